@@ -1,0 +1,53 @@
+"""The command line. ``neuromirror --help`` imports none of the heavy packages."""
+
+from __future__ import annotations
+
+import click
+
+from neuromirror import __version__
+from neuromirror.cli.browse import (
+    events_command,
+    files_command,
+    find_command,
+    list_command,
+    show_command,
+    versions_command,
+)
+from neuromirror.cli.common import Commands, Settings, settings_options
+from neuromirror.cli.demo import demo_command
+from neuromirror.cli.operate import check_config_command, rebuild_index_command, status_command
+from neuromirror.cli.sync import holds_command, release_command, sync_command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="neuromirror")
+@settings_options
+def main(settings: Settings) -> None:
+    """Mirror neuroscience archives as versioned, bit-reproducible DataLad datasets.
+
+    A dataset is named <mirror>:<id> (dandi:000027), a version <dataset>@<label>
+    (dandi:000027@0.210831.2033, dandi:000027@draft).
+
+    Exit codes: 0 done, 1 something failed or did not verify, 2 wrong usage or configuration,
+    3 held for approval.
+    """
+
+
+for _command in (
+    sync_command,
+    list_command,
+    versions_command,
+    show_command,
+    files_command,
+    find_command,
+    status_command,
+    holds_command,
+    release_command,
+    events_command,
+    check_config_command,
+    rebuild_index_command,
+    demo_command,
+):
+    main.add_command(_command)
+
+__all__ = ["main"]

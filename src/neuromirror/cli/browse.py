@@ -1,0 +1,243 @@
+"""``neuromirror list``, ``versions``, ``show``, ``files``, ``find`` and ``events``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuromirror.cli.common import Settings, human_bytes, settings_options, split_version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from neuromirror.index import FileRow, FoundFile, VersionRow
+
+
+@click.command("list")
+@click.argument("mirror", required=False)
+@settings_options
+def list_command(settings: Settings, mirror: str | None) -> None:
+    """List the datasets in the store, of one MIRROR or of all."""
+    rows = []
+    with settings.index() as index:
+        for dataset in index.datasets(mirror):
+            newest = index.resolve(dataset.name) if dataset.versions else None
+            record = {
+                "dataset": dataset.name,
+                "title": dataset.title,
+                "dataset_id": dataset.dataset_id,
+                "version": None if newest is None else newest.label,
+                "files": None if newest is None else newest.files,
+                "bytes": None if newest is None else newest.bytes,
+            }
+            settings.emit("list", record)
+            if newest is None:
+                rows.append([dataset.name, "-", "-", "-", dataset.title])
+            else:
+                size = human_bytes(newest.bytes)
+                rows.append([dataset.name, newest.label, str(newest.files), size, dataset.title])
+    settings.table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"])
+    if not rows and not settings.json:
+        click.echo("the store holds no datasets yet; run 'neuromirror sync'")
+
+
+@click.command("versions")
+@click.argument("dataset")
+@settings_options
+def versions_command(settings: Settings, dataset: str) -> None:
+    """List the versions of a DATASET (dandi:000027), in the order they were recorded."""
+    rows = []
+    with settings.index() as index:
+        for version in index.versions(dataset):
+            settings.emit("versions", _version_record(dataset, version))
+            rows.append(
+                [
+                    version.label,
+                    version.kind,
+                    str(version.files),
+                    human_bytes(version.bytes),
+                    _evidence(version.evidence),
+                    version.commit[:12],
+                ]
+            )
+    settings.table(rows, ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"])
+
+
+def _version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "version": version.label,
+        "name": f"{dataset}@{version.label}",
+        "kind": version.kind,
+        "upstream": version.upstream,
+        "time": version.time,
+        "commit": version.commit,
+        "tree": version.tree,
+        "state": version.state,
+        "files": version.files,
+        "bytes": version.bytes,
+        "evidence": version.evidence,
+        "doi": version.doi,
+        "metadata_only": version.metadata_only,
+    }
+
+
+def _evidence(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in counts.items()) or "-"
+
+
+@click.command("show")
+@click.argument("version")
+@settings_options
+def show_command(settings: Settings, version: str) -> None:
+    """Show all that is known of a VERSION (dandi:000027@0.210831.2033).
+
+    The label may also be latest (the default), draft, a commit id or state:<hex>.
+    """
+    name, label = split_version(version)
+    with settings.index() as index:
+        dataset = index.dataset(name)
+        row = index.resolve(name, label)
+        exceptions = index.exceptions(row)
+    alias = name.replace(":", "--").replace("/", "--")
+    location = settings.store_folder.absolute()
+    record = {
+        **_version_record(name, row),
+        "title": row.title,
+        "license": row.license,
+        "source": dataset.source_uri,
+        "dataset_id": dataset.dataset_id,
+        "swhid": f"swh:1:rev:{row.commit}",
+        "annex_commit": row.annex_commit,
+        "exceptions": exceptions,
+        "clone": f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
+    }
+    settings.emit("show", record)
+    if settings.json:
+        return
+    click.echo(f"{name}@{row.label}")
+    left_out = [f"{one['path']}: {one['detail']}" for one in exceptions]
+    for head, text in [
+        ("title", row.title),
+        ("kind", f"{row.kind} ({row.upstream})"),
+        ("time", row.time),
+        ("source", dataset.source_uri),
+        ("doi", row.doi or "-"),
+        ("license", ", ".join(row.license) or "-"),
+        ("files", f"{row.files}, {human_bytes(row.bytes)} ({row.bytes} bytes)"),
+        ("evidence", f"{_evidence(row.evidence)} (claimed by upstream unless checked)"),
+        ("left out", f"{len(exceptions)} listed upstream but not mirrored"),
+        *[("", line) for line in left_out[:10]],
+        ("commit", row.commit),
+        ("tree", row.tree),
+        ("state", row.state),
+        ("swhid", record["swhid"]),
+        ("dataset id", dataset.dataset_id),
+        ("clone", record["clone"]),
+    ]:
+        click.echo(f"  {head:<11} {text}")
+    if len(left_out) > 10:
+        click.echo(f"  {'':<11} … and {len(left_out) - 10} more (--json lists all)")
+
+
+@click.command("files")
+@click.argument("version")
+@settings_options
+def files_command(settings: Settings, version: str) -> None:
+    """List the files of a VERSION: digest, evidence, size and path.
+
+    Exceptions (listed upstream, not mirrored) follow, so that nothing listed is passed over.
+    """
+    name, label = split_version(version)
+    with settings.index() as index:
+        row = index.resolve(name, label)
+        for file in index.files(row):
+            urls = [place.url for place in index.locations(file.content)] if settings.json else []
+            record = {"type": "file", "dataset": name, "version": row.label, **_file(file, urls)}
+            digest = _best(file)
+            line = f"{digest}  {file.evidence:<6}  {_size(file.size)}  {file.path}"
+            settings.emit("files", record, line)
+        exceptions = index.exceptions(row)
+    for one in exceptions:
+        record = {"type": "exception", "dataset": name, "version": row.label, **one}
+        settings.emit(
+            "files",
+            {**record, "status": "impossible", "message": one["detail"]},
+            f"{'not mirrored: ' + one['reason']}  {one['size']:>12}  {one['path']}",
+        )
+
+
+def _best(file: FileRow | FoundFile) -> str:
+    """The digest that the evidence names, or a dash."""
+    for digest in file.digests:
+        if digest.algorithm == file.evidence.value:
+            return f"{digest.algorithm}:{digest.value}"
+    return "-"
+
+
+def _file(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "size": file.size,
+        "key": file.key,
+        "digest": _best(file),
+        "digests": {one.algorithm: one.value for one in file.digests},
+        "evidence": file.evidence.value,
+        "checked": file.checked,
+        "retention": file.retention.value,
+        "urls": list(urls),
+    }
+
+
+def _size(size: int | None) -> str:
+    return f"{'-' if size is None else size:>12}"
+
+
+@click.command("find")
+@click.argument("checksum")
+@settings_options
+def find_command(settings: Settings, checksum: str) -> None:
+    """Find a file in all datasets by CHECKSUM.
+
+    sha256:<hex>, md5:<hex>, etag:<md5>-<parts>, bare hex, or a git-annex key.
+    Exit code: 0 found, 1 not found.
+    """
+    count = 0
+    with settings.index() as index:
+        for found in index.find(checksum):
+            count += 1
+            until = "" if found.last == found.first else f" … {found.last}"
+            record = {
+                "dataset": found.dataset,
+                "first": found.first,
+                "last": found.last,
+                "current": found.current,
+                **_file(found, found.urls),
+            }
+            where = f"{found.dataset}@{found.first}{until}"
+            settings.emit("find", record, f"{where}  {found.path}  ({found.size} bytes)")
+    if not count:
+        message = f"no file with checksum {checksum} is known"
+        if settings.json:
+            settings.emit("find", {"status": "impossible", "message": message})
+        else:
+            click.echo(message, err=True)
+        sys.exit(1)
+
+
+@click.command("events")
+@click.argument("dataset", required=False)
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@settings_options
+def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
+    """List incidents, tombstones and other events, of one DATASET or of all."""
+    with settings.index() as index:
+        events = list(index.events(dataset, limit=limit))
+    for event in events:
+        line = f"{event.at}  {event.kind:<14} {event.dataset or event.mirror}  {event.message}"
+        settings.emit("events", asdict(event), line)
+    if not events and not settings.json:
+        click.echo("no events")

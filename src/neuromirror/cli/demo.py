@@ -1,0 +1,29 @@
+"""``neuromirror demo``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from neuromirror.cli.common import Settings, settings_options
+
+
+@click.command("demo")
+@click.option("--serve", is_flag=True, help="Keep archives and store served at the end, to try.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave everything in DIR."
+)
+@click.option("--no-input", is_flag=True, help="Never wait for a key.")
+@settings_options
+def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
+    """Show the whole way on this machine alone: archive, mirror, clone, get, check.
+
+    Starts small DANDI and S3 archives on loopback, mirrors them, clones a dataset with datalad,
+    gets a file and lets git-annex check it; each step is printed as the command a person would
+    type, with what it gave. Needs the 'demo' and 'datalad' extras.
+    """
+    from neuromirror.demo.walk import walk
+
+    sys.exit(walk(keep=keep, serve=serve, ask=not no_input, as_json=settings.json))

@@ -1,0 +1,101 @@
+"""``neuromirror status``, ``check-config`` and ``rebuild-index``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from neuromirror.cli.common import Settings, human_bytes, settings_options
+
+
+@click.command("status")
+@settings_options
+def status_command(settings: Settings) -> None:
+    """Say how each mirror stands: datasets, files, last visits, failures, holds, incidents.
+
+    Exit code: 0 all well, 1 the last visit of some dataset failed, 3 something is held.
+    """
+    store = settings.store()
+    code = 0
+    with settings.index() as index:
+        for one in index.mirror_status():
+            checked = store.last_checked(one.mirror)
+            when = "never" if checked is None else checked.isoformat(timespec="seconds")
+            settings.emit("status", {**asdict(one), "last_checked": when})
+            code = 1 if one.failing else (code or (3 if one.open_holds else 0))
+            if settings.json:
+                continue
+            click.echo(f"{one.mirror}  {one.uri}")
+            for head, text in [
+                ("datasets", f"{one.datasets} with {one.versions} versions"),
+                ("content", f"{one.files} files in newest states, {human_bytes(one.bytes)}"),
+                ("list read", when),
+                ("last visit", one.last_visit or "never"),
+                ("last full", one.last_full_visit or "never"),
+                ("failing", str(one.failing)),
+                ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
+                ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
+            ]:
+                click.echo(f"  {head:<11} {text}")
+    sys.exit(code)
+
+
+@click.command("check-config")
+@settings_options
+def check_config_command(settings: Settings) -> None:
+    """Check the mirror files, without a request to any archive.
+
+    Every file is checked, and every wrong one is named. Exit code: 0 all right, 2 something is
+    wrong.
+    """
+    from neuromirror.crawl import load_mirror, load_mirrors
+    from neuromirror.model import ConfigurationError
+
+    paths = sorted(settings.mirrors_folder.glob("*.toml"))
+    if not paths:
+        load_mirrors(settings.mirrors_folder)
+    code = 0
+    for path in paths:
+        try:
+            mirror = load_mirror(path)
+            source = mirror.open()
+        except ConfigurationError as error:
+            code = 2
+            record = {"path": str(path), "status": "error", "message": str(error)}
+            settings.emit("check-config", record, f"error  {error}")
+            continue
+        record = {
+            "path": str(path),
+            "mirror": mirror.name,
+            "source": mirror.settings.source,
+            "uri": source.uri,
+        }
+        settings.emit(
+            "check-config", record, f"ok     {mirror.name}: {record['source']} at {source.uri}"
+        )
+    sys.exit(code)
+
+
+@click.command("rebuild-index")
+@settings_options
+def rebuild_index_command(settings: Settings) -> None:
+    """Make the index anew from the store, whatever became of the old one."""
+    from tqdm import tqdm
+
+    from neuromirror.crawl import rebuild_index
+
+    store = settings.store()
+    path = settings.index_path(store)
+    with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
+
+        def show(position: int) -> None:
+            bar.update(position - bar.n)
+
+        count = rebuild_index(store, path, show)
+    settings.emit(
+        "rebuild-index",
+        {"path": str(path), "entries": count},
+        f"rebuilt {path} from {count} journal entries",
+    )

@@ -1,0 +1,45 @@
+"""Plan, visit, record: the one room that joins sources, mint and index."""
+
+from neuromirror.crawl.compare import Changes, compare
+from neuromirror.crawl.errors import Held, Incident
+from neuromirror.crawl.holds import release
+from neuromirror.crawl.mirrors import (
+    Guards,
+    Mirror,
+    MirrorFile,
+    find_mirror,
+    load_mirror,
+    load_mirrors,
+)
+from neuromirror.crawl.prove import Proven, Spool, prove
+from neuromirror.crawl.rebuild import rebuild_index
+from neuromirror.crawl.recorder import Recorder, recording
+from neuromirror.crawl.sync import Request, Result, Sync, dry_run, parse_requests
+from neuromirror.crawl.visit import Outcome, Visit
+
+__all__ = [
+    "Changes",
+    "Guards",
+    "Held",
+    "Incident",
+    "Mirror",
+    "MirrorFile",
+    "Outcome",
+    "Proven",
+    "Recorder",
+    "Request",
+    "Result",
+    "Spool",
+    "Sync",
+    "Visit",
+    "compare",
+    "dry_run",
+    "find_mirror",
+    "load_mirror",
+    "load_mirrors",
+    "parse_requests",
+    "prove",
+    "rebuild_index",
+    "recording",
+    "release",
+]

@@ -1,0 +1,118 @@
+"""Declared mirrors: one TOML file each in a folder, checked before anything else happens."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neuromirror.model import ConfigurationError, DatasetRef
+from neuromirror.sources import Source, open_source
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
+
+
+class Guards(BaseModel):
+    """When a listing is held until an operator releases it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_removed_percent: float = Field(
+        default=10,
+        ge=0,
+        le=100,
+        description="Hold a state that loses more than this share of its files …",
+    )
+    max_removed_files: int = Field(
+        default=10, ge=0, description="… and more than this many files (both must be passed)."
+    )
+
+
+class MirrorFile(BaseModel):
+    """What a mirror's TOML file may say; the file's name without .toml is the mirror's name."""
+
+    model_config = ConfigDict(extra="forbid", title="neuromirror mirror file")
+
+    source: str = Field(description="The kind of archive: an entry point of 'neuromirror.sources'.")
+    title: str = Field(default="", description="What people read; the mirror's name if empty.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="The source's own options; see its page."
+    )
+    guards: Guards = Guards()
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """One mirror: its name, its file, and what the file says."""
+
+    name: str
+    path: Path
+    settings: MirrorFile
+
+    def open(self) -> Source:
+        """The mirror's source; raises ConfigurationError for wrong options."""
+        try:
+            return open_source(self.settings.source, self.name, self.settings.options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.path}: {error}") from error
+
+    def superdataset(self, uri: str) -> DatasetRef:
+        """The mirror's super-dataset, whose alias is the mirror's name."""
+        return DatasetRef(self.name, "", uri)
+
+
+def load_mirror(path: Path) -> Mirror:
+    """The mirror of one file; raises ConfigurationError that names file, field and remedy."""
+    name = path.stem
+    if not _NAME.match(name):
+        raise ConfigurationError(
+            f"{path}: '{name}' cannot be a mirror's name; use lower-case letters, digits and "
+            "single hyphens"
+        )
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return Mirror(name, path, MirrorFile.model_validate(content))
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_first_of(error)}") from error
+
+
+def _first_of(error: ValidationError) -> str:
+    found = []
+    for one in error.errors(include_url=False):
+        where = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            found.append(f"'{where}' is not a setting that exists here")
+        else:
+            found.append(f"'{where}': {one['msg']}")
+    return "; ".join(found)
+
+
+def load_mirrors(folder: Path) -> dict[str, Mirror]:
+    """All mirrors of a folder by name; raises ConfigurationError when there are none."""
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"there is no folder of mirrors at {folder}; name it with --mirrors DIR "
+            "(or NEUROMIRROR_MIRRORS)"
+        )
+    mirrors = [load_mirror(path) for path in sorted(folder.glob("*.toml"))]
+    if not mirrors:
+        raise ConfigurationError(f"{folder} holds no mirror files (*.toml)")
+    return {mirror.name: mirror for mirror in mirrors}
+
+
+def find_mirror(mirrors: dict[str, Mirror], name: str) -> Mirror:
+    """The mirror of a name; raises ConfigurationError that lists those there are."""
+    try:
+        return mirrors[name]
+    except KeyError:
+        known = ", ".join(sorted(mirrors))
+        raise ConfigurationError(f"there is no mirror '{name}'; configured are: {known}") from None

@@ -1,0 +1,53 @@
+"""Which datasets a run must visit, found with the fewest requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from neuromirror.index import LastVisit
+from neuromirror.model import DatasetHint
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A dataset and what the run is to do with it.
+
+    ``action`` is visit | skip | held | unavailable; ``why`` says it in words.
+    """
+
+    hint: DatasetHint
+    action: str
+    why: str
+
+
+def plan_one(
+    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], *, deep: bool
+) -> Task:
+    """What to do with one dataset; ``held`` names datasets that wait for an operator."""
+    if hint.unavailable is not None:
+        return Task(hint, "unavailable", hint.unavailable)
+    if last is None:
+        return Task(hint, "visit", "new")
+    if deep:
+        return Task(hint, "visit", "deep visit")
+    if last.fingerprint != hint.fingerprint:
+        return Task(hint, "visit", "changed upstream")
+    if last.status == "held":
+        if hint.dataset.name in held:
+            return Task(hint, "held", "held for approval; see 'neuromirror holds'")
+        return Task(hint, "visit", "released")
+    if last.status != "full":
+        return Task(hint, "visit", f"last visit: {last.status}")
+    if last.pending:
+        return Task(hint, "visit", f"{last.pending} files waited for their sha256")
+    return Task(hint, "skip", "unchanged")
+
+
+def vanished(hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]) -> list[str]:
+    """Local ids that were visited once and are not in the archive's list any more."""
+    return sorted(
+        local_id
+        for local_id, last in known.items()
+        if local_id not in hints and last.status != "not_found"
+    )

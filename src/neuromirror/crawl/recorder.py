@@ -1,0 +1,66 @@
+"""The one way into journal and index, shared by all visits of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from neuromirror.index import Index
+from neuromirror.model import Entry
+from neuromirror.store import Store
+
+_T = TypeVar("_T")
+
+
+def now() -> str:
+    """The time of day as journal entries have it: UTC, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Recorder:
+    """Appends entries to the store's journal and brings the index up to date.
+
+    Visits in several threads share it; a SQLite connection belongs to one thread, so everything
+    is done in one of the recorder's own, in turn.
+    """
+
+    def __init__(self, store: Store, index_path: Path) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._index = self._thread.submit(self._open, index_path).result()
+
+    def _open(self, path: Path) -> Index:
+        index = Index.open(path)
+        index.catch_up(self._store)
+        return index
+
+    def record(self, *entries: Entry) -> None:
+        """Adds entries; they are in the journal before they are in the index."""
+        self._thread.submit(self._record, entries).result()
+
+    def _record(self, entries: tuple[Entry, ...]) -> None:
+        self._store.append(*entries)
+        self._index.catch_up(self._store)
+
+    def ask(self, question: Callable[[Index], _T]) -> _T:
+        """The answer to a question about the index as it is now; no iterator may come out."""
+        return self._thread.submit(question, self._index).result()
+
+    def close(self) -> None:
+        """Closes the index."""
+        self._thread.submit(self._index.close).result()
+        self._thread.shutdown()
+
+
+@contextmanager
+def recording(store: Store, index_path: Path) -> Iterator[Recorder]:
+    """A recorder that is closed at the end of the block."""
+    recorder = Recorder(store, index_path)
+    try:
+        yield recorder
+    finally:
+        recorder.close()

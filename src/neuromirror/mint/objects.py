@@ -1,0 +1,69 @@
+"""Reading git objects of a bare repository, by one ``git cat-file --batch`` process."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from neuromirror.model import NeuromirrorError
+
+
+class ObjectMissing(NeuromirrorError):
+    """The repository lacks an object it refers to: it is damaged."""
+
+
+class ObjectReader:
+    """Reads objects by id from one repository; a context manager."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ObjectReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+    def read(self, name: str) -> bytes:
+        """The content of an object; raises ObjectMissing."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                ["git", "-C", str(self._repository), "cat-file", "--batch"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(name.encode() + b"\n")
+        self._process.stdin.flush()
+        header = self._process.stdout.readline().split()
+        if len(header) != 3:
+            raise ObjectMissing(
+                f"{self._repository}: git object {name} cannot be read; check the repository with "
+                f"'git -C {self._repository} fsck'"
+            )
+        data = self._process.stdout.read(int(header[2]) + 1)
+        return data[:-1]
+
+    def tree(self, sha: bytes) -> dict[bytes, tuple[bytes, bytes]]:
+        """A tree's entries: name → (mode, 20-byte id)."""
+        return {name: (mode, entry) for mode, name, entry in parse_tree(self.read(sha.hex()))}
+
+    def commit_tree(self, commit: str) -> bytes:
+        """The 20-byte id of a commit's tree."""
+        first = self.read(commit).split(b"\n", 1)[0]
+        return bytes.fromhex(first.removeprefix(b"tree ").decode())
+
+
+def parse_tree(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The entries of a tree object: (mode, name, 20-byte id)."""
+    at = 0
+    while at < len(data):
+        space = data.index(b" ", at)
+        end = data.index(b"\0", space)
+        yield data[at:space], data[space + 1 : end], data[end + 1 : end + 21]
+        at = end + 21

@@ -1,0 +1,305 @@
+"""Git packs written directly: entries as they come, a version 2 index at the end.
+
+Formats: gitformat-pack(5). Objects are whole (no deltas); a pack names itself by its own
+checksum, as git does.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import mmap
+import os
+import struct
+import sys
+import tempfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+
+BLOB = b"blob"
+TREE = b"tree"
+COMMIT = b"commit"
+
+_TYPE_BITS = {COMMIT: 1, TREE: 2, BLOB: 3}
+_ENTRY = struct.Struct(">20sIQ")
+_FLUSH = 1 << 20
+_STORED_LIMIT = 0xFFFF
+_LARGE = 1 << 31
+
+
+def object_id(kind: bytes, data: bytes) -> bytes:
+    """The 20-byte id of a git object."""
+    return hashlib.sha1(b"%s %d\0%s" % (kind, len(data), data), usedforsecurity=False).digest()
+
+
+def stored(data: bytes) -> bytes:
+    """A zlib stream of one stored block: nothing compressed, and ten times quicker to make."""
+    size = len(data)
+    if size > _STORED_LIMIT:
+        return zlib.compress(data, 0)
+    return b"\x78\x01\x01%s%s%s" % (
+        struct.pack("<HH", size, size ^ 0xFFFF),
+        data,
+        zlib.adler32(data).to_bytes(4, "big"),
+    )
+
+
+def _entry_header(bits: int, size: int) -> bytes:
+    byte = bits << 4 | size & 15
+    size >>= 4
+    out = bytearray()
+    while size:
+        out.append(byte | 0x80)
+        byte = size & 0x7F
+        size >>= 7
+    out.append(byte)
+    return bytes(out)
+
+
+_HEADERS = {
+    kind: [_entry_header(bits, size) for size in range(1024)] for kind, bits in _TYPE_BITS.items()
+}
+
+
+class KnownObjects:
+    """Which objects the packs of a repository hold already (loose objects are not looked at)."""
+
+    def __init__(self, objects: Path) -> None:
+        self._maps: list[mmap.mmap] = []
+        self._tables: list[tuple[mmap.mmap, tuple[int, ...]]] = []
+        for path in sorted(objects.glob("pack/pack-*.idx")):
+            with path.open("rb") as file:
+                view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps.append(view)
+            if view[:8] == b"\xfftOc\x00\x00\x00\x02":
+                self._tables.append((view, struct.unpack(">256I", view[8 : 8 + 1024])))
+
+    def __bool__(self) -> bool:
+        return bool(self._tables)
+
+    def __contains__(self, sha: bytes) -> bool:
+        first = sha[0]
+        for view, fanout in self._tables:
+            low = fanout[first - 1] if first else 0
+            high = fanout[first]
+            while low < high:
+                middle = (low + high) >> 1
+                at = 1032 + 20 * middle
+                found = view[at : at + 20]
+                if found < sha:
+                    low = middle + 1
+                elif found > sha:
+                    high = middle
+                else:
+                    return True
+        return False
+
+    def close(self) -> None:
+        """Unmaps the indexes."""
+        for view in self._maps:
+            view.close()
+        self._maps.clear()
+        self._tables.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A finished pack under temporary names: move ``pack`` first, then ``index``."""
+
+    name: str
+    pack: Path
+    index: Path
+    objects: int
+    bytes: int
+
+
+class PackWriter:
+    """Writes one pack into ``directory`` under a temporary name.
+
+    Objects that ``known`` holds are not written. An object may be added twice; the second copy is
+    dropped when the pack is finished. Leave by :meth:`finish`, else everything is removed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        known: KnownObjects | None = None,
+        compress: Callable[[bytes], bytes] = stored,
+    ) -> None:
+        self._known = known if known else None
+        self._compress = compress
+        directory.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="tmp_pack_", dir=directory)
+        self._path = Path(name)
+        self._file = os.fdopen(handle, "w+b", buffering=0)
+        self._pending: list[bytes] = [b"PACK\x00\x00\x00\x02\x00\x00\x00\x00"]
+        self._pending_size = 12
+        self._offset = 12
+        self._buckets = [bytearray() for _ in range(256)]
+        self._done = False
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """Removes what was written, unless it was finished."""
+        self._file.close()
+        if not self._done:
+            self._path.unlink(missing_ok=True)
+            self._done = True
+
+    def add(self, kind: bytes, data: bytes) -> bytes:
+        """Adds an object and gives its 20-byte id."""
+        size = len(data)
+        sha = hashlib.sha1(b"%s %d\0%s" % (kind, size, data), usedforsecurity=False).digest()
+        if self._known is not None and sha in self._known:
+            return sha
+        header = _HEADERS[kind][size] if size < 1024 else _entry_header(_TYPE_BITS[kind], size)
+        entry = header + self._compress(data)
+        self._pending.append(entry)
+        length = len(entry)
+        self._pending_size += length
+        self._buckets[sha[0]] += _ENTRY.pack(sha, zlib.crc32(entry), self._offset)
+        self._offset += length
+        if self._pending_size > _FLUSH:
+            self._flush()
+        return sha
+
+    def _flush(self) -> None:
+        block = b"".join(self._pending)
+        view = memoryview(block)
+        while view:
+            view = view[self._file.write(view) :]
+        self._pending.clear()
+        self._pending_size = 0
+
+    def finish(self) -> Pack | None:
+        """Completes pack and index; None when there was nothing to write."""
+        self._flush()
+        table = _Table(self._buckets)
+        self._buckets = []
+        if not table.count:
+            self.discard()
+            return None
+        if table.repeated:
+            self._drop(table)
+        checksum = self._seal(table.count)
+        index = self._write_index(table, checksum)
+        self._done = True
+        size = self._path.stat().st_size
+        self._file.close()
+        return Pack(f"pack-{checksum.hex()}", self._path, index, table.count, size)
+
+    def _drop(self, table: _Table) -> None:
+        """Rewrites the pack without the second copies of objects, and corrects the table."""
+        starts = array("Q", sorted([*table.offsets, *table.repeated, self._offset]))
+        handle, name = tempfile.mkstemp(prefix="tmp_pack_", dir=self._path.parent)
+        ends = [starts[bisect.bisect_right(starts, start)] for start in table.repeated]
+        gaps = list(zip(table.repeated, ends, strict=True))
+        with os.fdopen(handle, "w+b", buffering=_FLUSH) as target:
+            at = 0
+            for start, end in [*gaps, (self._offset, self._offset)]:
+                while at < start:
+                    block = os.pread(self._file.fileno(), min(_FLUSH, start - at), at)
+                    target.write(block)
+                    at += len(block)
+                at = end
+        dropped = [0, *accumulate(end - start for start, end in gaps)]
+        for place, offset in enumerate(table.offsets):
+            table.offsets[place] = offset - dropped[bisect.bisect_left(table.repeated, offset)]
+        self._file.close()
+        os.replace(name, self._path)
+        self._file = self._path.open("r+b", buffering=0)
+
+    def _seal(self, count: int) -> bytes:
+        """Fills in the object count, adds the trailer, and gives the pack's checksum."""
+        self._file.seek(8)
+        self._file.write(struct.pack(">I", count))
+        self._file.seek(0)
+        digest = hashlib.sha1(usedforsecurity=False)
+        while block := self._file.read(_FLUSH):
+            digest.update(block)
+        self._file.write(digest.digest())
+        os.fchmod(self._file.fileno(), 0o444)
+        os.fsync(self._file.fileno())
+        return digest.digest()
+
+    def _write_index(self, table: _Table, checksum: bytes) -> Path:
+        handle, name = tempfile.mkstemp(prefix="tmp_idx_", dir=self._path.parent)
+        digest = hashlib.sha1(usedforsecurity=False)
+        with os.fdopen(handle, "wb", buffering=_FLUSH) as file:
+            for block in table.index_blocks():
+                digest.update(block)
+                file.write(block)
+            digest.update(checksum)
+            file.write(checksum)
+            file.write(digest.digest())
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+        return Path(name)
+
+
+class _Table:
+    """The entries of a pack in order of object id, each once; takes the buckets apart.
+
+    ``repeated`` holds the offsets of second copies, sorted.
+    """
+
+    def __init__(self, buckets: list[bytearray]) -> None:
+        self.fanout: list[int] = []
+        self.shas = bytearray()
+        self.crcs = array("I")
+        self.offsets = array("Q")
+        repeated: list[int] = []
+        for bucket in buckets:
+            last = b""
+            for sha, crc, offset in sorted(_ENTRY.iter_unpack(bucket)):
+                if sha == last:
+                    repeated.append(offset)
+                    continue
+                self.shas += sha
+                self.crcs.append(crc)
+                self.offsets.append(offset)
+                last = sha
+            bucket.clear()
+            self.fanout.append(len(self.crcs))
+        self.repeated = sorted(repeated)
+        self.count = len(self.crcs)
+
+    def index_blocks(self) -> Iterator[bytes]:
+        """The pack index but for its two trailing checksums."""
+        yield b"\xfftOc\x00\x00\x00\x02"
+        yield struct.pack(">256I", *self.fanout)
+        yield bytes(self.shas)
+        yield _big_endian(self.crcs)
+        short = array("I")
+        large = array("Q")
+        for offset in self.offsets:
+            if offset < _LARGE:
+                short.append(offset)
+            else:
+                short.append(_LARGE | len(large))
+                large.append(offset)
+        yield _big_endian(short)
+        yield _big_endian(large)
+
+
+def _big_endian(numbers: array[int]) -> bytes:
+    if sys.byteorder == "little":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()

@@ -1,0 +1,159 @@
+"""What the store's journal holds: one entry for everything the index must know beside git.
+
+Entries are appended to the store's journal before they are applied to the index; replaying the
+journal rebuilds the index row by row. Times are UTC, ISO 8601, with seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSeen:
+    """A mirror's configuration as first used, or as changed: its source and upstream's URI."""
+
+    mirror: str
+    source: str
+    uri: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionMinted:
+    """A state that is now in git.
+
+    ``label`` names it (``0.210831.2033``, ``2022-12-13T101112Z``); ``upstream`` is upstream's own
+    word (``draft``); ``kind`` is published | observed. ``state`` is ``sha256:<hex>``; ``commit``,
+    ``tree`` and ``annex_commit`` are git object ids; the version's records are in the store under
+    ``commit``. ``time`` is the commit's date. ``evidence`` counts files by word (see
+    model.records.Evidence). ``metadata_only`` says that no file differs from the version before.
+    """
+
+    mirror: str
+    local_id: str
+    source_uri: str
+    label: str
+    upstream: str
+    kind: str
+    state: str
+    commit: str
+    tree: str
+    annex_commit: str
+    time: str
+    files: int
+    bytes: int
+    exceptions: list[dict[str, Any]]
+    evidence: dict[str, int]
+    title: str
+    license: list[str]
+    doi: str | None
+    metadata_only: bool
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class VisitEnded:
+    """A visit of one dataset that is over.
+
+    ``status`` is full | partial | held | not_found | failed; ``fingerprint`` is the source's hint
+    as of the visit (the plan skips a dataset whose last visit was full and whose hint is the
+    same); ``pending`` counts files that still lack their best digest (such a dataset is visited
+    again all the same).
+    """
+
+    visit: str
+    mirror: str
+    local_id: str
+    source_uri: str
+    title: str
+    started: str
+    ended: str
+    status: str
+    fingerprint: str
+    pending: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPlaced:
+    """A listing kept back until an operator releases it.
+
+    ``hold`` is a short id; ``state`` the digest of the listing that was held; ``removed`` and
+    ``before`` count files.
+    """
+
+    hold: str
+    mirror: str
+    local_id: str
+    upstream: str
+    state: str
+    reason: str
+    removed: int
+    before: int
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldReleased:
+    """An operator let a held listing through; ``by`` is who (a login name)."""
+
+    hold: str
+    by: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLapsed:
+    """A hold that no longer matters: upstream is back within the guards."""
+
+    hold: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventRaised:
+    """Something an operator or a reader should know.
+
+    ``kind`` is incident | tombstone | returned | digest-upgrade | unavailable.
+    """
+
+    mirror: str
+    local_id: str
+    kind: str
+    message: str
+    at: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+Entry = (
+    MirrorSeen | VersionMinted | VisitEnded | HoldPlaced | HoldReleased | HoldLapsed | EventRaised
+)
+
+_TYPES: dict[str, type[Entry]] = {
+    "mirror": MirrorSeen,
+    "version": VersionMinted,
+    "visit": VisitEnded,
+    "hold": HoldPlaced,
+    "release": HoldReleased,
+    "lapse": HoldLapsed,
+    "event": EventRaised,
+}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
+
+
+def dump_entry(entry: Entry) -> bytes:
+    """One line of the journal, newline included: ASCII JSON with sorted keys."""
+    line = {"type": _NAMES[type(entry)], **asdict(entry)}
+    return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def load_entry(line: bytes) -> Entry:
+    """The entry of a line; raises ValueError for a line that is not one."""
+    try:
+        got = json.loads(line)
+        return _TYPES[got.pop("type")](**got)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a journal entry: {line[:80]!r}") from error

@@ -1,0 +1,63 @@
+"""The canonical manifest and the state digest (design, section 3).
+
+One JSON object a line, sorted by path bytes, keys sorted, no spaces, UTF-8; the state digest is
+the sha256 of all of it. URLs, times and claims are not in it: a moved file keeps its state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+from neuromirror.model.records import Evidence, FileRecord
+
+_PLAIN = re.compile(rb'[^"\\\x00-\x1f]*\Z')
+
+
+def manifest_digest(record: FileRecord) -> str:
+    """The strongest digest as the manifest spells it.
+
+    ``sha256:<hex>``, ``md5:<hex>``, ``etag:<md5>-<parts>-<part size>``, else ``none``.
+    """
+    evidence = record.evidence
+    if evidence in (Evidence.SHA256, Evidence.MD5, Evidence.ETAG):
+        digest = record.digest(evidence.value)
+        assert digest is not None
+        suffix = f"-{record.part_size}" if evidence is Evidence.ETAG else ""
+        return f"{evidence.value}:{digest.value}{suffix}"
+    return "none"
+
+
+def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
+    """A file's line, newline included; ``git_path`` must be UTF-8 (the escaping sees to it)."""
+    count = b"null" if size is None else b"%d" % size
+    if _PLAIN.match(git_path):
+        return b'{"digest":"%s","path":"%s","size":%s}\n' % (digest.encode(), git_path, count)
+    quoted = json.dumps(git_path.decode("utf-8"), ensure_ascii=False).encode("utf-8")
+    return b'{"digest":"%s","path":%s,"size":%s}\n' % (digest.encode(), quoted, count)
+
+
+def subdataset_line(git_path: bytes, dataset_id: str, state: str) -> bytes:
+    """A sub-dataset's line, newline included; ``state`` is ``sha256:<hex>``."""
+    quoted = json.dumps(git_path.decode("utf-8"), ensure_ascii=False).encode("utf-8")
+    return b'{"dataset":"%s","path":%s,"state":"%s"}\n' % (
+        dataset_id.encode(),
+        quoted,
+        state.encode(),
+    )
+
+
+class StateDigest:
+    """Takes manifest lines in order of path and gives ``sha256:<hex>``."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, line: bytes) -> None:
+        """The next line."""
+        self._sha256.update(line)
+
+    def value(self) -> str:
+        """The digest of the lines so far."""
+        return f"sha256:{self._sha256.hexdigest()}"

@@ -1,0 +1,248 @@
+"""Frozen records that flow from a source to the index. No I/O."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+
+
+class Evidence(StrEnum):
+    """What is proved about a file's bytes, strongest first; the words shown everywhere."""
+
+    SHA256 = "sha256"
+    MD5 = "md5"
+    ETAG = "etag"
+    SIZE = "size"
+    NONE = "none"
+
+
+class Retention(StrEnum):
+    """How long upstream keeps this very version of the bytes."""
+
+    PUBLISHED = "published"
+    """Part of a published version: kept as long as the archive."""
+    VERSIONED_BUCKET = "versioned-bucket"
+    """Old object versions stay readable."""
+    MUTABLE_BUCKET = "mutable-bucket"
+    """Overwritten or deleted bytes are gone at once."""
+    DRAFT = "draft"
+    """In a draft: replaced bytes may be expired by upstream."""
+
+
+class VersionKind(StrEnum):
+    """How a version came to be."""
+
+    PUBLISHED = "published"
+    """Upstream published it under a label of its own; it should never change."""
+    OBSERVED = "observed"
+    """The state of something that changes (a draft, a bucket prefix), as once seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """One checksum of a file, who claims it, and whether the bytes were hashed here.
+
+    ``algorithm`` is ``sha256``, ``md5`` (both lower-case hex) or ``etag`` (S3's multipart ETag,
+    ``<md5 of the joined part md5s>-<parts>``; the part size is the record's ``part_size``).
+    """
+
+    algorithm: str
+    value: str
+    claimed_by: str
+    checked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place where the bytes can be had; ``url`` holds no credentials.
+
+    ``kind`` is ``s3`` (an object, exact when ``version_id`` is known and in the URL) or ``api``
+    (an archive's own download address).
+    """
+
+    url: str
+    kind: str
+    version_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of a version, as its source states it.
+
+    ``path`` is upstream's name, byte for byte; ``size`` in bytes, None where upstream does not
+    say; ``locations`` in order of preference, the most exact first; ``part_size`` in bytes, of
+    the multipart ETag; ``modified`` is upstream's time of this object (UTC); ``upstream_id``
+    names the immutable thing upstream (a blob, an object version): the same id with other bytes
+    is an incident.
+    """
+
+    path: bytes
+    size: int | None
+    digests: tuple[Digest, ...] = ()
+    locations: tuple[Location, ...] = ()
+    part_size: int | None = None
+    modified: datetime | None = None
+    upstream_id: str | None = None
+    retention: Retention = Retention.DRAFT
+
+    def digest(self, algorithm: str) -> Digest | None:
+        """The claim of this algorithm, or None."""
+        for digest in self.digests:
+            if digest.algorithm == algorithm:
+                return digest
+        return None
+
+    @property
+    def evidence(self) -> Evidence:
+        """The strongest thing that is known about the bytes."""
+        algorithms = {digest.algorithm for digest in self.digests}
+        if "sha256" in algorithms:
+            return Evidence.SHA256
+        if "md5" in algorithms:
+            return Evidence.MD5
+        if "etag" in algorithms and self.part_size is not None and self.size is not None:
+            return Evidence.ETAG
+        return Evidence.NONE if self.size is None else Evidence.SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class NamedException:
+    """Something upstream lists that is not committed, and why (I5: listed = committed + these).
+
+    ``reason`` is a short fixed word (``zarr``, ``path-too-long``, …), ``detail`` a sentence.
+    ``size`` in bytes counts towards upstream's own total.
+    """
+
+    path: bytes
+    reason: str
+    detail: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRef:
+    """A dataset: one thing upstream, under a mirror's name for it.
+
+    ``local_id`` is upstream's id (``000027``); ``source_uri`` names the thing whatever the mirror
+    is called, and is what the DataLad dataset id is made of.
+    """
+
+    mirror: str
+    local_id: str
+    source_uri: str
+
+    @property
+    def name(self) -> str:
+        """``<mirror>:<local id>``, as a person writes it."""
+        return f"{self.mirror}:{self.local_id}"
+
+    @property
+    def alias(self) -> str:
+        """The name in file names and RIA aliases: ``:`` and ``/`` become ``--``."""
+        return self.name.replace(":", "--").replace("/", "--")
+
+    @property
+    def dataset_id(self) -> str:
+        """The DataLad dataset id: ``uuid5(NAMESPACE_URL, source_uri)``."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.source_uri))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many files and bytes a version holds."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRef:
+    """A version as upstream names it: ``upstream`` is ``0.210831.2033``, or ``draft``.
+
+    ``time`` is upstream's time of the version (published: its creation; draft: its last
+    modification), None where upstream has none; ``claimed`` is upstream's own summary.
+    """
+
+    dataset: DatasetRef
+    upstream: str
+    kind: VersionKind
+    time: datetime | None
+    claimed: Summary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetHint:
+    """A dataset in a source's overview, with a fingerprint that moves when it may have changed.
+
+    ``fingerprint`` is opaque: equal to the last visit's means that the plan may skip the dataset.
+    ``unavailable`` is a reason why it cannot be mirrored now (``embargoed``), else None.
+    """
+
+    dataset: DatasetRef
+    fingerprint: str
+    title: str = ""
+    unavailable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A small metadata document of upstream, committed as a plain git file at the root.
+
+    ``content`` must not hold anything volatile: equal upstream state, equal bytes.
+    """
+
+    path: bytes
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """What upstream says about a version as a whole; all of it stable for a given state."""
+
+    title: str = ""
+    license: tuple[str, ...] = ()
+    doi: str | None = None
+    landing_page: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebRemote:
+    """A second web remote of git-annex, for places of another kind than the exact ones.
+
+    ``urlinclude`` is git-annex's glob of the URLs it serves; ``cost`` ranks it after the plain
+    web remote (200): git-annex tries it when the first gave nothing, or wrong bytes.
+    """
+
+    name: str
+    urlinclude: str
+    cost: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHeader:
+    """All of a snapshot but its files.
+
+    ``exceptions`` are sorted by path. ``newest`` is the time of the newest object in the state,
+    None where it holds none or upstream has no times.
+    """
+
+    version: VersionRef
+    facts: DatasetFacts = field(default_factory=DatasetFacts)
+    documents: tuple[Document, ...] = ()
+    exceptions: tuple[NamedException, ...] = ()
+    newest: datetime | None = None
+    web_remotes: tuple[WebRemote, ...] = ()
+
+
+def epoch(moment: datetime) -> int:
+    """Whole seconds since 1970, rounded down; the moment must carry a zone."""
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without a zone: {moment!r}")
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() // 1)
+
+
+def time_label(moment: datetime) -> str:
+    """The label of a state that upstream gives none: ``2022-12-13T101112Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")

@@ -1,0 +1,31 @@
+"""The store: bare repositories in RIA layout, atomic refs, the journal, super-datasets."""
+
+from neuromirror.store.errors import NotAStore, RefsMoved, StoreBusy, StoreDamaged
+from neuromirror.store.history import dataset_of, versions_in_git
+from neuromirror.store.locks import locked
+from neuromirror.store.refs import move_refs, read_refs
+from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
+from neuromirror.store.store import Store, write_atomically
+from neuromirror.store.superdatasets import Member, update_superdataset
+
+__all__ = [
+    "ANNEX",
+    "MAIN",
+    "PUBLISHED",
+    "TAGS",
+    "Member",
+    "NotAStore",
+    "RefsMoved",
+    "Repository",
+    "Store",
+    "StoreBusy",
+    "StoreDamaged",
+    "dataset_of",
+    "git",
+    "locked",
+    "move_refs",
+    "read_refs",
+    "update_superdataset",
+    "versions_in_git",
+    "write_atomically",
+]

@@ -1,0 +1,89 @@
+"""What git alone tells of the versions in a repository: the index's last resort."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from neuromirror.mint import ObjectReader
+from neuromirror.model import DatasetRef, VersionMinted
+from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, Repository, git
+
+
+def versions_in_git(
+    repository: Repository, known: set[str], observed_at: str
+) -> Iterator[VersionMinted]:
+    """Journal entries of all commits on ``published``, then ``main``, that are not ``known``.
+
+    Oldest first. ``observed_at`` stands for the time of observation, which git does not keep.
+    """
+    refs = repository.refs()
+    with ObjectReader(repository.path) as reader:
+        for branch in (PUBLISHED, MAIN):
+            if branch not in refs or refs[branch] in known:
+                continue
+            listed = git(repository.path, "rev-list", "--reverse", "--first-parent", branch)
+            before: str | None = None
+            for commit in listed.split():
+                described = _described(reader, commit)
+                if commit not in known:
+                    yield _entry(reader, commit, described, before, refs[ANNEX], observed_at)
+                before = described["state"]
+
+
+def _described(reader: ObjectReader, commit: str) -> dict[str, Any]:
+    content = reader.read(f"{commit}:.neuromirror/dataset.json")
+    try:
+        described = json.loads(content)
+    except ValueError as error:
+        raise StoreDamaged(
+            f"commit {commit}: .neuromirror/dataset.json is not JSON; this repository was not "
+            "made by neuromirror"
+        ) from error
+    assert isinstance(described, dict)
+    return described
+
+
+def _entry(
+    reader: ObjectReader,
+    commit: str,
+    described: dict[str, Any],
+    before: str | None,
+    annex: str,
+    observed_at: str,
+) -> VersionMinted:
+    content = reader.read(commit).decode()
+    headers, _, message = content.partition("\n\n")
+    fields = dict(line.split(" ", 1) for line in headers.splitlines())
+    mirror, _, local_id = described["dataset"].partition(":")
+    seconds = int(fields["committer"].split()[-2])
+    return VersionMinted(
+        mirror=mirror,
+        local_id=local_id,
+        source_uri=described["source"],
+        label=message.splitlines()[0].removeprefix(f"{described['dataset']} "),
+        upstream=described["version"],
+        kind=described["kind"],
+        state=described["state"],
+        commit=commit,
+        tree=fields["tree"],
+        annex_commit=annex,
+        time=datetime.fromtimestamp(seconds, UTC).isoformat(),
+        files=described["files"],
+        bytes=described["bytes"],
+        exceptions=described["exceptions"],
+        evidence=described["evidence"],
+        title=described["title"],
+        license=described["license"],
+        doi=described["doi"],
+        metadata_only=before == described["state"],
+        at=observed_at,
+    )
+
+
+def dataset_of(entry: VersionMinted) -> DatasetRef:
+    """The dataset a version is of."""
+    return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)

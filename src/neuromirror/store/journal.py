@@ -1,0 +1,69 @@
+"""The store's journal: an append-only file of entries, one JSON line each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from neuromirror.model import Entry, dump_entry, load_entry
+from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.locks import locked
+
+
+class JournalFile:
+    """Appends and reads entries; positions are in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Adds entries, whole or not at all as far as readers see, and forces them to disk."""
+        block = b"".join(dump_entry(entry) for entry in entries)
+        if not block:
+            return
+        with (
+            locked(self._path.with_suffix(".lock"), "the journal", wait=60),
+            self._path.open("a+b") as file,
+        ):
+            _drop_torn_line(file.fileno())
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def entries_from(self, position: int) -> Iterator[tuple[int, Entry]]:
+        """Entries that begin at or after a position, each with the position of its end.
+
+        A last line without newline was being written when its writer died: it is no entry.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                position += len(line)
+                try:
+                    yield position, load_entry(line)
+                except ValueError as error:
+                    raise StoreDamaged(
+                        f"{self._path}: the line that ends at byte {position} is {error}; move "
+                        "the file aside and run 'neuromirror rebuild-index'"
+                    ) from error
+
+
+def _drop_torn_line(handle: int) -> None:
+    size = os.fstat(handle).st_size
+    end = size
+    while end:
+        begin = max(0, end - 4096)
+        newline = os.pread(handle, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
+            break
+        end = begin
+    if end != size:
+        os.ftruncate(handle, end)

@@ -1,0 +1,106 @@
+"""One bare repository of the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from neuromirror.mint import Pack
+from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.refs import move_refs, read_refs
+
+MAIN = "refs/heads/main"
+PUBLISHED = "refs/heads/published"
+ANNEX = "refs/heads/git-annex"
+TAGS = "refs/tags/"
+
+
+class Repository:
+    """A bare git repository that any static HTTP server can serve."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether the repository has been made."""
+        return (self.path / "HEAD").exists()
+
+    def create(self) -> None:
+        """Makes the empty repository in one step, unless it is there."""
+        if self.exists():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".new-{self.path.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        git(self.path.parent, "init", "-q", "--bare", "--template=", "-b", "main", str(draft))
+        (draft / "info").mkdir(exist_ok=True)
+        (draft / "ria-layout-version").write_text("2\n")
+        os.rename(draft, self.path)
+
+    def clean(self) -> None:
+        """Removes what a killed visit left; the caller holds the dataset's lock."""
+        for path in self.path.glob("packed-refs.new-*"):
+            path.unlink(missing_ok=True)
+
+    def refs(self) -> dict[str, str]:
+        """All refs: full name → object id in hex."""
+        return read_refs(self.path) if self.exists() else {}
+
+    def main(self) -> tuple[str, int] | None:
+        """The newest commit on ``main`` and its date in whole seconds, or None."""
+        commit = self.refs().get(MAIN)
+        if commit is None:
+            return None
+        return commit, int(git(self.path, "show", "-s", "--format=%ct", commit))
+
+    def place(self, pack: Pack) -> None:
+        """Gives a finished pack its name; its objects are in the repository from then on."""
+        folder = self.path / "objects" / "pack"
+        os.replace(pack.pack, folder / f"{pack.name}.pack")
+        os.replace(pack.index, folder / f"{pack.name}.idx")
+
+    def publish(self, expected: Mapping[str, str | None], new: Mapping[str, str]) -> None:
+        """Moves refs in one transaction, then makes them seen over plain HTTP."""
+        move_refs(self.path, expected, new)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Brings HEAD and the files for plain HTTP in line with the refs, where they are not."""
+        refs = self.refs()
+        head = MAIN if MAIN in refs or PUBLISHED not in refs else PUBLISHED
+        wanted = f"ref: {head}\n"
+        if (self.path / "HEAD").read_text() != wanted:
+            draft = self.path / "HEAD.new"
+            draft.write_text(wanted)
+            os.replace(draft, self.path / "HEAD")
+        info = self.path / "info" / "refs"
+        listed = "".join(f"{sha}\t{name}\n" for name, sha in sorted(refs.items()))
+        packs = self.path / "objects" / "info" / "packs"
+        held = {path.name for path in (self.path / "objects" / "pack").glob("pack-*.pack")}
+        if (
+            _text(info) != listed
+            or {line[2:] for line in _text(packs).splitlines() if line} != held
+        ):
+            git(self.path, "update-server-info", "--force")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What a git command printed; raises StoreDamaged with git's own words when it failed."""
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise StoreDamaged(
+            f"'git {' '.join(arguments[:2])}' failed in {folder}: {done.stderr.strip()}"
+        )
+    return done.stdout

@@ -1,0 +1,99 @@
+"""Super-datasets: one a mirror, with a dataset each as sub-dataset, and one above the mirrors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from neuromirror.mint import (
+    BLOB,
+    COMMIT,
+    FILE,
+    FOLDER,
+    SPEC,
+    SUBDATASET,
+    KnownObjects,
+    ObjectReader,
+    PackWriter,
+    commit_bytes,
+    write_tree,
+)
+from neuromirror.model import DatasetRef
+from neuromirror.store.repository import MAIN
+from neuromirror.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A sub-dataset: its path in the super-dataset, what it is, and its newest commit.
+
+    ``date`` is the commit's, in whole seconds; ``url`` is relative to the super-dataset's own.
+    """
+
+    path: str
+    dataset: DatasetRef
+    commit: str
+    date: int
+    url: str
+
+
+def update_superdataset(
+    store: Store, top: DatasetRef, alias: str, members: Sequence[Member]
+) -> str | None:
+    """Brings a super-dataset's ``main`` to its members' newest states.
+
+    The commit is dated like the newest member, so that equal members give an equal tree and date.
+    Gives the new commit id, or None when nothing changed.
+    """
+    with store.lock(top.dataset_id, f"the super-dataset {alias}", wait=60):
+        repository = store.repository(top)
+        repository.create()
+        repository.clean()
+        made = _write(store, top, alias, members)
+        repository.refresh()
+        store.alias(top, alias)
+        return made
+
+
+def _write(store: Store, top: DatasetRef, alias: str, members: Sequence[Member]) -> str | None:
+    repository = store.repository(top)
+    parent = repository.refs().get(MAIN)
+    known = KnownObjects(repository.path / "objects")
+    with (
+        closing(known),
+        ObjectReader(repository.path) as reader,
+        store.scratch() as scratch,
+        PackWriter(scratch, known) as pack,
+    ):
+        tree = _tree(pack, top, members)
+        if parent is not None and reader.commit_tree(parent) == tree:
+            return None
+        message = f"{alias}: {len(members)} datasets\n\nMirror-Spec: {SPEC}\n"
+        date = max((member.date for member in members), default=0)
+        commit = pack.add(COMMIT, commit_bytes(alias, tree, parent, date, message)).hex()
+        finished = pack.finish()
+        if finished is not None:
+            repository.place(finished)
+    repository.publish({MAIN: parent}, {MAIN: commit})
+    return commit
+
+
+def _tree(pack: PackWriter, top: DatasetRef, members: Sequence[Member]) -> bytes:
+    config = f'[datalad "dataset"]\n\tid = {top.dataset_id}\n'.encode()
+    modules = "".join(
+        f'[submodule "{member.path}"]\n\tpath = {member.path}\n'
+        f"\turl = {member.url}\n\tdatalad-id = {member.dataset.dataset_id}\n"
+        for member in sorted(members, key=lambda member: member.path)
+    )
+    attributes = b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
+    entries = {
+        member.path.encode(): (SUBDATASET, bytes.fromhex(member.commit)) for member in members
+    }
+    entries[b".datalad"] = (
+        FOLDER,
+        write_tree(pack, {b"config": (FILE, pack.add(BLOB, config))}),
+    )
+    entries[b".gitmodules"] = (FILE, pack.add(BLOB, modules.encode()))
+    entries[b".gitattributes"] = (FILE, pack.add(BLOB, attributes))
+    return write_tree(pack, entries)
