@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from neuromirror.demo import DemoArchive
+
 _BIN = Path(sys.executable).parent
 
 
@@ -37,3 +39,16 @@ def isolated_home(
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     monkeypatch.setenv("PATH", f"{_BIN}{os.pathsep}{os.environ['PATH']}")
     yield home
+
+
+@pytest.fixture(scope="session")
+def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where generated NWB files are kept, so that a session writes each only once."""
+    return tmp_path_factory.mktemp("demo-files")
+
+
+@pytest.fixture
+def demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
+    """A fresh demo archive, serving on free loopback ports."""
+    with DemoArchive(tmp_path / "demo", cache=demo_files) as running:
+        yield running

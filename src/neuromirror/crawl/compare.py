@@ -52,12 +52,20 @@ def _weigh(changes: Changes, old: PlacedFile, new: PlacedFile) -> None:
         return
     if contradicts(old.record, new.record):
         changes.changed += 1
-        if old.record.upstream_id is not None and old.record.upstream_id == new.record.upstream_id:
+        if _same_thing(old.record, new.record):
             changes.conflicts.append(new.record.path)
     elif old.record.evidence is not new.record.evidence:
         changes.upgraded += 1
     else:
         changes.changed += 1
+
+
+def _same_thing(old: FileRecord, new: FileRecord) -> bool:
+    """Whether upstream means one immutable thing: its id, or an API's address of it, is the same."""
+    if old.upstream_id is not None and old.upstream_id == new.upstream_id:
+        return True
+    places = {place.url for place in old.locations if place.kind == "api"}
+    return any(place.url in places for place in new.locations)
 
 
 def contradicts(old: FileRecord, new: FileRecord) -> bool:

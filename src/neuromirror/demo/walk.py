@@ -1,0 +1,235 @@
+"""The demonstration: every step as the command a person would type, and what it gave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import click
+
+from neuromirror.model import ConfigurationError, NeuromirrorError
+
+_SHOWN = 14
+
+
+class StepFailed(NeuromirrorError):
+    """A command of the demonstration did not do what it should."""
+
+
+def walk(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
+    """Runs the demonstration; gives the exit code.
+
+    Everything is in ``keep``, or in a temporary folder that is removed. Raises StepFailed with
+    the output of the command that failed, and ConfigurationError when a program is missing.
+    """
+    _need_programs()
+    from neuromirror.demo import DemoArchive
+
+    with ExitStack() as stack:
+        if keep is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neuromirror-")))
+            # annexed objects are read-only, and so are their folders
+            stack.callback(_make_writable, folder)
+        else:
+            folder = keep.absolute()
+        _say(as_json, "Starting small DANDI and S3 archives on this machine …")
+        demo = stack.enter_context(DemoArchive(folder))
+        address = stack.enter_context(serve_folder(folder / "store"))
+        steps = Steps(folder, ask=ask, as_json=as_json)
+        steps.run("Mirror the archive: every dandiset becomes a DataLad dataset.", "sync")
+        steps.run("What is there?", "list")
+        steps.run(
+            "The versions of one: published ones, and the draft as observed.",
+            "versions demo:000002",
+        )
+        steps.shell(
+            "Anybody clones it with datalad, over plain HTTP, without neuromirror.",
+            f"datalad clone 'ria+{address}/#~demo--000002' dataset",
+        )
+        path = demo.paths("000002")[0]
+        steps.shell(
+            "A file is got from the archive itself, only when it is wanted.",
+            f"datalad get -d dataset dataset/{shlex.quote(path)}",
+        )
+        steps.shell(
+            "git-annex hashes it and finds it right.", "git -C dataset annex fsck --fast -q"
+        )
+        steps.shell("", f"git -C dataset annex fsck {shlex.quote(path)}")
+        label = _publish(demo, steps)
+        steps.run("The next sync visits that dandiset, and no other.", "sync")
+        steps.run("", f"files demo:000008@{label}")
+        digest = demo.sha256("000008", demo.paths("000008")[0])
+        steps.run("In which datasets is a file with this checksum?", f"find sha256:{digest}")
+        steps.run("Nothing changed: nothing is written.", "sync")
+        _say(as_json, _NEXT.format(where=f"cd {folder}; " if keep else ""))
+        if serve:
+            _serve(demo.addresses(), address, as_json)
+    return 0
+
+
+_NEXT = """
+That was the whole way: archive → mirror → datalad → git-annex. Type next, in a new folder:
+
+    mkdir mirrors && cp …/mirrors/dandi.toml mirrors/     # the real archive
+    neuromirror sync dandi:000027                         # {where}one dandiset of it
+    neuromirror show dandi:000027
+
+docs/tutorial.md goes through it slowly."""
+
+
+def _publish(demo: object, steps: Steps) -> str:
+    from neuromirror.demo import DemoArchive
+
+    assert isinstance(demo, DemoArchive)
+    first = demo.paths("000008")[0]
+    demo.change_file("000008", first)
+    label = demo.publish("000008")
+    steps.say(f"Meanwhile, upstream: {first} of 000008 changes, and version {label} is published.")
+    return label
+
+
+class Steps:
+    """Runs commands in a folder, prints each and what it gave, stops at the first failure."""
+
+    def __init__(self, folder: Path, *, ask: bool, as_json: bool) -> None:
+        self._folder = folder
+        self._ask = ask and sys.stdin.isatty() and not as_json
+        self._json = as_json
+        self._environment = {
+            **os.environ,
+            # git-annex talks to loopback only when told so; a clone of a real archive needs none
+            "GIT_CONFIG_COUNT": "3",
+            "GIT_CONFIG_KEY_0": "annex.security.allowed-ip-addresses",
+            "GIT_CONFIG_VALUE_0": "127.0.0.1",
+            "GIT_CONFIG_KEY_1": "user.name",
+            "GIT_CONFIG_VALUE_1": "Demo",
+            "GIT_CONFIG_KEY_2": "user.email",
+            "GIT_CONFIG_VALUE_2": "demo@example.invalid",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "DATALAD_UI_PROGRESSBAR": "none",
+        }
+        for name in ("NEUROMIRROR_STORE", "NEUROMIRROR_MIRRORS", "NEUROMIRROR_INDEX"):
+            self._environment.pop(name, None)
+
+    def say(self, words: str) -> None:
+        """A sentence between steps."""
+        _say(self._json, words)
+
+    def run(self, words: str, command: str) -> None:
+        """A neuromirror command."""
+        arguments = [sys.executable, "-m", "neuromirror", *shlex.split(command)]
+        self._step(words, f"neuromirror {command}", arguments)
+
+    def shell(self, words: str, command: str) -> None:
+        """Any other command."""
+        self._step(words, command, shlex.split(command))
+
+    def _step(self, words: str, shown: str, arguments: Sequence[str]) -> None:
+        if words:
+            self.say(f"\n{words}")
+        if not self._json:
+            click.secho(f"$ {shown}", bold=True)
+        done = subprocess.run(
+            arguments,
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StepFailed(
+                f"'{shown}' failed in {self._folder} with exit code {done.returncode}:\n"
+                f"{done.stdout.strip()}"
+            )
+        if self._json:
+            record = {"action": "demo", "status": "ok", "command": shown, "output": done.stdout}
+            click.echo(json.dumps(record, ensure_ascii=False))
+            return
+        lines = done.stdout.splitlines()
+        for line in lines[:_SHOWN]:
+            click.echo(f"  {line}")
+        if len(lines) > _SHOWN:
+            click.echo(f"  … {len(lines) - _SHOWN} more lines")
+        if self._ask:
+            click.pause("  (press a key)")
+
+
+@contextmanager
+def serve_folder(folder: Path) -> Iterator[str]:
+    """Serves a folder as any static HTTP server would; gives its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_QuietHandler, directory=str(folder)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the demonstration prints its own steps."""
+
+
+def _need_programs() -> None:
+    missing = [name for name in ("git", "git-annex", "datalad") if not _found(name)]
+    try:
+        import flask  # noqa: F401
+        import moto  # noqa: F401
+        import pynwb  # type: ignore[import-untyped] # noqa: F401
+    except ImportError as error:
+        missing.append(str(error.name))
+    if missing:
+        raise ConfigurationError(
+            f"the demo needs {', '.join(missing)}; install them with "
+            "pip install 'neuromirror[demo,datalad]' (git: from your system)"
+        )
+
+
+def _found(name: str) -> bool:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return shutil.which(name, path=path) is not None
+
+
+def _make_writable(folder: Path) -> None:
+    for root, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(root) / name
+            if not path.is_symlink():
+                path.chmod(0o700)
+
+
+def _serve(archives: dict[str, object], store: str, as_json: bool) -> None:
+    where = {**archives, "store": store}
+    if as_json:
+        click.echo(json.dumps({"action": "demo", "status": "ok", "serving": where}))
+    else:
+        click.echo(f"\nServing until Ctrl-C: {json.dumps(where, indent=1)}")
+    sys.stdout.flush()
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
+
+
+def _say(as_json: bool, words: str) -> None:
+    if not as_json:
+        click.echo(words)
+        sys.stdout.flush()

@@ -1,0 +1,30 @@
+"""A demo archive, a store, and a run over both, as the command line makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crawl_place import Place
+
+from neuromirror.demo import DemoArchive
+
+
+@pytest.fixture
+def place(demo: DemoArchive, tmp_path: Path) -> Place:
+    """An empty place for a store, beside a fresh demo archive."""
+    return Place(demo.mirrors, tmp_path / "store")
+
+
+@pytest.fixture
+def another(demo: DemoArchive, tmp_path: Path) -> Place:
+    """A second empty place, for the same archive."""
+    return Place(demo.mirrors, tmp_path / "another")
+
+
+@pytest.fixture
+def small(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
+    """A demo archive without dandisets, for tests that make their own."""
+    with DemoArchive(tmp_path / "small", cache=demo_files, empty=True) as running:
+        yield running

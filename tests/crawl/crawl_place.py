@@ -1,0 +1,69 @@
+"""A folder with mirrors and a store: what tests of the crawl do and look at."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_requests
+from neuromirror.index import Index
+from neuromirror.store import Store
+
+
+@dataclass
+class Place:
+    """A folder with mirrors and a store; what tests do and look at."""
+
+    mirrors: Path
+    folder: Path
+    open_mirror: Callable[[Mirror], Mirror] = lambda mirror: mirror
+
+    @property
+    def store(self) -> Store:
+        return Store.open(self.folder, create=True)
+
+    def sync(self, *names: str, deep: bool = False) -> dict[str, Result]:
+        mirrors = {
+            name: self.open_mirror(mirror) for name, mirror in load_mirrors(self.mirrors).items()
+        }
+        store = self.store
+        run = Sync(store, store.index_path, deep=deep)
+        return {one.dataset: one for one in run.results(parse_requests(names, mirrors))}
+
+    def index(self) -> Index:
+        return Index.open_readonly(self.store.index_path)
+
+    def repository(self, dataset: str) -> Path:
+        return (self.folder / "alias" / dataset.replace(":", "--")).resolve()
+
+    def refs(self) -> dict[str, str]:
+        """All refs of all aliases: ``<alias> <ref>`` → commit."""
+        return {
+            f"{alias} {ref}": commit
+            for alias, repository in self.store.aliases()
+            for ref, commit in repository.refs().items()
+        }
+
+    def fsck(self) -> None:
+        for _, repository in self.store.aliases():
+            done = git(repository.path, "fsck", "--strict", "--full")
+            assert done.strip() == "", done
+
+    def content(self) -> dict[str, str]:
+        """The digest of every file of the store but the index's, by path."""
+        return {
+            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and "index.sqlite" not in path.name
+        }
+
+
+def git(repository: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
