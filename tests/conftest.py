@@ -52,3 +52,10 @@ def demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
     """A fresh demo archive, serving on free loopback ports."""
     with DemoArchive(tmp_path / "demo", cache=demo_files) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def still_demo(tmp_path_factory: pytest.TempPathFactory, demo_files: Path) -> Iterator[DemoArchive]:
+    """One demo archive for all tests that only read it: no verb, no fault."""
+    with DemoArchive(tmp_path_factory.mktemp("still"), cache=demo_files) as running:
+        yield running

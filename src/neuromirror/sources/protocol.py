@@ -1,4 +1,7 @@
-"""What a source of datasets must offer; registered in the entry point group ``neuromirror.sources``."""
+"""What a source of datasets must offer.
+
+Sources are registered in the entry point group ``neuromirror.sources``.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from neuromirror.model import (
     Location,
     NamedException,
     VersionRef,
+    WebRemote,
 )
 from neuromirror.net import Session
 
@@ -39,6 +43,7 @@ class Listing:
     documents: tuple[Document, ...]
     entries: Iterator[FileRecord | NamedException]
     closing: Callable[[], VersionRef] = field(repr=False)
+    web_remotes: tuple[WebRemote, ...] = ()
 
 
 class Source(Protocol):

@@ -1,0 +1,59 @@
+"""``python -m neuromirror.demo serve``: the demo archives alone, until interrupted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from neuromirror.demo import DemoArchive
+from neuromirror.model import NeuromirrorError
+
+
+@click.group()
+def main() -> None:
+    """Small archives on loopback, with real small data."""
+
+
+@main.command()
+@click.option(
+    "--dir",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the mirror files and generated data; made if missing.",
+)
+@click.option(
+    "--port",
+    default=0,
+    show_default="a free one",
+    type=click.IntRange(0, 65534),
+    help="Port of the API; S3 gets the next one.",
+)
+def serve(directory: Path, port: int) -> None:
+    """Serve until interrupted; prints one line of JSON with the addresses.
+
+    "mirrors" in it is the folder of ready mirror files that point at the archives.
+    """
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, frame: stop.set())
+    try:
+        with DemoArchive(directory, port=port, s3_port=port + 1 if port else 0) as demo:
+            click.echo(json.dumps(demo.addresses()))
+            sys.stdout.flush()
+            stop.wait()
+    except ModuleNotFoundError as error:
+        click.echo(f"error: {error.name} is missing: pip install 'neuromirror[demo]'", err=True)
+        sys.exit(2)
+    except (NeuromirrorError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code if isinstance(error, NeuromirrorError) else 1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m neuromirror.demo")

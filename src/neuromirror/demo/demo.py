@@ -1,0 +1,262 @@
+"""The demo archive as a running thing: two servers on loopback and the folder of mirror files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from neuromirror.demo.archive import Archive, DemoError
+from neuromirror.demo.contents import fill
+from neuromirror.demo.records import ArchiveClock
+from neuromirror.model import ConfigurationError, NeuromirrorError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from neuromirror.demo.faults import Fault
+
+_MARKER = ".neuromirror-demo"
+
+VERBS = (
+    "add_file",
+    "change_file",
+    "change_zarr",
+    "clear_requests",
+    "corrupt_blob",
+    "delete_dandiset",
+    "heal_blob",
+    "make_dandisets",
+    "make_many",
+    "paths",
+    "publish",
+    "remove_file",
+    "rename_file",
+    "reveal_sha256",
+    "set_metadata",
+    "sha256",
+    "tamper_published",
+    "touch",
+    "unembargo",
+)
+"""The methods of :class:`DemoArchive` that can be called as ``POST /_demo/<verb>``."""
+
+
+class DemoDirectoryError(ConfigurationError):
+    """The folder given is not one that a demo archive may use."""
+
+
+class DemoArchive(Archive):
+    """A DANDI archive on loopback, from ``with`` to the end of the block.
+
+    ``directory`` is made if it is not there, and refused (:class:`DemoDirectoryError`) if it
+    holds anything that is not a demo's. ``port`` and ``s3_port`` 0 take free ports. ``cache`` is
+    where NWB files are kept between starts, by default inside ``directory``. With ``empty`` the
+    archive starts without dandisets. Equal calls of an equal installation give equal ids, times
+    and bytes; only the ports in addresses differ, unless they are given.
+
+    It may not share a process with anything that resets moto's state (``mock_aws``).
+    """
+
+    token = "8c1f4b6e0d3a5972" + "0" * 24
+    """The owner's token: may read the embargoed dandiset (``Authorization: token …``)."""
+
+    other_token = "1d0e5a7c93b84f26" + "1" * 24
+    """Somebody else's token: embargoed is 403."""
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        port: int = 0,
+        s3_port: int = 0,
+        cache: Path | str | None = None,
+        clock: ArchiveClock | None = None,
+        empty: bool = False,
+    ) -> None:
+        from neuromirror.demo.bucket import BUCKET, Bucket
+        from neuromirror.demo.faults import Faults, Watched
+
+        self.directory = _demo_directory(Path(directory))
+        self.mirrors = self.directory / "mirrors"
+        self.bucket_name = BUCKET
+        bucket = Bucket()
+        files = self.directory / "cache" if cache is None else Path(cache)
+        super().__init__(bucket, files, clock)
+        self._ports = (port, s3_port)
+        self._empty = empty
+        self._stack = ExitStack()
+        self._stack.callback(bucket.close)
+        self._faults = Faults(self)
+        self._s3_watch = Watched(bucket, "s3", self._faults, self)
+        self._api_watch: Watched = self._s3_watch
+        self._base = self._s3 = ""
+
+    def __enter__(self) -> Self:
+        from neuromirror.demo.api import Api
+        from neuromirror.demo.documents import Documents
+        from neuromirror.demo.faults import Watched
+        from neuromirror.demo.server import LoopbackServer
+
+        with ExitStack() as undo:
+            undo.push(self._stack)
+            late = _Late()
+            s3 = LoopbackServer(self._s3_watch, self._ports[1])
+            self._stack.callback(s3.stop)
+            api = LoopbackServer(late, self._ports[0])
+            self._stack.callback(api.stop)
+            # Last in, first out: what hangs is let go before the servers wait for it.
+            self._stack.callback(self._faults.clear)
+            self._base, self._s3 = api.url, s3.url
+            documents = Documents(self, self._base, self._s3)
+            self.manifests = documents.manifests
+            answers = Api(self, documents, self.token, self.other_token)
+            self._api_watch = Watched(_Controlled(self, answers), "api", self._faults, self)
+            if not self._empty:
+                fill(self)
+            self._write_mirror()
+            late.app = self._api_watch
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    # -- addresses
+
+    @property
+    def api_url(self) -> str:
+        """``http://127.0.0.1:<port>/api``."""
+        return f"{self._base}/api"
+
+    @property
+    def s3_url(self) -> str:
+        """The S3 endpoint; objects are at ``<s3_url>/demo-dandiarchive/<key>``."""
+        return self._s3
+
+    @property
+    def control_url(self) -> str:
+        """Where the verbs can be called: ``POST <control_url>/<verb>`` with a JSON object."""
+        return f"{self._base}/_demo"
+
+    def addresses(self) -> dict[str, Any]:
+        """What ``serve`` prints."""
+        return {
+            "dandi": {"api": self.api_url, "token": self.token},
+            "s3": {"endpoint": self.s3_url, "bucket": self.bucket_name},
+            "control": self.control_url,
+            "mirrors": str(self.mirrors),
+        }
+
+    # -- faults and requests
+
+    def fault(self, name: str, **options: Any) -> Fault:
+        """Switch a fault on; off again by its ``clear`` or at the end of a ``with`` block."""
+        return self._faults.set(name, **options)
+
+    def clear_faults(self) -> None:
+        """Switch all faults off."""
+        self._faults.clear()
+
+    @property
+    def requests(self) -> list[str]:
+        """The API's requests so far, in order: ``"GET /api/dandisets/?page=2"``."""
+        return list(self._api_watch.log)
+
+    @property
+    def s3_requests(self) -> list[str]:
+        """The bucket's requests so far, in order."""
+        return list(self._s3_watch.log)
+
+    def count_requests(self, pattern: str = "") -> int:
+        """How many requests of both servers hold this regular expression."""
+        return sum(bool(re.search(pattern, one)) for one in [*self.requests, *self.s3_requests])
+
+    def clear_requests(self) -> None:
+        """Forget the requests so far."""
+        self._api_watch.log.clear()
+        self._s3_watch.log.clear()
+
+    # -- parts
+
+    def _write_mirror(self) -> None:
+        self.mirrors.mkdir(exist_ok=True)
+        target = self.mirrors / "demo.toml"
+        target.write_text(
+            'source = "dandi"\ntitle = "Demo archive (loopback)"\n\n'
+            f'[options]\napi = "{self.api_url}"\n'
+        )
+        self._stack.callback(target.unlink, missing_ok=True)
+
+
+class _Late:
+    """Stands in for the API until the archive is filled: its address is needed before."""
+
+    app: WSGIApplication | None = None
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self.app is None:
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return []
+        return self.app(environ, start_response)
+
+
+class _Controlled:
+    """The API, and below ``/_demo/`` the control of the archive."""
+
+    def __init__(self, demo: DemoArchive, api: WSGIApplication) -> None:
+        self._demo = demo
+        self._api = api
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith("/_demo/"):
+            return self._api(environ, start_response)
+        from werkzeug.wrappers import Request
+
+        from neuromirror.demo.paging import json_response
+
+        request = Request(environ)
+        verb = request.path.removeprefix("/_demo/").strip("/")
+        try:
+            if request.method == "GET" and verb == "requests":
+                log = {"api": self._demo.requests, "s3": self._demo.s3_requests}
+                return json_response(log)(environ, start_response)
+            given = json.loads(request.get_data() or b"{}")
+            result = self._call(verb, given)
+        except (NeuromirrorError, TypeError, ValueError) as error:
+            return json_response({"detail": str(error)}, 400)(environ, start_response)
+        return json_response({"result": result})(environ, start_response)
+
+    def _call(self, verb: str, given: dict[str, Any]) -> object:
+        if verb == "fault":
+            self._demo.fault(given.pop("name", ""), **given)
+            return None
+        if verb == "clear_faults":
+            self._demo.clear_faults()
+            return None
+        if verb not in VERBS:
+            raise DemoError(f"no verb {verb!r}: there are {', '.join([*VERBS, 'fault'])}")
+        return getattr(self._demo, verb)(**given)
+
+
+def _demo_directory(directory: Path) -> Path:
+    directory = directory.absolute()
+    if directory.exists() and not directory.is_dir():
+        raise DemoDirectoryError(f"{directory} is a file: give a folder for the demo")
+    marker = directory / _MARKER
+    if directory.is_dir() and any(directory.iterdir()) and not marker.exists():
+        raise DemoDirectoryError(
+            f"{directory} holds something else than a demo: give a new or an empty folder"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    marker.write_text("Made by `python -m neuromirror.demo serve`; may be deleted.\n")
+    return directory

@@ -1,0 +1,114 @@
+"""What the archive's API answers around its documents: pages, errors, flags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from werkzeug.wrappers import Response
+
+T = TypeVar("T")
+
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+
+NOT_FOUND_HTML = (
+    '\n<!doctype html>\n<html lang="en">\n<head>\n  <title>Not Found</title>\n</head>\n<body>\n'
+    "  <h1>Not Found</h1><p>The requested resource was not found on this server.</p>\n"
+    "</body>\n</html>\n"
+)
+
+
+class Refusal(Exception):
+    """The request is answered with an error; ``body`` is its JSON."""
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__(f"{status}: {body}")
+        self.status = status
+        self.body = body
+
+
+def not_found() -> Refusal:
+    """404 as JSON: a well-formed id that is not there."""
+    return Refusal(404, {"detail": "Not found."})
+
+
+def json_response(body: object, status: int = 200) -> Response:
+    """Compact JSON, as the archive writes it."""
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    response = Response(text, status=status, content_type="application/json")
+    response.headers["Vary"] = "Accept, Cookie, Accept-Encoding, origin"
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="api"'
+    return response
+
+
+def html_response(text: str, status: int = 200) -> Response:
+    """An HTML page."""
+    return Response(text, status=status, content_type="text/html; charset=utf-8")
+
+
+def page(
+    rows: Sequence[T],
+    row: Callable[[T], object],
+    args: Mapping[str, str],
+    url: str,
+    *,
+    lazy: bool = False,
+) -> dict[str, Any]:
+    """One page of ``rows`` in the envelope ``{count, next, previous, results}``.
+
+    ``url`` is the list's own, without a query. With ``lazy``, as for assets, the count is null
+    after page 1, a page past the end is empty, and ``last`` is no page.
+    """
+    size = _page_size(args)
+    pages = max(1, -(-len(rows) // size))
+    wanted = args.get("page", "1")
+    if wanted == "last" and not lazy:
+        number = pages
+    elif wanted.isdecimal() and int(wanted) > 0:
+        number = int(wanted)
+    else:
+        raise Refusal(404, {"detail": "Invalid page."})
+    if number > pages and not lazy:
+        raise Refusal(404, {"detail": "Invalid page."})
+    start = (number - 1) * size
+    return {
+        "count": len(rows) if number == 1 or not lazy else None,
+        "next": _link(url, args, number + 1) if start + size < len(rows) else None,
+        "previous": _link(url, args, number - 1) if number > 1 else None,
+        "results": [row(one) for one in rows[start : start + size]],
+    }
+
+
+def _page_size(args: Mapping[str, str]) -> int:
+    text = args.get("page_size", "")
+    size = int(text) if text.isdecimal() else 0
+    return min(size, MAX_PAGE_SIZE) if size > 0 else DEFAULT_PAGE_SIZE
+
+
+def _link(url: str, args: Mapping[str, str], number: int) -> str:
+    query = {name: value for name, value in args.items() if name != "page"}
+    if number > 1:
+        query["page"] = str(number)
+    return with_query(url, query)
+
+
+def with_query(url: str, query: Mapping[str, str]) -> str:
+    """The URL with the query's names in alphabetical order, as the archive writes its links."""
+    text = urlencode(sorted(query.items()), quote_via=quote, safe="")
+    return f"{url}?{text}" if text else url
+
+
+def flag(args: Mapping[str, str], name: str, default: bool) -> bool:
+    """A boolean parameter."""
+    text = args.get(name, "")
+    if not text:
+        return default
+    if text.lower() in {"true", "1", "yes", "t", "y", "on"}:
+        return True
+    if text.lower() in {"false", "0", "no", "f", "n", "off"}:
+        return False
+    raise Refusal(400, {name: ["Must be a valid boolean."]})

@@ -1,0 +1,47 @@
+"""A WSGI application on loopback, in a thread, that leaves nothing behind when stopped."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+
+class _QuietHandler(WSGIRequestHandler):
+    # A client that connects and says nothing must not hold up the end for ever.
+    timeout = 5
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """Say nothing: the archives keep a request log of their own."""
+
+
+class LoopbackServer:
+    """Serves from construction on; ``port`` 0 takes a free one."""
+
+    def __init__(self, app: WSGIApplication, port: int = 0) -> None:
+        self._server = cast(
+            Any,
+            make_server("127.0.0.1", port, app, threaded=True, request_handler=_QuietHandler),
+        )
+        # The end waits for the requests under way.
+        self._server.daemon_threads = False
+        self._server.block_on_close = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:<port>``, without a slash at the end."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def stop(self) -> None:
+        """Take no more requests, finish those under way, free the port."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

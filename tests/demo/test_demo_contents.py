@@ -1,0 +1,182 @@
+"""What the demo holds is real data, coherent, and the same at every start."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from neuromirror.demo import LATE, SHARED, ZARR, DemoArchive
+from neuromirror.demo.checksums import dandi_etag, zarr_checksum
+from neuromirror.demo.nwb import nwb_bytes, recipe_of
+
+
+def everything(demo: DemoArchive) -> dict[str, Any]:
+    """All ids, times, checksums and object versions of the archive."""
+    return {
+        "versions": [
+            (one.identifier, version.label, str(version.created), str(version.modified))
+            for one in demo.dandisets.values()
+            for version in one.versions
+        ],
+        "assets": [
+            (one.asset_id, one.path, str(one.modified), one.size) for one in demo.assets.values()
+        ],
+        "blobs": [
+            (one.blob_id, one.sha256, one.etag, one.version_id) for one in demo.blobs.values()
+        ],
+        "zarrs": [(one.zarr_id, one.checksum) for one in demo.zarrs.values()],
+    }
+
+
+def test_two_starts_give_the_same_ids_times_and_bytes(
+    demo: DemoArchive, tmp_path: Path, demo_files: Path
+) -> None:
+    with DemoArchive(tmp_path / "second", cache=demo_files) as second:
+        assert second.api_url != demo.api_url
+        assert everything(second) == everything(demo)
+
+
+def test_an_nwb_file_is_written_with_the_same_bytes_by_another_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from neuromirror.demo.nwb import nwb_bytes, recipe_of;"
+        "sys.stdout.buffer.write(nwb_bytes(recipe_of(sys.argv[1]), pathlib.Path(sys.argv[2])))"
+    )
+    for path in (SHARED, "sub-1/sub-1_ses-1_behavior.nwb"):
+        other = subprocess.run(
+            [sys.executable, "-c", code, path, str(tmp_path / "a")],
+            capture_output=True,
+            check=True,
+            timeout=120,
+        )
+        assert other.stdout == nwb_bytes(recipe_of(path), tmp_path / "b")
+
+
+def test_every_nwb_file_opens_in_pynwb(demo: DemoArchive) -> None:
+    import h5py
+    from pynwb import NWBHDF5IO
+
+    seen = 0
+    for asset in demo.assets.values():
+        if not asset.path.endswith(".nwb"):
+            continue
+        assert asset.blob is not None
+        assert 20_000 < asset.blob.size < 100_000
+        with (
+            h5py.File(io.BytesIO(asset.blob.data), "r") as file,
+            NWBHDF5IO(file=file, mode="r") as reader,
+        ):
+            nwb = reader.read()
+            (series,) = nwb.acquisition.values()
+            assert len(series.data) in {500, 2000}
+            assert nwb.subject.subject_id in asset.path
+        seen += 1
+    assert seen == len([one for one in demo.assets.values() if one.path.endswith(".nwb")]) > 15
+
+
+def test_the_zarr_opens_in_zarr_and_has_the_checksum_that_dandi_computes(
+    demo: DemoArchive, tmp_path: Path
+) -> None:
+    zarr = pytest.importorskip("zarr")
+    image = demo.dandisets["000005"].draft.assets[ZARR].zarr
+    assert image is not None
+    for name, entry in image.entries.items():
+        target = tmp_path / "image.ome.zarr" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(entry.data)
+    group = zarr.open_group(tmp_path / "image.ome.zarr", mode="r")
+    assert group["0"].shape == (96, 16)
+    assert int(group["1"][3, 2]) == int(group["0"][6, 4]) == (6 * 16 + 4) * 7
+    from zarr_checksum import compute_zarr_checksum
+    from zarr_checksum.generators import yield_files_local
+
+    files = yield_files_local(tmp_path / "image.ome.zarr")
+    assert str(compute_zarr_checksum(files)) == image.checksum
+
+
+def test_checksums_are_those_of_the_dandi_client(tmp_path: Path) -> None:
+    from dandi.support.digests import get_dandietag
+
+    data = random.Random(1).randbytes(70_000)
+    (tmp_path / "file").write_bytes(data)
+    assert dandi_etag(data) == get_dandietag(tmp_path / "file").as_str()
+    assert zarr_checksum({}) == "481a2f77ab786a0f45aafd5db0971caa-0--0"
+
+
+def test_shared_bytes_are_one_blob_in_three_dandisets(demo: DemoArchive) -> None:
+    places = {
+        "000001": SHARED,
+        "000002": SHARED,
+        "000003": "reference/sub-101_ses-01_ecephys.nwb",
+    }
+    blobs = {demo.dandisets[one].draft.assets[path].blob for one, path in places.items()}
+    assets = {demo.dandisets[one].draft.assets[path].asset_id for one, path in places.items()}
+    assert len(blobs) == 1
+    assert len(assets) == 3
+
+
+def test_the_two_published_versions_differ_by_a_change_an_addition_and_a_removal(
+    demo: DemoArchive,
+) -> None:
+    first, second = demo.dandisets["000002"].published
+    draft = demo.dandisets["000002"].draft
+    assert first.assets.keys() - second.assets.keys() == {"sub-202/sub-202_ses-01_behavior.nwb"}
+    assert second.assets.keys() - first.assets.keys() == {"sub-203/sub-203_ses-01_ecephys.nwb"}
+    changed = [
+        path
+        for path in first.assets.keys() & second.assets.keys()
+        if first.assets[path].asset_id != second.assets[path].asset_id
+    ]
+    assert changed == ["sub-201/sub-201_ses-02_ecephys.nwb"]
+    assert first.assets[changed[0]].blob is not second.assets[changed[0]].blob
+    assert draft.assets.keys() - second.assets.keys() == {"sub-204/sub-204_ses-01_behavior.nwb"}
+
+
+def test_one_file_has_no_sha256_until_it_is_revealed(demo: DemoArchive) -> None:
+    url = f"{demo.api_url}/dandisets/000004/versions/draft/assets/?metadata=true"
+
+    def rows() -> dict[str, Any]:
+        return {row["path"]: row for row in requests.get(url, timeout=20).json()["results"]}
+
+    before = rows()
+    without = [p for p, row in before.items() if "dandi:sha2-256" not in row["metadata"]["digest"]]
+    assert without == [LATE]
+    modified = demo.dandisets["000004"].draft.modified
+    demo.reveal_sha256("000004", LATE)
+    after = rows()
+    assert after[LATE]["metadata"]["digest"]["dandi:sha2-256"] == demo.sha256("000004", LATE)
+    assert after[LATE]["modified"] == before[LATE]["modified"]
+    assert demo.dandisets["000004"].draft.modified == modified
+
+
+def test_counts_sizes_and_times_agree_everywhere(demo: DemoArchive) -> None:
+    for row in requests.get(f"{demo.api_url}/dandisets/", timeout=20).json()["results"]:
+        for brief in (row["draft_version"], row["most_recent_published_version"]):
+            if brief is None:
+                continue
+            base = f"{demo.api_url}/dandisets/{row['identifier']}/versions/{brief['version']}"
+            assets = requests.get(f"{base}/assets/", timeout=20).json()["results"]
+            info = requests.get(f"{base}/info/", timeout=20).json()
+            assert brief["asset_count"] == info["asset_count"] == len(assets)
+            assert brief["size"] == sum(one["size"] for one in assets)
+            assert brief["modified"] == info["modified"] >= brief["created"]
+            assert info["metadata"]["assetsSummary"]["numberOfBytes"] == brief["size"]
+            assert all(one["created"] <= brief["modified"] for one in assets)
+
+
+def test_the_mirror_file_points_at_the_archive(demo: DemoArchive) -> None:
+    import tomllib
+
+    (file,) = demo.mirrors.iterdir()
+    assert file.name == "demo.toml"
+    mirror = tomllib.loads(file.read_text())
+    assert mirror["source"] == "dandi"
+    assert requests.get(f"{mirror['options']['api']}/info/", timeout=20).status_code == 200
+    assert json.dumps(demo.addresses())

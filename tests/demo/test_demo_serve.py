@@ -1,0 +1,155 @@
+"""The demo as a program, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from neuromirror.demo import DemoArchive, DemoDirectoryError
+
+COMMAND = [sys.executable, "-m", "neuromirror.demo", "serve", "--dir"]
+
+
+@contextmanager
+def serving(directory: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    with subprocess.Popen(
+        [*COMMAND, str(directory), *options], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serve_prints_its_addresses_and_stops_when_told(
+    tmp_path: Path, demo_files: Path, how: signal.Signals
+) -> None:
+    directory = tmp_path / "new" / "demo"
+    directory.mkdir(parents=True)
+    (directory / "cache").symlink_to(demo_files)
+    (directory / ".neuromirror-demo").touch()
+    with serving(directory) as (process, told):
+        assert told.keys() == {"dandi", "s3", "control", "mirrors"}
+        owner = {"Authorization": f"token {told['dandi']['token']}"}
+        api = told["dandi"]["api"]
+        listed = requests.get(f"{api}/dandisets/?embargoed=true", headers=owner, timeout=20).json()
+        assert listed["count"] == 8
+        bucket = f"{told['s3']['endpoint']}/{told['s3']['bucket']}"
+        assert requests.get(f"{bucket}?list-type=2", timeout=20).status_code == 200
+        assert api in Path(told["mirrors"], "demo.toml").read_text()
+        process.send_signal(how)
+        assert process.wait(timeout=30) == 0
+    assert not Path(told["mirrors"], "demo.toml").exists()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(api, timeout=5)
+
+
+def test_the_archive_is_controlled_over_http(demo: DemoArchive) -> None:
+    def post(verb: str, **given: object) -> requests.Response:
+        return requests.post(f"{demo.control_url}/{verb}", json=given, timeout=20)
+
+    label = post("publish", dandiset="000008").json()["result"]
+    assert demo.dandisets["000008"].published[-1].label == label
+    made = post("add_file", dandiset="000008", path="x.txt", content="x\n").json()["result"]
+    assert demo.dandisets["000008"].draft.assets["x.txt"].asset_id == made
+    assert post("fault", name="status", status=503, times=1).status_code == 200
+    assert requests.get(f"{demo.api_url}/info/", timeout=20).status_code == 503
+    assert requests.get(f"{demo.api_url}/info/", timeout=20).status_code == 200
+    post("fault", name="html")
+    post("clear_faults")
+    assert requests.get(f"{demo.api_url}/info/", timeout=20).json()
+    log = requests.get(f"{demo.control_url}/requests", timeout=20).json()
+    assert log == {"api": ["GET /api/info/"] * 3, "s3": []}
+    for refused in (
+        post("touch", dandiset="999999"),
+        post("touch", nonsense=1),
+        post("__exit__"),
+        post("fault", name="nonsense"),
+    ):
+        assert refused.status_code == 400
+        assert refused.json()["detail"]
+
+
+def test_a_given_port_is_used_and_free_again_afterwards(tmp_path: Path, demo_files: Path) -> None:
+    with DemoArchive(tmp_path, cache=demo_files, empty=True) as first:
+        port = int(first.api_url.split(":")[2].split("/")[0])
+    with DemoArchive(tmp_path, cache=demo_files, empty=True, port=port) as again:
+        assert again.api_url == first.api_url
+        assert requests.get(f"{again.api_url}/dandisets/", timeout=20).json()["count"] == 0
+
+
+def test_two_archives_in_one_process_do_not_mix(
+    demo: DemoArchive, tmp_path: Path, demo_files: Path
+) -> None:
+    with DemoArchive(tmp_path / "other", cache=demo_files) as other:
+        other.delete_dandiset("000001")
+        other.corrupt_blob("000008", "notes.txt")
+        blob = demo.dandisets["000008"].draft.assets["notes.txt"].blob
+        assert blob is not None
+        good, bad = (
+            requests.get(f"{one.s3_url}/demo-dandiarchive/{blob.key}", timeout=20).content
+            for one in (demo, other)
+        )
+        assert good == blob.data != bad
+    assert requests.get(f"{demo.api_url}/dandisets/000001/", timeout=20).status_code == 200
+    assert requests.get(f"{demo.s3_url}/demo-dandiarchive/{blob.key}", timeout=20).ok
+
+
+def test_nothing_is_left_when_the_block_ends(tmp_path: Path, demo_files: Path) -> None:
+    from moto.s3.models import s3_backends
+
+    threads = set(threading.enumerate())
+    before = set(s3_backends["123456789012"]["aws"].buckets)
+    with DemoArchive(tmp_path / "demo", cache=demo_files) as demo:
+        requests.get(f"{demo.api_url}/info/", timeout=20)
+        url = f"{demo.s3_url}/demo-dandiarchive/"
+        requests.get(url, timeout=20)
+        assert set(threading.enumerate()) > threads
+    assert set(threading.enumerate()) == threads
+    assert set(s3_backends["123456789012"]["aws"].buckets) == before
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=5)
+    assert os.listdir(demo.mirrors) == []
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(DemoDirectoryError, match="something else"):
+        DemoArchive(tmp_path)
+    run = subprocess.run(
+        [*COMMAND, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 2
+    assert str(tmp_path) in run.stderr
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_the_program_explains_itself_without_starting_anything() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "neuromirror.demo", "serve", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "--dir" in run.stdout
+    heavy = ("moto", "boto3", "pynwb", "flask", "werkzeug", "numpy")
+    code = f"import sys, neuromirror.demo; print([m for m in {heavy} if m in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"

@@ -1,0 +1,308 @@
+"""The demo answers in the shapes of a real archive server's recorded replies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from neuromirror.demo import LATE, SHARED, ZARR, DemoArchive
+
+REPLIES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "replies.json").read_text())
+
+
+def shape(value: object) -> object:
+    """Keys and types; of a list, the shapes it holds, each once."""
+    if isinstance(value, dict):
+        return {key: shape(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return sorted({json.dumps(shape(one), sort_keys=True) for one in value})
+    return type(value).__name__
+
+
+def ask(demo: DemoArchive, path: str, token: str | None = None, **options: Any) -> Any:
+    headers = {} if token is None else {"Authorization": f"token {token}"}
+    headers.update(options.pop("headers", {}))
+    method = options.pop("method", "GET")
+    return requests.request(
+        method, demo.api_url + path, headers=headers, allow_redirects=False, timeout=20, **options
+    )
+
+
+def places(demo: DemoArchive) -> dict[str, str]:
+    """What stands in for the ids of the recorded requests."""
+    published = demo.dandisets["000002"].published
+    draft = demo.dandisets["000002"].draft.assets
+    image = demo.dandisets["000005"].draft.assets[ZARR]
+    assert image.zarr is not None
+    return {
+        "v1": published[0].label,
+        "v2": published[1].label,
+        "text": draft["dataset notes.txt"].asset_id,
+        "zarr_asset": image.asset_id,
+        "zarr": image.zarr.zarr_id,
+        "none": "00000000-0000-4000-8000-000000000000",
+    }
+
+
+SAME_SHAPE = [
+    ("info", "/info/"),
+    ("stats", "/stats/"),
+    ("d000001", "/dandisets/000001/"),
+    ("d000002", "/dandisets/000002/"),
+    ("d000002_versions", "/dandisets/000002/versions/"),
+    ("d000002_versions_p2", "/dandisets/000002/versions/?page_size=2&page=2"),
+    ("d000002_users", "/dandisets/000002/users/"),
+    ("v000001_draft_info", "/dandisets/000001/versions/draft/info/"),
+    ("v000002_draft", "/dandisets/000002/versions/draft/"),
+    ("v000002_draft_info", "/dandisets/000002/versions/draft/info/"),
+    ("v000002_0.261121.0904", "/dandisets/000002/versions/{v1}/"),
+    ("v000002_0.261121.0904_info", "/dandisets/000002/versions/{v1}/info/"),
+    ("v000002_draft_assets_nometa", "/dandisets/000002/versions/draft/assets/?page_size=1000"),
+    (
+        "v000002_0.261121.0904_assets",
+        "/dandisets/000002/versions/{v1}/assets/?metadata=true",
+    ),
+    ("v000002_draft_paths", "/dandisets/000002/versions/draft/assets/paths/"),
+    ("paths2_dir", "/dandisets/000002/versions/draft/assets/paths/?path_prefix=sub-201"),
+    ("v000005_draft", "/dandisets/000007/versions/draft/"),
+    ("a2_p1", "/dandisets/000002/versions/draft/assets/?page_size=2&order=path"),
+    ("a2_p2", "/dandisets/000002/versions/draft/assets/?page_size=2&order=path&page=2"),
+    ("a3_zarr", "/dandisets/000005/versions/draft/assets/?zarr=true"),
+    ("asset", "/assets/{text}/"),
+    ("asset_info", "/assets/{text}/info/"),
+    ("asset_published", "/dandisets/000002/versions/draft/assets/{text}/"),
+    ("asset_zarr", "/assets/{zarr_asset}/"),
+    ("asset_zarr_info", "/assets/{zarr_asset}/info/"),
+    ("zarr_one", "/zarr/{zarr}/"),
+    ("zf_all", "/zarr/{zarr}/files/"),
+    ("zf_limit10", "/zarr/{zarr}/files/?limit=10"),
+]
+
+
+@pytest.mark.parametrize(("name", "path"), SAME_SHAPE)
+def test_a_document_has_the_keys_and_types_of_the_real_one(
+    still_demo: DemoArchive, name: str, path: str
+) -> None:
+    got = ask(still_demo, path.format(**places(still_demo)))
+    real = REPLIES[name]
+    assert got.status_code == real["status"]
+    assert got.headers["Content-Type"] == "application/json"
+    assert shape(got.json()) == shape(real["body"])
+
+
+SAME_BODY = [
+    ("schemas_available", "/schemas/available/"),
+    ("ds_page_beyond", "/dandisets/?page_size=3&page=99"),
+    ("ds_page_zero", "/dandisets/?page=0"),
+    ("ds_page_text", "/dandisets/?page=abc"),
+    ("ds_draft_bad", "/dandisets/?draft=maybe"),
+    ("ds_search_bad", "/dandisets/?search=bogus:1"),
+    ("ds_search_empty", "/dandisets/?search=nosuchword"),
+    ("ds_embargoed_anon", "/dandisets/?embargoed=true"),
+    ("d000004", "/dandisets/000006/"),
+    ("d999999", "/dandisets/999999/"),
+    ("d000002_versions_p9", "/dandisets/000002/versions/?page_size=2&page=9"),
+    ("v000002_0.200101.0000", "/dandisets/000002/versions/0.200101.0000/"),
+    ("v000005_draft_assets", "/dandisets/000007/versions/draft/assets/"),
+    ("a2_p_zero", "/dandisets/000002/versions/draft/assets/?page=0"),
+    ("a2_p_last", "/dandisets/000002/versions/draft/assets/?page=last"),
+    ("a2_order_bad", "/dandisets/000002/versions/draft/assets/?order=size"),
+    ("a2_meta_bad", "/dandisets/000002/versions/draft/assets/?metadata=maybe"),
+    ("paths2_none", "/dandisets/000002/versions/draft/assets/paths/?path_prefix=nope"),
+    ("asset_nested_validation", "/dandisets/000002/versions/draft/assets/{text}/validation/"),
+    ("asset_404", "/assets/{none}/"),
+    ("asset_zarr_dl", "/assets/{zarr_asset}/download/"),
+    ("asset_download_bad", "/assets/{text}/download/?content_disposition=x"),
+    ("zarr_404", "/zarr/{none}/"),
+    ("zarr_list_badds", "/zarr/?dandiset=xyz"),
+    ("zf_limit0", "/zarr/{zarr}/files/?limit=0"),
+    ("zf_limit5000", "/zarr/{zarr}/files/?limit=5000"),
+    ("zf_dotdot", "/zarr/{zarr}/files/?prefix=../x"),
+    ("zf_prefix_none", "/zarr/{zarr}/files/?prefix=nope"),
+]
+
+
+def test_errors_and_empty_answers_are_the_real_ones(still_demo: DemoArchive) -> None:
+    names = places(still_demo)
+    for name, path in SAME_BODY:
+        got = ask(still_demo, path.format(**names))
+        assert (name, got.status_code, got.json()) == (
+            name,
+            REPLIES[name]["status"],
+            REPLIES[name]["body"],
+        )
+
+
+def test_the_list_of_all_has_the_real_rows(still_demo: DemoArchive) -> None:
+    body = ask(still_demo, "/dandisets/?page_size=1000").json()
+    real = REPLIES["ds_all"]["body"]
+    assert shape(body) == shape(real)
+    assert [row["identifier"] for row in body["results"]] == [
+        *("000001", "000002", "000003", "000004", "000005", "000007", "000008")
+    ]
+
+
+def test_lists_are_filtered_and_ordered(still_demo: DemoArchive) -> None:
+    def ids(query: str, token: str | None = None) -> list[str]:
+        rows = ask(still_demo, f"/dandisets/?{query}", token).json()["results"]
+        return [row["identifier"] for row in rows]
+
+    assert ids("draft=false") == ["000002", "000008"]
+    assert "000007" not in ids("empty=false")
+    assert ids("ordering=-id")[:2] == ["000008", "000007"]
+    assert ids("ordering=bogus") == ids("")
+    assert ids("search=OME-Zarr") == ["000005"]
+    assert "000006" in ids("embargoed=true", still_demo.token)
+    assert "000006" not in ids("embargoed=true", still_demo.other_token)
+    assert ids("page_size=3&page=last") == ["000008"]
+
+
+def test_the_pages_of_a_list_link_to_one_another(still_demo: DemoArchive) -> None:
+    first = ask(still_demo, "/dandisets/?page_size=3").json()
+    second = requests.get(first["next"], timeout=20).json()
+    assert first["next"] == f"{still_demo.api_url}/dandisets/?page=2&page_size=3"
+    assert second["previous"] == f"{still_demo.api_url}/dandisets/?page_size=3"
+    assert second["count"] == 7
+    assert second["results"][0]["identifier"] == "000004"
+
+
+def test_asset_pages_lose_their_count_and_go_on_past_the_end(still_demo: DemoArchive) -> None:
+    assets = "/dandisets/000002/versions/draft/assets/?page_size=2"
+    assert ask(still_demo, assets).json()["count"] == 6
+    assert ask(still_demo, f"{assets}&page=2").json()["count"] is None
+    beyond = ask(still_demo, f"{assets}&page=99").json()
+    real = REPLIES["a2_p_beyond"]["body"]
+    assert beyond | {"previous": ""} == real | {"previous": ""}
+    assert beyond["previous"].endswith("?page=98&page_size=2")
+
+
+def test_page_size_is_clipped_at_1000(demo: DemoArchive) -> None:
+    demo.make_many("000100", 1005, objects=False)
+    body = ask(demo, "/dandisets/000100/versions/draft/assets/?page_size=9999").json()
+    assert len(body["results"]) == 1000
+    rest = requests.get(body["next"], timeout=20).json()
+    assert len(rest["results"]) == 5
+    assert rest["next"] is None
+
+
+def test_an_nwb_asset_has_the_metadata_of_a_real_one(still_demo: DemoArchive) -> None:
+    rows = ask(still_demo, "/dandisets/000001/versions/draft/assets/?metadata=true").json()[
+        "results"
+    ]
+    real = next(
+        row
+        for row in REPLIES["v000001_draft_assets"]["body"]["results"]
+        if row["path"].endswith(".nwb")
+    )
+    assert shape(next(row for row in rows if row["path"] == SHARED)) == shape(real)
+
+
+def test_assets_are_found_by_prefix_and_glob(still_demo: DemoArchive) -> None:
+    def paths(query: str) -> list[str]:
+        url = f"/dandisets/000002/versions/draft/assets/?{query}"
+        return [row["path"] for row in ask(still_demo, url).json()["results"]]
+
+    assert paths("path=SUB-201/") == [
+        "sub-201/sub-201_ses-01_ecephys.nwb",
+        "sub-201/sub-201_ses-02_ecephys.nwb",
+    ]
+    assert paths("glob=*-01_ecephys.nwb&order=-path")[0].startswith("sub-203/")
+    assert len(paths("zarr=false")) == 6
+
+
+def test_the_embargoed_is_for_its_owner_alone(still_demo: DemoArchive) -> None:
+    asset = next(iter(still_demo.dandisets["000006"].draft.assets.values())).asset_id
+    for path in (
+        "/dandisets/000006/",
+        "/dandisets/000006/versions/draft/info/",
+        f"/assets/{asset}/info/",
+    ):
+        anonymous = ask(still_demo, path)
+        assert anonymous.status_code == 401
+        assert anonymous.headers["WWW-Authenticate"] == 'Bearer realm="api"'
+        other = ask(still_demo, path, still_demo.other_token)
+        assert (other.status_code, other.json()) == (403, REPLIES["d000004_other"]["body"])
+        assert ask(still_demo, path, still_demo.token).status_code == 200
+    real = REPLIES["v000004_draft_owner_info"]["body"]
+    got = ask(still_demo, "/dandisets/000006/versions/draft/info/", still_demo.token).json()
+    assert shape(got) == shape(real)
+
+
+def test_a_bad_token_is_refused_even_where_all_is_public(still_demo: DemoArchive) -> None:
+    got = ask(still_demo, "/dandisets/", "wrong")
+    assert (got.status_code, got.json()) == (401, REPLIES["ds_bad_token"]["body"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dandisets/abc/",
+        "/dandisets/1/",
+        "/dandisets/000002/versions/nonsense/",
+        "/assets/xyz/",
+        "/assets/00000000-0000-1000-8000-000000000000/",
+        "/nosuch/",
+    ],
+)
+def test_a_malformed_id_is_an_html_404(still_demo: DemoArchive, path: str) -> None:
+    got = ask(still_demo, path)
+    assert got.status_code == 404
+    assert got.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert len(got.content) == 179
+
+
+def test_a_missing_slash_is_a_redirect(still_demo: DemoArchive) -> None:
+    got = ask(still_demo, "/dandisets?page_size=2")
+    assert got.status_code == 301
+    assert got.headers["Location"] == "/api/dandisets/?page_size=2"
+
+
+def test_head_and_gzip_and_accept_are_answered(still_demo: DemoArchive) -> None:
+    whole = ask(still_demo, "/dandisets/", headers={"Accept-Encoding": "identity"})
+    assert "Content-Encoding" not in whole.headers
+    head = ask(still_demo, "/dandisets/", method="HEAD", headers={"Accept-Encoding": "identity"})
+    assert head.content == b""
+    assert head.headers["Content-Length"] == whole.headers["Content-Length"]
+    packed = ask(still_demo, "/dandisets/")
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert packed.json() == whole.json()
+    odd = ask(still_demo, "/dandisets/?page_size=1", headers={"Accept": "application/xml"})
+    assert (odd.status_code, odd.json()) == (406, REPLIES["accept_xml"]["body"])
+
+
+def test_nothing_can_be_written_through_the_api(still_demo: DemoArchive) -> None:
+    got = ask(still_demo, "/dandisets/", method="POST", json={"name": "mine"})
+    assert (got.status_code, got.json()) == (401, REPLIES["post_anon"]["body"])
+    assert ask(still_demo, "/dandisets/", still_demo.token, method="POST").status_code == 405
+
+
+def test_a_blob_is_found_by_its_digest_once_that_is_known(still_demo: DemoArchive) -> None:
+    def look(digest: str) -> Any:
+        asked = {"algorithm": "dandi:sha2-256", "value": digest}
+        return ask(still_demo, "/blobs/digest/", method="POST", json=asked)
+
+    known = look(still_demo.sha256("000001", SHARED))
+    assert shape(known.json()) == shape(REPLIES["blob_digest"]["body"])
+    late = look(still_demo.sha256("000004", LATE))
+    assert (late.status_code, late.json()) == (404, REPLIES["blob_digest_404"]["body"])
+
+
+def test_zarr_entries_are_listed_by_cursor_and_by_a_careless_prefix(
+    still_demo: DemoArchive,
+) -> None:
+    url = f"/zarr/{places(still_demo)['zarr']}/files/"
+    keys: list[str] = []
+    following: str | None = f"{still_demo.api_url}{url}?limit=10"
+    while following:
+        body = requests.get(following, timeout=20).json()
+        keys += [row["Key"] for row in body["results"]]
+        following = body["next"]
+    assert keys == [row["Key"] for row in ask(still_demo, url).json()["results"]]
+    assert keys == sorted(keys, key=str.encode)
+    assert len(keys) == 36
+    inside = [row["Key"] for row in ask(still_demo, f"{url}?prefix=0/1/").json()["results"]]
+    assert "0/10/0" in inside
