@@ -1,0 +1,60 @@
+"""The index: a SQLite cache of the store's journal, and every question that is asked of it.
+
+Event sourcing: applying all entries of the journal in order to an empty database gives the same
+tables, row by row, as the live run did. See :mod:`neuromirror.index.schema` for the tables.
+"""
+
+from neuromirror.index.applying import Journal
+from neuromirror.index.database import Index, rebuild
+from neuromirror.index.errors import (
+    AmbiguousName,
+    IndexBusy,
+    IndexMissing,
+    IndexUnusable,
+    JournalBroken,
+    MalformedQuery,
+    UnknownDataset,
+    UnknownHold,
+    UnknownMirror,
+    UnknownVersion,
+)
+from neuromirror.index.rows import (
+    DatasetRow,
+    EventRow,
+    FileRow,
+    FoundFile,
+    HoldRow,
+    LastVisit,
+    LocationRow,
+    MirrorStatus,
+    VersionRow,
+    VisitRow,
+)
+from neuromirror.index.urls import plain_url
+
+__all__ = [
+    "AmbiguousName",
+    "DatasetRow",
+    "EventRow",
+    "FileRow",
+    "FoundFile",
+    "HoldRow",
+    "Index",
+    "IndexBusy",
+    "IndexMissing",
+    "IndexUnusable",
+    "Journal",
+    "JournalBroken",
+    "LastVisit",
+    "LocationRow",
+    "MalformedQuery",
+    "MirrorStatus",
+    "UnknownDataset",
+    "UnknownHold",
+    "UnknownMirror",
+    "UnknownVersion",
+    "VersionRow",
+    "VisitRow",
+    "plain_url",
+    "rebuild",
+]

@@ -1,0 +1,253 @@
+"""What each entry of the journal does to the tables.
+
+The rows must depend on the entry, the version's records and the rows already there, and on
+nothing else (I8): no clock, no random id, no order of a set.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from neuromirror.index.errors import JournalBroken
+from neuromirror.index.recording import record_files
+from neuromirror.index.urls import plain_url, short_hash
+from neuromirror.model import (
+    DatasetRef,
+    Entry,
+    EventRaised,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
+    MirrorSeen,
+    PlacedFile,
+    VersionMinted,
+    VisitEnded,
+)
+
+
+class Journal(Protocol):
+    """What the store offers to the index."""
+
+    def journal_from(self, position: int) -> Iterator[tuple[int, Entry]]:
+        """The entries from a byte position on, each with the position where it ends."""
+        ...
+
+    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
+        """A version's placed files, sorted by the bytes of ``git_path``."""
+        ...
+
+
+def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) -> None:
+    """Apply one entry; the caller holds a transaction."""
+    match entry:
+        case MirrorSeen():
+            connection.execute(
+                "INSERT INTO mirrors (name, source, uri, seen) VALUES (?,?,?,?) ON CONFLICT (name) "
+                "DO UPDATE SET source = excluded.source, uri = excluded.uri, seen = excluded.seen",
+                (entry.mirror, entry.source, entry.uri, entry.at),
+            )
+        case VersionMinted():
+            _version_minted(connection, entry, journal)
+        case VisitEnded():
+            _visit_ended(connection, entry)
+        case HoldPlaced():
+            _hold_placed(connection, entry)
+        case HoldReleased():
+            connection.execute(
+                "UPDATE holds SET outcome = 'released', ended = ?, released_by = ? "
+                "WHERE hold = ? AND outcome IS NULL",
+                (entry.at, entry.by, entry.hold),
+            )
+        case HoldLapsed():
+            connection.execute(
+                "UPDATE holds SET outcome = 'lapsed', ended = ? WHERE hold = ? AND outcome IS NULL",
+                (entry.at, entry.hold),
+            )
+        case EventRaised():
+            _event_raised(connection, entry)
+
+
+def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
+    dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
+    # an entry appended twice, by a writer that died before it knew, changes nothing
+    if connection.execute(
+        "SELECT 1 FROM versions WHERE dataset = ? AND commit_id = ?", (dataset, entry.commit)
+    ).fetchone():
+        return
+    (seq,) = connection.execute(
+        "SELECT coalesce(max(seq), 0) + 1 FROM versions WHERE dataset = ?", (dataset,)
+    ).fetchone()
+    version = connection.execute(
+        "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
+        "annex_commit_id, time, files, bytes, exceptions, exceptions_json, evidence, title, "
+        "license, doi, metadata_only, minted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            dataset,
+            seq,
+            entry.label,
+            entry.upstream,
+            entry.kind,
+            entry.state,
+            entry.commit,
+            entry.tree,
+            entry.annex_commit,
+            entry.time,
+            entry.files,
+            entry.bytes,
+            len(entry.exceptions),
+            _json(entry.exceptions),
+            _json(entry.evidence),
+            entry.title,
+            _json(entry.license),
+            entry.doi,
+            int(entry.metadata_only),
+            entry.at,
+        ),
+    ).lastrowid
+    assert version is not None
+    reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+    where = f"{reference.name}@{entry.label} (commit {entry.commit})"
+    records = journal.records(reference.dataset_id, entry.commit)
+    recorded = record_files(connection, dataset, version, seq, records, where)
+    if recorded.files != entry.files:
+        # believing fewer records than the version has would make deletions of a damaged file
+        raise JournalBroken(
+            f"the records of {where} hold {recorded.files} files, the journal says {entry.files}; "
+            "the store is damaged: run `neuromirror audit`"
+        )
+    connection.execute(
+        "UPDATE datasets SET newest = ?, title = CASE WHEN ? = '' THEN title ELSE ? END "
+        "WHERE id = ?",
+        (version, entry.title, entry.title, dataset),
+    )
+    connection.execute(
+        "UPDATE mirrors SET contents = contents + ? WHERE name = ?",
+        (recorded.contents, entry.mirror),
+    )
+    _refresh_text(connection, dataset)
+
+
+def _visit_ended(connection: sqlite3.Connection, entry: VisitEnded) -> None:
+    dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
+    visit = connection.execute(
+        "INSERT INTO visits (dataset, visit, started, ended, status, fingerprint, pending, message)"
+        " VALUES (?,?,?,?,?,?,?,?)",
+        (
+            dataset,
+            entry.visit,
+            entry.started,
+            entry.ended,
+            entry.status,
+            entry.fingerprint,
+            entry.pending,
+            entry.message,
+        ),
+    ).lastrowid
+    connection.execute(
+        "UPDATE datasets SET last_visit = ?, "
+        "last_full = CASE WHEN ? = 'full' THEN ? ELSE last_full END, "
+        # what a version says of itself goes before what a visit was told of the dataset
+        "title = CASE WHEN newest IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
+        (visit, entry.status, entry.ended, entry.title, entry.title, dataset),
+    )
+    _refresh_text(connection, dataset)
+
+
+def _hold_placed(connection: sqlite3.Connection, entry: HoldPlaced) -> None:
+    dataset = _dataset(connection, entry.mirror, entry.local_id)
+    connection.execute(
+        "INSERT INTO holds (hold, dataset, upstream, state, reason, removed, files_before, placed) "
+        "SELECT ?,?,?,?,?,?,?,? "
+        "WHERE NOT EXISTS (SELECT 1 FROM holds WHERE hold = ? AND outcome IS NULL)",
+        (
+            entry.hold,
+            dataset,
+            entry.upstream,
+            entry.state,
+            entry.reason,
+            entry.removed,
+            entry.before,
+            entry.at,
+            entry.hold,
+        ),
+    )
+
+
+def _event_raised(connection: sqlite3.Connection, entry: EventRaised) -> None:
+    mirror = _mirror(connection, entry.mirror)
+    dataset = _dataset(connection, entry.mirror, entry.local_id) if entry.local_id else None
+    connection.execute(
+        "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
+        (mirror, dataset, entry.kind, entry.message, entry.at, _json(entry.data)),
+    )
+    url, result = entry.data.get("url"), entry.data.get("result")
+    if isinstance(url, str) and isinstance(result, str):
+        connection.execute(
+            "UPDATE locations SET checked_at = ?, result = ? WHERE plain_hash = ? AND url = ?",
+            (entry.at, result, short_hash(plain_url(url)), url),
+        )
+
+
+def _mirror(connection: sqlite3.Connection, name: str) -> int:
+    connection.execute(
+        "INSERT INTO mirrors (name, source, uri) VALUES (?, '', '') ON CONFLICT DO NOTHING", (name,)
+    )
+    (number,) = connection.execute("SELECT id FROM mirrors WHERE name = ?", (name,)).fetchone()
+    return int(number)
+
+
+def _dataset(
+    connection: sqlite3.Connection, mirror: str, local_id: str, source_uri: str | None = None
+) -> int:
+    """The row of a dataset, made on its first mention, its source URI kept up to date."""
+    number = _mirror(connection, mirror)
+    found = connection.execute(
+        "SELECT id, source_uri FROM datasets WHERE mirror = ? AND local_id = ?", (number, local_id)
+    ).fetchone()
+    if found is None:
+        row = connection.execute(
+            "INSERT INTO datasets (mirror, local_id) VALUES (?, ?)", (number, local_id)
+        ).lastrowid
+        found = (row, None)
+        assert row is not None
+        _refresh_text(connection, row)
+    if source_uri and source_uri != found[1]:
+        dataset_id = DatasetRef(mirror, local_id, source_uri).dataset_id
+        connection.execute(
+            "UPDATE datasets SET source_uri = ?, dataset_id = ? WHERE id = ?",
+            (source_uri, dataset_id, found[0]),
+        )
+    return int(found[0])
+
+
+def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
+    """Bring the dataset's row of the full-text search up to date, written only if it differs."""
+    name, title, license_ = connection.execute(
+        "SELECT m.name || ':' || d.local_id, d.title, coalesce(v.license, '[]') FROM datasets d "
+        "JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = d.newest WHERE d.id = ?",
+        (dataset,),
+    ).fetchone()
+    dois = connection.execute(
+        "SELECT doi FROM versions WHERE dataset = ? AND doi IS NOT NULL GROUP BY doi "
+        "ORDER BY min(seq)",
+        (dataset,),
+    )
+    row = (name, title, " ".join(json.loads(license_)), " ".join(doi for (doi,) in dois))
+    known = connection.execute(
+        "SELECT name, title, license, doi FROM dataset_text WHERE rowid = ?", (dataset,)
+    ).fetchone()
+    if row == known:
+        return
+    if known is not None:
+        connection.execute("DELETE FROM dataset_text WHERE rowid = ?", (dataset,))
+    connection.execute(
+        "INSERT INTO dataset_text (rowid, name, title, license, doi) VALUES (?,?,?,?,?)",
+        (dataset, *row),
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

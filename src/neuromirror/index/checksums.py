@@ -1,0 +1,104 @@
+"""What a person may type to find a file by its bytes, and the look-ups it stands for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from neuromirror.index.errors import MalformedQuery
+from neuromirror.index.urls import short_hash
+
+_SHA256 = re.compile(r"[0-9a-f]{8,64}\Z")
+_MD5 = re.compile(r"[0-9a-f]{32}\Z")
+_ETAG = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,9}))?(?:-([1-9][0-9]{0,14}))?\Z")
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:-[a-zA-Z][0-9]+)*--.+\Z")
+
+_FORMS = (
+    "sha256:<hex> (at least its first 8 digits), md5:<hex>, etag:<md5>-<parts>, these without the "
+    "word before the colon, or a git-annex key"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """SQL that gives the ids of contents, with its parameters."""
+
+    sql: str
+    parameters: tuple[object, ...]
+
+
+def parse_query(query: str) -> list[Lookup]:
+    """The look-ups of a checksum or key; raises :class:`MalformedQuery`."""
+    text = query.strip().strip('"')
+    if _KEY.match(text):
+        return [
+            Lookup(
+                "SELECT id FROM contents WHERE key_hash = ? AND key = ?", (short_hash(text), text)
+            )
+        ]
+    word, colon, value = text.lower().rpartition(":")
+    if not colon:
+        if re.fullmatch(r"[0-9a-f]{64}", value):
+            return _sha256(value)
+        if _MD5.match(value):
+            return [*_md5(value), *_etag(value, None, None)]
+        if (form := _ETAG.match(value)) and form[2]:
+            return _etag(form[1], form[2], form[3])
+    elif word == "sha256" and _SHA256.match(value):
+        return _sha256(value)
+    elif word == "md5" and _MD5.match(value):
+        return _md5(value)
+    elif word == "etag" and (form := _ETAG.match(value)):
+        return _etag(form[1], form[2], form[3])
+    raise MalformedQuery(f"not a checksum: {query[:120]!r}; give {_FORMS}")
+
+
+def _sha256(value: str) -> list[Lookup]:
+    low, high = bytes.fromhex(value.ljust(64, "0")), bytes.fromhex(value.ljust(64, "f"))
+    return [
+        Lookup(
+            "SELECT id FROM contents WHERE sha256 IS NOT NULL "
+            "AND substr(sha256, 1, 8) BETWEEN ? AND ? AND sha256 BETWEEN ? AND ?",
+            (low[:8], high[:8], low, high),
+        ),
+        Lookup(
+            "SELECT content FROM other_digests WHERE value BETWEEN ? AND ? "
+            "AND algorithm = 'sha256'",
+            (value, value.ljust(64, "f")),
+        ),
+    ]
+
+
+def _md5(value: str) -> list[Lookup]:
+    digest = bytes.fromhex(value)
+    return [
+        Lookup(
+            "SELECT id FROM contents WHERE md5 IS NOT NULL AND substr(md5, 1, 8) = ? AND md5 = ?",
+            (digest[:8], digest),
+        ),
+        Lookup("SELECT content FROM other_digests WHERE value = ? AND algorithm = 'md5'", (value,)),
+    ]
+
+
+def _etag(value: str, parts: str | None, part_size: str | None) -> list[Lookup]:
+    digest = bytes.fromhex(value)
+    first = "SELECT id FROM contents WHERE etag IS NOT NULL AND substr(etag, 1, 8) = ? AND etag = ?"
+    given: list[object] = [digest[:8], digest]
+    if parts is None:
+        # "." sorts next after "-": all numbers of parts
+        other = "SELECT content FROM other_digests WHERE value >= ? AND value < ?"
+        other_given: list[object] = [f"{value}-", f"{value}."]
+    else:
+        first += " AND parts = ?"
+        given.append(int(parts))
+        other = "SELECT content FROM other_digests WHERE value = ?"
+        other_given = [f"{value}-{parts}"]
+    if part_size is not None:
+        first += " AND part_size = ?"
+        given.append(int(part_size))
+        other += " AND part_size = ?"
+        other_given.append(int(part_size))
+    return [
+        Lookup(first, tuple(given)),
+        Lookup(f"{other} AND algorithm = 'etag'", tuple(other_given)),
+    ]

@@ -1,0 +1,209 @@
+"""How the index file is opened, checked and locked, and what SQLite's errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from neuromirror.index import schema
+from neuromirror.index.errors import REBUILD, IndexBusy, IndexMissing, IndexUnusable
+
+READ_TIMEOUT = 30.0
+"""Seconds that a statement waits for another connection."""
+
+_OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
+_POLL = 0.1
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours; bugs (a wrong statement, a broken constraint) stay as they are."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise
+    except sqlite3.DatabaseError as error:
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the extension
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise IndexBusy(f"the index {path} is locked by another process; try again") from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise IndexUnusable(f"the index {path} is corrupt ({error}); {REBUILD}") from error
+        if code in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_PERM,
+            sqlite3.SQLITE_AUTH,
+        ):
+            raise IndexUnusable(
+                f"the index {path} cannot be read or written ({error}); see to the space and "
+                "permissions of its folder, then run the command again"
+            ) from error
+        raise
+
+
+def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
+    """A connection that may write; makes the file or migrates an older one.
+
+    That takes the writing lock; ``lock_wait`` is None for a caller that holds it already.
+    """
+    _need_modern_sqlite()
+    if not path.parent.is_dir():
+        raise IndexUnusable(f"the folder of the index {path} does not exist; create it first")
+    with translated(path):
+        locked = lock_wait is None or not _needs_migration(path)
+        with contextlib.nullcontext() if locked else writing_lock(path, lock_wait or 0):
+            connection = _connect(path, "rwc")
+            try:
+                _migrate(connection, path)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute("PRAGMA cache_size = -65536")
+                # one huge version makes one huge log; give the space back afterwards
+                connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+
+def open_scratch(path: Path) -> sqlite3.Connection:
+    """A new file for a rebuild: without a log, since a rebuild that dies is thrown away."""
+    _need_modern_sqlite()
+    with translated(path):
+        connection = _connect(path, "rwc")
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA cache_size = -131072")
+        connection.execute("PRAGMA foreign_keys = ON")
+        schema.migrate(connection)
+        return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that only reads; works in a folder that cannot be written, too."""
+    _need_modern_sqlite()
+    if not path.is_file():
+        raise IndexMissing(
+            f"there is no index at {path}; run `neuromirror sync` to make a mirror, or "
+            "`neuromirror rebuild-index` if the store is there and only its index is gone"
+        )
+    with translated(path):
+        connection = _connect(path, "ro")
+        try:
+            try:
+                connection.execute("PRAGMA schema_version")
+            except sqlite3.OperationalError as error:
+                log = path.with_name(path.name + "-wal")
+                code = error.sqlite_errorcode & 0xFF
+                denied = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+                if not denied or (log.exists() and log.stat().st_size):
+                    raise
+                # This reader may not make the log's files, and nobody has them open now. Should
+                # a writer come while it reads, it may see both old and new pages: such a reader
+                # should be short-lived.
+                connection.close()
+                connection = _connect(path, "ro", immutable=True)
+            if _check(connection, path) != schema.SCHEMA:
+                raise IndexUnusable(f"the index {path} is of an older release; {REBUILD}")
+            connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextlib.contextmanager
+def writing_lock(path: Path, wait: float) -> Iterator[None]:
+    """The one writer's lock, ``<index>.lock``; raises IndexBusy after ``wait`` seconds."""
+    name = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise IndexUnusable(
+            f"the index {path} cannot be written: {name.name}: {error.strerror}; "
+            "see to the permissions of its folder"
+        ) from error
+    try:
+        _flock(descriptor, path, wait)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, path: Path, wait: float) -> None:
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(_POLL)
+                continue
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise IndexBusy(
+                f"the index {path} has been written by another process (id {holder}) for more "
+                f"than {wait:g} seconds; wait for it to end, then run the command again"
+            ) from None
+
+
+def _connect(path: Path, mode: str, immutable: bool = False) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}{'&immutable=1' if immutable else ''}"
+    return sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None)
+
+
+def _needs_migration(path: Path) -> bool:
+    if not path.exists():
+        return True
+    connection = _connect(path, "rw")
+    try:
+        return _check(connection, path) != schema.SCHEMA
+    finally:
+        connection.close()
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    if _check(connection, path) != schema.SCHEMA:
+        schema.migrate(connection)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> int:
+    """The file's schema number, 0 for an empty one; raises IndexUnusable."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if application != schema.APPLICATION_ID:
+        # a first migration that was killed may have left its own bookkeeping table
+        if application or any("_sqlite_migrations" not in name for name in tables):
+            raise IndexUnusable(
+                f"{path} is a database, but not an index of neuromirror; name another file with "
+                "--index, or move this one away"
+            )
+        return 0
+    if version > schema.SCHEMA:
+        raise IndexUnusable(
+            f"the index {path} was made by a newer neuromirror (schema {version}, this one knows "
+            f"{schema.SCHEMA}); install that release, or {REBUILD}"
+        )
+    if version and "progress" not in tables:
+        raise IndexUnusable(f"the index {path} lacks its tables; {REBUILD}")
+    return int(version)
+
+
+def _need_modern_sqlite() -> None:
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        needed = ".".join(map(str, _OLDEST_SQLITE))
+        raise IndexUnusable(
+            f"Python is linked with SQLite {sqlite3.sqlite_version}; the index needs {needed}"
+        )

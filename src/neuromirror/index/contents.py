@@ -1,0 +1,200 @@
+"""Contents and their digests: what is claimed of the same bytes only ever grows."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from neuromirror.index.rows import RETENTION
+from neuromirror.index.urls import short_hash
+from neuromirror.model import Digest, FileRecord, PlacedFile
+
+CHECKED = {"sha256": 1, "md5": 2, "etag": 4}
+"""The bit of ``contents.checked`` that says the bytes were hashed here."""
+
+ETAG = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,9})\Z")
+_HEX = {"sha256": re.compile(r"[0-9a-f]{64}\Z"), "md5": re.compile(r"[0-9a-f]{32}\Z")}
+_RETENTION = {retention: place for place, retention in enumerate(RETENTION)}
+
+_COLUMNS = (
+    "id, key, key_hash, size, sha256, md5, etag, parts, part_size, checked, "
+    "sha256_by, md5_by, etag_by, retention"
+)
+
+
+@dataclass(slots=True)
+class _Content:
+    """A row of ``contents``, in the order of its columns."""
+
+    id: int
+    key: str
+    key_hash: int
+    size: int | None
+    sha256: bytes | None = None
+    md5: bytes | None = None
+    etag: bytes | None = None
+    parts: int | None = None
+    part_size: int | None = None
+    checked: int = 0
+    sha256_by: int | None = None
+    md5_by: int | None = None
+    etag_by: int | None = None
+    retention: int = 0
+
+
+_row = attrgetter(*(name.strip() for name in _COLUMNS.split(",")))
+
+_Other = tuple[int, str, str, int, int, int]
+
+
+class ContentWriter:
+    """Gives the content ids of files, adding and completing rows; lives for one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        (self._last,) = connection.execute("SELECT coalesce(max(id), 0) FROM contents").fetchone()
+        self._claimants = {
+            name: number for number, name in connection.execute("SELECT id, name FROM claimants")
+        }
+        self.added = 0
+        """How many contents were new."""
+
+    def resolve(self, files: Sequence[PlacedFile]) -> tuple[list[int], set[int]]:
+        """The content id of each file, and which of these ids are new with this call."""
+        hashes = [short_hash(placed.key) for placed in files]
+        known = self._known(hashes)
+        fresh: dict[int, _Content] = {}
+        changed: dict[int, _Content] = {}
+        others: list[_Other] = []
+        ids = []
+        for placed, key_hash in zip(files, hashes, strict=True):
+            content = known.get(placed.key)
+            if content is None:
+                self._last += 1
+                content = _Content(self._last, placed.key, key_hash, placed.record.size)
+                known[placed.key] = content
+                fresh[content.id] = content
+                self._merge(content, placed.record, others)
+            elif self._merge(content, placed.record, others) and content.id not in fresh:
+                changed[content.id] = content
+            ids.append(content.id)
+        self._write(fresh, changed, others)
+        self.added += len(fresh)
+        return ids, set(fresh)
+
+    def _known(self, hashes: list[int]) -> dict[str, _Content]:
+        marks = ",".join("?" * len(hashes))
+        found = self._db.execute(
+            f"SELECT {_COLUMNS} FROM contents WHERE key_hash IN ({marks})", hashes
+        )
+        return {row[1]: _Content(*row) for row in found}
+
+    def _write(
+        self, fresh: dict[int, _Content], changed: dict[int, _Content], others: list[_Other]
+    ) -> None:
+        self._db.executemany(
+            f"INSERT INTO contents ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            map(_row, fresh.values()),
+        )
+        self._db.executemany(
+            "UPDATE contents SET size=?, sha256=?, md5=?, etag=?, parts=?, part_size=?, checked=?, "
+            "sha256_by=?, md5_by=?, etag_by=?, retention=? WHERE id=?",
+            ((*_row(content)[3:], content.id) for content in changed.values()),
+        )
+        self._db.executemany(
+            "INSERT INTO other_digests VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
+            "SET checked = 1, claimant = excluded.claimant WHERE excluded.checked > checked",
+            others,
+        )
+
+    def _merge(self, content: _Content, record: FileRecord, others: list[_Other]) -> bool:
+        """Take over what the record adds; True where the row must be written."""
+        grew = False
+        retention = _RETENTION[record.retention]
+        if retention > content.retention:
+            content.retention = retention
+            grew = True
+        if content.size is None and record.size is not None:
+            content.size = record.size
+            grew = True
+        for digest in record.digests:
+            grew |= self._merge_digest(content, digest, record.part_size, others)
+        return grew
+
+    def _merge_digest(
+        self, content: _Content, digest: Digest, part_size: int | None, others: list[_Other]
+    ) -> bool:
+        if digest.algorithm == "etag":
+            return self._merge_etag(content, digest, part_size, others)
+        form = _HEX.get(digest.algorithm)
+        if form is None or not form.match(digest.value):
+            others.append(self._other(content, digest, None))
+            return False
+        is_sha256 = digest.algorithm == "sha256"
+        value = bytes.fromhex(digest.value)
+        known = content.sha256 if is_sha256 else content.md5
+        bit = CHECKED[digest.algorithm]
+        if known == value and (content.checked & bit or not digest.checked):
+            return False
+        if known is not None and known != value:
+            if content.checked & bit or not digest.checked:
+                others.append(self._other(content, digest, None))
+                return False
+            by = content.sha256_by if is_sha256 else content.md5_by
+            assert by is not None
+            others.append((content.id, digest.algorithm, known.hex(), 0, by, 0))
+        claimant = self._claimant(digest.claimed_by)
+        if is_sha256:
+            content.sha256, content.sha256_by = value, claimant
+        else:
+            content.md5, content.md5_by = value, claimant
+        if digest.checked:
+            content.checked |= bit
+        return True
+
+    def _merge_etag(
+        self, content: _Content, digest: Digest, part_size: int | None, others: list[_Other]
+    ) -> bool:
+        form = ETAG.match(digest.value)
+        if form is None:
+            others.append(self._other(content, digest, part_size))
+            return False
+        value, parts = bytes.fromhex(form[1]), int(form[2])
+        bit = CHECKED["etag"]
+        same = (content.etag, content.parts) == (value, parts) and (
+            part_size is None or content.part_size in (None, part_size)
+        )
+        upgrade = digest.checked and not content.checked & bit
+        if same and not upgrade and (part_size is None or content.part_size is not None):
+            return False
+        if content.etag is not None and not same:
+            if not upgrade:
+                others.append(self._other(content, digest, part_size))
+                return False
+            assert content.etag_by is not None
+            old = f"{content.etag.hex()}-{content.parts}"
+            others.append((content.id, "etag", old, content.part_size or 0, content.etag_by, 0))
+        if same and part_size is None:
+            part_size = content.part_size
+        if upgrade or not same:
+            content.etag_by = self._claimant(digest.claimed_by)
+        content.etag, content.parts, content.part_size = value, parts, part_size
+        if digest.checked:
+            content.checked |= bit
+        return True
+
+    def _other(self, content: _Content, digest: Digest, part_size: int | None) -> _Other:
+        claimant = self._claimant(digest.claimed_by)
+        checked = int(digest.checked)
+        return (content.id, digest.algorithm, digest.value, part_size or 0, claimant, checked)
+
+    def _claimant(self, name: str) -> int:
+        number = self._claimants.get(name)
+        if number is None:
+            number = len(self._claimants) + 1
+            self._db.execute("INSERT INTO claimants VALUES (?, ?)", (number, name))
+            self._claimants[name] = number
+        return number

@@ -1,0 +1,109 @@
+"""Visits, holds, events and the state of whole mirrors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from neuromirror.index.errors import UnknownHold
+from neuromirror.index.reading import Reading
+from neuromirror.index.rows import EventRow, HoldRow, LastVisit, MirrorStatus, VisitRow
+
+_HOLDS = """
+SELECT h.hold, m.name || ':' || d.local_id, h.upstream, h.state, h.reason, h.removed,
+    h.files_before, h.placed, h.outcome, h.ended, h.released_by
+FROM holds h JOIN datasets d ON d.id = h.dataset JOIN mirrors m ON m.id = d.mirror
+"""
+
+_STATUS = """
+SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
+    (SELECT count(*) FROM versions v JOIN datasets e ON e.id = v.dataset WHERE e.mirror = m.id),
+    coalesce(sum(n.files), 0), coalesce(sum(n.bytes), 0), m.contents, max(t.ended),
+    max(d.last_full), coalesce(sum(t.status IN ('failed', 'partial')), 0),
+    (SELECT count(*) FROM holds h JOIN datasets e ON e.id = h.dataset
+     WHERE e.mirror = m.id AND h.outcome IS NULL),
+    (SELECT count(*) FROM events x WHERE x.kind = 'incident' AND x.mirror = m.id)
+FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id LEFT JOIN versions n ON n.id = d.newest
+LEFT JOIN visits t ON t.id = d.last_visit GROUP BY m.id ORDER BY m.name
+"""
+
+
+class CrawlQueries(Reading):
+    """Questions about how the crawl goes."""
+
+    def hints(self, mirror: str) -> dict[str, LastVisit]:
+        """The last visit of each dataset of a mirror, by local id; empty for a new mirror."""
+        rows = self._rows(
+            "SELECT d.local_id, t.fingerprint, t.status, t.pending, t.ended FROM datasets d "
+            "JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit "
+            "WHERE m.name = ? ORDER BY d.local_id",
+            (mirror,),
+        )
+        return {local_id: LastVisit(*rest) for local_id, *rest in rows}
+
+    def visits(self, dataset: str, limit: int = 20) -> Iterator[VisitRow]:
+        """The last visits of a dataset, newest first."""
+        rows = self._rows(
+            "SELECT visit, started, ended, status, fingerprint, pending, message FROM visits "
+            "WHERE dataset = ? ORDER BY id DESC LIMIT ?",
+            (self._dataset_number(dataset), limit),
+        )
+        return (VisitRow(dataset, *row) for row in rows)
+
+    def open_holds(self, dataset: str | None = None) -> Iterator[HoldRow]:
+        """Listings that wait for an operator, oldest first, of one dataset or of all."""
+        number = None if dataset is None else self._dataset_number(dataset)
+        return self._holds(
+            "WHERE h.outcome IS NULL AND (? IS NULL OR h.dataset = ?) ORDER BY h.id",
+            (number, number),
+        )
+
+    def hold(self, hold: str) -> HoldRow:
+        """A hold by its id, the newest where the id came back; raises :class:`UnknownHold`."""
+        found = next(self._holds("WHERE h.hold = ? ORDER BY h.id DESC LIMIT 1", (hold,)), None)
+        if found is None:
+            waiting = [row.hold for row in self.open_holds()]
+            known = f"open are {', '.join(waiting[:10])}" if waiting else "none is open"
+            raise UnknownHold(f"there is no hold {hold!r}; {known} (`neuromirror holds`)")
+        return found
+
+    def released_states(self, dataset: str) -> set[tuple[str, str]]:
+        """(upstream's word, state) of the listings an operator let through.
+
+        Empty for a dataset that is not known yet.
+        """
+        mirror, _, local_id = dataset.partition(":")
+        rows = self._holds(
+            "WHERE h.outcome = 'released' AND m.name = ? AND d.local_id = ?", (mirror, local_id)
+        )
+        return {(row.upstream, row.state) for row in rows}
+
+    def events(
+        self, dataset: str | None = None, kind: str | None = None, limit: int | None = None
+    ) -> Iterator[EventRow]:
+        """Events, newest first; of one dataset, of one kind, at most ``limit``."""
+        number = None if dataset is None else self._dataset_number(dataset)
+        clauses = {"e.dataset = ?": number, "e.kind = ?": kind}
+        asked = {clause: value for clause, value in clauses.items() if value is not None}
+        where = f"WHERE {' AND '.join(asked)} " if asked else ""
+        rows = self._rows(
+            "SELECT e.id, m.name, d.local_id, e.kind, e.message, e.at, e.data FROM events e "
+            "JOIN mirrors m ON m.id = e.mirror LEFT JOIN datasets d ON d.id = e.dataset "
+            f"{where}ORDER BY e.id DESC LIMIT ?",
+            (*asked.values(), -1 if limit is None else limit),
+        )
+        return map(_event, rows)
+
+    def mirror_status(self) -> Iterator[MirrorStatus]:
+        """Each mirror at a glance, by name."""
+        return (MirrorStatus(*row) for row in self._rows(_STATUS))
+
+    def _holds(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[HoldRow]:
+        return (HoldRow(*row) for row in self._rows(_HOLDS + clause, parameters))
+
+
+def _event(row: tuple[Any, ...]) -> EventRow:
+    number, mirror, local_id, kind, message, at, data = row
+    dataset = None if local_id is None else f"{mirror}:{local_id}"
+    return EventRow(number, mirror, dataset, kind, message, at, json.loads(data))

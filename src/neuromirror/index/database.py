@@ -1,0 +1,212 @@
+"""The index: opened, brought up to date from the journal, rebuilt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from neuromirror.index.applying import Journal, apply_entry
+from neuromirror.index.connection import (
+    open_reader,
+    open_scratch,
+    open_writer,
+    translated,
+    writing_lock,
+)
+from neuromirror.index.crawl_queries import CrawlQueries
+from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.errors import IndexUnusable
+from neuromirror.index.file_queries import FileQueries
+
+LOCK_WAIT = 60.0
+"""Seconds to wait for another writer."""
+
+Progress = Callable[[int], None]
+"""Is told the bytes of the journal applied so far."""
+
+_CLOCKED = "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
+
+
+class Index(DatasetQueries, FileQueries, CrawlQueries):
+    """The index of a store, for the thread that opened it; opening another takes milliseconds.
+
+    Iterators read as they go: close or exhaust them before :meth:`close`.
+    """
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, writable: bool, lock_wait: float
+    ) -> None:
+        self.path = path
+        self._db = connection
+        self._writable = writable
+        self._lock_wait = lock_wait
+        self._file = _identity(path)
+
+    @classmethod
+    def open(cls, path: Path, *, lock_wait: float = LOCK_WAIT) -> Self:
+        """Open to read and write; makes the file, or migrates an older one.
+
+        Raises :class:`IndexUnusable` for a file that is corrupt, of a newer schema or not ours.
+        """
+        return cls(path, open_writer(path, lock_wait), True, lock_wait)
+
+    @classmethod
+    def open_readonly(cls, path: Path) -> Self:
+        """Open to read, beside a writer if there is one; raises :class:`IndexMissing` as well."""
+        return cls(path, open_reader(path), False, LOCK_WAIT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @property
+    def position(self) -> int:
+        """Bytes of the journal that are applied."""
+        row = self._row("SELECT position FROM progress")
+        assert row is not None
+        return int(row[0])
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a rebuild has put another file in place; open the index again to see it."""
+        return _identity(self.path) != self._file
+
+    def catch_up(self, journal: Journal, progress: Progress | None = None) -> int:
+        """Apply what the journal has beyond :attr:`position`; gives the number of entries.
+
+        Each entry is one transaction together with its position: killed anywhere and repeated,
+        the tables are the same. Raises :class:`IndexBusy` if another process writes for more than
+        a minute, :class:`JournalBroken` for records that cannot be (nothing of that entry stays).
+        """
+        if not self._writable:
+            raise IndexUnusable(f"the index {self.path} was opened to be read only")
+        with writing_lock(self.path, self._lock_wait), translated(self.path):
+            if self.replaced:
+                self._db.close()
+                self._db = open_writer(self.path, None)
+                self._file = _identity(self.path)
+            return _apply_all(self._db, journal, self.position, progress)
+
+    def dump(self) -> Iterator[str]:
+        """Every row of every table as text, in a fixed order: equal indexes, equal dumps (I8)."""
+        names = self._rows(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN "
+            "('sqlite_sequence', ?) ORDER BY name",
+            (_CLOCKED,),
+        )
+        for (name,) in list(names):
+            columns = [row[1] for row in self._rows(f'PRAGMA table_info("{name}")')]
+            order = ", ".join(f'"{column}"' for column in columns)
+            for row in self._rows(f'SELECT {order} FROM "{name}" ORDER BY {order}'):
+                yield f"{name} {row!r}"
+
+
+def rebuild(
+    path: Path, journal: Journal, progress: Progress | None = None, lock_wait: float = LOCK_WAIT
+) -> int:
+    """Make the index again from the whole journal; gives the number of entries.
+
+    It is built beside the old one, which stays in use until the new one takes its place in one
+    step; readers that have the old one open keep it (see :attr:`Index.replaced`).
+    """
+    scratch = path.with_name(path.name + ".rebuild")
+    if not path.parent.is_dir():
+        raise IndexUnusable(f"the folder of the index {path} does not exist; create it first")
+    with writing_lock(path, lock_wait), translated(scratch):
+        scratch.unlink(missing_ok=True)
+        try:
+            connection = open_scratch(scratch)
+            try:
+                entries = _apply_all(connection, journal, 0, progress)
+                connection.execute("PRAGMA locking_mode = NORMAL")
+                connection.execute("SELECT position FROM progress").fetchone()
+                connection.execute("PRAGMA journal_mode = DELETE")
+                connection.execute("PRAGMA journal_mode = WAL")
+            finally:
+                connection.close()
+            _fsync(scratch)
+            _put_in_place(scratch, path)
+        finally:
+            for name in (scratch, *_beside(scratch)):
+                name.unlink(missing_ok=True)
+    return entries
+
+
+def _apply_all(
+    connection: sqlite3.Connection, journal: Journal, position: int, progress: Progress | None
+) -> int:
+    entries = 0
+    for end, entry in journal.journal_from(position):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            apply_entry(connection, entry, journal)
+            connection.execute("UPDATE progress SET position = ?", (end,))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        entries += 1
+        if progress is not None:
+            progress(end)
+    return entries
+
+
+def _put_in_place(scratch: Path, path: Path) -> None:
+    """Replace the old index; a log of the old one must never be read into the new one."""
+    if not _log_is_empty(path):
+        path.unlink(missing_ok=True)
+    for name in _beside(path):
+        name.unlink(missing_ok=True)
+    os.replace(scratch, path)
+    _fsync(path.parent)
+
+
+def _log_is_empty(path: Path) -> bool:
+    """Bring the old index's log into its file; False where that cannot be done."""
+    if not path.is_file():
+        return True
+    with contextlib.suppress(sqlite3.DatabaseError):
+        connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+        try:
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
+        finally:
+            connection.close()
+    return False
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

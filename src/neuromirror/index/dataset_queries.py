@@ -1,0 +1,157 @@
+"""Datasets, their versions, and the words of a version's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from neuromirror.index.errors import AmbiguousName, MalformedQuery, UnknownVersion
+from neuromirror.index.reading import VERSION_COLUMNS, VERSION_TABLES, Reading, version_row
+from neuromirror.index.rows import DatasetRow, VersionRow
+
+_COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
+_STATE = re.compile(r"state:(?:sha256:)?([0-9a-f]{7,64})\Z")
+
+_DATASETS = """
+SELECT d.id, m.name, d.local_id, coalesce(d.source_uri, ''), coalesce(d.dataset_id, ''), d.title,
+    n.license, n.doi, (SELECT count(*) FROM versions v WHERE v.dataset = d.id), n.label,
+    (SELECT v.label FROM versions v WHERE v.dataset = d.id AND v.kind = 'published'
+     ORDER BY v.seq DESC LIMIT 1),
+    n.time, coalesce(n.files, 0), coalesce(n.bytes, 0), t.ended, t.status, d.last_full,
+    (SELECT count(*) FROM holds h WHERE h.dataset = d.id AND h.outcome IS NULL)
+FROM datasets d JOIN mirrors m ON m.id = d.mirror
+LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
+"""
+
+
+class DatasetQueries(Reading):
+    """Questions about datasets and versions."""
+
+    def datasets(self, mirror: str | None = None) -> Iterator[DatasetRow]:
+        """All datasets, of one mirror or of all, by name; raises :class:`UnknownMirror`."""
+        number = None if mirror is None else self._mirror_number(mirror)
+        return self._datasets(
+            "WHERE ? IS NULL OR d.mirror = ? ORDER BY m.name, d.local_id", (number, number)
+        )
+
+    def dataset(self, name: str) -> DatasetRow:
+        """One dataset; raises :class:`UnknownMirror` or :class:`UnknownDataset`."""
+        return next(self._datasets("WHERE d.id = ?", (self._dataset_number(name),)))
+
+    def search(self, words: str) -> Iterator[DatasetRow]:
+        """Datasets whose name, title, license and DOIs have all the words, best first.
+
+        A word may be the beginning of one. Raises :class:`MalformedQuery` for no words.
+        """
+        quoted = [
+            '"{}"*'.format(word.replace('"', '""'))
+            for word in words.split()
+            if any(letter.isalnum() for letter in word)
+        ]
+        if not quoted:
+            raise MalformedQuery(f"no words to search for: {words[:120]!r}")
+        return self._datasets(
+            "JOIN dataset_text ON dataset_text.rowid = d.id WHERE dataset_text MATCH ? "
+            "ORDER BY dataset_text.rank, m.name, d.local_id",
+            (" ".join(quoted),),
+        )
+
+    def _datasets(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[DatasetRow]:
+        for row in self._rows(_DATASETS + clause, parameters):
+            rest: tuple[Any, ...] = (tuple(json.loads(row[6] or "[]")), *row[7:])
+            yield DatasetRow(*row[:6], *rest)
+
+    def versions(self, name: str) -> Iterator[VersionRow]:
+        """The versions of a dataset in the order they were minted."""
+        return self._versions("WHERE v.dataset = ? ORDER BY v.seq", (self._dataset_number(name),))
+
+    def last_version(self, name: str, kind: str | None = None) -> VersionRow | None:
+        """The version minted last, of one kind (published | observed) or of any.
+
+        None where there is none, and for a dataset that is not known yet.
+        """
+        return self._last(name, "AND (? IS NULL OR v.kind = ?)", (kind, kind))
+
+    def records_known(self, name: str, upstream: str) -> VersionRow | None:
+        """The published version that was minted of upstream's label, or None."""
+        return self._last(name, "AND v.kind = 'published' AND v.upstream = ?", (upstream,))
+
+    def exceptions(self, version: VersionRow) -> list[dict[str, Any]]:
+        """The named exceptions of a version, as the journal has them."""
+        row = self._row("SELECT exceptions_json FROM versions WHERE id = ?", (version.id,))
+        found: list[dict[str, Any]] = json.loads(row[0]) if row else []
+        return found
+
+    def resolve(self, name: str, label: str = "latest") -> VersionRow:
+        """The version a person means.
+
+        ``label`` is a version's label, ``latest`` (the newest published, else the newest
+        observed), ``draft`` (as last observed), at least 7 digits of a commit id, or
+        ``state:<7 or more digits of the state digest>``. Raises :class:`UnknownMirror`,
+        :class:`UnknownDataset`, :class:`UnknownVersion` or :class:`AmbiguousName`.
+        """
+        dataset = self._dataset_number(name)
+        found = self._by_word(dataset, label) or self._by_digest(name, dataset, label.lower())
+        if found is None:
+            raise UnknownVersion(f"{name} has no version {label!r}; {self._newest(dataset)}")
+        return found
+
+    def _by_word(self, dataset: int, label: str) -> VersionRow | None:
+        if label == "latest":
+            order = "ORDER BY v.kind = 'published' DESC, v.seq DESC LIMIT 1"
+            return next(self._versions(f"WHERE v.dataset = ? {order}", (dataset,)), None)
+        word = "upstream = ? AND v.kind = 'observed'" if label == "draft" else "label = ?"
+        return next(
+            self._versions(
+                f"WHERE v.dataset = ? AND v.{word} ORDER BY v.seq DESC LIMIT 1", (dataset, label)
+            ),
+            None,
+        )
+
+    def _by_digest(self, name: str, dataset: int, label: str) -> VersionRow | None:
+        if _COMMIT.match(label):
+            column, low = "commit_id", label
+        elif form := _STATE.match(label):
+            column, low = "state", f"sha256:{form[1]}"
+        else:
+            return None
+        # "g" sorts after all hex digits; of versions with one state the newest published is meant
+        found = list(
+            self._versions(
+                f"WHERE v.dataset = ? AND v.{column} >= ? AND v.{column} < ? "
+                "ORDER BY v.kind = 'published' DESC, v.seq DESC",
+                (dataset, low, f"{low}g"),
+            )
+        )
+        values = sorted({row.commit if column == "commit_id" else row.state for row in found})
+        if len(values) > 1:
+            raise AmbiguousName(
+                f"{label!r} fits {len(values)} versions of {name}: {', '.join(values[:5])}"
+                f"{', …' if len(values) > 5 else ''}; give more digits"
+            )
+        return found[0] if found else None
+
+    def _newest(self, dataset: int) -> str:
+        found = [
+            row[0]
+            for row in self._rows(
+                "SELECT label FROM versions WHERE dataset = ? ORDER BY seq DESC LIMIT 5", (dataset,)
+            )
+        ]
+        return f"the newest are {', '.join(found)}" if found else "nothing of it is minted yet"
+
+    def _last(self, name: str, clause: str, parameters: tuple[Any, ...]) -> VersionRow | None:
+        mirror, _, local_id = name.partition(":")
+        return next(
+            self._versions(
+                f"WHERE m.name = ? AND d.local_id = ? {clause} ORDER BY v.seq DESC LIMIT 1",
+                (mirror, local_id, *parameters),
+            ),
+            None,
+        )
+
+    def _versions(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[VersionRow]:
+        sql = f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} {clause}"
+        return map(version_row, self._rows(sql, parameters))

@@ -1,0 +1,47 @@
+"""What can go wrong with the index, one class a cause."""
+
+from __future__ import annotations
+
+from neuromirror.model import ConfigurationError, NeuromirrorError
+
+REBUILD = "run `neuromirror rebuild-index`: it is made again from the store, nothing is lost"
+
+
+class IndexUnusable(NeuromirrorError):
+    """The index file cannot be used: corrupt, of a newer schema, not ours, or not writable."""
+
+
+class IndexMissing(IndexUnusable):
+    """There is no index file where one was to be read."""
+
+
+class IndexBusy(NeuromirrorError):
+    """Another process has held the index's writing lock for too long."""
+
+
+class JournalBroken(NeuromirrorError):
+    """The store's journal or a version's records say what cannot be."""
+
+
+class UnknownMirror(ConfigurationError):
+    """No mirror of this name is in the index."""
+
+
+class UnknownDataset(ConfigurationError):
+    """No dataset of this name is in the index."""
+
+
+class UnknownVersion(ConfigurationError):
+    """The dataset has no version of this label, commit or state."""
+
+
+class UnknownHold(ConfigurationError):
+    """There is no hold of this id."""
+
+
+class AmbiguousName(ConfigurationError):
+    """A shortened commit id or state fits more than one version."""
+
+
+class MalformedQuery(ConfigurationError):
+    """What was asked for is not a checksum, a key, or words to search."""

@@ -1,0 +1,144 @@
+"""Files, contents and places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from neuromirror.index.checksums import Lookup, parse_query
+from neuromirror.index.locations import EXACT
+from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests, evidence
+from neuromirror.index.rows import RETENTION, FileRow, FoundFile, LocationRow, VersionRow
+from neuromirror.index.urls import plain_url, short_hash, version_of
+from neuromirror.model import Location
+
+_URLS = 5
+_CONTENT_WIDTH = 13
+
+# A URL that may be overwritten is not offered once it has brought other bytes.
+_LOCATIONS = """
+SELECT l.url, l.kind, l.version_id, l.checked_at, l.result FROM locations l
+WHERE l.content = ? AND (l.rank = ? OR NOT EXISTS (
+    SELECT 1 FROM locations o WHERE o.plain_hash = l.plain_hash AND o.url = l.url
+    AND o.content <> l.content AND o.learned > l.learned))
+ORDER BY l.rank, l.id LIMIT ?
+"""
+
+_FOUND = f"""
+SELECT {CONTENT_COLUMNS}, m.name || ':' || d.local_id, f.path, first.label, last.label,
+    f.until IS NULL
+FROM contents c CROSS JOIN files f ON f.content = c.id
+JOIN datasets d ON d.id = f.dataset JOIN mirrors m ON m.id = d.mirror
+JOIN versions newest ON newest.id = d.newest
+JOIN versions first ON first.dataset = f.dataset AND first.seq = f.since
+JOIN versions last ON last.dataset = f.dataset
+    AND last.seq = CASE WHEN f.until IS NULL THEN newest.seq ELSE f.until - 1 END
+WHERE c.id = ? ORDER BY f.dataset, f.path, f.since
+"""
+
+
+class FileQueries(Reading):
+    """Questions about files, by version or by checksum."""
+
+    def files(
+        self, version: VersionRow, under: str = "", after: str = "", limit: int | None = None
+    ) -> Iterator[FileRow]:
+        """The files of a version, sorted by the bytes of their path.
+
+        ``under`` is a folder to stay in (``sub-01``), ``after`` the last path of the page before,
+        ``limit`` the length of a page. The places of each: :meth:`locations`.
+        """
+        folder = f"{under.rstrip('/')}/" if under else ""
+        claimants = self._claimants()
+        # "0" sorts next after "/"; CROSS JOIN keeps SQLite to the order of the paths
+        rows = self._rows(
+            f"SELECT {CONTENT_COLUMNS}, f.path, f.source_path, f.since "
+            "FROM files f CROSS JOIN contents c ON c.id = f.content "
+            "WHERE f.dataset = ? AND f.path > ? AND f.since <= ? "
+            "AND (f.until IS NULL OR f.until > ?) "
+            + ("AND f.path < ? " if folder else "")
+            + "ORDER BY f.path LIMIT ?",
+            (
+                version.dataset,
+                max(after, folder),
+                version.seq,
+                version.seq,
+                *([f"{folder[:-1]}0"] if folder else []),
+                -1 if limit is None else limit,
+            ),
+        )
+        for row in rows:
+            path, source_path, since = row[_CONTENT_WIDTH:]
+            word, checked = evidence(row)
+            yield FileRow(
+                path=path,
+                source_path=path.encode("utf-8") if source_path is None else source_path,
+                size=row[2],
+                key=row[1],
+                digests=digests(row, claimants),
+                part_size=row[7],
+                evidence=word,
+                checked=checked,
+                retention=RETENTION[row[12]],
+                since=since,
+                content=row[0],
+            )
+
+    def locations(self, content: int, limit: int = _URLS) -> list[LocationRow]:
+        """The best places of a content (``FileRow.content``), the most exact first."""
+        rows = self._rows(_LOCATIONS, (content, EXACT, limit))
+        return [
+            LocationRow(url, kind, version_id or version_of(url), checked_at, result)
+            for url, kind, version_id, checked_at, result in rows
+        ]
+
+    def find(self, query: str) -> Iterator[FoundFile]:
+        """Every place where the bytes are or were, in all datasets.
+
+        ``query`` is ``sha256:<hex>`` (or its first 8 or more digits), ``md5:<hex>``,
+        ``etag:<md5>-<parts>``, a bare checksum, or a git-annex key. Raises
+        :class:`MalformedQuery` at once; gives nothing for what is not known.
+        """
+        return self._find(parse_query(query))
+
+    def _find(self, lookups: list[Lookup]) -> Iterator[FoundFile]:
+        claimants = self._claimants()
+        union = " UNION ".join(lookup.sql for lookup in lookups)
+        given = [value for lookup in lookups for value in lookup.parameters]
+        for (content,) in self._rows(f"{union} ORDER BY 1", given):
+            urls: tuple[str, ...] | None = None
+            for row in self._rows(_FOUND, (content,)):
+                if urls is None:
+                    urls = tuple(place.url for place in self.locations(content))
+                yield _found(row, urls, claimants)
+
+    def known_location(self, plain: str) -> Location | None:
+        """The exact object last learnt for a URL without its object version, or None."""
+        rows = self._rows(
+            "SELECT url, kind, version_id FROM locations "
+            "WHERE plain_hash = ? AND rank = ? ORDER BY learned DESC, id DESC",
+            (short_hash(plain_url(plain)), EXACT),
+        )
+        for url, kind, version_id in rows:
+            if plain_url(url) == plain_url(plain):
+                return Location(url, kind, version_id or version_of(url))
+        return None
+
+
+def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str]) -> FoundFile:
+    dataset, path, first, last, current = row[_CONTENT_WIDTH:]
+    word, checked = evidence(row)
+    return FoundFile(
+        dataset=dataset,
+        path=path,
+        first=first,
+        last=last,
+        current=bool(current),
+        size=row[2],
+        key=row[1],
+        digests=digests(row, claimants),
+        evidence=word,
+        checked=checked,
+        retention=RETENTION[row[12]],
+        urls=urls,
+    )

@@ -1,0 +1,81 @@
+"""Where contents can be had: URLs are added to a content once, and remember who taught them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from neuromirror.index.urls import plain_url, short_hash
+from neuromirror.model import Location
+
+EXACT, OBJECT, ADDRESS = 0, 1, 2
+"""Ranks: an exact object version, an object that may be overwritten, another address."""
+
+
+def rank(location: Location) -> int:
+    """The order in which places are offered; lower is better."""
+    if location.kind != "s3":
+        return ADDRESS
+    return OBJECT if location.version_id is None else EXACT
+
+
+class LocationWriter:
+    """Adds the places of one version's files; lives for one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, version: int) -> None:
+        self._db = connection
+        self._version = version
+
+    def learn(self, places: Iterable[tuple[int, bool, bool, Location]]) -> None:
+        """Take (content id, the content is new, the file changed, place).
+
+        A place that a changed file brings counts as learnt anew, so that after a roll-back
+        upstream the exact version of a plain URL is the one that is served again.
+        """
+        # in order of appearance, whatever the size of a batch is: the row ids follow it (I8)
+        wanted: dict[tuple[int, str], tuple[Location, int, bool, bool]] = {}
+        for content, fresh, changed, place in places:
+            at = (content, place.url)
+            before = wanted.get(at)
+            if before is None:
+                wanted[at] = (place, short_hash(plain_url(place.url)), fresh, changed)
+            elif changed and not before[3]:
+                wanted[at] = (*before[:3], True)
+        known = self._known([plain for _, plain, fresh, _ in wanted.values() if not fresh])
+        version = self._version
+        new: list[tuple[int, int, str, str, str | None, int, int]] = []
+        anew: list[tuple[int, int]] = []
+        for at, (place, plain, _, changed) in wanted.items():
+            found = known.get(at)
+            if found is None:
+                kept = _kept_version(place)
+                new.append((at[0], rank(place), place.url, place.kind, kept, plain, version))
+            elif changed and found[1] != version:
+                anew.append((version, found[0]))
+        self._db.executemany("UPDATE locations SET learned = ? WHERE id = ?", anew)
+        self._db.executemany(
+            "INSERT INTO locations (content, rank, url, kind, version_id, plain_hash, learned) "
+            "VALUES (?,?,?,?,?,?,?)",
+            new,
+        )
+
+    def _known(self, hashes: list[int]) -> dict[tuple[int, str], tuple[int, int]]:
+        """(row id, learned) of the places that are there already."""
+        found: dict[tuple[int, str], tuple[int, int]] = {}
+        # by the URL, not by the content: one content may have very many places
+        for start in range(0, len(hashes), 10_000):
+            some = hashes[start : start + 10_000]
+            marks = ",".join("?" * len(some))
+            for row in self._db.execute(
+                f"SELECT content, url, id, learned FROM locations WHERE plain_hash IN ({marks})",
+                some,
+            ):
+                found[row[:2]] = row[2:]
+        return found
+
+
+def _kept_version(place: Location) -> str | None:
+    """The version id if it must be kept beside the URL: most URLs say it themselves."""
+    if place.version_id is None or place.url.endswith(f"versionId={place.version_id}"):
+        return None
+    return place.version_id

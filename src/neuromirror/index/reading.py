@@ -1,0 +1,121 @@
+"""What the groups of queries share: a connection, rows with SQLite's errors translated."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from neuromirror.index.connection import translated
+from neuromirror.index.contents import CHECKED
+from neuromirror.index.errors import UnknownDataset, UnknownMirror
+from neuromirror.index.rows import VersionRow
+from neuromirror.model import Digest, Evidence
+
+VERSION_COLUMNS = (
+    "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
+    "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, v.time, v.files, v.bytes, "
+    "v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted"
+)
+VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
+CONTENT_COLUMNS = (
+    "c.id, c.key, c.size, c.sha256, c.md5, c.etag, c.parts, c.part_size, c.checked, "
+    "c.sha256_by, c.md5_by, c.etag_by, c.retention"
+)
+
+
+class Reading:
+    """A connection and the ways to read from it."""
+
+    path: Path
+    _db: sqlite3.Connection
+
+    def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        with translated(self.path):
+            yield from self._db.execute(sql, tuple(parameters))
+
+    def _row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
+        with translated(self.path):
+            row: tuple[Any, ...] | None = self._db.execute(sql, tuple(parameters)).fetchone()
+            return row
+
+    def _mirror_number(self, name: str) -> int:
+        found = self._row("SELECT id FROM mirrors WHERE name = ?", (name,))
+        if found is None:
+            names = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY name")]
+            known = f"known are {', '.join(names)}" if names else "none is known yet"
+            raise UnknownMirror(f"no mirror {name!r} is in the index; {known}")
+        return int(found[0])
+
+    def _dataset_number(self, name: str) -> int:
+        mirror, colon, local_id = name.partition(":")
+        if not colon:
+            raise UnknownDataset(
+                f"{name!r} is not a dataset's name, which is <mirror>:<id>"
+                + self._close_names(name, None)
+            )
+        number = self._mirror_number(mirror)
+        found = self._row(
+            "SELECT id FROM datasets WHERE mirror = ? AND local_id = ?", (number, local_id)
+        )
+        if found is None:
+            raise UnknownDataset(
+                f"no dataset {name!r} is in the index{self._close_names(name, mirror)}; "
+                f"`neuromirror list` names all, `neuromirror sync {name}` fetches it if it exists"
+            )
+        return int(found[0])
+
+    def _close_names(self, name: str, mirror: str | None) -> str:
+        known = {
+            local_id if mirror is None else f"{prefix}:{local_id}": f"{prefix}:{local_id}"
+            for prefix, local_id in self._rows(
+                "SELECT m.name, d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+                "WHERE ? IS NULL OR m.name = ? ORDER BY m.id, d.local_id",
+                (mirror, mirror),
+            )
+        }
+        close = [known[near] for near in difflib.get_close_matches(name, known, n=3)]
+        return f"; close to it: {', '.join(close)}" if close else ""
+
+    def _claimants(self) -> dict[int, str]:
+        return dict(self._rows("SELECT id, name FROM claimants"))
+
+
+def version_row(row: tuple[Any, ...]) -> VersionRow:
+    """A version of :data:`VERSION_COLUMNS`."""
+    counts, title, license_, doi, metadata_only, minted = row[17:]
+    names = tuple(json.loads(license_))
+    rest: tuple[Any, ...] = (json.loads(counts), title, names, doi, bool(metadata_only), minted)
+    return VersionRow(*row[:17], *rest)
+
+
+def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ...]:
+    """The digests of :data:`CONTENT_COLUMNS`, strongest first."""
+    sha256, md5, etag, parts, _, checked, sha256_by, md5_by, etag_by = row[3:12]
+    found = []
+    if sha256 is not None:
+        found.append(_digest("sha256", sha256.hex(), checked, claimants[sha256_by]))
+    if md5 is not None:
+        found.append(_digest("md5", md5.hex(), checked, claimants[md5_by]))
+    if etag is not None:
+        found.append(_digest("etag", f"{etag.hex()}-{parts}", checked, claimants[etag_by]))
+    return tuple(found)
+
+
+def evidence(row: tuple[Any, ...]) -> tuple[Evidence, bool]:
+    """The strongest evidence of :data:`CONTENT_COLUMNS`, and whether it was checked."""
+    size, sha256, md5, etag, _, part_size, checked = row[2:9]
+    if sha256 is not None:
+        return Evidence.SHA256, bool(checked & CHECKED["sha256"])
+    if md5 is not None:
+        return Evidence.MD5, bool(checked & CHECKED["md5"])
+    if etag is not None and part_size is not None and size is not None:
+        return Evidence.ETAG, bool(checked & CHECKED["etag"])
+    return (Evidence.NONE if size is None else Evidence.SIZE), False
+
+
+def _digest(algorithm: str, value: str, checked: int, claimant: str) -> Digest:
+    return Digest(algorithm, value, claimant, bool(checked & CHECKED[algorithm]))

@@ -1,0 +1,227 @@
+"""What the index gives back: frozen rows. Times are ISO 8601, as the journal has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from neuromirror.model import Digest, Evidence, Retention
+
+RETENTION = (
+    Retention.MUTABLE_BUCKET,
+    Retention.DRAFT,
+    Retention.VERSIONED_BUCKET,
+    Retention.PUBLISHED,
+)
+"""Weakest promise first; the index stores the place in this tuple."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """A dataset and where it stands.
+
+    ``source_uri`` and ``dataset_id`` are empty while only a hold or an event has named it.
+    ``newest``, ``license``, ``doi``, ``time``, ``files`` and ``bytes`` are of the version minted
+    last (``newest`` None and zeros where there is none); ``published`` is the newest published
+    label. ``last_visit`` is when the last visit ended and ``status`` how.
+    """
+
+    id: int
+    mirror: str
+    local_id: str
+    source_uri: str
+    dataset_id: str
+    title: str
+    license: tuple[str, ...]
+    doi: str | None
+    versions: int
+    newest: str | None
+    published: str | None
+    time: str | None
+    files: int
+    bytes: int
+    last_visit: str | None
+    status: str | None
+    last_full_visit: str | None
+    open_holds: int
+
+    @property
+    def name(self) -> str:
+        """``<mirror>:<local id>``."""
+        return f"{self.mirror}:{self.local_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """A version; ``seq`` is its ordinal in the dataset, ``exceptions`` how many are named."""
+
+    id: int
+    dataset: int
+    mirror: str
+    local_id: str
+    source_uri: str
+    seq: int
+    label: str
+    upstream: str
+    kind: str
+    state: str
+    commit: str
+    tree: str
+    annex_commit: str
+    time: str
+    files: int
+    bytes: int
+    exceptions: int
+    evidence: dict[str, int]
+    title: str
+    license: tuple[str, ...]
+    doi: str | None
+    metadata_only: bool
+    minted: str
+
+    @property
+    def dataset_name(self) -> str:
+        """``<mirror>:<local id>``."""
+        return f"{self.mirror}:{self.local_id}"
+
+    @property
+    def name(self) -> str:
+        """``<mirror>:<local id>@<label>``."""
+        return f"{self.dataset_name}@{self.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file of a version.
+
+    ``path`` is the one in git, ``source_path`` upstream's; ``size`` in bytes. ``digests`` and
+    ``retention`` (the strongest promise upstream has made for these bytes) are what is known of
+    the content *today*, which may be more than when the version was made. ``since`` is the
+    ordinal of the version that brought this content to this path. ``content`` is for
+    :meth:`Index.locations`.
+    """
+
+    path: str
+    source_path: bytes
+    size: int | None
+    key: str
+    digests: tuple[Digest, ...]
+    part_size: int | None
+    evidence: Evidence
+    checked: bool
+    retention: Retention
+    since: int
+    content: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A place where a content was or is: one dataset, path and unbroken range of versions.
+
+    ``first`` and ``last`` are the labels of the first and last version of the range; ``current``
+    says that it reaches the newest state. ``urls``: the best few places of the bytes.
+    """
+
+    dataset: str
+    path: str
+    first: str
+    last: str
+    current: bool
+    size: int | None
+    key: str
+    digests: tuple[Digest, ...]
+    evidence: Evidence
+    checked: bool
+    retention: Retention
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LocationRow:
+    """A place of a content; ``checked_at`` and ``result`` of the last check that was reported."""
+
+    url: str
+    kind: str
+    version_id: str | None
+    checked_at: str | None
+    result: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastVisit:
+    """How the last visit of a dataset ended: what the plan needs to skip it."""
+
+    fingerprint: str
+    status: str
+    pending: int
+    ended: str
+
+
+@dataclass(frozen=True, slots=True)
+class VisitRow:
+    """A visit that is over."""
+
+    dataset: str
+    visit: str
+    started: str
+    ended: str
+    status: str
+    fingerprint: str
+    pending: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRow:
+    """A held listing; ``outcome`` is None while it is open, then released | lapsed."""
+
+    hold: str
+    dataset: str
+    upstream: str
+    state: str
+    reason: str
+    removed: int
+    before: int
+    placed: str
+    outcome: str | None
+    ended: str | None
+    released_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event; ``dataset`` is its name, None for one that concerns the whole mirror."""
+
+    id: int
+    mirror: str
+    dataset: str | None
+    kind: str
+    message: str
+    at: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorStatus:
+    """A mirror at a glance.
+
+    ``datasets`` counts all that are known, ``mirrored`` those with a version; ``files`` and
+    ``bytes`` are of the newest states; ``contents`` counts distinct contents that this mirror was
+    the first to bring, so that mirrors add up. ``failing`` counts datasets whose last visit ended
+    failed or partial.
+    """
+
+    mirror: str
+    source: str
+    uri: str
+    datasets: int
+    mirrored: int
+    versions: int
+    files: int
+    bytes: int
+    contents: int
+    last_visit: str | None
+    last_full_visit: str | None
+    failing: int
+    open_holds: int
+    incidents: int

@@ -1,0 +1,222 @@
+"""The tables, as sqlite-utils migrations.
+
+``PRAGMA application_id`` says that a file is ours and ``PRAGMA user_version`` counts the
+migrations it has had; both are set in the migrations' own transactions, so a half-made index
+does not exist. To change the schema add a migration, raise :data:`SCHEMA`, and note that all
+rows must stay a function of the journal alone (no clocks, no random ids).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+APPLICATION_ID = 0x6E6D6978  # "nmix"
+SCHEMA = 1
+
+_FIRST = """
+CREATE TABLE progress (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    position INTEGER NOT NULL  -- bytes of the journal applied
+) STRICT;
+INSERT INTO progress VALUES (1, 0);
+
+CREATE TABLE mirrors (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL,
+    uri TEXT NOT NULL,
+    seen TEXT,
+    contents INTEGER NOT NULL DEFAULT 0  -- distinct contents that this mirror was first to bring
+) STRICT;
+
+CREATE TABLE datasets (
+    id INTEGER PRIMARY KEY,
+    mirror INTEGER NOT NULL REFERENCES mirrors (id),
+    local_id TEXT NOT NULL,
+    source_uri TEXT,  -- unknown while only a hold or an event has named the dataset
+    dataset_id TEXT,  -- DataLad's
+    title TEXT NOT NULL DEFAULT '',
+    newest INTEGER REFERENCES versions (id),
+    last_visit INTEGER REFERENCES visits (id),
+    last_full TEXT,  -- when the last full visit ended
+    UNIQUE (mirror, local_id)
+) STRICT;
+CREATE INDEX datasets_dataset_id ON datasets (dataset_id);
+
+CREATE TABLE versions (
+    id INTEGER PRIMARY KEY,
+    dataset INTEGER NOT NULL REFERENCES datasets (id),
+    seq INTEGER NOT NULL,  -- 1, 2, 3 ... in the journal's order
+    label TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('published', 'observed')),
+    state TEXT NOT NULL,
+    commit_id TEXT NOT NULL,
+    tree_id TEXT NOT NULL,
+    annex_commit_id TEXT NOT NULL,
+    time TEXT NOT NULL,
+    files INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    exceptions INTEGER NOT NULL,
+    exceptions_json TEXT NOT NULL,
+    evidence TEXT NOT NULL,  -- JSON: files by word
+    title TEXT NOT NULL,
+    license TEXT NOT NULL,  -- JSON: list of names
+    doi TEXT,
+    metadata_only INTEGER NOT NULL,
+    minted TEXT NOT NULL,
+    UNIQUE (dataset, seq),
+    UNIQUE (dataset, commit_id)
+) STRICT;
+CREATE INDEX versions_commit ON versions (commit_id);
+
+CREATE TABLE claimants (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+-- One row a distinct content, which is a git-annex key. Random values (hashes) are indexed by
+-- their first eight bytes only: the indexes are then a third of the size, and a look-up compares
+-- the whole value in the row it finds. That a key stands once is seen to by the one writer.
+CREATE TABLE contents (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    key_hash INTEGER NOT NULL,  -- blake2b-64 of the key
+    size INTEGER,
+    sha256 BLOB CHECK (length(sha256) = 32),
+    md5 BLOB CHECK (length(md5) = 16),
+    etag BLOB CHECK (length(etag) = 16),  -- md5 of the joined part md5s
+    parts INTEGER,
+    part_size INTEGER,
+    checked INTEGER NOT NULL DEFAULT 0,  -- bits: 1 sha256, 2 md5, 4 etag was hashed here
+    sha256_by INTEGER REFERENCES claimants (id),
+    md5_by INTEGER REFERENCES claimants (id),
+    etag_by INTEGER REFERENCES claimants (id),
+    retention INTEGER NOT NULL  -- the strongest promise made: see rows.RETENTION
+) STRICT;
+CREATE INDEX contents_key ON contents (key_hash);
+CREATE INDEX contents_sha256 ON contents (substr(sha256, 1, 8)) WHERE sha256 IS NOT NULL;
+CREATE INDEX contents_md5 ON contents (substr(md5, 1, 8)) WHERE md5 IS NOT NULL;
+CREATE INDEX contents_etag ON contents (substr(etag, 1, 8)) WHERE etag IS NOT NULL;
+
+-- Digests that do not fit beside the first of their algorithm: the same bytes uploaded with
+-- another part size, a claim that contradicts, an algorithm without a column.
+CREATE TABLE other_digests (
+    content INTEGER NOT NULL REFERENCES contents (id),
+    algorithm TEXT NOT NULL,
+    value TEXT NOT NULL,
+    part_size INTEGER NOT NULL,  -- 0: none
+    claimant INTEGER NOT NULL REFERENCES claimants (id),
+    checked INTEGER NOT NULL,
+    PRIMARY KEY (content, algorithm, value, part_size)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX other_digests_value ON other_digests (value);
+
+-- Present in version n: since <= n and (until is null or n < until).
+CREATE TABLE files (
+    dataset INTEGER NOT NULL,
+    path TEXT NOT NULL,  -- in the git tree
+    since INTEGER NOT NULL,
+    until INTEGER,
+    content INTEGER NOT NULL REFERENCES contents (id),
+    source_path BLOB,  -- upstream's name where it is not the path
+    PRIMARY KEY (dataset, path, since),
+    FOREIGN KEY (dataset, since) REFERENCES versions (dataset, seq),
+    FOREIGN KEY (dataset, until) REFERENCES versions (dataset, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX files_content ON files (content);
+
+CREATE TABLE locations (
+    id INTEGER PRIMARY KEY,
+    content INTEGER NOT NULL REFERENCES contents (id),
+    rank INTEGER NOT NULL,  -- 0 exact, 1 an object that may be overwritten, 2 another address
+    url TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    version_id TEXT,  -- only where the URL's own versionId does not say it
+    plain_hash INTEGER NOT NULL,  -- blake2b-64 of the URL without its versionId
+    learned INTEGER NOT NULL REFERENCES versions (id),  -- which last brought a file from here
+    checked_at TEXT,
+    result TEXT
+) STRICT;
+CREATE INDEX locations_content ON locations (content, rank);
+CREATE INDEX locations_plain ON locations (plain_hash);
+
+CREATE TABLE visits (
+    id INTEGER PRIMARY KEY,
+    dataset INTEGER NOT NULL REFERENCES datasets (id),
+    visit TEXT NOT NULL,
+    started TEXT NOT NULL,
+    ended TEXT NOT NULL,
+    status TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    pending INTEGER NOT NULL,
+    message TEXT NOT NULL
+) STRICT;
+CREATE INDEX visits_dataset ON visits (dataset);
+
+-- An id may come back: a listing held, lapsed, and held again is two rows, one of them open.
+CREATE TABLE holds (
+    id INTEGER PRIMARY KEY,
+    hold TEXT NOT NULL,
+    dataset INTEGER NOT NULL REFERENCES datasets (id),
+    upstream TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    removed INTEGER NOT NULL,
+    files_before INTEGER NOT NULL,
+    placed TEXT NOT NULL,
+    outcome TEXT CHECK (outcome IN ('released', 'lapsed')),  -- null: open
+    ended TEXT,
+    released_by TEXT
+) STRICT;
+CREATE INDEX holds_hold ON holds (hold);
+CREATE INDEX holds_dataset ON holds (dataset);
+
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    mirror INTEGER NOT NULL REFERENCES mirrors (id),
+    dataset INTEGER REFERENCES datasets (id),
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    at TEXT NOT NULL,
+    data TEXT NOT NULL  -- JSON
+) STRICT;
+CREATE INDEX events_dataset ON events (dataset);
+CREATE INDEX events_kind ON events (kind, mirror);
+
+CREATE VIRTUAL TABLE dataset_text USING fts5 (
+    name, title, license, doi, tokenize = 'unicode61 remove_diacritics 2'
+);
+"""
+
+
+def statements(script: str) -> list[str]:
+    """The script's statements one by one: ``executescript`` would commit the migration early."""
+    found: list[str] = []
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            found.append(pending)
+            pending = ""
+    return found
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring an empty or older index to :data:`SCHEMA`; safe to kill and repeat."""
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations("neuromirror.index")
+
+    @migrations()
+    def first(db: Database) -> None:
+        for statement in statements(_FIRST):
+            db.conn.execute(statement)
+        db.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.conn.execute("PRAGMA user_version = 1")
+
+    migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))

@@ -1,0 +1,137 @@
+"""A journal and records on disk, as a store has them: real lines, real byte positions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from neuromirror.model import (
+    Digest,
+    Entry,
+    FileRecord,
+    Location,
+    PlacedFile,
+    Retention,
+    VersionMinted,
+    VisitEnded,
+    dump_entry,
+    dump_placed,
+    load_all,
+    load_entry,
+)
+
+URI = "https://api.example.invalid/dandisets/{}/"
+BUCKET = "https://bucket.example.invalid/blobs"
+
+
+def placed(path: str, content: object, /, **changes: Any) -> PlacedFile:
+    """A file with a sha256, an etag, an exact place and an address; ``content`` makes its bytes."""
+    data = repr(content).encode()
+    sha256 = hashlib.sha256(data).hexdigest()
+    md5 = hashlib.md5(data).hexdigest()
+    record = FileRecord(
+        path=path.encode(),
+        size=len(data),
+        digests=(Digest("sha256", sha256, "dandi"), Digest("etag", f"{md5}-2", "dandi")),
+        locations=(
+            Location(f"{BUCKET}/{md5}?versionId=v1{md5[:6]}", "s3", f"v1{md5[:6]}"),
+            Location(f"https://api.example.invalid/assets/{md5}/download/", "api"),
+        ),
+        part_size=64,
+    )
+    key = f"SHA256E-s{len(data)}--{sha256}.nwb"
+    return PlacedFile(path.encode(), changes.pop("key", key), replace(record, **changes))
+
+
+class DiskJournal:
+    """Appends entries and records below a folder and reads them as the index does."""
+
+    def __init__(self, root: Path, die_in: str = "", die_after: int = 0) -> None:
+        self.root = root
+        self.file = root / "journal"
+        self.file.touch()
+        self.die_in = die_in
+        self.die_after = die_after
+        self.minted = sum(b'"type":"version"' in line for line in self.file.open("rb"))
+
+    def append(self, entry: Entry) -> None:
+        with self.file.open("ab") as out:
+            out.write(dump_entry(entry))
+
+    def mint(
+        self, files: Iterable[PlacedFile], local_id: str = "000001", **changes: Any
+    ) -> VersionMinted:
+        """A version of these files; everything else has a default."""
+        self.minted += 1
+        records = sorted(files, key=lambda file: file.git_path)
+        commit = hashlib.sha1(b"%d" % self.minted).hexdigest()
+        state = hashlib.sha256(b"\n".join(dump_placed(file) for file in records)).hexdigest()
+        at = f"2024-01-01T00:00:{self.minted:02d}+00:00"
+        values: dict[str, Any] = {
+            "mirror": "dandi",
+            "local_id": local_id,
+            "source_uri": URI.format(local_id),
+            "label": f"2024-{self.minted}",
+            "upstream": "draft",
+            "kind": "observed",
+            "state": f"sha256:{state}",
+            "commit": commit,
+            "tree": commit[::-1],
+            "annex_commit": commit,
+            "time": at,
+            "files": len(records),
+            "bytes": sum(file.record.size or 0 for file in records),
+            "exceptions": [],
+            "evidence": {"sha256": len(records)},
+            "title": f"Dataset {local_id}",
+            "license": ["spdx:CC-BY-4.0"],
+            "doi": None,
+            "metadata_only": False,
+            "at": at,
+        }
+        entry = VersionMinted(**{**values, **changes})
+        (self.root / entry.commit).write_bytes(b"".join(dump_placed(f) + b"\n" for f in records))
+        self.append(entry)
+        return entry
+
+    def visit(self, local_id: str = "000001", status: str = "full", **changes: Any) -> None:
+        values: dict[str, Any] = {
+            "visit": "v",
+            "mirror": "dandi",
+            "local_id": local_id,
+            "source_uri": URI.format(local_id),
+            "title": "",
+            "started": "2024-02-01T00:00:00+00:00",
+            "ended": "2024-02-01T00:01:00+00:00",
+            "status": status,
+            "fingerprint": "f1",
+            "pending": 0,
+            "message": "",
+        }
+        self.append(VisitEnded(**{**values, **changes}))
+
+    def journal_from(self, position: int) -> Iterator[tuple[int, Entry]]:
+        with self.file.open("rb") as lines:
+            lines.seek(position)
+            for line in lines:
+                position += len(line)
+                yield position, load_entry(line)
+
+    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
+        with (self.root / commit).open("rb") as lines:
+            for number, file in enumerate(load_all(lines)):
+                if commit == self.die_in and number == self.die_after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield file
+
+
+def published(label: str, **more: Any) -> dict[str, Any]:
+    return {"label": label, "upstream": label, "kind": "published", **more}
+
+
+KEPT = Retention.PUBLISHED

@@ -1,0 +1,418 @@
+"""What a person asks, and what is said to a wrong question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from journal_on_disk import BUCKET, KEPT, DiskJournal, placed, published
+
+from neuromirror.index import (
+    AmbiguousName,
+    Index,
+    LastVisit,
+    MalformedQuery,
+    UnknownDataset,
+    UnknownHold,
+    UnknownMirror,
+    UnknownVersion,
+)
+from neuromirror.index.checksums import parse_query
+from neuromirror.model import (
+    Digest,
+    EventRaised,
+    Evidence,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
+    Location,
+    MirrorSeen,
+    NeuromirrorError,
+    Retention,
+)
+
+NAME = "dandi:000001"
+
+
+@pytest.fixture
+def three(journal: DiskJournal, index: Index) -> Index:
+    """Published 0.1, then a draft, then published 0.2; and a second dataset with a draft."""
+    journal.append(MirrorSeen("dandi", "dandi", "https://api.example.invalid/", "2024"))
+    journal.mint(
+        [placed("a", 1), placed("b", 2)],
+        **published("0.1", title="Old", doi="10.48324/dandi.000001/0.1"),
+    )
+    journal.mint([placed("a", 1), placed("b", 3), placed("c", 1)], title="Néw hippocampus")
+    journal.mint(
+        [placed("a", 1), placed("c", 1)],
+        **published("0.2", title="Néw hippocampus", doi="10.48324/dandi.000001/0.2"),
+    )
+    journal.mint([placed("z", 3)], "000027", title="Cortex", license=["spdx:CC0-1.0"])
+    index.catch_up(journal)
+    return index
+
+
+def _label(index: Index, label: str) -> str:
+    return index.resolve(NAME, label).label
+
+
+def test_words_labels_commits_and_states_name_a_version(three: Index) -> None:
+    one, two, _ = three.versions(NAME)
+    assert [row.seq for row in three.versions(NAME)] == [1, 2, 3]
+    assert _label(three, "latest") == "0.2"
+    assert _label(three, "draft") == "2024-2"
+    assert _label(three, "0.1") == "0.1"
+    assert _label(three, one.commit) == "0.1"
+    assert _label(three, one.commit[:7].upper()) == "0.1"
+    assert _label(three, f"state:{two.state[7:17]}") == "2024-2"
+    assert _label(three, f"state:{two.state}") == "2024-2"
+    assert three.resolve("dandi:000027").label == "2024-4"
+    assert one.name == "dandi:000001@0.1"
+    last = three.last_version(NAME, "observed")
+    assert last is not None
+    assert last.label == "2024-2"
+    assert three.last_version("dandi:999999") is None
+    known = three.records_known(NAME, "0.1")
+    assert known == one
+    assert three.records_known(NAME, "draft") is None
+
+
+def test_a_wrong_name_is_answered_with_close_ones(three: Index) -> None:
+    cases: list[tuple[type[NeuromirrorError], str, str, str]] = [
+        (UnknownMirror, "ember:000001", "latest", "known are dandi"),
+        (UnknownDataset, "dandi:000072", "latest", r"close to it: .*dandi:000027"),
+        (UnknownDataset, "000027", "latest", "close to it: dandi:000027"),
+        (UnknownVersion, NAME, "0.9", "the newest are 0.2, 2024-2, 0.1"),
+        (UnknownVersion, NAME, "abcdef0123", "the newest are"),
+        (UnknownVersion, NAME, "state:abcdef0123", "the newest are"),
+        (UnknownVersion, NAME, next(three.versions(NAME)).commit[:6], "the newest are"),
+    ]
+    for kind, name, label, message in cases:
+        with pytest.raises(kind, match=message) as raised:
+            three.resolve(name, label)
+        assert raised.value.exit_code == 2
+    with pytest.raises(UnknownMirror):
+        three.datasets("ember")
+
+
+def test_a_short_id_that_fits_two_versions_is_refused(journal: DiskJournal, index: Index) -> None:
+    journal.mint([placed("a", 1)], commit="abcdef1" + "0" * 33, state="sha256:7777777a")
+    journal.mint([placed("a", 1)], commit="abcdef1" + "1" * 33, state="sha256:7777777b")
+    journal.mint([placed("a", 1)], commit="f" * 40, state="sha256:7777777a", **published("1"))
+    index.catch_up(journal)
+    for label in ("abcdef1", "state:7777777"):
+        with pytest.raises(AmbiguousName, match=r"fits 2 versions.*give more digits"):
+            index.resolve(NAME, label)
+    assert _label(index, "abcdef10") == "2024-1"
+    assert _label(index, "state:7777777a") == "1"
+
+
+def test_files_of_a_version_by_folder_and_page(journal: DiskJournal, index: Index) -> None:
+    names = ["a", "sub-01!/x", "sub-01/a", "sub-01/b/c", "sub-01/d", "sub-010/a", "t"]
+    journal.mint([placed(name, name) for name in names])
+    index.catch_up(journal)
+    version = index.resolve(NAME)
+
+    def listed(under: str = "", after: str = "", limit: int | None = None) -> list[str]:
+        return [row.path for row in index.files(version, under, after, limit)]
+
+    assert listed() == names
+    assert listed("sub-01") == listed("sub-01/") == names[2:5]
+    assert listed("sub-01", after="sub-01/a", limit=1) == ["sub-01/b/c"]
+    assert listed("nothing") == []
+    assert listed(after="sub-010/a") == ["t"]
+
+
+def test_every_way_to_write_a_checksum_finds_the_file(three: Index) -> None:
+    row = next(three.files(three.resolve(NAME)))
+    sha256, etag = (digest.value for digest in row.digests)
+    ways = [
+        f"sha256:{sha256}",
+        f"SHA256:{sha256.upper()}",
+        sha256,
+        f"sha256:{sha256[:8]}",
+        f"sha256:{sha256[:9]}",
+        f"sha256:{sha256[:40]}",
+        f"etag:{etag}",
+        f"etag:{etag[:32]}",
+        f'"{etag}"',
+        etag,
+        f"{etag}-64",
+        etag[:32],
+        row.key,
+    ]
+    for way in ways:
+        found = [(f.path, f.first, f.last, f.current) for f in three.find(way)]
+        assert found == [("a", "0.1", "0.2", True), ("c", "2024-2", "0.2", True)], way
+    for miss in (f"md5:{etag[:32]}", f"{etag[:32]}-3", f"{etag}-65", f"{row.key}x", "0" * 64):
+        assert list(three.find(miss)) == [], miss
+
+
+def test_a_file_that_is_gone_is_found_with_the_range_where_it_was(three: Index) -> None:
+    [old, *_] = three.files(three.resolve(NAME, "0.1"), after="a")
+    [found] = three.find(old.key)
+    assert (found.path, found.first, found.last, found.current) == ("b", "0.1", "0.1", False)
+    draft = [row for row in three.files(three.resolve(NAME, "draft")) if row.path == "b"]
+    ranges = [(f.dataset, f.path, f.first, f.last, f.current) for f in three.find(draft[0].key)]
+    assert ranges == [
+        (NAME, "b", "2024-2", "2024-2", False),
+        ("dandi:000027", "z", "2024-4", "2024-4", True),
+    ]
+
+
+def test_what_is_not_a_checksum_is_refused_at_once(three: Index) -> None:
+    wrong = [
+        "",
+        "sha256:abc",
+        "sha256:" + "g" * 64,
+        "md5:1234",
+        "deadbeef",
+        "a b",
+        "sha1:" + "0" * 40,
+    ]
+    for query in wrong:
+        with pytest.raises(MalformedQuery, match="not a checksum") as raised:
+            three.find(query)
+        assert raised.value.exit_code == 2
+
+
+def test_every_look_up_uses_an_index(index: Index) -> None:
+    queries = ["0" * 64, "sha256:00000000", "0" * 32, f"{'0' * 32}-2-64", "XS3ETAG-s1--0-1-1"]
+    lookups = [lookup for query in queries for lookup in parse_query(query)]
+    assert len(lookups) == 11
+    for lookup in lookups:
+        plan = index._db.execute(f"EXPLAIN QUERY PLAN {lookup.sql}", lookup.parameters)
+        steps = [row[3] for row in plan]
+        assert len(steps) == 1
+        assert steps[0].startswith("SEARCH"), steps
+        assert " INDEX " in steps[0], steps
+
+
+def test_digests_only_ever_grow(journal: DiskJournal, index: Index) -> None:
+    key = "XS3ETAG-s7--" + "3" * 32 + "-2-64"
+
+    def mint(*digests: Digest, **more: object) -> None:
+        journal.mint([placed("a", 1, key=key, size=7, digests=digests, **more)])
+        index.catch_up(journal)
+
+    def known() -> tuple[set[tuple[str, str, bool]], Evidence, bool]:
+        [row] = index.files(index.resolve(NAME))
+        found = {(d.algorithm, d.claimed_by, d.checked) for d in row.digests}
+        return found, row.evidence, row.checked
+
+    mint(Digest("etag", "3" * 32 + "-2", "s3"), part_size=None)
+    assert known() == ({("etag", "s3", False)}, Evidence.SIZE, False)
+    mint(Digest("etag", "3" * 32 + "-2", "s3"), part_size=64)
+    assert known() == ({("etag", "s3", False)}, Evidence.ETAG, False)
+    mint(Digest("sha256", "5" * 64, "dandi"))
+    assert known() == ({("etag", "s3", False), ("sha256", "dandi", False)}, Evidence.SHA256, False)
+    mint(Digest("sha256", "5" * 64, "here", True))
+    mint()
+    assert known() == ({("etag", "s3", False), ("sha256", "here", True)}, Evidence.SHA256, True)
+    assert [row.since for row in index.files(index.resolve(NAME))] == [1]
+
+
+def test_the_same_bytes_uploaded_in_other_parts_are_found_by_both_etags(
+    journal: DiskJournal, index: Index
+) -> None:
+    claims = [("a" * 32 + "-2", 64), ("b" * 32 + "-3", 48), ("a" * 32 + "-2", 65)]
+    for number, (etag, part_size) in enumerate(claims):
+        digest = Digest("etag", etag, "s3")
+        journal.mint([placed(f"{number}", 1, digests=(digest,), part_size=part_size)])
+    index.catch_up(journal)
+    for query in ("a" * 32 + "-2-64", "b" * 32 + "-3", "b" * 32, "a" * 32 + "-2-65"):
+        assert [found.path for found in index.find(query)] == ["0", "1", "2"], query
+    assert list(index.find("b" * 32 + "-3-64")) == []
+
+
+def test_a_checked_digest_goes_before_a_claimed_one(journal: DiskJournal, index: Index) -> None:
+    for value, checked in (("a" * 32, False), ("b" * 32, True), ("c" * 32, False)):
+        journal.mint([placed("x", 1, digests=(Digest("md5", value, "s3", checked),))])
+    index.catch_up(journal)
+    [row] = index.files(index.resolve(NAME))
+    assert [(d.value, d.checked) for d in row.digests] == [("b" * 32, True)]
+    for value in ("a" * 32, "b" * 32, "c" * 32):
+        assert [found.path for found in index.find(f"md5:{value}")] == ["x"]
+
+
+def test_publishing_strengthens_the_promise_without_new_rows(
+    journal: DiskJournal, index: Index
+) -> None:
+    for promise in (Retention.DRAFT, KEPT, Retention.DRAFT):
+        journal.mint([placed("a", 1, retention=promise)])
+    index.catch_up(journal)
+    for version in index.versions(NAME):
+        [row] = index.files(version)
+        assert (row.retention, row.since) == (KEPT, 1)
+
+
+def test_places_are_given_most_exact_first_and_never_too_many(
+    journal: DiskJournal, index: Index
+) -> None:
+    def at(number: int) -> tuple[Location, ...]:
+        return (
+            Location(f"https://api.invalid/{number}", "api"),
+            Location(f"https://s3.invalid/{number}", "s3"),
+            Location(f"https://s3.invalid/{number}?versionId=q&x=1", "s3", "q"),
+        )
+
+    journal.mint([placed(f"{n:03d}", "same", locations=at(n)) for n in range(200)])
+    index.catch_up(journal)
+    [first, *_] = index.files(index.resolve(NAME), limit=1)
+    best = index.locations(first.content)
+    assert [(row.kind, row.version_id) for row in best] == [("s3", "q")] * 5
+    assert len(index.locations(first.content, 1000)) == 600
+    assert {len(found.urls) for found in index.find(first.key)} == {5}
+
+
+def test_a_plain_url_gives_the_exact_object_learnt_last(journal: DiskJournal, index: Index) -> None:
+    plain = f"{BUCKET}/some thing?x=1"
+
+    def place(version: str) -> tuple[Location, ...]:
+        return (Location(f"{plain}&versionId={version}", "s3", version),)
+
+    one = placed("a", 1, locations=place("one"))
+    two = placed("a", 2, locations=place("two"))
+    for files, last in ([one], "one"), ([two], "two"), ([two], "two"), ([one], "one"):
+        journal.mint(files)
+        index.catch_up(journal)
+        assert index.known_location(plain) == place(last)[0]
+    assert index.known_location(f"{BUCKET}/some thing") is None
+    assert index.known_location("https://api.invalid/1") is None
+
+
+def test_an_overwritten_object_is_not_offered_for_the_old_bytes(
+    journal: DiskJournal, index: Index
+) -> None:
+    where = (Location("https://s3.invalid/mutable", "s3"),)
+    journal.mint([placed("a", 1, locations=where)])
+    journal.mint([placed("a", 2, locations=where)])
+    index.catch_up(journal)
+    urls = [
+        [place.url for row in index.files(version) for place in index.locations(row.content)]
+        for version in index.versions(NAME)
+    ]
+    assert urls == [[], ["https://s3.invalid/mutable"]]
+
+
+def test_search_finds_words_in_names_titles_licenses_and_dois(three: Index) -> None:
+    def found(words: str) -> list[str]:
+        return [row.local_id for row in three.search(words)]
+
+    assert found("new HIPPO") == ["000001"]
+    assert found("cc0") == ["000027"]
+    assert found("10.48324/dandi.000001/0.1") == ["000001"]
+    assert found("dandi:000027") == ["000027"]
+    assert found("dandi") == ["000001", "000027"]
+    assert found("Old") == []
+    assert found('cortex "AND NEAR( hippocampus') == []
+    for nothing in ("", ' "* -'):
+        with pytest.raises(MalformedQuery):
+            three.search(nothing)
+
+
+def test_a_dataset_says_where_it_stands(three: Index, journal: DiskJournal) -> None:
+    journal.visit("000027", "partial", title="Told to a visit", pending=3)
+    journal.visit("000099", "failed", title="Never minted")
+    journal.append(HoldPlaced("h1", "dandi", "000027", "draft", "sha256:a", "lost", 9, 9, "2024"))
+    journal.append(EventRaised("dandi", "000077", "unavailable", "embargoed", "2024"))
+    three.catch_up(journal)
+    row = three.dataset("dandi:000027")
+    assert (row.title, row.status, row.open_holds, row.license) == (
+        "Cortex",
+        "partial",
+        1,
+        ("spdx:CC0-1.0",),
+    )
+    row = three.dataset(NAME)
+    assert (row.versions, row.newest, row.published, row.files) == (3, "0.2", "0.2", 2)
+    assert row.dataset_id
+    row = three.dataset("dandi:000099")
+    assert (row.title, row.versions, row.newest, row.bytes) == ("Never minted", 0, None, 0)
+    with pytest.raises(UnknownVersion, match="nothing of it is minted yet"):
+        three.resolve("dandi:000099")
+    names = [row.name for row in three.datasets()]
+    assert names == [NAME, "dandi:000027", "dandi:000077", "dandi:000099"]
+    assert names == [row.name for row in three.datasets("dandi")]
+    [status] = three.mirror_status()
+    assert (status.datasets, status.mirrored, status.versions, status.files) == (4, 2, 4, 3)
+    assert (status.contents, status.failing, status.open_holds, status.incidents) == (3, 2, 1, 0)
+
+
+def test_hints_are_of_the_last_visit(journal: DiskJournal, index: Index) -> None:
+    assert index.hints("dandi") == {}
+    journal.visit(fingerprint="old")
+    journal.visit(fingerprint="new", status="partial", pending=2)
+    journal.visit("000002", "failed")
+    index.catch_up(journal)
+    ended = "2024-02-01T00:01:00+00:00"
+    assert index.hints("dandi") == {
+        "000001": LastVisit("new", "partial", 2, ended),
+        "000002": LastVisit("f1", "failed", 0, ended),
+    }
+    assert [row.fingerprint for row in index.visits(NAME)] == ["new", "old"]
+    assert index.dataset(NAME).last_full_visit == ended
+
+
+def test_a_hold_is_open_until_released_or_lapsed_and_may_come_back(
+    journal: DiskJournal, index: Index
+) -> None:
+    def place(hold: str, state: str) -> None:
+        journal.append(
+            HoldPlaced(hold, "dandi", "000001", "draft", state, "lost", 9, 90, "2024-01-01")
+        )
+
+    place("h1", "sha256:a")
+    place("h2", "sha256:b")
+    journal.append(HoldLapsed("h1", "2024-01-02"))
+    journal.append(HoldReleased("h2", "ada", "2024-01-03"))
+    index.catch_up(journal)
+    assert list(index.open_holds()) == []
+    assert index.hold("h1").outcome == "lapsed"
+    released = index.hold("h2")
+    assert (released.released_by, released.removed, released.before) == ("ada", 9, 90)
+    assert index.released_states(NAME) == {("draft", "sha256:b")}
+    assert index.released_states("dandi:999") == set()
+    place("h1", "sha256:a")
+    index.catch_up(journal)
+    assert [row.hold for row in index.open_holds(NAME)] == ["h1"]
+    with pytest.raises(UnknownHold, match="open are h1"):
+        index.hold("h9")
+
+
+def test_events_are_newest_first_and_a_reported_check_is_kept(
+    journal: DiskJournal, index: Index
+) -> None:
+    file = placed("a", 1)
+    journal.mint([file])
+    url = file.record.locations[0].url
+    journal.append(EventRaised("dandi", "000001", "incident", "one", "2024-01-01", {"x": [1]}))
+    journal.append(EventRaised("dandi", "", "incident", "two", "2024-01-02"))
+    gone = {"url": url, "result": "gone"}
+    journal.append(EventRaised("dandi", "000001", "unavailable", "three", "2024-01-03", gone))
+    index.catch_up(journal)
+    assert [event.message for event in index.events()] == ["three", "two", "one"]
+    assert [event.message for event in index.events(kind="incident")] == ["two", "one"]
+    assert [event.data for event in index.events(NAME, "incident")] == [{"x": [1]}]
+    assert [event.dataset for event in index.events(limit=2)] == [NAME, None]
+    [row] = index.files(index.resolve(NAME))
+    checks = [(place.checked_at, place.result) for place in index.locations(row.content)]
+    assert checks == [("2024-01-03", "gone"), (None, None)]
+
+
+def test_exceptions_and_evidence_of_a_version_are_kept(journal: DiskJournal, index: Index) -> None:
+    named = [{"path": "x.zarr", "reason": "zarr", "detail": "not yet", "size": 5}]
+    journal.mint([placed("a", 1)], exceptions=named, evidence={"sha256": 1}, metadata_only=True)
+    index.catch_up(journal)
+    version = index.resolve(NAME)
+    assert (version.exceptions, version.evidence, version.metadata_only) == (1, {"sha256": 1}, True)
+    assert index.exceptions(version) == named
+
+
+def test_importing_the_room_is_cheap(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, neuromirror.index; print('sqlite_utils' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,300 @@
+"""The index is a cache: any way of applying the journal gives the same tables (I8)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from journal_on_disk import DiskJournal, placed, published
+
+from neuromirror.index import Index, JournalBroken, rebuild
+from neuromirror.index import recording as recording_module
+from neuromirror.index.rows import RETENTION
+from neuromirror.model import (
+    Digest,
+    EventRaised,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
+    Location,
+    MirrorSeen,
+    PlacedFile,
+    Retention,
+)
+
+_PATHS = ["a", "a-b", "a/b", "a/c", "b", "B/x y", "é", "e\u0301", "\ue000", "\U0001f9e0/z"]
+
+_DIGESTS = [
+    (),
+    (Digest("md5", "0" * 32, "s3"),),
+    (Digest("md5", "1" * 32, "s3", True),),
+    (Digest("sha256", "2" * 64, "dandi"), Digest("md5", "0" * 32, "dandi", True)),
+    (Digest("etag", f"{'3' * 32}-2", "s3"),),
+    (Digest("etag", f"{'4' * 32}-9", "dandi", True), Digest("crc64nvme", "AAAA", "s3")),
+    (Digest("sha256", "not hex", "s3"),),
+]
+
+_FILES = st.dictionaries(
+    st.sampled_from(_PATHS),
+    st.tuples(
+        st.integers(0, 3),
+        st.sampled_from(_DIGESTS),
+        st.sampled_from([None, 64, 128]),
+        st.sampled_from(list(Retention)),
+        st.booleans(),
+        st.integers(0, 2),
+    ),
+)
+
+
+def _file(path: str, spec: tuple[Any, ...]) -> PlacedFile:
+    content, digests, part_size, retention, renamed, place = spec
+    return placed(
+        path,
+        content,
+        key=f"XTEST-s7--{content}",
+        size=7,
+        path=b"\xff" + path.encode() if renamed else path.encode(),
+        digests=digests,
+        part_size=part_size,
+        retention=retention,
+        locations=(Location(f"https://x.invalid/{content}?versionId={place}", "s3", str(place)),),
+    )
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["000001", "000002"]), _FILES, st.booleans()), max_size=8),
+    st.integers(1, 5),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_version_gives_its_records_back_and_a_rebuild_gives_the_same_rows(
+    versions: list[tuple[str, dict[str, tuple[Any, ...]], bool]], batch: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording_module, "_BATCH", batch)
+        journal = DiskJournal(Path(folder))
+        minted = []
+        with Index.open(Path(folder, "live")) as index:
+            for local_id, specs, wait in versions:
+                files = [_file(name, spec) for name, spec in specs.items()]
+                minted.append((journal.mint(files, local_id), files))
+                if not wait:
+                    index.catch_up(journal)
+            index.catch_up(journal)
+            for entry, files in minted:
+                version = index.resolve(f"dandi:{entry.local_id}", entry.commit)
+                got = list(index.files(version))
+                wanted = sorted(files, key=lambda file: file.git_path)
+                assert [(row.path.encode(), row.source_path, row.key, row.size) for row in got] == [
+                    (file.git_path, file.record.path, file.key, 7) for file in wanted
+                ]
+                for row, file in zip(got, wanted, strict=True):
+                    promised = RETENTION.index(file.record.retention)
+                    assert RETENTION.index(row.retention) >= promised
+                    proofs = {d.algorithm for d in file.record.digests if d.value != "not hex"}
+                    assert proofs - {"crc64nvme"} <= {digest.algorithm for digest in row.digests}
+                    urls = {place.url for place in index.locations(row.content)}
+                    assert {place.url for place in file.record.locations} <= urls
+            live = list(index.dump())
+        patch.setattr(recording_module, "_BATCH", 1000)  # must not matter
+        rebuild(Path(folder, "again"), journal)
+        with Index.open_readonly(Path(folder, "again")) as again:
+            assert list(again.dump()) == live
+
+
+def _busy_journal(journal: DiskJournal) -> None:
+    """Every kind of entry, twice over where it may come twice."""
+    journal.append(MirrorSeen("dandi", "dandi", "https://api.example.invalid/", "2024"))
+    journal.append(EventRaised("dandi", "000009", "unavailable", "embargoed", "2024"))
+    journal.visit(title="A title of the visit")
+    first = [placed(f"sub-{n:03d}/x.nwb", n) for n in range(300)]
+    entry = journal.mint(first, **published("0.1", doi="10.48324/dandi.000001/0.1"))
+    journal.append(entry)
+    journal.visit()
+    journal.append(HoldPlaced("h1", "dandi", "000001", "draft", "sha256:a", "lost", 9, 300, "2024"))
+    journal.append(HoldPlaced("h1", "dandi", "000001", "draft", "sha256:a", "lost", 9, 300, "2025"))
+    journal.append(HoldLapsed("h1", "2025"))
+    journal.append(HoldPlaced("h1", "dandi", "000001", "draft", "sha256:a", "lost", 9, 300, "2026"))
+    journal.append(HoldReleased("h1", "ada", "2026"))
+    journal.append(HoldReleased("nobody-knows", "ada", "2026"))
+    second = first[:100] + [placed(f"sub-{n:03d}/x.nwb", n + 7) for n in range(100, 280)]
+    journal.mint(second, title="Another title")
+    journal.append(EventRaised("dandi", "", "incident", "of the mirror", "2026", {"b": 1, "a": 2}))
+    journal.mint(first, "000002")
+
+
+def _dump(path: Path) -> list[str]:
+    with Index.open_readonly(path) as index:
+        return list(index.dump())
+
+
+def test_a_rebuild_gives_the_same_rows_as_the_live_run(journal: DiskJournal, path: Path) -> None:
+    with Index.open(path) as index:
+        _busy_journal(journal)
+        applied = index.catch_up(journal)
+        journal.visit("000002", "failed")
+        assert index.catch_up(journal) == 1
+        assert index.catch_up(journal) == 0
+        assert index.position == journal.file.stat().st_size
+    live = _dump(path)
+    plain = _iterdump(path)
+    assert rebuild(path, journal) == applied + 1
+    assert _dump(path) == live
+    assert _iterdump(path) == plain
+    assert len(live) > 600
+
+
+def _iterdump(path: Path) -> list[str]:
+    connection = sqlite3.connect(path)
+    try:
+        return [line for line in connection.iterdump() if "_sqlite_migrations" not in line]
+    finally:
+        connection.close()
+
+
+def test_an_entry_appended_twice_changes_nothing(journal: DiskJournal, index: Index) -> None:
+    entry = journal.mint([placed("a", 1)])
+    index.catch_up(journal)
+    before = [line for line in index.dump() if not line.startswith("progress")]
+    journal.append(entry)
+    assert index.catch_up(journal) == 1
+    assert [line for line in index.dump() if not line.startswith("progress")] == before
+
+
+def test_an_unchanged_file_costs_no_write(journal: DiskJournal, index: Index) -> None:
+    files = [placed(f"{n:04d}", n) for n in range(50)]
+    journal.mint(files)
+    index.catch_up(journal)
+    tables = ("files ", "contents ", "locations ", "other_digests ", "claimants ")
+    before = [line for line in index.dump() if line.startswith(tables)]
+    changes = index._db.total_changes
+    journal.mint(files)
+    index.catch_up(journal)
+    assert [line for line in index.dump() if line.startswith(tables)] == before
+    # the version, its dataset, its mirror, the position; all far fewer than the files
+    assert index._db.total_changes - changes < 10
+
+
+_APPLY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from journal_on_disk import DiskJournal
+from neuromirror.index import Index, rebuild
+from neuromirror.index import recording
+recording._BATCH = 50
+journal = DiskJournal(Path(sys.argv[2]), sys.argv[5], int(sys.argv[6]))
+if sys.argv[4] == "rebuild":
+    rebuild(Path(sys.argv[3]), journal)
+else:
+    with Index.open(Path(sys.argv[3])) as index:
+        index.catch_up(journal)
+"""
+
+
+def _apply(journal: DiskJournal, path: Path, what: str, commit: str, after: int) -> int:
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", _APPLY, here, str(journal.root), str(path), what]
+    return subprocess.run([*command, commit, str(after)], check=False).returncode
+
+
+def test_killed_anywhere_and_repeated_the_tables_are_the_same(
+    journal: DiskJournal, path: Path, tmp_path: Path
+) -> None:
+    _busy_journal(journal)
+    rebuild(tmp_path / "clean", journal)
+    clean = _dump(tmp_path / "clean")
+    commits = [
+        entry.commit for _, entry in journal.journal_from(0) if hasattr(entry, "annex_commit")
+    ]
+    for commit, after in ((commits[0], 120), (commits[-2], 0), (commits[-1], 299)):
+        assert _apply(journal, path, "catch_up", commit, after) == -signal.SIGKILL
+        with Index.open(path) as index:
+            assert index.position < journal.file.stat().st_size
+            for mirror in index.mirror_status():
+                assert mirror.versions <= commits.index(commit)
+    assert _apply(journal, path, "catch_up", "", 0) == 0
+    assert _dump(path) == clean
+
+
+def test_a_killed_rebuild_leaves_the_old_index_and_the_next_one_works(
+    journal: DiskJournal, path: Path
+) -> None:
+    _busy_journal(journal)
+    with Index.open(path) as index:
+        index.catch_up(journal)
+    before = _dump(path)
+    last = journal.mint([placed(f"{n}", n) for n in range(200)], "000003")
+    assert _apply(journal, path, "rebuild", last.commit, 150) == -signal.SIGKILL
+    assert _dump(path) == before
+    rebuild(path, journal)
+    assert len(_dump(path)) > len(before)
+    assert not list(path.parent.glob("*.rebuild*"))
+
+
+def test_records_that_stop_short_never_delete_files(journal: DiskJournal, index: Index) -> None:
+    files = [placed(f"{n}", n) for n in range(9)]
+    journal.mint(files)
+    index.catch_up(journal)
+    before = list(index.dump())
+    torn = journal.mint(files)
+    lines = (journal.root / torn.commit).read_bytes().splitlines(keepends=True)
+    (journal.root / torn.commit).write_bytes(b"".join(lines[:4]))
+    with pytest.raises(JournalBroken, match="hold 4 files, the journal says 9"):
+        index.catch_up(journal)
+    assert list(index.dump()) == before
+    (journal.root / torn.commit).write_bytes(b"".join(reversed(lines)))
+    with pytest.raises(JournalBroken, match="not sorted"):
+        index.catch_up(journal)
+    assert list(index.dump()) == before
+    (journal.root / torn.commit).write_bytes(b"".join(lines))
+    assert index.catch_up(journal) == 1
+
+
+def test_a_rebuild_that_fails_keeps_the_old_index(journal: DiskJournal, path: Path) -> None:
+    journal.mint([placed("a", 1)])
+    with Index.open(path) as index:
+        index.catch_up(journal)
+    before = _dump(path)
+    broken = journal.mint([placed("a", 2)])
+    os.truncate(journal.root / broken.commit, 0)
+    with pytest.raises(JournalBroken):
+        rebuild(path, journal)
+    assert _dump(path) == before
+    assert not list(path.parent.glob("*.rebuild*"))
+
+
+def test_a_writer_goes_on_in_the_file_that_a_rebuild_put_in_place(
+    journal: DiskJournal, path: Path
+) -> None:
+    with Index.open(path) as index, Index.open(path) as reader:
+        journal.mint([placed("a", 1)])
+        index.catch_up(journal)
+        rebuild(path, journal)
+        assert reader.replaced
+        assert reader.resolve("dandi:000001").files == 1
+        journal.mint([placed("a", 1), placed("b", 2)])
+        assert index.catch_up(journal) == 1
+        assert not index.replaced
+    with Index.open_readonly(path) as fresh:
+        assert fresh.resolve("dandi:000001").files == 2
+
+
+def test_an_index_deleted_under_its_writer_is_made_again(journal: DiskJournal, path: Path) -> None:
+    with Index.open(path) as index:
+        journal.mint([placed("a", 1)])
+        index.catch_up(journal)
+        for file in path.parent.glob("index.sqlite*"):
+            file.unlink()
+        journal.mint([placed("a", 2)])
+        assert index.catch_up(journal) == 2
+        assert index.resolve("dandi:000001").seq == 2
