@@ -61,7 +61,7 @@ def _weigh(changes: Changes, old: PlacedFile, new: PlacedFile) -> None:
 
 
 def _same_thing(old: FileRecord, new: FileRecord) -> bool:
-    """Whether upstream means one immutable thing: its id, or an API's address of it, is the same."""
+    """Whether upstream means one immutable thing: its id, or its address in an API, is the same."""
     if old.upstream_id is not None and old.upstream_id == new.upstream_id:
         return True
     places = {place.url for place in old.locations if place.kind == "api"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import getpass
 
-from neuromirror.crawl.recorder import Recorder, now
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.times import now
 from neuromirror.model import ConfigurationError, HoldReleased
 
 

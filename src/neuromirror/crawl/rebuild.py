@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from neuromirror.crawl.recorder import now
+from neuromirror.crawl.times import now
 from neuromirror.index import rebuild
 from neuromirror.model import VersionMinted
 from neuromirror.store import Store, versions_in_git

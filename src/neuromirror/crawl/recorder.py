@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from neuromirror.crawl.rebuild import rebuild_index
 from neuromirror.index import Index
 from neuromirror.model import Entry
 from neuromirror.store import Store
 
 _T = TypeVar("_T")
-
-
-def now() -> str:
-    """The time of day as journal entries have it: UTC, whole seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Recorder:
@@ -35,6 +30,11 @@ class Recorder:
 
     def _open(self, path: Path) -> Index:
         index = Index.open(path)
+        if index.position > self._store.journal_size():
+            # the journal lost its last lines to a power cut, after the index had read them
+            index.close()
+            rebuild_index(self._store, path)
+            index = Index.open(path)
         index.catch_up(self._store)
         return index
 

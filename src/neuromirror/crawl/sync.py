@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from neuromirror.crawl.mirrors import Mirror, find_mirror
 from neuromirror.crawl.plan import Task, plan_one, vanished
-from neuromirror.crawl.recorder import Recorder, now, recording
+from neuromirror.crawl.recorder import Recorder, recording
+from neuromirror.crawl.times import now
 from neuromirror.crawl.visit import Outcome, Visit
 from neuromirror.index import Index, LastVisit, MirrorStatus
 from neuromirror.model import (
@@ -239,7 +239,7 @@ class Sync:
         try:
             with self._store.lock(dataset.dataset_id, dataset.name):
                 outcome = visit.run(deep=self._deep)
-        except (NeuromirrorError, OSError, sqlite3.Error) as error:
+        except (NeuromirrorError, OSError) as error:
             status = "partial" if visit.outcome.minted else "failed"
             message = _explain(error, self._store)
             result = Result(dataset.name, "error", message, status, tuple(visit.outcome.minted))
@@ -247,7 +247,7 @@ class Sync:
             result = _result(dataset, outcome)
         try:
             self._record_visit(hint, started, result, visit.outcome.pending, recorder)
-        except (OSError, sqlite3.Error) as error:
+        except (NeuromirrorError, OSError) as error:
             return Result(dataset.name, "error", _explain(error, self._store), "failed")
         return result
 
@@ -367,11 +367,6 @@ def _explain(error: Exception, store: Store) -> str:
         return (
             f"the disk of the store {store.root} is full; free some space and run the sync again "
             "(what was published before is whole)"
-        )
-    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
-        return (
-            "the disk of the index is full; free some space and run the sync again (git has "
-            "everything, the index catches up)"
         )
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename or store.root}"

@@ -13,7 +13,8 @@ from neuromirror.crawl.compare import Changes, compare
 from neuromirror.crawl.errors import Held, Incident, ListingNotProven
 from neuromirror.crawl.mirrors import Guards
 from neuromirror.crawl.prove import Proven, prove
-from neuromirror.crawl.recorder import Recorder, now
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.times import now
 from neuromirror.index import Index, UnknownDataset, VersionRow
 from neuromirror.mint import Minted, Parents, mint
 from neuromirror.model import (

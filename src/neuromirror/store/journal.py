@@ -31,6 +31,13 @@ class JournalFile:
             file.flush()
             os.fsync(file.fileno())
 
+    def size(self) -> int:
+        """Bytes of the file."""
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def entries_from(self, position: int) -> Iterator[tuple[int, Entry]]:
         """Entries that begin at or after a position, each with the position of its end.
 

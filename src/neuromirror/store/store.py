@@ -217,6 +217,10 @@ class Store:
         """Adds entries to the journal."""
         self._journal.append(entries)
 
+    def journal_size(self) -> int:
+        """Bytes of the journal."""
+        return self._journal.size()
+
     def journal_from(self, position: int) -> Iterator[tuple[int, Entry]]:
         """Journal entries from a byte position on, each with the position of its end."""
         return self._journal.entries_from(position)

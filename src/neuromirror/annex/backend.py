@@ -1,0 +1,119 @@
+"""The program ``git-annex-backend-XS3ETAG``: checks content against a multipart ETag.
+
+It speaks git-annex's external backend protocol, version 1, on stdin and stdout. A key
+``XS3ETAG-s<size>--<md5>-<parts>-<part size>`` names all that the check needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import BinaryIO
+
+from neuromirror.annex.etags import dandi_part_size, etag_of, unheard
+
+_PROGRESS_STEP = 16 * 1024**2
+# What S3 answers for an upload of one part that holds nothing.
+_EMPTY_PART = "59adb24ef3cdbe0297f05b395827453f-1"
+
+_PROPERTIES = {
+    b"GETVERSION": b"VERSION 1",
+    b"CANVERIFY": b"CANVERIFY-YES",
+    b"ISSTABLE": b"ISSTABLE-YES",
+    b"ISCRYPTOGRAPHICALLYSECURE": b"ISCRYPTOGRAPHICALLYSECURE-NO",
+}
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> int:
+    """Answers requests until there are no more; gives the exit code of the program."""
+
+    def say(line: bytes) -> None:
+        replies.write(line + b"\n")
+        replies.flush()
+
+    for request in requests:
+        command, _, rest = request.rstrip(b"\n").partition(b" ")
+        if command in _PROPERTIES:
+            say(_PROPERTIES[command])
+        elif command == b"GENKEY":
+            say(_generate(rest, say))
+        elif command == b"VERIFYKEYCONTENT":
+            key, _, path = rest.partition(b" ")
+            say(_verify(key, path, say))
+        elif command == b"ERROR":
+            return 1
+        else:
+            say(b"ERROR XS3ETAG does not know the request " + command)
+            return 1
+    return 0
+
+
+def matches(
+    stream: BinaryIO, size: int | None, name: str, progress: Callable[[int], None] = unheard
+) -> bool:
+    """Whether content is that of a key: ``name`` is its ``<md5>-<parts>-<part size>``.
+
+    ``size`` is the number of bytes the stream holds, where known. Raises ValueError for a name
+    of another form.
+    """
+    etag, dash, part_size = name.rpartition("-")
+    if not dash or not part_size.isdecimal() or len(etag.partition("-")[0]) != 32:
+        raise ValueError(f"not the name of an XS3ETAG key: {name!r}")
+    if size == 0 and etag == _EMPTY_PART:
+        return True
+    parts = etag.partition("-")[2]
+    if size is not None and parts != str(-(-size // max(int(part_size), 1))):
+        return False
+    return etag_of(stream, int(part_size), progress) == etag
+
+
+def _report(say: Callable[[bytes], None]) -> Callable[[int], None]:
+    told = 0
+
+    def progress(position: int) -> None:
+        nonlocal told
+        if position - told >= _PROGRESS_STEP:
+            told = position
+            say(b"PROGRESS %d" % position)
+
+    return progress
+
+
+def _generate(path: bytes, say: Callable[[bytes], None]) -> bytes:
+    """A key by dandi-etag's part size: the one that an upload to DANDI gives the file."""
+    try:
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            part_size = dandi_part_size(size)
+            etag = etag_of(stream, part_size, _report(say))
+    except (OSError, ValueError) as error:
+        return b"GENKEY-FAILURE " + str(error).replace("\n", " ").encode("utf-8", "replace")
+    return f"GENKEY-SUCCESS XS3ETAG-s{size}--{etag}-{part_size}".encode("ascii")
+
+
+def _verify(key: bytes, path: bytes, say: Callable[[bytes], None]) -> bytes:
+    name = key.partition(b"--")[2].decode("utf-8", "replace")
+    try:
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            good = matches(stream, size, name, _report(say))
+    except (OSError, ValueError) as error:
+        say(b"DEBUG " + str(error).replace("\n", " ").encode("utf-8", "replace"))
+        good = False
+    return b"VERIFYKEYCONTENT-SUCCESS" if good else b"VERIFYKEYCONTENT-FAILURE"
+
+
+def main() -> None:
+    """Runs the program on stdin and stdout."""
+    try:
+        code = serve(sys.stdin.buffer, sys.stdout.buffer)
+    except (BrokenPipeError, KeyboardInterrupt):
+        # git-annex is gone; a second error at exit, when stdout is flushed, would only confuse.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""git-annex keys: how they are made, where their objects and logs lie.
+
+Formats: git-annex's internals/key_format, internals/hashing and internals pages. A key is text:
+``BACKEND[-s<size>]--<name>``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
+from neuromirror.model import FileRecord
+
+_EXTENSION_BYTES = bytes(byte for byte in range(256) if byte >= 0x80 or chr(byte).isalnum())
+_LONGEST_EXTENSION = 4
+_MOST_EXTENSIONS = 2
+
+_URL_NAME_LIMIT = 64
+_URL_NAME_KEPT = 31
+_PLAIN_IN_URL_NAME = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_/%:"
+)
+
+_ESCAPED_IN_FILES = b"&%:/"
+_MIXED_ALPHABET = b"0123456789zqjxkmvwgpfZQJXKMVWGPF"
+# Two characters for each 12 bits of the digest: 5 bits of every 6, the second one first.
+_MIXED = [
+    bytes((_MIXED_ALPHABET[word >> 6 & 31], _MIXED_ALPHABET[word & 31])) for word in range(4096)
+]
+_UP = [b"../" * depth + b".git/annex/objects/" for depth in range(64)]
+
+
+class KeyParts(NamedTuple):
+    """A key taken apart; ``size`` in bytes, None where the key does not say."""
+
+    backend: str
+    size: int | None
+    name: str
+
+
+def extension(name: bytes | str) -> str:
+    """What git-annex's ``…E`` backends append to a key for a file of this name (or path).
+
+    At most two extensions of at most four bytes each, counted from the end; an extension with
+    ASCII other than letters and digits is left out; dots that lead the name do not count. The
+    name must be UTF-8.
+    """
+    raw = name.encode("utf-8") if isinstance(name, str) else name
+    _, dot, endings = raw[raw.rfind(b"/") + 1 :].lstrip(b".").partition(b".")
+    return _extension(endings) if dot else ""
+
+
+@lru_cache(maxsize=4096)
+def _extension(endings: bytes) -> str:
+    kept: list[bytes] = []
+    for part in reversed(endings.split(b".")):
+        if len(part) > _LONGEST_EXTENSION:
+            break
+        if not part.translate(None, _EXTENSION_BYTES):
+            kept.append(part)
+            if len(kept) == _MOST_EXTENSIONS:
+                break
+    return "".join([f".{part.decode('utf-8')}" for part in reversed(kept) if part])
+
+
+def sha256e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
+    """The SHA256E key of a file with this name (or path)."""
+    return f"SHA256E{_size_field(size)}--{hexdigest}{extension(name)}"
+
+
+def md5e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
+    """The MD5E key of a file with this name (or path)."""
+    return f"MD5E{_size_field(size)}--{hexdigest}{extension(name)}"
+
+
+def xs3etag_key(size: int, etag: str, part_size: int) -> str:
+    """The key of a multipart ETag ``<md5>-<parts>``; raises ValueError for another ETag."""
+    md5, dash, parts = etag.partition("-")
+    if not dash or len(md5) != 32 or not parts.isdecimal():
+        raise ValueError(f"not a multipart ETag: {etag!r}")
+    return f"XS3ETAG-s{size}--{etag}-{part_size}"
+
+
+def url_key(url: str, size: int | None) -> str:
+    """The VURL key that ``git annex addurl --fast`` makes for a URL."""
+    name = "".join(
+        [
+            char if char in _PLAIN_IN_URL_NAME else ",," if char == "," else f",{ord(char)}"
+            for char in url
+        ]
+    )
+    raw = url.encode("utf-8")
+    if len(raw) > _URL_NAME_LIMIT:
+        digest = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+        name = f"{name[:_URL_NAME_KEPT]}-{digest}"
+    return f"VURL{_size_field(size)}--{name}"
+
+
+def key_for(record: FileRecord, git_path: bytes) -> str:
+    """The key of a file: by the best that is known of its bytes (sha256, md5, ETag), or by URL.
+
+    Raises ValueError for a file of which neither a digest nor a place is known.
+    """
+    etag = None
+    md5 = None
+    for digest in record.digests:
+        if digest.algorithm == "sha256":
+            return sha256e_key(record.size, digest.value, git_path)
+        if digest.algorithm == "md5":
+            md5 = md5 or digest.value
+        elif digest.algorithm == "etag":
+            etag = etag or digest.value
+    if md5 is not None:
+        return md5e_key(record.size, md5, git_path)
+    if etag is not None and record.part_size is not None and record.size is not None:
+        return xs3etag_key(record.size, etag, record.part_size)
+    if record.locations:
+        return url_key(record.locations[0].url, record.size)
+    raise ValueError(f"no digest and no location is known for {git_path!r}")
+
+
+def parse_key(key: str) -> KeyParts:
+    """A key taken apart; raises ValueError for text that is no key."""
+    head, dashes, name = key.partition("--")
+    backend, *fields = head.split("-")
+    if not dashes or not backend:
+        raise ValueError(f"not a git-annex key: {key!r}")
+    size = None
+    for field in fields:
+        if field[:1] not in ("s", "m", "S", "C") or not field[1:].isdecimal():
+            raise ValueError(f"not a git-annex key: {key!r}")
+        if field[0] == "s":
+            size = int(field[1:])
+    return KeyParts(backend, size, name)
+
+
+def key_digest(key: str) -> tuple[str, str] | None:
+    """The digest that a key proves, as (algorithm, value), or None.
+
+    ``("sha256", hex)``, ``("md5", hex)`` or ``("etag", "<md5>-<parts>")``.
+    """
+    backend, _, name = parse_key(key)
+    if backend in ("SHA256E", "SHA256"):
+        return "sha256", name.partition(".")[0]
+    if backend in ("MD5E", "MD5"):
+        return "md5", name.partition(".")[0]
+    if backend == "XS3ETAG":
+        return "etag", name.rpartition("-")[0]
+    return None
+
+
+def key_file(key: str) -> bytes:
+    """The file name of a key: ``&``, ``%``, ``:`` and ``/`` are escaped."""
+    raw = key.encode("utf-8")
+    if len(raw.translate(None, _ESCAPED_IN_FILES)) == len(raw):
+        return raw
+    return raw.replace(b"&", b"&a").replace(b"%", b"&s").replace(b":", b"&c").replace(b"/", b"%")
+
+
+def hash_lower(key: str) -> bytes:
+    """The directories of a key on the git-annex branch: ``f87/4d5``."""
+    digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).hexdigest().encode("ascii")
+    return digest[:3] + b"/" + digest[3:6]
+
+
+def hash_mixed(key: str) -> bytes:
+    """The directories of a key's object in a repository with a work tree: ``pX/ZJ``."""
+    digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).digest()
+    word = int.from_bytes(digest[:3], "little")
+    return _MIXED[word & 0xFFF] + b"/" + _MIXED[word >> 12]
+
+
+def link_target(key: str, git_path: bytes) -> bytes:
+    """The target of the symlink that stands for a locked file at ``git_path``."""
+    depth = git_path.count(b"/")
+    up = _UP[depth] if depth < len(_UP) else b"../" * depth + _UP[0]
+    name = key_file(key)
+    return up + hash_mixed(key) + b"/" + name + b"/" + name
+
+
+def pointer(key: str) -> bytes:
+    """The content of the pointer file that stands for an unlocked file."""
+    return b"/annex/objects/" + key_file(key) + b"\n"
+
+
+def log_path(key: str) -> bytes:
+    """The path of a key's location log on the git-annex branch."""
+    return hash_lower(key) + b"/" + key_file(key) + b".log"
+
+
+def url_log_path(key: str) -> bytes:
+    """The path of a key's URL log on the git-annex branch."""
+    return hash_lower(key) + b"/" + key_file(key) + b".log.web"
+
+
+def _size_field(size: int | None) -> str:
+    return "" if size is None else f"-s{size}"

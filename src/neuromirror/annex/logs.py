@@ -1,0 +1,152 @@
+"""The files of the git-annex branch: location, URL and remote logs, as bytes.
+
+Formats: git-annex's internals page. A line of a presence log is ``<seconds>s <status> <value>``;
+of several lines with one value the newest counts. git-annex appends a new value's line, and sorts
+by the bytes of the values when it changes a line; here they are always sorted. It also *tries* a
+key's URLs in sorted order: the order of the lines says nothing about which is preferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
+
+WEB_UUID = "00000000-0000-0000-0000-000000000001"
+
+PRESENT = "1"
+MISSING = "0"
+DEAD = "X"
+
+
+class LogLine(NamedTuple):
+    """A line of a presence log: seconds since 1970, ``1`` | ``0`` | ``X``, and a UUID or URL."""
+
+    timestamp: Decimal
+    status: str
+    value: str
+
+
+def location_log(timestamp: int, uuid: str = WEB_UUID) -> bytes:
+    """The location log of a key that one repository holds."""
+    return b"%ds 1 %s\n" % (timestamp, uuid.encode("ascii"))
+
+
+def url_log(urls: Iterable[str], timestamp: int) -> bytes:
+    """The URL log of a key, in git-annex's own order.
+
+    A URL that another remote than the web claims stands with a colon before it.
+    """
+    lines = sorted({_value(url) for url in urls})
+    return b"".join([b"%ds 1 %s\n" % (timestamp, line) for line in lines])
+
+
+def parse_log(content: bytes) -> list[LogLine]:
+    """The lines of a location or URL log, as they stand; what is not a line is left out.
+
+    Timestamps may be whole or fractional, and ``s`` may be missing (old logs).
+    """
+    lines = (_parse(raw) for raw in content.replace(b"\r", b"\n").split(b"\n"))
+    return [line for line in lines if line is not None]
+
+
+def merge_location_log(existing: bytes, timestamp: int, uuid: str = WEB_UUID) -> bytes:
+    """A location log with the repository in it; ``existing`` itself where it is there already."""
+    return _merge(existing, [uuid.encode("ascii")], timestamp)
+
+
+def merge_url_log(existing: bytes, urls: Iterable[str], timestamp: int) -> bytes:
+    """A URL log with these URLs too; ``existing`` itself where all are there already.
+
+    Lines of other URLs are kept as they are. A URL that was taken out comes back with a time
+    after that, whatever ``timestamp`` says, or the line would not count.
+    """
+    return _merge(existing, [_value(url) for url in urls], timestamp)
+
+
+def remote_log(remote: str, config: dict[str, str], timestamp: int | None = None) -> bytes:
+    """The line of ``remote.log`` that configures a special remote.
+
+    ``remote`` is its UUID (for a remote that is the same as another, that of the configuration).
+    Without a timestamp it is the line's beginning only, neither time nor newline at its end.
+    """
+    fields = " ".join(f"{name}={_escape(value)}" for name, value in sorted(config.items()))
+    end = "" if timestamp is None else f" timestamp={timestamp}s\n"
+    return f"{remote} {fields}{end}".encode()
+
+
+def sameas_web_remote(
+    name: str, urlinclude: str, cost: int, timestamp: int | None = None, *, uuid: str
+) -> bytes:
+    """The line of ``remote.log`` for a second web remote, with URLs and a cost of its own.
+
+    It is what ``git annex initremote --sameas=web NAME type=web urlinclude=GLOB cost=N
+    autoenable=true`` writes; ``uuid.log`` needs no line. ``uuid`` is that of the configuration.
+    The plain web remote (cost 200) leaves the URLs that match ``urlinclude`` to it.
+    """
+    config = {
+        "autoenable": "true",
+        "cost": str(cost),
+        "sameas-name": name,
+        "sameas-uuid": WEB_UUID,
+        "type": "web",
+        "urlinclude": urlinclude,
+    }
+    return remote_log(uuid, config, timestamp)
+
+
+def _value(url: str) -> bytes:
+    raw = url.encode("utf-8")
+    if b"\n" in raw or b"\r" in raw:
+        raise ValueError(f"a URL must not have a line break: {url!r}")
+    return raw
+
+
+def _parse(raw: bytes) -> LogLine | None:
+    fields = raw.split(b" ", 2)
+    if len(fields) != 3:
+        return None
+    seconds, status, value = fields
+    if status not in (b"1", b"0", b"X"):
+        return None
+    try:
+        timestamp = Decimal(seconds.removesuffix(b"s").decode("ascii"))
+    except (InvalidOperation, UnicodeDecodeError):
+        return None
+    if not timestamp.is_finite():
+        return None
+    return LogLine(timestamp, status.decode("ascii"), value.decode("utf-8", "surrogateescape"))
+
+
+def _merge(existing: bytes, values: list[bytes], timestamp: int) -> bytes:
+    current: dict[bytes, LogLine] = {}
+    kept: list[tuple[bytes, bytes]] = []
+    unread: list[bytes] = []
+    for raw in existing.replace(b"\r", b"\n").split(b"\n"):
+        line = _parse(raw)
+        if line is None:
+            unread += [raw] if raw else []
+            continue
+        value = raw.split(b" ", 2)[2]
+        kept.append((value, raw))
+        known = current.get(value)
+        if known is None or line.timestamp > known.timestamp:
+            current[value] = line
+    new: dict[bytes, bytes] = {}
+    for value in values:
+        known = current.get(value)
+        if known is not None and known.status == PRESENT:
+            continue
+        after = timestamp if known is None else max(timestamp, int(known.timestamp) + 1)
+        new[value] = b"%ds 1 %s" % (after, value)
+    if not new:
+        return existing
+    kept = [(value, raw) for value, raw in kept if value not in new]
+    kept += new.items()
+    # Only the values are compared: lines of one value stay in the order they had.
+    kept.sort(key=lambda entry: entry[0])
+    return b"".join([raw + b"\n" for raw in [*unread, *(raw for _, raw in kept)]])
+
+
+def _escape(value: str) -> str:
+    return "".join(f"&{ord(char)};" if char.isspace() or char == "&" else char for char in value)

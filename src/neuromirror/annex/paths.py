@@ -1,0 +1,190 @@
+"""Upstream names as git paths: a total, injective and reversible mapping.
+
+Ordinary names map to themselves. What git, git-annex, DataLad or a file system would refuse or
+interpret is escaped with ``%``, per component:
+
+- ``%XX`` (upper-case hex): the byte XX. A literal ``%`` becomes ``%25``, and only where it would
+  otherwise read as one of these tokens.
+- ``%_``: nothing. It stands for an empty component, and at the end of a file whose name is also
+  a folder's.
+- ``%+`` at the end of a component: the name goes on in the next component (a component that is
+  longer than file systems allow).
+
+The spellings of ``.git`` and its like follow git's own ``is_ntfs_dot*`` (path.c) and
+``is_hfs_dot*`` (utf8.c), which ``git fsck`` and checkout use on every platform. More than git
+asks for may be escaped; never less.
+"""
+
+from __future__ import annotations
+
+import re
+
+_COMPONENT_LIMIT = 255
+_PATH_LIMIT = 3800
+_TARGET_LIMIT = 4000
+# What a link target holds beside its ``../``s: ``.git/annex/objects/xx/yy/`` and, twice, a
+# key's file name, which no file system lets grow over 255 bytes.
+_LONGEST_TARGET = len(b".git/annex/objects/xx/yy/") + 2 * 255 + 1
+# Leaves room for an escaped first character (6 bytes more), ``%+`` and ``%_``.
+_CHUNK = 240
+
+_SLASH, _DOT = b"/."
+_CLASH = b"%_"
+_CONTINUES = b"%+"
+
+# ASCII that means nothing in any place but for ``.`` and ``/``, which are looked at apart. No
+# ``~``: without it a name is no NTFS short name.
+_ORDINARY = bytes(byte for byte in range(0x20, 0x7F) if byte not in b"%\\~")
+
+_HIGH = bytes(range(0x80, 0x100))
+
+_NAMES = (
+    b"git",
+    b"gitmodules",
+    b"gitattributes",
+    b"gitignore",
+    b"mailmap",
+    b"datalad",
+    b"neuromirror",
+    b"noannex",
+)
+_NTFS_HASHED = (b"gi7eba", b"gi7d29", b"gi250a", b"maba30")
+
+
+def _any_case(word: bytes) -> bytes:
+    # Spelled out rather than re.IGNORECASE: the search keeps its literal prefix, which is quick.
+    return b"".join(
+        b"[%c%c]" % (byte, byte - 32) if 97 <= byte <= 122 else re.escape(bytes((byte,)))
+        for byte in word
+    )
+
+
+def _short_names() -> bytes:
+    patterns = [rb"[gG][iI][tT]~1"]
+    patterns += [_any_case(name[:6]) + rb"~[1-4]" for name in _NAMES if len(name) > 3]
+    for prefix in _NTFS_HASHED:
+        for kept in range(7):
+            patterns.append(_any_case(prefix[:kept]) + rb"~[1-9][0-9]{%d}" % (6 - kept))
+    return b"|".join(patterns)
+
+
+_DOTTED = re.compile(rb"/\.(?:/|\.|\Z|%s)" % b"|".join(map(_any_case, _NAMES)))
+
+# U+FFFE and U+FFFF end a name for git's HFS+ check, as malformed UTF-8 does.
+_INTERPRETED = re.compile(
+    rb"(?:(?:\.(?:%s)|%s)[. ]*(?:\Z|:)|\.(?:%s)\xef\xbf[\xbe\xbf]|\.\.?\Z)"
+    % (b"|".join(map(_any_case, _NAMES)), _short_names(), b"|".join(map(_any_case, _NAMES)))
+)
+_HFS_IGNORED = re.compile(rb"\xe2\x80[\x8c-\x8f\xaa-\xae]|\xe2\x81[\xaa-\xaf]|\xef\xbb\xbf")
+_ODD_UNICODE = re.compile(rb"\xc2[\x80-\x9f]|%s" % _HFS_IGNORED.pattern)
+
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\\\udc80-\udcff]|%(?=[0-9A-F]{2}|[_+])")
+_TOKEN = re.compile(rb"%([0-9A-F]{2})|%_|%\+/")
+_UNIT = re.compile(rb"%[0-9A-F]{2}|[\x00-\x7f]|[\xc0-\xff][\x80-\xbf]*")
+
+
+def git_path(upstream: bytes) -> bytes:
+    """The path in the git tree of an upstream name; the same bytes for an ordinary name.
+
+    The result is valid UTF-8, never empty, and has no component that git refuses.
+    """
+    odd = upstream.translate(None, _ORDINARY)
+    if (
+        upstream
+        and (not odd or _is_plain_unicode(upstream, odd))
+        and b"//" not in upstream
+        and upstream[0] != _SLASH
+        and upstream[-1] != _SLASH
+        and not ((b"/." in upstream or upstream[0] == _DOT) and _DOTTED.search(b"/" + upstream))
+        and (
+            len(upstream) <= _COMPONENT_LIMIT
+            or max(map(len, upstream.split(b"/"))) <= _COMPONENT_LIMIT
+        )
+    ):
+        return upstream
+    return b"/".join([_component(part) for part in upstream.split(b"/")])
+
+
+def upstream_path(git: bytes) -> bytes:
+    """The upstream name of a path made by :func:`git_path`, marked for a clash or not."""
+    if b"%" not in git:
+        return git
+    return _TOKEN.sub(_unescape, git)
+
+
+def mark_clash(git_path: bytes) -> bytes:
+    """The path of a file whose own path is needed for a folder; the same upstream name."""
+    folder, slash, name = git_path.rpartition(b"/")
+    if len(name) + len(_CLASH) > _COMPONENT_LIMIT:
+        name = _split(name)
+    return folder + slash + name + _CLASH
+
+
+def fits(git_path: bytes) -> bool:
+    """Whether the path and any link target it may have are short enough for a checkout.
+
+    The limits, 3,800 bytes for the path and 4,000 for the target, stay below PATH_MAX (4,096).
+    """
+    return (
+        len(git_path) <= _PATH_LIMIT and 3 * git_path.count(b"/") + _LONGEST_TARGET <= _TARGET_LIMIT
+    )
+
+
+def _is_plain_unicode(upstream: bytes, odd: bytes) -> bool:
+    """Whether the odd bytes are all those of plain characters beyond ASCII."""
+    if odd.translate(None, _HIGH) or _ODD_UNICODE.search(upstream):
+        return False
+    try:
+        upstream.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _component(name: bytes) -> bytes:
+    """One component escaped; more than one where it is too long."""
+    if not name:
+        return _CLASH
+    if name in (b".", b".."):
+        return b"%2E" * len(name)
+    text = name.decode("utf-8", "surrogateescape")
+    encoded = _ESCAPED.sub(_escape, text).encode("utf-8")
+    encoded = _guarded(encoded)
+    return encoded if len(encoded) <= _COMPONENT_LIMIT else _split(encoded)
+
+
+def _guarded(name: bytes) -> bytes:
+    """The escaped component, its first character escaped too where git would interpret it."""
+    if not _INTERPRETED.match(_HFS_IGNORED.sub(b"", name)):
+        return name
+    first = _unit_at(name, 0)
+    return b"".join(b"%%%02X" % byte for byte in name[:first]) + name[first:]
+
+
+def _unit_at(name: bytes, start: int) -> int:
+    """Where the escape or UTF-8 character ends that begins at ``start``."""
+    unit = _UNIT.match(name, start)
+    assert unit is not None
+    return unit.end()
+
+
+def _split(name: bytes) -> bytes:
+    """An escaped component in pieces that file systems take, each safe as a name of its own."""
+    pieces = []
+    start = 0
+    while len(name) - start > _CHUNK:
+        end = start
+        while (following := _unit_at(name, end)) - start <= _CHUNK:
+            end = following
+        pieces.append(_guarded(name[start:end] + _CONTINUES))
+        start = end
+    pieces.append(_guarded(name[start:]))
+    return b"/".join(pieces)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    return bytes((int(match[1], 16),)) if match[1] else b""

@@ -1,0 +1,118 @@
+"""Reading bodies without trusting them: bounded, decompressed by hand, checked for their end."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import requests
+from urllib3.exceptions import HTTPError as TransportError
+from urllib3.exceptions import ReadTimeoutError
+
+from neuromirror.net.errors import NotJson, TimedOut, TooLarge, Unreachable
+
+_CHUNK: Final = 1 << 16
+
+
+def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
+    """The bytes on the wire, not decompressed.
+
+    Raises :class:`TimedOut`, and :class:`Unreachable` when the body ends before its stated
+    length.
+    """
+    received = 0
+    try:
+        while chunk := reply.raw.read(_CHUNK, decode_content=False):
+            received += len(chunk)
+            yield chunk
+    except (ReadTimeoutError, TimeoutError):
+        raise TimedOut(
+            f"{url} sent {received} bytes and then took too long; try again", url=url
+        ) from None
+    except (TransportError, OSError):
+        raise Unreachable(f"{url} broke off after {received} bytes; try again", url=url) from None
+    stated = reply.headers.get("Content-Length", "")
+    if stated.isdecimal() and int(stated) != received:
+        raise Unreachable(
+            f"{url} sent {received} of {stated} bytes; try again",
+            url=url,
+            status=reply.status_code,
+        )
+
+
+def _unpacked(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes]:
+    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        for chunk in chunks:
+            rest = chunk
+            while rest and not inflate.eof:
+                yield inflate.decompress(rest, min(limit + 1, 1 << 20))
+                rest = inflate.unconsumed_tail
+    except zlib.error as error:
+        raise Unreachable(f"{url} sent a damaged gzip body; try again", url=url) from error
+    if not inflate.eof:
+        raise Unreachable(f"{url} sent a gzip body without its end; try again", url=url)
+
+
+def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
+    """The whole body, decompressed, of at most ``limit`` bytes.
+
+    Raises :class:`TooLarge` before more than about that much is held in memory.
+    """
+    coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+    chunks = raw_chunks(reply, url)
+    if coding in ("gzip", "x-gzip"):
+        chunks = _unpacked(chunks, url, limit)
+    elif coding not in ("identity", ""):
+        raise NotJson(
+            f"{url} answered in the encoding {coding[:40]!r}, which was not asked for", url=url
+        )
+    body = bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(
+                f"{url} answered with more than {limit} bytes, which is more than is read of one"
+                " reply; ask for smaller pages",
+                url=url,
+                status=reply.status_code,
+            )
+    return bytes(body)
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def parse_json(body: bytes, content_type: str, url: str) -> Any:
+    """The value of a JSON body; raises :class:`NotJson` saying what came instead."""
+    start = body[:200].lstrip().lower()
+    kind = content_type.partition(";")[0].strip().lower()
+    if start.startswith(b"<") or kind in ("text/html", "application/xhtml+xml"):
+        raise NotJson(
+            f"{url} answered with a web page instead of JSON: a login page or a proxy may have"
+            " answered; check the address and the network",
+            url=url,
+            status=200,
+        )
+    if not start:
+        empty = NotJson(
+            f"{url} answered with an empty body instead of JSON; try again", url=url, status=200
+        )
+        empty.passing = True
+        raise empty
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except RecursionError:
+        raise NotJson(f"{url} answered with JSON nested too deeply", url=url, status=200) from None
+    except ValueError as error:
+        cut = NotJson(
+            f"{url} answered with something that is not JSON, or was cut off"
+            f" ({len(body)} bytes received); try again",
+            url=url,
+            status=200,
+        )
+        cut.passing = True
+        raise cut from error

@@ -1,0 +1,90 @@
+"""What can go wrong on the way to an archive; no message holds a token or a signed query."""
+
+from __future__ import annotations
+
+from neuromirror.model import NeuromirrorError
+
+
+class NetError(NeuromirrorError):
+    """A request that gave nothing usable.
+
+    ``url`` is the address asked for, cleaned (see :func:`~neuromirror.net.clean_url`); ``status``
+    is the HTTP status where there was a reply; ``passing`` says that another attempt may help.
+    """
+
+    passing: bool = False
+
+    def __init__(self, message: str, *, url: str | None = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.url = url
+        self.status = status
+
+
+class Unreachable(NetError):
+    """No reply, or one that broke off: name not known, refused, cut, TLS failure."""
+
+    passing = True
+
+
+class TimedOut(Unreachable):
+    """No reply within the time allowed, or one that dripped in too slowly."""
+
+
+class UnsafeAddress(NetError):
+    """An address that must not be asked: no http(s), or this machine's or site's own network."""
+
+
+class TooLarge(NetError):
+    """The body is longer than allowed, counted after decompression."""
+
+
+class NotJson(NetError):
+    """A successful reply whose body is not the JSON that was asked for."""
+
+
+class HttpError(NetError):
+    """A reply whose status means failure.
+
+    ``detail`` is what the server said in a JSON body (``{"detail": …}`` or a bare string),
+    shortened and redacted; None where the body was no such JSON. A 404 with a detail comes from
+    the archive, one without may come from anything on the way.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str | None = None,
+        status: int | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, status=status)
+        self.detail = detail
+
+
+class NotFound(HttpError):
+    """404 or 410."""
+
+
+class Forbidden(HttpError):
+    """401 or 403: a token is needed, or the one given is refused."""
+
+
+class TooManyRequests(HttpError):
+    """429, still after all attempts; ``retry_after`` in seconds, where the server said so."""
+
+    passing = True
+    retry_after: float | None = None
+
+
+class ServerTrouble(HttpError):
+    """500, 502, 503 or 504 and the like, still after all attempts; ``retry_after`` in seconds."""
+
+    passing = True
+    retry_after: float | None = None
+
+
+class RetryAfterTooLong(HttpError):
+    """The server asks to wait longer than is allowed; ``retry_after`` says how many seconds."""
+
+    retry_after: float = 0.0

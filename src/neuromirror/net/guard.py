@@ -1,0 +1,167 @@
+"""Connections that only reach allowed addresses and only last as long as allowed.
+
+The address is checked where the connection is made, so a name that resolves to something else
+the second time (DNS rebinding) gains nothing. Reading is bounded by a deadline as a whole, not by
+a wait for each piece: a server that drips one byte a second is cut off.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import create_connection
+
+from neuromirror.net.errors import UnsafeAddress
+from neuromirror.net.urls import refusal
+
+
+class Deadline(threading.local):
+    """When this thread's current request must be over (monotonic seconds), or None."""
+
+    at: float | None = None
+
+    @contextmanager
+    def within(self, seconds: float | None) -> Iterator[None]:
+        """Sets the deadline for requests made inside, and puts back the one before."""
+        before = self.at
+        self.at = None if seconds is None else time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.at = before
+
+
+class _TimedRaw(io.RawIOBase):
+    """A socket's bytes, until the deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+        self._wait = sock.gettimeout()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the reply took too long as a whole")
+        self._sock.settimeout(left if self._wait is None else min(left, self._wait))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedSocket:
+    """What http.client takes as the socket of a response: only ``makefile`` is asked of it."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_TimedRaw(self._sock, self._deadline))
+
+
+def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
+    """The addresses of a host, all of them allowed.
+
+    Raises socket.gaierror for an unknown name and :class:`UnsafeAddress` when even one address
+    is forbidden: a name with both kinds is an attack, or broken.
+    """
+    found: list[str] = []
+    try:
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, "no name that DNS could know") from error
+    for *_, place in places:
+        text = str(place[0])
+        why = refusal(ipaddress.ip_address(text.partition("%")[0]), allow_private=allow_private)
+        if why is not None:
+            hint = (
+                ""
+                if allow_private
+                else "; set allow_private = true in the mirror's options"
+                " if this archive really is on your own network"
+            )
+            raise UnsafeAddress(f"{host} is at {text} ({why}), which is not asked{hint}")
+        if text not in found:
+            found.append(text)
+    return found
+
+
+def _guarded(base: type[HTTPConnection], allow_private: bool, deadline: Deadline) -> type[Any]:
+    class Guarded(base):  # type: ignore[valid-type, misc]
+        def _new_conn(self) -> socket.socket:
+            host, port = self._dns_host, self.port
+            try:
+                addresses = checked_addresses(host, port, allow_private=allow_private)
+            except socket.gaierror as error:
+                raise NameResolutionError(self.host, self, error) from error
+            failed: OSError | None = None
+            for address in addresses:
+                try:
+                    return create_connection(
+                        (address, port),
+                        self.timeout,
+                        source_address=self.source_address,
+                        socket_options=self.socket_options,
+                    )
+                except OSError as error:
+                    failed = error
+            if isinstance(failed, TimeoutError):
+                raise ConnectTimeoutError(self, f"no answer from {self.host}") from failed
+            raise NewConnectionError(self, f"cannot connect: {failed}") from failed
+
+        def response_class(self, sock: Any, *rest: Any, **named: Any) -> http.client.HTTPResponse:
+            if deadline.at is not None:
+                sock = _TimedSocket(sock, deadline.at)
+            return http.client.HTTPResponse(sock, *rest, **named)
+
+    return Guarded
+
+
+class GuardedAdapter(HTTPAdapter):
+    """A requests adapter whose direct connections are checked and timed.
+
+    A configured proxy resolves names itself, so behind one only literal addresses can be checked
+    (the session does that).
+    """
+
+    def __init__(self, *, allow_private: bool, deadline: Deadline, connections: int) -> None:
+        self._allow_private = allow_private
+        self._deadline = deadline
+        super().__init__(pool_connections=32, pool_maxsize=connections)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
+    ) -> None:
+        """Makes the pools (called by requests)."""
+        pools = urllib3.PoolManager(
+            num_pools=connections, maxsize=maxsize, block=block, **pool_kwargs
+        )
+
+        class Plain(HTTPConnectionPool):
+            ConnectionCls = _guarded(HTTPConnection, self._allow_private, self._deadline)
+
+        class Secure(HTTPSConnectionPool):
+            ConnectionCls = _guarded(HTTPSConnection, self._allow_private, self._deadline)
+
+        pools.pool_classes_by_scheme = {"http": Plain, "https": Secure}
+        self.poolmanager = pools

@@ -1,0 +1,404 @@
+"""The one HTTP session: every request to an archive is made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final, TypeVar
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+import requests.exceptions
+import requests.structures
+import requests.utils
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from neuromirror import __version__
+from neuromirror.model import ConfigurationError
+from neuromirror.net.bodies import parse_json, raw_chunks, read_bounded
+from neuromirror.net.errors import (
+    Forbidden,
+    HttpError,
+    NetError,
+    NotFound,
+    RetryAfterTooLong,
+    ServerTrouble,
+    TimedOut,
+    TooManyRequests,
+    Unreachable,
+    UnsafeAddress,
+)
+from neuromirror.net.guard import Deadline, GuardedAdapter
+from neuromirror.net.urls import (
+    clean_url,
+    is_local_name,
+    literal_address,
+    origin,
+    redact,
+    refusal,
+)
+from neuromirror.net.waits import Limits, retry_after
+
+AGENT_PAGE: Final = "https://neuromirror.invalid/"
+_DETAIL_BYTES: Final = 1 << 16
+_DETAIL_SHOWN: Final = 300
+_TOKEN_LENGTH: Final = 6
+"""What is shorter would be found inside ordinary words."""
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_PASSING: Final = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The status and headers (names in any case) of a reply without its body."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An open reply; ``chunks`` raises a NetError when the body ends before its stated length."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: Iterator[bytes]
+
+
+def _worth_another_try(error: BaseException) -> bool:
+    return isinstance(error, NetError) and error.passing
+
+
+class Session:
+    """Asks archives; shared by threads.
+
+    ``tokens`` maps the origin of an API (``https://api.dandiarchive.org``) to the name of the
+    environment variable that holds its token; the token goes to that origin only, never along a
+    redirect elsewhere. ``allow_private`` lets loopback and private addresses be asked
+    (link-local ones never are). ``contact`` is the address in the agent string.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_private: bool = False,
+        tokens: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        contact: str = AGENT_PAGE,
+    ) -> None:
+        self.allow_private = allow_private
+        self.limits = limits or Limits()
+        self._tokens = {origin(url): name for url, name in (tokens or {}).items()}
+        self._deadline = Deadline()
+        self._gates: dict[tuple[str, str, int], threading.BoundedSemaphore] = {}
+        self._gates_lock = threading.Lock()
+        self._http = requests.Session()
+        # The environment's netrc would put credentials into requests; proxies are asked for below.
+        self._http.trust_env = False
+        self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._http.headers["User-Agent"] = f"neuromirror/{__version__} (+{contact})"
+        adapter = GuardedAdapter(
+            allow_private=allow_private,
+            deadline=self._deadline,
+            connections=self.limits.per_host,
+        )
+        self._http.mount("http://", adapter)
+        self._http.mount("https://", adapter)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the kept connections."""
+        self._http.close()
+
+    def redact(self, text: str) -> str:
+        """A text without signed queries, credentials and this session's own tokens."""
+        for name in self._tokens.values():
+            token = os.environ.get(name, "").strip()
+            if len(token) >= _TOKEN_LENGTH:
+                text = text.replace(token, "***")
+        return redact(text)
+
+    def get_json(
+        self,
+        url: str,
+        params: Mapping[str, str | int] | None = None,
+        *,
+        attempts: int | None = None,
+    ) -> Any:
+        """The value of a JSON reply; redirects are followed, passing troubles tried again.
+
+        Raises a :class:`NetError`. ``attempts`` overrides the session's limit.
+        """
+
+        def ask() -> Any:
+            with (
+                self._deadline.within(self.limits.total),
+                self._open("GET", url, params, accept="application/json", coding="gzip") as reply,
+            ):
+                shown = self._shown(reply.url)
+                self._check(reply, shown)
+                body = read_bounded(reply, shown, self.limits.json_bytes)
+            return parse_json(body, reply.headers.get("Content-Type", ""), shown)
+
+        return self._retrying(ask, attempts)
+
+    def head(self, url: str, *, redirects: int = 0) -> Reply:
+        """Status and headers as they are, for any status but 429 and passing server troubles.
+
+        Redirects are not followed unless asked for; the reply is then a 3xx.
+        """
+
+        def ask() -> Reply:
+            with (
+                self._deadline.within(self.limits.total),
+                self._open(
+                    "HEAD", url, None, accept="*/*", coding="identity", redirects=redirects
+                ) as reply,
+            ):
+                if reply.status_code == 429 or reply.status_code in _PASSING:
+                    self._check(reply, self._shown(reply.url))
+                # Only a reply read to its end gives its connection back.
+                reply.raw.read(1, decode_content=False)
+                return Reply(reply.status_code, dict_of(reply.headers))
+
+        return self._retrying(ask, None)
+
+    @contextmanager
+    def stream(self, url: str, *, total: float | None = None) -> Iterator[Stream]:
+        """An open reply whose chunks are the stored bytes (no transfer compression is asked for).
+
+        Opening is tried again after passing troubles, reading is not. Each wait is bounded; the
+        whole only by ``total`` seconds, because files may be large. A place among the host's
+        connections is held until the end.
+        """
+
+        def ask() -> requests.Response:
+            with self._deadline.within(total):
+                reply = self._follow("GET", url, None, "*/*", "identity", self.limits.redirects)
+                try:
+                    self._check(reply, self._shown(reply.url))
+                except NetError:
+                    reply.close()
+                    raise
+            return reply
+
+        with self._gate(url), self._retrying(ask, None) as reply:
+            shown = self._shown(reply.url)
+            yield Stream(reply.status_code, dict_of(reply.headers), raw_chunks(reply, shown))
+
+    def _retrying(self, ask: Callable[[], T], attempts: int | None) -> T:
+        again = Retrying(
+            stop=stop_after_attempt(attempts or self.limits.attempts),
+            retry=retry_if_exception(_worth_another_try),
+            wait=self._wait,
+            reraise=True,
+        )
+        return again(ask)
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        most = min(self.limits.wait_max, self.limits.wait * 2 ** (state.attempt_number - 1))
+        seconds: float = random.uniform(most / 2, most)
+        return max(seconds, getattr(error, "retry_after", None) or 0.0)
+
+    @contextmanager
+    def _open(
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, str | int] | None,
+        *,
+        accept: str,
+        coding: str,
+        redirects: int | None = None,
+    ) -> Iterator[requests.Response]:
+        most = self.limits.redirects if redirects is None else redirects
+        with self._gate(url):
+            reply = self._follow(method, url, params, accept, coding, most)
+            with reply:
+                yield reply
+
+    def _gate(self, url: str) -> threading.BoundedSemaphore:
+        place = self._place(url)
+        with self._gates_lock:
+            return self._gates.setdefault(place, threading.BoundedSemaphore(self.limits.per_host))
+
+    def _place(self, url: str) -> tuple[str, str, int]:
+        """Scheme, host and port; raises UnsafeAddress for what is no http(s) address."""
+        try:
+            return origin(url)
+        except ValueError as error:
+            raise UnsafeAddress(
+                f"{self._shown(url)} is not asked: only http and https addresses are",
+                url=self._shown(url),
+            ) from error
+
+    def _follow(
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, str | int] | None,
+        accept: str,
+        coding: str,
+        most: int,
+    ) -> requests.Response:
+        """The first reply that is no redirect; each hop is checked like the first."""
+        first = self._shown(url)
+        for hop in range(most + 1):
+            reply = self._once(method, url, params if hop == 0 else None, accept, coding)
+            target = reply.headers.get("Location")
+            if reply.status_code not in _REDIRECTS or target is None or most == 0:
+                return reply
+            here = reply.url
+            reply.close()
+            url = urljoin(here, target)
+        endless = Unreachable(f"{first} redirects more than {most} times", url=first)
+        endless.passing = False
+        raise endless
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, str | int] | None,
+        accept: str,
+        coding: str,
+    ) -> requests.Response:
+        place = self._place(url)
+        shown = self._shown(url)
+        parts = urlsplit(url)
+        # Credentials in an address would be sent, and recorded by others, as they are.
+        bare = urlunsplit(
+            (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, "")
+        )
+        proxies = requests.utils.get_environ_proxies(bare)
+        if proxies.get(place[0]) or proxies.get("all"):
+            self._refuse_literal(place[1], shown)
+        headers = {"Accept": accept, "Accept-Encoding": coding, **self._authorization(place)}
+        try:
+            return self._http.request(
+                method,
+                bare,
+                params=dict(params) if params else None,
+                headers=headers,
+                timeout=(self.limits.connect, self.limits.read),
+                allow_redirects=False,
+                stream=True,
+                proxies=dict(proxies),
+                verify=os.environ.get("REQUESTS_CA_BUNDLE")
+                or os.environ.get("CURL_CA_BUNDLE")
+                or True,
+            )
+        except UnsafeAddress as error:
+            raise UnsafeAddress(str(error), url=shown) from None
+        except requests.exceptions.Timeout:
+            raise TimedOut(f"{shown} did not answer in time; try again", url=shown) from None
+        except requests.exceptions.RequestException as error:
+            why = self.redact(_innermost(error))[:_DETAIL_SHOWN]
+            raise Unreachable(f"{shown} cannot be reached: {why}", url=shown) from None
+
+    def _refuse_literal(self, host: str, shown: str) -> None:
+        address = literal_address(host)
+        why = "this machine itself" if is_local_name(host) and not self.allow_private else None
+        if address is not None:
+            why = refusal(address, allow_private=self.allow_private)
+        if why is not None:
+            raise UnsafeAddress(f"{shown} is not asked: {why}", url=shown)
+
+    def _authorization(self, place: tuple[str, str, int]) -> dict[str, str]:
+        name = self._tokens.get(place)
+        token = os.environ.get(name, "").strip() if name else ""
+        if not token:
+            return {}
+        if not token.isascii() or not token.isprintable():
+            raise ConfigurationError(
+                f"the environment variable {name} holds something that cannot be a token"
+            )
+        return {"Authorization": f"token {token}"}
+
+    def _shown(self, url: str) -> str:
+        try:
+            return self.redact(clean_url(url))
+        except ValueError:
+            return "<an address that is no URL>"
+
+    def _check(self, reply: requests.Response, shown: str) -> None:
+        """Raises the error that the status stands for, if any."""
+        status = reply.status_code
+        if 200 <= status < 300:
+            return
+        detail = self._detail(reply, shown)
+        said = "" if detail is None else f": {detail}"
+        named: dict[str, Any] = {"url": shown, "status": status, "detail": detail}
+        if status in (404, 410):
+            raise NotFound(f"{shown} is not there (HTTP {status}){said}", **named)
+        if status in (401, 403):
+            raise Forbidden(self._refused(reply, shown, status) + said, **named)
+        if status == 429 or status in _PASSING:
+            asked = retry_after(reply.headers)
+            if asked is not None and asked > self.limits.retry_after_max:
+                late = RetryAfterTooLong(
+                    f"{shown} (HTTP {status}) asks to wait {asked:.0f} seconds, longer than the"
+                    f" {self.limits.retry_after_max:.0f} that are allowed; run again later",
+                    **named,
+                )
+                late.retry_after = asked
+                raise late
+            kind: type[TooManyRequests | ServerTrouble]
+            kind = TooManyRequests if status == 429 else ServerTrouble
+            what = "too many requests" if status == 429 else "trouble on the server"
+            passing = kind(f"{shown}: {what} (HTTP {status}){said}; try again later", **named)
+            passing.retry_after = asked
+            raise passing
+        raise HttpError(f"{shown} answered HTTP {status}{said}", **named)
+
+    def _refused(self, reply: requests.Response, shown: str, status: int) -> str:
+        name = self._tokens.get(origin(reply.url))
+        if name is None:
+            return f"{shown} refuses access (HTTP {status}); no token is configured for it"
+        if "Authorization" not in reply.request.headers:
+            return f"{shown} needs a token (HTTP {status}); set the environment variable {name}"
+        return (
+            f"{shown} refuses the token in the environment variable {name} (HTTP {status}):"
+            " it may have expired or lack the right"
+        )
+
+    def _detail(self, reply: requests.Response, shown: str) -> str | None:
+        try:
+            said = json.loads(read_bounded(reply, shown, _DETAIL_BYTES))
+        except (NetError, ValueError, RecursionError):
+            return None
+        if isinstance(said, dict):
+            said = said.get("detail")
+        return self.redact(said)[:_DETAIL_SHOWN] if isinstance(said, str) else None
+
+
+def dict_of(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """A copy of reply headers whose names are found in any case."""
+    return requests.structures.CaseInsensitiveDict(headers)
+
+
+def _innermost(error: BaseException) -> str:
+    """What really went wrong: the deepest cause, without urllib3's layers around it."""
+    seen: BaseException = error
+    while True:
+        deeper = seen.__cause__ or seen.__context__
+        reason = getattr(seen, "reason", None)
+        if isinstance(reason, BaseException) and reason is not seen:
+            deeper = reason
+        if deeper is None:
+            return f"{type(seen).__name__}: {seen}"
+        seen = deeper

@@ -1,0 +1,156 @@
+"""Addresses: what may be recorded of one, and which may be asked at all."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_SECRET_PREFIXES: Final = ("x-amz-", "x-goog-", "x-oss-", "response-")
+_SECRET_NAMES: Final = frozenset(
+    {
+        *("access_key", "accesskey", "awsaccesskeyid", "googleaccessid", "key-pair-id", "policy"),
+        *("api-key", "api_key", "apikey", "auth", "authorization", "client_secret", "code"),
+        *("access_token", "auth_token", "id_token", "private_token", "refresh_token", "token"),
+        *("security-token", "session_token", "session", "sessionid", "jwt", "secret"),
+        *("credential", "credentials", "pass", "passwd", "password", "pwd"),
+        *("expires", "sig", "signature"),
+    }
+)
+_WORDS: Final = frozenset({"auth", "code", "expires", "pass", "policy", "secret", "session"})
+"""Secret as parameters of a URL, but words of a sentence elsewhere."""
+# Azure's shared access signatures: harmless words unless a ``sig`` stands beside them.
+_SAS_NAMES: Final = frozenset(
+    {"se", "sip", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "st", "sv"}
+)
+
+_URL_IN_TEXT: Final = re.compile(r"(?i)\b(?:https?|ftp|s3)://[^\s'\"<>]+")
+_PARAMETER_IN_TEXT: Final = re.compile(
+    r"(?i)(?<![\w-])((?:x-(?:amz|goog|oss)-[a-z0-9-]+|"
+    + "|".join(sorted(map(re.escape, _SECRET_NAMES - _WORDS)))
+    + r")\s*[=:]\s*)(?:(?:token|bearer|basic)\s+)?[^\s&'\"<>,;)]+"
+)
+_CREDENTIAL_IN_TEXT: Final = re.compile(r"(?i)\b((?:bearer|basic|token)\s+)(?=\S*\d)[\w.~+/=-]{8,}")
+_TRAILING: Final = ".,;:!?)]}"
+
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+
+
+def _is_secret(name: str, *, shared_access: bool) -> bool:
+    name = unquote_plus(name).strip().casefold()
+    return (
+        name in _SECRET_NAMES
+        or name.startswith(_SECRET_PREFIXES)
+        or (shared_access and name in _SAS_NAMES)
+    )
+
+
+def clean_url(url: str) -> str:
+    """The address without user info, signed query parameters and fragment.
+
+    What stays (``versionId`` too) is kept byte for byte and in order. Raises ValueError for text
+    that is no URL.
+    """
+    parts = urlsplit(url)
+    fields = [field for field in parts.query.split("&") if field]
+    names = [field.partition("=")[0] for field in fields]
+    shared_access = any(unquote_plus(name).casefold() == "sig" for name in names)
+    kept = [
+        field
+        for field, name in zip(fields, names, strict=True)
+        if not _is_secret(name, shared_access=shared_access)
+    ]
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "&".join(kept), ""))
+
+
+def redact(text: str) -> str:
+    """A text (or URL) fit for messages, logs and records.
+
+    URLs in it are cleaned as by :func:`clean_url`; values of signed parameters, ``Authorization``
+    headers and bearer tokens that stand outside a URL become ``***``.
+    """
+
+    def cleaned(found: re.Match[str]) -> str:
+        url = found.group()
+        bare = url.rstrip(_TRAILING)
+        try:
+            return clean_url(bare) + url[len(bare) :]
+        except ValueError:
+            return "<an address that is no URL>"
+
+    text = _URL_IN_TEXT.sub(cleaned, text)
+    text = _PARAMETER_IN_TEXT.sub(r"\1***", text)
+    return _CREDENTIAL_IN_TEXT.sub(r"\1***", text)
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an http(s) URL, lower case, the port filled in.
+
+    Raises ValueError for anything else.
+    """
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme not in ("http", "https"):
+        raise ValueError(f"not an http or https address: {redact(url)}")
+    if not parts.hostname:
+        raise ValueError(f"an address without a host: {redact(url)}")
+    return scheme, parts.hostname.lower(), parts.port or (443 if scheme == "https" else 80)
+
+
+def literal_address(host: str) -> IPAddress | None:
+    """The IP address that a host name spells out, or None for a real name."""
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a host name or literal is this machine or a private network, without asking DNS."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    address = literal_address(name)
+    return address is not None and not _embedded(address).is_global
+
+
+def _embedded(address: IPAddress) -> IPAddress:
+    """The IPv4 address inside a mapped, 6to4, Teredo or NAT64 IPv6 address, else itself."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.sixtofour is not None:
+            return address.sixtofour
+        if address.teredo is not None:
+            return address.teredo[1]
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def refusal(address: IPAddress, *, allow_private: bool) -> str | None:
+    """Why an address must not be asked, or None.
+
+    Link-local addresses (where clouds serve credentials), multicast and reserved ones never;
+    loopback and private ones only with ``allow_private``.
+    """
+    inner = _embedded(address)
+    if inner.is_link_local:
+        return "link-local, where clouds serve credentials"
+    if inner == ipaddress.ip_address("fd00:ec2::254"):
+        return "a cloud's metadata service"
+    if inner.is_multicast:
+        return "multicast"
+    if inner.is_unspecified:
+        return "unspecified"
+    if inner.is_loopback:
+        return None if allow_private else "this machine itself"
+    if inner.is_reserved and not inner.is_global:
+        return "reserved"
+    if not inner.is_global:
+        return None if allow_private else "a private network"
+    return None

@@ -1,0 +1,24 @@
+"""The archives that can be mirrored, behind one protocol."""
+
+from neuromirror.sources.errors import (
+    DatasetNotFound,
+    ListingNotProven,
+    MalformedId,
+    UnexpectedReply,
+)
+from neuromirror.sources.options import SourceOptions
+from neuromirror.sources.protocol import KnownLocation, Listing, Source
+from neuromirror.sources.registry import open_source, source_kinds
+
+__all__ = [
+    "DatasetNotFound",
+    "KnownLocation",
+    "Listing",
+    "ListingNotProven",
+    "MalformedId",
+    "Source",
+    "SourceOptions",
+    "UnexpectedReply",
+    "open_source",
+    "source_kinds",
+]

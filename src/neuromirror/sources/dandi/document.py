@@ -1,0 +1,88 @@
+"""``dandiset.yaml`` and the facts of a version, without what moves by itself.
+
+Equal upstream state must give equal bytes whenever it is read, so these are left out: ``citation``
+(it carries the year of the last save), ``manifestLocation`` (it lags after publishing), and of a
+draft what the archive computes for itself (``assetsSummary`` changes on mere validation). A
+published version's ``doi`` comes some time after the version itself; it is derived by the
+archive's own rule, so that its coming changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from neuromirror.model import DatasetFacts, Document
+from neuromirror.net import clean_url
+
+_ALWAYS_LEFT_OUT: Final = frozenset({"citation", "manifestLocation", "doi"})
+_LEFT_OUT_OF_DRAFTS: Final = frozenset(
+    {"assetsSummary", "dateModified", "datePublished", "publishedBy", "releaseNotes"}
+)
+# JSON may hold these unescaped, YAML and UTF-8 may not.
+_NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_SIGNED_URL: Final = re.compile(
+    r"(?i)https?://(?:[^\s/'\"<>@]+@[^\s'\"<>]*|[^\s'\"<>]*[?&](?:x-(?:amz|goog)-signature"
+    r"|awsaccesskeyid|signature|sig|access_token|token)=[^\s'\"<>]*)"
+)
+
+
+def published_doi(instance: Mapping[str, Any], local_id: str, version: str) -> str | None:
+    """The DOI that an instance gives to a published version, None where it gives none.
+
+    ``instance`` is ``instance_config`` of the API's ``/info/``.
+    """
+    prefix, name = instance.get("doi_prefix"), instance.get("instance_name")
+    if not (isinstance(prefix, str) and prefix and isinstance(name, str) and name):
+        return None
+    return f"{prefix}/{name.lower()}.{local_id}/{version}"
+
+
+def document(metadata: Mapping[str, Any], *, published: bool, doi: str | None) -> Document:
+    """``dandiset.yaml``: the metadata as JSON with sorted keys, which is YAML too.
+
+    Dandi's own tools read it. The text is UTF-8 and ends in a newline.
+    """
+    left_out = _ALWAYS_LEFT_OUT if published else _ALWAYS_LEFT_OUT | _LEFT_OUT_OF_DRAFTS
+    kept = {name: _clean(value) for name, value in metadata.items() if name not in left_out}
+    if published and doi is not None:
+        kept["doi"] = doi
+    dumped = json.dumps(kept, ensure_ascii=False, indent=2, sort_keys=True)
+    return Document(b"dandiset.yaml", _NOT_YAML.sub(_escaped, dumped).encode("utf-8") + b"\n")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found.group()):04x}"
+
+
+def _clean(value: Any) -> Any:
+    """The value with every text in it free of signed queries and user info.
+
+    Only those: fragments and other parameters mean something in ontology terms and prose.
+    """
+    if isinstance(value, str):
+        return _SIGNED_URL.sub(lambda found: clean_url(found.group()), value)
+    if isinstance(value, Mapping):
+        return {name: _clean(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in value]
+    return value
+
+
+def facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFacts:
+    """Title, licenses, DOI and landing page of a version."""
+    licenses = metadata.get("license")
+    page = metadata.get("url")
+    title = metadata.get("name")
+    return DatasetFacts(
+        title=title if isinstance(title, str) and title else name,
+        license=tuple(one for one in licenses if isinstance(one, str))
+        if isinstance(licenses, list)
+        else (),
+        doi=doi,
+        landing_page=str(_clean(page))
+        if isinstance(page, str) and page.startswith(("http://", "https://"))
+        else None,
+    )

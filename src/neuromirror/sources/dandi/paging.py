@@ -1,0 +1,130 @@
+"""Page-by-page reading that notices what is missing.
+
+An archive's list is ``{count, next, previous, results}`` under ``page`` and ``page_size``. The
+address in ``next`` is never asked: pages are numbered here, and ``next`` is only held against
+what it should say. So neither a cycle nor another host in it can lead anywhere.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from neuromirror.net import ServerTrouble, Session, TooLarge, Unreachable, origin
+from neuromirror.sources.errors import ListingNotProven, UnexpectedReply
+
+_SMALLEST: Final = 10
+_SHRINK: Final = 4
+_IMPATIENT: Final = 2
+"""Attempts at a page that could still be asked for in smaller pieces."""
+
+
+def pages(
+    session: Session,
+    url: str,
+    params: Mapping[str, str | int],
+    *,
+    what: str,
+    page_size: int,
+    key: str,
+    shrink: bool = False,
+) -> Iterator[list[Any]]:
+    """Yields the rows of each page, until all that the first page counted have come.
+
+    ``what`` names the list in messages; ``key`` is the field that no two rows share. With
+    ``shrink`` a page that the server cannot give is asked for in quarters, and so are the pages
+    after it.
+
+    Raises :class:`ListingNotProven` when rows are short, repeated or too many, when a page before
+    the last is not full, and when ``next`` names another host or page; a
+    :class:`~neuromirror.net.NetError` when a page cannot be had.
+    """
+    size, offset = page_size, 0
+    count: int | None = None
+    recent: deque[object] = deque(maxlen=page_size)
+    while True:
+        number, skip = offset // size + 1, offset % size
+        asked = {**params, "page": number, "page_size": size}
+        may_shrink = shrink and size > _SMALLEST
+        try:
+            attempts = session.limits.attempts
+            page = session.get_json(
+                url, asked, attempts=min(attempts, _IMPATIENT) if may_shrink else attempts
+            )
+        except (ServerTrouble, Unreachable, TooLarge):
+            if not may_shrink:
+                raise
+            size //= _SHRINK
+            continue
+        rows, stated, following = _parts(page, what)
+        if stated is None and count is None:
+            raise UnexpectedReply(f"{what}: the first page does not say how many there are")
+        if count is not None and stated not in (None, count):
+            raise ListingNotProven(
+                f"{what}: {count} were promised on the first page and {stated} on page {number}"
+            )
+        count = count if stated is None else stated
+        assert count is not None
+        _check_next(following, url, number, what)
+        if len(rows) > size or (following is not None and len(rows) != size):
+            raise ListingNotProven(
+                f"{what}: page {number} holds {len(rows)} rows instead of {size}"
+                " (if this archive gives smaller pages, set page_size)"
+            )
+        names = [_name(row, key) for row in rows]
+        seen = set(recent)
+        if any(name not in seen for name in names[:skip]):
+            raise ListingNotProven(f"{what}: rows moved while they were read")
+        fresh = [name for name in names[skip:] if name is not None]
+        if len(set(fresh)) < len(fresh) or not seen.isdisjoint(fresh):
+            raise ListingNotProven(f"{what}: page {number} repeats rows that came before")
+        recent.extend(names[skip:])
+        offset += len(rows[skip:])
+        if offset > count or (following is None and offset != count):
+            raise ListingNotProven(f"{what}: {count} were promised and {offset} came")
+        yield rows[skip:]
+        if following is None:
+            return
+        if not rows[skip:]:
+            raise ListingNotProven(
+                f"{what}: page {number} is empty, and is said not to be the last"
+            )
+
+
+def _parts(page: Any, what: str) -> tuple[list[Any], int | None, str | None]:
+    """Rows, count and next of a page."""
+    if not isinstance(page, dict) or not isinstance(page.get("results"), list):
+        raise UnexpectedReply(f"{what}: the reply is no page of a list")
+    count, following = page.get("count"), page.get("next")
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
+        raise UnexpectedReply(f"{what}: the page's count is no number")
+    if following is not None and not isinstance(following, str):
+        raise UnexpectedReply(f"{what}: the page's next is no address")
+    if "next" not in page:
+        raise UnexpectedReply(f"{what}: the page does not say whether it is the last")
+    return page["results"], count, following
+
+
+def _check_next(following: str | None, url: str, number: int, what: str) -> None:
+    """Refuses a next page that is not on this host, or not the next."""
+    if following is None:
+        return
+    try:
+        # The scheme may differ: an archive behind a proxy often calls itself http.
+        same = origin(following)[1] == origin(url)[1]
+        said = parse_qs(urlsplit(following).query).get("page", [])
+    except ValueError:
+        same, said = False, []
+    if not same:
+        raise ListingNotProven(f"{what}: page {number} names a next page on another host")
+    if said != [str(number + 1)]:
+        raise ListingNotProven(
+            f"{what}: page {number} names {' '.join(said)[:20] or 'no page'} as the next page"
+        )
+
+
+def _name(row: Any, key: str) -> object:
+    value = row.get(key) if isinstance(row, dict) else None
+    return value if isinstance(value, (str, int)) else None

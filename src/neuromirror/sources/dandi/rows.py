@@ -1,0 +1,179 @@
+"""One row of an asset list, checked and turned into a record.
+
+A row that is not as the API promises becomes a :class:`NamedException` and blocks no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from neuromirror.model import Digest, FileRecord, NamedException, Retention
+from neuromirror.net import clean_url, is_local_name, origin
+from neuromirror.sources.dandi.digests import ETAG, SHA256, dandi_part_size, parts_of
+
+CLAIMED_BY: Final = "dandi"
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
+_SHOWN: Final = 80
+
+
+class _Malformed(Exception):
+    """What is wrong with a row, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """A good row of a blob: its record without locations, its asset id, its object's address."""
+
+    record: FileRecord
+    asset_id: str
+    object_url: str | None
+
+
+def read_row(
+    row: Any, number: int, *, published: bool, allow_private: bool
+) -> BlobRow | NamedException:
+    """The record of a row with metadata; ``number`` counts rows, to name one without a path."""
+    path = _exception_path(row, number)
+    size = _size(row) if isinstance(row, dict) else None
+    try:
+        if not isinstance(row, dict):
+            raise _Malformed("the row is no object")
+        return _read(row, published=published, allow_private=allow_private)
+    except _Malformed as error:
+        return NamedException(path, "malformed", f"The archive's row: {error}", size or 0)
+
+
+def _read(
+    row: Mapping[str, Any], *, published: bool, allow_private: bool
+) -> BlobRow | NamedException:
+    path = _path(row)
+    asset_id = _uuid(row, "asset_id")
+    size = _size(row)
+    if size is None:
+        raise _Malformed(f"size is {_shown(row.get('size'))}")
+    blob, zarr = row.get("blob"), row.get("zarr")
+    if (blob is None) == (zarr is None):
+        raise _Malformed("it must have either a blob or a Zarr")
+    if zarr is not None:
+        zarr_id = _uuid(row, "zarr")
+        return NamedException(path, "zarr", f"Zarr asset {zarr_id}: not mirrored yet", size)
+    metadata = row.get("metadata")
+    if not isinstance(metadata, dict):
+        raise _Malformed("metadata is missing")
+    digests, part_size = _digests(metadata, size)
+    created = moment_or_none(row.get("created"))
+    if created is None:
+        raise _Malformed(f"created is {_shown(row.get('created'))}")
+    record = FileRecord(
+        path=path,
+        size=size,
+        digests=digests,
+        part_size=part_size,
+        # Publishing rewrites ``modified``; ``created`` stays with the content.
+        modified=created,
+        upstream_id=_uuid(row, "blob"),
+        retention=Retention.PUBLISHED if published else Retention.DRAFT,
+    )
+    return BlobRow(record, asset_id, _object_url(metadata, allow_private=allow_private))
+
+
+def _path(row: Mapping[str, Any]) -> bytes:
+    path = row.get("path")
+    if not isinstance(path, str) or not path:
+        raise _Malformed(f"path is {_shown(path)}")
+    try:
+        return path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _Malformed("path holds half a character") from None
+
+
+def _exception_path(row: Any, number: int) -> bytes:
+    path = row.get("path") if isinstance(row, dict) else None
+    if isinstance(path, str) and path:
+        return path.encode("utf-8", "backslashreplace")
+    asset_id = row.get("asset_id") if isinstance(row, dict) else None
+    if isinstance(asset_id, str) and _UUID.match(asset_id):
+        return b"(asset %s without a path)" % asset_id.encode()
+    return b"(row %d without a path)" % number
+
+
+def _size(row: Mapping[str, Any]) -> int | None:
+    size = row.get("size")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
+        return None
+    return size
+
+
+def _uuid(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not _UUID.match(value):
+        raise _Malformed(f"{name} is {_shown(value)}")
+    return value.lower()
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:_SHOWN]
+
+
+def _digests(metadata: Mapping[str, Any], size: int) -> tuple[tuple[Digest, ...], int | None]:
+    """The claims, and the part size where the etag has the parts that the size calls for."""
+    claims = metadata.get("digest")
+    if claims is None:
+        claims = {}
+    if not isinstance(claims, dict):
+        raise _Malformed("metadata.digest is no object")
+    digests: list[Digest] = []
+    part_size: int | None = None
+    for name, algorithm, pattern in (
+        ("dandi:sha2-256", "sha256", SHA256),
+        ("dandi:dandi-etag", "etag", ETAG),
+    ):
+        value = claims.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str) or not pattern.match(value.lower()):
+            raise _Malformed(f"{name} is {_shown(value)}")
+        digests.append(Digest(algorithm, value.lower(), CLAIMED_BY))
+        if algorithm == "etag":
+            parts = int(value.partition("-")[2])
+            try:
+                if parts == parts_of(size):
+                    part_size = dandi_part_size(size)
+            except ValueError as error:
+                raise _Malformed(str(error)) from error
+    return tuple(digests), part_size
+
+
+def _object_url(metadata: Mapping[str, Any], *, allow_private: bool) -> str | None:
+    """The cleaned address of the object itself: the one that is no API download address."""
+    urls = metadata.get("contentUrl")
+    for url in urls if isinstance(urls, list) else []:
+        if not isinstance(url, str):
+            continue
+        try:
+            _, host, _ = origin(url)
+            url.encode("ascii")
+            cleaned = clean_url(url)
+        except ValueError:
+            continue
+        if any(char.isspace() for char in url):
+            continue
+        if urlsplit(url).path.endswith(("/download/", "/download")) and "/assets/" in url:
+            continue
+        if allow_private or not is_local_name(host):
+            return cleaned
+    return None
+
+
+def moment_or_none(value: object) -> datetime | None:
+    """A time with a zone, in UTC; None for anything else."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if time is None or time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,183 @@
+"""What may be asked, and what may be recorded of an address."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from net_loopback import gives, value
+
+from neuromirror.net import Unreachable, UnsafeAddress, clean_url, is_local_name, redact
+
+SIGNED = (
+    "https://me:pw@bucket.s3.amazonaws.com/a%20b/c+d?versionId=v.1&X-Amz-Algorithm=AWS4"
+    "&X-Amz-Signature=5ee5&x-amz-security-token=t&response-content-disposition=x&AWSAccessKeyId=AK"
+    "&Signature=s&Expires=1&page=2#part"
+)
+
+
+def test_a_clean_url_keeps_the_version_and_nothing_secret():
+    assert clean_url(SIGNED) == "https://bucket.s3.amazonaws.com/a%20b/c+d?versionId=v.1&page=2"
+
+
+def test_a_shared_access_signature_is_removed_but_its_words_alone_stay():
+    assert clean_url("https://h/x?sv=2020&sp=r&sig=abc&v=1") == "https://h/x?v=1"
+    assert clean_url("https://h/x?sp=r&v=1") == "https://h/x?sp=r&v=1"
+
+
+@pytest.mark.parametrize("name", ["Token", "X%2DAmz%2DSignature", "access_token", "SIG", "sig+"])
+def test_spelling_does_not_hide_a_secret(name):
+    assert clean_url(f"https://h/x?{name}=secret&a=1") == "https://h/x?a=1"
+
+
+@given(st.text(alphabet="abcXYZ-_.~/%20?&=+:,;()!$'*", max_size=60))
+def test_cleaning_twice_changes_nothing_more(rest):
+    url = f"https://host.example/{rest}"
+    once = clean_url(url)
+    assert clean_url(once) == once
+
+
+def test_messages_are_redacted_wherever_the_secret_stands():
+    text = redact(
+        f"failed ({SIGNED}), then /blobs/x?X-Amz-Signature=abc&versionId=7"
+        " with Authorization: token 0123abcd and Bearer eyJ0.abc, token=zzz"
+    )
+    assert "https://bucket.s3.amazonaws.com/a%20b/c+d?versionId=v.1&page=2" in text
+    assert "versionId=7" in text
+    for secret in ("5ee5", "=abc", "0123abcd", "eyJ0", "zzz", "pw@"):
+        assert secret not in text
+
+
+def test_ordinary_words_stay():
+    text = "a token is needed: see https://docs.example/x?page=1, then the code expires"
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://host/x",
+        "gopher://host/",
+        "/relative",
+        "http://",
+        "http://[::1",
+        "http://host:99999/x",
+        "data:,x",
+    ],
+)
+def test_only_http_addresses_are_asked(quick, url):
+    with pytest.raises(UnsafeAddress):
+        quick().get_json(url)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0.0.0.0",
+        "localhost",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:10.0.0.1]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:7f00:1::]",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "224.0.0.1",
+    ],
+)
+def test_no_address_of_this_machine_or_network_is_asked(quick, host):
+    with pytest.raises(UnsafeAddress):
+        quick(allow_private=False).head(f"http://{host}:1/x")
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "0.0.0.0"])
+def test_metadata_services_are_never_asked(quick, host):
+    with pytest.raises(UnsafeAddress):
+        quick(allow_private=True).head(f"http://{host}:1/x")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://169.254.169.254/latest/meta-data/", "file:///etc/passwd", "//169.254.169.254/x"],
+)
+def test_a_redirect_to_a_forbidden_place_is_not_followed(server, quick, target):
+    server.answers["/x"] = gives(302, Location=target)
+    with pytest.raises(UnsafeAddress):
+        quick().get_json(f"{server.url}/x")
+    assert len(server.asked) == 1
+
+
+def test_a_name_that_resolves_to_this_machine_is_refused(server, quick, monkeypatch):
+    server.answers["/x"] = value("reached")
+    real = socket.getaddrinfo
+
+    def resolve(host, port, *args, **named):
+        return real("127.0.0.1" if host == "archive.example" else host, port, *args, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    url = f"http://archive.example:{server.port}/x"
+    with pytest.raises(UnsafeAddress, match=r"archive\.example is at 127\.0\.0\.1"):
+        quick(allow_private=False).get_json(url)
+    assert server.asked == []
+    assert quick().get_json(url) == "reached"
+
+
+def test_a_name_is_resolved_once_so_that_rebinding_gains_nothing(quick, monkeypatch):
+    """What is connected to is the address that was checked, not the name's next answer."""
+    answers = iter(["8.8.8.8", "127.0.0.1", "127.0.0.1", "127.0.0.1"])
+    resolved, connected = [], []
+
+    def resolve(host, port, *_args, **_named):
+        resolved.append(next(answers))
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (resolved[-1], port))]
+
+    def connect(address, *_args, **_named):
+        connected.append(address)
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("neuromirror.net.guard.create_connection", connect)
+    with pytest.raises(Unreachable):
+        quick(allow_private=False, attempts=1).get_json("http://archive.example:8000/x")
+    assert resolved == ["8.8.8.8"]
+    assert connected == [("8.8.8.8", 8000)]
+
+
+def test_one_forbidden_address_among_good_ones_is_enough_to_refuse(quick, monkeypatch):
+    def resolve(host, port, *_args, **_named):
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, ("8.8.8.8", port)), (*kind, ("10.1.2.3", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(UnsafeAddress, match="private network"):
+        quick(allow_private=False).get_json("http://archive.example:8000/x")
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("localhost", True),
+        ("LOCALHOST.", True),
+        ("x.localhost", True),
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("192.168.0.3", True),
+        ("api.dandiarchive.org", False),
+        ("8.8.8.8", False),
+        ("localhost.example", False),
+    ],
+)
+def test_local_names_are_known_without_dns(host, local):
+    assert is_local_name(host) is local

@@ -1,0 +1,444 @@
+"""The session against a server that misbehaves in every way it can."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from net_loopback import gives, in_turn, reply, value
+
+from neuromirror import __version__
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.net import (
+    Forbidden,
+    HttpError,
+    NotFound,
+    NotJson,
+    RetryAfterTooLong,
+    ServerTrouble,
+    TimedOut,
+    TooLarge,
+    TooManyRequests,
+    Unreachable,
+)
+
+
+def test_json_comes_with_parameters_and_the_agent_string(server, quick):
+    server.answers["/list"] = value({"results": [1, "ü"]})
+    assert quick().get_json(f"{server.url}/list?a=1", {"page": 2}) == {"results": [1, "ü"]}
+    asked = server.asked[0]
+    assert asked.path == "/list?a=1&page=2"
+    assert asked.headers["User-Agent"].startswith(f"neuromirror/{__version__} (+http")
+    assert "Authorization" not in asked.headers
+    assert "Cookie" not in asked.headers
+
+
+def test_a_gzip_body_is_read(server, quick):
+    body = gzip.compress(json.dumps([1, 2]).encode())
+    server.answers["/z"] = gives(200, body, Content_Encoding="gzip")
+    assert quick().get_json(f"{server.url}/z") == [1, 2]
+    assert server.asked[0].headers["Accept-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
+def test_a_passing_trouble_is_asked_again(server, quick, status):
+    server.answers["/x"] = in_turn(gives(status), gives(status), value("fine"))
+    assert quick().get_json(f"{server.url}/x") == "fine"
+    assert len(server.asked) == 3
+
+
+def test_a_storm_that_does_not_pass_is_an_error_that_says_so(server, quick):
+    server.answers["/x"] = gives(503, b"<html>down</html>", "text/html")
+    with pytest.raises(ServerTrouble, match="503") as caught:
+        quick().get_json(f"{server.url}/x")
+    assert len(server.asked) == 3
+    assert caught.value.status == 503
+    assert caught.value.url == f"{server.url}/x"
+    assert isinstance(caught.value, NeuromirrorError)
+
+
+def test_too_many_requests_has_a_name_of_its_own(server, quick):
+    server.answers["/x"] = gives(429, b'{"detail": "Request was throttled."}')
+    with pytest.raises(TooManyRequests, match="throttled"):
+        quick().get_json(f"{server.url}/x")
+
+
+@pytest.mark.parametrize("status", [400, 418])
+def test_what_will_not_pass_is_not_asked_again(server, quick, status):
+    server.answers["/x"] = gives(status)
+    with pytest.raises(HttpError):
+        quick().get_json(f"{server.url}/x")
+    assert len(server.asked) == 1
+
+
+def waits_of(session, monkeypatch):
+    """Collects the pauses between attempts instead of making them."""
+    waits: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    return waits
+
+
+def test_retry_after_in_seconds_is_waited(server, quick, monkeypatch):
+    session = quick()
+    waits = waits_of(session, monkeypatch)
+    server.answers["/x"] = in_turn(gives(429, Retry_After="7"), value(1))
+    assert session.get_json(f"{server.url}/x") == 1
+    assert waits == [7.0]
+
+
+def test_retry_after_as_a_date_is_waited(server, quick, monkeypatch):
+    session = quick()
+    waits = waits_of(session, monkeypatch)
+    then = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    server.answers["/x"] = in_turn(gives(503, Retry_After=then), value(1))
+    assert session.get_json(f"{server.url}/x") == 1
+    assert len(waits) == 1
+    assert 30 < waits[0] <= 40
+
+
+@pytest.mark.parametrize("asked", ["Thu, 01 Jan 1970 00:00:00 GMT", "soon", "-5", ""])
+def test_a_useless_retry_after_falls_back_to_the_usual_wait(server, quick, monkeypatch, asked):
+    session = quick()
+    waits = waits_of(session, monkeypatch)
+    server.answers["/x"] = in_turn(gives(429, Retry_After=asked), value(1))
+    assert session.get_json(f"{server.url}/x") == 1
+    assert 0 < waits[0] <= 0.02
+
+
+@pytest.mark.parametrize(
+    "asked", ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"], ids=["day", "digits", "date"]
+)
+def test_a_huge_retry_after_is_an_error_and_no_sleep(server, quick, monkeypatch, asked):
+    session = quick()
+    waits = waits_of(session, monkeypatch)
+    server.answers["/x"] = gives(429, Retry_After=asked)
+    with pytest.raises(RetryAfterTooLong, match="asks to wait") as caught:
+        session.get_json(f"{server.url}/x")
+    assert waits == []
+    assert caught.value.retry_after > 300
+
+
+def test_waits_grow_and_are_not_all_the_same(server, quick, monkeypatch):
+    session = quick(attempts=6, wait=1.0, wait_max=5.0)
+    waits = waits_of(session, monkeypatch)
+    server.answers["/x"] = gives(500)
+    with pytest.raises(ServerTrouble):
+        session.get_json(f"{server.url}/x")
+    assert len(waits) == 5
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, [1, 2, 4, 5, 5], strict=True))
+
+
+def test_a_login_page_with_200_is_no_json(server, quick):
+    server.answers["/x"] = gives(200, b"<!DOCTYPE html><p>Log in", "text/html")
+    with pytest.raises(NotJson, match="login page or a proxy"):
+        quick().get_json(f"{server.url}/x")
+    assert len(server.asked) == 1
+
+
+def test_html_under_a_json_name_is_no_json(server, quick):
+    server.answers["/x"] = gives(200, b"\n <html></html>")
+    with pytest.raises(NotJson, match="web page"):
+        quick().get_json(f"{server.url}/x")
+
+
+def test_an_empty_200_is_an_error(server, quick):
+    server.answers["/x"] = gives(200, b"")
+    with pytest.raises(NotJson, match="empty body"):
+        quick().get_json(f"{server.url}/x")
+    assert len(server.asked) == 3
+
+
+def test_json_cut_off_is_asked_again(server, quick):
+    server.answers["/x"] = in_turn(gives(200, b'{"results": [1, 2'), value([1, 2, 3]))
+    assert quick().get_json(f"{server.url}/x") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"a":' * 100_000], ids=["lists", "objects"])
+def test_deep_nesting_is_an_error(server, quick, body):
+    server.answers["/x"] = gives(200, body)
+    with pytest.raises(NotJson):
+        quick().get_json(f"{server.url}/x")
+
+
+@pytest.mark.parametrize("body", [b"NaN", b"[-Infinity]", b"[" + b"9" * 5000 + b"]", b"\xff\xfe"])
+def test_what_only_looks_like_json_is_an_error(server, quick, body):
+    server.answers["/x"] = gives(200, body)
+    with pytest.raises(NotJson):
+        quick().get_json(f"{server.url}/x")
+
+
+def test_a_body_shorter_than_promised_is_asked_again(server, quick):
+    def short(handler):
+        reply(handler, 200, b'{"a": 1}', Content_Length="400")
+        handler.close_connection = True
+
+    server.answers["/x"] = in_turn(short, value("whole"))
+    assert quick().get_json(f"{server.url}/x") == "whole"
+    server.answers["/x"] = short
+    with pytest.raises(Unreachable, match="8 "):
+        quick().get_json(f"{server.url}/x")
+
+
+def test_a_chunked_body_without_its_end_is_an_error(server, quick):
+    def short(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"4\r\n[1,2\r\n")
+        handler.close_connection = True
+
+    server.answers["/x"] = short
+    with pytest.raises(Unreachable):
+        quick().get_json(f"{server.url}/x")
+
+
+def test_a_gzip_body_without_its_end_is_an_error(server, quick):
+    body = gzip.compress(json.dumps(list(range(5000))).encode())[:-20]
+    server.answers["/x"] = gives(200, body, Content_Encoding="gzip")
+    with pytest.raises(Unreachable, match="without its end"):
+        quick().get_json(f"{server.url}/x")
+
+
+def test_a_json_bomb_is_cut_short(server, quick):
+    sent = []
+
+    def endless(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        for _ in range(2000):
+            handler.wfile.write(b"[" * (1 << 16))
+            sent.append(1)
+
+    server.answers["/x"] = endless
+    with pytest.raises(TooLarge, match="smaller pages"):
+        quick(json_bytes=1 << 20).get_json(f"{server.url}/x")
+    assert len(sent) < 2000
+    assert len(server.asked) == 1
+
+
+def test_a_gzip_bomb_is_cut_short(server, quick):
+    body = gzip.compress(b" " * (64 << 20), 9)
+    assert len(body) < 100_000
+    server.answers["/x"] = gives(200, body, Content_Encoding="gzip")
+    with pytest.raises(TooLarge):
+        quick(json_bytes=1 << 20).get_json(f"{server.url}/x")
+
+
+def test_an_encoding_that_was_not_asked_for_is_an_error(server, quick):
+    server.answers["/x"] = gives(200, b"[]", Content_Encoding="gzip, gzip")
+    with pytest.raises(NotJson, match="encoding"):
+        quick().get_json(f"{server.url}/x")
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_a_slow_drip_is_cut_off(server, quick, part):
+    stop = threading.Event()
+
+    def drip(handler):
+        if part == "body":
+            handler.send_response(200)
+            handler.send_header("Content-Length", "1000000")
+            handler.end_headers()
+        else:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not stop.wait(0.05):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+
+    server.answers["/x"] = drip
+    try:
+        with pytest.raises(TimedOut):
+            quick(attempts=1, read=30.0, total=0.5).get_json(f"{server.url}/x")
+    finally:
+        stop.set()
+
+
+def test_a_server_that_says_nothing_is_given_up(server, quick):
+    gone = threading.Event()
+    server.answers["/x"] = lambda handler: gone.wait(20)
+    try:
+        with pytest.raises(TimedOut, match="in time"):
+            quick(attempts=1, read=0.2).get_json(f"{server.url}/x")
+    finally:
+        gone.set()
+
+
+def test_a_refused_connection_is_unreachable(server, quick):
+    port = server.port
+    server.__exit__()
+    try:
+        with pytest.raises(Unreachable, match="cannot be reached"):
+            quick().get_json(f"http://127.0.0.1:{port}/x")
+    finally:
+        server.__enter__()
+
+
+def test_404_and_410_are_not_found_and_say_who_says_so(server, quick):
+    server.answers["/gone"] = gives(410, b"<html>", "text/html")
+    with pytest.raises(NotFound) as of_the_archive:
+        quick().get_json(f"{server.url}/nothing")
+    assert of_the_archive.value.detail == "Not found."
+    with pytest.raises(NotFound) as of_something_else:
+        quick().get_json(f"{server.url}/gone")
+    assert of_something_else.value.detail is None
+
+
+def test_a_missing_token_and_a_refused_one_are_told_apart(server, quick, monkeypatch):
+    server.answers["/x"] = gives(
+        401, b'{"detail": "Authentication credentials were not provided."}'
+    )
+    session = quick(tokens={server.url: "ARCHIVE_TOKEN"})
+    with pytest.raises(Forbidden, match="set the environment variable ARCHIVE_TOKEN"):
+        session.get_json(f"{server.url}/x")
+    monkeypatch.setenv("ARCHIVE_TOKEN", "s3cr3t-0123456789")
+    server.answers["/x"] = gives(403, b'{"detail": "no, not s3cr3t-0123456789"}')
+    with pytest.raises(Forbidden, match=r"refuses the token in .* ARCHIVE_TOKEN") as caught:
+        session.get_json(f"{server.url}/x")
+    assert "s3cr3t" not in str(caught.value) + str(caught.value.detail)
+    with pytest.raises(Forbidden, match="no token is configured"):
+        quick().get_json(f"{server.url}/x")
+
+
+def test_the_token_goes_to_its_own_host_only(server, other, quick, monkeypatch):
+    monkeypatch.setenv("ARCHIVE_TOKEN", "s3cr3t-0123456789")
+    session = quick(tokens={f"{server.url}/api": "ARCHIVE_TOKEN"})
+    server.answers["/here"] = gives(302, Location="/there")
+    server.answers["/there"] = gives(302, Location=f"{other.url}/x?X-Amz-Signature=abc")
+    other.answers["/x"] = value("ok")
+    assert session.get_json(f"{server.url}/here") == "ok"
+    sent = [asked.headers.get("Authorization") for asked in server.asked + other.asked]
+    assert sent == ["token s3cr3t-0123456789"] * 2 + [None]
+
+
+def test_a_token_that_could_break_the_header_is_refused(server, quick, monkeypatch):
+    monkeypatch.setenv("ARCHIVE_TOKEN", "abc\r\nX-Evil: 1")
+    session = quick(tokens={server.url: "ARCHIVE_TOKEN"})
+    with pytest.raises(ConfigurationError, match="ARCHIVE_TOKEN") as caught:
+        session.get_json(f"{server.url}/x")
+    assert "abc" not in str(caught.value)
+    assert server.asked == []
+
+
+def test_a_netrc_in_the_home_is_not_used(server, quick, isolated_home):
+    (isolated_home / ".netrc").write_text("machine 127.0.0.1 login me password pw\n")
+    (isolated_home / ".netrc").chmod(0o600)
+    server.answers["/x"] = value(1)
+    quick().get_json(f"{server.url}/x")
+    assert "Authorization" not in server.asked[0].headers
+
+
+def test_user_info_in_an_address_is_neither_sent_nor_shown(server, quick):
+    server.answers["/x"] = gives(400)
+    with pytest.raises(HttpError) as caught:
+        quick().get_json(f"http://me:hunter2@127.0.0.1:{server.port}/x?token=abc&page=1")
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.url == f"{server.url}/x?page=1"
+    assert "Authorization" not in server.asked[0].headers
+
+
+def test_no_error_shows_a_signed_query_even_in_its_traceback(server, quick):
+    import traceback
+
+    port = server.port
+    signed = f"http://127.0.0.1:{port}/x?X-Amz-Signature=5ee5ee&versionId=v1"
+    server.__exit__()
+    try:
+        with pytest.raises(Unreachable) as caught:
+            quick().get_json(signed)
+    finally:
+        server.__enter__()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "5ee5ee" not in shown
+    assert "versionId=v1" in shown
+
+
+def test_redirects_end(server, quick):
+    server.answers["/x"] = gives(302, Location="/x")
+    with pytest.raises(Unreachable, match="redirects more than 10 times"):
+        quick().get_json(f"{server.url}/x")
+    assert len(server.asked) == 11
+
+
+def test_head_gives_any_status_and_follows_nothing(server, quick):
+    server.answers["/o"] = gives(200, b"12345", x_amz_version_id="v1")
+    server.answers["/r"] = gives(302, Location="/o")
+    session = quick()
+    found = session.head(f"{server.url}/o")
+    assert (found.status, found.headers["X-Amz-Version-Id"]) == (200, "v1")
+    assert found.headers["content-length"] == "5"
+    assert session.head(f"{server.url}/r").status == 302
+    assert session.head(f"{server.url}/r", redirects=3).status == 200
+    assert session.head(f"{server.url}/none").status == 404
+    assert {asked.method for asked in server.asked} == {"HEAD"}
+    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_heads_share_a_connection(server, quick):
+    peers = set()
+
+    def note(handler):
+        peers.add(handler.client_address)
+        reply(handler, 200)
+
+    server.answers["/o"] = note
+    session = quick()
+    for _ in range(5):
+        session.head(f"{server.url}/o")
+    assert len(peers) == 1
+
+
+def test_a_stream_gives_the_bytes_as_they_are(server, quick):
+    body = bytes(range(256)) * 1000
+    server.answers["/o"] = in_turn(gives(503), gives(200, body, "application/x-nwb"))
+    with quick().stream(f"{server.url}/o") as got:
+        assert got.status == 200
+        assert b"".join(got.chunks) == body
+    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_a_stream_cut_short_is_an_error(server, quick):
+    def short(handler):
+        reply(handler, 200, b"12345", Content_Length="10")
+        handler.close_connection = True
+
+    server.answers["/o"] = short
+    with quick().stream(f"{server.url}/o") as got, pytest.raises(Unreachable):
+        list(got.chunks)
+
+
+def test_a_stream_of_nothing_is_not_found(server, quick):
+    with pytest.raises(NotFound), quick().stream(f"{server.url}/none"):
+        pass
+
+
+def test_a_host_is_asked_by_few_threads_at_once(server, quick):
+    now, most, lock = 0, 0, threading.Lock()
+
+    def busy(handler):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.03)
+        with lock:
+            now -= 1
+        reply(handler, 200, b"1")
+
+    server.answers["/x"] = busy
+    session = quick(per_host=3)
+    threads = [
+        threading.Thread(target=session.get_json, args=(f"{server.url}/x",)) for _ in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.asked) == 12
+    assert 1 < most <= 3

@@ -1,0 +1,567 @@
+"""The DANDI source against what a real archive answered."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime
+
+import pytest
+import yaml
+from dandi_replay import Replay, send
+
+from neuromirror.model import (
+    ConfigurationError,
+    Evidence,
+    FileRecord,
+    Location,
+    NamedException,
+    Retention,
+    Summary,
+    VersionKind,
+)
+from neuromirror.net import Forbidden, NotFound
+from neuromirror.sources import DatasetNotFound, ListingNotProven, UnexpectedReply, open_source
+
+
+def nothing_known(_url):
+    return None
+
+
+def version_of(source, name, label):
+    return next(v for v in source.versions(source.dataset(name)) if v.upstream == label)
+
+
+def entries_of(source, name, label, known=nothing_known):
+    listing = source.listing(version_of(source, name, label), known)
+    return list(listing.entries)
+
+
+def test_a_dataset_is_named_by_six_digits(source_of, archive):
+    source = source_of(mirror="ember")
+    ref = source.dataset("000027")
+    assert ref.name == "ember:000027"
+    assert ref.source_uri == f"{archive.api}/dandisets/000027/"
+    assert source.uri == f"{archive.api}/"
+    for wrong in ("27", "0000027", "000027\n", "abc", "../../1", "٠٠٠٠٢٧"):
+        with pytest.raises(ValueError, match="six digits, like 000027"):
+            source.dataset(wrong)
+    assert archive.asked == []
+
+
+def test_all_dandisets_come_in_one_request(source_of, archive):
+    hints = list(source_of().datasets())
+    assert [hint.dataset.local_id for hint in hints] == [
+        row["identifier"] for row in archive.state["ds_all"]["results"]
+    ]
+    assert hints[1].title == "Published twice"
+    assert {hint.unavailable for hint in hints} == {None}
+    assert len({hint.fingerprint for hint in hints}) == len(hints)
+    assert len(archive.asked) == 1
+
+
+def test_small_pages_give_the_same_list(source_of):
+    assert list(source_of(page_size=2).datasets()) == list(source_of().datasets())
+
+
+def test_a_hint_equals_the_row_of_the_list(source_of):
+    source = source_of()
+    listed = {hint.dataset.local_id: hint for hint in source.datasets()}
+    for local_id in ("000001", "000002", "000003", "000005"):
+        assert source.hint(source.dataset(local_id)) == listed[local_id]
+
+
+def test_a_hint_equals_the_list_after_an_older_version_was_saved_again(source_of, archive):
+    """The list names the version made last, the dandiset itself the one saved last."""
+    rows = archive.state["d000002_versions"]["results"]
+    older = next(row for row in rows if row["version"] == "0.261121.0904")
+    older["modified"] = "2026-12-24T00:00:00Z"
+    archive.state["d000002"]["most_recent_published_version"] = {
+        name: older[name]
+        for name in ("version", "name", "asset_count", "size", "status", "created", "modified")
+    }
+    source = source_of()
+    listed = {hint.dataset.local_id: hint for hint in source.datasets()}
+    assert source.hint(source.dataset("000002")) == listed["000002"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "moves"),
+    [
+        ("modified", "2027-01-01T00:00:00Z", True),
+        ("asset_count", 99, True),
+        ("size", 99, True),
+        ("name", "Renamed", True),
+        ("status", "Invalid", False),
+    ],
+)
+def test_the_fingerprint_moves_with_the_data_only(source_of, archive, field, value, moves):
+    source = source_of()
+    before = source.hint(source.dataset("000001")).fingerprint
+    archive.state["d000001"]["draft_version"][field] = value
+    archive.state["d000001"]["star_count"] = 5
+    archive.state["d000001"]["draft_version"]["active_uploads"] = 3
+    assert (source.hint(source.dataset("000001")).fingerprint != before) is moves
+
+
+def test_an_embargoed_dandiset_is_unavailable_to_strangers_and_owners(source_of, archive):
+    source = source_of()
+    assert source.hint(source.dataset("000004")).unavailable == "embargoed"
+    archive.refused["/api/dandisets/000004/"] = (403, archive.state["d000004_other"])
+    assert source.hint(source.dataset("000004")).unavailable == "embargoed"
+    del archive.refused["/api/dandisets/000004/"]
+    archive.state["d000004"] = archive.state["d000004_owner"]
+    assert source.hint(source.dataset("000004")).unavailable == "embargoed"
+
+
+def test_a_refused_token_is_no_embargo(source_of, archive, monkeypatch):
+    monkeypatch.setenv("DANDI_TEST_TOKEN", "0123456789abcdef")
+    source = source_of(token_env="DANDI_TEST_TOKEN")
+    archive.refused["/api/dandisets/000001/"] = (401, archive.state["ds_bad_token"])
+    with pytest.raises(Forbidden, match="DANDI_TEST_TOKEN"):
+        source.hint(source.dataset("000001"))
+
+
+def test_a_firewalls_403_is_no_embargo(source_of, archive):
+    archive.before = lambda handler, *_: send(handler, 403, b"<p>blocked", kind="text/html")
+    source = source_of()
+    with pytest.raises(Forbidden):
+        source.hint(source.dataset("000001"))
+    with pytest.raises(Forbidden):
+        list(source.datasets())
+
+
+def test_only_the_archive_itself_can_say_that_a_dandiset_is_gone(source_of, archive):
+    source = source_of()
+    for ask in (source.hint, source.versions):
+        with pytest.raises(DatasetNotFound, match="000006"):
+            ask(source.dataset("000006"))
+    archive.before = lambda handler, *_: send(handler, 404, b"<p>no such page", kind="text/html")
+    for ask in (source.hint, source.versions):
+        with pytest.raises(NotFound):
+            ask(source.dataset("000001"))
+
+
+def test_versions_are_published_ones_by_age_and_then_the_draft(source_of, archive):
+    archive.state["d000002_versions"]["results"].reverse()
+    source = source_of()
+    versions = source.versions(source.dataset("000002"))
+    assert [v.upstream for v in versions] == ["0.261121.0904", "0.261121.0905", "draft"]
+    first, _, draft = versions
+    assert first.kind is VersionKind.PUBLISHED
+    assert first.time == datetime(2026, 11, 21, 9, 4, 28, 69279, UTC)
+    assert first.claimed == Summary(6, 568609)
+    assert draft.kind is VersionKind.OBSERVED
+    assert draft.time == datetime(2026, 11, 21, 9, 4, 46, 374550, UTC)
+
+
+def test_versions_of_equal_age_are_in_order_of_label(source_of, archive):
+    rows = archive.state["d000002_versions"]["results"]
+    for row in rows:
+        row["created"] = "2026-11-21T09:04:28Z"
+    rows.reverse()
+    source = source_of()
+    versions = source.versions(source.dataset("000002"))
+    assert [v.upstream for v in versions] == ["0.261121.0904", "0.261121.0905", "draft"]
+
+
+def test_a_list_of_versions_without_a_draft_is_not_believed(source_of, archive):
+    archive.state["d000001_versions"]["results"] = []
+    source = source_of()
+    with pytest.raises(ListingNotProven, match="lacks the draft"):
+        source.versions(source.dataset("000001"))
+
+
+def test_every_blob_becomes_a_record(source_of, archive):
+    source = source_of()
+    records = entries_of(source, "000002", "0.261121.0904")
+    assert [record.path for record in records] == sorted(
+        row["path"].encode() for row in archive.assets("000002_0.261121.0904")
+    )
+    record = next(r for r in records if r.path == b"stim/video one.csv")
+    assert record.size == 8
+    assert [(d.algorithm, d.claimed_by, d.checked) for d in record.digests] == [
+        ("sha256", "dandi", False),
+        ("etag", "dandi", False),
+    ]
+    assert record.digest("etag").value == "28e6bae9d4046937738d65e5b925bb7f-1"
+    assert record.part_size == 64 * 2**20
+    assert record.evidence is Evidence.SHA256
+    assert record.upstream_id == "c33a9bba-4ebd-4802-9f33-c987fd455815"
+    assert record.retention is Retention.PUBLISHED
+    assert record.modified == datetime(2026, 11, 21, 9, 4, 19, 463249, UTC)
+    plain = f"{archive.url}/dandi-dandisets/blobs/c33/a9b/c33a9bba-4ebd-4802-9f33-c987fd455815"
+    assert record.locations == (
+        Location(f"{plain}?versionId=v-c33a9bba", "s3", "v-c33a9bba"),
+        Location(
+            f"{archive.api}/assets/37ed1ff8-ae1d-4608-a7b1-34c2dce0a956/download/", "api", None
+        ),
+    )
+
+
+def test_publishing_changes_only_how_long_a_file_is_kept(source_of):
+    """The rows' ``modified`` is rewritten by publishing; nothing in a record may follow it."""
+    source = source_of()
+    published = {r.path: r for r in entries_of(source, "000002", "0.261121.0905")}
+    draft = {r.path: r for r in entries_of(source, "000002", "draft")}
+    assert set(draft) - set(published) == {b"draft-only-after-v2.txt"}
+    for path, record in published.items():
+        assert draft[path].retention is Retention.DRAFT
+        assert draft[path].modified == record.modified
+        assert draft[path].digests == record.digests
+        assert draft[path].locations == record.locations
+
+
+def test_the_listing_carries_upstreams_own_summary_before_and_after(source_of, archive):
+    source = source_of()
+    stale = version_of(source, "000002", "draft")
+    archive.state["v000002_draft_info"]["asset_count"] = 8
+    listing = source.listing(stale, nothing_known)
+    assert listing.version.claimed == Summary(8, 758146)
+    archive.state["v000002_draft_info"]["modified"] = "2026-12-01T00:00:00Z"
+    assert listing.closing().time == datetime(2026, 12, 1, tzinfo=UTC)
+    assert listing.closing() != listing.version
+
+
+def test_a_zarr_is_named_and_not_mirrored(source_of):
+    entries = entries_of(source_of(), "000003", "draft")
+    zarrs = [entry for entry in entries if isinstance(entry, NamedException)]
+    assert [(z.path, z.reason, z.size) for z in zarrs] == [
+        (b"sub-001/img.ome.zarr", "zarr", 13166),
+        (b"sub-002/arr.zarr", "zarr", 13669),
+    ]
+    assert "158136a1-279c-4c0a-bf6b-085a4f0da6cc" in zarrs[0].detail
+    assert sum(entry.size for entry in entries) == 26842
+
+
+def test_an_empty_draft_is_a_proven_listing_of_nothing(source_of):
+    assert entries_of(source_of(), "000005", "draft") == []
+
+
+def test_a_known_location_is_not_asked_for_again(source_of, archive):
+    source = source_of()
+    first = {}
+    for record in entries_of(source, "000001", "draft"):
+        first[record.locations[0].url.partition("?")[0]] = record.locations[0]
+    assert len(archive.heads) == 3
+    again = entries_of(source, "000001", "draft", known=first.get)
+    assert len(archive.heads) == 3
+    assert [record.locations[0] for record in again] == list(first.values())
+
+
+@pytest.mark.parametrize("version_id", [None, "null", ""])
+def test_a_bucket_without_versions_gives_the_plain_address(source_of, archive, version_id):
+    archive.objects = {path: (size, version_id) for path, (size, _) in archive.objects.items()}
+    for record in entries_of(source_of(), "000001", "draft"):
+        assert record.locations[0].version_id is None
+        assert "?" not in record.locations[0].url
+        assert [place.kind for place in record.locations] == ["s3", "api"]
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 301])
+def test_an_object_that_cannot_be_asked_about_keeps_its_plain_address(source_of, archive, status):
+    archive.before = lambda handler, *_: handler.command == "HEAD" and send(handler, status, b"")
+    records = entries_of(source_of(), "000001", "draft")
+    assert len(records) == 3
+    assert all(record.locations[0].version_id is None for record in records)
+
+
+def test_an_object_of_another_size_is_named(source_of, archive):
+    path = next(path for path in archive.objects if "9e3cb77f" in path)
+    archive.objects[path] = (13, "v1")
+    named, *rest = entries_of(source_of(), "000001", "draft")
+    assert isinstance(named, NamedException)
+    assert (named.path, named.reason, named.size) == (b"README.txt", "size-mismatch", 12)
+    assert "12" in named.detail
+    assert "13" in named.detail
+    assert len(rest) == 2
+    assert all(isinstance(entry, FileRecord) for entry in rest)
+
+
+def test_a_version_id_is_quoted_in_the_address(source_of, archive):
+    archive.objects = {path: (size, "a/b&c=d") for path, (size, _) in archive.objects.items()}
+    place = entries_of(source_of(), "000001", "draft")[0].locations[0]
+    assert place.url.endswith("?versionId=a%2Fb%26c%3Dd")
+    assert place.version_id == "a/b&c=d"
+
+
+def test_a_signed_content_address_is_recorded_unsigned(source_of, archive):
+    row = archive.assets("000001_draft")[0]
+    row["metadata"]["contentUrl"][1] += "?X-Amz-Signature=5ee5&X-Amz-Expires=60"
+    record = entries_of(source_of(), "000001", "draft")[0]
+    assert "5ee5" not in repr(record)
+    assert record.locations[0].version_id is not None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "s3://bucket/key", "http://169.254.169.254/x", 7, None, "http://[", "x"],
+)
+def test_an_address_that_must_not_be_asked_is_not_recorded(source_of, archive, url):
+    archive.assets("000001_draft")[0]["metadata"]["contentUrl"][1] = url
+    record = entries_of(source_of(), "000001", "draft")[0]
+    assert [place.kind for place in record.locations] == ["api"]
+
+
+def test_a_private_address_is_not_recorded_from_a_public_archive():
+    from neuromirror.sources.dandi.rows import read_row
+
+    with Replay() as archive:
+        row = copy.deepcopy(archive.assets("000001_draft")[0])
+    told = read_row(row, 1, published=False, allow_private=False)
+    assert told.object_url is None
+    told = read_row(row, 1, published=False, allow_private=True)
+    assert told.object_url is not None
+
+
+def test_the_download_address_is_built_from_the_configured_api(source_of, archive):
+    for row in archive.assets("000001_draft"):
+        row["metadata"]["contentUrl"][0] = (
+            f"https://internal.example/api/assets/{row['asset_id']}/download/"
+        )
+    for record in entries_of(source_of(), "000001", "draft"):
+        assert record.locations[0].kind == "s3"
+        assert record.locations[1].url.startswith(f"{archive.api}/assets/")
+
+
+def test_the_download_addresses_get_a_web_remote_of_their_own(source_of, archive):
+    source = source_of(mirror="ember")
+    listing = source.listing(version_of(source, "000001", "draft"), nothing_known)
+    (remote,) = listing.web_remotes
+    assert remote.name == "ember-api"
+    assert remote.urlinclude == f"{archive.api}/assets/*/download/"
+
+
+@pytest.mark.parametrize(
+    ("change", "evidence"),
+    [
+        (lambda digest: digest.pop("dandi:sha2-256"), Evidence.ETAG),
+        (lambda digest: digest.update({"dandi:sha2-256": None}), Evidence.ETAG),
+        (lambda digest: digest.clear(), Evidence.SIZE),
+        (lambda digest: digest.update({"dandi:dandi-etag": "0" * 32 + "-7"}), Evidence.SHA256),
+    ],
+    ids=["without-sha256", "null-sha256", "without-any", "parts-that-cannot-be"],
+)
+def test_a_missing_digest_lowers_the_evidence_and_blocks_nothing(
+    source_of, archive, change, evidence
+):
+    change(archive.assets("000001_draft")[0]["metadata"]["digest"])
+    first, *rest = entries_of(source_of(), "000001", "draft")
+    assert first.evidence is evidence
+    assert {record.evidence for record in rest} == {Evidence.SHA256}
+
+
+MALFORMED = {
+    "path-missing": lambda row: row.pop("path"),
+    "path-number": lambda row: row.update(path=5),
+    "path-empty": lambda row: row.update(path=""),
+    "path-half-character": lambda row: row.update(path="a\ud800b"),
+    "size-missing": lambda row: row.pop("size"),
+    "size-negative": lambda row: row.update(size=-1),
+    "size-text": lambda row: row.update(size="12"),
+    "size-true": lambda row: row.update(size=True),
+    "size-huge": lambda row: row.update(size=2**70),
+    "asset-id": lambda row: row.update(asset_id="../../x"),
+    "blob": lambda row: row.update(blob=["x"]),
+    "neither-blob-nor-zarr": lambda row: row.update(blob=None),
+    "blob-and-zarr": lambda row: row.update(zarr=row["blob"]),
+    "no-metadata": lambda row: row.pop("metadata"),
+    "digest-list": lambda row: row["metadata"].update(digest=[]),
+    "sha256-short": lambda row: row["metadata"]["digest"].update({"dandi:sha2-256": "abc"}),
+    "sha256-newline": lambda row: row["metadata"]["digest"].update(
+        {"dandi:sha2-256": "a" * 64 + "\n"}
+    ),
+    "etag": lambda row: row["metadata"]["digest"].update({"dandi:dandi-etag": "x-1"}),
+    "created-without-zone": lambda row: row.update(created="2026-11-21T09:04:10"),
+    "created-no-time": lambda row: row.update(created="yesterday"),
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED)
+def test_one_malformed_asset_is_named_and_blocks_no_other(source_of, archive, change):
+    change(archive.assets("000001_draft")[1])
+    entries = entries_of(source_of(), "000001", "draft")
+    named = [entry for entry in entries if isinstance(entry, NamedException)]
+    good = [entry for entry in entries if isinstance(entry, FileRecord)]
+    assert [entry.reason for entry in named] == ["malformed"]
+    assert named[0].detail
+    assert named[0].path
+    assert len(good) == 2
+
+
+def test_a_row_that_is_no_object_is_named(source_of, archive):
+    archive.assets("000001_draft")[1] = "?"
+    archive.before = None
+    entries = [
+        entry
+        for entry in entries_of(source_of(), "000001", "draft")
+        if isinstance(entry, NamedException)
+    ]
+    assert [entry.reason for entry in entries] == ["malformed"]
+
+
+def test_paths_are_kept_byte_for_byte(source_of, archive):
+    names = ["ü/日本.nwb", "u\u0308.nwb", "a\nb", "..", "a//b/", "\U0001f9e0"]
+    rows = archive.assets("000001_draft")
+    model = rows[0]
+    rows.clear()
+    for name in names:
+        rows.append({**copy.deepcopy(model), "path": name})
+    listed = entries_of(source_of(), "000001", "draft")
+    assert {record.path for record in listed} == {name.encode() for name in names}
+
+
+def test_nothing_in_a_document_moves_by_itself(source_of, archive):
+    source = source_of()
+
+    def content(label):
+        listing = source.listing(version_of(source, "000002", label), nothing_known)
+        return listing.documents[0], listing.facts
+
+    before = {label: content(label) for label in ("0.261121.0904", "draft")}
+    for label in before:
+        metadata = archive.state[f"v000002_{label}_info"]["metadata"]
+        metadata["citation"] = metadata["citation"].replace("2026", "2031")
+        metadata["manifestLocation"] = ["elsewhere"]
+        metadata.pop("doi", None)
+        archive.state[f"v000002_{label}_info"]["status"] = "Pending"
+    draft = archive.state["v000002_draft_info"]["metadata"]
+    draft["assetsSummary"]["numberOfFiles"] = 0
+    draft["dateModified"] = "2031-01-01T00:00:00Z"
+    assert {label: content(label) for label in before} == before
+
+
+def test_the_document_is_json_that_is_yaml(source_of):
+    source = source_of()
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    (document,) = listing.documents
+    assert document.path == b"dandiset.yaml"
+    metadata = json.loads(document.content)
+    assert yaml.safe_load(document.content) == metadata
+    assert document.content.endswith(b"}\n")
+    assert list(metadata) == sorted(metadata)
+    assert metadata["doi"] == "10.48324/dandi.000002/0.261121.0904"
+    assert metadata["assetsSummary"]["numberOfFiles"] == 6
+    assert "citation" not in metadata
+
+
+def test_dandis_own_tools_read_the_document(source_of, tmp_path):
+    from dandi.dandiset import Dandiset
+
+    source = source_of()
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    (tmp_path / "dandiset.yaml").write_bytes(listing.documents[0].content)
+    assert Dandiset(tmp_path).identifier == "000002"
+
+
+def test_characters_that_yaml_forbids_are_escaped(source_of, archive):
+    text = "a\x85b\x9fc\u2028d\ufeffe\U0001f9e0f\tg"
+    archive.state["v000001_draft_info"]["metadata"]["description"] = text
+    source = source_of()
+    listing = source.listing(version_of(source, "000001", "draft"), nothing_known)
+    content = listing.documents[0].content
+    assert yaml.safe_load(content)["description"] == text
+    assert "\U0001f9e0".encode() in content
+
+
+def test_a_signed_address_in_the_metadata_is_recorded_unsigned_and_others_as_they_are(
+    source_of, archive
+):
+    metadata = archive.state["v000001_draft_info"]["metadata"]
+    metadata["description"] = (
+        "see https://h/x?a=1&X-Amz-Signature=5ee5ee#f and http://o.org/p#X?c=1"
+    )
+    source = source_of()
+    content = source.listing(version_of(source, "000001", "draft"), nothing_known).documents[0]
+    assert b"5ee5ee" not in content.content
+    assert b"http://o.org/p#X?c=1" in content.content
+
+
+def test_facts_name_the_version(source_of, archive):
+    source = source_of()
+    told = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known).facts
+    assert told.title == "Published twice"
+    assert told.license == ("spdx:CC-BY-4.0",)
+    assert told.doi == "10.48324/dandi.000002/0.261121.0904"
+    assert told.landing_page.endswith("/dandiset/000002/0.261121.0904")
+    assert source.listing(version_of(source, "000002", "draft"), nothing_known).facts.doi is None
+
+
+def test_the_doi_follows_the_instances_rule(source_of, archive):
+    archive.state["info"]["instance_config"] |= {
+        "doi_prefix": "10.60533",
+        "instance_name": "EMBER-DANDI",
+    }
+    source = source_of()
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    assert listing.facts.doi == "10.60533/ember-dandi.000002/0.261121.0904"
+
+
+def test_an_instance_without_a_prefix_gives_no_doi_at_all(source_of, archive):
+    archive.state["info"]["instance_config"]["doi_prefix"] = None
+    source = source_of()
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    assert listing.facts.doi is None
+    assert "doi" not in json.loads(listing.documents[0].content)
+
+
+@pytest.mark.parametrize("broken", [[], {}, {"version": "other"}, "text", None, 3])
+def test_a_version_that_is_none_is_an_error(source_of, archive, broken):
+    source = source_of()
+    version = version_of(source, "000001", "draft")
+    archive.state["v000001_draft_info"] = broken
+    with pytest.raises(UnexpectedReply):
+        source.listing(version, nothing_known)
+
+
+def test_options_are_checked(archive):
+    source = open_source("dandi", "local", {"api": f"{archive.api}/"})
+    assert source.uri == f"{archive.api}/"
+    assert source.session.allow_private is True
+    assert len(list(source.datasets())) == 9
+    for options, told in [
+        ({}, "option api: Field required"),
+        ({"api": "ftp://x"}, "not an http"),
+        ({"api": "https://x", "apy": 1}, "option apy: Extra inputs"),
+        ({"api": "https://x", "page_size": 5000}, "option page_size"),
+    ]:
+        with pytest.raises(ConfigurationError, match=told) as caught:
+            open_source("dandi", "local", options)
+        assert "'local'" in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        open_source("dandi", "local", {"api": "https://me:hunter2@x/api"})
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"no source 'nope'; known are .*dandi"):
+        open_source("nope", "local", {})
+
+
+@pytest.mark.parametrize(
+    ("api", "allowed"),
+    [
+        ("https://api.dandiarchive.org/api", False),
+        ("http://localhost:8000/api", True),
+        ("http://10.1.2.3/api", True),
+        ("https://localhost.example/api", False),
+    ],
+)
+def test_private_addresses_are_asked_only_for_a_private_archive(api, allowed):
+    assert open_source("dandi", "d", {"api": api}).session.allow_private is allowed
+
+
+def test_the_same_archive_has_one_uri_however_it_is_written():
+    spelt = ["https://API.dandiarchive.org:443/api/", "HTTPS://api.dandiarchive.org/api"]
+    uris = {open_source("dandi", "d", {"api": api}).uri for api in spelt}
+    assert uris == {"https://api.dandiarchive.org/api/"}
+
+
+def test_sources_are_cheap_to_import():
+    import subprocess
+    import sys
+
+    heavy = ["dandi", "boto3", "numpy", "datalad", "pynwb", "flask"]
+    code = (
+        "import sys, neuromirror.sources, neuromirror.sources.dandi;"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,389 @@
+"""Lists that lie: whatever is wrong with a page, no listing passes for whole that is not."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+import tracemalloc
+
+import pytest
+from dandi_replay import page_of, recorded, send
+
+from neuromirror.net import Forbidden, NetError, NotFound, NotJson, ServerTrouble, Unreachable
+from neuromirror.sources import ListingNotProven
+
+ASSETS = "/api/dandisets/000002/versions/draft/assets/"
+
+
+def listing_of(source, name="000002", label="draft"):
+    versions = source.versions(source.dataset(name))
+    return source.listing(next(v for v in versions if v.upstream == label), lambda _url: None)
+
+
+def paths_of(source):
+    return [entry.path for entry in listing_of(source).entries]
+
+
+def change_page(archive, number, change, path=ASSETS):
+    """Lets ``change`` alter one page of a list before it is sent."""
+
+    def before(handler, asked, query):
+        if asked != path or int(query.get("page", 1)) != number:
+            return False
+        status, body = archive.answer(asked, query)
+        page = json.loads(body)
+        change(page)
+        return send(handler, status, json.dumps(page).encode())
+
+    archive.before = before
+
+
+def test_the_replay_pages_as_the_real_archive_did():
+    """What stands in for the archive gives the very pages that the archive gave."""
+    rows = recorded("v000002_draft_assets")["results"]
+    bare = [{k: v for k, v in row.items() if k != "metadata"} for row in rows]
+    address = f"http://127.0.0.1:18900{ASSETS}"
+    for name, page in (("a2_p1", "1"), ("a2_p2", "2")):
+        query = {"order": "path", "page_size": "3", "page": page}
+        made, real = page_of(bare, address, query), recorded(name)
+        assert {**made, "previous": None} == {**real, "previous": None}
+    dandisets = recorded("ds_all")["results"]
+    for name, page in (("ds_p1of", "1"), ("ds_p3of", "3")):
+        query = {"page_size": "3", "page": page}
+        made = page_of(dandisets, "http://127.0.0.1:18900/api/dandisets/", query)
+        real = recorded(name)
+        assert {**made, "previous": None} == {**real, "previous": None}
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3, 6, 7, 8])
+def test_every_page_size_gives_every_asset_once(source_of, archive, page_size):
+    expected = sorted(row["path"].encode() for row in archive.assets("000002_draft"))
+    assert paths_of(source_of(page_size=page_size)) == expected
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_cut_page_is_not_a_whole_listing(source_of, archive, number):
+    change_page(archive, number, lambda page: page["results"].pop())
+    with pytest.raises(ListingNotProven, match=r"nothing was changed, try again$"):
+        paths_of(source_of(page_size=3))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_list_that_ends_early_is_not_whole(source_of, archive, number):
+    change_page(archive, number, lambda page: page.update(next=None))
+    with pytest.raises(ListingNotProven, match="7 were promised"):
+        paths_of(source_of(page_size=3))
+
+
+def test_the_errors_survive_the_way_between_processes():
+    for error in (ListingNotProven("x: 3 came"), NotFound("gone", url="http://h/", status=404)):
+        copied = pickle.loads(pickle.dumps(error))
+        assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
+
+
+def test_an_empty_page_is_not_an_empty_version(source_of, archive):
+    change_page(archive, 1, lambda page: page.update(results=[], next=None))
+    with pytest.raises(ListingNotProven, match="7 were promised and 0 came"):
+        paths_of(source_of())
+
+
+def test_more_rows_than_promised_are_not_a_whole_listing(source_of, archive):
+    change_page(archive, 1, lambda page: page.update(count=5))
+    with pytest.raises(ListingNotProven, match="5 were promised"):
+        paths_of(source_of(page_size=3))
+
+
+@pytest.mark.parametrize("target", [1, 2, 4, 0, "x"])
+def test_a_next_that_is_not_the_next_page_is_refused(source_of, archive, target):
+    change_page(
+        archive,
+        2,
+        lambda page: page.update(next=page["next"].replace("page=3", f"page={target}")),
+    )
+    with pytest.raises(ListingNotProven, match="as the next page"):
+        paths_of(source_of(page_size=3))
+    assert len([path for path in archive.asked if path.startswith(ASSETS)]) == 2
+
+
+def test_a_list_that_always_gives_its_first_page_is_noticed(source_of, archive):
+    first = archive.answer(ASSETS, {"page_size": "3", "page": "1", "order": "path"})
+
+    def before(handler, path, query):
+        if path != ASSETS:
+            return False
+        page = json.loads(first[1])
+        page["next"] = page["next"].replace("page=2", f"page={int(query['page']) + 1}")
+        return send(handler, 200, json.dumps(page).encode())
+
+    archive.before = before
+    with pytest.raises(ListingNotProven):
+        paths_of(source_of(page_size=3))
+    assert len([path for path in archive.asked if path.startswith(ASSETS)]) == 2
+
+
+@pytest.mark.parametrize("host", ["http://evil.example", "http://169.254.169.254", "file://"])
+def test_a_next_on_another_host_is_never_asked(source_of, archive, host):
+    change_page(archive, 1, lambda page: page.update(next=page["next"].replace(archive.url, host)))
+    with pytest.raises(ListingNotProven, match="another host"):
+        paths_of(source_of(page_size=3))
+
+
+def test_a_next_that_only_differs_in_the_scheme_is_the_same_archive(source_of, archive):
+    change_page(
+        archive, 1, lambda page: page.update(next=page["next"].replace("http://", "https://"))
+    )
+    assert len(paths_of(source_of(page_size=3))) == 7
+
+
+def test_a_row_on_two_pages_is_noticed(source_of, archive):
+    """An asset added early in the order while listing pushes the last row to the next page."""
+    rows = archive.assets("000002_draft")
+    model = rows[0]
+
+    def before(_handler, path, query):
+        if path == ASSETS and query["page"] == "2":
+            rows.append({**model, "path": "A-new-one.txt"})
+        return False
+
+    archive.before = before
+    with pytest.raises(ListingNotProven, match="repeats rows"):
+        paths_of(source_of(page_size=3))
+
+
+def test_a_row_that_slips_away_between_pages_is_noticed(source_of, archive):
+    """An asset removed early in the order makes the next page skip one."""
+    rows = archive.assets("000002_draft")
+
+    def before(_handler, path, query):
+        if path == ASSETS and query["page"] == "2":
+            rows.remove(min(rows, key=lambda row: row["path"]))
+        return False
+
+    archive.before = before
+    with pytest.raises(ListingNotProven, match="7 were promised"):
+        paths_of(source_of(page_size=3))
+
+
+def test_a_path_twice_on_a_page_is_noticed(source_of, archive):
+    rows = archive.assets("000002_draft")
+    rows[1]["path"] = rows[0]["path"]
+    with pytest.raises(ListingNotProven, match="repeats"):
+        paths_of(source_of())
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        [],
+        {},
+        "x",
+        None,
+        {"results": {}},
+        {"count": 1, "next": None, "results": "x"},
+        {"count": "1", "next": None, "results": []},
+        {"count": None, "next": None, "results": []},
+        {"count": True, "next": None, "results": []},
+        {"count": 0, "results": []},
+        {"count": 0, "next": 5, "results": []},
+    ],
+)
+def test_what_is_no_page_is_not_an_empty_list(source_of, archive, page):
+    archive.before = lambda handler, path, _query: (
+        path == ASSETS and send(handler, 200, json.dumps(page).encode())
+    )
+    with pytest.raises(ListingNotProven):
+        paths_of(source_of())
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "error"),
+    [
+        (200, b"", "application/json", NotJson),
+        (200, b"<html>Please log in", "text/html", NotJson),
+        (401, b'{"detail": "Invalid token."}', "application/json", Forbidden),
+        (403, b"", "text/html", Forbidden),
+        (404, b'{"detail": "Not found."}', "application/json", NotFound),
+        (410, b"", "text/html", NotFound),
+        (500, b"", "text/html", ServerTrouble),
+        (302, b"", "text/html", NetError),
+    ],
+)
+def test_a_page_that_cannot_be_had_ends_the_listing(source_of, archive, status, body, kind, error):
+    def before(handler, path, query):
+        wanted = path == ASSETS and int(query["page"]) > 1
+        return wanted and send(handler, status, body, kind=kind)
+
+    archive.before = before
+    with pytest.raises(error):
+        paths_of(source_of(page_size=3))
+
+
+def test_dandisets_are_counted_too(source_of, archive):
+    path = "/api/dandisets/"
+    for number in (1, 2):
+        change_page(archive, number, lambda page: page.update(next=None), path)
+        with pytest.raises(ListingNotProven, match="9 were promised"):
+            list(source_of(page_size=4).datasets())
+    change_page(archive, 2, lambda page: page.update(count=8), path)
+    with pytest.raises(ListingNotProven, match="8 on page 2"):
+        list(source_of(page_size=4).datasets())
+    change_page(archive, 1, lambda page: page["results"][1].update(identifier="000001"), path)
+    with pytest.raises(ListingNotProven, match="repeats"):
+        list(source_of().datasets())
+    change_page(archive, 1, lambda page: page["results"][1].pop("identifier"), path)
+    with pytest.raises(ListingNotProven, match="without a dandiset id"):
+        list(source_of().datasets())
+
+
+@pytest.mark.parametrize("limit", [1, 20, 62])
+@pytest.mark.parametrize("begin", [0, 60])
+def test_pages_too_large_for_the_server_are_asked_for_in_smaller_ones(
+    source_of, archive, limit, begin
+):
+    """From some offset on the server manages small pages only; no row is lost or doubled."""
+    archive.grow("000002_draft", 333)
+
+    def before(handler, path, query):
+        if path != ASSETS:
+            return False
+        size = int(query["page_size"])
+        end = int(query["page"]) * size
+        return end > begin and size > max(limit, 10) and send(handler, 504, b"")
+
+    archive.before = before
+    paths = paths_of(source_of(page_size=100))
+    assert paths == [b"sub-%05d.nwb" % index for index in range(333)]
+
+
+def test_a_page_that_times_out_or_breaks_off_is_asked_for_in_smaller_ones(source_of, archive):
+    archive.grow("000002_draft", 50)
+
+    def before(handler, path, query):
+        if path != ASSETS or int(query["page_size"]) <= 12:
+            return False
+        handler.close_connection = True
+        return send(handler, 200, b"[1,", {"Content-Length": "9999"})
+
+    archive.before = before
+    assert len(paths_of(source_of(page_size=48))) == 50
+
+
+def test_a_server_that_is_down_stays_an_error(source_of, archive):
+    archive.before = lambda handler, path, _query: path == ASSETS and send(handler, 503, b"")
+    with pytest.raises(ServerTrouble):
+        paths_of(source_of(page_size=1000))
+    sizes = {path.partition("page_size=")[2] for path in archive.asked if path.startswith(ASSETS)}
+    assert sizes == {"1000", "250", "62", "15", "3"}
+
+
+def test_rows_that_move_while_pages_shrink_are_noticed(source_of, archive):
+    """One removed early and one added late leave the count as it was."""
+    archive.grow("000002_draft", 120)
+    rows = archive.assets("000002_draft")
+
+    def before(handler, path, query):
+        if path != ASSETS or query["page"] == "1" or int(query["page_size"]) < 30:
+            return False
+        if rows[0]["path"] == "sub-00000.nwb":
+            rows.append({**rows.pop(0), "path": "zzz.nwb"})
+        return send(handler, 502, b"")
+
+    archive.before = before
+    with pytest.raises(ListingNotProven, match="moved while they were read"):
+        paths_of(source_of(page_size=30))
+
+
+def test_order_is_kept_however_slowly_the_bucket_answers(source_of, archive):
+    archive.grow("000002_draft", 60)
+    turn = threading.Event()
+
+    def before(handler, _path, _query):
+        if handler.command == "HEAD" and handler.path.endswith(
+            "00000000-0000-4000-8000-000000000000"
+        ):
+            if "/00000000-" in handler.path:
+                turn.wait(5)
+        elif handler.command == "HEAD":
+            turn.set()
+        return False
+
+    archive.before = before
+    entries = list(listing_of(source_of()).entries)
+    assert [entry.path for entry in entries] == [b"sub-%05d.nwb" % i for i in range(60)]
+    assert [entry.locations[0].version_id for entry in entries] == [f"v-{i}" for i in range(60)]
+
+
+def test_little_is_asked_ahead_of_what_is_read(source_of, archive):
+    archive.grow("000002_draft", 300)
+    entries = listing_of(source_of(connections=2)).entries
+    next(entries)
+    entries.close()
+    assert 0 < len(archive.heads) < 40
+
+
+def test_a_few_objects_in_trouble_block_nothing(source_of, archive):
+    archive.grow("000002_draft", 20)
+    bad = [path for path in archive.objects if path.endswith("-0000-4000-8000-000000000000")][:2]
+    archive.before = lambda handler, path, _query: path in bad and send(handler, 503, b"")
+    entries = list(listing_of(source_of()).entries)
+    assert len(entries) == 20
+    assert sum(entry.locations[0].version_id is None for entry in entries) == 2
+
+
+def test_a_bucket_in_trouble_ends_the_listing(source_of, archive):
+    """Else a passing outage would be recorded as files without exact addresses."""
+    archive.before = lambda handler, *_: handler.command == "HEAD" and send(handler, 503, b"")
+    with pytest.raises(ServerTrouble):
+        paths_of(source_of())
+
+
+def test_a_bucket_out_of_reach_ends_the_listing(source_of, archive):
+    for row in archive.assets("000002_draft"):
+        row["metadata"]["contentUrl"][1] = "http://127.0.0.1:9/blobs/x"
+    with pytest.raises(Unreachable):
+        paths_of(source_of())
+
+
+def test_a_long_listing_needs_no_more_memory(source_of, archive):
+    source = source_of(page_size=100)
+
+    def peak(number):
+        archive.grow("000002_draft", number)
+        listing = listing_of(source)
+        for row in archive.assets("000002_draft"):
+            row["metadata"]["contentUrl"].pop()
+        tracemalloc.start()
+        for _ in listing.entries:
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    small, large = peak(300), peak(1500)
+    assert large < small * 2
+
+
+@pytest.mark.parametrize("secret", ["0123456789abcdef-token"])
+def test_the_token_reaches_the_api_and_not_the_bucket(source_of, archive, monkeypatch, secret):
+    monkeypatch.setenv("DANDI_TEST_TOKEN", secret)
+    sent = []
+
+    def before(handler, _path, _query):
+        sent.append((handler.command, handler.headers.get("Authorization")))
+        return False
+
+    archive.before = before
+    from dandi_replay import Replay
+
+    with Replay() as bucket:
+        for row in archive.assets("000002_draft"):
+            row["metadata"]["contentUrl"][1] = row["metadata"]["contentUrl"][1].replace(
+                "http://127.0.0.1:15900", bucket.url
+            )
+        leaked = []
+        bucket.before = lambda handler, *_: leaked.append(handler.headers.get("Authorization"))
+        entries = list(listing_of(source_of(token_env="DANDI_TEST_TOKEN")).entries)
+    assert set(sent) == {("GET", f"token {secret}")}
+    assert leaked == [None] * 7
+    assert secret not in repr(entries)
