@@ -1,0 +1,91 @@
+"""Datasets made from our own formats, and a loopback server of files that can be told to lie."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from annex_world import TIME, FileServer, run
+
+from neuromirror.annex import link_target, location_log, log_path, url_log, url_log_path
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    """A server of files on loopback; 404 for what it does not have."""
+    files = FileServer("")
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            content = files.contents.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            files.asked.append(self.path)
+            self.do_HEAD()
+            self.wfile.write(files.contents.get(self.path, b""))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    files.address = f"http://127.0.0.1:{httpd.server_address[1]}"
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield files
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+MakeDataset = Callable[..., Path]
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> MakeDataset:
+    """Makes a bare repository of annexed files (path → key and URLs), git-annex not asked."""
+
+    def make(files: Mapping[bytes, tuple[str, list[str]]], remotes: bytes = b"") -> Path:
+        repo = tmp_path / "upstream.git"
+        run("git", "init", "-q", "--bare", "-b", "main", str(repo), cwd=tmp_path)
+        main = [
+            b'M 120000 inline "%s"\ndata %d\n%s\n' % (path, len(target), target)
+            for path, (key, _) in files.items()
+            for target in [link_target(key, path)]
+        ]
+        logs = {log_path(key): location_log(TIME) for key, _ in files.values()}
+        logs |= {url_log_path(key): url_log(urls, TIME) for key, urls in files.values()}
+        if remotes:
+            logs[b"remote.log"] = remotes
+        branch = [
+            b'M 100644 inline "%s"\ndata %d\n%s\n' % (path, len(log), log)
+            for path, log in logs.items()
+        ]
+        stream = b""
+        for ref, changes in ((b"main", main), (b"git-annex", branch)):
+            stream += b"commit refs/heads/%s\n" % ref
+            stream += b"committer A <a@example.invalid> %d +0000\ndata 0\n" % TIME
+            stream += b"".join(changes) + b"\n"
+        subprocess.run(["git", "fast-import", "--quiet"], input=stream, cwd=repo, check=True)
+        return repo
+
+    return make
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Callable[[Path], Path]:
+    """Clones a repository as a person would: git clone, git annex init."""
+
+    def make(repo: Path) -> Path:
+        path = tmp_path / "clone"
+        run("git", "clone", "-q", str(repo), str(path), cwd=tmp_path)
+        run("git", "annex", "init", "-q", cwd=path)
+        return path
+
+    return make

@@ -1,0 +1,276 @@
+"""The XS3ETAG backend: real multipart uploads, real git-annex."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from annex_world import FileServer, run
+from dandischema.digests.dandietag import DandiETag, PartGenerator
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from neuromirror.annex import dandi_part_size, etag_of, git_path, parse_key, xs3etag_key
+
+MIB = 1024**2
+CONTENT = random.Random(7).randbytes(20 * MIB + 12345)
+PROGRAM = "git-annex-backend-XS3ETAG"
+
+
+def key_of(content: bytes, part_size: int) -> str:
+    """The key of content that was uploaded in parts of this size."""
+    return xs3etag_key(len(content), etag_of(io.BytesIO(content), part_size), part_size)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[tuple[object, str]]:
+    """An S3 server on loopback: a client, and the name of a bucket."""
+    import boto3
+    from botocore.config import Config
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(proxies={}),
+    )
+    client.create_bucket(Bucket="data")
+    yield client, "data"
+    server.stop()
+
+
+@pytest.mark.parametrize("part_size", [5 * MIB, 8 * MIB, 16 * MIB])
+def test_the_etag_is_that_of_a_real_multipart_upload(
+    bucket: tuple[object, str], part_size: int
+) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    client, name = bucket
+    config = TransferConfig(multipart_threshold=1, multipart_chunksize=part_size, use_threads=False)
+    client.upload_fileobj(io.BytesIO(CONTENT), name, "object", Config=config)  # type: ignore[attr-defined]
+    head = client.head_object(Bucket=name, Key="object")  # type: ignore[attr-defined]
+    etag = head["ETag"].strip('"')
+    assert etag.endswith(f"-{-(-len(CONTENT) // part_size)}")
+    assert etag_of(io.BytesIO(CONTENT), part_size) == etag
+
+
+def test_an_upload_of_nothing_in_one_part_verifies(
+    bucket: tuple[object, str], tmp_path: Path
+) -> None:
+    client, name = bucket
+    where = {"Bucket": name, "Key": "empty"}
+    upload = client.create_multipart_upload(**where)["UploadId"]  # type: ignore[attr-defined]
+    part = client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"")  # type: ignore[attr-defined]
+    client.complete_multipart_upload(  # type: ignore[attr-defined]
+        **where,
+        UploadId=upload,
+        MultipartUpload={"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]},
+    )
+    etag = client.head_object(**where)["ETag"].strip('"')  # type: ignore[attr-defined]
+    (tmp_path / "empty").write_bytes(b"")
+    key = xs3etag_key(0, etag, 5 * MIB)
+    assert talk(f"VERIFYKEYCONTENT {key} {tmp_path}/empty") == ["VERIFYKEYCONTENT-SUCCESS"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * MIB, 64 * MIB + 1])
+def test_the_etag_is_dandis(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT[:1000] * (size // 1000) + CONTENT[: size % 1000])
+    with path.open("rb") as stream:
+        assert etag_of(stream, dandi_part_size(size)) == DandiETag.from_file(path).as_str()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 5 * 1024**4))
+@example(1)
+@example(64 * MIB * 9999)
+@example(64 * MIB * 9999 + 1)
+@example(64 * MIB * 10_000)
+@example(64 * MIB * 10_000 + 1)
+@example(5 * 1024**4)
+def test_parts_begin_where_dandi_begins_them(size: int) -> None:
+    theirs = PartGenerator.for_file_size(size)
+    part_size = dandi_part_size(size)
+    assert -(-size // part_size) == len(theirs)
+    assert min(part_size, size) == theirs.initial_part_size
+    last = theirs[len(theirs)]
+    assert (last.offset, last.size) == (part_size * (len(theirs) - 1), size - last.offset)
+
+
+@pytest.mark.parametrize("size", [-1, 5 * 1024**4 + 1])
+def test_a_size_that_no_object_has_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="no S3 object"):
+        dandi_part_size(size)
+
+
+class Dribble(io.RawIOBase):
+    """A stream that gives fewer bytes than it is asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._content.read(min(size, 7))
+
+
+@given(st.binary(max_size=100), st.integers(1, 40))
+def test_short_reads_make_no_other_etag(content: bytes, part_size: int) -> None:
+    parts = [content[at : at + part_size] for at in range(0, len(content), part_size)]
+    joined = b"".join(hashlib.md5(part).digest() for part in parts)
+    expected = f"{hashlib.md5(joined).hexdigest()}-{len(parts)}"
+    assert etag_of(Dribble(content), part_size) == expected  # type: ignore[arg-type]
+
+
+def talk(*requests: str) -> list[str]:
+    """What the program answers."""
+    done = subprocess.run(
+        [PROGRAM],
+        input="".join(f"{line}\n" for line in requests),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_the_program_says_what_it_is() -> None:
+    asked = ["GETVERSION", "CANVERIFY", "ISSTABLE", "ISCRYPTOGRAPHICALLYSECURE"]
+    assert talk(*asked) == [
+        "VERSION 1",
+        "CANVERIFY-YES",
+        "ISSTABLE-YES",
+        "ISCRYPTOGRAPHICALLYSECURE-NO",
+    ]
+
+
+def test_the_program_tells_of_progress_and_finds_a_changed_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a file"
+    path.write_bytes(CONTENT)
+    key = key_of(CONTENT, 8 * MIB)
+    ask = f"VERIFYKEYCONTENT {key} {path}"
+    assert talk(ask) == [f"PROGRESS {16 * MIB}", "VERIFYKEYCONTENT-SUCCESS"]
+    with path.open("r+b") as stream:
+        stream.seek(9 * MIB)
+        stream.write(bytes([CONTENT[9 * MIB] ^ 1]))
+    assert talk(ask)[-1] == "VERIFYKEYCONTENT-FAILURE"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        key_of(CONTENT[:100], 10).replace("-10-10", "-9-10"),
+        key_of(CONTENT[:100], 10).replace("-10-10", "-10-0"),
+        key_of(CONTENT[:100], 10).replace("-10-10", "-10-11"),
+        "XS3ETAG-s100--nonsense",
+        "XS3ETAG-s100--",
+        "XS3ETAG",
+    ],
+)
+def test_a_key_that_does_not_fit_never_verifies(key: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(CONTENT[:100])
+    good = key_of(CONTENT[:100], 10)
+    answers = talk(f"VERIFYKEYCONTENT {key} {tmp_path}/f", f"VERIFYKEYCONTENT {good} {tmp_path}/f")
+    assert [line for line in answers if not line.startswith("DEBUG ")] == [
+        "VERIFYKEYCONTENT-FAILURE",
+        "VERIFYKEYCONTENT-SUCCESS",
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_a_failure_not_a_crash(tmp_path: Path) -> None:
+    answers = talk(f"GENKEY {tmp_path}/none", f"VERIFYKEYCONTENT XS3ETAG-s1--a {tmp_path}/none")
+    assert answers[0].startswith("GENKEY-FAILURE ")
+    assert answers[-1] == "VERIFYKEYCONTENT-FAILURE"
+
+
+def test_an_unknown_request_ends_the_program() -> None:
+    assert talk("MAKECOFFEE now", "GETVERSION")[0].startswith("ERROR ")
+
+
+def test_the_program_imports_nothing_heavy() -> None:
+    code = "import sys, neuromirror.annex.backend; print(*sys.modules)"
+    loaded = run(sys.executable, "-c", code, cwd=Path.cwd()).stdout.split()
+    heavy = {"pydantic", "requests", "boto3", "numpy", "datalad", "dandi", "click", "sqlite3"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_git_annex_makes_dandis_key_of_a_file(tmp_path: Path) -> None:
+    run("git", "init", "-q", cwd=tmp_path)
+    run("git", "annex", "init", "-q", cwd=tmp_path)
+    (tmp_path / "f.nwb").write_bytes(CONTENT)
+    key = run("git", "annex", "calckey", "--backend=XS3ETAG", "f.nwb", cwd=tmp_path).stdout.strip()
+    assert key == key_of(CONTENT, 64 * MIB)
+    etag = DandiETag.from_file(tmp_path / "f.nwb").as_str()
+    assert parse_key(key).name == f"{etag}-{64 * MIB}"
+
+
+Clone = Callable[[Path], Path]
+
+
+@pytest.fixture
+def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
+    """A dataset of one file that was uploaded in three parts."""
+    server.contents["/blob"] = CONTENT
+    return make_dataset({git_path(b"a.nwb"): (key_of(CONTENT, 8 * MIB), [server.url("/blob")])})
+
+
+def test_get_and_fsck_verify_and_a_changed_byte_is_moved_away(dataset: Path, clone: Clone) -> None:
+    path = clone(dataset)
+    run("git", "annex", "get", "a.nwb", cwd=path)
+    assert (path / "a.nwb").read_bytes() == CONTENT
+    run("git", "annex", "fsck", "a.nwb", cwd=path)
+    stored = (path / "a.nwb").resolve()
+    stored.chmod(0o644)
+    with stored.open("r+b") as stream:
+        stream.seek(17 * MIB)
+        stream.write(bytes([CONTENT[17 * MIB] ^ 1]))
+    done = run("git", "annex", "fsck", "a.nwb", cwd=path, check=False)
+    assert done.returncode != 0
+    assert not (path / "a.nwb").exists()
+    assert (path / ".git/annex/bad" / stored.name).exists()
+
+
+def test_get_refuses_wrong_bytes_of_the_right_size(
+    dataset: Path, clone: Clone, server: FileServer
+) -> None:
+    server.contents["/blob"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    path = clone(dataset)
+    assert run("git", "annex", "get", "a.nwb", cwd=path, check=False).returncode != 0
+    assert not (path / "a.nwb").exists()
+
+
+def test_without_the_program_git_annex_gets_the_file_and_says_that_it_did_not_verify(
+    dataset: Path, clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    own = Path(sys.executable).parent
+    (programs / "git-annex").symlink_to(own / "git-annex")
+    others = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != own]
+    monkeypatch.setenv("PATH", os.pathsep.join([str(programs), *others]))
+    path = clone(dataset)
+    done = run("git", "annex", "get", "a.nwb", cwd=path)
+    assert f"Cannot run {PROGRAM}" in done.stdout + done.stderr
+    assert (path / "a.nwb").read_bytes() == CONTENT
+    # What docs/xs3etag.md warns of: fsck's ok means nothing then.
+    stored = (path / "a.nwb").resolve()
+    stored.chmod(0o644)
+    stored.write_bytes(CONTENT[::-1])
+    checked = run("git", "annex", "fsck", "a.nwb", cwd=path)
+    assert f"Cannot run {PROGRAM}" in checked.stdout + checked.stderr

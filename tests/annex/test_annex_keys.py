@@ -1,0 +1,251 @@
+"""Keys, their places and their extensions are those that git-annex itself computes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from annex_world import FileServer, names, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neuromirror.annex import (
+    KeyParts,
+    extension,
+    git_path,
+    hash_lower,
+    hash_mixed,
+    key_digest,
+    key_file,
+    key_for,
+    link_target,
+    log_path,
+    md5e_key,
+    parse_key,
+    pointer,
+    sha256e_key,
+    url_key,
+    url_log_path,
+    xs3etag_key,
+)
+from neuromirror.model import Digest, FileRecord, Location
+
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+MD5 = "098f6bcd4621d373cade4e832627b4f6"
+ETAG = "098f6bcd4621d373cade4e832627b4f6-3"
+MANY = settings(
+    deadline=None,
+    max_examples=25,
+    # The repository is only asked; that examples share it does no harm.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def ask(repo: Path, lines: list[bytes], *arguments: str) -> list[bytes]:
+    """What ``git annex examinekey`` answers to each line."""
+    done = subprocess.run(
+        ["git", "annex", "examinekey", "-z", "--batch", *arguments],
+        input=b"".join(line + b"\0" for line in lines),
+        cwd=repo,
+        check=True,
+        capture_output=True,
+    )
+    return done.stdout.removesuffix(b"\n").split(b"\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests here share a repository."""
+    return tmp_path_factory.mktemp("annex")
+
+
+@pytest.fixture
+def repo(folder: Path) -> Path:
+    """A repository, to ask git-annex in; made within a test, whose HOME is not the person's."""
+    if not (folder / ".git").exists():
+        run("git", "init", "-q", cwd=folder)
+        run("git", "annex", "init", "-q", cwd=folder)
+    return folder
+
+
+_ENDINGS = st.sampled_from(
+    [
+        *(
+            b".nwb",
+            b".nii",
+            b".gz",
+            b".ome",
+            b".tif",
+            b".json",
+            b".x y",
+            b".a-b",
+            b".abcde",
+            b".7z",
+        ),
+        *("\u65e5".encode(), "é".encode(), b".", b"..", b"/", b" ", b"a", b"_"),
+    ]
+)
+
+
+@MANY
+@given(
+    st.lists(
+        st.one_of(
+            names.map(git_path),
+            st.lists(_ENDINGS, min_size=1, max_size=6).map(b"".join).map(git_path),
+            st.text(alphabet="ab.\u00e9 ~/", min_size=1, max_size=14).map(str.encode).map(git_path),
+        ),
+        min_size=60,
+        max_size=200,
+    )
+)
+def test_an_extension_is_what_git_annex_would_take(repo: Path, some: list[bytes]) -> None:
+    lines = [b"SHA256-s4--" + SHA256.encode() + b" " + name for name in some]
+    expected = ask(repo, lines, "--migrate-to-backend=SHA256E")
+    assert [sha256e_key(4, SHA256, name).encode() for name in some] == expected
+    assert [extension(name.decode()) for name in some] == [extension(name) for name in some]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"a.nii.gz", ".nii.gz"),
+        (b"a.ome.tif", ".ome.tif"),
+        (b"a.b.c.d", ".c.d"),
+        (b".gz", ""),
+        (b"a.jpeg", ".jpeg"),
+        (b"a.jpeg2", ""),
+        (b"v1.0/a", ""),
+        (b"a.zarr/.zattrs", ""),
+        (b"a.b.c d.gz", ".b.gz"),
+    ],
+)
+def test_extensions_by_example(name: bytes, expected: str) -> None:
+    assert extension(name) == expected
+
+
+_KEYS = st.one_of(
+    st.builds(
+        sha256e_key, st.integers(0, 2**45), st.just(SHA256), st.binary(max_size=9).map(git_path)
+    ),
+    st.builds(md5e_key, st.none() | st.integers(0, 2**45), st.just(MD5), st.just(b"a.nwb")),
+    st.builds(xs3etag_key, st.integers(0, 2**45), st.just(ETAG), st.integers(1, 2**30)),
+    st.builds(
+        url_key,
+        st.text(alphabet="ab&%:/,?=~ .é", max_size=90).map("https://h.example/".__add__),
+        st.none() | st.integers(0, 2**45),
+    ),
+)
+
+
+@MANY
+@given(st.lists(_KEYS, min_size=60, max_size=200))
+def test_places_of_a_key_are_git_annexes(repo: Path, some: list[str]) -> None:
+    form = "--format=${key} ${hashdirmixed} ${hashdirlower} ${objectpath} ${backend} ${bytesize}\n"
+    answers = ask(repo, [key.encode() for key in some], form)
+    for key, answer in zip(some, answers, strict=True):
+        whole, mixed, lower, path, backend, size = answer.split(b" ")
+        assert whole == key.encode()
+        assert mixed == hash_mixed(key) + b"/"
+        assert lower == hash_lower(key) + b"/"
+        assert path == link_target(key, b"file")
+        assert link_target(key, b"a/b/file") == b"../../" + path
+        assert log_path(key) == lower + key_file(key) + b".log"
+        assert url_log_path(key) == log_path(key) + b".web"
+        parts = parse_key(key)
+        stated = "unknown" if parts.size is None else str(parts.size)
+        assert (parts.backend, stated) == (backend.decode(), size.decode())
+
+
+@MANY
+@given(st.lists(_KEYS, min_size=60, max_size=200))
+def test_the_pointer_of_a_key_is_git_annexes(repo: Path, some: list[str]) -> None:
+    got = ask(repo, [key.encode() for key in some], "--format=${objectpointer}")
+    assert [pointer(key).removesuffix(b"\n") for key in some] == [line for line in got if line]
+
+
+def test_a_deep_link_goes_all_the_way_up() -> None:
+    key = md5e_key(4, MD5, b"a")
+    for depth in (0, 1, 63, 64, 200):
+        assert link_target(key, b"d/" * depth + b"f") == b"../" * depth + link_target(key, b"f")
+
+
+def test_a_url_key_is_what_addurl_makes(repo: Path, server: FileServer) -> None:
+    paths = ["/a", "/a?versionId=x~y,z", "/" + "b" * 70 + "%20c", "/" + "c" * 40, "/d:e/f"]
+    for path in paths:
+        server.contents[path] = b"test" * len(path)
+    urls = [server.url(path) for path in paths]
+    # Lengths on both sides of the limit.
+    for total in (63, 64, 65, 66):
+        path = "/" + "~" * (total - len(server.address) - 1)
+        server.contents[path] = b"12"
+        urls.append(server.url(path))
+    done = subprocess.run(
+        ["git", "annex", "addurl", "--fast", "--raw", "--batch", "--with-files", "--json"],
+        input="".join(f"{url} f{number}\n" for number, url in enumerate(urls)),
+        text=True,
+        cwd=repo,
+        check=True,
+        capture_output=True,
+    )
+    made = [json.loads(line)["key"] for line in done.stdout.splitlines()]
+    sizes = [len(server.contents[url.removeprefix(server.address)]) for url in urls]
+    assert made == [url_key(url, size) for url, size in zip(urls, sizes, strict=True)]
+
+
+def record(**known: object) -> FileRecord:
+    """A record of 4 bytes with one place, and what else is given."""
+    place = Location("https://h.example/x?versionId=1", "s3", "1")
+    fields: dict[str, object] = {"path": b"a.nwb", "size": 4, "locations": (place,)}
+    return FileRecord(**{**fields, **known})  # type: ignore[arg-type]
+
+
+def test_the_best_evidence_makes_the_key() -> None:
+    sha256, md5 = Digest("sha256", SHA256, "dandi"), Digest("md5", MD5, "s3")
+    etag = Digest("etag", ETAG, "dandi")
+    keys = [
+        key_for(record(digests=digests, part_size=2), b"d/a.nwb")
+        for digests in ((etag, md5, sha256), (etag, md5), (etag,), ())
+    ]
+    assert keys == [
+        f"SHA256E-s4--{SHA256}.nwb",
+        f"MD5E-s4--{MD5}.nwb",
+        f"XS3ETAG-s4--{ETAG}-2",
+        url_key("https://h.example/x?versionId=1", 4),
+    ]
+    assert key_for(record(digests=(etag,)), b"a") == keys[3]
+    unsized = record(digests=(sha256,), size=None, modified=datetime.now(UTC))
+    assert key_for(unsized, b"a.nwb") == f"SHA256E--{SHA256}.nwb"
+
+
+def test_a_file_of_which_nothing_is_known_has_no_key() -> None:
+    with pytest.raises(ValueError, match="no digest and no location"):
+        key_for(record(locations=()), b"a.nwb")
+
+
+def test_a_key_says_which_digest_it_proves() -> None:
+    assert key_digest(sha256e_key(4, SHA256, b"a.nii.gz")) == ("sha256", SHA256)
+    assert key_digest(md5e_key(4, MD5, b"a.b")) == ("md5", MD5)
+    assert key_digest(xs3etag_key(4, ETAG, 2)) == ("etag", ETAG)
+    assert key_digest(url_key("https://h.example/", 3)) is None
+
+
+def test_keys_are_taken_apart() -> None:
+    assert parse_key("SHA256E-s12--ab.c") == KeyParts("SHA256E", 12, "ab.c")
+    assert parse_key("WORM-s3-m12--a--b") == KeyParts("WORM", 3, "a--b")
+    assert parse_key("VURL--http://x") == KeyParts("VURL", None, "http://x")
+
+
+@pytest.mark.parametrize("text", ["", "SHA256", "SHA256-4--a", "--a", "SHA256-sx--a"])
+def test_what_is_no_key_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a git-annex key"):
+        parse_key(text)
+
+
+@pytest.mark.parametrize("etag", [MD5, "", "x-1", f"{MD5}-", f"{MD5}-a"])
+def test_an_etag_that_is_not_multipart_makes_no_key(etag: str) -> None:
+    with pytest.raises(ValueError, match="not a multipart ETag"):
+        xs3etag_key(4, etag, 2)

@@ -1,0 +1,153 @@
+"""Files of the git-annex branch, compared with those that git-annex writes."""
+
+from __future__ import annotations
+
+import os
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from annex_world import TIME, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuromirror.annex import (
+    WEB_UUID,
+    LogLine,
+    location_log,
+    log_path,
+    md5e_key,
+    merge_location_log,
+    merge_url_log,
+    parse_log,
+    sameas_web_remote,
+    url_log,
+    url_log_path,
+)
+
+KEY = md5e_key(4, "098f6bcd4621d373cade4e832627b4f6", b"a.nwb")
+URLS = [
+    "https://b.example/x",
+    "https://a.example/y?versionId=1",
+    "https://a.example/Y",
+    ":boss://z",
+]
+_URLS = st.lists(st.text(alphabet="abAB:/%~é", min_size=1, max_size=6), max_size=6)
+
+
+def on_branch(repo: Path, path: bytes) -> bytes:
+    """A file of the git-annex branch."""
+    return os.fsencode(run("git", "show", f"git-annex:{path.decode()}", cwd=repo).stdout)
+
+
+@pytest.fixture
+def annexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of git-annex, in which it is always the same time."""
+    monkeypatch.setenv("GIT_ANNEX_VECTOR_CLOCK", f"{TIME}")
+    run("git", "init", "-q", cwd=tmp_path)
+    run("git", "annex", "init", "-q", "here", cwd=tmp_path)
+    return tmp_path
+
+
+def test_logs_are_those_that_git_annex_writes(annexed: Path) -> None:
+    web = [url for url in URLS if not url.startswith(":")]
+    for url in web:
+        run("git", "annex", "registerurl", KEY, url, cwd=annexed)
+    assert on_branch(annexed, log_path(KEY)) == location_log(TIME)
+    # git-annex appends what is new; it sorts when it changes what is there.
+    appended = on_branch(annexed, url_log_path(KEY))
+    assert sorted(appended.splitlines()) == url_log(web, TIME).splitlines()
+    run("git", "annex", "unregisterurl", KEY, web[0], cwd=annexed)
+    rewritten = on_branch(annexed, url_log_path(KEY))
+    assert [line.value for line in parse_log(rewritten)] == sorted(web)
+
+
+def test_a_later_change_by_git_annex_moves_no_line(annexed: Path) -> None:
+    for url in URLS[:2]:
+        run("git", "annex", "registerurl", KEY, url, cwd=annexed)
+    ours = merge_url_log(on_branch(annexed, url_log_path(KEY)), [URLS[2]], TIME)
+    run("git", "annex", "registerurl", KEY, URLS[2], cwd=annexed)
+    run("git", "annex", "unregisterurl", KEY, URLS[0], cwd=annexed)
+    theirs = on_branch(annexed, url_log_path(KEY))
+    assert [line.value for line in parse_log(theirs)] == [line.value for line in parse_log(ours)]
+    assert theirs.splitlines()[:2] == ours.splitlines()[:2]
+
+
+def test_a_url_that_was_taken_out_comes_back_as_git_annex_would_bring_it(annexed: Path) -> None:
+    run("git", "annex", "registerurl", KEY, URLS[0], cwd=annexed)
+    run("git", "annex", "unregisterurl", KEY, URLS[0], cwd=annexed)
+    gone = on_branch(annexed, url_log_path(KEY))
+    run("git", "annex", "registerurl", KEY, URLS[0], cwd=annexed)
+    assert parse_log(gone)[0].status == "0"
+    assert merge_url_log(gone, [URLS[0]], TIME) == on_branch(annexed, url_log_path(KEY))
+
+
+def test_the_second_web_remote_is_the_one_that_initremote_makes(annexed: Path) -> None:
+    glob = "http://127.0.0.1:8000/api/*"
+    uuids = on_branch(annexed, b"uuid.log")
+    options = ["type=web", f"urlinclude={glob}", "cost=300", "autoenable=true"]
+    run("git", "annex", "initremote", "--sameas=web", "dandiapi", *options, cwd=annexed)
+    written = on_branch(annexed, b"remote.log")
+    uuid = written.split(b" ")[0].decode()
+    assert re.fullmatch(r"[0-9a-f-]{36}", uuid)
+    assert sameas_web_remote("dandiapi", glob, 300, TIME, uuid=uuid) == written
+    assert on_branch(annexed, b"uuid.log") == uuids
+    assert written.startswith(sameas_web_remote("dandiapi", glob, 300, uuid=uuid) + b" timestamp=")
+
+
+def test_a_glob_with_spaces_is_written_as_initremote_does(annexed: Path) -> None:
+    glob = "http://h.example/a b&c/é*"
+    options = ["type=web", f"urlinclude={glob}", "cost=300", "autoenable=true"]
+    run("git", "annex", "initremote", "--sameas=web", "odd", *options, cwd=annexed)
+    written = on_branch(annexed, b"remote.log")
+    uuid = written.split(b" ")[0].decode()
+    assert sameas_web_remote("odd", glob, 300, TIME, uuid=uuid) == written
+
+
+def test_lines_are_read_whole_or_fractional_and_what_is_none_is_left_out() -> None:
+    content = (
+        b"1600000000s 1 https://h.example/a b\n1600000000.123456789s 0 x\r\n12 X y\n"
+        b"junk\nInfinitys 1 z\n1600000001s 2 z\n"
+    )
+    assert parse_log(content) == [
+        LogLine(Decimal(1600000000), "1", "https://h.example/a b"),
+        LogLine(Decimal("1600000000.123456789"), "0", "x"),
+        LogLine(Decimal(12), "X", "y"),
+    ]
+
+
+def test_nothing_new_leaves_a_log_byte_for_byte() -> None:
+    odd = b"1600000000.5s 1 https://z.example/\r\n1s 1 https://a.example/\nnonsense\n"
+    assert merge_url_log(odd, ["https://a.example/", "https://z.example/"], TIME) is odd
+    assert merge_url_log(odd, [], TIME) is odd
+    present = b"1.5s 1 %s\n" % WEB_UUID.encode()
+    assert merge_location_log(present, TIME) is present
+
+
+def test_a_merge_keeps_every_other_line() -> None:
+    before = b"9s 0 https://c.example/\n5.25s 1 https://a.example/\nnonsense\n"
+    merged = merge_url_log(before, ["https://b.example/"], 7)
+    assert set(before.splitlines()) < set(merged.splitlines())
+    assert b"7s 1 https://b.example/" in merged.splitlines()
+
+
+def test_a_merged_location_wins_over_a_later_absence() -> None:
+    gone = b"1700000000.5s 0 %s\n1s 1 other\n" % WEB_UUID.encode()
+    merged = merge_location_log(gone, TIME)
+    assert merged == b"1700000001s 1 %s\n1s 1 other\n" % WEB_UUID.encode()
+    assert merge_location_log(b"", TIME) == location_log(TIME)
+
+
+@given(_URLS, _URLS, st.integers(0, 2**33), st.integers(0, 2**33))
+def test_a_merge_is_done_once(first: list[str], second: list[str], then: int, now: int) -> None:
+    merged = merge_url_log(url_log(first, then), second, now)
+    assert {line.value for line in parse_log(merged)} == {*first, *second}
+    assert all(line.status == "1" for line in parse_log(merged))
+    assert merge_url_log(merged, second + first, now + 1) is merged
+    assert merge_url_log(b"", second, now) == url_log(second, now)
+
+
+def test_a_url_with_a_line_break_is_refused() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        url_log(["https://h.example/\n1s 1 https://evil.example/"], TIME)

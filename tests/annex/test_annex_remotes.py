@@ -1,0 +1,121 @@
+"""Two places for one file: what an unmodified clone does when the first gives wrong bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from annex_world import TIME, FileServer, run
+
+from neuromirror.annex import sameas_web_remote, sha256e_key
+
+CONTENT = b"the very bytes" * 1000
+KEY = sha256e_key(len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), b"a.nwb")
+UUID = "5b3ae8d2-7a51-5f6c-8a52-0c5a0a7e2a11"
+S3 = "/bucket/blob?versionId=1"
+API = "/api/assets/1/download/"
+
+
+@pytest.fixture
+def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
+    """A dataset with a file that stands in a bucket and behind an API."""
+    server.contents = {S3: CONTENT, API: CONTENT}
+    remote = sameas_web_remote("api", server.url("/api/*"), 300, TIME, uuid=UUID)
+    return make_dataset({b"sub-1/a.nwb": (KEY, [server.url(S3), server.url(API)])}, remote)
+
+
+def datalad_clone(repo: Path) -> Path:
+    """Clones as a DataLad user would."""
+    path = repo.parent / "datalad-clone"
+    run("datalad", "clone", str(repo), str(path), cwd=repo.parent)
+    return path
+
+
+@pytest.fixture(params=["git", "datalad"])
+def fresh(request: pytest.FixtureRequest, dataset: Path, clone: Callable[[Path], Path]) -> Path:
+    """A fresh clone, in which nothing else is done."""
+    return clone(dataset) if request.param == "git" else datalad_clone(dataset)
+
+
+def test_wrong_bytes_from_the_first_place_lead_to_the_second(
+    server: FileServer, fresh: Path
+) -> None:
+    server.contents[S3] = CONTENT[::-1]
+    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh)
+    assert (fresh / "sub-1/a.nwb").read_bytes() == CONTENT
+    assert S3 in server.asked
+    assert server.asked[-1] == API
+
+
+def test_the_first_place_is_asked_first_and_alone(server: FileServer, fresh: Path) -> None:
+    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh)
+    assert server.asked == [S3]
+
+
+@pytest.mark.parametrize("cost", [300, 150])
+def test_the_cost_decides_and_no_place_is_tried_by_two_remotes(
+    cost: int,
+    server: FileServer,
+    make_dataset: Callable[..., Path],
+    clone: Callable[[Path], Path],
+) -> None:
+    # The API's URL sorts first: were it the web remote's too, that would ask for it first.
+    remote = sameas_web_remote("api", server.url("/api/*"), cost, TIME, uuid=UUID)
+    repo = make_dataset({b"a.nwb": (KEY, [server.url(S3), server.url(API)])}, remote)
+    path = clone(repo)
+    done = run("git", "annex", "get", "a.nwb", cwd=path, check=False)
+    assert done.returncode != 0
+    first, second = (S3, API) if cost == 300 else (API, S3)
+    assert list(dict.fromkeys(server.asked)) == [first, second]
+    assert server.asked == sorted(server.asked, key=[first, second].index)
+
+
+def test_the_plain_web_remote_leaves_the_second_place_alone(
+    server: FileServer, fresh: Path
+) -> None:
+    server.contents[S3] = CONTENT[::-1]
+    done = run("git", "annex", "get", "--from", "web", "sub-1/a.nwb", cwd=fresh, check=False)
+    assert done.returncode != 0
+    assert API not in server.asked
+
+
+def test_without_a_second_remote_wrong_bytes_are_the_end(
+    server: FileServer, make_dataset: Callable[..., Path], clone: Callable[[Path], Path]
+) -> None:
+    first, second = "/a/wrong", "/b/right"
+    server.contents = {first: CONTENT[::-1], second: CONTENT}
+    repo = make_dataset({b"a.nwb": (KEY, [server.url(first), server.url(second)])})
+    path = clone(repo)
+    assert run("git", "annex", "get", "a.nwb", cwd=path, check=False).returncode != 0
+    assert second not in server.asked
+
+
+def test_a_clone_pushes_nowhere_until_the_second_remote_is_verified(
+    fresh: Path, tmp_path: Path
+) -> None:
+    if run("git", "annex", "verifyremote", "--help", cwd=fresh, check=False).returncode:
+        pytest.skip("this git-annex has no verifyremote, and holds nothing back")
+    mine = tmp_path / "mine.git"
+    run("git", "init", "-q", "--bare", str(mine), cwd=tmp_path)
+    held = run("git", "push", str(mine), "main", cwd=fresh, check=False)
+    assert "git-annex verifyremote api" in held.stdout + held.stderr
+    assert held.returncode != 0
+    shown = run("git", "annex", "verifyremote", "api", cwd=fresh, check=False)
+    asked = re.search(r"verifyremote api --safe (\S+)", shown.stdout + shown.stderr)
+    assert asked is not None
+    run("git", "annex", "verifyremote", "api", "--safe", asked[1], cwd=fresh)
+    run("git", "push", str(mine), "main", cwd=fresh)
+
+
+def test_a_second_remote_that_is_not_enabled_takes_its_place_from_the_web_remote(
+    server: FileServer, dataset: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "plain"
+    run("git", "clone", "-q", str(dataset), str(path), cwd=tmp_path)
+    run("git", "annex", "init", "-q", "--no-autoenable", cwd=path)
+    server.contents.pop(S3)
+    assert run("git", "annex", "get", "sub-1/a.nwb", cwd=path, check=False).returncode != 0
+    assert API not in server.asked
