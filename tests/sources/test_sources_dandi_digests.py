@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from neuromirror.sources.dandi import dandi_part_size
+from neuromirror.model import dandi_part_size
 from neuromirror.sources.dandi.digests import parts_of
 
 MIB = 2**20

@@ -1,6 +1,6 @@
 """git-annex's own formats as pure functions: paths, keys, branch logs, the XS3ETAG backend."""
 
-from neuromirror.annex.etags import dandi_part_size, etag_of
+from neuromirror.annex.etags import etag_of
 from neuromirror.annex.keys import (
     KeyParts,
     extension,
@@ -36,7 +36,6 @@ __all__ = [
     "WEB_UUID",
     "KeyParts",
     "LogLine",
-    "dandi_part_size",
     "etag_of",
     "extension",
     "fits",

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import BinaryIO
 
-from neuromirror.annex.etags import dandi_part_size, etag_of, unheard
+from neuromirror.annex.etags import etag_of, unheard
+from neuromirror.model.etags import dandi_part_size
 
 _PROGRESS_STEP = 16 * 1024**2
 # What S3 answers for an upload of one part that holds nothing.

@@ -1,4 +1,4 @@
-"""S3's multipart ETag, and dandi-etag's rule for the size of the parts.
+"""S3's multipart ETag.
 
 A multipart ETag is the MD5 of the joined binary MD5s of the parts, a dash, and their number.
 All parts but the last are of one size.
@@ -10,9 +10,6 @@ import hashlib
 from collections.abc import Callable
 from typing import BinaryIO
 
-DANDI_PART_SIZE = 64 * 1024**2
-_MOST_PARTS = 10_000
-_LARGEST_OBJECT = 5 * 1024**4
 _BLOCK = 1024**2
 
 
@@ -47,17 +44,3 @@ def etag_of(stream: BinaryIO, part_size: int, progress: Callable[[int], None] = 
         if left:
             break
     return f"{joined.hexdigest()}-{parts}"
-
-
-def dandi_part_size(size: int) -> int:
-    """The part size in bytes of a dandi-etag for a file of ``size`` bytes.
-
-    64 MiB, or for larger files what makes 10,000 parts. (dandischema's PartGenerator calls the
-    only part of a small file as large as the file; the ETag is the same.) Raises ValueError for
-    a size that no S3 object can have.
-    """
-    if not 0 <= size <= _LARGEST_OBJECT:
-        raise ValueError(f"no S3 object has {size} bytes")
-    if -(-size // DANDI_PART_SIZE) >= _MOST_PARTS:
-        return -(-size // _MOST_PARTS)
-    return DANDI_PART_SIZE

@@ -4,6 +4,7 @@ from neuromirror.model.errors import (
     ConfigurationError,
     NeuromirrorError,
 )
+from neuromirror.model.etags import dandi_part_size
 from neuromirror.model.journal import (
     Entry,
     EventRaised,
@@ -78,6 +79,7 @@ __all__ = [
     "VersionRef",
     "VisitEnded",
     "WebRemote",
+    "dandi_part_size",
     "dump_entry",
     "dump_placed",
     "epoch",

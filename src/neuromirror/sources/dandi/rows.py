@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from neuromirror.model import Digest, FileRecord, NamedException, Retention
+from neuromirror.model import Digest, FileRecord, NamedException, Retention, dandi_part_size
 from neuromirror.net import clean_url, is_local_name, origin
-from neuromirror.sources.dandi.digests import ETAG, SHA256, dandi_part_size, parts_of
+from neuromirror.sources.dandi.digests import ETAG, SHA256, parts_of
 
 CLAIMED_BY: Final = "dandi"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)

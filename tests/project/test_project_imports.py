@@ -1,0 +1,88 @@
+"""What is imported when: a command that needs little starts quickly, and a small install works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import neuromirror
+
+ROOMS = sorted(path.parent.name for path in Path(neuromirror.__file__).parent.glob("*/__init__.py"))
+
+OF_THE_EXTRAS = [
+    "boto3",
+    "botocore",
+    "dandi",
+    "datalad",
+    "distributed",
+    "flask",
+    "flask_cors",
+    "h5py",
+    "hdmf",
+    "intern",
+    "moto",
+    "numpy",
+    "pandas",
+    "pynwb",
+    "werkzeug",
+    "zarr",
+]
+HEAVY = [*OF_THE_EXTRAS, "pydantic", "requests", "sqlite3", "sqlite_utils", "urllib3", "zstandard"]
+
+HELP = """
+import json, sys
+from neuromirror.cli import main
+try:
+    main(sys.argv[1:], prog_name="neuromirror")
+except SystemExit as end:
+    assert not end.code, end.code
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+ALONE = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import neuromirror.{room}
+"""
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sync", "--help"]], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    ended = run(HELP, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert "Usage: neuromirror" in ended.stdout
+    loaded = {name.partition(".")[0] for name in json.loads(ended.stderr.splitlines()[-1])}
+    assert "neuromirror" in loaded
+    assert loaded & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_can_be_imported_without_any_extra(room: str) -> None:
+    program = ALONE.format(names=OF_THE_EXTRAS, room=room)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_check_for_a_small_install_can_fail() -> None:
+    program = ALONE.format(names=["click"], room="model") + "import click\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "No module named 'click'" in ended.stderr
