@@ -175,6 +175,20 @@ def test_a_published_version_that_changes_is_an_incident(place: Place, demo: Dem
         assert list(index.events("demo:000002")) == events
 
 
+def test_a_known_incident_with_a_published_version_fails_no_further_run(
+    place: Place, demo: DemoArchive
+) -> None:
+    place.sync("demo:000002")
+    with place.index() as index:
+        first = next(index.versions("demo:000002"))
+    (gone,) = set(demo.paths("000002", first.label)) - set(demo.paths("000002"))
+    demo.tamper_published("000002", first.label, gone)
+    assert place.sync("demo:000002", deep=True)["demo:000002"].exit_code == 1
+    again = place.sync("demo:000002", deep=True)["demo:000002"]
+    assert again.exit_code == 0
+    assert f"known incident: published version {first.label}" in again.message
+
+
 def test_an_asset_id_with_other_bytes_is_an_incident_and_the_old_state_stays(
     place: Place, demo: DemoArchive
 ) -> None:

@@ -13,35 +13,44 @@ from neuromirror.model import DatasetHint
 class Task:
     """A dataset and what the run is to do with it.
 
-    ``action`` is visit | skip | held | unavailable; ``why`` says it in words.
+    ``action`` is visit | skip | held | unavailable; ``why`` says it in words; ``last`` is how
+    the last visit ended, None before the first.
     """
 
     hint: DatasetHint
     action: str
     why: str
+    last: LastVisit | None = None
 
 
 def plan_one(
     hint: DatasetHint, last: LastVisit | None, held: frozenset[str], *, deep: bool
 ) -> Task:
     """What to do with one dataset; ``held`` names datasets that wait for an operator."""
+    action, why = _due(hint, last, held, deep=deep)
+    return Task(hint, action, why, last)
+
+
+def _due(
+    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], *, deep: bool
+) -> tuple[str, str]:
     if hint.unavailable is not None:
-        return Task(hint, "unavailable", hint.unavailable)
+        return "unavailable", hint.unavailable
     if last is None:
-        return Task(hint, "visit", "new")
+        return "visit", "new"
     if deep:
-        return Task(hint, "visit", "deep visit")
+        return "visit", "deep visit"
     if last.fingerprint != hint.fingerprint:
-        return Task(hint, "visit", "changed upstream")
+        return "visit", "changed upstream"
     if last.status == "held":
         if hint.dataset.name in held:
-            return Task(hint, "held", "held for approval; see 'neuromirror holds'")
-        return Task(hint, "visit", "released")
+            return "held", "held for approval; see 'neuromirror holds'"
+        return "visit", "released"
     if last.status != "full":
-        return Task(hint, "visit", f"last visit: {last.status}")
+        return "visit", f"last visit: {last.status}"
     if last.pending:
-        return Task(hint, "visit", f"{last.pending} files waited for their sha256")
-    return Task(hint, "skip", "unchanged")
+        return "visit", f"{last.pending} files waited for their sha256"
+    return "skip", "unchanged"
 
 
 def vanished(hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]) -> list[str]:

@@ -17,7 +17,6 @@ from neuromirror.crawl.visit import Outcome, Visit
 from neuromirror.index import Index, LastVisit, MirrorStatus
 from neuromirror.model import (
     ConfigurationError,
-    DatasetHint,
     DatasetRef,
     EventRaised,
     MirrorSeen,
@@ -185,7 +184,7 @@ class Sync:
             return
         self._introduce(request.mirror, source, recorder)
         self.total = len(tasks) + len(gone)
-        due = [task.hint for task in tasks if task.action == "visit"]
+        due = [task for task in tasks if task.action == "visit"]
         for task in tasks:
             if task.action == "held":
                 yield Result(task.hint.dataset.name, "impossible", task.why, "held")
@@ -205,11 +204,11 @@ class Sync:
             recorder.record(MirrorSeen(mirror.name, kind, source.uri, now()))
 
     def _visit_all(
-        self, due: list[DatasetHint], source: Source, mirror: Mirror, recorder: Recorder
+        self, due: list[Task], source: Source, mirror: Mirror, recorder: Recorder
     ) -> Iterator[Result]:
         with ThreadPoolExecutor(max(1, min(self._jobs, len(due)))) as pool:
-            running: dict[Future[Result], DatasetHint] = {
-                pool.submit(self._visit, hint, source, mirror, recorder): hint for hint in due
+            running: dict[Future[Result], Task] = {
+                pool.submit(self._visit, task, source, mirror, recorder): task for task in due
             }
             try:
                 for future in as_completed(running):
@@ -221,7 +220,7 @@ class Sync:
                     else:
                         # a defect of ours in one dataset must not stop the others
                         yield Result(
-                            running[future].dataset.name,
+                            running[future].hint.dataset.name,
                             "error",
                             f"unexpected {type(broken).__name__}: {broken}; please report this",
                             "failed",
@@ -230,10 +229,8 @@ class Sync:
                 for future in running:
                     future.cancel()
 
-    def _visit(
-        self, hint: DatasetHint, source: Source, mirror: Mirror, recorder: Recorder
-    ) -> Result:
-        dataset = hint.dataset
+    def _visit(self, task: Task, source: Source, mirror: Mirror, recorder: Recorder) -> Result:
+        hint, dataset = task.hint, task.hint.dataset
         started = now()
         visit = Visit(source, self._store, recorder, mirror.settings.guards, hint)
         try:
@@ -246,21 +243,19 @@ class Sync:
         else:
             result = _result(dataset, outcome)
         try:
-            self._record_visit(hint, started, result, visit.outcome.pending, recorder)
+            self._record_visit(task, started, result, visit.outcome.pending, recorder)
         except (NeuromirrorError, OSError) as error:
             return Result(dataset.name, "error", _explain(error, self._store), "failed")
         return result
 
     def _record_visit(
-        self, hint: DatasetHint, started: str, result: Result, pending: int, recorder: Recorder
+        self, task: Task, started: str, result: Result, pending: int, recorder: Recorder
     ) -> None:
         """Records the visit, unless it says nothing that the last one did not."""
-        dataset = hint.dataset
-        last = recorder.ask(lambda index: index.hints(dataset.mirror)).get(dataset.local_id)
-        nothing_new = last is not None and not result.versions and result.status == "notneeded"
+        hint, last, dataset = task.hint, task.last, task.hint.dataset
         if (
-            nothing_new
-            and last is not None
+            last is not None
+            and result.status == "notneeded"
             and (last.status, last.fingerprint, last.pending)
             == (result.visit, hint.fingerprint, pending)
         ):
@@ -357,9 +352,10 @@ def _result(dataset: DatasetRef, outcome: Outcome) -> Result:
         return Result(dataset.name, "error", problems, "partial", versions)
     if outcome.held:
         return Result(dataset.name, "impossible", problems, "held", versions)
+    known = "".join(f"; known incident: {one}" for one in outcome.known)
     if versions:
-        return Result(dataset.name, "ok", f"new: {', '.join(versions)}", "full", versions)
-    return Result(dataset.name, "notneeded", "nothing new", "full")
+        return Result(dataset.name, "ok", f"new: {', '.join(versions)}{known}", "full", versions)
+    return Result(dataset.name, "notneeded", f"nothing new{known}", "full")
 
 
 def _explain(error: Exception, store: Store) -> str:

@@ -42,11 +42,16 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class Outcome:
-    """What a visit did: labels it minted, problems it met, files still without sha256."""
+    """What a visit did: labels it minted, problems it met, files still without sha256.
+
+    ``known`` are incidents with published versions that were raised by an earlier visit: nothing
+    is left to do about them here, so they are told, but fail no further run.
+    """
 
     minted: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     incidents: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
     upgraded: int = 0
     pending: int = 0
 
@@ -186,11 +191,13 @@ class Visit:
             changes = compare(self._records(last.commit), proven.spool.placed())
             if changes.conflicts:
                 paths = ", ".join(repr(text(path)) for path in changes.conflicts[:3])
-                self._incident(
-                    version.upstream,
+                message = (
                     f"{len(changes.conflicts)} files have other bytes under the same upstream id "
-                    f"({paths}); the old state is kept",
+                    f"({paths}); the old state is kept"
                 )
+                self._event("incident", message, {"version": version.upstream})
+                # the draft stays behind upstream, so every run says so
+                self.outcome.incidents.append(message)
                 return
             if self._guarded(version.upstream, changes, proven):
                 return
@@ -261,20 +268,19 @@ class Visit:
                 self._recorder.record(HoldLapsed(one.hold, now()))
 
     def _incident(self, upstream: str, message: str) -> None:
-        self.outcome.incidents.append(message)
-        self._event("incident", message, {"version": upstream})
+        """Raises an incident with a published version: once, then it is known."""
+        new = self._event("incident", message, {"version": upstream})
+        (self.outcome.incidents if new else self.outcome.known).append(message)
 
-    def _event(self, kind: str, message: str, data: dict[str, object]) -> None:
-        """Raises an event, unless it is the last of its kind and version already."""
-        name = self._dataset.name
-        for one in self._ask(lambda index: index.events(name, kind)):
-            if one.message == message:
-                return
+    def _event(self, kind: str, message: str, data: dict[str, object]) -> bool:
+        """Raises an event, unless there is one that says the same; gives whether it is new."""
+        name, dataset = self._dataset.name, self._dataset
+        if any(one.message == message for one in self._ask(lambda index: index.events(name, kind))):
+            return False
         self._recorder.record(
-            EventRaised(
-                self._dataset.mirror, self._dataset.local_id, kind, message, now(), dict(data)
-            )
+            EventRaised(dataset.mirror, dataset.local_id, kind, message, now(), dict(data))
         )
+        return True
 
     # --- listing, minting, publishing
 
