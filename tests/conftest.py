@@ -14,10 +14,15 @@ from neuromirror.demo import DemoArchive
 _BIN = Path(sys.executable).parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture(autouse=True)
 def isolated_home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+) -> Path:
     """A new HOME with a git identity of its own; the environment's programs first on PATH."""
     home = tmp_path_factory.mktemp("home")
     config = home / ".gitconfig"
@@ -38,7 +43,7 @@ def isolated_home(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     monkeypatch.setenv("PATH", f"{_BIN}{os.pathsep}{os.environ['PATH']}")
-    yield home
+    return home
 
 
 @pytest.fixture(scope="session")

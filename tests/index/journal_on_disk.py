@@ -6,9 +6,10 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from neuromirror.model import (
     Digest,
@@ -45,7 +46,9 @@ def placed(path: str, content: object, /, **changes: Any) -> PlacedFile:
         part_size=64,
     )
     key = f"SHA256E-s{len(data)}--{sha256}.nwb"
-    return PlacedFile(path.encode(), changes.pop("key", key), replace(record, **changes))
+    return PlacedFile(
+        path.encode(), changes.pop("key", key), msgspec.structs.replace(record, **changes)
+    )
 
 
 class DiskJournal:

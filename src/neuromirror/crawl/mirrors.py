@@ -15,6 +15,15 @@ from neuromirror.sources import Source, open_source
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 
+_TAKEN = frozenset({"neuromirror"})
+"""The alias of the super-dataset above all mirrors."""
+
+_EXAMPLE = """
+    source = "dandi"
+    [options]
+    api = "https://api.dandiarchive.org/api\""""
+"""The shortest mirror file that does something."""
+
 
 class Guards(BaseModel):
     """When a listing is held until an operator releases it."""
@@ -68,10 +77,10 @@ class Mirror:
 def load_mirror(path: Path) -> Mirror:
     """The mirror of one file; raises ConfigurationError that names file, field and remedy."""
     name = path.stem
-    if not _NAME.match(name):
+    if not _NAME.match(name) or name in _TAKEN:
         raise ConfigurationError(
             f"{path}: '{name}' cannot be a mirror's name; use lower-case letters, digits and "
-            "single hyphens"
+            f"single hyphens, and not {' or '.join(sorted(_TAKEN))}"
         )
     try:
         content = tomllib.loads(path.read_text("utf-8"))
@@ -100,12 +109,15 @@ def load_mirrors(folder: Path) -> dict[str, Mirror]:
     """All mirrors of a folder by name; raises ConfigurationError when there are none."""
     if not folder.is_dir():
         raise ConfigurationError(
-            f"there is no folder of mirrors at {folder}; name it with --mirrors DIR "
-            "(or NEUROMIRROR_MIRRORS)"
+            f"there is no folder of mirrors at {folder}; name it with --mirrors DIR (or "
+            f"NEUROMIRROR_MIRRORS), or make it, with a file dandi.toml of three lines:{_EXAMPLE}"
         )
     mirrors = [load_mirror(path) for path in sorted(folder.glob("*.toml"))]
     if not mirrors:
-        raise ConfigurationError(f"{folder} holds no mirror files (*.toml)")
+        raise ConfigurationError(
+            f"{folder} holds no mirror files; make one, for example dandi.toml of three lines:"
+            f"{_EXAMPLE}"
+        )
     return {mirror.name: mirror for mirror in mirrors}
 
 

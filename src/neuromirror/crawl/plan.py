@@ -53,6 +53,13 @@ def _due(
     return "skip", "unchanged"
 
 
+def files_waiting(count: int, verb: str) -> str:
+    """``1 file waits``, ``2 files wait``, ``2 files waited``."""
+    if count == 1:
+        return f"1 file {'waits' if verb == 'wait' else verb}"
+    return f"{count} files {verb}"
+
+
 def vanished(hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]) -> list[str]:
     """Local ids that were visited once and are not in the archive's list any more."""
     return sorted(

@@ -7,7 +7,7 @@ every path once, and the summary the same after as before (design, section 7).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -184,7 +184,7 @@ def _resolve(spool: Spool, clashes: set[bytes], scratch: Path) -> None:
             placed = load_placed(line)
             if placed.git_path in clashes:
                 path = mark_clash(placed.git_path)
-                placed = replace(placed, git_path=path, key=key_for(placed.record, path))
+                placed = PlacedFile(path, key_for(placed.record, path), placed.record)
                 sorter.add(path + b"\0" + dump_placed(placed))
             else:
                 sorter.add(placed.git_path + b"\0" + line)

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from neuromirror.crawl.mirrors import Mirror, find_mirror
-from neuromirror.crawl.plan import Task, plan_one, vanished
+from neuromirror.crawl.plan import Task, files_waiting, plan_one, vanished
 from neuromirror.crawl.recorder import Recorder, recording
 from neuromirror.crawl.times import now
 from neuromirror.crawl.visit import Outcome, Visit
@@ -24,6 +24,7 @@ from neuromirror.model import (
     VersionKind,
     VisitEnded,
 )
+from neuromirror.net import Unreachable
 from neuromirror.sources import DatasetNotFound, Source
 from neuromirror.store import Member, Store, update_superdataset
 
@@ -66,11 +67,12 @@ class Request:
 def parse_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[Request]:
     """Requests for names such as ``dandi`` and ``dandi:000027``; all mirrors for no name.
 
-    Raises ConfigurationError for an unknown mirror or a malformed dataset name.
+    Raises ConfigurationError for an unknown mirror, wrong options of one that is asked for, or a
+    malformed dataset name: all before anything is asked or written.
     """
-    if not names:
-        return [Request(mirror, None) for mirror in mirrors.values()]
     requests: dict[tuple[str, str | None], Request] = {}
+    for mirror in () if names else mirrors.values():
+        requests[mirror.name, None] = Request(mirror, None)
     for name in names:
         mirror_name, colon, local_id = name.partition(":")
         mirror = find_mirror(mirrors, mirror_name)
@@ -82,7 +84,18 @@ def parse_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[Req
             )
         request = Request(mirror, local_id or None)
         requests[mirror_name, request.local_id] = request
+    for request in requests.values():
+        source = request.mirror.open()
+        if request.local_id is not None:
+            _dataset(source, request.local_id)
     return list(requests.values())
+
+
+def _dataset(source: Source, local_id: str) -> DatasetRef:
+    try:
+        return source.dataset(local_id)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 class Planner:
@@ -93,14 +106,15 @@ class Planner:
         self._deep = deep
 
     def plan(self, request: Request, source: Source) -> tuple[list[Task], list[str]]:
-        """Tasks, and local ids that vanished from the list; raises what the source raises."""
+        """Tasks, and local ids that vanished from the list; raises what the source raises.
+
+        Raises ConfigurationError when the store knows the mirror's name for another archive.
+        """
+        self._check_archive(request.mirror, source)
         known = self._known(request.mirror.name)
         held = self._held()
         if request.local_id is not None:
-            try:
-                dataset = source.dataset(request.local_id)
-            except ValueError as error:
-                raise ConfigurationError(str(error)) from error
+            dataset = _dataset(source, request.local_id)
             try:
                 hints = {request.local_id: source.hint(dataset)}
             except DatasetNotFound:
@@ -115,6 +129,16 @@ class Planner:
         ]
         gone = vanished(hints, known) if request.local_id is None else []
         return tasks, gone
+
+    def _check_archive(self, mirror: Mirror, source: Source) -> None:
+        """One name for two archives would mix their datasets: ids say nothing of the archive."""
+        for one in () if self._index is None else self._index.mirror_status():
+            if one.mirror == mirror.name and one.uri != source.uri:
+                raise ConfigurationError(
+                    f"{mirror.path} names the archive {source.uri}, but in this store the mirror "
+                    f"'{mirror.name}' is of {one.uri}; give the file another name, or use another "
+                    "--store"
+                )
 
     def _known(self, mirror: str) -> dict[str, LastVisit]:
         return {} if self._index is None else self._index.hints(mirror)
@@ -134,7 +158,7 @@ def dry_run(requests: Sequence[Request], index: Index | None, *, deep: bool) -> 
         except ConfigurationError:
             raise
         except NeuromirrorError as error:
-            yield Result(_name(request), "error", str(error), "failed")
+            yield _unplanned(request, error)
             continue
         for task in tasks:
             name = task.hint.dataset.name
@@ -146,6 +170,24 @@ def dry_run(requests: Sequence[Request], index: Index | None, *, deep: bool) -> 
                 yield Result(name, "notneeded", task.why)
         for local_id in gone:
             yield Result(f"{request.mirror.name}:{local_id}", "ok", "would check: no longer listed")
+
+
+def _unplanned(request: Request, error: NeuromirrorError) -> Result:
+    """How a request fares whose archive gave no list, or has no such dataset."""
+    mirror = request.mirror
+    message, visit = str(error), "failed"
+    if isinstance(error, DatasetNotFound):
+        visit = "not_found"
+        message = (
+            f"{message.rstrip('.')}; check its id ('neuromirror sync {mirror.name} --dry-run' "
+            "names all)"
+        )
+    elif isinstance(error, Unreachable):
+        message = (
+            f"{message.removesuffix('; try again')}; check the network and the address in "
+            f"{mirror.path}, then run the sync again"
+        )
+    return Result(_name(request), "error", message, visit)
 
 
 def _name(request: Request) -> str:
@@ -179,11 +221,10 @@ class Sync:
         except ConfigurationError:
             raise
         except NeuromirrorError as error:
-            missing = isinstance(error, DatasetNotFound)
-            yield Result(_name(request), "error", str(error), "not_found" if missing else "failed")
+            yield _unplanned(request, error)
             return
         self._introduce(request.mirror, source, recorder)
-        self.total = len(tasks) + len(gone)
+        self.total += len(tasks) + len(gone)
         due = [task for task in tasks if task.action == "visit"]
         for task in tasks:
             if task.action == "held":
@@ -347,6 +388,11 @@ def _members(index: Index, mirror: str) -> list[Member]:
 
 def _result(dataset: DatasetRef, outcome: Outcome) -> Result:
     versions = tuple(outcome.minted)
+    notes = ""
+    if outcome.left_out:
+        notes += f"; {outcome.left_out} listed upstream but not mirrored"
+    if outcome.pending:
+        notes += f"; {files_waiting(outcome.pending, 'wait')} for a sha256"
     problems = "; ".join([*outcome.incidents, *outcome.held])
     if outcome.incidents:
         return Result(dataset.name, "error", problems, "partial", versions)

@@ -54,6 +54,7 @@ class Outcome:
     known: list[str] = field(default_factory=list)
     upgraded: int = 0
     pending: int = 0
+    left_out: int = 0
 
 
 class Visit:
@@ -333,6 +334,7 @@ class Visit:
             same = parents.branch is not None and before.get(parents.branch) == minted.state
             self._recorder.record(_entry(dataset, proven, minted, chosen[-1], metadata_only=same))
             self.outcome.minted.append(chosen[-1])
+            self.outcome.left_out = len(proven.header.exceptions)
 
     def _base(
         self, rows: list[VersionRow], refs: dict[str, str]

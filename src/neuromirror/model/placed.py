@@ -6,22 +6,43 @@ said, so that the index can be rebuilt from the store alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+
+import msgspec
 
 from neuromirror.model.records import Digest, FileRecord, Location, Retention
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedFile:
+class PlacedFile(msgspec.Struct, frozen=True):
     """A file record, the path it has in the git tree (escaped) and its git-annex key."""
 
     git_path: bytes
     key: str
     record: FileRecord
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    """The JSON object of a line; ``path`` stands only where upstream's name is not the git path.
+
+    ``path_hex`` takes its place where upstream's name is not UTF-8.
+    """
+
+    git: str
+    key: str
+    keep: Retention
+    path: str | None = None
+    path_hex: str | None = None
+    size: int | None = None
+    digests: tuple[Digest, ...] = ()
+    at: tuple[Location, ...] = ()
+    part: int | None = None
+    time: datetime | None = None
+    id: str | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Line).decode
 
 
 def text(name: bytes) -> str:
@@ -35,50 +56,47 @@ def raw(name: str) -> bytes:
 
 
 def dump_placed(placed: PlacedFile) -> bytes:
-    """One line of records: compact JSON, ASCII, no newline at the end.
-
-    Fields that are empty or can be derived are left out; ``path`` stands only where upstream's
-    name is not the git path.
-    """
+    """One line of records: compact JSON in UTF-8, no newline in it or at its end."""
     record = placed.record
-    line: dict[str, Any] = {"git": text(placed.git_path), "key": placed.key}
+    line = _Line(
+        git=placed.git_path.decode(),
+        key=placed.key,
+        keep=record.retention,
+        size=record.size,
+        digests=record.digests,
+        at=record.locations,
+        part=record.part_size,
+        time=record.modified,
+        id=record.upstream_id,
+    )
     if record.path != placed.git_path:
-        line["path"] = text(record.path)
-    if record.size is not None:
-        line["size"] = record.size
-    if record.digests:
-        line["digests"] = [
-            [d.algorithm, d.value, d.claimed_by, int(d.checked)] for d in record.digests
-        ]
-    if record.locations:
-        line["at"] = [[place.url, place.kind, place.version_id] for place in record.locations]
-    if record.part_size is not None:
-        line["part"] = record.part_size
-    if record.modified is not None:
-        line["time"] = record.modified.isoformat()
-    if record.upstream_id is not None:
-        line["id"] = record.upstream_id
-    line["keep"] = record.retention.value
-    return json.dumps(line, separators=(",", ":")).encode("ascii")
+        try:
+            line.path = record.path.decode()
+        except UnicodeDecodeError:
+            line.path_hex = record.path.hex()
+    return _encode(line)
 
 
 def load_placed(line: bytes) -> PlacedFile:
-    """The placed file of one line; raises ValueError or KeyError for anything else."""
-    got = json.loads(line)
-    git_path = raw(got["git"])
-    time = got.get("time")
+    """The placed file of one line; raises ValueError for anything else."""
+    got = _decode(line)
+    git_path = path = got.git.encode()
+    if got.path is not None:
+        path = got.path.encode()
+    elif got.path_hex is not None:
+        path = bytes.fromhex(got.path_hex)
     return PlacedFile(
         git_path,
-        got["key"],
+        got.key,
         FileRecord(
-            path=raw(got["path"]) if "path" in got else git_path,
-            size=got.get("size"),
-            digests=tuple(Digest(a, v, c, bool(h)) for a, v, c, h in got.get("digests", ())),
-            locations=tuple(Location(u, k, v) for u, k, v in got.get("at", ())),
-            part_size=got.get("part"),
-            modified=None if time is None else datetime.fromisoformat(time),
-            upstream_id=got.get("id"),
-            retention=Retention(got["keep"]),
+            path,
+            got.size,
+            got.digests,
+            got.at,
+            got.part,
+            got.time,
+            got.id,
+            got.keep,
         ),
     )
 

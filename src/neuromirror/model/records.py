@@ -1,11 +1,17 @@
-"""Frozen records that flow from a source to the index. No I/O."""
+"""Frozen records that flow from a source to the index. No I/O.
+
+What there is one of for each file is a msgspec Struct, made and read ten times as fast as a frozen
+dataclass; everything else is a dataclass.
+"""
 
 from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+
+import msgspec
 
 
 class Evidence(StrEnum):
@@ -40,8 +46,7 @@ class VersionKind(StrEnum):
     """The state of something that changes (a draft, a bucket prefix), as once seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(msgspec.Struct, frozen=True, array_like=True):
     """One checksum of a file, who claims it, and whether the bytes were hashed here.
 
     ``algorithm`` is ``sha256``, ``md5`` (both lower-case hex) or ``etag`` (S3's multipart ETag,
@@ -54,8 +59,7 @@ class Digest:
     checked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(msgspec.Struct, frozen=True, array_like=True):
     """A place where the bytes can be had; ``url`` holds no credentials.
 
     ``kind`` is ``s3`` (an object, exact when ``version_id`` is known and in the URL) or ``api``
@@ -67,8 +71,7 @@ class Location:
     version_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileRecord(msgspec.Struct, frozen=True):
     """One file of a version, as its source states it.
 
     ``path`` is upstream's name, byte for byte; ``size`` in bytes, None where upstream does not
@@ -240,9 +243,14 @@ def epoch(moment: datetime) -> int:
     """Whole seconds since 1970, rounded down; the moment must carry a zone."""
     if moment.tzinfo is None:
         raise ValueError(f"a time without a zone: {moment!r}")
-    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() // 1)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
 
 
 def time_label(moment: datetime) -> str:
-    """The label of a state that upstream gives none: ``2022-12-13T101112Z``."""
+    """The label of a state that upstream gives none: ``2022-12-13T101112Z``.
+
+    The moment must carry a zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without a zone: {moment!r}")
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")

@@ -6,9 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
+
+import msgspec
 
 from neuromirror.model import FileRecord, Location, NamedException
 from neuromirror.net import ServerTrouble, Session, TimedOut, UnsafeAddress
@@ -75,7 +76,9 @@ def _ready(entry: Entry) -> Callable[[], Entry]:
 
 def _record(row: BlobRow, first: Location | None, api: str) -> FileRecord:
     download = Location(f"{api}/assets/{row.asset_id}/download/", "api")
-    return replace(row.record, locations=(download,) if first is None else (first, download))
+    return msgspec.structs.replace(
+        row.record, locations=(download,) if first is None else (first, download)
+    )
 
 
 class _Troubles:

@@ -1,0 +1,237 @@
+"""Makes the checkout's environment in ``.venv``; started by ``scripts/bootstrap``.
+
+Uses only the standard library, since it runs before anything is installed. A file in ``.venv``
+says what the environment was made of; where that is still so, nothing is done. Another file says
+that an installation is under way: found at the start, it means that one was interrupted, and the
+environment is made anew from nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "neuromirror-made-of.json"
+UNFINISHED = VENV / "neuromirror-unfinished"
+INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "src/neuromirror/__init__.py")
+
+# Settings of pip that would put the packages elsewhere, or install something else. Those that say
+# where packages come from (an index, a proxy, certificates, a cache) are the person's to choose.
+MISLEADING = {
+    "PIP_CONSTRAINT",
+    "PIP_DRY_RUN",
+    "PIP_EDITABLE",
+    "PIP_IGNORE_INSTALLED",
+    "PIP_NO_DEPS",
+    "PIP_PREFIX",
+    "PIP_PYTHON",
+    "PIP_REPORT",
+    "PIP_REQUIREMENT",
+    "PIP_REQUIRE_HASHES",
+    "PIP_ROOT",
+    "PIP_TARGET",
+    "PIP_USER",
+    "PIP_VERBOSE",
+}
+
+
+def say(text: str) -> None:
+    """One line for the person, beside the results on stdout."""
+    print(f"neuromirror: {text}", file=sys.stderr, flush=True)
+
+
+def give_up(text: str) -> NoReturn:
+    """Ends with one line that says what to do."""
+    say(text)
+    raise SystemExit(1)
+
+
+def run(command: list[str | os.PathLike[str]], what: str) -> None:
+    """Runs a program without a word; what it printed is shown only where it fails."""
+    surroundings = {name: value for name, value in os.environ.items() if name not in MISLEADING}
+    surroundings |= {
+        "DEBIAN_FRONTEND": "noninteractive",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+        "PIP_PROGRESS_BAR": "off",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "PYTHONNOUSERSITE": "1",
+    }
+    with tempfile.TemporaryFile() as printed:
+        ended = subprocess.run(
+            command,
+            env=surroundings,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            close_fds=False,  # it keeps the lock while it runs, even if it outlives us
+            check=False,
+        )
+        if ended.returncode:
+            printed.seek(0)
+            sys.stderr.write(printed.read().decode(errors="replace"))
+            give_up(f"{what} failed (see above)")
+
+
+def describe(extra: str, version: str) -> dict[str, str]:
+    """What an environment with this extra is made of; the same again means nothing to do."""
+    digest = hashlib.sha256()
+    for name in INPUTS:
+        content = (ROOT / name).read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return {
+        "root": str(ROOT),  # an environment's programs hold absolute paths: it can't be moved
+        "python": version,
+        "inputs": digest.hexdigest(),
+        "extra": extra,
+    }
+
+
+def installed() -> dict[str, str]:
+    """What the environment says it was made of; empty where there is none, or half of one."""
+    if UNFINISHED.exists():
+        return {}
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def version_of(python: Path) -> str:
+    """``3.11`` of a Python that runs and has pip, else an empty string."""
+    probe = (
+        "import importlib.util as u, sys;"
+        "print('%d.%d' % sys.version_info[:2] if u.find_spec('pip') else '')"
+    )
+    try:
+        ended = subprocess.run(
+            [python, "-I", "-c", probe], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return ended.stdout.strip() if ended.returncode == 0 else ""
+
+
+def make_empty() -> None:
+    """A new environment with pip in it, marked as unfinished."""
+    if VENV.is_symlink() or VENV.is_file():
+        VENV.unlink()
+    elif VENV.exists():
+        shutil.rmtree(VENV)
+    VENV.mkdir()
+    UNFINISHED.touch()
+    # Debian takes ensurepip out of its Python, into a package of its own.
+    complete = [sys.executable, "-I", "-c", "import ensurepip, venv"]
+    if subprocess.run(complete, capture_output=True, check=False).returncode == 0:
+        run([sys.executable, "-I", "-m", "venv", VENV], "making .venv")
+        return
+    if importlib.util.find_spec("pip") and importlib.util.find_spec("venv"):
+        run([sys.executable, "-I", "-m", "venv", "--without-pip", VENV], "making .venv")
+        run(
+            [sys.executable, "-I", "-m", "pip", "--python", PYTHON, "install", "pip"],
+            "installing pip",
+        )
+        return
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+    if not (may_install() and sys.executable.startswith("/usr/bin/")):
+        command = f"sudo apt-get install {package}" if shutil.which("apt-get") else "ensurepip"
+        give_up(
+            f"{sys.executable} cannot make environments, since it lacks ensurepip;"
+            f" install that ({command}) and run this again"
+        )
+    install(package)
+    run([sys.executable, "-I", "-m", "venv", VENV], "making .venv")
+
+
+def may_install() -> bool:
+    """Whether packages of the system can be installed without a question."""
+    return bool(shutil.which("apt-get")) and os.geteuid() == 0
+
+
+def install(package: str) -> None:
+    """Installs a package of Debian's."""
+    say(f"installing {package} with apt-get")
+    apt: list[str | os.PathLike[str]] = ["apt-get", "-qq"]
+    run([*apt, "update"], "apt-get update")
+    run([*apt, "install", "-y", "--no-install-recommends", package], f"installing {package}")
+
+
+def complete_system() -> None:
+    """Sees to what git-annex needs of the system, and small containers lack.
+
+    Its HTTP client looks up ``tcp`` in this file, and gets nothing at all without it.
+    """
+    if sys.platform != "linux" or Path("/etc/protocols").exists():
+        return
+    if not may_install():
+        give_up(
+            "git-annex needs the file /etc/protocols to get anything over HTTP; install the"
+            " package it is in (Debian: sudo apt-get install netbase) and run this again"
+        )
+    install("netbase")
+
+
+def bring_up_to_date(extra: str) -> None:
+    """Leaves an environment in ``.venv`` that has the project with this extra."""
+    have = installed()
+    version = version_of(PYTHON) if have or (VENV.exists() and not UNFINISHED.exists()) else ""
+    chosen = f"{sys.version_info.major}.{sys.version_info.minor}"
+    other_python = "PYTHON" in os.environ and version != chosen
+    if have and version and not other_python:
+        # The test extra holds all that the other holds.
+        if have in (describe(extra, version), describe("test", version)):
+            return
+        if have.get("root") != str(ROOT) or have.get("python") != version:
+            version = ""
+        elif have.get("extra") == "test":
+            extra = "test"
+    if version and not other_python:
+        say("bringing .venv up to date …")
+        UNFINISHED.touch()
+    else:
+        say(f"making .venv with Python {chosen} (once; this takes a minute or more) …")
+        make_empty()
+        version = chosen
+    STAMP.unlink(missing_ok=True)
+    pip: list[str | os.PathLike[str]] = [PYTHON, "-I", "-m", "pip", "install", "--no-user"]
+    pip += ["--quiet", "--constraint", "constraints.txt"]
+    # setuptools first and pinned like the rest: a build in isolation would fetch any version.
+    # pip too: sqlite-utils requires it, and it should not replace itself while it works.
+    run([*pip, "pip", "setuptools"], "installing setuptools")
+    run([*pip, "--no-build-isolation", "--editable", f".[{extra}]"], "installing neuromirror")
+    STAMP.write_text(json.dumps(describe(extra, version)))
+    UNFINISHED.unlink()
+
+
+def main() -> None:
+    """One at a time in a checkout: a second waits until the first is done."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    os.set_inheritable(folder, True)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another script that makes .venv …")
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        complete_system()
+        bring_up_to_date(sys.argv[1])
+    except KeyboardInterrupt:
+        give_up("interrupted; run this again to finish .venv")
+
+
+if __name__ == "__main__":
+    main()

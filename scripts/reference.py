@@ -1,0 +1,181 @@
+"""Writes the generated pages of ``docs/`` anew, or checks them; started by ``scripts/docs``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from neuromirror.cli import main as program
+from neuromirror.crawl.mirrors import MirrorFile
+from neuromirror.sources import source_kinds
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+HEAD = """\
+# Commands
+
+<!-- Written by scripts/docs from the commands themselves: do not edit. -->
+
+Every command also tells its options itself: `neuromirror COMMAND --help`. Results go to stdout,
+progress and errors to stderr. The options of `neuromirror` itself may stand before or after a
+command's name.
+
+| exit code | meaning |
+|---|---|
+| 0 | done, or nothing to do |
+| 1 | something failed, or did not verify; the message says what |
+| 2 | wrong usage or configuration |
+| 3 | held until an operator approves it: `neuromirror release` |
+"""
+
+
+def plain(text: str) -> str:
+    """Text in one line, with nothing in it that a page would take for a tag."""
+    return " ".join(text.split()).replace("<", r"\<")
+
+
+def paragraphs(text: str | None) -> str:
+    """A docstring as click shows it: cut at a form feed, without click's own marks."""
+    if not text:
+        return ""
+    shown = inspect.cleandoc(text.split("\f")[0])
+    blocks = []
+    for block in shown.split("\n\n"):
+        if block.lstrip().startswith("\b"):
+            kept = block.replace("\b", "").strip("\n").splitlines()
+            blocks.append("```text\n" + "\n".join(line.rstrip() for line in kept) + "\n```")
+        else:
+            blocks.append(plain(block))
+    return "\n\n".join(blocks)
+
+
+def cell(text: str) -> str:
+    """Text that stays in its cell of a table."""
+    return plain(text).replace("|", r"\|")
+
+
+def default_of(option: click.Option, context: click.Context) -> str:
+    """The default as a person would type it; empty where there is none to speak of."""
+    if isinstance(option.show_default, str):
+        return option.show_default
+    if option.is_flag or option.multiple or callable(option.default):
+        return ""
+    default = option.get_default(context, call=False)
+    # click marks "no default" with a value of its own, which is no plain value.
+    return f"`{default}`" if isinstance(default, str | int | float | Path) else ""
+
+
+def variables_of(option: click.Option, context: click.Context) -> str:
+    """The environment variables that stand for an option."""
+    names = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    if not names and context.auto_envvar_prefix and option.allow_from_autoenv and option.name:
+        names = [f"{context.auto_envvar_prefix}_{option.name.upper()}"]
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def common(context: click.Context) -> list[tuple[list[str], str | None]]:
+    """The options that the program itself has already: told once, not at every command."""
+    if context.parent is None:
+        return []
+    return [
+        (option.opts, option.help)
+        for option in context.parent.command.params
+        if isinstance(option, click.Option)
+    ]
+
+
+def rows(command: click.Command, context: click.Context) -> Iterator[str]:
+    """The lines of a command's table of options."""
+    for option in command.get_params(context):
+        if not isinstance(option, click.Option) or option.hidden:
+            continue
+        if "--help" in option.opts or (option.opts, option.help) in common(context):
+            continue
+        names = ", ".join(f"`{cell(name)}`" for name in (*option.opts, *option.secondary_opts))
+        if not option.is_flag and not option.count:
+            names += f" {cell(option.make_metavar(context))}"
+        told = [cell(option.help or "")]
+        if option.required:
+            told.append("Required.")
+        if option.multiple:
+            told.append("May be given more than once.")
+        if default := default_of(option, context):
+            told.append(f"Default: {cell(default)}.")
+        if variables := variables_of(option, context):
+            told.append(f"Environment: {variables}.")
+        yield f"| {names} | {' '.join(part for part in told if part)} |"
+
+
+def section(command: click.Command, context: click.Context) -> Iterator[str]:
+    """A command's part of the page, and those of its sub-commands."""
+    yield f"## {context.command_path}"
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"```text\n{context.command_path} {usage}".rstrip() + "\n```"
+    if told := paragraphs(command.help):
+        yield told
+    options = list(rows(command, context))
+    if options:
+        yield "\n".join(["| option | what it does |", "|---|---|", *options])
+    if told := paragraphs(command.epilog):
+        yield told
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None and not inner.hidden:
+                child = click.Context(
+                    inner, parent=context, info_name=name, **inner.context_settings
+                )
+                yield from section(inner, child)
+
+
+def reference() -> str:
+    """The page of all commands."""
+    context = click.Context(program, info_name="neuromirror", **program.context_settings)
+    return "\n".join([HEAD, "\n\n".join(section(program, context)), ""])
+
+
+def schema() -> str:
+    """The JSON Schema of a mirror file, with the options of the sources that come with us."""
+    made = MirrorFile.model_json_schema()
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    made["allOf"] = []
+    for name, found in source_kinds().items():
+        if found.module.startswith("neuromirror."):
+            options = found.load().Options.model_json_schema()
+            made.setdefault("$defs", {}).update(options.pop("$defs", {}))
+            made["allOf"].append(
+                {
+                    "if": {"properties": {"source": {"const": name}}},
+                    "then": {"properties": {"options": options}, "required": ["options"]},
+                }
+            )
+    return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    """Writes the pages; with ``--check`` says which are out of date and gives 1."""
+    parser = argparse.ArgumentParser(prog="scripts/docs", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    stale = 0
+    for name, text in (("reference.md", reference()), ("mirror.schema.json", schema())):
+        page = DOCS / name
+        if page.is_file() and page.read_text("utf-8") == text:
+            continue
+        if check:
+            print(f"docs/{name} is out of date: run scripts/docs")
+            stale = 1
+        else:
+            page.write_text(text, "utf-8")
+            print(f"docs/{name} written")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main())
