@@ -28,6 +28,7 @@ from neuromirror.annex.logs import (
     parse_log,
     remote_log,
     sameas_web_remote,
+    url_lines,
     url_log,
 )
 from neuromirror.annex.paths import fits, git_path, mark_clash, upstream_path
@@ -60,6 +61,7 @@ __all__ = [
     "sha256e_key",
     "upstream_path",
     "url_key",
+    "url_lines",
     "url_log",
     "url_log_path",
     "xs3etag_key",

@@ -186,7 +186,11 @@ def pointer(key: str) -> bytes:
 
 def log_path(key: str) -> bytes:
     """The path of a key's location log on the git-annex branch."""
-    return hash_lower(key) + b"/" + key_file(key) + b".log"
+    raw = key.encode("utf-8")
+    digest = hashlib.md5(raw, usedforsecurity=False).hexdigest().encode("ascii")
+    if len(raw.translate(None, _ESCAPED_IN_FILES)) != len(raw):
+        raw = key_file(key)
+    return b"%s/%s/%s.log" % (digest[:3], digest[3:6], raw)
 
 
 def url_log_path(key: str) -> bytes:

@@ -37,8 +37,12 @@ def url_log(urls: Iterable[str], timestamp: int) -> bytes:
 
     A URL that another remote than the web claims stands with a colon before it.
     """
-    lines = sorted({_value(url) for url in urls})
-    return b"".join([b"%ds 1 %s\n" % (timestamp, line) for line in lines])
+    return url_lines({_value(url) for url in urls}, b"%ds 1 " % timestamp)
+
+
+def url_lines(urls: Iterable[bytes], present: bytes) -> bytes:
+    """The URL log of a key, for URLs in bytes; ``present`` is ``b"<seconds>s 1 "``."""
+    return b"".join([b"%s%s\n" % (present, url) for url in sorted(set(urls))])
 
 
 def parse_log(content: bytes) -> list[LogLine]:

@@ -1,6 +1,6 @@
 """Plan, visit, record: the one room that joins sources, mint and index."""
 
-from neuromirror.crawl.compare import Changes, compare
+from neuromirror.crawl.compare import Changes, Difference
 from neuromirror.crawl.errors import Held, Incident
 from neuromirror.crawl.holds import release
 from neuromirror.crawl.mirrors import (
@@ -10,6 +10,7 @@ from neuromirror.crawl.mirrors import (
     find_mirror,
     load_mirror,
     load_mirrors,
+    mirror_files,
 )
 from neuromirror.crawl.prove import Proven, Spool, prove
 from neuromirror.crawl.rebuild import rebuild_index
@@ -19,6 +20,7 @@ from neuromirror.crawl.visit import Outcome, Visit
 
 __all__ = [
     "Changes",
+    "Difference",
     "Guards",
     "Held",
     "Incident",
@@ -32,11 +34,11 @@ __all__ = [
     "Spool",
     "Sync",
     "Visit",
-    "compare",
     "dry_run",
     "find_mirror",
     "load_mirror",
     "load_mirrors",
+    "mirror_files",
     "parse_requests",
     "prove",
     "rebuild_index",

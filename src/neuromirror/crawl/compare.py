@@ -1,11 +1,21 @@
-"""What differs between two states of a dataset, in one pass over both."""
+"""What differs between two states of a dataset, found in one pass over both and kept on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from neuromirror.model import FileRecord, PlacedFile
+from neuromirror.model import (
+    Change,
+    FileRecord,
+    LinePair,
+    PlacedFile,
+    diff_lines,
+    dump_pairs,
+    load_changes,
+    load_pairs,
+)
 
 
 @dataclass(slots=True)
@@ -26,25 +36,46 @@ class Changes:
         return not (self.added or self.removed or self.changed)
 
 
-def compare(before: Iterator[PlacedFile], after: Iterator[PlacedFile]) -> Changes:
-    """Both sorted by git path; memory stays flat."""
-    changes = Changes()
-    old, new = next(before, None), next(after, None)
-    while old is not None or new is not None:
-        if new is None or (old is not None and old.git_path < new.git_path):
-            changes.removed += 1
-            changes.before += 1
-            old = next(before, None)
-        elif old is None or new.git_path < old.git_path:
-            changes.added += 1
-            changes.after += 1
-            new = next(after, None)
-        else:
-            changes.before += 1
-            changes.after += 1
-            _weigh(changes, old, new)
-            old, new = next(before, None), next(after, None)
-    return changes
+class Difference:
+    """The record lines in which a state differs from another, in a file.
+
+    ``count`` is the number of files concerned.
+    """
+
+    def __init__(self, path: Path, before: Iterable[bytes], after: Iterable[bytes]) -> None:
+        self._path = path
+        self.count = 0
+        with path.open("wb", buffering=1 << 18) as file:
+            for line in dump_pairs(self._counted(diff_lines(before, after))):
+                file.write(line + b"\n")
+
+    def _counted(self, pairs: Iterator[LinePair]) -> Iterator[LinePair]:
+        for pair in pairs:
+            self.count += 1
+            yield pair
+
+    def pairs(self) -> Iterator[LinePair]:
+        """The lines before and after, by path."""
+        with self._path.open("rb", buffering=1 << 18) as file:
+            yield from load_pairs(line[:-1] for line in file)
+
+    def changes(self) -> Iterator[Change]:
+        """The files before and after, by path."""
+        return load_changes(self.pairs())
+
+    def weigh(self, before: int) -> Changes:
+        """What the difference amounts to; ``before`` counts the files of the state before."""
+        changes = Changes(before=before, after=before)
+        for old, new in self.changes():
+            if old is None:
+                changes.added += 1
+                changes.after += 1
+            elif new is None:
+                changes.removed += 1
+                changes.after -= 1
+            else:
+                _weigh(changes, old, new)
+        return changes
 
 
 def _weigh(changes: Changes, old: PlacedFile, new: PlacedFile) -> None:

@@ -105,20 +105,30 @@ def _first_of(error: ValidationError) -> str:
     return "; ".join(found)
 
 
-def load_mirrors(folder: Path) -> dict[str, Mirror]:
-    """All mirrors of a folder by name; raises ConfigurationError when there are none."""
+def mirror_files(folder: Path) -> list[Path]:
+    """The mirror files of a folder, by name; raises ConfigurationError when there are none."""
     if not folder.is_dir():
         raise ConfigurationError(
             f"there is no folder of mirrors at {folder}; name it with --mirrors DIR (or "
             f"NEUROMIRROR_MIRRORS), or make it, with a file dandi.toml of three lines:{_EXAMPLE}"
         )
-    mirrors = [load_mirror(path) for path in sorted(folder.glob("*.toml"))]
-    if not mirrors:
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the folder of mirrors {folder} cannot be read: {error.strerror}"
+        ) from error
+    if not found:
         raise ConfigurationError(
             f"{folder} holds no mirror files; make one, for example dandi.toml of three lines:"
             f"{_EXAMPLE}"
         )
-    return {mirror.name: mirror for mirror in mirrors}
+    return found
+
+
+def load_mirrors(folder: Path) -> dict[str, Mirror]:
+    """All mirrors of a folder by name; raises ConfigurationError when there are none."""
+    return {path.stem: load_mirror(path) for path in mirror_files(folder)}
 
 
 def find_mirror(mirrors: dict[str, Mirror], name: str) -> Mirror:

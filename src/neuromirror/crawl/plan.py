@@ -49,7 +49,7 @@ def _due(
     if last.status != "full":
         return "visit", f"last visit: {last.status}"
     if last.pending:
-        return "visit", f"{last.pending} files waited for their sha256"
+        return "visit", f"{files_waiting(last.pending, 'waited')} for a sha256"
     return "skip", "unchanged"
 
 

@@ -58,7 +58,7 @@ class Proven:
     @property
     def snapshot(self) -> Snapshot:
         """What can be minted."""
-        return Snapshot(self.header, self.spool.placed)
+        return Snapshot.of_records(self.header, self.spool.path)
 
 
 def prove(listing: Listing, scratch: Path) -> Proven:

@@ -25,6 +25,7 @@ class Recorder:
 
     def __init__(self, store: Store, index_path: Path) -> None:
         self._store = store
+        self._path = index_path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._index = self._thread.submit(self._open, index_path).result()
 
@@ -49,6 +50,13 @@ class Recorder:
     def ask(self, question: Callable[[Index], _T]) -> _T:
         """The answer to a question about the index as it is now; no iterator may come out."""
         return self._thread.submit(question, self._index).result()
+
+    def reader(self) -> Index:
+        """A connection to read by, for the thread that asks for it; to be closed there.
+
+        For questions by the million, which would wait for each other in :meth:`ask`.
+        """
+        return Index.open_readonly(self._path)
 
     def close(self) -> None:
         """Closes the index."""

@@ -398,10 +398,10 @@ def _result(dataset: DatasetRef, outcome: Outcome) -> Result:
         return Result(dataset.name, "error", problems, "partial", versions)
     if outcome.held:
         return Result(dataset.name, "impossible", problems, "held", versions)
-    known = "".join(f"; known incident: {one}" for one in outcome.known)
+    notes += "".join(f"; known incident: {one}" for one in outcome.known)
     if versions:
-        return Result(dataset.name, "ok", f"new: {', '.join(versions)}{known}", "full", versions)
-    return Result(dataset.name, "notneeded", f"nothing new{known}", "full")
+        return Result(dataset.name, "ok", f"new: {', '.join(versions)}{notes}", "full", versions)
+    return Result(dataset.name, "notneeded", f"nothing new{notes}", "full")
 
 
 def _explain(error: Exception, store: Store) -> str:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from neuromirror.crawl.compare import Changes, compare
+from neuromirror.crawl.compare import Changes, Difference
 from neuromirror.crawl.errors import Held, Incident, ListingNotProven
 from neuromirror.crawl.mirrors import Guards
 from neuromirror.crawl.prove import Proven, prove
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.times import now
 from neuromirror.index import Index, UnknownDataset, VersionRow
-from neuromirror.mint import Minted, Parents, mint
+from neuromirror.mint import Base, ManifestDamaged, Minted, Parents, mint, mint_delta
 from neuromirror.model import (
     DatasetHint,
     DatasetRef,
     EventRaised,
     HoldLapsed,
     HoldPlaced,
-    PlacedFile,
     StateDigest,
     VersionKind,
     VersionMinted,
@@ -37,6 +37,11 @@ from neuromirror.sources import Source
 from neuromirror.store import ANNEX, MAIN, PUBLISHED, TAGS, Repository, Store, versions_in_git
 
 _ATTEMPTS = 3
+_DELTA_LIMIT = 50_000
+"""Changed files above which a state is minted whole: a delta holds its changes in memory."""
+_DELTA_SHARE = 8
+_WORTH_A_DELTA = 1 << 20
+"""Records are kept as a delta where at most one file in eight changed, of a megabyte or more."""
 _T = TypeVar("_T")
 
 
@@ -70,6 +75,7 @@ class Visit:
         self._hint = hint
         self._dataset = hint.dataset
         self._repository: Repository = store.repository(hint.dataset)
+        self._differs: tuple[tuple[str, Path] | None, Difference | None] = (None, None)
         self.outcome = Outcome()
 
     def run(self, *, deep: bool) -> Outcome:
@@ -124,9 +130,6 @@ class Visit:
         name = self._dataset.name
         return self._recorder.ask(lambda index: index.records_known(name, upstream))
 
-    def _records(self, commit: str) -> Iterator[PlacedFile]:
-        return self._store.records(self._dataset.dataset_id, commit)
-
     # --- published versions
 
     def _check_vanished(self, published: list[VersionRef]) -> None:
@@ -166,10 +169,12 @@ class Visit:
                 f"{claimed.bytes} bytes, it had {files} with {size}",
             )
         elif deep:
-            self._with_listing(version, lambda proven, _: self._compare_published(proven, row))
+            self._with_listing(
+                version, lambda proven, scratch: self._compare_published(proven, row, scratch)
+            )
 
-    def _compare_published(self, proven: Proven, row: VersionRow) -> None:
-        changes = compare(self._records(row.commit), proven.spool.placed())
+    def _compare_published(self, proven: Proven, row: VersionRow, scratch: Path) -> None:
+        changes = self._difference(row, proven, scratch).weigh(row.files)
         if not changes.same_files:
             self._incident(
                 row.upstream,
@@ -189,7 +194,7 @@ class Visit:
         version = proven.header.version
         last = self._last_observed()
         if last is not None:
-            changes = compare(self._records(last.commit), proven.spool.placed())
+            changes = self._difference(last, proven, scratch).weigh(last.files)
             if changes.conflicts:
                 paths = ", ".join(repr(text(path)) for path in changes.conflicts[:3])
                 message = (
@@ -290,11 +295,9 @@ class Visit:
         for attempt in range(_ATTEMPTS):
             with self._store.scratch() as scratch:
                 try:
-                    listing = self._source.listing(
-                        version,
-                        lambda url: self._recorder.ask(lambda index: index.known_location(url)),
-                    )
-                    proven = prove(listing, scratch)
+                    with self._recorder.reader() as index:
+                        listing = self._source.listing(version, index.known_location)
+                        proven = prove(listing, scratch)
                 except ListingNotProven:
                     if attempt == _ATTEMPTS - 1:
                         raise
@@ -302,28 +305,47 @@ class Visit:
                 take(_timed(proven), scratch)
                 return
 
+    def _difference(self, row: VersionRow, proven: Proven, scratch: Path) -> Difference:
+        """What differs from a version that was minted; looked for once in each listing."""
+        known, found = self._differs
+        if found is None or known != (row.commit, scratch):
+            before = self._store.record_lines(self._dataset.dataset_id, row.commit)
+            found = Difference(scratch / f"since-{row.commit}", before, proven.spool.lines())
+            self._differs = ((row.commit, scratch), found)
+        return found
+
     def _publish(self, proven: Proven, branch: str, scratch: Path, label: str | None) -> None:
         refs = self._repository.refs()
         rows = self._rows()
-        parents = Parents(
-            branch=refs.get(branch), annex=refs.get(ANNEX), base=self._base(rows, refs)
-        )
+        parents = Parents(branch=refs.get(branch), annex=refs.get(ANNEX))
         chosen: list[str] = []
 
         def name(state: str) -> str:
             chosen.append(label or _free_label(proven, state, refs))
             return chosen[-1]
 
-        minted = mint(proven.snapshot, self._repository.path, parents, name, scratch)
+        base = self._base(rows, refs)
+        since = None if base is None else self._difference(base, proven, scratch)
+        repository = self._repository.path
+        minted = None
+        if base is not None and since is not None and since.count <= _DELTA_LIMIT:
+            start = Base(base.commit, self._store.manifest_path(base.state))
+            # a manifest that does not give its own state is of no use: mint the whole
+            with suppress(ManifestDamaged):
+                minted = mint_delta(
+                    proven.header, since.changes, start, repository, parents, name, scratch
+                )
+        if minted is None:
+            minted = mint(proven.snapshot, repository, parents, name, scratch)
         if (minted.commit, minted.annex_commit) == (parents.branch, parents.annex):
             return
         new_version = minted.commit != parents.branch
         dataset = self._dataset
         if new_version:
             self._store.keep_manifest(minted.state, minted.manifest)
-            self._store.keep_records(dataset.dataset_id, minted.commit, proven.spool.lines())
-        if minted.pack is not None:
-            self._repository.place(minted.pack)
+            self._keep_records(minted, proven, base, since)
+        for pack in minted.packs:
+            self._repository.place(pack)
         new = {branch: minted.commit, ANNEX: minted.annex_commit}
         if new_version:
             new[TAGS + chosen[-1]] = minted.commit
@@ -336,16 +358,27 @@ class Visit:
             self.outcome.minted.append(chosen[-1])
             self.outcome.left_out = len(proven.header.exceptions)
 
-    def _base(
-        self, rows: list[VersionRow], refs: dict[str, str]
-    ) -> Callable[[], Iterator[PlacedFile]] | None:
-        """The files of the state minted last, whose keys the git-annex branch holds."""
+    def _keep_records(
+        self, minted: Minted, proven: Proven, base: VersionRow | None, since: Difference | None
+    ) -> None:
+        name = self._dataset.dataset_id
+        if (
+            base is not None
+            and since is not None
+            and since.count <= minted.files // _DELTA_SHARE
+            and proven.spool.path.stat().st_size > _WORTH_A_DELTA
+            and self._store.keep_changes(name, minted.commit, base.commit, since.pairs())
+        ):
+            return
+        self._store.keep_records(name, minted.commit, proven.spool.lines())
+
+    def _base(self, rows: list[VersionRow], refs: dict[str, str]) -> VersionRow | None:
+        """The state minted last, whose keys the git-annex branch holds, if all of it is here."""
         if ANNEX not in refs or not rows:
             return None
-        commit = rows[-1].commit
-        if not self._store.has_records(self._dataset.dataset_id, commit):
-            return None
-        return lambda: self._records(commit)
+        last = rows[-1]
+        whole = self._store.has_records(self._dataset.dataset_id, last.commit)
+        return last if whole and self._store.manifest_path(last.state).exists() else None
 
 
 def _timed(proven: Proven) -> Proven:

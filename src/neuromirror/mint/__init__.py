@@ -1,8 +1,9 @@
 """Snapshots become git objects, written as packs: same snapshot, same object ids."""
 
 from neuromirror.mint.commits import SPEC, commit_bytes
-from neuromirror.mint.mint import Minted, Parents, Snapshot, mint
-from neuromirror.mint.objects import ObjectMissing, ObjectReader
+from neuromirror.mint.delta import Base, ManifestDamaged, mint_delta
+from neuromirror.mint.mint import Snapshot, mint
+from neuromirror.mint.objects import ObjectMissing, ObjectReader, git_environment
 from neuromirror.mint.packs import (
     BLOB,
     COMMIT,
@@ -13,6 +14,7 @@ from neuromirror.mint.packs import (
 )
 from neuromirror.mint.sorting import LineSorter
 from neuromirror.mint.trees import FILE, FOLDER, LINK, SUBDATASET, TreeBuilder, write_tree
+from neuromirror.mint.work import Minted, Parents
 
 __all__ = [
     "BLOB",
@@ -23,8 +25,10 @@ __all__ = [
     "SPEC",
     "SUBDATASET",
     "TREE",
+    "Base",
     "KnownObjects",
     "LineSorter",
+    "ManifestDamaged",
     "Minted",
     "ObjectMissing",
     "ObjectReader",
@@ -34,6 +38,8 @@ __all__ = [
     "Snapshot",
     "TreeBuilder",
     "commit_bytes",
+    "git_environment",
     "mint",
+    "mint_delta",
     "write_tree",
 ]

@@ -10,10 +10,11 @@ from neuromirror.annex import (
     log_path,
     merge_location_log,
     merge_url_log,
+    url_lines,
     url_log,
 )
 from neuromirror.mint.objects import ObjectReader
-from neuromirror.mint.packs import BLOB, PackWriter
+from neuromirror.mint.packs import BLOB, TREE, PackWriter
 from neuromirror.mint.trees import FILE, FOLDER, write_tree
 from neuromirror.model import PlacedFile
 
@@ -22,14 +23,22 @@ _REMOTES = b"remote.log"
 Entries = dict[bytes, tuple[bytes, bytes]]
 
 
-def annex_line(placed: PlacedFile) -> bytes:
+def annex_line(placed: PlacedFile) -> bytes | None:
     """What the branch must know of a file, as one line that sorts by log path.
+
+    None for a file without locations: a key that nobody says where to get must not be claimed to
+    be on the web.
 
     ``<hash directories>/<key file>.log NUL url NUL url …``; neither part can hold a newline or
     NUL, since keys and stored URLs do not.
     """
-    urls = (place.url for place in placed.record.locations)
-    return b"\0".join((log_path(placed.key), *(url.encode() for url in urls)))
+    locations = placed.record.locations
+    if not locations:
+        return None
+    line = b"\0".join([log_path(placed.key), *[place.url.encode() for place in locations]])
+    if b"\n" in line or b"\r" in line:
+        raise ValueError(f"a URL must not have a line break: {line!r}")
+    return line
 
 
 class AnnexBranch:
@@ -47,6 +56,7 @@ class AnnexBranch:
         self._timestamp = timestamp
         self._root = root
         self._present = location_log(timestamp)
+        self._stamp = b"%ds 1 " % timestamp
         self._present_id: bytes | None = None
 
     def write(self, lines: Iterable[bytes], remotes: Sequence[bytes]) -> bytes:
@@ -55,12 +65,39 @@ class AnnexBranch:
         ``remotes`` are lines of remote.log; one that is there already, whatever its timestamp, is
         left as it is.
         """
-        root = self._old(self._root)
-        for top, group in groupby(lines, key=lambda line: line[:3]):
-            root[top] = (FOLDER, self._top(group, _folder(root, top)))
+        if self._root is None:
+            root = self._fresh(lines)
+        else:
+            root = self._old(self._root)
+            for top, group in groupby(lines, key=lambda line: line[:3]):
+                root[top] = (FOLDER, self._top(group, _folder(root, top)))
         if remotes:
             root[_REMOTES] = (FILE, self._remotes(root.get(_REMOTES), remotes))
         return write_tree(self._pack, root)
+
+    def _fresh(self, lines: Iterable[bytes]) -> Entries:
+        """The root's entries where the branch begins: nothing is to be read or merged."""
+        root: Entries = {}
+        top, folders = b"", bytearray()
+        for leaf, group in _leaves(lines):
+            if leaf[:3] != top:
+                if folders:
+                    root[top] = (FOLDER, self._pack.add(TREE, bytes(folders)))
+                    folders.clear()
+                top = leaf[:3]
+            folders += b"40000 %s\0%s" % (leaf[4:], self._fresh_leaf(group))
+        if folders:
+            root[top] = (FOLDER, self._pack.add(TREE, bytes(folders)))
+        return root
+
+    def _fresh_leaf(self, lines: list[bytes]) -> bytes:
+        if len(lines) > 1:
+            return self._leaf(lines, None)
+        path, *urls = lines[0].split(b"\0")
+        name = path[8:]
+        web = self._pack.add(BLOB, url_lines(urls, self._stamp))
+        tree = b"100644 %s\0%s100644 %s.web\0%s" % (name, self._location(None), name, web)
+        return self._pack.add(TREE, tree)
 
     def _old(self, sha: bytes | None) -> Entries:
         return {} if sha is None else self._reader.tree(sha)
@@ -102,6 +139,20 @@ class AnnexBranch:
         have = self._reader.read(old[1].hex())
         merged = merge_url_log(have, urls, self._timestamp)
         return old[1] if merged == have else self._pack.add(BLOB, merged)
+
+
+def _leaves(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Sorted lines by leaf folder (``abc/def``)."""
+    leaf, group = b"", list[bytes]()
+    for line in lines:
+        if line[:7] != leaf:
+            if group:
+                yield leaf, group
+            leaf, group = line[:7], [line]
+        else:
+            group.append(line)
+    if group:
+        yield leaf, group
 
 
 def _untimed(line: bytes) -> bytes:

@@ -32,8 +32,11 @@ class ManifestWriter:
 
     def __exit__(self, *_: object) -> None:
         if not self._kept:
-            self._file.close()
-            self._path.unlink(missing_ok=True)
+            try:
+                self._file.close()
+            finally:
+                # closing writes what is still in memory, which a full disk refuses
+                self._path.unlink(missing_ok=True)
 
     def add(self, line: bytes) -> None:
         """The next line, newline included."""

@@ -1,82 +1,50 @@
 """A snapshot becomes git objects: mint spec 1 (docs/design.md, section 5).
 
 A mint is a pure function of the snapshot and its parent commits: two machines, two years apart,
-get the same object ids. Nothing here moves a ref.
+get the same object ids. Nothing here moves a ref. This is the writer of whole states.
 """
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuromirror.annex import link_target, sameas_web_remote
-from neuromirror.mint.annex_branch import AnnexBranch, annex_line
-from neuromirror.mint.commits import SPEC, annex_message, commit_bytes, version_message
-from neuromirror.mint.manifests import ManifestWriter
-from neuromirror.mint.objects import ObjectReader
-from neuromirror.mint.packs import BLOB, COMMIT, KnownObjects, Pack, PackWriter
+from neuromirror.annex import link_target
+from neuromirror.mint.annex_branch import annex_line
+from neuromirror.mint.annex_worker import AnnexWorker
+from neuromirror.mint.documents import root_entries
+from neuromirror.mint.packs import BLOB
 from neuromirror.mint.sorting import LineSorter
-from neuromirror.mint.trees import FILE, FOLDER, LINK, TreeBuilder, write_tree
-from neuromirror.model import (
-    PlacedFile,
-    SnapshotHeader,
-    VersionKind,
-    epoch,
-    manifest_digest,
-    manifest_line,
-    text,
-)
+from neuromirror.mint.trees import LINK, TreeBuilder
+from neuromirror.mint.work import Minted, Parents, Sums, Work
+from neuromirror.model import PlacedFile, SnapshotHeader, load_all, manifest_digest, manifest_line
+
+_WORTH_A_PROCESS = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A proven state: its header, and its files sorted by git path, to be read again at will."""
+    """A proven state: its header, and its files sorted by git path, to be read again at will.
+
+    ``records`` names the file of record lines that ``placed`` reads, where there is one: the
+    git-annex branch of a large state is then written by a second process.
+    """
 
     header: SnapshotHeader
     placed: Callable[[], Iterator[PlacedFile]]
+    records: Path | None = None
+
+    @classmethod
+    def of_records(cls, header: SnapshotHeader, records: Path) -> Snapshot:
+        """The snapshot whose files are the lines of a file."""
+        return cls(header, lambda: _placed(records), records)
 
 
-@dataclass(frozen=True, slots=True)
-class Parents:
-    """What a mint builds on, as commit ids in hex; None where the branch begins.
-
-    ``base`` gives the placed files of the state that was minted last in this repository, when
-    there is one: its keys are in the git-annex branch already.
-    """
-
-    branch: str | None = None
-    annex: str | None = None
-    base: Callable[[], Iterator[PlacedFile]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Minted:
-    """The objects of a state, waiting in packs under temporary names; ids in hex.
-
-    ``commit`` equals the parent where the tree is the parent's (nothing changed), and the same
-    holds for ``annex_commit``. ``manifest`` is a zstd file of the canonical manifest.
-    """
-
-    commit: str
-    tree: str
-    annex_commit: str
-    state: str
-    files: int
-    bytes: int
-    evidence: dict[str, int]
-    manifest: Path
-    pack: Pack | None
-
-    def discard(self) -> None:
-        """Removes the files, when the state turned out to be nothing new."""
-        self.manifest.unlink(missing_ok=True)
-        if self.pack is not None:
-            self.pack.pack.unlink(missing_ok=True)
-            self.pack.index.unlink(missing_ok=True)
+def _placed(records: Path) -> Iterator[PlacedFile]:
+    with records.open("rb", buffering=1 << 18) as file:
+        yield from load_all(file)
 
 
 def mint(
@@ -91,177 +59,62 @@ def mint(
     ``label`` gives the version's label from its state digest. Raises OSError when the disk is
     full; then, as after any failure, nothing is left behind.
     """
-    header = snapshot.header
-    if header.version.time is None:
-        raise ValueError("a snapshot needs a time to be minted")
-    mirror = header.version.dataset.mirror
-    with ExitStack() as stack:
-        known = KnownObjects(repository / "objects")
-        stack.callback(known.close)
-        reader = stack.enter_context(ObjectReader(repository))
-        pack = stack.enter_context(PackWriter(scratch, known))
-        manifest = stack.enter_context(ManifestWriter(scratch))
-        lines = stack.enter_context(LineSorter(scratch))
-        main = _MainTree(pack, manifest)
-        for placed, is_new in _with_news(snapshot.placed(), parents.base):
-            main.add(placed)
-            if is_new:
-                lines.add(annex_line(placed))
-        state = manifest.state()
-        tree = main.finish(header, state)
-        annex_root = None if parents.annex is None else reader.commit_tree(parents.annex)
-        timestamp = epoch(header.version.time)
-        annex_tree = AnnexBranch(pack, reader, timestamp, annex_root).write(
-            lines, _remote_lines(header, timestamp)
-        )
-        name = label(state)
-        commit = parents.branch
-        observed = header.version.kind is VersionKind.OBSERVED
-        if commit is None or not observed or reader.commit_tree(commit) != tree:
-            message = version_message(header, name, state, main.files, main.bytes)
-            commit = pack.add(COMMIT, commit_bytes(mirror, tree, commit, timestamp, message)).hex()
-        annex = parents.annex
-        if annex is None or annex_root != annex_tree:
-            message = annex_message(header, name)
-            annex = pack.add(
-                COMMIT, commit_bytes(mirror, annex_tree, annex, timestamp, message)
-            ).hex()
-        return Minted(
-            commit,
-            tree.hex(),
-            annex,
-            state,
-            main.files,
-            main.bytes,
-            main.evidence,
-            manifest.finish(),
-            pack.finish(),
-        )
+    with Work(snapshot.header, repository, parents, scratch) as work:
+        records = snapshot.records
+        if records is not None and records.stat().st_size > _WORTH_A_PROCESS:
+            with AnnexWorker(records, repository, work, scratch) as worker:
+                sums, tree = _main_tree(work, snapshot.placed(), None)
+                annex_tree, pack = worker.result()
+                packs = () if pack is None else (pack,)
+                with ExitStack() as undo:
+                    for one in packs:
+                        undo.callback(one.discard)
+                    minted = work.finish(sums, tree, annex_tree, label, packs)
+                    undo.pop_all()
+                return minted
+        with LineSorter(scratch) as lines:
+            news = _News(parents.base, lines)
+            sums, tree = _main_tree(work, snapshot.placed(), news)
+            return work.finish(sums, tree, work.annex_tree(lines), label)
 
 
-class _MainTree:
-    """The tree of files: symlinks, upstream's documents, and what makes it a DataLad dataset."""
-
-    def __init__(self, pack: PackWriter, manifest: ManifestWriter) -> None:
-        self._pack = pack
-        self._manifest = manifest
-        self._trees = TreeBuilder(pack)
-        self._escaped: dict[str, str] = {}
-        self.files = 0
-        self.bytes = 0
-        self.evidence: dict[str, int] = {}
-
-    def add(self, placed: PlacedFile) -> None:
-        path = placed.git_path
-        record = placed.record
-        sha = self._pack.add(BLOB, link_target(placed.key, path))
-        self._trees.add(path, LINK, sha)
-        self._manifest.add(manifest_line(path, manifest_digest(record), record.size))
-        if record.path != path:
-            self._escaped[path.decode()] = text(record.path)
-        self.files += 1
-        self.bytes += record.size or 0
-        word = record.evidence.value
-        self.evidence[word] = self.evidence.get(word, 0) + 1
-
-    def finish(self, header: SnapshotHeader, state: str) -> bytes:
-        dataset = header.version.dataset
-        config = b'[datalad "dataset"]\n\tid = %s\n' % dataset.dataset_id.encode()
-        described = describe(header, state, self.files, self.bytes, self.evidence, self._escaped)
-        plain = [document.path for document in header.documents]
-        more = {
-            b".datalad": (FOLDER, self._folder({b"config": config})),
-            b".neuromirror": (FOLDER, self._folder({b"dataset.json": described})),
-            b".gitattributes": (FILE, self._pack.add(BLOB, _attributes(plain))),
-        }
-        for document in header.documents:
-            more[document.path] = (FILE, self._pack.add(BLOB, document.content))
-        return self._trees.finish(more)
-
-    def _folder(self, files: Mapping[bytes, bytes]) -> bytes:
-        return write_tree(
-            self._pack,
-            {name: (FILE, self._pack.add(BLOB, content)) for name, content in files.items()},
-        )
+def _main_tree(
+    work: Work, placed_files: Iterator[PlacedFile], news: _News | None
+) -> tuple[Sums, bytes]:
+    """Writes the tree of files: symlinks, and the plain files of the root."""
+    pack, manifest = work.pack, work.manifest
+    trees = TreeBuilder(pack)
+    sums = Sums()
+    for placed in placed_files:
+        path, record = placed.git_path, placed.record
+        trees.add(path, LINK, pack.add(BLOB, link_target(placed.key, path)))
+        manifest.add(manifest_line(path, manifest_digest(record), record.size))
+        sums.count(placed, 1)
+        if news is not None:
+            news.take(placed)
+    return sums, trees.finish(root_entries(pack, work.header, work.described(sums)))
 
 
-def describe(
-    header: SnapshotHeader,
-    state: str,
-    files: int,
-    size: int,
-    evidence: Mapping[str, int],
-    escaped: Mapping[str, str],
-) -> bytes:
-    """``.neuromirror/dataset.json``: a pure function of the state, with no volatile field."""
-    facts = header.facts
-    content = {
-        "mirror-spec": SPEC,
-        "dataset": header.version.dataset.name,
-        "source": header.version.dataset.source_uri,
-        "version": header.version.upstream,
-        "kind": header.version.kind.value,
-        "state": state,
-        "files": files,
-        "bytes": size,
-        "evidence": dict(evidence),
-        "title": facts.title,
-        "license": list(facts.license),
-        "doi": facts.doi,
-        "landing-page": facts.landing_page,
-        "documents": [text(document.path) for document in header.documents],
-        "exceptions": [
-            {"path": text(one.path), "reason": one.reason, "detail": one.detail, "size": one.size}
-            for one in header.exceptions
-        ],
-        "escaped": dict(escaped),
-    }
-    return json.dumps(content, indent=1, sort_keys=True).encode("ascii") + b"\n"
+class _News:
+    """Passes on the lines that the git-annex branch may lack, as against a state it has."""
+
+    def __init__(self, base: Callable[[], Iterator[PlacedFile]] | None, lines: LineSorter) -> None:
+        self._before = iter(()) if base is None else base()
+        self._old = next(self._before, None)
+        self._lines = lines
+
+    def take(self, placed: PlacedFile) -> None:
+        """The next file, in order of path."""
+        path, old = placed.git_path, self._old
+        while old is not None and old.git_path < path:
+            old = next(self._before, None)
+        self._old = old
+        if old is None or old.git_path != path or is_news(old, placed):
+            line = annex_line(placed)
+            if line is not None:
+                self._lines.add(line)
 
 
-def _attributes(plain: list[bytes]) -> bytes:
-    lines = [
-        b"* annex.backend=SHA256E",
-        b"**/.git* annex.largefiles=nothing",
-        b"/.datalad/** annex.largefiles=nothing",
-        b"/.neuromirror/** annex.largefiles=nothing",
-        *(b"/%s annex.largefiles=nothing" % name for name in plain),
-    ]
-    return b"\n".join(lines) + b"\n"
-
-
-def _remote_lines(header: SnapshotHeader, timestamp: int) -> list[bytes]:
-    """Lines of remote.log for places of another kind."""
-    dataset = uuid.UUID(header.version.dataset.dataset_id)
-    return [
-        sameas_web_remote(
-            name=remote.name,
-            urlinclude=remote.urlinclude,
-            cost=remote.cost,
-            timestamp=timestamp,
-            uuid=str(uuid.uuid5(dataset, f"remote {remote.name}")),
-        )
-        for remote in header.web_remotes
-    ]
-
-
-def _with_news(
-    current: Iterator[PlacedFile], base: Callable[[], Iterator[PlacedFile]] | None
-) -> Iterator[tuple[PlacedFile, bool]]:
-    """Each placed file, and whether the git-annex branch may lack something of it."""
-    if base is None:
-        for placed in current:
-            yield placed, True
-        return
-    before = base()
-    old = next(before, None)
-    for placed in current:
-        while old is not None and old.git_path < placed.git_path:
-            old = next(before, None)
-        same = (
-            old is not None
-            and old.git_path == placed.git_path
-            and old.key == placed.key
-            and old.record.locations == placed.record.locations
-        )
-        yield placed, not same
+def is_news(old: PlacedFile | None, new: PlacedFile) -> bool:
+    """Whether the git-annex branch may lack something of ``new``, given that it has ``old``."""
+    return old is None or old.key != new.key or old.record.locations != new.record.locations

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from neuromirror.model import NeuromirrorError
+
+# what `git rev-parse --local-env-vars` lists, and what makes git show other objects than there are
+_OF_ANOTHER_REPOSITORY = frozenset(
+    f"GIT_{name}"
+    for name in (
+        *("ALTERNATE_OBJECT_DIRECTORIES", "COMMON_DIR", "DIR", "GRAFT_FILE", "INDEX_FILE"),
+        *("IMPLICIT_WORK_TREE", "NAMESPACE", "OBJECT_DIRECTORY", "PREFIX", "REPLACE_REF_BASE"),
+        *("SHALLOW_FILE", "WORK_TREE"),
+    )
+)
+
+
+def git_environment(repository: Path) -> dict[str, str]:
+    """The environment for a git command on one bare repository of the store.
+
+    A sync may be started from a git hook, whose GIT_DIR is of another repository. Named by
+    GIT_DIR, a repository is used whoever owns it. Hash and ref format are what the store is
+    written in, whatever git makes by default.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
+    return kept | {
+        "GIT_DIR": str(repository),
+        "GIT_DEFAULT_HASH": "sha1",
+        "GIT_DEFAULT_REF_FORMAT": "files",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+    }
 
 
 class ObjectMissing(NeuromirrorError):
@@ -32,7 +59,8 @@ class ObjectReader:
         """The content of an object; raises ObjectMissing."""
         if self._process is None:
             self._process = subprocess.Popen(
-                ["git", "-C", str(self._repository), "cat-file", "--batch"],
+                ["git", "cat-file", "--batch"],
+                env=git_environment(self._repository),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

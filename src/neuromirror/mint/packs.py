@@ -15,11 +15,13 @@ import sys
 import tempfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 BLOB = b"blob"
 TREE = b"tree"
@@ -30,23 +32,12 @@ _ENTRY = struct.Struct(">20sIQ")
 _FLUSH = 1 << 20
 _STORED_LIMIT = 0xFFFF
 _LARGE = 1 << 31
+_SMALLEST_INDEX = 8 + 4 * 256 + 2 * 20
 
 
 def object_id(kind: bytes, data: bytes) -> bytes:
     """The 20-byte id of a git object."""
     return hashlib.sha1(b"%s %d\0%s" % (kind, len(data), data), usedforsecurity=False).digest()
-
-
-def stored(data: bytes) -> bytes:
-    """A zlib stream of one stored block: nothing compressed, and ten times quicker to make."""
-    size = len(data)
-    if size > _STORED_LIMIT:
-        return zlib.compress(data, 0)
-    return b"\x78\x01\x01%s%s%s" % (
-        struct.pack("<HH", size, size ^ 0xFFFF),
-        data,
-        zlib.adler32(data).to_bytes(4, "big"),
-    )
 
 
 def _entry_header(bits: int, size: int) -> bytes:
@@ -61,9 +52,18 @@ def _entry_header(bits: int, size: int) -> bytes:
     return bytes(out)
 
 
-_HEADERS = {
-    kind: [_entry_header(bits, size) for size in range(1024)] for kind, bits in _TYPE_BITS.items()
-}
+def _head(kind: bytes, size: int) -> tuple[bytes, bytes]:
+    """What git hashes before the data, and what stands before it in a pack.
+
+    That is a zlib stream of one stored block: nothing compressed, and ten times quicker to make.
+    """
+    block = b"\x78\x01\x01" + struct.pack("<HH", size & 0xFFFF, size & 0xFFFF ^ 0xFFFF)
+    return b"%s %d\0" % (kind, size), _entry_header(_TYPE_BITS[kind], size) + block
+
+
+_SMALL = 1024
+_HEADS = {kind: [_head(kind, size) for size in range(_SMALL)] for kind in _TYPE_BITS}
+_sha1, _adler32, _crc32 = hashlib.sha1, zlib.adler32, zlib.crc32
 
 
 class KnownObjects:
@@ -73,6 +73,9 @@ class KnownObjects:
         self._maps: list[mmap.mmap] = []
         self._tables: list[tuple[mmap.mmap, tuple[int, ...]]] = []
         for path in sorted(objects.glob("pack/pack-*.idx")):
+            # what git does not take for a pack must not be taken for one here
+            if not path.with_suffix(".pack").exists() or path.stat().st_size < _SMALLEST_INDEX:
+                continue
             with path.open("rb") as file:
                 view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps.append(view)
@@ -117,6 +120,11 @@ class Pack:
     objects: int
     bytes: int
 
+    def discard(self) -> None:
+        """Removes the files."""
+        self.pack.unlink(missing_ok=True)
+        self.index.unlink(missing_ok=True)
+
 
 class PackWriter:
     """Writes one pack into ``directory`` under a temporary name.
@@ -129,10 +137,8 @@ class PackWriter:
         self,
         directory: Path,
         known: KnownObjects | None = None,
-        compress: Callable[[bytes], bytes] = stored,
     ) -> None:
         self._known = known if known else None
-        self._compress = compress
         directory.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix="tmp_pack_", dir=directory)
         self._path = Path(name)
@@ -164,27 +170,36 @@ class PackWriter:
     def add(self, kind: bytes, data: bytes) -> bytes:
         """Adds an object and gives its 20-byte id."""
         size = len(data)
-        sha = hashlib.sha1(b"%s %d\0%s" % (kind, size, data), usedforsecurity=False).digest()
+        if size < _SMALL:
+            name, head = _HEADS[kind][size]
+        else:
+            name, head = _head(kind, size)
+        sha = _sha1(name + data, usedforsecurity=False).digest()
         if self._known is not None and sha in self._known:
             return sha
-        header = _HEADERS[kind][size] if size < 1024 else _entry_header(_TYPE_BITS[kind], size)
-        entry = header + self._compress(data)
+        if size > _STORED_LIMIT:
+            entry = _entry_header(_TYPE_BITS[kind], size) + zlib.compress(data, 0)
+        else:
+            entry = head + data + _adler32(data).to_bytes(4, "big")
         self._pending.append(entry)
         length = len(entry)
         self._pending_size += length
-        self._buckets[sha[0]] += _ENTRY.pack(sha, zlib.crc32(entry), self._offset)
+        self._buckets[sha[0]] += _ENTRY.pack(sha, _crc32(entry), self._offset)
         self._offset += length
         if self._pending_size > _FLUSH:
             self._flush()
         return sha
 
     def _flush(self) -> None:
-        block = b"".join(self._pending)
+        self._write(b"".join(self._pending))
+        self._pending.clear()
+        self._pending_size = 0
+
+    def _write(self, block: bytes) -> None:
+        """Writes all of a block: on a disk that fills up the file takes the first part of it."""
         view = memoryview(block)
         while view:
             view = view[self._file.write(view) :]
-        self._pending.clear()
-        self._pending_size = 0
 
     def finish(self) -> Pack | None:
         """Completes pack and index; None when there was nothing to write."""
@@ -206,10 +221,9 @@ class PackWriter:
     def _drop(self, table: _Table) -> None:
         """Rewrites the pack without the second copies of objects, and corrects the table."""
         starts = array("Q", sorted([*table.offsets, *table.repeated, self._offset]))
-        handle, name = tempfile.mkstemp(prefix="tmp_pack_", dir=self._path.parent)
         ends = [starts[bisect.bisect_right(starts, start)] for start in table.repeated]
         gaps = list(zip(table.repeated, ends, strict=True))
-        with os.fdopen(handle, "w+b", buffering=_FLUSH) as target:
+        with _draft(self._path.parent, "tmp_pack_") as (target, path):
             at = 0
             for start, end in [*gaps, (self._offset, self._offset)]:
                 while at < start:
@@ -221,26 +235,25 @@ class PackWriter:
         for place, offset in enumerate(table.offsets):
             table.offsets[place] = offset - dropped[bisect.bisect_left(table.repeated, offset)]
         self._file.close()
-        os.replace(name, self._path)
+        os.replace(path, self._path)
         self._file = self._path.open("r+b", buffering=0)
 
     def _seal(self, count: int) -> bytes:
         """Fills in the object count, adds the trailer, and gives the pack's checksum."""
         self._file.seek(8)
-        self._file.write(struct.pack(">I", count))
+        self._write(struct.pack(">I", count))
         self._file.seek(0)
         digest = hashlib.sha1(usedforsecurity=False)
         while block := self._file.read(_FLUSH):
             digest.update(block)
-        self._file.write(digest.digest())
+        self._write(digest.digest())
         os.fchmod(self._file.fileno(), 0o444)
         os.fsync(self._file.fileno())
         return digest.digest()
 
     def _write_index(self, table: _Table, checksum: bytes) -> Path:
-        handle, name = tempfile.mkstemp(prefix="tmp_idx_", dir=self._path.parent)
         digest = hashlib.sha1(usedforsecurity=False)
-        with os.fdopen(handle, "wb", buffering=_FLUSH) as file:
+        with _draft(self._path.parent, "tmp_idx_") as (file, path):
             for block in table.index_blocks():
                 digest.update(block)
                 file.write(block)
@@ -250,7 +263,20 @@ class PackWriter:
             file.flush()
             os.fchmod(file.fileno(), 0o444)
             os.fsync(file.fileno())
-        return Path(name)
+        return path
+
+
+@contextmanager
+def _draft(directory: Path, prefix: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file and its path; the file is removed again when the block fails."""
+    handle, name = tempfile.mkstemp(prefix=prefix, dir=directory)
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "w+b", buffering=_FLUSH) as file:
+            yield file, path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 class _Table:

@@ -1,5 +1,15 @@
 """The words all rooms share: frozen records, canonical manifest, journal entries. No I/O."""
 
+from neuromirror.model.changes import (
+    Change,
+    LinePair,
+    diff_lines,
+    dump_pairs,
+    load_changes,
+    load_pairs,
+    patch_lines,
+    path_of_line,
+)
 from neuromirror.model.errors import (
     ConfigurationError,
     NeuromirrorError,
@@ -52,6 +62,7 @@ from neuromirror.model.records import (
 )
 
 __all__ = [
+    "Change",
     "ConfigurationError",
     "DatasetFacts",
     "DatasetHint",
@@ -65,6 +76,7 @@ __all__ = [
     "HoldLapsed",
     "HoldPlaced",
     "HoldReleased",
+    "LinePair",
     "Location",
     "MirrorSeen",
     "NamedException",
@@ -80,14 +92,20 @@ __all__ = [
     "VisitEnded",
     "WebRemote",
     "dandi_part_size",
+    "diff_lines",
     "dump_entry",
+    "dump_pairs",
     "dump_placed",
     "epoch",
     "load_all",
+    "load_changes",
     "load_entry",
+    "load_pairs",
     "load_placed",
     "manifest_digest",
     "manifest_line",
+    "patch_lines",
+    "path_of_line",
     "raw",
     "subdataset_line",
     "text",

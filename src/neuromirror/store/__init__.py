@@ -1,11 +1,12 @@
 """The store: bare repositories in RIA layout, atomic refs, the journal, super-datasets."""
 
-from neuromirror.store.errors import NotAStore, RefsMoved, StoreBusy, StoreDamaged
+from neuromirror.store.disk import write_atomically
+from neuromirror.store.errors import NotAStore, RefRefused, RefsMoved, StoreBusy, StoreDamaged
 from neuromirror.store.history import dataset_of, versions_in_git
 from neuromirror.store.locks import locked
 from neuromirror.store.refs import move_refs, read_refs
 from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
-from neuromirror.store.store import Store, write_atomically
+from neuromirror.store.store import Store
 from neuromirror.store.superdatasets import Member, update_superdataset
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "TAGS",
     "Member",
     "NotAStore",
+    "RefRefused",
     "RefsMoved",
     "Repository",
     "Store",

@@ -17,5 +17,9 @@ class RefsMoved(NeuromirrorError):
     """A ref is not where this visit found it: somebody else wrote to the repository."""
 
 
+class RefRefused(NeuromirrorError):
+    """A name that git takes for no ref."""
+
+
 class StoreDamaged(NeuromirrorError):
     """Something in the store that ought to be there is not, or cannot be read."""

@@ -12,6 +12,13 @@ from neuromirror.model import DatasetRef, VersionMinted
 from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, Repository, git
 
+_FIELDS = frozenset(
+    (
+        *("dataset", "source", "version", "kind", "state", "files", "bytes", "evidence"),
+        *("exceptions", "title", "license", "doi"),
+    )
+)
+
 
 def versions_in_git(
     repository: Repository, known: set[str], observed_at: str
@@ -22,6 +29,11 @@ def versions_in_git(
     """
     refs = repository.refs()
     with ObjectReader(repository.path) as reader:
+        if ANNEX not in refs and (MAIN in refs or PUBLISHED in refs):
+            raise StoreDamaged(
+                f"{repository.path} has no git-annex branch; this repository was not made by "
+                "neuromirror, or lost it: restore the repository from a backup"
+            )
         for branch in (PUBLISHED, MAIN):
             if branch not in refs or refs[branch] in known:
                 continue
@@ -38,12 +50,17 @@ def _described(reader: ObjectReader, commit: str) -> dict[str, Any]:
     content = reader.read(f"{commit}:.neuromirror/dataset.json")
     try:
         described = json.loads(content)
-    except ValueError as error:
+        missing = _FIELDS - set(described)
+    except (ValueError, TypeError) as error:
         raise StoreDamaged(
             f"commit {commit}: .neuromirror/dataset.json is not JSON; this repository was not "
             "made by neuromirror"
         ) from error
-    assert isinstance(described, dict)
+    if missing or not isinstance(described, dict):
+        raise StoreDamaged(
+            f"commit {commit}: .neuromirror/dataset.json lacks {', '.join(sorted(missing))}; this "
+            "repository was not made by neuromirror"
+        )
     return described
 
 

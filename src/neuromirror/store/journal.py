@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from neuromirror.model import Entry, dump_entry, load_entry
+from neuromirror.store.disk import sync
 from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.locks import locked
 
@@ -18,7 +19,7 @@ class JournalFile:
         self._path = path
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Adds entries, whole or not at all as far as readers see, and forces them to disk."""
+        """Adds entries and forces them to disk; readers see each whole, or not at all."""
         block = b"".join(dump_entry(entry) for entry in entries)
         if not block:
             return
@@ -26,10 +27,12 @@ class JournalFile:
             locked(self._path.with_suffix(".lock"), "the journal", wait=60),
             self._path.open("a+b") as file,
         ):
-            _drop_torn_line(file.fileno())
+            is_new = _drop_torn_line(file.fileno()) == 0
             file.write(block)
             file.flush()
             os.fsync(file.fileno())
+            if is_new:
+                sync(self._path.parent)
 
     def size(self) -> int:
         """Bytes of the file."""
@@ -62,7 +65,8 @@ class JournalFile:
                     ) from error
 
 
-def _drop_torn_line(handle: int) -> None:
+def _drop_torn_line(handle: int) -> int:
+    """Cuts the file after its last newline; gives its size."""
     size = os.fstat(handle).st_size
     end = size
     while end:
@@ -74,3 +78,4 @@ def _drop_torn_line(handle: int) -> None:
         end = begin
     if end != size:
         os.ftruncate(handle, end)
+    return end

@@ -1,104 +1,154 @@
 """All refs of a repository in its packed-refs file, so that one rename moves them all.
 
-Format: git-pack-refs(1); the lock is git's own (``packed-refs.lock``), so git and neuromirror
-keep out of each other's way.
+Format: git-pack-refs(1); the locks are git's own (``packed-refs.lock``, ``refs/….lock``), so git
+and neuromirror keep out of each other's way.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from neuromirror.store.errors import RefsMoved, StoreBusy
+from neuromirror.store.disk import seal, sync
+from neuromirror.store.errors import RefRefused, RefsMoved, StoreBusy
+
+_PACKED = "packed-refs"
+DRAFTS = "packed-refs.new-"
 
 # a trait git does not know and passes over: a lock file that has it was left by a dead neuromirror
-_HEADER = "# pack-refs with: peeled fully-peeled sorted neuromirror \n"
+_HEADER = b"# pack-refs with: peeled fully-peeled sorted neuromirror \n"
+
+# git-check-ref-format(1)
+_REFUSED = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[/.]\Z")
 
 
 def read_refs(repository: Path) -> dict[str, str]:
     """All refs: full name → object id in hex; loose refs win, as for git."""
-    refs = _read_packed(repository / "packed-refs")
-    root = repository / "refs"
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and not path.name.endswith(".lock"):
-            refs[path.relative_to(repository).as_posix()] = path.read_text().strip()
+    refs = {name: sha for name, (sha, _) in _read_packed(repository).items()}
+    for path in sorted((repository / "refs").rglob("*")):
+        name = path.relative_to(repository).as_posix()
+        if not name.endswith(".lock") and (sha := _read_loose(repository, name)):
+            refs[name] = sha
     return refs
 
 
-def _read_packed(path: Path) -> dict[str, str]:
+def _read_loose(repository: Path, name: str) -> str | None:
     try:
-        content = path.read_text()
+        return _text((repository / name).read_bytes()).strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _read_packed(repository: Path) -> dict[str, tuple[str, str]]:
+    """Object id of each ref, and the line of what its annotated tag is of (else empty)."""
+    try:
+        lines = _text((repository / _PACKED).read_bytes()).splitlines(keepends=True)
     except FileNotFoundError:
         return {}
-    return {
-        name: sha
-        for sha, _, name in (
-            line.partition(" ") for line in content.splitlines() if line[:1] not in ("#", "^")
-        )
-    }
+    refs: dict[str, tuple[str, str]] = {}
+    name = ""
+    for line in lines:
+        if line.startswith("^"):
+            refs[name] = (refs[name][0], line)
+        elif not line.startswith("#"):
+            sha, _, name = line.rstrip("\n").partition(" ")
+            refs[name] = (sha, "")
+    return refs
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")
 
 
 def move_refs(repository: Path, expected: Mapping[str, str | None], new: Mapping[str, str]) -> None:
     """Moves refs in one step: after any crash all of ``new`` is there, or none of it.
 
     ``expected`` gives where the refs must be now (None: absent); raises RefsMoved where one is
-    not, and StoreBusy while git holds the repository's refs.
+    not, StoreBusy while git holds one of the refs, RefRefused for a name that git would not have.
+    The new ids must be of commits. The caller holds the dataset's lock.
     """
-    target = repository / "packed-refs"
-    lock = repository / "packed-refs.lock"
-    _drop_own_lock(lock)
-    refs = read_refs(repository)
-    for name, where in expected.items():
-        if refs.get(name) != where:
-            raise RefsMoved(
-                f"{repository}: {name} is at {refs.get(name)}, not at {where} as it was when the "
-                "visit began; another program wrote to it. Nothing was changed; run the sync again"
+    for name in new:
+        if not name.startswith("refs/") or _REFUSED.search(name):
+            raise RefRefused(
+                f"{repository}: {name!r} cannot be the name of a ref; nothing was done"
             )
-    refs.update(new)
-    handle, draft = tempfile.mkstemp(prefix="packed-refs.new-", dir=repository)
+    drop_own_locks(repository)
+    names = sorted({*expected, *new})
+    with _locked(repository, names):
+        packed = _read_packed(repository)
+        loose = {name: sha for name in names if (sha := _read_loose(repository, name))}
+        for name, where in expected.items():
+            found = loose.get(name) or packed.get(name, (None, ""))[0]
+            if found != where:
+                raise RefsMoved(
+                    f"{repository}: {name} is at {found}, not at {where} as it was when the "
+                    "visit began; another program wrote to it. Nothing was changed; run the sync "
+                    "again"
+                )
+        hiding = [name for name in new if name in loose]
+        if hiding:
+            # A loose ref hides the packed one. It goes first, its value kept: were it to go last,
+            # a crash would leave it where it was and its companions moved.
+            packed.update({name: (loose[name], "") for name in hiding})
+            _write_packed(repository, packed)
+            for name in hiding:
+                (repository / name).unlink(missing_ok=True)
+                sync((repository / name).parent)
+        packed.update({name: (sha, "") for name, sha in new.items()})
+        _write_packed(repository, packed)
+
+
+def _write_packed(repository: Path, refs: Mapping[str, tuple[str, str]]) -> None:
+    lines = "".join(f"{sha} {name}\n{peeled}" for name, (sha, peeled) in sorted(refs.items()))
+    handle, draft = tempfile.mkstemp(prefix=DRAFTS, dir=repository)
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(_HEADER)
-            file.writelines(f"{sha} {name}\n" for name, sha in sorted(refs.items()))
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, lock)
-        except FileExistsError:
-            raise StoreBusy(
-                f"{lock} exists: git is at work in this repository, or died there; when no git "
-                "process is running, remove the file"
-            ) from None
-        os.replace(lock, target)
+        with os.fdopen(handle, "wb") as file:
+            file.write(_HEADER + lines.encode("utf-8", "surrogateescape"))
+            seal(file)
+        os.replace(draft, repository / _PACKED)
     finally:
         Path(draft).unlink(missing_ok=True)
-    _sync_folder(repository)
-    _drop_loose(repository, new)
+    sync(repository)
 
 
-def _drop_own_lock(lock: Path) -> None:
+@contextmanager
+def _locked(repository: Path, names: Iterable[str]) -> Iterator[None]:
+    """Holds git's locks of the refs and of the packed-refs file while the block runs."""
+    handle, draft = tempfile.mkstemp(prefix=DRAFTS, dir=repository)
+    held: list[Path] = []
     try:
-        with lock.open() as file:
-            ours = file.readline() == _HEADER
-    except FileNotFoundError:
-        return
-    # the caller holds the dataset's lock, so a lock of ours is a dead process's
-    if ours:
-        lock.unlink(missing_ok=True)
-
-
-def _drop_loose(repository: Path, names: Mapping[str, str]) -> None:
-    """A loose ref would hide the packed one; it was seen to be where it was expected."""
-    for name in names:
-        (repository / name).unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
+        with os.fdopen(handle, "wb") as file:
+            file.write(_HEADER)
+        for name in (*names, _PACKED):
+            lock = repository / f"{name}.lock"
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                # a link, so that the lock says from its first moment whose it is
+                os.link(draft, lock)
+            except FileExistsError:
+                raise StoreBusy(
+                    f"{lock} exists: git is at work in this repository, or died there; when no "
+                    "git process is running, remove the file"
+                ) from None
+            held.append(lock)
+        yield
     finally:
-        os.close(handle)
+        for lock in held:
+            lock.unlink(missing_ok=True)
+        Path(draft).unlink(missing_ok=True)
+
+
+def drop_own_locks(repository: Path) -> None:
+    """Removes locks that a killed neuromirror left; the caller holds the dataset's lock."""
+    for lock in (repository / f"{_PACKED}.lock", *(repository / "refs").rglob("*.lock")):
+        try:
+            ours = lock.read_bytes().startswith(_HEADER)
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        # the dataset's lock is held, so a lock of ours is a dead process's
+        if ours:
+            lock.unlink(missing_ok=True)

@@ -8,9 +8,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from neuromirror.mint import Pack
+from neuromirror.mint import Pack, git_environment
+from neuromirror.store.disk import UMASK, make_folder, sync, sync_tree, write_atomically
 from neuromirror.store.errors import StoreDamaged
-from neuromirror.store.refs import move_refs, read_refs
+from neuromirror.store.refs import DRAFTS, drop_own_locks, move_refs, read_refs
 
 MAIN = "refs/heads/main"
 PUBLISHED = "refs/heads/published"
@@ -32,18 +33,23 @@ class Repository:
         """Makes the empty repository in one step, unless it is there."""
         if self.exists():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         draft = self.path.with_name(f".new-{self.path.name}")
         shutil.rmtree(draft, ignore_errors=True)
-        git(self.path.parent, "init", "-q", "--bare", "--template=", "-b", "main", str(draft))
-        (draft / "info").mkdir(exist_ok=True)
-        (draft / "ria-layout-version").write_text("2\n")
+        git(draft, "init", "-q", "--bare", "--template=", "-b", "main", str(draft))
+        make_folder(draft / "info")
+        write_atomically(draft / "ria-layout-version", b"2\n")
+        # git forces objects to disk, not its HEAD and config
+        sync_tree(draft)
         os.rename(draft, self.path)
+        sync(self.path.parent)
 
     def clean(self) -> None:
         """Removes what a killed visit left; the caller holds the dataset's lock."""
-        for path in self.path.glob("packed-refs.new-*"):
-            path.unlink(missing_ok=True)
+        drop_own_locks(self.path)
+        for pattern in (f"{DRAFTS}*", ".new-*", "info/refs_*", "objects/info/packs_*"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def refs(self) -> dict[str, str]:
         """All refs: full name → object id in hex."""
@@ -61,6 +67,7 @@ class Repository:
         folder = self.path / "objects" / "pack"
         os.replace(pack.pack, folder / f"{pack.name}.pack")
         os.replace(pack.index, folder / f"{pack.name}.idx")
+        sync(folder)
 
     def publish(self, expected: Mapping[str, str | None], new: Mapping[str, str]) -> None:
         """Moves refs in one transaction, then makes them seen over plain HTTP."""
@@ -73,9 +80,7 @@ class Repository:
         head = MAIN if MAIN in refs or PUBLISHED not in refs else PUBLISHED
         wanted = f"ref: {head}\n"
         if (self.path / "HEAD").read_text() != wanted:
-            draft = self.path / "HEAD.new"
-            draft.write_text(wanted)
-            os.replace(draft, self.path / "HEAD")
+            write_atomically(self.path / "HEAD", wanted.encode())
         info = self.path / "info" / "refs"
         listed = "".join(f"{sha}\t{name}\n" for name, sha in sorted(refs.items()))
         packs = self.path / "objects" / "info" / "packs"
@@ -85,6 +90,9 @@ class Repository:
             or {line[2:] for line in _text(packs).splitlines() if line} != held
         ):
             git(self.path, "update-server-info", "--force")
+            for path in (info, packs):
+                sync(path)
+                sync(path.parent)
 
 
 def _text(path: Path) -> str:
@@ -94,13 +102,18 @@ def _text(path: Path) -> str:
         return ""
 
 
-def git(folder: Path, *arguments: str) -> str:
+def git(repository: Path, *arguments: str) -> str:
     """What a git command printed; raises StoreDamaged with git's own words when it failed."""
     done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        ["git", *arguments],
+        env=git_environment(repository),
+        umask=UMASK,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise StoreDamaged(
-            f"'git {' '.join(arguments[:2])}' failed in {folder}: {done.stderr.strip()}"
+            f"'git {' '.join(arguments[:2])}' failed in {repository}: {done.stderr.strip()}"
         )
     return done.stdout

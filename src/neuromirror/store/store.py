@@ -11,26 +11,34 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import zstandard
-
-from neuromirror.model import DatasetRef, Entry, PlacedFile, load_all
+from neuromirror.model import (
+    Change,
+    DatasetRef,
+    Entry,
+    LinePair,
+    PlacedFile,
+    load_all,
+    load_changes,
+)
+from neuromirror.store.disk import make_folder, sync, write_atomically
 from neuromirror.store.errors import NotAStore, StoreBusy, StoreDamaged
 from neuromirror.store.journal import JournalFile
 from neuromirror.store.locks import locked
+from neuromirror.store.records import RecordsFolder
 from neuromirror.store.repository import Repository
 
 _FORMAT = 1
+
+_MADE_FIRST = ("alias", "error_logs", "ria-layout-version")
 
 
 class Store:
@@ -40,6 +48,7 @@ class Store:
         self.root = root
         self._own = root / "neuromirror"
         self._journal = JournalFile(self._own / "journal.jsonl")
+        self._records = RecordsFolder(self._own / "records")
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
@@ -55,7 +64,7 @@ class Store:
             return store
         if root.exists() and not root.is_dir():
             raise NotAStore(f"{root} is a file, not a store; name a folder with --store")
-        if root.exists() and any(path.name not in ("neuromirror",) for path in root.iterdir()):
+        if root.exists() and not store._is_beginning():
             raise NotAStore(
                 f"{root} is not a neuromirror store and not empty; name another folder with "
                 "--store (nothing was changed)"
@@ -79,9 +88,14 @@ class Store:
                 "use the neuromirror that made it, or a newer one"
             )
 
+    def _is_beginning(self) -> bool:
+        """Whether the folder is empty, or what a process killed in :meth:`_make` left."""
+        names = {path.name for path in self.root.iterdir() if not path.name.startswith(".new-")}
+        return not names or ("neuromirror" in names and names <= {"neuromirror", *_MADE_FIRST})
+
     def _make(self, marker: Path) -> None:
-        for folder in (self.root / "alias", self.root / "error_logs", self._own / "locks"):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self._own / "locks", self.root / "alias", self.root / "error_logs"):
+            make_folder(folder)
         write_atomically(self.root / "ria-layout-version", b"1\n")
         write_atomically(marker, b'{"format":%d}\n' % _FORMAT)
 
@@ -97,13 +111,16 @@ class Store:
         What a killed process left in another scratch folder is removed on the way.
         """
         parent = self._own / "tmp"
-        parent.mkdir(exist_ok=True)
-        for left in parent.glob("*.lock"):
-            _drop_if_dead(left)
         folder = parent / secrets.token_hex(8)
         lock = folder.with_suffix(".lock")
-        with locked(lock, "a scratch folder"):
-            folder.mkdir()
+        with ExitStack() as stack:
+            # one at a time: a lock file that is not locked yet looks like a dead process's
+            with self.lock("scratch", "the list of scratch folders", wait=60):
+                for left in parent.glob("*.lock"):
+                    _drop_if_dead(left)
+                make_folder(parent)
+                stack.enter_context(locked(lock, "a scratch folder"))
+                folder.mkdir()
             try:
                 yield folder
             finally:
@@ -113,7 +130,7 @@ class Store:
     def mark_checked(self, mirror: str) -> None:
         """Remembers that a mirror's list was read through just now; the file's time says when."""
         folder = self._own / "checked"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         (folder / mirror).touch()
 
     def last_checked(self, mirror: str) -> datetime | None:
@@ -139,13 +156,14 @@ class Store:
         link = self.root / "alias" / (name or dataset.alias)
         name = dataset.dataset_id
         target = f"../{name[:3]}/{name[3:]}"
+        draft = link.with_name(f".{link.name}.new")
+        draft.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             if os.readlink(link) == target:
                 return
-        draft = link.with_name(f".{link.name}.new")
-        draft.unlink(missing_ok=True)
         draft.symlink_to(target)
         os.replace(draft, link)
+        sync(link.parent)
 
     def aliases(self) -> Iterator[tuple[str, Repository]]:
         """All aliases in order of name, with their repositories."""
@@ -155,47 +173,49 @@ class Store:
 
     # --- records and manifests
 
-    def _records_path(self, dataset_id: str, commit: str) -> Path:
-        return self._own / "records" / dataset_id[:3] / dataset_id[3:] / f"{commit}.jsonl.zst"
-
     def keep_records(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
         """Keeps a version's records: lines without newline, sorted by git path."""
-        target = self._records_path(dataset_id, commit)
-        if target.exists():
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                with zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as zstd:
-                    for line in lines:
-                        zstd.write(line + b"\n")
-                _seal(file)
-            os.replace(name, target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with self.scratch() as scratch:
+            self._records.keep(dataset_id, commit, lines, scratch)
+
+    def keep_changes(
+        self, dataset_id: str, commit: str, base: str, pairs: Iterable[LinePair]
+    ) -> bool:
+        """Keeps a version's records as changes since another; False where it is to be kept whole.
+
+        See :class:`neuromirror.store.records.RecordsFolder`.
+        """
+        with self.scratch() as scratch:
+            return self._records.keep_changes(dataset_id, commit, base, pairs, scratch)
 
     def has_records(self, dataset_id: str, commit: str) -> bool:
         """Whether the store has a version's records."""
-        return self._records_path(dataset_id, commit).exists()
+        return self._records.has(dataset_id, commit)
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         """A version's records, line by line; raises StoreDamaged."""
-        path = self._records_path(dataset_id, commit)
-        try:
-            with path.open("rb") as file:
-                reader = zstandard.ZstdDecompressor().stream_reader(file, closefd=False)
-                for line in io.BufferedReader(reader, 1 << 18):
-                    yield line[:-1]
-        except (FileNotFoundError, zstandard.ZstdError) as error:
-            raise StoreDamaged(
-                f"the records of commit {commit} cannot be read ({error}); restore {path} from a "
-                "backup, or run 'neuromirror sync --deep' for the dataset"
-            ) from error
+        return self._records.lines(dataset_id, commit)
 
     def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
-        """A version's files, sorted by git path; raises StoreDamaged."""
-        return load_all(self.record_lines(dataset_id, commit))
+        """A version's files, sorted by git path; raises StoreDamaged while reading."""
+        try:
+            yield from load_all(self.record_lines(dataset_id, commit))
+        except ValueError as error:
+            raise StoreDamaged(
+                f"the records of commit {commit} hold a line that is none ({error}); restore the "
+                "store's records from a backup, or run 'neuromirror sync --deep' for the dataset"
+            ) from error
+
+    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+        """The version that a version is kept as changes of, and the changed files; None if whole.
+
+        Raises StoreDamaged.
+        """
+        found = self._records.changes(dataset_id, commit)
+        if found is None:
+            return None
+        base, pairs = found
+        return base, load_changes(pairs)
 
     def manifest_path(self, state: str) -> Path:
         """Where the canonical manifest of a state (``sha256:<hex>``) is kept."""
@@ -205,11 +225,12 @@ class Store:
     def keep_manifest(self, state: str, draft: Path) -> None:
         """Moves a finished manifest to its place."""
         target = self.manifest_path(state)
-        target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             draft.unlink()
-        else:
-            os.replace(draft, target)
+            return
+        make_folder(target.parent)
+        os.replace(draft, target)
+        sync(target.parent)
 
     # --- journal
 
@@ -226,26 +247,11 @@ class Store:
         return self._journal.entries_from(position)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file so that it is never seen half written."""
-    handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            _seal(file)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
 def _drop_if_dead(lock: Path) -> None:
     """Removes a scratch folder whose process died: its lock is free."""
     with suppress(StoreBusy, FileNotFoundError), locked(lock, "a scratch folder"):
-        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-        lock.unlink()
-
-
-def _seal(file: io.IOBase) -> None:
-    file.flush()
-    os.fchmod(file.fileno(), 0o644)
-    os.fsync(file.fileno())
+        folder = lock.with_suffix("")
+        shutil.rmtree(folder, ignore_errors=True)
+        # its own child process may still write there for a moment: then the next visit tries again
+        if not folder.exists():
+            lock.unlink()

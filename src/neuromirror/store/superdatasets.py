@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from neuromirror.mint import (
     KnownObjects,
     ObjectReader,
     PackWriter,
+    TreeBuilder,
     commit_bytes,
     write_tree,
 )
 from neuromirror.model import DatasetRef
 from neuromirror.store.repository import MAIN
 from neuromirror.store.store import Store
+
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +85,31 @@ def _write(store: Store, top: DatasetRef, alias: str, members: Sequence[Member])
 
 def _tree(pack: PackWriter, top: DatasetRef, members: Sequence[Member]) -> bytes:
     config = f'[datalad "dataset"]\n\tid = {top.dataset_id}\n'.encode()
+    ordered = sorted(members, key=lambda member: member.path.encode())
     modules = "".join(
-        f'[submodule "{member.path}"]\n\tpath = {member.path}\n'
-        f"\turl = {member.url}\n\tdatalad-id = {member.dataset.dataset_id}\n"
-        for member in sorted(members, key=lambda member: member.path)
+        f"[submodule {_quoted(member.path)}]\n\tpath = {_value(member.path)}\n"
+        f"\turl = {_value(member.url)}\n\tdatalad-id = {member.dataset.dataset_id}\n"
+        for member in ordered
     )
     attributes = b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
-    entries = {
-        member.path.encode(): (SUBDATASET, bytes.fromhex(member.commit)) for member in members
-    }
-    entries[b".datalad"] = (
-        FOLDER,
-        write_tree(pack, {b"config": (FILE, pack.add(BLOB, config))}),
+    trees = TreeBuilder(pack)
+    for member in ordered:
+        trees.add(member.path.encode(), SUBDATASET, bytes.fromhex(member.commit))
+    folder = write_tree(pack, {b"config": (FILE, pack.add(BLOB, config))})
+    return trees.finish(
+        {
+            b".datalad": (FOLDER, folder),
+            b".gitmodules": (FILE, pack.add(BLOB, modules.encode())),
+            b".gitattributes": (FILE, pack.add(BLOB, attributes)),
+        }
     )
-    entries[b".gitmodules"] = (FILE, pack.add(BLOB, modules.encode()))
-    entries[b".gitattributes"] = (FILE, pack.add(BLOB, attributes))
-    return write_tree(pack, entries)
+
+
+def _value(value: str) -> str:
+    """A value as git's configuration format has it (git-config(1), "Syntax")."""
+    return value if _PLAIN_VALUE.match(value) else _quoted(value)
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

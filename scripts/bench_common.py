@@ -1,0 +1,261 @@
+"""What the benches share: the synthetic listing, a process for each contender, lines and tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from neuromirror.annex import key_for, link_target, location_log, log_path, url_log
+from neuromirror.model import (
+    DatasetRef,
+    Digest,
+    FileRecord,
+    Location,
+    PlacedFile,
+    SnapshotHeader,
+    VersionKind,
+    VersionRef,
+    dump_placed,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+MOMENT = datetime(2024, 3, 1, tzinfo=UTC)
+STAMP = int(MOMENT.timestamp())
+
+Contender = Callable[[Path, int], tuple[float, dict[str, Any]]]
+"""Works in a folder on so many files; gives the seconds that count, and extra fields."""
+
+
+def synthetic(count: int) -> Iterator[PlacedFile]:
+    """``count`` files as a large archive would list them, sorted by path."""
+    for number in range(count):
+        yield synthetic_file(number, number)
+
+
+def synthetic_file(number: int, content: int) -> PlacedFile:
+    """The file at the place of ``number``, with the bytes of ``content``."""
+    digest = synthetic_sha256(content)
+    subject, session = divmod(number // 20, 50)
+    path = b"sub-%06d/ses-%03d/sub-%06d_ses-%03d_run-%08d.nwb" % (
+        subject,
+        session,
+        subject,
+        session,
+        number,
+    )
+    blob = f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
+    record = FileRecord(
+        path=path,
+        size=100_000 + content,
+        digests=(Digest("sha256", digest, "bench"),),
+        locations=(
+            Location(
+                f"https://bucket.example.org/blobs/{blob[:3]}/{blob[3:6]}/{blob}"
+                f"?versionId={digest[32:64]}",
+                "s3",
+                digest[32:64],
+            ),
+            Location(f"https://api.example.org/api/assets/{blob}/download/", "api"),
+        ),
+        modified=MOMENT,
+    )
+    return PlacedFile(path, key_for(record, path), record)
+
+
+def synthetic_sha256(content: int) -> str:
+    """The sha256 of synthetic bytes."""
+    return hashlib.sha256(b"%d" % content).hexdigest()
+
+
+def header() -> SnapshotHeader:
+    """The header of the synthetic state."""
+    dataset = DatasetRef("bench", "000001", "https://api.example.org/api/dandisets/000001/")
+    return SnapshotHeader(VersionRef(dataset, "draft", VersionKind.OBSERVED, MOMENT))
+
+
+def write_records(path: Path, count: int) -> Path:
+    """The record lines of the synthetic state, in a file."""
+    with path.open("wb", buffering=1 << 20) as file:
+        file.writelines(dump_placed(placed) + b"\n" for placed in synthetic(count))
+    return path
+
+
+def fast_import_stream(path: Path, count: int) -> Path:
+    """The same state as ``git fast-import`` takes it, both branches, in a file."""
+    who = b"bench <bench@example.org> %d +0000" % STAMP
+    with path.open("wb", buffering=1 << 20) as file:
+
+        def data(content: bytes) -> None:
+            file.write(b"data %d\n%s\n" % (len(content), content))
+
+        file.write(b"commit refs/heads/main\ncommitter %s\n" % who)
+        data(b"bench")
+        for placed in synthetic(count):
+            file.write(b"M 120000 inline %s\n" % placed.git_path)
+            data(link_target(placed.key, placed.git_path))
+        file.write(b"commit refs/heads/git-annex\ncommitter %s\n" % who)
+        data(b"bench")
+        present = location_log(STAMP)
+        for placed in synthetic(count):
+            name = log_path(placed.key)
+            file.write(b"M 100644 inline %s\n" % name)
+            data(present)
+            file.write(b"M 100644 inline %s.web\n" % name)
+            data(url_log([place.url for place in placed.record.locations], STAMP))
+        file.write(b"done\n")
+    return path
+
+
+def write_fast_import(repository: Path, stream: Path, count: int) -> None:
+    """Fills a bare repository with the synthetic state by ``git fast-import``."""
+    fast_import_stream(stream, count)
+    with stream.open("rb") as file:
+        run_git("-C", str(repository), "fast-import", "--quiet", stdin=file)
+
+
+def run_git(*arguments: str, stdin: IO[bytes] | None = None, text: str | None = None) -> None:
+    """A git command whose output does not matter; raises CalledProcessError."""
+    given: dict[str, Any] = {"stdin": stdin} if text is None else {"input": text.encode()}
+    subprocess.run(["git", *arguments], check=True, stdout=subprocess.DEVNULL, **given)
+
+
+def in_own_process(
+    bench: str, what: str, run: Contender, count: int, folder: Path
+) -> dict[str, Any]:
+    """One contender's line: seconds, files a second, peak memory of its processes in MB."""
+    click.echo(f"{what}: {count} files …", err=True)
+    place = folder / what
+    place.mkdir()
+    ours, theirs = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_contend, args=(run, place, count, theirs))
+    process.start()
+    theirs.close()
+    try:
+        seconds, peak, extra = ours.recv()
+    except EOFError:
+        sys.exit(f"bench: {what} failed; see above")
+    process.join()
+    shutil.rmtree(place, onerror=_force)
+    return {
+        "bench": bench,
+        "what": what,
+        "n": count,
+        "seconds": round(seconds, 3),
+        "per_s": round(count / seconds),
+        "peak_mb": round(peak / 1024),
+        **extra,
+        "commit": commit(),
+        "machine": machine(),
+    }
+
+
+def _contend(run: Contender, folder: Path, count: int, pipe: Any) -> None:
+    # a home of its own: the person's git configuration must not weigh in
+    os.environ["HOME"] = str(folder)
+    os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
+    for name in ("AUTHOR", "COMMITTER"):
+        os.environ[f"GIT_{name}_NAME"] = "bench"
+        os.environ[f"GIT_{name}_EMAIL"] = "bench@example.org"
+    seconds, extra = run(folder, count)
+    # of our own process and of the largest that it started
+    peak = sum(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    pipe.send((seconds, peak // 1024 if sys.platform == "darwin" else peak, extra))
+
+
+def _force(function: Callable[[str], Any], path: str, _: Any) -> None:
+    os.chmod(os.path.dirname(path), 0o700)
+    function(path)
+
+
+def commit() -> str:
+    """The commit that is measured, with ``+`` where files differ from it."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude", "*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """What the numbers were measured on, in a few words."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return f"{os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"
+
+
+def write_section(name: str, table: str) -> None:
+    """Puts a table between the section's marks in docs/benchmarks.md."""
+    path = ROOT / "docs" / "benchmarks.md"
+    begin, end = f"<!-- bench {name} -->", f"<!-- end {name} -->"
+    text = path.read_text()
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if not rest or not after:
+        sys.exit(f"bench: {path} has no section '{begin} … {end}'")
+    path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+
+
+def report(name: str, lines: Iterable[dict[str, Any]], *, as_json: bool, write: bool) -> None:
+    """Prints lines as they come (``as_json``) or as a table; ``write`` updates the page."""
+    gathered = []
+    for line in lines:
+        gathered.append(line)
+        if as_json:
+            click.echo(json.dumps(line))
+            sys.stdout.flush()
+    table = as_table(gathered)
+    if not as_json:
+        click.echo(table)
+    if write:
+        write_section(name, table)
+
+
+_SHOWN = ("bench", "what", "n", "seconds", "per_s", "peak_mb", "commit", "machine")
+
+
+def as_table(lines: list[dict[str, Any]]) -> str:
+    """A Markdown table, with neuromirror's speed as a ratio to each contender's."""
+    extra = sorted({name for line in lines for name in line if name not in _SHOWN})
+    heads = ["what", "files", "seconds", "files/s", "neuromirror is", "peak MB", *extra]
+    rows = [f"| {' | '.join(heads)} |", f"|---{'|---:' * (len(heads) - 1)}|"]
+    own = {
+        line["n"]: line["n"] / line["seconds"] for line in lines if line["what"] == "neuromirror"
+    }
+    for line in lines:
+        ratio = own.get(line["n"], next(iter(own.values()))) * line["seconds"] / line["n"]
+        cells = [
+            line["what"],
+            f"{line['n']:,}",
+            str(line["seconds"]),
+            f"{line['per_s']:,}",
+            f"{ratio:.1f}×",
+            str(line["peak_mb"]),
+            *(str(line.get(name, "")) for name in extra),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    when = datetime.now(UTC).date().isoformat()
+    rows += ["", f"Measured {when} at commit {lines[0]['commit']} on {lines[0]['machine']}."]
+    return "\n".join(rows)

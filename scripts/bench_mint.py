@@ -1,0 +1,133 @@
+"""The bench ``mint``: a listing becomes a new repository."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from bench_common import (
+    Contender,
+    fast_import_stream,
+    header,
+    in_own_process,
+    report,
+    run_git,
+    synthetic,
+    write_records,
+)
+
+from neuromirror.mint import ObjectReader, Parents, Snapshot, mint
+from neuromirror.store import ANNEX, MAIN, Repository
+
+SLOW_FILES = {"fromkey+registerurl": 2000, "addurls": 2000}
+
+
+def mint_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """Mints into a new repository of a store's kind, refs and all."""
+    records = write_records(folder / "records", count)
+    repository = Repository(folder / "repository")
+    begin = time.perf_counter()
+    repository.create()
+    snapshot = Snapshot.of_records(header(), records)
+    minted = mint(snapshot, repository.path, Parents(), lambda state: "bench", folder)
+    for pack in minted.packs:
+        repository.place(pack)
+    repository.publish({MAIN: None, ANNEX: None}, {MAIN: minted.commit, ANNEX: minted.annex_commit})
+    seconds = time.perf_counter() - begin
+    return seconds, {"annex_tree": _annex_tree(repository.path)}
+
+
+def mint_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """``git fast-import`` fed the same files and log files from a stream made beforehand."""
+    stream = fast_import_stream(folder / "stream", count)
+    repository = folder / "repository"
+    begin = time.perf_counter()
+    run_git("init", "-q", "--bare", "-b", "main", str(repository))
+    with stream.open("rb") as file:
+        run_git("-C", str(repository), "fast-import", "--quiet", stdin=file)
+    seconds = time.perf_counter() - begin
+    return seconds, {"annex_tree": _annex_tree(repository)}
+
+
+def _annex_tree(repository: Path) -> str:
+    with ObjectReader(repository) as reader:
+        return reader.commit_tree(ANNEX).hex()
+
+
+def mint_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """``git annex fromkey --batch`` and ``registerurl --batch``, as crawlers do today."""
+    repository = _annex_repository(folder)
+    files = list(synthetic(count))
+    keys = "".join(f"{one.key} {one.git_path.decode()}\n" for one in files)
+    urls = "".join(f"{one.key} {at.url}\n" for one in files for at in one.record.locations)
+    begin = time.perf_counter()
+    run_git("-C", str(repository), "annex", "fromkey", "--force", "--batch", text=keys)
+    run_git("-C", str(repository), "annex", "registerurl", "--batch", text=urls)
+    return time.perf_counter() - begin, {}
+
+
+def mint_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """``datalad addurls --key``, from a table of the same files (one URL each)."""
+    import subprocess
+
+    repository = folder / "dataset"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(["datalad", "create", str(repository)], check=True, **quiet)  # type: ignore[call-overload]
+    table = folder / "table.csv"
+    with table.open("w") as file:
+        file.write("url,path,key\n")
+        for one in synthetic(count):
+            url = one.record.locations[0].url
+            file.write(f"{url},{one.git_path.decode()},{one.key}\n")
+    begin = time.perf_counter()
+    options = ["-d", str(repository), "-x", "*", "--key", "{key}"]
+    subprocess.run(
+        ["datalad", "addurls", *options, str(table), "{url}", "{path}"],
+        check=True,
+        **quiet,  # type: ignore[call-overload]
+    )
+    return time.perf_counter() - begin, {}
+
+
+def _annex_repository(folder: Path) -> Path:
+    repository = folder / "repository"
+    run_git("init", "-q", str(repository))
+    run_git("-C", str(repository), "annex", "init", "-q", "bench")
+    return repository
+
+
+CONTENDERS: dict[str, Contender] = {
+    "neuromirror": mint_neuromirror,
+    "fast-import": mint_fast_import,
+    "fromkey+registerurl": mint_fromkey,
+    "addurls": mint_addurls,
+}
+
+
+@click.command("mint")
+@click.option("--files", default=200_000, show_default=True, type=click.IntRange(1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(CONTENDERS)), help="Leave out the others."
+)
+def mint_bench(files: int, *, as_json: bool, write: bool, only: tuple[str, ...]) -> None:
+    """A new repository from a listing, beside git fast-import, git-annex and datalad."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        trees: set[str] = set()
+        lines = []
+        for what, run in CONTENDERS.items():
+            if only and what not in only:
+                continue
+            count = min(files, SLOW_FILES.get(what, files))
+            line = in_own_process("mint", what, run, count, Path(name))
+            # the git-annex branch must be the same tree whoever made it
+            trees |= {line.pop("annex_tree", None)} - {None}
+            if len(trees) > 1:
+                sys.exit(f"bench: {what} made another git-annex tree than the contender before")
+            lines.append(line)
+        report("mint", lines, as_json=as_json, write=write)

@@ -1,0 +1,190 @@
+"""What the whole-state writer and the delta writer share: a mint under way."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from neuromirror.annex import sameas_web_remote
+from neuromirror.mint.annex_branch import AnnexBranch
+from neuromirror.mint.commits import annex_message, commit_bytes, version_message
+from neuromirror.mint.documents import describe
+from neuromirror.mint.manifests import ManifestWriter
+from neuromirror.mint.objects import ObjectReader
+from neuromirror.mint.packs import COMMIT, KnownObjects, Pack, PackWriter
+from neuromirror.model import PlacedFile, SnapshotHeader, VersionKind, epoch, text
+
+
+@dataclass(frozen=True, slots=True)
+class Parents:
+    """What a mint builds on, as commit ids in hex; None where the branch begins.
+
+    ``base`` gives the placed files of the state that was minted last in this repository, when
+    there is one: its keys are in the git-annex branch already.
+    """
+
+    branch: str | None = None
+    annex: str | None = None
+    base: Callable[[], Iterator[PlacedFile]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """The objects of a state, waiting in packs under temporary names; ids in hex.
+
+    ``commit`` equals the parent where the tree is the parent's (nothing changed), and the same
+    holds for ``annex_commit``. ``manifest`` is a zstd file of the canonical manifest.
+    """
+
+    commit: str
+    tree: str
+    annex_commit: str
+    state: str
+    files: int
+    bytes: int
+    evidence: dict[str, int]
+    manifest: Path
+    packs: tuple[Pack, ...]
+
+    def discard(self) -> None:
+        """Removes the files, when the state turned out to be nothing new."""
+        self.manifest.unlink(missing_ok=True)
+        for pack in self.packs:
+            pack.discard()
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a state's own document counts; ``escaped`` maps git paths to upstream's names."""
+
+    files: int = 0
+    bytes: int = 0
+    evidence: dict[str, int] = field(default_factory=dict)
+    escaped: dict[str, str] = field(default_factory=dict)
+
+    def count(self, placed: PlacedFile, sign: int) -> None:
+        """Takes a file in (``sign`` 1) or out (-1)."""
+        record, path = placed.record, placed.git_path
+        self.files += sign
+        self.bytes += sign * (record.size or 0)
+        word = record.evidence.value
+        left = self.evidence.get(word, 0) + sign
+        if left:
+            self.evidence[word] = left
+        else:
+            del self.evidence[word]
+        if record.path != path:
+            if sign > 0:
+                self.escaped[path.decode()] = text(record.path)
+            else:
+                del self.escaped[path.decode()]
+
+
+class Work:
+    """A mint under way: objects go to ``pack``, manifest lines to ``manifest``.
+
+    A context manager; what is not finished leaves nothing behind. ``reader`` reads the objects
+    that the repository has.
+    """
+
+    def __init__(
+        self, header: SnapshotHeader, repository: Path, parents: Parents, scratch: Path
+    ) -> None:
+        if header.version.time is None:
+            raise ValueError("a snapshot needs a time to be minted")
+        self.header = header
+        self.timestamp = epoch(header.version.time)
+        self.parents = parents
+        with ExitStack() as stack:
+            known = KnownObjects(repository / "objects")
+            stack.callback(known.close)
+            self.reader = stack.enter_context(ObjectReader(repository))
+            self.pack = stack.enter_context(PackWriter(scratch, known))
+            self.manifest = stack.enter_context(ManifestWriter(scratch))
+            annex = parents.annex
+            self.annex_root = None if annex is None else self.reader.commit_tree(annex)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def remotes(self) -> list[bytes]:
+        """Lines of remote.log for places of another kind."""
+        dataset = uuid.UUID(self.header.version.dataset.dataset_id)
+        return [
+            sameas_web_remote(
+                name=remote.name,
+                urlinclude=remote.urlinclude,
+                cost=remote.cost,
+                timestamp=self.timestamp,
+                uuid=str(uuid.uuid5(dataset, f"remote {remote.name}")),
+            )
+            for remote in self.header.web_remotes
+        ]
+
+    def annex_tree(self, lines: Iterable[bytes]) -> bytes:
+        """Writes the git-annex branch's trees from sorted lines (see annex_line)."""
+        branch = AnnexBranch(self.pack, self.reader, self.timestamp, self.annex_root)
+        return branch.write(lines, self.remotes)
+
+    def described(self, sums: Sums) -> bytes:
+        """The state's own document, once all manifest lines are in."""
+        state = self.manifest.state()
+        return describe(self.header, state, sums.files, sums.bytes, sums.evidence, sums.escaped)
+
+    def finish(
+        self,
+        sums: Sums,
+        tree: bytes,
+        annex_tree: bytes,
+        label: Callable[[str], str],
+        packs: tuple[Pack, ...] = (),
+    ) -> Minted:
+        """Writes the commits, where there is something new, and completes the files.
+
+        ``packs`` are finished ones that belong to the state too.
+        """
+        state = self.manifest.state()
+        name = label(state)
+        mirror = self.header.version.dataset.mirror
+        commit, annex = self.parents.branch, self.parents.annex
+        observed = self.header.version.kind is VersionKind.OBSERVED
+        if commit is None or not observed or self.reader.commit_tree(commit) != tree:
+            message = version_message(self.header, name, state, sums.files, sums.bytes)
+            commit = self._commit(mirror, tree, commit, message)
+        if annex is None or self.annex_root != annex_tree:
+            annex = self._commit(mirror, annex_tree, annex, annex_message(self.header, name))
+        kept = self.manifest.finish()
+        with ExitStack() as undo:
+            undo.callback(kept.unlink, missing_ok=True)
+            own = self.pack.finish()
+            undo.pop_all()
+        return Minted(
+            commit=commit,
+            tree=tree.hex(),
+            annex_commit=annex,
+            state=state,
+            files=sums.files,
+            bytes=sums.bytes,
+            evidence=sums.evidence,
+            manifest=kept,
+            packs=packs if own is None else (*packs, own),
+        )
+
+    def _commit(self, mirror: str, tree: bytes, parent: str | None, message: str) -> str:
+        content = commit_bytes(mirror, tree, parent, self.timestamp, message)
+        return self.pack.add(COMMIT, content).hex()

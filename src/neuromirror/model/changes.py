@@ -1,0 +1,134 @@
+"""The difference of two versions, as pairs of record lines, and how it is written down.
+
+Both sides are sorted by git path; nothing here holds more than a line of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from neuromirror.model.placed import PlacedFile, load_placed
+
+LinePair = tuple[bytes | None, bytes | None]
+"""A file's record line before and after; None where it was not, or is no more."""
+
+Change = tuple[PlacedFile | None, PlacedFile | None]
+"""A file before and after."""
+
+_HEAD = b'{"git":"'
+
+
+class _Path(msgspec.Struct):
+    git: str
+
+
+_path = msgspec.json.Decoder(_Path).decode
+
+
+def path_of_line(line: bytes) -> bytes:
+    """The git path of a record line, without reading the rest of it."""
+    end = line.find(b'"', 8)
+    if end > 0 and line.startswith(_HEAD) and line.find(b"\\", 8, end + 1) < 0:
+        return line[8:end]
+    return _path(line).git.encode()
+
+
+def diff_lines(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[LinePair]:
+    """The pairs in which two versions' record lines differ, in order of path."""
+    olds, news = iter(before), iter(after)
+    old, new = next(olds, None), next(news, None)
+    while old is not None or new is not None:
+        if old == new:
+            old, new = next(olds, None), next(news, None)
+        elif new is None:
+            yield old, None
+            old = next(olds, None)
+        elif old is None:
+            yield None, new
+            new = next(news, None)
+        else:
+            old_path, new_path = path_of_line(old), path_of_line(new)
+            if old_path == new_path:
+                yield old, new
+                old, new = next(olds, None), next(news, None)
+            elif old_path < new_path:
+                yield old, None
+                old = next(olds, None)
+            else:
+                yield None, new
+                new = next(news, None)
+
+
+def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[bytes]:
+    """The lines after, made of those before and the pairs that differ.
+
+    Raises ValueError where a pair's old line is not among those before.
+    """
+    olds = iter(before)
+    old = next(olds, None)
+    for wanted, new in pairs:
+        path = path_of_line(wanted or new or b"")
+        while old is not None and path_of_line(old) < path:
+            yield old
+            old = next(olds, None)
+        if wanted is not None:
+            if old != wanted:
+                raise ValueError(f"no such file to change: {path!r}")
+            old = next(olds, None)
+        if new is not None:
+            yield new
+    while old is not None:
+        yield old
+        old = next(olds, None)
+
+
+def dump_pairs(pairs: Iterable[LinePair]) -> Iterator[bytes]:
+    """Lines that tell of pairs: ``-`` and the old line, ``+`` and the new one."""
+    for old, new in pairs:
+        if old is not None:
+            yield b"-" + old
+        if new is not None:
+            yield b"+" + new
+
+
+def load_pairs(lines: Iterable[bytes]) -> Iterator[LinePair]:
+    """The pairs of lines made by :func:`dump_pairs`."""
+    old: bytes | None = None
+    for line in lines:
+        sign, rest = line[:1], line[1:]
+        if sign == b"-":
+            if old is not None:
+                yield old, None
+            old = rest
+        elif old is not None and path_of_line(old) != path_of_line(rest):
+            yield old, None
+            yield None, rest
+            old = None
+        else:
+            yield old, rest
+            old = None
+    if old is not None:
+        yield old, None
+
+
+def load_changes(pairs: Iterable[LinePair]) -> Iterator[Change]:
+    """Pairs of lines as pairs of placed files."""
+    for old, new in pairs:
+        yield (
+            None if old is None else load_placed(old),
+            None if new is None else load_placed(new),
+        )
+
+
+__all__ = [
+    "Change",
+    "LinePair",
+    "diff_lines",
+    "dump_pairs",
+    "load_changes",
+    "load_pairs",
+    "patch_lines",
+    "path_of_line",
+]

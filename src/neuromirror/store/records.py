@@ -1,0 +1,152 @@
+"""What the sources said of every version: whole, or as what changed since another version.
+
+``<commit>.jsonl.zst`` holds record lines sorted by git path; ``<commit>.delta.zst`` a first line
+``{"base":"<commit>","depth":<n>}`` and then the lines that differ, ``-`` before and ``+`` after
+(model.changes). A version of a huge dataset costs no more room than its changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import zstandard
+
+from neuromirror.model import LinePair, dump_pairs, load_pairs, patch_lines
+from neuromirror.store.disk import make_folder, seal, sync
+from neuromirror.store.errors import StoreDamaged
+
+MAX_DEPTH = 16
+"""Deltas that may stand on each other before a version is kept whole again."""
+
+
+class RecordsFolder:
+    """The records of all versions below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def _path(self, dataset_id: str, commit: str, ending: str) -> Path:
+        return self._root / dataset_id[:3] / dataset_id[3:] / f"{commit}.{ending}.zst"
+
+    def has(self, dataset_id: str, commit: str) -> bool:
+        """Whether a version's records are here."""
+        return any(self._path(dataset_id, commit, ending).exists() for ending in ("jsonl", "delta"))
+
+    def keep(self, dataset_id: str, commit: str, lines: Iterable[bytes], scratch: Path) -> None:
+        """Keeps a version whole."""
+        if not self.has(dataset_id, commit):
+            _write(self._path(dataset_id, commit, "jsonl"), lines, scratch)
+
+    def keep_changes(
+        self,
+        dataset_id: str,
+        commit: str,
+        base: str,
+        pairs: Iterable[LinePair],
+        scratch: Path,
+    ) -> bool:
+        """Keeps a version as its changes since ``base``.
+
+        False, and nothing is kept, where too many deltas would stand on each other.
+        """
+        if self.has(dataset_id, commit):
+            return True
+        depth = self._depth(dataset_id, base) + 1
+        if depth > MAX_DEPTH:
+            return False
+        head = json.dumps({"base": base, "depth": depth}, separators=(",", ":")).encode()
+        target = self._path(dataset_id, commit, "delta")
+        _write(target, _with_head(head, dump_pairs(pairs)), scratch)
+        return True
+
+    def _depth(self, dataset_id: str, commit: str) -> int:
+        path = self._path(dataset_id, commit, "delta")
+        if not path.exists():
+            return 0
+        return int(_head(_read(path), path)["depth"])
+
+    def changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
+        """The version that a version is kept as changes of, and the changes; None if it is whole.
+
+        Raises StoreDamaged, also while the pairs are read.
+        """
+        path = self._path(dataset_id, commit, "delta")
+        if not path.exists():
+            return None
+        lines = _read(path)
+        return str(_head(lines, path)["base"]), load_pairs(lines)
+
+    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        """A version's record lines, sorted by git path; raises StoreDamaged while reading."""
+        found = self.changes(dataset_id, commit)
+        if found is None:
+            yield from _read(self._path(dataset_id, commit, "jsonl"))
+            return
+        base, pairs = found
+        try:
+            yield from patch_lines(self.lines(dataset_id, base), pairs)
+        except ValueError as error:
+            raise StoreDamaged(
+                f"the records of commit {commit} do not fit those of {base} ({error}); restore "
+                f"{self._path(dataset_id, base, '*')} from a backup"
+            ) from error
+
+
+def _with_head(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
+    yield head
+    yield from lines
+
+
+def _head(lines: Iterator[bytes], path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(next(lines))
+    except (ValueError, StopIteration) as error:
+        raise StoreDamaged(f"{path} does not begin as it should; restore it") from error
+    assert isinstance(found, dict)
+    return found
+
+
+def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:
+    make_folder(target.parent)
+    draft = scratch / target.name
+    with draft.open("wb") as file:
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        with compressor.stream_writer(file, closefd=False) as zstd:
+            block = bytearray()
+            for line in lines:
+                block += line
+                block += b"\n"
+                if len(block) > 1 << 18:
+                    zstd.write(bytes(block))
+                    block.clear()
+            zstd.write(bytes(block))
+        seal(file)
+    os.replace(draft, target)
+    sync(target.parent)
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from _lines(file)
+    except (FileNotFoundError, EOFError, zstandard.ZstdError) as error:
+        raise StoreDamaged(
+            f"the records {path} cannot be read ({error}); restore the file from a backup, or run "
+            "'neuromirror sync --deep' for the dataset"
+        ) from error
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a zstd frame, without newline; raises EOFError where the frame is cut off."""
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    rest = b""
+    while block := file.read(1 << 16):
+        lines = (rest + frame.decompress(block)).split(b"\n")
+        rest = lines.pop()
+        yield from lines
+    if rest or not frame.eof:
+        raise EOFError("it ends too early")

@@ -1,0 +1,290 @@
+"""States to mint, a repository to mint them into, and git's own answer to what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from neuromirror.annex import (
+    fits,
+    git_path,
+    key_for,
+    link_target,
+    location_log,
+    log_path,
+    mark_clash,
+    merge_url_log,
+    sameas_web_remote,
+    url_log,
+    url_log_path,
+)
+from neuromirror.mint import Base, Minted, Pack, Parents, Snapshot, mint, mint_delta
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetRef,
+    Digest,
+    Document,
+    FileRecord,
+    Location,
+    PlacedFile,
+    SnapshotHeader,
+    VersionKind,
+    VersionRef,
+    WebRemote,
+    diff_lines,
+    dump_placed,
+    load_changes,
+    text,
+)
+
+BEGIN = datetime(2022, 12, 13, 10, 11, 12, tzinfo=UTC)
+DATASET = DatasetRef("demo", "000001", "https://api.example.org/api/dandisets/000001/")
+DATASET_ID = "3fbdcba2-ce56-59de-89cf-006b153b0416"
+REMOTE_ID = "26d77478-4e75-5480-9066-527cc2bbd54d"
+REMOTE = WebRemote("demo-api", "*//api.example.org/*", 300)
+DOCUMENT = Document(b"dandiset.yaml", b"name: a demo\n")
+
+
+def git(repository: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    """What git printed; fails with git's words."""
+    done = subprocess.run(
+        ["git", "-C", str(repository), *arguments], input=stdin, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return done.stdout
+
+
+def bare(path: Path) -> Path:
+    """A new bare repository."""
+    path.mkdir()
+    git(path, "init", "-q", "--bare", "-b", "main")
+    return path
+
+
+def record(path: bytes, content: int, places: Iterable[int] = (0,)) -> FileRecord:
+    """A file with the bytes of this number, of which upstream says now this, now that."""
+    digest = hashlib.sha256(b"%d" % content).hexdigest()
+    claims = [("sha256", digest), ("md5", digest[:32]), ("etag", f"{digest[:32]}-3")]
+    kind = content % 4
+    return FileRecord(
+        path=path,
+        size=None if content % 5 == 4 and kind != 2 else 10 * content,
+        digests=() if kind == 3 else (Digest(*claims[kind], "demo"),),
+        locations=tuple(
+            Location(f"https://s3.example.org/{content}?versionId={place}", "s3", str(place))
+            for place in places
+        ),
+        part_size=64 if kind == 2 else None,
+        modified=BEGIN,
+    )
+
+
+def in_place(files: Mapping[bytes, FileRecord]) -> list[PlacedFile]:
+    """The files under their escaped names, sorted, as a proven listing has them."""
+    paths = {name: git_path(name) for name in files}
+    folders = {path[:end] for path in paths.values() for end, one in enumerate(path) if one == 47}
+    placed = []
+    for name, path in paths.items():
+        final = mark_clash(path) if path in folders else path
+        if fits(final):
+            placed.append(PlacedFile(final, key_for(files[name], final), files[name]))
+    return sorted(placed, key=lambda one: one.git_path)
+
+
+def header(
+    number: int = 0,
+    kind: VersionKind = VersionKind.OBSERVED,
+    remotes: tuple[WebRemote, ...] = (REMOTE,),
+) -> SnapshotHeader:
+    """The header of the state with this number, a thousand seconds after the one before."""
+    moment = BEGIN + timedelta(seconds=1000 * number)
+    return SnapshotHeader(
+        VersionRef(DATASET, "draft", kind, moment),
+        DatasetFacts(title=f"Title {number}", license=("spdx:CC-BY-4.0",)),
+        documents=(DOCUMENT,),
+        web_remotes=remotes,
+    )
+
+
+def stamp(number: int) -> int:
+    """The time of the state with this number, in whole seconds."""
+    return int(BEGIN.timestamp()) + 1000 * number
+
+
+def place(repository: Path, pack: Pack) -> None:
+    """Moves a pack into a repository."""
+    for path, end in ((pack.pack, "pack"), (pack.index, "idx")):
+        path.rename(repository / "objects" / "pack" / f"{pack.name}.{end}")
+
+
+def pack_ids(index: Path) -> list[str]:
+    """The ids in a pack's index, as git reads them."""
+    done = subprocess.run(
+        ["git", "show-index"], input=index.read_bytes(), capture_output=True, check=True
+    )
+    return [line.split()[1] for line in done.stdout.decode().splitlines()]
+
+
+@dataclass
+class Minting:
+    """A repository and what was minted into it so far."""
+
+    folder: Path
+    repository: Path
+    commit: str | None = None
+    annex: str | None = None
+    last: list[PlacedFile] | None = None
+    manifest: Path | None = None
+
+    @classmethod
+    def begin(cls, folder: Path) -> Minting:
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, bare(folder / "repository"))
+
+    def mint(self, number: int, files: list[PlacedFile], *, with_base: bool = True) -> Minted:
+        """Mints a state and gives it to the repository."""
+        last = self.last
+        base = None if last is None or not with_base else lambda: iter(last)
+        parents = Parents(self.commit, self.annex, base)
+        snapshot = Snapshot(header(number), lambda: iter(files))
+        return self._take(
+            mint(snapshot, self.repository, parents, lambda state: f"label-{number}", self.scratch),
+            files,
+        )
+
+    def mint_records(self, number: int, files: list[PlacedFile]) -> Minted:
+        """Mints a state from a file of records, as a visit does."""
+        records = self.folder / "records"
+        records.write_bytes(b"".join(dump_placed(one) + b"\n" for one in files))
+        snapshot = Snapshot.of_records(header(number), records)
+        parents = Parents(self.commit, self.annex)
+        return self._take(
+            mint(snapshot, self.repository, parents, lambda state: f"label-{number}", self.scratch),
+            files,
+        )
+
+    def mint_delta(self, number: int, files: list[PlacedFile]) -> Minted:
+        """Mints a state from what changed since the last one."""
+        assert self.commit is not None
+        assert self.manifest is not None
+        assert self.last is not None
+        before = [dump_placed(one) for one in self.last]
+        after = [dump_placed(one) for one in files]
+        minted = mint_delta(
+            header(number),
+            lambda: load_changes(diff_lines(before, after)),
+            Base(self.commit, self.manifest),
+            self.repository,
+            Parents(self.commit, self.annex),
+            lambda state: f"label-{number}",
+            self.scratch,
+        )
+        return self._take(minted, files)
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    def _take(self, minted: Minted, files: list[PlacedFile]) -> Minted:
+        self.manifest = minted.manifest.rename(self.folder / "manifest")
+        for pack in minted.packs:
+            place(self.repository, pack)
+        assert not list(self.scratch.iterdir())
+        git(self.repository, "update-ref", "refs/heads/main", minted.commit)
+        git(self.repository, "update-ref", "refs/heads/git-annex", minted.annex_commit)
+        self.commit, self.annex, self.last = minted.commit, minted.annex_commit, files
+        return minted
+
+
+@dataclass
+class Oracle:
+    """The same states written by ``git fast-import``; gives tree ids."""
+
+    repository: Path
+    logs: dict[bytes, bytes] = field(default_factory=dict)
+
+    def trees(self, number: int, files: list[PlacedFile]) -> tuple[str, str]:
+        """The trees of ``main`` and ``git-annex`` after one more state."""
+        main = {one.git_path: (b"120000", link_target(one.key, one.git_path)) for one in files}
+        plain = {
+            b".datalad/config": b'[datalad "dataset"]\n\tid = %s\n' % DATASET_ID.encode(),
+            b".gitattributes": b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
+            b"/.datalad/** annex.largefiles=nothing\n/.neuromirror/** annex.largefiles=nothing\n"
+            b"/dandiset.yaml annex.largefiles=nothing\n",
+            b".neuromirror/dataset.json": described(number, files),
+            DOCUMENT.path: DOCUMENT.content,
+        }
+        main |= {path: (b"100644", content) for path, content in plain.items()}
+        self._log(number, files)
+        annex = {path: (b"100644", content) for path, content in self.logs.items()}
+        return self._import(b"main", main), self._import(b"git-annex", annex)
+
+    def _log(self, number: int, files: list[PlacedFile]) -> None:
+        urls: dict[str, set[str]] = {}
+        for one in files:
+            urls.setdefault(one.key, set()).update(at.url for at in one.record.locations)
+        for key, found in urls.items():
+            if not found:
+                continue
+            self.logs.setdefault(log_path(key), location_log(stamp(number)))
+            path = url_log_path(key)
+            if path in self.logs:
+                self.logs[path] = merge_url_log(self.logs[path], sorted(found), stamp(number))
+            else:
+                self.logs[path] = url_log(found, stamp(number))
+        remote = sameas_web_remote(
+            REMOTE.name, REMOTE.urlinclude, REMOTE.cost, stamp(number), uuid=REMOTE_ID
+        )
+        self.logs.setdefault(b"remote.log", remote)
+
+    def _import(self, branch: bytes, files: Mapping[bytes, tuple[bytes, bytes]]) -> str:
+        stream = b"commit refs/heads/%s\ncommitter A <a@example.invalid> 1 +0000\ndata 0\n" % branch
+        stream += b"deleteall\n"
+        for path, (mode, content) in files.items():
+            quoted = path.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+            stream += b'M %s inline "%s"\ndata %d\n%s\n' % (mode, quoted, len(content), content)
+        git(self.repository, "fast-import", "--quiet", "--force", stdin=stream)
+        return git(self.repository, "rev-parse", f"{branch.decode()}^{{tree}}").decode().strip()
+
+
+def described(number: int, files: list[PlacedFile]) -> bytes:
+    """What ``.neuromirror/dataset.json`` must hold."""
+    evidence: dict[str, int] = {}
+    lines = b""
+    for one in files:
+        word = str(one.record.evidence)
+        evidence[word] = evidence.get(word, 0) + 1
+        digest = "none"
+        for claim in one.record.digests:
+            digest = f"{claim.algorithm}:{claim.value}"
+            digest += "-64" if claim.algorithm == "etag" else ""
+        line = {"digest": digest, "path": one.git_path.decode(), "size": one.record.size}
+        lines += json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    content = {
+        "mirror-spec": 1,
+        "dataset": "demo:000001",
+        "source": "https://api.example.org/api/dandisets/000001/",
+        "version": "draft",
+        "kind": "observed",
+        "state": f"sha256:{hashlib.sha256(lines).hexdigest()}",
+        "files": len(files),
+        "bytes": sum(one.record.size or 0 for one in files),
+        "evidence": evidence,
+        "title": f"Title {number}",
+        "license": ["spdx:CC-BY-4.0"],
+        "doi": None,
+        "landing-page": None,
+        "documents": ["dandiset.yaml"],
+        "exceptions": [],
+        "escaped": {
+            one.git_path.decode(): text(one.record.path)
+            for one in files
+            if one.git_path != one.record.path
+        },
+    }
+    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"

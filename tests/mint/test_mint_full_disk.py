@@ -1,0 +1,88 @@
+"""No room on the disk: an error, nothing left behind, and never a pack cut short."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mint_world import bare, git, header, in_place, record
+
+from neuromirror.mint import Parents, Snapshot, mint
+
+DRIVER = Path(__file__).with_name("mint_under_limit.py")
+
+
+# with two files to a key there are second copies, and the pack is written anew at its end
+@pytest.mark.parametrize("shared", [1, 2])
+def test_a_file_that_cannot_grow_fails_the_mint_and_leaves_nothing(
+    tmp_path: Path, shared: int
+) -> None:
+    repository = bare(tmp_path / "r")
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), str(repository), str(tmp_path / "s"), str(shared)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    enough = max(got["whole"]["sizes"])
+    failed = [one for one in got["tries"] if "error" in one]
+    passed = [one for one in got["tries"] if "error" not in one]
+    assert [one for one in passed if one["limit"] < enough] == []
+    assert [one for one in failed if one["left"] or one["error"] != "OSError"] == []
+    assert passed
+    for one in passed:
+        assert (one["name"], one["sizes"]) == (got["whole"]["name"], got["whole"]["sizes"])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a small disk takes rights that this user has not")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_on_a_full_disk_a_mint_leaves_nothing_and_goes_through_when_there_is_room(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    repository, other = bare(tmp_path / "r"), bare(tmp_path / "other")
+    files = in_place({b"f%03d" % n: record(b"f%03d" % n, n // 2, (0, 1)) for n in range(200)})
+    snapshot = Snapshot(header(), lambda: iter(files))
+    scratch = small_disk / "scratch"
+    ballast = small_disk / "ballast"
+    outcomes = []
+    for pages in range(62, -1, -2):
+        ballast.write_bytes(bytes(4096 * pages))
+        try:
+            minted = mint(snapshot, repository, Parents(), lambda state: "x", scratch)
+        except OSError:
+            outcomes.append("full")
+            assert list(scratch.iterdir()) == []
+            continue
+        outcomes.append("minted")
+        (pack,) = minted.packs
+        git(other, "index-pack", "--stdin", stdin=pack.pack.read_bytes())
+        last = minted
+        if pages:
+            minted.discard()
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {"full", "minted"}
+    ballast.unlink()
+    for path in (pack.index, pack.pack, last.manifest):
+        assert path.stat().st_mode & 0o777 == 0o444
+    last.discard()
+    assert list(scratch.iterdir()) == []

@@ -1,0 +1,318 @@
+"""States of any shape, in sequence: what git itself would have made of them."""
+
+from __future__ import annotations
+
+import random
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mint_world import (
+    BEGIN,
+    DATASET,
+    DOCUMENT,
+    REMOTE,
+    Minting,
+    Oracle,
+    bare,
+    git,
+    header,
+    in_place,
+    pack_ids,
+    place,
+    record,
+    stamp,
+)
+
+from neuromirror.annex import link_target, location_log, log_path, url_log_path
+from neuromirror.mint import LineSorter, Parents, Snapshot, mint
+from neuromirror.model import (
+    FileRecord,
+    PlacedFile,
+    SnapshotHeader,
+    VersionKind,
+    VersionRef,
+    WebRemote,
+    dump_placed,
+    load_placed,
+)
+
+_COMPONENTS = [
+    *(b"a", b"a.b", b"a-b", b"a0", b"ab", b"A", b"b", b"a b", b"a\xc3\xa9", b"a\xff", b"a\x01"),
+    *(b".git", b".GIT", b"git~1", b".gitmodules", b".datalad", b".neuromirror", b"..", b".", b""),
+    *(b'q"q', b"back\\slash", b"new\nline", b"%41", b"%_", b"x" * 250, b"-", b"con.nwb", b"a.nwb"),
+]
+names = st.lists(st.sampled_from(_COMPONENTS), min_size=1, max_size=4).map(b"/".join)
+places = st.lists(st.integers(0, 3), unique=True, max_size=3).map(tuple)
+contents = st.tuples(st.integers(0, 7), places)
+histories = st.lists(st.dictionaries(names, contents, max_size=8), min_size=1, max_size=4)
+
+
+def state(files: dict[bytes, tuple[int, tuple[int, ...]]]) -> list[PlacedFile]:
+    records = {
+        # a file of which nothing is proved has its key from its URL, so it needs one
+        name: record(name, content, urls or ((0,) if content % 4 == 3 else ()))
+        for name, (content, urls) in files.items()
+    }
+    return in_place(records)
+
+
+def tree_ids(minting: Minting) -> tuple[str, str]:
+    names = ("main", "git-annex")
+    return tuple(  # type: ignore[return-value]
+        git(minting.repository, "rev-parse", f"{name}^{{tree}}").decode().strip() for name in names
+    )
+
+
+def objects_of(repository: Path) -> set[str]:
+    listed = git(
+        repository, "cat-file", "--batch-all-objects", "--batch-check=%(objectname)"
+    ).decode()
+    return set(listed.split())
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=histories)
+def test_states_in_sequence_are_what_fast_import_makes_of_them(
+    tmp_path_factory: pytest.TempPathFactory, history: list[dict[bytes, tuple[int, tuple[int]]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("states")
+    one, other = Minting.begin(folder / "one"), Minting.begin(folder / "other")
+    oracle = Oracle(bare(folder / "oracle"))
+    for number, files in enumerate(map(state, history)):
+        had = objects_of(one.repository)
+        minted = one.mint(number, files)
+        again = other.mint(number, files, with_base=False)
+        assert (again.commit, again.annex_commit) == (minted.commit, minted.annex_commit)
+        assert tree_ids(one) == oracle.trees(number, files)
+        assert minted.files == len(files)
+        for pack in minted.packs:
+            index = one.repository / "objects" / "pack" / f"{pack.name}.idx"
+            written = pack_ids(index)
+            assert len(set(written)) == len(written) == pack.objects
+            assert not had & set(written)
+            git(one.repository, "verify-pack", str(index))
+            git(one.repository, "index-pack", "--verify", str(index.with_suffix(".pack")))
+    assert git(one.repository, "fsck", "--strict", "--full").strip() == b""
+    clone = folder / "clone"
+    git(folder, "clone", "-q", str(one.repository), str(clone))
+    assert git(clone, "status", "--porcelain") == b""
+    for placed in files:
+        link = bytes(clone) + b"/" + placed.git_path
+        assert Path(link.decode()).readlink() == Path(
+            link_target(placed.key, placed.git_path).decode()
+        )
+
+
+def test_an_unchanged_state_writes_no_object_and_no_commit(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    files = state({b"a/b.nwb": (1, (0, 1)), b"c": (2, (0,))})
+    first = minting.mint(0, files)
+    for with_base in (True, False):
+        again = minting.mint(0, files, with_base=with_base)
+        assert again.packs == ()
+        assert (again.commit, again.annex_commit) == (first.commit, first.annex_commit)
+        assert (again.tree, again.state) == (first.tree, first.state)
+
+
+def test_a_published_version_gets_a_commit_of_its_own_even_for_an_equal_tree(
+    tmp_path: Path,
+) -> None:
+    repository = bare(tmp_path / "repository")
+    files = state({b"a": (1, (0,))})
+    published = header(0, VersionKind.PUBLISHED)
+    snapshot = Snapshot(published, lambda: iter(files))
+    first = mint(snapshot, repository, Parents(), lambda state: "1", tmp_path / "scratch")
+    place(repository, *first.packs)
+    parents = Parents(first.commit, first.annex_commit, lambda: iter(files))
+    second = mint(snapshot, repository, parents, lambda state: "2", tmp_path / "scratch")
+    assert second.commit != first.commit
+    assert (second.tree, second.annex_commit) == (first.tree, first.annex_commit)
+
+
+def many_files(seed: int) -> list[PlacedFile]:
+    """1,500 files: wide folders, one path 60 folders deep, and names around the slash."""
+    rng = random.Random(seed)
+    files: dict[bytes, FileRecord] = {}
+    for number in range(1490):
+        folder = rng.choice([b"sub-%d" % rng.randrange(200), b"wide", b"sub-1.x", b"sub-1-y"])
+        name = b"%s/ses%s%d.nwb" % (folder, rng.choice([b"-", b".", b"/", b"0"]), number)
+        files[name] = record(name, rng.randrange(700), rng.sample(range(4), 2))
+    deep = b"/".join([b"d"] * 60) + b"/end.nwb"
+    files[deep] = record(deep, 1)
+    return in_place(files)
+
+
+def test_the_order_of_the_listing_and_the_memory_for_sorting_change_no_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = many_files(1)
+    plain = Minting.begin(tmp_path / "plain")
+    wanted = plain.mint(0, files)
+    assert tree_ids(plain) == Oracle(bare(tmp_path / "oracle")).trees(0, files)
+
+    shuffled = random.Random(2).sample(files, len(files))
+    monkeypatch.setattr(
+        sys.modules["neuromirror.mint.mint"], "LineSorter", partial(LineSorter, limit=5000)
+    )
+    with LineSorter(tmp_path, limit=20_000) as sorter:
+        for one in shuffled:
+            sorter.add(one.git_path + b"\0" + dump_placed(one))
+        sorted_again = [load_placed(line.partition(b"\0")[2]) for line in sorter]
+    spilled = Minting.begin(tmp_path / "spilled")
+    got = spilled.mint(0, sorted_again)
+    assert (got.commit, got.annex_commit, got.state) == (
+        wanted.commit,
+        wanted.annex_commit,
+        wanted.state,
+    )
+    assert [pack.name for pack in got.packs] == [pack.name for pack in wanted.packs]
+    assert git(spilled.repository, "fsck", "--strict", "--full").strip() == b""
+
+
+def logs_of(minting: Minting, key: str) -> tuple[bytes, bytes]:
+    return (
+        git(minting.repository, "show", f"git-annex:{log_path(key).decode()}"),
+        git(minting.repository, "show", f"git-annex:{url_log_path(key).decode()}"),
+    )
+
+
+def test_a_key_keeps_its_first_time_and_its_old_urls_and_gets_new_ones(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    (first,) = state({b"a.nwb": (4, (1,))})
+    minting.mint(0, [first])
+    (second,) = state({b"moved/b.nwb": (4, (0, 2))})
+    assert second.key == first.key
+    minting.mint(1, [second])
+    minting.mint(2, [])
+    minting.mint(3, [second])
+    location, urls = logs_of(minting, first.key)
+    assert location == location_log(stamp(0))
+    assert urls.decode().splitlines() == [
+        f"{stamp(1)}s 1 https://s3.example.org/4?versionId=0",
+        f"{stamp(0)}s 1 https://s3.example.org/4?versionId=1",
+        f"{stamp(1)}s 1 https://s3.example.org/4?versionId=2",
+    ]
+
+
+def test_several_paths_of_one_key_share_their_logs(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    files = state({b"a.nwb": (4, (1,)), b"b.nwb": (4, (2,)), b"c/a.nwb": (4, (1, 3))})
+    assert len({one.key for one in files}) == 1
+    minting.mint(0, files)
+    location, urls = logs_of(minting, files[0].key)
+    assert location.count(b"\n") == 1
+    assert [line.rpartition(b"=")[2] for line in urls.splitlines()] == [b"1", b"2", b"3"]
+
+
+def test_a_file_that_nobody_has_is_not_said_to_be_on_the_web(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    minting.mint(0, state({b"a.nwb": (4, ()), b"b.nwb": (8, (0,))}))
+    listed = git(minting.repository, "ls-tree", "-r", "--name-only", "git-annex").decode()
+    logs = [name for name in listed.splitlines() if ".log" in name and "/" in name]
+    assert len(logs) == 2
+    minting.mint(1, state({b"a.nwb": (4, (1,)), b"b.nwb": (8, (0,))}))
+    listed = git(minting.repository, "ls-tree", "-r", "--name-only", "git-annex").decode()
+    assert len([name for name in listed.splitlines() if "/" in name]) == 4
+
+
+def test_the_remote_is_configured_once_and_a_second_one_is_added(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    files = state({b"a": (1, (0,))})
+    minting.mint(0, files)
+    minting.mint(1, state({b"b": (2, (0,))}))
+    first = git(minting.repository, "show", "git-annex:remote.log")
+    assert first.count(b"\n") == 1
+    assert f"timestamp={stamp(0)}s\n".encode() in first
+    other = WebRemote("other", "*//other.example.org/*", 400)
+    parents = Parents(minting.commit, minting.annex)
+    snapshot = Snapshot(header(2, remotes=(REMOTE, other)), lambda: iter(files))
+    minted = mint(snapshot, minting.repository, parents, lambda state: "x", tmp_path / "scratch")
+    place(minting.repository, *minted.packs)
+    both = git(minting.repository, "show", f"{minted.annex_commit}:remote.log")
+    assert both.startswith(first)
+    assert both[len(first) :].count(b"\n") == 1
+    assert b"sameas-name=other" in both
+
+
+def test_what_others_wrote_on_the_annex_branch_is_kept(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    (first,) = state({b"a.nwb": (4, (1,))})
+    minting.mint(0, [first])
+    path = log_path(first.key).decode()
+    theirs = b"1700000000.5s 1 4ef5b6a1-6a7c-4b8a-8b8e-0d6a1f6e2d11\n"
+    log = git(minting.repository, "show", f"git-annex:{path}") + theirs
+    stream = b"commit refs/heads/git-annex\ncommitter A <a@b> 1700000000 +0000\ndata 0\n"
+    stream += b"from refs/heads/git-annex^0\n"
+    for name, content in ((path.encode(), log), (b"uuid.log", b"4ef5 mine timestamp=1s\n")):
+        stream += b"M 100644 inline %s\ndata %d\n%s\n" % (name, len(content), content)
+    git(minting.repository, "fast-import", "--quiet", stdin=stream)
+    minting.annex = git(minting.repository, "rev-parse", "git-annex").decode().strip()
+    minting.mint(1, state({b"a.nwb": (4, (2,)), b"b.nwb": (8, (0,))}))
+    location, urls = logs_of(minting, first.key)
+    assert location == log
+    assert urls.count(b"\n") == 2
+    assert git(minting.repository, "show", "git-annex:uuid.log").startswith(b"4ef5 mine")
+
+
+def test_commits_say_what_mint_spec_1_says(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    first = minting.mint(0, state({b"a": (1, (0,)), b"b": (2, (0,))}))
+    second = minting.mint(1, [])
+    who = "neuromirror <demo@neuromirror.invalid>"
+    assert git(minting.repository, "cat-file", "commit", first.commit).decode() == (
+        f"tree {first.tree}\n"
+        f"author {who} 1670926272 +0000\n"
+        f"committer {who} 1670926272 +0000\n"
+        "\n"
+        "demo:000001 label-0\n"
+        "\n"
+        "Mirror-Spec: 1\n"
+        "Source: https://api.example.org/api/dandisets/000001/\n"
+        "Version: draft\n"
+        f"State: {first.state}\n"
+        "Files: 2\n"
+        "Bytes: 30\n"
+    )
+    parents = git(minting.repository, "log", "-1", "--format=%P %ct", second.commit).decode()
+    assert parents.split() == [first.commit, "1670927272"]
+    annex = git(minting.repository, "cat-file", "commit", first.annex_commit).decode()
+    assert annex.endswith("\n\ndemo:000001 label-0\n\nMirror-Spec: 1\n")
+    assert f"{who} 1670926272 +0000" in annex
+    trailers = git(
+        minting.repository, "log", "-1", "--format=%(trailers:key=State,valueonly)", second.commit
+    )
+    assert trailers.strip().decode() == second.state
+
+
+def test_a_state_without_files_can_be_cloned(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    minted = minting.mint(0, [])
+    assert (minted.files, minted.bytes, minted.evidence) == (0, 0, {})
+    git(tmp_path, "clone", "-q", str(minting.repository), "clone")
+    assert (tmp_path / "clone" / "dandiset.yaml").read_bytes() == DOCUMENT.content
+
+
+def test_a_snapshot_without_a_time_is_refused(tmp_path: Path) -> None:
+    version = VersionRef(DATASET, "draft", VersionKind.OBSERVED, None)
+    snapshot = Snapshot(SnapshotHeader(version), lambda: iter([]))
+    with pytest.raises(ValueError, match="time"):
+        mint(snapshot, bare(tmp_path / "r"), Parents(), lambda state: "x", tmp_path / "scratch")
+
+
+def test_the_label_is_asked_for_with_the_state_digest(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def label(state: str) -> str:
+        asked.append(state)
+        return "x"
+
+    snapshot = Snapshot(header(), lambda: iter([]))
+    minted = mint(snapshot, bare(tmp_path / "r"), Parents(), label, tmp_path / "scratch")
+    assert asked == [minted.state]
+    assert BEGIN.timestamp() == stamp(0)
+    minted.discard()
+    assert not list((tmp_path / "scratch").iterdir())

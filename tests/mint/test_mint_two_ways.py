@@ -1,0 +1,96 @@
+"""The delta writer and the second process give the objects that the plain writer gives."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from mint_world import Minting, git, in_place, record
+from test_mint_states import many_files
+
+from neuromirror.mint import ManifestDamaged, Minted
+from neuromirror.model import NeuromirrorError
+
+
+def ids(minted: Minted) -> tuple[object, ...]:
+    sums = (minted.files, minted.bytes, minted.evidence)
+    return minted.commit, minted.tree, minted.annex_commit, minted.state, sums
+
+
+def test_few_changes_in_a_large_state(tmp_path: Path) -> None:
+    whole, delta = Minting.begin(tmp_path / "whole"), Minting.begin(tmp_path / "delta")
+    files = many_files(3)
+    changed = {one.record.path: one.record for one in files}
+    names = sorted(changed)
+    for name in names[::211]:
+        del changed[name]
+    for number, name in enumerate(names[5::300]):
+        changed[name] = record(name, 9000 + number)
+        changed[name + b"/below"] = record(name + b"/below", number)
+    for minting in (whole, delta):
+        minting.mint(0, files)
+    assert ids(delta.mint_delta(1, in_place(changed))) == ids(whole.mint(1, in_place(changed)))
+    assert ids(delta.mint_delta(2, files)) == ids(whole.mint(2, files))
+    assert ids(delta.mint_delta(3, [])) == ids(whole.mint(3, []))
+    assert git(delta.repository, "fsck", "--strict", "--full").strip() == b""
+
+
+def test_a_second_process_writes_the_same_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Minting.begin(tmp_path / "one"), Minting.begin(tmp_path / "two")
+    first, second = many_files(4), many_files(5)
+    wanted = [one.mint(0, first), one.mint(1, second)]
+    monkeypatch.setattr(sys.modules["neuromirror.mint.mint"], "_WORTH_A_PROCESS", 0)
+    got = [two.mint_records(0, first), two.mint_records(1, second)]
+    assert [ids(minted) for minted in got] == [ids(minted) for minted in wanted]
+    assert [len(minted.packs) for minted in got] == [2, 2]
+    assert git(two.repository, "fsck", "--strict", "--full").strip() == b""
+    again = two.mint_records(1, second)
+    assert again.packs == ()
+    assert ids(again) == ids(got[1])
+
+
+def test_an_error_of_the_second_process_is_raised_here_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    monkeypatch.setattr(sys.modules["neuromirror.mint.mint"], "_WORTH_A_PROCESS", 0)
+    monkeypatch.chdir(tmp_path)
+    # what lies in the working folder is not what the second process is made of
+    (tmp_path / "json.py").write_text("raise SystemExit(5)\n")
+    minting.mint_records(0, many_files(6))
+    files = many_files(7)
+    for index in (minting.repository / "objects" / "pack").glob("*.idx"):
+        index.unlink()
+    with pytest.raises(NeuromirrorError, match="fsck"):
+        minting.mint_records(1, files)
+    assert list(minting.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-1000],
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"",
+        lambda whole: b"?" + whole,
+        lambda whole: zstandard.compress(b'{"digest":"none","path":"a","size":1}\n'),
+    ],
+)
+def test_a_manifest_of_other_content_is_never_the_base_of_a_state(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    files = many_files(8)
+    minting.mint(0, files)
+    assert minting.manifest is not None
+    whole = minting.manifest.read_bytes()
+    minting.manifest.chmod(0o644)
+    minting.manifest.write_bytes(damage(whole))
+    with pytest.raises(ManifestDamaged, match="manifest"):
+        minting.mint_delta(1, files[:-3])
+    assert list(minting.scratch.iterdir()) == []

@@ -1,0 +1,85 @@
+"""Journal entries as lines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuromirror.model import (
+    Entry,
+    EventRaised,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
+    MirrorSeen,
+    VersionMinted,
+    VisitEnded,
+    dump_entry,
+    load_entry,
+)
+
+words = st.text(max_size=10)
+values = st.none() | st.booleans() | st.integers() | words
+details = st.dictionaries(words, values, max_size=3)
+entries = st.one_of(
+    st.builds(MirrorSeen, words, words, words, words),
+    st.builds(HoldReleased, words, words, words),
+    st.builds(HoldLapsed, words, words),
+    st.builds(HoldPlaced, *[words] * 6, st.integers(), st.integers(), words),
+    st.builds(EventRaised, *[words] * 5, details),
+    st.builds(VisitEnded, *[words] * 9, st.integers(), words),
+    st.builds(
+        VersionMinted,
+        *[words] * 11,
+        st.integers(),
+        st.integers(),
+        st.lists(details, max_size=2),
+        st.dictionaries(words, st.integers(), max_size=2),
+        words,
+        st.lists(words, max_size=2),
+        st.none() | words,
+        st.booleans(),
+        words,
+    ),
+)
+
+
+@given(entry=entries)
+def test_an_entry_comes_back_from_its_line(entry: Entry) -> None:
+    line = dump_entry(entry)
+    assert line.isascii()
+    assert line.index(b"\n") == len(line) - 1
+    assert load_entry(line) == entry
+    assert load_entry(line[:-1]) == entry
+
+
+def test_a_line_is_compact_json_with_sorted_keys() -> None:
+    line = dump_entry(MirrorSeen("demo", "dandi", "https://é.example.org/", "2024-01-01"))
+    assert line == (
+        b'{"at":"2024-01-01","mirror":"demo","source":"dandi","type":"mirror",'
+        b'"uri":"https://\\u00e9.example.org/"}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"", b"\n", b"{", b"[]", b"1", b"null", b"{}", b'{"type":"mirror"}', b'{"type":"what"}'),
+        b'{"type":["mirror"]}',
+        b'{"at":"","hold":"","by":"","type":"lapse"}',
+        b"\xff\xfe",
+        dump_entry(HoldLapsed("a", "b"))[:-5],
+    ],
+)
+def test_what_is_no_entry_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        load_entry(line)
+
+
+def test_data_of_an_event_may_be_left_out() -> None:
+    line = json.loads(dump_entry(EventRaised("m", "l", "incident", "x", "t")))
+    del line["data"]
+    assert load_entry(json.dumps(line).encode()) == EventRaised("m", "l", "incident", "x", "t")

@@ -1,0 +1,117 @@
+"""The canonical manifest and the state digest, byte for byte as the design has them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuromirror.model import (
+    Digest,
+    Evidence,
+    FileRecord,
+    Location,
+    StateDigest,
+    manifest_digest,
+    manifest_line,
+    subdataset_line,
+)
+
+SHA, MD5, ETAG = "ab" * 32, "cd" * 16, "ef" * 16 + "-3"
+
+
+def claims(*names: str) -> tuple[Digest, ...]:
+    values = {"sha256": SHA, "md5": MD5, "etag": ETAG}
+    return tuple(Digest(name, values[name], "demo") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("record", "evidence", "digest"),
+    [
+        (FileRecord(b"a", 1, claims("md5", "sha256")), Evidence.SHA256, f"sha256:{SHA}"),
+        (FileRecord(b"a", None, claims("sha256")), Evidence.SHA256, f"sha256:{SHA}"),
+        (FileRecord(b"a", 1, claims("etag", "md5"), part_size=8), Evidence.MD5, f"md5:{MD5}"),
+        (FileRecord(b"a", 1, claims("etag"), part_size=8), Evidence.ETAG, f"etag:{ETAG}-8"),
+        (FileRecord(b"a", 1, claims("etag")), Evidence.SIZE, "none"),
+        (FileRecord(b"a", None, claims("etag"), part_size=8), Evidence.NONE, "none"),
+        (FileRecord(b"a", 0), Evidence.SIZE, "none"),
+        (FileRecord(b"a", None), Evidence.NONE, "none"),
+    ],
+)
+def test_the_strongest_digest_counts(record: FileRecord, evidence: Evidence, digest: str) -> None:
+    assert record.evidence is evidence
+    assert manifest_digest(record) == digest
+
+
+LINES = [
+    (b"a/b.nwb", f"sha256:{SHA}", 10, f'{{"digest":"sha256:{SHA}","path":"a/b.nwb","size":10}}\n'),
+    (b"a", "none", None, '{"digest":"none","path":"a","size":null}\n'),
+    (b"a", "none", 0, '{"digest":"none","path":"a","size":0}\n'),
+    (b'q"q', "none", 1, '{"digest":"none","path":"q\\"q","size":1}\n'),
+    (b"b\\s", "none", 1, '{"digest":"none","path":"b\\\\s","size":1}\n'),
+    (b"t\tn\nz\x01", "none", 1, '{"digest":"none","path":"t\\tn\\nz\\u0001","size":1}\n'),
+    (
+        "é\u2028\U0001f9e0".encode(),
+        "none",
+        1,
+        '{"digest":"none","path":"é\u2028\U0001f9e0","size":1}\n',
+    ),
+    ('é"'.encode(), "none", 1, '{"digest":"none","path":"é\\"","size":1}\n'),
+    (b"\x7f", "none", 1, '{"digest":"none","path":"\x7f","size":1}\n'),
+]
+
+
+@pytest.mark.parametrize(("path", "digest", "size", "line"), LINES)
+def test_a_line_is_what_the_design_says(
+    path: bytes, digest: str, size: int | None, line: str
+) -> None:
+    assert manifest_line(path, digest, size) == line.encode()
+
+
+def test_a_sub_dataset_has_a_line_of_its_own() -> None:
+    line = subdataset_line('z"é'.encode(), "6ba7b811-9dad-11d1-80b4-00c04fd430c8", f"sha256:{SHA}")
+    assert (
+        line
+        == (
+            '{"dataset":"6ba7b811-9dad-11d1-80b4-00c04fd430c8","path":"z\\"é",'
+            f'"state":"sha256:{SHA}"}}\n'
+        ).encode()
+    )
+
+
+def test_the_state_digest_is_the_sha256_of_all_lines() -> None:
+    digest = StateDigest()
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert digest.value() == f"sha256:{empty}"
+    for path, claim, size, _ in LINES:
+        digest.add(manifest_line(path, claim, size))
+    whole = "".join(line for *_, line in LINES).encode()
+    assert digest.value() == f"sha256:{hashlib.sha256(whole).hexdigest()}"
+
+
+def test_urls_times_and_who_claims_are_not_in_the_state() -> None:
+    plain = FileRecord(b"a", 1, claims("sha256"))
+    other = FileRecord(
+        b"a",
+        1,
+        (Digest("sha256", SHA, "somebody else", True), Digest("md5", MD5, "demo")),
+        (Location("https://example.org/a", "s3", "1"),),
+        upstream_id="5",
+    )
+    assert manifest_digest(plain) == manifest_digest(other)
+
+
+@given(
+    path=st.text(st.characters(codec="utf-8"), min_size=1),
+    size=st.none() | st.integers(0, 1 << 60),
+)
+def test_any_line_is_compact_json_with_sorted_keys(path: str, size: int | None) -> None:
+    line = manifest_line(path.encode(), "none", size)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    want = {"digest": "none", "path": path, "size": size}
+    assert json.loads(line) == want
+    assert line == json.dumps(want, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,121 @@
+"""Names, ids, times; and records as the lines they are kept as."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuromirror.model import (
+    DatasetRef,
+    Digest,
+    FileRecord,
+    Location,
+    PlacedFile,
+    Retention,
+    dump_placed,
+    epoch,
+    load_all,
+    load_placed,
+    raw,
+    text,
+    time_label,
+)
+
+words = st.text(st.characters(codec="utf-8"), max_size=20)
+moments = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+records = st.builds(
+    FileRecord,
+    path=st.binary(max_size=30),
+    size=st.none() | st.integers(0, 1 << 62),
+    digests=st.lists(st.builds(Digest, words, words, words, st.booleans()), max_size=3).map(tuple),
+    locations=st.lists(st.builds(Location, words, words, st.none() | words), max_size=3).map(tuple),
+    part_size=st.none() | st.integers(1, 1 << 40),
+    modified=st.none() | moments,
+    upstream_id=st.none() | words,
+    retention=st.sampled_from(Retention),
+)
+
+
+@given(path=words, key=words, record=records, same=st.booleans())
+def test_a_placed_file_comes_back_from_its_line(
+    path: str, key: str, record: FileRecord, same: bool
+) -> None:
+    git_path = path.encode()
+    if same:
+        record = FileRecord(git_path, record.size, record.digests, record.locations)
+    placed = PlacedFile(git_path, key, record)
+    line = dump_placed(placed)
+    assert b"\n" not in line
+    assert load_placed(line) == placed
+    assert load_placed(line).record.evidence is record.evidence
+
+
+def test_lines_come_back_in_order() -> None:
+    files = [PlacedFile(b"%d" % n, "K", FileRecord(b"%d" % n, n)) for n in range(5)]
+    assert list(load_all(map(dump_placed, files))) == files
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\xed\xb2\x80", b"a\xf0\x9f", b"\x00", b"", b"a/b"])
+def test_a_name_that_is_not_utf8_keeps_its_bytes(name: bytes) -> None:
+    placed = PlacedFile(b"escaped", "K", FileRecord(name, 1))
+    assert load_placed(dump_placed(placed)).record.path == name
+    assert raw(text(name)) == name
+
+
+@given(name=st.binary())
+def test_names_as_text_turn_back_into_the_same_bytes(name: bytes) -> None:
+    assert raw(text(name)) == name
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{}", b"[]", b"null", b"1", b'{"git":"a"}', b'{"git":1,"key":"K"}', b"\xff{"]
+)
+def test_what_is_no_line_of_records_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        load_placed(line)
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds", "label"),
+    [
+        (datetime(1970, 1, 1, tzinfo=UTC), 0, "1970-01-01T000000Z"),
+        (datetime(2022, 12, 13, 10, 11, 12, tzinfo=UTC), 1670926272, "2022-12-13T101112Z"),
+        (datetime(2022, 12, 13, 10, 11, 12, 999999, tzinfo=UTC), 1670926272, "2022-12-13T101112Z"),
+        (datetime(1969, 12, 31, 23, 59, 59, 500000, tzinfo=UTC), -1, "1969-12-31T235959Z"),
+        (
+            datetime(2022, 12, 13, 1, 0, 0, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+            1670873400,
+            "2022-12-12T193000Z",
+        ),
+        (
+            datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+            253402300799,
+            "9999-12-31T235959Z",
+        ),
+    ],
+)
+def test_times_are_whole_seconds_rounded_down(moment: datetime, seconds: int, label: str) -> None:
+    assert epoch(moment) == seconds
+    assert time_label(moment) == label
+
+
+@pytest.mark.parametrize("of", [epoch, time_label])
+def test_a_time_without_a_zone_is_refused(of: object) -> None:
+    with pytest.raises(ValueError, match="zone"):
+        of(datetime(2022, 12, 13))  # type: ignore[operator]
+
+
+def test_a_dataset_is_named_by_its_mirror_and_its_id_comes_from_upstream() -> None:
+    dataset = DatasetRef(
+        "bossdb", "kasthuri2015/ac4/em", "boss://api.bossdb.io/kasthuri2015/ac4/em"
+    )
+    assert dataset.name == "bossdb:kasthuri2015/ac4/em"
+    assert dataset.alias == "bossdb--kasthuri2015--ac4--em"
+    other = DatasetRef("lab", "x", dataset.source_uri)
+    assert other.dataset_id == dataset.dataset_id
+    dandi = DatasetRef("dandi", "000027", "https://api.dandiarchive.org/api/dandisets/000027/")
+    assert dandi.dataset_id == "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
+    assert dandi.alias == "dandi--000027"

@@ -1,0 +1,114 @@
+"""The journal: whole lines only, from many writers, on a disk that may be full."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_world import in_child
+
+from neuromirror.model import Entry, HoldLapsed, MirrorSeen, dump_entry
+from neuromirror.store import Store, StoreDamaged
+
+APPENDER = """
+import sys
+from pathlib import Path
+from neuromirror.model import HoldLapsed
+from neuromirror.store import Store
+store = Store.open(Path(sys.argv[1]))
+for number in range(60):
+    store.append(HoldLapsed(sys.argv[2], str(number)), HoldLapsed(sys.argv[2], "x" * 9000))
+"""
+
+
+def entries(store: Store, position: int = 0) -> list[Entry]:
+    return [entry for _, entry in store.journal_from(position)]
+
+
+def journal(store: Store) -> Path:
+    return store.root / "neuromirror" / "journal.jsonl"
+
+
+def test_entries_come_back_in_order_from_any_position(store: Store) -> None:
+    assert entries(store) == []
+    store.append()
+    assert not journal(store).exists()
+    written: list[Entry] = [MirrorSeen("m", "dandi", "https://é/", "t"), HoldLapsed("a", "b")]
+    store.append(*written)
+    store.append(HoldLapsed("c", "d"))
+    written.append(HoldLapsed("c", "d"))
+    found = list(store.journal_from(0))
+    assert [entry for _, entry in found] == written
+    assert found[-1][0] == journal(store).stat().st_size
+    for number, (position, _) in enumerate(found):
+        assert entries(store, position) == written[number + 1 :]
+
+
+def test_a_line_cut_off_anywhere_is_no_entry_and_the_next_takes_its_place(store: Store) -> None:
+    first, torn, last = HoldLapsed("a", "1"), HoldLapsed("torn", "2"), HoldLapsed("c", "3")
+    store.append(first)
+    whole = journal(store).read_bytes()
+    for cut in range(len(dump_entry(torn))):
+        journal(store).write_bytes(whole + dump_entry(torn)[:cut])
+        assert entries(store) == [first]
+        store.append(last)
+        assert entries(store) == [first, last]
+        assert journal(store).read_bytes() == whole + dump_entry(last)
+
+
+def test_a_long_torn_line_in_a_new_journal_is_dropped(store: Store) -> None:
+    journal(store).write_bytes(b'{"type":"' + b"x" * 20_000)
+    assert entries(store) == []
+    store.append(HoldLapsed("a", "b"))
+    assert entries(store) == [HoldLapsed("a", "b")]
+
+
+def test_a_line_that_is_no_entry_is_damage(store: Store) -> None:
+    store.append(HoldLapsed("a", "b"))
+    with journal(store).open("ab") as file:
+        file.write(b"not json\n")
+    store.append(HoldLapsed("c", "d"))
+    reading = store.journal_from(0)
+    assert next(reading)[1] == HoldLapsed("a", "b")
+    with pytest.raises(StoreDamaged, match="rebuild-index"):
+        next(reading)
+
+
+def test_several_processes_append_whole_lines(store: Store) -> None:
+    running = [
+        subprocess.Popen([sys.executable, "-c", APPENDER, str(store.root), name])
+        for name in ("one", "two", "three")
+    ]
+    seen = 0
+    while any(process.poll() is None for process in running):
+        seen = max(seen, len(entries(store)))
+    assert [process.returncode for process in running] == [0, 0, 0]
+    found = entries(store)
+    assert len(found) == 3 * 120
+    assert seen <= len(found)
+    for name in ("one", "two", "three"):
+        mine = [one.at for one in found if isinstance(one, HoldLapsed) and one.hold == name]
+        assert [at for at in mine if len(at) < 9000] == [str(number) for number in range(60)]
+
+
+def test_on_a_full_disk_the_old_entries_stay_and_the_next_append_goes_through(
+    store: Store,
+) -> None:
+    first, second = HoldLapsed("a", "1"), HoldLapsed("b", "2" * 300)
+    store.append(first)
+    size = journal(store).stat().st_size
+
+    def append_with_room_for(more: int) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + more, hard))
+        with pytest.raises(OSError, match="too large"):
+            store.append(second)
+
+    for more in (0, 1, 200, len(dump_entry(second)) - 1):
+        in_child(lambda more=more: append_with_room_for(more))  # type: ignore[misc]
+        assert entries(store) == [first]
+    store.append(second)
+    assert entries(store) == [first, second]

@@ -1,0 +1,204 @@
+"""What is published: cloned over plain HTTP, told from git alone, on disk before refs move."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from store_world import Publisher, commits, dataset, git
+
+from neuromirror.model import VersionKind
+from neuromirror.store import (
+    ANNEX,
+    MAIN,
+    PUBLISHED,
+    TAGS,
+    Store,
+    StoreDamaged,
+    dataset_of,
+    versions_in_git,
+)
+
+Serve = Callable[[Path], str]
+NOW = "2024-01-01T00:00:00+00:00"
+
+
+def clone(address: str, path: Path) -> dict[str, str]:
+    """Clones, and gives the refs on the server by their names there."""
+    git(path.parent, "clone", "-q", address, str(path))
+    git(path, "fsck", "--full")
+    lines = git(path, "ls-remote", "-q", address).splitlines()
+    return {name: sha for sha, name in (line.split("\t") for line in lines)}
+
+
+def test_every_publication_can_be_cloned_from_a_static_web_server(
+    store: Store, serve: Serve, tmp_path: Path
+) -> None:
+    address = f"{serve(store.root)}/alias/demo--000001"
+    publisher = Publisher(store)
+    refs: dict[str, str] = {}
+    for number in range(3):
+        label = f"2022-12-1{number}T000000Z"
+        minted = publisher.publish(label, {f"f{one}": one for one in range(number + 1)})
+        refs |= {MAIN: minted.commit, ANNEX: minted.annex_commit, TAGS + label: minted.commit}
+        seen = clone(address, tmp_path / f"clone-{number}")
+        assert seen == refs | {"HEAD": minted.commit}
+        head = git(tmp_path / f"clone-{number}", "rev-parse", "HEAD").strip()
+        assert head == minted.commit
+        assert (tmp_path / f"clone-{number}" / "f0").is_symlink()
+        assert len(list((tmp_path / f"clone-{number}").glob("f*"))) == number + 1
+    git(tmp_path, "clone", "-q", "-b", "2022-12-10T000000Z", address, "pinned")
+    assert git(tmp_path / "pinned", "rev-parse", "HEAD").strip() == publisher.made[0].commit
+
+
+def test_head_is_on_the_published_branch_only_while_there_is_no_other(
+    store: Store, serve: Serve, tmp_path: Path
+) -> None:
+    address = f"{serve(store.root)}/alias/demo--000001"
+    publisher = Publisher(store)
+    first = publisher.publish("0.1", {"a": 1}, VersionKind.PUBLISHED)
+    assert clone(address, tmp_path / "one")["HEAD"] == first.commit
+    assert git(tmp_path / "one", "symbolic-ref", "HEAD").strip() == PUBLISHED
+    second = publisher.publish("draft-1", {"a": 2})
+    assert clone(address, tmp_path / "two")["HEAD"] == second.commit
+    assert git(tmp_path / "two", "symbolic-ref", "HEAD").strip() == MAIN
+
+
+def test_a_clone_works_after_an_operator_packed_and_collected_garbage(
+    store: Store, serve: Serve, tmp_path: Path
+) -> None:
+    address = f"{serve(store.root)}/alias/demo--000001"
+    publisher = Publisher(store)
+    publisher.publish("one", {"a": 1})
+    path = publisher.repository.path
+    git(path, "gc", "-q", "--prune=now")
+    git(path, "tag", "-a", "-m", "m", "theirs", MAIN)
+    publisher.publish("two", {"a": 1, "b": 2})
+    git(path, "repack", "-adq")
+    last = publisher.publish("three", {"a": 1, "b": 3})
+    seen = clone(address, tmp_path / "clone")
+    assert seen[MAIN] == last.commit
+    assert set(seen) >= {TAGS + "one", TAGS + "two", TAGS + "theirs", TAGS + "theirs^{}"}
+    git(path, "fsck", "--strict", "--full")
+
+
+def test_what_a_killed_publication_left_is_served_after_a_refresh(
+    store: Store, serve: Serve, tmp_path: Path
+) -> None:
+    publisher = Publisher(store)
+    minted = publisher.publish("one", {"a": 1})
+    repository = publisher.repository
+    for name in ("info/refs", "objects/info/packs"):
+        (repository.path / name).unlink()
+    (repository.path / "HEAD").write_text("ref: refs/heads/published\n")
+    repository.refresh()
+    before = {
+        path: path.stat().st_mtime_ns for path in repository.path.rglob("*") if path.is_file()
+    }
+    seen = clone(f"{serve(store.root)}/alias/demo--000001", tmp_path / "clone")
+    assert seen["HEAD"] == minted.commit
+    repository.refresh()
+    after = {path: path.stat().st_mtime_ns for path in repository.path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_all_a_ref_needs_is_on_disk_before_the_ref_moves(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    unsynced: dict[Path, set[str]] = {}
+    moved = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def note_fsync(handle: int) -> None:
+        fsync(handle)
+        state = os.fstat(handle)
+        synced.add(state.st_ino)
+        unsynced.pop(Path(os.readlink(f"/proc/self/fd/{handle}")), None)
+
+    def note(do: Callable[..., None]) -> Callable[..., None]:
+        def renamed(source: os.PathLike[str], target: os.PathLike[str]) -> None:
+            path = Path(target)
+            if path.name == "packed-refs":
+                moved.append(dict(unsynced))
+            assert os.lstat(source).st_ino in synced or path.is_symlink() or "alias" in path.parts
+            do(source, target)
+            unsynced.setdefault(path.parent, set()).add(path.name)
+
+        return renamed
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("which file is forced to disk can only be told by /proc")
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note(replace))
+    monkeypatch.setattr(os, "rename", note(rename))
+    publisher = Publisher(store)
+    publisher.publish("one", {"a": 1})
+    publisher.publish("two", {"a": 2})
+    assert moved == [{}, {}]
+    assert unsynced == {}
+
+
+# --- versions told from git alone
+
+
+def test_versions_are_told_from_git_alone(store: Store) -> None:
+    publisher = Publisher(store)
+    one = publisher.publish("0.1", {"a": 1}, VersionKind.PUBLISHED)
+    publisher.publish("draft-1", {"a": 1, "b": 20})
+    publisher.publish("0.2", {"a": 3}, VersionKind.PUBLISHED)
+    publisher.publish("draft-2", {"a": 1, "b": 20}, title="Another title")
+    found = list(versions_in_git(publisher.repository, set(), NOW))
+    assert [(entry.label, entry.kind, entry.upstream) for entry in found] == [
+        ("0.1", "published", "0.1"),
+        ("0.2", "published", "0.2"),
+        ("draft-1", "observed", "draft"),
+        ("draft-2", "observed", "draft"),
+    ]
+    first = found[0]
+    assert (first.commit, first.tree, first.state) == (one.commit, one.tree, one.state)
+    assert first.annex_commit == publisher.made[-1].annex_commit
+    assert (first.files, first.bytes, first.evidence) == (1, 1, {"sha256": 1})
+    assert first.time == "2022-12-13T10:11:12+00:00"
+    assert first.at == NOW
+    assert (first.title, first.license, first.doi) == ("A title", ["spdx:CC0-1.0"], "10.1/x")
+    assert first.exceptions == [
+        {"path": "z.zarr", "reason": "zarr", "detail": "is a folder", "size": 5}
+    ]
+    assert [entry.metadata_only for entry in found] == [False, False, False, True]
+    assert dataset_of(first) == dataset()
+
+    known = {found[0].commit, found[2].commit}
+    again = list(versions_in_git(publisher.repository, known, NOW))
+    assert again == [found[1], found[3]]
+    everything = {entry.commit for entry in found}
+    assert list(versions_in_git(publisher.repository, everything, NOW)) == []
+
+
+def test_a_repository_that_others_made_is_damage_not_a_crash(store: Store) -> None:
+    repository = store.repository(dataset())
+    repository.create()
+    assert list(versions_in_git(repository, set(), NOW)) == []
+    (one,) = commits(repository.path, 1)
+    git(repository.path, "update-ref", MAIN, one)
+    with pytest.raises(StoreDamaged, match="git-annex"):
+        list(versions_in_git(repository, set(), NOW))
+    git(repository.path, "update-ref", ANNEX, one)
+    for content in ("not json", "[]", '{"dataset":"demo:1"}', '"x"'):
+        blob = git(repository.path, "hash-object", "-w", "--stdin", stdin=content).strip()
+        inner = git(repository.path, "mktree", stdin=f"100644 blob {blob}\tdataset.json\n").strip()
+        outer = git(repository.path, "mktree", stdin=f"040000 tree {inner}\t.neuromirror\n").strip()
+        commit = git(repository.path, "commit-tree", outer, "-m", "x").strip()
+        git(repository.path, "update-ref", MAIN, commit)
+        with pytest.raises(StoreDamaged, match="not made by neuromirror"):
+            list(versions_in_git(repository, set(), NOW))
+
+
+def test_git_that_fails_is_an_error_with_its_words(store: Store) -> None:
+    publisher = Publisher(store)
+    publisher.publish("one", {"a": 1})
+    publisher.repository.path.joinpath("packed-refs").write_text(f"{'0' * 39}1 {MAIN}\n")
+    with pytest.raises(StoreDamaged, match="git show"):
+        publisher.repository.main()

@@ -1,0 +1,141 @@
+"""Super-datasets, as git and DataLad see them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from store_world import Publisher, dataset, files_of, git, kill_steps
+
+from neuromirror.model import DatasetRef
+from neuromirror.store import MAIN, Member, Repository, Store, update_superdataset
+
+TOP = DatasetRef("demo", "", "https://api.example.org/api/")
+
+
+def member(publisher: Publisher, path: str | None = None) -> Member:
+    one = publisher.dataset
+    newest = publisher.repository.main()
+    assert newest is not None
+    commit, date = newest
+    return Member(path or one.local_id, one, commit, date, f"../{one.alias}")
+
+
+@pytest.fixture
+def publishers(store: Store) -> list[Publisher]:
+    """Two datasets, the second with two states."""
+    both = [Publisher(store, dataset(number)) for number in (1, 2)]
+    for one in both:
+        one.publish("one", {"a": 1})
+    both[1].publish("two", {"a": 2})
+    return both
+
+
+def top(store: Store) -> Repository:
+    return store.repository(TOP)
+
+
+def test_a_super_dataset_says_where_its_members_are(
+    store: Store, publishers: list[Publisher]
+) -> None:
+    one, two = map(member, publishers)
+    commit = update_superdataset(store, TOP, "demo", [two, one])
+    repository = top(store)
+    assert repository.refs() == {MAIN: commit}
+    assert git(repository.path, "show", "main:.gitmodules") == (
+        '[submodule "000001"]\n\tpath = 000001\n\turl = ../demo--000001\n'
+        f"\tdatalad-id = {one.dataset.dataset_id}\n"
+        '[submodule "000002"]\n\tpath = 000002\n\turl = ../demo--000002\n'
+        f"\tdatalad-id = {two.dataset.dataset_id}\n"
+    )
+    assert git(repository.path, "ls-tree", "main", "000001", "000002") == (
+        f"160000 commit {one.commit}\t000001\n160000 commit {two.commit}\t000002\n"
+    )
+    config = git(repository.path, "show", "main:.datalad/config")
+    assert f"id = {TOP.dataset_id}" in config
+    when = git(repository.path, "log", "-1", "--format=%at %ct %P", "main").split()
+    assert when == [str(two.date), str(two.date)]
+    assert git(repository.path, "fsck", "--strict", "--full").strip() == ""
+
+
+def test_unchanged_members_make_no_commit_and_write_nothing(
+    store: Store, publishers: list[Publisher]
+) -> None:
+    members = [member(one) for one in publishers]
+    first = update_superdataset(store, TOP, "demo", members)
+    before = files_of(store.root)
+    assert update_superdataset(store, TOP, "demo", members[::-1]) is None
+    assert files_of(store.root) == before
+    publishers[0].publish("later", {"a": 5})
+    second = update_superdataset(store, TOP, "demo", [member(one) for one in publishers])
+    assert second is not None
+    assert git(top(store).path, "log", "--format=%H %P", "main").split() == [second, first, first]
+    assert update_superdataset(store, TOP, "demo", members) not in (None, first, second)
+
+
+def test_members_may_lie_in_folders_and_have_odd_names(
+    store: Store, publishers: list[Publisher]
+) -> None:
+    paths = ["coll/exp/em", "coll/exp-2/em", 'od"d #;\\', "coll.x"]
+    members = [member(publishers[0], path) for path in paths]
+    update_superdataset(store, TOP, "demo", members)
+    path = top(store).path
+    assert git(path, "fsck", "--strict", "--full").strip() == ""
+    listed = git(path, "ls-tree", "-rz", "--name-only", "main").split("\0")
+    assert [name for name in listed if name and not name.startswith(".")] == sorted(paths)
+    found = git(path, "config", "--blob", "main:.gitmodules", "-z", "--get-regexp", r"\.path$")
+    assert dict(line.split("\n") for line in found.split("\0") if line) == {
+        f"submodule.{name}.path": name for name in paths
+    }
+
+
+def test_killed_anywhere_it_converges(store: Store, publishers: list[Publisher]) -> None:
+    members = [member(one) for one in publishers]
+    update_superdataset(store, TOP, "demo", members[:1])
+    before = top(store).refs()
+    update_superdataset(store, TOP, "demo", members)
+    wanted = git(top(store).path, "rev-parse", "main^{tree}")
+    trees = set()
+
+    def prepare(step: int) -> Callable[[], object]:
+        git(top(store).path, "update-ref", MAIN, before[MAIN])
+        return lambda: update_superdataset(store, TOP, "demo", members)
+
+    for _ in kill_steps(prepare):
+        git(top(store).path, "fsck", "--strict", "--full")
+        trees.add(git(top(store).path, "rev-parse", "main^{tree}"))
+        update_superdataset(store, TOP, "demo", members)
+        assert git(top(store).path, "rev-parse", "main^{tree}") == wanted
+    assert len(trees) == 2
+
+
+def datalad(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(
+        ["datalad", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("address", ["{}/alias/all", "ria+{}#~all"])
+def test_datalad_gets_members_of_members_over_http(
+    store: Store,
+    publishers: list[Publisher],
+    serve: Callable[[Path], str],
+    tmp_path: Path,
+    address: str,
+) -> None:
+    update_superdataset(store, TOP, "demo", [member(one) for one in publishers])
+    everything = DatasetRef("all", "", "https://example.org/all")
+    newest = top(store).main()
+    assert newest is not None
+    members = [Member("demo", TOP, *newest, url="../demo")]
+    update_superdataset(store, everything, "all", members)
+    datalad(tmp_path, "clone", address.format(serve(store.root)), "clone")
+    datalad(tmp_path / "clone", "get", "-n", "-r", ".")
+    for one in publishers:
+        path = tmp_path / "clone" / "demo" / one.dataset.local_id
+        assert git(path, "rev-parse", "HEAD").strip() == one.made[-1].commit
+        assert (path / "a").is_symlink()
+    assert git(tmp_path / "clone", "status", "--porcelain") == ""
