@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.argument("mirror", required=False)
 @settings_options
 def list_command(settings: Settings, mirror: str | None) -> None:
-    """List the datasets in the store, of one MIRROR or of all."""
+    """List the datasets in the store.
+
+    Of one MIRROR or of all. LATEST is the newest published version, or where nothing is published
+    the newest state of the draft; FILES and SIZE are of that version.
+    """
     rows = []
     with settings.index() as index:
         for dataset in index.datasets(mirror):
@@ -39,16 +43,21 @@ def list_command(settings: Settings, mirror: str | None) -> None:
             else:
                 size = human_bytes(newest.bytes)
                 rows.append([dataset.name, newest.label, str(newest.files), size, dataset.title])
-    settings.table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"])
-    if not rows and not settings.json:
-        click.echo("the store holds no datasets yet; run 'neuromirror sync'")
+    settings.table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
+    if not rows:
+        settings.say("the store holds no datasets yet; run 'neuromirror sync'")
 
 
 @click.command("versions")
 @click.argument("dataset")
 @settings_options
 def versions_command(settings: Settings, dataset: str) -> None:
-    """List the versions of a DATASET (dandi:000027), in the order they were recorded."""
+    """List the versions of a DATASET.
+
+    DATASET is a name such as dandi:000027. Versions stand in the order in which they were
+    recorded; KIND is published, or observed for a state of the draft as it was seen. EVIDENCE
+    says how many files are known by which checksum.
+    """
     rows = []
     with settings.index() as index:
         for version in index.versions(dataset):
@@ -63,7 +72,10 @@ def versions_command(settings: Settings, dataset: str) -> None:
                     version.commit[:12],
                 ]
             )
-    settings.table(rows, ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"])
+    heads = ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"]
+    settings.table(rows, heads, ["FILES", "SIZE"])
+    if not rows:
+        settings.say(f"{dataset} has no versions yet; see 'neuromirror status'")
 
 
 def _version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
@@ -93,9 +105,11 @@ def _evidence(counts: dict[str, int]) -> str:
 @click.argument("version")
 @settings_options
 def show_command(settings: Settings, version: str) -> None:
-    """Show all that is known of a VERSION (dandi:000027@0.210831.2033).
+    """Show all that is known of a VERSION.
 
-    The label may also be latest (the default), draft, a commit id or state:<hex>.
+    VERSION is a name such as dandi:000027@0.210831.2033. The label may also be latest (the
+    default: the newest published version, or the draft where nothing is published), draft, a
+    commit id or state:<hex>.
     """
     name, label = split_version(version)
     with settings.index() as index:
@@ -118,7 +132,7 @@ def show_command(settings: Settings, version: str) -> None:
     settings.emit("show", record)
     if settings.json:
         return
-    click.echo(f"{name}@{row.label}")
+    settings.say(f"{name}@{row.label}")
     left_out = [f"{one['path']}: {one['detail']}" for one in exceptions]
     for head, text in [
         ("title", row.title),
@@ -129,7 +143,7 @@ def show_command(settings: Settings, version: str) -> None:
         ("license", ", ".join(row.license) or "-"),
         ("files", f"{row.files}, {human_bytes(row.bytes)} ({row.bytes} bytes)"),
         ("evidence", f"{_evidence(row.evidence)} (claimed by upstream unless checked)"),
-        ("left out", f"{len(exceptions)} listed upstream but not mirrored"),
+        ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
         *[("", line) for line in left_out[:10]],
         ("commit", row.commit),
         ("tree", row.tree),
@@ -138,18 +152,20 @@ def show_command(settings: Settings, version: str) -> None:
         ("dataset id", dataset.dataset_id),
         ("clone", record["clone"]),
     ]:
-        click.echo(f"  {head:<11} {text}")
+        settings.say(f"  {head:<11} {text}")
     if len(left_out) > 10:
-        click.echo(f"  {'':<11} … and {len(left_out) - 10} more (--json lists all)")
+        settings.say(f"  {'':<11} … and {len(left_out) - 10} more (--json lists all)")
 
 
 @click.command("files")
 @click.argument("version")
 @settings_options
 def files_command(settings: Settings, version: str) -> None:
-    """List the files of a VERSION: digest, evidence, size and path.
+    """List the files of a VERSION.
 
-    Exceptions (listed upstream, not mirrored) follow, so that nothing listed is passed over.
+    Each with the strongest checksum that is known of it (or "size" or "none" where there is
+    none), whether that is claimed by upstream or was checked here, the size in bytes and the
+    path. Exceptions (listed upstream, not mirrored) follow, so that nothing listed is passed over.
     """
     name, label = split_version(version)
     with settings.index() as index:
@@ -157,25 +173,27 @@ def files_command(settings: Settings, version: str) -> None:
         for file in index.files(row):
             urls = [place.url for place in index.locations(file.content)] if settings.json else []
             record = {"type": "file", "dataset": name, "version": row.label, **_file(file, urls)}
-            digest = _best(file)
-            line = f"{digest}  {file.evidence:<6}  {_size(file.size)}  {file.path}"
-            settings.emit("files", record, line)
+            word = "checked" if file.checked else "claimed"
+            digest = _best(file) or file.evidence.value
+            settings.emit("files", record, _line(digest, word, file.size, file.path))
         exceptions = index.exceptions(row)
     for one in exceptions:
         record = {"type": "exception", "dataset": name, "version": row.label, **one}
-        settings.emit(
-            "files",
-            {**record, "status": "impossible", "message": one["detail"]},
-            f"{'not mirrored: ' + one['reason']}  {one['size']:>12}  {one['path']}",
-        )
+        settings.emit("files", {**record, "status": "impossible", "message": one["detail"]})
+        settings.say(_line(f"not mirrored: {one['reason']}", "", one["size"], one["path"]))
 
 
-def _best(file: FileRow | FoundFile) -> str:
-    """The digest that the evidence names, or a dash."""
+def _line(digest: str, word: str, size: int | None, path: str) -> str:
+    """A file in columns as wide as a sha256 and a size of up to a terabyte need."""
+    return f"{digest:<71}  {word:<7}  {'-' if size is None else size:>13}  {path}"
+
+
+def _best(file: FileRow | FoundFile) -> str | None:
+    """The digest that the evidence names, None where it is by size alone or nothing."""
     for digest in file.digests:
         if digest.algorithm == file.evidence.value:
             return f"{digest.algorithm}:{digest.value}"
-    return "-"
+    return None
 
 
 def _file(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
@@ -192,24 +210,18 @@ def _file(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _size(size: int | None) -> str:
-    return f"{'-' if size is None else size:>12}"
-
-
 @click.command("find")
 @click.argument("checksum")
 @settings_options
 def find_command(settings: Settings, checksum: str) -> None:
     """Find a file in all datasets by CHECKSUM.
 
-    sha256:<hex>, md5:<hex>, etag:<md5>-<parts>, bare hex, or a git-annex key.
-    Exit code: 0 found, 1 not found.
+    sha256:<hex>, md5:<hex>, etag:<md5>-<parts>, bare hex, or a git-annex key. Shows where the
+    file is or was, and in which versions. Exit code: 0 found, 1 not found.
     """
-    count = 0
+    rows = []
     with settings.index() as index:
         for found in index.find(checksum):
-            count += 1
-            until = "" if found.last == found.first else f" … {found.last}"
             record = {
                 "dataset": found.dataset,
                 "first": found.first,
@@ -217,14 +229,14 @@ def find_command(settings: Settings, checksum: str) -> None:
                 "current": found.current,
                 **_file(found, found.urls),
             }
-            where = f"{found.dataset}@{found.first}{until}"
-            settings.emit("find", record, f"{where}  {found.path}  ({found.size} bytes)")
-    if not count:
-        message = f"no file with checksum {checksum} is known"
-        if settings.json:
-            settings.emit("find", {"status": "impossible", "message": message})
-        else:
-            click.echo(message, err=True)
+            settings.emit("find", record)
+            until = "" if found.last == found.first else f" to {found.last}"
+            size = "-" if found.size is None else str(found.size)
+            rows.append([found.dataset, f"{found.first}{until}", size, found.path])
+    settings.table(sorted(rows), ["DATASET", "VERSIONS", "BYTES", "PATH"], ["BYTES"])
+    if not rows:
+        message = f"no file with checksum {checksum} is in the index; is its dataset mirrored?"
+        settings.emit("find", {"status": "impossible", "message": message}, message)
         sys.exit(1)
 
 
@@ -233,11 +245,15 @@ def find_command(settings: Settings, checksum: str) -> None:
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @settings_options
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
-    """List incidents, tombstones and other events, of one DATASET or of all."""
+    """List incidents and other events.
+
+    Of one DATASET or of all, newest first. An incident is data that changed upstream where it
+    never should; a tombstone is a dataset that is gone upstream (what is mirrored of it is kept).
+    """
     with settings.index() as index:
         events = list(index.events(dataset, limit=limit))
     for event in events:
         line = f"{event.at}  {event.kind:<14} {event.dataset or event.mirror}  {event.message}"
         settings.emit("events", asdict(event), line)
-    if not events and not settings.json:
-        click.echo("no events")
+    if not events:
+        settings.say("no events")

@@ -5,9 +5,12 @@ Nothing but click is imported here before it is needed, so that ``--help`` is qu
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from neuromirror.model.errors import NeuromirrorError
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Mirror
@@ -26,8 +29,13 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-DATASET = "DATASET"
-VERSION = "VERSION"
+# What would move the cursor, start an escape sequence or turn the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FAILURES = ("error", "impossible")
+_LEAST = 12
+"""Characters of a last column that are worth showing."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
 
 @dataclass(slots=True)
@@ -67,21 +75,75 @@ class Settings:
             index.close()
 
     def emit(self, action: str, record: Mapping[str, Any], line: str | None = None) -> None:
-        """Prints one result: a JSON object a line with ``--json``, else ``line``."""
-        if self.json:
-            content = {"action": action, "status": "ok", **record}
-            click.echo(json.dumps(content, ensure_ascii=False, default=str))
-        elif line is not None:
-            click.echo(line)
+        """Prints one result: a JSON object a line with ``--json``, else ``line``.
 
-    def table(self, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> None:
-        """Prints rows in columns, in text mode only."""
+        The line of a failure (status ``error`` or ``impossible``) goes to stderr, with ``--json``
+        too, so that it is seen wherever the results go.
+        """
+        content = {"action": action, "status": "ok", "message": "", **record}
+        failed = content["status"] in _FAILURES
+        if self.json:
+            click.echo(json_line(content))
+        if line is not None and failed:
+            click.echo(printable(line), err=True)
+        elif line is not None:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Prints a line in text mode only."""
+        if not self.json:
+            click.echo(printable(line))
+
+    def table(
+        self, rows: Sequence[Sequence[str]], heads: Sequence[str], numbers: Sequence[str] = ()
+    ) -> None:
+        """Prints rows in columns, in text mode only; ``numbers`` are heads of columns set right.
+
+        On a terminal the last column is cut where the line would not fit.
+        """
         if self.json or not rows:
             return
-        widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-        for row in [heads, *rows]:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            click.echo("  ".join(cells).rstrip())
+        lines = [heads, *([printable(cell) for cell in row] for row in rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+        if room < sum(widths[:-1]) + 2 * len(widths) + _LEAST:
+            room = sys.maxsize
+        for line in lines:
+            cells = [
+                cell.rjust(width) if head in numbers else cell.ljust(width)
+                for cell, width, head in zip(line, widths, heads, strict=True)
+            ]
+            told = "  ".join(cells).rstrip()
+            click.echo(told if len(told) <= room else f"{told[: room - 1]}…")
+
+
+def printable(text: str) -> str:
+    """Text from upstream as it may be shown: control characters as escapes (``\\x1b``).
+
+    So are characters that stdout's encoding lacks, and bytes that are not UTF-8.
+    """
+    shown = _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def json_line(content: Mapping[str, Any]) -> str:
+    """JSON in one line of text, however lines are split; what cannot be shown is escaped."""
+    line = json.dumps(content, ensure_ascii=False, default=str)
+    return line if printable(line) == line else json.dumps(content, default=str)
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: an unset variable of a script must not mean this folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; fails as click's own types do."""
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def settings_options(command: _F) -> _F:
@@ -89,19 +151,19 @@ def settings_options(command: _F) -> _F:
 
     @click.option(
         "--mirrors",
-        type=click.Path(path_type=Path),
+        type=NamedPath(),
         metavar="DIR",
         help="Folder of mirror files [default: ./mirrors; NEUROMIRROR_MIRRORS].",
     )
     @click.option(
         "--store",
-        type=click.Path(path_type=Path),
+        type=NamedPath(),
         metavar="DIR",
         help="The store [default: ./store; NEUROMIRROR_STORE].",
     )
     @click.option(
         "--index",
-        type=click.Path(path_type=Path),
+        type=NamedPath(),
         metavar="FILE",
         help="The index [default: inside the store; NEUROMIRROR_INDEX].",
     )
@@ -114,6 +176,10 @@ def settings_options(command: _F) -> _F:
         settings.store_folder = kwargs.pop("store") or settings.store_folder
         settings.index_file = kwargs.pop("index") or settings.index_file
         settings.json = kwargs.pop("as_json") or settings.json
+        for value in kwargs.values():
+            for name in value if isinstance(value, tuple) else (value,):
+                if isinstance(name, str) and _UNPRINTABLE.search(name):
+                    raise ConfigurationError(f"{name!a} holds characters that no name has")
         return command(settings, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
@@ -149,15 +215,29 @@ class Commands(click.Group):
             # the reader of our output went away, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
+        except KeyboardInterrupt:
+            message, code = "interrupted", INTERRUPTED
         except OSError as error:
-            where = f" {error.filename}" if error.filename else ""
-            message, code = f"{error.strerror or error}:{where}".rstrip(":"), 1
+            message, code = _told(error, ctx.obj), 1
         if ctx.obj.json:
-            command = ctx.invoked_subcommand or ""
-            record = {"action": command, "status": "error", "message": message}
-            click.echo(json.dumps(record, ensure_ascii=False))
-        click.echo(f"neuromirror: {message}", err=True)
+            record = {"action": ctx.invoked_subcommand or "", "status": "error"}
+            click.echo(json_line({**record, "message": message}))
+        click.echo("\n".join(map(printable, f"neuromirror: {message}".splitlines())), err=True)
         ctx.exit(code)
+
+
+def _told(error: OSError, settings: Settings) -> str:
+    """What the system refused, where, and what to do about it."""
+    advice = {
+        errno.ENOSPC: "free some space there and run the command again",
+        errno.EDQUOT: "free some space there and run the command again",
+        errno.EFBIG: "see to the limits of the system (ulimit -f)",
+        errno.EROFS: "name another folder with --store or --index",
+        errno.EACCES: "see to its permissions, or name another with --store or --index",
+        errno.EPERM: "see to its permissions, or name another with --store or --index",
+    }.get(error.errno or 0)
+    what, where = error.strerror or str(error), error.filename or settings.store_folder
+    return f"{what}: {where}{f'; {advice}' if advice else ''}"
 
 
 def human_bytes(count: int) -> str:
@@ -174,7 +254,7 @@ def split_version(name: str) -> tuple[str, str]:
     """``(dataset, label)`` of ``<dataset>@<label>``; without a label it is ``latest``."""
     dataset, at, label = name.partition("@")
     if not dataset or ":" not in dataset or (at and not label):
-        raise click.UsageError(
+        raise ConfigurationError(
             f"'{name}' is not a version; write <mirror>:<id>@<label>, for example "
             "dandi:000027@0.210831.2033, dandi:000027@draft or dandi:000027"
         )

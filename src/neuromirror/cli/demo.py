@@ -18,7 +18,7 @@ from neuromirror.cli.common import Settings, settings_options
 @click.option("--no-input", is_flag=True, help="Never wait for a key.")
 @settings_options
 def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
-    """Show the whole way on this machine alone: archive, mirror, clone, get, check.
+    """Show the whole way on this machine alone.
 
     Starts small DANDI and S3 archives on loopback, mirrors them, clones a dataset with datalad,
     gets a file and lets git-annex check it; each step is printed as the command a person would

@@ -9,55 +9,64 @@ import click
 
 from neuromirror.cli.common import Settings, human_bytes, settings_options
 
+_FAILING = ("failed", "partial")
+_NAMED = 5
+
 
 @click.command("status")
 @settings_options
 def status_command(settings: Settings) -> None:
-    """Say how each mirror stands: datasets, files, last visits, failures, holds, incidents.
+    """Say how each mirror stands.
 
-    Exit code: 0 all well, 1 the last visit of some dataset failed, 3 something is held.
+    Datasets and files, the last visits and those that failed, holds, incidents. Exit code: 0 all
+    well, 1 the last visit of some dataset failed, 3 something is held.
     """
     store = settings.store()
-    code = 0
+    code = shown = 0
     with settings.index() as index:
         for one in index.mirror_status():
             checked = store.last_checked(one.mirror)
             when = "never" if checked is None else checked.isoformat(timespec="seconds")
             settings.emit("status", {**asdict(one), "last_checked": when})
             code = 1 if one.failing else (code or (3 if one.open_holds else 0))
+            shown += 1
             if settings.json:
                 continue
-            click.echo(f"{one.mirror}  {one.uri}")
+            failing = [row.name for row in index.datasets(one.mirror) if row.status in _FAILING]
+            settings.say(f"{one.mirror}  {one.uri}")
             for head, text in [
                 ("datasets", f"{one.datasets} with {one.versions} versions"),
                 ("content", f"{one.files} files in newest states, {human_bytes(one.bytes)}"),
                 ("list read", when),
                 ("last visit", one.last_visit or "never"),
                 ("last full", one.last_full_visit or "never"),
-                ("failing", str(one.failing)),
+                ("failing", f"{one.failing}" + (f" ({_some(failing)})" * bool(failing))),
                 ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
                 ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
             ]:
-                click.echo(f"  {head:<11} {text}")
+                settings.say(f"  {head:<11} {text}")
+    if not shown:
+        settings.say("nothing is mirrored yet; run 'neuromirror sync'")
     sys.exit(code)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f", … {len(names) - _NAMED} more" * (len(names) > _NAMED))
 
 
 @click.command("check-config")
 @settings_options
 def check_config_command(settings: Settings) -> None:
-    """Check the mirror files, without a request to any archive.
+    """Check the mirror files.
 
-    Every file is checked, and every wrong one is named. Exit code: 0 all right, 2 something is
-    wrong.
+    No archive is asked. Every file is checked, and every wrong one is named. Exit code: 0 all
+    right, 2 something is wrong.
     """
-    from neuromirror.crawl import load_mirror, load_mirrors
+    from neuromirror.crawl import load_mirror, mirror_files
     from neuromirror.model import ConfigurationError
 
-    paths = sorted(settings.mirrors_folder.glob("*.toml"))
-    if not paths:
-        load_mirrors(settings.mirrors_folder)
     code = 0
-    for path in paths:
+    for path in mirror_files(settings.mirrors_folder):
         try:
             mirror = load_mirror(path)
             source = mirror.open()
@@ -81,7 +90,10 @@ def check_config_command(settings: Settings) -> None:
 @click.command("rebuild-index")
 @settings_options
 def rebuild_index_command(settings: Settings) -> None:
-    """Make the index anew from the store, whatever became of the old one."""
+    """Make the index anew from the store.
+
+    Whatever became of the old one: nothing is lost, and it takes no request to any archive.
+    """
     from tqdm import tqdm
 
     from neuromirror.crawl import rebuild_index

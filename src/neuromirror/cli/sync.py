@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.common import Settings, settings_options
+from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
 
 if TYPE_CHECKING:
-    from neuromirror.crawl import Result
+    from neuromirror.crawl import Result, Sync
     from neuromirror.index import Index
 
 
@@ -43,12 +46,14 @@ def sync_command(
     results: Iterable[Result]
     if dry_run:
         with _index_if_any(settings) as index:
-            results = list(dry_results(requests, index, deep=deep))
-            code = _report(settings, results, quiet_notneeded=False)
+            results = dry_results(requests, index, deep=deep)
+            code = _report(settings, results, count_unchanged=False)
     else:
         store = settings.store(create=True)
         run = Sync(store, settings.index_path(store), deep=deep, jobs=jobs)
-        code = _report(settings, _with_progress(run, run.results(requests)), quiet_notneeded=True)
+        with _stopping_at_once():
+            results = _with_progress(run, run.results(requests))
+            code = _report(settings, results, count_unchanged=True)
     sys.exit(code)
 
 
@@ -60,7 +65,8 @@ def _index_if_any(settings: Settings) -> Iterator[Index | None]:
     try:
         store = settings.store()
     except NotAStore:
-        if settings.store_folder.exists() and any(settings.store_folder.iterdir()):
+        folder = settings.store_folder
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise
         yield None
         return
@@ -71,34 +77,85 @@ def _index_if_any(settings: Settings) -> Iterator[Index | None]:
         yield index
 
 
-def _with_progress(run: Any, results: Iterator[Result]) -> Iterator[Result]:
+@contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """Lets Ctrl-C end the process there and then, without waiting for visits under way.
+
+    They may be minutes from their end. A store takes no harm from a process that dies (its writes
+    are ordered for that), so no more is needed than to say so.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        # a bar may stand in the line; the process ends here, so nothing is left to draw it again
+        start = "\r\x1b[K" if sys.stderr.isatty() else ""
+        line = "neuromirror: interrupted; the store is whole, run the sync again to go on"
+        os.write(2, f"{start}{line}\n".encode())
+        os._exit(INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _with_progress(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
     """Passes results on, with a progress bar on stderr where that is a terminal."""
     from tqdm import tqdm
 
-    with tqdm(unit="dataset", disable=None, leave=False, file=sys.stderr) as bar:
-        for result in results:
-            bar.total = run.total
-            bar.update()
-            with bar.external_write_mode(file=sys.stdout):
-                yield result
+    over = threading.Event()
+
+    def tick() -> None:
+        # a visit may take long: the time goes on, so that one sees that it runs
+        while not over.wait(1):
+            bar.total = run.total or None
+            bar.refresh()
+
+    shape = "{desc}{n_fmt}/{total_fmt} datasets [{elapsed}{postfix}]"
+    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="syncing ") as bar:
+        ticker = threading.Thread(target=tick, daemon=True)
+        if not bar.disable:
+            ticker.start()
+        try:
+            for result in results:
+                bar.total = run.total
+                bar.update()
+                with bar.external_write_mode(file=sys.stdout):
+                    yield result
+        finally:
+            over.set()
+            if ticker.is_alive():
+                ticker.join()
 
 
-def _report(settings: Settings, results: Iterable[Result], *, quiet_notneeded: bool) -> int:
-    code, unchanged, counts = 0, 0, dict[str, int]()
+def _report(settings: Settings, results: Iterable[Result], *, count_unchanged: bool) -> int:
+    """Prints the results as they come, unchanged datasets as a number; gives the exit code."""
+    code, any_result = 0, False
+    unchanged: list[str] = []
     for result in results:
+        any_result = True
         code = _worse(code, result.exit_code)
-        counts[result.status] = counts.get(result.status, 0) + 1
-        line = f"{result.status:<10} {result.dataset}  {result.message}"
-        if quiet_notneeded and result.status == "notneeded" and result.message == "unchanged":
-            unchanged += 1
-            settings.emit("sync", asdict(result))
-        else:
-            settings.emit("sync", asdict(result), line)
-    if unchanged and not settings.json:
-        click.echo(f"notneeded  {unchanged} datasets unchanged")
-    if not counts and not settings.json:
-        click.echo("notneeded  the archive lists no datasets")
+        line: str | None = _line(result)
+        if count_unchanged and (result.status, result.message) == ("notneeded", "unchanged"):
+            unchanged.append(result.dataset)
+            line = None
+        settings.emit("sync", asdict(result), line)
+    if len(unchanged) == 1:
+        settings.say(f"notneeded  {unchanged[0]}  unchanged")
+    elif unchanged:
+        settings.say(f"notneeded  {len(unchanged)} datasets are unchanged")
+    if not any_result:
+        settings.say("notneeded  the archive lists no datasets")
     return code
+
+
+def _line(result: Result) -> str:
+    # many messages begin with the dataset, for those who see nothing else
+    message = result.message.removeprefix(f"{result.dataset}: ")
+    return f"{result.status:<10} {result.dataset}  {message}"
 
 
 def _worse(one: int, other: int) -> int:
@@ -110,8 +167,10 @@ def _worse(one: int, other: int) -> int:
 @click.command("holds")
 @settings_options
 def holds_command(settings: Settings) -> None:
-    """List listings that wait for an operator's approval.
+    """List what waits for an operator's approval.
 
+    A listing that is empty, or loses more than the mirror's guards allow, is held: look at the
+    archive, then let it through with "neuromirror release", or wait until upstream is mended.
     Exit code: 0 none waits, 3 something does.
     """
     with settings.index() as index:
@@ -122,8 +181,8 @@ def holds_command(settings: Settings) -> None:
         [[h.hold, h.dataset, h.upstream, h.reason, h.placed] for h in holds],
         ["HOLD", "DATASET", "VERSION", "WHY", "SINCE"],
     )
-    if not holds and not settings.json:
-        click.echo("nothing is held")
+    if not holds:
+        settings.say("nothing is held")
     sys.exit(3 if holds else 0)
 
 
@@ -131,7 +190,11 @@ def holds_command(settings: Settings) -> None:
 @click.argument("hold")
 @settings_options
 def release_command(settings: Settings, hold: str) -> None:
-    """Let a held listing through: the next sync accepts just that listing."""
+    """Let a held listing through.
+
+    HOLD is its id in "neuromirror holds", or the first digits of it. The next sync accepts that
+    very listing, and holds any other.
+    """
     from neuromirror.crawl import recording, release
 
     store = settings.store()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -43,11 +44,12 @@ def walk(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
             stack.callback(_make_writable, folder)
         else:
             folder = keep.absolute()
+            _refuse_earlier(folder)
         _say(as_json, "Starting small DANDI and S3 archives on this machine …")
         demo = stack.enter_context(DemoArchive(folder))
         address = stack.enter_context(serve_folder(folder / "store"))
         steps = Steps(folder, ask=ask, as_json=as_json)
-        steps.run("Mirror the archive: every dandiset becomes a DataLad dataset.", "sync")
+        steps.run("Mirror the archive: every public dandiset becomes a DataLad dataset.", "sync")
         steps.run("What is there?", "list")
         steps.run(
             "The versions of one: published ones, and the draft as observed.",
@@ -57,35 +59,56 @@ def walk(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
             "Anybody clones it with datalad, over plain HTTP, without neuromirror.",
             f"datalad clone 'ria+{address}/#~demo--000002' dataset",
         )
-        path = demo.paths("000002")[0]
+        path = next(one for one in demo.paths("000002") if one.endswith(".nwb"))
         steps.shell(
             "A file is got from the archive itself, only when it is wanted.",
-            f"datalad get -d dataset dataset/{shlex.quote(path)}",
+            f"datalad -C dataset get {shlex.quote(path)}",
         )
         steps.shell(
-            "git-annex hashes it and finds it right.", "git -C dataset annex fsck --fast -q"
+            "git-annex hashes it, and finds it right; then it looks over the whole dataset.",
+            f"git -C dataset annex fsck {shlex.quote(path)}",
         )
-        steps.shell("", f"git -C dataset annex fsck {shlex.quote(path)}")
+        steps.shell("", "git -C dataset annex fsck --fast --quiet")
         label = _publish(demo, steps)
-        steps.run("The next sync visits that dandiset, and no other.", "sync")
+        steps.run(
+            "The next sync finds what is new. (The archive has not told the sha256 of one file\n"
+            "of 000004 yet, so that dandiset is looked at again, too.)",
+            "sync",
+        )
         steps.run("", f"files demo:000008@{label}")
         digest = demo.sha256("000008", demo.paths("000008")[0])
         steps.run("In which datasets is a file with this checksum?", f"find sha256:{digest}")
-        steps.run("Nothing changed: nothing is written.", "sync")
-        _say(as_json, _NEXT.format(where=f"cd {folder}; " if keep else ""))
+        steps.run("Nothing has changed since: nothing is written.", "sync")
+        _say(as_json, _END if keep is None else f"{_END}{_KEPT.format(folder=folder)}")
         if serve:
             _serve(demo.addresses(), address, as_json)
     return 0
 
 
-_NEXT = """
-That was the whole way: archive → mirror → datalad → git-annex. Type next, in a new folder:
+_END = """
+That was the whole way: archive, mirror, datalad, git-annex. Type next, in a new folder:
 
-    mkdir mirrors && cp …/mirrors/dandi.toml mirrors/     # the real archive
-    neuromirror sync dandi:000027                         # {where}one dandiset of it
+    mkdir mirrors
+    cp …/mirrors/dandi.toml mirrors/    # the real archive; the file comes with neuromirror
+    neuromirror sync dandi:000027       # one dandiset of it, into ./store
     neuromirror show dandi:000027
 
 docs/tutorial.md goes through it slowly."""
+
+_KEPT = """
+
+What was made here is in {folder}: the store, and the clone in dataset/.
+There too 'neuromirror list' and the other commands that only read go on working."""
+
+
+def _refuse_earlier(folder: Path) -> None:
+    """An archive that starts anew would look like one that lost its history."""
+    for name in ("store", "dataset"):
+        if (folder / name).exists():
+            raise ConfigurationError(
+                f"{folder} holds an earlier demonstration ({name}); name a new folder, or remove "
+                "that one (chmod -R u+w first: git-annex protects its files)"
+            )
 
 
 def _publish(demo: object, steps: Steps) -> str:
@@ -95,7 +118,7 @@ def _publish(demo: object, steps: Steps) -> str:
     first = demo.paths("000008")[0]
     demo.change_file("000008", first)
     label = demo.publish("000008")
-    steps.say(f"Meanwhile, upstream: {first} of 000008 changes, and version {label} is published.")
+    steps.say(f"\nMeanwhile, upstream: {first} of 000008 changes, and {label} is published.")
     return label
 
 
@@ -190,12 +213,11 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 def _need_programs() -> None:
     missing = [name for name in ("git", "git-annex", "datalad") if not _found(name)]
-    try:
-        import flask  # noqa: F401
-        import moto  # noqa: F401
-        import pynwb  # type: ignore[import-untyped] # noqa: F401
-    except ImportError as error:
-        missing.append(str(error.name))
+    for name in ("flask", "moto", "pynwb"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            missing.append(error.name or name)
     if missing:
         raise ConfigurationError(
             f"the demo needs {', '.join(missing)}; install them with "

@@ -1,0 +1,327 @@
+"""Wrong names, wrong files, archives in trouble: one clear line, the right exit code, no harm."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_shell import Shell, everything, mirror, of_api
+
+from neuromirror.demo import DemoArchive
+
+ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("sync nope", 2, ["no mirror 'nope'", "configured are: demo"]),
+        ("sync ''", 2, ["no mirror ''", "demo"]),
+        ("sync demo:", 2, ["'demo:' names no dataset", "demo:ID"]),
+        ("sync :000001", 2, ["no mirror ''"]),
+        ("sync demo:1", 2, ["'1' is no dandiset id", "six digits"]),
+        ("sync demo:000001/../000002", 2, ["no dandiset id"]),
+        ("sync demo:۰۰۰۰۰۱", 2, ["no dandiset id"]),
+        ("sync demo:000001@draft", 2, ["names a version", "demo:000001"]),
+        ("sync demo/000001", 2, ["no mirror 'demo/000001'"]),
+        ("list nope", 2, ["no mirror 'nope'", "demo"]),
+        ("versions demo", 2, ["'demo'", "<mirror>:<id>"]),
+        ("versions nope:000001", 2, ["no mirror 'nope'", "demo"]),
+        ("versions demo:000099", 2, ["no dataset 'demo:000099'", "neuromirror list"]),
+        ("versions ''", 2, ["''", "<mirror>:<id>"]),
+        ("show demo:000001@", 2, ["'demo:000001@'", "dandi:000027@draft"]),
+        ("show ''", 2, ["dandi:000027@draft"]),
+        ("show @", 2, ["'@' is not a version"]),
+        ("show demo:000002@0.000000.0000", 2, ["no version '0.000000.0000'", "0.240301.1055"]),
+        ("show demo:000002@state:xyz", 2, ["no version 'state:xyz'"]),
+        ("files demo:000002@0.240301", 2, ["no version '0.240301'", "0.240301.1055"]),
+        ("files nope:1@x", 2, ["no mirror 'nope'"]),
+        ("find abc", 2, ["not a checksum: 'abc'", "sha256:<hex>"]),
+        ("find ''", 2, ["not a checksum: ''"]),
+        ("find md5:xyz", 2, ["not a checksum: 'md5:xyz'"]),
+        ("events demo:000099", 2, ["no dataset 'demo:000099'"]),
+        ("release ffffffff", 2, ["'ffffffff' names no open hold", "open are: none"]),
+        ("release ''", 2, ["names no open hold"]),
+    ],
+)
+def test_a_wrong_name_is_told_in_one_line(
+    synced: Shell, command: str, code: int, words: list[str]
+) -> None:
+    before = everything(synced.store)
+    arguments = shlex.split(command)
+    line = synced.run(*arguments, code=code).complaint
+    assert line.startswith("neuromirror: ")
+    assert [word for word in words if word not in line] == []
+    (record,) = synced.records(*arguments, code=code)
+    assert record["status"] == "error"
+    assert f"neuromirror: {record['message']}" == line
+    assert everything(synced.store) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["sync"], ["versions"], ["show"], ["files"], ["find"], ["list"], ["events"], ["release"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("name", [ODD, f"demo:{ODD}", f"demo:000001@{ODD}", "x" * 5000, "\udcff"])
+def test_an_odd_name_does_no_harm(synced: Shell, command: list[str], name: str) -> None:
+    line = synced.run(*command, name, code=2).complaint
+    assert line.isprintable()
+    assert len(line) < len(name) * 4 + 300
+    (record,) = synced.records(*command, name, code=2)
+    assert record["status"] == "error"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sync", "--jobs", "1000000"],
+        ["sync", "--jobs", "0"],
+        ["sync", "--jobs", ""],
+        ["sync", "--scedule"],
+        ["snyc"],
+        ["versions"],
+        ["events", "--limit", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2_and_points_to_the_help(
+    synced: Shell, arguments: list[str]
+) -> None:
+    ended = synced.run(*arguments, code=2)
+    assert ended.out == ""
+    assert "--help" in ended.err
+    assert "Error: " in ended.err
+
+
+def test_a_dandiset_that_is_not_there_is_named_with_what_to_do(shell: Shell) -> None:
+    line = shell.run("sync", "demo:000099", code=1).complaint
+    assert line.startswith("error      demo:000099  http://127.0.0.1:")
+    assert line.count("demo:000099") == 1
+    assert "no such dandiset" in line
+    assert "check its id" in line
+    (record,) = shell.records("sync", "demo:000099", code=1)
+    assert (record["status"], record["visit"]) == ("error", "not_found")
+    both = shell.run("sync", "demo:000099", "demo:000001", code=1)
+    assert both.out.startswith("ok         demo:000001  new: ")
+
+
+def test_without_mirrors_the_three_lines_are_shown_that_a_person_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bare = Shell(Path("mirrors"), Path("store"))
+    told = bare.run("sync", code=2).err
+    assert told.startswith("neuromirror: there is no folder of mirrors at mirrors; ")
+    assert "--mirrors DIR" in told
+    example = "\n".join(line.strip() for line in told.splitlines()[1:])
+    folder = mirror(tmp_path / "mirrors", "dandi", example)
+    assert "dandi: dandi at https://" in bare.run("check-config").out
+    (folder / "dandi.toml").unlink()
+    assert bare.run("sync", code=2).err.startswith("neuromirror: mirrors holds no mirror files")
+    folder.rmdir()
+    folder.write_text("")
+    assert "no folder of mirrors at mirrors" in bare.run("check-config", code=2).err
+    assert not Path("store").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("source = dandi", ["not valid TOML", "line 1"]),
+        ('source = "dandi"\nsuorce = 1\n', ["'suorce' is not a setting"]),
+        ("source = 3\n", ["'source'", "string"]),
+        ('source = "dropbox"\n', ["no source 'dropbox'", "known are dandi"]),
+        ("", ["'source'", "required"]),
+        ('source = "dandi"\n', ["api", "required"]),
+        (of_api("ftp://example.org"), ["api"]),
+        (of_api("not an address"), ["api"]),
+        (of_api("https://user:s3cret-word@example.org/api"), ["api", "token_env"]),
+        (of_api("https://example.org/api", "page_size = 100000"), ["page_size", "1000"]),
+        (of_api("https://example.org/api", 'token_env = "not a name"'), ["token_env"]),
+        (of_api("https://example.org/api", 'token = "s3cret-word"'), ["token"]),
+        (
+            of_api("https://example.org/api", "[guards]", "max_removed_percent = 1000"),
+            ["guards.max_removed_percent", "100"],
+        ),
+    ],
+)
+def test_a_wrong_mirror_file_is_told_in_one_line(
+    tmp_path: Path, content: str, words: list[str]
+) -> None:
+    shell = Shell(mirror(tmp_path / "mirrors", "wrong", content), tmp_path / "store")
+    for command in (["sync"], ["sync", "--dry-run"], ["sync", "wrong"], ["check-config"]):
+        line = shell.run(*command, code=2).complaint
+        assert f"{shell.mirrors}/wrong.toml: " in line
+        assert [word for word in words if word not in line] == []
+        assert "s3cret-word" not in line
+    assert not shell.store.exists()
+
+
+@pytest.mark.parametrize("name", ["Demo", "a--b", "-a", "a_b", "ünï", "neuromirror", "a.b"])
+def test_a_name_that_a_mirror_cannot_have_is_refused(tmp_path: Path, name: str) -> None:
+    folder = mirror(tmp_path / "mirrors", name, of_api("https://example.org/api"))
+    line = Shell(folder, tmp_path / "store").run("check-config", code=2).complaint
+    assert f"'{name}' cannot be a mirror's name" in line
+
+
+def test_a_mirror_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "mirrors"
+    (folder / "folder.toml").mkdir(parents=True)
+    (folder / "latin.toml").write_bytes(b'title = "\xe9"\n')
+    (folder / "nowhere.toml").symlink_to("missing")
+    shell = Shell(folder, tmp_path / "store")
+    told = shell.run("check-config", code=2).err.splitlines()
+    assert [line.split(":")[0].rpartition("/")[2] for line in told] == [
+        "folder.toml",
+        "latin.toml",
+        "nowhere.toml",
+    ]
+    assert "cannot be read: Is a directory" in told[0]
+    assert "not valid TOML" in told[1]
+    assert "No such file" in told[2]
+
+
+def test_one_name_is_not_two_archives(shell: Shell, still_demo: DemoArchive) -> None:
+    shell.run("sync")
+    before = everything(shell.store)
+    for command in (["sync"], ["sync", "demo:000001"], ["sync", "--dry-run"]):
+        line = shell.at(mirrors=still_demo.mirrors).run(*command, code=2).complaint
+        assert still_demo.api_url in line
+        assert "another name" in line
+    assert everything(shell.store) == before
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, and that nobody else is given."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def _fails(shell: Shell, *words: str) -> str:
+    """All datasets fail for one reason, which is told in one line; nothing is mirrored."""
+    line = shell.run("sync", code=1).complaint
+    assert line.startswith("error      away  ")
+    assert [word for word in words if word not in line] == [], line
+    (record,) = shell.records("sync", code=1)
+    assert (record["dataset"], record["visit"]) == ("away", "failed")
+    (dry,) = shell.records("sync", "--dry-run", code=1)
+    assert dry["message"] == record["message"]
+    assert list((shell.store / "alias").iterdir()) == []
+    assert shell.run("list").out.startswith("the store holds no datasets yet")
+    return line
+
+
+def test_a_host_that_refuses_is_told(tmp_path: Path, impatient: None, closed_port: int) -> None:
+    folder = mirror(tmp_path / "mirrors", "away", of_api(f"http://127.0.0.1:{closed_port}/api"))
+    shell = Shell(folder, tmp_path / "store")
+    line = _fails(shell, "cannot be reached", "Connection refused", str(closed_port))
+    assert f"check the network and the address in {folder}/away.toml" in line
+
+
+def test_a_host_that_has_no_name_is_told(tmp_path: Path, impatient: None) -> None:
+    # no DNS server is asked for a part of a name that is longer than names can be
+    address = f"http://{'x' * 64}.invalid/api"
+    shell = Shell(mirror(tmp_path / "mirrors", "away", of_api(address)), tmp_path / "store")
+    _fails(shell, "cannot be reached", "away.toml")
+
+
+def test_tls_to_a_port_without_it_is_told(
+    tmp_path: Path, still_demo: DemoArchive, impatient: None
+) -> None:
+    address = still_demo.api_url.replace("http://", "https://")
+    shell = Shell(mirror(tmp_path / "mirrors", "away", of_api(address)), tmp_path / "store")
+    _fails(shell, "cannot be reached", "SSL", "away.toml")
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "words"),
+    [
+        ("status", {"status": 500}, ["trouble on the server (HTTP 500)", "try again"]),
+        ("status", {"status": 503}, ["trouble on the server (HTTP 503)", "try again"]),
+        ("status", {"status": 429}, ["too many requests (HTTP 429)", "try again"]),
+        (
+            "status",
+            {"status": 429, "retry_after": 7200},
+            ["asks to wait 7200 s", "run again later"],
+        ),
+        ("status", {"status": 401}, ["HTTP 401", "no token is configured"]),
+        ("status", {"status": 403}, ["HTTP 403", "no token is configured"]),
+        ("status", {"status": 404}, ["HTTP 404"]),
+        ("html", {}, ["a web page instead of JSON", "check the address"]),
+        ("cut", {"path": "dandisets/$", "lying": False}, ["not JSON", "try again"]),
+    ],
+)
+def test_an_archive_in_trouble_is_told(
+    tmp_path: Path,
+    demo: DemoArchive,
+    impatient: None,
+    fault: str,
+    options: dict[str, object],
+    words: list[str],
+) -> None:
+    folder = mirror(tmp_path / "mirrors", "away", of_api(demo.api_url))
+    with demo.fault(fault, **options):
+        _fails(Shell(folder, tmp_path / "store"), f"{demo.api_url}/dandisets/", *words)
+
+
+@pytest.mark.parametrize(
+    ("status", "token"), [(401, ""), (401, "s3cret-word"), (403, "s3cret-word")]
+)
+def test_a_token_that_is_missing_or_refused_is_asked_for_by_its_variable(
+    tmp_path: Path, demo: DemoArchive, status: int, token: str
+) -> None:
+    content = of_api(demo.api_url, 'token_env = "DEMO_TOKEN"')
+    shell = Shell(
+        mirror(tmp_path / "mirrors", "away", content),
+        tmp_path / "store",
+        {"DEMO_TOKEN": token} if token else {},
+    )
+    with demo.fault("status", status=status):
+        words = ["refuses the token"] if token else ["needs a token"]
+        _fails(shell, f"HTTP {status}", "environment variable DEMO_TOKEN", *words)
+        done = shell.run("sync", code=1)
+    assert "s3cret-word" not in done.out + done.err
+    for path, (_, content_now) in everything(shell.store).items():
+        assert b"s3cret-word" not in content_now, path
+
+
+def test_one_dandiset_in_trouble_is_one_line_and_the_others_go_on(
+    shell: Shell, demo: DemoArchive, impatient: None
+) -> None:
+    with demo.fault("html", path="/dandisets/000003/"):
+        ended = shell.run("sync", code=1)
+    assert ended.complaint.startswith("error      demo:000003  ")
+    assert "web page instead of JSON" in ended.complaint
+    assert len(ended.lines) == 6
+    assert "ok         demo:000003" in shell.run("sync").out
+
+
+def test_the_demo_without_its_extras_says_what_to_install(tmp_path: Path) -> None:
+    for name in ("flask", "moto", "pynwb"):
+        (tmp_path / f"{name}.py").write_text(
+            f"raise ModuleNotFoundError('not there', name={name!r})\n"
+        )
+    shell = Shell(tmp_path, tmp_path / "store", {"PYTHONPATH": str(tmp_path)})
+    line = shell.program("demo", "--no-input", code=2).complaint
+    assert "flask, moto, pynwb" in line
+    assert "pip install 'neuromirror[demo,datalad]'" in line
+    served = subprocess.run(
+        [sys.executable, "-m", "neuromirror.demo", "serve", "--dir", str(tmp_path / "demo")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert served.returncode == 2
+    assert "pip install 'neuromirror[demo]'" in served.stderr
+    assert len(served.stderr.splitlines()) == 1
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,377 @@
+"""What each command prints, and how it ends, for a store that is in order."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from cli_shell import Shell, everything
+
+from neuromirror import __version__
+from neuromirror.cli import main
+from neuromirror.demo import LATE, SHARED, DemoArchive
+
+COMMANDS = list(main.commands)
+
+
+def test_the_version_is_told(synced: Shell) -> None:
+    assert synced.run("--version").out == f"neuromirror, version {__version__}\n"
+
+
+def test_the_overview_cuts_no_commands_line_short(synced: Shell) -> None:
+    out = synced.run("--help").out
+    told = out[out.index("Commands:") :]
+    assert "..." not in told
+    assert re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(synced: Shell, command: str) -> None:
+    out = synced.run(command, "--help").out
+    assert out.startswith(f"Usage: neuromirror {command} ")
+    assert all(len(line) <= 80 for line in out.splitlines())
+    for option in ("--mirrors", "--store", "--index", "--json"):
+        assert option in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sync --dry-run",
+        "list",
+        "list demo",
+        "versions demo:000002",
+        "show demo:000002",
+        "show demo:000001@draft",
+        "files demo:000005",
+        "status",
+        "check-config",
+    ],
+)
+def test_each_line_of_json_is_a_record_in_datalads_words(synced: Shell, command: str) -> None:
+    assert synced.records(*shlex.split(command))
+
+
+def test_list_shows_datasets_in_columns(synced: Shell, still_demo: DemoArchive) -> None:
+    heads, *rows = synced.run("list").lines
+    assert heads.split() == ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"]
+    assert [row.split()[0] for row in rows] == [f"demo:00000{n}" for n in (1, 2, 3, 4, 5, 7, 8)]
+    at = heads.index("TITLE")
+    assert all(row[at - 1] == " " and row[at] != " " for row in rows)
+    two = next(one for one in synced.records("list") if one["dataset"] == "demo:000002")
+    assert two["version"] == "0.240301.1055"
+    assert two["files"] == 5
+
+
+def test_an_empty_store_says_what_to_do(tmp_path: Path, synced: Shell) -> None:
+    from neuromirror.index import Index
+    from neuromirror.store import Store
+
+    Index.open(Store.open(tmp_path / "new", create=True).index_path).close()
+    empty = synced.at(store=tmp_path / "new")
+    assert "neuromirror sync" in empty.run("list").out
+    assert "neuromirror sync" in empty.run("status").out
+    assert empty.run("events").out == "no events\n"
+    assert empty.run("holds").out == "nothing is held\n"
+    assert empty.records("list") == []
+
+
+def test_versions_stand_in_order_with_their_evidence(synced: Shell) -> None:
+    heads, *rows = synced.run("versions", "demo:000002").lines
+    assert heads.split() == ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"]
+    first, second, draft = [row.split() for row in rows]
+    assert (first[1], second[1], draft[1]) == ("published", "published", "observed")
+    assert first[0] < second[0]
+    assert "5 sha256" in rows[0]
+
+
+def test_show_tells_a_version_by_every_name_it_has(synced: Shell) -> None:
+    (record,) = synced.records("show", "demo:000002")
+    names = [
+        f"demo:000002@{record['version']}",
+        "demo:000002@latest",
+        f"demo:000002@{record['commit'][:12]}",
+        f"demo:000002@state:{record['state'].removeprefix('sha256:')[:16]}",
+    ]
+    assert [synced.records("show", name) for name in names] == [[record]] * len(names)
+    out = synced.run("show", names[0]).out
+    for field in ("title", "commit", "tree", "state", "swhid", "clone", "source"):
+        assert str(record[field]) in out
+    assert record["kind"] == "published"
+
+
+def test_show_and_files_name_what_was_left_out(synced: Shell) -> None:
+    (record,) = synced.records("show", "demo:000005")
+    (exception,) = record["exceptions"]
+    assert exception["reason"] == "zarr"
+    assert exception["path"] in synced.run("show", "demo:000005").out
+    files = synced.records("files", "demo:000005")
+    assert [one["type"] for one in files] == ["file", "file", "exception"]
+    assert files[-1]["status"] == "impossible"
+    ended = synced.run("files", "demo:000005")
+    assert ended.lines[-1].startswith("not mirrored: zarr")
+    assert ended.lines[-1].endswith(exception["path"])
+    assert ended.err == ""
+
+
+def test_files_shows_checksum_claim_size_and_path(synced: Shell, still_demo: DemoArchive) -> None:
+    lines = synced.run("files", "demo:000001@draft").lines
+    digest = still_demo.sha256("000001", SHARED)
+    (line,) = [one for one in lines if one.endswith(SHARED)]
+    assert line.split() == [f"sha256:{digest}", "claimed", line.split()[2], SHARED]
+    (record,) = [one for one in synced.records("files", "demo:000001") if one["path"] == SHARED]
+    assert record["digests"]["sha256"] == digest
+    assert record["size"] == int(line.split()[2])
+    assert any("versionId=" in url for url in record["urls"])
+    assert len({line.index(word) for word in ("claimed",) for line in lines}) == 1
+
+
+def test_a_file_without_sha256_shows_its_etag(synced: Shell) -> None:
+    (line,) = [one for one in synced.run("files", "demo:000004").lines if one.endswith(LATE)]
+    assert line.startswith("etag:")
+    assert "1 etag" in synced.run("versions", "demo:000004").out
+
+
+def test_find_finds_a_shared_file_in_all_its_datasets(
+    synced: Shell, still_demo: DemoArchive
+) -> None:
+    digest = still_demo.sha256("000001", SHARED)
+    for query in (f"sha256:{digest}", digest, f"sha256:{digest[:12]}", digest.upper()):
+        found = synced.records("find", query)
+        assert {one["dataset"] for one in found} == {f"demo:00000{n}" for n in (1, 2, 3)}
+    heads, *rows = synced.run("find", digest).lines
+    assert heads.split() == ["DATASET", "VERSIONS", "BYTES", "PATH"]
+    assert len(rows) == 3
+
+
+def test_a_checksum_that_nothing_has_is_exit_code_1(synced: Shell) -> None:
+    ended = synced.run("find", "sha256:" + "0" * 64, code=1)
+    assert ended.out == ""
+    assert "no file with checksum sha256:0000" in ended.complaint
+    (record,) = synced.records("find", "0" * 64, code=1)
+    assert record["status"] == "impossible"
+
+
+def test_common_options_stand_before_or_after_the_name_or_in_the_environment(
+    synced: Shell, tmp_path: Path
+) -> None:
+    expected = synced.records("list")
+    nowhere = synced.at(mirrors=tmp_path / "none", store=tmp_path / "none")
+    store = str(synced.store)
+    for arguments in (
+        ["--store", store, "--json", "list"],
+        ["list", "--store", store, "--json"],
+        ["--json", "list", "--store", store],
+        ["--store", str(tmp_path / "other"), "list", "--store", store, "--json"],
+    ):
+        assert [json.loads(line) for line in nowhere.run(*arguments).lines] == expected
+    nowhere.run("list", code=2)
+    checked = nowhere.run("check-config", "--mirrors", str(synced.mirrors))
+    assert checked.out == synced.run("check-config").out
+
+
+def test_the_index_may_be_elsewhere(copied: Shell, tmp_path: Path) -> None:
+    place = tmp_path / "elsewhere.sqlite"
+    inside = copied.store / "neuromirror" / "index.sqlite"
+    listed = copied.run("list").out
+    inside.rename(place)
+    assert copied.run("list", "--index", str(place)).out == listed
+    assert copied.at(variables={"NEUROMIRROR_INDEX": str(place)}).run("list").out == listed
+    assert not inside.exists()
+
+
+def test_an_empty_variable_counts_as_none_and_an_empty_option_is_refused(
+    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").symlink_to(synced.store)
+    bare = synced.at(variables={"NEUROMIRROR_STORE": ""})
+    assert bare.run("list").out == synced.run("list").out
+    for option in ("--store", "--mirrors", "--index"):
+        assert "the name is empty" in synced.run("list", option, "", code=2).err
+
+
+def test_a_dry_run_writes_nothing_before_the_first_sync(shell: Shell) -> None:
+    before = everything(shell.store.parent)
+    lines = shell.run("sync", "--dry-run").lines
+    assert len(lines) == 7
+    assert all(re.match(r"ok +demo:00000\d  would visit: new$", line) for line in lines)
+    assert everything(shell.store.parent) == before
+    assert not shell.store.exists()
+
+
+def test_a_dry_run_writes_nothing_after_it_either(shell: Shell, demo: DemoArchive) -> None:
+    shell.run("sync")
+    demo.change_file("000003", demo.paths("000003")[0])
+    before = everything(shell.store)
+    states = {
+        one["dataset"]: (one["status"], one["message"])
+        for one in shell.records("sync", "--dry-run")
+    }
+    assert states["demo:000003"] == ("ok", "would visit: changed upstream")
+    assert states["demo:000001"] == ("notneeded", "unchanged")
+    assert states["demo:000004"][1] == "would visit: 1 file waited for a sha256"
+    assert everything(shell.store) == before
+
+
+def test_sync_says_what_is_new_and_then_that_nothing_is(shell: Shell, demo: DemoArchive) -> None:
+    demo.reveal_sha256("000004", LATE)
+    first = shell.run("sync")
+    assert first.err == ""
+    assert sorted(line.split()[1] for line in first.lines) == [
+        f"demo:00000{n}" for n in (1, 2, 3, 4, 5, 7, 8)
+    ]
+    (two,) = [line for line in first.lines if "demo:000002" in line]
+    assert re.fullmatch(r"ok +demo:000002  new: 0\.\d+\.\d+, 0\.\d+\.\d+, \S+Z", two)
+    (five,) = [line for line in first.lines if "demo:000005" in line]
+    assert five.endswith("; 1 listed upstream but not mirrored")
+    before = everything(shell.store)
+    assert shell.run("sync").out == "notneeded  7 datasets are unchanged\n"
+    assert {one["status"] for one in shell.records("sync")} == {"notneeded"}
+    assert shell.run("sync", "demo:000001").out == "notneeded  demo:000001  unchanged\n"
+    assert everything(shell.store) == before
+
+
+def test_a_new_version_is_seen_by_every_command(shell: Shell, demo: DemoArchive) -> None:
+    shell.run("sync")
+    path = demo.paths("000008")[0]
+    demo.change_file("000008", path)
+    label = demo.publish("000008")
+    synced = {one["dataset"]: one for one in shell.records("sync")}
+    assert [name for name, one in synced.items() if one["status"] == "ok"] == ["demo:000008"]
+    assert label in synced["demo:000008"]["versions"]
+    assert label in shell.run("versions", "demo:000008").out
+    digest = f"sha256:{demo.sha256('000008', path)}"
+    (line,) = [one for one in shell.run("files", f"demo:000008@{label}").lines if path in one]
+    assert line.startswith(digest)
+    (found,) = shell.records("find", digest)
+    assert (found["dataset"], found["path"], found["first"]) == ("demo:000008", path, label)
+    assert shell.records("show", "demo:000008")[0]["version"] == label
+    assert shell.records("status")[0]["versions"] == 12
+
+
+def test_sync_takes_mirrors_and_datasets_by_name(shell: Shell) -> None:
+    assert shell.run("sync", "demo:000003", "demo:000001").lines
+    assert [one["dataset"] for one in shell.records("list")] == ["demo:000001", "demo:000003"]
+    rest = {one["dataset"]: one["status"] for one in shell.records("sync", "demo")}
+    assert (rest["demo:000001"], rest["demo:000002"]) == ("notneeded", "ok")
+
+
+def test_an_embargoed_dandiset_is_not_visited(shell: Shell) -> None:
+    (record,) = shell.records("sync", "demo:000006")
+    assert record["status"] == "notneeded"
+    assert "embargoed" in record["message"]
+
+
+@pytest.mark.parametrize("damage", ["deleted", "torn", "garbage"])
+def test_rebuild_index_gives_the_same_answers_back(copied: Shell, damage: str) -> None:
+    from neuromirror.index import Index
+
+    index = copied.store / "neuromirror" / "index.sqlite"
+
+    def dump() -> list[str]:
+        with Index.open_readonly(index) as opened:
+            return list(opened.dump())
+
+    before = dump()
+    content = index.read_bytes()
+    if damage == "deleted":
+        index.unlink()
+    elif damage == "torn":
+        index.write_bytes(content[:8192])
+    else:
+        index.write_bytes(b"\0garbage" * 4096)
+    told = copied.run("list", code=1).complaint
+    assert "neuromirror rebuild-index" in told
+    assert "index.sqlite" in told
+    out = copied.run("rebuild-index").out
+    assert re.fullmatch(rf"rebuilt {re.escape(str(index))} from \d+ journal entries\n", out)
+    assert dump() == before
+    (record,) = copied.records("rebuild-index")
+    assert record["path"] == str(index)
+
+
+def test_a_held_listing_is_exit_code_3_until_it_is_released(
+    shell: Shell, demo: DemoArchive
+) -> None:
+    shell.run("sync")
+    for path in demo.paths("000003"):
+        demo.remove_file("000003", path)
+    line = shell.run("sync", "demo:000003", code=3).complaint
+    hold = re.search(r"neuromirror release ([0-9a-f]+)", line)
+    assert line.startswith("impossible demo:000003  ")
+    assert hold
+    (held,) = shell.records("holds", code=3)
+    assert (held["hold"], held["dataset"]) == (hold[1], "demo:000003")
+    assert hold[1] in shell.run("holds", code=3).lines[1]
+    assert "neuromirror holds" in shell.run("status", code=3).out
+    (again,) = shell.records("sync", "demo:000003", code=3)
+    assert again["status"] == "impossible"
+    told = shell.run("release", hold[1][:4]).out
+    assert told == "released; now run: neuromirror sync demo:000003\n"
+    assert shell.run("holds").out == "nothing is held\n"
+    assert "ok" in shell.run("sync", "demo:000003").out
+    assert shell.records("show", "demo:000003")[0]["files"] == 0
+
+
+def test_a_failure_is_counted_and_named_by_status(
+    shell: Shell, demo: DemoArchive, impatient: None
+) -> None:
+    with demo.fault("status", path="/dandisets/000002/", status=500):
+        ended = shell.run("sync", code=1)
+    assert ended.complaint.startswith("error      demo:000002  ")
+    assert len(ended.lines) == 6
+    assert re.search(r"failing +1 \(demo:000002\)", shell.run("status", code=1).out)
+    shell.run("sync")
+    shell.run("status")
+
+
+def test_an_incident_is_an_event(shell: Shell, demo: DemoArchive) -> None:
+    shell.run("sync")
+    version = shell.records("show", "demo:000002")[0]["version"]
+    demo.tamper_published("000002", version, demo.paths("000002")[0])
+    ended = shell.run("sync", "demo:000002", "--deep", code=1)
+    assert "published version" in ended.complaint
+    events = shell.records("events", "demo:000002")
+    assert events[0]["kind"] == "incident"
+    assert len(shell.run("events", "--limit", "1").lines) == 1
+    assert re.search(r"incidents +[1-9]\d* \(neuromirror events\)", shell.run("status", code=1).out)
+
+
+def test_check_config_names_every_wrong_file_at_once(
+    still_demo: DemoArchive, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mirrors"
+    folder.mkdir()
+    for name, content in {
+        "good": f'source = "dandi"\n[options]\napi = "{still_demo.api_url}"\n',
+        "syntax": 'source = "dandi\n',
+        "key": 'source = "dandi"\nsuorce = 1\n[options]\napi = "https://example.org/api"\n',
+        "kind": 'source = "dropbox"\n',
+        "option": 'source = "dandi"\n[options]\napi = "https://example.org/api"\npagesize = 5\n',
+        "type": 'source = "dandi"\ntitle = 3\n',
+        "missing": 'source = "dandi"\n',
+        "Upper_Case": 'source = "dandi"\n',
+    }.items():
+        (folder / f"{name}.toml").write_text(content)
+    shell = Shell(folder, tmp_path / "store")
+    ended = shell.run("check-config", code=2)
+    assert ended.out == f"ok     good: dandi at {still_demo.api_url}/\n"
+    told = {line.split(".toml")[0].rpartition("/")[2]: line for line in ended.err.splitlines()}
+    assert told.keys() == {"syntax", "key", "kind", "option", "type", "missing", "Upper_Case"}
+    assert "line 1" in told["syntax"]
+    assert "suorce" in told["key"]
+    assert "dropbox" in told["kind"]
+    assert "known are dandi" in told["kind"]
+    assert "pagesize" in told["option"]
+    assert "title" in told["type"]
+    assert "api" in told["missing"]
+    assert "lower-case" in told["Upper_Case"]
+    assert sorted(one["status"] for one in shell.records("check-config", code=2)) == [
+        *["error"] * 7,
+        "ok",
+    ]
+    assert not shell.store.exists()
