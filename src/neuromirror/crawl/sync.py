@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
@@ -210,7 +210,14 @@ class Sync:
         with recording(self._store, self._index_path) as recorder:
             for request in requests:
                 yield from self._mirror(request, recorder)
-            self._update_top(recorder)
+            yield from self._attempt(TOP_ALIAS, lambda: self._update_top(recorder))
+
+    def _attempt(self, name: str, step: Callable[[], object]) -> Iterator[Result]:
+        """Does a step of the run; a failure is a result, and the run goes on."""
+        try:
+            step()
+        except (NeuromirrorError, OSError) as error:
+            yield Result(name, "error", _explain(error, self._store), "failed")
 
     def _mirror(self, request: Request, recorder: Recorder) -> Iterator[Result]:
         source = request.mirror.open()
@@ -223,7 +230,13 @@ class Sync:
         except NeuromirrorError as error:
             yield _unplanned(request, error)
             return
-        self._introduce(request.mirror, source, recorder)
+        name = request.mirror.name
+        failed = list(
+            self._attempt(name, lambda: self._introduce(request.mirror, source, recorder))
+        )
+        if failed:
+            yield from failed
+            return
         self.total += len(tasks) + len(gone)
         due = [task for task in tasks if task.action == "visit"]
         for task in tasks:
@@ -234,9 +247,9 @@ class Sync:
         yield from self._visit_all(due, source, request.mirror, recorder)
         for local_id in gone:
             yield self._vanished(source.dataset(local_id), source, recorder)
-        self._update_super(request.mirror, source, recorder)
+        yield from self._attempt(name, lambda: self._update_super(request.mirror, source, recorder))
         if request.local_id is None:
-            self._store.mark_checked(request.mirror.name)
+            yield from self._attempt(name, lambda: self._store.mark_checked(name))
 
     def _introduce(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
         seen = {one.mirror: (one.source, one.uri) for one in _mirrors(recorder)}
@@ -341,8 +354,8 @@ class Sync:
                 ),
             )
             return Result(dataset.name, "error", message, "not_found")
-        except NeuromirrorError as error:
-            return Result(dataset.name, "error", str(error), "failed")
+        except (NeuromirrorError, OSError) as error:
+            return Result(dataset.name, "error", _explain(error, self._store), "failed")
         if hint.unavailable is not None:
             return Result(
                 dataset.name, "notneeded", f"{hint.unavailable}; what is mirrored is kept"

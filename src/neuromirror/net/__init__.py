@@ -1,6 +1,7 @@
 """The way out to the network: one session with bounds, retries and redaction."""
 
 from neuromirror.net.errors import (
+    BrokenOff,
     Forbidden,
     HttpError,
     NetError,
@@ -19,6 +20,7 @@ from neuromirror.net.urls import clean_url, is_local_name, origin, redact
 from neuromirror.net.waits import Limits
 
 __all__ = [
+    "BrokenOff",
     "Forbidden",
     "HttpError",
     "Limits",

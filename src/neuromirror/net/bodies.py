@@ -11,7 +11,7 @@ import requests
 from urllib3.exceptions import HTTPError as TransportError
 from urllib3.exceptions import ReadTimeoutError
 
-from neuromirror.net.errors import NotJson, TimedOut, TooLarge, Unreachable
+from neuromirror.net.errors import BrokenOff, NotJson, TimedOut, TooLarge
 
 _CHUNK: Final = 1 << 16
 
@@ -19,7 +19,7 @@ _CHUNK: Final = 1 << 16
 def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
     """The bytes on the wire, not decompressed.
 
-    Raises :class:`TimedOut`, and :class:`Unreachable` when the body ends before its stated
+    Raises :class:`TimedOut`, and :class:`BrokenOff` when the body ends before its stated
     length.
     """
     received = 0
@@ -32,10 +32,10 @@ def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
             f"{url} sent {received} bytes and then took too long; try again", url=url
         ) from None
     except (TransportError, OSError):
-        raise Unreachable(f"{url} broke off after {received} bytes; try again", url=url) from None
+        raise BrokenOff(f"{url} broke off after {received} bytes; try again", url=url) from None
     stated = reply.headers.get("Content-Length", "")
     if stated.isdecimal() and int(stated) != received:
-        raise Unreachable(
+        raise BrokenOff(
             f"{url} sent {received} of {stated} bytes; try again",
             url=url,
             status=reply.status_code,
@@ -51,9 +51,9 @@ def _unpacked(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes]:
                 yield inflate.decompress(rest, min(limit + 1, 1 << 20))
                 rest = inflate.unconsumed_tail
     except zlib.error as error:
-        raise Unreachable(f"{url} sent a damaged gzip body; try again", url=url) from error
+        raise BrokenOff(f"{url} sent a damaged gzip body; try again", url=url) from error
     if not inflate.eof:
-        raise Unreachable(f"{url} sent a gzip body without its end; try again", url=url)
+        raise BrokenOff(f"{url} sent a gzip body without its end; try again", url=url)
 
 
 def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:

@@ -30,6 +30,10 @@ class TimedOut(Unreachable):
     """No reply within the time allowed, or one that dripped in too slowly."""
 
 
+class BrokenOff(Unreachable):
+    """A reply that began, and was not whole when it ended."""
+
+
 class UnsafeAddress(NetError):
     """An address that must not be asked: no http(s), or this machine's or site's own network."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from neuromirror.net import ServerTrouble, Session, TooLarge, Unreachable, origin
+from neuromirror.net import BrokenOff, ServerTrouble, Session, TimedOut, TooLarge, origin
 from neuromirror.sources.errors import ListingNotProven, UnexpectedReply
 
 _SMALLEST: Final = 10
@@ -53,7 +53,7 @@ def pages(
             page = session.get_json(
                 url, asked, attempts=min(attempts, _IMPATIENT) if may_shrink else attempts
             )
-        except (ServerTrouble, Unreachable, TooLarge):
+        except (ServerTrouble, TimedOut, BrokenOff, TooLarge):
             if not may_shrink:
                 raise
             size //= _SHRINK
