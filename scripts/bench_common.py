@@ -10,7 +10,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -178,6 +179,42 @@ def _contend(run: Contender, folder: Path, count: int, pipe: Any) -> None:
     pipe.send((seconds, peak // 1024 if sys.platform == "darwin" else peak, extra))
 
 
+def run_contenders(
+    bench: str, contenders: Mapping[str, Contender], sizes: Iterable[int], most: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    """The lines of all contenders at all sizes; ``most`` bounds the files of slow ones."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        done: set[tuple[str, int]] = set()
+        for size in sizes:
+            for what, run in contenders.items():
+                count = min(size, most.get(what, size))
+                if (what, count) not in done:
+                    done.add((what, count))
+                    yield in_own_process(bench, what, run, count, Path(folder))
+
+
+def sizes_option(default: int) -> Callable[[Any], Any]:
+    """The options that all benches have."""
+
+    def decorate(command: Any) -> Any:
+        for option in (
+            click.option("--write", is_flag=True, help="Update docs/benchmarks.md and its plot."),
+            click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
+            click.option(
+                "--files",
+                multiple=True,
+                default=[default],
+                show_default=True,
+                type=click.IntRange(1),
+                help="Size of the state; may be given several times, for a plot.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def _force(function: Callable[[str], Any], path: str, _: Any) -> None:
     os.chmod(os.path.dirname(path), 0o700)
     function(path)
@@ -230,7 +267,33 @@ def report(name: str, lines: Iterable[dict[str, Any]], *, as_json: bool, write: 
     if not as_json:
         click.echo(table)
     if write:
-        write_section(name, table)
+        picture = draw(name, gathered)
+        write_section(name, table if picture is None else f"{table}\n\n![{name}]({picture})")
+
+
+def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
+    """A plot of seconds against files, as docs/bench-<name>.svg; None for a single size."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        series.setdefault(line["what"], []).append((line["n"], line["seconds"]))
+    if max(len(points) for points in series.values()) < 2:
+        return None
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = name
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for what, points in series.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=what)
+    axes.set(xscale="log", yscale="log", xlabel="files", ylabel="seconds", title=name)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    picture = f"bench-{name}.svg"
+    figure.savefig(ROOT / "docs" / picture, metadata={"Date": None})
+    return picture
 
 
 _SHOWN = ("bench", "what", "n", "seconds", "per_s", "peak_mb", "commit", "machine")

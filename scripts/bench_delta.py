@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,10 +15,12 @@ import click
 from bench_common import (
     MOMENT,
     STAMP,
+    Contender,
     header,
-    in_own_process,
     report,
+    run_contenders,
     run_git,
+    sizes_option,
     synthetic,
     write_fast_import,
     write_records,
@@ -145,21 +146,20 @@ def _register(repository: Path, files: list[PlacedFile]) -> None:
     run_git("-C", str(repository), "annex", "registerurl", "--batch", text=urls)
 
 
-DELTA: dict[str, Callable[[Path, int], tuple[float, dict[str, Any]]]] = {
+DELTA: dict[str, Contender] = {
     "neuromirror": delta_neuromirror,
     "fast-import": delta_fast_import,
     "fromkey+registerurl": delta_fromkey,
 }
-SLOW_FILES = {"fromkey+registerurl": 2000}
+MOST = {"fromkey+registerurl": 2000}
 
 
 @click.command("delta")
-@click.option("--files", default=1_000_000, show_default=True, type=click.IntRange(CHANGED))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
-def delta_bench(files: int, *, as_json: bool, write: bool) -> None:
+@sizes_option(1_000_000)
+def delta_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
     """100 changed files of a large state."""
-    _bench("delta", DELTA, files, as_json=as_json, write=write)
+    lines = run_contenders("delta", DELTA, files, MOST)
+    report("delta", lines, as_json=as_json, write=write)
 
 
 def recrawl_listing(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -231,35 +231,15 @@ def _archive(folder: Path, count: int) -> Any:
     return running()
 
 
-RECRAWL: dict[str, Callable[[Path, int], tuple[float, dict[str, Any]]]] = {
+RECRAWL: dict[str, Contender] = {
     "neuromirror": recrawl_neuromirror,
     "listing": recrawl_listing,
 }
 
 
 @click.command("recrawl")
-@click.option("--files", default=50_000, show_default=True, type=click.IntRange(1))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
-def recrawl_bench(files: int, *, as_json: bool, write: bool) -> None:
+@sizes_option(50_000)
+def recrawl_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
     """A deep visit of an unchanged dataset, beside the mere listing of it."""
-    _bench("recrawl", RECRAWL, files, as_json=as_json, write=write)
-
-
-def _bench(
-    name: str,
-    contenders: dict[str, Callable[[Path, int], tuple[float, dict[str, Any]]]],
-    files: int,
-    *,
-    as_json: bool,
-    write: bool,
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        lines = (
-            in_own_process(name, what, run, min(files, SLOW_FILES.get(what, files)), Path(folder))
-            for what, run in contenders.items()
-        )
-        report(name, lines, as_json=as_json, write=write)
-
-
-__all__ = ["delta_bench", "recrawl_bench"]
+    lines = run_contenders("recrawl", RECRAWL, files, {})
+    report("recrawl", lines, as_json=as_json, write=write)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from bench_common import (
     Contender,
     fast_import_stream,
     header,
-    in_own_process,
     report,
+    run_contenders,
     run_git,
+    sizes_option,
     synthetic,
     write_records,
 )
@@ -23,7 +24,8 @@ from bench_common import (
 from neuromirror.mint import ObjectReader, Parents, Snapshot, mint
 from neuromirror.store import ANNEX, MAIN, Repository
 
-SLOW_FILES = {"fromkey+registerurl": 2000, "addurls": 2000}
+MOST = {"fromkey+registerurl": 2000, "addurls": 2000, "fast-import": 1_000_000}
+"""Contenders that are too slow for more files."""
 
 
 def mint_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -109,25 +111,23 @@ CONTENDERS: dict[str, Contender] = {
 
 
 @click.command("mint")
-@click.option("--files", default=200_000, show_default=True, type=click.IntRange(1))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@sizes_option(200_000)
 @click.option(
     "--only", multiple=True, type=click.Choice(list(CONTENDERS)), help="Leave out the others."
 )
-def mint_bench(files: int, *, as_json: bool, write: bool, only: tuple[str, ...]) -> None:
+def mint_bench(
+    files: tuple[int, ...], *, as_json: bool, write: bool, only: tuple[str, ...]
+) -> None:
     """A new repository from a listing, beside git fast-import, git-annex and datalad."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        trees: set[str] = set()
-        lines = []
-        for what, run in CONTENDERS.items():
-            if only and what not in only:
-                continue
-            count = min(files, SLOW_FILES.get(what, files))
-            line = in_own_process("mint", what, run, count, Path(name))
-            # the git-annex branch must be the same tree whoever made it
-            trees |= {line.pop("annex_tree", None)} - {None}
-            if len(trees) > 1:
-                sys.exit(f"bench: {what} made another git-annex tree than the contender before")
-            lines.append(line)
-        report("mint", lines, as_json=as_json, write=write)
+    contenders = {what: run for what, run in CONTENDERS.items() if not only or what in only}
+    report("mint", _lines(contenders, files), as_json=as_json, write=write)
+
+
+def _lines(contenders: dict[str, Contender], files: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    trees: dict[int, str] = {}
+    for line in run_contenders("mint", contenders, files, MOST):
+        # the git-annex branch must be the same tree whoever made it
+        tree = line.pop("annex_tree", None)
+        if tree is not None and trees.setdefault(line["n"], tree) != tree:
+            sys.exit(f"bench: {line['what']} made another git-annex tree than the one before")
+        yield line

@@ -18,6 +18,7 @@ from neuromirror.sources.dandi.digests import ETAG, SHA256, parts_of
 
 CLAIMED_BY: Final = "dandi"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
+_SPACE: Final = re.compile(r"\s")
 _SHOWN: Final = 80
 
 
@@ -161,7 +162,7 @@ def _object_url(metadata: Mapping[str, Any], *, allow_private: bool) -> str | No
             cleaned = clean_url(url)
         except ValueError:
             continue
-        if any(char.isspace() for char in url):
+        if _SPACE.search(url):
             continue
         if urlsplit(url).path.endswith(("/download/", "/download")) and "/assets/" in url:
             continue
