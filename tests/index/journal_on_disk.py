@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from neuromirror.model import (
+    Change,
     Digest,
     Entry,
     FileRecord,
@@ -20,9 +21,11 @@ from neuromirror.model import (
     Retention,
     VersionMinted,
     VisitEnded,
+    diff_lines,
     dump_entry,
     dump_placed,
     load_all,
+    load_changes,
     load_entry,
 )
 
@@ -60,6 +63,8 @@ class DiskJournal:
         self.file.touch()
         self.die_in = die_in
         self.die_after = die_after
+        self.bases: dict[str, str] = {}
+        """The base of each version that is kept as its changes."""
         self.minted = sum(b'"type":"version"' in line for line in self.file.open("rb"))
 
     def append(self, entry: Entry) -> None:
@@ -124,6 +129,13 @@ class DiskJournal:
             for line in lines:
                 position += len(line)
                 yield position, load_entry(line)
+
+    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+        base = self.bases.get(commit)
+        if base is None:
+            return None
+        before, after = ((self.root / name).read_bytes().splitlines() for name in (base, commit))
+        return base, load_changes(diff_lines(before, after))
 
     def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
         with (self.root / commit).open("rb") as lines:

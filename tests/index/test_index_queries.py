@@ -148,6 +148,30 @@ def test_every_way_to_write_a_checksum_finds_the_file(three: Index) -> None:
         assert list(three.find(miss)) == [], miss
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "SHA256E-s7--" + "a" * 64 + ".nwb",
+        "MD5E-s7--" + "b" * 32,
+        "XS3ETAG-s7--" + "c" * 32 + "-2-64",
+        "URL--https&c%%x.invalid%x",
+        "WORM-s7--ab cd ef 01 23 45",
+    ],
+)
+def test_every_digest_finds_the_file_whatever_its_key_is_named_by(
+    journal: DiskJournal, index: Index, key: str
+) -> None:
+    digests = (
+        Digest("sha256", "a" * 64, "x"),
+        Digest("md5", "b" * 32, "x"),
+        Digest("etag", "c" * 32 + "-2", "x"),
+    )
+    journal.mint([placed("a", 1, key=key, digests=digests), placed("z", 2)])
+    index.catch_up(journal)
+    for query in ("a" * 64, "sha256:" + "a" * 9, "b" * 32, "c" * 32 + "-2-64", "c" * 32, key):
+        assert [found.path for found in index.find(query)] == ["a"], query
+
+
 def test_a_file_that_is_gone_is_found_with_the_range_where_it_was(three: Index) -> None:
     [old, *_] = three.files(three.resolve(NAME, "0.1"), after="a")
     [found] = three.find(old.key)
@@ -179,7 +203,7 @@ def test_what_is_not_a_checksum_is_refused_at_once(three: Index) -> None:
 def test_every_look_up_uses_an_index(index: Index) -> None:
     queries = ["0" * 64, "sha256:00000000", "0" * 32, f"{'0' * 32}-2-64", "XS3ETAG-s1--0-1-1"]
     lookups = [lookup for query in queries for lookup in parse_query(query)]
-    assert len(lookups) == 11
+    assert len(lookups) == 16
     for lookup in lookups:
         plan = index._db.execute(f"EXPLAIN QUERY PLAN {lookup.sql}", lookup.parameters)
         steps = [row[3] for row in plan]

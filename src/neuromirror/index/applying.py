@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from neuromirror.index.errors import JournalBroken
-from neuromirror.index.recording import record_files
+from neuromirror.index.recording import record_changes, record_files
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import (
+    Change,
     DatasetRef,
     Entry,
     EventRaised,
@@ -37,6 +38,13 @@ class Journal(Protocol):
 
     def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
         """A version's placed files, sorted by the bytes of ``git_path``."""
+        ...
+
+    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+        """The commit of an earlier version and what differs from it, sorted by git path.
+
+        None for a version that is kept whole.
+        """
         ...
 
 
@@ -77,9 +85,11 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
         "SELECT 1 FROM versions WHERE dataset = ? AND commit_id = ?", (dataset, entry.commit)
     ).fetchone():
         return
-    (seq,) = connection.execute(
-        "SELECT coalesce(max(seq), 0) + 1 FROM versions WHERE dataset = ?", (dataset,)
+    last = connection.execute(
+        "SELECT seq, commit_id, files FROM versions WHERE dataset = ? ORDER BY seq DESC LIMIT 1",
+        (dataset,),
     ).fetchone()
+    seq = 1 if last is None else last[0] + 1
     version = connection.execute(
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
         "annex_commit_id, time, files, bytes, exceptions, exceptions_json, evidence, title, "
@@ -110,8 +120,12 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
     assert version is not None
     reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
     where = f"{reference.name}@{entry.label} (commit {entry.commit})"
-    records = journal.records(reference.dataset_id, entry.commit)
-    recorded = record_files(connection, dataset, version, seq, records, where)
+    changes = journal.record_changes(reference.dataset_id, entry.commit)
+    if changes is not None and last is not None and changes[0] == last[1]:
+        recorded = record_changes(connection, dataset, version, seq, last[2], changes[1], where)
+    else:
+        records = journal.records(reference.dataset_id, entry.commit)
+        recorded = record_files(connection, dataset, version, seq, records, where)
     if recorded.files != entry.files:
         # believing fewer records than the version has would make deletions of a damaged file
         raise JournalBroken(

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from neuromirror.index.errors import MalformedQuery
-from neuromirror.index.urls import short_hash
+from neuromirror.index.urls import key_hash
 
 _SHA256 = re.compile(r"[0-9a-f]{8,64}\Z")
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
@@ -32,9 +32,7 @@ def parse_query(query: str) -> list[Lookup]:
     text = query.strip().strip('"')
     if _KEY.match(text):
         return [
-            Lookup(
-                "SELECT id FROM contents WHERE key_hash = ? AND key = ?", (short_hash(text), text)
-            )
+            Lookup("SELECT id FROM contents WHERE key_hash = ? AND key = ?", (key_hash(text), text))
         ]
     word, colon, value = text.lower().rpartition(":")
     if not colon:
@@ -56,11 +54,7 @@ def parse_query(query: str) -> list[Lookup]:
 def _sha256(value: str) -> list[Lookup]:
     low, high = bytes.fromhex(value.ljust(64, "0")), bytes.fromhex(value.ljust(64, "f"))
     return [
-        Lookup(
-            "SELECT id FROM contents WHERE sha256 IS NOT NULL "
-            "AND substr(sha256, 1, 8) BETWEEN ? AND ? AND sha256 BETWEEN ? AND ?",
-            (low[:8], high[:8], low, high),
-        ),
+        *_in_contents("sha256", low, high),
         Lookup(
             "SELECT content FROM other_digests WHERE value BETWEEN ? AND ? "
             "AND algorithm = 'sha256'",
@@ -72,18 +66,15 @@ def _sha256(value: str) -> list[Lookup]:
 def _md5(value: str) -> list[Lookup]:
     digest = bytes.fromhex(value)
     return [
-        Lookup(
-            "SELECT id FROM contents WHERE md5 IS NOT NULL AND substr(md5, 1, 8) = ? AND md5 = ?",
-            (digest[:8], digest),
-        ),
+        *_in_contents("md5", digest, digest),
         Lookup("SELECT content FROM other_digests WHERE value = ? AND algorithm = 'md5'", (value,)),
     ]
 
 
 def _etag(value: str, parts: str | None, part_size: str | None) -> list[Lookup]:
     digest = bytes.fromhex(value)
-    first = "SELECT id FROM contents WHERE etag IS NOT NULL AND substr(etag, 1, 8) = ? AND etag = ?"
-    given: list[object] = [digest[:8], digest]
+    first = ""
+    given: list[object] = []
     if parts is None:
         # "." sorts next after "-": all numbers of parts
         other = "SELECT content FROM other_digests WHERE value >= ? AND value < ?"
@@ -99,6 +90,26 @@ def _etag(value: str, parts: str | None, part_size: str | None) -> list[Lookup]:
         other += " AND part_size = ?"
         other_given.append(int(part_size))
     return [
-        Lookup(first, tuple(given)),
+        *(
+            Lookup(found.sql + first, (*found.parameters, *given))
+            for found in _in_contents("etag", digest, digest)
+        ),
         Lookup(f"{other} AND algorithm = 'etag'", tuple(other_given)),
+    ]
+
+
+def _in_contents(column: str, low: bytes, high: bytes) -> list[Lookup]:
+    """The contents whose digest lies in a range: keys named by it, and the others."""
+    head = f"substr({column}, 1, 8)"
+    given = (low[:8], high[:8], low, high)
+    return [
+        Lookup(
+            f"SELECT id FROM contents WHERE key_hash BETWEEN ? AND ? AND {column} BETWEEN ? AND ?",
+            given,
+        ),
+        Lookup(
+            f"SELECT id FROM contents WHERE {head} <> key_hash AND {head} BETWEEN ? AND ? "
+            f"AND {column} BETWEEN ? AND ?",
+            given,
+        ),
     ]

@@ -176,9 +176,6 @@ def _needs_migration(path: Path) -> bool:
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     if _check(connection, path) != schema.SCHEMA:
         schema.migrate(connection)
-        # when it was migrated is all that two indexes of one journal would differ in (I8)
-        with connection:
-            connection.execute("UPDATE _sqlite_migrations SET applied_at = ''")
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> int:

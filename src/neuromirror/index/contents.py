@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+
+import msgspec
+from msgspec.structs import astuple
 
 from neuromirror.index.rows import RETENTION
-from neuromirror.index.urls import short_hash
+from neuromirror.index.urls import key_hash
 from neuromirror.model import Digest, FileRecord, PlacedFile
 
 CHECKED = {"sha256": 1, "md5": 2, "etag": 4}
@@ -25,13 +26,12 @@ _COLUMNS = (
 )
 
 
-@dataclass(slots=True)
-class _Content:
+class _Content(msgspec.Struct, gc=False):
     """A row of ``contents``, in the order of its columns."""
 
     id: int
     key: str
-    key_hash: int
+    key_hash: bytes
     size: int | None
     sha256: bytes | None = None
     md5: bytes | None = None
@@ -44,8 +44,6 @@ class _Content:
     etag_by: int | None = None
     retention: int = 0
 
-
-_row = attrgetter(*(name.strip() for name in _COLUMNS.split(",")))
 
 _Other = tuple[int, str, str, int, int, int]
 
@@ -62,19 +60,20 @@ class ContentWriter:
         self.added = 0
         """How many contents were new."""
 
-    def resolve(self, files: Sequence[PlacedFile]) -> tuple[list[int], set[int]]:
-        """The content id of each file, and which of these ids are new with this call."""
-        hashes = [short_hash(placed.key) for placed in files]
+    def resolve(self, files: Sequence[PlacedFile]) -> tuple[list[int], int]:
+        """The content id of each file, and the least of those that are new with this call."""
+        first_new = self._last + 1
+        hashes = [key_hash(placed.key) for placed in files]
         known = self._known(hashes)
         fresh: dict[int, _Content] = {}
         changed: dict[int, _Content] = {}
         others: list[_Other] = []
         ids = []
-        for placed, key_hash in zip(files, hashes, strict=True):
+        for placed, hashed in zip(files, hashes, strict=True):
             content = known.get(placed.key)
             if content is None:
                 self._last += 1
-                content = _Content(self._last, placed.key, key_hash, placed.record.size)
+                content = _Content(self._last, placed.key, hashed, placed.record.size)
                 known[placed.key] = content
                 fresh[content.id] = content
                 self._merge(content, placed.record, others)
@@ -83,9 +82,9 @@ class ContentWriter:
             ids.append(content.id)
         self._write(fresh, changed, others)
         self.added += len(fresh)
-        return ids, set(fresh)
+        return ids, first_new
 
-    def _known(self, hashes: list[int]) -> dict[str, _Content]:
+    def _known(self, hashes: list[bytes]) -> dict[str, _Content]:
         marks = ",".join("?" * len(hashes))
         found = self._db.execute(
             f"SELECT {_COLUMNS} FROM contents WHERE key_hash IN ({marks})", hashes
@@ -97,12 +96,12 @@ class ContentWriter:
     ) -> None:
         self._db.executemany(
             f"INSERT INTO contents ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            map(_row, fresh.values()),
+            map(astuple, fresh.values()),
         )
         self._db.executemany(
             "UPDATE contents SET size=?, sha256=?, md5=?, etag=?, parts=?, part_size=?, checked=?, "
             "sha256_by=?, md5_by=?, etag_by=?, retention=? WHERE id=?",
-            ((*_row(content)[3:], content.id) for content in changed.values()),
+            ((*astuple(content)[3:], content.id) for content in changed.values()),
         )
         self._db.executemany(
             "INSERT INTO other_digests VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "

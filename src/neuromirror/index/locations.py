@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import Location
+
+_Wanted = tuple[Location, int, bool]
+"""A place, the hash of its plain URL, whether a changed file brings it."""
 
 EXACT, OBJECT, ADDRESS = 0, 1, 2
 """Ranks: an exact object version, an object that may be overwritten, another address."""
@@ -26,30 +29,35 @@ class LocationWriter:
         self._db = connection
         self._version = version
 
-    def learn(self, places: Iterable[tuple[int, bool, bool, Location]]) -> None:
-        """Take (content id, the content is new, the file changed, place).
+    def learn(self, files: Iterable[tuple[int, bool, bool, Sequence[Location]]]) -> None:
+        """Take (content id, the content is new, the file changed, its places) of each file.
 
         A place that a changed file brings counts as learnt anew, so that after a roll-back
         upstream the exact version of a plain URL is the one that is served again.
         """
         # in order of appearance, whatever the size of a batch is: the row ids follow it (I8)
-        wanted: dict[tuple[int, str], tuple[Location, int, bool, bool]] = {}
-        for content, fresh, changed, place in places:
-            at = (content, place.url)
-            before = wanted.get(at)
-            if before is None:
-                wanted[at] = (place, short_hash(plain_url(place.url)), fresh, changed)
-            elif changed and not before[3]:
-                wanted[at] = (*before[:3], True)
-        known = self._known([plain for _, plain, fresh, _ in wanted.values() if not fresh])
+        wanted: dict[tuple[int, str], _Wanted] = {}
+        asked: list[int] = []
+        for content, fresh, changed, places in files:
+            for place in places:
+                at = (content, place.url)
+                before = wanted.get(at)
+                if before is None:
+                    plain = short_hash(plain_url(place.url))
+                    wanted[at] = (place, plain, changed)
+                    if not fresh:
+                        asked.append(plain)
+                elif changed and not before[2]:
+                    wanted[at] = (before[0], before[1], True)
+        known = self._known(asked)
         version = self._version
         new: list[tuple[int, int, str, str, str | None, int, int]] = []
         anew: list[tuple[int, int]] = []
-        for at, (place, plain, _, changed) in wanted.items():
+        for at, (place, plain, changed) in wanted.items():
             found = known.get(at)
             if found is None:
                 kept = _kept_version(place)
-                new.append((at[0], rank(place), place.url, place.kind, kept, plain, version))
+                new.append((at[0], rank(place), at[1], place.kind, kept, plain, version))
             elif changed and found[1] != version:
                 anew.append((version, found[0]))
         self._db.executemany("UPDATE locations SET learned = ? WHERE id = ?", anew)

@@ -1,7 +1,8 @@
-"""The files of a version against those of the version before, as a merge of two sorted streams.
+"""A version's files written over those of the version before: all of them, or what changed.
 
-Memory stays flat: both sides are read some thousand rows at a time, and what a batch changes is
-written before the next is read. A file that is as it was costs reads only.
+Memory stays flat: some thousand files are read at a time, and what they change is written before
+the next are read. A file whose record is as it was costs one comparison, so that a version told
+whole and the same version told by its changes leave the same rows.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.errors import JournalBroken
 from neuromirror.index.locations import LocationWriter
-from neuromirror.model import Location, PlacedFile
+from neuromirror.index.urls import short_hash
+from neuromirror.model import Change, Location, PlacedFile, dump_placed
 
-_BATCH = 4000
+_BATCH = 8000
+
+_Row = tuple[str, int, int, bytes | None, int]
+"""An open row of ``files``: path, since, content, source_path, record."""
+
+_File = tuple[str, int, PlacedFile]
+"""Path, hash of the record, the file."""
+
+_Pair = tuple[_Row | None, _File | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +35,6 @@ class Recorded:
 
     files: int
     contents: int
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenRow:
-    path: str
-    since: int
-    content: int
-    source_path: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class _NewFile:
-    path: str
-    placed: PlacedFile
-
-
-_Pair = tuple[_OpenRow | None, _NewFile | None]
 
 
 def record_files(
@@ -59,9 +53,11 @@ def record_files(
     batch = _Batch(connection, dataset, version, seq)
     files = 0
     pairs: list[_Pair] = []
-    for pair in _merged(_open_rows(connection, dataset, seq), _checked(records, where)):
-        files += pair[1] is not None
-        pairs.append(pair)
+    for row, file in _merged(_open_rows(connection, dataset, seq), _checked(records, where)):
+        files += file is not None
+        if row is not None and file is not None and row[4] == file[1]:
+            continue
+        pairs.append((row, file))
         if len(pairs) >= _BATCH:
             batch.write(pairs)
             pairs = []
@@ -69,53 +65,115 @@ def record_files(
     return Recorded(files, batch.contents.added)
 
 
-def _checked(records: Iterable[PlacedFile], where: str) -> Iterator[_NewFile]:
+def record_changes(
+    connection: sqlite3.Connection,
+    dataset: int,
+    version: int,
+    seq: int,
+    before: int,
+    changes: Iterable[Change],
+    where: str,
+) -> Recorded:
+    """As :func:`record_files`, told only what differs from the version whose rows are open.
+
+    ``before`` is how many files that version holds; the other files' rows are not read. Raises
+    :class:`JournalBroken` for changes that are not sorted, or do not fit the open rows.
+    """
+    batch = _Batch(connection, dataset, version, seq)
+    files = before
+    pairs = _fitted(connection, dataset, seq, changes, where)
+    while some := list(islice(pairs, _BATCH)):
+        files += sum((file is not None) - (row is not None) for row, file in some)
+        batch.write([(r, f) for r, f in some if r is None or f is None or r[4] != f[1]])
+    return Recorded(files, batch.contents.added)
+
+
+def _checked(records: Iterable[PlacedFile], where: str) -> Iterator[_File]:
     before: bytes | None = None
     for placed in records:
-        if before is not None and placed.git_path <= before:
+        path = placed.git_path
+        if before is not None and path <= before:
             raise JournalBroken(
-                f"the records of {where} are not sorted: {placed.git_path!r} after {before!r}; "
+                f"the records of {where} are not sorted: {path!r} after {before!r}; "
                 "the store is damaged: run `neuromirror audit`"
             )
-        before = placed.git_path
-        try:
-            yield _NewFile(before.decode("utf-8"), placed)
-        except UnicodeDecodeError as error:
+        before = path
+        yield _text(path, where), short_hash(dump_placed(placed)), placed
+
+
+def _text(path: bytes, where: str) -> str:
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JournalBroken(
+            f"the records of {where} hold a path in git that is not UTF-8: {path!r}; "
+            "the store is damaged: run `neuromirror audit`"
+        ) from error
+
+
+def _fitted(
+    connection: sqlite3.Connection, dataset: int, seq: int, changes: Iterable[Change], where: str
+) -> Iterator[_Pair]:
+    """The changes, each with the row that is open at its path."""
+    before: bytes | None = None
+    for old, new in changes:
+        paths = {side.git_path for side in (old, new) if side is not None}
+        path = paths.pop() if len(paths) == 1 else b""
+        if paths or not path or (before is not None and path <= before):
             raise JournalBroken(
-                f"the records of {where} hold a path in git that is not UTF-8: {before!r}; "
+                f"the changes of {where} are not sorted pairs: {path!r} after {before!r}; "
                 "the store is damaged: run `neuromirror audit`"
-            ) from error
+            )
+        before = path
+        name = _text(path, where)
+        row: _Row | None = connection.execute(
+            "SELECT path, since, content, source_path, record FROM files "
+            "WHERE dataset = ? AND path = ? AND until IS NULL AND since < ?",
+            (dataset, name, seq),
+        ).fetchone()
+        if (row is None) != (old is None):
+            raise JournalBroken(
+                f"the changes of {where} do not fit the version before: {name!r} was "
+                f"{'not there' if row is None else 'there'}; the store is damaged: "
+                "run `neuromirror audit`"
+            )
+        yield row, None if new is None else (name, short_hash(dump_placed(new)), new)
 
 
-def _open_rows(connection: sqlite3.Connection, dataset: int, seq: int) -> Iterator[_OpenRow]:
+def _open_rows(connection: sqlite3.Connection, dataset: int, seq: int) -> Iterator[_Row]:
     """The rows open before this version, by path; page by page, as rows are written meanwhile."""
     after = ""
     while True:
         page = connection.execute(
-            "SELECT path, since, content, source_path FROM files WHERE dataset = ? AND path > ? "
-            "AND until IS NULL AND since < ? ORDER BY path LIMIT ?",
+            "SELECT path, since, content, source_path, record FROM files WHERE dataset = ? "
+            "AND path > ? AND until IS NULL AND since < ? ORDER BY path LIMIT ?",
             (dataset, after, seq, _BATCH),
         ).fetchall()
-        for row in page:
-            yield _OpenRow(*row)
+        yield from page
         if len(page) < _BATCH:
             return
         after = page[-1][0]
 
 
-def _merged(old: Iterator[_OpenRow], new: Iterator[_NewFile]) -> Iterator[_Pair]:
+def _merged(old: Iterator[_Row], new: Iterator[_File]) -> Iterator[_Pair]:
     # code points sort as their UTF-8 bytes do, so both sides agree on the order
     row, file = next(old, None), next(new, None)
-    while row is not None or file is not None:
-        if file is None or (row is not None and row.path < file.path):
-            yield row, None
-            row = next(old, None)
-        elif row is None or file.path < row.path:
-            yield None, file
-            file = next(new, None)
-        else:
+    while row is not None and file is not None:
+        if row[0] == file[0]:
             yield row, file
             row, file = next(old, None), next(new, None)
+        elif row[0] < file[0]:
+            yield row, None
+            row = next(old, None)
+        else:
+            yield None, file
+            file = next(new, None)
+    while row is not None:
+        yield row, None
+        row = next(old, None)
+    while file is not None:
+        yield None, file
+        file = next(new, None)
 
 
 class _Batch:
@@ -131,34 +189,39 @@ class _Batch:
         self._locations = LocationWriter(connection, version)
 
     def write(self, pairs: list[_Pair]) -> None:
-        files = [file.placed for _, file in pairs if file is not None]
-        ids, fresh = self.contents.resolve(files)
+        ids, first_new = self.contents.resolve([file[2] for _, file in pairs if file is not None])
         contents = iter(ids)
+        dataset, seq = self._dataset, self._seq
         closed: list[tuple[int, int, str, int]] = []
-        opened: list[tuple[int, str, int, int, bytes | None]] = []
-        places: list[tuple[int, bool, bool, Location]] = []
+        opened: list[tuple[int, str, int, int, bytes | None, int]] = []
+        rewritten: list[tuple[int, int, str, int]] = []
+        places: list[tuple[int, bool, bool, tuple[Location, ...]]] = []
         for row, file in pairs:
             if file is None:
                 assert row is not None
-                closed.append((self._seq, self._dataset, row.path, row.since))
+                closed.append((seq, dataset, row[0], row[1]))
                 continue
+            path, hashed, placed = file
             content = next(contents)
-            placed = file.placed
-            source = placed.record.path
-            source_path = None if source == placed.git_path else source
-            changed = row is None or (row.content, row.source_path) != (content, source_path)
-            if changed:
+            record = placed.record
+            source_path = None if record.path == placed.git_path else record.path
+            changed = row is None or row[2] != content or row[3] != source_path
+            if row is not None and not changed:
+                rewritten.append((hashed, dataset, path, row[1]))
+            else:
                 if row is not None:
-                    closed.append((self._seq, self._dataset, row.path, row.since))
-                opened.append((self._dataset, file.path, self._seq, content, source_path))
-            new = content in fresh
-            for place in placed.record.locations:
-                places.append((content, new, changed, place))
+                    closed.append((seq, dataset, path, row[1]))
+                opened.append((dataset, path, seq, content, source_path, hashed))
+            places.append((content, content >= first_new, changed, record.locations))
         self._db.executemany(
             "UPDATE files SET until = ? WHERE dataset = ? AND path = ? AND since = ?", closed
         )
         self._db.executemany(
-            "INSERT INTO files (dataset, path, since, content, source_path) VALUES (?,?,?,?,?)",
+            "UPDATE files SET record = ? WHERE dataset = ? AND path = ? AND since = ?", rewritten
+        )
+        self._db.executemany(
+            "INSERT INTO files (dataset, path, since, content, source_path, record) "
+            "VALUES (?,?,?,?,?,?)",
             opened,
         )
         self._locations.learn(places)

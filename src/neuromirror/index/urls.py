@@ -27,7 +27,22 @@ def version_of(url: str) -> str | None:
     return None
 
 
-def short_hash(value: str) -> int:
+def short_hash(value: str | bytes) -> int:
     """blake2b-64 as the signed integer that SQLite stores; the same on every machine."""
-    digest = blake2b(value.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big", signed=True)
+
+
+def key_hash(key: str) -> bytes:
+    """Eight bytes to find a git-annex key by.
+
+    The first of the digest that names it, so that the same look-up serves the digest; for a key
+    that is not named by one, those of its blake2b.
+    """
+    try:
+        head = bytes.fromhex(key.partition("--")[2][:16])
+        if len(head) == 8:
+            return head
+    except ValueError:
+        pass
+    return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()

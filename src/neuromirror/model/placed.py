@@ -14,7 +14,7 @@ import msgspec
 from neuromirror.model.records import Digest, FileRecord, Location, Retention
 
 
-class PlacedFile(msgspec.Struct, frozen=True):
+class PlacedFile(msgspec.Struct, frozen=True, gc=False):
     """A file record, the path it has in the git tree (escaped) and its git-annex key."""
 
     git_path: bytes
@@ -22,7 +22,7 @@ class PlacedFile(msgspec.Struct, frozen=True):
     record: FileRecord
 
 
-class _Line(msgspec.Struct, omit_defaults=True):
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     """The JSON object of a line; ``path`` stands only where upstream's name is not the git path.
 
     ``path_hex`` takes its place where upstream's name is not UTF-8.

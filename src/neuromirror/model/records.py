@@ -1,7 +1,8 @@
 """Frozen records that flow from a source to the index. No I/O.
 
 What there is one of for each file is a msgspec Struct, made and read ten times as fast as a frozen
-dataclass; everything else is a dataclass.
+dataclass; everything else is a dataclass. They can form no cycles, so the garbage collector need
+not look at them (``gc=False``).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class VersionKind(StrEnum):
     """The state of something that changes (a draft, a bucket prefix), as once seen."""
 
 
-class Digest(msgspec.Struct, frozen=True, array_like=True):
+class Digest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One checksum of a file, who claims it, and whether the bytes were hashed here.
 
     ``algorithm`` is ``sha256``, ``md5`` (both lower-case hex) or ``etag`` (S3's multipart ETag,
@@ -59,7 +60,7 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
     checked: bool = False
 
 
-class Location(msgspec.Struct, frozen=True, array_like=True):
+class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A place where the bytes can be had; ``url`` holds no credentials.
 
     ``kind`` is ``s3`` (an object, exact when ``version_id`` is known and in the URL) or ``api``
@@ -71,7 +72,7 @@ class Location(msgspec.Struct, frozen=True, array_like=True):
     version_id: str | None = None
 
 
-class FileRecord(msgspec.Struct, frozen=True):
+class FileRecord(msgspec.Struct, frozen=True, gc=False):
     """One file of a version, as its source states it.
 
     ``path`` is upstream's name, byte for byte; ``size`` in bytes, None where upstream does not
