@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 
 from neuromirror.demo import LATE, SHARED, ZARR, DemoArchive
