@@ -17,12 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-from bench_common import Contender, header, in_own_process, report, run_git, write_fast_import
+from bench_common import (
+    Contender,
+    header,
+    in_own_process,
+    report,
+    run_git,
+    sizes_option,
+    write_fast_import,
+)
 from bench_mint import mint_neuromirror
 
 from neuromirror.model import DatasetRef
 from neuromirror.store import Repository, Store
-from neuromirror.store.housekeeping import keep_house
+from neuromirror.store.housekeeping import Rules, keep_house
 
 REPEATS = 3
 MINTED = "neuromirror, as minted"
@@ -45,7 +53,7 @@ def make_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     shutil.copytree(made / MINTED, repository.path)
     store.alias(_dataset())
     begin = time.perf_counter()
-    (kept,) = keep_house(store)
+    (kept,) = keep_house(store, rules=Rules(bytes=1))
     seconds = time.perf_counter() - begin
     if kept.status != "ok":
         raise SystemExit(f"bench: housekeeping did nothing: {kept.message}")
@@ -126,29 +134,27 @@ class _Static(SimpleHTTPRequestHandler):
 
 
 CONTENDERS = ("neuromirror", MINTED, "fast-import+gc")
+MAKERS = {"neuromirror": "housekeeping", "fast-import+gc": "gc"}
 
 
 @click.command("clone")
-@click.option("--files", default=200_000, show_default=True, type=click.IntRange(1))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
-def clone_bench(files: int, *, as_json: bool, write: bool) -> None:
+@sizes_option(200_000)
+def clone_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
     """A bare clone over plain HTTP: minted and housekept repositories, beside git's own."""
-    makers: dict[str, Contender] = {
-        "housekeeping": make_neuromirror,
-        "gc": make_fast_import,
-    }
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        (folder / "made").mkdir()
-        made = {
-            what: in_own_process("clone", what, make, files, folder)
-            for what, make in makers.items()
-        }
-        lines = []
-        for what in CONTENDERS:
-            line = in_own_process("clone", what, clone, files, folder)
-            maker = {"neuromirror": "housekeeping", "fast-import+gc": "gc"}.get(what)
-            line["packed_s"] = made[maker]["seconds"] if maker else 0
-            lines.append(line)
-        report("clone", lines, as_json=as_json, write=write)
+    report("clone", _lines(files), as_json=as_json, write=write)
+
+
+def _lines(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """The lines of all contenders; ``packed_s`` is how long housekeeping or gc took before."""
+    makers: dict[str, Contender] = {"housekeeping": make_neuromirror, "gc": make_fast_import}
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            folder = Path(name)
+            (folder / "made").mkdir()
+            packed = {
+                what: in_own_process("clone", what, make, size, folder)["seconds"]
+                for what, make in makers.items()
+            }
+            for what in CONTENDERS:
+                line = in_own_process("clone", what, clone, size, folder)
+                yield {**line, "packed_s": packed.get(MAKERS.get(what, ""), 0)}

@@ -15,6 +15,7 @@ from neuromirror.cli.browse import (
 )
 from neuromirror.cli.common import Commands, Settings, settings_options
 from neuromirror.cli.demo import demo_command
+from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.operate import check_config_command, rebuild_index_command, status_command
 from neuromirror.cli.sync import holds_command, release_command, sync_command
 
@@ -46,6 +47,7 @@ for _command in (
     events_command,
     check_config_command,
     rebuild_index_command,
+    housekeeping_command,
     demo_command,
 ):
     main.add_command(_command)

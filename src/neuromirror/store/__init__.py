@@ -3,6 +3,7 @@
 from neuromirror.store.disk import write_atomically
 from neuromirror.store.errors import NotAStore, RefRefused, RefsMoved, StoreBusy, StoreDamaged
 from neuromirror.store.history import dataset_of, versions_in_git
+from neuromirror.store.housekeeping import Kept, RepackFailed, Rules, keep_house
 from neuromirror.store.locks import locked
 from neuromirror.store.refs import move_refs, read_refs
 from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
@@ -14,16 +15,20 @@ __all__ = [
     "MAIN",
     "PUBLISHED",
     "TAGS",
+    "Kept",
     "Member",
     "NotAStore",
     "RefRefused",
     "RefsMoved",
+    "RepackFailed",
     "Repository",
+    "Rules",
     "Store",
     "StoreBusy",
     "StoreDamaged",
     "dataset_of",
     "git",
+    "keep_house",
     "locked",
     "move_refs",
     "read_refs",

@@ -12,6 +12,7 @@ from neuromirror.mint import Pack, git_environment
 from neuromirror.store.disk import UMASK, make_folder, sync, sync_tree, write_atomically
 from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.refs import DRAFTS, drop_own_locks, move_refs, read_refs
+from neuromirror.store.retired import are_listed, list_packs
 
 MAIN = "refs/heads/main"
 PUBLISHED = "refs/heads/published"
@@ -75,7 +76,10 @@ class Repository:
         self.refresh()
 
     def refresh(self) -> None:
-        """Brings HEAD and the files for plain HTTP in line with the refs, where they are not."""
+        """Brings HEAD and the files for plain HTTP in line with the refs, where they are not.
+
+        Retired packs are not listed, which ``git update-server-info`` would do.
+        """
         refs = self.refs()
         head = MAIN if MAIN in refs or PUBLISHED not in refs else PUBLISHED
         wanted = f"ref: {head}\n"
@@ -83,16 +87,14 @@ class Repository:
             write_atomically(self.path / "HEAD", wanted.encode())
         info = self.path / "info" / "refs"
         listed = "".join(f"{sha}\t{name}\n" for name, sha in sorted(refs.items()))
-        packs = self.path / "objects" / "info" / "packs"
-        held = {path.name for path in (self.path / "objects" / "pack").glob("pack-*.pack")}
-        if (
-            _text(info) != listed
-            or {line[2:] for line in _text(packs).splitlines() if line} != held
-        ):
+        # lines that end so tell what annotated tags of others stand for
+        told = [line for line in _text(info).splitlines(True) if not line.endswith("^{}\n")]
+        if "".join(told) != listed:
             git(self.path, "update-server-info", "--force")
-            for path in (info, packs):
-                sync(path)
-                sync(path.parent)
+            sync(info)
+            sync(info.parent)
+        if not are_listed(self.path):
+            list_packs(self.path)
 
 
 def _text(path: Path) -> str:
