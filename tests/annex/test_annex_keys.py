@@ -21,6 +21,7 @@ from neuromirror.annex import (
     key_digest,
     key_file,
     key_for,
+    key_of_file,
     link_target,
     log_path,
     md5e_key,
@@ -154,6 +155,7 @@ def test_places_of_a_key_are_git_annexes(repo: Path, some: list[str]) -> None:
         assert path == link_target(key, b"file")
         assert link_target(key, b"a/b/file") == b"../../" + path
         assert log_path(key) == lower + key_file(key) + b".log"
+        assert key_of_file(key_file(key)) == key
         assert url_log_path(key) == log_path(key) + b".web"
         parts = parse_key(key)
         stated = "unknown" if parts.size is None else str(parts.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -174,3 +175,25 @@ def test_versions_that_only_git_has_are_found_by_a_rebuild(place: Place) -> None
             assert found == rows
         again = [(one.path, one.key) for one in index.files(index.resolve("demo:000002", "draft"))]
     assert again == files
+
+
+def test_records_that_were_lost_are_read_back_from_git(place: Place, demo: DemoArchive) -> None:
+    place.sync()
+    store = place.store
+    with place.index() as index:
+        row = index.resolve("demo:000004", "draft")
+        before = [(one.path, one.key, one.size, one.evidence) for one in index.files(row)]
+    shutil.rmtree(place.folder / "neuromirror" / "records")
+    (place.folder / "neuromirror" / "journal.jsonl").unlink()
+    rebuild_index(store, store.index_path)
+    with place.index() as index:
+        row = index.resolve("demo:000004", "draft")
+        assert [(one.path, one.key, one.size, one.evidence) for one in index.files(row)] == before
+        (found, *_) = index.files(row)
+        assert len(index.locations(found.content)) == 2
+    refs = place.refs()
+    shutil.rmtree(place.folder / "neuromirror" / "records")
+    demo.add_file("000004", "new.txt", b"new")
+    assert place.sync()["demo:000004"].status == "ok"
+    assert place.refs() != refs
+    place.fsck()

@@ -158,6 +158,12 @@ def key_file(key: str) -> bytes:
     return raw.replace(b"&", b"&a").replace(b"%", b"&s").replace(b":", b"&c").replace(b"/", b"%")
 
 
+def key_of_file(name: bytes) -> str:
+    """The key that a file name stands for: the inverse of :func:`key_file`."""
+    raw = name.replace(b"%", b"/").replace(b"&c", b":").replace(b"&s", b"%").replace(b"&a", b"&")
+    return raw.decode("utf-8")
+
+
 def hash_lower(key: str) -> bytes:
     """The directories of a key on the git-annex branch: ``f87/4d5``."""
     digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).hexdigest().encode("ascii")

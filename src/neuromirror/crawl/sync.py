@@ -133,7 +133,7 @@ class Planner:
     def _check_archive(self, mirror: Mirror, source: Source) -> None:
         """One name for two archives would mix their datasets: ids say nothing of the archive."""
         for one in () if self._index is None else self._index.mirror_status():
-            if one.mirror == mirror.name and one.uri != source.uri:
+            if one.mirror == mirror.name and one.uri not in ("", source.uri):
                 raise ConfigurationError(
                     f"{mirror.path} names the archive {source.uri}, but in this store the mirror "
                     f"'{mirror.name}' is of {one.uri}; give the file another name, or use another "

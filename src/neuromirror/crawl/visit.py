@@ -14,6 +14,7 @@ from neuromirror.crawl.compare import Changes, Difference
 from neuromirror.crawl.errors import Held, Incident, ListingNotProven
 from neuromirror.crawl.mirrors import Guards
 from neuromirror.crawl.prove import Proven, prove
+from neuromirror.crawl.rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.times import now
 from neuromirror.index import Index, UnknownDataset, VersionRow
@@ -309,6 +310,7 @@ class Visit:
         """What differs from a version that was minted; looked for once in each listing."""
         known, found = self._differs
         if found is None or known != (row.commit, scratch):
+            restore_records(self._store, self._dataset, row.commit, row.annex_commit, row.kind)
             before = self._store.record_lines(self._dataset.dataset_id, row.commit)
             found = Difference(scratch / f"since-{row.commit}", before, proven.spool.lines())
             self._differs = ((row.commit, scratch), found)
@@ -376,9 +378,7 @@ class Visit:
         """The state minted last, whose keys the git-annex branch holds, if all of it is here."""
         if ANNEX not in refs or not rows:
             return None
-        last = rows[-1]
-        whole = self._store.has_records(self._dataset.dataset_id, last.commit)
-        return last if whole and self._store.manifest_path(last.state).exists() else None
+        return rows[-1] if self._store.manifest_path(rows[-1].state).exists() else None
 
 
 def _timed(proven: Proven) -> Proven:

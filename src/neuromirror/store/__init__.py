@@ -2,6 +2,7 @@
 
 from neuromirror.store.disk import write_atomically
 from neuromirror.store.errors import NotAStore, RefRefused, RefsMoved, StoreBusy, StoreDamaged
+from neuromirror.store.from_git import record_lines_in_git
 from neuromirror.store.history import dataset_of, versions_in_git
 from neuromirror.store.housekeeping import Kept, RepackFailed, Rules, keep_house
 from neuromirror.store.locks import locked
@@ -32,6 +33,7 @@ __all__ = [
     "locked",
     "move_refs",
     "read_refs",
+    "record_lines_in_git",
     "update_superdataset",
     "versions_in_git",
     "write_atomically",
