@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -173,7 +174,13 @@ def recrawl_listing(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
         for _ in listing.entries:
             pass
         listing.closing()
-        return time.perf_counter() - begin, {}
+        return time.perf_counter() - begin, _own_memory()
+
+
+def _own_memory() -> dict[str, Any]:
+    """The peak of this process alone: the archive server is none of ours."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_mb": round(peak / 1024 / (1024 if sys.platform == "darwin" else 1))}
 
 
 def recrawl_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -190,7 +197,7 @@ def recrawl_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]
         seconds = time.perf_counter() - begin
         if result.status != "notneeded":
             sys.exit(f"bench: the second visit was not uneventful: {result}")
-        return seconds, {}
+        return seconds, _own_memory()
 
 
 _DATASET = "000009"

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -220,7 +220,7 @@ class PackWriter:
 
     def _drop(self, table: _Table) -> None:
         """Rewrites the pack without the second copies of objects, and corrects the table."""
-        starts = array("Q", sorted([*table.offsets, *table.repeated, self._offset]))
+        starts = array("Q", sorted([*chain(*table.offsets), *table.repeated, self._offset]))
         ends = [starts[bisect.bisect_right(starts, start)] for start in table.repeated]
         gaps = list(zip(table.repeated, ends, strict=True))
         with _draft(self._path.parent, "tmp_pack_") as (target, path):
@@ -232,8 +232,9 @@ class PackWriter:
                     at += len(block)
                 at = end
         dropped = [0, *accumulate(end - start for start, end in gaps)]
-        for place, offset in enumerate(table.offsets):
-            table.offsets[place] = offset - dropped[bisect.bisect_left(table.repeated, offset)]
+        for offsets in table.offsets:
+            for place, offset in enumerate(offsets):
+                offsets[place] = offset - dropped[bisect.bisect_left(table.repeated, offset)]
         self._file.close()
         os.replace(path, self._path)
         self._file = self._path.open("r+b", buffering=0)
@@ -287,45 +288,57 @@ class _Table:
 
     def __init__(self, buckets: list[bytearray]) -> None:
         self.fanout: list[int] = []
-        self.shas = bytearray()
-        self.crcs = array("I")
-        self.offsets = array("Q")
-        repeated: list[int] = []
+        self.repeated: list[int] = []
+        # in pieces as large as the buckets that go: one growing array would need twice the memory
+        self.shas: list[bytes] = []
+        self.crcs: list[array[int]] = []
+        self.offsets: list[array[int]] = []
+        self.count = 0
         for bucket in buckets:
-            last = b""
-            for sha, crc, offset in sorted(_ENTRY.iter_unpack(bucket)):
-                if sha == last:
-                    repeated.append(offset)
-                    continue
-                self.shas += sha
-                self.crcs.append(crc)
-                self.offsets.append(offset)
-                last = sha
-            bucket.clear()
-            self.fanout.append(len(self.crcs))
-        self.repeated = sorted(repeated)
-        self.count = len(self.crcs)
+            self._take(bucket)
+            self.fanout.append(self.count)
+        self.repeated.sort()
+
+    def _take(self, bucket: bytearray) -> None:
+        entries = sorted(_ENTRY.iter_unpack(bucket))
+        bucket.clear()
+        last = b""
+        shas, crcs, offsets = list[bytes](), array("I"), array("Q")
+        for sha, crc, offset in entries:
+            if sha == last:
+                self.repeated.append(offset)
+                continue
+            shas.append(sha)
+            crcs.append(crc)
+            offsets.append(offset)
+            last = sha
+        self.shas.append(b"".join(shas))
+        self.crcs.append(crcs)
+        self.offsets.append(offsets)
+        self.count += len(crcs)
 
     def index_blocks(self) -> Iterator[bytes]:
-        """The pack index but for its two trailing checksums."""
+        """The pack index but for its two trailing checksums, in pieces."""
         yield b"\xfftOc\x00\x00\x00\x02"
         yield struct.pack(">256I", *self.fanout)
-        yield bytes(self.shas)
-        yield _big_endian(self.crcs)
-        short = array("I")
+        yield from self.shas
+        for crcs in self.crcs:
+            yield _big_endian(crcs[:])
         large = array("Q")
-        for offset in self.offsets:
-            if offset < _LARGE:
-                short.append(offset)
-            else:
-                short.append(_LARGE | len(large))
-                large.append(offset)
-        yield _big_endian(short)
+        for offsets in self.offsets:
+            short = array("I")
+            for offset in offsets:
+                if offset < _LARGE:
+                    short.append(offset)
+                else:
+                    short.append(_LARGE | len(large))
+                    large.append(offset)
+            yield _big_endian(short)
         yield _big_endian(large)
 
 
 def _big_endian(numbers: array[int]) -> bytes:
+    """The bytes of numbers, which are turned around in place."""
     if sys.byteorder == "little":
-        numbers = numbers[:]
         numbers.byteswap()
     return numbers.tobytes()

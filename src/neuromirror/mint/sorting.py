@@ -16,7 +16,7 @@ class LineSorter:
     files in ``directory``, merged while reading. Use as a context manager, so that the files go.
     """
 
-    def __init__(self, directory: Path, limit: int = 48 << 20) -> None:
+    def __init__(self, directory: Path, limit: int = 32 << 20) -> None:
         self._directory = directory
         self._limit = limit
         self._lines: list[bytes] = []
