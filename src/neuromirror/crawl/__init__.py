@@ -1,7 +1,6 @@
 """Plan, visit, record: the one room that joins sources, mint and index."""
 
 from neuromirror.crawl.compare import Changes, Difference
-from neuromirror.crawl.errors import Held, Incident
 from neuromirror.crawl.holds import release
 from neuromirror.crawl.mirrors import (
     Guards,
@@ -22,8 +21,6 @@ __all__ = [
     "Changes",
     "Difference",
     "Guards",
-    "Held",
-    "Incident",
     "Mirror",
     "MirrorFile",
     "Outcome",

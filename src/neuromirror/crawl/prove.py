@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 from neuromirror.annex import fits, git_path, key_for, mark_clash
-from neuromirror.crawl.errors import ListingNotProven
 from neuromirror.mint import LineSorter, Snapshot
 from neuromirror.model import (
     Evidence,
@@ -26,7 +25,7 @@ from neuromirror.model import (
     load_placed,
     text,
 )
-from neuromirror.sources import Listing
+from neuromirror.sources import Listing, ListingNotProven
 
 
 class Spool:

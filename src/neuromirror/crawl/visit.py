@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from neuromirror.crawl.compare import Changes, Difference
-from neuromirror.crawl.errors import Held, Incident, ListingNotProven
 from neuromirror.crawl.mirrors import Guards
 from neuromirror.crawl.prove import Proven, prove
 from neuromirror.crawl.rebuild import restore_records
@@ -34,7 +33,7 @@ from neuromirror.model import (
     text,
     time_label,
 )
-from neuromirror.sources import Source
+from neuromirror.sources import ListingNotProven, Source
 from neuromirror.store import ANNEX, MAIN, PUBLISHED, TAGS, Repository, Store, versions_in_git
 
 _ATTEMPTS = 3
@@ -441,6 +440,3 @@ def _entry(
         metadata_only=metadata_only,
         at=now(),
     )
-
-
-__all__ = ["Held", "Incident", "Outcome", "Visit"]
