@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -170,7 +170,7 @@ def recrawl_listing(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
         dataset = source.dataset(_DATASET)
         begin = time.perf_counter()
         (version,) = source.versions(dataset)
-        listing = source.listing(version, _plain)
+        listing = source.listing(version, _Plain())
         for _ in listing.entries:
             pass
         listing.closing()
@@ -203,11 +203,19 @@ def recrawl_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]
 _DATASET = "000009"
 
 
-def _plain(url: str) -> Any:
+class _Plain:
     """Every object is known, as on a second visit: nothing is asked of the bucket."""
-    from neuromirror.model import Location
 
-    return Location(f"{url}?versionId=1", "s3", "1")
+    memo = None
+    workspace = Path()
+
+    def locations(self, urls: Sequence[str]) -> list[Any]:
+        from neuromirror.model import Location
+
+        return [Location(f"{url}?versionId=1", "s3", "1") for url in urls]
+
+    def contents(self, etags: Sequence[str]) -> list[Any]:
+        return [None for _ in etags]
 
 
 def _archive(folder: Path, count: int) -> Any:

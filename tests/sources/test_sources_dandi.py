@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 from dandi_replay import Replay, send
+from memory import NOTHING, Memory
 
 from neuromirror.model import (
     ConfigurationError,
@@ -24,15 +25,11 @@ from neuromirror.net import Forbidden, NotFound
 from neuromirror.sources import DatasetNotFound, ListingNotProven, UnexpectedReply, open_source
 
 
-def nothing_known(_url):
-    return None
-
-
 def version_of(source, name, label):
     return next(v for v in source.versions(source.dataset(name)) if v.upstream == label)
 
 
-def entries_of(source, name, label, known=nothing_known):
+def entries_of(source, name, label, known=NOTHING):
     listing = source.listing(version_of(source, name, label), known)
     return list(listing.entries)
 
@@ -216,7 +213,7 @@ def test_the_listing_carries_upstreams_own_summary_before_and_after(source_of, a
     source = source_of()
     stale = version_of(source, "000002", "draft")
     archive.state["v000002_draft_info"]["asset_count"] = 8
-    listing = source.listing(stale, nothing_known)
+    listing = source.listing(stale, NOTHING)
     assert listing.version.claimed == Summary(8, 758146)
     archive.state["v000002_draft_info"]["modified"] = "2026-12-01T00:00:00Z"
     assert listing.closing().time == datetime(2026, 12, 1, tzinfo=UTC)
@@ -244,7 +241,7 @@ def test_a_known_location_is_not_asked_for_again(source_of, archive):
     for record in entries_of(source, "000001", "draft"):
         first[record.locations[0].url.partition("?")[0]] = record.locations[0]
     assert len(archive.heads) == 3
-    again = entries_of(source, "000001", "draft", known=first.get)
+    again = entries_of(source, "000001", "draft", known=Memory(first.get))
     assert len(archive.heads) == 3
     assert [record.locations[0] for record in again] == list(first.values())
 
@@ -326,7 +323,7 @@ def test_the_download_address_is_built_from_the_configured_api(source_of, archiv
 
 def test_the_download_addresses_get_a_web_remote_of_their_own(source_of, archive):
     source = source_of(mirror="ember")
-    listing = source.listing(version_of(source, "000001", "draft"), nothing_known)
+    listing = source.listing(version_of(source, "000001", "draft"), NOTHING)
     (remote,) = listing.web_remotes
     assert remote.name == "ember-api"
     assert remote.urlinclude == f"{archive.api}/assets/*/download/"
@@ -415,7 +412,7 @@ def test_nothing_in_a_document_moves_by_itself(source_of, archive):
     source = source_of()
 
     def content(label):
-        listing = source.listing(version_of(source, "000002", label), nothing_known)
+        listing = source.listing(version_of(source, "000002", label), NOTHING)
         return listing.documents[0], listing.facts
 
     before = {label: content(label) for label in ("0.261121.0904", "draft")}
@@ -433,7 +430,7 @@ def test_nothing_in_a_document_moves_by_itself(source_of, archive):
 
 def test_the_document_is_json_that_is_yaml(source_of):
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
     (document,) = listing.documents
     assert document.path == b"dandiset.yaml"
     metadata = json.loads(document.content)
@@ -449,7 +446,7 @@ def test_dandis_own_tools_read_the_document(source_of, tmp_path):
     from dandi.dandiset import Dandiset
 
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
     (tmp_path / "dandiset.yaml").write_bytes(listing.documents[0].content)
     assert Dandiset(tmp_path).identifier == "000002"
 
@@ -458,7 +455,7 @@ def test_characters_that_yaml_forbids_are_escaped(source_of, archive):
     text = "a\x85b\x9fc\u2028d\ufeffe\U0001f9e0f\tg"
     archive.state["v000001_draft_info"]["metadata"]["description"] = text
     source = source_of()
-    listing = source.listing(version_of(source, "000001", "draft"), nothing_known)
+    listing = source.listing(version_of(source, "000001", "draft"), NOTHING)
     content = listing.documents[0].content
     assert yaml.safe_load(content)["description"] == text
     assert "\U0001f9e0".encode() in content
@@ -472,19 +469,19 @@ def test_a_signed_address_in_the_metadata_is_recorded_unsigned_and_others_as_the
         "see https://h/x?a=1&X-Amz-Signature=5ee5ee#f and http://o.org/p#X?c=1"
     )
     source = source_of()
-    content = source.listing(version_of(source, "000001", "draft"), nothing_known).documents[0]
+    content = source.listing(version_of(source, "000001", "draft"), NOTHING).documents[0]
     assert b"5ee5ee" not in content.content
     assert b"http://o.org/p#X?c=1" in content.content
 
 
 def test_facts_name_the_version(source_of, archive):
     source = source_of()
-    told = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known).facts
+    told = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING).facts
     assert told.title == "Published twice"
     assert told.license == ("spdx:CC-BY-4.0",)
     assert told.doi == "10.48324/dandi.000002/0.261121.0904"
     assert told.landing_page.endswith("/dandiset/000002/0.261121.0904")
-    assert source.listing(version_of(source, "000002", "draft"), nothing_known).facts.doi is None
+    assert source.listing(version_of(source, "000002", "draft"), NOTHING).facts.doi is None
 
 
 def test_the_doi_follows_the_instances_rule(source_of, archive):
@@ -493,14 +490,14 @@ def test_the_doi_follows_the_instances_rule(source_of, archive):
         "instance_name": "EMBER-DANDI",
     }
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
     assert listing.facts.doi == "10.60533/ember-dandi.000002/0.261121.0904"
 
 
 def test_an_instance_without_a_prefix_gives_no_doi_at_all(source_of, archive):
     archive.state["info"]["instance_config"]["doi_prefix"] = None
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), nothing_known)
+    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
     assert listing.facts.doi is None
     assert "doi" not in json.loads(listing.documents[0].content)
 
@@ -511,7 +508,7 @@ def test_a_version_that_is_none_is_an_error(source_of, archive, broken):
     version = version_of(source, "000001", "draft")
     archive.state["v000001_draft_info"] = broken
     with pytest.raises(UnexpectedReply):
-        source.listing(version, nothing_known)
+        source.listing(version, NOTHING)
 
 
 def test_options_are_checked(archive):

@@ -9,6 +9,7 @@ import tracemalloc
 
 import pytest
 from dandi_replay import page_of, recorded, send
+from memory import NOTHING
 
 from neuromirror.net import Forbidden, NetError, NotFound, NotJson, ServerTrouble, Unreachable
 from neuromirror.sources import ListingNotProven
@@ -18,7 +19,7 @@ ASSETS = "/api/dandisets/000002/versions/draft/assets/"
 
 def listing_of(source, name="000002", label="draft"):
     versions = source.versions(source.dataset(name))
-    return source.listing(next(v for v in versions if v.upstream == label), lambda _url: None)
+    return source.listing(next(v for v in versions if v.upstream == label), NOTHING)
 
 
 def paths_of(source):

@@ -40,6 +40,8 @@ def _due(
         return "visit", "new"
     if deep:
         return "visit", "deep visit"
+    if hint.fingerprint is None:
+        return "visit", "only a visit can tell"
     if last.fingerprint != hint.fingerprint:
         return "visit", "changed upstream"
     if last.status == "held":

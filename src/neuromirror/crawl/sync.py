@@ -311,7 +311,7 @@ class Sync:
             last is not None
             and result.status == "notneeded"
             and (last.status, last.fingerprint, last.pending)
-            == (result.visit, hint.fingerprint, pending)
+            == (result.visit, hint.fingerprint or "", pending)
         ):
             return
         recorder.record(
@@ -324,7 +324,7 @@ class Sync:
                 started=started,
                 ended=now(),
                 status=result.visit,
-                fingerprint=hint.fingerprint,
+                fingerprint=hint.fingerprint or "",
                 pending=pending,
                 message=result.message,
             )

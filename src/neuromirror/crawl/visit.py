@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from neuromirror.crawl.compare import Changes, Difference
+from neuromirror.crawl.knowledge import Knowledge
 from neuromirror.crawl.mirrors import Guards
 from neuromirror.crawl.prove import Proven, prove
 from neuromirror.crawl.rebuild import restore_records
@@ -296,7 +297,7 @@ class Visit:
             with self._store.scratch() as scratch:
                 try:
                     with self._recorder.reader() as index:
-                        listing = self._source.listing(version, index.known_location)
+                        listing = self._source.listing(version, Knowledge(index, scratch))
                         proven = prove(listing, scratch)
                 except ListingNotProven:
                     if attempt == _ATTEMPTS - 1:

@@ -22,6 +22,15 @@ class MirrorSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorProbed:
+    """What a mirror's upstream was found to allow: words by name, as its source gives them."""
+
+    mirror: str
+    capabilities: dict[str, str]
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class VersionMinted:
     """A state that is now in git.
 
@@ -30,6 +39,10 @@ class VersionMinted:
     ``tree`` and ``annex_commit`` are git object ids; the version's records are in the store under
     ``commit``. ``time`` is the commit's date. ``evidence`` counts files by word (see
     model.records.Evidence). ``metadata_only`` says that no file differs from the version before.
+    ``metadata`` is the metadata digest (model.metadata_digest), ``attributes`` values by name and
+    ``inputs`` upstream's names of the datasets it was derived from (model.DatasetFacts);
+    ``within`` is the local id of the dataset of which this one is a part, empty for one that
+    stands alone.
     """
 
     mirror: str
@@ -52,16 +65,20 @@ class VersionMinted:
     doi: str | None
     metadata_only: bool
     at: str
+    metadata: str = ""
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class VisitEnded:
     """A visit of one dataset that is over.
 
-    ``status`` is full | partial | held | not_found | failed; ``fingerprint`` is the source's hint
-    as of the visit (the plan skips a dataset whose last visit was full and whose hint is the
-    same); ``pending`` counts files that still lack their best digest (such a dataset is visited
-    again all the same).
+    ``status`` is full | partial | held | waiting | not_found | failed; ``fingerprint`` is the
+    source's hint as of the visit, empty where it gives none (the plan skips a dataset whose last
+    visit was full and whose hint is the same); ``pending`` counts files that still lack their
+    best digest (such a dataset is visited again all the same).
     """
 
     visit: str
@@ -129,11 +146,19 @@ class EventRaised:
 
 
 Entry = (
-    MirrorSeen | VersionMinted | VisitEnded | HoldPlaced | HoldReleased | HoldLapsed | EventRaised
+    MirrorSeen
+    | MirrorProbed
+    | VersionMinted
+    | VisitEnded
+    | HoldPlaced
+    | HoldReleased
+    | HoldLapsed
+    | EventRaised
 )
 
 _TYPES: dict[str, type[Entry]] = {
     "mirror": MirrorSeen,
+    "probe": MirrorProbed,
     "version": VersionMinted,
     "visit": VisitEnded,
     "hold": HoldPlaced,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 
-from neuromirror.model.records import Evidence, FileRecord
+from neuromirror.model.records import Document, Evidence, FileRecord
 
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*\Z')
 
@@ -36,6 +37,18 @@ def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
         return b'{"digest":"%s","path":"%s","size":%s}\n' % (digest.encode(), git_path, count)
     quoted = json.dumps(git_path.decode("utf-8"), ensure_ascii=False).encode("utf-8")
     return b'{"digest":"%s","path":%s,"size":%s}\n' % (digest.encode(), quoted, count)
+
+
+def metadata_digest(documents: Iterable[Document]) -> str:
+    """``sha256:<hex>`` of the manifest lines of a state's documents, as the state digest is made.
+
+    Of no documents it is the digest of nothing.
+    """
+    digest = StateDigest()
+    for document in sorted(documents, key=lambda one: one.path):
+        content = f"sha256:{hashlib.sha256(document.content).hexdigest()}"
+        digest.add(manifest_line(document.path, content, len(document.content)))
+    return digest.value()
 
 
 def subdataset_line(git_path: bytes, dataset_id: str, state: str) -> bytes:

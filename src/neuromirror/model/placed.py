@@ -14,12 +14,32 @@ import msgspec
 from neuromirror.model.records import Digest, FileRecord, Location, Retention
 
 
+class Subdataset(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What stands in a dataset's tree for a part that is a dataset of its own (a large Zarr).
+
+    ``dataset_id`` is DataLad's, ``local_id`` the mirror's; ``commit`` and ``state`` name the state
+    of it that belongs to this one; ``files`` and ``bytes`` count what is in it.
+    """
+
+    dataset_id: str
+    local_id: str
+    commit: str
+    state: str
+    files: int
+    bytes: int
+
+
 class PlacedFile(msgspec.Struct, frozen=True, gc=False):
-    """A file record, the path it has in the git tree (escaped) and its git-annex key."""
+    """A file record, the path it has in the git tree (escaped) and its git-annex key.
+
+    Where ``part`` is given, a sub-dataset stands at the path: ``key`` is empty, and the record
+    holds upstream's path, the time, and nothing else.
+    """
 
     git_path: bytes
     key: str
     record: FileRecord
+    part: Subdataset | None = None
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -39,6 +59,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     part: int | None = None
     time: datetime | None = None
     id: str | None = None
+    sub: Subdataset | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -68,6 +89,7 @@ def dump_placed(placed: PlacedFile) -> bytes:
         part=record.part_size,
         time=record.modified,
         id=record.upstream_id,
+        sub=placed.part,
     )
     if record.path != placed.git_path:
         try:
@@ -98,6 +120,7 @@ def load_placed(line: bytes) -> PlacedFile:
             got.id,
             got.keep,
         ),
+        got.sub,
     )
 
 

@@ -181,34 +181,47 @@ class DatasetHint:
     """A dataset in a source's overview, with a fingerprint that moves when it may have changed.
 
     ``fingerprint`` is opaque: equal to the last visit's means that the plan may skip the dataset.
-    ``unavailable`` is a reason why it cannot be mirrored now (``embargoed``), else None.
+    None: upstream gives no such hint, and only a visit can tell. ``unavailable`` is a reason why
+    the dataset cannot be mirrored now (``embargoed``), else None.
     """
 
     dataset: DatasetRef
-    fingerprint: str
+    fingerprint: str | None
     title: str = ""
     unavailable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A small metadata document of upstream, committed as a plain git file at the root.
+    """A small metadata document of upstream, committed as a plain git file.
 
-    ``content`` must not hold anything volatile: equal upstream state, equal bytes.
+    ``path`` (UTF-8, may have folders) must be one that git paths map to themselves. ``content``
+    must not hold anything volatile: equal upstream state, equal bytes. ``modified`` is upstream's
+    time of the document, where it has one of its own. Documents are not in the state digest but
+    in the metadata digest: a change in them alone is a version marked metadata-only.
     """
 
     path: bytes
     content: bytes
+    modified: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """What upstream says about a version as a whole; all of it stable for a given state."""
+    """What upstream says about a version as a whole; all of it stable for a given state.
+
+    ``attributes`` are (name, value) pairs, sorted, to search by; a name may come more than once:
+    ``subject``, ``species``, ``modality``, ``platform``, ``project``, ``investigator``,
+    ``funder``, ``data-level``, ``created``, ``process``, ``schema-version``. ``inputs`` are
+    upstream's names of the datasets that this one was derived from, sorted.
+    """
 
     title: str = ""
     license: tuple[str, ...] = ()
     doi: str | None = None
     landing_page: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

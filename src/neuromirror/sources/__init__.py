@@ -7,12 +7,13 @@ from neuromirror.sources.errors import (
     UnexpectedReply,
 )
 from neuromirror.sources.options import SourceOptions
-from neuromirror.sources.protocol import KnownLocation, Listing, Source
+from neuromirror.sources.protocol import Known, KnownContent, Listing, Source
 from neuromirror.sources.registry import open_source, source_kinds
 
 __all__ = [
     "DatasetNotFound",
-    "KnownLocation",
+    "Known",
+    "KnownContent",
     "Listing",
     "ListingNotProven",
     "MalformedId",

@@ -5,8 +5,10 @@ Sources are registered in the entry point group ``neuromirror.sources``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
@@ -15,6 +17,7 @@ from neuromirror.model import (
     DatasetFacts,
     DatasetHint,
     DatasetRef,
+    Digest,
     Document,
     FileRecord,
     Location,
@@ -24,8 +27,45 @@ from neuromirror.model import (
 )
 from neuromirror.net import Session
 
-KnownLocation = Callable[[str], Location | None]
-"""Gives the exact location last learnt for a plain URL, so that a source need not ask again."""
+
+@dataclass(frozen=True, slots=True)
+class KnownContent:
+    """What is known of a content that upstream names by its ETag alone.
+
+    ``part_size`` in bytes, of a multipart ETag; ``sha256`` as upstream once claimed it.
+    """
+
+    size: int | None
+    part_size: int | None
+    sha256: Digest | None
+
+
+class Known(Protocol):
+    """What earlier visits learnt, so that a source need not ask again.
+
+    ``memo`` is what :attr:`Listing.memo` gave when this version was last taken whole, None where
+    nothing is remembered. ``workspace`` is a folder of this version's own (it exists, and is
+    empty at first) that stays when a visit is killed, and is removed once its listing was taken.
+    """
+
+    memo: bytes | None
+    workspace: Path
+
+    def locations(self, urls: Sequence[str]) -> list[Location | None]:
+        """The exact location last learnt for each plain URL."""
+        ...
+
+    def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
+        """What is known of the content of each ETag: ``<md5>`` or ``<md5>-<parts>``."""
+        ...
+
+
+def _not_known() -> bool:
+    return False
+
+
+def _no_memo() -> bytes | None:
+    return None
 
 
 @dataclass(slots=True)
@@ -36,14 +76,22 @@ class Listing:
     :class:`~neuromirror.sources.ListingNotProven` or a :class:`~neuromirror.net.NetError` when
     the listing cannot be trusted to be whole. After the last entry ``closing`` asks upstream for
     the version once more: the proof is that nothing moved meanwhile.
+
+    ``unchanged`` asks upstream whether all is as it was when ``known.memo`` was
+    made, byte for byte, without reading the entries; ``memo``, after the last entry, gives what
+    that takes (None: the source does not offer it). ``still_there`` gives those of some missing
+    paths that upstream has after all; None where the listing proves itself by a summary.
     """
 
     version: VersionRef
     facts: DatasetFacts
-    documents: tuple[Document, ...]
+    documents: tuple[Document, ...]  # both may be set until the last entry was read
     entries: Iterator[FileRecord | NamedException]
     closing: Callable[[], VersionRef] = field(repr=False)
     web_remotes: tuple[WebRemote, ...] = ()
+    unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
+    memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
+    still_there: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
 
 
 class Source(Protocol):
@@ -74,6 +122,18 @@ class Source(Protocol):
         """Published versions, oldest first, then what can only be observed (a draft)."""
         ...
 
-    def listing(self, version: VersionRef, known: KnownLocation) -> Listing:
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        """Earlier states that upstream can still list, oldest first, younger than ``since``.
+
+        Their times are set, and each can be given to :meth:`listing`. Empty where upstream keeps
+        none, or its versions are all in :meth:`versions`.
+        """
+        ...
+
+    def capabilities(self) -> Mapping[str, str]:
+        """What upstream was found to allow, in words by name; a few requests; empty if fixed."""
+        ...
+
+    def listing(self, version: VersionRef, known: Known) -> Listing:
         """The files of a version."""
         ...

@@ -14,7 +14,7 @@ import msgspec
 from neuromirror.model import FileRecord, Location, NamedException
 from neuromirror.net import ServerTrouble, Session, TimedOut, UnsafeAddress
 from neuromirror.sources.dandi.rows import BlobRow
-from neuromirror.sources.protocol import KnownLocation
+from neuromirror.sources.protocol import Known
 
 Entry = FileRecord | NamedException
 _TOLERATED: Final = 3
@@ -31,7 +31,7 @@ def exact_location(plain: str, version_id: str) -> Location:
 def with_locations(
     rows: Iterable[BlobRow | NamedException],
     session: Session,
-    known: KnownLocation,
+    known: Known,
     *,
     api: str,
     connections: int,
@@ -56,7 +56,7 @@ def with_locations(
             if isinstance(row, NamedException):
                 waiting.append(_ready(row))
             else:
-                found = None if row.object_url is None else known(row.object_url)
+                found = None if row.object_url is None else known.locations([row.object_url])[0]
                 if row.object_url is None or found is not None:
                     waiting.append(_ready(_record(row, found, api)))
                 else:

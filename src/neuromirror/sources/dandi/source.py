@@ -33,7 +33,7 @@ from neuromirror.sources.dandi.places import with_locations
 from neuromirror.sources.dandi.rows import BlobRow, moment_or_none, read_row
 from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
 from neuromirror.sources.options import SourceOptions
-from neuromirror.sources.protocol import KnownLocation, Listing
+from neuromirror.sources.protocol import Known, Listing
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 _VERSION: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
@@ -220,7 +220,15 @@ class DandiSource:
         kind = VersionKind.PUBLISHED if published else VersionKind.OBSERVED
         return VersionRef(dataset, label, kind, time, Summary(files, size))
 
-    def listing(self, version: VersionRef, known: KnownLocation) -> Listing:
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        """None: a draft's earlier states are kept nowhere."""
+        return []
+
+    def capabilities(self) -> Mapping[str, str]:
+        """None to tell: the API allows the same everywhere."""
+        return {}
+
+    def listing(self, version: VersionRef, known: Known) -> Listing:
         """The assets of a version; its ``version`` holds upstream's summary as of now."""
         dataset, label = version.dataset, version.upstream
         if label != _DRAFT and not _VERSION.match(label):
