@@ -4,9 +4,11 @@ from neuromirror.net.errors import (
     BrokenOff,
     Forbidden,
     HttpError,
+    ListingBroken,
     NetError,
     NotFound,
     NotJson,
+    ObjectChanged,
     RetryAfterTooLong,
     ServerTrouble,
     TimedOut,
@@ -14,21 +16,32 @@ from neuromirror.net.errors import (
     TooManyRequests,
     Unreachable,
     UnsafeAddress,
+    WrongRegion,
 )
-from neuromirror.net.session import Reply, Session, Stream
+from neuromirror.net.s3 import S3Bucket, S3Capabilities
+from neuromirror.net.s3_listing import S3Listing
+from neuromirror.net.s3_pages import ObjectRow
+from neuromirror.net.session import Body, Reply, Session, Stream
 from neuromirror.net.urls import clean_url, is_local_name, origin, redact
 from neuromirror.net.waits import Limits
 
 __all__ = [
+    "Body",
     "BrokenOff",
     "Forbidden",
     "HttpError",
     "Limits",
+    "ListingBroken",
     "NetError",
     "NotFound",
     "NotJson",
+    "ObjectChanged",
+    "ObjectRow",
     "Reply",
     "RetryAfterTooLong",
+    "S3Bucket",
+    "S3Capabilities",
+    "S3Listing",
     "ServerTrouble",
     "Session",
     "Stream",
@@ -37,6 +50,7 @@ __all__ = [
     "TooManyRequests",
     "Unreachable",
     "UnsafeAddress",
+    "WrongRegion",
     "clean_url",
     "is_local_name",
     "origin",

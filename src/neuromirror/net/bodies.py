@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import requests
@@ -80,6 +82,24 @@ def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
                 status=reply.status_code,
             )
     return bytes(body)
+
+
+_FIELD: Final = re.compile(rb"<(Code|Message|Region|Endpoint)>([^<>]{1,1000})</\1>")
+_REGION: Final = "x-amz-bucket-region"
+
+
+def error_fields(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
+    """What an S3 error document says, by element; empty for any other body.
+
+    A bucket's region stands in a header too. Format: S3 API reference, "REST error responses".
+    """
+    found: dict[str, str] = {}
+    if b"<Error" in body[:200]:
+        for name, text in _FIELD.findall(body):
+            found.setdefault(name.decode(), html.unescape(text.decode(errors="replace")))
+    if headers.get(_REGION):
+        found["Region"] = headers[_REGION]
+    return found
 
 
 def _no_constant(word: str) -> Any:

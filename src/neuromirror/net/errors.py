@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from neuromirror.model import NeuromirrorError
 
 
@@ -51,7 +53,8 @@ class HttpError(NetError):
 
     ``detail`` is what the server said in a JSON body (``{"detail": …}`` or a bare string),
     shortened and redacted; None where the body was no such JSON. A 404 with a detail comes from
-    the archive, one without may come from anything on the way.
+    the archive, one without may come from anything on the way. ``fields`` is what an S3 error
+    document said, by element (``Code``, ``Message``, ``Region``); empty where there was none.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class HttpError(NetError):
         url: str | None = None,
         status: int | None = None,
         detail: str | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message, url=url, status=status)
         self.detail = detail
+        self.fields: Mapping[str, str] = fields or {}
 
 
 class NotFound(HttpError):
@@ -92,3 +97,17 @@ class RetryAfterTooLong(HttpError):
     """The server asks to wait longer than is allowed; ``retry_after`` says how many seconds."""
 
     retry_after: float = 0.0
+
+
+class WrongRegion(HttpError):
+    """The bucket is kept in another region, ``region``, than the one that was asked."""
+
+    region: str = ""
+
+
+class ObjectChanged(NetError):
+    """An object is no longer the one that was listed: its ETag is another."""
+
+
+class ListingBroken(NetError):
+    """A page of a listing that cannot be what the store holds; nothing of it is used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError
-from neuromirror.net.bodies import parse_json, raw_chunks, read_bounded
+from neuromirror.net.bodies import error_fields, parse_json, raw_chunks, read_bounded
 from neuromirror.net.errors import (
     Forbidden,
     HttpError,
@@ -53,6 +54,8 @@ _TOKEN_LENGTH: Final = 6
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PASSING: Final = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
+_PRINTED: Final = re.compile(r"[!-~]+")
+
 T = TypeVar("T")
 
 
@@ -62,6 +65,13 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Body(Reply):
+    """A whole reply."""
+
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +165,39 @@ class Session:
 
         return self._retrying(ask, attempts)
 
-    def head(self, url: str, *, redirects: int = 0) -> Reply:
+    def get_bytes(
+        self,
+        url: str,
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        accept: str = "*/*",
+        then: Callable[[Body], T],
+    ) -> T:
+        """What ``then`` makes of a whole body of at most ``limit`` bytes.
+
+        ``url`` goes out as it is written. Troubles that may pass are tried again, those that
+        ``then`` finds too, because a body that makes no sense may have been cut on the way.
+        Raises a :class:`NetError`.
+        """
+
+        def ask() -> T:
+            with (
+                self._deadline.within(self.limits.total),
+                self._open(
+                    "GET", url, None, accept=accept, coding="identity", headers=headers
+                ) as reply,
+            ):
+                shown = self._shown(reply.url)
+                self._check(reply, shown)
+                body = read_bounded(reply, shown, limit)
+                return then(Body(reply.status_code, dict_of(reply.headers), body))
+
+        return self._retrying(ask, None)
+
+    def head(
+        self, url: str, *, redirects: int = 0, headers: Mapping[str, str] | None = None
+    ) -> Reply:
         """Status and headers as they are, for any status but 429 and passing server troubles.
 
         Redirects are not followed unless asked for; the reply is then a 3xx.
@@ -165,7 +207,11 @@ class Session:
             with (
                 self._deadline.within(self.limits.total),
                 self._open(
-                    "HEAD", url, None, accept="*/*", coding="identity", redirects=redirects
+                    *("HEAD", url, None),
+                    accept="*/*",
+                    coding="identity",
+                    redirects=redirects,
+                    headers=headers,
                 ) as reply,
             ):
                 if reply.status_code == 429 or reply.status_code in _PASSING:
@@ -224,10 +270,11 @@ class Session:
         accept: str,
         coding: str,
         redirects: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[requests.Response]:
         most = self.limits.redirects if redirects is None else redirects
         with self._gate(url):
-            reply = self._follow(method, url, params, accept, coding, most)
+            reply = self._follow(method, url, params, accept, coding, most, headers)
             with reply:
                 yield reply
 
@@ -254,11 +301,12 @@ class Session:
         accept: str,
         coding: str,
         most: int,
+        headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """The first reply that is no redirect; each hop is checked like the first."""
         first = self._shown(url)
         for hop in range(most + 1):
-            reply = self._once(method, url, params if hop == 0 else None, accept, coding)
+            reply = self._once(method, url, params if hop == 0 else None, accept, coding, headers)
             target = reply.headers.get("Location")
             if reply.status_code not in _REDIRECTS or target is None or most == 0:
                 return reply
@@ -276,6 +324,7 @@ class Session:
         params: Mapping[str, str | int] | None,
         accept: str,
         coding: str,
+        extra: Mapping[str, str] | None = None,
     ) -> requests.Response:
         place = self._place(url)
         shown = self._shown(url)
@@ -287,13 +336,20 @@ class Session:
         proxies = requests.utils.get_environ_proxies(bare)
         if proxies.get(place[0]) or proxies.get("all"):
             self._refuse_literal(place[1], shown)
-        headers = {"Accept": accept, "Accept-Encoding": coding, **self._authorization(place)}
+        headers = {
+            **{"Accept": accept, "Accept-Encoding": coding},
+            **(extra or {}),
+            **self._authorization(place),
+        }
         try:
-            return self._http.request(
-                method,
-                bare,
-                params=dict(params) if params else None,
-                headers=headers,
+            asked = self._http.prepare_request(
+                requests.Request(method, bare, params=dict(params or {}), headers=headers)
+            )
+            if not params and _PRINTED.fullmatch(bare):
+                # requests would take "up/../x" for "x"; in a store of objects these are two.
+                asked.url = bare
+            return self._http.send(
+                asked,
                 timeout=(self.limits.connect, self.limits.read),
                 allow_redirects=False,
                 stream=True,
@@ -340,9 +396,13 @@ class Session:
         status = reply.status_code
         if 200 <= status < 300:
             return
-        detail = self._detail(reply, shown)
-        said = "" if detail is None else f": {detail}"
-        named: dict[str, Any] = {"url": shown, "status": status, "detail": detail}
+        detail, fields = self._detail(reply, shown)
+        words = detail or ": ".join(filter(None, map(fields.get, ("Code", "Message"))))
+        said = f": {words}" if words else ""
+        named: dict[str, Any] = {
+            **{"url": shown, "status": status},
+            **{"detail": detail, "fields": fields},
+        }
         if status in (404, 410):
             raise NotFound(f"{shown} is not there (HTTP {status}){said}", **named)
         if status in (401, 403):
@@ -376,14 +436,20 @@ class Session:
             " it may have expired or lack the right"
         )
 
-    def _detail(self, reply: requests.Response, shown: str) -> str | None:
+    def _detail(self, reply: requests.Response, shown: str) -> tuple[str | None, Mapping[str, str]]:
         try:
-            said = json.loads(read_bounded(reply, shown, _DETAIL_BYTES))
-        except (NetError, ValueError, RecursionError):
-            return None
+            body = read_bounded(reply, shown, _DETAIL_BYTES)
+        except NetError:
+            return None, {}
+        fields = error_fields(body, reply.headers)
+        fields = {name: self.redact(text)[:_DETAIL_SHOWN] for name, text in fields.items()}
+        try:
+            said = json.loads(body)
+        except (ValueError, RecursionError):
+            return None, fields
         if isinstance(said, dict):
             said = said.get("detail")
-        return self.redact(said)[:_DETAIL_SHOWN] if isinstance(said, str) else None
+        return self.redact(said)[:_DETAIL_SHOWN] if isinstance(said, str) else None, fields
 
 
 def dict_of(headers: Mapping[str, str]) -> Mapping[str, str]:

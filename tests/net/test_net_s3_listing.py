@@ -1,0 +1,299 @@
+"""Listings of a bucket in parallel: every key once, or an error."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuromirror.demo.listing_server import BigBucket
+from neuromirror.net import Limits, ListingBroken, NetError, S3Bucket, Session
+from neuromirror.net import s3_crew as crew
+from neuromirror.net import s3_spool as spool
+
+WORDS = ["a", "b", "a/", "0", "00", "9", "/", "é", "e\u0301", "🧠", " ", "+", "%", "&", "\n", "~"]
+KEYS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(
+    lambda parts: "".join(parts).encode()
+)
+
+
+def asked(bucket: BigBucket, **more: object) -> S3Bucket:
+    limits = Limits(attempts=3, wait=0.01, wait_max=0.02)
+    session = Session(allow_private=True, limits=limits)
+    return S3Bucket(session, bucket.name, endpoint=bucket.endpoint, **more)
+
+
+def keys_of(listing) -> list[bytes]:
+    return sorted(row.key for row in listing.rows())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sets(KEYS, max_size=150),
+    st.integers(1, 12),
+    st.integers(1, 6),
+    st.sampled_from([b"", b"a", b"a/", b"0", "é".encode(), b"nothing"]),
+)
+def test_any_keys_in_pages_of_any_size_by_any_number_of_connections(keys, page, many, prefix):
+    with BigBucket(keys=keys, page=page) as bucket:
+        listing = asked(bucket).objects(prefix, connections=many)
+        expected = sorted(key for key in keys if key.startswith(prefix))
+        assert keys_of(listing) == expected
+        again = asked(bucket).objects(prefix, memo=listing.memo(), connections=many)
+        assert again.unchanged()
+        if expected:
+            bucket.change(expected[-1])
+            again = asked(bucket).objects(prefix, memo=listing.memo(), connections=many)
+            assert not again.unchanged()
+            assert keys_of(again) == expected
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ranges_that_are_cut_at_every_chance_neither_lose_nor_repeat_a_key(monkeypatch, seed):
+    monkeypatch.setattr(crew, "_BEFORE_SPLIT", 1)
+    monkeypatch.setattr(crew, "_PAGES_A_SPLIT", 1)
+    monkeypatch.setattr(crew, "_REST", 1)
+    rng = random.Random(seed)
+    shapes = [
+        lambda: b"flat/%08d" % rng.randrange(10**4),
+        lambda: b"deep/%d/%d/%d" % tuple(rng.choices(range(12), k=3)),
+        lambda: b"zarr/0/%d.%d.%d" % tuple(rng.choices(range(30), k=3)),
+        lambda: b"\xc3\xa9/\xc3\xbc%x" % rng.getrandbits(24),
+        lambda: b"s%03d/meta.json" % rng.randrange(900),
+        lambda: bytes([rng.randrange(256)]) + b"x",
+    ]
+    keys = {rng.choice(shapes[seed % 2 :])() for _ in range(1500)}
+    with BigBucket(keys=keys, page=5) as bucket:
+        bucket.delay = 0.001
+        listing = asked(bucket).objects(b"", connections=8)
+        assert keys_of(listing) == sorted(keys)
+        starts = len(bucket.asked)
+        assert asked(bucket).objects(b"", memo=listing.memo()).unchanged()
+        assert len(bucket.asked) - starts < len(keys) / 5 * 1.5 + 5
+
+
+def test_a_small_listing_takes_one_request():
+    with BigBucket(900) as bucket:
+        assert keys_of(asked(bucket).objects(b"")) == list(bucket.keys)
+        assert bucket.asked == [b""]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [b"asset_%03d/%d" % (n // 100, n % 100) for n in range(2000)],
+        [b"one/%08d.bin" % n for n in range(2000)],
+        [b"a/b.zarr/0/%d.%d" % divmod(n, 60) for n in range(2000)],
+    ],
+    ids=["folders", "numbers in one folder", "chunks of a Zarr"],
+)
+def test_one_long_range_is_shared_by_several_connections(keys):
+    with BigBucket(keys=keys, page=10) as bucket:
+        bucket.delay = 0.01
+        assert keys_of(asked(bucket).objects(b"", connections=6)) == sorted(keys)
+        assert bucket.most_at_once >= 4
+        assert len(bucket.asked) < 200 * 1.25
+
+
+def test_slow_down_is_waited_for():
+    with BigBucket(5000) as bucket:
+        bucket.slow_down = 2
+        assert keys_of(asked(bucket).objects(b"")) == list(bucket.keys)
+
+
+def test_slow_down_without_end_is_an_error_with_its_code():
+    with BigBucket(5000) as bucket:
+        bucket.slow_down = 10**6
+        with pytest.raises(NetError, match="SlowDown"):
+            keys_of(asked(bucket).objects(b""))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["well-formed reply", "broken transfer"])
+def test_a_page_that_is_cut_is_an_error(whole):
+    with BigBucket(5000) as bucket:
+        bucket.cut(bucket.keys[1999], whole=whole)
+        with pytest.raises(NetError) as caught:
+            keys_of(asked(bucket).objects(b"", connections=1))
+        assert isinstance(caught.value, ListingBroken) is whole
+
+
+def test_a_memo_is_only_had_of_a_whole_listing():
+    with BigBucket(5000) as bucket:
+        listing = asked(bucket).objects(b"")
+        with pytest.raises(RuntimeError):
+            listing.memo()
+        next(listing.rows())
+        with pytest.raises(RuntimeError):
+            listing.memo()
+
+
+def test_every_change_is_seen_by_comparing(tmp_path):
+    with BigBucket(20_000) as bucket:
+        listing = asked(bucket).objects(b"")
+        assert keys_of(listing) == list(bucket.keys)
+        memo = listing.memo()
+        for act in (
+            lambda: bucket.change(bucket.keys[-1]),
+            lambda: bucket.drop(bucket.keys[0]),
+            lambda: bucket.drop(bucket.keys[12_345]),
+        ):
+            act()
+            assert not asked(bucket).objects(b"", memo=memo).unchanged()
+            bucket.mend()
+            bucket._revisions.clear()
+            assert asked(bucket).objects(b"", memo=memo).unchanged()
+
+
+def test_a_key_added_anywhere_is_seen_by_comparing():
+    keys = [b"k/%05d" % n for n in range(3000)]
+    with BigBucket(keys=keys, page=100) as bucket:
+        listing = asked(bucket).objects(b"k/")
+        keys_of(listing)
+        memo = listing.memo()
+    for new in (b"k/", b"k/00000x", b"k/01799x", b"k/01800x", b"k/02999x", b"k/\xff"):
+        with BigBucket(keys=[*keys, new], page=100, port=0) as bucket:
+            other = asked(bucket)
+            other.uri = listing._bucket.uri
+            assert not other.objects(b"k/", memo=memo).unchanged(), new
+
+
+@pytest.mark.parametrize("memo", [None, b"", b"nonsense"])
+def test_without_a_memo_of_this_listing_nothing_is_asked(memo):
+    with BigBucket(10) as bucket:
+        listing = asked(bucket).objects(b"")
+        keys_of(listing)
+        other = asked(bucket).objects(b"other/", memo=listing.memo())
+        bucket.asked.clear()
+        assert not other.unchanged()
+        assert not asked(bucket).objects(b"", memo=memo).unchanged()
+        assert bucket.asked == []
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["workspace", "no workspace"])
+def test_what_was_fetched_to_compare_is_not_fetched_again(tmp_path, kept):
+    with BigBucket(30_000) as bucket:
+        listing = asked(bucket).objects(b"")
+        keys_of(listing)
+        bucket.change(bucket.keys[29_500])
+        bucket.asked.clear()
+        again = asked(bucket).objects(
+            b"", memo=listing.memo(), workspace=tmp_path if kept else None
+        )
+        assert not again.unchanged()
+        assert keys_of(again) == list(bucket.keys)
+        assert max(Counter(bucket.asked).values()) == 1
+        assert asked(bucket).objects(b"", memo=again.memo()).unchanged()
+
+
+def test_an_unchanged_listing_leaves_nothing_that_a_later_one_could_take_for_new(tmp_path):
+    with BigBucket(5000) as bucket:
+        listing = asked(bucket).objects(b"")
+        keys_of(listing)
+        same = asked(bucket).objects(b"", memo=listing.memo(), workspace=tmp_path)
+        assert same.unchanged()
+        assert same.memo() == listing.memo()
+        bucket.change(bucket.keys[7])
+        assert not asked(bucket).objects(b"", memo=same.memo(), workspace=tmp_path).unchanged()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from neuromirror.net import S3Bucket, Session
+name, endpoint, workspace = sys.argv[1:]
+bucket = S3Bucket(Session(allow_private=True), name, endpoint=endpoint)
+for row in bucket.objects(b"", workspace=Path(workspace), connections=4).rows():
+    pass
+"""
+
+
+def test_killed_at_page_50_of_200_it_goes_on_and_asks_for_no_kept_page_again(tmp_path):
+    with BigBucket(keys=[b"x%d/%05d" % (n % 3, n) for n in range(20_000)], page=100) as bucket:
+        bucket.delay = 0.005
+        command = [sys.executable, "-c", KILLED, bucket.name, bucket.endpoint, str(tmp_path)]
+        child = subprocess.Popen(command)
+        while len(bucket.asked) < 50 and child.poll() is None:
+            time.sleep(0.002)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        time.sleep(0.05)
+        before = list(bucket.asked)
+        bucket.delay = 0.0
+        listing = asked(bucket).objects(b"", workspace=tmp_path, connections=4)
+        kept = spool.Spool(tmp_path, listing._listed)
+        kept.resume()
+        pieces = kept.pieces()
+        assert 30 <= len(pieces) <= len(before)
+        rows = [row.key for row in listing.rows()]
+        assert sorted(rows) == list(bucket.keys)
+        after = bucket.asked[len(before) :]
+        assert not {piece.start for piece in pieces} & set(after)
+        assert len(after) < 200
+        assert asked(bucket).objects(b"", memo=listing.memo()).unchanged()
+
+
+def _half(bucket: BigBucket, workspace: Path) -> None:
+    rows = asked(bucket).objects(b"", workspace=workspace, connections=2).rows()
+    for _ in range(2500):
+        next(rows)
+    rows.close()
+
+
+def test_a_torn_end_of_the_spool_is_dropped_and_the_rest_is_used(tmp_path):
+    with BigBucket(8000) as bucket:
+        _half(bucket, tmp_path)
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:-100])
+        bucket.asked.clear()
+        assert keys_of(asked(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
+        assert b"" not in bucket.asked
+
+
+@pytest.mark.parametrize("how", ["damaged", "old", "from the future", "no spool"])
+def test_a_spool_that_cannot_be_trusted_is_thrown_away(tmp_path, monkeypatch, how):
+    with BigBucket(8000) as bucket:
+        _half(bucket, tmp_path)
+        (file,) = tmp_path.iterdir()
+        now = time.time()
+        if how == "damaged":
+            body = bytearray(file.read_bytes())
+            body[len(body) // 2] ^= 1
+            file.write_bytes(body)
+        elif how == "no spool":
+            file.write_bytes(b"something else that is long enough to be read")
+        else:
+            later = now + (25 if how == "old" else -1) * 3600
+            monkeypatch.setattr(spool.time, "time", lambda: later)
+        bucket.asked.clear()
+        assert keys_of(asked(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
+        assert b"" in bucket.asked
+
+
+def test_listings_that_share_a_workspace_do_not_take_each_others_pages(tmp_path):
+    with BigBucket(8000) as bucket:
+        _half(bucket, tmp_path)
+        other = asked(bucket).objects(b"asset_0000", workspace=tmp_path)
+        assert len(keys_of(other)) == 1000
+        bucket.asked.clear()
+        assert keys_of(asked(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
+        assert b"" not in bucket.asked
+
+
+def test_an_error_while_comparing_is_told_at_once():
+    with BigBucket(50_000) as bucket:
+        listing = asked(bucket).objects(b"")
+        keys_of(listing)
+        bucket.asked.clear()
+        bucket.slow_down = 10**6
+        with pytest.raises(NetError, match="SlowDown"):
+            asked(bucket).objects(b"", memo=listing.memo()).unchanged()
+        assert len(bucket.asked) < 40
