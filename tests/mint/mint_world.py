@@ -49,6 +49,24 @@ REMOTE_ID = "26d77478-4e75-5480-9066-527cc2bbd54d"
 REMOTE = WebRemote("demo-api", "*//api.example.org/*", 300)
 DOCUMENT = Document(b"dandiset.yaml", b"name: a demo\n")
 
+PATTERNS = {
+    b"dandiset.yaml": b"/dandiset.yaml",
+    b"a/doc.json": b"/a/doc.json",
+    b"a-b/a/doc.json": b"/a-b/a/doc.json",
+    b"b": b"/b",
+    b"meta/my notes.json": b'"/meta/my notes.json"',
+    b"meta/a*[1]?.json": b'"/meta/a\\\\*\\\\[1]\\\\?.json"',
+    b"meta/deep/er/e.json": b"/meta/deep/er/e.json",
+    b'say "hi".json': b'"/say \\"hi\\".json"',
+    "été.json".encode(): "/été.json".encode(),
+    b"#.json": b"/#.json",
+    b"!.json": b"/!.json",
+}
+"""Documents, and the pattern of each in .gitattributes."""
+
+VALUES = {b'a/q "z" #;.zarr': b'"a/q \\"z\\" #;.zarr"', b"new zarr": b'"new zarr"'}
+"""Places of sub-datasets as git's configuration must quote them."""
+
 
 def git(repository: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     """What git printed; fails with git's words."""
@@ -146,12 +164,12 @@ class Minting:
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder, bare(folder / "repository"))
 
-    def mint(self, number: int, files: list[PlacedFile], *, with_base: bool = True) -> Minted:
+    def mint(
+        self, number: int, files: list[PlacedFile], head: SnapshotHeader | None = None
+    ) -> Minted:
         """Mints a state and gives it to the repository."""
-        last = self.last
-        base = None if last is None or not with_base else lambda: iter(last)
-        parents = Parents(self.commit, self.annex, base)
-        snapshot = Snapshot(header(number), lambda: iter(files))
+        parents = Parents(self.commit, self.annex)
+        snapshot = Snapshot(head or header(number), lambda: iter(files))
         return self._take(
             mint(snapshot, self.repository, parents, lambda state: f"label-{number}", self.scratch),
             files,
@@ -168,7 +186,9 @@ class Minting:
             files,
         )
 
-    def mint_delta(self, number: int, files: list[PlacedFile]) -> Minted:
+    def mint_delta(
+        self, number: int, files: list[PlacedFile], head: SnapshotHeader | None = None
+    ) -> Minted:
         """Mints a state from what changed since the last one."""
         assert self.commit is not None
         assert self.manifest is not None
@@ -176,7 +196,7 @@ class Minting:
         before = [dump_placed(one) for one in self.last]
         after = [dump_placed(one) for one in files]
         minted = mint_delta(
-            header(number),
+            head or header(number),
             lambda: load_changes(diff_lines(before, after)),
             Base(self.commit, self.manifest),
             self.repository,
@@ -208,19 +228,29 @@ class Oracle:
     repository: Path
     logs: dict[bytes, bytes] = field(default_factory=dict)
 
-    def trees(self, number: int, files: list[PlacedFile]) -> tuple[str, str]:
+    def trees(
+        self, number: int, files: list[PlacedFile], head: SnapshotHeader | None = None
+    ) -> tuple[str, str]:
         """The trees of ``main`` and ``git-annex`` after one more state."""
-        main = {one.git_path: (b"120000", link_target(one.key, one.git_path)) for one in files}
+        head = head or header(number)
+        shown = [one for one in files if has_place(one, head.form)]
+        links = [one for one in shown if one.part is None]
+        parts = [one for one in shown if one.part is not None]
+        main = {one.git_path: (b"120000", link_target(one.key, one.git_path)) for one in links}
+        main |= {one.git_path: (b"160000", one.part.commit.encode()) for one in parts if one.part}
+        names = sorted(one.path for one in head.documents)
         plain = {
             b".datalad/config": b'[datalad "dataset"]\n\tid = %s\n' % DATASET_ID.encode(),
             b".gitattributes": b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
             b"/.datalad/** annex.largefiles=nothing\n/.neuromirror/** annex.largefiles=nothing\n"
-            b"/dandiset.yaml annex.largefiles=nothing\n",
-            b".neuromirror/dataset.json": described(number, files),
-            DOCUMENT.path: DOCUMENT.content,
+            + b"".join(b"%s annex.largefiles=nothing\n" % PATTERNS[name] for name in names),
+            b".neuromirror/dataset.json": described(head, files),
         }
+        plain |= {one.path: one.content for one in head.documents}
+        if parts:
+            plain[b".gitmodules"] = b"".join(map(module, parts))
         main |= {path: (b"100644", content) for path, content in plain.items()}
-        self._log(number, files)
+        self._log(number, links)
         annex = {path: (b"100644", content) for path, content in self.logs.items()}
         return self._import(b"main", main), self._import(b"git-annex", annex)
 
@@ -247,44 +277,98 @@ class Oracle:
         stream += b"deleteall\n"
         for path, (mode, content) in files.items():
             quoted = path.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+            if mode == b"160000":
+                stream += b'M 160000 %s "%s"\n' % (content, quoted)
+                continue
             stream += b'M %s inline "%s"\ndata %d\n%s\n' % (mode, quoted, len(content), content)
         git(self.repository, "fast-import", "--quiet", "--force", stdin=stream)
         return git(self.repository, "rev-parse", f"{branch.decode()}^{{tree}}").decode().strip()
 
 
-def described(number: int, files: list[PlacedFile]) -> bytes:
+def has_place(one: PlacedFile, form: str) -> bool:
+    """Whether the state's tree holds the file."""
+    kept = (b".zgroup", b".zarray", b".zattrs", b".zmetadata", b"zarr.json")
+    return form == "files" or one.part is not None or one.record.path.split(b"/")[-1] in kept
+
+
+def module(placed: PlacedFile) -> bytes:
+    """What ``.gitmodules`` must hold of a sub-dataset; for names in VALUES, else plain ones."""
+    assert placed.part is not None
+    name, own = placed.git_path, placed.part.dataset_id.encode()
+    quoted = VALUES.get(name, b'"%s"' % name)
+    return b"[submodule %s]\n\tpath = %s\n\turl = ../../%s/%s\n\tdatalad-id = %s\n" % (
+        *(quoted, VALUES.get(name, name), own[:3], own[3:], own),
+    )
+
+
+def described(head: SnapshotHeader, files: list[PlacedFile]) -> bytes:
     """What ``.neuromirror/dataset.json`` must hold."""
     evidence: dict[str, int] = {}
+    parts: dict[str, object] = {}
     lines = b""
     for one in files:
+        if (part := one.part) is not None:
+            parts[one.git_path.decode()] = {
+                "id": part.dataset_id,
+                "local-id": part.local_id,
+                "state": part.state,
+                "files": part.files,
+                "bytes": part.bytes,
+            }
+            lines += compact(
+                {"dataset": part.dataset_id, "path": one.git_path.decode(), "state": part.state}
+            )
+            continue
         word = str(one.record.evidence)
         evidence[word] = evidence.get(word, 0) + 1
         digest = "none"
         for claim in one.record.digests:
             digest = f"{claim.algorithm}:{claim.value}"
             digest += "-64" if claim.algorithm == "etag" else ""
-        line = {"digest": digest, "path": one.git_path.decode(), "size": one.record.size}
-        lines += json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        lines += compact({"digest": digest, "path": one.git_path.decode(), "size": one.record.size})
+    documents = b""
+    for document in sorted(head.documents, key=lambda one: one.path):
+        digest = f"sha256:{hashlib.sha256(document.content).hexdigest()}"
+        documents += compact(
+            {"digest": digest, "path": document.path.decode(), "size": len(document.content)}
+        )
+    own = [one for one in files if one.part is None]
+    only = [one for one in own if not has_place(one, head.form)]
+    attributes: dict[str, list[str]] = {}
+    for name, value in head.facts.attributes:
+        attributes.setdefault(name, []).append(value)
     content = {
         "mirror-spec": 1,
         "dataset": "demo:000001",
         "source": "https://api.example.org/api/dandisets/000001/",
+        "within": "",
         "version": "draft",
         "kind": "observed",
+        "form": head.form,
         "state": f"sha256:{hashlib.sha256(lines).hexdigest()}",
-        "files": len(files),
-        "bytes": sum(one.record.size or 0 for one in files),
+        "metadata": f"sha256:{hashlib.sha256(documents).hexdigest()}",
+        "files": len(own),
+        "bytes": sum(one.record.size or 0 for one in own),
+        "manifest-only": {"files": len(only), "bytes": sum(one.record.size or 0 for one in only)},
+        "parts": parts,
         "evidence": evidence,
-        "title": f"Title {number}",
+        "title": head.facts.title,
         "license": ["spdx:CC-BY-4.0"],
         "doi": None,
         "landing-page": None,
-        "documents": ["dandiset.yaml"],
+        "attributes": attributes,
+        "inputs": list(head.facts.inputs),
+        "documents": sorted(one.path.decode() for one in head.documents),
         "exceptions": [],
         "escaped": {
             one.git_path.decode(): text(one.record.path)
             for one in files
-            if one.git_path != one.record.path
+            if one.git_path != one.record.path and one not in only
         },
     }
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def compact(line: dict[str, object]) -> bytes:
+    """A line of a manifest."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

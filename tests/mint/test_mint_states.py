@@ -80,13 +80,11 @@ def test_states_in_sequence_are_what_fast_import_makes_of_them(
     tmp_path_factory: pytest.TempPathFactory, history: list[dict[bytes, tuple[int, tuple[int]]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("states")
-    one, other = Minting.begin(folder / "one"), Minting.begin(folder / "other")
+    one = Minting.begin(folder / "one")
     oracle = Oracle(bare(folder / "oracle"))
     for number, files in enumerate(map(state, history)):
         had = objects_of(one.repository)
         minted = one.mint(number, files)
-        again = other.mint(number, files, with_base=False)
-        assert (again.commit, again.annex_commit) == (minted.commit, minted.annex_commit)
         assert tree_ids(one) == oracle.trees(number, files)
         assert minted.files == len(files)
         for pack in minted.packs:
@@ -111,11 +109,10 @@ def test_an_unchanged_state_writes_no_object_and_no_commit(tmp_path: Path) -> No
     minting = Minting.begin(tmp_path / "m")
     files = state({b"a/b.nwb": (1, (0, 1)), b"c": (2, (0,))})
     first = minting.mint(0, files)
-    for with_base in (True, False):
-        again = minting.mint(0, files, with_base=with_base)
-        assert again.packs == ()
-        assert (again.commit, again.annex_commit) == (first.commit, first.annex_commit)
-        assert (again.tree, again.state) == (first.tree, first.state)
+    again = minting.mint(0, files)
+    assert again.packs == ()
+    assert (again.commit, again.annex_commit) == (first.commit, first.annex_commit)
+    assert (again.tree, again.state) == (first.tree, first.state)
 
 
 def test_a_published_version_gets_a_commit_of_its_own_even_for_an_equal_tree(
@@ -127,7 +124,7 @@ def test_a_published_version_gets_a_commit_of_its_own_even_for_an_equal_tree(
     snapshot = Snapshot(published, lambda: iter(files))
     first = mint(snapshot, repository, Parents(), lambda state: "1", tmp_path / "scratch")
     place(repository, *first.packs)
-    parents = Parents(first.commit, first.annex_commit, lambda: iter(files))
+    parents = Parents(first.commit, first.annex_commit)
     second = mint(snapshot, repository, parents, lambda state: "2", tmp_path / "scratch")
     assert second.commit != first.commit
     assert (second.tree, second.annex_commit) == (first.tree, first.annex_commit)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,11 +19,13 @@ from neuromirror.model import (
     DatasetFacts,
     DatasetRef,
     Digest,
+    Document,
     FileRecord,
     Location,
     NamedException,
     PlacedFile,
     SnapshotHeader,
+    Subdataset,
     VersionKind,
     VersionRef,
     dump_placed,
@@ -93,12 +95,28 @@ class Publisher:
     def repository(self) -> Repository:
         return self.store.repository(self.dataset)
 
-    def header(self, label: str, kind: VersionKind, title: str) -> SnapshotHeader:
+    def header(
+        self,
+        label: str,
+        kind: VersionKind,
+        title: str,
+        documents: tuple[Document, ...] = (),
+        form: str = "files",
+    ) -> SnapshotHeader:
+        """The header of the next state."""
         moment = BEGIN + timedelta(seconds=1000 * len(self.made))
         upstream = label if kind is VersionKind.PUBLISHED else "draft"
         return SnapshotHeader(
             VersionRef(self.dataset, upstream, kind, moment),
-            DatasetFacts(title=title, license=("spdx:CC0-1.0",), doi="10.1/x"),
+            DatasetFacts(
+                title=title,
+                license=("spdx:CC0-1.0",),
+                doi="10.1/x",
+                attributes=(("subject", "m1"), ("subject", "m2")),
+                inputs=("raw_1",),
+            ),
+            documents=documents,
+            form=form,
             exceptions=(NamedException(b"z.zarr", "zarr", "is a folder", 5),),
         )
 
@@ -108,15 +126,22 @@ class Publisher:
         files: dict[str, int],
         kind: VersionKind = VersionKind.OBSERVED,
         title: str = "A title",
+        *,
+        parts: Sequence[PlacedFile] = (),
+        documents: tuple[Document, ...] = (),
+        form: str = "files",
+        within: str = "",
     ) -> Minted:
         """Mints and publishes a state under a label."""
-        listed = [placed(name, content) for name, content in sorted(files.items())]
+        own = [placed(name, content) for name, content in files.items()]
+        listed = sorted([*own, *parts], key=lambda one: one.git_path)
+        head = self.header(label, kind, title, documents, form)
         branch = MAIN if kind is VersionKind.OBSERVED else PUBLISHED
         self.repository.create()
         refs = self.repository.refs()
         with self.store.scratch() as scratch:
             minted = mint(
-                Snapshot(self.header(label, kind, title), lambda: iter(listed)),
+                Snapshot(head, lambda: iter(listed), within=within),
                 self.repository.path,
                 Parents(refs.get(branch), refs.get(ANNEX)),
                 lambda state: label,
@@ -132,6 +157,15 @@ class Publisher:
         self.store.alias(self.dataset)
         self.made.append(minted)
         return minted
+
+
+def part_of(publisher: Publisher, path: str) -> PlacedFile:
+    """What stands for a dataset's newest state in the tree of another."""
+    one, newest = publisher.dataset, publisher.made[-1]
+    known = Subdataset(
+        one.dataset_id, one.local_id, newest.commit, newest.state, newest.files, newest.bytes
+    )
+    return PlacedFile(path.encode(), "", FileRecord(path.encode(), None), known)
 
 
 def in_child(work: Callable[[], object], kill_at: int = 0) -> bool:

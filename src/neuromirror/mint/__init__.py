@@ -1,8 +1,9 @@
 """Snapshots become git objects, written as packs: same snapshot, same object ids."""
 
 from neuromirror.mint.commits import SPEC, commit_bytes
-from neuromirror.mint.delta import Base, ManifestDamaged, mint_delta
+from neuromirror.mint.delta import Base, BaseUnfit, ManifestDamaged, mint_delta
 from neuromirror.mint.mint import Snapshot, mint
+from neuromirror.mint.modules import Module, modules_file, ria_url
 from neuromirror.mint.objects import ObjectMissing, ObjectReader, git_environment
 from neuromirror.mint.packs import (
     BLOB,
@@ -26,10 +27,12 @@ __all__ = [
     "SUBDATASET",
     "TREE",
     "Base",
+    "BaseUnfit",
     "KnownObjects",
     "LineSorter",
     "ManifestDamaged",
     "Minted",
+    "Module",
     "ObjectMissing",
     "ObjectReader",
     "Pack",
@@ -41,5 +44,7 @@ __all__ = [
     "git_environment",
     "mint",
     "mint_delta",
+    "modules_file",
+    "ria_url",
     "write_tree",
 ]

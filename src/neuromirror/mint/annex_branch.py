@@ -26,14 +26,14 @@ Entries = dict[bytes, tuple[bytes, bytes]]
 def annex_line(placed: PlacedFile) -> bytes | None:
     """What the branch must know of a file, as one line that sorts by log path.
 
-    None for a file without locations: a key that nobody says where to get must not be claimed to
-    be on the web.
+    None for a sub-dataset, and for a file without locations: a key that nobody says where to get
+    must not be claimed to be on the web.
 
     ``<hash directories>/<key file>.log NUL url NUL url …``; neither part can hold a newline or
     NUL, since keys and stored URLs do not.
     """
     locations = placed.record.locations
-    if not locations:
+    if not locations or placed.part is not None:
         return None
     line = b"\0".join([log_path(placed.key), *[place.url.encode() for place in locations]])
     if b"\n" in line or b"\r" in line:

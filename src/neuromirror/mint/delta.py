@@ -10,37 +10,41 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import zstandard
 
-from neuromirror.annex import link_target
 from neuromirror.mint.annex_branch import annex_line
-from neuromirror.mint.documents import OWN_NAMES, root_entries
-from neuromirror.mint.mint import is_news
+from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import BLOB, PackWriter
 from neuromirror.mint.sorting import LineSorter
-from neuromirror.mint.trees import FOLDER, LINK, write_tree
-from neuromirror.mint.work import Minted, Parents, Sums, Work
+from neuromirror.mint.sums import Sums
+from neuromirror.mint.trees import FILE, FOLDER, tree_entry, write_tree
+from neuromirror.mint.work import Minted, Parents, Work
 from neuromirror.model import (
     Change,
     NeuromirrorError,
     PlacedFile,
     SnapshotHeader,
     StateDigest,
-    manifest_digest,
-    manifest_line,
+    in_git,
+    placed_line,
     raw,
 )
 
 _PIECE = 1 << 16
 _PATH = b'","path":"'
 _SIZE = b'","size":'
+_OF_SUBDATASET = b'{"dataset":'
+_STATE = b'","state":'
 _REMEDY = "restore it from a backup, or remove it: the next sync then does without it"
 
 
-class ManifestDamaged(NeuromirrorError):
+class BaseUnfit(NeuromirrorError):
+    """No delta can be made from this base: the state is to be minted whole."""
+
+
+class ManifestDamaged(BaseUnfit):
     """The canonical manifest of a state in the store is missing, or of other content."""
 
 
@@ -60,43 +64,55 @@ def mint_delta(
     parents: Parents,
     label: Callable[[str], str],
     scratch: Path,
+    within: str = "",
 ) -> Minted:
     """Writes the objects of a state that differs from ``base`` by ``changes``.
 
     ``changes`` are sorted by git path, to be read again at will; they are held in memory, so that
-    a state which shares little with its base is better minted whole. ``parents.base`` is not
-    used. Gives what :func:`neuromirror.mint.mint` gives, object for object.
+    a state which shares little with its base is better minted whole. ``within`` is Snapshot's.
+    Gives what :func:`neuromirror.mint.mint` gives, object for object. Raises BaseUnfit where that
+    takes more than the changes.
     """
     with (
-        Work(header, repository, parents, scratch) as work,
+        Work(header, repository, parents, scratch, within) as work,
         LineSorter(scratch) as lines,
     ):
         described = json.loads(work.reader.read(f"{base.commit}:.neuromirror/dataset.json"))
-        sums, documents = _sums(described)
+        sums = Sums.of(described)
+        if sums.form != header.form:
+            raise BaseUnfit(
+                f"{header.version.dataset.name}: the base is of form {sums.form!r}, the state of "
+                f"form {header.form!r}; mint it whole"
+            )
         edits = _Folder()
         for old, new in changes():
             if old is not None:
                 sums.count(old, -1)
             if new is not None:
                 sums.count(new, 1)
-                line = annex_line(new) if is_news(old, new) else None
+                line = annex_line(new) if _is_news(old, new, sums.form) else None
                 if line is not None:
                     lines.add(line)
-            edits.change(old, new, work.pack)
+            edits.change(old, new, sums.form, work.pack)
+        for name in described["documents"]:
+            edits.drop(raw(name))
+        for document in work.documents:
+            edits.put(document.path, (FILE, work.pack.add(BLOB, document.content)))
         for piece in patched_manifest(base.manifest, described["state"], changes()):
             work.manifest.add(piece)
         root = work.reader.tree(work.reader.commit_tree(base.commit))
-        for name in (*OWN_NAMES, *documents):
-            root.pop(name, None)
+        for own in OWN_NAMES:
+            root.pop(own, None)
         _edit(work.pack, work.reader, root, edits)
-        root.update(root_entries(work.pack, header, work.described(sums)))
+        root.update(work.root_entries(sums))
         return work.finish(sums, write_tree(work.pack, root), work.annex_tree(lines), label)
 
 
-def _sums(content: dict[str, Any]) -> tuple[Sums, list[bytes]]:
-    """The counts of a state's own document, and the names of upstream's documents in it."""
-    sums = Sums(content["files"], content["bytes"], content["evidence"], content["escaped"])
-    return sums, [raw(name) for name in content["documents"]]
+def _is_news(old: PlacedFile | None, new: PlacedFile, form: str) -> bool:
+    """Whether the git-annex branch may lack something of ``new``, given that it has ``old``."""
+    if not in_git(new, form):
+        return False
+    return old is None or old.key != new.key or old.record.locations != new.record.locations
 
 
 class _Folder:
@@ -105,30 +121,46 @@ class _Folder:
     __slots__ = ("entries", "folders")
 
     def __init__(self) -> None:
-        self.entries: dict[bytes, bytes | None] = {}
+        self.entries: dict[bytes, tuple[bytes, bytes] | None] = {}
         self.folders: dict[bytes, _Folder] = {}
 
-    def change(self, old: PlacedFile | None, new: PlacedFile | None, pack: PackWriter) -> None:
+    def change(
+        self, old: PlacedFile | None, new: PlacedFile | None, form: str, pack: PackWriter
+    ) -> None:
         """Takes in one change; the link of a new or changed file is written."""
-        placed = new or old
-        assert placed is not None
-        if old is not None and new is not None and old.key == new.key:
-            return
-        sha = None if new is None else pack.add(BLOB, link_target(new.key, new.git_path))
+        old = old if old is not None and in_git(old, form) else None
+        new = new if new is not None and in_git(new, form) else None
+        if new is None:
+            if old is not None:
+                self.drop(old.git_path)
+        elif old is None or (old.key, old.part) != (new.key, new.part):
+            self.put(new.git_path, tree_entry(pack, new))
+
+    def put(self, path: bytes, entry: tuple[bytes, bytes]) -> None:
+        """What stands at a path from now on."""
+        folder, name = self._place(path)
+        folder.entries[name] = entry
+
+    def drop(self, path: bytes) -> None:
+        """Nothing stands at a path any more, unless something is put there, before or after."""
+        folder, name = self._place(path)
+        folder.entries.setdefault(name, None)
+
+    def _place(self, path: bytes) -> tuple[_Folder, bytes]:
         folder = self
-        *names, last = placed.git_path.split(b"/")
+        *names, last = path.split(b"/")
         for name in names:
             folder = folder.folders.setdefault(name, _Folder())
-        folder.entries[last] = sha
+        return folder, last
 
 
 def _edit(
     pack: PackWriter, reader: ObjectReader, tree: dict[bytes, tuple[bytes, bytes]], edits: _Folder
 ) -> None:
     """Changes a tree's entries in place, writing the folders below that change."""
-    for name, sha in edits.entries.items():
-        if sha is not None:
-            tree[name] = (LINK, sha)
+    for name, entry in edits.entries.items():
+        if entry is not None:
+            tree[name] = entry
         elif name in tree and tree[name][0] != FOLDER:
             del tree[name]
     for name, below in edits.folders.items():
@@ -174,9 +206,7 @@ def patched_manifest(manifest: Path, state: str, changes: Iterable[Change]) -> I
 def _manifest_edits(changes: Iterable[Change]) -> Iterator[tuple[bytes, bytes | None]]:
     for old, new in changes:
         if new is not None:
-            record = new.record
-            line = manifest_line(new.git_path, manifest_digest(record), record.size)
-            yield new.git_path, line
+            yield new.git_path, placed_line(new)
         elif old is not None:
             yield old.git_path, None
 
@@ -204,7 +234,8 @@ def _pieces(manifest: Path, state: str) -> Iterator[bytes]:
 
 
 def _path_of(line: bytes) -> bytes:
-    path = line[line.index(_PATH) + len(_PATH) : line.rindex(_SIZE)]
+    end = _STATE if line.startswith(_OF_SUBDATASET) else _SIZE
+    path = line[line.index(_PATH) + len(_PATH) : line.rindex(end)]
     if b"\\" not in path:
         return path
     found: str = json.loads(line)["path"]

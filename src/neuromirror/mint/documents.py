@@ -1,66 +1,97 @@
-"""The plain files of a state's root: what makes it a DataLad dataset, and upstream's documents."""
+"""The plain files of a state: what makes it a DataLad dataset, and upstream's documents."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 
+from neuromirror.annex import fits, git_path
 from neuromirror.mint.commits import SPEC
+from neuromirror.mint.modules import Module, modules_file, ria_url
 from neuromirror.mint.packs import BLOB, PackWriter
+from neuromirror.mint.sums import Sums
 from neuromirror.mint.trees import FILE, FOLDER, write_tree
-from neuromirror.model import SnapshotHeader, text
+from neuromirror.model import Document, SnapshotHeader, metadata_digest, text
 
-OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes")
+OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
+
+_PLAIN_PATTERN = re.compile(rb"[^\x00-\x20\"\\\x7f]*\Z")
+_GLOB = re.compile(rb"[*?\[\\]")
+# git passes over longer lines of attributes, and its fsck calls them an error
+_LINE_LIMIT = 2000
+
+
+def plain_documents(header: SnapshotHeader) -> list[Document]:
+    """Upstream's documents in order of path.
+
+    Raises ValueError for a path that is there twice, or that git paths do not map to itself.
+    """
+    documents = sorted(header.documents, key=lambda one: one.path)
+    last = b""
+    for one in documents:
+        if one.path == last or not fits(one.path) or git_path(one.path) != one.path:
+            raise ValueError(f"a document cannot have the path {one.path!r}")
+        last = one.path
+    return documents
 
 
 def describe(
-    header: SnapshotHeader,
-    state: str,
-    files: int,
-    size: int,
-    evidence: Mapping[str, int],
-    escaped: Mapping[str, str],
+    header: SnapshotHeader, documents: Sequence[Document], within: str, state: str, sums: Sums
 ) -> bytes:
     """``.neuromirror/dataset.json``: a pure function of the state, with no volatile field."""
     facts = header.facts
+    attributes: dict[str, list[str]] = {}
+    for name, value in sorted(facts.attributes):
+        attributes.setdefault(name, []).append(value)
     content = {
         "mirror-spec": SPEC,
         "dataset": header.version.dataset.name,
         "source": header.version.dataset.source_uri,
+        "within": within,
         "version": header.version.upstream,
         "kind": header.version.kind.value,
+        "form": header.form,
         "state": state,
-        "files": files,
-        "bytes": size,
-        "evidence": dict(evidence),
+        "metadata": metadata_digest(documents),
+        "files": sums.files,
+        "bytes": sums.bytes,
+        "manifest-only": {"files": sums.only_files, "bytes": sums.only_bytes},
+        "parts": sums.parts,
+        "evidence": sums.evidence,
         "title": facts.title,
         "license": list(facts.license),
         "doi": facts.doi,
         "landing-page": facts.landing_page,
-        "documents": [text(document.path) for document in header.documents],
+        "attributes": attributes,
+        "inputs": sorted(facts.inputs),
+        "documents": [text(document.path) for document in documents],
         "exceptions": [
             {"path": text(one.path), "reason": one.reason, "detail": one.detail, "size": one.size}
             for one in header.exceptions
         ],
-        "escaped": dict(escaped),
+        "escaped": sums.escaped,
     }
     return json.dumps(content, indent=1, sort_keys=True).encode("ascii") + b"\n"
 
 
 def root_entries(
-    pack: PackWriter, header: SnapshotHeader, described: bytes
+    pack: PackWriter,
+    header: SnapshotHeader,
+    documents: Sequence[Document],
+    described: bytes,
+    sums: Sums,
 ) -> dict[bytes, tuple[bytes, bytes]]:
-    """Writes the plain files and gives their entries in the root: name → (mode, id)."""
+    """Writes the root's own files and gives their entries: name → (mode, id)."""
     dataset = header.version.dataset
     config = b'[datalad "dataset"]\n\tid = %s\n' % dataset.dataset_id.encode()
-    plain = [document.path for document in header.documents]
     entries = {
         b".datalad": (FOLDER, _folder(pack, b"config", config)),
         b".neuromirror": (FOLDER, _folder(pack, b"dataset.json", described)),
-        b".gitattributes": (FILE, pack.add(BLOB, _attributes(plain))),
+        b".gitattributes": (FILE, pack.add(BLOB, _attributes(documents))),
     }
-    for document in header.documents:
-        entries[document.path] = (FILE, pack.add(BLOB, document.content))
+    if sums.parts:
+        entries[b".gitmodules"] = (FILE, pack.add(BLOB, _modules(sums)))
     return entries
 
 
@@ -68,12 +99,38 @@ def _folder(pack: PackWriter, name: bytes, content: bytes) -> bytes:
     return write_tree(pack, {name: (FILE, pack.add(BLOB, content))})
 
 
-def _attributes(plain: list[bytes]) -> bytes:
+def _modules(sums: Sums) -> bytes:
+    if any(path.startswith("-") for path in sums.parts):
+        raise ValueError("git takes no sub-dataset at a path that begins with a dash")
+    return modules_file(
+        Module(path, ria_url(part["id"]), part["id"]) for path, part in sums.parts.items()
+    )
+
+
+def _attributes(documents: Sequence[Document]) -> bytes:
     lines = [
         b"* annex.backend=SHA256E",
         b"**/.git* annex.largefiles=nothing",
         b"/.datalad/** annex.largefiles=nothing",
         b"/.neuromirror/** annex.largefiles=nothing",
-        *(b"/%s annex.largefiles=nothing" % name for name in plain),
+        *(_attribute_line(document.path) for document in documents),
     ]
     return b"\n".join(lines) + b"\n"
+
+
+def _attribute_line(path: bytes) -> bytes:
+    """The line that keeps a document out of the annex, whatever its name (gitattributes(5))."""
+    line = b"%s annex.largefiles=nothing" % _pattern(b"/", path)
+    while len(line) > _LINE_LIMIT:
+        # a name alone always fits; files of the same name in other folders are meant as well
+        path = path.partition(b"/")[2]
+        line = b"%s annex.largefiles=nothing" % _pattern(b"**/", path)
+    return line
+
+
+def _pattern(start: bytes, path: bytes) -> bytes:
+    """A pattern that stands for just this path, quoted where git would read it otherwise."""
+    pattern = start + _GLOB.sub(rb"\\\g<0>", path)
+    if _PLAIN_PATTERN.match(pattern):
+        return pattern
+    return b'"%s"' % pattern.replace(b"\\", b"\\\\").replace(b'"', b'\\"')

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from neuromirror.annex import link_target
 from neuromirror.mint.objects import parse_tree
-from neuromirror.mint.packs import TREE, PackWriter
+from neuromirror.mint.packs import BLOB, TREE, PackWriter
+from neuromirror.model import PlacedFile
 
 LINK = b"120000"
 FILE = b"100644"
@@ -16,6 +18,19 @@ SUBDATASET = b"160000"
 def tree_order(name: bytes, mode: bytes) -> bytes:
     """What git sorts a tree's entry by: a folder as if its name ended in a slash."""
     return name + b"/" if mode == FOLDER else name
+
+
+def tree_entry(pack: PackWriter, placed: PlacedFile) -> tuple[bytes, bytes]:
+    """What stands for a file in a tree: mode and id of its symlink, which is written.
+
+    Of a sub-dataset, those of its gitlink.
+    """
+    if placed.part is None:
+        return LINK, pack.add(BLOB, link_target(placed.key, placed.git_path))
+    commit = bytes.fromhex(placed.part.commit)
+    if len(commit) != 20:
+        raise ValueError(f"the sub-dataset at {placed.git_path!r} has no commit")
+    return SUBDATASET, commit
 
 
 def write_tree(pack: PackWriter, entries: Mapping[bytes, tuple[bytes, bytes]]) -> bytes:

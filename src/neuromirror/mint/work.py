@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,24 +13,20 @@ from typing import Self
 from neuromirror.annex import sameas_web_remote
 from neuromirror.mint.annex_branch import AnnexBranch
 from neuromirror.mint.commits import annex_message, commit_bytes, version_message
-from neuromirror.mint.documents import describe
+from neuromirror.mint.documents import describe, plain_documents, root_entries
 from neuromirror.mint.manifests import ManifestWriter
 from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import COMMIT, KnownObjects, Pack, PackWriter
-from neuromirror.model import PlacedFile, SnapshotHeader, VersionKind, epoch, text
+from neuromirror.mint.sums import Sums
+from neuromirror.model import SnapshotHeader, Summary, VersionKind, epoch, metadata_digest
 
 
 @dataclass(frozen=True, slots=True)
 class Parents:
-    """What a mint builds on, as commit ids in hex; None where the branch begins.
-
-    ``base`` gives the placed files of the state that was minted last in this repository, when
-    there is one: its keys are in the git-annex branch already.
-    """
+    """What a mint builds on, as commit ids in hex; None where the branch begins."""
 
     branch: str | None = None
     annex: str | None = None
-    base: Callable[[], Iterator[PlacedFile]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,11 @@ class Minted:
     """The objects of a state, waiting in packs under temporary names; ids in hex.
 
     ``commit`` equals the parent where the tree is the parent's (nothing changed), and the same
-    holds for ``annex_commit``. ``manifest`` is a zstd file of the canonical manifest.
+    holds for ``annex_commit``. ``manifest`` is a zstd file of the canonical manifest, ``metadata``
+    the metadata digest. ``files``, ``bytes`` and ``evidence`` are of the state's own files;
+    ``manifest_only`` of those among them that have no place in git, ``in_parts`` of those that are
+    not its own but its sub-datasets'. So what was listed is ``files`` and ``in_parts``, documents
+    and named exceptions; and what is committed here is ``files`` but for ``manifest_only``.
     """
 
     commit: str
@@ -48,6 +48,9 @@ class Minted:
     files: int
     bytes: int
     evidence: dict[str, int]
+    manifest_only: Summary
+    in_parts: Summary
+    metadata: str
     manifest: Path
     packs: tuple[Pack, ...]
 
@@ -58,46 +61,28 @@ class Minted:
             pack.discard()
 
 
-@dataclass(slots=True)
-class Sums:
-    """What a state's own document counts; ``escaped`` maps git paths to upstream's names."""
-
-    files: int = 0
-    bytes: int = 0
-    evidence: dict[str, int] = field(default_factory=dict)
-    escaped: dict[str, str] = field(default_factory=dict)
-
-    def count(self, placed: PlacedFile, sign: int) -> None:
-        """Takes a file in (``sign`` 1) or out (-1)."""
-        record, path = placed.record, placed.git_path
-        self.files += sign
-        self.bytes += sign * (record.size or 0)
-        word = record.evidence.value
-        left = self.evidence.get(word, 0) + sign
-        if left:
-            self.evidence[word] = left
-        else:
-            del self.evidence[word]
-        if record.path != path:
-            if sign > 0:
-                self.escaped[path.decode()] = text(record.path)
-            else:
-                del self.escaped[path.decode()]
-
-
 class Work:
     """A mint under way: objects go to ``pack``, manifest lines to ``manifest``.
 
     A context manager; what is not finished leaves nothing behind. ``reader`` reads the objects
-    that the repository has.
+    that the repository has. ``documents`` are upstream's, in order of path.
     """
 
     def __init__(
-        self, header: SnapshotHeader, repository: Path, parents: Parents, scratch: Path
+        self,
+        header: SnapshotHeader,
+        repository: Path,
+        parents: Parents,
+        scratch: Path,
+        within: str = "",
     ) -> None:
         if header.version.time is None:
             raise ValueError("a snapshot needs a time to be minted")
+        if header.form not in ("files", "manifest"):
+            raise ValueError(f"there is no form {header.form!r} of a dataset")
         self.header = header
+        self.within = within
+        self.documents = plain_documents(header)
         self.timestamp = epoch(header.version.time)
         self.parents = parents
         with ExitStack() as stack:
@@ -141,10 +126,11 @@ class Work:
         branch = AnnexBranch(self.pack, self.reader, self.timestamp, self.annex_root)
         return branch.write(lines, self.remotes)
 
-    def described(self, sums: Sums) -> bytes:
-        """The state's own document, once all manifest lines are in."""
+    def root_entries(self, sums: Sums) -> dict[bytes, tuple[bytes, bytes]]:
+        """Writes the root's own files, once all manifest lines are in: name → (mode, id)."""
         state = self.manifest.state()
-        return describe(self.header, state, sums.files, sums.bytes, sums.evidence, sums.escaped)
+        described = describe(self.header, self.documents, self.within, state, sums)
+        return root_entries(self.pack, self.header, self.documents, described, sums)
 
     def finish(
         self,
@@ -181,6 +167,9 @@ class Work:
             files=sums.files,
             bytes=sums.bytes,
             evidence=sums.evidence,
+            manifest_only=sums.manifest_only,
+            in_parts=sums.in_parts,
+            metadata=metadata_digest(self.documents),
             manifest=kept,
             packs=packs if own is None else (*packs, own),
         )

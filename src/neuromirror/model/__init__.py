@@ -33,12 +33,16 @@ from neuromirror.model.manifest import (
     manifest_digest,
     manifest_line,
     metadata_digest,
+    placed_line,
     subdataset_line,
 )
 from neuromirror.model.placed import (
+    ZARR_MARKERS,
+    ZARR_METADATA,
     PlacedFile,
     Subdataset,
     dump_placed,
+    in_git,
     load_all,
     load_placed,
     raw,
@@ -65,6 +69,8 @@ from neuromirror.model.records import (
 )
 
 __all__ = [
+    "ZARR_MARKERS",
+    "ZARR_METADATA",
     "Change",
     "ConfigurationError",
     "DatasetFacts",
@@ -102,6 +108,7 @@ __all__ = [
     "dump_pairs",
     "dump_placed",
     "epoch",
+    "in_git",
     "load_all",
     "load_changes",
     "load_entry",
@@ -112,6 +119,7 @@ __all__ = [
     "metadata_digest",
     "patch_lines",
     "path_of_line",
+    "placed_line",
     "raw",
     "subdataset_line",
     "text",

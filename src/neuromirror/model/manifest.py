@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 
+from neuromirror.model.placed import PlacedFile
 from neuromirror.model.records import Document, Evidence, FileRecord
 
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*\Z')
@@ -37,6 +38,14 @@ def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
         return b'{"digest":"%s","path":"%s","size":%s}\n' % (digest.encode(), git_path, count)
     quoted = json.dumps(git_path.decode("utf-8"), ensure_ascii=False).encode("utf-8")
     return b'{"digest":"%s","path":%s,"size":%s}\n' % (digest.encode(), quoted, count)
+
+
+def placed_line(placed: PlacedFile) -> bytes:
+    """The line of a file or a sub-dataset, newline included."""
+    part, record = placed.part, placed.record
+    if part is not None:
+        return subdataset_line(placed.git_path, part.dataset_id, part.state)
+    return manifest_line(placed.git_path, manifest_digest(record), record.size)
 
 
 def metadata_digest(documents: Iterable[Document]) -> str:

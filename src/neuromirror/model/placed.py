@@ -13,6 +13,12 @@ import msgspec
 
 from neuromirror.model.records import Digest, FileRecord, Location, Retention
 
+ZARR_MARKERS = frozenset((b".zgroup", b".zarray", b"zarr.json"))
+"""Objects that make the folder they lie in a Zarr (Zarr 2 and 3, "storage")."""
+
+ZARR_METADATA = ZARR_MARKERS | {b".zattrs", b".zmetadata"}
+"""What a Zarr is described by; everything else in it is chunks."""
+
 
 class Subdataset(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What stands in a dataset's tree for a part that is a dataset of its own (a large Zarr).
@@ -40,6 +46,16 @@ class PlacedFile(msgspec.Struct, frozen=True, gc=False):
     key: str
     record: FileRecord
     part: Subdataset | None = None
+
+
+def in_git(placed: PlacedFile, form: str) -> bool:
+    """Whether a file has a place in the git tree of a dataset of this form (SnapshotHeader.form).
+
+    In form ``manifest`` only a Zarr's metadata files have, at any depth.
+    """
+    if form == "files" or placed.part is not None:
+        return True
+    return placed.record.path.rpartition(b"/")[2] in ZARR_METADATA
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):

@@ -242,7 +242,9 @@ class SnapshotHeader:
     """All of a snapshot but its files.
 
     ``exceptions`` are sorted by path. ``newest`` is the time of the newest object in the state,
-    None where it holds none or upstream has no times.
+    None where it holds none or upstream has no times. ``form`` is ``files``, or ``manifest`` for
+    a Zarr too large for git: then only its metadata files have a place in the git tree, and its
+    chunks are in the canonical manifest alone (model.placed.in_git).
     """
 
     version: VersionRef
@@ -251,6 +253,7 @@ class SnapshotHeader:
     exceptions: tuple[NamedException, ...] = ()
     newest: datetime | None = None
     web_remotes: tuple[WebRemote, ...] = ()
+    form: str = "files"
 
 
 def epoch(moment: datetime) -> int:

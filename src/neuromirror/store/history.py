@@ -98,6 +98,11 @@ def _entry(
         doi=described["doi"],
         metadata_only=before == described["state"],
         at=observed_at,
+        # what the first commits of spec 1 do not tell
+        metadata=described.get("metadata", ""),
+        attributes=described.get("attributes", {}),
+        inputs=described.get("inputs", []),
+        within=described.get("within", ""),
     )
 
 

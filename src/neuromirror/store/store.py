@@ -33,6 +33,7 @@ from neuromirror.store.disk import make_folder, sync, write_atomically
 from neuromirror.store.errors import NotAStore, StoreBusy, StoreDamaged
 from neuromirror.store.journal import JournalFile
 from neuromirror.store.locks import locked
+from neuromirror.store.manifests import manifest_file
 from neuromirror.store.records import RecordsFolder
 from neuromirror.store.repository import Repository
 
@@ -219,8 +220,7 @@ class Store:
 
     def manifest_path(self, state: str) -> Path:
         """Where the canonical manifest of a state (``sha256:<hex>``) is kept."""
-        digest = state.removeprefix("sha256:")
-        return self.root / "manifests" / digest[:2] / f"{digest[2:]}.jsonl.zst"
+        return manifest_file(self.root, state)
 
     def keep_manifest(self, state: str, draft: Path) -> None:
         """Moves a finished manifest to its place."""

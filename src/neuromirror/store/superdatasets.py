@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,17 +14,17 @@ from neuromirror.mint import (
     SPEC,
     SUBDATASET,
     KnownObjects,
+    Module,
     ObjectReader,
     PackWriter,
     TreeBuilder,
     commit_bytes,
+    modules_file,
     write_tree,
 )
 from neuromirror.model import DatasetRef
 from neuromirror.store.repository import MAIN
 from neuromirror.store.store import Store
-
-_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +85,8 @@ def _write(store: Store, top: DatasetRef, alias: str, members: Sequence[Member])
 def _tree(pack: PackWriter, top: DatasetRef, members: Sequence[Member]) -> bytes:
     config = f'[datalad "dataset"]\n\tid = {top.dataset_id}\n'.encode()
     ordered = sorted(members, key=lambda member: member.path.encode())
-    modules = "".join(
-        f"[submodule {_quoted(member.path)}]\n\tpath = {_value(member.path)}\n"
-        f"\turl = {_value(member.url)}\n\tdatalad-id = {member.dataset.dataset_id}\n"
-        for member in ordered
+    modules = modules_file(
+        Module(member.path, member.url, member.dataset.dataset_id) for member in ordered
     )
     attributes = b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
     trees = TreeBuilder(pack)
@@ -99,17 +96,7 @@ def _tree(pack: PackWriter, top: DatasetRef, members: Sequence[Member]) -> bytes
     return trees.finish(
         {
             b".datalad": (FOLDER, folder),
-            b".gitmodules": (FILE, pack.add(BLOB, modules.encode())),
+            b".gitmodules": (FILE, pack.add(BLOB, modules)),
             b".gitattributes": (FILE, pack.add(BLOB, attributes)),
         }
     )
-
-
-def _value(value: str) -> str:
-    """A value as git's configuration format has it (git-config(1), "Syntax")."""
-    return value if _PLAIN_VALUE.match(value) else _quoted(value)
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

@@ -1,0 +1,131 @@
+"""What a source wants to know again next time, and what it keeps while a listing is under way.
+
+::
+
+    <store>/neuromirror/memos/<id[:3]>/<id[3:]>/<word>.memo     a JSON line, then the memo's bytes
+    <store>/neuromirror/workspaces/<dataset id>/<word>/pages/   a folder of the source's own
+
+``<word>`` stands for upstream's name of the version: the first 16 hex digits of its sha256. All of
+it may be removed while nothing runs: the next visit then reads the whole listing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuromirror.store.disk import make_folder, write_atomically
+
+_FORMAT = 1
+_STALE = 24 * 3600.0
+"""Seconds after which pages of a listing that was broken off are of no use any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """A source's memo of a listing, and the commits (hex) of the state that was made of it."""
+
+    commit: str
+    annex_commit: str
+    content: bytes
+
+
+class MemoFolder:
+    """The memos of all datasets of a store; the caller holds the dataset's lock to write."""
+
+    def __init__(self, store: Path) -> None:
+        self._root = store / "neuromirror" / "memos"
+
+    def _path(self, dataset_id: str, upstream: str) -> Path:
+        return self._root / dataset_id[:3] / dataset_id[3:] / f"{_word(upstream)}.memo"
+
+    def read(self, dataset_id: str, upstream: str) -> Memo | None:
+        """The memo of a version, by upstream's word for it; None where none can be read."""
+        try:
+            head, _, content = self._path(dataset_id, upstream).read_bytes().partition(b"\n")
+            found = json.loads(head)
+            if (found["format"], found["version"]) != (_FORMAT, upstream):
+                return None
+            memo = Memo(found["commit"], found["annex"], content)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return memo if found.get("sum") == _sum(memo) else None
+
+    def keep(self, dataset_id: str, upstream: str, memo: Memo | None) -> None:
+        """Keeps a memo in the place of an older one; None removes it.
+
+        Nothing is written where it is the same.
+        """
+        path = self._path(dataset_id, upstream)
+        if memo is None:
+            path.unlink(missing_ok=True)
+            return
+        if self.read(dataset_id, upstream) == memo:
+            return
+        head = {
+            "format": _FORMAT,
+            "version": upstream,
+            "commit": memo.commit,
+            "annex": memo.annex_commit,
+            "sum": _sum(memo),
+        }
+        make_folder(path.parent)
+        for left in path.parent.glob(".new-*"):
+            left.unlink(missing_ok=True)
+        line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
+        write_atomically(path, line + b"\n" + memo.content)
+
+
+class Workspace:
+    """The folder in which a source keeps the pages of one version's listing while it reads.
+
+    It is made when first asked for, and survives the process, so that a listing that was broken
+    off can go on. The caller holds the dataset's lock.
+    """
+
+    def __init__(self, store: Path, dataset_id: str, upstream: str) -> None:
+        self._of_dataset = store / "neuromirror" / "workspaces" / dataset_id
+        self._folder = self._of_dataset / _word(upstream)
+
+    def path(self) -> Path:
+        """The folder; what was left in it a day ago or longer is gone."""
+        pages = self._folder / "pages"
+        # the folder above gets its time when this one is made, and keeps it
+        with suppress(FileNotFoundError):
+            if abs(time.time() - self._folder.stat().st_mtime) > _STALE:
+                self.remove()
+        # not forced to disk: nothing is lost with it but time
+        pages.mkdir(parents=True, exist_ok=True)
+        return pages
+
+    def remove(self) -> None:
+        """Removes the folder with all that is in it."""
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+        self._tidy()
+
+    def leave(self) -> None:
+        """Removes the folder if nothing is in it."""
+        with suppress(OSError):
+            (self._folder / "pages").rmdir()
+            self._folder.rmdir()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        with suppress(OSError):  # another version's folder is in it, or there is none
+            self._of_dataset.rmdir()
+
+
+def _word(upstream: str) -> str:
+    return hashlib.sha256(upstream.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _sum(memo: Memo) -> str:
+    digest = hashlib.sha256(f"{memo.commit} {memo.annex_commit}\n".encode())
+    digest.update(memo.content)
+    return digest.hexdigest()

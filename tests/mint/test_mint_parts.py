@@ -1,0 +1,204 @@
+"""Documents in folders, sub-datasets, and Zarr chunks that are in the manifest only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from mint_shapes import PARTS, Shape, histories, part
+from mint_world import PATTERNS, VALUES, Minting, Oracle, bare, git, header, in_place, record
+
+from neuromirror.mint import BaseUnfit, Minted, Parents, Snapshot, mint
+from neuromirror.model import Document, Summary
+
+ID_FIELDS = ("commit", "annex_commit", "tree", "state", "metadata", "files", "bytes", "evidence")
+
+
+def same(one: Minted, other: Minted) -> None:
+    for field in (*ID_FIELDS, "manifest_only", "in_parts"):
+        assert getattr(one, field) == getattr(other, field), field
+
+
+def manifest_of(minting: Minting) -> bytes:
+    assert minting.manifest is not None
+    return zstandard.ZstdDecompressor().stream_reader(minting.manifest.read_bytes()).read()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=histories)
+def test_files_documents_and_parts_that_come_and_go_are_what_git_makes_of_them(
+    tmp_path_factory: pytest.TempPathFactory, history: list[Shape]
+) -> None:
+    folder = tmp_path_factory.mktemp("shapes")
+    whole, delta = Minting.begin(folder / "whole"), Minting.begin(folder / "delta")
+    oracle = Oracle(bare(folder / "oracle"))
+    for number, shape in enumerate(history):
+        files, head = shape.placed, shape.header(number)
+        wanted = whole.mint(number, files, head)
+        got = delta.mint_delta(number, files, head) if number else delta.mint(0, files, head)
+        same(wanted, got)
+        assert manifest_of(whole) == manifest_of(delta)
+        trees = tuple(
+            git(delta.repository, "rev-parse", f"{branch}^{{tree}}").decode().strip()
+            for branch in ("main", "git-annex")
+        )
+        assert trees == oracle.trees(number, files, head)
+    for minting in (whole, delta):
+        assert git(minting.repository, "fsck", "--strict", "--full").strip() == b""
+    git(folder, "clone", "-q", str(delta.repository), "clone")
+    assert git(folder / "clone", "status", "--porcelain", "--ignore-submodules") == b""
+    for document in head.documents:
+        path = bytes(folder / "clone") + b"/" + document.path
+        assert Path(path.decode()).read_bytes() == document.content
+
+
+def test_what_was_listed_is_committed_or_said_to_be_elsewhere(tmp_path: Path) -> None:
+    zarr = {
+        b".zgroup": (1, (0,)),
+        b"0/.zarray": (2, (0,)),
+    }
+    zarr |= {b"0/%d" % n: (20 * n, (0,)) for n in range(1, 20)}
+    shape = Shape(zarr, form="manifest")
+    minting = Minting.begin(tmp_path / "m")
+    minted = minting.mint(0, shape.placed, shape.header(0))
+    assert minted.files == 21
+    assert minted.manifest_only == Summary(19, sum(200 * n for n in range(1, 20)))
+    tree = git(minting.repository, "ls-tree", "-r", "--name-only", "main").split()
+    assert [name for name in tree if b"zarr" in name or b"zg" in name or b"0/" in name] == [
+        b".zgroup",
+        b"0/.zarray",
+    ]
+    assert manifest_of(minting).count(b"\n") == 21
+    logs = git(minting.repository, "ls-tree", "-r", "--name-only", "git-annex").split()
+    assert len([name for name in logs if name.endswith(b".web")]) == 2
+    told = json.loads(git(minting.repository, "show", "main:.neuromirror/dataset.json"))
+    assert (told["form"], told["files"]) == ("manifest", 21)
+    assert told["manifest-only"] == {"files": 19, "bytes": minted.manifest_only.bytes}
+
+
+def test_trailers_and_counts_are_of_the_datasets_own_files(tmp_path: Path) -> None:
+    shape = Shape({b"x": (8, (0,))}, parts={b"img.zarr": 3, b"a/b": 1})
+    minting = Minting.begin(tmp_path / "m")
+    minted = minting.mint(0, shape.placed, shape.header(0))
+    assert (minted.files, minted.bytes) == (1, 80)
+    assert minted.in_parts == Summary(103 + 101, 4000)
+    message = git(minting.repository, "log", "-1", "--format=%B", "main")
+    assert b"\nFiles: 1\nBytes: 80\n" in message
+
+
+def test_a_commit_of_a_part_moves_without_a_change_of_state(tmp_path: Path) -> None:
+    whole, delta = Minting.begin(tmp_path / "whole"), Minting.begin(tmp_path / "delta")
+    one, two = Shape(parts={b"a": 2}), Shape(parts={b"a": 3})
+    first = whole.mint(0, one.placed, one.header(0))
+    delta.mint(0, one.placed, one.header(0))
+    second = whole.mint(1, two.placed, two.header(1))
+    assert second.state == first.state
+    assert second.tree != first.tree
+    same(second, delta.mint_delta(1, two.placed, two.header(1)))
+
+
+def test_a_second_process_passes_over_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Minting.begin(tmp_path / "one"), Minting.begin(tmp_path / "two")
+    files = Shape({b"x": (8, (0,)), b"y/x": (4, (1,))}, parts={b"img.zarr": 3, b"a/b": 1}).placed
+    wanted = one.mint(0, files)
+    monkeypatch.setattr(sys.modules["neuromirror.mint.mint"], "_WORTH_A_PROCESS", 0)
+    same(wanted, two.mint_records(0, files))
+
+
+def test_a_state_of_another_form_is_not_made_from_changes(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    files = {b".zgroup": (1, (0,)), b"0/0": (2, (0,))}
+    first, second = Shape(files), Shape(files, form="manifest")
+    before = minting.mint(0, first.placed, first.header(0))
+    with pytest.raises(BaseUnfit, match="whole"):
+        minting.mint_delta(1, second.placed, second.header(1))
+    assert list(minting.scratch.iterdir()) == []
+    after = minting.mint(1, second.placed, second.header(1))
+    assert after.state == before.state
+    assert after.tree != before.tree
+
+
+def test_git_and_git_annex_read_the_attributes_of_any_name(tmp_path: Path) -> None:
+    long = b"/".join([b"*" * 200] * 6)
+    documents = [Document(name, b"{}\n") for name in (*PATTERNS, long + b"/x.json", b"d/?.json")]
+    minting = Minting.begin(tmp_path / "m")
+    head = replace(header(), documents=tuple(documents))
+    minting.mint(0, in_place({b"x.nwb": record(b"x.nwb", 4)}), head)
+    assert git(minting.repository, "fsck", "--strict", "--full").strip() == b""
+    git(tmp_path, "clone", "-q", str(minting.repository), "clone")
+    others = [
+        *(b"x.nwb", b"meta/aX1Y.json", b"meta/a*1?.json", b"d/e.json", b"meta/my", b"doc.json"),
+        *(b"c/b", b"other.json", b"c/!.json", b"%b/x.json" % (b"/".join([b"y" * 200] * 6))),
+    ]
+    names = [one.path for one in documents] + others
+    done = subprocess.run(
+        ["git", "-C", str(tmp_path / "clone"), "check-attr", "-z", "--stdin", "annex.largefiles"],
+        input=b"\0".join(names),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""
+    fields = done.stdout.split(b"\0")
+    found = dict(zip(fields[0::3], fields[2::3], strict=False))
+    assert {found[one.path] for one in documents} == {b"nothing"}
+    assert {found[name] for name in others} == {b"unspecified"}
+
+
+def test_sub_datasets_have_the_paths_and_addresses_that_git_reads(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    shape = Shape(parts=dict.fromkeys((*VALUES, b"img.zarr", b"b/a-b/c.zarr"), 1))
+    minting.mint(0, shape.placed, shape.header(0))
+    listed = git(minting.repository, "config", "--blob", "main:.gitmodules", "-z", "--list")
+    found = dict(line.split(b"\n") for line in listed.split(b"\0") if line)
+    for one in shape.placed:
+        assert one.part is not None
+        own, section = one.part.dataset_id.encode(), b"submodule.%s." % one.git_path
+        assert found.pop(section + b"path") == one.git_path
+        assert found.pop(section + b"url") == b"../../%s/%s" % (own[:3], own[3:])
+        assert found.pop(section + b"datalad-id") == own
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [[b"a", b"a"], [b"../a"], [b".git/hooks/x"], [b".gitmodules"], [b"a//b"], [b"/a"], [b"a\nb"]],
+)
+def test_a_document_that_git_would_trip_over_is_refused(tmp_path: Path, paths: list[bytes]) -> None:
+    head = replace(header(), documents=tuple(Document(path, b"") for path in paths))
+    snapshot = Snapshot(head, lambda: iter([]))
+    with pytest.raises(ValueError, match="document"):
+        mint(snapshot, bare(tmp_path / "r"), Parents(), lambda state: "x", tmp_path / "scratch")
+
+
+def test_a_document_in_a_files_place_is_refused(tmp_path: Path) -> None:
+    files = in_place({b"a/b": record(b"a/b", 4)})
+    head = replace(header(), documents=(Document(b"a/a", b""), Document(b"a/b", b"")))
+    snapshot = Snapshot(head, lambda: iter(files))
+    with pytest.raises(ValueError, match="a/b"):
+        mint(snapshot, bare(tmp_path / "r"), Parents(), lambda state: "x", tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("what", ["commit", "dash", "form"])
+def test_what_cannot_be_in_git_is_refused(tmp_path: Path, what: str) -> None:
+    head, one = header(), part(PARTS[2], 1)
+    if what == "commit":
+        assert one.part is not None
+        known = msgspec.structs.replace(one.part, commit="")
+        one = msgspec.structs.replace(one, part=known)
+    elif what == "dash":
+        one = part(b"-x.zarr", 1)
+    else:
+        head = replace(head, form="other")
+    snapshot = Snapshot(head, lambda: iter([one]))
+    with pytest.raises(ValueError, match=r"commit|dash|form"):
+        mint(snapshot, bare(tmp_path / "r"), Parents(), lambda state: "x", tmp_path / "scratch")
+    assert not list((tmp_path / "scratch").glob("*"))
