@@ -19,6 +19,7 @@ from neuromirror.model import (
     Location,
     PlacedFile,
     Retention,
+    Subdataset,
     VersionMinted,
     VisitEnded,
     diff_lines,
@@ -51,6 +52,17 @@ def placed(path: str, content: object, /, **changes: Any) -> PlacedFile:
     key = f"SHA256E-s{len(data)}--{sha256}.nwb"
     return PlacedFile(
         path.encode(), changes.pop("key", key), msgspec.structs.replace(record, **changes)
+    )
+
+
+def part(path: str, local_id: str, commit: str = "c" * 40, /, **changes: Any) -> PlacedFile:
+    """A sub-dataset at a path."""
+    values = {"state": f"sha256:{commit}", "files": 7, "bytes": 70, **changes}
+    return PlacedFile(
+        path.encode(),
+        "",
+        FileRecord(values.pop("path", path.encode()), None),
+        Subdataset(f"id of {local_id}", local_id, commit, **values),
     )
 
 
@@ -92,7 +104,7 @@ class DiskJournal:
             "tree": commit[::-1],
             "annex_commit": commit,
             "time": at,
-            "files": len(records),
+            "files": sum(file.part is None for file in records),
             "bytes": sum(file.record.size or 0 for file in records),
             "exceptions": [],
             "evidence": {"sha256": len(records)},

@@ -8,31 +8,60 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuromirror.cli.common import Settings, human_bytes, settings_options, split_version
+from neuromirror.cli.common import (
+    Settings,
+    human_bytes,
+    settings_options,
+    split_condition,
+    split_version,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from neuromirror.index import FileRow, FoundFile, VersionRow
+    from neuromirror.index import EdgeRow, FileRow, FoundFile, PartRow, Relative, VersionRow
+
+_SHOWN = 10
+"""Lines of a kind that are shown before the rest is only counted."""
 
 
 @click.command("list")
 @click.argument("mirror", required=False)
+@click.option(
+    "--where",
+    "conditions",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Only those with this attribute (several: with all). VALUE may end in *.",
+)
+@click.option("--search", "words", metavar="WORDS", help="Only those that have all the words.")
+@click.option("--parts", is_flag=True, help="Those that are parts of another dataset, too.")
 @settings_options
-def list_command(settings: Settings, mirror: str | None) -> None:
+def list_command(
+    settings: Settings,
+    mirror: str | None,
+    conditions: tuple[str, ...],
+    words: str | None,
+    *,
+    parts: bool,
+) -> None:
     """List the datasets in the store.
 
     Of one MIRROR or of all. LATEST is the newest published version, or where nothing is published
-    the newest state of the draft; FILES and SIZE are of that version.
+    the newest state of the draft; FILES and SIZE are of that version. Attributes, such as subject
+    or modality, are those that 'neuromirror show' tells, of the version recorded last, whatever
+    their case; words are looked for in names, titles, licenses, DOIs and attributes.
     """
     rows = []
+    where = [split_condition(condition) for condition in conditions]
     with settings.index() as index:
-        for dataset in index.datasets(mirror):
+        for dataset in index.datasets(mirror, where=where, words=words, parts=parts):
             newest = index.resolve(dataset.name) if dataset.versions else None
             record = {
                 "dataset": dataset.name,
                 "title": dataset.title,
                 "dataset_id": dataset.dataset_id,
+                "within": f"{dataset.mirror}:{dataset.within}" if dataset.within else None,
                 "version": None if newest is None else newest.label,
                 "files": None if newest is None else newest.files,
                 "bytes": None if newest is None else newest.bytes,
@@ -44,7 +73,9 @@ def list_command(settings: Settings, mirror: str | None) -> None:
                 size = human_bytes(newest.bytes)
                 rows.append([dataset.name, newest.label, str(newest.files), size, dataset.title])
     settings.table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
-    if not rows:
+    if not rows and (conditions or words):
+        settings.say("no dataset is like that")
+    elif not rows:
         settings.say("the store holds no datasets yet; run 'neuromirror sync'")
 
 
@@ -55,8 +86,9 @@ def versions_command(settings: Settings, dataset: str) -> None:
     """List the versions of a DATASET.
 
     DATASET is a name such as dandi:000027. Versions stand in the order in which they were
-    recorded; KIND is published, or observed for a state of the draft as it was seen. EVIDENCE
-    says how many files are known by which checksum.
+    recorded; KIND is published, or observed for a state of the draft as it was seen, and
+    "metadata only" where no file differs from the version before. EVIDENCE says how many files
+    are known by which checksum.
     """
     rows = []
     with settings.index() as index:
@@ -65,7 +97,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
             rows.append(
                 [
                     version.label,
-                    version.kind,
+                    version.kind + ", metadata only" * version.metadata_only,
                     str(version.files),
                     human_bytes(version.bytes),
                     _evidence(version.evidence),
@@ -89,6 +121,7 @@ def _version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
         "commit": version.commit,
         "tree": version.tree,
         "state": version.state,
+        "metadata": version.metadata,
         "files": version.files,
         "bytes": version.bytes,
         "evidence": version.evidence,
@@ -109,13 +142,18 @@ def show_command(settings: Settings, version: str) -> None:
 
     VERSION is a name such as dandi:000027@0.210831.2033. The label may also be latest (the
     default: the newest published version, or the draft where nothing is published), draft, a
-    commit id or state:<hex>.
+    commit id or state:<hex>. Each dataset that is derived from this one is told by its newest
+    version that was made of this version, else by its newest one and what that was made of.
     """
     name, label = split_version(version)
     with settings.index() as index:
         dataset = index.dataset(name)
         row = index.resolve(name, label)
         exceptions = index.exceptions(row)
+        attributes = index.attributes(row)
+        parts = list(index.parts(row))
+        ancestors = index.ancestors(row)
+        descendants = index.descendants(row)
     alias = name.replace(":", "--").replace("/", "--")
     location = settings.store_folder.absolute()
     record = {
@@ -126,6 +164,11 @@ def show_command(settings: Settings, version: str) -> None:
         "dataset_id": dataset.dataset_id,
         "swhid": f"swh:1:rev:{row.commit}",
         "annex_commit": row.annex_commit,
+        "within": f"{dataset.mirror}:{dataset.within}" if dataset.within else None,
+        "attributes": attributes,
+        "derived_from": [_relative(one, "derived_from") for one in ancestors],
+        "derivatives": [_relative(one, "derivatives") for one in descendants],
+        "parts": [_part(one) for one in parts],
         "exceptions": exceptions,
         "clone": f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
     }
@@ -134,27 +177,109 @@ def show_command(settings: Settings, version: str) -> None:
         return
     settings.say(f"{name}@{row.label}")
     left_out = [f"{one['path']}: {one['detail']}" for one in exceptions]
-    for head, text in [
+    lines = [
         ("title", row.title),
-        ("kind", f"{row.kind} ({row.upstream})"),
+        ("kind", f"{row.kind} ({row.upstream})" + ", metadata only" * row.metadata_only),
         ("time", row.time),
         ("source", dataset.source_uri),
         ("doi", row.doi or "-"),
         ("license", ", ".join(row.license) or "-"),
+        *[(name, ", ".join(values)) for name, values in attributes.items()],
+        *([("part of", record["within"])] if dataset.within else []),
         ("files", f"{row.files}, {human_bytes(row.bytes)} ({row.bytes} bytes)"),
         ("evidence", f"{_evidence(row.evidence)} (claimed by upstream unless checked)"),
         ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
-        *[("", line) for line in left_out[:10]],
+        *_few(left_out),
+        *([("parts", _counted(parts))] if parts else []),
+        *_few([_part_line(one) for one in parts]),
         ("commit", row.commit),
         ("tree", row.tree),
         ("state", row.state),
+        *([("metadata", row.metadata)] if row.metadata else []),
         ("swhid", record["swhid"]),
         ("dataset id", dataset.dataset_id),
         ("clone", record["clone"]),
+    ]
+    width = max(11, *(len(head) for head, _ in lines))
+    for head, text in lines:
+        settings.say(f"  {head:<{width}} {text}")
+    for head, relatives, end in [
+        ("derived from", ancestors, _input_name),
+        ("derivatives", descendants, _derived_name),
     ]:
-        settings.say(f"  {head:<11} {text}")
-    if len(left_out) > 10:
-        settings.say(f"  {'':<11} … and {len(left_out) - 10} more (--json lists all)")
+        if relatives:
+            settings.say(f"  {head}:")
+        for line in _tree(relatives, row.label, end):
+            settings.say(f"    {line}")
+
+
+def _few(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """The first lines below a head, and how many there are more."""
+    more = [f"… and {len(lines) - _SHOWN} more (--json lists all)"] * (len(lines) > _SHOWN)
+    return [("", line) for line in [*lines[:_SHOWN], *more]]
+
+
+def _part(part: PartRow) -> dict[str, Any]:
+    return {
+        "path": part.path,
+        "dataset": part.dataset,
+        "version": part.label,
+        "dataset_id": part.dataset_id,
+        "commit": part.commit,
+        "state": part.state,
+        "files": part.files,
+        "bytes": part.bytes,
+    }
+
+
+def _counted(parts: Sequence[PartRow]) -> str:
+    files, size = sum(one.files for one in parts), sum(one.bytes for one in parts)
+    return f"{len(parts)}, datasets of their own with {files} files, {human_bytes(size)}"
+
+
+def _part_line(part: PartRow) -> str:
+    version = part.label or part.commit[:12]
+    return f"{part.path}: {version}, {part.files} files, {human_bytes(part.bytes)}"
+
+
+def _relative(relative: Relative, word: str) -> dict[str, Any]:
+    edge = relative.edge
+    return {
+        "name": edge.name,
+        "dataset": edge.dataset,
+        "version": edge.label,
+        "of": edge.of,
+        word: [_relative(one, word) for one in relative.relatives],
+        "more": relative.more,
+    }
+
+
+def _input_name(edge: EdgeRow, version: str) -> str:
+    if edge.dataset is None:
+        return f"{edge.name} (not mirrored)"
+    return f"{edge.dataset} (no version yet)" if edge.label is None else _named(edge)
+
+
+def _derived_name(edge: EdgeRow, version: str) -> str:
+    return _named(edge) + (f" (of {edge.of})" if edge.of != version else "")
+
+
+def _named(edge: EdgeRow) -> str:
+    return f"{edge.dataset}@{edge.label}"
+
+
+def _tree(
+    relatives: Sequence[Relative], version: str | None, end: Callable[[EdgeRow, str], str]
+) -> Iterator[str]:
+    """A line for each relative of a version, those that go on from it set in."""
+    for relative in relatives[:_SHOWN]:
+        edge = relative.edge
+        yield end(edge, version or "")
+        yield from (f"  {line}" for line in _tree(relative.relatives, edge.label, end))
+        if relative.more:
+            yield "  …"
+    if len(relatives) > _SHOWN:
+        yield f"… and {len(relatives) - _SHOWN} more (--json lists all)"
 
 
 @click.command("files")
@@ -176,6 +301,10 @@ def files_command(settings: Settings, version: str) -> None:
             word = "checked" if file.checked else "claimed"
             digest = _best(file) or file.evidence.value
             settings.emit("files", record, _line(digest, word, file.size, file.path))
+        for part in index.parts(row):
+            record = {"type": "part", **_part(part), "whole": f"{name}@{row.label}"}
+            told = f"{part.dataset}@{part.label or part.commit[:12]}"
+            settings.emit("files", record, _line(told, "part", part.bytes, part.path))
         exceptions = index.exceptions(row)
     for one in exceptions:
         record = {"type": "exception", "dataset": name, "version": row.label, **one}

@@ -250,6 +250,17 @@ def human_bytes(count: int) -> str:
     return f"{size:.1f} PB"
 
 
+def split_condition(text: str) -> tuple[str, str]:
+    """``(name, value)`` of ``<name>=<value>``."""
+    name, equals, value = text.partition("=")
+    if not name.strip() or not equals or not value.strip():
+        raise ConfigurationError(
+            f"'{text}' is not a condition; write <attribute>=<value>, for example subject=625749 "
+            "or modality=eph*"
+        )
+    return name.strip(), value.strip()
+
+
 def split_version(name: str) -> tuple[str, str]:
     """``(dataset, label)`` of ``<dataset>@<label>``; without a label it is ``latest``."""
     dataset, at, label = name.partition("@")

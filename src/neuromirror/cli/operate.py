@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from neuromirror.cli.common import Settings, human_bytes, settings_options
+
+if TYPE_CHECKING:
+    from neuromirror.index import MirrorStatus
 
 _FAILING = ("failed", "partial")
 _NAMED = 5
@@ -18,8 +22,9 @@ _NAMED = 5
 def status_command(settings: Settings) -> None:
     """Say how each mirror stands.
 
-    Datasets and files, the last visits and those that failed, holds, incidents. Exit code: 0 all
-    well, 1 the last visit of some dataset failed, 3 something is held.
+    Datasets and files, the last visits and those that failed, datasets left to settle, holds,
+    incidents, and what upstream was found to allow. Exit code: 0 all well, 1 the last visit of
+    some dataset failed, 3 something is held.
     """
     store = settings.store()
     code = shown = 0
@@ -35,19 +40,27 @@ def status_command(settings: Settings) -> None:
             failing = [row.name for row in index.datasets(one.mirror) if row.status in _FAILING]
             settings.say(f"{one.mirror}  {one.uri}")
             for head, text in [
-                ("datasets", f"{one.datasets} with {one.versions} versions"),
+                ("datasets", _counted(one)),
                 ("content", f"{one.files} files in newest states, {human_bytes(one.bytes)}"),
                 ("list read", when),
                 ("last visit", one.last_visit or "never"),
                 ("last full", one.last_full_visit or "never"),
                 ("failing", f"{one.failing}" + (f" ({_some(failing)})" * bool(failing))),
+                *[("waiting", f"{one.waiting} (to settle)")] * bool(one.waiting),
                 ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
                 ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
             ]:
                 settings.say(f"  {head:<11} {text}")
+            for number, (name, word) in enumerate(one.capabilities.items()):
+                settings.say(f"  {'' if number else 'upstream':<11} {name}: {word}")
     if not shown:
         settings.say("nothing is mirrored yet; run 'neuromirror sync'")
     sys.exit(code)
+
+
+def _counted(mirror: MirrorStatus) -> str:
+    parts = f" and {mirror.parts} that are parts of others," if mirror.parts else ""
+    return f"{mirror.datasets - mirror.parts}{parts} with {mirror.versions} versions"
 
 
 def _some(names: list[str]) -> str:

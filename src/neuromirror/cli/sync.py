@@ -25,16 +25,29 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be visited; write nothing.")
 @click.option("--deep", is_flag=True, help="Visit datasets even if upstream's overview is unmoved.")
 @click.option(
+    "--history", is_flag=True, help="Mirror earlier states too, where upstream keeps them."
+)
+@click.option(
     "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Datasets at a time."
 )
 @settings_options
 def sync_command(
-    settings: Settings, names: tuple[str, ...], *, dry_run: bool, deep: bool, jobs: int
+    settings: Settings,
+    names: tuple[str, ...],
+    *,
+    dry_run: bool,
+    deep: bool,
+    history: bool,
+    jobs: int,
 ) -> None:
     """Bring datasets up to date with their archives.
 
     Without names all declared mirrors are synced. MIRROR is a declared mirror (dandi), DATASET
-    one of its datasets (dandi:000027). Unchanged datasets cost no request of their own.
+    one of its datasets (dandi:000027). Where the archive's list tells what has changed, unchanged
+    datasets cost no request of their own.
+
+    With --history, states between the last one that is mirrored (or the beginning) and now are
+    minted first, oldest first, as far as the archive keeps the versions of its objects.
 
     Exit code: 0 all done, 1 something failed (the others are done), 2 wrong usage or
     configuration, 3 a listing is held for approval.
@@ -46,11 +59,12 @@ def sync_command(
     results: Iterable[Result]
     if dry_run:
         with _index_if_any(settings) as index:
-            results = dry_results(requests, index, deep=deep)
+            results = dry_results(requests, index, deep=deep, history=history)
             code = _report(settings, results, count_unchanged=False)
     else:
         store = settings.store(create=True)
-        run = Sync(store, settings.index_path(store), deep=deep, jobs=jobs)
+        index_path = settings.index_path(store)
+        run = Sync(store, index_path, deep=deep, history=history, jobs=jobs)
         with _stopping_at_once():
             results = _with_progress(run, run.results(requests))
             code = _report(settings, results, count_unchanged=True)
@@ -169,8 +183,9 @@ def _worse(one: int, other: int) -> int:
 def holds_command(settings: Settings) -> None:
     """List what waits for an operator's approval.
 
-    A listing that is empty, or loses more than the mirror's guards allow, is held: look at the
-    archive, then let it through with "neuromirror release", or wait until upstream is mended.
+    A listing that is empty, loses more than the mirror's guards allow, or has other bytes where
+    they should never change, is held: look at the archive, then let it through with "neuromirror
+    release", or wait until upstream is mended.
     Exit code: 0 none waits, 3 something does.
     """
     with settings.index() as index:

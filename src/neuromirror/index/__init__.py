@@ -13,6 +13,7 @@ from neuromirror.index.errors import (
     IndexUnusable,
     JournalBroken,
     MalformedQuery,
+    UnknownAttribute,
     UnknownDataset,
     UnknownHold,
     UnknownMirror,
@@ -20,6 +21,8 @@ from neuromirror.index.errors import (
 )
 from neuromirror.index.rows import (
     DatasetRow,
+    EdgeRow,
+    EtagRow,
     EventRow,
     FileRow,
     FoundFile,
@@ -27,6 +30,8 @@ from neuromirror.index.rows import (
     LastVisit,
     LocationRow,
     MirrorStatus,
+    PartRow,
+    Relative,
     VersionRow,
     VisitRow,
 )
@@ -35,6 +40,8 @@ from neuromirror.index.urls import plain_url
 __all__ = [
     "AmbiguousName",
     "DatasetRow",
+    "EdgeRow",
+    "EtagRow",
     "EventRow",
     "FileRow",
     "FoundFile",
@@ -49,6 +56,9 @@ __all__ = [
     "LocationRow",
     "MalformedQuery",
     "MirrorStatus",
+    "PartRow",
+    "Relative",
+    "UnknownAttribute",
     "UnknownDataset",
     "UnknownHold",
     "UnknownMirror",

@@ -22,6 +22,7 @@ from neuromirror.model import (
     HoldLapsed,
     HoldPlaced,
     HoldReleased,
+    MirrorProbed,
     MirrorSeen,
     PlacedFile,
     VersionMinted,
@@ -57,6 +58,11 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
                 "DO UPDATE SET source = excluded.source, uri = excluded.uri, seen = excluded.seen",
                 (entry.mirror, entry.source, entry.uri, entry.at),
             )
+        case MirrorProbed():
+            connection.execute(
+                "UPDATE mirrors SET capabilities = ? WHERE id = ?",
+                (_json(entry.capabilities), _mirror(connection, entry.mirror)),
+            )
         case VersionMinted():
             _version_minted(connection, entry, journal)
         case VisitEnded():
@@ -80,6 +86,11 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
 
 def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
     dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
+    title = _storable(entry.title)
+    attributes = {
+        _storable(name): sorted(set(map(_storable, values)))
+        for name, values in entry.attributes.items()
+    }
     # an entry appended twice, by a writer that died before it knew, changes nothing
     if connection.execute(
         "SELECT 1 FROM versions WHERE dataset = ? AND commit_id = ?", (dataset, entry.commit)
@@ -93,7 +104,8 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
     version = connection.execute(
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
         "annex_commit_id, time, files, bytes, exceptions, exceptions_json, evidence, title, "
-        "license, doi, metadata_only, minted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "license, doi, metadata_only, minted, metadata, attributes) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             dataset,
             seq,
@@ -110,14 +122,20 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
             len(entry.exceptions),
             _json(entry.exceptions),
             _json(entry.evidence),
-            entry.title,
-            _json(entry.license),
-            entry.doi,
+            title,
+            _json([_storable(name) for name in entry.license]),
+            None if entry.doi is None else _storable(entry.doi),
             int(entry.metadata_only),
             entry.at,
+            entry.metadata,
+            _json(attributes),
         ),
     ).lastrowid
     assert version is not None
+    connection.executemany(
+        "INSERT INTO inputs VALUES (?,?)",
+        [(version, name) for name in sorted(set(map(_storable, entry.inputs)))],
+    )
     reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
     where = f"{reference.name}@{entry.label} (commit {entry.commit})"
     changes = journal.record_changes(reference.dataset_id, entry.commit)
@@ -133,10 +151,11 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
             "the store is damaged: run `neuromirror audit`"
         )
     connection.execute(
-        "UPDATE datasets SET newest = ?, title = CASE WHEN ? = '' THEN title ELSE ? END "
-        "WHERE id = ?",
-        (version, entry.title, entry.title, dataset),
+        "UPDATE datasets SET newest = ?, title = CASE WHEN ? = '' THEN title ELSE ? END, "
+        "within = ? WHERE id = ?",
+        (version, title, title, entry.within, dataset),
     )
+    _keep_attributes(connection, dataset, attributes)
     connection.execute(
         "UPDATE mirrors SET contents = contents + ? WHERE name = ?",
         (recorded.contents, entry.mirror),
@@ -146,6 +165,7 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
 
 def _visit_ended(connection: sqlite3.Connection, entry: VisitEnded) -> None:
     dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
+    title = _storable(entry.title)
     visit = connection.execute(
         "INSERT INTO visits (dataset, visit, started, ended, status, fingerprint, pending, message)"
         " VALUES (?,?,?,?,?,?,?,?)",
@@ -165,7 +185,7 @@ def _visit_ended(connection: sqlite3.Connection, entry: VisitEnded) -> None:
         "last_full = CASE WHEN ? = 'full' THEN ? ELSE last_full END, "
         # what a version says of itself goes before what a visit was told of the dataset
         "title = CASE WHEN newest IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
-        (visit, entry.status, entry.ended, entry.title, entry.title, dataset),
+        (visit, entry.status, entry.ended, title, title, dataset),
     )
     _refresh_text(connection, dataset)
 
@@ -237,6 +257,25 @@ def _dataset(
     return int(found[0])
 
 
+def _keep_attributes(
+    connection: sqlite3.Connection, dataset: int, attributes: dict[str, list[str]]
+) -> None:
+    """The attributes of the newest version become the dataset's, written only if they differ."""
+    rows = sorted({(name, value) for name, values in attributes.items() for value in values})
+    known = connection.execute(
+        "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
+    ).fetchall()
+    if rows == known:
+        return
+    connection.execute("DELETE FROM attributes WHERE dataset = ?", (dataset,))
+    connection.executemany(
+        # names are the same whatever their case
+        "INSERT INTO attributes (dataset, name, value, folded) VALUES (?,?,?,?) "
+        "ON CONFLICT DO NOTHING",
+        [(dataset, name, value, value.casefold()) for name, value in rows],
+    )
+
+
 def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
     """Bring the dataset's row of the full-text search up to date, written only if it differs."""
     name, title, license_ = connection.execute(
@@ -249,18 +288,33 @@ def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
         "ORDER BY min(seq)",
         (dataset,),
     )
-    row = (name, title, " ".join(json.loads(license_)), " ".join(doi for (doi,) in dois))
+    values = connection.execute(
+        "SELECT value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
+    )
+    row = (
+        name,
+        title,
+        " ".join(json.loads(license_)),
+        " ".join(doi for (doi,) in dois),
+        " ".join(dict.fromkeys(value for (value,) in values)),
+    )
     known = connection.execute(
-        "SELECT name, title, license, doi FROM dataset_text WHERE rowid = ?", (dataset,)
+        "SELECT name, title, license, doi, attributes FROM dataset_text WHERE rowid = ?", (dataset,)
     ).fetchone()
     if row == known:
         return
     if known is not None:
         connection.execute("DELETE FROM dataset_text WHERE rowid = ?", (dataset,))
     connection.execute(
-        "INSERT INTO dataset_text (rowid, name, title, license, doi) VALUES (?,?,?,?,?)",
+        "INSERT INTO dataset_text (rowid, name, title, license, doi, attributes) "
+        "VALUES (?,?,?,?,?,?)",
         (dataset, *row),
     )
+
+
+def _storable(text: str) -> str:
+    """Upstream's JSON may hold halves of surrogate pairs, which no database takes as text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _json(value: Any) -> str:

@@ -113,7 +113,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
                 connection.close()
                 connection = _connect(path, "ro", immutable=True)
             if _check(connection, path) != schema.SCHEMA:
-                raise IndexUnusable(f"the index {path} is of an older release; {REBUILD}")
+                raise IndexUnusable(
+                    f"the index {path} is of an older release; `neuromirror sync` brings it up to "
+                    f"date, or {REBUILD}"
+                )
             connection.execute("PRAGMA query_only = ON")
         except BaseException:
             connection.close()

@@ -23,7 +23,8 @@ SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
     max(d.last_full), coalesce(sum(t.status IN ('failed', 'partial')), 0),
     (SELECT count(*) FROM holds h JOIN datasets e ON e.id = h.dataset
      WHERE e.mirror = m.id AND h.outcome IS NULL),
-    (SELECT count(*) FROM events x WHERE x.kind = 'incident' AND x.mirror = m.id)
+    (SELECT count(*) FROM events x WHERE x.kind = 'incident' AND x.mirror = m.id),
+    coalesce(sum(d.within <> ''), 0), coalesce(sum(t.status = 'waiting'), 0), m.capabilities
 FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id LEFT JOIN versions n ON n.id = d.newest
 LEFT JOIN visits t ON t.id = d.last_visit GROUP BY m.id ORDER BY m.name
 """
@@ -97,10 +98,21 @@ class CrawlQueries(Reading):
 
     def mirror_status(self) -> Iterator[MirrorStatus]:
         """Each mirror at a glance, by name."""
-        return (MirrorStatus(*row) for row in self._rows(_STATUS))
+        return map(_status, self._rows(_STATUS))
+
+    def capabilities(self, mirror: str) -> dict[str, str]:
+        """What a mirror's upstream was found to allow; empty where it was never asked."""
+        row = self._row("SELECT capabilities FROM mirrors WHERE name = ?", (mirror,))
+        found: dict[str, str] = json.loads(row[0]) if row else {}
+        return found
 
     def _holds(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[HoldRow]:
         return (HoldRow(*row) for row in self._rows(_HOLDS + clause, parameters))
+
+
+def _status(row: tuple[Any, ...]) -> MirrorStatus:
+    counts: tuple[Any, ...] = (*row[:-1], json.loads(row[-1]))
+    return MirrorStatus(*counts)
 
 
 def _event(row: tuple[Any, ...]) -> EventRow:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from neuromirror.index.ancestry import AncestryQueries
 from neuromirror.index.applying import Journal, apply_entry
 from neuromirror.index.connection import (
     open_reader,
@@ -19,9 +20,9 @@ from neuromirror.index.connection import (
     writing_lock,
 )
 from neuromirror.index.crawl_queries import CrawlQueries
-from neuromirror.index.dataset_queries import DatasetQueries
 from neuromirror.index.errors import IndexUnusable
 from neuromirror.index.file_queries import FileQueries
+from neuromirror.index.known_queries import KnownQueries
 
 LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
@@ -32,7 +33,7 @@ Progress = Callable[[int], None]
 _CLOCKED = "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
 
 
-class Index(DatasetQueries, FileQueries, CrawlQueries):
+class Index(AncestryQueries, FileQueries, KnownQueries, CrawlQueries):
     """The index of a store, for the thread that opened it; opening another takes milliseconds.
 
     Iterators read as they go: close or exhaust them before :meth:`close`.
@@ -104,10 +105,13 @@ class Index(DatasetQueries, FileQueries, CrawlQueries):
             return _apply_all(self._db, journal, self.position, progress)
 
     def dump(self) -> Iterator[str]:
-        """Every row of every table as text, in a fixed order: equal indexes, equal dumps (I8)."""
+        """Every row of every table as text, in a fixed order: equal indexes, equal dumps (I8).
+
+        But for the inner tables of full-text search, which tell in how many steps it was filled.
+        """
         names = self._rows(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN "
-            "('sqlite_sequence', ?) ORDER BY name",
+            r"('sqlite_sequence', ?) AND name NOT LIKE 'dataset\_text\_%' ESCAPE '\' ORDER BY name",
             (_CLOCKED,),
         )
         for (name,) in list(names):

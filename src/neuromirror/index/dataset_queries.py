@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from neuromirror.index.errors import AmbiguousName, MalformedQuery, UnknownVersion
+from neuromirror.index.errors import (
+    AmbiguousName,
+    MalformedQuery,
+    UnknownAttribute,
+    UnknownVersion,
+)
 from neuromirror.index.reading import VERSION_COLUMNS, VERSION_TABLES, Reading, version_row
-from neuromirror.index.rows import DatasetRow, VersionRow
+from neuromirror.index.rows import DatasetRow, PartRow, VersionRow
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
 _STATE = re.compile(r"state:(?:sha256:)?([0-9a-f]{7,64})\Z")
@@ -20,42 +25,84 @@ SELECT d.id, m.name, d.local_id, coalesce(d.source_uri, ''), coalesce(d.dataset_
     (SELECT v.label FROM versions v WHERE v.dataset = d.id AND v.kind = 'published'
      ORDER BY v.seq DESC LIMIT 1),
     n.time, coalesce(n.files, 0), coalesce(n.bytes, 0), t.ended, t.status, d.last_full,
-    (SELECT count(*) FROM holds h WHERE h.dataset = d.id AND h.outcome IS NULL)
+    (SELECT count(*) FROM holds h WHERE h.dataset = d.id AND h.outcome IS NULL), d.within
 FROM datasets d JOIN mirrors m ON m.id = d.mirror
 LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
+"""
+
+_PARTS = """
+SELECT p.path, p.source_path, m.name || ':' || p.local_id, p.dataset_id,
+    (SELECT v.label FROM versions v JOIN datasets e ON e.id = v.dataset
+     WHERE e.mirror = d.mirror AND e.local_id = p.local_id AND v.commit_id = p.commit_id),
+    p.commit_id, p.state, p.files, p.bytes, p.since
+FROM parts p JOIN datasets d ON d.id = p.dataset JOIN mirrors m ON m.id = d.mirror
+WHERE p.dataset = ? AND p.since <= ? AND (p.until IS NULL OR p.until > ?) ORDER BY p.path
 """
 
 
 class DatasetQueries(Reading):
     """Questions about datasets and versions."""
 
-    def datasets(self, mirror: str | None = None) -> Iterator[DatasetRow]:
-        """All datasets, of one mirror or of all, by name; raises :class:`UnknownMirror`."""
-        number = None if mirror is None else self._mirror_number(mirror)
-        return self._datasets(
-            "WHERE ? IS NULL OR d.mirror = ? ORDER BY m.name, d.local_id", (number, number)
-        )
+    def datasets(
+        self,
+        mirror: str | None = None,
+        *,
+        where: Sequence[tuple[str, str]] = (),
+        words: str | None = None,
+        parts: bool = True,
+    ) -> Iterator[DatasetRow]:
+        """All datasets, of one mirror or of all, by name.
+
+        ``where`` are (name, value) pairs of attributes that must all hold of the newest version,
+        whatever their case; a value that ends in ``*`` is the beginning of one. ``words`` are as
+        :meth:`search` takes them. ``parts`` says whether those that are parts of another are
+        given too. Raises :class:`UnknownMirror`, :class:`UnknownAttribute` and
+        :class:`MalformedQuery`.
+        """
+        clauses: list[str] = []
+        given: list[int | str] = []
+        if mirror is not None:
+            clauses.append("d.mirror = ?")
+            given.append(self._mirror_number(mirror))
+        if not parts:
+            clauses.append("d.within = ''")
+        for name, value in where:
+            clause, values = self._attribute(name, value)
+            clauses.append(clause)
+            given.extend(values)
+        if words is not None:
+            clauses.append("d.id IN (SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?)")
+            given.append(_match(words))
+        condition = f"WHERE {' AND '.join(clauses)} " if clauses else ""
+        return self._datasets(f"{condition}ORDER BY m.name, d.local_id", tuple(given))
+
+    def _attribute(self, name: str, value: str) -> tuple[str, tuple[Any, ...]]:
+        """The condition that a dataset has this attribute."""
+        if self._row("SELECT 1 FROM attributes WHERE name = ? LIMIT 1", (name,)) is None:
+            names = [row[0] for row in self._rows("SELECT DISTINCT name FROM attributes")]
+            known = f"there are {', '.join(names)}" if names else "no dataset has any yet"
+            raise UnknownAttribute(f"no dataset has an attribute {name!r}; {known}")
+        folded = value.casefold()
+        matches = "folded = ?"
+        values: tuple[Any, ...] = (name, folded)
+        if folded.endswith("*"):
+            matches = "folded >= ? AND substr(folded, 1, ?) = ?"
+            values = (name, folded[:-1], len(folded) - 1, folded[:-1])
+        return f"d.id IN (SELECT dataset FROM attributes WHERE name = ? AND {matches})", values
 
     def dataset(self, name: str) -> DatasetRow:
         """One dataset; raises :class:`UnknownMirror` or :class:`UnknownDataset`."""
         return next(self._datasets("WHERE d.id = ?", (self._dataset_number(name),)))
 
     def search(self, words: str) -> Iterator[DatasetRow]:
-        """Datasets whose name, title, license and DOIs have all the words, best first.
+        """Datasets whose name, title, license, DOIs and attributes have all the words, best first.
 
         A word may be the beginning of one. Raises :class:`MalformedQuery` for no words.
         """
-        quoted = [
-            '"{}"*'.format(word.replace('"', '""'))
-            for word in words.split()
-            if any(letter.isalnum() for letter in word)
-        ]
-        if not quoted:
-            raise MalformedQuery(f"no words to search for: {words[:120]!r}")
         return self._datasets(
             "JOIN dataset_text ON dataset_text.rowid = d.id WHERE dataset_text MATCH ? "
             "ORDER BY dataset_text.rank, m.name, d.local_id",
-            (" ".join(quoted),),
+            (_match(words),),
         )
 
     def _datasets(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[DatasetRow]:
@@ -83,6 +130,19 @@ class DatasetQueries(Reading):
         row = self._row("SELECT exceptions_json FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
+
+    def attributes(self, version: VersionRow) -> dict[str, list[str]]:
+        """The attributes of a version, values by name, both sorted."""
+        row = self._row("SELECT attributes FROM versions WHERE id = ?", (version.id,))
+        found: dict[str, list[str]] = json.loads(row[0]) if row else {}
+        return found
+
+    def parts(self, version: VersionRow) -> Iterator[PartRow]:
+        """The sub-datasets that stand in a version's tree, by path."""
+        for path, source_path, *rest in self._rows(
+            _PARTS, (version.dataset, version.seq, version.seq)
+        ):
+            yield PartRow(path, path.encode() if source_path is None else source_path, *rest)
 
     def resolve(self, name: str, label: str = "latest") -> VersionRow:
         """The version a person means.
@@ -155,3 +215,15 @@ class DatasetQueries(Reading):
     def _versions(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[VersionRow]:
         sql = f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} {clause}"
         return map(version_row, self._rows(sql, parameters))
+
+
+def _match(words: str) -> str:
+    """Words as full-text search takes them: each may be the beginning of one."""
+    quoted = [
+        '"{}"*'.format(word.replace('"', '""'))
+        for word in words.split()
+        if any(letter.isalnum() for letter in word)
+    ]
+    if not quoted:
+        raise MalformedQuery(f"no words to search for: {words[:120]!r}")
+    return " ".join(quoted)

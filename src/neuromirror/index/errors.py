@@ -35,6 +35,10 @@ class UnknownVersion(ConfigurationError):
     """The dataset has no version of this label, commit or state."""
 
 
+class UnknownAttribute(ConfigurationError):
+    """No dataset has an attribute of this name."""
+
+
 class UnknownHold(ConfigurationError):
     """There is no hold of this id."""
 

@@ -9,8 +9,7 @@ from neuromirror.index.checksums import Lookup, parse_query
 from neuromirror.index.locations import EXACT
 from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests, evidence
 from neuromirror.index.rows import RETENTION, FileRow, FoundFile, LocationRow, VersionRow
-from neuromirror.index.urls import plain_url, short_hash, version_of
-from neuromirror.model import Location
+from neuromirror.index.urls import version_of
 
 _URLS = 5
 _CONTENT_WIDTH = 13
@@ -111,18 +110,6 @@ class FileQueries(Reading):
                 if urls is None:
                     urls = tuple(place.url for place in self.locations(content))
                 yield _found(row, urls, claimants)
-
-    def known_location(self, plain: str) -> Location | None:
-        """The exact object last learnt for a URL without its object version, or None."""
-        rows = self._rows(
-            "SELECT url, kind, version_id FROM locations "
-            "WHERE plain_hash = ? AND rank = ? ORDER BY learned DESC, id DESC",
-            (short_hash(plain_url(plain)), EXACT),
-        )
-        for url, kind, version_id in rows:
-            if plain_url(url) == plain_url(plain):
-                return Location(url, kind, version_id or version_of(url))
-        return None
 
 
 def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str]) -> FoundFile:

@@ -18,7 +18,8 @@ from neuromirror.model import Digest, Evidence
 VERSION_COLUMNS = (
     "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
     "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, v.time, v.files, v.bytes, "
-    "v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted"
+    "v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted, "
+    "v.metadata"
 )
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
 CONTENT_COLUMNS = (
@@ -86,9 +87,9 @@ class Reading:
 
 def version_row(row: tuple[Any, ...]) -> VersionRow:
     """A version of :data:`VERSION_COLUMNS`."""
-    counts, title, license_, doi, metadata_only, minted = row[17:]
+    counts, title, license_, doi, metadata_only, *last = row[17:]
     names = tuple(json.loads(license_))
-    rest: tuple[Any, ...] = (json.loads(counts), title, names, doi, bool(metadata_only), minted)
+    rest: tuple[Any, ...] = (json.loads(counts), title, names, doi, bool(metadata_only), *last)
     return VersionRow(*row[:17], *rest)
 
 

@@ -15,6 +15,7 @@ from itertools import islice
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.errors import JournalBroken
 from neuromirror.index.locations import LocationWriter
+from neuromirror.index.parts import PartRecorder
 from neuromirror.index.urls import short_hash
 from neuromirror.model import Change, Location, PlacedFile, dump_placed
 
@@ -31,10 +32,14 @@ _Pair = tuple[_Row | None, _File | None]
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a version held (``files``) and what it brought (``contents`` never seen before)."""
+    """What a version held (``files``) and what it brought (``contents`` never seen before).
+
+    ``parts`` are the sub-datasets it held beside its files.
+    """
 
     files: int
     contents: int
+    parts: int
 
 
 def record_files(
@@ -45,15 +50,17 @@ def record_files(
     records: Iterable[PlacedFile],
     where: str,
 ) -> Recorded:
-    """Close and open the dataset's file rows so that they hold at version ``seq``.
+    """Close and open the dataset's rows of files and parts so that they hold at version ``seq``.
 
     ``records`` must be sorted by the bytes of ``git_path``, each path once; raises
     :class:`JournalBroken` (naming ``where``) if they are not.
     """
     batch = _Batch(connection, dataset, version, seq)
+    parts = PartRecorder(connection, dataset, seq)
     files = 0
     pairs: list[_Pair] = []
-    for row, file in _merged(_open_rows(connection, dataset, seq), _checked(records, where)):
+    new = _checked(records, parts, where)
+    for row, file in _merged(_open_rows(connection, dataset, seq), new):
         files += file is not None
         if row is not None and file is not None and row[4] == file[1]:
             continue
@@ -62,7 +69,8 @@ def record_files(
             batch.write(pairs)
             pairs = []
     batch.write(pairs)
-    return Recorded(files, batch.contents.added)
+    parts.close_others()
+    return Recorded(files, batch.contents.added, parts.count)
 
 
 def record_changes(
@@ -80,15 +88,17 @@ def record_changes(
     :class:`JournalBroken` for changes that are not sorted, or do not fit the open rows.
     """
     batch = _Batch(connection, dataset, version, seq)
+    parts = PartRecorder(connection, dataset, seq)
     files = before
-    pairs = _fitted(connection, dataset, seq, changes, where)
+    pairs = _fitted(connection, dataset, seq, changes, parts, where)
     while some := list(islice(pairs, _BATCH)):
         files += sum((file is not None) - (row is not None) for row, file in some)
         batch.write([(r, f) for r, f in some if r is None or f is None or r[4] != f[1]])
-    return Recorded(files, batch.contents.added)
+    return Recorded(files, batch.contents.added, parts.count)
 
 
-def _checked(records: Iterable[PlacedFile], where: str) -> Iterator[_File]:
+def _checked(records: Iterable[PlacedFile], parts: PartRecorder, where: str) -> Iterator[_File]:
+    """The files; the parts among them are recorded on the way."""
     before: bytes | None = None
     for placed in records:
         path = placed.git_path
@@ -98,7 +108,10 @@ def _checked(records: Iterable[PlacedFile], where: str) -> Iterator[_File]:
                 "the store is damaged: run `neuromirror audit`"
             )
         before = path
-        yield _text(path, where), short_hash(dump_placed(placed)), placed
+        if placed.part is not None:
+            parts.present(_text(path, where), placed)
+        else:
+            yield _text(path, where), short_hash(dump_placed(placed)), placed
 
 
 def _text(path: bytes, where: str) -> str:
@@ -112,9 +125,14 @@ def _text(path: bytes, where: str) -> str:
 
 
 def _fitted(
-    connection: sqlite3.Connection, dataset: int, seq: int, changes: Iterable[Change], where: str
+    connection: sqlite3.Connection,
+    dataset: int,
+    seq: int,
+    changes: Iterable[Change],
+    parts: PartRecorder,
+    where: str,
 ) -> Iterator[_Pair]:
-    """The changes, each with the row that is open at its path."""
+    """The changes of files, each with the row that is open at its path; parts are recorded."""
     before: bytes | None = None
     for old, new in changes:
         paths = {side.git_path for side in (old, new) if side is not None}
@@ -131,13 +149,23 @@ def _fitted(
             "WHERE dataset = ? AND path = ? AND until IS NULL AND since < ?",
             (dataset, name, seq),
         ).fetchone()
-        if (row is None) != (old is None):
+        was_part = old is not None and old.part is not None
+        was_file = old is not None and not was_part
+        if (row is not None) != was_file or parts.was_there(name) != was_part:
+            there = "there" if row is not None or parts.was_there(name) else "not there"
             raise JournalBroken(
-                f"the changes of {where} do not fit the version before: {name!r} was "
-                f"{'not there' if row is None else 'there'}; the store is damaged: "
-                "run `neuromirror audit`"
+                f"the changes of {where} do not fit the version before: {name!r} was {there}; "
+                "the store is damaged: run `neuromirror audit`"
             )
-        yield row, None if new is None else (name, short_hash(dump_placed(new)), new)
+        is_part = new is not None and new.part is not None
+        if new is not None and is_part:
+            parts.present(name, new)
+        elif was_part:
+            parts.absent(name)
+        if new is not None and not is_part:
+            yield row, (name, short_hash(dump_placed(new)), new)
+        elif row is not None:
+            yield row, None
 
 
 def _open_rows(connection: sqlite3.Connection, dataset: int, seq: int) -> Iterator[_Row]:

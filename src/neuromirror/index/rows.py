@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from neuromirror.model import Digest, Evidence, Retention
 
 RETENTION = (
@@ -23,7 +25,8 @@ class DatasetRow:
     ``source_uri`` and ``dataset_id`` are empty while only a hold or an event has named it.
     ``newest``, ``license``, ``doi``, ``time``, ``files`` and ``bytes`` are of the version minted
     last (``newest`` None and zeros where there is none); ``published`` is the newest published
-    label. ``last_visit`` is when the last visit ended and ``status`` how.
+    label. ``last_visit`` is when the last visit ended and ``status`` how. ``within`` is the local
+    id of the dataset of which this one is a part, empty for one that stands alone.
     """
 
     id: int
@@ -44,6 +47,7 @@ class DatasetRow:
     status: str | None
     last_full_visit: str | None
     open_holds: int
+    within: str
 
     @property
     def name(self) -> str:
@@ -53,7 +57,10 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """A version; ``seq`` is its ordinal in the dataset, ``exceptions`` how many are named."""
+    """A version; ``seq`` is its ordinal in the dataset, ``exceptions`` how many are named.
+
+    ``metadata`` is the metadata digest, empty for a version that was recorded without one.
+    """
 
     id: int
     dataset: int
@@ -78,6 +85,7 @@ class VersionRow:
     doi: str | None
     metadata_only: bool
     minted: str
+    metadata: str
 
     @property
     def dataset_name(self) -> str:
@@ -148,6 +156,66 @@ class LocationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PartRow:
+    """A sub-dataset that stands in a version's tree.
+
+    ``path`` is the one in git, ``source_path`` upstream's. ``dataset`` is its name and ``label``
+    that of the version at ``commit``, None while the index does not have it; ``files`` and
+    ``bytes`` count what is in it. ``since`` is the ordinal of the version that brought this state
+    of it.
+    """
+
+    path: str
+    source_path: bytes
+    dataset: str
+    dataset_id: str
+    label: str | None
+    commit: str
+    state: str
+    files: int
+    bytes: int
+    since: int
+
+
+class EtagRow(msgspec.Struct, frozen=True, gc=False):
+    """What all datasets know of a content that upstream names by its ETag.
+
+    ``part_size`` in bytes, of a multipart ETag.
+    """
+
+    size: int | None
+    part_size: int | None
+    sha256: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRow:
+    """One end of "was derived from".
+
+    ``name`` is the input's as upstream wrote it. ``dataset`` is the dataset at the other end,
+    None for an input that is not in the index, and ``label`` its version; ``of`` is the version
+    at this end: ``dataset`` was made of it, or it of ``dataset``.
+    """
+
+    name: str
+    dataset: str | None
+    label: str | None
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """An edge and, as far as they were asked for, those that go on from its other end.
+
+    ``more`` says that there are some which are not told here: too deep, or told elsewhere.
+    """
+
+    edge: EdgeRow
+    relatives: tuple[Relative, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LastVisit:
     """How the last visit of a dataset ended: what the plan needs to skip it."""
 
@@ -205,10 +273,11 @@ class EventRow:
 class MirrorStatus:
     """A mirror at a glance.
 
-    ``datasets`` counts all that are known, ``mirrored`` those with a version; ``files`` and
-    ``bytes`` are of the newest states; ``contents`` counts distinct contents that this mirror was
-    the first to bring, so that mirrors add up. ``failing`` counts datasets whose last visit ended
-    failed or partial.
+    ``datasets`` counts all that are known, ``mirrored`` those with a version, ``parts`` those
+    that are parts of another. ``files`` and ``bytes`` are of the newest states; ``contents``
+    counts distinct contents that this mirror was the first to bring, so that mirrors add up.
+    ``failing`` counts datasets whose last visit ended failed or partial, ``waiting`` those that
+    were left to settle. ``capabilities`` are what upstream was found to allow, words by name.
     """
 
     mirror: str
@@ -225,3 +294,6 @@ class MirrorStatus:
     failing: int
     open_holds: int
     incidents: int
+    parts: int
+    waiting: int
+    capabilities: dict[str, str]

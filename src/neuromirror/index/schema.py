@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 1
+SCHEMA = 2
 
 _FIRST = """
 CREATE TABLE progress (
@@ -199,6 +199,62 @@ CREATE VIRTUAL TABLE dataset_text USING fts5 (
 );
 """
 
+# The last component of a local id is found by the index of it: SQLite has no function for that,
+# so what is left when everything but slashes is trimmed off the end is cut off.
+TAIL = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
+
+_SECOND = f"""
+ALTER TABLE mirrors ADD COLUMN capabilities TEXT NOT NULL DEFAULT '{{}}';  -- JSON: word by name
+ALTER TABLE datasets ADD COLUMN within TEXT NOT NULL DEFAULT '';  -- local id of the whole
+ALTER TABLE versions ADD COLUMN metadata TEXT NOT NULL DEFAULT '';  -- metadata digest
+ALTER TABLE versions ADD COLUMN attributes TEXT NOT NULL DEFAULT '{{}}';  -- JSON: values by name
+
+CREATE INDEX datasets_tail ON datasets ({TAIL.format("local_id")});
+
+-- Of each dataset's newest version.
+CREATE TABLE attributes (
+    dataset INTEGER NOT NULL REFERENCES datasets (id),
+    name TEXT NOT NULL COLLATE NOCASE,
+    value TEXT NOT NULL,
+    folded TEXT NOT NULL,  -- the value as it is searched, whatever its case
+    PRIMARY KEY (dataset, name, value)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX attributes_value ON attributes (name, folded);
+
+-- What a version was derived from; the dataset that a name stands for is looked up when asked,
+-- since it may be mirrored later than what was made of it.
+CREATE TABLE inputs (
+    version INTEGER NOT NULL REFERENCES versions (id),
+    name TEXT NOT NULL,  -- upstream's
+    PRIMARY KEY (version, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX inputs_name ON inputs (name);
+
+-- Sub-datasets that stand in a version's tree; present as files are.
+CREATE TABLE parts (
+    dataset INTEGER NOT NULL,
+    path TEXT NOT NULL,  -- in the git tree
+    since INTEGER NOT NULL,
+    until INTEGER,
+    dataset_id TEXT NOT NULL,  -- DataLad's, of the part
+    local_id TEXT NOT NULL,
+    commit_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    files INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    source_path BLOB,  -- upstream's name where it is not the path
+    PRIMARY KEY (dataset, path, since),
+    FOREIGN KEY (dataset, since) REFERENCES versions (dataset, seq),
+    FOREIGN KEY (dataset, until) REFERENCES versions (dataset, seq)
+) STRICT, WITHOUT ROWID;
+"""
+
+_TEXT = """
+CREATE VIRTUAL TABLE dataset_text USING fts5 (
+    name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
+);
+"""
+
 
 def statements(script: str) -> list[str]:
     """The script's statements one by one: ``executescript`` would commit the migration early."""
@@ -224,6 +280,24 @@ def migrate(connection: sqlite3.Connection) -> None:
             db.conn.execute(statement)
         db.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.conn.execute("PRAGMA user_version = 1")
+
+    @migrations()
+    def second(db: Database) -> None:
+        for statement in statements(_SECOND):
+            db.conn.execute(statement)
+        # a table of full-text search takes no further column: it is made anew
+        rows = db.conn.execute(
+            "SELECT rowid, name, title, license, doi FROM dataset_text ORDER BY rowid"
+        ).fetchall()
+        db.conn.execute("DROP TABLE dataset_text")
+        for statement in statements(_TEXT):
+            db.conn.execute(statement)
+        db.conn.executemany(
+            "INSERT INTO dataset_text (rowid, name, title, license, doi, attributes) "
+            "VALUES (?,?,?,?,?,'')",
+            rows,
+        )
+        db.conn.execute("PRAGMA user_version = 2")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

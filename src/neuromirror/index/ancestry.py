@@ -1,0 +1,174 @@
+"""What was derived from what, from version to version.
+
+Upstream names an input, and means no state of it. The name stands for a dataset of the same
+mirror whose local id, or the last component of it, is that name; failing that for one of any
+mirror. It is pinned to the version of that dataset which was newest, by version time, when the
+derived version was made; where the oldest is younger than that (its time is that of a late
+edit), to the oldest. All of this is looked up when asked: an input may be mirrored after what
+was made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.rows import EdgeRow, Relative, VersionRow
+from neuromirror.index.schema import TAIL
+
+DEPTH = 5
+"""Generations that are followed up and down."""
+
+_INPUT = f"""
+SELECT d.id, m.name || ':' || d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror
+WHERE {TAIL.format("d.local_id")} = ?1 AND (d.local_id = ?2 OR ?1 = ?2)
+    AND d.id <> ?3 AND d.within = ''
+ORDER BY d.mirror <> ?4, d.local_id <> ?2, m.name, d.local_id LIMIT 1
+"""
+
+_DERIVED = """
+SELECT i.name, v.id, v.label, v.time, d.id, d.mirror, m.name || ':' || d.local_id
+FROM inputs i JOIN versions v ON v.id = i.version JOIN datasets d ON d.id = v.dataset
+JOIN mirrors m ON m.id = d.mirror
+WHERE i.name IN (?1, ?1 || '/', ?2, ?2 || '/') AND d.id <> ?3
+ORDER BY m.name, d.local_id, v.seq DESC, i.name
+"""
+
+
+class _Version(NamedTuple):
+    """A version as far as it matters here; ``mirror`` is the row's number."""
+
+    id: int
+    dataset: int
+    mirror: int
+    local_id: str
+    label: str
+    time: str
+
+
+class _Edge(NamedTuple):
+    """An edge, the version at its other end (None where it is not in the index)."""
+
+    row: EdgeRow
+    version: _Version | None
+
+
+class AncestryQueries(DatasetQueries):
+    """Questions about how datasets came from each other."""
+
+    def ancestry(self, name: str, label: str = "latest") -> tuple[list[EdgeRow], list[EdgeRow]]:
+        """What a version was derived from, and the versions that were derived from it.
+
+        Raises as :meth:`resolve` does.
+        """
+        version = self._short(self.resolve(name, label).id)
+        derived = [edge.row for edge in self._derived(version) if edge.row.of == version.label]
+        return [edge.row for edge in self._inputs(version)], derived
+
+    def ancestors(self, version: VersionRow, depth: int = DEPTH) -> tuple[Relative, ...]:
+        """What a version was derived from, what that was derived from, and so on."""
+        start = self._short(version.id)
+        return _followed(start, self._inputs, depth, {start.dataset})
+
+    def descendants(self, version: VersionRow, depth: int = DEPTH) -> tuple[Relative, ...]:
+        """What was derived from a version's dataset, what was derived from that, and so on.
+
+        Each derived dataset is told once, by its newest version that was made of this version;
+        where it has none such, by its newest that was made of another (``edge.of`` says which).
+        """
+        start = self._short(version.id)
+        return _followed(start, self._derived_datasets, depth, {start.dataset})
+
+    def _short(self, version: int) -> _Version:
+        row = self._row(
+            "SELECT v.id, v.dataset, d.mirror, d.local_id, v.label, v.time FROM versions v "
+            "JOIN datasets d ON d.id = v.dataset WHERE v.id = ?",
+            (version,),
+        )
+        assert row is not None
+        return _Version(*row)
+
+    def _inputs(self, version: _Version) -> list[_Edge]:
+        edges = []
+        for (name,) in list(
+            self._rows("SELECT name FROM inputs WHERE version = ? ORDER BY name", (version.id,))
+        ):
+            target = self._input(name, version.dataset, version.mirror)
+            pinned = None if target is None else self._pinned(target[0], version.time)
+            dataset = None if target is None else target[1]
+            label = None if pinned is None else pinned.label
+            edges.append(_Edge(EdgeRow(name, dataset, label, version.label), pinned))
+        return edges
+
+    def _derived(self, version: _Version) -> list[_Edge]:
+        """All versions that were derived from any version of the dataset, newest first each."""
+        tail = version.local_id.rpartition("/")[2]
+        edges = []
+        targets: dict[tuple[str, int], bool] = {}
+        for name, number, label, time, dataset, mirror, full in list(
+            self._rows(_DERIVED, (version.local_id, tail, version.dataset))
+        ):
+            if (name, dataset) not in targets:
+                target = self._input(name, dataset, mirror)
+                targets[name, dataset] = target is not None and target[0] == version.dataset
+            if targets[name, dataset]:
+                pinned = self._pinned(version.dataset, time)
+                assert pinned is not None
+                row = EdgeRow(name, full, label, pinned.label)
+                edges.append(_Edge(row, self._short(number)))
+        return edges
+
+    def _derived_datasets(self, version: _Version) -> list[_Edge]:
+        chosen: dict[str | None, _Edge] = {}
+        for edge in self._derived(version):
+            known = chosen.get(edge.row.dataset)
+            if known is None or (version.label == edge.row.of != known.row.of):
+                chosen[edge.row.dataset] = edge
+        return list(chosen.values())
+
+    def _input(self, name: str, dataset: int, mirror: int) -> tuple[int, str] | None:
+        """The dataset that an input's name stands for in a dataset of a mirror."""
+        plain = name.rstrip("/")
+        tail = plain.rpartition("/")[2]
+        row = self._row(_INPUT, (tail, plain, dataset, mirror))
+        return None if row is None else (row[0], row[1])
+
+    def _pinned(self, dataset: int, time: str) -> _Version | None:
+        found = self._row(
+            "SELECT id FROM versions WHERE dataset = ?1 ORDER BY "
+            "CASE WHEN time <= ?2 THEN time END DESC, time, "
+            "CASE WHEN time <= ?2 THEN -seq ELSE seq END LIMIT 1",
+            (dataset, time),
+        )
+        return None if found is None else self._short(found[0])
+
+
+def _followed(
+    version: _Version,
+    edges: Callable[[_Version], list[_Edge]],
+    depth: int,
+    told: set[int],
+) -> tuple[Relative, ...]:
+    """The edges of a version, each with those that go on from it.
+
+    A dataset that was ``told`` is not followed again, nor any beyond ``depth``.
+    """
+    found = edges(version)
+    fresh = []
+    for edge in found:
+        goes_on = edge.version is not None and edge.version.dataset not in told
+        if edge.version is not None:
+            told.add(edge.version.dataset)
+        fresh.append(goes_on)
+    relatives = []
+    for edge, goes_on in zip(found, fresh, strict=True):
+        more: tuple[Relative, ...] = ()
+        cut = False
+        if edge.version is not None:
+            if goes_on and depth > 1:
+                more = _followed(edge.version, edges, depth - 1, told)
+            else:
+                cut = bool(edges(edge.version))
+        relatives.append(Relative(edge.row, more, cut))
+    return tuple(relatives)

@@ -1,0 +1,267 @@
+"""Assets of a bucket: what upstream says of them, what they came from, what they are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_shell import Shell
+
+from neuromirror.index import Index
+from neuromirror.model import (
+    DatasetRef,
+    Digest,
+    FileRecord,
+    MirrorProbed,
+    MirrorSeen,
+    PlacedFile,
+    Subdataset,
+    VersionMinted,
+    VisitEnded,
+    dump_placed,
+)
+from neuromirror.store import Store
+
+RAW = "ecephys_625749_2022-08-03_15-15-06"
+SORTED = f"{RAW}_sorted_2023-02-01_10-11-12"
+CURATED = f"{SORTED}_curated_2023-03-01_10-11-12"
+ZARR = f"{RAW}--zarr-1"
+MD5 = "5" * 32
+
+
+class _Bucket:
+    """Puts versions into a store's journal, as visits of a bucket would."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store.open(root, create=True)
+        self.store.append(MirrorSeen("aind", "s3", "s3://aind/", "2024"))
+        self._minted = 0
+
+    def mint(self, local_id: str, label: str, files: list[PlacedFile], **changes: Any) -> str:
+        self._minted += 1
+        commit = f"{self._minted:040x}"
+        dataset = DatasetRef("aind", local_id, f"s3://aind/{local_id}/")
+        lines = [dump_placed(file) for file in files]
+        self.store.keep_records(dataset.dataset_id, commit, lines)
+        values: dict[str, Any] = {
+            "mirror": "aind",
+            "local_id": local_id,
+            "source_uri": dataset.source_uri,
+            "label": label,
+            "upstream": "current",
+            "kind": "observed",
+            "state": f"sha256:{commit:0>64}",
+            "commit": commit,
+            "tree": commit,
+            "annex_commit": commit,
+            "time": f"{label[:10]}T00:00:00+00:00",
+            "files": sum(file.part is None for file in files),
+            "bytes": sum(file.record.size or 0 for file in files),
+            "exceptions": [],
+            "evidence": {},
+            "title": "",
+            "license": [],
+            "doi": None,
+            "metadata_only": False,
+            "at": "2024",
+        }
+        self.store.append(VersionMinted(**{**values, **changes}))
+        return commit
+
+    def visit(self, local_id: str, status: str) -> None:
+        uri = f"s3://aind/{local_id}/"
+        self.store.append(
+            VisitEnded("v", "aind", local_id, uri, "", "2024", "2024", status, "", 0, "")
+        )
+
+
+def _file(path: str) -> PlacedFile:
+    record = FileRecord(path.encode(), 7, (Digest("md5", MD5, "s3"),))
+    return PlacedFile(path.encode(), f"MD5E-s7--{MD5}", record)
+
+
+def _part(path: str, commit: str) -> PlacedFile:
+    part = Subdataset("id", ZARR, commit, "sha256:9", 60_000, 5_000_000_000)
+    return PlacedFile(path.encode(), "", FileRecord(path.encode(), None), part)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> _Bucket:
+    return _Bucket(tmp_path / "store")
+
+
+@pytest.fixture
+def assets(bucket: _Bucket, tmp_path: Path) -> Shell:
+    """A raw asset with a Zarr of its own, what was sorted of it, and what was curated of that."""
+    zarr = bucket.mint(ZARR, "2022-08-04", [_file("0.0")], within=RAW)
+    about = {"subject": ["625749"], "modality": ["behavior", "ecephys"]}
+    files = [_file("a.bin"), _part("ecephys.zarr", zarr)]
+    bucket.mint(RAW, "2022-08-04", files, attributes=about, metadata="sha256:1")
+    bucket.mint(
+        RAW,
+        "2022-09-01",
+        files,
+        attributes={**about, "project": ["Ephys Platform"]},
+        metadata="sha256:2",
+        metadata_only=True,
+    )
+    bucket.mint(SORTED, "2023-02-02", [_file("a.bin")], inputs=[RAW], attributes=about)
+    bucket.mint(CURATED, "2023-03-02", [], inputs=[SORTED, "elsewhere"])
+    bucket.store.append(
+        MirrorProbed("aind", {"versions": "not listable", "checksums": "returned"}, "2024")
+    )
+    bucket.visit(RAW, "full")
+    bucket.visit(SORTED, "waiting")
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    return Shell(tmp_path / "mirrors", bucket.store.root)
+
+
+def _listed(shell: Shell, *options: str) -> list[str]:
+    return [one["dataset"].removeprefix("aind:") for one in shell.records("list", *options)]
+
+
+def test_list_leaves_parts_out_unless_they_are_asked_for(assets: Shell) -> None:
+    assert _listed(assets) == [RAW, SORTED, CURATED]
+    assert _listed(assets, "--parts", "aind") == [RAW, ZARR, SORTED, CURATED]
+    within = {one["dataset"]: one["within"] for one in assets.records("list", "--parts")}
+    assert within[f"aind:{ZARR}"] == f"aind:{RAW}"
+    assert within[f"aind:{RAW}"] is None
+
+
+def test_list_finds_datasets_by_their_attributes_and_words(assets: Shell) -> None:
+    both = ("--where", "subject=625749", "--where", "modality=ECEPHYS")
+    assert _listed(assets, *both) == [RAW, SORTED]
+    assert _listed(assets, *both, "--where", "project=ephys*") == [RAW]
+    assert _listed(assets, "--search", "platform 625749") == [RAW]
+    assert _listed(assets, "--search", "curated", "--where", "subject=625749") == []
+    told = assets.run("list", "--where", "subject=1")
+    assert (told.out, told.err) == ("no dataset is like that\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--where", "species=mouse"], "there are modality, project, subject"),
+        (["--where", "subject"], "write <attribute>=<value>"),
+        (["--where", "=625749"], "write <attribute>=<value>"),
+        (["--where", "subject="], "write <attribute>=<value>"),
+        (["--where", "subject=a\x1b[0m"], "no name has"),
+        (["--search", "*"], "no words to search for"),
+        (["ember", "--where", "subject=1"], "no mirror 'ember'"),
+    ],
+)
+def test_a_condition_that_cannot_be_is_refused(
+    assets: Shell, options: list[str], told: str
+) -> None:
+    assert told in assets.run("list", *options, code=2).complaint
+
+
+def test_versions_tell_those_in_which_only_metadata_changed(assets: Shell) -> None:
+    _, first, second = assets.run("versions", f"aind:{RAW}").lines
+    assert "metadata only" not in first
+    assert "observed, metadata only" in second
+    records = assets.records("versions", f"aind:{RAW}")
+    assert [(one["metadata"], one["metadata_only"]) for one in records] == [
+        ("sha256:1", False),
+        ("sha256:2", True),
+    ]
+
+
+def test_show_tells_attributes_parts_and_the_metadata_digest(assets: Shell) -> None:
+    out = assets.run("show", f"aind:{RAW}").out
+    for line in (
+        r"  kind        observed (current), metadata only",
+        r"  subject     625749",
+        r"  modality    behavior, ecephys",
+        r"  project     Ephys Platform",
+        r"  parts       1, datasets of their own with 60000 files, 5.0 GB",
+        r"              ecephys.zarr: 2022-08-04, 60000 files, 5.0 GB",
+        r"  metadata    sha256:2",
+    ):
+        assert f"{line}\n" in out
+    (record,) = assets.records("show", f"aind:{RAW}")
+    assert record["attributes"]["modality"] == ["behavior", "ecephys"]
+    assert record["metadata"] == "sha256:2"
+    assert record["within"] is None
+    (part,) = record["parts"]
+    assert (part["dataset"], part["version"], part["files"]) == (
+        f"aind:{ZARR}",
+        "2022-08-04",
+        60000,
+    )
+    (old,) = assets.records("show", f"aind:{RAW}@2022-08-04")
+    assert "project" not in old["attributes"]
+    out = assets.run("show", f"aind:{ZARR}").out
+    assert f"  part of     aind:{RAW}\n" in out
+    assert "derived from" not in out
+
+
+def test_show_tells_where_a_version_comes_from_and_what_was_made_of_it(assets: Shell) -> None:
+    tail = assets.run("show", f"aind:{CURATED}").out.partition("  derived from:\n")[2]
+    assert tail.splitlines() == [
+        f"    aind:{SORTED}@2023-02-02",
+        f"      aind:{RAW}@2022-09-01",
+        "    elsewhere (not mirrored)",
+    ]
+    tail = assets.run("show", f"aind:{RAW}").out.partition("  derivatives:\n")[2]
+    assert tail.splitlines() == [
+        f"    aind:{SORTED}@2023-02-02",
+        f"      aind:{CURATED}@2023-03-02",
+    ]
+    tail = assets.run("show", f"aind:{RAW}@2022-08-04").out.partition("  derivatives:\n")[2]
+    assert tail.splitlines()[0] == f"    aind:{SORTED}@2023-02-02 (of 2022-09-01)"
+    (record,) = assets.records("show", f"aind:{SORTED}")
+    (above,), (below,) = record["derived_from"], record["derivatives"]
+    assert (above["name"], above["version"], above["derived_from"]) == (RAW, "2022-09-01", [])
+    assert (below["dataset"], below["of"]) == (f"aind:{CURATED}", "2023-02-02")
+
+
+def test_many_relatives_are_counted_rather_than_told(
+    bucket: _Bucket, assets: Shell, tmp_path: Path
+) -> None:
+    for number in range(13):
+        bucket.mint(f"made-{number:02d}", "2023-05-05", [], inputs=[RAW])
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    lines = assets.run("show", f"aind:{RAW}").out.partition("  derivatives:\n")[2].splitlines()
+    assert lines[-1] == "    … and 4 more (--json lists all)"
+    assert len(assets.records("show", f"aind:{RAW}")[0]["derivatives"]) == 14
+
+
+def test_files_passes_over_no_part(assets: Shell) -> None:
+    file, part = assets.run("files", f"aind:{RAW}").lines
+    assert file.startswith(f"md5:{MD5}")
+    assert part.startswith(f"aind:{ZARR}@2022-08-04")
+    assert part.split()[1:] == ["part", "5000000000", "ecephys.zarr"]
+    assert [one["type"] for one in assets.records("files", f"aind:{RAW}")] == ["file", "part"]
+
+
+def test_find_says_which_dataset_has_the_file_be_it_a_part_or_not(assets: Shell) -> None:
+    found = {(one["dataset"], one["path"]) for one in assets.records("find", MD5)}
+    assert found == {
+        (f"aind:{RAW}", "a.bin"),
+        (f"aind:{SORTED}", "a.bin"),
+        (f"aind:{ZARR}", "0.0"),
+    }
+
+
+def test_status_tells_what_upstream_allows_and_who_waits(assets: Shell) -> None:
+    out = assets.run("status").out
+    for line in (
+        "  datasets    3 and 1 that are parts of others, with 5 versions",
+        "  waiting     1 (to settle)",
+        "  upstream    checksums: returned",
+        "              versions: not listable",
+    ):
+        assert f"{line}\n" in out
+    (record,) = assets.records("status")
+    assert record["capabilities"] == {"checksums": "returned", "versions": "not listable"}
+    assert (record["waiting"], record["failing"], record["parts"]) == (1, 0, 1)
+
+
+def test_a_rebuild_tells_the_same_of_assets(assets: Shell) -> None:
+    told = [assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)]
+    assets.run("rebuild-index")
+    assert [assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)] == told

@@ -1,0 +1,221 @@
+"""What was derived from what: names become datasets, and datasets versions, when asked."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from journal_on_disk import DiskJournal, part, placed
+
+from neuromirror.index import EdgeRow, Index, Relative, UnknownVersion
+
+RAW = "ecephys_625749_2022-08-03_15-15-06"
+SORTED = f"{RAW}_sorted_2023-02-01_10-11-12"
+
+
+class _Lab(DiskJournal):
+    """Mints datasets that hold one file; a time is a day of 2024."""
+
+    def add(
+        self, local_id: str, day: int, *inputs: str, mirror: str = "aind", label: str = ""
+    ) -> None:
+        self.mint(
+            [placed("data", local_id)],
+            local_id,
+            mirror=mirror,
+            source_uri=f"s3://{mirror}/{local_id}/",
+            label=label or f"day-{day}",
+            time=f"2024-01-{day:02d}T00:00:00+00:00",
+            inputs=list(inputs),
+        )
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> _Lab:
+    root = tmp_path / "lab"
+    root.mkdir()
+    return _Lab(root)
+
+
+def _one_input(index: Index, name: str, label: str = "latest") -> EdgeRow:
+    [edge] = index.ancestry(name, label)[0]
+    return edge
+
+
+def test_an_input_is_pinned_to_the_version_that_was_newest_when_it_was_used(
+    lab: _Lab, index: Index
+) -> None:
+    lab.add(RAW, 10)
+    lab.add(RAW, 20)
+    lab.add(RAW, 25)
+    lab.add(SORTED, 5, RAW)
+    lab.add(SORTED, 20, RAW)
+    lab.add(SORTED, 24, RAW)
+    index.catch_up(lab)
+    raw, name = f"aind:{RAW}", f"aind:{SORTED}"
+    assert [_one_input(index, name, f"day-{day}") for day in (5, 20, 24)] == [
+        # nothing is as old as that: the first
+        EdgeRow(RAW, raw, "day-10", "day-5"),
+        EdgeRow(RAW, raw, "day-20", "day-20"),
+        EdgeRow(RAW, raw, "day-20", "day-24"),
+    ]
+    assert index.ancestry(raw, "day-10") == ([], [EdgeRow(RAW, name, "day-5", "day-10")])
+    assert index.ancestry(raw, "day-20")[1] == [
+        EdgeRow(RAW, name, "day-24", "day-20"),
+        EdgeRow(RAW, name, "day-20", "day-20"),
+    ]
+    assert index.ancestry(raw, "day-25") == ([], [])
+    with pytest.raises(UnknownVersion):
+        index.ancestry(raw, "day-7")
+
+
+def test_versions_of_one_time_are_told_apart_by_their_order(lab: _Lab, index: Index) -> None:
+    lab.add("raw", 10, label="first")
+    lab.add("raw", 10, label="second")
+    lab.add("later", 11, "raw")
+    lab.add("earlier", 9, "raw")
+    index.catch_up(lab)
+    assert _one_input(index, "aind:later").label == "second"
+    assert _one_input(index, "aind:earlier").label == "first"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("s1", "aind:ephys/np1/s1"),
+        ("s1/", "aind:ephys/np1/s1"),
+        ("ephys/np1/s1", "aind:ephys/np1/s1"),
+        ("np1/s1", None),
+        ("ephys", None),
+        ("S1", None),
+        ("s2", "aind:s2"),
+        ("s3", "other:deep/s3"),
+        ("made", "other:made"),
+        ("zarr", None),
+        ("nothing", None),
+    ],
+)
+def test_a_name_is_a_local_id_or_its_last_component_of_the_same_mirror_first(
+    lab: _Lab, index: Index, name: str, found: str | None
+) -> None:
+    for local_id in ("ephys/np1/s1", "deep/s2", "s2"):
+        lab.add(local_id, 1)
+    for local_id in ("s1", "s2", "deep/s3", "made"):
+        lab.add(local_id, 1, mirror="other")
+    lab.mint([placed("0", 0)], "whole/zarr", mirror="aind", within="whole")
+    lab.add("made", 2, name)
+    index.catch_up(lab)
+    assert _one_input(index, "aind:made").dataset == found
+    if found is not None:
+        assert index.ancestry(found)[1] == [EdgeRow(name, "aind:made", "day-2", "day-1")]
+
+
+def test_an_input_that_is_mirrored_later_is_found_then(lab: _Lab, index: Index) -> None:
+    lab.add(SORTED, 9, RAW)
+    index.catch_up(lab)
+    assert _one_input(index, f"aind:{SORTED}") == EdgeRow(RAW, None, None, "day-9")
+    lab.visit(RAW, "failed", mirror="aind", source_uri=f"s3://aind/{RAW}/")
+    index.catch_up(lab)
+    assert _one_input(index, f"aind:{SORTED}") == EdgeRow(RAW, f"aind:{RAW}", None, "day-9")
+    lab.add(RAW, 8)
+    index.catch_up(lab)
+    assert _one_input(index, f"aind:{SORTED}").label == "day-8"
+
+
+def test_generations_are_followed_up_and_down_and_no_further_than_asked(
+    lab: _Lab, index: Index
+) -> None:
+    for number in range(5):
+        lab.add(f"g{number}", number + 1, *[f"g{number - 1}"] * (number > 0))
+    index.catch_up(lab)
+
+    def names(relatives: tuple[Relative, ...]) -> list[str]:
+        found: list[str] = []
+        while relatives:
+            [one] = relatives
+            found.append(str(one.edge.dataset).removeprefix("aind:") + " …" * one.more)
+            relatives = one.relatives
+        return found
+
+    last, first = index.resolve("aind:g4"), index.resolve("aind:g0")
+    assert names(index.ancestors(last)) == ["g3", "g2", "g1", "g0"]
+    assert names(index.ancestors(last, 2)) == ["g3", "g2 …"]
+    assert names(index.descendants(first)) == ["g1", "g2", "g3", "g4"]
+    assert names(index.descendants(first, 3)) == ["g1", "g2", "g3 …"]
+    assert index.ancestors(first) == index.descendants(last) == ()
+
+
+def test_a_derived_dataset_is_told_once_by_what_was_made_of_this_version(
+    lab: _Lab, index: Index
+) -> None:
+    lab.add("raw", 1)
+    lab.add("made", 2, "raw")
+    lab.add("made", 3, "raw")
+    lab.add("raw", 4)
+    lab.add("made", 5, "raw")
+    index.catch_up(lab)
+    told = {
+        version.label: [one.edge for one in index.descendants(version)]
+        for version in index.versions("aind:raw")
+    }
+    assert told == {
+        "day-1": [EdgeRow("raw", "aind:made", "day-3", "day-1")],
+        "day-4": [EdgeRow("raw", "aind:made", "day-5", "day-4")],
+    }
+    lab.add("raw", 6)
+    index.catch_up(lab)
+    [newest] = index.descendants(index.resolve("aind:raw"))
+    assert newest.edge == EdgeRow("raw", "aind:made", "day-5", "day-4")
+
+
+_NAMES = st.sampled_from(["a", "b", "x/a", "x/b", "c"])
+
+
+@given(
+    st.lists(
+        st.tuples(_NAMES, st.integers(1, 9), st.lists(_NAMES, max_size=3), st.booleans()),
+        max_size=9,
+    )
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_up_and_down_tell_the_same_edges_and_circles_come_to_an_end(
+    versions: list[tuple[str, int, list[str], bool]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lab = _Lab(Path(folder))
+        for number, (local_id, day, inputs, elsewhere) in enumerate(versions):
+            mirror = "other" if elsewhere else "aind"
+            lab.add(local_id, day, *inputs, mirror=mirror, label=f"v{number}")
+        with Index.open(Path(folder, "index")) as index:
+            index.catch_up(lab)
+            up, down = set(), set()
+            for dataset in list(index.datasets()):
+                for version in list(index.versions(dataset.name)):
+                    inputs, derived = index.ancestry(dataset.name, version.label)
+                    up |= {
+                        (edge.name, edge.dataset, edge.label, dataset.name, edge.of)
+                        for edge in inputs
+                        if edge.dataset is not None
+                    }
+                    down |= {
+                        (edge.name, dataset.name, edge.of, edge.dataset, edge.label)
+                        for edge in derived
+                    }
+                    assert all(edge.of == version.label for edge in [*inputs, *derived])
+                    assert all(edge.dataset != dataset.name for edge in [*inputs, *derived])
+                    assert _size(index.ancestors(version)) <= 60
+                    assert _size(index.descendants(version)) <= 60
+            assert up == down
+
+
+def _size(relatives: tuple[Relative, ...]) -> int:
+    return sum(1 + _size(one.relatives) for one in relatives)
+
+
+def test_a_sub_dataset_is_no_ancestor(lab: _Lab, index: Index) -> None:
+    lab.mint([part("x.zarr", "whole--x")], "whole", mirror="aind")
+    index.catch_up(lab)
+    assert index.ancestry("aind:whole") == ([], [])

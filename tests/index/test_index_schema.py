@@ -1,0 +1,115 @@
+"""An index of an older release is brought up to date where it is."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+import zstandard
+from journal_on_disk import DiskJournal, placed
+
+from neuromirror.index import Index, IndexUnusable, rebuild, schema
+
+_OLD = Path(__file__).parent / "schema_1"
+"""A journal, its records, and the index that the last release of schema 1 made of them."""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> DiskJournal:
+    shutil.copytree(_OLD, tmp_path / "old")
+    return DiskJournal(tmp_path / "old")
+
+
+@pytest.fixture
+def old_index(old: DiskJournal) -> Path:
+    path = old.root / "index.sqlite"
+    path.write_bytes(zstandard.decompress((old.root / "index.sqlite.zst").read_bytes()))
+    assert _schema(path) == 1
+    return path
+
+
+def _schema(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _tables(path: Path) -> list[str]:
+    connection = sqlite3.connect(path)
+    try:
+        return [str(sql) for (sql,) in connection.execute("SELECT sql FROM sqlite_master")]
+    finally:
+        connection.close()
+
+
+def _dump(path: Path) -> list[str]:
+    with Index.open_readonly(path) as index:
+        return list(index.dump())
+
+
+def test_an_old_index_is_upgraded_in_place_and_equals_a_rebuilt_one(
+    old: DiskJournal, old_index: Path, path: Path
+) -> None:
+    rebuild(path, old)
+    with Index.open(old_index) as index:
+        assert index.position == old.file.stat().st_size
+        assert index.catch_up(old) == 0
+        assert [row.name for row in index.search("cc0 visual")] == ["dandi:000002"]
+    assert _schema(old_index) == schema.SCHEMA
+    assert _dump(old_index) == _dump(path)
+    assert len(_dump(path)) > 50
+    assert sorted(_tables(old_index)) == sorted(_tables(path))
+
+
+def test_an_upgraded_index_goes_on_as_a_rebuilt_one_does(
+    old: DiskJournal, old_index: Path, path: Path
+) -> None:
+    Index.open(old_index).close()
+    old.mint(
+        [placed("sub-03/x.nwb", 77)],
+        attributes={"subject": ["625749"]},
+        inputs=["dandi-000002"],
+        metadata="sha256:1",
+    )
+    with Index.open(old_index) as index:
+        assert index.catch_up(old) == 1
+    rebuild(path, old)
+    assert _dump(old_index) == _dump(path)
+
+
+def test_versions_recorded_before_there_were_attributes_have_none(
+    old: DiskJournal, path: Path
+) -> None:
+    assert b'"metadata":' not in old.file.read_bytes()
+    rebuild(path, old)
+    with Index.open_readonly(path) as index:
+        version = index.resolve("dandi:000001")
+        assert (version.metadata, index.attributes(version)) == ("", {})
+        assert index.dataset("dandi:000001").within == ""
+        assert index.ancestry("dandi:000001") == ([], [])
+        assert index.capabilities("dandi") == {}
+
+
+def test_an_upgrade_that_dies_leaves_the_old_index_for_the_next_one(
+    old: DiskJournal, old_index: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_TEXT", "CREATE VIRTUAL TABLE dataset_text USING nothing (x);\n")
+        with pytest.raises(sqlite3.OperationalError):
+            Index.open(old_index)
+    assert _schema(old_index) == 1
+    assert not any("CREATE TABLE parts" in sql for sql in _tables(old_index))
+    Index.open(old_index).close()
+    rebuild(path, old)
+    assert _dump(old_index) == _dump(path)
+
+
+def test_one_that_only_reads_does_not_upgrade_but_says_what_does(old_index: Path) -> None:
+    before = old_index.read_bytes()
+    with pytest.raises(IndexUnusable, match=r"older release; `neuromirror sync` .*rebuild-index"):
+        Index.open_readonly(old_index)
+    assert old_index.read_bytes() == before
