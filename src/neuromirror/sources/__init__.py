@@ -7,7 +7,7 @@ from neuromirror.sources.errors import (
     UnexpectedReply,
 )
 from neuromirror.sources.options import SourceOptions
-from neuromirror.sources.protocol import Known, KnownContent, Listing, Source
+from neuromirror.sources.protocol import Known, KnownContent, Listing, Part, Source
 from neuromirror.sources.registry import open_source, source_kinds
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Listing",
     "ListingNotProven",
     "MalformedId",
+    "Part",
     "Source",
     "SourceOptions",
     "UnexpectedReply",

@@ -48,8 +48,15 @@ class Known(Protocol):
     empty at first) that stays when a visit is killed, and is removed once its listing was taken.
     """
 
-    memo: bytes | None
-    workspace: Path
+    @property
+    def memo(self) -> bytes | None:
+        """What :attr:`Listing.memo` gave the last time."""
+        ...
+
+    @property
+    def workspace(self) -> Path:
+        """The folder, made when it is first asked for."""
+        ...
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         """The exact location last learnt for each plain URL."""
@@ -89,9 +96,32 @@ class Listing:
     entries: Iterator[FileRecord | NamedException]
     closing: Callable[[], VersionRef] = field(repr=False)
     web_remotes: tuple[WebRemote, ...] = ()
+    late_sha256: bool = False  # upstream will tell a sha256 of every file some time later
     unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
     memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
     still_there: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An entry of a listing that is a dataset of its own: a Zarr asset.
+
+    ``path`` is its place in the version listed, ``size`` in bytes what upstream's summary counts
+    it as (one file of that many bytes). ``version`` names its state: ``version.upstream`` is
+    upstream's checksum of it where there is one, and then the label too; ``version.claimed``
+    counts its entries. ``listing`` reads them; it raises
+    :class:`~neuromirror.sources.ListingNotProven` when they do not add up to the checksum.
+    """
+
+    path: bytes
+    size: int
+    version: VersionRef
+    listing: Callable[[Known], Listing] = field(repr=False)
+
+    @property
+    def dataset(self) -> DatasetRef:
+        """The dataset that the part is."""
+        return self.version.dataset
 
 
 class Source(Protocol):

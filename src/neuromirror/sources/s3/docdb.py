@@ -1,0 +1,80 @@
+"""AIND's DocDB: when the record of an asset last changed. A hint, never the authority.
+
+``GET <find>?filter=&projection=&limit=&skip=`` gives a list of records; it may give fewer than
+``limit`` before the last (a reply has a largest size), so the next page begins after those that
+came, and only an empty page is the end. Records of v1 say ``last_modified``, of v2
+``_last_modified``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from neuromirror.net import Session
+from neuromirror.sources.errors import UnexpectedReply
+
+_PAGE: Final = 1000
+_MOST_PAGES: Final = 100_000
+_ATTEMPTS: Final = 2
+"""A hint is not worth long waits."""
+_PROJECTION: Final = {"name": 1, "location": 1, "last_modified": 1, "_last_modified": 1}
+
+
+def all_times(session: Session, find: str, location: str) -> dict[str, str]:
+    """The times of all assets below a location (``s3://bucket/prefix``), by their own location.
+
+    Locations come without a last slash. Several records of one asset give all their times.
+    Raises a :class:`~neuromirror.net.NetError` or :class:`UnexpectedReply`.
+    """
+    rows = _rows(session, find, {"location": {"$regex": f"^{re.escape(location)}"}})
+    return _by_location(row for row in rows if _location(row).startswith(location))
+
+
+def times_of(session: Session, find: str, location: str) -> str | None:
+    """The same of one asset; None where DocDB has no record of it."""
+    rows = _rows(session, find, {"location": {"$in": [location, f"{location}/"]}})
+    return _by_location(rows).get(location)
+
+
+def _by_location(rows: Iterable[Any]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if location := _location(row):
+            found.setdefault(location, []).append(_time(row))
+    return {
+        location: " ".join(sorted(times)) for location, times in found.items() if all(times)
+    } | {location: "" for location, times in found.items() if not all(times)}
+
+
+def _location(row: Any) -> str:
+    location = row.get("location") if isinstance(row, Mapping) else None
+    return location.rstrip("/") if isinstance(location, str) else ""
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    for field in ("_last_modified", "last_modified"):
+        value = row.get(field)
+        if value:
+            return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return ""
+
+
+def _rows(session: Session, find: str, wanted: Mapping[str, Any]) -> Iterable[Any]:
+    asked: dict[str, str | int] = {
+        "filter": json.dumps(wanted),
+        "projection": json.dumps(_PROJECTION),
+        "limit": _PAGE,
+    }
+    skip = 0
+    for _ in range(_MOST_PAGES):
+        rows = session.get_json(find, {**asked, "skip": skip}, attempts=_ATTEMPTS)
+        if not isinstance(rows, list):
+            raise UnexpectedReply(f"{find}: the reply is no list of records")
+        if not rows:
+            return
+        yield from rows
+        skip += len(rows)
+    raise UnexpectedReply(f"{find}: the list of records does not end")

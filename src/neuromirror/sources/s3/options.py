@@ -1,0 +1,120 @@
+"""What a mirror file may say about a bucket."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from neuromirror.net import Limits, Session, is_local_name, origin
+from neuromirror.sources.options import SourceOptions
+
+Depth = Annotated[int, Field(ge=0, le=32)]
+
+
+def _folder(prefix: str) -> str:
+    """A prefix as folders have it: no slash before it, one after it."""
+    if prefix.startswith("/"):
+        raise ValueError("a prefix begins with the name of a folder, not with a slash")
+    return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+
+
+class DatasetOverride(BaseModel):
+    """Another depth for everything below one prefix.
+
+    ``prefix`` is the whole prefix in the bucket; ``depth`` counts like the mirror's own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prefix: str = Field(min_length=1)
+    depth: Depth
+
+    _normal = field_validator("prefix")(_folder)
+
+
+class S3Options(SourceOptions):
+    """The ``[options]`` of a mirror of a bucket; all requests are anonymous.
+
+    ``depth`` is how many folders below ``prefix`` a dataset's root lies; 0 makes one dataset of
+    all. ``exclude`` holds shell patterns of prefixes that are passed over. ``profile`` says whose
+    naming rules and sidecars are known. ``overwrites`` says what other bytes under the same key
+    are: an ``incident`` (the default with the profile ``aind``) or a new ``version``. ``etags``
+    says what single-part ETags are: ``md5``, ``opaque``, or for each listing to be found out
+    (``probe``). ``docdb`` is the address of a DocDB's ``find``.
+    """
+
+    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,40}$")
+    endpoint: str | None = None
+    prefix: str = ""
+    depth: Depth = 1
+    datasets: tuple[DatasetOverride, ...] = ()
+    exclude: tuple[str, ...] = ()
+    profile: Literal["plain", "aind"] = "plain"
+    overwrites: Literal["incident", "version"] | None = None
+    etags: Literal["probe", "md5", "opaque"] = "probe"
+    docdb: str | None = None
+    history_gap_minutes: int = Field(default=60, ge=1)
+    connections: int = Field(default=8, ge=1, le=64)
+    allow_private: bool | None = None
+
+    _normal = field_validator("prefix")(_folder)
+
+    @field_validator("endpoint", "docdb")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        scheme, host, port = origin(address)
+        parts = urlsplit(address)
+        if "@" in parts.netloc:
+            raise ValueError("an address must not hold a user or password; requests are anonymous")
+        if parts.query or parts.fragment:
+            raise ValueError("an address ends with its path")
+        host = f"[{host}]" if ":" in host else host
+        usual = port == (443 if scheme == "https" else 80)
+        return f"{scheme}://{host}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
+
+    @model_validator(mode="after")
+    def _nested(self) -> S3Options:
+        """Refuses what would put one dataset into another, or outside the mirror."""
+        by_prefix = {one.prefix: one for one in self.datasets}
+        if len(by_prefix) < len(self.datasets):
+            raise ValueError("two of the datasets have the same prefix")
+        for one in self.datasets:
+            if not one.prefix.startswith(self.prefix) or one.prefix == self.prefix:
+                raise ValueError(f"datasets: {one.prefix} does not lie below the mirror's prefix")
+            level = one.prefix.removeprefix(self.prefix).count("/")
+            outer = [two for two in self.datasets if two is not one]
+            around = max(
+                (two for two in outer if one.prefix.startswith(two.prefix)),
+                key=lambda two: len(two.prefix),
+                default=None,
+            )
+            limit = self.depth if around is None else around.depth
+            if level > limit:
+                raise ValueError(
+                    f"datasets: {one.prefix} lies inside of a dataset (depth {limit}); give what"
+                    " is around it a greater depth"
+                )
+            if one.depth < level:
+                raise ValueError(
+                    f"datasets: the depth of {one.prefix} must be {level} at least, which makes"
+                    " it one dataset"
+                )
+        return self
+
+    @property
+    def overwrites_are_incidents(self) -> bool:
+        """Whether other bytes under the same key are an incident."""
+        return (self.overwrites or ("incident" if self.profile == "aind" else "")) == "incident"
+
+    def session(self) -> Session:
+        """A session with as many connections as are asked for."""
+        private = self.allow_private
+        if private is None:
+            named = (self.endpoint, self.docdb)
+            private = any(is_local_name(origin(one)[1]) for one in named if one is not None)
+        return Session(allow_private=private, limits=Limits(per_host=max(16, 2 * self.connections)))

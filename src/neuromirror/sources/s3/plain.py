@@ -1,0 +1,24 @@
+"""Any bucket: no sidecars, and nothing is known but the name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from neuromirror.model import DatasetFacts, Document
+from neuromirror.sources.s3.profile import Profile
+
+
+def _none(_path: bytes) -> bool:
+    return False
+
+
+def _kept(_path: bytes, content: bytes) -> bytes:
+    return content
+
+
+def _facts(name: str, _documents: Sequence[Document]) -> DatasetFacts:
+    return DatasetFacts(title=name)
+
+
+PLAIN: Final = Profile(is_document=_none, kept=_kept, facts=_facts)

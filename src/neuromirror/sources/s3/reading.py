@@ -1,0 +1,328 @@
+"""One reading of a dataset's objects: rows of a listing become records and documents.
+
+Rows are looked at in pieces, so that what earlier visits know is asked for once a piece, and the
+requests about single objects run beside the listing.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from neuromirror.model import Document, FileRecord, Location, NamedException, Retention, VersionRef
+from neuromirror.net import Forbidden, NotFound, ObjectChanged, ObjectRow, S3Bucket
+from neuromirror.sources.errors import ListingNotProven
+from neuromirror.sources.protocol import Known, KnownContent, Listing
+from neuromirror.sources.s3.ladder import MD5, Claims, Ladder, has_sha256, parts_of
+from neuromirror.sources.s3.names import shown
+from neuromirror.sources.s3.profile import Profile
+from neuromirror.sources.s3.sidecars import LARGEST, Chosen, is_plain, without_secrets
+
+Entry = FileRecord | NamedException
+_PIECE: Final = 1000
+_AHEAD: Final = 4
+"""Pieces that wait for requests about their objects."""
+_CACHED: Final = 50_000
+_SAME_IN_A_URL: Final = re.compile(
+    rb"[A-Za-z0-9_~-][A-Za-z0-9_~.-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9_~.-]*)*\Z"
+)
+"""Keys that stand in an address as they are, which is quicker than to quote them."""
+_SAMPLES: Final = 8
+_BEGAN: Final = "began"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the rows of one reading are taken.
+
+    ``versioned`` says that version ids can be read, ``exact`` that each row is the state at a
+    moment and no longer the newest; ``sample`` that single-part ETags must be tried on a few.
+    """
+
+    profile: Profile
+    connections: int
+    key_is_id: bool
+    versioned: bool
+    exact: bool
+    sample: bool
+
+
+class Reading:
+    """Reads the rows of one state; ``rows`` is called once."""
+
+    def __init__(
+        self,
+        bucket: S3Bucket,
+        version: VersionRef,
+        prefix: bytes,
+        ladder: Ladder,
+        rules: Rules,
+        known: Known,
+        *,
+        workspace: Path | None,
+        rows: Callable[[], Iterable[ObjectRow]],
+        found_opaque: Callable[[], None],
+    ) -> None:
+        self._bucket = bucket
+        self._base = bucket.object_url(b"")
+        self._version = version
+        self._name = version.dataset.name
+        self._prefix = prefix
+        self._ladder = ladder
+        self._rules = rules
+        self._known = known
+        self._workspace = workspace
+        self._rows = rows
+        self._found_opaque = found_opaque
+        self._asked: dict[str, Future[Claims]] = {}
+        self._samples: dict[int, tuple[int, ObjectRow]] = {}
+        self._opaque = threading.Event()
+        self._made = time.monotonic()
+        self._began: datetime | None = None
+        self._newest: datetime | None = None
+        self.degraded = threading.Event()
+        """Set when something could not be asked for that may be allowed another time."""
+
+    def entries(self, listing: Listing) -> Iterator[Entry]:
+        """Yields all but the documents, which are put on the listing at the end, with the facts."""
+        if not self._rules.exact:
+            self._began = self._first_began()
+        chosen = Chosen(len(self._prefix))
+        pool = ThreadPoolExecutor(self._rules.connections, thread_name_prefix="s3-object")
+        try:
+            yield from self._placed(self._files(chosen), pool)
+            rows, others = chosen.split()
+            read = list(pool.map(self._document, rows))
+            others += [row for row, one in zip(rows, read, strict=True) if one is None]
+            yield from self._placed(others, pool)
+            self._check_samples(pool)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        documents = [one[0] for one in read if one is not None]
+        facts = self._rules.profile.facts(self._version.dataset.local_id, documents)
+        cleaned = [("cleaned", one[0].path.decode()) for one in read if one is not None and one[1]]
+        listing.documents = tuple(documents)
+        listing.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
+
+    def closing(self) -> VersionRef:
+        """The version again; raises ListingNotProven when the listing shows its own disturbance."""
+        if self._began is not None and self._newest is not None:
+            newest = self._newest.replace(microsecond=0)
+            # Times to come are a clock's fault, and say nothing about now.
+            if newest > self._began and newest <= (self._server_time() or newest):
+                raise ListingNotProven(
+                    f"{self._name}: objects were written while they were listed"
+                    f" (at {newest.isoformat()})"
+                )
+        return self._version
+
+    def still_there(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Those of some paths that the bucket has after all; it is asked for each, or for all."""
+        if len(paths) > _PIECE:
+            wanted = {self._prefix + path for path in paths}
+            found = {
+                row.key for row in self._bucket.objects(self._prefix).rows() if row.key in wanted
+            }
+            return [path for path in paths if self._prefix + path in found]
+        with ThreadPoolExecutor(self._rules.connections, thread_name_prefix="s3-object") as pool:
+            there = list(pool.map(self._is_there, paths))
+        return [path for path, is_there in zip(paths, there, strict=True) if is_there]
+
+    def _is_there(self, path: bytes) -> bool:
+        # What is refused is there: the bucket lets anybody list it.
+        return self._bucket.head(self._prefix + path).status not in (404, 410)
+
+    def _first_began(self) -> datetime | None:
+        """When the first page may have been asked for, by the bucket's clock.
+
+        That was in an earlier process, where this one goes on with what it left.
+        """
+        kept = None if self._workspace is None else self._workspace / _BEGAN
+        if kept is not None and kept.is_file():
+            return datetime.fromisoformat(kept.read_text("ascii"))
+        now = self._server_time()
+        if now is None:
+            return None
+        # It says whole seconds, so it may be nearly one second later by now.
+        began = now + timedelta(seconds=1 - (time.monotonic() - self._made))
+        began = began.replace(microsecond=0)
+        if kept is not None:
+            kept.write_text(began.isoformat(), "ascii")
+        return began
+
+    def _server_time(self) -> datetime | None:
+        stated = self._bucket.head(b"").headers.get("Date", "")
+        try:
+            moment = parsedate_to_datetime(stated)
+        except (ValueError, TypeError):
+            return None
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+    # --- rows
+
+    def _files(self, chosen: Chosen) -> Iterator[ObjectRow]:
+        """Yields the rows that are no documents; keeps those that may be in ``chosen``."""
+        is_document = self._rules.profile.is_document
+        start = len(self._prefix)
+        for row in self._rows():
+            if self._newest is None or row.modified > self._newest:
+                self._newest = row.modified
+            path = row.key[start:]
+            if is_document(path) and row.size <= LARGEST and is_plain(path):
+                spilt = chosen.add(row)
+                if spilt is not None:
+                    yield spilt
+            else:
+                yield row
+
+    def _placed(self, rows: Iterable[ObjectRow], pool: ThreadPoolExecutor) -> Iterator[Entry]:
+        waiting: deque[list[Callable[[], Entry]]] = deque()
+        every = iter(rows)
+        while piece := list(islice(every, _PIECE)):
+            waiting.append(self._piece(piece, pool))
+            if len(waiting) > _AHEAD:
+                yield from (get() for get in waiting.popleft())
+        for left in waiting:
+            yield from (get() for get in left)
+
+    def _piece(self, rows: list[ObjectRow], pool: ThreadPoolExecutor) -> list[Callable[[], Entry]]:
+        known = self._contents(rows)
+        return [self._row(row, known.get(row.etag), pool) for row in rows]
+
+    def _contents(self, rows: list[ObjectRow]) -> dict[str, KnownContent]:
+        """What is known of the contents that would have to be asked about."""
+        etags = sorted(
+            {row.etag for row in rows if parts_of(row) is not None or has_sha256(row)}
+            - self._asked.keys()
+        )
+        if not etags:
+            return {}
+        found = zip(etags, self._known.contents(etags), strict=True)
+        return {etag: one for etag, one in found if one is not None}
+
+    def _row(
+        self, row: ObjectRow, known: KnownContent | None, pool: ThreadPoolExecutor
+    ) -> Callable[[], Entry]:
+        path = row.key[len(self._prefix) :]
+        if not row.size and (not path or path.endswith(b"/")):
+            marker = NamedException(
+                path, "folder-marker", f"{shown(row.key)!r} only says that there is a folder"
+            )
+            return lambda: marker
+        claims = self._ladder.without_asking(row, known)
+        if claims is not None:
+            if self._rules.sample and row.size and "-" not in row.etag:
+                self._maybe_sample(row, path)
+            record = self._record(row, path, claims)
+            return lambda: record
+        future = self._ask(row, pool)
+        return lambda: self._record(row, path, self._noted(future.result()))
+
+    def _ask(self, row: ObjectRow, pool: ThreadPoolExecutor) -> Future[Claims]:
+        """The claims to come; equal multipart ETags are of equal parts, and asked for once."""
+        if parts_of(row) is None or has_sha256(row):
+            return pool.submit(self._ladder.claims, row, self._version_id(row))
+        if len(self._asked) > _CACHED:
+            self._asked.clear()
+        name = f"{row.etag} {row.size}"
+        if name not in self._asked:
+            self._asked[name] = pool.submit(self._ladder.claims, row, self._version_id(row))
+        return self._asked[name]
+
+    def _noted(self, claims: Claims) -> Claims:
+        if claims.opaque and not claims.refused:
+            self._opaque.set()
+        if claims.refused:
+            self.degraded.set()
+        return claims
+
+    def _version_id(self, row: ObjectRow) -> str | None:
+        """What must be asked for to get this very row's bytes; None for the newest."""
+        if self._rules.versioned and row.version_id is not None:
+            return row.version_id
+        return "null" if self._rules.exact and not row.latest else None
+
+    def _record(self, row: ObjectRow, path: bytes, claims: Claims) -> FileRecord:
+        version_id = self._version_id(row)
+        url = self._url(row.key, version_id)
+        identity = shown(row.key) if self._rules.key_is_id else version_id
+        return FileRecord(
+            path,
+            row.size,
+            claims.digests,
+            (Location(url, "s3", version_id),),
+            claims.part_size,
+            row.modified,
+            identity,
+            Retention.MUTABLE_BUCKET if version_id is None else Retention.VERSIONED_BUCKET,
+        )
+
+    def _url(self, key: bytes, version_id: str | None) -> str:
+        if _SAME_IN_A_URL.match(key):
+            plain = self._base + key.decode("ascii")
+            return (
+                plain if version_id is None else f"{plain}?versionId={quote(version_id, safe='')}"
+            )
+        return self._bucket.object_url(key, version_id)
+
+    # --- documents
+
+    def _document(self, row: ObjectRow) -> tuple[Document, bool] | None:
+        """A document, and whether secrets were taken out; None where it may not be read."""
+        path = row.key[len(self._prefix) :]
+        try:
+            content = self._bucket.read(
+                row.key, version_id=self._version_id(row), etag=row.etag, limit=LARGEST + 1
+            )
+        except Forbidden:
+            self.degraded.set()
+            return None
+        except (NotFound, ObjectChanged) as error:
+            raise ListingNotProven(f"{self._name}: {error}") from error
+        if len(content) != row.size:
+            raise ListingNotProven(
+                f"{self._name}: {shown(row.key)!r} was listed with {row.size} bytes and gave"
+                f" {len(content)}"
+            )
+        kept = self._rules.profile.kept(path, content)
+        clean = without_secrets(kept)
+        return Document(path, clean, row.modified), clean != kept
+
+    # --- single-part ETags
+
+    def _maybe_sample(self, row: ObjectRow, path: bytes) -> None:
+        """Keeps one row of every eighth of the folders, the same in whatever order they come."""
+        group = zlib.crc32(path.partition(b"/")[0]) % _SAMPLES
+        rank = zlib.crc32(row.key)
+        best = self._samples.get(group)
+        if best is not None and (best[0], best[1].key) <= (rank, row.key):
+            return
+        if MD5.match(row.etag) and is_plain(path):
+            self._samples[group] = (rank, row)
+
+    def _check_samples(self, pool: ThreadPoolExecutor) -> None:
+        """Raises ListingNotProven when ETags that were taken for MD5s may be none."""
+        if not self._rules.sample or not self._samples:
+            return
+        if not self._opaque.is_set():
+            rows = [row for _, row in self._samples.values()]
+            ids = [self._version_id(row) for row in rows]
+            if not any(claims.opaque for claims in pool.map(self._ladder.claims, rows, ids)):
+                return
+        self._found_opaque()
+        raise ListingNotProven(
+            f"{self._name}: some ETags are no MD5s (objects are encrypted), so each object must be"
+            " asked about; try again"
+        )

@@ -1,0 +1,203 @@
+"""Sidecars as they are kept: which of them, and without secrets or what moves by itself.
+
+What is kept stays byte for byte but for the places named here; JSON is never written anew, so
+numbers, spaces and the order of members are as upstream wrote them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import re
+from collections.abc import Collection
+from typing import Final
+
+from neuromirror.net import ObjectRow, clean_url
+
+LARGEST: Final = 4 * 2**20
+"""Bytes of one document; what is larger is an ordinary file."""
+MOST: Final = 256
+ALL: Final = 64 * 2**20
+"""Bytes of all documents of a dataset."""
+
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9_-](?:[A-Za-z0-9_.,+= ()-]*[A-Za-z0-9_,+=()-])?\Z")
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SIGNED: Final = (
+    r"x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|googleaccessid"
+    r"|signature|sig|access_token|auth_token|token|key-pair-id"
+)
+_SIGNED_URL: Final = re.compile(
+    r"(?i)\b(?:https?|s3|ftp)://(?:[^\s/'\"<>@]+@[^\s'\"<>]*"
+    rf"|[^\s'\"<>]*[?&](?:{_SIGNED})=[^\s'\"<>]*)"
+)
+_SECRET_MEMBER: Final = re.compile(
+    r"(?i)(?:aws_?)?(?:secret_?access_?key|session_?token|access_?key_?id)|password|passwd"
+    r"|(?:client_?)?secret|api_?key|(?:(?:access|auth|bearer|refresh|sas)_?)?token|authorization"
+)
+_ACCESS_KEY: Final = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")
+_WORTH_A_LOOK: Final = re.compile(
+    rb"(?i)://|AKIA|ASIA|secret|token|password|passwd|api_?key|authorization|\\u"
+)
+_REPLACED: Final = "***"
+_COLON: Final = re.compile(r"[ \t\n\r]*:")
+
+
+def is_plain(path: bytes) -> bool:
+    """Whether a path surely means itself in git and everywhere else."""
+    return len(path) <= 400 and all(
+        len(one) <= 200 and _PLAIN.match(one) for one in path.split(b"/")
+    )
+
+
+class Chosen:
+    """The rows of a listing that become documents: the first by path that fit the bounds.
+
+    The same rows in another order give the same choice.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+        self._kept: list[tuple[_Backwards, ObjectRow]] = []
+
+    def add(self, row: ObjectRow) -> ObjectRow | None:
+        """Takes a row in; gives one that is no document after all."""
+        entry = (_Backwards(row.key), row)
+        if len(self._kept) < MOST:
+            heapq.heappush(self._kept, entry)
+            return None
+        return heapq.heappushpop(self._kept, entry)[1]
+
+    def split(self) -> tuple[list[ObjectRow], list[ObjectRow]]:
+        """The documents, by path, and what does not fit beside them."""
+        rows = sorted((row for _, row in self._kept), key=lambda row: row.key)
+        folders = {
+            row.key[:end]
+            for row in rows
+            for end in range(self._start, len(row.key))
+            if row.key[end : end + 1] == b"/"
+        }
+        documents: list[ObjectRow] = []
+        others: list[ObjectRow] = []
+        left = ALL
+        for row in rows:
+            if row.size > left or row.key in folders:
+                others.append(row)
+            else:
+                left -= row.size
+                documents.append(row)
+        return documents, others
+
+
+class _Backwards:
+    """A key that sorts the other way round, for a heap whose first is the last by path."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+    def __lt__(self, other: _Backwards) -> bool:
+        return self.key > other.key
+
+
+def without_members(content: bytes, names: Collection[str]) -> bytes:
+    """A JSON object without the members of these names at its top; anything else as it is."""
+    try:
+        text = content.decode("utf-8")
+        members, end = _members(text)
+    except (ValueError, RecursionError):
+        return content
+    dropped = [index for index, (name, _, _) in enumerate(members) if name in names]
+    if not dropped:
+        return content
+    kept = [text[start:stop] for name, start, stop in members if name not in names]
+    if not kept:
+        return b"{}" + text[end:].encode("utf-8")
+    # The text between two members (comma, line break, indent) goes with the member before it.
+    head, tail = text[: members[0][1]], text[members[-1][2] :]
+    between = [text[members[index][2] : members[index + 1][1]] for index in range(len(members) - 1)]
+    joints = [joint for index, joint in enumerate(between) if index not in dropped]
+    parts = [head]
+    for index, part in enumerate(kept):
+        parts.append(part)
+        if index < len(kept) - 1:
+            parts.append(joints[index])
+    return "".join([*parts, tail]).encode("utf-8")
+
+
+def _members(text: str) -> tuple[list[tuple[str, int, int]], int]:
+    """Name, start and end of each member of the object a text is; raises ValueError."""
+    decoder = json.JSONDecoder()
+
+    def skip(at: int) -> int:
+        found = _SPACE.match(text, at)
+        return at if found is None else found.end()
+
+    at = skip(0)
+    if text[at : at + 1] != "{":
+        raise ValueError("no JSON object")
+    members: list[tuple[str, int, int]] = []
+    at = skip(at + 1)
+    while text[at : at + 1] != "}":
+        start = at
+        name, at = decoder.raw_decode(text, at)
+        at = skip(at)
+        if not isinstance(name, str) or text[at : at + 1] != ":":
+            raise ValueError("no JSON object")
+        _, at = decoder.raw_decode(text, skip(at + 1))
+        members.append((name, start, at))
+        at = skip(at)
+        if text[at : at + 1] == ",":
+            at = skip(at + 1)
+            if text[at : at + 1] == "}":
+                raise ValueError("no JSON object")
+        elif text[at : at + 1] != "}":
+            raise ValueError("no JSON object")
+    if text[at + 1 :].strip():
+        raise ValueError("more than a JSON object")
+    return members, at + 1
+
+
+def without_secrets(content: bytes) -> bytes:
+    """A document free of signed queries, user info in addresses, and named credentials.
+
+    In JSON only the texts that hold any are written anew; what is no JSON is searched as text.
+    """
+    if not _WORTH_A_LOOK.search(content):
+        return content
+    try:
+        text = content.decode("utf-8")
+        json.loads(text)
+    except (ValueError, RecursionError):
+        text = content.decode("utf-8", "surrogateescape")
+        return _clean(text).encode("utf-8", "surrogateescape")
+    pieces: list[str] = []
+    done = last = 0
+    secret = False
+    for found in _TEXT.finditer(text):
+        value: str = json.loads(found.group(), strict=False)
+        names = _COLON.match(text, found.end()) is not None
+        secret = secret and text.find("}", last, found.start()) < 0
+        cleaned = _REPLACED if secret and not names and value else _clean(value)
+        if cleaned != value:
+            pieces += [text[done : found.start()], json.dumps(cleaned)]
+            done = found.end()
+        last = found.end()
+        if names:
+            secret = _SECRET_MEMBER.fullmatch(value) is not None
+    if not done:
+        return content
+    return "".join([*pieces, text[done:]]).encode("utf-8")
+
+
+def _clean(text: str) -> str:
+    text = _SIGNED_URL.sub(_cleaned_url, text)
+    return _ACCESS_KEY.sub(_REPLACED, text)
+
+
+def _cleaned_url(found: re.Match[str]) -> str:
+    try:
+        return clean_url(found.group())
+    except ValueError:
+        return _REPLACED

@@ -1,0 +1,321 @@
+"""AIND's names and sidecars through the generations of its schema."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from neuromirror.model import DatasetFacts, Document
+from neuromirror.sources.s3.aind import facts, is_document, kept, name_parts
+from neuromirror.sources.s3.sidecars import without_members, without_secrets
+
+RAW = "ecephys_625749_2022-08-03_15-15-06"
+DERIVED = f"{RAW}_sorted_2022-08-05_10-11-12"
+
+
+def read(name: str = RAW, **sidecars: object) -> DatasetFacts:
+    """The facts of an asset with these sidecars; ``__`` in a name is a dot."""
+    return facts(
+        name,
+        [
+            Document(f"{stem.replace('__', '.')}.json".encode(), json.dumps(content).encode())
+            for stem, content in sidecars.items()
+        ],
+    )
+
+
+def of(found: DatasetFacts) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for name, value in found.attributes:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        (
+            RAW,
+            {"platform": ["ecephys"], "subject": ["625749"], "created": ["2022-08-03T15:15:06"]},
+        ),
+        (
+            "775741_2025-01-02_03-04-05",
+            {"subject": ["775741"], "created": ["2025-01-02T03:04:05"]},
+        ),
+        (
+            DERIVED,
+            {
+                "platform": ["ecephys"],
+                "subject": ["625749"],
+                "input": [RAW],
+                "process": ["sorted"],
+                "created": ["2022-08-05T10:11:12"],
+            },
+        ),
+        (
+            f"{DERIVED}_curated_2023-01-01_00-00-00",
+            {
+                "platform": ["ecephys"],
+                "subject": ["625749"],
+                "input": [DERIVED],
+                "process": ["curated"],
+                "created": ["2023-01-01T00:00:00"],
+            },
+        ),
+        ("ecephys_625749_ccf", {}),
+        ("HCR_BL6-000_2023-06-1_00-00-00_fusion_2023-08-24", {}),
+        ("", {}),
+    ],
+)
+def test_a_name_tells_what_it_can_and_is_never_refused(name, wanted):
+    assert name_parts(name) == wanted
+    assert facts(name, []).title == name
+
+
+def test_schema_0_3():
+    found = read(
+        data_description={
+            "schema_version": "0.3.0",
+            "license": "CC-BY-4.0",
+            "creation_time": "10:31:30",
+            "creation_date": "2022-06-28",
+            "name": DERIVED,
+            "institution": "AIND",
+            "funding_source": [{"funder": "NINDS"}, "Simons Foundation"],
+            "data_level": "derived data",
+            "project_name": None,
+            "modality": "ecephys",
+            "subject_id": 625749,
+            "investigators": "Jane Doe, John Smith",
+            "input_data": f"s3://aind-ephys-data/{RAW}/",
+        },
+        processing={"data_processes": [{"name": "Ephys preprocessing"}]},
+    )
+    assert found.title == DERIVED
+    assert found.license == ("CC-BY-4.0",)
+    assert found.inputs == (RAW,)
+    assert of(found) == {
+        "created": ["2022-06-28T10:31:30"],
+        "data-level": ["derived"],
+        "funder": ["NINDS", "Simons Foundation"],
+        "investigator": ["Jane Doe", "John Smith"],
+        "modality": ["ecephys"],
+        "platform": ["ecephys"],
+        "process": ["Ephys preprocessing"],
+        "schema-version": ["0.3.0"],
+        "subject": ["625749"],
+    }
+
+
+def test_schema_1():
+    found = read(
+        data_description={
+            "schema_version": "1.0.0",
+            "license": "CC-BY-4.0",
+            "creation_time": "2024-05-21T08:40:35-07:00",
+            "data_level": "derived",
+            "funding_source": [
+                {"funder": {"name": "Allen Institute", "abbreviation": "AI"}, "fundee": "M. G."}
+            ],
+            "investigators": [{"name": "Marina Garrett", "abbreviation": None}],
+            "modality": [
+                {"name": "Planar optical physiology", "abbreviation": "pophys"},
+                {"name": "Behavior", "abbreviation": "behavior"},
+            ],
+            "platform": {"name": "Multiplane …", "abbreviation": "multiplane-ophys"},
+            "project_name": "OpenScope",
+            "subject_id": "721291",
+            "input_data_name": "multiplane-ophys_721291_2024-05-21_08-40-35",
+        },
+        subject={"subject_id": "721291", "species": {"name": "Mus musculus", "registry": {}}},
+        processing={
+            "processing_pipeline": {"data_processes": [{"name": "Motion correction"}]},
+            "analyses": [{"name": "Analysis"}],
+        },
+    )
+    assert found.inputs == ("multiplane-ophys_721291_2024-05-21_08-40-35",)
+    assert of(found) == {
+        "created": ["2024-05-21T08:40:35-07:00"],
+        "data-level": ["derived"],
+        "funder": ["Allen Institute"],
+        "investigator": ["Marina Garrett"],
+        "modality": ["behavior", "pophys"],
+        "platform": ["multiplane-ophys"],
+        "process": ["Analysis", "Motion correction"],
+        "project": ["OpenScope"],
+        "schema-version": ["1.0.0"],
+        "species": ["Mus musculus"],
+        "subject": ["721291"],
+    }
+
+
+def test_schema_2():
+    found = read(
+        name="775741_2025-01-02_03-04-05_processed_2025-02-02_00-00-00",
+        data_description={
+            "object_type": "Data description",
+            "schema_version": "2.0.3",
+            "license": "CC-BY-4.0",
+            "creation_time": "2025-02-02T00:00:00Z",
+            "data_level": "derived",
+            "modalities": [{"name": "Fiber photometry", "abbreviation": "fib"}],
+            "investigators": [{"object_type": "Person", "name": "A B", "registry_identifier": "0"}],
+            "funding_source": [{"object_type": "Funding information", "funder": {"name": "NIMH"}}],
+            "source_data": ["775741_2025-01-02_03-04-05", "775741_2025-01-03_03-04-05"],
+        },
+        subject={"subject_id": "775741", "subject_details": {"species": {"name": "Mus musculus"}}},
+        processing={"data_processes": [{"process_type": "Image tile fusing", "name": "fusing 1"}]},
+    )
+    assert found.inputs == ("775741_2025-01-02_03-04-05", "775741_2025-01-03_03-04-05")
+    assert of(found)["process"] == ["Image tile fusing"]
+    assert of(found)["species"] == ["Mus musculus"]
+    assert of(found)["modality"] == ["fib"]
+    assert of(found)["subject"] == ["775741"]
+
+
+def test_what_a_missing_sidecar_would_say_comes_from_the_joined_one():
+    description = {"subject_id": "1", "data_level": "raw", "schema_version": "1.0.0"}
+    joined = {"name": "joined", "data_description": description, "subject": {"species": "Mouse"}}
+    found = read(metadata__nd=joined)
+    assert found.title == "joined"
+    assert of(found)["subject"] == ["1"]
+    assert of(found)["species"] == ["Mouse"]
+    own = read(metadata__nd=joined, data_description={"subject_id": "2"})
+    assert of(own)["subject"] == ["2"]
+
+
+def test_without_a_field_the_name_tells_the_input():
+    assert read(DERIVED).inputs == (RAW,)
+    assert read(DERIVED, data_description={"source_data": [], "input_data_name": None}).inputs == (
+        RAW,
+    )
+    assert read(RAW).inputs == ()
+
+
+FIELDS = (
+    *("name", "license", "subject_id", "modality", "modalities", "platform", "investigators"),
+    *("funding_source", "data_level", "creation_time", "creation_date", "source_data"),
+    *("input_data", "input_data_name", "data_processes", "processing_pipeline", "analyses"),
+    *("species", "subject_details", "url", "data_description", "subject", "processing", "funder"),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=6)
+    ),
+    max_leaves=25,
+)
+STEMS = ("data_description", "subject", "processing", "metadata.nd")
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.text(max_size=60), sidecars=st.dictionaries(st.sampled_from(STEMS), JSON))
+@example(name=DERIVED, sidecars={"data_description": {"name": "\ud800", "source_data": ["\udfff"]}})
+def test_facts_of_any_json_are_sound(name, sidecars):
+    documents = [
+        Document(f"{stem}.json".encode(), json.dumps(content).encode())
+        for stem, content in sidecars.items()
+    ]
+    found = facts(name, documents)
+    assert found == facts(name, documents)
+    assert list(found.attributes) == sorted(set(found.attributes))
+    assert list(found.inputs) == sorted(set(found.inputs))
+    for text in (*found.inputs, *found.license, *(value for _, value in found.attributes)):
+        assert text
+        text.encode("utf-8")
+        assert not re.search(r"[\n\r\x00]", text)
+
+
+def test_deeply_nested_or_broken_sidecars_say_nothing():
+    for content in (b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"", b"NaN"):
+        assert facts(RAW, [Document(b"data_description.json", content)]).title == RAW
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"session.json", True),
+        (b"metadata.nd.json", True),
+        (b"original_metadata/a/b.xml", True),
+        (b"ecephys/settings.json", False),
+        (b"readme.txt", False),
+        (b".json", False),
+        (b"original_metadata", False),
+    ],
+)
+def test_which_paths_are_sidecars(path, expected):
+    assert is_document(path) is expected
+
+
+# --- what is kept of a sidecar
+
+NAMES = frozenset({"last_modified", "_last_modified"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'{"last_modified": 1}', b"{}"),
+        (b'{"a": 1, "last_modified": "x", "b": 1e400}\n', b'{"a": 1, "b": 1e400}\n'),
+        (b'{"_last_modified": [{}], "a": 1}', b'{"a": 1}'),
+        (b'{\n "a": 1,\n "last_modified": 2\n}', b'{\n "a": 1\n}'),
+        (b'{"a": {"last_modified": 1}}', b'{"a": {"last_modified": 1}}'),
+        (b'{"last_modified": 1, "_last_modified": 2, "last_modified": 3}', b"{}"),
+        (b'{"last_modified": 1', b'{"last_modified": 1'),
+        (b'{"last_modified": 1} x', b'{"last_modified": 1} x'),
+        (b'{"last_modified": 1,}', b'{"last_modified": 1,}'),
+        (b'["last_modified"]', b'["last_modified"]'),
+        (b"\xff", b"\xff"),
+    ],
+)
+def test_a_member_is_cut_out_and_all_else_stays(before, after):
+    assert without_members(before, NAMES) == after
+    assert kept(b"metadata.nd.json", before) == after
+    assert kept(b"subject.json", before) == before
+
+
+@given(
+    st.dictionaries(st.sampled_from(["last_modified", "_last_modified", "a", "b"]), JSON),
+    st.sampled_from([None, 0, 3]),
+)
+def test_cutting_out_gives_the_same_json_but_for_the_members(content, indent):
+    before = json.dumps(content, indent=indent)
+    after = without_members(before.encode(), NAMES)
+    wanted = {name: value for name, value in content.items() if name not in NAMES}
+    assert json.dumps(json.loads(after)) == json.dumps(wanted)
+    if wanted == content:
+        assert after == before.encode()
+    assert without_members(after, NAMES) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'{"a":  1.10}', b'{"a":  1.10}'),
+        (b'{"u": "https://me:pw@host/x"}', b'{"u": "https://host/x"}'),
+        (
+            b'{"u": "https://h/k?X-Amz-Credential\\u003dAKIA\\u0026a=1", "b":  2}',
+            b'{"u": "https://h/k?a=1", "b":  2}',
+        ),
+        (b'{"secret_access_key": "abc", "n": "x"}', b'{"secret_access_key": "***", "n": "x"}'),
+        (b'{"token": ["a", "b"], "n": "x"}', b'{"token": ["***", "***"], "n": "x"}'),
+        (b'[{"password": 1}, "x"]', b'[{"password": 1}, "x"]'),
+        (b'{"token": {"kind": "x"}}', b'{"token": {"kind": "x"}}'),
+        (b"<a>AKIAABCDEFGHIJKLMNOP</a>\xff", b"<a>***</a>\xff"),
+        (b"see https://h/k?sig=abc&v=1 there", b"see https://h/k?v=1 there"),
+        (b'{"u": "https://doi.org/10.1/x?y=1#z", "t": "token of thanks"}',) * 2,
+    ],
+)
+def test_secrets_are_taken_out_of_sidecars_and_nothing_else(before, after):
+    assert without_secrets(before) == after
+
+
+@given(JSON)
+def test_json_without_secrets_stays_byte_for_byte_or_the_same_json(content):
+    before = json.dumps(content).encode()
+    assert without_secrets(before) == before

@@ -1,0 +1,281 @@
+"""Earlier states of a prefix, and what DocDB adds to discovery."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from memory import NOTHING, Memory
+from pytest_httpserver import HTTPServer
+from s3_buckets import Bucket, Buckets, moto_server
+from werkzeug import Request, Response
+
+from neuromirror.model import Retention, VersionKind
+from neuromirror.net import ObjectRow
+from neuromirror.sources import DatasetNotFound
+from neuromirror.sources.s3.history import bursts, moment_of, state_at, upstream_name
+
+T0 = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[Buckets]:
+    with moto_server() as running:
+        yield running
+
+
+def put(bucket: Bucket, key: str, hours: float, data: bytes | None) -> None:
+    """Puts, or deletes, an object at a time."""
+    if data is None:
+        bucket.delete(key)
+    else:
+        bucket.put(key, data)
+    bucket.set_time(key, T0 + hours * HOUR)
+
+
+@pytest.fixture
+def lived_in(buckets: Buckets) -> Bucket:
+    """Grew, was overwritten, lost a file, got it back, and grew again."""
+    bucket = buckets.make(versioned=True)
+    put(bucket, "a/1", 0, b"one")
+    put(bucket, "a/2", 0.5, b"two")
+    put(bucket, "a/2", 10, b"TWO")
+    put(bucket, "a/1", 20, None)
+    put(bucket, "a/1", 30, b"one again")
+    put(bucket, "a/subject.json", 30.1, b'{"subject_id": "7"}')
+    put(bucket, "a/3", 40, b"three")
+    put(bucket, "a/4", 40.9, b"four")
+    return bucket
+
+
+def states_of(source, workspace=None, since=None):
+    states = []
+    for version in source.history(source.dataset("a"), since):
+        known = NOTHING if workspace is None else Memory(workspace=workspace)
+        listing = source.listing(version, known)
+        entries = {entry.path: entry for entry in listing.entries}
+        assert listing.closing() == version
+        states.append((version, entries, listing))
+    return states
+
+
+def bytes_of(source, entry):
+    key = b"a/" + entry.path
+    return source.bucket.read(key, version_id=entry.locations[0].version_id, limit=100)
+
+
+def test_each_burst_of_changes_was_a_state(lived_in, tmp_path):
+    source = lived_in.source()
+    states = states_of(source, tmp_path)
+    assert [version.time for version, _, _ in states] == [
+        T0 + hours * HOUR for hours in (0.5, 10, 20, 30.1)
+    ]
+    assert [version.upstream for version, _, _ in states][1] == "at 2024-05-01T22:00:00Z"
+    assert {version.kind for version, _, _ in states} == {VersionKind.OBSERVED}
+    contents = [
+        {path: bytes_of(source, entry) for path, entry in entries.items()}
+        for _, entries, _ in states
+    ]
+    assert contents == [
+        {b"1": b"one", b"2": b"two"},
+        {b"1": b"one", b"2": b"TWO"},
+        {b"2": b"TWO"},
+        {b"1": b"one again", b"2": b"TWO", b"subject.json": b'{"subject_id": "7"}'},
+    ]
+    assert list(tmp_path.glob("at-*")) == []
+
+
+def test_a_state_of_the_past_has_versions_and_no_memo(lived_in):
+    source = lived_in.source(profile="aind")
+    _, entries, listing = states_of(source)[-1]
+    assert set(entries) == {b"1", b"2"}
+    for entry in entries.values():
+        assert entry.retention is Retention.VERSIONED_BUCKET
+        # The key is no identity here: other bytes under it were other versions.
+        assert entry.upstream_id == entry.locations[0].version_id
+    assert [one.content for one in listing.documents] == [b'{"subject_id": "7"}']
+    assert ("subject", "7") in listing.facts.attributes
+    assert listing.memo() is None
+    assert not listing.unchanged()
+    assert listing.still_there is None
+
+
+def test_history_begins_where_it_was_left(lived_in):
+    source = lived_in.source()
+    assert [v.time for v, _, _ in states_of(source, since=T0 + 10 * HOUR)] == [
+        T0 + 20 * HOUR,
+        T0 + 30.1 * HOUR,
+    ]
+
+
+def test_the_gap_between_states_is_the_operators(lived_in):
+    source = lived_in.source(history_gap_minutes=11 * 60)
+    assert source.history(source.dataset("a"), None) == []
+    source = lived_in.source(history_gap_minutes=1)
+    assert len(source.history(source.dataset("a"), None)) == 7
+
+
+def test_a_bucket_without_versions_has_no_history(buckets):
+    bucket = buckets.make()
+    put(bucket, "a/1", 0, b"one")
+    put(bucket, "a/2", 10, b"two")
+    source = bucket.source()
+    assert source.history(source.dataset("a"), None) == []
+
+
+def test_what_was_before_the_first_version_id_is_not_told(buckets):
+    bucket = buckets.make()
+    put(bucket, "a/1", 0, b"one")
+    put(bucket, "a/2", 10, b"two")
+    bucket.client.put_bucket_versioning(
+        Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}
+    )
+    put(bucket, "a/3", 20, b"three")
+    put(bucket, "a/1", 30, b"ONE")
+    source = bucket.source()
+    ((version, entries, _),) = states_of(source)
+    assert version.time == T0 + 20 * HOUR
+    assert set(entries) == {b"1", b"2", b"3"}
+    assert bytes_of(source, entries[b"1"]) == b"one"
+
+
+def row(key: bytes, hours: float, *, deleted: bool = False, version: str | None = "v") -> ObjectRow:
+    return ObjectRow(key, 1, "e", T0 + hours * HOUR, version, deleted=deleted)
+
+
+def test_bursts_are_the_same_in_any_order():
+    rows = [row(b"a", hours / 7) for hours in (*range(10), *range(40, 50), 90)]
+    wanted = [T0 + hours / 7 * HOUR for hours in (9, 49, 90)]
+    assert bursts(rows, HOUR) == bursts(reversed(rows), HOUR) == wanted
+    assert bursts([], HOUR) == []
+    # A pause of the gap itself divides.
+    assert len(bursts([row(b"a", 0.5), row(b"b", 1.5)], HOUR)) == 2
+
+
+def test_of_two_versions_of_a_second_the_first_listed_is_newer(tmp_path):
+    rows = [row(b"a", 1, deleted=True), row(b"a", 1), row(b"b", 1), row(b"b", 1, deleted=True)]
+    assert [one.key for one in state_at(rows, T0 + HOUR, tmp_path)] == [b"b"]
+
+
+def test_a_moment_comes_back_from_its_name():
+    moment = T0 + timedelta(microseconds=123000)
+    assert moment_of(upstream_name(moment)) == moment
+    assert moment_of("current") is None
+
+
+# --- DocDB
+
+
+class DocDb:
+    """The records, served a few at a time whatever limit is asked for."""
+
+    def __init__(self, server: HTTPServer, bucket: str, most: int = 2) -> None:
+        self.rows: list[Any] = []
+        self.asked: list[dict[str, Any]] = []
+        self.bucket = bucket
+        self._most = most
+        server.expect_request("/v2/metadata_index/data_assets/find").respond_with_handler(
+            self._find
+        )
+        self.url = server.url_for("/v2/metadata_index/data_assets/find")
+
+    def add(self, name: str, **fields: Any) -> None:
+        self.rows.append(
+            {"_id": str(len(self.rows)), "location": f"s3://{self.bucket}/{name}", **fields}
+        )
+
+    def _find(self, request: Request) -> Response:
+        wanted = json.loads(request.args["filter"])["location"]
+        self.asked.append(wanted)
+        if "$in" in wanted:
+            records = [one for one in self.rows if isinstance(one, dict)]
+            rows = [one for one in records if one["location"] in wanted["$in"]]
+        else:
+            rows = self.rows
+        skip = int(request.args["skip"])
+        return Response(json.dumps(rows[skip : skip + self._most]), mimetype="application/json")
+
+
+@pytest.fixture
+def assets(buckets: Buckets) -> Bucket:
+    bucket = buckets.make()
+    bucket.put_all("a/1", "b/1", "c/1", "d/1")
+    return bucket
+
+
+@pytest.fixture
+def docdb(httpserver: HTTPServer, assets: Bucket) -> DocDb:
+    return DocDb(httpserver, assets.name)
+
+
+def hints_of(source):
+    return {hint.dataset.local_id: hint for hint in source.datasets()}
+
+
+def test_docdb_tells_what_changed_page_by_page(assets, docdb):
+    docdb.add("a", last_modified="2024-01-01T00:00:00")
+    docdb.add("b/", _last_modified="2024-02-02T00:00:00")
+    docdb.add("c", status="without a time")
+    docdb.rows.append({"location": None})
+    docdb.rows.append({"location": "s3://another/a", "last_modified": "2030-01-01"})
+    docdb.rows.append("no record")
+    source = assets.source(docdb=docdb.url)
+    before = hints_of(source)
+    assert [one for one in before if one.startswith("==")] == []
+    fingerprints = {name: hint.fingerprint for name, hint in before.items()}
+    assert fingerprints["a"] is not None
+    assert fingerprints["a"].startswith("2024-01-01T00:00:00 ")
+    assert fingerprints["b"] is not None
+    assert fingerprints["c"] is None
+    # What DocDB does not know is looked at each time.
+    assert fingerprints["d"] is None
+    for name, hint in before.items():
+        assert source.hint(source.dataset(name)) == hint
+    docdb.rows[0]["last_modified"] = "2024-03-03T00:00:00"
+    after = hints_of(source)
+    assert after["a"].fingerprint != before["a"].fingerprint
+    assert after["b"] == before["b"]
+    # Other options may shape other datasets, so what was skipped must be looked at.
+    other = hints_of(assets.source(docdb=docdb.url, profile="aind"))
+    assert other["b"].fingerprint != before["b"].fingerprint
+
+
+def test_docdb_is_never_believed_about_what_there_is(assets, docdb):
+    docdb.add("a", last_modified="2024")
+    for number in range(7):
+        docdb.add(f"lost-{number}", last_modified="2024")
+    docdb.add("tmp", last_modified="2024")
+    source = assets.source(docdb=docdb.url, exclude=["tmp"])
+    hints = hints_of(source)
+    assert set(hints) == {"a", "b", "c", "d", "==docdb"}
+    assert hints["==docdb"].unavailable == (
+        "in DocDB, but no dataset of the bucket (7):"
+        " lost-0, lost-1, lost-2, lost-3, lost-4 and 2 more"
+    )
+    with pytest.raises(DatasetNotFound):
+        source.hint(source.dataset("lost-1"))
+
+
+def test_without_docdb_discovery_goes_on_and_says_so(assets, httpserver):
+    httpserver.expect_request("/find").respond_with_data("<p>down", status=503)
+    source = assets.source(docdb=httpserver.url_for("/find"))
+    hints = hints_of(source)
+    told = hints.pop("==docdb").unavailable
+    assert told is not None
+    assert "every dataset is visited" in told
+    assert "503" in told
+    assert {hint.fingerprint for hint in hints.values()} == {None}
+    assert set(hints) == {"a", "b", "c", "d"}
+    assert source.hint(source.dataset("a")).fingerprint is None
+
+
+@pytest.mark.parametrize("reply", ['{"error": "no"}', "[1", "null"])
+def test_nonsense_from_docdb_is_no_list(assets, httpserver, reply):
+    httpserver.expect_request("/find").respond_with_data(reply, mimetype="application/json")
+    hints = hints_of(assets.source(docdb=httpserver.url_for("/find")))
+    assert "DocDB gave no list" in hints["==docdb"].unavailable
+    assert "a" in hints

@@ -1,0 +1,296 @@
+"""What S3 claims of the bytes of its objects, where they can be had, and odd keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from memory import Memory
+from s3_buckets import (
+    MIB,
+    Bucket,
+    Buckets,
+    count_heads,
+    files_of,
+    got,
+    listing_of,
+    md5,
+    moto_server,
+    read,
+)
+
+from neuromirror.model import Digest, Evidence, FileRecord, NamedException, Retention
+from neuromirror.sources import KnownContent, ListingNotProven
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[Buckets]:
+    with moto_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(buckets: Buckets) -> Bucket:
+    return buckets.make()
+
+
+@pytest.fixture
+def versioned(buckets: Buckets) -> Bucket:
+    return buckets.make(versioned=True)
+
+
+# --- the ladder
+
+
+def test_a_single_part_etag_is_an_md5(bucket):
+    bucket.put("a/one", b"one", ContentType="text/plain")
+    bucket.put("a/none", b"")
+    found = files_of(bucket.source(), "a")
+    assert found[b"one"].digests == (Digest("md5", md5(b"one"), "s3"),)
+    assert found[b"one"].evidence is Evidence.MD5
+    assert found[b"one"].size == 3
+    assert found[b"none"].digests == (Digest("md5", md5(b""), "s3"),)
+
+
+def test_encrypted_objects_have_no_md5_and_neither_loses_the_others(bucket):
+    for number in range(30):
+        bucket.put(f"a/{number}", b"%d" % number)
+    for number in range(5):
+        bucket.put(f"a/kms/{number}", b"%d" % number, ServerSideEncryption="aws:kms")
+    source = bucket.source()
+    listing = listing_of(source, "a")
+    with pytest.raises(ListingNotProven, match=r"no MD5s .* try again"):
+        list(listing.entries)
+    found = read(listing_of(source, "a"))
+    assert {one.evidence for path, one in found.items() if b"kms" in path} == {Evidence.SIZE}
+    assert {one.evidence for path, one in found.items() if b"kms" not in path} == {Evidence.MD5}
+
+
+def test_that_objects_are_encrypted_is_remembered(bucket):
+    bucket.put("a/1", b"1", ServerSideEncryption="aws:kms")
+    source = bucket.source()
+    with pytest.raises(ListingNotProven):
+        read(listing_of(source, "a"))
+    listing = listing_of(source, "a")
+    first = read(listing)
+    later = listing_of(bucket.source(), "a", Memory(memo=listing.memo()))
+    assert later.unchanged()
+    again = listing_of(bucket.source(), "a", Memory(memo=listing.memo()))
+    assert read(again) == first
+
+
+@pytest.mark.parametrize(("etags", "evidence"), [("md5", Evidence.MD5), ("opaque", Evidence.SIZE)])
+def test_a_mirror_can_say_what_etags_are(bucket, etags, evidence):
+    bucket.put("a/1", b"1", ServerSideEncryption="aws:kms")
+    assert files_of(bucket.source(etags=etags), "a")[b"1"].evidence is evidence
+
+
+def test_a_sha256_of_the_whole_content_is_the_best(bucket):
+    bucket.put("a/sum", b"sum", ChecksumAlgorithm="SHA256")
+    bucket.put("a/crc", b"crc", ChecksumAlgorithm="CRC32")
+    bucket.put("a/kms", b"kms", ChecksumAlgorithm="SHA256", ServerSideEncryption="aws:kms")
+    found = files_of(bucket.source(), "a")
+    sha256 = hashlib.sha256(b"sum").hexdigest()
+    assert found[b"sum"].digests == (
+        Digest("sha256", sha256, "s3"),
+        Digest("md5", md5(b"sum"), "s3"),
+    )
+    assert found[b"crc"].evidence is Evidence.MD5
+    # What hides the MD5 does not hide the sha256.
+    assert found[b"kms"].digests == (Digest("sha256", hashlib.sha256(b"kms").hexdigest(), "s3"),)
+    assert found == files_of(
+        bucket.source(),
+        "a",
+        Memory(contents={md5(b"sum"): KnownContent(3, None, Digest("sha256", sha256, "dandi"))}),
+    )
+
+
+def test_a_composite_checksum_is_no_content_hash(bucket):
+    bucket.upload("a/big", bytes(11 * MIB), 5 * MIB, ChecksumAlgorithm="SHA256")
+    found = files_of(bucket.source(), "a")[b"big"]
+    assert found.evidence is Evidence.ETAG
+    assert [digest.algorithm for digest in found.digests] == ["etag"]
+
+
+@pytest.mark.parametrize("part_size", [5 * MIB, 8 * MIB, 16 * MIB, 50 * MIB])
+def test_a_multipart_upload_is_known_by_etag_and_part_size(bucket, part_size):
+    parts_before = 2 if part_size < 10 * MIB else 1
+    data = hashlib.shake_128(b"seed").digest(parts_before * part_size + 12345)
+    bucket.upload("a/big", data, part_size)
+    found = files_of(bucket.source(), "a")[b"big"]
+    parts = [data[at : at + part_size] for at in range(0, len(data), part_size)]
+    joined = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in parts)
+    assert found.digests == (Digest("etag", f"{md5(joined)}-{len(parts)}", "s3"),)
+    assert found.part_size == part_size
+    assert found.evidence is Evidence.ETAG
+
+
+def test_one_part_is_as_large_as_the_object(bucket):
+    bucket.upload_parts("a/one", [b"x" * 1000])
+    found = files_of(bucket.source(), "a")[b"one"]
+    assert (found.evidence, found.part_size) == (Evidence.ETAG, 1000)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(5, 6, 4), (6, 5, 1), (5, 7, 5, 3)], ids=["sum fits", "short", "middle"]
+)
+def test_parts_of_different_sizes_prove_nothing(bucket, sizes):
+    bucket.upload_parts("a/odd", [bytes([size]) * size * MIB for size in sizes])
+    found = files_of(bucket.source(), "a")[b"odd"]
+    assert found.part_size is None
+    assert found.evidence is Evidence.SIZE
+
+
+def test_the_part_size_of_a_known_content_is_not_asked_for(bucket):
+    bucket.upload("a/big", bytes(11 * MIB), 5 * MIB)
+    source = bucket.source()
+    first = files_of(source, "a")[b"big"]
+    etag = first.digests[0].value
+    asked = count_heads(source)
+    known = Memory(contents={etag: KnownContent(11 * MIB, 5 * MIB, None)})
+    assert files_of(source, "a", known)[b"big"] == first
+    assert asked == []
+    # What is remembered is believed only where it fits.
+    known = Memory(contents={etag: KnownContent(11 * MIB, 6 * MIB, None)})
+    assert files_of(source, "a", known)[b"big"] == first
+    assert asked
+
+
+def test_copies_of_one_multipart_object_are_asked_about_once(bucket):
+    for name in "abc":
+        bucket.upload(f"x/{name}", bytes(6 * MIB), 5 * MIB)
+    source = bucket.source()
+    asked = count_heads(source)
+    assert len({one.part_size for one in files_of(source, "x").values()}) == 1
+    assert len(asked) == 1
+
+
+# --- locations
+
+
+def test_without_versions_an_address_is_plain_and_the_bytes_may_go(bucket):
+    bucket.put("a/1")
+    one = files_of(bucket.source(), "a")[b"1"]
+    assert one.locations[0].url == f"{bucket.buckets.endpoint}/{bucket.name}/a/1"
+    assert one.locations[0].version_id is None
+    assert one.retention is Retention.MUTABLE_BUCKET
+
+
+def test_a_version_has_an_address_of_its_own(versioned):
+    old = versioned.put("a/1", b"old")["VersionId"]
+    source = versioned.source()
+    before = files_of(source, "a")[b"1"]
+    versioned.put("a/1", b"new")
+    versioned.put("a/gone", b"gone")
+    versioned.delete("a/gone")
+    assert set(files_of(source, "a")) == {b"1"}
+    assert before.locations[0].version_id == old
+    assert before.retention is Retention.VERSIONED_BUCKET
+    assert got(before.locations[0].url) == b"old"
+
+
+def test_versions_are_found_where_the_bucket_began_without(bucket):
+    for number in range(11):
+        bucket.put(f"a/{number:02}")
+    bucket.client.put_bucket_versioning(
+        Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}
+    )
+    bucket.put("b/1", b"one")
+    source = bucket.source()
+    assert source.capabilities()["version-reads"] == "nothing to try"
+    assert {one.locations[0].version_id for one in files_of(source, "a").values()} == {None}
+    listing = listing_of(source, "b")
+    assert read(listing)[b"1"].locations[0].version_id is not None
+    assert listing_of(source, "b", Memory(memo=listing.memo())).unchanged()
+
+
+@pytest.mark.parametrize(
+    ("options", "identity"),
+    [
+        ({}, None),
+        ({"overwrites": "incident"}, "a/1"),
+        ({"profile": "aind"}, "a/1"),
+        ({"profile": "aind", "overwrites": "version"}, None),
+    ],
+)
+def test_the_key_is_the_identity_where_overwrites_are_incidents(bucket, options, identity):
+    bucket.put("a/1")
+    assert files_of(bucket.source(**options), "a")[b"1"].upstream_id == identity
+
+
+def test_the_version_is_the_identity_where_overwrites_are_versions(versioned):
+    version_id = versioned.put("a/1")["VersionId"]
+    assert files_of(versioned.source(), "a")[b"1"].upstream_id == version_id
+
+
+# --- odd keys
+
+HOSTILE = (
+    "both",
+    "both/child",
+    ".git/config",
+    "a//b",
+    "/lead",
+    "up/../x",
+    "./here",
+    "x/.gitmodules",
+    "x/" + "n" * 300,
+    "tab\there",
+    "line\nbreak",
+    "bell\x07",
+    "space here",
+    "hash#here",
+    "query?x=1&y=2",
+    "plus+plus",
+    "percent%41",
+    "back\\slash",
+    'quote"s',
+    "ünïcode/文件",
+    "trailing/slash/",
+    "dandiset.yaml",
+    "~tilde",
+)
+MARKERS = ("dir/", "trailing/", "")
+
+
+@pytest.mark.parametrize("with_versions", [True, False])
+def test_every_hostile_key_is_accounted_for_one_by_one(buckets, with_versions):
+    """Each is a record with an address that gives its very bytes, or a named exception."""
+    bucket = buckets.make(versioned=with_versions)
+    keys = list(HOSTILE)
+    if with_versions:
+        # moto does not encode keys in a list of versions, and XML takes no control characters.
+        keys.remove("bell\x07")
+    for key in keys:
+        if "\n" in key:
+            bucket.put_past_http(f"a/{key}", key.encode())
+        else:
+            bucket.put(f"a/{key}", key.encode())
+    for key in MARKERS:
+        bucket.put(f"a/{key}", b"")
+    bucket.put("a/deleted", b"x")
+    bucket.delete("a/deleted")
+    source = bucket.source()
+    found = files_of(source, "a")
+    assert set(found) == {key.encode() for key in [*keys, *MARKERS]}
+    for key in MARKERS:
+        one = found[key.encode()]
+        assert isinstance(one, NamedException)
+        assert (one.reason, one.size) == ("folder-marker", 0)
+    for key in keys:
+        one = found[key.encode()]
+        assert isinstance(one, FileRecord)
+        assert one.evidence is Evidence.MD5
+        (place,) = one.locations
+        assert place.url == source.bucket.object_url(b"a/" + one.path, place.version_id)
+        assert (place.version_id is not None) is with_versions
+        if "\n" not in key:
+            assert got(one.locations[0].url) == key.encode()
+
+
+def test_the_prefix_itself_can_be_an_object_with_content(bucket):
+    bucket.put("a/", b"content")
+    bucket.put("a/1")
+    found = files_of(bucket.source(), "a")
+    assert found[b""].digests == (Digest("md5", md5(b"content"), "s3"),)
