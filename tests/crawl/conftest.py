@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from crawl_place import Place
+from scripted import Box, Scripted
 
 from neuromirror.demo import DemoArchive
 
@@ -28,3 +29,21 @@ def small(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
     """A demo archive without dandisets, for tests that make their own."""
     with DemoArchive(tmp_path / "small", cache=demo_files, empty=True) as running:
         yield running
+
+
+@pytest.fixture
+def source() -> Scripted:
+    """A scripted source without datasets."""
+    return Scripted()
+
+
+@pytest.fixture
+def box(tmp_path: Path, source: Scripted) -> Box:
+    """An empty place for a store that mirrors the scripted source."""
+    return Box(tmp_path / "box", source)
+
+
+@pytest.fixture
+def another_box(tmp_path: Path, source: Scripted) -> Box:
+    """A second empty place, for the same source."""
+    return Box(tmp_path / "another-box", source)

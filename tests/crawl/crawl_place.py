@@ -7,10 +7,13 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_requests
 from neuromirror.index import Index
 from neuromirror.store import Store
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -25,19 +28,20 @@ class Place:
     def store(self) -> Store:
         return Store.open(self.folder, create=True)
 
-    def sync(self, *names: str, deep: bool = False) -> dict[str, Result]:
+    def sync(self, *names: str, deep: bool = False, history: bool = False) -> dict[str, Result]:
         mirrors = {
             name: self.open_mirror(mirror) for name, mirror in load_mirrors(self.mirrors).items()
         }
         store = self.store
-        run = Sync(store, store.index_path, deep=deep)
+        run = Sync(store, store.index_path, deep=deep, history=history)
         return {one.dataset: one for one in run.results(parse_requests(names, mirrors))}
 
     def index(self) -> Index:
         return Index.open_readonly(self.store.index_path)
 
     def repository(self, dataset: str) -> Path:
-        return (self.folder / "alias" / dataset.replace(":", "--")).resolve()
+        alias = dataset.replace(":", "--").replace("/", "--")
+        return (self.folder / "alias" / alias).resolve()
 
     def refs(self) -> dict[str, str]:
         """All refs of all aliases: ``<alias> <ref>`` → commit."""
@@ -47,10 +51,16 @@ class Place:
             for ref, commit in repository.refs().items()
         }
 
-    def fsck(self) -> None:
+    def fsck(self, *, killed: bool = False) -> None:
+        """Every object is whole; none is unused, but where a sync was killed."""
+        unused = "--no-dangling" if killed else "--dangling"
         for _, repository in self.store.aliases():
-            done = git(repository.path, "fsck", "--strict", "--full")
+            done = git(repository.path, "fsck", "--strict", "--full", unused)
             assert done.strip() == "", done
+
+    def entries(self, kind: type[T]) -> list[T]:
+        """The journal's entries of one kind."""
+        return [one for _, one in self.store.journal_from(0) if isinstance(one, kind)]
 
     def content(self) -> dict[str, str]:
         """The digest of every file of the store but the index's, by path."""

@@ -127,7 +127,7 @@ def _without_supers(refs: dict[str, str]) -> dict[str, str]:
 
 
 def _check_whole(place: Place, clone: Path) -> None:
-    place.fsck() if (place.folder / "alias").exists() else None
+    place.fsck(killed=True) if (place.folder / "alias").exists() else None
     for alias, repository in place.store.aliases():
         assert repository.refs(), alias
         git(place.folder, "clone", "-q", str(repository.path), str(clone / alias))

@@ -6,15 +6,19 @@ from neuromirror.crawl.mirrors import (
     Guards,
     Mirror,
     MirrorFile,
+    ZarrLimits,
     find_mirror,
     load_mirror,
     load_mirrors,
     mirror_files,
 )
 from neuromirror.crawl.prove import Proven, Spool, prove
+from neuromirror.crawl.publish import Published, Publisher
 from neuromirror.crawl.rebuild import rebuild_index
 from neuromirror.crawl.recorder import Recorder, recording
-from neuromirror.crawl.sync import Request, Result, Sync, dry_run, parse_requests
+from neuromirror.crawl.requests import Request, parse_requests
+from neuromirror.crawl.results import Result
+from neuromirror.crawl.sync import Sync, dry_run
 from neuromirror.crawl.visit import Outcome, Visit
 
 __all__ = [
@@ -25,12 +29,15 @@ __all__ = [
     "MirrorFile",
     "Outcome",
     "Proven",
+    "Published",
+    "Publisher",
     "Recorder",
     "Request",
     "Result",
     "Spool",
     "Sync",
     "Visit",
+    "ZarrLimits",
     "dry_run",
     "find_mirror",
     "load_mirror",

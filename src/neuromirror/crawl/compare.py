@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neuromirror.annex import git_path
 from neuromirror.model import (
     Change,
     FileRecord,
@@ -62,6 +63,27 @@ class Difference:
     def changes(self) -> Iterator[Change]:
         """The files before and after, by path."""
         return load_changes(self.pairs())
+
+    def gone(self) -> Iterator[bytes]:
+        """Upstream's names of the files that were and are no more.
+
+        A file whose place in git alone has changed (another file or document came into its way)
+        is not gone.
+        """
+        odd = {
+            placed.record.path
+            for change in self.changes()
+            for placed in change
+            if placed is not None and placed.git_path != git_path(placed.record.path)
+        }
+        moved = {
+            new.record.path
+            for _, new in (self.changes() if odd else ())
+            if new is not None and new.record.path in odd
+        }
+        for old, new in self.changes():
+            if old is not None and new is None and old.record.path not in moved:
+                yield old.record.path
 
     def weigh(self, before: int) -> Changes:
         """What the difference amounts to; ``before`` counts the files of the state before."""

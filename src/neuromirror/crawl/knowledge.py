@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from neuromirror.index import Index
 from neuromirror.model import Location
 from neuromirror.sources import KnownContent
+from neuromirror.store.memos import Workspace
 
 
 class Knowledge:
-    """Answers from the index and the store's memos about one version of a dataset."""
+    """Answers from the index and the store's memos about one version of a dataset.
 
-    def __init__(self, index: Index, workspace: Path, memo: bytes | None = None) -> None:
+    To be asked in the thread in which the listing is read: the index's connection belongs to it.
+    """
+
+    def __init__(self, index: Index, workspace: Workspace, memo: bytes | None = None) -> None:
         self._index = index
-        self.workspace = workspace
+        self._workspace = workspace
         self.memo = memo
+
+    @cached_property
+    def workspace(self) -> Path:
+        """A folder of the version's own, made when it is first asked for."""
+        return self._workspace.path()
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         """The exact location last learnt for each plain URL."""
-        return [self._index.known_location(url) for url in urls]
+        return self._index.known_locations(urls)
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         """What is known of the content of each ETag."""
-        return [None for _ in etags]
+        return [
+            None if found is None else KnownContent(found.size, found.part_size, found.sha256)
+            for found in self._index.known_contents(etags)
+        ]

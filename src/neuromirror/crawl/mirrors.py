@@ -39,6 +39,28 @@ class Guards(BaseModel):
     max_removed_files: int = Field(
         default=10, ge=0, description="… and more than this many files (both must be passed)."
     )
+    settle_minutes: float = Field(
+        default=0,
+        ge=0,
+        description="Mirror a new dataset only when its newest file is this many minutes old.",
+    )
+
+
+class ZarrLimits(BaseModel):
+    """How many files a Zarr may have before it is mirrored in another form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    inline: int = Field(
+        default=50_000,
+        ge=0,
+        description="A Zarr of more files than this becomes a sub-dataset of its own …",
+    )
+    manifest: int = Field(
+        default=500_000,
+        ge=0,
+        description="… and of more than this, one whose chunks are in a manifest, not in git.",
+    )
 
 
 class MirrorFile(BaseModel):
@@ -52,6 +74,7 @@ class MirrorFile(BaseModel):
         default_factory=dict, description="The source's own options; see its page."
     )
     guards: Guards = Guards()
+    zarr: ZarrLimits = ZarrLimits()
 
 
 @dataclass(frozen=True, slots=True)

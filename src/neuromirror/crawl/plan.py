@@ -24,22 +24,28 @@ class Task:
 
 
 def plan_one(
-    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], *, deep: bool
+    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], regardless: str = ""
 ) -> Task:
-    """What to do with one dataset; ``held`` names datasets that wait for an operator."""
-    action, why = _due(hint, last, held, deep=deep)
+    """What to do with one dataset.
+
+    ``held`` names datasets that wait for an operator; ``regardless`` says why a dataset is to be
+    visited whatever upstream's overview says, empty where that decides.
+    """
+    action, why = _due(hint, last, held, regardless)
     return Task(hint, action, why, last)
 
 
 def _due(
-    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], *, deep: bool
+    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], regardless: str
 ) -> tuple[str, str]:
     if hint.unavailable is not None:
         return "unavailable", hint.unavailable
     if last is None:
         return "visit", "new"
-    if deep:
-        return "visit", "deep visit"
+    if regardless:
+        return "visit", regardless
+    if last.status == "waiting":
+        return "visit", "waited to settle"
     if hint.fingerprint is None:
         return "visit", "only a visit can tell"
     if last.fingerprint != hint.fingerprint:

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
 
 from neuromirror.crawl.compare import Changes, Difference
-from neuromirror.crawl.knowledge import Knowledge
-from neuromirror.crawl.mirrors import Guards
-from neuromirror.crawl.prove import Proven, prove
-from neuromirror.crawl.rebuild import restore_records
+from neuromirror.crawl.events import raise_event
+from neuromirror.crawl.holds import Holds
+from neuromirror.crawl.mirrors import MirrorFile
+from neuromirror.crawl.parts import Parts
+from neuromirror.crawl.prove import Proven
+from neuromirror.crawl.publish import Publisher
+from neuromirror.crawl.reading import Commits, Reading
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.times import now
-from neuromirror.index import Index, UnknownDataset, VersionRow
-from neuromirror.mint import Base, ManifestDamaged, Minted, Parents, mint, mint_delta
-from neuromirror.model import (
-    DatasetHint,
-    DatasetRef,
-    EventRaised,
-    HoldLapsed,
-    HoldPlaced,
-    StateDigest,
-    VersionKind,
-    VersionMinted,
-    VersionRef,
-    manifest_digest,
-    manifest_line,
-    text,
-    time_label,
-)
-from neuromirror.sources import ListingNotProven, Source
-from neuromirror.store import ANNEX, MAIN, PUBLISHED, TAGS, Repository, Store, versions_in_git
+from neuromirror.index import VersionRow
+from neuromirror.model import DatasetHint, Evidence, VersionKind, VersionRef, text
+from neuromirror.sources import Listing, ListingNotProven, Source
+from neuromirror.store import ANNEX, MAIN, PUBLISHED, Store
 
-_ATTEMPTS = 3
-_DELTA_LIMIT = 50_000
-"""Changed files above which a state is minted whole: a delta holds its changes in memory."""
-_DELTA_SHARE = 8
-_WORTH_A_DELTA = 1 << 20
-"""Records are kept as a delta where at most one file in eight changed, of a megabyte or more."""
-_T = TypeVar("_T")
+_SAMPLE = 100
+"""Missing files that upstream is asked about where the state is held anyway."""
 
 
 @dataclass(slots=True)
@@ -51,91 +30,77 @@ class Outcome:
     """What a visit did: labels it minted, problems it met, files still without sha256.
 
     ``known`` are incidents with published versions that were raised by an earlier visit: nothing
-    is left to do about them here, so they are told, but fail no further run.
+    is left to do about them here, so they are told, but fail no further run. ``waiting`` says why
+    a new dataset was not mirrored yet; ``past`` counts the earlier states that upstream listed.
     """
 
     minted: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     incidents: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
+    waiting: str = ""
     upgraded: int = 0
     pending: int = 0
     left_out: int = 0
+    past: int = 0
 
 
 class Visit:
     """Visits one dataset; the caller holds the dataset's lock."""
 
     def __init__(
-        self, source: Source, store: Store, recorder: Recorder, guards: Guards, hint: DatasetHint
+        self,
+        source: Source,
+        store: Store,
+        recorder: Recorder,
+        settings: MirrorFile,
+        hint: DatasetHint,
     ) -> None:
         self._source = source
-        self._store = store
         self._recorder = recorder
-        self._guards = guards
-        self._hint = hint
+        self._settings = settings
         self._dataset = hint.dataset
-        self._repository: Repository = store.repository(hint.dataset)
-        self._differs: tuple[tuple[str, Path] | None, Difference | None] = (None, None)
+        self._publisher = Publisher(store, recorder, hint.dataset)
+        self._parts = Parts(store, recorder, self._publisher, settings.zarr)
+        self._reading = Reading(source, store, recorder, hint.dataset)
+        self._holds = Holds(recorder, hint.dataset)
+        self._after_past = False
         self.outcome = Outcome()
 
-    def run(self, *, deep: bool) -> Outcome:
-        """Brings the dataset up to date, published versions first, then the draft.
+    def run(self, *, deep: bool = False, history: bool = False) -> Outcome:
+        """Brings the dataset up to date, published versions first, then what can be observed.
 
+        With ``history``, earlier states that upstream can still list go before the present one.
         Raises what stopped it; what was minted before that stays, and is in ``outcome``.
         """
         versions = self._source.versions(self._dataset)
-        self._repository.create()
-        self._repository.clean()
-        self._catch_up()
+        self._publisher.catch_up()
         published = [one for one in versions if one.kind is VersionKind.PUBLISHED]
+        observed = [one for one in versions if one.kind is VersionKind.OBSERVED]
         self._check_vanished(published)
         for version in published:
-            row = self._published(version.upstream)
+            row = self._minted_as(version.upstream)
             if row is None:
                 if not self._mint_published(version):
                     break
             else:
                 self._check_published(version, row, deep=deep)
-        for version in versions:
-            if version.kind is VersionKind.OBSERVED:
-                self._with_listing(version, self._take_observed)
-        self._repository.refresh()
+        if not history or self._take_history({one.upstream for one in observed}):
+            for version in observed:
+                self._observe(version)
+        if self._publisher.repository.exists():
+            self._publisher.repository.refresh()
         return self.outcome
-
-    # --- what the store has
-
-    def _catch_up(self) -> None:
-        """Records versions that are in git but not in the journal: a visit died in between."""
-        refs = self._repository.refs()
-        if not refs:
-            return
-        known = {row.commit for row in self._rows()}
-        missing = list(versions_in_git(self._repository, known, now()))
-        if missing:
-            self._recorder.record(*missing)
-        self._repository.refresh()
-        self._store.alias(self._dataset)
-
-    def _ask(self, question: Callable[[Index], Iterable[_T]]) -> list[_T]:
-        """The answers about this dataset; none where the index does not know it yet."""
-        try:
-            return self._recorder.ask(lambda index: list(question(index)))
-        except UnknownDataset:
-            return []
-
-    def _rows(self) -> list[VersionRow]:
-        return self._ask(lambda index: index.versions(self._dataset.name))
-
-    def _published(self, upstream: str) -> VersionRow | None:
-        name = self._dataset.name
-        return self._recorder.ask(lambda index: index.records_known(name, upstream))
 
     # --- published versions
 
+    def _minted_as(self, upstream: str) -> VersionRow | None:
+        name = self._dataset.name
+        return self._recorder.ask(lambda index: index.records_known(name, upstream))
+
     def _check_vanished(self, published: list[VersionRef]) -> None:
         listed = {version.upstream for version in published}
-        for row in self._rows():
+        for row in self._publisher.rows():
             if row.kind == VersionKind.PUBLISHED.value and row.upstream not in listed:
                 self._incident(
                     row.upstream, f"published version {row.upstream} is no longer listed upstream"
@@ -145,24 +110,25 @@ class Visit:
         """Mints a published version; False when it is held, so that none may follow it."""
         done = False
 
-        def take(proven: Proven, scratch: Path) -> None:
+        def take(listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
             nonlocal done
             if not proven.files and not proven.header.exceptions:
-                state = _state(proven)
-                if not self._released(version.upstream, state):
-                    self._hold(version.upstream, state, "an empty published version", 0, 0)
-                    return
-            self._publish(proven, PUBLISHED, scratch, version.upstream)
+                state = proven.state()
+                if not self._holds.released(version.upstream, state):
+                    self._hold(version.upstream, state, "an empty published version")
+                    return None
             done = True
+            return self._publish(proven, PUBLISHED, scratch, version.upstream)
 
-        self._with_listing(version, take)
+        self._reading.read(version, take, None)
         return done
 
     def _check_published(self, version: VersionRef, row: VersionRow, *, deep: bool) -> None:
         claimed = version.claimed
         exceptions = self._recorder.ask(lambda index: index.exceptions(row))
-        files = row.files + len(exceptions)
-        size = row.bytes + sum(one["size"] for one in exceptions)
+        parts = self._recorder.ask(lambda index: list(index.parts(row)))
+        files = row.files + len(exceptions) + sum(one.files for one in parts)
+        size = row.bytes + sum(one["size"] for one in exceptions) + sum(one.bytes for one in parts)
         if claimed is not None and (claimed.files, claimed.bytes) != (files, size):
             self._incident(
                 version.upstream,
@@ -170,109 +136,219 @@ class Visit:
                 f"{claimed.bytes} bytes, it had {files} with {size}",
             )
         elif deep:
-            self._with_listing(
-                version, lambda proven, scratch: self._compare_published(proven, row, scratch)
-            )
 
-    def _compare_published(self, proven: Proven, row: VersionRow, scratch: Path) -> None:
-        changes = self._difference(row, proven, scratch).weigh(row.files)
+            def take(listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
+                same = self._compare_published(proven, row, scratch)
+                return (row.commit, row.annex_commit) if same else None
+
+            self._reading.read(version, take, row.commit)
+
+    def _compare_published(self, proven: Proven, row: VersionRow, scratch: Path) -> bool:
+        """Whether a published version is what it was; tells what is not."""
+        _, changes = self._parts.difference(row, proven, scratch)
         if not changes.same_files:
             self._incident(
                 row.upstream,
                 f"published version {row.upstream} now lists other files: {changes.added} added, "
                 f"{changes.removed} removed, {changes.changed} with other bytes",
             )
-        elif changes.upgraded:
+            return False
+        if changes.upgraded:
             self._event(
                 "digest-upgrade",
                 f"{changes.upgraded} files of published version {row.upstream} have better digests",
                 {"version": row.upstream, "files": changes.upgraded},
             )
+        return True
 
     # --- observed states
 
-    def _take_observed(self, proven: Proven, scratch: Path) -> None:
-        version = proven.header.version
-        last = self._last_observed()
+    def _observe(self, version: VersionRef) -> None:
+        refs = self._publisher.repository.refs()
+        commits = refs.get(MAIN), refs.get(ANNEX)
+        unread = self._reading.read(version, self._take_observed, *commits)
+        last = self._publisher.last_observed()
+        if unread is not None and last is not None:
+            # the last visit's own count may be that of a visit that failed
+            waiting = last.files - last.evidence.get(Evidence.SHA256.value, 0)
+            self.outcome.pending = waiting if unread.late_sha256 else 0
+            self.outcome.left_out = last.exceptions
+            self._holds.lapse(version.upstream)
+
+    def _take_observed(self, listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
+        upstream = proven.header.version.upstream
+        last = self._publisher.last_observed()
         if last is not None:
-            changes = self._difference(last, proven, scratch).weigh(last.files)
-            if changes.conflicts:
-                paths = ", ".join(repr(text(path)) for path in changes.conflicts[:3])
-                message = (
-                    f"{len(changes.conflicts)} files have other bytes under the same upstream id "
-                    f"({paths}); the old state is kept"
-                )
-                self._event("incident", message, {"version": version.upstream})
-                # the draft stays behind upstream, so every run says so
-                self.outcome.incidents.append(message)
-                return
-            if self._guarded(version.upstream, changes, proven):
-                return
+            difference, changes = self._parts.difference(last, proven, scratch)
+            if self._after_past:
+                # upstream's own versions tell how it came to be: an overwrite is one more of them
+                changes.conflicts.clear()
+            if not self._accepted(listing, proven, last, difference, changes):
+                return None
             self.outcome.upgraded += changes.upgraded
-        self._lapse(version.upstream)
+        elif self._settling(proven.header.newest):
+            return None
+        self._holds.lapse(upstream)
         self.outcome.pending = proven.pending
-        self._publish(proven, MAIN, scratch, None)
+        return self._publish(proven, MAIN, scratch, None)
 
-    def _last_observed(self) -> VersionRow | None:
-        kind = VersionKind.OBSERVED.value
-        return self._recorder.ask(lambda index: index.last_version(self._dataset.name, kind))
+    def _accepted(
+        self,
+        listing: Listing,
+        proven: Proven,
+        last: VersionRow,
+        difference: Difference,
+        changes: Changes,
+    ) -> bool:
+        """Whether a state may follow the last one; else it is held.
 
-    def _guarded(self, upstream: str, changes: Changes, proven: Proven) -> bool:
+        Raises ListingNotProven where upstream still has what the listing lacks.
+        """
+        upstream = proven.header.version.upstream
+        conflict, loss = _conflict(changes), self._loss(changes)
+        state = proven.state() if conflict or loss else ""
+        held = bool(state) and not self._holds.released(upstream, state)
+        self._check_gone(listing, proven, last, difference, thorough=not held)
+        if held and conflict:
+            message = f"{conflict}; the old state is kept"
+            self._event("incident", message, {"version": upstream})
+            hold = self._holds.place(upstream, state, conflict, changes.removed, changes.before)
+            # what is mirrored stays behind upstream, so every run says so
+            self.outcome.incidents.append(
+                f"{message}; look upstream, then 'neuromirror release {hold}' to let the new "
+                "state follow it"
+            )
+        elif held and loss:
+            self._hold(upstream, state, loss, changes.removed, changes.before)
+        return not held
+
+    def _loss(self, changes: Changes) -> str:
+        """Why a state that lost files is to be held; empty when it is not."""
         if not changes.before:
-            return False
+            return ""
+        if not changes.after:
+            return "the listing is empty"
         share = 100 * changes.removed / changes.before
-        emptied = not changes.after
-        if not emptied and not (
-            share > self._guards.max_removed_percent
-            and changes.removed > self._guards.max_removed_files
-        ):
+        guards = self._settings.guards
+        if share > guards.max_removed_percent and changes.removed > guards.max_removed_files:
+            return f"{changes.removed} of {changes.before} files are gone ({share:.0f} %)"
+        return ""
+
+    def _check_gone(
+        self,
+        listing: Listing,
+        proven: Proven,
+        last: VersionRow,
+        difference: Difference,
+        *,
+        thorough: bool,
+    ) -> None:
+        """Asks upstream for what the listing lacks: for all, or for the first hundred."""
+        if listing.still_there is None:
+            return
+        header = proven.header
+        elsewhere = {one.path for one in header.documents} | {one.path for one in header.exceptions}
+        documents = self._publisher.documents_lost(last, proven, difference)
+        missing = chain(documents, (path for path in difference.gone() if path not in elsewhere))
+        asked = list(missing if thorough else islice(missing, _SAMPLE))
+        there = listing.still_there(asked) if asked else []
+        if there:
+            raise ListingNotProven(
+                f"{self._dataset.name} {header.version.upstream}: {len(there)} of {len(asked)} "
+                f"files that the listing lacks are still there upstream, {text(there[0])!r} for one"
+            )
+
+    def _settling(self, newest: datetime | None) -> bool:
+        """Whether a dataset that was never mirrored may still be growing."""
+        minutes = self._settings.guards.settle_minutes
+        if not minutes or newest is None or self._publisher.rows():
             return False
-        state = _state(proven)
-        if self._released(upstream, state):
+        age = datetime.now(UTC) - newest
+        if age >= timedelta(minutes=minutes):
             return False
-        reason = (
-            "the listing is empty"
-            if emptied
-            else f"{changes.removed} of {changes.before} files are gone ({share:.0f} %)"
+        at = newest.astimezone(UTC).isoformat(timespec="seconds")
+        self.outcome.waiting = (
+            f"new, and perhaps still growing: its newest file is of {at}; it is mirrored once "
+            f"nothing has changed for {minutes:g} minutes"
         )
-        self._hold(upstream, state, reason, changes.removed, changes.before)
         return True
 
-    # --- holds, incidents, events
+    # --- earlier states
 
-    def _released(self, upstream: str, state: str) -> bool:
-        name = self._dataset.name
-        return (upstream, state) in self._recorder.ask(lambda index: index.released_states(name))
+    def _take_history(self, present: set[str]) -> bool:
+        """Mints what upstream can list of the past; False when nothing may follow it now.
 
-    def _hold(self, upstream: str, state: str, reason: str, removed: int, before: int) -> None:
-        name = self._dataset.name
-        hold = hashlib.sha256(f"{name} {upstream} {state}".encode()).hexdigest()[:8]
-        open_now = {one.hold for one in self._ask(lambda index: index.open_holds(name))}
-        if hold not in open_now:
-            self._lapse(upstream)
-            self._recorder.record(
-                HoldPlaced(
-                    hold=hold,
-                    mirror=self._dataset.mirror,
-                    local_id=self._dataset.local_id,
-                    upstream=upstream,
-                    state=state,
-                    reason=reason,
-                    removed=removed,
-                    before=before,
-                    at=now(),
-                )
-            )
+        ``present`` are upstream's words for what is observed now.
+        """
+        last = self._publisher.last_observed()
+        since = None if last is None else datetime.fromisoformat(last.time)
+        states = self._source.history(self._dataset, since)
+        self.outcome.past = len(states)
+        if not self._publisher.rows() and states and self._settling(states[-1].time):
+            return False
+        if last is not None and last.upstream in present:
+            states = self._not_seen(states, last)
+        for version in states:
+            self._reading.read(version, self._take_past, None)
+            if self.outcome.held:
+                return False
+        last = self._publisher.last_observed()
+        self._after_past = last is not None and last.upstream not in present
+        return True
+
+    def _not_seen(self, states: list[VersionRef], last: VersionRow) -> list[VersionRef]:
+        """The states after the one that was observed last.
+
+        Only by what was deleted can a state be younger than its newest file, and so be among
+        those that came before the observation.
+        """
+        observed = datetime.fromisoformat(last.minted)
+        before = [one for one in states if one.time is not None and one.time <= observed]
+        for number in range(len(before), 0, -1):
+            same: list[bool] = []
+
+            def look(
+                listing: Listing, proven: Proven, scratch: Path, same: list[bool] = same
+            ) -> None:
+                _, changes = self._parts.difference(last, proven, scratch)
+                same.append(changes.same_files)
+
+            self._reading.read(before[number - 1], look, None)
+            if all(same):
+                return states[number:]
+        return states
+
+    def _take_past(self, listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
+        """Mints an earlier state: what it lacks, upstream's own versions say to be deleted."""
+        upstream = proven.header.version.upstream
+        last = self._publisher.last_observed()
+        if last is not None and last.files and not proven.files:
+            state = proven.state()
+            if not self._holds.released(upstream, state):
+                self._hold(upstream, state, "the listing is empty", last.files, last.files)
+                return None
+        self._publish(proven, MAIN, scratch, None)
+        return None  # it is listed once: no memo
+
+    # --- publishing, holds, incidents, events
+
+    def _publish(self, proven: Proven, branch: str, scratch: Path, label: str | None) -> Commits:
+        state = self._parts.publish(proven, scratch)
+        done = self._publisher.publish(state, branch, scratch, label)
+        if done.new:
+            self.outcome.minted.append(done.label)
+        if done.new or branch == MAIN:
+            self.outcome.left_out = len(proven.header.exceptions)
+        return done.commit, done.annex_commit
+
+    def _hold(
+        self, upstream: str, state: str, reason: str, removed: int = 0, before: int = 0
+    ) -> None:
+        hold = self._holds.place(upstream, state, reason, removed, before)
         self.outcome.held.append(
             f"{upstream} is held: {reason}; look upstream, then 'neuromirror release {hold}' to "
             "let it through"
         )
-
-    def _lapse(self, upstream: str) -> None:
-        name = self._dataset.name
-        for one in self._ask(lambda index: index.open_holds(name)):
-            if one.upstream == upstream:
-                self._recorder.record(HoldLapsed(one.hold, now()))
 
     def _incident(self, upstream: str, message: str) -> None:
         """Raises an incident with a published version: once, then it is known."""
@@ -280,164 +356,14 @@ class Visit:
         (self.outcome.incidents if new else self.outcome.known).append(message)
 
     def _event(self, kind: str, message: str, data: dict[str, object]) -> bool:
-        """Raises an event, unless there is one that says the same; gives whether it is new."""
-        name, dataset = self._dataset.name, self._dataset
-        if any(one.message == message for one in self._ask(lambda index: index.events(name, kind))):
-            return False
-        self._recorder.record(
-            EventRaised(dataset.mirror, dataset.local_id, kind, message, now(), dict(data))
-        )
-        return True
-
-    # --- listing, minting, publishing
-
-    def _with_listing(self, version: VersionRef, take: Callable[[Proven, Path], None]) -> None:
-        """Gives ``take`` a proven listing; reads again when upstream moved meanwhile."""
-        for attempt in range(_ATTEMPTS):
-            with self._store.scratch() as scratch:
-                try:
-                    with self._recorder.reader() as index:
-                        listing = self._source.listing(version, Knowledge(index, scratch))
-                        proven = prove(listing, scratch)
-                except ListingNotProven:
-                    if attempt == _ATTEMPTS - 1:
-                        raise
-                    continue
-                take(_timed(proven), scratch)
-                return
-
-    def _difference(self, row: VersionRow, proven: Proven, scratch: Path) -> Difference:
-        """What differs from a version that was minted; looked for once in each listing."""
-        known, found = self._differs
-        if found is None or known != (row.commit, scratch):
-            restore_records(self._store, self._dataset, row.commit, row.annex_commit, row.kind)
-            before = self._store.record_lines(self._dataset.dataset_id, row.commit)
-            found = Difference(scratch / f"since-{row.commit}", before, proven.spool.lines())
-            self._differs = ((row.commit, scratch), found)
-        return found
-
-    def _publish(self, proven: Proven, branch: str, scratch: Path, label: str | None) -> None:
-        refs = self._repository.refs()
-        rows = self._rows()
-        parents = Parents(branch=refs.get(branch), annex=refs.get(ANNEX))
-        chosen: list[str] = []
-
-        def name(state: str) -> str:
-            chosen.append(label or _free_label(proven, state, refs))
-            return chosen[-1]
-
-        base = self._base(rows, refs)
-        since = None if base is None else self._difference(base, proven, scratch)
-        repository = self._repository.path
-        minted = None
-        if base is not None and since is not None and since.count <= _DELTA_LIMIT:
-            start = Base(base.commit, self._store.manifest_path(base.state))
-            # a manifest that does not give its own state is of no use: mint the whole
-            with suppress(ManifestDamaged):
-                minted = mint_delta(
-                    proven.header, since.changes, start, repository, parents, name, scratch
-                )
-        if minted is None:
-            minted = mint(proven.snapshot, repository, parents, name, scratch)
-        if (minted.commit, minted.annex_commit) == (parents.branch, parents.annex):
-            return
-        new_version = minted.commit != parents.branch
-        dataset = self._dataset
-        if new_version:
-            self._store.keep_manifest(minted.state, minted.manifest)
-            self._keep_records(minted, proven, base, since)
-        for pack in minted.packs:
-            self._repository.place(pack)
-        new = {branch: minted.commit, ANNEX: minted.annex_commit}
-        if new_version:
-            new[TAGS + chosen[-1]] = minted.commit
-        self._repository.publish({one: refs.get(one) for one in new}, new)
-        self._store.alias(dataset)
-        if new_version:
-            before = {row.commit: row.state for row in rows}
-            same = parents.branch is not None and before.get(parents.branch) == minted.state
-            self._recorder.record(_entry(dataset, proven, minted, chosen[-1], metadata_only=same))
-            self.outcome.minted.append(chosen[-1])
-            self.outcome.left_out = len(proven.header.exceptions)
-
-    def _keep_records(
-        self, minted: Minted, proven: Proven, base: VersionRow | None, since: Difference | None
-    ) -> None:
-        name = self._dataset.dataset_id
-        if (
-            base is not None
-            and since is not None
-            and since.count <= minted.files // _DELTA_SHARE
-            and proven.spool.path.stat().st_size > _WORTH_A_DELTA
-            and self._store.keep_changes(name, minted.commit, base.commit, since.pairs())
-        ):
-            return
-        self._store.keep_records(name, minted.commit, proven.spool.lines())
-
-    def _base(self, rows: list[VersionRow], refs: dict[str, str]) -> VersionRow | None:
-        """The state minted last, whose keys the git-annex branch holds, if all of it is here."""
-        if ANNEX not in refs or not rows:
-            return None
-        return rows[-1] if self._store.manifest_path(rows[-1].state).exists() else None
+        return raise_event(self._recorder, self._dataset, kind, message, data)
 
 
-def _timed(proven: Proven) -> Proven:
-    """Where upstream has no time, the time of observation stands in (whole seconds)."""
-    if proven.header.version.time is not None:
-        return proven
-    version = replace(proven.header.version, time=datetime.now(UTC).replace(microsecond=0))
-    return replace(proven, header=replace(proven.header, version=version))
-
-
-def _state(proven: Proven) -> str:
-    digest = StateDigest()
-    for placed in proven.spool.placed():
-        record = placed.record
-        digest.add(manifest_line(placed.git_path, manifest_digest(record), record.size))
-    return digest.value()
-
-
-def _free_label(proven: Proven, state: str, refs: dict[str, str]) -> str:
-    """The UTC time of the newest object; where that repeats, with the state's first eight."""
-    moment = proven.header.newest or proven.header.version.time
-    assert moment is not None
-    label = time_label(moment)
-    if TAGS + label not in refs:
-        return label
-    label = f"{label}-{state.removeprefix('sha256:')[:8]}"
-    again, number = label, 2
-    while TAGS + again in refs:
-        again, number = f"{label}-{number}", number + 1
-    return again
-
-
-def _entry(
-    dataset: DatasetRef, proven: Proven, minted: Minted, label: str, *, metadata_only: bool
-) -> VersionMinted:
-    header = proven.header
-    assert header.version.time is not None
-    return VersionMinted(
-        mirror=dataset.mirror,
-        local_id=dataset.local_id,
-        source_uri=dataset.source_uri,
-        label=label,
-        upstream=header.version.upstream,
-        kind=header.version.kind.value,
-        state=minted.state,
-        commit=minted.commit,
-        tree=minted.tree,
-        annex_commit=minted.annex_commit,
-        time=header.version.time.astimezone(UTC).isoformat(timespec="seconds"),
-        files=minted.files,
-        bytes=minted.bytes,
-        exceptions=[
-            {"path": text(one.path), "reason": one.reason, "detail": one.detail, "size": one.size}
-            for one in header.exceptions
-        ],
-        evidence=dict(sorted(minted.evidence.items())),
-        title=header.facts.title,
-        license=list(header.facts.license),
-        doi=header.facts.doi,
-        metadata_only=metadata_only,
-        at=now(),
-    )
+def _conflict(changes: Changes) -> str:
+    """What is wrong with files that kept their upstream id and not their bytes; or nothing."""
+    if not changes.conflicts:
+        return ""
+    paths = ", ".join(repr(text(path)) for path in changes.conflicts[:3])
+    count = len(changes.conflicts)
+    files = "1 file has" if count == 1 else f"{count} files have"
+    return f"{files} other bytes under the same upstream id ({paths})"

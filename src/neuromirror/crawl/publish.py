@@ -1,0 +1,292 @@
+"""A proven state becomes commits, refs, records and a journal entry, in the order that is safe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC
+from pathlib import Path
+from typing import TypeVar
+
+from neuromirror.crawl.compare import Difference
+from neuromirror.crawl.prove import Proven
+from neuromirror.crawl.rebuild import restore_records
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.times import now
+from neuromirror.index import Index, UnknownDataset, UnknownMirror, VersionRow
+from neuromirror.mint import (
+    Base,
+    BaseUnfit,
+    Minted,
+    ObjectReader,
+    Parents,
+    Snapshot,
+    mint,
+    mint_delta,
+)
+from neuromirror.model import (
+    DatasetRef,
+    VersionKind,
+    VersionMinted,
+    metadata_digest,
+    raw,
+    text,
+    time_label,
+)
+from neuromirror.store import ANNEX, MAIN, PUBLISHED, TAGS, Repository, Store, versions_in_git
+
+_DELTA_LIMIT = 50_000
+"""Changed files above which a state is minted whole: a delta holds its changes in memory."""
+_DELTA_SHARE = 8
+_WORTH_A_DELTA = 1 << 20
+"""Records are kept as a delta where at most one file in eight changed, of a megabyte or more."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A state that is in git: its label, ids in hex, digest (``sha256:<hex>``) and counts.
+
+    ``new`` says that it was not there before.
+    """
+
+    label: str
+    commit: str
+    annex_commit: str
+    state: str
+    files: int
+    bytes: int
+    new: bool
+
+
+class Publisher:
+    """Publishes states of one dataset; the caller holds the dataset's lock.
+
+    ``within`` is the local id of the dataset of which this one is a part, empty for one that
+    stands alone.
+    """
+
+    def __init__(
+        self, store: Store, recorder: Recorder, dataset: DatasetRef, *, within: str = ""
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self.dataset = dataset
+        self._within = within
+        self.repository: Repository = store.repository(dataset)
+        self._differs: tuple[tuple[str, Path] | None, Difference | None] = (None, None)
+
+    # --- what the store has
+
+    def ask(self, question: Callable[[Index], Iterable[_T]]) -> list[_T]:
+        """The index's answers about this dataset; none where it does not know it yet."""
+        try:
+            return self._recorder.ask(lambda index: list(question(index)))
+        except (UnknownDataset, UnknownMirror):
+            return []
+
+    def rows(self) -> list[VersionRow]:
+        """All versions, in the order they were minted."""
+        return self.ask(lambda index: index.versions(self.dataset.name))
+
+    def last_observed(self) -> VersionRow | None:
+        """The state of ``main``."""
+        kind = VersionKind.OBSERVED.value
+        return self._recorder.ask(lambda index: index.last_version(self.dataset.name, kind))
+
+    def catch_up(self) -> None:
+        """Records versions that are in git but not in the journal: a visit died in between."""
+        self.repository.clean()
+        refs = self.repository.refs()
+        if not refs:
+            return
+        known = {row.commit for row in self.rows()}
+        if not {refs.get(MAIN), refs.get(PUBLISHED)} <= known | {None}:
+            missing = list(versions_in_git(self.repository, known, now()))
+            if missing:
+                self._recorder.record(*(replace(one, within=self._within) for one in missing))
+        self.repository.refresh()
+        self._store.alias(self.dataset)
+
+    def difference(self, row: VersionRow, proven: Proven, scratch: Path) -> Difference:
+        """What differs from a version that was minted; looked for once in each listing."""
+        known, found = self._differs
+        if found is None or known != (row.commit, proven.spool.path):
+            restore_records(self._store, self.dataset, row.commit, row.annex_commit, row.kind)
+            before = self._store.record_lines(self.dataset.dataset_id, row.commit)
+            target = scratch / f"since-{row.commit}"
+            found = Difference(target, before, proven.spool.lines())
+            self._differs = ((row.commit, proven.spool.path), found)
+        return found
+
+    def documents_lost(
+        self, row: VersionRow, proven: Proven, difference: Difference
+    ) -> list[bytes]:
+        """The documents of a version that are neither documents nor files any more."""
+        if row.metadata == metadata_digest(proven.header.documents):
+            return []
+        with ObjectReader(self.repository.path) as reader:
+            described = json.loads(reader.read(f"{row.commit}:.neuromirror/dataset.json"))
+        lost = {raw(name) for name in described["documents"]}
+        lost -= {one.path for one in proven.header.documents}
+        lost -= {one.path for one in proven.header.exceptions}
+        if lost:
+            lost -= {new.record.path for _, new in difference.changes() if new is not None}
+        return sorted(lost)
+
+    # --- what is new
+
+    def publish(
+        self, proven: Proven, branch: str, scratch: Path, label: str | None = None
+    ) -> Published:
+        """Mints a state on ``branch`` and publishes it, unless it is there already.
+
+        ``label`` is upstream's own; without one the state is named by its time. Killed anywhere,
+        the repository shows the old state or the new one.
+        """
+        self.repository.create()
+        refs = self.repository.refs()
+        rows = self.rows()
+        parents = Parents(branch=refs.get(branch), annex=refs.get(ANNEX))
+        chosen: list[str] = []
+
+        def name(state: str) -> str:
+            chosen.append(label or _free_label(proven, state, refs))
+            return chosen[-1]
+
+        base = self._base(rows, refs)
+        since = None if base is None else self.difference(base, proven, scratch)
+        minted = self._mint(proven, parents, name, scratch, base, since)
+        new = minted.commit != parents.branch
+        if (minted.commit, minted.annex_commit) != (parents.branch, parents.annex):
+            if new:
+                self._store.keep_manifest(minted.state, minted.manifest)
+                self._keep_records(minted, proven, base, since)
+            for pack in minted.packs:
+                self.repository.place(pack)
+            moved = {branch: minted.commit, ANNEX: minted.annex_commit}
+            if new:
+                moved[TAGS + chosen[-1]] = minted.commit
+            self.repository.publish({one: refs.get(one) for one in moved}, moved)
+            self._store.alias(self.dataset)
+        if new:
+            states = {row.commit: row.state for row in rows}
+            same = parents.branch is not None and states.get(parents.branch) == minted.state
+            self._recorder.record(self._entry(proven, minted, chosen[-1], metadata_only=same))
+        labels = {row.commit: row.label for row in rows}
+        return Published(
+            label=chosen[-1] if new else labels.get(minted.commit, label or ""),
+            commit=minted.commit,
+            annex_commit=minted.annex_commit,
+            state=minted.state,
+            files=minted.files,
+            bytes=minted.bytes,
+            new=new,
+        )
+
+    def _mint(
+        self,
+        proven: Proven,
+        parents: Parents,
+        name: Callable[[str], str],
+        scratch: Path,
+        base: VersionRow | None,
+        since: Difference | None,
+    ) -> Minted:
+        repository = self.repository.path
+        if base is not None and since is not None and since.count <= _DELTA_LIMIT:
+            start = Base(base.commit, self._store.manifest_path(base.state))
+            # as where a manifest does not give its own state: then the whole is minted
+            with suppress(BaseUnfit):
+                return mint_delta(
+                    proven.header,
+                    since.changes,
+                    start,
+                    repository,
+                    parents,
+                    name,
+                    scratch,
+                    self._within,
+                )
+        snapshot = Snapshot.of_records(proven.header, proven.spool.path, self._within)
+        return mint(snapshot, repository, parents, name, scratch)
+
+    def _base(self, rows: list[VersionRow], refs: dict[str, str]) -> VersionRow | None:
+        """The state minted last, whose keys the git-annex branch holds, if all of it is here."""
+        if ANNEX not in refs or not rows:
+            return None
+        return rows[-1] if self._store.manifest_path(rows[-1].state).exists() else None
+
+    def _keep_records(
+        self, minted: Minted, proven: Proven, base: VersionRow | None, since: Difference | None
+    ) -> None:
+        name = self.dataset.dataset_id
+        if (
+            base is not None
+            and since is not None
+            and since.count <= minted.files // _DELTA_SHARE
+            and proven.spool.path.stat().st_size > _WORTH_A_DELTA
+            and self._store.keep_changes(name, minted.commit, base.commit, since.pairs())
+        ):
+            return
+        self._store.keep_records(name, minted.commit, proven.spool.lines())
+
+    def _entry(
+        self, proven: Proven, minted: Minted, label: str, *, metadata_only: bool
+    ) -> VersionMinted:
+        header, dataset = proven.header, self.dataset
+        facts = header.facts
+        assert header.version.time is not None
+        attributes: dict[str, list[str]] = {}
+        for word, value in sorted(facts.attributes):
+            attributes.setdefault(word, []).append(value)
+        return VersionMinted(
+            mirror=dataset.mirror,
+            local_id=dataset.local_id,
+            source_uri=dataset.source_uri,
+            label=label,
+            upstream=header.version.upstream,
+            kind=header.version.kind.value,
+            state=minted.state,
+            commit=minted.commit,
+            tree=minted.tree,
+            annex_commit=minted.annex_commit,
+            time=header.version.time.astimezone(UTC).isoformat(timespec="seconds"),
+            files=minted.files,
+            bytes=minted.bytes,
+            exceptions=[
+                {
+                    "path": text(one.path),
+                    "reason": one.reason,
+                    "detail": one.detail,
+                    "size": one.size,
+                }
+                for one in header.exceptions
+            ],
+            evidence=dict(sorted(minted.evidence.items())),
+            title=facts.title,
+            license=list(facts.license),
+            doi=facts.doi,
+            metadata_only=metadata_only,
+            at=now(),
+            metadata=minted.metadata,
+            attributes=attributes,
+            inputs=sorted(facts.inputs),
+            within=self._within,
+        )
+
+
+def _free_label(proven: Proven, state: str, refs: dict[str, str]) -> str:
+    """The UTC time of the newest object; where that repeats, with the state's first eight."""
+    moment = proven.header.newest or proven.header.version.time
+    assert moment is not None
+    label = time_label(moment)
+    if TAGS + label not in refs:
+        return label
+    label = f"{label}-{state.removeprefix('sha256:')[:8]}"
+    again, number = label, 2
+    while TAGS + again in refs:
+        again, number = f"{label}-{number}", number + 1
+    return again

@@ -1,0 +1,109 @@
+"""What a person asked to sync, and what the run is to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neuromirror.crawl.mirrors import Mirror, find_mirror
+from neuromirror.crawl.plan import Task, plan_one, vanished
+from neuromirror.index import Index, LastVisit
+from neuromirror.model import ConfigurationError, DatasetRef
+from neuromirror.sources import DatasetNotFound, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked to sync: a mirror, and one of its datasets or all (None)."""
+
+    mirror: Mirror
+    local_id: str | None
+
+
+def parse_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[Request]:
+    """Requests for names such as ``dandi`` and ``dandi:000027``; all mirrors for no name.
+
+    Raises ConfigurationError for an unknown mirror, wrong options of one that is asked for, or a
+    malformed dataset name: all before anything is asked or written.
+    """
+    requests: dict[tuple[str, str | None], Request] = {}
+    for mirror in () if names else mirrors.values():
+        requests[mirror.name, None] = Request(mirror, None)
+    for name in names:
+        mirror_name, colon, local_id = name.partition(":")
+        mirror = find_mirror(mirrors, mirror_name)
+        if colon and not local_id:
+            raise ConfigurationError(f"'{name}' names no dataset; write {mirror_name}:ID")
+        if "@" in local_id:
+            raise ConfigurationError(
+                f"'{name}' names a version; sync takes datasets: {name.partition('@')[0]}"
+            )
+        request = Request(mirror, local_id or None)
+        requests[mirror_name, request.local_id] = request
+    for request in requests.values():
+        source = request.mirror.open()
+        if request.local_id is not None:
+            _dataset(source, request.local_id)
+    return list(requests.values())
+
+
+def _dataset(source: Source, local_id: str) -> DatasetRef:
+    try:
+        return source.dataset(local_id)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+class Planner:
+    """Turns requests into tasks, reading upstream's overview and the index.
+
+    ``regardless`` says why all datasets are to be visited whatever the overview says (``deep
+    visit``), and is empty where it decides.
+    """
+
+    def __init__(self, index: Index | None, regardless: str = "") -> None:
+        self._index = index
+        self._regardless = regardless
+
+    def plan(self, request: Request, source: Source) -> tuple[list[Task], list[str]]:
+        """Tasks, and local ids that vanished from the list; raises what the source raises.
+
+        Raises ConfigurationError when the store knows the mirror's name for another archive.
+        """
+        self._check_archive(request.mirror, source)
+        known = self._known(request.mirror.name)
+        held = self._held()
+        if request.local_id is not None:
+            dataset = _dataset(source, request.local_id)
+            try:
+                hints = {request.local_id: source.hint(dataset)}
+            except DatasetNotFound:
+                if request.local_id in known:
+                    return [], [request.local_id]
+                raise
+        else:
+            hints = {hint.dataset.local_id: hint for hint in source.datasets()}
+        tasks = [
+            plan_one(hint, known.get(local_id), held, self._regardless)
+            for local_id, hint in hints.items()
+        ]
+        gone = vanished(hints, known) if request.local_id is None else []
+        return tasks, gone
+
+    def _check_archive(self, mirror: Mirror, source: Source) -> None:
+        """One name for two archives would mix their datasets: ids say nothing of the archive."""
+        for one in () if self._index is None else self._index.mirror_status():
+            if one.mirror == mirror.name and one.uri not in ("", source.uri):
+                raise ConfigurationError(
+                    f"{mirror.path} names the archive {source.uri}, but in this store the mirror "
+                    f"'{mirror.name}' is of {one.uri}; give the file another name, or use another "
+                    "--store"
+                )
+
+    def _known(self, mirror: str) -> dict[str, LastVisit]:
+        return {} if self._index is None else self._index.hints(mirror)
+
+    def _held(self) -> frozenset[str]:
+        if self._index is None:
+            return frozenset()
+        return frozenset(one.dataset for one in self._index.open_holds())

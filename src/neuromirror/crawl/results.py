@@ -1,0 +1,66 @@
+"""How datasets and mirrors fared in a run, in words for people and programs."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from neuromirror.crawl.plan import files_waiting
+from neuromirror.crawl.visit import Outcome
+from neuromirror.model import DatasetRef
+from neuromirror.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one dataset (or mirror) fared, in DataLad's words.
+
+    ``status`` is ok | notneeded | impossible | error; ``visit`` is full | partial | held |
+    waiting | not_found | failed, or empty where no visit was made; ``versions`` are labels minted.
+    """
+
+    dataset: str
+    status: str
+    message: str
+    visit: str = ""
+    versions: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """What this result makes of the run's exit code: 0, 1, or 3 for held."""
+        if self.visit == "held":
+            return 3
+        return 0 if self.status in ("ok", "notneeded") else 1
+
+
+def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
+    """How a visit fared that went to its end."""
+    versions = tuple(outcome.minted)
+    notes = ""
+    if outcome.left_out:
+        notes += f"; {outcome.left_out} listed upstream but not mirrored"
+    if outcome.pending:
+        notes += f"; {files_waiting(outcome.pending, 'wait')} for a sha256"
+    problems = "; ".join([*outcome.incidents, *outcome.held])
+    if outcome.incidents:
+        return Result(dataset.name, "error", problems, "partial", versions)
+    if outcome.held:
+        return Result(dataset.name, "impossible", problems, "held", versions)
+    notes += "".join(f"; known incident: {one}" for one in outcome.known)
+    if outcome.waiting:
+        return Result(dataset.name, "notneeded", outcome.waiting + notes, "waiting")
+    if versions:
+        return Result(dataset.name, "ok", f"new: {', '.join(versions)}{notes}", "full", versions)
+    return Result(dataset.name, "notneeded", f"nothing new{notes}", "full")
+
+
+def explain(error: Exception, store: Store) -> str:
+    """What a failure means, in one line."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk of the store {store.root} is full; free some space and run the sync again "
+            "(what was published before is whole)"
+        )
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename or store.root}"
+    return str(error)
