@@ -86,7 +86,7 @@ def test_entry_points_lead_to_something(setup: configparser.ConfigParser) -> Non
 def test_a_base_install_is_small() -> None:
     heavy = {"boto3", "dandi", "datalad", "flask", "git-annex", "intern", "moto", "numpy", "pynwb"}
     assert not requirements(None) & heavy
-    assert len(requirements(None)) <= 8
+    assert len(requirements(None)) <= 9
 
 
 def test_the_test_extra_holds_all_that_the_others_hold(setup: configparser.ConfigParser) -> None:
