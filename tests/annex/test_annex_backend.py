@@ -200,6 +200,23 @@ def test_a_file_that_cannot_be_read_is_a_failure_not_a_crash(tmp_path: Path) -> 
     assert answers[-1] == "VERIFYKEYCONTENT-FAILURE"
 
 
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/a\xff b"
+    os.mkdir(folder)
+    path = folder + b"/ x\r"
+    with open(path, "wb") as stream:
+        stream.write(CONTENT[:100])
+    asked = b"GENKEY %s\nVERIFYKEYCONTENT %s %s\n" % (
+        path,
+        key_of(CONTENT[:100], 10).encode(),
+        path,
+    )
+    done = subprocess.run([PROGRAM], input=asked, capture_output=True, check=True)
+    key, verified = done.stdout.decode().splitlines()
+    assert key == f"GENKEY-SUCCESS {key_of(CONTENT[:100], 64 * MIB)}"
+    assert verified == "VERIFYKEYCONTENT-SUCCESS"
+
+
 def test_an_unknown_request_ends_the_program() -> None:
     assert talk("MAKECOFFEE now", "GETVERSION")[0].startswith("ERROR ")
 

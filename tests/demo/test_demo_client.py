@@ -3,44 +3,75 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from neuromirror.demo import SHARED, ZARR, DemoArchive
 
+LISTED = f"""
+with DandiAPIClient(api) as client:
+    found = {{one.identifier: one for one in client.get_dandisets()}}
+    labels = [one.identifier for one in found["000002"].get_versions()]
+    newest = client.get_dandiset("000002", labels[-1])
+    assets = {{one.path: one for one in newest.get_assets()}}
+    image = client.get_dandiset("000005").get_asset_by_path({ZARR!r})
+    told = {{
+        "dandisets": list(found),
+        "labels": labels,
+        "paths": sorted(assets),
+        "digest": assets[{SHARED!r}].get_raw_metadata()["digest"]["dandi:sha2-256"],
+        "name": newest.get_metadata().name,
+        "entries": len(list(image.iterfiles())),
+    }}
+"""
+
+EMBARGOED = """
+with DandiAPIClient(api, token=token or None) as client:
+    try:
+        told = client.get_dandiset("000006", "draft").get_raw_metadata()["name"]
+    except (HTTPError, HTTP404Error) as error:
+        told = None
+"""
+
+
+def asked(script: str, api: str, token: str = "") -> Any:
+    """What the client says, in a process of its own.
+
+    pydantic's zones in what dandischema keeps crash an interpreter that ends with more in it.
+    """
+    code = (
+        "import json, sys\n"
+        "from dandi.dandiapi import DandiAPIClient\n"
+        "from dandi.exceptions import HTTP404Error\n"
+        "from requests import HTTPError\n"
+        f"api, token = sys.argv[1:]\n{script}\nprint(json.dumps(told))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, api, token], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
 
 def test_the_dandi_client_lists_dandisets_versions_and_assets(demo: DemoArchive) -> None:
-    from dandi.dandiapi import DandiAPIClient
-
-    with DandiAPIClient(demo.api_url) as client:
-        found = {one.identifier: one for one in client.get_dandisets()}
-        assert list(found) == [
-            *("000001", "000002", "000003", "000004", "000005", "000007", "000008")
-        ]
-        labels = [one.identifier for one in found["000002"].get_versions()]
-        assert labels == ["draft", *(one.label for one in demo.dandisets["000002"].published)]
-        newest = client.get_dandiset("000002", labels[-1])
-        assets = {one.path: one for one in newest.get_assets()}
-        assert sorted(assets) == demo.paths("000002", labels[-1])
-        digest = assets[SHARED].get_raw_metadata()["digest"]["dandi:sha2-256"]
-        assert digest == demo.sha256("000002", SHARED)
-        metadata = newest.get_metadata()
-        assert metadata.name.endswith("(demo)")
-        image = client.get_dandiset("000005").get_asset_by_path(ZARR)
-        assert len(list(image.iterfiles())) == 36
+    told = asked(LISTED, demo.api_url)
+    assert told["dandisets"] == [f"00000{number}" for number in (1, 2, 3, 4, 5, 7, 8)]
+    published = [one.label for one in demo.dandisets["000002"].published]
+    assert told["labels"] == ["draft", *published]
+    assert told["paths"] == demo.paths("000002", published[-1])
+    assert told["digest"] == demo.sha256("000002", SHARED)
+    assert told["name"].endswith("(demo)")
+    assert told["entries"] == 36
 
 
 def test_the_embargoed_is_refused_to_an_anonymous_client(demo: DemoArchive) -> None:
-    from dandi.dandiapi import DandiAPIClient
-    from dandi.exceptions import HTTP404Error
-    from requests import HTTPError
-
-    with DandiAPIClient(demo.api_url) as client, pytest.raises((HTTPError, HTTP404Error)):
-        client.get_dandiset("000006", "draft").get_raw_metadata()
-    with DandiAPIClient(demo.api_url, token=demo.token) as client:
-        assert client.get_dandiset("000006", "draft").get_raw_metadata()["name"]
+    assert asked(EMBARGOED, demo.api_url) is None
+    assert asked(EMBARGOED, demo.api_url, demo.token)
 
 
 @pytest.mark.parametrize("dandiset", ["000002", "000005"])

@@ -102,11 +102,11 @@ def test_the_zarr_opens_in_zarr_and_has_the_checksum_that_dandi_computes(
 
 
 def test_checksums_are_those_of_the_dandi_client(tmp_path: Path) -> None:
-    from dandi.support.digests import get_dandietag
+    from dandischema.digests.dandietag import DandiETag
 
     data = random.Random(1).randbytes(70_000)
     (tmp_path / "file").write_bytes(data)
-    assert dandi_etag(data) == get_dandietag(tmp_path / "file").as_str()
+    assert dandi_etag(data) == DandiETag.from_file(tmp_path / "file").as_str()
     assert zarr_checksum({}) == "481a2f77ab786a0f45aafd5db0971caa-0--0"
 
 

@@ -42,7 +42,7 @@ def test_serve_prints_its_addresses_and_stops_when_told(
     directory.mkdir(parents=True)
     (directory / "cache").symlink_to(demo_files)
     (directory / ".neuromirror-demo").touch()
-    with serving(directory) as (process, told):
+    with serving(directory, "--no-buckets") as (process, told):
         assert told.keys() == {"dandi", "s3", "control", "mirrors"}
         owner = {"Authorization": f"token {told['dandi']['token']}"}
         api = told["dandi"]["api"]
@@ -56,6 +56,29 @@ def test_serve_prints_its_addresses_and_stops_when_told(
     assert not Path(told["mirrors"], "demo.toml").exists()
     with pytest.raises(requests.ConnectionError):
         requests.get(api, timeout=5)
+
+
+def test_serve_starts_the_buckets_too_and_leaves_nothing(tmp_path: Path, demo_files: Path) -> None:
+    directory = tmp_path / "demo"
+    directory.mkdir()
+    (directory / "cache").symlink_to(demo_files)
+    (directory / ".neuromirror-demo").touch()
+    with serving(directory, "--buckets") as (process, told):
+        buckets = told["buckets"]
+        for name in buckets["names"]:
+            listing = f"{buckets['endpoint']}/{name}?list-type=2"
+            assert requests.get(listing, timeout=20).status_code == 200
+        made = requests.post(
+            f"{buckets['control']}/remove_asset", json={"asset": "ecephys_1234_ccf"}, timeout=20
+        )
+        assert made.json() == {"result": 2}
+        assert requests.get(buckets["docdb"]["v1"], timeout=20).json()
+        assert buckets["endpoint"] in Path(told["mirrors"], "demo-aind.toml").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    assert os.listdir(told["mirrors"]) == []
+    with pytest.raises(requests.ConnectionError):
+        requests.get(listing, timeout=5)
 
 
 def test_the_archive_is_controlled_over_http(demo: DemoArchive) -> None:

@@ -1,6 +1,7 @@
 """Small loopback archives with real small data, for tests, demonstrations and trying by hand."""
 
 from neuromirror.demo.archive import DemoError
+from neuromirror.demo.buckets import DemoBuckets
 from neuromirror.demo.contents import LATE, SHARED, ZARR
 from neuromirror.demo.demo import DemoArchive, DemoDirectoryError
 from neuromirror.demo.records import ArchiveClock, Description
@@ -11,6 +12,7 @@ __all__ = [
     "ZARR",
     "ArchiveClock",
     "DemoArchive",
+    "DemoBuckets",
     "DemoDirectoryError",
     "DemoError",
     "Description",

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import threading
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -31,19 +32,33 @@ def main() -> None:
     "--port",
     default=0,
     show_default="a free one",
-    type=click.IntRange(0, 65534),
-    help="Port of the API; S3 gets the next one.",
+    type=click.IntRange(0, 65533),
+    help="Port of the API; S3 and the buckets get the next ones.",
 )
-def serve(directory: Path, port: int) -> None:
+@click.option(
+    "--buckets/--no-buckets",
+    default=None,
+    show_default="where S3 buckets can be mirrored",
+    help="Serve AIND-like S3 buckets, too (the port after S3's).",
+)
+def serve(directory: Path, port: int, buckets: bool | None) -> None:
     """Serve until interrupted; prints one line of JSON with the addresses.
 
     "mirrors" in it is the folder of ready mirror files that point at the archives.
     """
+    if buckets is None:
+        buckets = bool(entry_points(group="neuromirror.sources", name="s3"))
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, frame: stop.set())
     try:
-        with DemoArchive(directory, port=port, s3_port=port + 1 if port else 0) as demo:
+        with DemoArchive(
+            directory,
+            port=port,
+            s3_port=port + 1 if port else 0,
+            buckets=buckets,
+            buckets_port=port + 2 if port else 0,
+        ) as demo:
             click.echo(json.dumps(demo.addresses()))
             sys.stdout.flush()
             stop.wait()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from neuromirror.demo.archive import Archive, DemoError
+from neuromirror.demo.archive import Archive
+from neuromirror.demo.buckets import DemoBuckets
 from neuromirror.demo.contents import fill
 from neuromirror.demo.records import ArchiveClock
-from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.model import ConfigurationError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -56,8 +56,10 @@ class DemoArchive(Archive):
     ``directory`` is made if it is not there, and refused (:class:`DemoDirectoryError`) if it
     holds anything that is not a demo's. ``port`` and ``s3_port`` 0 take free ports. ``cache`` is
     where NWB files are kept between starts, by default inside ``directory``. With ``empty`` the
-    archive starts without dandisets. Equal calls of an equal installation give equal ids, times
-    and bytes; only the ports in addresses differ, unless they are given.
+    archive starts without dandisets. With ``buckets`` there are the buckets of
+    :class:`DemoBuckets` too, and their mirror files beside ``demo.toml``. Equal calls of an equal
+    installation give equal ids, times and bytes; only the ports in addresses differ, unless they
+    are given.
 
     It may not share a process with anything that resets moto's state (``mock_aws``).
     """
@@ -77,6 +79,8 @@ class DemoArchive(Archive):
         cache: Path | str | None = None,
         clock: ArchiveClock | None = None,
         empty: bool = False,
+        buckets: bool = False,
+        buckets_port: int = 0,
     ) -> None:
         from neuromirror.demo.bucket import BUCKET, Bucket
         from neuromirror.demo.faults import Faults, Watched
@@ -95,9 +99,12 @@ class DemoArchive(Archive):
         self._s3_watch = Watched(bucket, "s3", self._faults, self)
         self._api_watch: Watched = self._s3_watch
         self._base = self._s3 = ""
+        self.buckets = DemoBuckets(self.directory, port=buckets_port) if buckets else None
+        """The S3 buckets that were started beside the archive, None without them."""
 
     def __enter__(self) -> Self:
         from neuromirror.demo.api import Api
+        from neuromirror.demo.control import Controlled
         from neuromirror.demo.documents import Documents
         from neuromirror.demo.faults import Watched
         from neuromirror.demo.server import LoopbackServer
@@ -115,10 +122,13 @@ class DemoArchive(Archive):
             documents = Documents(self, self._base, self._s3)
             self.manifests = documents.manifests
             answers = Api(self, documents, self.token, self.other_token)
-            self._api_watch = Watched(_Controlled(self, answers), "api", self._faults, self)
+            control = Controlled(answers, self._verbs(), self._logs)
+            self._api_watch = Watched(control, "api", self._faults, self)
             if not self._empty:
                 fill(self)
             self._write_mirror()
+            if self.buckets is not None:
+                self._stack.enter_context(self.buckets)
             late.app = self._api_watch
             undo.pop_all()
         return self
@@ -150,9 +160,11 @@ class DemoArchive(Archive):
 
     def addresses(self) -> dict[str, Any]:
         """What ``serve`` prints."""
+        buckets = {} if self.buckets is None else {"buckets": self.buckets.addresses()}
         return {
             "dandi": {"api": self.api_url, "token": self.token},
             "s3": {"endpoint": self.s3_url, "bucket": self.bucket_name},
+            **buckets,
             "control": self.control_url,
             "mirrors": str(self.mirrors),
         }
@@ -188,6 +200,16 @@ class DemoArchive(Archive):
 
     # -- parts
 
+    def _verbs(self) -> dict[str, Callable[..., object]]:
+        def fault(name: str = "", **options: Any) -> None:
+            self.fault(name, **options)
+
+        named: dict[str, Callable[..., object]] = {verb: getattr(self, verb) for verb in VERBS}
+        return {**named, "fault": fault, "clear_faults": self.clear_faults}
+
+    def _logs(self) -> dict[str, list[str]]:
+        return {"api": self.requests, "s3": self.s3_requests}
+
     def _write_mirror(self) -> None:
         self.mirrors.mkdir(exist_ok=True)
         target = self.mirrors / "demo.toml"
@@ -208,44 +230,6 @@ class _Late:
             start_response("503 Service Unavailable", [("Content-Length", "0")])
             return []
         return self.app(environ, start_response)
-
-
-class _Controlled:
-    """The API, and below ``/_demo/`` the control of the archive."""
-
-    def __init__(self, demo: DemoArchive, api: WSGIApplication) -> None:
-        self._demo = demo
-        self._api = api
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if not environ["PATH_INFO"].startswith("/_demo/"):
-            return self._api(environ, start_response)
-        from werkzeug.wrappers import Request
-
-        from neuromirror.demo.paging import json_response
-
-        request = Request(environ)
-        verb = request.path.removeprefix("/_demo/").strip("/")
-        try:
-            if request.method == "GET" and verb == "requests":
-                log = {"api": self._demo.requests, "s3": self._demo.s3_requests}
-                return json_response(log)(environ, start_response)
-            given = json.loads(request.get_data() or b"{}")
-            result = self._call(verb, given)
-        except (NeuromirrorError, TypeError, ValueError) as error:
-            return json_response({"detail": str(error)}, 400)(environ, start_response)
-        return json_response({"result": result})(environ, start_response)
-
-    def _call(self, verb: str, given: dict[str, Any]) -> object:
-        if verb == "fault":
-            self._demo.fault(given.pop("name", ""), **given)
-            return None
-        if verb == "clear_faults":
-            self._demo.clear_faults()
-            return None
-        if verb not in VERBS:
-            raise DemoError(f"no verb {verb!r}: there are {', '.join([*VERBS, 'fault'])}")
-        return getattr(self._demo, verb)(**given)
 
 
 def _demo_directory(directory: Path) -> Path:

@@ -16,6 +16,7 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request, Response
 
 from neuromirror.demo.archive import Archive, DemoError
+from neuromirror.demo.object_answers import error
 from neuromirror.demo.paging import html_response, json_response, with_query
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _DETAILS = {
     404: "Not found.",
     429: "Request was throttled.",
 }
+
+_S3_CODES = {403: "AccessDenied", 404: "NoSuchKey", 503: "SlowDown"}
 
 DEFAULTS: Mapping[str, dict[str, Any]] = {
     "status": {"path": _ANY, "status": 503, "retry_after": None},
@@ -108,23 +111,30 @@ class Fault:
 
 
 class Faults:
-    """The faults that are on."""
+    """The faults that are on, of those named; ``server`` is what they strike unless told."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(
+        self,
+        archive: Archive | None,
+        named: Mapping[str, dict[str, Any]] = DEFAULTS,
+        server: str = "api",
+    ) -> None:
         self._archive = archive
+        self._named = named
+        self._server = server
         self._lock = threading.Lock()
         self._on: list[Fault] = []
 
     def set(self, name: str, **options: Any) -> Fault:
         """Switch a fault on; raises :class:`DemoError` for an unknown name or option."""
-        if name not in DEFAULTS:
-            raise DemoError(f"no fault {name!r}: there are {', '.join(DEFAULTS)}")
-        own = DEFAULTS[name]
+        if name not in self._named:
+            raise DemoError(f"no fault {name!r}: there are {', '.join(self._named)}")
+        own = self._named[name]
         common = {"path", "server", "method", "page", "skip", "times"}
         for option in options:
             if option not in common | own.keys():
                 raise DemoError(f"the fault {name} has no option {option!r}")
-        given = {**own, **options}
+        given = {"server": self._server, **own, **options}
         if name == "wrong_bytes" and given["server"] == "api" and "path" not in options:
             given["path"] = "/download/$"
         fault = Fault(
@@ -133,7 +143,7 @@ class Faults:
             options={key: value for key, value in given.items() if key not in common},
             cleared=self._clear,
         )
-        if name == "stale_info":
+        if name == "stale_info" and self._archive is not None:
             self._archive.freeze_summaries()
         with self._lock:
             self._on.append(fault)
@@ -148,7 +158,7 @@ class Faults:
         with self._lock:
             if fault in self._on:
                 self._on.remove(fault)
-            if fault.name == "stale_info":
+            if fault.name == "stale_info" and self._archive is not None:
                 self._archive.frozen_summaries = None
 
     def strike(self, server: str, request: Request) -> list[Fault]:
@@ -170,10 +180,13 @@ class Watched:
     """A WSGI application behind the faults, with a log of the requests it got.
 
     ``log`` holds ``"GET /path?query"`` in order of arrival; requests under ``/_demo/`` are
-    neither logged nor struck.
+    neither logged nor struck. The application finds the faults that strike a request under
+    ``neuromirror.demo.struck`` in its environment.
     """
 
-    def __init__(self, app: WSGIApplication, server: str, faults: Faults, archive: Archive) -> None:
+    def __init__(
+        self, app: WSGIApplication, server: str, faults: Faults, archive: Archive | None
+    ) -> None:
         self.log: list[str] = []
         self.archive = archive
         self._app = app
@@ -207,6 +220,7 @@ class Watched:
                 return html_response("<html><body>Down for maintenance</body></html>")
             if fault.name == "hang":
                 fault.over.wait(float(fault.options["seconds"]))
+        request.environ["neuromirror.demo.struck"] = struck
         response = Response.from_app(self._app, request.environ, buffered=True)
         for fault in struck:
             change = _CHANGES.get(fault.name)
@@ -217,7 +231,10 @@ class Watched:
 
 def _refused(fault: Fault) -> Response:
     status = int(fault.options["status"])
-    response = json_response({"detail": _DETAILS.get(status, "Server error.")}, status)
+    if fault.server == "s3":
+        response = error(status, _S3_CODES.get(status, "InternalError"))
+    else:
+        response = json_response({"detail": _DETAILS.get(status, "Server error.")}, status)
     if fault.options["retry_after"] is not None:
         response.headers["Retry-After"] = str(fault.options["retry_after"])
     return response
@@ -262,7 +279,8 @@ def _wrong_bytes(fault: Fault, request: Request, response: Response, site: Watch
     if response.status_code in {200, 206}:
         response.set_data(bytes(byte ^ 0xFF for byte in response.get_data()))
         return response
-    asset = site.archive.assets.get(request.path.split("/")[-3])
+    parts = request.path.split("/")
+    asset = site.archive.assets.get(parts[-3]) if site.archive and len(parts) > 2 else None
     size = 100 if asset is None else asset.size
     return Response(b"\x00" * size, content_type="application/octet-stream")
 
@@ -273,6 +291,7 @@ def _no_version_id(fault: Fault, request: Request, response: Response, site: Wat
 
 
 def _mutate(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+    assert site.archive is not None
     dandiset = request.path.split("/")[3]
     file, action = fault.options["file"], fault.options["action"]
     if action == "add":

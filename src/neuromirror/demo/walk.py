@@ -15,11 +15,16 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror.demo import DemoBuckets
 
 _SHOWN = 14
 
@@ -35,7 +40,7 @@ def walk(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
     the output of the command that failed, and ConfigurationError when a program is missing.
     """
     _need_programs()
-    from neuromirror.demo import DemoArchive
+    from neuromirror.demo import DemoArchive, DemoBuckets
 
     with ExitStack() as stack:
         if keep is None:
@@ -79,9 +84,14 @@ def walk(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
         digest = demo.sha256("000008", demo.paths("000008")[0])
         steps.run("In which datasets is a file with this checksum?", f"find sha256:{digest}")
         steps.run("Nothing has changed since: nothing is written.", "sync")
+        served = demo.addresses()
+        if entry_points(group="neuromirror.sources", name="s3"):
+            buckets = stack.enter_context(DemoBuckets(folder))
+            _mirror_buckets(buckets, address, steps)
+            served["buckets"] = buckets.addresses()
         _say(as_json, _END if keep is None else f"{_END}{_KEPT.format(folder=folder)}")
         if serve:
-            _serve(demo.addresses(), address, as_json)
+            _serve(served, address, as_json)
     return 0
 
 
@@ -97,13 +107,13 @@ docs/tutorial.md goes through it slowly."""
 
 _KEPT = """
 
-What was made here is in {folder}: the store, and the clone in dataset/.
+What was made here is in {folder}: the store, and clones in folders beside it.
 There too 'neuromirror list' and the other commands that only read go on working."""
 
 
 def _refuse_earlier(folder: Path) -> None:
     """An archive that starts anew would look like one that lost its history."""
-    for name in ("store", "dataset"):
+    for name in ("store", "dataset", "recording"):
         if (folder / name).exists():
             raise ConfigurationError(
                 f"{folder} holds an earlier demonstration ({name}); name a new folder, or remove "
@@ -120,6 +130,40 @@ def _publish(demo: object, steps: Steps) -> str:
     label = demo.publish("000008")
     steps.say(f"\nMeanwhile, upstream: {first} of 000008 changes, and {label} is published.")
     return label
+
+
+def _mirror_buckets(buckets: DemoBuckets, address: str, steps: Steps) -> None:
+    from neuromirror.demo.bucket_contents import RAW, SORTED_1
+    from neuromirror.demo.recordings import TRACES
+
+    samples = f"si_folder/{TRACES}"
+    steps.run(
+        "Now a bucket on S3, as the Allen Institute for Neural Dynamics keeps one: every asset\n"
+        "becomes a dataset, though the bucket keeps no versions and nothing is downloaded.",
+        "sync demo-aind",
+    )
+    steps.run(
+        "What is known of a sorted recording, and what it was made of?",
+        f"show demo-aind:{SORTED_1}",
+        shown=2 * _SHOWN + 4,
+    )
+    steps.shell(
+        "The raw recording is cloned like any other dataset. Its samples were uploaded in parts:\n"
+        "the bucket tells no MD5 of them, only an ETag of the parts.",
+        f"datalad clone 'ria+{address}/#~demo-aind--{RAW}' recording",
+    )
+    steps.shell("", f"datalad -C recording get {samples}")
+    steps.shell(
+        "With git-annex-backend-XS3ETAG, which came with neuromirror, git-annex checks them all\n"
+        "the same.",
+        f"git -C recording annex fsck {samples}",
+    )
+    buckets.edit_sidecar(SORTED_1, "quality_control.json")
+    steps.say("\nMeanwhile, upstream: somebody edits the quality control of the sorted recording.")
+    steps.run(
+        "The next sync makes a version of it that is marked as metadata-only.", "sync demo-aind"
+    )
+    steps.run("", f"versions demo-aind:{SORTED_1}")
 
 
 class Steps:
@@ -149,20 +193,20 @@ class Steps:
         """A sentence between steps."""
         _say(self._json, words)
 
-    def run(self, words: str, command: str) -> None:
-        """A neuromirror command."""
+    def run(self, words: str, command: str, *, shown: int = _SHOWN) -> None:
+        """A neuromirror command, and the first lines of what it gave."""
         arguments = [sys.executable, "-m", "neuromirror", *shlex.split(command)]
-        self._step(words, f"neuromirror {command}", arguments)
+        self._step(words, f"neuromirror {command}", arguments, shown)
 
     def shell(self, words: str, command: str) -> None:
         """Any other command."""
-        self._step(words, command, shlex.split(command))
+        self._step(words, command, shlex.split(command), _SHOWN)
 
-    def _step(self, words: str, shown: str, arguments: Sequence[str]) -> None:
+    def _step(self, words: str, typed: str, arguments: Sequence[str], shown: int) -> None:
         if words:
             self.say(f"\n{words}")
         if not self._json:
-            click.secho(f"$ {shown}", bold=True)
+            click.secho(f"$ {typed}", bold=True)
         done = subprocess.run(
             arguments,
             cwd=self._folder,
@@ -175,18 +219,18 @@ class Steps:
         )
         if done.returncode:
             raise StepFailed(
-                f"'{shown}' failed in {self._folder} with exit code {done.returncode}:\n"
+                f"'{typed}' failed in {self._folder} with exit code {done.returncode}:\n"
                 f"{done.stdout.strip()}"
             )
         if self._json:
-            record = {"action": "demo", "status": "ok", "command": shown, "output": done.stdout}
+            record = {"action": "demo", "status": "ok", "command": typed, "output": done.stdout}
             click.echo(json.dumps(record, ensure_ascii=False))
             return
         lines = done.stdout.splitlines()
-        for line in lines[:_SHOWN]:
+        for line in lines[:shown]:
             click.echo(f"  {line}")
-        if len(lines) > _SHOWN:
-            click.echo(f"  … {len(lines) - _SHOWN} more lines")
+        if len(lines) > shown:
+            click.echo(f"  … {len(lines) - shown} more lines")
         if self._ask:
             click.pause("  (press a key)")
 

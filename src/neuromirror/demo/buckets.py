@@ -1,0 +1,287 @@
+"""The demo buckets as a running thing: one S3 server on loopback, and a document database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
+
+from neuromirror.demo.archive import DemoError
+from neuromirror.demo.assets import BENCHMARK, OPEN_DATA, BucketState, key_bytes
+from neuromirror.demo.records import ArchiveClock
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from werkzeug.wrappers import Request, Response
+
+    from neuromirror.demo.faults import Fault, Watched
+    from neuromirror.demo.list_answers import Tampering
+
+_LISTING = r"^/{bucket}/?$"
+_ANY_BUCKET = "[^/]+"
+
+FAULTS: Mapping[str, dict[str, Any]] = {
+    "status": {"path": ".", "status": 503, "retry_after": None},
+    "html": {"path": "."},
+    "hang": {"path": ".", "seconds": 30.0},
+    "slow": {"path": ".", "delay": 0.05, "chunk": 64},
+    "cut": {"path": ".", "keep": 0.5, "lying": False},
+    "wrong_bytes": {"path": "."},
+    "no_version_id": {"path": ".", "method": "HEAD"},
+    "listing": {"path": "^/[^/]+/?$", "without": (), "after": None, "ends": ""},
+}
+"""Every fault with the defaults of its options; those of all are in ``faults.Fault``."""
+
+
+class DemoBuckets(BucketState):
+    """Buckets on loopback, from ``with`` to the end of the block.
+
+    ``demo-aind-open-data`` keeps no versions and lets none be listed; ``demo-aind-benchmark-data``
+    keeps versions, which anybody may list and read; ``demo-hostile`` holds every key that breaks
+    other programs. Objects are at ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes,
+    times, ETags and version ids.
+
+    ``directory`` gets the mirror files, in ``mirrors``; they are removed at the end. A page of a
+    listing holds ``page_size`` names at most. With ``empty`` the buckets start without objects.
+    The document database gives ``docdb_most`` records at most, whatever the limit.
+
+    It may not share a process with anything that resets moto's state (``mock_aws``).
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        port: int = 0,
+        page_size: int = 1000,
+        clock: ArchiveClock | None = None,
+        empty: bool = False,
+        docdb_most: int = 4,
+    ) -> None:
+        super().__init__(clock)
+        self.mirrors = Path(directory).absolute() / "mirrors"
+        self.page_size = page_size
+        self.docdb_most = docdb_most
+        self.endpoint = ""
+        """``http://127.0.0.1:<port>``, while it runs."""
+        self._port = port
+        self._empty = empty
+        self._stack = ExitStack()
+        self._stack.callback(self.close)
+        self._watch = self._watched()
+
+    def _watched(self) -> Watched:
+        from neuromirror.demo.control import Controlled
+        from neuromirror.demo.faults import Faults, Watched
+
+        self._faults = Faults(None, FAULTS, server="s3")
+        verbs: dict[str, Callable[..., object]] = {name: getattr(self, name) for name in VERBS}
+        verbs["clear_faults"] = self.clear_faults
+        for name in ("fault", "drop_key_from_listing", "cut_listing", "slow_down"):
+            verbs[name] = _silent(getattr(self, name))
+        for name in ("put", "overwrite", "add_file"):
+            verbs[name] = _silent(getattr(self, name))
+        app = Controlled(self._serve, verbs, lambda: self.requests)
+        return Watched(app, "s3", self._faults, None)
+
+    def __enter__(self) -> Self:
+        from neuromirror.demo.bucket_contents import fill_benchmark, fill_hostile, fill_open_data
+        from neuromirror.demo.server import LoopbackServer
+
+        with ExitStack() as undo:
+            undo.push(self._stack)
+            if not self._empty:
+                fill_open_data(self)
+                fill_benchmark(self)
+                fill_hostile(self)
+            server = LoopbackServer(self._watch, self._port)
+            self._stack.callback(server.stop)
+            # Last in, first out: what hangs is let go before the server waits for it.
+            self._stack.callback(self._faults.clear)
+            self.endpoint = server.url
+            for path in self._write_mirrors():
+                self._stack.callback(path.unlink, missing_ok=True)
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    # -- addresses
+
+    @property
+    def control_url(self) -> str:
+        """Where the verbs can be called: ``POST <control_url>/<verb>`` with a JSON object."""
+        return f"{self.endpoint}/_demo"
+
+    def docdb_url(self, version: str = "v2") -> str:
+        """The document database's address for finding records; ``v1`` or ``v2``."""
+        return f"{self.endpoint}/{version}/metadata_index/data_assets/find"
+
+    def addresses(self) -> dict[str, Any]:
+        """What ``serve`` prints."""
+        return {
+            "endpoint": self.endpoint,
+            "names": list(self._buckets),
+            "docdb": {version: self.docdb_url(version) for version in ("v1", "v2")},
+            "control": self.control_url,
+        }
+
+    def url(self, key: bytes | str, *, bucket: str = OPEN_DATA, version_id: str = "") -> str:
+        """The address of an object."""
+        query = f"?versionId={version_id}" if version_id else ""
+        return f"{self.endpoint}/{bucket}/{quote(key_bytes(key), safe='/~')}{query}"
+
+    # -- faults and requests
+
+    def fault(self, name: str, **options: Any) -> Fault:
+        """Switch a fault of ``FAULTS`` on; off by its ``clear`` or at the end of a ``with``."""
+        return self._faults.set(name, **options)
+
+    def drop_key_from_listing(
+        self, key: str | Sequence[str], *, bucket: str = OPEN_DATA, tail: bool = False, **how: Any
+    ) -> Fault:
+        """Leave a key (or some) out of listings, though the object is there.
+
+        With ``tail`` everything from the first such key on is missing, and the listing says that
+        it is whole.
+        """
+        path = _LISTING.format(bucket=bucket)
+        keys = [key] if isinstance(key, str) else list(key)
+        if tail:
+            before = min(key_bytes(one) for one in keys)
+            first = before[:-1] + bytes([before[-1] - 1]) + b"\xff" * 8
+            return self.fault("listing", path=path, after=first, **how)
+        return self.fault("listing", path=path, without=keys, **how)
+
+    def cut_listing(self, ends: str = "cut", *, bucket: str = _ANY_BUCKET, **how: Any) -> Fault:
+        """End pages of listings badly.
+
+        ``cut``: in the middle of the document; ``early``: saying that nothing follows;
+        ``no-token``: saying that more follows, but not where.
+        """
+        if ends not in {"cut", "early", "no-token"}:
+            raise DemoError(f"a listing can end as cut, early or no-token, not as {ends!r}")
+        return self.fault("listing", path=_LISTING.format(bucket=bucket), ends=ends, **how)
+
+    def slow_down(self, times: int | None = None, **how: Any) -> Fault:
+        """Answer 503 SlowDown, as many times as said (None: until it is cleared)."""
+        return self.fault("status", status=503, times=times, **how)
+
+    def clear_faults(self) -> None:
+        """Switch all faults off."""
+        self._faults.clear()
+
+    @property
+    def requests(self) -> list[str]:
+        """The requests so far, in order: ``"GET /demo-hostile?list-type=2"``."""
+        return list(self._watch.log)
+
+    def count_requests(self, pattern: str = "") -> int:
+        """How many requests hold this regular expression."""
+        return sum(bool(re.search(pattern, one)) for one in self.requests)
+
+    def clear_requests(self) -> None:
+        """Forget the requests so far."""
+        self._watch.log.clear()
+
+    # -- parts
+
+    def _write_mirrors(self) -> list[Path]:
+        from neuromirror.demo.bucket_contents import MEAREC
+
+        self.mirrors.mkdir(parents=True, exist_ok=True)
+        made = {
+            "demo-aind": (
+                "AIND-like open data",
+                f'bucket = "{OPEN_DATA}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
+                f'depth = 1\ndocdb = "{self.docdb_url()}"\n',
+            ),
+            "demo-aind-benchmark": (
+                "AIND-like benchmark data",
+                f'bucket = "{BENCHMARK}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
+                f'depth = 3\n\n[[options.datasets]]\nprefix = "{MEAREC}/"\ndepth = 2\n',
+            ),
+        }
+        paths = []
+        for name, (title, options) in made.items():
+            path = self.mirrors / f"{name}.toml"
+            path.write_text(f'source = "s3"\ntitle = "{title} (loopback)"\n\n[options]\n{options}')
+            paths.append(path)
+        return paths
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        from werkzeug.wrappers import Request
+
+        request = Request(environ)
+        with self.lock:
+            response = self._answer(request, environ)
+        return response(environ, start_response)
+
+    def _answer(self, request: Request, environ: WSGIEnvironment) -> Response:
+        from neuromirror.demo import docdb
+        from neuromirror.demo.list_answers import answer_listing
+        from neuromirror.demo.object_answers import answer_object, error
+
+        raw, _, text = environ["REQUEST_URI"].partition("?")
+        query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+        if asked := docdb.PATH.fullmatch(raw):
+            found = docdb.collection(self.records.values(), asked["version"])
+            return docdb.find(found, query, self.docdb_most)
+        name, _, key = unquote_to_bytes(raw).removeprefix(b"/").partition(b"/")
+        bucket = self._buckets.get(name.decode("utf-8", "replace"))
+        if request.method not in {"GET", "HEAD"}:
+            return error(403, "AccessDenied")
+        if bucket is None:
+            return error(404, "NoSuchBucket")
+        if key:
+            return answer_object(bucket, key, query, request)
+        return answer_listing(bucket, query, self.page_size, _tampering(environ))
+
+
+VERBS = (
+    "assets",
+    "clear_requests",
+    "delete_object",
+    "edit_sidecar",
+    "forget_in_docdb",
+    "grant",
+    "make_many",
+    "reindex",
+    "remove_asset",
+    "return_asset",
+    "sha256",
+    "touch_docdb",
+)
+"""The methods that can be called over HTTP and give JSON; of others HTTP gives null."""
+
+
+def _silent(verb: Callable[..., object]) -> Callable[..., object]:
+    """A verb whose result is no JSON."""
+
+    def called(**given: Any) -> None:
+        verb(**given)
+
+    return called
+
+
+def _tampering(environ: WSGIEnvironment) -> Tampering:
+    from neuromirror.demo.list_answers import Tampering
+
+    without: set[bytes] = set()
+    after, ends = None, ""
+    for fault in environ.get("neuromirror.demo.struck", ()):
+        if fault.name == "listing":
+            without |= {key_bytes(key) for key in fault.options["without"]}
+            after = fault.options["after"] or after
+            ends = fault.options["ends"] or ends
+    return Tampering(frozenset(without), after, ends)

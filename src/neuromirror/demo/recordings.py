@@ -1,0 +1,244 @@
+"""Small recordings and images in the formats of real ones: SpikeInterface folders and Zarrs."""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy
+    from numpy.typing import NDArray
+
+SAMPLING_RATE = 30_000.0
+"""Samples a second of every recording here."""
+
+CHANNELS = 16
+"""Channels of every recording here."""
+
+TRACES = "traces_cached_seg0.raw"
+"""The file of a SpikeInterface folder that holds the samples."""
+
+_GAIN = 2.34375
+_PITCH = 20.0
+
+
+def document(body: object) -> bytes:
+    """JSON as people and programs write it into these folders."""
+    return json.dumps(body, indent=4).encode()
+
+
+@cache
+def traces(samples: int, seed: int) -> bytes:
+    """Noise with a spike on one channel every 10 ms: little-endian int16, ``samples`` × 16."""
+    import numpy
+
+    place = numpy.arange(samples * CHANNELS, dtype=numpy.uint64) + numpy.uint64(seed << 32)
+    # A hash of the place; numpy's own generators may change between releases.
+    place = (place ^ (place >> numpy.uint64(15))) * numpy.uint64(0x9E3779B97F4A7C15)
+    noise = ((place >> numpy.uint64(58)).astype("<i2") - 32).reshape(samples, CHANNELS)
+    every = int(SAMPLING_RATE / 100)
+    for number, start in enumerate(range(every // 2, samples - 3, every)):
+        noise[start : start + 3, (number * 7 + seed) % CHANNELS] -= numpy.array(
+            [60, 140, 40], "<i2"
+        )
+    return noise.tobytes()
+
+
+def spikeinterface_folder(seconds: float, seed: int) -> dict[str, bytes]:
+    """What ``recording.save(format="binary")`` of SpikeInterface writes, by path in the folder.
+
+    The samples are at ``traces_cached_seg0.raw``: int16, C order, ``seconds`` × 30,000 by 16.
+    """
+    import numpy
+
+    names = [f"AP{number}" for number in range(CHANNELS)]
+    gains = [_GAIN] * CHANNELS
+    offsets = [0.0] * CHANNELS
+    annotations = {"is_filtered": False}
+    properties = {"gain_to_uV": gains, "offset_to_uV": offsets}
+    made = {"module": "spikeinterface", "version": "0.101.2"}
+    binary = {
+        "class": "spikeinterface.core.binaryrecordingextractor.BinaryRecordingExtractor",
+        **made,
+        "kwargs": {
+            "file_paths": [TRACES],
+            "sampling_frequency": SAMPLING_RATE,
+            "t_starts": None,
+            "num_channels": CHANNELS,
+            "dtype": "<i2",
+            "channel_ids": names,
+            "time_axis": 0,
+            "file_offset": 0,
+            "gain_to_uV": gains,
+            "offset_to_uV": offsets,
+            "is_filtered": False,
+        },
+        "annotations": annotations,
+        "properties": properties,
+        "relative_paths": True,
+    }
+    folder = {
+        "class": "spikeinterface.core.binaryfolder.BinaryFolderRecording",
+        **made,
+        "kwargs": {"folder_path": "."},
+        "annotations": annotations,
+        "properties": {"group": [0] * CHANNELS, **properties},
+        "relative_paths": True,
+    }
+    return {
+        "binary.json": document(binary),
+        "probe.json": document(_probe()),
+        "properties/gain_to_uV.npy": _npy(numpy.array(gains)),
+        "properties/group.npy": _npy(numpy.zeros(CHANNELS, "<i8")),
+        "properties/offset_to_uV.npy": _npy(numpy.array(offsets)),
+        "provenance.json": document({"warning": "the provenace is not dumpable!!!"}),
+        "si_folder.json": document(folder),
+        TRACES: traces(int(seconds * SAMPLING_RATE), seed),
+    }
+
+
+def _npy(values: NDArray[Any]) -> bytes:
+    import numpy
+
+    stream = io.BytesIO()
+    numpy.save(stream, values)
+    return stream.getvalue()
+
+
+def _probe() -> dict[str, object]:
+    """One shank of contacts in a row, as probeinterface writes it."""
+    top = _PITCH * CHANNELS
+    return {
+        "specification": "probeinterface",
+        "version": "0.2.21",
+        "probes": [
+            {
+                "ndim": 2,
+                "si_units": "um",
+                "annotations": {"name": "Demo probe", "manufacturer": "none"},
+                "contact_annotations": {},
+                "contact_positions": [[0.0, _PITCH * number] for number in range(CHANNELS)],
+                "contact_plane_axes": [[[1.0, 0.0], [0.0, 1.0]]] * CHANNELS,
+                "contact_shapes": ["circle"] * CHANNELS,
+                "contact_shape_params": [{"radius": 6.0}] * CHANNELS,
+                "probe_planar_contour": [
+                    [-20.0, top],
+                    [-20.0, -20.0],
+                    [0.0, -100.0],
+                    [20.0, -20.0],
+                    [20.0, top],
+                ],
+                "contact_ids": [f"e{number}" for number in range(CHANNELS)],
+                "shank_ids": [""] * CHANNELS,
+                "device_channel_indices": list(range(CHANNELS)),
+            }
+        ],
+    }
+
+
+def compressed_recording(samples: int, seed: int) -> dict[str, bytes]:
+    """A recording as SpikeInterface writes it to Zarr format 2: a group with a chunked array.
+
+    ``traces_seg0`` is ``samples`` × 16 in chunks of 300 × 16, each compressed by zlib.
+    """
+    import numpy
+
+    data = numpy.frombuffer(traces(samples, seed), "<i2").reshape(samples, CHANNELS)
+    names = numpy.array([f"AP{number}" for number in range(CHANNELS)], "<U4")
+    entries = {
+        ".zgroup": document({"zarr_format": 2}),
+        ".zattrs": document(
+            {
+                "sampling_frequency": SAMPLING_RATE,
+                "num_segments": 1,
+                "annotations": {"is_filtered": False},
+            }
+        ),
+        "channel_ids/.zarray": document(_array2([CHANNELS], [CHANNELS], "<U4", "")),
+        "channel_ids/0": zlib.compress(names.tobytes(), 6),
+        "traces_seg0/.zarray": document(_array2(list(data.shape), [300, CHANNELS], "<i2", 0)),
+    }
+    for number, start in enumerate(range(0, samples, 300)):
+        chunk = numpy.zeros((300, CHANNELS), "<i2")
+        part = data[start : start + 300]
+        chunk[: len(part)] = part
+        entries[f"traces_seg0/{number}.0"] = zlib.compress(chunk.tobytes(), 6)
+    consolidated = {
+        name: json.loads(text)
+        for name, text in entries.items()
+        if name.rpartition("/")[2].startswith(".z")
+    }
+    metadata = {"metadata": consolidated, "zarr_consolidated_format": 1}
+    entries[".zmetadata"] = document(metadata)
+    return entries
+
+
+def _array2(shape: list[int], chunks: list[int], dtype: str, fill: object) -> dict[str, object]:
+    return {
+        "zarr_format": 2,
+        "shape": shape,
+        "chunks": chunks,
+        "dtype": dtype,
+        "compressor": {"id": "zlib", "level": 6},
+        "fill_value": fill,
+        "order": "C",
+        "filters": None,
+    }
+
+
+def image3() -> dict[str, bytes]:
+    """A small OME-Zarr 0.5 (Zarr format 3, no compression): two levels of a gradient.
+
+    Level 0 has 2 × 32 × 32 pixels, level 1 2 × 16 × 16, both uint16 in chunks of 1 × 16 × 16.
+    """
+    import numpy
+
+    ramp = numpy.arange(2 * 32 * 32, dtype="uint32") * 13 % 50_000
+    full = ramp.astype("<u2").reshape(2, 32, 32)
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    levels = [
+        {
+            "path": str(level),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [1.0, 0.5 * 2**level, 0.5 * 2**level]}
+            ],
+        }
+        for level in range(2)
+    ]
+    ome = {"version": "0.5", "multiscales": [{"name": "demo", "axes": axes, "datasets": levels}]}
+    entries = {
+        "zarr.json": document({"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}})
+    }
+    for level, image in enumerate((full, full[:, ::2, ::2])):
+        entries.update({f"{level}/{name}": data for name, data in _array3(image).items()})
+    return entries
+
+
+def _array3(image: numpy.ndarray[tuple[int, ...], numpy.dtype[Any]]) -> Mapping[str, bytes]:
+    depth, height, width = image.shape
+    entries = {
+        "zarr.json": document(
+            {
+                "zarr_format": 3,
+                "node_type": "array",
+                "shape": [depth, height, width],
+                "data_type": "uint16",
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 16, 16]}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": 0,
+                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                "attributes": {},
+            }
+        )
+    }
+    for z in range(depth):
+        for y in range(height // 16):
+            for x in range(width // 16):
+                chunk = image[z, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+                entries[f"c/{z}/{y}/{x}"] = chunk.tobytes()
+    return entries
