@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annex_world import TIME, FileServer, run
@@ -89,3 +90,26 @@ def clone(tmp_path: Path) -> Callable[[Path], Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[tuple[Any, str]]:
+    """moto's S3 server: a client of boto3, and the address of a bucket."""
+    import boto3
+    from botocore.config import Config
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(proxies={}),
+    )
+    client.create_bucket(Bucket="parts")
+    yield client, f"http://{host}:{port}/parts"
+    server.stop()

@@ -8,8 +8,9 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annex_world import FileServer, run
@@ -30,57 +31,30 @@ def key_of(content: bytes, part_size: int) -> str:
     return xs3etag_key(len(content), etag_of(io.BytesIO(content), part_size), part_size)
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[tuple[object, str]]:
-    """An S3 server on loopback: a client, and the name of a bucket."""
-    import boto3
-    from botocore.config import Config
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        config=Config(proxies={}),
-    )
-    client.create_bucket(Bucket="data")
-    yield client, "data"
-    server.stop()
-
-
 @pytest.mark.parametrize("part_size", [5 * MIB, 8 * MIB, 16 * MIB])
-def test_the_etag_is_that_of_a_real_multipart_upload(
-    bucket: tuple[object, str], part_size: int
-) -> None:
+def test_the_etag_is_that_of_a_real_multipart_upload(s3: tuple[Any, str], part_size: int) -> None:
     from boto3.s3.transfer import TransferConfig
 
-    client, name = bucket
+    client, name = s3[0], "parts"
     config = TransferConfig(multipart_threshold=1, multipart_chunksize=part_size, use_threads=False)
-    client.upload_fileobj(io.BytesIO(CONTENT), name, "object", Config=config)  # type: ignore[attr-defined]
-    head = client.head_object(Bucket=name, Key="object")  # type: ignore[attr-defined]
+    client.upload_fileobj(io.BytesIO(CONTENT), name, "object", Config=config)
+    head = client.head_object(Bucket=name, Key="object")
     etag = head["ETag"].strip('"')
     assert etag.endswith(f"-{-(-len(CONTENT) // part_size)}")
     assert etag_of(io.BytesIO(CONTENT), part_size) == etag
 
 
-def test_an_upload_of_nothing_in_one_part_verifies(
-    bucket: tuple[object, str], tmp_path: Path
-) -> None:
-    client, name = bucket
+def test_an_upload_of_nothing_in_one_part_verifies(s3: tuple[Any, str], tmp_path: Path) -> None:
+    client, name = s3[0], "parts"
     where = {"Bucket": name, "Key": "empty"}
-    upload = client.create_multipart_upload(**where)["UploadId"]  # type: ignore[attr-defined]
-    part = client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"")  # type: ignore[attr-defined]
-    client.complete_multipart_upload(  # type: ignore[attr-defined]
+    upload = client.create_multipart_upload(**where)["UploadId"]
+    part = client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"")
+    client.complete_multipart_upload(
         **where,
         UploadId=upload,
         MultipartUpload={"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]},
     )
-    etag = client.head_object(**where)["ETag"].strip('"')  # type: ignore[attr-defined]
+    etag = client.head_object(**where)["ETag"].strip('"')
     (tmp_path / "empty").write_bytes(b"")
     key = xs3etag_key(0, etag, 5 * MIB)
     assert talk(f"VERIFYKEYCONTENT {key} {tmp_path}/empty") == ["VERIFYKEYCONTENT-SUCCESS"]

@@ -50,29 +50,6 @@ def flip(path: Path, place: int) -> None:
         stream.write(bytes([byte ^ 1]))
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[tuple[Any, str]]:
-    """moto's S3 server: a client of boto3, and the address of a bucket."""
-    import boto3
-    from botocore.config import Config
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        config=Config(proxies={}),
-    )
-    client.create_bucket(Bucket="parts")
-    yield client, f"http://{host}:{port}/parts"
-    server.stop()
-
-
 def uploaded(client: Any, path: Path, part_size: int) -> str:
     """The key of a file that boto3 uploads in parts, by what S3 answers when it is asked."""
     from boto3.s3.transfer import TransferConfig

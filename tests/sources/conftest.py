@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from dandi_replay import Replay
+from s3_buckets import Bucket, Buckets, moto_server
 
 from neuromirror.net import Limits, Session
 from neuromirror.sources.dandi import DandiOptions, DandiSource
@@ -28,3 +29,22 @@ def source_of(archive: Replay) -> Callable[..., DandiSource]:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[Buckets]:
+    """moto's S3 server."""
+    with moto_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(buckets: Buckets) -> Bucket:
+    """A new bucket, open to all."""
+    return buckets.make()
+
+
+@pytest.fixture
+def versioned(buckets: Buckets) -> Bucket:
+    """A new bucket that keeps old versions."""
+    return buckets.make(versioned=True)

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from memory import NOTHING, Memory
-from s3_buckets import MIB, Bucket, Buckets, files_of, listing_of, md5, moto_server, read, refuse
+from s3_buckets import MIB, files_of, listing_of, md5, read, refuse
 
 from neuromirror.model import Digest, Evidence, VersionKind
 from neuromirror.net import NotFound
 from neuromirror.sources import DatasetNotFound, ListingNotProven, MalformedId
-
-
-@pytest.fixture(scope="module")
-def buckets() -> Iterator[Buckets]:
-    with moto_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(buckets: Buckets) -> Bucket:
-    return buckets.make()
-
-
-@pytest.fixture
-def versioned(buckets: Buckets) -> Bucket:
-    return buckets.make(versioned=True)
-
 
 # --- discovery
 

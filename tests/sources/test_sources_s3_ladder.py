@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import pytest
 from memory import Memory
 from s3_buckets import (
     MIB,
-    Bucket,
-    Buckets,
     count_heads,
     files_of,
     got,
     listing_of,
     md5,
-    moto_server,
     read,
 )
 
 from neuromirror.model import Digest, Evidence, FileRecord, NamedException, Retention
 from neuromirror.sources import KnownContent, ListingNotProven
-
-
-@pytest.fixture(scope="module")
-def buckets() -> Iterator[Buckets]:
-    with moto_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(buckets: Buckets) -> Bucket:
-    return buckets.make()
-
-
-@pytest.fixture
-def versioned(buckets: Buckets) -> Bucket:
-    return buckets.make(versioned=True)
-
 
 # --- the ladder
 

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-from s3_buckets import MIB, Bucket, Buckets, listing_of, moto_server, read
+from s3_buckets import MIB, listing_of, read
 
 from neuromirror.sources import ListingNotProven
-
-
-@pytest.fixture(scope="module")
-def buckets() -> Iterator[Buckets]:
-    with moto_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(buckets: Buckets) -> Bucket:
-    return buckets.make()
 
 
 def put_asset(bucket, root="asset"):

@@ -17,6 +17,7 @@ from neuromirror.cli.common import Commands, Settings, settings_options
 from neuromirror.cli.demo import demo_command
 from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.operate import check_config_command, rebuild_index_command, status_command
+from neuromirror.cli.reproduce import reproduce_command
 from neuromirror.cli.sync import holds_command, release_command, sync_command
 
 
@@ -41,6 +42,7 @@ for _command in (
     show_command,
     files_command,
     find_command,
+    reproduce_command,
     status_command,
     holds_command,
     release_command,

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.common import INTERRUPTED, Settings, settings_options
+from neuromirror.cli.common import INTERRUPTED, NamedPath, Settings, settings_options
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Result, Sync
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Datasets at a time."
 )
+@click.option(
+    "--private-store",
+    type=NamedPath(),
+    metavar="DIR",
+    help="The store of what is under embargo [no default; NEUROMIRROR_PRIVATE_STORE].",
+)
 @settings_options
 def sync_command(
     settings: Settings,
@@ -39,6 +46,7 @@ def sync_command(
     deep: bool,
     history: bool,
     jobs: int,
+    private_store: Path | None,
 ) -> None:
     """Bring datasets up to date with their archives.
 
@@ -49,22 +57,33 @@ def sync_command(
     With --history, states between the last one that is mirrored (or the beginning) and now are
     minted first, oldest first, as far as the archive keeps the versions of its objects.
 
+    What is under embargo is passed over, or, where the mirror's file says embargoed = "private",
+    goes to the store that --private-store names, outside the other one. All other commands look
+    into that store with --store.
+
     Exit code: 0 all done, 1 something failed (the others are done), 2 wrong usage or
     configuration, 3 a listing is held for approval.
     """
-    from neuromirror.crawl import Sync, parse_requests
+    from neuromirror.crawl import PrivateSide, Sync, parse_requests
     from neuromirror.crawl import dry_run as dry_results
+    from neuromirror.store import Store
+    from neuromirror.store.private import refuse_private
 
+    if private_store is None and (named := os.environ.get("NEUROMIRROR_PRIVATE_STORE")):
+        private_store = Path(named)
     requests = parse_requests(names, settings.mirrors())
+    refuse_private(settings.store_folder)
+    private = PrivateSide(private_store, Store(settings.store_folder.absolute()))
+    private.check([request.mirror.open() for request in requests])
     results: Iterable[Result]
     if dry_run:
         with _index_if_any(settings) as index:
-            results = dry_results(requests, index, deep=deep, history=history)
+            results = dry_results(requests, index, deep=deep, history=history, private=private)
             code = _report(settings, results, count_unchanged=False)
     else:
         store = settings.store(create=True)
         index_path = settings.index_path(store)
-        run = Sync(store, index_path, deep=deep, history=history, jobs=jobs)
+        run = Sync(store, index_path, deep=deep, history=history, jobs=jobs, private=private_store)
         with _stopping_at_once():
             results = _with_progress(run, run.results(requests))
             code = _report(settings, results, count_unchanged=True)

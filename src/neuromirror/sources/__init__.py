@@ -4,6 +4,7 @@ from neuromirror.sources.errors import (
     DatasetNotFound,
     ListingNotProven,
     MalformedId,
+    PartUnavailable,
     UnexpectedReply,
 )
 from neuromirror.sources.options import SourceOptions
@@ -18,6 +19,7 @@ __all__ = [
     "ListingNotProven",
     "MalformedId",
     "Part",
+    "PartUnavailable",
     "Source",
     "SourceOptions",
     "UnexpectedReply",

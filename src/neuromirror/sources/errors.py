@@ -19,6 +19,12 @@ class UnexpectedReply(ListingNotProven):
     """A reply that is JSON, but not what the archive's API promises."""
 
 
+class PartUnavailable(ListingNotProven):
+    """A part whose entries may not be read, as under embargo; ``reason`` says why in a word."""
+
+    reason: str = "embargoed"
+
+
 class DatasetNotFound(NeuromirrorError):
     """The archive itself says that it has no such dataset (any more)."""
 

@@ -93,7 +93,7 @@ class Listing:
     version: VersionRef
     facts: DatasetFacts
     documents: tuple[Document, ...]  # both may be set until the last entry was read
-    entries: Iterator[FileRecord | NamedException]
+    entries: Iterator[FileRecord | NamedException | Part]
     closing: Callable[[], VersionRef] = field(repr=False)
     web_remotes: tuple[WebRemote, ...] = ()
     late_sha256: bool = False  # upstream will tell a sha256 of every file some time later

@@ -46,18 +46,23 @@ def document(metadata: Mapping[str, Any], *, published: bool, doi: str | None) -
     Dandi's own tools read it. The text is UTF-8 and ends in a newline.
     """
     left_out = _ALWAYS_LEFT_OUT if published else _ALWAYS_LEFT_OUT | _LEFT_OUT_OF_DRAFTS
-    kept = {name: _clean(value) for name, value in metadata.items() if name not in left_out}
+    kept = {name: clean(value) for name, value in metadata.items() if name not in left_out}
     if published and doi is not None:
         kept["doi"] = doi
     dumped = json.dumps(kept, ensure_ascii=False, indent=2, sort_keys=True)
-    return Document(b"dandiset.yaml", _NOT_YAML.sub(_escaped, dumped).encode("utf-8") + b"\n")
+    return Document(b"dandiset.yaml", utf8(dumped) + b"\n")
+
+
+def utf8(dumped: str) -> bytes:
+    """Dumped JSON as UTF-8; what YAML or UTF-8 cannot hold becomes an escape."""
+    return _NOT_YAML.sub(_escaped, dumped).encode("utf-8")
 
 
 def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(found.group()):04x}"
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """The value with every text in it free of signed queries and user info.
 
     Only those: fragments and other parameters mean something in ontology terms and prose.
@@ -65,9 +70,9 @@ def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return _SIGNED_URL.sub(lambda found: clean_url(found.group()), value)
     if isinstance(value, Mapping):
-        return {name: _clean(inner) for name, inner in value.items()}
+        return {name: clean(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_clean(inner) for inner in value]
+        return [clean(inner) for inner in value]
     return value
 
 
@@ -82,7 +87,7 @@ def facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFac
         if isinstance(licenses, list)
         else (),
         doi=doi,
-        landing_page=str(_clean(page))
+        landing_page=str(clean(page))
         if isinstance(page, str) and page.startswith(("http://", "https://"))
         else None,
     )

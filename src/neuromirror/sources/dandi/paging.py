@@ -8,7 +8,7 @@ what it should say. So neither a cycle nor another host in it can lead anywhere.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,12 +30,13 @@ def pages(
     page_size: int,
     key: str,
     shrink: bool = False,
+    fetched: Callable[[int, int, Any], object] | None = None,
 ) -> Iterator[list[Any]]:
     """Yields the rows of each page, until all that the first page counted have come.
 
     ``what`` names the list in messages; ``key`` is the field that no two rows share. With
     ``shrink`` a page that the server cannot give is asked for in quarters, and so are the pages
-    after it.
+    after it. ``fetched`` is told each page's number and size, and the page itself.
 
     Raises :class:`ListingNotProven` when rows are short, repeated or too many, when a page before
     the last is not full, and when ``next`` names another host or page; a
@@ -46,13 +47,12 @@ def pages(
     recent: deque[object] = deque(maxlen=page_size)
     while True:
         number, skip = offset // size + 1, offset % size
-        asked = {**params, "page": number, "page_size": size}
         may_shrink = shrink and size > _SMALLEST
         try:
             attempts = session.limits.attempts
-            page = session.get_json(
-                url, asked, attempts=min(attempts, _IMPATIENT) if may_shrink else attempts
-            )
+            if may_shrink:
+                attempts = min(attempts, _IMPATIENT)
+            page = page_at(session, url, params, number, size, attempts=attempts)
         except (ServerTrouble, TimedOut, BrokenOff, TooLarge):
             if not may_shrink:
                 raise
@@ -84,6 +84,8 @@ def pages(
         offset += len(rows[skip:])
         if offset > count or (following is None and offset != count):
             raise ListingNotProven(f"{what}: {count} were promised and {offset} came")
+        if fetched is not None:
+            fetched(number, size, page)
         yield rows[skip:]
         if following is None:
             return
@@ -91,6 +93,19 @@ def pages(
             raise ListingNotProven(
                 f"{what}: page {number} is empty, and is said not to be the last"
             )
+
+
+def page_at(
+    session: Session,
+    url: str,
+    params: Mapping[str, str | int],
+    number: int,
+    size: int,
+    *,
+    attempts: int | None = None,
+) -> Any:
+    """The page of this number and size, unchecked; raises a NetError."""
+    return session.get_json(url, {**params, "page": number, "page_size": size}, attempts=attempts)
 
 
 def _parts(page: Any, what: str) -> tuple[list[Any], int | None, str | None]:

@@ -6,7 +6,7 @@ A row that is not as the API promises becomes a :class:`NamedException` and bloc
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from neuromirror.model import Digest, FileRecord, NamedException, Retention, dandi_part_size
 from neuromirror.net import clean_url, is_local_name, origin
 from neuromirror.sources.dandi.digests import ETAG, SHA256, parts_of
+from neuromirror.sources.protocol import Part
 
 CLAIMED_BY: Final = "dandi"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
@@ -35,23 +36,31 @@ class BlobRow:
     object_url: str | None
 
 
+Row = BlobRow | Part | NamedException
+ToPart = Callable[[bytes, int, str, Mapping[str, Any]], Part | NamedException]
+"""Makes a part of a Zarr asset's path, size in bytes, Zarr id and metadata."""
+
+
 def read_row(
-    row: Any, number: int, *, published: bool, allow_private: bool
-) -> BlobRow | NamedException:
-    """The record of a row with metadata; ``number`` counts rows, to name one without a path."""
+    row: Any, number: int, *, published: bool, allow_private: bool, to_part: ToPart | None = None
+) -> Row:
+    """The record of a row with metadata; ``number`` counts rows, to name one without a path.
+
+    Without ``to_part`` a Zarr asset is a named exception.
+    """
     path = _exception_path(row, number)
     size = _size(row) if isinstance(row, dict) else None
     try:
         if not isinstance(row, dict):
             raise _Malformed("the row is no object")
-        return _read(row, published=published, allow_private=allow_private)
+        return _read(row, published=published, allow_private=allow_private, to_part=to_part)
     except _Malformed as error:
         return NamedException(path, "malformed", f"The archive's row: {error}", size or 0)
 
 
 def _read(
-    row: Mapping[str, Any], *, published: bool, allow_private: bool
-) -> BlobRow | NamedException:
+    row: Mapping[str, Any], *, published: bool, allow_private: bool, to_part: ToPart | None
+) -> Row:
     path = _path(row)
     asset_id = _uuid(row, "asset_id")
     size = _size(row)
@@ -60,12 +69,16 @@ def _read(
     blob, zarr = row.get("blob"), row.get("zarr")
     if (blob is None) == (zarr is None):
         raise _Malformed("it must have either a blob or a Zarr")
+    metadata = row.get("metadata")
     if zarr is not None:
         zarr_id = _uuid(row, "zarr")
-        return NamedException(path, "zarr", f"Zarr asset {zarr_id}: not mirrored yet", size)
-    metadata = row.get("metadata")
+        if to_part is None:
+            detail = f"Zarr asset {zarr_id}: left out by the mirror's options"
+            return NamedException(path, "zarr", detail, size)
     if not isinstance(metadata, dict):
         raise _Malformed("metadata is missing")
+    if zarr is not None and to_part is not None:
+        return to_part(path, size, zarr_id, metadata)
     digests, part_size = _digests(metadata, size)
     created = moment_or_none(row.get("created"))
     if created is None:

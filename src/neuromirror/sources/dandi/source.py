@@ -8,37 +8,54 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from neuromirror.model import (
+    ConfigurationError,
     DatasetHint,
     DatasetRef,
     NamedException,
+    NeuromirrorError,
     Summary,
     VersionKind,
     VersionRef,
     WebRemote,
 )
 from neuromirror.net import Forbidden, NotFound, Session, is_local_name, origin
+from neuromirror.sources.dandi.assets import AssetList
+from neuromirror.sources.dandi.buckets import Buckets
 from neuromirror.sources.dandi.document import document, facts, published_doi
+from neuromirror.sources.dandi.memo import Memo, bound, load
+from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.paging import pages
-from neuromirror.sources.dandi.places import with_locations
-from neuromirror.sources.dandi.rows import BlobRow, moment_or_none, read_row
+from neuromirror.sources.dandi.places import Entry, Places
+from neuromirror.sources.dandi.rows import BlobRow, Row, moment_or_none
+from neuromirror.sources.dandi.sweep import Sweep
+from neuromirror.sources.dandi.zarrs import LOCAL_PREFIX, Zarrs
 from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
-from neuromirror.sources.options import SourceOptions
-from neuromirror.sources.protocol import Known, Listing
+from neuromirror.sources.options import SourceOptions, base_address
+from neuromirror.sources.protocol import Known, Listing, Part
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 _VERSION: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
 _DRAFT: Final = "draft"
 _OPEN: Final = "OPEN"
+EMBARGOED: Final = "embargoed"
+"""Why a dandiset under embargo is unavailable: all that is told of it."""
+OPENED: Final = "opened"
+"""Why one that is not under embargo is unavailable among those that are."""
+
+
+class UnderEmbargo(NeuromirrorError):
+    """A dandiset that was open a moment ago, and is not any more."""
 
 
 class DandiOptions(SourceOptions):
@@ -47,7 +64,10 @@ class DandiOptions(SourceOptions):
     ``api`` is the API's base (``https://api.dandiarchive.org/api``); ``token_env`` names the
     environment variable with a token; ``page_size`` is at most the archive's own limit, 1000;
     ``connections`` is how many objects are asked about at once; ``allow_private`` says that the
-    archive is on this machine or network (by default: exactly when ``api`` says so).
+    archive is on this machine or network (by default: exactly when ``api`` says so). ``zarrs``
+    says that Zarr assets are mirrored, and changes of one with shorter pauses between them than
+    ``history_gap_minutes`` are one past state; ``metadata`` that the assets' metadata are.
+    ``embargoed`` says what becomes of dandisets under embargo that the token may read.
     """
 
     api: str
@@ -55,31 +75,45 @@ class DandiOptions(SourceOptions):
     page_size: int = Field(default=1000, ge=1, le=1000)
     connections: int = Field(default=8, ge=1, le=64)
     allow_private: bool | None = None
+    zarrs: bool = False
+    metadata: bool = True
+    history_gap_minutes: int = Field(default=60, ge=1)
+    embargoed: Literal["skip", "private"] = "skip"
+
+    @model_validator(mode="after")
+    def _has_token(self) -> Self:
+        if self.embargoed == "private" and self.token_env is None:
+            raise ValueError(
+                'embargoed = "private" needs a token; name the environment variable that holds '
+                "it with token_env"
+            )
+        return self
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a token to ask with now."""
+        return self.token_env is not None and bool(os.environ.get(self.token_env, "").strip())
 
     @field_validator("api")
     @classmethod
     def _normal(cls, api: str) -> str:
-        scheme, host, port = origin(api)
-        parts = urlsplit(api)
-        if "@" in parts.netloc:
-            raise ValueError("an address must not hold a user or password; use token_env")
-        if parts.query or parts.fragment:
-            raise ValueError("an API address ends with its path")
-        host = f"[{host}]" if ":" in host else host
-        usual = port == (443 if scheme == "https" else 80)
-        return f"{scheme}://{host}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
+        return base_address(api, "use token_env")
 
-    def session(self) -> Session:
-        """A session that gives the token to the API's host alone."""
+    def session(self, *, anonymous: bool = False) -> Session:
+        """A session that gives the token to the API's host alone; ``anonymous``, to none."""
         private = self.allow_private
         if private is None:
             private = is_local_name(origin(self.api)[1])
-        tokens = {self.api: self.token_env} if self.token_env else {}
+        tokens = {self.api: self.token_env} if self.token_env and not anonymous else {}
         return Session(allow_private=private, tokens=tokens)
 
 
 class DandiSource:
-    """A DANDI archive as a :class:`~neuromirror.sources.Source`."""
+    """A DANDI archive as a :class:`~neuromirror.sources.Source`.
+
+    It shows of a dandiset under embargo that it is embargoed, and no more; :meth:`private` gives
+    the source that shows these, and no others.
+    """
 
     Options: ClassVar[type[DandiOptions]] = DandiOptions
 
@@ -90,24 +124,78 @@ class DandiSource:
         self.uri = f"{options.api}/"
         self._instance: Mapping[str, Any] | None = None
         self._instance_lock = threading.Lock()
+        self._is_private = False
+        buckets = Buckets(session)
+        self._sweep = Sweep(buckets, connections=options.connections)
+        self._zarrs = Zarrs(
+            session,
+            mirror,
+            options.api,
+            buckets,
+            connections=options.connections,
+            history_gap=timedelta(minutes=options.history_gap_minutes),
+        )
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """The reference of a dandiset; raises :class:`MalformedId` (a ValueError)."""
+        """The reference of a dandiset, or of ``zarr/<id>``; raises :class:`MalformedId`."""
+        if local_id.startswith(LOCAL_PREFIX):
+            return self._zarrs.dataset(local_id)
         if not _ID.match(local_id):
             raise MalformedId(
                 f"{self.mirror}: {local_id!r} is no dandiset id; one has six digits, like 000027"
             )
         return DatasetRef(self.mirror, local_id, f"{self.options.api}/dandisets/{local_id}/")
 
+    def private(self) -> DandiSource | None:
+        """The dandisets under embargo, as the token may read them; None where they are skipped.
+
+        It tells no place of a file but the API's download address, which takes the token too.
+        Raises ConfigurationError where there is no token.
+        """
+        options = self.options
+        if options.embargoed != "private" or self._is_private:
+            return None
+        if not options.has_token:
+            raise ConfigurationError(
+                f'mirror {self.mirror!r}: embargoed = "private" needs a token; set the '
+                f'environment variable {options.token_env}, or write embargoed = "skip"'
+            )
+        private = type(self)(self.mirror, options, self.session)
+        private._is_private = True
+        return private
+
+    def is_open(self, dataset: DatasetRef) -> bool:
+        """Whether anybody may read the dandiset: asked without the token."""
+        with self.options.session(anonymous=True) as session:
+            try:
+                row = session.get_json(dataset.source_uri)
+            except Forbidden:
+                return False
+        return isinstance(row, dict) and row.get("embargo_status") == _OPEN
+
+    def _is_shown(self, zarr: DatasetRef) -> bool:
+        """Whether the archive shows a Zarr to anybody, as it does not under embargo."""
+        with self.options.session(anonymous=True) as session:
+            try:
+                session.get_json(zarr.source_uri)
+            except Forbidden:
+                return False
+            except NotFound:
+                pass  # whoever asks with the token says what that means
+        return True
+
     def datasets(self) -> Iterator[DatasetHint]:
         """Yields all dandisets that are not hidden, in order of id.
 
+        With a token those under embargo that it may read are among them, as unavailable.
         The list is proven only when the iterator ends: :class:`ListingNotProven` may come after
         some of it. A dandiset deleted and another made between two pages would go unnoticed, so
         ask :meth:`hint` about one that is missing before believing that it is gone.
         """
         what = f"{self.mirror}: the list of dandisets"
         asked = {"ordering": "id", "draft": "true", "empty": "true"}
+        if self.options.has_token:
+            asked["embargoed"] = "true"
         for rows in pages(
             self.session,
             f"{self.options.api}/dandisets/",
@@ -122,13 +210,19 @@ class DandiSource:
                 if not isinstance(identifier, str) or not _ID.match(identifier):
                     raise UnexpectedReply(f"{what} holds a row without a dandiset id")
                 published = row.get("most_recent_published_version")
-                yield self._hint(self.dataset(identifier), row, published)
+                hint = self._hint(self.dataset(identifier), row, published)
+                if not (self._is_private and hint.unavailable):
+                    yield hint
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         """One dandiset's hint; raises :class:`DatasetNotFound`.
 
         An embargoed dandiset is hidden from the list and known only by the refusal to show it.
         """
+        if _is_zarr(dataset):
+            if self.options.has_token and not self._is_private and not self._is_shown(dataset):
+                return DatasetHint(dataset, EMBARGOED, unavailable=EMBARGOED)
+            return self._zarrs.hint(dataset)
         try:
             row = self.session.get_json(dataset.source_uri)
             published = None
@@ -146,7 +240,7 @@ class DandiSource:
         except Forbidden as error:
             if error.detail is None or "token" in error.detail.lower():
                 raise
-            return DatasetHint(dataset, "embargoed", unavailable="embargoed")
+            return DatasetHint(dataset, EMBARGOED, unavailable=EMBARGOED)
         if not isinstance(row, dict) or row.get("identifier") != dataset.local_id:
             raise UnexpectedReply(f"{dataset.name}: the reply describes no such dandiset")
         return self._hint(dataset, row, published)
@@ -164,12 +258,15 @@ class DandiSource:
         embargo = row.get("embargo_status")
         if not isinstance(draft, dict) or not isinstance(embargo, str):
             raise UnexpectedReply(f"{dataset.name}: the reply lacks draft or embargo status")
+        if self._is_private != (embargo != _OPEN):
+            # nothing else is told of it, so that nothing else can get anywhere
+            reason = OPENED if self._is_private else EMBARGOED
+            return DatasetHint(dataset, reason, unavailable=reason)
         name = draft.get("name")
         return DatasetHint(
             dataset,
             _fingerprint(draft, published, embargo),
             title=name if isinstance(name, str) else "",
-            unavailable=None if embargo == _OPEN else "embargoed",
         )
 
     def _version_rows(self, dataset: DatasetRef) -> list[dict[str, Any]]:
@@ -195,7 +292,12 @@ class DandiSource:
         return found
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """Published versions, oldest first, then the draft; raises :class:`DatasetNotFound`."""
+        """Published versions, oldest first, then the draft; raises :class:`DatasetNotFound`.
+
+        Of a Zarr, its present state.
+        """
+        if _is_zarr(dataset):
+            return self._zarrs.versions(dataset)
         try:
             rows = self._version_rows(dataset)
         except NotFound as error:
@@ -210,6 +312,8 @@ class DandiSource:
         """The version of a row or of its ``/info/``."""
         if not isinstance(row, dict) or row.get("version") != label:
             raise UnexpectedReply(f"{dataset.name}@{label}: the reply describes no such version")
+        if not self._is_private and _embargo_of(row) != _OPEN:
+            raise UnderEmbargo(f"{dataset.name} is embargoed; nothing more of it was read")
         files, size = _count(row.get("asset_count")), _count(row.get("size"))
         published = label != _DRAFT
         time: datetime | None = moment_or_none(row.get("created" if published else "modified"))
@@ -221,15 +325,20 @@ class DandiSource:
         return VersionRef(dataset, label, kind, time, Summary(files, size))
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """None: a draft's earlier states are kept nowhere."""
-        return []
+        """Of a Zarr, its earlier states; none of a draft, whose own are kept nowhere."""
+        return self._zarrs.history(dataset, since) if _is_zarr(dataset) else []
 
     def capabilities(self) -> Mapping[str, str]:
         """None to tell: the API allows the same everywhere."""
         return {}
 
     def listing(self, version: VersionRef, known: Known) -> Listing:
-        """The assets of a version; its ``version`` holds upstream's summary as of now."""
+        """The assets of a version; its ``version`` holds upstream's summary as of now.
+
+        Of a Zarr, its objects.
+        """
+        if _is_zarr(version.dataset):
+            return self._zarrs.listing(version, known)
         dataset, label = version.dataset, version.upstream
         if label != _DRAFT and not _VERSION.match(label):
             raise MalformedId(f"{dataset.name}: {label!r} is no version of a dandiset")
@@ -242,49 +351,73 @@ class DandiSource:
         published = opened.kind is VersionKind.PUBLISHED
         doi = published_doi(self._instance_config(), dataset.local_id, label) if published else None
         name = info.get("name")
+        stated = facts(metadata, name if isinstance(name, str) else "", doi)
+        documents = (document(metadata, published=published, doi=doi),)
+        # git-annex tries no second URL of one remote when the first gives wrong bytes.
+        web_remotes = (
+            WebRemote(
+                f"{self.mirror}-api",
+                f"{self.options.api.replace('[', '[[]')}/assets/*/download/",
+            ),
+        )
+        shaping = self.options.model_dump(
+            mode="json", include={"api", "page_size", "zarrs", "metadata"}
+        )
+        shaping["allow_private"] = self.session.allow_private
+        if self._is_private:
+            shaping["embargoed"] = self.options.embargoed
+        bound_to = bound(shaping, opened, stated, documents, web_remotes)
+        assets = AssetList(self.session, f"{base}assets/", f"{dataset.name}@{label}")
+        places = Places(
+            self.session,
+            known,
+            self._sweep,
+            api=self.options.api,
+            connections=self.options.connections,
+        )
+        shards = MetadataShards()
 
         def closing() -> VersionRef:
             return self._version(dataset, label, self.session.get_json(f"{base}info/"))
 
-        return Listing(
-            version=opened,
-            facts=facts(metadata, name if isinstance(name, str) else "", doi),
-            documents=(document(metadata, published=published, doi=doi),),
-            entries=with_locations(
-                self._rows(dataset, label, published=published),
-                self.session,
-                known,
-                api=self.options.api,
-                connections=self.options.connections,
-            ),
-            closing=closing,
-            # git-annex tries no second URL of one remote when the first gives wrong bytes.
-            web_remotes=(
-                WebRemote(
-                    f"{self.mirror}-api",
-                    f"{self.options.api.replace('[', '[[]')}/assets/*/download/",
-                ),
-            ),
-        )
+        def unchanged() -> bool:
+            memo = load(known.memo)
+            return memo is not None and memo.bound == bound_to and assets.are_as(memo.pages)
 
-    def _rows(
-        self, dataset: DatasetRef, label: str, *, published: bool
-    ) -> Iterator[BlobRow | NamedException]:
-        number = 0
-        for rows in pages(
-            self.session,
-            f"{dataset.source_uri}versions/{label}/assets/",
-            {"metadata": "true", "order": "path"},
-            what=f"{dataset.name}@{label}: the list of assets",
-            page_size=self.options.page_size,
-            key="path",
-            shrink=True,
-        ):
-            for row in rows:
-                number += 1
-                yield read_row(
-                    row, number, published=published, allow_private=self.session.allow_private
-                )
+        def memo() -> bytes | None:
+            # version ids are learnt apart from the pages
+            whole = assets.whole and places.settled and not assets.moving
+            return Memo(bound_to, assets.seen).dump() if whole else None
+
+        def entries() -> Iterator[Entry]:
+            rows = assets.rows(
+                published=published,
+                page_size=self.options.page_size,
+                to_part=self._to_part if self.options.zarrs else None,
+                take=shards.take if self.options.metadata else None,
+            )
+            yield from places.located(map(_without_objects, rows) if self._is_private else rows)
+            listing.documents = (*documents, *shards.documents())
+
+        listing = Listing(
+            version=opened,
+            facts=stated,
+            documents=documents,
+            entries=entries(),
+            closing=closing,
+            late_sha256=True,
+            web_remotes=web_remotes,
+            unchanged=unchanged,
+            memo=memo,
+        )
+        return listing
+
+    def _to_part(
+        self, path: bytes, size: int, zarr_id: str, metadata: Mapping[str, Any]
+    ) -> Part | NamedException:
+        if self._is_private:
+            metadata = {name: value for name, value in metadata.items() if name != "access"}
+        return self._zarrs.part(path, size, zarr_id, metadata)
 
     def _instance_config(self) -> Mapping[str, Any]:
         """``instance_config`` of the API's ``/info/``, asked for once."""
@@ -294,6 +427,21 @@ class DandiSource:
                 found = info.get("instance_config") if isinstance(info, dict) else None
                 self._instance = found if isinstance(found, dict) else {}
             return self._instance
+
+
+def _is_zarr(dataset: DatasetRef) -> bool:
+    return dataset.local_id.startswith(LOCAL_PREFIX)
+
+
+def _embargo_of(row: Mapping[str, Any]) -> object:
+    """The embargo status of the dandiset that a version's row is of."""
+    dandiset = row.get("dandiset")
+    return dandiset.get("embargo_status", _OPEN) if isinstance(dandiset, dict) else _OPEN
+
+
+def _without_objects(rows: Sequence[Row]) -> list[Row]:
+    """The rows of blobs that the bucket gives to nobody, without their objects' addresses."""
+    return [replace(row, object_url=None) if isinstance(row, BlobRow) else row for row in rows]
 
 
 def _count(value: object) -> int | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from neuromirror.net import Limits, Session, is_local_name, origin
-from neuromirror.sources.options import SourceOptions
+from neuromirror.sources.options import SourceOptions, base_address
 
 Depth = Annotated[int, Field(ge=0, le=32)]
 
@@ -67,15 +66,7 @@ class S3Options(SourceOptions):
     def _address(cls, address: str | None) -> str | None:
         if address is None:
             return None
-        scheme, host, port = origin(address)
-        parts = urlsplit(address)
-        if "@" in parts.netloc:
-            raise ValueError("an address must not hold a user or password; requests are anonymous")
-        if parts.query or parts.fragment:
-            raise ValueError("an address ends with its path")
-        host = f"[{host}]" if ":" in host else host
-        usual = port == (443 if scheme == "https" else 80)
-        return f"{scheme}://{host}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"
+        return base_address(address, "requests are anonymous")
 
     @model_validator(mode="after")
     def _nested(self) -> S3Options:

@@ -1,0 +1,223 @@
+"""States of a dataset minted again from upstream, in a store that holds nothing else.
+
+The scratch store is filled by the very visit that fills a real one, with no memory of earlier
+visits: no index, no memo, no known place. All that it is given is what upstream cannot tell: the
+commit on which each sub-dataset's state stands in the store, since what came before it is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import ClassVar, TypeVar
+
+from pydantic import BaseModel
+
+from neuromirror.crawl import Guards, Mirror, Recorder, Visit, release
+from neuromirror.index import Index, PartRow, UnknownDataset, VersionRow
+from neuromirror.mint import ObjectReader
+from neuromirror.model import (
+    DatasetHint,
+    DatasetRef,
+    NeuromirrorError,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.sources import Known, Listing, Source
+from neuromirror.store import ANNEX, MAIN, TAGS, Repository, Store, git, record_lines_in_git
+
+_T = TypeVar("_T")
+
+
+class NotMinted(NeuromirrorError):
+    """Upstream listed a version, and yet it could not be minted."""
+
+
+def stored_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
+    """A version's record lines in the store; read back from git where the store has lost them.
+
+    Nothing is written. Raises StoreDamaged or ObjectMissing.
+    """
+    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+    if store.has_records(dataset.dataset_id, row.commit):
+        return store.record_lines(dataset.dataset_id, row.commit)
+    return record_lines_in_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)
+
+
+class Narrowed:
+    """A source that knows of chosen versions only.
+
+    ``versions`` are what is to be minted, as they shall be called; ``asked`` gives upstream's
+    version for one that upstream calls otherwise (an earlier state).
+    """
+
+    Options: ClassVar[type[BaseModel]] = BaseModel
+
+    def __init__(
+        self,
+        source: Source,
+        versions: Sequence[VersionRef],
+        asked: Mapping[str, VersionRef] | None = None,
+    ) -> None:
+        self._source = source
+        self._versions = list(versions)
+        self._asked = asked or {}
+        self.mirror = source.mirror
+        self.uri = source.uri
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        """As the source's own."""
+        return self._source.dataset(local_id)
+
+    def datasets(self) -> Iterator[DatasetHint]:
+        """As the source's own."""
+        return self._source.datasets()
+
+    def hint(self, dataset: DatasetRef) -> DatasetHint:
+        """As the source's own."""
+        return self._source.hint(dataset)
+
+    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+        """The chosen ones."""
+        return self._versions
+
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        """None: an earlier state is among the chosen ones, or is not wanted."""
+        return []
+
+    def capabilities(self) -> Mapping[str, str]:
+        """As the source's own."""
+        return self._source.capabilities()
+
+    def listing(self, version: VersionRef, known: Known) -> Listing:
+        """The files of a version; of an earlier state under the name that it shall have."""
+        asked = self._asked.get(version.upstream)
+        if asked is None:
+            return self._source.listing(version, known)
+        listing = self._source.listing(asked, known)
+        closing = listing.closing
+
+        def rename() -> None:
+            listing.version = replace(listing.version, upstream=version.upstream)
+
+        # a source may set the version while its entries are read
+        listing.entries = _and_then(listing.entries, rename)
+        listing.closing = lambda: replace(closing(), upstream=version.upstream)
+        return listing
+
+
+def _and_then(entries: Iterator[_T], step: Callable[[], None]) -> Iterator[_T]:
+    yield from entries
+    step()
+
+
+class Again:
+    """Mints versions of one dataset in a scratch store.
+
+    ``recorder`` is the scratch store's; ``stored`` and ``index`` are those of the store that is
+    only looked at.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        hint: DatasetHint,
+        scratch: Store,
+        recorder: Recorder,
+        stored: Store,
+        index: Index,
+    ) -> None:
+        # what holds a listing back in a store holds nothing back here
+        guards = Guards(max_removed_percent=100, settle_minutes=0)
+        self._settings = mirror.settings.model_copy(update={"guards": guards})
+        self._hint = hint
+        self._stored = stored
+        self._index = index
+        self._recorder = recorder
+        self.store = scratch
+
+    def mint(self, source: Source, version: VersionRef, row: VersionRow | None) -> VersionRow:
+        """Mints all versions of a source, of which ``version`` is the last; gives its row.
+
+        ``row`` is the version's in the store, if it is there. Raises NotMinted, and whatever the
+        source raises.
+        """
+        dataset = self._hint.dataset
+        if row is not None:
+            self._place_parts(row)
+        with self.store.lock(dataset.dataset_id, dataset.name):
+            visit = Visit(source, self.store, self._recorder, self._settings, self._hint)
+            outcome = visit.run()
+            if outcome.held:
+                # an operator has seen it in the store, or will: here it is only compared
+                for one in self._recorder.ask(lambda index: list(index.open_holds())):
+                    release(self._recorder, one.hold)
+                visit = Visit(source, self.store, self._recorder, self._settings, self._hint)
+                outcome = visit.run()
+        published = version.kind is VersionKind.PUBLISHED
+        minted = self._recorder.ask(
+            lambda index: (
+                index.records_known(dataset.name, version.upstream)
+                if published
+                else index.last_version(dataset.name, version.kind.value)
+            )
+        )
+        if minted is None:
+            problems = [*outcome.incidents, *outcome.held, outcome.waiting]
+            why = "; ".join(filter(None, problems)) or "the visit made no version"
+            raise NotMinted(f"{dataset.name} {version.upstream} could not be minted again: {why}")
+        return minted
+
+    def parts(self, minted: VersionRow) -> list[PartRow]:
+        """The sub-datasets of a version in the scratch store."""
+        return self._recorder.ask(lambda index: list(index.parts(minted)))
+
+    def resolve(self, name: str, commit: str) -> VersionRow:
+        """The version of a dataset in the scratch store that is at a commit."""
+        return self._recorder.ask(lambda index: index.resolve(name, commit))
+
+    def _place_parts(self, row: VersionRow) -> None:
+        """Gives the scratch store the commit before each of a version's sub-datasets' states."""
+        for part in self._index.parts(row):
+            try:
+                known = self._index.dataset(part.dataset)
+            except UnknownDataset:
+                continue
+            dataset = DatasetRef(known.mirror, known.local_id, known.source_uri)
+            repository = self._stored.repository(dataset)
+            parent = _parent(repository, part.commit)
+            if parent is None or self.store.repository(dataset).refs().get(MAIN) == parent:
+                continue
+            before = [one for one in self._index.versions(part.dataset) if one.commit == parent]
+            if before:
+                self._place(dataset, repository, before[0])
+
+    def _place(self, dataset: DatasetRef, repository: Repository, before: VersionRow) -> None:
+        """Makes a state of the store the last one in the scratch store; no object is copied."""
+        target = self.store.repository(dataset)
+        target.create()
+        objects = target.path / "objects" / "info" / "alternates"
+        objects.parent.mkdir(exist_ok=True)
+        objects.write_text(f"{repository.path / 'objects'}\n")
+        # the commits before it are not looked at
+        (target.path / "shallow").write_text(f"{before.commit}\n")
+        self.store.keep_records(
+            dataset.dataset_id, before.commit, stored_lines(self._stored, before)
+        )
+        refs, own = repository.refs(), target.refs()
+        past = set(git(repository.path, "rev-list", "--first-parent", before.commit).split())
+        # a label that was taken is not free
+        new = {one: sha for one, sha in refs.items() if one.startswith(TAGS) and sha in past}
+        new |= {MAIN: before.commit, ANNEX: before.annex_commit}
+        target.publish({one: own.get(one) for one in new}, new)
+
+
+def _parent(repository: Repository, commit: str) -> str | None:
+    """A commit's parent in hex, None where it has none."""
+    with ObjectReader(repository.path) as reader:
+        head = reader.read(commit).partition(b"\n\n")[0]
+    for line in head.splitlines():
+        if line.startswith(b"parent "):
+            return line.removeprefix(b"parent ").decode()
+    return None

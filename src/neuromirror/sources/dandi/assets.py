@@ -1,0 +1,90 @@
+"""The asset list of one version: its rows, page by page, and whether its pages are as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from neuromirror.net import NetError, Session
+from neuromirror.sources.dandi.memo import PageDigest
+from neuromirror.sources.dandi.paging import page_at, pages
+from neuromirror.sources.dandi.rows import Row, ToPart, read_row
+from neuromirror.sources.protocol import Part
+
+_ASKED: Final = {"metadata": "true", "order": "path"}
+
+
+class AssetList:
+    """The list at ``url``; ``name`` is the version's, for messages.
+
+    ``seen`` are the pages that were read, and ``whole`` says whether they are all. ``moving`` says
+    that some row is of a Zarr without a checksum, which may change though its row does not.
+    """
+
+    def __init__(self, session: Session, url: str, name: str) -> None:
+        self._session = session
+        self._url = url
+        self._name = name
+        self.seen: list[PageDigest] = []
+        self.whole = False
+        self.moving = False
+
+    def rows(
+        self,
+        *,
+        published: bool,
+        page_size: int,
+        to_part: ToPart | None = None,
+        take: Callable[[Sequence[Any]], object] | None = None,
+    ) -> Iterator[list[Row]]:
+        """Yields the checked rows of each page; raises as :func:`pages` does.
+
+        ``take`` is given them as they came, page by page.
+        """
+
+        def fetched(number: int, size: int, page: Any) -> None:
+            self.seen.append(PageDigest.of(number, size, page))
+
+        before = 0
+        for rows in pages(
+            self._session,
+            self._url,
+            _ASKED,
+            what=f"{self._name}: the list of assets",
+            page_size=page_size,
+            key="path",
+            shrink=True,
+            fetched=fetched,
+        ):
+            if take is not None:
+                take(rows)
+            found = [
+                read_row(
+                    row,
+                    number,
+                    published=published,
+                    allow_private=self._session.allow_private,
+                    to_part=to_part,
+                )
+                for number, row in enumerate(rows, before + 1)
+            ]
+            self.moving |= any(isinstance(one, Part) and not one.version.claimed for one in found)
+            yield found
+            before += len(rows)
+        self.whole = True
+
+    def are_as(self, remembered: Sequence[PageDigest]) -> bool:
+        """Whether each page is as it is remembered; asks no further than the first that is not.
+
+        False also where a page cannot be had: the reading of the list copes with that, or says
+        what is wrong.
+        """
+        try:
+            return all(
+                one == PageDigest.of(one.number, one.size, self._page(one)) for one in remembered
+            )
+        except NetError:
+            return False
+
+    def _page(self, one: PageDigest) -> Any:
+        return page_at(self._session, self._url, _ASKED, one.number, one.size)

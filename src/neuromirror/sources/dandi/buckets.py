@@ -1,0 +1,100 @@
+"""The buckets behind an archive's addresses, each opened once."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from neuromirror.net import S3Bucket, S3Capabilities, Session, origin
+
+_AWS: Final = re.compile(
+    r"(?:(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])\.)?"
+    r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-[0-9]+))?\.amazonaws\.com(?:\.cn)?\Z"
+)
+_USUAL_REGION: Final = "us-east-1"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An object's (or prefix's) place: ``endpoint`` None is AWS, ``region`` None not known."""
+
+    bucket: str
+    region: str | None
+    endpoint: str | None
+    key: bytes
+
+
+def address_of(url: str) -> Address:
+    """What an object's plain URL names; raises ValueError for one that names no bucket.
+
+    AWS's virtual-hosted and path-style forms, with and without a region, and path-style
+    addresses of other stores (``<endpoint>/<bucket>/<key>``). The query is not looked at.
+    """
+    scheme, host, port = origin(url)
+    path = urlsplit(url).path.removeprefix("/")
+    aws = _AWS.match(host)
+    bucket = aws["bucket"] if aws else None
+    if bucket is None:
+        bucket, _, path = path.partition("/")
+    if not _NAME.match(bucket):
+        raise ValueError(f"{url[:200]!r} names no bucket")
+    key = unquote_to_bytes(path)
+    if aws:
+        return Address(bucket, aws["region"], None, key)
+    usual = port == (443 if scheme == "https" else 80)
+    shown = f"[{host}]" if ":" in host else host
+    return Address(bucket, None, f"{scheme}://{shown}{'' if usual else f':{port}'}", key)
+
+
+@dataclass(slots=True)
+class _Opened:
+    bucket: S3Bucket
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    allowed: S3Capabilities | None = None
+
+
+class Buckets:
+    """The buckets that a source met; shared by threads."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._opened: dict[tuple[str, str | None], _Opened] = {}
+
+    def bucket(self, address: Address) -> S3Bucket:
+        """The bucket of an address; one request for its region, where the address has none."""
+        return self._of(address).bucket
+
+    def allowed(self, address: Address) -> S3Capabilities:
+        """What the bucket lets anybody do, tried once, below the address's key."""
+        opened = self._of(address)
+        with opened.lock:
+            if opened.allowed is not None:
+                return opened.allowed
+            found = opened.bucket.probe(address.key)
+            if found.version_readable:
+                # Anything less may be true of these few objects alone.
+                opened.allowed = found
+            return found
+
+    def _of(self, address: Address) -> _Opened:
+        name = (address.bucket, address.endpoint)
+        with self._lock:
+            opened = self._opened.get(name)
+            if opened is None:
+                opened = self._opened[name] = _Opened(self._open(address))
+            return opened
+
+    def _open(self, address: Address) -> S3Bucket:
+        if address.endpoint is not None:
+            return S3Bucket(self._session, address.bucket, endpoint=address.endpoint)
+        region = address.region
+        if region is None:
+            # AWS tells it with whatever it answers, from whichever region it is asked.
+            reply = S3Bucket(self._session, address.bucket, region=_USUAL_REGION).head(b"")
+            region = reply.headers.get("x-amz-bucket-region") or _USUAL_REGION
+        return S3Bucket(self._session, address.bucket, region=region)

@@ -1,0 +1,108 @@
+"""The assets' metadata as documents: one JSON object a line, in shards of under 10 MB.
+
+``.dandi/assets.jsonl`` where all of it fits into one; else ``.dandi/assets-<hex>.jsonl``, each with
+the assets whose path's sha256 begins with these digits. A shard that grows over the limit is
+split into sixteen, and no other is touched: so one changed asset rewrites one shard, and equal
+upstream state gives equal bytes, whatever came before. Lines are sorted by path.
+
+What is left out moves without the asset: what the archive computes for each reply (``access``,
+``contentUrl``, ``id``, ``@context``), ``digest`` (a sha256 comes late, and the keys have it),
+``publishedBy`` and ``datePublished`` (publishing writes them into the draft's assets, too),
+``dateModified`` and the activity ``Metadata generation``, which say when and by which program the
+metadata were taken from the file. ``identifier`` stays: it is the asset's id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from neuromirror.model import Document
+from neuromirror.sources.dandi.document import clean, utf8
+
+LIMIT: Final = 8 << 20
+"""Bytes of a shard."""
+
+_FOLDER: Final = ".dandi"
+_LEFT_OUT: Final = frozenset(
+    {
+        *("@context", "access", "contentUrl", "dateModified", "datePublished", "digest"),
+        *("id", "publishedBy", "schemaKey"),
+    }
+)
+_DIGITS: Final = 64
+_GENERATION: Final = "Metadata generation"
+_BASIC: Final = ("path", "identifier", "encodingFormat", "contentSize", "schemaVersion")
+
+
+def metadata_line(metadata: Mapping[str, Any], path: str) -> bytes:
+    """One asset's line, with its newline; ``path`` is the row's own."""
+    kept: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if name == "wasGeneratedBy" and isinstance(value, list):
+            kept[name] = clean([one for one in value if not _is_generation(one)])
+        elif name not in _LEFT_OUT and value is not None:
+            kept[name] = clean(value)
+    kept["path"] = path
+    line = _dumped(kept)
+    if len(line) > LIMIT:
+        # Nothing may be larger than a shard.
+        kept = {name: kept[name] for name in _BASIC if name in kept} | {"metadataLeftOut": "size"}
+        line = _dumped(kept)
+    return line
+
+
+def _is_generation(activity: object) -> bool:
+    return isinstance(activity, Mapping) and activity.get("name") == _GENERATION
+
+
+def _dumped(value: Mapping[str, Any]) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return utf8(text) + b"\n"
+
+
+class MetadataShards:
+    """Collects the rows of one asset list; :meth:`documents` gives the shards of them all.
+
+    All lines are in memory, compressed by nothing: of the largest list known (68,210 assets)
+    about 100 MB.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._lines: list[tuple[bytes, bytes, bytes]] = []
+
+    def take(self, rows: Iterable[Any]) -> None:
+        """Takes the rows of one page, as upstream gave them; what is no asset is passed over."""
+        for row in rows:
+            metadata = row.get("metadata") if isinstance(row, Mapping) else None
+            path = row.get("path") if isinstance(row, Mapping) else None
+            if isinstance(metadata, Mapping) and isinstance(path, str) and path:
+                name = path.encode("utf-8", "backslashreplace")
+                digest = hashlib.sha256(name).digest()
+                self._lines.append((digest, name, metadata_line(metadata, path)))
+
+    def documents(self) -> tuple[Document, ...]:
+        """The shards, sorted by name; none where there is no asset. Empties the collection."""
+        lines, self._lines = self._lines, []
+        return tuple(self._shards(lines, ""))
+
+    def _shards(self, lines: list[tuple[bytes, bytes, bytes]], digits: str) -> list[Document]:
+        if not lines:
+            return []
+        if len(digits) == _DIGITS or sum(len(line) for _, _, line in lines) <= self._limit:
+            lines.sort(key=lambda one: one[1:])
+            name = f"{_FOLDER}/assets{'-' if digits else ''}{digits}.jsonl"
+            return [Document(name.encode("ascii"), b"".join(line for _, _, line in lines))]
+        at = len(digits)
+        split: list[list[tuple[bytes, bytes, bytes]]] = [[] for _ in range(16)]
+        for one in lines:
+            split[one[0][at // 2] >> (0 if at % 2 else 4) & 15].append(one)
+        lines.clear()
+        found: list[Document] = []
+        for number, some in enumerate(split):
+            found += self._shards(some, f"{digits}{number:x}")
+            some.clear()
+        return found

@@ -1,0 +1,58 @@
+"""Rows of a listing in the order of their keys, however many and in whatever order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from neuromirror.net import ObjectRow
+
+_RUN: Final = 50_000
+_LENGTH: Final = 4
+
+_key = attrgetter("key")
+
+
+class SortedRows:
+    """Rows sorted by key, to be gone through as often as one likes; in files from 50,000 on.
+
+    Takes all ``rows`` when it is made. The files are in ``folder``, and not taken away.
+    """
+
+    def __init__(self, rows: Iterable[ObjectRow], folder: Path) -> None:
+        self._folder = folder
+        self._runs: list[Path] = []
+        self._left: list[ObjectRow] = []
+        self._encode = msgspec.msgpack.Encoder().encode
+        for row in rows:
+            self._left.append(row)
+            if len(self._left) >= _RUN:
+                self._write()
+        self._left.sort(key=_key)
+
+    def _write(self) -> None:
+        self._left.sort(key=_key)
+        path = self._folder / f"run-{len(self._runs)}"
+        with path.open("xb", buffering=1 << 18) as file:
+            for row in self._left:
+                line = self._encode(row)
+                file.write(len(line).to_bytes(_LENGTH, "big") + line)
+        self._runs.append(path)
+        self._left = []
+
+    def __iter__(self) -> Iterator[ObjectRow]:
+        if not self._runs:
+            return iter(self._left)
+        return merge(*map(_read, self._runs), self._left, key=_key)
+
+
+def _read(path: Path) -> Iterator[ObjectRow]:
+    decode = msgspec.msgpack.Decoder(ObjectRow).decode
+    with path.open("rb", buffering=1 << 16) as file:
+        while head := file.read(_LENGTH):
+            yield decode(file.read(int.from_bytes(head, "big")))

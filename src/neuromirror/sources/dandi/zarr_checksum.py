@@ -1,0 +1,140 @@
+"""The checksum that an archive states of a whole Zarr: ``<md5>-<files>--<bytes>``.
+
+Format: the ``zarr-checksum`` library. A folder's is the md5 of its compact JSON listing,
+``{"directories":[{"digest","name","size"}…],"files":[…]}``, each list sorted by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from tempfile import SpooledTemporaryFile
+from typing import IO, Final, NamedTuple
+
+from neuromirror.model import Summary
+from neuromirror.net import ObjectRow
+
+STATED: Final = re.compile(
+    r"(?P<md5>[0-9a-f]{32})-(?P<files>[0-9]{1,19})--(?P<bytes>[0-9]{1,19})\Z"
+)
+_LIBRARY_MOST: Final = 20_000
+"""Files of one folder above which the library's 600 bytes each would be felt."""
+_SPILL: Final = 1 << 24
+_CHUNK: Final = 1 << 20
+
+
+class _Entry(NamedTuple):
+    digest: str
+    name: str
+    size: int
+
+
+def summary_of(checksum: str) -> Summary:
+    """Files and bytes that a checksum states; raises ValueError for text that is none."""
+    found = STATED.match(checksum)
+    if found is None:
+        raise ValueError(f"{checksum[:80]!r} is no checksum of a Zarr")
+    return Summary(int(found["files"]), int(found["bytes"]))
+
+
+def zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
+    """The checksum of a Zarr's objects; ``rows`` are sorted by the bytes of their keys.
+
+    Sorted so, all that is below a folder comes in one run, and only the open folders are in
+    memory: of one with more than 20,000 files directly in it, its folders alone.
+    """
+    open_folders = [_Folder("")]
+    for row in rows:
+        # as pathlib takes a path apart, which is what the archive does
+        *above, name = [
+            one for one in text_of(row.key[len(prefix) :]).split("/") if one not in ("", ".")
+        ] or [""]
+        depth = 0
+        while (
+            depth < len(above)
+            and depth + 1 < len(open_folders)
+            and open_folders[depth + 1].name == above[depth]
+        ):
+            depth += 1
+        _close(open_folders, depth + 1)
+        open_folders += [_Folder(one) for one in above[depth:]]
+        open_folders[-1].add(_Entry(row.etag, name, row.size))
+    _close(open_folders, 1)
+    return open_folders[0].entry().digest
+
+
+def text_of(key: bytes) -> str:
+    """A key as text, reversibly."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def _close(open_folders: list[_Folder], until: int) -> None:
+    while len(open_folders) > until:
+        done = open_folders.pop().entry()
+        open_folders[-1].folders.append(done)
+
+
+class _Folder:
+    """A folder while its entries come; its files come sorted, its folders do not."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folders: list[_Entry] = []
+        self._files: list[_Entry] = []
+        self._spilt: IO[bytes] | None = None
+        self._count = self._bytes = 0
+
+    def add(self, file: _Entry) -> None:
+        self._count += 1
+        self._bytes += file.size
+        self._files.append(file)
+        if len(self._files) > _LIBRARY_MOST:
+            self._spill()
+
+    def entry(self) -> _Entry:
+        digest = self._by_library() if self._spilt is None else self._by_piece()
+        return _Entry(digest, self.name, int(digest.rpartition("--")[2]))
+
+    def _by_library(self) -> str:
+        from zarr_checksum.checksum import ZarrChecksum, ZarrChecksumManifest
+
+        manifest = ZarrChecksumManifest(
+            [ZarrChecksum(*one) for one in self.folders],
+            [ZarrChecksum(*one) for one in self._files],
+        )
+        return str(manifest.generate_digest())
+
+    def _spill(self) -> None:
+        if self._spilt is None:
+            self._spilt = SpooledTemporaryFile(_SPILL)  # noqa: SIM115 - closed when it was hashed
+        for one in self._files:
+            self._spilt.write(_json(one) + b",")
+        self._files.clear()
+
+    def _by_piece(self) -> str:
+        """The same, of more files than should be in memory: they follow the folders in it."""
+        self._spill()
+        spilt = self._spilt
+        assert spilt is not None
+        md5 = hashlib.md5(b'{"directories":[', usedforsecurity=False)
+        count, size = self._count, self._bytes
+        for number, folder in enumerate(sorted(self.folders, key=lambda one: one.name)):
+            md5.update(b"," * bool(number) + _json(folder))
+            count += summary_of(folder.digest).files
+            size += folder.size
+        md5.update(b'],"files":[')
+        left = spilt.tell() - 1  # without the last comma
+        spilt.seek(0)
+        while left > 0:
+            chunk = spilt.read(min(left, _CHUNK))
+            left -= len(chunk)
+            md5.update(chunk)
+        spilt.close()
+        md5.update(b"]}")
+        return f"{md5.hexdigest()}-{count}--{size}"
+
+
+def _json(entry: _Entry) -> bytes:
+    return json.dumps(entry._asdict(), separators=(",", ":")).encode("ascii")

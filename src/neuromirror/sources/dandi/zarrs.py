@@ -1,0 +1,408 @@
+"""Zarr assets: each a dataset of its own, listed from the bucket and proved by its checksum.
+
+The archive's own list of a Zarr's files is never asked: it knows no version ids, its ``prefix=1/``
+returns ``10/`` too, and it may answer for an embargoed Zarr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from neuromirror import __version__
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetHint,
+    DatasetRef,
+    FileRecord,
+    NamedException,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.net import Forbidden, NotFound, ObjectRow, S3Bucket, S3Capabilities, Session
+from neuromirror.sources.dandi.buckets import Address, Buckets, address_of
+from neuromirror.sources.dandi.sorted_rows import SortedRows
+from neuromirror.sources.dandi.zarr_checksum import STATED, summary_of, zarr_checksum
+from neuromirror.sources.errors import (
+    DatasetNotFound,
+    ListingNotProven,
+    MalformedId,
+    PartUnavailable,
+    UnexpectedReply,
+)
+from neuromirror.sources.protocol import Known, Listing, Part
+from neuromirror.sources.s3.history import bursts, moment_of, state_at, upstream_name
+from neuromirror.sources.s3.ladder import Ladder
+from neuromirror.sources.s3.plain import PLAIN
+from neuromirror.sources.s3.reading import Reading, Rules
+
+CURRENT: Final = "current"
+LOCAL_PREFIX: Final = "zarr/"
+CHECKSUM: Final = "zarr-checksum"
+"""The attribute with the checksum of what was listed, whether the archive states one or not."""
+FINALIZED: Final = "zarr-finalized"
+"""The attribute that is ``no`` for a Zarr that the archive states no checksum of."""
+
+_RULES: Final = 1
+"""Number of the rules by which rows become records; raise it with them."""
+_LOCAL_ID: Final = re.compile(
+    rf"{LOCAL_PREFIX}([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})\Z"
+)
+_DIGEST: Final = "dandi:dandi-zarr-checksum"
+_EMBARGOED: Final = "dandi:EmbargoedAccess"
+_READINGS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrState:
+    """What the archive says of a Zarr: its checksum, None while it has none, and its name."""
+
+    checksum: str | None
+    name: str
+
+
+class Zarrs:
+    """The Zarrs of one archive, ``api`` being its base; shared by threads."""
+
+    def __init__(
+        self,
+        session: Session,
+        mirror: str,
+        api: str,
+        buckets: Buckets,
+        *,
+        connections: int,
+        history_gap: timedelta = timedelta(hours=1),
+    ) -> None:
+        self._session = session
+        self._mirror = mirror
+        self._api = api
+        self._buckets = buckets
+        self.connections = connections
+        self.ask_each = False
+        self._gap = history_gap
+
+    # --- names
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        """The dataset of ``zarr/<zarr id>``; raises :class:`MalformedId` (a ValueError)."""
+        found = _LOCAL_ID.match(local_id)
+        if found is None:
+            raise MalformedId(f"{self._mirror}: {local_id[:80]!r} is no Zarr; one is zarr/<its id>")
+        return DatasetRef(self._mirror, local_id, f"{self._api}/zarr/{found[1]}/")
+
+    def part(
+        self, path: bytes, size: int, zarr_id: str, metadata: Mapping[str, Any]
+    ) -> Part | NamedException:
+        """A row of an asset list as a part; no request is made."""
+        dataset = self.dataset(f"{LOCAL_PREFIX}{zarr_id}")
+        access = metadata.get("access")
+        for one in access if isinstance(access, list) else []:
+            if isinstance(one, dict) and one.get("status") == _EMBARGOED:
+                detail = f"Zarr asset {zarr_id}: it is under embargo"
+                return NamedException(path, "embargoed", detail, size)
+        digest = metadata.get("digest")
+        stated = digest.get(_DIGEST) if isinstance(digest, dict) else None
+        url = _prefix_url(metadata, zarr_id)
+        if url is None or not (stated is None or _is_checksum(stated)):
+            wrong = "no prefix in the bucket" if url is None else f"the checksum {stated!r:.80}"
+            return NamedException(path, "malformed", f"Zarr asset {zarr_id} has {wrong}", size)
+        version = self.version(dataset, stated)
+        address = address_of(url)
+        return Part(path, size, version, lambda known: self.listing(version, known, address))
+
+    def version(self, dataset: DatasetRef, checksum: str | None) -> VersionRef:
+        """The state with this checksum, as the archive names it."""
+        claimed = None if checksum is None else summary_of(checksum)
+        return VersionRef(dataset, checksum or CURRENT, VersionKind.OBSERVED, None, claimed)
+
+    # --- what the archive says
+
+    def state(self, dataset: DatasetRef) -> ZarrState:
+        """What the archive says of a Zarr now.
+
+        Raises :class:`PartUnavailable` and :class:`DatasetNotFound`.
+        """
+        try:
+            row = self._session.get_json(dataset.source_uri)
+        except NotFound as error:
+            if error.detail is None:
+                raise
+            raise DatasetNotFound(
+                f"{dataset.name}: {error.url} says that there is no such Zarr: {error.detail}"
+            ) from error
+        except Forbidden as error:
+            if error.detail is None or "token" in error.detail.lower():
+                raise
+            raise self._embargoed(dataset) from error
+        zarr_id = dataset.local_id.removeprefix(LOCAL_PREFIX)
+        if not isinstance(row, dict) or str(row.get("zarr_id")).lower() != zarr_id:
+            raise UnexpectedReply(f"{dataset.name}: the reply describes no such Zarr")
+        checksum, name = row.get("checksum"), row.get("name")
+        if not (checksum is None or _is_checksum(checksum)):
+            raise UnexpectedReply(f"{dataset.name}: {checksum!r:.80} is no checksum of a Zarr")
+        return ZarrState(checksum, name if isinstance(name, str) else "")
+
+    def _embargoed(self, dataset: DatasetRef) -> PartUnavailable:
+        return PartUnavailable(f"{dataset.name}: it is under embargo, and its bytes are not public")
+
+    def hint(self, dataset: DatasetRef) -> DatasetHint:
+        """One Zarr's hint: its checksum; none while it has none."""
+        try:
+            state = self.state(dataset)
+        except PartUnavailable as error:
+            return DatasetHint(dataset, error.reason, unavailable=error.reason)
+        return DatasetHint(dataset, state.checksum, title=state.name)
+
+    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+        """The present state, as the archive names it."""
+        return [self.version(dataset, self.state(dataset).checksum)]
+
+    def _address(self, dataset: DatasetRef) -> Address:
+        """Where a Zarr's objects are, by the archive's own way to one of them."""
+        probe = "zarr.json"
+        reply = self._session.head(f"{dataset.source_uri}files/?prefix={probe}")
+        if reply.status in (401, 403):
+            raise self._embargoed(dataset)
+        plain = urlsplit(reply.headers.get("Location", ""))._replace(query="", fragment="").geturl()
+        zarr_id = dataset.local_id.removeprefix(LOCAL_PREFIX)
+        if not plain.endswith(f"/{zarr_id}/{probe}"):
+            raise UnexpectedReply(f"{dataset.name}: the archive does not say where its objects are")
+        return address_of(plain.removesuffix(probe))
+
+    # --- earlier states
+
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        """Earlier states from object versions and delete markers, oldest first.
+
+        Changes with no longer pause between them than the gap make one state. None where the
+        bucket does not list versions.
+        """
+        self.state(dataset)
+        address = self._address(dataset)
+        if not self._buckets.allowed(address).versions_listable:
+            return []
+        listed = self._buckets.bucket(address).objects(
+            address.key, versions=True, connections=self.connections
+        )
+        return [
+            VersionRef(dataset, upstream_name(moment), VersionKind.OBSERVED, moment)
+            for moment in bursts(listed.rows(), self._gap)[:-1]
+            if since is None or moment > since
+        ]
+
+    # --- listing
+
+    def listing(self, version: VersionRef, known: Known, address: Address | None = None) -> Listing:
+        """A Zarr's objects; the present ones, or those at the moment that the version names.
+
+        Its ``version`` is set with the first entry: the archive may name another state by then.
+        Raises :class:`PartUnavailable`, :class:`ListingNotProven` where the objects do not add up
+        to the checksum.
+        """
+        moment = moment_of(version.upstream)
+        if moment is None and version.upstream != CURRENT and not STATED.match(version.upstream):
+            raise MalformedId(f"{version.dataset.name}: there is no version {version.upstream!r}")
+        state = self.state(version.dataset)
+        if address is None:
+            address = self._address(version.dataset)
+        reading = _ZarrReading(
+            self,
+            version if moment is not None else self.version(version.dataset, state.checksum),
+            state,
+            known,
+            self._buckets.bucket(address),
+            address.key,
+            self._buckets.allowed(address),
+        )
+        listing = Listing(
+            version=reading.version,
+            facts=DatasetFacts(title=state.name),
+            documents=(),
+            entries=iter(()),
+            closing=reading.closing,
+        )
+        listing.entries = reading.entries(listing, moment)
+        if moment is None:
+            listing.unchanged, listing.memo = reading.unchanged, reading.memo
+        return listing
+
+    def must_ask_each(self) -> None:
+        """From now on no ETag is taken for an MD5 before its object was asked about."""
+        self.ask_each = True
+
+
+class _ZarrReading:
+    """One reading of one Zarr."""
+
+    def __init__(
+        self,
+        zarrs: Zarrs,
+        version: VersionRef,
+        state: ZarrState,
+        known: Known,
+        bucket: S3Bucket,
+        prefix: bytes,
+        allowed: S3Capabilities,
+    ) -> None:
+        self.version = version
+        self._zarrs = zarrs
+        self._state = state
+        self._known = known
+        self._bucket = bucket
+        self._prefix = prefix
+        self._allowed = allowed
+        self._name = version.dataset.name
+        self._workspace = known.workspace if known.workspace.is_dir() else None
+        bound, _, pages = (known.memo or b"").partition(b"\n")
+        self._remembered = pages if pages and bound == self._bound() else None
+        self._listed = self._open(self._workspace, self._remembered)
+        self._reading: Reading | None = None
+
+    def _open(self, workspace: Path | None, memo: bytes | None) -> Any:
+        return self._bucket.objects(
+            self._prefix,
+            workspace=workspace,
+            memo=memo,
+            versions=self._allowed.versions_listable,
+            connections=self._zarrs.connections,
+        )
+
+    def _bound(self) -> bytes:
+        """What the memo is of beside the pages."""
+        shape = [_RULES, __version__, self._bucket.uri, self.version.upstream, self._state.name]
+        shape += [self._allowed.versions_listable, self._allowed.version_readable]
+        return hashlib.sha256(json.dumps(shape).encode()).hexdigest().encode()
+
+    def unchanged(self) -> bool:
+        """Whether the bucket lists the Zarr as it is remembered, in the state remembered."""
+        return self._remembered is not None and bool(self._listed.unchanged())
+
+    def memo(self) -> bytes | None:
+        """What :meth:`unchanged` takes; None where some object could not be asked about."""
+        if self._reading is None or self._reading.degraded.is_set():
+            return None
+        pages: bytes = self._listed.memo()
+        return self._bound() + b"\n" + pages
+
+    def closing(self) -> VersionRef:
+        """The version again: proved by its checksum, or as the archive says now."""
+        if self._state.checksum is not None or moment_of(self.version.upstream) is not None:
+            return self.version
+        if self._reading is not None:
+            self._reading.closing()
+        now = self._zarrs.state(self.version.dataset)
+        if now.checksum is not None:
+            raise ListingNotProven(f"{self._name}: it was finalized while it was listed")
+        return self.version
+
+    def entries(
+        self, listing: Listing, moment: datetime | None
+    ) -> Iterator[FileRecord | NamedException]:
+        """Yields the objects as records, once all of them were listed and proved."""
+        proved = self._state.checksum is not None
+        with TemporaryDirectory(prefix="zarr-", dir=self._workspace) as folder:
+            listed: list[SortedRows] = []
+            # Made before anything is listed: it notices what is written from now on.
+            self._reading = reading = Reading(
+                self._bucket,
+                self.version,
+                self._prefix,
+                Ladder(self._bucket, self._name, ask_each=self._zarrs.ask_each, never=False),
+                Rules(
+                    profile=PLAIN,
+                    connections=self._zarrs.connections,
+                    key_is_id=False,
+                    versioned=self._allowed.versions_listable
+                    and self._allowed.version_readable is not False,
+                    # What adds up to the checksum needs no look at the clock,
+                    exact=proved or moment is not None,
+                    # and uploads are checked against the very sums that its ETags must be.
+                    sample=not (proved or self._zarrs.ask_each),
+                ),
+                self._known,
+                workspace=self._workspace,
+                rows=lambda: listed[0],
+                found_opaque=self._zarrs.must_ask_each,
+            )
+            rows, checksum = self._proved(Path(folder), moment)
+            self._check_open(rows)
+            listed.append(rows)
+            attributes = [(CHECKSUM, checksum)]
+            if moment is None and not proved:
+                attributes.append((FINALIZED, "no"))
+            facts = replace(listing.facts, attributes=tuple(sorted(attributes)))
+            listing.version = self.version
+            yield from reading.entries(listing)
+            listing.facts = facts
+
+    def _proved(self, folder: Path, moment: datetime | None) -> tuple[SortedRows, str]:
+        """All rows, and the checksum that they add up to: upstream's own, where it states one."""
+        for attempt in range(_READINGS):
+            if attempt:
+                # What is in the workspace was listed before.
+                self._listed = self._open(None, None)
+            place = folder / str(attempt)
+            place.mkdir()
+            rows = SortedRows(self._rows(moment, place), place)
+            found = zarr_checksum(rows, self._prefix)
+            stated = self._state.checksum
+            if moment is not None or stated in (None, found):
+                return rows, found
+            now = self._zarrs.state(self.version.dataset)
+            moved = now.checksum != stated
+            self._state = now
+            if now.checksum is None:
+                break
+            self.version = self._zarrs.version(self.version.dataset, now.checksum)
+            if now.checksum == found:
+                return rows, found
+            if not moved and attempt:
+                break
+        raise ListingNotProven(
+            f"{self._name}: its objects add up to the checksum {found}, but the archive states"
+            f" {self._state.checksum or 'none any more'}"
+        )
+
+    def _rows(self, moment: datetime | None, place: Path) -> Iterable[ObjectRow]:
+        if moment is not None:
+            return state_at(self._listed.rows(), moment, place)
+        return (row for row in self._listed.rows() if row.latest and not row.deleted)
+
+    def _check_open(self, rows: SortedRows) -> None:
+        """Raises :class:`PartUnavailable` where anybody may list the objects, but not read them."""
+        first = next(iter(rows), None)
+        if first is None:
+            return
+        if self._bucket.head(first.key, version_id=first.version_id).status in (401, 403):
+            raise PartUnavailable(
+                f"{self._name}: its objects are listed, but not public (under embargo)"
+            )
+
+
+def _is_checksum(value: object) -> bool:
+    return isinstance(value, str) and STATED.match(value) is not None
+
+
+def _prefix_url(metadata: Mapping[str, Any], zarr_id: str) -> str | None:
+    """The address below which the objects are: the one that ends with the Zarr's id."""
+    urls = metadata.get("contentUrl")
+    for url in urls if isinstance(urls, list) else []:
+        if not isinstance(url, str):
+            continue
+        plain = url.split("?", 1)[0].split("#", 1)[0]
+        try:
+            key = address_of(plain).key
+        except ValueError:
+            continue
+        if key.rstrip(b"/").lower().endswith(b"/" + zarr_id.encode()):
+            return plain if plain.endswith("/") else f"{plain}/"
+    return None

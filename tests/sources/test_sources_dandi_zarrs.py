@@ -1,0 +1,648 @@
+"""Zarr assets: listed from the bucket, and believed only when they add up."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from dandi_replay import Replay
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory import NOTHING, Memory
+from s3_buckets import MIB, Buckets, moto_server
+from zarr_archive import DENIED, ZarrArchive, md5, moment, refusing
+from zarr_checksum.tree import ZarrChecksumTree
+
+from neuromirror.model import NamedException, Retention, Summary, VersionKind
+from neuromirror.net import Forbidden, ObjectRow
+from neuromirror.sources import (
+    DatasetNotFound,
+    ListingNotProven,
+    MalformedId,
+    Part,
+    PartUnavailable,
+)
+from neuromirror.sources.dandi import DandiOptions, DandiSource
+from neuromirror.sources.dandi import buckets as buckets_module
+from neuromirror.sources.dandi import zarr_checksum as checksum_module
+from neuromirror.sources.dandi.buckets import Address, address_of
+from neuromirror.sources.dandi.sorted_rows import SortedRows
+from neuromirror.sources.dandi.zarr_checksum import summary_of, zarr_checksum
+from neuromirror.sources.dandi.zarrs import Zarrs
+
+ENTRIES = {
+    ".zgroup": b'{"zarr_format": 2}',
+    "0/.zarray": b"{}",
+    "0/1/0": b"row one",
+    "0/10/0": b"row ten",
+    "0/1.0": b"dotted",
+    "0/0/0": b"",
+}
+
+
+@pytest.fixture(scope="module")
+def buckets() -> Iterator[Buckets]:
+    with moto_server() as running:
+        yield running
+
+
+@pytest.fixture
+def zarr_archive(archive: Replay, buckets: Buckets) -> ZarrArchive:
+    return ZarrArchive(archive, buckets.make(versioned=True))
+
+
+@pytest.fixture
+def plain_archive(archive: Replay, buckets: Buckets) -> ZarrArchive:
+    """Its bucket keeps no versions."""
+    return ZarrArchive(archive, buckets.make())
+
+
+def zarrs_of(archive: ZarrArchive, **more) -> Zarrs:
+    session = archive.session()
+    return Zarrs(
+        session, "dandi", archive.api, buckets_module.Buckets(session), connections=3, **more
+    )
+
+
+def part_of(archive: ZarrArchive, zarr_id: str, path: bytes = b"a/img.ome.zarr") -> Part:
+    found = zarrs_of(archive).part(path, 7, zarr_id, archive.metadata(zarr_id))
+    assert isinstance(found, Part)
+    return found
+
+
+def read(listing):
+    entries = list(listing.entries)
+    assert listing.closing() == listing.version
+    found = {entry.path: entry for entry in entries}
+    assert len(found) == len(entries)
+    return found
+
+
+# --- what a row becomes
+
+
+def test_a_zarr_asset_is_a_part_and_costs_no_request(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    checksum = zarr_archive.truth(zarr_id)
+    assert (part.path, part.size) == (b"a/img.ome.zarr", 7)
+    assert part.dataset.name == f"dandi:zarr/{zarr_id}"
+    assert part.dataset.source_uri == f"{zarr_archive.api}/zarr/{zarr_id}/"
+    assert part.version.upstream == checksum
+    assert part.version.kind is VersionKind.OBSERVED
+    assert part.version.time is None
+    assert part.version.claimed == Summary(6, sum(map(len, ENTRIES.values())))
+    assert zarr_archive.asked == []
+
+
+def test_one_zarr_in_two_dandisets_is_one_dataset(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    first, second = (part_of(zarr_archive, zarr_id, path) for path in (b"x.zarr", b"y/z.zarr"))
+    assert first.dataset == second.dataset
+    assert first.version == second.version
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"access": [{"status": "dandi:EmbargoedAccess"}]}, "embargoed"),
+        ({"contentUrl": []}, "malformed"),
+        ({"contentUrl": ["https://example.org/elsewhere/"]}, "malformed"),
+        ({"digest": {"dandi:dandi-zarr-checksum": "abc"}}, "malformed"),
+        ({"digest": {"dandi:dandi-zarr-checksum": 5}}, "malformed"),
+    ],
+)
+def test_a_row_that_cannot_be_a_part_is_a_named_exception(zarr_archive, change, reason):
+    zarr_id = zarr_archive.make(ENTRIES)
+    metadata = {**zarr_archive.metadata(zarr_id), **change}
+    found = zarrs_of(zarr_archive).part(b"p.zarr", 9, zarr_id, metadata)
+    assert isinstance(found, NamedException)
+    assert (found.path, found.reason, found.size) == (b"p.zarr", reason, 9)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        (
+            "https://dandiarchive.s3.amazonaws.com/zarr/x/0%20a",
+            Address("dandiarchive", None, None, b"zarr/x/0 a"),
+        ),
+        (
+            "https://dandiarchive.s3.us-east-2.amazonaws.com/zarr/x/",
+            Address("dandiarchive", "us-east-2", None, b"zarr/x/"),
+        ),
+        (
+            "https://a.b.s3.dualstack.us-gov-west-1.amazonaws.com/k",
+            Address("a.b", "us-gov-west-1", None, b"k"),
+        ),
+        (
+            "https://s3.us-west-2.amazonaws.com/some-bucket/zarr/x/",
+            Address("some-bucket", "us-west-2", None, b"zarr/x/"),
+        ),
+        (
+            "https://s3.amazonaws.com/some.bucket/zarr/x/",
+            Address("some.bucket", None, None, b"zarr/x/"),
+        ),
+        (
+            "http://127.0.0.1:15900/dandi-dandisets/zarr/x/",
+            Address("dandi-dandisets", None, "http://127.0.0.1:15900", b"zarr/x/"),
+        ),
+        ("https://[::1]/b-u/k", Address("b-u", None, "https://[::1]", b"k")),
+        (
+            "https://evil.s3.amazonaws.com.example.org/bucket/k",
+            Address("bucket", None, "https://evil.s3.amazonaws.com.example.org", b"k"),
+        ),
+    ],
+)
+def test_the_bucket_is_read_off_an_address(url, address):
+    assert address_of(url) == address
+
+
+@pytest.mark.parametrize("url", ["https://example.org/", "https://example.org", "ftp://x/b/k", "x"])
+def test_an_address_without_a_bucket_is_refused(url):
+    with pytest.raises(ValueError):
+        address_of(url)
+
+
+# --- the checksum
+
+NAMES = st.text(st.sampled_from("ab.-0/1é "), min_size=1, max_size=6).filter(
+    lambda path: all(one not in ("", ".", "..") for one in path.split("/"))
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(NAMES, st.integers(0, 10**12), max_size=12), st.integers(0, 3))
+def test_the_checksum_is_the_librarys_own(paths, most):
+    """Also where folders hold more files than are given to the library at once."""
+    tree = ZarrChecksumTree()
+    rows = []
+    for path, size in paths.items():
+        digest = md5(path.encode())
+        tree.add_leaf(Path(path), size, digest)
+        rows.append(ObjectRow(b"zarr/x/" + path.encode(), size, digest, datetime.now(UTC)))
+    rows.sort(key=lambda row: row.key)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checksum_module, "_LIBRARY_MOST", most or 20_000)
+        assert zarr_checksum(rows, b"zarr/x/") == str(tree.process())
+
+
+def test_a_multipart_etag_is_in_the_checksum_as_it_stands():
+    etag = "9bb58f26192e4ba00f01e2e7b136bbd8-2"
+    tree = ZarrChecksumTree()
+    tree.add_leaf(Path("0/0"), 5, etag)
+    row = ObjectRow(b"z/0/0", 5, etag, datetime.now(UTC))
+    assert zarr_checksum([row], b"z/") == str(tree.process())
+
+
+@pytest.mark.parametrize("wrong", ["", "x", "0" * 32, "0" * 32 + "-1-2", "0" * 32 + "-1--2\n"])
+def test_what_is_no_checksum_is_refused(wrong):
+    with pytest.raises(ValueError, match="no checksum of a Zarr"):
+        summary_of(wrong)
+
+
+def test_many_rows_are_sorted_on_disk_and_read_more_than_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("neuromirror.sources.dandi.sorted_rows._RUN", 10)
+    now = datetime(2024, 1, 1, tzinfo=UTC)
+    keys = [b"%03d" % (number * 37 % 101) for number in range(101)]
+    rows = SortedRows((ObjectRow(key, 1, "e", now, "v") for key in keys), tmp_path)
+    for _ in range(2):
+        assert [row.key for row in rows] == sorted(keys)
+    assert len(list(tmp_path.iterdir())) == 10
+
+
+# --- a listing
+
+
+def test_entries_have_md5_version_and_a_path_below_the_zarr(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    listing = part_of(zarr_archive, zarr_id).listing(NOTHING)
+    found = read(listing)
+    assert set(found) == {path.encode() for path in ENTRIES}
+    one = found[b"0/10/0"]
+    assert one.size == 7
+    assert [(d.algorithm, d.value) for d in one.digests] == [("md5", md5(b"row ten"))]
+    assert one.retention is Retention.VERSIONED_BUCKET
+    assert one.locations[0].url == (
+        f"{zarr_archive.url(zarr_id)}0/10/0?versionId={one.locations[0].version_id}"
+    )
+    assert listing.facts.title == "img.ome.zarr"
+    assert listing.facts.attributes == (("zarr-checksum", zarr_archive.truth(zarr_id)),)
+    assert listing.documents == ()
+
+
+def test_prefix_1_does_not_return_10(zarr_archive):
+    """The archive's own list would, for ``prefix=0/1/``; and one Zarr's id may begin another's."""
+    zarr_id = zarr_archive.make(ENTRIES)
+    zarr_archive.bucket.put(f"zarr/{zarr_id}0/stranger", b"not ours")
+    assert set(read(part_of(zarr_archive, zarr_id).listing(NOTHING))) == {
+        path.encode() for path in ENTRIES
+    }
+    assert not any("/files/" in one for one in zarr_archive.asked)
+
+
+def test_odd_names_are_listed_as_they_are(zarr_archive):
+    names = ["a #1 & b+c=d~e (f),g.txt", "Case", "case", ".hidden/.dot", "ü/%41", "a?b"]
+    zarr_id = zarr_archive.make({name: name.encode() for name in names})
+    assert set(read(part_of(zarr_archive, zarr_id).listing(NOTHING))) == {
+        name.encode() for name in names
+    }
+
+
+def test_multipart_entries_have_their_part_size(zarr_archive):
+    data = bytes(range(256)) * (6 * MIB // 256)
+    zarr_id = zarr_archive.make({".zgroup": b"{}"})
+    zarr_archive.bucket.upload(zarr_archive.key(zarr_id, "0/0"), data, 5 * MIB)
+    zarr_archive.finalize(zarr_id)
+    one = read(part_of(zarr_archive, zarr_id).listing(NOTHING))[b"0/0"]
+    assert one.part_size == 5 * MIB
+    halves = b"".join(hashlib.md5(part).digest() for part in (data[: 5 * MIB], data[5 * MIB :]))
+    assert one.digest("etag").value == f"{md5(halves)}-2"
+
+
+def test_without_version_listing_the_present_objects_are_listed(plain_archive):
+    zarr_id = plain_archive.make(ENTRIES)
+    found = read(part_of(plain_archive, zarr_id).listing(NOTHING))
+    assert set(found) == {path.encode() for path in ENTRIES}
+    assert found[b"0/1/0"].locations[0].version_id is None
+    assert found[b"0/1/0"].retention is Retention.MUTABLE_BUCKET
+
+
+def test_old_versions_and_deleted_objects_are_not_listed(zarr_archive):
+    zarr_id = zarr_archive.make({"a": b"1", "b": b"2", "c": b"3"})
+    zarr_archive.put(zarr_id, {"a": b"new", "b": None})
+    zarr_archive.finalize(zarr_id)
+    found = read(part_of(zarr_archive, zarr_id).listing(NOTHING))
+    assert {path: one.size for path, one in found.items()} == {b"a": 3, b"c": 1}
+
+
+def test_a_listing_that_does_not_add_up_is_not_proven(zarr_archive):
+    """A Zarr whose quiet deletion moved nothing upstream; no entry of it is given."""
+    zarr_id = zarr_archive.make(ENTRIES)
+    stated = zarr_archive.truth(zarr_id)
+    part = part_of(zarr_archive, zarr_id)
+    zarr_archive.put(zarr_id, {"0/1/0": None})
+    listing = part.listing(NOTHING)
+    with pytest.raises(ListingNotProven) as caught:
+        next(listing.entries)
+    assert stated in str(caught.value)
+    assert zarr_archive.truth(zarr_id) in str(caught.value)
+    assert f"dandi:zarr/{zarr_id}" in str(caught.value)
+
+
+def test_a_zarr_that_moved_since_its_row_was_read_is_taken_as_it_is_now(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    zarr_archive.put(zarr_id, {"0/11/0": b"more"})
+    checksum = zarr_archive.finalize(zarr_id)
+    listing = part.listing(NOTHING)
+    assert len(read(listing)) == 7
+    assert listing.version.upstream == checksum
+    assert listing.version.claimed == summary_of(checksum)
+    assert part.version.upstream != checksum
+
+
+def test_a_race_with_an_upload_is_tried_again(zarr_archive):
+    """The objects move after the archive was asked, its checksum after they were listed."""
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    asked = []
+
+    def upload(_zarr_id):
+        asked.append(1)
+        if len(asked) == 2:
+            zarr_archive.put(zarr_id, {"0/12/0": b"second"})
+            zarr_archive.finalize(zarr_id)
+
+    zarr_archive.before = upload
+    listing = part.listing(NOTHING)
+    zarr_archive.put(zarr_id, {"0/11/0": b"first"})
+    found = read(listing)
+    assert {b"0/11/0", b"0/12/0"} <= set(found)
+    assert listing.version.upstream == zarr_archive.truth(zarr_id)
+
+
+def test_pages_left_by_a_killed_visit_do_not_make_a_moved_zarr_wrong_for_ever(
+    zarr_archive, tmp_path
+):
+    zarr_id = zarr_archive.make(ENTRIES)
+    zarr_archive.state(zarr_id, "0" * 32 + "-1--1")
+    part = part_of(zarr_archive, zarr_id)
+    with pytest.raises(ListingNotProven):
+        list(part.listing(Memory(workspace=tmp_path)).entries)
+    zarr_archive.put(zarr_id, {"0/11/0": b"more"})
+    zarr_archive.finalize(zarr_id)
+    assert len(read(part.listing(Memory(workspace=tmp_path)))) == 7
+
+
+def test_zarr_checksum_null_is_listed_by_time_and_says_so(zarr_archive):
+    """Never finalized: checksum null and size 0, though files exist."""
+    zarr_id = zarr_archive.make(ENTRIES)
+    age(zarr_archive, zarr_id)
+    zarr_archive.state(zarr_id, None)
+    part = part_of(zarr_archive, zarr_id)
+    assert part.version.upstream == "current"
+    assert part.version.claimed is None
+    listing = part.listing(NOTHING)
+    assert set(read(listing)) == {path.encode() for path in ENTRIES}
+    assert listing.version == part.version
+    assert listing.facts.attributes == (
+        ("zarr-checksum", zarr_archive.truth(zarr_id)),
+        ("zarr-finalized", "no"),
+    )
+
+
+def age(archive, zarr_id):
+    """Lets the objects be old: those of this second count as written meanwhile."""
+    for path in ENTRIES:
+        archive.bucket.set_time(archive.key(zarr_id, path), moment("2024-01-01T00:00:00"))
+
+
+def test_a_zarr_that_is_finalized_while_it_is_listed_is_not_proven(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    age(zarr_archive, zarr_id)
+    zarr_archive.state(zarr_id, None)
+    listing = part_of(zarr_archive, zarr_id).listing(NOTHING)
+    assert len(list(listing.entries)) == 6
+    zarr_archive.finalize(zarr_id)
+    with pytest.raises(ListingNotProven, match="finalized while"):
+        listing.closing()
+
+
+def test_a_zarr_that_is_written_to_while_it_is_listed_is_not_proven(zarr_archive):
+    """Uploads take the checksum away, and what is listed then is no state that anybody meant."""
+    zarr_id = zarr_archive.make(ENTRIES)
+    listing = part_of(zarr_archive, zarr_id).listing(NOTHING)
+    zarr_archive.put(zarr_id, {"0/11/0": b"more"})
+    zarr_archive.state(zarr_id, None)
+    with pytest.raises(ListingNotProven, match="states none any more"):
+        next(listing.entries)
+
+
+def test_a_never_finalized_zarr_that_grows_while_it_is_listed_is_not_proven(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    age(zarr_archive, zarr_id)
+    zarr_archive.state(zarr_id, None)
+    listing = part_of(zarr_archive, zarr_id).listing(NOTHING)
+    ahead = datetime.now(UTC) + timedelta(seconds=2)
+    zarr_archive.put(zarr_id, {"0/11/0": b"more"}, at=ahead)
+    assert len(list(listing.entries)) == 7
+    while datetime.now(UTC) < ahead + timedelta(seconds=1):
+        time.sleep(0.1)
+    with pytest.raises(ListingNotProven, match="written while"):
+        listing.closing()
+
+
+def test_an_empty_zarr_is_an_empty_listing(zarr_archive):
+    zarr_id = zarr_archive.make({})
+    assert zarr_archive.truth(zarr_id).endswith("-0--0")
+    assert read(part_of(zarr_archive, zarr_id).listing(NOTHING)) == {}
+
+
+# --- embargo
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_embargoed_zarr_is_told_by_name(zarr_archive, status):
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    zarr_archive.rows[zarr_id] = (status, DENIED)
+    with pytest.raises(PartUnavailable) as caught:
+        part.listing(NOTHING)
+    assert caught.value.reason == "embargoed"
+    zarrs = zarrs_of(zarr_archive)
+    assert zarrs.hint(part.dataset).unavailable == "embargoed"
+
+
+def test_a_refused_token_is_no_embargo(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    zarr_archive.rows[zarr_id] = (401, {"detail": "Invalid token."})
+    with pytest.raises(Forbidden):
+        part.listing(NOTHING)
+
+
+def test_an_embargoed_zarr_whose_files_answers_200_gives_no_path(zarr_archive):
+    """The archive tells of it and the bucket lists it, but nobody may read its objects."""
+    zarr_id = zarr_archive.make(ENTRIES)
+    with refusing(zarr_archive.bucket) as endpoint:
+        metadata = zarr_archive.metadata(zarr_id)
+        place = f"{endpoint}/{zarr_archive.bucket.name}/zarr/{zarr_id}/"
+        metadata["contentUrl"][1] = place
+        part = zarrs_of(zarr_archive).part(b"z.zarr", 1, zarr_id, metadata)
+        listing = part.listing(NOTHING)
+        with pytest.raises(PartUnavailable) as caught:
+            next(listing.entries)
+    assert not re.search(r"zgroup|0/1/0", str(caught.value))
+
+
+# --- memory of earlier visits
+
+
+def test_an_unchanged_zarr_is_known_again(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    listing = part.listing(NOTHING)
+    read(listing)
+    memo = listing.memo()
+    assert memo
+    assert part.listing(Memory(memo=memo)).unchanged()
+    assert not part.listing(NOTHING).unchanged()
+    assert not part.listing(Memory(memo=b"something else")).unchanged()
+    zarr_archive.put(zarr_id, {"0/1/0": b"new"})
+    assert not part.listing(Memory(memo=memo)).unchanged()
+
+
+def test_a_never_finalized_zarr_is_no_longer_as_remembered_once_it_is(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    zarr_archive.state(zarr_id, None)
+    part = part_of(zarr_archive, zarr_id)
+    listing = part.listing(NOTHING)
+    for _ in listing.entries:
+        pass
+    memo = listing.memo()
+    assert part.listing(Memory(memo=memo)).unchanged()
+    zarr_archive.finalize(zarr_id)
+    assert not part.listing(Memory(memo=memo)).unchanged()
+
+
+# --- by name alone
+
+
+def test_a_zarr_can_be_visited_by_its_id_alone(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    zarrs = zarrs_of(zarr_archive)
+    dataset = zarrs.dataset(f"zarr/{zarr_id}")
+    [version] = zarrs.versions(dataset)
+    assert version == part_of(zarr_archive, zarr_id).version
+    assert zarrs.hint(dataset).fingerprint == version.upstream
+    by_id = read(zarrs.listing(version, NOTHING))
+    assert by_id == read(part_of(zarr_archive, zarr_id).listing(NOTHING))
+
+
+def test_a_malformed_or_unknown_zarr_is_refused(zarr_archive):
+    zarrs = zarrs_of(zarr_archive)
+    for wrong in ("zarr/", "zarr/x", "000003", "zarr/../../x", "zarr/" + "A" * 36):
+        with pytest.raises(MalformedId):
+            zarrs.dataset(wrong)
+    with pytest.raises(DatasetNotFound):
+        zarrs.versions(zarrs.dataset("zarr/00000000-0000-4000-8000-000000000000"))
+
+
+# --- history
+
+
+def test_past_states_are_rebuilt_from_versions_and_delete_markers(zarr_archive):
+    zarr_id = zarr_archive.make({})
+    days = [moment(f"2024-01-0{day}T12:00:00") for day in (1, 2, 3, 4)]
+    truths = []
+    changes = [
+        {"a": b"1", "0/0": b"2", "0/1": b"3"},
+        {"a": b"1 again", "0/10": b"4"},
+        {"0/0": None},
+        {"0/0": b"back"},
+    ]
+    for day, change in zip(days, changes, strict=True):
+        zarr_archive.put(zarr_id, change, at=day)
+        truths.append(zarr_archive.finalize(zarr_id))
+    zarrs = zarrs_of(zarr_archive)
+    dataset = zarrs.dataset(f"zarr/{zarr_id}")
+    states = zarrs.history(dataset, None)
+    assert [state.time for state in states] == days[:-1]
+    assert [state.upstream for state in states] == [
+        f"at 2024-01-0{day}T12:00:00Z" for day in (1, 2, 3)
+    ]
+    found = [zarrs.listing(state, NOTHING) for state in states]
+    entries = [read(listing) for listing in found]
+    assert [set(one) for one in entries] == [
+        {b"a", b"0/0", b"0/1"},
+        {b"a", b"0/0", b"0/1", b"0/10"},
+        {b"a", b"0/1", b"0/10"},
+    ]
+    # each adds up to what the archive stated in its day
+    assert [dict(one.facts.attributes)["zarr-checksum"] for one in found] == truths[:3]
+    assert entries[0][b"a"].locations[0].version_id != entries[1][b"a"].locations[0].version_id
+    assert [state.time for state in zarrs.history(dataset, days[0])] == days[1:3]
+
+
+def test_changes_close_together_make_one_state(zarr_archive):
+    zarr_id = zarr_archive.make({})
+    start = moment("2024-01-01T12:00:00")
+    for number in range(4):
+        zarr_archive.put(zarr_id, {f"{number}": b"x"}, at=start + timedelta(minutes=20 * number))
+    zarr_archive.put(zarr_id, {"later": b"y"}, at=start + timedelta(days=1))
+    zarr_archive.finalize(zarr_id)
+    zarrs = zarrs_of(zarr_archive)
+    dataset = zarrs.dataset(f"zarr/{zarr_id}")
+    assert [one.time for one in zarrs.history(dataset, None)] == [start + timedelta(minutes=60)]
+    finer = zarrs_of(zarr_archive, history_gap=timedelta(minutes=10))
+    assert len(finer.history(dataset, None)) == 4
+
+
+def test_a_bucket_without_versions_has_no_history(plain_archive):
+    zarr_id = plain_archive.make(ENTRIES)
+    zarrs = zarrs_of(plain_archive)
+    assert zarrs.history(zarrs.dataset(f"zarr/{zarr_id}"), None) == []
+
+
+# --- in a dandiset
+
+
+def draft_of(source, name, known=NOTHING):
+    versions = source.versions(source.dataset(name))
+    return source.listing(next(v for v in versions if v.upstream == "draft"), known)
+
+
+def rows_of(archive, name="000003"):
+    return archive.assets(f"{name}_draft")
+
+
+def test_zarr_assets_of_a_dandiset_are_parts_and_count_as_upstream_counts(source_of, archive):
+    listing = draft_of(source_of(zarrs=True), "000003")
+    entries = list(listing.entries)
+    parts = [one for one in entries if isinstance(one, Part)]
+    assert [part.path for part in parts] == [b"sub-001/img.ome.zarr", b"sub-002/arr.zarr"]
+    assert parts[0].version.upstream == "c65ff2cc7009f922711a3acfd8e70e79-37--13166"
+    assert parts[0].version.claimed == Summary(37, 13166)
+    assert not any(isinstance(one, NamedException) for one in entries)
+    assert Summary(len(entries), sum(one.size for one in entries)) == listing.version.claimed
+
+
+def test_without_the_option_a_zarr_is_a_named_exception(source_of):
+    entries = list(draft_of(source_of(zarrs=False), "000003").entries)
+    left_out = [one for one in entries if isinstance(one, NamedException)]
+    assert [one.reason for one in left_out] == ["zarr", "zarr"]
+
+
+def test_a_dandiset_remembered_without_zarrs_is_read_again_with_them(source_of):
+    listing = draft_of(source_of(zarrs=False), "000003")
+    for _ in listing.entries:
+        pass
+    known = Memory(memo=listing.memo())
+    assert draft_of(source_of(zarrs=False), "000003", known).unchanged()
+    assert not draft_of(source_of(zarrs=True), "000003", known).unchanged()
+
+
+def test_zarr_checksum_null_is_never_taken_as_unchanged_by_its_row(source_of, archive):
+    """Its objects may change while its row says nothing, neither of size nor of checksum."""
+    listing = draft_of(source_of(zarrs=True), "000003")
+    for _ in listing.entries:
+        pass
+    assert listing.memo() is not None
+    row = next(row for row in rows_of(archive) if row["zarr"])
+    row["metadata"]["digest"]["dandi:dandi-zarr-checksum"] = None
+    listing = draft_of(source_of(zarrs=True), "000003")
+    parts = [one for one in listing.entries if isinstance(one, Part)]
+    assert parts[0].version.upstream == "current"
+    assert listing.memo() is None
+
+
+def test_rows_shifting_between_pages_are_noticed_among_zarrs_too(source_of, archive):
+    """A Zarr is removed after the first page: the next row slips on to a page already read."""
+    gone = []
+
+    def shift(_handler, path, query):
+        if path.endswith("/assets/") and query.get("page") == "2" and not gone:
+            rows = rows_of(archive)
+            gone.append(rows.pop(next(i for i, row in enumerate(rows) if row["zarr"])))
+
+    archive.before = shift
+    assert len(rows_of(archive)) >= 3
+    listing = draft_of(source_of(zarrs=True, page_size=1), "000003")
+    with pytest.raises(ListingNotProven):
+        list(listing.entries)
+    assert gone
+
+
+@pytest.mark.parametrize(("field", "value"), [("zarr", "x"), ("metadata", None), ("size", -1)])
+def test_a_broken_row_of_a_zarr_blocks_no_other(source_of, archive, field, value):
+    row = next(row for row in rows_of(archive) if row["zarr"])
+    row[field] = value
+    entries = list(draft_of(source_of(zarrs=True), "000003").entries)
+    assert [one.reason for one in entries if isinstance(one, NamedException)] == ["malformed"]
+    assert len([one for one in entries if isinstance(one, Part)]) == 1
+
+
+def test_a_zarr_of_the_demo_archive_is_listed_through_its_dandiset(demo):
+    from neuromirror.demo.contents import ZARR
+
+    options = DandiOptions(api=demo.api_url, zarrs=True)
+    source = DandiSource("demo", options, options.session())
+    demo.clear_requests()
+    [part] = [one for one in draft_of(source, "000005").entries if isinstance(one, Part)]
+    assert part.path == ZARR.encode()
+    assert not [one for one in demo.s3_requests if "zarr" in one]
+    found = read(part.listing(NOTHING))
+    assert {path.decode() for path in found} == set(demo.zarrs[part.dataset.local_id[5:]].entries)
+    assert source.dataset(part.dataset.local_id) == part.dataset
+    assert source.versions(part.dataset) == [part.version]
+    assert read(source.listing(part.version, NOTHING)) == found
+    demo.change_zarr("000005", ZARR, "0/0/0", b"changed")
+    assert source.hint(part.dataset).fingerprint != part.version.upstream
+    [earlier] = source.history(part.dataset, None)
+    assert read(source.listing(earlier, NOTHING)) == found
