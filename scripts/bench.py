@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 from bench_clone import clone_bench
-from bench_delta import delta_bench, recrawl_bench
+from bench_delta import delta_bench
+from bench_hostile import hostile_bench
 from bench_index import index_bench
 from bench_mint import mint_bench
+from bench_recrawl import recrawl_bench
+from bench_s3 import s3_bench
 
 
 @click.group()
@@ -14,7 +17,15 @@ def main() -> None:
     """Measures neuromirror beside its peers, in one run on one machine."""
 
 
-for command in (mint_bench, delta_bench, recrawl_bench, index_bench, clone_bench):
+for command in (
+    mint_bench,
+    delta_bench,
+    recrawl_bench,
+    s3_bench,
+    hostile_bench,
+    index_bench,
+    clone_bench,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

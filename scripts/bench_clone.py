@@ -110,6 +110,7 @@ def served(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _serve(folder: Path, sent: Any, pipe: Any) -> None:
+    os.setsid()  # not one of the contender's processes: see bench_memory
     handler = partial(_Static, sent, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         pipe.send(server.server_address[1])

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+from bench_memory import Memory
 
 from neuromirror.annex import key_for, link_target, location_log, log_path, url_log
 from neuromirror.model import (
@@ -156,27 +156,40 @@ def in_own_process(
         "n": count,
         "seconds": round(seconds, 3),
         "per_s": round(count / seconds),
-        "peak_mb": round(peak / 1024),
+        "peak_mb": peak,
         **extra,
         "commit": commit(),
         "machine": machine(),
     }
 
 
+def missing(bench: str, what: str, count: int, why: str) -> dict[str, Any]:
+    """The line of a contender that cannot run here."""
+    here = {"commit": commit(), "machine": machine()}
+    return {"bench": bench, "what": what, "n": count, "missing": why, **here}
+
+
 def _contend(run: Contender, folder: Path, count: int, pipe: Any) -> None:
+    own_environment(folder)
+    with Memory() as memory:
+        seconds, extra = run(folder, count)
+    pipe.send((seconds, memory.peak_mb, extra))
+
+
+def own_environment(folder: Path) -> None:
+    """Makes this process one of a person who has configured nothing, at home in the folder."""
     # a home of its own: the person's git configuration must not weigh in
     os.environ["HOME"] = str(folder)
     os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
     for name in ("AUTHOR", "COMMITTER"):
         os.environ[f"GIT_{name}_NAME"] = "bench"
         os.environ[f"GIT_{name}_EMAIL"] = "bench@example.org"
-    seconds, extra = run(folder, count)
-    # of our own process and of the largest that it started
-    peak = sum(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    pipe.send((seconds, peak // 1024 if sys.platform == "darwin" else peak, extra))
+    # nothing may tidy up in the background, beside what is measured
+    os.environ |= {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "maintenance.auto",
+        "GIT_CONFIG_VALUE_0": "false",
+    }
 
 
 def run_contenders(
@@ -202,6 +215,8 @@ def sizes_option(default: int) -> Callable[[Any], Any]:
             click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
             click.option(
                 "--files",
+                "--objects",
+                "files",
                 multiple=True,
                 default=[default],
                 show_default=True,
@@ -216,8 +231,9 @@ def sizes_option(default: int) -> Callable[[Any], Any]:
 
 
 def _force(function: Callable[[str], Any], path: str, _: Any) -> None:
-    os.chmod(os.path.dirname(path), 0o700)
-    function(path)
+    if os.path.lexists(path):
+        os.chmod(os.path.dirname(path), 0o700)
+        function(path)
 
 
 def commit() -> str:
@@ -275,8 +291,11 @@ def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
     """A plot of seconds against files, as docs/bench-<name>.svg; None for a single size."""
     series: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
-        series.setdefault(line["what"], []).append((line["n"], line["seconds"]))
-    if max(len(points) for points in series.values()) < 2:
+        if "missing" in line:
+            continue
+        name = ", ".join(filter(None, (line["what"], line.get("of"))))
+        series.setdefault(name, []).append((line["n"], line["seconds"]))
+    if max(map(len, series.values())) < 2:
         return None
     import matplotlib as mpl
 
@@ -296,11 +315,28 @@ def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
     return picture
 
 
-_SHOWN = ("bench", "what", "n", "seconds", "per_s", "peak_mb", "commit", "machine")
+_SHOWN = (
+    *("bench", "what", "of", "n", "seconds", "per_s", "peak_mb", "commit", "machine", "missing"),
+)
 
 
 def as_table(lines: list[dict[str, Any]]) -> str:
-    """A Markdown table, with neuromirror's speed as a ratio to each contender's."""
+    """Markdown tables, with neuromirror's speed as a ratio to each contender's.
+
+    One for each thing that was worked on (``of``), where lines name several.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault(line.get("of", ""), []).append(line)
+    blocks = []
+    for of, group in groups.items():
+        blocks.append("\n".join([*([f"{of}:", ""] if of else []), *_table_rows(group)]))
+    when = datetime.now(UTC).date().isoformat()
+    blocks.append(f"Measured {when} at commit {lines[0]['commit']} on {lines[0]['machine']}.")
+    return "\n\n".join(blocks)
+
+
+def _table_rows(lines: list[dict[str, Any]]) -> list[str]:
     extra = sorted({name for line in lines for name in line if name not in _SHOWN})
     heads = ["what", "files", "seconds", "files/s", "neuromirror is", "peak MB", *extra]
     rows = [f"| {' | '.join(heads)} |", f"|---{'|---:' * (len(heads) - 1)}|"]
@@ -308,6 +344,9 @@ def as_table(lines: list[dict[str, Any]]) -> str:
         line["n"]: line["n"] / line["seconds"] for line in lines if line["what"] == "neuromirror"
     }
     for line in lines:
+        if "missing" in line:
+            rows.append(f"| {line['what']} {line['missing']} |{' |' * (len(heads) - 1)}")
+            continue
         ratio = own.get(line["n"], next(iter(own.values()))) * line["seconds"] / line["n"]
         cells = [
             line["what"],
@@ -319,6 +358,4 @@ def as_table(lines: list[dict[str, Any]]) -> str:
             *(str(line.get(name, "")) for name in extra),
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    when = datetime.now(UTC).date().isoformat()
-    rows += ["", f"Measured {when} at commit {lines[0]['commit']} on {lines[0]['machine']}."]
-    return "\n".join(rows)
+    return rows

@@ -1,12 +1,10 @@
-"""Benches of change: ``delta`` (100 files of a large state) and ``recrawl`` (nothing at all)."""
+"""The bench ``delta``: 100 files of a large state have changed."""
 
 from __future__ import annotations
 
-import json
-import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,9 +24,12 @@ from bench_common import (
     write_fast_import,
     write_records,
 )
+from bench_mint import add_urls, create_dataset, write_table
 
 from neuromirror.annex import key_for, link_target, location_log, log_path, url_log
-from neuromirror.mint import Base, Parents, Snapshot, mint, mint_delta
+from neuromirror.mint import Base, Minted, ObjectReader, Parents, Snapshot, mint, mint_delta
+from neuromirror.mint.delta import patched_manifest
+from neuromirror.mint.manifests import ManifestWriter
 from neuromirror.model import Change, Digest, FileRecord, PlacedFile
 from neuromirror.store import ANNEX, MAIN, Repository
 
@@ -83,7 +84,23 @@ def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     )
     seconds = time.perf_counter() - begin
     written = sum(pack.objects for pack in after.packs)
-    return seconds, {"objects": written, "allowed": 10 * CHANGED + 200}
+    return seconds, {
+        "objects": written,
+        "allowed": 10 * CHANGED + 200,
+        "manifest_s": _manifest_seconds(before, after, changed, folder),
+    }
+
+
+def _manifest_seconds(before: Minted, after: Minted, changed: list[Change], scratch: Path) -> float:
+    """How long the manifest and the state digest alone take, which no peer makes."""
+    begin = time.perf_counter()
+    with ManifestWriter(scratch) as manifest:
+        for piece in patched_manifest(before.manifest, before.state, iter(changed)):
+            manifest.add(piece)
+        if manifest.state() != after.state:
+            sys.exit("bench: the manifest made again is of another state")
+        manifest.finish()
+    return round(time.perf_counter() - begin, 3)
 
 
 def delta_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -147,12 +164,35 @@ def _register(repository: Path, files: list[PlacedFile]) -> None:
     run_git("-C", str(repository), "annex", "registerurl", "--batch", text=urls)
 
 
+def delta_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """``datalad addurls --key`` of a table of the changed files, in a state of this size."""
+    repository = create_dataset(folder)
+    add_urls(repository, write_table(folder / "before.csv", synthetic(count)))
+    changed = [new for _, new in changes(count) if new is not None]
+    table = write_table(folder / "after.csv", changed)
+    begin = time.perf_counter()
+    add_urls(repository, table, "--ifexists", "overwrite")
+    seconds = time.perf_counter() - begin
+    _check_links(repository, changed)
+    return seconds, {}
+
+
+def _check_links(repository: Path, files: list[PlacedFile]) -> None:
+    """The last commit must hold the files as they now are."""
+    with ObjectReader(repository / ".git") as reader:
+        for one in files:
+            name = one.git_path.decode()
+            if reader.read(f"HEAD:{name}") != link_target(one.key, one.git_path):
+                sys.exit(f"bench: {repository.name}: {name} was not changed")
+
+
 DELTA: dict[str, Contender] = {
     "neuromirror": delta_neuromirror,
     "fast-import": delta_fast_import,
     "fromkey+registerurl": delta_fromkey,
+    "addurls": delta_addurls,
 }
-MOST = {"fromkey+registerurl": 2000}
+MOST = {"fromkey+registerurl": 2000, "addurls": 2000}
 
 
 @click.command("delta")
@@ -161,100 +201,3 @@ def delta_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
     """100 changed files of a large state."""
     lines = run_contenders("delta", DELTA, files, MOST)
     report("delta", lines, as_json=as_json, write=write)
-
-
-def recrawl_listing(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """The listing alone: every page read, every row checked and placed in a record."""
-    with _archive(folder, count) as (mirror, _):
-        source = mirror.open()
-        dataset = source.dataset(_DATASET)
-        begin = time.perf_counter()
-        (version,) = source.versions(dataset)
-        listing = source.listing(version, _Plain())
-        for _ in listing.entries:
-            pass
-        listing.closing()
-        return time.perf_counter() - begin, _own_memory()
-
-
-def _own_memory() -> dict[str, Any]:
-    """The peak of this process alone: the archive server is none of ours."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_mb": round(peak / 1024 / (1024 if sys.platform == "darwin" else 1))}
-
-
-def recrawl_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A deep visit of the dataset, which finds nothing new."""
-    from neuromirror.crawl import Sync, parse_requests
-    from neuromirror.store import Store
-
-    with _archive(folder, count) as (mirror, name):
-        store = Store.open(folder / "store", create=True)
-        requests = parse_requests([name], {mirror.name: mirror})
-        list(Sync(store, store.index_path, jobs=1).results(requests))
-        begin = time.perf_counter()
-        (result,) = Sync(store, store.index_path, deep=True, jobs=1).results(requests)
-        seconds = time.perf_counter() - begin
-        if result.status != "notneeded":
-            sys.exit(f"bench: the second visit was not uneventful: {result}")
-        return seconds, _own_memory()
-
-
-_DATASET = "000009"
-
-
-class _Plain:
-    """Every object is known, as on a second visit: nothing is asked of the bucket."""
-
-    memo = None
-    workspace = Path()
-
-    def locations(self, urls: Sequence[str]) -> list[Any]:
-        from neuromirror.model import Location
-
-        return [Location(f"{url}?versionId=1", "s3", "1") for url in urls]
-
-    def contents(self, etags: Sequence[str]) -> list[Any]:
-        return [None for _ in etags]
-
-
-def _archive(folder: Path, count: int) -> Any:
-    """The demo archive in a process of its own, with one dandiset of ``count`` files."""
-    import contextlib
-    import subprocess
-
-    from neuromirror.crawl import load_mirrors
-
-    @contextlib.contextmanager
-    def running() -> Iterator[tuple[Any, str]]:
-        arguments = [sys.executable, "-m", "neuromirror.demo", "serve", "--dir"]
-        with subprocess.Popen(
-            [*arguments, str(folder / "demo")], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            addresses = json.loads(process.stdout.readline())
-            import requests
-
-            body = {"dandiset": _DATASET, "n_files": count}
-            requests.post(f"{addresses['control']}/make_many", json=body, timeout=600)
-            mirror = load_mirrors(Path(addresses["mirrors"]))["demo"]
-            try:
-                yield mirror, f"demo:{_DATASET}"
-            finally:
-                process.terminate()
-
-    return running()
-
-
-RECRAWL: dict[str, Contender] = {
-    "neuromirror": recrawl_neuromirror,
-    "listing": recrawl_listing,
-}
-
-
-@click.command("recrawl")
-@sizes_option(50_000)
-def recrawl_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
-    """A deep visit of an unchanged dataset, beside the mere listing of it."""
-    lines = run_contenders("recrawl", RECRAWL, files, {})
-    report("recrawl", lines, as_json=as_json, write=write)

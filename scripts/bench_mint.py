@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bench_common import (
 )
 
 from neuromirror.mint import ObjectReader, Parents, Snapshot, mint
+from neuromirror.model import PlacedFile
 from neuromirror.store import ANNEX, MAIN, Repository
 
 MOST = {"fromkey+registerurl": 2000, "addurls": 2000, "fast-import": 1_000_000}
@@ -74,25 +76,40 @@ def mint_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 def mint_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """``datalad addurls --key``, from a table of the same files (one URL each)."""
-    import subprocess
+    dataset = create_dataset(folder)
+    table = write_table(folder / "table.csv", synthetic(count))
+    begin = time.perf_counter()
+    add_urls(dataset, table)
+    return time.perf_counter() - begin, {}
 
-    repository = folder / "dataset"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(["datalad", "create", str(repository)], check=True, **quiet)  # type: ignore[call-overload]
-    table = folder / "table.csv"
+
+def create_dataset(folder: Path) -> Path:
+    """A new DataLad dataset in the folder."""
+    dataset = folder / "dataset"
+    _datalad("create", str(dataset))
+    return dataset
+
+
+def write_table(table: Path, files: Iterable[PlacedFile]) -> Path:
+    """What ``datalad addurls`` is told of files: URL, path and key."""
     with table.open("w") as file:
         file.write("url,path,key\n")
-        for one in synthetic(count):
+        for one in files:
             url = one.record.locations[0].url
             file.write(f"{url},{one.git_path.decode()},{one.key}\n")
-    begin = time.perf_counter()
-    options = ["-d", str(repository), "-x", "*", "--key", "{key}"]
-    subprocess.run(
-        ["datalad", "addurls", *options, str(table), "{url}", "{path}"],
-        check=True,
-        **quiet,  # type: ignore[call-overload]
-    )
-    return time.perf_counter() - begin, {}
+    return table
+
+
+def add_urls(dataset: Path, table: Path, *options: str) -> None:
+    """``datalad addurls --key`` of a table, saved; exits where it fails."""
+    given = ["-d", str(dataset), "-x", "*", "--key", "{key}", *options]
+    _datalad("addurls", *given, str(table), "{url}", "{path}")
+
+
+def _datalad(*arguments: str) -> None:
+    done = subprocess.run(["datalad", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"bench: datalad {arguments[0]} failed: {done.stderr[-2000:]}")
 
 
 def _annex_repository(folder: Path) -> Path:

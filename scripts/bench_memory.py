@@ -1,0 +1,81 @@
+"""How much memory a contender takes: its own process and all that it starts, but for servers."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_EVERY = 0.05
+_PAGE = resource.getpagesize()
+
+
+class Memory:
+    """Watches, between ``with`` and its end, the memory of this process and all it started.
+
+    Those in a session of their own, as the benches' servers are, do not count. The others are
+    looked at many times a second. What getrusage says would be too much, as a process counts as
+    at least as large as its parent was when it was started; where there is no /proc that is what
+    is taken.
+    """
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Memory:
+        if Path("/proc/self/stat").exists():
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def peak_mb(self) -> int:
+        """The most that all of them took at one time, in MB."""
+        if self._thread.ident is not None:
+            return round(max(_high_water(), self._peak) / 2**20)
+        both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return round(sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 2**20)
+
+    def _look(self) -> None:
+        session = _session("self")
+        while not self._ended.wait(_EVERY):
+            processes = ["self", *_below("self", session)]
+            self._peak = max(self._peak, sum(map(_resident, processes)))
+
+
+def _below(process: str, session: str) -> Iterator[str]:
+    with suppress(OSError):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            with suppress(OSError):
+                for child in (task / "children").read_text().split():
+                    if _session(child) == session:
+                        yield child
+                        yield from _below(child, session)
+
+
+def _session(process: str) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[3]
+    return ""
+
+
+def _resident(process: str) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE
+    return 0
+
+
+def _high_water() -> int:
+    """The most that this program has had in memory, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -1,0 +1,129 @@
+"""The bench ``recrawl``: a visit that finds nothing new, beside the mere listing."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from bench_common import Contender, report, run_contenders, sizes_option
+from bench_servers import (
+    DANDISET,
+    REPEATS,
+    Served,
+    apart,
+    dandi_archive,
+    expect,
+    listing_server,
+    sync_once,
+    timed,
+    visits,
+)
+
+from neuromirror.crawl import Mirror
+
+DANDI_FILES = 30_000
+"""The demo archive makes its pages anew each time; more files would measure that."""
+
+
+def list_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """The listing alone: every page read and checked, every row in a record."""
+    with listing_server(count) as served:
+        times = [timed(served.count) for _ in range(REPEATS)]
+        return statistics.median(times), {}
+
+
+def visit_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """A whole visit of a bucket that is as it was when it was mirrored."""
+    with mirrored(folder, count) as (_, mirror, store):
+        return apart(visits, mirror, store, "", False)
+
+
+def visit_changed_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """A whole visit of a bucket in which one object has other bytes: it is told whole."""
+    with mirrored(folder, count) as (served, mirror, store):
+        served.change(served.key(count // 2))
+        served.count()
+        return apart(_visit_once, mirror, store)
+
+
+def _visit_once(mirror: Mirror, store: Path) -> float:
+    return timed(partial(sync_once, mirror, store), status="ok")
+
+
+@contextmanager
+def mirrored(folder: Path, count: int) -> Iterator[tuple[Served, Mirror, Path]]:
+    """A bucket that a store holds: the bucket, its mirror, the store's folder."""
+    with listing_server(count) as served:
+        mirror = served.mirror(folder / "mirrors")
+        store = folder / "store"
+        first = sync_once(mirror, store)
+        expect(len(first.versions) == 1, f"the first sync made no version: {first}")
+        yield served, mirror, store
+
+
+def list_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """The listing of a dandiset alone: every page read, every row checked and in a record."""
+    with dandi_archive(folder, count) as mirror:
+        source = mirror.open()
+        times = []
+        for _ in range(REPEATS):
+            begin = time.perf_counter()
+            (version,) = source.versions(source.dataset(DANDISET))
+            listing = source.listing(version, _AllKnown())
+            for _ in listing.entries:
+                pass
+            listing.closing()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times), {}
+
+
+def visit_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """A deep visit of a dandiset that is as it was."""
+    with dandi_archive(folder, count) as mirror:
+        store = folder / "store"
+        name = f"{mirror.name}:{DANDISET}"
+        sync_once(mirror, store, name)
+        return apart(visits, mirror, store, name, True)
+
+
+class _AllKnown:
+    """Every object is known, as on a second visit: nothing is asked of the bucket."""
+
+    memo: bytes | None = None
+    workspace = Path()
+
+    def locations(self, urls: Sequence[str]) -> list[Any]:
+        from neuromirror.model import Location
+
+        return [Location(f"{url}?versionId=1", "s3", "1") for url in urls]
+
+    def contents(self, etags: Sequence[str]) -> list[Any]:
+        return [None for _ in etags]
+
+
+S3: dict[str, Contender] = {
+    "neuromirror": visit_bucket,
+    "listing": list_bucket,
+    "neuromirror, one object changed": visit_changed_bucket,
+}
+DANDI: dict[str, Contender] = {"neuromirror": visit_dandi, "listing": list_dandi}
+
+
+@click.command("recrawl")
+@sizes_option(1_000_000)
+def recrawl_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
+    """A visit of an unchanged bucket (and dandiset), beside the mere listing of it."""
+    report("recrawl", _lines(files), as_json=as_json, write=write)
+
+
+def _lines(files: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    for line in run_contenders("recrawl", S3, files, {}):
+        yield {**line, "of": "S3"}
+    for line in run_contenders("recrawl", DANDI, [min(DANDI_FILES, max(files))], {}):
+        yield {**line, "of": "DANDI"}

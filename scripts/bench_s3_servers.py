@@ -1,0 +1,70 @@
+"""Runs one S3 server until its input ends: ``listing COUNT``, or ``moto`` with objects to hold.
+
+The first line that is printed says where it is. Every line that is read after that is the key, in
+hex, of an object that is to get other bytes; an empty line is printed once it has.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+
+def serve_listing(count: int) -> None:
+    """The listing server, with so many objects."""
+    from neuromirror.demo.listing_server import BigBucket
+
+    with BigBucket(count) as bucket:
+        _say({"endpoint": bucket.endpoint, "bucket": bucket.name})
+        _obey(bucket.change)
+
+
+def serve_moto(contents: Mapping[bytes, bytes]) -> None:
+    """moto's server with a bucket of these objects."""
+    import boto3
+    from botocore.config import Config
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="bench",
+        aws_secret_access_key="bench",
+        config=Config(proxies={}, max_pool_connections=4),
+    )
+    client.create_bucket(Bucket="bench", ACL="public-read")
+
+    def put(key: bytes, content: bytes) -> None:
+        client.put_object(Bucket="bench", Key=key.decode(), Body=content)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, contents.keys(), contents.values()))
+    _say({"endpoint": f"http://{host}:{port}", "bucket": "bench"})
+    _obey(lambda key: put(key, contents[key] + b" anew"))
+    server.stop()
+
+
+def _say(said: object) -> None:
+    print(json.dumps(said), flush=True)
+
+
+def _obey(change: Callable[[bytes], object]) -> None:
+    for line in sys.stdin:
+        change(bytes.fromhex(line))
+        _say(None)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "listing":
+        serve_listing(int(sys.argv[2]))
+    else:
+        held = json.loads(sys.stdin.readline())
+        serve_moto({bytes.fromhex(key): text.encode() for key, text in held.items()})
