@@ -32,7 +32,7 @@ from neuromirror.annex import (
     url_log_path,
     xs3etag_key,
 )
-from neuromirror.model import Digest, FileRecord, Location
+from neuromirror.model import Digest, FileRecord, Location, Retention
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 MD5 = "098f6bcd4621d373cade4e832627b4f6"
@@ -221,6 +221,26 @@ def test_the_best_evidence_makes_the_key() -> None:
     assert key_for(record(digests=(etag,)), b"a") == keys[3]
     unsized = record(digests=(sha256,), size=None, modified=datetime.now(UTC))
     assert key_for(unsized, b"a.nwb") == f"SHA256E--{SHA256}.nwb"
+
+
+def test_what_was_written_again_at_an_address_has_a_key_of_its_own() -> None:
+    place = (Location("https://h.example/x", "s3"),)
+    keys = {
+        key_for(
+            record(
+                digests=(Digest("etag", etag, "s3"),),
+                locations=place,
+                retention=Retention.MUTABLE_BUCKET,
+            ),
+            b"a",
+        )
+        for etag in (MD5, ETAG, ETAG)
+    }
+    assert len(keys) == 2
+    assert {parse_key(key).backend for key in keys} == {"VURL"}
+    # an address with a version is of one content anyway
+    versioned = record(digests=(Digest("etag", ETAG, "s3"),), retention=Retention.VERSIONED_BUCKET)
+    assert key_for(versioned, b"a") == url_key("https://h.example/x?versionId=1", 4)
 
 
 def test_a_file_of_which_nothing_is_known_has_no_key() -> None:

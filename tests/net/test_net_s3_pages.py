@@ -83,6 +83,11 @@ def test_times_come_with_and_without_a_fraction(at):
     assert got == datetime(2023, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59+00:00"])
+def test_a_time_before_all_computers_is_one_that_git_can_carry(at):
+    assert parse_page(page(row(at=at)), "x").rows[0].modified == datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def test_what_a_page_may_also_say_is_ignored_and_the_rest_is_kept():
     more = (
         "<ChecksumAlgorithm>CRC32</ChecksumAlgorithm><ChecksumAlgorithm>SHA256</ChecksumAlgorithm>"
@@ -108,6 +113,7 @@ def test_what_a_page_may_also_say_is_ignored_and_the_rest_is_kept():
         page(row(etag="&quot;&quot;")),
         page(row(at="yesterday")),
         page(row(at="2023-13-02T03:04:05Z")),
+        page(row(at="0001-01-01T00:00:00+05:00")),
         page(row().replace("<Size>1</Size>", "")),
         page(row().replace("<Size>1</Size>", "<Size>1</Size><Size>2</Size>")),
         page(row().replace("<Key>a</Key>", "<Key>a</Key><Key>b</Key>")),

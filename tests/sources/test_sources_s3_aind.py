@@ -78,6 +78,7 @@ def test_a_name_tells_what_it_can_and_is_never_refused(name, wanted):
 
 def test_schema_0_3():
     found = read(
+        DERIVED,
         data_description={
             "schema_version": "0.3.0",
             "license": "CC-BY-4.0",
@@ -113,6 +114,7 @@ def test_schema_0_3():
 
 def test_schema_1():
     found = read(
+        DERIVED,
         data_description={
             "schema_version": "1.0.0",
             "license": "CC-BY-4.0",
@@ -186,6 +188,15 @@ def test_what_a_missing_sidecar_would_say_comes_from_the_joined_one():
     assert of(found)["species"] == ["Mouse"]
     own = read(metadata__nd=joined, data_description={"subject_id": "2"})
     assert of(own)["subject"] == ["2"]
+
+
+def test_an_asset_is_not_made_of_itself():
+    name = "ecephys_1_2024-01-01_00-00-00"
+    described = Document(
+        b"data_description.json", json.dumps({"source_data": [name, "other"]}).encode()
+    )
+    assert facts(name, [described]).inputs == ("other",)
+    assert facts(f"folder/{name}", [described]).inputs == ("other",)
 
 
 def test_without_a_field_the_name_tells_the_input():
@@ -309,6 +320,35 @@ def test_cutting_out_gives_the_same_json_but_for_the_members(content, indent):
         (b"<a>AKIAABCDEFGHIJKLMNOP</a>\xff", b"<a>***</a>\xff"),
         (b"see https://h/k?sig=abc&v=1 there", b"see https://h/k?v=1 there"),
         (b'{"u": "https://doi.org/10.1/x?y=1#z", "t": "token of thanks"}',) * 2,
+        (b'{"u": "see postgresql://me:pw@db/x"}', b'{"u": "see postgresql://db/x"}'),
+        (b'{"u": "ssh://git@host/x", "v": "10:30 a@b"}',) * 2,
+        (b'{"u": "https://h/x#access_token=abc"}', b'{"u": "https://h/x"}'),
+        (
+            b'{"docdb_password": "pw", "x-api-key": "k"}',
+            b'{"docdb_password": "***", "x-api-key": "***"}',
+        ),
+        (
+            b'{"private_key": "k", "github_token": "t"}',
+            b'{"private_key": "***", "github_token": "***"}',
+        ),
+        (
+            b'{"run": "AWS_SECRET_ACCESS_KEY=abc/1 x.py"}',
+            b'{"run": "AWS_SECRET_ACCESS_KEY=*** x.py"}',
+        ),
+        (
+            b'{"run": "curl -H \'Authorization: Bearer abc\' https://h"}',
+            b'{"run": "curl -H \'Authorization: Bearer ***\' https://h"}',
+        ),
+        (
+            b"aws_secret_access_key = abc\npassword=pw\n",
+            b"aws_secret_access_key = ***\npassword=***\n",
+        ),
+        (b'{"password": "pw", "n": 1,}', b'{"password": "***", "n": 1,}'),
+        (b'{"k": "ghp_' + b"a1" * 18 + b'"}', b'{"k": "***"}'),
+        (
+            b'{"k": "-----BEGIN RSA PRIVATE KEY-----\\nabc\\n-----END RSA PRIVATE KEY-----"}',
+            b'{"k": "***"}',
+        ),
     ],
 )
 def test_secrets_are_taken_out_of_sidecars_and_nothing_else(before, after):

@@ -16,6 +16,7 @@ from s3_buckets import (
     read,
 )
 
+from neuromirror.annex import key_for
 from neuromirror.model import Digest, Evidence, FileRecord, NamedException, Retention
 from neuromirror.sources import KnownContent, ListingNotProven
 
@@ -44,6 +45,20 @@ def test_encrypted_objects_have_no_md5_and_neither_loses_the_others(bucket):
     found = read(listing_of(source, "a"))
     assert {one.evidence for path, one in found.items() if b"kms" in path} == {Evidence.SIZE}
     assert {one.evidence for path, one in found.items() if b"kms" not in path} == {Evidence.MD5}
+
+
+def test_the_etag_of_what_is_known_by_size_tells_that_it_was_written_again(bucket):
+    bucket.upload_parts("a/odd", [bytes(6 * MIB), bytes(5 * MIB), b"x"])
+    bucket.put("a/kms", b"1", ServerSideEncryption="aws:kms")
+    source = bucket.source(etags="opaque")
+    first = files_of(source, "a")
+    bucket.upload_parts("a/odd", [bytes(6 * MIB), bytes(5 * MIB), b"y"])
+    bucket.put("a/kms", b"2", ServerSideEncryption="aws:kms")
+    for path, later in files_of(source, "a").items():
+        assert later.evidence is first[path].evidence is Evidence.SIZE
+        assert later.size == first[path].size
+        assert later.digest("etag") != first[path].digest("etag") is not None
+        assert key_for(later, path) != key_for(first[path], path)
 
 
 def test_that_objects_are_encrypted_is_remembered(bucket):

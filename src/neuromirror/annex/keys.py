@@ -10,7 +10,7 @@ import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
-from neuromirror.model import FileRecord
+from neuromirror.model import FileRecord, Retention
 
 _EXTENSION_BYTES = bytes(byte for byte in range(256) if byte >= 0x80 or chr(byte).isalnum())
 _LONGEST_EXTENSION = 4
@@ -100,7 +100,9 @@ def url_key(url: str, size: int | None) -> str:
 def key_for(record: FileRecord, git_path: bytes) -> str:
     """The key of a file: by the best that is known of its bytes (sha256, md5, ETag), or by URL.
 
-    Raises ValueError for a file of which neither a digest nor a place is known.
+    An address in a bucket without versions is not of one content, so what was listed there as ETag,
+    though it proves nothing of the bytes, is in the key beside it. Raises ValueError for a file of
+    which neither a digest nor a place is known.
     """
     etag = None
     md5 = None
@@ -116,7 +118,10 @@ def key_for(record: FileRecord, git_path: bytes) -> str:
     if etag is not None and record.part_size is not None and record.size is not None:
         return xs3etag_key(record.size, etag, record.part_size)
     if record.locations:
-        return url_key(record.locations[0].url, record.size)
+        url = record.locations[0].url
+        if etag is not None and record.retention is Retention.MUTABLE_BUCKET:
+            url = f"{url}#{etag}"
+        return url_key(url, record.size)
     raise ValueError(f"no digest and no location is known for {git_path!r}")
 
 

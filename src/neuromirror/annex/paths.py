@@ -78,6 +78,10 @@ _INTERPRETED = re.compile(
 _HFS_IGNORED = re.compile(rb"\xe2\x80[\x8c-\x8f\xaa-\xae]|\xe2\x81[\xaa-\xaf]|\xef\xbb\xbf")
 _ODD_UNICODE = re.compile(rb"\xc2[\x80-\x9f]|%s" % _HFS_IGNORED.pattern)
 
+_PLAIN = re.compile(
+    rb"(?:[ !-$&-\-0-\[\]-}][ !-$&-.0-\[\]-}]{0,254}+/)*+[ !-$&-\-0-\[\]-}][ !-$&-.0-\[\]-}]{0,254}+"
+)
+
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\\\udc80-\udcff]|%(?=[0-9A-F]{2}|[_+])")
 _TOKEN = re.compile(rb"%([0-9A-F]{2})|%_|%\+/")
 _UNIT = re.compile(rb"%[0-9A-F]{2}|[\x00-\x7f]|[\xc0-\xff][\x80-\xbf]*")
@@ -88,6 +92,8 @@ def git_path(upstream: bytes) -> bytes:
 
     The result is valid UTF-8, never empty, and has no component that git refuses.
     """
+    if _PLAIN.fullmatch(upstream):
+        return upstream
     odd = upstream.translate(None, _ORDINARY)
     if (
         upstream

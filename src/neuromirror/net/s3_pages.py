@@ -20,6 +20,7 @@ import msgspec
 
 from neuromirror.net.errors import ListingBroken
 
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 20
 """Digits of a size; more is no size."""
 
@@ -118,14 +119,13 @@ def _fast(body: bytes) -> Page | None:
     if len(fields) != len(named) or fields.get("EncodingType") != "url":
         return None
     found = _ONE.findall(text, many.start())
-    stamp = datetime.fromisoformat
     if text.find("%", many.start()) >= 0 or text.find("+", many.start()) >= 0:
         keys = [decoded(row[0], encoded=True) for row in found]
     else:
         keys = [row[0].encode() for row in found]
     try:
         rows = [
-            ObjectRow(key, int(size), etag, stamp(at), None, algorithm or None, kind or None)
+            ObjectRow(key, int(size), etag, _time(at), None, algorithm or None, kind or None)
             for key, (_, at, etag, algorithm, kind, size) in zip(keys, found, strict=True)
         ]
     except ValueError:
@@ -198,6 +198,17 @@ def _optional(row: Mapping[str, Sequence[str]], name: str) -> str | None:
     return _only(row, name) if any(row.get(name, ())) else None
 
 
+def _time(stamp: str) -> datetime:
+    """A time of day that git can carry: what cannot be true of an object becomes the first.
+
+    Raises ValueError.
+    """
+    try:
+        return max(datetime.fromisoformat(stamp).astimezone(UTC), _FIRST)
+    except OverflowError as error:
+        raise ValueError(f"{stamp[:40]!r} is no time") from error
+
+
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
 
@@ -222,7 +233,7 @@ def _object(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> Objec
         decoded(_only(row, "Key"), encoded=encoded),
         int(size),
         etag,
-        datetime.fromisoformat(stamp).astimezone(UTC),
+        _time(stamp),
         None if version == "null" else version,
         ",".join(filter(None, row.get("ChecksumAlgorithm", ()))) or None,
         _optional(row, "ChecksumType"),

@@ -91,7 +91,8 @@ def facts(name: str, documents: Sequence[Document]) -> DatasetFacts:
         attributes=tuple(
             sorted({(kind, value) for kind, values in found.items() for value in values[:_MOST]})
         ),
-        inputs=tuple(sorted(set(_inputs(description, named)))),
+        # Some say that they were made of themselves.
+        inputs=tuple(sorted(set(_inputs(description, named)) - {name, name.rpartition("/")[2]})),
     )
 
 

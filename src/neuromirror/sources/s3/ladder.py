@@ -6,7 +6,8 @@
   ``HEAD`` tells that.
 - The ETag of a multipart upload, with the size of its parts (``HEAD ?partNumber=1``), where all
   parts but the last are of one size.
-- Else the size.
+- Else the size. The ETag as it was listed goes with it, as an ``etag`` without a part size: of the
+  bytes it proves nothing, but another one says that the object was written again.
 
 Formats: S3 API reference, "Object" (ETag), "HeadObject"; S3 user guide, "Checking object
 integrity".
@@ -18,8 +19,9 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from neuromirror.model import Digest
 from neuromirror.net import ObjectRow, Reply, S3Bucket
@@ -37,8 +39,7 @@ _REFUSED: Final = frozenset({400, 401, 403, 405})
 """400 is what SSE-C and SSE-KMS answer to a request without keys or signature."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True, gc=False):
     """What is claimed of one object; ``part_size`` in bytes, of a multipart ETag.
 
     ``opaque`` says that its ETag was found to be no MD5; ``refused`` that the bucket did not
@@ -67,6 +68,11 @@ def has_sha256(row: ObjectRow) -> bool:
             or (row.checksum_type is None and parts_of(row) is None)
         )
     )
+
+
+def _listed(row: ObjectRow) -> Digest:
+    """The ETag as a name of what was written, whatever it is a digest of."""
+    return Digest("etag", row.etag, CLAIMED_BY)
 
 
 def fits(size: int, part_size: int, parts: int) -> bool:
@@ -106,10 +112,10 @@ class Ladder:
         if parts is not None:
             size = None if known is None else known.part_size
             if size is not None and fits(row.size, size, parts):
-                return Claims((Digest("etag", row.etag, CLAIMED_BY),), size)
+                return Claims((_listed(row),), size)
             return None
         if self._never or not MD5.match(row.etag):
-            return Claims()
+            return Claims((_listed(row),))
         return None if self._ask_each else Claims((Digest("md5", row.etag, CLAIMED_BY),))
 
     def claims(self, row: ObjectRow, version_id: str | None) -> Claims:
@@ -119,7 +125,7 @@ class Ladder:
         if has_sha256(row) or parts_of(row) is None:
             reply = self._bucket.head(row.key, version_id=version_id, checksums=has_sha256(row))
             if self._is_refused(row, reply):
-                return Claims(opaque=True, refused=True)
+                return Claims((_listed(row),), opaque=True, refused=True)
             self._check(row, reply)
             sha256 = _sha256(reply.headers) if has_sha256(row) else None
             if sha256 is not None:
@@ -128,10 +134,10 @@ class Ladder:
             if not opaque and not self._never and MD5.match(row.etag):
                 found.append(Digest("md5", row.etag, CLAIMED_BY))
         if parts_of(row) is None:
-            return Claims(tuple(found), opaque=opaque)
+            return Claims(tuple(found) or (_listed(row),), opaque=opaque)
         part_size, opaque, refused = self._part_size(row, version_id)
-        if not opaque:
-            found.append(Digest("etag", row.etag, CLAIMED_BY))
+        if not (opaque and found):
+            found.append(_listed(row))
         return Claims(tuple(found), part_size, refused=refused)
 
     def _part_size(self, row: ObjectRow, version_id: str | None) -> tuple[int | None, bool, bool]:

@@ -59,6 +59,15 @@ class Rules:
     sample: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An object that the bucket is asked about."""
+
+    row: ObjectRow
+    path: bytes
+    claims: Future[Claims]
+
+
 class Reading:
     """Reads the rows of one state; ``rows`` is called once."""
 
@@ -88,6 +97,7 @@ class Reading:
         self._found_opaque = found_opaque
         self._asked: dict[str, Future[Claims]] = {}
         self._samples: dict[int, tuple[int, ObjectRow]] = {}
+        self._worst = 0
         self._opaque = threading.Event()
         self._made = time.monotonic()
         self._began: datetime | None = None
@@ -188,23 +198,33 @@ class Reading:
                 yield row
 
     def _placed(self, rows: Iterable[ObjectRow], pool: ThreadPoolExecutor) -> Iterator[Entry]:
-        waiting: deque[list[Callable[[], Entry]]] = deque()
+        waiting: deque[list[Entry | _Asked]] = deque()
         every = iter(rows)
         while piece := list(islice(every, _PIECE)):
             waiting.append(self._piece(piece, pool))
             if len(waiting) > _AHEAD:
-                yield from (get() for get in waiting.popleft())
+                yield from map(self._answered, waiting.popleft())
         for left in waiting:
-            yield from (get() for get in left)
+            yield from map(self._answered, left)
 
-    def _piece(self, rows: list[ObjectRow], pool: ThreadPoolExecutor) -> list[Callable[[], Entry]]:
+    def _answered(self, entry: Entry | _Asked) -> Entry:
+        if isinstance(entry, _Asked):
+            return self._record(entry.row, entry.path, self._noted(entry.claims.result()))
+        return entry
+
+    def _piece(self, rows: list[ObjectRow], pool: ThreadPoolExecutor) -> list[Entry | _Asked]:
         known = self._contents(rows)
         return [self._row(row, known.get(row.etag), pool) for row in rows]
 
     def _contents(self, rows: list[ObjectRow]) -> dict[str, KnownContent]:
         """What is known of the contents that would have to be asked about."""
         etags = sorted(
-            {row.etag for row in rows if parts_of(row) is not None or has_sha256(row)}
+            {
+                row.etag
+                for row in rows
+                if (row.checksum_algorithm is not None or "-" in row.etag)
+                and (parts_of(row) is not None or has_sha256(row))
+            }
             - self._asked.keys()
         )
         if not etags:
@@ -214,21 +234,18 @@ class Reading:
 
     def _row(
         self, row: ObjectRow, known: KnownContent | None, pool: ThreadPoolExecutor
-    ) -> Callable[[], Entry]:
+    ) -> Entry | _Asked:
         path = row.key[len(self._prefix) :]
         if not row.size and (not path or path.endswith(b"/")):
-            marker = NamedException(
+            return NamedException(
                 path, "folder-marker", f"{shown(row.key)!r} only says that there is a folder"
             )
-            return lambda: marker
         claims = self._ladder.without_asking(row, known)
         if claims is not None:
             if self._rules.sample and row.size and "-" not in row.etag:
                 self._maybe_sample(row, path)
-            record = self._record(row, path, claims)
-            return lambda: record
-        future = self._ask(row, pool)
-        return lambda: self._record(row, path, self._noted(future.result()))
+            return self._record(row, path, claims)
+        return _Asked(row, path, self._ask(row, pool))
 
     def _ask(self, row: ObjectRow, pool: ThreadPoolExecutor) -> Future[Claims]:
         """The claims to come; equal multipart ETags are of equal parts, and asked for once."""
@@ -304,13 +321,16 @@ class Reading:
 
     def _maybe_sample(self, row: ObjectRow, path: bytes) -> None:
         """Keeps one row of every eighth of the folders, the same in whatever order they come."""
-        group = zlib.crc32(path.partition(b"/")[0]) % _SAMPLES
         rank = zlib.crc32(row.key)
+        if rank >= self._worst and len(self._samples) == _SAMPLES:
+            return
+        group = zlib.crc32(path.partition(b"/")[0]) % _SAMPLES
         best = self._samples.get(group)
         if best is not None and (best[0], best[1].key) <= (rank, row.key):
             return
         if MD5.match(row.etag) and is_plain(path):
             self._samples[group] = (rank, row)
+            self._worst = max(rank for rank, _ in self._samples.values())
 
     def _check_samples(self, pool: ThreadPoolExecutor) -> None:
         """Raises ListingNotProven when ETags that were taken for MD5s may be none."""

@@ -29,15 +29,29 @@ _SIGNED: Final = (
 )
 _SIGNED_URL: Final = re.compile(
     r"(?i)\b(?:https?|s3|ftp)://(?:[^\s/'\"<>@]+@[^\s'\"<>]*"
-    rf"|[^\s'\"<>]*[?&](?:{_SIGNED})=[^\s'\"<>]*)"
+    rf"|[^\s'\"<>]*[?&#](?:{_SIGNED})=[^\s'\"<>]*)"
 )
+_PASSWORD_URL: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/'\"<>@:]*:[^\s/'\"<>@]+@")
 _SECRET_MEMBER: Final = re.compile(
-    r"(?i)(?:aws_?)?(?:secret_?access_?key|session_?token|access_?key_?id)|password|passwd"
-    r"|(?:client_?)?secret|api_?key|(?:(?:access|auth|bearer|refresh|sas)_?)?token|authorization"
+    r"(?i)(?:aws_?)?(?:secret_?access_?key|session_?token|access_?key_?id)"
+    r"|(?:[a-z0-9]+[_-])*(?:password|passwd|api[_-]?key|private[_-]?key)"
+    r"|(?:client_?)?secret|authorization"
+    r"|(?:(?:access|auth|bearer|refresh|sas|api|github|gitlab|slack|private)[_-]?)?token"
 )
-_ACCESS_KEY: Final = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")
+_ASSIGNED: Final = re.compile(
+    r"(?i)((?:secret_?access_?key|session_?token|password|passwd|api[_-]?key|client_?secret"
+    r"|(?:access|auth|refresh)_?token)[\"']?\s*[=:]\s*[\"']?"
+    r"|authorization[\"']?\s*[=:]\s*[\"']?(?:bearer|basic|token)\s+)[^\s\"',;&<>]+"
+)
+"""In prose, scripts and what is no JSON: a name, a sign, and the value up to the next space."""
+_KNOWN_FORM: Final = re.compile(
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[oprsu]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}"
+    r"|\bxox[abeprs]-[A-Za-z0-9-]{10,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
+)
 _WORTH_A_LOOK: Final = re.compile(
-    rb"(?i)://|AKIA|ASIA|secret|token|password|passwd|api_?key|authorization|\\u"
+    rb"(?i)://|AKIA|ASIA|gh[oprsu]_|github_pat_|xox[abeprs]-|secret|token|password|passwd"
+    rb"|api[_-]?key|private[_ -]?key|authorization|\\u"
 )
 _REPLACED: Final = "***"
 _COLON: Final = re.compile(r"[ \t\n\r]*:")
@@ -193,7 +207,9 @@ def without_secrets(content: bytes) -> bytes:
 
 def _clean(text: str) -> str:
     text = _SIGNED_URL.sub(_cleaned_url, text)
-    return _ACCESS_KEY.sub(_REPLACED, text)
+    text = _PASSWORD_URL.sub(r"\1", text)
+    text = _ASSIGNED.sub(rf"\1{_REPLACED}", text)
+    return _KNOWN_FORM.sub(_REPLACED, text)
 
 
 def _cleaned_url(found: re.Match[str]) -> str:

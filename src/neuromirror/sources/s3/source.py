@@ -40,7 +40,7 @@ from neuromirror.sources.s3.profile import Profile
 from neuromirror.sources.s3.reading import Reading, Rules
 
 CURRENT: Final = "current"
-_SPEC: Final = 1
+_SPEC: Final = 2
 """Counted up when the same listing gives other records or documents than before."""
 _PROFILES: Final[Mapping[str, Profile]] = {"plain": PLAIN, "aind": AIND}
 _SHOWN: Final = 5
