@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from bench_archive import archive_bench
 from bench_clone import clone_bench
 from bench_delta import delta_bench
 from bench_hostile import hostile_bench
@@ -25,6 +26,7 @@ for command in (
     hostile_bench,
     index_bench,
     clone_bench,
+    archive_bench,
 ):
     main.add_command(command)
 

@@ -125,9 +125,9 @@ def _listed(shell: Shell, *options: str) -> list[str]:
 def test_list_leaves_parts_out_unless_they_are_asked_for(assets: Shell) -> None:
     assert _listed(assets) == [RAW, SORTED, CURATED]
     assert _listed(assets, "--parts", "aind") == [RAW, ZARR, SORTED, CURATED]
-    within = {one["dataset"]: one["within"] for one in assets.records("list", "--parts")}
-    assert within[f"aind:{ZARR}"] == f"aind:{RAW}"
-    assert within[f"aind:{RAW}"] is None
+    part = {one["dataset"]: one["part"] for one in assets.records("list", "--parts")}
+    assert part[f"aind:{ZARR}"]
+    assert not part[f"aind:{RAW}"]
 
 
 def test_list_finds_datasets_by_their_attributes_and_words(assets: Shell) -> None:
@@ -184,7 +184,7 @@ def test_show_tells_attributes_parts_and_the_metadata_digest(assets: Shell) -> N
     (record,) = assets.records("show", f"aind:{RAW}")
     assert record["attributes"]["modality"] == ["behavior", "ecephys"]
     assert record["metadata"] == "sha256:2"
-    assert record["within"] is None
+    assert record["part_of"] == []
     (part,) = record["parts"]
     assert (part["dataset"], part["version"], part["files"]) == (
         f"aind:{ZARR}",
@@ -196,6 +196,49 @@ def test_show_tells_attributes_parts_and_the_metadata_digest(assets: Shell) -> N
     out = assets.run("show", f"aind:{ZARR}").out
     assert f"  part of     aind:{RAW}\n" in out
     assert "derived from" not in out
+
+
+def test_show_tells_the_form_of_a_version_and_its_folders_that_are_zarrs(
+    bucket: _Bucket, tmp_path: Path
+) -> None:
+    inline = [
+        {
+            "path": f"{n:02}.zarr",
+            "source": f"s3://z/{n}",
+            "checksum": f"c{n}",
+            "files": 2,
+            "bytes": n,
+        }
+        for n in range(12)
+    ]
+    bucket.mint("whole", "1", [_file("a.bin")], form="files", inline=inline)
+    bucket.mint("huge", "1", [_file("0")], form="manifest", only_files=40, only_bytes=5000)
+    bucket.mint("old", "1", [_file("a.bin")])
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    shell = Shell(tmp_path / "mirrors", bucket.store.root)
+    out = shell.run("show", "aind:whole").out
+    for line in (
+        "  form        files (each has its place in git)",
+        "  inline      12, Zarrs as folders of files here, 24 of them, 66 B",
+        "              00.zarr: c0, 2 files, 0 B",
+        "              … and 2 more (--json lists all)",
+    ):
+        assert f"{line}\n" in out
+    assert "10.zarr" not in out
+    (record,) = shell.records("show", "aind:whole")
+    assert (record["form"], record["inline"]) == ("files", inline)
+    out = shell.run("show", "aind:huge").out
+    told = "manifest (40 files, 5.0 kB, are outside git, in the manifest only)"
+    assert f"  form        {told}\n" in out
+    assert "  inline " not in out
+    (record,) = shell.records("show", "aind:huge")
+    assert record["form"] == "manifest"
+    assert record["manifest_only"] == {"files": 40, "bytes": 5000}
+    assert record["inline"] == []
+    # a version that an earlier release recorded may be of either form
+    assert "  form " not in shell.run("show", "aind:old").out
+    assert shell.records("show", "aind:old")[0]["form"] is None
 
 
 def test_show_tells_where_a_version_comes_from_and_what_was_made_of_it(assets: Shell) -> None:

@@ -23,10 +23,11 @@ from neuromirror.model import (
     Location,
     NamedException,
     Retention,
+    Summary,
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import DatasetNotFound, Known, Listing, Source
+from neuromirror.sources import DatasetNotFound, Known, Listing, Part, Source
 
 START = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -67,6 +68,39 @@ def files(*paths: str, modified: datetime | None = START, sha256: bool = False) 
 
 
 @dataclass
+class Zarr:
+    """A Zarr upstream, which datasets may hold as an asset.
+
+    ``broken`` is raised when its files are read; ``word`` is what a dataset's row calls its state,
+    where that is not its checksum; ``past`` are earlier states that upstream can list.
+    """
+
+    files: dict[str, File]
+    finalized: bool = True
+    broken: Exception | None = None
+    word: str | None = None
+    past: dict[datetime, dict[str, File]] = field(default_factory=dict)
+    on_read: Callable[[], None] = lambda: None
+
+    @property
+    def size(self) -> int:
+        return sum(len(one.content) for one in self.files.values())
+
+    @property
+    def checksum(self) -> str:
+        listed = sorted((path, one.content) for path, one in self.files.items())
+        md5 = hashlib.md5(repr(listed).encode(), usedforsecurity=False).hexdigest()
+        return f"{md5}-{len(self.files)}--{self.size}"
+
+    def version(self, dataset: DatasetRef, word: str | None = None) -> VersionRef:
+        word = word or self.checksum
+        if not self.finalized:
+            return VersionRef(dataset, "current", VersionKind.OBSERVED, None)
+        count, size = map(int, word[33:].split("--"))
+        return VersionRef(dataset, word, VersionKind.OBSERVED, None, Summary(count, size))
+
+
+@dataclass
 class Thing:
     """A dataset upstream; ``past`` are earlier states that it can list, ``published`` others."""
 
@@ -76,6 +110,8 @@ class Thing:
     exceptions: list[str] = field(default_factory=list)
     past: dict[datetime, dict[str, File]] = field(default_factory=dict)
     published: dict[str, dict[str, File]] = field(default_factory=dict)
+    zarrs: dict[str, str] = field(default_factory=dict)  # the Zarrs among its assets, by path
+    counted: bool = False  # upstream says how many files and bytes it holds
     lost: set[str] = field(default_factory=set)  # files that listings lack
     unlisted: set[str] = field(default_factory=set)  # other paths that are there all the same
 
@@ -89,6 +125,7 @@ class Scripted:
     """The source; ``read`` names the versions whose entries were read to the end."""
 
     things: dict[str, Thing] = field(default_factory=dict)
+    zarrs: dict[str, Zarr] = field(default_factory=dict)
     read: list[str] = field(default_factory=list)
     known: list[tuple[str, bytes | None]] = field(default_factory=list)
     probed: dict[str, str] | Exception = field(default_factory=dict)
@@ -116,26 +153,83 @@ class Scripted:
         return DatasetHint(dataset, self.fingerprint, "Scripted")
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        published = self.things[dataset.local_id].published
+        thing = self.things[dataset.local_id]
         return [
-            *(VersionRef(dataset, one, VersionKind.PUBLISHED, START) for one in published),
-            VersionRef(dataset, "current", VersionKind.OBSERVED, None),
+            *(
+                VersionRef(
+                    dataset, one, VersionKind.PUBLISHED, START, self._summary(thing, content)
+                )
+                for one, content in thing.published.items()
+            ),
+            VersionRef(
+                dataset, "current", VersionKind.OBSERVED, None, self._summary(thing, thing.files)
+            ),
         ]
+
+    def _summary(self, thing: Thing, content: dict[str, File]) -> Summary | None:
+        zarrs = [self.zarrs[one].size for one in thing.zarrs.values()]
+        sizes = [len(one.content) for one in content.values()] + zarrs
+        return Summary(len(sizes), sum(sizes)) if thing.counted else None
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
         self.since.append(since)
         return [
             VersionRef(dataset, f"at {time.isoformat()}", VersionKind.OBSERVED, time)
-            for time in sorted(self.things[dataset.local_id].past)
+            for time in sorted(self._past(dataset))
             if since is None or time > since
         ]
+
+    def _past(self, dataset: DatasetRef) -> dict[datetime, dict[str, File]]:
+        zarr = self.zarrs.get(dataset.local_id.removeprefix("zarr/"))
+        return self.things[dataset.local_id].past if zarr is None else zarr.past
 
     def capabilities(self) -> Mapping[str, str]:
         if isinstance(self.probed, Exception):
             raise self.probed
         return self.probed
 
+    def part(self, path: str, name: str) -> Part:
+        zarr, dataset = self.zarrs[name], self.dataset(f"zarr/{name}")
+        size = zarr.size if zarr.finalized else 0
+        return Part(
+            path.encode(),
+            size,
+            zarr.version(dataset, zarr.word),
+            lambda known: self.zarr_listing(name, None, known),
+        )
+
+    def zarr_listing(self, name: str, moment: datetime | None, known: Known) -> Listing:
+        zarr, dataset = self.zarrs[name], self.dataset(f"zarr/{name}")
+        version = zarr.version(dataset)
+        content = zarr.files
+        if moment is not None:
+            word = f"at {moment.isoformat()}"
+            version = VersionRef(dataset, word, VersionKind.OBSERVED, moment)
+            content = zarr.past[moment]
+        memo = repr(sorted(content.items())).encode()
+
+        def entries() -> Iterator[FileRecord | NamedException | Part]:
+            zarr.on_read()
+            if zarr.broken is not None:
+                raise zarr.broken
+            for path, one in content.items():
+                yield one.record(path)
+            self.read.append(f"{dataset.local_id} {version.upstream}")
+
+        return Listing(
+            version=version,
+            facts=DatasetFacts(title=name),
+            documents=(),
+            entries=entries(),
+            closing=lambda: version,
+            unchanged=lambda: zarr.broken is None and known.memo == memo,
+            memo=lambda: memo,
+        )
+
     def listing(self, version: VersionRef, known: Known) -> Listing:
+        if version.dataset.local_id.startswith("zarr/"):
+            moment = datetime.fromisoformat(version.upstream.removeprefix("at "))
+            return self.zarr_listing(version.dataset.local_id[5:], moment, known)
         thing, word = self.things[version.dataset.local_id], version.upstream
         self.known.append((word, known.memo))
         self.on_listing(known)
@@ -146,11 +240,14 @@ class Scripted:
         else:
             content = thing.past[datetime.fromisoformat(word.removeprefix("at "))]
         listed = {path: one for path, one in content.items() if path not in thing.lost}
-        memo = repr((sorted(listed.items()), thing.documents)).encode()
+        parts = [self.part(path, name) for path, name in thing.zarrs.items()]
+        words = [(one.path, one.version) for one in parts]
+        memo = repr((sorted(listed.items()), thing.documents, words)).encode()
 
-        def entries() -> Iterator[FileRecord | NamedException]:
+        def entries() -> Iterator[FileRecord | NamedException | Part]:
             for path, one in listed.items():
                 yield one.record(path)
+            yield from parts
             self.on_entries()
             for path in thing.exceptions:
                 yield NamedException(path.encode(), "folder-marker", "a marker of a folder")
@@ -162,7 +259,7 @@ class Scripted:
 
         def still_there(paths: Sequence[bytes]) -> list[bytes]:
             self.asked += paths
-            there = content.keys() | thing.unlisted
+            there = content.keys() | thing.unlisted | thing.zarrs.keys()
             return [path for path in paths if path.decode() in there]
 
         listing = Listing(
@@ -174,7 +271,7 @@ class Scripted:
             late_sha256=self.late_sha256,
             unchanged=lambda: known.memo == memo,
             memo=lambda: memo if self.memos else None,
-            still_there=still_there if self.checks else None,
+            still_there=still_there if self.checks and not thing.counted else None,
         )
         return listing
 

@@ -45,9 +45,11 @@ def test_an_object_is_served_whole_in_part_and_by_head(demo: DemoArchive) -> Non
 
 def test_what_is_not_there_is_an_s3_error(demo: DemoArchive) -> None:
     blob = shared_blob(demo)
-    gone = requests.get(f"{url_of(demo, blob, exact=False)}?versionId=nope", timeout=20)
+    plain = url_of(demo, blob, exact=False)
+    gone = requests.get(f"{plain}?versionId={'0' * 32}", timeout=20)
     assert gone.status_code == 404
     assert "NoSuchVersion" in gone.text
+    assert requests.get(f"{plain}?versionId=nope", timeout=20).status_code == 400
     other = requests.get(f"{demo.s3_url}/another-bucket/x", timeout=20)
     assert other.status_code == 404
     assert requests.put(url_of(demo, blob), data=b"x", timeout=20).status_code == 403

@@ -81,6 +81,21 @@ def test_serve_starts_the_buckets_too_and_leaves_nothing(tmp_path: Path, demo_fi
         requests.get(listing, timeout=5)
 
 
+def test_serve_adds_the_dandisets_with_zarrs_when_told(tmp_path: Path, demo_files: Path) -> None:
+    directory = tmp_path / "demo"
+    directory.mkdir()
+    (directory / "cache").symlink_to(demo_files)
+    (directory / ".neuromirror-demo").touch()
+    with serving(directory, "--no-buckets", "--zarrs") as (_, told):
+        rows = requests.get(f"{told['dandi']['api']}/dandisets/", timeout=20).json()["results"]
+        added = [
+            row["draft_version"]["asset_count"] for row in rows if row["identifier"] > "000008"
+        ]
+        assert added == [6, 4, 10, 2]  # and one under embargo
+        zarrs = requests.get(f"{told['dandi']['api']}/zarr/", timeout=20).json()
+        assert zarrs["count"] == 10
+
+
 def test_the_archive_is_controlled_over_http(demo: DemoArchive) -> None:
     def post(verb: str, **given: object) -> requests.Response:
         return requests.post(f"{demo.control_url}/{verb}", json=given, timeout=20)

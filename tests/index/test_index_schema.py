@@ -12,21 +12,27 @@ from journal_on_disk import DiskJournal, placed
 
 from neuromirror.index import Index, IndexUnusable, rebuild, schema
 
-_OLD = Path(__file__).parent / "schema_1"
-"""A journal, its records, and the index that the last release of schema 1 made of them."""
+_FOLDER = Path(__file__).parent
+"""Has a journal, its records, and the index that the last code of a schema made of them, by it."""
+
+
+@pytest.fixture(params=[1, 2])
+def number(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> DiskJournal:
-    shutil.copytree(_OLD, tmp_path / "old")
+def old(tmp_path: Path, number: int) -> DiskJournal:
+    shutil.copytree(_FOLDER / f"schema_{number}", tmp_path / "old")
     return DiskJournal(tmp_path / "old")
 
 
 @pytest.fixture
-def old_index(old: DiskJournal) -> Path:
+def old_index(old: DiskJournal, number: int) -> Path:
     path = old.root / "index.sqlite"
     path.write_bytes(zstandard.decompress((old.root / "index.sqlite.zst").read_bytes()))
-    assert _schema(path) == 1
+    assert _schema(path) == number
     return path
 
 
@@ -74,6 +80,10 @@ def test_an_upgraded_index_goes_on_as_a_rebuilt_one_does(
         attributes={"subject": ["625749"]},
         inputs=["dandi-000002"],
         metadata="sha256:1",
+        form="manifest",
+        only_files=1,
+        only_bytes=9,
+        inline=[{"path": "a.zarr", "files": 2}],
     )
     with Index.open(old_index) as index:
         assert index.catch_up(old) == 1
@@ -81,6 +91,7 @@ def test_an_upgraded_index_goes_on_as_a_rebuilt_one_does(
     assert _dump(old_index) == _dump(path)
 
 
+@pytest.mark.parametrize("number", [1], indirect=True)
 def test_versions_recorded_before_there_were_attributes_have_none(
     old: DiskJournal, path: Path
 ) -> None:
@@ -94,6 +105,18 @@ def test_versions_recorded_before_there_were_attributes_have_none(
         assert index.capabilities("dandi") == {}
 
 
+def test_of_versions_recorded_without_their_form_none_is_told(
+    old: DiskJournal, old_index: Path
+) -> None:
+    assert b'"form":' not in old.file.read_bytes()
+    with Index.open(old_index) as index:
+        for dataset in index.datasets():
+            for version in index.versions(dataset.name):
+                assert (version.form, version.only_files, version.only_bytes) == ("", 0, 0)
+                assert index.inline(version) == []
+
+
+@pytest.mark.parametrize("number", [1], indirect=True)
 def test_an_upgrade_that_dies_leaves_the_old_index_for_the_next_one(
     old: DiskJournal, old_index: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +126,21 @@ def test_an_upgrade_that_dies_leaves_the_old_index_for_the_next_one(
             Index.open(old_index)
     assert _schema(old_index) == 1
     assert not any("CREATE TABLE parts" in sql for sql in _tables(old_index))
+    Index.open(old_index).close()
+    rebuild(path, old)
+    assert _dump(old_index) == _dump(path)
+
+
+@pytest.mark.parametrize("number", [2], indirect=True)
+def test_the_last_upgrade_that_dies_leaves_what_was_there(
+    old: DiskJournal, old_index: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_THIRD", f"{schema._THIRD}ALTER TABLE nothing ADD COLUMN x;\n")
+        with pytest.raises(sqlite3.OperationalError):
+            Index.open(old_index)
+    assert _schema(old_index) == 2
+    assert not any("only_files" in sql for sql in _tables(old_index))
     Index.open(old_index).close()
     rebuild(path, old)
     assert _dump(old_index) == _dump(path)

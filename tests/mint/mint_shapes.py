@@ -14,6 +14,7 @@ from neuromirror.model import (
     DatasetFacts,
     Document,
     FileRecord,
+    InlineFolder,
     PlacedFile,
     SnapshotHeader,
     Subdataset,
@@ -40,6 +41,7 @@ class Shape:
     parts: dict[bytes, int] = field(default_factory=dict)
     form: str = "files"
     facts: int = 0
+    inline: Mapping[bytes, int] = field(default_factory=dict)
 
     @property
     def placed(self) -> list[PlacedFile]:
@@ -65,6 +67,10 @@ class Shape:
         return replace(
             head,
             form=self.form,
+            inline=tuple(
+                InlineFolder(path, f"s3://zarr/{n}/", f"{n:032}-{n}--{9 * n}", n, 9 * n)
+                for path, n in sorted(self.inline.items())
+            ),
             # in no order: the writers are to put them into one
             documents=tuple(
                 Document(path, b'{"n": %d}\n' % self.documents[path]) for path in taken[::-1]
@@ -121,6 +127,9 @@ in_git = st.builds(
     documents=st.dictionaries(st.sampled_from(sorted(PATTERNS)), st.integers(0, 2)),
     parts=st.dictionaries(st.sampled_from(PARTS), st.integers(0, 4), max_size=4),
     facts=st.integers(0, 2),
+    inline=st.dictionaries(
+        st.sampled_from([b"a.zarr", b"a/z.zarr", b"b\xff.zarr"]), st.integers(1, 3)
+    ),
 )
 in_manifest = st.builds(
     Shape,

@@ -351,6 +351,15 @@ def described(head: SnapshotHeader, files: list[PlacedFile]) -> bytes:
         "bytes": sum(one.record.size or 0 for one in own),
         "manifest-only": {"files": len(only), "bytes": sum(one.record.size or 0 for one in only)},
         "parts": parts,
+        "inline": {
+            text(one.path): {
+                "source": one.source_uri,
+                "checksum": one.checksum,
+                "files": one.files,
+                "bytes": one.bytes,
+            }
+            for one in head.inline
+        },
         "evidence": evidence,
         "title": head.facts.title,
         "license": ["spdx:CC-BY-4.0"],

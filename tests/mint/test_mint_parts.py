@@ -18,6 +18,7 @@ from mint_world import PATTERNS, VALUES, Minting, Oracle, bare, git, header, in_
 from neuromirror.mint import BaseUnfit, Minted, Parents, Snapshot, mint
 from neuromirror.model import Document, Summary
 
+INLINE = {b"b.zarr": 1, b"a/z.zarr": 2}
 ID_FIELDS = ("commit", "annex_commit", "tree", "state", "metadata", "files", "bytes", "evidence")
 
 
@@ -81,6 +82,29 @@ def test_what_was_listed_is_committed_or_said_to_be_elsewhere(tmp_path: Path) ->
     told = json.loads(git(minting.repository, "show", "main:.neuromirror/dataset.json"))
     assert (told["form"], told["files"]) == ("manifest", 21)
     assert told["manifest-only"] == {"files": 19, "bytes": minted.manifest_only.bytes}
+
+
+def test_inline_parts_are_told_in_order_of_path_and_their_news_is_a_commit(
+    tmp_path: Path,
+) -> None:
+    whole, delta = Minting.begin(tmp_path / "whole"), Minting.begin(tmp_path / "delta")
+    files = {b"a/z.zarr/0": (1, (0,))}
+    none, one, two = (Shape(files, inline=given) for given in ({}, {b"a/z.zarr": 2}, INLINE))
+    for number, shape in enumerate((none, one, two, none)):
+        wanted = whole.mint(number, shape.placed, shape.header(number))
+        again = delta.mint_delta if number else delta.mint
+        same(wanted, again(number, shape.placed, shape.header(number)))
+        told = json.loads(git(delta.repository, "show", "main:.neuromirror/dataset.json"))
+        assert list(told["inline"]) == sorted(name.decode() for name in shape.inline)
+    count = git(delta.repository, "rev-list", "--count", "main")
+    assert count.strip() == b"4"
+    told = json.loads(git(delta.repository, "show", "main~1:.neuromirror/dataset.json"))
+    assert told["inline"]["a/z.zarr"] == {
+        "source": "s3://zarr/2/",
+        "checksum": f"{2:032}-2--18",
+        "files": 2,
+        "bytes": 18,
+    }
 
 
 def test_trailers_and_counts_are_of_the_datasets_own_files(tmp_path: Path) -> None:

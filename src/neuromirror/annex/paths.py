@@ -78,9 +78,8 @@ _INTERPRETED = re.compile(
 _HFS_IGNORED = re.compile(rb"\xe2\x80[\x8c-\x8f\xaa-\xae]|\xe2\x81[\xaa-\xaf]|\xef\xbb\xbf")
 _ODD_UNICODE = re.compile(rb"\xc2[\x80-\x9f]|%s" % _HFS_IGNORED.pattern)
 
-_PLAIN = re.compile(
-    rb"(?:[ !-$&-\-0-\[\]-}][ !-$&-.0-\[\]-}]{0,254}+/)*+[ !-$&-\-0-\[\]-}][ !-$&-.0-\[\]-}]{0,254}+"
-)
+_PLAIN_NAME = rb"[ !-$&-\-0-\[\]-}][ !-$&-.0-\[\]-}]{0,254}+"
+_PLAIN = re.compile(rb"(?:%s/)*+%s" % (_PLAIN_NAME, _PLAIN_NAME))
 
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\\\udc80-\udcff]|%(?=[0-9A-F]{2}|[_+])")
 _TOKEN = re.compile(rb"%([0-9A-F]{2})|%_|%\+/")

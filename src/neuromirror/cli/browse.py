@@ -61,7 +61,7 @@ def list_command(
                 "dataset": dataset.name,
                 "title": dataset.title,
                 "dataset_id": dataset.dataset_id,
-                "within": f"{dataset.mirror}:{dataset.within}" if dataset.within else None,
+                "part": bool(dataset.within),
                 "version": None if newest is None else newest.label,
                 "files": None if newest is None else newest.files,
                 "bytes": None if newest is None else newest.bytes,
@@ -152,8 +152,10 @@ def show_command(settings: Settings, version: str) -> None:
         exceptions = index.exceptions(row)
         attributes = index.attributes(row)
         parts = list(index.parts(row))
+        inline = index.inline(row)
         ancestors = index.ancestors(row)
         descendants = index.descendants(row)
+        holders = index.holders(name)
     alias = name.replace(":", "--").replace("/", "--")
     location = settings.store_folder.absolute()
     record = {
@@ -164,11 +166,14 @@ def show_command(settings: Settings, version: str) -> None:
         "dataset_id": dataset.dataset_id,
         "swhid": f"swh:1:rev:{row.commit}",
         "annex_commit": row.annex_commit,
-        "within": f"{dataset.mirror}:{dataset.within}" if dataset.within else None,
+        "part_of": holders,
         "attributes": attributes,
         "derived_from": [_relative(one, "derived_from") for one in ancestors],
         "derivatives": [_relative(one, "derivatives") for one in descendants],
+        "form": row.form or None,
+        "manifest_only": {"files": row.only_files, "bytes": row.only_bytes},
         "parts": [_part(one) for one in parts],
+        "inline": inline,
         "exceptions": exceptions,
         "clone": f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
     }
@@ -185,13 +190,16 @@ def show_command(settings: Settings, version: str) -> None:
         ("doi", row.doi or "-"),
         ("license", ", ".join(row.license) or "-"),
         *[(name, ", ".join(values)) for name, values in attributes.items()],
-        *([("part of", record["within"])] if dataset.within else []),
+        *[("part of", one) for one in holders],
         ("files", f"{row.files}, {human_bytes(row.bytes)} ({row.bytes} bytes)"),
+        *([("form", _form(row))] if row.form else []),
         ("evidence", f"{_evidence(row.evidence)} (claimed by upstream unless checked)"),
         ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
         *_few(left_out),
         *([("parts", _counted(parts))] if parts else []),
         *_few([_part_line(one) for one in parts]),
+        *([("inline", _inline_counted(inline))] if inline else []),
+        *_few([_inline_line(one) for one in inline]),
         ("commit", row.commit),
         ("tree", row.tree),
         ("state", row.state),
@@ -240,6 +248,22 @@ def _counted(parts: Sequence[PartRow]) -> str:
 def _part_line(part: PartRow) -> str:
     version = part.label or part.commit[:12]
     return f"{part.path}: {version}, {part.files} files, {human_bytes(part.bytes)}"
+
+
+def _form(version: VersionRow) -> str:
+    if version.form != "manifest":
+        return f"{version.form} (each has its place in git)"
+    size = human_bytes(version.only_bytes)
+    return f"manifest ({version.only_files} files, {size}, are outside git, in the manifest only)"
+
+
+def _inline_counted(inline: Sequence[dict[str, Any]]) -> str:
+    files, size = sum(one["files"] for one in inline), sum(one["bytes"] for one in inline)
+    return f"{len(inline)}, Zarrs as folders of files here, {files} of them, {human_bytes(size)}"
+
+
+def _inline_line(one: dict[str, Any]) -> str:
+    return f"{one['path']}: {one['checksum']}, {one['files']} files, {human_bytes(one['bytes'])}"
 
 
 def _relative(relative: Relative, word: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from neuromirror.crawl.mirrors import (
     load_mirrors,
     mirror_files,
 )
+from neuromirror.crawl.private import PrivateSide
 from neuromirror.crawl.prove import Proven, Spool, prove
 from neuromirror.crawl.publish import Published, Publisher
 from neuromirror.crawl.rebuild import rebuild_index
@@ -28,6 +29,7 @@ __all__ = [
     "Mirror",
     "MirrorFile",
     "Outcome",
+    "PrivateSide",
     "Proven",
     "Published",
     "Publisher",

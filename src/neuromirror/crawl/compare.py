@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from neuromirror.model import (
     FileRecord,
     LinePair,
     PlacedFile,
+    Retention,
     diff_lines,
     dump_pairs,
     load_changes,
     load_pairs,
 )
+
+_IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
 
 
 @dataclass(slots=True)
@@ -37,15 +40,38 @@ class Changes:
         return not (self.added or self.removed or self.changed)
 
 
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The paths upstream at which whole parts stand in the states before and after.
+
+    Each is weighed as one file, whatever is in it: it is proven, and changes, as a whole.
+    """
+
+    before: Set[bytes] = frozenset()
+    after: Set[bytes] = frozenset()
+
+    def above(self, path: bytes) -> bytes | None:
+        """The part that a path is of, None for a file of the dataset's own."""
+        if not (self.before or self.after):
+            return None
+        end = path.find(b"/")
+        while end >= 0:
+            if path[:end] in self.before or path[:end] in self.after:
+                return path[:end]
+            end = path.find(b"/", end + 1)
+        return path if path in self.before or path in self.after else None
+
+
 class Difference:
     """The record lines in which a state differs from another, in a file.
 
-    ``count`` is the number of files concerned.
+    ``count`` is the number of lines concerned; ``roots`` are where parts stand.
     """
 
     def __init__(self, path: Path, before: Iterable[bytes], after: Iterable[bytes]) -> None:
         self._path = path
         self.count = 0
+        self.roots = Roots()
         with path.open("wb", buffering=1 << 18) as file:
             for line in dump_pairs(self._counted(diff_lines(before, after))):
                 file.write(line + b"\n")
@@ -68,7 +94,7 @@ class Difference:
         """Upstream's names of the files that were and are no more.
 
         A file whose place in git alone has changed (another file or document came into its way)
-        is not gone.
+        is not gone, nor is one in a part that is still there.
         """
         odd = {
             placed.record.path
@@ -81,15 +107,32 @@ class Difference:
             for _, new in (self.changes() if odd else ())
             if new is not None and new.record.path in odd
         }
+        parts: set[bytes] = set()
         for old, new in self.changes():
-            if old is not None and new is None and old.record.path not in moved:
-                yield old.record.path
+            if old is None or new is not None or old.record.path in moved:
+                continue
+            path = old.record.path
+            root = self.roots.above(path)
+            if root is None:
+                yield path
+            elif root not in self.roots.after and root not in parts:
+                parts.add(root)
+                yield root
 
     def weigh(self, before: int) -> Changes:
         """What the difference amounts to; ``before`` counts the files of the state before."""
         changes = Changes(before=before, after=before)
+        roots = self.roots
+        parts: dict[bytes, tuple[bool, bool]] = {}
         for old, new in self.changes():
-            if old is None:
+            one = old or new
+            assert one is not None
+            root = roots.above(one.record.path)
+            if root is not None:
+                if not _is_same_part(old, new):
+                    was, is_there = parts.get(root, (root in roots.before, root in roots.after))
+                    parts[root] = was or old is not None, is_there or new is not None
+            elif old is None:
                 changes.added += 1
                 changes.after += 1
             elif new is None:
@@ -97,7 +140,19 @@ class Difference:
                 changes.after -= 1
             else:
                 _weigh(changes, old, new)
+        for was, is_there in parts.values():
+            changes.changed += was and is_there
+            changes.added += not was
+            changes.removed += not is_there
+            changes.after += is_there - was
         return changes
+
+
+def _is_same_part(old: PlacedFile | None, new: PlacedFile | None) -> bool:
+    """Whether two links are to the same state of a part, wherever it is kept."""
+    if old is None or new is None or old.part is None or new.part is None:
+        return False
+    return (old.part.dataset_id, old.part.state) == (new.part.dataset_id, new.part.state)
 
 
 def _weigh(changes: Changes, old: PlacedFile, new: PlacedFile) -> None:
@@ -132,4 +187,18 @@ def contradicts(old: FileRecord, new: FileRecord) -> bool:
             if other.value != digest.value:
                 return True
             shared = True
-    return not shared and old.upstream_id != new.upstream_id
+    if shared:
+        return False
+    return old.upstream_id != new.upstream_id or _written_again(old, new)
+
+
+def _written_again(old: FileRecord, new: FileRecord) -> bool:
+    """Whether an object of a bucket was put anew, where no digest is of both.
+
+    A better digest of the same object comes with the same time.
+    """
+    if old.retention not in _IN_BUCKETS or new.retention not in _IN_BUCKETS:
+        return False
+    if old.modified is None or new.modified is None:
+        return False
+    return old.modified.replace(microsecond=0) != new.modified.replace(microsecond=0)

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from neuromirror.index import Index
 from neuromirror.model import Location
 from neuromirror.sources import KnownContent
-from neuromirror.store.memos import Workspace
+
+
+class Pages(Protocol):
+    """Where a source keeps pages while it reads, as store.memos.Workspace."""
+
+    def path(self) -> Path:
+        """The folder, made when it is first asked for."""
+        ...
 
 
 class Knowledge:
@@ -18,7 +26,7 @@ class Knowledge:
     To be asked in the thread in which the listing is read: the index's connection belongs to it.
     """
 
-    def __init__(self, index: Index, workspace: Workspace, memo: bytes | None = None) -> None:
+    def __init__(self, index: Index, workspace: Pages, memo: bytes | None = None) -> None:
         self._index = index
         self._workspace = workspace
         self.memo = memo

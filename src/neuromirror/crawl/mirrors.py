@@ -61,6 +61,12 @@ class ZarrLimits(BaseModel):
         ge=0,
         description="… and of more than this, one whose chunks are in a manifest, not in git.",
     )
+    inline_parts: int = Field(
+        default=1_000,
+        ge=0,
+        description="A Zarr asset of fewer files than this stands in its dandiset as a folder of "
+        "ordinary files; others are sub-datasets of their own (0: all of them).",
+    )
 
 
 class MirrorFile(BaseModel):

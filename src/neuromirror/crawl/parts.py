@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from neuromirror.crawl.compare import Changes, Difference
+from neuromirror.crawl.compare import Changes, Difference, Roots
+from neuromirror.crawl.links import Earlier, is_split_off
 from neuromirror.crawl.mirrors import ZarrLimits
 from neuromirror.crawl.prove import Proven
 from neuromirror.crawl.publish import Publisher
@@ -72,16 +73,33 @@ class Parts:
     ) -> tuple[Difference, Changes]:
         """What differs between a version that was minted and a listing, file by file.
 
-        A Zarr that became a part, or is none any more, is no difference.
+        A Zarr that was taken out of the dataset's files, or is not any more, is no difference;
+        a part that upstream names itself is weighed as one file.
         """
         found = self._publisher.difference(row, proven, scratch)
-        before = [old for old, _ in found.changes() if old is not None and old.part is not None]
-        if not before:
-            return found, found.weigh(row.files)
-        lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.commit)
-        whole = _Counted(self._flat(lines, before))
-        found = Difference(scratch / f"whole-since-{row.commit}", whole, proven.spool.lines())
-        return found, found.weigh(whole.count)
+        inline = Earlier(self._store, self._publisher.dataset, row).inline()
+        split = [
+            old
+            for old, _ in found.changes()
+            if old is not None and old.part is not None and self._is_split_off(old.part)
+        ]
+        if split:
+            lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.commit)
+            whole = _Counted(self._flat(lines, split))
+            found = Difference(scratch / f"whole-since-{row.commit}", whole, proven.spool.lines())
+            before = whole.count
+        else:
+            before = row.files + len(self._publisher.ask(lambda index: index.parts(row)))
+        found.roots = Roots(inline.keys(), proven.parts.paths)
+        before -= sum(one.files - 1 for one in inline.values())
+        return found, found.weigh(before)
+
+    def has_same_files(self, row: VersionRow, proven: Proven, scratch: Path) -> bool:
+        """Whether a version that was minted has just the files of a listing."""
+        return self.difference(row, proven, scratch)[1].same_files
+
+    def _is_split_off(self, part: Subdataset) -> bool:
+        return is_split_off(self._publisher.dataset, part.local_id)
 
     def _flat(self, lines: Iterable[bytes], parts: list[PlacedFile]) -> Iterator[bytes]:
         """A dataset's record lines, those of its parts in the place of the sub-datasets."""

@@ -24,14 +24,22 @@ class Task:
 
 
 def plan_one(
-    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], regardless: str = ""
+    hint: DatasetHint,
+    last: LastVisit | None,
+    held: frozenset[str],
+    regardless: str = "",
+    *,
+    moving: bool = False,
 ) -> Task:
     """What to do with one dataset.
 
     ``held`` names datasets that wait for an operator; ``regardless`` says why a dataset is to be
-    visited whatever upstream's overview says, empty where that decides.
+    visited whatever upstream's overview says, empty where that decides; ``moving`` that it is to
+    come over from the private store.
     """
     action, why = _due(hint, last, held, regardless)
+    if moving and hint.unavailable is None:
+        action, why = "visit", "opened upstream"
     return Task(hint, action, why, last)
 
 

@@ -1,15 +1,19 @@
 """From a listing to a proven snapshot: sorted, complete, each name in its place in git.
 
 A listing is used only when it is whole: as many files and bytes as upstream's own summary says,
-every path once, and the summary the same after as before (design, section 7).
+every path once, and the summary the same after as before (design, section 7). A part counts as
+one file there, whatever is in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
+
+import msgspec
 
 from neuromirror.annex import fits, git_path, key_for, mark_clash
 from neuromirror.mint import LineSorter
@@ -25,10 +29,12 @@ from neuromirror.model import (
     dump_placed,
     load_all,
     load_placed,
+    path_of_line,
+    subdataset_line,
     text,
 )
 from neuromirror.model.manifest import placed_line
-from neuromirror.sources import Listing, ListingNotProven
+from neuromirror.sources import Listing, ListingNotProven, Part
 
 
 class Spool:
@@ -48,34 +54,118 @@ class Spool:
         return load_all(self.lines())
 
 
+class InlinePart(msgspec.Struct, frozen=True, gc=False):
+    """A part whose entries are files of the dataset around it, below ``path``.
+
+    ``local_id`` and ``upstream`` name the state of it; ``files`` and ``exceptions`` count what
+    the dataset holds of it. ``source_uri`` is that of the part's dataset, ``size`` the bytes of
+    its files.
+    """
+
+    path: bytes
+    local_id: str
+    upstream: str
+    files: int
+    exceptions: int
+    newest: datetime | None
+    source_uri: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartsTaken:
+    """What became of the parts of a listing.
+
+    ``linked`` are those with a dataset of their own, by their paths upstream, and ``unknown`` the
+    paths of those among them whose state the store lacks. ``inline`` are those whose entries are
+    files here. ``unproven`` says in a line each which are not as upstream has them now, and
+    why; ``incidents`` which upstream no longer has as it said; ``settled`` that the next visit
+    need not ask again.
+    """
+
+    linked: Mapping[bytes, Part] = field(default_factory=dict)
+    unknown: frozenset[bytes] = frozenset()
+    inline: tuple[InlinePart, ...] = ()
+    unproven: tuple[str, ...] = ()
+    incidents: tuple[str, ...] = ()
+    settled: bool = True
+
+    @property
+    def paths(self) -> frozenset[bytes]:
+        """Where parts stand, of either kind."""
+        return frozenset(self.linked) | {one.path for one in self.inline}
+
+
+Settled = PlacedFile | FileRecord | bytes | NamedException
+"""A link to a part; a file of an inline part, by its path in the dataset, or the record line of
+one; what is left out."""
+
+
+class PartEntries(Protocol):
+    """Decides what the parts that a listing names become."""
+
+    def settle(self, parts: Sequence[Part], scratch: Path) -> Iterator[Settled]:
+        """Yields what stands for the parts in the dataset."""
+        ...
+
+    @property
+    def taken(self) -> PartsTaken:
+        """What became of them, after the last one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A snapshot whose listing was whole; ``pending`` files will get a sha256 upstream later."""
+    """A snapshot whose listing was whole; ``pending`` files will get a sha256 upstream later.
+
+    ``files`` counts all but the links to parts. ``untimed`` says that upstream gave no time, so
+    that the version's is that of its newest file.
+    """
 
     header: SnapshotHeader
     spool: Spool
     files: int
     pending: int
+    parts: PartsTaken = PartsTaken()
+    untimed: bool = False
 
     def state(self) -> str:
-        """The state digest of the files, ``sha256:<hex>``."""
+        """The state digest of the files, ``sha256:<hex>``; upstream's word stands for a part's.
+
+        So it is the same before and after the part is mirrored.
+        """
         digest = StateDigest()
         for placed in self.spool.placed():
-            digest.add(placed_line(placed))
+            part = None if placed.part is None else self.parts.linked.get(placed.record.path)
+            if part is None:
+                digest.add(placed_line(placed))
+            else:
+                word = part.version.upstream
+                digest.add(subdataset_line(placed.git_path, part.dataset.dataset_id, word))
         return digest.value()
 
+    @property
+    def empty(self) -> bool:
+        """Whether upstream lists nothing at all."""
+        return not (self.files or self.parts.linked or self.header.exceptions)
 
-def prove(listing: Listing, scratch: Path) -> Proven:
+
+def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> Proven:
     """Reads a listing to its end into ``scratch`` and checks that it is whole.
 
     The version's time is upstream's own, else that of its newest file or document, else, where
-    upstream has no times, that of the observation. Raises ListingNotProven when the listing is
-    not whole, and whatever the source raises.
+    upstream has no times, that of the observation. ``parts`` decides about the listing's parts.
+    Raises ListingNotProven when the listing is not whole, and whatever the source raises.
     """
     exceptions: list[NamedException] = []
+    listed: list[Part] = []
     count = _Count()
     with LineSorter(scratch) as sorter:
         for entry in listing.entries:
+            if isinstance(entry, Part):
+                listed.append(entry)
+                count.part(entry)
+                continue
             placed = _place(entry)
             if isinstance(placed, NamedException):
                 exceptions.append(placed)
@@ -84,6 +174,12 @@ def prove(listing: Listing, scratch: Path) -> Proven:
                 sorter.add(placed.git_path + b"\0" + dump_placed(placed))
                 count.file(placed.record)
         _check_summary(listing.version, listing.closing(), count)
+        taken = PartsTaken()
+        if listed:
+            if parts is None:
+                raise TypeError(f"{listing.version.dataset.name}: parts, and nobody takes them")
+            exceptions += _settle(parts, listed, scratch, sorter, count)
+            taken = parts.taken
         spool = Spool(scratch / "records.jsonl")
         # documents are known only now
         reserved = _Reserved(listing.documents)
@@ -101,7 +197,36 @@ def prove(listing: Listing, scratch: Path) -> Proven:
         newest=count.newest,
         web_remotes=listing.web_remotes,
     )
-    return Proven(header, spool, count.placed, count.pending if listing.late_sha256 else 0)
+    return Proven(
+        header,
+        spool,
+        count.placed,
+        count.pending if listing.late_sha256 else 0,
+        taken,
+        untimed=listing.version.time is None,
+    )
+
+
+def _settle(
+    parts: PartEntries, listed: Sequence[Part], scratch: Path, sorter: LineSorter, count: _Count
+) -> list[NamedException]:
+    """Puts what the parts become among the files; gives what is left out of them."""
+    left_out: list[NamedException] = []
+    for one in parts.settle(listed, scratch):
+        if isinstance(one, bytes):
+            sorter.add(path_of_line(one) + b"\0" + one)
+            count.placed += 1
+            continue
+        placed = _place(one) if isinstance(one, FileRecord) else one
+        if isinstance(placed, NamedException):
+            left_out.append(placed)
+            continue
+        sorter.add(placed.git_path + b"\0" + dump_placed(placed))
+        count.placed += placed.part is None
+        count.saw(placed.record.modified)
+    for inline in parts.taken.inline:
+        count.saw(inline.newest)
+    return left_out
 
 
 def _timed(version: VersionRef, newest: datetime | None) -> VersionRef:
@@ -160,6 +285,10 @@ class _Count:
         self.bytes += record.size or 0
         self.pending += record.evidence is not Evidence.SHA256
         self.saw(record.modified)
+
+    def part(self, part: Part) -> None:
+        self.listed += 1
+        self.bytes += part.size
 
     def saw(self, modified: datetime | None) -> None:
         if modified is not None and (self.newest is None or modified > self.newest):
@@ -244,7 +373,8 @@ def _resolve(spool: Spool, clashes: set[bytes], reserved: _Reserved, scratch: Pa
             if path == placed.git_path:
                 sorter.add(path + b"\0" + line)
             else:
-                placed = PlacedFile(path, key_for(placed.record, path), placed.record)
+                key = "" if placed.part is not None else key_for(placed.record, path)
+                placed = PlacedFile(path, key, placed.record, placed.part)
                 sorter.add(path + b"\0" + dump_placed(placed))
         with spool.path.open("wb", buffering=1 << 18) as file:
             for sorted_line in sorter:

@@ -28,6 +28,8 @@ from neuromirror.mint import (
 )
 from neuromirror.model import (
     DatasetRef,
+    InlineFolder,
+    SnapshotHeader,
     VersionKind,
     VersionMinted,
     metadata_digest,
@@ -61,6 +63,14 @@ class Published:
     new: bool
 
 
+def versions_of(index: Index, name: str) -> list[VersionRow]:
+    """The versions of a dataset in the order they were minted; none of one that is not known.
+
+    An unknown name would make the index look for all that are like it.
+    """
+    return [] if index.last_version(name) is None else list(index.versions(name))
+
+
 class Publisher:
     """Publishes states of one dataset; the caller holds the dataset's lock.
 
@@ -89,7 +99,7 @@ class Publisher:
 
     def rows(self) -> list[VersionRow]:
         """All versions, in the order they were minted."""
-        return self.ask(lambda index: index.versions(self.dataset.name))
+        return self._recorder.ask(lambda index: versions_of(index, self.dataset.name))
 
     def last_observed(self) -> VersionRow | None:
         """The state of ``main``."""
@@ -145,39 +155,48 @@ class Publisher:
 
         ``label`` is upstream's own; without one the state is named by its time. Killed anywhere,
         the repository shows the old state or the new one.
+
+        A part's commits have no parents: the one that a dataset links must follow from the state
+        alone, and not from what was seen of the part before.
         """
         self.repository.create()
         refs = self.repository.refs()
         rows = self.rows()
-        parents = Parents(branch=refs.get(branch), annex=refs.get(ANNEX))
+        last = refs.get(branch)
+        parents = Parents(branch=None if self._within else last, annex=refs.get(ANNEX))
         chosen: list[str] = []
 
         def name(state: str) -> str:
-            chosen.append(label or _free_label(proven, state, refs))
+            free = _state_label if self._within else _free_label
+            chosen.append(label or free(proven, state, refs))
             return chosen[-1]
 
         base = self._base(rows, refs)
         since = None if base is None else self.difference(base, proven, scratch)
         minted = self._mint(proven, parents, name, scratch, base, since)
-        new = minted.commit != parents.branch
-        if (minted.commit, minted.annex_commit) != (parents.branch, parents.annex):
+        states = {row.commit: row for row in rows}
+        new = minted.commit != last and minted.commit not in states
+        if new or minted.annex_commit != parents.annex:
             if new:
                 self._store.keep_manifest(minted.state, minted.manifest)
                 self._keep_records(minted, proven, base, since)
             for pack in minted.packs:
                 self.repository.place(pack)
-            moved = {branch: minted.commit, ANNEX: minted.annex_commit}
+            moved = {ANNEX: minted.annex_commit}
             if new:
-                moved[TAGS + chosen[-1]] = minted.commit
+                moved |= {branch: minted.commit, TAGS + chosen[-1]: minted.commit}
             self.repository.publish({one: refs.get(one) for one in moved}, moved)
             self._store.alias(self.dataset)
         if new:
-            states = {row.commit: row.state for row in rows}
-            same = parents.branch is not None and states.get(parents.branch) == minted.state
+            before = None if last is None else states.get(last)
+            # an object without a digest that was written again moves its key, and no digest
+            same = before is not None and (
+                before.state == minted.state and before.metadata != minted.metadata
+            )
             self._recorder.record(self._entry(proven, minted, chosen[-1], metadata_only=same))
-        labels = {row.commit: row.label for row in rows}
+        known = states.get(minted.commit)
         return Published(
-            label=chosen[-1] if new else labels.get(minted.commit, label or ""),
+            label=chosen[-1] if known is None else known.label,
             commit=minted.commit,
             annex_commit=minted.annex_commit,
             state=minted.state,
@@ -201,7 +220,7 @@ class Publisher:
             # as where a manifest does not give its own state: then the whole is minted
             with suppress(BaseUnfit):
                 return mint_delta(
-                    proven.header,
+                    self._header(proven),
                     since.changes,
                     start,
                     repository,
@@ -210,7 +229,7 @@ class Publisher:
                     scratch,
                     self._within,
                 )
-        snapshot = Snapshot.of_records(proven.header, proven.spool.path, self._within)
+        snapshot = Snapshot.of_records(self._header(proven), proven.spool.path, self._within)
         return mint(snapshot, repository, parents, name, scratch)
 
     def _base(self, rows: list[VersionRow], refs: dict[str, str]) -> VersionRow | None:
@@ -236,7 +255,7 @@ class Publisher:
     def _entry(
         self, proven: Proven, minted: Minted, label: str, *, metadata_only: bool
     ) -> VersionMinted:
-        header, dataset = proven.header, self.dataset
+        header, dataset = self._header(proven), self.dataset
         facts = header.facts
         assert header.version.time is not None
         attributes: dict[str, list[str]] = {}
@@ -275,14 +294,46 @@ class Publisher:
             attributes=attributes,
             inputs=sorted(facts.inputs),
             within=self._within,
+            form=header.form,
+            only_files=minted.manifest_only.files,
+            only_bytes=minted.manifest_only.bytes,
+            inline=[
+                {
+                    "path": text(one.path),
+                    "source": one.source_uri,
+                    "checksum": one.checksum,
+                    "files": one.files,
+                    "bytes": one.bytes,
+                }
+                for one in header.inline
+            ],
         )
+
+    def _header(self, proven: Proven) -> SnapshotHeader:
+        """The header of a state that tells of its inline parts, too."""
+        if self._within:
+            return proven.header  # those that are proven with it are of the dataset around it
+        inline = [
+            InlineFolder(one.path, one.source_uri, one.upstream, one.files, one.size)
+            for one in proven.parts.inline
+        ]
+        return replace(proven.header, inline=tuple(sorted(inline, key=lambda one: one.path)))
+
+
+def _state_label(proven: Proven, state: str, _refs: dict[str, str]) -> str:
+    """The UTC time of the newest object and the state's first eight, whatever labels there are."""
+    return f"{_moment_label(proven)}-{state.removeprefix('sha256:')[:8]}"
+
+
+def _moment_label(proven: Proven) -> str:
+    moment = proven.header.newest or proven.header.version.time
+    assert moment is not None
+    return time_label(moment)
 
 
 def _free_label(proven: Proven, state: str, refs: dict[str, str]) -> str:
     """The UTC time of the newest object; where that repeats, with the state's first eight."""
-    moment = proven.header.newest or proven.header.version.time
-    assert moment is not None
-    label = time_label(moment)
+    label = _moment_label(proven)
     if TAGS + label not in refs:
         return label
     label = f"{label}-{state.removeprefix('sha256:')[:8]}"

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from neuromirror.crawl.knowledge import Knowledge
-from neuromirror.crawl.prove import Proven, prove
+from neuromirror.crawl.prove import PartEntries, Proven, prove
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.model import DatasetRef, VersionRef
 from neuromirror.net import ListingBroken
-from neuromirror.sources import Listing, ListingNotProven, Source
+from neuromirror.sources import Known, Listing, ListingNotProven, Source
 from neuromirror.store import Store
 from neuromirror.store.memos import Memo, MemoFolder, Workspace
 
@@ -26,40 +26,64 @@ None where it was not accepted."""
 
 
 class Reading:
-    """Reads the listings of one dataset; the caller holds the dataset's lock."""
+    """Reads the listings of one dataset; the caller holds the dataset's lock.
+
+    ``parts`` makes what decides about the parts of a version's listing. A listing that is not
+    proven is read again, ``attempts`` times in all.
+    """
 
     def __init__(
-        self, source: Source, store: Store, recorder: Recorder, dataset: DatasetRef
+        self,
+        source: Source,
+        store: Store,
+        recorder: Recorder,
+        dataset: DatasetRef,
+        *,
+        parts: Callable[[VersionRef], PartEntries] | None = None,
+        attempts: int = _ATTEMPTS,
     ) -> None:
         self._source = source
         self._store = store
         self._recorder = recorder
         self._id = dataset.dataset_id
         self._memos = MemoFolder(store.root)
+        self._parts = parts
+        self._attempts = attempts
 
     def read(
-        self, version: VersionRef, take: Take, commit: str | None, annex_commit: str | None = None
-    ) -> Listing | None:
+        self,
+        version: VersionRef,
+        take: Take,
+        commit: str | None,
+        annex_commit: str | None = None,
+        *,
+        listing: Callable[[Known], Listing] | None = None,
+        word: str | None = None,
+    ) -> int | None:
         """Gives ``take`` a proven listing; reads again when upstream moved meanwhile.
 
         Where upstream says that nothing has changed since the state of ``commit`` (and
-        ``annex_commit``, if given) was made, ``take`` is not called: the listing is given back
-        unread. Raises what the source raises, and what ``take`` raises.
+        ``annex_commit``, if given) was made, ``take`` is not called; given is then how many files
+        of that state still waited for a sha256. ``listing`` reads the version, if it is not the
+        source that does; ``word`` is what is remembered under, if not upstream's for the version.
+        Raises what the source raises, and what ``take`` raises.
         """
-        memo = self._memos.read(self._id, version.upstream)
+        word = word or version.upstream
+        memo = self._memos.read(self._id, word)
         if memo is not None and (
             memo.commit != commit or annex_commit not in (None, memo.annex_commit)
         ):
             memo = None
-        workspace = Workspace(self._store.root, self._id, version.upstream)
+        workspace = Workspace(self._store.root, self._id, word)
+        opened = listing or (lambda known: self._source.listing(version, known))
         try:
-            for attempt in range(_ATTEMPTS):
+            for attempt in range(self._attempts):
                 try:
-                    return self._read(version, take, memo, workspace)
+                    return self._read(version, opened, take, memo, workspace, word)
                 except ListingNotProven:
                     # pages of a listing that contradicts itself must not be gone on with
                     workspace.remove()
-                    if attempt == _ATTEMPTS - 1:
+                    if attempt == self._attempts - 1:
                         raise
         except ListingBroken:
             workspace.remove()
@@ -69,22 +93,29 @@ class Reading:
         raise AssertionError("the last attempt returns or raises")
 
     def _read(
-        self, version: VersionRef, take: Take, memo: Memo | None, workspace: Workspace
-    ) -> Listing | None:
+        self,
+        version: VersionRef,
+        opened: Callable[[Known], Listing],
+        take: Take,
+        memo: Memo | None,
+        workspace: Workspace,
+        word: str,
+    ) -> int | None:
         with ExitStack() as stack:
             with self._recorder.reader() as index:
                 known = Knowledge(index, workspace, None if memo is None else memo.content)
-                listing = self._source.listing(version, known)
+                listing = opened(known)
                 if memo is not None and listing.unchanged():
                     workspace.remove()
-                    return listing
+                    return memo.pending
                 scratch = stack.enter_context(self._store.scratch())
-                proven = prove(listing, scratch)
+                parts = None if self._parts is None else self._parts(version)
+                proven = prove(listing, scratch, parts)
             content = listing.memo()
             # what comes now begins anew if it dies: pages kept longer would hide what changes
             workspace.remove()
             taken = take(listing, proven, scratch)
         if taken is not None:
-            new = None if content is None else Memo(*taken, content)
-            self._memos.keep(self._id, version.upstream, new)
+            new = None if content is None else Memo(*taken, content, proven.pending)
+            self._memos.keep(self._id, word, new)
         return None

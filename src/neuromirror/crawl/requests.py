@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from neuromirror.crawl.mirrors import Mirror, find_mirror
 from neuromirror.crawl.plan import Task, plan_one, vanished
-from neuromirror.index import Index, LastVisit
+from neuromirror.index import Index, LastVisit, UnknownDataset, UnknownMirror
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.sources import DatasetNotFound, Source
 
@@ -54,27 +55,42 @@ def _dataset(source: Source, local_id: str) -> DatasetRef:
         raise ConfigurationError(str(error)) from error
 
 
+@runtime_checkable
+class ListsSome(Protocol):
+    """A source with datasets that can be asked for by name and are in no list."""
+
+    def is_listed(self, dataset: DatasetRef) -> bool:
+        """Whether the list of all datasets would name this one."""
+        ...
+
+
 class Planner:
     """Turns requests into tasks, reading upstream's overview and the index.
 
     ``regardless`` says why all datasets are to be visited whatever the overview says (``deep
-    visit``), and is empty where it decides.
+    visit``), and is empty where it decides. ``moving`` are to be visited in any case: they are in
+    the private store, and were opened.
     """
 
-    def __init__(self, index: Index | None, regardless: str = "") -> None:
+    def __init__(
+        self, index: Index | None, regardless: str = "", moving: Container[DatasetRef] = ()
+    ) -> None:
         self._index = index
         self._regardless = regardless
+        self._moving = moving
 
     def plan(self, request: Request, source: Source) -> tuple[list[Task], list[str]]:
         """Tasks, and local ids that vanished from the list; raises what the source raises.
 
-        Raises ConfigurationError when the store knows the mirror's name for another archive.
+        Raises ConfigurationError when the store knows the mirror's name for another archive, or
+        what is asked for as a part of a dataset.
         """
         self._check_archive(request.mirror, source)
         known = self._known(request.mirror.name)
         held = self._held()
         if request.local_id is not None:
             dataset = _dataset(source, request.local_id)
+            self._check_whole(dataset)
             try:
                 hints = {request.local_id: source.hint(dataset)}
             except DatasetNotFound:
@@ -84,10 +100,18 @@ class Planner:
         else:
             hints = {hint.dataset.local_id: hint for hint in source.datasets()}
         tasks = [
-            plan_one(hint, known.get(local_id), held, self._regardless)
+            plan_one(
+                hint,
+                known.get(local_id),
+                held,
+                self._regardless,
+                moving=hint.dataset in self._moving,
+            )
             for local_id, hint in hints.items()
         ]
         gone = vanished(hints, known) if request.local_id is None else []
+        if isinstance(source, ListsSome):
+            gone = [one for one in gone if source.is_listed(source.dataset(one))]
         return tasks, gone
 
     def _check_archive(self, mirror: Mirror, source: Source) -> None:
@@ -99,6 +123,18 @@ class Planner:
                     f"'{mirror.name}' is of {one.uri}; give the file another name, or use another "
                     "--store"
                 )
+
+    def _check_whole(self, dataset: DatasetRef) -> None:
+        if self._index is None:
+            return
+        try:
+            within = self._index.dataset(dataset.name).within
+            holders = self._index.holders(dataset.name)
+        except (UnknownDataset, UnknownMirror):
+            return
+        if within:
+            around = " and ".join(holders) or "another dataset"
+            raise ConfigurationError(f"{dataset.name} is a part of {around}; sync that")
 
     def _known(self, mirror: str) -> dict[str, LastVisit]:
         return {} if self._index is None else self._index.hints(mirror)

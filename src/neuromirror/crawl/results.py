@@ -6,9 +6,15 @@ import errno
 from dataclasses import dataclass
 
 from neuromirror.crawl.plan import files_waiting
+from neuromirror.crawl.requests import Request
 from neuromirror.crawl.visit import Outcome
-from neuromirror.model import DatasetRef
+from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.net import Unreachable
+from neuromirror.sources import DatasetNotFound
 from neuromirror.store import Store
+
+_NAMED = 5
+"""Parts that are not proven and named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,16 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
     notes = ""
     if outcome.left_out:
         notes += f"; {outcome.left_out} listed upstream but not mirrored"
+    if outcome.parts:
+        states = "1 new state" if outcome.parts == 1 else f"{outcome.parts} new states"
+        notes += f"; {states} of its Zarrs"
     if outcome.pending:
         notes += f"; {files_waiting(outcome.pending, 'wait')} for a sha256"
-    problems = "; ".join([*outcome.incidents, *outcome.held])
-    if outcome.incidents:
+    unproven = outcome.unproven[:_NAMED]
+    if len(outcome.unproven) > _NAMED:
+        unproven.append(f"and {len(outcome.unproven) - _NAMED} more parts that are not proven")
+    problems = "; ".join([*outcome.incidents, *outcome.held, *unproven])
+    if outcome.incidents or (unproven and not outcome.held):
         return Result(dataset.name, "error", problems, "partial", versions)
     if outcome.held:
         return Result(dataset.name, "impossible", problems, "held", versions)
@@ -51,6 +63,8 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
         return Result(dataset.name, "notneeded", outcome.waiting + notes, "waiting")
     if versions:
         return Result(dataset.name, "ok", f"new: {', '.join(versions)}{notes}", "full", versions)
+    if outcome.parts:
+        return Result(dataset.name, "ok", f"nothing new{notes}", "full")
     return Result(dataset.name, "notneeded", f"nothing new{notes}", "full")
 
 
@@ -64,3 +78,26 @@ def explain(error: Exception, store: Store) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename or store.root}"
     return str(error)
+
+
+def unplanned(request: Request, error: NeuromirrorError) -> Result:
+    """How a request fares whose archive gave no list, or has no such dataset."""
+    mirror = request.mirror
+    message, visit = str(error), "failed"
+    if isinstance(error, DatasetNotFound):
+        visit = "not_found"
+        message = (
+            f"{message.rstrip('.')}; check its id ('neuromirror sync {mirror.name} --dry-run' "
+            "names all)"
+        )
+    elif isinstance(error, Unreachable):
+        message = (
+            f"{message.removesuffix('; try again')}; check the network and the address in "
+            f"{mirror.path}, then run the sync again"
+        )
+    return Result(_name(request), "error", message, visit)
+
+
+def _name(request: Request) -> str:
+    name = request.mirror.name
+    return name if request.local_id is None else f"{name}:{request.local_id}"

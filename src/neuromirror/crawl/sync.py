@@ -1,33 +1,29 @@
-"""A run over mirrors: plan, visit what is due, record, and say how each ended."""
+"""A run over mirrors, and what such a run would do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from datetime import datetime
+from collections.abc import Container, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from neuromirror.crawl.events import tell_returned, tell_vanished
-from neuromirror.crawl.mirrors import Mirror
-from neuromirror.crawl.plan import Task
+from neuromirror.crawl.mirror_run import How, MirrorRun, NotNow, Rules, attempt, known_mirrors
+from neuromirror.crawl.private import (
+    EMBARGOED,
+    NotOpenToAll,
+    PrivateSide,
+    closed_again,
+    concealed,
+    not_readable,
+    private_view,
+)
 from neuromirror.crawl.recorder import Recorder, recording
 from neuromirror.crawl.requests import Planner, Request
-from neuromirror.crawl.results import Result, explain, result_of
-from neuromirror.crawl.times import now
-from neuromirror.crawl.visit import Visit
-from neuromirror.index import Index, LastVisit, MirrorStatus
-from neuromirror.model import (
-    ConfigurationError,
-    DatasetRef,
-    MirrorProbed,
-    MirrorSeen,
-    NeuromirrorError,
-    VersionKind,
-    VisitEnded,
-)
-from neuromirror.net import Unreachable
-from neuromirror.sources import DatasetNotFound, Source
-from neuromirror.store import Member, Store, update_superdataset
+from neuromirror.crawl.results import Result, unplanned
+from neuromirror.index import Index
+from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
+from neuromirror.sources import Source
+from neuromirror.store import Member, Store, StoreBusy, update_superdataset
+from neuromirror.store.private import refuse_private
 
 TOP_URI = "neuromirror:mirrors"
 """The source URI of the super-dataset above all mirrors: the same in every store."""
@@ -36,65 +32,63 @@ TOP_ALIAS = "neuromirror"
 
 
 def dry_run(
-    requests: Sequence[Request], index: Index | None, *, deep: bool, history: bool = False
+    requests: Sequence[Request],
+    index: Index | None,
+    *,
+    deep: bool,
+    history: bool = False,
+    private: PrivateSide | None = None,
 ) -> Iterator[Result]:
     """What a sync would do, dataset by dataset; nothing is written anywhere."""
-    planner = Planner(index, _regardless(deep, history))
+    how = How(deep, history)
     for request in requests:
-        try:
-            tasks, gone = planner.plan(request, request.mirror.open())
-        except ConfigurationError:
-            raise
-        except NeuromirrorError as error:
-            yield _unplanned(request, error)
-            continue
-        for task in tasks:
-            name = task.hint.dataset.name
-            if task.action == "visit":
-                yield Result(name, "ok", f"would visit: {task.why}")
-            elif task.action == "held":
-                yield Result(name, "impossible", task.why, "held")
-            else:
-                yield Result(name, "notneeded", task.why)
-        for local_id in gone:
-            yield Result(f"{request.mirror.name}:{local_id}", "ok", "would check: no longer listed")
+        source = request.mirror.open()
+        held: Container[DatasetRef] = ()
+        if private is not None:
+            held = private.holds(request.mirror.name)
+        view = private_view(source)
+        planner = Planner(index, how.regardless, held)
+        waiting = yield from _would_do(request, source, planner, concealing=False)
+        if view is not None and private is not None and (request.local_id is None or waiting):
+            with private.reading() as own:
+                planner = Planner(own, how.regardless)
+                yield from _would_do(request, view, planner, concealing=True)
 
 
-def _regardless(deep: bool, history: bool) -> str:
-    """Why all datasets are to be visited, whether upstream's overview has moved or not."""
-    if deep:
-        return "deep visit"
-    return "looking for earlier states" if history else ""
-
-
-def _unplanned(request: Request, error: NeuromirrorError) -> Result:
-    """How a request fares whose archive gave no list, or has no such dataset."""
-    mirror = request.mirror
-    message, visit = str(error), "failed"
-    if isinstance(error, DatasetNotFound):
-        visit = "not_found"
-        message = (
-            f"{message.rstrip('.')}; check its id ('neuromirror sync {mirror.name} --dry-run' "
-            "names all)"
-        )
-    elif isinstance(error, Unreachable):
-        message = (
-            f"{message.removesuffix('; try again')}; check the network and the address in "
-            f"{mirror.path}, then run the sync again"
-        )
-    return Result(_name(request), "error", message, visit)
-
-
-def _name(request: Request) -> str:
-    name = request.mirror.name
-    return name if request.local_id is None else f"{name}:{request.local_id}"
+def _would_do(
+    request: Request, source: Source, planner: Planner, *, concealing: bool
+) -> Generator[Result, None, bool]:
+    """Yields what would be done with each dataset; gives whether one is under embargo."""
+    start, embargo = f"{EMBARGOED}: " if concealing else "", False
+    try:
+        tasks, gone = planner.plan(request, source)
+    except ConfigurationError:
+        raise
+    except NeuromirrorError as error:
+        said = unplanned(request, error)
+        yield replace(said, message=f"{start}no list") if concealing else said
+        return embargo
+    for task in tasks:
+        name = task.hint.dataset.name
+        if task.action == "visit":
+            yield Result(name, "ok", f"{start}would visit: {task.why}")
+        elif task.action == "held":
+            yield Result(name, "impossible", f"{start}{task.why}", "held")
+        elif task.action != "unavailable" or not concealing:
+            yield Result(name, "notneeded", f"{start}{task.why}")
+        embargo |= task.why == EMBARGOED
+    for local_id in gone:
+        name = f"{request.mirror.name}:{local_id}"
+        yield Result(name, "ok", f"{start}would check: no longer listed")
+    return embargo
 
 
 class Sync:
     """One run. Iterate :meth:`results`; the number of datasets is in ``total`` once planned.
 
     ``deep`` visits datasets whatever upstream's overview says; ``history`` does too, and mints
-    earlier states that upstream can still list.
+    earlier states that upstream can still list. ``private`` is the folder of the private store,
+    for mirrors that keep what is under embargo, and for what was opened since.
     """
 
     def __init__(
@@ -105,245 +99,85 @@ class Sync:
         deep: bool = False,
         history: bool = False,
         jobs: int = 4,
+        private: Path | None = None,
     ) -> None:
         self._store = store
         self._index_path = index_path
-        self._deep = deep
-        self._history = history
-        self._jobs = jobs
+        self._how = How(deep, history, jobs)
+        self._private = PrivateSide(private, store)
         self.total = 0
 
     def results(self, requests: Sequence[Request]) -> Iterator[Result]:
-        """How each dataset fared, as they end; datasets do not wait for each other."""
+        """How each dataset fared, as they end; datasets do not wait for each other.
+
+        Raises ConfigurationError before anything is asked or written.
+        """
+        refuse_private(self._store.root)
+        sources = [request.mirror.open() for request in requests]
+        self._private.check(sources)
         with recording(self._store, self._index_path) as recorder:
-            for request in requests:
-                yield from self._mirror(request, recorder)
-            yield from self._attempt(TOP_ALIAS, lambda: self._update_top(recorder))
+            for request, source in zip(requests, sources, strict=True):
+                yield from self._mirror(request, source, recorder)
+            yield from attempt(TOP_ALIAS, self._store, lambda: self._update_top(recorder))
 
-    def _attempt(self, name: str, step: Callable[[], object]) -> Iterator[Result]:
-        """Does a step of the run; a failure is a result, and the run goes on."""
-        try:
-            step()
-        except (NeuromirrorError, OSError) as error:
-            yield Result(name, "error", explain(error, self._store), "failed")
+    def _mirror(self, request: Request, source: Source, recorder: Recorder) -> Iterator[Result]:
+        """The public store's part first: what was opened leaves the private one by it."""
+        view = private_view(source)
+        held = self._private.holds(request.mirror.name)
+        waiting: dict[str, Result] = {}
 
-    def _mirror(self, request: Request, recorder: Recorder) -> Iterator[Result]:
-        source = request.mirror.open()
-        regardless = _regardless(self._deep, self._history)
-        try:
-            tasks, gone = recorder.ask(
-                lambda index: Planner(index, regardless).plan(request, source)
-            )
-        except ConfigurationError:
-            raise
-        except NeuromirrorError as error:
-            yield _unplanned(request, error)
-            return
-        name = request.mirror.name
-        failed = list(
-            self._attempt(name, lambda: self._introduce(request.mirror, source, recorder))
-        )
-        if failed:
-            yield from failed
-            return
-        yield from self._attempt(name, lambda: self._probe(request.mirror, source, recorder))
-        self.total += len(tasks) + len(gone)
-        due = [task for task in tasks if task.action == "visit"]
-        for task in tasks:
-            if task.action == "held":
-                yield Result(task.hint.dataset.name, "impossible", task.why, "held")
-            elif task.action != "visit":
-                yield Result(task.hint.dataset.name, "notneeded", task.why)
-        past: list[int] = []
-        yield from self._visit_all(due, source, request.mirror, recorder, past)
-        if self._history and past and not any(past):
-            yield Result(
-                name, "notneeded", "no earlier states: upstream keeps none, or they are all here"
-            )
-        known = recorder.ask(lambda index: index.hints(name)) if gone else {}
-        for local_id in gone:
-            last = known.get(local_id)
-            yield self._vanished(source.dataset(local_id), last, source, recorder)
-        yield from self._attempt(name, lambda: self._update_super(request.mirror, source, recorder))
-        if request.local_id is None:
-            yield from self._attempt(name, lambda: self._store.mark_checked(name))
+        def unavailable(dataset: DatasetRef, why: str) -> Result | None:
+            again = closed_again(self._store, dataset, recorder) if why == EMBARGOED else None
+            said = again or Result(dataset.name, "notneeded", why)
+            if again is None and why == EMBARGOED and view is not None:
+                # the private store's part may have more to say of it
+                waiting[dataset.name] = said
+                return None
+            return said
 
-    def _introduce(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
-        seen = {one.mirror: (one.source, one.uri) for one in _mirrors(recorder)}
-        kind = mirror.settings.source
-        if seen.get(mirror.name) != (kind, source.uri):
-            recorder.record(MirrorSeen(mirror.name, kind, source.uri, now()))
-
-    def _probe(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
-        """Records what upstream allows, where that is not what it was."""
-        found = dict(source.capabilities())
-        if recorder.ask(lambda index: index.capabilities(mirror.name)) != found:
-            recorder.record(MirrorProbed(mirror.name, found, now()))
-
-    def _visit_all(
-        self,
-        due: list[Task],
-        source: Source,
-        mirror: Mirror,
-        recorder: Recorder,
-        past: list[int],
-    ) -> Iterator[Result]:
-        """Visits datasets; ``past`` gets the number of earlier states that each has upstream."""
-        with ThreadPoolExecutor(max(1, min(self._jobs, len(due)))) as pool:
-            running: dict[Future[Result], Task] = {
-                pool.submit(self._visit, task, source, mirror, recorder, past): task for task in due
-            }
+        def before(dataset: DatasetRef) -> str:
+            if dataset not in held:
+                return ""
             try:
-                for future in as_completed(running):
-                    broken = future.exception()
-                    if broken is None:
-                        yield future.result()
-                    elif isinstance(broken, KeyboardInterrupt | SystemExit):
-                        raise broken
-                    else:
-                        # a defect of ours in one dataset must not stop the others
-                        yield Result(
-                            running[future].hint.dataset.name,
-                            "error",
-                            f"unexpected {type(broken).__name__}: {broken}; please report this",
-                            "failed",
-                        )
-            finally:
-                for future in running:
-                    future.cancel()
+                self._private.bring_over(dataset, source, recorder)
+            except NotOpenToAll as error:
+                raise NotNow(str(error)) from error
+            return "opened upstream, and moved here from the private store; "
 
-    def _visit(
-        self, task: Task, source: Source, mirror: Mirror, recorder: Recorder, past: list[int]
-    ) -> Result:
-        hint, dataset = task.hint, task.hint.dataset
-        started = now()
-        visit = Visit(source, self._store, recorder, mirror.settings, hint)
-        try:
-            with self._store.lock(dataset.dataset_id, dataset.name):
-                if task.last is not None and task.last.status == "not_found":
-                    tell_returned(recorder, dataset)
-                outcome = visit.run(deep=self._deep, history=self._history)
-        except (NeuromirrorError, OSError) as error:
-            status = "partial" if visit.outcome.minted else "failed"
-            message = explain(error, self._store)
-            result = Result(dataset.name, "error", message, status, tuple(visit.outcome.minted))
-        else:
-            past.append(outcome.past)
-            result = result_of(dataset, outcome)
-        try:
-            self._record_visit(task, started, result, visit.outcome.pending, recorder)
-        except (NeuromirrorError, OSError) as error:
-            return Result(dataset.name, "error", explain(error, self._store), "failed")
-        return result
+        rules = Rules(held, before, unavailable)
+        run = MirrorRun(self._store, recorder, source, self._how, rules, self._count)
+        yield from run.results(request)
+        if view is not None and (request.local_id is None or waiting):
+            for result in self._keep_private(request, view):
+                waiting.pop(result.dataset, None)
+                yield result
+        self._count(len(waiting))
+        yield from waiting.values()
 
-    def _record_visit(
-        self, task: Task, started: str, result: Result, pending: int, recorder: Recorder
-    ) -> None:
-        """Records the visit, unless it says nothing that the last one did not."""
-        hint, last, dataset = task.hint, task.last, task.hint.dataset
-        if (
-            last is not None
-            and result.status == "notneeded"
-            and (last.status, last.fingerprint, last.pending)
-            == (result.visit, hint.fingerprint or "", pending)
-        ):
-            return
-        recorder.record(
-            _ended(
-                dataset,
-                started,
-                result.visit,
-                result.message,
-                title=hint.title,
-                fingerprint=hint.fingerprint or "",
-                pending=pending,
-            )
+    def _keep_private(self, request: Request, view: Source) -> Iterator[Result]:
+        """The private store's part, of which no more is told than may be known."""
+        rules = Rules(
+            unavailable=not_readable,
+            # an incident, which must not begin a second history
+            passed_over=lambda dataset: self._store.repository(dataset).exists(),
         )
-
-    def _vanished(
-        self, dataset: DatasetRef, last: LastVisit | None, source: Source, recorder: Recorder
-    ) -> Result:
-        """A dataset that is no longer listed: a tombstone, once upstream says so to our face."""
-        started = now()
         try:
-            hint = source.hint(dataset)
-        except DatasetNotFound as error:
-            message = "gone upstream; everything mirrored of it is kept"
-            try:
-                tell_vanished(recorder, dataset, str(error))
-                if last is None or last.status != "not_found":
-                    ended = _ended(dataset, started, "not_found", message)
-                    recorder.record(ended)
-            except (NeuromirrorError, OSError) as failure:
-                message = explain(failure, self._store)
-            return Result(dataset.name, "error", message, "not_found")
-        except (NeuromirrorError, OSError) as error:
-            return Result(dataset.name, "error", explain(error, self._store), "failed")
-        if hint.unavailable is not None:
-            return Result(
-                dataset.name, "notneeded", f"{hint.unavailable}; what is mirrored is kept"
-            )
-        return Result(
-            dataset.name, "error", "not in upstream's list, yet it answers; try again", "failed"
-        )
+            with self._private.open() as (store, recorder):
+                run = MirrorRun(store, recorder, view, self._how, rules, self._count)
+                for result in run.results(request):
+                    yield concealed(result, store, recorder)
+        except StoreBusy as error:
+            yield Result(request.mirror.name, "error", f"{EMBARGOED}: {error}", "failed")
 
-    def _update_super(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
-        members = recorder.ask(lambda index: _members(index, mirror.name))
-        if members:
-            update_superdataset(self._store, mirror.superdataset(source.uri), mirror.name, members)
+    def _count(self, more: int) -> None:
+        self.total += more
 
     def _update_top(self, recorder: Recorder) -> None:
         members = []
-        for row in _mirrors(recorder):
+        for row in known_mirrors(recorder):
             dataset = DatasetRef(row.mirror, "", row.uri)
             commit = self._store.repository(dataset).main()
             if commit is not None:
                 members.append(Member(row.mirror, dataset, *commit, url=f"../{row.mirror}"))
         if members:
             update_superdataset(self._store, DatasetRef(TOP_ALIAS, "", TOP_URI), TOP_ALIAS, members)
-
-
-def _ended(
-    dataset: DatasetRef,
-    started: str,
-    status: str,
-    message: str,
-    *,
-    title: str = "",
-    fingerprint: str = "",
-    pending: int = 0,
-) -> VisitEnded:
-    return VisitEnded(
-        visit=f"{started}-{dataset.dataset_id[:8]}",
-        mirror=dataset.mirror,
-        local_id=dataset.local_id,
-        source_uri=dataset.source_uri,
-        title=title,
-        started=started,
-        ended=now(),
-        status=status,
-        fingerprint=fingerprint,
-        pending=pending,
-        message=message,
-    )
-
-
-def _mirrors(recorder: Recorder) -> list[MirrorStatus]:
-    return recorder.ask(lambda index: list(index.mirror_status()))
-
-
-def _members(index: Index, mirror: str) -> list[Member]:
-    members = []
-    for row in index.datasets(mirror):
-        if row.within:
-            continue  # it is a part of another one, and found there
-        last = index.last_version(row.name, VersionKind.OBSERVED.value) or index.last_version(
-            row.name, VersionKind.PUBLISHED.value
-        )
-        if last is not None:
-            dataset = DatasetRef(mirror, row.local_id, row.source_uri)
-            date = int(datetime.fromisoformat(last.time).timestamp())
-            members.append(
-                Member(row.local_id, dataset, last.commit, date, url=f"../{dataset.alias}")
-            )
-    return members

@@ -10,14 +10,19 @@ from pathlib import Path
 from neuromirror.crawl.compare import Changes, Difference
 from neuromirror.crawl.events import raise_event
 from neuromirror.crawl.holds import Holds
+from neuromirror.crawl.linking import link_parts
+from neuromirror.crawl.links import Earlier, is_split_off, keep_inline
 from neuromirror.crawl.mirrors import MirrorFile
+from neuromirror.crawl.part_entries import ListedParts
+from neuromirror.crawl.part_visits import PartVisits
 from neuromirror.crawl.parts import Parts
+from neuromirror.crawl.past import earlier_states, not_seen
 from neuromirror.crawl.prove import Proven
 from neuromirror.crawl.publish import Publisher
 from neuromirror.crawl.reading import Commits, Reading
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.index import VersionRow
-from neuromirror.model import DatasetHint, Evidence, VersionKind, VersionRef, text
+from neuromirror.model import DatasetHint, Summary, VersionKind, VersionRef, text
 from neuromirror.sources import Listing, ListingNotProven, Source
 from neuromirror.store import ANNEX, MAIN, PUBLISHED, Store
 
@@ -30,19 +35,23 @@ class Outcome:
     """What a visit did: labels it minted, problems it met, files still without sha256.
 
     ``known`` are incidents with published versions that were raised by an earlier visit: nothing
-    is left to do about them here, so they are told, but fail no further run. ``waiting`` says why
-    a new dataset was not mirrored yet; ``past`` counts the earlier states that upstream listed.
+    is left to do about them here, so they are told, but fail no further run. ``unproven`` are
+    parts that could not be mirrored as upstream has them. ``waiting`` says why a new dataset was
+    not mirrored yet; ``past`` counts the earlier states that upstream listed, and ``parts`` the
+    new states of parts.
     """
 
     minted: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     incidents: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
     waiting: str = ""
     upgraded: int = 0
     pending: int = 0
     left_out: int = 0
     past: int = 0
+    parts: int = 0
 
 
 class Visit:
@@ -57,22 +66,26 @@ class Visit:
         hint: DatasetHint,
     ) -> None:
         self._source = source
+        self._store = store
         self._recorder = recorder
         self._settings = settings
         self._dataset = hint.dataset
         self._publisher = Publisher(store, recorder, hint.dataset)
         self._parts = Parts(store, recorder, self._publisher, settings.zarr)
-        self._reading = Reading(source, store, recorder, hint.dataset)
+        self._reading = Reading(source, store, recorder, hint.dataset, parts=self._listed_parts)
         self._holds = Holds(recorder, hint.dataset)
         self._after_past = False
+        self._deep = self._history = False
         self.outcome = Outcome()
 
     def run(self, *, deep: bool = False, history: bool = False) -> Outcome:
         """Brings the dataset up to date, published versions first, then what can be observed.
 
         With ``history``, earlier states that upstream can still list go before the present one.
+        With ``deep``, what upstream's own words for its versions and parts say is not believed.
         Raises what stopped it; what was minted before that stays, and is in ``outcome``.
         """
+        self._deep, self._history = deep, history
         versions = self._source.versions(self._dataset)
         self._publisher.catch_up()
         published = [one for one in versions if one.kind is VersionKind.PUBLISHED]
@@ -84,7 +97,7 @@ class Visit:
                 if not self._mint_published(version):
                     break
             else:
-                self._check_published(version, row, deep=deep)
+                self._check_published(version, row)
         if not history or self._take_history({one.upstream for one in observed}):
             for version in observed:
                 self._observe(version)
@@ -112,36 +125,54 @@ class Visit:
 
         def take(listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
             nonlocal done
-            if not proven.files and not proven.header.exceptions:
+            if proven.empty:
                 state = proven.state()
                 if not self._holds.released(version.upstream, state):
                     self._hold(version.upstream, state, "an empty published version")
                     return None
-            done = True
-            return self._publish(proven, PUBLISHED, scratch, version.upstream)
+            commits = self._publish(proven, PUBLISHED, scratch, version.upstream)
+            done = self._minted_as(version.upstream) is not None
+            return commits
 
         self._reading.read(version, take, None)
         return done
 
-    def _check_published(self, version: VersionRef, row: VersionRow, *, deep: bool) -> None:
-        claimed = version.claimed
-        exceptions = self._recorder.ask(lambda index: index.exceptions(row))
-        parts = self._recorder.ask(lambda index: list(index.parts(row)))
-        files = row.files + len(exceptions) + sum(one.files for one in parts)
-        size = row.bytes + sum(one["size"] for one in exceptions) + sum(one.bytes for one in parts)
-        if claimed is not None and (claimed.files, claimed.bytes) != (files, size):
+    def _check_published(self, version: VersionRef, row: VersionRow) -> None:
+        claimed, held = version.claimed, self._summary(row)
+        # what is remembered of folders that upstream counts as one file may have been thrown away
+        folders = claimed and claimed.bytes == held.bytes and claimed.files < held.files
+        if claimed is not None and claimed != held and not folders:
             self._incident(
                 version.upstream,
                 f"published version {version.upstream} now has {claimed.files} files with "
-                f"{claimed.bytes} bytes, it had {files} with {size}",
+                f"{claimed.bytes} bytes, it had {held.files} with {held.bytes}",
             )
-        elif deep:
+        elif self._deep or folders:
 
             def take(listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
-                same = self._compare_published(proven, row, scratch)
-                return (row.commit, row.annex_commit) if same else None
+                if proven.parts.unproven:
+                    self.outcome.unproven += proven.parts.unproven
+                    return None
+                if not self._compare_published(proven, row, scratch):
+                    return None
+                commits = row.commit, row.annex_commit
+                keep_inline(self._store, self._dataset, row.upstream, commits, proven.parts.inline)
+                return commits
 
-            self._reading.read(version, take, row.commit)
+            again = self._deep and self._has_parts(row)
+            self._reading.read(version, take, None if again else row.commit)
+
+    def _summary(self, row: VersionRow) -> Summary:
+        """How many files and bytes upstream counted in a version."""
+        exceptions = self._recorder.ask(lambda index: index.exceptions(row))
+        parts = self._recorder.ask(lambda index: list(index.parts(row)))
+        inline = self._earlier(row).inline().values()
+        files = row.files + len(exceptions) - sum(one.files + one.exceptions - 1 for one in inline)
+        for part in parts:
+            own = is_split_off(self._dataset, part.dataset.partition(":")[2])
+            files += part.files if own else 1
+        size = row.bytes + sum(one["size"] for one in exceptions) + sum(one.bytes for one in parts)
+        return Summary(files, size)
 
     def _compare_published(self, proven: Proven, row: VersionRow, scratch: Path) -> bool:
         """Whether a published version is what it was; tells what is not."""
@@ -166,12 +197,13 @@ class Visit:
     def _observe(self, version: VersionRef) -> None:
         refs = self._publisher.repository.refs()
         commits = refs.get(MAIN), refs.get(ANNEX)
-        unread = self._reading.read(version, self._take_observed, *commits)
         last = self._publisher.last_observed()
-        if unread is not None and last is not None:
+        if (self._deep or self._history) and last is not None and self._has_parts(last):
+            commits = None, None  # the listing says nothing of what is in its parts
+        pending = self._reading.read(version, self._take_observed, *commits)
+        if pending is not None and last is not None:
             # the last visit's own count may be that of a visit that failed
-            waiting = last.files - last.evidence.get(Evidence.SHA256.value, 0)
-            self.outcome.pending = waiting if unread.late_sha256 else 0
+            self.outcome.pending = pending
             self.outcome.left_out = last.exceptions
             self._holds.lapse(version.upstream)
 
@@ -281,13 +313,12 @@ class Visit:
         ``present`` are upstream's words for what is observed now.
         """
         last = self._publisher.last_observed()
-        since = None if last is None else datetime.fromisoformat(last.time)
-        states = self._source.history(self._dataset, since)
-        self.outcome.past = len(states)
+        states = earlier_states(self._source, self._dataset, last)
+        self.outcome.past += len(states)
         if not self._publisher.rows() and states and self._settling(states[-1].time):
             return False
         if last is not None and last.upstream in present:
-            states = self._not_seen(states, last)
+            states = not_seen(states, last, self._reading, self._parts.has_same_files)
         for version in states:
             self._reading.read(version, self._take_past, None)
             if self.outcome.held:
@@ -295,28 +326,6 @@ class Visit:
         last = self._publisher.last_observed()
         self._after_past = last is not None and last.upstream not in present
         return True
-
-    def _not_seen(self, states: list[VersionRef], last: VersionRow) -> list[VersionRef]:
-        """The states after the one that was observed last.
-
-        Only by what was deleted can a state be younger than its newest file, and so be among
-        those that came before the observation.
-        """
-        observed = datetime.fromisoformat(last.minted)
-        before = [one for one in states if one.time is not None and one.time <= observed]
-        for number in range(len(before), 0, -1):
-            same: list[bool] = []
-
-            def look(
-                listing: Listing, proven: Proven, scratch: Path, same: list[bool] = same
-            ) -> None:
-                _, changes = self._parts.difference(last, proven, scratch)
-                same.append(changes.same_files)
-
-            self._reading.read(before[number - 1], look, None)
-            if all(same):
-                return states[number:]
-        return states
 
     def _take_past(self, listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
         """Mints an earlier state: what it lacks, upstream's own versions say to be deleted."""
@@ -332,14 +341,66 @@ class Visit:
 
     # --- publishing, holds, incidents, events
 
-    def _publish(self, proven: Proven, branch: str, scratch: Path, label: str | None) -> Commits:
+    def _publish(
+        self, proven: Proven, branch: str, scratch: Path, label: str | None
+    ) -> Commits | None:
+        proven = self._link_parts(proven, scratch)
+        if proven.parts.unproven and branch == PUBLISHED:
+            return None  # it would lack them for ever
         state = self._parts.publish(proven, scratch)
         done = self._publisher.publish(state, branch, scratch, label)
         if done.new:
             self.outcome.minted.append(done.label)
         if done.new or branch == MAIN:
             self.outcome.left_out = len(proven.header.exceptions)
-        return done.commit, done.annex_commit
+        commits = done.commit, done.annex_commit
+        upstream, inline = proven.header.version.upstream, proven.parts.inline
+        keep_inline(self._store, self._dataset, upstream, commits, inline)
+        # else it is to be read again, though it may be the same
+        return commits if proven.parts.settled else None
+
+    # --- parts
+
+    def _listed_parts(self, version: VersionRef) -> ListedParts:
+        earlier = self._earlier(self._before())
+        return ListedParts(self._recorder, self._settings.zarr, earlier, again=self._deep)
+
+    def _before(self) -> VersionRow | None:
+        """The state that keeps what cannot be proven now, and has what need not be read again."""
+        rows = self._publisher.rows()
+        return self._publisher.last_observed() or (rows[-1] if rows else None)
+
+    def _earlier(self, row: VersionRow | None) -> Earlier:
+        return Earlier(self._store, self._dataset, row)
+
+    def _has_parts(self, row: VersionRow) -> bool:
+        """Whether a version has parts that upstream names itself."""
+        parts = self._recorder.ask(lambda index: list(index.parts(row)))
+        return bool(self._earlier(row).inline()) or any(
+            not is_split_off(self._dataset, one.dataset.partition(":")[2]) for one in parts
+        )
+
+    def _link_parts(self, proven: Proven, scratch: Path) -> Proven:
+        """Mirrors the parts that a state links to; gives the state with what came of it."""
+        visits = PartVisits(
+            self._source,
+            self._store,
+            self._recorder,
+            self._settings.zarr,
+            deep=self._deep,
+            history=self._history,
+        )
+        every = self._deep or self._history
+        linked = link_parts(proven, visits, self._earlier(self._before()), scratch, every=every)
+        self.outcome.parts += linked.minted
+        self.outcome.past += linked.past
+        self.outcome.incidents += linked.incidents
+        taken, upstream = linked.proven.parts, proven.header.version.upstream
+        for message in taken.incidents:
+            self._event("incident", message, {"version": upstream})
+        self.outcome.incidents += taken.incidents
+        self.outcome.unproven += taken.unproven
+        return linked.proven
 
     def _hold(
         self, upstream: str, state: str, reason: str, removed: int = 0, before: int = 0

@@ -41,7 +41,12 @@ def main() -> None:
     show_default="where S3 buckets can be mirrored",
     help="Serve AIND-like S3 buckets, too (the port after S3's).",
 )
-def serve(directory: Path, port: int, buckets: bool | None) -> None:
+@click.option(
+    "--zarrs",
+    is_flag=True,
+    help="Add dandisets with Zarrs of every kind to the archive.",
+)
+def serve(directory: Path, port: int, buckets: bool | None, zarrs: bool) -> None:
     """Serve until interrupted; prints one line of JSON with the addresses.
 
     "mirrors" in it is the folder of ready mirror files that point at the archives.
@@ -56,6 +61,7 @@ def serve(directory: Path, port: int, buckets: bool | None) -> None:
             directory,
             port=port,
             s3_port=port + 1 if port else 0,
+            zarrs=zarrs,
             buckets=buckets,
             buckets_port=port + 2 if port else 0,
         ) as demo:

@@ -2,66 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import Any
 
-from neuromirror.demo.nwb import nwb_bytes, recipe_of
-from neuromirror.demo.records import (
-    ArchiveClock,
-    Asset,
-    Blob,
-    Dandiset,
-    Description,
-    Summary,
-    Version,
-    Zarr,
-    ZarrEntry,
-    fixed_uuid,
-)
-from neuromirror.model import NeuromirrorError
+from neuromirror.demo.holdings import DemoError
+from neuromirror.demo.records import Dandiset, Description, Version
+from neuromirror.demo.zarr_verbs import ZarrVerbs
 
-if TYPE_CHECKING:
-    from neuromirror.demo.bucket import Bucket
-
-_CONTENT_TYPES = {
-    ".nwb": "application/x-nwb",
-    ".txt": "text/plain",
-    ".md": "text/markdown",
-    ".csv": "text/csv",
-    ".json": "application/json",
-}
+__all__ = ["Archive", "DemoError"]
 
 
-class DemoError(NeuromirrorError):
-    """The demo archive was asked for something it does not hold or cannot do."""
-
-
-class Archive:
+class Archive(ZarrVerbs):
     """Dandisets in memory, their bytes in a bucket, and the verbs that change them.
 
     Every verb is one change at one moment of the archive's own clock. ``dandiset`` is a six-digit
     id, ``path`` an asset's path in its draft unless said otherwise. All raise
     :class:`DemoError` for a dandiset, version or path that is not there.
     """
-
-    def __init__(self, bucket: Bucket, cache: Path, clock: ArchiveClock | None = None) -> None:
-        self.bucket = bucket
-        self.clock = ArchiveClock() if clock is None else clock
-        self.dandisets: dict[str, Dandiset] = {}
-        self.assets: dict[str, Asset] = {}
-        self.blobs: dict[str, Blob] = {}
-        self.zarrs: dict[str, Zarr] = {}
-        self.lock = threading.RLock()
-        self.frozen_summaries: dict[tuple[str, str], Summary] | None = None
-        """Where set, what the lists tell of each version in place of the truth."""
-        self._cache = cache
-        self._made = 0
 
     # -- dandisets
 
@@ -102,17 +60,30 @@ class Archive:
             pass
 
     def unembargo(self, dandiset: str) -> None:
-        """Open the dandiset and its bytes to everyone."""
-        with self._draft(dandiset) as (_, now):
+        """Open the dandiset and its bytes to everyone.
+
+        As upstream does, this takes the tag off the objects as they are now: versions that were
+        replaced before stay closed. The draft is modified, dandiset and assets are not.
+        """
+        with self._draft(dandiset):
             found = self._dandiset(dandiset)
+            if not found.embargoed:
+                raise DemoError(f"dandiset {dandiset} is under no embargo")
             found.embargoed = False
-            found.modified = now
-            self.bucket.allow(self._keys(found))
+            for asset in found.draft.assets.values():
+                if asset.blob is not None:
+                    self._open(asset.blob)
+                if asset.zarr is not None:
+                    for entry in asset.zarr.entries:
+                        self.bucket.untag(asset.zarr.key(entry))
 
     def delete_dandiset(self, dandiset: str) -> None:
         """Take the dandiset and its assets away; from now on they are 404."""
         with self.lock:
             self._dandiset(dandiset)
+            for asset in self.assets.values():
+                if asset.zarr and asset.zarr.dandiset == dandiset != asset.dandiset:
+                    raise DemoError(f"dandiset {asset.dandiset} uses a Zarr of {dandiset}")
             self.clock.tick()
             del self.dandisets[dandiset]
             for asset_id in [i for i, one in self.assets.items() if one.dandiset == dandiset]:
@@ -205,41 +176,6 @@ class Archive:
         with self.lock:
             self._blob(dandiset, path).sha256_known = True
 
-    # -- Zarrs
-
-    def add_zarr(self, dandiset: str, path: str, entries: Mapping[str, bytes]) -> str:
-        """Upload a Zarr to the draft; returns its zarr id."""
-        with self._draft(dandiset) as (_, now):
-            zarr = Zarr(self._uuid("zarr"), path, dandiset)
-            self.zarrs[zarr.zarr_id] = zarr
-            for name, data in sorted(entries.items()):
-                self._put_entry(zarr, name, data, now)
-            self._new_asset(dandiset, path, now, zarr=zarr)
-            return zarr.zarr_id
-
-    def change_zarr(
-        self, dandiset: str, path: str, entry: str, content: bytes | None, *, quiet: bool = False
-    ) -> None:
-        """Change, add or (``content`` None) delete one entry of a Zarr; ids stay.
-
-        With ``quiet`` neither asset nor draft is modified, as happens with deletions upstream.
-        """
-        with self.lock:
-            asset = self._asset(dandiset, path)
-            zarr = asset.zarr
-            if zarr is None:
-                raise DemoError(f"{path} of dandiset {dandiset} is not a Zarr")
-            if content is None and entry not in zarr.entries:
-                raise DemoError(f"the Zarr {path} has no entry {entry}")
-            now = self.clock.tick()
-            if content is None:
-                del zarr.entries[entry]
-                self.bucket.delete(zarr.key(entry))
-            else:
-                self._put_entry(zarr, entry, content, now)
-            if not quiet:
-                asset.modified = self._dandiset(dandiset).draft.modified = now
-
     # -- what must not happen
 
     def tamper_published(
@@ -297,7 +233,14 @@ class Archive:
                     if path in draft.assets:
                         raise DemoError(f"{path} is in {dandiset} already: choose another folder")
                     moment = now + timedelta(microseconds=number)
-                    blob = self._store(data, path, moment, objects=objects, sha256_known=True)
+                    blob = self._store(
+                        data,
+                        path,
+                        moment,
+                        objects=objects,
+                        sha256_known=True,
+                        embargoed=self.dandisets[dandiset].embargoed,
+                    )
                     self._new_asset(dandiset, path, moment, blob=blob)
             return dandiset
 
@@ -308,6 +251,11 @@ class Archive:
             identifier = self.create_dandiset(Description("One small file (demo)"))
             made.append(self.make_many(identifier, 1, objects=objects, folder="one"))
         return made
+
+    def let_time_pass(self, hours: float) -> None:
+        """Nothing happens for so long; what comes next comes later."""
+        with self.lock:
+            self.clock.now += timedelta(hours=hours)
 
     # -- looking
 
@@ -327,147 +275,3 @@ class Archive:
     def paths(self, dandiset: str, version: str = "draft") -> list[str]:
         """The asset paths of a version, sorted."""
         return sorted(self._version(dandiset, version).assets)
-
-    # -- parts
-
-    @contextmanager
-    def _draft(self, dandiset: str) -> Iterator[tuple[Version, datetime]]:
-        """A change of a draft: its ``modified`` moves if the change went well."""
-        with self.lock:
-            draft = self._dandiset(dandiset).draft
-            now = self.clock.now + self.clock.step
-            yield draft, now
-            self.clock.tick()
-            draft.modified = now + timedelta(milliseconds=120)
-            draft.status = "Valid" if draft.assets else "Invalid"
-
-    def _dandiset(self, dandiset: str) -> Dandiset:
-        if dandiset not in self.dandisets:
-            raise DemoError(f"no dandiset {dandiset!r}: there are {', '.join(self.dandisets)}")
-        return self.dandisets[dandiset]
-
-    def _version(self, dandiset: str, label: str) -> Version:
-        version = self._dandiset(dandiset).version(label)
-        if version is None:
-            raise DemoError(f"dandiset {dandiset} has no version {label!r}")
-        return version
-
-    def _asset(self, dandiset: str, path: str, version: str = "draft") -> Asset:
-        asset = self._version(dandiset, version).assets.get(path)
-        if asset is None:
-            raise DemoError(f"no {path!r} in {dandiset}/{version}")
-        return asset
-
-    def _blob(self, dandiset: str, path: str, version: str = "draft") -> Blob:
-        blob = self._asset(dandiset, path, version).blob
-        if blob is None:
-            raise DemoError(f"{path!r} in {dandiset}/{version} is a Zarr")
-        return blob
-
-    def _uuid(self, kind: str) -> str:
-        self._made += 1
-        return fixed_uuid(kind, self._made)
-
-    def _content(self, path: str, content: bytes | str | None, revision: int = 0) -> bytes:
-        if isinstance(content, str):
-            return content.encode()
-        if content is not None:
-            return content
-        if path.endswith(".nwb"):
-            return nwb_bytes(recipe_of(path, revision), self._cache)
-        return f"{path}, revision {revision}\n".encode()
-
-    def _store(
-        self, data: bytes, path: str, now: datetime, *, sha256_known: bool, objects: bool = True
-    ) -> Blob:
-        kept = self.blobs.get(hashlib.sha256(data).hexdigest())
-        if kept is None:
-            content_type = _CONTENT_TYPES.get(Path(path).suffix, "application/octet-stream")
-            kept = Blob(self._uuid("blob"), data, content_type, sha256_known)
-            self.blobs[kept.sha256] = kept
-        if objects and kept.version_id is None:
-            kept.version_id = self.bucket.put(
-                kept.key, data, etag=kept.etag, content_type=kept.content_type, modified=now
-            )
-        return kept
-
-    def _place(
-        self, dandiset: str, path: str, data: bytes, now: datetime, sha256_known: bool
-    ) -> str:
-        blob = self._store(data, path, now, sha256_known=sha256_known)
-        return self._new_asset(dandiset, path, now, blob=blob)
-
-    def _new_asset(
-        self,
-        dandiset: str,
-        path: str,
-        now: datetime,
-        *,
-        blob: Blob | None = None,
-        zarr: Zarr | None = None,
-    ) -> str:
-        found = self._dandiset(dandiset)
-        modified = now + timedelta(microseconds=24)
-        asset = Asset(self._uuid("asset"), dandiset, path, now, modified, blob, zarr)
-        self.assets[asset.asset_id] = asset
-        found.draft.assets[path] = asset
-        if found.embargoed:
-            self.bucket.deny(_asset_keys([asset]))
-        return asset.asset_id
-
-    def _put_entry(self, zarr: Zarr, name: str, data: bytes, now: datetime) -> None:
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        version_id = self.bucket.put(
-            zarr.key(name), data, etag=etag, content_type="binary/octet-stream", modified=now
-        )
-        zarr.entries[name] = ZarrEntry(data, etag, now, version_id)
-
-    def _rewrite(self, blob: Blob, data: bytes) -> None:
-        if blob.version_id is None:
-            raise DemoError(f"blob {blob.blob_id} has no object in the bucket")
-        self.bucket.overwrite(blob.key, blob.version_id, data)
-
-    def _keys(self, dandiset: Dandiset) -> list[str]:
-        return [
-            key for version in dandiset.versions for key in _asset_keys(version.assets.values())
-        ]
-
-    def _publish_activity(self, now: datetime) -> dict[str, Any]:
-        return {
-            "id": f"urn:uuid:{self._uuid('activity')}",
-            "name": "DANDI publish",
-            "endDate": now.isoformat(),
-            "schemaKey": "PublishActivity",
-            "startDate": now.isoformat(),
-            "wasAssociatedWith": [
-                {
-                    "id": f"urn:uuid:{self._uuid('software')}",
-                    "name": "DANDI API",
-                    "version": "0.1.0",
-                    "schemaKey": "Software",
-                    "identifier": "RRID:SCR_017571",
-                }
-            ],
-        }
-
-    manifests: Callable[[Dandiset, Version], dict[str, bytes]] | None = None
-    """Gives the documents that the archive leaves in the bucket for a published version."""
-
-    def _write_manifests(self, dandiset: Dandiset, version: Version) -> None:
-        if self.manifests is None:
-            return
-        for key, data in self.manifests(dandiset, version).items():
-            etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            self.bucket.put(
-                key, data, etag=etag, content_type="text/plain", modified=version.modified
-            )
-
-
-def _asset_keys(assets: Iterable[Asset]) -> list[str]:
-    keys = []
-    for asset in assets:
-        if asset.blob is not None:
-            keys.append(asset.blob.key)
-        if asset.zarr is not None:
-            keys += [asset.zarr.key(name) for name in asset.zarr.entries]
-    return keys

@@ -1,111 +1,157 @@
-"""A versioned, public S3 bucket: moto's S3 behind plain HTTP on loopback.
+"""The archive's versioned, public S3 bucket, on loopback.
 
-Objects are put straight into moto's store, in this process, so that version ids and times are
-the archive's own. moto's store is one for the whole process and a bucket's name is unique in
-it; so each demo archive has a bucket of its own in there, and requests for the public name are
-passed on to it.
+What is under embargo is tagged: S3 refuses a tagged version to everybody but the holder of a URL
+that the archive signed. A tag is put on with the upload, and is one version's own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import uuid
-from collections.abc import Iterable
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+import hmac
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote_to_bytes
 
-from werkzeug.wrappers import Response
+from neuromirror.demo.object_answers import answer_object, error
+from neuromirror.demo.records import ArchiveClock
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from werkzeug.wrappers import Request, Response
+
+    from neuromirror.demo.objects import ObjectVersion
 
 BUCKET = "demo-dandiarchive"
 """The public name."""
 
-_ACCOUNT = "123456789012"
+_SECRET = b"the demo archive's own key: there is nothing behind it that would be worth a better one"
+_SIGNATURE = "X-Amz-Signature"
+_DATE = "%Y%m%dT%H%M%SZ"
+_EXPIRES = timedelta(hours=6)
 
 
 class Bucket:
-    """The bucket, and the WSGI application that serves it path-style."""
+    """The bucket, and the WSGI application that serves it path-style.
 
-    def __init__(self) -> None:
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-        from moto.s3.models import get_canned_acl, s3_backends
+    Signed URLs expire by ``clock``, which the archive sets to its own.
+    """
 
-        self._backend = s3_backends[_ACCOUNT]["aws"]
-        self._name = f"{BUCKET}-{uuid.uuid4().hex[:12]}"
-        self._moto = DomainDispatcherApplication(create_backend_app)
-        self._denied: set[str] = set()
-        self._puts = 0
-        self._backend.create_bucket(self._name, "us-east-1")
-        self._public = get_canned_acl("public-read")
-        self._backend.put_bucket_acl(self._name, self._public)
-        self._backend.put_bucket_versioning(self._name, "Enabled")
+    def __init__(self, page_size: int = 1000) -> None:
+        from neuromirror.demo.objects import ObjectBucket
+
+        self.page_size = page_size
+        self.clock = ArchiveClock()
+        self._objects = ObjectBucket(
+            BUCKET, ArchiveClock(), versioned=True, list_versions=True, read_versions=True
+        )
+        self._tagged: set[str] = set()
 
     def put(
-        self, key: str, data: bytes, *, etag: str, content_type: str, modified: datetime
+        self,
+        key: str,
+        data: bytes,
+        *,
+        etag: str,
+        content_type: str,
+        modified: datetime,
+        parts: tuple[int, ...] = (),
+        embargoed: bool = False,
     ) -> str:
-        """Store an object with this ETag; returns its version id."""
-        self._puts += 1
-        kept = self._backend.put_object(self._name, key, data, etag=etag, disable_notification=True)
-        version = hashlib.sha256(f"{self._puts} {key}".encode()).hexdigest()[:32]
-        kept._version_id = version
-        kept.acl = self._public
-        kept.last_modified = modified.replace(tzinfo=None)
-        kept.set_metadata({"Content-Type": content_type})
-        return version
+        """Store an object with this ETag (and parts of these sizes); returns its version id."""
+        made = self._objects.put(
+            key.encode(), data, content_type=content_type, modified=modified, etag=etag, parts=parts
+        )
+        assert made.version_id is not None
+        if embargoed:
+            self._tagged.add(made.version_id)
+        return made.version_id
 
     def overwrite(self, key: str, version_id: str, data: bytes) -> None:
         """Give a version other bytes; its ETag, id and time stay."""
-        kept = self._backend.get_object(self._name, key, version_id=version_id)
-        if kept is not None:
-            kept.value = data  # type: ignore[misc]
+        for one in self._objects.versions(key.encode()):
+            if one.version_id == version_id:
+                self._objects.overwrite(one, data)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, modified: datetime) -> None:
         """Hide the object behind a delete marker; its versions stay readable."""
-        self._backend.delete_object(self._name, key)
+        self._objects.delete(key.encode(), modified)
 
-    def deny(self, keys: Iterable[str]) -> None:
-        """Refuse these keys to anonymous readers (403), as for embargoed bytes."""
-        self._denied.update(keys)
+    def versions(self, key: str) -> list[ObjectVersion]:
+        """All versions of an object and its delete markers, newest first."""
+        return list(self._objects.versions(key.encode()))
 
-    def allow(self, keys: Iterable[str]) -> None:
-        """Take back :meth:`deny`."""
-        self._denied.difference_update(keys)
+    def untag(self, key: str) -> None:
+        """Let anybody read the object as it is now, but none of its earlier versions."""
+        current = self._objects.current(key.encode())
+        if current is not None and current.version_id is not None:
+            self._tagged.discard(current.version_id)
 
     def close(self) -> None:
         """Drop all objects."""
-        bucket = self._backend.get_bucket(self._name)
-        for versions in bucket.keys.lists():
-            for one in versions:
-                if hasattr(one, "dispose"):
-                    one.dispose()
-        bucket.keys.clear()
-        self._backend.delete_bucket(self._name)
+        self._objects.close()
+
+    def presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> dict[str, str]:
+        """The query of a URL that may be asked for six hours, by this method alone."""
+        now = self.clock.now
+        signed = {
+            **query,
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": f"demoAccessKey/{now:%Y%m%d}/us-east-1/s3/aws4_request",
+            "X-Amz-Date": f"{now.astimezone(UTC):{_DATE}}",
+            "X-Amz-Expires": str(int(_EXPIRES.total_seconds())),
+            "X-Amz-SignedHeaders": "host",
+        }
+        return {**signed, _SIGNATURE: _sign(method, key.encode(), signed)}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        path = environ["PATH_INFO"]
-        public = f"/{BUCKET}"
-        if path != public and not path.startswith(f"{public}/"):
-            return _error(404, "NoSuchBucket")(environ, start_response)
-        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            return _error(403, "AccessDenied")(environ, start_response)
-        signed = "X-Amz-Signature=" in environ.get("QUERY_STRING", "")
-        if path[len(public) + 1 :] in self._denied and not signed:
-            return _error(403, "AccessDenied")(environ, start_response)
-        inner: dict[str, Any] = dict(environ)
-        inner["PATH_INFO"] = f"/{self._name}{path[len(public) :]}"
-        for name in ("RAW_URI", "REQUEST_URI"):
-            if name in inner:
-                inner[name] = inner[name].replace(public, f"/{self._name}", 1)
-        response = Response.from_app(self._moto, inner, buffered=True)
-        if response.mimetype == "application/xml" and environ["REQUEST_METHOD"] == "GET":
-            response.set_data(response.get_data().replace(self._name.encode(), BUCKET.encode()))
-        return response(environ, start_response)
+        from werkzeug.wrappers import Request
+
+        return self._answer(Request(environ), environ)(environ, start_response)
+
+    def _answer(self, request: Request, environ: WSGIEnvironment) -> Response:
+        from neuromirror.demo.list_answers import answer_listing, tampering
+
+        raw, _, text = environ["REQUEST_URI"].partition("?")
+        query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+        name, _, key = unquote_to_bytes(raw).removeprefix(b"/").partition(b"/")
+        if name != BUCKET.encode():
+            return error(404, "NoSuchBucket")
+        if request.method not in {"GET", "HEAD"}:
+            return error(403, "AccessDenied")
+        if not key:
+            return answer_listing(self._objects, query, self.page_size, tampering(environ))
+        signed = _SIGNATURE in query
+        if signed:
+            if "Authorization" in request.headers:
+                return error(400, "InvalidArgument", message=_TWO_WAYS)
+            refusal = self._refusal(request.method, key, query)
+            if refusal is not None:
+                return refusal
+
+        def refuses(found: ObjectVersion) -> bool:
+            return not signed and found.version_id in self._tagged
+
+        return answer_object(self._objects, key, query, request, refuses)
+
+    def _refusal(self, method: str, key: bytes, query: Mapping[str, str]) -> Response | None:
+        """What S3 answers to a signed URL that is wrong, or too old."""
+        rest = {name: value for name, value in query.items() if name != _SIGNATURE}
+        if not hmac.compare_digest(query[_SIGNATURE].encode(), _sign(method, key, rest).encode()):
+            return error(403, "SignatureDoesNotMatch")
+        made = datetime.strptime(query["X-Amz-Date"], _DATE).replace(tzinfo=UTC)
+        if self.clock.now > made + _EXPIRES:
+            return error(403, "AccessDenied", message="Request has expired")
+        return None
 
 
-def _error(status: int, code: str) -> Response:
+_TWO_WAYS = (
+    "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query "
+    "string parameter or the Authorization header should be specified"
+)
 
-    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code></Error>'
-    return Response(text, status=status, mimetype="application/xml")
+
+def _sign(method: str, key: bytes, query: Mapping[str, str]) -> str:
+    text = "\n".join([method, key.hex(), *(f"{name}={query[name]}" for name in sorted(query))])
+    return hmac.new(_SECRET, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()

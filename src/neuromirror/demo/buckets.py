@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Request, Response
 
     from neuromirror.demo.faults import Fault, Watched
-    from neuromirror.demo.list_answers import Tampering
 
 _LISTING = r"^/{bucket}/?$"
 _ANY_BUCKET = "[^/]+"
@@ -229,7 +228,7 @@ class DemoBuckets(BucketState):
 
     def _answer(self, request: Request, environ: WSGIEnvironment) -> Response:
         from neuromirror.demo import docdb
-        from neuromirror.demo.list_answers import answer_listing
+        from neuromirror.demo.list_answers import answer_listing, tampering
         from neuromirror.demo.object_answers import answer_object, error
 
         raw, _, text = environ["REQUEST_URI"].partition("?")
@@ -245,7 +244,7 @@ class DemoBuckets(BucketState):
             return error(404, "NoSuchBucket")
         if key:
             return answer_object(bucket, key, query, request)
-        return answer_listing(bucket, query, self.page_size, _tampering(environ))
+        return answer_listing(bucket, query, self.page_size, tampering(environ))
 
 
 VERBS = (
@@ -272,16 +271,3 @@ def _silent(verb: Callable[..., object]) -> Callable[..., object]:
         verb(**given)
 
     return called
-
-
-def _tampering(environ: WSGIEnvironment) -> Tampering:
-    from neuromirror.demo.list_answers import Tampering
-
-    without: set[bytes] = set()
-    after, ends = None, ""
-    for fault in environ.get("neuromirror.demo.struck", ()):
-        if fault.name == "listing":
-            without |= {key_bytes(key) for key in fault.options["without"]}
-            after = fault.options["after"] or after
-            ends = fault.options["ends"] or ends
-    return Tampering(frozenset(without), after, ends)

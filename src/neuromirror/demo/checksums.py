@@ -10,15 +10,31 @@ PART_SIZE = 64 * 1024 * 1024
 """Bytes of a part of a dandi-etag; enough for files under 10,000 parts, as all here are."""
 
 
+def part_sizes(size: int, part_size: int = PART_SIZE) -> tuple[int, ...]:
+    """The sizes of the parts that so many bytes are uploaded in; at least one part."""
+    starts = range(0, max(size, 1), part_size)
+    return tuple(min(part_size, size - start) for start in starts)
+
+
+def multipart_etag(data: bytes, part_size: int | None) -> tuple[str, tuple[int, ...]]:
+    """S3's ETag and the sizes of the parts: for an upload in one piece (None) the md5, and none.
+
+    In parts it is ``<md5 of the joined part md5s>-<parts>``.
+    """
+    if part_size is None:
+        return hashlib.md5(data, usedforsecurity=False).hexdigest(), ()
+    sizes = part_sizes(len(data), part_size)
+    joined = hashlib.md5(usedforsecurity=False)
+    start = 0
+    for size in sizes:
+        joined.update(hashlib.md5(data[start : start + size], usedforsecurity=False).digest())
+        start += size
+    return f"{joined.hexdigest()}-{len(sizes)}", sizes
+
+
 def dandi_etag(data: bytes) -> str:
-    """``<md5 of the joined part md5s>-<parts>``, in parts of 64 MiB (at least one)."""
-    starts = range(0, max(len(data), 1), PART_SIZE)
-    parts = [
-        hashlib.md5(data[start : start + PART_SIZE], usedforsecurity=False).digest()
-        for start in starts
-    ]
-    joined = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
-    return f"{joined}-{len(parts)}"
+    """The ETag of an upload in parts of 64 MiB."""
+    return multipart_etag(data, PART_SIZE)[0]
 
 
 def zarr_checksum(entries: Mapping[str, tuple[str, int]]) -> str:

@@ -24,21 +24,28 @@ _MARKER = ".neuromirror-demo"
 
 VERBS = (
     "add_file",
+    "add_zarr",
+    "add_zarrs",
     "change_file",
     "change_zarr",
     "clear_requests",
     "corrupt_blob",
     "delete_dandiset",
+    "finalize_zarr",
     "heal_blob",
+    "let_time_pass",
     "make_dandisets",
     "make_many",
+    "misstate_zarr",
     "paths",
     "publish",
     "remove_file",
     "rename_file",
+    "restore_zarr",
     "reveal_sha256",
     "set_metadata",
     "sha256",
+    "share_zarr",
     "tamper_published",
     "touch",
     "unembargo",
@@ -56,7 +63,8 @@ class DemoArchive(Archive):
     ``directory`` is made if it is not there, and refused (:class:`DemoDirectoryError`) if it
     holds anything that is not a demo's. ``port`` and ``s3_port`` 0 take free ports. ``cache`` is
     where NWB files are kept between starts, by default inside ``directory``. With ``empty`` the
-    archive starts without dandisets. With ``buckets`` there are the buckets of
+    archive starts without dandisets; with ``zarrs`` it has those of :meth:`add_zarrs` too. With
+    ``buckets`` there are the buckets of
     :class:`DemoBuckets` too, and their mirror files beside ``demo.toml``. Equal calls of an equal
     installation give equal ids, times and bytes; only the ports in addresses differ, unless they
     are given.
@@ -79,6 +87,7 @@ class DemoArchive(Archive):
         cache: Path | str | None = None,
         clock: ArchiveClock | None = None,
         empty: bool = False,
+        zarrs: bool = False,
         buckets: bool = False,
         buckets_port: int = 0,
     ) -> None:
@@ -93,6 +102,7 @@ class DemoArchive(Archive):
         super().__init__(bucket, files, clock)
         self._ports = (port, s3_port)
         self._empty = empty
+        self._with_zarrs = zarrs
         self._stack = ExitStack()
         self._stack.callback(bucket.close)
         self._faults = Faults(self)
@@ -126,6 +136,8 @@ class DemoArchive(Archive):
             self._api_watch = Watched(control, "api", self._faults, self)
             if not self._empty:
                 fill(self)
+            if self._with_zarrs:
+                self.add_zarrs()
             self._write_mirror()
             if self.buckets is not None:
                 self._stack.enter_context(self.buckets)
@@ -140,6 +152,19 @@ class DemoArchive(Archive):
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def add_zarrs(self) -> dict[str, dict[str, str]]:
+        """Add five dandisets with Zarrs; gives by name where each is: dandiset, path, zarr id.
+
+        ``v2x40``, ``v3x40``, ``v2x1200``, ``v3x1200``: both formats, so many entries; ``nested``:
+        folders ``1/`` and ``10/`` at two depths; ``shared``: ``v2x40`` in another dandiset;
+        ``parts``: entries uploaded in parts; ``pending``: never finalized; ``closed``: under
+        embargo; ``odd``: odd names, in a dandiset of such; ``wrong``: its checksum is misstated.
+        """
+        from neuromirror.demo.zarr_contents import add_zarrs
+
+        with self.lock:
+            return add_zarrs(self)
 
     # -- addresses
 

@@ -10,7 +10,7 @@ from typing import Any
 from neuromirror.demo.archive import Archive
 from neuromirror.demo.bucket import BUCKET
 from neuromirror.demo.nwb import recipe_of, session_start
-from neuromirror.demo.records import Asset, Dandiset, Summary, Version, fixed_uuid
+from neuromirror.demo.records import Asset, Dandiset, Summary, Version, Zarr, fixed_uuid
 
 Json = dict[str, Any]
 
@@ -158,7 +158,7 @@ class Documents:
             "doi": doi,
             "url": url,
             "name": about.title,
-            "access": self._access(dandiset),
+            "access": self._access(dandiset, dandiset.embargoed),
             "license": [about.license],
             "version": version.label,
             "@context": _CONTEXT,
@@ -231,7 +231,7 @@ class Documents:
 
     def asset_metadata(self, asset: Asset) -> Json:
         """``/assets/<id>/``: the Asset document."""
-        dandiset = self.archive.dandisets[asset.dandiset]
+        digest: dict[str, str | None]
         if asset.zarr is not None:
             digest = {"dandi:dandi-zarr-checksum": asset.zarr.checksum}
             content_type = "application/x-zarr"
@@ -245,7 +245,9 @@ class Documents:
         document: Json = {
             "id": f"dandiasset:{asset.asset_id}",
             "path": asset.path,
-            "access": self._access(dandiset),
+            "access": self._access(
+                self.archive.dandisets[asset.dandiset], self.archive.is_embargoed(asset)
+            ),
             "digest": digest,
             "@context": _CONTEXT,
             "schemaKey": "Asset",
@@ -272,23 +274,22 @@ class Documents:
         assert asset.blob is not None
         return f"{self.s3}/{BUCKET}/{asset.blob.key}"
 
-    def zarr_row(self, zarr_id: str) -> Json:
+    def zarr_row(self, zarr: Zarr) -> Json:
         """``/zarr/<id>/``."""
-        zarr = self.archive.zarrs[zarr_id]
         return {
             "name": zarr.name,
             "dandiset": zarr.dandiset,
             "zarr_id": zarr.zarr_id,
-            "status": "Complete",
+            "status": "Pending" if zarr.checksum is None else "Complete",
             "checksum": zarr.checksum,
-            "file_count": len(zarr.entries),
+            "file_count": zarr.file_count,
             "size": zarr.size,
         }
 
     # -- parts
 
-    def _access(self, dandiset: Dandiset) -> list[Json]:
-        if not dandiset.embargoed:
+    def _access(self, dandiset: Dandiset, embargoed: bool) -> list[Json]:
+        if not embargoed:
             return [{"status": "dandi:OpenAccess", "schemaKey": "AccessRequirements"}]
         until = (dandiset.created + timedelta(days=730)).date().isoformat()
         return [

@@ -53,6 +53,7 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
     "stale_info": {"path": _ANY},
     "wrong_bytes": {"path": _ANY, "server": "s3"},
     "no_version_id": {"path": _ANY, "server": "s3", "method": "HEAD"},
+    "listing": {"path": "^/[^/]+/?$", "server": "s3", "without": (), "after": None, "ends": ""},
 }
 """Every fault with the defaults of its options; those of all are in :class:`Fault`."""
 

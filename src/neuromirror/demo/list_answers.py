@@ -12,6 +12,7 @@ import base64
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote_plus
 from xml.sax.saxutils import escape
 
@@ -42,6 +43,19 @@ class Tampering:
     without: frozenset[bytes] = frozenset()
     after: bytes | None = None
     ends: str = ""
+
+
+def tampering(environ: Mapping[str, Any]) -> Tampering:
+    """What the faults named ``listing`` that struck a request do to its answer."""
+    without: set[bytes] = set()
+    after: bytes | None = None
+    ends = ""
+    for fault in environ.get("neuromirror.demo.struck", ()):
+        if fault.name == "listing":
+            without |= {_bytes(key) for key in fault.options["without"]}
+            after = fault.options["after"] or after
+            ends = fault.options["ends"] or ends
+    return Tampering(frozenset(without), after, ends)
 
 
 def encoded(name: bytes) -> str:
@@ -84,8 +98,8 @@ def _plain(name: bytes) -> str:
     return "".join(char if char >= " " else f"&#x{ord(char):x};" for char in text)
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def _bytes(text: bytes | str) -> bytes:
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
 
 
 def _names(

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from bisect import bisect_left, bisect_right
@@ -22,11 +21,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, overload
 from urllib.parse import parse_qs, quote_plus, unquote_to_bytes
 
+from neuromirror.demo.raw_server import LAST, RawServer
+
 _MODIFIED: Final = "2023-04-05T06:07:08.000Z"
 _HTTP_DATE: Final = "Wed, 05 Apr 2023 06:07:08 GMT"
 _XML: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _MOST: Final = 1000
-_LAST: Final = b"Connection: close\r\n"
 _CACHED: Final = 1000
 """Pages kept ready, of about 250 kB each."""
 
@@ -88,31 +88,21 @@ class BigBucket:
         self.most_at_once = 0
         self._at_once = 0
         self._page = page
-        self._port = port
         self._every = round(1 / multipart) if multipart else 0
         self._revisions: dict[bytes, int] = {}
         self._dropped: set[bytes] = set()
         self._cut: dict[bytes, bool] = {}
         self._ready: dict[bytes, tuple[bytes, bytes]] = {}
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
+        self._server = RawServer(self._answer, port)
 
     def __enter__(self) -> BigBucket:
-        self._listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._spawn(self._accept)
+        self._server.__enter__()
+        self.endpoint = self._server.url
         return self
 
     def __exit__(self, *_: object) -> None:
-        # shutdown() is what wakes a thread that waits in accept().
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._lock:
-            for one in self._open:
-                one.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
+        self._server.__exit__()
 
     def change(self, key: bytes) -> None:
         """Give an object another content (and so another size or ETag)."""
@@ -149,44 +139,6 @@ class BigBucket:
             joined = hashlib.md5(digest.digest(), usedforsecurity=False)
             return f"{joined.hexdigest()}-1"
         return digest.hexdigest()
-
-    def _spawn(self, run: Callable[..., None], *given: object) -> None:
-        thread = threading.Thread(target=run, args=given, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                one, _ = self._listener.accept()
-            except OSError:
-                return
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._open.add(one)
-            self._spawn(self._serve, one)
-
-    def _serve(self, one: socket.socket) -> None:
-        waiting = b""
-        try:
-            while True:
-                while b"\r\n\r\n" not in waiting:
-                    more = one.recv(1 << 16)
-                    if not more:
-                        return
-                    waiting += more
-                head, _, waiting = waiting.partition(b"\r\n\r\n")
-                method, target, _ = head.split(b"\r\n", 1)[0].split(b" ", 2)
-                reply = self._answer(method, target, head)
-                one.sendall(reply)
-                if _LAST in reply[:200]:
-                    return
-        except OSError:
-            return
-        finally:
-            with self._lock:
-                self._open.discard(one)
-                one.close()
 
     def _answer(self, method: bytes, target: bytes, head: bytes) -> bytes:
         path, _, query = target.partition(b"?")
@@ -263,7 +215,7 @@ class BigBucket:
             if self._cut[after]:
                 stated = len(body)
             else:
-                last = _LAST
+                last = LAST
         head = (
             b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n" % stated
         )

@@ -5,7 +5,7 @@ As the S3 API reference has it (GetObject, HeadObject).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
@@ -22,30 +22,49 @@ _MESSAGES = {
     "NoSuchBucket": "The specified bucket does not exist",
     "NoSuchKey": "The specified key does not exist.",
     "NoSuchVersion": "The specified version does not exist.",
+    "SignatureDoesNotMatch": "The request signature we calculated does not match the signature "
+    "you provided. Check your key and signing method.",
     "PreconditionFailed": "At least one of the pre-conditions you specified did not hold",
     "SlowDown": "Please reduce your request rate.",
 }
 
 
-def error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Response:
+def error(
+    status: int, code: str, headers: Mapping[str, str] | None = None, message: str = ""
+) -> Response:
     """An S3 error document."""
     text = (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Error><Code>{code}</Code><Message>{_MESSAGES.get(code, code)}</Message></Error>"
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>'
+        f"<Message>{message or _MESSAGES.get(code, code)}</Message></Error>"
     )
     return Response(text, status=status, mimetype="application/xml", headers=headers)
 
 
 def answer_object(
-    bucket: ObjectBucket, key: bytes, query: Mapping[str, str], request: Request
+    bucket: ObjectBucket,
+    key: bytes,
+    query: Mapping[str, str],
+    request: Request,
+    refuses: Callable[[ObjectVersion], bool] = lambda found: False,
 ) -> Response:
-    """The answer to GET or HEAD of ``key``; ``query`` is the request's, decoded."""
-    if query.keys() - {"versionId", "partNumber", "x-id"} - _SIGNATURE:
+    """The answer to GET or HEAD of ``key``; ``query`` is the request's, decoded.
+
+    ``refuses`` says of a version that whoever asks may not read it.
+    """
+    allowed = {"versionId", "partNumber", "x-id"} | _SIGNATURE
+    if "X-Amz-Signature" in query:
+        # Only whoever signs may choose headers of the answer.
+        allowed |= _OVERRIDES.keys()
+    if query.keys() - allowed:
         return error(403, "AccessDenied")
     found = _found(bucket, key, query.get("versionId"))
     if isinstance(found, Response):
         return found
+    if refuses(found):
+        return error(403, "AccessDenied")
     headers = _headers(found, request)
+    for name in query.keys() & _OVERRIDES.keys():
+        headers[_OVERRIDES[name]] = query[name]
     etag = f'"{found.etag}"'
     if request.headers.get("If-Match") not in {None, etag, "*"}:
         return error(412, "PreconditionFailed")
@@ -71,6 +90,12 @@ _SIGNATURE = frozenset(
         *("X-Amz-SignedHeaders", "X-Amz-Signature"),
     }
 )
+
+
+_OVERRIDES = {
+    "response-content-disposition": "Content-Disposition",
+    "response-content-type": "Content-Type",
+}
 
 
 def _found(bucket: ObjectBucket, key: bytes, version: str | None) -> ObjectVersion | Response:

@@ -95,6 +95,9 @@ class ObjectBucket:
         content_type: str = "binary/octet-stream",
         checksum: str | None = None,
         kms: bool = False,
+        modified: datetime | None = None,
+        etag: str | None = None,
+        parts: tuple[int, ...] = (),
     ) -> ObjectVersion:
         """Upload an object, in parts of ``part_size`` bytes where given.
 
@@ -102,26 +105,31 @@ class ObjectBucket:
 
         ``checksum`` (``SHA256``, ``CRC32``) is stored with it: of the object for an upload in one
         piece, of the parts' checksums otherwise. With ``kms`` the ETag is no MD5, as S3's is
-        not for objects under a key of AWS KMS.
+        not for objects under a key of AWS KMS. ``etag`` and ``parts`` (their sizes) can also be
+        stated, as those of an upload that was made elsewhere; so can the time, for the clock's.
         """
         name = key.decode("utf-8", "surrogateescape")
         if part_size is None:
-            kept = self._put_whole(name, data, checksum, kms)
+            kept = self._put_whole(name, data, checksum, kms, etag)
+            kept.stated_parts = parts
         else:
             kept = self._put_parts(name, data, part_size, checksum)
         kept._version_id = self._version_id(key) if self.versioned else None
         kept.acl = self._acl
-        kept.last_modified = self._clock.tick().replace(microsecond=0, tzinfo=None)
+        modified = self._clock.tick() if modified is None else modified
+        kept.last_modified = modified.replace(microsecond=0, tzinfo=None)
         kept.set_metadata({"Content-Type": content_type})
         self._sorted = None
         return self._read(key, kept, latest=True)
 
-    def _put_whole(self, name: str, data: bytes, checksum: str | None, kms: bool) -> Any:
+    def _put_whole(
+        self, name: str, data: bytes, checksum: str | None, kms: bool, etag: str | None
+    ) -> Any:
         kept = self._backend.put_object(
             self._inner,
             name,
             data,
-            etag=hashlib.md5(b"kms" + data, usedforsecurity=False).hexdigest() if kms else None,
+            etag=hashlib.md5(b"kms" + data, usedforsecurity=False).hexdigest() if kms else etag,
             encryption="aws:kms" if kms else None,
             disable_notification=True,
         )
@@ -167,12 +175,12 @@ class ObjectBucket:
             kept.checksum_algorithm = None
         return kept
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, key: bytes, modified: datetime | None = None) -> None:
         """Delete an object; where versions are kept, a delete marker hides it."""
         name = key.decode("utf-8", "surrogateescape")
         if self.current(key) is None:
             raise DemoError(f"the bucket {self.name} holds no {name!r}")
-        now = self._clock.tick()
+        now = self._clock.tick() if modified is None else modified
         self._backend.delete_object(self._inner, name)
         if self.versioned:
             marker = self._backend.get_bucket(self._inner).keys.getlist(name)[-1]
@@ -197,6 +205,10 @@ class ObjectBucket:
         self._backend.delete_bucket(self._inner)
 
     # -- reading
+
+    def overwrite(self, version: ObjectVersion, data: bytes) -> None:
+        """Give a version other bytes; its ETag, id and time stay."""
+        version.kept.value = data
 
     def names(self) -> list[bytes]:
         """The names of all objects in the order of their bytes, deleted ones too."""
@@ -236,7 +248,7 @@ class ObjectBucket:
             modified,
             version,
             content_type=kept.metadata["Content-Type"],
-            parts=()
+            parts=getattr(kept, "stated_parts", ())
             if uploaded is None
             else tuple(uploaded.parts[number].contentsize for number in uploaded.partlist),
             checksum=checksum,

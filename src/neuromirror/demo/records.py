@@ -44,6 +44,7 @@ class Blob:
 
     ``sha256`` is the true one; ``sha256_known`` says whether the archive shows it yet (it is
     computed after the upload). ``version_id`` is the S3 object's, None where no object was put.
+    One is ``embargoed`` as long as no open dandiset has it.
     """
 
     blob_id: str
@@ -51,6 +52,7 @@ class Blob:
     content_type: str
     sha256_known: bool = True
     version_id: str | None = None
+    embargoed: bool = False
     sha256: str = ""
     etag: str = ""
 
@@ -81,24 +83,38 @@ class ZarrEntry:
 
 @dataclass(slots=True, eq=False)
 class Zarr:
-    """A Zarr archive; ``entries`` by their path within it. The id stays while entries change."""
+    """A Zarr archive; ``entries`` by their path within it. The id stays while entries change.
+
+    ``checksum``, ``file_count`` and ``size`` (bytes) are what the archive saw when it last looked:
+    None and nothing before, and again while entries are written. ``removed`` are entries that
+    were deleted.
+    """
 
     zarr_id: str
     name: str
     dandiset: str
     entries: dict[str, ZarrEntry] = field(default_factory=dict)
+    removed: dict[str, ZarrEntry] = field(default_factory=dict)
+    checksum: str | None = None
+    file_count: int = 0
+    size: int = 0
 
     @property
-    def size(self) -> int:
-        """Bytes of all entries."""
-        return sum(len(entry.data) for entry in self.entries.values())
-
-    @property
-    def checksum(self) -> str:
+    def true_checksum(self) -> str:
         """The dandi-zarr-checksum of what it holds now."""
         return zarr_checksum(
             {path: (entry.etag, len(entry.data)) for path, entry in self.entries.items()}
         )
+
+    def finalize(self) -> None:
+        """The archive looks at all files."""
+        self.checksum = self.true_checksum
+        self.file_count = len(self.entries)
+        self.size = sum(len(entry.data) for entry in self.entries.values())
+
+    def mark_pending(self) -> None:
+        """The archive knows that files may change, and nothing else."""
+        self.checksum, self.file_count, self.size = None, 0, 0
 
     def key(self, path: str = "") -> str:
         """The S3 key of an entry, or the prefix of them all."""

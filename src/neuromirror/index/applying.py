@@ -104,8 +104,8 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
     version = connection.execute(
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
         "annex_commit_id, time, files, bytes, exceptions, exceptions_json, evidence, title, "
-        "license, doi, metadata_only, minted, metadata, attributes) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "license, doi, metadata_only, minted, metadata, attributes, form, only_files, only_bytes, "
+        "inline) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             dataset,
             seq,
@@ -129,6 +129,10 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
             entry.at,
             entry.metadata,
             _json(attributes),
+            entry.form,
+            entry.only_files,
+            entry.only_bytes,
+            _json(entry.inline),
         ),
     ).lastrowid
     assert version is not None

@@ -131,6 +131,12 @@ class DatasetQueries(Reading):
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
+    def inline(self, version: VersionRow) -> list[dict[str, Any]]:
+        """The parts of a version that stand as folders of files, as the journal has them."""
+        row = self._row("SELECT inline FROM versions WHERE id = ?", (version.id,))
+        found: list[dict[str, Any]] = json.loads(row[0]) if row else []
+        return found
+
     def attributes(self, version: VersionRow) -> dict[str, list[str]]:
         """The attributes of a version, values by name, both sorted."""
         row = self._row("SELECT attributes FROM versions WHERE id = ?", (version.id,))
@@ -143,6 +149,18 @@ class DatasetQueries(Reading):
             _PARTS, (version.dataset, version.seq, version.seq)
         ):
             yield PartRow(path, path.encode() if source_path is None else source_path, *rest)
+
+    def holders(self, name: str) -> list[str]:
+        """The names of the datasets whose newest state has this one as a sub-dataset."""
+        rows = self._rows(
+            "SELECT DISTINCT m.name || ':' || h.local_id FROM datasets d "
+            "JOIN parts p ON p.local_id = d.local_id AND p.until IS NULL "
+            "JOIN datasets h ON h.id = p.dataset AND h.mirror = d.mirror "
+            "JOIN mirrors m ON m.id = h.mirror "
+            "WHERE d.id = ? ORDER BY 1",
+            (self._dataset_number(name),),
+        )
+        return [holder for (holder,) in rows]
 
     def resolve(self, name: str, label: str = "latest") -> VersionRow:
         """The version a person means.

@@ -60,6 +60,8 @@ class VersionRow:
     """A version; ``seq`` is its ordinal in the dataset, ``exceptions`` how many are named.
 
     ``metadata`` is the metadata digest, empty for a version that was recorded without one.
+    ``form`` is files | manifest, empty for a version that was recorded without it; ``only_files``
+    and ``only_bytes`` count what has no place in git.
     """
 
     id: int
@@ -86,6 +88,9 @@ class VersionRow:
     metadata_only: bool
     minted: str
     metadata: str
+    form: str
+    only_files: int
+    only_bytes: int
 
     @property
     def dataset_name(self) -> str:

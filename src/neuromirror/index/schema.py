@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 2
+SCHEMA = 3
 
 _FIRST = """
 CREATE TABLE progress (
@@ -249,6 +249,13 @@ CREATE TABLE parts (
 ) STRICT, WITHOUT ROWID;
 """
 
+_THIRD = """
+ALTER TABLE versions ADD COLUMN form TEXT NOT NULL DEFAULT '';  -- files | manifest, '' not told
+ALTER TABLE versions ADD COLUMN only_files INTEGER NOT NULL DEFAULT 0;  -- that have no place in git
+ALTER TABLE versions ADD COLUMN only_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE versions ADD COLUMN inline TEXT NOT NULL DEFAULT '[]';  -- JSON: folders that are parts
+"""
+
 _TEXT = """
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
     name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
@@ -298,6 +305,12 @@ def migrate(connection: sqlite3.Connection) -> None:
             rows,
         )
         db.conn.execute("PRAGMA user_version = 2")
+
+    @migrations()
+    def third(db: Database) -> None:
+        for statement in statements(_THIRD):
+            db.conn.execute(statement)
+        db.conn.execute("PRAGMA user_version = 3")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

@@ -1,8 +1,7 @@
 """States of a dataset minted again from upstream, in a store that holds nothing else.
 
 The scratch store is filled by the very visit that fills a real one, with no memory of earlier
-visits: no index, no memo, no known place. All that it is given is what upstream cannot tell: the
-commit on which each sub-dataset's state stands in the store, since what came before it is gone.
+visits: no index, no memo, no known place.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel
 
 from neuromirror.crawl import Guards, Mirror, Recorder, Visit, release
-from neuromirror.index import Index, PartRow, UnknownDataset, VersionRow
-from neuromirror.mint import ObjectReader
+from neuromirror.index import PartRow, VersionRow
 from neuromirror.model import (
     DatasetHint,
     DatasetRef,
@@ -25,7 +23,7 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.sources import Known, Listing, Source
-from neuromirror.store import ANNEX, MAIN, TAGS, Repository, Store, git, record_lines_in_git
+from neuromirror.store import Store, record_lines_in_git
 
 _T = TypeVar("_T")
 
@@ -113,11 +111,7 @@ def _and_then(entries: Iterator[_T], step: Callable[[], None]) -> Iterator[_T]:
 
 
 class Again:
-    """Mints versions of one dataset in a scratch store.
-
-    ``recorder`` is the scratch store's; ``stored`` and ``index`` are those of the store that is
-    only looked at.
-    """
+    """Mints versions of one dataset in a scratch store, whose recorder ``recorder`` is."""
 
     def __init__(
         self,
@@ -125,27 +119,20 @@ class Again:
         hint: DatasetHint,
         scratch: Store,
         recorder: Recorder,
-        stored: Store,
-        index: Index,
     ) -> None:
         # what holds a listing back in a store holds nothing back here
         guards = Guards(max_removed_percent=100, settle_minutes=0)
         self._settings = mirror.settings.model_copy(update={"guards": guards})
         self._hint = hint
-        self._stored = stored
-        self._index = index
         self._recorder = recorder
         self.store = scratch
 
-    def mint(self, source: Source, version: VersionRef, row: VersionRow | None) -> VersionRow:
+    def mint(self, source: Source, version: VersionRef) -> VersionRow:
         """Mints all versions of a source, of which ``version`` is the last; gives its row.
 
-        ``row`` is the version's in the store, if it is there. Raises NotMinted, and whatever the
-        source raises.
+        Raises NotMinted, and whatever the source raises.
         """
         dataset = self._hint.dataset
-        if row is not None:
-            self._place_parts(row)
         with self.store.lock(dataset.dataset_id, dataset.name):
             visit = Visit(source, self.store, self._recorder, self._settings, self._hint)
             outcome = visit.run()
@@ -155,6 +142,9 @@ class Again:
                     release(self._recorder, one.hold)
                 visit = Visit(source, self.store, self._recorder, self._settings, self._hint)
                 outcome = visit.run()
+        if outcome.unproven:
+            why = "; ".join(outcome.unproven)
+            raise NotMinted(f"{dataset.name} {version.upstream} could not be minted again: {why}")
         published = version.kind is VersionKind.PUBLISHED
         minted = self._recorder.ask(
             lambda index: (
@@ -176,48 +166,3 @@ class Again:
     def resolve(self, name: str, commit: str) -> VersionRow:
         """The version of a dataset in the scratch store that is at a commit."""
         return self._recorder.ask(lambda index: index.resolve(name, commit))
-
-    def _place_parts(self, row: VersionRow) -> None:
-        """Gives the scratch store the commit before each of a version's sub-datasets' states."""
-        for part in self._index.parts(row):
-            try:
-                known = self._index.dataset(part.dataset)
-            except UnknownDataset:
-                continue
-            dataset = DatasetRef(known.mirror, known.local_id, known.source_uri)
-            repository = self._stored.repository(dataset)
-            parent = _parent(repository, part.commit)
-            if parent is None or self.store.repository(dataset).refs().get(MAIN) == parent:
-                continue
-            before = [one for one in self._index.versions(part.dataset) if one.commit == parent]
-            if before:
-                self._place(dataset, repository, before[0])
-
-    def _place(self, dataset: DatasetRef, repository: Repository, before: VersionRow) -> None:
-        """Makes a state of the store the last one in the scratch store; no object is copied."""
-        target = self.store.repository(dataset)
-        target.create()
-        objects = target.path / "objects" / "info" / "alternates"
-        objects.parent.mkdir(exist_ok=True)
-        objects.write_text(f"{repository.path / 'objects'}\n")
-        # the commits before it are not looked at
-        (target.path / "shallow").write_text(f"{before.commit}\n")
-        self.store.keep_records(
-            dataset.dataset_id, before.commit, stored_lines(self._stored, before)
-        )
-        refs, own = repository.refs(), target.refs()
-        past = set(git(repository.path, "rev-list", "--first-parent", before.commit).split())
-        # a label that was taken is not free
-        new = {one: sha for one, sha in refs.items() if one.startswith(TAGS) and sha in past}
-        new |= {MAIN: before.commit, ANNEX: before.annex_commit}
-        target.publish({one: own.get(one) for one in new}, new)
-
-
-def _parent(repository: Repository, commit: str) -> str | None:
-    """A commit's parent in hex, None where it has none."""
-    with ObjectReader(repository.path) as reader:
-        head = reader.read(commit).partition(b"\n\n")[0]
-    for line in head.splitlines():
-        if line.startswith(b"parent "):
-            return line.removeprefix(b"parent ").decode()
-    return None

@@ -173,7 +173,7 @@ class _Reproducing:
             stored=stored,
         )
         if self._within:
-            around = f"{row.mirror}:{self._within}"
+            around = " and ".join(self._index.holders(row.dataset_name)) or "other datasets"
             return replace(
                 whole,
                 message=f"it is a part of {around} and minted with it: reproduce a version of that",
@@ -230,7 +230,7 @@ class _Reproducing:
                 )
                 first = first or _other_history(number, chain, kept)
                 known = rows.get(version.upstream)
-                minted = again.mint(Narrowed(source, chain[: number + 1]), version, known)
+                minted = again.mint(Narrowed(source, chain[: number + 1]), version)
                 if known is not None:
                     last = self._compare(known, minted, again, _PUBLISHED)
                     if first is None and not last.equal(_PUBLISHED):
@@ -313,7 +313,7 @@ class _Reproducing:
         self._progress(f"{self._row.dataset_name}, state {name}")
         narrowed = Narrowed(source, [version], {version.upstream: asked} if asked else None)
         with self._again(folder, hint) as again:
-            minted = again.mint(narrowed, version, self._row)
+            minted = again.mint(narrowed, version)
             return self._compare(self._row, minted, again, _OBSERVED), minted
 
     def _earlier(self, source: Source) -> list[VersionRef]:
@@ -338,7 +338,7 @@ class _Reproducing:
     def _again(self, folder: str, hint: DatasetHint) -> Iterator[Again]:
         scratch = Store.open(self._scratch / folder, create=True)
         with recording(scratch, scratch.index_path) as recorder:
-            yield Again(self._mirror, hint, scratch, recorder, self._store, self._index)
+            yield Again(self._mirror, hint, scratch, recorder)
 
     def _stored_ids(self, row: VersionRow) -> Ids:
         """What git has under the version's name: the index is only a cache of it."""

@@ -58,6 +58,15 @@ def describe(
         "bytes": sums.bytes,
         "manifest-only": {"files": sums.only_files, "bytes": sums.only_bytes},
         "parts": sums.parts,
+        "inline": {
+            text(one.path): {
+                "source": one.source_uri,
+                "checksum": one.checksum,
+                "files": one.files,
+                "bytes": one.bytes,
+            }
+            for one in header.inline
+        },
         "evidence": sums.evidence,
         "title": facts.title,
         "license": list(facts.license),

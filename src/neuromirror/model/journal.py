@@ -42,7 +42,9 @@ class VersionMinted:
     ``metadata`` is the metadata digest (model.metadata_digest), ``attributes`` values by name and
     ``inputs`` upstream's names of the datasets it was derived from (model.DatasetFacts);
     ``within`` is the local id of the dataset of which this one is a part, empty for one that
-    stands alone.
+    stands alone. ``form`` is model.SnapshotHeader's, empty where an earlier release did not record
+    it; ``only_files`` and ``only_bytes`` count what has no place in git. ``inline`` are the parts
+    that stand as folders of files: path, source, checksum, files and bytes of each.
     """
 
     mirror: str
@@ -69,6 +71,10 @@ class VersionMinted:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     within: str = ""
+    form: str = ""
+    only_files: int = 0
+    only_bytes: int = 0
+    inline: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,13 +238,29 @@ class WebRemote:
 
 
 @dataclass(frozen=True, slots=True)
+class InlineFolder:
+    """A part of upstream (a small Zarr) whose files are the dataset's own, in a folder of it.
+
+    ``path`` is upstream's; ``source_uri`` names the part, and ``checksum`` is upstream's of the
+    state it is in. ``files`` and ``bytes`` count what the dataset holds of it.
+    """
+
+    path: bytes
+    source_uri: str
+    checksum: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotHeader:
     """All of a snapshot but its files.
 
     ``exceptions`` are sorted by path. ``newest`` is the time of the newest object in the state,
     None where it holds none or upstream has no times. ``form`` is ``files``, or ``manifest`` for
     a Zarr too large for git: then only its metadata files have a place in the git tree, and its
-    chunks are in the canonical manifest alone (model.placed.in_git).
+    chunks are in the canonical manifest alone (model.placed.in_git). ``inline`` are the parts that
+    stand as folders of files, sorted by path, each path once.
     """
 
     version: VersionRef
@@ -254,6 +270,7 @@ class SnapshotHeader:
     newest: datetime | None = None
     web_remotes: tuple[WebRemote, ...] = ()
     form: str = "files"
+    inline: tuple[InlineFolder, ...] = ()
 
 
 def epoch(moment: datetime) -> int:

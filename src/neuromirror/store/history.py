@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from neuromirror.mint import ObjectReader
-from neuromirror.model import DatasetRef, VersionMinted
+from neuromirror.model import DatasetRef, VersionMinted, raw
 from neuromirror.store.errors import StoreDamaged
-from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, Repository, git
+from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
 
 _FIELDS = frozenset(
     (
@@ -25,9 +25,11 @@ def versions_in_git(
 ) -> Iterator[VersionMinted]:
     """Journal entries of all commits on ``published``, then ``main``, that are not ``known``.
 
-    Oldest first. ``observed_at`` stands for the time of observation, which git does not keep.
+    Oldest first; then what only tags name, as the states of a part, which have no parents.
+    ``observed_at`` stands for the time of observation, which git does not keep.
     """
     refs = repository.refs()
+    seen: set[str] = set()
     with ObjectReader(repository.path) as reader:
         if ANNEX not in refs and (MAIN in refs or PUBLISHED in refs):
             raise StoreDamaged(
@@ -40,10 +42,18 @@ def versions_in_git(
             listed = git(repository.path, "rev-list", "--reverse", "--first-parent", branch)
             before: str | None = None
             for commit in listed.split():
+                seen.add(commit)
                 described = _described(reader, commit)
                 if commit not in known:
                     yield _entry(reader, commit, described, before, refs[ANNEX], observed_at)
                 before = described["state"]
+        tagged = git(
+            repository.path, "for-each-ref", "--sort=committerdate", "--format=%(objectname)", TAGS
+        )
+        for commit in dict.fromkeys(tagged.split()):
+            if commit not in known and commit not in seen:
+                described = _described(reader, commit)
+                yield _entry(reader, commit, described, None, refs[ANNEX], observed_at)
 
 
 def _described(reader: ObjectReader, commit: str) -> dict[str, Any]:
@@ -103,6 +113,13 @@ def _entry(
         attributes=described.get("attributes", {}),
         inputs=described.get("inputs", []),
         within=described.get("within", ""),
+        form=described.get("form", ""),
+        only_files=described.get("manifest-only", {}).get("files", 0),
+        only_bytes=described.get("manifest-only", {}).get("bytes", 0),
+        inline=[
+            {"path": path, **described["inline"][path]}
+            for path in sorted(described.get("inline", {}), key=raw)
+        ],
     )
 
 

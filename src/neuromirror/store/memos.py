@@ -21,18 +21,22 @@ from pathlib import Path
 
 from neuromirror.store.disk import make_folder, write_atomically
 
-_FORMAT = 1
+_FORMAT = 2
 _STALE = 24 * 3600.0
 """Seconds after which pages of a listing that was broken off are of no use any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memo:
-    """A source's memo of a listing, and the commits (hex) of the state that was made of it."""
+    """A source's memo of a listing, and the commits (hex) of the state that was made of it.
+
+    ``pending`` counts the files of which upstream will tell a sha256 some time later.
+    """
 
     commit: str
     annex_commit: str
     content: bytes
+    pending: int = 0
 
 
 class MemoFolder:
@@ -51,7 +55,7 @@ class MemoFolder:
             found = json.loads(head)
             if (found["format"], found["version"]) != (_FORMAT, upstream):
                 return None
-            memo = Memo(found["commit"], found["annex"], content)
+            memo = Memo(found["commit"], found["annex"], content, found["pending"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return memo if found.get("sum") == _sum(memo) else None
@@ -72,6 +76,7 @@ class MemoFolder:
             "version": upstream,
             "commit": memo.commit,
             "annex": memo.annex_commit,
+            "pending": memo.pending,
             "sum": _sum(memo),
         }
         make_folder(path.parent)
@@ -126,6 +131,6 @@ def _word(upstream: str) -> str:
 
 
 def _sum(memo: Memo) -> str:
-    digest = hashlib.sha256(f"{memo.commit} {memo.annex_commit}\n".encode())
+    digest = hashlib.sha256(f"{memo.commit} {memo.annex_commit} {memo.pending}\n".encode())
     digest.update(memo.content)
     return digest.hexdigest()

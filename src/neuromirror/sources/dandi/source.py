@@ -75,7 +75,7 @@ class DandiOptions(SourceOptions):
     page_size: int = Field(default=1000, ge=1, le=1000)
     connections: int = Field(default=8, ge=1, le=64)
     allow_private: bool | None = None
-    zarrs: bool = False
+    zarrs: bool = True
     metadata: bool = True
     history_gap_minutes: int = Field(default=60, ge=1)
     embargoed: Literal["skip", "private"] = "skip"
@@ -169,19 +169,21 @@ class DandiSource:
         with self.options.session(anonymous=True) as session:
             try:
                 row = session.get_json(dataset.source_uri)
-            except Forbidden:
+            except (Forbidden, NotFound):
                 return False
         return isinstance(row, dict) and row.get("embargo_status") == _OPEN
 
+    def is_listed(self, dataset: DatasetRef) -> bool:
+        """Whether the list of dandisets would name it: a Zarr is only ever asked about."""
+        return not _is_zarr(dataset)
+
     def _is_shown(self, zarr: DatasetRef) -> bool:
-        """Whether the archive shows a Zarr to anybody, as it does not under embargo."""
+        """Whether the archive shows a Zarr to those without the token, as not under embargo."""
         with self.options.session(anonymous=True) as session:
             try:
                 session.get_json(zarr.source_uri)
-            except Forbidden:
+            except (Forbidden, NotFound):
                 return False
-            except NotFound:
-                pass  # whoever asks with the token says what that means
         return True
 
     def datasets(self) -> Iterator[DatasetHint]:
@@ -220,9 +222,10 @@ class DandiSource:
         An embargoed dandiset is hidden from the list and known only by the refusal to show it.
         """
         if _is_zarr(dataset):
+            found = self._zarrs.hint(dataset)
             if self.options.has_token and not self._is_private and not self._is_shown(dataset):
                 return DatasetHint(dataset, EMBARGOED, unavailable=EMBARGOED)
-            return self._zarrs.hint(dataset)
+            return found
         try:
             row = self.session.get_json(dataset.source_uri)
             published = None

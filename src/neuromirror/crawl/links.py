@@ -1,0 +1,173 @@
+"""How parts stand in a dataset's state, in the new one and in the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from neuromirror.annex import git_path, mark_clash
+from neuromirror.crawl.prove import InlinePart
+from neuromirror.crawl.publish import versions_of
+from neuromirror.crawl.rebuild import restore_records
+from neuromirror.index import Index, VersionRow
+from neuromirror.model import (
+    DatasetRef,
+    FileRecord,
+    PlacedFile,
+    Subdataset,
+    VersionRef,
+    path_of_line,
+)
+from neuromirror.sources import Part
+from neuromirror.store import Store
+from neuromirror.store.memos import Memo, MemoFolder
+
+# members that only some record lines have
+_ANOTHER_NAME = b',"path'
+_LINK = b',"sub":['
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A state of a part's own dataset, and the time of it."""
+
+    state: Subdataset
+    time: datetime | None
+
+    def at(self, part: Part) -> PlacedFile:
+        """The link at a part's place."""
+        return PlacedFile(
+            _link_path(part.path), "", FileRecord(part.path, None, modified=self.time), self.state
+        )
+
+
+def unknown_link(part: Part) -> PlacedFile:
+    """What stands at a part's place while the store lacks its state, which a mint refuses."""
+    dataset, claimed = part.dataset, part.version.claimed
+    files, size = (0, part.size) if claimed is None else (claimed.files, claimed.bytes)
+    return Link(Subdataset(dataset.dataset_id, dataset.local_id, "", "", files, size), None).at(
+        part
+    )
+
+
+def _link_path(path: bytes) -> bytes:
+    # git takes no sub-dataset whose path looks like an option
+    place = git_path(path)
+    return b"%2D" + place[1:] if place.startswith(b"-") else place
+
+
+def names_one_state(version: VersionRef) -> bool:
+    """Whether upstream's word for a part is the checksum of a state, and not only ``current``."""
+    return version.claimed is not None
+
+
+def known_row(index: Index, version: VersionRef) -> VersionRow | None:
+    """The version of a part's dataset that was minted of just this state."""
+    if not names_one_state(version):
+        return None
+    rows = versions_of(index, version.dataset.name)
+    return next((one for one in rows if one.upstream == version.upstream), None)
+
+
+def link_to(index: Index, row: VersionRow) -> Link:
+    """The link to a version of a part's dataset."""
+    inner = list(index.parts(row))
+    state = Subdataset(
+        DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
+        row.local_id,
+        row.commit,
+        row.state,
+        row.files + sum(one.files for one in inner),
+        row.bytes + sum(one.bytes for one in inner),
+    )
+    return Link(state, datetime.fromisoformat(row.time))
+
+
+def is_split_off(dataset: DatasetRef, local_id: str) -> bool:
+    """Whether a part is one that was only taken out of a dataset's files (crawl.zarrs).
+
+    Its files count as the dataset's own; a part that upstream names itself counts as one file.
+    """
+    return not dataset.local_id or local_id.startswith(f"{dataset.local_id}/")
+
+
+class Earlier:
+    """The state that a dataset had before; ``row`` None: none."""
+
+    def __init__(self, store: Store, dataset: DatasetRef, row: VersionRow | None) -> None:
+        self._store = store
+        self._dataset = dataset
+        self.row = row
+
+    def inline(self) -> dict[bytes, InlinePart]:
+        """The inline parts of the state by path, as far as they are remembered."""
+        if self.row is None:
+            return {}
+        memos = MemoFolder(self._store.root)
+        memo = memos.read(self._dataset.dataset_id, _word(self.row.upstream))
+        if memo is None or memo.commit != self.row.commit:
+            return {}
+        try:
+            found = msgspec.json.decode(memo.content, type=list[InlinePart])
+        except msgspec.DecodeError:
+            return {}  # as another version of this program wrote it
+        return {one.path: one for one in found}
+
+    def lines(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Yields the record lines at or below some paths of upstream, each after its path.
+
+        In order of git path; those below one path in one run, but for odd names.
+        """
+        if self.row is None:
+            return
+        row, dataset_id = self.row, self._dataset.dataset_id
+        restore_records(self._store, self._dataset, row.commit, row.annex_commit, row.kind)
+        places: dict[bytes, bytes] = {}
+        for path in paths:
+            place = git_path(path)
+            for one in (place, mark_clash(place), _link_path(path)):
+                places[one] = path
+        last = b"/"
+        for line in self._store.record_lines(dataset_id, row.commit):
+            path = path_of_line(line)
+            if not path.startswith(last):
+                found = _root_of(path, places)
+                if found is None:
+                    continue
+                last = found + b"/"
+            yield places[last[:-1]], line
+
+
+def _root_of(path: bytes, roots: Container[bytes]) -> bytes | None:
+    """The first of the folders above a path, or the path itself, that is among ``roots``."""
+    end = path.find(b"/")
+    while end >= 0:
+        if path[:end] in roots:
+            return path[:end]
+        end = path.find(b"/", end + 1)
+    return path if path in roots else None
+
+
+def keep_inline(
+    store: Store, dataset: DatasetRef, upstream: str, commits: tuple[str, str], inline: object
+) -> None:
+    """Remembers the inline parts of a state, by upstream's word for it and its commits."""
+    memo = Memo(*commits, msgspec.json.encode(inline)) if inline else None
+    MemoFolder(store.root).keep(dataset.dataset_id, _word(upstream), memo)
+
+
+def _word(upstream: str) -> str:
+    return f"inline {upstream}"
+
+
+def has_odd_name(line: bytes) -> bool:
+    """Whether a record line is of a file whose name upstream may not be its git path."""
+    return _ANOTHER_NAME in line
+
+
+def is_link(line: bytes) -> bool:
+    """Whether a record line is of a sub-dataset."""
+    return _LINK in line

@@ -1,0 +1,336 @@
+"""One mirror brought up to date in one store: plan, visit what is due, record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from neuromirror.crawl.events import tell_returned, tell_vanished
+from neuromirror.crawl.mirrors import Mirror
+from neuromirror.crawl.plan import Task
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.requests import Planner, Request
+from neuromirror.crawl.results import Result, explain, result_of, unplanned
+from neuromirror.crawl.times import now
+from neuromirror.crawl.visit import Visit
+from neuromirror.index import Index, LastVisit, MirrorStatus
+from neuromirror.model import (
+    ConfigurationError,
+    DatasetRef,
+    MirrorProbed,
+    MirrorSeen,
+    NeuromirrorError,
+    VersionKind,
+    VisitEnded,
+)
+from neuromirror.sources import DatasetNotFound, Source
+from neuromirror.store import Member, Store, update_superdataset
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a run visits: ``deep`` and ``history`` as :class:`~neuromirror.crawl.Sync` has them.
+
+    ``jobs`` datasets are visited at a time.
+    """
+
+    deep: bool = False
+    history: bool = False
+    jobs: int = 4
+
+    @property
+    def regardless(self) -> str:
+        """Why all datasets are to be visited, whether upstream's overview has moved or not."""
+        if self.deep:
+            return "deep visit"
+        return "looking for earlier states" if self.history else ""
+
+
+class NotNow(NeuromirrorError):
+    """A dataset that must not be visited now, and nothing recorded of it; not a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one store does differently with some datasets.
+
+    ``moving`` are visited in any case; ``before`` is done before a visit, under the dataset's
+    lock, and gives words to begin the result with (or raises NotNow); ``unavailable`` says how a
+    dataset fares that cannot be read, given the reason, None to say nothing; ``passed_over`` tells
+    datasets that this store has nothing to do with.
+    """
+
+    moving: Container[DatasetRef] = ()
+    before: Callable[[DatasetRef], str] = lambda dataset: ""
+    unavailable: Callable[[DatasetRef, str], Result | None] = lambda dataset, why: Result(
+        dataset.name, "notneeded", why
+    )
+    passed_over: Callable[[DatasetRef], bool] = lambda dataset: False
+
+
+def attempt(name: str, store: Store, step: Callable[[], object]) -> Iterator[Result]:
+    """Does a step of a run; a failure is a result, and the run goes on."""
+    try:
+        step()
+    except (NeuromirrorError, OSError) as error:
+        yield Result(name, "error", explain(error, store), "failed")
+
+
+class MirrorRun:
+    """A run over one mirror, in one store; ``count`` is told of datasets as they are planned."""
+
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        source: Source,
+        how: How,
+        rules: Rules,
+        count: Callable[[int], None],
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._source = source
+        self._how = how
+        self._rules = rules
+        self._count = count
+
+    def results(self, request: Request) -> Iterator[Result]:
+        """How each dataset fared, as they end."""
+        recorder, source, rules = self._recorder, self._source, self._rules
+        try:
+            tasks, gone = recorder.ask(
+                lambda index: Planner(index, self._how.regardless, rules.moving).plan(
+                    request, source
+                )
+            )
+        except ConfigurationError:
+            raise
+        except NeuromirrorError as error:
+            yield unplanned(request, error)
+            return
+        tasks = [task for task in tasks if not rules.passed_over(task.hint.dataset)]
+        name = request.mirror.name
+        failed = list(
+            attempt(name, self._store, lambda: self._introduce(request.mirror, source, recorder))
+        )
+        if failed:
+            yield from failed
+            return
+        yield from attempt(name, self._store, lambda: self._probe(request.mirror, source, recorder))
+        self._count(len(tasks) + len(gone))
+        due = [task for task in tasks if task.action == "visit"]
+        for task in tasks:
+            if task.action == "unavailable":
+                yield from self._unavailable(task.hint.dataset, task.why)
+            elif task.action == "held":
+                yield Result(task.hint.dataset.name, "impossible", task.why, "held")
+            elif task.action != "visit":
+                yield Result(task.hint.dataset.name, "notneeded", task.why)
+        past: list[int] = []
+        yield from self._visit_all(due, source, request.mirror, recorder, past)
+        if self._how.history and past and not any(past):
+            yield Result(
+                name, "notneeded", "no earlier states: upstream keeps none, or they are all here"
+            )
+        known = recorder.ask(lambda index: index.hints(name)) if gone else {}
+        for local_id in gone:
+            last = known.get(local_id)
+            yield from self._vanished(source.dataset(local_id), last)
+        yield from attempt(
+            name, self._store, lambda: self._update_super(request.mirror, source, recorder)
+        )
+        if request.local_id is None:
+            yield from attempt(name, self._store, lambda: self._store.mark_checked(name))
+
+    def _unavailable(self, dataset: DatasetRef, why: str) -> Iterator[Result]:
+        try:
+            said = self._rules.unavailable(dataset, why)
+        except (NeuromirrorError, OSError) as error:
+            said = Result(dataset.name, "error", explain(error, self._store), "failed")
+        if said is None:
+            self._count(-1)
+        else:
+            yield said
+
+    def _introduce(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
+        seen = {one.mirror: (one.source, one.uri) for one in known_mirrors(recorder)}
+        kind = mirror.settings.source
+        if seen.get(mirror.name) != (kind, source.uri):
+            recorder.record(MirrorSeen(mirror.name, kind, source.uri, now()))
+
+    def _probe(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
+        """Records what upstream allows, where that is not what it was."""
+        found = dict(source.capabilities())
+        if recorder.ask(lambda index: index.capabilities(mirror.name)) != found:
+            recorder.record(MirrorProbed(mirror.name, found, now()))
+
+    def _visit_all(
+        self,
+        due: list[Task],
+        source: Source,
+        mirror: Mirror,
+        recorder: Recorder,
+        past: list[int],
+    ) -> Iterator[Result]:
+        """Visits datasets; ``past`` gets the number of earlier states that each has upstream."""
+        with ThreadPoolExecutor(max(1, min(self._how.jobs, len(due)))) as pool:
+            running: dict[Future[Result], Task] = {
+                pool.submit(self._visit, task, source, mirror, recorder, past): task for task in due
+            }
+            try:
+                for future in as_completed(running):
+                    broken = future.exception()
+                    if broken is None:
+                        yield future.result()
+                    elif isinstance(broken, KeyboardInterrupt | SystemExit):
+                        raise broken
+                    else:
+                        # a defect of ours in one dataset must not stop the others
+                        yield Result(
+                            running[future].hint.dataset.name,
+                            "error",
+                            f"unexpected {type(broken).__name__}: {broken}; please report this",
+                            "failed",
+                        )
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def _visit(
+        self, task: Task, source: Source, mirror: Mirror, recorder: Recorder, past: list[int]
+    ) -> Result:
+        hint, dataset = task.hint, task.hint.dataset
+        started, said = now(), ""
+        visit = Visit(source, self._store, recorder, mirror.settings, hint)
+        try:
+            with self._store.lock(dataset.dataset_id, dataset.name):
+                said = self._rules.before(dataset)
+                if task.last is not None and task.last.status == "not_found":
+                    tell_returned(recorder, dataset)
+                outcome = visit.run(deep=self._how.deep, history=self._how.history)
+        except NotNow as error:
+            return Result(dataset.name, "notneeded", str(error))
+        except (NeuromirrorError, OSError) as error:
+            status = "partial" if visit.outcome.minted else "failed"
+            message = explain(error, self._store)
+            result = Result(dataset.name, "error", message, status, tuple(visit.outcome.minted))
+        else:
+            past.append(outcome.past)
+            result = result_of(dataset, outcome)
+        if said:
+            status = "ok" if result.status == "notneeded" else result.status
+            result = replace(result, status=status, message=said + result.message)
+        try:
+            self._record_visit(task, started, result, visit.outcome.pending, recorder)
+        except (NeuromirrorError, OSError) as error:
+            return Result(dataset.name, "error", explain(error, self._store), "failed")
+        return result
+
+    def _record_visit(
+        self, task: Task, started: str, result: Result, pending: int, recorder: Recorder
+    ) -> None:
+        """Records the visit, unless it says nothing that the last one did not."""
+        hint, last, dataset = task.hint, task.last, task.hint.dataset
+        if (
+            last is not None
+            and result.status == "notneeded"
+            and (last.status, last.fingerprint, last.pending)
+            == (result.visit, hint.fingerprint or "", pending)
+        ):
+            return
+        recorder.record(
+            _ended(
+                dataset,
+                started,
+                result.visit,
+                result.message,
+                title=hint.title,
+                fingerprint=hint.fingerprint or "",
+                pending=pending,
+            )
+        )
+
+    def _vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
+        """A dataset that is no longer listed: a tombstone, once upstream says so to our face."""
+        started = now()
+        try:
+            hint = self._source.hint(dataset)
+        except DatasetNotFound as error:
+            message = "gone upstream; everything mirrored of it is kept"
+            try:
+                tell_vanished(self._recorder, dataset, str(error))
+                if last is None or last.status != "not_found":
+                    ended = _ended(dataset, started, "not_found", message)
+                    self._recorder.record(ended)
+            except (NeuromirrorError, OSError) as failure:
+                message = explain(failure, self._store)
+            yield Result(dataset.name, "error", message, "not_found")
+        except (NeuromirrorError, OSError) as error:
+            yield Result(dataset.name, "error", explain(error, self._store), "failed")
+        else:
+            if hint.unavailable is not None:
+                yield from self._unavailable(dataset, hint.unavailable)
+                return
+            yield Result(
+                dataset.name,
+                "error",
+                "not in upstream's list, yet it answers; try again",
+                "failed",
+            )
+
+    def _update_super(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
+        members = recorder.ask(lambda index: _members(index, mirror.name))
+        top = mirror.superdataset(source.uri)
+        # what was moved away must not stay in it
+        if members or self._store.repository(top).exists():
+            update_superdataset(self._store, top, mirror.name, members)
+
+
+def _ended(
+    dataset: DatasetRef,
+    started: str,
+    status: str,
+    message: str,
+    *,
+    title: str = "",
+    fingerprint: str = "",
+    pending: int = 0,
+) -> VisitEnded:
+    return VisitEnded(
+        visit=f"{started}-{dataset.dataset_id[:8]}",
+        mirror=dataset.mirror,
+        local_id=dataset.local_id,
+        source_uri=dataset.source_uri,
+        title=title,
+        started=started,
+        ended=now(),
+        status=status,
+        fingerprint=fingerprint,
+        pending=pending,
+        message=message,
+    )
+
+
+def known_mirrors(recorder: Recorder) -> list[MirrorStatus]:
+    """The mirrors that a store knows."""
+    return recorder.ask(lambda index: list(index.mirror_status()))
+
+
+def _members(index: Index, mirror: str) -> list[Member]:
+    members = []
+    for row in index.datasets(mirror):
+        if row.within:
+            continue  # it is a part of another one, and found there
+        last = index.last_version(row.name, VersionKind.OBSERVED.value) or index.last_version(
+            row.name, VersionKind.PUBLISHED.value
+        )
+        if last is not None:
+            dataset = DatasetRef(mirror, row.local_id, row.source_uri)
+            date = int(datetime.fromisoformat(last.time).timestamp())
+            members.append(
+                Member(row.local_id, dataset, last.commit, date, url=f"../{dataset.alias}")
+            )
+    return members

@@ -1,0 +1,108 @@
+"""Syncs that kill themselves at a step of a move, each followed by one that is left alone.
+
+Usage: killed_move.py MIRRORS PUBLIC PRIVATE EVERY. The stores are copied for each try; every
+EVERYth step of the move on disk is one at which a sync is killed. Prints a JSON object a try: the
+step, whether the sync was killed, and what both stores were then, and after the sync that followed.
+A process of its own, with one thread, may fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from killed_sync import STEPS, _writes
+
+from neuromirror.crawl import Sync, load_mirrors, parse_requests
+from neuromirror.crawl.private import PrivateSide
+from neuromirror.store import Store
+
+
+def main() -> None:
+    mirrors, public, private = map(Path, sys.argv[1:4])
+    every, step, killed = int(sys.argv[4]), 1, True
+    there = {name: folder.with_name(f"{folder.name}-copy") for name, folder in
+             {"public": public, "private": private}.items()}  # fmt: skip
+    while killed:
+        for folder, copy in ((public, there["public"]), (private, there["private"])):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(folder, copy, symlinks=True)
+        killed = _in_child(mirrors, there, step)
+        after = {name: _looked_at(copy) for name, copy in there.items()}
+        if _in_child(mirrors, there, 0):
+            sys.exit("killed without being told to")
+        ended = {name: _looked_at(copy) for name, copy in there.items()}
+        told = {"step": step, "killed": killed, "after": after, "ended": ended}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+        step += every
+
+
+def _in_child(mirrors: Path, there: dict[str, Path], kill_at: int) -> bool:
+    child = os.fork()
+    if not child:
+        try:
+            _sync(mirrors, there, kill_at)
+        except BaseException as error:  # noqa: BLE001 - the child must not go on as the parent
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return os.WTERMSIG(status) == signal.SIGKILL
+    if os.WEXITSTATUS(status):
+        sys.exit("a sync failed")
+    return False
+
+
+def _sync(mirrors: Path, there: dict[str, Path], kill_at: int) -> None:
+    moving = threading.Event()
+    count = 0
+    bring_over = PrivateSide.bring_over
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if not moving.is_set():
+            return
+        if event in STEPS or (event == "open" and _writes(arguments)):
+            count += 1
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(*arguments: Any) -> None:
+        moving.set()
+        bring_over(*arguments)
+        moving.clear()
+
+    PrivateSide.bring_over = watched  # type: ignore[method-assign]
+    sys.addaudithook(hook)
+    store = Store.open(there["public"])
+    run = Sync(store, store.index_path, jobs=1, private=there["private"])
+    bad = [one for one in run.results(parse_requests([], load_mirrors(mirrors))) if one.exit_code]
+    if bad:
+        sys.exit(f"failed: {bad}")
+
+
+def _looked_at(folder: Path) -> dict[str, Any]:
+    """The versions that the journal tells of, and the refs, by dataset."""
+    store = Store.open(folder)
+    versions: dict[str, list[str]] = {}
+    for _, entry in store.journal_from(0):
+        if hasattr(entry, "commit"):
+            versions.setdefault(f"{entry.mirror}:{entry.local_id}", []).append(entry.commit)
+    refs = {
+        alias: repository.refs()
+        for alias, repository in store.aliases()
+        if "--" in alias  # a super-dataset may be behind after a kill
+    }
+    return {"versions": versions, "refs": refs}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Dandisets with Zarrs of the demo archive, mirrored and cloned as people would."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from crawl_place import Place, git
+
+from neuromirror.demo import DemoArchive
+from neuromirror.demo.records import Description
+from neuromirror.model import VersionMinted
+
+DRIVER = Path(__file__).with_name("killed_sync.py")
+KILLS = 7
+Zarrs = dict[str, dict[str, str]]
+
+
+def settle(mirrors: Path, demo: DemoArchive, limits: str = "") -> None:
+    """Has the mirror take Zarrs, with limits of its own."""
+    (mirrors / "demo.toml").write_text(
+        f'source = "dandi"\n[options]\napi = "{demo.api_url}"\nzarrs = true\n{limits}'
+    )
+
+
+@pytest.fixture
+def zarrs(place: Place, demo: DemoArchive) -> Zarrs:
+    """The Zarrs of the archive, which the mirror takes."""
+    settle(place.mirrors, demo)
+    return demo.add_zarrs()
+
+
+def newest(place: Place, dandiset: str) -> tuple[dict[str, str], set[str], dict[str, str]]:
+    """Zarr datasets by path, paths of files, reasons of exceptions by path."""
+    with place.index() as index:
+        row = index.last_version(f"demo:{dandiset}")
+        assert row is not None
+        parts = {one.source_path.decode(): one.dataset for one in index.parts(row)}
+        files = {one.source_path.decode() for one in index.files(row)}
+        exceptions = {one["path"]: one["reason"] for one in index.exceptions(row)}
+    return parts, files, exceptions
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_zarr_is_mirrored_or_a_named_exception(
+    demo: DemoArchive, place: Place, zarrs: Zarrs
+) -> None:
+    result = place.sync()
+    wrong = zarrs["wrong"]
+    failed = {name: one for name, one in result.items() if one.exit_code}
+    assert failed.keys() == {f"demo:{wrong['dandiset']}"}
+    assert wrong["path"] in failed[f"demo:{wrong['dandiset']}"].message
+    for name, zarr in zarrs.items():
+        if name == "closed":
+            continue
+        parts, files, exceptions = newest(place, zarr["dandiset"])
+        inline = {one for one in files if one.startswith(f"{zarr['path']}/")}
+        if name in ("v2x1200", "v3x1200", "pending"):
+            assert parts[zarr["path"]] == f"demo:zarr/{zarr['zarr']}", name
+            assert not inline
+        elif name == "wrong":
+            assert exceptions == {zarr["path"]: "zarr-not-proven"}
+        else:
+            assert len(inline) == len(demo.zarrs[zarr["zarr"]].entries), name
+            assert zarr["path"] not in exceptions
+        roots = tuple(one["path"] for one in zarrs.values())
+        assets = {one for one in files if not one.startswith(roots)}
+        own = {one["path"] for one in zarrs.values() if one["dandiset"] == zarr["dandiset"]}
+        assert assets | own == set(demo.paths(zarr["dandiset"]))
+    refs = place.refs()
+    demo.clear_requests()
+    again = place.sync()
+    assert {one.status for name, one in again.items() if name not in failed} == {"notneeded"}
+    asked = [name for name, one in zarrs.items() if demo.count_requests(one["zarr"])]
+    assert asked == ["wrong"]
+    assert place.refs() == refs
+    place.fsck()
+
+
+def test_a_zarr_that_changes_between_visits_and_back(
+    demo: DemoArchive, place: Place, zarrs: Zarrs
+) -> None:
+    zarr = zarrs["v2x1200"]
+    name = f"demo:{zarr['dandiset']}"
+    place.sync(name)
+    dataset = f"demo:zarr/{zarr['zarr']}"
+    commits = [git(place.repository(dataset), "rev-parse", "main").strip()]
+    demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"other" * 4)
+    demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/1", None)
+    demo.clear_requests()
+    assert place.sync(name)[name].status == "ok"
+    # nothing is asked about those that are as they were
+    for other in ("v3x1200", "v2x40", "nested"):
+        assert demo.count_requests(zarrs[other]["zarr"]) == 0
+    commits.append(git(place.repository(dataset), "rev-parse", "main").strip())
+    assert len(set(commits)) == 2
+    links = git(place.repository(name), "ls-tree", "-r", "main", zarr["path"])
+    assert commits[1] in links
+    with place.index() as index:
+        labels = [one.label for one in index.versions(dataset)]
+        assert [one.upstream for one in index.versions(dataset)] == labels
+    assert all(label.count("-") == 3 for label in labels)
+
+
+def test_states_that_were_missed_between_visits_are_made_up_for(
+    demo: DemoArchive, place: Place, zarrs: Zarrs
+) -> None:
+    zarr = zarrs["v2x1200"]
+    name, dataset = f"demo:{zarr['dandiset']}", f"demo:zarr/{zarr['zarr']}"
+    place.sync(name)
+    for number in range(3):
+        demo.let_time_pass(5)
+        demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"%16d" % number * 4)
+    assert place.sync(name, history=True)[name].status == "ok"
+    with place.index() as index:
+        rows = list(index.versions(dataset))
+        (linked,) = (
+            one
+            for one in index.parts(index.resolve(name))
+            if one.source_path.decode() == zarr["path"]
+        )
+    assert [one.upstream.startswith("at ") for one in rows] == [False, True, True, False]
+    assert [one.label == one.upstream for one in rows] == [True, False, False, True]
+    assert linked.commit == rows[-1].commit
+    assert len({one.state for one in rows}) == 4
+    # a deep visit asks the bucket again, and finds nothing new
+    demo.clear_requests()
+    again = place.sync(name, deep=True)[name]
+    assert (again.exit_code, again.versions) == (0, ())
+    assert demo.count_requests(zarr["zarr"]) > 0
+    place.fsck()
+
+
+def test_a_clone_of_the_mirror_gets_down_into_dandisets_and_their_zarrs(
+    demo: DemoArchive,
+    place: Place,
+    zarrs: Zarrs,
+    serve: Callable[[Path], str],
+    tmp_path: Path,
+) -> None:
+    import zarr as zarr_library
+
+    settle(place.mirrors, demo, "[zarr]\ninline_parts = 30\n")
+    one, other = zarrs["v3x1200"], zarrs["shared"]
+    for dandiset in (one["dandiset"], other["dandiset"]):
+        assert place.sync(f"demo:{dandiset}")[f"demo:{dandiset}"].exit_code == 0
+    shared = [e for e in place.entries(VersionMinted) if e.local_id == f"zarr/{other['zarr']}"]
+    assert len(shared) == 1
+    run(tmp_path, "datalad", "clone", f"{serve(place.folder)}/alias/demo", "clone")
+    clone = tmp_path / "clone"
+    run(clone, "datalad", "get", "-n", "-r", ".")
+    listed = git(clone, "submodule", "status", "--recursive").splitlines()
+    assert len(listed) > 5
+    assert not [line for line in listed if line.startswith(("-", "+", "U"))]
+    for found, chunks in ((one, "0/c/0"), (zarrs["v2x40"], "0"), (other, "0")):
+        folder = clone / found["dandiset"] / found["path"]
+        run(clone, "datalad", "get", str(folder / chunks))
+        for path in sorted(folder.rglob("*")):
+            if path.name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"):
+                run(folder, "datalad", "get", str(path))
+        group = zarr_library.open(store=str(folder), mode="r")
+        first = group["0"][0:4, 0:4]
+        chunk = demo.zarrs[found["zarr"]].entries[f"{chunks}/0" if found is one else "0/0/0"]
+        assert first.tobytes() == chunk.data
+    run(clone, "git", "submodule", "foreach", "--recursive", "git annex fsck")
+
+
+def driver(place: Place, kill_at: int | None) -> subprocess.CompletedProcess[str]:
+    arguments = [str(place.mirrors), str(place.folder), "" if kill_at is None else str(kill_at)]
+    return subprocess.run(
+        [sys.executable, str(DRIVER), *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+def test_a_sync_of_zarrs_killed_anywhere_converges(small: DemoArchive, tmp_path: Path) -> None:
+    dandiset = small.create_dandiset(Description("Zarrs", "Made up."))
+    small.add_file(dandiset, "x.txt", "x")
+    for name, chunks in (("one", 9), ("two", 8), ("little", 3)):
+        entries = {".zgroup": b"{}", **{f"0/{number}": b"%d" % number for number in range(chunks)}}
+        small.add_zarr(dandiset, f"{name}.zarr", entries)
+    settle(small.mirrors, small, "[zarr]\ninline_parts = 6\n")
+    whole = Place(small.mirrors, tmp_path / "whole")
+    undisturbed = driver(whole, None)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    steps = json.loads(undisturbed.stdout)
+    wanted = {one: sha for one, sha in whole.refs().items() if "--" in one}
+    assert len([one for one in wanted if "main" in one]) == 3
+    for number in range(KILLS):
+        killed = Place(small.mirrors, tmp_path / f"killed-{number}")
+        point = (2 * number + 1) * steps // (2 * KILLS)
+        assert driver(killed, point).returncode == -signal.SIGKILL
+        again = driver(killed, None)
+        assert again.returncode == 0, again.stderr
+        assert {one: sha for one, sha in killed.refs().items() if "--" in one} == wanted
+        killed.fsck()
+        with killed.index() as index:
+            assert {one.name for one in index.datasets(parts=False)} == {f"demo:{dandiset}"}

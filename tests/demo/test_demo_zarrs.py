@@ -1,0 +1,482 @@
+"""The demo's Zarrs are real ones, and what the archive says of them is what DANDI says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import requests
+
+from neuromirror.demo import DemoArchive, DemoError
+from neuromirror.demo.zarr_contents import ODD_PATHS, pixel
+
+IMAGES = ("v2x40", "v3x40", "v2x1200", "v3x1200")
+BUCKET = "demo-dandiarchive"
+
+Made = dict[str, dict[str, str]]
+
+
+@pytest.fixture
+def zarrs(tmp_path: Path, demo_files: Path) -> Iterator[tuple[DemoArchive, Made]]:
+    """An archive of nothing but the dandisets with Zarrs, and where these are."""
+    with DemoArchive(tmp_path / "demo", cache=demo_files, empty=True) as running:
+        yield running, running.add_zarrs()
+
+
+@pytest.fixture(scope="module")
+def still(
+    tmp_path_factory: pytest.TempPathFactory, demo_files: Path
+) -> Iterator[tuple[DemoArchive, Made]]:
+    """The same for all tests that only read."""
+    folder = tmp_path_factory.mktemp("zarrs")
+    with DemoArchive(folder, cache=demo_files, empty=True) as running:
+        yield running, running.add_zarrs()
+
+
+def get(demo: DemoArchive, path: str, token: str = "", **options: Any) -> requests.Response:
+    headers = {"Authorization": f"token {token}"} if token else {}
+    return requests.get(demo.api_url + path, headers=headers, timeout=20, **options)
+
+
+def row_of(demo: DemoArchive, one: dict[str, str], token: str = "") -> Any:
+    url = f"/dandisets/{one['dandiset']}/versions/draft/assets/?metadata=true"
+    rows = get(demo, url, token).json()["results"]
+    (row,) = [row for row in rows if row["path"] == one["path"]]
+    return row
+
+
+def listed(demo: DemoArchive, zarr_id: str, query: str = "") -> list[dict[str, Any]]:
+    """All entries by the archive's own list, page by page."""
+    found: list[dict[str, Any]] = []
+    url: str | None = f"{demo.api_url}/zarr/{zarr_id}/files/{query}"
+    while url is not None:
+        page = requests.get(url, timeout=20).json()
+        found += page["results"]
+        url = page["next"]
+    return found
+
+
+def on_disk(demo: DemoArchive, zarr_id: str, folder: Path) -> Path:
+    for name, entry in demo.zarrs[zarr_id].entries.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(entry.data)
+    return folder
+
+
+def s3(demo: DemoArchive) -> Any:
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    config = Config(signature_version=UNSIGNED, s3={"addressing_style": "path"}, proxies={})
+    return boto3.client("s3", endpoint_url=demo.s3_url, region_name="us-east-1", config=config)
+
+
+def test_zarr_open_reads_images_of_both_formats_and_all_their_entries(
+    still: tuple[DemoArchive, Made], tmp_path: Path
+) -> None:
+    import zarr
+
+    demo, made = still
+    for seed, name in enumerate(IMAGES, 1):
+        count = int(name.partition("x")[2])
+        assert len(demo.zarrs[made[name]["zarr"]].entries) == count
+        image = zarr.open(on_disk(demo, made[name]["zarr"], tmp_path / name), mode="r")
+        assert image.metadata.zarr_format == int(name[1])
+        assert sorted(image) == ["0", "1", "10"]
+        for level, array in enumerate(("0", "1", "10")):
+            data = image[array][:]
+            height, width = data.shape
+            assert data[height - 1, width - 1] == pixel(seed, level, height - 1, width - 1)
+            assert data.min() == pixel(seed, level, 0, 0) > 0  # no chunk is missing
+
+
+def test_zarr_open_reads_the_nested_the_large_and_the_odd(
+    still: tuple[DemoArchive, Made], tmp_path: Path
+) -> None:
+    import zarr
+
+    demo, made = still
+    trees = {
+        name: zarr.open(on_disk(demo, made[name]["zarr"], tmp_path / name), mode="r")
+        for name in ("nested", "parts", "odd")
+    }
+    assert [sorted(trees["nested"][name]) for name in ("1", "10")] == [["1", "10"]] * 2
+    assert trees["nested"]["10/1/data"].shape == (8, 44)
+    assert trees["parts"]["0"].shape == (7 * 2**20,)
+    assert int(trees["parts"]["0"][6 * 2**20 + 1]) == 8
+    assert sorted(trees["odd"]) == sorted(["a #1 & b+c=d~e (f),g", "Twin", "twin", "50% é"])
+    assert trees["odd"]["Twin"][0, 0] != trees["odd"]["twin"][0, 0]
+
+
+def test_the_stated_checksums_are_those_of_the_fields_library(
+    still: tuple[DemoArchive, Made],
+) -> None:
+    from zarr_checksum.tree import ZarrChecksumTree
+
+    demo, made = still
+    for name, one in made.items():
+        zarr = demo.zarrs[one["zarr"]]
+        tree = ZarrChecksumTree()
+        for path, entry in zarr.entries.items():
+            tree.add_leaf(Path(path), len(entry.data), entry.etag)
+        true = str(tree.process())
+        stated = row_of(demo, one, demo.token)["metadata"]["digest"]["dandi:dandi-zarr-checksum"]
+        if name == "pending":
+            assert stated is None
+        else:
+            assert (stated == true) is (name != "wrong")
+            assert stated.split("-", 1)[1] == true.split("-", 1)[1]
+
+
+def test_two_archives_have_the_same_zarrs_ids_and_versions(
+    still: tuple[DemoArchive, Made], tmp_path: Path, demo_files: Path
+) -> None:
+    demo, made = still
+
+    def all_of(one: DemoArchive) -> Any:
+        return [
+            (zarr.zarr_id, name, entry.etag, entry.version_id, str(entry.modified))
+            for zarr in one.zarrs.values()
+            for name, entry in zarr.entries.items()
+        ]
+
+    with DemoArchive(tmp_path / "other", cache=demo_files, empty=True) as other:
+        assert other.add_zarrs() == made
+        assert all_of(other) == all_of(demo)
+
+
+def test_the_archives_list_pages_and_finds_too_much_for_a_folder(
+    still: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = still
+    zarr_id = made["v3x1200"]["zarr"]
+    everything = listed(demo, zarr_id)
+    assert [one["Key"] for one in everything] == sorted(demo.zarrs[zarr_id].entries)
+    assert (
+        get(demo, f"/zarr/{zarr_id}/files/")
+        .json()["next"]
+        .endswith("after=" + quote(everything[999]["Key"], safe=""))
+    )
+    assert listed(demo, zarr_id, "?limit=400") == everything
+    nested = listed(demo, made["nested"]["zarr"], "?prefix=1/")
+    assert {one["Key"].partition("/")[0] for one in nested} == {"1", "10"}
+    inner = listed(demo, made["nested"]["zarr"], "?prefix=/1/1/")
+    assert {one["Key"].split("/")[1] for one in inner} == {"1", "10"}
+
+
+def test_the_bucket_lists_a_zarrs_versions_with_encoded_names(
+    still: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = still
+    zarr = demo.zarrs[made["odd"]["zarr"]]
+    url = f"{demo.s3_url}/{BUCKET}?versions&prefix={zarr.key()}"
+    text = requests.get(f"{url}&encoding-type=url", timeout=20).text
+    assert "<EncodingType>url</EncodingType>" in text
+    assert "/a+%231+%26+b%2Bc%3Dd%7Ee+%28f%29%2Cg/0/0</Key>" in text
+    assert text.count("<IsLatest>true</IsLatest>") == len(zarr.entries)
+    keys: list[str] = []
+    pages = s3(demo).get_paginator("list_object_versions")
+    shared = demo.zarrs[made["v2x1200"]["zarr"]]
+    for page in pages.paginate(Bucket=BUCKET, Prefix=shared.key()):
+        keys += [one["Key"] for one in page["Versions"]]
+    assert keys == sorted(shared.key(name) for name in shared.entries)
+
+
+def test_an_entry_uploaded_in_parts_tells_their_size(still: tuple[DemoArchive, Made]) -> None:
+    demo, made = still
+    zarr = demo.zarrs[made["parts"]["zarr"]]
+    for name, parts, first in (("0/0", 2, 5 * 2**20), (".zattrs", 1, None), (".zgroup", 0, None)):
+        url = f"{demo.s3_url}/{BUCKET}/{zarr.key(name)}?partNumber=1"
+        got = requests.head(url, timeout=20)
+        assert got.headers.get("x-amz-mp-parts-count") == (str(parts) if parts else None)
+        # of one part, or none, the first is the whole
+        assert got.headers["Content-Length"] == str(first or len(zarr.entries[name].data))
+        assert zarr.entries[name].etag.endswith(f"-{parts}") is bool(parts)
+    asset = demo.dandisets[made["odd"]["dandiset"]].draft.assets[ODD_PATHS[0]]
+    assert asset.blob is not None
+    blob = requests.head(f"{demo.s3_url}/{BUCKET}/{asset.blob.key}?partNumber=1", timeout=20)
+    assert blob.headers["x-amz-mp-parts-count"] == "1"
+
+
+def test_one_zarr_is_in_two_dandisets_and_changes_in_both(
+    zarrs: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = zarrs
+    before = [row_of(demo, made[name]) for name in ("v2x40", "shared")]
+    assert before[0]["zarr"] == before[1]["zarr"]
+    assert before[0]["asset_id"] != before[1]["asset_id"]
+    demo.change_zarr(made["v2x40"]["dandiset"], made["v2x40"]["path"], "0/0/0", "new")
+    after = [row_of(demo, made[name]) for name in ("v2x40", "shared")]
+    assert len({json.dumps(row["metadata"]["digest"]) for row in [*before, *after]}) == 2
+    with pytest.raises(DemoError, match="uses a Zarr"):
+        demo.delete_dandiset(made["v2x40"]["dandiset"])
+
+
+def test_a_never_finalized_zarr_has_files_and_nothing_else(
+    zarrs: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = zarrs
+    one = made["pending"]
+    told = get(demo, f"/zarr/{one['zarr']}/").json()
+    assert (told["status"], told["checksum"], told["file_count"], told["size"]) == (
+        *("Pending", None),
+        *(0, 0),
+    )
+    row = row_of(demo, one)
+    assert (row["size"], row["metadata"]["contentSize"]) == (0, 0)
+    assert len(listed(demo, one["zarr"])) == 40
+    checksum = demo.finalize_zarr(one["dandiset"], one["path"])
+    told = get(demo, f"/zarr/{one['zarr']}/").json()
+    assert (told["status"], told["checksum"], told["file_count"]) == ("Complete", checksum, 40)
+    assert row_of(demo, one)["modified"] > row["modified"]
+    # whoever uploads takes the checksum away, and neither asset nor draft shows a change
+    row = row_of(demo, one)
+    demo.change_zarr(one["dandiset"], one["path"], "0/0/0", "half done", finalize=False)
+    assert get(demo, f"/zarr/{one['zarr']}/").json()["checksum"] is None
+    assert row_of(demo, one)["modified"] == row["modified"]
+
+
+def test_entries_are_added_overwritten_deleted_and_restored_as_versions(
+    zarrs: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = zarrs
+    one = made["v3x40"]
+    zarr = demo.zarrs[one["zarr"]]
+    first, where = zarr.checksum, (one["dandiset"], one["path"])
+    old = zarr.entries["0/c/0/0"]
+    demo.change_zarr(*where, "0/c/0/0", "other")
+    demo.change_zarr(*where, "labels/zarr.json", "{}")
+    demo.let_time_pass(5)
+    demo.change_zarr(*where, "0/c/1/1", None)
+    marked = demo.clock.now
+    assert zarr.file_count == 40
+    listed_versions = s3(demo).list_object_versions(Bucket=BUCKET, Prefix=zarr.key())
+    (marker,) = listed_versions["DeleteMarkers"]
+    assert marker["Key"] == zarr.key("0/c/1/1")
+    assert marker["LastModified"] == marked.replace(microsecond=0)
+    assert marker["IsLatest"]
+    plain = f"{demo.s3_url}/{BUCKET}/{zarr.key('0/c/0/0')}"
+    assert requests.get(plain, timeout=20).content == b"other"
+    assert requests.get(f"{plain}?versionId={old.version_id}", timeout=20).content == old.data
+    demo.restore_zarr(*where, "0/c/1/1")
+    demo.change_zarr(*where, "0/c/0/0", old.data)
+    demo.change_zarr(*where, "labels/zarr.json", None)
+    assert zarr.checksum == first
+    versions = demo.bucket.versions(zarr.key("0/c/1/1"))
+    assert [version.deleted for version in versions] == [False, True, False]
+    assert versions[0].etag == versions[2].etag
+    with pytest.raises(DemoError, match="no entry"):
+        demo.restore_zarr(*where, "0/c/9/9")
+
+
+def test_an_embargoed_zarr_is_404_but_its_list_answers_anybody(
+    zarrs: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = zarrs
+    one = made["closed"]
+    for token in ("", demo.other_token):
+        assert get(demo, f"/zarr/{one['zarr']}/", token).status_code == 404
+    assert get(demo, f"/zarr/{one['zarr']}/", demo.token).json()["file_count"] == 40
+    asset = demo.dandisets[one["dandiset"]].draft.assets[one["path"]].asset_id
+    assert [
+        get(demo, f"/assets/{asset}/", token).status_code
+        for token in ("", demo.other_token, demo.token)
+    ] == [401, 403, 200]
+    assert len(listed(demo, one["zarr"])) == 40
+    named = [row["zarr_id"] for row in get(demo, "/zarr/?page_size=100").json()["results"]]
+    assert one["zarr"] not in named
+    assert len(named) == 9
+
+
+def test_embargoed_entries_are_listed_not_read_and_stay_closed_where_replaced(
+    zarrs: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = zarrs
+    one = made["closed"]
+    zarr = demo.zarrs[one["zarr"]]
+    new, old = demo.bucket.versions(zarr.key("0/c/0/0"))
+    urls = [
+        f"{demo.s3_url}/{BUCKET}/{zarr.key('0/c/0/0')}{query}"
+        for query in ("", f"?versionId={new.version_id}", f"?versionId={old.version_id}")
+    ]
+
+    def statuses() -> list[int]:
+        return [requests.get(url, timeout=20).status_code for url in urls]
+
+    page = s3(demo).list_object_versions(Bucket=BUCKET, Prefix=zarr.key())
+    assert len(page["Versions"]) == 41
+    assert statuses() == [403, 403, 403]
+    draft = demo.dandisets[one["dandiset"]].draft
+    modified, asset = draft.modified, row_of(demo, one, demo.token)
+    assert asset["metadata"]["access"][0]["status"] == "dandi:EmbargoedAccess"
+    demo.unembargo(one["dandiset"])
+    # upstream takes the tags off current objects alone
+    assert statuses() == [200, 200, 403]
+    opened = row_of(demo, one)
+    assert opened["metadata"]["access"][0]["status"] == "dandi:OpenAccess"
+    assert opened["modified"] == asset["modified"]
+    assert draft.modified > modified
+    assert get(demo, f"/zarr/{one['zarr']}/").json()["file_count"] == 40
+    with pytest.raises(DemoError, match="no embargo"):
+        demo.unembargo(one["dandiset"])
+
+
+def test_the_redirect_of_a_download_is_good_for_one_object_one_method_and_six_hours(
+    zarrs: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = zarrs
+    assets = demo.dandisets[made["closed"]["dandiset"]].draft.assets
+    secret = assets["notes.txt"].blob
+    assert secret is not None
+    plain = f"{demo.s3_url}/{BUCKET}/{secret.key}"
+    download = f"/assets/{assets['notes.txt'].asset_id}/download/"
+    assert [
+        get(demo, download, token, allow_redirects=False).status_code
+        for token in ("", demo.other_token, "nonsense", demo.token)
+    ] == [401, 403, 401, 302]
+    signed = get(demo, download, demo.token, allow_redirects=False).headers["Location"]
+    assert requests.get(plain, timeout=20).status_code == 403
+    assert requests.get(signed, timeout=20).content == secret.data
+    assert requests.head(signed, timeout=20).status_code == 403
+    other = requests.get(signed.replace(secret.key, f"{secret.key[:-1]}0"), timeout=20)
+    assert "SignatureDoesNotMatch" in other.text
+    assert requests.get(f"{plain}?X-Amz-Signature={'0' * 64}", timeout=20).status_code == 403
+    both = requests.get(signed, headers={"Authorization": f"token {demo.token}"}, timeout=20)
+    assert (both.status_code, "Only one auth" in both.text) == (400, True)
+    demo.let_time_pass(7)
+    assert "expired" in requests.get(signed, timeout=20).text
+
+
+def test_bytes_that_an_open_dandiset_holds_are_under_no_embargo(
+    zarrs: tuple[DemoArchive, Made],
+) -> None:
+    demo, made = zarrs
+    closed, open_one = made["closed"]["dandiset"], made["odd"]["dandiset"]
+    public = demo.dandisets[open_one].draft.assets[ODD_PATHS[0]].blob
+    assert public is not None
+    demo.add_file(closed, "copy.txt", public.data)
+    assert requests.get(f"{demo.s3_url}/{BUCKET}/{public.key}", timeout=20).status_code == 200
+    secret = demo.dandisets[closed].draft.assets["notes.txt"].blob
+    assert secret is not None
+    url = f"{demo.s3_url}/{BUCKET}/{secret.key}"
+    assert requests.get(url, timeout=20).status_code == 403
+    demo.add_file(open_one, "leaked.txt", secret.data)
+    assert requests.get(url, timeout=20).status_code == 200
+    assert demo.dandisets[closed].embargoed
+
+
+def test_git_annex_gets_embargoed_bytes_with_the_token_by_curl_alone(
+    zarrs: tuple[DemoArchive, Made], tmp_path: Path
+) -> None:
+    demo, made = zarrs
+    asset = demo.dandisets[made["closed"]["dandiset"]].draft.assets["notes.txt"]
+    assert asset.blob is not None
+    blob, work = asset.blob, tmp_path / "annex"
+    work.mkdir()
+    key = f"SHA256E-s{blob.size}--{blob.sha256}.txt"
+
+    def git(*words: str, fails: bool = False) -> None:
+        run = subprocess.run(
+            ["git", *words], cwd=work, capture_output=True, timeout=60, check=False
+        )
+        assert bool(run.returncode) is fails, run.stderr
+
+    git("init", "-q")
+    git("annex", "init", "-q")
+    git("annex", "fromkey", "--force", key, "notes.txt")
+    git("annex", "registerurl", key, f"{demo.api_url}/assets/{asset.asset_id}/download/")
+    git("annex", "get", "notes.txt", fails=True)
+    git("config", "annex.http-headers", f"Authorization: token {demo.token}")
+    # Its own downloader takes the header along to the bucket, which S3 refuses; curl does not.
+    git("annex", "get", "notes.txt", fails=True)
+    git("config", "annex.web-options", "--location")
+    git("config", "annex.security.allowed-ip-addresses", "all")
+    git("annex", "get", "notes.txt")
+    assert (work / "notes.txt").read_bytes() == blob.data
+
+
+def test_odd_names_are_listed_as_they_are(still: tuple[DemoArchive, Made]) -> None:
+    demo, made = still
+    url = f"/dandisets/{made['odd']['dandiset']}/versions/draft/assets/"
+    rows = get(demo, f"{url}?order=path").json()["results"]
+    assert {row["path"] for row in rows} == {*ODD_PATHS, made["odd"]["path"]}
+    twins = get(demo, f"{url}?path=TWINS/d").json()["results"]
+    assert len(twins) == 3
+
+
+def test_the_bucket_can_leave_versions_out_of_its_lists(zarrs: tuple[DemoArchive, Made]) -> None:
+    demo, made = zarrs
+    zarr = demo.zarrs[made["v2x40"]["zarr"]]
+
+    def count() -> int:
+        page = s3(demo).list_object_versions(Bucket=BUCKET, Prefix=zarr.key())
+        return len(page["Versions"])
+
+    with demo.fault("listing", without=[zarr.key("0/0/0"), zarr.key(".zattrs")]):
+        assert count() == 38
+    assert count() == 40
+
+
+LISTED = """
+import json, sys
+from dandi.dandiapi import DandiAPIClient
+api, dandiset, path = sys.argv[1:]
+with DandiAPIClient(api) as client:
+    zarr = client.get_dandiset(dandiset, "draft").get_asset_by_path(path)
+    files = list(zarr.iterfiles())
+    print(json.dumps([len(files), sum(one.size for one in files), zarr.get_raw_digest()]))
+"""
+
+
+def test_the_dandi_client_lists_and_downloads_a_zarr(
+    still: tuple[DemoArchive, Made], tmp_path: Path
+) -> None:
+    demo, made = still
+    one = made["v3x1200"]
+    run = subprocess.run(
+        [sys.executable, "-c", LISTED, demo.api_url, one["dandiset"], one["path"]],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    zarr = demo.zarrs[one["zarr"]]
+    assert json.loads(run.stdout) == [1200, zarr.size, zarr.checksum]
+    small = made["v2x40"]
+    url = f"{demo.api_url}/dandisets/{small['dandiset']}/versions/draft/assets/?path="
+    done = subprocess.run(
+        ["dandi", "download", "-o", str(tmp_path), f"{url}{small['path']}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    (root,) = tmp_path.rglob("*.zarr")
+    for name, entry in demo.zarrs[small["zarr"]].entries.items():
+        assert (root / name).read_bytes() == entry.data
+
+
+def test_the_zarrs_are_added_and_changed_over_http(demo: DemoArchive) -> None:
+    def post(verb: str, **given: object) -> Any:
+        return requests.post(f"{demo.control_url}/{verb}", json=given, timeout=20).json()
+
+    before = get(demo, "/dandisets/").json()["count"]
+    made = post("add_zarrs")["result"]
+    assert get(demo, "/dandisets/").json()["count"] == before + 4  # and one is under embargo
+    one = made["v2x40"]
+    where = {"dandiset": one["dandiset"], "path": one["path"]}
+    assert post("change_zarr", **where, entry="0/0/0", content="x") == {"result": None}
+    post("change_zarr", **where, entry="0/0/0", content=None)
+    assert post("restore_zarr", **where, entry="0/0/0") == {"result": None}
+    assert listed(demo, one["zarr"], "?prefix=0/0/0")[0]["Size"] == 1
+    wrong = {key: made["wrong"][key] for key in ("dandiset", "path")}
+    right = post("finalize_zarr", **wrong)["result"]
+    assert row_of(demo, made["wrong"])["metadata"]["digest"] == {"dandi:dandi-zarr-checksum": right}
