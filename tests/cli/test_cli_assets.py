@@ -219,7 +219,6 @@ def test_show_tells_the_form_of_a_version_and_its_folders_that_are_zarrs(
     shell = Shell(tmp_path / "mirrors", bucket.store.root)
     out = shell.run("show", "aind:whole").out
     for line in (
-        "  form        files (each has its place in git)",
         "  inline      12, Zarrs as folders of files here, 24 of them, 66 B",
         "              00.zarr: c0, 2 files, 0 B",
         "              … and 2 more (--json lists all)",

@@ -192,7 +192,7 @@ def show_command(settings: Settings, version: str) -> None:
         *[(name, ", ".join(values)) for name, values in attributes.items()],
         *[("part of", one) for one in holders],
         ("files", f"{row.files}, {human_bytes(row.bytes)} ({row.bytes} bytes)"),
-        *([("form", _form(row))] if row.form else []),
+        *([("form", _form(row))] if row.form == "manifest" else []),
         ("evidence", f"{_evidence(row.evidence)} (claimed by upstream unless checked)"),
         ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
         *_few(left_out),
@@ -251,8 +251,6 @@ def _part_line(part: PartRow) -> str:
 
 
 def _form(version: VersionRow) -> str:
-    if version.form != "manifest":
-        return f"{version.form} (each has its place in git)"
     size = human_bytes(version.only_bytes)
     return f"manifest ({version.only_files} files, {size}, are outside git, in the manifest only)"
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @settings_options
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:
-    """Mint versions again from upstream and compare them with the store.
+    """Mint versions again from upstream, and compare.
 
     VERSION is a name such as dandi:000027@0.210831.2033, as 'neuromirror show' takes it. What is
     minted goes to a scratch store; the store and its index stay as they are.
