@@ -198,6 +198,16 @@ def test_one_name_is_not_two_archives(shell: Shell, still_demo: DemoArchive) -> 
     assert everything(shell.store) == before
 
 
+def test_one_dataset_is_not_mirrored_twice(shell: Shell) -> None:
+    shell.run("sync", "demo:000001")
+    before = everything(shell.store)
+    (shell.mirrors / "twin.toml").write_text((shell.mirrors / "demo.toml").read_text())
+    for command in (["sync", "twin"], ["sync", "twin:000001"], ["sync", "twin", "--dry-run"]):
+        line = shell.run(*command, code=2).complaint
+        assert "twin:000001 is mirrored in this store as demo:000001" in line
+    assert everything(shell.store) == before
+
+
 @pytest.fixture
 def closed_port() -> Iterator[int]:
     """A port on which nobody listens, and that nobody else is given."""

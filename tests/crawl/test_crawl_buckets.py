@@ -267,3 +267,16 @@ PAGE = "list-type=2"
 def pages(buckets: DemoBuckets) -> Counter[str]:
     """How often each page of a listing was asked for."""
     return Counter(one for one in buckets.requests if PAGE in one and "delimiter" not in one)
+
+
+@pytest.mark.parametrize("key", ["behavior/trials.csv", "behavior-videos/Face Camera.mp4"])
+def test_other_bytes_put_in_another_way_are_an_incident_too(
+    mirrored: Place, buckets: DemoBuckets, key: str
+) -> None:
+    name, path = f"{AIND}:{BEHAVIOR}", f"{BEHAVIOR}/{key}"
+    mirrored.sync(name)
+    refs = mirrored.refs()
+    in_parts = "-" in buckets.head(path).etag
+    buckets.put(path, bytes(len(buckets.data(path))), part_size=None if in_parts else 5 * 2**20)
+    assert mirrored.sync(name)[name].exit_code == 1
+    assert mirrored.refs() == refs

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from neuromirror.crawl.mirrors import Mirror, find_mirror
 from neuromirror.crawl.plan import Task, plan_one, vanished
 from neuromirror.index import Index, LastVisit, UnknownDataset, UnknownMirror
-from neuromirror.model import ConfigurationError, DatasetRef
+from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef
 from neuromirror.sources import DatasetNotFound, Source
 
 
@@ -99,6 +99,7 @@ class Planner:
                 raise
         else:
             hints = {hint.dataset.local_id: hint for hint in source.datasets()}
+        self._check_shared(request.mirror, hints.values())
         tasks = [
             plan_one(
                 hint,
@@ -122,6 +123,17 @@ class Planner:
                     f"{mirror.path} names the archive {source.uri}, but in this store the mirror "
                     f"'{mirror.name}' is of {one.uri}; give the file another name, or use another "
                     "--store"
+                )
+
+    def _check_shared(self, mirror: Mirror, hints: Iterable[DatasetHint]) -> None:
+        """One dataset under two mirrors would be one repository that each brings to its own way."""
+        others = {} if self._index is None else self._index.mirrored_elsewhere(mirror.name)
+        for hint in hints if others else ():
+            other = others.get(hint.dataset.source_uri)
+            if other is not None:
+                raise ConfigurationError(
+                    f"{mirror.path}: {hint.dataset.name} is mirrored in this store as {other}; "
+                    "remove one of the two mirror files, or use another --store for it"
                 )
 
     def _check_whole(self, dataset: DatasetRef) -> None:

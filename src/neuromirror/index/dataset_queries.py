@@ -150,6 +150,15 @@ class DatasetQueries(Reading):
         ):
             yield PartRow(path, path.encode() if source_path is None else source_path, *rest)
 
+    def mirrored_elsewhere(self, mirror: str) -> dict[str, str]:
+        """The names of datasets that other mirrors have a version of, by source URI."""
+        rows = self._rows(
+            "SELECT d.source_uri, m.name || ':' || d.local_id FROM datasets d "
+            "JOIN mirrors m ON m.id = d.mirror WHERE m.name <> ? AND d.newest IS NOT NULL",
+            (mirror,),
+        )
+        return dict(rows)
+
     def holders(self, name: str) -> list[str]:
         """The names of the datasets whose newest state has this one as a sub-dataset."""
         rows = self._rows(
