@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,15 +151,15 @@ def _crawl(folder: Path, deep: bool, jobs: int, again: bool) -> float:
     mirrors = load_mirrors(folder / "mirrors")
     store = Store.open(folder / "store", create=True)
     sync = Sync(store, store.index_path, deep=deep, jobs=jobs)
-    statuses: Counter[str] = Counter()
-    wrong = []
+    wrong, minted = [], []
     for result in sync.results(parse_requests(["big"], mirrors)):
-        statuses[result.status] += 1
         if result.status not in ("ok", "notneeded"):
             wrong.append(result)
+        elif result.status == "ok":
+            minted.append(f"{result.dataset}: {result.message}")
     seconds = time.perf_counter() - begin
     expect(not wrong, f"{len(wrong)} datasets failed, the first: {wrong[:1]}")
-    expect(not (again and statuses["ok"]), f"{statuses['ok']} datasets were minted again")
+    expect(not (again and minted), f"{len(minted)} were minted again, as {minted[:2]}")
     return seconds
 
 

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import zstandard
 from click.testing import CliRunner
+from crawl_place import git
 
 from neuromirror.cli import main
 from neuromirror.demo import DemoArchive
+from neuromirror.demo.records import Description
 from neuromirror.index import Index
+from neuromirror.model import DatasetRef, Entry
 from neuromirror.store import Store
+from neuromirror.store.moving import entries_of
 
 NAME, ID = "demo:000006", "000006"
 TITLE, FOLDER, WORDS = "Canarytitle", "canaryfolder", "Canarywords"
@@ -152,10 +156,35 @@ def contents(folder: Path) -> list[bytes]:
 
 
 def prepared(demo: DemoArchive, folder: Path) -> Embargo:
-    """An archive whose embargoed dandiset has canaries in title, path, text and bytes."""
-    demo.set_metadata(ID, title=f"A {TITLE}", text=f"About {WORDS}")
+    """An archive of an open dandiset and an embargoed one.
+
+    The latter has canaries in title, path, text and bytes.
+    """
+    demo.create_dandiset(Description("An open one"), identifier="000001")
+    demo.add_file("000001", "open.txt", "open\n")
+    about = Description(f"A {TITLE}", f"About {WORDS}")
+    demo.create_dandiset(about, identifier=ID, embargoed=True)
+    demo.add_file(ID, "notes.txt", "not yet public\n")
     demo.add_file(ID, f"{FOLDER}/file.txt", f"bytes of {FOLDER}\n")
     folder.mkdir()
     made = Embargo(demo, folder)
     made.mirror()
     return made
+
+
+def entries(embargo: Embargo, folder: Path) -> list[Entry]:
+    """The journal's entries about the dandiset in a store."""
+    uri = f"{embargo.demo.api_url}/dandisets/{ID}/"
+    return entries_of(Store.open(folder), DatasetRef("demo", ID, uri))
+
+
+def refs_or_none(folder: Path) -> dict[str, str]:
+    """The same, where there may be none."""
+    return refs(folder) if (folder / "alias" / f"demo--{ID}").exists() else {}
+
+
+def refs(folder: Path) -> dict[str, str]:
+    """The refs of the dandiset's repository."""
+    repository = (folder / "alias" / f"demo--{ID}").resolve()
+    lines = git(repository, "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
+    return dict(line.split(" ") for line in lines)

@@ -1,34 +1,32 @@
-"""Dandisets under embargo: skipped, kept apart, moved over when they are opened; never shown."""
+"""Dandisets under embargo: skipped, or kept apart, and never shown."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from crawl_place import git
-from embargo_place import FOLDER, ID, NAME, TITLE, Embargo, contents, prepared
-from scripted import Box, Scripted, Thing, files
+from click.testing import CliRunner
+from embargo_place import (
+    FOLDER,
+    ID,
+    NAME,
+    TITLE,
+    Embargo,
+    contents,
+    entries,
+    prepared,
+)
 
-from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_requests, visit
-from neuromirror.crawl import private as crawl_private
+from neuromirror.cli import main
+from neuromirror.crawl import visit
 from neuromirror.demo import DemoArchive
 from neuromirror.demo.contents import zarr_entries
-from neuromirror.demo.records import Description
-from neuromirror.model import DatasetHint, DatasetRef, Entry, EventRaised, VersionRef
 from neuromirror.net import Limits, Session
-from neuromirror.sources.dandi import DandiSource
 from neuromirror.sources.dandi import source as dandi
-from neuromirror.store import ANNEX, MAIN, Store
-from neuromirror.store.moving import entries_of
+from neuromirror.store import Store
 
 KILLED = Path(__file__).with_name("killed_move.py")
 
@@ -36,10 +34,6 @@ KILLED = Path(__file__).with_name("killed_move.py")
 @pytest.fixture
 def embargo(small: DemoArchive, tmp_path: Path) -> Embargo:
     """An archive of an open and an embargoed dandiset, with canaries, and places for stores."""
-    open_one = small.create_dandiset(Description("An open one"), identifier="000001")
-    small.add_file(open_one, "open.txt", "open\n")
-    small.create_dandiset(Description("Closed"), identifier=ID, embargoed=True)
-    small.add_file(ID, "notes.txt", "not yet public\n")
     return prepared(small, tmp_path / "stores")
 
 
@@ -48,24 +42,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts are short."""
     limits = Limits(attempts=2, wait=0.01, wait_max=0.01, retry_after_max=5, connect=2, read=2)
     monkeypatch.setattr(dandi, "Session", partial(Session, limits=limits))
-
-
-def entries(embargo: Embargo, folder: Path) -> list[Entry]:
-    """The journal's entries about the dandiset in a store."""
-    uri = f"{embargo.demo.api_url}/dandisets/{ID}/"
-    return entries_of(Store.open(folder), DatasetRef("demo", ID, uri))
-
-
-def refs_or_none(folder: Path) -> dict[str, str]:
-    """The same, where there may be none."""
-    return refs(folder) if (folder / "alias" / f"demo--{ID}").exists() else {}
-
-
-def refs(folder: Path) -> dict[str, str]:
-    """The refs of the dandiset's repository."""
-    repository = (folder / "alias" / f"demo--{ID}").resolve()
-    lines = git(repository, "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
-    return dict(line.split(" ") for line in lines)
 
 
 # --- skipped
@@ -290,140 +266,7 @@ def test_a_run_finds_the_private_store_in_use(embargo: Embargo) -> None:
     assert "in use by another" in printed
 
 
-# --- opened
-
-
-def test_opened_it_moves_over_with_its_history(embargo: Embargo) -> None:
-    embargo.sync()
-    embargo.demo.add_file(ID, f"{FOLDER}/more.txt", "more\n")
-    embargo.sync()
-    commits, old = embargo.commits(embargo.private), refs(embargo.private)
-    told = entries(embargo, embargo.private)
-    embargo.assert_silent()
-    embargo.demo.unembargo(ID)
-    printed = embargo.sync()
-    assert "ok demo:000006 opened upstream, and moved here from the private store" in (
-        embargo.line(printed)
-    )
-    new = embargo.commits(embargo.public)
-    assert list(new.items())[:2] == list(commits.items())
-    assert len(new) == 3  # its metadata say that it is open
-    assert entries(embargo, embargo.public)[: len(told)] == told
-    repository = (embargo.public / "alias" / f"demo--{ID}").resolve()
-    git(repository, "merge-base", "--is-ancestor", old[MAIN], refs(embargo.public)[MAIN])
-    git(repository, "merge-base", "--is-ancestor", old[ANNEX], refs(embargo.public)[ANNEX])
-    kinds = embargo.locations(embargo.public)
-    assert [kind for kind, _ in kinds] == ["s3", "api"] * 3
-    assert all(version for kind, version in kinds if kind == "s3")
-    # the private store has nothing of it
-    assert embargo.found_in(embargo.private) == set()
-    assert entries(embargo, embargo.private) == []
-    assert NAME not in embargo.inside("list")
-    # and that is that
-    again = embargo.sync()
-    assert NAME not in again
-    assert embargo.demo.token not in "".join(embargo.said)
-    embargo.run("rebuild-index")
-    assert embargo.commits(embargo.public) == new
-    assert f"{ID}" in git(embargo.public / "alias" / "demo", "show", "main:.gitmodules")
-    assert f"{ID}" not in git(embargo.private / "alias" / "demo", "show", "main:.gitmodules")
-
-
-def test_opened_it_moves_whatever_the_mirror_says_now(embargo: Embargo) -> None:
-    embargo.sync()
-    commits = embargo.commits(embargo.private)
-    embargo.demo.unembargo(ID)
-    embargo.mirror(private=False)
-    printed = embargo.sync(token="")
-    assert "moved here" in embargo.line(printed)
-    assert commits.items() <= embargo.commits(embargo.public).items()
-
-
-def test_opened_it_moves_when_it_is_named(embargo: Embargo) -> None:
-    embargo.sync()
-    embargo.demo.unembargo(ID)
-    printed = embargo.run("sync", NAME, "--dry-run", "--private-store", str(embargo.private))
-    assert "would visit: opened upstream" in printed
-    assert "moved here" in embargo.line(embargo.sync(NAME))
-
-
-def test_what_strangers_cannot_read_is_not_moved(
-    embargo: Embargo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embargo.sync()
-    commits = embargo.commits(embargo.private)
-    embargo.demo.dandisets[ID].embargoed = False  # says the list
-    monkeypatch.setattr(DandiSource, "is_open", lambda self, dataset: False)
-    printed = embargo.sync()
-    assert "embargoed for those who ask without a token" in embargo.line(printed)
-    embargo.assert_silent()
-    assert embargo.commits(embargo.private) == commits
-    monkeypatch.undo()
-
-
-def test_strangers_are_asked_without_the_token(embargo: Embargo) -> None:
-    source = load_mirrors(embargo.demo.mirrors)["demo"].open()
-    assert isinstance(source, DandiSource)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEMO_TOKEN", embargo.demo.token)
-        assert not source.is_open(source.dataset(ID))
-        embargo.demo.unembargo(ID)
-        assert source.is_open(source.dataset(ID))
-
-
-def test_two_histories_are_told_and_both_kept(embargo: Embargo) -> None:
-    embargo.sync()
-    commits = embargo.commits(embargo.private)
-    embargo.demo.unembargo(ID)
-    embargo.mirror(private=False)
-    embargo.run("sync", token="")  # nobody named the private store
-    own = embargo.commits(embargo.public)
-    assert not commits.items() & own.items()
-    printed = embargo.sync(code=1)
-    assert "history of its own" in embargo.line(printed)
-    assert embargo.commits(embargo.private) == commits
-    assert embargo.commits(embargo.public) == own
-
-
-def test_an_open_one_that_is_closed_again_is_an_incident(embargo: Embargo) -> None:
-    embargo.demo.unembargo(ID)
-    embargo.sync()
-    commits = embargo.commits(embargo.public)
-    embargo.demo.dandisets[ID].embargoed = True
-    embargo.demo.add_file(ID, "later-canary.txt", "later\n")
-    line = embargo.line(embargo.sync(code=1))
-    assert line.startswith(f"error {NAME}")
-    assert "is embargoed, and was open before" in line
-    assert "known incident" in embargo.line(embargo.sync())
-    assert "known incident" in embargo.line(embargo.sync(NAME))
-    assert "known incident" in embargo.line(embargo.sync(token=embargo.demo.other_token))
-    assert embargo.commits(embargo.public) == commits
-    store = Store.open(embargo.public)
-    raised = [one for _, one in store.journal_from(0) if isinstance(one, EventRaised)]
-    assert [one.kind for one in raised] == ["incident"]
-    for folder in (embargo.public, embargo.private):
-        assert not any(b"later-canary" in one for one in contents(folder))
-
-
-def test_one_closed_while_it_is_visited_is_not_published(
-    embargo: Embargo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embargo.demo.unembargo(ID)
-    embargo.mirror(private=False)
-    versions = DandiSource.versions
-
-    def closing(source: DandiSource, dataset: DatasetRef) -> list[VersionRef]:
-        embargo.demo.dandisets[dataset.local_id].embargoed = dataset.local_id == ID
-        return versions(source, dataset)
-
-    monkeypatch.setattr(DandiSource, "versions", closing)
-    assert "embargoed" in embargo.line(embargo.run("sync", code=1))
-    assert not refs_or_none(embargo.public)
-    # the list showed its title while it was open
-    assert embargo.found_in(embargo.public) <= {TITLE.lower().encode()}
-
-
-# --- parts
+# --- Zarrs
 
 
 def test_a_zarr_under_embargo_is_told_to_nobody(embargo: Embargo) -> None:
@@ -445,167 +288,39 @@ def test_a_zarr_that_was_synced_by_name_is_not_missed_in_the_list(embargo: Embar
     assert zarr not in embargo.run("sync")
 
 
-@dataclass
-class Closing(Scripted):
-    """A scripted source whose datasets are under embargo until they are opened."""
-
-    is_closed: bool = True
-    sees_all: bool = False
-
-    def hint(self, dataset: DatasetRef) -> DatasetHint:
-        found = super().hint(dataset)
-        if self.is_closed and not self.sees_all:
-            return DatasetHint(dataset, "embargoed", unavailable="embargoed")
-        return found
-
-    def datasets(self) -> Iterator[DatasetHint]:
-        return iter(()) if self.sees_all and not self.is_closed else super().datasets()
-
-    def private(self) -> Closing | None:
-        return None if self.sees_all else replace(self, sees_all=True)
-
-    def is_open(self, dataset: DatasetRef) -> bool:
-        return not self.is_closed
+def test_the_index_of_the_public_store_is_not_the_private_ones(embargo: Embargo) -> None:
+    index = str(embargo.public.with_name("index.sqlite"))
+    embargo.run("sync", NEUROMIRROR_INDEX=index, NEUROMIRROR_PRIVATE_STORE=str(embargo.private))
+    place = ("--store", str(embargo.private), "--index", index)
+    for command in (("rebuild-index",), ("list",), ("release", "abc")):
+        CliRunner().invoke(main, [*place, *command], env=embargo.environment())
+    assert embargo.found_in(embargo.folder / "public") == set()
+    content = Path(index).read_bytes().lower()
+    assert not [word for word in embargo.canaries() if word in content]
 
 
-class Pair:
-    """A public and a private store of such a source, with a Zarr that is a part."""
-
-    def __init__(self, folder: Path) -> None:
-        self.source = Closing()
-        paths = ("a.bin", "z.zarr/.zgroup", *(f"z.zarr/{number}" for number in range(5)))
-        self.source.things["x/y"] = Thing(files(*paths))
-        self.box = Box(folder / "box", self.source, "[zarr]\ninline = 3\n")
-        self.folder = folder / "private"
-
-    def sync(self) -> dict[str, Result]:
-        mirrors = {name: self.box.open_mirror(one) for name, one in self._mirrors().items()}
-        store = self.box.store
-        run = Sync(store, store.index_path, private=self.folder)
-        return {one.dataset: one for one in run.results(parse_requests((), mirrors))}
-
-    def _mirrors(self) -> dict[str, Mirror]:
-        return load_mirrors(self.box.mirrors)
-
-    def refs(self, folder: Path) -> dict[str, dict[str, str]]:
-        return {
-            alias: repository.refs()
-            for alias, repository in Store.open(folder).aliases()
-            if "--" in alias
-        }
-
-
-PARTS = {"box--x--y", "box--x--y--z.zarr"}
-
-
-def test_the_parts_of_a_dataset_move_with_it(tmp_path: Path) -> None:
-    pair = Pair(tmp_path)
-    assert pair.sync()["box:x/y"].message.startswith("embargoed: ")
-    before = pair.refs(pair.folder)
-    assert before.keys() == PARTS
-    assert pair.refs(pair.box.folder) == {}
-    pair.source.is_closed = False
-    assert "moved here" in pair.sync()["box:x/y"].message
-    assert pair.refs(pair.box.folder) == before
-    assert pair.refs(pair.folder) == {}
-    assert not list(pair.folder.rglob("*.pack"))[2:]  # those of the super-dataset stay
-    pair.box.fsck()
-    assert pair.sync()["box:x/y"].status == "notneeded"
-
-
-def test_parts_are_forgotten_even_after_a_move_that_broke_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pair = Pair(tmp_path)
-    pair.sync()
-    before = pair.refs(pair.folder)
-    pair.source.is_closed = False
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(crawl_private, "forget_files", full)
-    failed = pair.sync()["box:x/y"]
-    assert failed.status == "error"
-    monkeypatch.undo()
-    assert "moved here" in pair.sync()["box:x/y"].message
-    assert pair.refs(pair.box.folder) == before
-    assert pair.refs(pair.folder) == {}
-    assert not list((pair.folder / "neuromirror" / "records").rglob("*.zst"))
-    assert not list((pair.folder / "manifests").rglob("*.zst"))
-
-
-# --- killed while it moves
-
-
-def test_a_sync_killed_while_it_moves_is_made_good_by_the_next(embargo: Embargo) -> None:
-    closed = embargo.demo.create_dandiset(
-        Description("Stays closed: Othercanary"), identifier="000009", embargoed=True
-    )
-    embargo.demo.add_file(closed, "othercanary/file.txt", "still closed\n")
+def test_a_zarr_under_embargo_goes_to_the_private_store_and_moves(embargo: Embargo) -> None:
+    embargo.demo.add_zarr(ID, f"{FOLDER}/large.zarr", zarr_entries())
+    small = {"zarr.json": b"{}", "c/0": b"chunk"}
+    zarr = embargo.demo.add_zarr(ID, f"{FOLDER}/small.zarr", small)
+    embargo.mirror("zarrs = true")
+    file = embargo.demo.mirrors / "demo.toml"
+    file.write_text(file.read_text() + "[zarr]\ninline_parts = 10\n")
     embargo.sync()
-    expected = embargo.commits(embargo.private)
+    embargo.assert_silent()
+    assert f"{FOLDER}/small.zarr/c/0" in embargo.inside("files", NAME)
+    with embargo.index(embargo.private) as index:
+        row = index.last_version(NAME)
+        assert row is not None
+        assert row.exceptions == 0
+        (part,) = index.parts(row)
+        (state,) = index.versions(part.dataset)
+    kinds = {kind for kind, _ in embargo.locations(embargo.private)}
+    assert kinds == {"api", "s3"}
+    download = f"{embargo.demo.api_url}/zarr/{zarr}/files/?download=true&prefix=c%2F0"
+    assert download in str(contents(embargo.private))
     embargo.demo.unembargo(ID)
-    environment = {**os.environ, **embargo.environment()}
-    done = subprocess.run(
-        [
-            *(sys.executable, str(KILLED), str(embargo.demo.mirrors)),
-            *(str(embargo.public), str(embargo.private), "7"),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    tries = [json.loads(line) for line in done.stdout.splitlines()]
-    killed = [one for one in tries if one["killed"]]
-    assert len(killed) > 8, [one["step"] for one in tries]
-    final = tries[-1]["ended"]
-    assert set(expected.values()) < set(final["public"]["versions"][NAME])
-    for one in killed:
-        # at no time is there a place where the history is not whole
-        kept = [one["after"][name]["versions"].get(NAME, []) for name in ("private", "public")]
-        assert any(set(expected.values()) <= set(versions) for versions in kept), one["step"]
-        assert one["ended"] == final, one["step"]
-    copy = embargo.public.with_name("public-copy")
-    assert not any(b"othercanary" in content.lower() for content in contents(copy))
-    assert any(b"othercanary" in one.lower() for one in contents(embargo.private))
-    assert embargo.demo.token not in done.stdout + done.stderr
-    assert NAME not in final["private"]["versions"]
-    assert "demo:000009" in final["private"]["versions"]
-
-
-# --- what a clone can get
-
-
-def test_a_private_clone_gets_files_with_the_token(embargo: Embargo, tmp_path: Path) -> None:
-    embargo.sync()
-    clone = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", str(embargo.private / "alias" / f"demo--{ID}"), str(clone))
-    file = f"{FOLDER}/file.txt"
-    refused = subprocess.run(
-        ["git", "-C", str(clone), "annex", "get", file],
-        env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"},
-        capture_output=True,
-        check=False,
-    )
-    assert refused.returncode
-    # curl keeps the header to the API; git-annex itself would send it on to the bucket
-    header = tmp_path / "header"
-    header.write_text(f"Authorization: token {embargo.demo.token}\n")
-    git(clone, "config", "annex.security.allowed-ip-addresses", "all")
-    git(clone, "config", "annex.web-options", f"-H @{header}")
-    git(clone, "annex", "get", file)
-    assert (clone / file).read_text() == f"bytes of {FOLDER}\n"
-    # after it was opened, the same clone goes on with the public store, and needs no token
-    embargo.demo.unembargo(ID)
-    embargo.sync()
-    git(clone, "config", "--unset", "annex.web-options")
-    git(clone, "remote", "set-url", "origin", str(embargo.public / "alias" / f"demo--{ID}"))
-    git(clone, "pull", "-q", "--ff-only")
-    git(clone, "annex", "merge")
-    git(clone, "annex", "drop", "--force", file)
-    embargo.demo.clear_requests()
-    git(clone, "annex", "get", file)
-    assert embargo.demo.count_requests("GET .*versionId=") == 1
+    assert "moved here" in embargo.line(embargo.sync())
+    with embargo.index(embargo.public) as index:
+        assert next(iter(index.versions(part.dataset))).commit == state.commit
+    assert embargo.found_in(embargo.private) == set()

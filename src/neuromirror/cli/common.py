@@ -60,8 +60,10 @@ class Settings:
         return Store.open(self.store_folder, create=create)
 
     def index_path(self, store: Store) -> Path:
-        """The index file: the one named, or the store's own."""
-        return self.index_file or store.index_path
+        """The index file: the one named, or the store's own; of a private store only that."""
+        from neuromirror.store.private import is_private
+
+        return store.index_path if is_private(store.root) else self.index_file or store.index_path
 
     @contextmanager
     def index(self) -> Iterator[Index]:

@@ -125,15 +125,19 @@ class DandiSource:
         self._instance: Mapping[str, Any] | None = None
         self._instance_lock = threading.Lock()
         self._is_private = False
-        buckets = Buckets(session)
-        self._sweep = Sweep(buckets, connections=options.connections)
-        self._zarrs = Zarrs(
-            session,
-            mirror,
-            options.api,
-            buckets,
-            connections=options.connections,
-            history_gap=timedelta(minutes=options.history_gap_minutes),
+        self._buckets = Buckets(session)
+        self._sweep = Sweep(self._buckets, connections=options.connections)
+        self._zarrs = self._zarrs_of(closed=False)
+
+    def _zarrs_of(self, *, closed: bool) -> Zarrs:
+        return Zarrs(
+            self.session,
+            self.mirror,
+            self.options.api,
+            self._buckets,
+            connections=self.options.connections,
+            history_gap=timedelta(minutes=self.options.history_gap_minutes),
+            closed=closed,
         )
 
     def dataset(self, local_id: str) -> DatasetRef:
@@ -162,6 +166,7 @@ class DandiSource:
             )
         private = type(self)(self.mirror, options, self.session)
         private._is_private = True
+        private._zarrs = private._zarrs_of(closed=True)
         return private
 
     def is_open(self, dataset: DatasetRef) -> bool:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+
+import msgspec
 
 from neuromirror import __version__
 from neuromirror.model import (
@@ -23,6 +25,7 @@ from neuromirror.model import (
     DatasetHint,
     DatasetRef,
     FileRecord,
+    Location,
     NamedException,
     VersionKind,
     VersionRef,
@@ -60,6 +63,8 @@ _DIGEST: Final = "dandi:dandi-zarr-checksum"
 _EMBARGOED: Final = "dandi:EmbargoedAccess"
 _READINGS: Final = 3
 
+ZarrEntry = FileRecord | NamedException | Part
+
 
 @dataclass(frozen=True, slots=True)
 class ZarrState:
@@ -70,7 +75,11 @@ class ZarrState:
 
 
 class Zarrs:
-    """The Zarrs of one archive, ``api`` being its base; shared by threads."""
+    """The Zarrs of one archive, ``api`` being its base; shared by threads.
+
+    ``closed`` says that their objects may be listed and not be read, as under embargo: the
+    checksum alone proves them then, and the API's address, which takes a token, is told too.
+    """
 
     def __init__(
         self,
@@ -81,6 +90,7 @@ class Zarrs:
         *,
         connections: int,
         history_gap: timedelta = timedelta(hours=1),
+        closed: bool = False,
     ) -> None:
         self._session = session
         self._mirror = mirror
@@ -88,6 +98,7 @@ class Zarrs:
         self._buckets = buckets
         self.connections = connections
         self.ask_each = False
+        self.closed = closed
         self._gap = history_gap
 
     # --- names
@@ -214,6 +225,14 @@ class Zarrs:
         state = self.state(version.dataset)
         if address is None:
             address = self._address(version.dataset)
+        allowed = self._buckets.allowed(address)
+        if self.closed:
+            if state.checksum is None:
+                raise PartUnavailable(
+                    f"{version.dataset.name}: only a checksum can prove it under embargo, and it "
+                    "has none yet"
+                )
+            allowed = replace(allowed, version_readable=None)
         reading = _ZarrReading(
             self,
             version if moment is not None else self.version(version.dataset, state.checksum),
@@ -221,7 +240,7 @@ class Zarrs:
             known,
             self._buckets.bucket(address),
             address.key,
-            self._buckets.allowed(address),
+            allowed,
         )
         listing = Listing(
             version=reading.version,
@@ -231,9 +250,23 @@ class Zarrs:
             closing=reading.closing,
         )
         listing.entries = reading.entries(listing, moment)
+        if self.closed:
+            listing.entries = map(self._with_address(version.dataset), listing.entries)
         if moment is None:
             listing.unchanged, listing.memo = reading.unchanged, reading.memo
         return listing
+
+    def _with_address(self, dataset: DatasetRef) -> Callable[[ZarrEntry], ZarrEntry]:
+        """Adds the API's address to a record's places."""
+        start = f"{dataset.source_uri}files/?download=true&prefix="
+
+        def told(entry: ZarrEntry) -> ZarrEntry:
+            if not isinstance(entry, FileRecord):
+                return entry
+            place = Location(start + quote(entry.path, safe=""), "api")
+            return msgspec.structs.replace(entry, locations=(*entry.locations, place))
+
+        return told
 
     def must_ask_each(self) -> None:
         """From now on no ETag is taken for an MD5 before its object was asked about."""
@@ -334,7 +367,8 @@ class _ZarrReading:
                 found_opaque=self._zarrs.must_ask_each,
             )
             rows, checksum = self._proved(Path(folder), moment)
-            self._check_open(rows)
+            if not self._zarrs.closed:
+                self._check_open(rows)
             listed.append(rows)
             attributes = [(CHECKSUM, checksum)]
             if moment is None and not proved:
