@@ -107,7 +107,9 @@ def test_a_late_sha256_is_recorded_as_an_upgrade(place: Place, demo: DemoArchive
     assert row.evidence == {"sha256": row.files}
 
 
-def test_zarr_assets_are_named_exceptions(place: Place, demo: DemoArchive) -> None:
+def test_zarr_assets_that_are_not_wanted_are_named(place: Place, demo: DemoArchive) -> None:
+    with (demo.mirrors / "demo.toml").open("a") as file:
+        file.write("zarrs = false\n")
     place.sync()
     with place.index() as index:
         row = index.resolve("demo:000005", "draft")
