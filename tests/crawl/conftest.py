@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from crawl_place import Place
+from embargo_place import Embargo, prepared
 from scripted import Box, Scripted
 
 from neuromirror.demo import DemoArchive
@@ -55,3 +56,9 @@ def zarrs(tmp_path: Path, source: Scripted) -> Box:
 def another_box(tmp_path: Path, source: Scripted) -> Box:
     """A second empty place, for the same source."""
     return Box(tmp_path / "another-box", source)
+
+
+@pytest.fixture
+def embargo(small: DemoArchive, tmp_path: Path) -> Embargo:
+    """An archive of an open and an embargoed dandiset, with canaries, and places for stores."""
+    return prepared(small, tmp_path / "stores")

@@ -17,24 +17,14 @@ from embargo_place import (
     Embargo,
     contents,
     entries,
-    prepared,
 )
 
 from neuromirror.cli import main
 from neuromirror.crawl import visit
-from neuromirror.demo import DemoArchive
 from neuromirror.demo.contents import zarr_entries
 from neuromirror.net import Limits, Session
 from neuromirror.sources.dandi import source as dandi
 from neuromirror.store import Store
-
-KILLED = Path(__file__).with_name("killed_move.py")
-
-
-@pytest.fixture
-def embargo(small: DemoArchive, tmp_path: Path) -> Embargo:
-    """An archive of an open and an embargoed dandiset, with canaries, and places for stores."""
-    return prepared(small, tmp_path / "stores")
 
 
 @pytest.fixture

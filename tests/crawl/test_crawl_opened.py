@@ -21,7 +21,6 @@ from embargo_place import (
     Embargo,
     contents,
     entries,
-    prepared,
     refs,
     refs_or_none,
 )
@@ -29,19 +28,12 @@ from scripted import Box, Scripted, Thing, files
 
 from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_requests
 from neuromirror.crawl import private as crawl_private
-from neuromirror.demo import DemoArchive
 from neuromirror.demo.records import Description
 from neuromirror.model import DatasetHint, DatasetRef, EventRaised, VersionRef
 from neuromirror.sources.dandi import DandiSource
 from neuromirror.store import ANNEX, MAIN, Store
 
 KILLED = Path(__file__).with_name("killed_move.py")
-
-
-@pytest.fixture
-def embargo(small: DemoArchive, tmp_path: Path) -> Embargo:
-    """An archive of an open and an embargoed dandiset, with canaries, and places for stores."""
-    return prepared(small, tmp_path / "stores")
 
 
 # --- opened

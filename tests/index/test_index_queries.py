@@ -300,9 +300,9 @@ def test_a_plain_url_gives_the_exact_object_learnt_last(journal: DiskJournal, in
     for files, last in ([one], "one"), ([two], "two"), ([two], "two"), ([one], "one"):
         journal.mint(files)
         index.catch_up(journal)
-        assert index.known_location(plain) == place(last)[0]
-    assert index.known_location(f"{BUCKET}/some thing") is None
-    assert index.known_location("https://api.invalid/1") is None
+        assert index.known_locations([plain]) == [place(last)[0]]
+    unknown = [f"{BUCKET}/some thing", "https://api.invalid/1"]
+    assert index.known_locations(unknown) == [None, None]
 
 
 def test_an_overwritten_object_is_not_offered_for_the_old_bytes(

@@ -24,10 +24,6 @@ _T = TypeVar("_T")
 class KnownQueries(Reading):
     """Questions about what earlier visits of any dataset learnt."""
 
-    def known_location(self, plain: str) -> Location | None:
-        """The exact object last learnt for a URL without its object version, or None."""
-        return self.known_locations([plain])[0]
-
     def known_locations(self, urls: Sequence[str]) -> list[Location | None]:
         """The exact object last learnt for each URL without its object version, or None."""
         plain = [plain_url(url) for url in urls]
