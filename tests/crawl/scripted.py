@@ -27,7 +27,7 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import DatasetNotFound, Known, Listing, Part, Source
+from neuromirror.sources import DatasetNotFound, Estimate, Known, Listing, Part, Source
 
 START = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -187,6 +187,12 @@ class Scripted:
         if isinstance(self.probed, Exception):
             raise self.probed
         return self.probed
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        return None
+
+    def group(self, local_ids: str) -> DatasetRef | None:
+        return None
 
     def part(self, path: str, name: str) -> Part:
         zarr, dataset = self.zarrs[name], self.dataset(f"zarr/{name}")

@@ -18,11 +18,14 @@ class Memory:
         contents: Mapping[str, KnownContent] | None = None,
         memo: bytes | None = None,
         workspace: Path = Path("nowhere"),
+        *,
+        deep: bool = False,
     ) -> None:
         self._location = location
         self._contents = dict(contents or {})
         self.memo = memo
         self.workspace = workspace
+        self.deep = deep
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         return [self._location(url) for url in urls]

@@ -26,10 +26,18 @@ class Knowledge:
     To be asked in the thread in which the listing is read: the index's connection belongs to it.
     """
 
-    def __init__(self, index: Index, workspace: Pages, memo: bytes | None = None) -> None:
+    def __init__(
+        self,
+        index: Index,
+        workspace: Pages,
+        memo: bytes | None = None,
+        *,
+        deep: bool = False,
+    ) -> None:
         self._index = index
         self._workspace = workspace
         self.memo = memo
+        self.deep = deep
 
     @cached_property
     def workspace(self) -> Path:

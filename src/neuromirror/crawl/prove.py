@@ -196,6 +196,7 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
         exceptions=tuple(sorted(exceptions, key=lambda one: (one.path, one.reason))),
         newest=count.newest,
         web_remotes=listing.web_remotes,
+        special_remotes=listing.special_remotes,
     )
     return Proven(
         header,

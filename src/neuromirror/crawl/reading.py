@@ -29,7 +29,8 @@ class Reading:
     """Reads the listings of one dataset; the caller holds the dataset's lock.
 
     ``parts`` makes what decides about the parts of a version's listing. A listing that is not
-    proven is read again, ``attempts`` times in all.
+    proven is read again, ``attempts`` times in all. ``deep`` tells the source that nothing is to
+    be believed that could be read again.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Reading:
         self._memos = MemoFolder(store.root)
         self._parts = parts
         self._attempts = attempts
+        self.deep = False
 
     def read(
         self,
@@ -103,10 +105,17 @@ class Reading:
     ) -> int | None:
         with ExitStack() as stack:
             with self._recorder.reader() as index:
-                known = Knowledge(index, workspace, None if memo is None else memo.content)
+                known = Knowledge(
+                    index, workspace, None if memo is None else memo.content, deep=self.deep
+                )
                 listing = opened(known)
                 if memo is not None and listing.unchanged():
                     workspace.remove()
+                    content = listing.renewed()
+                    if content is not None:
+                        # a source that reads a sample remembers how far it has come
+                        commits = memo.commit, memo.annex_commit
+                        self._memos.keep(self._id, word, Memo(*commits, content, memo.pending))
                     return memo.pending
                 scratch = stack.enter_context(self._store.scratch())
                 parts = None if self._parts is None else self._parts(version)

@@ -86,6 +86,7 @@ class Visit:
         Raises what stopped it; what was minted before that stays, and is in ``outcome``.
         """
         self._deep, self._history = deep, history
+        self._reading.deep = deep
         versions = self._source.versions(self._dataset)
         self._publisher.catch_up()
         published = [one for one in versions if one.kind is VersionKind.PUBLISHED]

@@ -345,6 +345,7 @@ class _Zarr:
             exceptions=tuple(self._exceptions),
             newest=self._newest,
             web_remotes=around.web_remotes,
+            special_remotes=around.special_remotes,
             form=form,
         )
         pending = self._pending if self._proven.pending else 0

@@ -22,7 +22,7 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import Known, Listing, Source
+from neuromirror.sources import Estimate, Known, Listing, Source
 from neuromirror.store import Store, record_lines_in_git
 
 _T = TypeVar("_T")
@@ -87,6 +87,14 @@ class Narrowed:
     def capabilities(self) -> Mapping[str, str]:
         """As the source's own."""
         return self._source.capabilities()
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        """As the source's own."""
+        return self._source.estimate(dataset)
+
+    def group(self, local_ids: str) -> DatasetRef | None:
+        """As the source's own."""
+        return self._source.group(local_ids)
 
     def listing(self, version: VersionRef, known: Known) -> Listing:
         """The files of a version; of an earlier state under the name that it shall have."""

@@ -61,6 +61,7 @@ from neuromirror.model.records import (
     NamedException,
     Retention,
     SnapshotHeader,
+    SpecialRemote,
     Summary,
     VersionKind,
     VersionRef,
@@ -68,6 +69,7 @@ from neuromirror.model.records import (
     epoch,
     time_label,
 )
+from neuromirror.model.traffic import Traffic, dump_traffic, load_traffic, total_traffic
 
 __all__ = [
     "ZARR_MARKERS",
@@ -96,9 +98,11 @@ __all__ = [
     "PlacedFile",
     "Retention",
     "SnapshotHeader",
+    "SpecialRemote",
     "StateDigest",
     "Subdataset",
     "Summary",
+    "Traffic",
     "VersionKind",
     "VersionMinted",
     "VersionRef",
@@ -109,6 +113,7 @@ __all__ = [
     "dump_entry",
     "dump_pairs",
     "dump_placed",
+    "dump_traffic",
     "epoch",
     "in_git",
     "load_all",
@@ -116,6 +121,7 @@ __all__ = [
     "load_entry",
     "load_pairs",
     "load_placed",
+    "load_traffic",
     "manifest_digest",
     "manifest_line",
     "metadata_digest",
@@ -126,4 +132,5 @@ __all__ = [
     "subdataset_line",
     "text",
     "time_label",
+    "total_traffic",
 ]

@@ -13,12 +13,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class MirrorSeen:
-    """A mirror's configuration as first used, or as changed: its source and upstream's URI."""
+    """A mirror's configuration as first used, or as changed: its source and upstream's URI.
+
+    ``index_entries``, where given, is a new setting for all versions that were recorded before: an
+    index that is made anew has the files of each Zarr of at most so many, and of no other, whatever
+    ``VersionMinted.indexed`` says.
+    """
 
     mirror: str
     source: str
     uri: str
     at: str
+    index_entries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,9 @@ class VersionMinted:
     ``within`` is the local id of the dataset of which this one is a part, empty for one that
     stands alone. ``form`` is model.SnapshotHeader's, empty where an earlier release did not record
     it; ``only_files`` and ``only_bytes`` count what has no place in git. ``inline`` are the parts
-    that stand as folders of files: path, source, checksum, files and bytes of each.
+    that stand as folders of files: path, source, checksum, files and bytes of each. ``indexed``
+    says whether its files are in the index, or only in its records; ``in_parts`` counts the files
+    of its sub-datasets, None where an earlier release did not.
     """
 
     mirror: str
@@ -75,6 +83,8 @@ class VersionMinted:
     only_files: int = 0
     only_bytes: int = 0
     inline: list[dict[str, Any]] = field(default_factory=list)
+    indexed: bool = True
+    in_parts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,8 @@ class VisitEnded:
     ``status`` is full | partial | held | waiting | not_found | failed; ``fingerprint`` is the
     source's hint as of the visit, empty where it gives none (the plan skips a dataset whose last
     visit was full and whose hint is the same); ``pending`` counts files that still lack their
-    best digest (such a dataset is visited again all the same).
+    best digest (such a dataset is visited again all the same). ``traffic`` is what was asked of
+    each host, as model.dump_traffic has it; empty where an earlier release did not count.
     """
 
     visit: str
@@ -98,6 +109,7 @@ class VisitEnded:
     fingerprint: str
     pending: int
     message: str
+    traffic: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,9 @@ class Digest(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A place where the bytes can be had; ``url`` holds no credentials.
 
-    ``kind`` is ``s3`` (an object, exact when ``version_id`` is known and in the URL) or ``api``
-    (an archive's own download address).
+    ``kind`` is ``s3`` (an object, exact when ``version_id`` is known and in the URL), ``api``
+    (an archive's own download address), ``boss`` or ``ndstore`` (a block of a volume, which a
+    special remote cuts out and makes into the file's bytes).
     """
 
     url: str
@@ -213,7 +214,9 @@ class DatasetFacts:
     ``attributes`` are (name, value) pairs, sorted, to search by; a name may come more than once:
     ``subject``, ``species``, ``modality``, ``platform``, ``project``, ``investigator``,
     ``funder``, ``data-level``, ``created``, ``process``, ``schema-version``. ``inputs`` are
-    upstream's names of the datasets that this one was derived from, sorted.
+    upstream's names of the datasets that this one was derived from, sorted. ``links`` are (kind,
+    address) pairs, sorted, of viewers and other places where people can look at it
+    (``neuroglancer``, ``ndviz``); the index keeps the last ones, and git none, so they may move.
     """
 
     title: str = ""
@@ -222,6 +225,7 @@ class DatasetFacts:
     landing_page: str | None = None
     attributes: tuple[tuple[str, str], ...] = ()
     inputs: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,20 @@ class WebRemote:
     name: str
     urlinclude: str
     cost: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialRemote:
+    """An external special remote of git-annex that claims URLs of a scheme of its own.
+
+    ``externaltype`` names its program (``git-annex-remote-<externaltype>``), which git-annex
+    starts by itself in every clone that has it installed; ``uuid`` is the same wherever the
+    remote is used, since what it can get does not depend on the dataset.
+    """
+
+    name: str
+    externaltype: str
+    uuid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +287,7 @@ class SnapshotHeader:
     exceptions: tuple[NamedException, ...] = ()
     newest: datetime | None = None
     web_remotes: tuple[WebRemote, ...] = ()
+    special_remotes: tuple[SpecialRemote, ...] = ()
     form: str = "files"
     inline: tuple[InlineFolder, ...] = ()
 

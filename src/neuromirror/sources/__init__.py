@@ -8,11 +8,12 @@ from neuromirror.sources.errors import (
     UnexpectedReply,
 )
 from neuromirror.sources.options import SourceOptions
-from neuromirror.sources.protocol import Known, KnownContent, Listing, Part, Source
+from neuromirror.sources.protocol import Estimate, Known, KnownContent, Listing, Part, Source
 from neuromirror.sources.registry import open_source, source_kinds
 
 __all__ = [
     "DatasetNotFound",
+    "Estimate",
     "Known",
     "KnownContent",
     "Listing",

@@ -22,6 +22,7 @@ from neuromirror.model import (
     FileRecord,
     Location,
     NamedException,
+    SpecialRemote,
     VersionRef,
     WebRemote,
 )
@@ -46,7 +47,13 @@ class Known(Protocol):
     ``memo`` is what :attr:`Listing.memo` gave when this version was last taken whole, None where
     nothing is remembered. ``workspace`` is a folder of this version's own (it exists, and is
     empty at first) that stays when a visit is killed, and is removed once its listing was taken.
+    ``deep`` asks for the thorough way: nothing that could be read again is to be believed.
     """
+
+    @property
+    def deep(self) -> bool:
+        """Whether the visit is a deep one."""
+        ...
 
     @property
     def memo(self) -> bytes | None:
@@ -75,6 +82,10 @@ def _no_memo() -> bytes | None:
     return None
 
 
+def _nothing_said() -> str:
+    return ""
+
+
 @dataclass(slots=True)
 class Listing:
     """One reading of a version's files.
@@ -85,9 +96,11 @@ class Listing:
     the version once more: the proof is that nothing moved meanwhile.
 
     ``unchanged`` asks upstream whether all is as it was when ``known.memo`` was
-    made, byte for byte, without reading the entries; ``memo``, after the last entry, gives what
-    that takes (None: the source does not offer it). ``still_there`` gives those of some missing
-    paths that upstream has after all; None where the listing proves itself by a summary.
+    made, without reading the entries; ``memo``, after the last entry, gives what that takes (None:
+    the source does not offer it). ``renewed``, after ``unchanged`` said yes, gives what is to be
+    remembered in its place (None: the same). ``still_there`` gives those of some missing paths that
+    upstream has after all; None where the listing proves itself by a summary. ``checked`` says in words, after either, what was compared where that is less than
+    everything (upstream gives no checksums, and a sample was read); else it is empty.
     """
 
     version: VersionRef
@@ -96,10 +109,13 @@ class Listing:
     entries: Iterator[FileRecord | NamedException | Part]
     closing: Callable[[], VersionRef] = field(repr=False)
     web_remotes: tuple[WebRemote, ...] = ()
+    special_remotes: tuple[SpecialRemote, ...] = ()
     late_sha256: bool = False  # upstream will tell a sha256 of every file some time later
     unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
     memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
+    renewed: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
     still_there: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
+    checked: Callable[[], str] = field(default=_nothing_said, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +138,20 @@ class Part:
     def dataset(self) -> DatasetRef:
         """The dataset that the part is."""
         return self.version.dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What mirroring a dataset would take, told before it begins.
+
+    ``files`` and ``bytes`` are what it would list; ``fetched`` bytes would be read once to learn
+    checksums, ``requests`` be made at least.
+    """
+
+    files: int
+    bytes: int
+    fetched: int = 0
+    requests: int = 0
 
 
 class Source(Protocol):
@@ -166,4 +196,16 @@ class Source(Protocol):
 
     def listing(self, version: VersionRef, known: Known) -> Listing:
         """The files of a version."""
+        ...
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        """What a first visit would take; None where only listing it can tell."""
+        ...
+
+    def group(self, local_ids: str) -> DatasetRef | None:
+        """The super-dataset of all datasets whose local id begins with ``local_ids`` and a slash.
+
+        None where there is none between them and the mirror's own. Its URI is upstream's of what
+        the datasets have in common (a collection, an experiment).
+        """
         ...

@@ -42,7 +42,7 @@ from neuromirror.sources.dandi.sweep import Sweep
 from neuromirror.sources.dandi.zarrs import LOCAL_PREFIX, Zarrs
 from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
 from neuromirror.sources.options import SourceOptions, base_address
-from neuromirror.sources.protocol import Known, Listing, Part
+from neuromirror.sources.protocol import Estimate, Known, Listing, Part
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 _VERSION: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
@@ -339,6 +339,14 @@ class DandiSource:
     def capabilities(self) -> Mapping[str, str]:
         """None to tell: the API allows the same everywhere."""
         return {}
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        """None: only the listing tells."""
+        return None
+
+    def group(self, local_ids: str) -> DatasetRef | None:
+        """None: all datasets are the mirror's own."""
+        return None
 
     def listing(self, version: VersionRef, known: Known) -> Listing:
         """The assets of a version; its ``version`` holds upstream's summary as of now.

@@ -27,7 +27,7 @@ from neuromirror.net import (
     Session,
 )
 from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
-from neuromirror.sources.protocol import Known, Listing
+from neuromirror.sources.protocol import Estimate, Known, Listing
 from neuromirror.sources.s3 import docdb, names
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.discovery import Components, Plan, Strays, roots
@@ -223,6 +223,14 @@ class S3Source:
             if allowed.versions_listable and allowed.version_readable
             else "mutable-bucket",
         }
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        """None: only the listing tells."""
+        return None
+
+    def group(self, local_ids: str) -> DatasetRef | None:
+        """None: all datasets are the mirror's own."""
+        return None
 
     def _capabilities(self) -> S3Capabilities:
         with self._lock:
