@@ -293,8 +293,8 @@ def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
     for line in lines:
         if "missing" in line:
             continue
-        name = ", ".join(filter(None, (line["what"], line.get("of"))))
-        series.setdefault(name, []).append((line["n"], line["seconds"]))
+        label = ", ".join(filter(None, (line["what"], line.get("of"))))
+        series.setdefault(label, []).append((line["n"], line["seconds"]))
     if max(map(len, series.values())) < 2:
         return None
     import matplotlib as mpl
