@@ -175,11 +175,13 @@ class Minting:
             files,
         )
 
-    def mint_records(self, number: int, files: list[PlacedFile]) -> Minted:
+    def mint_records(
+        self, number: int, files: list[PlacedFile], head: SnapshotHeader | None = None
+    ) -> Minted:
         """Mints a state from a file of records, as a visit does."""
         records = self.folder / "records"
         records.write_bytes(b"".join(dump_placed(one) + b"\n" for one in files))
-        snapshot = Snapshot.of_records(header(number), records)
+        snapshot = Snapshot.of_records(head or header(number), records)
         parents = Parents(self.commit, self.annex)
         return self._take(
             mint(snapshot, self.repository, parents, lambda state: f"label-{number}", self.scratch),

@@ -33,8 +33,17 @@ from neuromirror.annex.logs import (
     url_log,
 )
 from neuromirror.annex.paths import fits, git_path, mark_clash, upstream_path
+from neuromirror.annex.special import (
+    CLAIMED,
+    CLAIMED_KINDS,
+    special_remote,
+    unclaimed,
+    uuid_line,
+)
 
 __all__ = [
+    "CLAIMED",
+    "CLAIMED_KINDS",
     "WEB_UUID",
     "KeyParts",
     "LogLine",
@@ -61,10 +70,13 @@ __all__ = [
     "remote_log",
     "sameas_web_remote",
     "sha256e_key",
+    "special_remote",
+    "unclaimed",
     "upstream_path",
     "url_key",
     "url_lines",
     "url_log",
     "url_log_path",
+    "uuid_line",
     "xs3etag_key",
 ]

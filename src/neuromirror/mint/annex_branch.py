@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from neuromirror.annex import (
+    CLAIMED,
+    CLAIMED_KINDS,
+    WEB_UUID,
     location_log,
     log_path,
     merge_location_log,
     merge_url_log,
     url_lines,
-    url_log,
 )
 from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import BLOB, TREE, PackWriter
 from neuromirror.mint.trees import FILE, FOLDER, write_tree
 from neuromirror.model import PlacedFile
 
-_REMOTES = b"remote.log"
+REMOTES = b"remote.log"
+NAMES = b"uuid.log"
+
+_CLAIMED = CLAIMED.encode()
+_ANY_CLAIMED = b"\0" + _CLAIMED
+_WEB = (WEB_UUID,)
 
 Entries = dict[bytes, tuple[bytes, bytes]]
 
@@ -30,12 +37,16 @@ def annex_line(placed: PlacedFile) -> bytes | None:
     must not be claimed to be on the web.
 
     ``<hash directories>/<key file>.log NUL url NUL url …``; neither part can hold a newline or
-    NUL, since keys and stored URLs do not.
+    NUL, since keys and stored URLs do not. A URL that a special remote claims begins with a colon.
     """
     locations = placed.record.locations
     if not locations or placed.part is not None:
         return None
-    line = b"\0".join([log_path(placed.key), *[place.url.encode() for place in locations]])
+    urls = [
+        place.url.encode() if place.kind not in CLAIMED_KINDS else _CLAIMED + place.url.encode()
+        for place in locations
+    ]
+    line = b"\0".join([log_path(placed.key), *urls])
     if b"\n" in line or b"\r" in line:
         raise ValueError(f"a URL must not have a line break: {line!r}")
     return line
@@ -45,25 +56,31 @@ class AnnexBranch:
     """Writes the branch's trees from sorted lines of :func:`annex_line`.
 
     ``timestamp`` is that of new log lines, in whole seconds. ``root`` is the 20-byte id of the
-    branch's last tree, or None; only trees and logs of keys in the lines are read.
+    branch's last tree, or None; only trees and logs of keys in the lines are read. ``special`` is
+    the UUID of the remote that gets what is claimed.
     """
 
     def __init__(
-        self, pack: PackWriter, reader: ObjectReader, timestamp: int, root: bytes | None
+        self,
+        pack: PackWriter,
+        reader: ObjectReader,
+        timestamp: int,
+        root: bytes | None,
+        special: str | None = None,
     ) -> None:
         self._pack = pack
         self._reader = reader
         self._timestamp = timestamp
         self._root = root
-        self._present = location_log(timestamp)
+        self._special = special
         self._stamp = b"%ds 1 " % timestamp
-        self._present_id: bytes | None = None
+        self._present_ids: dict[tuple[str, ...], bytes] = {}
 
-    def write(self, lines: Iterable[bytes], remotes: Sequence[bytes]) -> bytes:
+    def write(self, lines: Iterable[bytes], settings: Mapping[bytes, Sequence[bytes]]) -> bytes:
         """The id of the branch's new root tree.
 
-        ``remotes`` are lines of remote.log; one that is there already, whatever its timestamp, is
-        left as it is.
+        ``settings`` are lines of files at the top (remote.log, uuid.log); one that is there
+        already, whatever its timestamp, is left as it is.
         """
         if self._root is None:
             root = self._fresh(lines)
@@ -71,8 +88,9 @@ class AnnexBranch:
             root = self._old(self._root)
             for top, group in groupby(lines, key=lambda line: line[:3]):
                 root[top] = (FOLDER, self._top(group, _folder(root, top)))
-        if remotes:
-            root[_REMOTES] = (FILE, self._remotes(root.get(_REMOTES), remotes))
+        for name, wanted in settings.items():
+            if wanted:
+                root[name] = (FILE, self._settings(root.get(name), wanted))
         return write_tree(self._pack, root)
 
     def _fresh(self, lines: Iterable[bytes]) -> Entries:
@@ -96,13 +114,14 @@ class AnnexBranch:
         path, *urls = lines[0].split(b"\0")
         name = path[8:]
         web = self._pack.add(BLOB, url_lines(urls, self._stamp))
-        tree = b"100644 %s\0%s100644 %s.web\0%s" % (name, self._location(None), name, web)
+        holders = _WEB if _ANY_CLAIMED not in lines[0] else self._holders(urls)
+        tree = b"100644 %s\0%s100644 %s.web\0%s" % (name, self._present(holders), name, web)
         return self._pack.add(TREE, tree)
 
     def _old(self, sha: bytes | None) -> Entries:
         return {} if sha is None else self._reader.tree(sha)
 
-    def _remotes(self, old: tuple[bytes, bytes] | None, wanted: Sequence[bytes]) -> bytes:
+    def _settings(self, old: tuple[bytes, bytes] | None, wanted: Sequence[bytes]) -> bytes:
         have = b"" if old is None else self._reader.read(old[1].hex())
         known = {_untimed(line) for line in have.splitlines()}
         added = [line for line in wanted if _untimed(line) not in known]
@@ -118,26 +137,43 @@ class AnnexBranch:
         tree = self._old(old)
         for path, urls in _keys(lines):
             name = path[8:]
-            tree[name] = (FILE, self._location(tree.get(name)))
+            holders = self._holders(urls)
+            tree[name] = (FILE, self._location(tree.get(name), holders))
             if urls:
                 web = name + b".web"
                 tree[web] = (FILE, self._urls(tree.get(web), urls))
         return write_tree(self._pack, tree)
 
-    def _location(self, old: tuple[bytes, bytes] | None) -> bytes:
+    def _holders(self, urls: Iterable[bytes]) -> tuple[str, ...]:
+        """The remotes that have a content which these URLs lead to, sorted."""
+        claimed = {url[:1] == _CLAIMED for url in urls}
+        if True not in claimed:
+            return _WEB
+        if self._special is None:
+            raise ValueError("a URL is claimed, and the snapshot names no special remote")
+        return (*_WEB, self._special) if False in claimed else (self._special,)
+
+    def _present(self, holders: tuple[str, ...]) -> bytes:
+        """The id of the location log of a key that these remotes have."""
+        known = self._present_ids.get(holders)
+        if known is None:
+            log = b"".join([location_log(self._timestamp, one) for one in sorted(holders)])
+            known = self._present_ids[holders] = self._pack.add(BLOB, log)
+        return known
+
+    def _location(self, old: tuple[bytes, bytes] | None, holders: tuple[str, ...]) -> bytes:
         if old is None:
-            if self._present_id is None:
-                self._present_id = self._pack.add(BLOB, self._present)
-            return self._present_id
-        have = self._reader.read(old[1].hex())
-        merged = merge_location_log(have, self._timestamp)
+            return self._present(holders)
+        have = merged = self._reader.read(old[1].hex())
+        for one in holders:
+            merged = merge_location_log(merged, self._timestamp, one)
         return old[1] if merged == have else self._pack.add(BLOB, merged)
 
-    def _urls(self, old: tuple[bytes, bytes] | None, urls: list[str]) -> bytes:
+    def _urls(self, old: tuple[bytes, bytes] | None, urls: list[bytes]) -> bytes:
         if old is None:
-            return self._pack.add(BLOB, url_log(urls, self._timestamp))
+            return self._pack.add(BLOB, url_lines(urls, self._stamp))
         have = self._reader.read(old[1].hex())
-        merged = merge_url_log(have, urls, self._timestamp)
+        merged = merge_url_log(have, [url.decode() for url in urls], self._timestamp)
         return old[1] if merged == have else self._pack.add(BLOB, merged)
 
 
@@ -164,14 +200,13 @@ def _folder(entries: Entries, name: bytes) -> bytes | None:
     return None if found is None else found[1]
 
 
-def _keys(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[str]]]:
+def _keys(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
     """Log path and URLs of each key: several paths may hold one content."""
     for path, group in groupby(lines, key=lambda line: line.partition(b"\0")[0]):
-        urls: dict[str, None] = {}
+        urls: dict[bytes, None] = {}
         for line in group:
-            for url in line.split(b"\0")[1:]:
-                urls.setdefault(url.decode(), None)
+            urls.update(dict.fromkeys(line.split(b"\0")[1:]))
         yield path, list(urls)
 
 
-__all__ = ["AnnexBranch", "annex_line"]
+__all__ = ["NAMES", "REMOTES", "AnnexBranch", "annex_line"]

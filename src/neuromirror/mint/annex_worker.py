@@ -36,7 +36,11 @@ class AnnexWorker:
             "scratch": str(scratch),
             "timestamp": work.timestamp,
             "root": None if work.annex_root is None else work.annex_root.hex(),
-            "remotes": [line.decode() for line in work.remotes],
+            "special": work.special,
+            "settings": {
+                name.decode(): [line.decode() for line in lines]
+                for name, lines in work.settings.items()
+            },
         }
         self._task = json.dumps(task).encode()
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,8 +117,12 @@ def _write(task: dict[str, Any]) -> dict[str, Any]:
             line = annex_line(load_placed(record))
             if line is not None:
                 lines.add(line)
-        branch = AnnexBranch(pack, reader, task["timestamp"], root)
-        tree = branch.write(lines, [line.encode() for line in task["remotes"]])
+        branch = AnnexBranch(pack, reader, task["timestamp"], root, task["special"])
+        settings = {
+            name.encode(): [line.encode() for line in wanted]
+            for name, wanted in task["settings"].items()
+        }
+        tree = branch.write(lines, settings)
         done = pack.finish()
     known.close()
     described = None

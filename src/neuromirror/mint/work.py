@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from neuromirror.annex import sameas_web_remote
-from neuromirror.mint.annex_branch import AnnexBranch
+from neuromirror.annex import sameas_web_remote, special_remote, uuid_line
+from neuromirror.mint.annex_branch import NAMES, REMOTES, AnnexBranch
 from neuromirror.mint.commits import annex_message, commit_bytes, version_message
 from neuromirror.mint.documents import describe, plain_documents, root_entries
 from neuromirror.mint.manifests import ManifestWriter
@@ -80,6 +80,8 @@ class Work:
             raise ValueError("a snapshot needs a time to be minted")
         if header.form not in ("files", "manifest"):
             raise ValueError(f"there is no form {header.form!r} of a dataset")
+        if len(header.special_remotes) > 1:
+            raise ValueError("a dataset has one special remote at most")
         self.header = header
         self.within = within
         self.documents = plain_documents(header)
@@ -107,24 +109,39 @@ class Work:
         self._stack.close()
 
     @property
-    def remotes(self) -> list[bytes]:
-        """Lines of remote.log for places of another kind."""
-        dataset = uuid.UUID(self.header.version.dataset.dataset_id)
-        return [
+    def settings(self) -> dict[bytes, list[bytes]]:
+        """Lines of files at the top of the git-annex branch: places of another kind than the web.
+
+        A web remote of one dataset has a UUID of its own, a special remote the same everywhere.
+        """
+        header, stamp = self.header, self.timestamp
+        dataset = uuid.UUID(header.version.dataset.dataset_id)
+        web = [
             sameas_web_remote(
                 name=remote.name,
                 urlinclude=remote.urlinclude,
                 cost=remote.cost,
-                timestamp=self.timestamp,
+                timestamp=stamp,
                 uuid=str(uuid.uuid5(dataset, f"remote {remote.name}")),
             )
-            for remote in self.header.web_remotes
+            for remote in header.web_remotes
         ]
+        special = [
+            special_remote(one.name, one.externaltype, one.uuid, stamp)
+            for one in header.special_remotes
+        ]
+        names = [uuid_line(one.name, one.uuid, stamp) for one in header.special_remotes]
+        return {REMOTES: [*web, *special], NAMES: names}
+
+    @property
+    def special(self) -> str | None:
+        """The UUID of the remote that gets what is claimed; None where there is none."""
+        return next((one.uuid for one in self.header.special_remotes), None)
 
     def annex_tree(self, lines: Iterable[bytes]) -> bytes:
         """Writes the git-annex branch's trees from sorted lines (see annex_line)."""
-        branch = AnnexBranch(self.pack, self.reader, self.timestamp, self.annex_root)
-        return branch.write(lines, self.remotes)
+        branch = AnnexBranch(self.pack, self.reader, self.timestamp, self.annex_root, self.special)
+        return branch.write(lines, self.settings)
 
     def root_entries(self, sums: Sums) -> dict[bytes, tuple[bytes, bytes]]:
         """Writes the root's own files, once all manifest lines are in: name → (mode, id)."""

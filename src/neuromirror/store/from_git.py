@@ -21,6 +21,7 @@ from neuromirror.annex import (
     key_of_file,
     parse_key,
     parse_log,
+    unclaimed,
     upstream_path,
     url_log_path,
 )
@@ -85,7 +86,7 @@ def _in_git(
             log = b""
             with suppress(ObjectMissing):  # a file that nobody says where to get has none
                 log = reader.read(f"{annex_commit}:{url_log_path(key).decode()}")
-            urls = [line.value for line in parse_log(log) if line.status == "1"]
+            urls = [unclaimed(line.value) for line in parse_log(log) if line.status == "1"]
             yield PlacedFile(path, key, _record(path, key, urls, retention))
 
 

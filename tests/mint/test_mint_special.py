@@ -1,0 +1,173 @@
+"""URLs that a special remote claims stand on the git-annex branch as git-annex writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mint_world import REMOTE, Minting, git, header, in_place, stamp
+from test_mint_two_ways import ids
+
+from neuromirror.annex import log_path, url_key, url_log_path
+from neuromirror.model import (
+    Digest,
+    FileRecord,
+    Location,
+    PlacedFile,
+    SnapshotHeader,
+    SpecialRemote,
+)
+
+UUID = "5bd2ed5f-9a5c-5a2e-9d6d-2c8d4a3b9f10"
+SPECIAL = SpecialRemote("blocks", "blocks", UUID)
+
+PROGRAM = """#!{python}
+import sys
+def say(words): print(words, flush=True)
+say("VERSION 1")
+for line in sys.stdin:
+    word, _, rest = line.strip().partition(" ")
+    if word == "INITREMOTE": say("INITREMOTE-SUCCESS")
+    elif word == "PREPARE": say("PREPARE-SUCCESS")
+    elif word == "CLAIMURL":
+        say("CLAIMURL-SUCCESS" if rest.startswith("boss:") else "CLAIMURL-FAILURE")
+    elif word == "CHECKURL": say("CHECKURL-CONTENTS 128")
+    elif word == "TRANSFER":
+        direction, key, target = rest.split(" ", 2)
+        open(target, "wb").write(b"x" * 128)
+        say(f"TRANSFER-SUCCESS RETRIEVE {{key}}")
+    else: say("UNSUPPORTED-REQUEST")
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A special remote that claims boss: and gives 128 times the letter x."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    path = folder / "git-annex-remote-blocks"
+    path.write_text(PROGRAM.format(python=sys.executable))
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def head(number: int) -> SnapshotHeader:
+    return replace(header(number), special_remotes=(SPECIAL,))
+
+
+def block(number: int, places: Iterable[str], digest: bool = False) -> FileRecord:
+    path = b"0/c/0/0/%d" % number
+    claims = (Digest("md5", f"{number:032x}", "neuromirror", True),) if digest else ()
+    locations = tuple(Location(url, "boss" if url.startswith("boss:") else "api") for url in places)
+    return FileRecord(path, 128, claims, locations)
+
+
+def boss(number: int) -> str:
+    return f"boss://boss.example.org/c/e/ch/0/{64 * number}:{64 * number + 64}/0:64/0:16"
+
+
+def state(*blocks: FileRecord) -> list[PlacedFile]:
+    return in_place({one.path: one for one in blocks})
+
+
+FIRST = state(
+    block(0, [boss(0)]),
+    block(1, ["https://example.org/1", boss(1)], digest=True),
+    block(2, ["https://example.org/2"], digest=True),
+)
+SECOND = state(
+    block(0, [boss(0)]),
+    block(1, ["https://example.org/1", boss(1)], digest=True),
+    block(2, ["https://example.org/2", boss(2)], digest=True),
+    block(3, [boss(3)]),
+)
+
+
+def test_the_branch_is_what_git_annex_writes_for_such_urls(tmp_path: Path, program: None) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    minting.mint(0, state(block(0, [boss(0)])), head(0))
+    own = tmp_path / "own"
+    git(tmp_path, "init", "-q", str(own))
+    git(own, "annex", "init", "-q")
+    kind = ("type=external", "externaltype=blocks", "encryption=none", "autoenable=true")
+    git(own, "annex", "initremote", "blocks", *kind)
+    git(own, "annex", "addurl", "--fast", "--file=b", boss(0))
+    key = git(own, "annex", "lookupkey", "b").decode().strip()
+    assert key == url_key(boss(0), 128)
+    uuid = git(own, "config", "remote.blocks.annex-uuid").decode().strip()
+    for path in (log_path(key), url_log_path(key), b"uuid.log", b"remote.log"):
+        ours = git(minting.repository, "show", f"git-annex:{path.decode()}").decode()
+        theirs = git(own, "show", f"git-annex:{path.decode()}").decode()
+        for line in untimed(ours):
+            # git-annex tells of the repository itself, and we of a remote of the web's kind
+            assert "sameas" in line or line.replace(UUID, uuid) in untimed(theirs)
+
+
+def untimed(log: str) -> list[str]:
+    lines = [re.sub(r" timestamp=[0-9.]+s", "", line) for line in log.splitlines()]
+    return [re.sub(r"^[0-9.]+s ", "", line) for line in lines]
+
+
+def test_a_clone_enables_the_remote_and_gets_by_it(tmp_path: Path, program: None) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    minting.mint(0, FIRST, head(0))
+    git(tmp_path, "clone", "-q", str(minting.repository), "clone")
+    clone = tmp_path / "clone"
+    git(clone, "annex", "init", "-q")
+    lines = git(clone, "annex", "whereis", "--json").decode().splitlines()
+    seen = {one["file"]: one for one in map(json.loads, lines)}
+    holders = {
+        name: sorted(place["uuid"] for place in one["whereis"]) for name, one in seen.items()
+    }
+    web = "00000000-0000-0000-0000-000000000001"
+    assert holders == {"0/c/0/0/0": [UUID], "0/c/0/0/1": [web, UUID], "0/c/0/0/2": [web]}
+    assert seen["0/c/0/0/0"]["whereis"][0]["description"] == "[blocks]"
+    git(clone, "annex", "get", "0/c/0/0/0")
+    assert (clone / "0/c/0/0/0").read_bytes() == b"x" * 128
+
+
+def test_all_writers_agree_on_what_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (Minting.begin(tmp_path / name) for name in ("one", "two", "three"))
+    wanted = [one.mint(0, FIRST, head(0)), one.mint(1, SECOND, head(1)), one.mint(2, [], head(2))]
+    two.mint(0, FIRST, head(0))
+    deltas = [two.mint_delta(1, SECOND, head(1)), two.mint_delta(2, [], head(2))]
+    assert [ids(minted) for minted in deltas] == [ids(minted) for minted in wanted[1:]]
+    monkeypatch.setattr(sys.modules["neuromirror.mint.mint"], "_WORTH_A_PROCESS", 0)
+    apart = [
+        three.mint_records(0, FIRST, head(0)),
+        three.mint_records(1, SECOND, head(1)),
+    ]
+    assert [ids(minted) for minted in apart] == [ids(minted) for minted in wanted[:2]]
+    assert [len(minted.packs) for minted in apart] == [2, 2]
+
+
+def test_a_place_that_is_added_later_adds_its_holder(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    minting.mint(0, FIRST, head(0))
+    minting.mint(1, SECOND, head(1))
+    path = log_path(SECOND[2].key).decode()
+    assert git(minting.repository, "show", f"git-annex:{path}").decode().splitlines() == [
+        f"{stamp(0)}s 1 00000000-0000-0000-0000-000000000001",
+        f"{stamp(1)}s 1 {UUID}",
+    ]
+    settings = git(minting.repository, "show", "git-annex:remote.log").decode().splitlines()
+    assert settings == [
+        line for line in settings if f"name={REMOTE.name} " in line or line.startswith(UUID)
+    ]
+    assert len(settings) == 2
+    names = git(minting.repository, "show", "git-annex:uuid.log").decode()
+    assert names == f"{UUID} blocks timestamp={stamp(0)}s\n"
+
+
+def test_what_nobody_claims_cannot_be_minted(tmp_path: Path) -> None:
+    minting = Minting.begin(tmp_path / "m")
+    with pytest.raises(ValueError, match="names no special remote"):
+        minting.mint(0, FIRST, header(0))
