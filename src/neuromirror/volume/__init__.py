@@ -1,0 +1,1 @@
+"""Volumes as arrays: opened, cut out, and fetched block by block."""
