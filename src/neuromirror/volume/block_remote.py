@@ -1,0 +1,265 @@
+"""A special remote of git-annex whose contents are blocks of volumes.
+
+A key's URLs (``boss://…``, ``ndstore://…``) say all that is needed to make its bytes; nothing is
+configured. It only gives: git-annex's own words say so when something is to be stored or removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any, BinaryIO, cast
+
+from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untyped]
+
+from neuromirror.annex import key_digest, parse_key
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import Limits, NetError, Session
+from neuromirror.sources.volumes import (
+    ITEM_SIZES,
+    SCHEMES,
+    BlockUrl,
+    Box,
+    WrongVoxels,
+    fetch,
+    parse_url,
+)
+from neuromirror.volume.tokens import from_environment, variable
+
+_LIMITS = Limits(per_host=4, read=300.0)
+"""A cut-out is made before its first byte is sent, which may take minutes."""
+
+_TOLD_EVERY = 0.2
+"""Seconds between words on progress."""
+
+_ATTEMPTS = 3
+_GONE = (404, 410)
+_CREDENTIALS = "token"
+_ALLOWED = "annex.security.allowed-ip-addresses"
+
+
+class WrongBytes(NeuromirrorError):
+    """A block that is no longer what the key stands for."""
+
+
+class Refused(RemoteError):  # type: ignore[misc]
+    """Nothing was to be had; ``final`` says that this is upstream's last word.
+
+    The protocol is one of lines, so the message is one.
+    """
+
+    def __init__(self, message: str, *, final: bool) -> None:
+        super().__init__(" ".join(message.split()))
+        self.final = final
+
+
+class BlockRemote(SpecialRemote):  # type: ignore[misc]
+    """The remote; ``annex`` is the connection to git-annex."""
+
+    def __init__(self, annex: Any) -> None:
+        super().__init__(annex)
+        self.configs = {
+            "host": "the service that the token in the environment is for, if it has one"
+        }
+        self._sessions: dict[bool, Session] = {}
+        self._allowed: list[str] | None = None
+        self._credentials: dict[str, str] | None = None
+
+    def initremote(self) -> None:
+        """Takes a token for ``host`` from the environment into git-annex's own credentials."""
+        host = self.annex.getconfig("host")
+        if not host:
+            return
+        token = from_environment(host)
+        if token is None:
+            raise RemoteError(
+                f"there is no token for {host} in the environment: set {variable(host)}"
+            )
+        self.annex.setcreds(_CREDENTIALS, host, token)
+
+    def prepare(self) -> None:
+        """Nothing: each URL says what it needs."""
+
+    def claimurl(self, url: str) -> bool:
+        """Whether a URL is of a scheme that nobody else knows."""
+        return url.partition("://")[0] in SCHEMES
+
+    def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
+        """The size of a block, where its URL tells it."""
+        try:
+            block = parse_url(url)
+        except NeuromirrorError as error:
+            raise Refused(str(error), final=True) from error
+        if block.dtype is None:
+            return True  # only the reply tells how large a voxel is
+        return [{"size": math.prod(block.chunk) * ITEM_SIZES[block.dtype]}]
+
+    def transfer_retrieve(self, key: str, filename: str) -> None:
+        """Writes a key's bytes, from the first of its URLs that gives them."""
+        try:
+            with open(filename, "wb") as file:
+                self._first_that(lambda url: self._copy(url, key, file), key)
+        except OSError as error:
+            raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
+
+    def checkpresent(self, key: str) -> bool:
+        """Whether the service still gives just these bytes.
+
+        It can name no checksum, so of a key with one the whole block is read and hashed: by this
+        word git-annex drops a copy of its own. Of a key without, one voxel is asked for.
+        """
+        try:
+            self._first_that(lambda url: self._try(url, key), key)
+        except Refused as error:
+            if error.final:
+                return False
+            raise
+        return True
+
+    def getcost(self) -> int:
+        """Dearer than the web (200), whose bytes need not be cut out."""
+        return 250
+
+    def getavailability(self) -> str:
+        """Reached from everywhere."""
+        return "global"
+
+    def transfer_store(self, key: str, filename: str) -> None:
+        """Refuses."""
+        raise RemoteError("the blocks of a volume are upstream's: nothing can be stored here")
+
+    def remove(self, key: str) -> None:
+        """Refuses."""
+        raise RemoteError("the blocks of a volume are upstream's: nothing can be removed here")
+
+    def _first_that(self, works: Callable[[BlockUrl], None], key: str) -> None:
+        """Tries a key's URLs in turn; raises Refused with all that went wrong where none works."""
+        said: list[str] = []
+        final = True
+        for text in [one for scheme in SCHEMES for one in self.annex.geturls(key, f"{scheme}:")]:
+            try:
+                _trying(works, parse_url(text))
+                return
+            except NeuromirrorError as error:
+                gone = isinstance(error, NetError) and error.status in _GONE
+                final &= gone or isinstance(error, WrongBytes)
+                said.append(str(error))
+        raise Refused(" | ".join(said) or f"no URL of a volume is known for {key}", final=final)
+
+    def _copy(self, url: BlockUrl, key: str, file: BinaryIO) -> None:
+        """Writes the file anew; what an earlier attempt left in it is gone."""
+        file.seek(0)
+        file.truncate()
+        told = time.monotonic()
+
+        def progress(done: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > _TOLD_EVERY:
+                told = time.monotonic()
+                self.annex.progress(done)
+
+        self._read(url, key, file.write, progress)
+        file.flush()
+
+    def _try(self, url: BlockUrl, key: str) -> None:
+        """Reads what must be read to know that the block is there, and keeps nothing of it."""
+        if key_digest(key) is not None:
+            self._read(url, key, lambda piece: None, lambda done: None)
+            return
+        size = parse_key(key).size
+        first = tuple((start, start + 1) for start, _ in url.box)
+        dtype = url.dtype if size is None else url.voxel_type(size)
+        one = replace(url, box=cast(Box, first), chunk=(1, 1, 1), dtype=dtype)
+        for _ in self._fetched(one, None, lambda done: None):
+            pass
+
+    def _read(
+        self,
+        url: BlockUrl,
+        key: str,
+        take: Callable[[bytes], object],
+        progress: Callable[[int], None],
+    ) -> None:
+        """Reads a block; raises WrongBytes where it is not what the key names."""
+        digest = key_digest(key)
+        hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
+        for piece in self._fetched(url, parse_key(key).size, progress):
+            take(piece)
+            if hashing is not None:
+                hashing.update(piece)
+        if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
+            raise WrongBytes(
+                f"{url} now gives other voxels than when it was mirrored ({digest[0]} "
+                f"{hashing.hexdigest()}, not {digest[1]})"
+            )
+
+    def _fetched(
+        self, url: BlockUrl, size: int | None, progress: Callable[[int], None]
+    ) -> Iterator[bytes]:
+        session = self._session(url)
+        token = from_environment(url.host) or self._kept_token(url.host)
+        return fetch(session, url, size=size, token=token, progress=progress)
+
+    def _kept_token(self, host: str) -> str | None:
+        """The token that git-annex keeps, where it is this host's."""
+        if self._credentials is None:
+            self._credentials = self.annex.getcreds(_CREDENTIALS)
+        found: dict[str, str] = self._credentials
+        return (found.get("password") or None) if found.get("user") == host else None
+
+    def _session(self, url: BlockUrl) -> Session:
+        private = self._may_be_private(url.host)
+        if private not in self._sessions:
+            self._sessions[private] = Session(allow_private=private, limits=_LIMITS)
+        return self._sessions[private]
+
+    def _may_be_private(self, host: str) -> bool:
+        """Whether git-annex is allowed to ask this address of a private network, or this machine.
+
+        Names are not resolved here, since they might lead elsewhere the next time; but for this
+        machine's own.
+        """
+        allowed = self._allowed_addresses()
+        if "all" in allowed:
+            return True
+        name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
+        bare = name.strip("[]")
+        addresses = {"127.0.0.1", "::1"} if bare == "localhost" else {bare}
+        return all(_listed(one, host, allowed) for one in addresses)
+
+    def _allowed_addresses(self) -> list[str]:
+        if self._allowed is None:
+            asked = ["git", "--git-dir", self.annex.getgitdir(), "config", "--get", _ALLOWED]
+            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            self._allowed = done.stdout.split()
+        return self._allowed
+
+
+def _trying(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
+    """Does a step again after troubles that may pass."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            step(url)
+        except (NetError, WrongVoxels) as error:
+            if not (left and error.passing):
+                raise
+        else:
+            return
+
+
+def _listed(address: str, host: str, allowed: list[str]) -> bool:
+    """Whether an address is among git-annex's allowed ones, which may have ports of their own."""
+    port = host.rpartition(":")[2] if not host.endswith("]") and ":" in host else ""
+    for one in allowed:
+        listed, _, listed_port = one.partition("]:") if one.startswith("[") else (one, "", "")
+        with suppress(ValueError):
+            same = ip_address(listed.strip("[]")) == ip_address(address)
+            if same and listed_port in ("", port):
+                return True
+    return False

@@ -1,0 +1,32 @@
+"""The program ``git-annex-remote-neuromirror``: makes blocks of volumes into files.
+
+It speaks git-annex's external special remote protocol. git-annex starts one for each of its jobs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+_MISSING = "git-annex-remote-neuromirror needs the package annexremote: pip install annexremote"
+
+
+def main() -> None:
+    """Runs the program on stdin and stdout."""
+    try:
+        from annexremote import Master  # type: ignore[import-untyped]
+    except ImportError:
+        # git-annex shows what an ERROR says, and nothing of a traceback
+        sys.stdout.write(f"VERSION 1\nERROR {_MISSING}\n")
+        sys.exit(1)
+    from neuromirror.volume.block_remote import BlockRemote
+
+    master = Master(sys.stdout)
+    master.LinkRemote(BlockRemote(master))
+    try:
+        master.Listen()
+    except (BrokenPipeError, KeyboardInterrupt):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The special remote, under real git-annex, against a BOSS on loopback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from volume_boss import Annex, chunk, url
+
+from neuromirror.demo.boss import DemoBoss
+from neuromirror.volume.tokens import variable
+
+EM, CELLS = "demo_cortex/sections/em", "demo_cortex/sections/cells"
+BOX = ((0, 64), (64, 128), (12, 28))
+EDGE = ((256, 300), (256, 260), (76, 82))
+
+
+def test_a_block_is_got_checked_and_dropped_again(boss: DemoBoss, annex: Annex) -> None:
+    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    assert not link.exists()
+    annex.run("get", "block")
+    assert link.read_bytes() == chunk(boss, EM, BOX)
+    annex.run("fsck", "block")
+    annex.run("drop", "block")
+    assert not link.exists()
+
+
+def test_blocks_at_the_edge_are_padded_with_zeros(boss: DemoBoss, annex: Annex) -> None:
+    shape = (64, 64, 16)
+    content = chunk(boss, CELLS, EDGE, shape=shape)
+    link = annex.put("edge", content, url(boss, CELLS, EDGE) + "?chunk=64,64,16")
+    annex.run("get", "edge")
+    assert link.read_bytes() == content
+    assert len(content) == 64 * 64 * 16 * 8
+
+
+def test_many_jobs_get_many_blocks(boss: DemoBoss, annex: Annex) -> None:
+    boxes = [((x, x + 64), (y, y + 64), (12, 28)) for x in (0, 64) for y in (0, 64)]
+    links = [
+        annex.put(f"b{number}", chunk(boss, EM, box), url(boss, EM, box))
+        for number, box in enumerate(boxes)
+    ]
+    annex.run("get", "-J4")
+    assert [link.read_bytes() for link in links] == [chunk(boss, EM, box) for box in boxes]
+
+
+def test_a_url_can_be_added_without_its_bytes_and_its_size_is_learnt(
+    boss: DemoBoss, annex: Annex
+) -> None:
+    annex.run("addurl", "--fast", "--file=later", url(boss, EM, BOX))
+    annex.run("get", "later")
+    assert (annex.path / "later").read_bytes() == chunk(boss, EM, BOX)
+    annex.run("addurl", "--fast", "--file=sized", url(boss, EM, BOX) + "?dtype=int8")
+    assert f"VURL-s{64 * 64 * 16}--" in annex.run("lookupkey", "sized")
+
+
+def test_git_annex_itself_finds_the_remote_right(boss: DemoBoss, annex: Annex) -> None:
+    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    annex.run("get", "block")
+    said = annex.run("testremote", "--test-readonly=block", "neuromirror")
+    assert "tests passed" in said
+
+
+def test_voxels_that_were_changed_upstream_are_refused(boss: DemoBoss, annex: Annex) -> None:
+    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    annex.run("get", "block")
+    boss.edit(EM, ((5, 6), (70, 71), (13, 14)))
+    # our copy is the last one there is
+    said = annex.run("drop", "block", ok=False)
+    assert link.exists()
+    assert "unsafe" in said
+    annex.run("drop", "--force", "block")
+    said = annex.run("get", "block", ok=False)
+    assert "now gives other voxels than when it was mirrored" in said
+    assert not link.exists()
+
+
+def test_another_url_is_tried_where_the_first_gives_other_voxels(
+    boss: DemoBoss, annex: Annex
+) -> None:
+    other = ((128, 192), (64, 128), (12, 28))
+    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, other), url(boss, EM, BOX))
+    annex.run("get", "block")
+    assert link.read_bytes() == chunk(boss, EM, BOX)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_troubles_that_pass_are_waited_for(boss: DemoBoss, annex: Annex, status: int) -> None:
+    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    fault = boss.fault("status", status=status, path="/cutout/", times=2)
+    annex.run("get", "block")
+    assert fault.struck == 2
+    assert link.exists()
+
+
+def test_a_body_that_was_cut_is_asked_for_again(boss: DemoBoss, annex: Annex) -> None:
+    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    fault = boss.fault("cut", path="/cutout/", times=1)
+    annex.run("get", "block")
+    assert fault.struck == 1
+    assert link.exists()
+
+
+@pytest.mark.parametrize("lying", [False, True])
+def test_a_body_that_is_always_cut_is_told_and_leaves_nothing(
+    boss: DemoBoss, annex: Annex, lying: bool
+) -> None:
+    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    boss.fault("cut", path="/cutout/", lying=lying)
+    said = annex.run("get", "block", ok=False)
+    assert f"{EM}/0/0:64/64:128/12:28" in said
+    assert not link.exists()
+
+
+def test_a_channel_that_is_gone_is_named(boss: DemoBoss, annex: Annex) -> None:
+    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    boss.soft_delete(EM)
+    said = annex.run("get", "block", ok=False)
+    assert "the channel may be gone, or marked as deleted" in said
+
+
+def test_a_token_goes_to_its_own_host_alone(
+    boss: DemoBoss, annex: Annex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    boss.set_public(EM, False)
+    annex.run("get", "block", ok=False)
+    monkeypatch.setenv("NEUROMIRROR_TOKEN_API_BOSSDB_IO", boss.token)
+    annex.run("get", "block", ok=False)
+    monkeypatch.setenv(variable(boss.host), boss.token)
+    annex.run("get", "block")
+    assert link.exists()
+    written = [one for one in annex.path.rglob("*") if one.is_file() and not one.is_symlink()]
+    assert not [one for one in written if boss.token.encode() in one.read_bytes()]
+
+
+def test_a_wrong_token_is_not_shown(
+    boss: DemoBoss, annex: Annex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    monkeypatch.setenv(variable(boss.host), "0123456789abcdef-secret")
+    said = annex.run("get", "block", ok=False)
+    assert "token" in said
+    assert "0123456789abcdef" not in said
+
+
+def test_this_machine_is_asked_only_where_git_annex_may(boss: DemoBoss, annex: Annex) -> None:
+    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    annex.git("config", "annex.security.allowed-ip-addresses", "10.0.0.7 [127.0.0.1]:1")
+    said = annex.run("get", "block", ok=False)
+    assert "127.0.0.1" in said
+    assert boss.count_requests("/cutout/") == 0
+    port = boss.host.rpartition(":")[2]
+    annex.git("config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
+    annex.run("get", "block")
+
+
+def test_nothing_can_be_stored_or_removed(boss: DemoBoss, annex: Annex) -> None:
+    (annex.path / "own").write_text("own")
+    annex.run("add", "own")
+    said = annex.run("copy", "--to", "neuromirror", "own", ok=False)
+    assert "nothing can be stored here" in said
+    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    annex.run("get", "block")
+    said = annex.run("drop", "--from", "neuromirror", "--force", "block", ok=False)
+    assert "nothing can be removed here" in said
+
+
+def test_without_the_program_git_annex_says_which_one_it_lacks(
+    boss: DemoBoss, annex: Annex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for folder in reversed(os.environ["PATH"].split(os.pathsep)):
+        for one in Path(folder).glob("git*"):
+            if one.name != "git-annex-remote-neuromirror":
+                (programs / one.name).unlink(missing_ok=True)
+                (programs / one.name).symlink_to(one)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    said = annex.run("get", "block", ok=False)
+    assert "git-annex-remote-neuromirror" in said
