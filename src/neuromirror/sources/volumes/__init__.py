@@ -1,0 +1,71 @@
+"""Volumes that upstream can only be cut out of, as Zarr chunks: what BOSS and ndstore share."""
+
+from neuromirror.sources.volumes.blocks import fetch
+from neuromirror.sources.volumes.decode import canonical
+from neuromirror.sources.volumes.errors import (
+    BlockFailed,
+    CutoutRefused,
+    MalformedUrl,
+    TooManyFiles,
+    WrongVoxels,
+)
+from neuromirror.sources.volumes.grid import (
+    REQUEST_LIMIT,
+    Block,
+    Level,
+    Volume,
+    block_at,
+    blocks,
+    choose_chunk,
+    level_blocks,
+)
+from neuromirror.sources.volumes.listing import volume_listing
+from neuromirror.sources.volumes.ngff import documents
+from neuromirror.sources.volumes.options import VolumeOptions
+from neuromirror.sources.volumes.planning import check_size, estimated, planned
+from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
+from neuromirror.sources.volumes.requests import PUBLIC_TOKEN, CutoutRequest, cutout_request
+from neuromirror.sources.volumes.urls import (
+    ITEM_SIZES,
+    SCHEMES,
+    BlockUrl,
+    Box,
+    Triple,
+    is_secure,
+    parse_url,
+)
+
+__all__ = [
+    "ITEM_SIZES",
+    "PUBLIC_TOKEN",
+    "REQUEST_LIMIT",
+    "SCHEMES",
+    "VOLUME_REMOTE",
+    "Block",
+    "BlockFailed",
+    "BlockUrl",
+    "Box",
+    "CutoutRefused",
+    "CutoutRequest",
+    "Level",
+    "MalformedUrl",
+    "TooManyFiles",
+    "Triple",
+    "Volume",
+    "VolumeOptions",
+    "WrongVoxels",
+    "block_at",
+    "blocks",
+    "canonical",
+    "check_size",
+    "choose_chunk",
+    "cutout_request",
+    "documents",
+    "estimated",
+    "fetch",
+    "is_secure",
+    "level_blocks",
+    "parse_url",
+    "planned",
+    "volume_listing",
+]

@@ -1,0 +1,230 @@
+"""From the body of a cut-out to the bytes of a chunk file, a piece at a time.
+
+Everything on the way is a generator that takes pieces and gives pieces, so that no block is ever
+held whole. (Voxels in Fortran's order are the exception: the first row takes some of the last
+bytes.) Nothing here evaluates or unpickles what came.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from neuromirror.sources.volumes.checks import check_shape, checked_type
+from neuromirror.sources.volumes.decode_hdf5 import hdf5_voxels
+from neuromirror.sources.volumes.errors import WrongVoxels
+from neuromirror.sources.volumes.npy import LONGEST_HEAD, Head, read_head
+from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
+
+ENCODINGS: Final = ("npygz", "npz", "npy", "raw", "hdf5")
+
+_PIECE: Final = 1 << 20
+_ZEROS: Final = bytes(_PIECE)
+_WORDS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def canonical(
+    body: Iterable[bytes],
+    encoding: str,
+    box: Box,
+    chunk: Triple,
+    dtype: str | None = None,
+    *,
+    where: str = "the service",
+) -> Iterator[bytes]:
+    """Yields the bytes of a chunk file from the body of a reply, as they come.
+
+    The file holds the voxels of ``box`` in C order (z, y, x), little-endian, with zeros beyond
+    them up to ``chunk`` (x, y, z). ``encoding`` is ``npygz`` or ``npz`` (both a zlib stream of a
+    ``.npy``), ``npy``, ``raw`` (the voxels alone, little-endian) or ``hdf5`` (ndstore's
+    ``CUTOUT``). With no ``dtype`` any unsigned integer is taken that the body says. The body may
+    have axes before z, of one entry each.
+
+    Raises :class:`WrongVoxels`, naming ``where``, for another shape or type and for a body that is
+    too short or too long; ValueError for an encoding that is none of these.
+    """
+    shape = tuple(stop - start for start, stop in reversed(box))
+    if encoding == "hdf5":
+        with hdf5_voxels(body, shape, dtype, where) as (found, pieces):
+            yield from _chunk_file(pieces, shape, chunk, found, where)
+    elif encoding == "raw":
+        if dtype is None:
+            raise ValueError("raw voxels do not say of what type they are")
+        yield from _chunk_file(body, shape, chunk, dtype, where)
+    elif encoding in ENCODINGS:
+        most = LONGEST_HEAD + math.prod(shape) * (8 if dtype is None else ITEM_SIZES[dtype])
+        pieces = iter(body) if encoding == "npy" else _inflated(body, most, where)
+        head, start = read_head(pieces, where)
+        found = checked_type(head.dtype, dtype, where)
+        check_shape(head.shape, shape, where)
+        ordered = _ordered(_after(start, pieces), head, shape, where)
+        yield from _chunk_file(ordered, shape, chunk, found, where)
+    else:
+        raise ValueError(f"{encoding!r} is no encoding that is decoded here")
+
+
+def _chunk_file(
+    pieces: Iterable[bytes], shape: tuple[int, ...], chunk: Triple, dtype: str, where: str
+) -> Iterator[bytes]:
+    item = ITEM_SIZES[dtype]
+    return _padded(_exactly(pieces, math.prod(shape) * item, where), shape, chunk, item)
+
+
+def _after(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    if start:
+        yield start
+    yield from pieces
+
+
+def _inflated(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]:
+    """The content of a zlib (or gzip) stream that holds at most ``most`` bytes.
+
+    More is for the reader to find; here only the way to it is bounded, since a stream can go on
+    for ever without giving anything.
+    """
+    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    longest = most + most // 64 + _PIECE
+    taken = 0
+    for packed in body:
+        taken += len(packed)
+        if taken > longest:
+            raise WrongVoxels(f"{where} gave more bytes than any packing of its voxels takes")
+        rest = packed
+        while rest and not inflate.eof:
+            try:
+                piece = inflate.decompress(rest, _PIECE)
+            except zlib.error as error:
+                raise WrongVoxels(
+                    f"{where} gave a body that is not zlib's, or damaged; try again", passing=True
+                ) from error
+            rest = inflate.unconsumed_tail
+            if piece:
+                yield piece
+        if inflate.unused_data or (rest and inflate.eof):
+            raise WrongVoxels(f"{where} gave more after the end of its voxels")
+    while not inflate.eof:
+        # what was held back because the piece was full
+        piece = inflate.decompress(b"", _PIECE)
+        if not piece:
+            raise WrongVoxels(f"{where} gave a body without its end; try again", passing=True)
+        yield piece
+
+
+def _exactly(pieces: Iterable[bytes], size: int, where: str) -> Iterator[bytes]:
+    seen = 0
+    for piece in pieces:
+        seen += len(piece)
+        if seen > size:
+            raise WrongVoxels(f"{where} gave more than the {size} bytes of its voxels")
+        yield piece
+    if seen < size:
+        raise WrongVoxels(
+            f"{where} gave {seen} of the {size} bytes of its voxels; try again", passing=True
+        )
+
+
+def _ordered(
+    pieces: Iterator[bytes], head: Head, shape: tuple[int, ...], where: str
+) -> Iterator[bytes]:
+    """Voxels as the file has them: little-endian, and in C order."""
+    item = ITEM_SIZES[head.dtype]
+    if head.big_endian and item > 1:
+        pieces = _swapped(pieces, item)
+    if head.fortran and sum(size > 1 for size in shape) > 1:
+        pieces = _transposed(_exactly(pieces, math.prod(shape) * item, where), shape, item)
+    return pieces
+
+
+def _swapped(pieces: Iterator[bytes], item: int) -> Iterator[bytes]:
+    left = b""
+    for piece in pieces:
+        joined = left + piece
+        whole = len(joined) - len(joined) % item
+        left = joined[whole:]
+        words = array(_WORDS[item], joined[:whole])
+        words.byteswap()
+        yield words.tobytes()
+    if left:
+        yield left
+
+
+def _transposed(pieces: Iterator[bytes], shape: tuple[int, ...], item: int) -> Iterator[bytes]:
+    """From Fortran's order, in which z runs fastest, to C's; holds the block."""
+    words = array(_WORDS[item])
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+    words.frombytes(held)
+    del held
+    deep, high, _ = shape
+    step = deep * high
+    for z in range(deep):
+        yield b"".join(words[z + deep * y :: step].tobytes() for y in range(high))
+
+
+def _padded(
+    pieces: Iterator[bytes], shape: tuple[int, ...], chunk: Triple, item: int
+) -> Iterator[bytes]:
+    """Voxels with zeros at the far end of each axis."""
+    deep, high, wide = shape
+    row, plane = chunk[0] * item, chunk[0] * chunk[1] * item
+    if wide < chunk[0]:
+        pieces = _widened(pieces, wide * item, row)
+    if high < chunk[1]:
+        pieces = _spaced(pieces, high * row, plane)
+    yield from pieces
+    yield from _zeros((chunk[2] - deep) * plane)
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    for _ in range(count // _PIECE):
+        yield _ZEROS
+    if count % _PIECE:
+        yield _ZEROS[: count % _PIECE]
+
+
+def _widened(pieces: Iterator[bytes], row: int, wider: int) -> Iterator[bytes]:
+    """Rows of ``row`` bytes, each with zeros up to ``wider``."""
+    left = b""
+    most = max(1, _PIECE // wider)
+    for piece in pieces:
+        joined = memoryview(left + piece if left else piece)
+        rows = len(joined) // row
+        for first in range(0, rows, most):
+            count = min(most, rows - first)
+            made = bytearray(count * wider)
+            view = memoryview(made)
+            at = first * row
+            for start in range(0, count * wider, wider):
+                view[start : start + row] = joined[at : at + row]
+                at += row
+            yield bytes(made)
+        left = bytes(joined[rows * row :])
+
+
+def _spaced(pieces: Iterator[bytes], run: int, pitch: int) -> Iterator[bytes]:
+    """Runs of ``run`` bytes, each with zeros up to ``pitch``."""
+    gap = pitch - run
+    due = run
+    made: list[bytes | memoryview] = []
+    size = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            taken = view[:due]
+            view = view[len(taken) :]
+            due -= len(taken)
+            made.append(taken)
+            size += len(taken)
+            if not due:
+                due = run
+                made.extend(_zeros(gap))
+                size += gap
+            if size >= _PIECE:
+                yield b"".join(made)
+                made, size = [], 0
+    if made:
+        yield b"".join(made)

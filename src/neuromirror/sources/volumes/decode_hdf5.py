@@ -1,0 +1,105 @@
+"""Voxels out of an HDF5 file, as ndstore gives them: a dataset ``CUTOUT`` in a channel's group.
+
+The file is kept on disk while it is read, a few planes at a time. Format: neurodata/ndstore,
+docs/sphinx/api/data_api.rst.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Final
+
+from neuromirror.model import ConfigurationError
+from neuromirror.sources.volumes.checks import check_shape, checked_type
+from neuromirror.sources.volumes.errors import WrongVoxels
+from neuromirror.sources.volumes.urls import ITEM_SIZES
+
+_NAME: Final = "CUTOUT"
+_SPARE: Final = 1 << 20
+"""Bytes that a file may take beside its voxels, though they were not packed at all."""
+_PIECE: Final = 1 << 22
+_TILE: Final = 1 << 28
+"""Bytes of one HDF5 chunk, which the library unpacks as a whole."""
+_DAMAGED: Final = (OSError, RuntimeError, KeyError, ValueError)
+"""What h5py raises where a file is not what it seems."""
+
+
+@contextmanager
+def hdf5_voxels(
+    body: Iterable[bytes], shape: tuple[int, ...], dtype: str | None, where: str
+) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """The type of the voxels in a file, and their bytes in C order, little-endian.
+
+    Raises :class:`WrongVoxels`, naming ``where``; ConfigurationError without h5py.
+    """
+    try:
+        import h5py  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{where}: HDF5 is read with h5py, which is not installed; install neuromirror[volumes]"
+        ) from error
+    most = _SPARE + 2 * math.prod(shape) * (8 if dtype is None else ITEM_SIZES[dtype])
+    with tempfile.TemporaryFile() as spool:
+        _spool(body, spool, most, where)
+        try:
+            file = h5py.File(spool, "r")
+            found = _cutout(file, where)
+        except _DAMAGED as error:
+            raise _damaged(where, error) from error
+        with file:
+            dtype = checked_type(found.dtype.name, dtype, where)
+            check_shape(found.shape, shape, where)
+            yield dtype, _planes(found, shape, where)
+
+
+def _damaged(where: str, error: Exception) -> WrongVoxels:
+    return WrongVoxels(
+        f"{where} gave something that is no HDF5 file, or damaged: {error}; try again", passing=True
+    )
+
+
+def _spool(body: Iterable[bytes], spool: IO[bytes], most: int, where: str) -> None:
+    size = 0
+    for piece in body:
+        size += len(piece)
+        if size > most:
+            raise WrongVoxels(f"{where} gave more bytes than any file of its voxels takes")
+        spool.write(piece)
+    spool.flush()
+
+
+def _cutout(file: Any, where: str) -> Any:
+    """The one dataset of that name; links out of the file are not followed (nor visited)."""
+    import h5py
+
+    found: list[Any] = []
+
+    def look(name: str, one: Any) -> None:
+        if isinstance(one, h5py.Dataset) and name.rpartition("/")[2] == _NAME:
+            found.append(one)
+
+    file.visititems(look)
+    if len(found) != 1:
+        raise WrongVoxels(f"{where} gave an HDF5 file with {len(found)} datasets {_NAME}, not one")
+    one = found[0]
+    tile = math.prod(one.chunks or ()) * one.dtype.itemsize
+    if one.is_virtual or one.external or tile > _TILE:
+        raise WrongVoxels(f"{where} gave an HDF5 file whose {_NAME} is not stored in it plainly")
+    return one
+
+
+def _planes(found: Any, shape: tuple[int, ...], where: str) -> Iterator[bytes]:
+    deep, high, wide = shape
+    little = found.dtype.newbyteorder("<")
+    tile = 1 if found.chunks is None else found.chunks[-3]
+    step = max(tile, _PIECE // (high * wide * found.dtype.itemsize), 1)
+    first = (0,) * (len(found.shape) - 3)
+    for z in range(0, deep, step):
+        try:
+            planes = found[(*first, slice(z, z + step))]
+        except _DAMAGED as error:
+            raise _damaged(where, error) from error
+        yield planes.astype(little, copy=False).tobytes()

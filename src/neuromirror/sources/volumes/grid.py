@@ -1,0 +1,247 @@
+"""A volume's levels, and the blocks that each is cut into.
+
+Axes are x, y, z wherever upstream's coordinates are meant, and t, z, y, x in an array and in the
+path of a chunk. Coordinates are whole voxels of the level in question, ranges half open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from neuromirror.sources.volumes.urls import (
+    ITEM_SIZES,
+    BlockUrl,
+    Box,
+    Triple,
+    is_secure,
+    plain_dtype,
+    query,
+    scheme_word,
+    url_base,
+)
+
+REQUEST_LIMIT: Final = 512 << 20
+"""Bytes of voxels that are asked for in one request; BOSS gives at most 520 MiB."""
+
+NO_TIMES: Final = (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of a volume.
+
+    ``name`` is upstream's number of it, and the folder in the Zarr; ``start`` and ``stop`` are the
+    voxels that there are along x, y, z, in upstream's coordinates of this level, so that the first
+    one in the array is ``start``. ``voxel`` is a voxel's size in the volume's unit, ``chunk`` a
+    chunk's voxels, both along x, y, z.
+    """
+
+    name: str
+    start: Triple
+    stop: Triple
+    voxel: tuple[float, float, float]
+    chunk: Triple
+
+    @property
+    def extent(self) -> Triple:
+        """How many voxels there are along x, y and z."""
+        (x0, y0, z0), (x1, y1, z1) = self.start, self.stop
+        return x1 - x0, y1 - y0, z1 - z0
+
+    @property
+    def grid(self) -> Triple:
+        """How many chunks there are along x, y and z."""
+        x, y, z = (-(-size // of) for size, of in zip(self.extent, self.chunk, strict=True))
+        return x, y, z
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A channel that can be cut out of: what its Zarr and its blocks are made from.
+
+    ``scheme`` is ``boss`` or ``ndstore``; ``host`` has its port, if there is one; ``path`` is the
+    channel's as it stands in a URL (``collection/experiment/channel``, ``nd/ca/token/channel``,
+    with what goes before it on the host), percent-encoded where that is needed, without slashes at
+    its ends. ``dtype`` is numpy's name of a voxel's type; ``unit`` NGFF's of a length. ``levels``
+    are in order of their numbers. ``times`` are upstream's samples, one after the other, None
+    where there is no time axis; ``time_step`` is the time between two of them, in NGFF's
+    ``time_unit``. ``labels`` says that voxels are ids of objects. ``base_voxel`` is the size of a
+    voxel at upstream's resolution 0, None where that is the first level's. ``secure`` is whether
+    the host is asked over https, None where the host tells (:func:`is_secure`).
+    """
+
+    scheme: str
+    host: str
+    path: str
+    dtype: str
+    unit: str
+    levels: tuple[Level, ...]
+    times: tuple[int, ...] | None = None
+    time_step: float | None = None
+    time_unit: str | None = None
+    labels: bool = False
+    name: str = ""
+    base_voxel: tuple[float, float, float] | None = None
+    secure: bool | None = None
+
+    @property
+    def item_size(self) -> int:
+        """The size of a voxel in bytes."""
+        return ITEM_SIZES[self.dtype]
+
+    @property
+    def files(self) -> int:
+        """How many chunk files there are, of all levels and times."""
+        times = 1 if self.times is None else len(self.times)
+        return times * sum(math.prod(level.grid) for level in self.levels)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all chunk files."""
+        times = 1 if self.times is None else len(self.times)
+        return times * sum(math.prod(level.grid) * self.chunk_bytes(level) for level in self.levels)
+
+    def chunk_bytes(self, level: Level) -> int:
+        """The size of each chunk file of a level."""
+        return math.prod(level.chunk) * self.item_size
+
+    def level(self, name: str) -> Level:
+        """The level of that name; raises KeyError."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        raise KeyError(name)
+
+
+class Block(msgspec.Struct, frozen=True, gc=False):
+    """One chunk of a volume.
+
+    ``index`` is its place in the grid along t, z, y, x (t is 0 where there is no time axis);
+    ``box`` what upstream has of it, ``time`` upstream's sample or None; ``path`` the chunk file's
+    (``0/c/0/0/0``) and ``size`` its bytes, padding and all; ``url`` as in
+    :mod:`neuromirror.sources.volumes.urls`.
+    """
+
+    level: Level
+    index: tuple[int, int, int, int]
+    box: Box
+    time: int | None
+    path: bytes
+    size: int
+    url: str
+
+
+def choose_chunk(
+    wanted: Triple, extent: Triple, item_size: int, limit: int = REQUEST_LIMIT
+) -> Triple:
+    """A chunk's voxels along x, y, z: as wanted, but no larger than the extent or one request.
+
+    ``limit`` is in bytes. What is too large is halved along its longest axis, x before y before
+    z where two are as long, until it fits.
+    """
+    chunk = [min(pair) for pair in zip(wanted, extent, strict=True)]
+    while math.prod(chunk) * item_size > limit:
+        longest = chunk.index(max(chunk))
+        if chunk[longest] == 1:
+            raise ValueError(f"a request of {limit} bytes holds no voxel of {item_size}")
+        chunk[longest] = -(-chunk[longest] // 2)
+    x, y, z = chunk
+    return x, y, z
+
+
+def blocks(volume: Volume) -> Iterator[Block]:
+    """Yields all blocks: level by level, and in each along t, then z, y, x."""
+    for level in volume.levels:
+        yield from level_blocks(volume, level)
+
+
+def level_blocks(volume: Volume, level: Level) -> Iterator[Block]:
+    """Yields the blocks of one level, along t, then z, y, x."""
+    cut = _Cut(volume, level)
+    xs, ys, zs = (range(count) for count in level.grid)
+    for t in range(1 if volume.times is None else len(volume.times)):
+        for z in zs:
+            for y in ys:
+                for x in xs:
+                    yield cut.block(t, z, y, x)
+
+
+def block_at(volume: Volume, level: Level, index: tuple[int, int, int, int]) -> Block:
+    """The block at a place in a level's grid (t, z, y, x); raises IndexError outside of it."""
+    x, y, z = level.grid
+    counts = 1 if volume.times is None else len(volume.times), z, y, x
+    if not all(0 <= at < count for at, count in zip(index, counts, strict=True)):
+        raise IndexError(f"{volume.path}: level {level.name} has no block {index}")
+    return _Cut(volume, level).block(*index)
+
+
+class _Cut:
+    """Makes the blocks of one level; what they share is put together once."""
+
+    def __init__(self, volume: Volume, level: Level) -> None:
+        self._level = level
+        self._times = NO_TIMES if volume.times is None else volume.times
+        self._size = volume.chunk_bytes(level)
+        axes = zip(level.start, level.stop, level.chunk, level.grid, strict=True)
+        self._x, self._y, self._z = (
+            [(at, min(at + chunk, stop)) for at in range(start, stop, chunk)]
+            for start, stop, chunk, _ in axes
+        )
+        self._base = url_base(volume.scheme, volume.host, volume.path, level.name)
+        self._folder = f"{level.name}/c/"
+        secure = is_secure(volume.host) if volume.secure is None else volume.secure
+        like = BlockUrl(
+            *(volume.scheme, volume.host, volume.path, level.name),
+            *((self._x[0], self._y[0], self._z[0]), level.chunk),
+            secure=secure,
+        )
+        dtype, scheme = plain_dtype(volume.dtype), scheme_word(like)
+        self._whole = query(None, dtype, scheme)
+        self._padded = query(level.chunk, dtype, scheme)
+
+    def block(self, t: int, z: int, y: int, x: int) -> Block:
+        xs, ys, zs = self._x[x], self._y[y], self._z[z]
+        time = self._times[t]
+        wide, high, deep = self._level.chunk
+        whole = xs[1] - xs[0] == wide and ys[1] - ys[0] == high and zs[1] - zs[0] == deep
+        asked = self._whole if whole else self._padded
+        place = f"{xs[0]}:{xs[1]}/{ys[0]}:{ys[1]}/{zs[0]}:{zs[1]}"
+        if time is None:
+            path, sample = f"{self._folder}{z}/{y}/{x}", ""
+        else:
+            path, sample = f"{self._folder}{t}/{z}/{y}/{x}", f"/{time}"
+        return Block(
+            self._level,
+            (t, z, y, x),
+            (xs, ys, zs),
+            time,
+            path.encode(),
+            self._size,
+            f"{self._base}{place}{sample}{asked}",
+        )
+
+
+def blocks_by_number(volume: Volume, numbers: Iterable[int]) -> Iterator[tuple[int, Block]]:
+    """Yields blocks with their numbers, which count them from 0 in the order of :func:`blocks`.
+
+    The numbers must rise.
+    """
+    times = 1 if volume.times is None else len(volume.times)
+    before = 0
+    levels = iter(volume.levels)
+    cut, count = None, 0
+    for number in numbers:
+        while cut is None or number >= before + count:
+            before += count
+            level = next(levels)
+            cut, count = _Cut(volume, level), times * math.prod(level.grid)
+            wide, high, deep = level.grid
+        rest, x = divmod(number - before, wide)
+        rest, y = divmod(rest, high)
+        t, z = divmod(rest, deep)
+        yield number, cut.block(t, z, y, x)

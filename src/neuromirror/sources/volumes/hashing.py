@@ -1,0 +1,99 @@
+"""Blocks read for their checksum alone: side by side, each a piece at a time, nothing kept."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
+from contextlib import closing
+from itertools import islice
+from typing import Final
+
+from neuromirror.net import BrokenOff, CountedPool, NetError, Session
+from neuromirror.sources.volumes.blocks import fetch
+from neuromirror.sources.volumes.errors import BlockFailed, WrongVoxels
+from neuromirror.sources.volumes.grid import Block
+from neuromirror.sources.volumes.urls import parse_url
+
+_ATTEMPTS: Final = 3
+"""Of a block whose reply broke off; the session itself tries again to be answered at all."""
+_AHEAD: Final = 2
+"""Blocks that wait for each one that is being read, so that a slow one does not stop the rest."""
+
+Numbered = tuple[int, Block]
+
+
+class _Stopped(Exception):
+    """Another block failed: nobody waits for this one any more."""
+
+
+class BlockHasher:
+    """Learns the sha256 of blocks' chunk files; ``name`` is the dataset's, for messages."""
+
+    def __init__(self, session: Session, name: str, workers: int) -> None:
+        self._session = session
+        self._name = name
+        self._workers = workers
+
+    def digests(
+        self, wanted: Iterable[Numbered], note: Callable[[int, bytes], None] | None = None
+    ) -> Generator[tuple[int, bytes], None, None]:
+        """Yields the number and the sha256 (32 bytes) of each block, in the order given.
+
+        ``note`` is told each as soon as it is known, by whichever thread read it. Raises
+        :class:`BlockFailed` at the first that cannot be read; the others are then left.
+        """
+        stop = threading.Event()
+        pool = CountedPool(self._workers, thread_name_prefix="volume-block")
+        rest = iter(wanted)
+        waiting: deque[tuple[int, Future[bytes]]] = deque()
+        try:
+            while True:
+                room = self._workers * (1 + _AHEAD) - len(waiting)
+                for number, block in islice(rest, room):
+                    waiting.append((number, pool.submit(self._digest, number, block, stop, note)))
+                if not waiting:
+                    return
+                number, future = waiting.popleft()
+                yield number, future.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _digest(
+        self,
+        number: int,
+        block: Block,
+        stop: threading.Event,
+        note: Callable[[int, bytes], None] | None,
+    ) -> bytes:
+        digest = self._persisting(block, stop)
+        if note is not None:
+            note(number, digest)
+        return digest
+
+    def _persisting(self, block: Block, stop: threading.Event) -> bytes:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._read(block, stop)
+            except (NetError, WrongVoxels) as error:
+                broken = isinstance(error, BrokenOff | WrongVoxels) and error.passing
+                if not broken or attempt == _ATTEMPTS:
+                    raise BlockFailed(
+                        f"{self._name}: the block {block.path.decode()} ({block.url}) cannot be"
+                        f" read: {error}; nothing was changed"
+                    ) from error
+                limits = self._session.limits
+                stop.wait(min(limits.wait_max, limits.wait * 2**attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read(self, block: Block, stop: threading.Event) -> bytes:
+        digest = hashlib.sha256()
+        with closing(fetch(self._session, parse_url(block.url), size=block.size)) as pieces:
+            for piece in pieces:
+                if stop.is_set():
+                    raise _Stopped
+                digest.update(piece)
+        return digest.digest()

@@ -1,0 +1,96 @@
+"""The head of a ``.npy`` file, read without evaluating anything.
+
+Format: numpy's ``numpy.lib.format`` (versions 1.0, 2.0 and 3.0). Pickled objects and structured
+types are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from neuromirror.sources.volumes.errors import WrongVoxels
+
+LONGEST_HEAD: Final = 4096
+"""Bytes; numpy's own heads take 128."""
+
+_MAGIC: Final = b"\x93NUMPY"
+_LENGTH_BYTES: Final = {1: 2, 2: 4, 3: 4}
+# Python 2, on which ndstore runs, writes the numbers of a shape as 16L.
+_FIELD: Final = re.compile(
+    r"""\s*(?:
+    (['"])descr\1\s*:\s*(['"])(?P<order>[<>|=]?)(?P<kind>[A-Za-z])(?P<size>[0-9]*)\2
+    |(['"])fortran_order\6\s*:\s*(?P<fortran>True|False)
+    |(['"])shape\8\s*:\s*\(\s*(?P<shape>(?:[0-9]{1,15}L?\s*,\s*)*(?:[0-9]{1,15}L?\s*)?)\)
+    )\s*(?:,|(?=\}))\s*""",
+    re.VERBOSE,
+)
+_NUMBER: Final = re.compile("[0-9]+")
+_KINDS: Final = {"u": "uint", "i": "int", "f": "float"}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a ``.npy`` file holds: numpy's name of the type, byte order, order of axes, shape."""
+
+    dtype: str
+    big_endian: bool
+    fortran: bool
+    shape: tuple[int, ...]
+
+
+def read_head(pieces: Iterator[bytes], where: str) -> tuple[Head, bytes]:
+    """The head of a file that comes in pieces, and what came of its content by then.
+
+    Raises :class:`WrongVoxels`, naming ``where``.
+    """
+    start = _at_least(pieces, b"", 10, where)
+    if start[:6] != _MAGIC:
+        raise WrongVoxels(f"{where} gave something that is no numpy array: {start[:16]!r}")
+    width = _LENGTH_BYTES.get(start[6])
+    if width is None:
+        raise WrongVoxels(f"{where} gave a numpy array in an unknown format, {start[6]}")
+    begins = 8 + width
+    start = _at_least(pieces, start, begins, where)
+    length = int.from_bytes(start[8:begins], "little")
+    if length > LONGEST_HEAD:
+        raise WrongVoxels(f"{where} gave a numpy array with a head of {length} bytes")
+    start = _at_least(pieces, start, begins + length, where)
+    return _parsed(start[begins : begins + length], where), start[begins + length :]
+
+
+def _at_least(pieces: Iterator[bytes], start: bytes, count: int, where: str) -> bytes:
+    while len(start) < count:
+        piece = next(pieces, None)
+        if piece is None:
+            raise WrongVoxels(f"{where} gave only {len(start)} bytes; try again", passing=True)
+        start += piece
+    return start
+
+
+def _parsed(text: bytes, where: str) -> Head:
+    told = text.decode("latin-1").strip()
+    refused = WrongVoxels(f"{where} gave a numpy array whose head is refused: {told[:120]!r}")
+    if not (told.startswith("{") and told.endswith("}")):
+        raise refused
+    fields: dict[str, str] = {}
+    at = 1
+    while found := _FIELD.match(told, at):
+        named = {name: value for name, value in found.groupdict().items() if value is not None}
+        if fields.keys() & named.keys():
+            raise refused
+        fields |= named
+        at = found.end()
+    if at != len(told) - 1 or len(fields) != 5:
+        raise refused
+    kind = _KINDS.get(fields["kind"])
+    if kind is None:
+        raise refused
+    return Head(
+        f"{kind}{8 * int(fields['size'] or 0)}",
+        fields["order"] == ">",
+        fields["fortran"] == "True",
+        tuple(map(int, _NUMBER.findall(fields["shape"]))),
+    )

@@ -1,0 +1,97 @@
+"""What a mirror file may say about volumes that are cut out of."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from neuromirror.net import Limits, Session, is_local_name, origin
+from neuromirror.sources.options import SourceOptions, base_address
+
+Voxels = Annotated[int, Field(ge=1, le=1 << 20)]
+Coordinate = Annotated[int, Field(ge=0, le=1 << 40)]
+Interval = tuple[Coordinate, Coordinate]
+
+_SAMPLE = 16
+_ROLLING = 64
+
+
+class VolumeOptions(SourceOptions):
+    """The ``[options]`` that mirrors of cut-out services share.
+
+    ``api`` is the service's base address; ``token_env`` names the environment variable with a
+    token. ``include`` and ``exclude`` hold shell patterns of local ids; without ``include``, all
+    are wanted. ``levels`` are the resolutions that are mirrored, by upstream's numbers; ``box`` the
+    part of level 0 (ranges of voxels along x, y, z), and what it covers of the others; ``block``
+    the voxels of a chunk file along x, y, z, at most. ``hash`` says whether each block is read once
+    to learn its sha256 (``fetch``) or not (``none``). ``sample`` counts the blocks that each visit
+    reads again, chosen by lot, and ``rolling`` those that it reads in turn, so that in time all
+    were; by default 16 and 64 with ``hash = "fetch"``, else none. ``workers`` is how many blocks
+    are read at once. A dataset of more than ``max_files`` chunk files fails. ``allow_private`` says
+    that the service is on this machine or network (by default: exactly when ``api`` says so).
+    """
+
+    api: str
+    token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    levels: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=30)], ...] = "all"
+    box: tuple[Interval, Interval, Interval] | None = None
+    block: tuple[Voxels, Voxels, Voxels] = (2048, 2048, 64)
+    hash: Literal["none", "fetch"] = "none"
+    sample: int | None = Field(default=None, ge=0)
+    rolling: int | None = Field(default=None, ge=0)
+    workers: int = Field(default=4, ge=1, le=24)
+    max_files: int = Field(default=1_000_000, ge=1)
+    allow_private: bool | None = None
+
+    @field_validator("api")
+    @classmethod
+    def _normal(cls, api: str) -> str:
+        return base_address(api, "use token_env")
+
+    @field_validator("levels")
+    @classmethod
+    def _some(cls, levels: Literal["all"] | tuple[int, ...]) -> Literal["all"] | tuple[int, ...]:
+        if not levels:
+            raise ValueError('name at least one level, or say "all"')
+        return levels if levels == "all" else tuple(sorted(set(levels)))
+
+    @field_validator("box")
+    @classmethod
+    def _not_empty(cls, box: tuple[Interval, ...] | None) -> tuple[Interval, ...] | None:
+        if box is not None and any(start >= stop for start, stop in box):
+            raise ValueError("each range of the box must end after it begins")
+        return box
+
+    @property
+    def sampled(self) -> int:
+        """How many blocks each visit reads again by lot."""
+        usual = _SAMPLE if self.hash == "fetch" else 0
+        return usual if self.sample is None else self.sample
+
+    @property
+    def rolled(self) -> int:
+        """How many blocks each visit reads again in turn."""
+        usual = _ROLLING if self.hash == "fetch" else 0
+        return usual if self.rolling is None else self.rolling
+
+    def wants(self, local_id: str) -> bool:
+        """Whether a dataset of this local id is to be mirrored."""
+        if any(fnmatchcase(local_id, pattern) for pattern in self.exclude):
+            return False
+        return not self.include or any(fnmatchcase(local_id, one) for one in self.include)
+
+    def session(self) -> Session:
+        """A session that gives the token to the service's host alone.
+
+        A cut-out is made before its first byte is sent, which may take minutes.
+        """
+        private = self.allow_private
+        if private is None:
+            private = is_local_name(origin(self.api)[1])
+        tokens = {self.api: self.token_env} if self.token_env else {}
+        limits = Limits(per_host=24, read=300.0)
+        return Session(allow_private=private, tokens=tokens, limits=limits)

@@ -1,0 +1,92 @@
+"""From what upstream has of a volume to what a mirror takes of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from neuromirror.model import ConfigurationError
+from neuromirror.sources.protocol import Estimate
+from neuromirror.sources.volumes.errors import TooManyFiles
+from neuromirror.sources.volumes.grid import (
+    REQUEST_LIMIT,
+    Level,
+    Volume,
+    choose_chunk,
+)
+from neuromirror.sources.volumes.options import VolumeOptions
+from neuromirror.sources.volumes.urls import Box, Triple
+
+
+def planned(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIMIT) -> Volume:
+    """A volume as the options want it: fewer levels, a box of them, in chunks of their shape.
+
+    ``volume`` has all of upstream's levels, with any chunks; ``limit`` is in bytes, of one request.
+    Raises ConfigurationError for a level that upstream does not have, and for a box outside.
+    """
+    base = volume.base_voxel or volume.levels[0].voxel
+    levels = _wanted(volume, options)
+    if options.box is not None:
+        levels = [_cropped(volume, level, options.box, base) for level in levels]
+    made = tuple(
+        replace(level, chunk=choose_chunk(options.block, level.extent, volume.item_size, limit))
+        for level in levels
+    )
+    return replace(volume, levels=made, base_voxel=base)
+
+
+def estimated(volume: Volume, options: VolumeOptions) -> Estimate:
+    """What a first visit of a planned volume takes; documents are not counted."""
+    if options.hash == "fetch":
+        return Estimate(volume.files, volume.bytes, fetched=volume.bytes, requests=volume.files)
+    asked = min(options.sampled, volume.files)
+    mean = volume.bytes // max(1, volume.files)
+    return Estimate(volume.files, volume.bytes, fetched=asked * mean, requests=asked)
+
+
+def check_size(volume: Volume, options: VolumeOptions, name: str) -> None:
+    """Raises :class:`TooManyFiles` for a planned volume of more files than are allowed."""
+    if volume.files > options.max_files:
+        blocks = ", ".join(
+            f"{math.prod(level.grid):,} of level {level.name}" for level in volume.levels
+        )
+        raise TooManyFiles(
+            f"{name} would be {volume.files:,} chunk files of {volume.bytes:,} bytes together"
+            f" ({blocks}, each as often as there are times), more than max_files"
+            f" = {options.max_files}; set a box, fewer levels, a larger block, or a higher"
+            " max_files in the mirror's options"
+        )
+
+
+def _wanted(volume: Volume, options: VolumeOptions) -> list[Level]:
+    if options.levels == "all":
+        return list(volume.levels)
+    by_name = {level.name: level for level in volume.levels}
+    missing = [str(one) for one in options.levels if str(one) not in by_name]
+    if missing:
+        raise ConfigurationError(
+            f"{volume.path}: upstream has no level {', '.join(missing)}, only"
+            f" {', '.join(by_name)}; change 'levels' in the mirror's options"
+        )
+    return [by_name[str(one)] for one in options.levels]
+
+
+def _cropped(volume: Volume, level: Level, box: Box, base: tuple[float, float, float]) -> Level:
+    """A level without what lies outside of a box of level 0."""
+    start, stop = list(level.start), list(level.stop)
+    for axis, (first, last) in enumerate(box):
+        factor = max(1, round(level.voxel[axis] / base[axis]))
+        start[axis] = max(start[axis], first // factor)
+        stop[axis] = min(stop[axis], -(-last // factor))
+    if any(a >= b for a, b in zip(start, stop, strict=True)):
+        had = ", ".join(f"{a}:{b}" for a, b in zip(level.start, level.stop, strict=True))
+        raise ConfigurationError(
+            f"{volume.path}: the box of the mirror's options holds nothing of level {level.name},"
+            f" which has {had} along x, y, z; change 'box', or leave the channel out"
+        )
+    return replace(level, start=_triple(start), stop=_triple(stop))
+
+
+def _triple(numbers: list[int]) -> Triple:
+    x, y, z = numbers
+    return x, y, z

@@ -1,0 +1,81 @@
+"""How each service is asked for a block: the address, the headers, and what the body will be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from neuromirror.sources.volumes.errors import MalformedUrl
+from neuromirror.sources.volumes.urls import BlockUrl
+
+PUBLIC_TOKEN: Final = "public"
+"""What BossDB takes for a token from anybody, for all that is public."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutoutRequest:
+    """A request for the voxels of a block.
+
+    ``encoding`` says what the body is (see :func:`~neuromirror.sources.volumes.canonical`);
+    ``secret`` that the headers hold something no other host may see.
+    """
+
+    address: str
+    headers: Mapping[str, str]
+    encoding: str
+    secret: bool
+
+
+def cutout_request(url: BlockUrl, token: str | None = None) -> CutoutRequest:
+    """The request for a block, by the scheme of its URL; raises :class:`MalformedUrl`."""
+    if url.scheme == "boss":
+        return _boss(url, token)
+    return _ndstore(url, token)
+
+
+def _boss(url: BlockUrl, token: str | None) -> CutoutRequest:
+    """BOSS's cut-out service, version 1 (jhuapl-boss/boss, django/bossspatialdb).
+
+    Of the encodings, npygz alone is both decoded safely and the same bytes each time. The cache is
+    passed by, as intern does for reads that do not come again.
+    """
+    *before, collection, experiment, channel = _components(url, 3)
+    prefix = "".join(f"{one}/" for one in before)
+    (x0, x1), (y0, y1), (z0, z1) = url.box
+    time = "" if url.time is None else f"{url.time}:{url.time + 1}/"
+    return CutoutRequest(
+        f"{url.origin}/{prefix}v1/cutout/{collection}/{experiment}/{channel}/{url.level}/"
+        f"{x0}:{x1}/{y0}:{y1}/{z0}:{z1}/{time}?access-mode=no-cache",
+        {
+            "Accept": "application/npygz",
+            "Authorization": f"Token {token or PUBLIC_TOKEN}",
+        },
+        "npygz",
+        secret=token is not None and token != PUBLIC_TOKEN,
+    )
+
+
+def _ndstore(url: BlockUrl, token: str | None) -> CutoutRequest:
+    """ndstore's cut-out service (neurodata/ndstore, docs/sphinx/api/data_api.rst)."""
+    *before, project, channel = _components(url, 2)
+    prefix = "".join(f"{one}/" for one in before)
+    (x0, x1), (y0, y1), (z0, z1) = url.box
+    time = "" if url.time is None else f"{url.time},{url.time + 1}/"
+    headers = {} if token is None else {"Authorization": f"Token {token}"}
+    return CutoutRequest(
+        f"{url.origin}/{prefix}{project}/{channel}/npz/{url.level}/"
+        f"{x0},{x1}/{y0},{y1}/{z0},{z1}/{time}",
+        headers,
+        "npz",
+        secret=token is not None,
+    )
+
+
+def _components(url: BlockUrl, least: int) -> list[str]:
+    components = url.path.split("/")
+    if len(components) < least:
+        raise MalformedUrl(
+            f"{url} names no channel: {url.scheme} has {least} names before the resolution"
+        )
+    return components

@@ -1,0 +1,204 @@
+"""Addresses of blocks: all that is needed to make a chunk file, but its size, in one line.
+
+::
+
+    boss://HOST[:PORT]/[PREFIX/]COLLECTION/EXPERIMENT/CHANNEL/RES/x0:x1/y0:y1/z0:z1[/t][?…]
+    ndstore://HOST[:PORT]/[PREFIX/]TOKEN/CHANNEL/RES/x0:x1/y0:y1/z0:z1[/t][?…]
+
+Ranges are half open, in upstream's own voxels of the resolution ``RES``; ``t`` is upstream's time
+sample. The query says what else there is to know, each only where it is not as usual:
+
+- ``chunk=X,Y,Z``: the file's voxels along each axis, where they are more than the ranges; what is
+  beyond them is zero, at the far end of each axis;
+- ``dtype=float32``: the type of a voxel, in numpy's words, where it is not the unsigned integer
+  that the size of the file tells;
+- ``scheme=http`` or ``scheme=https``: how the host is asked, where that is not https for a name or
+  a public address, and http for this machine and private addresses.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from neuromirror.net import clean_url, is_local_name
+from neuromirror.sources.volumes.errors import MalformedUrl
+
+Range = tuple[int, int]
+Box = tuple[Range, Range, Range]
+"""Ranges along x, y and z, in upstream's voxels of one level, half open."""
+
+Triple = tuple[int, int, int]
+"""Whole voxels along x, y and z."""
+
+SCHEMES: Final = ("boss", "ndstore")
+
+ITEM_SIZES: Final = {
+    **{"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8},
+    **{"int8": 1, "int16": 2, "int32": 4, "int64": 8},
+    **{"float32": 4, "float64": 8},
+}
+"""The types that a voxel may have, by numpy's names, and their sizes in bytes."""
+
+_UNSIGNED: Final = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
+_SHOWN: Final = 300
+_NUMBER: Final = r"(?:0|[1-9][0-9]{0,14})"
+_RANGE: Final = rf"({_NUMBER}):({_NUMBER})"
+_URL: Final = re.compile(
+    rf"(boss|ndstore)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{{0,4}})?"
+    rf"((?:/[A-Za-z0-9._~!$'()*+,;=@%-]+)+)/({_NUMBER})/{_RANGE}/{_RANGE}/{_RANGE}"
+    rf"(?:/({_NUMBER}))?(?:\?(.*))?"
+)
+_CHUNK: Final = re.compile(rf"({_NUMBER}),({_NUMBER}),({_NUMBER})")
+
+
+def is_secure(host: str) -> bool:
+    """Whether a host (with its port, if it has one) is asked over https where nothing says how."""
+    name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return not is_local_name(name.strip("[]"))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockUrl:
+    """The address of a block, taken apart.
+
+    ``host`` has its port, if there is one; ``path`` has no slash at its ends; ``level`` is
+    upstream's resolution number. ``time`` is upstream's sample, None without a time axis.
+    ``chunk`` counts the file's voxels along x, y and z; ``dtype`` is None where the size of the
+    file tells it.
+    """
+
+    scheme: str
+    host: str
+    path: str
+    level: str
+    box: Box
+    chunk: Triple
+    time: int | None = None
+    dtype: str | None = None
+    secure: bool = True
+
+    @property
+    def shape(self) -> Triple:
+        """The voxels of the ranges along z, y and x."""
+        (x0, x1), (y0, y1), (z0, z1) = self.box
+        return z1 - z0, y1 - y0, x1 - x0
+
+    @property
+    def origin(self) -> str:
+        """Where the host is asked: ``https://api.bossdb.io``."""
+        return f"{'https' if self.secure else 'http'}://{self.host}"
+
+    def voxel_type(self, size: int) -> str:
+        """The type of a voxel in a file of ``size`` bytes; raises :class:`MalformedUrl`.
+
+        It does where no file of this block has that size.
+        """
+        count = math.prod(self.chunk)
+        dtype = self.dtype or _UNSIGNED.get(size // count)
+        if dtype is None or ITEM_SIZES[dtype] * count != size:
+            raise MalformedUrl(f"no file of {size} bytes is made of {self}")
+        return dtype
+
+    def __str__(self) -> str:
+        base = url_base(self.scheme, self.host, self.path, self.level)
+        padded = self.chunk != self.shape[::-1]
+        return (
+            f"{base}{ranges(self.box)}{'' if self.time is None else f'/{self.time}'}"
+            f"{query(self.chunk if padded else None, self.dtype, scheme_word(self))}"
+        )
+
+
+def url_base(scheme: str, host: str, path: str, level: str) -> str:
+    """What all blocks of a level have in common, with a slash at its end."""
+    return f"{scheme}://{host}/{path}/{level}/"
+
+
+def ranges(box: Box) -> str:
+    """A box as it stands in a URL: ``0:512/0:512/1:17``."""
+    return "/".join(f"{start}:{stop}" for start, stop in box)
+
+
+def scheme_word(url: BlockUrl) -> str | None:
+    """The value of ``scheme``, None where it need not be said."""
+    if url.secure == is_secure(url.host):
+        return None
+    return "https" if url.secure else "http"
+
+
+def query(chunk: Triple | None, dtype: str | None, scheme: str | None) -> str:
+    """The query, with its question mark, of those that are given; empty where none is."""
+    fields = {
+        "chunk": None if chunk is None else ",".join(map(str, chunk)),
+        "dtype": dtype,
+        "scheme": scheme,
+    }
+    told = "&".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+    return f"?{told}" if told else ""
+
+
+def plain_dtype(dtype: str) -> str | None:
+    """What a URL must say of a type: None for an unsigned integer, which the file's size tells."""
+    return None if dtype in _UNSIGNED.values() else dtype
+
+
+def parse_url(url: str) -> BlockUrl:
+    """The address of a block taken apart; raises :class:`MalformedUrl` for any other text.
+
+    Only the one spelling that :class:`BlockUrl` itself gives is taken.
+    """
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise MalformedUrl(
+            f"{_shown(url)!r} names no block of a volume; such an address is like"
+            " boss://HOST/COLLECTION/EXPERIMENT/CHANNEL/RES/x0:x1/y0:y1/z0:z1"
+        )
+    scheme, name, port, path, level, *numbers, time, asked = found.groups()
+    x0, x1, y0, y1, z0, z1 = map(int, numbers)
+    host = name + (port or "")
+    fields = dict(field.partition("=")[::2] for field in (asked or "").split("&"))
+    chunk = _CHUNK.fullmatch(fields.get("chunk", ""))
+    secure = is_secure(host)
+    made = BlockUrl(
+        scheme=scheme,
+        host=host,
+        path=path[1:],
+        level=level,
+        box=((x0, x1), (y0, y1), (z0, z1)),
+        chunk=(x1 - x0, y1 - y0, z1 - z0) if chunk is None else _triple(chunk),
+        time=None if time is None else int(time),
+        dtype=fields.get("dtype"),
+        secure={"http": False, "https": True}.get(fields.get("scheme", ""), secure),
+    )
+    _check(made, url)
+    return made
+
+
+def _shown(url: str) -> str:
+    try:
+        return clean_url(url[:_SHOWN])
+    except ValueError:
+        return "<an address that is no URL>"
+
+
+def _triple(found: re.Match[str]) -> Triple:
+    x, y, z = map(int, found.groups())
+    return x, y, z
+
+
+def _check(made: BlockUrl, url: str) -> None:
+    why = None
+    if min(made.shape) < 1:
+        why = "one of its ranges is empty"
+    elif any(most < size for most, size in zip(made.chunk, made.shape[::-1], strict=True)):
+        why = "its chunk is smaller than its ranges"
+    elif made.dtype is not None and made.dtype not in ITEM_SIZES:
+        why = "its type is none that a voxel has"
+    elif {".", ".."} & set(made.path.split("/")):
+        why = "its path leads elsewhere"
+    elif str(made) != url:
+        why = f"it is written {str(made)[:_SHOWN]!r}"
+    if why is not None:
+        raise MalformedUrl(f"{_shown(url)!r} names no block of a volume: {why}")

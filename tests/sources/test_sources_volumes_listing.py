@@ -1,0 +1,517 @@
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from memory import Memory
+from volume_service import VolumeService, npy
+
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetRef,
+    Document,
+    FileRecord,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.net import Limits, Session
+from neuromirror.sources import Listing, ListingNotProven
+from neuromirror.sources.volumes import (
+    VOLUME_REMOTE,
+    BlockFailed,
+    Level,
+    TooManyFiles,
+    Volume,
+    VolumeOptions,
+    blocks,
+    documents,
+    volume_listing,
+)
+from neuromirror.sources.volumes.digests import Digests, Progress, dump_memo, load_memo
+
+_DATASET = DatasetRef("bossdb", "c/e/ch", "boss://api.bossdb.io/c/e/ch")
+_VERSION = VersionRef(_DATASET, "current", VersionKind.OBSERVED, None)
+_LEVELS = (
+    Level("0", (0, 0, 1), (40, 30, 13), (1.0, 1.0, 1.0), (8, 8, 4)),
+    Level("1", (0, 0, 0), (20, 15, 7), (2.0, 2.0, 2.0), (8, 8, 4)),
+)
+_COUNT = 5 * 4 * 3 + 3 * 2 * 2
+
+
+@pytest.fixture
+def service() -> Iterator[VolumeService]:
+    rng = np.random.default_rng(5)
+    arrays = {
+        one.name: rng.integers(1, 255, tuple(reversed(one.extent)), "uint8") for one in _LEVELS
+    }
+    with VolumeService(arrays, {one.name: one.start for one in _LEVELS}) as running:
+        yield running
+
+
+class Visits:
+    """Visits one volume again and again, as the crawl does, and keeps what it remembers."""
+
+    def __init__(self, service: VolumeService, workspace: Path) -> None:
+        self.service = service
+        self.session = Session(
+            allow_private=True, limits=Limits(attempts=2, wait=0.01, wait_max=0.02)
+        )
+        self.volume = Volume("boss", service.host, "c/e/ch", "uint8", "nanometer", _LEVELS)
+        self.upstream = (Document(b".boss/channel.json", b"{}\n"),)
+        self.signal = ""
+        self.again: Callable[[], Volume] = lambda: self.volume
+        self.workspace = workspace
+        self.memo: bytes | None = None
+        self.words = ""
+        self.records: list[FileRecord] = []
+        self.listing: Listing | None = None
+
+    def open(self, *, deep: bool = False, **options: Any) -> Listing:
+        self.workspace.mkdir(exist_ok=True)
+        self.service.asked.clear()
+        given = {"api": self.service.api, "hash": "fetch", "sample": 4, "rolling": 6, **options}
+        return volume_listing(
+            _VERSION,
+            self.volume,
+            Memory(memo=self.memo, workspace=self.workspace, deep=deep),
+            self.session,
+            VolumeOptions.model_validate(given),
+            facts=DatasetFacts(attributes=(("type", "image"),)),
+            documents=self.upstream,
+            again=self.again,
+            signal=self.signal,
+        )
+
+    def visit(self, **options: Any) -> bool:
+        """Whether the volume was found to be unchanged; else it was read anew."""
+        listing = self.listing = self.open(**options)
+        if self.memo is not None and listing.unchanged():
+            self.memo = listing.renewed() or self.memo
+            same = True
+        else:
+            self.records = list(listing.entries)  # type: ignore[arg-type]
+            listing.closing()
+            self.memo = listing.memo()
+            same = False
+        self.words = listing.checked()
+        for left in self.workspace.iterdir():
+            left.unlink()
+        return same
+
+    @property
+    def asked(self) -> int:
+        return self.service.asked.total()
+
+    @property
+    def vouched(self) -> str:
+        assert self.listing is not None
+        return dict(self.listing.facts.attributes)["checked"]
+
+    def told(self) -> dict[bytes, str]:
+        return {one.path: one.digests[0].value for one in self.records if one.digests}
+
+
+@pytest.fixture
+def visits(service: VolumeService, tmp_path: Path) -> Iterator[Visits]:
+    made = Visits(service, tmp_path / "workspace")
+    yield made
+    made.session.close()
+
+
+def true_digests(visits: Visits) -> dict[bytes, str]:
+    made = {}
+    for block in blocks(visits.volume):
+        x, y, z = block.level.chunk
+        padded = np.zeros((z, y, x), "uint8")
+        part = visits.service.cutout(block.level.name, [n for s in block.box for n in s], None)
+        padded[tuple(slice(size) for size in part.shape)] = part
+        made[block.path] = hashlib.sha256(padded.tobytes()).hexdigest()
+    return made
+
+
+def path_of(z: int, y: int, x: int, level: str = "0") -> bytes:
+    return f"{level}/c/{z}/{y}/{x}".encode()
+
+
+# --- every block
+
+
+def test_every_block_is_read_once_and_its_sha256_is_checked(visits: Visits) -> None:
+    assert not visits.visit()
+    assert visits.told() == true_digests(visits)
+    assert len(visits.service.asked) == visits.asked == _COUNT == len(visits.records)
+    one = visits.records[-1]
+    assert (one.digests[0].claimed_by, one.digests[0].checked) == ("neuromirror", True)
+    assert one.size == 8 * 8 * 4
+    assert one.locations[0].url == (
+        f"boss://{visits.service.host}/c/e/ch/1/16:20/8:15/4:7?chunk=8,8,4"
+    )
+    assert one.locations[0].kind == "boss"
+    assert (visits.words, visits.vouched) == ("", "every block")
+
+
+def test_a_listing_brings_the_zarrs_metadata_and_its_remote(visits: Visits) -> None:
+    listing = visits.open()
+    assert listing.special_remotes == (VOLUME_REMOTE,)
+    assert [one.path for one in listing.documents] == [
+        *(b".boss/channel.json", b"0/zarr.json", b"1/zarr.json", b"zarr.json")
+    ]
+    assert set(documents(visits.volume)) < set(listing.documents)
+
+
+def test_no_more_blocks_are_read_at_once_than_workers(visits: Visits) -> None:
+    visits.visit(workers=2)
+    assert visits.service.busiest <= 2
+    visits.visit(workers=1, deep=True)
+    assert visits.told() == true_digests(visits)
+
+
+def test_records_come_as_their_blocks_are_read(visits: Visits) -> None:
+    entries = visits.open(workers=2).entries
+    assert len(list(islice(entries, 3))) == 3
+    assert visits.asked < _COUNT / 2
+    entries.close()  # type: ignore[attr-defined]
+
+
+# --- unchanged
+
+
+def test_an_unchanged_volume_is_told_by_a_sample_and_some_in_turn(visits: Visits) -> None:
+    visits.visit()
+    assert visits.visit()
+    assert 6 <= visits.asked <= 10
+    assert visits.words.startswith(
+        f"metadata, 4 sampled blocks, blocks 1–6 of {_COUNT} in the rolling pass begun 20"
+    )
+    assert visits.visit()
+    assert "blocks 7–12 of" in visits.words
+
+
+def test_in_time_every_block_is_read_in_turn_and_the_pass_begins_anew(visits: Visits) -> None:
+    visits.visit()
+    seen: set[str] = set()
+    for _ in range(-(-_COUNT // 7)):
+        assert visits.visit(sample=0, rolling=7)
+        seen |= set(visits.service.asked)
+    assert len(seen) == _COUNT
+    assert visits.visit(sample=0, rolling=7)
+    assert "blocks 1–7 of" in visits.words
+
+
+def test_each_visit_samples_other_blocks_and_the_same_when_made_again(visits: Visits) -> None:
+    visits.visit()
+    first = visits.memo
+    visits.visit(rolling=0)
+    one = set(visits.service.asked)
+    visits.visit(rolling=0)
+    other = set(visits.service.asked)
+    visits.memo = first
+    visits.visit(rolling=0)
+    assert len(one) == len(other) == 4
+    assert one != other
+    assert set(visits.service.asked) == one
+
+
+def test_a_changed_block_that_is_sampled_makes_every_block_be_read(visits: Visits) -> None:
+    visits.visit()
+    before = visits.told()
+    visits.service.levels["0"][0, 0, 0] ^= 255
+    visits.service.levels["1"][-1, -1, -1] ^= 255
+    assert not visits.visit(sample=_COUNT, rolling=0)
+    assert visits.told() == true_digests(visits)
+    changed = {path for path, digest in visits.told().items() if before[path] != digest}
+    assert changed == {path_of(0, 0, 0), path_of(1, 1, 2, "1")}
+    assert visits.vouched == "every block"
+    assert visits.visit()
+
+
+def test_a_changed_block_that_is_not_sampled_is_found_in_turn(visits: Visits) -> None:
+    visits.visit()
+    visits.service.levels["1"][-1, -1, -1] ^= 255
+    results = [visits.visit(sample=0, rolling=10) for _ in range(-(-_COUNT // 10))]
+    assert results == [True] * (len(results) - 1) + [False]
+    assert visits.told() == true_digests(visits)
+
+
+def test_a_deep_visit_reads_every_block(visits: Visits) -> None:
+    visits.visit()
+    visits.service.levels["1"][-1, -1, -1] ^= 255
+    assert not visits.visit(sample=0, rolling=0, deep=True)
+    assert visits.asked == _COUNT
+    assert visits.told() == true_digests(visits)
+
+
+def test_other_metadata_with_the_same_sample_read_no_more(visits: Visits) -> None:
+    visits.visit()
+    before = visits.told()
+    visits.upstream = (Document(b".boss/channel.json", b'{"description": "new"}\n'),)
+    assert not visits.visit()
+    assert visits.asked <= 10
+    assert visits.told() == before
+    assert visits.vouched == "metadata and a sample of 10 blocks"
+    assert visits.words.startswith("metadata, 4 sampled blocks, blocks 1–6")
+    assert visits.visit()
+    assert "blocks 7–12" in visits.words
+
+
+def test_other_metadata_and_another_sample_read_all(visits: Visits) -> None:
+    visits.visit()
+    visits.upstream = ()
+    visits.service.levels["0"][...] ^= 255
+    assert not visits.visit()
+    assert visits.told() == true_digests(visits)
+    assert visits.vouched == "every block"
+    assert visits.words == ""
+
+
+def test_upstreams_word_that_voxels_were_written_makes_every_block_be_read(visits: Visits) -> None:
+    visits.signal = "DOWNSAMPLED"
+    visits.visit()
+    assert visits.visit()
+    visits.signal = "NOT_DOWNSAMPLED"
+    assert not visits.visit(sample=0, rolling=0)
+    assert visits.asked == _COUNT
+    assert visits.visit()
+
+
+def test_other_blocks_than_remembered_are_read_anew(visits: Visits) -> None:
+    visits.visit()
+    smaller = replace(_LEVELS[0], stop=(40, 30, 12))
+    visits.volume = replace(visits.volume, levels=(smaller, _LEVELS[1]))
+    assert not visits.visit()
+    assert visits.asked == visits.volume.files == len(visits.records)
+
+
+def test_a_volume_that_changes_while_it_is_read_is_not_proven(visits: Visits) -> None:
+    longer = replace(_LEVELS[1], stop=(20, 15, 8))
+    visits.again = lambda: replace(visits.volume, levels=(_LEVELS[0], longer))
+    with pytest.raises(ListingNotProven, match="bossdb:c/e/ch: the volume's extent or levels"):
+        visits.visit()
+
+
+def test_a_memo_that_is_damaged_is_no_memo(visits: Visits) -> None:
+    visits.visit()
+    good = visits.memo
+    assert good is not None
+    for bad in (b"", b"{}\n", good[:-1], good + b"\0", good[:400] + b"\xff" * 40, b"\xff\n" + good):
+        visits.memo = bad
+        assert not visits.open().unchanged()
+        assert visits.asked == 0
+
+
+# --- going on
+
+
+def test_a_visit_that_was_killed_goes_on_where_it_was(visits: Visits) -> None:
+    entries = visits.open().entries
+    assert len(list(islice(entries, 30))) == 30
+    entries.close()  # type: ignore[attr-defined]
+    before = visits.asked
+    assert before < _COUNT
+    assert not visits.visit()
+    assert _COUNT - before <= visits.asked <= _COUNT - 30
+    assert visits.told() == true_digests(visits)
+
+
+def test_a_visit_that_failed_goes_on_with_the_block_that_failed(visits: Visits) -> None:
+    visits.service.answers["0/32:40/24:30/9:13"] = [(404, {}, b"")]
+    with pytest.raises(BlockFailed):
+        list(visits.open(workers=1).entries)
+    assert not visits.visit()
+    assert visits.asked < 20
+    assert visits.told() == true_digests(visits)
+
+
+def test_a_change_once_seen_is_not_forgotten_when_the_visit_is_killed(visits: Visits) -> None:
+    visits.visit()
+    visits.service.levels["0"][0, 0, 0] ^= 255
+    listing = visits.open(sample=0, rolling=1)
+    assert not listing.unchanged()
+    # killed here; the next visit would look at other blocks
+    assert not visits.visit(sample=0, rolling=0)
+    assert visits.asked == _COUNT - 1
+    assert visits.told() == true_digests(visits)
+
+
+def test_half_an_entry_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "digests")
+    assert list(progress.read()) == []
+    for number in range(3):
+        progress.add(number, bytes([number]) * 32)
+    whole = (tmp_path / "digests").read_bytes()
+    for cut in (whole[:-1], whole[:81], whole[:85] + b"\0" * 35, whole[:80] + bytes(40)):
+        (tmp_path / "digests").write_bytes(cut)
+        assert [number for number, _ in progress.read()] == [0, 1]
+        progress.add(7, b"7" * 32)
+        assert [number for number, _ in progress.read()] == [0, 1, 7]
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (404, {}, b'{"status": 404, "code": 4005, "message": "marked to be deleted"}'),
+        (413, {}, b""),
+        (200, {}, b"not zlib"),
+        (200, {"Content-Type": "text/html"}, b"<html>"),
+    ],
+)
+def test_a_block_that_cannot_be_read_fails_the_listing_and_is_named(
+    answer: Any, visits: Visits
+) -> None:
+    visits.service.answers["0/8:16/8:16/5:9"] = [answer] * 9
+    with pytest.raises(BlockFailed) as caught:
+        visits.visit()
+    assert "bossdb:c/e/ch: the block 0/c/1/1/1 (boss://" in str(caught.value)
+    assert "/0/8:16/8:16/5:9)" in str(caught.value)
+    assert "nothing was changed" in str(caught.value)
+
+
+def test_a_storm_fails_the_listing_and_a_wrong_shape_does(visits: Visits) -> None:
+    visits.service.answers["*"] = [(503, {}, b"")] * 1000
+    with pytest.raises(BlockFailed, match="503"):
+        visits.visit()
+    assert visits.asked < 100
+    visits.service.answers["*"] = []
+    wrong = zlib.compress(npy(np.zeros((4, 8, 9), "uint8")))
+    visits.service.answers["0/0:8/0:8/1:5"] = [(200, {}, wrong)]
+    with pytest.raises(BlockFailed, match=r"shape \(4, 8, 9\), not \(4, 8, 8\)"):
+        visits.visit()
+
+
+def test_where_one_block_failed_nobody_waits_for_the_others(visits: Visits) -> None:
+    rng = np.random.default_rng(2)
+    visits.service.levels["0"] = rng.integers(0, 256, (16, 512, 1024), "uint8")
+    visits.service.starts["0"] = (0, 0, 0)
+    wide = Level("0", (0, 0, 0), (1024, 512, 16), (1.0, 1.0, 1.0), (512, 512, 16))
+    visits.volume = replace(visits.volume, levels=(wide,))
+    visits.service.answers["0/0:512/0:512/0:16"] = [(404, {}, b"")]
+    visits.service.answers["0/512:1024/0:512/0:16"] = [0.05]
+    with pytest.raises(BlockFailed, match="404"):
+        visits.visit()
+    visits.service.wait()
+    assert visits.service.given_up == ["0/512:1024/0:512/0:16"]
+
+
+def test_a_body_that_breaks_off_is_asked_for_again(visits: Visits) -> None:
+    visits.service.answers["0/0:8/0:8/1:5"] = [100, 20]
+    visits.visit()
+    assert visits.told() == true_digests(visits)
+    assert visits.asked == _COUNT + 2
+
+
+def test_a_sample_that_cannot_be_read_is_an_error_and_no_change(visits: Visits) -> None:
+    visits.visit()
+    visits.service.answers["*"] = [(404, {}, b"")]
+    with pytest.raises(BlockFailed):
+        visits.visit()
+
+
+def test_too_many_files_fail_before_anything_is_asked(visits: Visits) -> None:
+    with pytest.raises(TooManyFiles, match=f"{_COUNT} chunk files"):
+        visits.open(max_files=_COUNT - 1)
+    assert visits.asked == 0
+
+
+# --- without hashing
+
+
+def test_without_hashing_nothing_is_read(visits: Visits) -> None:
+    plain = {"hash": "none", "sample": None, "rolling": None}
+    assert not visits.visit(**plain)
+    assert visits.told() == {}
+    assert [one.path for one in visits.records] == [one.path for one in blocks(visits.volume)]
+    assert (visits.words, visits.vouched) == ("metadata only", "metadata only")
+    memo = visits.memo
+    assert visits.visit(**plain)
+    assert visits.words == "metadata only"
+    assert visits.memo == memo  # nothing to be written
+    assert not visits.visit(**plain, deep=True)
+    assert visits.asked == 0
+
+
+def test_without_hashing_the_same_few_blocks_are_known_each_time(visits: Visits) -> None:
+    few = {"hash": "none", "sample": 5, "rolling": None}
+    assert not visits.visit(**few)
+    told = visits.told()
+    assert len(told) == visits.asked == 5
+    assert told.items() < true_digests(visits).items()
+    assert visits.vouched == "metadata and a sample of 5 blocks"
+    assert visits.visit(**few)
+    assert visits.asked == 5
+    assert visits.words == "metadata, 5 sampled blocks"
+    visits.memo = None
+    visits.visit(**few)
+    assert visits.told() == told
+    visits.service.levels["0"][...] ^= 255
+    visits.service.levels["1"][...] ^= 255
+    assert not visits.visit(**few)
+    assert visits.told().keys() == told.keys()
+    assert visits.told().items() < true_digests(visits).items()
+
+
+def test_without_hashing_a_change_is_found_by_the_second_pass_and_told(visits: Visits) -> None:
+    rolling = {"hash": "none", "sample": 0, "rolling": 40}
+    visits.visit(**rolling)
+    assert visits.visit(**rolling)
+    assert visits.visit(**rolling)  # every block is known now, and no record tells it
+    assert visits.visit(**rolling)
+    visits.service.levels["1"][-1, -1, -1] ^= 255
+    assert not visits.visit(**rolling)
+    path = path_of(1, 1, 2, "1")
+    assert visits.told() == {path: true_digests(visits)[path]}
+    [record] = [one for one in visits.records if one.digests]
+    assert record.upstream_id is not None
+    before = visits.records
+    assert not visits.visit(**rolling, deep=True)
+    assert visits.asked == _COUNT
+    assert visits.records == before
+    visits.upstream = ()
+    assert not visits.visit(**rolling)
+    assert visits.records == before
+
+
+def test_hashing_that_is_switched_on_reads_every_block(visits: Visits) -> None:
+    visits.visit(hash="none", sample=2)
+    assert not visits.visit()
+    assert visits.told() == true_digests(visits)
+
+
+# --- memos
+
+
+@pytest.mark.parametrize("known", [[], [3], [0, 5, 9], list(range(10))])
+def test_a_memo_gives_back_what_was_known(known: list[int], visits: Visits) -> None:
+    digests = Digests(10)
+    for number in known:
+        digests.put(number, bytes([number]) * 32, 1 + number % 3)
+    visits.visit(hash="none", sample=0, rolling=0)
+    found = load_memo(visits.memo, visits_shape(visits), _COUNT)
+    assert found is not None
+    course = replace(found[0], cursor=4)
+    again = load_memo(dump_memo(course, digests), course.shape, 10)
+    assert again is not None
+    assert again[0] == course
+    assert again[1].known() == known
+    assert [again[1].get(number) for number in range(10)] == [
+        bytes([number]) * 32 if number in known else None for number in range(10)
+    ]
+    assert again[1].states == digests.states
+    assert load_memo(dump_memo(course, digests), "other", 10) is None
+    assert load_memo(dump_memo(course, digests), course.shape, 11) is None
+
+
+def visits_shape(visits: Visits) -> str:
+    from neuromirror.sources.volumes.listing import fingerprint
+
+    options = VolumeOptions(api=visits.service.api, hash="none", sample=0, rolling=0)
+    return fingerprint(visits.volume, options)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from ome_zarr_models.v05 import Image, ImageLabel
+
+from neuromirror.sources.volumes import (
+    Level,
+    Volume,
+    VolumeOptions,
+    blocks,
+    canonical,
+    documents,
+    planned,
+)
+
+ANISOTROPIC = Volume(
+    *("boss", "api.bossdb.io", "kasthuri/k11/em", "uint8", "nanometer"),
+    levels=(
+        Level("0", (0, 0, 1), (30, 21, 12), (3.0, 3.0, 30.0), (8, 8, 4)),
+        Level("1", (0, 0, 1), (15, 11, 12), (6.0, 6.0, 30.0), (8, 8, 4)),
+        Level("2", (0, 0, 0), (8, 6, 6), (12.0, 12.0, 60.0), (8, 6, 4)),
+    ),
+    name="kasthuri/k11/em",
+)
+
+
+def written(volume: Volume, folder: Path) -> Path:
+    for document in documents(volume):
+        path = folder / document.path.decode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(document.content)
+    return folder
+
+
+def group_of(volume: Volume) -> Any:
+    [group] = [one for one in documents(volume) if one.path == b"zarr.json"]
+    return json.loads(group.content)["attributes"]["ome"]
+
+
+def transformations(volume: Volume, level: str) -> tuple[list[float], list[float]]:
+    [multiscale] = group_of(volume)["multiscales"]
+    [found] = [one for one in multiscale["datasets"] if one["path"] == level]
+    scale, translation = found["coordinateTransformations"]
+    return scale["scale"], translation["translation"]
+
+
+@pytest.mark.parametrize("times", [None, (0, 1, 2), (4, 5)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64", "float32"])
+def test_an_independent_validator_takes_it_for_an_image(
+    dtype: str, times: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    made = replace(ANISOTROPIC, dtype=dtype, times=times, time_step=0.5, time_unit="second")
+    image = Image.from_zarr(zarr.open_group(written(made, tmp_path), mode="r"))
+    [multiscale] = image.ome_attributes.multiscales
+    assert image.ome_attributes.version == "0.5"
+    assert [axis.name for axis in multiscale.axes] == list("tzyx")[times is None :]
+    assert {axis.unit for axis in multiscale.axes[-3:]} == {"nanometer"}
+    assert [one.path for one in multiscale.datasets] == ["0", "1", "2"]
+
+
+def test_an_independent_validator_takes_annotations_for_labels(tmp_path: Path) -> None:
+    made = replace(ANISOTROPIC, dtype="uint64", labels=True)
+    folder = written(made, tmp_path)
+    label = ImageLabel.from_zarr(zarr.open_group(folder, mode="r"))
+    assert label.ome_attributes.image_label is not None
+    assert "image-label" not in group_of(ANISOTROPIC)
+
+
+def test_zarr_reads_chunk_files_at_every_level_and_time(tmp_path: Path) -> None:
+    made = replace(ANISOTROPIC, dtype="uint16", times=(0, 1))
+    folder = written(made, tmp_path)
+    rng = np.random.default_rng(8)
+    arrays = {
+        one.name: rng.integers(0, 1 << 16, (2, *reversed(one.extent)), "uint16")
+        for one in made.levels
+    }
+    for block in blocks(made):
+        (x0, x1), (y0, y1), (z0, z1) = (
+            (a - s, b - s) for (a, b), s in zip(block.box, block.level.start, strict=True)
+        )
+        part = arrays[block.level.name][block.index[0], z0:z1, y0:y1, x0:x1]
+        path = folder / block.path.decode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pieces = canonical([part.tobytes()], "raw", block.box, block.level.chunk, "uint16")
+        path.write_bytes(b"".join(pieces))
+    group = zarr.open_group(folder, mode="r")
+    for name, array in arrays.items():
+        assert np.array_equal(group[name][...], array)  # type: ignore[arg-type, index]
+        assert group[name].metadata.dimension_names == ("t", "z", "y", "x")  # type: ignore[union-attr]
+
+
+def test_levels_lie_on_each_other_where_upstream_has_them() -> None:
+    assert transformations(ANISOTROPIC, "0") == ([30.0, 3.0, 3.0], [30.0, 0.0, 0.0])
+    # the centre of two voxels is half a voxel beyond the first one's
+    assert transformations(ANISOTROPIC, "1") == ([30.0, 6.0, 6.0], [30.0, 1.5, 1.5])
+    assert transformations(ANISOTROPIC, "2") == ([60.0, 12.0, 12.0], [15.0, 4.5, 4.5])
+
+
+def test_a_level_lies_where_it_does_though_others_are_left_out() -> None:
+    some = VolumeOptions(api="https://api.bossdb.io", levels=(2,), box=((9, 30), (0, 8), (2, 9)))
+    made = planned(ANISOTROPIC, some)
+    assert transformations(made, "2") == ([60.0, 12.0, 12.0], [75.0, 4.5, 28.5])
+
+
+def test_time_begins_with_upstreams_first_sample() -> None:
+    made = replace(ANISOTROPIC, times=(4, 5), time_step=0.5, time_unit="second")
+    scale, translation = transformations(made, "0")
+    assert (scale[0], translation[0]) == (0.5, 2.0)
+    unknown = replace(ANISOTROPIC, times=(4, 5))
+    assert transformations(unknown, "0")[0][0] == 1.0
+    assert "unit" not in group_of(unknown)["multiscales"][0]["axes"][0]
+
+
+def test_equal_volumes_give_equal_bytes_and_where_it_is_kept_is_not_in_them() -> None:
+    again = replace(ANISOTROPIC, host="elsewhere.example", scheme="ndstore", path="a/b")
+    assert documents(again) == documents(replace(ANISOTROPIC, levels=tuple(ANISOTROPIC.levels)))
+    assert documents(replace(ANISOTROPIC, unit="micrometer")) != documents(ANISOTROPIC)
