@@ -1,4 +1,4 @@
-"""Demo buckets, fresh or shared by tests that only read."""
+"""Demo servers, fresh or shared by tests that only read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.demo import DemoBuckets
+from neuromirror.demo.boss import DemoBoss
 
 
 @pytest.fixture
@@ -21,4 +22,18 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 def still_buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBuckets]:
     """Buckets for all tests of a module that only read them: no verb, no fault."""
     with DemoBuckets(tmp_path_factory.mktemp("buckets")) as running:
+        yield running
+
+
+@pytest.fixture
+def boss(tmp_path: Path) -> Iterator[DemoBoss]:
+    """A fresh BOSS, serving on a free loopback port."""
+    with DemoBoss(tmp_path / "boss") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def still_boss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
+    """A BOSS for all tests of a module that only read it: no verb, no fault."""
+    with DemoBoss(tmp_path_factory.mktemp("boss")) as running:
         yield running

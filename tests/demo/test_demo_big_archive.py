@@ -42,7 +42,7 @@ def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
 
 @pytest.fixture(scope="module")
 def big() -> Iterator[BigArchive]:
-    with BigArchive(SCALE) as running:
+    with BigArchive(Plan.at_scale(SCALE)) as running:
         yield running
 
 
@@ -91,7 +91,7 @@ def zarr_rows(big: BigArchive) -> Iterator[Any]:
 
 
 def test_at_scale_one_it_has_the_sizes_of_the_dandi_archive() -> None:
-    plan = Plan(1.0)
+    plan = Plan.at_scale(1.0)
     sizes = [one.assets for one in plan.dandisets]
     assert len(sizes) == 1251
     assert sum(sizes) == plan.assets == 600_000
@@ -107,7 +107,7 @@ def test_at_scale_one_it_has_the_sizes_of_the_dandi_archive() -> None:
 
 @pytest.mark.parametrize("scale", [0.001, 0.01, 0.1])
 def test_a_smaller_one_has_the_same_shape(scale: float) -> None:
-    plan = Plan(scale)
+    plan = Plan.at_scale(scale)
     assert plan.assets == round(600_000 * scale)
     assert len(plan.entries) == round(29_061 * scale)
     assert sorted(plan.entries)[len(plan.entries) // 2] == pytest.approx(147, abs=20)
@@ -120,6 +120,21 @@ def test_a_smaller_one_has_the_same_shape(scale: float) -> None:
         assert uuids == sorted(set(uuids))
         assert [ids.find(uuid) for uuid in uuids] == list(every)
         assert sorted({ids.rank(number) for number in range(ids.count)}) == list(range(ids.count))
+
+
+def test_two_dandisets_can_be_had_of_just_these_sizes() -> None:
+    with process("--two", "30", "117") as (_, told):
+        found = (told["dandisets"], told["assets"], told["versions"], told["entries"])
+        assert found == (2, 31, 2, 117)
+        listed = [
+            get(f"{told['dandi']['api']}/dandisets/{number}/versions/draft/assets/").json()
+            for number in ("000001", "000002")
+        ]
+        assert [one["count"] for one in listed] == [30, 1]
+        (zarr,) = listed[1]["results"]
+        below = f"{told['s3']['endpoint']}/{BUCKET}"
+        rows = get(below, prefix=f"zarr/{zarr['zarr']}/", **{"list-type": 2}).content
+        assert rows.count(b"<Contents>") == 117
 
 
 def test_the_lists_hold_what_the_overview_counts(big: BigArchive) -> None:

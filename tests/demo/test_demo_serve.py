@@ -42,7 +42,7 @@ def test_serve_prints_its_addresses_and_stops_when_told(
     directory.mkdir(parents=True)
     (directory / "cache").symlink_to(demo_files)
     (directory / ".neuromirror-demo").touch()
-    with serving(directory, "--no-buckets") as (process, told):
+    with serving(directory, "--no-buckets", "--no-volumes") as (process, told):
         assert told.keys() == {"dandi", "s3", "control", "mirrors"}
         owner = {"Authorization": f"token {told['dandi']['token']}"}
         api = told["dandi"]["api"]
@@ -58,12 +58,14 @@ def test_serve_prints_its_addresses_and_stops_when_told(
         requests.get(api, timeout=5)
 
 
-def test_serve_starts_the_buckets_too_and_leaves_nothing(tmp_path: Path, demo_files: Path) -> None:
+def test_serve_starts_buckets_and_volumes_too_and_leaves_nothing(
+    tmp_path: Path, demo_files: Path
+) -> None:
     directory = tmp_path / "demo"
     directory.mkdir()
     (directory / "cache").symlink_to(demo_files)
     (directory / ".neuromirror-demo").touch()
-    with serving(directory, "--buckets") as (process, told):
+    with serving(directory, "--buckets", "--volumes") as (process, told):
         buckets = told["buckets"]
         for name in buckets["names"]:
             listing = f"{buckets['endpoint']}/{name}?list-type=2"
@@ -74,6 +76,14 @@ def test_serve_starts_the_buckets_too_and_leaves_nothing(tmp_path: Path, demo_fi
         assert made.json() == {"result": 2}
         assert requests.get(buckets["docdb"]["v1"], timeout=20).json()
         assert buckets["endpoint"] in Path(told["mirrors"], "demo-aind.toml").read_text()
+        boss = told["boss"]
+        owner = {"Authorization": f"Token {boss['token']}"}
+        answer = requests.get(f"{boss['api']}/v1/collection/", headers=owner, timeout=20)
+        assert "demo_private" in answer.json()["collections"]
+        assert f'api = "{boss["api"]}"' in Path(told["mirrors"], "demo-boss.toml").read_text()
+        ndstore = told["ndstore"]["api"]
+        assert "demo11" in requests.get(f"{ndstore}/public_tokens/", timeout=20).json()
+        assert f'api = "{ndstore}"' in Path(told["mirrors"], "demo-neurodata.toml").read_text()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     assert os.listdir(told["mirrors"]) == []
@@ -86,7 +96,7 @@ def test_serve_adds_the_dandisets_with_zarrs_when_told(tmp_path: Path, demo_file
     directory.mkdir()
     (directory / "cache").symlink_to(demo_files)
     (directory / ".neuromirror-demo").touch()
-    with serving(directory, "--no-buckets", "--zarrs") as (_, told):
+    with serving(directory, "--no-buckets", "--no-volumes", "--zarrs") as (_, told):
         rows = requests.get(f"{told['dandi']['api']}/dandisets/", timeout=20).json()["results"]
         added = [
             row["draft_version"]["asset_count"] for row in rows if row["identifier"] > "000008"

@@ -116,6 +116,41 @@ def test_a_deleted_dandiset_is_404_and_out_of_the_list(demo: DemoArchive) -> Non
     assert LIVING not in [row["identifier"] for row in listed["results"]]
 
 
+def test_an_unpublished_version_is_404_and_its_assets_are_not(demo: DemoArchive) -> None:
+    (label,) = [one.label for one in demo.dandisets[LIVING].published]
+    row = rows(demo, version=label)[NOTES]
+    demo.unpublish(LIVING, label)
+    assert get(demo, f"/dandisets/{LIVING}/versions/{label}/") == {"detail": "Not found."}
+    assert get(demo, f"/dandisets/{LIVING}/")["most_recent_published_version"] is None
+    assert get(demo, f"/assets/{row['asset_id']}/")["path"] == NOTES
+    with pytest.raises(DemoError, match="has not published its draft"):
+        demo.unpublish(LIVING, "draft")
+
+
+def test_replaced_blobs_expire_and_those_of_a_version_stay(demo: DemoArchive) -> None:
+    published = rows(demo)[NOTES]
+    demo.change_file(LIVING, NOTES, "Second week.\n")
+    replaced, modified = rows(demo)[NOTES], draft(demo)["modified"]
+    demo.change_file(LIVING, NOTES, "Third week.\n")
+    assert draft(demo)["modified"] > modified
+    modified = draft(demo)["modified"]
+    assert demo.expire_blobs() == 1
+    assert draft(demo)["modified"] == modified
+    assert requests.get(replaced["metadata"]["contentUrl"][1], timeout=20).status_code == 404
+    assert get(demo, f"/assets/{replaced['asset_id']}/") == {"detail": "Not found."}
+    assert served(demo, published) == b"First week.\n"
+    assert served(demo, rows(demo)[NOTES]) == b"Third week.\n"
+    assert demo.expire_blobs() == 0
+
+
+def test_an_archive_for_members_answers_nobody_without_a_token(demo: DemoArchive) -> None:
+    demo.members_only = True
+    for path in ("/info/", "/dandisets/", f"/dandisets/{LIVING}/", "/zarr/"):
+        assert requests.get(demo.api_url + path, timeout=20).status_code == 401
+        headers = {"Authorization": f"token {demo.other_token}"}
+        assert requests.get(demo.api_url + path, headers=headers, timeout=20).status_code == 200
+
+
 def test_an_opened_embargo_is_in_the_list(demo: DemoArchive) -> None:
     demo.unembargo("000006")
     body = get(demo, "/dandisets/")

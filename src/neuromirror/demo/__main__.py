@@ -6,12 +6,15 @@ import json
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 
 from neuromirror.demo import DemoArchive
+from neuromirror.demo.boss import DemoBoss
+from neuromirror.demo.ndstore import DemoNdstore
 from neuromirror.model import NeuromirrorError
 
 
@@ -32,7 +35,7 @@ def main() -> None:
     "--port",
     default=0,
     show_default="a free one",
-    type=click.IntRange(0, 65533),
+    type=click.IntRange(0, 65530),
     help="Port of the API; S3 and the buckets get the next ones.",
 )
 @click.option(
@@ -42,30 +45,49 @@ def main() -> None:
     help="Serve AIND-like S3 buckets, too (the port after S3's).",
 )
 @click.option(
+    "--volumes/--no-volumes",
+    default=None,
+    show_default="where a BOSS can be mirrored",
+    help="Serve volumes, too: a BOSS and an ndstore (the ports after the buckets').",
+)
+@click.option(
     "--zarrs",
     is_flag=True,
     help="Add dandisets with Zarrs of every kind to the archive.",
 )
-def serve(directory: Path, port: int, buckets: bool | None, zarrs: bool) -> None:
+def serve(
+    directory: Path, port: int, buckets: bool | None, volumes: bool | None, zarrs: bool
+) -> None:
     """Serve until interrupted; prints one line of JSON with the addresses.
 
     "mirrors" in it is the folder of ready mirror files that point at the archives.
     """
     if buckets is None:
         buckets = bool(entry_points(group="neuromirror.sources", name="s3"))
+    if volumes is None:
+        volumes = bool(entry_points(group="neuromirror.sources", name="boss"))
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, frame: stop.set())
     try:
-        with DemoArchive(
-            directory,
-            port=port,
-            s3_port=port + 1 if port else 0,
-            zarrs=zarrs,
-            buckets=buckets,
-            buckets_port=port + 2 if port else 0,
-        ) as demo:
-            click.echo(json.dumps(demo.addresses()))
+        with ExitStack() as stack:
+            demo = stack.enter_context(
+                DemoArchive(
+                    directory,
+                    port=port,
+                    s3_port=port + 1 if port else 0,
+                    zarrs=zarrs,
+                    buckets=buckets,
+                    buckets_port=port + 2 if port else 0,
+                )
+            )
+            served = demo.addresses()
+            if volumes:
+                boss = stack.enter_context(DemoBoss(directory, port=port + 3 if port else 0))
+                served["boss"] = boss.addresses()
+                ndstore = stack.enter_context(DemoNdstore(directory, port=port + 4 if port else 0))
+                served["ndstore"] = ndstore.addresses()
+            click.echo(json.dumps(served))
             sys.stdout.flush()
             stop.wait()
     except ModuleNotFoundError as error:

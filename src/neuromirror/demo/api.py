@@ -103,6 +103,8 @@ class Api:
         try:
             with self._archive.lock:
                 token = self._token(request)
+                if token is None and self._archive.members_only:
+                    raise _anonymous()
                 if request.method not in _allowed(answer):
                     if token is None:
                         raise _anonymous()

@@ -127,6 +127,14 @@ class Archive(ZarrVerbs):
             self._write_manifests(found, version)
             return label
 
+    def unpublish(self, dandiset: str, version: str) -> None:
+        """Take a published version back; its assets stay readable by their ids."""
+        with self.lock:
+            found = self._version(dandiset, version)
+            if found not in self._dandiset(dandiset).published:
+                raise DemoError(f"dandiset {dandiset} has not published its draft")
+            self._dandiset(dandiset).published.remove(found)
+
     # -- files of a draft
 
     def add_file(
@@ -175,6 +183,26 @@ class Archive(ZarrVerbs):
         """Let the archive know the file's sha256; neither asset nor version is modified."""
         with self.lock:
             self._blob(dandiset, path).sha256_known = True
+
+    def expire_blobs(self) -> int:
+        """Delete for ever the assets and blobs that no version holds; returns how many blobs.
+
+        Upstream does so some time after they were replaced. Nothing is modified.
+        """
+        with self.lock:
+            held = [
+                asset
+                for dandiset in self.dandisets.values()
+                for version in dandiset.versions
+                for asset in version.assets.values()
+            ]
+            self.assets = {asset.asset_id: asset for asset in held}
+            kept = {asset.blob.blob_id for asset in held if asset.blob is not None}
+            gone = [blob for blob in self.blobs.values() if blob.blob_id not in kept]
+            for blob in gone:
+                self.bucket.expire(blob.key)
+                del self.blobs[blob.sha256]
+            return len(gone)
 
     # -- what must not happen
 

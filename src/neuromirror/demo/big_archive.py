@@ -52,8 +52,8 @@ class BigArchive:
     ``asked`` counts requests by what was asked for, as ``api versions`` or ``s3 head``.
     """
 
-    def __init__(self, scale: float = 0.01, *, port: int = 0, s3_port: int = 0) -> None:
-        self.plan = Plan(scale)
+    def __init__(self, plan: Plan, *, port: int = 0, s3_port: int = 0) -> None:
+        self.plan = plan
         self.asked: Counter[str] = Counter()
         self._stack = ExitStack()
         self._lock = threading.Lock()
@@ -328,6 +328,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=0.01, help="1 is the size of DANDI")
+    parser.add_argument(
+        "--two",
+        type=int,
+        nargs=2,
+        metavar=("BLOBS", "ENTRIES"),
+        help="instead, a dandiset of so many blobs and one of a Zarr with so many entries",
+    )
     parser.add_argument("--port", type=int, default=0, help="of the API; the bucket has the next")
     parser.add_argument("--dir", type=Path, help="folder for the mirror file (default: a new one)")
     parser.add_argument("--zarrs", action="store_true", help="let the mirror file take Zarrs too")
@@ -335,12 +342,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--warm", action="store_true", help="compute all checksums first (150 s at scale 1)"
     )
     given = parser.parse_args(arguments)
+    plan = Plan.of_two(*given.two) if given.two else Plan.at_scale(given.scale)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     with ExitStack() as stack:
         archive = stack.enter_context(
-            BigArchive(given.scale, port=given.port, s3_port=given.port and given.port + 1)
+            BigArchive(plan, port=given.port, s3_port=given.port and given.port + 1)
         )
         if given.warm:
             archive.warm()

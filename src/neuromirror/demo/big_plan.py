@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from neuromirror.demo.checksums import PART_SIZE
 
@@ -116,13 +117,18 @@ class Ids:
 
 
 class Plan:
-    """A synthetic archive of this scale; equal scales give equal archives."""
+    """A synthetic archive; equal plans give equal archives.
 
-    def __init__(self, scale: float) -> None:
+    ``sizes`` are the assets of each dandiset, ``held`` how many of them are Zarrs, ``entries``
+    those of each Zarr; ``scale`` is the size of it all, where 1 is that of DANDI.
+    """
+
+    def __init__(
+        self, scale: float, sizes: Sequence[int], held: Sequence[int], entries: Sequence[int]
+    ) -> None:
         self.scale = scale
-        sizes = _dandiset_sizes(scale)
-        count = max(1, round(ZARRS * scale))
-        held = _zarrs_held(sizes, count)
+        self.entries = entries
+        """Of each Zarr, by its number."""
         first_blob = list(accumulate((s - z for s, z in zip(sizes, held, strict=True)), initial=0))
         first_zarr = list(accumulate(held, initial=0))
         self.dandisets = [
@@ -138,14 +144,24 @@ class Plan:
         ]
         self.blobs = Ids("blob", first_blob[-1])
         self.zarrs = Ids("zarr", first_zarr[-1])
-        # Large and small ones side by side.
-        spread = Ids("entries", self.zarrs.count)
-        self.entries = [
-            _quantile((spread.rank(number) + 0.5) / self.zarrs.count)
-            for number in range(self.zarrs.count)
-        ]
-        """Of each Zarr, by its number."""
         self._first_zarr = first_zarr
+
+    @classmethod
+    def at_scale(cls, scale: float) -> Self:
+        """An archive of the true shape."""
+        sizes = _dandiset_sizes(scale)
+        held = _zarrs_held(sizes, max(1, round(ZARRS * scale)))
+        # Large and small ones side by side.
+        spread = Ids("entries", sum(held))
+        entries = [
+            _quantile((spread.rank(number) + 0.5) / spread.count) for number in range(spread.count)
+        ]
+        return cls(scale, sizes, held, entries)
+
+    @classmethod
+    def of_two(cls, blobs: int, entries: int) -> Self:
+        """Two dandisets: one of so many blobs, one of nothing but a Zarr with so many entries."""
+        return cls((blobs + 1) / ASSETS, [blobs, 1], [0, 1], [entries])
 
     @property
     def assets(self) -> int:

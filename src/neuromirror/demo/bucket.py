@@ -77,6 +77,10 @@ class Bucket:
         """Hide the object behind a delete marker; its versions stay readable."""
         self._objects.delete(key.encode(), modified)
 
+    def expire(self, key: str) -> None:
+        """Delete all versions of an object for ever."""
+        self._objects.expire(key.encode())
+
     def versions(self, key: str) -> list[ObjectVersion]:
         """All versions of an object and its delete markers, newest first."""
         return list(self._objects.versions(key.encode()))

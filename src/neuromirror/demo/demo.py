@@ -31,6 +31,7 @@ VERBS = (
     "clear_requests",
     "corrupt_blob",
     "delete_dandiset",
+    "expire_blobs",
     "finalize_zarr",
     "heal_blob",
     "let_time_pass",
@@ -49,6 +50,7 @@ VERBS = (
     "tamper_published",
     "touch",
     "unembargo",
+    "unpublish",
 )
 """The methods of :class:`DemoArchive` that can be called as ``POST /_demo/<verb>``."""
 

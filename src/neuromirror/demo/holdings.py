@@ -51,6 +51,8 @@ class Holdings:
         self.blobs: dict[str, Blob] = {}
         self.zarrs: dict[str, Zarr] = {}
         self.lock = threading.RLock()
+        self.members_only = False
+        """Whether the archive answers nothing without a token, as LINC's does."""
         self.frozen_summaries: dict[tuple[str, str], Summary] | None = None
         """Where set, what the lists tell of each version in place of the truth."""
         self.manifests: Callable[[Dandiset, Version], dict[str, bytes]] | None = None

@@ -188,6 +188,14 @@ class ObjectBucket:
             marker.last_modified = now.replace(microsecond=0, tzinfo=None)
         self._sorted = None
 
+    def expire(self, key: bytes) -> None:
+        """Delete all versions of an object for ever."""
+        keys = self._backend.get_bucket(self._inner).keys
+        name = key.decode("utf-8", "surrogateescape")
+        keys.setlist(name, [])
+        keys.pop(name)
+        self._sorted = None
+
     def _version_id(self, key: bytes) -> str:
         self._changes += 1
         return hashlib.sha256(b"%d %s" % (self._changes, key)).hexdigest()[:32]

@@ -1,0 +1,152 @@
+"""The real client, intern, finds a BOSS where the demo's is.
+
+It runs in a process of its own: it takes seconds to import, and forks to cut out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuromirror.demo.boss import ACTIVITY, TISSUE, DemoBoss
+
+_BEFORE = """
+import json, sys, numpy as np
+from intern.remote.boss import BossRemote
+from intern.resource.boss.resource import (
+    ChannelResource, CollectionResource, CoordinateFrameResource, ExperimentResource)
+
+def remote(token):
+    return BossRemote({"protocol": "http", "host": sys.argv[1], "token": token})
+
+boss, told = remote(sys.argv[2]), {}
+
+def failing(act):
+    try:
+        act()
+    except Exception as error:
+        return str(error)
+    return "did not fail"
+"""
+
+
+def intern(boss: DemoBoss, code: str, folder: Path, token: str = DemoBoss.token) -> Any:
+    """What the code leaves in ``told``; it finds a ``boss``, and saves arrays to the folder."""
+    script = f"{_BEFORE}{code}\nprint(json.dumps(told))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, boss.host, token],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_intern_lists_and_cuts_out(boss: DemoBoss, tmp_path: Path) -> None:
+    code = """
+told["collections"] = boss.list_collections()
+told["experiments"] = boss.list_experiments("demo_cortex")
+told["channels"] = boss.list_channels("demo_cortex", "sections")
+told["frames"] = boss.list_coordinate_frames()
+section = boss.get_experiment("demo_cortex", "sections")
+told["extents"] = boss.get_extents(section)
+told["keys"] = boss.list_metadata(section)
+em = boss.get_channel("em", "demo_cortex", "sections")
+told["license"] = boss.get_metadata(CollectionResource("demo_cortex"), ["license"])
+np.save("whole", boss.get_cutout(em, 0, [0, 300], [0, 260], [12, 82]))
+np.save("coarse", boss.get_cutout(em, 2, [0, 75], [0, 65], [12, 82]))
+how = {"chunk_size": (128, 128, 32), "parallel": 2}
+np.save("pieces", boss.get_cutout(em, 0, [0, 300], [0, 260], [12, 82], **how))
+series = boss.get_channel("gcamp", "demo_activity", "calcium")
+np.save("series", boss.get_cutout(series, 1, [0, 75], [0, 65], [0, 18], [0, 3]))
+cells = boss.get_channel("cells", "demo_cortex", "sections")
+label = 2**60 + 2
+np.save("cell", boss.get_cutout(cells, 0, [0, 300], [0, 260], [20, 24], id_list=[label]))
+from intern import array
+from intern.convenience.array import _BossDBVolumeProvider
+opened = array("bossdb://demo_cortex/sections/em", volume_provider=_BossDBVolumeProvider(boss))
+told["shape"] = opened.shape
+np.save("sliced", opened[20:30, 0:50, 10:60])
+"""
+    told = intern(boss, code, tmp_path, token="public")
+    assert told["collections"] == ["demo_cortex", "demo_activity"]
+    assert told["experiments"] == ["sections"]
+    assert told["channels"] == ["em", "cells", "sketch"]
+    assert told["frames"] == ["demo_sections", "demo_calcium", "demo_notes"]
+    assert told["extents"] == [[0, 300], [0, 260], [12, 82]]
+    assert told["keys"] == ["citation & doi"]
+    assert told["license"] == {"license": "CC-BY-4.0"}
+    assert told["shape"] == [70, 260, 300]
+    whole = boss.voxels(TISSUE)
+    assert np.array_equal(np.load(tmp_path / "whole.npy"), whole)
+    assert np.array_equal(np.load(tmp_path / "pieces.npy"), whole)
+    assert np.array_equal(np.load(tmp_path / "coarse.npy"), boss.voxels(TISSUE, 2))
+    assert np.array_equal(np.load(tmp_path / "series.npy"), boss.voxels(ACTIVITY, 1))
+    assert np.array_equal(np.load(tmp_path / "sliced.npy"), whole[8:18, 0:50, 10:60])
+    assert np.unique(np.load(tmp_path / "cell.npy")).tolist() == [0, 2**60 + 2]
+
+
+def test_intern_makes_a_channel_uploads_and_describes_it(boss: DemoBoss, tmp_path: Path) -> None:
+    voxels = np.arange(40 * 70 * 90, dtype=np.uint16).reshape(40, 70, 90) + np.uint16(1)
+    np.save(tmp_path / "voxels.npy", voxels)
+    code = """
+boss.create_project(CollectionResource("mine", "Mine"))
+boss.create_project(CoordinateFrameResource("mine", "", 0, 90, 0, 70, 5, 45, 4, 4, 40))
+boss.create_project(ExperimentResource("try", "mine", "mine", num_hierarchy_levels=2))
+channel = ChannelResource("em", "mine", "try", "image", datatype="uint16")
+told["made"] = boss.create_project(channel).raw
+voxels = np.load("voxels.npy")
+boss.create_cutout(channel, 0, [0, 90], [0, 70], [5, 45], voxels)
+np.save("again", boss.get_cutout(channel, 0, [0, 90], [0, 70], [5, 45]))
+boss.create_metadata(channel, {"who": "me", "what": "a b"})
+boss.update_metadata(channel, {"who": "you"})
+boss.delete_metadata(channel, ["what"])
+told["metadata"] = boss.get_metadata(channel, boss.list_metadata(channel))
+channel.description = "Better"
+told["described"] = boss.update_project("em", channel).description
+told["black"] = boss.create_cutout_to_black(channel, 0, [0, 10], [0, 10], [5, 6])
+np.save("blackened", boss.get_cutout(channel, 0, [0, 90], [0, 70], [5, 45]))
+boss.delete_project(channel)
+told["listed"] = boss.list_channels("mine", "try")
+"""
+    told = intern(boss, code, tmp_path)
+    assert (told["made"]["datatype"], told["made"]["downsample_status"]) == (
+        *("uint16", "NOT_DOWNSAMPLED"),
+    )
+    assert np.array_equal(np.load(tmp_path / "again.npy"), voxels)
+    voxels[0, :10, :10] = 0
+    assert np.array_equal(np.load(tmp_path / "blackened.npy"), voxels)
+    assert (told["metadata"], told["described"]) == ({"who": "you"}, "Better")
+    assert told["listed"] == []
+
+
+def test_intern_is_told_what_is_wrong(boss: DemoBoss, tmp_path: Path) -> None:
+    boss.soft_delete("demo_cortex/sections/cells")
+    boss.fault("status", status=429, path="/demo_activity/")
+    code = """
+em = boss.get_channel("em", "demo_cortex", "sections")
+told["token"] = failing(lambda: remote("wrong").get_cutout(em, 0, [0, 9], [0, 9], [12, 13]))
+told["list"] = failing(lambda: remote("wrong").list_collections())
+told["deleted"] = failing(lambda: boss.get_channel("cells", "demo_cortex", "sections"))
+told["outside"] = failing(lambda: boss.get_cutout(em, 0, [0, 9], [0, 9], [0, 13]))
+told["throttled"] = failing(lambda: boss.list_channels("demo_activity", "calcium"))
+told["twice"] = failing(lambda: boss.create_project(CollectionResource("demo_cortex")))
+"""
+    told = intern(boss, code, tmp_path)
+    assert {name: words.partition("HTTP response: ")[2][:5] for name, words in told.items()} == {
+        "token": "(500)",
+        "list": "(401)",
+        "deleted": "(404)",
+        "outside": "(400)",
+        "throttled": "(429)",
+        "twice": "(400)",
+    }
+    assert '"code": 4005' in told["deleted"]
