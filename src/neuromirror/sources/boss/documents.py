@@ -1,0 +1,153 @@
+"""What a channel's dataset keeps of upstream's JSON, its facts, and where people can look at it.
+
+Left out is what other datasets or upstream's own affairs move: the lists of siblings (which also
+depend on who asks), where and in what pieces voxels are stored, and how the job that makes coarser
+levels fares. The levels that there are say whether it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from neuromirror.model import DatasetFacts, Document
+from neuromirror.sources.boss.described import Described
+from neuromirror.sources.s3 import names
+from neuromirror.sources.s3.sidecars import without_secrets
+
+_LEFT_OUT: Final[Mapping[str, frozenset[str]]] = {
+    "collection": frozenset({"experiments"}),
+    "experiment": frozenset({"channels"}),
+    "channel": frozenset({"storage_type", "bucket", "cv_path", "downsample_status"}),
+    "coordinate_frame": frozenset(),
+    "downsample": frozenset({"status", "cuboid_size"}),
+}
+_UNORDERED: Final = ("sources", "related")
+_CLOUD_VOLUME: Final = "cloudvol"
+_NEUROGLANCER: Final = "https://neuroglancer-demo.appspot.com/#!"
+_NDVIZ: Final = "https://viz.neurodata.io/#!"
+_LONGEST: Final = 200
+_DOI: Final = re.compile(r"10\.[0-9]{4,9}/[^\s\"'<>]+")
+_ATTRIBUTES: Final = {
+    **{"species": "species", "organism": "species", "modality": "modality"},
+    **{"project": "project", "investigator": "investigator", "pi": "investigator"},
+    **{"funder": "funder", "funding": "funder", "subject": "subject"},
+}
+"""Keys of the metadata that are told as attributes, without regard to case."""
+
+
+def documents(found: Described) -> list[Document]:
+    """``.boss/*.json``: upstream's JSON, sorted and without secrets; equal state, equal bytes."""
+    records: dict[str, Mapping[str, Any] | None] = {
+        "collection": found.collection,
+        "experiment": found.experiment,
+        "channel": found.channel,
+        "coordinate_frame": found.frame,
+        "downsample": found.downsampled,
+    }
+    made = [
+        _document(name, _lasting(record, _LEFT_OUT[name]))
+        for name, record in records.items()
+        if record is not None
+    ]
+    scopes = zip(("collection", "experiment", "channel"), found.metadata, strict=True)
+    metadata = {scope: dict(pairs) for scope, pairs in scopes if pairs}
+    return [*made, *([_document("metadata", metadata)] if metadata else [])]
+
+
+def facts(found: Described, address: str) -> DatasetFacts:
+    """Title, license, attributes and links of a channel.
+
+    ``address`` is the channel's own below the service's, without the API's version:
+    ``https://api.bossdb.io/collection/experiment/channel``.
+    """
+    pairs = _by_key(found)
+    name = "/".join(found.names)
+    description = _line(found.channel.get("description"))
+    attributes = {(_ATTRIBUTES[key], value) for key, value in pairs.items() if key in _ATTRIBUTES}
+    if not any(known == "project" for known, _ in attributes):
+        attributes.add(("project", found.names[0]))
+    page = pairs.get("url", "")
+    license_ = pairs.get("license") or pairs.get("licence")
+    told = " ".join(pairs[key] for key in sorted(pairs, key=len) if "doi" in key)
+    doi = _DOI.search(told)
+    sources = found.channel.get("sources")
+    return DatasetFacts(
+        title=f"{name}: {description}" if description else name,
+        license=(license_,) if license_ else (),
+        doi=doi.group() if doi else None,
+        landing_page=page if page.startswith(("http://", "https://")) else None,
+        attributes=tuple(sorted(attributes)),
+        inputs=tuple(sorted(_local_ids(found, sources if isinstance(sources, list) else []))),
+        links=tuple(sorted(_links(found, address).items())),
+    )
+
+
+def _links(found: Described, address: str) -> dict[str, str]:
+    """Addresses by kind.
+
+    Formats: Neuroglancer's data sources ``boss`` and ``precomputed``, and its state in a URL; ndviz
+    was a Neuroglancer of 2018, when layers stood by name.
+    """
+    bucket, path = found.channel.get("bucket"), found.channel.get("cv_path")
+    is_open = found.channel.get("storage_type") == _CLOUD_VOLUME
+    kind = "segmentation" if found.channel.get("type") == "annotation" else "image"
+    name = found.names[2]
+    made = {"boss": f"boss://{address}"}
+    if is_open and isinstance(bucket, str) and bucket and isinstance(path, str) and path:
+        host = f"s3.amazonaws.com/{bucket}" if "." in bucket else f"{bucket}.s3.amazonaws.com"
+        made["precomputed"] = f"precomputed://https://{host}/{quote(path.strip('/'))}"
+    source = made.get("precomputed", made["boss"])
+    made["neuroglancer"] = _state(
+        _NEUROGLANCER, {"layers": [{"name": name, "source": source, "type": kind}]}
+    )
+    made["ndviz"] = _state(_NDVIZ, {"layers": {name: {"source": source, "type": kind}}})
+    return made
+
+
+def _state(viewer: str, state: Mapping[str, Any]) -> str:
+    return viewer + quote(json.dumps(state, separators=(",", ":")), safe=":/,")
+
+
+def _local_ids(found: Described, siblings: list[Any]) -> Iterator[str]:
+    """The local ids of channels of the same experiment."""
+    for sibling in siblings:
+        made = names.local_id([one.encode() for one in (*found.names[:2], str(sibling))])
+        if made is not None:
+            yield made
+
+
+def _by_key(found: Described) -> dict[str, str]:
+    """The metadata as lines by lower-case key; the channel's stand before those around it."""
+    made: dict[str, str] = {}
+    for pairs in found.metadata:
+        for key, value in (pairs or {}).items():
+            if line := _line(value):
+                made[key.strip().casefold()] = line
+    return made
+
+
+def _line(value: Any) -> str:
+    """A text as one short line without secrets; empty where there is none."""
+    if not isinstance(value, str):
+        return ""
+    kept = without_secrets(" ".join(value.split()).encode("utf-8", "backslashreplace")).decode()
+    return kept if len(kept) <= _LONGEST else f"{kept[: _LONGEST - 1]}…"
+
+
+def _lasting(record: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
+    kept = {name: value for name, value in record.items() if name not in left_out}
+    for name in _UNORDERED:
+        if isinstance(kept.get(name), list):
+            kept[name] = sorted(kept[name], key=str)
+    return kept
+
+
+def _document(name: str, value: Mapping[str, Any]) -> Document:
+    dumped = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    # half of a surrogate pair becomes the escape that JSON has for it
+    content = without_secrets(dumped.encode("utf-8", "backslashreplace"))
+    return Document(f".boss/{name}.json".encode(), content)

@@ -1,0 +1,292 @@
+"""An ndstore (NeuroData's service before BOSS) as a source of datasets: one a channel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import chain
+from typing import Any, ClassVar, Final
+from urllib.parse import quote
+
+from neuromirror.model import (
+    DatasetHint,
+    DatasetRef,
+    NamedException,
+    NeuromirrorError,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.net import (
+    Forbidden,
+    HttpError,
+    NetError,
+    NotFound,
+    NotJson,
+    ServerTrouble,
+    Session,
+)
+from neuromirror.sources.errors import (
+    DatasetNotFound,
+    ListingNotProven,
+    MalformedId,
+    UnexpectedReply,
+)
+from neuromirror.sources.ndstore.described import (
+    UNDER_PROPAGATION,
+    Described,
+    channels,
+    shifts,
+    volume_of,
+)
+from neuromirror.sources.ndstore.documents import documents, facts, placed
+from neuromirror.sources.ndstore.options import NdstoreOptions
+from neuromirror.sources.protocol import Estimate, Known, Listing
+from neuromirror.sources.s3 import names
+from neuromirror.sources.volumes import Volume, estimated, planned, volume_listing
+
+CURRENT: Final = "current"
+REQUEST_LIMIT: Final = 256 << 20
+"""Bytes of voxels in one request: the service names no limit, and its client asks for no more."""
+RESTRICTED: Final = (
+    "only those with a token may read it; it is passed over, as long as the mirror's options do not"
+    ' say restricted = "mirror"'
+)
+PROPAGATING: Final = (
+    "its coarser levels are being made (propagate is 1); it is visited again when they are done"
+)
+_ATTEMPTS: Final = 3
+"""For each of hundreds of projects, some of which are broken for good."""
+_NOWHERE: Final = frozenset({"", ".", ".."})
+
+
+class NotPublic(NeuromirrorError):
+    """A project that only those with a token may read."""
+
+
+class NdstoreSource:
+    """An ndstore as a :class:`~neuromirror.sources.Source`.
+
+    Local ids are ``token/channel``, with other signs than letters, digits and ``._+,-`` written as
+    ``=XX``. Voxels that were never written come as zeros, which nothing tells from others; levels
+    that were never made are told, as named exceptions.
+    """
+
+    Options: ClassVar[type[NdstoreOptions]] = NdstoreOptions
+
+    def __init__(self, mirror: str, options: NdstoreOptions, session: Session) -> None:
+        self.mirror = mirror
+        self.options = options
+        self.session = session
+        self.uri = f"ndstore://{options.host}/{options.prefix}".rstrip("/")
+        # What a stranger is shown is public; the service has no other word for it.
+        self._reader = session if options.restricted == "mirror" else session.anonymous()
+
+    # --- names
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        """The dataset of a channel; raises :class:`MalformedId` (a ValueError)."""
+        components = _components(local_id)
+        if len(components) != 2:
+            raise MalformedId(
+                f"{self.mirror}: {local_id[:200]!r} is no dataset's name; it is token/channel, with"
+                " other signs than letters, digits, . _ - + , written as =XX ('neuromirror sync"
+                f" {self.mirror} --dry-run' names all)"
+            )
+        return self._ref(components, local_id)
+
+    def group(self, local_ids: str) -> DatasetRef | None:
+        """The super-dataset of a project, which its token names."""
+        components = _components(local_ids)
+        return self._ref(components, local_ids) if len(components) == 1 else None
+
+    def _ref(self, components: Sequence[str], local_id: str) -> DatasetRef:
+        path = "/".join(quote(one, safe="") for one in components)
+        return DatasetRef(self.mirror, local_id, f"{self.uri}/{path}")
+
+    # --- discovery
+
+    def datasets(self) -> Iterator[DatasetHint]:
+        """Yields all channels that the mirror's options want, token by token.
+
+        A project of which the service does not tell is told in a notice: its local id begins with
+        ``==``, and it says why.
+        """
+        for token in self.options.tokens or self._public():
+            local_id = _local_id([token])
+            if local_id is not None and not self.options.may_want(local_id):
+                continue
+            try:
+                found = self._channels(token, attempts=_ATTEMPTS)
+            except (
+                *(DatasetNotFound, NotPublic, UnexpectedReply),
+                *(Forbidden, NotFound, NotJson, ServerTrouble),
+            ) as error:
+                yield self._notice([token], str(error))
+                continue
+            for channel, described in found.items():
+                local_id = _local_id([token, channel])
+                if local_id is None:
+                    yield self._notice([token, channel], "no dataset can have such a name")
+                elif self.options.wants(local_id):
+                    yield self._hint(described, self._ref([token, channel], local_id))
+
+    def hint(self, dataset: DatasetRef) -> DatasetHint:
+        """One channel's hint; raises :class:`DatasetNotFound`."""
+        if not self.options.wants(dataset.local_id):
+            return DatasetHint(dataset, None, unavailable="excluded in the mirror's file")
+        try:
+            return self._hint(self._described(dataset), dataset)
+        except NotPublic:
+            return DatasetHint(dataset, None, unavailable=RESTRICTED)
+
+    def _hint(self, found: Described, ref: DatasetRef) -> DatasetHint:
+        # Nothing that is cheap to ask for tells of written voxels.
+        is_moving = found.propagation == UNDER_PROPAGATION
+        title = f"{found.token}/{found.name}"
+        return DatasetHint(ref, None, title, unavailable=PROPAGATING if is_moving else None)
+
+    def _notice(self, components: Sequence[str], why: str) -> DatasetHint:
+        path = "/".join(components)
+        told = _local_id(components) or hashlib.sha256(path.encode()).hexdigest()[:8]
+        return DatasetHint(self._ref(components, f"{names.NOTICE}{told}"), None, unavailable=why)
+
+    def _public(self) -> list[str]:
+        """The tokens of all public projects, sorted."""
+        url = f"{self.options.api}/public_tokens/"
+        found = self.session.get_json(url)
+        if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
+            raise UnexpectedReply(f"{url} gives no list of tokens")
+        return sorted(set(found))
+
+    # --- what upstream says
+
+    def _described(self, dataset: DatasetRef) -> Described:
+        """What upstream says of a channel; raises :class:`DatasetNotFound`, :class:`NotPublic`."""
+        token, channel = _components(dataset.local_id)
+        found = self._channels(token)
+        if channel not in found:
+            raise DatasetNotFound(
+                f"{dataset.name}: {self.options.api} says that {token} has no such channel"
+            )
+        return found[channel]
+
+    def _channels(self, token: str, attempts: int | None = None) -> dict[str, Described]:
+        """All channels of a project by name.
+
+        Raises :class:`DatasetNotFound` where nothing leads to it any more, and :class:`NotPublic`.
+        """
+        try:
+            return channels(self._info(self._reader, token, attempts), token)
+        except (Forbidden, NotFound) as error:
+            self._explain(token, error)
+            raise
+
+    def _info(self, session: Session, token: str, attempts: int | None = None) -> Any:
+        url = f"{self.options.api}/{quote(token, safe='')}/info/"
+        return session.get_json(url, attempts=attempts)
+
+    def _explain(self, token: str, error: HttpError) -> None:
+        """Raises what a refusal means, where more can be said of it than it says itself.
+
+        A project that is gone and one that is private are refused alike, and either may come from
+        something on the way. The list of public projects comes from the service. Where private
+        ones are mirrored, a refusal may just mean that the user's token has expired: a wrong one
+        is to ndstore like none.
+        """
+        if self._reader is self.session:
+            if isinstance(error, Forbidden):
+                return
+        elif self._may_read(token):
+            raise NotPublic(f"{self.mirror}:{token}: {RESTRICTED}") from error
+        if token not in self._public():
+            raise DatasetNotFound(
+                f"{self.mirror}: {self.options.api} lists no public project {token}, and answers"
+                f" HTTP {error.status} for it: it is gone, or only those with a token may read it"
+            ) from error
+
+    def _may_read(self, token: str) -> bool:
+        """Whether the session's token, if it has one, opens a project."""
+        try:
+            self._info(self.session, token, _ATTEMPTS)
+        except NetError:
+            return False
+        return True
+
+    # --- versions
+
+    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+        """The current state, which is all that upstream has; no request is made."""
+        return [VersionRef(dataset, CURRENT, VersionKind.OBSERVED, None)]
+
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        """None: upstream keeps no earlier states."""
+        return []
+
+    def capabilities(self) -> Mapping[str, str]:
+        """Nothing that differs from one ndstore to another."""
+        return {}
+
+    # --- listing
+
+    def listing(self, version: VersionRef, known: Known) -> Listing:
+        """A channel's blocks; raises :class:`DatasetNotFound` and :class:`NotPublic`.
+
+        Raises ListingNotProven while levels are being made, and :class:`MalformedId` for a version
+        of another name.
+        """
+        dataset = version.dataset
+        if version.upstream != CURRENT:
+            raise MalformedId(f"{dataset.name}: there is no version {version.upstream!r}")
+        described = self._described(dataset)
+        volume, left_out = self._planned(dataset, described)
+        listing = volume_listing(
+            version,
+            volume,
+            known,
+            self.session,
+            self.options,
+            facts=facts(described, self.options.api),
+            documents=documents(described),
+            again=lambda: self._planned(dataset, self._described(dataset))[0],
+            signal=described.signal,
+        )
+        listing.documents = placed(listing.documents, shifts(described))
+        listing.entries = chain(left_out, listing.entries)
+        return listing
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        """The blocks that a first visit takes; raises as :meth:`listing`."""
+        volume, _ = self._planned(dataset, self._described(dataset))
+        return estimated(volume, self.options)
+
+    def _planned(
+        self, dataset: DatasetRef, described: Described
+    ) -> tuple[Volume, list[NamedException]]:
+        if described.propagation == UNDER_PROPAGATION:
+            raise ListingNotProven(f"{dataset.name}: {PROPAGATING}")
+        options = self.options
+        volume, left_out = volume_of(
+            described,
+            host=options.host,
+            prefix=options.prefix,
+            secure=options.is_secure,
+            unit=options.unit,
+        )
+        # Levels that the mirror's file leaves out are nobody's exception.
+        return planned(volume, options, REQUEST_LIMIT), left_out if options.levels == "all" else []
+
+
+def _components(local_id: str) -> tuple[str, ...]:
+    """The names in a local id; empty where it is none."""
+    try:
+        found = tuple(one.decode() for one in names.components_of(local_id))
+    except ValueError:
+        return ()
+    return () if _NOWHERE & set(found) else found
+
+
+def _local_id(found: Sequence[str]) -> str | None:
+    """The local id of names; None where there is none that leads back to them."""
+    made = names.local_id([one.encode() for one in found])
+    return made if made is not None and _components(made) == tuple(found) else None

@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from boss_place import (
+    TOKEN,
+    Detour,
+    documents_of,
+    level_of,
+    listing_of,
+    make_source,
+)
+from memory import NOTHING
+from werkzeug.wrappers import Response
+
+from neuromirror.demo.boss import ACTIVITY, CELLS, PRIVATE, SKETCH, TISSUE, DemoBoss
+from neuromirror.net import Forbidden, NotFound, NotJson, ServerTrouble, TooManyRequests
+from neuromirror.sources import DatasetNotFound, MalformedId, UnexpectedReply
+from neuromirror.sources.boss import NotPublic, WrongToken
+
+OPEN = sorted([ACTIVITY, CELLS, SKETCH, TISSUE])
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
+    """A BOSS for tests that only read it."""
+    with DemoBoss(tmp_path_factory.mktemp("boss")) as running:
+        yield running
+
+
+@pytest.fixture
+def boss(tmp_path: Path) -> Iterator[DemoBoss]:
+    with DemoBoss(tmp_path / "boss") as running:
+        yield running
+
+
+# --- discovery
+
+
+def test_every_public_channel_is_a_dataset(still):
+    source = make_source(still.api)
+    hints = list(source.datasets())
+    assert [hint.dataset.local_id for hint in hints] == OPEN
+    assert {(hint.fingerprint, hint.unavailable) for hint in hints} == {(None, None)}
+    assert hints[0].dataset.source_uri == f"boss://{still.host}/{OPEN[0]}"
+    assert source.uri == f"boss://{still.host}"
+    assert source.hint(hints[0].dataset) == hints[0]
+
+
+def real_intern(boss: DemoBoss, token: str = "public") -> Any:
+    from intern.remote.boss import BossRemote
+
+    return BossRemote({"protocol": "http", "host": boss.host, "token": token})
+
+
+def test_what_is_listed_is_what_intern_lists(still):
+    remote = real_intern(still)
+    listed = [
+        f"{collection}/{experiment}/{channel}"
+        for collection in remote.list_collections()
+        for experiment in remote.list_experiments(collection)
+        for channel in remote.list_channels(collection, experiment)
+    ]
+    source = make_source(still.api)
+    assert sorted(listed) == [hint.dataset.local_id for hint in source.datasets()]
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_what_is_read_is_what_intern_gets(still, path):
+    from intern.resource.boss.resource import (
+        ChannelResource,
+        CollectionResource,
+        CoordinateFrameResource,
+        ExperimentResource,
+    )
+
+    names = path.split("/")
+    remote, client = real_intern(still), make_source(still.api)._client
+    experiment = client.experiment(*names[:2])
+    resources = (
+        CollectionResource(names[0]),
+        ExperimentResource(names[1], names[0]),
+        ChannelResource(names[2], *names[:2]),
+    )
+    frame = CoordinateFrameResource(experiment["coord_frame"])
+    found = (client.collection(names[0]), experiment, client.channel(*names))
+    for resource, ours in zip(resources, found, strict=True):
+        assert ours == remote.get_project(resource).raw
+    assert client.frame(experiment["coord_frame"]) == remote.get_project(frame).raw
+    for depth, resource in enumerate(resources, 1):
+        # intern does not encode keys, and the server takes "citation " for one
+        keys = remote.list_metadata(resource)
+        ours = client.metadata(names[:depth])
+        assert sorted(ours) == sorted(keys)
+        plain = [key for key in keys if "&" not in key]
+        assert {key: ours[key] for key in plain} == remote.get_metadata(resource, plain)
+
+
+def test_keys_that_intern_would_break_are_read(still):
+    client = make_source(still.api)._client
+    assert client.metadata(["demo_cortex", "sections"]) == {
+        "citation & doi": "Doe 2024, 10.0000/demo?a=1"
+    }
+
+
+def test_the_levels_are_those_of_the_downsample_service(still):
+    found = make_source(still.api)._client.downsampled(*ACTIVITY.split("/"))
+    assert found is not None
+    assert found["extent"]["2"] == [38, 33, 9]
+    assert found["voxel_size"]["2"] == [6.0, 6.0, 6.0]
+
+
+def test_only_what_is_included_is_asked_about(boss):
+    source = make_source(boss.api, include=["demo_cortex/sec*/em"])
+    assert [hint.dataset.local_id for hint in source.datasets()] == [TISSUE]
+    assert boss.count_requests("demo_activity") == 0
+    other = source.dataset(CELLS)
+    assert source.hint(other).unavailable == "excluded in the mirror's file"
+    boss.clear_requests()
+    assert list(make_source(boss.api, include=["demo_cortex/other/*"]).datasets()) == []
+    assert boss.requests == ["GET /v1/collection/", "GET /v1/collection/demo_cortex/experiment/"]
+    everywhere = make_source(boss.api, include=["*/em"], exclude=["demo_cortex/*"])
+    assert list(everywhere.datasets()) == []
+
+
+def test_a_list_that_may_not_be_read_is_a_notice_and_the_rest_goes_on(still, httpserver):
+    around = Detour(httpserver, still)
+    refusal = b'{"status": 403, "code": 3001, "message": "Missing read permissions"}'
+    closed = Response(refusal, 403, content_type="application/json")
+    around.instead = {
+        "collection/demo_activity/experiment/$": closed,
+        "experiment/sections/channel/$": closed,
+    }
+    hints = list(make_source(around.api).datasets())
+    assert [hint.dataset.local_id for hint in hints] == [
+        "==demo_activity",
+        "==demo_cortex/sections",
+    ]
+    for hint in hints:
+        assert "may not be read" in hint.unavailable
+        assert "HTTP 403" in hint.unavailable
+
+
+# --- names
+
+
+def test_collections_and_experiments_are_groups(still):
+    source = make_source(still.api)
+    assert source.group("demo_cortex").source_uri == f"boss://{still.host}/demo_cortex"
+    inner = source.group("demo_cortex/sections")
+    assert (inner.local_id, inner.mirror) == ("demo_cortex/sections", "bossdb")
+    assert inner.source_uri == f"boss://{still.host}/demo_cortex/sections"
+    assert source.group(TISSUE) is None
+    assert source.group("a//") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "a/b", "a/b/c/d", "a//c", "a/b/=2E=2E", "a/b/c d", "a/b/=zz", "a/b/=FF"]
+)
+def test_what_names_no_channel_is_refused(still, name):
+    with pytest.raises(MalformedId, match="collection/experiment/channel"):
+        make_source(still.api).dataset(name)
+
+
+def test_a_name_with_odd_signs_is_asked_for_as_it_is(still, httpserver):
+    """No BOSS gives such names today; the software of others, or of tomorrow, may."""
+    around = Detour(httpserver, still)
+    odd = "50% a/b"
+
+    def listed(kind: str, *names: str) -> Response:
+        quoted = ", ".join(f'"{name}"' for name in names)
+        return Response(f'{{"{kind}": [{quoted}]}}', content_type="application/json")
+
+    around.instead = {
+        "/v1/collection/$": listed("collections", odd),
+        "/v1/collection/50%25%20a%2Fb/experiment/$": listed("experiments", "e"),
+        "/v1/collection/50%25%20a%2Fb/experiment/e/channel/$": listed(
+            "channels", "ch?#", "n" * 250
+        ),
+    }
+    source = make_source(around.api, include=["50=25=20a=2Fb/*"])
+    hints = list(source.datasets())
+    assert hints[0].dataset.local_id == "50=25=20a=2Fb/e/ch=3F=23"
+    assert hints[0].dataset.source_uri.endswith("/50%25%20a%2Fb/e/ch%3F%23")
+    assert "too long" in hints[1].unavailable
+    assert source.dataset(hints[0].dataset.local_id) == hints[0].dataset
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/latest", "/v1/"])
+def test_the_version_may_be_in_the_address(boss, ending):
+    source = make_source(f"{boss.api}{ending}")
+    assert len(list(source.datasets())) == len(OPEN)
+    assert source.dataset(TISSUE).source_uri == f"boss://{boss.host}/{TISSUE}"
+    asked = "latest" if "latest" in ending else "v1"
+    assert boss.count_requests(f"GET /{asked}/") == len(boss.requests) > 0
+
+
+def test_a_service_below_a_path_is_asked_there(still, httpserver):
+    around = Detour(httpserver, still, "nd/boss")
+    source = make_source(f"{around.api}/v1")
+    place = httpserver.url_for("").removeprefix("http://").rstrip("/")
+    assert source.dataset(SKETCH).source_uri == f"boss://{place}/nd/boss/{SKETCH}"
+    listing = listing_of(source, SKETCH)
+    found = level_of(source, listing, 0, (70, 260, 300), "uint64")
+    assert (found == still.voxels(SKETCH)).all()
+
+
+# --- intern's way out
+
+
+def test_intern_asks_through_our_session(still, httpserver, monkeypatch):
+    monkeypatch.setenv(TOKEN, still.token)
+    around = Detour(httpserver, still)
+    source = make_source(around.api, token_env=TOKEN, restricted="mirror")
+    assert PRIVATE in [hint.dataset.local_id for hint in source.datasets()]
+    for headers in around.seen:
+        assert headers["User-Agent"].startswith("neuromirror/")
+        assert headers["Authorization"] == f"token {still.token}"
+
+
+def test_those_without_a_token_say_so(still, httpserver):
+    around = Detour(httpserver, still)
+    list(make_source(around.api).datasets())
+    assert {headers["Authorization"] for headers in around.seen} == {"Token public"}
+
+
+def test_intern_is_loaded_when_it_is_needed():
+    code = (
+        "import sys; from neuromirror.sources.boss import BossOptions, BossSource\n"
+        "from neuromirror.net import Session\n"
+        "o = BossOptions(api='https://boss.invalid')\n"
+        "BossSource('b', o, Session()).dataset('a/b/c')\n"
+        "assert not {'intern', 'numpy', 'cloudvolume'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *('{"channels": "em"}', "[]", "{}", '{"channels": ["em", "em"]}', '{"channels": [""]}'),
+        *('{"channels": [".."]}', '{"channels": ["\\ud800"]}', '{"channels": [1]}'),
+    ],
+)
+def test_a_list_that_is_none_is_an_error(still, httpserver, body):
+    around = Detour(httpserver, still)
+    around.instead["/channel/$"] = Response(body, content_type="application/json")
+    with pytest.raises(UnexpectedReply, match="the list of channels of demo_activity/calcium"):
+        list(make_source(around.api).datasets())
+
+
+def test_a_page_instead_of_json_is_an_error_that_says_so(still, httpserver):
+    around = Detour(httpserver, still)
+    around.instead["/collection/$"] = Response("<p>Log in", content_type="text/html")
+    with pytest.raises(NotJson, match="not JSON"):
+        list(make_source(around.api).datasets())
+
+
+# --- trouble
+
+
+def test_a_storm_of_429_is_waited_for(boss):
+    boss.throttle(times=3)
+    assert len(list(make_source(boss.api, attempts=5).datasets())) == len(OPEN)
+
+
+def test_an_endless_storm_of_429_is_an_error(boss):
+    boss.throttle()
+    with pytest.raises(TooManyRequests, match="too many requests"):
+        list(make_source(boss.api).datasets())
+
+
+def test_a_server_that_stays_broken_is_an_error(boss):
+    boss.fault("status", status=500)
+    with pytest.raises(ServerTrouble) as caught:
+        list(make_source(boss.api).datasets())
+    assert not isinstance(caught.value, WrongToken)
+
+
+def test_a_wrong_token_is_named_by_its_variable_and_never_shown(still, monkeypatch):
+    monkeypatch.setenv(TOKEN, "0123456789abcdef-wrong")
+    source = make_source(still.api, token_env=TOKEN)
+    with pytest.raises(Forbidden, match=TOKEN) as caught:
+        list(source.datasets())
+    assert "wrong" not in str(caught.value)
+
+
+def test_a_500_for_the_token_alone_is_a_wrong_token(still, httpserver, monkeypatch):
+    monkeypatch.setenv(TOKEN, "0123456789abcdef-wrong")
+    seen = []
+
+    def answer(request):
+        seen.append(request.path)
+        if "wrong" in request.headers["Authorization"]:
+            return Response("<h1>Server Error (500)</h1>", 500, content_type="text/html")
+        return Response('{"collections": []}', content_type="application/json")
+
+    httpserver.expect_request("/v1/collection/").respond_with_handler(answer)
+    source = make_source(httpserver.url_for(""), token_env=TOKEN)
+    with pytest.raises(WrongToken, match=f"{TOKEN}.*answers without one"):
+        list(source.datasets())
+    assert len(seen) == 3
+
+
+def test_a_token_that_is_not_set_is_asked_for(still, httpserver, monkeypatch):
+    monkeypatch.delenv(TOKEN, raising=False)
+    around = Detour(httpserver, still)
+    source = make_source(around.api, token_env=TOKEN)
+    with pytest.raises(Forbidden, match=f"set the environment variable {TOKEN}"):
+        source.hint(source.dataset(PRIVATE))
+
+
+# --- what only some may read
+
+
+def test_what_only_the_token_may_read_stays_out(still, monkeypatch):
+    monkeypatch.setenv(TOKEN, still.token)
+    source = make_source(still.api, token_env=TOKEN)
+    hints = {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
+    assert sorted(hints) == sorted([*OPEN, PRIVATE])
+    assert 'restricted = "mirror"' in hints.pop(PRIVATE)
+    assert set(hints.values()) == {None}
+    assert 'restricted = "mirror"' in source.hint(source.dataset(PRIVATE)).unavailable
+    with pytest.raises(NotPublic, match="only those with a token"):
+        listing_of(source, PRIVATE)
+
+
+def test_what_only_the_token_may_read_is_mirrored_where_the_operator_says_so(still, monkeypatch):
+    monkeypatch.setenv(TOKEN, still.token)
+    source = make_source(still.api, token_env=TOKEN, restricted="mirror")
+    hints = {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
+    assert hints[PRIVATE] is None
+    found = level_of(source, listing_of(source, PRIVATE), 0, (16, 64, 64), "uint8")
+    assert (found == still.voxels(PRIVATE)).all()
+
+
+@pytest.mark.parametrize("restricted", ["skip", "mirror"])
+def test_what_strangers_may_not_read_around_a_public_channel(boss, monkeypatch, restricted):
+    monkeypatch.setenv(TOKEN, boss.token)
+    boss.set_metadata("demo_cortex", "notes", "for us alone")
+    boss.set_public("demo_cortex", False)
+    source = make_source(boss.api, token_env=TOKEN, restricted=restricted)
+    assert source.hint(source.dataset(TISSUE)).unavailable is None
+    documents = documents_of(listing_of(source, TISSUE))
+    is_told = restricted == "mirror"
+    assert (".boss/collection.json" in documents) is is_told
+    assert (b"for us alone" in documents[".boss/metadata.json"]) is is_told
+
+
+def test_a_channel_in_an_experiment_that_strangers_may_not_read_stays_out(boss, monkeypatch):
+    monkeypatch.setenv(TOKEN, boss.token)
+    boss.set_public("demo_cortex/sections", False)
+    source = make_source(boss.api, token_env=TOKEN)
+    hints = {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
+    assert [name for name, why in hints.items() if why is None] == [ACTIVITY]
+
+
+# --- what is gone
+
+
+@pytest.mark.parametrize("how", ["soft_delete", "purge"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_deleted_channel_is_gone(boss, how, depth):
+    source = make_source(boss.api)
+    dataset = source.dataset(ACTIVITY)
+    names = ACTIVITY.split("/")
+    # upstream deletes from within
+    for inner in range(3, depth - 1, -1):
+        getattr(boss, how)("/".join(names[:inner]))
+    assert ACTIVITY not in [hint.dataset.local_id for hint in source.datasets()]
+    with pytest.raises(DatasetNotFound, match=f"bossdb:{ACTIVITY}"):
+        source.hint(dataset)
+    with pytest.raises(DatasetNotFound):
+        listing_of(source, ACTIVITY)
+    with pytest.raises(DatasetNotFound):
+        source.estimate(dataset)
+
+
+def test_a_404_of_something_on_the_way_is_not_the_end_of_a_channel(still, httpserver):
+    around = Detour(httpserver, still)
+    around.instead["/channel/em$"] = Response("<p>no route", 404, content_type="text/html")
+    source = make_source(around.api)
+    with pytest.raises(NotFound, match="HTTP 404"):
+        source.hint(source.dataset(TISSUE))
+
+
+def test_a_version_of_another_name_is_refused(still):
+    source = make_source(still.api)
+    (version,) = source.versions(source.dataset(TISSUE))
+    assert (version.upstream, version.time, version.claimed) == ("current", None, None)
+    other = replace(version, upstream="draft")
+    with pytest.raises(MalformedId, match="no version 'draft'"):
+        source.listing(other, NOTHING)
