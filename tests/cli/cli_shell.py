@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,14 +19,25 @@ from neuromirror.cli import main
 PROGRAM = [sys.executable, "-m", "neuromirror"]
 STATUS = {"ok", "notneeded", "impossible", "error"}
 
+_ASKED = re.compile(r"^neuromirror: [a-z0-9-]+: [0-9]+ requests?, .*\n", re.M)
+
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command printed, and its exit code."""
+    """What a command printed, and its exit code.
+
+    ``asked`` are the lines on stderr that say what a sync asked of the archives; the others are in
+    ``err``.
+    """
 
     code: int
     out: str
     err: str
+    asked: tuple[str, ...]
+
+    @classmethod
+    def of(cls, code: int, out: str, err: str) -> Ran:
+        return cls(code, out, _ASKED.sub("", err), tuple(map(str.rstrip, _ASKED.findall(err))))
 
     @property
     def lines(self) -> list[str]:
@@ -65,7 +77,7 @@ class Shell:
             catch_exceptions=False,
         )  # fmt: skip
         assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr)
-        return Ran(done.exit_code, done.stdout, done.stderr)
+        return Ran.of(done.exit_code, done.stdout, done.stderr)
 
     def records(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
         """What a command prints with ``--json``; every record has DataLad's words."""
@@ -94,7 +106,7 @@ class Shell:
         with self.start(*arguments, **options) as process:
             out, err = process.communicate(timeout=120)
         assert process.returncode == code, (process.returncode, out, err)
-        return Ran(process.returncode, out or "", err or "")
+        return Ran.of(process.returncode, out or "", err or "")
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -307,3 +307,15 @@ def test_a_rebuild_tells_the_same_of_assets(assets: Shell) -> None:
     told = [assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)]
     assets.run("rebuild-index")
     assert [assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)] == told
+
+
+def test_find_counts_the_zarrs_that_the_index_has_no_files_of(bucket: _Bucket) -> None:
+    for number in range(3):
+        name = f"{ZARR}{number}"
+        bucket.mint(name, "2022-08-04", [_file("0.0")], within=RAW, indexed=False, in_parts=0)
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    shell = Shell(bucket.store.root, bucket.store.root)
+    told = shell.run("find", MD5, code=1).err.splitlines()[-1]
+    assert told.startswith("not looked at: the files of 3 Zarrs of aind (3 files), which are not")
+    assert "'[zarr] index_entries = 1' in aind.toml" in told

@@ -23,7 +23,7 @@ def run(shell: Shell, *arguments: str, code: int = 0) -> Ran:
         catch_exceptions=False,
     )
     assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr)
-    return Ran(done.exit_code, done.stdout, done.stderr)
+    return Ran.of(done.exit_code, done.stdout, done.stderr)
 
 
 def records(shell: Shell, *arguments: str, code: int = 0) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cli_shell import Shell, everything, mirror, of_api
+from cli_shell import Ran, Shell, everything, mirror, of_api
 
 from neuromirror.demo import DemoArchive
 from neuromirror.demo.faults import Fault
@@ -215,9 +215,9 @@ def test_a_second_sync_of_one_dataset_says_that_it_is_in_use(
         assert "in use by another neuromirror process; try again" in line
         assert "ok         demo:000001" in shell.run("sync", "demo:000001").out
         fault.clear()
-        out, err = first.communicate(timeout=60)
-    assert (first.returncode, err) == (0, "")
-    assert "ok         demo:000002" in out
+        ended = Ran.of(0, *first.communicate(timeout=60))
+    assert (first.returncode, ended.err) == (0, "")
+    assert "ok         demo:000002" in ended.out
     shell.run("sync")
     assert {one["status"] for one in shell.records("sync")} == {"notneeded"}
     refs(shell)

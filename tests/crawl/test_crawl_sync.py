@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 from pathlib import Path
@@ -188,3 +189,9 @@ def test_datalad_clones_the_mirror_and_gets_down_into_a_dandiset(
 def datalad(*arguments: str) -> None:
     done = subprocess.run(["datalad", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_leaves_the_garbage_collector_as_it_was(place: Place) -> None:
+    before = gc.get_threshold()
+    place.sync()
+    assert gc.get_threshold() == before

@@ -11,12 +11,13 @@ import zstandard
 from journal_on_disk import DiskJournal, placed
 
 from neuromirror.index import Index, IndexUnusable, rebuild, schema
+from neuromirror.model import Traffic
 
 _FOLDER = Path(__file__).parent
 """Has a journal, its records, and the index that the last code of a schema made of them, by it."""
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def number(request: pytest.FixtureRequest) -> int:
     found: int = request.param
     return found
@@ -75,6 +76,7 @@ def test_an_upgraded_index_goes_on_as_a_rebuilt_one_does(
     old: DiskJournal, old_index: Path, path: Path
 ) -> None:
     Index.open(old_index).close()
+    old.mint([placed("0/0", 1)], "zarr/1", within="zarr", indexed=False, in_parts=0)
     old.mint(
         [placed("sub-03/x.nwb", 77)],
         attributes={"subject": ["625749"]},
@@ -86,7 +88,7 @@ def test_an_upgraded_index_goes_on_as_a_rebuilt_one_does(
         inline=[{"path": "a.zarr", "files": 2}],
     )
     with Index.open(old_index) as index:
-        assert index.catch_up(old) == 1
+        assert index.catch_up(old) == 2
     rebuild(path, old)
     assert _dump(old_index) == _dump(path)
 
@@ -105,6 +107,7 @@ def test_versions_recorded_before_there_were_attributes_have_none(
         assert index.capabilities("dandi") == {}
 
 
+@pytest.mark.parametrize("number", [1, 2], indirect=True)
 def test_of_versions_recorded_without_their_form_none_is_told(
     old: DiskJournal, old_index: Path
 ) -> None:
@@ -131,16 +134,27 @@ def test_an_upgrade_that_dies_leaves_the_old_index_for_the_next_one(
     assert _dump(old_index) == _dump(path)
 
 
-@pytest.mark.parametrize("number", [2], indirect=True)
-def test_the_last_upgrade_that_dies_leaves_what_was_there(
-    old: DiskJournal, old_index: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "script", "column"),
+    [(2, "_THIRD", "only_files"), (3, "_FOURTH", "indexed")],
+    indirect=["number"],
+)
+def test_a_later_upgrade_that_dies_leaves_what_was_there(
+    old: DiskJournal,
+    old_index: Path,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    script: str,
+    column: str,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "_THIRD", f"{schema._THIRD}ALTER TABLE nothing ADD COLUMN x;\n")
+        broken = f"{getattr(schema, script)}ALTER TABLE nothing ADD COLUMN x;\n"
+        patch.setattr(schema, script, broken)
         with pytest.raises(sqlite3.OperationalError):
             Index.open(old_index)
-    assert _schema(old_index) == 2
-    assert not any("only_files" in sql for sql in _tables(old_index))
+    assert _schema(old_index) == number
+    assert not any(column in sql for sql in _tables(old_index))
     Index.open(old_index).close()
     rebuild(path, old)
     assert _dump(old_index) == _dump(path)
@@ -151,3 +165,28 @@ def test_one_that_only_reads_does_not_upgrade_but_says_what_does(old_index: Path
     with pytest.raises(IndexUnusable, match=r"older release; `neuromirror sync` .*rebuild-index"):
         Index.open_readonly(old_index)
     assert old_index.read_bytes() == before
+
+
+def test_of_versions_recorded_before_there_was_a_choice_all_files_are_kept(
+    old: DiskJournal, old_index: Path
+) -> None:
+    assert b'"indexed":' not in old.file.read_bytes()
+    with Index.open(old_index) as index:
+        rows = [row for one in index.datasets() for row in index.versions(one.name)]
+        assert {row.indexed for row in rows} == {True}
+        assert [len(list(index.files(row))) for row in rows] == [row.files for row in rows]
+        assert index.not_indexed() == []
+
+
+def test_of_visits_recorded_before_requests_were_counted_no_traffic_is_told(
+    old: DiskJournal, old_index: Path
+) -> None:
+    assert b'"traffic":' not in old.file.read_bytes()
+    told = {"api.example.invalid": {"requests": 3, "waited": 0.5}}
+    old.visit(status="held", traffic=told)
+    with Index.open(old_index) as index:
+        index.catch_up(old)
+        last, *before = index.visits("dandi:000001")
+        assert last.traffic == {"api.example.invalid": Traffic(requests=3, waited=0.5)}
+        assert before
+        assert all(one.traffic == {} for one in before)

@@ -12,7 +12,7 @@ from crawl_place import Place
 from lab_again import Lab
 from scripted import Box, File, Scripted, Thing, at, files
 
-from neuromirror.demo import DemoArchive, DemoBuckets
+from neuromirror.demo import ZARR, DemoArchive, DemoBuckets
 from neuromirror.demo.bucket_contents import MEAREC
 from neuromirror.demo.contents import LATE as UNKNOWN
 
@@ -64,6 +64,22 @@ def test_an_older_draft_is_found_again_when_upstream_went_back_to_it(
     demo.remove_file("000004", "even more.txt")
     assert lab.reproduce(f"{LATE}@{label}").status == "ok"
     assert lab.reproduce(f"{LATE}@draft").status == "impossible"
+
+
+def test_a_draft_that_moved_on_at_the_same_time_is_impossible_once_the_store_saw_it(
+    lab: Lab, demo: DemoArchive
+) -> None:
+    name = "demo:000005"
+    lab.place.sync(name)
+    (first,) = lab.labels(name, "observed")
+    demo.change_zarr("000005", ZARR, "0/1/0", None, quiet=True)
+    assert lab.reproduce(f"{name}@{first}").status == "error"
+    lab.place.sync(name, deep=True)
+    _, second = lab.labels(name, "observed")
+    found = lab.reproduce(f"{name}@{first}")
+    assert (found.status, found.exit_code) == ("impossible", 1)
+    assert f"upstream has moved on (to {second})" in found.message
+    assert lab.reproduce(f"{name}@{second}").status == "ok"
 
 
 def test_a_better_checksum_is_no_wrong_file(lab: Lab, demo: DemoArchive) -> None:

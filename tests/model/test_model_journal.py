@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -59,7 +60,7 @@ def test_an_entry_comes_back_from_its_line(entry: Entry) -> None:
 def test_a_line_is_compact_json_with_sorted_keys() -> None:
     line = dump_entry(MirrorSeen("demo", "dandi", "https://é.example.org/", "2024-01-01"))
     assert line == (
-        b'{"at":"2024-01-01","mirror":"demo","source":"dandi","type":"mirror",'
+        b'{"at":"2024-01-01","index_entries":null,"mirror":"demo","source":"dandi","type":"mirror",'
         b'"uri":"https://\\u00e9.example.org/"}\n'
     )
 
@@ -83,3 +84,11 @@ def test_data_of_an_event_may_be_left_out() -> None:
     line = json.loads(dump_entry(EventRaised("m", "l", "incident", "x", "t")))
     del line["data"]
     assert load_entry(json.dumps(line).encode()) == EventRaised("m", "l", "incident", "x", "t")
+
+
+def test_a_visit_recorded_before_requests_were_counted_has_no_traffic() -> None:
+    visit = VisitEnded("v", "m", "l", "u", "", "t", "t", "full", "", 0, "", {"h": {"requests": 2}})
+    line = json.loads(dump_entry(visit))
+    assert load_entry(json.dumps(line).encode()) == visit
+    del line["traffic"]
+    assert load_entry(json.dumps(line).encode()) == replace(visit, traffic={})

@@ -33,7 +33,7 @@ def test_json_comes_with_parameters_and_the_agent_string(server, quick):
     assert quick().get_json(f"{server.url}/list?a=1", {"page": 2}) == {"results": [1, "ü"]}
     asked = server.asked[0]
     assert asked.path == "/list?a=1&page=2"
-    assert asked.headers["User-Agent"].startswith(f"neuromirror/{__version__} (+http")
+    assert asked.headers["User-Agent"] == f"neuromirror/{__version__}"
     assert "Authorization" not in asked.headers
     assert "Cookie" not in asked.headers
 
@@ -288,6 +288,18 @@ def test_404_and_410_are_not_found_and_say_who_says_so(server, quick):
     with pytest.raises(NotFound) as of_something_else:
         quick().get_json(f"{server.url}/gone")
     assert of_something_else.value.detail is None
+
+
+def test_what_a_boss_says_is_told_and_a_gateways_message_is_not(server, quick):
+    said = b'{"status": 404, "code": 4005, "message": "em is marked for deletion"}'
+    server.answers["/boss"] = gives(404, said)
+    server.answers["/gateway"] = gives(404, b'{"message": "Missing Authentication Token"}')
+    with pytest.raises(NotFound, match="em is marked for deletion") as of_a_boss:
+        quick().get_json(f"{server.url}/boss")
+    assert of_a_boss.value.detail == "em is marked for deletion"
+    with pytest.raises(NotFound) as of_a_gateway:
+        quick().get_json(f"{server.url}/gateway")
+    assert of_a_gateway.value.detail is None
 
 
 def test_a_missing_token_and_a_refused_one_are_told_apart(server, quick, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -23,6 +25,8 @@ from neuromirror.model import (
 )
 from neuromirror.net import Forbidden, NotFound
 from neuromirror.sources import DatasetNotFound, ListingNotProven, UnexpectedReply, open_source
+from neuromirror.sources.dandi.rows import _object_url
+from neuromirror.sources.dandi.versions import LatelyTold
 
 
 def version_of(source, name, label):
@@ -32,6 +36,13 @@ def version_of(source, name, label):
 def entries_of(source, name, label, known=NOTHING):
     listing = source.listing(version_of(source, name, label), known)
     return list(listing.entries)
+
+
+def read_of(source, name, label):
+    """A listing read to its end, where facts and documents are known."""
+    listing = source.listing(version_of(source, name, label), NOTHING)
+    deque(listing.entries, maxlen=0)
+    return listing
 
 
 def test_a_dataset_is_named_by_six_digits(source_of, archive):
@@ -211,13 +222,42 @@ def test_publishing_changes_only_how_long_a_file_is_kept(source_of):
 
 def test_the_listing_carries_upstreams_own_summary_before_and_after(source_of, archive):
     source = source_of()
-    stale = version_of(source, "000002", "draft")
+    told = version_of(source, "000002", "draft")
     archive.state["v000002_draft_info"]["asset_count"] = 8
-    listing = source.listing(stale, NOTHING)
-    assert listing.version.claimed == Summary(8, 758146)
+    listing = source.listing(told, NOTHING)
+    list(listing.entries)
+    assert listing.version.claimed == Summary(7, 758146)
+    assert listing.closing().claimed == Summary(8, 758146)
     archive.state["v000002_draft_info"]["modified"] = "2026-12-01T00:00:00Z"
-    assert listing.closing().time == datetime(2026, 12, 1, tzinfo=UTC)
-    assert listing.closing() != listing.version
+    again = source.listing(told, NOTHING)  # it served once
+    assert again.version.claimed == Summary(8, 758146)
+    assert again.version.time == datetime(2026, 12, 1, tzinfo=UTC)
+    list(again.entries)
+    assert again.closing() == again.version
+
+
+def test_what_was_told_long_ago_is_asked_again(source_of, archive):
+    seconds = [0.0]
+    lately = LatelyTold(lambda: seconds[0])
+    told = version_of(source_of(), "000002", "draft")
+    lately.tell([told])
+    assert lately.take(told)
+    assert not lately.take(told)
+    lately.tell([told])
+    assert not lately.take(replace(told, claimed=Summary(1, 1)))
+    lately.tell([told])
+    seconds[0] = 3600.0
+    assert not lately.take(told)
+
+
+def test_a_version_costs_one_request_beside_its_pages(source_of, archive):
+    source = source_of()
+    versions = source.versions(source.dataset("000002"))
+    archive.asked.clear()
+    for version in versions:
+        list(source.listing(version, NOTHING).entries)
+    of_versions = [one for one in archive.asked if "/versions/" in one]
+    assert len(of_versions) == 2 * len(versions)
 
 
 def test_a_zarr_is_named_and_not_mirrored(source_of):
@@ -321,6 +361,38 @@ def test_the_download_address_is_built_from_the_configured_api(source_of, archiv
         assert record.locations[1].url.startswith(f"{archive.api}/assets/")
 
 
+@pytest.mark.parametrize(
+    ("urls", "found"),
+    [
+        (["https://h.org/b/k"], "https://h.org/b/k"),
+        (["https://h.org:8443/b/k/"], "https://h.org:8443/b/k/"),
+        (["https://h.org/assets/x/download/", "https://h.org/b/k"], "https://h.org/b/k"),
+        (["https://h.org/assets/x/download"], None),
+        (["https://h.org/x/download/"], "https://h.org/x/download/"),
+        (
+            ["http://127.0.0.1/b/k", "http://localhost:80/k", "https://h.org/b/k"],
+            "https://h.org/b/k",
+        ),
+        (
+            ["https://u:p@h.org/b/k?X-Amz-Signature=5&versionId=1#x"],
+            "https://h.org/b/k?versionId=1",
+        ),
+        (["https://h.org/b/a b", "https://h.org/b/ü", "https://h.org:99999/b", 3], None),
+        (["HTTPS://H.org/b/k"], "https://H.org/b/k"),
+        (["https://h.org/b/%41+"], "https://h.org/b/%41+"),
+        (["ftp://h.org/b", "s3://b/k", "https:///b"], None),
+    ],
+)
+def test_the_objects_own_address_is_found_among_others(urls, found):
+    assert _object_url({"contentUrl": urls}, allow_private=False) == found
+
+
+def test_an_object_on_this_machine_is_one_only_where_the_archive_is():
+    metadata = {"contentUrl": ["http://127.0.0.1:9000/bucket/key"]}
+    assert _object_url(metadata, allow_private=True) == "http://127.0.0.1:9000/bucket/key"
+    assert _object_url(metadata, allow_private=False) is None
+
+
 def test_the_download_addresses_get_a_web_remote_of_their_own(source_of, archive):
     source = source_of(mirror="ember")
     listing = source.listing(version_of(source, "000001", "draft"), NOTHING)
@@ -412,7 +484,7 @@ def test_nothing_in_a_document_moves_by_itself(source_of, archive):
     source = source_of()
 
     def content(label):
-        listing = source.listing(version_of(source, "000002", label), NOTHING)
+        listing = read_of(source, "000002", label)
         return listing.documents[0], listing.facts
 
     before = {label: content(label) for label in ("0.261121.0904", "draft")}
@@ -430,8 +502,8 @@ def test_nothing_in_a_document_moves_by_itself(source_of, archive):
 
 def test_the_document_is_json_that_is_yaml(source_of):
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
-    (document,) = listing.documents
+    listing = read_of(source, "000002", "0.261121.0904")
+    document = listing.documents[0]
     assert document.path == b"dandiset.yaml"
     metadata = json.loads(document.content)
     assert yaml.safe_load(document.content) == metadata
@@ -446,7 +518,7 @@ def test_dandis_own_tools_read_the_document(source_of, tmp_path):
     from dandi.dandiset import Dandiset
 
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
+    listing = read_of(source, "000002", "0.261121.0904")
     (tmp_path / "dandiset.yaml").write_bytes(listing.documents[0].content)
     assert Dandiset(tmp_path).identifier == "000002"
 
@@ -455,7 +527,7 @@ def test_characters_that_yaml_forbids_are_escaped(source_of, archive):
     text = "a\x85b\x9fc\u2028d\ufeffe\U0001f9e0f\tg"
     archive.state["v000001_draft_info"]["metadata"]["description"] = text
     source = source_of()
-    listing = source.listing(version_of(source, "000001", "draft"), NOTHING)
+    listing = read_of(source, "000001", "draft")
     content = listing.documents[0].content
     assert yaml.safe_load(content)["description"] == text
     assert "\U0001f9e0".encode() in content
@@ -469,19 +541,19 @@ def test_a_signed_address_in_the_metadata_is_recorded_unsigned_and_others_as_the
         "see https://h/x?a=1&X-Amz-Signature=5ee5ee#f and http://o.org/p#X?c=1"
     )
     source = source_of()
-    content = source.listing(version_of(source, "000001", "draft"), NOTHING).documents[0]
+    content = read_of(source, "000001", "draft").documents[0]
     assert b"5ee5ee" not in content.content
     assert b"http://o.org/p#X?c=1" in content.content
 
 
 def test_facts_name_the_version(source_of, archive):
     source = source_of()
-    told = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING).facts
+    told = read_of(source, "000002", "0.261121.0904").facts
     assert told.title == "Published twice"
     assert told.license == ("spdx:CC-BY-4.0",)
     assert told.doi == "10.48324/dandi.000002/0.261121.0904"
     assert told.landing_page.endswith("/dandiset/000002/0.261121.0904")
-    assert source.listing(version_of(source, "000002", "draft"), NOTHING).facts.doi is None
+    assert read_of(source, "000002", "draft").facts.doi is None
 
 
 def test_the_doi_follows_the_instances_rule(source_of, archive):
@@ -490,14 +562,14 @@ def test_the_doi_follows_the_instances_rule(source_of, archive):
         "instance_name": "EMBER-DANDI",
     }
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
+    listing = read_of(source, "000002", "0.261121.0904")
     assert listing.facts.doi == "10.60533/ember-dandi.000002/0.261121.0904"
 
 
 def test_an_instance_without_a_prefix_gives_no_doi_at_all(source_of, archive):
     archive.state["info"]["instance_config"]["doi_prefix"] = None
     source = source_of()
-    listing = source.listing(version_of(source, "000002", "0.261121.0904"), NOTHING)
+    listing = read_of(source, "000002", "0.261121.0904")
     assert listing.facts.doi is None
     assert "doi" not in json.loads(listing.documents[0].content)
 
@@ -507,6 +579,8 @@ def test_a_version_that_is_none_is_an_error(source_of, archive, broken):
     source = source_of()
     version = version_of(source, "000001", "draft")
     archive.state["v000001_draft_info"] = broken
+    with pytest.raises(UnexpectedReply):
+        list(source.listing(version, NOTHING).entries)
     with pytest.raises(UnexpectedReply):
         source.listing(version, NOTHING)
 

@@ -12,7 +12,8 @@ from dandi_replay import recorded, send
 from memory import NOTHING
 
 from neuromirror.annex import git_path
-from neuromirror.net import NotFound
+from neuromirror.sources import ListingNotProven
+from neuromirror.sources.dandi.document import clean
 from neuromirror.sources.dandi.metadata_shards import LIMIT, MetadataShards, metadata_line
 
 
@@ -243,6 +244,39 @@ def test_a_listing_that_breaks_off_has_no_shards(source_of, archive):
 
     archive.before = refuse
     listing = listing_of(source_of(page_size=2), "000002", "draft")
-    with pytest.raises(NotFound):
+    with pytest.raises(ListingNotProven):
         list(listing.entries)
-    assert [one.path for one in listing.documents] == [b"dandiset.yaml"]
+    assert listing.documents == ()
+
+
+_TEXTS = [
+    "plain",
+    "a=1 and b@c",
+    "https://h/x?a=1&X-Amz-Signature=5ee5ee#f",
+    'say "https://h/x?sig=5ee5ee" twice',
+    "line\nhttps://who:5ee5ee@h/x\tend",
+    "HTTPS://h/\\x?token=5ee5ee",
+    "\x01https://5ee5ee@h",
+    "https://h/grün?access_token=5ee5ee",
+    "https://h/x?version=5",
+]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_line_is_cleaned_wherever_something_is_to_be_cleaned(seed):
+    """It is only looked for where the line as a whole shows that it may be there."""
+    draw = random.Random(seed)
+
+    def value(depth: int) -> Any:
+        kind = draw.randrange(4 if depth < 3 else 1)
+        if kind == 1:
+            return [value(depth + 1) for _ in range(draw.randrange(3))]
+        if kind == 2:
+            return {f"k{n}": value(depth + 1) for n in range(draw.randrange(3))}
+        return draw.choice(_TEXTS) if kind == 0 else draw.choice([1, 1.5, 1e22, True])
+
+    for _ in range(50):
+        metadata = {f"m{n}": value(0) for n in range(4)}
+        said = json.loads(metadata_line(metadata, "p"))
+        assert said == {**clean(metadata), "path": "p"}
+        assert b"5ee5ee" not in metadata_line(metadata, "p")

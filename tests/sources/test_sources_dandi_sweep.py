@@ -172,6 +172,42 @@ def test_other_objects_are_left_to_single_requests(url):
     assert sweep_of().blobs([url] * 2000) == {}
 
 
+def test_addresses_with_one_beginning_have_the_places_that_each_alone_has():
+    blob = "abcdef00-0000-4000-8000-000000000000"
+    urls = [
+        f"{beginning}{key_of(one)}"
+        for one in (blob, blob_of(1), blob_of(2))
+        for beginning in (
+            "https://dandiarchive.s3.amazonaws.com/",
+            "https://s3.amazonaws.com/dandiarchive/",
+            "https://s3.eu-west-1.amazonaws.com/dandiarchive/",
+            "http://127.0.0.1:9000/dandiarchive/",
+            "http://127.0.0.1:9000/another/",
+            "http://127.0.0.1:9000/another/below/",
+            "http://127.0.0.1:9000/another/blobs/",
+            "http://[::1]:9000/another/",
+            "http://127.0.0.1:9000/zarr/",
+            "https://user@h/b/",
+            "http:///",
+        )
+    ]
+    urls += [urls[0] + "/x", urls[0] + "?", urls[0][:-1] + "x", urls[0].upper()]
+
+    def told(url):
+        place = sweep_module._place(url)
+        if place is None:
+            return []
+        address, root, found = place
+        return [(url, (address.bucket, address.region, address.endpoint, root, found))]
+
+    found = [
+        (url, (address.bucket, address.region, address.endpoint, root, one))
+        for url, (address, root, one) in sweep_module._places(urls)
+    ]
+    assert found == [one for url in urls for one in told(url)]
+    assert len(found) > 20
+
+
 def test_a_table_keeps_what_it_was_given():
     table = BlobTable()
     version = "n" * 32

@@ -19,7 +19,7 @@ from zarr_archive import DENIED, ZarrArchive, md5, moment, refusing
 from zarr_checksum.tree import ZarrChecksumTree
 
 from neuromirror.model import NamedException, Retention, Summary, VersionKind
-from neuromirror.net import Forbidden, ObjectRow
+from neuromirror.net import Forbidden, NotFound, ObjectRow
 from neuromirror.sources import (
     DatasetNotFound,
     ListingNotProven,
@@ -407,8 +407,9 @@ def test_an_empty_zarr_is_an_empty_listing(zarr_archive):
 # --- embargo
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [401, 403, 404])
 def test_an_embargoed_zarr_is_told_by_name(zarr_archive, status):
+    """The archive says 404 of one to those who do not own it, and tells where its files are."""
     zarr_id = zarr_archive.make(ENTRIES)
     part = part_of(zarr_archive, zarr_id)
     zarr_archive.rows[zarr_id] = (status, DENIED)
@@ -417,6 +418,24 @@ def test_an_embargoed_zarr_is_told_by_name(zarr_archive, status):
     assert caught.value.reason == "embargoed"
     zarrs = zarrs_of(zarr_archive)
     assert zarrs.hint(part.dataset).unavailable == "embargoed"
+
+
+def test_a_zarr_that_is_gone_is_not_taken_for_an_embargoed_one(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    del zarr_archive.rows[zarr_id]
+    with pytest.raises(DatasetNotFound, match="no such Zarr, or none that it would show"):
+        part.listing(NOTHING)
+    with pytest.raises(DatasetNotFound, match=r"Not found\."):
+        zarrs_of(zarr_archive).hint(part.dataset)
+
+
+def test_a_404_that_is_not_the_archives_own_says_nothing_of_a_zarr(zarr_archive):
+    zarr_id = zarr_archive.make(ENTRIES)
+    part = part_of(zarr_archive, zarr_id)
+    zarr_archive.rows[zarr_id] = (404, {"page": "of a proxy"})
+    with pytest.raises(NotFound):
+        zarrs_of(zarr_archive).hint(part.dataset)
 
 
 def test_a_refused_token_is_no_embargo(zarr_archive):

@@ -84,6 +84,52 @@ def test_a_clone_works_after_an_operator_packed_and_collected_garbage(
     git(path, "fsck", "--strict", "--full")
 
 
+def test_plain_http_is_told_of_the_refs_what_git_would_tell(store: Store) -> None:
+    publisher = Publisher(store)
+    path = publisher.repository.path
+
+    def told() -> list[bytes]:
+        ours = (path / "info" / "refs").read_bytes()
+        git(path, "update-server-info", "--force")
+        return [ours, (path / "info" / "refs").read_bytes()]
+
+    publisher.publish("one", {"a": 1})
+    ours, gits = told()
+    assert ours == gits
+    assert ours.count(b"\n") == 3
+    git(path, "tag", "-a", "-m", "m", "packed", MAIN)
+    git(path, "pack-refs", "--all")
+    publisher.publish("two", {"a": 2})
+    ours, gits = told()
+    assert ours == gits
+    assert b"refs/tags/packed^{}" in ours
+    git(path, "tag", "-a", "-m", "m", "loose", MAIN)
+    publisher.publish("three", {"a": 3})
+    ours, gits = told()
+    assert ours == gits
+    assert b"refs/tags/loose^{}" in ours
+
+
+def test_a_new_repository_is_as_git_makes_one(store: Store, tmp_path: Path) -> None:
+    repository = store.repository(dataset())
+    repository.create()
+    git(tmp_path, "init", "-q", "--bare", "--template=", "-b", "main", "gits")
+    found = {path.relative_to(repository.path).as_posix() for path in repository.path.rglob("*")}
+    wanted = {
+        path.relative_to(tmp_path / "gits").as_posix() for path in (tmp_path / "gits").rglob("*")
+    }
+    assert found == wanted | {"info", "ria-layout-version"}
+    assert (repository.path / "HEAD").read_bytes() == (tmp_path / "gits" / "HEAD").read_bytes()
+    listed = [
+        set(git(where, "config", "--local", "--list").splitlines())
+        for where in (repository.path, tmp_path / "gits")
+    ]
+    assert listed[0] <= listed[1]
+    assert "core.bare=true" in listed[0]
+    for path in (repository.path, *repository.path.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
+
+
 def test_what_a_killed_publication_left_is_served_after_a_refresh(
     store: Store, serve: Serve, tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ from neuromirror.cli.browse import (
     files_command,
     find_command,
     list_command,
-    show_command,
     versions_command,
 )
 from neuromirror.cli.common import Commands, Settings, settings_options
@@ -18,6 +17,7 @@ from neuromirror.cli.demo import demo_command
 from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.operate import check_config_command, rebuild_index_command, status_command
 from neuromirror.cli.reproduce import reproduce_command
+from neuromirror.cli.show import show_command
 from neuromirror.cli.sync import holds_command, release_command, sync_command
 
 

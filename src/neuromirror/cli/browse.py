@@ -1,4 +1,4 @@
-"""``neuromirror list``, ``versions``, ``show``, ``files``, ``find`` and ``events``."""
+"""``neuromirror list``, ``versions``, ``files``, ``find`` and ``events``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ import click
 from neuromirror.cli.common import (
     Settings,
     human_bytes,
+    printable,
     settings_options,
     split_condition,
     split_version,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from neuromirror.index import EdgeRow, FileRow, FoundFile, PartRow, Relative, VersionRow
+    from neuromirror.index import (
+        FileRow,
+        FoundFile,
+        Index,
+        NotIndexed,
+        PartRow,
+        VersionRow,
+    )
 
-_SHOWN = 10
+SHOWN = 10
 """Lines of a kind that are shown before the rest is only counted."""
+_SETTING = "[zarr] index_entries"
+NOT_THERE = "has this state, not its files: 'files' lists them, 'find' does not look at them"
 
 
 @click.command("list")
@@ -62,16 +72,18 @@ def list_command(
                 "title": dataset.title,
                 "dataset_id": dataset.dataset_id,
                 "part": bool(dataset.within),
+                "gone": dataset.gone,
                 "version": None if newest is None else newest.label,
                 "files": None if newest is None else newest.files,
                 "bytes": None if newest is None else newest.bytes,
             }
             settings.emit("list", record)
+            title = "(gone upstream) " * dataset.gone + dataset.title
             if newest is None:
-                rows.append([dataset.name, "-", "-", "-", dataset.title])
+                rows.append([dataset.name, "-", "-", "-", title])
             else:
                 size = human_bytes(newest.bytes)
-                rows.append([dataset.name, newest.label, str(newest.files), size, dataset.title])
+                rows.append([dataset.name, newest.label, str(newest.files), size, title])
     settings.table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
     if not rows and (conditions or words):
         settings.say("no dataset is like that")
@@ -93,14 +105,14 @@ def versions_command(settings: Settings, dataset: str) -> None:
     rows = []
     with settings.index() as index:
         for version in index.versions(dataset):
-            settings.emit("versions", _version_record(dataset, version))
+            settings.emit("versions", version_record(dataset, version))
             rows.append(
                 [
                     version.label,
                     version.kind + ", metadata only" * version.metadata_only,
                     str(version.files),
                     human_bytes(version.bytes),
-                    _evidence(version.evidence),
+                    evidence_words(version.evidence),
                     version.commit[:12],
                 ]
             )
@@ -110,7 +122,8 @@ def versions_command(settings: Settings, dataset: str) -> None:
         settings.say(f"{dataset} has no versions yet; see 'neuromirror status'")
 
 
-def _version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
+def version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
+    """What programs are told of a version."""
     return {
         "dataset": dataset,
         "version": version.label,
@@ -127,107 +140,17 @@ def _version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
         "evidence": version.evidence,
         "doi": version.doi,
         "metadata_only": version.metadata_only,
+        "indexed": version.indexed,
     }
 
 
-def _evidence(counts: dict[str, int]) -> str:
+def evidence_words(counts: Mapping[str, int]) -> str:
+    """``12 sha256, 3 etag``; a dash for no files."""
     return ", ".join(f"{count} {word}" for word, count in counts.items()) or "-"
 
 
-@click.command("show")
-@click.argument("version")
-@settings_options
-def show_command(settings: Settings, version: str) -> None:
-    """Show all that is known of a VERSION.
-
-    VERSION is a name such as dandi:000027@0.210831.2033. The label may also be latest (the
-    default: the newest published version, or the draft where nothing is published), draft, a
-    commit id or state:<hex>. Each dataset that is derived from this one is told by its newest
-    version that was made of this version, else by its newest one and what that was made of.
-    """
-    name, label = split_version(version)
-    with settings.index() as index:
-        dataset = index.dataset(name)
-        row = index.resolve(name, label)
-        exceptions = index.exceptions(row)
-        attributes = index.attributes(row)
-        parts = list(index.parts(row))
-        inline = index.inline(row)
-        ancestors = index.ancestors(row)
-        descendants = index.descendants(row)
-        holders = index.holders(name)
-    alias = name.replace(":", "--").replace("/", "--")
-    location = settings.store_folder.absolute()
-    record = {
-        **_version_record(name, row),
-        "title": row.title,
-        "license": row.license,
-        "source": dataset.source_uri,
-        "dataset_id": dataset.dataset_id,
-        "swhid": f"swh:1:rev:{row.commit}",
-        "annex_commit": row.annex_commit,
-        "part_of": holders,
-        "attributes": attributes,
-        "derived_from": [_relative(one, "derived_from") for one in ancestors],
-        "derivatives": [_relative(one, "derivatives") for one in descendants],
-        "form": row.form or None,
-        "manifest_only": {"files": row.only_files, "bytes": row.only_bytes},
-        "parts": [_part(one) for one in parts],
-        "inline": inline,
-        "exceptions": exceptions,
-        "clone": f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
-    }
-    settings.emit("show", record)
-    if settings.json:
-        return
-    settings.say(f"{name}@{row.label}")
-    left_out = [f"{one['path']}: {one['detail']}" for one in exceptions]
-    lines = [
-        ("title", row.title),
-        ("kind", f"{row.kind} ({row.upstream})" + ", metadata only" * row.metadata_only),
-        ("time", row.time),
-        ("source", dataset.source_uri),
-        ("doi", row.doi or "-"),
-        ("license", ", ".join(row.license) or "-"),
-        *[(name, ", ".join(values)) for name, values in attributes.items()],
-        *[("part of", one) for one in holders],
-        ("files", f"{row.files}, {human_bytes(row.bytes)} ({row.bytes} bytes)"),
-        *([("form", _form(row))] if row.form == "manifest" else []),
-        ("evidence", f"{_evidence(row.evidence)} (claimed by upstream unless checked)"),
-        ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
-        *_few(left_out),
-        *([("parts", _counted(parts))] if parts else []),
-        *_few([_part_line(one) for one in parts]),
-        *([("inline", _inline_counted(inline))] if inline else []),
-        *_few([_inline_line(one) for one in inline]),
-        ("commit", row.commit),
-        ("tree", row.tree),
-        ("state", row.state),
-        *([("metadata", row.metadata)] if row.metadata else []),
-        ("swhid", record["swhid"]),
-        ("dataset id", dataset.dataset_id),
-        ("clone", record["clone"]),
-    ]
-    width = max(11, *(len(head) for head, _ in lines))
-    for head, text in lines:
-        settings.say(f"  {head:<{width}} {text}")
-    for head, relatives, end in [
-        ("derived from", ancestors, _input_name),
-        ("derivatives", descendants, _derived_name),
-    ]:
-        if relatives:
-            settings.say(f"  {head}:")
-        for line in _tree(relatives, row.label, end):
-            settings.say(f"    {line}")
-
-
-def _few(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """The first lines below a head, and how many there are more."""
-    more = [f"… and {len(lines) - _SHOWN} more (--json lists all)"] * (len(lines) > _SHOWN)
-    return [("", line) for line in [*lines[:_SHOWN], *more]]
-
-
-def _part(part: PartRow) -> dict[str, Any]:
+def part_record(part: PartRow) -> dict[str, Any]:
+    """What programs are told of a sub-dataset."""
     return {
         "path": part.path,
         "dataset": part.dataset,
@@ -240,70 +163,6 @@ def _part(part: PartRow) -> dict[str, Any]:
     }
 
 
-def _counted(parts: Sequence[PartRow]) -> str:
-    files, size = sum(one.files for one in parts), sum(one.bytes for one in parts)
-    return f"{len(parts)}, datasets of their own with {files} files, {human_bytes(size)}"
-
-
-def _part_line(part: PartRow) -> str:
-    version = part.label or part.commit[:12]
-    return f"{part.path}: {version}, {part.files} files, {human_bytes(part.bytes)}"
-
-
-def _form(version: VersionRow) -> str:
-    size = human_bytes(version.only_bytes)
-    return f"manifest ({version.only_files} files, {size}, are outside git, in the manifest only)"
-
-
-def _inline_counted(inline: Sequence[dict[str, Any]]) -> str:
-    files, size = sum(one["files"] for one in inline), sum(one["bytes"] for one in inline)
-    return f"{len(inline)}, Zarrs as folders of files here, {files} of them, {human_bytes(size)}"
-
-
-def _inline_line(one: dict[str, Any]) -> str:
-    return f"{one['path']}: {one['checksum']}, {one['files']} files, {human_bytes(one['bytes'])}"
-
-
-def _relative(relative: Relative, word: str) -> dict[str, Any]:
-    edge = relative.edge
-    return {
-        "name": edge.name,
-        "dataset": edge.dataset,
-        "version": edge.label,
-        "of": edge.of,
-        word: [_relative(one, word) for one in relative.relatives],
-        "more": relative.more,
-    }
-
-
-def _input_name(edge: EdgeRow, version: str) -> str:
-    if edge.dataset is None:
-        return f"{edge.name} (not mirrored)"
-    return f"{edge.dataset} (no version yet)" if edge.label is None else _named(edge)
-
-
-def _derived_name(edge: EdgeRow, version: str) -> str:
-    return _named(edge) + (f" (of {edge.of})" if edge.of != version else "")
-
-
-def _named(edge: EdgeRow) -> str:
-    return f"{edge.dataset}@{edge.label}"
-
-
-def _tree(
-    relatives: Sequence[Relative], version: str | None, end: Callable[[EdgeRow, str], str]
-) -> Iterator[str]:
-    """A line for each relative of a version, those that go on from it set in."""
-    for relative in relatives[:_SHOWN]:
-        edge = relative.edge
-        yield end(edge, version or "")
-        yield from (f"  {line}" for line in _tree(relative.relatives, edge.label, end))
-        if relative.more:
-            yield "  …"
-    if len(relatives) > _SHOWN:
-        yield f"… and {len(relatives) - _SHOWN} more (--json lists all)"
-
-
 @click.command("files")
 @click.argument("version")
 @settings_options
@@ -313,18 +172,18 @@ def files_command(settings: Settings, version: str) -> None:
     Each with the strongest checksum that is known of it (or "size" or "none" where there is
     none), whether that is claimed by upstream or was checked here, the size in bytes and the
     path. Exceptions (listed upstream, not mirrored) follow, so that nothing listed is passed over.
+    The files of a Zarr that the index does not have come from the store, as they were listed.
     """
     name, label = split_version(version)
     with settings.index() as index:
         row = index.resolve(name, label)
-        for file in index.files(row):
-            urls = [place.url for place in index.locations(file.content)] if settings.json else []
-            record = {"type": "file", "dataset": name, "version": row.label, **_file(file, urls)}
-            word = "checked" if file.checked else "claimed"
-            digest = _best(file) or file.evidence.value
-            settings.emit("files", record, _line(digest, word, file.size, file.path))
+        for file in _indexed(index, row, settings) if row.indexed else _stored(row, settings):
+            record = {"type": "file", "dataset": name, "version": row.label, **file}
+            word = "checked" if file["checked"] else "claimed"
+            digest = file["digest"] or file["evidence"]
+            settings.emit("files", record, _line(digest, word, file["size"], file["path"]))
         for part in index.parts(row):
-            record = {"type": "part", **_part(part), "whole": f"{name}@{row.label}"}
+            record = {"type": "part", **part_record(part), "whole": f"{name}@{row.label}"}
             told = f"{part.dataset}@{part.label or part.commit[:12]}"
             settings.emit("files", record, _line(told, "part", part.bytes, part.path))
         exceptions = index.exceptions(row)
@@ -332,6 +191,34 @@ def files_command(settings: Settings, version: str) -> None:
         record = {"type": "exception", "dataset": name, "version": row.label, **one}
         settings.emit("files", {**record, "status": "impossible", "message": one["detail"]})
         settings.say(_line(f"not mirrored: {one['reason']}", "", one["size"], one["path"]))
+
+
+def _indexed(index: Index, version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
+    for file in index.files(version):
+        urls = [place.url for place in index.locations(file.content)] if settings.json else []
+        yield _file(file, urls)
+
+
+def _stored(version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
+    from neuromirror.lab.again import stored_lines
+    from neuromirror.model import load_all
+
+    for placed in load_all(stored_lines(settings.store(), version)):
+        if placed.part is not None:
+            continue  # the index has it
+        record = placed.record
+        best = record.digest(record.evidence.value)
+        yield {
+            "path": placed.git_path.decode(),
+            "size": record.size,
+            "key": placed.key,
+            "digest": None if best is None else f"{best.algorithm}:{best.value}",
+            "digests": {one.algorithm: one.value for one in record.digests},
+            "evidence": record.evidence.value,
+            "checked": best is not None and best.checked,
+            "retention": record.retention.value,
+            "urls": [place.url for place in record.locations],
+        }
 
 
 def _line(digest: str, word: str, size: int | None, path: str) -> str:
@@ -368,12 +255,14 @@ def find_command(settings: Settings, checksum: str) -> None:
     """Find a file in all datasets by CHECKSUM.
 
     sha256:<hex>, md5:<hex>, etag:<md5>-<parts>, bare hex, or a git-annex key. Shows where the
-    file is or was, and in which versions. Exit code: 0 found, 1 not found.
+    file is or was, and in which versions. Zarrs whose files are not in the index (a setting of the
+    mirror) are not looked at, and counted on stderr. Exit code: 0 found, 1 not found.
     """
     rows = []
     with settings.index() as index:
         for found in index.find(checksum):
             record = {
+                "type": "file",
                 "dataset": found.dataset,
                 "first": found.first,
                 "last": found.last,
@@ -384,11 +273,28 @@ def find_command(settings: Settings, checksum: str) -> None:
             until = "" if found.last == found.first else f" to {found.last}"
             size = "-" if found.size is None else str(found.size)
             rows.append([found.dataset, f"{found.first}{until}", size, found.path])
+        passed_over = index.not_indexed()
     settings.table(sorted(rows), ["DATASET", "VERSIONS", "BYTES", "PATH"], ["BYTES"])
     if not rows:
         message = f"no file with checksum {checksum} is in the index; is its dataset mirrored?"
         settings.emit("find", {"status": "impossible", "message": message}, message)
+    for one in passed_over:
+        message = _passed_over(one)
+        record = {"type": "not-indexed", **asdict(one), "setting": _SETTING, "message": message}
+        settings.emit("find", {**record, "status": "notneeded"})
+        if not settings.json:
+            click.echo(printable(message), err=True)
+    if not rows:
         sys.exit(1)
+
+
+def _passed_over(one: NotIndexed) -> str:
+    zarrs = "1 Zarr" if one.zarrs == 1 else f"{one.zarrs} Zarrs"
+    return (
+        f"not looked at: the files of {zarrs} of {one.mirror} ({one.files} files), which are not "
+        f"in the index; '{_SETTING} = {one.largest}' in {one.mirror}.toml and 'neuromirror "
+        "rebuild-index' bring them in"
+    )
 
 
 @click.command("events")

@@ -25,6 +25,7 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 if TYPE_CHECKING:
     from neuromirror.crawl import Mirror
     from neuromirror.index import Index
+    from neuromirror.model import Traffic
     from neuromirror.store import Store
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -34,6 +35,8 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\
 _FAILURES = ("error", "impossible")
 _LEAST = 12
 """Characters of a last column that are worth showing."""
+_HOSTS = 5
+"""Hosts that are named; the JSON output names all."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
@@ -250,6 +253,26 @@ def human_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} PB"
+
+
+def told_traffic(hosts: Mapping[str, Traffic]) -> str:
+    """What was asked, for people: ``12 requests, 3.4 MB received (api.example.org 2, …)``."""
+    from neuromirror.model import total_traffic
+
+    asked = total_traffic(hosts)
+    parts = [
+        "1 request" if asked.requests == 1 else f"{asked.requests} requests",
+        f"{human_bytes(asked.bytes)} received",
+    ]
+    if asked.retries:
+        parts.append(f"{asked.retries} sent again after {asked.waited:.0f} s of waiting")
+    if asked.throttled:
+        times = "once" if asked.throttled == 1 else f"{asked.throttled} times"
+        parts.append(f"told {times} to slow down")
+    most = sorted(hosts, key=lambda host: (-hosts[host].requests, host))
+    named = [f"{host} {hosts[host].requests}" for host in most[:_HOSTS]]
+    named += [f"{len(most) - _HOSTS} more hosts"] * (len(most) > _HOSTS)
+    return ", ".join(parts) + (f" ({', '.join(named)})" if named else "")
 
 
 def split_condition(text: str) -> tuple[str, str]:

@@ -105,7 +105,9 @@ def check_config_command(settings: Settings) -> None:
 def rebuild_index_command(settings: Settings) -> None:
     """Make the index anew from the store.
 
-    Whatever became of the old one: nothing is lost, and it takes no request to any archive.
+    Whatever became of the old one: nothing is lost, and it takes no request to any archive. What
+    the mirror files say of the files of Zarrs ([zarr] index_entries) then holds for versions that
+    are there already, too; without mirror files all stays as it was.
     """
     from tqdm import tqdm
 
@@ -113,12 +115,16 @@ def rebuild_index_command(settings: Settings) -> None:
 
     store = settings.store()
     path = settings.index_path(store)
+    limits = {}
+    # the store alone is enough: mirror files say only what became another setting since
+    if any(settings.mirrors_folder.glob("*.toml")):
+        limits = {name: one.settings.zarr for name, one in settings.mirrors().items()}
     with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
 
         def show(position: int) -> None:
             bar.update(position - bar.n)
 
-        count = rebuild_index(store, path, show)
+        count = rebuild_index(store, path, show, limits)
     settings.emit(
         "rebuild-index",
         {"path": str(path), "entries": count},

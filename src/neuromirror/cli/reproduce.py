@@ -46,6 +46,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
     """
     from neuromirror.crawl import find_mirror
     from neuromirror.lab import reproduce
+    from neuromirror.store.private import is_private
 
     mirrors = settings.mirrors()
     store = settings.store()
@@ -56,7 +57,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
             row.name: (row, find_mirror(mirrors, row.mirror))
             for row in (index.resolve(*split_version(name)) for name in versions)
         }
-        scratch = stack.enter_context(_scratch(keep))
+        scratch = stack.enter_context(_scratch(keep, private=is_private(store.root)))
         for number, (row, mirror) in enumerate(rows.values()):
             folder = scratch / f"{number + 1:02d}-{_folder_name(row)}"
             try:
@@ -78,8 +79,11 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
 
 
 @contextmanager
-def _scratch(keep: Path | None) -> Iterator[Path]:
-    """The folder for what is minted: one that goes away, or the one to keep."""
+def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
+    """The folder for what is minted: one that goes away, or the one to keep.
+
+    Made for a private store it is its owner's alone.
+    """
     if keep is None:
         from tempfile import TemporaryDirectory
 
@@ -88,7 +92,9 @@ def _scratch(keep: Path | None) -> Iterator[Path]:
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise ConfigurationError(f"{keep} is not an empty folder; name another with --keep")
-    keep.mkdir(parents=True, exist_ok=True)
+    keep.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
+    if private:
+        keep.chmod(0o700)
     yield keep
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from neuromirror.index import Index
+from neuromirror.index import EtagRow, Index
 from neuromirror.model import Location
 from neuromirror.sources import KnownContent
 
@@ -24,6 +24,7 @@ class Knowledge:
     """Answers from the index and the store's memos about one version of a dataset.
 
     To be asked in the thread in which the listing is read: the index's connection belongs to it.
+    ``recall`` is asked for contents that the index does not have.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class Knowledge:
         memo: bytes | None = None,
         *,
         deep: bool = False,
+        recall: Callable[[Sequence[str]], list[EtagRow | None]] | None = None,
     ) -> None:
         self._index = index
         self._workspace = workspace
         self.memo = memo
         self.deep = deep
+        self._recall = recall
 
     @cached_property
     def workspace(self) -> Path:
@@ -50,7 +53,12 @@ class Knowledge:
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         """What is known of the content of each ETag."""
+        found = self._index.known_contents(etags)
+        left = [etag for etag, one in zip(etags, found, strict=True) if one is None]
+        if left and self._recall is not None:
+            more = iter(self._recall(left))
+            found = [next(more) if one is None else one for one in found]
         return [
-            None if found is None else KnownContent(found.size, found.part_size, found.sha256)
-            for found in self._index.known_contents(etags)
+            None if one is None else KnownContent(one.size, one.part_size, one.sha256)
+            for one in found
         ]

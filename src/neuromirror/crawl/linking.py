@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from heapq import merge
@@ -23,6 +23,7 @@ from neuromirror.model import (
     load_placed,
     path_of_line,
 )
+from neuromirror.net import CountedPool
 from neuromirror.sources import Part, PartUnavailable
 
 _Result = Brought | NeuromirrorError
@@ -32,13 +33,15 @@ _Result = Brought | NeuromirrorError
 class Linked:
     """A state whose parts are all mirrored or left out, and what it took.
 
-    ``minted`` counts new states of parts, ``past`` the earlier ones that upstream listed.
+    ``minted`` counts new states of parts, ``past`` the earlier ones that upstream listed; ``moved``
+    names the parts that are in another state by now than the listing says.
     """
 
     proven: Proven
     minted: int = 0
     past: int = 0
     incidents: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
 
 
 def link_parts(
@@ -65,6 +68,8 @@ def link_parts(
         linked.past += result.past
         if result.incident:
             linked.incidents.append(result.incident)
+        if result.moved:
+            linked.moved.append(result.moved)
         if result.link is None:
             gone.append(empty(due[path]))
         else:
@@ -79,7 +84,7 @@ def link_parts(
 
 
 def _visit(due: Mapping[bytes, Part], visits: PartVisits) -> dict[bytes, _Result]:
-    with ThreadPoolExecutor(min(AT_ONCE, len(due)), thread_name_prefix="part") as pool:
+    with CountedPool(min(AT_ONCE, len(due)), thread_name_prefix="part") as pool:
         running: dict[bytes, Future[_Result]] = {
             path: pool.submit(_fare, visits, part) for path, part in due.items()
         }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from neuromirror.crawl.events import tell_returned, tell_vanished
 from neuromirror.crawl.mirrors import Mirror
@@ -13,20 +14,26 @@ from neuromirror.crawl.plan import Task
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.requests import Planner, Request
 from neuromirror.crawl.results import Result, explain, result_of, unplanned
+from neuromirror.crawl.supers import update_supers
 from neuromirror.crawl.times import now
 from neuromirror.crawl.visit import Visit
 from neuromirror.index import Index, LastVisit, MirrorStatus
 from neuromirror.model import (
     ConfigurationError,
+    DatasetHint,
     DatasetRef,
     MirrorProbed,
     MirrorSeen,
     NeuromirrorError,
-    VersionKind,
     VisitEnded,
+    dump_traffic,
 )
+from neuromirror.net import TrafficCounter, counted
 from neuromirror.sources import DatasetNotFound, Source
-from neuromirror.store import Member, Store, update_superdataset
+from neuromirror.store import Store
+
+_SELDOM = 50_000
+"""New objects after which Python looks for cycles of garbage among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,27 @@ def attempt(name: str, store: Store, step: Callable[[], object]) -> Iterator[Res
         yield Result(name, "error", explain(error, store), "failed")
 
 
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Makes Python look for cycles of garbage seldom.
+
+    A page of a list is some ten thousand objects, none of them in a cycle; to look at them all
+    again and again took an eighth of the time of a first crawl.
+    """
+    before = gc.get_threshold()
+    # 0 is never, which somebody has chosen
+    gc.set_threshold(before[0] and max(before[0], _SELDOM), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 class MirrorRun:
-    """A run over one mirror, in one store; ``count`` is told of datasets as they are planned."""
+    """A run over one mirror, in one store; ``count`` is told of datasets as they are planned.
+
+    ``traffic`` counts all that the run asks, of visits and beside them.
+    """
 
     def __init__(
         self,
@@ -89,6 +115,7 @@ class MirrorRun:
         how: How,
         rules: Rules,
         count: Callable[[int], None],
+        traffic: TrafficCounter,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -96,16 +123,18 @@ class MirrorRun:
         self._how = how
         self._rules = rules
         self._count = count
+        self._traffic = traffic
 
     def results(self, request: Request) -> Iterator[Result]:
         """How each dataset fared, as they end."""
         recorder, source, rules = self._recorder, self._source, self._rules
+
+        def plan(index: Index) -> tuple[list[Task], list[str]]:
+            with counted(self._traffic):
+                return Planner(index, self._how.regardless, rules.moving).plan(request, source)
+
         try:
-            tasks, gone = recorder.ask(
-                lambda index: Planner(index, self._how.regardless, rules.moving).plan(
-                    request, source
-                )
-            )
+            tasks, gone = recorder.ask(plan)
         except ConfigurationError:
             raise
         except NeuromirrorError as error:
@@ -140,7 +169,7 @@ class MirrorRun:
             last = known.get(local_id)
             yield from self._vanished(source.dataset(local_id), last)
         yield from attempt(
-            name, self._store, lambda: self._update_super(request.mirror, source, recorder)
+            name, self._store, lambda: update_supers(self._store, recorder, request.mirror, source)
         )
         if request.local_id is None:
             yield from attempt(name, self._store, lambda: self._store.mark_checked(name))
@@ -163,7 +192,8 @@ class MirrorRun:
 
     def _probe(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
         """Records what upstream allows, where that is not what it was."""
-        found = dict(source.capabilities())
+        with counted(self._traffic):
+            found = dict(source.capabilities())
         if recorder.ask(lambda index: index.capabilities(mirror.name)) != found:
             recorder.record(MirrorProbed(mirror.name, found, now()))
 
@@ -176,7 +206,8 @@ class MirrorRun:
         past: list[int],
     ) -> Iterator[Result]:
         """Visits datasets; ``past`` gets the number of earlier states that each has upstream."""
-        with ThreadPoolExecutor(max(1, min(self._how.jobs, len(due)))) as pool:
+        jobs = max(1, min(self._how.jobs, len(due)))
+        with _seldom_collected(), ThreadPoolExecutor(jobs) as pool:
             running: dict[Future[Result], Task] = {
                 pool.submit(self._visit, task, source, mirror, recorder, past): task for task in due
             }
@@ -202,6 +233,21 @@ class MirrorRun:
     def _visit(
         self, task: Task, source: Source, mirror: Mirror, recorder: Recorder, past: list[int]
     ) -> Result:
+        own = TrafficCounter()
+        with counted(self._traffic), counted(own):
+            result = self._fare(task, source, mirror, recorder, past, own)
+        return replace(result, traffic=own.hosts())
+
+    def _fare(
+        self,
+        task: Task,
+        source: Source,
+        mirror: Mirror,
+        recorder: Recorder,
+        past: list[int],
+        own: TrafficCounter,
+    ) -> Result:
+        """Visits a dataset; ``own`` counts what the visit asks."""
         hint, dataset = task.hint, task.hint.dataset
         started, said = now(), ""
         visit = Visit(source, self._store, recorder, mirror.settings, hint)
@@ -224,13 +270,19 @@ class MirrorRun:
             status = "ok" if result.status == "notneeded" else result.status
             result = replace(result, status=status, message=said + result.message)
         try:
-            self._record_visit(task, started, result, visit.outcome.pending, recorder)
+            self._record_visit(task, started, result, visit.outcome.pending, recorder, own)
         except (NeuromirrorError, OSError) as error:
             return Result(dataset.name, "error", explain(error, self._store), "failed")
         return result
 
     def _record_visit(
-        self, task: Task, started: str, result: Result, pending: int, recorder: Recorder
+        self,
+        task: Task,
+        started: str,
+        result: Result,
+        pending: int,
+        recorder: Recorder,
+        own: TrafficCounter,
     ) -> None:
         """Records the visit, unless it says nothing that the last one did not."""
         hint, last, dataset = task.hint, task.last, task.hint.dataset
@@ -250,24 +302,25 @@ class MirrorRun:
                 title=hint.title,
                 fingerprint=hint.fingerprint or "",
                 pending=pending,
+                own=own,
             )
         )
 
     def _vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
         """A dataset that is no longer listed: a tombstone, once upstream says so to our face."""
-        started = now()
+        started, own = now(), TrafficCounter()
         try:
-            hint = self._source.hint(dataset)
+            hint = self._hint(dataset, own)
         except DatasetNotFound as error:
             message = "gone upstream; everything mirrored of it is kept"
             try:
                 tell_vanished(self._recorder, dataset, str(error))
                 if last is None or last.status != "not_found":
-                    ended = _ended(dataset, started, "not_found", message)
+                    ended = _ended(dataset, started, "not_found", message, own=own)
                     self._recorder.record(ended)
             except (NeuromirrorError, OSError) as failure:
                 message = explain(failure, self._store)
-            yield Result(dataset.name, "error", message, "not_found")
+            yield Result(dataset.name, "error", message, "not_found", traffic=own.hosts())
         except (NeuromirrorError, OSError) as error:
             yield Result(dataset.name, "error", explain(error, self._store), "failed")
         else:
@@ -281,12 +334,9 @@ class MirrorRun:
                 "failed",
             )
 
-    def _update_super(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
-        members = recorder.ask(lambda index: _members(index, mirror.name))
-        top = mirror.superdataset(source.uri)
-        # what was moved away must not stay in it
-        if members or self._store.repository(top).exists():
-            update_superdataset(self._store, top, mirror.name, members)
+    def _hint(self, dataset: DatasetRef, own: TrafficCounter) -> DatasetHint:
+        with counted(self._traffic), counted(own):
+            return self._source.hint(dataset)
 
 
 def _ended(
@@ -298,6 +348,7 @@ def _ended(
     title: str = "",
     fingerprint: str = "",
     pending: int = 0,
+    own: TrafficCounter,
 ) -> VisitEnded:
     return VisitEnded(
         visit=f"{started}-{dataset.dataset_id[:8]}",
@@ -311,26 +362,10 @@ def _ended(
         fingerprint=fingerprint,
         pending=pending,
         message=message,
+        traffic=dump_traffic(own.hosts()),
     )
 
 
 def known_mirrors(recorder: Recorder) -> list[MirrorStatus]:
     """The mirrors that a store knows."""
     return recorder.ask(lambda index: list(index.mirror_status()))
-
-
-def _members(index: Index, mirror: str) -> list[Member]:
-    members = []
-    for row in index.datasets(mirror):
-        if row.within:
-            continue  # it is a part of another one, and found there
-        last = index.last_version(row.name, VersionKind.OBSERVED.value) or index.last_version(
-            row.name, VersionKind.PUBLISHED.value
-        )
-        if last is not None:
-            dataset = DatasetRef(mirror, row.local_id, row.source_uri)
-            date = int(datetime.fromisoformat(last.time).timestamp())
-            members.append(
-                Member(row.local_id, dataset, last.commit, date, url=f"../{dataset.alias}")
-            )
-    return members

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neuromirror.model import ConfigurationError, DatasetRef
+from neuromirror.net import Manners, checked_contact
 from neuromirror.sources import Source, open_source
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -47,7 +48,7 @@ class Guards(BaseModel):
 
 
 class ZarrLimits(BaseModel):
-    """How many files a Zarr may have before it is mirrored in another form."""
+    """How many files a Zarr may have before it is mirrored, or indexed, in another form."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,6 +68,39 @@ class ZarrLimits(BaseModel):
         description="A Zarr asset of fewer files than this stands in its dandiset as a folder of "
         "ordinary files; others are sub-datasets of their own (0: all of them).",
     )
+    index_entries: int = Field(
+        default=10_000,
+        ge=0,
+        description="The files of a sub-dataset are in the index only if they are at most this "
+        "many (0: never); of others the index has the state, and the store its files.",
+    )
+
+
+class NetSettings(BaseModel):
+    """Who asks the archive, and how hard; all hosts that it leads to are asked alike."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    contact: str | None = Field(
+        default=None,
+        description="Where those who run the archive can reach you: mailto:… or a web page. It is "
+        "in the agent string of every request.",
+    )
+    connections_per_host: int | None = Field(
+        default=None, ge=1, le=256, description="Requests at one host at a time (16)."
+    )
+    requests_per_second: float | None = Field(
+        default=None, gt=0, le=10_000, description="Requests that begin at one host in a second."
+    )
+
+    @field_validator("contact")
+    @classmethod
+    def _contact(cls, contact: str | None) -> str | None:
+        return None if contact is None else checked_contact(contact)
+
+    def manners(self) -> Manners:
+        """The same for a session."""
+        return Manners(self.contact, self.connections_per_host, self.requests_per_second)
 
 
 class MirrorFile(BaseModel):
@@ -81,6 +115,7 @@ class MirrorFile(BaseModel):
     )
     guards: Guards = Guards()
     zarr: ZarrLimits = ZarrLimits()
+    net: NetSettings = NetSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +129,8 @@ class Mirror:
     def open(self) -> Source:
         """The mirror's source; raises ConfigurationError for wrong options."""
         try:
-            return open_source(self.settings.source, self.name, self.settings.options)
+            settings = self.settings
+            return open_source(settings.source, self.name, settings.options, settings.net.manners())
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.path}: {error}") from error
 
@@ -130,7 +166,7 @@ def _first_of(error: ValidationError) -> str:
         if one["type"] == "extra_forbidden":
             found.append(f"'{where}' is not a setting that exists here")
         else:
-            found.append(f"'{where}': {one['msg']}")
+            found.append(f"'{where}': {one['msg'].removeprefix('Value error, ')}")
     return "; ".join(found)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -39,6 +39,7 @@ from neuromirror.model import (
     load_placed,
     text,
 )
+from neuromirror.net import CountedPool
 from neuromirror.sources import ListingNotProven, Part, PartUnavailable
 
 AT_ONCE = 4
@@ -198,7 +199,7 @@ class ListedParts:
         self, parts: Iterable[Part], scratch: Path, stack: ExitStack
     ) -> Iterator[tuple[Part, Proven | NeuromirrorError]]:
         """Reads parts side by side; each one's files are there until the next is asked for."""
-        pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="part")
+        pool = CountedPool(AT_ONCE, thread_name_prefix="part")
         stack.callback(pool.shutdown, cancel_futures=True)
         waiting: deque[tuple[Part, Path, Future[Proven | NeuromirrorError]]] = deque()
         left = iter(enumerate(parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuromirror.crawl.events import raise_event
@@ -30,20 +30,23 @@ class Brought:
     """What a visit of a part gave: ``link`` None where there is nothing in it.
 
     ``minted`` counts new states, ``past`` the earlier ones that upstream listed; ``incident``
-    says what is wrong with a state that was mirrored, or nothing.
+    says what is wrong with a state that was mirrored, or nothing; ``moved`` says that upstream has
+    gone on from the state that was asked for, which is mirrored, to another one.
     """
 
     link: Link | None = None
     minted: int = 0
     past: int = 0
     incident: str = ""
+    moved: str = ""
 
 
 class PartVisits:
     """Brings parts of a dataset up to date, each under its own lock; shared by threads.
 
-    With ``deep`` a part is read whether it is known or not; with
-    ``history`` earlier states that upstream can list go before the present one.
+    With ``deep`` a part is read whether it is known or not; with ``history`` earlier states that
+    upstream can list go before the present one. What was asked so once is not asked again: several
+    versions of a dataset may hold the same state of a part.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class PartVisits:
         self._limits = limits
         self._deep = deep
         self._history = history
+        self._brought: dict[tuple[str, str], Brought] = {}
 
     def bring(self, part: Part) -> Brought:
         """Brings a part to its present state, as far as upstream proves it.
@@ -69,10 +73,20 @@ class PartVisits:
         Waits while another visit has it. Raises what the source raises.
         """
         dataset = part.dataset
+        state = dataset.local_id, part.version.upstream
         with self._store.lock(dataset.dataset_id, dataset.name, wait=math.inf):
+            brought = self._brought.get(state)
+            if brought is not None:
+                return replace(brought, minted=0, past=0)
             # never one of the datasets that link it, since others may come first elsewhere
             within = dataset.local_id.rpartition("/")[0] or "parts"
-            publisher = Publisher(self._store, self._recorder, dataset, within=within)
+            publisher = Publisher(
+                self._store,
+                self._recorder,
+                dataset,
+                within=within,
+                index_entries=self._limits.index_entries,
+            )
             publisher.catch_up()
             visit = _Visit(
                 part,
@@ -85,6 +99,9 @@ class PartVisits:
             visit.run(deep=self._deep, history=self._history)
             if publisher.repository.exists():
                 publisher.repository.refresh()
+            again = (self._deep or self._history) and not visit.brought.moved
+            if again and names_one_state(part.version):
+                self._brought[state] = visit.brought
             return visit.brought
 
 
@@ -175,8 +192,12 @@ class _Visit:
         """Asks whether upstream still has just the state that is mirrored."""
 
         def take(listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
-            if proven.header.version.upstream == row.upstream:
+            present = proven.header.version.upstream
+            if present == row.upstream:
                 return row.commit, row.annex_commit
+            self.brought.moved = (
+                f"{self._part.dataset.name} is {present} now, where {row.upstream} was mirrored"
+            )
             return self._take(listing, proven, scratch)
 
         try:

@@ -54,7 +54,13 @@ class Parts:
             own = scratch / f"part-{number}"
             own.mkdir()
             with self._store.lock(dataset.dataset_id, dataset.name):
-                publisher = Publisher(self._store, self._recorder, dataset, within=part.within)
+                publisher = Publisher(
+                    self._store,
+                    self._recorder,
+                    dataset,
+                    within=part.within,
+                    index_entries=self._limits.index_entries,
+                )
                 publisher.catch_up()
                 done = publisher.publish(part.proven, MAIN, own)
                 publisher.repository.refresh()

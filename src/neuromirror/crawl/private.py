@@ -217,7 +217,7 @@ def concealed(result: Result, store: Store, recorder: Recorder) -> Result:
         said = "the private store has a new state of it"
     else:
         said = "the private store has it as it is"
-    return replace(result, message=f"{EMBARGOED}: {said}", versions=())
+    return replace(result, message=f"{EMBARGOED}: {said}", versions=(), traffic={})
 
 
 def _tell(recorder: Recorder, mirror: str, local_id: str, message: str) -> None:

@@ -15,7 +15,7 @@ from neuromirror.crawl.prove import Proven
 from neuromirror.crawl.rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.times import now
-from neuromirror.index import Index, UnknownDataset, UnknownMirror, VersionRow
+from neuromirror.index import Index, UnknownDataset, UnknownMirror, VersionRow, is_indexed
 from neuromirror.mint import (
     Base,
     BaseUnfit,
@@ -75,16 +75,23 @@ class Publisher:
     """Publishes states of one dataset; the caller holds the dataset's lock.
 
     ``within`` is the local id of the dataset of which this one is a part, empty for one that
-    stands alone.
+    stands alone; the files of a part are in the index if they are at most ``index_entries``.
     """
 
     def __init__(
-        self, store: Store, recorder: Recorder, dataset: DatasetRef, *, within: str = ""
+        self,
+        store: Store,
+        recorder: Recorder,
+        dataset: DatasetRef,
+        *,
+        within: str = "",
+        index_entries: int = 0,
     ) -> None:
         self._store = store
         self._recorder = recorder
         self.dataset = dataset
         self._within = within
+        self._index_entries = index_entries
         self.repository: Repository = store.repository(dataset)
         self._differs: tuple[tuple[str, Path] | None, Difference | None] = (None, None)
 
@@ -116,7 +123,8 @@ class Publisher:
         if not {refs.get(MAIN), refs.get(PUBLISHED)} <= known | {None}:
             missing = list(versions_in_git(self.repository, known, now()))
             if missing:
-                self._recorder.record(*(replace(one, within=self._within) for one in missing))
+                missing = [replace(one, within=self._within) for one in missing]
+                self._recorder.record(*map(self._as_set, missing))
         self.repository.refresh()
         self._store.alias(self.dataset)
 
@@ -261,7 +269,7 @@ class Publisher:
         attributes: dict[str, list[str]] = {}
         for word, value in sorted(facts.attributes):
             attributes.setdefault(word, []).append(value)
-        return VersionMinted(
+        entry = VersionMinted(
             mirror=dataset.mirror,
             local_id=dataset.local_id,
             source_uri=dataset.source_uri,
@@ -307,7 +315,13 @@ class Publisher:
                 }
                 for one in header.inline
             ],
+            in_parts=minted.in_parts.files,
         )
+        return self._as_set(entry)
+
+    def _as_set(self, entry: VersionMinted) -> VersionMinted:
+        """The entry of a version, its files in the index or not as the mirror's file says."""
+        return replace(entry, indexed=is_indexed(entry, self._index_entries))
 
     def _header(self, proven: Proven) -> SnapshotHeader:
         """The header of a state that tells of its inline parts, too."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neuromirror.crawl.knowledge import Knowledge
 from neuromirror.crawl.prove import PartEntries, Proven, prove
+from neuromirror.crawl.recalled import Recalled
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.model import DatasetRef, VersionRef
 from neuromirror.net import ListingBroken
@@ -30,7 +31,7 @@ class Reading:
 
     ``parts`` makes what decides about the parts of a version's listing. A listing that is not
     proven is read again, ``attempts`` times in all. ``deep`` tells the source that nothing is to
-    be believed that could be read again.
+    be believed that could be read again. ``links`` and ``checked`` are what the last listing said.
     """
 
     def __init__(
@@ -46,11 +47,14 @@ class Reading:
         self._source = source
         self._store = store
         self._recorder = recorder
+        self._dataset = dataset
         self._id = dataset.dataset_id
         self._memos = MemoFolder(store.root)
         self._parts = parts
         self._attempts = attempts
         self.deep = False
+        self.links: tuple[tuple[str, str], ...] = ()
+        self.checked = ""
 
     def read(
         self,
@@ -104,9 +108,16 @@ class Reading:
         word: str,
     ) -> int | None:
         with ExitStack() as stack:
-            with self._recorder.reader() as index:
+            with (
+                self._recorder.reader() as index,
+                Recalled(self._store, index, self._dataset) as recalled,
+            ):
                 known = Knowledge(
-                    index, workspace, None if memo is None else memo.content, deep=self.deep
+                    index,
+                    workspace,
+                    None if memo is None else memo.content,
+                    deep=self.deep,
+                    recall=recalled.contents,
                 )
                 listing = opened(known)
                 if memo is not None and listing.unchanged():
@@ -116,10 +127,12 @@ class Reading:
                         # a source that reads a sample remembers how far it has come
                         commits = memo.commit, memo.annex_commit
                         self._memos.keep(self._id, word, Memo(*commits, content, memo.pending))
+                    self._note(listing)
                     return memo.pending
                 scratch = stack.enter_context(self._store.scratch())
                 parts = None if self._parts is None else self._parts(version)
                 proven = prove(listing, scratch, parts)
+            self._note(listing)
             content = listing.memo()
             # what comes now begins anew if it dies: pages kept longer would hide what changes
             workspace.remove()
@@ -128,3 +141,6 @@ class Reading:
             new = None if content is None else Memo(*taken, content, proven.pending)
             self._memos.keep(self._id, word, new)
         return None
+
+    def _note(self, listing: Listing) -> None:
+        self.links, self.checked = listing.facts.links, listing.checked()

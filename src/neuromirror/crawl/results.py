@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from neuromirror.crawl.plan import files_waiting
 from neuromirror.crawl.requests import Request
 from neuromirror.crawl.visit import Outcome
-from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
 from neuromirror.net import Unreachable
-from neuromirror.sources import DatasetNotFound
+from neuromirror.sources import DatasetNotFound, Estimate
 from neuromirror.store import Store
 
 _NAMED = 5
@@ -22,7 +23,9 @@ class Result:
     """How one dataset (or mirror) fared, in DataLad's words.
 
     ``status`` is ok | notneeded | impossible | error; ``visit`` is full | partial | held |
-    waiting | not_found | failed, or empty where no visit was made; ``versions`` are labels minted.
+    waiting | not_found | failed, or empty where no visit was made; ``versions`` are labels minted,
+    and ``traffic`` is what the visit asked of each host. ``estimate`` is what a first visit would
+    take, in a dry run.
     """
 
     dataset: str
@@ -30,6 +33,8 @@ class Result:
     message: str
     visit: str = ""
     versions: tuple[str, ...] = ()
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    estimate: Estimate | None = None
 
     @property
     def exit_code(self) -> int:
@@ -50,6 +55,8 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
         notes += f"; {states} of its Zarrs"
     if outcome.pending:
         notes += f"; {files_waiting(outcome.pending, 'wait')} for a sha256"
+    if outcome.checked:
+        notes += f"; compared: {outcome.checked}"
     unproven = outcome.unproven[:_NAMED]
     if len(outcome.unproven) > _NAMED:
         unproven.append(f"and {len(outcome.unproven) - _NAMED} more parts that are not proven")

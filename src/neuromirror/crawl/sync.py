@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuromirror.crawl.mirror_run import How, MirrorRun, NotNow, Rules, attempt, known_mirrors
+from neuromirror.crawl.plan import Task
 from neuromirror.crawl.private import (
     EMBARGOED,
     NotOpenToAll,
@@ -20,7 +21,8 @@ from neuromirror.crawl.recorder import Recorder, recording
 from neuromirror.crawl.requests import Planner, Request
 from neuromirror.crawl.results import Result, unplanned
 from neuromirror.index import Index
-from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
+from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError, Traffic
+from neuromirror.net import TrafficCounter
 from neuromirror.sources import Source
 from neuromirror.store import Member, Store, StoreBusy, update_superdataset
 from neuromirror.store.private import refuse_private
@@ -71,7 +73,9 @@ def _would_do(
     for task in tasks:
         name = task.hint.dataset.name
         if task.action == "visit":
-            yield Result(name, "ok", f"{start}would visit: {task.why}")
+            yield _with_estimate(
+                Result(name, "ok", f"{start}would visit: {task.why}"), task, source
+            )
         elif task.action == "held":
             yield Result(name, "impossible", f"{start}{task.why}", "held")
         elif task.action != "unavailable" or not concealing:
@@ -83,9 +87,20 @@ def _would_do(
     return embargo
 
 
+def _with_estimate(would: Result, task: Task, source: Source) -> Result:
+    """What a first visit would take, where the source can say so beforehand."""
+    if task.last is not None:
+        return would
+    try:
+        return replace(would, estimate=source.estimate(task.hint.dataset))
+    except NeuromirrorError as error:
+        return replace(would, status="error", message=str(error))
+
+
 class Sync:
     """One run. Iterate :meth:`results`; the number of datasets is in ``total`` once planned.
 
+    What was asked of each mirror's hosts so far is in :meth:`traffic`, but for what is private.
     ``deep`` visits datasets whatever upstream's overview says; ``history`` does too, and mints
     earlier states that upstream can still list. ``private`` is the folder of the private store,
     for mirrors that keep what is under embargo, and for what was opened since.
@@ -105,7 +120,15 @@ class Sync:
         self._index_path = index_path
         self._how = How(deep, history, jobs)
         self._private = PrivateSide(private, store)
+        self._counters: dict[str, TrafficCounter] = {}
         self.total = 0
+
+    def traffic(self) -> dict[str, dict[str, Traffic]]:
+        """What was asked of each host, by mirror: for visits, and for all that goes before them.
+
+        The private store's part is not in it; its own visits tell.
+        """
+        return {name: counter.hosts() for name, counter in self._counters.items()}
 
     def results(self, requests: Sequence[Request]) -> Iterator[Result]:
         """How each dataset fared, as they end; datasets do not wait for each other.
@@ -145,7 +168,8 @@ class Sync:
             return "opened upstream, and moved here from the private store; "
 
         rules = Rules(held, before, unavailable)
-        run = MirrorRun(self._store, recorder, source, self._how, rules, self._count)
+        traffic = self._counters.setdefault(request.mirror.name, TrafficCounter())
+        run = MirrorRun(self._store, recorder, source, self._how, rules, self._count, traffic)
         yield from run.results(request)
         if view is not None and (request.local_id is None or waiting):
             for result in self._keep_private(request, view):
@@ -163,7 +187,8 @@ class Sync:
         )
         try:
             with self._private.open() as (store, recorder):
-                run = MirrorRun(store, recorder, view, self._how, rules, self._count)
+                untold = TrafficCounter()  # the number of requests tells that of files
+                run = MirrorRun(store, recorder, view, self._how, rules, self._count, untold)
                 for result in run.results(request):
                     yield concealed(result, store, recorder)
         except StoreBusy as error:

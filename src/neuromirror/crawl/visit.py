@@ -21,6 +21,7 @@ from neuromirror.crawl.prove import Proven
 from neuromirror.crawl.publish import Publisher
 from neuromirror.crawl.reading import Commits, Reading
 from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.viewers import keep_links
 from neuromirror.index import VersionRow
 from neuromirror.model import DatasetHint, Summary, VersionKind, VersionRef, text
 from neuromirror.sources import Listing, ListingNotProven, Source
@@ -38,7 +39,7 @@ class Outcome:
     is left to do about them here, so they are told, but fail no further run. ``unproven`` are
     parts that could not be mirrored as upstream has them. ``waiting`` says why a new dataset was
     not mirrored yet; ``past`` counts the earlier states that upstream listed, and ``parts`` the
-    new states of parts.
+    new states of parts. ``checked`` says what was compared, where that was not everything.
     """
 
     minted: list[str] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Outcome:
     left_out: int = 0
     past: int = 0
     parts: int = 0
+    checked: str = ""
 
 
 class Visit:
@@ -76,6 +78,7 @@ class Visit:
         self._holds = Holds(recorder, hint.dataset)
         self._after_past = False
         self._deep = self._history = False
+        self._visits: PartVisits  # as deep as the visit, so made when it begins
         self.outcome = Outcome()
 
     def run(self, *, deep: bool = False, history: bool = False) -> Outcome:
@@ -86,6 +89,14 @@ class Visit:
         Raises what stopped it; what was minted before that stays, and is in ``outcome``.
         """
         self._deep, self._history = deep, history
+        self._visits = PartVisits(
+            self._source,
+            self._store,
+            self._recorder,
+            self._settings.zarr,
+            deep=deep,
+            history=history,
+        )
         self._reading.deep = deep
         versions = self._source.versions(self._dataset)
         self._publisher.catch_up()
@@ -151,6 +162,11 @@ class Visit:
         elif self._deep or folders:
 
             def take(listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
+                if self._deep:
+                    checked = self._check_parts(proven, row, scratch)
+                    if checked is None:
+                        return None
+                    proven = checked
                 if proven.parts.unproven:
                     self.outcome.unproven += proven.parts.unproven
                     return None
@@ -162,6 +178,16 @@ class Visit:
 
             again = self._deep and self._has_parts(row)
             self._reading.read(version, take, None if again else row.commit)
+
+    def _check_parts(self, proven: Proven, row: VersionRow, scratch: Path) -> Proven | None:
+        """A published version with its parts listed again; None where one is not what it was."""
+        linked = link_parts(proven, self._visits, self._earlier(row), scratch, every=True)
+        self.outcome.parts += linked.minted
+        self.outcome.past += linked.past
+        wrong = [*linked.incidents, *linked.moved, *linked.proven.parts.incidents]
+        for message in wrong:
+            self._incident(row.upstream, f"published version {row.upstream}: {message}")
+        return None if wrong else linked.proven
 
     def _summary(self, row: VersionRow) -> Summary:
         """How many files and bytes upstream counted in a version."""
@@ -207,6 +233,9 @@ class Visit:
             self.outcome.pending = pending
             self.outcome.left_out = last.exceptions
             self._holds.lapse(version.upstream)
+        self.outcome.checked = self._reading.checked
+        if self._publisher.rows():
+            keep_links(self._recorder, self._dataset, self._reading.links)
 
     def _take_observed(self, listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
         upstream = proven.header.version.upstream
@@ -363,7 +392,9 @@ class Visit:
     # --- parts
 
     def _listed_parts(self, version: VersionRef) -> ListedParts:
-        earlier = self._earlier(self._before())
+        published = version.kind is VersionKind.PUBLISHED
+        row = self._minted_as(version.upstream) if published else None
+        earlier = self._earlier(row or self._before())
         return ListedParts(self._recorder, self._settings.zarr, earlier, again=self._deep)
 
     def _before(self) -> VersionRow | None:
@@ -383,16 +414,9 @@ class Visit:
 
     def _link_parts(self, proven: Proven, scratch: Path) -> Proven:
         """Mirrors the parts that a state links to; gives the state with what came of it."""
-        visits = PartVisits(
-            self._source,
-            self._store,
-            self._recorder,
-            self._settings.zarr,
-            deep=self._deep,
-            history=self._history,
-        )
         every = self._deep or self._history
-        linked = link_parts(proven, visits, self._earlier(self._before()), scratch, every=every)
+        earlier = self._earlier(self._before())
+        linked = link_parts(proven, self._visits, earlier, scratch, every=every)
         self.outcome.parts += linked.minted
         self.outcome.past += linked.past
         self.outcome.incidents += linked.incidents

@@ -8,6 +8,7 @@ from neuromirror.index.applying import Journal
 from neuromirror.index.database import Index, rebuild
 from neuromirror.index.errors import (
     AmbiguousName,
+    FilesNotIndexed,
     IndexBusy,
     IndexMissing,
     IndexUnusable,
@@ -30,11 +31,14 @@ from neuromirror.index.rows import (
     LastVisit,
     LocationRow,
     MirrorStatus,
+    NotIndexed,
     PartRow,
     Relative,
     VersionRow,
     VisitRow,
+    Vouched,
 )
+from neuromirror.index.settings import is_indexed, settled
 from neuromirror.index.urls import plain_url
 
 __all__ = [
@@ -44,6 +48,7 @@ __all__ = [
     "EtagRow",
     "EventRow",
     "FileRow",
+    "FilesNotIndexed",
     "FoundFile",
     "HoldRow",
     "Index",
@@ -56,6 +61,7 @@ __all__ = [
     "LocationRow",
     "MalformedQuery",
     "MirrorStatus",
+    "NotIndexed",
     "PartRow",
     "Relative",
     "UnknownAttribute",
@@ -65,6 +71,9 @@ __all__ = [
     "UnknownVersion",
     "VersionRow",
     "VisitRow",
+    "Vouched",
+    "is_indexed",
     "plain_url",
     "rebuild",
+    "settled",
 ]

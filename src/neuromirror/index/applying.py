@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from neuromirror.index.errors import JournalBroken
-from neuromirror.index.recording import record_changes, record_files
+from neuromirror.index.recording import Recorded, record_changes, record_files, record_parts
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import (
     Change,
@@ -22,6 +22,7 @@ from neuromirror.model import (
     HoldLapsed,
     HoldPlaced,
     HoldReleased,
+    LinksFound,
     MirrorProbed,
     MirrorSeen,
     PlacedFile,
@@ -67,6 +68,11 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
             _version_minted(connection, entry, journal)
         case VisitEnded():
             _visit_ended(connection, entry)
+        case LinksFound():
+            dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
+            connection.execute(
+                "UPDATE datasets SET links = ? WHERE id = ?", (_json(entry.links), dataset)
+            )
         case HoldPlaced():
             _hold_placed(connection, entry)
         case HoldReleased():
@@ -97,7 +103,8 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
     ).fetchone():
         return
     last = connection.execute(
-        "SELECT seq, commit_id, files FROM versions WHERE dataset = ? ORDER BY seq DESC LIMIT 1",
+        "SELECT seq, commit_id, files, indexed FROM versions WHERE dataset = ? "
+        "ORDER BY seq DESC LIMIT 1",
         (dataset,),
     ).fetchone()
     seq = 1 if last is None else last[0] + 1
@@ -105,7 +112,7 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
         "annex_commit_id, time, files, bytes, exceptions, exceptions_json, evidence, title, "
         "license, doi, metadata_only, minted, metadata, attributes, form, only_files, only_bytes, "
-        "inline) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "inline, indexed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             dataset,
             seq,
@@ -133,6 +140,7 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
             entry.only_files,
             entry.only_bytes,
             _json(entry.inline),
+            int(entry.indexed),
         ),
     ).lastrowid
     assert version is not None
@@ -140,20 +148,7 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
         "INSERT INTO inputs VALUES (?,?)",
         [(version, name) for name in sorted(set(map(_storable, entry.inputs)))],
     )
-    reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
-    where = f"{reference.name}@{entry.label} (commit {entry.commit})"
-    changes = journal.record_changes(reference.dataset_id, entry.commit)
-    if changes is not None and last is not None and changes[0] == last[1]:
-        recorded = record_changes(connection, dataset, version, seq, last[2], changes[1], where)
-    else:
-        records = journal.records(reference.dataset_id, entry.commit)
-        recorded = record_files(connection, dataset, version, seq, records, where)
-    if recorded.files != entry.files:
-        # believing fewer records than the version has would make deletions of a damaged file
-        raise JournalBroken(
-            f"the records of {where} hold {recorded.files} files, the journal says {entry.files}; "
-            "the store is damaged: run `neuromirror audit`"
-        )
+    recorded = _record(connection, dataset, version, seq, last, entry, journal)
     connection.execute(
         "UPDATE datasets SET newest = ?, title = CASE WHEN ? = '' THEN title ELSE ? END, "
         "within = ? WHERE id = ?",
@@ -167,12 +162,47 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
     _refresh_text(connection, dataset)
 
 
+def _record(
+    connection: sqlite3.Connection,
+    dataset: int,
+    version: int,
+    seq: int,
+    last: tuple[int, str, int, int] | None,
+    entry: VersionMinted,
+    journal: Journal,
+) -> Recorded:
+    """The version's files and parts, over those of the ``last`` one (seq, commit, files, indexed).
+
+    Of a version that is not indexed only the parts, and its records are not read if it has none.
+    """
+    reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+    where = f"{reference.name}@{entry.label} (commit {entry.commit})"
+    if not entry.indexed and entry.in_parts == 0:
+        return record_parts(connection, dataset, seq, (), where)
+    changes = journal.record_changes(reference.dataset_id, entry.commit)
+    if not entry.indexed:
+        records = journal.records(reference.dataset_id, entry.commit)
+        recorded = record_parts(connection, dataset, seq, records, where)
+    elif changes is not None and last is not None and changes[0] == last[1] and last[3]:
+        recorded = record_changes(connection, dataset, version, seq, last[2], changes[1], where)
+    else:
+        records = journal.records(reference.dataset_id, entry.commit)
+        recorded = record_files(connection, dataset, version, seq, records, where)
+    if recorded.files != entry.files:
+        # believing fewer records than the version has would make deletions of a damaged file
+        raise JournalBroken(
+            f"the records of {where} hold {recorded.files} files, the journal says {entry.files}; "
+            "the store is damaged: run `neuromirror audit`"
+        )
+    return recorded
+
+
 def _visit_ended(connection: sqlite3.Connection, entry: VisitEnded) -> None:
     dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
     title = _storable(entry.title)
     visit = connection.execute(
-        "INSERT INTO visits (dataset, visit, started, ended, status, fingerprint, pending, message)"
-        " VALUES (?,?,?,?,?,?,?,?)",
+        "INSERT INTO visits (dataset, visit, started, ended, status, fingerprint, pending, message,"
+        " traffic) VALUES (?,?,?,?,?,?,?,?,?)",
         (
             dataset,
             entry.visit,
@@ -182,6 +212,7 @@ def _visit_ended(connection: sqlite3.Connection, entry: VisitEnded) -> None:
             entry.fingerprint,
             entry.pending,
             entry.message,
+            _json(entry.traffic),
         ),
     ).lastrowid
     connection.execute(

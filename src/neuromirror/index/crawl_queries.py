@@ -9,6 +9,7 @@ from typing import Any
 from neuromirror.index.errors import UnknownHold
 from neuromirror.index.reading import Reading
 from neuromirror.index.rows import EventRow, HoldRow, LastVisit, MirrorStatus, VisitRow
+from neuromirror.model import load_traffic
 
 _HOLDS = """
 SELECT h.hold, m.name || ':' || d.local_id, h.upstream, h.state, h.reason, h.removed,
@@ -46,11 +47,11 @@ class CrawlQueries(Reading):
     def visits(self, dataset: str, limit: int = 20) -> Iterator[VisitRow]:
         """The last visits of a dataset, newest first."""
         rows = self._rows(
-            "SELECT visit, started, ended, status, fingerprint, pending, message FROM visits "
-            "WHERE dataset = ? ORDER BY id DESC LIMIT ?",
+            "SELECT visit, started, ended, status, fingerprint, pending, message, traffic "
+            "FROM visits WHERE dataset = ? ORDER BY id DESC LIMIT ?",
             (self._dataset_number(dataset), limit),
         )
-        return (VisitRow(dataset, *row) for row in rows)
+        return (_visit(dataset, row) for row in rows)
 
     def open_holds(self, dataset: str | None = None) -> Iterator[HoldRow]:
         """Listings that wait for an operator, oldest first, of one dataset or of all."""
@@ -108,6 +109,11 @@ class CrawlQueries(Reading):
 
     def _holds(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[HoldRow]:
         return (HoldRow(*row) for row in self._rows(_HOLDS + clause, parameters))
+
+
+def _visit(dataset: str, row: tuple[Any, ...]) -> VisitRow:
+    told: tuple[Any, ...] = (*row[:-1], load_traffic(json.loads(row[-1])))
+    return VisitRow(dataset, *told)
 
 
 def _status(row: tuple[Any, ...]) -> MirrorStatus:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,16 +20,21 @@ from neuromirror.index.connection import (
     translated,
     writing_lock,
 )
+from neuromirror.index.contents import ContentWriter
 from neuromirror.index.crawl_queries import CrawlQueries
 from neuromirror.index.errors import IndexUnusable
 from neuromirror.index.file_queries import FileQueries
 from neuromirror.index.known_queries import KnownQueries
+from neuromirror.index.settings import settled
+from neuromirror.model import PlacedFile
 
 LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
 
 Progress = Callable[[int], None]
 """Is told the bytes of the journal applied so far."""
+
+_BATCH = 8000
 
 _CLOCKED = "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
 
@@ -60,6 +66,26 @@ class Index(AncestryQueries, FileQueries, KnownQueries, CrawlQueries):
     def open_readonly(cls, path: Path) -> Self:
         """Open to read, beside a writer if there is one; raises :class:`IndexMissing` as well."""
         return cls(path, open_reader(path), False, LOCK_WAIT)
+
+    @classmethod
+    def of_contents(cls, path: Path, files: Iterable[PlacedFile]) -> Self:
+        """An index of what is known of the contents of some files, and of nothing else.
+
+        It takes the place on disk, and not in memory, that a large version needs; ``path`` names a
+        file that is not there yet, and that the caller removes.
+        """
+        with translated(path):
+            connection = open_scratch(path)
+            try:
+                connection.execute("BEGIN")
+                contents, left = ContentWriter(connection), iter(files)
+                while some := list(islice(left, _BATCH)):
+                    contents.resolve(some)
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection, False, LOCK_WAIT)
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +182,7 @@ def _apply_all(
     connection: sqlite3.Connection, journal: Journal, position: int, progress: Progress | None
 ) -> int:
     entries = 0
-    for end, entry in journal.journal_from(position):
+    for end, entry in settled(journal, position):
         connection.execute("BEGIN IMMEDIATE")
         try:
             apply_entry(connection, entry, journal)

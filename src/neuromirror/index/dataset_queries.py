@@ -143,6 +143,16 @@ class DatasetQueries(Reading):
         found: dict[str, list[str]] = json.loads(row[0]) if row else {}
         return found
 
+    def links(self, name: str) -> list[tuple[str, str]]:
+        """(kind, address) of where people can look at a dataset, sorted; empty where unknown."""
+        mirror, _, local_id = name.partition(":")
+        row = self._row(
+            "SELECT d.links FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            "WHERE m.name = ? AND d.local_id = ?",
+            (mirror, local_id),
+        )
+        return [(kind, address) for kind, address in json.loads(row[0])] if row else []
+
     def parts(self, version: VersionRow) -> Iterator[PartRow]:
         """The sub-datasets that stand in a version's tree, by path."""
         for path, source_path, *rest in self._rows(

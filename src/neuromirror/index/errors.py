@@ -39,6 +39,10 @@ class UnknownAttribute(ConfigurationError):
     """No dataset has an attribute of this name."""
 
 
+class FilesNotIndexed(NeuromirrorError):
+    """The index was set not to have the files of this version; the store's records have them."""
+
+
 class UnknownHold(ConfigurationError):
     """There is no hold of this id."""
 

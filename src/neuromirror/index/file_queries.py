@@ -6,9 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from neuromirror.index.checksums import Lookup, parse_query
+from neuromirror.index.contents import CHECKED
+from neuromirror.index.errors import FilesNotIndexed
 from neuromirror.index.locations import EXACT
 from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests, evidence
-from neuromirror.index.rows import RETENTION, FileRow, FoundFile, LocationRow, VersionRow
+from neuromirror.index.rows import (
+    RETENTION,
+    FileRow,
+    FoundFile,
+    LocationRow,
+    NotIndexed,
+    VersionRow,
+    Vouched,
+)
 from neuromirror.index.urls import version_of
 
 _URLS = 5
@@ -35,6 +45,26 @@ JOIN versions last ON last.dataset = f.dataset
 WHERE c.id = ? ORDER BY f.dataset, f.path, f.since
 """
 
+_NOT_INDEXED = """
+SELECT m.name, count(*), sum(z.files), max(z.files)
+FROM (SELECT dataset, max(files) AS files FROM versions WHERE NOT indexed GROUP BY dataset) z
+JOIN datasets d ON d.id = z.dataset JOIN mirrors m ON m.id = d.mirror
+GROUP BY m.id ORDER BY m.name
+"""
+
+
+_VOUCHED = f"""
+SELECT c.retention,
+    CASE WHEN c.sha256 IS NOT NULL THEN 'sha256' WHEN c.md5 IS NOT NULL THEN 'md5' ELSE 'etag' END
+        AS word,
+    CASE WHEN c.sha256 IS NOT NULL THEN c.checked & {CHECKED["sha256"]}
+        WHEN c.md5 IS NOT NULL THEN c.checked & {CHECKED["md5"]}
+        ELSE c.checked & {CHECKED["etag"]} END <> 0 AS sure, count(*)
+FROM files f JOIN contents c ON c.id = f.content
+WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?)
+GROUP BY c.retention, word, sure
+"""
+
 
 class FileQueries(Reading):
     """Questions about files, by version or by checksum."""
@@ -45,8 +75,19 @@ class FileQueries(Reading):
         """The files of a version, sorted by the bytes of their path.
 
         ``under`` is a folder to stay in (``sub-01``), ``after`` the last path of the page before,
-        ``limit`` the length of a page. The places of each: :meth:`locations`.
+        ``limit`` the length of a page. The places of each: :meth:`locations`. Raises
+        :class:`FilesNotIndexed` at once for a version of a Zarr that only the store knows.
         """
+        if not version.indexed:
+            raise FilesNotIndexed(
+                f"the files of {version.name} are not in the index but in the store's records: "
+                f"'neuromirror files {version.name}' lists them"
+            )
+        return self._files(version, under, after, limit)
+
+    def _files(
+        self, version: VersionRow, under: str, after: str, limit: int | None
+    ) -> Iterator[FileRow]:
         folder = f"{under.rstrip('/')}/" if under else ""
         claimants = self._claimants()
         # "0" sorts next after "/"; CROSS JOIN keeps SQLite to the order of the paths
@@ -91,14 +132,32 @@ class FileQueries(Reading):
             for url, kind, version_id, checked_at, result in rows
         ]
 
+    def vouched(self, version: VersionRow) -> Vouched:
+        """What was checked of a version's files, and how long upstream keeps them."""
+        checked: dict[str, int] = {}
+        kept: dict[str, int] = {}
+        if version.indexed:
+            asked = (version.dataset, version.seq, version.seq)
+            for place, word, sure, count in self._rows(_VOUCHED, asked):
+                retention = RETENTION[place].value
+                kept[retention] = kept.get(retention, 0) + count
+                if sure:
+                    checked[word] = checked.get(word, 0) + count
+        return Vouched(dict(sorted(checked.items())), dict(sorted(kept.items())))
+
     def find(self, query: str) -> Iterator[FoundFile]:
         """Every place where the bytes are or were, in all datasets.
 
         ``query`` is ``sha256:<hex>`` (or its first 8 or more digits), ``md5:<hex>``,
         ``etag:<md5>-<parts>``, a bare checksum, or a git-annex key. Raises
-        :class:`MalformedQuery` at once; gives nothing for what is not known.
+        :class:`MalformedQuery` at once; gives nothing for what is not known, or only in versions
+        that :meth:`not_indexed` counts.
         """
         return self._find(parse_query(query))
+
+    def not_indexed(self) -> list[NotIndexed]:
+        """What :meth:`find` does not look at, by mirror; empty where every file is in the index."""
+        return [NotIndexed(*row) for row in self._rows(_NOT_INDEXED)]
 
     def _find(self, lookups: list[Lookup]) -> Iterator[FoundFile]:
         claimants = self._claimants()

@@ -19,7 +19,7 @@ VERSION_COLUMNS = (
     "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
     "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, v.time, v.files, v.bytes, "
     "v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted, "
-    "v.metadata, v.form, v.only_files, v.only_bytes"
+    "v.metadata, v.form, v.only_files, v.only_bytes, v.indexed"
 )
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
 CONTENT_COLUMNS = (
@@ -87,9 +87,10 @@ class Reading:
 
 def version_row(row: tuple[Any, ...]) -> VersionRow:
     """A version of :data:`VERSION_COLUMNS`."""
-    counts, title, license_, doi, metadata_only, *last = row[17:]
+    counts, title, license_, doi, metadata_only, *last, indexed = row[17:]
     names = tuple(json.loads(license_))
-    rest: tuple[Any, ...] = (json.loads(counts), title, names, doi, bool(metadata_only), *last)
+    facts = (json.loads(counts), title, names, doi, bool(metadata_only))
+    rest: tuple[Any, ...] = (*facts, *last, bool(indexed))
     return VersionRow(*row[:17], *rest)
 
 

@@ -97,6 +97,32 @@ def record_changes(
     return Recorded(files, batch.contents.added, parts.count)
 
 
+def record_parts(
+    connection: sqlite3.Connection,
+    dataset: int,
+    seq: int,
+    records: Iterable[PlacedFile],
+    where: str,
+) -> Recorded:
+    """As :func:`record_files` for a version whose files are not to be in the index.
+
+    Their rows end with the version before, and the new version has none.
+    """
+    connection.execute(
+        "UPDATE files SET until = ? WHERE dataset = ? AND until IS NULL AND since < ?",
+        (seq, dataset, seq),
+    )
+    parts = PartRecorder(connection, dataset, seq)
+    files = 0
+    for placed in records:
+        if placed.part is None:
+            files += 1
+        else:
+            parts.present(_text(placed.git_path, where), placed)
+    parts.close_others()
+    return Recorded(files, 0, parts.count)
+
+
 def _checked(records: Iterable[PlacedFile], parts: PartRecorder, where: str) -> Iterator[_File]:
     """The files; the parts among them are recorded on the way."""
     before: bytes | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from neuromirror.model import Digest, Evidence, Retention
+from neuromirror.model import Digest, Evidence, Retention, Traffic
 
 RETENTION = (
     Retention.MUTABLE_BUCKET,
@@ -54,6 +54,11 @@ class DatasetRow:
         """``<mirror>:<local id>``."""
         return f"{self.mirror}:{self.local_id}"
 
+    @property
+    def gone(self) -> bool:
+        """Whether upstream no longer has it; what is mirrored is kept."""
+        return self.status == "not_found"
+
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
@@ -61,7 +66,8 @@ class VersionRow:
 
     ``metadata`` is the metadata digest, empty for a version that was recorded without one.
     ``form`` is files | manifest, empty for a version that was recorded without it; ``only_files``
-    and ``only_bytes`` count what has no place in git.
+    and ``only_bytes`` count what has no place in git. ``indexed`` says whether its files are in the
+    index, or only in the store's records.
     """
 
     id: int
@@ -91,6 +97,7 @@ class VersionRow:
     form: str
     only_files: int
     only_bytes: int
+    indexed: bool
 
     @property
     def dataset_name(self) -> str:
@@ -147,6 +154,33 @@ class FoundFile:
     checked: bool
     retention: Retention
     urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What stands behind the files of a version, as counts of them.
+
+    ``checked`` has those whose bytes were hashed here, by the words of Evidence; ``kept`` all of
+    them by how long upstream keeps them, by the words of Retention. Both are empty where the
+    files are not in the index.
+    """
+
+    checked: dict[str, int]
+    kept: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NotIndexed:
+    """The Zarrs of a mirror that have a version whose files are not in the index.
+
+    ``files`` counts those of the largest such version of each, ``largest`` those of the largest of
+    all: a setting ``index_entries`` of so many brings everything in.
+    """
+
+    mirror: str
+    zarrs: int
+    files: int
+    largest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +266,7 @@ class LastVisit:
 
 @dataclass(frozen=True, slots=True)
 class VisitRow:
-    """A visit that is over."""
+    """A visit that is over; ``traffic`` is what it asked of each host, empty where not counted."""
 
     dataset: str
     visit: str
@@ -242,6 +276,7 @@ class VisitRow:
     fingerprint: str
     pending: int
     message: str
+    traffic: dict[str, Traffic]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 3
+SCHEMA = 4
 
 _FIRST = """
 CREATE TABLE progress (
@@ -121,7 +121,7 @@ CREATE TABLE other_digests (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX other_digests_value ON other_digests (value);
 
--- Present in version n: since <= n and (until is null or n < until).
+-- Present in version n: since <= n and (until is null or n < until), where n is indexed.
 CREATE TABLE files (
     dataset INTEGER NOT NULL,
     path TEXT NOT NULL,  -- in the git tree
@@ -256,6 +256,13 @@ ALTER TABLE versions ADD COLUMN only_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE versions ADD COLUMN inline TEXT NOT NULL DEFAULT '[]';  -- JSON: folders that are parts
 """
 
+_FOURTH = """
+ALTER TABLE versions ADD COLUMN indexed INTEGER NOT NULL DEFAULT 1;  -- 0: files has no row of it
+CREATE INDEX versions_not_indexed ON versions (dataset, files, indexed) WHERE NOT indexed;
+ALTER TABLE visits ADD COLUMN traffic TEXT NOT NULL DEFAULT '{}';  -- JSON: counts by host
+ALTER TABLE datasets ADD COLUMN links TEXT NOT NULL DEFAULT '[]';  -- JSON: [kind, address] pairs
+"""
+
 _TEXT = """
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
     name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
@@ -311,6 +318,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in statements(_THIRD):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 3")
+
+    @migrations()
+    def fourth(db: Database) -> None:
+        for statement in statements(_FOURTH):
+            db.conn.execute(statement)
+        db.conn.execute("PRAGMA user_version = 4")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

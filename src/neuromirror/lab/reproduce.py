@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path
 
 from neuromirror.crawl import Mirror, recording
+from neuromirror.crawl.private import private_view
 from neuromirror.index import Index, PartRow, VersionRow
 from neuromirror.lab.again import Again, Narrowed, stored_lines
 from neuromirror.lab.differences import NAMED, Differences, Ids, Side, differences
@@ -35,6 +36,7 @@ from neuromirror.model import (
 )
 from neuromirror.sources import DatasetNotFound, Source
 from neuromirror.store import TAGS, Repository, Store
+from neuromirror.store.private import is_private
 
 _PUBLISHED = ("commit", "tree", "state")
 _OBSERVED = ("tree", "state")
@@ -180,6 +182,8 @@ class _Reproducing:
             )
         source = self._mirror.open()
         self._check_archive(source)
+        if is_private(self._store.root):
+            source = private_view(source) or source
         try:
             hint = source.hint(self._dataset)
             versions = [] if hint.unavailable else source.versions(self._dataset)
@@ -294,11 +298,20 @@ class _Reproducing:
             parts=tuple(compared.parts),
             parts_compared=compared.parts_compared,
         )
-        moved = _moved_on(row, minted, present, compared.differences)
+        moved = _moved_on(row, minted, present, compared.differences) or self._followed_by(minted)
         if moved:
             message = f"upstream has moved on ({moved}), and {tried}; since then: {compared.told()}"
             return replace(whole, message=message)
         return replace(whole, status="error", message=f"it differs: {compared.told()}")
+
+    def _followed_by(self, minted: VersionRow) -> str:
+        """The younger version in the store that upstream's present state is; empty for none."""
+        row = self._row
+        for one in self._index.versions(row.dataset_name):
+            same = (one.kind, one.tree, one.state) == (row.kind, minted.tree, minted.state)
+            if same and one.seq > row.seq:
+                return f"to {one.label}"
+        return ""
 
     def _state(
         self,

@@ -163,11 +163,27 @@ class EventRaised:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LinksFound:
+    """Where people can look at a dataset: ``links`` are [kind, address] pairs, sorted.
+
+    They take the place of those before; they belong to no version, since they may move while the
+    data stays.
+    """
+
+    mirror: str
+    local_id: str
+    source_uri: str
+    links: list[list[str]]
+    at: str
+
+
 Entry = (
     MirrorSeen
     | MirrorProbed
     | VersionMinted
     | VisitEnded
+    | LinksFound
     | HoldPlaced
     | HoldReleased
     | HoldLapsed
@@ -179,6 +195,7 @@ _TYPES: dict[str, type[Entry]] = {
     "probe": MirrorProbed,
     "version": VersionMinted,
     "visit": VisitEnded,
+    "links": LinksFound,
     "hold": HoldPlaced,
     "release": HoldReleased,
     "lapse": HoldLapsed,

@@ -39,9 +39,9 @@ def total_traffic(hosts: Mapping[str, Traffic]) -> Traffic:
 
 
 def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, float]]:
-    """Traffic by host as the journal holds it: without what is zero, times to a tenth of a second."""
+    """Traffic by host as the journal holds it: without what is zero."""
     return {
-        host: {name: round(count, 1) for name, count in asdict(one).items() if count}
+        host: {name: count for name, count in asdict(one).items() if count}
         for host, one in sorted(hosts.items())
     }
 

@@ -18,20 +18,25 @@ from neuromirror.net.errors import (
     UnsafeAddress,
     WrongRegion,
 )
+from neuromirror.net.manners import Manners, checked_contact
+from neuromirror.net.replies import Body, Reply, Stream
 from neuromirror.net.s3 import S3Bucket, S3Capabilities
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
-from neuromirror.net.session import Body, Reply, Session, Stream
+from neuromirror.net.session import Session
+from neuromirror.net.traffic import CountedPool, TrafficCounter, counted
 from neuromirror.net.urls import clean_url, is_local_name, origin, redact
 from neuromirror.net.waits import Limits
 
 __all__ = [
     "Body",
     "BrokenOff",
+    "CountedPool",
     "Forbidden",
     "HttpError",
     "Limits",
     "ListingBroken",
+    "Manners",
     "NetError",
     "NotFound",
     "NotJson",
@@ -48,10 +53,13 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "TooManyRequests",
+    "TrafficCounter",
     "Unreachable",
     "UnsafeAddress",
     "WrongRegion",
+    "checked_contact",
     "clean_url",
+    "counted",
     "is_local_name",
     "origin",
     "redact",

@@ -13,7 +13,10 @@ import requests
 from urllib3.exceptions import HTTPError as TransportError
 from urllib3.exceptions import ReadTimeoutError
 
+from neuromirror.model import Traffic
 from neuromirror.net.errors import BrokenOff, NotJson, TimedOut, TooLarge
+from neuromirror.net.traffic import count
+from neuromirror.net.urls import host_of
 
 _CHUNK: Final = 1 << 16
 
@@ -35,6 +38,8 @@ def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
         ) from None
     except (TransportError, OSError):
         raise BrokenOff(f"{url} broke off after {received} bytes; try again", url=url) from None
+    finally:
+        count(host_of(reply.url), Traffic(bytes=received))
     stated = reply.headers.get("Content-Length", "")
     if stated.isdecimal() and int(stated) != received:
         raise BrokenOff(

@@ -51,10 +51,11 @@ class NotJson(NetError):
 class HttpError(NetError):
     """A reply whose status means failure.
 
-    ``detail`` is what the server said in a JSON body (``{"detail": …}`` or a bare string),
-    shortened and redacted; None where the body was no such JSON. A 404 with a detail comes from
-    the archive, one without may come from anything on the way. ``fields`` is what an S3 error
-    document said, by element (``Code``, ``Message``, ``Region``); empty where there was none.
+    ``detail`` is what the server said in a JSON body (``{"detail": …}``, a BOSS's
+    ``{"code": …, "message": …}``, or a bare string), shortened and redacted; None where the body
+    was no such JSON. A 404 with a detail comes from the archive, one without may come from anything
+    on the way. ``fields`` is what an S3 error document said, by element (``Code``, ``Message``,
+    ``Region``); empty where there was none.
     """
 
     def __init__(

@@ -43,6 +43,11 @@ class Deadline(threading.local):
         finally:
             self.at = before
 
+    def put_off(self, seconds: float) -> None:
+        """Moves the deadline, if there is one, for time that nobody is to blame for."""
+        if self.at is not None:
+            self.at += seconds
+
 
 class _TimedRaw(io.RawIOBase):
     """A socket's bytes, until the deadline."""

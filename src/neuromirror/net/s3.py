@@ -18,9 +18,10 @@ from neuromirror.net.errors import (
     ObjectChanged,
     WrongRegion,
 )
+from neuromirror.net.replies import Reply
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
-from neuromirror.net.session import Reply, Session
+from neuromirror.net.session import Session
 from neuromirror.net.urls import clean_url
 
 PAGE_BYTES: Final = 16 * 2**20

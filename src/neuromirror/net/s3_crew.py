@@ -13,7 +13,7 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
@@ -21,6 +21,7 @@ from typing import Final
 from neuromirror.net.s3_pages import ObjectRow, Page
 from neuromirror.net.s3_split import folder, scale
 from neuromirror.net.s3_spool import Piece, page_digest
+from neuromirror.net.traffic import CountedPool
 
 _KEY: Final = attrgetter("key")
 _BEFORE_SPLIT: Final = 3
@@ -119,7 +120,7 @@ class Crew:
 
     def rows(self) -> Generator[list[ObjectRow], None, None]:
         """Rows page by page as they come; the error of whichever thread fails first."""
-        with ThreadPoolExecutor(self._connections, "listing") as pool:
+        with CountedPool(self._connections, "listing") as pool:
             crew = [pool.submit(self._work) for _ in range(self._connections)]
             for one in crew:
                 one.add_done_callback(self._wake)

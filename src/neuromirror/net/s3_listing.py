@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -26,6 +25,7 @@ from neuromirror.net.errors import ListingBroken
 from neuromirror.net.s3_crew import Crew, Range, take_page
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
 from neuromirror.net.s3_spool import Listed, Piece, Spool, page_digest
+from neuromirror.net.traffic import CountedPool
 
 _MEMO_MOST: Final = 2**28
 _NO_MEMO: Final = "a listing can only be remembered after its last row"
@@ -186,7 +186,7 @@ class S3Listing:
                 finally:
                     same = same and equal
 
-        with ThreadPoolExecutor(self._connections, "unchanged") as pool:
+        with CountedPool(self._connections, "unchanged") as pool:
             for done in [pool.submit(compare) for _ in range(self._connections)]:
                 done.result()
         if same:

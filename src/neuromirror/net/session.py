@@ -9,19 +9,17 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 import requests.exceptions
-import requests.structures
 import requests.utils
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from neuromirror import __version__
-from neuromirror.model import ConfigurationError
+from neuromirror.model import ConfigurationError, Traffic
 from neuromirror.net.bodies import error_fields, parse_json, raw_chunks, read_bounded
 from neuromirror.net.errors import (
     Forbidden,
@@ -36,8 +34,12 @@ from neuromirror.net.errors import (
     UnsafeAddress,
 )
 from neuromirror.net.guard import Deadline, GuardedAdapter
+from neuromirror.net.manners import Manners, Turns, agent
+from neuromirror.net.replies import Body, Reply, Stream, dict_of
+from neuromirror.net.traffic import count
 from neuromirror.net.urls import (
     clean_url,
+    host_of,
     is_local_name,
     literal_address,
     origin,
@@ -46,7 +48,6 @@ from neuromirror.net.urls import (
 )
 from neuromirror.net.waits import Limits, retry_after
 
-AGENT_PAGE: Final = "https://neuromirror.invalid/"
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
 _TOKEN_LENGTH: Final = 6
@@ -54,33 +55,12 @@ _TOKEN_LENGTH: Final = 6
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PASSING: Final = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
+_SLOW_DOWN: Final = "SlowDown"
+"""What S3 says with 503 where others say 429."""
+
 _PRINTED: Final = re.compile(r"[!-~]+")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The status and headers (names in any case) of a reply without its body."""
-
-    status: int
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Body(Reply):
-    """A whole reply."""
-
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """An open reply; ``chunks`` raises a NetError when the body ends before its stated length."""
-
-    status: int
-    headers: Mapping[str, str]
-    chunks: Iterator[bytes]
 
 
 def _worth_another_try(error: BaseException) -> bool:
@@ -102,19 +82,21 @@ class Session:
         allow_private: bool = False,
         tokens: Mapping[str, str] | None = None,
         limits: Limits | None = None,
-        contact: str = AGENT_PAGE,
+        contact: str | None = None,
     ) -> None:
         self.allow_private = allow_private
         self.limits = limits or Limits()
-        self._tokens = {origin(url): name for url, name in (tokens or {}).items()}
+        self._named = dict(tokens or {})
+        self._contact = contact
+        self._tokens = {origin(url): name for url, name in self._named.items()}
         self._deadline = Deadline()
-        self._gates: dict[tuple[str, str, int], threading.BoundedSemaphore] = {}
-        self._gates_lock = threading.Lock()
+        self._turns: dict[tuple[str, str, int], Turns] = {}
+        self._turns_lock = threading.Lock()
         self._http = requests.Session()
         # The environment's netrc would put credentials into requests; proxies are asked for below.
         self._http.trust_env = False
         self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._http.headers["User-Agent"] = f"neuromirror/{__version__} (+{contact})"
+        self._http.headers["User-Agent"] = agent(contact)
         adapter = GuardedAdapter(
             allow_private=allow_private,
             deadline=self._deadline,
@@ -122,6 +104,26 @@ class Session:
         )
         self._http.mount("http://", adapter)
         self._http.mount("https://", adapter)
+
+    def politely(self, manners: Manners) -> Session:
+        """A session like this one that asks as an operator wants it."""
+        limits = self.limits
+        if manners.connections_per_host is not None:
+            limits = replace(limits, per_host=manners.connections_per_host)
+        if manners.requests_per_second is not None:
+            limits = replace(limits, per_second=manners.requests_per_second)
+        return Session(
+            allow_private=self.allow_private,
+            tokens=self._named,
+            limits=limits,
+            contact=manners.contact or self._contact,
+        )
+
+    def anonymous(self) -> Session:
+        """A session like this one that has no tokens; hosts are not asked more often for that."""
+        made = Session(allow_private=self.allow_private, limits=self.limits, contact=self._contact)
+        made._turns, made._turns_lock = self._turns, self._turns_lock
+        return made
 
     def __enter__(self) -> Session:
         return self
@@ -163,7 +165,7 @@ class Session:
                 body = read_bounded(reply, shown, self.limits.json_bytes)
             return parse_json(body, reply.headers.get("Content-Type", ""), shown)
 
-        return self._retrying(ask, attempts)
+        return self._retrying(ask, url, attempts)
 
     def get_bytes(
         self,
@@ -193,7 +195,7 @@ class Session:
                 body = read_bounded(reply, shown, limit)
                 return then(Body(reply.status_code, dict_of(reply.headers), body))
 
-        return self._retrying(ask, None)
+        return self._retrying(ask, url)
 
     def head(
         self, url: str, *, redirects: int = 0, headers: Mapping[str, str] | None = None
@@ -220,20 +222,29 @@ class Session:
                 reply.raw.read(1, decode_content=False)
                 return Reply(reply.status_code, dict_of(reply.headers))
 
-        return self._retrying(ask, None)
+        return self._retrying(ask, url)
 
     @contextmanager
-    def stream(self, url: str, *, total: float | None = None) -> Iterator[Stream]:
+    def stream(
+        self,
+        url: str,
+        *,
+        total: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        redirects: int | None = None,
+    ) -> Iterator[Stream]:
         """An open reply whose chunks are the stored bytes (no transfer compression is asked for).
 
         Opening is tried again after passing troubles, reading is not. Each wait is bounded; the
         whole only by ``total`` seconds, because files may be large. A place among the host's
-        connections is held until the end.
+        connections is held until the end. ``headers`` go wherever a redirect leads; ``redirects``
+        overrides the session's limit, and with 0 a reply that redirects is an HttpError.
         """
+        most = self.limits.redirects if redirects is None else redirects
 
         def ask() -> requests.Response:
             with self._deadline.within(total):
-                reply = self._follow("GET", url, None, "*/*", "identity", self.limits.redirects)
+                reply = self._follow("GET", url, None, "*/*", "identity", most, headers)
                 try:
                     self._check(reply, self._shown(reply.url))
                 except NetError:
@@ -241,15 +252,20 @@ class Session:
                     raise
             return reply
 
-        with self._gate(url), self._retrying(ask, None) as reply:
+        with self._turn(url), self._retrying(ask, url) as reply:
             shown = self._shown(reply.url)
             yield Stream(reply.status_code, dict_of(reply.headers), raw_chunks(reply, shown))
 
-    def _retrying(self, ask: Callable[[], T], attempts: int | None) -> T:
+    def _retrying(self, ask: Callable[[], T], url: str, attempts: int | None = None) -> T:
+        def tell(state: RetryCallState) -> None:
+            waited = 0.0 if state.next_action is None else state.next_action.sleep
+            count(host_of(url), Traffic(retries=1, waited=waited))
+
         again = Retrying(
             stop=stop_after_attempt(attempts or self.limits.attempts),
             retry=retry_if_exception(_worth_another_try),
             wait=self._wait,
+            before_sleep=tell,
             reraise=True,
         )
         return again(ask)
@@ -273,15 +289,25 @@ class Session:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[requests.Response]:
         most = self.limits.redirects if redirects is None else redirects
-        with self._gate(url):
+        with self._turn(url):
             reply = self._follow(method, url, params, accept, coding, most, headers)
             with reply:
                 yield reply
 
-    def _gate(self, url: str) -> threading.BoundedSemaphore:
-        place = self._place(url)
-        with self._gates_lock:
-            return self._gates.setdefault(place, threading.BoundedSemaphore(self.limits.per_host))
+    @contextmanager
+    def _turn(self, url: str) -> Iterator[None]:
+        """One of the connections that may be at a host at a time."""
+        with self._turns_at(self._place(url)).place() as waited:
+            self._deadline.put_off(waited)
+            yield
+
+    def _turns_at(self, place: tuple[str, str, int]) -> Turns:
+        with self._turns_lock:
+            found = self._turns.get(place)
+            if found is None:
+                found = Turns(self.limits.per_host, self.limits.per_second)
+                self._turns[place] = found
+            return found
 
     def _place(self, url: str) -> tuple[str, str, int]:
         """Scheme, host and port; raises UnsafeAddress for what is no http(s) address."""
@@ -348,6 +374,8 @@ class Session:
             if not params and _PRINTED.fullmatch(bare):
                 # requests would take "up/../x" for "x"; in a store of objects these are two.
                 asked.url = bare
+            self._deadline.put_off(self._turns_at(place).pace())
+            count(host_of(bare), Traffic(requests=1))
             return self._http.send(
                 asked,
                 timeout=(self.limits.connect, self.limits.read),
@@ -409,6 +437,9 @@ class Session:
             raise Forbidden(self._refused(reply, shown, status) + said, **named)
         if status == 429 or status in _PASSING:
             asked = retry_after(reply.headers)
+            slower = status == 503 and (asked is not None or fields.get("Code") == _SLOW_DOWN)
+            if status == 429 or slower:
+                count(host_of(reply.url), Traffic(throttled=1))
             if asked is not None and asked > self.limits.retry_after_max:
                 late = RetryAfterTooLong(
                     f"{shown} (HTTP {status}) asks to wait {asked:.0f} seconds, longer than the"
@@ -448,13 +479,9 @@ class Session:
         except (ValueError, RecursionError):
             return None, fields
         if isinstance(said, dict):
-            said = said.get("detail")
+            # a BOSS gives a code too; a message alone may come from a gateway on the way
+            said = said.get("message" if "code" in said else "detail")
         return self.redact(said)[:_DETAIL_SHOWN] if isinstance(said, str) else None, fields
-
-
-def dict_of(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """A copy of reply headers whose names are found in any case."""
-    return requests.structures.CaseInsensitiveDict(headers)
 
 
 def _innermost(error: BaseException) -> str:

@@ -101,6 +101,13 @@ def origin(url: str) -> tuple[str, str, int]:
     return scheme, parts.hostname.lower(), parts.port or (443 if scheme == "https" else 80)
 
 
+def host_of(url: str) -> str:
+    """The host of an http(s) URL as people write it, with a port that is not the usual one."""
+    scheme, host, port = origin(url)
+    shown = f"[{host}]" if ":" in host else host
+    return shown if port == (443 if scheme == "https" else 80) else f"{shown}:{port}"
+
+
 def literal_address(host: str) -> IPAddress | None:
     """The IP address that a host name spells out, or None for a real name."""
     try:

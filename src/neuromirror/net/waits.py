@@ -15,7 +15,9 @@ class Limits:
     ``attempts`` counts the first one. The wait before attempt n + 1 is random between half and
     all of ``wait * 2**(n-1)``, at most ``wait_max``; a Retry-After longer than
     ``retry_after_max`` is an error instead of a sleep. ``read`` bounds the wait for the next
-    bytes, ``total`` a whole reply.
+    bytes, ``total`` a whole reply, from when it is asked for: turns that are waited for before
+    do not count. At most ``per_host`` requests go to one host at a time, and no more begin in a
+    second than ``per_second``, if it is set.
     """
 
     attempts: int = 5
@@ -27,6 +29,7 @@ class Limits:
     total: float = 300.0
     json_bytes: int = 32 * 2**20
     per_host: int = 16
+    per_second: float | None = None
     redirects: int = 10
 
 

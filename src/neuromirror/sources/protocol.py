@@ -95,12 +95,14 @@ class Listing:
     the listing cannot be trusted to be whole. After the last entry ``closing`` asks upstream for
     the version once more: the proof is that nothing moved meanwhile.
 
-    ``unchanged`` asks upstream whether all is as it was when ``known.memo`` was
-    made, without reading the entries; ``memo``, after the last entry, gives what that takes (None:
-    the source does not offer it). ``renewed``, after ``unchanged`` said yes, gives what is to be
-    remembered in its place (None: the same). ``still_there`` gives those of some missing paths that
-    upstream has after all; None where the listing proves itself by a summary. ``checked`` says in words, after either, what was compared where that is less than
-    everything (upstream gives no checksums, and a sample was read); else it is empty.
+    ``unchanged`` asks upstream whether all is as it was when ``known.memo`` was made, without
+    reading the entries; ``memo``, after the last entry, gives what that takes (None: the source
+    does not offer it). ``renewed``, after ``unchanged`` said yes, gives what is to be remembered in
+    its place (None: the same). ``checked`` says in words, after either, what was compared, where
+    that is less than everything (upstream gives no checksums, and a sample was read).
+
+    ``still_there`` gives those of some missing paths that upstream has after all; None where the
+    listing proves itself by a summary.
     """
 
     version: VersionRef

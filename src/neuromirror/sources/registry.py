@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from pydantic import ValidationError
 
 from neuromirror.model import ConfigurationError
-from neuromirror.net import Session
+from neuromirror.net import Manners, Session
 from neuromirror.sources.options import SourceOptions
 from neuromirror.sources.protocol import Source
 
@@ -21,8 +21,10 @@ def source_kinds() -> dict[str, EntryPoint]:
     return {found.name: found for found in sorted(entry_points(group=GROUP))}
 
 
-def open_source(kind: str, mirror: str, options: Mapping[str, Any]) -> Source:
-    """The source of a mirror, with a session of its own; no request is made.
+def open_source(
+    kind: str, mirror: str, options: Mapping[str, Any], manners: Manners | None = None
+) -> Source:
+    """The source of a mirror, with a session of its own that has ``manners``; no request is made.
 
     Raises :class:`~neuromirror.model.ConfigurationError` naming the mirror and the option.
     """
@@ -44,7 +46,7 @@ def open_source(kind: str, mirror: str, options: Mapping[str, Any]) -> Source:
     except ValidationError as error:
         raise ConfigurationError(_told(mirror, error)) from None
     session = checked.session() if isinstance(checked, SourceOptions) else Session()
-    return made(mirror, checked, session)
+    return made(mirror, checked, session if manners is None else session.politely(manners))
 
 
 def _told(mirror: str, error: ValidationError) -> str:

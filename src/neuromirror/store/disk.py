@@ -16,27 +16,35 @@ FILE_MODE = 0o644
 UMASK = 0o022
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder, and those above it that are missing."""
+def make_folder(path: Path, *, lasting: bool = True) -> None:
+    """Makes a folder, and those above it that are missing; forces them to disk if ``lasting``."""
     if path.is_dir():
         return
-    make_folder(path.parent)
+    make_folder(path.parent, lasting=lasting)
     path.mkdir(exist_ok=True)
     path.chmod(FOLDER_MODE)
-    sync(path.parent)
+    if lasting:
+        sync(path.parent)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file so that it is never seen half written."""
+def write_atomically(path: Path, content: bytes, *, lasting: bool = True) -> None:
+    """Writes a small file so that it is never seen half written.
+
+    Unless it is ``lasting`` it may be lost, or cut off, in a crash of the machine.
+    """
     handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            seal(file)
+            if lasting:
+                seal(file)
+            else:
+                os.fchmod(file.fileno(), FILE_MODE)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
-    sync(path.parent)
+    if lasting:
+        sync(path.parent)
 
 
 def seal(file: IO[bytes]) -> None:

@@ -19,7 +19,7 @@ def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        until = time.monotonic() + wait
+        until, pause = time.monotonic() + wait, 0.001
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,5 +30,6 @@ def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
                         f"{what} is in use by another neuromirror process; try again when it is "
                         f"done (lock: {path})"
                     ) from None
-                time.sleep(0.05)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.05)
         yield

@@ -79,11 +79,12 @@ class MemoFolder:
             "pending": memo.pending,
             "sum": _sum(memo),
         }
-        make_folder(path.parent)
+        # not forced to disk: its sum tells when it was cut off, and then the listing is read again
+        make_folder(path.parent, lasting=False)
         for left in path.parent.glob(".new-*"):
             left.unlink(missing_ok=True)
         line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
-        write_atomically(path, line + b"\n" + memo.content)
+        write_atomically(path, line + b"\n" + memo.content, lasting=False)
 
 
 class Workspace:

@@ -29,11 +29,41 @@ _REFUSED = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|
 def read_refs(repository: Path) -> dict[str, str]:
     """All refs: full name → object id in hex; loose refs win, as for git."""
     refs = {name: sha for name, (sha, _) in _read_packed(repository).items()}
+    refs.update(_loose(repository))
+    return refs
+
+
+def _loose(repository: Path) -> Iterator[tuple[str, str]]:
     for path in sorted((repository / "refs").rglob("*")):
         name = path.relative_to(repository).as_posix()
         if not name.endswith(".lock") and (sha := _read_loose(repository, name)):
-            refs[name] = sha
-    return refs
+            yield name, sha
+
+
+def info_refs(repository: Path) -> bytes | None:
+    """What ``info/refs`` says to clients of plain HTTP (gitrepository-layout(5)).
+
+    None where only git can tell it: a ref outside of packed-refs may be of an annotated tag.
+    """
+    packed = _read_packed(repository)
+    if any(_loose(repository)) or not _is_fully_peeled(repository):
+        return None
+    lines = []
+    for name, (sha, peeled) in sorted(packed.items()):
+        lines.append(f"{sha}\t{name}\n")
+        if peeled:
+            lines.append(f"{peeled[1:].strip()}\t{name}^{{}}\n")
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _is_fully_peeled(repository: Path) -> bool:
+    """Whether packed-refs says what all annotated tags in it are of."""
+    try:
+        with (repository / _PACKED).open("rb") as file:
+            head = file.readline()
+    except FileNotFoundError:
+        return True
+    return head.startswith(b"# pack-refs with:") and b" fully-peeled " in head
 
 
 def _read_loose(repository: Path, name: str) -> str | None:

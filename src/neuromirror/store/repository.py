@@ -9,15 +9,39 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neuromirror.mint import Pack, git_environment
-from neuromirror.store.disk import UMASK, make_folder, sync, sync_tree, write_atomically
+from neuromirror.store.disk import (
+    FILE_MODE,
+    FOLDER_MODE,
+    UMASK,
+    make_folder,
+    sync,
+    sync_tree,
+    write_atomically,
+)
 from neuromirror.store.errors import StoreDamaged
-from neuromirror.store.refs import DRAFTS, drop_own_locks, move_refs, read_refs
+from neuromirror.store.refs import DRAFTS, drop_own_locks, info_refs, move_refs, read_refs
 from neuromirror.store.retired import are_listed, list_packs
 
 MAIN = "refs/heads/main"
 PUBLISHED = "refs/heads/published"
 ANNEX = "refs/heads/git-annex"
 TAGS = "refs/tags/"
+
+_FOLDERS = (
+    *("", "info", "objects", "objects/info", "objects/pack"),
+    *("refs", "refs/heads", "refs/tags"),
+)
+_FILES = {
+    "HEAD": f"ref: {MAIN}\n",
+    "config": "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n",
+    "ria-layout-version": "2\n",
+}
+"""What ``git init --bare`` makes (gitrepository-layout(5)), and what RIA stores want beside it."""
+_LEFT_BEHIND = (
+    *(f"{DRAFTS}*", ".new-*", "info/.new-*", "info/refs_*"),
+    *("objects/info/.new-*", "objects/info/packs_*"),
+)
+"""Drafts, ours and git's, of files that are put in place by a rename."""
 
 
 class Repository:
@@ -37,10 +61,12 @@ class Repository:
         make_folder(self.path.parent)
         draft = self.path.with_name(f".new-{self.path.name}")
         shutil.rmtree(draft, ignore_errors=True)
-        git(draft, "init", "-q", "--bare", "--template=", "-b", "main", str(draft))
-        make_folder(draft / "info")
-        write_atomically(draft / "ria-layout-version", b"2\n")
-        # git forces objects to disk, not its HEAD and config
+        for name in _FOLDERS:
+            (draft / name).mkdir()
+            (draft / name).chmod(FOLDER_MODE)
+        for name, content in _FILES.items():
+            (draft / name).write_text(content)
+            (draft / name).chmod(FILE_MODE)
         sync_tree(draft)
         os.rename(draft, self.path)
         sync(self.path.parent)
@@ -48,7 +74,7 @@ class Repository:
     def clean(self) -> None:
         """Removes what a killed visit left; the caller holds the dataset's lock."""
         drop_own_locks(self.path)
-        for pattern in (f"{DRAFTS}*", ".new-*", "info/refs_*", "objects/info/packs_*"):
+        for pattern in _LEFT_BEHIND:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -78,7 +104,8 @@ class Repository:
     def refresh(self) -> None:
         """Brings HEAD and the files for plain HTTP in line with the refs, where they are not.
 
-        Retired packs are not listed, which ``git update-server-info`` would do.
+        Retired packs are not listed, which ``git update-server-info`` would do; it is only asked
+        where somebody else has put refs here.
         """
         refs = self.refs()
         head = MAIN if MAIN in refs or PUBLISHED not in refs else PUBLISHED
@@ -89,10 +116,18 @@ class Repository:
         listed = "".join(f"{sha}\t{name}\n" for name, sha in sorted(refs.items()))
         # lines that end so tell what annotated tags of others stand for
         told = [line for line in _text(info).splitlines(True) if not line.endswith("^{}\n")]
-        if "".join(told) != listed:
-            git(self.path, "update-server-info", "--force")
-            sync(info)
-            sync(info.parent)
+        # packs first: refs must not be told of before what they lead to
+        if not are_listed(self.path):
+            list_packs(self.path)
+        if "".join(told) == listed:
+            return
+        content = info_refs(self.path)
+        if content is not None:
+            write_atomically(info, content)
+            return
+        git(self.path, "update-server-info", "--force")
+        sync(info)
+        sync(info.parent)
         if not are_listed(self.path):
             list_packs(self.path)
 

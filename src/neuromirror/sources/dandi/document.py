@@ -55,6 +55,8 @@ def document(metadata: Mapping[str, Any], *, published: bool, doi: str | None) -
 
 def utf8(dumped: str) -> bytes:
     """Dumped JSON as UTF-8; what YAML or UTF-8 cannot hold becomes an escape."""
+    if dumped.isascii() and "\x7f" not in dumped:
+        return dumped.encode("ascii")
     return _NOT_YAML.sub(_escaped, dumped).encode("utf-8")
 
 
@@ -76,14 +78,22 @@ def clean(value: Any) -> Any:
     return value
 
 
+def may_need_cleaning(dumped: str) -> bool:
+    """Whether :func:`clean` could change what was dumped; False only where it would not.
+
+    JSON escapes nothing that makes an address one with user info or a signature.
+    """
+    return ("@" in dumped or "=" in dumped) and _SIGNED_URL.search(dumped) is not None
+
+
 def facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFacts:
     """Title, licenses, DOI and landing page of a version."""
     licenses = metadata.get("license")
     page = metadata.get("url")
     title = metadata.get("name")
     return DatasetFacts(
-        title=title if isinstance(title, str) and title else name,
-        license=tuple(one for one in licenses if isinstance(one, str))
+        title=str(clean(title if isinstance(title, str) and title else name)),
+        license=tuple(str(clean(one)) for one in licenses if isinstance(one, str))
         if isinstance(licenses, list)
         else (),
         doi=doi,

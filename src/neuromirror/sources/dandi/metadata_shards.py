@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from neuromirror.model import Document
-from neuromirror.sources.dandi.document import clean, utf8
+from neuromirror.sources.dandi.document import clean, may_need_cleaning, utf8
 
 LIMIT: Final = 8 << 20
 """Bytes of a shard."""
@@ -34,33 +34,35 @@ _LEFT_OUT: Final = frozenset(
 )
 _DIGITS: Final = 64
 _GENERATION: Final = "Metadata generation"
+_dump: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 _BASIC: Final = ("path", "identifier", "encodingFormat", "contentSize", "schemaVersion")
 
 
 def metadata_line(metadata: Mapping[str, Any], path: str) -> bytes:
     """One asset's line, with its newline; ``path`` is the row's own."""
-    kept: dict[str, Any] = {}
-    for name, value in metadata.items():
-        if name == "wasGeneratedBy" and isinstance(value, list):
-            kept[name] = clean([one for one in value if not _is_generation(one)])
-        elif name not in _LEFT_OUT and value is not None:
-            kept[name] = clean(value)
+    kept = {
+        name: value
+        for name, value in metadata.items()
+        if name not in _LEFT_OUT and value is not None
+    }
+    activities = kept.get("wasGeneratedBy")
+    if isinstance(activities, list):
+        kept["wasGeneratedBy"] = [one for one in activities if not _is_generation(one)]
     kept["path"] = path
-    line = _dumped(kept)
+    dumped = _dump(kept)
+    if may_need_cleaning(dumped):
+        kept = {**clean(kept), "path": path}
+        dumped = _dump(kept)
+    line = utf8(dumped) + b"\n"
     if len(line) > LIMIT:
         # Nothing may be larger than a shard.
         kept = {name: kept[name] for name in _BASIC if name in kept} | {"metadataLeftOut": "size"}
-        line = _dumped(kept)
+        line = utf8(_dump(kept)) + b"\n"
     return line
 
 
 def _is_generation(activity: object) -> bool:
     return isinstance(activity, Mapping) and activity.get("name") == _GENERATION
-
-
-def _dumped(value: Mapping[str, Any]) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return utf8(text) + b"\n"
 
 
 class MetadataShards:

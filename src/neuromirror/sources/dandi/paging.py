@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from neuromirror.net import BrokenOff, ServerTrouble, Session, TimedOut, TooLarge, origin
+from neuromirror.net import BrokenOff, NotFound, ServerTrouble, Session, TimedOut, TooLarge, origin
 from neuromirror.sources.errors import ListingNotProven, UnexpectedReply
 
 _SMALLEST: Final = 10
@@ -39,7 +39,7 @@ def pages(
     after it. ``fetched`` is told each page's number and size, and the page itself.
 
     Raises :class:`ListingNotProven` when rows are short, repeated or too many, when a page before
-    the last is not full, and when ``next`` names another host or page; a
+    the last is not full or is not there, and when ``next`` names another host or page; another
     :class:`~neuromirror.net.NetError` when a page cannot be had.
     """
     size, offset = page_size, 0
@@ -58,6 +58,13 @@ def pages(
                 raise
             size //= _SHRINK
             continue
+        except NotFound as error:
+            # Past the end some lists say 404, just as for something that is gone.
+            if number == 1:
+                raise
+            raise ListingNotProven(
+                f"{what}: page {number} was promised, and is not there"
+            ) from error
         rows, stated, following = _parts(page, what)
         if stated is None and count is None:
             raise UnexpectedReply(f"{what}: the first page does not say how many there are")

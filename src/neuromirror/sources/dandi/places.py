@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 
 from neuromirror.model import FileRecord, Location, NamedException
-from neuromirror.net import ServerTrouble, Session, TimedOut, UnsafeAddress
+from neuromirror.net import CountedPool, ServerTrouble, Session, TimedOut, UnsafeAddress
 from neuromirror.sources.dandi.rows import BlobRow, Row
 from neuromirror.sources.dandi.sweep import Sweep
 from neuromirror.sources.protocol import Known, Part
@@ -64,7 +63,7 @@ class Places:
         next visit's.
         """
         waiting: deque[Callable[[], Entry]] = deque()
-        pool = ThreadPoolExecutor(self._connections, thread_name_prefix="dandi-head")
+        pool = CountedPool(self._connections, thread_name_prefix="dandi-head")
         try:
             for row, found in self._with_known(pages):
                 if not isinstance(row, BlobRow):

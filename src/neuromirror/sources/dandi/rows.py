@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +21,10 @@ from neuromirror.sources.protocol import Part
 CLAIMED_BY: Final = "dandi"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _SPACE: Final = re.compile(r"\s")
+_PLAIN: Final = re.compile(
+    r"https?://([a-z0-9.-]+)(?::(?:[1-9][0-9]{1,3}|[1-5][0-9]{4}))?(?:/[A-Za-z0-9._~-]+)+/?"
+)
+"""An address in which nothing is to be cleaned, and its host: nearly all are such."""
 _SHOWN: Final = 80
 
 
@@ -169,19 +174,24 @@ def _object_url(metadata: Mapping[str, Any], *, allow_private: bool) -> str | No
     for url in urls if isinstance(urls, list) else []:
         if not isinstance(url, str):
             continue
+        plain = _PLAIN.fullmatch(url)
         try:
-            _, host, _ = origin(url)
+            host = plain[1] if plain else origin(url)[1]
             url.encode("ascii")
-            cleaned = clean_url(url)
+            cleaned = url if plain else clean_url(url)
         except ValueError:
             continue
         if _SPACE.search(url):
             continue
-        if urlsplit(url).path.endswith(("/download/", "/download")) and "/assets/" in url:
+        path = url if plain else urlsplit(url).path
+        if path.endswith(("/download/", "/download")) and "/assets/" in url:
             continue
-        if allow_private or not is_local_name(host):
+        if allow_private or not _is_local(host):
             return cleaned
     return None
+
+
+_is_local: Final = lru_cache(64)(is_local_name)
 
 
 def moment_or_none(value: object) -> datetime | None:

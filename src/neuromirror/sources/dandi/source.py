@@ -20,11 +20,10 @@ from pydantic import Field, field_validator, model_validator
 
 from neuromirror.model import (
     ConfigurationError,
+    DatasetFacts,
     DatasetHint,
     DatasetRef,
     NamedException,
-    NeuromirrorError,
-    Summary,
     VersionKind,
     VersionRef,
     WebRemote,
@@ -32,13 +31,21 @@ from neuromirror.model import (
 from neuromirror.net import Forbidden, NotFound, Session, is_local_name, origin
 from neuromirror.sources.dandi.assets import AssetList
 from neuromirror.sources.dandi.buckets import Buckets
-from neuromirror.sources.dandi.document import document, facts, published_doi
+from neuromirror.sources.dandi.document import clean, published_doi
 from neuromirror.sources.dandi.memo import Memo, bound, load
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.paging import pages
 from neuromirror.sources.dandi.places import Entry, Places
-from neuromirror.sources.dandi.rows import BlobRow, Row, moment_or_none
+from neuromirror.sources.dandi.rows import BlobRow, Row
 from neuromirror.sources.dandi.sweep import Sweep
+from neuromirror.sources.dandi.versions import (
+    DRAFT,
+    OPEN,
+    LatelyTold,
+    Stated,
+    read_info,
+    read_version,
+)
 from neuromirror.sources.dandi.zarrs import LOCAL_PREFIX, Zarrs
 from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
 from neuromirror.sources.options import SourceOptions, base_address
@@ -46,16 +53,10 @@ from neuromirror.sources.protocol import Estimate, Known, Listing, Part
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 _VERSION: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
-_DRAFT: Final = "draft"
-_OPEN: Final = "OPEN"
 EMBARGOED: Final = "embargoed"
 """Why a dandiset under embargo is unavailable: all that is told of it."""
 OPENED: Final = "opened"
 """Why one that is not under embargo is unavailable among those that are."""
-
-
-class UnderEmbargo(NeuromirrorError):
-    """A dandiset that was open a moment ago, and is not any more."""
 
 
 class DandiOptions(SourceOptions):
@@ -67,7 +68,8 @@ class DandiOptions(SourceOptions):
     archive is on this machine or network (by default: exactly when ``api`` says so). ``zarrs``
     says that Zarr assets are mirrored, and changes of one with shorter pauses between them than
     ``history_gap_minutes`` are one past state; ``metadata`` that the assets' metadata are.
-    ``embargoed`` says what becomes of dandisets under embargo that the token may read.
+    ``embargoed`` says what becomes of dandisets under embargo that the token may read; with
+    ``all`` every dandiset counts as one.
     """
 
     api: str
@@ -78,14 +80,14 @@ class DandiOptions(SourceOptions):
     zarrs: bool = True
     metadata: bool = True
     history_gap_minutes: int = Field(default=60, ge=1)
-    embargoed: Literal["skip", "private"] = "skip"
+    embargoed: Literal["skip", "private", "all"] = "skip"
 
     @model_validator(mode="after")
     def _has_token(self) -> Self:
-        if self.embargoed == "private" and self.token_env is None:
+        if self.embargoed != "skip" and self.token_env is None:
             raise ValueError(
-                'embargoed = "private" needs a token; name the environment variable that holds '
-                "it with token_env"
+                f'embargoed = "{self.embargoed}" needs a token; name the environment variable '
+                "that holds it with token_env"
             )
         return self
 
@@ -99,12 +101,12 @@ class DandiOptions(SourceOptions):
     def _normal(cls, api: str) -> str:
         return base_address(api, "use token_env")
 
-    def session(self, *, anonymous: bool = False) -> Session:
-        """A session that gives the token to the API's host alone; ``anonymous``, to none."""
+    def session(self) -> Session:
+        """A session that gives the token to the API's host alone."""
         private = self.allow_private
         if private is None:
             private = is_local_name(origin(self.api)[1])
-        tokens = {self.api: self.token_env} if self.token_env and not anonymous else {}
+        tokens = {self.api: self.token_env} if self.token_env else {}
         return Session(allow_private=private, tokens=tokens)
 
 
@@ -125,6 +127,7 @@ class DandiSource:
         self._instance: Mapping[str, Any] | None = None
         self._instance_lock = threading.Lock()
         self._is_private = False
+        self._lately = LatelyTold()
         self._buckets = Buckets(session)
         self._sweep = Sweep(self._buckets, connections=options.connections)
         self._zarrs = self._zarrs_of(closed=False)
@@ -157,12 +160,14 @@ class DandiSource:
         Raises ConfigurationError where there is no token.
         """
         options = self.options
-        if options.embargoed != "private" or self._is_private:
+        if options.embargoed == "skip" or self._is_private:
             return None
         if not options.has_token:
+            # where nothing is open, "skip" would put all of it into the public store
+            otherwise = ', or write embargoed = "skip"' if options.embargoed == "private" else ""
             raise ConfigurationError(
-                f'mirror {self.mirror!r}: embargoed = "private" needs a token; set the '
-                f'environment variable {options.token_env}, or write embargoed = "skip"'
+                f'mirror {self.mirror!r}: embargoed = "{options.embargoed}" needs a token; set the '
+                f"environment variable {options.token_env}{otherwise}"
             )
         private = type(self)(self.mirror, options, self.session)
         private._is_private = True
@@ -171,12 +176,12 @@ class DandiSource:
 
     def is_open(self, dataset: DatasetRef) -> bool:
         """Whether anybody may read the dandiset: asked without the token."""
-        with self.options.session(anonymous=True) as session:
+        with self.session.anonymous() as session:
             try:
                 row = session.get_json(dataset.source_uri)
             except (Forbidden, NotFound):
                 return False
-        return isinstance(row, dict) and row.get("embargo_status") == _OPEN
+        return isinstance(row, dict) and row.get("embargo_status") == OPEN
 
     def is_listed(self, dataset: DatasetRef) -> bool:
         """Whether the list of dandisets would name it: a Zarr is only ever asked about."""
@@ -184,7 +189,9 @@ class DandiSource:
 
     def _is_shown(self, zarr: DatasetRef) -> bool:
         """Whether the archive shows a Zarr to those without the token, as not under embargo."""
-        with self.options.session(anonymous=True) as session:
+        if self.options.embargoed == "all":
+            return False
+        with self.session.anonymous() as session:
             try:
                 session.get_json(zarr.source_uri)
             except (Forbidden, NotFound):
@@ -239,7 +246,7 @@ class DandiSource:
                 # once an older version is saved again. The list's is what both must say.
                 versions = self._version_rows(dataset)
                 published = max(
-                    (one for one in versions if one.get("version") != _DRAFT),
+                    (one for one in versions if one.get("version") != DRAFT),
                     key=lambda one: (str(one.get("created")), str(one.get("version"))),
                     default=None,
                 )
@@ -264,17 +271,20 @@ class DandiSource:
     def _hint(self, dataset: DatasetRef, row: Mapping[str, Any], published: Any) -> DatasetHint:
         draft = row.get("draft_version")
         embargo = row.get("embargo_status")
-        if not isinstance(draft, dict) or not isinstance(embargo, str):
-            raise UnexpectedReply(f"{dataset.name}: the reply lacks draft or embargo status")
-        if self._is_private != (embargo != _OPEN):
+        if not isinstance(embargo, str):
+            raise UnexpectedReply(f"{dataset.name}: the reply lacks the embargo status")
+        if self._is_private != (embargo != OPEN or self.options.embargoed == "all"):
             # nothing else is told of it, so that nothing else can get anywhere
             reason = OPENED if self._is_private else EMBARGOED
             return DatasetHint(dataset, reason, unavailable=reason)
+        if not isinstance(draft, dict):
+            # its own visit will tell what is wrong, and keeps no other from being visited
+            return DatasetHint(dataset, None)
         name = draft.get("name")
         return DatasetHint(
             dataset,
             _fingerprint(draft, published, embargo),
-            title=name if isinstance(name, str) else "",
+            title=str(clean(name)) if isinstance(name, str) else "",
         )
 
     def _version_rows(self, dataset: DatasetRef) -> list[dict[str, Any]]:
@@ -291,10 +301,10 @@ class DandiSource:
         ):
             for row in rows:
                 label = row.get("version") if isinstance(row, dict) else None
-                if not isinstance(label, str) or not (label == _DRAFT or _VERSION.match(label)):
+                if not isinstance(label, str) or not (label == DRAFT or _VERSION.match(label)):
                     raise UnexpectedReply(f"{what} holds a row without a version")
                 found.append(row)
-        if not any(row["version"] == _DRAFT for row in found):
+        if not any(row["version"] == DRAFT for row in found):
             # Every dandiset has a draft: without one the list is not all of it.
             raise UnexpectedReply(f"{what} lacks the draft")
         return found
@@ -311,26 +321,22 @@ class DandiSource:
         except NotFound as error:
             raise self._missing(dataset, error) from error
         refs = [self._version(dataset, row["version"], row) for row in rows]
+        self._lately.tell(refs)
         return sorted(
             refs,
             key=lambda ref: (ref.kind is VersionKind.OBSERVED, ref.time, ref.upstream),
         )
 
     def _version(self, dataset: DatasetRef, label: str, row: Any) -> VersionRef:
-        """The version of a row or of its ``/info/``."""
-        if not isinstance(row, dict) or row.get("version") != label:
-            raise UnexpectedReply(f"{dataset.name}@{label}: the reply describes no such version")
-        if not self._is_private and _embargo_of(row) != _OPEN:
-            raise UnderEmbargo(f"{dataset.name} is embargoed; nothing more of it was read")
-        files, size = _count(row.get("asset_count")), _count(row.get("size"))
-        published = label != _DRAFT
-        time: datetime | None = moment_or_none(row.get("created" if published else "modified"))
-        if files is None or size is None or time is None:
-            raise UnexpectedReply(
-                f"{dataset.name}@{label}: the reply lacks time, number of assets or size"
-            )
-        kind = VersionKind.PUBLISHED if published else VersionKind.OBSERVED
-        return VersionRef(dataset, label, kind, time, Summary(files, size))
+        return read_version(dataset, label, row, private=self._is_private)
+
+    def _stated(self, dataset: DatasetRef, label: str) -> Stated:
+        """A version as upstream has it now."""
+        info = self.session.get_json(f"{dataset.source_uri}versions/{label}/info/")
+        doi = None
+        if label != DRAFT:
+            doi = published_doi(self._instance_config(), dataset.local_id, label)
+        return read_info(dataset, label, info, doi=doi, private=self._is_private)
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
         """Of a Zarr, its earlier states; none of a draft, whose own are kept nowhere."""
@@ -351,24 +357,17 @@ class DandiSource:
     def listing(self, version: VersionRef, known: Known) -> Listing:
         """The assets of a version; its ``version`` holds upstream's summary as of now.
 
-        Of a Zarr, its objects.
+        Now is when :meth:`versions` told of it, where that was a moment ago. Facts and documents
+        are there after the last entry, from the reply that shows that nothing moved meanwhile. Of
+        a Zarr, its objects.
         """
         if _is_zarr(version.dataset):
             return self._zarrs.listing(version, known)
         dataset, label = version.dataset, version.upstream
-        if label != _DRAFT and not _VERSION.match(label):
+        if label != DRAFT and not _VERSION.match(label):
             raise MalformedId(f"{dataset.name}: {label!r} is no version of a dandiset")
-        base = f"{dataset.source_uri}versions/{label}/"
-        info = self.session.get_json(f"{base}info/")
-        opened = self._version(dataset, label, info)
-        metadata = info.get("metadata")
-        if not isinstance(metadata, dict):
-            raise UnexpectedReply(f"{dataset.name}@{label}: the reply lacks the metadata")
-        published = opened.kind is VersionKind.PUBLISHED
-        doi = published_doi(self._instance_config(), dataset.local_id, label) if published else None
-        name = info.get("name")
-        stated = facts(metadata, name if isinstance(name, str) else "", doi)
-        documents = (document(metadata, published=published, doi=doi),)
+        first = None if self._lately.take(version) else self._stated(dataset, label)
+        closed: Stated | None = None
         # git-annex tries no second URL of one remote when the first gives wrong bytes.
         web_remotes = (
             WebRemote(
@@ -382,8 +381,11 @@ class DandiSource:
         shaping["allow_private"] = self.session.allow_private
         if self._is_private:
             shaping["embargoed"] = self.options.embargoed
-        bound_to = bound(shaping, opened, stated, documents, web_remotes)
-        assets = AssetList(self.session, f"{base}assets/", f"{dataset.name}@{label}")
+        assets = AssetList(
+            self.session,
+            f"{dataset.source_uri}versions/{label}/assets/",
+            f"{dataset.name}@{label}",
+        )
         places = Places(
             self.session,
             known,
@@ -393,32 +395,44 @@ class DandiSource:
         )
         shards = MetadataShards()
 
+        def bound_to(stated: Stated) -> str:
+            return bound(shaping, stated.version, stated.facts, (stated.document,), web_remotes)
+
         def closing() -> VersionRef:
-            return self._version(dataset, label, self.session.get_json(f"{base}info/"))
+            stated = closed or self._stated(dataset, label)
+            return stated.version
 
         def unchanged() -> bool:
+            nonlocal first
             memo = load(known.memo)
-            return memo is not None and memo.bound == bound_to and assets.are_as(memo.pages)
+            if memo is None:
+                return False
+            if first is None:
+                first = self._stated(dataset, label)
+                listing.version = first.version
+            return memo.bound == bound_to(first) and assets.are_as(memo.pages)
 
         def memo() -> bytes | None:
             # version ids are learnt apart from the pages
             whole = assets.whole and places.settled and not assets.moving
-            return Memo(bound_to, assets.seen).dump() if whole else None
+            return Memo(bound_to(closed), assets.seen).dump() if whole and closed else None
 
         def entries() -> Iterator[Entry]:
+            nonlocal closed
             rows = assets.rows(
-                published=published,
+                published=label != DRAFT,
                 page_size=self.options.page_size,
                 to_part=self._to_part if self.options.zarrs else None,
                 take=shards.take if self.options.metadata else None,
             )
             yield from places.located(map(_without_objects, rows) if self._is_private else rows)
-            listing.documents = (*documents, *shards.documents())
+            closed = self._stated(dataset, label)
+            listing.facts, listing.documents = closed.facts, (closed.document, *shards.documents())
 
         listing = Listing(
-            version=opened,
-            facts=stated,
-            documents=documents,
+            version=version if first is None else first.version,
+            facts=DatasetFacts() if first is None else first.facts,
+            documents=() if first is None else (first.document,),
             entries=entries(),
             closing=closing,
             late_sha256=True,
@@ -449,19 +463,9 @@ def _is_zarr(dataset: DatasetRef) -> bool:
     return dataset.local_id.startswith(LOCAL_PREFIX)
 
 
-def _embargo_of(row: Mapping[str, Any]) -> object:
-    """The embargo status of the dandiset that a version's row is of."""
-    dandiset = row.get("dandiset")
-    return dandiset.get("embargo_status", _OPEN) if isinstance(dandiset, dict) else _OPEN
-
-
 def _without_objects(rows: Sequence[Row]) -> list[Row]:
     """The rows of blobs that the bucket gives to nobody, without their objects' addresses."""
     return [replace(row, object_url=None) if isinstance(row, BlobRow) else row for row in rows]
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _fingerprint(draft: Mapping[str, Any], published: Any, embargo: str) -> str:

@@ -14,19 +14,23 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from neuromirror.net import NetError, ObjectRow, S3Bucket
+from neuromirror.net import CountedPool, NetError, ObjectRow, S3Bucket
 from neuromirror.sources.dandi.buckets import Address, Buckets, address_of
 
 _BLOB: Final = re.compile(
     rb"(?P<root>(?:.*/)?blobs/)(?P<fan>[0-9a-f]{3}/[0-9a-f]{3})/"
     rb"(?P<id>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\Z"
 )
+_PLAIN: Final = re.compile(
+    r"(https?://[a-z0-9.:-]+/(?:[A-Za-z0-9._-]+/)*?blobs/)[0-9a-f]{3}/[0-9a-f]{3}/"
+    r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+)
+"""Addresses of blobs that differ in nothing but the blob where their beginnings are equal."""
 _WORTH_A_LOOK: Final = 50
 """Single requests before which not even the cost of a sweep is asked for."""
 _WORTH_PARTS: Final = 64
@@ -125,12 +129,9 @@ class Sweep:
         be asked for singly, and is counted as that.
         """
         wanted: dict[tuple[str, str | None, bytes], list[tuple[str, uuid.UUID, Address]]] = {}
-        for url in urls:
-            place = _place(url)
-            if place is not None:
-                address, root, blob = place
-                name = (address.bucket, address.endpoint, root)
-                wanted.setdefault(name, []).append((url, blob, address))
+        for url, (address, root, blob) in _places(urls):
+            name = (address.bucket, address.endpoint, root)
+            wanted.setdefault(name, []).append((url, blob, address))
         found: dict[str, SweptBlob] = {}
         for name, asked in wanted.items():
             with self._lock:
@@ -180,10 +181,26 @@ class Sweep:
             return table
         # A listing of versions can only be gone through page by page; sixteen can at once.
         prefixes = [root + b"%x" % digit for digit in range(16)]
-        with ThreadPoolExecutor(self._connections, thread_name_prefix="dandi-sweep") as pool:
+        with CountedPool(self._connections, thread_name_prefix="dandi-sweep") as pool:
             for _ in pool.map(take, prefixes):
                 pass
         return table
+
+
+def _places(urls: Iterable[str]) -> Iterator[tuple[str, tuple[Address, bytes, uuid.UUID]]]:
+    """Yields those of some URLs that are of blobs, each with its place."""
+    beginnings: dict[str, tuple[Address, bytes]] = {}
+    for url in urls:
+        plain = _PLAIN.fullmatch(url)
+        known = None if plain is None else beginnings.get(plain[1])
+        if plain is not None and known is not None:
+            yield url, (*known, uuid.UUID(plain[2]))
+            continue
+        place = _place(url)
+        if place is not None:
+            if plain is not None:
+                beginnings[plain[1]] = place[:2]
+            yield url, place
 
 
 def _place(url: str) -> tuple[Address, bytes, uuid.UUID] | None:

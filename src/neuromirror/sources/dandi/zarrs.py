@@ -30,7 +30,15 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.net import Forbidden, NotFound, ObjectRow, S3Bucket, S3Capabilities, Session
+from neuromirror.net import (
+    Forbidden,
+    NotFound,
+    ObjectRow,
+    Reply,
+    S3Bucket,
+    S3Capabilities,
+    Session,
+)
 from neuromirror.sources.dandi.buckets import Address, Buckets, address_of
 from neuromirror.sources.dandi.sorted_rows import SortedRows
 from neuromirror.sources.dandi.zarr_checksum import STATED, summary_of, zarr_checksum
@@ -62,6 +70,9 @@ _LOCAL_ID: Final = re.compile(
 _DIGEST: Final = "dandi:dandi-zarr-checksum"
 _EMBARGOED: Final = "dandi:EmbargoedAccess"
 _READINGS: Final = 3
+_PROBE: Final = "zarr.json"
+_SHOWN: Final = frozenset({200, 302, 401, 403})
+"""Statuses of an answer about something that is there."""
 
 ZarrEntry = FileRecord | NamedException | Part
 
@@ -140,15 +151,20 @@ class Zarrs:
     def state(self, dataset: DatasetRef) -> ZarrState:
         """What the archive says of a Zarr now.
 
-        Raises :class:`PartUnavailable` and :class:`DatasetNotFound`.
+        One under embargo is not refused but denied to those who do not own it: a 404 alone says
+        nothing, so the archive is asked for the Zarr's files, which it denies only of one that is
+        not there. Raises :class:`PartUnavailable` and :class:`DatasetNotFound`.
         """
         try:
             row = self._session.get_json(dataset.source_uri)
         except NotFound as error:
             if error.detail is None:
                 raise
+            if self._first_object(dataset).status in _SHOWN:
+                raise self._embargoed(dataset) from error
             raise DatasetNotFound(
-                f"{dataset.name}: {error.url} says that there is no such Zarr: {error.detail}"
+                f"{dataset.name}: {error.url} says that there is no such Zarr, or none that it "
+                f"would show: {error.detail}"
             ) from error
         except Forbidden as error:
             if error.detail is None or "token" in error.detail.lower():
@@ -179,15 +195,18 @@ class Zarrs:
 
     def _address(self, dataset: DatasetRef) -> Address:
         """Where a Zarr's objects are, by the archive's own way to one of them."""
-        probe = "zarr.json"
-        reply = self._session.head(f"{dataset.source_uri}files/?prefix={probe}")
+        reply = self._first_object(dataset)
         if reply.status in (401, 403):
             raise self._embargoed(dataset)
         plain = urlsplit(reply.headers.get("Location", ""))._replace(query="", fragment="").geturl()
         zarr_id = dataset.local_id.removeprefix(LOCAL_PREFIX)
-        if not plain.endswith(f"/{zarr_id}/{probe}"):
+        if not plain.endswith(f"/{zarr_id}/{_PROBE}"):
             raise UnexpectedReply(f"{dataset.name}: the archive does not say where its objects are")
-        return address_of(plain.removesuffix(probe))
+        return address_of(plain.removesuffix(_PROBE))
+
+    def _first_object(self, dataset: DatasetRef) -> Reply:
+        """The archive's way to an object of a Zarr, whether the Zarr has this one or not."""
+        return self._session.head(f"{dataset.source_uri}files/?prefix={_PROBE}")
 
     # --- earlier states
 

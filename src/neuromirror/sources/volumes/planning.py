@@ -36,7 +36,11 @@ def planned(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIMIT) 
 
 
 def estimated(volume: Volume, options: VolumeOptions) -> Estimate:
-    """What a first visit of a planned volume takes; documents are not counted."""
+    """What a first visit of a planned volume takes; documents are not counted.
+
+    Raises :class:`TooManyFiles` as the visit would.
+    """
+    check_size(volume, options, volume.path)
     if options.hash == "fetch":
         return Estimate(volume.files, volume.bytes, fetched=volume.bytes, requests=volume.files)
     asked = min(options.sampled, volume.files)

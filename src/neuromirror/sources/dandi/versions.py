@@ -1,0 +1,111 @@
+"""What the archive says of one version: in a row of the list of versions, and by ``/info/``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetRef,
+    Document,
+    NeuromirrorError,
+    Summary,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.sources.dandi.document import document, facts
+from neuromirror.sources.dandi.rows import moment_or_none
+from neuromirror.sources.errors import UnexpectedReply
+
+DRAFT: Final = "draft"
+OPEN: Final = "OPEN"
+_LATELY: Final = 60.0
+"""Seconds for which a version is taken to be as it was told; longer makes no wrong listing, but
+more often one that is read in vain."""
+
+
+class UnderEmbargo(NeuromirrorError):
+    """A dandiset that was open a moment ago, and is not any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A version, its facts and its ``dandiset.yaml``, all from one reply."""
+
+    version: VersionRef
+    facts: DatasetFacts
+    document: Document
+
+
+def read_version(dataset: DatasetRef, label: str, row: Any, *, private: bool) -> VersionRef:
+    """The version of a row or of its ``/info/``.
+
+    Raises UnderEmbargo unless ``private``, and UnexpectedReply for what describes no such version.
+    """
+    if not isinstance(row, dict) or row.get("version") != label:
+        raise UnexpectedReply(f"{dataset.name}@{label}: the reply describes no such version")
+    if not private and _embargo_of(row) != OPEN:
+        raise UnderEmbargo(f"{dataset.name} is embargoed; nothing more of it was read")
+    files, size = _count(row.get("asset_count")), _count(row.get("size"))
+    published = label != DRAFT
+    moment: datetime | None = moment_or_none(row.get("created" if published else "modified"))
+    if files is None or size is None or moment is None:
+        raise UnexpectedReply(
+            f"{dataset.name}@{label}: the reply lacks time, number of assets or size"
+        )
+    kind = VersionKind.PUBLISHED if published else VersionKind.OBSERVED
+    return VersionRef(dataset, label, kind, moment, Summary(files, size))
+
+
+def read_info(
+    dataset: DatasetRef, label: str, info: Any, *, doi: str | None, private: bool
+) -> Stated:
+    """What ``/info/`` says; raises as :func:`read_version`. ``doi`` is a published version's."""
+    version = read_version(dataset, label, info, private=private)
+    metadata = info.get("metadata")
+    if not isinstance(metadata, dict):
+        raise UnexpectedReply(f"{dataset.name}@{label}: the reply lacks the metadata")
+    name = info.get("name")
+    return Stated(
+        version,
+        facts(metadata, name if isinstance(name, str) else "", doi),
+        document(metadata, published=version.kind is VersionKind.PUBLISHED, doi=doi),
+    )
+
+
+def _embargo_of(row: Mapping[str, Any]) -> object:
+    """The embargo status of the dandiset that a version's row is of."""
+    dandiset = row.get("dandiset")
+    return dandiset.get("embargo_status", OPEN) if isinstance(dandiset, dict) else OPEN
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+class LatelyTold:
+    """Versions as they were listed a moment ago; each serves once as the state before a listing.
+
+    Only once: where upstream moved meanwhile, the listing is read again, and then upstream is to
+    be asked again, too. Shared by threads, of which each visits another dandiset. ``clock`` gives
+    seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[tuple[str, str], tuple[VersionRef, float]] = {}
+
+    def tell(self, versions: Iterable[VersionRef]) -> None:
+        """Remembers versions as upstream has them now."""
+        now = self._clock()
+        for one in versions:
+            self._told[one.dataset.local_id, one.upstream] = one, now
+
+    def take(self, version: VersionRef) -> bool:
+        """Whether upstream had a version like this a moment ago; forgets that it did."""
+        told = self._told.pop((version.dataset.local_id, version.upstream), None)
+        return told is not None and told[0] == version and self._clock() - told[1] < _LATELY

@@ -1,0 +1,131 @@
+"""What archives were asked is told to whoever runs a sync, and again when a dataset is shown."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from cli_shell import Shell, of_api
+
+from neuromirror import __version__
+from neuromirror.cli.common import told_traffic
+from neuromirror.demo import DemoArchive
+from neuromirror.model import Traffic
+
+CONTACT = "mailto:mirror@institute.example"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_sync_ends_by_saying_what_it_asked(
+    shell: Shell, demo: DemoArchive, options: list[str]
+) -> None:
+    demo.clear_requests()
+    ended = shell.run(*options, "sync")
+    requests = len(demo.requests) + len(demo.s3_requests)
+    (line,) = ended.asked
+    assert line.startswith(f"neuromirror: demo: {requests} requests, ")
+    for url, log in ((demo.api_url, demo.requests), (demo.s3_url, demo.s3_requests)):
+        assert f"{urlsplit(url).netloc} {len(log)}" in line
+    assert ended.err == ""
+
+
+def test_the_json_of_a_sync_tells_what_each_visit_asked(shell: Shell, demo: DemoArchive) -> None:
+    (result,) = shell.records("sync", "demo:000003")
+    host = urlsplit(demo.api_url).netloc
+    assert set(result["traffic"][host]) == {"requests", "bytes", "retries", "throttled", "waited"}
+    assert result["traffic"][host]["requests"] > 1
+    (unchanged,) = shell.records("sync", "demo:000003")
+    assert unchanged["traffic"] == {}
+
+
+def test_quiet_says_nothing_of_it(shell: Shell) -> None:
+    ended = shell.program("sync", "--quiet", "demo:000003")
+    assert (ended.asked, ended.err) == ((), "")
+
+
+def test_an_archive_that_asks_to_slow_down_is_told(shell: Shell, demo: DemoArchive) -> None:
+    demo.fault("status", path="/000003/versions/$", status=429, times=1)
+    (line,) = shell.run("sync", "demo:000003").asked
+    assert re.search(r" 1 sent again after \d+ s of waiting, told once to slow down \(", line)
+    shown = shell.run("show", "demo:000003").out
+    assert "told once to slow down" in shown
+
+
+def test_a_failure_tells_it_too(shell: Shell, demo: DemoArchive) -> None:
+    demo.fault("status", path="/000003/versions/$", status=404)
+    ended = shell.run("sync", "demo:000003", code=1)
+    assert len(ended.asked) == 1
+    assert ended.complaint.startswith("error      demo:000003")
+
+
+def test_a_wrong_configuration_asks_nothing(shell: Shell) -> None:
+    ended = shell.run("sync", "nobody", code=2)
+    assert ended.asked == ()
+
+
+def test_show_tells_the_last_visit_and_what_it_asked(shell: Shell, demo: DemoArchive) -> None:
+    (result,) = shell.records("sync", "demo:000003")
+    (record,) = shell.records("show", "demo:000003")
+    visit = record["last_visit"]
+    assert (visit["status"], visit["traffic"]) == ("full", result["traffic"])
+    (line,) = [one for one in shell.run("show", "demo:000003").lines if "last visit" in one]
+    api = urlsplit(demo.api_url).netloc
+    assert line.split()[2:4] == [visit["ended"] + ",", "full:"]
+    assert f"{api} {result['traffic'][api]['requests']}" in line
+
+
+def test_the_contact_of_the_mirror_file_is_in_the_agent_string(
+    shell: Shell, demo: DemoArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = set()
+    watched = demo._api_watch.__class__.__call__
+
+    def call(self, environ, start_response):
+        agents.add(environ.get("HTTP_USER_AGENT"))
+        return watched(self, environ, start_response)
+
+    monkeypatch.setattr(demo._api_watch.__class__, "__call__", call)
+    shell.run("sync", "demo:000002")
+    assert agents == {f"neuromirror/{__version__}"}
+    agents.clear()
+    (shell.mirrors / "demo.toml").write_text(
+        of_api(demo.api_url, "[net]", f'contact = "{CONTACT}"')
+    )
+    demo.change_file("000002", demo.paths("000002")[0])
+    shell.run("sync", "--deep", "demo:000002")
+    assert agents == {f"neuromirror/{__version__} (+{CONTACT})"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('contact = "me"', "'net.contact': a contact is an address like mailto:"),
+        ('contact = "https://x:hunter2@y.example/"', "'net.contact': a contact is sent to every"),
+        ('contact = "mailto:a@b.example (x)"', "'net.contact': a contact is written in plain"),
+        ("contact = 5", "'net.contact'"),
+        ("connections_per_host = 0", "'net.connections_per_host'"),
+        ("connections_per_host = 1000", "'net.connections_per_host'"),
+        ("requests_per_second = 0", "'net.requests_per_second'"),
+        ("requests_per_second = inf", "'net.requests_per_second'"),
+        ("requests_per_second = nan", "'net.requests_per_second'"),
+        ("speed = 3", "'net.speed' is not a setting that exists here"),
+    ],
+)
+def test_wrong_settings_of_the_net_are_named_and_not_repeated(
+    shell: Shell, setting: str, words: str
+) -> None:
+    (shell.mirrors / "demo.toml").write_text(of_api("https://a.example/api", "[net]", setting))
+    told = shell.run("check-config", code=2).complaint
+    assert words in told
+    assert "hunter2" not in told
+
+
+def test_many_hosts_are_not_all_named() -> None:
+    hosts = {f"{number}.example": Traffic(requests=number, bytes=1) for number in range(1, 9)}
+    told = told_traffic(hosts)
+    assert told == (
+        "36 requests, 8 B received (8.example 8, 7.example 7, 6.example 6, 5.example 5, "
+        "4.example 4, 3 more hosts)"
+    )
+    assert told_traffic({"a": Traffic(1, 2500)}) == "1 request, 2.5 kB received (a 1)"
