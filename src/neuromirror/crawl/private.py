@@ -83,7 +83,7 @@ class PrivateSide:
             raise ConfigurationError(
                 f"mirror '{views[0].mirror}' keeps embargoed dandisets in a private store, and "
                 "none is named; name its folder, outside the public store, with --private-store"
-                ' or NEUROMIRROR_PRIVATE_STORE, or write embargoed = "skip"'
+                " or NEUROMIRROR_PRIVATE_STORE, or sync the other mirrors by name"
             )
 
     @contextmanager

@@ -167,7 +167,8 @@ class DandiSource:
             otherwise = ', or write embargoed = "skip"' if options.embargoed == "private" else ""
             raise ConfigurationError(
                 f'mirror {self.mirror!r}: embargoed = "{options.embargoed}" needs a token; set the '
-                f"environment variable {options.token_env}{otherwise}"
+                f"environment variable {options.token_env}{otherwise}, or sync the other mirrors by"
+                " name"
             )
         private = type(self)(self.mirror, options, self.session)
         private._is_private = True
