@@ -116,5 +116,16 @@ def test_pages_older_than_a_day_are_not_gone_on_with(tmp_path: Path) -> None:
     folder = Workspace(tmp_path, ID, "current").path()
     (folder / "page-1").write_bytes(b"rows")
     yesterday = time.time() - 25 * 3600
-    os.utime(folder.parent, (yesterday, yesterday))
+    for one in (folder, folder / "page-1"):
+        os.utime(one, (yesterday, yesterday))
     assert list(Workspace(tmp_path, ID, "current").path().iterdir()) == []
+
+
+def test_a_reading_of_days_is_gone_on_with_where_it_was_under_way_today(tmp_path: Path) -> None:
+    folder = Workspace(tmp_path, ID, "current").path()
+    for name in ("page-1", "page-2"):
+        (folder / name).write_bytes(b"rows")
+    long_ago = time.time() - 72 * 3600
+    for one in (folder.parent, folder, folder / "page-1"):
+        os.utime(one, (long_ago, long_ago))
+    assert len(list(Workspace(tmp_path, ID, "current").path().iterdir())) == 2

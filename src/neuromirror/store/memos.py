@@ -23,7 +23,7 @@ from neuromirror.store.disk import make_folder, write_atomically
 
 _FORMAT = 2
 _STALE = 24 * 3600.0
-"""Seconds after which pages of a listing that was broken off are of no use any more."""
+"""Seconds without a word written after which what is left of a listing is of no use any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,12 @@ class Workspace:
         self._folder = self._of_dataset / _word(upstream)
 
     def path(self) -> Path:
-        """The folder; what was left in it a day ago or longer is gone."""
+        """The folder; where nothing was written in it for a day or longer, it is empty."""
         pages = self._folder / "pages"
-        # the folder above gets its time when this one is made, and keeps it
         with suppress(FileNotFoundError):
-            if abs(time.time() - self._folder.stat().st_mtime) > _STALE:
+            # reading all of a large volume takes longer than that
+            times = [one.stat().st_mtime for one in (pages, *pages.iterdir())]
+            if abs(time.time() - max(times)) > _STALE:
                 self.remove()
         # not forced to disk: nothing is lost with it but time
         pages.mkdir(parents=True, exist_ok=True)
