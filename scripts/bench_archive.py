@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from bench_common import commit, machine, own_environment, write_section
-from bench_servers import apart, expect
+from bench_servers import apart, big_archive, expect
 
 FIRST = "first crawl"
 _MB = 10**6
@@ -51,7 +49,9 @@ def archive_bench(scale: float, *, zarrs: bool, jobs: int, as_json: bool, write:
 def _lines(scale: float, zarrs: bool, jobs: int) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        with _archive(folder / "mirrors", scale, zarrs) as server:
+        click.echo(f"the archive at scale {scale}: its checksums are computed …", err=True)
+        options = ["--scale", str(scale), *(["--zarrs"] if zarrs else [])]
+        with big_archive(folder / "mirrors", *options) as server:
             about = server.about
             files = about["assets"] - about["zarrs"] + (about["entries"] if zarrs else 0)
             growth = _all_files(zarrs) / files
@@ -94,50 +94,8 @@ def _all_files(zarrs: bool) -> int:
     """The files of an archive at scale 1."""
     from neuromirror.demo.big_plan import Plan
 
-    plan = Plan(1.0)
+    plan = Plan.at_scale(1.0)
     return plan.blobs.count + (sum(plan.entries) if zarrs else 0)
-
-
-class _Server:
-    """The synthetic archive in a process of its own, and what it counted."""
-
-    def __init__(self, about: dict[str, Any]) -> None:
-        self.about = about
-
-    def requests(self) -> dict[str, Any]:
-        """Counts by what was asked for, CPU seconds and peak memory of the server."""
-        return self._get("requests")
-
-    def clear(self) -> None:
-        """Counts from none again."""
-        self._get("clear_requests")
-
-    def _get(self, what: str) -> dict[str, Any]:
-        from urllib.request import ProxyHandler, build_opener
-
-        opener = build_opener(ProxyHandler({}))
-        with opener.open(f"{self.about['control']}/{what}", timeout=600) as reply:
-            found: dict[str, Any] = json.load(reply)
-        return found
-
-
-@contextmanager
-def _archive(mirrors: Path, scale: float, zarrs: bool) -> Iterator[_Server]:
-    command = [sys.executable, "-m", "neuromirror.demo.big_archive", "--scale", str(scale)]
-    click.echo(f"the archive at scale {scale}: its checksums are computed …", err=True)
-    with subprocess.Popen(
-        [*command, "--warm", "--dir", str(mirrors), *(["--zarrs"] if zarrs else [])],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # not one of the crawl's processes: see bench_memory
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            expect(bool(said), "the synthetic archive did not start; see above")
-            yield _Server(json.loads(said))
-        finally:
-            process.terminate()
 
 
 def _crawl(folder: Path, deep: bool, jobs: int, again: bool) -> float:

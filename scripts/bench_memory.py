@@ -59,8 +59,19 @@ def _below(process: str, session: str) -> Iterator[str]:
             with suppress(OSError):
                 for child in (task / "children").read_text().split():
                     if _session(child) == session:
-                        yield child
+                        if _command(child) != _command(process):
+                            yield child
                         yield from _below(child, session)
+
+
+def _command(process: str) -> bytes:
+    """What a process was started as; of one that has yet to become a program, its parent's.
+
+    Between vfork and exec it has its parent's memory, not as much again.
+    """
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
 
 
 def _session(process: str) -> str:

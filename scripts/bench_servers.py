@@ -141,6 +141,48 @@ def dandi_archive(folder: Path, count: int) -> Iterator[Mirror]:
             process.terminate()
 
 
+class BigServer:
+    """The synthetic archive in a process of its own, and what it counted."""
+
+    def __init__(self, about: dict[str, Any]) -> None:
+        self.about = about
+
+    def requests(self) -> dict[str, Any]:
+        """Counts by what was asked for, CPU seconds and peak memory of the server."""
+        return self._get("requests")
+
+    def clear(self) -> None:
+        """Counts from none again."""
+        self._get("clear_requests")
+
+    def _get(self, what: str) -> dict[str, Any]:
+        from urllib.request import ProxyHandler, build_opener
+
+        opener = build_opener(ProxyHandler({}))
+        with opener.open(f"{self.about['control']}/{what}", timeout=600) as reply:
+            found: dict[str, Any] = json.load(reply)
+        return found
+
+
+@contextmanager
+def big_archive(mirrors: Path, *options: str) -> Iterator[BigServer]:
+    """The synthetic DANDI archive with its mirror file ``big.toml``; see its ``--help``."""
+    command = [sys.executable, "-m", "neuromirror.demo.big_archive", "--warm", "--dir"]
+    with subprocess.Popen(
+        [*command, str(mirrors), *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # not one of the crawl's processes: see bench_memory
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            expect(bool(said), "the synthetic archive did not start; see above")
+            yield BigServer(json.loads(said))
+        finally:
+            process.terminate()
+
+
 def apart(run: Callable[..., float], *given: Any) -> tuple[float, dict[str, Any]]:
     """Seconds that a function gives in a process of its own, and that process's peak memory."""
     context = get_context("spawn")
