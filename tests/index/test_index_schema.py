@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,14 @@ def test_of_visits_recorded_before_requests_were_counted_no_traffic_is_told(
         assert last.traffic == {"api.example.invalid": Traffic(requests=3, waited=0.5)}
         assert before
         assert all(one.traffic == {} for one in before)
+
+
+def test_a_new_index_does_not_take_in_what_it_does_not_need(tmp_path: Path) -> None:
+    program = (
+        "import sys, sqlite3\n"
+        "from neuromirror.index.schema import migrate\n"
+        f"migrate(sqlite3.connect({str(tmp_path / 'i.sqlite')!r}))\n"
+        "assert not {'numpy', 'pandas'} & set(sys.modules)\n"
+        "import numpy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

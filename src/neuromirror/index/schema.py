@@ -9,7 +9,10 @@ rows must stay a function of the journal alone (no clocks, no random ids).
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -282,9 +285,26 @@ def statements(script: str) -> list[str]:
     return found
 
 
+@contextmanager
+def _unseen(*names: str) -> Iterator[None]:
+    """Hides packages that something else takes in where it finds them.
+
+    sqlite_utils names column types by them, which nobody asks for here; it takes half a second.
+    """
+    modules: dict[str, Any] = sys.modules
+    hidden = [name for name in names if name not in modules]
+    modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an empty or older index to :data:`SCHEMA`; safe to kill and repeat."""
-    from sqlite_utils import Database, Migrations
+    with _unseen("numpy", "pandas"):
+        from sqlite_utils import Database, Migrations
 
     migrations = Migrations("neuromirror.index")
 
