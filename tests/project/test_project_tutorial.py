@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +53,16 @@ def matches(shown: tuple[str, ...], came: list[str]) -> bool:
     return re.fullmatch("".join(parts), "".join(f"{line}\n" for line in came)) is not None
 
 
-def two_ports() -> int:
-    """The first of two neighbouring ports that are free."""
+def neighbouring_ports(count: int) -> int:
+    """The first of so many ports in a row that are free."""
     while True:
-        with socket.socket() as first, socket.socket() as second:
+        with ExitStack() as taken:
+            first = taken.enter_context(socket.socket())
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
             try:
-                second.bind(("127.0.0.1", port + 1))
+                for one in range(port + 1, port + count):
+                    taken.enter_context(socket.socket()).bind(("127.0.0.1", one))
             except (OSError, OverflowError):
                 continue
             return port
@@ -118,7 +120,7 @@ class Terminal:
 
 
 def test_every_command_of_the_tutorial_gives_what_it_shows(tmp_path: Path) -> None:
-    port = two_ports()
+    port = neighbouring_ports(5)
     text = PAGE.read_text("utf-8")
     for number, free in zip(PORTS, (port, port + 1), strict=True):
         text = text.replace(str(number), str(free))

@@ -119,7 +119,7 @@ class Proven:
     """A snapshot whose listing was whole; ``pending`` files will get a sha256 upstream later.
 
     ``files`` counts all but the links to parts. ``untimed`` says that upstream gave no time, so
-    that the version's is that of its newest file.
+    that the version's is that of its newest file; ``whole`` that all of it is one array.
     """
 
     header: SnapshotHeader
@@ -128,6 +128,7 @@ class Proven:
     pending: int
     parts: PartsTaken = PartsTaken()
     untimed: bool = False
+    whole: bool = False
 
     def state(self) -> str:
         """The state digest of the files, ``sha256:<hex>``; upstream's word stands for a part's.
@@ -205,6 +206,7 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
         count.pending if listing.late_sha256 else 0,
         taken,
         untimed=listing.version.time is None,
+        whole=listing.whole,
     )
 
 

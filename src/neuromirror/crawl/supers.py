@@ -47,8 +47,12 @@ def grouped(
 ) -> list[Member]:
     """The members of the mirror's own super-dataset; ``bring`` updates the others, deepest first.
 
-    ``group`` is :meth:`~neuromirror.sources.Source.group`.
+    ``group`` is :meth:`~neuromirror.sources.Source.group`; a dataset inside of another one
+    (which can have been there before it) has no place.
     """
+    taken = {dataset.local_id for dataset in datasets}
+    datasets = {one: state for one, state in datasets.items() if not _above(one.local_id) & taken}
+
     groups: dict[str, DatasetRef] = {}
     within: dict[str, list[tuple[DatasetRef, State]]] = {"": []}
     for dataset, state in datasets.items():
@@ -68,14 +72,18 @@ def _around(
 ) -> str:
     """The innermost group of a dataset or group, put into ``groups`` with those around it."""
     innermost = ""
-    parts = local_id.split("/")
-    for depth in range(1, len(parts)):
-        local_ids = "/".join(parts[:depth])
+    for local_ids in sorted(_above(local_id), key=len):
         known = groups.get(local_ids) or group(local_ids)
         if known is not None:
             groups[local_ids] = known
             innermost = local_ids
     return innermost
+
+
+def _above(local_id: str) -> set[str]:
+    """What a local id lies in: ``{"a", "a/b"}`` for ``a/b/c``."""
+    parts = local_id.split("/")
+    return {"/".join(parts[:depth]) for depth in range(1, len(parts))}
 
 
 def _member(within: str, dataset: DatasetRef, state: State) -> Member:

@@ -3,7 +3,8 @@
 A Zarr is a folder that directly holds a marker object (model.placed.ZARR_MARKERS), whatever it is
 called; one inside another belongs to the outer one. By the number of objects in it a Zarr stays
 where it is, becomes a sub-dataset, or one of form ``manifest``, whose chunks are in the canonical
-manifest and not in git. A dataset that is a Zarr itself stays whole, in the form for its size.
+manifest and not in git. A dataset that is a Zarr itself, or that its source calls one array, stays
+whole, in the form for its size.
 
 The spool is sorted by git path, so that a folder's files are one run of lines: one pass finds the
 large Zarrs, a second one takes them out. Neither holds more than the open folders.
@@ -89,6 +90,11 @@ def split_zarrs(proven: Proven, limits: ZarrLimits, scratch: Path) -> tuple[Prov
     documents = proven.header.documents
     if proven.files + len(documents) <= min(limits.inline, limits.manifest):
         return proven, []
+    if proven.whole:
+        # its documents are in git in either form
+        if proven.files + len(documents) <= limits.manifest:
+            return proven, []
+        return replace(proven, header=replace(proven.header, form="manifest")), []
     roots = _large_zarrs(proven.spool, documents, min(limits.inline, limits.manifest))
     if roots and not roots[0].path:
         if roots[0].objects <= limits.manifest:

@@ -48,7 +48,8 @@ def main() -> None:
     "--volumes/--no-volumes",
     default=None,
     show_default="where a BOSS can be mirrored",
-    help="Serve volumes, too: a BOSS and an ndstore (the ports after the buckets').",
+    help="Serve volumes, too: a BOSS and an ndstore (the ports after the buckets'), and a bucket"
+    " of precomputed layers beside the other buckets.",
 )
 @click.option(
     "--zarrs",
@@ -79,6 +80,7 @@ def serve(
                     zarrs=zarrs,
                     buckets=buckets,
                     buckets_port=port + 2 if port else 0,
+                    layers=volumes,
                 )
             )
             served = demo.addresses()

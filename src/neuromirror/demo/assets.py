@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 OPEN_DATA = "demo-aind-open-data"
 BENCHMARK = "demo-aind-benchmark-data"
 HOSTILE = "demo-hostile"
+PRECOMPUTED = "demo-precomputed"
 
 
 class BucketState:
-    """Three buckets in memory, the document database of one, and the verbs that change them.
+    """Buckets in memory, the document database of one, and the verbs that change them.
 
-    A key is given as text or bytes; where no bucket is named, ``demo-aind-open-data`` is meant.
+    There are three, and with ``layers`` one more. A key is given as text or bytes; where no bucket
+    is named, ``demo-aind-open-data`` is meant.
     Each verb that changes something is one change an hour after the one before, by the demo's own
     clock. All raise :class:`~neuromirror.demo.DemoError` for a bucket, an asset or an object that
     is not there.
@@ -33,8 +35,9 @@ class BucketState:
     open_data = OPEN_DATA
     benchmark = BENCHMARK
     hostile = HOSTILE
+    precomputed = PRECOMPUTED
 
-    def __init__(self, clock: ArchiveClock | None = None) -> None:
+    def __init__(self, clock: ArchiveClock | None = None, *, layers: bool = False) -> None:
         from neuromirror.demo.objects import ObjectBucket
 
         first = datetime(2025, 6, 10, 8, 0, 0, tzinfo=UTC)
@@ -49,10 +52,10 @@ class BucketState:
                 name,
                 self.clock,
                 versioned=name == BENCHMARK,
-                list_versions=name != OPEN_DATA,
-                read_versions=name != OPEN_DATA,
+                list_versions=name not in (OPEN_DATA, PRECOMPUTED),
+                read_versions=name not in (OPEN_DATA, PRECOMPUTED),
             )
-            for name in (OPEN_DATA, BENCHMARK, HOSTILE)
+            for name in (OPEN_DATA, BENCHMARK, HOSTILE, *([PRECOMPUTED] if layers else []))
         }
 
     def close(self) -> None:
@@ -102,12 +105,14 @@ class BucketState:
         bucket: str = OPEN_DATA,
         part_size: int | Sequence[int] | None = None,
         content_type: str = "binary/octet-stream",
+        encoding: str = "",
         checksum: str | None = None,
         kms: bool = False,
     ) -> ObjectVersion:
         """Upload an object, in parts where ``part_size`` (bytes, at least 5 MiB) is given.
 
-        Several sizes make parts that differ, the last of them for all that follow.
+        Several sizes make parts that differ, the last of them for all that follow. ``encoding``
+        is its Content-Encoding; the content is stored as it is given.
         """
         with self.lock:
             return self.bucket(bucket).put(
@@ -115,6 +120,7 @@ class BucketState:
                 content.encode() if isinstance(content, str) else content,
                 part_size=part_size,
                 content_type=content_type,
+                encoding=encoding,
                 checksum=checksum,
                 kms=kms,
             )
@@ -159,6 +165,7 @@ class BucketState:
             bucket=bucket,
             part_size=before.parts[:-1] or before.parts or None,
             content_type=before.content_type,
+            encoding=before.encoding,
         )
 
     def delete_object(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> None:
@@ -257,6 +264,7 @@ class BucketState:
                 bucket=bucket,
                 part_size=one.parts[:-1] or one.parts or None,
                 content_type=one.content_type,
+                encoding=one.encoding,
             )
         return len(gone)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from neuromirror.demo.archive import DemoError
-from neuromirror.demo.assets import BENCHMARK, OPEN_DATA, BucketState, key_bytes
+from neuromirror.demo.assets import BENCHMARK, OPEN_DATA, PRECOMPUTED, BucketState, key_bytes
 from neuromirror.demo.records import ArchiveClock
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class DemoBuckets(BucketState):
 
     ``demo-aind-open-data`` keeps no versions and lets none be listed; ``demo-aind-benchmark-data``
     keeps versions, which anybody may list and read; ``demo-hostile`` holds every key that breaks
-    other programs. Objects are at ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes,
-    times, ETags and version ids.
+    other programs. With ``layers`` there is ``demo-precomputed`` too, which holds volumes in
+    Neuroglancer's precomputed format, and keeps no versions. Objects are at
+    ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes, times, ETags and version ids.
 
     ``directory`` gets the mirror files, in ``mirrors``; they are removed at the end. A page of a
     listing holds ``page_size`` names at most. With ``empty`` the buckets start without objects.
@@ -59,9 +60,10 @@ class DemoBuckets(BucketState):
         page_size: int = 1000,
         clock: ArchiveClock | None = None,
         empty: bool = False,
+        layers: bool = False,
         docdb_most: int = 4,
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock, layers=layers)
         self.mirrors = Path(directory).absolute() / "mirrors"
         self.page_size = page_size
         self.docdb_most = docdb_most
@@ -89,6 +91,7 @@ class DemoBuckets(BucketState):
 
     def __enter__(self) -> Self:
         from neuromirror.demo.bucket_contents import fill_benchmark, fill_hostile, fill_open_data
+        from neuromirror.demo.layer_contents import fill_precomputed
         from neuromirror.demo.server import LoopbackServer
 
         with ExitStack() as undo:
@@ -97,6 +100,8 @@ class DemoBuckets(BucketState):
                 fill_open_data(self)
                 fill_benchmark(self)
                 fill_hostile(self)
+                if PRECOMPUTED in self._buckets:
+                    fill_precomputed(self)
             server = LoopbackServer(self._watch, self._port)
             self._stack.callback(server.stop)
             # Last in, first out: what hangs is let go before the server waits for it.
@@ -201,20 +206,30 @@ class DemoBuckets(BucketState):
         self.mirrors.mkdir(parents=True, exist_ok=True)
         made = {
             "demo-aind": (
+                "s3",
                 "AIND-like open data",
                 f'bucket = "{OPEN_DATA}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
                 f'depth = 1\ndocdb = "{self.docdb_url()}"\n',
             ),
             "demo-aind-benchmark": (
+                "s3",
                 "AIND-like benchmark data",
                 f'bucket = "{BENCHMARK}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
                 f'depth = 3\n\n[[options.datasets]]\nprefix = "{MEAREC}/"\ndepth = 2\n',
             ),
         }
+        if PRECOMPUTED in self._buckets:
+            made[PRECOMPUTED] = (
+                "precomputed",
+                "Layers of volumes",
+                f'bucket = "{PRECOMPUTED}"\nendpoint = "{self.endpoint}"\n',
+            )
         paths = []
-        for name, (title, options) in made.items():
+        for name, (source, title, options) in made.items():
             path = self.mirrors / f"{name}.toml"
-            path.write_text(f'source = "s3"\ntitle = "{title} (loopback)"\n\n[options]\n{options}')
+            path.write_text(
+                f'source = "{source}"\ntitle = "{title} (loopback)"\n\n[options]\n{options}'
+            )
             paths.append(path)
         return paths
 

@@ -66,10 +66,9 @@ class DemoArchive(Archive):
     holds anything that is not a demo's. ``port`` and ``s3_port`` 0 take free ports. ``cache`` is
     where NWB files are kept between starts, by default inside ``directory``. With ``empty`` the
     archive starts without dandisets; with ``zarrs`` it has those of :meth:`add_zarrs` too. With
-    ``buckets`` there are the buckets of
-    :class:`DemoBuckets` too, and their mirror files beside ``demo.toml``. Equal calls of an equal
-    installation give equal ids, times and bytes; only the ports in addresses differ, unless they
-    are given.
+    ``buckets`` there are the buckets of :class:`DemoBuckets` too, and their mirror files beside
+    ``demo.toml``; ``layers`` is theirs. Equal calls of an equal installation give equal ids, times
+    and bytes; only the ports in addresses differ, unless they are given.
 
     It may not share a process with anything that resets moto's state (``mock_aws``).
     """
@@ -92,6 +91,7 @@ class DemoArchive(Archive):
         zarrs: bool = False,
         buckets: bool = False,
         buckets_port: int = 0,
+        layers: bool = False,
     ) -> None:
         from neuromirror.demo.bucket import BUCKET, Bucket
         from neuromirror.demo.faults import Faults, Watched
@@ -111,7 +111,9 @@ class DemoArchive(Archive):
         self._s3_watch = Watched(bucket, "s3", self._faults, self)
         self._api_watch: Watched = self._s3_watch
         self._base = self._s3 = ""
-        self.buckets = DemoBuckets(self.directory, port=buckets_port) if buckets else None
+        self.buckets = (
+            DemoBuckets(self.directory, port=buckets_port, layers=layers) if buckets else None
+        )
         """The S3 buckets that were started beside the archive, None without them."""
 
     def __enter__(self) -> Self:

@@ -133,6 +133,8 @@ def _headers(found: ObjectVersion, request: Request) -> Headers:
             "x-amz-server-side-encryption": found.encryption,
         }
     )
+    if found.encoding:
+        headers["Content-Encoding"] = found.encoding
     if found.version_id is not None:
         headers["x-amz-version-id"] = found.version_id
     if found.checksum is not None and request.headers.get("x-amz-checksum-mode") == "ENABLED":

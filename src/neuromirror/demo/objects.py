@@ -30,7 +30,7 @@ class ObjectVersion:
 
     ``version_id`` is None in a bucket that keeps no versions. ``parts`` are the sizes of the parts
     it was uploaded in, empty for an upload in one piece. ``checksum`` is (algorithm, type,
-    base64 value).
+    base64 value), ``encoding`` its Content-Encoding, empty for none.
     """
 
     key: bytes
@@ -42,6 +42,7 @@ class ObjectVersion:
     parts: tuple[int, ...] = ()
     checksum: tuple[str, str, str] | None = None
     encryption: str = "AES256"
+    encoding: str = ""
     deleted: bool = False
     latest: bool = True
     kept: Any = field(default=None, repr=False, compare=False)
@@ -93,6 +94,7 @@ class ObjectBucket:
         *,
         part_size: int | Sequence[int] | None = None,
         content_type: str = "binary/octet-stream",
+        encoding: str = "",
         checksum: str | None = None,
         kms: bool = False,
         modified: datetime | None = None,
@@ -119,6 +121,7 @@ class ObjectBucket:
         modified = self._clock.tick() if modified is None else modified
         kept.last_modified = modified.replace(microsecond=0, tzinfo=None)
         kept.set_metadata({"Content-Type": content_type})
+        kept.stated_encoding = encoding
         self._sorted = None
         return self._read(key, kept, latest=True)
 
@@ -261,6 +264,7 @@ class ObjectBucket:
             else tuple(uploaded.parts[number].contentsize for number in uploaded.partlist),
             checksum=checksum,
             encryption=kept.encryption or "AES256",
+            encoding=kept.stated_encoding,
             latest=latest,
             kept=kept,
         )

@@ -113,6 +113,7 @@ class Listing:
     web_remotes: tuple[WebRemote, ...] = ()
     special_remotes: tuple[SpecialRemote, ...] = ()
     late_sha256: bool = False  # upstream will tell a sha256 of every file some time later
+    whole: bool = False  # it is one array: too large for git, its files are in a manifest alone
     unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
     memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
     renewed: Callable[[], bytes | None] = field(default=_no_memo, repr=False)

@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
 from neuromirror.net import ObjectRow, S3Bucket
 from neuromirror.sources.s3 import names
-from neuromirror.sources.s3.options import S3Options
+from neuromirror.sources.s3.options import BucketOptions, S3Options
 
 Components = tuple[bytes, ...]
 _SHOWN: Final = 5
 
 
-class Plan:
-    """What the options say of where roots lie; prefixes are told in their components."""
+class Scope:
+    """What of a bucket the options leave in; prefixes are told in their components."""
+
+    def __init__(self, options: BucketOptions) -> None:
+        self.top: Components = names.split(options.prefix.encode("utf-8"))
+        self._exclude = options.exclude
+
+    def is_excluded(self, components: Components) -> bool:
+        """Whether this prefix, or one around it, is passed over."""
+        return self.fits(components, self._exclude)
+
+    def fits(self, components: Components, patterns: Sequence[str]) -> bool:
+        """Whether one of some shell patterns is of this prefix, or of one around it."""
+        return any(
+            fnmatchcase(names.shown(b"/".join(components[:end])), pattern)
+            for end in range(len(self.top) + 1, len(components) + 1)
+            for pattern in patterns
+        )
+
+    def is_below(self, components: Components) -> bool:
+        """Whether a prefix is the mirror's own, or below it."""
+        return components[: len(self.top)] == self.top
+
+    def level(self, components: Components) -> int:
+        """How many folders below the mirror's own prefix this one lies."""
+        return len(components) - len(self.top)
+
+
+class Plan(Scope):
+    """What the options say of where roots lie."""
 
     def __init__(self, options: S3Options) -> None:
-        self.top: Components = names.split(options.prefix.encode("utf-8"))
+        super().__init__(options)
         self._depth = options.depth
-        self._exclude = options.exclude
         # The closest around a prefix is the longest.
         self._overrides = sorted(
             ((names.split(one.prefix.encode("utf-8")), one.depth) for one in options.datasets),
@@ -30,21 +57,7 @@ class Plan:
 
     def is_root(self, components: Components) -> bool:
         """Whether a dataset's root lies exactly here."""
-        return self._below(components) and self._level(components) == self._depth_at(components)
-
-    def is_excluded(self, components: Components) -> bool:
-        """Whether this prefix, or one around it, is passed over."""
-        return any(
-            fnmatchcase(names.shown(b"/".join(components[:end])), pattern)
-            for end in range(len(self.top) + 1, len(components) + 1)
-            for pattern in self._exclude
-        )
-
-    def _below(self, components: Components) -> bool:
-        return components[: len(self.top)] == self.top
-
-    def _level(self, components: Components) -> int:
-        return len(components) - len(self.top)
+        return self.is_below(components) and self.level(components) == self._depth_at(components)
 
     def _depth_at(self, components: Components) -> int:
         for prefix, depth in self._overrides:

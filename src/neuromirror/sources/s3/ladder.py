@@ -140,6 +140,14 @@ class Ladder:
             found.append(_listed(row))
         return Claims(tuple(found), part_size, refused=refused)
 
+    def headers(self, row: ObjectRow, version_id: str | None) -> Mapping[str, str] | None:
+        """The headers of the very object; None where nobody may ask. Raises as ``claims`` does."""
+        reply = self._bucket.head(row.key, version_id=version_id)
+        if self._is_refused(row, reply):
+            return None
+        self._check(row, reply)
+        return reply.headers
+
     def _part_size(self, row: ObjectRow, version_id: str | None) -> tuple[int | None, bool, bool]:
         """The size of the parts where all but the last have one, and opaque, and refused."""
         parts = parts_of(row)

@@ -19,6 +19,10 @@ def _folder(prefix: str) -> str:
     return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
 
 
+def _address(address: str | None) -> str | None:
+    return None if address is None else base_address(address, "requests are anonymous")
+
+
 class DatasetOverride(BaseModel):
     """Another depth for everything below one prefix.
 
@@ -33,7 +37,50 @@ class DatasetOverride(BaseModel):
     _normal = field_validator("prefix")(_folder)
 
 
-class S3Options(SourceOptions):
+class BucketOptions(SourceOptions):
+    """The ``[options]`` that all mirrors of buckets have; all requests are anonymous.
+
+    ``exclude`` holds shell patterns of prefixes that are passed over. ``overwrites`` says what
+    other bytes under the same key are: an ``incident`` or a new ``version``. ``etags`` says what
+    single-part ETags are: ``md5``, ``opaque``, or for each listing to be found out (``probe``).
+    """
+
+    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,40}$")
+    endpoint: str | None = None
+    prefix: str = ""
+    exclude: tuple[str, ...] = ()
+    overwrites: Literal["incident", "version"] | None = None
+    etags: Literal["probe", "md5", "opaque"] = "probe"
+    history_gap_minutes: int = Field(default=60, ge=1)
+    connections: int = Field(default=8, ge=1, le=64)
+    allow_private: bool | None = None
+
+    _normal = field_validator("prefix")(_folder)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint(cls, address: str | None) -> str | None:
+        return _address(address)
+
+    @property
+    def overwrites_are_incidents(self) -> bool:
+        """Whether other bytes under the same key are an incident."""
+        return self.overwrites == "incident"
+
+    def session(self) -> Session:
+        """A session with as many connections as are asked for."""
+        private = self.allow_private
+        if private is None:
+            private = any(is_local_name(origin(one)[1]) for one in self._named())
+        return Session(allow_private=private, limits=Limits(per_host=max(16, 2 * self.connections)))
+
+    def _named(self) -> list[str]:
+        """The addresses that are asked, as far as they are written here."""
+        return [] if self.endpoint is None else [self.endpoint]
+
+
+class S3Options(BucketOptions):
     """The ``[options]`` of a mirror of a bucket; all requests are anonymous.
 
     ``depth`` is how many folders below ``prefix`` a dataset's root lies; 0 makes one dataset of
@@ -44,29 +91,15 @@ class S3Options(SourceOptions):
     (``probe``). ``docdb`` is the address of a DocDB's ``find``.
     """
 
-    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
-    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,40}$")
-    endpoint: str | None = None
-    prefix: str = ""
     depth: Depth = 1
     datasets: tuple[DatasetOverride, ...] = ()
-    exclude: tuple[str, ...] = ()
     profile: Literal["plain", "aind"] = "plain"
-    overwrites: Literal["incident", "version"] | None = None
-    etags: Literal["probe", "md5", "opaque"] = "probe"
     docdb: str | None = None
-    history_gap_minutes: int = Field(default=60, ge=1)
-    connections: int = Field(default=8, ge=1, le=64)
-    allow_private: bool | None = None
 
-    _normal = field_validator("prefix")(_folder)
-
-    @field_validator("endpoint", "docdb")
+    @field_validator("docdb")
     @classmethod
-    def _address(cls, address: str | None) -> str | None:
-        if address is None:
-            return None
-        return base_address(address, "requests are anonymous")
+    def _docdb(cls, address: str | None) -> str | None:
+        return _address(address)
 
     @model_validator(mode="after")
     def _nested(self) -> S3Options:
@@ -102,10 +135,5 @@ class S3Options(SourceOptions):
         """Whether other bytes under the same key are an incident."""
         return (self.overwrites or ("incident" if self.profile == "aind" else "")) == "incident"
 
-    def session(self) -> Session:
-        """A session with as many connections as are asked for."""
-        private = self.allow_private
-        if private is None:
-            named = (self.endpoint, self.docdb)
-            private = any(is_local_name(origin(one)[1]) for one in named if one is not None)
-        return Session(allow_private=private, limits=Limits(per_host=max(16, 2 * self.connections)))
+    def _named(self) -> list[str]:
+        return [*super()._named(), *([] if self.docdb is None else [self.docdb])]

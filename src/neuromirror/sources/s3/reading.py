@@ -11,8 +11,8 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -22,11 +22,21 @@ from typing import Final
 from urllib.parse import quote
 
 from neuromirror.model import Document, FileRecord, Location, NamedException, Retention, VersionRef
-from neuromirror.net import Forbidden, NotFound, ObjectChanged, ObjectRow, S3Bucket
+from neuromirror.net import (
+    CountedPool,
+    Forbidden,
+    NotFound,
+    NotJson,
+    ObjectChanged,
+    ObjectRow,
+    S3Bucket,
+    TooLarge,
+)
 from neuromirror.sources.errors import ListingNotProven
 from neuromirror.sources.protocol import Known, KnownContent, Listing
 from neuromirror.sources.s3.ladder import MD5, Claims, Ladder, has_sha256, parts_of
 from neuromirror.sources.s3.names import shown
+from neuromirror.sources.s3.naming import AS_LISTED, Named, Naming
 from neuromirror.sources.s3.profile import Profile
 from neuromirror.sources.s3.sidecars import LARGEST, Chosen, is_plain, without_secrets
 
@@ -64,8 +74,8 @@ class _Asked:
     """An object that the bucket is asked about."""
 
     row: ObjectRow
-    path: bytes
-    claims: Future[Claims]
+    path: Named | Future[Named]
+    claims: Claims | Future[Claims]
 
 
 class Reading:
@@ -83,6 +93,7 @@ class Reading:
         workspace: Path | None,
         rows: Callable[[], Iterable[ObjectRow]],
         found_opaque: Callable[[], None],
+        naming: Naming = AS_LISTED,
     ) -> None:
         self._bucket = bucket
         self._base = bucket.object_url(b"")
@@ -95,6 +106,7 @@ class Reading:
         self._workspace = workspace
         self._rows = rows
         self._found_opaque = found_opaque
+        self._naming = naming
         self._asked: dict[str, Future[Claims]] = {}
         self._samples: dict[int, tuple[int, ObjectRow]] = {}
         self._worst = 0
@@ -110,9 +122,9 @@ class Reading:
         if not self._rules.exact:
             self._began = self._first_began()
         chosen = Chosen(len(self._prefix))
-        pool = ThreadPoolExecutor(self._rules.connections, thread_name_prefix="s3-object")
+        pool = CountedPool(self._rules.connections, thread_name_prefix="s3-object")
         try:
-            yield from self._placed(self._files(chosen), pool)
+            yield from self._placed(self._files(chosen, pool), pool)
             rows, others = chosen.split()
             read = list(pool.map(self._document, rows))
             others += [row for row, one in zip(rows, read, strict=True) if one is None]
@@ -141,18 +153,30 @@ class Reading:
     def still_there(self, paths: Sequence[bytes]) -> list[bytes]:
         """Those of some paths that the bucket has after all; it is asked for each, or for all."""
         if len(paths) > _PIECE:
-            wanted = {self._prefix + path for path in paths}
+            wanted = {self._prefix + name for path in paths for name in self._naming.objects(path)}
             found = {
                 row.key for row in self._bucket.objects(self._prefix).rows() if row.key in wanted
             }
-            return [path for path in paths if self._prefix + path in found]
-        with ThreadPoolExecutor(self._rules.connections, thread_name_prefix="s3-object") as pool:
+            paths = [
+                path
+                for path in paths
+                if any(self._prefix + name in found for name in self._naming.objects(path))
+            ]
+            if not self._naming.by_headers:
+                return paths
+        with CountedPool(self._rules.connections, thread_name_prefix="s3-object") as pool:
             there = list(pool.map(self._is_there, paths))
         return [path for path, is_there in zip(paths, there, strict=True) if is_there]
 
     def _is_there(self, path: bytes) -> bool:
-        # What is refused is there: the bucket lets anybody list it.
-        return self._bucket.head(self._prefix + path).status not in (404, 410)
+        for name in self._naming.objects(path):
+            reply = self._bucket.head(self._prefix + name)
+            if reply.status in (404, 410):
+                continue
+            # What is refused is there: the bucket lets anybody list it.
+            if reply.status != 200 or self._naming.is_file(name, reply.headers, path):
+                return True
+        return False
 
     def _first_began(self) -> datetime | None:
         """When the first page may have been asked for, by the bucket's clock.
@@ -182,11 +206,11 @@ class Reading:
 
     # --- rows
 
-    def _files(self, chosen: Chosen) -> Iterator[ObjectRow]:
+    def _files(self, chosen: Chosen, pool: CountedPool) -> Iterator[ObjectRow]:
         """Yields the rows that are no documents; keeps those that may be in ``chosen``."""
         is_document = self._rules.profile.is_document
         start = len(self._prefix)
-        for row in self._rows():
+        for row in self._naming.rows(self._rows(), self._headers, pool):
             if self._newest is None or row.modified > self._newest:
                 self._newest = row.modified
             path = row.key[start:]
@@ -197,7 +221,7 @@ class Reading:
             else:
                 yield row
 
-    def _placed(self, rows: Iterable[ObjectRow], pool: ThreadPoolExecutor) -> Iterator[Entry]:
+    def _placed(self, rows: Iterable[ObjectRow], pool: CountedPool) -> Iterator[Entry]:
         waiting: deque[list[Entry | _Asked]] = deque()
         every = iter(rows)
         while piece := list(islice(every, _PIECE)):
@@ -208,11 +232,14 @@ class Reading:
             yield from map(self._answered, left)
 
     def _answered(self, entry: Entry | _Asked) -> Entry:
-        if isinstance(entry, _Asked):
-            return self._record(entry.row, entry.path, self._noted(entry.claims.result()))
-        return entry
+        if not isinstance(entry, _Asked):
+            return entry
+        path, claims = entry.path, entry.claims
+        named = path.result() if isinstance(path, Future) else path
+        claimed = self._noted(claims.result()) if isinstance(claims, Future) else claims
+        return self._record(entry.row, named, claimed)
 
-    def _piece(self, rows: list[ObjectRow], pool: ThreadPoolExecutor) -> list[Entry | _Asked]:
+    def _piece(self, rows: list[ObjectRow], pool: CountedPool) -> list[Entry | _Asked]:
         known = self._contents(rows)
         return [self._row(row, known.get(row.etag), pool) for row in rows]
 
@@ -232,22 +259,30 @@ class Reading:
         found = zip(etags, self._known.contents(etags), strict=True)
         return {etag: one for etag, one in found if one is not None}
 
-    def _row(
-        self, row: ObjectRow, known: KnownContent | None, pool: ThreadPoolExecutor
-    ) -> Entry | _Asked:
+    def _row(self, row: ObjectRow, known: KnownContent | None, pool: CountedPool) -> Entry | _Asked:
         path = row.key[len(self._prefix) :]
         if not row.size and (not path or path.endswith(b"/")):
             return NamedException(
                 path, "folder-marker", f"{shown(row.key)!r} only says that there is a folder"
             )
+        named = self._naming.path(row, path, self._headers, pool)
         claims = self._ladder.without_asking(row, known)
-        if claims is not None:
-            if self._rules.sample and row.size and "-" not in row.etag:
-                self._maybe_sample(row, path)
-            return self._record(row, path, claims)
-        return _Asked(row, path, self._ask(row, pool))
+        if claims is None:
+            return _Asked(row, named, self._ask(row, pool))
+        if self._rules.sample and row.size and "-" not in row.etag:
+            self._maybe_sample(row, path)
+        if isinstance(named, Future):
+            return _Asked(row, named, claims)
+        return self._record(row, named, claims)
 
-    def _ask(self, row: ObjectRow, pool: ThreadPoolExecutor) -> Future[Claims]:
+    def _headers(self, row: ObjectRow) -> Mapping[str, str] | None:
+        """The headers of the very object of a row; None where nobody may ask for them."""
+        headers = self._ladder.headers(row, self._version_id(row))
+        if headers is None:
+            self.degraded.set()
+        return headers
+
+    def _ask(self, row: ObjectRow, pool: CountedPool) -> Future[Claims]:
         """The claims to come; equal multipart ETags are of equal parts, and asked for once."""
         if parts_of(row) is None or has_sha256(row):
             return pool.submit(self._ladder.claims, row, self._version_id(row))
@@ -271,7 +306,9 @@ class Reading:
             return row.version_id
         return "null" if self._rules.exact and not row.latest else None
 
-    def _record(self, row: ObjectRow, path: bytes, claims: Claims) -> FileRecord:
+    def _record(self, row: ObjectRow, path: Named, claims: Claims) -> Entry:
+        if isinstance(path, NamedException):
+            return path
         version_id = self._version_id(row)
         url = self._url(row.key, version_id)
         identity = shown(row.key) if self._rules.key_is_id else version_id
@@ -306,9 +343,11 @@ class Reading:
         except Forbidden:
             self.degraded.set()
             return None
+        except (NotJson, TooLarge):
+            return None  # stored in an encoding that is not undone, or that swells
         except (NotFound, ObjectChanged) as error:
             raise ListingNotProven(f"{self._name}: {error}") from error
-        if len(content) != row.size:
+        if len(content) != row.size and not self._is_packed(row):
             raise ListingNotProven(
                 f"{self._name}: {shown(row.key)!r} was listed with {row.size} bytes and gave"
                 f" {len(content)}"
@@ -316,6 +355,11 @@ class Reading:
         kept = self._rules.profile.kept(path, content)
         clean = without_secrets(kept)
         return Document(path, clean, row.modified), clean != kept
+
+    def _is_packed(self, row: ObjectRow) -> bool:
+        """Whether an object is stored in an encoding that was undone when it was read."""
+        headers = self._headers(row) or {}
+        return bool(headers.get("Content-Encoding"))
 
     # --- single-part ETags
 
@@ -332,7 +376,7 @@ class Reading:
             self._samples[group] = (rank, row)
             self._worst = max(rank for rank, _ in self._samples.values())
 
-    def _check_samples(self, pool: ThreadPoolExecutor) -> None:
+    def _check_samples(self, pool: CountedPool) -> None:
         """Raises ListingNotProven when ETags that were taken for MD5s may be none."""
         if not self._rules.sample or not self._samples:
             return

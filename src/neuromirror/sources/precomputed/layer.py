@@ -1,0 +1,113 @@
+"""What a layer says of itself: its ``info``, its ``provenance``, and where people can look at it.
+
+Formats: Neuroglancer's page "Precomputed: volume" for ``info``; CloudVolume for ``provenance``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from neuromirror.model import DatasetFacts, Document
+from neuromirror.net import NotFound, S3Bucket
+from neuromirror.sources.errors import UnexpectedReply
+from neuromirror.sources.s3.profile import Profile
+from neuromirror.sources.s3.sidecars import LARGEST, without_secrets
+
+INFO: Final = b"info"
+_PROVENANCE: Final = b"provenance"
+_VOLUME: Final = "neuroglancer_multiscale_volume"
+_DOCUMENT: Final = re.compile(rb"(?:.*/)?(?:info|provenance)|[^/]+\.json", re.DOTALL)
+_NEUROGLANCER: Final = "https://neuroglancer-demo.appspot.com/#!"
+_PLACE: Final = re.compile(r"(?:precomputed://)?s3://(?P<bucket>[^/]+)/(?P<path>[^?#]+)")
+_LONGEST: Final = 200
+
+
+def read_info(bucket: S3Bucket, prefix: bytes) -> Mapping[str, Any] | None:
+    """The ``info`` of a folder; None where it has none.
+
+    Raises a NetError, and :class:`UnexpectedReply` for what is no JSON object.
+    """
+    try:
+        content = bucket.read(prefix + INFO, limit=LARGEST)
+    except NotFound as error:
+        if error.fields.get("Code") == "NoSuchBucket":
+            raise
+        return None
+    info = _parsed(content)
+    if info is None:
+        raise UnexpectedReply(f"{bucket.object_url(prefix + INFO)} is no JSON object")
+    return info
+
+
+def is_volume(info: Mapping[str, Any]) -> bool:
+    """Whether an ``info`` is that of a layer of voxels; others are of meshes, annotations, …"""
+    if "@type" in info:
+        return bool(info["@type"] == _VOLUME)
+    return isinstance(info.get("scales"), list) and isinstance(info.get("data_type"), str)
+
+
+def layer_profile(
+    address: Callable[[str], str], known: Callable[[str, str], str | None]
+) -> Profile:
+    """How layers are read.
+
+    ``address`` gives where the layer of a local id is, as a browser asks for it; ``known`` the
+    local id of the layer at a path of a bucket, if it is of this mirror.
+    """
+
+    def facts(local_id: str, documents: Sequence[Document]) -> DatasetFacts:
+        held = {one.path: one.content for one in documents}
+        info = _parsed(held.get(INFO, b"")) or {}
+        provenance = _parsed(held.get(_PROVENANCE, b"")) or {}
+        about = _line(provenance.get("description"))
+        parts = local_id.split("/")
+        return DatasetFacts(
+            title=f"{local_id}: {about}" if about else local_id,
+            attributes=(("project", parts[0]),) if len(parts) > 1 else (),
+            inputs=tuple(sorted(set(_inputs(provenance.get("sources"), known)) - {local_id})),
+            links=tuple(sorted(_links(parts[-1], info, address(local_id)).items())),
+        )
+
+    return Profile(
+        is_document=lambda path: _DOCUMENT.fullmatch(path) is not None,
+        kept=lambda _path, content: content,
+        facts=facts,
+    )
+
+
+def _links(name: str, info: Mapping[str, Any], address: str) -> dict[str, str]:
+    """Addresses by kind. Formats: Neuroglancer's data sources, and its state in a URL."""
+    source = f"precomputed://{address}"
+    kind = "segmentation" if info.get("type") == "segmentation" else "image"
+    state = {"layers": [{"name": name, "source": source, "type": kind}]}
+    shown = quote(json.dumps(state, separators=(",", ":")), safe=":/,")
+    return {"neuroglancer": _NEUROGLANCER + shown, "precomputed": source}
+
+
+def _inputs(sources: Any, known: Callable[[str, str], str | None]) -> Iterator[str]:
+    """Yields the local ids of the layers that one was made of, as far as they are mirrored."""
+    for one in sources if isinstance(sources, list) else []:
+        place = _PLACE.fullmatch(one) if isinstance(one, str) else None
+        found = known(place["bucket"], place["path"].strip("/")) if place else None
+        if found is not None:
+            yield found
+
+
+def _parsed(content: bytes) -> Mapping[str, Any] | None:
+    try:
+        made = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return made if isinstance(made, dict) else None
+
+
+def _line(value: Any) -> str:
+    """A text as one short line without secrets; empty where there is none."""
+    if not isinstance(value, str):
+        return ""
+    kept = without_secrets(" ".join(value.split()).encode("utf-8", "backslashreplace")).decode()
+    return kept if len(kept) <= _LONGEST else f"{kept[: _LONGEST - 1]}…"

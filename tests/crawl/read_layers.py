@@ -1,0 +1,42 @@
+"""Reads clones of layers with the real CloudVolume, in a process of its own: started by tests.
+
+Arguments: pairs of a folder and a layer's name in the demo. Prints a line of JSON for each: whether
+all scales equal the demo's voxels, and what became of a chunk that is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+from cloudvolume import CloudVolume
+from cloudvolume.exceptions import EmptyVolumeException
+
+from neuromirror.demo.layer_contents import CELLS, scales_of
+from neuromirror.demo.volumes import FIRST_CELL
+
+
+def main() -> None:
+    arguments = iter(sys.argv[1:])
+    for folder, layer in zip(arguments, arguments, strict=True):
+        told: dict[str, object] = {"layer": layer}
+        same = []
+        for mip, scale in enumerate(scales_of(layer)):
+            opened = CloudVolume(f"file://{folder}", mip=mip, fill_missing=True, progress=False)
+            same.append(bool(np.array_equal(opened[:][..., 0].T, scale.voxels)))
+        told["same"] = same
+        try:
+            CloudVolume(f"file://{folder}", progress=False)[:]
+            told["missing"] = False
+        except EmptyVolumeException:
+            told["missing"] = True
+        if layer == CELLS:
+            opened = CloudVolume(f"file://{folder}", progress=False)
+            told["vertices"] = len(opened.mesh.get(FIRST_CELL).vertices)
+            told["joints"] = len(opened.skeleton.get(FIRST_CELL).vertices)
+        sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Layers of a bucket: how they are found, and what a listing of one holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from precomputed_place import ENCODINGS, INFO, Layers, key_of, layers_at, listing_of, read
+
+from neuromirror.demo.layer_contents import CELLS, DRAFT, EM, GCAMP, LAYERS, POINTS
+from neuromirror.model import FileRecord
+from neuromirror.sources import DatasetNotFound, MalformedId, UnexpectedReply, open_source
+from neuromirror.sources.precomputed import PrecomputedSource
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layers]:
+    """The demo's layers, for tests that only read them."""
+    with layers_at(tmp_path_factory.mktemp("layers"), empty=False) as layers:
+        yield layers
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Iterator[Layers]:
+    """An empty bucket."""
+    with layers_at(tmp_path) as made:
+        yield made
+
+
+def found(source: PrecomputedSource) -> dict[str, str | None]:
+    return {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
+
+
+# --- discovery
+
+
+def test_every_volume_is_a_dataset_and_the_rest_is_told(still):
+    source = still.source()
+    assert found(source) == {
+        **dict.fromkeys(LAYERS),
+        "==above": "1 object (17 bytes) above the datasets' depth, in no dataset: README.md",
+        "==no-layer": "2 folders hold no layer that can be mirrored:"
+        f" {DRAFT}/4_4_40 (no info), {POINTS} (its info is of 'neuroglancer_annotations_v1')",
+    }
+    hints = {hint.dataset.local_id: hint for hint in source.datasets()}
+    assert hints[EM].fingerprint is None
+    base = f"{still.demo.endpoint}/{still.name}"
+    assert hints[EM].dataset.source_uri == f"{base}/{EM}/"
+    assert source.hint(source.dataset(EM)) == hints[EM]
+    assert source.uri == base
+
+
+def test_the_search_lists_no_folder_of_chunks_and_reads_no_layer_twice(still):
+    still.demo.clear_requests()
+    list(still.source().datasets())
+    listed = [unquote(one) for one in still.demo.requests if "list-type" in one]
+    folders = sorted(one.partition("&prefix=")[2].partition("&")[0] for one in listed)
+    assert folders == [
+        *("", "demo_activity/", "demo_activity/calcium/", "demo_cortex/"),
+        *("demo_cortex/drafts/", f"{DRAFT}/", "demo_cortex/sections/"),
+    ]
+    asked = [one for one in still.demo.requests if one.endswith("/info")]
+    assert len(asked) == len(set(asked))
+
+
+def test_chunks_without_an_info_end_the_search(layers):
+    layers.scale("c/e/ch", 3)
+    layers.put("c/x/info", INFO)
+    layers.put("c/e/ch/deeper/info", INFO)
+    assert found(layers.source()) == {
+        "c/x": None,
+        "==no-layer": "1 folder holds no layer that can be mirrored:"
+        " c/e/ch (chunks without an info)",
+    }
+
+
+def test_a_crowded_folder_is_not_paged_through(layers, monkeypatch):
+    monkeypatch.setattr("neuromirror.sources.precomputed.search._MOST", 20)
+    for number in range(30):
+        layers.put(f"tiffs/{number:03d}.tif")
+    layers.put("tiffs/a/info", INFO)
+    assert found(layers.source())["==no-layer"].endswith("tiffs (more than 20 names)")
+
+
+def test_depth_prefix_include_and_exclude_bound_the_search(layers):
+    for layer in ("c/e/one", "c/e/two", "c/f/three", "d/four", "a/b/c/d/five"):
+        layers.put(f"{layer}/info", INFO)
+
+    def only(**options: object) -> list[str]:
+        return [one for one in found(layers.source(**options)) if not one.startswith("==")]
+
+    assert only() == ["c/e/one", "c/e/two", "c/f/three", "d/four"]
+    assert only(depth=5)[0] == "a/b/c/d/five"
+    assert only(depth=2) == ["d/four"]
+    assert only(include=["c/*"], exclude=["c/e"]) == ["c/f/three"]
+    assert only(include=["*/two", "d"]) == ["c/e/two", "d/four"]
+    assert only(prefix="c/e") == ["c/e/one", "c/e/two"]
+    assert only(prefix="c/e/one", depth=0) == ["c/e/one"]
+    layers.demo.clear_requests()
+    assert only(include=["d/*"]) == ["d/four"]
+    assert not [one for one in layers.demo.requests if "prefix=c%2F" in one]
+    excluded = layers.source(exclude=["c/*"])
+    assert excluded.hint(excluded.dataset("c/e/one")).unavailable == "excluded in the mirror's file"
+    shallow = layers.source(depth=2)
+    assert "elsewhere" in str(shallow.hint(shallow.dataset("c/e/one")).unavailable)
+
+
+def test_a_bucket_that_is_a_layer_is_one_dataset(layers):
+    layers.put("info", INFO)
+    layers.put("4_4_40/0-64_0-64_0-16")
+    source = layers.source(depth=0)
+    assert list(found(source)) == [layers.name]
+    assert b"4_4_40/0-64_0-64_0-16" in read(listing_of(source, layers.name))
+    assert list(found(layers.source())) == ["==above", "==no-layer"]
+
+
+def test_what_lies_below_a_layer_is_the_layers(layers):
+    layers.put("c/seg/info", INFO)
+    layers.put("c/seg/proofread/info", INFO)
+    layers.put("c/seg/proofread/8_8_8/0-64_0-64_0-16")
+    source = layers.source()
+    assert list(found(source)) == ["c/seg"]
+    listing = listing_of(source, "c/seg")
+    assert list(read(listing)) == [b"proofread/8_8_8/0-64_0-64_0-16"]
+    assert [one.path for one in listing.documents] == [
+        *(b"info", b"proofread/info", ENCODINGS.encode())
+    ]
+
+
+def test_an_info_that_is_no_layer_is_told_with_the_reason(layers):
+    layers.put("broken/info", "{")
+    layers.put("list/info", "[]")
+    layers.put("packed/info", INFO, "br")
+    layers.put("squeezed/info", INFO, "gzip")
+    layers.put("other/info", '{"hello": 1}')
+    told = found(layers.source())
+    assert told.pop("squeezed") is None
+    (words,) = told.values()
+    assert words is not None
+    assert words.startswith("4 folders hold no layer")
+    for one in ("broken (its info is no JSON)", "list (its info is no JSON)"):
+        assert one in words
+    assert "other (its info is of 'something else')" in words
+    assert "packed (its info cannot be read" in words
+
+
+def test_a_layer_is_gone_only_when_its_info_is(layers):
+    layers.put("c/e/ch/info", INFO)
+    layers.scale("c/e/ch/4_4_40", 2)
+    source = layers.source()
+    dataset = source.dataset("c/e/ch")
+    assert source.hint(dataset).unavailable is None
+    layers.put("c/e/ch/info", "{")
+    with pytest.raises(UnexpectedReply, match="no JSON object"):
+        source.hint(dataset)
+    layers.demo.delete_object("c/e/ch/info", bucket=layers.name)
+    with pytest.raises(DatasetNotFound, match="there is no layer at"):
+        source.hint(dataset)
+
+
+# --- names
+
+
+def test_groups_are_the_folders_around_layers(still):
+    source = still.source()
+    experiment = source.group("demo_cortex/sections")
+    assert experiment is not None
+    base = f"{still.demo.endpoint}/{still.name}"
+    assert experiment.source_uri == f"{base}/demo_cortex/sections/"
+    assert experiment.name == "m:demo_cortex/sections"
+    assert source.group("no name") is None
+    within = still.source(prefix="demo_cortex")
+    assert within.group("demo_cortex") is None  # that is the mirror's own
+    assert within.group("demo_cortex/sections") == experiment
+
+
+def test_names_and_addresses_are_those_of_the_bucket():
+    source = open_source("precomputed", "open-neurodata", {"bucket": "open-neurodata"})
+    dataset = source.dataset("kasthuri/ac4/em")
+    assert dataset.source_uri == "s3://open-neurodata/kasthuri/ac4/em/"
+    group = source.group("kasthuri")
+    assert group is not None
+    assert group.source_uri == "s3://open-neurodata/kasthuri/"
+    with pytest.raises(MalformedId):
+        source.dataset("a//b")
+    assert source.versions(dataset)[0].upstream == "current"
+    assert source.estimate(dataset) is None
+
+
+# --- listings
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_object_is_a_file_under_its_etag_or_a_document(still, layer):
+    source = still.source()
+    listing = listing_of(source, layer)
+    files = read(listing)
+    assert all(isinstance(one, FileRecord) for one in files.values())
+    documents = {one.path.decode() for one in listing.documents} - {ENCODINGS}
+    keys = {key_of(one).removeprefix(f"{layer}/") for one in files.values()} | documents
+    present = still.demo.present(f"{layer}/", bucket=still.name)
+    assert sorted(keys) == [one.decode().removeprefix(f"{layer}/") for one in present]
+    assert len(keys) == len(files) + len(documents)
+    for one in files.values():
+        head = still.demo.head(key_of(one), bucket=still.name)
+        assert (one.size, one.digests[0].value) == (head.size, head.etag)
+    assert {"info", "provenance"} <= documents
+
+
+def test_facts_and_links_come_from_info_and_provenance(still):
+    source = still.source()
+    listing = listing_of(source, CELLS)
+    read(listing)
+    facts = listing.facts
+    assert facts.title == f"{CELLS}: Cells (demo)"
+    assert facts.inputs == (EM,)
+    assert ("project", "demo_cortex") in facts.attributes
+    links = dict(facts.links)
+    place = f"precomputed://{still.demo.endpoint}/{still.name}/{CELLS}"
+    assert links["precomputed"] == place
+    page, _, state = links["neuroglancer"].partition("#!")
+    assert page == "https://neuroglancer-demo.appspot.com/"
+    (layer,) = json.loads(unquote(state))["layers"]
+    assert layer == {"name": "cells", "source": place, "type": "segmentation"}
+
+
+def test_links_of_an_aws_bucket_are_what_a_browser_can_ask_for():
+    source = open_source("precomputed", "m", {"bucket": "open-neurodata", "region": "us-east-1"})
+    assert isinstance(source, PrecomputedSource)
+    facts = source._profile.facts("c/e/a=20b", [])
+    place = "precomputed://https://open-neurodata.s3.us-east-1.amazonaws.com/c/e/a%20b"
+    assert dict(facts.links)["precomputed"] == place
+
+
+def test_shards_are_files_as_they_are(still):
+    paths = {path for path in read(listing_of(still.source(), GCAMP)) if b"/" in path}
+    assert {path.rpartition(b".")[2] for path in paths} == {b"shard"}

@@ -1,0 +1,423 @@
+"""Files are called by the encoding of their objects, learnt from as few of them as will do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from memory import Memory
+from precomputed_place import INFO, TEXT, Layers, key_of, layers_at, learnt, listing_of, read
+
+from neuromirror.demo.layer_contents import CELLS, EM
+from neuromirror.demo.layers import packed
+from neuromirror.model import FileRecord, NamedException
+from neuromirror.net import CountedPool, ObjectRow, Reply
+from neuromirror.sources import ListingNotProven
+from neuromirror.sources.precomputed import PrecomputedSource
+from neuromirror.sources.precomputed.encodings import FRESH, SAMPLE, Encodings, encoding_of
+from neuromirror.sources.s3.history import upstream_name
+
+CH = "c/e/ch"
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Iterator[Layers]:
+    """A bucket with one layer, which holds nothing yet."""
+    with layers_at(tmp_path) as made:
+        made.put(f"{CH}/info", INFO)
+        yield made
+
+
+def paths(source: PrecomputedSource, known: Memory | None = None) -> set[str]:
+    listing = listing_of(source, CH) if known is None else listing_of(source, CH, known)
+    return {path.decode() for path in read(listing)}
+
+
+def memo_of(source: PrecomputedSource, known: Memory | None = None) -> Memory:
+    listing = listing_of(source, CH) if known is None else listing_of(source, CH, known)
+    read(listing)
+    return Memory(memo=listing.memo())
+
+
+def chunk(number: int) -> str:
+    return f"{CH}/8_8_8/{64 * number}-{64 * number + 64}_0-64_0-16"
+
+
+# --- what is learnt
+
+
+def test_a_sample_of_each_scale_gives_all_of_it_its_ending(layers):
+    layers.scale(f"{CH}/4_4_40", 30, "br")
+    layers.scale(f"{CH}/8_8_40", 20, "gzip")
+    layers.scale(f"{CH}/16_16_40", 5)
+    source = layers.source()
+    source.capabilities()
+    layers.demo.clear_requests()
+    listing = listing_of(source, CH)
+    files = read(listing)
+    for path, record in files.items():
+        name = key_of(record).removeprefix(f"{CH}/")
+        ending = {"4_4_40": ".br", "8_8_40": ".gz", "16_16_40": ""}[name.partition("/")[0]]
+        assert path.decode() == name + ending
+    assert learnt(listing) == {
+        "*": ("each object", ["identity"]),
+        "16_16_40/*": ("each object", ["identity"]),
+        "4_4_40/*": ("a sample", ["br"]),
+        "8_8_40/*": ("a sample", ["gzip"]),
+    }
+    assert {one for name, one in listing.facts.attributes if name == "encoding"} == {"br", "gzip"}
+    # eight more find out whether ETags are MD5s
+    assert len(layers.heads()) <= 1 + 5 + 2 * SAMPLE + 8
+    again = listing_of(layers.source(), CH)
+    read(again)
+    assert again.documents == listing.documents
+
+
+def test_the_demo_layers_are_learnt_as_they_were_written(tmp_path):
+    with layers_at(tmp_path, empty=False) as still:
+        listing = listing_of(still.source(), EM)
+        read(listing)
+        assert learnt(listing)["4_4_40/*"] == ("a sample", ["br"])
+        listing = listing_of(still.source(), CELLS)
+        read(listing)
+        told = learnt(listing)
+        assert (told["mesh/*:*"][1], told["mesh/*:*:*"][1]) == (["identity"], ["gzip"])
+
+
+def test_lists_and_pieces_of_meshes_are_told_apart_without_asking_each(layers):
+    for number in range(1, 41):
+        layers.put(f"{CH}/mesh/{number}:0", "{}")
+        layers.put(f"{CH}/mesh/{number}:0:0-9_0-9_0-9", TEXT, "gzip")
+    source = layers.source()
+    source.capabilities()
+    layers.demo.clear_requests()
+    assert paths(source) == {
+        *(f"mesh/{number}:0" for number in range(1, 41)),
+        *(f"mesh/{number}:0:0-9_0-9_0-9.gz" for number in range(1, 41)),
+    }
+    assert len(layers.heads()) <= 1 + 2 * SAMPLE + 8
+
+
+def test_a_scale_that_is_found_mixed_is_asked_about_object_by_object(layers):
+    layers.scale(f"{CH}/8_8_8", 30, "br")
+    layers.scale(f"{CH}/8_8_8", 30, "gzip", first=30)
+    layers.scale(f"{CH}/8_8_8", 1, first=60)
+    listing = listing_of(layers.source(), CH)
+    names = {key_of(record): path.decode() for path, record in read(listing).items()}
+    for number in range(61):
+        key = chunk(number)
+        ending = ".br" if number < 30 else ".gz" if number < 60 else ""
+        assert names[key] == key.removeprefix(f"{CH}/") + ending
+    assert learnt(listing)["8_8_8/*"] == ("each object", ["br", "gzip", "identity"])
+
+
+def test_each_asks_for_every_object(layers):
+    layers.scale(f"{CH}/8_8_8", 30, "br")
+    odd = next(number for number in range(30) if chunk(number) not in sampled(layers))
+    layers.put(chunk(odd), TEXT)
+    assert f"{chunk(odd)}.br".removeprefix(f"{CH}/") in paths(layers.source())
+    found = paths(layers.source(encodings="each"))
+    assert chunk(odd).removeprefix(f"{CH}/") in found
+    assert len(found) == 30
+
+
+def sampled(layers: Layers) -> set[str]:
+    """The objects that a first visit asks about."""
+    layers.demo.clear_requests()
+    paths(layers.source(etags="md5"))
+    return set(layers.heads())
+
+
+# --- later visits
+
+
+def test_an_unchanged_layer_is_not_asked_again(layers):
+    layers.scale(f"{CH}/8_8_8", 30, "br")
+    layers.scale(f"{CH}/4_4_4", 30, "br")
+    layers.scale(f"{CH}/4_4_4", 30, "gzip", first=30)
+    source = layers.source()
+    known = memo_of(source)
+    layers.demo.clear_requests()
+    listing = listing_of(source, CH, known)
+    assert listing.unchanged()
+    assert {kind for kind, _ in listing.facts.links} == {"neuroglancer", "precomputed"}
+    assert layers.heads() == []
+    assert len(layers.demo.requests) == 1
+    assert not listing_of(layers.source(encodings="each"), CH, known).unchanged()
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_an_object_put_again_in_another_encoding_gets_another_name(layers, encoding):
+    layers.scale(f"{CH}/8_8_8", 30, "br")
+    source = layers.source()
+    known = memo_of(source)
+    odd = next(number for number in range(30) if chunk(number) not in sampled(layers))
+    layers.later(chunk(odd), TEXT, encoding)
+    name = chunk(odd).removeprefix(f"{CH}/")
+    ending = {"": "", "gzip": ".gz"}[encoding]
+    listing = listing_of(source, CH, known)
+    assert not listing.unchanged()
+    found = read(listing)
+    assert (name + ending).encode() in found
+    assert f"{name}.br".encode() not in found
+    assert len(found) == 30
+    assert listing.still_there is not None
+    assert listing.still_there([f"{name}.br".encode()]) == []
+    # what was found once is not forgotten when something else changes
+    for number in (30, 31):
+        known = Memory(memo=listing.memo())
+        layers.later(chunk(number), TEXT, "br")
+        listing = listing_of(source, CH, known)
+        again = {path.decode() for path in read(listing)}
+        assert {name + ending, f"{chunk(number)}.br".removeprefix(f"{CH}/")} <= again
+        assert len(again) == number + 1
+
+
+def test_an_object_put_again_in_the_second_of_the_newest_is_asked_about(layers):
+    layers.scale(f"{CH}/8_8_8", 30, "br")
+    source = layers.source()
+    known = memo_of(source)
+    odd = next(number for number in range(29) if chunk(number) not in sampled(layers))
+    newest = layers.demo.head(chunk(29), bucket=layers.name).modified
+    layers.demo.bucket(layers.name).put(chunk(odd).encode(), TEXT, modified=newest)
+    assert chunk(odd).removeprefix(f"{CH}/") in paths(source, known)
+
+
+def test_the_same_bytes_under_another_encoding_are_noticed(layers):
+    data = packed(TEXT, "br").data
+    layers.scale(f"{CH}/8_8_8", 30, "br")
+    source = layers.source()
+    known = memo_of(source)
+    odd = next(number for number in range(30) if chunk(number) not in sampled(layers))
+    layers.later(chunk(odd), data)
+    assert chunk(odd).removeprefix(f"{CH}/") in paths(source, known)
+
+
+def test_a_mixed_scale_that_is_put_right_is_sampled_again(layers):
+    layers.scale(f"{CH}/8_8_8", 20, "br")
+    source = layers.source()
+    layers.later(chunk(20), TEXT)
+    known = memo_of(source, memo_of(source))
+    layers.later(chunk(20), TEXT, "br")
+    listing = listing_of(source, CH, known)
+    read(listing)
+    assert learnt(listing)["8_8_8/*"] == ("each object", ["br"])
+    after = Memory(memo=listing.memo())
+    layers.later(chunk(21), TEXT, "br")
+    listing = listing_of(source, CH, after)
+    read(listing)
+    assert learnt(listing)["8_8_8/*"] == ("a sample", ["br"])
+
+
+def test_a_broken_memo_is_no_memo(layers):
+    layers.scale(f"{CH}/8_8_8", 3, "br")
+    source = layers.source()
+    for memo in (b"", b"\n", b"{}\nrest", b"nonsense", b"\xff"):
+        assert not listing_of(source, CH, Memory(memo=memo)).unchanged()
+        assert len(paths(source, Memory(memo=memo))) == 3
+
+
+# --- names
+
+
+def test_two_objects_that_want_one_name_are_told(layers):
+    layers.put(f"{CH}/8_8_8/a", TEXT, "br")
+    layers.put(f"{CH}/8_8_8/a.br", "by itself")
+    layers.put(f"{CH}/8_8_8/b", TEXT)
+    layers.put(f"{CH}/8_8_8/b.br", "by itself")
+    layers.put(f"{CH}/8_8_8/c.gz", TEXT, "br")
+    layers.put(f"{CH}/8_8_8/d.gz", TEXT, "gzip")
+    entries = list(listing_of(layers.source(), CH).entries)
+    exceptions = [one for one in entries if isinstance(one, NamedException)]
+    assert [(one.path, one.reason, one.size) for one in exceptions] == [
+        (b"8_8_8/a.br", "name-taken", len("by itself"))
+    ]
+    named = {key_of(one): one.path for one in entries if isinstance(one, FileRecord)}
+    assert named == {
+        f"{CH}/8_8_8/a": b"8_8_8/a.br",
+        f"{CH}/8_8_8/b": b"8_8_8/b",
+        f"{CH}/8_8_8/b.br": b"8_8_8/b.br",
+        f"{CH}/8_8_8/c.gz": b"8_8_8/c.gz.br",
+        f"{CH}/8_8_8/d.gz": b"8_8_8/d.gz.gz",
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "ending"),
+    [
+        ("br", ".br"),
+        ("gzip", ".gz"),
+        ("GZIP", ".gz"),
+        ("x-gzip", ".gz"),
+        ("gzip,aws-chunked", ".gz"),
+        ("zstd", ".zstd"),
+        ("bzip2", ".bz2"),
+        ("xz", ".xz"),
+        ("identity", ""),
+        ("aws-chunked", ""),
+        ("compress", ""),
+        ("gzip, br", ""),
+    ],
+)
+def test_endings_are_those_that_cloudvolume_looks_for(layers, word, ending):
+    layers.put(f"{CH}/8_8_8/a", "stored", word)
+    assert paths(layers.source()) == {f"8_8_8/a{ending}"}
+
+
+def test_headers_without_an_encoding_tell_none():
+    assert encoding_of({}) == ""
+
+
+def test_objects_that_end_like_compressed_ones_keep_their_names(layers):
+    layers.put(f"{CH}/8_8_8/0-64_0-64_0-16.gz", gzip.compress(TEXT))
+    layers.put(f"{CH}/8_8_8/64-128_0-64_0-16.gz", gzip.compress(TEXT))
+    assert paths(layers.source()) == {
+        *("8_8_8/0-64_0-64_0-16.gz", "8_8_8/64-128_0-64_0-16.gz"),
+    }
+
+
+def test_documents_are_readable_however_they_are_stored(layers):
+    layers.put(f"{CH}/info", INFO, "gzip")
+    layers.put(f"{CH}/extra.json", '{"a": 1}', "br")
+    layers.put(f"{CH}/more.json", json.dumps({"a": "b" * 3000}), "gzip")
+    listing = listing_of(layers.source(), CH)
+    # what cannot be read without a library is a file, as CloudVolume would look for it
+    assert set(read(listing)) == {b"extra.json.br"}
+    contents = {one.path: one.content for one in listing.documents}
+    assert contents[b"info"] == INFO.encode()
+    assert json.loads(contents[b"more.json"]) == {"a": "b" * 3000}
+
+
+# --- what upstream does not let be known
+
+
+def test_what_is_refused_keeps_its_name_and_is_asked_again_next_time(layers):
+    layers.scale(f"{CH}/8_8_8", 2, "br")
+    source = layers.source()
+    head = source.bucket.head
+    refused = chunk(1).encode()
+    source.bucket.head = lambda key, **more: (  # type: ignore[method-assign]
+        Reply(403, {}) if key == refused else head(key, **more)
+    )
+    listing = listing_of(source, CH)
+    names = set(read(listing))
+    assert names == {f"{chunk(0)}.br".removeprefix(f"{CH}/").encode(), refused[len(CH) + 1 :]}
+    assert listing.memo() is None
+
+
+def test_an_object_that_changes_while_it_is_asked_about_is_not_believed(layers):
+    layers.scale(f"{CH}/8_8_8", 2, "br")
+    source = layers.source()
+    head = source.bucket.head
+    source.bucket.head = lambda key, **more: (  # type: ignore[method-assign]
+        Reply(200, {"ETag": '"other"'}) if key == chunk(1).encode() else head(key, **more)
+    )
+    with pytest.raises(ListingNotProven, match="no longer as it was listed"):
+        read(listing_of(source, CH))
+
+
+def test_what_a_listing_lacks_is_looked_for_under_both_names(layers, monkeypatch):
+    layers.scale(f"{CH}/8_8_8", 3, "br")
+    layers.put(f"{CH}/8_8_8/plain", TEXT)
+    layers.put(f"{CH}/packed.json", "{}", "gzip")
+    listing = listing_of(layers.source(), CH)
+    read(listing)
+    assert listing.still_there is not None
+    there = [f"{chunk(0)}.br"[len(CH) + 1 :], "8_8_8/plain", "info", "packed.json"]
+    gone = [
+        *(chunk(0)[len(CH) + 1 :], f"{chunk(0)}.gz"[len(CH) + 1 :], "8_8_8/plain.br"),
+        *("8_8_8/no", "8_8_8/no.br"),
+    ]
+    asked = [one.encode() for one in (*there, *gone)]
+    assert listing.still_there(asked) == [one.encode() for one in there]
+    monkeypatch.setattr("neuromirror.sources.s3.reading._PIECE", 3)
+    assert listing.still_there(asked) == [one.encode() for one in there]
+
+
+def test_earlier_states_are_named_by_their_own_versions(layers):
+    demo, name = layers.demo, layers.demo.benchmark
+    demo.put("layer/info", INFO, bucket=name)
+    first = packed(TEXT, "br")
+    demo.put("layer/8_8_8/a", first.data, bucket=name, encoding="br")
+    before = demo.clock.now
+    demo.clock.now += timedelta(hours=5)
+    demo.put("layer/8_8_8/a", TEXT, bucket=name)
+    source = layers.source(bucket=name)
+    dataset = source.dataset("layer")
+    (past,) = source.history(dataset, None)
+    assert past.upstream == upstream_name(past.time or before)
+    known = Memory()
+    assert set(read(source.listing(past, known))) == {b"8_8_8/a.br"}
+    assert set(read(source.listing(source.versions(dataset)[0], known))) == {b"8_8_8/a"}
+
+
+# --- samples
+
+
+def named(rows: list[ObjectRow], stored: dict[bytes, str], **options: object) -> dict[bytes, str]:
+    """The paths that a naming gives to rows, and what its document says, under an empty name."""
+    encodings = Encodings(b"", lambda _: False, each=False, remembered=None, folder=None, **options)
+    asked: list[bytes] = []
+
+    def ask(row: ObjectRow) -> dict[str, str]:
+        asked.append(row.key)
+        return {"Content-Encoding": stored[row.key]}
+
+    made: dict[bytes, str] = {}
+    with CountedPool(2) as pool:
+        for row in encodings.rows(rows, ask, pool):
+            path = encodings.path(row, row.key, ask, pool)
+            path = path.result() if isinstance(path, Future) else path
+            assert isinstance(path, bytes)
+            made[row.key] = path.decode()
+    made[b""] = encodings._document().content.decode()
+    made[b"asked"] = str(len(set(asked)))
+    return made
+
+
+def row(key: str) -> ObjectRow:
+    return ObjectRow(key.encode(), 1, "0" * 32, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_the_order_of_a_listing_changes_nothing():
+    rows = [row(f"{folder}/{number}") for folder in "abc" for number in range(200)]
+    stored = {one.key: "br" if one.key[:1] == b"a" else "gzip" for one in rows}
+    stored |= {one.key: "" for one in rows[400:410]}
+    first = named(rows, stored)
+    for seed in range(3):
+        random.Random(seed).shuffle(rows)
+        assert named(rows, stored) == first
+
+
+def test_folders_without_end_are_sampled_together():
+    rows = [row(f"skeletons/{number}/part") for number in range(700)]
+    rows += [row(f"8_8_8/{number}") for number in range(50)]
+    stored = {one.key: "gzip" if b"skeletons" in one.key else "br" for one in rows}
+    first = named(rows, stored)
+    assert set(json.loads(first[b""])["objects"]) == {"8_8_8/*", "skeletons/*"}
+    assert int(first[b"asked"]) == 2 * SAMPLE
+    random.Random(1).shuffle(rows)
+    assert named(rows, stored) == first
+    crowd = [row(f"{number}/part") for number in range(700)]
+    stored = dict.fromkeys((one.key for one in crowd), "br")
+    assert set(json.loads(named(crowd, stored)[b""])["objects"]) == {"*"}
+
+
+def test_many_new_objects_are_sampled_and_few_are_each_asked(layers, monkeypatch):
+    monkeypatch.setattr("neuromirror.sources.precomputed.encodings.FRESH", 12)
+    assert FRESH > 12
+    layers.scale(f"{CH}/8_8_8", 10, "br")
+    source = layers.source(etags="md5")
+    known = memo_of(source)
+    layers.demo._later()
+    layers.scale(f"{CH}/4_4_4", 40, "br")
+    layers.demo.clear_requests()
+    assert len(paths(source, known)) == 50
+    asked = [one for one in layers.heads() if "/4_4_4/" in one]
+    assert len(asked) == 12
