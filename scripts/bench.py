@@ -5,12 +5,16 @@ from __future__ import annotations
 import click
 from bench_archive import archive_bench
 from bench_clone import clone_bench
+from bench_dandiset import dandiset_bench
 from bench_delta import delta_bench
+from bench_get import get_bench
 from bench_hostile import hostile_bench
 from bench_index import index_bench
 from bench_mint import mint_bench
 from bench_recrawl import recrawl_bench
 from bench_s3 import s3_bench
+from bench_verify import verify_bench
+from bench_volume import volume_bench
 
 
 @click.group()
@@ -27,6 +31,10 @@ for command in (
     index_bench,
     clone_bench,
     archive_bench,
+    dandiset_bench,
+    verify_bench,
+    volume_bench,
+    get_bench,
 ):
     main.add_command(command)
 

@@ -276,9 +276,9 @@ class SnapshotHeader:
 
     ``exceptions`` are sorted by path. ``newest`` is the time of the newest object in the state,
     None where it holds none or upstream has no times. ``form`` is ``files``, or ``manifest`` for
-    a Zarr too large for git: then only its metadata files have a place in the git tree, and its
-    chunks are in the canonical manifest alone (model.placed.in_git). ``inline`` are the parts that
-    stand as folders of files, sorted by path, each path once.
+    what is too large for git: then only a Zarr's metadata files have a place in the git tree (and
+    all documents), and the rest is in the canonical manifest alone (model.placed.in_git).
+    ``inline`` are the parts that stand as folders of files, sorted by path, each path once.
     """
 
     version: VersionRef

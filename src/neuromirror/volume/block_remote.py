@@ -11,16 +11,14 @@ import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Any, BinaryIO, cast
 
 from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untyped]
 
-from neuromirror.annex import key_digest, parse_key
+from neuromirror.annex import ALLOWED_ADDRESSES, key_digest, may_be_private, parse_key
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import Limits, NetError, Session
+from neuromirror.net import Limits, NetError, Session, UnsafeAddress
 from neuromirror.sources.volumes import (
     ITEM_SIZES,
     SCHEMES,
@@ -41,7 +39,6 @@ _TOLD_EVERY = 0.2
 _ATTEMPTS = 3
 _GONE = (404, 410)
 _CREDENTIALS = "token"
-_ALLOWED = "annex.security.allowed-ip-addresses"
 
 
 class WrongBytes(NeuromirrorError):
@@ -146,6 +143,13 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
             try:
                 _trying(works, parse_url(text))
                 return
+            except UnsafeAddress as error:
+                final = False
+                why = str(error).partition(";")[0]
+                said.append(
+                    f"{text}: {why}; if this service is yours, let git-annex ask it: git config"
+                    f" {ALLOWED_ADDRESSES} ADDRESS (all, where the URL has a name)"
+                )
             except NeuromirrorError as error:
                 gone = isinstance(error, NetError) and error.status in _GONE
                 final &= gone or isinstance(error, WrongBytes)
@@ -220,22 +224,19 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         return self._sessions[private]
 
     def _may_be_private(self, host: str) -> bool:
-        """Whether git-annex is allowed to ask this address of a private network, or this machine.
-
-        Names are not resolved here, since they might lead elsewhere the next time; but for this
-        machine's own.
-        """
-        allowed = self._allowed_addresses()
-        if "all" in allowed:
-            return True
-        name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
-        bare = name.strip("[]")
-        addresses = {"127.0.0.1", "::1"} if bare == "localhost" else {bare}
-        return all(_listed(one, host, allowed) for one in addresses)
+        """Whether git-annex may ask this address of a private network, or this machine."""
+        return may_be_private(host, self._allowed_addresses())
 
     def _allowed_addresses(self) -> list[str]:
         if self._allowed is None:
-            asked = ["git", "--git-dir", self.annex.getgitdir(), "config", "--get", _ALLOWED]
+            asked = [
+                "git",
+                "--git-dir",
+                self.annex.getgitdir(),
+                "config",
+                "--get",
+                ALLOWED_ADDRESSES,
+            ]
             done = subprocess.run(asked, capture_output=True, text=True, check=False)
             self._allowed = done.stdout.split()
         return self._allowed
@@ -251,15 +252,3 @@ def _trying(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
                 raise
         else:
             return
-
-
-def _listed(address: str, host: str, allowed: list[str]) -> bool:
-    """Whether an address is among git-annex's allowed ones, which may have ports of their own."""
-    port = host.rpartition(":")[2] if not host.endswith("]") and ":" in host else ""
-    for one in allowed:
-        listed, _, listed_port = one.partition("]:") if one.startswith("[") else (one, "", "")
-        with suppress(ValueError):
-            same = ip_address(listed.strip("[]")) == ip_address(address)
-            if same and listed_port in ("", port):
-                return True
-    return False

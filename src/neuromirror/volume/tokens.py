@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import re
 
-_NOT_IN_NAMES = re.compile(r"[^A-Z0-9]+")
+_JOINS = re.compile("[-_]")
+_NOT_IN_NAMES = re.compile("[^A-Z0-9_]")
 
 
 def variable(host: str) -> str:
     """The environment variable with a host's token: ``NEUROMIRROR_TOKEN_API_BOSSDB_IO``.
 
-    ``host`` has its port, if there is one.
+    ``host`` has its port, if there is one. Hyphens count twice: ``api-bossdb.io``, which anybody
+    could register, must not have the name of ``api.bossdb.io``.
     """
-    return f"NEUROMIRROR_TOKEN_{_NOT_IN_NAMES.sub('_', host.upper()).strip('_')}"
+    named = _NOT_IN_NAMES.sub("_", _JOINS.sub("__", host.upper().strip("[].")))
+    return f"NEUROMIRROR_TOKEN_{named}"
 
 
 def from_environment(host: str) -> str | None:

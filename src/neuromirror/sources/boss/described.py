@@ -6,10 +6,9 @@ belongs to an experiment, whose coordinate frame says where its voxels are and h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import quote
 
 from neuromirror.model import NamedException
@@ -33,6 +32,9 @@ _AXES: Final = "xyz"
 _ANY_CHUNK: Final = (1, 1, 1)
 _MOST_LEVELS: Final = 30
 _MOST: Final = 1 << 48
+_MOST_TIMES: Final = 1 << 20
+_SIZES: Final = (1e-15, 1e15)
+"""Between which a length or a time can be meant."""
 
 Sizes = tuple[float, float, float]
 
@@ -100,7 +102,7 @@ def volume_of(
     ``host`` has its port; ``prefix`` is what goes before the names on it, empty or ending in a
     slash. Raises :class:`UnexpectedReply` for what describes no volume.
     """
-    samples = found.whole(found.experiment, "num_time_samples", 1, _MOST, usual=1)
+    samples = found.whole(found.experiment, "num_time_samples", 1, _MOST_TIMES, usual=1)
     step, unit = _time_step(found) if samples > 1 else (None, None)
     levels, left_out = _levels(found)
     return Volume(
@@ -123,7 +125,7 @@ def volume_of(
 def _time_step(found: Described) -> tuple[float | None, str | None]:
     """The time between two samples and its unit, None where upstream does not tell (null, or 0)."""
     step = found.experiment.get("time_step")
-    if not isinstance(step, int | float) or not 0 < step < math.inf:
+    if not _is_size(step):
         return None, None
     if not found.experiment.get("time_step_unit"):
         return float(step), None
@@ -214,10 +216,14 @@ def _voxel(found: Described, number: int) -> Sizes:
             for size, factor in zip(told, _factors(found, number), strict=True)
         ]
     for size in told:
-        if not isinstance(size, int | float) or not 0 < size < math.inf:
+        if not _is_size(size):
             raise found.odd(f"the voxel size {told!r} of resolution {number} is none")
     x, y, z = map(float, told)
     return x, y, z
+
+
+def _is_size(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and _SIZES[0] < value < _SIZES[1]
 
 
 def _told(found: Described, what: str, number: int) -> list[Any] | None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from neuromirror.model import DatasetFacts, Document
 from neuromirror.sources.boss.described import Described
+from neuromirror.sources.boss.through_intern import is_name
 from neuromirror.sources.s3 import names
 from neuromirror.sources.s3.sidecars import without_secrets
 
@@ -29,6 +30,7 @@ _UNORDERED: Final = ("sources", "related")
 _CLOUD_VOLUME: Final = "cloudvol"
 _NEUROGLANCER: Final = "https://neuroglancer-demo.appspot.com/#!"
 _NDVIZ: Final = "https://viz.neurodata.io/#!"
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _LONGEST: Final = 200
 _DOI: Final = re.compile(r"10\.[0-9]{4,9}/[^\s\"'<>]+")
 _ATTRIBUTES: Final = {
@@ -97,8 +99,9 @@ def _links(found: Described, address: str) -> dict[str, str]:
     kind = "segmentation" if found.channel.get("type") == "annotation" else "image"
     name = found.names[2]
     made = {"boss": f"boss://{address}"}
-    if is_open and isinstance(bucket, str) and bucket and isinstance(path, str) and path:
-        host = f"s3.amazonaws.com/{bucket}" if "." in bucket else f"{bucket}.s3.amazonaws.com"
+    named = bucket if isinstance(bucket, str) and _BUCKET.fullmatch(bucket) else None
+    if is_open and named is not None and is_name(path):
+        host = f"s3.amazonaws.com/{named}" if "." in named else f"{named}.s3.amazonaws.com"
         made["precomputed"] = f"precomputed://https://{host}/{quote(path.strip('/'))}"
     source = made.get("precomputed", made["boss"])
     made["neuroglancer"] = _state(
@@ -114,8 +117,8 @@ def _state(viewer: str, state: Mapping[str, Any]) -> str:
 
 def _local_ids(found: Described, siblings: list[Any]) -> Iterator[str]:
     """The local ids of channels of the same experiment."""
-    for sibling in siblings:
-        made = names.local_id([one.encode() for one in (*found.names[:2], str(sibling))])
+    for sibling in filter(is_name, siblings):
+        made = names.local_id([one.encode() for one in (*found.names[:2], sibling)])
         if made is not None:
             yield made
 

@@ -24,6 +24,7 @@ from neuromirror.sources.boss.client import BossClient
 from neuromirror.sources.boss.described import Described, volume_of
 from neuromirror.sources.boss.documents import documents, facts
 from neuromirror.sources.boss.options import BossOptions
+from neuromirror.sources.boss.through_intern import is_name
 from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
 from neuromirror.sources.protocol import Estimate, Known, Listing
 from neuromirror.sources.s3 import names
@@ -262,7 +263,7 @@ class BossSource:
         reader = self._reader
         experiment = reader.experiment(found[0], found[1])
         frame = experiment.get("coord_frame")
-        if not isinstance(frame, str) or not frame:
+        if not is_name(frame):
             raise UnexpectedReply(
                 f"{self.mirror}: the experiment {found[0]}/{found[1]} names no coordinate frame"
             )

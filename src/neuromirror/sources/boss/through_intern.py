@@ -14,7 +14,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 from urllib.parse import quote
 
 import requests
@@ -141,7 +141,7 @@ class Intern:
     def _names(self, found: Any, what: str) -> list[str]:
         if (
             not isinstance(found, list)
-            or not all(_is_name(name) for name in found)
+            or not all(is_name(name) for name in found)
             or len(set(found)) < len(found)
         ):
             raise UnexpectedReply(f"{self._api}: {what} is no list of different names")
@@ -182,7 +182,7 @@ def _encoded(name: str) -> str:
     return quote(name, safe="")
 
 
-def _is_name(name: Any) -> bool:
+def is_name(name: Any) -> TypeGuard[str]:
     """Whether it can be a name: a text of UTF-8 that an address can hold."""
     if not isinstance(name, str) or name in ("", ".", ".."):
         return False

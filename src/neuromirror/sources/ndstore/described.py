@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import quote
 
 from neuromirror.model import NamedException
@@ -28,8 +28,10 @@ _LABELS: Final = "annotation"
 _TIMESERIES: Final = "timeseries"
 _ANY_CHUNK: Final = (1, 1, 1)
 _MOST_LEVELS: Final = 30
-_MOST_TIMES: Final = 1 << 24
+_MOST_TIMES: Final = 1 << 20
 _MOST: Final = 1 << 48
+_SIZES: Final = (1e-15, 1e15)
+"""Between which a length can be meant."""
 
 Sizes = tuple[float, float, float]
 
@@ -82,8 +84,18 @@ def channels(info: Any, token: str) -> dict[str, Described]:
     project, dataset, found = (_object(info, part, token) for part in _PARTS)
     return {
         name: Described(token, name, project, dataset, _object(found, name, token))
-        for name in sorted(found)
+        for name in sorted(filter(is_name, found))
     }
+
+
+def is_name(value: Any) -> TypeGuard[str]:
+    """Whether it can be a name: a text that an address can hold.
+
+    Of a channel that has none, nothing can be asked.
+    """
+    return (
+        isinstance(value, str) and value != "" and value.encode(errors="ignore").decode() == value
+    )
 
 
 def _object(around: Any, name: str, token: str) -> dict[str, Any]:
@@ -219,7 +231,7 @@ def _level(found: Described, number: int) -> Level:
 
 def _voxel(found: Described, number: int) -> Sizes:
     sizes = _numbers(found, "voxelres", number)
-    if not all(0 < size < math.inf for size in sizes):
+    if not all(_SIZES[0] < size < _SIZES[1] for size in sizes):
         raise found.odd(f"the voxelres {sizes!r} of resolution {number} is no size")
     x, y, z = map(float, sizes)
     return x, y, z

@@ -36,6 +36,7 @@ from neuromirror.sources.ndstore.described import (
     UNDER_PROPAGATION,
     Described,
     channels,
+    is_name,
     shifts,
     volume_of,
 )
@@ -142,8 +143,11 @@ class NdstoreSource:
 
     def _hint(self, found: Described, ref: DatasetRef) -> DatasetHint:
         # Nothing that is cheap to ask for tells of written voxels.
-        is_moving = found.propagation == UNDER_PROPAGATION
         title = f"{found.token}/{found.name}"
+        try:
+            is_moving = found.propagation == UNDER_PROPAGATION
+        except UnexpectedReply:
+            is_moving = False  # the channel's visit says so, and no other's
         return DatasetHint(ref, None, title, unavailable=PROPAGATING if is_moving else None)
 
     def _notice(self, components: Sequence[str], why: str) -> DatasetHint:
@@ -155,7 +159,7 @@ class NdstoreSource:
         """The tokens of all public projects, sorted."""
         url = f"{self.options.api}/public_tokens/"
         found = self.session.get_json(url)
-        if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
+        if not isinstance(found, list) or not all(is_name(one) for one in found):
             raise UnexpectedReply(f"{url} gives no list of tokens")
         return sorted(set(found))
 

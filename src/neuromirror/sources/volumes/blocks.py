@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from math import prod
 from typing import Final
 
 from neuromirror.net import HttpError, Session
 from neuromirror.sources.volumes.decode import canonical
 from neuromirror.sources.volumes.errors import CutoutRefused, WrongVoxels
 from neuromirror.sources.volumes.requests import cutout_request
-from neuromirror.sources.volumes.urls import BlockUrl
+from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl
 
 _NO_VOXELS: Final = ("text/", "application/json", "application/blosc", "image/")
 """What a reply says that it is, when it is something else than was asked for."""
+
+_SLOWEST: Final = 32 << 10
+"""Bytes of voxels in a second: a service that is slower for long gives no more than drops."""
 
 
 def fetch(
@@ -36,9 +40,11 @@ def fetch(
     """
     dtype = url.dtype if size is None else url.voxel_type(size)
     request = cutout_request(url, token)
+    voxels = prod(url.shape) * (8 if dtype is None else ITEM_SIZES[dtype])
     try:
         with session.stream(
             request.address,
+            total=session.limits.read + session.limits.total + voxels / _SLOWEST,
             headers=request.headers,
             redirects=0 if request.secret else None,
         ) as reply:

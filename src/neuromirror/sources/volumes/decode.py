@@ -172,7 +172,8 @@ def _padded(
     deep, high, wide = shape
     row, plane = chunk[0] * item, chunk[0] * chunk[1] * item
     if wide < chunk[0]:
-        pieces = _widened(pieces, wide * item, row)
+        widen = _widened if row <= _PIECE else _spaced
+        pieces = widen(pieces, wide * item, row)
     if high < chunk[1]:
         pieces = _spaced(pieces, high * row, plane)
     yield from pieces
@@ -189,7 +190,7 @@ def _zeros(count: int) -> Iterator[bytes]:
 def _widened(pieces: Iterator[bytes], row: int, wider: int) -> Iterator[bytes]:
     """Rows of ``row`` bytes, each with zeros up to ``wider``."""
     left = b""
-    most = max(1, _PIECE // wider)
+    most = _PIECE // wider
     for piece in pieces:
         joined = memoryview(left + piece if left else piece)
         rows = len(joined) // row
@@ -221,8 +222,12 @@ def _spaced(pieces: Iterator[bytes], run: int, pitch: int) -> Iterator[bytes]:
             size += len(taken)
             if not due:
                 due = run
-                made.extend(_zeros(gap))
-                size += gap
+                for zeros in _zeros(gap):
+                    made.append(zeros)
+                    size += len(zeros)
+                    if size >= _PIECE:
+                        yield b"".join(made)
+                        made, size = [], 0
             if size >= _PIECE:
                 yield b"".join(made)
                 made, size = [], 0

@@ -15,6 +15,7 @@ import msgspec
 
 from neuromirror.sources.volumes.urls import (
     ITEM_SIZES,
+    LARGEST_FILE,
     BlockUrl,
     Box,
     Triple,
@@ -25,7 +26,7 @@ from neuromirror.sources.volumes.urls import (
     url_base,
 )
 
-REQUEST_LIMIT: Final = 512 << 20
+REQUEST_LIMIT: Final = LARGEST_FILE
 """Bytes of voxels that are asked for in one request; BOSS gives at most 520 MiB."""
 
 NO_TIMES: Final = (None,)

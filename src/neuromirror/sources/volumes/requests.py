@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from neuromirror.sources.volumes.errors import MalformedUrl
-from neuromirror.sources.volumes.urls import BlockUrl
+from neuromirror.sources.volumes.urls import BlockUrl, is_secure
 
 PUBLIC_TOKEN: Final = "public"
 """What BossDB takes for a token from anybody, for all that is public."""
@@ -28,7 +28,13 @@ class CutoutRequest:
 
 
 def cutout_request(url: BlockUrl, token: str | None = None) -> CutoutRequest:
-    """The request for a block, by the scheme of its URL; raises :class:`MalformedUrl`."""
+    """The request for a block, by the scheme of its URL; raises :class:`MalformedUrl`.
+
+    A URL that has a public host asked over plain http gets no token, unless it names the port, and
+    so a service of its own: whoever wrote the URL would have it sent for all to read.
+    """
+    if not url.secure and is_secure(url.host) and ":" not in url.host:
+        token = None
     if url.scheme == "boss":
         return _boss(url, token)
     return _ndstore(url, token)

@@ -42,6 +42,9 @@ ITEM_SIZES: Final = {
 }
 """The types that a voxel may have, by numpy's names, and their sizes in bytes."""
 
+LARGEST_FILE: Final = 512 << 20
+"""Bytes of a chunk file: what one request gives (of BOSS, at most 520 MiB)."""
+
 _UNSIGNED: Final = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 _SHOWN: Final = 300
 _NUMBER: Final = r"(?:0|[1-9][0-9]{0,14})"
@@ -97,6 +100,8 @@ class BlockUrl:
         It does where no file of this block has that size.
         """
         count = math.prod(self.chunk)
+        if size > LARGEST_FILE:
+            raise MalformedUrl(f"a file of {size} bytes is larger than any that {self} can give")
         dtype = self.dtype or _UNSIGNED.get(size // count)
         if dtype is None or ITEM_SIZES[dtype] * count != size:
             raise MalformedUrl(f"no file of {size} bytes is made of {self}")
@@ -196,6 +201,8 @@ def _check(made: BlockUrl, url: str) -> None:
         why = "its chunk is smaller than its ranges"
     elif made.dtype is not None and made.dtype not in ITEM_SIZES:
         why = "its type is none that a voxel has"
+    elif math.prod(made.chunk) * ITEM_SIZES[made.dtype or "uint8"] > LARGEST_FILE:
+        why = "its file would be larger than one request gives"
     elif {".", ".."} & set(made.path.split("/")):
         why = "its path leads elsewhere"
     elif str(made) != url:

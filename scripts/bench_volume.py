@@ -1,0 +1,302 @@
+"""The bench ``volume``: blocks of a BOSS got, cut out and exported, and a large channel crawled."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import click
+from bench_common import Contender, report, run_contenders
+from bench_servers import apart, expect, sync_once, timed
+from bench_volume_server import BLOCK, LARGE
+
+from neuromirror.crawl import Mirror, load_mirrors
+
+NDPULL = 16
+"""Slices in a cut-out of ndpull's."""
+
+SLICES = BLOCK[2]
+LARGE_CHUNK = (512, 512, 16)
+_NPYGZ = "application/npygz"
+_BLOSC = "application/blosc"
+
+Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@contextmanager
+def boss_server(folder: Path, blocks: int) -> Iterator[str]:
+    """A BOSS in a process of its own; gives its address."""
+    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    program = [sys.executable, "-B", str(Path(__file__).with_name("bench_volume_server.py"))]
+    with subprocess.Popen(
+        [*program, str(blocks), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # not one of the contender's processes: see bench_memory
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            said = process.stdout.readline()
+            expect(bool(said), "the BOSS did not start; see above")
+            yield json.loads(said)["api"]
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def mirrored(folder: Path, api: str, *settings: str) -> Mirror:
+    """A mirror of one channel."""
+    mirrors = folder / "mirrors"
+    mirrors.mkdir()
+    lines = ['source = "boss"', "[options]", f'api = "{api}"', *settings]
+    (mirrors / "bench.toml").write_text("\n".join([*lines, ""]))
+    return load_mirrors(mirrors)["bench"]
+
+
+def store_of_blocks(folder: Path, api: str) -> Path:
+    """A store that has the channel's blocks with the sha256 of each; all replies are ready."""
+    mirror = mirrored(folder, api, 'include = ["bench/bench/em"]', 'hash = "fetch"', "workers = 2")
+    sync_once(mirror, folder / "store", "bench:bench/bench/em")
+    return folder / "store"
+
+
+def cut_out(api: str, ranges: Ranges, accepted: str) -> bytes:
+    """The body of a cut-out."""
+    import requests
+
+    (x0, x1), (y0, y1), (z0, z1) = ranges
+    url = f"{api}/v1/cutout/bench/bench/em/0/{x0}:{x1}/{y0}:{y1}/{z0}:{z1}/"
+    reply = requests.get(url, headers={"Accept": accepted}, timeout=600)
+    reply.raise_for_status()
+    return reply.content
+
+
+def cpu(run: Callable[[], Any]) -> tuple[float, dict[str, Any]]:
+    """Seconds that a call takes, and those of processors that it and its processes use."""
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+    def used() -> float:
+        return sum(sum(resource.getrusage(who)[:2]) for who in both)
+
+    before = used()
+    seconds = timed(run)
+    return seconds, {"cpu_s": round(used() - before, 2)}
+
+
+# --- export
+
+
+def export_ours(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
+    """``neuromirror export`` of a version: fetched, checked, written, forced to disk."""
+    import tifffile  # noqa: F401
+    import zarr  # noqa: F401
+
+    from neuromirror.volume import export
+
+    box = ((0, BLOCK[0]), (0, BLOCK[1]), (0, SLICES))
+    out = folder / "out"
+    told = cpu(lambda: export("bench:bench/bench/em", out, box=box, store=store))
+    expect(len(list(out.glob("*.tif"))) == count, "slices are missing")
+    return told
+
+
+def export_ndpull(
+    folder: Path, count: int, *, api: str, compression: str | None
+) -> tuple[float, dict[str, Any]]:
+    """What ndpull does: 16 slices in a cut-out, four threads along x, a TIFF a slice."""
+    import blosc
+    import numpy as np
+    import tifffile
+
+    def cut(xs: tuple[int, int], zs: tuple[int, int]) -> Any:
+        body = blosc.decompress(cut_out(api, (xs, (0, BLOCK[1]), zs), _BLOSC))
+        return np.frombuffer(body, np.uint8).reshape(zs[1] - zs[0], BLOCK[1], xs[1] - xs[0])
+
+    def pull() -> None:
+        for z in range(0, SLICES, NDPULL):
+            slices = np.zeros((NDPULL, BLOCK[1], BLOCK[0]), np.uint8)
+            with ThreadPool(4) as pool:
+                for found in pool.map(partial(cut, zs=(z, z + NDPULL)), [(0, BLOCK[0])]):
+                    slices[:, :, :] = found
+            for number, plane in enumerate(slices):
+                name = f"bench_bench_em_x0-{BLOCK[0]}_y0-{BLOCK[1]}_z{z + number:02d}.tif"
+                tifffile.imwrite(
+                    folder / name,
+                    plane,
+                    metadata={"DocumentName": name},
+                    compression=compression,
+                    compressionargs={"level": 6} if compression else None,
+                )
+
+    for z in range(0, SLICES, NDPULL):
+        cut_out(api, ((0, BLOCK[0]), (0, BLOCK[1]), (z, z + NDPULL)), _BLOSC)
+    told = cpu(pull)
+    expect(len(list(folder.glob("*.tif"))) == count, "slices are missing")
+    return told
+
+
+# --- blocks
+
+
+def get_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
+    """``git annex get -J4`` of a clone: fetched, checked, in the annex."""
+    clone = folder / "clone"
+    alias = store / "alias" / "bench--bench--bench--em"
+    subprocess.run(["git", "clone", "-q", str(alias), str(clone)], check=True)
+    allowed = "annex.security.allowed-ip-addresses"
+    subprocess.run(["git", "-C", str(clone), "config", allowed, "127.0.0.1"], check=True)
+    annex = ["git", "-C", str(clone), "annex"]
+    subprocess.run([*annex, "init", "-q"], check=True)
+    get = [*annex, "get", "-J4", "--quiet", "."]
+    told = cpu(lambda: subprocess.run(get, check=True))
+    here = sum(path.stat().st_size for path in (clone / "0" / "c").rglob("*") if path.is_file())
+    expect(here == count * BLOCK[0] * BLOCK[1] * BLOCK[2], "blocks are missing")
+    return told
+
+
+def intern_cutout(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
+    """intern's own get_cutout of the same region into one array, as many processes as CPUs."""
+    from intern.remote.boss import BossRemote
+    from intern.resource.boss.resource import ChannelResource
+    from intern.utils.parallel import block_compute
+
+    host = api.partition("://")[2]
+    remote = BossRemote({"protocol": "http", "host": host, "token": "public"})
+    channel = ChannelResource("em", "bench", "bench", type="image", datatype="uint8")
+    xs, ys, zs = (0, BLOCK[0] * count), (0, BLOCK[1]), (0, BLOCK[2])
+    for box in block_compute(*xs, *ys, *zs, block_size=(512, 512, 96)):
+        cut_out(api, box, _BLOSC)
+    kept: list[Any] = []
+    told = cpu(lambda: kept.append(remote.get_cutout(channel, 0, [*xs], [*ys], [*zs])))
+    expect(kept[0].shape == (zs[1], ys[1], xs[1]), "intern gave another region")
+    return told
+
+
+def raw_replies(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
+    """The bodies that we ask for, read by four threads and dropped: all that the server gives."""
+
+    def read(number: int) -> int:
+        x = number * BLOCK[0]
+        return len(cut_out(api, ((x, x + BLOCK[0]), (0, BLOCK[1]), (0, BLOCK[2])), _NPYGZ))
+
+    with ThreadPoolExecutor(4) as pool:
+        return cpu(lambda: sum(pool.map(read, range(count))))
+
+
+# --- crawl
+
+
+def crawl(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
+    """A first visit of a channel of kasthuri11's size, no block of which is read."""
+    return apart(_crawl, folder, api, count)
+
+
+def _crawl(folder: Path, api: str, count: int) -> float:
+    mirror = _large(folder, api)
+    seconds = timed(partial(sync_once, mirror, folder / "store"), status="ok")
+    from neuromirror.index import Index
+    from neuromirror.store import Store
+
+    with Index.open_readonly(Store.open(folder / "store").index_path) as index:
+        files = index.resolve("bench:bench/large/em").files
+    expect(files == count, f"{files} blocks were mirrored, not {count}")
+    return seconds
+
+
+def crawl_again(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
+    """The next visit, when nothing has changed."""
+    mirror = _large(folder, api)
+    sync_once(mirror, folder / "store")
+    return apart(_again, mirror, folder / "store")
+
+
+def _again(mirror: Mirror, store: Path) -> float:
+    return timed(partial(sync_once, mirror, store), status="notneeded")
+
+
+def _large(folder: Path, api: str) -> Mirror:
+    block = f"block = {list(LARGE_CHUNK)}"
+    return mirrored(folder, api, 'include = ["bench/large/em"]', 'hash = "none"', block)
+
+
+@click.command("volume")
+@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--blocks",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Blocks of 256 MiB in the channel that is got and cut out.",
+)
+def volume_bench(blocks: int, *, as_json: bool, write: bool) -> None:
+    """Blocks of a BOSS got, cut out, exported; a channel of kasthuri11's size crawled."""
+    report("volume", _lines(blocks), as_json=as_json, write=write)
+
+
+def _lines(blocks: int) -> Iterator[dict[str, Any]]:
+    folder = Path(tempfile.mkdtemp(prefix="bench-volume-"))
+    try:
+        with boss_server(folder / "boss", blocks) as api:
+            started = time.monotonic()
+            store = store_of_blocks(folder, api)
+            click.echo(f"ready after {time.monotonic() - started:.0f} s", err=True)
+            yield from _group(
+                "TIFF stack of 2048 x 2048 x 64",
+                SLICES,
+                SLICES / 256,
+                {
+                    "neuromirror": partial(export_ours, store=store),
+                    "ndpull": partial(export_ndpull, api=api, compression="zlib"),
+                    "ndpull, not compressing": partial(export_ndpull, api=api, compression=None),
+                },
+            )
+            yield from _group(
+                "blocks of 256 MiB",
+                blocks,
+                1 / 256,
+                {
+                    "neuromirror": partial(get_blocks, store=store),
+                    "intern": partial(intern_cutout, api=api),
+                    "raw": partial(raw_replies, api=api),
+                },
+            )
+            grid = 1
+            for size, chunk in zip(LARGE, LARGE_CHUNK, strict=True):
+                grid *= -(-size // chunk)
+            yield from _group(
+                "crawl without hashing",
+                grid,
+                None,
+                {
+                    "neuromirror": partial(crawl, api=api),
+                    "neuromirror again": partial(crawl_again, api=api),
+                },
+            )
+    finally:
+        shutil.rmtree(folder)
+
+
+def _group(
+    of: str, count: int, each: float | None, contenders: dict[str, Contender]
+) -> Iterator[dict[str, Any]]:
+    """The lines of one task; ``each`` is how many of what is counted are in a MiB of voxels."""
+    for line in run_contenders("volume", contenders, [count], {}):
+        rate = round(count / line["seconds"], 2)
+        more = {} if each is None else {"mib_per_s": round(rate / each)}
+        yield {**line, "of": of, "per_s": rate, **more}

@@ -1,0 +1,164 @@
+"""Contents for a clone, through git-annex: one process for as long as a volume is open."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Final
+
+from neuromirror.volume.errors import EXTRA
+
+_JOBS: Final = 4
+"""Blocks that git-annex gets at a time; each of its jobs starts a special remote of its own."""
+
+_COMMAND: Final = (
+    *("git-annex", "get", "--batch", "--json", "--json-error-messages"),
+    f"--jobs={_JOBS}",
+)
+_ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+_TOLD: Final = 2000
+_PATIENCE: Final = 10.0
+"""Seconds that git-annex has to finish when nothing more is asked of it."""
+
+
+class AnnexGet:
+    """Gets annexed files of a clone; shared by threads.
+
+    git-annex itself does it, and not we: so every remote that the clone has may give a block, its
+    own checks are made, and what was got is there the next time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+        self._closed = False
+
+    def get(self, path: str) -> str:
+        """Gets a file, and says why it could not be; empty where it could, or was there already."""
+        with self._lock:
+            if self._closed:
+                return "the volume was closed"
+            if self._running is None or self._running.ended:
+                try:
+                    self._running = _Running(self._folder)
+                except OSError as error:
+                    return f"it cannot be started ({error.strerror}): {EXTRA}"
+                weakref.finalize(self, _Running.end, self._running)
+            asked = self._running.ask(path)
+        return asked.result()
+
+    def close(self) -> None:
+        """Lets git-annex come to its end."""
+        with self._lock:
+            self._closed = True
+            if self._running is not None:
+                self._running.end()
+
+
+class _Running:
+    """The process, and who waits for which file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[Future[str]]] = {}
+        self._unanswered = 0
+        self.ended = False
+        self._errors: IO[bytes] = tempfile.TemporaryFile(prefix="neuromirror-")  # noqa: SIM115
+        # a notebook's environment may be in use without its programs being on PATH
+        programs = os.pathsep.join([os.environ.get("PATH", os.defpath), str(_programs())])
+        kept = {name: text for name, text in os.environ.items() if name not in _ANOTHER_REPOSITORY}
+        self._process = subprocess.Popen(
+            _COMMAND,
+            cwd=folder,
+            env={**kept, "PATH": programs},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        threading.Thread(target=self._listen, name="annex-get", daemon=True).start()
+
+    def ask(self, path: str) -> Future[str]:
+        """What will be said of a file."""
+        answer: Future[str] = Future()
+        with self._lock:
+            if self.ended:
+                answer.set_result(self._last_words())
+                return answer
+            others = self._waiting.setdefault(path, [])
+            others.append(answer)
+            if len(others) == 1:
+                self._unanswered += 1
+                assert self._process.stdin is not None
+                with suppress(BrokenPipeError):  # then all that wait are told at its end
+                    self._process.stdin.write(os.fsencode(path) + b"\n")
+                    self._process.stdin.flush()
+        return answer
+
+    def end(self) -> None:
+        """Asks nothing more; what is under way has a little time."""
+        with self._lock, suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            self._process.wait()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            for line in self._process.stdout:
+                answer = json.loads(line) if line.strip() else None
+                with self._lock:
+                    self._unanswered -= 1
+                    self._heard(answer)
+        finally:
+            self._process.wait()
+            with self._lock:
+                self.ended = True
+                for path in list(self._waiting):
+                    self._settle(path, self._last_words())
+                self._errors.close()
+
+    def _heard(self, answer: dict[str, Any] | None) -> None:
+        """Passes an answer on.
+
+        An empty line stands for a file of which there was nothing to do, and with several jobs does
+        not say which: those that are left once every question has its line are settled.
+        """
+        if answer is not None:
+            self._settle(answer["input"][0], "" if answer["success"] else _why(answer))
+        if not self._unanswered:
+            for path in list(self._waiting):
+                self._settle(path, "")
+
+    def _settle(self, path: str, why: str) -> None:
+        for one in self._waiting.pop(path, []):
+            one.set_result(why)
+
+    def _last_words(self) -> str:
+        said = ""
+        with suppress(ValueError):  # closed: it was told before
+            self._errors.seek(0)
+            said = " ".join(self._errors.read(_TOLD).decode(errors="replace").split())
+        return f"git-annex ended without getting it: {said or 'it said nothing'}"
+
+
+def _why(answer: dict[str, Any]) -> str:
+    notes = [one for one in answer.get("note", "").splitlines() if not one.endswith("...")]
+    said = [" ".join(one.split()) for one in [*answer.get("error-messages", []), *notes]]
+    return "; ".join(filter(None, said)) or "it does not say why"
+
+
+def _programs() -> Path:
+    return Path(sys.executable).parent

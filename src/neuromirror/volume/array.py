@@ -1,0 +1,191 @@
+"""Volumes opened as lazy arrays: a clone's folder, or a version of the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuromirror.model import ConfigurationError
+from neuromirror.sources.volumes import Level, Volume
+from neuromirror.volume.errors import ExtraMissing, NotAVolume
+from neuromirror.volume.geometry import METADATA, read_volume
+
+if TYPE_CHECKING:
+    import zarr
+
+    from neuromirror.volume.block_store import VolumeFiles
+
+_ABOUT = ".neuromirror/dataset.json"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVolume:
+    """One level of a volume, open.
+
+    ``array`` is lazy, with the axes ``[t,] z, y, x``, counted from 0; ``volume`` says where its
+    voxels are upstream. ``name`` is the dataset's (``bossdb:collection/experiment/channel``, or
+    the folder's name), ``version`` what it was opened as, ``source`` the channel's address, and
+    ``state`` says which bytes these are (a state digest, or else a commit).
+    """
+
+    array: zarr.Array[Any]
+    volume: Volume
+    name: str
+    version: str
+    source: str
+    state: str
+    files: VolumeFiles
+
+    @property
+    def level(self) -> Level:
+        """The level."""
+        return self.volume.levels[0]
+
+
+def open(
+    path_or_version: str | os.PathLike[str],
+    level: int | str = 0,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    index: str | os.PathLike[str] | None = None,
+) -> zarr.Array[Any]:
+    """A volume as a lazy, read-only array: a slice reads just the blocks that it needs.
+
+    ``path_or_version`` is a clone's folder, or the name of a version in the store
+    (``bossdb:collection/experiment/channel@label``). ``level`` is the resolution, by upstream's
+    number. ``store`` and ``index`` are for versions, and found as the command line finds them:
+    else by ``NEUROMIRROR_STORE`` and ``NEUROMIRROR_INDEX``, else in ``./store``.
+
+    Axes are ``[t,] z, y, x``; index 0 is the volume's own beginning, which may be another number
+    upstream (the ``translation`` in ``zarr.json`` says where it is in space). For dask:
+    ``dask.array.from_zarr(neuromirror.volume.open(…))``.
+
+    A block that is not in a clone is got with git-annex, from whatever remote has it, and stays
+    there; of a version it is fetched from its service. Reading raises
+    :class:`~neuromirror.volume.BlockMissing` for one that cannot be had, or is not what the version
+    says: never are zeros put in its place.
+
+    Raises :class:`~neuromirror.volume.NotAVolume`, :class:`~neuromirror.volume.NoSuchLevel`, and
+    what the store and the index raise.
+    """
+    return open_volume(path_or_version, level, store=store, index=index).array
+
+
+@contextmanager
+def opened(
+    path_or_version: str | os.PathLike[str],
+    level: int | str = 0,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    index: str | os.PathLike[str] | None = None,
+) -> Iterator[OpenVolume]:
+    """A volume that is closed at the end of the block, whatever is under way; see :func:`open`."""
+    found = open_volume(path_or_version, level, store=store, index=index)
+    try:
+        yield found
+    finally:
+        found.files.close()
+
+
+def open_volume(
+    path_or_version: str | os.PathLike[str],
+    level: int | str = 0,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    index: str | os.PathLike[str] | None = None,
+) -> OpenVolume:
+    """A volume with all that is known of it; see :func:`open`."""
+    given = os.fspath(path_or_version)
+    folder = Path(given)
+    if folder.is_dir():
+        return _clone(folder, str(level))
+    dataset, _, label = given.partition("@")
+    if isinstance(path_or_version, str) and ":" in dataset:
+        return _version(dataset, label or "latest", str(level), store, index)
+    raise NotAVolume(
+        f"'{given}' is neither a folder nor a version; name a clone's folder, or a version as"
+        " 'neuromirror list' has them, such as bossdb:collection/experiment/channel@latest"
+    )
+
+
+def _clone(folder: Path, level: str) -> OpenVolume:
+    from neuromirror.volume.clone_files import CloneFiles
+
+    files = CloneFiles(folder)
+    if not (folder / METADATA).exists() and not (folder / ".git").exists():
+        raise NotAVolume(f"{folder} is no clone of a volume: it has no {METADATA}")
+    about = _about(files.document(_ABOUT))
+    state = _state(folder, about.get("state", ""))
+    name = about.get("dataset") or folder.resolve().name
+    return _opened(files, level, name, str(folder), about.get("source") or name, state)
+
+
+def _version(
+    dataset: str,
+    label: str,
+    level: str,
+    store: str | os.PathLike[str] | None,
+    index: str | os.PathLike[str] | None,
+) -> OpenVolume:
+    from neuromirror.index import Index
+    from neuromirror.model import DatasetRef
+    from neuromirror.store import Store
+    from neuromirror.store.private import is_private
+    from neuromirror.volume.version_files import VersionFiles
+
+    held = Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
+    named = index or os.environ.get("NEUROMIRROR_INDEX")
+    path = held.index_path if named is None or is_private(held.root) else Path(named)
+    with Index.open_readonly(path) as opened_index:
+        row = opened_index.resolve(dataset, label)
+    repository = held.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    host = row.source_uri.partition("://")[2].partition("/")[0]
+    files = VersionFiles(repository.path, row.commit, row.annex_commit, row.name, host)
+    found = _opened(files, level, row.dataset_name, row.name, row.source_uri, row.state)
+    files.volume = found.volume
+    return found
+
+
+def _opened(
+    files: VolumeFiles, level: str, name: str, version: str, source: str, state: str
+) -> OpenVolume:
+    try:
+        import zarr
+
+        from neuromirror.volume.block_store import BlockStore
+    except ImportError as error:
+        raise ExtraMissing(error) from error
+    volume = read_volume(files.document, level, files.where)
+    store = BlockStore(files, volume)
+    array = zarr.open_array(store, path=level, mode="r", zarr_format=3)
+    return OpenVolume(array, volume, name, version, source, state, files)
+
+
+def _about(content: bytes | None) -> dict[str, str]:
+    """What a dataset says of itself; empty for one that was not mirrored by us."""
+    try:
+        told = json.loads(content or b"{}")
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        return {}
+    return {word: told[word] for word in ("dataset", "source", "state") if told.get(word)}
+
+
+def _state(folder: Path, told: str) -> str:
+    """What a clone is a state of: as the dataset says, unless somebody committed on top of it.
+
+    Then it is the commit. Raises ConfigurationError.
+    """
+    asked = ["git", "-C", str(folder), "show", "-s", "--format=%H%n%B", "HEAD"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigurationError(f"{folder} is no clone: {done.stderr.strip()}")
+    commit, *message = done.stdout.splitlines()
+    return told if f"State: {told}" in message else commit

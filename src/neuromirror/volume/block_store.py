@@ -1,0 +1,166 @@
+"""A Zarr store that never lets a block that is missing be taken for zeros.
+
+Zarr takes a chunk that a store does not have for one full of the fill value. In a dataset that is
+mirrored every block has a file, so one that cannot be had is an error, and so is one of which there
+is no file at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Protocol
+
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from neuromirror.sources.volumes import Volume
+from neuromirror.volume.errors import BlockMissing
+from neuromirror.volume.geometry import METADATA
+
+
+class VolumeFiles(Protocol):
+    """Where the files of a volume come from; shared by threads."""
+
+    where: str
+    """What it is, for messages."""
+
+    def document(self, path: str) -> bytes | None:
+        """The content of a document; None where there is no such file."""
+
+    def block(self, path: str) -> mmap.mmap:
+        """A block's bytes, checked; raises BlockMissing."""
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file, be its content here or not."""
+
+    def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
+        """Yields the names in a folder, each with whether it is a folder."""
+
+    def close(self) -> None:
+        """Ends what is under way."""
+
+
+class BlockStore(Store):
+    """A volume's files as a Zarr store that can only be read; ``volume`` says how large blocks are.
+
+    Files are read in threads: neither zarr's own event loop nor one that is running already (a
+    notebook's) ever waits.
+    """
+
+    supports_writes = False
+    supports_partial_writes = False
+    supports_deletes = False
+    supports_listing = True
+
+    def __init__(self, files: VolumeFiles, volume: Volume) -> None:
+        super().__init__(read_only=True)
+        self._files = files
+        self._size = volume.chunk_bytes(volume.levels[0])
+        self._level = f"{volume.levels[0].name}/"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlockStore) and other._files is self._files
+
+    def __hash__(self) -> int:
+        return id(self._files)
+
+    def __repr__(self) -> str:
+        return f"BlockStore({self._files.where!r})"
+
+    def with_read_only(self, read_only: bool = False) -> Store:
+        """Itself: there is no other kind."""
+        if not read_only:
+            raise ValueError("the blocks of a volume are upstream's: nothing can be written here")
+        return self
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """The content of a file; None for metadata that is not there, never for a block.
+
+        Raises :class:`~neuromirror.volume.errors.BlockMissing`.
+        """
+        content = await asyncio.to_thread(self._read, key)
+        if content is None:
+            return None
+        found = prototype.buffer.from_bytes(memoryview(content))
+        return found if byte_range is None else found[_slice(byte_range, len(found))]
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """Parts of files, in the order of the question; as :meth:`get`."""
+        asked = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
+        return list(await asyncio.gather(*asked))
+
+    async def exists(self, key: str) -> bool:
+        """Whether the volume has such a file, be its content here or not."""
+        return await asyncio.to_thread(self._files.has, key)
+
+    async def list(self) -> AsyncIterator[str]:
+        """Yields all files."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yields the files whose paths begin so."""
+        folder = prefix.rpartition("/")[0]
+        for name, is_folder in await self._entries(folder):
+            path = f"{folder}/{name}" if folder else name
+            if is_folder and (path.startswith(prefix) or prefix.startswith(f"{path}/")):
+                async for key in self.list_prefix(f"{path}/"):
+                    yield key
+            elif not is_folder and path.startswith(prefix):
+                yield path
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yields the names in a folder."""
+        for name, _ in await self._entries(prefix.rstrip("/")):
+            yield name
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refuses."""
+        self._check_writable()
+
+    async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
+        """Refuses; zarr asked for it until 3.1."""
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        """Refuses."""
+        self._check_writable()
+
+    async def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
+        found = await asyncio.to_thread(lambda: [*self._files.entries(folder)])
+        # git's and upstream's own are no part of the Zarr
+        return [one for one in found if not one[0].startswith(".")]
+
+    def _read(self, key: str) -> mmap.mmap | bytes | None:
+        name = key.rpartition("/")[2]
+        if name == METADATA or name.startswith("."):
+            return self._files.document(key)
+        content = self._files.block(key)
+        if key.startswith(self._level) and len(content) != self._size:
+            why = f"it has {len(content)} bytes, not {self._size}, as every block of this level"
+            raise BlockMissing(key, self._files.where, why)
+        return content
+
+
+def _slice(asked: ByteRequest, size: int) -> slice:
+    match asked:
+        case RangeByteRequest():
+            return slice(asked.start, asked.end)
+        case OffsetByteRequest():
+            return slice(asked.offset, None)
+        case SuffixByteRequest():
+            return slice(max(0, size - asked.suffix), None)

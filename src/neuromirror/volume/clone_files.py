@@ -1,0 +1,150 @@
+"""The files of a volume in a clone: those that are there, and those that git-annex can get."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from io import BufferedReader
+from pathlib import Path
+from typing import Final
+
+from neuromirror.annex import key_of_file, parse_key
+from neuromirror.mint import ObjectMissing, ObjectReader
+from neuromirror.volume.annex_get import AnnexGet
+from neuromirror.volume.checking import check, mapped
+from neuromirror.volume.errors import BlockMissing
+
+_OBJECTS: Final = b"annex/objects/"
+_LONGEST_POINTER: Final = 32 << 10
+_STRIPES: Final = 64
+
+
+class CloneFiles:
+    """A clone's folder.
+
+    A block that is not there is got with git-annex, and stays. One that is there is hashed once
+    for as long as it does not change, since git-annex looks at what it has only when asked to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.where = str(folder)
+        self._getting = AnnexGet(self.folder)
+        self._checked: set[tuple[str, int, int, int]] = set()
+        self._locks = [threading.Lock() for _ in range(_STRIPES)]
+
+    def __reduce__(self) -> tuple[type[CloneFiles], tuple[Path]]:
+        return CloneFiles, (self.folder,)
+
+    def document(self, path: str) -> bytes | None:
+        """The content of a document; None where the clone has no such file."""
+        try:
+            if not stat.S_ISLNK(os.lstat(self.folder / path).st_mode):
+                return (self.folder / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        return bytes(self.block(path))
+
+    def block(self, path: str) -> mmap.mmap:
+        """A block's bytes, checked; raises BlockMissing."""
+        with self._locks[hash(path) % _STRIPES]:
+            file = self.folder / path
+            key = self._key(path)
+            why = ""
+            if not self._is_here(file, key):
+                why = self._getting.get(path)
+            try:
+                with file.open("rb") as opened:
+                    if key is not None and _is_pointer(opened):
+                        raise FileNotFoundError
+                    self._check(path, key, opened)
+                    return mapped(opened)
+            except FileNotFoundError as error:
+                raise BlockMissing(
+                    path,
+                    self.where,
+                    f"its content is not here and git-annex cannot get it: {why or 'no reason'};"
+                    f" try 'git annex get {path}' there",
+                ) from error
+
+    def has(self, path: str) -> bool:
+        """Whether the clone has the file, got or not."""
+        return os.path.lexists(self.folder / path)
+
+    def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
+        """Yields the names in a folder, each with whether it is a folder."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in sorted(os.scandir(self.folder / folder), key=lambda one: one.name):
+                yield entry.name, entry.is_dir(follow_symlinks=False)
+
+    def close(self) -> None:
+        """Lets git-annex come to its end."""
+        self._getting.close()
+
+    def _is_here(self, file: Path, key: str | None) -> bool:
+        if key is None or not file.exists():
+            return key is None
+        with file.open("rb") as opened:
+            return not _is_pointer(opened)
+
+    def _key(self, path: str) -> str | None:
+        """The key of a file; None for one that git has itself."""
+        file = self.folder / path
+        try:
+            mode = os.lstat(file).st_mode
+            if stat.S_ISLNK(mode):
+                return _key_in(os.readlink(os.fsencode(file)))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BlockMissing(
+                path, self.where, "there is no such file; 'git status' there may say why"
+            ) from error
+        # an unlocked file: what stands for it in git names the key
+        with suppress(ObjectMissing), ObjectReader(self._git_folder()) as reader:
+            return _key_in(reader.read(f":{path}"))
+        return None
+
+    def _git_folder(self) -> Path:
+        folder = self.folder / ".git"
+        if folder.is_file():  # a sub-dataset's may be in the one around it
+            return self.folder / folder.read_text().removeprefix("gitdir:").strip()
+        return folder
+
+    def _check(self, path: str, key: str | None, file: BufferedReader) -> None:
+        if key is None:
+            return
+        now = os.fstat(file.fileno())
+        seen = key, now.st_ino, now.st_size, now.st_mtime_ns
+        if seen in self._checked:
+            return
+        wrong = check(file, key)
+        if wrong:
+            raise BlockMissing(
+                path,
+                self.where,
+                f"the file that is there is not the block: {wrong}; 'git annex fsck {path}' there"
+                " puts it aside, and it can be got again",
+            )
+        self._checked.add(seen)
+
+
+def _key_in(target: bytes) -> str | None:
+    """The key in a link's target or a pointer file; None where it is neither."""
+    first = target.split(b"\n", 1)[0]
+    if _OBJECTS not in first:
+        return None
+    key = key_of_file(first.rpartition(b"/")[2])
+    with suppress(ValueError):
+        parse_key(key)
+        return key
+    return None
+
+
+def _is_pointer(file: BufferedReader) -> bool:
+    """Whether a file only stands for its content (git-annex: pointer files)."""
+    begin = file.read(len(_OBJECTS) + 1)
+    file.seek(0)
+    return begin == b"/" + _OBJECTS and os.fstat(file.fileno()).st_size <= _LONGEST_POINTER

@@ -1,0 +1,90 @@
+"""What an export has done so far, in a small file beside its results."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from neuromirror.store import write_atomically
+from neuromirror.volume.errors import ExportRefused
+
+STATE: Final = ".neuromirror-export.json"
+LOCK: Final = ".neuromirror-export.lock"
+
+_FORMAT: Final = 1
+
+
+@dataclass(slots=True)
+class ExportState:
+    """How far an export is.
+
+    ``export`` says which it is: the bytes that it makes depend on nothing else. ``finished`` are
+    files in place, with their size and the time of their last change (ns), by which it is seen
+    later that nobody has touched them. ``slabs`` are the ranges along z whose voxels are in all
+    files that hold some, finished or not.
+    """
+
+    folder: Path
+    export: dict[str, Any]
+    finished: dict[str, list[int]] = field(default_factory=dict)
+    slabs: set[tuple[int, int]] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, folder: Path, export: dict[str, Any]) -> ExportState:
+        """The state of this export in a folder; raises ExportRefused where another's is there."""
+        path = folder / STATE
+        try:
+            told = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return cls(folder, export)
+        except ValueError:
+            told = None
+        if not isinstance(told, dict) or told.get("format") != _FORMAT:
+            raise ExportRefused(f"{path} cannot be read; name another folder, or remove it")
+        if told["export"] != export:
+            had = ", ".join(
+                f"{name} {told['export'].get(name)}"
+                for name, value in export.items()
+                if told["export"].get(name) != value
+            )
+            raise ExportRefused(
+                f"{folder} holds another export ({had}); name another folder, or empty this one"
+            )
+        slabs = {(start, stop) for start, stop in told["slabs"]}
+        return cls(folder, export, told["finished"], slabs)
+
+    def write(self) -> None:
+        """Keeps the state; what it tells must be on disk before."""
+        told = {
+            "format": _FORMAT,
+            "export": self.export,
+            "finished": self.finished,
+            "slabs": sorted(self.slabs),
+        }
+        content = json.dumps(told, indent=1, sort_keys=True).encode()
+        write_atomically(self.folder / STATE, content + b"\n")
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the folder knows whose it is."""
+        return (self.folder / STATE).exists()
+
+    def finish(self, path: str, draft: Path) -> None:
+        """Remembers a file that only needs to be put in its place."""
+        self.finished[path] = _seen(draft)
+
+    def has(self, path: str) -> bool:
+        """Whether a file is there as it was finished."""
+        known = self.finished.get(path)
+        try:
+            return known is not None and _seen(self.folder / path) == known
+        except FileNotFoundError:
+            return False
+
+
+def _seen(path: Path) -> list[int]:
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns]

@@ -1,0 +1,349 @@
+"""A region of a volume, written to files block by block.
+
+Blocks are read in slabs of the volume's own chunks along z; after each slab its voxels are forced
+to disk and the state is kept, so that an export that was broken off goes on at the next slab, and
+keeps the files that were finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror.sources.volumes import Box
+from neuromirror.store import locked
+from neuromirror.volume.array import opened
+from neuromirror.volume.errors import ExportFailed, ExportRefused
+from neuromirror.volume.export_state import LOCK, ExportState
+from neuromirror.volume.filling import overlap, put
+from neuromirror.volume.layouts import LAYOUTS, Layout, Region, Target, intersecting
+from neuromirror.volume.regions import checked_box, cut, sample_index, told_box
+
+if TYPE_CHECKING:
+    from neuromirror.volume.array import OpenVolume
+
+FORMATS: Final = tuple(LAYOUTS)
+"""What a region can be exported as."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of voxels are done, of how many."""
+
+_AHEAD: Final = 2
+"""Blocks that are had while another is written."""
+
+_AT_ONCE: Final = 32 << 20
+"""Bytes of voxels that are read from a block at a time."""
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export made.
+
+    ``paths`` are all its files, in ``folder``; ``kept`` of them were there already. ``box`` is in
+    upstream's voxels of ``level``, ``bytes`` the size of the voxels.
+    """
+
+    version: str
+    state: str
+    level: str
+    box: Box
+    time: int | None
+    format: str
+    folder: Path
+    paths: tuple[str, ...]
+    kept: int
+    bytes: int
+
+
+def export(
+    path_or_version: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    box: Box | None = None,
+    level: int | str = 0,
+    format: str = "tiff",
+    time: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    index: str | os.PathLike[str] | None = None,
+    progress: Progress = lambda done, whole: None,
+) -> Exported:
+    """Writes a region of a volume into a folder.
+
+    ``path_or_version``, ``level``, ``store`` and ``index`` are as :func:`neuromirror.volume.open`
+    has them. ``box`` holds ranges along x, y, z in upstream's voxels of that level (as they stand
+    in a block's URL), None for all of it; ``time`` is upstream's sample, where there is a time
+    axis. ``format`` is one of :data:`FORMATS`: ``tiff`` (a file a z-slice, named as ndpull names
+    them), ``ome-tiff``, ``zarr`` or ``npy``. The same region of the same state gives the same
+    bytes. What an earlier run into the folder has finished is kept; memory is a few blocks.
+
+    Raises ExportRefused, OutsideVolume, ExportFailed, what opening the volume raises, and
+    BlockMissing.
+    """
+    if format not in LAYOUTS:
+        raise ExportRefused(f"'{format}' is no format; there are {', '.join(FORMATS)}")
+    with opened(path_or_version, level, store=store, index=index) as volume:
+        where = volume.version
+        checked = checked_box(volume.volume, box, where)
+        sample = sample_index(volume.volume, time, where)
+        region = Region(volume, checked, time)
+        layout = LAYOUTS[format](region)
+        target = Path(folder)
+        with _told_where(target):
+            target.mkdir(parents=True, exist_ok=True)
+        with locked(target / LOCK, f"the folder {target}"):
+            state = ExportState.read(target, _identity(region, format))
+            kept = _Exporting(region, layout, sample, state, progress).run()
+        return Exported(
+            *(volume.version, volume.state, volume.level.name, checked, time, format, target),
+            paths=tuple(_paths(layout)),
+            kept=kept,
+            bytes=region.bytes,
+        )
+
+
+class _Exporting:
+    def __init__(
+        self,
+        region: Region,
+        layout: Layout,
+        sample: int | None,
+        state: ExportState,
+        progress: Progress,
+    ) -> None:
+        self._region = region
+        self._layout = layout
+        self._sample = () if sample is None else (sample,)
+        self._state = state
+        self._folder = state.folder
+        self._progress = progress
+        self._done = 0
+        self._offsets: dict[str, int] = {}
+
+    def run(self) -> int:
+        """Writes what is not there yet; gives the number of files that were."""
+        before = {path for path in _paths(self._layout) if self._state.has(path)}
+        self._refuse_others()
+        if not self._state.is_kept:
+            with _told_where(self._folder):
+                self._state.write()
+        due = tuple(one for one in self._layout.targets if one.path not in before)
+        self._forget_lost(due)
+        _, _, zs = self._region.box
+        level = self._region.volume.level
+        for slab in cut(*zs, level.start[2], level.chunk[2]):
+            here = list(intersecting(due, slab))
+            if here and slab not in self._state.slabs:
+                self._write_slab(slab, here)
+            else:
+                self._tell((slab[1] - slab[0]) * self._region.plane_bytes)
+            self._flush(slab, here)
+        for document in self._layout.documents:
+            if document.path.decode() not in before:
+                self._place_document(document.path.decode(), document.content)
+        return len(before)
+
+    def _refuse_others(self) -> None:
+        """Files of the same names that are not this export's own are a person's."""
+        for path in _paths(self._layout):
+            if path not in self._state.finished and os.path.lexists(self._folder / path):
+                raise ExportRefused(
+                    f"{self._folder / path} is there already, and not from this export; name"
+                    " another folder, or remove it"
+                )
+
+    def _forget_lost(self, due: tuple[Target, ...]) -> None:
+        """Slabs of which a draft, or a finished file, is gone must be read again."""
+        for target in due:
+            self._state.finished.pop(target.path, None)
+            if not self._draft(target.path).exists():
+                gone = [one for one in self._state.slabs if _meet(one, target.box[2])]
+                self._state.slabs.difference_update(gone)
+
+    def _write_slab(self, slab: tuple[int, int], here: list[Target]) -> None:
+        for target in here:
+            if target.path not in self._offsets:
+                self._offsets[target.path] = self._make(target)
+        with closing(self._had(slab)) as boxes:
+            for box in boxes:
+                found = [target for target in here if overlap(target.box, box) is not None]
+                for part, voxels in self._parts(box):
+                    for target in found:
+                        if overlap(target.box, part) is not None:
+                            self._put(target, part, voxels)
+                    self._tell(voxels.nbytes)
+
+    def _had(self, slab: tuple[int, int]) -> Generator[Box, None, None]:
+        """Yields the boxes of a slab, block by block; the next ones are fetched meanwhile."""
+        waiting: deque[tuple[Box, Future[Any]]] = deque()
+        with ThreadPoolExecutor(_AHEAD, "neuromirror-export") as pool:
+            try:
+                for box in self._boxes(slab):
+                    waiting.append((box, pool.submit(self._touch, box)))
+                    if len(waiting) > _AHEAD:
+                        yield _ready(waiting)
+                while waiting:
+                    yield _ready(waiting)
+            except BaseException:
+                # what is under way need not come to its end
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._region.volume.files.close()
+                raise
+
+    def _boxes(self, slab: tuple[int, int]) -> Iterator[Box]:
+        xs, ys, _ = self._region.box
+        level = self._region.volume.level
+        for y in cut(*ys, level.start[1], level.chunk[1]):
+            for x in cut(*xs, level.start[0], level.chunk[0]):
+                yield x, y, slab
+
+    def _touch(self, box: Box) -> None:
+        """Reads one voxel of a block, so that the block is had."""
+        self._read(tuple((start, start + 1) for start, _ in box))  # type: ignore[arg-type]
+
+    def _parts(self, box: Box) -> Iterator[tuple[Box, Any]]:
+        """Yields a block's voxels, some planes at a time."""
+        xs, ys, zs = box
+        plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._region.volume.volume.item_size
+        for z in cut(*zs, zs[0], max(1, _AT_ONCE // plane)):
+            yield (xs, ys, z), self._read((xs, ys, z))
+
+    def _read(self, box: Box) -> Any:
+        """The voxels of a box, with the axes z, y, x, little-endian in C order."""
+        import numpy
+
+        volume = self._region.volume
+        places = tuple(
+            slice(start - first, stop - first)
+            for (start, stop), first in zip(
+                reversed(box), reversed(volume.level.start), strict=True
+            )
+        )
+        found = numpy.asarray(volume.array[(*self._sample, *places)])
+        return numpy.ascontiguousarray(found, found.dtype.newbyteorder("<"))
+
+    # --- files
+
+    def _draft(self, path: str) -> Path:
+        target = self._folder / path
+        return target.with_name(f".{target.name}.part")
+
+    def _make(self, target: Target) -> int:
+        """The draft of a file, with the place of its first voxel.
+
+        One that is there is gone on with only where a slab in it was forced to disk.
+        """
+        draft = self._draft(target.path)
+        fresh = draft.with_name(f"{draft.name}.new")
+        with _told_where(draft):
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            offset = target.make(fresh)
+            if draft.exists() and any(_meet(one, target.box[2]) for one in self._state.slabs):
+                fresh.unlink()
+            else:
+                fresh.replace(draft)
+        return offset
+
+    def _put(self, target: Target, box: Box, voxels: Any) -> None:
+        draft = self._draft(target.path)
+        with _told_where(draft):
+            handle = os.open(draft, os.O_WRONLY)
+            try:
+                put(handle, self._offsets[target.path], target, box, voxels)
+            finally:
+                os.close(handle)
+
+    def _flush(self, slab: tuple[int, int], here: list[Target]) -> None:
+        """Forces a slab to disk, keeps the state, and puts finished files in their places.
+
+        The state comes first, since what it does not know of is taken for a person's.
+        """
+        if not here:
+            return
+        whole = [target.path for target in here if target.box[2][1] <= slab[1]]
+        for target in here:
+            with _told_where(self._draft(target.path)):
+                _force(self._draft(target.path))
+        self._state.slabs.add(slab)
+        self._place(whole)
+
+    def _place(self, paths: Sequence[str]) -> None:
+        """Puts files that are wholly on disk into their places."""
+        for path in paths:
+            self._state.finish(path, self._draft(path))
+        with _told_where(self._folder):
+            self._state.write()
+            for path in paths:
+                self._draft(path).replace(self._folder / path)
+            for folder in {(self._folder / path).parent for path in paths}:
+                _force(folder)
+
+    def _place_document(self, path: str, content: bytes) -> None:
+        draft = self._draft(path)
+        with _told_where(draft):
+            draft.write_bytes(content)
+            _force(draft)
+        self._place([path])
+
+    def _tell(self, count: int) -> None:
+        """Counts bytes of voxels that are done."""
+        self._done += count
+        self._progress(self._done, self._region.bytes)
+
+
+def _ready(waiting: deque[tuple[Box, Future[Any]]]) -> Box:
+    box, had = waiting.popleft()
+    had.result()
+    return box
+
+
+def _paths(layout: Layout) -> Iterator[str]:
+    yield from (target.path for target in layout.targets)
+    yield from (document.path.decode() for document in layout.documents)
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _identity(region: Region, format: str) -> dict[str, Any]:
+    volume: OpenVolume = region.volume
+    return {
+        "source": volume.source,
+        "state": volume.state,
+        "level": volume.level.name,
+        "box": told_box(region.box),
+        "time": region.time,
+        "format": format,
+    }
+
+
+def _force(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _told_where(path: Path) -> Iterator[None]:
+    """Says which file it was that the system refused, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = "see to it"
+        if error.errno in _FULL:
+            advice = "free some space there"
+        raise ExportFailed(
+            f"{path} cannot be written: {error.strerror or error}; {advice} and run the export"
+            " again, it goes on where it was"
+        ) from error

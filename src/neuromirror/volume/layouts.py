@@ -1,0 +1,247 @@
+"""How the formats lay voxels out in files.
+
+Every one is voxels in C order, uncompressed, with something around them: so a block can be written
+wherever it belongs, nothing is held, and equal voxels are equal bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from neuromirror.model import Document
+from neuromirror.sources.volumes import Box, Triple, choose_chunk, documents
+from neuromirror.volume.array import OpenVolume
+from neuromirror.volume.errors import ExportRefused, ExtraMissing
+from neuromirror.volume.regions import cut, told_box
+
+_BIG: Final = (1 << 32) - (1 << 25)
+"""Bytes of voxels from which on a TIFF has addresses of 64 bits."""
+
+_IN_CENTIMETRES: Final = {
+    "angstrom": 1e-8,
+    "nanometer": 1e-7,
+    "micrometer": 1e-4,
+    "millimeter": 0.1,
+    "centimeter": 1.0,
+    "meter": 100.0,
+}
+_OME_UNITS: Final = {
+    "angstrom": "Å",
+    "nanometer": "nm",
+    "micrometer": "µm",
+    "millimeter": "mm",
+    "centimeter": "cm",
+    "meter": "m",
+}
+_OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file that gets voxels.
+
+    ``box`` is what it holds (x, y, z, upstream's voxels), ``shape`` the voxels along z, y, x that
+    it has room for, those of the box first. ``make`` writes a file with everything but voxels and
+    gives the place of the first one in bytes.
+    """
+
+    path: str
+    box: Box
+    shape: Triple
+    make: Callable[[Path], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of an export; ``documents`` are written when all else is there."""
+
+    targets: tuple[Target, ...]
+    documents: tuple[Document, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What is exported: a box of an open volume, of one time sample where it has several."""
+
+    volume: OpenVolume
+    box: Box
+    time: int | None
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels along z, y, x."""
+        z, y, x = (stop - start for start, stop in reversed(self.box))
+        return z, y, x
+
+    @property
+    def bytes(self) -> int:
+        """The size of all voxels."""
+        return self.shape[0] * self.plane_bytes
+
+    @property
+    def plane_bytes(self) -> int:
+        """The size of the voxels of one z."""
+        return self.shape[1] * self.shape[2] * self.volume.volume.item_size
+
+    @property
+    def stem(self) -> str:
+        """The beginning of each file's name, up to z: as ndpull has it."""
+        channel = self.volume.name.partition(":")[2] or self.volume.name
+        (x0, x1), (y0, y1), _ = self.box
+        sample = "" if self.time is None else f"_t{self.time}"
+        return f"{channel.replace('/', '_')}_x{x0}-{x1}_y{y0}-{y1}{sample}"
+
+
+def tiff(region: Region) -> Layout:
+    """A TIFF a z-slice, named as ndpull names them."""
+    xs, ys, (z0, z1) = region.box
+    _, height, width = region.shape
+    digits = len(str(z1))
+    make = _made_tiff(region, (height, width))
+    return Layout(
+        tuple(
+            Target(
+                f"{region.stem}_z{z:0{digits}d}.tif", (xs, ys, (z, z + 1)), (1, height, width), make
+            )
+            for z in range(z0, z1)
+        )
+    )
+
+
+def ome_tiff(region: Region) -> Layout:
+    """One OME-TIFF; raises ExportRefused for a type of voxels that OME does not have."""
+    found = region.volume.volume
+    if found.dtype not in _OME_TYPES:
+        raise ExportRefused(
+            f"OME-TIFF has no voxels of type {found.dtype}; export as tiff, zarr or npy"
+        )
+    said: dict[str, Any] = {
+        "axes": "ZYX",
+        "Creator": "neuromirror",
+        "Name": f"{region.volume.name} level {region.volume.level.name} {told_box(region.box)}",
+        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, _told(region))}",
+    }
+    unit = _OME_UNITS.get(found.unit)
+    for axis, size in zip("XYZ", region.volume.level.voxel, strict=True):
+        if unit is not None:
+            said |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+    path = f"{_whole_stem(region)}.ome.tif"
+    make = _made_tiff(region, region.shape, ome=said)
+    return Layout((Target(path, region.box, region.shape, make),))
+
+
+def npy(region: Region) -> Layout:
+    """One array in NumPy's own format, with the axes z, y, x."""
+    from numpy.lib.format import write_array_header_1_0
+
+    dtype = _little_endian(region)
+    head = {"descr": dtype, "fortran_order": False, "shape": region.shape}
+
+    def make(path: Path) -> int:
+        with path.open("wb") as file:
+            write_array_header_1_0(file, head)
+            return file.tell()
+
+    return Layout((Target(f"{_whole_stem(region)}.npy", region.box, region.shape, make),))
+
+
+def zarr(region: Region) -> Layout:
+    """An OME-Zarr of one level, in chunks of the size that the volume has."""
+    found = region.volume.volume
+    extent = region.shape[2], region.shape[1], region.shape[0]
+    chunk = choose_chunk(region.volume.level.chunk, extent, found.item_size)
+    (x0, x1), (y0, y1), (z0, z1) = region.box
+    level = replace(region.volume.level, start=(x0, y0, z0), stop=(x1, y1, z1), chunk=chunk)
+    made = replace(found, levels=(level,), times=None, time_step=None, time_unit=None)
+    folder = f"{_whole_stem(region)}.ome.zarr"
+    shape = chunk[2], chunk[1], chunk[0]
+    size = math.prod(shape) * found.item_size
+
+    def make(path: Path) -> int:
+        with path.open("wb") as file:
+            file.truncate(size)
+        return 0
+
+    targets = [
+        Target(f"{folder}/{level.name}/c/{z}/{y}/{x}", (xs, ys, zs), shape, make)
+        for z, zs in enumerate(cut(z0, z1, z0, chunk[2]))
+        for y, ys in enumerate(cut(y0, y1, y0, chunk[1]))
+        for x, xs in enumerate(cut(x0, x1, x0, chunk[0]))
+    ]
+    described = [Document(f"{folder}/".encode() + one.path, one.content) for one in documents(made)]
+    # the group comes last: what it does not tell of, nobody opens
+    return Layout(tuple(targets), tuple(reversed(described)))
+
+
+LAYOUTS: Final[Mapping[str, Callable[[Region], Layout]]] = {
+    "tiff": tiff,
+    "ome-tiff": ome_tiff,
+    "zarr": zarr,
+    "npy": npy,
+}
+"""The formats, by what they are called."""
+
+
+def _made_tiff(
+    region: Region, shape: tuple[int, ...], ome: dict[str, Any] | None = None
+) -> Callable[[Path], int]:
+    """A TIFF without its voxels; no date, no name of a program, nothing that varies."""
+    try:
+        from tifffile import TiffWriter
+    except ImportError as error:
+        raise ExtraMissing(error) from error
+    dtype = _little_endian(region)
+    size = math.prod(shape) * region.volume.volume.item_size
+    options: dict[str, Any] = {}
+    unit = _IN_CENTIMETRES.get(region.volume.volume.unit)
+    if unit is not None:
+        x, y, _ = region.volume.level.voxel
+        options = {"resolution": (1 / (x * unit), 1 / (y * unit)), "resolutionunit": "CENTIMETER"}
+
+    def make(path: Path) -> int:
+        with TiffWriter(path, bigtiff=size >= _BIG, byteorder="<", ome=ome is not None) as file:
+            place = file.write(
+                None,
+                shape=shape,
+                dtype=dtype,
+                photometric="minisblack",
+                software=False,
+                metadata=ome,
+                returnoffset=True,
+                **options,
+            )
+        assert place is not None
+        return place[0]
+
+    return make
+
+
+def _little_endian(region: Region) -> str:
+    import numpy
+
+    return numpy.dtype(region.volume.volume.dtype).newbyteorder("<").str
+
+
+def _whole_stem(region: Region) -> str:
+    _, _, (z0, z1) = region.box
+    return f"{region.stem}_z{z0}-{z1}"
+
+
+def _told(region: Region) -> str:
+    """The region in one line: what is told so is the same voxels."""
+    found = region.volume
+    sample = "" if region.time is None else f"/{region.time}"
+    return f"{found.source}@{found.state}/{found.level.name}/{told_box(region.box)}{sample}"
+
+
+def intersecting(targets: tuple[Target, ...], zs: tuple[int, int]) -> Iterator[Target]:
+    """Yields the files that hold some of a range along z."""
+    for target in targets:
+        start, stop = target.box[2]
+        if start < zs[1] and stop > zs[0]:
+            yield target

@@ -1,0 +1,246 @@
+"""Regions written to files: the right voxels in the right place, the same bytes each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from ome_zarr_models.v05.image import Image
+from volume_boss import Annex
+from volume_store import ACTIVITY, CELLS, EM, FIRST_Z, Held, got
+
+from neuromirror.volume import (
+    FORMATS,
+    BlockMissing,
+    Exported,
+    ExportRefused,
+    ExtraMissing,
+    OutsideVolume,
+    export,
+)
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+BOX: Box = ((70, 290), (100, 260), (30, 81))
+"""Of EM, in upstream's voxels: nine blocks in each of the slabs 30:44, 44:76 and 76:81."""
+
+
+def exported(held: Held, folder: Path, path: str = EM, **how: Any) -> Exported:
+    return export(f"held:{path}", folder, store=held.store, **how)
+
+
+def cut(held: Held, box: Box = BOX) -> Any:
+    (x0, x1), (y0, y1), (z0, z1) = box
+    return held.voxels()[z0 - FIRST_Z : z1 - FIRST_Z, y0:y1, x0:x1]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The checksums of what was exported, by path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".neuromirror")
+    }
+
+
+def test_a_tiff_a_slice_is_named_as_ndpull_names_them(held: Held, tmp_path: Path) -> None:
+    made = exported(held, tmp_path / "out", box=((0, 20), (5, 30), (12, 15)))
+    stem = "demo_cortex_sections_em_x0-20_y5-30"
+    assert made.paths == tuple(f"{stem}_z{z}.tif" for z in (12, 13, 14))
+    assert sorted(contents(tmp_path / "out")) == sorted(made.paths)
+    found = np.stack([tifffile.imread(tmp_path / "out" / path) for path in made.paths])
+    assert np.array_equal(found, cut(held, ((0, 20), (5, 30), (12, 15))))
+
+
+def read(folder: Path, made: Exported) -> Any:
+    """What another program reads of an export."""
+    paths = [folder / path for path in made.paths]
+    if made.format == "tiff":
+        return np.stack([tifffile.imread(path) for path in paths])
+    if made.format == "ome-tiff":
+        return tifffile.imread(paths[0])
+    if made.format == "npy":
+        return np.load(paths[0])
+    (root,) = folder.glob("*.ome.zarr")
+    return zarr.open_group(root, mode="r")[made.level][...]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_other_programs_read_the_voxels_of_the_box(held: Held, tmp_path: Path, format: str) -> None:
+    made = exported(held, tmp_path, box=BOX, format=format)
+    found = read(tmp_path, made)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, cut(held))
+
+
+@pytest.mark.parametrize("format", ["tiff", "zarr", "npy"])
+def test_labels_keep_every_bit(held: Held, tmp_path: Path, format: str) -> None:
+    made = exported(
+        held, tmp_path, CELLS, box=((0, 70), (40, 90), (20, 24)), level=1, format=format
+    )
+    found = read(tmp_path, made)
+    assert found.dtype == np.uint64
+    assert np.array_equal(found, held.voxels(CELLS, 1)[8:12, 40:90, :70])
+    assert found.max() > 1 << 60
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_one_sample_of_a_time_series_is_exported(held: Held, tmp_path: Path, format: str) -> None:
+    made = exported(held, tmp_path, ACTIVITY, level=1, time=2, format=format)
+    assert np.array_equal(read(tmp_path, made), held.voxels(ACTIVITY, 1)[2])
+    assert "_t2_z" in made.paths[0]
+
+
+def test_an_ome_tiff_tells_how_large_a_voxel_is(held: Held, tmp_path: Path) -> None:
+    made = exported(held, tmp_path, format="ome-tiff", level=1, box=((0, 9), (0, 9), (12, 15)))
+    with tifffile.TiffFile(tmp_path / made.paths[0]) as file:
+        said = file.ome_metadata or ""
+        assert file.series[0].axes == "ZYX"
+    for axis, size in (("X", 8.0), ("Y", 8.0), ("Z", 40.0)):
+        assert f'PhysicalSize{axis}="{size}" PhysicalSize{axis}Unit="nm"' in said
+
+
+def test_an_exported_zarr_lies_where_the_volume_does(held: Held, tmp_path: Path) -> None:
+    box = ((70, 140), (10, 90), (30, 40))
+    exported(held, tmp_path, format="zarr", level=1, box=box)
+    (root,) = tmp_path.glob("*.ome.zarr")
+    image = Image.from_zarr(zarr.open_group(root, mode="r"))
+    scale, move = image.ome_attributes.multiscales[0].datasets[0].coordinateTransformations
+    assert scale.scale == [40, 8, 8]
+    assert move.translation == [30 * 40, 10 * 8 + 2, 70 * 8 + 2]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_same_bytes_come_from_a_clone_and_from_the_store(
+    held: Held, clone: Annex, tmp_path: Path, format: str
+) -> None:
+    box: Box = ((100, 160), (0, 20), (40, 50))
+    exported(held, tmp_path / "one", box=box, format=format)
+    export(clone.path, tmp_path / "other", box=box, format=format)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other") != {}
+    assert got(clone) == 4
+
+
+@pytest.mark.parametrize("format", ["tiff", "zarr", "npy"])
+def test_an_export_that_broke_off_goes_on(held: Held, tmp_path: Path, format: str) -> None:
+    exported(held, tmp_path / "whole", box=BOX, format=format)
+    held.boss.fault("status", status=404, path="/cutout/.*/44:76/")
+    with pytest.raises(BlockMissing, match="404"):
+        exported(held, tmp_path / "out", box=BOX, format=format)
+    finished = {one: (tmp_path / "out" / one).stat() for one in contents(tmp_path / "out")}
+    assert len([one for one in finished if one.endswith(".tif")]) == (14 if format == "tiff" else 0)
+    held.boss.clear_faults()
+    held.boss.clear_requests()
+    made = exported(held, tmp_path / "out", box=BOX, format=format)
+    assert made.kept == (14 if format == "tiff" else 0)
+    assert held.boss.count_requests("/cutout/.*/12:44/") == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    held.boss.clear_requests()
+    assert exported(held, tmp_path / "out", box=BOX, format=format).kept == len(made.paths)
+    assert held.boss.count_requests("/cutout/") == 0
+
+
+@pytest.mark.parametrize("format", ["tiff", "npy"])
+def test_an_export_that_was_interrupted_anywhere_comes_out_the_same(
+    held: Held, tmp_path: Path, format: str
+) -> None:
+    exported(held, tmp_path / "whole", box=BOX, format=format)
+
+    def interrupt(left: int) -> Any:
+        def progress(done: int, whole: int) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        return progress
+
+    for calls in (1, 9, 10, 7):
+        with pytest.raises(KeyboardInterrupt):
+            exported(held, tmp_path / "out", box=BOX, format=format, progress=interrupt(calls))
+    exported(held, tmp_path / "out", box=BOX, format=format)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_finished_slice_that_was_touched_is_made_again(held: Held, tmp_path: Path) -> None:
+    made = exported(held, tmp_path, box=((0, 9), (0, 9), (12, 20)))
+    before = contents(tmp_path)
+    (tmp_path / made.paths[3]).write_bytes(b"edited")
+    (tmp_path / made.paths[5]).unlink()
+    again = exported(held, tmp_path, box=((0, 9), (0, 9), (12, 20)))
+    assert again.kept == 6
+    assert contents(tmp_path) == before
+
+
+def test_progress_comes_to_its_end(held: Held, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, whole: int) -> None:
+        told.append((done, whole))
+
+    for _ in range(2):
+        told.clear()
+        made = exported(held, tmp_path, box=BOX, progress=progress)
+        assert told[-1] == (made.bytes, made.bytes) == (220 * 160 * 51,) * 2
+        assert told == sorted(told)
+
+
+def test_a_folder_of_another_export_is_left_alone(held: Held, tmp_path: Path) -> None:
+    small: Box = ((0, 9), (0, 9), (12, 14))
+    exported(held, tmp_path, box=small)
+    before = contents(tmp_path)
+    with pytest.raises(ExportRefused, match=r"holds another export \(level 0\)"):
+        exported(held, tmp_path, box=small, level=1)
+    with pytest.raises(ExportRefused, match=r"holds another export \(box 0:9,0:9,12:14\)"):
+        exported(held, tmp_path, box=((0, 9), (0, 9), (12, 15)))
+    assert contents(tmp_path) == before
+
+
+def test_a_persons_file_is_not_written_over(held: Held, tmp_path: Path) -> None:
+    own = tmp_path / "demo_cortex_sections_em_x0-9_y0-9_z13.tif"
+    own.write_text("mine")
+    with pytest.raises(ExportRefused, match=r"z13\.tif is there already"):
+        exported(held, tmp_path, box=((0, 9), (0, 9), (12, 14)))
+    assert own.read_text() == "mine"
+
+
+def test_what_cannot_be_exported_says_why(held: Held, tmp_path: Path) -> None:
+    with pytest.raises(OutsideVolume, match="level 0 has 0:300,0:260,12:82"):
+        exported(held, tmp_path, box=((0, 9), (0, 9), (0, 20)))
+    with pytest.raises(OutsideVolume, match="level 1 has 0:150,0:130,12:82"):
+        exported(held, tmp_path, level=1, box=((0, 151), (0, 9), (12, 20)))
+    with pytest.raises(OutsideVolume, match="is empty"):
+        exported(held, tmp_path, box=((9, 9), (0, 9), (12, 20)))
+    with pytest.raises(OutsideVolume, match="no time axis"):
+        exported(held, tmp_path, time=0)
+    with pytest.raises(OutsideVolume, match="time samples 0 to 2; name one"):
+        exported(held, tmp_path, ACTIVITY)
+    with pytest.raises(OutsideVolume, match="time samples 0 to 2; 3 is none of them"):
+        exported(held, tmp_path, ACTIVITY, time=3)
+    with pytest.raises(ExportRefused, match="'png' is no format; there are tiff, ome-tiff"):
+        exported(held, tmp_path, format="png")
+    with pytest.raises(ExportRefused, match="no voxels of type uint64; export as tiff, zarr"):
+        exported(held, tmp_path, CELLS, format="ome-tiff")
+    assert not contents(tmp_path)
+
+
+def test_without_tifffile_the_missing_extra_is_named(
+    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(ExtraMissing, match=r"tifffile: pip install 'neuromirror\[volumes\]'"):
+        exported(held, tmp_path)
+
+
+def test_the_state_file_says_what_the_folder_holds(held: Held, tmp_path: Path) -> None:
+    made = exported(held, tmp_path, box=((0, 9), (0, 9), (12, 14)), format="npy")
+    told = json.loads((tmp_path / ".neuromirror-export.json").read_text())
+    assert told["export"]["state"] == made.state
+    assert list(told["finished"]) == list(made.paths)

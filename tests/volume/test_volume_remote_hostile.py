@@ -1,0 +1,47 @@
+"""Datasets that want the special remote to ask, send or write what it should not."""
+
+from __future__ import annotations
+
+import pytest
+from volume_boss import Annex, chunk, url
+
+from neuromirror.demo.boss import DemoBoss
+from neuromirror.volume.tokens import from_environment, variable
+
+EM = "demo_cortex/sections/em"
+BOX = ((0, 64), (64, 128), (12, 28))
+
+
+def test_a_host_that_looks_like_another_does_not_get_its_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NEUROMIRROR_TOKEN_API_BOSSDB_IO", "mine")
+    assert from_environment("API.BossDB.io") == from_environment("api.bossdb.io.") == "mine"
+    for other in ("api-bossdb.io", "api_bossdb.io", "api.bossdb-io", "api..bossdb.io", "bossdb.io"):
+        assert from_environment(other) is None
+    assert variable("127.0.0.1:8080") == "NEUROMIRROR_TOKEN_127_0_0_1_8080"
+    assert variable("[::1]:8080") == "NEUROMIRROR_TOKEN___1__8080"
+
+
+def test_whose_service_is_on_this_machine_is_told_how_to_have_it_asked(
+    boss: DemoBoss, annex: Annex
+) -> None:
+    annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    annex.git("config", "--unset", "annex.security.allowed-ip-addresses")
+    said = annex.run("get", "block", ok=False)
+    assert "git config annex.security.allowed-ip-addresses" in said
+    assert "allow_private" not in said  # which is an operator's, of a mirror
+
+
+def test_what_cannot_be_a_block_is_refused_before_anybody_is_asked(
+    boss: DemoBoss, annex: Annex
+) -> None:
+    one = url(boss, EM, ((0, 1), (64, 65), (12, 13)))
+    for address in (f"{one}?chunk=1000000000000,1,1", one.replace("://", "://me:word@")):
+        said = annex.run("addurl", "--fast", "--file=odd", address, ok=False)
+        assert "names no block of a volume" in said
+        assert "word" not in said.replace(address, "")
+    link = annex.put("block", b"x" * 100, f"{one}?chunk=1000000000000,1,1")
+    assert "larger than one request" in annex.run("get", "block", ok=False)
+    assert not link.exists()
+    assert boss.count_requests("/cutout/") == 0
