@@ -1,5 +1,6 @@
 """git-annex's own formats as pure functions: paths, keys, branch logs, the XS3ETAG backend."""
 
+from neuromirror.annex.addresses import ALLOWED_ADDRESSES, may_be_private
 from neuromirror.annex.etags import etag_of
 from neuromirror.annex.keys import (
     KeyParts,
@@ -42,6 +43,7 @@ from neuromirror.annex.special import (
 )
 
 __all__ = [
+    "ALLOWED_ADDRESSES",
     "CLAIMED",
     "CLAIMED_KINDS",
     "WEB_UUID",
@@ -61,6 +63,7 @@ __all__ = [
     "location_log",
     "log_path",
     "mark_clash",
+    "may_be_private",
     "md5e_key",
     "merge_location_log",
     "merge_url_log",

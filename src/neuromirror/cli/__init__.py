@@ -12,13 +12,20 @@ from neuromirror.cli.browse import (
     list_command,
     versions_command,
 )
+from neuromirror.cli.cite import cite_command
 from neuromirror.cli.common import Commands, Settings, settings_options
 from neuromirror.cli.demo import demo_command
+from neuromirror.cli.diff import diff_command
+from neuromirror.cli.export import export_command
+from neuromirror.cli.get import get_command
 from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.operate import check_config_command, rebuild_index_command, status_command
+from neuromirror.cli.pin import outdated_command, pin_command
 from neuromirror.cli.reproduce import reproduce_command
+from neuromirror.cli.restore import restore_command
 from neuromirror.cli.show import show_command
 from neuromirror.cli.sync import holds_command, release_command, sync_command
+from neuromirror.cli.verify import verify_command
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +49,14 @@ for _command in (
     show_command,
     files_command,
     find_command,
+    pin_command,
+    outdated_command,
+    restore_command,
+    get_command,
+    export_command,
+    diff_command,
+    verify_command,
+    cite_command,
     reproduce_command,
     status_command,
     holds_command,

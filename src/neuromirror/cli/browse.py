@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,8 @@ from neuromirror.cli.common import (
     split_condition,
     split_version,
 )
+from neuromirror.cli.sums import print_sums
+from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -165,18 +168,36 @@ def part_record(part: PartRow) -> dict[str, Any]:
 
 @click.command("files")
 @click.argument("version")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["columns", "sha256sum"]),
+    default="columns",
+    show_default=True,
+    help="sha256sum: as 'sha256sum -c' takes them.",
+)
 @settings_options
-def files_command(settings: Settings, version: str) -> None:
+def files_command(settings: Settings, version: str, *, form: str) -> None:
     """List the files of a VERSION.
 
     Each with the strongest checksum that is known of it (or "size" or "none" where there is
     none), whether that is claimed by upstream or was checked here, the size in bytes and the
     path. Exceptions (listed upstream, not mirrored) follow, so that nothing listed is passed over.
     The files of a Zarr that the index does not have come from the store, as they were listed.
+
+    With --format sha256sum each is a line "<sha256>  <path>" that "sha256sum -c" checks in a clone.
+    What has no sha256, and sub-datasets, whose files have lists of their own, are named on stderr.
+
+    Exit code: 0; with --format sha256sum 1 if anything is not in the list.
     """
     name, label = split_version(version)
+    if form == "sha256sum" and settings.json:
+        raise ConfigurationError("--format sha256sum is not JSON; --json tells all checksums")
     with settings.index() as index:
         row = index.resolve(name, label)
+        if form == "sha256sum":
+            files = _indexed(index, row, settings) if row.indexed else _stored(row, settings)
+            sys.exit(print_sums(files, _not_files(index, row)))
         for file in _indexed(index, row, settings) if row.indexed else _stored(row, settings):
             record = {"type": "file", "dataset": name, "version": row.label, **file}
             word = "checked" if file["checked"] else "claimed"
@@ -191,6 +212,15 @@ def files_command(settings: Settings, version: str) -> None:
         record = {"type": "exception", "dataset": name, "version": row.label, **one}
         settings.emit("files", {**record, "status": "impossible", "message": one["detail"]})
         settings.say(_line(f"not mirrored: {one['reason']}", "", one["size"], one["path"]))
+
+
+def _not_files(index: Index, version: VersionRow) -> Iterator[str]:
+    """What is in a version and has no line of its own in a list of files."""
+    for part in index.parts(version):
+        named = f"{part.dataset}@{part.label or part.commit}"
+        yield f"{part.path}, a sub-dataset: 'neuromirror files {named} --format sha256sum'"
+    for one in index.exceptions(version):
+        yield f"{one['path']}, which is not mirrored: {one['detail']}"
 
 
 def _indexed(index: Index, version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
@@ -249,18 +279,23 @@ def _file(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
 
 
 @click.command("find")
-@click.argument("checksum")
+@click.argument("checksum", metavar="CHECKSUM|FILE")
 @settings_options
 def find_command(settings: Settings, checksum: str) -> None:
-    """Find a file in all datasets by CHECKSUM.
+    """Find bytes in all datasets, by CHECKSUM or FILE.
 
-    sha256:<hex>, md5:<hex>, etag:<md5>-<parts>, bare hex, or a git-annex key. Shows where the
-    file is or was, and in which versions. Zarrs whose files are not in the index (a setting of the
-    mirror) are not looked at, and counted on stderr. Exit code: 0 found, 1 not found.
+    sha256:<hex>, md5:<hex>, etag:<md5>-<parts>, bare hex, or a git-annex key. A FILE on disk is
+    looked for by its sha256, its md5 and its ETags for all usual sizes of parts; ./NAME is a file
+    even where it looks like a checksum. Shows where the file is or was, and in which versions.
+    Zarrs whose files are not in the index (a setting of the mirror) are not looked at, and counted
+    on stderr. Exit code: 0 found, 1 not found.
     """
+    from neuromirror.lab.find import find_any
+
     rows = []
     with settings.index() as index:
-        for found in index.find(checksum):
+        queries = _queries(index, checksum)
+        for found in find_any(index, queries):
             record = {
                 "type": "file",
                 "dataset": found.dataset,
@@ -276,7 +311,8 @@ def find_command(settings: Settings, checksum: str) -> None:
         passed_over = index.not_indexed()
     settings.table(sorted(rows), ["DATASET", "VERSIONS", "BYTES", "PATH"], ["BYTES"])
     if not rows:
-        message = f"no file with checksum {checksum} is in the index; is its dataset mirrored?"
+        what = "with checksum" if queries == [checksum] else "with the bytes of"
+        message = f"no file {what} {checksum} is in the index; is its dataset mirrored?"
         settings.emit("find", {"status": "impossible", "message": message}, message)
     for one in passed_over:
         message = _passed_over(one)
@@ -286,6 +322,21 @@ def find_command(settings: Settings, checksum: str) -> None:
             click.echo(printable(message), err=True)
     if not rows:
         sys.exit(1)
+
+
+def _queries(index: Index, asked: str) -> list[str]:
+    """What to look for: a checksum as it stands, or all those of a file."""
+    from neuromirror.index import MalformedQuery
+    from neuromirror.lab.find import queries_of_file
+
+    try:
+        index.find(asked)
+    except MalformedQuery as error:
+        path = Path(asked)
+        if not (path.is_file() or path.is_symlink()):
+            raise MalformedQuery(f"{error}; nor is there a file of this name") from error
+        return queries_of_file(path)
+    return [asked]
 
 
 def _passed_over(one: NotIndexed) -> str:

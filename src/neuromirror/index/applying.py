@@ -26,6 +26,7 @@ from neuromirror.model import (
     MirrorProbed,
     MirrorSeen,
     PlacedFile,
+    PlacesAsked,
     VersionMinted,
     VisitEnded,
 )
@@ -88,6 +89,10 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
             )
         case EventRaised():
             _event_raised(connection, entry)
+        case PlacesAsked():
+            for result, urls in sorted(entry.found.items()):
+                for url in urls:
+                    _place_asked(connection, url, result, entry.at)
 
 
 def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
@@ -254,10 +259,14 @@ def _event_raised(connection: sqlite3.Connection, entry: EventRaised) -> None:
     )
     url, result = entry.data.get("url"), entry.data.get("result")
     if isinstance(url, str) and isinstance(result, str):
-        connection.execute(
-            "UPDATE locations SET checked_at = ?, result = ? WHERE plain_hash = ? AND url = ?",
-            (entry.at, result, short_hash(plain_url(url)), url),
-        )
+        _place_asked(connection, url, result, entry.at)
+
+
+def _place_asked(connection: sqlite3.Connection, url: str, result: str, at: str) -> None:
+    connection.execute(
+        "UPDATE locations SET checked_at = ?, result = ? WHERE plain_hash = ? AND url = ?",
+        (at, result, short_hash(plain_url(url)), url),
+    )
 
 
 def _mirror(connection: sqlite3.Connection, name: str) -> int:

@@ -19,7 +19,7 @@ from neuromirror.index.rows import (
     VersionRow,
     Vouched,
 )
-from neuromirror.index.urls import version_of
+from neuromirror.index.urls import plain_url, short_hash, version_of
 
 _URLS = 5
 _CONTENT_WIDTH = 13
@@ -127,10 +127,7 @@ class FileQueries(Reading):
     def locations(self, content: int, limit: int = _URLS) -> list[LocationRow]:
         """The best places of a content (``FileRow.content``), the most exact first."""
         rows = self._rows(_LOCATIONS, (content, EXACT, limit))
-        return [
-            LocationRow(url, kind, version_id or version_of(url), checked_at, result)
-            for url, kind, version_id, checked_at, result in rows
-        ]
+        return [_place(row) for row in rows]
 
     def vouched(self, version: VersionRow) -> Vouched:
         """What was checked of a version's files, and how long upstream keeps them."""
@@ -144,6 +141,15 @@ class FileQueries(Reading):
                 if sure:
                     checked[word] = checked.get(word, 0) + count
         return Vouched(dict(sorted(checked.items())), dict(sorted(kept.items())))
+
+    def places(self, url: str) -> list[LocationRow]:
+        """What is known of a URL, once for each content that was had from it."""
+        rows = self._rows(
+            "SELECT url, kind, version_id, checked_at, result FROM locations "
+            "WHERE plain_hash = ? AND url = ? ORDER BY id",
+            (short_hash(plain_url(url)), url),
+        )
+        return [_place(row) for row in rows]
 
     def find(self, query: str) -> Iterator[FoundFile]:
         """Every place where the bytes are or were, in all datasets.
@@ -169,6 +175,11 @@ class FileQueries(Reading):
                 if urls is None:
                     urls = tuple(place.url for place in self.locations(content))
                 yield _found(row, urls, claimants)
+
+
+def _place(row: tuple[Any, ...]) -> LocationRow:
+    url, kind, version_id, checked_at, result = row
+    return LocationRow(url, kind, version_id or version_of(url), checked_at, result)
 
 
 def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str]) -> FoundFile:

@@ -168,7 +168,7 @@ def _compare_trees(
 ) -> None:
     """Plain files that differ; links and sub-datasets are weighed by their records."""
     links, described = Paths(), set[str]()
-    for path, one, other in _tree_changes(old, new, before, after, b""):
+    for path, one, other in tree_changes(old, new, before, after, b""):
         if path == _DESCRIPTION and one is not None and other is not None:
             described = _words_with_another_value(old.read(one[1].hex()), new.read(other[1].hex()))
         elif any(entry is not None and entry[0] == FILE for entry in (one, other)):
@@ -193,7 +193,7 @@ def _described(content: bytes) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _tree_changes(
+def tree_changes(
     old: ObjectReader, new: ObjectReader, before: bytes | None, after: bytes | None, folder: bytes
 ) -> Iterator[tuple[bytes, _Entry | None, _Entry | None]]:
     """Yields path and both entries of all that differs and is no folder."""
@@ -207,7 +207,7 @@ def _tree_changes(
             entry[1] if entry is not None and entry[0] == FOLDER else None for entry in (one, other)
         ]
         if any(below):
-            yield from _tree_changes(old, new, below[0], below[1], folder + name + b"/")
+            yield from tree_changes(old, new, below[0], below[1], folder + name + b"/")
         left = None if below[0] else one
         right = None if below[1] else other
         if left is not None or right is not None:

@@ -178,6 +178,20 @@ class LinksFound:
     at: str
 
 
+@dataclass(frozen=True, slots=True)
+class PlacesAsked:
+    """What places said when they were asked for the bytes that a dataset has from them.
+
+    ``found`` are URLs, as the records have them, by a word: ok | gone | refused | not-offered |
+    changed | unreachable | unknown.
+    """
+
+    mirror: str
+    local_id: str
+    found: dict[str, list[str]]
+    at: str
+
+
 Entry = (
     MirrorSeen
     | MirrorProbed
@@ -188,6 +202,7 @@ Entry = (
     | HoldReleased
     | HoldLapsed
     | EventRaised
+    | PlacesAsked
 )
 
 _TYPES: dict[str, type[Entry]] = {
@@ -200,6 +215,7 @@ _TYPES: dict[str, type[Entry]] = {
     "release": HoldReleased,
     "lapse": HoldLapsed,
     "event": EventRaised,
+    "places": PlacesAsked,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 

@@ -18,6 +18,7 @@ from neuromirror.net.errors import (
     UnsafeAddress,
     WrongRegion,
 )
+from neuromirror.net.lanes import Lane, Lanes, OpenBody
 from neuromirror.net.manners import Manners, checked_contact
 from neuromirror.net.replies import Body, Reply, Stream
 from neuromirror.net.s3 import S3Bucket, S3Capabilities
@@ -34,6 +35,8 @@ __all__ = [
     "CountedPool",
     "Forbidden",
     "HttpError",
+    "Lane",
+    "Lanes",
     "Limits",
     "ListingBroken",
     "Manners",
@@ -42,6 +45,7 @@ __all__ = [
     "NotJson",
     "ObjectChanged",
     "ObjectRow",
+    "OpenBody",
     "Reply",
     "RetryAfterTooLong",
     "S3Bucket",

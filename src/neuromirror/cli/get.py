@@ -1,0 +1,104 @@
+"""``neuromirror get``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from neuromirror.cli.common import NamedPath, Settings, human_bytes, settings_options
+
+if TYPE_CHECKING:
+    from neuromirror.lab import Outcome, Tally
+
+_TOLD_EVERY: Final = 0.1
+"""Seconds between changes of the progress bar."""
+
+
+@click.command("get")
+@click.argument("paths", nargs=-1, type=NamedPath(), metavar="[PATH]...")
+@click.option("-r", "--recursive", is_flag=True, help="The files of sub-datasets, too.")
+@click.option(
+    "-J",
+    "--jobs",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Files got at once [default: 32].",
+)
+@settings_options
+def get_command(
+    settings: Settings, paths: tuple[Path, ...], jobs: int | None, *, recursive: bool
+) -> None:
+    """Get the contents of files in a clone, many at a time.
+
+    PATH is a file or folder of a cloned dataset, of this mirror or any other that git-annex looks
+    after; without one it is the folder you are in. A path in a sub-dataset is got there; what is
+    not installed, DataLad installs.
+
+    Each file is fetched from the places that the dataset names, in turn, until one gives the bytes
+    that its key stands for: they are hashed while they arrive, and wrong ones are not kept. What
+    was had lies where git-annex would have put it, and git-annex knows. Files that are not on the
+    web, or that the clone's settings leave to git-annex, git-annex gets. Large files that broke
+    off go on where they were.
+
+    Exit code: 0 all is there, 1 something could not be had (and why), 2 wrong usage, or no clone.
+    """
+    from neuromirror.lab import Tally
+    from neuromirror.lab.get import JOBS, get
+
+    here = Path.cwd()
+    chosen = [here / path for path in paths] or [here]
+    counted = Tally()
+    with _progress() as progress:
+        for outcome in get(here, chosen, recursive=recursive, jobs=jobs or JOBS, progress=progress):
+            counted.add(outcome)
+            shown = outcome.status != "notneeded"
+            settings.emit("get", outcome.record(), _line(outcome) if shown else None)
+    settings.say(_summary(counted))
+    sys.exit(counted.exit_code)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(
+        *(),
+        disable=None,
+        leave=False,
+        file=sys.stderr,
+        unit="B",
+        unit_scale=True,
+        total=0,
+        mininterval=_TOLD_EVERY,
+    ) as bar:
+
+        def progress(come: int, wanted: int) -> None:
+            bar.total = wanted
+            bar.update(come - bar.n)
+
+        yield progress
+
+
+def _line(outcome: Outcome) -> str:
+    if outcome.failed:
+        return f"{outcome.status:<10} {outcome.path}  {outcome.message}"
+    size = "" if outcome.size is None else f"  {human_bytes(outcome.size)}"
+    proved = f"  {outcome.evidence}" if outcome.checked == "checked" and outcome.evidence else ""
+    return f"{outcome.status:<10} {outcome.path}{size}{proved}"
+
+
+def _summary(counted: Tally) -> str:
+    had, here = counted.statuses["ok"], counted.statuses["notneeded"]
+    failed = counted.statuses["error"] + counted.statuses["impossible"]
+    parts = [f"{had} got"]
+    if here:
+        parts.append(f"{here} here already")
+    if failed:
+        parts.append(f"{failed} not had")
+    return ", ".join(parts)

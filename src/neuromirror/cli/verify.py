@@ -1,0 +1,290 @@
+"""``neuromirror verify``."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuromirror.cli.common import (
+    NamedPath,
+    Settings,
+    human_bytes,
+    printable,
+    settings_options,
+)
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror.crawl import Recorder
+    from neuromirror.lab.verify import Finding, Mode
+    from neuromirror.model import Digest
+
+_NAMED = 20
+"""Files of a dataset that are not here are named up to so many; --json names all."""
+
+
+@click.command("verify")
+@click.argument("target", metavar="LOCK|DIR", type=NamedPath())
+@click.option("--remote", is_flag=True, help="Ask all places of all files; download nothing.")
+@click.option("--full", is_flag=True, help="Fetch all files from their places; keep nothing.")
+@click.option(
+    "--in",
+    "folder",
+    metavar="DIR",
+    type=NamedPath(),
+    help="Where the datasets of LOCK were restored [default: beside it].",
+)
+@click.option("--allow-missing", is_flag=True, help="Content that is not here is no failure.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    help="Files at a time [default: one a processor; 8 where places are asked].",
+)
+@settings_options
+def verify_command(
+    settings: Settings,
+    target: Path,
+    *,
+    remote: bool,
+    full: bool,
+    folder: Path | None,
+    allow_missing: bool,
+    jobs: int | None,
+) -> None:
+    """Compare bytes with what is pinned.
+
+    LOCK is a file that "neuromirror pin" made: each of its datasets is compared with what it pins.
+    DIR is the folder of a dataset, which is compared with its own commit. Commit, tree and state
+    digest are computed again in every case.
+
+    Without an option all files are read here and hashed. With --remote every place of every file
+    is asked for size, checksums and object version, and nothing is downloaded: what a server says
+    is "claimed", not checked. With --full files are fetched from the best of their places that
+    gives the right bytes, hashed, and not kept. Neither needs content here, and for a LOCK no
+    dataset either: the manifest beside it is enough. What places answer goes into the index of the
+    store, if there is one.
+
+    Only what is not as it should be is named, and each dataset is summed up; --json has a record
+    for each file and place. A file whose key holds no checksum is known by "size" at most, and
+    never proved.
+
+    Exit code: 0 all is as it should be, 1 something differs, is missing, or could not be asked,
+    2 wrong usage, a LOCK that cannot be used, or a DIR that is no dataset.
+    """
+    from neuromirror.lab.verify import verify
+
+    if remote and full:
+        raise ConfigurationError("--remote and --full are two ways to verify; choose one")
+    mode: Mode = "remote" if remote else "full" if full else "local"
+    if not target.exists():
+        raise ConfigurationError(f"there is no lock or dataset {target}")
+    if folder is not None and target.is_dir():
+        raise ConfigurationError(f"--in says where datasets of a lock are; {target} is a folder")
+    with ExitStack() as stack:
+        recorder = stack.enter_context(_recorder(settings)) if mode != "local" else None
+        asking: dict[str, Any] = {}
+        if mode != "local":
+            from neuromirror.volume.tokens import from_environment
+
+            asking = {"token": from_environment, "claims": _Claims(recorder)}
+        findings = verify(
+            target, mode, within=folder, allow_missing=allow_missing, jobs=jobs, **asking
+        )
+        if recorder is not None:
+            from neuromirror.lab.verify.health import recorded
+
+            findings = recorded(findings, recorder, datetime.now(UTC))
+        code = _report(settings, _with_progress(findings), mode, str(target))
+    sys.exit(code)
+
+
+class _Claims:
+    """More checksums of a key's bytes, as far as the store's index has some."""
+
+    def __init__(self, recorder: Recorder | None) -> None:
+        self._recorder = recorder
+
+    def __call__(self, key: str) -> tuple[Digest, ...]:
+        from neuromirror.index import Index, MalformedQuery
+
+        if self._recorder is None:
+            return ()
+
+        def digests(index: Index) -> tuple[Digest, ...]:
+            try:
+                found = next(index.find(key), None)
+            except MalformedQuery:
+                return ()
+            return () if found is None else found.digests
+
+        return self._recorder.ask(digests)
+
+
+@contextmanager
+def _recorder(settings: Settings) -> Iterator[Recorder | None]:
+    """What records answers in the store, if there is one that can be written."""
+    from neuromirror.crawl import recording
+    from neuromirror.store import NotAStore
+
+    try:
+        store = settings.store()
+    except NotAStore:
+        if settings.store_folder != Settings().store_folder:
+            raise
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            recorder = stack.enter_context(recording(store, settings.index_path(store)))
+        except (OSError, NeuromirrorError) as error:
+            told = f"neuromirror: what places answer is not recorded: {error}"
+            click.echo(printable(told), err=True)
+            yield None
+            return
+        yield recorder
+
+
+def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Passes findings on, and counts files on stderr where that is a terminal."""
+    from tqdm import tqdm
+
+    shape = "{desc}{n_fmt} [{elapsed}, {rate_fmt}]"
+    with tqdm(
+        disable=None, leave=False, file=sys.stderr, bar_format=shape, desc="verified ", unit=""
+    ) as bar:
+        for finding in findings:
+            bar.update()
+            yield finding
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What was found of one dataset, counted."""
+
+    name: str
+    version: str | None
+    statuses: Counter[str] = field(default_factory=Counter)
+    checked: Counter[str] = field(default_factory=Counter)
+    claimed: Counter[str] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+    stated: Counter[str] = field(default_factory=Counter)
+    whole: set[str] = field(default_factory=set)
+    documents: int = 0
+    bytes: int = 0
+    not_here: int = 0
+
+    def add(self, finding: Finding) -> None:
+        self.statuses[finding.status] += 1
+        if finding.what == "place" and finding.health is not None:
+            self.places[finding.health.value] += 1
+        self.not_here += _is_absent(finding)
+        if finding.status != "ok":
+            return
+        if finding.path == ".":
+            self.whole.add(finding.what)
+        if finding.what == "place":
+            self.stated["nothing" if finding.evidence is None else finding.evidence.value] += 1
+        elif finding.what == "document":
+            self.documents += 1
+        elif finding.what == "file":
+            words = self.checked if finding.checked == "checked" else self.claimed
+            words["other" if finding.evidence is None else finding.evidence.value] += 1
+            self.bytes += finding.size or 0
+
+    @property
+    def failed(self) -> int:
+        return self.statuses["error"] + self.statuses["impossible"]
+
+
+def _is_absent(finding: Finding) -> bool:
+    from neuromirror.lab.verify import NOT_HERE
+
+    return finding.what in ("file", "part") and finding.message.startswith(NOT_HERE)
+
+
+def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target: str) -> int:
+    """Prints what is not as it should be, sums up each dataset; gives the exit code."""
+    code = 0
+    sums: _Sum | None = None
+    for finding in findings:
+        name = finding.dataset or target
+        if sums is None or (sums.name, sums.version) != (name, finding.version):
+            code = max(code, _sum_up(settings, sums, mode))
+            sums = _Sum(name, finding.version)
+        sums.add(finding)
+        line = _line(finding) if finding.failed else None
+        if _is_absent(finding) and sums.not_here > _NAMED:
+            line = None
+        settings.emit("verify", finding.record(), line)
+    if sums is None:
+        settings.say(f"{target} pins no dataset")
+    return max(code, _sum_up(settings, sums, mode))
+
+
+def _line(finding: Finding) -> str:
+    where = finding.path if finding.path != "." else finding.what
+    place = f" ({finding.url})" if finding.url and finding.url not in finding.message else ""
+    return f"{finding.status:<10} {where}  {finding.message}{place}"
+
+
+def _sum_up(settings: Settings, sums: _Sum | None, mode: Mode) -> int:
+    if sums is None:
+        return 0
+    failed = sums.failed
+    name = sums.name if sums.version is None else f"{sums.name}@{sums.version}"
+    message = _told(sums, mode)
+    record = {
+        "what": "dataset",
+        "status": "error" if failed else "ok",
+        "path": ".",
+        "dataset": sums.name,
+        "version": sums.version,
+        "mode": mode,
+        "failed": failed,
+        "not_here": sums.not_here,
+        "documents": sums.documents,
+        "files": {"checked": dict(sums.checked), "claimed": dict(sums.claimed)},
+        "places": dict(sums.places),
+        "bytes": sums.bytes,
+        "message": message,
+    }
+    settings.emit("verify", record, f"{record['status']:<10} {name}  {message}")
+    return 1 if failed else 0
+
+
+def _told(sums: _Sum, mode: Mode) -> str:
+    told = []
+    if sums.whole >= {"commit", "state"}:
+        told.append("commit and state digest hold")
+    if sums.checked:
+        words = ", ".join(f"{count} by {word}" for word, count in sums.checked.items())
+        how = "fetched and hashed" if mode == "full" else "hashed here"
+        told.append(f"{_count(sums.checked, 'file')} {how} ({words}; {human_bytes(sums.bytes)})")
+    if sums.claimed:
+        words = ", ".join(f"{count} by {word}" for word, count in sums.claimed.items())
+        told.append(f"{_count(sums.claimed, 'file')} not proved ({words})")
+    if sums.places:
+        words = ", ".join(f"{count} {word}" for word, count in sums.places.items())
+        what = "asked" if mode == "remote" else "gave no right bytes"
+        told.append(f"{_count(sums.places, 'place')} {what}: {words}")
+    if sums.stated:
+        words = ", ".join(f"{count} by {word}" for word, count in sums.stated.items())
+        told.append(f"claimed by the servers, not checked ({words})")
+    if sums.not_here:
+        told.append(f"{sums.not_here} not here")
+    if sums.failed:
+        told.append(f"{sums.failed} not as pinned, or not to be had")
+    return "; ".join(told) or "no files"
+
+
+def _count(words: Counter[str], what: str) -> str:
+    count = words.total()
+    return f"1 {what}" if count == 1 else f"{count} {what}s"

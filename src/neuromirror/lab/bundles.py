@@ -1,0 +1,84 @@
+"""Git bundles of pinned states: a dataset in one file, from which git alone can clone.
+
+A bundle holds the pinned commit with its history (``HEAD``, ``main`` and the version's tag) and the
+git-annex branch as it was when the version was minted. Its bytes depend on git's release; the
+objects in it do not.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from neuromirror.index import VersionRow
+from neuromirror.mint import git_environment
+from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.store import ANNEX, MAIN, TAGS, Store
+
+_MODE = 0o644
+
+
+class BundleFailed(NeuromirrorError):
+    """git could not write a bundle."""
+
+
+def bundle_refs(row: VersionRow) -> dict[str, str]:
+    """What the bundle of a version names: ref → commit."""
+    return {MAIN: row.commit, f"{TAGS}{row.label}": row.commit, ANNEX: row.annex_commit}
+
+
+def write_bundle(store: Store, row: VersionRow, target: Path) -> None:
+    """Writes the bundle of a version; one that is there and names the same commits stays.
+
+    Nothing is written to the store's own repository. Raises BundleFailed.
+    """
+    refs = bundle_refs(row)
+    if read_refs_of(target) == {"HEAD": row.commit, **refs}:
+        return
+    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri)).path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as folder:
+        bare = Path(folder, "git")
+        draft = Path(folder, target.name)
+        _git(bare, "init", "-q", "--bare", str(bare))
+        borrowed = bare / "objects" / "info" / "alternates"
+        borrowed.write_bytes(os.fsencode(repository.absolute() / "objects") + b"\n")
+        (bare / "HEAD").write_text(f"ref: {MAIN}\n")
+        updates = "".join(f"create {name} {commit}\n" for name, commit in refs.items())
+        _git(bare, "update-ref", "--stdin", lines=updates)
+        _git(bare, "bundle", "create", "-q", str(draft), "HEAD", *refs)
+        draft.chmod(_MODE)
+        os.replace(draft, target)
+
+
+def read_refs_of(bundle: Path) -> dict[str, str]:
+    """The refs that a bundle names; empty where there is none, or none that can be read."""
+    if not bundle.is_file():
+        return {}
+    done = subprocess.run(
+        ["git", "bundle", "list-heads", str(bundle.absolute())],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    pairs = (line.split(" ", 1) for line in done.stdout.splitlines())
+    return {name: commit for commit, name in pairs}
+
+
+def _git(repository: Path, *arguments: str, lines: str = "") -> None:
+    done = subprocess.run(
+        ["git", *arguments],
+        env=git_environment(repository),
+        input=lines,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise BundleFailed(
+            f"no bundle could be made: 'git {arguments[0]}' failed: {done.stderr.strip()}"
+        )

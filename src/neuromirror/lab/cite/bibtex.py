@@ -1,0 +1,75 @@
+"""BibTeX for biblatex (``@dataset``, manual of biblatex 3.20), which BibTeX's own styles take too.
+
+The text is UTF-8, as biber and today's BibTeX styles read it; what TeX takes for its own is
+escaped. ``doi`` and ``url`` are verbatim fields, where only braces and backslashes do harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from neuromirror.lab.cite.phrases import licensed, remarks, retrieved
+from neuromirror.lab.cite.works import Agent, Collection, Person, Work
+
+# no at sign: BibTeX takes it for the beginning of an entry even here
+_HEAD: Final = (
+    "% The entry type 'dataset' is biblatex's. BibTeX's own styles print it as 'misc', with\n"
+    "% a warning; write 'misc' in its place to be rid of that.\n"
+)
+# braces count for BibTeX even behind a backslash
+_TEX: Final = str.maketrans(
+    {
+        **{one: f"\\{one}" for one in "#$%&_"},
+        **{"\\": r"\textbackslash{}", "{": r"\textbraceleft{}", "}": r"\textbraceright{}"},
+        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    }
+)
+_VERBATIM: Final = str.maketrans({"{": "%7B", "}": "%7D", "\\": "%5C", " ": "%20"})
+
+
+def write_bibtex(collection: Collection) -> Iterator[str]:
+    """Yields a head in comments, and an entry a work."""
+    yield _HEAD
+    for key, work in zip(collection.keys(), collection.works, strict=True):
+        fields = "".join(f"  {name:<9} = {{{value}}},\n" for name, value in _fields(work) if value)
+        yield f"\n@dataset{{{key},\n{fields}}}\n"
+
+
+def _fields(work: Work) -> Iterator[tuple[str, str]]:
+    year = "" if work.dated is None else str(work.dated.year)
+    license_ = licensed(work)
+    note = " ".join([*([f"{license_}."] if license_ else []), *remarks(work), retrieved(work)])
+    yield "author", " and ".join(map(_author, work.authors))
+    # in braces once more, or styles would change the case of letters
+    yield "title", f"{{{_tex(work.title)}}}"
+    yield "year", year
+    yield "version", _tex(work.version)
+    yield "publisher", "" if work.publisher is None else _tex(work.publisher.name)
+    yield "doi", (work.doi or "").translate(_VERBATIM)
+    yield "url", "" if work.doi else work.url.translate(_VERBATIM)
+    yield "urldate", "" if work.observed is None else work.observed.isoformat()
+    yield "keywords", ", ".join(_tex(one.replace(",", " ")) for one in work.keywords)
+    yield "note", _tex(note)
+
+
+def _author(one: Agent) -> str:
+    if not isinstance(one, Person):
+        return f"{{{_tex(one.name)}}}"
+    if not one.family:
+        return f"{{{_tex(one.whole)}}}"
+    family = _guarded(one.family)
+    if one.family[:1].islower():
+        family = f"{{{family}}}"
+    last = f"{_tex(one.particle)} {family}".strip()
+    return ", ".join(part for part in (last, _tex(one.suffix), _guarded(one.given)) if part)
+
+
+def _guarded(name: str) -> str:
+    """A part of a name; in braces where BibTeX would take it apart."""
+    escaped = _tex(name)
+    return f"{{{escaped}}}" if " and " in f" {name.casefold()} " or "," in name else escaped
+
+
+def _tex(text: str) -> str:
+    return text.translate(_TEX)

@@ -1,0 +1,148 @@
+"""CITATION.cff, Citation File Format 1.2.0 (schema-guide of citation-file-format).
+
+YAML in blocks, every text in double quotes, which JSON and YAML read alike. Several works become
+the references of one file, whose own title is the collection's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from neuromirror.lab.cite.json_text import kept
+from neuromirror.lab.cite.phrases import licensed, remarks, retrieved
+from neuromirror.lab.cite.plain import SPDX
+from neuromirror.lab.cite.works import Agent, Collection, Person, Work
+
+_DOI: Final = re.compile(r"10\.\d{4,9}(\.\d+)?/[A-Za-z0-9:/_;\-.()\[\]\\]+\Z")
+_WEB: Final = re.compile(r"(?:https?|s?ftp)://\S+\Z")
+_UNKNOWN: Final = "Authors not stated upstream"
+_MESSAGE: Final = "If you use these data, please cite them as below."
+# printable for JSON, not for YAML
+_NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+
+def write_cff(collection: Collection) -> Iterator[str]:
+    """Yields the file."""
+    only = collection.only
+    if only is not None:
+        told = _told(only)
+        about = {
+            "message": " ".join([_MESSAGE, *_said(only)]),
+            "type": "dataset",
+            **told,
+        }
+    else:
+        about = {
+            "message": "If you use these data, please cite each of the references below.",
+            "type": "dataset",
+            "title": collection.title,
+            "authors": _authors(collection.works),
+            "references": [
+                {"type": "data", **_told(work), "notes": " ".join(_said(work))}
+                for work in collection.works
+            ],
+        }
+    yield from _block({"cff-version": "1.2.0", **about}, 0)
+
+
+def _told(work: Work) -> dict[str, Any]:
+    """What a file says of its own work, and a reference of another."""
+    is_doi = work.doi is not None and _DOI.match(work.doi)
+    license_ = work.licenses[0] if len(work.licenses) == 1 else None
+    is_known = license_ is not None and license_.spdx in SPDX
+    return kept(
+        {
+            "title": work.title,
+            "authors": _authors([work]),
+            "version": work.version,
+            "date-released": None if work.dated is None else work.dated.isoformat(),
+            "doi": work.doi if is_doi else None,
+            "url": work.address if _WEB.match(work.address) else None,
+            "license": license_.spdx if license_ is not None and is_known else None,
+            "license-url": None if license_ is None or is_known else license_.url,
+            "keywords": list(work.keywords),
+            "abstract": work.description,
+            "commit": work.state.commit,
+            "identifiers": list(_identifiers(work, named_doi=bool(is_doi))),
+        }
+    )
+
+
+def _said(work: Work) -> list[str]:
+    license_ = licensed(work)
+    is_told = len(work.licenses) == 1 and work.licenses[0].spdx in SPDX
+    return [
+        *([f"{license_}."] if license_ and not is_told else []),
+        *remarks(work),
+        retrieved(work),
+    ]
+
+
+def _identifiers(work: Work, *, named_doi: bool) -> Iterator[dict[str, str]]:
+    if work.doi is not None and named_doi:
+        about = "Upstream's DOI of this version" if work.is_published else "Upstream's DOI"
+        yield {"type": "doi", "value": work.doi, "description": about}
+    elif work.doi is not None:
+        yield {"type": "other", "value": f"doi:{work.doi}", "description": "Upstream's DOI"}
+    yield {
+        "type": "swh",
+        "value": work.swhid,
+        "description": "The commit of the DataLad dataset that these data were retrieved as",
+    }
+    yield {
+        "type": "swh",
+        "value": f"swh:1:dir:{work.state.tree}",
+        "description": "Its directory, which commits to every file",
+    }
+    yield {"type": "other", "value": work.digest, "description": "The digest of its state"}
+    for kind, value in work.identifiers:
+        yield {"type": "other", "value": value, "description": f"Upstream's name: {kind}"}
+
+
+def _authors(works: list[Work] | tuple[Work, ...]) -> list[dict[str, str]]:
+    """All authors, each once; the format must have one."""
+    found = [_author(one) for work in works for one in work.authors]
+    if not found:
+        publishers = (work.publisher.name for work in works if work.publisher is not None)
+        found = [{"name": name} for name in dict.fromkeys(publishers)] or [{"name": _UNKNOWN}]
+    return [one for at, one in enumerate(found) if one not in found[:at]]
+
+
+def _author(one: Agent) -> dict[str, str]:
+    if not isinstance(one, Person):
+        return kept({"name": one.name, "website": one.ror})
+    return kept(
+        {
+            "family-names": one.family or one.whole,
+            "given-names": one.given,
+            "name-particle": one.particle,
+            "name-suffix": one.suffix,
+            "affiliation": "; ".join(place.name for place in one.affiliations),
+            "orcid": None if one.orcid is None else f"https://orcid.org/{one.orcid}",
+        }
+    )
+
+
+def _block(table: dict[str, Any], depth: int) -> Iterator[str]:
+    """Yields the lines of a mapping."""
+    space = "  " * depth
+    for name, value in table.items():
+        if isinstance(value, list):
+            yield f"{space}{name}:\n"
+            for one in value:
+                if isinstance(one, dict):
+                    first, *rest = _block(one, depth + 2)
+                    yield f"{space}  - {first.lstrip()}"
+                    yield from rest
+                else:
+                    yield f"{space}  - {_text(one)}\n"
+        else:
+            yield f"{space}{name}: {_text(value)}\n"
+
+
+def _text(value: str) -> str:
+    quoted = json.dumps(value, ensure_ascii=False)
+    return _NOT_YAML.sub(lambda found: f"\\u{ord(found.group()):04x}", quoted)

@@ -1,0 +1,58 @@
+"""CSL-JSON (csl-data.json of CSL 1.0.2), as Zotero, pandoc and citeproc read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+from neuromirror.lab.cite.json_text import dumped
+from neuromirror.lab.cite.phrases import licensed, remarks, retrieved
+from neuromirror.lab.cite.works import Agent, Collection, Person, Work
+
+
+def write_csl(collection: Collection) -> Iterator[str]:
+    """Yields one JSON list with an item a work."""
+    items = [
+        _item(key, work) for key, work in zip(collection.keys(), collection.works, strict=True)
+    ]
+    yield dumped(items)
+
+
+def _item(key: str, work: Work) -> dict[str, Any]:
+    told = {
+        "id": key,
+        "type": "dataset",
+        "title": work.title,
+        "author": [_name(one) for one in work.authors],
+        "issued": _date(work.dated),
+        "accessed": _date(work.observed),
+        "version": work.version,
+        "publisher": "" if work.publisher is None else work.publisher.name,
+        "DOI": work.doi,
+        "URL": work.url,
+        "abstract": work.description,
+        "keyword": ", ".join(work.keywords),
+        "note": " ".join(
+            [*([f"{licensed(work)}."] if work.licenses else []), *remarks(work), retrieved(work)]
+        ),
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def _name(one: Agent) -> dict[str, str]:
+    if not isinstance(one, Person):
+        return {"literal": one.name}
+    if not one.family:
+        return {"literal": one.whole}
+    told = {
+        "family": one.family,
+        "given": one.given,
+        "non-dropping-particle": one.particle,
+        "suffix": one.suffix,
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def _date(day: date | None) -> dict[str, Any] | None:
+    return None if day is None else {"date-parts": [[day.year, day.month, day.day]]}

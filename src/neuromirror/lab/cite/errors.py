@@ -1,0 +1,21 @@
+"""Why something cannot be cited."""
+
+from __future__ import annotations
+
+from neuromirror.model import ConfigurationError, NeuromirrorError
+
+
+class NotCitable(NeuromirrorError):
+    """A commit that no mirror made, or that git cannot read."""
+
+
+class NothingToCite(ConfigurationError):
+    """The name is not that of a version, a lock or a clone."""
+
+
+class StateNotHere(NeuromirrorError):
+    """A pinned state that neither the store nor what stands beside the lock has."""
+
+
+class FormatUnfit(ConfigurationError):
+    """A format was asked for something that it cannot do."""

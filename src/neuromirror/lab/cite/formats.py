@@ -1,0 +1,92 @@
+"""The formats of a citation by name, and how one is written to a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from neuromirror.lab.cite.bagit import write_bag
+from neuromirror.lab.cite.bibtex import write_bibtex
+from neuromirror.lab.cite.cff import write_cff
+from neuromirror.lab.cite.croissant import write_croissant
+from neuromirror.lab.cite.csl import write_csl
+from neuromirror.lab.cite.datacite import write_datacite
+from neuromirror.lab.cite.errors import FormatUnfit
+from neuromirror.lab.cite.rocrate import write_rocrate
+from neuromirror.lab.cite.text import write_text
+from neuromirror.lab.cite.works import Collection
+
+_BAG: Final = "bagit"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format; ``file_name`` is what a file of it is called by itself, empty for a folder.
+
+    ``lists_files`` says whether it has an entry for each file.
+    """
+
+    file_name: str
+    lists_files: bool = False
+
+
+FORMATS: Final = {
+    "text": Format("citation.txt"),
+    "bibtex": Format("citation.bib"),
+    "csl": Format("citation.csl.json"),
+    "cff": Format("CITATION.cff"),
+    "datacite": Format("datacite.json"),
+    "ro-crate": Format("ro-crate-metadata.json", lists_files=True),
+    _BAG: Format("", lists_files=True),
+    "croissant": Format("croissant.json", lists_files=True),
+}
+
+_SHORT: Final[dict[str, Callable[[Collection], Iterator[str]]]] = {
+    "text": write_text,
+    "bibtex": write_bibtex,
+    "csl": write_csl,
+    "cff": write_cff,
+    "datacite": write_datacite,
+}
+
+
+def cite(collection: Collection, form: str, *, files: bool = True) -> Iterator[str]:
+    """Yields a citation in a format of :data:`FORMATS`, piece by piece.
+
+    Without ``files`` ro-crate and croissant describe the datasets alone. Raises FormatUnfit for
+    bagit, which is a folder.
+    """
+    if form == _BAG:
+        raise FormatUnfit("a bag is a folder: name an empty or new one with -o")
+    if form == "ro-crate":
+        return write_rocrate(collection, files=files)
+    if form == "croissant":
+        return write_croissant(collection, files=files)
+    return _SHORT[form](collection)
+
+
+def write_citation(collection: Collection, form: str, target: Path, *, files: bool = True) -> Path:
+    """Writes a citation to a file, or into a folder under the format's own name; gives its path.
+
+    A file is replaced in one step; in a folder nothing is. Of bagit, ``target`` is the bag.
+    """
+    if form == _BAG:
+        write_bag(collection, target)
+        return target
+    if target.is_dir():
+        target /= FORMATS[form].file_name
+        if target.exists():
+            raise FormatUnfit(f"{target} is there already; name the file with -o to replace it")
+    pieces = cite(collection, form, files=files)
+    draft = target.with_name(f".new-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with draft.open("x", encoding="utf-8", newline="\n") as file:
+            file.writelines(pieces)
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target

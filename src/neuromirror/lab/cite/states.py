@@ -1,0 +1,180 @@
+"""States that can be cited, and where they are on this machine: a store, a clone, beside a lock.
+
+No archive and no clone URL is asked.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from neuromirror.lab.cite.errors import NotCitable, NothingToCite, StateNotHere
+from neuromirror.lab.cite.works import State
+from neuromirror.mint import git_environment
+from neuromirror.model import DatasetRef
+from neuromirror.store import ANNEX
+
+if TYPE_CHECKING:
+    from neuromirror.index import VersionRow
+    from neuromirror.lab.lockfile import Lock, Pin
+    from neuromirror.store import Store
+
+_MINTED: Final = re.compile(r"^Mirror-Spec: \d+$", re.MULTILINE)
+_COMMITTER: Final = re.compile(r"^committer .* (\d+) [+-]\d{4}$", re.MULTILINE)
+_TREE: Final = re.compile(r"^tree ([0-9a-f]{40})$", re.MULTILINE)
+_PARENT: Final = re.compile(r"^parent ([0-9a-f]{40})$", re.MULTILINE)
+_ADJUSTED: Final = "git-annex adjusted branch"
+_CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
+
+
+def state_of_version(store: Store, row: VersionRow) -> State:
+    """A version in a store; raises NotCitable where git cannot read it."""
+    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+    return _minted(store.repository(dataset).path, row.commit)
+
+
+def state_of_clone(folder: Path) -> State:
+    """The state that is checked out in a clone, or HEAD's of a bare repository.
+
+    Raises NothingToCite for a folder that is no repository, and NotCitable where commits of
+    somebody else stand on top.
+    """
+    git_dir = _git_dir(folder)
+    commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
+    if not commit:
+        raise NotCitable(f"{folder} has no commit; is a clone of a dataset meant?")
+    headers, _, message = _git(git_dir, "cat-file", "commit", commit).partition("\n\n")
+    parent = _PARENT.search(headers)
+    if message.startswith(_ADJUSTED) and parent is not None:
+        # what git-annex makes of a branch for file systems without symlinks, or to unlock files
+        commit = parent[1]
+    try:
+        return _minted(git_dir, commit)
+    except NotCitable as error:
+        raise NotCitable(
+            f"what is checked out in {folder} (commit {commit[:12]}) is no state that a mirror "
+            "made; check one out, for example by its tag, or cite the version by its name"
+        ) from error
+
+
+def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[State]:
+    """The states that a lock pins, in its order.
+
+    Each is read from the store, if that has it, or else from the bundle or the manifest beside the
+    lock, which are unpacked into folders that go away with ``stack``. Raises StateNotHere.
+    """
+    return [_pinned(lock, pin, store, stack) for pin in lock.datasets]
+
+
+def _pinned(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> State:
+    git_dir, annex = _place(lock, pin, store, stack)
+    state = _minted(git_dir, pin.commit, annex)
+    if (state.name, state.label) != (pin.name, pin.resolved.version):
+        raise NotCitable(
+            f"{lock.path}: commit {pin.commit} is of {state.name}@{state.label}, and not of "
+            f"{pin.version}; was the lock edited by hand?"
+        )
+    origin = pin.clone[0] if pin.clone else None
+    if not pin.paths:
+        return replace(state, origin=origin)
+    return replace(
+        state,
+        origin=origin,
+        paths=pin.paths,
+        keeps=pin.matches,
+        files=pin.files,
+        bytes=pin.bytes,
+    )
+
+
+def _place(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> tuple[Path, str | None]:
+    """A repository that has the pinned commit, and the git-annex branch in it."""
+    if store is not None:
+        git_dir = store.repository(pin.dataset).path
+        if git_dir.is_dir() and _has(git_dir, pin.commit):
+            return git_dir, None
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neuromirror-")))
+    _git(scratch, "init", "--quiet", "--bare", str(scratch))
+    bundle = lock.bundle_path(pin)
+    if bundle is not None and bundle.is_file():
+        _run(scratch, "bundle", "unbundle", str(bundle.absolute()))
+        if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
+            return scratch, pin.annex_commit
+    manifest = lock.manifest_path(pin)
+    if manifest.is_file():
+        return scratch, _rebuilt(manifest, scratch)
+    raise StateNotHere(
+        f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
+        f"{pin.commit}; name the store with --store, or take {pin.manifest} back from where the "
+        "lock came from"
+    )
+
+
+def _rebuilt(manifest: Path, git_dir: Path) -> str:
+    from neuromirror.lab.manifests import ManifestReader
+    from neuromirror.lab.rebuilt import rebuild_repository
+
+    refs: Mapping[str, str] = rebuild_repository(ManifestReader(manifest), git_dir)
+    return refs[ANNEX]
+
+
+def _minted(git_dir: Path, commit: str, annex: str | None = None) -> State:
+    content = _git(git_dir, "cat-file", "commit", commit)
+    headers, _, message = content.partition("\n\n")
+    tree, committer = _TREE.search(headers), _COMMITTER.search(headers)
+    name, _, label = message.partition("\n")[0].partition(" ")
+    minted = _MINTED.search(message) and ":" in name and label
+    if not minted or tree is None or committer is None:
+        raise NotCitable(
+            f"commit {commit} of {git_dir} was not made by neuromirror, or git cannot read it"
+        )
+    time = datetime.fromtimestamp(int(committer[1]), UTC)
+    return State(git_dir, name, label, commit, tree[1], time, annex or _annex(git_dir))
+
+
+def _annex(git_dir: Path) -> str | None:
+    """The commit of the git-annex branch, or of a remote's where there is none yet."""
+    listed = _git(git_dir, "for-each-ref", "--format=%(objectname)", ANNEX, _CLONED_ANNEX)
+    return listed.partition("\n")[0] or None
+
+
+def _git_dir(folder: Path) -> Path:
+    """The repository's own folder (gitrepository-layout(5))."""
+    inside = folder / ".git"
+    if inside.is_file():
+        told = inside.read_text("utf-8", "surrogateescape").removeprefix("gitdir:").strip()
+        inside = folder / told
+    for found in (inside, folder):
+        if (found / "HEAD").is_file() and (found / "objects").is_dir():
+            return found.resolve()
+    raise NothingToCite(
+        f"{folder} is not a clone of a dataset; name one, a lock, or a version such as "
+        "dandi:000027@0.210831.2033"
+    )
+
+
+def _has(git_dir: Path, commit: str) -> bool:
+    return _run(git_dir, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
+
+
+def _git(git_dir: Path, *arguments: str) -> str:
+    """What git printed; nothing where it failed."""
+    return _run(git_dir, *arguments).stdout
+
+
+def _run(git_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *arguments],
+        env=git_environment(git_dir),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )

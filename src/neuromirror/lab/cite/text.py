@@ -1,0 +1,32 @@
+"""A citation as people read it: one paragraph a work, as journals and DANDI itself write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from neuromirror.lab.cite.phrases import licensed, listed_name, remarks, retrieved
+from neuromirror.lab.cite.works import Collection, Work
+
+
+def write_text(collection: Collection) -> Iterator[str]:
+    """Yields the paragraphs, with an empty line between them."""
+    for number, work in enumerate(collection.works):
+        yield "\n" * bool(number) + paragraph(work) + "\n"
+
+
+def paragraph(work: Work) -> str:
+    """One citation, without a line break."""
+    title = work.title.rstrip(".")
+    year = "n.d." if work.dated is None else str(work.dated.year)
+    authors = "; ".join(map(listed_name, work.authors))
+    head = f"{authors} ({year}) {title}" if authors else f"{title} ({year})"
+    publisher = "" if work.publisher is None else work.publisher.name.rstrip(".")
+    sentences = [
+        f"{head} (Version {work.version}) [Data set].",
+        publisher and f"{publisher}.",
+        # a full stop after an address would be taken for a part of it
+        f"{work.url} ({licensed(work)})." if work.licenses else f"{work.url} .",
+        *remarks(work),
+        retrieved(work),
+    ]
+    return " ".join(one for one in sentences if one)

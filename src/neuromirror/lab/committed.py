@@ -1,0 +1,179 @@
+"""What a minted commit holds, read from git alone: its files' keys, its parts, its state digest."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from neuromirror.annex import key_of_file, parse_key
+from neuromirror.lab.manifests import (
+    ListedFile,
+    ListedPart,
+    canonical_line,
+)
+from neuromirror.mint import LINK, SUBDATASET, ObjectMissing, ObjectReader, git_environment
+from neuromirror.model import NeuromirrorError, StateDigest
+
+_WORDS = {
+    "SHA256E": "sha256",
+    "SHA256": "sha256",
+    "MD5E": "md5",
+    "MD5": "md5",
+    "XS3ETAG": "etag",
+}
+_ANNEXED = re.compile(rb"(?:\A|/)\.git/annex/objects/../../([^/]+)/\1\Z", re.DOTALL)
+# as many ids as a pipe always takes: git is asked for that many at once, and then read
+_AT_ONCE = 1000
+
+
+class CommitUnreadable(NeuromirrorError):
+    """A commit that no mirror minted, or one that git cannot read."""
+
+
+@dataclass(slots=True)
+class Committed:
+    """A minted commit in a repository, whose own folder ``git_dir`` is.
+
+    ``described`` is what its ``.neuromirror/dataset.json`` says. Raises CommitUnreadable.
+    """
+
+    git_dir: Path
+    commit: str
+    tree: str = field(init=False)
+    described: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        with ObjectReader(self.git_dir) as reader:
+            try:
+                self.tree = reader.commit_tree(self.commit).hex()
+                content = reader.read(f"{self.commit}:.neuromirror/dataset.json")
+                self.described = json.loads(content)
+            except (ObjectMissing, ValueError) as error:
+                raise CommitUnreadable(
+                    f"commit {self.commit} in {self.git_dir} was not made by neuromirror: {error}"
+                ) from error
+
+    @property
+    def form(self) -> str:
+        """``files``, or ``manifest`` for a huge Zarr, most of which has no place in git."""
+        return str(self.described.get("form", "files"))
+
+    @property
+    def only_files(self) -> int:
+        """How many of its files have no place in git."""
+        return int(self.described.get("manifest-only", {}).get("files", 0))
+
+    def state(self) -> str:
+        """The state digest of what is in git; of form ``manifest`` the one that it tells.
+
+        Raises CommitUnreadable.
+        """
+        if self.form != "files":
+            return str(self.described["state"])
+        digest = StateDigest()
+        for one in self.listed():
+            digest.add(canonical_line(one))
+        return digest.value()
+
+    def listed(self) -> Iterator[ListedFile | ListedPart]:
+        """Its annexed files, as their keys tell of them, and its parts, in order of path.
+
+        Raises CommitUnreadable.
+        """
+        with ExitStack() as stack:
+            listing = self._git(stack, "ls-tree", "-r", "-z", "--full-tree", self.commit)
+            objects = self._git(stack, "cat-file", "--batch")
+            assert listing.stdout is not None
+            entries = _entries(listing.stdout)
+            while some := list(islice(entries, _AT_ONCE)):
+                yield from self._read(some, objects)
+            if listing.wait():
+                raise CommitUnreadable(f"git cannot list commit {self.commit} of {self.git_dir}")
+
+    def _read(
+        self, entries: list[tuple[bytes, str, bytes]], objects: subprocess.Popen[bytes]
+    ) -> Iterator[ListedFile | ListedPart]:
+        assert objects.stdin is not None
+        assert objects.stdout is not None
+        asked = "".join(f"{sha}\n" for mode, sha, _ in entries if mode == LINK)
+        objects.stdin.write(asked.encode())
+        objects.stdin.flush()
+        for mode, sha, path in entries:
+            if mode == LINK:
+                yield _file(path, _answer(objects.stdout))
+            elif mode == SUBDATASET:
+                yield self._part(path, sha)
+
+    def _part(self, path: bytes, commit: str) -> ListedPart:
+        name = path.decode()
+        told = self.described.get("parts", {}).get(name)
+        if told is None:
+            raise CommitUnreadable(
+                f"commit {self.commit} does not say what the sub-dataset {name} is"
+            )
+        mirror = self.described["dataset"].partition(":")[0]
+        return ListedPart(
+            name,
+            f"{mirror}:{told['local-id']}",
+            told["id"],
+            commit,
+            told["state"],
+            told["files"],
+            told["bytes"],
+        )
+
+    def _git(self, stack: ExitStack, *arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            ["git", *arguments],
+            env=git_environment(self.git_dir),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        stack.enter_context(process)
+        # a reader that stops early must not wait for git
+        stack.callback(process.kill)
+        return process
+
+
+def _entries(listing: IO[bytes]) -> Iterator[tuple[bytes, str, bytes]]:
+    """Mode, object id and path of all that ``git ls-tree -z`` lists."""
+    rest = b""
+    while block := listing.read(1 << 16):
+        lines = (rest + block).split(b"\0")
+        rest = lines.pop()
+        for line in lines:
+            what, _, path = line.partition(b"\t")
+            mode, _, sha = what.split(b" ")
+            yield mode, sha.decode(), path
+
+
+def _answer(objects: IO[bytes]) -> bytes:
+    header = objects.readline().split()
+    if len(header) != 3:
+        raise CommitUnreadable(f"git lacks an object of a commit: {header!r}")
+    return objects.read(int(header[2]) + 1)[:-1]
+
+
+def _file(path: bytes, target: bytes) -> ListedFile:
+    """A file as its key tells of it."""
+    found = _ANNEXED.search(target)
+    if found is None:
+        raise CommitUnreadable(f"{path!r} is a link that is not git-annex's")
+    key = key_of_file(found[1])
+    return ListedFile(path.decode(), key, key_proof(key), parse_key(key).size)
+
+
+def key_proof(key: str) -> str:
+    """The digest that a key proves, as the canonical manifest spells it; ``none`` without one."""
+    backend, _, name = parse_key(key)
+    word = _WORDS.get(backend)
+    if word is None:
+        return "none"
+    return f"{word}:{name if word == 'etag' else name.partition('.')[0]}"

@@ -1,0 +1,83 @@
+"""What a file on disk may be known by, so that it is found wherever it is mirrored."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from neuromirror.index import FoundFile, Index
+from neuromirror.lab.verify.clone import linked_key, pointed_key
+from neuromirror.lab.verify.proofs import EtagHashing, Hashing
+from neuromirror.model import NeuromirrorError, dandi_part_size
+
+_MIB: Final = 1 << 20
+_BLOCK: Final = 4 * _MIB
+
+PART_SIZES: Final = (5 * _MIB, 8 * _MIB, 15 * _MIB, 16 * _MIB, 64 * _MIB)
+"""Sizes of parts that programs upload by when nobody tells them another, in bytes.
+
+S3's least (rclone, Java's SDK); the AWS CLI and boto3; s3cmd; the AWS console; DANDI.
+"""
+
+
+class NothingToHash(NeuromirrorError):
+    """A file whose content is not here, and which is not git-annex's either."""
+
+
+def queries_of_file(path: Path) -> list[str]:
+    """What to ask an index for to find a file's bytes: every checksum they may be known by.
+
+    sha256, md5, and S3's multipart ETag for all usual sizes of parts, made in one pass. An annexed
+    file whose content is not here is known by its key. Raises NothingToHash, and OSError for what
+    cannot be read.
+    """
+    key = _key(path)
+    try:
+        with path.open("rb", buffering=0) as file:
+            if key is not None and pointed_key(os.pread(file.fileno(), 1 << 12, 0)) == key:
+                return [key]
+            return _hashed(file.fileno())
+    except FileNotFoundError as error:
+        if key is None:
+            raise NothingToHash(f"there is no file {path}, or its link leads nowhere") from error
+        return [key]
+
+
+def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
+    """Every place of bytes that one of some queries finds, each once; raises MalformedQuery."""
+    told: set[FoundFile] = set()
+    for query in queries:
+        for found in index.find(query):
+            if found not in told:
+                told.add(found)
+                yield found
+
+
+def _key(path: Path) -> str | None:
+    """The key of an annexed file, locked or not."""
+    if path.is_symlink():
+        return linked_key(os.fsencode(os.readlink(path)))
+    if path.is_file() and path.stat().st_size < 1 << 12:
+        return pointed_key(path.read_bytes())
+    return None
+
+
+def _hashed(descriptor: int) -> list[str]:
+    size = os.fstat(descriptor).st_size
+    parts = {dandi_part_size(size), *PART_SIZES} if size < 5 << 40 else set(PART_SIZES)
+    # a whole that is one part has one ETag, however large the part might have been
+    sizes = sorted({min(one, max(size, 1)) for one in parts})
+    hashes: dict[str, Hashing] = {
+        "sha256": hashlib.sha256(usedforsecurity=False),
+        "md5": hashlib.md5(usedforsecurity=False),
+        **{f"etag {one}": EtagHashing(one) for one in sizes},
+    }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while block := os.read(descriptor, _BLOCK):
+            for done in [pool.submit(one.update, block) for one in hashes.values()]:
+                done.result()
+    return [f"{name.partition(' ')[0]}:{one.hexdigest()}" for name, one in hashes.items()]

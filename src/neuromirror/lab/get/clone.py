@@ -1,0 +1,174 @@
+"""A clone whose files are to be got: where it is, and how git-annex keeps contents there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuromirror.annex import hash_lower, hash_mixed, key_file
+from neuromirror.lab.get.settings import GitFailed, Settings
+from neuromirror.mint import git_environment
+from neuromirror.model import ConfigurationError
+
+BRANCH = "refs/heads/git-annex"
+_ADJUSTED = "refs/heads/adjusted/"
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment for a program that finds the repository by the folder it is started in.
+
+    git itself then says whether that repository may be trusted.
+    """
+    kept = git_environment(Path())
+    for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
+        del kept[name]
+    return kept
+
+
+class NotAClone(ConfigurationError):
+    """Where there should be a clone of a dataset, there is none."""
+
+
+class Clone:
+    """A clone with its work tree at ``top``; ``annex`` is git-annex's folder in it.
+
+    ``left`` says why git-annex has to get everything itself; None where it has not.
+    """
+
+    def __init__(self, top: Path, git_dir: Path, settings: Settings, left: str | None) -> None:
+        self.top = top
+        self.git_dir = git_dir
+        self.annex = git_dir / "annex"
+        self.settings = settings
+        self.left = left
+        self._objects = os.fsencode(self.annex / "objects")
+
+    @classmethod
+    def at(cls, folder: Path) -> Clone:
+        """The clone that a folder is in, made ready for git-annex where it is not.
+
+        Raises NotAClone, and GitFailed where git or git-annex does not do its part.
+        """
+        asked = ["--show-toplevel", "--absolute-git-dir", "--git-common-dir"]
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", *asked],
+            env=plain_environment(),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise NotAClone(
+                f"{folder} is not in the work tree of a dataset; clone one, and go there ({said})"
+            )
+        top, git_dir, common = (
+            Path(os.fsdecode(line)) for line in done.stdout.rstrip(b"\n").split(b"\n")
+        )
+        settings = Settings.of(git_dir)
+        left = settings.left_to_git_annex(git_dir)
+        if (folder / common).resolve() != git_dir.resolve():
+            left = "this is one of several work trees of a repository"
+        clone = cls(top, git_dir, settings, left)
+        clone._prepare()
+        return clone
+
+    @property
+    def uuid(self) -> str:
+        """By which name git-annex knows this clone."""
+        return self.settings.get("annex.uuid")
+
+    def git(self, *arguments: str) -> bytes:
+        """What a git command says; raises GitFailed."""
+        return self._run(("git", *arguments), git_environment(self.git_dir))
+
+    def git_annex(self, *arguments: str) -> None:
+        """Runs a git-annex command; raises GitFailed."""
+        if shutil.which("git-annex") is None:
+            raise GitFailed(
+                f"{self.top}: 'git annex {arguments[0]}' has to be run, and git-annex is not "
+                "installed: pip install git-annex"
+            )
+        self._run(("git", "annex", *arguments), plain_environment())
+
+    def _run(self, command: Sequence[str], environment: dict[str, str]) -> bytes:
+        done = subprocess.run(
+            command, cwd=self.top, env=environment, capture_output=True, check=False
+        )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise GitFailed(f"{self.top}: '{' '.join(command)}' failed: {said}")
+        return done.stdout
+
+    def branch(self) -> str | None:
+        """The commit (hex) that the git-annex branch is at."""
+        return self._refs().get(BRANCH)
+
+    def _refs(self) -> dict[str, str]:
+        """All refs whose name ends in ``git-annex``: git-annex merges them into its branch."""
+        done = subprocess.run(
+            ["git", "show-ref", "git-annex"],
+            env=git_environment(self.git_dir),
+            capture_output=True,
+            check=False,
+        )
+        found = {}
+        for line in done.stdout.decode(errors="surrogateescape").splitlines():
+            commit, _, name = line.partition(" ")
+            found[name] = commit
+        return found
+
+    def _prepare(self) -> None:
+        refs = self._refs()
+        if not self.uuid:
+            if not refs:
+                raise NotAClone(
+                    f"{self.top} has no git-annex branch, here or at its remotes: nothing of it "
+                    "can be got"
+                )
+            self.git_annex("init")
+            self.settings = Settings.of(self.git_dir)
+            refs = self._refs()
+        if BRANCH not in refs or self._unmerged(refs):
+            # any command that reads the branch merges what was fetched, and this one does no more
+            self.git_annex("wanted", "here")
+        head = subprocess.run(
+            ["git", "symbolic-ref", "-q", "HEAD"],
+            env=git_environment(self.git_dir),
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        if head.startswith(_ADJUSTED):
+            self.left = "an adjusted branch is checked out"
+
+    def _unmerged(self, refs: dict[str, str]) -> bool:
+        """Whether some fetched git-annex branch is not in the one here."""
+        if not self.settings.is_true("annex.merge-annex-branches", default=True):
+            return False
+        known = {refs[BRANCH]}
+        for name in ("mergedrefs", "ignoredrefs"):
+            try:
+                text = (self.annex / name).read_text(errors="surrogateescape")
+            except FileNotFoundError:
+                continue
+            known.update(line.split("\t")[0].split(" ")[0] for line in text.splitlines())
+        others = [commit for commit in dict.fromkeys(refs.values()) if commit not in known]
+        if not others:
+            return False
+        more = self.git("rev-list", "-n1", *others, "--not", refs[BRANCH])
+        return bool(more.strip())
+
+    def places(self, key: str) -> Sequence[bytes]:
+        """Where a key's content may lie: first where it is to be put."""
+        name = key_file(key)
+        return [
+            b"/".join((self._objects, folders, name, name))
+            for folders in (hash_mixed(key), hash_lower(key))
+        ]
+
+    def present(self, key: str) -> bytes | None:
+        """Where a key's content lies; None where it is not here."""
+        return next(filter(os.path.exists, self.places(key)), None)

@@ -1,0 +1,269 @@
+"""That contents are here now, told to git-annex: on its branch, or in its journal.
+
+git-annex would write a file for each key into its journal and stage them one by one; here the
+branch gets one commit by ``git fast-import``, under the lock of the journal, as if it had been
+fetched: git-annex brings its own index up to date when it next looks. Where its settings ask for
+more (a private repository, no commits, hooks) the journal is written instead (git-annex:
+internals; Annex.Journal, Annex.Branch).
+
+What was put in its place and is not told yet stands in a file of this process, so that the next run
+after one that was killed can tell it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from neuromirror.annex import hash_lower, key_file, merge_url_log
+from neuromirror.lab.get.clone import BRANCH, Clone
+from neuromirror.lab.get.logs import (
+    EQUIVALENT,
+    LOCATIONS,
+    AnnexBranch,
+    KeyLogs,
+    Objects,
+    journal_file,
+    read_journal,
+)
+from neuromirror.lab.get.objects import ObjectStore
+from neuromirror.lab.get.settings import GitFailed
+from neuromirror.mint import git_environment
+
+MOST: Final = 50_000
+"""Contents that are told at once, at most."""
+
+OFTEN: Final = 300.0
+"""Seconds after which what is untold is told."""
+
+_MESSAGE: Final = "update"
+
+
+class Intentions:
+    """The keys whose contents are being put in their places, in a file of this process."""
+
+    def __init__(self, clone: Clone) -> None:
+        self._folder = clone.git_dir / "neuromirror"
+        self._path = self._folder / f"get-{os.getpid()}.keys"
+        self._file = -1
+
+    def __enter__(self) -> Intentions:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        while True:
+            self._folder.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                self._file = os.open(self._path, flags, 0o666)
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+                # another run may have taken it for one left behind, before it was locked
+                if os.path.samestat(os.fstat(self._file), os.stat(self._path)):
+                    return self
+                os.close(self._file)
+
+    def __exit__(self, *_: object) -> None:
+        if not os.fstat(self._file).st_size:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+        with suppress(OSError):
+            self._folder.rmdir()
+
+    def add(self, key: str) -> None:
+        """One more; safe to be called by several threads."""
+        os.write(self._file, key.encode() + b"\n")
+
+    def clear(self) -> None:
+        """All of them are told."""
+        os.ftruncate(self._file, 0)
+
+    def take_over(self) -> list[str]:
+        """Those of runs that were killed; they are from now on this one's."""
+        found: list[str] = []
+        for path in self._folder.glob("get-*.keys"):
+            if path == self._path:
+                with path.open() as file:
+                    found += file.read().split("\n")
+                continue
+            with path.open("r+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                keys = file.read().split("\n")[:-1]
+                for key in keys:
+                    self.add(key)
+                found += keys
+                path.unlink(missing_ok=True)
+        return [key for key in dict.fromkeys(found) if key]
+
+
+class Recorder:
+    """Tells git-annex what is here; ``branch`` is what was read of its branch, ``commit`` when."""
+
+    def __init__(self, clone: Clone, commit: str, intentions: Intentions) -> None:
+        self._clone = clone
+        self._commit = commit
+        self._intentions = intentions
+        self._untold: dict[str, tuple[KeyLogs, str | None]] = {}
+        self._since = time.monotonic()
+        settings = clone.settings
+        self._private = settings.is_true("annex.private")
+        self._journals = not settings.is_true("annex.alwayscommit", default=True)
+        self._plain = settings.commits_plainly(clone.git_dir)
+
+    def add(self, key: str, logs: KeyLogs, learnt: str | None = None) -> None:
+        """A content that is here; ``logs`` are the key's, ``learnt`` what its bytes are."""
+        self._untold[key] = (logs, learnt)
+
+    def take_over(self, store: ObjectStore, branch: AnnexBranch) -> None:
+        """Takes in what runs that were killed had not told."""
+        there = [key for key in self._intentions.take_over() if store.mend(key)]
+        for key, logs in branch.logs(there).items():
+            self.add(key, logs)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to tell."""
+        if len(self._untold) >= MOST:
+            return True
+        return bool(self._untold) and time.monotonic() - self._since > OFTEN
+
+    def tell(self) -> None:
+        """Tells all that is not told yet; raises GitFailed."""
+        self._since = time.monotonic()
+        if not self._untold:
+            return
+        with self._journal_lock():
+            changed = self._changes()
+            if self._journals or not self._plain:
+                self._write_journal(changed, self._clone.annex / "journal")
+            elif changed:
+                self._commit = self._write_branch(changed)
+        self._untold.clear()
+        self._intentions.clear()
+        if changed and not self._journals and not self._plain:
+            self._clone.git_annex("wanted", "here")
+
+    @contextmanager
+    def _journal_lock(self) -> Iterator[None]:
+        path = self._clone.annex / "journal.lck"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _changes(self) -> dict[bytes, bytes]:
+        """The new contents of files of the branch that have no file in the journal.
+
+        Those that have get a new one there at once, as have all that tell of a private repository.
+        """
+        self._read_again()
+        journal = self._clone.annex / "journal"
+        journaled = frozenset(_listed(journal))
+        changed: dict[bytes, bytes] = {}
+        in_journal: dict[bytes, bytes] = {}
+        private: dict[bytes, bytes] = {}
+        now = int(time.time())
+        for key, (logs, learnt) in self._untold.items():
+            news = [(LOCATIONS, self._clone.uuid)]
+            if learnt is not None:
+                news.append((EQUIVALENT, learnt))
+            for ending, value in news:
+                path = b"%s/%s%s" % (hash_lower(key), key_file(key), ending)
+                name = journal_file(path)
+                old = logs.of(ending)
+                if name in journaled:
+                    old = read_journal(journal, name) or old
+                if self._private and ending == LOCATIONS:
+                    old += read_journal(self._clone.annex / "journal-private", name) or b""
+                    target = private
+                elif name in journaled:
+                    target = in_journal
+                else:
+                    target = changed
+                new = merge_url_log(old, [value], now)
+                if new != old:
+                    target[path] = new
+        self._write_journal(in_journal, journal)
+        self._write_journal(private, self._clone.annex / "journal-private")
+        return changed
+
+    def _read_again(self) -> None:
+        """Reads the logs once more where the branch has moved on since."""
+        commit = self._clone.branch()
+        if commit is None:
+            raise GitFailed(f"{self._clone.top} has lost its git-annex branch; see 'git reflog'")
+        if commit == self._commit:
+            return
+        with Objects(self._clone.git_dir) as objects:
+            found = AnnexBranch(objects, commit, self._clone.annex).logs(list(self._untold))
+        self._untold = {key: (found[key], learnt) for key, (_, learnt) in self._untold.items()}
+        self._commit = commit
+
+    def _write_journal(self, files: dict[bytes, bytes], journal: os.PathLike[str]) -> None:
+        if not files:
+            return
+        os.makedirs(journal, exist_ok=True)
+        temporary = os.fsencode(self._clone.annex / "othertmp")
+        folder = os.fsencode(journal)
+        for path, content in files.items():
+            name = journal_file(path)
+            draft = b"%s/neuromirror-%d-%s" % (temporary, os.getpid(), name[:100])
+            with open(draft, "wb") as file:
+                file.write(content)
+            os.rename(draft, b"%s/%s" % (folder, name))
+
+    def _write_branch(self, files: dict[bytes, bytes]) -> str:
+        """Commits files to the branch; gives the commit."""
+        message = self._clone.settings.get("annex.commitmessage", _MESSAGE).encode()
+        process = subprocess.Popen(
+            ["git", "fast-import", "--quiet", "--done", "--date-format=now"],
+            env=git_environment(self._clone.git_dir),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=1 << 20,
+        )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(
+                b"feature done\ncommit %s\ncommitter %s now\ndata %d\n%s\nfrom %s\n"
+                % (BRANCH.encode(), self._committer(), len(message), message, self._commit.encode())
+            )
+            process.stdin.writelines(
+                b"M 100644 inline %s\ndata %d\n%s\n" % (_quoted(path), len(content), content)
+                for path, content in files.items()
+            )
+            process.stdin.write(b"done\n")
+        _, said = process.communicate()
+        commit = self._clone.branch()
+        if process.returncode or commit is None or commit == self._commit:
+            why = said.decode(errors="replace").strip().splitlines()
+            raise GitFailed(
+                f"{self._clone.top}: the git-annex branch could not be brought up to date: "
+                f"{why[-1] if why else 'git fast-import failed'}; the contents are here, and the "
+                "next run tells of them"
+            )
+        return commit
+
+    def _committer(self) -> bytes:
+        found = self._clone.git("var", "GIT_COMMITTER_IDENT").rstrip(b"\n")
+        return found.rsplit(b" ", 2)[0]
+
+
+def _quoted(path: bytes) -> bytes:
+    """A path as fast-import takes it."""
+    if path.startswith(b'"') or b"\n" in path:
+        return b'"%s"' % path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+    return path
+
+
+def _listed(folder: os.PathLike[str]) -> Sequence[bytes]:
+    try:
+        return os.listdir(os.fsencode(folder))
+    except FileNotFoundError:
+        return ()

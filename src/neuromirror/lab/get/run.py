@@ -1,0 +1,344 @@
+"""``get``: the chosen files of a clone, and of its sub-datasets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from neuromirror.annex import parse_key
+from neuromirror.lab.get.by_git_annex import Left, get_by_git_annex
+from neuromirror.lab.get.checks import check_for, is_secure
+from neuromirror.lab.get.clone import Clone
+from neuromirror.lab.get.crew import Crew, Sessions
+from neuromirror.lab.get.fetching import Fetched, Task, shown
+from neuromirror.lab.get.listing import AnnexedFile, Listing, Selection, Subdataset
+from neuromirror.lab.get.logs import AnnexBranch, KeyLogs, Objects
+from neuromirror.lab.get.objects import ObjectStore
+from neuromirror.lab.get.places import Places, Remotes
+from neuromirror.lab.get.records import Intentions, Recorder
+from neuromirror.lab.get.settings import GitFailed
+from neuromirror.lab.get.subdatasets import install, is_installed
+from neuromirror.lab.results import Outcome, Status
+from neuromirror.model import NeuromirrorError, text
+
+JOBS: Final = 32
+"""Connections, if nothing else is asked for."""
+
+_FIRST: Final = 256
+_BATCH: Final = 2000
+"""Files whose places are looked up together; few at first, so that connections soon have work."""
+
+_AHEAD: Final = 1000
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes have come, and how many are known to be wanted."""
+
+
+def get(
+    dataset: Path,
+    paths: Sequence[str | Path] | None = None,
+    *,
+    recursive: bool = False,
+    jobs: int = JOBS,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Gets files of the clone that ``dataset`` is in; yields one outcome a file.
+
+    ``paths`` are relative to the top of the clone, or absolute; None is all of it. Sub-datasets
+    that are named are got too, all others with ``recursive``; what is not installed, DataLad
+    installs. At most ``jobs`` files are fetched at a time.
+
+    A file is ``notneeded`` where its content is here, ``ok`` where it was had and is what its key
+    says, ``error`` where it was not, with each place's reason, and ``impossible`` where nobody
+    knows a place or there is no such file. Breaking off at any time leaves the clone whole, and
+    what was had is told to git-annex. Raises NotAClone, ConfigurationError and GitFailed.
+    """
+    meter = _Meter(progress)
+    clone = Clone.at(Path(dataset))
+    yield from _Run(clone, paths, "", recursive=recursive, jobs=jobs, meter=meter).outcomes()
+
+
+class _Meter:
+    """Adds up bytes that have come and are wanted, over all sub-datasets."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._come = 0
+        self._wanted = 0
+        self._arrived: dict[str, int] = {}
+
+    def want(self, size: int | None) -> None:
+        self._wanted += size or 0
+
+    def arrived(self, key: str, more: int) -> None:
+        self._arrived[key] = self._arrived.get(key, 0) + more
+        self._come += more
+        self._tell()
+
+    def failed(self, key: str) -> None:
+        """Nothing of it is of use, as yet."""
+        self._come -= self._arrived.pop(key, 0)
+
+    def give_up(self, key: str, size: int | None) -> None:
+        self.failed(key)
+        self._wanted -= size or 0
+        self._tell()
+
+    def done(self, key: str, size: int | None, seen: int) -> None:
+        self._come += seen - self._arrived.pop(key, 0)
+        if size is None:
+            self._wanted += seen
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self._come, max(self._wanted, self._come))
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A content that is wanted: the paths that have it, and what is known of it."""
+
+    paths: list[bytes]
+    size: int | None
+    logs: KeyLogs = field(default_factory=KeyLogs)
+    places: Places = field(default_factory=Places)
+
+
+class _Run:
+    """One clone's files; ``prefix`` is where it is in the one that was asked for."""
+
+    def __init__(
+        self,
+        clone: Clone,
+        paths: Sequence[str | Path] | None,
+        prefix: str,
+        *,
+        recursive: bool,
+        jobs: int,
+        meter: _Meter,
+    ) -> None:
+        self._clone = clone
+        self._selection = Selection(clone.top, paths)
+        self._prefix = prefix
+        self._recursive = recursive
+        self._jobs = jobs
+        self._meter = meter
+        self._wanted: dict[str, _Wanted] = {}
+        self._left: list[Left] = []
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """All of them."""
+        with ExitStack() as stack:
+            objects = stack.enter_context(Objects(self._clone.git_dir))
+            listing = Listing(self._clone, self._selection, objects)
+            if self._clone.left is None:
+                yield from self._fetch(listing, objects, stack)
+            else:
+                for file in listing.files():
+                    yield from self._look_at(file, listing)
+        yield from self._by_git_annex()
+        for path in listing.strange:
+            why = "its key is not one that is understood here; try 'git annex get'"
+            yield self._failed("impossible", path, why)
+        yield from self._in_subdatasets(listing.subdatasets)
+        for path in self._selection.unfound():
+            yield self._failed("impossible", path, "git knows no file of this name here")
+
+    def _fetch(self, listing: Listing, objects: Objects, stack: ExitStack) -> Iterator[Outcome]:
+        """Fetches what is to be fetched here; what is not, is in ``_left`` afterwards."""
+        clone = self._clone
+        commit = clone.branch()
+        if commit is None:
+            raise GitFailed(f"{clone.top} has no git-annex branch; run 'git annex init' in it")
+        branch = AnnexBranch(objects, commit, clone.annex)
+        remotes = Remotes(clone.settings, branch)
+        store = stack.enter_context(ObjectStore(clone))
+        intentions = stack.enter_context(Intentions(clone))
+        recorder = Recorder(clone, commit, intentions)
+        recorder.take_over(store, branch)
+        sessions = stack.enter_context(Sessions(clone.settings, self._jobs))
+        crew = Crew(sessions, clone.settings, store, self._jobs, intentions.add)
+        try:
+            yield from self._feed(crew, recorder, listing, branch, remotes)
+        finally:
+            for fetched in crew.stop():
+                self._record(fetched, recorder)
+            recorder.tell()
+
+    def _feed(
+        self,
+        crew: Crew,
+        recorder: Recorder,
+        listing: Listing,
+        branch: AnnexBranch,
+        remotes: Remotes,
+    ) -> Iterator[Outcome]:
+        files = listing.files()
+        fetching: set[str] = set()
+        batch = _FIRST
+        exhausted = False
+        while fetching or not exhausted:
+            if not exhausted and len(fetching) < _AHEAD:
+                some = list(islice(files, batch))
+                exhausted = len(some) < batch
+                batch = _BATCH
+                yield from self._enqueue(some, fetching, crew, listing, branch, remotes)
+                continue
+            for found in crew.take():
+                if isinstance(found, Fetched):
+                    fetching.discard(found.task.key)
+                    self._record(found, recorder)
+                    yield from self._came(found)
+                else:
+                    self._meter.arrived(*found)
+            if recorder.is_due:
+                recorder.tell()
+
+    def _enqueue(
+        self,
+        files: Sequence[AnnexedFile],
+        fetching: set[str],
+        crew: Crew,
+        listing: Listing,
+        branch: AnnexBranch,
+        remotes: Remotes,
+    ) -> Iterator[Outcome]:
+        """Looks up where files can be had, and has them fetched."""
+        known = set(self._wanted)
+        for file in files:
+            yield from self._look_at(file, listing)
+        left = {one.key for one in self._left}
+        new = [key for key in self._wanted if key not in known and key not in left]
+        for key, logs in branch.logs(new).items():
+            wanted = self._wanted[key]
+            wanted.logs, wanted.places = logs, remotes.places(logs)
+            places = wanted.places
+            if not self._is_spoken(key, places):
+                self._left.append(Left(wanted.paths[0], key))
+            elif places.urls:
+                fetching.add(key)
+                crew.put(Task(key, wanted.size, places.urls, places.equivalent))
+            else:
+                why = "no place is known where it could be had" + _elsewhere(places)
+                yield from self._not_had("impossible", key, why)
+
+    def _look_at(self, file: AnnexedFile, listing: Listing) -> Iterator[Outcome]:
+        """Takes in a file that is wanted; yields an outcome for one whose content is here."""
+        key, path = file.key, file.path
+        if key in self._wanted:
+            self._wanted[key].paths.append(path)
+            return
+        size = parse_key(key).size
+        if self._clone.present(key) is not None:
+            yield Outcome("get", "notneeded", self._name(path), key=key, size=size)
+            return
+        self._wanted[key] = _Wanted([path], size)
+        self._meter.want(size)
+        if self._clone.left is not None or file.unlocked or key in listing.pointers:
+            self._left.append(Left(path, key))
+
+    def _is_spoken(self, key: str, places: Places) -> bool:
+        """Whether a key's content is to be fetched here at all, or by git-annex."""
+        if self._clone.settings.is_true("annex.securehashesonly") and not is_secure(key):
+            return False
+        if places.cheaper or (places.others and not places.urls):
+            return False
+        return check_for(key, places.equivalent) is not None
+
+    def _record(self, found: Fetched, recorder: Recorder) -> None:
+        if found.check is not None:
+            recorder.add(found.task.key, self._wanted[found.task.key].logs, found.learnt)
+
+    def _came(self, found: Fetched) -> Iterator[Outcome]:
+        """What a task gave, as outcomes; or it is left to git-annex."""
+        key = found.task.key
+        wanted = self._wanted[key]
+        if found.check is not None:
+            del self._wanted[key]
+            self._meter.done(key, wanted.size, found.check.seen)
+            for path in wanted.paths:
+                yield Outcome(
+                    *("get", "ok", self._name(path)),
+                    key=key,
+                    size=found.check.seen,
+                    evidence=found.check.evidence,
+                    checked="checked",
+                    url=None if found.url is None else shown(found.url),
+                )
+        elif wanted.places.others or found.elsewhere:
+            self._meter.failed(key)
+            self._left.append(Left(wanted.paths[0], key, found.faults))
+        else:
+            why = "; ".join(found.faults) + _elsewhere(wanted.places)
+            yield from self._not_had("error", key, why)
+
+    def _by_git_annex(self) -> Iterator[Outcome]:
+        """Has git-annex get what was left to it."""
+        verifies = self._clone.settings.is_true("annex.verify", default=True)
+        came = get_by_git_annex(self._clone, self._left, self._jobs, self._meter.arrived)
+        for left, fault in came:
+            if fault is not None:
+                yield from self._not_had("error", left.key, "; ".join([*left.faults, fault]))
+                continue
+            wanted = self._wanted.pop(left.key)
+            self._meter.done(left.key, wanted.size, wanted.size or 0)
+            check = check_for(left.key, wanted.places.equivalent)
+            proved = check is not None and verifies
+            for path in wanted.paths:
+                yield Outcome(
+                    *("get", "ok", self._name(path), "by git-annex"),
+                    key=left.key,
+                    size=wanted.size,
+                    evidence=check.evidence if check is not None and proved else None,
+                    checked="checked" if proved else None,
+                )
+
+    def _in_subdatasets(self, found: Sequence[Subdataset]) -> Iterator[Outcome]:
+        chosen = [sub for sub in found if sub.named or self._recursive]
+        missing = [sub.path for sub in chosen if not is_installed(self._clone.top, sub.path)]
+        failed = install(self._clone.top, missing) if missing else {}
+        for sub in chosen:
+            if sub.path in failed:
+                yield self._failed("impossible", sub.path, failed[sub.path])
+                continue
+            try:
+                clone = Clone.at(
+                    Path(os.fsdecode(os.path.join(os.fsencode(self._clone.top), sub.path)))
+                )
+                run = _Run(
+                    clone,
+                    None if sub.paths is None else [os.fsdecode(path) for path in sub.paths],
+                    self._name(sub.path) + "/",
+                    recursive=self._recursive,
+                    jobs=self._jobs,
+                    meter=self._meter,
+                )
+                yield from run.outcomes()
+            except NeuromirrorError as error:
+                yield self._failed("error", sub.path, str(error))
+
+    def _not_had(self, status: Status, key: str, why: str) -> Iterator[Outcome]:
+        wanted = self._wanted.pop(key)
+        self._meter.give_up(key, wanted.size)
+        for path in wanted.paths:
+            yield self._failed(status, path, why, key, wanted.size)
+
+    def _failed(
+        self, status: Status, path: bytes, why: str, key: str | None = None, size: int | None = None
+    ) -> Outcome:
+        return Outcome("get", status, self._name(path), why, key=key, size=size)
+
+    def _name(self, path: bytes) -> str:
+        return self._prefix + text(path)
+
+
+def _elsewhere(places: Places) -> str:
+    if not places.elsewhere:
+        return ""
+    return f" (it is also said to be at {', '.join(places.elsewhere)}, no remote here)"

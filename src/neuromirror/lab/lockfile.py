@@ -1,0 +1,306 @@
+"""``datasets.lock``: which states of which datasets a piece of work stands on.
+
+The format is specified in docs/lock.md, and by docs/lock.schema.json: TOML, written by the tool,
+one ``[[dataset]]`` each. Equal pins give equal bytes: no time, no machine, no order but the one in
+which datasets were pinned first. Comments that people write stay where they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from neuromirror import __version__
+from neuromirror.lab.clones import refuse_clone_url
+from neuromirror.lab.globs import Globs
+from neuromirror.lab.lock_comments import Blocks
+from neuromirror.model import ConfigurationError, DatasetRef, Evidence, Retention
+
+LOCK_VERSION = 1
+
+_HEAD = (
+    "# Datasets pinned by neuromirror; 'neuromirror restore {name} --into DIR' brings them back.\n"
+    "# Change this file with 'neuromirror pin'. Its format: docs/lock.md of neuromirror.\n"
+    "lock-version = {version}\n"
+)
+_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+_PLACE = re.compile(r" - at `\$(?:\.dataset\[(\d+)\])?\.?([^`]*)`\Z")
+
+_Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*:[^\x00-\x1f\x7f]+\Z")]
+_Words = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_GitPath = bytes
+"""For a class that has a field ``bytes``."""
+
+
+class LockUnusable(ConfigurationError):
+    """The file is no lock, or says what cannot be: it was damaged, or edited by hand."""
+
+
+class LockMissing(LockUnusable):
+    """There is no file of this name."""
+
+
+class LockFromFuture(LockUnusable):
+    """The lock is of a later version of the format than this neuromirror knows."""
+
+
+class LockEdited(LockUnusable):
+    """Two things that the lock says of one dataset cannot both be true."""
+
+
+class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What was asked for as it was found: the version's label, and its DOI if it has one."""
+
+    version: _Words
+    doi: str | None = None
+
+
+class Proved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Files by whether their bytes were hashed by the mirror, or upstream claims the digest."""
+
+    checked: _Count = 0
+    claimed: _Count = 0
+
+
+class Pin(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename="kebab",
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    dict=True,
+):
+    """One dataset of a lock, at one state.
+
+    ``name`` is ``<mirror>:<local id>``; ``requested`` the label that a person gave (``latest``).
+    ``commit``, ``tree`` and ``annex_commit`` are git object ids, ``state`` and ``metadata`` the
+    digests of the files and of upstream's documents. ``manifest`` and ``bundle`` are paths beside
+    the lock, ``clone`` URLs without credentials. ``paths`` are globs (see lab.globs), empty for the
+    whole. ``files``, ``bytes`` and ``evidence`` are of what is pinned, sub-datasets included;
+    ``durability`` is the weakest promise that upstream makes for one of these files.
+    """
+
+    name: _Name
+    requested: _Words
+    resolved: Resolved
+    dataset_id: str
+    source: _Words
+    commit: _Commit
+    annex_commit: _Commit
+    tree: _Commit
+    swhid: str
+    state: _Digest
+    metadata: Annotated[str, msgspec.Meta(pattern=r"^(?:sha256:[0-9a-f]{64})?\Z")] = ""
+    manifest: str
+    bundle: str | None = None
+    clone: tuple[str, ...] = ()
+    files: _Count
+    bytes: _Count
+    paths: tuple[str, ...] = ()
+    evidence: dict[Evidence, Proved] = {}
+    durability: Retention
+
+    @property
+    def dataset(self) -> DatasetRef:
+        """The dataset that is pinned."""
+        mirror, _, local_id = self.name.partition(":")
+        return DatasetRef(mirror, local_id, self.source)
+
+    @property
+    def version(self) -> str:
+        """``<mirror>:<local id>@<label>``."""
+        return f"{self.name}@{self.resolved.version}"
+
+    @cached_property
+    def globs(self) -> Globs:
+        """The globs of :attr:`paths`."""
+        return Globs(self.paths)
+
+    def matches(self, git_path: _GitPath) -> bool:
+        """Whether a file is pinned; its path is from the root, through sub-datasets."""
+        return not self.paths or self.globs.matches(git_path.decode("utf-8", "surrogateescape"))
+
+    def reaches(self, git_path: _GitPath) -> bool:
+        """Whether a folder or sub-dataset may hold a file that is pinned."""
+        return not self.paths or self.globs.reaches(git_path.decode("utf-8", "surrogateescape"))
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """A lock and where it is; ``datasets`` in the order of the file."""
+
+    path: Path
+    datasets: tuple[Pin, ...] = ()
+
+    def pin(self, name: str) -> Pin | None:
+        """The pin of a dataset, or None."""
+        return next((pin for pin in self.datasets if pin.name == name), None)
+
+    @property
+    def folder(self) -> Path:
+        """The folder for manifests and bundles, which belongs to this lock alone."""
+        return self.path.with_name(f"{self.path.name}.d")
+
+    def manifest_path(self, pin: Pin) -> Path:
+        """Where the manifest of a pin is."""
+        return self.path.parent / pin.manifest
+
+    def bundle_path(self, pin: Pin) -> Path | None:
+        """Where the bundle of a pin is; None where none was made."""
+        return None if pin.bundle is None else self.path.parent / pin.bundle
+
+
+class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
+    lock_version: int
+    dataset: list[Pin] = []
+
+
+def load_lock(path: Path) -> Lock:
+    """The lock in a file.
+
+    Raises LockMissing, LockFromFuture, LockEdited, or LockUnusable for anything else that is wrong.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise LockMissing(f"there is no lock {path}; 'neuromirror pin -o {path}' makes one") from (
+            error
+        )
+    return parse_lock(path, content)
+
+
+def parse_lock(path: Path, content: bytes) -> Lock:
+    """The lock of a file's content; raises as :func:`load_lock` does."""
+    try:
+        table = tomllib.loads(content.decode("utf-8"))
+    except ValueError as error:
+        raise LockUnusable(f"{path} is not TOML: {error}; {_ADVICE}") from error
+    found = table.get("lock-version")
+    if not isinstance(found, int):
+        raise LockUnusable(f"{path} has no lock-version: it is not a lock of neuromirror")
+    if found > LOCK_VERSION:
+        raise LockFromFuture(
+            f"{path} is of lock-version {found}; this neuromirror ({__version__}) knows versions "
+            f"up to {LOCK_VERSION}: install a newer neuromirror. Nothing was done"
+        )
+    try:
+        pins = msgspec.convert(table, _File).dataset
+    except msgspec.ValidationError as error:
+        raise LockUnusable(f"{path}: {_told(str(error), table)}; {_ADVICE}") from error
+    names = [pin.name for pin in pins]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise LockEdited(f"{path} pins {twice} twice; {_ADVICE}")
+    for pin in pins:
+        _check(path, pin)
+    return Lock(path, tuple(pins))
+
+
+def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
+    """The file of a lock; ``before`` is what it held, whose comments are kept.
+
+    Lines of pins that did not change stay as they are.
+    """
+    blocks = Blocks.of(before.decode("utf-8")) if before else None
+    old = {pin.name: pin for pin in parse_lock(lock.path, before).datasets} if before else {}
+    head = _HEAD.format(name=lock.path.name, version=LOCK_VERSION)
+    if blocks is None:
+        written = head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)
+    else:
+        written = blocks.with_tables(
+            {pin.name: None if old.get(pin.name) == pin else _lines(pin) for pin in lock.datasets}
+        )
+        if not _says(written, lock):
+            # written by hand in a way that cannot be taken apart line by line
+            written = head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)
+    return written.encode("utf-8")
+
+
+_ADVICE = (
+    "was it edited by hand? Take it back from git, or move it aside and write it anew with "
+    "'neuromirror pin'"
+)
+
+
+def _told(message: str, table: Mapping[str, Any]) -> str:
+    """msgspec's words with the dataset's name in place of its number."""
+    place = _PLACE.search(message)
+    where = ""
+    if place is not None:
+        message = message[: place.start()]
+        if place[1] is not None:
+            number = int(place[1])
+            entries = table.get("dataset")
+            entry = entries[number] if isinstance(entries, list) else None
+            name = entry.get("name") if isinstance(entry, dict) else None
+            where = f" of dataset {name if isinstance(name, str) else number + 1}"
+        where = f" in {place[2]}{where}" if place[2] else where
+    if unknown := _UNKNOWN.search(message):
+        return f"unknown key {unknown[1]!r}{where}"
+    if missing := _MISSING.search(message):
+        return f"no key {missing[1]!r}{where}"
+    return f"{message}{where}"
+
+
+def _check(path: Path, pin: Pin) -> None:
+    """Raises for what cannot be true together, or would lead out of the lock's own folder."""
+    if pin.swhid != f"swh:1:rev:{pin.commit}":
+        raise LockEdited(f"{path}: the swhid of {pin.name} is not of its commit; {_ADVICE}")
+    if pin.dataset_id != pin.dataset.dataset_id:
+        raise LockEdited(f"{path}: the dataset-id of {pin.name} is not of its source; {_ADVICE}")
+    if sum(one.checked + one.claimed for one in pin.evidence.values()) != pin.files:
+        raise LockEdited(f"{path}: the evidence of {pin.name} is not of all its files; {_ADVICE}")
+    for name in (pin.manifest, pin.bundle):
+        parts = () if name is None else tuple(name.split("/"))
+        if name is not None and (name[:1] == "/" or "\0" in name or {"", ".", ".."} & set(parts)):
+            raise LockUnusable(f"{path}: {name!r} of {pin.name} is not a path beside the lock")
+    try:
+        for url in pin.clone:
+            refuse_clone_url(url)
+        Globs(pin.paths)
+    except ConfigurationError as error:
+        raise LockUnusable(f"{path}, {pin.name}: {error}") from error
+
+
+def _says(text: str, lock: Lock) -> bool:
+    try:
+        return parse_lock(lock.path, text.encode("utf-8")).datasets == lock.datasets
+    except LockUnusable:
+        return False
+
+
+def _block(pin: Pin) -> str:
+    return "[[dataset]]\n" + "".join(f"{lines}\n" for lines in _lines(pin).values())
+
+
+def _lines(pin: Pin) -> dict[str, str]:
+    """The lines of each key, without the last newline, in the order of the format."""
+    table = msgspec.to_builtins(pin, order=None)
+    table["evidence"] = {
+        word.value: table["evidence"][word.value] for word in Evidence if word in pin.evidence
+    }
+    return {name: f"{name} = {_value(value)}" for name, value in table.items() if value != {}}
+
+
+def _value(value: Any) -> str:
+    """A value in TOML: a list of more than one thing has a line for each."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_value(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        if len(value) < 2:
+            return f"[{''.join(map(_value, value))}]"
+        return "[\n" + "".join(f"    {_value(one)},\n" for one in value) + "]"
+    if isinstance(value, str):
+        # TOML's basic strings are JSON's, but for one character
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)

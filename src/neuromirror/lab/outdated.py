@@ -1,0 +1,49 @@
+"""Which pins of a lock have a newer version in the store's index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from neuromirror.index import Index, UnknownDataset, UnknownMirror, UnknownVersion, VersionRow
+from neuromirror.lab.lockfile import Lock, Pin
+from neuromirror.lab.results import Outcome, Status
+
+_DRAFT = "draft"
+
+
+def outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
+    """An outcome for each pin: ``ok`` where there is a newer version, ``notneeded`` where not.
+
+    A pin of a draft is compared with the draft as last observed, any other with the newest
+    published version (with the newest observed, where nothing is published). ``impossible`` where
+    the index does not know the dataset, or not the version that is pinned.
+    """
+    for pin in lock.datasets:
+        try:
+            newest = index.resolve(pin.name, _DRAFT if pin.requested == _DRAFT else "latest")
+            pinned = index.resolve(pin.name, pin.commit)
+        except (UnknownMirror, UnknownDataset, UnknownVersion) as error:
+            yield _outcome(pin, "impossible", str(error))
+            continue
+        if newest.seq <= pinned.seq:
+            yield _outcome(pin, "notneeded", f"{pin.resolved.version} is the newest")
+        else:
+            yield _outcome(pin, "ok", _told(pinned, newest), newest)
+
+
+def _told(pinned: VersionRow, newest: VersionRow) -> str:
+    what = "other files" if newest.state != pinned.state else "the same files"
+    if newest.state == pinned.state and newest.metadata != pinned.metadata:
+        what += ", other metadata"
+    return f"{pinned.label} is pinned, {newest.label} of {newest.time} is newer: {what}"
+
+
+def _outcome(pin: Pin, status: Status, message: str, newest: VersionRow | None = None) -> Outcome:
+    return Outcome(
+        "outdated",
+        status,
+        pin.name,
+        message,
+        dataset=pin.name,
+        version=pin.resolved.version if newest is None else newest.label,
+    )

@@ -1,0 +1,376 @@
+"""Pinning: versions of datasets are written into a lock, with what brings them back beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuromirror.index import Index, VersionRow
+from neuromirror.index.rows import RETENTION
+from neuromirror.lab.again import stored_lines
+from neuromirror.lab.bundles import write_bundle
+from neuromirror.lab.clones import clone_urls
+from neuromirror.lab.globs import Globs
+from neuromirror.lab.lockfile import (
+    Lock,
+    LockMissing,
+    Pin,
+    Proved,
+    Resolved,
+    dump_lock,
+    parse_lock,
+)
+from neuromirror.lab.manifests import (
+    MANIFEST_VERSION,
+    ListedFile,
+    ListedPart,
+    ManifestHead,
+    ManifestWriter,
+    listed,
+)
+from neuromirror.lab.results import Outcome
+from neuromirror.mint import ObjectMissing, ObjectReader
+from neuromirror.model import (
+    ConfigurationError,
+    DatasetRef,
+    Evidence,
+    NeuromirrorError,
+    Retention,
+    load_placed,
+)
+from neuromirror.store import Store, write_atomically
+
+MANIFEST_ENDING = ".jsonl.zst"
+BUNDLE_ENDING = ".bundle"
+
+Progress = Callable[[str], None]
+"""Is told in words what is being done."""
+
+_OWN = re.compile(rf"[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})\Z")
+
+_PERISHABLE = {
+    Retention.DRAFT: "upstream may delete what is replaced in a draft (DANDI after 30 days)",
+    Retention.MUTABLE_BUCKET: "what is overwritten or deleted in the bucket is gone at once",
+}
+
+
+class NotPinned(NeuromirrorError):
+    """A version that could not be pinned, or a pin that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to pin: a dataset's name and a label; what is None stays as the lock has it.
+
+    ``paths`` are globs (lab.globs), none of them for the whole; ``clones`` URLs, or patterns of
+    URLs (lab.clones); ``bundle`` says whether git bundles are made.
+    """
+
+    dataset: str
+    label: str
+    paths: tuple[str, ...] | None = None
+    clones: tuple[str, ...] | None = None
+    bundle: bool | None = None
+
+
+def pin(
+    path: Path,
+    wanted: Sequence[Wanted],
+    store: Store,
+    index: Index,
+    *,
+    remove: Sequence[str] = (),
+    progress: Progress = lambda what: None,
+) -> Iterator[Outcome]:
+    """Pins versions in the lock at ``path``, made if it is missing; yields an outcome for each.
+
+    ``remove`` names datasets whose pins go. A dataset that is pinned already keeps its place in the
+    file. The lock is written once, at the end, and manifests and bundles that it no longer names
+    are removed after that; nothing of it changes where anything fails.
+
+    Raises ConfigurationError for what is asked for wrongly, LockUnusable for a file that is no
+    lock, and what the store and the index raise.
+    """
+    names = [*(one.dataset for one in wanted), *remove]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigurationError(
+            f"{twice} is named twice; a lock holds one version of a dataset (use a second lock for "
+            "another)"
+        )
+    content, lock = _read(path)
+    for name in remove:
+        if lock.pin(name) is None:
+            raise ConfigurationError(f"{path} does not pin {name}; nothing was changed")
+    for one in wanted:
+        Globs(one.paths or ())
+    rows = [(one, index.resolve(one.dataset, one.label)) for one in wanted]
+    pins = {one.name: one for one in lock.datasets}
+    outcomes = [Outcome("pin", "ok", name, "is not pinned any more", name) for name in remove]
+    kept: set[Path] = set()
+    with ExitStack() as undo:
+        for one, row in rows:
+            old = pins.get(row.dataset_name)
+            pinning = _Pinning(lock, one, row, old, store, index, progress)
+            undo.callback(pinning.undo)
+            new = pinning.run()
+            kept |= pinning.files
+            pins[new.name] = new
+            outcomes.append(_told(old, new))
+        undo.pop_all()
+    for name in remove:
+        del pins[name]
+    lock = Lock(path, tuple(pins.values()))
+    written = dump_lock(lock, content)
+    if written != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, written)
+    for name in names:
+        _clear(lock.folder / _folder(lock, name), kept)
+    yield from outcomes
+
+
+def beside(path: Path, commit: str) -> Path:
+    """The manifest or bundle of a part, from that of the dataset it is in."""
+    _, dot, ending = path.name.partition(".")
+    return path.with_name(f"{commit}{dot}{ending}")
+
+
+def _read(path: Path) -> tuple[bytes, Lock]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return b"", Lock(path)
+    except IsADirectoryError as error:
+        raise LockMissing(f"{path} is a folder; name a file with -o") from error
+    return content, parse_lock(path, content)
+
+
+def _folder(lock: Lock, name: str) -> str:
+    return name.replace(":", "--").replace("/", "--")
+
+
+def _clear(folder: Path, kept: set[Path]) -> None:
+    """Removes manifests and bundles that nothing names any more, and the folder if it is empty."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path not in kept and _OWN.match(path.name):
+            path.unlink()
+    for one in (folder, folder.parent):
+        if not any(one.iterdir()):
+            one.rmdir()
+
+
+def _told(old: Pin | None, new: Pin) -> Outcome:
+    asked = "" if new.requested == new.resolved.version else f" ({new.requested})"
+    count = "1 file" if new.files == 1 else f"{new.files} files"
+    message = f"{new.resolved.version}{asked}, {count}"
+    if old is not None and old.commit != new.commit:
+        message += f", before {old.resolved.version}"
+    if warning := _PERISHABLE.get(new.durability):
+        message += f"; {new.durability.value}: {warning}"
+    return Outcome(
+        "pin",
+        "notneeded" if old == new else "ok",
+        new.name,
+        message,
+        dataset=new.name,
+        version=new.resolved.version,
+        size=new.bytes,
+    )
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is pinned of a version, counted."""
+
+    files: int = 0
+    bytes: int = 0
+    proofs: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    promises: set[Retention] = field(default_factory=set)
+    _last: Retention | None = None
+
+    def add(self, one: ListedFile, retention: Retention) -> None:
+        self.files += 1
+        self.bytes += one.size or 0
+        # enums are slow to hash, and there are a million of them
+        self.proofs[one.evidence._value_, one.checked] += 1
+        if retention is not self._last:
+            self.promises.add(retention)
+            self._last = retention
+
+    def evidence(self) -> dict[Evidence, Proved]:
+        counts = {
+            word: Proved(self.proofs[word.value, True], self.proofs[word.value, False])
+            for word in Evidence
+        }
+        return {word: one for word, one in counts.items() if one.checked or one.claimed}
+
+    def durability(self) -> Retention:
+        """The weakest promise; of no file at all it is kept as long as anything."""
+        return next((one for one in RETENTION if one in self.promises), Retention.PUBLISHED)
+
+
+class _Pinning:
+    """One version on its way into a lock; ``files`` are the manifests and bundles it needs."""
+
+    def __init__(
+        self,
+        lock: Lock,
+        wanted: Wanted,
+        row: VersionRow,
+        old: Pin | None,
+        store: Store,
+        index: Index,
+        progress: Progress,
+    ) -> None:
+        self._lock = lock
+        self._wanted = wanted
+        self._row = row
+        self._old = old
+        self._store = store
+        self._index = index
+        self._progress = progress
+        self._sums = _Sums()
+        self._folder = lock.folder / _folder(lock, row.dataset_name)
+        self._new: set[Path] = set()
+        self.files: set[Path] = set()
+
+    def undo(self) -> None:
+        """Removes what was written, where it is not to be used after all."""
+        for path in self._new:
+            path.unlink(missing_ok=True)
+
+    def run(self) -> Pin:
+        wanted, row, old = self._wanted, self._row, self._old
+        paths = wanted.paths
+        if paths is None:
+            paths = () if old is None else old.paths
+        bundle = wanted.bundle
+        if bundle is None:
+            bundle = old is not None and old.bundle is not None
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        clones = () if old is None else old.clone
+        if wanted.clones is not None:
+            clones = clone_urls(wanted.clones, dataset)
+        globs = Globs(paths)
+        manifest = self._keep(row, b"", globs, bundle=bundle)
+        if paths and not self._sums.files:
+            raise ConfigurationError(
+                f"{row.name} has no file that fits {' or '.join(paths)}; 'neuromirror files "
+                f"{row.name}' lists what it has"
+            )
+        here = self._lock.path.parent
+        return Pin(
+            name=row.dataset_name,
+            requested=wanted.label,
+            resolved=Resolved(row.label, row.doi),
+            dataset_id=dataset.dataset_id,
+            source=row.source_uri,
+            commit=row.commit,
+            annex_commit=row.annex_commit,
+            tree=row.tree,
+            swhid=f"swh:1:rev:{row.commit}",
+            state=row.state,
+            metadata=row.metadata,
+            manifest=manifest.relative_to(here).as_posix(),
+            bundle=self._bundle_path(row).relative_to(here).as_posix() if bundle else None,
+            clone=clones,
+            files=self._sums.files,
+            bytes=self._sums.bytes,
+            paths=paths,
+            evidence=self._sums.evidence(),
+            durability=self._sums.durability(),
+        )
+
+    def _bundle_path(self, row: VersionRow) -> Path:
+        return self._folder / f"{row.commit}{BUNDLE_ENDING}"
+
+    def _keep(self, row: VersionRow, prefix: bytes, globs: Globs, *, bundle: bool) -> Path:
+        """Writes the manifest of a version, and those of its parts as far as they are pinned."""
+        self._progress(f"{row.name}, {row.files} files")
+        target = self._folder / f"{row.commit}{MANIFEST_ENDING}"
+        self._need(target)
+        parts = self._write(row, target, prefix, globs)
+        if bundle:
+            self._progress(f"{row.name}, the bundle")
+            self._need(self._bundle_path(row))
+            write_bundle(self._store, row, self._bundle_path(row))
+        for part in parts:
+            inner = self._index.resolve(part.name, part.commit)
+            self._keep(inner, prefix + part.path.encode() + b"/", globs, bundle=bundle)
+        return target
+
+    def _need(self, path: Path) -> None:
+        self.files.add(path)
+        if not path.exists():
+            self._new.add(path)
+
+    def _write(
+        self, row: VersionRow, target: Path, prefix: bytes, globs: Globs
+    ) -> list[ListedPart]:
+        """Writes one manifest and counts its files; gives the parts that may hold pinned ones."""
+        parts: list[ListedPart] = []
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        repository = self._store.repository(dataset)
+        with ObjectReader(repository.path) as reader:
+            described = json.loads(reader.read(f"{row.commit}:.neuromirror/dataset.json"))
+            head = _head(reader, row, dataset, described.get("form", "files"))
+            with ManifestWriter(target, head) as writer:
+                for name in _plain_names(described):
+                    writer.plain(name, reader.read(f"{row.commit}:{name}"))
+                for line in stored_lines(self._store, row):
+                    placed = load_placed(line)
+                    one = listed(placed, row.mirror, head.form)
+                    writer.add(one)
+                    path = (prefix + placed.git_path).decode()
+                    if isinstance(one, ListedPart):
+                        if globs.reaches(path):
+                            parts.append(one)
+                    elif globs.matches(path):
+                        self._sums.add(one, placed.record.retention)
+                writer.finish()
+        return parts
+
+
+def _head(reader: ObjectReader, row: VersionRow, dataset: DatasetRef, form: str) -> ManifestHead:
+    commit = reader.read(row.commit).decode("utf-8")
+    if commit.partition("\n")[0] != f"tree {row.tree}":
+        raise NotPinned(
+            f"the index says that {row.name} has the tree {row.tree}, and the store that it has "
+            "not; run 'neuromirror rebuild-index'"
+        )
+    return ManifestHead(
+        manifest=MANIFEST_VERSION,
+        dataset=row.dataset_name,
+        dataset_id=dataset.dataset_id,
+        source=row.source_uri,
+        version=row.label,
+        commit=row.commit,
+        tree=row.tree,
+        state=row.state,
+        form=form,
+        commit_object=commit,
+        remotes=_text(reader, f"{row.annex_commit}:remote.log"),
+        names=_text(reader, f"{row.annex_commit}:uuid.log"),
+    )
+
+
+def _text(reader: ObjectReader, name: str) -> str:
+    try:
+        return reader.read(name).decode("utf-8")
+    except ObjectMissing:
+        return ""
+
+
+def _plain_names(described: dict[str, Any]) -> list[str]:
+    """The files that git holds itself, sorted by their bytes."""
+    own = [".datalad/config", ".gitattributes", ".neuromirror/dataset.json"]
+    modules = [".gitmodules"] * bool(described.get("parts"))
+    return sorted([*own, *modules, *described["documents"]], key=str.encode)

@@ -1,0 +1,126 @@
+"""A dataset's repository made again of the manifest beside a lock, and of nothing else.
+
+What comes out has the very commit that was pinned, since the manifest holds all that the commit is
+made of. It has no history (git calls that shallow), and a git-annex branch of its own, which knows
+the places that the manifest names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from heapq import merge
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from neuromirror.annex import link_target, log_path
+from neuromirror.lab.manifests import (
+    Line,
+    ListedFile,
+    ListedPart,
+    ManifestDamaged,
+    ManifestHead,
+    ManifestReader,
+    PlainFile,
+)
+from neuromirror.mint import (
+    BLOB,
+    COMMIT,
+    FILE,
+    LINK,
+    SPEC,
+    SUBDATASET,
+    LineSorter,
+    ObjectReader,
+    PackWriter,
+    TreeBuilder,
+    commit_bytes,
+)
+from neuromirror.mint.annex_branch import NAMES, REMOTES, AnnexBranch
+from neuromirror.store import ANNEX, TAGS
+
+_COMMITTED = re.compile(r"^committer .* (\d+) [+-]\d{4}$", re.MULTILINE)
+_PARENT = re.compile(r"^parent ", re.MULTILINE)
+
+
+class _Entry(NamedTuple):
+    path: bytes
+    mode: bytes
+    sha: bytes
+
+
+def rebuild_repository(manifest: ManifestReader, git_dir: Path) -> dict[str, str]:
+    """Writes the objects of a manifest's commit into an empty repository; gives its refs.
+
+    Raises ManifestDamaged where what comes out is not what the manifest's head names, and what
+    reading it raises. Refs are for the caller to set.
+    """
+    head = manifest.head
+    packs = git_dir / "objects" / "pack"
+    with PackWriter(packs) as pack, LineSorter(git_dir) as logs, ObjectReader(git_dir) as reader:
+        tree = _write_tree(pack, manifest, logs)
+        commit = pack.add(COMMIT, head.commit_object.encode())
+        if (tree.hex(), commit.hex()) != (head.tree, head.commit):
+            raise ManifestDamaged(
+                f"the manifest of {head.dataset}@{head.version} gives the tree {tree.hex()} and "
+                f"the commit {commit.hex()}, and not {head.tree} and {head.commit} as it says"
+            )
+        annex = _write_annex(pack, reader, head, logs)
+        finished = pack.finish()
+    assert finished is not None
+    os.replace(finished.pack, packs / f"{finished.name}.pack")
+    os.replace(finished.index, packs / f"{finished.name}.idx")
+    if _PARENT.search(head.commit_object.partition("\n\n")[0]):
+        (git_dir / "shallow").write_text(f"{head.commit}\n")
+    return {f"{TAGS}{head.version}": head.commit, ANNEX: annex.hex()}
+
+
+def _write_tree(pack: PackWriter, manifest: ManifestReader, logs: LineSorter) -> bytes:
+    with closing(iter(manifest)) as lines:
+        # plain files come first
+        plain: list[_Entry] = []
+        listed: Iterator[_Entry] = iter(())
+        for line in lines:
+            if not isinstance(line, PlainFile):
+                listed = _entries(pack, chain([line], lines), logs)
+                break
+            plain.append(_Entry(line.path.encode(), FILE, pack.add(BLOB, line.content)))
+        trees = TreeBuilder(pack)
+        for entry in merge(sorted(plain), listed):
+            trees.add(*entry)
+        return trees.finish({})
+
+
+def _entries(pack: PackWriter, lines: Iterable[Line], logs: LineSorter) -> Iterator[_Entry]:
+    for one in lines:
+        path = one.path.encode()
+        if isinstance(one, ListedPart):
+            yield _Entry(path, SUBDATASET, bytes.fromhex(one.commit))
+        elif isinstance(one, ListedFile) and one.in_git:
+            if one.urls:
+                urls = [url.encode() for url in one.urls]
+                logs.add(b"\0".join([log_path(one.key), *urls]))
+            yield _Entry(path, LINK, pack.add(BLOB, link_target(one.key, path)))
+
+
+def _write_annex(
+    pack: PackWriter, reader: ObjectReader, head: ManifestHead, logs: Iterable[bytes]
+) -> bytes:
+    found = _COMMITTED.search(head.commit_object)
+    if found is None:
+        raise ManifestDamaged(f"the manifest of {head.dataset} holds a commit without a date")
+    stamp = int(found[1])
+    special = next(
+        (line.partition(" ")[0] for line in head.remotes.splitlines() if " type=external " in line),
+        None,
+    )
+    branch = AnnexBranch(pack, reader, stamp, None, special)
+    logged = {REMOTES: head.remotes, NAMES: head.names}
+    settings = {name: [text.encode()] for name, text in logged.items() if text}
+    tree = branch.write(logs, settings)
+    message = f"{head.dataset} {head.version}, made again of its manifest\n\nMirror-Spec: {SPEC}\n"
+    mirror = head.dataset.partition(":")[0]
+    return pack.add(COMMIT, commit_bytes(mirror, tree, None, stamp, message))

@@ -1,0 +1,252 @@
+"""A git repository that is read without being believed: every object is hashed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+
+from neuromirror.annex import LogLine, key_of_file, log_path, parse_log, unclaimed, url_log_path
+from neuromirror.mint import FOLDER, ObjectMissing, ObjectReader, git_environment
+from neuromirror.mint.objects import parse_tree
+from neuromirror.model import NeuromirrorError
+
+_DESCRIPTION: Final = ".neuromirror/dataset.json"
+_ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
+_POINTER: Final = b"/annex/objects/"
+_LONGEST_POINTER: Final = 32 << 10
+_LINK: Final = re.compile(rb"(?:^|/)\.git/(?:.*/)?annex/objects/(?:.*/)?([^/]+)/\1\Z", re.DOTALL)
+
+
+class NotADataset(NeuromirrorError):
+    """A folder that is no git repository with a commit."""
+
+    exit_code = 2
+
+
+class Damaged(NeuromirrorError):
+    """A git object that is missing, or is not what its id says."""
+
+
+class Entry(NamedTuple):
+    """What stands at a path of a commit: mode, path in the dataset, id in hex."""
+
+    mode: bytes
+    path: bytes
+    sha: str
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A commit and what it says of itself.
+
+    ``dataset``, ``state`` and ``label`` are empty in one that no mirror minted. ``parts`` are its
+    sub-datasets by git path: ``id``, ``state``, ``files`` and ``bytes`` of each.
+    """
+
+    commit: str
+    tree: str
+    label: str = ""
+    dataset: str = ""
+    state: str = ""
+    form: str = "files"
+    only_files: int = 0
+    parts: dict[str, Any] = field(default_factory=dict)
+
+
+class Clone:
+    """A repository, with a work tree or (``root`` None) without; a context manager.
+
+    Shared by threads. ``git_dir`` is the repository's own folder, and used whoever owns it.
+    """
+
+    def __init__(self, git_dir: Path, root: Path | None) -> None:
+        self.git_dir = git_dir
+        self.root = root
+        self._reader = ObjectReader(git_dir)
+        self._lock = threading.Lock()
+        self._annex = ""
+
+    @classmethod
+    def at(cls, folder: Path) -> Clone:
+        """The repository whose work tree, or whose own folder, is ``folder``.
+
+        Raises :class:`NotADataset` for any other folder.
+        """
+        inner = folder / ".git"
+        with suppress(OSError, ValueError):
+            if inner.is_file():
+                told = inner.read_text().removeprefix("gitdir:").strip()
+                return cls((folder / told).resolve(strict=True), folder)
+        if inner.is_dir():
+            return cls(inner.resolve(), folder)
+        if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
+            return cls(folder.resolve(), None)
+        raise NotADataset(f"{folder} is no dataset: it is not the top folder of a git repository")
+
+    def __enter__(self) -> Clone:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._reader.__exit__()
+
+    def head(self) -> str:
+        """The commit that is checked out; of an adjusted branch the one that was adjusted.
+
+        Raises :class:`NotADataset` where there is none yet.
+        """
+        branch = self._git("symbolic-ref", "-q", "HEAD")
+        adjusted = _ADJUSTED.fullmatch(branch)
+        name = f"refs/heads/{adjusted[1]}" if adjusted else "HEAD"
+        found = self._git("rev-parse", "-q", "--verify", name)
+        if not found:
+            raise NotADataset(f"{self.root or self.git_dir} has no commit that is checked out")
+        return found
+
+    def has(self, commit: str) -> bool:
+        """Whether a commit is here."""
+        return self._git("cat-file", "-t", commit) == "commit"
+
+    def read(self, kind: str, sha: str) -> bytes:
+        """An object's content, hashed; raises :class:`Damaged`."""
+        try:
+            with self._lock:
+                content = self._reader.read(sha)
+        except ObjectMissing as error:
+            raise Damaged(str(error)) from error
+        if git_id(kind, content) != sha:
+            raise Damaged(
+                f"{self.git_dir}: the {kind} {sha} holds something else; check the repository with "
+                f"'git -C {self.git_dir} fsck', or clone it again"
+            )
+        return content
+
+    def described(self, commit: str) -> Described:
+        """A commit, and what it says of itself."""
+        headers, _, message = self.read("commit", commit).partition(b"\n\n")
+        tree = headers.split(b"\n", 1)[0].removeprefix(b"tree ").decode()
+        plain = Described(commit, tree)
+        try:
+            with self._lock:
+                content = self._reader.read(f"{commit}:{_DESCRIPTION}")
+            told = json.loads(content)
+            title = message.split(b"\n", 1)[0].decode("utf-8", "replace")
+            return Described(
+                commit,
+                tree,
+                label=title.removeprefix(f"{told['dataset']} ").partition(" ")[0],
+                dataset=told["dataset"],
+                state=told["state"],
+                form=told.get("form", "files"),
+                only_files=told.get("manifest-only", {}).get("files", 0),
+                parts=told.get("parts", {}),
+            )
+        except (ObjectMissing, ValueError, TypeError, KeyError, AttributeError):
+            return plain  # no mirror made it
+
+    def entries(self, tree: str, below: bytes = b"") -> Iterator[Entry]:
+        """All that is in a tree, in order of path; every tree is hashed. Raises Damaged."""
+        for mode, name, sha in parse_tree(self.read("tree", tree)):
+            if name in (b"", b".", b"..") or b"/" in name or name.lower() == b".git":
+                raise Damaged(f"{self.git_dir}: the tree {tree} holds the name {name!r}")
+            if mode == FOLDER:
+                yield from self.entries(sha.hex(), below + name + b"/")
+            else:
+                yield Entry(mode, below + name, sha.hex())
+
+    def ask_annex(self, commit: str) -> None:
+        """Takes places from a commit of the git-annex branch, where it is here, from now on."""
+        if self.has(commit):
+            self._annex = commit
+
+    def urls(self, key: str) -> list[str]:
+        """Where the bytes of a key can be had, as the git-annex branch says; the exact first."""
+        found = [unclaimed(value) for value in self._logged(url_log_path(key))]
+        return sorted(found, key=_inexact)
+
+    def learnt(self, key: str) -> list[str]:
+        """Keys that a VURL key's bytes had when they were first got."""
+        return self._logged(log_path(key) + b".ek")
+
+    def _logged(self, path: bytes) -> list[str]:
+        """The values of a log of the git-annex branch that hold now."""
+        self._annex = self._annex or self._annex_branch()
+        try:
+            with self._lock:
+                log = self._reader.read(f"{self._annex}:{path.decode()}")
+        except ObjectMissing:
+            return []
+        newest: dict[str, LogLine] = {}
+        for line in parse_log(log):
+            if line.value not in newest or line.timestamp > newest[line.value].timestamp:
+                newest[line.value] = line
+        return [value for value, line in newest.items() if line.status == "1"]
+
+    def _annex_branch(self) -> str:
+        """The git-annex branch; of a clone that git-annex has not seen yet, that of its origin."""
+        listed = self._git(
+            "for-each-ref",
+            "--format=%(objectname)",
+            *("refs/heads/git-annex", "refs/remotes/*/git-annex"),
+        )
+        if not listed:
+            raise NotADataset(
+                f"{self.root or self.git_dir} has no git-annex branch, which says where content is"
+            )
+        return listed.split()[0]
+
+    def _git(self, *arguments: str) -> str:
+        """What a git command printed; empty where it failed."""
+        done = subprocess.run(
+            ["git", *arguments],
+            env=git_environment(self.git_dir),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "" if done.returncode else done.stdout.strip()
+
+
+def _inexact(url: str) -> tuple[bool, bool]:
+    """What to sort places by: those of an object version come first, an API's last."""
+    return "versionId=" not in url, url.endswith("/")
+
+
+def git_id(kind: str, content: bytes) -> str:
+    """The id that git gives an object: the sha1 of its kind, length and content."""
+    head = b"%s %d\0" % (kind.encode(), len(content))
+    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+
+
+def linked_key(target: bytes) -> str | None:
+    """The key that a symlink of git-annex stands for; None for any other link."""
+    found = _LINK.search(target)
+    return None if found is None else _key(found[1])
+
+
+def pointed_key(content: bytes) -> str | None:
+    """The key that the pointer file of an unlocked file names; None for any other content."""
+    if len(content) > _LONGEST_POINTER or not content.startswith(_POINTER):
+        return None
+    return _key(content.split(b"\n", 1)[0].removeprefix(_POINTER))
+
+
+def _key(name: bytes) -> str | None:
+    try:
+        return key_of_file(name)
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,120 @@
+"""The bytes of files fetched from their places and hashed, and not kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from typing import Final
+
+from neuromirror.lab.verify.findings import Finding, Health
+from neuromirror.lab.verify.looking import Stopped, compared
+from neuromirror.lab.verify.places import STATUSES, health_of, shown
+from neuromirror.lab.verify.proofs import Proof, proof_of
+from neuromirror.lab.verify.sessions import Sessions
+from neuromirror.lab.verify.walking import PinnedFile
+from neuromirror.model import NeuromirrorError, text
+from neuromirror.net import BrokenOff
+
+_ATTEMPTS: Final = 3
+"""Of a body that broke off; the session itself tries again to be answered at all."""
+
+
+class Fetcher:
+    """Reads files from the best of their places that gives the right bytes.
+
+    ``fetch`` may be called by many threads; ``stop`` says that nobody waits any more.
+    """
+
+    def __init__(self, sessions: Sessions, stop: threading.Event) -> None:
+        self._sessions = sessions
+        self._stop = stop
+
+    def fetch(self, file: PinnedFile) -> list[Finding]:
+        """What came of a file: each place that failed, and at the end the file itself."""
+        path = text(file.path)
+        try:
+            proof = proof_of(file.key)
+        except ValueError as error:
+            return [Finding(status="error", path=path, key=file.key, message=str(error))]
+        failed: list[Finding] = []
+        for url in file.urls:
+            found = self._read(url, file.key, path, proof)
+            if not found.failed:
+                return [*failed, found]
+            failed.append(found)
+        if not failed:
+            message = "no place is known that has its bytes"
+        else:
+            message = f"none of its places ({len(failed)}) gives its bytes"
+        wrong = any(one.health is Health.CHANGED for one in failed)
+        last = Finding(
+            status="error" if wrong else "impossible",
+            path=path,
+            key=file.key,
+            size=proof.size,
+            message=message,
+        )
+        return [*failed, last]
+
+    def _read(self, url: str, key: str, path: str, proof: Proof) -> Finding:
+        """The file, if a place gives its bytes, else what is the matter with the place."""
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                self._sessions.check(url)
+                found = self._compare(url, key, path, proof)
+                self._sessions.note(url, answered=True)
+                return found
+            except NeuromirrorError as error:
+                if left and isinstance(error, BrokenOff):
+                    continue
+                health = health_of(error)
+                self._sessions.note(url, answered=health is not Health.UNREACHABLE)
+                return Finding(
+                    status=STATUSES[health],
+                    path=path,
+                    what="place",
+                    message=str(error),
+                    key=key,
+                    size=proof.size,
+                    url=shown(url),
+                    health=health,
+                )
+        raise AssertionError("the last attempt returns")
+
+    def _compare(self, url: str, key: str, path: str, proof: Proof) -> Finding:
+        hashing = proof.hashing()
+        size = 0
+        with closing(self._pieces(url, proof.size)) as pieces:
+            for piece in pieces:
+                size += len(piece)
+                if hashing is not None:
+                    hashing.update(piece)
+                if proof.size is not None and size > proof.size:
+                    break
+                if self._stop.is_set():
+                    raise Stopped
+        found = compared(
+            key, path, proof, size, lambda by: "" if hashing is None else hashing.hexdigest()
+        )
+        if not found.failed:
+            return replace(found, url=shown(url), health=Health.OK)
+        message = found.message
+        if proof.size is not None and size > proof.size:
+            message = f"other bytes: more than {proof.size} of them"
+        return replace(found, what="place", message=message, url=shown(url), health=Health.CHANGED)
+
+    def _pieces(self, url: str, size: int | None) -> Generator[bytes, None, None]:
+        sessions = self._sessions
+        session = sessions.of(url)
+        scheme = url.partition("://")[0].lower()
+        if scheme in ("boss", "ndstore"):
+            from neuromirror.sources.volumes import fetch, parse_url
+
+            block = parse_url(url)
+            yield from fetch(session, block, size=size, token=sessions.token(block.host))
+        else:
+            # any other scheme is refused there
+            with session.stream(url) as stream:
+                yield from stream.chunks

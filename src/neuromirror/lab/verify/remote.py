@@ -1,0 +1,117 @@
+"""Files looked at where they can be had, of a clone or of the manifest beside a lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from neuromirror.annex import unclaimed
+from neuromirror.lab.manifests import (
+    ListedFile,
+    ListedPart,
+    ManifestDamaged,
+    ManifestMissing,
+    ManifestReader,
+    PlainFile,
+    canonical_line,
+)
+from neuromirror.lab.verify.clone import Clone, Entry, git_id, linked_key, pointed_key
+from neuromirror.lab.verify.findings import Finding
+from neuromirror.lab.verify.states import file_line
+from neuromirror.lab.verify.walking import (
+    Expected,
+    Item,
+    Looked,
+    PinnedFile,
+    Scope,
+    manifest_beside,
+)
+from neuromirror.mint import SUBDATASET
+from neuromirror.model import text
+
+
+class InGit:
+    """Passes on the files of clones as their commits have them, with their places."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._wanted = scope.wanted
+
+    def look(self, clone: Clone, below: bytes, entries: Iterable[Entry]) -> Iterator[Looked]:
+        """The key and the places of each entry of a clone, in order."""
+        for entry in entries:
+            if entry.mode == SUBDATASET:
+                yield Looked(entry, None)
+                continue
+            content = clone.read("blob", entry.sha)
+            key = linked_key(content) or pointed_key(content)
+            path = below + entry.path
+            if key is None or not self._wanted(path):
+                yield Looked(entry, key)
+            else:
+                yield Looked(entry, key, (PinnedFile(path, key, tuple(clone.urls(key))),))
+
+
+def in_manifest(scope: Scope, expected: Expected, below: bytes = b"") -> Iterator[Item]:
+    """Yields what a manifest, and those of its sub-datasets beside it, say of what is pinned.
+
+    The state digest is made again of its lines, and the commit's id of the commit object in it.
+    """
+    where = text(below[:-1]) or "."
+    path = expected.manifest
+    assert path is not None
+    parts: list[ListedPart] = []
+    try:
+        reader = ManifestReader(path)
+        yield from _head(reader, expected, where)
+        for one in reader:
+            if isinstance(one, PlainFile):
+                continue
+            at = below + one.path.encode()
+            if isinstance(one, ListedPart):
+                if scope.reaches(at):
+                    parts.append(one)
+            elif scope.wanted(at):
+                yield _listed(one, at)
+    except (ManifestDamaged, ManifestMissing) as error:
+        yield Finding(status="error", path=where, what="manifest", message=str(error))
+        return
+    if reader.head.state == expected.state:
+        message = reader.head.state
+        yield Finding(path=where, what="state", message=message, checked="checked")
+    for part in parts:
+        yield from in_manifest(
+            scope,
+            Expected(part.commit, state=part.state, manifest=manifest_beside(path, part.commit)),
+            below + part.path.encode() + b"/",
+        )
+
+
+def _listed(one: ListedFile, path: bytes) -> Item:
+    """A file to be looked at, by a key that says no more than what the state digest vouches for."""
+    try:
+        same = file_line(one.path.encode(), one.key) == canonical_line(one)
+    except ValueError:
+        same = False
+    if not same:
+        message = f"its key in the manifest ({one.key or 'none'}) is not of its checksum and size"
+        return Finding(status="error", path=text(path), key=one.key, message=message)
+    return PinnedFile(path, one.key, tuple(unclaimed(url) for url in one.urls))
+
+
+def _head(reader: ManifestReader, expected: Expected, where: str) -> Iterator[Finding]:
+    """Whether a manifest is that of what is expected."""
+    head = reader.head
+    commit = git_id("commit", head.commit_object.encode())
+    if commit != expected.commit:
+        message = f"the manifest is of commit {commit}, not {expected.commit}"
+        yield Finding(status="error", path=where, what="commit", message=message)
+    else:
+        yield Finding(path=where, what="commit", message=commit, checked="checked")
+    tree = head.commit_object.partition("\n")[0].removeprefix("tree ")
+    if expected.tree and tree != expected.tree:
+        message = f"the commit is of tree {tree}, not {expected.tree}"
+        yield Finding(status="error", path=where, what="tree", message=message)
+    if head.state != expected.state or f"\nState: {head.state}\n" not in head.commit_object:
+        message = f"the manifest is of another state: {head.state}, not {expected.state}"
+        if head.state == expected.state:
+            message = f"the commit is not of the state {head.state}"
+        yield Finding(status="error", path=where, what="state", message=message)

@@ -1,0 +1,101 @@
+"""Who is asked for what a place has: one session for the internet, one for what is allowed here.
+
+Addresses of this machine and of private networks are asked only where git-annex may ask them too:
+``annex.security.allowed-ip-addresses`` lists them, or says ``all``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from neuromirror.net import Limits, Session, Unreachable
+
+_ALLOWED: Final = "annex.security.allowed-ip-addresses"
+LIMITS: Final = Limits(attempts=4, wait_max=20.0, read=300.0)
+"""A cut-out of a volume is made before its first byte is sent, which may take minutes."""
+
+
+_MOST_SILENT: Final = 8
+
+
+class Sessions:
+    """The sessions to ask with; shared by threads.
+
+    ``allowed`` are the addresses that git-annex may ask besides public ones. ``token`` gives the
+    token for a host of volumes (with its port), or None.
+    """
+
+    def __init__(
+        self,
+        allowed: tuple[str, ...],
+        token: Callable[[str], str | None],
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._allowed = allowed
+        self._public = Session(limits=limits)
+        self._private = Session(limits=limits, allow_private=True)
+        self._lock = threading.Lock()
+        self._silent: dict[str, int] = {}
+        self.token = token
+
+    def close(self) -> None:
+        """Closes the connections that were kept."""
+        self._public.close()
+        self._private.close()
+
+    def of(self, url: str) -> Session:
+        """The session for a URL of any scheme; names but this machine's own are not resolved."""
+        if "all" in self._allowed:
+            return self._private
+        with suppress(ValueError):
+            parts = urlsplit(url)
+            name = parts.hostname or ""
+            addresses = ("127.0.0.1", "::1") if name == "localhost" else (name,)
+            if all(self._lists(address, parts.port) for address in addresses):
+                return self._private
+        return self._public
+
+    def check(self, url: str) -> None:
+        """Raises Unreachable for a host that has not answered so often that it is not asked now."""
+        with self._lock:
+            silent = self._silent.get(_host(url), 0)
+        if silent >= _MOST_SILENT:
+            raise Unreachable(
+                f"{_host(url)} was not asked: it has not answered {silent} times in a row"
+            )
+
+    def note(self, url: str, *, answered: bool) -> None:
+        """Remembers whether a host answered, with whatever it was."""
+        with self._lock:
+            self._silent[_host(url)] = 0 if answered else self._silent.get(_host(url), 0) + 1
+
+    def _lists(self, address: str, port: int | None) -> bool:
+        for one in self._allowed:
+            listed, _, its_port = one.partition("]:") if one.startswith("[") else (one, "", "")
+            with suppress(ValueError):
+                same = ip_address(listed.strip("[]")) == ip_address(address)
+                if same and its_port in ("", str(port)):
+                    return True
+        return False
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+
+
+def allowed_addresses(folder: Path) -> tuple[str, ...]:
+    """What git's configuration, as it holds in a folder, lets git-annex ask."""
+    done = subprocess.run(
+        ["git", "-C", str(folder), "config", "--get", _ALLOWED],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return tuple(done.stdout.split())

@@ -1,0 +1,180 @@
+"""Datasets and locks looked at: what is here, what places say, or what they give."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
+
+from neuromirror.lab.lockfile import Lock, Pin, load_lock
+from neuromirror.lab.manifests import ManifestDamaged, ManifestMissing, ManifestReader
+from neuromirror.lab.results import Status
+from neuromirror.lab.verify.clone import Clone, Damaged, Described, NotADataset
+from neuromirror.lab.verify.findings import NOT_HERE, Finding
+from neuromirror.lab.verify.looking import WorkTree
+from neuromirror.lab.verify.remote import InGit, in_manifest
+from neuromirror.lab.verify.walking import Expected, Item, Scope, walk
+from neuromirror.model import Digest
+
+Mode = Literal["local", "remote", "full"]
+"""What is looked at: the bytes here, what places say of theirs, or the bytes that places give."""
+
+Claims = Callable[[str], Iterable[Digest]]
+"""What is known of a key's bytes besides what the key says."""
+
+_ASKING: Final = 8
+
+
+def no_token(host: str) -> str | None:
+    """None: nobody is shown a token."""
+    return None
+
+
+def nothing_more(key: str) -> Iterable[Digest]:
+    """Nothing besides what the key says."""
+    return ()
+
+
+def verify(
+    target: Path | Lock,
+    mode: Mode = "local",
+    *,
+    within: Path | None = None,
+    allow_missing: bool = False,
+    jobs: int | None = None,
+    token: Callable[[str], str | None] = no_token,
+    claims: Claims = nothing_more,
+) -> Iterator[Finding]:
+    """Yields what there is to say of a dataset, or of all datasets of a lock.
+
+    ``target`` is the folder of a clone, which is compared with its own commit, or a lock, or the
+    file of one. Its datasets are in ``within`` as ``restore`` puts them, by default beside the
+    lock; what places have is asked for by the manifest beside it, so that no clone is needed then.
+    Files come in order of path, then sub-datasets.
+
+    ``allow_missing`` makes content and sub-datasets that are not here no failure; ``jobs`` is how
+    many threads look (None: as many as there are processors, or 8 where places are asked).
+    ``token`` gives the token for a host of volumes, ``claims`` more checksums of a key's bytes, for
+    places to be compared with.
+
+    Raises :class:`NotADataset`, and LockUnusable for a file that is no lock.
+    """
+    verifier = _Verifier(mode, allow_missing, jobs, token, claims)
+    if isinstance(target, Path):
+        if target.is_dir():
+            yield from verifier.dataset(target)
+            return
+        target = load_lock(target)
+    above = within or target.path.absolute().parent
+    for pin in target.datasets:
+        for finding in verifier.pin(target, pin, above / pin.dataset.alias):
+            yield finding.of(pin.name, pin.resolved.version)
+
+
+class _Verifier:
+    """Looks at datasets in one mode; see :func:`verify`."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        allow_missing: bool,
+        jobs: int | None,
+        token: Callable[[str], str | None],
+        claims: Claims,
+    ) -> None:
+        self._mode = mode
+        self._absent: Status = "notneeded" if allow_missing else "impossible"
+        self._jobs = jobs or (_ASKING if mode != "local" else _processors())
+        self._token = token
+        self._claims = claims
+
+    def dataset(self, folder: Path) -> Iterator[Finding]:
+        """Yields what there is to say of a clone, beside its own commit."""
+        with Clone.at(folder) as clone:
+            commit = clone.head()
+            try:
+                described = clone.described(commit)
+            except Damaged:
+                described = Described(commit, "")  # told below
+            items = self._walk(clone, Scope(absent=self._absent), Expected(commit))
+            for finding in self._findings(items, folder):
+                yield finding.of(described.dataset, described.label)
+
+    def pin(self, lock: Lock, pin: Pin, folder: Path) -> Iterator[Finding]:
+        """Yields what there is to say of a dataset, beside what a lock pins."""
+        manifest = lock.manifest_path(pin)
+        expected = Expected(pin.commit, pin.tree, pin.state, manifest)
+        scope = Scope(pin.matches, pin.reaches, self._absent)
+        if self._mode != "local" and manifest.exists():
+            yield from self._findings(in_manifest(scope, expected), manifest.parent)
+            return
+        yield _manifest(manifest, expected)
+        try:
+            clone = Clone.at(folder)
+        except NotADataset:
+            message = f"{NOT_HERE}: there is no dataset {folder}; 'neuromirror restore' brings it"
+            yield Finding(status=scope.absent, what="part", message=message)
+            return
+        with clone:
+            yield from self._of_clone(clone, pin, scope, expected, folder)
+
+    def _of_clone(
+        self, clone: Clone, pin: Pin, scope: Scope, expected: Expected, folder: Path
+    ) -> Iterator[Finding]:
+        try:
+            found = clone.head()
+        except NotADataset as error:
+            found = str(error)
+        if found != pin.commit:
+            message = f"{folder} is at commit {found}, pinned is {pin.commit}"
+            yield Finding(status="error", what="commit", message=message)
+            if not clone.has(pin.commit):
+                return
+        clone.ask_annex(pin.annex_commit)
+        there = expected.manifest is not None and expected.manifest.exists()
+        items = self._walk(clone, scope, expected if there else replace(expected, manifest=None))
+        yield from self._findings(items, folder)
+
+    def _walk(self, clone: Clone, scope: Scope, expected: Expected) -> Iterator[Item]:
+        if self._mode != "local":
+            return walk(InGit(scope), scope, clone, expected)
+        if clone.root is None:
+            raise NotADataset(f"{clone.git_dir} is a bare repository: no files lie there")
+        return walk(WorkTree(scope, self._jobs), scope, clone, expected)
+
+    def _findings(self, items: Iterable[Item], folder: Path) -> Iterator[Finding]:
+        """What there is to say of each item; places are asked by threads of their own."""
+        if self._mode == "local":
+            yield from (item for item in items if isinstance(item, Finding))
+            return
+        # whoever looks at what is here need not wait for all that speaks to a network
+        from neuromirror.lab.verify.asking import Sessions, allowed_addresses, asked
+
+        with closing(Sessions(allowed_addresses(folder), self._token)) as sessions:
+            yield from asked(
+                items, sessions, self._claims, jobs=self._jobs, full=self._mode == "full"
+            )
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _manifest(path: Path, expected: Expected) -> Finding:
+    """The manifest beside a lock, read to its end: whether it is the one that is pinned."""
+    try:
+        reader = ManifestReader(path)
+        for _ in reader:
+            pass
+    except (ManifestDamaged, ManifestMissing) as error:
+        return Finding(status="error", what="manifest", message=str(error))
+    if reader.head.state != expected.state:
+        message = f"the manifest is of another state: {reader.head.state}, not {expected.state}"
+        return Finding(status="error", what="manifest", message=message)
+    return Finding(what="manifest", message=reader.head.state, checked="checked")

@@ -1,0 +1,77 @@
+"""``neuromirror diff``: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from cli_shell import Shell, everything
+
+OLD, NEW = "demo:000002@0.240301.1026", "demo:000002@0.240301.1055"
+
+
+def test_each_change_is_a_line_and_the_last_counts(synced: Shell) -> None:
+    ran = synced.run("diff", OLD, NEW)
+    *changes, last = ran.lines
+    assert [line.split()[0] for line in changes] == [
+        *("changed", "removed", "added"),
+        *("document", "document"),
+    ]
+    assert changes[0].split()[1:] == ["52776", "sub-201/sub-201_ses-02_ecephys.nwb"]
+    assert last == (
+        f"{OLD} → {NEW}: 1 added (52.8 kB), 1 removed (37.8 kB), 1 changed (52.8 kB), 2 document"
+    )
+
+
+def test_records_are_of_changes_and_the_last_of_all(synced: Shell) -> None:
+    *changes, last = synced.records("diff", OLD, NEW)
+    assert {one["type"] for one in changes} == {"change"}
+    assert changes[0]["old_digest"] != changes[0]["new_digest"]
+    assert (last["type"], last["old"], last["new"]) == ("summary", OLD, NEW)
+    assert last["files"] == {"changed": 1, "removed": 1, "added": 1, "document": 2}
+    assert last["bytes"]["removed"] == changes[1]["old_size"]
+
+
+def test_the_exit_code_tells_of_differences_only_where_one_asks(synced: Shell) -> None:
+    for code in (0, 1):
+        more = ["--exit-code"] * code
+        synced.run("diff", *more, OLD, NEW, code=code)
+        assert "no difference" in synced.run("diff", *more, OLD, OLD).out
+
+
+def test_a_clone_is_compared_without_a_store_of_its_own(synced: Shell, tmp_path: Path) -> None:
+    folders = []
+    for version in (OLD, NEW):
+        folder = tmp_path / version.partition("@")[2]
+        source = (synced.store / "alias" / "demo--000002").resolve()
+        subprocess.run(["git", "clone", "-q", str(source), str(folder)], check=True)
+        subprocess.run(["git", "-C", str(folder), "checkout", "-q", folder.name], check=True)
+        folders.append(str(folder))
+    assert "no difference" in synced.run("diff", "--exit-code", folders[0], OLD).out
+    nowhere = synced.at(store=tmp_path / "nowhere")
+    ran = nowhere.run("diff", *folders)
+    assert ran.lines[:-1] == synced.run("diff", OLD, NEW).lines[:-1]
+
+
+def test_nothing_is_written_to_the_store(synced: Shell) -> None:
+    before = everything(synced.store)
+    synced.run("diff", "-r", "demo:000005@draft", OLD)
+    assert everything(synced.store) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("demo:000002@9.9", "no version '9.9'"),
+        ("demo:999999", "999999"),
+        ("some/folder", "there is no folder"),
+        ("demo", "not a version"),
+        (".", "no dataset"),
+    ],
+)
+def test_a_side_that_is_not_there_is_told(
+    synced: Shell, name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in synced.run("diff", OLD, name, code=2).complaint

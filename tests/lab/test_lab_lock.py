@@ -1,0 +1,335 @@
+"""The lock as a file: what is written, what is read, and what is refused."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from neuromirror.lab.globs import Globs
+from neuromirror.lab.lockfile import (
+    Lock,
+    LockEdited,
+    LockFromFuture,
+    LockMissing,
+    LockUnusable,
+    Pin,
+    Proved,
+    Resolved,
+    dump_lock,
+    load_lock,
+    parse_lock,
+)
+from neuromirror.model import ConfigurationError, Evidence, Retention
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "lock.schema.json"
+PATH = Path("paper/datasets.lock")
+
+
+def made(name: str = "dandi:000027", commit: str = "a", **changes: Any) -> Pin:
+    source = f"https://api.example.org/{name}/"
+    values: dict[str, Any] = {
+        "name": name,
+        "requested": "latest",
+        "resolved": Resolved("0.210831.2033", "10.48324/dandi.000027/0.210831.2033"),
+        "dataset_id": str(uuid.uuid5(uuid.NAMESPACE_URL, source)),
+        "source": source,
+        "commit": commit * 40,
+        "annex_commit": "b" * 40,
+        "tree": "c" * 40,
+        "swhid": f"swh:1:rev:{commit * 40}",
+        "state": f"sha256:{'d' * 64}",
+        "metadata": f"sha256:{'e' * 64}",
+        "manifest": f"datasets.lock.d/x/{commit * 40}.jsonl.zst",
+        "bundle": f"datasets.lock.d/x/{commit * 40}.bundle",
+        "clone": ("https://mirror.example.org/x", "ria+https://mirror.example.org/#id"),
+        "files": 3,
+        "bytes": 123,
+        "paths": ("sub-01", "**/*.nwb"),
+        "evidence": {Evidence.MD5: Proved(1, 0), Evidence.SHA256: Proved(0, 2)},
+        "durability": Retention.PUBLISHED,
+    }
+    return Pin(**{**values, **changes})
+
+
+def text_of(*pins: Pin, before: str = "") -> str:
+    return dump_lock(Lock(PATH, pins), before.encode()).decode()
+
+
+def read(text: str) -> tuple[Pin, ...]:
+    return parse_lock(PATH, text.encode()).datasets
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(SCHEMA.read_text("utf-8"))
+    Draft202012Validator.check_schema(found)
+    return found
+
+
+# --- what is written
+
+
+def test_a_lock_says_what_it_was_given() -> None:
+    plain = made("aind:a/b", "f", clone=(), paths=(), bundle=None, resolved=Resolved("2024"))
+    pins = (made(), plain)
+    assert read(text_of(*pins)) == pins
+    assert read(text_of()) == ()
+
+
+def test_odd_characters_come_back() -> None:
+    odd = 'a "quoted" \\ back, a tab-less \u00e9\u4e2d, # no comment, ] and }'
+    pin = made(requested=odd, resolved=Resolved(odd), paths=("a#b", 'c"d', "[[dataset]]x"))
+    assert read(text_of(pin)) == (pin,)
+
+
+def test_the_schema_describes_what_is_written(schema: dict[str, Any]) -> None:
+    validator = Draft202012Validator(schema)
+    for pins in ((), (made(), made("aind:x", clone=(), paths=(), bundle=None, metadata=""))):
+        validator.validate(tomllib.loads(text_of(*pins)))
+
+
+def test_the_schema_knows_the_keys_that_the_reader_knows(schema: dict[str, Any]) -> None:
+    table = tomllib.loads(text_of(made()))
+    (pinned,) = table["dataset"]
+    dataset = schema["$defs"]["dataset"]
+    assert list(dataset["properties"]) == list(pinned)
+    for key in pinned:
+        less = text_of(made()).replace(f"\n{key} = ", f"\nun{key} = ")
+        with pytest.raises(LockUnusable, match=f"unknown key 'un{key}'"):
+            read(less)
+    assert set(dataset["required"]) == {
+        key for key in pinned if fails(lambda key=key: read(dropped(text_of(made()), key)))
+    }
+
+
+def fails(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except LockUnusable as error:
+        # evidence may be left out where nothing is pinned, and so may what is empty
+        return not isinstance(error, LockEdited)
+    return False
+
+
+def dropped(text: str, key: str) -> str:
+    lines = text.splitlines(keepends=True)
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"{key} = "))
+    end = start + 1
+    if lines[start].rstrip() == f"{key} = [":
+        end = lines.index("]\n", start) + 1
+    return "".join(lines[:start] + lines[end:])
+
+
+def test_changing_one_pin_changes_its_lines_alone() -> None:
+    first, second, third = made("dandi:1"), made("dandi:2", "f"), made("dandi:3")
+    before = text_of(first, second, third)
+    newer = made("dandi:2", "9", resolved=Resolved("0.3"), files=3)
+    after = text_of(first, newer, third, before=before)
+    changed = [
+        line[2:]
+        for line in difflib.ndiff(before.splitlines(), after.splitlines())
+        if line[0] in "+-"
+    ]
+    assert {line.partition(" = ")[0] for line in changed} == {
+        *("resolved", "commit", "swhid", "manifest", "bundle")
+    }
+    assert len(changed) == 10
+    assert after == text_of(first, newer, third)
+
+
+def test_comments_stay_where_people_wrote_them() -> None:
+    first, second, third = made("dandi:1"), made("dandi:2", "f"), made("dandi:3")
+    written = text_of(first, second, third)
+    commented = (
+        "# our study\n"
+        + written.replace('commit = "ffff', '# checked by Ann # twice\ncommit = "ffff', 1)
+        .replace("files = 3\n", "files = 3 # three of them\n")
+        .replace('[[dataset]]\nname = "dandi:2"', '# the second one\n[[dataset]]\nname = "dandi:2"')
+        + "# the end\n"
+    )
+    assert read(commented) == (first, second, third)
+    # nothing changes, so nothing is written anew
+    assert text_of(first, second, third, before=commented) == commented
+    newer = made("dandi:2", "9", files=3)
+    after = text_of(first, newer, third, before=commented)
+    assert read(after) == (first, newer, third)
+    old, new = commented.splitlines(), after.splitlines()
+    kept = [line for line in old if "#" in line]
+    assert [line.replace("  #", " #") for line in new if "#" in line] == kept
+    place = new.index("# checked by Ann # twice")
+    assert new[place + 1].startswith('commit = "9999')
+    without = text_of(first, third, before=after)
+    assert read(without) == (first, third)
+    assert "the second one" not in without
+    assert "our study" in without
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        # one line, as TOML allows it too
+        "lock-version = 1\ndataset = [{%s}]\n",
+        # a text that looks like the beginning of a table
+        "lock-version = 1\n[[dataset]]\n%s\n[[dataset]]\n%s",
+    ],
+    ids=["inline", "lines in a text"],
+)
+def test_what_a_hand_wrote_otherwise_is_not_corrupted(written: str) -> None:
+    first, second = made("dandi:1"), made("dandi:2", "f", paths=("a", "b"))
+    tables = [lines_of(first), lines_of(second)]
+    if "{" in written:
+        text = written % ", ".join(tables[0])
+        pins: tuple[Pin, ...] = (first,)
+    else:
+        trick = 'paths = ["""\n[[dataset]]\n""", "b"]'
+        tables[1] = [line for line in tables[1] if not line.startswith("paths")] + [trick]
+        text = written % ("\n".join(tables[0]), "\n".join(tables[1]))
+        pins = (first, made("dandi:2", "f", paths=("[[dataset]]\n", "b")))
+    assert read(text) == pins
+    newer = made("dandi:1", "9", clone=(), paths=())
+    after = (newer, *pins[1:], made("dandi:7"))
+    assert read(text_of(*after, before=text)) == after
+
+
+def lines_of(pin: Pin) -> list[str]:
+    table = tomllib.loads(text_of(pin))["dataset"][0]
+    del table["resolved"], table["evidence"]
+    plain = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    return [
+        *plain,
+        f"resolved = {{version = {json.dumps(pin.resolved.version)}, "
+        f"doi = {json.dumps(pin.resolved.doi)}}}",
+        "evidence = {md5 = {checked = 1}, sha256 = {claimed = 2}}",
+    ]
+
+
+# --- what is refused
+
+
+def test_a_lock_from_the_future_is_refused_in_words() -> None:
+    text = text_of(made()).replace("lock-version = 1", 'lock-version = 2\nnew-thing = "x"')
+    with pytest.raises(LockFromFuture, match=r"lock-version 2.*install a newer neuromirror"):
+        read(text)
+    # before anything that it cannot know is looked at
+    with pytest.raises(LockFromFuture):
+        read("lock-version = 7\ndataset = 3\n")
+
+
+def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.lock", tmp_path, tmp_path / "no" / "no.lock"):
+        with pytest.raises(LockMissing, match="neuromirror pin -o"):
+            load_lock(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "told"),
+    [
+        ("files = 3", "files = ", LockUnusable, "not TOML"),
+        ("lock-version = 1", "", LockUnusable, "no lock-version"),
+        ("files = 3", "files = 3\nfile = 3", LockUnusable, "unknown key 'file' of dataset dandi:0"),
+        ("files = 3", "files = -3", LockUnusable, "in files of dataset dandi:0"),
+        ("files = 3", 'files = "3"', LockUnusable, "in files"),
+        ("[[dataset]]", "[[dataset]]\n[[dataset]]", LockUnusable, "no key 'name' of dataset 1"),
+        (f'commit = "{"a" * 40}', f'commit = "{"a" * 39}', LockUnusable, "in commit"),
+        (f'commit = "{"a" * 40}', f'commit = "{"f" * 40}', LockEdited, "swhid"),
+        ("org/dandi:000027/", "org/dandi:000028/", LockEdited, "dataset-id"),
+        ("claimed = 2", "claimed = 1", LockEdited, "evidence"),
+        ('"published"', '"for ever"', LockUnusable, "in durability"),
+        ('"datasets.lock.d/x/a', '"/etc/a', LockUnusable, "not a path beside the lock"),
+        ('"datasets.lock.d/x/a', '"x/../../a', LockUnusable, "not a path beside the lock"),
+        ('"https://mirror', '"ext::sh -c https://mirror', LockUnusable, "clone URL"),
+        ('"https://mirror', '"file:///mirror', LockUnusable, "clone URL"),
+        ('"https://mirror', '"/srv/mirror', LockUnusable, "clone URL"),
+        ('"https://mirror', '"--upload-pack=x://mirror', LockUnusable, "clone URL"),
+        ('"https://mirror', '"https://me:secret@mirror', LockUnusable, "user's name"),
+        ('"sub-01"', '"../sub-01"', LockUnusable, "glob"),
+        ('"dandi:000027"', '"dandi"', LockUnusable, "in name"),
+        ('"dandi:000027"', '"../dandi:000027"', LockUnusable, "in name"),
+    ],
+)
+def test_what_is_wrong_with_a_lock_is_said(old: str, new: str, kind: type, told: str) -> None:
+    text = text_of(made())
+    assert old in text
+    with pytest.raises(LockUnusable) as caught:
+        read(text.replace(old, new, 1))
+    assert type(caught.value) is kind
+    assert told in str(caught.value)
+    assert str(PATH) in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_dataset_cannot_be_pinned_twice() -> None:
+    with pytest.raises(LockEdited, match="dandi:000027 twice"):
+        read(text_of(made()) + text_of(made(commit="f")).partition("lock-version = 1\n")[2])
+
+
+# --- globs
+
+
+@pytest.mark.parametrize(
+    ("glob", "fits", "not_these"),
+    [
+        ("sub-01", "sub-01 sub-01/a.nwb sub-01/x/y", "sub-011 x/sub-01 sub-0"),
+        ("sub-01/", "sub-01/a.nwb", "sub-011/a.nwb"),
+        ("sub-*/anat", "sub-01/anat/x sub-/anat", "sub-01/x/anat/y sub-01/anatomy"),
+        ("*.nwb", "a.nwb .nwb", "x/a.nwb a.nwbx aXnwb"),
+        ("**/*.nwb", "a.nwb x/a.nwb x/y/a.nwb", "a.nwbx x/a.txt"),
+        ("x/**", "x/a x/y/a", "x y/a"),
+        ("x/**/z", "x/z x/y/z x/y/y/z/w", "x/y xz z"),
+        ("**", "a x/y/z", ""),
+        ("?.txt", "a.txt \u00e9.txt", "ab.txt /.txt .txt"),
+        ("[ab]*[!0-9]", "ax b-", "a1 cx a/"),
+        ("a[]]b", "a]b", "ab a[b"),
+        ("a[b", "a[b", "ab"),
+        ("a.(b|c)+$^\\", "a.(b|c)+$^\\", "a.b"),
+        ("A", "A", "a"),
+    ],
+)
+def test_globs_choose(glob: str, fits: str, not_these: str) -> None:
+    globs = Globs((glob,))
+    assert [path for path in fits.split() if not globs.matches(path)] == []
+    assert [path for path in not_these.split() if globs.matches(path)] == []
+    for path in fits.split():
+        folders = ["/".join(path.split("/")[:end]) for end in range(1, path.count("/") + 1)]
+        assert [folder for folder in folders if not globs.reaches(folder)] == []
+
+
+@pytest.mark.parametrize(
+    ("glob", "folder", "reaches"),
+    [
+        ("sub-01", "sub-01/x.zarr", True),
+        ("sub-01/x.zarr/0", "sub-01/x.zarr", True),
+        ("sub-01/x.zarr/0", "sub-01/y.zarr", False),
+        ("**/*.nwb", "x.zarr", True),
+        ("a/**/b", "a", True),
+        ("a/**/b", "c", False),
+        ("*/b", "a/c", False),
+    ],
+)
+def test_a_folder_is_left_out_only_if_nothing_in_it_can_fit(
+    glob: str, folder: str, reaches: bool
+) -> None:
+    assert Globs((glob,)).reaches(folder) is reaches
+
+
+@pytest.mark.parametrize("glob", ["", "/", "/a", "a//b", "./a", "a/..", "[z-a]"])
+def test_what_is_no_glob_is_refused(glob: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Globs((glob,))
+
+
+def test_without_globs_everything_is_pinned() -> None:
+    whole, part = made(paths=()), made(paths=("sub-01",))
+    assert whole.matches(b"any/thing")
+    assert whole.reaches(b"any")
+    assert (part.matches(b"sub-01/x"), part.matches(b"sub-02/x")) == (True, False)
+    assert part.matches("sub-01/\u00e9".encode())
