@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import tenacity
 from crawl_place import Place, git
 
 from neuromirror.cli import main
+from neuromirror.crawl import rebuild_index
 from neuromirror.demo.boss import ACTIVITY, CELLS, TISSUE, DemoBoss
 from neuromirror.model import LinksFound
 
@@ -251,6 +254,29 @@ def test_collections_and_experiments_are_super_datasets(
     link = git(place.repository("b:demo_cortex/sections"), "rev-parse", "main:em")
     assert link == git(place.repository(f"b:{TISSUE}"), "rev-parse", "main")
     place.fsck()
+
+
+def test_an_index_made_anew_is_the_same_and_has_the_links(
+    boss: DemoBoss, placed: Callable[..., Place]
+) -> None:
+    place = placed(TISSUE, ACTIVITY, levels=[2])
+    place.sync()
+    boss.move_storage(TISSUE)
+    place.sync()
+    store = place.store
+    before = dump(store.index_path)
+    rebuild_index(store, store.index_path)
+    assert dump(store.index_path) == before
+    # what the journal does not tell is told by git, and super-datasets tell nothing
+    journal = store.root / "neuromirror" / "journal.jsonl"
+    journal.unlink()
+    rebuild_index(place.store, store.index_path)
+    assert [len(labels(place, channel)) for channel in (TISSUE, ACTIVITY)] == [1, 1]
+
+
+def dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
 
 
 def test_a_clone_of_the_mirror_works_its_way_down_to_a_block(

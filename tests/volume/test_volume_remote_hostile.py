@@ -27,7 +27,7 @@ def test_whose_service_is_on_this_machine_is_told_how_to_have_it_asked(
     boss: DemoBoss, annex: Annex
 ) -> None:
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
-    annex.git("config", "--unset", "annex.security.allowed-ip-addresses")
+    annex.git("config", "annex.security.allowed-ip-addresses", "10.0.0.7")
     said = annex.run("get", "block", ok=False)
     assert "git config annex.security.allowed-ip-addresses" in said
     assert "allow_private" not in said  # which is an operator's, of a mirror

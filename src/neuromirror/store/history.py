@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from neuromirror.mint import ObjectReader
+from neuromirror.mint import ObjectMissing, ObjectReader
 from neuromirror.model import DatasetRef, VersionMinted, raw
 from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
 
+_DESCRIPTION = ".neuromirror/dataset.json"
 _FIELDS = frozenset(
     (
         *("dataset", "source", "version", "kind", "state", "files", "bytes", "evidence"),
@@ -25,13 +26,16 @@ def versions_in_git(
 ) -> Iterator[VersionMinted]:
     """Journal entries of all commits on ``published``, then ``main``, that are not ``known``.
 
-    Oldest first; then what only tags name, as the states of a part, which have no parents.
+    Oldest first; then what only tags name, as the states of a part, which have no parents. A
+    super-dataset has no versions.
     ``observed_at`` stands for the time of observation, which git does not keep.
     """
     refs = repository.refs()
     seen: set[str] = set()
     with ObjectReader(repository.path) as reader:
         if ANNEX not in refs and (MAIN in refs or PUBLISHED in refs):
+            if PUBLISHED not in refs and not _is_described(reader, refs[MAIN]):
+                return
             raise StoreDamaged(
                 f"{repository.path} has no git-annex branch; this repository was not made by "
                 "neuromirror, or lost it: restore the repository from a backup"
@@ -56,8 +60,17 @@ def versions_in_git(
                 yield _entry(reader, commit, described, None, refs[ANNEX], observed_at)
 
 
+def _is_described(reader: ObjectReader, commit: str) -> bool:
+    """Whether a commit is a version's: those of super-datasets describe none."""
+    try:
+        reader.read(f"{commit}:{_DESCRIPTION}")
+    except ObjectMissing:
+        return False
+    return True
+
+
 def _described(reader: ObjectReader, commit: str) -> dict[str, Any]:
-    content = reader.read(f"{commit}:.neuromirror/dataset.json")
+    content = reader.read(f"{commit}:{_DESCRIPTION}")
     try:
         described = json.loads(content)
         missing = _FIELDS - set(described)

@@ -176,7 +176,7 @@ def path(*names: str) -> str:
 
 def _parsed(body: Body, url: str) -> Any:
     try:
-        return json.loads(body.content, parse_constant=_no_number)
+        return json.loads(body.content)
     except (ValueError, RecursionError) as error:
         broken = NotJson(
             f"{url} answered with something that is not JSON ({len(body.content)} bytes): it was "
@@ -186,8 +186,3 @@ def _parsed(body: Body, url: str) -> Any:
         )
         broken.passing = True
         raise broken from error
-
-
-def _no_number(word: str) -> float:
-    """Refuses what Python's JSON has beyond JSON: the dataset keeps the reply for other readers."""
-    raise ValueError(f"{word} is no JSON")

@@ -42,7 +42,10 @@ _ATTRIBUTES: Final = {
 
 
 def documents(found: Described) -> list[Document]:
-    """``.boss/*.json``: upstream's JSON, sorted and without secrets; equal state, equal bytes."""
+    """``.boss/*.json``: upstream's JSON, sorted and without secrets; equal state, equal bytes.
+
+    Raises UnexpectedReply for a NaN or infinity, which Python alone takes for JSON.
+    """
     records: dict[str, Mapping[str, Any] | None] = {
         "collection": found.collection,
         "experiment": found.experiment,
@@ -50,11 +53,14 @@ def documents(found: Described) -> list[Document]:
         "coordinate_frame": found.frame,
         "downsample": found.downsampled,
     }
-    made = [
-        _document(name, _lasting(record, _LEFT_OUT[name]))
-        for name, record in records.items()
-        if record is not None
-    ]
+    try:
+        made = [
+            _document(name, _lasting(record, _LEFT_OUT[name]))
+            for name, record in records.items()
+            if record is not None
+        ]
+    except ValueError as error:
+        raise found.odd(f"what is said of it is no JSON: {error}") from error
     scopes = zip(("collection", "experiment", "channel"), found.metadata, strict=True)
     metadata = {scope: dict(pairs) for scope, pairs in scopes if pairs}
     return [*made, *([_document("metadata", metadata)] if metadata else [])]
@@ -150,7 +156,7 @@ def _lasting(record: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, A
 
 
 def _document(name: str, value: Mapping[str, Any]) -> Document:
-    dumped = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    dumped = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, sort_keys=True)
     # half of a surrogate pair becomes the escape that JSON has for it
-    content = without_secrets(dumped.encode("utf-8", "backslashreplace"))
+    content = without_secrets(f"{dumped}\n".encode("utf-8", "backslashreplace"))
     return Document(f".boss/{name}.json".encode(), content)
