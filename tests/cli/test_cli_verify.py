@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -204,10 +206,26 @@ def test_the_workflow_in_the_recipes_works(synced: Shell, elsewhere: Shell, tmp_
     synced.run("pin", NAME, "-o", "datasets.lock")
     records = elsewhere.run(*command.split()).lines
     assert json.loads(records[-1])["places"] == {"ok": 6}
-    for line in re.findall(r"^    neuromirror (verify datasets.lock --[a-z]+)", recipes, re.M):
+    for line in re.findall(r"^    neuromirror (verify datasets.lock --[a-z-]+)", recipes, re.M):
         elsewhere.run(*line.split(), code=0 if "remote" in line or "full" in line else 1)
 
 
 def test_a_lock_without_datasets_is_said_to_be_one(elsewhere: Shell) -> None:
     Path("empty.lock").write_text("lock-version = 1\n")
     assert elsewhere.run("verify", "empty.lock").out == "empty.lock pins no dataset\n"
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs(
+    shell: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    shell.run("sync", "demo:000004")
+    clone = cloned(shell, tmp_path / "clone")
+    with demo.fault("hang", server="s3", path=".", seconds=200) as fault:
+        with shell.start("verify", "--remote", str(clone), "--jobs", "2") as process:
+            while fault.struck < 2:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            # far less than the server would take
+            out, err = process.communicate(timeout=100)
+        assert (process.returncode, out, err) == (130, "", "neuromirror: interrupted\n")

@@ -194,6 +194,14 @@ def slowly(seconds: float) -> Fault:
     return fault
 
 
+def held_until(over: threading.Event) -> Fault:
+    def fault(handler: Handler, content: bytes) -> None:
+        over.wait(30)
+        handler.give(content)
+
+    return fault
+
+
 def redirect_to(url: str) -> Fault:
     return lambda handler, content: handler.reply(302, b"", Location=url)
 

@@ -245,6 +245,11 @@ def test_commits_of_somebody_else_on_top_are_not_cited_as_the_mirrors(
     assert done.stdout == ""
 
 
+def test_a_super_dataset_is_not_a_dataset_to_cite(shelf: Shelf) -> None:
+    done = shelf.run(str(shelf.place.folder / "alias" / "demo-aind"), code=1)
+    assert "is a super-dataset" in done.stderr
+
+
 def test_an_adjusted_branch_is_cited_as_what_it_is_made_of(shelf: Shelf, tmp_path: Path) -> None:
     clone = shelf.clone(DRAFT, tmp_path / "clone")
     before = shelf.run(str(clone)).stdout
@@ -260,7 +265,47 @@ def test_what_is_neither_version_nor_lock_nor_clone_is_refused_in_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = shelf.run(name, code=2)
-    assert "dandi:000027@0.210831.2033" in done.stderr
+    assert ("dandi:000027@0.210831.2033" if name else "empty") in done.stderr
+
+
+def test_an_empty_name_does_not_mean_the_clone_one_is_in(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shelf.clone(DRAFT, tmp_path / "clone"))
+    shelf.run(".")
+    shelf.run("", code=2)
+
+
+def test_a_tree_that_leads_out_of_its_folder_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
+    clone = shelf.clone(DRAFT, tmp_path / "clone")
+    inside = bytes.fromhex(git(clone, "rev-parse", "HEAD:dandiset.yaml").strip())
+    above = git_object(clone, b"100644 evil.txt\0" + inside)
+    command = ["git", "-C", str(clone), "cat-file", "tree", "HEAD^{tree}"]
+    whole = subprocess.run(command, capture_output=True, check=True).stdout
+    tree = git_object(clone, b"40000 ..\0" + above + whole)
+    content = git(clone, "cat-file", "commit", "HEAD")
+    content = f"tree {tree.hex()}\n{content.partition(chr(10))[2]}"
+    commit = git_object(clone, content.encode(), "commit")
+    git(clone, "update-ref", "HEAD", commit.hex())
+    for form in ("ro-crate", "bagit"):
+        target = str(tmp_path / "made")
+        done = shelf.run(str(clone), "--format", form, "-o", target, code=1)
+        assert "which no mirror makes" in done.stderr
+    assert list(tmp_path.rglob("evil.txt")) == []
+
+
+def git_object(repository: Path, content: bytes, kind: str = "tree") -> bytes:
+    command = ["git", "-C", str(repository), "hash-object", "-w", "--literally", "-t", kind]
+    done = subprocess.run([*command, "--stdin"], input=content, capture_output=True, check=True)
+    return bytes.fromhex(done.stdout.decode().strip())
+
+
+def test_a_symlink_to_anywhere_is_not_taken_for_a_file(shelf: Shelf, tmp_path: Path) -> None:
+    clone = shelf.clone(DRAFT, tmp_path / "clone")
+    (clone / "link.txt").symlink_to("../../etc/passwd")
+    commit_as_minted(clone)
+    done = shelf.run(str(clone), "--format", "croissant", code=1)
+    assert "'link.txt' is a symlink, and not to a file of git-annex" in done.stderr
 
 
 # --- locks
@@ -416,6 +461,9 @@ def test_a_file_is_replaced_and_a_folder_gets_the_formats_own_name(
     done = shelf.run(VOLUME, "--format", "cff", "-o", str(tmp_path), code=2)
     assert "is there already" in done.stderr
     assert (tmp_path / "CITATION.cff").read_text("utf-8") == made
+    missing = tmp_path / "missing"
+    done = shelf.run(PUBLISHED, "-o", str(missing / "citation.txt"), code=2)
+    assert f"there is no folder {missing}" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"refs.bib", "CITATION.cff"}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from lab_get import LARGE, GetWorld, git, left_over, logs, objects, slowly
+from lab_get import LARGE, GetWorld, git, held_until, left_over, logs, objects
 
 from neuromirror.lab.get import NotAClone, get
 from neuromirror.model import ConfigurationError, Evidence
@@ -144,24 +146,29 @@ def test_a_link_that_leads_out_of_the_annex_writes_nothing_there(world: GetWorld
     for name, target in {
         "out": ".git/annex/objects/aa/bb/../../../../../../out/SHA256E-s1--x",
         "up": ".git/annex/objects/..",
-        "odd": ".git/annex/objects/aa/bb/SHA256E-s5--a\nb/SHA256E-s5--a\nb",
+        "strange": ".git/annex/objects/aa/bb/SHA256E-s5--a\nb/SHA256E-s5--a\nb",
     }.items():
         (world.clone / name).symlink_to(target)
     git(world.clone, "add", ".")
     before = sorted(world.folder.iterdir())
-    got = world.get("out", "up", "odd")
+    got = world.get("out", "up", "strange")
     assert {one.status for one in got.values()} == {"impossible"}
+    assert "not one that is understood" in got["strange"].message
     assert sorted(world.folder.iterdir()) == before
     assert objects(world.clone) == {}
 
 
 def test_breaking_off_keeps_and_tells_what_was_had(world: GetWorld) -> None:
-    for number in range(3, 12):
-        world.web.faults[world.address(f"small/{number}.dat")] = [slowly(1.0)]
+    over = threading.Event()
+    for number in (10, 11):
+        world.web.faults[world.address(f"small/{number}.dat")] = [held_until(over)]
     outcomes = get(world.clone, ["small"], jobs=3)
-    first = [next(outcomes) for _ in range(3)]
+    next(outcomes)
+    had = {f"small/{number}.dat" for number in range(10)}
+    until = time.monotonic() + 20
+    while not all(map(world.is_right, had)) and time.monotonic() < until:
+        time.sleep(0.01)
     outcomes.close()  # type: ignore[attr-defined]
-    assert {one.path for one in first} == {f"small/{number}.dat" for number in range(3)}
-    here = world.annex("find", "--in=here").splitlines()
-    assert {one.path for one in first} <= set(here)
+    over.set()
+    assert set(world.annex("find", "--in=here").splitlines()) == had | {"twice.dat"}
     assert left_over(world.clone) == []

@@ -211,6 +211,15 @@ def lines_of(pin: Pin) -> list[str]:
     ]
 
 
+def test_the_example_in_the_docs_is_a_lock(schema: dict[str, Any]) -> None:
+    page = SCHEMA.with_name("lock.md").read_text("utf-8")
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    (pin,) = read(text)
+    Draft202012Validator(schema).validate(tomllib.loads(text))
+    # as the tool itself would write it
+    assert text_of(pin).partition("lock-version")[2] == text.partition("lock-version")[2]
+
+
 # --- what is refused
 
 

@@ -182,6 +182,21 @@ def test_a_token_opens_what_is_not_public(held: Held, monkeypatch: pytest.Monkey
         held.boss.set_public(EM, True)
 
 
+def test_this_machine_is_asked_only_where_the_source_or_git_annex_may(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, (*given, host) = held.open().store._files.__reduce__()
+    assert host == held.boss.host
+    elsewhere = made(*given, "api.example.org")
+    assert len(elsewhere.block("0/c/0/0/0")) == 128 * 128 * 32
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    assert len(made(*given, host).block("0/c/0/0/0")) == 128 * 128 * 32
+    held.boss.clear_requests()
+    with pytest.raises(BlockMissing, match=r"annex\.security\.allowed-ip-addresses says what may"):
+        made(*given, "api.example.org").block("0/c/0/0/0")
+    assert not held.boss.requests
+
+
 def test_the_store_is_found_as_on_the_command_line(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def test_a_git_annex_that_dies_is_told_and_started_again(held: Held, clone: Anne
         asked = pool.submit(getting.get, "0/c/0/0/0")
         while not held.boss.count_requests("/cutout/"):
             assert not asked.done()
+            time.sleep(0.05)
         assert getting._running is not None
         os.kill(getting._running._process.pid, signal.SIGKILL)
         assert "git-annex ended without getting it" in asked.result()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def test_a_killed_export_goes_on(held: Held, tmp_path: Path) -> None:
     with subprocess.Popen([*program, "-o", str(out)], stderr=subprocess.PIPE) as process:
         while not held.boss.count_requests("/cutout/.*/44:76/"):
             assert process.poll() is None
+            time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     held.boss.clear_faults()
     finished = list(out.glob("*.tif"))

@@ -36,7 +36,7 @@ _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "cr
 def cite_command(
     settings: Settings, what: tuple[str, ...], *, form: str, output: Path | None, no_files: bool
 ) -> None:
-    """Cite versions: upstream's authors, title and DOI, and the exact state.
+    """Cite versions: authors, title, DOI, and the exact state.
 
     VERSION is a name such as dandi:000027@0.210831.2033, as 'neuromirror show' takes it; LOCK a
     file that 'neuromirror pin' wrote, of which all pins are cited; DIR a clone of a dataset, which
@@ -100,6 +100,8 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[State]:
     )
 
     path = Path(name)
+    if not name:
+        raise NothingToCite("one of the names is empty; is a variable of a script unset?")
     if path.is_file():
         from neuromirror.lab.lockfile import load_lock
         from neuromirror.store import NotAStore

@@ -52,8 +52,8 @@ def export_command(
 
     The box is in upstream's own voxels at that level, as in the URLs of blocks: a volume may begin
     at other numbers than 0. TIFFs are named as ndpull names them, and not compressed. The same
-    region of the same state gives the same bytes. An export that was broken off goes on where it
-    was when it is run again with the same folder.
+    region of the same state gives the same bytes, where the state has checksums. An export that was
+    broken off goes on where it was when it is run again with the same folder.
 
     Exit code: 0 all is written (or was already), 1 a block could not be had or a file not be
     written, 2 wrong usage, among it a box that is not wholly in the volume.

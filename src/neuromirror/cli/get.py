@@ -53,12 +53,14 @@ def get_command(
     here = Path.cwd()
     chosen = [here / path for path in paths] or [here]
     counted = Tally()
+    come = 0
     with _progress() as progress:
         for outcome in get(here, chosen, recursive=recursive, jobs=jobs or JOBS, progress=progress):
             counted.add(outcome)
+            come += (outcome.size or 0) * (outcome.status == "ok")
             shown = outcome.status != "notneeded"
             settings.emit("get", outcome.record(), _line(outcome) if shown else None)
-    settings.say(_summary(counted))
+    settings.say(_summary(counted, come))
     sys.exit(counted.exit_code)
 
 
@@ -93,12 +95,12 @@ def _line(outcome: Outcome) -> str:
     return f"{outcome.status:<10} {outcome.path}{size}{proved}"
 
 
-def _summary(counted: Tally) -> str:
+def _summary(counted: Tally, come: int) -> str:
     had, here = counted.statuses["ok"], counted.statuses["notneeded"]
     failed = counted.statuses["error"] + counted.statuses["impossible"]
-    parts = [f"{had} got"]
+    parts = [f"{had} got, {human_bytes(come)}"] if had else []
     if here:
         parts.append(f"{here} here already")
     if failed:
         parts.append(f"{failed} not had")
-    return ", ".join(parts)
+    return ", ".join(parts) or "there is nothing to get"

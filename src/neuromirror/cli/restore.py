@@ -44,7 +44,7 @@ def restore_command(
     *,
     offline: bool,
 ) -> None:
-    """Bring the datasets of a LOCK back, and get what is pinned of them.
+    """Bring the datasets of a LOCK back, with their files.
 
     Each dataset becomes DIR/<mirror>--<id>, a DataLad dataset at the pinned commit, by the first
     way that leads there: the store (where there is one), the clone URLs of the lock, those of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neuromirror.cli.common import (
+    INTERRUPTED,
     NamedPath,
     Settings,
     human_bytes,
@@ -102,7 +104,13 @@ def verify_command(
             from neuromirror.lab.verify.health import recorded
 
             findings = recorded(findings, recorder, datetime.now(UTC))
-        code = _report(settings, _with_progress(findings), mode, str(target))
+        try:
+            code = _report(settings, _with_progress(findings), mode, str(target))
+        except KeyboardInterrupt:
+            # not by way of the threads that wait for a server's answer
+            click.echo("neuromirror: interrupted", err=True)
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
     sys.exit(code)
 
 

@@ -131,27 +131,31 @@ class _Proofs:
     """What was proved of the pinned files."""
 
     got: Counter[tuple[Evidence, Checked]] = field(default_factory=Counter)
+    here: int = 0
     failed: int = 0
 
     def add(self, outcome: Outcome) -> None:
         if outcome.failed:
             self.failed += 1
-        elif outcome.status == "ok":
+        elif outcome.status == "notneeded":
+            self.here += 1
+        else:
             word = outcome.evidence or Evidence.NONE
             proved = outcome.checked == "checked" and word is not Evidence.NONE
             self.got[word, "checked" if proved else "claimed"] += 1
 
-    def told(self, pinned: int) -> list[str]:
-        """In words, of so many pinned files."""
+    def told(self) -> list[str]:
+        """In words."""
         told = [
             f"{_counted(self.got[word, 'checked'], 'file')} proved by {word.value}"
             for word in Evidence
             if self.got[word, "checked"]
         ]
         unproved = sum(count for (_, how), count in self.got.items() if how == "claimed")
-        here = pinned - self.got.total() - self.failed
         told += [f"{_counted(unproved, 'file')} not proved at all"] * bool(unproved)
-        told += [f"{_counted(here, 'file')} here already, and not read again"] * bool(here)
+        told += [f"{_counted(self.here, 'file')} here already, and not read again"] * bool(
+            self.here
+        )
         told += [f"{_counted(self.failed, 'file')} could not be had"] * bool(self.failed)
         return told
 
@@ -176,15 +180,19 @@ class _Restoring:
                 placed.append(one)
             if not self._problems:
                 self._check_counts(placed)
-            if not self._how.offline:
-                for one in placed:
-                    for outcome in self._content(one):
-                        proofs.add(outcome)
-                        yield outcome
-                    if one.only_listed != 0:
-                        yield self._not_in_git(one)
         except NeuromirrorError as error:
             self._problems.append(str(error))
+            # a lock that disagrees with its commit does not say which files are meant
+            placed = []
+        for one in placed if not self._how.offline else ():
+            try:
+                for outcome in self._content(one):
+                    proofs.add(outcome)
+                    yield outcome
+            except NeuromirrorError as error:
+                self._problems.append(str(error))
+            if one.only_listed != 0:
+                yield self._not_in_git(one)
         new = any(one.way for one in placed) or proofs.got.total() > 0
         status: Status = "ok" if new else "notneeded"
         if self._problems or proofs.failed:
@@ -210,11 +218,10 @@ class _Restoring:
             told.append(f"from {first.way.name}" if first.way else "was there")
             if len(placed) > 1:
                 told.append(f"with {_counted(len(placed) - 1, 'sub-dataset')}")
-            pinned = sum(one.count for one in placed)
             if self._how.offline:
-                told.append(f"content of {_counted(pinned, 'file')} was not asked for (offline)")
-            else:
-                told += proofs.told(pinned)
+                pinned = _counted(sum(one.count for one in placed), "file")
+                told.append(f"content of {pinned} was not asked for (offline)")
+            told += proofs.told()
             if any(one.only_listed != 0 for one in placed):
                 told.append("the chunks of a huge Zarr are only listed")
             told += [f"not from {name}: {why}" for name, why in first.refused.items()]

@@ -159,7 +159,9 @@ class Lane:
             raise endless
         self._refuse_if_broken(session, asked)
         left = None if deadline is None else max(deadline - time.monotonic(), 1.0)
-        with session.stream(asked, total=left, headers=own, redirects=0) as stream:
+        # a session would take what may go to one address along to another
+        most = 0 if headers or session.allow_private else None
+        with session.stream(asked, total=left, headers=own, redirects=most) as stream:
             length = stream.headers.get("Content-Length", "")
             begins = _begins(stream.status, stream.headers.get("Content-Range", ""))
             if begins is None:
@@ -227,6 +229,7 @@ class Lane:
                 return answer
             # the server may have hung up on a connection that was not used for a while
             now.close()
+            self._refuse_if_broken(session, url)
         return None
 
     def _connect(self, session: Session, place: Place, url: str) -> _Connection:
@@ -257,26 +260,32 @@ class Lane:
     ) -> Iterator[memoryview]:
         at = answer.at
         connection = answer.connection
+        broken: OSError | None = None
         try:
-            while answer.left:
+            while answer.left and broken is None:
                 end = min(connection.room, at + answer.left)
-                while connection.filled < end:
-                    if deadline is not None and time.monotonic() > deadline:
-                        raise TimeoutError
-                    connection.fill(end)
+                try:
+                    while connection.filled < end:
+                        if deadline is not None and time.monotonic() > deadline:
+                            raise TimeoutError
+                        connection.fill(end)
+                except OSError as error:
+                    # what has come before is good
+                    broken, end = error, connection.filled
                 answer.left -= end - at
-                yield connection.view[at:end]
+                if end > at:
+                    yield connection.view[at:end]
                 at = connection.filled = 0
-        except OSError as error:
-            shown = session._shown(url)
-            got = answer.length - answer.left
-            if isinstance(error, TimeoutError | BlockingIOError):
-                late = f"{shown} sent {got} bytes and then took too long; try again"
-                raise TimedOut(late, url=shown) from None
-            broken = f"{shown} broke off after {got} bytes; try again"
-            raise BrokenOff(broken, url=shown) from None
         finally:
             count(answer.host, Traffic(bytes=answer.length - answer.left))
+        if broken is not None:
+            shown = session._shown(url)
+            got = answer.length - answer.left
+            if isinstance(broken, TimeoutError | BlockingIOError):
+                late = f"{shown} sent {got} bytes and then took too long; try again"
+                raise TimedOut(late, url=shown)
+            cut = f"{shown} broke off after {got} bytes; try again"
+            raise BrokenOff(cut, url=shown)
 
     def _leave(self, place: Place, answer: _Plain) -> None:
         """Keeps the connection where its body was read to the end, else closes it."""

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from neuromirror.sources.volumes import Box
 from neuromirror.store import locked
@@ -25,9 +25,6 @@ from neuromirror.volume.export_state import LOCK, ExportState
 from neuromirror.volume.filling import overlap, put
 from neuromirror.volume.layouts import LAYOUTS, Layout, Region, Target, intersecting
 from neuromirror.volume.regions import checked_box, cut, sample_index, told_box
-
-if TYPE_CHECKING:
-    from neuromirror.volume.array import OpenVolume
 
 FORMATS: Final = tuple(LAYOUTS)
 """What a region can be exported as."""
@@ -83,7 +80,8 @@ def export(
     in a block's URL), None for all of it; ``time`` is upstream's sample, where there is a time
     axis. ``format`` is one of :data:`FORMATS`: ``tiff`` (a file a z-slice, named as ndpull names
     them), ``ome-tiff``, ``zarr`` or ``npy``. The same region of the same state gives the same
-    bytes. What an earlier run into the folder has finished is kept; memory is a few blocks.
+    bytes, where the state has checksums. What an earlier run into the folder has finished is kept;
+    memory is a few blocks.
 
     Raises ExportRefused, OutsideVolume, ExportFailed, what opening the volume raises, and
     BlockMissing.
@@ -315,7 +313,7 @@ def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _identity(region: Region, format: str) -> dict[str, Any]:
-    volume: OpenVolume = region.volume
+    volume = region.volume
     return {
         "source": volume.source,
         "state": volume.state,

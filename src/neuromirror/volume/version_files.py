@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import subprocess
 import tempfile
 import threading
 import weakref
@@ -14,10 +15,19 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from neuromirror.annex import key_digest, key_of_file, parse_key, parse_log, unclaimed, url_log_path
+from neuromirror.annex import (
+    ALLOWED_ADDRESSES,
+    key_digest,
+    key_of_file,
+    may_be_private,
+    parse_key,
+    parse_log,
+    unclaimed,
+    url_log_path,
+)
 from neuromirror.mint import FOLDER, LINK, ObjectMissing, ObjectReader
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import Limits, NetError, Session, is_local_name
+from neuromirror.net import Limits, NetError, Session, UnsafeAddress, is_local_name
 from neuromirror.sources.volumes import BlockUrl, Volume, WrongVoxels, fetch, parse_url
 from neuromirror.volume.checking import mapped
 from neuromirror.volume.errors import BlockMissing
@@ -46,8 +56,9 @@ class VersionFiles:
     A block is fetched from the service that its URLs on the git-annex branch (``annex_commit``)
     name, and is checked against its key before anybody sees it. The few that were wanted last are
     kept in temporary files without names, since an array is often read plane by plane; who wants
-    more kept has a clone. ``host`` is the source's; it alone may be this machine or of a private
-    network, since the store has it from an operator.
+    more kept has a clone. ``host`` is the source's: an operator named it, so if its name says that
+    it is this machine or of a private network it may be asked. Others may where git-annex may, by
+    its setting ``annex.security.allowed-ip-addresses``.
     """
 
     def __init__(
@@ -62,12 +73,11 @@ class VersionFiles:
         self._reading = threading.RLock()
         self._root = self._reader.commit_tree(commit)
         self._folder = lru_cache(_FOLDERS)(partial(_read_folder, self._reader, self._reading))
-        private = is_local_name(_name(host))
+        self._own = host if is_local_name(_name(host)) else None
+        self._allowed = _allowed(repository)
         self._sessions = {
-            True: Session(allow_private=private, limits=_LIMITS),
-            False: Session(limits=_LIMITS),
+            private: Session(allow_private=private, limits=_LIMITS) for private in (False, True)
         }
-        self._host = host
         self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
         self._keeping = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
@@ -167,6 +177,8 @@ class VersionFiles:
             file = cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
             try:
                 wrong = self._tried(url, key, file)
+            except UnsafeAddress as error:
+                wrong = f"{error} (git's setting {ALLOWED_ADDRESSES} says what may be asked)"
             except NeuromirrorError as error:
                 wrong = str(error)
             except OSError as error:
@@ -199,7 +211,8 @@ class VersionFiles:
     def _written(self, url: BlockUrl, key: str, file: BinaryIO) -> str:
         digest = key_digest(key)
         hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
-        session = self._sessions[url.host == self._host]
+        private = url.host == self._own or may_be_private(url.host, self._allowed)
+        session = self._sessions[private]
         token = from_environment(url.host)
         for piece in fetch(session, url, size=parse_key(key).size, token=token):
             if self._closed:
@@ -226,6 +239,12 @@ def _let_go(reader: ObjectReader, kept: OrderedDict[str, BinaryIO]) -> None:
 def _read_folder(reader: ObjectReader, lock: threading.RLock, sha: bytes) -> dict[bytes, Entry]:
     with lock:
         return reader.tree(sha)
+
+
+def _allowed(repository: Path) -> list[str]:
+    """The addresses of private networks that git-annex may ask, as git's setting has them."""
+    asked = ["git", "--git-dir", str(repository), "config", "--get", ALLOWED_ADDRESSES]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
 
 
 def _name(host: str) -> str:

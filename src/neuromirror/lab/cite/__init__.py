@@ -5,7 +5,13 @@
 named by its SWHID and its state digest.
 """
 
-from neuromirror.lab.cite.errors import FormatUnfit, NotCitable, NothingToCite, StateNotHere
+from neuromirror.lab.cite.errors import (
+    FormatUnfit,
+    NotCitable,
+    NothingToCite,
+    OutputUnfit,
+    StateNotHere,
+)
 from neuromirror.lab.cite.formats import FORMATS, Format, cite, write_citation
 from neuromirror.lab.cite.reading import read_work
 from neuromirror.lab.cite.states import state_of_clone, state_of_version, states_of_lock
@@ -18,6 +24,7 @@ __all__ = [
     "FormatUnfit",
     "NotCitable",
     "NothingToCite",
+    "OutputUnfit",
     "State",
     "StateNotHere",
     "Work",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
 
-from neuromirror.lab.cite.errors import FormatUnfit
+from neuromirror.lab.cite.errors import OutputUnfit
 from neuromirror.lab.cite.listing import Cited, CitedDocument, CitedFile, cited_files
 from neuromirror.lab.cite.phrases import listed_name, remarks, unlisted
 from neuromirror.lab.cite.text import paragraph
@@ -32,7 +32,7 @@ _AMBIGUOUS: Final = re.compile(r"%0[ad]|\A\s|\s\Z|[\x85\u2028\u2029]", re.IGNORE
 def write_bag(collection: Collection, folder: Path) -> None:
     """Makes the bag; ``folder`` must be empty, or not there. Nothing is left of one that failed."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FormatUnfit(f"{folder} is not an empty folder; name another for the bag with -o")
+        raise OutputUnfit(f"{folder} is not an empty folder; name another for the bag with -o")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.absolute().parent) as scratch:
         draft = Path(scratch, "bag")

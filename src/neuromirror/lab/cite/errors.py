@@ -19,3 +19,7 @@ class StateNotHere(NeuromirrorError):
 
 class FormatUnfit(ConfigurationError):
     """A format was asked for something that it cannot do."""
+
+
+class OutputUnfit(ConfigurationError):
+    """A citation cannot be written where it shall be."""

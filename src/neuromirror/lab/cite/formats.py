@@ -15,7 +15,7 @@ from neuromirror.lab.cite.cff import write_cff
 from neuromirror.lab.cite.croissant import write_croissant
 from neuromirror.lab.cite.csl import write_csl
 from neuromirror.lab.cite.datacite import write_datacite
-from neuromirror.lab.cite.errors import FormatUnfit
+from neuromirror.lab.cite.errors import FormatUnfit, OutputUnfit
 from neuromirror.lab.cite.rocrate import write_rocrate
 from neuromirror.lab.cite.text import write_text
 from neuromirror.lab.cite.works import Collection
@@ -72,7 +72,8 @@ def cite(collection: Collection, form: str, *, files: bool = True) -> Iterator[s
 def write_citation(collection: Collection, form: str, target: Path, *, files: bool = True) -> Path:
     """Writes a citation to a file, or into a folder under the format's own name; gives its path.
 
-    A file is replaced in one step; in a folder nothing is. Of bagit, ``target`` is the bag.
+    A file is replaced in one step; in a folder nothing is. Of bagit, ``target`` is the bag. Raises
+    OutputUnfit.
     """
     if form == _BAG:
         write_bag(collection, target)
@@ -80,7 +81,9 @@ def write_citation(collection: Collection, form: str, target: Path, *, files: bo
     if target.is_dir():
         target /= FORMATS[form].file_name
         if target.exists():
-            raise FormatUnfit(f"{target} is there already; name the file with -o to replace it")
+            raise OutputUnfit(f"{target} is there already; name the file with -o to replace it")
+    elif not target.parent.is_dir():
+        raise OutputUnfit(f"there is no folder {target.parent}; make it first")
     pieces = cite(collection, form, files=files)
     draft = target.with_name(f".new-{os.getpid()}-{secrets.token_hex(4)}")
     try:

@@ -6,6 +6,7 @@ outside git, and what is in sub-datasets, is not here.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from neuromirror.store import git
 _AT_ONCE: Final = 1000
 """Ids that a pipe takes whole: git is told as many, and then its answers are read."""
 _OWN_FOLDERS: Final = (b".datalad/", b".neuromirror/")
+_UNSAFE: Final = re.compile(rb"(?:\A|/)(?:\.\.?)?(?:/|\Z)")
 _OWN_FILES: Final = frozenset((b".gitattributes", b".gitmodules"))
 
 
@@ -92,17 +94,26 @@ def _read(
         (mode, path.decode(), sha.encode() if mode == SUBDATASET else next(contents))
         for mode, sha, path in entries
     ]
-    keys = [key_of_file(one.rpartition(b"/")[2]) for mode, _, one in read if mode == LINK]
-    places = iter(logs.urls(keys))
+    keys = [_key(path, one) for mode, path, one in read if mode == LINK]
+    places = logs.urls([key for key, _, _ in keys])
     told = iter(keys)
     for mode, path, content in read:
         if mode == LINK:
-            key = next(told)
-            yield CitedFile(path, parse_key(key).size, key_digest(key), next(places))
+            _, size, digest = next(told)
+            yield CitedFile(path, size, digest, next(places))
         elif mode == SUBDATASET:
             yield CitedPart(path, content.decode())
         else:
             yield CitedDocument(path, content)
+
+
+def _key(path: str, target: bytes) -> tuple[str, int | None, tuple[str, str] | None]:
+    """The key that a symlink stands for, its size and its digest."""
+    try:
+        key = key_of_file(target.rpartition(b"/")[2])
+        return key, parse_key(key).size, key_digest(key)
+    except ValueError as error:
+        raise NotCitable(f"{path!r} is a symlink, and not to a file of git-annex") from error
 
 
 def _entries(stack: ExitStack, state: State) -> Iterator[tuple[bytes, str, bytes]]:
@@ -116,6 +127,10 @@ def _entries(stack: ExitStack, state: State) -> Iterator[tuple[bytes, str, bytes
         for line in lines:
             what, _, path = line.partition(b"\t")
             mode, _, sha = what.split(b" ")
+            if _UNSAFE.search(path):
+                raise NotCitable(
+                    f"commit {state.commit} has a file {path!r}, which no mirror makes"
+                )
             is_own = path in _OWN_FILES or path.startswith(_OWN_FOLDERS)
             if not is_own and (state.keeps is None or state.keeps(path)):
                 yield mode, sha.decode(), path

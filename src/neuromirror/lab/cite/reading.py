@@ -59,8 +59,8 @@ class _InGit:
             assert isinstance(told["files"], int)
         except (ObjectMissing, ValueError, KeyError, TypeError, AssertionError) as error:
             raise NotCitable(
-                f"commit {self._commit} was not made by neuromirror: its {_DESCRIBED} cannot be "
-                f"read ({error!r})"
+                f"commit {self._commit} was not made by neuromirror: its {_DESCRIBED} is missing "
+                "or cannot be read"
             ) from error
         return mapping(described)
 

@@ -55,13 +55,12 @@ def state_of_clone(folder: Path) -> State:
     if message.startswith(_ADJUSTED) and parent is not None:
         # what git-annex makes of a branch for file systems without symlinks, or to unlock files
         commit = parent[1]
-    try:
-        return _minted(git_dir, commit)
-    except NotCitable as error:
+    if _MINTED.search(_git(git_dir, "cat-file", "commit", commit)) is None:
         raise NotCitable(
             f"what is checked out in {folder} (commit {commit[:12]}) is no state that a mirror "
             "made; check one out, for example by its tag, or cite the version by its name"
-        ) from error
+        )
+    return _minted(git_dir, commit)
 
 
 def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[State]:
@@ -130,6 +129,8 @@ def _minted(git_dir: Path, commit: str, annex: str | None = None) -> State:
     headers, _, message = content.partition("\n\n")
     tree, committer = _TREE.search(headers), _COMMITTER.search(headers)
     name, _, label = message.partition("\n")[0].partition(" ")
+    if name.endswith(":"):
+        raise NotCitable(f"{git_dir} is a super-dataset; cite the datasets in it, one by one")
     minted = _MINTED.search(message) and ":" in name and label
     if not minted or tree is None or committer is None:
         raise NotCitable(

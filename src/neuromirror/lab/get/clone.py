@@ -75,6 +75,17 @@ class Clone:
         clone._prepare()
         return clone
 
+    @classmethod
+    def of_subdataset(cls, folder: Path) -> Clone:
+        """The clone that a folder is; raises NotAClone where it is only in one."""
+        clone = cls.at(folder)
+        if clone.top.resolve() != folder.resolve():
+            raise NotAClone(
+                f"{folder} is a sub-dataset, and git cannot read its repository: mend it, or "
+                "remove it and get it again"
+            )
+        return clone
+
     @property
     def uuid(self) -> str:
         """By which name git-annex knows this clone."""

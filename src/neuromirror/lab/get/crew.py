@@ -15,6 +15,7 @@ from neuromirror.annex import may_be_private
 from neuromirror.lab.get.fetching import Fetched, Fetcher, Task
 from neuromirror.lab.get.objects import ObjectStore
 from neuromirror.lab.get.settings import Settings
+from neuromirror.lab.get.silence import Silence
 from neuromirror.net import CountedPool, Lane, Lanes, Limits, Session
 
 _ATTEMPTS: Final = 3
@@ -79,6 +80,7 @@ class Crew:
         self._headers = settings.headers
         self._store = store
         self._intend = intend
+        self._silence = Silence()
         self._stop = threading.Event()
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Fetched | Arrived | None] = queue.SimpleQueue()
@@ -140,6 +142,7 @@ class Crew:
         fetcher = Fetcher(
             lane,
             self._store,
+            self._silence,
             headers=self._headers,
             stop=self._stop,
             arrived=lambda key, more: self._results.put((key, more)),

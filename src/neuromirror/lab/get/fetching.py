@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from neuromirror.lab.get.checks import Check, LearningCheck, check_for
 from neuromirror.lab.get.objects import Busy, NoSpace, ObjectStore, write_all
+from neuromirror.lab.get.silence import Silence
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import BrokenOff, HttpError, Lane, NetError, TimedOut, UnsafeAddress, clean_url
+from neuromirror.net import (
+    BrokenOff,
+    HttpError,
+    Lane,
+    NetError,
+    OpenBody,
+    TimedOut,
+    Unreachable,
+    UnsafeAddress,
+    clean_url,
+)
 
 SMALL: Final = 1 << 19
 """Contents of at most so many bytes are held in memory until they are checked."""
@@ -60,15 +72,15 @@ class Task:
 class Fetched:
     """What came of a task: ``check`` is what the content was proved by, None where it was not had.
 
-    ``url`` is the place that gave it. ``faults`` say of each place why it did not, ``elsewhere``
-    that git-annex may have more luck there.
+    ``url`` is the place that gave it. ``faults`` say of each place why it did not, ``refused``
+    that one was not asked because of its address.
     """
 
     task: Task
     check: Check | None = None
     url: str | None = None
     faults: list[str] = field(default_factory=list)
-    elsewhere: bool = False
+    refused: bool = False
 
     @property
     def learnt(self) -> str | None:
@@ -88,6 +100,7 @@ class Fetcher:
         self,
         lane: Lane,
         store: ObjectStore,
+        silence: Silence,
         *,
         headers: Mapping[str, str],
         stop: threading.Event,
@@ -97,6 +110,7 @@ class Fetcher:
     ) -> None:
         self._lane = lane
         self._store = store
+        self._silence = silence
         self._headers = headers
         self._stop = stop
         self._arrived = arrived
@@ -140,7 +154,7 @@ class Fetcher:
             content = memoryview(b"")
             parts = bytearray()
             try:
-                with self._lane.body(url, headers=self._headers, total=_PATIENCE) as body:
+                with self._body(url, 0, _PATIENCE) as body:
                     begun = True
                     _compare(size, body.start, body.length)
                     for piece in body.pieces:
@@ -189,9 +203,7 @@ class Fetcher:
             had = growth.check.seen
             begun = False
             try:
-                with self._lane.body(
-                    url, start=had, headers=self._headers, total=growth.patience()
-                ) as body:
+                with self._body(url, had, growth.patience()) as body:
                     begun = True
                     growth.begin_at(body.start)
                     _compare(growth.task.size, body.start, body.length)
@@ -220,6 +232,21 @@ class Fetcher:
             if not had or restarts > _RESTARTS:
                 raise WrongBytes(fault)
 
+    @contextmanager
+    def _body(self, url: str, start: int, total: float | None) -> Iterator[OpenBody]:
+        """The body at an address, whose host is told to be silent, or not."""
+        self._silence.expect(url)
+        begun = False
+        try:
+            with self._lane.body(url, start=start, headers=self._headers, total=total) as body:
+                begun = True
+                self._silence.heard(url)
+                yield body
+        except Unreachable:
+            if not begun:
+                self._silence.missed(url)
+            raise
+
     def _look(self) -> None:
         if self._stop.is_set():
             raise Stopped("the run was broken off")
@@ -229,8 +256,16 @@ class Fetcher:
         self._look()
 
     def _blame(self, found: Fetched, url: str, error: NeuromirrorError) -> None:
-        found.elsewhere |= isinstance(error, UnsafeAddress)
-        found.faults.append(str(error) if isinstance(error, NetError) else f"{shown(url)}: {error}")
+        if isinstance(error, UnsafeAddress):
+            found.refused = True
+            found.faults.append(
+                f"{error.url or shown(url)} is not asked, since it is on this machine or a private "
+                "network: annex.security.allowed-ip-addresses has to allow it"
+            )
+        elif isinstance(error, NetError):
+            found.faults.append(str(error))
+        else:
+            found.faults.append(f"{shown(url)}: {error}")
 
 
 class _Growth:

@@ -100,8 +100,7 @@ class Remotes:
         costs: dict[str, float] = {}
         for name in self._settings.remotes():
             uuid = self._settings.get(f"remote.{name}.annex-uuid")
-            is_web = self._settings.is_true(f"remote.{name}.web")
-            if not uuid or is_web or self._settings.is_true(f"remote.{name}.annex-ignore"):
+            if uuid in ("", WEB_UUID) or self._settings.is_true(f"remote.{name}.annex-ignore"):
                 continue
             url = self._settings.get(f"remote.{name}.url")
             near = self._settings.get(f"remote.{name}.annex-directory") or (

@@ -24,7 +24,7 @@ from neuromirror.lab.get.records import Intentions, Recorder
 from neuromirror.lab.get.settings import GitFailed
 from neuromirror.lab.get.subdatasets import install, is_installed
 from neuromirror.lab.results import Outcome, Status
-from neuromirror.model import NeuromirrorError, text
+from neuromirror.model import Evidence, NeuromirrorError, text
 
 JOBS: Final = 32
 """Connections, if nothing else is asked for."""
@@ -268,10 +268,11 @@ class _Run:
                     key=key,
                     size=found.check.seen,
                     evidence=found.check.evidence,
-                    checked="checked",
+                    checked=None if found.check.evidence is Evidence.NONE else "checked",
                     url=None if found.url is None else shown(found.url),
                 )
-        elif wanted.places.others or found.elsewhere:
+        elif wanted.places.others or (found.refused and self._clone.settings.allowed_addresses):
+            # git-annex resolves names before it looks whether their addresses are allowed
             self._meter.failed(key)
             self._left.append(Left(wanted.paths[0], key, found.faults))
         else:
@@ -308,9 +309,7 @@ class _Run:
                 yield self._failed("impossible", sub.path, failed[sub.path])
                 continue
             try:
-                clone = Clone.at(
-                    Path(os.fsdecode(os.path.join(os.fsencode(self._clone.top), sub.path)))
-                )
+                clone = Clone.of_subdataset(self._clone.top / os.fsdecode(sub.path))
                 run = _Run(
                     clone,
                     None if sub.paths is None else [os.fsdecode(path) for path in sub.paths],

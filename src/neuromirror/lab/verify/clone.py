@@ -179,8 +179,11 @@ class Clone:
         return sorted(found, key=_inexact)
 
     def learnt(self, key: str) -> list[str]:
-        """Keys that a VURL key's bytes had when they were first got."""
-        return self._logged(log_path(key) + b".ek")
+        """Keys that a VURL key's bytes had when they were first got; none where nobody says so."""
+        try:
+            return self._logged(log_path(key) + b".ek")
+        except NotADataset:
+            return []
 
     def _logged(self, path: bytes) -> list[str]:
         """The values of a log of the git-annex branch that hold now."""

@@ -20,10 +20,10 @@ from typing import Final, TypeVar
 
 from neuromirror.annex import hash_mixed, key_file
 from neuromirror.lab.results import Status
-from neuromirror.lab.verify.clone import Clone, Entry, git_id, linked_key, pointed_key
+from neuromirror.lab.verify.clone import Clone, Damaged, Entry, git_id, linked_key, pointed_key
 from neuromirror.lab.verify.findings import NOT_HERE, Finding, What
 from neuromirror.lab.verify.proofs import Hashing, Proof, proof_of
-from neuromirror.lab.verify.walking import Looked, Scope
+from neuromirror.lab.verify.walking import Looked, Scope, unreadable
 from neuromirror.mint import LINK, SUBDATASET
 from neuromirror.model import text
 
@@ -53,6 +53,7 @@ def in_order(
     """
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="verify")
     waiting: deque[Future[_R]] = deque()
+    patient = True
     try:
         for thing in things:
             waiting.append(pool.submit(work, thing))
@@ -60,11 +61,13 @@ def in_order(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BaseException:
+    except BaseException as error:
         stop.set()
+        # who presses Ctrl-C does not wait for a server that may answer in minutes
+        patient = not isinstance(error, KeyboardInterrupt)
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=patient, cancel_futures=True)
 
 
 def _together(entries: Iterable[tuple[Entry, int]]) -> Iterator[list[Entry]]:
@@ -120,8 +123,14 @@ class _Looker:
             return 0
 
     def look(self, entries: list[Entry]) -> list[Looked]:
-        """What came of each of some entries; raises Stopped, and Damaged."""
-        return [self._look(entry) for entry in entries]
+        """What came of each of some entries; raises Stopped."""
+        return [self._look_or_tell(entry) for entry in entries]
+
+    def _look_or_tell(self, entry: Entry) -> Looked:
+        try:
+            return self._look(entry)
+        except Damaged as error:
+            return unreadable(entry, text(self._below + entry.path), error)
 
     def _look(self, entry: Entry) -> Looked:
         if entry.mode == SUBDATASET:

@@ -14,7 +14,7 @@ from neuromirror.lab.manifests import (
     PlainFile,
     canonical_line,
 )
-from neuromirror.lab.verify.clone import Clone, Entry, git_id, linked_key, pointed_key
+from neuromirror.lab.verify.clone import Clone, Damaged, Entry, git_id, linked_key, pointed_key
 from neuromirror.lab.verify.findings import Finding
 from neuromirror.lab.verify.states import file_line
 from neuromirror.lab.verify.walking import (
@@ -24,6 +24,7 @@ from neuromirror.lab.verify.walking import (
     PinnedFile,
     Scope,
     manifest_beside,
+    unreadable,
 )
 from neuromirror.mint import SUBDATASET
 from neuromirror.model import text
@@ -41,9 +42,13 @@ class InGit:
             if entry.mode == SUBDATASET:
                 yield Looked(entry, None)
                 continue
-            content = clone.read("blob", entry.sha)
-            key = linked_key(content) or pointed_key(content)
             path = below + entry.path
+            try:
+                content = clone.read("blob", entry.sha)
+            except Damaged as error:
+                yield unreadable(entry, text(path), error)
+                continue
+            key = linked_key(content) or pointed_key(content)
             if key is None or not self._wanted(path):
                 yield Looked(entry, key)
             else:

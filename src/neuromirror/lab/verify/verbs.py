@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from neuromirror.lab.lockfile import Lock, Pin, load_lock
 from neuromirror.lab.manifests import ManifestDamaged, ManifestMissing, ManifestReader
 from neuromirror.lab.results import Status
 from neuromirror.lab.verify.clone import Clone, Damaged, Described, NotADataset
@@ -18,6 +17,9 @@ from neuromirror.lab.verify.looking import WorkTree
 from neuromirror.lab.verify.remote import InGit, in_manifest
 from neuromirror.lab.verify.walking import Expected, Item, Scope, walk
 from neuromirror.model import Digest
+
+if TYPE_CHECKING:
+    from neuromirror.lab.lockfile import Lock, Pin
 
 Mode = Literal["local", "remote", "full"]
 """What is looked at: the bytes here, what places say of theirs, or the bytes that places give."""
@@ -55,10 +57,10 @@ def verify(
     lock; what places have is asked for by the manifest beside it, so that no clone is needed then.
     Files come in order of path, then sub-datasets.
 
-    ``allow_missing`` makes content and sub-datasets that are not here no failure; ``jobs`` is how
-    many threads look (None: as many as there are processors, or 8 where places are asked).
-    ``token`` gives the token for a host of volumes, ``claims`` more checksums of a key's bytes, for
-    places to be compared with.
+    ``allow_missing`` makes content and sub-datasets that are not here no failure, but not a dataset
+    of a lock that is not there as a whole; ``jobs`` is how many threads look (None: as many as
+    there are processors, or 8 where places are asked). ``token`` gives the token for a host of
+    volumes, ``claims`` more checksums of a key's bytes, for places to be compared with.
 
     Raises :class:`NotADataset`, and LockUnusable for a file that is no lock.
     """
@@ -67,6 +69,9 @@ def verify(
         if target.is_dir():
             yield from verifier.dataset(target)
             return
+        # who looks at a folder need not wait for all that a lock's URLs are checked with
+        from neuromirror.lab.lockfile import load_lock
+
         target = load_lock(target)
     above = within or target.path.absolute().parent
     for pin in target.datasets:
@@ -116,7 +121,8 @@ class _Verifier:
             clone = Clone.at(folder)
         except NotADataset:
             message = f"{NOT_HERE}: there is no dataset {folder}; 'neuromirror restore' brings it"
-            yield Finding(status=scope.absent, what="part", message=message)
+            # a dataset in another place than where one looks must not pass for missing content
+            yield Finding(status="impossible", what="part", message=message)
             return
         with clone:
             yield from self._of_clone(clone, pin, scope, expected, folder)

@@ -36,6 +36,14 @@ class Looked:
     items: tuple[Item, ...] = ()
 
 
+def unreadable(entry: Entry, path: str, error: Damaged) -> Looked:
+    """An entry of which git cannot say what it is."""
+    message = str(error)
+    return Looked(
+        entry, None, (Finding(status="error", path=path, what="document", message=message),)
+    )
+
+
 def everything(path: bytes) -> bool:
     """True of each path."""
     return True

@@ -1,0 +1,178 @@
+"""What is left to git-annex: what is not spoken here, and where a clone is set up otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from lab_get import GetWorld, git, left_over, missing
+
+from neuromirror.lab.get import get
+from neuromirror.lab.get.settings import Settings
+
+SMALL = "small/1.dat"
+
+
+def set_up(world: GetWorld, name: str, value: str) -> None:
+    git(world.clone, "config", name, value)
+
+
+def other_clone(world: GetWorld, *paths: str) -> Path:
+    """A clone beside this one that has files, and is a remote of it."""
+    origin = git(world.clone, "config", "remote.origin.url").strip()
+    other = world.folder / "other"
+    git(world.folder, "clone", "-q", origin, str(other))
+    assert all(one.status == "ok" for one in get(other, list(paths)))
+    git(world.clone, "remote", "add", "other", str(other))
+    git(world.clone, "fetch", "-q", "other")
+    # git-annex learns here whose remote it is
+    world.annex("info", "--fast", "other")
+    return other
+
+
+def test_a_remote_that_is_nearer_than_the_web_is_asked_first(world: GetWorld) -> None:
+    other_clone(world, SMALL)
+    world.web.asked.clear()
+    got = world.get(SMALL)
+    assert (got[SMALL].status, got[SMALL].message) == ("ok", "by git-annex")
+    assert world.web.asked == []
+    assert world.is_right(SMALL)
+
+
+def test_a_remote_is_asked_when_the_web_fails(world: GetWorld) -> None:
+    other_clone(world, SMALL)
+    set_up(world, "remote.other.annex-cost", "900")
+    world.web.faults[world.address(SMALL)] = [missing]
+    got = world.get(SMALL)
+    assert (got[SMALL].status, got[SMALL].message) == ("ok", "by git-annex")
+
+
+def test_a_remote_that_is_to_be_ignored_is(world: GetWorld) -> None:
+    other_clone(world, SMALL)
+    set_up(world, "remote.other.annex-ignore", "true")
+    assert world.get(SMALL)[SMALL].url is not None
+
+
+def test_what_neither_way_gives_has_the_reasons_of_both(world: GetWorld) -> None:
+    other = other_clone(world, SMALL)
+    set_up(world, "remote.other.annex-cost", "900")
+    world.web.faults[world.address(SMALL)] = [missing]
+    shutil.rmtree(other / ".git")
+    message = world.get(SMALL)[SMALL].message
+    assert "404" in message
+    assert "git annex get" in message
+
+
+def test_an_unlocked_file_gets_its_content_and_stays_unmodified(world: GetWorld) -> None:
+    world.annex("unlock", "small/1.dat")
+    git(world.clone, "commit", "-q", "-m", "unlocked")
+    got = world.get("small/1.dat", "small/2.dat")
+    assert {path: one.message for path, one in got.items()} == {
+        "small/1.dat": "by git-annex",
+        "small/2.dat": "",
+    }
+    assert world.is_right("small/1.dat")
+    assert world.is_right("small/2.dat")
+    assert not (world.clone / "small/1.dat").is_symlink()
+    assert git(world.clone, "status", "--porcelain") == ""
+
+
+def test_a_content_that_is_unlocked_elsewhere_gets_there_too(world: GetWorld) -> None:
+    world.annex("unlock", "twice.dat")
+    git(world.clone, "commit", "-q", "-m", "unlocked")
+    assert world.get("small/0.dat")["small/0.dat"].status == "ok"
+    assert world.is_right("twice.dat")
+
+
+def test_an_adjusted_branch_is_left_to_git_annex(world: GetWorld) -> None:
+    world.annex("adjust", "--unlock")
+    got = world.get("small")
+    assert {(one.status, one.message) for one in got.values()} == {("ok", "by git-annex")}
+    assert all(world.is_right(path) for path in got)
+
+
+def test_hashes_that_are_not_secure_are_refused_where_that_is_asked_for(world: GetWorld) -> None:
+    set_up(world, "annex.securehashesonly", "true")
+    got = world.get("small/1.dat", "kinds/MD5", "kinds/etag", "kinds/SHA512")
+    assert {path: one.status for path, one in got.items()} == {
+        "small/1.dat": "ok",
+        "kinds/SHA512": "ok",
+        "kinds/MD5": "error",
+        "kinds/etag": "error",
+    }
+    assert "securehashesonly" in got["kinds/MD5"].message
+
+
+def test_a_program_that_freezes_contents_is_run_for_each(world: GetWorld) -> None:
+    set_up(world, "annex.freezecontent-command", f"echo %path >> {world.folder}/frozen")
+    got = world.get("small/1.dat", "small/2.dat")
+    assert {one.message for one in got.values()} == {"by git-annex"}
+    assert (world.folder / "frozen").read_text().count("SHA256E") >= 2
+
+
+def test_without_git_annex_the_rest_is_got_and_the_reason_told(
+    world: GetWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_clone(world, SMALL)
+    bare = world.folder / "bin"
+    bare.mkdir()
+    for name in ("git",):
+        found = shutil.which(name)
+        assert found is not None
+        (bare / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(bare))
+    got = world.get(SMALL, "small/2.dat")
+    assert got["small/2.dat"].status == "ok"
+    assert "git-annex is not installed" in got[SMALL].message or (
+        "not installed" in got[SMALL].message
+    )
+    assert left_over(world.clone) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("100 megabytes", 100 * 1000**2),
+        ("1.5GB", 1_500_000_000),
+        ("2 GiB", 2 * 1024**3),
+        ("3 mebibytes", 3 * 1024**2),
+        ("10k", 10_000),
+        ("4096", 4096),
+        ("1 petabyte", 1000**5),
+        ("nonsense", 100_000_000),
+    ],
+)
+def test_sizes_are_read_as_git_annex_reads_them(value: str, size: int) -> None:
+    assert Settings({"annex.diskreserve": [value]}).reserve == size
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("annex.crippledfilesystem", "true"),
+        ("annex.pidlock", "yes"),
+        ("annex.tune.objecthash1", "true"),
+        ("annex.web-options", "--netrc"),
+        ("annex.http-headers-command", "cat headers"),
+        ("annex.bwlimit", "1MiB/s"),
+        ("annex.thawcontent-command", "chmod +w %path"),
+        ("annex.version", "11"),
+        ("core.symlinks", "false"),
+        ("core.sharedrepository", "group"),
+    ],
+)
+def test_what_changes_how_git_annex_keeps_or_gets_contents_is_left_to_it(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    plain = {"annex.version": ["10"], "annex.uuid": ["x"], "annex.pidlock": ["false"]}
+    assert Settings(plain).left_to_git_annex(tmp_path) is None
+    why = Settings({**plain, name: [value]}).left_to_git_annex(tmp_path)
+    assert why is not None
+
+
+def test_hooks_for_contents_are_left_to_git_annex(tmp_path: Path) -> None:
+    settings = Settings({"annex.version": ["10"]})
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "thawcontent-annex").touch()
+    assert settings.left_to_git_annex(tmp_path) == "there is a hook thawcontent-annex"
