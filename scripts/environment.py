@@ -211,7 +211,7 @@ def bring_up_to_date(extra: str) -> None:
     pip += ["--quiet", "--constraint", "constraints.txt"]
     # setuptools first and pinned like the rest: a build in isolation would fetch any version.
     # pip too: sqlite-utils requires it, and it should not replace itself while it works.
-    run([*pip, "pip", "setuptools"], "installing setuptools")
+    run([*pip, "pip", "setuptools", "setuptools-scm"], "installing setuptools")
     run([*pip, "--no-build-isolation", "--editable", f".[{extra}]"], "installing neuromirror")
     STAMP.write_text(json.dumps(describe(extra, version)))
     UNFINISHED.unlink()

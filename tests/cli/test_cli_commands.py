@@ -369,7 +369,7 @@ def test_check_config_names_every_wrong_file_at_once(
     assert "line 1" in told["syntax"]
     assert "suorce" in told["key"]
     assert "dropbox" in told["kind"]
-    assert "known are dandi" in told["kind"]
+    assert "known are boss, dandi" in told["kind"]
     assert "pagesize" in told["option"]
     assert "title" in told["type"]
     assert "api" in told["missing"]

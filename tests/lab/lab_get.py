@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -359,6 +360,12 @@ class GetWorld:
         """Whether a file's content is there, and is what it should be."""
         place = (clone or self.clone) / path
         return place.exists() and place.read_bytes() == self.files[path].content
+
+    def known(self) -> set[str]:
+        """The files that git-annex's logs say are here, whether they are or not."""
+        lines = self.annex("whereis", "--json").splitlines()
+        found = [json.loads(line) for line in lines]
+        return {one["file"] for one in found if any(place["here"] for place in one["whereis"])}
 
     def annex(self, *arguments: str, clone: Path | None = None) -> str:
         return git(clone or self.clone, "annex", *arguments)

@@ -15,9 +15,11 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file, merge_url_log
@@ -45,24 +47,21 @@ _MESSAGE: Final = "update"
 
 
 class Intentions:
-    """The keys whose contents are being put in their places, in a file of this process."""
+    """The keys whose contents are being put in their places, in a file of this process.
+
+    Shared by threads; a context manager.
+    """
 
     def __init__(self, clone: Clone) -> None:
         self._folder = clone.git_dir / "neuromirror"
         self._path = self._folder / f"get-{os.getpid()}.keys"
         self._file = -1
+        self._lock = threading.Lock()
+        self._untold: set[str] = set()
 
     def __enter__(self) -> Intentions:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        while True:
-            self._folder.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):
-                self._file = os.open(self._path, flags, 0o666)
-                fcntl.flock(self._file, fcntl.LOCK_EX)
-                # another run may have taken it for one left behind, before it was locked
-                if os.path.samestat(os.fstat(self._file), os.stat(self._path)):
-                    return self
-                os.close(self._file)
+        self._file = self._open(self._path)
+        return self
 
     def __exit__(self, *_: object) -> None:
         if not os.fstat(self._file).st_size:
@@ -71,33 +70,56 @@ class Intentions:
         with suppress(OSError):
             self._folder.rmdir()
 
+    def _open(self, path: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        while True:
+            self._folder.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                file = os.open(path, flags, 0o666)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # another run may have taken it for one left behind, before it was locked
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    return file
+                os.close(file)
+
     def add(self, key: str) -> None:
-        """One more; safe to be called by several threads."""
-        os.write(self._file, key.encode() + b"\n")
+        """One more."""
+        with self._lock:
+            self._untold.add(key)
+            os.write(self._file, key.encode() + b"\n")
 
-    def clear(self) -> None:
-        """All of them are told."""
-        os.ftruncate(self._file, 0)
+    def told(self, keys: Iterable[str]) -> None:
+        """These are told; those that were added meanwhile are not."""
+        with self._lock:
+            self._untold.difference_update(keys)
+            if not self._untold:
+                os.ftruncate(self._file, 0)
+                return
+            draft = self._path.with_name(f"new-{self._path.name}")
+            file = self._open(draft)
+            os.write(file, "".join(f"{key}\n" for key in self._untold).encode())
+            os.rename(draft, self._path)
+            os.close(self._file)
+            self._file = file
 
-    def take_over(self) -> list[str]:
-        """Those of runs that were killed; they are from now on this one's."""
+    def take_over(self, is_here: Callable[[str], bool]) -> list[str]:
+        """Those of runs that were killed, if their contents are here: they are now this one's."""
         found: list[str] = []
-        for path in self._folder.glob("get-*.keys"):
-            if path == self._path:
-                with path.open() as file:
-                    found += file.read().split("\n")
-                continue
+        for path in sorted(self._folder.glob("get-*.keys")):
             with path.open("r+") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
+                if path != self._path:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        continue
                 keys = file.read().split("\n")[:-1]
-                for key in keys:
+                here = [key for key in dict.fromkeys(keys) if is_here(key)]
+                for key in here:
                     self.add(key)
-                found += keys
-                path.unlink(missing_ok=True)
-        return [key for key in dict.fromkeys(found) if key]
+                found += here
+                if path != self._path:
+                    path.unlink(missing_ok=True)
+        return found
 
 
 class Recorder:
@@ -120,7 +142,7 @@ class Recorder:
 
     def take_over(self, store: ObjectStore, branch: AnnexBranch) -> None:
         """Takes in what runs that were killed had not told."""
-        there = [key for key in self._intentions.take_over() if store.mend(key)]
+        there = self._intentions.take_over(store.mend)
         for key, logs in branch.logs(there).items():
             self.add(key, logs)
 
@@ -142,8 +164,8 @@ class Recorder:
                 self._write_journal(changed, self._clone.annex / "journal")
             elif changed:
                 self._commit = self._write_branch(changed)
+        self._intentions.told(self._untold)
         self._untold.clear()
-        self._intentions.clear()
         if changed and not self._journals and not self._plain:
             self._clone.git_annex("wanted", "here")
 
