@@ -82,6 +82,8 @@ def explain(error: Exception, store: Store) -> str:
             f"the disk of the store {store.root} is full; free some space and run the sync again "
             "(what was published before is whole)"
         )
+    if isinstance(error, FileNotFoundError) and error.filename == "git":
+        return "git is not on PATH; install it, and run the sync again"
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename or store.root}"
     return str(error)
