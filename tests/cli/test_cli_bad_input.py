@@ -137,7 +137,7 @@ def test_without_mirrors_the_three_lines_are_shown_that_a_person_needs(
         ("source = dandi", ["not valid TOML", "line 1"]),
         ('source = "dandi"\nsuorce = 1\n', ["'suorce' is not a setting"]),
         ("source = 3\n", ["'source'", "string"]),
-        ('source = "dropbox"\n', ["no source 'dropbox'", "known are dandi"]),
+        ('source = "dropbox"\n', ["no source 'dropbox'", "known are boss, dandi"]),
         ("", ["'source'", "required"]),
         ('source = "dandi"\n', ["api", "required"]),
         (of_api("ftp://example.org"), ["api"]),

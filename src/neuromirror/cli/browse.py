@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -333,7 +334,8 @@ def _queries(index: Index, asked: str) -> list[str]:
         index.find(asked)
     except MalformedQuery as error:
         path = Path(asked)
-        if not (path.is_file() or path.is_symlink()):
+        # os.path says no to names that no file can have, and pathlib raises
+        if not (os.path.isfile(path) or os.path.islink(path)):
             raise MalformedQuery(f"{error}; nor is there a file of this name") from error
         return queries_of_file(path)
     return [asked]

@@ -34,7 +34,7 @@ def versions_in_git(
     seen: set[str] = set()
     with ObjectReader(repository.path) as reader:
         if ANNEX not in refs and (MAIN in refs or PUBLISHED in refs):
-            if PUBLISHED not in refs and not _is_described(reader, refs[MAIN]):
+            if PUBLISHED not in refs and _is_superdataset(reader, refs[MAIN]):
                 return
             raise StoreDamaged(
                 f"{repository.path} has no git-annex branch; this repository was not made by "
@@ -60,13 +60,13 @@ def versions_in_git(
                 yield _entry(reader, commit, described, None, refs[ANNEX], observed_at)
 
 
-def _is_described(reader: ObjectReader, commit: str) -> bool:
-    """Whether a commit is a version's: those of super-datasets describe none."""
+def _is_superdataset(reader: ObjectReader, commit: str) -> bool:
+    """Whether a commit is one of ours that describes no version."""
     try:
         reader.read(f"{commit}:{_DESCRIPTION}")
     except ObjectMissing:
-        return False
-    return True
+        return b"\nMirror-Spec: " in reader.read(commit)
+    return False
 
 
 def _described(reader: ObjectReader, commit: str) -> dict[str, Any]:
