@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -146,9 +147,11 @@ def _timed(
     run_git("clone", "-q", str(job.repository), str(clone))
     run_git("-C", str(clone), "annex", "init", "-q", "bench")
     os.sync()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
     sums = run(job, clone, count)
     seconds = time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if sums is None:
         found = subprocess.run(
             ["git", "-C", str(clone), "annex", "find", "--in=here"],
@@ -163,7 +166,8 @@ def _timed(
         raise SystemExit(f"bench: {folder.name} did not get all of the {count} files")
     if job.small:
         clone.rename(folder.parent / f"{folder.name}-clone")
-    return seconds, {}
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, {"cpu_s": round(cpu, 2)}
 
 
 def _neuromirror(job: Job, clone: Path, count: int) -> None:

@@ -41,6 +41,17 @@ def test_the_branch_gets_one_commit_and_its_files_nothing_else(world: GetWorld) 
     git(world.clone, "fsck", "--strict")
 
 
+def test_it_is_told_where_git_knows_nobody_too(
+    world: GetWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world.folder / "config").write_text(
+        '[user]\n\tuseConfigOnly = true\n[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n'
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(world.folder / "config"))
+    assert world.get(SMALL[0])[SMALL[0]].status == "ok"
+    assert "neuromirror" in git(world.clone, "log", "-n1", "--format=%cn", "git-annex")
+
+
 def test_nothing_is_committed_where_nothing_was_got(world: GetWorld) -> None:
     world.get("small")
     commit = git(world.clone, "rev-parse", "git-annex")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,12 +73,12 @@ def get_by_git_annex(
 
 def _feed(process: subprocess.Popen[bytes], files: Sequence[Left]) -> None:
     assert process.stdin is not None
-    try:
+    # where it has ended, what it said before that is told
+    with suppress(BrokenPipeError):
         for file in files:
             process.stdin.write(file.path + b"\0")
+    with suppress(BrokenPipeError):
         process.stdin.close()
-    except BrokenPipeError:
-        pass  # what it said before it ended is told
 
 
 def _listen(process: subprocess.Popen[bytes], said: list[bytes]) -> None:

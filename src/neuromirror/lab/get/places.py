@@ -29,15 +29,14 @@ class Places:
     """Where one key can be had: ``urls`` of the web, the cheapest first.
 
     ``cheaper`` says that a remote which only git-annex speaks with has it for less than the web
-    does, ``others`` that one has it at all. ``here`` is whether this clone is said to have it,
-    ``elsewhere`` names repositories that have it and are not set up here. ``equivalent`` are the
-    keys recorded for a VURL key.
+    does, ``others`` that there is such a remote, or a URL that only git-annex may know how to ask
+    for. ``elsewhere`` names repositories that have it and are not set up here. ``equivalent`` are
+    the keys recorded for a VURL key.
     """
 
     urls: Sequence[str] = ()
     cheaper: bool = False
     others: bool = False
-    here: bool = False
     elsewhere: Sequence[str] = ()
     equivalent: Sequence[str] = ()
 
@@ -70,15 +69,15 @@ class Remotes:
     def places(self, logs: KeyLogs) -> Places:
         """Where a key can be had, by what is known of it."""
         present = _present(logs.of(LOCATIONS) + logs.private)
-        urls = self._ordered(_present(logs.of(URLS)))
+        known = _present(logs.of(URLS))
+        urls = self._ordered(known)
         least = urls[0][0] if urls else _WEB_COST
         others = [uuid for uuid in present if uuid in self._costs]
         strangers = [uuid for uuid in present if uuid not in (*others, WEB_UUID, self._uuid)]
         return Places(
             urls=[url for _, url in urls],
             cheaper=any(self._costs[uuid] < least for uuid in others),
-            others=bool(others),
-            here=self._uuid in present,
+            others=bool(others) or not all(map(self._is_spoken, known)),
             elsewhere=[self._names.get(uuid, uuid) for uuid in strangers],
             equivalent=_present(logs.of(EQUIVALENT)),
         )
@@ -88,12 +87,15 @@ class Remotes:
         them."""
         found = []
         for url in urls:
-            if url.lower().startswith(self._schemes):
+            if self._is_spoken(url):
                 costs = [web.cost for web in self._webs if web.takes(url)]
                 cost = min(costs) if costs else self._plain
                 if cost is not None:
                     found.append((cost, url))
         return sorted(found, key=lambda one: one[0])
+
+    def _is_spoken(self, url: str) -> bool:
+        return url.lower().startswith(self._schemes)
 
     def _set_up(self) -> dict[str, float]:
         """The remotes that only git-annex speaks with, by uuid, with what they cost it at least."""

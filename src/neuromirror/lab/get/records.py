@@ -37,13 +37,14 @@ from neuromirror.lab.get.objects import ObjectStore
 from neuromirror.lab.get.settings import GitFailed
 from neuromirror.mint import git_environment
 
-MOST: Final = 50_000
+_MOST: Final = 50_000
 """Contents that are told at once, at most."""
 
-OFTEN: Final = 300.0
+_OFTEN: Final = 300.0
 """Seconds after which what is untold is told."""
 
 _MESSAGE: Final = "update"
+_NOBODY: Final = b"neuromirror <get@neuromirror.invalid>"
 
 
 class Intentions:
@@ -149,9 +150,9 @@ class Recorder:
     @property
     def is_due(self) -> bool:
         """Whether it is time to tell."""
-        if len(self._untold) >= MOST:
+        if len(self._untold) >= _MOST:
             return True
-        return bool(self._untold) and time.monotonic() - self._since > OFTEN
+        return bool(self._untold) and time.monotonic() - self._since > _OFTEN
 
     def tell(self) -> None:
         """Tells all that is not told yet; raises GitFailed."""
@@ -273,8 +274,11 @@ class Recorder:
         return commit
 
     def _committer(self) -> bytes:
-        found = self._clone.git("var", "GIT_COMMITTER_IDENT").rstrip(b"\n")
-        return found.rsplit(b" ", 2)[0]
+        try:
+            found = self._clone.git("var", "GIT_COMMITTER_IDENT")
+        except GitFailed:
+            return _NOBODY  # as git-annex, which commits whether or not git knows who is at it
+        return found.rstrip(b"\n").rsplit(b" ", 2)[0]
 
 
 def _quoted(path: bytes) -> bytes:

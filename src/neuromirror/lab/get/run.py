@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ _BATCH: Final = 2000
 """Files whose places are looked up together; few at first, so that connections soon have work."""
 
 _AHEAD: Final = 1000
+_ETAG_BACKEND: Final = "git-annex-backend-XS3ETAG"
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes have come, and how many are known to be wanted."""
@@ -141,7 +143,7 @@ class _Run:
                 yield from self._fetch(listing, objects, stack)
             else:
                 for file in listing.files():
-                    yield from self._look_at(file, listing)
+                    yield from self._look_at(file, listing, [])
         yield from self._by_git_annex()
         for path in listing.strange:
             why = "its key is not one that is understood here; try 'git annex get'"
@@ -210,11 +212,9 @@ class _Run:
         remotes: Remotes,
     ) -> Iterator[Outcome]:
         """Looks up where files can be had, and has them fetched."""
-        known = set(self._wanted)
+        new: list[str] = []
         for file in files:
-            yield from self._look_at(file, listing)
-        left = {one.key for one in self._left}
-        new = [key for key in self._wanted if key not in known and key not in left]
+            yield from self._look_at(file, listing, new)
         for key, logs in branch.logs(new).items():
             wanted = self._wanted[key]
             wanted.logs, wanted.places = logs, remotes.places(logs)
@@ -228,8 +228,11 @@ class _Run:
                 why = "no place is known where it could be had" + _elsewhere(places)
                 yield from self._not_had("impossible", key, why)
 
-    def _look_at(self, file: AnnexedFile, listing: Listing) -> Iterator[Outcome]:
-        """Takes in a file that is wanted; yields an outcome for one whose content is here."""
+    def _look_at(self, file: AnnexedFile, listing: Listing, new: list[str]) -> Iterator[Outcome]:
+        """Takes in a file that is wanted; yields an outcome for one whose content is here.
+
+        Keys of which it has to be looked up where they are go into ``new``.
+        """
         key, path = file.key, file.path
         if key in self._wanted:
             self._wanted[key].paths.append(path)
@@ -242,6 +245,8 @@ class _Run:
         self._meter.want(size)
         if self._clone.left is not None or file.unlocked or key in listing.pointers:
             self._left.append(Left(path, key))
+        else:
+            new.append(key)
 
     def _is_spoken(self, key: str, places: Places) -> bool:
         """Whether a key's content is to be fetched here at all, or by git-annex."""
@@ -281,7 +286,6 @@ class _Run:
 
     def _by_git_annex(self) -> Iterator[Outcome]:
         """Has git-annex get what was left to it."""
-        verifies = self._clone.settings.is_true("annex.verify", default=True)
         came = get_by_git_annex(self._clone, self._left, self._jobs, self._meter.arrived)
         for left, fault in came:
             if fault is not None:
@@ -289,16 +293,24 @@ class _Run:
                 continue
             wanted = self._wanted.pop(left.key)
             self._meter.done(left.key, wanted.size, wanted.size or 0)
-            check = check_for(left.key, wanted.places.equivalent)
-            proved = check is not None and verifies
+            evidence = self._checked_by_git_annex(left.key)
             for path in wanted.paths:
                 yield Outcome(
                     *("get", "ok", self._name(path), "by git-annex"),
                     key=left.key,
                     size=wanted.size,
-                    evidence=check.evidence if check is not None and proved else None,
-                    checked="checked" if proved else None,
+                    evidence=evidence,
+                    checked=None if evidence is None else "checked",
                 )
+
+    def _checked_by_git_annex(self, key: str) -> Evidence | None:
+        """What git-annex has checked of a content that it got, as far as that is sure."""
+        check = check_for(key)
+        if check is None or not check.hashes or not self._clone.settings.verifies:
+            return None
+        if check.evidence is Evidence.ETAG and shutil.which(_ETAG_BACKEND) is None:
+            return None
+        return check.evidence
 
     def _in_subdatasets(self, found: Sequence[Subdataset]) -> Iterator[Outcome]:
         chosen = [sub for sub in found if sub.named or self._recursive]
@@ -319,7 +331,7 @@ class _Run:
                     meter=self._meter,
                 )
                 yield from run.outcomes()
-            except NeuromirrorError as error:
+            except (NeuromirrorError, OSError) as error:
                 yield self._failed("error", sub.path, str(error))
 
     def _not_had(self, status: Status, key: str, why: str) -> Iterator[Outcome]:

@@ -116,6 +116,12 @@ class Settings:
         return self.get("annex.security.allowed-ip-addresses", old).split()
 
     @property
+    def verifies(self) -> bool:
+        """Whether git-annex checks all that it gets."""
+        names = ["annex.verify", *(f"remote.{name}.annex-verify" for name in self.remotes())]
+        return all(self.is_true(name, default=True) for name in names)
+
+    @property
     def headers(self) -> dict[str, str]:
         """What ``annex.http-headers`` sends with each request; raises GitFailed for no header."""
         found = {}
@@ -153,6 +159,8 @@ class Settings:
                 return f"{name} is set"
         if hook := self.has_hook(git_dir, _HOOKS):
             return f"there is a hook {hook}"
+        if self.get("extensions.objectformat", "sha1").lower() != "sha1":
+            return "its git objects are not named by SHA-1 (extensions.objectFormat)"
         if not self.is_true("core.symlinks", default=True):
             return "the file system has no symlinks (core.symlinks)"
         if self.get("core.sharedrepository").lower() not in _UNSHARED:
