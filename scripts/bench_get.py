@@ -102,8 +102,6 @@ def _contest(
         yield {
             **line,
             "of": f"{count:,} files of {unit}, {latency} ms",
-            "bytes": count * size,
-            "latency_ms": latency,
             "mb_per_s": round(count * size / 1e6 / line["seconds"]),
         }
 

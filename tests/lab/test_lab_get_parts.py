@@ -82,6 +82,18 @@ def test_recursively_all_is_got_and_what_is_missing_is_installed(above: Path) ->
     assert got["own.dat"].status == "ok"
 
 
+def test_a_repository_without_git_annex_may_hold_datasets(above: Path, tmp_path: Path) -> None:
+    paper = tmp_path / "paper"
+    git(tmp_path, "init", "-q", str(paper))
+    shutil.move(above, paper / "data")
+    git(paper, "add", "data")
+    got = by_path(list(get(paper, ["data/here/small/1.dat", "data/own.dat"])))
+    assert {path: one.status for path, one in got.items()} == {
+        "data/here/small/1.dat": "ok",
+        "data/own.dat": "ok",
+    }
+
+
 def test_a_sub_dataset_that_cannot_be_had_does_not_stop_the_others(
     above: Path, world: GetWorld
 ) -> None:

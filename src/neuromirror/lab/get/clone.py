@@ -35,7 +35,8 @@ class NotAClone(ConfigurationError):
 class Clone:
     """A clone with its work tree at ``top``; ``annex`` is git-annex's folder in it.
 
-    ``left`` says why git-annex has to get everything itself; None where it has not.
+    ``left`` says why git-annex has to get everything itself; None where it has not. Where it is not
+    ``is_annexed``, git-annex knows nothing of it, here or at its remotes.
     """
 
     def __init__(self, top: Path, git_dir: Path, settings: Settings, left: str | None) -> None:
@@ -44,6 +45,7 @@ class Clone:
         self.annex = git_dir / "annex"
         self.settings = settings
         self.left = left
+        self.is_annexed = True
         self._objects = os.fsencode(self.annex / "objects")
 
     @classmethod
@@ -135,10 +137,8 @@ class Clone:
         refs = self._refs()
         if not self.uuid:
             if not refs:
-                raise NotAClone(
-                    f"{self.top} has no git-annex branch, here or at its remotes: nothing of it "
-                    "can be got"
-                )
+                self.is_annexed = False
+                return
             self.git_annex("init")
             self.settings = Settings.of(self.git_dir)
             refs = self._refs()

@@ -14,7 +14,7 @@ from typing import Final
 from neuromirror.annex import parse_key
 from neuromirror.lab.get.by_git_annex import Left, get_by_git_annex
 from neuromirror.lab.get.checks import check_for, is_secure
-from neuromirror.lab.get.clone import Clone
+from neuromirror.lab.get.clone import Clone, NotAClone
 from neuromirror.lab.get.crew import Crew, Sessions
 from neuromirror.lab.get.fetching import Fetched, Task, shown
 from neuromirror.lab.get.listing import AnnexedFile, Listing, Selection, Subdataset
@@ -139,7 +139,9 @@ class _Run:
         with ExitStack() as stack:
             objects = stack.enter_context(Objects(self._clone.git_dir))
             listing = Listing(self._clone, self._selection, objects)
-            if self._clone.left is None:
+            if not self._clone.is_annexed:
+                yield from self._without_annex(listing)
+            elif self._clone.left is None:
                 yield from self._fetch(listing, objects, stack)
             else:
                 for file in listing.files():
@@ -151,6 +153,18 @@ class _Run:
         yield from self._in_subdatasets(listing.subdatasets)
         for path in self._selection.unfound():
             yield self._failed("impossible", path, "git knows no file of this name here")
+
+    def _without_annex(self, listing: Listing) -> Iterator[Outcome]:
+        """What is to be said of a repository that git-annex knows nothing of.
+
+        Its sub-datasets can be got. Raises NotAClone where there are none.
+        """
+        why = "the repository has no git-annex branch, here or at its remotes"
+        files = [file.path for file in listing.files()]
+        if not listing.subdatasets:
+            raise NotAClone(f"{self._clone.top}: {why}, so that nothing of it can be got")
+        for path in files:
+            yield self._failed("impossible", path, why)
 
     def _fetch(self, listing: Listing, objects: Objects, stack: ExitStack) -> Iterator[Outcome]:
         """Fetches what is to be fetched here; what is not, is in ``_left`` afterwards."""
