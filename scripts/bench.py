@@ -1,42 +1,49 @@
-"""Benches: every contender in the same run, on the same input, each in a process of its own."""
+"""Benches: every contender in the same run, on the same input, each in a process of its own.
+
+A contender's process imports this module and that of its own bench: what the other benches need
+must not count as its memory, so a bench is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
-from bench_archive import archive_bench
-from bench_clone import clone_bench
-from bench_dandiset import dandiset_bench
-from bench_delta import delta_bench
-from bench_get import get_bench
-from bench_hostile import hostile_bench
-from bench_index import index_bench
-from bench_mint import mint_bench
-from bench_recrawl import recrawl_bench
-from bench_s3 import s3_bench
-from bench_verify import verify_bench
-from bench_volume import volume_bench
+
+_BENCHES = (
+    "mint",
+    "delta",
+    "recrawl",
+    "s3",
+    "hostile",
+    "index",
+    "clone",
+    "archive",
+    "dandiset",
+    "verify",
+    "volume",
+    "get",
+)
 
 
-@click.group()
+class _Benches(click.Group):
+    """Each bench is the command ``<name>_bench`` of the module ``bench_<name>``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_BENCHES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _BENCHES:
+            return None
+        found = getattr(import_module(f"bench_{cmd_name}"), f"{cmd_name}_bench")
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.group(cls=_Benches)
 def main() -> None:
     """Measures neuromirror beside its peers, in one run on one machine."""
 
-
-for command in (
-    mint_bench,
-    delta_bench,
-    recrawl_bench,
-    s3_bench,
-    hostile_bench,
-    index_bench,
-    clone_bench,
-    archive_bench,
-    dandiset_bench,
-    verify_bench,
-    volume_bench,
-    get_bench,
-):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main()

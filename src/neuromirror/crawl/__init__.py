@@ -2,22 +2,25 @@
 
 from neuromirror.crawl.compare import Changes, Difference
 from neuromirror.crawl.holds import release
+from neuromirror.crawl.mirror_run import NotNow
 from neuromirror.crawl.mirrors import (
     Guards,
     Mirror,
     MirrorFile,
     NetSettings,
+    ScheduleSettings,
     ZarrLimits,
     find_mirror,
     load_mirror,
     load_mirrors,
     mirror_files,
 )
+from neuromirror.crawl.plan import Task
 from neuromirror.crawl.private import PrivateSide
 from neuromirror.crawl.prove import Proven, Spool, prove
 from neuromirror.crawl.publish import Published, Publisher
 from neuromirror.crawl.rebuild import rebuild_index
-from neuromirror.crawl.recorder import Recorder, recording
+from neuromirror.crawl.recorder import JournalRecorder, Recorder, recording
 from neuromirror.crawl.requests import Request, parse_requests
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync, dry_run
@@ -27,9 +30,11 @@ __all__ = [
     "Changes",
     "Difference",
     "Guards",
+    "JournalRecorder",
     "Mirror",
     "MirrorFile",
     "NetSettings",
+    "NotNow",
     "Outcome",
     "PrivateSide",
     "Proven",
@@ -38,8 +43,10 @@ __all__ = [
     "Recorder",
     "Request",
     "Result",
+    "ScheduleSettings",
     "Spool",
     "Sync",
+    "Task",
     "Visit",
     "ZarrLimits",
     "dry_run",

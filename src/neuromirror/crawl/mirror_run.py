@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from neuromirror.crawl.events import tell_returned, tell_vanished
@@ -59,6 +59,14 @@ class NotNow(NeuromirrorError):
     """A dataset that must not be visited now, and nothing recorded of it; not a failure."""
 
 
+Claim = Callable[[DatasetRef], AbstractContextManager[object]]
+"""Keeps others from a dataset while the block runs; raises NotNow where they have it already."""
+
+
+def _nobody_else(dataset: DatasetRef) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What one store does differently with some datasets.
@@ -66,7 +74,7 @@ class Rules:
     ``moving`` are visited in any case; ``before`` is done before a visit, under the dataset's
     lock, and gives words to begin the result with (or raises NotNow); ``unavailable`` says how a
     dataset fares that cannot be read, given the reason, None to say nothing; ``passed_over`` tells
-    datasets that this store has nothing to do with.
+    datasets that this store has nothing to do with; ``claim`` is held while one is visited.
     """
 
     moving: Container[DatasetRef] = ()
@@ -75,6 +83,7 @@ class Rules:
         dataset.name, "notneeded", why
     )
     passed_over: Callable[[DatasetRef], bool] = lambda dataset: False
+    claim: Claim = _nobody_else
 
 
 def attempt(name: str, store: Store, step: Callable[[], object]) -> Iterator[Result]:
@@ -125,22 +134,44 @@ class MirrorRun:
         self._count = count
         self._traffic = traffic
 
-    def results(self, request: Request) -> Iterator[Result]:
-        """How each dataset fared, as they end."""
-        recorder, source, rules = self._recorder, self._source, self._rules
+    def visit(self, request: Request) -> Iterator[Result]:
+        """How the datasets of a request fare, and nothing is done for the mirror as a whole."""
+        planned = yield from self._plan(request)
+        if planned is None:
+            return
+        tasks, gone = planned
+        self._count(len(tasks) + len(gone))
+        yield from self._standing(tasks)
+        due = [task for task in tasks if task.action == "visit"]
+        yield from self._visit_all(due, request.mirror, [])
+        yield from self._all_vanished(gone, request)
 
+    def _plan(
+        self, request: Request
+    ) -> Generator[Result, None, tuple[list[Task], list[str]] | None]:
         def plan(index: Index) -> tuple[list[Task], list[str]]:
             with counted(self._traffic):
-                return Planner(index, self._how.regardless, rules.moving).plan(request, source)
+                planner = Planner(index, self._how.regardless, self._rules.moving)
+                return planner.plan(request, self._source)
 
         try:
-            tasks, gone = recorder.ask(plan)
+            tasks, gone = self._recorder.ask(plan)
         except ConfigurationError:
             raise
         except NeuromirrorError as error:
             yield unplanned(request, error)
+            return None
+        return [task for task in tasks if not self._rules.passed_over(task.hint.dataset)], gone
+
+    def results(
+        self, request: Request, defer: Callable[[Task], None] | None = None
+    ) -> Iterator[Result]:
+        """How each dataset fared, as they end; those that are due are only told to ``defer``."""
+        recorder, source = self._recorder, self._source
+        planned = yield from self._plan(request)
+        if planned is None:
             return
-        tasks = [task for task in tasks if not rules.passed_over(task.hint.dataset)]
+        tasks, gone = planned
         name = request.mirror.name
         failed = list(
             attempt(name, self._store, lambda: self._introduce(request.mirror, source, recorder))
@@ -150,7 +181,27 @@ class MirrorRun:
             return
         yield from attempt(name, self._store, lambda: self._probe(request.mirror, source, recorder))
         self._count(len(tasks) + len(gone))
+        yield from self._standing(tasks)
         due = [task for task in tasks if task.action == "visit"]
+        if defer is not None:
+            self._count(-len(due))
+            for task in due:
+                defer(task)
+        else:
+            past: list[int] = []
+            yield from self._visit_all(due, request.mirror, past)
+            if self._how.history and past and not any(past):
+                said = "no earlier states: upstream keeps none, or they are all here"
+                yield Result(name, "notneeded", said)
+        yield from self._all_vanished(gone, request)
+        yield from attempt(
+            name, self._store, lambda: update_supers(self._store, recorder, request.mirror, source)
+        )
+        if request.local_id is None:
+            yield from attempt(name, self._store, lambda: self._store.mark_checked(name))
+
+    def _standing(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        """How those datasets fare that are not to be visited."""
         for task in tasks:
             if task.action == "unavailable":
                 yield from self._unavailable(task.hint.dataset, task.why)
@@ -158,21 +209,13 @@ class MirrorRun:
                 yield Result(task.hint.dataset.name, "impossible", task.why, "held")
             elif task.action != "visit":
                 yield Result(task.hint.dataset.name, "notneeded", task.why)
-        past: list[int] = []
-        yield from self._visit_all(due, source, request.mirror, recorder, past)
-        if self._how.history and past and not any(past):
-            yield Result(
-                name, "notneeded", "no earlier states: upstream keeps none, or they are all here"
-            )
-        known = recorder.ask(lambda index: index.hints(name)) if gone else {}
+
+    def _all_vanished(self, gone: Iterable[str], request: Request) -> Iterator[Result]:
+        known: Mapping[str, LastVisit] = {}
+        if gone:
+            known = self._recorder.ask(lambda index: index.hints(request.mirror.name))
         for local_id in gone:
-            last = known.get(local_id)
-            yield from self._vanished(source.dataset(local_id), last)
-        yield from attempt(
-            name, self._store, lambda: update_supers(self._store, recorder, request.mirror, source)
-        )
-        if request.local_id is None:
-            yield from attempt(name, self._store, lambda: self._store.mark_checked(name))
+            yield from self._vanished(self._source.dataset(local_id), known.get(local_id))
 
     def _unavailable(self, dataset: DatasetRef, why: str) -> Iterator[Result]:
         try:
@@ -197,19 +240,12 @@ class MirrorRun:
         if recorder.ask(lambda index: index.capabilities(mirror.name)) != found:
             recorder.record(MirrorProbed(mirror.name, found, now()))
 
-    def _visit_all(
-        self,
-        due: list[Task],
-        source: Source,
-        mirror: Mirror,
-        recorder: Recorder,
-        past: list[int],
-    ) -> Iterator[Result]:
+    def _visit_all(self, due: list[Task], mirror: Mirror, past: list[int]) -> Iterator[Result]:
         """Visits datasets; ``past`` gets the number of earlier states that each has upstream."""
         jobs = max(1, min(self._how.jobs, len(due)))
         with _seldom_collected(), ThreadPoolExecutor(jobs) as pool:
             running: dict[Future[Result], Task] = {
-                pool.submit(self._visit, task, source, mirror, recorder, past): task for task in due
+                pool.submit(self._visit, task, mirror, past): task for task in due
             }
             try:
                 for future in as_completed(running):
@@ -230,29 +266,23 @@ class MirrorRun:
                 for future in running:
                     future.cancel()
 
-    def _visit(
-        self, task: Task, source: Source, mirror: Mirror, recorder: Recorder, past: list[int]
-    ) -> Result:
+    def _visit(self, task: Task, mirror: Mirror, past: list[int]) -> Result:
         own = TrafficCounter()
         with counted(self._traffic), counted(own):
-            result = self._fare(task, source, mirror, recorder, past, own)
+            result = self._fare(task, mirror, past, own)
         return replace(result, traffic=own.hosts())
 
-    def _fare(
-        self,
-        task: Task,
-        source: Source,
-        mirror: Mirror,
-        recorder: Recorder,
-        past: list[int],
-        own: TrafficCounter,
-    ) -> Result:
+    def _fare(self, task: Task, mirror: Mirror, past: list[int], own: TrafficCounter) -> Result:
         """Visits a dataset; ``own`` counts what the visit asks."""
+        source, recorder = self._source, self._recorder
         hint, dataset = task.hint, task.hint.dataset
         started, said = now(), ""
         visit = Visit(source, self._store, recorder, mirror.settings, hint)
         try:
-            with self._store.lock(dataset.dataset_id, dataset.name):
+            with (
+                self._rules.claim(dataset),
+                self._store.lock(dataset.dataset_id, dataset.name),
+            ):
                 said = self._rules.before(dataset)
                 if task.last is not None and task.last.status == "not_found":
                     tell_returned(recorder, dataset)
@@ -270,7 +300,7 @@ class MirrorRun:
             status = "ok" if result.status == "notneeded" else result.status
             result = replace(result, status=status, message=said + result.message)
         try:
-            self._record_visit(task, started, result, visit.outcome.pending, recorder, own)
+            self._record_visit(task, started, result, visit.outcome.pending, own)
         except (NeuromirrorError, OSError) as error:
             return Result(dataset.name, "error", explain(error, self._store), "failed")
         return result
@@ -281,7 +311,6 @@ class MirrorRun:
         started: str,
         result: Result,
         pending: int,
-        recorder: Recorder,
         own: TrafficCounter,
     ) -> None:
         """Records the visit, unless it says nothing that the last one did not."""
@@ -293,7 +322,7 @@ class MirrorRun:
             == (result.visit, hint.fingerprint or "", pending)
         ):
             return
-        recorder.record(
+        self._recorder.record(
             _ended(
                 dataset,
                 started,

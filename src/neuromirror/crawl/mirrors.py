@@ -103,6 +103,33 @@ class NetSettings(BaseModel):
         return Manners(self.contact, self.connections_per_host, self.requests_per_second)
 
 
+class ScheduleSettings(BaseModel):
+    """How often a service looks at the archive; see docs/service.md."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    list_minutes: float = Field(
+        default=60, ge=1, description="Read the archive's overview this often."
+    )
+    least_hours: float = Field(
+        default=6,
+        gt=0,
+        description="Where only a visit can tell whether a dataset changed: visit one that keeps "
+        "changing this often …",
+    )
+    most_days: float = Field(
+        default=30, gt=0, description="… and one that never does this often, the others between."
+    )
+    deep_days: float = Field(
+        default=90,
+        ge=0,
+        description="Visit each dataset this often whatever the overview says (0: never).",
+    )
+    workers: int = Field(
+        default=4, ge=1, le=64, description="Datasets of this mirror visited at a time."
+    )
+
+
 class MirrorFile(BaseModel):
     """What a mirror's TOML file may say; the file's name without .toml is the mirror's name."""
 
@@ -116,6 +143,7 @@ class MirrorFile(BaseModel):
     guards: Guards = Guards()
     zarr: ZarrLimits = ZarrLimits()
     net: NetSettings = NetSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
 
 
 @dataclass(frozen=True, slots=True)

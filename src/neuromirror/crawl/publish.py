@@ -193,6 +193,7 @@ class Publisher:
             moved = {ANNEX: minted.annex_commit}
             if new:
                 moved |= {branch: minted.commit, TAGS + chosen[-1]: minted.commit}
+            self._recorder.confirm()
             self.repository.publish({one: refs.get(one) for one in moved}, moved)
             self._store.alias(self.dataset)
         if new:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from neuromirror.crawl.rebuild import rebuild_index
 from neuromirror.index import Index
@@ -16,7 +16,30 @@ from neuromirror.store import Store
 _T = TypeVar("_T")
 
 
-class Recorder:
+class Recorder(Protocol):
+    """What visits read the index by, and tell the journal; many threads may share one."""
+
+    def record(self, *entries: Entry) -> None:
+        """Adds entries; they are in the journal before they are in the index."""
+        ...
+
+    def ask(self, question: Callable[[Index], _T]) -> _T:
+        """The answer to a question about the index as it is now; no iterator may come out."""
+        ...
+
+    def reader(self) -> Index:
+        """A connection to read by, for the thread that asks for it; to be closed there.
+
+        For questions by the million, which would wait for each other in :meth:`ask`.
+        """
+        ...
+
+    def confirm(self) -> None:
+        """Raises where the work was given to somebody else meanwhile; before refs are moved."""
+        ...
+
+
+class JournalRecorder:
     """Appends entries to the store's journal and brings the index up to date.
 
     Visits in several threads share it; a SQLite connection belongs to one thread, so everything
@@ -40,7 +63,7 @@ class Recorder:
         return index
 
     def record(self, *entries: Entry) -> None:
-        """Adds entries; they are in the journal before they are in the index."""
+        """See :class:`Recorder`."""
         self._thread.submit(self._record, entries).result()
 
     def _record(self, entries: tuple[Entry, ...]) -> None:
@@ -48,15 +71,15 @@ class Recorder:
         self._index.catch_up(self._store)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """The answer to a question about the index as it is now; no iterator may come out."""
+        """See :class:`Recorder`."""
         return self._thread.submit(question, self._index).result()
 
     def reader(self) -> Index:
-        """A connection to read by, for the thread that asks for it; to be closed there.
-
-        For questions by the million, which would wait for each other in :meth:`ask`.
-        """
+        """See :class:`Recorder`."""
         return Index.open_readonly(self._path)
+
+    def confirm(self) -> None:
+        """Nothing: who holds a dataset's lock in this process keeps it."""
 
     def close(self) -> None:
         """Closes the index."""
@@ -65,9 +88,9 @@ class Recorder:
 
 
 @contextmanager
-def recording(store: Store, index_path: Path) -> Iterator[Recorder]:
+def recording(store: Store, index_path: Path) -> Iterator[JournalRecorder]:
     """A recorder that is closed at the end of the block."""
-    recorder = Recorder(store, index_path)
+    recorder = JournalRecorder(store, index_path)
     try:
         yield recorder
     finally:

@@ -15,10 +15,14 @@ from neuromirror.sources import DatasetNotFound, Source
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asked to sync: a mirror, and one of its datasets or all (None)."""
+    """What a person asked to sync: a mirror, and one of its datasets or all (None).
+
+    ``hint`` is what upstream's overview said of the one, where it was read a while ago.
+    """
 
     mirror: Mirror
     local_id: str | None
+    hint: DatasetHint | None = None
 
 
 def parse_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[Request]:
@@ -92,7 +96,7 @@ class Planner:
             dataset = _dataset(source, request.local_id)
             self._check_whole(dataset)
             try:
-                hints = {request.local_id: source.hint(dataset)}
+                hints = {request.local_id: request.hint or source.hint(dataset)}
             except DatasetNotFound:
                 if request.local_id in known:
                     return [], [request.local_id]

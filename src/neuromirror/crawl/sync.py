@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from neuromirror.crawl.mirror_run import How, MirrorRun, NotNow, Rules, attempt, known_mirrors
+from neuromirror.crawl.mirror_run import (
+    Claim,
+    How,
+    MirrorRun,
+    NotNow,
+    Rules,
+    attempt,
+    known_mirrors,
+)
+from neuromirror.crawl.mirrors import Mirror
 from neuromirror.crawl.plan import Task
 from neuromirror.crawl.private import (
     EMBARGOED,
@@ -20,6 +30,7 @@ from neuromirror.crawl.private import (
 from neuromirror.crawl.recorder import Recorder, recording
 from neuromirror.crawl.requests import Planner, Request
 from neuromirror.crawl.results import Result, unplanned
+from neuromirror.crawl.supers import update_supers
 from neuromirror.index import Index
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError, Traffic
 from neuromirror.net import TrafficCounter
@@ -103,7 +114,9 @@ class Sync:
     What was asked of each mirror's hosts so far is in :meth:`traffic`, but for what is private.
     ``deep`` visits datasets whatever upstream's overview says; ``history`` does too, and mints
     earlier states that upstream can still list. ``private`` is the folder of the private store,
-    for mirrors that keep what is under embargo, and for what was opened since.
+    for mirrors that keep what is under embargo, and for what was opened since. ``claim`` keeps
+    other programs from a dataset while it is visited; ``recorder`` is used instead of one that is
+    opened for the run.
     """
 
     def __init__(
@@ -115,9 +128,13 @@ class Sync:
         history: bool = False,
         jobs: int = 4,
         private: Path | None = None,
+        claim: Claim | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._store = store
         self._index_path = index_path
+        self._claim = claim
+        self._recorder = recorder
         self._how = How(deep, history, jobs)
         self._private = PrivateSide(private, store)
         self._counters: dict[str, TrafficCounter] = {}
@@ -135,25 +152,84 @@ class Sync:
 
         Raises ConfigurationError before anything is asked or written.
         """
-        refuse_private(self._store.root)
-        sources = [request.mirror.open() for request in requests]
-        self._private.check(sources)
-        with recording(self._store, self._index_path) as recorder:
+        sources = self._opened(requests)
+        with self._recording() as recorder:
             for request, source in zip(requests, sources, strict=True):
                 yield from self._mirror(request, source, recorder)
             yield from attempt(TOP_ALIAS, self._store, lambda: self._update_top(recorder))
 
-    def _mirror(self, request: Request, source: Source, recorder: Recorder) -> Iterator[Result]:
+    def survey(self, mirror: Mirror, due: Callable[[Task], None]) -> Iterator[Result]:
+        """All that a run over a mirror does but for visits: ``due`` is told which are to be made.
+
+        What is under embargo is visited, if it is to be: the private store has one run at a time.
+        """
+        request = Request(mirror, None)
+        (source,) = self._opened([request])
+        with self._recording() as recorder:
+            yield from self._mirror(request, source, recorder, due)
+
+    def visit(self, request: Request) -> Iterator[Result]:
+        """How one dataset fares; nothing is done for its mirror as a whole."""
+        (source,) = self._opened([request])
+        with self._recording() as recorder:
+            run = self._public_run(request, source, recorder, {})
+            yield from run.visit(request)
+
+    def regroup(self, mirror: Mirror) -> Iterator[Result]:
+        """Brings a mirror's super-datasets, and the one above all, to the newest states."""
+        (source,) = self._opened([Request(mirror, None)])
+        with self._recording() as recorder:
+            for name, step in (
+                (mirror.name, lambda: update_supers(self._store, recorder, mirror, source)),
+                (TOP_ALIAS, lambda: self._update_top(recorder)),
+            ):
+                yield from attempt(name, self._store, step)
+
+    def _opened(self, requests: Sequence[Request]) -> list[Source]:
+        refuse_private(self._store.root)
+        sources = [request.mirror.open() for request in requests]
+        self._private.check(sources)
+        return sources
+
+    def _recording(self) -> AbstractContextManager[Recorder]:
+        if self._recorder is not None:
+            return nullcontext(self._recorder)
+        return recording(self._store, self._index_path)
+
+    def _mirror(
+        self,
+        request: Request,
+        source: Source,
+        recorder: Recorder,
+        defer: Callable[[Task], None] | None = None,
+    ) -> Iterator[Result]:
         """The public store's part first: what was opened leaves the private one by it."""
         view = private_view(source)
-        held = self._private.holds(request.mirror.name)
         waiting: dict[str, Result] = {}
+        run = self._public_run(request, source, recorder, waiting)
+        yield from run.results(request, defer)
+        if view is not None and (request.local_id is None or waiting):
+            for result in self._keep_private(request, view):
+                waiting.pop(result.dataset, None)
+                yield result
+        self._count(len(waiting))
+        yield from waiting.values()
+
+    def _public_run(
+        self,
+        request: Request,
+        source: Source,
+        recorder: Recorder,
+        waiting: dict[str, Result],
+    ) -> MirrorRun:
+        """The public store's run; ``waiting`` gets what the private store may say more of."""
+        view = private_view(source)
+        held = self._private.holds(request.mirror.name)
 
         def unavailable(dataset: DatasetRef, why: str) -> Result | None:
             again = closed_again(self._store, dataset, recorder) if why == EMBARGOED else None
             said = again or Result(dataset.name, "notneeded", why)
             if again is None and why == EMBARGOED and view is not None:
-                # the private store's part may have more to say of it
                 waiting[dataset.name] = said
                 return None
             return said
@@ -168,15 +244,10 @@ class Sync:
             return "opened upstream, and moved here from the private store; "
 
         rules = Rules(held, before, unavailable)
+        if self._claim is not None:
+            rules = replace(rules, claim=self._claim)
         traffic = self._counters.setdefault(request.mirror.name, TrafficCounter())
-        run = MirrorRun(self._store, recorder, source, self._how, rules, self._count, traffic)
-        yield from run.results(request)
-        if view is not None and (request.local_id is None or waiting):
-            for result in self._keep_private(request, view):
-                waiting.pop(result.dataset, None)
-                yield result
-        self._count(len(waiting))
-        yield from waiting.values()
+        return MirrorRun(self._store, recorder, source, self._how, rules, self._count, traffic)
 
     def _keep_private(self, request: Request, view: Source) -> Iterator[Result]:
         """The private store's part, of which no more is told than may be known."""

@@ -38,6 +38,7 @@ from neuromirror.index.rows import (
     VisitRow,
     Vouched,
 )
+from neuromirror.index.schedule import LeaseRow, Schedule, TaskRow
 from neuromirror.index.settings import is_indexed, settled
 from neuromirror.index.urls import plain_url
 
@@ -58,12 +59,15 @@ __all__ = [
     "Journal",
     "JournalBroken",
     "LastVisit",
+    "LeaseRow",
     "LocationRow",
     "MalformedQuery",
     "MirrorStatus",
     "NotIndexed",
     "PartRow",
     "Relative",
+    "Schedule",
+    "TaskRow",
     "UnknownAttribute",
     "UnknownDataset",
     "UnknownHold",

@@ -105,6 +105,11 @@ class Store:
         """Where the index is when it is named nowhere else."""
         return self._own / "index.sqlite"
 
+    @property
+    def schedule_path(self) -> Path:
+        """Where a service keeps what it is to do next, and who is at it."""
+        return self._own / "schedule.sqlite"
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder on the store's own disk for files that do not outlive the block.

@@ -1,0 +1,1 @@
+"""The service: a clock, leases, workers, and what an operator sees of them."""

@@ -1,0 +1,257 @@
+"""The desk: the one place that writes journal and index, and the workers who ask it to.
+
+Workers connect by a socket (of this machine, or TCP for those elsewhere) whose both ends prove that
+they know the same key; what goes over it is Python's pickle, so the key is as good as a login.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from neuromirror.crawl import Recorder
+from neuromirror.index import Index, Schedule
+from neuromirror.model import Entry, NeuromirrorError
+from neuromirror.service.leases import Lease, LeaseLost
+
+_T = TypeVar("_T")
+
+
+class DeskGone(NeuromirrorError):
+    """The service that a worker works for does not answer; nothing more is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeskAddress:
+    """Where a desk is: a socket file, or ``(host, port)``; and the key both ends must know."""
+
+    place: str | tuple[str, int]
+    key: bytes
+
+
+class Desk:
+    """Serves workers: entries are recorded if the lease that they came with holds.
+
+    ``host`` is an address of this machine that workers elsewhere can reach; without it only
+    processes here can.
+    """
+
+    def __init__(self, recorder: Recorder, schedule: Schedule, host: str | None = None) -> None:
+        self._recorder = recorder
+        self._schedule = schedule
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        key = secrets.token_bytes(32)
+        if host is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="neuromirror-")
+            self._listener = Listener(os.path.join(self._folder.name, "desk"), authkey=key)
+        else:
+            self._listener = Listener((host, 0), authkey=key)
+        self.address = DeskAddress(cast("str | tuple[str, int]", self._listener.address), key)
+        self._closing = False
+        self._connections: set[Connection] = set()
+        self._lock = threading.Lock()
+        self._accepting = threading.Thread(target=self._accept, name="desk", daemon=True)
+        self._accepting.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all connections; workers that go on are told by their next question."""
+        self._closing = True
+        with suppress(OSError, EOFError, AuthenticationError):
+            # accept() waits until somebody comes
+            Client(self.address.place, authkey=self.address.key).close()
+        self._accepting.join()
+        self._listener.close()
+        with self._lock:
+            for one in self._connections:
+                _hang_up(one)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _accept(self) -> None:
+        while not self._closing:
+            try:
+                connection = self._listener.accept()
+            except (AuthenticationError, EOFError, OSError):
+                continue  # a stranger, or one who died on the way in
+            with self._lock:
+                self._connections.add(connection)
+            threading.Thread(
+                target=self._serve, args=(connection,), name="desk worker", daemon=True
+            ).start()
+
+    def _serve(self, connection: Connection) -> None:
+        with suppress(EOFError, OSError), closing(connection):
+            while True:
+                verb, *said = connection.recv()
+                try:
+                    answer: tuple[bool, object] = (True, self._answer(verb, said))
+                except (NeuromirrorError, OSError) as error:
+                    answer = (False, error)
+                try:
+                    connection.send(answer)
+                except (TypeError, AttributeError) as error:  # what pickle cannot take
+                    connection.send((False, NeuromirrorError(f"no answer: {error}")))
+        with self._lock:
+            self._connections.discard(connection)
+
+    def _answer(self, verb: str, said: list[Any]) -> object:
+        if verb == "record":
+            lease, entries = said
+            self._confirm(lease)
+            self._recorder.record(*entries)
+            return None
+        if verb == "confirm":
+            self._confirm(*said)
+            return None
+        assert verb == "ask", verb
+        name, args, named = said
+        if name.startswith("_") or name in _NOT_ASKED:
+            raise NeuromirrorError(f"the index is not asked for {name!r} from afar")
+        return self._recorder.ask(lambda index: _asked(index, name, args, named))
+
+    def _confirm(self, lease: Lease) -> None:
+        if not self._schedule.holds(lease.name, lease.token):
+            raise LeaseLost(
+                f"{lease.name}: the lease of this visit is over and somebody else has taken the "
+                "work; nothing more of this visit is written"
+            )
+
+
+def _hang_up(connection: Connection) -> None:
+    """Ends a connection that another thread reads from; to close it would not wake that thread."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as its:
+        its.shutdown(socket.SHUT_RDWR)
+
+
+_NOT_ASKED = frozenset({"open", "open_readonly", "of_contents", "close", "catch_up", "dump"})
+
+
+def _asked(
+    index: Index, name: str, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[bool, object]:
+    """The index's answer, and whether it came as an iterator."""
+    found = getattr(index, name)
+    if callable(found):
+        found = found(*args, **named)
+    return (True, list(found)) if isinstance(found, Iterator) else (False, found)
+
+
+class DeskRecorder:
+    """A worker's recorder: it asks the desk to write, and reads the index by itself where it can.
+
+    ``index_path`` is None on a machine that has not the index's disk: SQLite's files must not be
+    read over a network. ``lease`` is the worker's right to write.
+    """
+
+    def __init__(self, address: DeskAddress, lease: Lease, index_path: Path | None) -> None:
+        self._lease = lease
+        self._path = index_path
+        self._lock = threading.Lock()
+        try:
+            self._connection = Client(address.place, authkey=address.key)
+        except (OSError, EOFError, AuthenticationError) as error:
+            raise DeskGone(f"the service at {address.place} does not answer: {error}") from error
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._index: Index | None = None
+
+    def record(self, *entries: Entry) -> None:
+        """See :class:`~neuromirror.crawl.Recorder`."""
+        self._call("record", self._lease, entries)
+
+    def confirm(self) -> None:
+        """Raises LeaseLost where another worker has the dataset now."""
+        self._call("confirm", self._lease)
+
+    def ask(self, question: Callable[[Index], _T]) -> _T:
+        """See :class:`~neuromirror.crawl.Recorder`."""
+        if self._path is None:
+            return question(self.reader())
+        return self._thread.submit(self._ask, self._path, question).result()
+
+    def _ask(self, path: Path, question: Callable[[Index], _T]) -> _T:
+        if self._index is not None and self._index.replaced:
+            self._index.close()
+            self._index = None
+        if self._index is None:
+            self._index = Index.open_readonly(path)
+        return question(self._index)
+
+    def reader(self) -> Index:
+        """See :class:`~neuromirror.crawl.Recorder`."""
+        if self._path is None:
+            return cast(Index, _FarIndex(self._call))
+        return Index.open_readonly(self._path)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._index is not None:
+            self._thread.submit(self._index.close).result()
+        self._thread.shutdown()
+        self._connection.close()
+
+    def _call(self, *said: object) -> Any:
+        try:
+            with self._lock:
+                self._connection.send(said)
+                done, answer = self._connection.recv()
+        except (OSError, EOFError) as error:
+            raise DeskGone(
+                "the service ended while a visit was under way; the next one does it again"
+            ) from error
+        if not done:
+            raise answer
+        return answer
+
+
+class _FarIndex:
+    """The index's questions, each put to the desk; its iterators come as lists."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        if not callable(getattr(Index, name)):
+            return self._call("ask", name, (), {})[1]
+
+        def asked(*args: Any, **named: Any) -> Any:
+            as_iterator, found = self._call("ask", name, args, named)
+            return iter(found) if as_iterator else found
+
+        return asked
