@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from neuromirror.demo.archive import DemoError
 from neuromirror.demo.assets import BENCHMARK, OPEN_DATA, PRECOMPUTED, BucketState, key_bytes
+from neuromirror.demo.loopback import OneServer
 from neuromirror.demo.records import ArchiveClock
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ FAULTS: Mapping[str, dict[str, Any]] = {
 """Every fault with the defaults of its options; those of all are in ``faults.Fault``."""
 
 
-class DemoBuckets(BucketState):
+class DemoBuckets(OneServer, BucketState):
     """Buckets on loopback, from ``with`` to the end of the block.
 
     ``demo-aind-open-data`` keeps no versions and lets none be listed; ``demo-aind-benchmark-data``
@@ -64,14 +62,10 @@ class DemoBuckets(BucketState):
         docdb_most: int = 4,
     ) -> None:
         super().__init__(clock, layers=layers)
-        self.mirrors = Path(directory).absolute() / "mirrors"
+        self._place(directory, port)
         self.page_size = page_size
         self.docdb_most = docdb_most
-        self.endpoint = ""
-        """``http://127.0.0.1:<port>``, while it runs."""
-        self._port = port
         self._empty = empty
-        self._stack = ExitStack()
         self._stack.callback(self.close)
         self._watch = self._watched()
 
@@ -80,52 +74,27 @@ class DemoBuckets(BucketState):
         from neuromirror.demo.faults import Faults, Watched
 
         self._faults = Faults(None, FAULTS, server="s3")
-        verbs: dict[str, Callable[..., object]] = {name: getattr(self, name) for name in VERBS}
-        verbs["clear_faults"] = self.clear_faults
-        for name in ("fault", "drop_key_from_listing", "cut_listing", "slow_down"):
-            verbs[name] = _silent(getattr(self, name))
-        for name in ("put", "overwrite", "add_file"):
-            verbs[name] = _silent(getattr(self, name))
+        verbs = self._verbs((*VERBS, "clear_faults"), _WITHOUT_RESULT)
         app = Controlled(self._serve, verbs, lambda: self.requests)
         return Watched(app, "s3", self._faults, None)
 
-    def __enter__(self) -> Self:
+    def _prepare(self) -> None:
         from neuromirror.demo.bucket_contents import fill_benchmark, fill_hostile, fill_open_data
         from neuromirror.demo.layer_contents import fill_precomputed
-        from neuromirror.demo.server import LoopbackServer
 
-        with ExitStack() as undo:
-            undo.push(self._stack)
-            if not self._empty:
-                fill_open_data(self)
-                fill_benchmark(self)
-                fill_hostile(self)
-                if PRECOMPUTED in self._buckets:
-                    fill_precomputed(self)
-            server = LoopbackServer(self._watch, self._port)
-            self._stack.callback(server.stop)
-            # Last in, first out: what hangs is let go before the server waits for it.
-            self._stack.callback(self._faults.clear)
-            self.endpoint = server.url
-            for path in self._write_mirrors():
-                self._stack.callback(path.unlink, missing_ok=True)
-            undo.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+        if not self._empty:
+            fill_open_data(self)
+            fill_benchmark(self)
+            fill_hostile(self)
+            if PRECOMPUTED in self._buckets:
+                fill_precomputed(self)
 
     # -- addresses
 
     @property
-    def control_url(self) -> str:
-        """Where the verbs can be called: ``POST <control_url>/<verb>`` with a JSON object."""
-        return f"{self.endpoint}/_demo"
+    def endpoint(self) -> str:
+        """``http://127.0.0.1:<port>``, while it runs."""
+        return self._address
 
     def docdb_url(self, version: str = "v2") -> str:
         """The document database's address for finding records; ``v1`` or ``v2``."""
@@ -146,10 +115,6 @@ class DemoBuckets(BucketState):
         return f"{self.endpoint}/{bucket}/{quote(key_bytes(key), safe='/~')}{query}"
 
     # -- faults and requests
-
-    def fault(self, name: str, **options: Any) -> Fault:
-        """Switch a fault of ``FAULTS`` on; off by its ``clear`` or at the end of a ``with``."""
-        return self._faults.set(name, **options)
 
     def drop_key_from_listing(
         self, key: str | Sequence[str], *, bucket: str = OPEN_DATA, tail: bool = False, **how: Any
@@ -181,29 +146,11 @@ class DemoBuckets(BucketState):
         """Answer 503 SlowDown, as many times as said (None: until it is cleared)."""
         return self.fault("status", status=503, times=times, **how)
 
-    def clear_faults(self) -> None:
-        """Switch all faults off."""
-        self._faults.clear()
-
-    @property
-    def requests(self) -> list[str]:
-        """The requests so far, in order: ``"GET /demo-hostile?list-type=2"``."""
-        return list(self._watch.log)
-
-    def count_requests(self, pattern: str = "") -> int:
-        """How many requests hold this regular expression."""
-        return sum(bool(re.search(pattern, one)) for one in self.requests)
-
-    def clear_requests(self) -> None:
-        """Forget the requests so far."""
-        self._watch.log.clear()
-
     # -- parts
 
-    def _write_mirrors(self) -> list[Path]:
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         from neuromirror.demo.bucket_contents import MEAREC
 
-        self.mirrors.mkdir(parents=True, exist_ok=True)
         made = {
             "demo-aind": (
                 "s3",
@@ -224,14 +171,7 @@ class DemoBuckets(BucketState):
                 "Layers of volumes",
                 f'bucket = "{PRECOMPUTED}"\nendpoint = "{self.endpoint}"\n',
             )
-        paths = []
-        for name, (source, title, options) in made.items():
-            path = self.mirrors / f"{name}.toml"
-            path.write_text(
-                f'source = "{source}"\ntitle = "{title} (loopback)"\n\n[options]\n{options}'
-            )
-            paths.append(path)
-        return paths
+        return made
 
     def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         from werkzeug.wrappers import Request
@@ -278,11 +218,12 @@ VERBS = (
 )
 """The methods that can be called over HTTP and give JSON; of others HTTP gives null."""
 
-
-def _silent(verb: Callable[..., object]) -> Callable[..., object]:
-    """A verb whose result is no JSON."""
-
-    def called(**given: Any) -> None:
-        verb(**given)
-
-    return called
+_WITHOUT_RESULT = (
+    "add_file",
+    "cut_listing",
+    "drop_key_from_listing",
+    "fault",
+    "overwrite",
+    "put",
+    "slow_down",
+)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror.demo.boss.contents import fill
 from neuromirror.demo.boss.state import BossState
+from neuromirror.demo.loopback import OneServer
 
 if TYPE_CHECKING:
     from neuromirror.demo.boss.cutouts import Cutouts
-    from neuromirror.demo.faults import Fault
 
 _VOXELS: Final = "/cutout/"
 
@@ -59,7 +56,7 @@ VERBS: Final = (
 """The methods that can be called as ``POST <control_url>/<verb>``."""
 
 
-class DemoBoss(BossState):
+class DemoBoss(OneServer, BossState):
     """A BOSS on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
     ``directory`` gets the mirror file, in ``mirrors``; it is removed at the end. ``port`` 0 takes
@@ -82,65 +79,28 @@ class DemoBoss(BossState):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        self.mirrors = Path(directory).absolute() / "mirrors"
-        self.url = ""
-        """``http://127.0.0.1:<port>``, while it runs."""
-        self._port = port
+        self._place(directory, port)
         self._empty = empty
-        self._stack = ExitStack()
         self._cutouts = self._made_cutouts(limit)
         self._watched()
 
-    def start(self) -> Self:
-        """Serve from now on."""
-        from neuromirror.demo.server import LoopbackServer
-
+    def _prepare(self) -> None:
         for name in ("blosc", "numpy", "PIL"):
             import_module(name)  # better missed now than in a request
-        with ExitStack() as undo:
-            undo.push(self._stack)
-            if not self._empty and not self.collections:
-                fill(self)
-            server = LoopbackServer(self._watch, self._port)
-            self._stack.callback(server.stop)
-            # Last in, first out: what hangs is let go before the server waits for it.
-            self._stack.callback(self._faults.clear)
-            self.url = server.url
-            self._write_mirror()
-            undo.pop_all()
-        return self
-
-    def stop(self) -> None:
-        """Serve no more, and leave nothing."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
+        if not self._empty and not self.collections:
+            fill(self)
 
     # -- addresses
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:<port>``, while it runs."""
+        return self._address
 
     @property
     def api(self) -> str:
         """The base address, to which clients add ``/v1/…``."""
         return self.url
-
-    @property
-    def host(self) -> str:
-        """``127.0.0.1:<port>``."""
-        return self.url.partition("://")[2]
-
-    @property
-    def control_url(self) -> str:
-        """Where the verbs can be called: ``POST <control_url>/<verb>`` with a JSON object."""
-        return f"{self.url}/_demo"
 
     def addresses(self) -> dict[str, Any]:
         """What ``serve`` prints."""
@@ -154,33 +114,6 @@ class DemoBoss(BossState):
     @limit.setter
     def limit(self, most: int) -> None:
         self._cutouts.most = most
-
-    # -- faults and requests
-
-    def fault(self, name: str, **options: Any) -> Fault:
-        """Switch a fault of ``FAULTS`` on; off by its ``clear`` or at the end of a ``with``."""
-        return self._faults.set(name, **options)
-
-    def throttle(self, times: int | None = None, **how: Any) -> Fault:
-        """Answer 429 without Retry-After, as many times as said (None: until it is cleared)."""
-        return self.fault("status", status=429, times=times, **how)
-
-    def clear_faults(self) -> None:
-        """Switch all faults off."""
-        self._faults.clear()
-
-    @property
-    def requests(self) -> list[str]:
-        """The requests so far, in order: ``"GET /v1/collection/"``."""
-        return list(self._watch.log)
-
-    def count_requests(self, pattern: str = "") -> int:
-        """How many requests hold this regular expression."""
-        return sum(bool(re.search(pattern, one)) for one in self.requests)
-
-    def clear_requests(self) -> None:
-        """Forget the requests so far."""
-        self._watch.log.clear()
 
     # -- parts
 
@@ -198,26 +131,10 @@ class DemoBoss(BossState):
 
         self._faults = Faults(None, FAULTS, server="boss")
         tokens = {self.token: OWNER, self.public_token: PUBLIC}
-        verbs: dict[str, Callable[..., object]] = {name: getattr(self, name) for name in VERBS}
-        for name in ("fault", "throttle"):
-            verbs[name] = _silent(getattr(self, name))
+        verbs = self._verbs(VERBS, ("fault", "throttle"))
         app = Controlled(BossApi(self, self._cutouts, tokens), verbs, lambda: self.requests)
         self._watch = WatchedBoss(app, "boss", self._faults, None)
 
-    def _write_mirror(self) -> None:
-        self.mirrors.mkdir(parents=True, exist_ok=True)
-        target = self.mirrors / "demo-boss.toml"
-        target.write_text(
-            'source = "boss"\ntitle = "BOSS (loopback)"\n\n'
-            f'[options]\napi = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
-        )
-        self._stack.callback(target.unlink, missing_ok=True)
-
-
-def _silent(verb: Callable[..., object]) -> Callable[..., object]:
-    """A verb whose result is no JSON."""
-
-    def called(**given: Any) -> None:
-        verb(**given)
-
-    return called
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
+        options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
+        return {"demo-boss": ("boss", "BOSS", options)}
