@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
 from itertools import chain
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
@@ -16,7 +14,6 @@ from neuromirror.model import (
     DatasetRef,
     NamedException,
     NeuromirrorError,
-    VersionKind,
     VersionRef,
 )
 from neuromirror.net import Forbidden, NotFound, Session
@@ -25,17 +22,24 @@ from neuromirror.sources.boss.described import Described, volume_of
 from neuromirror.sources.boss.documents import documents, facts
 from neuromirror.sources.boss.options import BossOptions
 from neuromirror.sources.boss.through_intern import is_name
-from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
+from neuromirror.sources.errors import DatasetNotFound, UnexpectedReply
 from neuromirror.sources.protocol import Estimate, Known, Listing
-from neuromirror.sources.s3 import names
-from neuromirror.sources.volumes import Volume, estimated, planned, volume_listing
+from neuromirror.sources.volumes import (
+    NAMELESS,
+    ChannelSource,
+    Volume,
+    components_of,
+    estimated,
+    local_id_of,
+    planned,
+    volume_listing,
+)
 
-CURRENT: Final = "current"
 RESTRICTED: Final = (
     "only those with a token may read it; it is passed over, as long as the mirror's options do not"
     ' say restricted = "mirror"'
 )
-_NOWHERE: Final = frozenset({".", ".."})
+UNREAD: Final = "its list may not be read, so none of its channels is mirrored"
 _DEPTH: Final = 3
 _FIXED: Final = re.compile(r"[^*?\[]*")
 
@@ -47,13 +51,14 @@ class NotPublic(NeuromirrorError):
     """A channel that only those with a token may read."""
 
 
-class BossSource:
+class BossSource(ChannelSource):
     """A BOSS as a :class:`~neuromirror.sources.Source`.
 
     Local ids are ``collection/experiment/channel``, with other signs than letters, digits and
     ``._+,-`` written as ``=XX``.
     """
 
+    levels = ("collection", "experiment", "channel")
     Options: ClassVar[type[BossOptions]] = BossOptions
 
     def __init__(self, mirror: str, options: BossOptions, session: Session) -> None:
@@ -70,28 +75,6 @@ class BossSource:
             else BossClient(session.anonymous(), options.base, None)
         )
 
-    # --- names
-
-    def dataset(self, local_id: str) -> DatasetRef:
-        """The dataset of a channel; raises :class:`MalformedId` (a ValueError)."""
-        components = _components(local_id)
-        if len(components) != _DEPTH:
-            raise MalformedId(
-                f"{self.mirror}: {local_id[:200]!r} is no dataset's name; it is"
-                " collection/experiment/channel, with other signs than letters, digits, . _ - + ,"
-                f" written as =XX ('neuromirror sync {self.mirror} --dry-run' names all)"
-            )
-        return self._ref(components, local_id)
-
-    def group(self, local_ids: str) -> DatasetRef | None:
-        """The super-dataset of a collection, or of an experiment (``collection/experiment``)."""
-        components = _components(local_ids)
-        return self._ref(components, local_ids) if 0 < len(components) < _DEPTH else None
-
-    def _ref(self, components: Sequence[str], local_id: str) -> DatasetRef:
-        path = "/".join(quote(one, safe="") for one in components)
-        return DatasetRef(self.mirror, local_id, f"{self.uri}/{path}")
-
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
@@ -106,7 +89,7 @@ class BossSource:
             try:
                 experiments = self._client.experiments(collection)
             except Forbidden as error:
-                yield self._notice(error, collection)
+                yield self._notice([collection], f"{UNREAD}: {error}")
                 continue
             for experiment in experiments:
                 if self._may_want(collection, experiment):
@@ -116,16 +99,13 @@ class BossSource:
         try:
             channels = self._client.channels(collection, experiment)
         except Forbidden as error:
-            yield self._notice(error, collection, experiment)
+            yield self._notice([collection, experiment], f"{UNREAD}: {error}")
             return
         for channel in channels:
             found = collection, experiment, channel
-            local_id = _local_id(found)
+            local_id = local_id_of(found)
             if local_id is None:
-                cut = hashlib.sha256("/".join(found).encode()).hexdigest()[:8]
-                ref = self._ref(found, f"{names.NOTICE}too-long-{cut}")
-                why = f"its names are too long for a dataset's: {ref.source_uri}"
-                yield DatasetHint(ref, None, unavailable=why)
+                yield self._notice(found, NAMELESS)
             elif self.options.wants(local_id):
                 restricted = self._is_restricted(found)
                 yield self._hint(found, local_id, RESTRICTED if restricted else None)
@@ -144,14 +124,9 @@ class BossSource:
         ref = self._ref(found, local_id)
         return DatasetHint(ref, None, title="/".join(found), unavailable=unavailable)
 
-    def _notice(self, error: Forbidden, *components: str) -> DatasetHint:
-        ref = self._ref(components, f"{names.NOTICE}{_local_id(components) or 'too-long'}")
-        why = f"its list may not be read, so none of its channels is mirrored: {error}"
-        return DatasetHint(ref, None, unavailable=why)
-
     def _may_want(self, *components: str) -> bool:
         """Whether a channel below may be wanted: only a pattern's fixed beginning tells."""
-        begins = "".join(f"{_local_id([one])}/" for one in components)
+        begins = "".join(f"{local_id_of([one])}/" for one in components)
         fixed = [_FIXED.match(pattern) for pattern in self.options.include]
         wanted = [found.group() for found in fixed if found is not None]
         return not wanted or any(one.startswith(begins) or begins.startswith(one) for one in wanted)
@@ -193,20 +168,6 @@ class BossSource:
             and channel in client.channels(collection, experiment)
         )
 
-    # --- versions
-
-    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """The current state, which is all that upstream has; no request is made."""
-        return [VersionRef(dataset, CURRENT, VersionKind.OBSERVED, None)]
-
-    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """None: upstream keeps no earlier states."""
-        return []
-
-    def capabilities(self) -> Mapping[str, str]:
-        """Nothing that differs from one BOSS to another."""
-        return {}
-
     # --- listing
 
     def listing(self, version: VersionRef, known: Known) -> Listing:
@@ -215,8 +176,7 @@ class BossSource:
         Raises :class:`MalformedId` for a version of another name.
         """
         dataset, found = version.dataset, _names(version.dataset)
-        if version.upstream != CURRENT:
-            raise MalformedId(f"{dataset.name}: there is no version {version.upstream!r}")
+        self._check_current(version)
         described = self._described(found, self._channel(dataset, found, self._reader))
         volume, left_out = self._planned(described)
         listing = volume_listing(
@@ -282,19 +242,5 @@ class BossSource:
 
 
 def _names(dataset: DatasetRef) -> Names:
-    collection, experiment, channel = _components(dataset.local_id)
+    collection, experiment, channel = components_of(dataset.local_id)
     return collection, experiment, channel
-
-
-def _components(local_id: str) -> tuple[str, ...]:
-    """The names in a local id; empty where it is none."""
-    try:
-        found = tuple(one.decode() for one in names.components_of(local_id))
-    except ValueError:
-        return ()
-    return found if all(one and one not in _NOWHERE for one in found) else ()
-
-
-def _local_id(found: Sequence[str]) -> str | None:
-    """The local id of names; None where it would be too long."""
-    return names.local_id([one.encode() for one in found])

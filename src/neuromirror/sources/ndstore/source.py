@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
@@ -14,7 +12,6 @@ from neuromirror.model import (
     DatasetRef,
     NamedException,
     NeuromirrorError,
-    VersionKind,
     VersionRef,
 )
 from neuromirror.net import (
@@ -29,7 +26,6 @@ from neuromirror.net import (
 from neuromirror.sources.errors import (
     DatasetNotFound,
     ListingNotProven,
-    MalformedId,
     UnexpectedReply,
 )
 from neuromirror.sources.ndstore.described import (
@@ -43,10 +39,17 @@ from neuromirror.sources.ndstore.described import (
 from neuromirror.sources.ndstore.documents import documents, facts, placed
 from neuromirror.sources.ndstore.options import NdstoreOptions
 from neuromirror.sources.protocol import Estimate, Known, Listing
-from neuromirror.sources.s3 import names
-from neuromirror.sources.volumes import Volume, estimated, planned, volume_listing
+from neuromirror.sources.volumes import (
+    NAMELESS,
+    ChannelSource,
+    Volume,
+    components_of,
+    estimated,
+    local_id_of,
+    planned,
+    volume_listing,
+)
 
-CURRENT: Final = "current"
 REQUEST_LIMIT: Final = 256 << 20
 """Bytes of voxels in one request: the service names no limit, and its client asks for no more."""
 RESTRICTED: Final = (
@@ -58,14 +61,13 @@ PROPAGATING: Final = (
 )
 _ATTEMPTS: Final = 3
 """For each of hundreds of projects, some of which are broken for good."""
-_NOWHERE: Final = frozenset({"", ".", ".."})
 
 
 class NotPublic(NeuromirrorError):
     """A project that only those with a token may read."""
 
 
-class NdstoreSource:
+class NdstoreSource(ChannelSource):
     """An ndstore as a :class:`~neuromirror.sources.Source`.
 
     Local ids are ``token/channel``, with other signs than letters, digits and ``._+,-`` written as
@@ -73,6 +75,7 @@ class NdstoreSource:
     that were never made are told, as named exceptions.
     """
 
+    levels = ("token", "channel")
     Options: ClassVar[type[NdstoreOptions]] = NdstoreOptions
 
     def __init__(self, mirror: str, options: NdstoreOptions, session: Session) -> None:
@@ -83,28 +86,6 @@ class NdstoreSource:
         # What a stranger is shown is public; the service has no other word for it.
         self._reader = session if options.restricted == "mirror" else session.anonymous()
 
-    # --- names
-
-    def dataset(self, local_id: str) -> DatasetRef:
-        """The dataset of a channel; raises :class:`MalformedId` (a ValueError)."""
-        components = _components(local_id)
-        if len(components) != 2:
-            raise MalformedId(
-                f"{self.mirror}: {local_id[:200]!r} is no dataset's name; it is token/channel, with"
-                " other signs than letters, digits, . _ - + , written as =XX ('neuromirror sync"
-                f" {self.mirror} --dry-run' names all)"
-            )
-        return self._ref(components, local_id)
-
-    def group(self, local_ids: str) -> DatasetRef | None:
-        """The super-dataset of a project, which its token names."""
-        components = _components(local_ids)
-        return self._ref(components, local_ids) if len(components) == 1 else None
-
-    def _ref(self, components: Sequence[str], local_id: str) -> DatasetRef:
-        path = "/".join(quote(one, safe="") for one in components)
-        return DatasetRef(self.mirror, local_id, f"{self.uri}/{path}")
-
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
@@ -114,7 +95,7 @@ class NdstoreSource:
         ``==``, and it says why.
         """
         for token in self.options.tokens or self._public():
-            local_id = _local_id([token])
+            local_id = local_id_of([token])
             if local_id is not None and not self.options.may_want(local_id):
                 continue
             try:
@@ -126,9 +107,9 @@ class NdstoreSource:
                 yield self._notice([token], str(error))
                 continue
             for channel, described in found.items():
-                local_id = _local_id([token, channel])
+                local_id = local_id_of([token, channel])
                 if local_id is None:
-                    yield self._notice([token, channel], "no dataset can have such a name")
+                    yield self._notice([token, channel], NAMELESS)
                 elif self.options.wants(local_id):
                     yield self._hint(described, self._ref([token, channel], local_id))
 
@@ -150,11 +131,6 @@ class NdstoreSource:
             is_moving = False  # the channel's visit says so, and no other's
         return DatasetHint(ref, None, title, unavailable=PROPAGATING if is_moving else None)
 
-    def _notice(self, components: Sequence[str], why: str) -> DatasetHint:
-        path = "/".join(components)
-        told = _local_id(components) or hashlib.sha256(path.encode()).hexdigest()[:8]
-        return DatasetHint(self._ref(components, f"{names.NOTICE}{told}"), None, unavailable=why)
-
     def _public(self) -> list[str]:
         """The tokens of all public projects, sorted."""
         url = f"{self.options.api}/public_tokens/"
@@ -167,7 +143,7 @@ class NdstoreSource:
 
     def _described(self, dataset: DatasetRef) -> Described:
         """What upstream says of a channel; raises :class:`DatasetNotFound`, :class:`NotPublic`."""
-        token, channel = _components(dataset.local_id)
+        token, channel = components_of(dataset.local_id)
         found = self._channels(token)
         if channel not in found:
             raise DatasetNotFound(
@@ -217,20 +193,6 @@ class NdstoreSource:
             return False
         return True
 
-    # --- versions
-
-    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """The current state, which is all that upstream has; no request is made."""
-        return [VersionRef(dataset, CURRENT, VersionKind.OBSERVED, None)]
-
-    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """None: upstream keeps no earlier states."""
-        return []
-
-    def capabilities(self) -> Mapping[str, str]:
-        """Nothing that differs from one ndstore to another."""
-        return {}
-
     # --- listing
 
     def listing(self, version: VersionRef, known: Known) -> Listing:
@@ -240,8 +202,7 @@ class NdstoreSource:
         of another name.
         """
         dataset = version.dataset
-        if version.upstream != CURRENT:
-            raise MalformedId(f"{dataset.name}: there is no version {version.upstream!r}")
+        self._check_current(version)
         described = self._described(dataset)
         volume, left_out = self._planned(dataset, described)
         listing = volume_listing(
@@ -279,18 +240,3 @@ class NdstoreSource:
         )
         # Levels that the mirror's file leaves out are nobody's exception.
         return planned(volume, options, REQUEST_LIMIT), left_out if options.levels == "all" else []
-
-
-def _components(local_id: str) -> tuple[str, ...]:
-    """The names in a local id; empty where it is none."""
-    try:
-        found = tuple(one.decode() for one in names.components_of(local_id))
-    except ValueError:
-        return ()
-    return () if _NOWHERE & set(found) else found
-
-
-def _local_id(found: Sequence[str]) -> str | None:
-    """The local id of names; None where there is none that leads back to them."""
-    made = names.local_id([one.encode() for one in found])
-    return made if made is not None and _components(made) == tuple(found) else None

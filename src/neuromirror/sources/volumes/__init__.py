@@ -1,6 +1,12 @@
 """Volumes that upstream can only be cut out of, as Zarr chunks: what BOSS and ndstore share."""
 
 from neuromirror.sources.volumes.blocks import fetch
+from neuromirror.sources.volumes.channels import (
+    NAMELESS,
+    ChannelSource,
+    components_of,
+    local_id_of,
+)
 from neuromirror.sources.volumes.decode import canonical
 from neuromirror.sources.volumes.errors import (
     BlockFailed,
@@ -37,6 +43,7 @@ from neuromirror.sources.volumes.urls import (
 
 __all__ = [
     "ITEM_SIZES",
+    "NAMELESS",
     "PUBLIC_TOKEN",
     "REQUEST_LIMIT",
     "SCHEMES",
@@ -45,6 +52,7 @@ __all__ = [
     "BlockFailed",
     "BlockUrl",
     "Box",
+    "ChannelSource",
     "CutoutRefused",
     "CutoutRequest",
     "Level",
@@ -59,12 +67,14 @@ __all__ = [
     "canonical",
     "check_size",
     "choose_chunk",
+    "components_of",
     "cutout_request",
     "documents",
     "estimated",
     "fetch",
     "is_secure",
     "level_blocks",
+    "local_id_of",
     "parse_url",
     "planned",
     "volume_listing",
