@@ -76,11 +76,13 @@ def test_the_metadata_says_what_a_person_needs_to_know() -> None:
 def test_entry_points_lead_to_something(setup: configparser.ConfigParser) -> None:
     groups = setup["options.entry_points"]
     assert {"console_scripts", "neuromirror.sources"} <= set(groups)
-    for group in groups.values():
-        for line in group.strip().splitlines():
+    for group, lines in groups.items():
+        for line in lines.strip().splitlines():
             module, _, name = line.partition("=")[2].strip().partition(":")
             loaded = __import__(module, fromlist=[name])
-            assert callable(getattr(loaded, name)), line
+            # DataLad takes a description of commands, Datasette a module: nothing to call
+            described = group in ("datalad.extensions", "datasette")
+            assert described or callable(getattr(loaded, name)), line
 
 
 def test_a_base_install_is_small() -> None:
