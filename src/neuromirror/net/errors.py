@@ -112,3 +112,16 @@ class ObjectChanged(NetError):
 
 class ListingBroken(NetError):
     """A page of a listing that cannot be what the store holds; nothing of it is used."""
+
+
+def innermost(error: BaseException) -> str:
+    """What really went wrong: the deepest cause, without urllib3's layers around it."""
+    seen: BaseException = error
+    while True:
+        deeper = seen.__cause__ or seen.__context__
+        reason = getattr(seen, "reason", None)
+        if isinstance(reason, BaseException) and reason is not seen:
+            deeper = reason
+        if deeper is None:
+            return f"{type(seen).__name__}: {seen}"
+        seen = deeper

@@ -13,7 +13,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,12 +111,15 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
     return found
 
 
-def _guarded(base: type[HTTPConnection], allow_private: bool, deadline: Deadline) -> type[Any]:
+def _guarded(
+    base: type[HTTPConnection], private_at: Callable[[str, int], bool], deadline: Deadline
+) -> type[Any]:
     class Guarded(base):  # type: ignore[valid-type, misc]
         def _new_conn(self) -> socket.socket:
             host, port = self._dns_host, self.port
+            private = private_at(host, port)
             try:
-                addresses = checked_addresses(host, port, allow_private=allow_private)
+                addresses = checked_addresses(host, port, allow_private=private)
             except socket.gaierror as error:
                 raise NameResolutionError(self.host, self, error) from error
             failed: OSError | None = None
@@ -145,12 +148,19 @@ def _guarded(base: type[HTTPConnection], allow_private: bool, deadline: Deadline
 class GuardedAdapter(HTTPAdapter):
     """A requests adapter whose direct connections are checked and timed.
 
-    A configured proxy resolves names itself, so behind one only literal addresses can be checked
-    (the session does that).
+    ``private_at`` says of a host and port whether they may be on a private network. A
+    configured proxy resolves names itself, so behind one only literal addresses can be checked (the
+    session does that).
     """
 
-    def __init__(self, *, allow_private: bool, deadline: Deadline, connections: int) -> None:
-        self._allow_private = allow_private
+    def __init__(
+        self,
+        *,
+        private_at: Callable[[str, int], bool],
+        deadline: Deadline,
+        connections: int,
+    ) -> None:
+        self._private_at = private_at
         self._deadline = deadline
         super().__init__(pool_connections=32, pool_maxsize=connections)
 
@@ -163,10 +173,10 @@ class GuardedAdapter(HTTPAdapter):
         )
 
         class Plain(HTTPConnectionPool):
-            ConnectionCls = _guarded(HTTPConnection, self._allow_private, self._deadline)
+            ConnectionCls = _guarded(HTTPConnection, self._private_at, self._deadline)
 
         class Secure(HTTPSConnectionPool):
-            ConnectionCls = _guarded(HTTPSConnection, self._allow_private, self._deadline)
+            ConnectionCls = _guarded(HTTPSConnection, self._private_at, self._deadline)
 
         pools.pool_classes_by_scheme = {"http": Plain, "https": Secure}
         self.poolmanager = pools

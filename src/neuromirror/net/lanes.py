@@ -235,7 +235,8 @@ class Lane:
     def _connect(self, session: Session, place: Place, url: str) -> _Connection:
         scheme, host, port = place
         try:
-            addresses = checked_addresses(host, port, allow_private=session.allow_private)
+            private = session.private_at(host, port)
+            addresses = checked_addresses(host, port, allow_private=private)
         except UnsafeAddress as error:
             raise UnsafeAddress(str(error), url=session._shown(url)) from None
         failed: OSError | None = None
@@ -301,10 +302,11 @@ class Lane:
 class _Connection:
     """A socket, and the buffer of its lane."""
 
-    __slots__ = ("_flags", "_sock", "filled", "room", "view")
+    __slots__ = ("_flags", "_sock", "_wait", "filled", "room", "view")
 
     def __init__(self, sock: socket.socket, buffer: bytearray, wait: float) -> None:
         self._sock = sock
+        self._wait = wait
         self.view = memoryview(buffer)
         self.room = len(buffer)
         self.filled = 0
@@ -324,9 +326,10 @@ class _Connection:
         self.filled = 0
 
     def head(self) -> int | None:
-        """Where the head ends; None where none came, or too long a one."""
+        """Where the head ends; None where none came, or too long a one, or too slowly."""
         searched = 0
-        while self.filled < _HEAD:
+        until = time.monotonic() + self._wait
+        while self.filled < _HEAD and time.monotonic() < until:
             got = self._sock.recv_into(self.view[self.filled :])
             if not got:
                 return None

@@ -32,6 +32,7 @@ from neuromirror.net.errors import (
     TooManyRequests,
     Unreachable,
     UnsafeAddress,
+    innermost,
 )
 from neuromirror.net.guard import Deadline, GuardedAdapter
 from neuromirror.net.manners import Manners, Turns, agent
@@ -73,7 +74,8 @@ class Session:
     ``tokens`` maps the origin of an API (``https://api.dandiarchive.org``) to the name of the
     environment variable that holds its token; the token goes to that origin only, never along a
     redirect elsewhere. ``allow_private`` lets loopback and private addresses be asked
-    (link-local ones never are). ``contact`` is the address in the agent string.
+    (link-local ones never are); ``private_at`` says it of a host and port instead, at each redirect
+    too. ``contact`` is the address in the agent string.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class Session:
         tokens: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         contact: str | None = None,
+        private_at: Callable[[str, int], bool] | None = None,
     ) -> None:
         self.allow_private = allow_private
+        self.private_at = private_at or (lambda host, port: allow_private)
         self.limits = limits or Limits()
         self._named = dict(tokens or {})
         self._contact = contact
@@ -98,7 +102,7 @@ class Session:
         self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._http.headers["User-Agent"] = agent(contact)
         adapter = GuardedAdapter(
-            allow_private=allow_private,
+            private_at=self.private_at,
             deadline=self._deadline,
             connections=self.limits.per_host,
         )
@@ -117,11 +121,17 @@ class Session:
             tokens=self._named,
             limits=limits,
             contact=manners.contact or self._contact,
+            private_at=self.private_at,
         )
 
     def anonymous(self) -> Session:
         """A session like this one that has no tokens; hosts are not asked more often for that."""
-        made = Session(allow_private=self.allow_private, limits=self.limits, contact=self._contact)
+        made = Session(
+            allow_private=self.allow_private,
+            limits=self.limits,
+            contact=self._contact,
+            private_at=self.private_at,
+        )
         made._turns, made._turns_lock = self._turns, self._turns_lock
         return made
 
@@ -361,7 +371,7 @@ class Session:
         )
         proxies = requests.utils.get_environ_proxies(bare)
         if proxies.get(place[0]) or proxies.get("all"):
-            self._refuse_literal(place[1], shown)
+            self._refuse_literal(place, shown)
         headers = {
             **{"Accept": accept, "Accept-Encoding": coding},
             **(extra or {}),
@@ -391,14 +401,16 @@ class Session:
         except requests.exceptions.Timeout:
             raise TimedOut(f"{shown} did not answer in time; try again", url=shown) from None
         except requests.exceptions.RequestException as error:
-            why = self.redact(_innermost(error))[:_DETAIL_SHOWN]
+            why = self.redact(innermost(error))[:_DETAIL_SHOWN]
             raise Unreachable(f"{shown} cannot be reached: {why}", url=shown) from None
 
-    def _refuse_literal(self, host: str, shown: str) -> None:
+    def _refuse_literal(self, place: tuple[str, str, int], shown: str) -> None:
+        _, host, port = place
+        private = self.private_at(host, port)
         address = literal_address(host)
-        why = "this machine itself" if is_local_name(host) and not self.allow_private else None
+        why = "this machine itself" if is_local_name(host) and not private else None
         if address is not None:
-            why = refusal(address, allow_private=self.allow_private)
+            why = refusal(address, allow_private=private)
         if why is not None:
             raise UnsafeAddress(f"{shown} is not asked: {why}", url=shown)
 
@@ -482,16 +494,3 @@ class Session:
             # a BOSS gives a code too; a message alone may come from a gateway on the way
             said = said.get("message" if "code" in said else "detail")
         return self.redact(said)[:_DETAIL_SHOWN] if isinstance(said, str) else None, fields
-
-
-def _innermost(error: BaseException) -> str:
-    """What really went wrong: the deepest cause, without urllib3's layers around it."""
-    seen: BaseException = error
-    while True:
-        deeper = seen.__cause__ or seen.__context__
-        reason = getattr(seen, "reason", None)
-        if isinstance(reason, BaseException) and reason is not seen:
-            deeper = reason
-        if deeper is None:
-            return f"{type(seen).__name__}: {seen}"
-        seen = deeper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
@@ -37,6 +38,7 @@ _CREDENTIAL_IN_TEXT: Final = re.compile(r"(?i)\b((?:bearer|basic|token)\s+)(?=\S
 _TRAILING: Final = ".,;:!?)]}"
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_SITE_LOCAL: Final = ipaddress.ip_network("fec0::/10")  # given up, and routed by some all the same
 
 
 def _is_secret(name: str, *, shared_access: bool) -> bool:
@@ -101,6 +103,16 @@ def origin(url: str) -> tuple[str, str, int]:
     return scheme, parts.hostname.lower(), parts.port or (443 if scheme == "https" else 80)
 
 
+def only_at(url: str) -> Callable[[str, int], bool]:
+    """Says of a host and port whether they are those of an http(s) URL.
+
+    For ``private_at`` of a session: whoever may ask one address of a private network must not be
+    redirected to its neighbours.
+    """
+    _, *its = origin(url)
+    return lambda host, port: [host, port] == its
+
+
 def host_of(url: str) -> str:
     """The host of an http(s) URL as people write it, with a port that is not the usual one."""
     scheme, host, port = origin(url)
@@ -156,8 +168,8 @@ def refusal(address: IPAddress, *, allow_private: bool) -> str | None:
         return "unspecified"
     if inner.is_loopback:
         return None if allow_private else "this machine itself"
-    if inner.is_reserved and not inner.is_global:
+    if inner.is_reserved:
         return "reserved"
-    if not inner.is_global:
+    if not inner.is_global or inner in _SITE_LOCAL:
         return None if allow_private else "a private network"
     return None

@@ -18,7 +18,7 @@ from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untype
 
 from neuromirror.annex import ALLOWED_ADDRESSES, key_digest, may_be_private, parse_key
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import Limits, NetError, Session, UnsafeAddress
+from neuromirror.net import Limits, NetError, Session, UnsafeAddress, only_at
 from neuromirror.sources.volumes import (
     ITEM_SIZES,
     SCHEMES,
@@ -64,7 +64,7 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         self.configs = {
             "host": "the service that the token in the environment is for, if it has one"
         }
-        self._sessions: dict[bool, Session] = {}
+        self._sessions: dict[str | None, Session] = {}
         self._allowed: list[str] | None = None
         self._credentials: dict[str, str] | None = None
 
@@ -218,9 +218,11 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         return (found.get("password") or None) if found.get("user") == host else None
 
     def _session(self, url: BlockUrl) -> Session:
-        private = self._may_be_private(url.host)
+        private = url.origin if self._may_be_private(url.host) else None
         if private not in self._sessions:
-            self._sessions[private] = Session(allow_private=private, limits=_LIMITS)
+            self._sessions[private] = Session(
+                limits=_LIMITS, private_at=None if private is None else only_at(private)
+            )
         return self._sessions[private]
 
     def _may_be_private(self, host: str) -> bool:

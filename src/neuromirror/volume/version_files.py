@@ -27,7 +27,7 @@ from neuromirror.annex import (
 )
 from neuromirror.mint import FOLDER, LINK, ObjectMissing, ObjectReader
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import Limits, NetError, Session, UnsafeAddress, is_local_name
+from neuromirror.net import Limits, NetError, Session, UnsafeAddress, is_local_name, only_at
 from neuromirror.sources.volumes import BlockUrl, Volume, WrongVoxels, fetch, parse_url
 from neuromirror.volume.checking import mapped
 from neuromirror.volume.errors import BlockMissing
@@ -75,9 +75,8 @@ class VersionFiles:
         self._folder = lru_cache(_FOLDERS)(partial(_read_folder, self._reader, self._reading))
         self._own = host if is_local_name(_name(host)) else None
         self._allowed = _allowed(repository)
-        self._sessions = {
-            private: Session(allow_private=private, limits=_LIMITS) for private in (False, True)
-        }
+        self._public = Session(limits=_LIMITS)
+        self._private: dict[str, Session] = {}
         self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
         self._keeping = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
@@ -134,7 +133,7 @@ class VersionFiles:
         self._closed = True
         with self._keeping, self._reading:
             _let_go(self._reader, self._kept)
-        for session in self._sessions.values():
+        for session in (self._public, *self._private.values()):
             session.close()
 
     # --- git
@@ -211,8 +210,7 @@ class VersionFiles:
     def _written(self, url: BlockUrl, key: str, file: BinaryIO) -> str:
         digest = key_digest(key)
         hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
-        private = url.host == self._own or may_be_private(url.host, self._allowed)
-        session = self._sessions[private]
+        session = self._session(url)
         token = from_environment(url.host)
         for piece in fetch(session, url, size=parse_key(key).size, token=token):
             if self._closed:
@@ -228,6 +226,16 @@ class VersionFiles:
                 " have it, and 'neuromirror sync' makes a version of what is there now"
             )
         return ""
+
+    def _session(self, url: BlockUrl) -> Session:
+        """One that asks this host; another that is private it does not, wherever it is sent."""
+        if url.host != self._own and not may_be_private(url.host, self._allowed):
+            return self._public
+        with self._keeping:
+            if url.origin not in self._private:
+                made = Session(limits=_LIMITS, private_at=only_at(url.origin))
+                self._private[url.origin] = made
+            return self._private[url.origin]
 
 
 def _let_go(reader: ObjectReader, kept: OrderedDict[str, BinaryIO]) -> None:
