@@ -19,7 +19,7 @@ _FOLDER = Path(__file__).parent
 """Has a journal, its records, and the index that the last code of a schema made of them, by it."""
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def number(request: pytest.FixtureRequest) -> int:
     found: int = request.param
     return found
@@ -138,7 +138,7 @@ def test_an_upgrade_that_dies_leaves_the_old_index_for_the_next_one(
 
 @pytest.mark.parametrize(
     ("number", "script", "column"),
-    [(2, "_THIRD", "only_files"), (3, "_FOURTH", "indexed")],
+    [(2, "_THIRD", "only_files"), (3, "_FOURTH", "indexed"), (4, "_FIFTH", "withheld")],
     indirect=["number"],
 )
 def test_a_later_upgrade_that_dies_leaves_what_was_there(
@@ -169,6 +169,7 @@ def test_one_that_only_reads_does_not_upgrade_but_says_what_does(old_index: Path
     assert old_index.read_bytes() == before
 
 
+@pytest.mark.parametrize("number", [1, 2, 3], indirect=True)
 def test_of_versions_recorded_before_there_was_a_choice_all_files_are_kept(
     old: DiskJournal, old_index: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_of_versions_recorded_before_there_was_a_choice_all_files_are_kept(
         assert index.not_indexed() == []
 
 
+@pytest.mark.parametrize("number", [1, 2, 3], indirect=True)
 def test_of_visits_recorded_before_requests_were_counted_no_traffic_is_told(
     old: DiskJournal, old_index: Path
 ) -> None:
@@ -192,6 +194,19 @@ def test_of_visits_recorded_before_requests_were_counted_no_traffic_is_told(
         assert last.traffic == {"api.example.invalid": Traffic(requests=3, waited=0.5)}
         assert before
         assert all(one.traffic == {} for one in before)
+
+
+@pytest.mark.parametrize("number", [4], indirect=True)
+def test_of_places_recorded_before_there_was_an_audit_those_never_asked_are_due_first(
+    old: DiskJournal, old_index: Path
+) -> None:
+    with Index.open(old_index) as index:
+        due = index.places_due(100, "2025")
+        asked = [one.result for one in due]
+        assert asked == [*[None] * (len(due) - 2), "gone", "ok"] or asked[-2:] == ["ok", "gone"]
+        assert asked.count(None) == len(due) - 2 > 5
+        assert index.ailing() == {"dandi": {"gone": 1}}
+        assert index.withheld() == []
 
 
 def test_a_new_index_does_not_take_in_what_it_does_not_need(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ tables, row by row, as the live run did. See :mod:`neuromirror.index.schema` for
 """
 
 from neuromirror.index.applying import Journal
+from neuromirror.index.browse_queries import LevelRow, SpanRow
+from neuromirror.index.canned import CANNED
 from neuromirror.index.database import Index, rebuild
 from neuromirror.index.errors import (
     AmbiguousName,
+    DatasetWithheld,
     FilesNotIndexed,
     IndexBusy,
     IndexMissing,
@@ -16,6 +19,7 @@ from neuromirror.index.errors import (
     MalformedQuery,
     UnknownAttribute,
     UnknownDataset,
+    UnknownFile,
     UnknownHold,
     UnknownMirror,
     UnknownVersion,
@@ -33,7 +37,9 @@ from neuromirror.index.rows import (
     MirrorStatus,
     NotIndexed,
     PartRow,
+    PlaceDue,
     Relative,
+    Tombstone,
     VersionRow,
     VisitRow,
     Vouched,
@@ -43,8 +49,10 @@ from neuromirror.index.settings import is_indexed, settled
 from neuromirror.index.urls import plain_url
 
 __all__ = [
+    "CANNED",
     "AmbiguousName",
     "DatasetRow",
+    "DatasetWithheld",
     "EdgeRow",
     "EtagRow",
     "EventRow",
@@ -60,16 +68,21 @@ __all__ = [
     "JournalBroken",
     "LastVisit",
     "LeaseRow",
+    "LevelRow",
     "LocationRow",
     "MalformedQuery",
     "MirrorStatus",
     "NotIndexed",
     "PartRow",
+    "PlaceDue",
     "Relative",
     "Schedule",
+    "SpanRow",
     "TaskRow",
+    "Tombstone",
     "UnknownAttribute",
     "UnknownDataset",
+    "UnknownFile",
     "UnknownHold",
     "UnknownMirror",
     "UnknownVersion",

@@ -23,7 +23,7 @@ DEPTH = 5
 _INPUT = f"""
 SELECT d.id, m.name || ':' || d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror
 WHERE {TAIL.format("d.local_id")} = ?1 AND (d.local_id = ?2 OR ?1 = ?2)
-    AND d.id <> ?3 AND d.within = ''
+    AND d.id <> ?3 AND d.within = '' AND d.withheld = ''
 ORDER BY d.mirror <> ?4, d.local_id <> ?2, m.name, d.local_id LIMIT 1
 """
 
@@ -31,7 +31,7 @@ _DERIVED = """
 SELECT i.name, v.id, v.label, v.time, d.id, d.mirror, m.name || ':' || d.local_id
 FROM inputs i JOIN versions v ON v.id = i.version JOIN datasets d ON d.id = v.dataset
 JOIN mirrors m ON m.id = d.mirror
-WHERE i.name IN (?1, ?1 || '/', ?2, ?2 || '/') AND d.id <> ?3
+WHERE i.name IN (?1, ?1 || '/', ?2, ?2 || '/') AND d.id <> ?3 AND d.withheld = ''
 ORDER BY m.name, d.local_id, v.seq DESC, i.name
 """
 

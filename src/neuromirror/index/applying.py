@@ -27,8 +27,10 @@ from neuromirror.model import (
     MirrorSeen,
     PlacedFile,
     PlacesAsked,
+    Reinstated,
     VersionMinted,
     VisitEnded,
+    Withheld,
 )
 
 
@@ -93,6 +95,8 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
             for result, urls in sorted(entry.found.items()):
                 for url in urls:
                     _place_asked(connection, url, result, entry.at)
+        case Withheld() | Reinstated():
+            _shown_or_not(connection, entry)
 
 
 def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
@@ -197,7 +201,7 @@ def _record(
         # believing fewer records than the version has would make deletions of a damaged file
         raise JournalBroken(
             f"the records of {where} hold {recorded.files} files, the journal says {entry.files}; "
-            "the store is damaged: run `neuromirror audit`"
+            "the store is damaged: run `neuromirror fsck`"
         )
     return recorded
 
@@ -260,6 +264,21 @@ def _event_raised(connection: sqlite3.Connection, entry: EventRaised) -> None:
     url, result = entry.data.get("url"), entry.data.get("result")
     if isinstance(url, str) and isinstance(result, str):
         _place_asked(connection, url, result, entry.at)
+
+
+def _shown_or_not(connection: sqlite3.Connection, entry: Withheld | Reinstated) -> None:
+    dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
+    withheld = ""
+    if isinstance(entry, Withheld):
+        withheld = _json({"at": entry.at, "reason": entry.reason, "within": entry.within})
+        message = f"taken down by {entry.by}: {entry.reason}"
+    else:
+        message = f"shown again by {entry.by}"
+    connection.execute("UPDATE datasets SET withheld = ? WHERE id = ?", (withheld, dataset))
+    connection.execute(
+        "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
+        (_mirror(connection, entry.mirror), dataset, "takedown", message, entry.at, "{}"),
+    )
 
 
 def _place_asked(connection: sqlite3.Connection, url: str, result: str, at: str) -> None:

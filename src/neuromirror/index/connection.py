@@ -17,7 +17,7 @@ from neuromirror.index.errors import REBUILD, IndexBusy, IndexMissing, IndexUnus
 READ_TIMEOUT = 30.0
 """Seconds that a statement waits for another connection."""
 
-_OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
+OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 _POLL = 0.1
 
 
@@ -205,8 +205,8 @@ def _check(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _need_modern_sqlite() -> None:
-    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        needed = ".".join(map(str, _OLDEST_SQLITE))
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
         raise IndexUnusable(
             f"Python is linked with SQLite {sqlite3.sqlite_version}; the index needs {needed}"
         )

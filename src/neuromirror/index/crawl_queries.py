@@ -19,15 +19,17 @@ FROM holds h JOIN datasets d ON d.id = h.dataset JOIN mirrors m ON m.id = d.mirr
 
 _STATUS = """
 SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
-    (SELECT count(*) FROM versions v JOIN datasets e ON e.id = v.dataset WHERE e.mirror = m.id),
+    (SELECT count(*) FROM versions v JOIN datasets e ON e.id = v.dataset
+     WHERE e.mirror = m.id AND e.withheld = ''),
     coalesce(sum(n.files), 0), coalesce(sum(n.bytes), 0), m.contents, max(t.ended),
     max(d.last_full), coalesce(sum(t.status IN ('failed', 'partial')), 0),
     (SELECT count(*) FROM holds h JOIN datasets e ON e.id = h.dataset
-     WHERE e.mirror = m.id AND h.outcome IS NULL),
+     WHERE e.mirror = m.id AND e.withheld = '' AND h.outcome IS NULL),
     (SELECT count(*) FROM events x WHERE x.kind = 'incident' AND x.mirror = m.id),
     coalesce(sum(d.within <> ''), 0), coalesce(sum(t.status = 'waiting'), 0), m.capabilities
-FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id LEFT JOIN versions n ON n.id = d.newest
-LEFT JOIN visits t ON t.id = d.last_visit GROUP BY m.id ORDER BY m.name
+FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id AND d.withheld = ''
+LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
+GROUP BY m.id ORDER BY m.name
 """
 
 
@@ -57,7 +59,8 @@ class CrawlQueries(Reading):
         """Listings that wait for an operator, oldest first, of one dataset or of all."""
         number = None if dataset is None else self._dataset_number(dataset)
         return self._holds(
-            "WHERE h.outcome IS NULL AND (? IS NULL OR h.dataset = ?) ORDER BY h.id",
+            "WHERE h.outcome IS NULL AND d.withheld = '' AND (? IS NULL OR h.dataset = ?) "
+            "ORDER BY h.id",
             (number, number),
         )
 
@@ -88,11 +91,12 @@ class CrawlQueries(Reading):
         number = None if dataset is None else self._dataset_number(dataset)
         clauses = {"e.dataset = ?": number, "e.kind = ?": kind}
         asked = {clause: value for clause, value in clauses.items() if value is not None}
-        where = f"WHERE {' AND '.join(asked)} " if asked else ""
+        # of what was taken down no more is told than that
+        shown = "(coalesce(d.withheld, '') = '' OR e.kind = 'takedown')"
         rows = self._rows(
             "SELECT e.id, m.name, d.local_id, e.kind, e.message, e.at, e.data FROM events e "
             "JOIN mirrors m ON m.id = e.mirror LEFT JOIN datasets d ON d.id = e.dataset "
-            f"{where}ORDER BY e.id DESC LIMIT ?",
+            f"WHERE {' AND '.join([shown, *asked])} ORDER BY e.id DESC LIMIT ?",
             (*asked.values(), -1 if limit is None else limit),
         )
         return map(_event, rows)

@@ -13,6 +13,7 @@ from typing import Self
 
 from neuromirror.index.ancestry import AncestryQueries
 from neuromirror.index.applying import Journal, apply_entry
+from neuromirror.index.browse_queries import BrowseQueries
 from neuromirror.index.connection import (
     open_reader,
     open_scratch,
@@ -23,8 +24,8 @@ from neuromirror.index.connection import (
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.crawl_queries import CrawlQueries
 from neuromirror.index.errors import IndexUnusable
-from neuromirror.index.file_queries import FileQueries
 from neuromirror.index.known_queries import KnownQueries
+from neuromirror.index.place_queries import PlaceQueries
 from neuromirror.index.settings import settled
 from neuromirror.model import PlacedFile
 
@@ -39,7 +40,7 @@ _BATCH = 8000
 _CLOCKED = "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
 
 
-class Index(AncestryQueries, FileQueries, KnownQueries, CrawlQueries):
+class Index(AncestryQueries, BrowseQueries, KnownQueries, CrawlQueries, PlaceQueries):
     """The index of a store, for the thread that opened it; opening another takes milliseconds.
 
     Iterators read as they go: close or exhaust them before :meth:`close`.
@@ -171,7 +172,7 @@ def rebuild(
             finally:
                 connection.close()
             _fsync(scratch)
-            _put_in_place(scratch, path)
+            put_in_place(scratch, path)
         finally:
             for name in (scratch, *_beside(scratch)):
                 name.unlink(missing_ok=True)
@@ -198,8 +199,11 @@ def _apply_all(
     return entries
 
 
-def _put_in_place(scratch: Path, path: Path) -> None:
-    """Replace the old index; a log of the old one must never be read into the new one."""
+def put_in_place(scratch: Path, path: Path) -> None:
+    """Replace the old index; a log of the old one must never be read into the new one.
+
+    The caller holds the writing lock, and ``scratch`` is on disk.
+    """
     if not _log_is_empty(path):
         path.unlink(missing_ok=True)
     for name in _beside(path):

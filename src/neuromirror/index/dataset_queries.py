@@ -14,7 +14,7 @@ from neuromirror.index.errors import (
     UnknownVersion,
 )
 from neuromirror.index.reading import VERSION_COLUMNS, VERSION_TABLES, Reading, version_row
-from neuromirror.index.rows import DatasetRow, PartRow, VersionRow
+from neuromirror.index.rows import DatasetRow, PartRow, Tombstone, VersionRow
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
 _STATE = re.compile(r"state:(?:sha256:)?([0-9a-f]{7,64})\Z")
@@ -59,7 +59,7 @@ class DatasetQueries(Reading):
         given too. Raises :class:`UnknownMirror`, :class:`UnknownAttribute` and
         :class:`MalformedQuery`.
         """
-        clauses: list[str] = []
+        clauses = ["d.withheld = ''"]
         given: list[int | str] = []
         if mirror is not None:
             clauses.append("d.mirror = ?")
@@ -73,8 +73,9 @@ class DatasetQueries(Reading):
         if words is not None:
             clauses.append("d.id IN (SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?)")
             given.append(_match(words))
-        condition = f"WHERE {' AND '.join(clauses)} " if clauses else ""
-        return self._datasets(f"{condition}ORDER BY m.name, d.local_id", tuple(given))
+        return self._datasets(
+            f"WHERE {' AND '.join(clauses)} ORDER BY m.name, d.local_id", tuple(given)
+        )
 
     def _attribute(self, name: str, value: str) -> tuple[str, tuple[Any, ...]]:
         """The condition that a dataset has this attribute."""
@@ -101,7 +102,7 @@ class DatasetQueries(Reading):
         """
         return self._datasets(
             "JOIN dataset_text ON dataset_text.rowid = d.id WHERE dataset_text MATCH ? "
-            "ORDER BY dataset_text.rank, m.name, d.local_id",
+            "AND d.withheld = '' ORDER BY dataset_text.rank, m.name, d.local_id",
             (_match(words),),
         )
 
@@ -109,6 +110,51 @@ class DatasetQueries(Reading):
         for row in self._rows(_DATASETS + clause, parameters):
             rest: tuple[Any, ...] = (tuple(json.loads(row[6] or "[]")), *row[7:])
             yield DatasetRow(*row[:6], *rest)
+
+    def withheld(self, mirror: str | None = None) -> list[Tombstone]:
+        """The datasets that were taken down, by name, their own parts among them."""
+        rows = self._rows(
+            "SELECT m.name || ':' || d.local_id, d.withheld FROM datasets d "
+            "JOIN mirrors m ON m.id = d.mirror WHERE d.withheld <> '' AND (? IS NULL OR m.name = ?)"
+            " ORDER BY m.name, d.local_id",
+            (mirror, mirror),
+        )
+        return [Tombstone(name, **json.loads(told)) for name, told in rows]
+
+    def tombstone(self, name: str) -> Tombstone | None:
+        """What is said of a dataset that was taken down; None for any other."""
+        mirror, _, local_id = name.partition(":")
+        row = self._row(
+            "SELECT d.withheld FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            "WHERE m.name = ? AND d.local_id = ?",
+            (mirror, local_id),
+        )
+        return Tombstone(name, **json.loads(row[0])) if row and row[0] else None
+
+    def is_bare(self, name: str) -> bool:
+        """Whether nothing is in the index of a dataset but the ids of its versions."""
+        mirror, _, local_id = name.partition(":")
+        row = self._row(
+            "SELECT EXISTS (SELECT 1 FROM versions v WHERE v.dataset = d.id "
+            "AND (v.indexed OR v.title <> '' OR v.evidence <> '{}')) "
+            "OR EXISTS (SELECT 1 FROM files f WHERE f.dataset = d.id) OR d.title <> '' "
+            "FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            "WHERE m.name = ? AND d.local_id = ?",
+            (mirror, local_id),
+        )
+        return row is None or not row[0]
+
+    def own_parts(self, name: str) -> list[str]:
+        """The local ids of the sub-datasets, in any version, that no other dataset ever had."""
+        number = self._dataset_number(name)
+        rows = self._rows(
+            "SELECT p.local_id, max(p.dataset = ?1), max(p.dataset <> ?1) FROM parts p "
+            "JOIN datasets h ON h.id = p.dataset AND h.withheld = '' "
+            "JOIN datasets d ON d.id = ?1 AND d.mirror = h.mirror "
+            "GROUP BY p.local_id ORDER BY p.local_id",
+            (number,),
+        )
+        return [local_id for local_id, own, others in rows if own and not others]
 
     def versions(self, name: str) -> Iterator[VersionRow]:
         """The versions of a dataset in the order they were minted."""

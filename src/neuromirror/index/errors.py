@@ -31,8 +31,16 @@ class UnknownDataset(ConfigurationError):
     """No dataset of this name is in the index."""
 
 
+class DatasetWithheld(UnknownDataset):
+    """The dataset was taken down by the operator: this is all that is said of it."""
+
+
 class UnknownVersion(ConfigurationError):
     """The dataset has no version of this label, commit or state."""
+
+
+class UnknownFile(ConfigurationError):
+    """The version has no file at this path."""
 
 
 class UnknownAttribute(ConfigurationError):

@@ -23,6 +23,7 @@ from neuromirror.index.urls import plain_url, short_hash, version_of
 
 _URLS = 5
 _CONTENT_WIDTH = 13
+FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since"
 
 # A URL that may be overwritten is not offered once it has brought other bytes.
 _LOCATIONS = """
@@ -42,13 +43,13 @@ JOIN versions newest ON newest.id = d.newest
 JOIN versions first ON first.dataset = f.dataset AND first.seq = f.since
 JOIN versions last ON last.dataset = f.dataset
     AND last.seq = CASE WHEN f.until IS NULL THEN newest.seq ELSE f.until - 1 END
-WHERE c.id = ? ORDER BY f.dataset, f.path, f.since
+WHERE c.id = ? AND d.withheld = '' ORDER BY f.dataset, f.path, f.since
 """
 
 _NOT_INDEXED = """
 SELECT m.name, count(*), sum(z.files), max(z.files)
 FROM (SELECT dataset, max(files) AS files FROM versions WHERE NOT indexed GROUP BY dataset) z
-JOIN datasets d ON d.id = z.dataset JOIN mirrors m ON m.id = d.mirror
+JOIN datasets d ON d.id = z.dataset AND d.withheld = '' JOIN mirrors m ON m.id = d.mirror
 GROUP BY m.id ORDER BY m.name
 """
 
@@ -92,8 +93,7 @@ class FileQueries(Reading):
         claimants = self._claimants()
         # "0" sorts next after "/"; CROSS JOIN keeps SQLite to the order of the paths
         rows = self._rows(
-            f"SELECT {CONTENT_COLUMNS}, f.path, f.source_path, f.since "
-            "FROM files f CROSS JOIN contents c ON c.id = f.content "
+            f"SELECT {FILE_COLUMNS} FROM files f CROSS JOIN contents c ON c.id = f.content "
             "WHERE f.dataset = ? AND f.path > ? AND f.since <= ? "
             "AND (f.until IS NULL OR f.until > ?) "
             + ("AND f.path < ? " if folder else "")
@@ -108,21 +108,7 @@ class FileQueries(Reading):
             ),
         )
         for row in rows:
-            path, source_path, since = row[_CONTENT_WIDTH:]
-            word, checked = evidence(row)
-            yield FileRow(
-                path=path,
-                source_path=path.encode("utf-8") if source_path is None else source_path,
-                size=row[2],
-                key=row[1],
-                digests=digests(row, claimants),
-                part_size=row[7],
-                evidence=word,
-                checked=checked,
-                retention=RETENTION[row[12]],
-                since=since,
-                content=row[0],
-            )
+            yield file_row(row, claimants)
 
     def locations(self, content: int, limit: int = _URLS) -> list[LocationRow]:
         """The best places of a content (``FileRow.content``), the most exact first."""
@@ -175,6 +161,25 @@ class FileQueries(Reading):
                 if urls is None:
                     urls = tuple(place.url for place in self.locations(content))
                 yield _found(row, urls, claimants)
+
+
+def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
+    """A file of :data:`FILE_COLUMNS`."""
+    path, source_path, since = row[_CONTENT_WIDTH:]
+    word, checked = evidence(row)
+    return FileRow(
+        path=path,
+        source_path=path.encode("utf-8") if source_path is None else source_path,
+        size=row[2],
+        key=row[1],
+        digests=digests(row, claimants),
+        part_size=row[7],
+        evidence=word,
+        checked=checked,
+        retention=RETENTION[row[12]],
+        since=since,
+        content=row[0],
+    )
 
 
 def _place(row: tuple[Any, ...]) -> LocationRow:

@@ -11,7 +11,7 @@ from typing import Any
 
 from neuromirror.index.connection import translated
 from neuromirror.index.contents import CHECKED
-from neuromirror.index.errors import UnknownDataset, UnknownMirror
+from neuromirror.index.errors import DatasetWithheld, UnknownDataset, UnknownMirror
 from neuromirror.index.rows import VersionRow
 from neuromirror.model import Digest, Evidence
 
@@ -60,12 +60,19 @@ class Reading:
             )
         number = self._mirror_number(mirror)
         found = self._row(
-            "SELECT id FROM datasets WHERE mirror = ? AND local_id = ?", (number, local_id)
+            "SELECT id, withheld FROM datasets WHERE mirror = ? AND local_id = ?",
+            (number, local_id),
         )
         if found is None:
             raise UnknownDataset(
                 f"no dataset {name!r} is in the index{self._close_names(name, mirror)}; "
                 f"`neuromirror list` names all, `neuromirror sync {name}` fetches it if it exists"
+            )
+        if found[1]:
+            told = json.loads(found[1])
+            raise DatasetWithheld(
+                f"{name} was taken down on {told['at'][:10]}: {told['reason']}; nothing of it is "
+                "shown here"
             )
         return int(found[0])
 
@@ -74,7 +81,7 @@ class Reading:
             local_id if mirror is None else f"{prefix}:{local_id}": f"{prefix}:{local_id}"
             for prefix, local_id in self._rows(
                 "SELECT m.name, d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror "
-                "WHERE ? IS NULL OR m.name = ? ORDER BY m.id, d.local_id",
+                "WHERE (? IS NULL OR m.name = ?) AND d.withheld = '' ORDER BY m.id, d.local_id",
                 (mirror, mirror),
             )
         }

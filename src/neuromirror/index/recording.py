@@ -131,7 +131,7 @@ def _checked(records: Iterable[PlacedFile], parts: PartRecorder, where: str) -> 
         if before is not None and path <= before:
             raise JournalBroken(
                 f"the records of {where} are not sorted: {path!r} after {before!r}; "
-                "the store is damaged: run `neuromirror audit`"
+                "the store is damaged: run `neuromirror fsck`"
             )
         before = path
         if placed.part is not None:
@@ -146,7 +146,7 @@ def _text(path: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         raise JournalBroken(
             f"the records of {where} hold a path in git that is not UTF-8: {path!r}; "
-            "the store is damaged: run `neuromirror audit`"
+            "the store is damaged: run `neuromirror fsck`"
         ) from error
 
 
@@ -166,7 +166,7 @@ def _fitted(
         if paths or not path or (before is not None and path <= before):
             raise JournalBroken(
                 f"the changes of {where} are not sorted pairs: {path!r} after {before!r}; "
-                "the store is damaged: run `neuromirror audit`"
+                "the store is damaged: run `neuromirror fsck`"
             )
         before = path
         name = _text(path, where)
@@ -181,7 +181,7 @@ def _fitted(
             there = "there" if row is not None or parts.was_there(name) else "not there"
             raise JournalBroken(
                 f"the changes of {where} do not fit the version before: {name!r} was {there}; "
-                "the store is damaged: run `neuromirror audit`"
+                "the store is damaged: run `neuromirror fsck`"
             )
         is_part = new is not None and new.part is not None
         if new is not None and is_part:

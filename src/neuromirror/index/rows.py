@@ -195,6 +195,38 @@ class LocationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceDue:
+    """A place that is to be asked for what it has: the bytes of ``key``.
+
+    ``digests`` are what is known of them. ``dataset`` is the one that last brought a file from
+    here, ``path`` a file of any dataset with these bytes, in git. ``alone`` says that no other
+    place is known that has them.
+    """
+
+    url: str
+    key: str
+    digests: tuple[Digest, ...]
+    dataset: str
+    path: str
+    checked_at: str | None
+    result: str | None
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is said of a dataset that was taken down: when, and why.
+
+    ``within`` is the local id of the dataset that it was a part of.
+    """
+
+    dataset: str
+    at: str
+    reason: str
+    within: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PartRow:
     """A sub-dataset that stands in a version's tree.
 

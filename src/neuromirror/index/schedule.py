@@ -10,7 +10,8 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -100,6 +101,7 @@ class LeaseRow:
 
 _COLUMNS = ", ".join(one.name for one in fields(TaskRow))
 _MARKS = ", ".join("?" for _ in fields(TaskRow))
+_values = attrgetter(*(one.name for one in fields(TaskRow)))
 _FREE = (
     "NOT EXISTS (SELECT 1 FROM leases l WHERE l.name = t.name AND l.until IS NOT NULL "
     "AND l.until > ?)"
@@ -162,7 +164,7 @@ class Schedule:
     def put(self, rows: Iterable[TaskRow]) -> None:
         """Adds tasks, or puts them in the place of those that have their names."""
         with self._writing() as db:
-            db.executemany(f"INSERT OR REPLACE INTO tasks VALUES ({_MARKS})", map(astuple, rows))
+            db.executemany(f"INSERT OR REPLACE INTO tasks VALUES ({_MARKS})", map(_values, rows))
 
     def drop(self, names: Iterable[str]) -> None:
         """Forgets tasks; their leases' tokens stay."""
@@ -274,7 +276,9 @@ class Schedule:
 
 
 def _task(row: tuple[Any, ...]) -> TaskRow:
-    return replace(TaskRow(*row), disabled=bool(row[9]))
+    values = list(row)
+    values[9] = bool(row[9])
+    return TaskRow(*values)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 4
+SCHEMA = 5
 
 _FIRST = """
 CREATE TABLE progress (
@@ -266,6 +266,12 @@ ALTER TABLE visits ADD COLUMN traffic TEXT NOT NULL DEFAULT '{}';  -- JSON: coun
 ALTER TABLE datasets ADD COLUMN links TEXT NOT NULL DEFAULT '[]';  -- JSON: [kind, address] pairs
 """
 
+_FIFTH = """
+ALTER TABLE datasets ADD COLUMN withheld TEXT NOT NULL DEFAULT '';  -- JSON: at, reason; '': shown
+CREATE INDEX locations_checked ON locations (checked_at);  -- those asked longest ago, never first
+CREATE INDEX locations_ailing ON locations (result) WHERE result <> 'ok';
+"""
+
 _TEXT = """
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
     name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
@@ -344,6 +350,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in statements(_FOURTH):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 4")
+
+    @migrations()
+    def fifth(db: Database) -> None:
+        for statement in statements(_FIFTH):
+            db.conn.execute(statement)
+        db.conn.execute("PRAGMA user_version = 5")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

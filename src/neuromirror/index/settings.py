@@ -1,7 +1,9 @@
-"""Which versions of Zarrs have their files in an index that is made of a journal.
+"""What entries of a journal say about those before them, in an index that is made of it anew.
 
-Each version says so itself; a setting that was changed later (``MirrorSeen.index_entries``) goes
-before what the versions recorded until then say.
+Each version says itself whether its files are in the index; a setting that was changed later
+(``MirrorSeen.index_entries``) goes before what the versions recorded until then say. Of a dataset
+that was taken down later (``Withheld``) and not shown again, nothing is taken in but the ids of its
+versions: its records need not be there, and need not be read.
 """
 
 from __future__ import annotations
@@ -10,7 +12,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from neuromirror.model import Entry, MirrorSeen, VersionMinted
+from neuromirror.model import (
+    Entry,
+    EventRaised,
+    HoldPlaced,
+    LinksFound,
+    MirrorSeen,
+    PlacesAsked,
+    Reinstated,
+    VersionMinted,
+    VisitEnded,
+    Withheld,
+)
 
 
 class Entries(Protocol):
@@ -27,16 +40,50 @@ def is_indexed(version: VersionMinted, index_entries: int) -> bool:
 
 
 def settled(journal: Entries, position: int = 0) -> Iterator[tuple[int, Entry]]:
-    """The journal's entries with their ends, versions as the settings made after them have it.
+    """The journal's entries with their ends, as those made after them have them.
 
-    Of each mirror the last setting beyond ``position`` holds for all versions from there up to it.
+    Of each mirror the last setting beyond ``position`` holds for all versions from there up to it;
+    and of each dataset the last word beyond ``position`` about whether it is shown.
     """
     last: dict[str, tuple[int, int]] = {}
+    down: set[tuple[str, str]] = set()
     for end, entry in journal.journal_from(position):
         if isinstance(entry, MirrorSeen) and entry.index_entries is not None:
             last[entry.mirror] = end, entry.index_entries
+        elif isinstance(entry, Withheld):
+            down.add((entry.mirror, entry.local_id))
+        elif isinstance(entry, Reinstated):
+            down.discard((entry.mirror, entry.local_id))
     for end, entry in journal.journal_from(position):
-        if isinstance(entry, VersionMinted) and end < last.get(entry.mirror, (0, 0))[0]:
+        if isinstance(entry, _OF_A_DATASET) and (entry.mirror, entry.local_id) in down:
+            bare = _bare(entry)
+            if bare is not None:
+                yield end, bare
+        elif isinstance(entry, VersionMinted) and end < last.get(entry.mirror, (0, 0))[0]:
             yield end, replace(entry, indexed=is_indexed(entry, last[entry.mirror][1]))
         else:
             yield end, entry
+
+
+_OF_A_DATASET = (VersionMinted, VisitEnded, LinksFound, HoldPlaced, EventRaised, PlacesAsked)
+
+
+def _bare(entry: Entry) -> Entry | None:
+    """What is left of an entry about a dataset that was taken down; None for nothing."""
+    if isinstance(entry, VisitEnded):
+        return replace(entry, title="", message="")
+    if not isinstance(entry, VersionMinted):
+        return None
+    return replace(
+        entry,
+        exceptions=[],
+        evidence={},
+        title="",
+        license=[],
+        doi=None,
+        attributes={},
+        inputs=[],
+        inline=[],
+        indexed=False,
+        in_parts=0,
+    )

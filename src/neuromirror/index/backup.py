@@ -1,0 +1,160 @@
+"""Copies of SQLite's files taken while they are in use, looked over, and put back.
+
+A copy is one file, without a log beside it, of what the database was at one moment: SQLite's online
+backup (https://www.sqlite.org/backup.html) reads it in one transaction, and a writer goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from neuromirror.index import schedule, schema
+from neuromirror.index.applying import Journal
+from neuromirror.index.connection import OLDEST_SQLITE, READ_TIMEOUT, translated, writing_lock
+from neuromirror.index.database import LOCK_WAIT, Index, put_in_place
+from neuromirror.index.errors import REBUILD, IndexMissing, IndexUnusable
+
+_STEPS = 100_000
+"""Steps of SQLite's machine (some milliseconds) after which it looks at the clock."""
+
+_OURS = {schema.APPLICATION_ID: "index", schedule.APPLICATION_ID: "schedule"}
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copies an index or a schedule as it is now to a file that is not there yet, and to disk.
+
+    Raises IndexMissing, and IndexUnusable for what is neither, is corrupt, or does not fit.
+    """
+    if not source.is_file():
+        raise IndexMissing(f"there is no database at {source}")
+    with translated(source):
+        reading = _connect(source, "ro")
+        try:
+            (application,) = reading.execute("PRAGMA application_id").fetchone()
+            if application not in _OURS:
+                raise IndexUnusable(f"{source} is a database, but not one of neuromirror")
+            writing = _connect(target, "rwc")
+            try:
+                # all in one: a copy made piece by piece begins anew with each write to its source
+                reading.backup(writing)
+                writing.execute("PRAGMA journal_mode = DELETE")
+            finally:
+                writing.close()
+        finally:
+            reading.close()
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def position_of(path: Path) -> int:
+    """The bytes of the journal that an index, or a copy of one, has applied."""
+    with translated(path):
+        connection = _connect(path, "ro")
+        try:
+            if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
+                raise IndexUnusable(f"{path} is not an index of neuromirror")
+            row = connection.execute("SELECT position FROM progress").fetchone()
+        finally:
+            connection.close()
+    if row is None:
+        raise IndexUnusable(f"the index {path} does not say how much it has of the journal")
+    return int(row[0])
+
+
+def flaws(path: Path, *, deep: bool = False) -> list[str]:
+    """What SQLite finds wrong with a database as a whole; empty where it is sound.
+
+    By its pages, or ``deep``, which takes some times as long, by the agreement of tables with
+    their indexes too. What cannot be read at all is a flaw.
+    """
+    check = "integrity_check" if deep else "quick_check"
+    try:
+        connection = _connect(path, "ro")
+        try:
+            return [text for (text,) in connection.execute(f"PRAGMA {check}(20)") if text != "ok"]
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+
+
+def flaws_by_table(
+    path: Path, after: str, seconds: float
+) -> Iterator[tuple[str, list[str] | None]]:
+    """As :func:`flaws`, a table at a time, from the one that comes ``after`` a name.
+
+    Yields the table and its flaws: None where it took longer than what was left of ``seconds``,
+    which ends it.
+    """
+    until = time.monotonic() + seconds
+    connection = _connect(path, "ro")
+    try:
+        connection.set_progress_handler(lambda: int(time.monotonic() > until), _STEPS)
+        tables = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND name > ? "
+            "ORDER BY name",
+            (after,),
+        ).fetchall()
+        for (table,) in tables:
+            quoted = table.replace('"', '""')
+            try:
+                rows = connection.execute(f'PRAGMA quick_check("{quoted}")').fetchall()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                    raise
+                yield table, None
+                return
+            yield table, [text for (text,) in rows if text != "ok"]
+    except sqlite3.DatabaseError as error:
+        yield after, [str(error)]
+    finally:
+        connection.close()
+
+
+def restore(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_WAIT) -> int:
+    """Puts a copy of an index in the index's place, in one step, and brings it up to date.
+
+    Gives the number of entries that the copy lacked. The copy itself stays. Readers that have the
+    old index open keep it, as in :func:`neuromirror.index.rebuild`.
+    """
+    draft = path.with_name(path.name + ".restore")
+    if not path.parent.is_dir():
+        raise IndexUnusable(f"the folder of the index {path} does not exist; create it first")
+    with writing_lock(path, lock_wait), translated(draft):
+        draft.unlink(missing_ok=True)
+        try:
+            copy_database(source, draft)
+            if wrong := flaws(draft):
+                raise IndexUnusable(f"{source} is damaged ({wrong[0]}); use another, or {REBUILD}")
+            put_in_place(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    with Index.open(path, lock_wait=lock_wait) as index:
+        return index.catch_up(journal)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None)
+
+
+def sqlite_lacks() -> tuple[str, str]:
+    """The version of Python's SQLite, and in words what it lacks that the index needs."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        return sqlite3.sqlite_version, f"is older than {'.'.join(map(str, OLDEST_SQLITE))}"
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute("CREATE VIRTUAL TABLE words USING fts5 (word)")
+    except sqlite3.OperationalError:
+        return sqlite3.sqlite_version, "has no full-text search (FTS5)"
+    finally:
+        connection.close()
+    return sqlite3.sqlite_version, ""

@@ -1,0 +1,166 @@
+"""What people who look around ask: folders one at a time, a file's past, what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from neuromirror.index.errors import UnknownFile
+from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
+from neuromirror.index.reading import (
+    VERSION_COLUMNS,
+    VERSION_TABLES,
+    version_row,
+)
+from neuromirror.index.rows import FileRow, VersionRow
+
+_PRESENT = "f.since <= ? AND (f.until IS NULL OR f.until > ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRow:
+    """What stands in a folder: a file, or a folder with what is below it at any depth.
+
+    ``path`` is the whole path in git. ``files`` and ``bytes`` of a folder are None where counting
+    would have taken too long. ``next`` is for :meth:`BrowseQueries.level`.
+    """
+
+    path: str
+    file: FileRow | None
+    files: int | None
+    bytes: int | None
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRow:
+    """A content that a path had from the version ``first`` to the version ``last``, unbroken.
+
+    ``size`` in bytes; ``current`` says that it still has it.
+    """
+
+    first: str
+    last: str
+    current: bool
+    size: int | None
+    key: str
+
+
+class BrowseQueries(FileQueries):
+    """Questions for browsers; a folder of a million files costs no more than one of ten."""
+
+    def level(
+        self, version: VersionRow, under: str = "", start: str = "", counted: int = 20_000
+    ) -> Iterator[LevelRow]:
+        """What stands in the folder ``under``, by the bytes of its path.
+
+        ``start`` is the ``next`` of the last row of the page before. Below folders ``counted``
+        files are counted at most, in all. Raises :class:`FilesNotIndexed` at once for a version
+        that only the store knows.
+        """
+        self.files(version, limit=0)
+        return self._level(version, under, start, counted)
+
+    def _level(
+        self, version: VersionRow, under: str, start: str, counted: int
+    ) -> Iterator[LevelRow]:
+        folder = f"{under.rstrip('/')}/" if under else ""
+        # "0" sorts next after "/"
+        end = f"{folder[:-1]}0" if folder else "\U0010ffff"
+        at = max(start, folder)
+        while True:
+            row = self._row(
+                f"SELECT f.path FROM files f WHERE f.dataset = ? AND f.path >= ? AND f.path < ? "
+                f"AND {_PRESENT} ORDER BY f.path LIMIT 1",
+                (version.dataset, at, end, version.seq, version.seq),
+            )
+            if row is None:
+                return
+            name, slash, _ = row[0][len(folder) :].partition("/")
+            path = folder + name
+            at = f"{path}0" if slash else f"{path}\0"
+            if not slash:
+                yield LevelRow(path, self.file(version, path), None, None, at)
+                continue
+            files, size = self._below(version, path, counted)
+            counted -= files
+            whole = counted > 0
+            yield LevelRow(path, None, files if whole else None, size if whole else None, at)
+
+    def _below(self, version: VersionRow, path: str, most: int) -> tuple[int, int]:
+        row = self._row(
+            "SELECT count(*), coalesce(sum(c.size), 0) FROM (SELECT f.content FROM files f "
+            f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT} LIMIT ?) b "
+            "JOIN contents c ON c.id = b.content",
+            (version.dataset, f"{path}/", f"{path}0", version.seq, version.seq, max(most, 0)),
+        )
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    def file(self, version: VersionRow, path: str) -> FileRow:
+        """A version's file; raises :class:`UnknownFile`, and as :meth:`level`."""
+        self.files(version, limit=0)
+        row = self._row(
+            f"SELECT {FILE_COLUMNS} FROM files f JOIN contents c ON c.id = f.content "
+            f"WHERE f.dataset = ? AND f.path = ? AND {_PRESENT}",
+            (version.dataset, path, version.seq, version.seq),
+        )
+        if row is None:
+            raise UnknownFile(f"{version.name} has no file {path!r}")
+        return file_row(row, self._claimants())
+
+    def spans(self, version: VersionRow, path: str) -> list[SpanRow]:
+        """What a path of a dataset had in all of its versions, in their order."""
+        rows = self._rows(
+            "SELECT a.label, b.label, f.until IS NULL, c.size, c.key FROM files f "
+            "JOIN contents c ON c.id = f.content "
+            "JOIN datasets d ON d.id = f.dataset JOIN versions n ON n.id = d.newest "
+            "JOIN versions a ON a.dataset = f.dataset AND a.seq = f.since "
+            "JOIN versions b ON b.dataset = f.dataset "
+            "AND b.seq = CASE WHEN f.until IS NULL THEN n.seq ELSE f.until - 1 END "
+            "WHERE f.dataset = ? AND f.path = ? ORDER BY f.since",
+            (version.dataset, path),
+        )
+        return [SpanRow(first, last, bool(now), size, key) for first, last, now, size, key in rows]
+
+    def recent_versions(
+        self, limit: int, dataset: str | None = None, *, mirror: str | None = None
+    ) -> list[VersionRow]:
+        """The versions that were recorded last, the last first, without those of parts.
+
+        Of one dataset or one mirror, or of all.
+        """
+        number = None if dataset is None else self._dataset_number(dataset)
+        of = None if mirror is None else self._mirror_number(mirror)
+        rows = self._rows(
+            f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} WHERE d.withheld = '' "
+            "AND (? IS NULL OR d.id = ?) "
+            "AND (? IS NULL OR d.mirror = ?) AND d.within = '' ORDER BY v.id DESC LIMIT ?",
+            (number, number, of, of, limit),
+        )
+        return list(map(version_row, rows))
+
+    def comings(self, dataset: str) -> dict[int, tuple[int, int, int]]:
+        """How many files each version added, removed and changed, by its ordinal.
+
+        Against the version recorded before it. One that changed nothing is not in it.
+        """
+        number = self._dataset_number(dataset)
+        came, went, both = (
+            dict(self._rows(sql, (number,)))
+            for sql in (
+                "SELECT since, count(*) FROM files WHERE dataset = ? GROUP BY since",
+                "SELECT until, count(*) FROM files WHERE dataset = ? AND until IS NOT NULL "
+                "GROUP BY until",
+                "SELECT a.since, count(*) FROM files a JOIN files b ON b.dataset = a.dataset "
+                "AND b.path = a.path AND b.until = a.since WHERE a.dataset = ? GROUP BY a.since",
+            )
+        )
+        return {
+            seq: (
+                came.get(seq, 0) - both.get(seq, 0),
+                went.get(seq, 0) - both.get(seq, 0),
+                both.get(seq, 0),
+            )
+            for seq in {*came, *went}
+        }

@@ -1,0 +1,139 @@
+"""Which places are to be asked next for what they have, and which said that they have it not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from neuromirror.index.locations import EXACT
+from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests
+from neuromirror.index.rows import PlaceDue, VersionRow
+
+_CONTENT_WIDTH = 13
+
+# What brought other bytes since is no place of these any more, unless it names their very version.
+_STANDS = f"""
+(l.rank = {EXACT} OR NOT EXISTS (
+    SELECT 1 FROM locations o WHERE o.plain_hash = l.plain_hash AND o.url = l.url
+    AND o.content <> l.content AND o.learned > l.learned))
+"""
+
+_DUE = f"""
+SELECT {CONTENT_COLUMNS}, l.url, m.name || ':' || d.local_id,
+    coalesce((SELECT f.path FROM files f WHERE f.content = c.id LIMIT 1), ''),
+    l.checked_at, l.result,
+    (SELECT count(*) FROM locations o WHERE o.content = l.content) = 1
+FROM {{places}}
+CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset
+CROSS JOIN mirrors m ON m.id = d.mirror CROSS JOIN contents c ON c.id = l.content
+WHERE {{asked}} AND d.withheld = '' AND {_STANDS}
+"""
+
+_OF_MIRROR = """
+(SELECT DISTINCT f.content FROM datasets x CROSS JOIN files f ON f.dataset = x.id
+ WHERE x.mirror = ?) mine
+CROSS JOIN locations l ON l.content = mine.content
+"""
+
+_SMALL = 16
+"""A mirror whose files are fewer than this share of all places is gone through file by file."""
+
+_OF_DATASET = """
+(SELECT DISTINCT content FROM files WHERE dataset = ?) mine
+CROSS JOIN locations l ON l.content = mine.content
+"""
+
+
+class PlaceQueries(Reading):
+    """Questions about places as such."""
+
+    def places_due(
+        self,
+        limit: int,
+        before: str,
+        *,
+        mirror: str | None = None,
+        dataset: str | None = None,
+    ) -> list[PlaceDue]:
+        """Places that were never asked, then those asked longest ago, at most ``limit``.
+
+        Those asked at ``before`` (as journal entries have it) or later are left out. Of all
+        mirrors, of one, or of the files that one dataset has or had. Raises UnknownMirror,
+        UnknownDataset.
+        """
+        found: list[PlaceDue] = []
+        claimants = self._claimants()
+        # two questions, so that each goes along the index from its beginning
+        for asked, given in (("l.checked_at IS NULL", ()), ("l.checked_at < ?", (before,))):
+            for row in self._due(asked, given, limit - len(found), mirror, dataset):
+                found.append(_due(row, digests(row, claimants)))
+            if len(found) >= limit:
+                break
+        return found
+
+    def _due(
+        self,
+        asked: str,
+        given: Sequence[str],
+        limit: int,
+        mirror: str | None,
+        dataset: str | None,
+    ) -> Iterator[tuple[Any, ...]]:
+        order = "ORDER BY l.checked_at, l.id LIMIT ?"
+        if dataset is not None:
+            sql = _DUE.format(places=_OF_DATASET, asked=asked)
+            return self._rows(sql + order, (self._dataset_number(dataset), *given, limit))
+        sql = _DUE.format(places="locations l INDEXED BY locations_checked", asked=asked)
+        if mirror is None:
+            return self._rows(sql + order, (*given, limit))
+        number = self._mirror_number(mirror)
+        if self._is_small(number):
+            # along the index would be past all that larger ones have
+            sql = _DUE.format(places=_OF_MIRROR, asked=asked)
+            return self._rows(sql + order, (number, *given, limit))
+        return self._rows(f"{sql} AND d.mirror = ? {order}", (*given, number, limit))
+
+    def _is_small(self, mirror: int) -> bool:
+        row = self._row(
+            "SELECT coalesce(sum(n.files), 0), (SELECT max(id) FROM locations) FROM datasets d "
+            "JOIN versions n ON n.id = d.newest WHERE d.mirror = ?",
+            (mirror,),
+        )
+        assert row is not None
+        return bool(row[1] and row[0] * _SMALL < row[1])
+
+    def ailing(self) -> dict[str, dict[str, int]]:
+        """How many places of each mirror said something else than ok, by what they said."""
+        found: dict[str, dict[str, int]] = {}
+        for mirror, result, count in self._rows(
+            "SELECT m.name, l.result, count(*) FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset "
+            "CROSS JOIN mirrors m ON m.id = d.mirror "
+            f"WHERE l.result <> 'ok' AND d.withheld = '' AND {_STANDS} "
+            "GROUP BY m.name, l.result ORDER BY m.name, l.result"
+        ):
+            found.setdefault(mirror, {})[result] = count
+        return found
+
+    def ailing_in(self, version: VersionRow) -> dict[str, int]:
+        """How many places of a version's files said something else than ok, by what they said."""
+        rows = self._rows(
+            "SELECT l.result, count(DISTINCT l.id) FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN files f ON f.content = l.content "
+            f"WHERE l.result <> 'ok' AND f.dataset = ? AND f.since <= ? "
+            f"AND (f.until IS NULL OR f.until > ?) AND {_STANDS} "
+            "GROUP BY l.result ORDER BY l.result",
+            (version.dataset, version.seq, version.seq),
+        )
+        return dict(rows)
+
+    def asked_since(self) -> tuple[bool, str | None]:
+        """Whether every place was asked once, and when the one was that was asked longest ago."""
+        never = self._row("SELECT 1 FROM locations WHERE checked_at IS NULL LIMIT 1")
+        oldest = self._row("SELECT min(checked_at) FROM locations WHERE checked_at IS NOT NULL")
+        return never is None, None if oldest is None else oldest[0]
+
+
+def _due(row: tuple[Any, ...], known: tuple[Any, ...]) -> PlaceDue:
+    url, dataset, path, checked_at, result, alone = row[_CONTENT_WIDTH:]
+    return PlaceDue(url, row[1], known, dataset, path, checked_at, result, bool(alone))
