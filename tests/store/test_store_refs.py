@@ -102,6 +102,15 @@ def test_names_in_any_encoding_are_kept(repository: Repository) -> None:
     assert git(repository.path, "rev-parse", TAGS + "é").strip() == one
 
 
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\u2029"])
+def test_what_unicode_calls_the_end_of_a_line_ends_no_name(
+    repository: Repository, odd: str
+) -> None:
+    (one,) = commits(repository.path, 1)
+    move_refs(repository.path, {}, {f"{TAGS}a{odd}b": one, TAGS + "c": one})
+    assert repository.refs() == {f"{TAGS}a{odd}b": one, TAGS + "c": one}
+
+
 REFUSED = [
     *("HEAD", "main", "refs/", "refs/tags/", "refs/tags/a b", "refs/tags/a\nb", "refs/tags/a..b"),
     *("refs/tags/../../HEAD", "refs/tags/.a", "refs/tags/a.lock", "refs/tags/a.lock/b"),

@@ -1,7 +1,7 @@
 """git-annex's own formats as pure functions: paths, keys, branch logs, the XS3ETAG backend."""
 
 from neuromirror.annex.addresses import ALLOWED_ADDRESSES, may_be_private
-from neuromirror.annex.etags import etag_of
+from neuromirror.annex.etags import EtagDigest, etag_of
 from neuromirror.annex.keys import (
     KeyParts,
     extension,
@@ -47,6 +47,7 @@ __all__ = [
     "CLAIMED",
     "CLAIMED_KINDS",
     "WEB_UUID",
+    "EtagDigest",
     "KeyParts",
     "LogLine",
     "etag_of",

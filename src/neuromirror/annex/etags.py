@@ -24,23 +24,48 @@ def etag_of(stream: BinaryIO, part_size: int, progress: Callable[[int], None] = 
     MiB. An empty stream has no parts, as dandi-etag counts: ``d41d8cd98f00b204e9800998ecf8427e-0``.
     Raises ValueError for a part size that is not positive.
     """
-    if part_size <= 0:
-        raise ValueError(f"a part size must be positive, not {part_size}")
-    joined = hashlib.md5(usedforsecurity=False)
-    parts = 0
+    digest = EtagDigest(part_size)
     position = 0
-    while True:
-        part = hashlib.md5(usedforsecurity=False)
-        left = part_size
-        while left and (block := stream.read(min(_BLOCK, left))):
-            part.update(block)
-            left -= len(block)
-            position += len(block)
-            progress(position)
-        if left == part_size:
-            break
-        joined.update(part.digest())
-        parts += 1
-        if left:
-            break
-    return f"{joined.hexdigest()}-{parts}"
+    while block := stream.read(_BLOCK):
+        digest.update(block)
+        position += len(block)
+        progress(position)
+    return digest.hexdigest()
+
+
+class EtagDigest:
+    """A multipart ETag of bytes as they come, as :mod:`hashlib` has digests.
+
+    ``part_size`` is in bytes; raises ValueError for one that is not positive.
+    """
+
+    def __init__(self, part_size: int) -> None:
+        if part_size <= 0:
+            raise ValueError(f"a part size must be positive, not {part_size}")
+        self._size = part_size
+        self._left = part_size
+        self._parts = 0
+        self._joined = hashlib.md5(usedforsecurity=False)
+        self._part = hashlib.md5(usedforsecurity=False)
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Takes more."""
+        view = memoryview(data)
+        while view:
+            taken = view[: self._left]
+            self._part.update(taken)
+            self._left -= len(taken)
+            view = view[len(taken) :]
+            if not self._left:
+                self._joined.update(self._part.digest())
+                self._parts += 1
+                self._part = hashlib.md5(usedforsecurity=False)
+                self._left = self._size
+
+    def hexdigest(self) -> str:
+        """The ETag of all so far: ``<md5>-<parts>``."""
+        if self._left == self._size:
+            return f"{self._joined.hexdigest()}-{self._parts}"
+        joined = self._joined.copy()
+        joined.update(self._part.digest())
+        return f"{joined.hexdigest()}-{self._parts + 1}"

@@ -152,7 +152,7 @@ class HoldLapsed:
 class EventRaised:
     """Something an operator or a reader should know.
 
-    ``kind`` is incident | tombstone | returned | digest-upgrade | unavailable.
+    ``kind`` is incident | tombstone | returned | digest-upgrade | unavailable | takedown.
     """
 
     mirror: str
@@ -192,6 +192,35 @@ class PlacesAsked:
     at: str
 
 
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A dataset that the operator has taken down: nothing of it is shown, and none of it is lost.
+
+    ``reason`` is told to everybody who asks for it. ``within`` is the local id of the dataset that
+    was taken down, of a part that only that one has; empty for the dataset itself. An index that is
+    made anew has nothing of it but the ids of its versions.
+    """
+
+    mirror: str
+    local_id: str
+    source_uri: str
+    reason: str
+    by: str
+    at: str
+    within: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reinstated:
+    """A dataset that was taken down and is shown again, as if it never had been."""
+
+    mirror: str
+    local_id: str
+    source_uri: str
+    by: str
+    at: str
+
+
 Entry = (
     MirrorSeen
     | MirrorProbed
@@ -203,6 +232,8 @@ Entry = (
     | HoldLapsed
     | EventRaised
     | PlacesAsked
+    | Withheld
+    | Reinstated
 )
 
 _TYPES: dict[str, type[Entry]] = {
@@ -216,6 +247,8 @@ _TYPES: dict[str, type[Entry]] = {
     "lapse": HoldLapsed,
     "event": EventRaised,
     "places": PlacesAsked,
+    "withheld": Withheld,
+    "reinstated": Reinstated,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 

@@ -76,7 +76,8 @@ def _read_loose(repository: Path, name: str) -> str | None:
 def _read_packed(repository: Path) -> dict[str, tuple[str, str]]:
     """Object id of each ref, and the line of what its annotated tag is of (else empty)."""
     try:
-        lines = _text((repository / _PACKED).read_bytes()).splitlines(keepends=True)
+        # not str.splitlines: a name may hold what Unicode calls the end of a line
+        lines = [_text(line) for line in (repository / _PACKED).read_bytes().splitlines(True)]
     except FileNotFoundError:
         return {}
     refs: dict[str, tuple[str, str]] = {}

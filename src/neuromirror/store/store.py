@@ -48,7 +48,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._own = root / "neuromirror"
-        self._journal = JournalFile(self._own / "journal.jsonl")
+        self._journal = JournalFile(self.journal_path)
         self._records = RecordsFolder(self._own / "records")
 
     @classmethod
@@ -109,6 +109,10 @@ class Store:
     def schedule_path(self) -> Path:
         """Where a service keeps what it is to do next, and who is at it."""
         return self._own / "schedule.sqlite"
+
+    def chore_path(self, name: str) -> Path:
+        """Where a chore that is done in slices remembers how far it has come."""
+        return self._own / "chores" / f"{name}.json"
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -238,6 +242,11 @@ class Store:
         sync(target.parent)
 
     # --- journal
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file, to which lines are only added."""
+        return self._own / "journal.jsonl"
 
     def append(self, *entries: Entry) -> None:
         """Adds entries to the journal."""
