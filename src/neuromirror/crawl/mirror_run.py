@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from neuromirror.crawl.events import tell_returned, tell_vanished
 from neuromirror.crawl.mirrors import Mirror
-from neuromirror.crawl.plan import Task
+from neuromirror.crawl.plan import Task, taken_down
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.requests import Planner, Request
 from neuromirror.crawl.results import Result, explain, result_of, unplanned
@@ -283,6 +283,10 @@ class MirrorRun:
                 self._rules.claim(dataset),
                 self._store.lock(dataset.dataset_id, dataset.name),
             ):
+                stone = recorder.ask(lambda index: index.tombstone(dataset.name))
+                if stone is not None:
+                    # since the visit was planned
+                    raise NotNow(taken_down(stone))
                 said = self._rules.before(dataset)
                 if task.last is not None and task.last.status == "not_found":
                     tell_returned(recorder, dataset)

@@ -12,13 +12,14 @@ from neuromirror.crawl.mirrors import ZarrLimits
 from neuromirror.crawl.part_entries import contradicts, no_longer
 from neuromirror.crawl.parts import Parts
 from neuromirror.crawl.past import earlier_states, is_past, not_seen
+from neuromirror.crawl.plan import taken_down
 from neuromirror.crawl.prove import Proven
 from neuromirror.crawl.publish import Publisher
 from neuromirror.crawl.reading import Commits, Reading
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.index import VersionRow
 from neuromirror.model import VersionRef
-from neuromirror.sources import Listing, ListingNotProven, Part, Source
+from neuromirror.sources import Listing, ListingNotProven, Part, PartUnavailable, Source
 from neuromirror.store import ANNEX, MAIN, TAGS, Store
 
 _WORD = "part"
@@ -75,6 +76,11 @@ class PartVisits:
         dataset = part.dataset
         state = dataset.local_id, part.version.upstream
         with self._store.lock(dataset.dataset_id, dataset.name, wait=math.inf):
+            stone = self._recorder.ask(lambda index: index.tombstone(dataset.name))
+            if stone is not None:
+                withheld = PartUnavailable(f"{dataset.name}: {taken_down(stone)}")
+                withheld.reason = "taken down"
+                raise withheld
             brought = self._brought.get(state)
             if brought is not None:
                 return replace(brought, minted=0, past=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from neuromirror.index import LastVisit
+from neuromirror.index import LastVisit, Tombstone
 from neuromirror.model import DatasetHint
 
 
@@ -67,6 +67,11 @@ def _due(
     if last.pending:
         return "visit", f"{files_waiting(last.pending, 'waited')} for a sha256"
     return "skip", "unchanged"
+
+
+def taken_down(stone: Tombstone) -> str:
+    """What is said of a dataset that the operator took down."""
+    return f"taken down on {stone.at[:10]}: {stone.reason}"
 
 
 def files_waiting(count: int, verb: str) -> str:

@@ -11,6 +11,7 @@ from neuromirror.crawl.times import now
 from neuromirror.index import is_indexed, rebuild, settled
 from neuromirror.model import DatasetRef, MirrorSeen, VersionMinted
 from neuromirror.store import Store, dataset_of, record_lines_in_git, versions_in_git
+from neuromirror.store.withheld import down_in
 
 
 def rebuild_index(
@@ -70,7 +71,11 @@ def _complete(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
             if missing:
                 store.append(*missing)
                 minted += missing
+    # of what was taken down nothing is read, and nothing is there
+    down = {(one.mirror, one.local_id) for one in down_in(store)}
     for entry in minted:
+        if (entry.mirror, entry.local_id) in down:
+            continue
         restore_records(store, dataset_of(entry), entry.commit, entry.annex_commit, entry.kind)
 
 

@@ -66,6 +66,20 @@ class JournalRecorder:
         """See :class:`Recorder`."""
         self._thread.submit(self._record, entries).result()
 
+    @property
+    def index_path(self) -> Path:
+        """The index that is brought up to date."""
+        return self._path
+
+    def renew(self) -> None:
+        """Makes the index anew from the store, and goes on with that."""
+        self._thread.submit(self._renew).result()
+
+    def _renew(self) -> None:
+        rebuild_index(self._store, self._path)
+        self._index.close()
+        self._index = Index.open(self._path)
+
     def _record(self, entries: tuple[Entry, ...]) -> None:
         self._store.append(*entries)
         self._index.catch_up(self._store)

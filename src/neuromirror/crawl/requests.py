@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from neuromirror.crawl.mirrors import Mirror, find_mirror
-from neuromirror.crawl.plan import Task, plan_one, vanished
+from neuromirror.crawl.plan import Task, plan_one, taken_down, vanished
 from neuromirror.index import Index, LastVisit, UnknownDataset, UnknownMirror
 from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef
 from neuromirror.sources import DatasetNotFound, Source
@@ -92,8 +92,12 @@ class Planner:
         self._check_archive(request.mirror, source)
         known = self._known(request.mirror.name)
         held = self._held()
+        down = self._down(request.mirror.name)
         if request.local_id is not None:
             dataset = _dataset(source, request.local_id)
+            if request.local_id in down:
+                hint = DatasetHint(dataset, None)
+                return [Task(hint, "skip", down[request.local_id])], []
             self._check_whole(dataset)
             try:
                 hints = {request.local_id: request.hint or source.hint(dataset)}
@@ -112,9 +116,12 @@ class Planner:
                 self._regardless,
                 moving=hint.dataset in self._moving,
             )
+            if local_id not in down
+            else Task(hint, "skip", down[local_id], known.get(local_id))
             for local_id, hint in hints.items()
         ]
         gone = vanished(hints, known) if request.local_id is None else []
+        gone = [one for one in gone if one not in down]
         if isinstance(source, ListsSome):
             gone = [one for one in gone if source.is_listed(source.dataset(one))]
         return tasks, gone
@@ -154,6 +161,14 @@ class Planner:
 
     def _known(self, mirror: str) -> dict[str, LastVisit]:
         return {} if self._index is None else self._index.hints(mirror)
+
+    def _down(self, mirror: str) -> dict[str, str]:
+        """Why datasets of the mirror are not visited that were taken down, by local id."""
+        if self._index is None:
+            return {}
+        return {
+            one.dataset.partition(":")[2]: taken_down(one) for one in self._index.withheld(mirror)
+        }
 
     def _held(self) -> frozenset[str]:
         if self._index is None:

@@ -13,6 +13,7 @@ from neuromirror.crawl.holds import Holds
 from neuromirror.crawl.linking import link_parts
 from neuromirror.crawl.links import Earlier, is_split_off, keep_inline
 from neuromirror.crawl.mirrors import MirrorFile
+from neuromirror.crawl.names import check_dataset, check_version
 from neuromirror.crawl.part_entries import ListedParts
 from neuromirror.crawl.part_visits import PartVisits
 from neuromirror.crawl.parts import Parts
@@ -98,7 +99,10 @@ class Visit:
             history=history,
         )
         self._reading.deep = deep
+        check_dataset(self._dataset)
         versions = self._source.versions(self._dataset)
+        for version in versions:
+            check_version(version)
         self._publisher.catch_up()
         published = [one for one in versions if one.kind is VersionKind.PUBLISHED]
         observed = [one for one in versions if one.kind is VersionKind.OBSERVED]

@@ -1,0 +1,49 @@
+"""A sync whose clock is wrong by so many seconds.
+
+Usage: shifted_sync.py SECONDS MIRRORS STORE. The clock of one process cannot be set from outside,
+so the words for now are moved in each module that asks for the time of day.
+"""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import sys
+import time
+from pathlib import Path
+
+_SECONDS = float(sys.argv[1])
+_time, _time_ns = time.time, time.time_ns
+
+
+class Shifted(datetime.datetime):
+    """Times as ever, but for what is now."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+        return datetime.datetime.now(tz) + datetime.timedelta(seconds=_SECONDS)
+
+
+def main() -> None:
+    from neuromirror.crawl import Sync, load_mirrors, parse_requests
+    from neuromirror.crawl import times as crawl_times
+    from neuromirror.store import Store
+
+    store = Store.open(Path(sys.argv[3]), create=True)
+    loaded = load_mirrors(Path(sys.argv[2]))
+    requests = parse_requests([], loaded)  # which imports the sources
+    time.time = lambda: _time() + _SECONDS
+    time.time_ns = lambda: _time_ns() + int(_SECONDS * 1e9)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("neuromirror.") and "datetime.now(" in inspect.getsource(module):
+            module.datetime = Shifted  # type: ignore[attr-defined]
+
+    results = list(Sync(store, store.index_path).results(requests))
+    bad = [one for one in results if one.exit_code]
+    if bad:
+        sys.exit(f"failed: {bad}")
+    sys.stdout.write(crawl_times.now())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What upstream writes reaches no shell, path, branch, trailer, SQL or git configuration."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from crawl_place import git
+from scripted import Box, Scripted, Thing, files
+
+from neuromirror.annex import upstream_path
+from neuromirror.model import DatasetFacts
+
+EVIL = (
+    "x\n\nState: sha256:forged\nMirror-Spec: 9\n$(touch pwned) `touch pwned` {{7*7}} %s %(x)s "
+    "${HOME}\r\x1b[31m <script>alert(1)</script> '); DROP TABLE datasets; -- \"; .quit\u2028\u202e"
+)
+REFUSED = [
+    *("-x", "--upload-pack=touch pwned", "..", "../up", "a/../b", ".git", "a/.GIT ", ".gitmodules"),
+    *("a\nb", "x\n\tupdate = !touch pwned", "a\rb", "a\u2028b", "a\x00b", "", "a//b", "a/"),
+]
+ODD = ["%s%n", 'a"b', "ext::sh -c touch% pwned", "name.lock", "$(touch pwned)", "'; DROP TABLE x"]
+
+
+def messages(repository: Path) -> list[str]:
+    """The messages of all commits of a repository."""
+    return git(repository, "log", "--all", "--format=%B%x00").split("\0")
+
+
+def trailers(repository: Path, commit: str) -> list[str]:
+    """What git itself takes for trailers of a commit."""
+    return git(repository, "log", "-1", "--format=%(trailers)", commit).strip().splitlines()
+
+
+def test_a_title_gets_into_no_message_and_forges_no_trailer(box: Box, source: Scripted) -> None:
+    facts = DatasetFacts(
+        title=EVIL, license=(EVIL,), doi=EVIL, landing_page=EVIL, attributes=(("subject", EVIL),)
+    )
+    source.things["a"] = Thing(files("f.txt"), facts=facts, published={"1.0": files("f.txt")})
+    source.things["b"] = Thing(files("f.txt"))
+    assert {one.status for one in box.sync().values()} == {"ok"}
+    repository = box.repository("box:a")
+    assert not [one for one in messages(repository) if "forged" in one or "touch" in one]
+    for branch in ("main", "published"):
+        found = trailers(repository, branch)
+        assert [one.partition(":")[0] for one in found] == [
+            *("Mirror-Spec", "Source", "Version", "State", "Files", "Bytes")
+        ]
+    # which the next visit, and an index made anew, read back
+    assert {one.status for one in box.sync().values()} == {"notneeded"}
+    with box.index() as index:
+        assert [one.name for one in index.datasets()] == ["box:a", "box:b"]
+        assert [hit.name for hit in index.search("alert")] == ["box:a"]
+    box.fsck()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_name_that_git_would_take_for_something_else_stops_that_dataset_alone(
+    box: Box, source: Scripted, name: str
+) -> None:
+    source.things.update({name: Thing(files("f.txt")), "good": Thing(files("f.txt"))})
+    results = box.sync()
+    assert results[f"box:{name}"].status == "error"
+    assert "cannot be the name of a dataset" in results[f"box:{name}"].message
+    assert "\n" not in results[f"box:{name}"].message
+    assert results["box:good"].status == "ok"
+    assert sorted(alias for alias, _ in box.store.aliases()) == ["box", "box--good", "neuromirror"]
+    box.fsck()
+
+
+def test_odd_names_are_folders_of_the_super_dataset_and_nothing_more(
+    box: Box, source: Scripted, tmp_path: Path
+) -> None:
+    source.things.update({name: Thing(files("f.txt", name)) for name in ODD})
+    assert {one.status for one in box.sync().values()} == {"ok"}
+    box.fsck()
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(box.repository("box")), "clone")
+    paths = git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.path$")
+    assert sorted(one.partition("\n")[2] for one in paths.split("\0") if one) == sorted(ODD)
+    urls = git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.url$")
+    assert all(one.partition("\n")[2].startswith("../box--") for one in urls.split("\0") if one)
+    others = git(clone, "config", "-f", ".gitmodules", "--name-only", "--list").splitlines()
+    assert {one.rpartition(".")[2] for one in others} == {"path", "url", "datalad-id"}
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize(
+    "label", ["a\nState: sha256:0", "1.0\x85", "v\u20281", "..", "a..b", "@{u}", "x.lock"]
+)
+def test_a_version_that_git_could_not_name_is_told_and_not_minted(
+    box: Box, source: Scripted, label: str
+) -> None:
+    source.things["a"] = Thing(files("f.txt"), published={label: files("f.txt")})
+    result = box.sync()["box:a"]
+    assert (result.status, result.visit) == ("error", "failed")
+    assert "cannot be the name of a" in result.message
+    assert not [name for name in box.refs() if name.startswith("box--a refs/tags")]
+    box.fsck(killed=True)
+
+
+@pytest.mark.parametrize("label", ["-rf", "--all", "HEAD", "main", "%s", "$(pwned)"])
+def test_a_version_may_be_called_what_git_has_options_for(
+    box: Box, source: Scripted, label: str
+) -> None:
+    source.things["a"] = Thing(files("f.txt"), published={label: files("f.txt")})
+    assert box.sync()["box:a"].status == "ok"
+    assert f"box--a refs/tags/{label}" in box.refs()
+    assert box.sync()["box:a"].status == "notneeded"
+    with box.index() as index:
+        assert index.resolve("box:a", label).label == label
+    box.fsck()
+
+
+def test_files_that_configure_git_and_datalad_are_mirrored_and_do_nothing(
+    box: Box, source: Scripted, tmp_path: Path
+) -> None:
+    names = [
+        *(".gitmodules", "sub/.gitmodules", ".gitattributes", "sub/.gitattributes", ".gitignore"),
+        *(".datalad/config", ".git/config", ".git/hooks/post-checkout", "GIT~1/config", ".mailmap"),
+        *(".lfsconfig", "-rf", "--help", ":(glob)**", "sub/ext::sh -c id"),
+    ]
+    source.things["a"] = Thing(files("plain.txt", *names), exceptions=["odd"])
+    assert box.sync()["box:a"].status == "ok"
+    box.fsck()
+    with box.index() as index:
+        version = index.resolve("box:a", "latest")
+        listed = [one.path.encode() for one in index.files(version)]
+        exceptions = index.exceptions(version)
+    assert sorted(map(upstream_path, listed)) == sorted(map(str.encode, ["plain.txt", *names]))
+    assert len(exceptions) == 1
+    done = subprocess.run(
+        ["git", "clone", "-q", str(box.repository("box:a")), "clone"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    clone = tmp_path / "clone"
+    assert not (clone / ".gitmodules").exists()
+    assert git(clone, "submodule", "status") == ""
+    assert not (clone / ".git/hooks/post-checkout").exists()
+    assert "sub-dataset" not in (clone / ".datalad/config").read_text()
+    assert (clone / ".gitattributes").read_text().startswith("*")
+    assert git(clone, "status", "--porcelain") == ""
