@@ -43,7 +43,7 @@ def made(shelf: Shelf, odd: Shelf) -> Callable[..., str]:
 
 everything = pytest.mark.parametrize("names", [*ALONE, TOGETHER, *ODD_ONES], ids=named)
 some = pytest.mark.parametrize(
-    "names", [(PUBLISHED,), (DERIVED,), (LABELS,), TOGETHER, ("box:names",)], ids=named
+    "names", [(PUBLISHED,), (DERIVED,), (VOLUME,), (LABELS,), TOGETHER, ("box:names",)], ids=named
 )
 
 

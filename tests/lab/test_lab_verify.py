@@ -14,9 +14,9 @@ from lab_again import Lab
 from lab_clones import annex, clone, copied, failed, fill, flip, looked_at, proved, put
 from scripted import Scripted, Thing, files
 
-from neuromirror.annex import etag_of
+from neuromirror.annex import EtagDigest, etag_of
 from neuromirror.lab.verify import NOT_HERE, Finding, NotADataset, verify
-from neuromirror.lab.verify.proofs import EtagHashing, proof_of
+from neuromirror.lab.verify.proofs import proof_of
 
 NWB = "demo:000004"
 ZARR = "demo:000005"
@@ -386,7 +386,7 @@ def test_an_etag_is_the_same_in_whatever_pieces_the_bytes_come(part_size: int, s
     content = content[:size]
     wanted = etag_of(io.BytesIO(content), part_size)
     for piece in (1, 10, 64, 1000):
-        hashing = EtagHashing(part_size)
+        hashing = EtagDigest(part_size)
         for start in range(0, size, piece):
             hashing.update(memoryview(content)[start : start + piece])
         assert hashing.hexdigest() == wanted

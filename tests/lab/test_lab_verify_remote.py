@@ -24,7 +24,7 @@ from neuromirror.lab.verify import Finding, Health, verify
 from neuromirror.lab.verify.fetching import Fetcher
 from neuromirror.lab.verify.health import AGAIN, recorded
 from neuromirror.lab.verify.places import Prober
-from neuromirror.lab.verify.sessions import Sessions
+from neuromirror.lab.verify.sessions import KEYS, Sessions
 from neuromirror.lab.verify.walking import PinnedFile
 from neuromirror.model import PlacesAsked
 
@@ -104,6 +104,26 @@ def test_no_network_is_no_proof_of_anything(lab: Lab, demo: DemoArchive, tmp_pat
         found = looked_at(folder, mode=mode)
         assert {status for _, _, status in failed(found)} == {"impossible"}
         assert proved(found) == {}
+
+
+def test_what_is_under_embargo_is_asked_for_with_the_archives_own_token(
+    demo: DemoArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ITS_KEY", demo.token)
+    asset = next(one for one in demo.dandisets["000006"].draft.assets.values() if one.blob)
+    assert asset.blob is not None
+    digest = demo.sha256("000006", asset.path)
+    key = f"SHA256E-s{asset.blob.size}--{digest}.nwb"
+    url = f"{demo.api_url}/assets/{asset.asset_id}/download/"
+    asked = PinnedFile(b"a.nwb", key, (url,))
+    (found,) = Prober(Sessions(("127.0.0.1",), lambda host: None)).probe(asked)
+    assert found.health is Health.REFUSED
+    keys = {demo.api_url.removesuffix("/api"): "ITS_KEY"}
+    (found,) = Prober(Sessions(("127.0.0.1",), lambda host: None, keys=keys)).probe(asked)
+    assert found.health is Health.OK
+    # whatever addresses a dataset names, nobody else is shown it
+    assert set(KEYS.values()) == {"DANDI_API_KEY"}
+    assert set(KEYS) == {"https://api.dandiarchive.org"}
 
 
 def test_blocks_of_volumes_are_asked_for_one_voxel_or_read(tmp_path: Path) -> None:

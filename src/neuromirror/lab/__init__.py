@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuromirror.lab.again import NotMinted
+    from neuromirror.lab.alone import LockBusy
+    from neuromirror.lab.audit import audit
     from neuromirror.lab.cite import (
         Collection,
         Work,
@@ -46,6 +48,7 @@ _HOMES = {
     "ListedFile": "manifests",
     "ListedPart": "manifests",
     "Lock": "lockfile",
+    "LockBusy": "alone",
     "ManifestReader": "manifests",
     "NotADataset": "verify",
     "NotMinted": "again",
@@ -59,6 +62,7 @@ _HOMES = {
     "Tally": "results",
     "Wanted": "pin",
     "Work": "cite",
+    "audit": "audit",
     "cite": "cite",
     "clone_side": "diff",
     "diff": "diff",
@@ -110,6 +114,7 @@ __all__ = [
     "ListedFile",
     "ListedPart",
     "Lock",
+    "LockBusy",
     "ManifestReader",
     "NotADataset",
     "NotMinted",
@@ -123,6 +128,7 @@ __all__ = [
     "Tally",
     "Wanted",
     "Work",
+    "audit",
     "cite",
     "clone_side",
     "diff",

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from neuromirror.index import VersionRow
-from neuromirror.mint import git_environment
+from neuromirror.lab.git import ask_git
 from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.store import ANNEX, MAIN, TAGS, Store
 
@@ -69,15 +69,7 @@ def read_refs_of(bundle: Path) -> dict[str, str]:
 
 
 def _git(repository: Path, *arguments: str, lines: str = "") -> None:
-    done = subprocess.run(
-        ["git", *arguments],
-        env=git_environment(repository),
-        input=lines,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = ask_git(repository, *arguments, lines=lines)
     if done.returncode:
         raise BundleFailed(
             f"no bundle could be made: 'git {arguments[0]}' failed: {done.stderr.strip()}"

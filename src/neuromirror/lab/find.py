@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from neuromirror.annex import EtagDigest
 from neuromirror.index import FoundFile, Index
 from neuromirror.lab.verify.clone import linked_key, pointed_key
-from neuromirror.lab.verify.proofs import EtagHashing, Hashing
+from neuromirror.lab.verify.proofs import Hashing
 from neuromirror.model import NeuromirrorError, dandi_part_size
 
 _MIB: Final = 1 << 20
@@ -74,7 +75,7 @@ def _hashed(descriptor: int) -> list[str]:
     hashes: dict[str, Hashing] = {
         "sha256": hashlib.sha256(usedforsecurity=False),
         "md5": hashlib.md5(usedforsecurity=False),
-        **{f"etag {one}": EtagHashing(one) for one in sizes},
+        **{f"etag {one}": EtagDigest(one) for one in sizes},
     }
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while block := os.read(descriptor, _BLOCK):

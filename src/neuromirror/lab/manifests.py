@@ -324,6 +324,12 @@ class ManifestReader:
         )
 
 
+def beside(path: Path, commit: str) -> Path:
+    """The manifest or bundle of a part, from that of the dataset it is in."""
+    _, dot, ending = path.name.partition(".")
+    return path.with_name(f"{commit}{dot}{ending}")
+
+
 def _line(line: _Line) -> Line:
     if line.digest is not None:
         return ListedFile(

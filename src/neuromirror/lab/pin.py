@@ -14,6 +14,7 @@ from typing import Any
 from neuromirror.index import Index, VersionRow
 from neuromirror.index.rows import RETENTION
 from neuromirror.lab.again import stored_lines
+from neuromirror.lab.alone import alone
 from neuromirror.lab.bundles import write_bundle
 from neuromirror.lab.clones import clone_urls
 from neuromirror.lab.globs import Globs
@@ -95,7 +96,7 @@ def pin(
     are removed after that; nothing of it changes where anything fails.
 
     Raises ConfigurationError for what is asked for wrongly, LockUnusable for a file that is no
-    lock, and what the store and the index raise.
+    lock, LockBusy while another process writes it, and what the store and the index raise.
     """
     names = [*(one.dataset for one in wanted), *remove]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -103,13 +104,27 @@ def pin(
             f"{twice} is named twice; a lock holds one version of a dataset (use a second lock for "
             "another)"
         )
+    for one in wanted:
+        Globs(one.paths or ())
+    rows = [(one, index.resolve(one.dataset, one.label)) for one in wanted]
+    with alone(path):
+        outcomes = _write(path, rows, store, index, remove, progress)
+    yield from outcomes
+
+
+def _write(
+    path: Path,
+    rows: Sequence[tuple[Wanted, VersionRow]],
+    store: Store,
+    index: Index,
+    remove: Sequence[str],
+    progress: Progress,
+) -> list[Outcome]:
+    """Writes the lock and what belongs beside it; nobody else may do so meanwhile."""
     content, lock = _read(path)
     for name in remove:
         if lock.pin(name) is None:
             raise ConfigurationError(f"{path} does not pin {name}; nothing was changed")
-    for one in wanted:
-        Globs(one.paths or ())
-    rows = [(one, index.resolve(one.dataset, one.label)) for one in wanted]
     pins = {one.name: one for one in lock.datasets}
     outcomes = [Outcome("pin", "ok", name, "is not pinned any more", name) for name in remove]
     kept: set[Path] = set()
@@ -128,17 +143,10 @@ def pin(
     lock = Lock(path, tuple(pins.values()))
     written = dump_lock(lock, content)
     if written != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, written)
-    for name in names:
+    for name in (*(one.dataset for one, _ in rows), *remove):
         _clear(lock.folder / _folder(lock, name), kept)
-    yield from outcomes
-
-
-def beside(path: Path, commit: str) -> Path:
-    """The manifest or bundle of a part, from that of the dataset it is in."""
-    _, dot, ending = path.name.partition(".")
-    return path.with_name(f"{commit}{dot}{ending}")
+    return outcomes
 
 
 def _read(path: Path) -> tuple[bytes, Lock]:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from neuromirror.lab.clones import clone_urls
 from neuromirror.lab.committed import Committed
 from neuromirror.lab.get import JOBS, get
+from neuromirror.lab.get.clone import identity_for
+from neuromirror.lab.git import GitFailed
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.manifests import (
     ListedPart,
@@ -22,7 +24,7 @@ from neuromirror.lab.manifests import (
     canonical_line,
 )
 from neuromirror.lab.results import Checked, Outcome, Status
-from neuromirror.lab.ways import GitFailed, Goal, NoAnswer, Way, WayFailed, run_git, ways
+from neuromirror.lab.ways import Goal, NoAnswer, Way, WayFailed, run_git, ways
 from neuromirror.model import ConfigurationError, Evidence, NeuromirrorError, StateDigest
 from neuromirror.store import Store, locked
 
@@ -285,7 +287,7 @@ class _Restoring:
         placed = self._examine(goal, draft, root)
         placed.way = way
         run_git(draft, *_QUIETLY, "checkout", "-q", "--detach", goal.commit)
-        run_git(draft, "annex", "init", "-q")
+        run_git(draft, "annex", "init", "-q", environment=identity_for(draft))
         root.parent.mkdir(parents=True, exist_ok=True)
         os.rename(draft, root)
         return placed

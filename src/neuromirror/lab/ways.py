@@ -15,9 +15,15 @@ from typing import Protocol
 
 from neuromirror.lab.bundles import read_refs_of
 from neuromirror.lab.clones import git_url, part_url
+from neuromirror.lab.git import GitFailed
 from neuromirror.lab.lockfile import Lock, Pin
-from neuromirror.lab.manifests import ListedPart, ManifestDamaged, ManifestMissing, ManifestReader
-from neuromirror.lab.pin import beside
+from neuromirror.lab.manifests import (
+    ListedPart,
+    ManifestDamaged,
+    ManifestMissing,
+    ManifestReader,
+    beside,
+)
 from neuromirror.lab.rebuilt import rebuild_repository
 from neuromirror.mint import git_environment
 from neuromirror.model import NeuromirrorError
@@ -41,10 +47,6 @@ class WayFailed(NeuromirrorError):
 
 class NoAnswer(WayFailed):
     """A host that could not be reached."""
-
-
-class GitFailed(NeuromirrorError):
-    """A git command failed in a repository that is being restored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from neuromirror.lab.cite.names import organisation, person
 from neuromirror.lab.cite.plain import day, licenses_of, plain, texts
-from neuromirror.lab.cite.told import Documents, Told, mapping
-from neuromirror.lab.cite.works import Agent, Funder, Organisation
+from neuromirror.lab.cite.told import Documents, mapping
+from neuromirror.lab.cite.works import Agent, Funder, Organisation, Told
 
 DOCUMENTS: Final = ("data_description.json", "metadata.nd.json")
 _NAME: Final = "AIND asset"

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from neuromirror.lab.cite.names import organisation, person, ror_of
 from neuromirror.lab.cite.plain import day, doi_of, licenses_of, plain, texts, web_address
-from neuromirror.lab.cite.told import Documents, Told, mappings
-from neuromirror.lab.cite.works import Agent, Funder, Organisation, Related
+from neuromirror.lab.cite.told import Documents, mappings
+from neuromirror.lab.cite.works import Agent, Funder, Organisation, Related, Told
 
 DOCUMENT: Final = "dandiset.yaml"
 _AUTHOR: Final = "dcite:Author"

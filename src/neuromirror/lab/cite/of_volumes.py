@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from neuromirror.lab.cite.names import organisation, person
 from neuromirror.lab.cite.plain import plain
-from neuromirror.lab.cite.told import Documents, Told, mapping
-from neuromirror.lab.cite.works import Agent, Funder
+from neuromirror.lab.cite.told import Documents, mapping
+from neuromirror.lab.cite.works import Agent, Funder, Told
 
 BOSS: Final = ".boss/channel.json"
 NDSTORE: Final = ".ndstore/channel.json"

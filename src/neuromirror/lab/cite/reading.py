@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from neuromirror.lab.cite import of_aind, of_dandi, of_volumes
 from neuromirror.lab.cite.errors import NotCitable
 from neuromirror.lab.cite.names import organisation, person
 from neuromirror.lab.cite.plain import day, doi_of, licenses_of, plain, texts, web_address
-from neuromirror.lab.cite.told import Told, mapping, parse
-from neuromirror.lab.cite.works import Funder, State, Work
+from neuromirror.lab.cite.told import mapping, parse
+from neuromirror.lab.cite.works import Funder, State, Told, Work
 from neuromirror.mint import ObjectMissing, ObjectReader
 from neuromirror.model import VersionKind
 
@@ -84,7 +85,17 @@ def _merged(state: State, described: Mapping[str, Any], told: Told) -> Work:
     created = texts(attributes.get("created", []))
     subjects = (word for name in _KEYWORDS for word in texts(attributes.get(name, [])))
     parts = mapping(described.get("parts"))
+    told = replace(
+        told,
+        authors=told.authors or tuple(one for one in people if one is not None),
+        created=told.created or (day(created[0]) if created else None),
+        address=told.address or web_address(described.get("landing-page")) or source,
+        licenses=told.licenses or licenses_of(described.get("license")),
+        keywords=_each_once((*told.keywords, *subjects)),
+        funders=told.funders or tuple(Funder(one) for one in funders if one is not None),
+    )
     return Work(
+        **{one.name: getattr(told, one.name) for one in fields(told)},
         state=state,
         title=plain(described["title"]) or state.name,
         upstream=plain(described["version"]),
@@ -93,22 +104,10 @@ def _merged(state: State, described: Mapping[str, Any], told: Told) -> Work:
         source=source,
         files=state.files if state.paths else described["files"],
         bytes=state.bytes if state.paths else described["bytes"],
-        authors=told.authors or tuple(one for one in people if one is not None),
-        publisher=told.publisher,
-        published=told.published,
-        created=told.created or (day(created[0]) if created else None),
         modified=None if undated else state.time.date(),
         observed=state.time.date() if undated else None,
         doi=doi_of(described.get("doi")),
-        address=told.address or web_address(described.get("landing-page")) or source,
-        identifiers=told.identifiers,
-        licenses=told.licenses or licenses_of(described.get("license")),
-        description=told.description,
-        keywords=_each_once((*told.keywords, *subjects)),
-        funders=told.funders or tuple(Funder(one) for one in funders if one is not None),
-        related=told.related,
         inputs=texts(described.get("inputs", [])),
-        asked=told.asked,
         within=plain(described.get("within")),
         only_files=int(mapping(described.get("manifest-only")).get("files", 0)),
         left_out=len(described.get("exceptions") or ()),

@@ -6,7 +6,6 @@ No archive and no clone URL is asked.
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from neuromirror.lab.cite.errors import NotCitable, NothingToCite, StateNotHere
 from neuromirror.lab.cite.works import State
-from neuromirror.mint import git_environment
+from neuromirror.lab.git import ask_git
 from neuromirror.model import DatasetRef
 from neuromirror.store import ANNEX
 
@@ -103,7 +102,7 @@ def _place(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> tuple
     _git(scratch, "init", "--quiet", "--bare", str(scratch))
     bundle = lock.bundle_path(pin)
     if bundle is not None and bundle.is_file():
-        _run(scratch, "bundle", "unbundle", str(bundle.absolute()))
+        ask_git(scratch, "bundle", "unbundle", str(bundle.absolute()))
         if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
             return scratch, pin.annex_commit
     manifest = lock.manifest_path(pin)
@@ -162,20 +161,9 @@ def _git_dir(folder: Path) -> Path:
 
 
 def _has(git_dir: Path, commit: str) -> bool:
-    return _run(git_dir, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
+    return ask_git(git_dir, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
 
 
 def _git(git_dir: Path, *arguments: str) -> str:
     """What git printed; nothing where it failed."""
-    return _run(git_dir, *arguments).stdout
-
-
-def _run(git_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["git", *arguments],
-        env=git_environment(git_dir),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    return ask_git(git_dir, *arguments).stdout

@@ -1,4 +1,4 @@
-"""What one of upstream's documents says for a citation, and how such documents are read.
+"""How upstream's documents are read for a citation.
 
 Documents come from outside: nothing in them is sure to be there, or to be of the kind it should be.
 What is not understood is left out.
@@ -8,29 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import date
 from typing import Any, Protocol
-
-from neuromirror.lab.cite.works import Agent, Funder, License, Organisation, Related
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a document says; the fields are those of :class:`~neuromirror.lab.cite.works.Work`."""
-
-    authors: tuple[Agent, ...] = ()
-    publisher: Organisation | None = None
-    published: date | None = None
-    created: date | None = None
-    address: str = ""
-    identifiers: tuple[tuple[str, str], ...] = ()
-    licenses: tuple[License, ...] = ()
-    description: str = ""
-    keywords: tuple[str, ...] = ()
-    funders: tuple[Funder, ...] = ()
-    related: tuple[Related, ...] = ()
-    asked: tuple[str, ...] = ()
 
 
 class Documents(Protocol):

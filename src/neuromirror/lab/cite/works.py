@@ -98,17 +98,38 @@ class State:
     origin: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What one of upstream's documents says of a version.
+
+    ``published`` and ``created`` are upstream's dates. ``address`` is where people find it,
+    ``identifiers`` upstream's own (kind, value), ``asked`` the words by which upstream asks to be
+    cited.
+    """
+
+    authors: tuple[Agent, ...] = ()
+    publisher: Organisation | None = None
+    published: date | None = None
+    created: date | None = None
+    address: str = ""
+    identifiers: tuple[tuple[str, str], ...] = ()
+    licenses: tuple[License, ...] = ()
+    description: str = ""
+    keywords: tuple[str, ...] = ()
+    funders: tuple[Funder, ...] = ()
+    related: tuple[Related, ...] = ()
+    asked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work(Told):
     """A version as it is cited: what upstream says of it, and which state was retrieved.
 
     ``upstream`` is upstream's word for the version (``draft``), ``is_published`` whether it was
-    published under it. ``published`` and ``created`` are upstream's dates, ``modified`` that of the
-    state; ``observed`` is when a state was seen of which upstream gives no date. ``address`` is
-    where people find it, ``identifiers`` upstream's own (kind, value), ``asked`` the words by which
-    upstream asks to be cited, ``inputs`` upstream's names of what it was derived from. ``digest``
-    is the state digest. ``only_files`` counts what is outside git, ``left_out`` what upstream lists
-    and the mirror has not, ``parts`` the sub-datasets by path (files, bytes).
+    published under it. ``modified`` is the date of the state; ``observed`` is when a state was seen
+    of which upstream gives no date. ``inputs`` are upstream's names of what it was derived from.
+    ``digest`` is the state digest. ``only_files`` counts what is outside git, ``left_out`` what
+    upstream lists and the mirror has not, ``parts`` the sub-datasets by path (files, bytes).
     """
 
     state: State
@@ -119,22 +140,10 @@ class Work:
     source: str
     files: int
     bytes: int
-    authors: tuple[Agent, ...] = ()
-    publisher: Organisation | None = None
-    published: date | None = None
-    created: date | None = None
     modified: date | None = None
     observed: date | None = None
     doi: str | None = None
-    address: str = ""
-    identifiers: tuple[tuple[str, str], ...] = ()
-    licenses: tuple[License, ...] = ()
-    description: str = ""
-    keywords: tuple[str, ...] = ()
-    funders: tuple[Funder, ...] = ()
-    related: tuple[Related, ...] = ()
     inputs: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
     within: str = ""
     only_files: int = 0
     left_out: int = 0

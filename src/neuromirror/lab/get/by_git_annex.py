@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neuromirror.lab.get.clone import Clone, plain_environment
+from neuromirror.lab.get.clone import Clone
 
 _JOBS: Final = 8
 _MISSING: Final = "git-annex, which alone can get it, is not installed: pip install git-annex"
@@ -46,7 +46,7 @@ def get_by_git_annex(
             *("--json", "--json-progress", "--json-error-messages"),
         ],
         cwd=clone.top,
-        env=plain_environment(),
+        env=clone.annex_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

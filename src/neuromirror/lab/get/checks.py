@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from neuromirror.annex import parse_key
+from neuromirror.annex import EtagDigest, parse_key
 from neuromirror.model import Evidence
 
 Piece = bytes | bytearray | memoryview
@@ -47,41 +47,6 @@ _EVIDENCE: Final = {"SHA256": Evidence.SHA256, "MD5": Evidence.MD5}
 _UNHASHED: Final = frozenset({"URL", "VURL"})
 _NO_BYTES: Final = {"59adb24ef3cdbe0297f05b395827453f-1": "d41d8cd98f00b204e9800998ecf8427e-0"}
 """What S3 answers for an upload of one part that holds nothing: as dandi-etag counts it."""
-
-
-class EtagDigest:
-    """A multipart ETag as a digest: ``<md5>-<parts>``; ``part_size`` in bytes."""
-
-    def __init__(self, part_size: int) -> None:
-        if part_size <= 0:
-            raise ValueError(f"a part size must be positive, not {part_size}")
-        self._size = part_size
-        self._left = part_size
-        self._parts = 0
-        self._joined = hashlib.md5(usedforsecurity=False)
-        self._part = hashlib.md5(usedforsecurity=False)
-
-    def update(self, data: Piece, /) -> None:
-        """Takes more."""
-        view = memoryview(data)
-        while view:
-            taken = view[: self._left]
-            self._part.update(taken)
-            self._left -= len(taken)
-            view = view[len(taken) :]
-            if not self._left:
-                self._joined.update(self._part.digest())
-                self._parts += 1
-                self._part = hashlib.md5(usedforsecurity=False)
-                self._left = self._size
-
-    def hexdigest(self) -> str:
-        """The ETag of all so far."""
-        if self._left == self._size:
-            return f"{self._joined.hexdigest()}-{self._parts}"
-        joined = self._joined.copy()
-        joined.update(self._part.digest())
-        return f"{joined.hexdigest()}-{self._parts + 1}"
 
 
 class Check:

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuromirror.annex import hash_lower, hash_mixed, key_file
-from neuromirror.lab.get.settings import GitFailed, Settings
+from neuromirror.lab.get.settings import Settings
+from neuromirror.lab.git import GitFailed
 from neuromirror.mint import git_environment
 from neuromirror.model import ConfigurationError
 
 BRANCH = "refs/heads/git-annex"
 _ADJUSTED = "refs/heads/adjusted/"
+NOBODY = ("neuromirror", "get@neuromirror.invalid")
+"""Name and address that commit to the git-annex branch where git knows nobody."""
 
 
 def plain_environment() -> dict[str, str]:
@@ -26,6 +29,25 @@ def plain_environment() -> dict[str, str]:
     for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
         del kept[name]
     return kept
+
+
+def identity_for(folder: Path) -> dict[str, str]:
+    """Variables by which git-annex can commit in a repository; none where git knows who is at it.
+
+    In containers and at CI git knows nobody. git-annex has a way of its own out of that, but not
+    where it merges branches that were cloned.
+    """
+    command = ["git", "-C", str(folder), "var", "GIT_COMMITTER_IDENT"]
+    done = subprocess.run(command, env=plain_environment(), capture_output=True, check=False)
+    if done.returncode == 0:
+        return {}
+    name, address = NOBODY
+    roles = ("GIT_AUTHOR", "GIT_COMMITTER")
+    return {
+        f"{role}_{what}": value
+        for role in roles
+        for what, value in (("NAME", name), ("EMAIL", address))
+    }
 
 
 class NotAClone(ConfigurationError):
@@ -104,7 +126,11 @@ class Clone:
                 f"{self.top}: 'git annex {arguments[0]}' has to be run, and git-annex is not "
                 "installed: pip install git-annex"
             )
-        self._run(("git", "annex", *arguments), plain_environment())
+        self._run(("git", "annex", *arguments), self.annex_environment())
+
+    def annex_environment(self) -> dict[str, str]:
+        """The environment for a git-annex command here."""
+        return plain_environment() | identity_for(self.top)
 
     def _run(self, command: Sequence[str], environment: dict[str, str]) -> bytes:
         done = subprocess.run(

@@ -6,8 +6,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,12 +16,15 @@ from neuromirror.lab.get.fetching import Fetched, Fetcher, Task
 from neuromirror.lab.get.objects import ObjectStore
 from neuromirror.lab.get.settings import Settings
 from neuromirror.lab.get.silence import Silence
-from neuromirror.net import CountedPool, Lane, Lanes, Limits, Session
+from neuromirror.net import Lane, Lanes, Limits, Session
 
 _ATTEMPTS: Final = 3
 _SHORTEST: Final = 0.001
 _LONGEST: Final = 0.02
 """Seconds between looks at what came."""
+
+_GRACE: Final = 2.0
+"""Seconds that threads have to come to their end once a run is broken off."""
 
 Arrived = tuple[str, int]
 """A key, and how many bytes more of it have come."""
@@ -85,8 +88,8 @@ class Crew:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Fetched | Arrived | None] = queue.SimpleQueue()
         self._jobs = jobs
-        self._pool = CountedPool(jobs, thread_name_prefix="get")
-        self._working: list[Future[None]] = []
+        self._working: list[threading.Thread] = []
+        self._fault: BaseException | None = None
         self._open: list[Lane] = []
 
     def __enter__(self) -> Crew:
@@ -99,7 +102,11 @@ class Crew:
         """One more task."""
         self._tasks.put(task)
         if len(self._working) < self._jobs:
-            self._working.append(self._pool.submit(self._work))
+            # a daemon, since no program may wait at its end for a server that says nothing; and in
+            # this context, so that requests count for whoever has it asked
+            working = threading.Thread(target=copy_context().run, args=(self._work,), daemon=True)
+            self._working.append(working)
+            working.start()
 
     def take(self) -> Iterator[Fetched | Arrived]:
         """What came of tasks, and has arrived of them, since the last time; waits for something."""
@@ -111,14 +118,15 @@ class Crew:
         for _ in range(self._results.qsize()):
             found = self._results.get()
             if found is None:
-                for one in self._working:
-                    if one.done():
-                        one.result()
-                raise AssertionError("a thread ended before its time")
+                raise AssertionError("a thread ended before its time") from self._fault
             yield found
 
     def stop(self) -> list[Fetched]:
-        """Breaks off what is under way and waits for its end; gives what was not taken yet."""
+        """Breaks off what is under way; gives what was not taken yet.
+
+        A thread that still waits for a server after some seconds is left to itself: once something
+        comes it finds that all is over, and writes nothing.
+        """
         self._stop.set()
         with suppress(queue.Empty):
             while True:
@@ -127,7 +135,9 @@ class Crew:
             self._tasks.put(None)
         for lane in self._open:
             lane.break_off()
-        self._pool.shutdown()
+        until = time.monotonic() + _GRACE
+        for working in self._working:
+            working.join(max(until - time.monotonic(), 0.0))
         left = []
         with suppress(queue.Empty):
             while True:
@@ -152,6 +162,9 @@ class Crew:
         try:
             while (task := self._tasks.get()) is not None:
                 self._results.put(fetcher.fetch(task))
+        except BaseException as error:
+            self._fault = error
+            raise
         finally:
             lane.close()
             # wakes the one who waits: before the end of all, no thread should get here

@@ -140,6 +140,7 @@ class Fetcher:
                 except (NetError, WrongBytes) as error:
                     self._blame(found, url, error)
                     continue
+                self._look()
                 self._intend(task.key)
                 self._store.put(task.key, content)
                 found.check, found.url = check, url
@@ -185,6 +186,7 @@ class Fetcher:
                     except (NetError, WrongBytes) as error:
                         self._blame(found, url, error)
                         continue
+                    self._look()
                     self._intend(task.key)
                     self._store.keep(task.key, file)
                     found.check, found.url = growth.check, url

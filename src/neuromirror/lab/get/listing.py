@@ -12,7 +12,7 @@ from typing import Final
 from neuromirror.annex import key_file, key_of_file, parse_key
 from neuromirror.lab.get.clone import Clone
 from neuromirror.lab.get.logs import Objects
-from neuromirror.lab.get.settings import GitFailed
+from neuromirror.lab.git import GitFailed
 from neuromirror.mint import FILE, LINK, SUBDATASET, git_environment
 from neuromirror.model import ConfigurationError
 

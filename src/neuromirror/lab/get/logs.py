@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file
-from neuromirror.lab.get.settings import GitFailed
+from neuromirror.lab.git import GitFailed
 from neuromirror.mint import git_environment
 
 _AT_ONCE: Final = 500

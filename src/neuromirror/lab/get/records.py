@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file, merge_url_log
-from neuromirror.lab.get.clone import BRANCH, Clone
+from neuromirror.lab.get.clone import BRANCH, NOBODY, Clone
 from neuromirror.lab.get.logs import (
     EQUIVALENT,
     LOCATIONS,
@@ -34,7 +34,7 @@ from neuromirror.lab.get.logs import (
     read_journal,
 )
 from neuromirror.lab.get.objects import ObjectStore
-from neuromirror.lab.get.settings import GitFailed
+from neuromirror.lab.git import GitFailed
 from neuromirror.mint import git_environment
 
 _MOST: Final = 50_000
@@ -44,7 +44,6 @@ _OFTEN: Final = 300.0
 """Seconds after which what is untold is told."""
 
 _MESSAGE: Final = "update"
-_NOBODY: Final = b"neuromirror <get@neuromirror.invalid>"
 
 
 class Intentions:
@@ -277,7 +276,9 @@ class Recorder:
         try:
             found = self._clone.git("var", "GIT_COMMITTER_IDENT")
         except GitFailed:
-            return _NOBODY  # as git-annex, which commits whether or not git knows who is at it
+            # as git-annex, which commits whether or not git knows who is at it
+            name, address = NOBODY
+            return f"{name} <{address}>".encode()
         return found.rstrip(b"\n").rsplit(b" ", 2)[0]
 
 

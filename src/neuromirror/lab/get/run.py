@@ -22,8 +22,8 @@ from neuromirror.lab.get.logs import AnnexBranch, KeyLogs, Objects
 from neuromirror.lab.get.objects import ObjectStore
 from neuromirror.lab.get.places import Places, Remotes
 from neuromirror.lab.get.records import Intentions, Recorder
-from neuromirror.lab.get.settings import GitFailed
 from neuromirror.lab.get.subdatasets import install, is_installed
+from neuromirror.lab.git import GitFailed
 from neuromirror.lab.results import Outcome, Status
 from neuromirror.model import Evidence, NeuromirrorError, text
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from neuromirror.lab.git import GitFailed
 from neuromirror.mint import git_environment
-from neuromirror.model import NeuromirrorError
 
 _RESERVE: Final = 100_000_000
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
@@ -46,10 +46,6 @@ _OTHER_PROGRAMS: Final = (
 _HOOKS: Final = ("freezecontent-annex", "thawcontent-annex", "http-headers-annex")
 _AT_COMMITS: Final = ("annex.commitmessage-command", "annex.post-update-command")
 _HOOKS_AT_COMMITS: Final = ("commitmessage-annex", "post-update-annex")
-
-
-class GitFailed(NeuromirrorError):
-    """A git command that should have worked did not."""
 
 
 class Settings:

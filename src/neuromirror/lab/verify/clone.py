@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +14,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from neuromirror.annex import LogLine, key_of_file, log_path, parse_log, unclaimed, url_log_path
-from neuromirror.mint import FOLDER, ObjectMissing, ObjectReader, git_environment
+from neuromirror.lab.git import ask_git
+from neuromirror.mint import FOLDER, ObjectMissing, ObjectReader
 from neuromirror.mint.objects import parse_tree
 from neuromirror.model import NeuromirrorError
 
@@ -214,13 +214,7 @@ class Clone:
 
     def _git(self, *arguments: str) -> str:
         """What a git command printed; empty where it failed."""
-        done = subprocess.run(
-            ["git", *arguments],
-            env=git_environment(self.git_dir),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = ask_git(self.git_dir, *arguments)
         return "" if done.returncode else done.stdout.strip()
 
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 from neuromirror.lab.results import Outcome
 
-What = Literal["commit", "tree", "state", "manifest", "document", "file", "place", "part"]
+What = Literal["commit", "tree", "state", "manifest", "lock", "document", "file", "place", "part"]
 """What a finding is about.
 
 ``commit``, ``tree`` and ``state`` are of a dataset as a whole, ``manifest`` of the canonical one
-beside a lock. A ``document`` is a plain file of git, a ``file`` one of the annex, a ``place`` a URL
-of one, a ``part`` a sub-dataset.
+beside a lock, ``lock`` of how much is pinned. A ``document`` is a plain file of git, a ``file`` one
+of the annex, a ``place`` a URL of one, a ``part`` a sub-dataset.
 """
 
 NOT_HERE = "not here"

@@ -16,33 +16,40 @@ AGAIN = timedelta(days=30)
 _TOGETHER = 1000
 
 
-def recorded(findings: Iterable[Finding], recorder: Recorder, now: datetime) -> Iterator[Finding]:
+def recorded(
+    findings: Iterable[Finding], recorder: Recorder, now: datetime, again: timedelta = AGAIN
+) -> Iterator[Finding]:
     """Passes findings on, and records what places said, as far as the index has these places.
 
-    What the index knows already is recorded again only after :data:`AGAIN`, so that a store's
-    journal does not grow by every look. ``now`` has a zone.
+    What the index knows already is recorded again only after ``again``, so that a store's journal
+    does not grow by every look. ``now`` has a zone.
     """
     waiting: dict[str, str] = {}
     dataset: str | None = None
     try:
         for finding in findings:
+            if finding.url and finding.health is not None and finding.dataset is not None:
+                if finding.dataset != dataset or len(waiting) >= _TOGETHER:
+                    _record(dataset, waiting, recorder, now, again)
+                    waiting.clear()
+                dataset = finding.dataset
+                waiting[finding.url] = finding.health.value
             yield finding
-            if finding.url is None or finding.health is None or finding.dataset is None:
-                continue
-            if finding.dataset != dataset or len(waiting) >= _TOGETHER:
-                _record(dataset, waiting, recorder, now)
-                waiting.clear()
-            dataset = finding.dataset
-            waiting[finding.url] = finding.health.value
     finally:
         # what was found before an interruption was found
-        _record(dataset, waiting, recorder, now)
+        _record(dataset, waiting, recorder, now, again)
 
 
-def _record(dataset: str | None, found: dict[str, str], recorder: Recorder, now: datetime) -> None:
+def _record(
+    dataset: str | None,
+    found: dict[str, str],
+    recorder: Recorder,
+    now: datetime,
+    again: timedelta,
+) -> None:
     if dataset is None:
         return
-    since = _written(now - AGAIN)
+    since = _written(now - again)
 
     def news(index: Index) -> dict[str, list[str]]:
         told: dict[str, list[str]] = {}

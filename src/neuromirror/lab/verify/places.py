@@ -49,8 +49,14 @@ class Prober:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    def probe(self, file: PinnedFile, claims: Iterable[Digest] = ()) -> list[Finding]:
-        """What each place of a file says; one finding of the file itself where it has none."""
+    def probe(
+        self, file: PinnedFile, claims: Iterable[Digest] = (), *, alone: bool | None = None
+    ) -> list[Finding]:
+        """What each place of a file says; one finding of the file itself where it has none.
+
+        ``alone`` says whether its bytes have no other place than the one named here; without it
+        the places named are all there are.
+        """
         path = text(file.path)
         try:
             proof = proof_of(file.key)
@@ -64,9 +70,11 @@ class Prober:
                 )
             ]
         known = Known(file.key, proof, claims)
+        if alone is None:
+            alone = len(file.urls) == 1
         found = []
         for url in file.urls:
-            answer = self._ask(url, known, alone=len(file.urls) == 1)
+            answer = self._ask(url, known, alone=alone)
             found.append(
                 Finding(
                     status=STATUSES[answer.health],

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from neuromirror.annex import parse_key
+from neuromirror.annex import EtagDigest, parse_key
 from neuromirror.model import Evidence
 
 _SIMPLE: Final = {
@@ -42,40 +42,6 @@ class Hashing(Protocol):
         ...
 
 
-class EtagHashing:
-    """S3's multipart ETag of bytes as they come, in parts of ``part_size`` bytes."""
-
-    def __init__(self, part_size: int) -> None:
-        self._part_size = part_size
-        self._left = part_size
-        self._part = hashlib.md5(usedforsecurity=False)
-        self._joined = hashlib.md5(usedforsecurity=False)
-        self._parts = 0
-
-    def update(self, data: Piece, /) -> None:
-        """The next bytes."""
-        rest = memoryview(data)
-        while rest.nbytes:
-            self._part.update(rest[: self._left])
-            taken = min(self._left, rest.nbytes)
-            self._left -= taken
-            rest = rest[taken:]
-            if not self._left:
-                self._close()
-
-    def _close(self) -> None:
-        self._joined.update(self._part.digest())
-        self._parts += 1
-        self._part = hashlib.md5(usedforsecurity=False)
-        self._left = self._part_size
-
-    def hexdigest(self) -> str:
-        """``<md5>-<parts>``; nothing may be added afterwards."""
-        if self._left < self._part_size:
-            self._close()
-        return f"{self._joined.hexdigest()}-{self._parts}"
-
-
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What a key says of its bytes.
@@ -102,7 +68,7 @@ class Proof:
         if not self.algorithm:
             return None
         if self.algorithm == "etag":
-            return EtagHashing(self.part_size)
+            return EtagDigest(self.part_size)
         name, _, length = self.algorithm.partition("-")
         if name == "blake2b":
             return hashlib.blake2b(digest_size=int(length))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from neuromirror.annex import unclaimed
 from neuromirror.lab.manifests import (
@@ -12,6 +14,7 @@ from neuromirror.lab.manifests import (
     ManifestMissing,
     ManifestReader,
     PlainFile,
+    beside,
     canonical_line,
 )
 from neuromirror.lab.verify.clone import Clone, Damaged, Entry, git_id, linked_key, pointed_key
@@ -23,7 +26,7 @@ from neuromirror.lab.verify.walking import (
     Looked,
     PinnedFile,
     Scope,
-    manifest_beside,
+    everything,
     unreadable,
 )
 from neuromirror.mint import SUBDATASET
@@ -55,10 +58,27 @@ class InGit:
                 yield Looked(entry, key, (PinnedFile(path, key, tuple(clone.urls(key))),))
 
 
-def in_manifest(scope: Scope, expected: Expected, below: bytes = b"") -> Iterator[Item]:
+@dataclass(slots=True)
+class Counted:
+    """How much is pinned, by the manifests; nobody knows where not all of them are ``known``."""
+
+    files: int = 0
+    bytes: int = 0
+    known: bool = True
+
+    def add(self, files: int, size: int) -> None:
+        """So much more."""
+        self.files += files
+        self.bytes += size
+
+
+def in_manifest(
+    scope: Scope, expected: Expected, counted: Counted, below: bytes = b""
+) -> Iterator[Item]:
     """Yields what a manifest, and those of its sub-datasets beside it, say of what is pinned.
 
     The state digest is made again of its lines, and the commit's id of the commit object in it.
+    What is pinned is ``counted``.
     """
     where = text(below[:-1]) or "."
     path = expected.manifest
@@ -75,19 +95,58 @@ def in_manifest(scope: Scope, expected: Expected, below: bytes = b"") -> Iterato
                 if scope.reaches(at):
                     parts.append(one)
             elif scope.wanted(at):
+                counted.add(1, one.size or 0)
                 yield _listed(one, at)
     except (ManifestDamaged, ManifestMissing) as error:
+        counted.known = False
         yield Finding(status="error", path=where, what="manifest", message=str(error))
         return
     if reader.head.state == expected.state:
         message = reader.head.state
         yield Finding(path=where, what="state", message=message, checked="checked")
+    else:
+        counted.known = False
     for part in parts:
         yield from in_manifest(
             scope,
-            Expected(part.commit, state=part.state, manifest=manifest_beside(path, part.commit)),
+            Expected(part.commit, state=part.state, manifest=beside(path, part.commit)),
+            counted,
             below + part.path.encode() + b"/",
         )
+
+
+def read_manifest(
+    path: Path, state: str, scope: Scope, counted: Counted, below: bytes = b""
+) -> Finding:
+    """Reads a manifest to its end: whether it is that of a state. What is pinned is ``counted``.
+
+    Those of sub-datasets are read only where a part of them is pinned.
+    """
+    parts: list[ListedPart] = []
+    whole = scope.wanted is everything
+    try:
+        reader = ManifestReader(path)
+        for one in reader.listed():
+            at = below + one.path.encode()
+            if isinstance(one, ListedFile):
+                if scope.wanted(at):
+                    counted.add(1, one.size or 0)
+            elif whole:
+                counted.add(one.files, one.bytes)
+            elif scope.reaches(at):
+                parts.append(one)
+        found = reader.head.state
+    except (ManifestDamaged, ManifestMissing) as error:
+        counted.known = False
+        return Finding(status="error", what="manifest", message=str(error))
+    if found != state:
+        counted.known = False
+        message = f"the manifest is of another state: {found}, not {state}"
+        return Finding(status="error", what="manifest", message=message)
+    for part in parts:
+        prefix = below + part.path.encode() + b"/"
+        read_manifest(beside(path, part.commit), part.state, scope, counted, prefix)
+    return Finding(what="manifest", message=found, checked="checked")
 
 
 def _listed(one: ListedFile, path: bytes) -> Item:

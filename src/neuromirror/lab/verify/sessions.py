@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,6 +21,11 @@ _ALLOWED: Final = "annex.security.allowed-ip-addresses"
 LIMITS: Final = Limits(attempts=4, wait_max=20.0, read=300.0)
 """A cut-out of a volume is made before its first byte is sent, which may take minutes."""
 
+KEYS: Final[Mapping[str, str]] = {"https://api.dandiarchive.org": "DANDI_API_KEY"}
+"""The archives whose API may be shown a token, and the environment variable that holds it.
+
+None but these, whatever addresses a dataset names: a token that is shown to others is theirs.
+"""
 
 _MOST_SILENT: Final = 8
 
@@ -29,7 +34,8 @@ class Sessions:
     """The sessions to ask with; shared by threads.
 
     ``allowed`` are the addresses that git-annex may ask besides public ones. ``token`` gives the
-    token for a host of volumes (with its port), or None.
+    token for a host of volumes (with its port), or None; ``keys`` are as :data:`KEYS`, and go to
+    those APIs alone, never where they redirect to.
     """
 
     def __init__(
@@ -37,10 +43,11 @@ class Sessions:
         allowed: tuple[str, ...],
         token: Callable[[str], str | None],
         limits: Limits = LIMITS,
+        keys: Mapping[str, str] = KEYS,
     ) -> None:
         self._allowed = allowed
-        self._public = Session(limits=limits)
-        self._private = Session(limits=limits, allow_private=True)
+        self._public = Session(limits=limits, tokens=keys)
+        self._private = Session(limits=limits, tokens=keys, private_at=self._allows)
         self._lock = threading.Lock()
         self._silent: dict[str, int] = {}
         self.token = token
@@ -52,13 +59,9 @@ class Sessions:
 
     def of(self, url: str) -> Session:
         """The session for a URL of any scheme; names but this machine's own are not resolved."""
-        if "all" in self._allowed:
-            return self._private
         with suppress(ValueError):
             parts = urlsplit(url)
-            name = parts.hostname or ""
-            addresses = ("127.0.0.1", "::1") if name == "localhost" else (name,)
-            if all(self._lists(address, parts.port) for address in addresses):
+            if self._allows(parts.hostname or "", parts.port):
                 return self._private
         return self._public
 
@@ -75,6 +78,12 @@ class Sessions:
         """Remembers whether a host answered, with whatever it was."""
         with self._lock:
             self._silent[_host(url)] = 0 if answered else self._silent.get(_host(url), 0) + 1
+
+    def _allows(self, name: str, port: int | None) -> bool:
+        if "all" in self._allowed:
+            return True
+        addresses = ("127.0.0.1", "::1") if name == "localhost" else (name,)
+        return all(self._lists(address, port) for address in addresses)
 
     def _lists(self, address: str, port: int | None) -> bool:
         for one in self._allowed:

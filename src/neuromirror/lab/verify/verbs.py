@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from neuromirror.lab.manifests import ManifestDamaged, ManifestMissing, ManifestReader
 from neuromirror.lab.results import Status
 from neuromirror.lab.verify.clone import Clone, Damaged, Described, NotADataset
 from neuromirror.lab.verify.findings import NOT_HERE, Finding
 from neuromirror.lab.verify.looking import WorkTree
-from neuromirror.lab.verify.remote import InGit, in_manifest
+from neuromirror.lab.verify.remote import Counted, InGit, in_manifest, read_manifest
 from neuromirror.lab.verify.walking import Expected, Item, Scope, walk
 from neuromirror.model import Digest
 
@@ -112,11 +111,17 @@ class _Verifier:
         """Yields what there is to say of a dataset, beside what a lock pins."""
         manifest = lock.manifest_path(pin)
         expected = Expected(pin.commit, pin.tree, pin.state, manifest)
-        scope = Scope(pin.matches, pin.reaches, self._absent)
+        scope = Scope(absent=self._absent)
+        if pin.paths:
+            scope = replace(scope, wanted=pin.matches, reaches=pin.reaches)
+        counted = Counted()
         if self._mode != "local" and manifest.exists():
-            yield from self._findings(in_manifest(scope, expected), manifest.parent)
+            items = in_manifest(scope, expected, counted)
+            yield from self._findings(items, manifest.parent)
+            yield from _counts(pin, counted)
             return
-        yield _manifest(manifest, expected)
+        yield read_manifest(manifest, pin.state, scope, counted)
+        yield from _counts(pin, counted)
         try:
             clone = Clone.at(folder)
         except NotADataset:
@@ -172,15 +177,11 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _manifest(path: Path, expected: Expected) -> Finding:
-    """The manifest beside a lock, read to its end: whether it is the one that is pinned."""
-    try:
-        reader = ManifestReader(path)
-        for _ in reader:
-            pass
-    except (ManifestDamaged, ManifestMissing) as error:
-        return Finding(status="error", what="manifest", message=str(error))
-    if reader.head.state != expected.state:
-        message = f"the manifest is of another state: {reader.head.state}, not {expected.state}"
-        return Finding(status="error", what="manifest", message=message)
-    return Finding(what="manifest", message=reader.head.state, checked="checked")
+def _counts(pin: Pin, counted: Counted) -> Iterator[Finding]:
+    """What is pinned, beside how much the lock says that it is."""
+    if counted.known and (counted.files, counted.bytes) != (pin.files, pin.bytes):
+        message = (
+            f"the lock says that {pin.files} files with {pin.bytes} bytes are pinned, but its "
+            f"commit and paths make {counted.files} with {counted.bytes}; was it edited by hand?"
+        )
+        yield Finding(status="error", what="lock", message=message)

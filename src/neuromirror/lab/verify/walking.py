@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from neuromirror.lab.manifests import beside
 from neuromirror.lab.results import Status
 from neuromirror.lab.verify.clone import Clone, Damaged, Described, Entry, NotADataset
 from neuromirror.lab.verify.findings import NOT_HERE, Finding
@@ -193,16 +194,8 @@ def _walk_part(
             yield Finding(status="error", path=text(path), what="part", message=message)
             if not inner.has(commit):
                 return
-        manifest = expected.manifest and manifest_beside(expected.manifest, commit)
+        manifest = expected.manifest and beside(expected.manifest, commit)
         there = manifest if manifest is not None and manifest.exists() else None
         yield from walk(
             way, scope, inner, Expected(commit, state=part.state, manifest=there), path + b"/"
         )
-
-
-def manifest_beside(path: Path, commit: str) -> Path:
-    """The manifest of a sub-dataset, from that of the dataset it is in."""
-    # what pins imports much that nobody needs who looks at a folder
-    from neuromirror.lab.pin import beside
-
-    return beside(path, commit)

@@ -1,0 +1,160 @@
+"""``datalad mirror-cite``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from neuromirror.datalad_ext.of_datalad import (
+    EnsureChoice,
+    EnsureNone,
+    EnsureStr,
+    Interface,
+    Parameter,
+    build_doc,
+    datasetmethod,
+    eval_results,
+    generic_result_renderer,
+    get_status_dict,
+    ui,
+)
+from neuromirror.datalad_ext.records import (
+    DATASET,
+    STORE,
+    Record,
+    dataset_at,
+    failure,
+    index_of,
+    listed,
+    place_of,
+    refds_of,
+    store_at,
+    version_of,
+)
+from neuromirror.model import NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror.lab.cite import State
+
+# as in lab.cite.FORMATS, which takes time to import
+_FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "croissant")
+
+
+@build_doc
+class MirrorCite(Interface):  # type: ignore[misc]
+    """Cite versions: authors, title, DOI, and the exact state
+
+    Of a dataset that neuromirror made, of all pins of a lock, or of versions in a store. What is
+    said of authors, license and dates stands in upstream's own documents in the version's git tree;
+    what they do not say is left out, and no archive is asked.
+    """
+
+    result_renderer = "tailored"
+    _params_: ClassVar[dict[str, Any]] = {
+        "version": Parameter(
+            args=("version",),
+            metavar="VERSION",
+            nargs="*",
+            doc="""versions in the store, such as dandi:000027@0.210831.2033; without any, and
+            without --lock, the dataset is cited""",
+            constraints=EnsureStr() | EnsureNone(),
+        ),
+        "dataset": DATASET,
+        "lock": Parameter(
+            args=("--lock",),
+            metavar="PATH",
+            doc="""a lock, as mirror-pin writes it, of which all pins are cited in one file""",
+            constraints=EnsureStr() | EnsureNone(),
+        ),
+        "format": Parameter(
+            args=("--format",),
+            doc="""a paragraph (text), or a format for programs""",
+            constraints=EnsureChoice(*_FORMATS),
+        ),
+        "output": Parameter(
+            args=("-o", "--output"),
+            metavar="PATH",
+            doc="""a file, or a folder to put it in; of bagit the bag, a folder that is empty or
+            new. Without it the citation is printed""",
+            constraints=EnsureStr() | EnsureNone(),
+        ),
+        "store": STORE,
+    }
+    _examples_: ClassVar[list[dict[str, str]]] = [
+        {
+            "text": "Cite the dataset one is in, as BibTeX",
+            "code_py": "mirror_cite(format='bibtex')",
+            "code_cmd": "datalad mirror-cite --format bibtex",
+        },
+    ]
+
+    @staticmethod
+    @datasetmethod(name="mirror_cite")  # type: ignore[untyped-decorator]
+    @eval_results  # type: ignore[untyped-decorator]
+    def __call__(
+        version: Any = None,
+        dataset: Any = None,
+        lock: str | None = None,
+        format: Any = "text",
+        output: str | None = None,
+        store: str | None = None,
+    ) -> Iterator[Record]:
+        """Yields one result, whose ``citation`` is the text where no file was asked for."""
+        from neuromirror.lab import Collection, cite, read_work, write_citation
+
+        refds = refds_of(dataset)
+        names, file = listed(version), None if lock is None else place_of(lock, dataset)
+        if file is None and not names:
+            refds = str(dataset_at(dataset, "cite it").path)
+        cited = file or Path(refds or Path.cwd())
+        told = {"action": "mirror_cite", "status": "ok", "refds": refds, "format": format}
+        try:
+            with ExitStack() as stack:
+                works = tuple(map(read_work, _states(names, file, cited, store, stack)))
+                title = "" if file is None else f"Datasets pinned in {file.name}"
+                collection = Collection(works, title) if title else Collection(works)
+                told["swhids"] = [work.swhid for work in works]
+                if output is None:
+                    told["citation"] = "".join(cite(collection, format))
+                else:
+                    cited = write_citation(collection, format, place_of(output, dataset))
+        except NeuromirrorError as error:
+            yield failure("mirror_cite", cited, _kind(cited), refds, error)
+            return
+        yield get_status_dict(path=str(cited), type=_kind(cited), **told)
+
+    @staticmethod
+    def custom_result_renderer(res: Record, **_: Any) -> None:
+        """Prints the citation itself, or what DataLad prints of any result."""
+        if "citation" in res:
+            ui.message(res["citation"].removesuffix("\n"))
+        else:
+            generic_result_renderer(res)
+
+
+def _kind(path: Path) -> str:
+    return "file" if path.is_file() else "dataset"
+
+
+def _states(
+    names: tuple[str, ...], lock: Path | None, folder: Path, store: str | None, stack: ExitStack
+) -> list[State]:
+    """What is to be cited: versions in the store, the pins of a lock, or else the dataset."""
+    from neuromirror.lab import load_lock, state_of_clone, state_of_version, states_of_lock
+    from neuromirror.store import NotAStore
+
+    found: list[State] = []
+    if lock is not None:
+        pinned = load_lock(lock)
+        try:
+            opened = store_at(store)
+        except NotAStore:
+            opened = None
+        found += states_of_lock(pinned, opened, stack)
+    if names:
+        opened = store_at(store)
+        index = stack.enter_context(index_of(opened))
+        found += [state_of_version(opened, index.resolve(*version_of(one))) for one in names]
+    return found or [state_of_clone(folder)]

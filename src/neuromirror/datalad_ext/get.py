@@ -1,0 +1,82 @@
+"""``datalad mirror-get``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from neuromirror.datalad_ext.of_datalad import (
+    EnsureNone,
+    EnsureStr,
+    Interface,
+    Parameter,
+    build_doc,
+    datasetmethod,
+    eval_results,
+    recursion_flag,
+)
+from neuromirror.datalad_ext.records import (
+    DATASET,
+    JOBS,
+    Record,
+    dataset_at,
+    failure,
+    listed,
+    place_of,
+    record,
+)
+from neuromirror.model import NeuromirrorError
+
+
+@build_doc
+class MirrorGet(Interface):  # type: ignore[misc]
+    """Get the content of many files over parallel connections
+
+    What 'datalad get' does, much faster where files are many and small: files of this dataset that
+    are on the web are fetched 32 at a time, hashed while they arrive, and placed where git-annex
+    would have put them; git-annex knows. Where one address gives wrong bytes, or none, the next is
+    asked. What is not on the web, or is left to git-annex by the dataset's settings, git-annex
+    gets.
+
+    Works in any dataset, not only in those that neuromirror made.
+    """
+
+    _params_: ClassVar[dict[str, Any]] = {
+        "dataset": DATASET,
+        "path": Parameter(
+            args=("path",),
+            metavar="PATH",
+            nargs="*",
+            doc="""files and folders to get; without any it is the whole dataset""",
+            constraints=EnsureStr() | EnsureNone(),
+        ),
+        "recursive": recursion_flag,
+        "jobs": JOBS,
+    }
+    _examples_: ClassVar[list[dict[str, str]]] = [
+        {
+            "text": "Get a folder, and all of the subdatasets in it",
+            "code_py": "mirror_get('sub-01', recursive=True)",
+            "code_cmd": "datalad mirror-get -r sub-01",
+        },
+    ]
+
+    @staticmethod
+    @datasetmethod(name="mirror_get")  # type: ignore[untyped-decorator]
+    @eval_results  # type: ignore[untyped-decorator]
+    def __call__(
+        path: Any = None, dataset: Any = None, recursive: bool = False, jobs: int | None = None
+    ) -> Iterator[Record]:
+        """Yields a result for each file."""
+        from neuromirror.lab.get import JOBS as AT_ONCE
+        from neuromirror.lab.get import get
+
+        refds = dataset_at(dataset, "get content")
+        top = Path(refds.path)
+        paths = [place_of(one, dataset) for one in listed(path)] or None
+        try:
+            for outcome in get(top, paths, recursive=recursive, jobs=jobs or AT_ONCE):
+                yield record(outcome, "mirror_get", top / outcome.path, "file", refds.path)
+        except NeuromirrorError as error:
+            yield failure("mirror_get", top, "dataset", refds.path, error)

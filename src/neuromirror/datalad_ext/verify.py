@@ -1,0 +1,134 @@
+"""``datalad mirror-verify``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from neuromirror.datalad_ext.of_datalad import (
+    EnsureChoice,
+    EnsureNone,
+    EnsureStr,
+    Interface,
+    Parameter,
+    build_doc,
+    datasetmethod,
+    eval_results,
+)
+from neuromirror.datalad_ext.records import (
+    DATASET,
+    JOBS,
+    Record,
+    dataset_at,
+    failure,
+    place_of,
+    record,
+    refds_of,
+)
+from neuromirror.model import NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror.lab import Finding
+
+_FILES = ("file", "document", "place", "manifest", "lock")
+
+
+@build_doc
+class MirrorVerify(Interface):  # type: ignore[misc]
+    """Compare bytes with what a dataset's commit, or a lock, says of them
+
+    Files are read here and hashed by whatever their keys name; commit, trees and the state digest
+    of datasets that neuromirror made are computed again. With '--what remote' every address of
+    every file is asked for size and checksum, and nothing is downloaded; with '--what full' files
+    are fetched and hashed, and not kept.
+
+    What a server says is 'claimed', what was hashed is 'checked': see the field of that name in
+    each result.
+    """
+
+    _params_: ClassVar[dict[str, Any]] = {
+        "dataset": DATASET,
+        "lock": Parameter(
+            args=("--lock",),
+            metavar="PATH",
+            doc="""a lock, as mirror-pin writes it, whose datasets are verified""",
+            constraints=EnsureStr() | EnsureNone(),
+        ),
+        "within": Parameter(
+            args=("--within",),
+            metavar="PATH",
+            doc="""where the datasets of the lock were restored. By default it is beside it""",
+            constraints=EnsureStr() | EnsureNone(),
+        ),
+        "what": Parameter(
+            args=("--what",),
+            doc="""what is looked at: the bytes here, what all addresses say of theirs, or what
+            they give""",
+            constraints=EnsureChoice("local", "remote", "full"),
+        ),
+        "allow_missing": Parameter(
+            args=("--allow-missing",),
+            action="store_true",
+            doc="""content that is not here is no failure""",
+        ),
+        "jobs": JOBS,
+    }
+    _examples_: ClassVar[list[dict[str, str]]] = [
+        {
+            "text": "Look whether archives still have what a lock pins",
+            "code_py": "mirror_verify(lock='datasets.lock', what='remote')",
+            "code_cmd": "datalad mirror-verify --lock datasets.lock --what remote",
+        },
+    ]
+
+    @staticmethod
+    @datasetmethod(name="mirror_verify")  # type: ignore[untyped-decorator]
+    @eval_results  # type: ignore[untyped-decorator]
+    def __call__(
+        dataset: Any = None,
+        lock: str | None = None,
+        within: str | None = None,
+        what: Any = "local",
+        allow_missing: bool = False,
+        jobs: int | None = None,
+    ) -> Iterator[Record]:
+        """Yields a result for each thing that was looked at."""
+        from neuromirror.lab import load_lock, verify
+        from neuromirror.volume.tokens import from_environment
+
+        action = "mirror_verify"
+        folders: dict[str | None, Path] = {}
+        if lock is None:
+            found = dataset_at(dataset, "verify it")
+            target, refds = Path(found.path), found.path
+        else:
+            target, refds = place_of(lock, dataset), refds_of(dataset)
+        inside = None if within is None else place_of(within, dataset)
+        try:
+            if lock is not None:
+                above = inside or target.parent
+                folders = {
+                    pin.name: above / pin.dataset.alias for pin in load_lock(target).datasets
+                }
+            for finding in verify(
+                target,
+                what,
+                within=inside,
+                allow_missing=allow_missing,
+                jobs=jobs,
+                token=from_environment,
+            ):
+                folder = folders.get(finding.dataset, target)
+                yield _told(finding, folder, refds)
+        except NeuromirrorError as error:
+            yield failure(action, target, "dataset" if lock is None else "file", refds, error)
+
+
+def _told(finding: Finding, folder: Path, refds: str | None) -> Record:
+    kind = "file" if finding.what in _FILES and finding.path != "." else "dataset"
+    told = record(finding, "mirror_verify", folder / finding.path, kind, refds)
+    told["what"] = finding.what
+    if finding.health is not None:
+        told["health"] = finding.health.value
+    return told
