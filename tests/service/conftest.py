@@ -10,9 +10,12 @@ import pytest
 
 # the places of the crawl's tests
 sys.path.append(str(Path(__file__).parents[1] / "crawl"))
+# and the simulation
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 from crawl_place import Place
 from service_office import Office, office_of
+from service_store import copy_of, synced
 
 from neuromirror.demo import DemoArchive
 
@@ -28,3 +31,15 @@ def office(place: Place) -> Iterator[Office]:
     """A desk over the place's store, with its schedule."""
     with office_of(place) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def still_place(still_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A store of the archive that stands still, to read only."""
+    return synced(still_demo, tmp_path_factory.mktemp("synced"))
+
+
+@pytest.fixture
+def copied(still_place: Place, tmp_path: Path) -> Place:
+    """A copy of that store, to write to."""
+    return copy_of(still_place, tmp_path / "copied")

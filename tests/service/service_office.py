@@ -10,7 +10,7 @@ from typing import Any
 
 from crawl_place import Place
 
-from neuromirror.crawl import load_mirrors, recording
+from neuromirror.crawl import Recorder, load_mirrors, recording
 from neuromirror.index import Schedule
 from neuromirror.service.desk import Desk
 from neuromirror.service.jobs import Job, Report, do
@@ -25,6 +25,7 @@ class Office:
     place: Place
     schedule: Schedule
     desk: Desk
+    recorder: Recorder
 
     def lease(self, name: str, seconds: float = 60) -> Lease:
         token = self.schedule.claim(name, "a test", time.time(), seconds)
@@ -57,4 +58,4 @@ def office_of(place: Place) -> Iterator[Office]:
         Schedule.open(store.schedule_path) as schedule,
         Desk(recorder, schedule) as desk,
     ):
-        yield Office(place, schedule, desk)
+        yield Office(place, schedule, desk, recorder)

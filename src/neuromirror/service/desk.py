@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from neuromirror.crawl import Recorder
-from neuromirror.index import Index, Schedule
+from neuromirror.index import Index, IndexMissing, Schedule
 from neuromirror.model import Entry, NeuromirrorError
 from neuromirror.service.leases import Lease, LeaseLost
 
@@ -196,14 +196,22 @@ class DeskRecorder:
             self._index.close()
             self._index = None
         if self._index is None:
-            self._index = Index.open_readonly(path)
+            self._index = self._opened(path)
         return question(self._index)
+
+    def _opened(self, path: Path) -> Index:
+        try:
+            return Index.open_readonly(path)
+        except IndexMissing:
+            # deleted under the service: its writer makes it again from the journal
+            self.record()
+            return Index.open_readonly(path)
 
     def reader(self) -> Index:
         """See :class:`~neuromirror.crawl.Recorder`."""
         if self._path is None:
             return cast(Index, _FarIndex(self._call))
-        return Index.open_readonly(self._path)
+        return self._opened(self._path)
 
     def close(self) -> None:
         """Ends the connection."""

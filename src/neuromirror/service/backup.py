@@ -1,0 +1,220 @@
+"""Copies of the index and the schedule, several generations, and the way back.
+
+::
+
+    <folder>/<UTC time>/index.sqlite      the index as it was at one moment
+    <folder>/<UTC time>/schedule.sqlite   the schedule, where a service has run
+    <folder>/<UTC time>/backup.json       {"format": 1, "at", "position", "journal": "sha256:…"}
+
+``position`` is how much of the journal the index had, ``journal`` the digest of just that much: by
+it a copy is known to be of this store. Git repositories, records, manifests and the journal are
+plain files that any program copies; see docs/how-to.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from neuromirror.index import IndexUnusable
+from neuromirror.index.backup import copy_database, flaws, position_of, restore
+from neuromirror.model import (
+    ConfigurationError,
+    MirrorSeen,
+    NeuromirrorError,
+    Reinstated,
+    Withheld,
+)
+from neuromirror.store import Store, locked, write_atomically
+
+KEPT = 7
+"""Generations that are kept unless somebody says otherwise."""
+
+_FORMAT = 1
+_OWNER = 0o700
+_TOLD = "backup.json"
+_BLOCK = 1 << 20
+
+
+class BackupFailed(NeuromirrorError):
+    """A copy could not be made, or is not what it should be; older ones are kept."""
+
+
+class NoBackup(ConfigurationError):
+    """There is no copy of this store's index where one was looked for."""
+
+
+class BackupForeign(NeuromirrorError):
+    """A copy that this store's journal does not go on from: it cannot be caught up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One copy: its folder, when it was made (ISO 8601), and how large it is.
+
+    ``position`` are the bytes of the journal that its index has, ``journal`` their digest.
+    """
+
+    folder: Path
+    at: str
+    position: int
+    journal: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """An index put back: from which copy, and how many entries of the journal came after it.
+
+    ``passed_over`` says what was wrong with newer copies.
+    """
+
+    generation: Generation
+    entries: int
+    passed_over: tuple[str, ...] = ()
+
+
+def back_up(store: Store, index_path: Path, folder: Path, keep: int = KEPT) -> Generation:
+    """Adds a copy to a folder, looks it over, and only then drops those beyond ``keep``.
+
+    The folder is made where it is missing, for its owner alone. Killed anywhere, the older copies
+    are whole. Raises BackupFailed, IndexUnusable, StoreBusy.
+    """
+    if not folder.is_dir():
+        folder.mkdir(parents=True, mode=_OWNER)
+        folder.chmod(_OWNER)
+    with locked(folder / ".lock", f"the backup folder {folder}"):
+        _drop_unfinished(folder)
+        needed = sum(path.stat().st_size for path in _sources(store, index_path))
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise BackupFailed(
+                f"a copy takes {needed:,} bytes, and {folder} has {free:,} free; make room there, "
+                "or keep fewer copies (--keep)"
+            )
+        at = datetime.now(UTC)
+        place = folder / at.strftime("%Y-%m-%dT%H%M%S.%fZ")
+        draft = folder / f".new-{place.name}"
+        draft.mkdir(_OWNER)
+        for path in _sources(store, index_path):
+            name = "index.sqlite" if path == index_path else "schedule.sqlite"
+            copy_database(path, draft / name)
+            if wrong := flaws(draft / name):
+                raise BackupFailed(
+                    f"the copy of {path} is damaged ({wrong[0]}); older copies are kept. Run "
+                    "'neuromirror fsck'"
+                )
+        position = position_of(draft / "index.sqlite")
+        told = {
+            "format": _FORMAT,
+            "at": at.isoformat(timespec="seconds"),
+            "position": position,
+            "journal": _journal_digest(store, position),
+        }
+        write_atomically(draft / _TOLD, json.dumps(told, indent=1).encode() + b"\n")
+        os.rename(draft, place)
+        _sync(folder)
+        for old in generations(folder)[max(1, keep) :]:
+            dying = old.folder.with_name(f".old-{old.folder.name}")
+            os.rename(old.folder, dying)
+            shutil.rmtree(dying)
+    return _generation(place)
+
+
+def generations(folder: Path) -> list[Generation]:
+    """The copies in a folder, newest first."""
+    found = sorted((path.parent for path in folder.glob(f"[!.]*/{_TOLD}")), reverse=True)
+    return [_generation(path) for path in found]
+
+
+def restore_index(store: Store, index_path: Path, folder: Path) -> Restored:
+    """Puts the newest sound copy in the index's place, and brings it up to date by the journal.
+
+    ``folder`` is one that :func:`back_up` fills, or one copy in it. No other process may be writing
+    the index; readers keep the one they have. Raises NoBackup, BackupForeign, IndexBusy.
+    """
+    found = [_generation(folder)] if (folder / _TOLD).exists() else generations(folder)
+    if not found:
+        raise NoBackup(
+            f"there is no backup of an index in {folder}; 'neuromirror rebuild-index' makes the "
+            "index anew from the store"
+        )
+    wrong: list[str] = []
+    for one in found:
+        try:
+            _check_of(store, one)
+            entries = restore(index_path, one.folder / "index.sqlite", store)
+        except (BackupForeign, IndexUnusable) as error:
+            wrong.append(str(error))
+            continue
+        return Restored(one, entries, tuple(wrong))
+    raise BackupForeign("; ".join(wrong))
+
+
+def _check_of(store: Store, one: Generation) -> None:
+    if (
+        one.position > store.journal_size()
+        or _journal_digest(store, one.position) != one.journal
+        or position_of(one.folder / "index.sqlite") != one.position
+    ):
+        raise BackupForeign(
+            f"{one.folder} is of another journal than {store.root} has; 'neuromirror "
+            "rebuild-index' makes the index anew from the store"
+        )
+    for _, entry in store.journal_from(one.position):
+        if isinstance(entry, MirrorSeen) and entry.index_entries is not None:
+            raise BackupForeign(
+                f"{one.folder} is older than a change of [zarr] index_entries, which holds for "
+                "all versions; run 'neuromirror rebuild-index'"
+            )
+        if isinstance(entry, Withheld | Reinstated):
+            raise BackupForeign(
+                f"{one.folder} is older than the takedown of {entry.mirror}:{entry.local_id}, or "
+                "than its end; run 'neuromirror rebuild-index'"
+            )
+
+
+def _sources(store: Store, index_path: Path) -> Iterator[Path]:
+    yield index_path
+    if store.schedule_path.exists():
+        yield store.schedule_path
+
+
+def _generation(folder: Path) -> Generation:
+    try:
+        told = json.loads((folder / _TOLD).read_bytes())
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        return Generation(
+            folder, str(told["at"]), int(told["position"]), str(told["journal"]), size
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoBackup(f"{folder / _TOLD} cannot be read: {error!r}; remove {folder}") from error
+
+
+def _journal_digest(store: Store, position: int) -> str:
+    digest, left = hashlib.sha256(), position
+    with store.journal_path.open("rb") as file:
+        while left and (block := file.read(min(left, _BLOCK))):
+            digest.update(block)
+            left -= len(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Removes what a killed backup left; the caller holds the folder's lock."""
+    for left in (*folder.glob(".new-*"), *folder.glob(".old-*")):
+        shutil.rmtree(left)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,332 @@
+"""Whether a store and its index are whole: git's objects, records, manifests, journal, tables.
+
+Nothing is written and nothing mended. What is looked at comes in a fixed order, each thing with a
+:class:`Mark`, so that a look can end at any of them and the next one go on there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from neuromirror.index import Index, IndexMissing, IndexUnusable, UnknownDataset, UnknownMirror
+from neuromirror.index.backup import flaws
+from neuromirror.mint import git_environment
+from neuromirror.model import (
+    DatasetRef,
+    Reinstated,
+    StateDigest,
+    VersionMinted,
+    Withheld,
+    placed_line,
+    text,
+)
+from neuromirror.store import Store, StoreDamaged, dataset_of
+from neuromirror.store.manifests import manifest_lines
+
+What = Literal["journal", "index", "alias", "git", "records", "manifest"]
+
+_REBUILD = "'neuromirror rebuild-index' makes the index anew from the store, nothing is lost"
+_BACKUP = "restore {path} from a backup of the store (docs/how-to.md)"
+
+
+class Mark(NamedTuple):
+    """How far a look has come: an alias, and how many of its steps are done.
+
+    The first step is git, then each version is one; what is told in the midst of a step has the
+    mark before it, so that the step is done again.
+    """
+
+    alias: str = ""
+    steps: int = 0
+
+
+START = Mark()
+"""Before the first alias."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One thing that was looked at, and what is wrong with it, and what to do about that.
+
+    ``status`` is ok, error for what is broken, or impossible for what could not be looked at.
+    """
+
+    name: str
+    what: What
+    mark: Mark
+    status: Literal["ok", "impossible", "error"] = "ok"
+    message: str = ""
+
+
+class _Version(NamedTuple):
+    """What the journal says of a version, as far as it is compared."""
+
+    commit: str
+    state: str
+    label: str
+    kind: str
+    tree: str
+    time: str
+    files: int
+    bytes: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    name: str
+    dataset_id: str
+    by_commit: dict[str, _Version]
+
+    @property
+    def versions(self) -> list[_Version]:
+        return list(self.by_commit.values())
+
+
+class Checks:
+    """A look at a store and its index.
+
+    ``git_seconds`` is how long git may take for one repository; one that takes longer is
+    ``impossible``, and the look goes on behind it.
+    """
+
+    def __init__(self, store: Store, index_path: Path, git_seconds: float | None = None) -> None:
+        self._store = store
+        self._index_path = index_path
+        self._git_seconds = git_seconds
+        self._known: dict[str, _Dataset] = {}
+        self._down: set[str] = set()
+        self._end = 0
+        self._whole = True
+
+    def read_journal(self) -> Iterator[Checked]:
+        """Reads the journal through, and compares the index's place in it.
+
+        To be done first: what it says of the versions is what everything else is held against.
+        """
+        position = self._position()
+        end, met = 0, position == 0
+        try:
+            for end, entry in self._store.journal_from(0):
+                met |= end == position
+                self._end = end
+                if isinstance(entry, VersionMinted):
+                    self._learn(entry)
+                elif isinstance(entry, Withheld | Reinstated):
+                    alias = DatasetRef(entry.mirror, entry.local_id, entry.source_uri).alias
+                    (self._down.add if isinstance(entry, Withheld) else self._down.discard)(alias)
+        except StoreDamaged as error:
+            # what comes after that is unknown, and no fault of the index
+            self._whole = False
+            yield Checked("journal", "journal", Mark(), "error", str(error))
+        else:
+            yield Checked("journal", "journal", Mark(), message=f"{end:,} bytes")
+        if position is not None and not met and self._whole:
+            message = (
+                f"the index has {position:,} bytes of the journal, which has no entry that ends "
+                f"there (it has {end:,}); {_REBUILD}"
+            )
+            yield Checked("index", "index", Mark(), "error", message)
+
+    def index_pages(self) -> Iterator[Checked]:
+        """What SQLite says of the index: its pages, and its tables beside their own indexes."""
+        wrong = flaws(self._index_path, deep=True)
+        if not self._index_path.exists():
+            wrong = ["it is missing"]
+        message = f"the index {self._index_path} is damaged ({'; '.join(wrong[:3])}); {_REBUILD}"
+        yield (
+            Checked("index", "index", Mark(), "error", message)
+            if wrong
+            else Checked("index", "index", Mark(), message="pages and tables agree")
+        )
+
+    def aliases(self) -> list[str]:
+        """All names under which something is looked at, in order."""
+        there = {path.name for path in (self._store.root / "alias").iterdir()}
+        return sorted(
+            {name for name in there if not name.startswith(".")} | set(self._known) - self._down
+        )
+
+    def repositories(
+        self, wanted: Collection[str] | None = None, after: Mark = START
+    ) -> Iterator[Checked]:
+        """Looks at what is behind each alias, or at the ``wanted`` ones, from a mark on."""
+        for alias in self.aliases():
+            if alias < after.alias or (wanted is not None and alias not in wanted):
+                continue
+            done = after.steps if alias == after.alias else 0
+            if not done:
+                yield from self._repository(alias)
+            if alias in self._known and alias not in self._down:
+                yield from self._versions(alias, max(1, done))
+
+    def _learn(self, entry: VersionMinted) -> None:
+        dataset = dataset_of(entry)
+        known = self._known.setdefault(
+            dataset.alias, _Dataset(dataset.name, dataset.dataset_id, {})
+        )
+        version = _Version(
+            *(entry.commit, entry.state, entry.label, entry.kind, entry.tree, entry.time),
+            *(entry.files, entry.bytes, entry.title),
+        )
+        # the first counts where one was told twice, by a writer that died before it knew
+        known.by_commit.setdefault(entry.commit, version)
+
+    def _position(self) -> int | None:
+        try:
+            with Index.open_readonly(self._index_path) as index:
+                return index.position
+        except IndexUnusable:
+            return None  # which index_pages tells
+
+    def _repository(self, alias: str) -> Iterator[Checked]:
+        """The alias, and what git says of the repository."""
+        known = self._known.get(alias)
+        name = alias if known is None else known.name
+        link = self._store.root / "alias" / alias
+        try:
+            target = os.readlink(link)
+        except OSError:
+            target = ""
+        wanted = target
+        if known is not None:
+            wanted = f"../{known.dataset_id[:3]}/{known.dataset_id[3:]}"
+        path = (link.parent / wanted).resolve()
+        if target != wanted or not target:
+            message = (
+                f"the alias {link} leads to {target or 'nothing'}, not to {wanted}; nobody finds "
+                f"the dataset by its name. Mend it with 'ln -sfn {wanted} {link}'"
+            )
+            yield Checked(name, "alias", Mark(alias), "error", message)
+        if not (path / "HEAD").exists():
+            message = f"there is no repository at {path}; {_BACKUP.format(path='it')}"
+            yield Checked(name, "git", Mark(alias, 1), "error", message)
+            return
+        yield self._fsck(name, path, Mark(alias, 1), known)
+
+    def _fsck(self, name: str, path: Path, mark: Mark, known: _Dataset | None) -> Checked:
+        try:
+            broken = _git(path, self._git_seconds, "fsck", "--full", "--no-dangling")
+            listed = _git(path, self._git_seconds, "rev-list", "--all")
+        except subprocess.TimeoutExpired as error:
+            message = (
+                f"git takes longer than {error.timeout:.0f} s for {path}; look at it with "
+                f"'neuromirror fsck {name}'"
+            )
+            return Checked(name, "git", mark, "impossible", message)
+        advice = _BACKUP.format(path=path)
+        if broken.returncode or listed.returncode:
+            said = (broken.stderr + broken.stdout + listed.stderr).split("\n")
+            words = next((line for line in said if line.strip()), f"exit {broken.returncode}")
+            return Checked(name, "git", mark, "error", f"git fsck: {words}; {advice}")
+        reached = set(listed.stdout.split())
+        for version in () if known is None else known.versions:
+            if version.commit not in reached:
+                message = (
+                    f"no ref of {path} leads to {version.commit} ({version.label}), which pins may "
+                    f"name; {advice}"
+                )
+                return Checked(name, "git", mark, "error", message)
+        return Checked(name, "git", mark, message=f"{len(reached)} commits")
+
+    def _versions(self, alias: str, done: int) -> Iterator[Checked]:
+        """Records, manifest and index rows of each version of a dataset, from a step on."""
+        known = self._known[alias]
+        versions = known.versions
+        for number, version in enumerate(versions, 1):
+            if number < done:
+                continue
+            name, mark = f"{known.name}@{version.label}", Mark(alias, number + 1)
+            if self._whole:
+                yield from self._index_rows(known, number, Mark(alias, number))
+            path = self._store.manifest_path(version.state)
+            try:
+                for _ in manifest_lines(path):
+                    pass
+            except StoreDamaged as error:
+                yield Checked(name, "manifest", Mark(alias, number), "error", str(error))
+            try:
+                self._check_records(known, version)
+            except StoreDamaged as error:
+                yield Checked(name, "records", mark, "error", str(error))
+            else:
+                yield Checked(name, "records", mark, message=f"{version.files} files")
+
+    def _check_records(self, known: _Dataset, version: _Version) -> None:
+        digest, files = StateDigest(), 0
+        for placed in self._store.records(known.dataset_id, version.commit):
+            digest.add(placed_line(placed))
+            files += placed.part is None
+        if digest.value() != version.state or files != version.files:
+            raise StoreDamaged(
+                f"the records of commit {version.commit} are of {files} files and the state "
+                f"{digest.value()}, not of {version.files} and {version.state}; restore the "
+                f"store's records from a backup, or move them away and run 'neuromirror "
+                "rebuild-index': git gives them back, without what only the source said"
+            )
+
+    def _index_rows(self, known: _Dataset, number: int, mark: Mark) -> Iterator[Checked]:
+        """Whether the index has one of the journal's versions as it is, and its files."""
+        try:
+            with Index.open_readonly(self._index_path) as index:
+                message = self._differs(index, known, number)
+        except IndexMissing:
+            return  # told once, for the index as a whole
+        except (IndexUnusable, UnknownDataset, UnknownMirror) as error:
+            message = str(error)
+        except StoreDamaged:
+            return  # told of the records
+        if message:
+            told = message if "rebuild-index" in message else f"{message}; {_REBUILD}"
+            yield Checked(known.name, "index", mark, "error", told)
+
+    def _differs(self, index: Index, known: _Dataset, number: int) -> str:
+        rows, versions = list(index.versions(known.name)), known.versions
+        if len(rows) < len(versions) and index.position < self._store.journal_size():
+            return ""  # it has not caught up
+        if len(rows) < len(versions) or (len(rows) > len(versions) and index.position <= self._end):
+            return f"the index has {len(rows)} versions, the journal {len(versions)}"
+        row, version = rows[number - 1], versions[number - 1]
+        same = _Version(
+            *(row.commit, row.state, row.label, row.kind, row.tree, row.time),
+            *(row.files, row.bytes, row.title),
+        )
+        if same != version._replace(title=_storable(version.title)):
+            return f"the index tells otherwise of {version.label} than the journal"
+        if not row.indexed:
+            return ""
+        records = self._store.records(known.dataset_id, row.commit)
+        files = (one for one in records if one.part is None)
+        for placed, file in zip_longest(files, index.files(row)):
+            if placed is None or file is None:
+                return f"the index and the records of {row.label} have other numbers of files"
+            found = (file.path.encode(), file.key, file.size)
+            if found != (placed.git_path, placed.key, placed.record.size):
+                return (
+                    f"the index tells otherwise of {text(placed.git_path)} in {row.label} than the "
+                    "records"
+                )
+        return ""
+
+
+def _storable(title: str) -> str:
+    """As the index has to write it."""
+    return title.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _git(path: Path, seconds: float | None, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *command],
+        env=git_environment(path),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+    )

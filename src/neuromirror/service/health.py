@@ -1,0 +1,228 @@
+"""Whether a service is well, for programs that ask over HTTP: /healthz, /readyz, /metrics.
+
+It has an address of its own, to be kept from the world; what it says is meant for everybody all
+the same: no name of a dataset, no path, nothing that upstream wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from neuromirror.index import Index, Schedule
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service.logs import tell
+from neuromirror.store import Store
+
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_SLOWEST: Final = 10.0
+"""Seconds that somebody who asks may take for a line."""
+
+
+class Pulse:
+    """When the service's loop turned last; ``limit`` are the seconds after which it hangs."""
+
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit = limit
+        self._clock = clock
+        self._last = clock()
+
+    def beat(self) -> None:
+        """The loop has turned."""
+        self._last = self._clock()
+
+    def age(self) -> float:
+        """Seconds since then (since the start, before the first)."""
+        return self._clock() - self._last
+
+    def turns(self) -> bool:
+        """Whether it turned lately."""
+        return self.age() < self.limit
+
+
+class Readiness:
+    """Whether the service can take work: store, index and schedule as they are right now."""
+
+    def __init__(self, store: Store, index: Path, schedule: Schedule) -> None:
+        self._store = store
+        self._index = index
+        self._schedule = schedule
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """From now on it takes none."""
+        self._stopping.set()
+
+    def problems(self) -> list[str]:
+        """What keeps it from working, a line each, without a path; empty where all is well."""
+        found = ["stopping: no work is taken"] if self._stopping.is_set() else []
+        for what, ask in (
+            ("store: cannot be written to", self._write),
+            ("index: cannot be read", self._read_index),
+            ("schedule: cannot be read", self._read_schedule),
+        ):
+            try:
+                ask()
+            except OSError as error:
+                found.append(f"{what} ({os.strerror(error.errno or 0)})")
+            except NeuromirrorError as error:
+                found.append(f"{what} ({type(error).__name__})")
+        return found
+
+    def _write(self) -> None:
+        # a full disk takes an empty file, but no byte in it
+        with tempfile.TemporaryFile(dir=self._store.schedule_path.parent, buffering=0) as probe:
+            probe.write(b"1")
+
+    def _read_index(self) -> None:
+        with Index.open_readonly(self._index) as index:
+            next(index.mirror_status(), None)
+
+    def _read_schedule(self) -> None:
+        self._schedule.leases(time.time())
+
+
+class HealthServer:
+    """Serves the three pages while the block lasts; ``address`` is where, its port known then.
+
+    /healthz: 200 while the loop turns; /readyz: 200 where nothing keeps the service from working;
+    otherwise 503, and why. /metrics: what ``metrics`` gives. Raises ConfigurationError where the
+    address cannot be had.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        pulse: Pulse,
+        problems: Callable[[], list[str]],
+        metrics: Callable[[], bytes],
+    ) -> None:
+        pages = {
+            "/healthz": lambda: _judged(_hanging(pulse)),
+            "/readyz": lambda: _judged(problems()),
+            "/metrics": lambda: (HTTPStatus.OK, METRICS_TYPE, metrics()),
+        }
+        host, port = address
+        kind = _SixServer if ":" in host else _Server
+        try:
+            self._server = kind((host, port), _asked(pages))
+        except OSError as error:
+            raise ConfigurationError(
+                f"health and metrics cannot be served at {shown_address(address)}: "
+                f"{error.strerror}; name another address"
+            ) from error
+        self.address: tuple[str, int] = (host, self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="health"
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """``127.0.0.1:9464``, ``[::1]:9464`` or ``:9464`` (this machine alone) as host and port.
+
+    Raises ConfigurationError for anything else.
+    """
+    try:
+        parts = urlsplit(f"//{text}")
+        port = parts.port
+    except ValueError:
+        port = None
+    if port is None or parts.path or parts.query or parts.fragment or "@" in text:
+        raise ConfigurationError(f"'{text}' is not an address; write host:port, as 127.0.0.1:9464")
+    return parts.hostname or "127.0.0.1", port
+
+
+def shown_address(address: tuple[str, int]) -> str:
+    """The same, as people write it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_Page = tuple[HTTPStatus, str, bytes]
+
+
+def _hanging(pulse: Pulse) -> list[str]:
+    age = pulse.age()
+    return [] if pulse.turns() else [f"the loop turned {age:.0f} s ago, and should each second"]
+
+
+def _judged(problems: list[str]) -> _Page:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
+    text = "\n".join(problems or ["ok"])
+    return status, "text/plain; charset=utf-8", f"{text}\n".encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Tells of a page that failed; that somebody hung up, or dawdled, is no matter of ours."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            tell("health page failed", level=logging.ERROR, error=error)
+
+
+class _SixServer(_Server):
+    address_family = socket.AF_INET6
+
+
+def _asked(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPRequestHandler]:
+    class Asked(BaseHTTPRequestHandler):
+        timeout = _SLOWEST
+        server_version = "neuromirror"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def _answer(self, *, body: bool) -> None:
+            page = pages.get(self.path.partition("?")[0])
+            status, kind, content = (
+                (HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"no such page\n")
+                if page is None
+                else page()
+            )
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Asked

@@ -1,0 +1,331 @@
+"""Figures of a service as Prometheus reads them.
+
+What happened is counted as it happens, from zero at each start; how things stand is read from
+index, schedule and disk when somebody asks. Labels are names of mirrors and chores, and our own
+words: never a dataset, an address, or anything else that upstream or an operator's secret is in.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from neuromirror import __version__
+from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
+from neuromirror.model import NeuromirrorError, Traffic, total_traffic
+from neuromirror.service.books import GROUP
+from neuromirror.service.chore_times import CHORE
+from neuromirror.service.standing import broken_in
+from neuromirror.store import Store
+
+_WORD: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")
+_JOBS: Final = (0.1, 1, 10, 60, 300, 900, 3_600, 14_400, 86_400)
+_TICKS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30)
+
+
+class Metrics:
+    """Counts what the service does, and gives the page of all figures; for many threads.
+
+    ``served`` are the names of the mirrors that are to be current, looked at for each page:
+    the others are late for nothing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: Path,
+        schedule: Schedule,
+        served: Collection[str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(_Now(store, index, schedule, served, clock))
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace="neuromirror", registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(
+                name, text, labels, namespace="neuromirror", registry=registry, buckets=buckets
+            )
+
+        self._jobs = counter(
+            "jobs",
+            "Jobs that ended, by kind (visit, list, group) and outcome.",
+            *("kind", "mirror", "outcome"),
+        )
+        self._job_seconds = histogram(
+            "job_duration_seconds", "How long jobs took.", _JOBS, "kind", "mirror"
+        )
+        self._chores = counter(
+            "chores", "Chores that ended, by outcome (ok, failed).", "chore", "outcome"
+        )
+        self._chore_seconds = histogram(
+            "chore_duration_seconds", "How long chores took.", _JOBS, "chore"
+        )
+        self._tick_seconds = histogram(
+            "tick_duration_seconds", "How long turns of the service's loop took.", _TICKS
+        )
+        self._requests = counter(
+            "http_requests", "Requests sent to archives, those sent again too.", "mirror"
+        )
+        self._received = counter(
+            "http_received_bytes", "Bytes of replies' bodies, as they came.", "mirror"
+        )
+        self._retries = counter(
+            "http_retries", "Requests sent again after a trouble that passes.", "mirror"
+        )
+        self._throttled = counter(
+            "http_throttled", "Replies that asked to slow down (429 and the like).", "mirror"
+        )
+        self._waited = counter(
+            "http_wait_seconds", "Pauses before requests were sent again, added up.", "mirror"
+        )
+
+    def job_ended(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
+        """A job has ended; ``kind`` is visit | list | group, ``outcome`` one of our words."""
+        self._jobs.labels(_label(kind), _label(mirror), _label(outcome)).inc()
+        self._job_seconds.labels(_label(kind), _label(mirror)).observe(seconds)
+
+    def asked(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
+        """What a job asked of each host (``Result.traffic``)."""
+        total, name = total_traffic(traffic), _label(mirror)
+        self._requests.labels(name).inc(total.requests)
+        self._received.labels(name).inc(total.bytes)
+        self._retries.labels(name).inc(total.retries)
+        self._throttled.labels(name).inc(total.throttled)
+        self._waited.labels(name).inc(total.waited)
+
+    def chore_ended(self, name: str, ok: bool, seconds: float) -> None:
+        """A chore has ended, well or not."""
+        self._chores.labels(_label(name), "ok" if ok else "failed").inc()
+        self._chore_seconds.labels(_label(name)).observe(seconds)
+
+    def ticked(self, seconds: float) -> None:
+        """The loop has turned, which took so long."""
+        self._tick_seconds.observe(seconds)
+
+    def page(self) -> bytes:
+        """All figures in Prometheus' text format, 0.0.4."""
+        return generate_latest(self._registry)
+
+
+def _label(word: str) -> str:
+    """A word of ours; whatever else comes would be told to everybody, and make rows without end."""
+    return word if _WORD.fullmatch(word) else "other"
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"neuromirror_{name}", text, labels=labels)
+
+
+class _Now(Collector):
+    """How things stand, read anew for each page.
+
+    What cannot be read has no samples, and its ``…_readable`` is 0.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: Path,
+        schedule: Schedule,
+        served: Collection[str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._schedule = schedule
+        self._served = served
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: it would be read at registration."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields all families, those without a sample too."""
+        build = _gauge("build_info", "The release that runs; always 1.", "version")
+        build.add_metric([__version__], 1)
+        yield build
+        now = self._clock()
+        served = sorted(self._served)
+        leases, readable = _gauge("leases", "Leases that hold: jobs under way."), True
+        tasks: dict[str, list[TaskRow]] = {}
+        leased: set[str] = set()
+        try:
+            tasks = {name: self._schedule.tasks(name) for name in ("", *served)}
+            leased = {one.name for one in self._schedule.leases(now)}
+            leases.add_metric([], len(leased))
+        except NeuromirrorError:
+            tasks, readable = {}, False
+        yield leases
+        yield _yes("schedule_readable", "Whether the schedule can be read (1 or 0).", readable)
+        others = {row.name: row for row in tasks.pop("", [])}
+        yield from _of_chores(others)
+        yield from _of_mirrors(tasks, leased, now)
+        groups = _gauge(
+            "failing_groups",
+            "Times in a row that the mirror's super-datasets could not be brought on.",
+            "mirror",
+        )
+        for name in served:
+            if (row := others.get(GROUP + name)) is not None:
+                groups.add_metric([name], row.failures)
+        yield groups
+        status, ailing, readable = self._status()
+        yield _yes("index_readable", "Whether the index can be read (1 or 0).", readable)
+        yield from _of_status(status)
+        dead = _gauge(
+            "dead_links",
+            "Places that did not have what was mirrored when asked last, by what they said.",
+            *("mirror", "answer"),
+        )
+        for mirror, answers in ailing.items():
+            for answer, count in answers.items():
+                dead.add_metric([mirror, _label(answer)], count)
+        yield dead
+        broken = _gauge("broken", "What the look at store and index found broken.")
+        broken.add_metric([], len(broken_in(self._store)))
+        yield broken
+        yield from self._successes(served, {one.mirror: one for one in status}, readable)
+        yield from self._disk()
+
+    def _status(self) -> tuple[list[MirrorStatus], dict[str, dict[str, int]], bool]:
+        try:
+            with Index.open_readonly(self._index) as index:
+                return list(index.mirror_status()), index.ailing(), True
+        except (NeuromirrorError, OSError):
+            return [], {}, False
+
+    def _successes(
+        self, mirrors: list[str], status: Mapping[str, MirrorStatus], readable: bool
+    ) -> Iterator[Metric]:
+        """When the lists and datasets of the mirrors that are served were last read well."""
+        listed = _gauge(
+            "list_last_success_timestamp_seconds",
+            "When the mirror's list was last read through, in POSIX seconds; 0: never.",
+            "mirror",
+        )
+        visited = _gauge(
+            "visit_last_success_timestamp_seconds",
+            "When a visit of a dataset of the mirror last ended well, in POSIX seconds; 0: never.",
+            "mirror",
+        )
+        for name in mirrors:
+            checked = self._store.last_checked(name)
+            listed.add_metric([name], 0 if checked is None else checked.timestamp())
+            if readable:
+                last = status[name].last_full_visit if name in status else None
+                ended = 0 if last is None else datetime.fromisoformat(last).timestamp()
+                visited.add_metric([name], ended)
+        yield from (listed, visited)
+
+    def _disk(self) -> Iterator[Metric]:
+        free = _gauge("store_free_bytes", "Bytes that the store's disk has room for.")
+        size = _gauge("store_disk_bytes", "Bytes of the store's disk.")
+        try:
+            usage = shutil.disk_usage(self._store.root)
+        except OSError:
+            yield from (free, size)
+            return
+        free.add_metric([], usage.free)
+        size.add_metric([], usage.total)
+        yield from (free, size)
+
+
+def _yes(name: str, text: str, value: bool) -> Metric:
+    found = _gauge(name, text)
+    found.add_metric([], int(value))
+    return found
+
+
+def _of_mirrors(
+    tasks: Mapping[str, list[TaskRow]], leased: set[str], now: float
+) -> Iterator[Metric]:
+    """How far each mirror is behind its schedule."""
+    queue = _gauge("queue_length", "Tasks that are due and have nobody at them.", "mirror")
+    oldest = _gauge("oldest_due_age_seconds", "For how long the oldest of them is due.", "mirror")
+    current = _gauge(
+        "current_datasets_ratio",
+        "Share of the datasets whose last visit went well and that are not due for another.",
+        "mirror",
+    )
+    disabled = _gauge(
+        "disabled_datasets", "Datasets not visited until the list says something new.", "mirror"
+    )
+    failing = _gauge(
+        "failing_lists", "Times in a row that the mirror's list could not be read.", "mirror"
+    )
+    for mirror, rows in tasks.items():
+        waiting = [row for row in rows if _is_due(row, now) and row.name not in leased]
+        datasets = [row for row in rows if row.local_id]
+        queue.add_metric([mirror], len(waiting))
+        ages = [now - row.due for row in waiting if row.due is not None]
+        oldest.add_metric([mirror], max(ages, default=0))
+        if datasets:
+            well = sum(_is_current(row, now) for row in datasets)
+            current.add_metric([mirror], well / len(datasets))
+        disabled.add_metric([mirror], sum(row.disabled for row in datasets))
+        failing.add_metric([mirror], sum(row.failures for row in rows if not row.local_id))
+    yield from (queue, oldest, current, disabled, failing)
+
+
+def _of_chores(tasks: Mapping[str, TaskRow]) -> Iterator[Metric]:
+    """How chores fare."""
+    ended = _gauge(
+        "chore_last_end_timestamp_seconds", "When the chore ended last, in POSIX seconds.", "chore"
+    )
+    failures = _gauge("failing_chores", "Times in a row that the chore failed.", "chore")
+    for name, row in tasks.items():
+        if not name.startswith(CHORE):
+            continue
+        chore = _label(name.removeprefix(CHORE))
+        if row.ended is not None:
+            ended.add_metric([chore], row.ended)
+        failures.add_metric([chore], row.failures)
+    yield from (ended, failures)
+
+
+def _is_due(row: TaskRow, now: float) -> bool:
+    return not row.disabled and row.due is not None and row.due <= now
+
+
+def _is_current(row: TaskRow, now: float) -> bool:
+    well = row.ended is not None and not row.failures and not row.disabled
+    return well and not _is_due(row, now)
+
+
+def _of_status(status: list[MirrorStatus]) -> Iterator[Metric]:
+    """What the index says of each mirror."""
+    figures: list[tuple[str, str, Callable[[MirrorStatus], float]]] = [
+        ("datasets", "Datasets known, parts of others too.", lambda one: one.datasets),
+        ("mirrored_datasets", "Datasets that have a version.", lambda one: one.mirrored),
+        ("versions", "Versions minted.", lambda one: one.versions),
+        ("files", "Files in the newest states of all datasets.", lambda one: one.files),
+        ("content_bytes", "Bytes of these, which are upstream's.", lambda one: one.bytes),
+        (
+            "failing_datasets",
+            "Datasets whose last visit ended failed or partial.",
+            lambda one: one.failing,
+        ),
+        ("waiting_datasets", "Datasets that were left to settle.", lambda one: one.waiting),
+        ("open_holds", "Listings that wait for an operator.", lambda one: one.open_holds),
+        ("incidents", "Incidents on record; they never become fewer.", lambda one: one.incidents),
+    ]
+    for name, text, figure in figures:
+        family = _gauge(name, text, "mirror")
+        for one in status:
+            family.add_metric([one.mirror], figure(one))
+        yield family

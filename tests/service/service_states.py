@@ -1,0 +1,65 @@
+"""What a store holds that does not tell when it was made: to compare stores by."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from crawl_place import Place, git
+
+from neuromirror.model import VersionMinted
+
+
+def states(place: Place) -> dict[str, str]:
+    """The tree of each dataset's refs, and the commits of published versions: others have dates."""
+    found = {}
+    for name, commit in place.refs().items():
+        alias, ref = name.split(" ")
+        if "--" not in alias or ref.endswith("/git-annex"):
+            continue  # what is above datasets names commits, and git-annex's branch has dates
+        tree = git(place.repository(alias), "rev-parse", f"{commit}^{{tree}}").strip()
+        found[name] = commit if "/published" in ref else tree
+    return found
+
+
+def minted(place: Place) -> Counter[tuple[str, ...]]:
+    """How often each state was recorded."""
+    entries = place.entries(VersionMinted)
+    return Counter((one.mirror, one.local_id, one.upstream, one.state) for one in entries)
+
+
+def expect_same(place: Place, folder: Path) -> None:
+    """The store is whole, and holds what a plain sync into another folder gives: all of it, once.
+
+    The last visits are made by a sync, too, which must find nothing in its way.
+    """
+    ended = place.sync()
+    assert {name: one.message for name, one in ended.items() if one.exit_code} == {}
+    other = Place(place.mirrors, folder)
+    other.sync()
+    other.sync()  # one of the datasets waits for a sha256 in its first visit
+    assert states(place) == states(other)
+    assert minted(place) == minted(other)
+    assert set(minted(place).values()) == {1}
+    place.fsck(killed=True)
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> Any:
+    """Waits for what is to become true; gives it."""
+    last = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < last, "it did not come about"
+        time.sleep(0.005)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, or a thread of it that is not dead yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except (ProcessLookupError, FileNotFoundError):
+        return False

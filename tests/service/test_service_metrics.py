@@ -1,0 +1,271 @@
+"""Figures: what is counted, and how things stand, as a Prometheus would read them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from crawl_place import Place
+from prometheus_client.parser import text_string_to_metric_families
+
+from neuromirror import __version__
+from neuromirror.crawl import recording
+from neuromirror.index import Schedule, TaskRow
+from neuromirror.model import EventRaised, HoldPlaced, PlacesAsked, Traffic, VisitEnded
+from neuromirror.service.metrics import Metrics
+from neuromirror.service.rounds import Integrity
+from neuromirror.store import Store
+
+NOW = 1_790_000_000.0
+SERVED = ("demo", "other")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store.open(tmp_path / "store", create=True)
+    with recording(made, made.index_path):
+        pass
+    return made
+
+
+@pytest.fixture
+def schedule(store: Store) -> Iterator[Schedule]:
+    with Schedule.open(store.schedule_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def metrics(store: Store, schedule: Schedule) -> Metrics:
+    return Metrics(store, store.index_path, schedule, SERVED, clock=lambda: NOW)
+
+
+def read(metrics: Metrics) -> dict[str, float]:
+    """``name{label=value,…}`` and the value of each sample."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(metrics.page().decode()):
+        for one in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(one.labels.items()))
+            found[f"{one.name}{{{labels}}}" if labels else one.name] = one.value
+    return found
+
+
+def test_jobs_are_counted_by_kind_mirror_and_outcome(metrics: Metrics) -> None:
+    metrics.job_ended("visit", "demo", "changed", 2.5)
+    metrics.job_ended("visit", "demo", "changed", 0.5)
+    metrics.job_ended("visit", "demo", "failed", 1.0)
+    metrics.job_ended("list", "other", "unchanged", 0.25)
+    found = read(metrics)
+    assert found["neuromirror_jobs_total{kind=visit,mirror=demo,outcome=changed}"] == 2
+    assert found["neuromirror_jobs_total{kind=visit,mirror=demo,outcome=failed}"] == 1
+    assert found["neuromirror_jobs_total{kind=list,mirror=other,outcome=unchanged}"] == 1
+    assert found["neuromirror_job_duration_seconds_sum{kind=visit,mirror=demo}"] == 4.0
+    assert found["neuromirror_job_duration_seconds_count{kind=visit,mirror=demo}"] == 3
+    assert found["neuromirror_job_duration_seconds_bucket{kind=visit,le=1.0,mirror=demo}"] == 2
+
+
+def test_chores_and_ticks_are_counted(metrics: Metrics) -> None:
+    metrics.chore_ended("backup", True, 3.0)
+    metrics.chore_ended("backup", False, 1.0)
+    metrics.ticked(0.125)
+    found = read(metrics)
+    assert found["neuromirror_chores_total{chore=backup,outcome=ok}"] == 1
+    assert found["neuromirror_chores_total{chore=backup,outcome=failed}"] == 1
+    assert found["neuromirror_chore_duration_seconds_sum{chore=backup}"] == 4.0
+    assert found["neuromirror_tick_duration_seconds_sum"] == 0.125
+
+
+def test_what_archives_were_asked_is_added_up(metrics: Metrics) -> None:
+    hosts = {
+        "api.example.org": Traffic(requests=10, bytes=500, retries=2, throttled=1, waited=1.5),
+        "s3.example.org": Traffic(requests=3, bytes=20),
+    }
+    metrics.asked("demo", hosts)
+    metrics.asked("demo", {"api.example.org": Traffic(requests=1, throttled=1)})
+    found = read(metrics)
+    assert found["neuromirror_http_requests_total{mirror=demo}"] == 14
+    assert found["neuromirror_http_received_bytes_total{mirror=demo}"] == 520
+    assert found["neuromirror_http_retries_total{mirror=demo}"] == 2
+    assert found["neuromirror_http_throttled_total{mirror=demo}"] == 2
+    assert found["neuromirror_http_wait_seconds_total{mirror=demo}"] == 1.5
+    assert not any("example.org" in name for name in found)
+
+
+def test_what_is_no_word_of_ours_becomes_no_label(metrics: Metrics) -> None:
+    for word in ("https://user:secret@host/", 'a"b', "a\nb", "", "x" * 100, "ä"):
+        metrics.job_ended(word, word, word, 1)
+        metrics.chore_ended(word, True, 1)
+        metrics.asked(word, {})
+    found = read(metrics)
+    assert found["neuromirror_jobs_total{kind=other,mirror=other,outcome=other}"] == 6
+    assert "secret" not in metrics.page().decode()
+
+
+def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
+    metrics: Metrics, schedule: Schedule
+) -> None:
+    def row(number: int, **more: object) -> TaskRow:
+        told = {"ended": NOW - 100, "spacing": 500.0, **more}
+        return TaskRow(f"demo:{number}", "demo", str(number), **told)  # type: ignore[arg-type]
+
+    schedule.put(
+        [
+            TaskRow("demo", "demo", due=NOW - 7, ended=NOW - 3600, failures=2),
+            row(1, due=None, fingerprint="f"),  # the overview tells of it
+            row(2, due=NOW + 400),
+            row(3, due=NOW - 50),
+            row(4, due=NOW - 90),  # somebody is at it
+            row(5, due=NOW - 20, ended=None),
+            row(6, due=NOW + 400, failures=1),
+            row(7, due=NOW - 9999, disabled=True, failures=3),
+            TaskRow("other", "other", due=NOW + 60),
+            TaskRow("gone", "gone", due=NOW - 999),  # its file was removed
+            TaskRow("chore backup", due=NOW - 5, ended=NOW - 86400, failures=1),
+            TaskRow("chore housekeeping", due=NOW + 5),
+            TaskRow("group demo", failures=2),
+        ]
+    )
+    assert schedule.claim("demo:4", "somebody", NOW, 60) == 1
+    assert schedule.claim("demo:2", "somebody dead", NOW - 100, 60) == 1
+    found = read(metrics)
+    assert found["neuromirror_queue_length{mirror=demo}"] == 3
+    assert found["neuromirror_oldest_due_age_seconds{mirror=demo}"] == 50
+    assert found["neuromirror_current_datasets_ratio{mirror=demo}"] == pytest.approx(2 / 7)
+    assert found["neuromirror_disabled_datasets{mirror=demo}"] == 1
+    assert found["neuromirror_failing_lists{mirror=demo}"] == 2
+    assert found["neuromirror_leases"] == 1
+    assert found["neuromirror_queue_length{mirror=other}"] == 0
+    assert found["neuromirror_oldest_due_age_seconds{mirror=other}"] == 0
+    assert not any("gone" in name for name in found)
+    # nothing can be said of a mirror without datasets
+    assert "neuromirror_current_datasets_ratio{mirror=other}" not in found
+    assert found["neuromirror_failing_chores{chore=backup}"] == 1
+    assert found["neuromirror_chore_last_end_timestamp_seconds{chore=backup}"] == NOW - 86400
+    assert found["neuromirror_failing_chores{chore=housekeeping}"] == 0
+    assert found["neuromirror_failing_groups{mirror=demo}"] == 2
+    assert not any("chore=group" in name for name in found)
+    assert "neuromirror_chore_last_end_timestamp_seconds{chore=housekeeping}" not in found
+    assert found["neuromirror_schedule_readable"] == 1
+
+
+def test_how_mirrors_stand_comes_from_the_index(place: Place) -> None:
+    began = time.time()
+    place.sync("demo")
+    store = place.store
+    gone, other = (one.url for one in place.index().places_due(2, "9999"))
+    with recording(store, store.index_path) as recorder:
+        recorder.record(
+            PlacesAsked("demo", "000001", {"gone": [gone], "unreachable": [other]}, _at(NOW)),
+            HoldPlaced("h1", "demo", "000001", "draft", "sha256:0", "fewer", 9, 10, _at(NOW)),
+            EventRaised("demo", "000001", "incident", "an incident", _at(NOW)),
+            EventRaised("demo", "000001", "unavailable", "no incident", _at(NOW)),
+            _failed("000002"),
+        )
+    with Schedule.open(store.schedule_path) as schedule:
+        found = read(Metrics(store, store.index_path, schedule, ["demo", "new"]))
+    (status,) = place.index().mirror_status()
+    for name, value in {
+        "datasets": status.datasets,
+        "mirrored_datasets": status.mirrored,
+        "versions": status.versions,
+        "files": status.files,
+        "content_bytes": status.bytes,
+        "failing_datasets": 1,
+        "waiting_datasets": status.waiting,
+        "open_holds": 1,
+        "incidents": 1,
+    }.items():
+        assert found[f"neuromirror_{name}{{mirror=demo}}"] == value, name
+    assert found["neuromirror_dead_links{answer=gone,mirror=demo}"] >= 1
+    assert found["neuromirror_dead_links{answer=unreachable,mirror=demo}"] >= 1
+    assert status.versions > 3 < status.files < status.bytes
+    for what in ("list", "visit"):
+        name = f"neuromirror_{what}_last_success_timestamp_seconds"
+        assert began - 2 <= found[f"{name}{{mirror=demo}}"] <= time.time()
+        assert found[f"{name}{{mirror=new}}"] == 0
+    assert found["neuromirror_index_readable"] == 1
+
+
+def _at(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _failed(local_id: str) -> VisitEnded:
+    at = _at(NOW)
+    return VisitEnded("v", "demo", local_id, "", "", at, at, "failed", "", 0, "no luck")
+
+
+def test_a_mirror_that_is_served_no_more_is_late_for_nothing(store: Store) -> None:
+    store.mark_checked("old")
+    with recording(store, store.index_path) as recorder:
+        recorder.record(EventRaised("old", "", "unavailable", "off", _at(NOW)))
+    with Schedule.open(store.schedule_path) as schedule:
+        found = read(Metrics(store, store.index_path, schedule, SERVED))
+    assert found["neuromirror_datasets{mirror=old}"] == 0
+    assert "neuromirror_list_last_success_timestamp_seconds{mirror=old}" not in found
+
+
+def test_the_store_and_the_process_are_told_of(metrics: Metrics, store: Store) -> None:
+    found = read(metrics)
+    assert 0 < found["neuromirror_store_free_bytes"] <= found["neuromirror_store_disk_bytes"]
+    assert found[f"neuromirror_build_info{{version={__version__}}}"] == 1
+    assert found["process_resident_memory_bytes"] > 1_000_000
+    assert found["process_open_fds"] > 3
+
+
+def test_what_cannot_be_read_is_missing_and_the_rest_is_there(
+    store: Store, schedule: Schedule, metrics: Metrics
+) -> None:
+    schedule.put([TaskRow("demo", "demo", due=NOW - 1)])
+    store.index_path.unlink()
+    found = read(metrics)
+    assert found["neuromirror_index_readable"] == 0
+    assert found["neuromirror_queue_length{mirror=demo}"] == 1
+    # that it is not known is not that it never was
+    assert "neuromirror_visit_last_success_timestamp_seconds{mirror=demo}" not in found
+
+
+def test_of_a_damaged_schedule_that_much_is_said(store: Store) -> None:
+    Schedule.open(store.schedule_path).close()
+    with store.schedule_path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"x" * (store.schedule_path.stat().st_size - 4096))
+    with Schedule.open(store.schedule_path) as schedule:
+        found = read(Metrics(store, store.index_path, schedule, SERVED))
+    assert found["neuromirror_schedule_readable"] == 0
+    assert "neuromirror_leases" not in found
+    assert found["neuromirror_index_readable"] == 1
+
+
+def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
+    metrics.job_ended("visit", "demo", "changed", 1)
+    metrics.chore_ended("backup", True, 1)
+    families = {one.name: one for one in text_string_to_metric_families(metrics.page().decode())}
+    ours = {name: one for name, one in families.items() if not name.startswith("process_")}
+    assert len(ours) > 30
+    for name, family in ours.items():
+        assert re.fullmatch(r"neuromirror(_[a-z]+)+", name), name
+        assert family.documentation.endswith("."), name
+        unit = re.search(r"seconds|bytes|ratio|timestamp", name)
+        assert unit is None or re.search(r"(_seconds|_bytes|_ratio|_created)$", name), name
+        if family.type == "counter":
+            assert all(one.name.endswith(("_total", "_created")) for one in family.samples), name
+        else:
+            assert not name.endswith("_total"), name
+
+
+def test_what_was_found_broken_is_counted(metrics: Metrics, store: Store) -> None:
+    assert read(metrics)["neuromirror_broken"] == 0
+    known = Integrity.of(store)
+    known.broken = {"demo--000001": ["a pack", "a manifest"], "index": ["a table"]}
+    known.save(store)
+    assert read(metrics)["neuromirror_broken"] == 3
+
+
+def test_the_figures_of_two_services_do_not_mix(store: Store, schedule: Schedule) -> None:
+    first, second = (Metrics(store, store.index_path, schedule, SERVED) for _ in range(2))
+    first.ticked(1)
+    assert read(second)["neuromirror_tick_duration_seconds_count"] == 0
