@@ -1,0 +1,14 @@
+"""The catalogue: a plugin of Datasette over the index, beside the store's own files.
+
+Where Datasette finds this package (entry point group ``datasette``) it does nothing until its
+metadata say which store it is of; :func:`neuromirror.web.site.catalogue` does that.
+"""
+
+from neuromirror.web.hooks import (
+    asgi_wrapper,
+    prepare_jinja2_environment,
+    register_routes,
+    skip_csrf,
+)
+
+__all__ = ["asgi_wrapper", "prepare_jinja2_environment", "register_routes", "skip_csrf"]

@@ -1,0 +1,71 @@
+"""The catalogue as it runs for people: a process with an address."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from neuromirror.store import Store
+
+
+@dataclass
+class Running:
+    """A catalogue that runs; its pages are asked for without a browser."""
+
+    address: str
+
+    def get(self, path: str, **named: Any) -> requests.Response:
+        return requests.get(urljoin(self.address, path), timeout=30, **named)
+
+    def page(self, path: str, status: int = 200) -> str:
+        reply = self.get(path)
+        assert reply.status_code == status, (path, reply.status_code, reply.text[-600:])
+        return reply.text
+
+    def text(self, path: str, status: int = 200) -> str:
+        """What a page says, without its tags."""
+        return plain(self.page(path, status))
+
+    def api(self, path: str, status: int = 200) -> Any:
+        reply = self.get(f"/api/v1{path}")
+        assert reply.status_code == status, (path, reply.text)
+        assert reply.headers["content-type"].startswith("application/json")
+        return reply.json()
+
+
+def plain(page: str) -> str:
+    """The words of a page."""
+    found = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", found)).split())
+
+
+def links(page: str) -> list[str]:
+    """The addresses that a page leads to."""
+    return [html.unescape(one) for one in re.findall(r'href="([^"]+)"', page)]
+
+
+@contextmanager
+def running(store: Store, *options: str) -> Iterator[Running]:
+    """``neuromirror catalogue`` on a free port."""
+    command = [sys.executable, "-m", "neuromirror", "--json", "--store", str(store.root)]
+    with subprocess.Popen(
+        [*command, "catalogue", "--listen", "127.0.0.1:0", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield Running(json.loads(process.stdout.readline())["url"])
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
