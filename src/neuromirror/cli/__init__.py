@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from neuromirror import __version__
+from neuromirror.cli.audit import audit_command
+from neuromirror.cli.backup import backup_command, fsck_command, restore_index_command
 from neuromirror.cli.browse import (
     events_command,
     files_command,
@@ -12,10 +14,12 @@ from neuromirror.cli.browse import (
     list_command,
     versions_command,
 )
+from neuromirror.cli.catalogue import catalogue_command
 from neuromirror.cli.cite import cite_command
 from neuromirror.cli.common import Commands, Settings, settings_options
 from neuromirror.cli.demo import demo_command
 from neuromirror.cli.diff import diff_command
+from neuromirror.cli.doctor import doctor_command
 from neuromirror.cli.export import export_command
 from neuromirror.cli.get import get_command
 from neuromirror.cli.housekeeping import housekeeping_command
@@ -23,8 +27,10 @@ from neuromirror.cli.operate import check_config_command, rebuild_index_command,
 from neuromirror.cli.pin import outdated_command, pin_command
 from neuromirror.cli.reproduce import reproduce_command
 from neuromirror.cli.restore import restore_command
+from neuromirror.cli.serve import serve_command
 from neuromirror.cli.show import show_command
 from neuromirror.cli.sync import holds_command, release_command, sync_command
+from neuromirror.cli.takedown import takedown_command
 from neuromirror.cli.verify import verify_command
 
 
@@ -44,6 +50,8 @@ def main(settings: Settings) -> None:
 
 for _command in (
     sync_command,
+    serve_command,
+    catalogue_command,
     list_command,
     versions_command,
     show_command,
@@ -63,8 +71,14 @@ for _command in (
     release_command,
     events_command,
     check_config_command,
+    doctor_command,
     rebuild_index_command,
     housekeeping_command,
+    audit_command,
+    fsck_command,
+    backup_command,
+    restore_index_command,
+    takedown_command,
     demo_command,
 ):
     main.add_command(_command)

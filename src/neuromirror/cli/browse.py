@@ -88,7 +88,11 @@ def list_command(
             else:
                 size = human_bytes(newest.bytes)
                 rows.append([dataset.name, newest.label, str(newest.files), size, title])
+        stones = [] if conditions or words else index.withheld(mirror)
     settings.table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
+    for stone in stones:
+        if parts or not stone.within:
+            settings.say(f"taken down  {stone.dataset}  {stone.at[:10]}: {stone.reason}")
     if not rows and (conditions or words):
         settings.say("no dataset is like that")
     elif not rows:

@@ -12,6 +12,7 @@ from neuromirror.cli.common import Settings, human_bytes, settings_options
 
 if TYPE_CHECKING:
     from neuromirror.index import MirrorStatus
+    from neuromirror.service.standing import Agenda
 
 _FAILING = ("failed", "partial")
 _NAMED = 5
@@ -22,17 +23,28 @@ _NAMED = 5
 def status_command(settings: Settings) -> None:
     """Say how each mirror stands.
 
-    Datasets and files, the last visits and those that failed, datasets left to settle, holds,
-    incidents, and what upstream was found to allow. Exit code: 0 all well, 1 the last visit of
-    some dataset failed, 3 something is held.
+    Datasets and files, how long ago its list was read and a visit came to its end, visits that
+    failed, datasets left to settle, holds, incidents, what was taken down, places that no longer
+    have what was mirrored (as "neuromirror audit" found), and what upstream was found to allow;
+    where a service runs on the store, what is under way and what comes next. Exit code: 0 all well,
+    1 the last visit of some dataset failed or something of the store is broken, 3 something is
+    held.
     """
+    from neuromirror.service.standing import agenda_of, ago, broken_in
+
     store = settings.store()
     code = shown = 0
+    agenda = agenda_of(store)
     with settings.index() as index:
+        ailing = index.ailing()
         for one in index.mirror_status():
             checked = store.last_checked(one.mirror)
             when = "never" if checked is None else checked.isoformat(timespec="seconds")
-            settings.emit("status", {**asdict(one), "last_checked": when})
+            said = ailing.get(one.mirror, {})
+            down = [stone.dataset for stone in index.withheld(one.mirror) if not stone.within]
+            todo = agenda.get(one.mirror)
+            record = {**asdict(one), "last_checked": when, "places": said, "taken_down": down}
+            settings.emit("status", {**record, "schedule": None if todo is None else asdict(todo)})
             code = 1 if one.failing else (code or (3 if one.open_holds else 0))
             shown += 1
             if settings.json:
@@ -42,20 +54,43 @@ def status_command(settings: Settings) -> None:
             for head, text in [
                 ("datasets", _counted(one)),
                 ("content", f"{one.files} files in newest states, {human_bytes(one.bytes)}"),
-                ("list read", when),
-                ("last visit", one.last_visit or "never"),
-                ("last full", one.last_full_visit or "never"),
+                ("list read", when + ago(when)),
+                ("last visit", (one.last_visit or "never") + ago(one.last_visit)),
+                ("last full", (one.last_full_visit or "never") + ago(one.last_full_visit)),
                 ("failing", f"{one.failing}" + (f" ({_some(failing)})" * bool(failing))),
                 *[("waiting", f"{one.waiting} (to settle)")] * bool(one.waiting),
                 ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
                 ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
+                *[("taken down", f"{len(down)} ({_some(down)})")] * bool(down),
+                *[("places", _places(said))] * bool(said),
+                *([] if todo is None else [("service", _agenda(todo))]),
             ]:
                 settings.say(f"  {head:<11} {text}")
             for number, (name, word) in enumerate(one.capabilities.items()):
                 settings.say(f"  {'' if number else 'upstream':<11} {name}: {word}")
     if not shown:
         settings.say("nothing is mirrored yet; run 'neuromirror sync'")
+    for message in broken_in(store):
+        code = 1
+        record = {"status": "error", "path": str(store.root), "message": message}
+        settings.emit("status", record, f"broken  {message}")
     sys.exit(code)
+
+
+def _places(said: dict[str, int]) -> str:
+    told = ", ".join(f"{count} {word}" for word, count in said.items())
+    return f"asked last, {told} (neuromirror audit, show)"
+
+
+def _agenda(todo: Agenda) -> str:
+    parts = [f"{todo.tasks} tasks", f"{todo.due} due"]
+    if todo.next_due is not None:
+        parts.append(f"next {todo.next_due}")
+    if todo.under_way:
+        parts.append(f"under way: {_some(todo.under_way)}")
+    if todo.disabled:
+        parts.append(f"disabled after failures: {_some(todo.disabled)}")
+    return ", ".join(parts)
 
 
 def _counted(mirror: MirrorStatus) -> str:

@@ -53,6 +53,7 @@ def show_command(settings: Settings, version: str) -> None:
         visit = next(index.visits(name, limit=1), None)
         links = index.links(name)
         vouched = index.vouched(row)
+        ailing = index.ailing_in(row)
     alias = name.replace(":", "--").replace("/", "--")
     location = settings.store_folder.absolute()
     record = {
@@ -66,6 +67,7 @@ def show_command(settings: Settings, version: str) -> None:
         "gone": dataset.gone,
         "checked": vouched.checked,
         "retention": vouched.kept,
+        "places": ailing,
         "part_of": holders,
         "attributes": attributes,
         "links": [{"kind": kind, "url": address} for kind, address in links],
@@ -101,6 +103,7 @@ def show_command(settings: Settings, version: str) -> None:
         *([] if row.indexed else [("index", NOT_THERE)]),
         ("evidence", _vouched(row.evidence, vouched)),
         *([("kept", _kept(vouched))] if vouched.kept else []),
+        *([("places", _ailing(ailing))] if ailing else []),
         ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
         *_few(left_out),
         *([("parts", _counted(parts))] if parts else []),
@@ -150,6 +153,11 @@ def _kept(vouched: Vouched) -> str:
 def _visit(visit: VisitRow) -> str:
     told = f": {told_traffic(visit.traffic)}" if visit.traffic else ""
     return f"{visit.ended}, {visit.status}{told}"
+
+
+def _ailing(counts: dict[str, int]) -> str:
+    told = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return f"asked last, {told} (neuromirror audit)"
 
 
 def _few(lines: Sequence[str]) -> list[tuple[str, str]]:

@@ -72,6 +72,8 @@ def sync_command(
     goes to the store that --private-store names, outside the other one. All other commands look
     into that store with --store.
 
+    Beside "neuromirror serve", a dataset that it is visiting at the moment is left to it.
+
     At the end stderr is told, mirror by mirror, how many requests that took, how much came, and
     whether the archive asked to slow down; "neuromirror show" tells it of a dataset's last visit.
 
@@ -80,6 +82,7 @@ def sync_command(
     """
     from neuromirror.crawl import PrivateSide, Sync, parse_requests
     from neuromirror.crawl import dry_run as dry_results
+    from neuromirror.service.leases import claims_of
     from neuromirror.store import Store
     from neuromirror.store.private import refuse_private
 
@@ -97,8 +100,16 @@ def sync_command(
     else:
         store = settings.store(create=True)
         index_path = settings.index_path(store)
-        run = Sync(store, index_path, deep=deep, history=history, jobs=jobs, private=private_store)
-        with _stopping_at_once():
+        with _stopping_at_once(), claims_of(store.schedule_path, "sync") as claims:
+            run = Sync(
+                store,
+                index_path,
+                deep=deep,
+                history=history,
+                jobs=jobs,
+                private=private_store,
+                claim=None if claims is None else claims.claim,
+            )
             results = _with_progress(run, run.results(requests))
             code = _report(settings, results, count_unchanged=True)
         if not quiet:
@@ -186,8 +197,8 @@ def _report(settings: Settings, results: Iterable[Result], *, count_unchanged: b
     unchanged: list[str] = []
     for result in results:
         any_result = True
-        code = _worse(code, result.exit_code)
-        line: str | None = _line(result)
+        code = worse(code, result.exit_code)
+        line: str | None = told_result(result)
         if count_unchanged and (result.status, result.message) == ("notneeded", "unchanged"):
             unchanged.append(result.dataset)
             line = None
@@ -207,7 +218,8 @@ def _tell_traffic(run: Sync) -> None:
             click.echo(printable(f"neuromirror: {mirror}: {told_traffic(hosts)}"), err=True)
 
 
-def _line(result: Result) -> str:
+def told_result(result: Result) -> str:
+    """How a dataset fared, in a line."""
     # many messages begin with the dataset, for those who see nothing else
     message = result.message.removeprefix(f"{result.dataset}: ")
     estimate = "" if result.estimate is None else f"; {_taking(result.estimate)}"
@@ -223,7 +235,7 @@ def _taking(estimate: Estimate) -> str:
     return f"{words}; {read}"
 
 
-def _worse(one: int, other: int) -> int:
+def worse(one: int, other: int) -> int:
     """1 (failed) outranks 3 (held), which outranks 0."""
     ranks = {0: 0, 3: 1, 1: 2}
     return max(one, other, key=lambda code: ranks[code])

@@ -1,0 +1,169 @@
+"""``neuromirror serve``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.sync import told_result, worse
+from neuromirror.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from neuromirror.crawl import Result
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B?", re.IGNORECASE)
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LEAST = 256 << 20
+"""Bytes without which a worker does not even start."""
+
+
+def _size(context: click.Context, option: click.Parameter, value: str) -> int:
+    """Bytes of ``4G`` or ``512M`` (powers of 1024)."""
+    found = _SIZE.fullmatch(value.strip())
+    if found is None:
+        raise click.BadParameter(f"'{value}' is not a size; write for example 4G or 512M")
+    size = int(float(found[1]) * 1024 ** _UNITS[found[2].lower()])
+    if size < _LEAST:
+        raise click.BadParameter(f"a worker needs 256M at the least, not {value}")
+    return size
+
+
+@click.command("serve")
+@click.argument("names", nargs=-1, metavar="[MIRROR]...")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Jobs at a time."
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["processes", "threads"]),
+    default="processes",
+    show_default=True,
+    help="What jobs are done in, on this machine.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Do jobs on the workers of a Dask scheduler.")
+@click.option(
+    "--visit-hours",
+    type=click.FloatRange(0, min_open=True),
+    default=24.0,
+    show_default=True,
+    help="End a job that takes longer (processes).",
+)
+@click.option(
+    "--worker-memory",
+    callback=_size,
+    metavar="SIZE",
+    default="4G",
+    show_default=True,
+    help="End a job that takes more (processes).",
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve /healthz, /readyz and /metrics there [default: nowhere].",
+)
+@click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
+@click.option(
+    "--private-store",
+    type=NamedPath(),
+    metavar="DIR",
+    help="The store of what is under embargo [no default; NEUROMIRROR_PRIVATE_STORE].",
+)
+@click.option(
+    "--backup",
+    type=NamedPath(),
+    metavar="DIR",
+    help="Copy index and schedule there every day [default: no copies; NEUROMIRROR_BACKUP].",
+)
+@click.option("--once", is_flag=True, help="Do what is due now, and end.")
+@settings_options
+def serve_command(
+    settings: Settings,
+    names: tuple[str, ...],
+    *,
+    workers: int,
+    executor: str,
+    scheduler: str | None,
+    visit_hours: float,
+    worker_memory: int,
+    metrics: str | None,
+    log_json: bool,
+    private_store: Path | None,
+    backup: Path | None,
+    once: bool,
+) -> None:
+    """Keep mirrors current, until it is told to end.
+
+    Without names all declared mirrors are served, those whose files come later too. How often an
+    archive is looked at is in [schedule] of its mirror's file; files are read again when they
+    change. What is due next is kept in the store: after a pause, or a crash, it goes on from
+    there.
+
+    On SIGTERM or Ctrl-C it begins nothing new, gives jobs under way 20 seconds, and ends; what was
+    not finished is done at the next start. A second signal ends it at once.
+
+    With --once it does what is due now and ends: for cron, and to try a configuration.
+
+    Exit code: 0 ended as it was told, 1 something failed, 2 wrong usage or configuration; with
+    --once as "neuromirror sync": 3 a listing is held for approval.
+    """
+    from neuromirror.service.extra import check_extra
+
+    check_extra()
+    from neuromirror.service.chores import ChoreSettings
+    from neuromirror.service.health import address_of
+    from neuromirror.service.serve import ServeOptions, mirror_files, serve, serve_once
+    from neuromirror.store import Store
+    from neuromirror.store.private import refuse_private
+
+    private_store = private_store or _of_environment("NEUROMIRROR_PRIVATE_STORE")
+    backup = backup or _of_environment("NEUROMIRROR_BACKUP")
+    for name in names:
+        if ":" in name:
+            mirror = name.partition(":")[0]
+            raise ConfigurationError(
+                f"'{name}' is a dataset, and mirrors are served; write {mirror}, or use "
+                f"'neuromirror sync {name}'"
+            )
+    folder = settings.store_folder.absolute()
+    refuse_private(folder)
+    options = ServeOptions(
+        workers=workers,
+        executor=executor,
+        scheduler=scheduler,
+        visit_seconds=visit_hours * 3600,
+        worker_memory=worker_memory,
+        private=None if private_store is None else private_store.absolute(),
+        metrics=None if metrics is None else address_of(metrics),
+        log_json=log_json,
+        chores=ChoreSettings(backup=None if backup is None else backup.absolute()),
+    )
+    files = mirror_files(settings.mirrors_folder, names, Store(folder), options.private)
+    store = Store.open(folder, create=True)
+    index_path = settings.index_path(store).absolute()
+    if not once:
+        serve(store, index_path, files, options)
+        return
+    code, anything = 0, False
+
+    def heard(result: Result) -> None:
+        nonlocal code, anything
+        code, anything = worse(code, result.exit_code), True
+        if (result.status, result.message) != ("notneeded", "unchanged"):
+            settings.emit("serve", asdict(result), told_result(result))
+
+    ended = serve_once(store, index_path, files, options, heard)
+    if not anything:
+        settings.say("notneeded  nothing is due")
+    sys.exit(ended if ended > 1 else worse(code, ended))
+
+
+def _of_environment(name: str) -> Path | None:
+    named = os.environ.get(name)
+    return Path(named) if named else None

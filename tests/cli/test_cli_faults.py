@@ -1,0 +1,146 @@
+"""Faults that strike a sync from outside: told to end, its index gone, its disk read-only."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli_shell import Shell
+
+from neuromirror.demo import DemoArchive
+from neuromirror.demo.faults import Fault
+
+
+def refs(shell: Shell) -> dict[str, str]:
+    """All refs of all datasets but super-datasets, which git finds whole."""
+    found = {}
+    for link in sorted((shell.store / "alias").glob("*--*")):
+        listed = _git(link, "for-each-ref", "--format=%(refname) %(objectname)")
+        found.update({f"{link.name} {line}": "" for line in listed.splitlines()})
+        assert _git(link, "fsck", "--strict", "--no-dangling") == ""
+    return found
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout + done.stderr
+
+
+@contextmanager
+def hanging(shell: Shell, demo: DemoArchive) -> Iterator[tuple[subprocess.Popen[str], Fault]]:
+    """A sync that waits for an answer about 000002, after others are done."""
+    with (
+        demo.fault("hang", path="/000002/versions/", seconds=60) as fault,
+        shell.start("sync", "--jobs", "1") as process,
+    ):
+        while not fault.struck:
+            assert process.poll() is None
+            time.sleep(0.02)
+        try:
+            yield process, fault
+        finally:
+            fault.clear()
+            if process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(60)
+
+
+def converges(shell: Shell, tmp_path: Path) -> None:
+    shell.run("sync")
+    undisturbed = shell.at(store=tmp_path / "undisturbed")
+    undisturbed.run("sync")
+    assert refs(shell) == refs(undisturbed)
+    assert shell.run("list").out == undisturbed.run("list").out
+
+
+def test_a_sync_that_is_told_to_end_ends_at_once_and_nothing_is_lost(
+    shell: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    with hanging(shell, demo) as (process, fault):
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert not fault.over.is_set()
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    refs(shell)
+    converges(shell, tmp_path)
+
+
+def test_an_index_deleted_under_a_sync_comes_back_whole(
+    shell: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    with hanging(shell, demo) as (process, fault):
+        for path in (shell.store / "neuromirror").glob("index.sqlite*"):
+            path.unlink()
+        fault.clear()
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in out + err
+    assert "unexpected" not in out + err
+    converges(shell, tmp_path)
+
+
+def test_an_index_that_goes_bad_under_a_sync_is_told_with_what_to_do(
+    shell: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    with hanging(shell, demo) as (process, fault):
+        path = shell.store / "neuromirror" / "index.sqlite"
+        for beside in (path, path.with_name(path.name + "-wal")):
+            size = beside.stat().st_size
+            with beside.open("r+b") as file:
+                file.write(b"\xa5" * size)
+        fault.clear()
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in out + err
+    assert "unexpected" not in out + err
+    refs(shell)
+    shell.run("rebuild-index")
+    converges(shell, tmp_path)
+
+
+def test_a_disk_that_turns_read_only_stops_a_sync_without_harm(
+    shell: Shell, demo: DemoArchive, disk_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As Linux does of itself after an error of the disk (``errors=remount-ro``)."""
+    disk = disk_of("64m")
+    there = shell.at(store=disk / "store")
+    there.run("sync", "demo:000001")
+    before = refs(there)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    try:
+        assert there.run("list").out.startswith("DATASET")
+        ended = there.program("sync", code=1)
+        assert "see to the space and permissions" in ended.err
+        assert "Traceback" not in ended.err
+        assert refs(there) == before
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    converges(there, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["scratch", "lock", "pack"])
+def test_what_a_dead_process_left_stands_in_nobodys_way(
+    copied: Shell, demo: DemoArchive, kind: str
+) -> None:
+    before = refs(copied)
+    repository = next((copied.store / "alias").glob("*--000001")).resolve()
+    if kind == "scratch":
+        folder = copied.store / "neuromirror" / "tmp" / "dead"
+        folder.mkdir(parents=True)
+        (folder / "half.pack").write_bytes(b"PACK")
+    elif kind == "lock":
+        # the file stays when its holder dies; what counts is who has it locked
+        locks = copied.store / "neuromirror" / "locks"
+        for path in locks.iterdir():
+            path.write_text("pid 1 on another machine\n")
+    else:
+        (repository / "objects" / "pack" / "tmp_pack_dead").write_bytes(b"PACK")
+        (repository / "objects" / "pack" / "tmp_idx_dead").write_bytes(b"\xfftOc")
+    copied.run("sync", "--deep", "demo:000001")
+    assert refs(copied) == before
