@@ -23,6 +23,9 @@ _BENCHES = (
     "verify",
     "volume",
     "get",
+    "fanout",
+    "pin",
+    "soak",
 )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -259,9 +260,9 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"
 
 
-def write_section(name: str, table: str) -> None:
-    """Puts a table between the section's marks in docs/benchmarks.md."""
-    path = ROOT / "docs" / "benchmarks.md"
+def write_section(name: str, table: str, page: str = "benchmarks.md") -> None:
+    """Puts a table between the section's marks in a page of docs/."""
+    path = ROOT / "docs" / page
     begin, end = f"<!-- bench {name} -->", f"<!-- end {name} -->"
     text = path.read_text()
     before, _, rest = text.partition(begin)
@@ -297,6 +298,16 @@ def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
         series.setdefault(label, []).append((line["n"], line["seconds"]))
     if max(map(len, series.values())) < 2:
         return None
+    with plot(f"bench-{name}") as axes:
+        for what, points in series.items():
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=what)
+        axes.set(xscale="log", yscale="log", xlabel="files", ylabel="seconds", title=name)
+    return f"bench-{name}.svg"
+
+
+@contextmanager
+def plot(name: str) -> Iterator[Any]:
+    """The axes of a plot with a legend, which is docs/<name>.svg when the block is over."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -304,15 +315,12 @@ def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    for what, points in series.items():
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=what)
-    axes.set(xscale="log", yscale="log", xlabel="files", ylabel="seconds", title=name)
+    yield axes
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    picture = f"bench-{name}.svg"
-    figure.savefig(ROOT / "docs" / picture, metadata={"Date": None})
-    return picture
+    figure.savefig(ROOT / "docs" / f"{name}.svg", metadata={"Date": None})
+    pyplot.close(figure)
 
 
 _SHOWN = (

@@ -1,0 +1,240 @@
+"""The bench ``fanout``: many datasets are visited by worker processes, and by those of Dask."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from bench_common import commit, machine, own_environment, write_section
+from bench_servers import BigServer, apart, expect
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_MEMORY = 4 << 30
+_SECONDS = 3600.0
+
+
+@click.command("fanout")
+@click.option("--datasets", default=50, show_default=True, type=click.IntRange(2), help="Visited.")
+@click.option("--files", default=5000, show_default=True, type=click.IntRange(1), help="Of each.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+def fanout_bench(datasets: int, files: int, *, as_json: bool, write: bool) -> None:
+    """First visits by one and by two workers: local processes, and a Dask cluster's."""
+    lines: list[dict[str, Any]] = []
+    for line in _lines(datasets, files):
+        lines.append(line)
+        if as_json:
+            click.echo(json.dumps(line))
+            sys.stdout.flush()
+    if not as_json:
+        click.echo(_table(lines))
+    if write:
+        write_section("fanout", _table(lines))
+
+
+def _lines(datasets: int, files: int) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        with _served(folder / "mirrors", datasets, files) as server:
+            click.echo("the archive's answers are made …", err=True)
+            apart(_visit_all, folder, "made", "processes", 2, datasets)
+            alone: dict[str, float] = {}
+            for kind in ("processes", "dask"):
+                for workers in (1, 2):
+                    what = f"{kind}, {workers}"
+                    click.echo(f"{what}: {datasets} datasets of {files} files …", err=True)
+                    server.clear()
+                    before = server.requests()["cpu_s"]
+                    told = folder / f"{kind}-{workers}.json"
+                    took, _ = apart(_visit_all, folder, told.stem, kind, workers, datasets)
+                    worker_mb, cpu = json.loads(told.read_text())
+                    cpu["server"] = round(server.requests()["cpu_s"] - before, 2)
+                    yield {
+                        "bench": "fanout",
+                        "what": what,
+                        "datasets": datasets,
+                        "n": datasets * files,
+                        "seconds": round(took, 2),
+                        "per_s": round(datasets * files / took),
+                        "times": round(alone.setdefault(kind, took) / took, 2),
+                        "worker_mb": worker_mb,
+                        "cpu_s": cpu,
+                        "commit": commit(),
+                        "machine": machine(),
+                    }
+
+
+@contextmanager
+def _served(mirrors: Path, datasets: int, files: int) -> Iterator[BigServer]:
+    program = Path(__file__).with_name("bench_fanout_server.py")
+    with subprocess.Popen(
+        [sys.executable, str(program), str(mirrors), str(datasets), str(files)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # not one of the crawl's processes: see bench_memory
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            expect(bool(said), "the synthetic archive did not start; see above")
+            yield BigServer(json.loads(said))
+        finally:
+            process.terminate()
+
+
+def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) -> float:
+    """Lists the mirror and visits all of it into a new store; gives the seconds of the visits.
+
+    Left in ``<name>.json`` are the most memory that one worker had (MB), and what processors did
+    meanwhile, in seconds: of the workers, of this process, which has the desk, and of Dask's own.
+    """
+    own_environment(folder)
+    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    from neuromirror.crawl import load_mirrors, recording
+    from neuromirror.index import Schedule
+    from neuromirror.service.desk import Desk
+    from neuromirror.service.executors import dask, desk_host, processes, workplace
+    from neuromirror.service.jobs import Job, do
+    from neuromirror.service.leases import Lease
+    from neuromirror.store import Store
+
+    mirror = load_mirrors(folder / "mirrors")["big"]
+    store = Store.open(folder / name, create=True)
+    with ExitStack() as stack:
+        scheduler, programs = None, list[int]()
+        if kind == "dask":
+            scheduler, programs = stack.enter_context(_cluster(folder / f"{name}-dask", workers))
+            executor = stack.enter_context(dask(scheduler, _SECONDS, _MEMORY))
+        else:
+            executor = stack.enter_context(processes(workers, _SECONDS, _MEMORY))
+        recorder = stack.enter_context(recording(store, store.index_path))
+        schedule = stack.enter_context(Schedule.open(store.schedule_path))
+        desk = stack.enter_context(Desk(recorder, schedule, desk_host(scheduler)))
+        place = workplace(store, store.index_path, None, desk.address)
+
+        def job(kind: str, name: str, **more: Any) -> Job:
+            token = schedule.claim(name, "bench", time.time(), _SECONDS)
+            assert token is not None
+            return Job(kind, Lease(name, token), mirror, **more)
+
+        due = executor.submit(do, place, job("list", "big")).result().due
+        expect(len(due) == datasets, f"{len(due)} datasets are due instead of {datasets}")
+        jobs = [
+            job(
+                "visit", task.hint.dataset.name, local_id=task.hint.dataset.local_id, hint=task.hint
+            )
+            for task in due
+        ]
+        before = _processors(programs)
+        begin = time.perf_counter()
+        running = [executor.submit(do, place, one) for one in jobs]
+        results = [one for report in running for one in report.result().results]
+        seconds = time.perf_counter() - begin
+        after = _processors(programs)
+        peak = max(map(_peak, _workers(programs)))
+        wrong = [one for one in results if one.status != "ok"]
+        expect(not wrong, f"{len(wrong)} visits failed, the first: {wrong[:1]}")
+        expect(len(results) == datasets, f"{len(results)} results instead of {datasets}")
+    cpu = {what: round(after[what] - before[what], 2) for what in after}
+    (folder / f"{name}.json").write_text(json.dumps([round(peak / 1e6), cpu]))
+    return seconds
+
+
+@contextmanager
+def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[int]]]:
+    """A Dask scheduler with so many workers: its address, and their process ids."""
+    folder.mkdir()
+    told = folder / "scheduler.json"
+    with ExitStack() as stack:
+
+        def start(what: str, *arguments: str) -> int:
+            log = stack.enter_context((folder / f"{what}.log").open("ab"))
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments),
+                    *("--host", "127.0.0.1", "--no-dashboard"),
+                ],
+                stderr=log,
+                env={**os.environ, "DASK_TEMPORARY_DIRECTORY": str(folder)},
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            return process.pid
+
+        programs = [start("scheduler", "--port", "0", "--scheduler-file", str(told))]
+        while not (told.exists() and told.read_text()):
+            time.sleep(0.05)
+        address = str(json.loads(told.read_text())["address"])
+        programs += [start("worker", address, "--no-nanny", "--nthreads=1") for _ in range(workers)]
+        import distributed
+
+        client: Any = distributed.Client
+        with client(address, set_as_default=False) as waiting:
+            waiting.wait_for_workers(workers, timeout=60)
+        yield address, programs
+
+
+def _processors(programs: list[int]) -> dict[str, float]:
+    """Seconds of processors so far: of worker processes, of this one, and of Dask's programs."""
+    return {
+        "workers": sum(map(_seconds, _workers(programs))),
+        "desk": time.process_time(),
+        "dask": sum(map(_seconds, programs)),
+    }
+
+
+def _workers(programs: list[int]) -> Iterator[int]:
+    """The worker processes of this one, and of Dask's."""
+    for process in [os.getpid(), *programs]:
+        for task in Path(f"/proc/{process}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                if b"service.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    yield child
+
+
+def _peak(process: int) -> int:
+    """The most bytes of memory that a process had."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _seconds(process: int) -> float:
+    """Of a process, and of those that it started and that are over."""
+    told = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, told[11:15])) / _TICK
+
+
+def _table(lines: list[dict[str, Any]]) -> str:
+    heads = ["what", "files", "seconds", "files/s", "times one", "a worker's peak MB"]
+    cpu = list(lines[0]["cpu_s"])
+    rows = [f"| {' | '.join([*heads, *(f'CPU s, {one}' for one in cpu)])} |"]
+    rows.append(f"|---{'|---:' * (len(heads) + len(cpu) - 1)}|")
+    for line in lines:
+        cells = [
+            line["what"],
+            f"{line['n']:,}",
+            str(line["seconds"]),
+            f"{line['per_s']:,}",
+            f"{line['times']}×",
+            str(line["worker_mb"]),
+            *(str(line["cpu_s"][one]) for one in cpu),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    first = lines[0]
+    rows += [
+        "",
+        f"{first['datasets']} datasets, each visited for the first time. Measured at commit "
+        f"{first['commit']} on {first['machine']}.",
+    ]
+    return "\n".join(rows)

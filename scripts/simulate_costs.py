@@ -1,0 +1,112 @@
+"""What visits and lists cost: figures that were measured, and how they are measured again.
+
+``scripts/simulate --costs`` crawls the demo archives and prints requests beside those of the table.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAGE = 1000
+"""Assets, or objects, on a page of a list (DANDI and S3 alike)."""
+
+ROUND_TRIP = 0.1
+"""Seconds from a request to its answer, which a demo archive on loopback has none of: assumed."""
+
+START = 0.3
+"""Seconds of a job besides its requests and files: see 'dandiset' in docs/benchmarks.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Requests and seconds of one kind of archive.
+
+    A visit asks ``requests`` and one for each page of ``PAGE`` files (where ``pages``), the first
+    one ``first`` more; ``file_seconds`` are ours for each file listed, ``new_seconds`` for each one
+    that is new. A list asks ``listing``, and ``listing_each`` for each dataset.
+    """
+
+    requests: int
+    pages: bool
+    first: int
+    file_seconds: float
+    new_seconds: float
+    listing: int
+    listing_each: float
+
+    def visit(self, files: int, *, first: bool = False) -> tuple[int, float]:
+        """The requests and seconds of a visit."""
+        pages = -(-files // PAGE) if self.pages else 0
+        requests = self.requests + pages + (self.first if first else 0)
+        seconds = START + requests * ROUND_TRIP + files * self.file_seconds
+        return requests, seconds + (files * self.new_seconds if first else 0.0)
+
+    def list(self, datasets: int) -> int:
+        """The requests of a list of so many datasets."""
+        return self.listing + round(datasets * self.listing_each)
+
+
+COSTS = {
+    # seconds: 'archive', unchanged and deep, and first crawl
+    "dandi": Cost(2, True, 1, 6.5e-5, 3.2e-4, 1, 1 / PAGE),
+    # seconds: 'recrawl' and 's3'; a list by prefixes, and what the bucket allows
+    "s3": Cost(0, True, 16, 2.5e-6, 6.8e-5, 11, 1 / PAGE),
+    # the same, with the pages of DocDB's list
+    "docdb": Cost(0, True, 16, 2.5e-6, 6.8e-5, 11, 2 / PAGE),
+    # with hash = "fetch": samples of the voxels at each visit; seconds: 'volume', crawl
+    "boss": Cost(84, False, 100, 3.2e-5, 2.9e-4, 1, 1.0),
+    # layers of buckets; each is looked for in its folders
+    "precomputed": Cost(0, True, 40, 2.5e-6, 6.8e-5, 2, 8.0),
+}
+"""Requests are those of the demo archives, seconds those of docs/benchmarks.md, under that name."""
+
+
+def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Crawls the demo archives: requests and seconds of lists and visits, first and unchanged.
+
+    ``cache`` is where their NWB files are kept.
+    """
+    from neuromirror.crawl import Sync, load_mirrors, parse_requests
+    from neuromirror.demo import DemoArchive
+    from neuromirror.demo.boss import DemoBoss
+    from neuromirror.store import Store
+
+    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with tempfile.TemporaryDirectory(prefix="simulate-") as name, ExitStack() as stack:
+        folder = Path(name)
+        archive = DemoArchive(folder / "demo", buckets=True, layers=True, cache=cache)
+        for demo in (archive, DemoBoss(folder / "boss")):
+            stack.enter_context(demo)
+            mirrors = load_mirrors(demo.mirrors)
+            store = Store.open(folder / "store", create=True)
+            for mirror in mirrors.values():
+                if mirror.name == "demo-hostile":
+                    continue
+                line: dict[str, Any] = {"source": mirror.settings.source, "mirror": mirror.name}
+                # where the overview tells, only a deep visit is made for nothing
+                told = mirror.settings.source == "dandi"
+                for what, deep in (("first", False), ("unchanged", told)):
+                    sync = Sync(store, store.index_path, deep=deep, jobs=1)
+                    began = time.perf_counter()
+                    requests = parse_requests([mirror.name], mirrors)
+                    found = [one for one in sync.results(requests) if one.visit]
+                    took = time.perf_counter() - began
+                    visits = sum(_asked(one.traffic) for one in found)
+                    line.setdefault("datasets", len(found))
+                    line |= {
+                        f"{what}_requests": round(visits / len(found), 1),
+                        f"{what}_seconds": round(took / len(found), 3),
+                        "list_requests": _asked(sync.traffic()[mirror.name]) - visits,
+                    }
+                yield line
+
+
+def _asked(traffic: Any) -> int:
+    return sum(one.requests for one in traffic.values())

@@ -1,0 +1,228 @@
+"""A service over a simulated world: what is due is begun as the engine begins it.
+
+The longest due first, so many of a mirror at a time as its file says, so many in all, and deep
+visits a quarter of those at the most (``Service._begin_visits`` in src/neuromirror/service/). Rows
+are written as ``Books`` writes them. simulate_engine.py has the engine itself do it, which is the
+same and takes a hundred times as long; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from simulate_figures import Measure
+from simulate_policies import Policy
+from simulate_upstream import Read, Upstream, Visited
+from simulate_world import ARCHIVES, EPOCH, HOUR, World
+
+from neuromirror.index import TaskRow
+from neuromirror.service.policy import Bounds, after_list, mended
+
+_NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Jobs at a time, and requests a second that a host is asked at the most."""
+
+    workers: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """What happens some time.
+
+    ``what`` is list | listed | visited | wake | sample | down | up | look; ``life`` is that of the
+    service which it happens to.
+    """
+
+    what: str
+    about: int = 0
+    life: int = 0
+    read: Read | None = None
+    visited: Visited | None = None
+    deep: bool = False
+
+
+class Simulation:
+    """One policy in one world; :meth:`run` gives what came of it."""
+
+    def __init__(self, world: World, policy: Policy, limits: Limits, seed: int) -> None:
+        self._world = world
+        self._policy = policy
+        self._workers = limits.workers
+        self._most = [one.schedule.workers for one in ARCHIVES]
+        self._upstream = Upstream(world, limits.rate, seed, believes=policy.believes)
+        self._measure = self._upstream.measure
+        self._bounds = [Bounds.of(one.schedule) for one in ARCHIVES]
+        self._mirrors = [TaskRow(one.name, one.name, due=EPOCH) for one in ARCHIVES]
+        self._rows: list[TaskRow | None] = [None] * len(world.subjects)
+        self._busy: set[int] = set()
+        self._visits = [0] * len(ARCHIVES)
+        self._deep = 0
+        self._due: list[list[tuple[float, int]]] = [[] for _ in ARCHIVES]
+        self._deep_due: list[list[tuple[float, int]]] = [[] for _ in ARCHIVES]
+        self._events: list[tuple[float, int, _Event]] = []
+        self._number = 0
+        self._next_look = _NEVER
+        self._running = True
+        self._life = 0
+
+    def run(self) -> Measure:
+        """Runs to the end of the world."""
+        for place in range(len(ARCHIVES)):
+            self._at(EPOCH, _Event("list", place))
+        begin, end = self._world.down
+        if end > begin:
+            self._at(begin, _Event("down"))
+            self._at(end, _Event("up"))
+        for hour in range(int(self._world.days * 24)):
+            self._at(EPOCH + hour * HOUR, _Event("sample"))
+        while self._events and self._events[0][0] < self._world.end:
+            now, _, event = heapq.heappop(self._events)
+            self._happens(now, event)
+            if self._running:
+                self._begin_due(now)
+        return self._upstream.over()
+
+    def _at(self, when: float, event: _Event) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, event))
+
+    def _happens(self, now: float, event: _Event) -> None:
+        if event.what == "sample":
+            self._measure.sample(now)
+        elif event.what == "down":
+            self._running = False
+            self._life += 1
+            self._busy.clear()
+            self._visits = [0] * len(ARCHIVES)
+            self._deep = 0
+        elif event.what == "up":
+            self._start(now)
+        elif event.what == "look":
+            self._next_look = _NEVER
+        elif event.life == self._life:  # the service that this happens to is not over
+            if event.what == "list":
+                read = self._upstream.list(event.about, now)
+                self._at(read.end, _Event("listed", life=self._life, read=read))
+            elif event.what == "wake":
+                self._mend(event.about, now)
+            elif event.read is not None:
+                self._list_ended(event.read, now)
+            elif event.visited is not None:
+                self._visit_ended(event.visited, event.deep, now)
+
+    def _start(self, now: float) -> None:
+        self._running = True
+        for place, row in enumerate(self._mirrors):
+            self._at(max(now, row.due or now), _Event("list", place, self._life))
+        for number, known in enumerate(self._rows):
+            if known is not None:
+                self._mend(number, now)
+
+    def _mend(self, number: int, now: float) -> None:
+        row = self._rows[number]
+        assert row is not None
+        self._put(number, mended(row, now, self._bounds_of(number)))
+
+    # --- what is over
+
+    def _list_ended(self, read: Read, now: float) -> None:
+        place = read.archive
+        bounds = self._bounds[place]
+        row = after_list(self._mirrors[place], read.ok, now, now - read.since, bounds)
+        self._mirrors[place] = row
+        assert row.due is not None
+        self._at(row.due, _Event("list", place, self._life))
+        for number in read.news:
+            task = self._upstream.task(number, read.since)
+            self._put(number, self._policy.listed(self._rows[number], task, now, bounds))
+        self._upstream.list_over(read)
+
+    def _visit_ended(self, visited: Visited, deep: bool, now: float) -> None:
+        number = visited.subject
+        row = self._rows[number]
+        assert row is not None
+        self._busy.discard(number)
+        self._visits[self._upstream.archive_of(number)] -= 1
+        self._deep -= deep
+        self._upstream.visit_over(visited, now)
+        took = now - visited.since
+        new = self._policy.after(row, visited.outcome, now, took, self._bounds_of(number))
+        if visited.outcome != "failed" and not deep:
+            new = replace(new, deep_due=row.deep_due or new.deep_due)
+        if row.fingerprint != visited.fingerprint:
+            new = replace(new, due=now, disabled=False)
+        self._put(number, new)
+
+    def _bounds_of(self, number: int) -> Bounds:
+        return self._bounds[self._upstream.archive_of(number)]
+
+    def _put(self, number: int, row: TaskRow) -> None:
+        place = self._upstream.archive_of(number)
+        self._rows[number] = row
+        self._measure.due[number] = _NEVER if row.due is None or row.disabled else row.due
+        if row.disabled:
+            assert row.due is not None
+            self._at(row.due, _Event("wake", number, self._life))
+            return
+        if row.due is not None:
+            heapq.heappush(self._due[place], (row.due, number))
+        if row.deep_due is not None:
+            heapq.heappush(self._deep_due[place], (row.deep_due, number))
+
+    # --- what is due
+
+    def _begin_due(self, now: float) -> None:
+        while len(self._busy) < self._workers:
+            soonest, number = min(self._firsts(), default=(_NEVER, 0))
+            if soonest > now:
+                if soonest < self._next_look:
+                    self._next_look = soonest
+                    self._at(soonest, _Event("look"))
+                return
+            self._begin(number, now)
+
+    def _deep_is_free(self) -> bool:
+        return self._deep < max(1, self._workers // 4)
+
+    def _firsts(self) -> Iterator[tuple[float, int]]:
+        """Yields when the first visits are due of mirrors that have not enough, and of what."""
+        deep_is_free = self._deep_is_free()
+        for place, most in enumerate(self._most):
+            if self._visits[place] < most:
+                due, deep_due = self._due[place], self._deep_due[place]
+                if due and (found := self._first(due, deep=False)):
+                    yield found
+                if deep_is_free and deep_due and (found := self._first(deep_due, deep=True)):
+                    yield found
+
+    def _first(self, heap: list[tuple[float, int]], *, deep: bool) -> tuple[float, int] | None:
+        """The first of a heap that is still so, and nobody is at."""
+        while heap:
+            when, number = heap[0]
+            row = self._rows[number]
+            if (
+                row is not None
+                and not row.disabled
+                and number not in self._busy
+                and (row.deep_due if deep else row.due) == when
+            ):
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def _begin(self, number: int, now: float) -> None:
+        row = self._rows[number]
+        assert row is not None
+        deep = row.deep_due is not None and row.deep_due <= now and self._deep_is_free()
+        visited = self._upstream.visit(number, row.fingerprint, now)
+        self._busy.add(number)
+        self._visits[self._upstream.archive_of(number)] += 1
+        self._deep += deep
+        self._measure.deep += deep
+        self._at(visited.end, _Event("visited", life=self._life, visited=visited, deep=deep))

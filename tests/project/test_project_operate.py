@@ -1,0 +1,389 @@
+"""Every command of the how-to for operators works, and gives what it shows.
+
+Paths of the system stand for folders of the test's own, DANDI's address for a demo archive's, and
+``systemctl`` for a few lines that do with the unit what systemd does. What cannot be run here (a
+package installed, a user made, a container run) is listed, each with what is looked at instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+from test_project_tutorial import Terminal, matches, neighbouring_ports
+
+from neuromirror.cli import main
+from neuromirror.crawl import load_mirror, recording
+from neuromirror.demo import DemoArchive
+from neuromirror.index import Schedule
+from neuromirror.service.metrics import Metrics
+from neuromirror.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "operate.md"
+PORT = 9464
+FOLDERS = ("/etc/", "/srv/", "/var/lib/", "/usr/local/")
+MARKS = {None, "needs root", "needs systemd", "needs a container engine"}
+SYSTEMD = "needs systemd"
+CODES = {"neuromirror holds": 3}
+_BLOCK = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```console\n(?P<body>.*?)^```$", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, who types it (``#`` or ``$``), what marks its block, and what it shows."""
+
+    mark: str | None
+    prompt: str
+    command: str
+    shown: tuple[str, ...]
+
+
+def steps() -> Iterator[Step]:
+    for block in _BLOCK.finditer(PAGE.read_text("utf-8")):
+        assert block["body"].startswith(("$ ", "# ")), block["body"]
+        parts = re.split(r"^([$#]) ", block["body"], flags=re.M)[1:]
+        for prompt, part in zip(parts[::2], parts[1::2], strict=True):
+            command, *shown = part.splitlines()
+            yield Step(block["mark"], prompt, command, tuple(shown))
+
+
+# --- what cannot be run here
+
+
+def _packages_are_those_of_the_container(command: str) -> None:
+    container = (ROOT / "Containerfile").read_text("utf-8")
+    for name in shlex.split(command)[2:]:
+        assert name == "cron" or re.search(rf"\b{name}\b", container), name
+
+
+def _is_of_this_checkout(command: str) -> None:
+    constraint, named = shlex.split(command)[-2:]
+    assert (ROOT / constraint).is_file()
+    extra = re.fullmatch(r"\.\[(\w+)\]", named)
+    assert extra is not None
+    assert f"\n{extra[1]} =\n" in (ROOT / "setup.cfg").read_text("utf-8")
+
+
+def _options_are_known(command: str) -> None:
+    program, *words = shlex.split(command)
+    told = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    for word in words:
+        if word.startswith("--"):
+            assert word in told.stdout + told.stderr, word
+
+
+def _is_the_program_of_unit_and_cron(command: str) -> None:
+    place = shlex.split(command)[-1]
+    unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
+    assert f"ExecStart={place} serve" in unit
+    assert f"{Path(place).parent}:" in (ROOT / "scripts" / "cron" / "neuromirror").read_text(
+        "utf-8"
+    )
+
+
+def _is_the_user_of_unit_and_cron(command: str) -> None:
+    assert re.search(r"\bneuromirror\b", command)
+    unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
+    assert "User=neuromirror\nGroup=neuromirror\n" in unit
+    for folder in re.findall(r" (/(?:srv|var)\S+)", command):
+        assert folder in unit
+
+
+def _copies_what_there_is(command: str) -> None:
+    _, *sources, target = shlex.split(command)
+    assert target.startswith("/etc/")
+    for source in sources:
+        assert (ROOT / source).is_file()
+
+
+def _container_fits(command: str) -> None:
+    container = (ROOT / "Containerfile").read_text("utf-8")
+    assert f"EXPOSE {PORT}\n" in container
+    assert "--uid 10001 " in container
+    for folder in re.findall(r"--volume \S+?:([^: ]+)", command):
+        assert folder in container
+    for image in re.findall(r"--env-file (\S+)", command):
+        assert image == "/etc/neuromirror/environment"
+    if "exec" in command:
+        assert shlex.split(command)[-1] in main.commands
+
+
+def _reads_the_journal(command: str) -> None:
+    assert "--unit neuromirror" in command
+    # what jq is told to look for is a field that lines have
+    for name, value in re.findall(r"select\(\.(\w+) == \"(\w+)\"\)", command):
+        assert (name, value) == ("outcome", "failed")
+
+
+def _is_gits_own(command: str) -> None:
+    assert command == "git pull"
+
+
+ELSEWHERE: dict[str, Callable[[str], None]] = {
+    "apt-get install ": _packages_are_those_of_the_container,
+    "python3 -m venv /usr/local/lib/neuromirror": lambda command: None,  # scripts/bootstrap does
+    "/usr/local/lib/neuromirror/bin/pip install ": _is_of_this_checkout,
+    "ln -s ": _is_the_program_of_unit_and_cron,
+    "useradd ": _is_the_user_of_unit_and_cron,
+    "install ": _is_the_user_of_unit_and_cron,
+    "chown root:neuromirror ": _is_the_user_of_unit_and_cron,
+    "chmod ": _options_are_known,
+    "su ": _options_are_known,
+    "cp ": _copies_what_there_is,
+    "journalctl ": _reads_the_journal,
+    "git pull": _is_gits_own,
+    "podman ": _container_fits,
+    "chown -R 10001:10001 ": _container_fits,
+}
+"""How a command begins that is not run here, and what is looked at instead."""
+
+
+def test_what_is_not_run_is_looked_at_by_other_means() -> None:
+    left = [one for one in steps() if one.mark is not None]
+    assert {one.mark for one in steps()} == MARKS
+    used = set()
+    for step in left:
+        if step.command.startswith("systemctl "):
+            continue
+        (begins,) = [one for one in ELSEWHERE if step.command.startswith(one)]
+        used.add(begins)
+        ELSEWHERE[begins](step.command)
+    assert used == set(ELSEWHERE)
+    # and none of them is one of ours: those are all run
+    assert not [one for one in left if one.command.startswith("neuromirror")]
+
+
+# --- what is run
+
+
+class Systemd:
+    """Does with the unit what systemd does, as far as the how-to has it do anything."""
+
+    def __init__(self, unit: Path, folder: Path) -> None:
+        self._unit = unit
+        self._socket = folder / "notify"
+        self._listening: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log = folder / "journal"
+
+    def control(self, command: str) -> None:
+        """A line of systemctl's."""
+        match shlex.split(command)[1:]:
+            case ["daemon-reload"] | ["edit", "neuromirror"]:
+                assert self._unit.is_file()
+            case ["enable", "--now", "neuromirror"] | ["start", "neuromirror"]:
+                self.start()
+            case ["stop", "neuromirror"]:
+                self.stop()
+            case ["restart", "neuromirror"]:
+                self.stop()
+                self.start()
+            case ["status", "neuromirror"]:
+                assert self._process is not None
+                assert self._process.poll() is None
+            case _:
+                pytest.fail(f"{command} is not understood here")
+
+    def _settings(self, name: str) -> list[str]:
+        lines = self._unit.read_text().splitlines()
+        return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
+
+    def start(self) -> None:
+        assert self._process is None
+        (file,), (command,) = self._settings("EnvironmentFile"), self._settings("ExecStart")
+        (watchdog,) = self._settings("WatchdogSec")
+        lines = [line for line in Path(file).read_text().splitlines() if not line.startswith("#")]
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._listening.settimeout(120)
+        self._socket.unlink(missing_ok=True)
+        self._listening.bind(str(self._socket))
+        program, *words = shlex.split(command)
+        found = shutil.which(Path(program).name)
+        assert found is not None
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [found, *words],
+                env={
+                    **os.environ,
+                    **dict(line.split("=", 1) for line in lines),
+                    "NOTIFY_SOCKET": str(self._socket),
+                    "WATCHDOG_USEC": str(int(watchdog.removesuffix("min")) * 60_000_000),
+                },
+                stdout=log,
+                stderr=log,
+            )
+        # its log says why nothing came
+        told = {self._listening.recv(4096).split(b"\n")[0] for _ in range(2)}
+        assert told == {b"READY=1", b"WATCHDOG=1"}, self.log.read_text()
+
+    def stop(self) -> None:
+        if self._process is None or self._listening is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(timeout=45) == 0, self.log.read_text()
+        self._process = None
+        while b"STOPPING=1" not in self._listening.recv(4096):
+            pass
+        self._listening.close()
+
+
+@dataclass
+class Machine:
+    """A checkout, a terminal in it, an archive and a systemd, with folders of their own."""
+
+    demo: DemoArchive
+    folder: Path
+    port: int
+    terminal: Terminal
+    systemd: Systemd
+    hold: str = "no hold yet"
+    commands: list[str] = field(default_factory=list)
+
+    def mapped(self, text: str) -> str:
+        """A text with the places of this machine in it."""
+        text = text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{self.port}")
+        text = text.replace("release HOLD", f"release {self.hold}")
+        for name in FOLDERS:
+            text = text.replace(name, f"{self.folder}{name}")
+        return text
+
+    def do(self, step: Step) -> None:
+        if step.mark == SYSTEMD and step.command.startswith("systemctl "):
+            self.systemd.control(step.command)
+            return
+        if step.mark == SYSTEMD and step.command.startswith("cp "):
+            pass
+        elif step.mark is not None:
+            return
+        if step.command == "neuromirror holds":
+            self._lose_files()
+        command = self.mapped(step.command)
+        code = CODES.get(step.command, 0)
+        came = self.terminal.type(command if code == 0 else f"{command} || test $? = {code}")
+        shown = tuple(map(self.mapped, step.shown))
+        assert matches(shown, came), f"{step.prompt} {command}\n" + "\n".join(came)
+
+    def _lose_files(self) -> None:
+        """The archive loses more of a dandiset than the guards allow, and a sync sees it.
+
+        But not before the service has seen it whole.
+        """
+        count = len(self.demo.dandisets) - sum(
+            one.embargoed for one in self.demo.dandisets.values()
+        )
+        while len(self.terminal.type("neuromirror --json list")) < count:
+            time.sleep(0.5)
+        for path in sorted(self.demo.dandisets["000001"].draft.assets)[:2]:
+            self.demo.remove_file("000001", path)
+        self.terminal.type("neuromirror sync dandi:000001 2>/dev/null || test $? = 3")
+        (line,) = self.terminal.type("neuromirror --json holds || test $? = 3")
+        found = re.search(r'"hold": ?"([^"]+)"', line)
+        assert found is not None
+        self.hold = found[1]
+
+
+@contextmanager
+def machine(demo: DemoArchive, folder: Path) -> Iterator[Machine]:
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for name in FOLDERS:
+        (folder / name.strip("/")).mkdir(parents=True)
+    (folder / "etc/systemd/system").mkdir(parents=True)
+    port = neighbouring_ports(1)
+    unit = folder / "etc/systemd/system/neuromirror.service"
+    terminal = Terminal(checkout)
+    made = Machine(demo, folder, port, terminal, Systemd(unit, folder))
+    for path in [
+        *(ROOT / "scripts" / "systemd").iterdir(),
+        ROOT / "scripts" / "cron" / "neuromirror",
+        ROOT / "mirrors" / "dandi.toml",
+    ]:
+        copy = checkout / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text("utf-8").replace("https://api.dandiarchive.org/api", demo.api_url)
+        # its dandisets have four files or so
+        text = text.replace("max_removed_files = 10", "max_removed_files = 1")
+        copy.write_text(made.mapped(text))
+    try:
+        yield made
+    finally:
+        terminal.close()
+        made.systemd.stop()
+
+
+def test_every_command_of_the_how_to_gives_what_it_shows(demo: DemoArchive, tmp_path: Path) -> None:
+    with machine(demo, tmp_path) as here:
+        for step in steps():
+            here.do(step)
+        log = here.systemd.log.read_text()
+    assert '"event": "started"' in log
+    assert "neuromirror serve" not in log
+    # the mirror file that the how-to made is right
+    mirror = load_mirror(tmp_path / "etc/neuromirror/mirrors/dandi.toml")
+    assert (mirror.settings.net.contact, mirror.settings.schedule.list_minutes) == (
+        "mailto:you@example.org",
+        30,
+    )
+
+
+def test_every_block_of_commands_is_seen() -> None:
+    text = PAGE.read_text("utf-8")
+    assert text.count("```console") == len(_BLOCK.findall(text))
+    ran = [one.command for one in steps() if one.mark is None]
+    assert len(ran) > 20
+
+
+def test_prometheus_is_told_where_the_unit_serves_its_figures() -> None:
+    text = PAGE.read_text("utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)
+    told = YAML(typ="safe").load(block)
+    (job,) = told["scrape_configs"]
+    unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
+    (target,) = job["static_configs"][0]["targets"]
+    assert f"--metrics {target} " in unit
+    assert f"cp scripts/alerts.yml {told['rule_files'][0]}" in text
+    alerts = (ROOT / "scripts" / "alerts.yml").read_text("utf-8")
+    # the rules ask for figures of the job by its name
+    assert set(re.findall(r'job="(\w+)"', alerts)) == {job["job_name"]}
+
+
+def test_every_alert_is_explained() -> None:
+    names = set(re.findall(r"- alert: (\w+)", (ROOT / "scripts" / "alerts.yml").read_text("utf-8")))
+    assert names == set(re.findall(r"`(Neuromirror\w+)`", PAGE.read_text("utf-8")))
+
+
+def test_the_log_has_the_fields_that_the_how_to_names() -> None:
+    from neuromirror.service import logs
+
+    text = PAGE.read_text("utf-8")
+    for name in ("time", "level", "message", *logs._FIELDS):
+        assert f"`{name}`" in text
+
+
+def test_the_figures_that_the_how_to_names_are_there(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    with recording(store, store.index_path), Schedule.open(store.schedule_path) as schedule:
+        page = Metrics(store, store.index_path, schedule, []).page().decode()
+    names = set(re.findall(r"`(neuromirror_[a-z_]+)`", PAGE.read_text("utf-8")))
+    assert len(names) > 10
+    assert {name for name in names if f"# HELP {name} " not in page} == set()
+
+
+def test_commands_in_running_text_are_ones_that_there_are() -> None:
+    for name in re.findall(r"`neuromirror ([a-z][a-z-]*)", PAGE.read_text("utf-8")):
+        assert name in main.commands
+    assert CliRunner().invoke(main, ["serve", "--help"]).exit_code == 0

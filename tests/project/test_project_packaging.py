@@ -1,0 +1,335 @@
+"""What a service is run by: systemd's unit, cron, a container, Prometheus' alerts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
+
+from neuromirror.cli import main
+from neuromirror.crawl import recording
+from neuromirror.index import Schedule
+from neuromirror.model import Traffic
+from neuromirror.service.health import HealthServer, Pulse
+from neuromirror.service.metrics import Metrics
+from neuromirror.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = ROOT / "scripts" / "systemd" / "neuromirror.service"
+ENVIRONMENT = ROOT / "scripts" / "systemd" / "environment"
+CRON = ROOT / "scripts" / "cron" / "neuromirror"
+CONTAINER = ROOT / "Containerfile"
+ALERTS = ROOT / "scripts" / "alerts.yml"
+INSTALLED = "/usr/local/bin/neuromirror"
+
+
+def test_the_command_of_a_recipe_is_one_that_there_is() -> None:
+    lines = [line for _, key, line in settings() if key == "ExecStart"]
+    cron = cron_line().rpartition(" neuromirror serve")
+    container = instructions()
+    assert lines == [f"{INSTALLED} serve --metrics 127.0.0.1:9464 --log-json"]
+    for words in (
+        shlex.split(lines[0])[1:],
+        shlex.split(f"serve{cron[2]}"),
+        json.loads(container["CMD"]),
+    ):
+        command = main.commands[words[0]]
+        parsed = command.make_context(words[0], words[1:], resilient_parsing=True).params
+        # nothing was left over, and each option was understood
+        assert parsed["names"] == ()
+        assert sum(word.startswith("--") for word in words) == sum(
+            parsed[name] not in (None, False) for name in ("metrics", "log_json", "once")
+        )
+
+
+# --- systemd
+
+
+def settings() -> Iterator[tuple[str, str, str]]:
+    """Section, name and value of the unit's settings."""
+    section = ""
+    for line in UNIT.read_text("utf-8").splitlines():
+        if line.startswith("["):
+            section = line
+        elif line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            yield section, name, value
+
+
+@pytest.fixture
+def analyze(tmp_path: Path) -> list[str]:
+    """systemd's own look at units, with a unit that names the program where it is here."""
+    if shutil.which("systemd-analyze") is None:
+        assert os.environ.get("CI", "") in ("", "false"), "CI has to have systemd-analyze"
+        pytest.skip("systemd-analyze is missing here (Debian: apt-get install systemd)")
+    unit = tmp_path / UNIT.name
+    text = UNIT.read_text("utf-8")
+    program = shutil.which("neuromirror")
+    assert program is not None
+    assert text.count(INSTALLED) == 1
+    unit.write_text(text.replace(INSTALLED, program))
+    return ["systemd-analyze", str(unit)]
+
+
+def test_systemd_accepts_the_unit(analyze: list[str]) -> None:
+    program, unit = analyze
+    done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False)
+    # of other units of the machine it may say what it likes
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert UNIT.name not in said
+
+    # it does look: a setting that does not exist is told of
+    Path(unit).write_text(Path(unit).read_text().replace("NoNewPrivileges", "NoNewPrivilege"))
+    done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False)
+    assert re.search(rf"{UNIT.name}:.*'NoNewPrivilege'", done.stdout + done.stderr)
+
+
+def test_the_unit_leaves_little_to_an_intruder(analyze: list[str]) -> None:
+    program, unit = analyze
+    command = [program, "security", "--offline=true", "--threshold=20", "--no-pager", unit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Overall exposure level" in done.stdout
+
+
+def test_the_unit_says_what_the_service_counts_on() -> None:
+    told = {name: value for section, name, value in settings() if section == "[Service]"}
+    # what neuromirror.service.notify says is taken from the process that says it
+    assert (told["Type"], told["NotifyAccess"]) == ("notify", "main")
+    # a service that is told to end does so in 30 s
+    assert int(told["TimeoutStopSec"].removesuffix("s")) > 30
+    # what is wrong with a configuration (exit code 2) is not tried again and again
+    assert (told["Restart"], told["RestartPreventExitStatus"]) == ("on-failure", "2")
+    # one worker that takes too much memory is not the end of all
+    assert told["OOMPolicy"] == "continue"
+    writable = told["ReadWritePaths"]
+    for name, value in variables().items():
+        if name.endswith(("STORE", "BACKUP")):
+            assert value.startswith(f"{writable}/")
+
+
+def test_the_environment_file_is_read_alike_by_systemd_and_by_a_shell(tmp_path: Path) -> None:
+    found = variables()
+    assert {"NEUROMIRROR_MIRRORS", "NEUROMIRROR_STORE"} <= set(found)
+    command = 'set -a; . "$1"; exec env'
+    said = subprocess.run(
+        ["sh", "-c", command, "sh", str(ENVIRONMENT)],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name, value in found.items():
+        assert f"{name}={value}\n" in said
+
+
+def variables() -> dict[str, str]:
+    lines = ENVIRONMENT.read_text("utf-8").splitlines()
+    assert all(re.fullmatch(r"# .*|#?[A-Z_]+=[\w./-]*", line) for line in lines)
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
+# --- cron
+
+
+def cron_line() -> str:
+    (line,) = [line for line in CRON.read_text("utf-8").splitlines() if re.match(r"[\d*]", line)]
+    return line
+
+
+def test_cron_does_what_is_due_once_and_never_twice_at_a_time(tmp_path: Path) -> None:
+    assert "." not in CRON.name, "cron passes over files with a dot in their names"
+    assert CRON.read_text("utf-8").endswith("\n"), "cron passes over a line without an end"
+    *times, user, command = re.split(r" +", cron_line(), maxsplit=6)
+    assert (len(times), user) == (5, "neuromirror")
+    assert "%" not in command, "cron takes it for the end of the line"
+    # the command, with another place and a program that only says how it was called
+    environment = tmp_path / "environment"
+    environment.write_text("NEUROMIRROR_STORE=somewhere\n")
+    program = tmp_path / "neuromirror"
+    program.write_text('#!/bin/sh\necho "$@" in "$NEUROMIRROR_STORE"; exec sleep "${FOR-0}"\n')
+    program.chmod(0o755)
+    command = command.replace("/etc/neuromirror/environment", str(environment))
+    command = command.replace("/var/lib/neuromirror", str(tmp_path))
+    given = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(**more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["sh", "-c", command],
+            env=given | more,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    with run(FOR="60") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "serve --once in somewhere\n"
+        with run() as second:
+            assert second.communicate()[0] == ""
+            assert second.returncode == 0
+        os.killpg(first.pid, signal.SIGTERM)
+    # what was killed may hold the lock for an instant yet
+    said = ""
+    while not said:
+        with run() as third:
+            said = third.communicate()[0]
+    assert said == "serve --once in somewhere\n"
+
+
+# --- containers
+
+
+def instructions() -> dict[str, str]:
+    """The Containerfile's instructions, the last of a name."""
+    text = re.sub(r"\\\n", "", CONTAINER.read_text("utf-8"))
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def test_a_container_is_of_debian_12_and_nobodys_root() -> None:
+    told = instructions()
+    assert told["FROM"] == "docker.io/library/debian:12-slim"
+    assert int(told["USER"]) >= 1000
+    assert f"--uid {told['USER']} " in CONTAINER.read_text("utf-8")
+    assert told["STOPSIGNAL"] == "SIGTERM"
+    assert json.loads(told["ENTRYPOINT"]) == ["tini", "--", "neuromirror"]
+    settings = dict(one.split("=", 1) for one in shlex.split(told["ENV"]))
+    assert settings["NEUROMIRROR_STORE"].startswith(told["VOLUME"])
+    for name, value in variables().items():
+        assert settings[name] == value
+
+
+def test_what_a_container_is_made_of_is_there_and_let_through(tmp_path: Path) -> None:
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert ignored[0] == "*"
+    copied = [
+        word
+        for line in CONTAINER.read_text("utf-8").splitlines()
+        if line.startswith("COPY ")
+        for word in line.split()[1:-1]
+    ]
+    assert {"setup.cfg", "constraints.txt", "src"} <= set(copied)
+    for name in copied:
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in ignored
+    # what setup.cfg reads is among it
+    setup = (ROOT / "setup.cfg").read_text("utf-8")
+    for name in re.findall(r"(?:file:|license_files =) (\S+)", setup):
+        assert name in copied
+    assert "[options.extras_require]" in setup
+    assert {"git-annex", "apscheduler", "prometheus-client"} <= _required(_extra())
+    # and what is copied is enough to install from
+    tree = tmp_path / "tree"
+    for name in copied:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        tree.mkdir(exist_ok=True)
+        copy(ROOT / name, tree / name)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    pip += ["--no-build-isolation", "--target", str(tmp_path / "installed"), str(tree)]
+    subprocess.run(pip, check=True)
+    assert (tmp_path / "installed" / "neuromirror" / "service" / "serve.py").is_file()
+    assert (tmp_path / "installed" / "bin" / "neuromirror").is_file()
+
+
+def _extra() -> str:
+    (extra,) = re.findall(r"neuromirror\[(\w+)\]", CONTAINER.read_text("utf-8"))
+    return str(extra)
+
+
+def _required(extra: str) -> set[str]:
+    """Names of the packages that an extra asks for."""
+    found = map(Requirement, requires("neuromirror") or [])
+    return {one.name for one in found if one.marker and one.marker.evaluate({"extra": extra})}
+
+
+def test_a_container_is_healthy_while_the_loop_turns() -> None:
+    check = instructions()["HEALTHCHECK"].partition(" CMD ")[2]
+    program, option, code = ast.literal_eval(check)
+    assert (program, option) == ("python3", "-c")
+    now = [0.0]
+    pulse = Pulse(30, clock=lambda: now[0])
+    with HealthServer(("127.0.0.1", 0), pulse=pulse, problems=list, metrics=bytes) as server:
+        command = [sys.executable, "-c", code.replace("9464", str(server.address[1]))]
+        assert subprocess.run(command, check=False).returncode == 0
+        now[0] = 60
+        assert subprocess.run(command, check=False).returncode == 1
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+
+
+# --- Prometheus
+
+
+def rules() -> list[dict[str, Any]]:
+    found = YAML(typ="safe").load(ALERTS.read_text("utf-8"))
+    assert set(found) == {"groups"}
+    return [rule for group in found["groups"] for rule in group["rules"]]
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> dict[str, set[str]]:
+    """The names of all samples, and the labels that they have."""
+    store = Store.open(tmp_path / "store", create=True)
+    with recording(store, store.index_path), Schedule.open(store.schedule_path) as schedule:
+        metrics = Metrics(store, store.index_path, schedule, ["demo"])
+        metrics.job_ended("visit", "demo", "failed", 1)
+        metrics.chore_ended("backup", True, 1)
+        metrics.asked("demo", {"host": Traffic(requests=1)})
+        metrics.ticked(1)
+        page = metrics.page().decode()
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(page):
+        # a family without a sample for now: one that has labels has one of these
+        if not family.samples:
+            found[family.name] = {"mirror", "chore", "answer"}
+        for sample in family.samples:
+            found[sample.name] = set(sample.labels)
+    return found
+
+
+def test_alerts_are_about_figures_that_there_are(figures: dict[str, set[str]]) -> None:
+    asked = set()
+    for rule in rules():
+        expression = rule["expr"]
+        assert expression.count("(") == expression.count(")")
+        names = set(re.findall(r"\b(?:neuromirror|process)_\w+", expression))
+        asked |= names
+        assert names or expression == 'up{job="neuromirror"} == 0'
+        for name in names:
+            assert name in figures, f"{rule['alert']}: {name}"
+        labels = set().union(*(figures[name] for name in names)) | {"instance", "job"}
+        used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
+        used |= set(re.findall(r"by \((\w+)\)", expression))
+        used |= {name for name in re.findall(r"[{,]\s*(\w+)=~?\"", expression) if name != "job"}
+        assert used <= labels, rule["alert"]
+    for what in ("list_last_success", "open_holds", "incidents", "jobs_total", "store_free_bytes"):
+        assert any(what in name for name in asked), what
+
+
+def test_each_alert_says_what_it_means_and_what_to_do() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(names) == len(set(names)) > 10
+    for rule in rules():
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert set(rule["annotations"]) == {"summary", "action"}
+        assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
+        # commands that are named exist
+        for name in re.findall(r"\bneuromirror ([a-z][a-z-]+)", rule["annotations"]["action"]):
+            assert name in main.commands, name
