@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -154,6 +155,29 @@ def test_a_held_and_a_vanished_dataset_say_so(box: Box, source: Scripted) -> Non
         assert "Gone upstream." in site.text("/dataset/box:gone")
         assert "Waiting for an operator" in site.text("/mirrors")
         assert "tombstone" in site.text("/events")
+
+
+def test_of_a_dataset_that_was_taken_down_only_that_is_shown(box: Box, source: Scripted) -> None:
+    source.things["secret"] = Thing(
+        {"a-name.txt": File(b"1")}, facts=DatasetFacts(title="Titled never")
+    )
+    source.things["open"] = Thing({"b.txt": File(b"2")})
+    box.sync()
+    commit = box.refs()["box--secret refs/heads/main"]
+    command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
+    # no mirror file names the scripted source, so that its super-dataset stays as it was
+    subprocess.run([*command, "box:secret", "--reason", "asked by its owner"], check=False)
+    with running(box.store) as site:
+        told = site.text("/dataset/box:secret", 410)
+        assert "asked by its owner" in told
+        assert site.api("/datasets/box:secret", 410)["status"] == "error"
+        for path in ("/", "/?q=titled", "/events", "/feed.atom", "/sitemap.xml", "/index/files"):
+            page = site.page(path)
+            assert "a-name.txt" not in page
+            assert "Titled never" not in page
+        assert site.get("/alias/box--secret/HEAD").status_code == 404
+        assert site.get("/tombstones/box--secret.json").json()["dataset"] == "box:secret"
+        assert site.get(f"/dataset/box:open@{commit}").status_code == 404
 
 
 def test_an_index_that_is_made_anew_is_shown_without_a_restart(box: Box, source: Scripted) -> None:

@@ -12,6 +12,7 @@ from datasette.utils.asgi import Request, Response
 
 from neuromirror.index import (
     AmbiguousName,
+    DatasetWithheld,
     FilesNotIndexed,
     IndexBusy,
     IndexMissing,
@@ -133,6 +134,8 @@ def view(make: View) -> Any:
 
 
 def _status(error: NeuromirrorError) -> int:
+    if isinstance(error, DatasetWithheld):
+        return 410
     if isinstance(error, (*_UNKNOWN, NoSuchPage)):
         return 404
     if isinstance(error, (*_WRONG, Wrong)):

@@ -29,7 +29,8 @@ _HEADERS = (
 )
 
 _SERVED = re.compile(
-    rb"/(?:ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+)"
+    rb"/(?:ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+"
+    rb"|tombstones/[^/]+\.json)"
 )
 """What anybody may have of a store: repositories, manifests; never the journal or the index."""
 
