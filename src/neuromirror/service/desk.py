@@ -79,9 +79,11 @@ class Desk:
     def close(self) -> None:
         """Ends all connections; workers that go on are told by their next question."""
         self._closing = True
-        with suppress(OSError, EOFError, AuthenticationError):
-            # accept() waits until somebody comes
-            Client(self.address.place, authkey=self.address.key).close()
+        # accept() waits until somebody comes; who knocks must not wait for an answer, since the
+        # thread may have seen by itself that it is over
+        kind = socket.AF_UNIX if isinstance(self.address.place, str) else socket.AF_INET
+        with suppress(OSError), socket.socket(kind) as knock:
+            knock.connect(self.address.place)
         self._accepting.join()
         self._listener.close()
         with self._lock:
