@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -11,8 +12,9 @@ from crawl_place import Place
 from service_office import Office
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.desk import DeskAddress, DeskGone, DeskRecorder
+from neuromirror.service.desk import Desk, DeskAddress, DeskGone, DeskRecorder
 from neuromirror.service.jobs import do
+from neuromirror.service.leases import Lease
 
 
 def _all_visited(office: Office, *, far: bool) -> list[str]:
@@ -100,3 +102,16 @@ def test_a_worker_whose_service_ended_says_so(office: Office) -> None:
     with pytest.raises(DeskGone, match="the next one does it again"):
         recorder.confirm()
     recorder.close()
+
+
+def test_a_desk_closes_at_once_whoever_came_last(office: Office) -> None:
+    for number in range(40):
+        desk = Desk(office.recorder, office.schedule)
+        if number % 3:
+            recorder = DeskRecorder(desk.address, Lease("demo", 1), None)
+            if number % 3 == 2:
+                recorder.close()
+        closing = threading.Thread(target=desk.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
