@@ -57,8 +57,8 @@ def matches(shown: tuple[str, ...], came: list[str]) -> bool:
 def neighbouring_ports(count: int) -> int:
     """The first of so many ports in a row that are free.
 
-    They are none of those that systems give to whoever asks for any (from 32768 on, or 49152): other
-    tests take such all the time, and would have taken one before it is used.
+    They are none of those that systems give to whoever asks for any (from 32768 on, or 49152):
+    other tests take such all the time, and would have taken one before it is used.
     """
     while True:
         port = random.randrange(20_000, 32_000)
