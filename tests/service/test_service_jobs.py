@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import socket
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
@@ -11,7 +12,8 @@ import pytest
 from crawl_place import Place
 from service_office import Office
 
-from neuromirror.model import NeuromirrorError
+from neuromirror.crawl import rebuild_index, recording
+from neuromirror.model import EventRaised, NeuromirrorError
 from neuromirror.service.desk import Desk, DeskAddress, DeskGone, DeskRecorder
 from neuromirror.service.jobs import do
 from neuromirror.service.leases import Lease
@@ -86,6 +88,24 @@ def test_a_stranger_is_not_let_in(office: Office) -> None:
         DeskRecorder(address, office.lease("demo"), None)
     # the desk goes on
     assert office.do("visit", "demo:000001").results[0].status == "ok"
+
+
+def test_a_stranger_who_says_nothing_holds_nobody_up(office: Office) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(office.desk.address.place))
+        assert office.do("visit", "demo:000001").results[0].status == "ok"
+
+
+def test_an_index_that_was_made_anew_is_the_one_that_is_asked(office: Office) -> None:
+    office.do("visit", "demo:000001")
+    rebuild_index(office.place.store, office.place.store.index_path)
+    with recording(office.place.store, office.place.store.index_path) as another:
+        moment = "2024-03-01T00:00:00+00:00"
+        another.record(EventRaised("demo", "000001", "incident", "told elsewhere", moment))
+    far = DeskRecorder(office.desk.address, office.lease("demo"), None)
+    told = far.ask(lambda index: [one.message for one in index.events("demo:000001")])
+    far.close()
+    assert "told elsewhere" in told
 
 
 def test_the_index_is_asked_questions_and_nothing_else_from_afar(office: Office) -> None:

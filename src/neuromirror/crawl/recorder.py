@@ -86,7 +86,13 @@ class JournalRecorder:
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
         """See :class:`Recorder`."""
-        return self._thread.submit(question, self._index).result()
+        return self._thread.submit(self._ask, question).result()
+
+    def _ask(self, question: Callable[[Index], _T]) -> _T:
+        if self._index.replaced:
+            self._index.close()
+            self._index = self._open(self._path)
+        return question(self._index)
 
     def reader(self) -> Index:
         """See :class:`Recorder`."""

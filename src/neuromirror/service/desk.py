@@ -16,7 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -55,9 +61,9 @@ class Desk:
         key = secrets.token_bytes(32)
         if host is None:
             self._folder = tempfile.TemporaryDirectory(prefix="neuromirror-")
-            self._listener = Listener(os.path.join(self._folder.name, "desk"), authkey=key)
+            self._listener = Listener(os.path.join(self._folder.name, "desk"))
         else:
-            self._listener = Listener((host, 0), authkey=key)
+            self._listener = Listener((host, 0))
         self.address = DeskAddress(cast("str | tuple[str, int]", self._listener.address), key)
         self._closing = False
         self._connections: set[Connection] = set()
@@ -79,8 +85,7 @@ class Desk:
     def close(self) -> None:
         """Ends all connections; workers that go on are told by their next question."""
         self._closing = True
-        # accept() waits until somebody comes; who knocks must not wait for an answer, since the
-        # thread may have seen by itself that it is over
+        # accept() waits until somebody comes
         kind = socket.AF_UNIX if isinstance(self.address.place, str) else socket.AF_INET
         with suppress(OSError), socket.socket(kind) as knock:
             knock.connect(self.address.place)
@@ -96,8 +101,8 @@ class Desk:
         while not self._closing:
             try:
                 connection = self._listener.accept()
-            except (AuthenticationError, EOFError, OSError):
-                continue  # a stranger, or one who died on the way in
+            except OSError:
+                continue  # one who died on the way in
             with self._lock:
                 self._connections.add(connection)
             threading.Thread(
@@ -105,7 +110,10 @@ class Desk:
             ).start()
 
     def _serve(self, connection: Connection) -> None:
-        with suppress(EOFError, OSError), closing(connection):
+        # here and not where it is accepted: a stranger who says nothing holds nobody up
+        with suppress(EOFError, OSError, AuthenticationError), closing(connection):
+            deliver_challenge(connection, self.address.key)
+            answer_challenge(connection, self.address.key)
             while True:
                 verb, *said = connection.recv()
                 try:
