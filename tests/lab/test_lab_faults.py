@@ -288,5 +288,6 @@ def test_a_restore_that_was_interrupted_goes_on_where_it_was(
     told = command(paper, *RESTORE).stdout
     assert "was there" in told
     assert "here already" in told
-    assert 0 < len(demo.s3_requests) <= 3
+    # what the first run had asked for may be answered, and told, only now
+    assert 0 < len(set(demo.s3_requests)) <= 3
     command(paper, *VERIFY)

@@ -114,8 +114,8 @@ def test_a_wrong_address_is_a_page_that_helps(
 
 
 def test_upstream_text_is_shown_and_never_run(box: Box, source: Scripted) -> None:
-    title = "<script>alert(1)</script> & \u202e\x07 {{ 7 * 7 }} ' onload=x"
-    hostile = "a<b>&c 'd' \"e\" %2e%2e ;$(id) {{7*7}}.txt"
+    title = "<script>alert(1)</script> & \u202e\x07 {{ 1234 * 5678 }} ' onload=x"
+    hostile = "a<b>&c 'd' \"e\" %2e%2e ;$(id) {{1234*5678}}.txt"
     source.things["odd"] = Thing({hostile: File(b"content")}, facts=DatasetFacts(title=title))
     box.sync()
     name = "box:odd"
@@ -125,7 +125,7 @@ def test_upstream_text_is_shown_and_never_run(box: Box, source: Scripted) -> Non
             assert "<script>alert" not in page
             assert "\u202e" not in page
             assert "\x07" not in page
-            assert "49" not in plain(page).replace("49.", "")
+            assert "7006652" not in page
         page = site.page(f"/dataset/{name}@latest")
         file = next(one for one in links(page) if one.startswith("/file/"))
         assert hostile in site.text(file)

@@ -52,6 +52,9 @@ _REREAD, _CHORES, _STATUS = 10, 60, 60
 _HANGS = 120.0
 """Seconds after which a loop that does not turn hangs."""
 
+_STEP = 0.2
+"""Seconds after which the main thread looks whether it was told to end."""
+
 _PATIENCE = 20.0
 """Seconds that jobs under way have when the service is to end …"""
 
@@ -99,11 +102,11 @@ def mirror_files(
 class Stop:
     """Whether the process was told to end: SIGTERM or SIGINT; the second time it ends at once.
 
-    To be used in the main thread, as a context.
+    To be used in the main thread, as a context. What the signal's handler does is to set a number:
+    it may run while the thread that it interrupts holds the lock of whatever else it would use.
     """
 
     def __init__(self) -> None:
-        self.told = threading.Event()
         self.by = 0
 
     @contextmanager
@@ -117,11 +120,23 @@ class Stop:
                 signal.signal(one, was)
 
     def _tell(self, number: int, frame: object) -> None:
-        if self.told.is_set():
+        if self.by:
             # workers end with the process, and leases by themselves
             os._exit(128 + number)
         self.by = number
-        self.told.set()
+
+    def told(self) -> bool:
+        """Whether it was."""
+        return self.by != 0
+
+    def wait(self) -> None:
+        """Until it is.
+
+        In short steps: the system may give a signal to any thread, and Python heeds it when the
+        main thread does something next.
+        """
+        while not self.by:
+            time.sleep(_STEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +204,10 @@ def _office(
             recorder,
             schedule,
             options.chores,
-            over=stop.told.is_set,
+            over=stop.told,
             mirrors=files.served,
         )
-        times = ChoreTimes(work, schedule, metrics, stop.told.is_set)
+        times = ChoreTimes(work, schedule, metrics, stop.told)
         yield _Office(service, metrics, schedule, times, chore)
 
 
@@ -235,7 +250,7 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
             names = ", ".join(sorted(files.mirrors))
             tell("started", f"store {store.root}, mirrors {names}, {options.workers} workers")
             notifier.ready(f"{len(files.mirrors)} mirrors")
-            stop.told.wait()
+            stop.wait()
             notifier.stopping()
             readiness.stop()
             guard = _guard(0)
@@ -273,7 +288,7 @@ class _Loop:
             with self._lock:
                 self._do(self._service.tick)
             left = until - time.monotonic()
-            if self._stop.told.is_set() or left <= 0 or not self._service.woken.wait(left):
+            if self._stop.told() or left <= 0 or not self._service.woken.wait(left):
                 return
 
     def reread(self) -> None:
@@ -365,7 +380,7 @@ def serve_once(
     with stop.heeded(), logged, _office(store, index_path, files, options, stop, heard) as office:
         service = office.service
         service.start()
-        while not stop.told.is_set():
+        while not stop.told():
             if service.tick() or not service.idle:
                 service.woken.wait(0.2)
             elif service.broken:
@@ -373,7 +388,7 @@ def serve_once(
             elif not service.group_at_once():
                 break
         failed = office.chores.run_due()
-        guard = _guard(128 + stop.by) if stop.told.is_set() else None
+        guard = _guard(128 + stop.by) if stop.told() else None
         left = _Loop(office, Pulse(_HANGS), stop).end(_PATIENCE)
     if guard is not None:
         if not left:
