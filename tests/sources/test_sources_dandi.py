@@ -139,6 +139,17 @@ def test_a_firewalls_403_is_no_embargo(source_of, archive):
         list(source.datasets())
 
 
+def test_an_archive_that_refuses_everything_says_nothing_of_an_embargo(source_of, archive):
+    refusal = (403, archive.state["d000004_other"])
+    for path in ("/api/dandisets/000001/", "/api/dandisets/"):
+        archive.refused[path] = refusal
+    source = source_of()
+    with pytest.raises(Forbidden):
+        source.hint(source.dataset("000001"))
+    del archive.refused["/api/dandisets/"]
+    assert source.hint(source.dataset("000001")).unavailable == "embargoed"
+
+
 def test_only_the_archive_itself_can_say_that_a_dandiset_is_gone(source_of, archive):
     source = source_of()
     for ask in (source.hint, source.versions):

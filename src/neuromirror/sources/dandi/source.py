@@ -256,6 +256,8 @@ class DandiSource:
         except Forbidden as error:
             if error.detail is None or "token" in error.detail.lower():
                 raise
+            # an archive that shows nobody anything refuses its list, too, which this then raises
+            self.session.get_json(f"{self.options.api}/dandisets/?page_size=1")
             return DatasetHint(dataset, EMBARGOED, unavailable=EMBARGOED)
         if not isinstance(row, dict) or row.get("identifier") != dataset.local_id:
             raise UnexpectedReply(f"{dataset.name}: the reply describes no such dandiset")
