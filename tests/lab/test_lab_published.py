@@ -205,7 +205,7 @@ def test_a_dataset_that_is_gone_cannot_be_minted(lab: Lab, demo: DemoArchive) ->
 
 def test_a_dataset_that_upstream_hides_cannot_be_minted(lab: Lab, demo: DemoArchive) -> None:
     lab.place.sync(TWICE)
-    with demo.fault("status", status=403):
+    with demo.fault("status", path="/dandisets/000002/", status=403):
         found = lab.reproduce(TWICE)
     assert (found.status, found.minted) == ("impossible", None)
     assert "embargoed" in found.message

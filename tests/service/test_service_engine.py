@@ -67,7 +67,8 @@ def test_what_changed_upstream_is_found_with_the_next_list(place: Place, demo: D
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
         works.clock.now += 2 * HOUR
         done = works.settle()
-        assert done[0] == "list"
+        # super-datasets may be due, too, and be done first
+        assert done.index("list") < done.index("visit")
         result = works.heard()["demo:000001"]
         assert result.versions
         assert works.row("demo:000001").status == "changed"
