@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from neuromirror.demo.faults import Fault, Faults, Watched
 
 
-class OneServer:
+class OneServer(ABC):
     """A service on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
     ``directory`` gets the mirror files, in ``mirrors``; they are removed at the end. ``port`` 0
@@ -31,12 +32,13 @@ class OneServer:
         self._port = port
         self._stack = ExitStack()
 
+    @abstractmethod
     def _prepare(self) -> None:
         """What is done before it serves."""
 
+    @abstractmethod
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         """Kind of source, title and options of each mirror of it, by the mirror's name."""
-        raise NotImplementedError
 
     def start(self) -> Self:
         """Serve from now on."""

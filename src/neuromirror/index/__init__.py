@@ -7,6 +7,7 @@ tables, row by row, as the live run did. See :mod:`neuromirror.index.schema` for
 from neuromirror.index.applying import Journal
 from neuromirror.index.browse_queries import LevelRow, SpanRow
 from neuromirror.index.canned import CANNED
+from neuromirror.index.checksums import is_checksum
 from neuromirror.index.database import Index, rebuild
 from neuromirror.index.errors import (
     AmbiguousName,
@@ -89,6 +90,7 @@ __all__ = [
     "VersionRow",
     "VisitRow",
     "Vouched",
+    "is_checksum",
     "is_indexed",
     "plain_url",
     "rebuild",

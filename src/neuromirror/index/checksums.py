@@ -51,6 +51,15 @@ def parse_query(query: str) -> list[Lookup]:
     raise MalformedQuery(f"not a checksum: {query[:120]!r}; give {_FORMS}")
 
 
+def is_checksum(words: str) -> bool:
+    """Whether somebody gave a checksum or a key, and not words to search for."""
+    try:
+        parse_query(words)
+    except MalformedQuery:
+        return False
+    return True
+
+
 def _sha256(value: str) -> list[Lookup]:
     low, high = bytes.fromhex(value.ljust(64, "0")), bytes.fromhex(value.ljust(64, "f"))
     return [

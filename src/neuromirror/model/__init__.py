@@ -70,6 +70,7 @@ from neuromirror.model.records import (
     VersionKind,
     VersionRef,
     WebRemote,
+    alias_of,
     epoch,
     time_label,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "VisitEnded",
     "WebRemote",
     "Withheld",
+    "alias_of",
     "dandi_part_size",
     "diff_lines",
     "dump_entry",

@@ -126,6 +126,11 @@ class NamedException:
     size: int = 0
 
 
+def alias_of(name: str) -> str:
+    """A dataset's name (``dandi:000027``) as file names and RIA aliases have it."""
+    return name.replace(":", "--").replace("/", "--")
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetRef:
     """A dataset: one thing upstream, under a mirror's name for it.
@@ -146,7 +151,7 @@ class DatasetRef:
     @property
     def alias(self) -> str:
         """The name in file names and RIA aliases: ``:`` and ``/`` become ``--``."""
-        return self.name.replace(":", "--").replace("/", "--")
+        return alias_of(self.name)
 
     @property
     def dataset_id(self) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from datasette.utils.asgi import Response
 
 from neuromirror.index import Index
+from neuromirror.model import alias_of
 from neuromirror.web.addresses import dataset_address, version_address
 from neuromirror.web.asked import Asked, Wrong, view
 from neuromirror.web.records import (
@@ -87,7 +88,7 @@ async def version(asked: Asked) -> Response:
 
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
-        alias = name.replace(":", "--").replace("/", "--")
+        alias = alias_of(name)
         return {
             **told_version(row),
             "attributes": index.attributes(row),

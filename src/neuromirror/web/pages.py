@@ -10,13 +10,13 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, VersionRow
+from neuromirror.index import Index, VersionRow, is_checksum
+from neuromirror.model import alias_of
 from neuromirror.store import Store
 from neuromirror.web.addresses import dataset_address, find_address
 from neuromirror.web.asked import Asked, NoSuchPage, Wrong, view
 from neuromirror.web.drawing import growth
 from neuromirror.web.records import (
-    is_checksum,
     told_dataset,
     told_event,
     told_file,
@@ -110,7 +110,7 @@ async def dataset(asked: Asked) -> Response:
     row = told.pop("row")
     found = None if row is None else await _cited(asked, row)
     data = "" if found is None else linked_data(found, asked.address + dataset_address(name))
-    return await asked.page("dataset", cited=found, data=data, alias=_alias(name), **told)
+    return await asked.page("dataset", cited=found, data=data, alias=alias_of(name), **told)
 
 
 @view
@@ -151,7 +151,7 @@ async def version(asked: Asked) -> Response:
         folders=_folders(under),
         start=start,
         cited=await _cited(asked, row),
-        alias=_alias(name),
+        alias=alias_of(name),
         **told,
     )
 
@@ -166,10 +166,6 @@ def _folders(under: str) -> list[tuple[str, str]]:
     """Name and path of each folder on the way."""
     parts = under.split("/") if under else []
     return [(part, "/".join(parts[: place + 1])) for place, part in enumerate(parts)]
-
-
-def _alias(name: str) -> str:
-    return name.replace(":", "--").replace("/", "--")
 
 
 @view

@@ -107,13 +107,3 @@ def told_event(row: EventRow) -> dict[str, Any]:
 def told_mirror(row: MirrorStatus) -> dict[str, Any]:
     """A mirror at a glance."""
     return asdict(row)
-
-
-def is_checksum(words: str) -> bool:
-    """Whether somebody who searches gave a checksum or a key, and not words."""
-    text = words.strip()
-    bare = text.partition(":")[2] or text
-    named = text.partition(":")[0].lower() in {"sha256", "md5", "etag"}
-    digits = bare.partition("-")[0]
-    is_hex = len(digits) >= 8 and all(one in "0123456789abcdefABCDEF" for one in digits)
-    return (named and is_hex) or (is_hex and len(digits) in (32, 64)) or "--" in text
