@@ -94,13 +94,13 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
     Exit code: 0 all is whole, 1 something is broken or could not be looked at.
     """
     from neuromirror.index import UnknownDataset
-    from neuromirror.model import ConfigurationError
+    from neuromirror.model import ConfigurationError, alias_of
     from neuromirror.service.rounds import look
 
     if names and budget is not None:
         raise ConfigurationError("--budget goes on through the whole store; give no DATASET to it")
     store = settings.store()
-    wanted = {name.replace(":", "--").replace("/", "--"): name for name in names}
+    wanted = {alias_of(name): name for name in names}
     known = {alias for alias, _ in store.aliases()}
     whole = failed = 0
     seen: set[str] = set()

@@ -73,11 +73,12 @@ def _dataset(alias: str) -> str:
 def _aliases(store: Store, names: Iterable[str]) -> set[str]:
     """The aliases that are named, each by its dataset or its mirror; raises UnknownDataset."""
     from neuromirror.index import UnknownDataset
+    from neuromirror.model import alias_of
 
     known = {alias for alias, _ in store.aliases()}
     found: set[str] = set()
     for name in names:
-        alias = name.replace(":", "--").replace("/", "--")
+        alias = alias_of(name)
         of_mirror = {one for one in known if ":" not in name and one.startswith(f"{alias}--")}
         if alias not in known and not of_mirror:
             raise UnknownDataset(

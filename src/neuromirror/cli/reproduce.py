@@ -108,7 +108,9 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _folder_name(row: VersionRow) -> str:
-    name = row.name.replace(":", "--").replace("/", "--")
+    from neuromirror.model import alias_of
+
+    name = alias_of(row.name)
     return name if len(name) <= 200 else row.commit
 
 

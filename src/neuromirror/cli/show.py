@@ -15,7 +15,7 @@ from neuromirror.cli.common import (
     split_version,
     told_traffic,
 )
-from neuromirror.model import Retention
+from neuromirror.model import Retention, alias_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ def show_command(settings: Settings, version: str) -> None:
         links = index.links(name)
         vouched = index.vouched(row)
         ailing = index.ailing_in(row)
-    alias = name.replace(":", "--").replace("/", "--")
+    alias = alias_of(name)
     location = settings.store_folder.absolute()
     record = {
         **version_record(name, row),

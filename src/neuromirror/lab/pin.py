@@ -43,6 +43,7 @@ from neuromirror.model import (
     Evidence,
     NeuromirrorError,
     Retention,
+    alias_of,
     load_placed,
 )
 from neuromirror.store import Store, write_atomically
@@ -160,7 +161,7 @@ def _read(path: Path) -> tuple[bytes, Lock]:
 
 
 def _folder(lock: Lock, name: str) -> str:
-    return name.replace(":", "--").replace("/", "--")
+    return alias_of(name)
 
 
 def _clear(folder: Path, kept: set[Path]) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from neuromirror.model import alias_of
+
 SWHID_QUALIFIERS: Final = ("origin", "visit", "anchor", "path", "lines")
 """In the order of ISO/IEC 18670."""
 
@@ -157,7 +159,7 @@ class Work(Told):
     @property
     def alias(self) -> str:
         """The dataset's name in file names."""
-        return self.state.name.replace(":", "--").replace("/", "--")
+        return alias_of(self.state.name)
 
     @property
     def version(self) -> str:
