@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,16 @@ class DiskJournal:
                 if commit == self.die_in and number == self.die_after:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield file
+
+
+def words_of_paths(index: Path) -> list[str]:
+    """The words by which paths are found, with the number of the block: no table gives them."""
+    connection = sqlite3.connect(index)
+    try:
+        connection.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab(main, path_text, instance)")
+        return [f"{term} {doc}" for term, doc in connection.execute("SELECT term, doc FROM v")]
+    finally:
+        connection.close()
 
 
 def published(label: str, **more: Any) -> dict[str, Any]:

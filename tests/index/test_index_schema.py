@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from journal_on_disk import DiskJournal, placed
+from journal_on_disk import DiskJournal, placed, words_of_paths
 
 from neuromirror.index import Index, IndexUnusable, rebuild, schema
 from neuromirror.model import Traffic
@@ -19,7 +19,7 @@ _FOLDER = Path(__file__).parent
 """Has a journal, its records, and the index that the last code of a schema made of them, by it."""
 
 
-@pytest.fixture(params=[1, 2, 3, 4])
+@pytest.fixture(params=[1, 2, 3, 4, 5])
 def number(request: pytest.FixtureRequest) -> int:
     found: int = request.param
     return found
@@ -57,7 +57,7 @@ def _tables(path: Path) -> list[str]:
 
 def _dump(path: Path) -> list[str]:
     with Index.open_readonly(path) as index:
-        return list(index.dump())
+        return [*index.dump(), *words_of_paths(path)]
 
 
 def test_an_old_index_is_upgraded_in_place_and_equals_a_rebuilt_one(
@@ -138,7 +138,12 @@ def test_an_upgrade_that_dies_leaves_the_old_index_for_the_next_one(
 
 @pytest.mark.parametrize(
     ("number", "script", "column"),
-    [(2, "_THIRD", "only_files"), (3, "_FOURTH", "indexed"), (4, "_FIFTH", "withheld")],
+    [
+        (2, "_THIRD", "only_files"),
+        (3, "_FOURTH", "indexed"),
+        (4, "_FIFTH", "withheld"),
+        (5, "_SIXTH", "path_text"),
+    ],
     indirect=["number"],
 )
 def test_a_later_upgrade_that_dies_leaves_what_was_there(

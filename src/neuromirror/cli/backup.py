@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from neuromirror.cli.common import NamedPath, Settings, human_bytes, settings_options
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.model.shown import human_bytes
 
 
 @click.command("backup")

@@ -12,7 +12,6 @@ import click
 
 from neuromirror.cli.common import (
     Settings,
-    human_bytes,
     printable,
     settings_options,
     split_condition,
@@ -20,6 +19,7 @@ from neuromirror.cli.common import (
 )
 from neuromirror.cli.sums import print_sums
 from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,12 @@ NOT_THERE = "has this state, not its files: 'files' lists them, 'find' does not 
     multiple=True,
     help="Only those with this attribute (several: with all). VALUE may end in *.",
 )
-@click.option("--search", "words", metavar="WORDS", help="Only those that have all the words.")
+@click.option(
+    "--search",
+    "words",
+    metavar="WORDS",
+    help="Only those that have all the words, in paths of files, too.",
+)
 @click.option("--parts", is_flag=True, help="Those that are parts of another dataset, too.")
 @settings_options
 def list_command(
@@ -64,7 +69,8 @@ def list_command(
     Of one MIRROR or of all. LATEST is the newest published version, or where nothing is published
     the newest state of the draft; FILES and SIZE are of that version. Attributes, such as subject
     or modality, are those that 'neuromirror show' tells, of the version recorded last, whatever
-    their case; words are looked for in names, titles, licenses, DOIs and attributes.
+    their case; words are looked for in names, titles, licenses, DOIs and attributes, and those
+    that are not there in paths of files of any version, all in one path.
     """
     rows = []
     where = [split_condition(condition) for condition in conditions]

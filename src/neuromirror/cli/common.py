@@ -9,7 +9,6 @@ import errno
 import functools
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Mirror
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# What would move the cursor, start an escape sequence or turn the direction of writing.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _FAILURES = ("error", "impossible")
 _LEAST = 12
 """Characters of a last column that are worth showing."""
@@ -127,9 +125,8 @@ def printable(text: str) -> str:
 
     So are characters that stdout's encoding lacks, and bytes that are not UTF-8.
     """
-    shown = _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
     encoding = sys.stdout.encoding or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def json_line(content: Mapping[str, Any]) -> str:
@@ -183,7 +180,7 @@ def settings_options(command: _F) -> _F:
         settings.json = kwargs.pop("as_json") or settings.json
         for value in kwargs.values():
             for name in value if isinstance(value, tuple) else (value,):
-                if isinstance(name, str) and _UNPRINTABLE.search(name):
+                if isinstance(name, str) and UNPRINTABLE.search(name):
                     raise ConfigurationError(f"{name!a} holds characters that no name has")
         return command(settings, *args, **kwargs)
 
@@ -243,16 +240,6 @@ def _told(error: OSError, settings: Settings) -> str:
     }.get(error.errno or 0)
     what, where = error.strerror or str(error), error.filename or settings.store_folder
     return f"{what}: {where}{f'; {advice}' if advice else ''}"
-
-
-def human_bytes(count: int) -> str:
-    """A size for people: ``189.5 kB`` (SI units, as archives state them)."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} PB"
 
 
 def told_traffic(hosts: Mapping[str, Traffic]) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuromirror.cli.common import Settings, human_bytes, settings_options, split_version
+from neuromirror.cli.common import Settings, settings_options, split_version
 from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from neuromirror.cli.common import NamedPath, Settings, human_bytes, settings_options
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.model.shown import human_bytes
 
 _FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from neuromirror.cli.common import NamedPath, Settings, human_bytes, settings_options
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.lab import Outcome, Tally

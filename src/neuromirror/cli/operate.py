@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.common import Settings, human_bytes, settings_options
+from neuromirror.cli.common import Settings, settings_options
+from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.index import MirrorStatus

@@ -11,12 +11,12 @@ import click
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
-    human_bytes,
     settings_options,
     split_version,
 )
 from neuromirror.cli.restore import progress_line
 from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.lab import Outcome

@@ -10,12 +10,11 @@ import click
 from neuromirror.cli.browse import NOT_THERE, SHOWN, evidence_words, part_record, version_record
 from neuromirror.cli.common import (
     Settings,
-    human_bytes,
     settings_options,
     split_version,
     told_traffic,
 )
-from neuromirror.model import Retention, alias_of
+from neuromirror.model import Retention, alias_of, human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

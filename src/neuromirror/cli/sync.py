@@ -18,11 +18,11 @@ from neuromirror.cli.common import (
     INTERRUPTED,
     NamedPath,
     Settings,
-    human_bytes,
     printable,
     settings_options,
     told_traffic,
 )
+from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Result, Sync

@@ -18,11 +18,11 @@ from neuromirror.cli.common import (
     INTERRUPTED,
     NamedPath,
     Settings,
-    human_bytes,
     printable,
     settings_options,
 )
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Recorder

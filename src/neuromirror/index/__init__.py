@@ -8,6 +8,7 @@ from neuromirror.index.applying import Journal
 from neuromirror.index.browse_queries import LevelRow, SpanRow
 from neuromirror.index.canned import CANNED
 from neuromirror.index.checksums import is_checksum
+from neuromirror.index.connection import is_misasked
 from neuromirror.index.database import Index, rebuild
 from neuromirror.index.errors import (
     AmbiguousName,
@@ -25,7 +26,10 @@ from neuromirror.index.errors import (
     UnknownMirror,
     UnknownVersion,
 )
+from neuromirror.index.name_queries import Named
 from neuromirror.index.rows import (
+    AilingHost,
+    Answers,
     DatasetRow,
     EdgeRow,
     EtagRow,
@@ -46,12 +50,15 @@ from neuromirror.index.rows import (
     Vouched,
 )
 from neuromirror.index.schedule import LeaseRow, Schedule, TaskRow
+from neuromirror.index.search_queries import FoundDataset, FoundDatasets, MatchedPaths
 from neuromirror.index.settings import is_indexed, settled
 from neuromirror.index.urls import plain_url
 
 __all__ = [
     "CANNED",
+    "AilingHost",
     "AmbiguousName",
+    "Answers",
     "DatasetRow",
     "DatasetWithheld",
     "EdgeRow",
@@ -59,6 +66,8 @@ __all__ = [
     "EventRow",
     "FileRow",
     "FilesNotIndexed",
+    "FoundDataset",
+    "FoundDatasets",
     "FoundFile",
     "HoldRow",
     "Index",
@@ -72,7 +81,9 @@ __all__ = [
     "LevelRow",
     "LocationRow",
     "MalformedQuery",
+    "MatchedPaths",
     "MirrorStatus",
+    "Named",
     "NotIndexed",
     "PartRow",
     "PlaceDue",
@@ -92,6 +103,7 @@ __all__ = [
     "Vouched",
     "is_checksum",
     "is_indexed",
+    "is_misasked",
     "plain_url",
     "rebuild",
     "settled",

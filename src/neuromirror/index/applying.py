@@ -193,10 +193,14 @@ def _record(
         records = journal.records(reference.dataset_id, entry.commit)
         recorded = record_parts(connection, dataset, seq, records, where)
     elif changes is not None and last is not None and changes[0] == last[1] and last[3]:
-        recorded = record_changes(connection, dataset, version, seq, last[2], changes[1], where)
+        recorded = record_changes(
+            connection, dataset, version, seq, last[2], changes[1], where, words=not entry.within
+        )
     else:
         records = journal.records(reference.dataset_id, entry.commit)
-        recorded = record_files(connection, dataset, version, seq, records, where)
+        recorded = record_files(
+            connection, dataset, version, seq, records, where, words=not entry.within
+        )
     if recorded.files != entry.files:
         # believing fewer records than the version has would make deletions of a damaged file
         raise JournalBroken(

@@ -68,20 +68,27 @@ class BrowseQueries(FileQueries):
         # "0" sorts next after "/"
         end = f"{folder[:-1]}0" if folder else "\U0010ffff"
         at = max(start, folder)
+        claimants = self._claimants()
         while True:
-            row = self._row(
-                f"SELECT f.path FROM files f WHERE f.dataset = ? AND f.path >= ? AND f.path < ? "
-                f"AND {_PRESENT} ORDER BY f.path LIMIT 1",
+            # CROSS JOIN keeps SQLite to the order of the paths
+            rows = self._rows(
+                f"SELECT {FILE_COLUMNS} FROM files f CROSS JOIN contents c ON c.id = f.content "
+                f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT} "
+                "ORDER BY f.path",
                 (version.dataset, at, end, version.seq, version.seq),
             )
-            if row is None:
+            path = None
+            for row in rows:
+                file = file_row(row, claimants)
+                name, slash, _ = file.path[len(folder) :].partition("/")
+                if slash:
+                    path = folder + name
+                    break
+                yield LevelRow(file.path, file, None, None, f"{file.path}\0")
+            if path is None:
                 return
-            name, slash, _ = row[0][len(folder) :].partition("/")
-            path = folder + name
-            at = f"{path}0" if slash else f"{path}\0"
-            if not slash:
-                yield LevelRow(path, self.file(version, path), None, None, at)
-                continue
+            # what is in a folder is passed over
+            at = f"{path}0"
             files, size = self._below(version, path, counted)
             counted -= files
             whole = counted > 0
@@ -126,19 +133,41 @@ class BrowseQueries(FileQueries):
     def recent_versions(
         self, limit: int, dataset: str | None = None, *, mirror: str | None = None
     ) -> list[VersionRow]:
-        """The versions that were recorded last, the last first, without those of parts.
+        """The versions that were recorded last, the last first.
 
-        Of one dataset or one mirror, or of all.
+        Of one dataset; or of one mirror or all, without those of parts.
         """
-        number = None if dataset is None else self._dataset_number(dataset)
-        of = None if mirror is None else self._mirror_number(mirror)
+        condition, given = "d.within = ''", []
+        if dataset is not None:
+            condition, given = "v.dataset = ?", [self._dataset_number(dataset)]
+        if mirror is not None:
+            condition += " AND d.mirror = ?"
+            given.append(self._mirror_number(mirror))
         rows = self._rows(
             f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} WHERE d.withheld = '' "
-            "AND (? IS NULL OR d.id = ?) "
-            "AND (? IS NULL OR d.mirror = ?) AND d.within = '' ORDER BY v.id DESC LIMIT ?",
-            (number, number, of, of, limit),
+            f"AND {condition} ORDER BY v.id DESC LIMIT ?",
+            (*given, limit),
         )
         return list(map(version_row, rows))
+
+    def count_pages(self) -> int:
+        """How many datasets have a page of their own that is not a part's."""
+        row = self._row("SELECT count(*) FROM datasets WHERE withheld = '' AND within = ''")
+        assert row is not None
+        return int(row[0])
+
+    def pages(self, first: int, limit: int) -> list[tuple[str, str | None]]:
+        """Those datasets from the ``first`` (0) on: name, and when their newest was recorded.
+
+        In the order in which they came to be known, so that new ones come last.
+        """
+        rows = self._rows(
+            "SELECT m.name || ':' || d.local_id, n.minted FROM datasets d "
+            "JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions n ON n.id = d.newest "
+            "WHERE d.withheld = '' AND d.within = '' ORDER BY d.id LIMIT ? OFFSET ?",
+            (limit, first),
+        )
+        return [(name, minted) for name, minted in rows]
 
     def comings(self, dataset: str) -> dict[int, tuple[int, int, int]]:
         """How many files each version added, removed and changed, by its ordinal.

@@ -49,6 +49,11 @@ def translated(path: Path) -> Iterator[None]:
         raise
 
 
+def is_misasked(error: BaseException) -> bool:
+    """Whether SQLite refused a statement for the values that came with it."""
+    return isinstance(error, sqlite3.ProgrammingError)
+
+
 def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
     """A connection that may write; makes the file or migrates an older one.
 

@@ -85,11 +85,26 @@ class CrawlQueries(Reading):
         return {(row.upstream, row.state) for row in rows}
 
     def events(
-        self, dataset: str | None = None, kind: str | None = None, limit: int | None = None
+        self,
+        dataset: str | None = None,
+        kind: str | None = None,
+        limit: int | None = None,
+        *,
+        mirror: str | None = None,
+        before: int | None = None,
     ) -> Iterator[EventRow]:
-        """Events, newest first; of one dataset, of one kind, at most ``limit``."""
+        """Events, newest first; of one dataset, kind or mirror, at most ``limit``.
+
+        ``before`` is the id of the last one of the page before.
+        """
         number = None if dataset is None else self._dataset_number(dataset)
-        clauses = {"e.dataset = ?": number, "e.kind = ?": kind}
+        of = None if mirror is None else self._mirror_number(mirror)
+        clauses = {
+            "e.dataset = ?": number,
+            "e.kind = ?": kind,
+            "e.mirror = ?": of,
+            "e.id < ?": before,
+        }
         asked = {clause: value for clause, value in clauses.items() if value is not None}
         # of what was taken down no more is told than that
         shown = "(coalesce(d.withheld, '') = '' OR e.kind = 'takedown')"
@@ -100,6 +115,16 @@ class CrawlQueries(Reading):
             (*asked.values(), -1 if limit is None else limit),
         )
         return map(_event, rows)
+
+    def event_kinds(self) -> dict[str, int]:
+        """How many events there are of each kind, by name."""
+        return dict(
+            self._rows(
+                "SELECT e.kind, count(*) FROM events e LEFT JOIN datasets d ON d.id = e.dataset "
+                "WHERE coalesce(d.withheld, '') = '' OR e.kind = 'takedown' "
+                "GROUP BY e.kind ORDER BY e.kind"
+            )
+        )
 
     def mirror_status(self) -> Iterator[MirrorStatus]:
         """Each mirror at a glance, by name."""

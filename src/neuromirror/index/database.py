@@ -25,7 +25,9 @@ from neuromirror.index.contents import ContentWriter
 from neuromirror.index.crawl_queries import CrawlQueries
 from neuromirror.index.errors import IndexUnusable
 from neuromirror.index.known_queries import KnownQueries
+from neuromirror.index.name_queries import NameQueries
 from neuromirror.index.place_queries import PlaceQueries
+from neuromirror.index.search_queries import SearchQueries
 from neuromirror.index.settings import settled
 from neuromirror.model import PlacedFile
 
@@ -40,7 +42,15 @@ _BATCH = 8000
 _CLOCKED = "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
 
 
-class Index(AncestryQueries, BrowseQueries, KnownQueries, CrawlQueries, PlaceQueries):
+class Index(
+    AncestryQueries,
+    SearchQueries,
+    NameQueries,
+    BrowseQueries,
+    KnownQueries,
+    CrawlQueries,
+    PlaceQueries,
+):
     """The index of a store, for the thread that opened it; opening another takes milliseconds.
 
     Iterators read as they go: close or exhaust them before :meth:`close`.
@@ -138,7 +148,7 @@ class Index(AncestryQueries, BrowseQueries, KnownQueries, CrawlQueries, PlaceQue
         """
         names = self._rows(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN "
-            r"('sqlite_sequence', ?) AND name NOT LIKE 'dataset\_text\_%' ESCAPE '\' ORDER BY name",
+            r"('sqlite_sequence', ?) AND name NOT LIKE '%\_text\_%' ESCAPE '\' ORDER BY name",
             (_CLOCKED,),
         )
         for (name,) in list(names):

@@ -9,11 +9,11 @@ from typing import Any
 
 from neuromirror.index.errors import (
     AmbiguousName,
-    MalformedQuery,
     UnknownAttribute,
     UnknownVersion,
 )
-from neuromirror.index.reading import VERSION_COLUMNS, VERSION_TABLES, Reading, version_row
+from neuromirror.index.matching import BLOCKS, Matching
+from neuromirror.index.reading import VERSION_COLUMNS, VERSION_TABLES, version_row
 from neuromirror.index.rows import DatasetRow, PartRow, Tombstone, VersionRow
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
@@ -40,7 +40,7 @@ WHERE p.dataset = ? AND p.since <= ? AND (p.until IS NULL OR p.until > ?) ORDER 
 """
 
 
-class DatasetQueries(Reading):
+class DatasetQueries(Matching):
     """Questions about datasets and versions."""
 
     def datasets(
@@ -50,13 +50,14 @@ class DatasetQueries(Reading):
         where: Sequence[tuple[str, str]] = (),
         words: str | None = None,
         parts: bool = True,
+        after: str = "",
     ) -> Iterator[DatasetRow]:
-        """All datasets, of one mirror or of all, by name.
+        """All datasets, of one mirror or of all, by name; ``after`` a name, only those behind it.
 
         ``where`` are (name, value) pairs of attributes that must all hold of the newest version,
         whatever their case; a value that ends in ``*`` is the beginning of one. ``words`` are as
-        :meth:`search` takes them. ``parts`` says whether those that are parts of another are
-        given too. Raises :class:`UnknownMirror`, :class:`UnknownAttribute` and
+        :meth:`SearchQueries.find_datasets` takes them. ``parts`` says whether those that are parts
+        of another are given too. Raises :class:`UnknownMirror`, :class:`UnknownAttribute` and
         :class:`MalformedQuery`.
         """
         clauses = ["d.withheld = ''"]
@@ -66,13 +67,17 @@ class DatasetQueries(Reading):
             given.append(self._mirror_number(mirror))
         if not parts:
             clauses.append("d.within = ''")
+        if after:
+            mirror_name, _, local_id = after.partition(":")
+            clauses.append("(m.name, d.local_id) > (?, ?)")
+            given += [mirror_name, local_id]
         for name, value in where:
             clause, values = self._attribute(name, value)
             clauses.append(clause)
             given.extend(values)
         if words is not None:
-            clauses.append("d.id IN (SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?)")
-            given.append(_match(words))
+            clauses.append("d.id IN (SELECT value FROM json_each(?))")
+            given.append(json.dumps(self._dataset_ids(words, BLOCKS)))
         return self._datasets(
             f"WHERE {' AND '.join(clauses)} ORDER BY m.name, d.local_id", tuple(given)
         )
@@ -94,17 +99,6 @@ class DatasetQueries(Reading):
     def dataset(self, name: str) -> DatasetRow:
         """One dataset; raises :class:`UnknownMirror` or :class:`UnknownDataset`."""
         return next(self._datasets("WHERE d.id = ?", (self._dataset_number(name),)))
-
-    def search(self, words: str) -> Iterator[DatasetRow]:
-        """Datasets whose name, title, license, DOIs and attributes have all the words, best first.
-
-        A word may be the beginning of one. Raises :class:`MalformedQuery` for no words.
-        """
-        return self._datasets(
-            "JOIN dataset_text ON dataset_text.rowid = d.id WHERE dataset_text MATCH ? "
-            "AND d.withheld = '' ORDER BY dataset_text.rank, m.name, d.local_id",
-            (_match(words),),
-        )
 
     def _datasets(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[DatasetRow]:
         for row in self._rows(_DATASETS + clause, parameters):
@@ -156,9 +150,15 @@ class DatasetQueries(Reading):
         )
         return [local_id for local_id, own, others in rows if own and not others]
 
-    def versions(self, name: str) -> Iterator[VersionRow]:
-        """The versions of a dataset in the order they were minted."""
-        return self._versions("WHERE v.dataset = ? ORDER BY v.seq", (self._dataset_number(name),))
+    def versions(self, name: str, after: int = 0, limit: int | None = None) -> Iterator[VersionRow]:
+        """The versions of a dataset in the order they were minted.
+
+        ``after`` is the ordinal of the last one of the page before.
+        """
+        return self._versions(
+            "WHERE v.dataset = ? AND v.seq > ? ORDER BY v.seq LIMIT ?",
+            (self._dataset_number(name), after, -1 if limit is None else limit),
+        )
 
     def last_version(self, name: str, kind: str | None = None) -> VersionRow | None:
         """The version minted last, of one kind (published | observed) or of any.
@@ -298,15 +298,3 @@ class DatasetQueries(Reading):
     def _versions(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[VersionRow]:
         sql = f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} {clause}"
         return map(version_row, self._rows(sql, parameters))
-
-
-def _match(words: str) -> str:
-    """Words as full-text search takes them: each may be the beginning of one."""
-    quoted = [
-        '"{}"*'.format(word.replace('"', '""'))
-        for word in words.split()
-        if any(letter.isalnum() for letter in word)
-    ]
-    if not quoted:
-        raise MalformedQuery(f"no words to search for: {words[:120]!r}")
-    return " ".join(quoted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from neuromirror.index.checksums import Lookup, parse_query
@@ -36,14 +36,15 @@ ORDER BY l.rank, l.id LIMIT ?
 
 _FOUND = f"""
 SELECT {CONTENT_COLUMNS}, m.name || ':' || d.local_id, f.path, first.label, last.label,
-    f.until IS NULL
+    f.until IS NULL, f.dataset, f.since
 FROM contents c CROSS JOIN files f ON f.content = c.id
 JOIN datasets d ON d.id = f.dataset JOIN mirrors m ON m.id = d.mirror
 JOIN versions newest ON newest.id = d.newest
 JOIN versions first ON first.dataset = f.dataset AND first.seq = f.since
 JOIN versions last ON last.dataset = f.dataset
     AND last.seq = CASE WHEN f.until IS NULL THEN newest.seq ELSE f.until - 1 END
-WHERE c.id = ? AND d.withheld = '' ORDER BY f.dataset, f.path, f.since
+WHERE c.id = ? AND (f.dataset, f.path, f.since) > (?, ?, ?) AND d.withheld = ''
+ORDER BY f.dataset, f.path, f.since
 """
 
 _NOT_INDEXED = """
@@ -55,7 +56,7 @@ GROUP BY m.id ORDER BY m.name
 
 
 _VOUCHED = f"""
-SELECT c.retention,
+SELECT f.since, f.until, c.retention,
     CASE WHEN c.sha256 IS NOT NULL THEN 'sha256' WHEN c.md5 IS NOT NULL THEN 'md5' ELSE 'etag' END
         AS word,
     CASE WHEN c.sha256 IS NOT NULL THEN c.checked & {CHECKED["sha256"]}
@@ -63,7 +64,7 @@ SELECT c.retention,
         ELSE c.checked & {CHECKED["etag"]} END <> 0 AS sure, count(*)
 FROM files f JOIN contents c ON c.id = f.content
 WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?)
-GROUP BY c.retention, word, sure
+GROUP BY f.since, f.until, c.retention, word, sure
 """
 
 
@@ -117,16 +118,18 @@ class FileQueries(Reading):
 
     def vouched(self, version: VersionRow) -> Vouched:
         """What was checked of a version's files, and how long upstream keeps them."""
-        checked: dict[str, int] = {}
-        kept: dict[str, int] = {}
-        if version.indexed:
-            asked = (version.dataset, version.seq, version.seq)
-            for place, word, sure, count in self._rows(_VOUCHED, asked):
-                retention = RETENTION[place].value
-                kept[retention] = kept.get(retention, 0) + count
-                if sure:
-                    checked[word] = checked.get(word, 0) + count
-        return Vouched(dict(sorted(checked.items())), dict(sorted(kept.items())))
+        return self.vouched_each([version])[0]
+
+    def vouched_each(self, versions: Sequence[VersionRow]) -> list[Vouched]:
+        """What :meth:`vouched` says of some versions of one dataset; its files are looked at once.
+
+        Those of all versions between the first and the last of them, that is.
+        """
+        indexed = [one.seq for one in versions if one.indexed]
+        counts: list[tuple[Any, ...]] = []
+        if indexed:
+            counts += self._rows(_VOUCHED, (versions[0].dataset, max(indexed), min(indexed)))
+        return [_vouched(one, counts) for one in versions]
 
     def places(self, url: str) -> list[LocationRow]:
         """What is known of a URL, once for each content that was had from it."""
@@ -137,27 +140,34 @@ class FileQueries(Reading):
         )
         return [_place(row) for row in rows]
 
-    def find(self, query: str) -> Iterator[FoundFile]:
+    def find(
+        self, query: str, after: tuple[int, int, str, int] = (0, 0, "", 0)
+    ) -> Iterator[FoundFile]:
         """Every place where the bytes are or were, in all datasets.
+
+        ``after`` is the ``position`` of the last one of the page before.
 
         ``query`` is ``sha256:<hex>`` (or its first 8 or more digits), ``md5:<hex>``,
         ``etag:<md5>-<parts>``, a bare checksum, or a git-annex key. Raises
         :class:`MalformedQuery` at once; gives nothing for what is not known, or only in versions
         that :meth:`not_indexed` counts.
         """
-        return self._find(parse_query(query))
+        return self._find(parse_query(query), after)
 
     def not_indexed(self) -> list[NotIndexed]:
         """What :meth:`find` does not look at, by mirror; empty where every file is in the index."""
         return [NotIndexed(*row) for row in self._rows(_NOT_INDEXED)]
 
-    def _find(self, lookups: list[Lookup]) -> Iterator[FoundFile]:
+    def _find(self, lookups: list[Lookup], after: tuple[int, int, str, int]) -> Iterator[FoundFile]:
         claimants = self._claimants()
         union = " UNION ".join(lookup.sql for lookup in lookups)
         given = [value for lookup in lookups for value in lookup.parameters]
         for (content,) in self._rows(f"{union} ORDER BY 1", given):
+            if content < after[0]:
+                continue
+            start = after[1:] if content == after[0] else (0, "", 0)
             urls: tuple[str, ...] | None = None
-            for row in self._rows(_FOUND, (content,)):
+            for row in self._rows(_FOUND, (content, *start)):
                 if urls is None:
                     urls = tuple(place.url for place in self.locations(content))
                 yield _found(row, urls, claimants)
@@ -182,13 +192,25 @@ def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
     )
 
 
+def _vouched(version: VersionRow, counts: Sequence[tuple[Any, ...]]) -> Vouched:
+    checked: dict[str, int] = {}
+    kept: dict[str, int] = {}
+    for since, until, place, word, sure, count in counts if version.indexed else ():
+        if since <= version.seq and (until is None or version.seq < until):
+            retention = RETENTION[place].value
+            kept[retention] = kept.get(retention, 0) + count
+            if sure:
+                checked[word] = checked.get(word, 0) + count
+    return Vouched(dict(sorted(checked.items())), dict(sorted(kept.items())))
+
+
 def _place(row: tuple[Any, ...]) -> LocationRow:
     url, kind, version_id, checked_at, result = row
     return LocationRow(url, kind, version_id or version_of(url), checked_at, result)
 
 
 def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str]) -> FoundFile:
-    dataset, path, first, last, current = row[_CONTENT_WIDTH:]
+    dataset, path, first, last, current, number, since = row[_CONTENT_WIDTH:]
     word, checked = evidence(row)
     return FoundFile(
         dataset=dataset,
@@ -203,4 +225,5 @@ def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str
         checked=checked,
         retention=RETENTION[row[12]],
         urls=urls,
+        position=(row[0], number, path, since),
     )

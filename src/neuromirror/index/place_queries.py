@@ -7,7 +7,7 @@ from typing import Any
 
 from neuromirror.index.locations import EXACT
 from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests
-from neuromirror.index.rows import PlaceDue, VersionRow
+from neuromirror.index.rows import AilingHost, Answers, PlaceDue, VersionRow
 
 _CONTENT_WIDTH = 13
 
@@ -126,6 +126,39 @@ class PlaceQueries(Reading):
             (version.dataset, version.seq, version.seq),
         )
         return dict(rows)
+
+    def ailing_hosts(self, limit: int) -> list[AilingHost]:
+        """Where places said something else than ok: by mirror, host and word, most first."""
+        # of https://host/path the host, of s3://bucket/key the bucket
+        rows = self._rows(
+            "SELECT mirror, substr(rest, 1, instr(rest || '/', '/') - 1) AS host, result, "
+            "count(*) AS places, max(at) FROM ("
+            "SELECT m.name AS mirror, substr(l.url, instr(l.url, '://') + 3) AS rest, "
+            "l.result AS result, l.checked_at AS at "
+            "FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset "
+            "CROSS JOIN mirrors m ON m.id = d.mirror "
+            f"WHERE l.result <> 'ok' AND d.withheld = '' AND {_STANDS}"
+            ") GROUP BY mirror, host, result ORDER BY places DESC, mirror, host, result LIMIT ?",
+            (limit,),
+        )
+        return [AilingHost(*row) for row in rows]
+
+    def answers(self, version: VersionRow) -> Answers:
+        """What the places of a version's files said; it looks at every file."""
+        row = self._row(
+            "SELECT count(*), coalesce(sum(hashed), 0), coalesce(sum(fine IS NOT NULL), 0), "
+            "coalesce(sum(asked), 0), min(fine) FROM (SELECT c.checked <> 0 AS hashed, "
+            "max(CASE WHEN l.result = 'ok' THEN l.checked_at END) AS fine, "
+            "max(l.checked_at) IS NOT NULL AS asked "
+            "FROM files f CROSS JOIN contents c ON c.id = f.content "
+            "LEFT JOIN locations l ON l.content = c.id "
+            "WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?) "
+            "GROUP BY f.path)",
+            (version.dataset, version.seq, version.seq),
+        )
+        assert row is not None
+        return Answers(*row)
 
     def asked_since(self) -> tuple[bool, str | None]:
         """Whether every place was asked once, and when the one was that was asked longest ago."""

@@ -16,6 +16,7 @@ from neuromirror.index.contents import ContentWriter
 from neuromirror.index.errors import JournalBroken
 from neuromirror.index.locations import LocationWriter
 from neuromirror.index.parts import PartRecorder
+from neuromirror.index.path_words import PathWordWriter
 from neuromirror.index.urls import short_hash
 from neuromirror.model import Change, Location, PlacedFile, dump_placed
 
@@ -49,13 +50,16 @@ def record_files(
     seq: int,
     records: Iterable[PlacedFile],
     where: str,
+    *,
+    words: bool = True,
 ) -> Recorded:
     """Close and open the dataset's rows of files and parts so that they hold at version ``seq``.
 
-    ``records`` must be sorted by the bytes of ``git_path``, each path once; raises
+    ``words`` says whether the paths that it brought are to be found by their words. ``records``
+    must be sorted by the bytes of ``git_path``, each path once; raises
     :class:`JournalBroken` (naming ``where``) if they are not.
     """
-    batch = _Batch(connection, dataset, version, seq)
+    batch = _Batch(connection, dataset, version, seq, words)
     parts = PartRecorder(connection, dataset, seq)
     files = 0
     pairs: list[_Pair] = []
@@ -69,6 +73,7 @@ def record_files(
             batch.write(pairs)
             pairs = []
     batch.write(pairs)
+    batch.close()
     parts.close_others()
     return Recorded(files, batch.contents.added, parts.count)
 
@@ -81,19 +86,22 @@ def record_changes(
     before: int,
     changes: Iterable[Change],
     where: str,
+    *,
+    words: bool = True,
 ) -> Recorded:
     """As :func:`record_files`, told only what differs from the version whose rows are open.
 
     ``before`` is how many files that version holds; the other files' rows are not read. Raises
     :class:`JournalBroken` for changes that are not sorted, or do not fit the open rows.
     """
-    batch = _Batch(connection, dataset, version, seq)
+    batch = _Batch(connection, dataset, version, seq, words)
     parts = PartRecorder(connection, dataset, seq)
     files = before
     pairs = _fitted(connection, dataset, seq, changes, parts, where)
     while some := list(islice(pairs, _BATCH)):
         files += sum((file is not None) - (row is not None) for row, file in some)
         batch.write([(r, f) for r, f in some if r is None or f is None or r[4] != f[1]])
+    batch.close()
     return Recorded(files, batch.contents.added, parts.count)
 
 
@@ -234,8 +242,9 @@ class _Batch:
     """Writes some thousand pairs at a time."""
 
     def __init__(
-        self, connection: sqlite3.Connection, dataset: int, version: int, seq: int
+        self, connection: sqlite3.Connection, dataset: int, version: int, seq: int, words: bool
     ) -> None:
+        self._words = PathWordWriter(connection, version) if words else None
         self._db = connection
         self._dataset = dataset
         self._seq = seq
@@ -279,3 +288,10 @@ class _Batch:
             opened,
         )
         self._locations.learn(places)
+        if self._words is not None:
+            self._words.take(row[1] for row in opened)
+
+    def close(self) -> None:
+        """All pairs were written."""
+        if self._words is not None:
+            self._words.close()

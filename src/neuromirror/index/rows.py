@@ -139,7 +139,8 @@ class FoundFile:
     """A place where a content was or is: one dataset, path and unbroken range of versions.
 
     ``first`` and ``last`` are the labels of the first and last version of the range; ``current``
-    says that it reaches the newest state. ``urls``: the best few places of the bytes.
+    says that it reaches the newest state. ``urls``: the best few places of the bytes. ``position``
+    is for :meth:`Index.find`.
     """
 
     dataset: str
@@ -154,6 +155,7 @@ class FoundFile:
     checked: bool
     retention: Retention
     urls: tuple[str, ...]
+    position: tuple[int, int, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,33 @@ class Vouched:
 
     checked: dict[str, int]
     kept: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What vouches for a version's files today, as counts of them.
+
+    ``hashed`` are those of which a checksum was computed here, ``fine`` those of which a place said
+    that it has them, ``asked`` those of which any place was asked. ``since`` is the time since
+    when all of ``fine`` are known to be there: that of the one asked longest ago.
+    """
+
+    files: int
+    hashed: int
+    fine: int
+    asked: int
+    since: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AilingHost:
+    """How many places at a host said something else than ok, and when the last of them did."""
+
+    mirror: str
+    host: str
+    result: str
+    places: int
+    last: str | None
 
 
 @dataclass(frozen=True, slots=True)

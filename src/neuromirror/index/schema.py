@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from neuromirror.index import path_words
+
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 5
+SCHEMA = 6
 
 _FIRST = """
 CREATE TABLE progress (
@@ -272,6 +274,20 @@ CREATE INDEX locations_checked ON locations (checked_at);  -- those asked longes
 CREATE INDEX locations_ailing ON locations (result) WHERE result <> 'ok';
 """
 
+# Paths that versions brought, without those of parts, in blocks: see path_words. A dataset that is
+# a part is one for good. The text is of words alone and gives none back.
+_SIXTH = """
+CREATE TABLE path_blocks (
+    id INTEGER PRIMARY KEY,  -- version << 20 | place of the block
+    first TEXT NOT NULL,  -- path
+    last TEXT NOT NULL
+) STRICT;
+CREATE VIRTUAL TABLE path_text USING fts5 (
+    words, content = '', detail = none,
+    tokenize = "unicode61 remove_diacritics 2 tokenchars '-'"
+);
+"""
+
 _TEXT = """
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
     name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
@@ -356,6 +372,13 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in statements(_FIFTH):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 5")
+
+    @migrations()
+    def sixth(db: Database) -> None:
+        for statement in statements(_SIXTH):
+            db.conn.execute(statement)
+        path_words.fill(db.conn)
+        db.conn.execute("PRAGMA user_version = 6")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

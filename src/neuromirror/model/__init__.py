@@ -74,9 +74,11 @@ from neuromirror.model.records import (
     epoch,
     time_label,
 )
+from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 from neuromirror.model.traffic import Traffic, dump_traffic, load_traffic, total_traffic
 
 __all__ = [
+    "UNPRINTABLE",
     "ZARR_MARKERS",
     "ZARR_METADATA",
     "Change",
@@ -125,6 +127,8 @@ __all__ = [
     "dump_placed",
     "dump_traffic",
     "epoch",
+    "escaped",
+    "human_bytes",
     "in_git",
     "load_all",
     "load_changes",

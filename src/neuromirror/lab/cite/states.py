@@ -34,9 +34,17 @@ _CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
 
 
 def state_of_version(store: Store, row: VersionRow) -> State:
-    """A version in a store; raises NotCitable where git cannot read it."""
-    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-    return _minted(store.repository(dataset).path, row.commit)
+    """A version in a store, as the index knows it; no git is asked."""
+    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    return State(
+        git_dir=repository.path,
+        name=row.dataset_name,
+        label=row.label,
+        commit=row.commit,
+        tree=row.tree,
+        time=datetime.fromisoformat(row.time),
+        annex=repository.refs().get(ANNEX),
+    )
 
 
 def state_of_clone(folder: Path) -> State:

@@ -1,0 +1,195 @@
+"""A name, an id or an address that somebody typed, and the one thing that it is of."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.matching import LONGEST
+from neuromirror.index.schema import TAIL
+from neuromirror.index.urls import plain_url, short_hash
+
+_COMMIT = re.compile(r"(?:swh:1:rev:)?([0-9a-f]{40}|[0-9a-f]{64})\Z")
+_BEGINNING = re.compile(r"[0-9a-f]{7,39}\Z")
+_TREE = re.compile(r"swh:1:dir:([0-9a-f]{40})\Z")
+_STATE = re.compile(r"state:sha256:([0-9a-f]{64})\Z")
+_DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)\Z", re.IGNORECASE)
+
+_VERSIONS = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a name is of: a dataset, a version of it (``label``), or else the bytes of a ``key``."""
+
+    dataset: str
+    label: str = ""
+    key: str = ""
+
+
+class NameQueries(DatasetQueries):
+    """Whose name that is."""
+
+    def named(self, text: str) -> Named | None:
+        """The one thing that a text is the name of; None for words, and where it is of several.
+
+        It may be a commit or SWHID, ``state:sha256:…``, a DOI, upstream's address of a dataset, a
+        version or a file, or a dataset's name, with its version or not: ``dandi:000027``,
+        ``000027``, ``DANDI:000027/0.210831.2033``, ``000027@draft``.
+        """
+        text = text.strip()
+        if not text or len(text) > LONGEST * 4 or any(sign.isspace() for sign in text):
+            return None
+        text = text.encode("utf-8", "replace").decode().replace("\0", "")
+        return self._by_id(text) or self._by_doi(text) or self._by_url(text) or self._by_name(text)
+
+    def _by_id(self, text: str) -> Named | None:
+        word = text.lower()
+        for form, column, start in (
+            (_COMMIT, "commit_id", ""),
+            (_TREE, "tree_id", ""),
+            (_STATE, "state", "sha256:"),
+        ):
+            if found := form.match(word):
+                return self._version(f"v.{column} = ?", f"{start}{found[1]}")
+        if _BEGINNING.match(word):
+            # "g" sorts after all hex digits
+            return self._version("v.commit_id >= ? AND v.commit_id < ?", word, f"{word}g")
+        return None
+
+    def _version(self, condition: str, *values: str) -> Named | None:
+        """The version that is so; of a state that came back the one minted last."""
+        rows = list(
+            self._rows(
+                f"SELECT m.name || ':' || d.local_id, v.label FROM {_VERSIONS} "
+                f"WHERE {condition} AND d.withheld = '' ORDER BY v.id DESC",
+                values,
+            )
+        )
+        return Named(*rows[0]) if len({name for name, _ in rows}) == 1 else None
+
+    def _by_doi(self, text: str) -> Named | None:
+        form = _DOI.match(text)
+        if form is None:
+            return None
+        doi = form[1].rstrip("/.").lower()
+        rows = list(
+            self._rows(
+                "SELECT m.name || ':' || d.local_id, v.label, lower(v.doi) FROM dataset_text t "
+                "JOIN datasets d ON d.id = t.rowid JOIN mirrors m ON m.id = d.mirror "
+                "JOIN versions v ON v.dataset = d.id "
+                "WHERE dataset_text MATCH ? AND d.withheld = '' AND v.doi IS NOT NULL "
+                "ORDER BY v.id DESC",
+                ('doi : "{}"'.format(doi.replace('"', '""')),),
+            )
+        )
+        exact = {name: label for name, label, known in reversed(rows) if known == doi}
+        # a dataset's own DOI is the beginning of those of its versions
+        names = exact or {name: "" for name, _, known in rows if known.startswith(f"{doi}/")}
+        return Named(*next(iter(names.items()))) if len(names) == 1 else None
+
+    def _by_url(self, text: str) -> Named | None:
+        if "://" not in text:
+            return None
+        row = self._row(
+            "SELECT c.key FROM locations l JOIN contents c ON c.id = l.content "
+            "WHERE l.plain_hash = ? AND (l.url = ? OR ? NOT LIKE '%versionId=%') "
+            "ORDER BY l.learned DESC, l.id DESC LIMIT 1",
+            (short_hash(plain_url(text)), text, text),
+        )
+        if row is not None:
+            return Named("", key=row[0])
+        try:
+            address = urlsplit(text)
+        except ValueError:
+            return None
+        # a page of a browser's own routes has its path behind the #
+        pieces = [one for one in unquote(f"{address.path}/{address.fragment}").split("/") if one]
+        fits = {
+            (name, number)
+            for piece in pieces[:16]
+            for name, number, uri in self._with_tail(piece)
+            if uri and _same_place(address.netloc, pieces, uri)
+        }
+        if len(fits) != 1:
+            return None
+        name, number = fits.pop()
+        for piece in reversed(pieces[:16]):
+            if label := self._labelled(number, piece):
+                return Named(name, label)
+        return Named(name)
+
+    def _by_name(self, text: str) -> Named | None:
+        name, at, label = text.partition("@")
+        mirror, colon, local_id = name.rpartition(":")
+        known = self._called(mirror if colon else None, local_id)
+        if not at and not known and "/" in local_id:
+            # as archives write it: DANDI:000027/0.210831.2033
+            local_id, _, label = local_id.rpartition("/")
+            known = self._called(mirror if colon else None, local_id)
+        if len(known) != 1:
+            return None
+        number, found = known[0]
+        if not label:
+            return Named(found)
+        word = self._labelled(number, label)
+        return Named(found, word) if word else None
+
+    def _called(self, mirror: str | None, local_id: str) -> list[tuple[int, str]]:
+        """Ids and names of the datasets of a local id, or of a last component if it has digits.
+
+        A title's word may be the last component of some id; it is words, then.
+        """
+        whole = list(
+            self._rows(
+                "SELECT d.id, m.name || ':' || d.local_id FROM mirrors m "
+                "JOIN datasets d ON d.mirror = m.id WHERE d.local_id = ? "
+                "AND (? IS NULL OR lower(m.name) = lower(?)) AND d.withheld = ''",
+                (local_id, mirror, mirror),
+            )
+        )
+        if whole or not any(sign.isdigit() for sign in local_id):
+            return [(number, name) for number, name in whole]
+        return [
+            (number, name)
+            for name, number, _ in self._with_tail(local_id)
+            if mirror is None or name.lower().startswith(f"{mirror.lower()}:")
+        ]
+
+    def _with_tail(self, tail: str) -> list[tuple[str, int, str]]:
+        return [
+            (name, number, uri)
+            for name, number, uri in self._rows(
+                "SELECT m.name || ':' || d.local_id, d.id, coalesce(d.source_uri, '') "
+                "FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+                f"WHERE {TAIL.format('d.local_id')} = ? AND d.withheld = ''",
+                (tail,),
+            )
+        ]
+
+    def _labelled(self, dataset: int, label: str) -> str:
+        """The label of a dataset's version of this label, or upstream's word for it."""
+        row = self._row(
+            "SELECT label FROM versions WHERE dataset = ?1 AND (label = ?2 OR upstream = ?2) "
+            "ORDER BY label = ?2 DESC, seq DESC LIMIT 1",
+            (dataset, label),
+        )
+        return str(row[0]) if row else ""
+
+
+def _same_place(host: str, pieces: list[str], uri: str) -> bool:
+    """Whether an address may be one of the archive's that has the dataset at ``uri``.
+
+    Its pages and its API have hosts of one domain; a bucket is a host of s3://, or a part of a
+    host or of a path of https://.
+    """
+    try:
+        known = urlsplit(uri)
+    except ValueError:
+        return False
+    names, archive = host.lower().split("."), known.netloc.lower()
+    if known.scheme == "s3":
+        return archive in (names[0], host.lower(), pieces[0].lower())
+    return names[-2:] == archive.split(".")[-2:]

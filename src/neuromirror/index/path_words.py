@@ -1,0 +1,94 @@
+"""The words of paths, by which datasets are found that have such files.
+
+Each version has the paths that it brought in blocks of some hundred, and of each block the
+distinct words are in full-text search, nothing else: the search tells the few blocks in which all
+words stand, and the rows of ``files`` between a block's first and last path tell the rest. It
+costs about ten bytes a file. Words are what stands between ``/ _ - .`` and other signs, whatever
+its case, and a short number together with what it numbers (``sub-01``); single letters and short
+numbers alone are left out, as everything has them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+PATHS = 500
+"""Paths of a block. To change it is to change the schema: the blocks are rows."""
+SHIFT = 20
+"""A block's number is its version's id, shifted by so many bits, and its place among them."""
+SHORT = 4
+"""Digits from which on a number is a word of its own."""
+
+_SIGNS = bytes(sign for sign in range(128) if not chr(sign).isalnum())
+_APART = bytes.maketrans(_SIGNS, b" " * len(_SIGNS))
+_JOINED = bytes.maketrans(_SIGNS.replace(b"-", b""), b" " * (len(_SIGNS) - 1))
+
+
+def path_words(text: str) -> set[str]:
+    """The distinct words of paths, in lower case; paths may stand one a line."""
+    pieces = set(text.lower().encode().translate(_JOINED).split())
+    words = {
+        word
+        for word in map(bytes.decode, set(b" ".join(pieces).translate(_APART).split()))
+        if len(word) >= (SHORT if word.isdecimal() else 2)
+    }
+    for piece in pieces:
+        rest, _, number = piece.rpartition(b"-")
+        if number.isdigit() and len(number) < SHORT:
+            numbered = rest.rpartition(b"-")[2]
+            if numbered:
+                words.add(f"{numbered.decode()}-{number.decode()}")
+    return words
+
+
+class PathWordWriter:
+    """Takes the paths that a version brings, sorted; lives for one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, version: int) -> None:
+        self._db = connection
+        self._next = version << SHIFT
+        self._paths: list[str] = []
+
+    def take(self, paths: Iterable[str]) -> None:
+        """Further paths of the version."""
+        self._paths.extend(paths)
+        while len(self._paths) >= PATHS:
+            self._write(self._paths[:PATHS])
+            del self._paths[:PATHS]
+
+    def close(self) -> None:
+        """All paths were taken."""
+        if self._paths:
+            self._write(self._paths)
+
+    def _write(self, paths: list[str]) -> None:
+        self._db.execute(
+            "INSERT INTO path_blocks VALUES (?,?,?)", (self._next, paths[0], paths[-1])
+        )
+        # sorted: the order of a set is another one in each process
+        self._db.execute(
+            "INSERT INTO path_text (rowid, words) VALUES (?,?)",
+            (self._next, " ".join(sorted(path_words("\n".join(paths))))),
+        )
+        self._next += 1
+
+
+def fill(connection: sqlite3.Connection) -> None:
+    """Write the blocks of an index that has none yet, as recording its versions does."""
+    datasets = connection.execute("SELECT id FROM datasets WHERE within = ''").fetchall()
+    for (dataset,) in datasets:
+        writer, last = None, 0
+        for version, path in connection.execute(
+            "SELECT v.id, f.path FROM files f JOIN versions v "
+            "ON v.dataset = f.dataset AND v.seq = f.since "
+            "WHERE f.dataset = ? ORDER BY f.since, f.path",
+            (dataset,),
+        ):
+            if writer is None or version != last:
+                if writer is not None:
+                    writer.close()
+                writer, last = PathWordWriter(connection, version), version
+            writer.take([path])
+        if writer is not None:
+            writer.close()

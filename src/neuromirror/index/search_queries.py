@@ -1,0 +1,239 @@
+"""What people ask with words: which datasets, which files of a version, and whose name that is."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
+from neuromirror.index.matching import BLOCKS, Candidate, PathMatch, path_conditions, split_words
+from neuromirror.index.path_words import path_words
+from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
+
+_LISTED = 200
+_EACH = 8
+_CLOSE = 0.75
+_KNOWN = 5000
+_FIELDS = ("name", "title", "license", "doi")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDataset:
+    """A dataset that has all words of a search.
+
+    ``said`` are the names and values of what is said of it that have some of them; ``version`` is
+    the label of a version that has the others in its paths, None where there are no others, and
+    ``path`` such a path, None where the index could not tell it in time; ``in_paths`` are those
+    others.
+    """
+
+    dataset: DatasetRow
+    said: tuple[tuple[str, str], ...]
+    version: str | None
+    path: str | None
+    in_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDatasets:
+    """A page of a search.
+
+    ``mirrors`` counts what was found, by the name of the mirror, ``total`` that of the mirrors
+    asked for; both are a little too high where not ``exact``. ``next`` is where the next page
+    starts, None at the end.
+    """
+
+    rows: tuple[FoundDataset, ...]
+    mirrors: dict[str, int]
+    total: int
+    exact: bool
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedPaths:
+    """Files of a version whose paths have some words, by path.
+
+    ``next`` is the start of the page behind, '' at the end; ``whole`` is False where the search
+    stopped because it had looked at enough, and may find more from ``next`` on.
+    """
+
+    files: tuple[FileRow, ...]
+    next: str
+    whole: bool
+
+
+class SearchQueries(DatasetQueries, FileQueries):
+    """Questions in words."""
+
+    def find_datasets(
+        self, words: str, mirror: str | None = None, *, start: int = 0, limit: int = 50
+    ) -> FoundDatasets:
+        """Datasets that have all the words, best first; of all mirrors or one.
+
+        Words are looked for in name, title, license, DOIs and attributes, then in the paths of all
+        versions; a word may be the beginning of one. ``start`` is the ``next`` of the page before.
+        Raises :class:`MalformedQuery` and :class:`UnknownMirror`.
+        """
+        if mirror is not None:
+            self._mirror_number(mirror)
+        candidates = self._candidates(words)
+        mirrors = Counter(one.mirror for one in candidates)
+        chosen = [one for one in candidates if mirror in (None, one.mirror)]
+        page = chosen[start : start + limit]
+        budget = BLOCKS
+        matches: dict[int, PathMatch | None] = {}
+        for one in page:
+            if one.missing:
+                match, looked = self._confirmed(one, budget)
+                budget -= looked
+                if match is None:
+                    continue
+                matches[one.dataset] = match
+            else:
+                matches[one.dataset] = None
+        rows = {row.id: row for row in self._chosen(list(matches))}
+        asked = split_words(words)
+        return FoundDatasets(
+            rows=tuple(
+                self._found_dataset(rows[one.dataset], asked, one.missing, matches[one.dataset])
+                for one in page
+                if one.dataset in matches
+            ),
+            mirrors=dict(sorted(mirrors.items())),
+            total=len(chosen),
+            exact=all(map(_is_sure, candidates)),
+            next=start + limit if len(chosen) > start + limit else None,
+        )
+
+    def _chosen(self, datasets: list[int]) -> Iterator[DatasetRow]:
+        marks = ",".join("?" * len(datasets))
+        return self._datasets(f"WHERE d.id IN ({marks})", tuple(datasets))
+
+    def _found_dataset(
+        self, row: DatasetRow, words: list[str], missing: tuple[str, ...], match: PathMatch | None
+    ) -> FoundDataset:
+        text = self._row(
+            "SELECT name, title, license, doi FROM dataset_text WHERE rowid = ?", (row.id,)
+        )
+        assert text is not None
+        values = self._rows(
+            "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (row.id,)
+        )
+        told = [*zip(_FIELDS, text, strict=True), *values]
+        wanted = list(map(_tokens, words))
+        said = tuple(
+            (name, value)
+            for name, value in told
+            if (tokens := _tokens(value)) and any(_has(tokens, w) for w in wanted)
+        )
+        if match is None:
+            return FoundDataset(row, said, None, None)
+        label = row.newest if match.current else self._label(match.version)
+        return FoundDataset(row, said, label, match.path, missing)
+
+    def _label(self, version: int) -> str:
+        row = self._row("SELECT label FROM versions WHERE id = ?", (version,))
+        assert row is not None
+        return str(row[0])
+
+    def each_word(self, words: str) -> dict[str, int]:
+        """How many datasets have each of the words alone, about; raises as :meth:`search`."""
+        return {word: len(self._candidates(word)) for word in split_words(words)[:_EACH]}
+
+    def alike(self, counts: Mapping[str, int]) -> str:
+        """The words of :meth:`each_word`, those without datasets as names and attributes have them.
+
+        Empty where there is nothing to put right, or nothing is near.
+        """
+        known: set[str] = set()
+        if 0 in counts.values():
+            rows = self._rows(
+                "SELECT t.name || ' ' || t.title || ' ' || t.attributes FROM dataset_text t "
+                "JOIN datasets d ON d.id = t.rowid WHERE d.withheld = '' AND d.within = '' LIMIT ?",
+                (_KNOWN,),
+            )
+            known = {token for (text,) in rows for token in _tokens(text)}
+        found = []
+        for word, count in counts.items():
+            # a slip is seldom in the first letter, and comparing with all would take too long
+            near = [one for one in known if one[:1] == word[:1].casefold()] if not count else []
+            close = difflib.get_close_matches(word.casefold(), sorted(near), 1, _CLOSE)
+            found += close or [word]
+        return " ".join(found) if found != list(counts) else ""
+
+    def search(self, words: str) -> Iterator[DatasetRow]:
+        """All that :meth:`find_datasets` finds, best first."""
+        found = self.find_datasets(words)
+        return self._searched(words, found)
+
+    def _searched(self, words: str, found: FoundDatasets) -> Iterator[DatasetRow]:
+        while True:
+            yield from (one.dataset for one in found.rows)
+            if found.next is None:
+                return
+            found = self.find_datasets(words, start=found.next)
+
+    def matching_paths(
+        self, version: VersionRow, words: str, start: str = "", looked: int = 200_000
+    ) -> MatchedPaths:
+        """The files of a version whose path has all the words, whatever the case of ASCII letters.
+
+        A word may be any part of a path. ``start`` is the ``next`` of the page before; at most
+        ``looked`` rows of files are looked at, those of other versions too. Raises
+        :class:`MalformedQuery`, and :class:`FilesNotIndexed` as :meth:`files`.
+        """
+        self.files(version, limit=0)
+        conditions, values, fits = path_conditions(split_words(words), "f.path")
+        end = self._row(
+            "SELECT path FROM files WHERE dataset = ? AND path > ? ORDER BY path, since "
+            "LIMIT 1 OFFSET ?",
+            (version.dataset, start, looked),
+        )
+        rows = self._rows(
+            f"SELECT {FILE_COLUMNS} FROM files f CROSS JOIN contents c ON c.id = f.content "
+            "WHERE f.dataset = ? AND f.path >= ? AND f.since <= ? "
+            f"AND (f.until IS NULL OR f.until > ?) {'AND f.path < ?' if end else ''}{conditions} "
+            "ORDER BY f.path",
+            (version.dataset, start, version.seq, version.seq, *(end or ()), *values),
+        )
+        claimants = self._claimants()
+        found: list[FileRow] = []
+        for row in rows:
+            file = file_row(row, claimants)
+            if not fits(file.path):
+                continue
+            if len(found) == _LISTED:
+                return MatchedPaths(tuple(found), file.path, True)
+            found.append(file)
+        return MatchedPaths(tuple(found), str(end[0]) if end else "", end is None)
+
+
+def _is_sure(candidate: Candidate) -> bool:
+    """Whether what full-text search tells needs no look at paths: of one word that is in them."""
+    missing = candidate.missing
+    return not missing or (len(missing) == 1 and path_words(missing[0]) == {missing[0].lower()})
+
+
+def _tokens(text: str) -> list[str]:
+    """The words of a text as full-text search has them."""
+    if not text.isascii():
+        apart = unicodedata.normalize("NFD", text)
+        text = "".join(sign for sign in apart if not unicodedata.combining(sign))
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def _has(tokens: list[str], word: list[str]) -> bool:
+    """Whether the tokens of a word follow each other somewhere, the last one perhaps longer."""
+    if not word:
+        return False
+    return any(
+        tokens[place : place + len(word) - 1] == word[:-1]
+        and tokens[place + len(word) - 1].startswith(word[-1])
+        for place in range(len(tokens) - len(word) + 1)
+    )
