@@ -96,6 +96,16 @@ def test_nothing_waits_for_a_running_event_loop(held: Held) -> None:
     assert np.array_equal(asyncio.run(notebook()), held.voxels()[0:2, 0:2, 0:2])
 
 
+def test_a_document_is_read_from_git_or_not_at_all(held: Held) -> None:
+    files = held.open().store._files
+    held.boss.clear_requests()
+    assert files.in_git("zarr.json") == files.document("zarr.json")
+    assert files.in_git("0/c/0/0/0") is None
+    assert files.in_git("0") is None
+    assert files.in_git("nothing.json") is None
+    assert not held.boss.requests
+
+
 def test_threads_share_what_one_of_them_fetched(held: Held) -> None:
     array = held.open()
     held.boss.clear_requests()

@@ -134,19 +134,16 @@ def _version(
     index: str | os.PathLike[str] | None,
 ) -> OpenVolume:
     from neuromirror.index import Index
-    from neuromirror.model import DatasetRef
     from neuromirror.store import Store
     from neuromirror.store.private import is_private
-    from neuromirror.volume.version_files import VersionFiles
+    from neuromirror.volume.version_files import files_of
 
     held = Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
     named = index or os.environ.get("NEUROMIRROR_INDEX")
     path = held.index_path if named is None or is_private(held.root) else Path(named)
     with Index.open_readonly(path) as opened_index:
         row = opened_index.resolve(dataset, label)
-    repository = held.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
-    host = row.source_uri.partition("://")[2].partition("/")[0]
-    files = VersionFiles(repository.path, row.commit, row.annex_commit, row.name, host)
+    files = files_of(held, row)
     found = _opened(files, level, row.dataset_name, row.name, row.source_uri, row.state)
     files.volume = found.volume
     return found

@@ -29,12 +29,31 @@ class ExtraMissing(ConfigurationError):
 class BlockMissing(NeuromirrorError):
     """A block that cannot be had, or has other bytes than the version says.
 
-    ``block`` is its path in the volume (``0/c/3/0/2``).
+    ``block`` is its path in the volume (``0/c/3/0/2``); ``causes`` are the errors of the places
+    that were asked, where there were any. ``closed`` says that somebody closed the volume before.
     """
 
-    def __init__(self, block: str, where: str, why: str) -> None:
+    def __init__(
+        self,
+        block: str,
+        where: str,
+        why: str,
+        causes: tuple[NeuromirrorError, ...] = (),
+        *,
+        closed: bool = False,
+    ) -> None:
         super().__init__(f"block {block} of {where}: {why}")
         self.block = block
+        self.causes = causes
+        self.closed = closed
+
+
+class TooMuch(ConfigurationError):
+    """A cut-out of more voxels, or from more blocks, than is given at once."""
+
+
+class NotReadable(ConfigurationError):
+    """A volume, or a level of one, whose blocks are stored in a way that is not read here."""
 
 
 class ExportRefused(ConfigurationError):

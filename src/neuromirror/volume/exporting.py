@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from neuromirror.sources.volumes import Box
 from neuromirror.store import locked
-from neuromirror.volume.array import opened
+from neuromirror.volume.array import OpenVolume, opened
 from neuromirror.volume.errors import ExportFailed, ExportRefused
 from neuromirror.volume.export_state import LOCK, ExportState
 from neuromirror.volume.filling import overlap, put
@@ -99,7 +99,7 @@ def export(
             target.mkdir(parents=True, exist_ok=True)
         with locked(target / LOCK, f"the folder {target}"):
             state = ExportState.read(target, _identity(region, format))
-            kept = _Exporting(region, layout, sample, state, progress).run()
+            kept = _Exporting(volume, region, layout, sample, state, progress).run()
         return Exported(
             *(volume.version, volume.state, volume.level.name, checked, time, format, target),
             paths=tuple(_paths(layout)),
@@ -111,12 +111,14 @@ def export(
 class _Exporting:
     def __init__(
         self,
+        volume: OpenVolume,
         region: Region,
         layout: Layout,
         sample: int | None,
         state: ExportState,
         progress: Progress,
     ) -> None:
+        self._volume = volume
         self._region = region
         self._layout = layout
         self._sample = () if sample is None else (sample,)
@@ -136,7 +138,7 @@ class _Exporting:
         due = tuple(one for one in self._layout.targets if one.path not in before)
         self._forget_lost(due)
         _, _, zs = self._region.box
-        level = self._region.volume.level
+        level = self._volume.level
         for slab in cut(*zs, level.start[2], level.chunk[2]):
             here = list(intersecting(due, slab))
             if here and slab not in self._state.slabs:
@@ -193,12 +195,12 @@ class _Exporting:
             except BaseException:
                 # what is under way need not come to its end
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._region.volume.files.close()
+                self._volume.files.close()
                 raise
 
     def _boxes(self, slab: tuple[int, int]) -> Iterator[Box]:
         xs, ys, _ = self._region.box
-        level = self._region.volume.level
+        level = self._volume.level
         for y in cut(*ys, level.start[1], level.chunk[1]):
             for x in cut(*xs, level.start[0], level.chunk[0]):
                 yield x, y, slab
@@ -210,7 +212,7 @@ class _Exporting:
     def _parts(self, box: Box) -> Iterator[tuple[Box, Any]]:
         """Yields a block's voxels, some planes at a time."""
         xs, ys, zs = box
-        plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._region.volume.volume.item_size
+        plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._volume.volume.item_size
         for z in cut(*zs, zs[0], max(1, _AT_ONCE // plane)):
             yield (xs, ys, z), self._read((xs, ys, z))
 
@@ -218,7 +220,7 @@ class _Exporting:
         """The voxels of a box, with the axes z, y, x, little-endian in C order."""
         import numpy
 
-        volume = self._region.volume
+        volume = self._volume
         places = tuple(
             slice(start - first, stop - first)
             for (start, stop), first in zip(

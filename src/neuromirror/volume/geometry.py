@@ -38,7 +38,7 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
     found = _parsed(read(f"{level}/{METADATA}"), where)
     try:
         return _volume(group, multiscale, names.index(level), axes, found)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise _no_volume(where) from error
 
 

@@ -11,11 +11,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from neuromirror.model import Document
-from neuromirror.sources.volumes import Box, Triple, choose_chunk, documents
-from neuromirror.volume.array import OpenVolume
+from neuromirror.sources.volumes import Box, Level, Triple, Volume, choose_chunk, documents
 from neuromirror.volume.errors import ExportRefused, ExtraMissing
 from neuromirror.volume.regions import cut, told_box
 
@@ -64,11 +63,35 @@ class Layout:
     documents: tuple[Document, ...] = ()
 
 
+class Named(Protocol):
+    """A level of a volume, with what its files are called by; an ``OpenVolume`` is one."""
+
+    @property
+    def volume(self) -> Volume:
+        """Where the voxels are, and of which type."""
+
+    @property
+    def level(self) -> Level:
+        """The level."""
+
+    @property
+    def name(self) -> str:
+        """The dataset's, or the folder's."""
+
+    @property
+    def source(self) -> str:
+        """The channel's address."""
+
+    @property
+    def state(self) -> str:
+        """Which bytes these are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What is exported: a box of an open volume, of one time sample where it has several."""
+    """What is exported: a box of a volume, of one time sample where it has several."""
 
-    volume: OpenVolume
+    volume: Named
     box: Box
     time: int | None
 
@@ -116,7 +139,7 @@ def tiff(region: Region) -> Layout:
 def ome_tiff(region: Region) -> Layout:
     """One OME-TIFF; raises ExportRefused for a type of voxels that OME does not have."""
     found = region.volume.volume
-    if found.dtype not in _OME_TYPES:
+    if not has_ome_type(found.dtype):
         raise ExportRefused(
             f"OME-TIFF has no voxels of type {found.dtype}; export as tiff, zarr or npy"
         )
@@ -133,6 +156,23 @@ def ome_tiff(region: Region) -> Layout:
     path = f"{_whole_stem(region)}.ome.tif"
     make = _made_tiff(region, region.shape, ome=said)
     return Layout((Target(path, region.box, region.shape, make),))
+
+
+def tiff_stack(region: Region) -> Layout:
+    """One TIFF with a page a z-slice, for any type of voxels."""
+    make = _made_tiff(region, region.shape)
+    return Layout((Target(f"{_whole_stem(region)}.tif", region.box, region.shape, make),))
+
+
+def stack(region: Region) -> Layout:
+    """One TIFF: an OME-TIFF where OME has the type of voxels."""
+    has_type = has_ome_type(region.volume.volume.dtype)
+    return ome_tiff(region) if has_type else tiff_stack(region)
+
+
+def has_ome_type(dtype: str) -> bool:
+    """Whether OME-TIFF has voxels of this type."""
+    return dtype in _OME_TYPES
 
 
 def npy(region: Region) -> Layout:

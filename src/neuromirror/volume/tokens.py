@@ -26,3 +26,7 @@ def variable(host: str) -> str:
 def from_environment(host: str) -> str | None:
     """The token for a host; None where none is set."""
     return os.environ.get(variable(host), "").strip() or None
+
+
+def nobody(host: str) -> None:
+    """No token for any host: what is read is what anybody may read."""

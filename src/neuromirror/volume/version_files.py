@@ -7,16 +7,19 @@ import mmap
 import subprocess
 import tempfile
 import threading
+import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from urllib.parse import urlsplit
 
 from neuromirror.annex import (
     ALLOWED_ADDRESSES,
+    EtagDigest,
     key_digest,
     key_of_file,
     may_be_private,
@@ -26,13 +29,17 @@ from neuromirror.annex import (
     url_log_path,
 )
 from neuromirror.mint import FOLDER, LINK, ObjectMissing, ObjectReader
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.net import Limits, NetError, Session, UnsafeAddress, is_local_name, only_at
 from neuromirror.sources.volumes import BlockUrl, Volume, WrongVoxels, fetch, parse_url
 from neuromirror.volume.checking import mapped
 from neuromirror.volume.errors import BlockMissing
 from neuromirror.volume.geometry import block_of
 from neuromirror.volume.tokens import from_environment
+
+if TYPE_CHECKING:
+    from neuromirror.index import VersionRow
+    from neuromirror.store import Store
 
 _LIMITS: Final = Limits(per_host=4, read=300.0)
 """A cut-out is made before its first byte is sent, which may take minutes."""
@@ -49,6 +56,9 @@ _STRIPES: Final = 64
 Entry = tuple[bytes, bytes]
 """Mode and object id."""
 
+Place = BlockUrl | str
+"""Where bytes are: a block of a service, or the web address of an object."""
+
 
 class VersionFiles:
     """A commit in a bare repository of the store.
@@ -58,33 +68,47 @@ class VersionFiles:
     kept in temporary files without names, since an array is often read plane by plane; who wants
     more kept has a clone. ``host`` is the source's: an operator named it, so if its name says that
     it is this machine or of a private network it may be asked. Others may where git-annex may, by
-    its setting ``annex.security.allowed-ip-addresses``.
+    its setting ``annex.security.allowed-ip-addresses``. ``token`` gives what a host is shown, and
+    ``limits`` says how it is asked. ``seconds`` is how long after their making blocks are fetched;
+    what is under way then is broken off.
     """
 
     def __init__(
-        self, repository: Path, commit: str, annex_commit: str, where: str, host: str
+        self,
+        repository: Path,
+        commit: str,
+        annex_commit: str,
+        where: str,
+        host: str,
+        *,
+        token: Callable[[str], str | None] = from_environment,
+        limits: Limits = _LIMITS,
+        seconds: float | None = None,
     ) -> None:
         self.where = where
         self.volume: Volume | None = None
         """Tells of which place each block is, once it is known."""
         self._given = (repository, commit, annex_commit, where, host)
-        self._annex_commit = annex_commit
+        self._made_by = partial(VersionFiles, token=token, limits=limits, seconds=seconds)
+        self._commit, self._annex_commit = commit, annex_commit
+        self._token, self._limits = token, limits
         self._reader = ObjectReader(repository)
         self._reading = threading.RLock()
         self._root = self._reader.commit_tree(commit)
         self._folder = lru_cache(_FOLDERS)(partial(_read_folder, self._reader, self._reading))
         self._own = host if is_local_name(_name(host)) else None
         self._allowed = _allowed(repository)
-        self._public = Session(limits=_LIMITS)
+        self._public = Session(limits=limits)
         self._private: dict[str, Session] = {}
         self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
         self._keeping = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
+        self._ends = None if seconds is None else time.monotonic() + seconds
         self._closed = False
         weakref.finalize(self, _let_go, self._reader, self._kept)
 
-    def __reduce__(self) -> tuple[type[VersionFiles], tuple[Path, str, str, str, str]]:
-        return VersionFiles, self._given
+    def __reduce__(self) -> tuple[Callable[..., VersionFiles], tuple[Path, str, str, str, str]]:
+        return self._made_by, self._given
 
     def document(self, path: str) -> bytes | None:
         """The content of a document; None where the version has no such file."""
@@ -96,6 +120,14 @@ class VersionFiles:
         with self._reading:
             return self._reader.read(entry[1].hex())
 
+    def in_git(self, path: str) -> bytes | None:
+        """The content of a document that is in git itself: nobody is asked for it."""
+        entry = self._entry(path)
+        if entry is None or entry[0] in (FOLDER, LINK):
+            return None
+        with self._reading:
+            return self._reader.read(entry[1].hex())
+
     def block(self, path: str) -> mmap.mmap:
         """A block's bytes, checked; raises BlockMissing."""
         entry = self._entry(path)
@@ -103,16 +135,37 @@ class VersionFiles:
             raise BlockMissing(path, self.where, "the version has no such file")
         with self._reading:
             key = key_of_file(self._reader.read(entry[1].hex()).rpartition(b"/")[2])
+        return self._had(path, key, self._urls)
+
+    def object(self, path: str, most: int) -> mmap.mmap | None:
+        """The bytes of an annexed file, checked; None where the version has no such file.
+
+        Its folder may hold very many: git looks it up. Raises BlockMissing, and so it does for one
+        of more than ``most`` bytes, or of unknown size.
+        """
+        try:
+            with self._reading:
+                target = self._reader.read(f"{self._commit}:{path}")
+        except ObjectMissing:
+            return None
+        key = key_of_file(target.rpartition(b"/")[2])
+        size = parse_key(key).size
+        if size is None or not 0 < size <= most:
+            told = "of unknown size" if size is None else f"of {size} bytes"
+            raise BlockMissing(path, self.where, f"it is {told}, where 1 to {most} are expected")
+        return self._had(path, key, self._web_urls)
+
+    def _had(self, path: str, key: str, urls: Callable[[str, str], Sequence[Place]]) -> mmap.mmap:
         with self._locks[hash(key) % _STRIPES]:
             with self._keeping:
                 kept = self._kept.get(key)
                 if kept is not None:
                     self._kept.move_to_end(key)
                     return mapped(kept)
-            file = self._fetched(path, key)
+            file = self._fetched(path, key, urls(path, key))
             with self._keeping:
                 if self._closed:
-                    raise BlockMissing(path, self.where, _CLOSED)
+                    raise BlockMissing(path, self.where, _CLOSED, closed=True)
                 self._kept[key] = file
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)[1].close()
@@ -152,27 +205,38 @@ class VersionFiles:
         found = self._tree(folder)
         return None if found is None else found.get(name.encode())
 
+    def _places_of(self, key: str) -> list[str]:
+        """The addresses that git-annex knows of some bytes."""
+        try:
+            with self._reading:
+                log = self._reader.read(f"{self._annex_commit}:{url_log_path(key).decode()}")
+        except ObjectMissing:
+            return []
+        return [line.value for line in parse_log(log) if line.status == "1"]
+
+    def _web_urls(self, path: str, key: str) -> list[str]:
+        """The web addresses of an object's bytes."""
+        found = [one for one in self._places_of(key) if one.startswith(("https://", "http://"))]
+        return found[:_PLACES]
+
     def _urls(self, path: str, key: str) -> list[BlockUrl]:
         """The addresses of a block's bytes, that of its own place first."""
-        with self._reading, suppress(ObjectMissing):
-            log = self._reader.read(f"{self._annex_commit}:{url_log_path(key).decode()}")
-            found: list[BlockUrl] = []
-            for line in parse_log(log):
-                with suppress(NeuromirrorError):
-                    if line.status == "1":
-                        found.append(parse_url(unclaimed(line.value)))
-            own = None if self.volume is None else block_of(self.volume, path)
-            level = path.partition("/")[0]
-            found.sort(key=lambda url: url.level != level or (url.box, url.time) != own)
-            return found[:_PLACES]
-        return []
+        found: list[BlockUrl] = []
+        for place in self._places_of(key):
+            with suppress(NeuromirrorError):
+                found.append(parse_url(unclaimed(place)))
+        own = None if self.volume is None else block_of(self.volume, path)
+        level = path.partition("/")[0]
+        found.sort(key=lambda url: url.level != level or (url.box, url.time) != own)
+        return found[:_PLACES]
 
     # --- the service
 
-    def _fetched(self, path: str, key: str) -> BinaryIO:
+    def _fetched(self, path: str, key: str, urls: Sequence[Place]) -> BinaryIO:
         """A block in a file without a name."""
-        said = []
-        for url in self._urls(path, key):
+        said: list[str] = []
+        causes: list[NeuromirrorError] = []
+        for url in urls:
             file = cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
             try:
                 wrong = self._tried(url, key, file)
@@ -180,6 +244,7 @@ class VersionFiles:
                 wrong = f"{error} (git's setting {ALLOWED_ADDRESSES} says what may be asked)"
             except NeuromirrorError as error:
                 wrong = str(error)
+                causes.append(error)
             except OSError as error:
                 file.close()
                 raise BlockMissing(
@@ -193,11 +258,13 @@ class VersionFiles:
             file.close()
             said.append(wrong)
         why = " | ".join(said) or "no place of it is known; 'neuromirror sync' may find one"
-        raise BlockMissing(path, self.where, why)
+        raise BlockMissing(path, self.where, why, tuple(causes), closed=self._ended)
 
-    def _tried(self, url: BlockUrl, key: str, file: BinaryIO) -> str:
+    def _tried(self, url: Place, key: str, file: BinaryIO) -> str:
         """Writes a block, again after troubles that may pass; says what is wrong with it."""
         for left in reversed(range(_ATTEMPTS)):
+            if self._ended:
+                return _CLOSED
             file.seek(0)
             file.truncate()
             try:
@@ -207,18 +274,31 @@ class VersionFiles:
                     raise
         return ""
 
-    def _written(self, url: BlockUrl, key: str, file: BinaryIO) -> str:
-        digest = key_digest(key)
-        hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
-        session = self._session(url)
-        token = from_environment(url.host)
-        for piece in fetch(session, url, size=parse_key(key).size, token=token):
-            if self._closed:
-                return _CLOSED
-            file.write(piece)
-            if hashing is not None:
-                hashing.update(piece)
+    @property
+    def _left(self) -> float | None:
+        """Seconds that are left; None where nobody counts them."""
+        return None if self._ends is None else self._ends - time.monotonic()
+
+    @property
+    def _ended(self) -> bool:
+        """Whether no more is to be fetched."""
+        return self._closed or (self._left or 1.0) <= 0
+
+    def _written(self, url: Place, key: str, file: BinaryIO) -> str:
+        size, digest, hashing, done = parse_key(key).size, key_digest(key), _hashing(key), 0
+        with closing(self._pieces(url, size)) as pieces:
+            for piece in pieces:
+                if self._closed:
+                    return _CLOSED
+                done += len(piece)
+                if size is not None and done > size:
+                    break
+                file.write(piece)
+                if hashing is not None:
+                    hashing.update(piece)
         file.flush()
+        if size is not None and done != size:
+            return f"{url} now gives {'more' if done > size else 'less'} than its {size} bytes"
         if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
             return (
                 f"{url} now gives other voxels than when it was mirrored ({digest[0]} "
@@ -227,15 +307,51 @@ class VersionFiles:
             )
         return ""
 
-    def _session(self, url: BlockUrl) -> Session:
+    def _pieces(self, url: Place, size: int | None) -> Generator[bytes, None, None]:
+        """Yields the bytes of a place as they come."""
+        if isinstance(url, BlockUrl):
+            session, token = self._session(url.host, url.origin), self._token(url.host)
+            yield from fetch(session, url, size=size, token=token, seconds=self._left)
+            return
+        parts = urlsplit(url)
+        session = self._session(parts.netloc, f"{parts.scheme}://{parts.netloc}")
+        with session.stream(url, total=self._left or self._limits.total) as reply:
+            yield from reply.chunks
+
+    def _session(self, host: str, origin: str) -> Session:
         """One that asks this host; another that is private it does not, wherever it is sent."""
-        if url.host != self._own and not may_be_private(url.host, self._allowed):
+        if host != self._own and not may_be_private(host, self._allowed):
             return self._public
         with self._keeping:
-            if url.origin not in self._private:
-                made = Session(limits=_LIMITS, private_at=only_at(url.origin))
-                self._private[url.origin] = made
-            return self._private[url.origin]
+            if origin not in self._private:
+                made = Session(limits=self._limits, private_at=only_at(origin))
+                self._private[origin] = made
+            return self._private[origin]
+
+
+def files_of(
+    store: Store,
+    row: VersionRow,
+    *,
+    token: Callable[[str], str | None] = from_environment,
+    limits: Limits = _LIMITS,
+    seconds: float | None = None,
+) -> VersionFiles:
+    """The files of a version of the store; see :class:`VersionFiles`."""
+    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    host = row.source_uri.partition("://")[2].partition("/")[0]
+    given = repository.path, row.commit, row.annex_commit, row.name, host
+    return VersionFiles(*given, token=token, limits=limits, seconds=seconds)
+
+
+def _hashing(key: str) -> Any:
+    """A digest of the kind that a key proves; None where it proves none."""
+    digest = key_digest(key)
+    if digest is None:
+        return None
+    if digest[0] == "etag":
+        return EtagDigest(int(parse_key(key).name.rpartition("-")[2]))
+    return hashlib.new(digest[0], usedforsecurity=False)
 
 
 def _let_go(reader: ObjectReader, kept: OrderedDict[str, BinaryIO]) -> None:

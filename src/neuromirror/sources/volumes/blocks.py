@@ -25,14 +25,16 @@ def fetch(
     *,
     size: int | None = None,
     token: str | None = None,
+    seconds: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Generator[bytes, None, None]:
     """Yields the bytes of a block's chunk file, as they come from its service.
 
     ``size`` is the file's, as the annex key tells it: with the URL it gives the type of a voxel.
     None takes any unsigned integer that the reply says. ``token`` is sent to the URL's host alone;
-    None: the session's own, or what the service takes from anybody. ``progress`` is told how many
-    bytes there were so far. The connection is held until the last byte, or until it is closed.
+    None: the session's own, or what the service takes from anybody. ``seconds`` is how long all of
+    it may take, None: as long as its size allows. ``progress`` is told how many bytes there were so
+    far. The connection is held until the last byte, or until it is closed.
 
     Raises :class:`CutoutRefused` and other NetErrors, :class:`WrongVoxels`, and
     :class:`MalformedUrl` where no file of this block has the size; what was yielded by then is of
@@ -40,11 +42,13 @@ def fetch(
     """
     dtype = url.dtype if size is None else url.voxel_type(size)
     request = cutout_request(url, token)
-    voxels = prod(url.shape) * (8 if dtype is None else ITEM_SIZES[dtype])
+    if seconds is None:
+        voxels = prod(url.shape) * (8 if dtype is None else ITEM_SIZES[dtype])
+        seconds = session.limits.read + session.limits.total + voxels / _SLOWEST
     try:
         with session.stream(
             request.address,
-            total=session.limits.read + session.limits.total + voxels / _SLOWEST,
+            total=seconds,
             headers=request.headers,
             redirects=0 if request.secret else None,
         ) as reply:
