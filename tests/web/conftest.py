@@ -14,8 +14,11 @@ sys.path.append(str(Path(__file__).parents[1] / "crawl"))
 from crawl_place import Place
 from scripted import Box, Scripted
 from web_site import Running, running
+from web_volumes import quiet_volumes, volume_site, volumes
 
 from neuromirror.demo import DemoArchive
+
+__all__ = ["quiet_volumes", "volume_site", "volumes"]
 
 
 @pytest.fixture(scope="session")

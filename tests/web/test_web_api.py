@@ -1,37 +1,154 @@
-"""The JSON, the feeds and the badges."""
+"""The JSON and the badges."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
 from xml.etree import ElementTree
 
-from web_site import Running
+import pytest
+import requests
+from scripted import Box, File, Scripted, Thing, at
+from web_site import Running, running
+
+from neuromirror.model import DatasetFacts
+
+
+def pages(site: Running, address: str) -> Iterator[Any]:
+    """The pages of a list, each by the ``next`` of the one before."""
+    following: str | None = f"/api/v1{address}"
+    while following:
+        reply = site.get(following)
+        assert reply.status_code == 200, reply.text
+        page = reply.json()
+        following = page["next"]
+        assert reply.links.get("next", {}).get("url") == following
+        yield page
 
 
 def test_datasets_come_in_pages_and_all_of_them_come(site: Running) -> None:
     whole = site.api("/datasets")
     assert whole["next"] is None
-    names, address = [], "/datasets?limit=2"
-    while address:
-        page = site.api(address)
-        names += [one["name"] for one in page["datasets"]]
-        address = page["next"].partition("/api/v1")[2] if page["next"] else ""
+    names = [one["name"] for page in pages(site, "/datasets?limit=2") for one in page["datasets"]]
     assert names == [one["name"] for one in whole["datasets"]]
     assert len(set(names)) == len(names) >= 5
 
 
 def test_files_of_a_version_come_in_pages_with_their_checksums(site: Running) -> None:
-    whole = site.api("/datasets/demo:000001@draft/files")["files"]
-    paths, address = [], "/datasets/demo:000001@draft/files?limit=1"
-    while address:
-        page = site.api(address)
-        paths += [one["path"] for one in page["files"]]
-        address = page["next"].partition("/api/v1")[2] if page["next"] else ""
-    assert paths == [one["path"] for one in whole]
+    address = "/datasets/demo:000001@draft/files"
+    whole = site.api(address)["files"]
+    assert [one for page in pages(site, f"{address}?limit=1") for one in page["files"]] == whole
     sums = site.page("/sums/demo:000001@draft")
     for one in whole:
         assert f"{one['digests']['sha256']}  {one['path']}\n" in sums
+
+
+def test_a_version_is_gone_through_folder_by_folder(site: Running) -> None:
+    address = "/datasets/demo:000001@draft"
+    waiting, found = [""], []
+    while waiting:
+        for page in pages(site, f"{address}/levels?limit=1&under={waiting.pop()}"):
+            for one in page["level"]:
+                if one["type"] == "folder":
+                    waiting.append(one["path"])
+                else:
+                    found.append(one["path"])
+    assert sorted(found) == [one["path"] for one in site.api(f"{address}/files")["files"]]
+
+
+def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
+    box: Box, source: Scripted
+) -> None:
+    for name in ("b", "d", "f"):
+        source.things[name] = Thing({f"{one}.txt": File(b"same") for one in "abc"})
+    box.sync()
+    with running(box.store) as site:
+        lists = {
+            "/datasets?limit=1": ("datasets", "name"),
+            "/datasets/box:b/versions?limit=1": ("versions", "version"),
+            "/datasets/box:b@latest/files?limit=1": ("files", "path"),
+            "/datasets/box:b@latest/levels?limit=1": ("level", "path"),
+            "/events?limit=1": ("events", "id"),
+        }
+        md5 = site.api("/datasets/box:b@latest/files")["files"][0]["digests"]["md5"]
+        lists[f"/find?checksum=md5:{md5}&limit=2"] = ("found", "dataset", "path")  # type: ignore[assignment]
+        before, told = {}, {}
+        walks = {address: pages(site, address) for address in lists}
+        for address, (of, *keys) in lists.items():
+            whole = site.api(re.sub(r"limit=\d", "limit=1000", address))[of]
+            before[address] = [tuple(one[key] for key in keys) for one in whole]
+            told[address] = [next(walks[address])]
+        # names that sort before, between and behind; a label that means another version
+        for name in ("a", "c", "g"):
+            source.things[name] = Thing({"a.txt": File(b"same")})
+        source.things["b"] = Thing(
+            {f"{one}.txt": File(b"same", modified=at(5)) for one in "0abcz"},
+        )
+        del source.things["f"]
+        box.sync()
+        assert len(site.api("/datasets/box:b")["all_versions"]) == 2
+        for address, (of, *keys) in lists.items():
+            rows = [
+                tuple(one[key] for key in keys)
+                for page in [*told[address], *walks[address]]
+                for one in page[of]
+            ]
+            assert len(set(rows)) == len(rows), address
+            if "@latest" in address:  # as it was when the first page was asked for
+                assert rows == before[address], address
+            assert set(rows) >= set(before[address]), address
+        assert len(before["/datasets/box:b@latest/files?limit=1"]) == 3
+
+
+def test_a_file_is_told_with_its_places_its_past_and_its_likes(site: Running) -> None:
+    name = "demo:000001@draft"
+    (first, *_) = [
+        one for one in site.api(f"/datasets/{name}/files")["files"] if one["path"].endswith(".nwb")
+    ]
+    told = site.api(f"/datasets/{name}/file?path={first['path']}")
+    assert {key: told[key] for key in first} == first
+    assert told["places"][0]["url"].startswith("http")
+    assert told["history"][-1]["current"]
+    assert site.get(told["page"]).status_code == 200
+
+
+def test_two_versions_are_compared_in_pages(site: Running) -> None:
+    names = [one["name"] for one in site.api("/datasets/demo:000002")["all_versions"]]
+    address = f"/diff?a={names[0]}&b={names[-1]}"
+    whole = site.api(address)
+    assert whole["changes"]
+    assert sum(whole["files"].values()) + sum(whole["parts"].values()) == len(whole["changes"])
+    found = list(pages(site, f"{address}&limit=1"))
+    assert [one for page in found for one in page["changes"]] == whole["changes"]
+    assert {page["new"] for page in found} == {whole["new"]}
+
+
+def test_a_version_leads_to_its_manifest_its_citation_and_its_ancestry(site: Running) -> None:
+    told = site.api("/datasets/demo:000001@draft")
+    manifest = site.get(told["manifest"])
+    assert manifest.content[:4] == bytes.fromhex("28b52ffd")
+    assert site.get(told["sums"]).status_code == 200
+    cited = site.api("/datasets/demo:000001@draft/citation?format=bibtex")
+    assert told["swhid"] in cited["citation"]
+    assert set(site.api("/datasets/demo:000001@draft/ancestry")) == {
+        "version",
+        "ancestors",
+        "descendants",
+    }
+
+
+def test_words_find_datasets_and_paths(site: Running) -> None:
+    found = site.api("/search?q=hippocampal")
+    assert "demo:000001" in [one["dataset"]["name"] for one in found["found"]]
+    assert found["total"] >= 1
+    paths = site.api("/datasets/demo:000001@draft/paths?q=NWB")
+    assert paths["files"]
+    assert all("nwb" in one["path"].lower() for one in paths["files"])
+    assert paths["whole"]
 
 
 def test_a_version_is_told_with_its_ids_and_how_to_clone_it(site: Running) -> None:
@@ -58,28 +175,97 @@ def test_what_is_wrong_is_told_as_json(site: Running) -> None:
         ("/nothing", 404),
     ):
         told = site.api(path, status)
-        assert told["status"] == "error"
-        assert told["message"]
+        assert told["status"] == status
+        assert told["title"]
+        assert told["detail"]
 
 
-def test_feeds_are_atom_with_ids_that_stay(site: Running) -> None:
-    atom = "{http://www.w3.org/2005/Atom}"
-    for path in ("/feed.atom", "/feed/demo.atom", "/feed/demo:000001.atom"):
-        feed = ElementTree.fromstring(site.page(path))
-        assert feed.tag == f"{atom}feed"
-        for needed in ("title", "id", "updated"):
-            assert feed.findtext(f"{atom}{needed}")
-        entries = feed.findall(f"{atom}entry")
-        assert entries
-        ids = [one.findtext(f"{atom}id") or "" for one in entries]
-        assert all(one.startswith("urn:swh:1:rev:") for one in ids)
-        assert len(set(ids)) == len(ids)
+def test_a_value_that_an_address_does_not_take_is_refused_with_words(site: Running) -> None:
+    for path, says in (
+        ("/datasets?limt=5", "it takes q, mirror, limit, after"),
+        ("/mirrors?limit=5", "it takes none"),
+        ("/datasets?limit=5&limit=6", "once is enough"),
+        ("/datasets?limit=%D9%A3", "whole number"),
+        ("/datasets?after=AAAA", "'next' of the page before"),
+        ("/datasets?after=%C3%A9", "'next' of the page before"),
+        ("/datasets/demo:000001@draft/citation?format=poem", "text or bibtex"),
+        ("/diff?a=demo:000001&b=demo:000002@draft", "<dataset>@<label>"),
+        ("/find?checksum=", "empty"),
+        ("/datasets/demo:%FF", "not UTF-8"),
+        ("/find?checksum=%FF", "not UTF-8"),
+    ):
+        assert says in site.api(path, 400)["detail"], path
 
 
-def test_the_sitemap_names_all_datasets(site: Running) -> None:
-    page = site.page("/sitemap.xml")
-    for one in site.api("/datasets")["datasets"]:
-        assert f"/dataset/{one['name']}<" in page
+def test_what_is_taken_down_is_told_as_that_and_nowhere_else(box: Box, source: Scripted) -> None:
+    facts = DatasetFacts(title="Titled never")
+    source.things["secret"] = Thing({"a-name.txt": File(b"1")}, facts=facts)
+    source.things["open"] = Thing({"b.txt": File(b"1")})
+    box.sync()
+    command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
+    subprocess.run([*command, "box:secret", "--reason", "asked by its owner"], check=False)
+    with running(box.store) as site:
+        (told,) = site.api("/tombstones")["tombstones"]
+        assert (told["dataset"], told["reason"]) == ("box:secret", "asked by its owner")
+        for rest in ("", "/versions", "@latest", "@latest/files", "@latest/file?path=a-name.txt"):
+            assert "asked by its owner" in site.api(f"/datasets/box:secret{rest}", 410)["detail"]
+        for path in ("/datasets", "/search?q=titled", "/mirrors", "/find?checksum=md5:" + "c" * 32):
+            reply = site.get(f"/api/v1{path}").text
+            assert "a-name.txt" not in reply
+            assert "Titled never" not in reply
+
+
+@pytest.mark.parametrize("path", ["", "/datasets", "/datasets/demo:000001@draft/files?limit=1"])
+def test_who_has_a_reply_already_gets_no_second_copy(site: Running, path: str) -> None:
+    address = f"/api/v1{path}"
+    first = site.get(address)
+    etag = first.headers["etag"]
+    assert re.fullmatch(r'W/"[0-9a-f]{32}"', etag)
+    for known in (etag, etag.removeprefix("W/"), f'"other", {etag}, W/"more, or less"', "*"):
+        again = site.get(address, headers={"If-None-Match": known})
+        assert (again.status_code, again.text) == (304, ""), known
+        assert again.headers["etag"] == etag
+    for other in ('"other"', etag[3:-1], "", etag[:-2] + '"'):
+        assert site.get(address, headers={"If-None-Match": other}).status_code == 200, other
+    head = requests.head(site.address + address, timeout=30)
+    assert (head.status_code, head.text) == (200, "")
+    assert head.headers["etag"] == etag
+
+
+def test_a_script_of_another_site_may_read_and_only_read(site: Running) -> None:
+    address = f"{site.address}/api/v1/datasets?limit=1"
+    origin = {"Origin": "https://lab.example.org"}
+    reply = requests.get(address, headers=origin, timeout=30)
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert "ETag" in reply.headers["access-control-expose-headers"]
+    assert "Link" in reply.headers["access-control-expose-headers"]
+    asking = {**origin, "Access-Control-Request-Method": "GET"}
+    asking["Access-Control-Request-Headers"] = "if-none-match"
+    before = requests.options(address, headers=asking, timeout=30)
+    assert (before.status_code, before.text) == (204, "")
+    assert before.headers["access-control-allow-methods"] == "GET, HEAD"
+    assert before.headers["access-control-allow-headers"] == "If-None-Match"
+    refused = requests.put(address, headers=origin, timeout=30)
+    assert refused.status_code == 405
+    assert refused.headers["allow"] == "GET, HEAD, OPTIONS"
+    assert "access-control-allow-origin" not in site.get("/").headers
+
+
+def test_an_index_that_is_lacking_is_told_without_a_path_of_the_machine(
+    box: Box, source: Scripted
+) -> None:
+    source.things["one"] = Thing({"a.txt": File(b"1")})
+    box.sync()
+    with running(box.store) as site:
+        away = box.store.index_path.with_name("away")
+        box.store.index_path.rename(away)
+        for path in ("/api/v1/datasets", "/", "/dataset/box:one"):
+            reply = site.get(path)
+            assert reply.status_code == 503, path
+            assert str(box.folder) not in reply.text
+            assert reply.headers["retry-after"]
+        away.rename(box.store.index_path)
+        assert site.api("/datasets")["datasets"]
 
 
 def test_a_badge_names_the_state(site: Running) -> None:

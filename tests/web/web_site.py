@@ -23,6 +23,7 @@ class Running:
     """A catalogue that runs; its pages are asked for without a browser."""
 
     address: str
+    pid: int = 0
 
     def get(self, path: str, **named: Any) -> requests.Response:
         return requests.get(urljoin(self.address, path), timeout=30, **named)
@@ -39,7 +40,8 @@ class Running:
     def api(self, path: str, status: int = 200) -> Any:
         reply = self.get(f"/api/v1{path}")
         assert reply.status_code == status, (path, reply.text)
-        assert reply.headers["content-type"].startswith("application/json")
+        kind = "application/json" if status == 200 else "application/problem+json"
+        assert reply.headers["content-type"] == kind
         return reply.json()
 
 
@@ -54,6 +56,11 @@ def links(page: str) -> list[str]:
     return [html.unescape(one) for one in re.findall(r'href="([^"]+)"', page)]
 
 
+def commands(page: str) -> list[str]:
+    """What can be copied, as it is copied."""
+    return [html.unescape(one) for one in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
+
+
 @contextmanager
 def running(store: Store, *options: str) -> Iterator[Running]:
     """``neuromirror catalogue`` on a free port."""
@@ -65,7 +72,7 @@ def running(store: Store, *options: str) -> Iterator[Running]:
     ) as process:
         assert process.stdout is not None
         try:
-            yield Running(json.loads(process.stdout.readline())["url"])
+            yield Running(json.loads(process.stdout.readline())["url"], process.pid)
         finally:
             process.terminate()
             process.wait(timeout=30)

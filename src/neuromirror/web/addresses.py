@@ -11,10 +11,13 @@ def dataset_address(name: str) -> str:
     return f"/dataset/{quote(name, safe='/:')}"
 
 
-def version_address(name: str, label: str, under: str = "", start: str = "") -> str:
-    """``/dataset/dandi:000027@0.210831.2033``, at a folder."""
-    query = {key: value for key, value in (("under", under), ("start", start)) if value}
-    return f"{dataset_address(name)}@{quote(label, safe='')}" + _query(query)
+def version_address(
+    name: str, label: str, under: str = "", start: str = "", match: str = ""
+) -> str:
+    """``/dataset/dandi:000027@0.210831.2033``, at a folder, or at the paths with some words."""
+    query = {"under": under, "match": match, "start": start}
+    told = {key: value for key, value in query.items() if value}
+    return f"{dataset_address(name)}@{quote(label, safe='')}" + _query(told)
 
 
 def file_address(name: str, label: str, path: str) -> str:
@@ -22,9 +25,53 @@ def file_address(name: str, label: str, path: str) -> str:
     return f"/file/{quote(name, safe='/:')}@{quote(label, safe='')}" + _query({"path": path})
 
 
-def diff_address(one: str, other: str) -> str:
+def volume_address(name: str, label: str, level: str = "") -> str:
+    """A version as a volume, with the form for cut-outs of a level."""
+    query = _query({"level": level}) if level else ""
+    return f"/volume/{quote(name, safe='/:')}@{quote(label, safe='')}" + query
+
+
+def slice_address(name: str, label: str) -> str:
+    """The picture of a volume."""
+    return f"/slice/{quote(name, safe='/:')}@{quote(label, safe='')}.png"
+
+
+def cutout_address(name: str, label: str) -> str:
+    """Where cut-outs of a volume are asked for."""
+    return f"/cutout/{quote(name, safe='/:')}@{quote(label, safe='')}"
+
+
+def diff_address(one: str, other: str, page: int = 1) -> str:
     """What is different between two versions (``dandi:000027@0.210831.2033``)."""
-    return "/diff" + _query({"a": one, "b": other})
+    return "/diff" + _query({"a": one, "b": other, **({"page": str(page)} if page > 1 else {})})
+
+
+def sums_address(name: str, label: str) -> str:
+    """The list of checksums of a version."""
+    return f"/sums/{quote(name, safe='/:')}@{quote(label, safe='')}"
+
+
+def cite_address(name: str, label: str, form: str) -> str:
+    """A citation of a version as a file."""
+    return f"/cite/{quote(name, safe='/:')}@{quote(label, safe='')}" + _query({"format": form})
+
+
+def badge_address(name: str, label: str, show: str = "") -> str:
+    """A picture for a README."""
+    query = _query({"show": show}) if show else ""
+    return f"/badge/{quote(name, safe='/:')}@{quote(label, safe='')}.svg" + query
+
+
+def manifest_address(state: str) -> str:
+    """The canonical manifest of a state (``sha256:<hex>``), as the store has it."""
+    digest = state.removeprefix("sha256:")
+    return f"/manifests/{digest[:2]}/{digest[2:]}.jsonl.zst"
+
+
+def events_address(kind: str = "", mirror: str = "", before: int | None = None) -> str:
+    """Events, of one kind or mirror."""
+    told = {"kind": kind, "mirror": mirror, "before": "" if before is None else str(before)}
+    return "/events" + _query({key: value for key, value in told.items() if value})
 
 
 def search_address(words: str) -> str:
@@ -38,14 +85,22 @@ def find_address(checksum: str) -> str:
 
 
 def _query(values: Mapping[str, str]) -> str:
-    return f"?{urlencode(values, errors='surrogateescape')}" if values else ""
+    return f"?{urlencode(values, safe='/:', errors='surrogateescape')}" if values else ""
 
 
 BY_NAME: Mapping[str, Callable[..., str]] = {
     "dataset_address": dataset_address,
     "version_address": version_address,
     "file_address": file_address,
+    "volume_address": volume_address,
+    "slice_address": slice_address,
+    "cutout_address": cutout_address,
     "diff_address": diff_address,
+    "sums_address": sums_address,
+    "cite_address": cite_address,
+    "badge_address": badge_address,
+    "manifest_address": manifest_address,
+    "events_address": events_address,
     "search_address": search_address,
     "find_address": find_address,
 }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from datasette.utils.asgi import Request, Response
 
@@ -24,6 +27,7 @@ from neuromirror.index import (
     UnknownVersion,
 )
 from neuromirror.model import NeuromirrorError
+from neuromirror.web.helping import helped
 from neuromirror.web.site import Site, site_of
 
 if TYPE_CHECKING:
@@ -32,6 +36,16 @@ if TYPE_CHECKING:
 _UNKNOWN = (UnknownDataset, UnknownMirror, UnknownVersion, UnknownFile)
 _WRONG = (MalformedQuery, AmbiguousName, FilesNotIndexed)
 _LATER = (IndexBusy, IndexMissing, IndexUnusable)
+
+_NOW = "The index is being written or made anew. Try again in a moment."
+_BROKEN = "Something is wrong here, and not with what you asked for. It is in the operator's log."
+
+_TAG = re.compile(r'(?:W/)?("[^"]*")')
+_FROM_ANYWHERE = {
+    "access-control-allow-origin": "*",
+    "access-control-expose-headers": "ETag, Link, Retry-After",
+}
+"""So that scripts of other sites may read it."""
 
 View = Callable[["Asked"], Awaitable[Response]]
 
@@ -54,21 +68,40 @@ class Asked:
         self.ask = site.reader.ask
 
     def part(self, name: str) -> str:
-        """A part of the path, as the route names it."""
-        found: str = unquote(self._request.url_vars[name], errors="surrogateescape")
-        return found
+        """A part of the path, as the route names it; raises :class:`Wrong`."""
+        try:
+            return unquote(self._request.url_vars[name], errors="strict")
+        except UnicodeDecodeError:
+            raise Wrong("the address has bytes that are not UTF-8") from None
+
+    def values(self) -> dict[str, list[str]]:
+        """All that the query says, by name; raises :class:`Wrong`."""
+        try:
+            return parse_qs(self._request.query_string, keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError:
+            raise Wrong("the address's query has bytes that are not UTF-8") from None
 
     def value(self, name: str, default: str = "") -> str:
-        """A value of the query."""
-        found: str = self._request.args.get(name) or default
-        return found
+        """A value of the query, the first where it has more; raises :class:`Wrong`."""
+        return self.values().get(name, [""])[0] or default
 
     def whole(self, name: str, default: int, most: int) -> int:
         """A whole number of the query, 1 or more; raises :class:`Wrong`."""
         text = self.value(name, str(default))
-        if not text.isdecimal() or not 1 <= int(text) <= most:
+        sound = text.isascii() and text.isdecimal() and len(text) < 10
+        if not sound or not 1 <= int(text) <= most:
             raise Wrong(f"{name} is a whole number from 1 to {most}, not {text[:40]!r}")
         return int(text)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether only the headers of the reply are wanted."""
+        return bool(self._request.method == "HEAD")
+
+    def has(self, tag: str) -> bool:
+        """Whether somebody has this already, who tells the quoted tags of what they have."""
+        known = self._request.headers.get("if-none-match", "")
+        return known.strip() == "*" or tag in _TAG.findall(known)
 
     @property
     def address(self) -> str:
@@ -84,27 +117,26 @@ class Asked:
 
     async def rendered(self, template: str, **told: Any) -> str:
         """What a template makes of what it is told."""
-        text: str = await self._datasette.render_template(
-            f"neuromirror_{template}",
-            {"site": self.site, "own_address": self.address, **told},
-            request=self._request,
-        )
-        return text
+        found = self.site.templates.get_template(f"neuromirror_{template}")
+        given = {"site": self.site, "own_address": self.address, **told}
+        return await self.site.reader.do(lambda: found.render(given))
 
     def json(self, content: Mapping[str, Any]) -> Response:
         """A reply for programs."""
         text = json.dumps(content, default=str, ensure_ascii=True, separators=(",", ":"))
         reply = self.tagged(text + "\n", "application/json", 200)
-        reply.headers["access-control-allow-origin"] = "*"
+        reply.headers.update(_FROM_ANYWHERE)
         return reply
 
     def tagged(self, text: str, kind: str, status: int = 200) -> Response:
-        """A reply with an ETag; 304 without a body for somebody who has it already."""
+        """A reply with an ETag; 304 without a body for somebody who has it already.
+
+        The ETag is a weak one: what stands between may compress the body.
+        """
         body = text.encode("utf-8", "backslashreplace").decode()
-        etag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
-        headers = {"etag": etag, "cache-control": "public, max-age=0, must-revalidate"}
-        known = self._request.headers.get("if-none-match", "")
-        if status == 200 and etag in {one.strip() for one in known.split(",")}:
+        tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+        headers = {"etag": f"W/{tag}", "cache-control": "public, max-age=0, must-revalidate"}
+        if status == 200 and self.has(tag):
             return Response("", 304, headers, kind)
         return Response(body, status, headers, kind)
 
@@ -121,16 +153,46 @@ def view(make: View) -> Any:
             return await make(asked)
         except NeuromirrorError as error:
             status = _status(error)
+            said = str(error)
+            if status >= 500:
+                # it names files of this machine
+                logging.getLogger(__name__).warning("%s: %s", request.path, error)
+                said = _NOW if status == 503 else _BROKEN
             if for_programs:
-                reply = Response.json({"status": "error", "message": str(error)}, status=status)
-                reply.headers["access-control-allow-origin"] = "*"
+                reply = _problem(status, said)
             else:
-                reply = await asked.page("error", status, code=status, message=str(error))
+                near = await _helped(asked, request, error)
+                reply = await asked.page("error", status, code=status, message=said, **near)
             if status == 503:
                 reply.headers["retry-after"] = "10"
             return reply
 
     return answered
+
+
+async def _helped(asked: Asked, request: Request, error: NeuromirrorError) -> dict[str, Any]:
+    """What is near to what was asked for in vain; see :func:`~neuromirror.web.helping.helped`."""
+    if not isinstance(error, _UNKNOWN) or "name" not in request.url_vars:
+        return {}
+    name = asked.part("name")
+    label = asked.part("label") if "label" in request.url_vars else ""
+    path = asked.value("path")
+    try:
+        return await asked.ask(lambda index: helped(index, error, name, label, path))
+    except NeuromirrorError:
+        return {}  # the first error is the one to tell
+
+
+def _problem(status: int, detail: str) -> Response:
+    """What went wrong, as RFC 9457 has it."""
+    told = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    text = json.dumps(told, separators=(",", ":")) + "\n"
+    return Response(text, status, dict(_FROM_ANYWHERE), "application/problem+json")
 
 
 def _status(error: NeuromirrorError) -> int:

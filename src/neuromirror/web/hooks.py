@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from datasette import hookimpl
+from datasette.views.base import DatasetteError
 
-from neuromirror.web import addresses, words
-from neuromirror.web.guarding import guarded
-from neuromirror.web.routes import ROUTES
+from neuromirror.web.server.failing import failed
+from neuromirror.web.server.guarding import guarded
 from neuromirror.web.site import site_of
 
 if TYPE_CHECKING:
@@ -16,23 +16,22 @@ if TYPE_CHECKING:
 
 
 @hookimpl  # type: ignore[untyped-decorator]
-def register_routes(datasette: Datasette) -> list[tuple[str, Any]]:
-    """The catalogue's pages, before those of Datasette."""
-    return list(ROUTES) if site_of(datasette) is not None else []
-
-
-@hookimpl  # type: ignore[untyped-decorator]
-def prepare_jinja2_environment(env: Any) -> None:
-    """The words and addresses that templates use."""
-    env.filters.update(words.FILTERS)
-    env.globals.update(addresses.BY_NAME)
-
-
-@hookimpl  # type: ignore[untyped-decorator]
 def asgi_wrapper(datasette: Datasette) -> Any:
-    """Headers on all replies, and the store's own files."""
+    """Our pages, headers on all replies, and the store's own files."""
     site = site_of(datasette)
-    return (lambda app: app) if site is None else (lambda app: guarded(app, site))
+    return (lambda app: app) if site is None else (lambda app: guarded(app, datasette, site))
+
+
+@hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
+def handle_exception(datasette: Datasette, request: Any, exception: Exception) -> Any:
+    """Errors of Datasette's own pages.
+
+    In place of its own handler, which shows what an exception says and logs all that was known, but
+    for what it says of somebody's SQL.
+    """
+    outcome = yield
+    if site_of(datasette) is not None and not isinstance(exception, DatasetteError):
+        outcome.force_result([lambda: failed(datasette, request, exception)])
 
 
 @hookimpl  # type: ignore[untyped-decorator]

@@ -6,16 +6,19 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from neuromirror.index import Index
+from neuromirror.index import Index, IndexMissing
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
 
 _T = TypeVar("_T")
 _THREADS = 4
+"""Of each kind: a question that takes long keeps no file waiting."""
+_SLOW = 2
 _DATABASE = "index"
 
 
@@ -29,25 +32,47 @@ class Reader:
         Index.open_readonly(path).close()
         self._path = path
         self._own = threading.local()
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="catalogue")
+        self._asking = ThreadPoolExecutor(_THREADS, thread_name_prefix="ask")
+        self._comparing = ThreadPoolExecutor(_SLOW, thread_name_prefix="compare")
+        self._doing = ThreadPoolExecutor(_THREADS, thread_name_prefix="do")
+        self._reading = ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
         self._shown: tuple[Datasette, tuple[int, int]] | None = None
 
     async def ask(self, question: Callable[[Index], _T]) -> _T:
         """The answer to a question about the index as it is now; no iterator may come out."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, question)
+        return await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, question)
+
+    async def ask_at_length(self, question: Callable[[Index], _T]) -> _T:
+        """The answer to a question that may take seconds; :meth:`ask` does not wait for it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._comparing, self._ask, question)
 
     def _ask(self, question: Callable[[Index], _T]) -> _T:
         index: Index | None = getattr(self._own, "index", None)
         if index is not None and index.replaced:
             index.close()
-            index = None
+            index = self._own.index = None  # nor is it asked again where no other can be opened
         if index is None:
             index = self._own.index = Index.open_readonly(self._path)
         return question(index)
 
     async def do(self, work: Callable[[], _T]) -> _T:
-        """Something that waits, for a disk or a program."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Something that waits for a program, or takes its time."""
+        return await asyncio.get_running_loop().run_in_executor(self._doing, work)
+
+    async def read(self, work: Callable[[], _T]) -> _T:
+        """Something that waits for a disk alone: a piece of a file."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, work)
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Another one whenever the index may have changed."""
+        told: list[int] = []
+        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                told += [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+        return tuple(told)
 
     def show_in(self, datasette: Datasette) -> None:
         """Makes the index the database ``index`` of a Datasette, and keeps it that."""
@@ -60,11 +85,17 @@ class Reader:
         self._shown = datasette, (found.st_dev, found.st_ino)
 
     def refresh(self) -> None:
-        """Shows the new index where the old one was replaced; before a page of Datasette's own."""
+        """Shows the new index where the old one was replaced; before a page of Datasette's own.
+
+        Raises IndexMissing.
+        """
         if self._shown is None:
             return
         datasette, shown = self._shown
-        found = self._path.stat()
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            raise IndexMissing(f"there is no index at {self._path}") from None
         if (found.st_dev, found.st_ino) != shown:
             datasette.remove_database(_DATABASE)
             self.show_in(datasette)

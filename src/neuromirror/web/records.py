@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import Literal, cast
 
 from neuromirror.index import (
     DatasetRow,
     EventRow,
     FileRow,
+    FoundDataset,
     FoundFile,
+    HoldRow,
     LevelRow,
+    LocationRow,
     MirrorStatus,
+    PartRow,
+    Relative,
+    SpanRow,
+    Tombstone,
     VersionRow,
 )
+from neuromirror.lab.diff import FileChange
+from neuromirror.sources.volumes import SCHEMES
+from neuromirror.volume import DescribedVolume
+from neuromirror.web import shapes, volume_shapes
 
 
-def told_dataset(row: DatasetRow) -> dict[str, Any]:
+def told_dataset(row: DatasetRow) -> shapes.Dataset:
     """A dataset: name, title, where it is from, newest state."""
     return {
         "name": row.name,
@@ -40,13 +52,23 @@ def told_dataset(row: DatasetRow) -> dict[str, Any]:
     }
 
 
-def told_version(row: VersionRow) -> dict[str, Any]:
+def told_match(row: FoundDataset) -> shapes.Match:
+    """A dataset that was found, and where the words are."""
+    return {
+        "dataset": told_dataset(row.dataset),
+        "said": [{"name": name, "value": value} for name, value in row.said],
+        "version": row.version,
+        "path": row.path,
+    }
+
+
+def told_version(row: VersionRow) -> shapes.Version:
     """A version: its ids, counts and evidence."""
     return {
         "name": row.name,
         "dataset": row.dataset_name,
         "version": row.label,
-        "kind": row.kind,
+        "kind": cast("Literal['published', 'observed']", row.kind),
         "upstream": row.upstream,
         "time": row.time,
         "commit": row.commit,
@@ -64,7 +86,7 @@ def told_version(row: VersionRow) -> dict[str, Any]:
     }
 
 
-def told_file(row: FileRow) -> dict[str, Any]:
+def told_file(row: FileRow) -> shapes.File:
     """A file: size, key, digests, evidence."""
     return {
         "path": row.path,
@@ -77,22 +99,32 @@ def told_file(row: FileRow) -> dict[str, Any]:
     }
 
 
-def told_level(row: LevelRow) -> dict[str, Any]:
+def told_level(row: LevelRow) -> shapes.LevelFile | shapes.LevelFolder:
     """What stands in a folder."""
     if row.file is not None:
         return {"type": "file", **told_file(row.file)}
     return {"type": "folder", "path": row.path, "files": row.files, "bytes": row.bytes}
 
 
-def told_found(row: FoundFile) -> dict[str, Any]:
+def told_found(row: FoundFile) -> shapes.Found:
     """A place of some bytes."""
-    told = asdict(row)
-    told["digests"] = {one.algorithm: one.value for one in row.digests}
-    told["evidence"], told["retention"] = row.evidence.value, row.retention.value
-    return told
+    return {
+        "dataset": row.dataset,
+        "path": row.path,
+        "first": row.first,
+        "last": row.last,
+        "current": row.current,
+        "size": row.size,
+        "key": row.key,
+        "digests": {one.algorithm: one.value for one in row.digests},
+        "evidence": row.evidence.value,
+        "checked": row.checked,
+        "retention": row.retention.value,
+        "urls": list(row.urls),
+    }
 
 
-def told_event(row: EventRow) -> dict[str, Any]:
+def told_event(row: EventRow) -> shapes.Event:
     """An event."""
     return {
         "id": row.id,
@@ -104,6 +136,151 @@ def told_event(row: EventRow) -> dict[str, Any]:
     }
 
 
-def told_mirror(row: MirrorStatus) -> dict[str, Any]:
+def told_mirror(row: MirrorStatus) -> shapes.Mirror:
     """A mirror at a glance."""
-    return asdict(row)
+    return {
+        "mirror": row.mirror,
+        "source": row.source,
+        "uri": row.uri,
+        "datasets": row.datasets,
+        "mirrored": row.mirrored,
+        "parts": row.parts,
+        "versions": row.versions,
+        "files": row.files,
+        "bytes": row.bytes,
+        "contents": row.contents,
+        "last_visit": row.last_visit,
+        "last_full_visit": row.last_full_visit,
+        "failing": row.failing,
+        "waiting": row.waiting,
+        "open_holds": row.open_holds,
+        "incidents": row.incidents,
+        "capabilities": row.capabilities,
+    }
+
+
+def told_hold(row: HoldRow) -> shapes.Hold:
+    """A listing that waits."""
+    return {
+        "hold": row.hold,
+        "dataset": row.dataset,
+        "upstream": row.upstream,
+        "state": row.state,
+        "reason": row.reason,
+        "removed": row.removed,
+        "before": row.before,
+        "placed": row.placed,
+    }
+
+
+def told_tombstone(row: Tombstone) -> shapes.Tombstone:
+    """What is said of a dataset that was taken down."""
+    return {"dataset": row.dataset, "at": row.at, "reason": row.reason, "within": row.within}
+
+
+def told_place(row: LocationRow) -> shapes.Place:
+    """A place of some bytes, and its last probe."""
+    return {
+        "url": row.url,
+        "kind": row.kind,
+        "version_id": row.version_id,
+        "checked_at": row.checked_at,
+        "result": row.result,
+    }
+
+
+def told_span(row: SpanRow) -> shapes.Span:
+    """What a path had for some versions."""
+    return {
+        "first": row.first,
+        "last": row.last,
+        "current": row.current,
+        "size": row.size,
+        "key": row.key,
+    }
+
+
+def told_part(row: PartRow) -> shapes.Part:
+    """A sub-dataset."""
+    return {
+        "path": row.path,
+        "dataset": row.dataset,
+        "version": row.label,
+        "commit": row.commit,
+        "state": row.state,
+        "files": row.files,
+        "bytes": row.bytes,
+    }
+
+
+def told_relative(row: Relative) -> shapes.Edge:
+    """What something was derived from, or what was derived from it, and so on."""
+    return {
+        "name": row.edge.name,
+        "dataset": row.edge.dataset,
+        "version": row.edge.label,
+        "of": row.edge.of,
+        "relatives": [told_relative(one) for one in row.relatives],
+        "more": row.more,
+    }
+
+
+def told_change(change: FileChange) -> shapes.Change:
+    """What became of a file."""
+    return {
+        "kind": change.kind,
+        "path": change.path,
+        "before": change.before,
+        "old_digest": change.old_digest,
+        "new_digest": change.new_digest,
+        "old_size": change.old_size,
+        "new_size": change.new_size,
+        "files": change.files,
+        "message": change.message,
+    }
+
+
+def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
+    """Whether a dataset is a volume: a channel that is cut out of, or a precomputed layer."""
+    return source.partition("://")[0] in SCHEMES or any(kind == "precomputed" for kind, _ in links)
+
+
+def told_volume(found: DescribedVolume) -> volume_shapes.Volume:
+    """A volume: its levels from the finest on; triples are x, y, z."""
+    volume = found.volume
+    times = volume.times
+    frame, about = found.frame
+    samples = 1 if times is None else len(times)
+    return {
+        "version": found.version,
+        "kind": "annotation" if volume.labels else "image",
+        "format": found.format,
+        "data_type": volume.dtype,
+        "unit": volume.unit,
+        "frame": {"name": frame, "description": about} if frame else None,
+        "times": None
+        if times is None
+        else {
+            "first": times[0],
+            "last": times[-1],
+            "step": volume.time_step,
+            "unit": volume.time_unit,
+        },
+        "levels": [
+            {
+                "level": level.name,
+                "folder": stored.folder,
+                "start": list(level.start),
+                "stop": list(level.stop),
+                "extent": list(level.extent),
+                "voxel_size": list(level.voxel),
+                "block": list(level.chunk),
+                "block_bytes": volume.chunk_bytes(level),
+                "blocks": samples * math.prod(level.grid),
+                "bytes": samples * math.prod(level.extent) * volume.item_size,
+                "encoding": stored.encoding,
+                "unread": stored.unread or None,
+            }
+            for level, stored in zip(volume.levels, found.stored, strict=True)
+        ],
+    }

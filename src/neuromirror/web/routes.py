@@ -8,34 +8,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neuromirror.web import api, feeds, pages
+from neuromirror.web.api import datasets as api
+from neuromirror.web.pages import (
+    dataset,
+    diff,
+    downloads,
+    feeds,
+    file,
+    searching,
+    status,
+    version,
+    volume,
+)
 
 _NAME = r"(?P<name>[^@?]+)"
 _VERSION = rf"{_NAME}@(?P<label>.+)"
 
 ROUTES: Sequence[tuple[str, Any]] = (
-    (r"/$", pages.front),
-    (r"/find$", pages.find),
-    (rf"/dataset/{_VERSION}$", pages.version),
-    (rf"/dataset/{_NAME}$", pages.dataset),
-    (rf"/file/{_VERSION}$", pages.file),
-    (rf"/sums/{_VERSION}$", pages.sums),
-    (rf"/cite/{_VERSION}$", pages.citation),
-    (rf"/badge/{_VERSION}\.svg$", pages.badge),
-    (r"/diff$", pages.diff),
-    (r"/events$", pages.events),
-    (r"/mirrors$", pages.mirrors),
+    (r"/$", searching.front),
+    (r"/find$", searching.find),
+    (rf"/dataset/{_VERSION}$", version.version),
+    (rf"/dataset/{_NAME}$", dataset.dataset),
+    (rf"/file/{_VERSION}$", file.file),
+    (rf"/sums/{_VERSION}$", downloads.sums),
+    (rf"/cite/{_VERSION}$", downloads.citation),
+    (rf"/badge/{_VERSION}\.svg$", downloads.badge),
+    (rf"/volume/{_VERSION}$", volume.volume),
+    (rf"/slice/{_VERSION}\.png$", volume.picture),
+    (rf"/cutout/{_VERSION}$", volume.cut),
+    (r"/diff$", diff.diff),
+    (r"/events$", status.events),
+    (r"/mirrors$", status.mirrors),
     (r"/feed\.atom$", feeds.everything),
     (r"/feed/(?P<name>.+)\.atom$", feeds.some),
     (r"/sitemap\.xml$", feeds.sitemap),
+    (r"/sitemap/(?P<place>[0-9]{1,6})\.xml$", feeds.part_of_sitemap),
     (r"/robots\.txt$", feeds.robots),
-    (r"/api/v1/?$", api.start),
-    (r"/api/v1/datasets$", api.datasets),
-    (rf"/api/v1/datasets/{_VERSION}/files$", api.files),
-    (rf"/api/v1/datasets/{_VERSION}$", api.version),
-    (rf"/api/v1/datasets/{_NAME}$", api.dataset),
-    (r"/api/v1/find$", api.find),
-    (r"/api/v1/events$", api.events),
-    (r"/api/v1/mirrors$", api.mirrors),
-    (r"/(?!index(?:[/.]|$)|-/)(?P<rest>.+)$", pages.unknown),
+    *api.ROUTES,
+    (r"/(?!index(?:[/.]|$)|-/|favicon\.ico$)(?P<rest>.+)$", status.unknown),
 )

@@ -11,10 +11,12 @@ from neuromirror.index import CANNED
 from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
 from neuromirror.store.private import refuse_private
+from neuromirror.web.cutouts import Cutouts
 from neuromirror.web.reader import Reader
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
+    from jinja2 import Environment
 
 _SETTINGS = {
     "sql_time_limit_ms": 1000,
@@ -39,6 +41,8 @@ class Site:
     reader: Reader
     title: str
     address: str
+    cutouts: Cutouts
+    templates: Environment
 
 
 _SITES: weakref.WeakKeyDictionary[Any, Site] = weakref.WeakKeyDictionary()
@@ -50,8 +54,12 @@ def site_of(datasette: Datasette) -> Site | None:
     return _SITES.get(datasette)
 
 
-def catalogue(store: Store, index_path: Path, *, title: str = "", address: str = "") -> Any:
+def catalogue(
+    store: Store, index_path: Path, *, title: str = "", address: str = "", cutouts: bool = True
+) -> Any:
     """The site of a store, as an ASGI application; see :class:`Site`.
+
+    ``cutouts`` says whether voxels may be had from upstream for those who ask.
 
     Raises ConfigurationError without the extra ``web``, for a private store, and IndexMissing.
     """
@@ -65,6 +73,7 @@ def catalogue(store: Store, index_path: Path, *, title: str = "", address: str =
             "'neuromirror[web]'"
         ) from error
     from neuromirror import web
+    from neuromirror.web.rendering import environment
 
     if not pm.is_registered(web):  # as where its entry point is not seen
         pm.register(web)
@@ -77,6 +86,13 @@ def catalogue(store: Store, index_path: Path, *, title: str = "", address: str =
         },
         settings=_SETTINGS,
     )
-    _SITES[datasette] = Site(store, reader, title or "neuromirror", address)
+    _SITES[datasette] = Site(
+        store,
+        reader,
+        title or "neuromirror",
+        address,
+        Cutouts(store, allowed=cutouts),
+        environment(),
+    )
     reader.show_in(datasette)
     return datasette.app()

@@ -1,0 +1,1 @@
+"""The JSON of the catalogue: its addresses, what is answered, and their description."""

@@ -1,0 +1,163 @@
+"""The API described for programs: OpenAPI 3.1, made of what its operations declare."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from neuromirror import __version__
+from neuromirror.web.api import replies
+from neuromirror.web.api.operations import ROOT, Operation, Parameter
+
+_REFERENCE = "#/components/schemas/{model}"
+_PROBLEMS = {
+    "400": "The address asks for something in a way that cannot be.",
+    "404": "There is no such thing here.",
+    "410": "It was taken down; the reply says when, and why.",
+    "503": "The index is being written or made anew; try again.",
+}
+_IN_PATH = {
+    "name": ("A dataset, as `<mirror>:<upstream's id>`.", "dandi:000027"),
+    "version": (
+        "A label, `latest`, `draft`, or the beginning of a commit's id; the reply says which "
+        "version that is.",
+        "latest",
+    ),
+}
+_DESCRIPTION = """\
+What the catalogue knows, for programs. Everything may be read by anybody, also by scripts of other
+sites (CORS); nothing can be changed. `HEAD` is answered wherever `GET` is.
+
+Lists come in pages: `next` (and the header `Link` with `rel="next"`) is the address of the
+following one, null at the end. `after` says where the page before ended; take it as it is. What is
+recorded while you go through the pages neither doubles a row nor hides one.
+
+Every reply has an `ETag`; send it as `If-None-Match` and an unchanged reply is a 304 without a
+body. What goes wrong is told as `application/problem+json` (RFC 9457).
+"""
+
+
+def description(operations: Sequence[Operation], title: str, address: str) -> dict[str, Any]:
+    """The OpenAPI document of some operations, at the site with this address."""
+    references, definitions = _schemas((*(one.shape for one in operations), replies.Problem))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"{title}: the catalogue's API",
+            "version": "1",
+            "description": _DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+            "x-neuromirror": __version__,
+        },
+        "servers": [{"url": address + ROOT}],
+        "paths": {
+            one.path: {"get": _operation(one, references[place])}
+            for place, one in enumerate(operations)
+        },
+        "components": {
+            "schemas": definitions,
+            "headers": {
+                "ETag": {
+                    "description": "Changes when the reply does.",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": '^W/"[0-9a-f]{32}"$'},
+                },
+                "Link": {
+                    "description": 'The next page, as `<address>; rel="next"`.',
+                    "schema": {"type": "string", "pattern": '^<[^>]+>; rel="next"$'},
+                },
+            },
+            "responses": {
+                code: {
+                    "description": words,
+                    "content": {
+                        "application/problem+json": {"schema": references[len(operations)]}
+                    },
+                }
+                for code, words in _PROBLEMS.items()
+            },
+        },
+    }
+
+
+@cache  # it takes a second, and there is one list of them
+def _schemas(kinds: tuple[Any, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A reference to the schema of each kind, and all schemas by name."""
+    references, definitions = TypeAdapter.json_schemas(
+        [(place, "serialization", TypeAdapter(kind)) for place, kind in enumerate(kinds)],
+        ref_template=_REFERENCE,
+    )
+    told = [references[place, "serialization"] for place in range(len(kinds))]
+    return told, definitions["$defs"]
+
+
+def _operation(one: Operation, schema: dict[str, Any]) -> dict[str, Any]:
+    summary, _, rest = inspect.cleandoc(one.answer.__doc__ or "").partition("\n")
+    etag = {"ETag": {"$ref": "#/components/headers/ETag"}}
+    told = dict(etag)
+    if "next" in one.shape.__annotations__:
+        told["Link"] = {"$ref": "#/components/headers/Link"}
+    missing = one.names or any(known.names for known in one.parameters)
+    codes = [code for code in _PROBLEMS if missing or code not in ("404", "410")]
+    return {
+        "operationId": getattr(one.answer, "__name__", ""),
+        "summary": summary.rstrip("."),
+        **({"description": rest.strip()} if rest.strip() else {}),
+        "parameters": [
+            *(_in_path(name) for name in one.names),
+            *(_in_query(known) for known in one.parameters),
+            {
+                "name": "If-None-Match",
+                "in": "header",
+                "description": "ETags of the replies that you have, or `*`.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": summary,
+                "headers": told,
+                "content": {"application/json": {"schema": schema}},
+            },
+            "304": {"description": "You have this reply already.", "headers": etag},
+            **{code: {"$ref": f"#/components/responses/{code}"} for code in codes},
+        },
+    }
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    about, example = _IN_PATH[name]
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": about,
+        "schema": {"type": "string", "minLength": 1},
+        "example": example,
+    }
+
+
+def _in_query(one: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if one.most:
+        schema = {"type": "integer", "minimum": 1, "maximum": one.most}
+    elif one.words:
+        schema["enum"] = list(one.words)
+    elif one.needed:
+        schema["minLength"] = 1
+    if one.default:
+        schema["default"] = int(one.default) if one.most else one.default
+    told: dict[str, Any] = {
+        "name": one.name,
+        "in": "query",
+        "required": one.needed,
+        "description": f"{one.about[0].upper()}{one.about[1:]}.",
+        "schema": schema,
+    }
+    if one.example:
+        told["example"] = one.example
+    return told

@@ -1,0 +1,131 @@
+"""A version as schema.org's Dataset, for search engines.
+
+Format: Google Search Central, "Dataset (Dataset, DataCatalog, DataDownload) structured data".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from neuromirror.lab.cite.works import Agent, Person, Work
+from neuromirror.model import human_bytes
+from neuromirror.web.addresses import dataset_address, manifest_address, sums_address
+
+_LEAST, _MOST = 50, 5000
+"""Characters of a description, as Google takes it."""
+_SEARCHED = ("species", "modality", "platform", "project")
+"""Attributes whose values people search by."""
+
+
+def linked_data(
+    work: Work,
+    alias: str,
+    attributes: Mapping[str, Sequence[str]],
+    *,
+    site: str,
+    title: str,
+    sums: bool,
+) -> str:
+    """JSON-LD of a version, safe inside of a ``script`` element.
+
+    ``attributes`` are the version's, as the index has them. ``site`` is the catalogue's own address
+    and ``title`` its name; ``sums`` says whether it has a list of checksums.
+    """
+    state = work.state
+    searched = [value for name in _SEARCHED for value in attributes.get(name, ())]
+    told: dict[str, Any] = {
+        "@context": "https://schema.org/",
+        "@type": "Dataset",
+        "name": work.title or state.name,
+        "description": _description(work),
+        "url": site + dataset_address(state.name),
+        "sameAs": list(_upstream(work)),
+        "version": state.label,
+        "identifier": [*_dois(work), f"swh:1:rev:{state.commit}"],
+        "license": [one.url or one.name for one in work.licenses],
+        "creator": [_agent(one) for one in work.authors],
+        "publisher": None if work.publisher is None else _agent(work.publisher),
+        "funder": [_agent(one.organisation) for one in work.funders],
+        "keywords": list(dict.fromkeys((*work.keywords, *searched))),
+        "measurementTechnique": list(attributes.get("modality", ())),
+        "isAccessibleForFree": True,
+        "dateCreated": _day(work.created),
+        "datePublished": _day(work.published),
+        "dateModified": state.time.isoformat(),
+        "includedInDataCatalog": {"@type": "DataCatalog", "name": title, "url": f"{site}/"},
+        "distribution": list(_distributions(work, alias, site, sums=sums)),
+    }
+    text = json.dumps({key: value for key, value in told.items() if value not in (None, [], "")})
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _description(work: Work) -> str:
+    """Upstream's own words; what is counted where these are too few."""
+    own = work.description.strip()
+    if len(own) < _LEAST:
+        name = work.title or work.state.name
+        counts = f"{work.files:,} files, {human_bytes(work.bytes)}"
+        own = " ".join(
+            part
+            for part in (
+                own,
+                f"{name}: the exact state {work.state.label} of {work.source or work.state.name},"
+                f" as a version-controlled DataLad dataset of {counts}.",
+            )
+            if part
+        )
+    return own if len(own) <= _MOST else f"{own[: _MOST - 1]}…"
+
+
+def _upstream(work: Work) -> Iterator[str]:
+    yield from _dois(work)
+    if work.address.startswith(("https://", "http://")):
+        yield work.address
+
+
+def _dois(work: Work) -> list[str]:
+    return [f"https://doi.org/{work.doi}"] if work.doi else []
+
+
+def _agent(one: Agent) -> dict[str, Any]:
+    if not isinstance(one, Person):
+        told = {"@type": "Organization", "name": one.name, "sameAs": one.ror}
+    else:
+        told = {
+            "@type": "Person",
+            "name": one.whole,
+            "givenName": one.given,
+            "familyName": one.family,
+            "sameAs": f"https://orcid.org/{one.orcid}" if one.orcid else None,
+        }
+    return {key: value for key, value in told.items() if value}
+
+
+def _day(value: Any) -> str | None:
+    return None if value is None else str(value.isoformat())
+
+
+def _distributions(work: Work, alias: str, site: str, *, sums: bool) -> Iterator[dict[str, str]]:
+    scheme = site.partition("://")[0]
+    yield {
+        "@type": "DataDownload",
+        "name": "Git repository (a DataLad dataset)",
+        "contentUrl": f"{site}/alias/{alias}",
+        # as MLCommons Croissant names a repository
+        "encodingFormat": f"git+{scheme}",
+    }
+    yield {
+        "@type": "DataDownload",
+        "name": "Manifest: every file with its size and checksum",
+        "contentUrl": site + manifest_address(work.digest),
+        "encodingFormat": "application/zstd",
+    }
+    if sums:
+        yield {
+            "@type": "DataDownload",
+            "name": "SHA-256 of every file",
+            "contentUrl": site + sums_address(work.state.name, work.state.label),
+            "encodingFormat": "text/plain",
+        }

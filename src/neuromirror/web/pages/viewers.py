@@ -1,0 +1,100 @@
+"""Where people can look at a file or a Zarr with nothing but a browser.
+
+Viewers fetch by themselves, so that only places on the open web are given to them. Forms:
+Neurosift's ``/nwb?url=…&dandisetId=…&dandisetVersion=…``; Neuroglancer's state in a URL, whose
+sources are plain addresses; Vol-E's ``/viewer?url=…`` and the OME-NGFF validator's ``?source=…``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, urlencode, urlsplit
+
+from neuromirror.index import Index, LocationRow, UnknownFile, VersionRow
+from neuromirror.model import ZARR_MARKERS
+
+_NEUROSIFT = "https://neurosift.app/nwb?"
+_NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
+_VOLE = "https://volumeviewer.allencell.org/viewer?"
+_VALIDATOR = "https://ome.github.io/ome-ngff-validator/?"
+_DANDI = "https://api.dandiarchive.org/"
+_PLACES = 20
+
+Viewer = tuple[str, str]
+"""Name and address."""
+
+
+def file_viewers(row: VersionRow, path: str, places: Iterable[LocationRow]) -> list[Viewer]:
+    """Viewers of a file of a version, by the first of its places that anybody can reach."""
+    name = path.lower()
+    if not name.endswith((".nwb", ".nii", ".nii.gz")):
+        return []
+    urls = [one.url for one in places if one.result in (None, "ok") and is_public(one.url)]
+    if not urls:
+        return []
+    if name.endswith(".nwb"):
+        # Neurosift asks the archive's own address for more, such as where a lighter copy is
+        url = next((one for one in urls if one.startswith(_DANDI)), urls[0])
+        told = {"url": url}
+        if url.startswith(_DANDI):
+            told |= {"dandisetId": row.local_id, "dandisetVersion": row.upstream}
+        return [("Neurosift", _NEUROSIFT + urlencode(told))]
+    return [("Neuroglancer", _neuroglancer(path, urls[0]))]
+
+
+def zarr_viewers(index: Index, row: VersionRow, under: str = "", *, name: str = "") -> list[Viewer]:
+    """Viewers of the Zarr at a folder of a version; none where it is no Zarr of the open web.
+
+    ``name`` is what it is called, where that is not the name of the folder. They show what
+    upstream has there now, which may be another state.
+    """
+    if not row.indexed:
+        return []
+    for root in _roots(index, row, under):
+        called = name or under or row.local_id
+        found = [("Neuroglancer", _neuroglancer(called, root))]
+        if called.lower().endswith(".ome.zarr"):
+            found.append(("Vol-E", _VOLE + urlencode({"url": root})))
+            found.append(("OME-NGFF validator", _VALIDATOR + urlencode({"source": root})))
+        return found
+    return []
+
+
+def _roots(index: Index, row: VersionRow, under: str) -> Iterator[str]:
+    """The addresses of the folder in which the file lies that makes it a Zarr."""
+    for marker in sorted(one.decode() for one in ZARR_MARKERS):
+        try:
+            file = index.file(row, f"{under}/{marker}" if under else marker)
+        except UnknownFile:
+            continue
+        for place in index.locations(file.content, limit=_PLACES):
+            url = place.url.partition("?")[0]
+            if is_public(url) and url.endswith(f"/{marker}"):
+                yield url.removesuffix(f"/{marker}")
+
+
+def _neuroglancer(name: str, url: str) -> str:
+    layer = {"name": name.rpartition("/")[2], "source": url, "type": "image"}
+    return _NEUROGLANCER + quote(json.dumps({"layers": [layer]}, separators=(",", ":")), safe=":/,")
+
+
+def is_web(url: str) -> bool:
+    """Whether a browser can follow an address."""
+    return url.startswith(("https://", "http://"))
+
+
+def is_public(url: str) -> bool:
+    """Whether a page of the open web may fetch an address: https, and no machine of one's own."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False  # no address at all
+    host = parts.hostname or ""
+    if parts.scheme != "https" or "." not in host:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return not host.endswith((".local", ".localhost", ".internal"))

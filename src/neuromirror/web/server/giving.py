@@ -1,0 +1,152 @@
+"""The store's own files, as git and DataLad ask for them: whole, in part, or if changed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
+
+from neuromirror.web.site import Site
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_BLOCK = 1 << 18
+_RANGE = re.compile(rb"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An open file: its size, its time as HTTP has it, and a word for its content."""
+
+    file: BinaryIO
+    size: int
+    modified: bytes
+    etag: bytes
+
+
+async def give(scope: Mapping[str, Any], receive: Receive, send: Send, site: Site) -> None:
+    """A file of the store; nothing outside of it, whatever a link or a name says."""
+    path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+    found = await site.reader.read(lambda: _open(site.store.root, path))
+    if found is None:
+        await say(send, 404, "The store has no such file.")
+        return
+    with found.file:
+        headers = dict(scope["headers"])
+        told: list[Header] = [
+            (b"etag", found.etag),
+            (b"last-modified", found.modified),
+            (b"accept-ranges", b"bytes"),
+            (b"cache-control", b"no-cache"),
+        ]
+        if _is_known(headers, found):
+            await send({"type": "http.response.start", "status": 304, "headers": told})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        first, last, status = _wanted(headers, found)
+        if status == 416:
+            of_all = (b"content-range", b"bytes */%d" % found.size)
+            await say(send, 416, "The file does not reach so far.", of_all)
+            return
+        if status == 206:
+            told.append((b"content-range", b"bytes %d-%d/%d" % (first, last, found.size)))
+        told.append((b"content-type", b"application/octet-stream"))
+        told.append((b"content-length", b"%d" % (last + 1 - first)))
+        await send({"type": "http.response.start", "status": status, "headers": told})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await _send_part(receive, send, site, found.file, first, last + 1)
+
+
+def _open(root: Path, path: bytes) -> _Found | None:
+    """The file that a path names; None where there is none that may be given."""
+    try:
+        named = unquote_to_bytes(path[1:]).decode()
+        place = (root / named).resolve(strict=True)
+        inside = place.relative_to(root.resolve())
+        # a pipe would keep this thread for ever
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError, RuntimeError):
+        return None
+    told = os.fstat(descriptor)
+    if inside.parts[0] == "neuromirror" or not S_ISREG(told.st_mode):
+        os.close(descriptor)
+        return None
+    etag = f'"{told.st_ino:x}-{told.st_mtime_ns:x}-{told.st_size:x}"'
+    modified = formatdate(told.st_mtime, usegmt=True)
+    return _Found(os.fdopen(descriptor, "rb"), told.st_size, modified.encode(), etag.encode())
+
+
+def _is_known(headers: Mapping[bytes, bytes], found: _Found) -> bool:
+    """Whether the one who asks has the file already (RFC 9110, section 13.2.2)."""
+    tags = headers.get(b"if-none-match")
+    if tags is not None:
+        return b"*" in tags or found.etag in tags
+    return headers.get(b"if-modified-since") == found.modified
+
+
+def _wanted(headers: Mapping[bytes, bytes], found: _Found) -> tuple[int, int, int]:
+    """First and last byte, and the status; all of it for several ranges, which nobody needs."""
+    whole = 0, found.size - 1, 200
+    asked = _RANGE.fullmatch(headers.get(b"range", b"").replace(b" ", b""))
+    if asked is None or headers.get(b"if-range", found.etag) not in (found.etag, found.modified):
+        return whole
+    first, last, tail = asked.groups()
+    if tail is not None:
+        begin, end = max(0, found.size - int(tail)), found.size - 1
+    else:
+        begin = int(first)
+        end = found.size - 1 if last is None else min(int(last), found.size - 1)
+        if last is not None and int(last) < begin:
+            return whole
+    return (begin, end, 206) if begin <= end else (0, 0, 416)
+
+
+async def _send_part(
+    receive: Receive, send: Send, site: Site, file: BinaryIO, first: int, end: int
+) -> None:
+    """Sends bytes until they are all sent, or nobody is there any more.
+
+    Of a file that is cut off meanwhile too few are sent, which the other side sees.
+    """
+    gone = asyncio.ensure_future(_gone(receive))
+    block = b"."
+    try:
+        while first < end and block and not gone.done():
+            read = partial(os.pread, file.fileno(), min(_BLOCK, end - first), first)
+            block = await site.reader.read(read)
+            first += len(block)
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+        if first >= end:
+            await send({"type": "http.response.body", "body": b""})
+    finally:
+        gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def say(send: Send, status: int, text: str, *more: Header) -> None:
+    """A reply of one line."""
+    body = text.encode() + b"\n"
+    headers = [
+        *more,
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,106 @@
+"""What stands around all replies: headers that keep browsers safe, and the store's own files."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from neuromirror.index import IndexMissing
+from neuromirror.web.server.answering import App, answering
+from neuromirror.web.server.giving import Message, Receive, Send, give, say
+from neuromirror.web.server.keeping import Kept, key_of
+from neuromirror.web.server.packing import packing
+from neuromirror.web.site import Site
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        b"font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+
+_NAMES = frozenset(name for name, _ in _HEADERS)
+
+_SERVED = re.compile(
+    rb"/(?:ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+"
+    rb"|tombstones/[^/]+\.json)"
+)
+"""What anybody may have of a store: repositories, manifests; never the journal or the index."""
+
+_ALLOWED = b"GET, HEAD, OPTIONS"
+
+_BEFORE_ASKING = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, HEAD"),
+    (b"access-control-allow-headers", b"If-None-Match"),
+    (b"access-control-max-age", b"86400"),
+    (b"allow", _ALLOWED),
+    (b"content-length", b"0"),
+)
+"""What a browser is told that asks whether another site's script may ask the API."""
+
+_OPEN = re.compile(rb"/-/static(?:-plugins)?/[\w./-]{1,200}\Z")
+"""Pages of Datasette about itself tell paths of the machine: only its style sheets are given."""
+
+_ANEW = "The index is being made anew. Try again in a moment."
+
+
+def guarded(app: App, datasette: Datasette, site: Site) -> App:
+    """Datasette with our pages before it, and the headers and the files around them."""
+    pages, remembered = answering(app, datasette), Kept()
+
+    async def asgi(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+
+        async def guarding(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [
+                    (name, value)
+                    for name, value in message.get("headers", [])
+                    if name.lower() not in _NAMES
+                ]
+                message = {**message, "headers": [*kept, *_HEADERS]}
+            await send(message)
+
+        path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+        if scope["method"] == "OPTIONS" and path.startswith(b"/api/"):
+            start = {"type": "http.response.start", "status": 204, "headers": _BEFORE_ASKING}
+            await guarding(start)
+            await guarding({"type": "http.response.body", "body": b""})
+        elif scope["method"] not in ("GET", "HEAD"):
+            await say(
+                guarding,
+                405,
+                "Nothing can be changed here: only GET and HEAD are answered.",
+                (b"allow", _ALLOWED),
+            )
+        elif _SERVED.fullmatch(path):
+            await give(scope, receive, guarding, site)
+        elif path.startswith(b"/-/") and not _OPEN.match(path):
+            await say(guarding, 404, "There is no such page.")
+        else:
+            if path.startswith(b"/index"):
+                try:
+                    site.reader.refresh()
+                except IndexMissing:
+                    await say(guarding, 503, _ANEW, (b"retry-after", b"10"))
+                    return
+
+            async def ask(to: Send) -> None:
+                await pages(scope, receive, packing(to, scope, site))
+
+            await remembered.give(key_of(scope, site.reader.state), guarding, ask)
+
+    return asgi

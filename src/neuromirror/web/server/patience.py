@@ -1,0 +1,80 @@
+"""Connections on which nothing moves are closed, so that they keep nobody else out."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_ASKING = 20.0
+"""Seconds that the head of a request may take."""
+_READING = 60.0
+"""Seconds in which some of a reply must be read: a quarter of a megabyte of a large one."""
+
+
+class Patient(H11Protocol):
+    """HTTP/1.1 as uvicorn speaks it; but it does not wait for ever for the rest of a request.
+
+    Nor for somebody who has asked to read on.
+    """
+
+    asking, reading = _ASKING, _READING
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._asking: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody is there; their request is to follow soon."""
+        super().connection_made(transport)
+        held = transport.get_extra_info("socket")
+        if held is not None and held.family in (socket.AF_INET, socket.AF_INET6):
+            # else the end of a small reply waits 40 ms for the other side to have seen its head
+            held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._asking = self.loop.call_later(self.asking, self._drop)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request, or all of it; nothing here takes a body, so that it counts, too."""
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._asking = _stop(self._asking)
+        elif self._asking is None:
+            self._asking = self.loop.call_later(self.asking, self._drop)
+
+    def on_response_complete(self) -> None:
+        """The reply is written; the next request may have begun."""
+        super().on_response_complete()
+        # what began to come meanwhile is a request that was sent ahead
+        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        if begun and self._asking is None:
+            self._asking = self.loop.call_later(self.asking, self._drop)
+
+    def pause_writing(self) -> None:
+        """Much of a reply is not read yet."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self.reading, self._drop)
+
+    def resume_writing(self) -> None:
+        """Most of it was read."""
+        super().resume_writing()
+        self._reading = _stop(self._reading)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        self._asking = _stop(self._asking)
+        self._reading = _stop(self._reading)
+        super().connection_lost(exc)
+
+    def _drop(self) -> None:
+        # what is still to be written is not waited for
+        self.transport.abort()
+
+
+def _stop(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    if timer is not None:
+        timer.cancel()
+    return None

@@ -1,0 +1,73 @@
+"""The catalogue as a running server."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from neuromirror.store import Store
+from neuromirror.web.site import catalogue
+
+_BEAT = 2
+"""Seconds between two signs of life."""
+_ARENAS = -8, 2
+"""M_ARENA_MAX of mallopt(3), and how many."""
+_CONNECTIONS = 500
+"""Above so many at once, others are told to come again (503)."""
+
+
+def serve_catalogue(
+    store: Store,
+    index_path: Path,
+    listens: socket.socket,
+    *,
+    title: str = "",
+    address: str = "",
+    cutouts: bool = True,
+    ready: Callable[[], None],
+    beat: Callable[[], None] | None = None,
+) -> None:
+    """Serves at a socket that listens until the process is told to end, and closes it.
+
+    ``cutouts`` says whether voxels may be had from upstream for those who ask. ``ready`` is called
+    once, ``beat`` every few seconds while the server's loop turns. Raises as
+    :func:`~neuromirror.web.site.catalogue` does.
+    """
+    _share_heaps()
+    application = catalogue(store, index_path, title=title, address=address, cutouts=cutouts)
+    import uvicorn
+
+    from neuromirror.web.server.patience import Patient
+
+    async def beating() -> None:
+        if beat is not None:
+            beat()
+
+    with listens:
+        ready()
+        config = uvicorn.Config(
+            application,
+            # as whoever runs this process has set it up; who asks is not written down
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # what such headers say of the one who asks, anybody can say
+            proxy_headers=False,
+            http=Patient,
+            ws="none",
+            # each takes a descriptor, of which a process often has a thousand
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=5,
+            callback_notify=beating,
+            timeout_notify=_BEAT,
+        )
+        uvicorn.Server(config).run(sockets=[listens])
+
+
+def _share_heaps() -> None:
+    """Lets threads share heaps where glibc would give each its own, which it never gives back."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(*_ARENAS)

@@ -1,0 +1,134 @@
+"""Feeds, the sitemap and robots.txt."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+from datetime import datetime
+from xml.etree import ElementTree
+
+import pytest
+from scripted import Box, File, Scripted, Thing
+from web_site import Running, running
+
+from neuromirror.model import DatasetFacts
+
+_ATOM = "{http://www.w3.org/2005/Atom}"
+_MAP = "{http://www.sitemaps.org/schemas/sitemap/0.9}"
+
+
+def valid(page: str) -> ElementTree.Element:
+    """A feed in which everything is that RFC 4287 (4.1.1, 4.1.2) wants, each of it once."""
+    feed = ElementTree.fromstring(page)
+    assert feed.tag == f"{_ATOM}feed"
+    entries = feed.findall(f"{_ATOM}entry")
+    for one in (feed, *entries):
+        for needed in ("id", "title", "updated"):
+            (found,) = one.findall(f"{_ATOM}{needed}")
+            assert found.text
+            if needed == "updated":
+                assert datetime.fromisoformat(found.text).tzinfo is not None
+        links = {link.get("rel"): link.get("href") or "" for link in one.findall(f"{_ATOM}link")}
+        assert links["alternate"].startswith("http")
+    assert links_of(feed)["self"] == feed.findtext(f"{_ATOM}id")
+    assert feed.findtext(f"{_ATOM}author/{_ATOM}name")
+    ids = [one.findtext(f"{_ATOM}id") or "" for one in entries]
+    assert len(set(ids)) == len(ids) <= 50
+    assert all(re.match(r"urn:(swh:1:rev:[0-9a-f]{40}|uuid:[0-9a-f-]{36})\Z", one) for one in ids)
+    times = [one.findtext(f"{_ATOM}updated") or "" for one in entries]
+    assert times == sorted(times, reverse=True)
+    assert not times or feed.findtext(f"{_ATOM}updated") == times[0]
+    return feed
+
+
+def links_of(one: ElementTree.Element) -> dict[str, str]:
+    return {link.get("rel", ""): link.get("href", "") for link in one.findall(f"{_ATOM}link")}
+
+
+@pytest.mark.parametrize("path", ["/feed.atom", "/feed/demo.atom", "/feed/demo:000001.atom"])
+def test_a_feed_is_atom_and_every_link_in_it_leads_somewhere(site: Running, path: str) -> None:
+    reply = site.get(path)
+    assert reply.headers["content-type"].startswith("application/atom+xml")
+    feed = valid(reply.text)
+    entries = feed.findall(f"{_ATOM}entry")
+    assert entries
+    for one in (feed, *entries[:5]):
+        assert site.get(links_of(one)["alternate"]).status_code == 200
+    again = site.get(path, headers={"If-None-Match": reply.headers["etag"]})
+    assert (again.status_code, again.text) == (304, "")
+    assert site.get(links_of(feed)["self"]).text == reply.text
+
+
+def test_a_feed_of_nothing_that_is_here_is_not_found(site: Running) -> None:
+    assert site.get("/feed/nowhere.atom").status_code == 404
+    assert site.get("/feed/demo:999999.atom").status_code == 404
+
+
+def test_a_feed_tells_of_what_upstream_took_away_and_keeps_odd_titles_from_breaking_it(
+    box: Box, source: Scripted
+) -> None:
+    title = "<b>&amp; ]]> \ufffe\uffff\x07\u202e {{ 1 }} \"'"
+    for name in ("stays", "goes", "secret"):
+        source.things[name] = Thing({"a.txt": File(b"1")}, facts=DatasetFacts(title=title))
+    source.things["secret"].facts = DatasetFacts(title="Titled never")
+    box.sync()
+    del source.things["goes"]
+    box.sync()
+    command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
+    subprocess.run([*command, "box:secret", "--reason", "asked"], check=False)
+    with running(box.store) as site:
+        for path in ("/feed.atom", "/feed/box.atom", "/feed/box:goes.atom"):
+            page = site.page(path)
+            entries = valid(page).findall(f"{_ATOM}entry")
+            kinds = [term.get("term") for one in entries for term in one.iter(f"{_ATOM}category")]
+            assert "tombstone" in kinds, path
+            assert "secret" not in page
+            assert "Titled never" not in page
+            assert any("<b>&amp; ]]>" in (one.findtext(f"{_ATOM}title") or "") for one in entries)
+        assert site.get("/feed/box:secret.atom").status_code == 410
+        assert "secret" not in site.page("/sitemap.xml")
+
+
+def test_an_empty_feed_is_a_feed(box: Box) -> None:
+    box.sync()
+    with running(box.store) as site:
+        assert not valid(site.page("/feed.atom")).findall(f"{_ATOM}entry")
+        assert not list(ElementTree.fromstring(site.page("/sitemap.xml")))
+
+
+def test_the_sitemap_names_all_datasets_and_when_they_changed(site: Running) -> None:
+    root = ElementTree.fromstring(site.page("/sitemap.xml"))
+    assert root.tag == f"{_MAP}urlset"
+    found = {one.findtext(f"{_MAP}loc") or "": one.findtext(f"{_MAP}lastmod") or "" for one in root}
+    names = [one["name"] for one in site.api("/datasets")["datasets"]]
+    assert set(found) == {f"{site.address}/dataset/{name}" for name in names}
+    assert all(datetime.fromisoformat(one).tzinfo is not None for one in found.values())
+    robots = site.page("/robots.txt")
+    assert f"Sitemap: {site.address}/sitemap.xml\n" in robots
+    assert "Disallow: /file/\n" in robots
+
+
+def test_more_datasets_than_a_sitemap_holds_are_in_several(box: Box, source: Scripted) -> None:
+    source.things["one"] = Thing({"a.txt": File(b"1")})
+    box.sync()
+    with sqlite3.connect(box.store.index_path) as connection:
+        connection.execute(
+            "INSERT INTO datasets (mirror, local_id) WITH RECURSIVE n (i) AS "
+            "(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50001) SELECT 1, 'made-' || i FROM n"
+        )
+    connection.close()
+    with running(box.store) as site:
+        root = ElementTree.fromstring(site.page("/sitemap.xml"))
+        assert root.tag == f"{_MAP}sitemapindex"
+        addresses = [one.findtext(f"{_MAP}loc") or "" for one in root]
+        assert len(addresses) == 2
+        found: list[str] = []
+        for address in addresses:
+            part = ElementTree.fromstring(site.page(address))
+            assert part.tag == f"{_MAP}urlset"
+            found += [one.findtext(f"{_MAP}loc") or "" for one in part]
+        assert len(set(found)) == len(found) == 50_002
+        assert site.get("/sitemap/3.xml").status_code == 404
+        assert site.get("/sitemap/0.xml").status_code == 404

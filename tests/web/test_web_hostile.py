@@ -1,0 +1,348 @@
+"""Names that break things: asked for in every address, and as the names of real files."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
+
+import pytest
+from crawl_place import Place
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from scripted import Box, File, Scripted, Thing
+from web_site import Running, links, plain, running
+
+from neuromirror.model import DatasetFacts, Digest, FileRecord, Location
+from neuromirror.web.api.datasets import OPERATIONS
+from neuromirror.web.api.operations import ROOT
+
+_MARK = "<script>alert(1)</script>"
+_ODD = [
+    *(_MARK.encode(), b"'\"><img src=x onerror=alert(1)>", b"{{ 1234 * 5678 }}", b"{% raw %}"),
+    *(b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\r\nX-Odd: 1", b"\n", b"\x1b[31m", b"\x7f"),
+    *("\u202e".encode(), "\u2066".encode(), "\u2028".encode(), "\ufeff".encode(), b"\xef\xbf\xbe"),
+    *(b"..", b"../../../../etc/passwd", b".", b"//", b"/", b"\\", b"%", b"%2e%2e", b"%00", b"~"),
+    *(b"demo:", b"demo:000001", b"DEMO:000001", b"demo:000001@draft", b"@", b":", b"", b"a@b@c"),
+    *(b"draft", b"latest", b"Latest", b"state:abcdef0", b"0" * 7, b"f" * 40, b"sha256:" + b"0" * 8),
+    *(b"-1", b"0", b"1e9", b"9" * 5000, b"NaN", "\u0663".encode(), b"1" * 19, b"true", b"null"),
+    *(b"'; DROP TABLE files; --", b'" OR 1=1', b"NEAR(a b)", b"a* AND", b"sub-1", b"path:x", b"*"),
+    *(b"x" * 10_000, "\U0001f9e0".encode() * 2000, "e\u0301".encode(), "\u0130".encode(), b""),
+    *(b"MD5E-s0--d41d8cd98f00b204e9800998ecf8427e.txt", b"etag:" + b"0" * 32 + b"-2", b"AAAA"),
+    *(b"W10", b"WzEsMiwiYSIsM10", b"bnVsbA", b"Ii4uIg", b"LTE", b"OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk"),
+]
+values = st.one_of(
+    st.sampled_from(_ODD),
+    st.lists(st.sampled_from([one for one in _ODD if len(one) < 100]), max_size=3).map(b"".join),
+    st.binary(max_size=20),
+    st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
+)
+
+_PAGES = [
+    *("/?q={}", "/?mirror={}", "/?q=a&page={}", "/?q={}&mirror={}", "/?{}={}", "/{}", "/{}/{}"),
+    *("/dataset/{}", "/dataset/{}@{}", "/dataset/demo:000001@{}", "/dataset/demo:{}@draft"),
+    *("/dataset/demo:000001@draft?under={}", "/dataset/demo:000001@draft?start={}"),
+    *("/dataset/demo:000001@draft?under={}&start={}", "/dataset/demo:000001@draft?q={}"),
+    *(
+        "/dataset/demo:000001?before={}",
+        "/dataset/demo:000001?page={}",
+        "/dataset/demo:000001?{}={}",
+    ),
+    *("/file/demo:000001@draft?path={}", "/file/{}@{}?path={}", "/file/demo:000001@{}?path=a"),
+    *("/sums/{}@{}", "/sums/demo:000001@{}", "/cite/{}@{}", "/cite/demo:000001@draft?format={}"),
+    *("/badge/{}@{}.svg", "/badge/demo:000001@{}.svg", "/badge/demo:000001@draft.svg?show={}"),
+    *("/volume/{}@{}", "/slice/{}@{}.png", "/cutout/{}@{}", "/volume/demo:000001@draft?{}={}"),
+    *(
+        "/diff?a={}&b={}",
+        "/diff?a=demo:000001@{}&b=demo:000001@draft",
+        "/diff?a={}",
+        "/find?checksum={}",
+    ),
+    *("/diff?a=demo:000001@draft&b=demo:000002@draft&page={}", "/find?checksum=sha256:{}"),
+    *("/events?kind={}", "/events?mirror={}", "/events?before={}", "/mirrors?{}={}"),
+    *("/feed/{}.atom", "/feed/demo:{}.atom", "/sitemap/{}.xml", "/alias/{}/HEAD", "/alias/{}/{}"),
+    *(
+        "/manifests/00/{}",
+        "/tombstones/{}.json",
+        "/-/{}",
+        "/-/static/{}",
+        "/index/{}",
+        "/index/files/{}",
+    ),
+]
+_APIS = [
+    ROOT
+    + re.sub(r"\{\w+\}", "{}", path)
+    + ("?" + "&".join(f"{one.name}={{}}" for one in operation.parameters if named(one.name)))
+    for operation in OPERATIONS
+    for path in (operation.path, operation.path.replace("{name}@{version}", "demo:000001@draft"))
+    for named in (
+        lambda name: True,
+        lambda name: name in ("path", "after", "q", "checksum", "a", "b"),
+    )
+]
+
+
+@dataclass
+class Answer:
+    """What came back for an address."""
+
+    status: int
+    kind: str
+    body: bytes
+
+
+def asked(address: str, path: str) -> Answer:
+    """An address as it stands: nothing is put right before it is sent."""
+    where = urlsplit(address)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
+    try:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        return Answer(reply.status, reply.headers.get("content-type", ""), reply.read())
+    finally:
+        connection.close()
+
+
+def check(answer: Answer, path: str, store: Path) -> None:
+    """It is no defect, runs nothing, plays no tricks, and tells nothing of the machine."""
+    assert answer.status < 500, (path, answer.status, answer.body[-800:])
+    for private in (str(store), "site-packages", "Traceback", ".sqlite", "/src/neuromirror"):
+        if private not in path:
+            assert private.encode() not in answer.body, (path, private)
+    if answer.kind.startswith(("text/html", "image/svg", "application/atom", "application/xml")):
+        assert b"<script>alert" not in answer.body, path
+        assert b"<img src=x" not in answer.body, path
+        assert b"7006652" not in answer.body, path
+        text = answer.body.decode()
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", text), path
+    if "xml" in answer.kind:
+        ElementTree.fromstring(answer.body)
+    if "json" in answer.kind:
+        answer.body.decode("ascii")
+
+
+@settings(
+    max_examples=400,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    st.sampled_from([*_PAGES, *_APIS]),
+    st.lists(values, min_size=5, max_size=5),
+    st.sampled_from(["", "/:@", "/:@.~!$'()*,;="]),
+)
+@example("/dataset/{}", [b"demo:\xff"] * 5, "")
+@example("/?q=a&page={}", [b"9" * 5000] * 5, "")
+@example("/api/v1/datasets?limit={}", [b"9" * 5000] * 5, "")
+@example("/file/{}@{}?path={}", [b"demo:000001", b"draft", b"\x00"] * 2, "")
+def test_no_value_in_any_address_breaks_a_page(
+    site: Running, shown: Place, template: str, given: list[bytes], safe: str
+) -> None:
+    wanted = template.count("{}")
+    path = template.format(*(quote(one, safe=safe) for one in (given * 2)[:wanted]))
+    check(asked(site.address, path), path, shown.folder)
+
+
+def test_the_oddest_values_are_taken_in_every_address(site: Running, shown: Place) -> None:
+    for template in [*_PAGES, *_APIS]:
+        for one in (
+            _MARK.encode(),
+            b"\x00\xe2\x80\xae",
+            b"\xff",
+            b"..",
+            b"{{ 1234 * 5678 }}",
+            b"9" * 5000,
+        ):
+            path = template.replace("{}", quote(one, safe=""))
+            check(asked(site.address, path), path, shown.folder)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"GET /dataset/\xff\xfe HTTP/1.1\r\nHost: x\r\n",
+        b"GET /api/v1/datasets?q=\xe2\x80\xae HTTP/1.1\r\nHost: x\r\n",
+        b"GET http://elsewhere.example.org/ HTTP/1.1\r\nHost: x\r\n",
+        b"GET * HTTP/1.1\r\nHost: x\r\n",
+        b"GET //elsewhere.example.org/%2e%2e HTTP/1.1\r\nHost: x\r\n",
+        b"GET /?q=a#frag HTTP/1.1\r\nHost: x\r\n",
+        b'GET / HTTP/1.1\r\nHost: "><script>alert(1)</script>\r\n',
+        b"GET /feed.atom HTTP/1.1\r\nHost: <script>alert(1)</script>&\r\n",
+        b"GET /api/v1/datasets?limit=1 HTTP/1.1\r\nHost: a>,<b\r\n",
+        b'GET /api/v1/datasets HTTP/1.1\r\nHost: x\r\nIf-None-Match: \xff"\xe9,W/\r\n',
+        b"GET /dataset/demo:000001 HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.0\r\n",
+        b"TRACE /api/v1 HTTP/1.1\r\nHost: x\r\nX-Secret: 1\r\n",
+        b"OPTIONS /api/../neuromirror/store.json HTTP/1.1\r\nHost: x\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n",
+    ],
+)
+def test_a_request_that_no_browser_makes_breaks_nothing(
+    site: Running, shown: Place, lines: bytes
+) -> None:
+    where = urlsplit(site.address)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as asking:
+        asking.sendall(lines + b"Connection: close\r\n\r\n")
+        reply = b""
+        while block := asking.recv(1 << 16):
+            reply += block
+    head, _, body = reply.partition(b"\r\n\r\n")
+    status = int(head.split(b" ")[1])
+    kind = re.search(rb"(?im)^content-type: (.*?)\r?$", head)
+    check(Answer(status, kind[1].decode() if kind else "", body), repr(lines[:80]), shown.folder)
+    assert b"X-Secret" not in reply
+    assert site.get("/api/v1").status_code == 200
+
+
+# --- files with such names
+
+_NAMES = [
+    *(b".git/config", b".GIT/hooks/post-checkout", b"git~1", b".gitmodules", b".gitattributes"),
+    *(b"new\nline.txt", b"tab\tand\rreturn", b"\x1b[31mred", b"bytes-\xff\xfe.nwb", b"half-\xc3/x"),
+    *(_MARK.encode(), b"'quotes\" & <b>.txt", b"{{ 1234 * 5678 }}.txt", b"{% include 'x' %}"),
+    *(b"100%.txt", b"%2e%2e/%41", b"a+b c&d=e?f#g;h", b"back\\slash\\", b"..", b"../up", b"a//b"),
+    *("Ünï/\u4f60\u597d.nwb".encode(), "\u202egnp.txt".encode(), "e\u0301.txt".encode()),
+    *("é.txt".encode(), b"Case.txt", b"case.txt", b"CASE/x", b"case/x", b"con", b"aux.txt", b" "),
+    *(b"deep/" * 30 + b"end.txt", b"x" * 250, "\U0001f9e0".encode() * 60, b"-rf", b"*", b"~", b":"),
+    *(
+        b"sub-01/a.nwb",
+        b"sub-01/a.nwb.json",
+        b"sub-01.nwb",
+        b"sub-01@draft",
+        b"#hash",
+        b"q?under=x",
+    ),
+]
+
+
+_DATASETS = ["o@d", "a?b/<d> #x", "é&'\"+", "{{1}}/files", "a/versions", "a/b@c/files"]
+
+
+@dataclass
+class Odd(File):
+    """A file with a name of any bytes."""
+
+    def record(self, path: str) -> FileRecord:
+        name = path.encode("utf-8", "surrogateescape")
+        plain = super().record("x")
+        url = f"https://bucket.example.invalid/{quote(name)}?versionId=1"
+        sha256 = Digest("sha256", hashlib.sha256(self.content).hexdigest(), "bucket")
+        return FileRecord(
+            name,
+            plain.size,
+            (*plain.digests, sha256),
+            (Location(url, "s3", "1"),),
+            modified=plain.modified,
+        )
+
+
+@dataclass
+class Shown(Running):
+    """The catalogue of the store in ``folder``."""
+
+    folder: Path = Path()
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """The catalogue of a dataset with files of such names, and of some with odd ones themselves."""
+    source = Scripted()
+    box = Box(tmp_path_factory.mktemp("odd") / "box", source)
+    files: dict[str, File] = {
+        name.decode("utf-8", "surrogateescape"): Odd(b"content of %d" % number)
+        for number, name in enumerate(_NAMES)
+    }
+    source.things["odd"] = Thing(files, facts=DatasetFacts(title=f"Odd {_MARK}"))
+    for name in _DATASETS:
+        source.things[name] = Thing({"a.txt": File(b"1")})
+    box.sync()
+    with running(box.store) as site:
+        yield Shown(site.address, folder=box.folder)
+
+
+def test_every_file_that_is_shown_can_be_followed_to_its_page_and_its_checksum(
+    odd: Shown,
+) -> None:
+    listed = odd.api("/datasets/box:odd@latest/files?limit=1000")["files"]
+    digests = {one["path"]: one["digests"]["sha256"] for one in listed}
+    assert len(digests) >= len(_NAMES) - 2
+    sums = odd.page("/sums/box:odd@latest").splitlines()
+    waiting, followed = ["/dataset/box:odd@latest"], []
+    seen: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        page = odd.page(path)
+        check(asked(odd.address, path), path, odd.folder)
+        found = links(page)
+        waiting += [one for one in found if "under=" in one or "start=" in one]
+        for link in found:
+            if link.startswith("/file/") and link not in seen:
+                seen.add(link)
+                check(asked(odd.address, link), link, odd.folder)
+                told = plain(odd.page(link))
+                (digest,) = {one for one in digests.values() if one in told}
+                followed.append(digest)
+    assert sorted(followed) == sorted(digests.values())
+    for path, digest in digests.items():
+        assert f"{digest}  {path}" in sums
+        file = odd.get("/api/v1/datasets/box:odd@latest/file", params={"path": path}).json()
+        assert file["digests"]["sha256"] == digest
+        assert odd.get(file["page"]).status_code == 200
+
+
+def test_files_with_odd_names_come_in_pages_and_by_their_words(odd: Shown) -> None:
+    whole = [one["path"] for one in odd.api("/datasets/box:odd@latest/files")["files"]]
+    found: list[str] = []
+    following = "/datasets/box:odd@latest/files?limit=3"
+    while following:
+        page = odd.api(following)
+        found += [one["path"] for one in page["files"]]
+        following = (page["next"] or "").partition(ROOT)[2]
+    assert found == whole
+    for path in whole:
+        reply = odd.get("/api/v1/datasets/box:odd@latest/paths", params={"q": path})
+        if any(letter.isalnum() for letter in path):
+            assert path in [one["path"] for one in reply.json()["files"]], path
+        else:
+            assert reply.status_code == 400
+
+
+@pytest.mark.parametrize("local_id", _DATASETS)
+def test_a_dataset_with_an_odd_name_is_reached_by_every_link_to_it(
+    odd: Shown, local_id: str
+) -> None:
+    name = f"box:{local_id}"
+    (listed,) = [one for one in odd.api("/datasets")["datasets"] if one["name"] == name]
+    told = odd.api(f"/datasets/{quote(name, safe=':')}")
+    assert told["name"] == name == listed["name"]
+    (version,) = told["all_versions"]
+    whole = odd.api(f"/datasets/{quote(name, safe=':')}@{version['version']}")
+    assert whole["name"] == f"{name}@{version['version']}"
+    for rest in ("/files", "/levels", "/file?path=a.txt", "/citation", "/ancestry"):
+        path = f"/datasets/{quote(name, safe=':')}@{version['version']}{rest}"
+        assert odd.api(path).get("version", whole["name"]) == whole["name"]
+    diff = odd.get("/api/v1/diff", params={"a": whole["name"], "b": whole["name"]})
+    assert diff.json()["changes"] == []
+    for start in (told["page"], whole["page"]):
+        page = odd.page(start)
+        assert name in plain(page)
+        for link in links(page):
+            if link.startswith(("/", odd.address)) and "neuromirror/catalogue" not in link:
+                assert odd.get(link).status_code == 200, (start, link)
+    assert name in odd.page(whole["sums"])
+    feed = ElementTree.fromstring(odd.page(f"/feed/{quote(name, safe=':')}.atom"))
+    for link in feed.iter("{http://www.w3.org/2005/Atom}link"):
+        assert odd.get(link.get("href", "")).status_code == 200
