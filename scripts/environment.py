@@ -27,6 +27,9 @@ STAMP = VENV / "neuromirror-made-of.json"
 UNFINISHED = VENV / "neuromirror-unfinished"
 INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "src/neuromirror/__init__.py")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Programs that the browser tests take, the first one that is there."""
+
 # Settings of pip that would put the packages elsewhere, or install something else. Those that say
 # where packages come from (an index, a proxy, certificates, a cache) are the person's to choose.
 MISLEADING = {
@@ -162,19 +165,34 @@ def may_install() -> bool:
     return bool(shutil.which("apt-get")) and os.geteuid() == 0
 
 
-def install(package: str) -> None:
-    """Installs a package of Debian's."""
-    say(f"installing {package} with apt-get")
+def install(*packages: str) -> None:
+    """Installs packages of Debian's."""
+    named = ", ".join(packages)
+    say(f"installing {named} with apt-get")
     apt: list[str | os.PathLike[str]] = ["apt-get", "-qq"]
     run([*apt, "update"], "apt-get update")
-    run([*apt, "install", "-y", "--no-install-recommends", package], f"installing {package}")
+    run([*apt, "install", "-y", "--no-install-recommends", *packages], f"installing {named}")
+
+
+def lacking_in_ci() -> list[str]:
+    """Debian's packages of the programs that tests only need in CI, and that are not there.
+
+    A test has systemd look at the service's unit, others look at the catalogue with a browser,
+    which comes without a font. Elsewhere such tests are passed over.
+    """
+    packages = []
+    if not shutil.which("systemd-analyze"):
+        packages.append("systemd")
+    if not any(map(shutil.which, BROWSERS)):
+        packages += ["chromium", "fonts-dejavu-core"]
+    return packages
 
 
 def complete_system(extra: str) -> None:
     """Sees to what small containers lack.
 
     git-annex's HTTP client looks up ``tcp`` in a file of netbase's, and gets nothing at all
-    without it. A test has systemd look at the service's unit; elsewhere it is passed over.
+    without it.
     """
     if sys.platform != "linux":
         return
@@ -186,8 +204,8 @@ def complete_system(extra: str) -> None:
             )
         install("netbase")
     in_ci = os.environ.get("CI", "") not in ("", "false")
-    if extra == "test" and in_ci and may_install() and not shutil.which("systemd-analyze"):
-        install("systemd")
+    if extra == "test" and in_ci and may_install() and (packages := lacking_in_ci()):
+        install(*packages)
 
 
 def bring_up_to_date(extra: str) -> None:

@@ -1,0 +1,69 @@
+"""axe-core finds nothing on any page: by day, by night, on a phone."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from browser_pages import EVERY_KIND, Kind
+from browser_site import RELEASED, Shown
+from browser_walk import DESK, PHONE, Walk, Walker
+
+_ASKED = """async rules => {
+    const found = await axe.run({
+        resultTypes: ['violations'],
+        rules: {'target-size': {enabled: true}},
+        ...(rules ? {runOnly: {type: 'rule', values: rules}} : {}),
+    });
+    return found.violations.map(one => `${one.impact} ${one.id}: `
+        + one.nodes.slice(0, 3).map(node => node.html.slice(0, 200)).join(' | '));
+}"""
+
+COLOURS = ["color-contrast", "link-in-text-block"]
+"""The rules that a page can break by night and not by day."""
+
+
+def violations(walk: Walk, rules: list[str] | None = None) -> list[str]:
+    """What axe-core finds on a page; it is put there by the driver, whatever the policy."""
+    found: list[str] = walk.page.evaluate(_ASKED, rules)
+    return [f"{walk.path}: {one}" for one in found]
+
+
+def in_every_light(walk: Walk) -> list[str]:
+    """What axe-core finds by day, by night and on a phone, with all that is folded open."""
+    walk.unfold()
+    walk.page.evaluate(AXE_SCRIPT)
+    found = violations(walk)
+    walk.page.emulate_media(color_scheme="dark")
+    found += [f"by night: {one}" for one in violations(walk, COLOURS)]
+    walk.page.emulate_media(color_scheme="light")
+    walk.page.set_viewport_size(PHONE)
+    found += [f"on a phone: {one}" for one in violations(walk)]
+    walk.page.set_viewport_size(DESK)
+    return found
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND, ids=lambda kind: kind.name)
+def test_axe_finds_nothing_on_any_page(looker: Walk, site: Shown, kind: Kind) -> None:
+    looker.open(kind.path(site), kind.status)
+    assert in_every_light(looker) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/mirrors", "/events"])
+def test_axe_finds_nothing_in_an_empty_catalogue(
+    walker: Walker, empty_site: Shown, path: str
+) -> None:
+    walk = walker(empty_site)
+    walk.open(path)
+    assert in_every_light(walk) == []
+
+
+def test_axe_would_find_what_is_wrong(walk: Walk) -> None:
+    walk.open(f"/dataset/{RELEASED}")
+    walk.page.evaluate(
+        "() => { const all = document.querySelectorAll('main p, main dd, main td');"
+        " all.forEach(one => { one.style.color = '#999'; one.style.background = '#bbb'; });"
+        " document.querySelector('main').append(document.createElement('button')); }"
+    )
+    found = " ".join(in_every_light(walk))
+    for rule in ("serious color-contrast", "critical button-name", "by night", "on a phone"):
+        assert rule in found
