@@ -17,6 +17,11 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 
 PROGRAM = [sys.executable, "-m", "neuromirror"]
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from neuromirror.cli import main; main()"
+)
+"""As from a terminal, though these tests may run in the background, where SIGINT is ignored."""
 STATUS = {"ok", "notneeded", "impossible", "error"}
 
 _ASKED = re.compile(r"^neuromirror: [a-z0-9-]+: [0-9]+ requests?, .*\n", re.M)

@@ -4,10 +4,63 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
+from typing import Any
 
-from cli_shell import Shell
+import pytest
+import requests
+from cli_shell import INTERRUPTIBLE, Shell
+
+from neuromirror.demo.bucket_contents import SORTED_1
+from neuromirror.demo.serving import pages
+
+
+@contextmanager
+def staying(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, Any]], str]]:
+    """``demo --serve``: what it told up to the end of its walk, and where its catalogue is.
+
+    Told to end at the end of the block, it does, and well.
+    """
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            INTERRUPTIBLE,
+            "--json",
+            "demo",
+            "--no-input",
+            "--serve",
+            "--keep",
+            str(folder),
+        ],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # as in a terminal: Ctrl-C is for all of it
+        start_new_session=True,
+    ) as process:
+        told: list[dict[str, Any]] = []
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            while not told or "serving" not in told[-1]:
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+                told.append(json.loads(line))
+            yield told, told[-1]["serving"]["catalogue"]
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(30) == 0
+            assert process.stderr.read() == ""
+        finally:
+            if process.poll() is None:
+                process.terminate()
 
 
 def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(tmp_path: Path) -> None:
@@ -15,18 +68,34 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(tmp_path: Path) -
     shell = Shell(tmp_path / "none", kept / "store")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    ended = shell.program(
-        "--json", "demo", "--no-input", "--keep", str(kept), env={"TMPDIR": str(temporary)}
-    )
-    assert ended.err == ""
-    steps = [json.loads(line) for line in ended.lines]
-    assert {(one["action"], one["status"]) for one in steps} == {("demo", "ok")}
-    commands = [one["command"] for one in steps]
+    with staying(kept, temporary) as (steps, address):
+        assert {(one["action"], one["status"]) for one in steps} == {("demo", "ok")}
+        # one address for pages of all the archives, and for clones
+        assert steps[-1]["serving"]["store"] == address
+        for name in (
+            "demo:000008",
+            f"demo-aind:{SORTED_1}",
+            "demo:000005",
+            "demo-boss:demo_cortex/sections/em",
+            "demo-precomputed:demo_cortex/sections/em",
+        ):
+            page = requests.get(f"{address}/dataset/{name}", timeout=30)
+            assert (page.status_code, f"{address}/#~" in unescape(page.text)) == (200, True), name
+        cloned = subprocess.run(
+            ["git", "ls-remote", f"{address}/alias/demo--000002", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert cloned.stdout.endswith("\tHEAD\n")
+    with pytest.raises(requests.ConnectionError):
+        requests.get(address, timeout=5)
+    commands = [one["command"] for one in steps[:-1]]
     assert commands[0] == "neuromirror sync"
     for program in ("datalad clone", "datalad -C dataset get", "git -C dataset annex fsck"):
         assert any(command.startswith(program) for command in commands)
     assert "ok         demo:000008" in next(
-        one["output"] for one in steps[1:] if one["command"] == "neuromirror sync"
+        one["output"] for one in steps[1:-1] if one["command"] == "neuromirror sync"
     )
     checked = subprocess.run(
         ["git", "-C", str(kept / "dataset"), "annex", "fsck"],
@@ -45,3 +114,11 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(tmp_path: Path) -
     (tmp_path / "thesis" / "chapter.txt").write_text("It was a dark and stormy night.\n")
     other = shell.program("demo", "--no-input", "--keep", str(tmp_path / "thesis"), code=2)
     assert "holds something else than a demo" in other.complaint
+
+
+def test_without_what_pages_need_it_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['datasette'] = None\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with pages(tmp_path, {**os.environ, "PYTHONPATH": path}) as found:
+        assert found.address == ""
+        assert "pip install 'neuromirror[web]'" in found.lacking

@@ -15,7 +15,8 @@ import pytest
 from neuromirror.crawl import recording
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
-from neuromirror.service.health import HealthServer, Pulse, Readiness, address_of, shown_address
+from neuromirror.service.health import HealthServer, Pulse, Readiness
+from neuromirror.service.listening import address_of, shown_address, typed_address
 from neuromirror.service.logs import logging_to
 from neuromirror.store import Store
 
@@ -26,6 +27,7 @@ class Asked:
 
     now: float = 0.0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     page: bytes = b"figures 1\n"
     address: tuple[str, int] = ("", 0)
 
@@ -47,6 +49,7 @@ def asked() -> Iterator[Asked]:
         pulse=pulse,
         problems=lambda: told.problems,
         metrics=lambda: told.page,
+        remarks=lambda: told.remarks,
     ) as server:
         told.address = server.address
         yield told
@@ -78,6 +81,15 @@ def test_readyz_says_what_is_wrong(asked: Asked) -> None:
     asked.problems = ["stopping: no work is taken", "index: cannot be read (IndexMissing)"]
     status, text = asked.get("/readyz")
     assert (status, text.splitlines()) == (503, asked.problems)
+
+
+def test_readyz_tells_of_what_keeps_it_from_nothing(asked: Asked) -> None:
+    asked.remarks = ["degraded: the catalogue does not answer"]
+    assert asked.get("/readyz") == (200, "ok\ndegraded: the catalogue does not answer\n")
+    asked.problems = ["stopping: no work is taken"]
+    status, text = asked.get("/readyz")
+    assert (status, text.splitlines()) == (503, [*asked.problems, *asked.remarks])
+    assert asked.get("/healthz") == (200, "ok\n")
 
 
 def test_metrics_are_given_as_they_are(asked: Asked) -> None:
@@ -131,6 +143,36 @@ def test_addresses_are_understood(text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="is not an address; write host:port"):
         address_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", ""),
+        ("https://mirror.example.org", "https://mirror.example.org"),
+        ("http://[::1]:8270/", "http://[::1]:8270"),
+        ("https://example.org/mirror/", "https://example.org/mirror"),
+    ],
+)
+def test_the_address_of_a_site_is_understood(text: str, address: str) -> None:
+    assert typed_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mirror.example.org",
+        "ftp://h",
+        "https://",
+        "https://u@h",
+        "https://h/?a",
+        "http://[::1",
+        "/",
+    ],
+)
+def test_what_no_site_has_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="the address of a site"):
+        typed_address(text)
 
 
 def test_it_answers_at_an_address_of_six(asked: Asked) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+
 import click
 
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.model.errors import ConfigurationError
 
 _LISTEN = "127.0.0.1:8270"
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """``(host, port)`` of ``127.0.0.1:8270`` or ``[::1]:8270``."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host.strip("[]") or not port.isdecimal() or int(port) > 65535:
-        raise ConfigurationError(f"'{text}' is no address; write HOST:PORT, for example {_LISTEN}")
-    return host.strip("[]"), int(port)
 
 
 @click.command("catalogue")
@@ -33,25 +28,76 @@ def split_address(text: str) -> tuple[str, int]:
     help="The address as people type it, behind a proxy [default: as it is asked for].",
 )
 @click.option("--title", default="", help="What the pages are called.")
+@click.option(
+    "--cutouts/--no-cutouts",
+    default=True,
+    show_default=True,
+    help="Have voxels of volumes from upstream for whoever asks, within limits.",
+)
+@click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
+@click.option("--kept", nargs=2, type=int, hidden=True)
 @settings_options
-def catalogue_command(settings: Settings, *, listen: str, address: str, title: str) -> None:
+def catalogue_command(
+    settings: Settings,
+    *,
+    listen: str,
+    address: str,
+    title: str,
+    cutouts: bool,
+    log_json: bool,
+    kept: tuple[int, int] | None,
+) -> None:
     """Serve the store and its pages over HTTP.
 
     One address gives pages to look around and search, JSON below /api/v1, Atom feeds, the index's
     tables below /index, and the store itself, to clone from:
     datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Nothing can be changed by it, and it runs
-    beside syncs and the service. To the open internet, put it behind a web server that speaks TLS.
+    beside syncs and the service; "neuromirror serve --catalogue" keeps one running. To the open
+    internet, put it behind a web server that speaks TLS.
 
-    Ctrl-C ends it. Needs the extra "web".
+    Ctrl-C and SIGTERM end it; replies under way have 5 seconds. Needs the extra "web".
     """
-    host, port = split_address(listen)
-    from neuromirror.web.serving import serve_catalogue
-
-    store = settings.store()
-
-    def ready(url: str) -> None:
-        settings.emit("catalogue", {"url": url}, f"the catalogue is at {url} (Ctrl-C ends it)")
-
-    serve_catalogue(
-        store, settings.index_path(store), host, port, title=title, address=address, ready=ready
+    from neuromirror.service.catalogue import KeptBy
+    from neuromirror.service.extra import check_json, check_web
+    from neuromirror.service.listening import (
+        address_of,
+        listening,
+        shown_address,
+        taken_address,
+        typed_address,
     )
+    from neuromirror.service.logs import logging_to, printing_told
+
+    check_web()
+    if log_json:
+        check_json()
+    beat: Callable[[], None] | None = None
+    with ExitStack() as stack:
+        stack.enter_context(logging_to(as_json=log_json, mirrors={}))
+        if kept is None:
+            listens = listening(address_of(listen), "the catalogue")
+        else:
+            # "neuromirror serve" gave the socket, and the one over which it hears of this process
+            listens = socket.socket(fileno=kept[0])
+            beat = stack.enter_context(KeptBy(kept[1])).beat
+            stack.enter_context(printing_told())
+        from neuromirror.web.server.serving import serve_catalogue
+
+        url = f"http://{shown_address(taken_address(listens))}"
+
+        def ready() -> None:
+            if kept is None:
+                line = f"the catalogue is at {url} (Ctrl-C ends it)"
+                settings.emit("catalogue", {"url": url}, line)
+
+        store = settings.store()
+        serve_catalogue(
+            store,
+            settings.index_path(store),
+            listens,
+            title=title,
+            address=typed_address(address),
+            cutouts=cutouts,
+            ready=ready,
+            beat=beat,
+        )

@@ -11,7 +11,11 @@ from neuromirror.cli.common import Settings, settings_options
 
 
 @click.command("demo")
-@click.option("--serve", is_flag=True, help="Keep archives and store served at the end, to try.")
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="At the end mirror the volumes, too, and serve archives, store and pages.",
+)
 @click.option(
     "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave everything in DIR."
 )
@@ -22,7 +26,8 @@ def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input
 
     Starts small DANDI and S3 archives on loopback, mirrors them, clones a dataset with datalad,
     gets a file and lets git-annex check it; each step is printed as the command a person would
-    type, with what it gave. Needs the 'demo' and 'datalad' extras.
+    type, with what it gave. With --serve it stays, and prints the address at which the catalogue
+    shows all of it, until Ctrl-C. Needs the extras 'demo' and 'datalad', and for pages 'web'.
     """
     from neuromirror.demo.walk import walk
 

@@ -68,6 +68,25 @@ def _size(context: click.Context, option: click.Parameter, value: str) -> int:
     metavar="HOST:PORT",
     help="Serve /healthz, /readyz and /metrics there [default: nowhere].",
 )
+@click.option(
+    "--catalogue",
+    metavar="HOST:PORT",
+    help='Serve the store and its pages there, as "neuromirror catalogue" does [default: nowhere].',
+)
+@click.option(
+    "--catalogue-address",
+    metavar="URL",
+    help="The pages' address as people type it, behind a proxy [default: as they are asked for; "
+    "NEUROMIRROR_CATALOGUE_ADDRESS].",
+)
+@click.option(
+    "--catalogue-title",
+    metavar="TEXT",
+    help="What the pages are called [default: neuromirror; NEUROMIRROR_CATALOGUE_TITLE].",
+)
+@click.option(
+    "--catalogue-no-cutouts", is_flag=True, help="Let nobody have voxels from upstream by it."
+)
 @click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
 @click.option(
     "--private-store",
@@ -93,6 +112,10 @@ def serve_command(
     visit_hours: float,
     worker_memory: int,
     metrics: str | None,
+    catalogue: str | None,
+    catalogue_address: str | None,
+    catalogue_title: str | None,
+    catalogue_no_cutouts: bool,
     log_json: bool,
     private_store: Path | None,
     backup: Path | None,
@@ -108,16 +131,22 @@ def serve_command(
     On SIGTERM or Ctrl-C it begins nothing new, gives jobs under way 20 seconds, and ends; what was
     not finished is done at the next start. A second signal ends it at once.
 
+    With --catalogue it keeps a catalogue running beside it, in a process of its own that is started
+    again when it dies; mirroring takes no notice of it.
+
     With --once it does what is due now and ends: for cron, and to try a configuration.
 
     Exit code: 0 ended as it was told, 1 something failed, 2 wrong usage or configuration; with
     --once as "neuromirror sync": 3 a listing is held for approval.
     """
-    from neuromirror.service.extra import check_extra
+    from neuromirror.service.extra import check_extra, check_web
 
     check_extra()
+    if catalogue is not None:
+        check_web()
+    from neuromirror.service.catalogue import CatalogueOptions
     from neuromirror.service.chores import ChoreSettings
-    from neuromirror.service.health import address_of
+    from neuromirror.service.listening import address_of, typed_address
     from neuromirror.service.serve import ServeOptions, mirror_files, serve, serve_once
     from neuromirror.store import Store
     from neuromirror.store.private import refuse_private
@@ -131,6 +160,23 @@ def serve_command(
                 f"'{name}' is a dataset, and mirrors are served; write {mirror}, or use "
                 f"'neuromirror sync {name}'"
             )
+    shown = None
+    if catalogue is not None:
+        if once:
+            raise ConfigurationError(
+                "--catalogue is for a service that stays, and with --once it ends; run "
+                "'neuromirror catalogue' beside it"
+            )
+        shown = CatalogueOptions(
+            address_of(catalogue),
+            typed_address(catalogue_address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")),
+            catalogue_title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
+            cutouts=not catalogue_no_cutouts,
+        )
+    elif catalogue_address is not None or catalogue_title is not None or catalogue_no_cutouts:
+        raise ConfigurationError(
+            "--catalogue-… says how pages are; name where they are with --catalogue HOST:PORT"
+        )
     folder = settings.store_folder.absolute()
     refuse_private(folder)
     options = ServeOptions(
@@ -141,6 +187,7 @@ def serve_command(
         worker_memory=worker_memory,
         private=None if private_store is None else private_store.absolute(),
         metrics=None if metrics is None else address_of(metrics),
+        catalogue=shown,
         log_json=log_json,
         chores=ChoreSettings(backup=None if backup is None else backup.absolute()),
     )

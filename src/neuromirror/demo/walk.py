@@ -41,8 +41,10 @@ def walk(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
     """
     _need_programs()
     from neuromirror.demo import DemoArchive, DemoBuckets
+    from neuromirror.demo.serving import keep_serving, told_to_end
 
     with ExitStack() as stack:
+        stack.enter_context(told_to_end())
         if keep is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neuromirror-")))
             # annexed objects are read-only, and so are their folders
@@ -86,12 +88,12 @@ def walk(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
         steps.run("Nothing has changed since: nothing is written.", "sync")
         served = demo.addresses()
         if entry_points(group="neuromirror.sources", name="s3"):
-            buckets = stack.enter_context(DemoBuckets(folder))
+            buckets = stack.enter_context(DemoBuckets(folder, layers=serve))
             _mirror_buckets(buckets, address, steps)
             served["buckets"] = buckets.addresses()
         _say(as_json, _END if keep is None else f"{_END}{_KEPT.format(folder=folder)}")
         if serve:
-            _serve(served, address, as_json)
+            keep_serving(served, address, folder, steps, stack)
     return 0
 
 
@@ -172,8 +174,8 @@ class Steps:
     def __init__(self, folder: Path, *, ask: bool, as_json: bool) -> None:
         self._folder = folder
         self._ask = ask and sys.stdin.isatty() and not as_json
-        self._json = as_json
-        self._environment = {
+        self.json = as_json
+        self.environment = {
             **os.environ,
             # git-annex talks to loopback only when told so; a clone of a real archive needs none
             "GIT_CONFIG_COUNT": "3",
@@ -187,11 +189,11 @@ class Steps:
             "DATALAD_UI_PROGRESSBAR": "none",
         }
         for name in ("NEUROMIRROR_STORE", "NEUROMIRROR_MIRRORS", "NEUROMIRROR_INDEX"):
-            self._environment.pop(name, None)
+            self.environment.pop(name, None)
 
     def say(self, words: str) -> None:
         """A sentence between steps."""
-        _say(self._json, words)
+        _say(self.json, words)
 
     def run(self, words: str, command: str, *, shown: int = _SHOWN) -> None:
         """A neuromirror command, and the first lines of what it gave."""
@@ -205,12 +207,12 @@ class Steps:
     def _step(self, words: str, typed: str, arguments: Sequence[str], shown: int) -> None:
         if words:
             self.say(f"\n{words}")
-        if not self._json:
+        if not self.json:
             click.secho(f"$ {typed}", bold=True)
         done = subprocess.run(
             arguments,
             cwd=self._folder,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -222,7 +224,7 @@ class Steps:
                 f"'{typed}' failed in {self._folder} with exit code {done.returncode}:\n"
                 f"{done.stdout.strip()}"
             )
-        if self._json:
+        if self.json:
             record = {"action": "demo", "status": "ok", "command": typed, "output": done.stdout}
             click.echo(json.dumps(record, ensure_ascii=False))
             return
@@ -280,19 +282,6 @@ def _make_writable(folder: Path) -> None:
             path = Path(root) / name
             if not path.is_symlink():
                 path.chmod(0o700)
-
-
-def _serve(archives: dict[str, object], store: str, as_json: bool) -> None:
-    where = {**archives, "store": store}
-    if as_json:
-        click.echo(json.dumps({"action": "demo", "status": "ok", "serving": where}))
-    else:
-        click.echo(f"\nServing until Ctrl-C: {json.dumps(where, indent=1)}")
-    sys.stdout.flush()
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        return
 
 
 def _say(as_json: bool, words: str) -> None:

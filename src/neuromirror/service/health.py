@@ -19,10 +19,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 from neuromirror.index import Index, Schedule
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service.listening import shown_address
 from neuromirror.service.logs import tell
 from neuromirror.store import Store
 
@@ -98,9 +98,10 @@ class Readiness:
 class HealthServer:
     """Serves the three pages while the block lasts; ``address`` is where, its port known then.
 
-    /healthz: 200 while the loop turns; /readyz: 200 where nothing keeps the service from working;
-    otherwise 503, and why. /metrics: what ``metrics`` gives. Raises ConfigurationError where the
-    address cannot be had.
+    /healthz: 200 while the loop turns; /readyz: 200 where nothing keeps the service from working,
+    with a line for each of ``remarks``: what is not well, and keeps it from nothing; otherwise 503,
+    and why. /metrics: what ``metrics`` gives. Raises ConfigurationError where the address cannot be
+    had.
     """
 
     def __init__(
@@ -110,10 +111,11 @@ class HealthServer:
         pulse: Pulse,
         problems: Callable[[], list[str]],
         metrics: Callable[[], bytes],
+        remarks: Callable[[], list[str]] = list,
     ) -> None:
         pages = {
-            "/healthz": lambda: _judged(_hanging(pulse)),
-            "/readyz": lambda: _judged(problems()),
+            "/healthz": lambda: _judged(_hanging(pulse), []),
+            "/readyz": lambda: _judged(problems(), remarks()),
             "/metrics": lambda: (HTTPStatus.OK, METRICS_TYPE, metrics()),
         }
         host, port = address
@@ -145,27 +147,6 @@ class HealthServer:
         self._thread.join()
 
 
-def address_of(text: str) -> tuple[str, int]:
-    """``127.0.0.1:9464``, ``[::1]:9464`` or ``:9464`` (this machine alone) as host and port.
-
-    Raises ConfigurationError for anything else.
-    """
-    try:
-        parts = urlsplit(f"//{text}")
-        port = parts.port
-    except ValueError:
-        port = None
-    if port is None or parts.path or parts.query or parts.fragment or "@" in text:
-        raise ConfigurationError(f"'{text}' is not an address; write host:port, as 127.0.0.1:9464")
-    return parts.hostname or "127.0.0.1", port
-
-
-def shown_address(address: tuple[str, int]) -> str:
-    """The same, as people write it."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 _Page = tuple[HTTPStatus, str, bytes]
 
 
@@ -174,9 +155,9 @@ def _hanging(pulse: Pulse) -> list[str]:
     return [] if pulse.turns() else [f"the loop turned {age:.0f} s ago, and should each second"]
 
 
-def _judged(problems: list[str]) -> _Page:
+def _judged(problems: list[str], remarks: list[str]) -> _Page:
     status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-    text = "\n".join(problems or ["ok"])
+    text = "\n".join([*(problems or ["ok"]), *remarks])
     return status, "text/plain; charset=utf-8", f"{text}\n".encode()
 
 

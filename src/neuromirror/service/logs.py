@@ -7,6 +7,7 @@ message in words.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -15,12 +16,13 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import TracebackType
 from typing import Final, TextIO
 from urllib.parse import quote
 
 from neuromirror.crawl import Mirror
+from neuromirror.model import escaped
 from neuromirror.net import redact
 
 LOGGER: Final = "neuromirror.service"
@@ -31,7 +33,6 @@ _LEAST: Final = 6
 """Characters of a value that can be a secret; to blot out shorter ones would spoil every line."""
 _LONGEST: Final = 4_000
 """Characters of a message or a trace that are told."""
-_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 _Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -48,19 +49,19 @@ class Secrets:
     def __init__(self, mirrors: Mapping[str, Mirror]) -> None:
         self._mirrors = mirrors
 
-    def values(self) -> set[str]:
-        """What must not be told, as it is and as it stands in a URL."""
+    def names(self) -> set[str]:
+        """The variables that have them."""
         named = {
             value
             for mirror in list(self._mirrors.values())
             for name, value in mirror.settings.options.items()
             if name.endswith("_env") and isinstance(value, str)
         }
-        plain = {
-            value.strip()
-            for name, value in os.environ.items()
-            if name in named or _SECRET_NAME.search(name)
-        }
+        return {name for name in os.environ if name in named or _SECRET_NAME.search(name)}
+
+    def values(self) -> set[str]:
+        """What must not be told, as it is and as it stands in a URL."""
+        plain = {os.environ.get(name, "").strip() for name in self.names()}
         plain = {value for value in plain if len(value) >= _LEAST}
         return plain | {quote(value, safe="") for value in plain}
 
@@ -128,6 +129,38 @@ def logging_to(
         root.setLevel(before[0])
         ours.setLevel(before[1])
         handler.close()
+
+
+@contextmanager
+def printing_told() -> Iterator[None]:
+    """Logs what is printed in the block, a line an event: other packages print their troubles.
+
+    To be used inside of :func:`logging_to`, whose stream stays what it was.
+    """
+    printed = _Printed()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        yield
+
+
+class _Printed(io.TextIOBase):
+    """Where lines become events."""
+
+    def __init__(self) -> None:
+        self._telling = threading.local()
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        """Tells of the lines that are whole now."""
+        if getattr(self._telling, "now", False):  # of a line that could not be told
+            return len(text)
+        *lines, self._begun = (self._begun + text).split("\n")
+        self._telling.now = True
+        try:
+            for line in filter(str.strip, lines):
+                tell("printed", line, level=logging.WARNING)
+        finally:
+            self._telling.now = False
+        return len(text)
 
 
 def _thread_died(what: threading.ExceptHookArgs) -> None:
@@ -211,14 +244,9 @@ def _as_json(secrets: Secrets) -> logging.Formatter:
 
 def _trace(secrets: Secrets, raised: _Raised) -> list[str]:
     trace = secrets.redact("".join(traceback.format_exception(*raised)))[-_LONGEST:]
-    return [_escaped(line) for line in trace.splitlines()]
+    return [escaped(line) for line in trace.splitlines()]
 
 
 def _shown(secrets: Secrets, text: str) -> str:
-    shown = _escaped(secrets.redact(text))
+    shown = escaped(secrets.redact(text))
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
-
-
-def _escaped(text: str) -> str:
-    """The text without characters that would end the line or move a terminal's cursor."""
-    return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)

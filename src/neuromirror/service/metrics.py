@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -51,6 +51,8 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         registry.register(_Now(store, index, schedule, served, clock))
+        self._catalogue = _Pages()
+        registry.register(self._catalogue)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, namespace="neuromirror", registry=registry)
@@ -116,6 +118,14 @@ class Metrics:
         """The loop has turned, which took so long."""
         self._tick_seconds.observe(seconds)
 
+    def of_catalogue(self, up: Callable[[], bool]) -> None:
+        """There is a catalogue, and ``up`` says whether it answers."""
+        self._catalogue.up = up
+
+    def catalogue_ended(self) -> None:
+        """A catalogue has died, and is started again."""
+        self._catalogue.restarts += 1
+
     def page(self) -> bytes:
         """All figures in Prometheus' text format, 0.0.4."""
         return generate_latest(self._registry)
@@ -128,6 +138,29 @@ def _label(word: str) -> str:
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"neuromirror_{name}", text, labels=labels)
+
+
+class _Pages(Collector):
+    """How the catalogue is; without samples where the service keeps none."""
+
+    def __init__(self) -> None:
+        self.up: Callable[[], bool] | None = None
+        self.restarts = 0
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, as below."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields both families."""
+        up = _gauge("catalogue_up", "Whether the catalogue answers (1 or 0).")
+        restarts = CounterMetricFamily(
+            "neuromirror_catalogue_restarts", "Times that the catalogue had to be started again."
+        )
+        if self.up is not None:
+            up.add_metric([], int(self.up()))
+            restarts.add_metric([], self.restarts)
+        yield from (up, restarts)
 
 
 class _Now(Collector):

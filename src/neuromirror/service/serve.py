@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from neuromirror.crawl import Mirror, PrivateSide, Result, recording
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
+from neuromirror.service.catalogue import CatalogueOptions, KeptCatalogue
 from neuromirror.service.chore_times import ChoreTimes
 from neuromirror.service.chores import ChoreSettings, chores
 from neuromirror.service.desk import Desk
@@ -32,10 +33,11 @@ from neuromirror.service.executors import (
     threads,
     workplace,
 )
-from neuromirror.service.health import HealthServer, Pulse, Readiness, shown_address
+from neuromirror.service.health import HealthServer, Pulse, Readiness
 from neuromirror.service.leases import owner
 from neuromirror.service.leftovers import Leftovers
-from neuromirror.service.logs import logging_to, tell
+from neuromirror.service.listening import shown_address
+from neuromirror.service.logs import Secrets, logging_to, tell
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.notify import Notifier
 from neuromirror.store import Store, StoreBusy
@@ -73,7 +75,7 @@ class ServeOptions:
     ``workers`` jobs are done at a time, each for ``visit_seconds`` and with ``worker_memory`` bytes
     at most; ``executor`` is processes | threads, ``scheduler`` the address of a Dask scheduler that
     is used instead. ``private`` is the private store's folder; ``metrics`` where health and
-    figures are served, None: nowhere.
+    figures are served, ``catalogue`` how pages are, None: nowhere.
     """
 
     workers: int = 4
@@ -83,6 +85,7 @@ class ServeOptions:
     worker_memory: int = MEMORY
     private: Path | None = None
     metrics: tuple[str, int] | None = None
+    catalogue: CatalogueOptions | None = None
     log_json: bool = False
     chores: ChoreSettings = field(default_factory=ChoreSettings)
 
@@ -233,12 +236,17 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
         ExitStack() as stack,
     ):
         pulse, readiness = Pulse(_HANGS), Readiness(store, index_path, office.schedule)
+        catalogue = None
+        if options.catalogue is not None:
+            catalogue = _catalogue(store, index_path, options, options.catalogue, office, files)
+            stack.enter_context(catalogue)
         if options.metrics is not None:
             server = HealthServer(
                 options.metrics,
                 pulse=pulse,
                 problems=readiness.problems,
                 metrics=office.metrics.page,
+                remarks=list if catalogue is None else catalogue.remarks,
             )
             stack.enter_context(server)
             tell("health", f"http://{shown_address(server.address)}/healthz")
@@ -253,11 +261,37 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
             stop.wait()
             notifier.stopping()
             readiness.stop()
+            if catalogue is not None:
+                catalogue.stop()
             guard = _guard(0)
         tell("stopping", f"{signal.Signals(stop.by).name}; jobs have {_PATIENCE:.0f} s")
         left = loop.end(_PATIENCE)
     if not left:
         guard.cancel()
+
+
+def _catalogue(
+    store: Store,
+    index_path: Path,
+    options: ServeOptions,
+    shown: CatalogueOptions,
+    office: _Office,
+    files: MirrorFiles,
+) -> KeptCatalogue:
+    """The catalogue of a store, not started yet; raises ConfigurationError."""
+    command = ["--store", str(store.root), "--index", str(index_path), "catalogue"]
+    command += ["--address", shown.address, "--title", shown.title]
+    command += [] if shown.cutouts else ["--no-cutouts"]
+    command += ["--log-json"] if options.log_json else []
+    kept = KeptCatalogue(
+        shown.listen,
+        command,
+        # pages need no token
+        withheld=Secrets(files.mirrors).names,
+        ended=office.metrics.catalogue_ended,
+    )
+    office.metrics.of_catalogue(lambda: kept.up)
+    return kept
 
 
 def _guard(code: int) -> threading.Timer:

@@ -1,0 +1,270 @@
+"""The catalogue beside a service: a process of its own, started again where it dies.
+
+Pages never slow a turn of the service's loop then, and whatever becomes of them, mirroring goes on.
+The service holds the socket at which people ask, so that the address stays taken, and those who ask
+wait, while one process follows another. Over a second socket the process tells every few seconds
+that its loop turns; when it hears its keeper's end of it close, it ends at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from neuromirror.model import NeuromirrorError
+from neuromirror.service.listening import listening, shown_address, taken_address
+from neuromirror.service.logs import tell
+
+_SILENT = 90.0
+"""Seconds after which one that says nothing hangs."""
+
+_FIRST, _LONGEST = 1.0, 60.0
+"""Seconds before it is started again: the first time, and at most; twice as long each time …"""
+
+_WELL = 120.0
+"""… and the first time again where it ran for so long."""
+
+_ENDING = 8.0
+"""Seconds that replies under way have when it is to end."""
+
+_STEP = 0.5
+
+_FIRST_TO_GO = 500
+"""Of 1000: the kernel, out of memory, takes the catalogue and not the service."""
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from neuromirror.cli import main; main(prog_name='neuromirror')"
+)
+"""It imports what this process can, from the same places."""
+
+_OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+"""What systemd says to this process alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueOptions:
+    """Where the catalogue is, and how it is called.
+
+    ``listen`` is the host and port to serve it at; ``address`` the one that people type, behind a
+    proxy, and ``title`` what its pages are called, both empty: as :mod:`neuromirror.web` has it;
+    ``cutouts`` whether voxels are had from upstream for those who ask.
+    """
+
+    listen: tuple[str, int]
+    address: str = ""
+    title: str = ""
+    cutouts: bool = True
+
+
+class KeptCatalogue:
+    """A ``neuromirror catalogue`` that runs while the block lasts.
+
+    ``command`` are its arguments. It gets this process's environment without the variables that
+    ``withheld`` names, looked at for each start; ``ended`` is told of each that died. Raises
+    ConfigurationError where the address cannot be had.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        command: Sequence[str],
+        *,
+        withheld: Callable[[], Collection[str]],
+        ended: Callable[[], None],
+    ) -> None:
+        self._command = command
+        self._withheld = withheld
+        self._ended = ended
+        self._socket = listening(address, "the catalogue")
+        self.url = f"http://{shown_address(taken_address(self._socket))}"
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._up = False
+        self._died = False
+        self._thread = threading.Thread(target=self._keep, name="catalogue")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._thread.join()
+
+    @property
+    def up(self) -> bool:
+        """Whether it answers, as far as is known."""
+        return self._up
+
+    def remarks(self) -> list[str]:
+        """What is not well, a line each; that the first one is still starting is well."""
+        return ["degraded: the catalogue does not answer; mirroring goes on"] * self._died
+
+    def stop(self) -> None:
+        """Tells it to end, and does not wait for that; nobody is let in any more."""
+        with self._lock:
+            self._over.set()
+            self._socket.close()
+            if self._process is not None:
+                # a process that was waited for is not sent anything
+                self._process.terminate()
+
+    def _keep(self) -> None:
+        pause = _FIRST
+        while not self._over.is_set():
+            began = time.monotonic()
+            why = self._once()
+            self._up = False
+            if self._over.is_set():
+                return
+            if time.monotonic() - began > _WELL:
+                pause = _FIRST
+            self._died = True
+            self._ended()
+            tell(
+                "catalogue ended",
+                f"{why}; it is started again in {pause:.0f} s, and mirroring goes on meanwhile",
+                level=logging.ERROR,
+            )
+            self._over.wait(pause)
+            pause = min(2 * pause, _LONGEST)
+
+    def _once(self) -> str:
+        """Starts it and waits for its end; gives in words what that was."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                try:
+                    process = self._started(theirs)
+                except OSError as error:
+                    return f"it cannot be started: {error}"
+            if process is None:
+                return "it was told to end"
+            hangs = self._listen(ours)
+            if hangs:
+                _kill(process)
+                return f"it gave no sign of life for {_SILENT:.0f} s, and was ended"
+        return _fate(process)
+
+    def _started(self, theirs: socket.socket) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self._over.is_set():
+                return None
+            numbers = [self._socket.fileno(), theirs.fileno()]
+            withheld = {*self._withheld(), *_OURS}
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", _START, json.dumps(sys.path)),
+                    *self._command,
+                    *("--kept", *map(str, numbers)),
+                ],
+                stdin=subprocess.DEVNULL,
+                # what the service prints is for programs
+                stdout=2,
+                env={name: value for name, value in os.environ.items() if name not in withheld},
+                pass_fds=numbers,
+                # Ctrl-C is for the service, which then ends this one
+                start_new_session=True,
+            )
+            return self._process
+
+    def _listen(self, ours: socket.socket) -> bool:
+        """Hears it until it ends or is to end; gives whether it went silent instead."""
+        ours.settimeout(_STEP)
+        heard = time.monotonic()
+        while not self._over.is_set() and time.monotonic() - heard < _SILENT:
+            try:
+                if not ours.recv(64):
+                    return False
+            except TimeoutError:
+                continue
+            except OSError:
+                return False
+            heard = time.monotonic()
+            if not self._up:
+                self._up, self._died = True, False
+                tell("catalogue", self.url)
+        return not self._over.is_set()
+
+
+def _fate(process: subprocess.Popen[bytes]) -> str:
+    try:
+        code = process.wait(_ENDING)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        return "it did not end, and was ended"
+    if code >= 0:
+        return f"it ended (exit code {code})"
+    return f"it was killed ({signal.Signals(-code).name})"
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends it with all that it has started."""
+    # before it is waited for: until then nobody else can get its number
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):  # a disk that hangs lets nobody die
+        process.wait(_ENDING)
+
+
+class KeptBy:
+    """In the process that is kept: what tells its keeper that it goes on, while the block lasts.
+
+    ``number`` is that of its socket. When the keeper is gone the process ends at once; an error
+    that leaves the block is logged, and ends it.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._keeper = socket.socket(fileno=number)
+        self._keeper.set_inheritable(False)
+
+    def __enter__(self) -> Self:
+        if sys.platform == "linux":
+            with suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_text(str(_FIRST_TO_GO))
+        threading.Thread(target=self._follow, name="keeper", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, NeuromirrorError):
+            tell("catalogue failed", str(error), level=logging.ERROR)
+            sys.exit(error.exit_code)
+        if isinstance(error, Exception):
+            tell("catalogue failed", str(error), level=logging.ERROR, error=error)
+            sys.exit(1)
+
+    def beat(self) -> None:
+        """The server's loop has turned."""
+        with suppress(OSError):  # a keeper that does not listen is gone soon, or hangs itself
+            self._keeper.send(b".", socket.MSG_DONTWAIT)
+
+    def _follow(self) -> None:
+        with suppress(OSError):
+            while self._keeper.recv(64):
+                pass
+        os.killpg(0, signal.SIGKILL)
