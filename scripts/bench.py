@@ -26,6 +26,7 @@ _BENCHES = (
     "fanout",
     "pin",
     "soak",
+    "web",
 )
 
 

@@ -34,7 +34,7 @@ from neuromirror.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operate.md"
-PORT = 9464
+PORT, PAGES = 9464, 8270
 FOLDERS = ("/etc/", "/srv/", "/var/lib/", "/usr/local/")
 MARKS = {None, "needs root", "needs systemd", "needs a container engine"}
 SYSTEMD = "needs systemd"
@@ -67,15 +67,16 @@ def steps() -> Iterator[Step]:
 def _packages_are_those_of_the_container(command: str) -> None:
     container = (ROOT / "Containerfile").read_text("utf-8")
     for name in shlex.split(command)[2:]:
-        assert name == "cron" or re.search(rf"\b{name}\b", container), name
+        assert name in ("cron", "nginx") or re.search(rf"\b{name}\b", container), name
 
 
 def _is_of_this_checkout(command: str) -> None:
     constraint, named = shlex.split(command)[-2:]
     assert (ROOT / constraint).is_file()
-    extra = re.fullmatch(r"\.\[(\w+)\]", named)
-    assert extra is not None
-    assert f"\n{extra[1]} =\n" in (ROOT / "setup.cfg").read_text("utf-8")
+    extras = re.fullmatch(r"\.\[([\w,]+)\]", named)
+    assert extras is not None
+    for extra in extras[1].split(","):
+        assert f"\n{extra} =\n" in (ROOT / "setup.cfg").read_text("utf-8")
 
 
 def _options_are_known(command: str) -> None:
@@ -112,7 +113,10 @@ def _copies_what_there_is(command: str) -> None:
 
 def _container_fits(command: str) -> None:
     container = (ROOT / "Containerfile").read_text("utf-8")
-    assert f"EXPOSE {PORT}\n" in container
+    assert f"EXPOSE {PORT} {PAGES}\n" in container
+    for outside, inside in re.findall(r"--publish 127.0.0.1:(\d+):(\d+)", command):
+        assert outside == inside
+        assert int(inside) in (PORT, PAGES)
     assert "--uid 10001 " in container
     for folder in re.findall(r"--volume \S+?:([^: ]+)", command):
         assert folder in container
@@ -120,6 +124,19 @@ def _container_fits(command: str) -> None:
         assert image == "/etc/neuromirror/environment"
     if "exec" in command:
         assert shlex.split(command)[-1] in main.commands
+
+
+def _is_nginxs_own(command: str) -> None:
+    text = PAGE.read_text("utf-8")
+    for file in re.findall(r"/etc/nginx/\S+available/\S+", command):
+        assert f"as `{file}`" in text
+    (told,) = re.findall(r"^```nginx\n(.*?)^```$", text, re.M | re.S)
+    assert told.count("{") == told.count("}")
+    unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
+    (place,) = re.findall(r"proxy_pass http://(\S+);", told)
+    assert f"--catalogue {place} " in unit
+    (name,) = re.findall(r"server_name (\S+);", told)
+    assert f"NEUROMIRROR_CATALOGUE_ADDRESS=https://{name}\\n" in text
 
 
 def _reads_the_journal(command: str) -> None:
@@ -137,7 +154,9 @@ ELSEWHERE: dict[str, Callable[[str], None]] = {
     "apt-get install ": _packages_are_those_of_the_container,
     "python3 -m venv /usr/local/lib/neuromirror": lambda command: None,  # scripts/bootstrap does
     "/usr/local/lib/neuromirror/bin/pip install ": _is_of_this_checkout,
-    "ln -s ": _is_the_program_of_unit_and_cron,
+    "ln -s /usr/local/": _is_the_program_of_unit_and_cron,
+    "ln -s /etc/nginx/": _is_nginxs_own,
+    "nginx -t": _is_nginxs_own,
     "useradd ": _is_the_user_of_unit_and_cron,
     "install ": _is_the_user_of_unit_and_cron,
     "chown root:neuromirror ": _is_the_user_of_unit_and_cron,
@@ -192,6 +211,8 @@ class Systemd:
             case ["restart", "neuromirror"]:
                 self.stop()
                 self.start()
+            case ["reload", "nginx"]:
+                pass
             case ["status", "neuromirror"]:
                 assert self._process is not None
                 assert self._process.poll() is None
@@ -248,6 +269,7 @@ class Machine:
     demo: DemoArchive
     folder: Path
     port: int
+    pages: int
     terminal: Terminal
     systemd: Systemd
     hold: str = "no hold yet"
@@ -256,6 +278,7 @@ class Machine:
     def mapped(self, text: str) -> str:
         """A text with the places of this machine in it."""
         text = text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{self.port}")
+        text = text.replace(f"127.0.0.1:{PAGES}", f"127.0.0.1:{self.pages}")
         text = text.replace("release HOLD", f"release {self.hold}")
         for name in FOLDERS:
             text = text.replace(name, f"{self.folder}{name}")
@@ -303,10 +326,10 @@ def machine(demo: DemoArchive, folder: Path) -> Iterator[Machine]:
     for name in FOLDERS:
         (folder / name.strip("/")).mkdir(parents=True)
     (folder / "etc/systemd/system").mkdir(parents=True)
-    port = neighbouring_ports(1)
+    port = neighbouring_ports(2)
     unit = folder / "etc/systemd/system/neuromirror.service"
     terminal = Terminal(checkout)
-    made = Machine(demo, folder, port, terminal, Systemd(unit, folder))
+    made = Machine(demo, folder, port, port + 1, terminal, Systemd(unit, folder))
     for path in [
         *(ROOT / "scripts" / "systemd").iterdir(),
         ROOT / "scripts" / "cron" / "neuromirror",

@@ -42,7 +42,8 @@ def test_the_command_of_a_recipe_is_one_that_there_is() -> None:
     lines = [line for _, key, line in settings() if key == "ExecStart"]
     cron = cron_line().rpartition(" neuromirror serve")
     container = instructions()
-    assert lines == [f"{INSTALLED} serve --metrics 127.0.0.1:9464 --log-json"]
+    places = "--metrics 127.0.0.1:9464 --catalogue 127.0.0.1:8270"
+    assert lines == [f"{INSTALLED} serve {places} --log-json"]
     for words in (
         shlex.split(lines[0])[1:],
         shlex.split(f"serve{cron[2]}"),
@@ -53,7 +54,8 @@ def test_the_command_of_a_recipe_is_one_that_there_is() -> None:
         # nothing was left over, and each option was understood
         assert parsed["names"] == ()
         assert sum(word.startswith("--") for word in words) == sum(
-            parsed[name] not in (None, False) for name in ("metrics", "log_json", "once")
+            parsed[name] not in (None, False)
+            for name in ("metrics", "catalogue", "log_json", "once")
         )
 
 
@@ -141,7 +143,7 @@ def test_the_environment_file_is_read_alike_by_systemd_and_by_a_shell(tmp_path: 
 
 def variables() -> dict[str, str]:
     lines = ENVIRONMENT.read_text("utf-8").splitlines()
-    assert all(re.fullmatch(r"# .*|#?[A-Z_]+=[\w./-]*", line) for line in lines)
+    assert all(re.fullmatch(r"# .*|#?[A-Z_]+=[\w./:-]*", line) for line in lines)
     return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
@@ -234,7 +236,8 @@ def test_what_a_container_is_made_of_is_there_and_let_through(tmp_path: Path) ->
     for name in re.findall(r"(?:file:|license_files =) (\S+)", setup):
         assert name in copied
     assert "[options.extras_require]" in setup
-    assert {"git-annex", "apscheduler", "prometheus-client"} <= _required(_extra())
+    packages = {"git-annex", "apscheduler", "prometheus-client", "datasette"}
+    assert packages <= set().union(*map(_required, _extras()))
     # and what is copied is enough to install from
     tree = tmp_path / "tree"
     for name in copied:
@@ -248,9 +251,9 @@ def test_what_a_container_is_made_of_is_there_and_let_through(tmp_path: Path) ->
     assert (tmp_path / "installed" / "bin" / "neuromirror").is_file()
 
 
-def _extra() -> str:
-    (extra,) = re.findall(r"neuromirror\[(\w+)\]", CONTAINER.read_text("utf-8"))
-    return str(extra)
+def _extras() -> list[str]:
+    (extras,) = re.findall(r"neuromirror\[([\w,]+)\]", CONTAINER.read_text("utf-8"))
+    return str(extras).split(",")
 
 
 def _required(extra: str) -> set[str]:

@@ -1,0 +1,499 @@
+"""What the bench ``web`` is asked about: a store of many datasets, made by the project's own mint.
+
+No upstream is asked: what it would list is made up here and published as a visit would publish it,
+so that every version is a commit and rows of the index. The same sizes give the same datasets, and
+what was made is kept for the next run under a digest of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import click
+
+from neuromirror.annex import key_for
+from neuromirror.crawl import Published, Publisher, Recorder
+from neuromirror.crawl.prove import Proven, Spool
+from neuromirror.index import Index, rebuild
+from neuromirror.mint import SPEC
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetRef,
+    Digest,
+    Document,
+    Entry,
+    EventRaised,
+    FileRecord,
+    HoldPlaced,
+    LinksFound,
+    Location,
+    MirrorSeen,
+    PlacedFile,
+    Retention,
+    SnapshotHeader,
+    Subdataset,
+    VersionKind,
+    VersionMinted,
+    VersionRef,
+    VisitEnded,
+    dump_placed,
+)
+from neuromirror.store import MAIN, PUBLISHED, Store
+
+_T = TypeVar("_T")
+START = datetime(2024, 3, 1, tzinfo=UTC)
+MIRRORS = {
+    "dandi": ("dandi", "https://api.example.org/api/", 7),
+    "aind": ("aind", "s3://open-data.example.org/", 3),
+}
+"""Source, URI and share (of ten) of each mirror."""
+
+_FOLDER = 10_000
+_PARTS = 2
+_ENTRIES = 300
+_GIVEN = ("Ada", "Chidi", "Elif", "Ines", "Jun", "Kwame", "Lena", "Mateo", "Noor", "Oskar")
+_FAMILY = ("Okafor", "Petrov", "Quispe", "Rossi", "Sato", "Tanaka", "Ulrich", "Vega", "Weiss", "Yu")
+WORDS = (
+    *("visual", "cortex", "hippocampus", "behavior", "calcium", "imaging", "neuropixels", "sleep"),
+    *("reward", "licking", "motor", "learning", "barrel", "thalamus", "retina", "olfactory"),
+    *(
+        "spatial",
+        "memory",
+        "theta",
+        "ripples",
+        "anesthesia",
+        "optogenetics",
+        "striatum",
+        "navigation",
+    ),
+)
+_SPECIES = ("Mus musculus", "Rattus norvegicus", "Homo sapiens", "Macaca mulatta", "Danio rerio")
+_LICENSES = ("spdx:CC-BY-4.0", "spdx:CC0-1.0")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much there is: datasets, versions of each, and files in all of them.
+
+    One dataset has a quarter of the files, in folders of ``folder``; one has ``history`` versions.
+    """
+
+    datasets: int
+    versions: int
+    files: int
+    history: int
+    folder: int = _FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A store that is ready, and the names of the datasets that stand out in it."""
+
+    store: Path
+    index: Path
+    seconds: float
+
+    @property
+    def large(self) -> str:
+        """The dataset with a quarter of all files."""
+        return "dandi:000001"
+
+    @property
+    def long(self) -> str:
+        """The dataset with a long history."""
+        return "dandi:000002"
+
+
+def ready(cache: Path, sizes: Sizes) -> Made:
+    """The store of these sizes: that of an earlier run, or made now (``seconds`` is 0 or not)."""
+    begin = time.monotonic()
+    told = json.dumps([asdict(sizes), SPEC, Path(__file__).read_text()])
+    place = cache / f"web-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    done = place / "done"
+    if not done.exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        click.echo(f"making {sizes.datasets} datasets in {place} …", err=True)
+        _fill(place, sizes)
+    elif done.read_text() == _index_digest():
+        return Made(place / "store", place / "index.sqlite", 0)
+    click.echo("making the index …", err=True)
+    rebuild(place / "index.sqlite", Store.open(place / "store"))
+    done.write_text(_index_digest())
+    return Made(place / "store", place / "index.sqlite", round(time.monotonic() - begin, 1))
+
+
+def _index_digest() -> str:
+    """The digest of the code that makes the index; that which only reads it may change."""
+    import neuromirror.index
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(str(neuromirror.index.__file__)).parent.glob("*.py")):
+        if not path.stem.endswith("_queries"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def dataset_ref(number: int) -> DatasetRef:
+    """The dataset of a number, from 1: seven in ten are DANDI's."""
+    if number % 10 < MIRRORS["dandi"][2]:
+        return DatasetRef(
+            "dandi", f"{number:06d}", f"https://api.example.org/api/dandisets/{number:06d}/"
+        )
+    local_id = f"ecephys_{600000 + number}_2024-03-{number % 28 + 1:02d}_10-00-00"
+    return DatasetRef("aind", local_id, f"s3://open-data.example.org/{local_id}/")
+
+
+def _fill(place: Path, sizes: Sizes) -> None:
+    begin = time.monotonic()
+    store = Store.open(place / "store", create=True)
+    for name, (source, uri, _) in MIRRORS.items():
+        store.append(MirrorSeen(name, source, uri, START.isoformat()))
+    with get_context("spawn").Pool(os.cpu_count(), _begin) as pool:
+        jobs = [(store.root, sizes, number) for number in range(1, sizes.datasets + 1)]
+        for done, _ in enumerate(pool.imap_unordered(_publish_one, jobs), 1):
+            if done % 100 == 0:
+                click.echo(f"{done} datasets after {time.monotonic() - begin:.0f} s", err=True)
+    for name in MIRRORS:
+        store.mark_checked(name)
+
+
+def _begin() -> None:
+    # what a power cut leaves of a store that is only measured is thrown away
+    os.fsync = lambda _: None  # type: ignore[assignment]
+
+
+def _publish_one(job: tuple[Path, Sizes, int]) -> None:
+    root, sizes, number = job
+    with TemporaryDirectory(prefix="bench-") as name:
+        scratch = Path(name)
+        desk = _Desk(Store.open(root), scratch / "index.sqlite")
+        try:
+            spools = scratch / "spools"
+            spools.mkdir()
+            _Upstream(desk.store, desk, sizes, number, spools).publish_all()
+        finally:
+            desk.close()
+
+
+class _Desk:
+    """Adds to the store's journal; knows the versions of one dataset, and none of their files.
+
+    So that datasets can be made side by side: there is one index, and it is made when all are.
+    """
+
+    def __init__(self, store: Store, path: Path) -> None:
+        self.store = store
+        self._entries: list[Entry] = []
+        self._path = path
+        self._index = Index.open(path)
+
+    def record(self, *entries: Entry) -> None:
+        """See :class:`~neuromirror.crawl.Recorder`."""
+        self.store.append(*entries)
+        self._entries += entries
+        self._index.catch_up(self)
+
+    def ask(self, question: Callable[[Index], _T]) -> _T:
+        """See :class:`~neuromirror.crawl.Recorder`."""
+        return question(self._index)
+
+    def reader(self) -> Index:
+        """See :class:`~neuromirror.crawl.Recorder`."""
+        return Index.open_readonly(self._path)
+
+    def confirm(self) -> None:
+        """Nothing: each dataset has one process."""
+
+    def close(self) -> None:
+        """Close the index, which is not needed again."""
+        self._index.close()
+
+    def journal_from(self, position: int) -> Iterator[tuple[int, Entry]]:
+        """The entries; positions count them."""
+        for number, entry in enumerate(self._entries[position:], position + 1):
+            if isinstance(entry, VersionMinted):
+                yield number, replace(entry, indexed=False, in_parts=0)
+            else:
+                yield number, entry
+
+    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
+        """None: they are not indexed here."""
+        return iter(())
+
+    def record_changes(self, dataset_id: str, commit: str) -> None:
+        """None, either."""
+
+
+def _digits(*told: object) -> str:
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _drawn(most: int, *told: object) -> int:
+    """A number below ``most`` that only depends on what is told."""
+    return int(_digits(*told)[:12], 16) % most
+
+
+class _Upstream:
+    """One dataset as it changes upstream, published state by state."""
+
+    def __init__(
+        self, store: Store, recorder: Recorder, sizes: Sizes, number: int, scratch: Path
+    ) -> None:
+        self._store, self._recorder, self._scratch = store, recorder, scratch
+        self._number = number
+        self._dataset = dataset_ref(number)
+        self._publisher = Publisher(store, recorder, self._dataset)
+        self._versions = sizes.history if number == 2 else sizes.versions
+        self._folder = sizes.folder
+        self._large = number == 1
+        self._count = _files_of(sizes, number)
+        self._title = self._some_title()
+        self._lines: dict[bytes, bytes] = {}
+        self._paths: list[bytes] = []
+
+    def publish_all(self) -> None:
+        """Every version in its turn, and what else a visit leaves in the journal."""
+        for file in range(self._count):
+            self._put(file, 0)
+        self._paths = sorted(self._lines)
+        if self._number % 100 == 10:
+            for part in range(_PARTS):
+                self._add_part(part)
+        for version in range(self._versions):
+            if version:
+                self._change(version)
+            self._publish(version)
+        self._tell()
+
+    def _put(self, file: int, revision: int) -> bytes:
+        path = self._path(file)
+        new = path not in self._lines
+        self._lines[path] = dump_placed(self._placed(file, revision))
+        if new and self._paths:
+            bisect.insort(self._paths, path)
+        return path
+
+    def _path(self, file: int) -> bytes:
+        if self._large:
+            folder, place = divmod(file, self._folder)
+            return b"recordings/day-%03d/trace-%06d.nwb" % (folder, place)
+        subject, rest = divmod(file, 40)
+        session, run = divmod(rest, 8)
+        word = b"sub-%s%03d" % (WORDS[self._number % len(WORDS)].encode(), subject)
+        return b"%s/ses-%02d/%s_ses-%02d_run-%02d_ecephys.nwb" % (word, session, word, session, run)
+
+    def _placed(self, file: int, revision: int) -> PlacedFile:
+        # now and then the same bytes are in several datasets
+        whose = 0 if file % 50 == 3 and not self._large else self._number
+        sha256 = _digits(whose, file, revision)
+        blob = f"{sha256[:8]}-{sha256[8:12]}-{sha256[12:16]}-{sha256[16:20]}-{sha256[20:32]}"
+        exact = self._dataset.mirror == "dandi"
+        digests = (
+            (Digest("sha256", sha256, "bench"),)
+            if exact
+            else (Digest("md5", sha256[:32], "bench"),)
+        )
+        record = FileRecord(
+            path=self._path(file),
+            size=1000 + int(sha256[:6], 16),
+            digests=digests,
+            locations=(
+                Location(
+                    f"https://bucket.example.org/blobs/{blob[:3]}/{blob}?versionId={sha256[32:]}",
+                    "s3",
+                    sha256[32:],
+                ),
+                *(
+                    (Location(f"https://api.example.org/api/assets/{blob}/download/", "api"),)
+                    if exact
+                    else ()
+                ),
+            ),
+            modified=START + timedelta(days=revision),
+            retention=Retention.PUBLISHED if exact else Retention.VERSIONED_BUCKET,
+        )
+        return PlacedFile(record.path, key_for(record, record.path), record)
+
+    def _change(self, version: int) -> None:
+        """One file in two hundred gets other bytes, as many are new, a few are gone."""
+        few = max(1, min(self._count // 200, 500))
+        for turn in range(few):
+            changed = _drawn(self._count, self._number, version, turn)
+            if self._path(changed) in self._lines:
+                self._put(changed, version)
+            self._put(self._count + version * few + turn, version)
+        for turn in range(few // 4 + 1):
+            gone = self._path(_drawn(self._count, self._number, version, "gone", turn))
+            if len(self._lines) > 1 and self._lines.pop(gone, None) is not None:
+                del self._paths[bisect.bisect_left(self._paths, gone)]
+
+    def _publish(self, version: int) -> Published:
+        published = version % 2 == 0 and version < self._versions - 1
+        when = START + timedelta(days=version, minutes=self._number)
+        label = f"0.{when:%y%m%d.%H%M}"
+        word = VersionRef(
+            self._dataset,
+            label if published else "draft",
+            VersionKind.PUBLISHED if published else VersionKind.OBSERVED,
+            when,
+        )
+        header = SnapshotHeader(
+            version=word,
+            facts=self._facts(label if published else None),
+            documents=(self._document(when, label if published else "draft"),),
+            newest=when,
+        )
+        spool = Spool(self._scratch / f"records-{self._number}-{version}")
+        with spool.path.open("wb", buffering=1 << 20) as file:
+            file.writelines(self._lines[path] + b"\n" for path in self._paths)
+        proven = Proven(header, spool, len(self._lines), 0)
+        branch = PUBLISHED if published else MAIN
+        made = self._publisher.publish(proven, branch, self._scratch, label if published else None)
+        for left in self._scratch.iterdir():
+            left.unlink()
+        return made
+
+    def _add_part(self, part: int) -> None:
+        """A Zarr, which is a dataset of its own, linked at a path."""
+        local_id = f"zarr/{_digits(self._number, part)[:8]}-0000-4000-8000-{part:012d}"
+        dataset = DatasetRef("dandi", local_id, f"https://api.example.org/api/{local_id}/")
+        publisher = Publisher(
+            self._store, self._recorder, dataset, within=self._dataset.local_id, index_entries=10**6
+        )
+        lines = {}
+        for entry in range(_ENTRIES):
+            level, chunk = divmod(entry, 100)
+            path = b"%d/0/%d" % (level, chunk)
+            md5 = _digits(self._number, part, entry)[:32]
+            record = FileRecord(
+                path=path,
+                size=65536,
+                digests=(Digest("md5", md5, "bench"),),
+                locations=(Location(f"https://bucket.example.org/{local_id}/{md5}", "s3"),),
+                modified=START,
+            )
+            lines[path] = dump_placed(PlacedFile(path, key_for(record, path), record))
+        spool = Spool(self._scratch / "part")
+        spool.path.write_bytes(b"".join(lines[path] + b"\n" for path in sorted(lines)))
+        version = VersionRef(dataset, _digits(local_id)[:32], VersionKind.OBSERVED, START)
+        header = SnapshotHeader(version=version, facts=DatasetFacts(), newest=START)
+        made = publisher.publish(Proven(header, spool, len(lines), 0), MAIN, self._scratch)
+        spool.path.unlink()
+        path = b"volumes/stack-%d.ome.zarr" % part
+        link = Subdataset(
+            dataset.dataset_id, local_id, made.commit, made.state, made.files, made.bytes
+        )
+        record = FileRecord(path=path, size=None, modified=START)
+        self._lines[path] = dump_placed(PlacedFile(path, "", record, link))
+        bisect.insort(self._paths, path)
+
+    def _some_title(self) -> str:
+        words = [WORDS[_drawn(len(WORDS), self._number, turn)] for turn in range(4)]
+        return f"{words[0].capitalize()} {words[1]} and {words[2]} {words[3]} ({self._number})"
+
+    def _people(self) -> list[str]:
+        count = 3 + _drawn(12, self._number, "people")
+        return [
+            f"{_FAMILY[_drawn(10, self._number, one)]}, {_GIVEN[_drawn(10, one, self._number)]}"
+            for one in range(count)
+        ]
+
+    def _facts(self, label: str | None) -> DatasetFacts:
+        number, dandi = self._number, self._dataset.mirror == "dandi"
+        attributes = {
+            ("investigator", self._people()[0]),
+            ("modality", "ecephys" if number % 3 else "ophys"),
+            ("project", f"Project {number % 40}"),
+            ("species", _SPECIES[number % len(_SPECIES)]),
+            *(("subject", f"{600000 + number * 10 + one}") for one in range(1 + number % 8)),
+        }
+        return DatasetFacts(
+            title=self._title,
+            license=(_LICENSES[number % 2],),
+            doi=f"10.48324/dandi.{number:06d}/{label}" if label and dandi else None,
+            landing_page=f"https://archive.example.org/{self._dataset.local_id}",
+            attributes=tuple(sorted(attributes)),
+        )
+
+    def _document(self, when: datetime, label: str) -> Document:
+        described = (f"Recordings of {self._title.lower()}: " + " ".join(WORDS) + ". ") * 6
+        if self._dataset.mirror == "aind":
+            told = {
+                "name": self._dataset.local_id,
+                "investigators": [{"name": one} for one in self._people()],
+                "institution": {"name": "Allen Institute for Neural Dynamics"},
+                "creation_time": when.isoformat(),
+                "data_summary": described,
+                "license": "CC-BY-4.0",
+            }
+            return Document(b"data_description.json", json.dumps(told).encode(), when)
+        told = {
+            "identifier": f"DANDI:{self._number:06d}",
+            "id": f"DANDI:{self._number:06d}/{label}",
+            "name": self._title,
+            "description": described,
+            "license": [_LICENSES[self._number % 2]],
+            "keywords": list(WORDS[:5]),
+            "url": f"https://archive.example.org/{self._dataset.local_id}/{label}",
+            "dateCreated": START.isoformat(),
+            "contributor": [
+                {
+                    "schemaKey": "Person",
+                    "name": one,
+                    "identifier": f"0000-0002-1825-{place:04d}",
+                    "roleName": ["dcite:Author"],
+                    "includeInCitation": True,
+                }
+                for place, one in enumerate(self._people())
+            ],
+        }
+        return Document(b"dandiset.yaml", json.dumps(told).encode(), when)
+
+    def _tell(self) -> None:
+        """The visit, and what the catalogue shows beside versions."""
+        where, number = self._dataset, self._number
+        when = (START + timedelta(days=self._versions, minutes=number)).isoformat()
+        names = (where.mirror, where.local_id)
+        self._recorder.record(
+            VisitEnded(
+                f"{when}-{number}",
+                *(*names, where.source_uri, self._title, when, when, "full", f"{number}", 0, ""),
+            )
+        )
+        if number % 5 == 0:
+            said = f"3 files of {where.name} are no longer where they were"
+            self._recorder.record(EventRaised(*names, "incident", said, when))
+        if number % 7 == 0:
+            links = [["neuroglancer", f"https://viewer.example.org/#!{number}"]]
+            self._recorder.record(LinksFound(*names, where.source_uri, links, when))
+        if number % 250 == 0:
+            held = HoldPlaced(
+                _digits(number)[:8],
+                *(*names, "draft", f"sha256:{_digits(number)}", "12 of 13 files are gone"),
+                *(12, 13, when),
+            )
+            self._recorder.record(held)
+
+
+def _files_of(sizes: Sizes, number: int) -> int:
+    """How many files a dataset has at first: few have many, as in archives."""
+    if number == 1:
+        return sizes.files // 4
+    if number == 2:
+        return 40
+    share: float = 8.0 ** -((number - 3) / max(1, sizes.datasets - 3))
+    # the mean of 8**-x from 0 to 1 is (1 - 1/8) / ln 8
+    return max(4, round(0.75 * sizes.files / sizes.datasets * share / 0.4208))

@@ -1,0 +1,57 @@
+"""What mkdocstrings shows of the code: an extension of griffe, which reads it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeGuard
+
+import griffe
+
+_ROLE = re.compile(r":(?:class|meth|func|attr|mod|data|exc):`(~?)([^`]+)`")
+
+
+def plain(text: str) -> str:
+    """``:class:`~a.b.C``` becomes ```C```; without the tilde the name stands whole."""
+
+    def shown(match: re.Match[str]) -> str:
+        name = match[2].rpartition(".")[2] if match[1] else match[2]
+        return f"`{name}`"
+
+    return _ROLE.sub(shown, text)
+
+
+def _is_alias(one: Any) -> TypeGuard[griffe.Alias]:
+    return isinstance(one, griffe.Alias)
+
+
+def _of_one_name(module: griffe.Module) -> griffe.Object | griffe.Alias | None:
+    """What a module, or package, has that is called as it is itself."""
+    found = module.members.get(module.name)
+    return found.final_target if isinstance(found, griffe.Alias) else found
+
+
+class Shown(griffe.Extension):
+    """Takes the roles of Sphinx off docstrings, and puts verbs before modules of their names.
+
+    ``neuromirror.lab.pin`` is a function for whoever imports it, and a module for griffe.
+    """
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrites the docstring of an object that was just read."""
+        if obj.docstring is not None:
+            obj.docstring.value = plain(obj.docstring.value)
+
+    def on_package(self, *, pkg: griffe.Module, loader: Any, **_: Any) -> None:
+        """Once all is read: has each room's public names lead to what they import."""
+        for room in list(pkg.modules.values()):
+            named = {str(name): room.members.get(str(name)) for name in room.exports or ()}
+            # first all that leads through a module, which is not found by its name afterwards
+            leads: dict[str, griffe.Object | griffe.Alias | None] = {
+                name: one.final_target for name, one in named.items() if _is_alias(one)
+            }
+            for name, one in named.items():
+                if isinstance(one, griffe.Module) and name in room.imports:
+                    leads[name] = _of_one_name(one)
+            for name, target in leads.items():
+                if target is not None and not target.is_module:
+                    room.members[name] = griffe.Alias(name, target, parent=room)

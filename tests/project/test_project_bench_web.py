@@ -1,0 +1,32 @@
+"""What the bench of the catalogue asks for, on a store that is small enough for a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_page_that_the_bench_asks_for_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import bench_web
+    import bench_web_store
+
+    sizes = bench_web_store.Sizes(datasets=4, versions=3, files=60, history=4, folder=5)
+    made = bench_web_store.ready(tmp_path, sizes)
+    found = bench_web.kinds(made)
+    assert all(found.values()), found
+    with bench_web.catalogue(made) as server:
+        for kind, addresses in found.items():
+            for address in sorted(set(addresses))[:3]:
+                reply = requests.get(server.address + address, timeout=30)
+                assert reply.status_code == 200, (kind, address)
+        assert server.memory_mb() > 0
+        assert server.descriptors() > 0
+    again = bench_web_store.ready(tmp_path, sizes)
+    assert (again.store, again.seconds) == (made.store, 0)

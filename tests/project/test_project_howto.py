@@ -1,0 +1,136 @@
+"""Every command of the how-tos works, and gives what its page shows.
+
+The pages speak of the real archives. Here demo archives stand for them: the mirror files that come
+with the project lead there, and so do the names of what the demos have.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_project_tutorial import neighbouring_ports
+from typed_pages import DOCS, blocks, not_run, type_page
+
+from neuromirror.cli import main
+from neuromirror.demo import DemoArchive
+from neuromirror.demo.boss import DemoBoss
+from neuromirror.sources import source_kinds
+
+ROOT = DOCS.parent
+HOWTOS = sorted(path.name for path in (DOCS / "howto").glob("*.md"))
+DANDISET = {"000027": "000002", "0.210831.2033": "0.240301.1055", "sub-RAT123": "sub-201"}
+PROJECT = {"Brain Wide": "Demo of Brain Wide"}
+CHANNEL = {
+    "kasthuri2015/ac4/em": "demo_cortex/sections/em",
+    "kasthuri2015--ac4--em": "demo_cortex--sections--em",
+}
+
+
+@pytest.fixture(scope="module", name="archives")
+def fixture_archives(
+    tmp_path_factory: pytest.TempPathFactory, demo_files: Path
+) -> Iterator[dict[str, str]]:
+    """What is replaced in the project's mirror files, so that they lead to demo archives."""
+    folder = tmp_path_factory.mktemp("archives")
+    with (
+        DemoArchive(folder / "dandi", cache=demo_files, buckets=True) as dandi,
+        DemoBoss(folder / "boss") as boss,
+    ):
+        assert dandi.buckets is not None
+        endpoint = dandi.buckets.addresses()["endpoint"]
+        yield {
+            "https://api.dandiarchive.org/api": dandi.api_url,
+            'bucket = "aind-open-data"': f'bucket = "demo-aind-open-data"\nendpoint = "{endpoint}"',
+            "https://api.bossdb.io/v1": boss.addresses()["api"],
+            "kasthuri2015/ac4/*": "demo_cortex/sections/*",
+            "[2048, 2048, 64]": "[64, 64, 16]",
+        }
+
+
+@pytest.fixture
+def checkout(archives: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder with the mirror files named in the test's parameter."""
+    folder = tmp_path / "checkout"
+    (folder / "mirrors").mkdir(parents=True)
+    for name in request.param:
+        text = (ROOT / "mirrors" / f"{name}.toml").read_text("utf-8")
+        for said, meant in archives.items():
+            text = text.replace(said, meant)
+        (folder / "mirrors" / f"{name}.toml").write_text(text, "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
+def test_mirroring_a_dandiset_goes_as_its_page_says(checkout: Path) -> None:
+    type_page("dandiset.md", checkout, DANDISET)
+
+
+@pytest.mark.parametrize("checkout", [["aind"]], indirect=True)
+def test_mirroring_a_project_of_aind_goes_as_its_page_says(checkout: Path) -> None:
+    type_page("aind.md", checkout, PROJECT)
+
+
+@pytest.mark.parametrize("checkout", [["bossdb"]], indirect=True)
+def test_mirroring_a_channel_goes_as_its_page_says(checkout: Path) -> None:
+    type_page("boss.md", checkout, CHANNEL)
+
+
+@pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
+def test_the_service_runs_as_its_page_says(checkout: Path) -> None:
+    type_page("service.md", checkout, {"9464": str(neighbouring_ports(1))})
+
+
+@pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
+def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None:
+    assert (
+        CliRunner()
+        .invoke(
+            main,
+            [
+                *("sync", "dandi:000002"),
+                *("--mirrors", f"{checkout}/mirrors", "--store", f"{checkout}/store"),
+            ],
+        )
+        .exit_code
+        == 0
+    )
+    nobody = f"ria+http://127.0.0.1:{neighbouring_ports(1)}/"
+    type_page("pin.md", checkout, {**DANDISET, "ria+https://mirror.example.org/": nobody})
+    # whoever restores has the paper's repository, and no store
+    (checkout / "store").rename(checkout / "gone")
+    type_page("restore.md", checkout / "paper", DANDISET)
+
+
+@pytest.mark.parametrize("page", HOWTOS)
+def test_a_how_to_says_for_whom_it_is_and_what_can_go_wrong(page: str) -> None:
+    text = (DOCS / "howto" / page).read_text("utf-8")
+    assert "*For whom:*" in text
+    assert "\n## What can go wrong\n" in text
+    assert any(block.language == "console" for block in blocks(page))
+
+
+@pytest.mark.parametrize("page", HOWTOS)
+def test_only_installations_are_not_run(page: str) -> None:
+    for words in not_run(page):
+        assert words[:2] == ["pip", "install"], words
+
+
+@pytest.mark.parametrize("page", HOWTOS)
+def test_commands_that_a_how_to_names_are_ones_that_there_are(page: str) -> None:
+    text = (DOCS / "howto" / page).read_text("utf-8")
+    for name in re.findall(r"`neuromirror ([a-z][a-z-]*)", text):
+        assert name in main.commands
+    for block in blocks(page):
+        if block.language == "toml" and not block.mark.endswith("pyproject.toml"):
+            told = tomllib.loads(block.body)
+            assert told.get("source", "shelf") in {*source_kinds(), "shelf"}
+
+
+def test_every_how_to_is_typed_by_a_test() -> None:
+    tests = "".join(path.read_text("utf-8") for path in ROOT.glob("tests/project/test_*.py"))
+    assert {page for page in HOWTOS if f'"{page}"' not in tests} == set()

@@ -1,0 +1,275 @@
+"""The documentation as a site: built without a warning, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path.relative_to(DOCS).as_posix()
+    for path in [*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]
+    if ".ipynb_checkpoints" not in path.parts
+)
+FETCHED = {
+    ("audio", "src"),
+    ("embed", "src"),
+    ("form", "action"),
+    ("iframe", "src"),
+    ("img", "src"),
+    ("img", "srcset"),
+    ("input", "src"),
+    ("link", "href"),
+    ("object", "data"),
+    ("script", "src"),
+    ("source", "src"),
+    ("source", "srcset"),
+    ("use", "href"),
+    ("video", "poster"),
+    ("video", "src"),
+}
+"""Attributes whose addresses a browser asks for by itself; those of ``a`` are for a person."""
+_ELSEWHERE = re.compile(r"url\(\s*['\"]?(?:https?:)?//|@import\s+['\"](?:https?:)?//")
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a built page links to, fetches, and can be linked to."""
+
+    ids: set[str] = field(default_factory=set)
+    links: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
+    code: list[str] = field(default_factory=list)
+    classes: set[str] = field(default_factory=set)
+    components: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        for name, given in attrs:
+            value = given or ""
+            if name == "id" or (tag == "a" and name == "name"):
+                self.ids.add(value)
+            elif name == "class":
+                self.classes |= set(value.split())
+            elif name == "style":
+                self.code.append(value)
+            elif name == "data-md-component":
+                self.components.add(value)
+            elif (tag, name) == ("a", "href"):
+                self.links.append(value)
+            elif (tag, name) in FETCHED:
+                self.fetched.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style"):
+            self.code.append(data)
+
+
+@cache
+def parsed(path: Path) -> Page:
+    page = Page()
+    page.feed(path.read_text("utf-8"))
+    return page
+
+
+def build(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    """Builds the site of a checkout; whatever would ask the network gets no answer.
+
+    Not with ``--quiet``: then warnings are not counted, and ``--strict`` lets them pass.
+    """
+    nobody = "http://127.0.0.1:9"
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", target],
+        cwd=root,
+        env={
+            **os.environ,
+            "NO_MKDOCS_2_WARNING": "1",
+            "http_proxy": nobody,
+            "https_proxy": nobody,
+            "all_proxy": nobody,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module", name="site")
+def fixture_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # what the workers of one run share: the first builds for all
+    target = base / "site"
+    with (base / "site.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not target.exists():
+            built = build(ROOT, base / "site.new")
+            assert built.returncode == 0, built.stdout + built.stderr
+            (base / "site.new").rename(target)
+    return target
+
+
+def html(site: Path) -> list[Path]:
+    return sorted(site.rglob("*.html"))
+
+
+def settings() -> Any:
+    from mkdocs.config import load_config
+
+    return load_config(str(ROOT / "mkdocs.yml"))
+
+
+def leaves(nav: Any) -> Iterator[str]:
+    """The pages of a menu, in order."""
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for one in nav.values() if isinstance(nav, dict) else nav:
+            yield from leaves(one)
+
+
+def test_every_page_is_in_the_menu_once_and_in_the_site(site: Path) -> None:
+    menu = list(leaves(settings().nav))
+    assert sorted(set(menu)) == sorted(menu)
+    assert set(menu) - set(PAGES) == {"CHANGELOG.md", "CONTRIBUTING.md"}
+    assert set(PAGES) - set(menu) == set()
+    for name in menu:
+        built = re.sub(r"(README)?\.(md|ipynb)$", lambda one: "index" if one[1] else "", name)
+        assert (site / f"{built}.html").is_file(), name
+
+
+def test_the_index_of_the_docs_names_every_page() -> None:
+    text = (DOCS / "README.md").read_text("utf-8")
+    assert {one for one in PAGES if f"({one})" not in text} == {"README.md"}
+
+
+def test_the_menu_goes_from_learning_to_explanation() -> None:
+    parts = [next(iter(one)) for one in settings().nav]
+    assert parts == ["Home", "Learn", "How to", "Reference", "Explanation", "Project"]
+
+
+def test_every_link_and_anchor_leads_somewhere(site: Path) -> None:
+    dead, seen = [], 0
+    for path in html(site):
+        if path.name == "404.html":
+            continue
+        for link in parsed(path).links:
+            address, anchor = urldefrag(link)
+            if urlsplit(address).scheme:
+                continue
+            seen += 1
+            target = (path.parent / unquote(address)).resolve() if address else path
+            if target.is_dir():
+                target /= "index.html"
+            is_there = target.is_file()
+            if is_there and anchor and target.suffix == ".html":
+                is_there = unquote(anchor) in parsed(target).ids
+            if not is_there:
+                dead.append(f"{path.relative_to(site)}: {link}")
+    assert seen > 1000
+    assert dead == []
+
+
+def test_no_page_asks_another_host(site: Path) -> None:
+    found = []
+    for path in html(site):
+        page = parsed(path)
+        for address in page.fetched:
+            parts = urlsplit(address)
+            if parts.netloc or parts.scheme not in ("", "data"):
+                found.append(f"{path.relative_to(site)}: {address}")
+        for code in page.code:
+            if _ELSEWHERE.search(code):
+                found.append(f"{path.relative_to(site)}: {code[:200]}")
+        # the theme's script loads a program from elsewhere for diagrams, and asks a code host
+        assert "mermaid" not in page.classes
+        assert "source" not in page.components
+    for path in site.rglob("*.css"):
+        if _ELSEWHERE.search(path.read_text("utf-8")):
+            found.append(str(path.relative_to(site)))
+    assert found == []
+
+
+def test_the_pages_are_the_readers_own(site: Path) -> None:
+    front = (site / "index.html").read_text("utf-8")
+    assert "prefers-color-scheme: dark" in front
+    assert "prefers-color-scheme: light" in front
+    for path in html(site):
+        text = path.read_text("utf-8")
+        assert "fonts.g" not in text
+        assert not re.search(r"google-analytics|gtag\(|document\.cookie", text), path
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    text = (DOCS / "api.md").read_text("utf-8")
+    packages = re.findall(r"^\| \[`neuromirror\.(\w+)`\]\(python/(\w+)\.md\)", text, re.M)
+    assert {"lab", "model", "sources"} <= {room for room, _ in packages}
+    assert {page for _, page in packages} == {path.stem for path in (DOCS / "python").iterdir()}
+    for room, page in packages:
+        built = parsed(site / "python" / f"{page}.html")
+        names = importlib.import_module(f"neuromirror.{room}").__all__
+        assert names
+        assert {name for name in names if f"neuromirror.{room}.{name}" not in built.ids} == set()
+
+
+def test_docstrings_are_shown_without_marks_of_another_language(site: Path) -> None:
+    for path in (site / "python").glob("*.html"):
+        assert not re.search(
+            r":(class|meth|func|attr|mod|data|exc):<code>", path.read_text("utf-8")
+        )
+
+
+def test_the_notebook_and_the_formats_can_be_found(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text("utf-8"))
+    found = {one["location"].partition("#")[0] for one in index["docs"]}
+    assert {"notebooks/pinned-version.html", "mint.html", "howto/pin.html"} <= found
+    (copy,) = site.rglob("pinned-version.ipynb")
+    assert copy.read_bytes() == (DOCS / "notebooks" / "pinned-version.ipynb").read_bytes()
+    assert (site / "mirror.schema.json").is_file()
+
+
+def test_a_page_without_a_place_in_the_menu_and_a_dead_link_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "README.md").write_text("# Home\n\n[away](gone.md)\n", "utf-8")
+    (tmp_path / "docs" / "left.md").write_text("# Left out\n", "utf-8")
+    kept = (ROOT / "mkdocs.yml").read_text("utf-8")
+    (validation,) = re.findall(r"^validation:\n(?:  .*\n)+", kept, re.M)
+    (tmp_path / "mkdocs.yml").write_text(
+        f"site_name: small\n{validation}nav: [README.md]\n", "utf-8"
+    )
+    refused = build(tmp_path, tmp_path / "site")
+    assert refused.returncode == 1
+    assert "gone.md" in refused.stderr
+    assert "left.md" in refused.stderr
+
+
+def test_the_script_makes_the_site_in_the_projects_own_environment() -> None:
+    script = (ROOT / "scripts" / "docs").read_text("utf-8")
+    told = subprocess.run(
+        [ROOT / "scripts" / "docs", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "scripts/docs --site [DIR]" in told.stdout
+    assert '"$root/scripts/bootstrap" test\n' in script
+    assert '"$root/.venv/bin/mkdocs" build --strict --site-dir "$target"' in script
