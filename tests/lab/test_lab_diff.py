@@ -223,3 +223,25 @@ def test_versions_whose_records_are_lost_are_read_from_git(
     else:
         wanted.insert(0, ("metadata", "a.bin"))
     assert short(between(box, *sides)) == wanted
+
+
+def test_any_two_versions_differ_by_what_came_between_them(box: Lab, source: Scripted) -> None:
+    # records are kept as changes from a megabyte on
+    names = [f"{number:04}{'-long' * 40}.bin" for number in range(3000)]
+    whole = files(*names)
+    for day in range(5):
+        changed = dict(whole)
+        changed[names[day]] = File(b"other", at(day + 1))
+        changed.pop(names[day + 10])
+        changed[f"new-{day % 2}.bin"] = File(b"new %d" % (day // 2), at(day + 1))
+        source.things["a"] = Thing(changed)
+        box.place.sync()
+    sides = [side(box, f"{NAME}@{label}") for label in box.labels(NAME, "observed")]
+    assert len(sides) == 5
+    told_apart = 0
+    for old in sides:
+        for new in sides:
+            told_apart += new.since(old.commit) is not None
+            read_whole = replace(new, since=lambda _: None)
+            assert between(box, old, new) == between(box, old, read_whole)
+    assert told_apart == 25

@@ -13,7 +13,6 @@ from neuromirror.model import (
     LinePair,
     PlacedFile,
     Retention,
-    diff_lines,
     dump_pairs,
     load_changes,
     load_pairs,
@@ -63,20 +62,20 @@ class Roots:
 
 
 class Difference:
-    """The record lines in which a state differs from another, in a file.
+    """The pairs of record lines in which a state differs from another, in a file.
 
     ``count`` is the number of lines concerned; ``roots`` are where parts stand.
     """
 
-    def __init__(self, path: Path, before: Iterable[bytes], after: Iterable[bytes]) -> None:
+    def __init__(self, path: Path, pairs: Iterable[LinePair]) -> None:
         self._path = path
         self.count = 0
         self.roots = Roots()
         with path.open("wb", buffering=1 << 18) as file:
-            for line in dump_pairs(self._counted(diff_lines(before, after))):
+            for line in dump_pairs(self._counted(pairs)):
                 file.write(line + b"\n")
 
-    def _counted(self, pairs: Iterator[LinePair]) -> Iterator[LinePair]:
+    def _counted(self, pairs: Iterable[LinePair]) -> Iterator[LinePair]:
         for pair in pairs:
             self.count += 1
             yield pair

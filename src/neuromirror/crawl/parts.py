@@ -21,6 +21,7 @@ from neuromirror.model import (
     DatasetRef,
     PlacedFile,
     Subdataset,
+    diff_lines,
     dump_placed,
     load_placed,
     path_of_line,
@@ -92,7 +93,9 @@ class Parts:
         if split:
             lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.commit)
             whole = _Counted(self._flat(lines, split))
-            found = Difference(scratch / f"whole-since-{row.commit}", whole, proven.spool.lines())
+            found = Difference(
+                scratch / f"whole-since-{row.commit}", diff_lines(whole, proven.spool.lines())
+            )
             before = whole.count
         else:
             before = row.files + len(self._publisher.ask(lambda index: index.parts(row)))

@@ -32,6 +32,7 @@ from neuromirror.model import (
     SnapshotHeader,
     VersionKind,
     VersionMinted,
+    diff_lines,
     metadata_digest,
     raw,
     text,
@@ -135,7 +136,7 @@ class Publisher:
             restore_records(self._store, self.dataset, row.commit, row.annex_commit, row.kind)
             before = self._store.record_lines(self.dataset.dataset_id, row.commit)
             target = scratch / f"since-{row.commit}"
-            found = Difference(target, before, proven.spool.lines())
+            found = Difference(target, diff_lines(before, proven.spool.lines()))
             self._differs = ((row.commit, proven.spool.path), found)
         return found
 

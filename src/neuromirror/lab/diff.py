@@ -29,8 +29,10 @@ from neuromirror.model import (
     DatasetRef,
     Digest,
     FileRecord,
+    LinePair,
     PlacedFile,
     Subdataset,
+    diff_lines,
     dump_placed,
     in_git,
     load_placed,
@@ -73,8 +75,9 @@ class Side:
     """One of two states that are compared.
 
     ``form`` is model.SnapshotHeader's; ``lines`` gives its record lines by git path; those of a
-    clone (``told`` is False) say no more than git does. ``part`` gives the same of a sub-dataset,
-    None where it is not at hand.
+    clone (``told`` is False) say no more than git does. ``since`` gives the pairs of them that
+    differ from another commit of the dataset, None where that takes reading both. ``part`` gives
+    a sub-dataset's side, None where it is not at hand.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Side:
     form: str
     told: bool
     lines: Callable[[], Iterator[bytes]]
+    since: Callable[[str], Iterator[LinePair] | None]
     part: Callable[[PlacedFile], Side | None]
 
 
@@ -106,6 +110,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> Side:
         row.form or "files",
         told,
         lambda: stored_lines(store, row),
+        lambda commit: store.records_between(dataset.dataset_id, commit, row.commit),
         part,
     )
 
@@ -123,7 +128,7 @@ def clone_side(git_dir: Path, root: Path, commit: str) -> Side:
         inner = folder / ".git"
         return clone_side(inner, folder, placed.part.commit) if inner.is_dir() else None
 
-    return Side(str(root), git_dir, commit, committed.form, False, lines, part)
+    return Side(str(root), git_dir, commit, committed.form, False, lines, lambda _: None, part)
 
 
 @dataclass(slots=True)
@@ -159,7 +164,9 @@ def _diff(
 ) -> Iterator[FileChange]:
     reduce = not (old.told and new.told)
     lines = [_reduced(side) if reduce else side.lines() for side in (old, new)]
-    between = Difference(scratch / "difference", *lines)
+    # of two versions of one dataset the store often has kept no more than what changed
+    known = None if reduce or old.git_dir != new.git_dir else new.since(old.commit)
+    between = Difference(scratch / "difference", known or diff_lines(*lines))
     opened: list[tuple[PlacedFile, PlacedFile]] = []
     with ExitStack() as stack:
         gone, come, out = (stack.enter_context(LineSorter(scratch)) for _ in range(3))
@@ -314,7 +321,10 @@ def _what_differs(old: FileRecord, new: FileRecord) -> str:
 
 def _documents(old: Side, new: Side, below: str) -> Iterator[FileChange]:
     """Plain files of git that differ, but for those that a mirror adds itself."""
-    with ObjectReader(old.git_dir) as one, ObjectReader(new.git_dir) as other:
+    with ExitStack() as stack:
+        one = other = stack.enter_context(ObjectReader(old.git_dir))
+        if new.git_dir != old.git_dir:
+            other = stack.enter_context(ObjectReader(new.git_dir))
         trees = one.commit_tree(old.commit), other.commit_tree(new.commit)
         for path, was, entry in tree_changes(one, other, *trees, b""):
             plain = [side is not None and side[0] == FILE for side in (was, entry)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from neuromirror.crawl import Difference
 from neuromirror.mint import FILE, FOLDER, LINK, ObjectReader
-from neuromirror.model import FileRecord, PlacedFile, text
+from neuromirror.model import FileRecord, PlacedFile, diff_lines, text
 
 NAMED = 20
 """Paths of a kind that are named; the rest is counted."""
@@ -130,7 +130,7 @@ def differences(stored: Side, minted: Side, scratch: Path) -> Differences:
         new = stack.enter_context(ObjectReader(minted.repository))
         trees = old.commit_tree(stored.commit), new.commit_tree(minted.commit)
         if trees[0] != trees[1]:
-            between = Difference(scratch / "differences", stored.lines, minted.lines)
+            between = Difference(scratch / "differences", diff_lines(stored.lines, minted.lines))
             for before, after in between.changes():
                 _weigh(found, before, after)
             _compare_trees(found, old, new, *trees)

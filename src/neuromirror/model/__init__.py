@@ -5,10 +5,12 @@ from neuromirror.model.changes import (
     LinePair,
     diff_lines,
     dump_pairs,
+    joined,
     load_changes,
     load_pairs,
     patch_lines,
     path_of_line,
+    turned,
 )
 from neuromirror.model.errors import (
     ConfigurationError,
@@ -130,6 +132,7 @@ __all__ = [
     "escaped",
     "human_bytes",
     "in_git",
+    "joined",
     "load_all",
     "load_changes",
     "load_entry",
@@ -147,4 +150,5 @@ __all__ = [
     "text",
     "time_label",
     "total_traffic",
+    "turned",
 ]

@@ -84,6 +84,37 @@ def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[
         old = next(olds, None)
 
 
+def turned(pairs: Iterable[LinePair]) -> Iterator[LinePair]:
+    """The pairs that lead back."""
+    return ((new, old) for old, new in pairs)
+
+
+def joined(first: Iterable[LinePair], then: Iterable[LinePair]) -> Iterator[LinePair]:
+    """The pairs that lead from before ``first`` to after ``then``, in order of path.
+
+    Raises ValueError where ``then`` begins with another line than ``first`` ended with.
+    """
+    ones, others = iter(first), iter(then)
+    one, other = next(ones, None), next(others, None)
+    while one is not None or other is not None:
+        path = None if one is None else path_of_line(one[0] or one[1] or b"")
+        other_path = None if other is None else path_of_line(other[0] or other[1] or b"")
+        if one is not None and (other_path is None or (path is not None and path < other_path)):
+            yield one
+            one = next(ones, None)
+        elif other is not None and (path is None or path != other_path):
+            yield other
+            other = next(others, None)
+        else:
+            assert one is not None
+            assert other is not None
+            if one[1] != other[0]:
+                raise ValueError(f"no such file to change: {path!r}")
+            if one[0] != other[1]:
+                yield one[0], other[1]
+            one, other = next(ones, None), next(others, None)
+
+
 def dump_pairs(pairs: Iterable[LinePair]) -> Iterator[bytes]:
     """Lines that tell of pairs: ``-`` and the old line, ``+`` and the new one."""
     for old, new in pairs:
@@ -127,8 +158,10 @@ __all__ = [
     "LinePair",
     "diff_lines",
     "dump_pairs",
+    "joined",
     "load_changes",
     "load_pairs",
     "patch_lines",
     "path_of_line",
+    "turned",
 ]

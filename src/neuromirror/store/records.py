@@ -15,7 +15,7 @@ from typing import IO
 
 import zstandard
 
-from neuromirror.model import LinePair, dump_pairs, load_pairs, patch_lines
+from neuromirror.model import LinePair, dump_pairs, joined, load_pairs, patch_lines, turned
 from neuromirror.store.disk import make_folder, seal, sync
 from neuromirror.store.errors import StoreDamaged
 
@@ -79,6 +79,46 @@ class RecordsFolder:
             return None
         lines = _read(path)
         return str(_head(lines, path)["base"]), load_pairs(lines)
+
+    def between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
+        """The pairs of lines in which two versions differ, without reading either whole.
+
+        None where they are not kept as changes of one version. Raises StoreDamaged, also while
+        the pairs are read.
+        """
+        olds, news = (self._bases(dataset_id, commit) for commit in (old, new))
+        shared = next((commit for commit in news if commit in olds), None)
+        if shared is None:
+            return None
+        pairs: Iterator[LinePair] = iter(())
+        for commit in olds[: olds.index(shared)]:
+            pairs = joined(pairs, turned(self._changes(dataset_id, commit)))
+        for commit in reversed(news[: news.index(shared)]):
+            pairs = joined(pairs, self._changes(dataset_id, commit))
+        return self._fitting(pairs, dataset_id, old, new)
+
+    def _bases(self, dataset_id: str, commit: str) -> list[str]:
+        """A version, what it is kept as changes of, and so on to one that is kept whole."""
+        found = [commit]
+        while changed := self.changes(dataset_id, found[-1]):
+            found.append(changed[0])
+        return found if self.has(dataset_id, found[-1]) else []
+
+    def _changes(self, dataset_id: str, commit: str) -> Iterator[LinePair]:
+        found = self.changes(dataset_id, commit)
+        if found is not None:
+            yield from found[1]
+
+    def _fitting(
+        self, pairs: Iterator[LinePair], dataset_id: str, old: str, new: str
+    ) -> Iterator[LinePair]:
+        try:
+            yield from pairs
+        except ValueError as error:
+            raise StoreDamaged(
+                f"the records of commits {old} and {new} do not fit each other ({error}); restore "
+                f"{self._path(dataset_id, new, '*').parent} from a backup"
+            ) from error
 
     def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         """A version's record lines, sorted by git path; raises StoreDamaged while reading."""

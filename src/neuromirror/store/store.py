@@ -206,6 +206,13 @@ class Store:
         """A version's records, line by line; raises StoreDamaged."""
         return self._records.lines(dataset_id, commit)
 
+    def records_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
+        """The pairs of lines in which two versions' records differ; None where they must be read.
+
+        See :meth:`neuromirror.store.records.RecordsFolder.between`.
+        """
+        return self._records.between(dataset_id, old, new)
+
     def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
         """A version's files, sorted by git path; raises StoreDamaged while reading."""
         try:

@@ -1,0 +1,47 @@
+"""The difference of two versions, and what several of them in a row amount to."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuromirror.model import LinePair, diff_lines, joined, patch_lines, turned
+
+# few names and contents, so that files often stay, change, go and come back
+_STATES = st.lists(
+    st.dictionaries(st.sampled_from(["a", "b/c", "b-c", "é", "z"]), st.integers(0, 2)),
+    min_size=2,
+    max_size=6,
+)
+
+
+def _lines(state: dict[str, int]) -> list[bytes]:
+    found = sorted(state.items(), key=lambda one: one[0].encode())
+    return [
+        json.dumps({"git": name, "size": size}, ensure_ascii=False, separators=(",", ":")).encode()
+        for name, size in found
+    ]
+
+
+@given(_STATES)
+def test_differences_in_a_row_are_the_difference_of_their_ends(
+    states: list[dict[str, int]],
+) -> None:
+    steps = [list(diff_lines(_lines(one), _lines(other))) for one, other in pairwise(states)]
+    whole: list[LinePair] = []
+    for step in steps:
+        whole = list(joined(whole, step))
+    assert whole == list(diff_lines(_lines(states[0]), _lines(states[-1])))
+    assert list(patch_lines(_lines(states[0]), whole)) == _lines(states[-1])
+    assert list(patch_lines(_lines(states[-1]), turned(whole))) == _lines(states[0])
+
+
+def test_differences_that_do_not_fit_are_refused() -> None:
+    before, between, other, after = ([b'{"git":"a","size":%d}' % one] for one in range(4))
+    first, then = diff_lines(before, between), diff_lines(other, after)
+    with pytest.raises(ValueError, match="no such file to change"):
+        list(joined(first, then))
