@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -106,6 +108,20 @@ def test_a_bit_that_turned_in_a_manifest_is_found_and_named(copied: Place) -> No
     found = broken(copied)
     assert list(found) == [("manifest", f"demo:000002@{last.label}")]
     assert last.state.removeprefix("sha256:")[2:] in next(iter(found.values()))
+
+
+def test_a_word_of_paths_that_the_index_lost_is_missed(copied: Place) -> None:
+    with closing(sqlite3.connect(copied.store.index_path)) as db, db:
+        rows = db.execute(
+            "SELECT rowid FROM path_text WHERE path_text MATCH 'ecephys' ORDER BY rowid"
+        ).fetchall()
+        db.execute(
+            "INSERT INTO path_text (path_text, rowid, words) VALUES ('delete', ?, 'ecephys')",
+            rows[0],
+        )
+    found = broken(copied)
+    assert {one for one, _ in found} == {"index"}
+    assert all("other words for the paths" in message for message in found.values())
 
 
 def test_a_bit_that_turned_in_the_index_is_found_and_named(copied: Place) -> None:

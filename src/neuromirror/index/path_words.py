@@ -11,7 +11,9 @@ numbers alone are left out, as everything has them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
 
 PATHS = 500
 """Paths of a block. To change it is to change the schema: the blocks are rows."""
@@ -42,6 +44,29 @@ def path_words(text: str) -> set[str]:
     return words
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some hundred paths that a version brought, sorted, and their words."""
+
+    id: int
+    paths: Sequence[str]
+
+    @property
+    def words(self) -> list[str]:
+        """Sorted, since the order of a set is another one in each process."""
+        return sorted(path_words("\n".join(self.paths)))
+
+
+def blocks_of(version: int, paths: Iterable[str]) -> Iterator[Block]:
+    """The blocks of the paths that a version, by its id, brought; the paths come sorted."""
+    left = iter(paths)
+    for place in count(version << SHIFT):
+        some = list(islice(left, PATHS))
+        if not some:
+            return
+        yield Block(place, some)
+
+
 class PathWordWriter:
     """Takes the paths that a version brings, sorted; lives for one transaction."""
 
@@ -63,13 +88,10 @@ class PathWordWriter:
             self._write(self._paths)
 
     def _write(self, paths: list[str]) -> None:
+        block = Block(self._next, paths)
+        self._db.execute("INSERT INTO path_blocks VALUES (?,?,?)", (block.id, paths[0], paths[-1]))
         self._db.execute(
-            "INSERT INTO path_blocks VALUES (?,?,?)", (self._next, paths[0], paths[-1])
-        )
-        # sorted: the order of a set is another one in each process
-        self._db.execute(
-            "INSERT INTO path_text (rowid, words) VALUES (?,?)",
-            (self._next, " ".join(sorted(path_words("\n".join(paths))))),
+            "INSERT INTO path_text (rowid, words) VALUES (?,?)", (block.id, " ".join(block.words))
         )
         self._next += 1
 

@@ -6,19 +6,21 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from neuromirror.index.dataset_queries import DatasetQueries
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
 from neuromirror.index.matching import BLOCKS, Candidate, PathMatch, path_conditions, split_words
-from neuromirror.index.path_words import path_words
+from neuromirror.index.path_words import SHIFT, blocks_of, path_words
 from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
 
 _LISTED = 200
 _EACH = 8
 _CLOSE = 0.75
 _KNOWN = 5000
+_TOGETHER = 50
 _FIELDS = ("name", "title", "license", "doi")
 
 
@@ -68,8 +70,50 @@ class MatchedPaths:
     whole: bool
 
 
+def _in_lots(words: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (words[place : place + _TOGETHER] for place in range(0, len(words), _TOGETHER))
+
+
 class SearchQueries(DatasetQueries, FileQueries):
     """Questions in words."""
+
+    def words_agree(self, version: VersionRow) -> bool:
+        """Whether the words of the paths that a version brought are those of its files."""
+        row = self._row(
+            "SELECT v.id, d.within FROM versions v JOIN datasets d ON d.id = v.dataset "
+            "WHERE v.dataset = ? AND v.seq = ?",
+            (version.dataset, version.seq),
+        )
+        assert row is not None
+        number, within = int(row[0]), row[1]
+        kept = self._rows(
+            "SELECT id, first, last FROM path_blocks WHERE id >= ? AND id < ? ORDER BY id",
+            (number << SHIFT, (number + 1) << SHIFT),
+        )
+        paths = (
+            path
+            for (path,) in self._rows(
+                "SELECT path FROM files WHERE dataset = ? AND since = ? ORDER BY path",
+                (version.dataset, version.seq),
+            )
+        )
+        wanted = () if within else blocks_of(number, paths)
+        return all(
+            block is not None
+            and found is not None
+            and (block.id, block.paths[0], block.paths[-1]) == found
+            and self._has_words(block.id, block.words)
+            for block, found in zip_longest(wanted, kept)
+        )
+
+    def _has_words(self, block: int, words: Sequence[str]) -> bool:
+        return all(
+            self._row(
+                "SELECT 1 FROM path_text WHERE path_text MATCH ? AND rowid = ?",
+                (" ".join(f'"{word}"' for word in some), block),
+            )
+            for some in _in_lots(words)
+        )
 
     def find_datasets(
         self, words: str, mirror: str | None = None, *, start: int = 0, limit: int = 50

@@ -312,6 +312,8 @@ class Checks:
                     f"the index tells otherwise of {text(placed.git_path)} in {row.label} than the "
                     "records"
                 )
+        if not index.words_agree(row):
+            return f"the index has other words for the paths of {row.label} than its files have"
         return ""
 
 
