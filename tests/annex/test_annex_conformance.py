@@ -329,7 +329,10 @@ def without(sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     programs.mkdir()
     for name in ("git-annex", "datalad"):
         (programs / name).symlink_to(own / name)
-    others = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != own]
+    # nor that of another installation
+    others = [
+        part for part in os.environ["PATH"].split(os.pathsep) if not (Path(part) / PROGRAM).exists()
+    ]
     monkeypatch.setenv("PATH", os.pathsep.join([str(programs), *others]))
     return sampled
 
