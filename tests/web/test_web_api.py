@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -295,3 +296,16 @@ def test_the_tables_can_be_asked_and_only_read(site: Running) -> None:
     assert rows[0]["n"] > 5
     assert site.get("/index.json?sql=delete+from+versions").status_code == 400
     assert site.get("/index/newest_versions").status_code == 200
+
+
+def test_the_past_of_a_path_hides_none_of_the_other_places(box: Box, source: Scripted) -> None:
+    same = File(b"the same bytes")
+    for hour, first in enumerate((same, File(b"others"), same, File(b"others"), same)):
+        copies = {f"copy-{number:03}.txt": same for number in range(101)}
+        source.things["one"] = Thing({"a.txt": replace(first, modified=at(hour)), **copies})
+        box.sync()
+    with running(box.store) as site:
+        told = site.api("/datasets/box:one@latest/file?path=a.txt")
+        assert len(told["history"]) == 5
+        assert len(told["others"]) == 100
+        assert told["more_others"] is not None

@@ -85,3 +85,17 @@ def test_the_form_offers_the_versions_of_what_was_named(shelf: Running) -> None:
     offered = re.findall(r'<option value="([^"]+)"', page)
     assert offered == list(reversed(names(shelf, "box:one")))
     assert 'value="box:one"' in page
+
+
+def test_an_id_with_an_at_sign_is_compared_on_the_page_and_by_the_api(
+    box: Box, source: Scripted
+) -> None:
+    source.things["ses@rig"] = Thing(files("a.txt"))
+    box.sync()
+    source.things["ses@rig"] = Thing(files("b.txt", modified=START + timedelta(hours=1)))
+    box.sync()
+    with running(box.store) as site:
+        old, new = (one.replace("@", "%40") for one in names(site, "box:ses%40rig"))
+        assert "b.txt" in site.text(f"/diff?a={old}&b={new}")
+        told = site.api(f"/diff?a={old}&b={new}")["changes"]
+        assert {one["path"] for one in told} == {"a.txt", "b.txt"}

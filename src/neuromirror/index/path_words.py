@@ -13,7 +13,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, groupby, islice
+from operator import itemgetter
 
 PATHS = 500
 """Paths of a block. To change it is to change the schema: the blocks are rows."""
@@ -88,29 +89,29 @@ class PathWordWriter:
             self._write(self._paths)
 
     def _write(self, paths: list[str]) -> None:
-        block = Block(self._next, paths)
-        self._db.execute("INSERT INTO path_blocks VALUES (?,?,?)", (block.id, paths[0], paths[-1]))
-        self._db.execute(
-            "INSERT INTO path_text (rowid, words) VALUES (?,?)", (block.id, " ".join(block.words))
-        )
+        _write(self._db, Block(self._next, paths))
         self._next += 1
+
+
+def _write(connection: sqlite3.Connection, block: Block) -> None:
+    connection.execute(
+        "INSERT INTO path_blocks VALUES (?,?,?)", (block.id, block.paths[0], block.paths[-1])
+    )
+    connection.execute(
+        "INSERT INTO path_text (rowid, words) VALUES (?,?)", (block.id, " ".join(block.words))
+    )
 
 
 def fill(connection: sqlite3.Connection) -> None:
     """Write the blocks of an index that has none yet, as recording its versions does."""
     datasets = connection.execute("SELECT id FROM datasets WHERE within = ''").fetchall()
-    for (dataset,) in datasets:
-        writer, last = None, 0
-        for version, path in connection.execute(
+    for dataset in datasets:
+        rows = connection.execute(
             "SELECT v.id, f.path FROM files f JOIN versions v "
             "ON v.dataset = f.dataset AND v.seq = f.since "
             "WHERE f.dataset = ? ORDER BY f.since, f.path",
-            (dataset,),
-        ):
-            if writer is None or version != last:
-                if writer is not None:
-                    writer.close()
-                writer, last = PathWordWriter(connection, version), version
-            writer.take([path])
-        if writer is not None:
-            writer.close()
+            dataset,
+        )
+        for version, brought in groupby(rows, key=itemgetter(0)):
+            for block in blocks_of(version, map(itemgetter(1), brought)):
+                _write(connection, block)

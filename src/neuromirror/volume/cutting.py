@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from neuromirror.sources.volumes import Box, Level
-from neuromirror.volume.described import DescribedVolume, LevelOfVolume, Stored
+from neuromirror.sources.volumes import Box, Level, Volume
+from neuromirror.volume.described import DescribedVolume, Stored
 from neuromirror.volume.errors import BlockMissing, NotReadable, TooMuch
 from neuromirror.volume.layouts import Region
 from neuromirror.volume.regions import checked_box, cut, sample_index
@@ -31,7 +31,7 @@ _SLACK: Final = 1 << 16
 """Bytes by which an encoded chunk may be larger than its voxels."""
 
 _ENDINGS: Final = ("", ".br", ".gz")
-_BROTLI: Final = "chunks stored as brotli need the package brotli: pip install 'brotli>=1.2'"
+_BROTLI: Final = "chunks stored as brotli need brotli: pip install 'neuromirror[volumes]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def voxels(files: VersionFiles, asked: Cutout) -> NDArray[Any]:
 
     region, level = asked.region, asked.region.volume.level
     files.volume = region.volume.volume
-    made = numpy.zeros(region.shape, _dtype(region.volume))
+    made = numpy.zeros(region.shape, _dtype(region.volume.volume))
     (x0, _), (y0, _), (z0, _) = region.box
 
     def put(box: Box) -> None:
@@ -130,10 +130,10 @@ def voxels(files: VersionFiles, asked: Cutout) -> NDArray[Any]:
     return made
 
 
-def _dtype(volume: LevelOfVolume | Any) -> Any:
+def _dtype(volume: Volume) -> Any:
     import numpy
 
-    return numpy.dtype(volume.volume.dtype).newbyteorder("<")
+    return numpy.dtype(volume.dtype).newbyteorder("<")
 
 
 def _parts(level: Level, box: Box) -> Iterator[Box]:
@@ -167,7 +167,7 @@ def _zarr_block(files: VersionFiles, asked: Cutout, box: Box) -> Any:
     if len(content) != volume.chunk_bytes(level):
         wanted = volume.chunk_bytes(level)
         raise BlockMissing(path, files.where, f"it has {len(content)} bytes, not {wanted}")
-    return _part(content, _dtype(asked.region.volume), level.chunk, whole, box)
+    return _part(content, _dtype(volume), level.chunk, whole, box)
 
 
 def _chunk(files: VersionFiles, asked: Cutout, box: Box) -> Any:
@@ -188,7 +188,7 @@ def _chunk(files: VersionFiles, asked: Cutout, box: Box) -> Any:
         if len(decoded) != size:
             why = f"it does not hold the {size} bytes of its voxels"
             raise BlockMissing(stem + ending, files.where, why)
-        return _part(decoded, _dtype(asked.region.volume), shape, whole, box)
+        return _part(decoded, _dtype(volume), shape, whole, box)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import islice
 from typing import Literal, cast
 
 from neuromirror.index import (
@@ -13,6 +14,7 @@ from neuromirror.index import (
     FoundDataset,
     FoundFile,
     HoldRow,
+    Index,
     LevelRow,
     LocationRow,
     MirrorStatus,
@@ -223,6 +225,20 @@ def told_relative(row: Relative) -> shapes.Edge:
         "relatives": [told_relative(one) for one in row.relatives],
         "more": row.more,
     }
+
+
+def told_others(
+    index: Index, row: VersionRow, file: FileRow, most: int
+) -> tuple[list[shapes.Found], bool]:
+    """Where else a file's bytes are, and whether there are more such places than ``most``."""
+    # places of the same dataset and path are its history
+    others = (
+        told_found(one)
+        for one in index.find(file.key)
+        if (one.dataset, one.path) != (row.dataset_name, file.path)
+    )
+    found = list(islice(others, most + 1))
+    return found[:most], len(found) > most
 
 
 def told_change(change: FileChange) -> shapes.Change:

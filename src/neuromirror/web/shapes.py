@@ -1,5 +1,5 @@
 """The shapes of what is told: mypy holds the records to them, and the API's description is made
-of them (:mod:`neuromirror.web.openapi`). Whole replies: :mod:`neuromirror.web.replies`.
+of them (:mod:`neuromirror.web.api.openapi`). Whole replies: :mod:`neuromirror.web.api.replies`.
 
 Times are ISO 8601 with their zone, sizes bytes, digests lower-case hexadecimal.
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from neuromirror.index import VersionRow
 from neuromirror.lab import Collection, Work, cite, read_work, state_of_version
+from neuromirror.lab.cite.errors import NotCitable
 from neuromirror.lab.cite.works import Agent, Person
 from neuromirror.model import NeuromirrorError
 from neuromirror.store import Store
@@ -45,6 +46,14 @@ def cited(store: Store, row: VersionRow) -> Cited | None:
         return _cited(store, _Version(row))
     except (NeuromirrorError, OSError):
         return None  # a page has more to tell than that
+
+
+def citation_of(store: Store, row: VersionRow, form: str) -> str:
+    """A citation of a version in one of :data:`FORMATS`; raises NotCitable."""
+    found = cited(store, row)
+    if found is None:
+        raise NotCitable(f"the commit of {row.name} cannot be read, so that it cannot be cited")
+    return found.formats[form]
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -1,7 +1,7 @@
 """The JSON of the catalogue, version 1: mirrors, datasets, and what happened.
 
 What is said here is what the pages and ``--json`` say, in the shapes of
-:mod:`neuromirror.web.shapes`. Versions and files are in :mod:`neuromirror.web.api_versions`.
+:mod:`neuromirror.web.shapes`. Versions and files are in :mod:`neuromirror.web.api.versions`.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Operation:
     """An address of the API.
 
     ``path`` is its template below :data:`ROOT`, ``shape`` what it replies (one of
-    :mod:`neuromirror.web.replies`), and the first line of ``answer``'s docstring its title.
+    :mod:`neuromirror.web.api.replies`), and the first line of ``answer``'s docstring its title.
     """
 
     path: str

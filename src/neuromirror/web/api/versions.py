@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal, cast
 from urllib.parse import quote
 
@@ -17,18 +15,17 @@ import msgspec
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.model import alias_of
-from neuromirror.store import Store
 from neuromirror.volume import NotAVolume
-from neuromirror.web import shapes, volume_shapes
+from neuromirror.web import volume_shapes
 from neuromirror.web.addresses import file_address, version_address
 from neuromirror.web.api import replies
 from neuromirror.web.api.operations import ROOT, Given, Operation, Parameter, following
 from neuromirror.web.asked import Asked, NoSuchPage, Wrong
+from neuromirror.web.comparing import compared, named_version
 from neuromirror.web.records import (
-    told_change,
     told_file,
-    told_found,
     told_level,
+    told_others,
     told_part,
     told_place,
     told_relative,
@@ -36,7 +33,7 @@ from neuromirror.web.records import (
     told_version,
     told_volume,
 )
-from neuromirror.web.works import FORMATS, cited
+from neuromirror.web.works import FORMATS, citation_of
 
 MOST = 1000
 _OTHERS = 100
@@ -168,19 +165,15 @@ async def file(asked: Asked, given: Given) -> replies.WholeFile:
     def look(index: Index) -> replies.WholeFile:
         row = index.resolve(given["name"], given["version"])
         found = index.file(row, given["path"])
-        others = [
-            told_found(one)
-            for one in islice(index.find(found.key), _OTHERS + 2)
-            if (one.dataset, one.path) != (row.dataset_name, found.path)
-        ]
+        others, more = told_others(index, row, found, _OTHERS)
         everywhere = f"{asked.address}{ROOT}/find?checksum={quote(found.key, safe='')}"
         return {
             **told_file(found),
             "version": row.name,
             "places": [told_place(one) for one in index.locations(found.content, limit=_OTHERS)],
             "history": [told_span(one) for one in index.spans(row, found.path)],
-            "others": others[:_OTHERS],
-            "more_others": everywhere if len(others) > _OTHERS else None,
+            "others": others,
+            "more_others": everywhere if more else None,
             "page": asked.address + file_address(row.dataset_name, row.label, found.path),
         }
 
@@ -201,13 +194,11 @@ async def citation(asked: Asked, given: Given) -> replies.Citation:
     """A citation of a version, upstream's own first."""
     row = await asked.ask(lambda index: index.resolve(given["name"], given["version"]))
     store, form = asked.site.store, given["format"]
-    work = await asked.site.reader.do(lambda: cited(store, row))
-    if work is None:
-        raise Wrong(f"the commit of {row.name} cannot be read, so that it cannot be cited")
+    text = await asked.site.reader.do(lambda: citation_of(store, row, form))
     return {
         "version": row.name,
         "format": cast("Literal['text', 'bibtex', 'csl', 'cff']", form),
-        "citation": work.formats[form],
+        "citation": text,
     }
 
 
@@ -232,49 +223,30 @@ async def diff(asked: Asked, given: Given) -> replies.Difference:
     names = [_named(given[one]) for one in ("a", "b")]
 
     def look(index: Index) -> replies.Difference:
-        rows = index.resolve(*names[0]), index.resolve(*names[1])
-        told = _different(asked.site.store, index, rows, first, limit)
-        if len(told["changes"]) > limit:
-            del told["changes"][limit:]
-            a, b = (f"{row.dataset_name}@{row.commit}" for row in rows)
-            told["next"] = following(asked, "/diff", first + limit, a=a, b=b, limit=limit)
-        return told
+        old, new = (index.resolve(*one) for one in names)
+        found = compared(asked.site.store, index, old, new, first, limit)
+        more = None
+        if found.all > first + limit:
+            a, b = (f"{row.dataset_name}@{row.commit}" for row in (old, new))
+            more = following(asked, "/diff", first + limit, a=a, b=b, limit=limit)
+        return {
+            "old": old.name,
+            "new": new.name,
+            "files": dict(found.counts.files),
+            "bytes": dict(found.counts.bytes),
+            "parts": dict(found.counts.parts),
+            "changes": found.changes,
+            "next": more,
+        }
 
-    return await asked.ask(look)
+    return await asked.site.reader.ask_at_length(look)
 
 
 def _named(text: str) -> tuple[str, str]:
-    name, _, label = text.rpartition("@")
+    name, label = named_version(text)
     if not name or not label:
         raise Wrong(f"a version is named <dataset>@<label>, not {text[:80]!r}")
     return name, label
-
-
-def _different(
-    store: Store, index: Index, rows: tuple[VersionRow, VersionRow], first: int, limit: int
-) -> replies.Difference:
-    """All that is counted, and of the changes one more than the page has, from ``first`` on."""
-    from neuromirror.lab import Counts
-    from neuromirror.lab import diff as compare
-    from neuromirror.lab.diff import version_side
-
-    counts = Counts()
-    changes: list[shapes.Change] = []
-    old, new = (version_side(store, index, row) for row in rows)
-    with TemporaryDirectory(prefix="neuromirror-") as scratch:
-        for place, change in enumerate(compare(old, new, Path(scratch))):
-            counts.add(change)
-            if first <= place <= first + limit:
-                changes.append(told_change(change))
-    return {
-        "old": rows[0].name,
-        "new": rows[1].name,
-        "files": dict(counts.files),
-        "bytes": dict(counts.bytes),
-        "parts": dict(counts.parts),
-        "changes": changes,
-        "next": None,
-    }
 
 
 _ONE = "/datasets/{name}@{version}"

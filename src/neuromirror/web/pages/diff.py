@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from datasette.utils.asgi import Response
@@ -11,6 +9,7 @@ from datasette.utils.asgi import Response
 from neuromirror.index import Index, UnknownDataset, UnknownMirror
 from neuromirror.store import Store
 from neuromirror.web.asked import Asked, Wrong, view
+from neuromirror.web.comparing import compared, named_version
 from neuromirror.web.records import told_version
 
 _DIFFERENT = 2000
@@ -54,34 +53,22 @@ def _offered(index: Index, *names: str) -> list[str]:
 
 
 def _different(store: Store, index: Index, one: str, other: str, page: int) -> dict[str, Any]:
-    from neuromirror.lab import Counts
-    from neuromirror.lab import diff as compare
-    from neuromirror.lab.diff import FileChange, version_side
-
-    rows = [index.resolve(*_split(name)) for name in (one, other)]
-    counts = Counts()
+    old, new = (index.resolve(*_split(name)) for name in (one, other))
     first = (page - 1) * _DIFFERENT
-    changes: list[FileChange] = []
-    place = 0
-    with TemporaryDirectory(prefix="neuromirror-") as scratch:
-        sides = [version_side(store, index, row) for row in rows]
-        for place, change in enumerate(compare(sides[0], sides[1], Path(scratch)), 1):
-            counts.add(change)
-            if first < place <= first + _DIFFERENT:
-                changes.append(change)
-    if page > 1 and not changes:
-        raise Wrong(f"there is no page {page} of this: {place} things differ")
+    found = compared(store, index, old, new, first, _DIFFERENT)
+    if page > 1 and not found.changes:
+        raise Wrong(f"there is no page {page} of this: {found.all} things differ")
     return {
-        "old": told_version(rows[0]),
-        "new": told_version(rows[1]),
-        "changes": changes,
-        "counts": counts,
+        "old": told_version(old),
+        "new": told_version(new),
+        "changes": found.changes,
+        "counts": found.counts,
         "first": first,
-        "all": place,
+        "all": found.all,
         "wrong": "",
     }
 
 
 def _split(name: str) -> tuple[str, str]:
-    found, _, label = name.partition("@")
-    return found, label or "latest"
+    dataset, label = named_version(name)
+    return dataset, label or "latest"

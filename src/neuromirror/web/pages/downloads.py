@@ -8,10 +8,9 @@ from typing import Any
 from datasette.utils.asgi import AsgiStream, Response
 
 from neuromirror.index import Answers, FileRow, FilesNotIndexed, Index, VersionRow
-from neuromirror.lab.cite.errors import NotCitable
 from neuromirror.web.asked import Asked, Wrong, view
 from neuromirror.web.words import counted
-from neuromirror.web.works import FORMATS, cited
+from neuromirror.web.works import FORMATS, citation_of
 
 _TOGETHER = 5000
 """Files of a list that are asked for and sent at once."""
@@ -87,10 +86,8 @@ async def citation(asked: Asked) -> Response:
         raise Wrong(f"a citation is written as {', '.join(FORMATS)}, not as {form[:40]!r}")
     row = await asked.ask(lambda index: index.resolve(name, label))
     store = asked.site.store
-    found = await asked.site.reader.do(lambda: cited(store, row))
-    if found is None:
-        raise NotCitable(f"the commit of {row.name} cannot be read, so that it cannot be cited")
-    return asked.tagged(found.formats[form], "text/plain; charset=utf-8")
+    text = await asked.site.reader.do(lambda: citation_of(store, row, form))
+    return asked.tagged(text, "text/plain; charset=utf-8")
 
 
 @view

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 from datasette.utils.asgi import Response
@@ -11,7 +10,7 @@ from neuromirror.index import Index
 from neuromirror.model import alias_of
 from neuromirror.web.asked import Asked, view
 from neuromirror.web.pages.viewers import file_viewers, is_web
-from neuromirror.web.records import told_file, told_found, told_version
+from neuromirror.web.records import told_file, told_others, told_version
 
 _PLACES = 100
 _OTHERS = 100
@@ -25,14 +24,8 @@ async def file(asked: Asked) -> Response:
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
         found = index.file(row, path)
-        # places of the same dataset and path are its history
-        others = (
-            told_found(one)
-            for one in index.find(found.key)
-            if (one.dataset, one.path) != (row.dataset_name, path)
-        )
+        others, more = told_others(index, row, found, _OTHERS)
         places = index.locations(found.content, limit=_PLACES + 1)
-        kept = list(islice(others, _OTHERS + 1))
         return {
             "version": told_version(row),
             "file": told_file(found),
@@ -43,8 +36,8 @@ async def file(asked: Asked) -> Response:
                 (one.url for one in places if is_web(one.url) and one.result in (None, "ok")), ""
             ),
             "spans": list(reversed(index.spans(row, path))),
-            "others": kept[:_OTHERS],
-            "more_others": len(kept) > _OTHERS,
+            "others": others,
+            "more_others": more,
         }
 
     return await asked.page("file", alias=alias_of(name), **await asked.ask(look))
