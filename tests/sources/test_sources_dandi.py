@@ -314,6 +314,23 @@ def test_an_object_that_cannot_be_asked_about_keeps_its_plain_address(source_of,
     assert all(record.locations[0].version_id is None for record in records)
 
 
+def test_a_version_in_the_address_needs_no_request(source_of, archive):
+    for row in archive.assets("000001_draft"):
+        row["metadata"]["contentUrl"][1] += "?versionId=given"
+    records = entries_of(source_of(), "000001", "draft")
+    assert archive.heads == []
+    assert {record.locations[0].version_id for record in records} == {"given"}
+
+
+def test_listings_of_one_source_share_what_the_bucket_answered(source_of, archive):
+    source = source_of()
+    first = entries_of(source, "000001", "draft")
+    heads = len(archive.heads)
+    assert heads == len({record.locations[0].url for record in first})
+    assert entries_of(source, "000001", "draft") == first
+    assert len(archive.heads) == heads
+
+
 def test_an_object_of_another_size_is_named(source_of, archive):
     path = next(path for path in archive.objects if "9e3cb77f" in path)
     archive.objects[path] = (13, "v1")

@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import msgspec
 
 from neuromirror.model import FileRecord, Location, NamedException
-from neuromirror.net import CountedPool, ServerTrouble, Session, TimedOut, UnsafeAddress
+from neuromirror.net import CountedPool, ServerTrouble, TimedOut, UnsafeAddress
+from neuromirror.sources.dandi.objects import ObjectHeads, ObjectReply
 from neuromirror.sources.dandi.rows import BlobRow, Row
 from neuromirror.sources.dandi.sweep import Sweep
 from neuromirror.sources.protocol import Known, Part
@@ -36,9 +37,9 @@ class Places:
     """
 
     def __init__(
-        self, session: Session, known: Known, sweep: Sweep, *, api: str, connections: int
+        self, heads: ObjectHeads, known: Known, sweep: Sweep, *, api: str, connections: int
     ) -> None:
-        self._session = session
+        self._heads = heads
         self._known = known
         self._sweep = sweep
         self._api = api
@@ -54,13 +55,12 @@ class Places:
     def located(self, pages: Iterable[Sequence[Row]]) -> Iterator[Entry]:
         """Yields the rows in order as records with their locations.
 
-        What earlier visits learnt is asked for a page at a time, and what they did not know of the
-        sweep. Version ids that are not known then are asked for with HEAD, ``connections`` at a
-        time. A few objects that the bucket cannot
-        answer for keep their plain address, so that one of them does not block the rest. Raises
-        a :class:`~neuromirror.net.NetError` when it is more than a few, or the bucket is out of
-        reach: records without version ids because of a passing trouble would differ from the
-        next visit's.
+        A version id comes from the row's own address, from the index (looked up page by page), from
+        the sweep, or else from one HEAD request per object, ``connections`` at a time. A few
+        objects that the bucket cannot answer for keep their plain address, so that one of them
+        does not block the rest. Raises a :class:`~neuromirror.net.NetError` when it is more than a
+        few, or the bucket is out of reach: records without version ids because of a passing trouble
+        would differ from the next visit's.
         """
         waiting: deque[Callable[[], Entry]] = deque()
         pool = CountedPool(self._connections, thread_name_prefix="dandi-head")
@@ -70,8 +70,10 @@ class Places:
                     waiting.append(_ready(row))
                 elif row.object_url is None or found is not None:
                     waiting.append(_ready(_record(row, found, self._api)))
+                elif (reply := self._heads.known(row.object_url)) is not None:
+                    waiting.append(_ready(self._placed(row, row.object_url, reply)))
                 else:
-                    waiting.append(pool.submit(self._asked, row).result)
+                    waiting.append(pool.submit(self._ask, row, row.object_url).result)
                 if len(waiting) > self._connections * _AHEAD:
                     yield waiting.popleft()()
             while waiting:
@@ -81,15 +83,19 @@ class Places:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _with_known(self, pages: Iterable[Sequence[Row]]) -> Iterator[tuple[Row, Location | None]]:
-        """Yields each row with the exact location that is known for it."""
+        """Yield each row with the exact location that is known for it."""
         for rows in pages:
-            urls = [
-                row.object_url
+            known = {
+                row.object_url: _stated_version(row.object_url)
                 for row in rows
                 if isinstance(row, BlobRow) and row.object_url is not None
-            ]
-            known = dict(zip(urls, self._known.locations(urls), strict=True)) if urls else {}
-            swept = self._sweep.blobs([url for url in known if known[url] is None])
+            }
+            urls = [url for url, place in known.items() if place is None]
+            if urls:
+                known.update(zip(urls, self._known.locations(urls), strict=True))
+            swept = self._sweep.blobs(
+                [url for url in urls if known[url] is None and self._heads.known(url) is None]
+            )
             for row in rows:
                 url = row.object_url if isinstance(row, BlobRow) else None
                 place = None if url is None else known[url]
@@ -100,8 +106,45 @@ class Places:
                         place = exact_location(url, found.version_id)
                 yield row, place
 
-    def _asked(self, row: BlobRow) -> Entry:
-        return _placed(row, self._session, self._troubles, api=self._api)
+    def _ask(self, row: BlobRow, url: str) -> Entry:
+        """Return the entry of a row whose object the bucket has to be asked about."""
+        failed = self._troubles.reply(url)
+        if failed is not None:
+            return self._placed(row, url, failed)
+        try:
+            return self._placed(row, url, self._heads.head(url))
+        except UnsafeAddress:
+            self._troubles.note(url, None)
+            return _record(row, None, self._api)
+        except (ServerTrouble, TimedOut):
+            if self._troubles.note(url, _NO_REPLY, passing=True):
+                raise
+            return self._placed(row, url, _NO_REPLY)
+
+    def _placed(self, row: BlobRow, url: str, reply: ObjectReply) -> Entry:
+        """Return the entry of a row as its object's HEAD reply has it."""
+        if not reply.found:
+            # It may be back next time, with nothing in the list to tell so.
+            self._troubles.note(url, reply)
+            return _record(row, Location(url, "s3"), self._api)
+        if reply.size is not None and reply.size != row.record.size:
+            self._troubles.note(url, reply)
+            self._heads.forget(url)
+            return NamedException(
+                row.record.path,
+                "size-mismatch",
+                f"The archive says {row.record.size} bytes, the object at {url} has {reply.size}",
+                row.record.size or 0,
+            )
+        if reply.version_id is None:
+            return _record(row, Location(url, "s3"), self._api)
+        return _record(row, exact_location(url, reply.version_id), self._api)
+
+
+def _stated_version(url: str) -> Location | None:
+    """Return the location of an address that itself names the object's version."""
+    named = parse_qs(urlsplit(url).query).get("versionId") if "versionId=" in url else None
+    return Location(url, "s3", named[0]) if named else None
 
 
 def _ready(entry: Entry) -> Callable[[], Entry]:
@@ -115,55 +158,32 @@ def _record(row: BlobRow, first: Location | None, api: str) -> FileRecord:
     )
 
 
+_NO_REPLY: Final = ObjectReply(0, None, None)
+"""Stands for the reply of a server in trouble."""
+
+
 class _Troubles:
-    """Counts the objects of one listing that the bucket could not or would not answer for."""
+    """The objects of one listing that the bucket could not or would not answer for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._passing = 0
-        self.unanswered = 0
+        self._replies: dict[str, ObjectReply | None] = {}
 
-    def unanswered_for(self, *, passing: bool = False) -> bool:
-        """Counts one more; gives whether passing troubles are too many to go on."""
+    @property
+    def unanswered(self) -> int:
+        """The number of objects."""
+        return len(self._replies)
+
+    def reply(self, url: str) -> ObjectReply | None:
+        """Return the unsuccessful reply that was noted for an object."""
         with self._lock:
-            self.unanswered += 1
-            self._passing += passing
+            return self._replies.get(url)
+
+    def note(self, url: str, reply: ObjectReply | None, *, passing: bool = False) -> bool:
+        """Note an object, once; return whether passing troubles are too many to go on."""
+        with self._lock:
+            if url not in self._replies:
+                self._replies[url] = reply
+                self._passing += passing
             return self._passing > _TOLERATED
-
-
-def _placed(row: BlobRow, session: Session, troubles: _Troubles, *, api: str) -> Entry:
-    plain = row.object_url
-    assert plain is not None
-    named = parse_qs(urlsplit(plain).query).get("versionId")
-    try:
-        reply = session.head(plain)
-    except UnsafeAddress:
-        troubles.unanswered_for()
-        return _record(row, None, api)
-    except (ServerTrouble, TimedOut):
-        if troubles.unanswered_for(passing=True):
-            raise
-        return _record(row, Location(plain, "s3", named[0] if named else None), api)
-    stated = reply.headers.get("Content-Length", "")
-    if not 200 <= reply.status < 300:
-        # It may be back next time, with nothing in the list to tell so.
-        troubles.unanswered_for()
-        return _record(row, Location(plain, "s3", named[0] if named else None), api)
-    if (
-        stated.isdecimal()
-        and "Content-Encoding" not in reply.headers
-        and int(stated) != row.record.size
-    ):
-        troubles.unanswered_for()
-        return NamedException(
-            row.record.path,
-            "size-mismatch",
-            f"The archive says {row.record.size} bytes, the object at {plain} has {stated}",
-            row.record.size or 0,
-        )
-    version_id = reply.headers.get("x-amz-version-id", "null")
-    if named:
-        return _record(row, Location(plain, "s3", named[0]), api)
-    if version_id in ("", "null") or len(version_id) > 1024 or not version_id.isprintable():
-        return _record(row, Location(plain, "s3"), api)
-    return _record(row, exact_location(plain, version_id), api)

@@ -34,6 +34,7 @@ from neuromirror.sources.dandi.buckets import Buckets
 from neuromirror.sources.dandi.document import clean, published_doi
 from neuromirror.sources.dandi.memo import Memo, bound, load
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
+from neuromirror.sources.dandi.objects import ObjectHeads
 from neuromirror.sources.dandi.paging import pages
 from neuromirror.sources.dandi.places import Entry, Places
 from neuromirror.sources.dandi.rows import BlobRow, Row
@@ -130,6 +131,7 @@ class DandiSource:
         self._lately = LatelyTold()
         self._buckets = Buckets(session)
         self._sweep = Sweep(self._buckets, connections=options.connections)
+        self._heads = ObjectHeads(session)
         self._zarrs = self._zarrs_of(closed=False)
 
     def _zarrs_of(self, *, closed: bool) -> Zarrs:
@@ -390,7 +392,7 @@ class DandiSource:
             f"{dataset.name}@{label}",
         )
         places = Places(
-            self.session,
+            self._heads,
             known,
             self._sweep,
             api=self.options.api,

@@ -1,0 +1,109 @@
+"""HEAD requests about objects: one per object, however many assets and dandisets share it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from neuromirror.net import Reply, Session
+
+_MOST: Final = 50_000
+"""Replies to keep, about 300 bytes each."""
+_OLDEST: Final = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReply:
+    """What a HEAD reply says about an object.
+
+    ``size`` is in bytes, and None where the reply does not state the size of the stored bytes.
+    """
+
+    status: int
+    size: int | None
+    version_id: str | None
+
+    @classmethod
+    def of(cls, reply: Reply) -> ObjectReply:
+        """Return what a reply says; an unusable version id counts as none."""
+        length = reply.headers.get("Content-Length", "")
+        plain = length.isdecimal() and "Content-Encoding" not in reply.headers
+        version_id = reply.headers.get("x-amz-version-id", "null")
+        usable = version_id not in ("", "null") and len(version_id) <= 1024
+        return cls(
+            reply.status,
+            int(length) if plain else None,
+            version_id if usable and version_id.isprintable() else None,
+        )
+
+    @property
+    def found(self) -> bool:
+        """Whether the reply describes an object."""
+        return 200 <= self.status < 300
+
+
+class ObjectHeads:
+    """Sends HEAD requests and keeps the successful replies; shared by listings and threads.
+
+    Concurrent calls for one URL share one request, and its error if it fails. Failures are not
+    kept: the next call sends a new request. ``clock`` returns seconds.
+    """
+
+    def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
+        self._session = session
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._replies: dict[str, tuple[ObjectReply, float]] = {}
+        self._running: dict[str, Future[ObjectReply]] = {}
+
+    def known(self, url: str) -> ObjectReply | None:
+        """Return the reply for a plain URL if it is known; send no request."""
+        with self._lock:
+            return self._recent(url)
+
+    def forget(self, url: str) -> None:
+        """Drop the reply for a plain URL, so that another listing asks again."""
+        with self._lock:
+            self._replies.pop(url, None)
+
+    def head(self, url: str) -> ObjectReply:
+        """Return the reply for a plain URL; raises a NetError."""
+        with self._lock:
+            reply = self._recent(url)
+            if reply is not None:
+                return reply
+            running = self._running.get(url)
+            if running is None:
+                own: Future[ObjectReply] = Future()
+                self._running[url] = own
+        if running is not None:
+            return running.result()
+        try:
+            reply = ObjectReply.of(self._session.head(url))
+        except BaseException as error:
+            with self._lock:
+                del self._running[url]
+            own.set_exception(error)
+            raise
+        with self._lock:
+            del self._running[url]
+            if reply.found:
+                self._keep(url, reply)
+        own.set_result(reply)
+        return reply
+
+    def _recent(self, url: str) -> ObjectReply | None:
+        kept = self._replies.get(url)
+        if kept is None or self._clock() - kept[1] >= _OLDEST:
+            return None
+        return kept[0]
+
+    def _keep(self, url: str, reply: ObjectReply) -> None:
+        self._replies.pop(url, None)
+        if len(self._replies) >= _MOST:
+            del self._replies[next(iter(self._replies))]
+        self._replies[url] = reply, self._clock()
