@@ -29,7 +29,7 @@ from bench_common import (
 )
 
 from neuromirror.index import Index
-from neuromirror.model import Change, Entry, PlacedFile, VersionMinted, dump_placed, load_all
+from neuromirror.model import Change, Entry, VersionMinted, dump_placed
 
 CHANGED = 100
 LOOKUPS = 1000
@@ -84,10 +84,10 @@ class BenchJournal:
         """The entries; positions count them."""
         yield from enumerate(self._entries[position:], position + 1)
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
-        """The synthetic files, whatever the version is."""
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        """Yield the lines of the synthetic files, whatever the version is."""
         with zstandard.open(self._records, "rb") as file:
-            yield from load_all(io.BufferedReader(file, 1 << 18))
+            yield from map(bytes.rstrip, io.BufferedReader(file, 1 << 18))
 
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         """The base and the changes of a version that was minted with some."""

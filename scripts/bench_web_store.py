@@ -229,7 +229,7 @@ class _Desk:
             else:
                 yield number, entry
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         """None: they are not indexed here."""
         return iter(())
 

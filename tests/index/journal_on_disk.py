@@ -26,7 +26,6 @@ from neuromirror.model import (
     diff_lines,
     dump_entry,
     dump_placed,
-    load_all,
     load_changes,
     load_entry,
 )
@@ -150,12 +149,12 @@ class DiskJournal:
         before, after = ((self.root / name).read_bytes().splitlines() for name in (base, commit))
         return base, load_changes(diff_lines(before, after))
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         with (self.root / commit).open("rb") as lines:
-            for number, file in enumerate(load_all(lines)):
+            for number, line in enumerate(lines):
                 if commit == self.die_in and number == self.die_after:
                     os.kill(os.getpid(), signal.SIGKILL)
-                yield file
+                yield line[:-1]
 
 
 def words_of_paths(index: Path) -> list[str]:

@@ -73,9 +73,9 @@ def _file(path: str, spec: _Spec) -> PlacedFile:
 class _OnlyChanges(DiskJournal):
     """Refuses to read a version whole that is kept as its changes."""
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         assert commit not in self.bases, "read whole, though its changes were enough"
-        return super().records(dataset_id, commit)
+        return super().record_lines(dataset_id, commit)
 
 
 def _dump(folder: Path, name: str, journal: DiskJournal) -> list[str]:

@@ -19,7 +19,6 @@ from journal_on_disk import DiskJournal, placed
 
 from neuromirror.index import Index, IndexBusy, IndexMissing, IndexUnusable, rebuild
 from neuromirror.index import recording as recording_module
-from neuromirror.model import PlacedFile
 
 
 class _Watching(DiskJournal):
@@ -28,13 +27,13 @@ class _Watching(DiskJournal):
     watched: Path
     seen: list[tuple[str, int]]
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
-        for number, file in enumerate(super().records(dataset_id, commit)):
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        for number, line in enumerate(super().record_lines(dataset_id, commit)):
             if number == 40:
                 with Index.open_readonly(self.watched) as reader:
                     version = reader.resolve("dandi:000001")
                     self.seen.append((version.label, sum(1 for _ in reader.files(version))))
-            yield file
+            yield line
 
 
 def test_readers_see_the_old_state_whole_while_a_version_is_written(

@@ -126,7 +126,7 @@ def test_what_is_not_looked_at_is_counted_by_mirror(journal: DiskJournal, index:
 class _Unread(DiskJournal):
     """Has no records."""
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         raise AssertionError("the records were read")
 
 

@@ -25,7 +25,6 @@ from neuromirror.model import (
     LinksFound,
     MirrorProbed,
     MirrorSeen,
-    PlacedFile,
     PlacesAsked,
     Reinstated,
     VersionMinted,
@@ -41,8 +40,8 @@ class Journal(Protocol):
         """The entries from a byte position on, each with the position where it ends."""
         ...
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[PlacedFile]:
-        """A version's placed files, sorted by the bytes of ``git_path``."""
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        """Yield a version's record lines, sorted by git path, without newline."""
         ...
 
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
@@ -190,16 +189,16 @@ def _record(
         return record_parts(connection, dataset, seq, (), where)
     changes = journal.record_changes(reference.dataset_id, entry.commit)
     if not entry.indexed:
-        records = journal.records(reference.dataset_id, entry.commit)
-        recorded = record_parts(connection, dataset, seq, records, where)
+        lines = journal.record_lines(reference.dataset_id, entry.commit)
+        recorded = record_parts(connection, dataset, seq, lines, where)
     elif changes is not None and last is not None and changes[0] == last[1] and last[3]:
         recorded = record_changes(
             connection, dataset, version, seq, last[2], changes[1], where, words=not entry.within
         )
     else:
-        records = journal.records(reference.dataset_id, entry.commit)
+        lines = journal.record_lines(reference.dataset_id, entry.commit)
         recorded = record_files(
-            connection, dataset, version, seq, records, where, words=not entry.within
+            connection, dataset, version, seq, lines, where, words=not entry.within
         )
     if recorded.files != entry.files:
         # believing fewer records than the version has would make deletions of a damaged file

@@ -11,7 +11,7 @@ from msgspec.structs import astuple
 
 from neuromirror.index.rows import RETENTION
 from neuromirror.index.urls import key_hash
-from neuromirror.model import Digest, FileRecord, PlacedFile
+from neuromirror.model import Digest, RecordLine
 
 CHECKED = {"sha256": 1, "md5": 2, "etag": 4}
 """The bit of ``contents.checked`` that says the bytes were hashed here."""
@@ -60,29 +60,52 @@ class ContentWriter:
         self.added = 0
         """How many contents were new."""
 
-    def resolve(self, files: Sequence[PlacedFile]) -> tuple[list[int], int]:
+    def resolve(self, files: Sequence[RecordLine]) -> tuple[list[int], int]:
         """The content id of each file, and the least of those that are new with this call."""
-        first_new = self._last + 1
-        hashes = [key_hash(placed.key) for placed in files]
+        first_new = number = self._last + 1
+        hashes = [key_hash(record.key) for record in files]
         known = self._known(hashes)
-        fresh: dict[int, _Content] = {}
+        fresh: list[_Content] = []
         changed: dict[int, _Content] = {}
         others: list[_Other] = []
         ids = []
-        for placed, hashed in zip(files, hashes, strict=True):
-            content = known.get(placed.key)
+        for record, hashed in zip(files, hashes, strict=True):
+            content = known.get(record.key)
             if content is None:
-                self._last += 1
-                content = _Content(self._last, placed.key, hashed, placed.record.size)
-                known[placed.key] = content
-                fresh[content.id] = content
-                self._merge(content, placed.record, others)
-            elif self._merge(content, placed.record, others) and content.id not in fresh:
+                content = self._new(number, record, hashed, others)
+                known[record.key] = content
+                fresh.append(content)
+                number += 1
+            elif self._merge(content, record, others) and content.id < first_new:
                 changed[content.id] = content
             ids.append(content.id)
+        self._last = number - 1
         self._write(fresh, changed, others)
         self.added += len(fresh)
         return ids, first_new
+
+    def _new(
+        self, number: int, record: RecordLine, hashed: bytes, others: list[_Other]
+    ) -> _Content:
+        """Return the row of a content that is not in the index yet."""
+        content = _Content(number, record.key, hashed, record.size)
+        content.retention = _RETENTION[record.keep]
+        if len(record.digests) == 1:
+            # most files have one digest; merging it into an empty row takes twice as long
+            (digest,) = record.digests
+            form = _HEX.get(digest.algorithm)
+            if form is not None and form.match(digest.value):
+                value, claimant = bytes.fromhex(digest.value), self._claimant(digest.claimed_by)
+                if digest.algorithm == "sha256":
+                    content.sha256, content.sha256_by = value, claimant
+                else:
+                    content.md5, content.md5_by = value, claimant
+                if digest.checked:
+                    content.checked = CHECKED[digest.algorithm]
+                return content
+        for digest in record.digests:
+            self._merge_digest(content, digest, record.part, others)
+        return content
 
     def _known(self, hashes: list[bytes]) -> dict[str, _Content]:
         marks = ",".join("?" * len(hashes))
@@ -92,11 +115,11 @@ class ContentWriter:
         return {row[1]: _Content(*row) for row in found}
 
     def _write(
-        self, fresh: dict[int, _Content], changed: dict[int, _Content], others: list[_Other]
+        self, fresh: list[_Content], changed: dict[int, _Content], others: list[_Other]
     ) -> None:
         self._db.executemany(
             f"INSERT INTO contents ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            map(astuple, fresh.values()),
+            map(astuple, fresh),
         )
         self._db.executemany(
             "UPDATE contents SET size=?, sha256=?, md5=?, etag=?, parts=?, part_size=?, checked=?, "
@@ -109,10 +132,10 @@ class ContentWriter:
             others,
         )
 
-    def _merge(self, content: _Content, record: FileRecord, others: list[_Other]) -> bool:
+    def _merge(self, content: _Content, record: RecordLine, others: list[_Other]) -> bool:
         """Take over what the record adds; True where the row must be written."""
         grew = False
-        retention = _RETENTION[record.retention]
+        retention = _RETENTION[record.keep]
         if retention > content.retention:
             content.retention = retention
             grew = True
@@ -120,7 +143,7 @@ class ContentWriter:
             content.size = record.size
             grew = True
         for digest in record.digests:
-            grew |= self._merge_digest(content, digest, record.part_size, others)
+            grew |= self._merge_digest(content, digest, record.part, others)
         return grew
 
     def _merge_digest(

@@ -29,7 +29,7 @@ from neuromirror.index.name_queries import NameQueries
 from neuromirror.index.place_queries import PlaceQueries
 from neuromirror.index.search_queries import SearchQueries
 from neuromirror.index.settings import settled
-from neuromirror.model import PlacedFile
+from neuromirror.model import PlacedFile, line_of
 
 LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
@@ -89,7 +89,7 @@ class Index(
             connection = open_scratch(path)
             try:
                 connection.execute("BEGIN")
-                contents, left = ContentWriter(connection), iter(files)
+                contents, left = ContentWriter(connection), map(line_of, files)
                 while some := list(islice(left, _BATCH)):
                     contents.resolve(some)
                 connection.execute("COMMIT")

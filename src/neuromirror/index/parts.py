@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from neuromirror.model import PlacedFile
+from neuromirror.model import RecordLine
 
 _Values = tuple[str, str, str, str, int, int, bytes | None]
 """Dataset id, local id, commit, state, files, bytes, upstream's path where it is another."""
@@ -40,9 +40,9 @@ class PartRecorder:
         """Whether the version before has a part at this path of the git tree."""
         return path in self._before
 
-    def present(self, path: str, placed: PlacedFile) -> None:
+    def present(self, path: str, record: RecordLine) -> None:
         """The version has this part, new, changed or as it was."""
-        part = placed.part
+        part = record.sub
         assert part is not None
         values: _Values = (
             part.dataset_id,
@@ -51,7 +51,7 @@ class PartRecorder:
             part.state,
             part.files,
             part.bytes,
-            None if placed.record.path == placed.git_path else placed.record.path,
+            record.source_path,
         )
         known = self._before.get(path)
         if known is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.errors import JournalBroken
@@ -18,15 +18,15 @@ from neuromirror.index.locations import LocationWriter
 from neuromirror.index.parts import PartRecorder
 from neuromirror.index.path_words import PathWordWriter
 from neuromirror.index.urls import short_hash
-from neuromirror.model import Change, Location, PlacedFile, dump_placed
+from neuromirror.model import Change, Location, RecordLine, dump_placed, line_of, load_line
 
 _BATCH = 8000
 
 _Row = tuple[str, int, int, bytes | None, int]
 """An open row of ``files``: path, since, content, source_path, record."""
 
-_File = tuple[str, int, PlacedFile]
-"""Path, hash of the record, the file."""
+_File = tuple[str, int, RecordLine]
+"""Path, hash of the record's line, the record."""
 
 _Pair = tuple[_Row | None, _File | None]
 
@@ -48,31 +48,39 @@ def record_files(
     dataset: int,
     version: int,
     seq: int,
-    records: Iterable[PlacedFile],
+    lines: Iterable[bytes],
     where: str,
     *,
     words: bool = True,
 ) -> Recorded:
     """Close and open the dataset's rows of files and parts so that they hold at version ``seq``.
 
-    ``words`` says whether the paths that it brought are to be found by their words. ``records``
-    must be sorted by the bytes of ``git_path``, each path once; raises
+    ``words`` says whether the paths that it brought are to be found by their words. The record
+    ``lines`` must be sorted by the bytes of their git paths, each path once; raises
     :class:`JournalBroken` (naming ``where``) if they are not.
     """
     batch = _Batch(connection, dataset, version, seq, words)
     parts = PartRecorder(connection, dataset, seq)
     files = 0
     pairs: list[_Pair] = []
-    new = _checked(records, parts, where)
-    for row, file in _merged(_open_rows(connection, dataset, seq), new):
-        files += file is not None
-        if row is not None and file is not None and row[4] == file[1]:
-            continue
-        pairs.append((row, file))
-        if len(pairs) >= _BATCH:
-            batch.write(pairs)
-            pairs = []
-    batch.write(pairs)
+    new = _checked(lines, parts, where)
+    old = _open_rows(connection, dataset, seq)
+    first = next(old, None)
+    if first is None:
+        # most versions of this kind are a dataset's first: there is nothing to compare with
+        while some := list(islice(new, _BATCH)):
+            files += len(some)
+            batch.write([(None, file) for file in some])
+    else:
+        for row, file in _merged(chain((first,), old), new):
+            files += file is not None
+            if row is not None and file is not None and row[4] == file[1]:
+                continue
+            pairs.append((row, file))
+            if len(pairs) >= _BATCH:
+                batch.write(pairs)
+                pairs = []
+        batch.write(pairs)
     batch.close()
     parts.close_others()
     return Recorded(files, batch.contents.added, parts.count)
@@ -109,7 +117,7 @@ def record_parts(
     connection: sqlite3.Connection,
     dataset: int,
     seq: int,
-    records: Iterable[PlacedFile],
+    lines: Iterable[bytes],
     where: str,
 ) -> Recorded:
     """As :func:`record_files` for a version whose files are not to be in the index.
@@ -122,30 +130,43 @@ def record_parts(
     )
     parts = PartRecorder(connection, dataset, seq)
     files = 0
-    for placed in records:
-        if placed.part is None:
+    for line in lines:
+        record = _record(line, where)
+        if record.sub is None:
             files += 1
         else:
-            parts.present(_text(placed.git_path, where), placed)
+            parts.present(record.git, record)
     parts.close_others()
     return Recorded(files, 0, parts.count)
 
 
-def _checked(records: Iterable[PlacedFile], parts: PartRecorder, where: str) -> Iterator[_File]:
+def _checked(lines: Iterable[bytes], parts: PartRecorder, where: str) -> Iterator[_File]:
     """The files; the parts among them are recorded on the way."""
-    before: bytes | None = None
-    for placed in records:
-        path = placed.git_path
-        if before is not None and path <= before:
+    before = ""
+    for line in lines:
+        record = _record(line, where)
+        path = record.git
+        # code points sort as their UTF-8 bytes do
+        if path <= before:
             raise JournalBroken(
                 f"the records of {where} are not sorted: {path!r} after {before!r}; "
                 "the store is damaged: run `neuromirror fsck`"
             )
         before = path
-        if placed.part is not None:
-            parts.present(_text(path, where), placed)
+        if record.sub is not None:
+            parts.present(path, record)
         else:
-            yield _text(path, where), short_hash(dump_placed(placed)), placed
+            yield path, short_hash(line), record
+
+
+def _record(line: bytes, where: str) -> RecordLine:
+    try:
+        return load_line(line)
+    except ValueError as error:
+        raise JournalBroken(
+            f"the records of {where} hold a line that is none ({error}); "
+            "the store is damaged: run `neuromirror fsck`"
+        ) from error
 
 
 def _text(path: bytes, where: str) -> str:
@@ -193,11 +214,11 @@ def _fitted(
             )
         is_part = new is not None and new.part is not None
         if new is not None and is_part:
-            parts.present(name, new)
+            parts.present(name, line_of(new))
         elif was_part:
             parts.absent(name)
         if new is not None and not is_part:
-            yield row, (name, short_hash(dump_placed(new)), new)
+            yield row, (name, short_hash(dump_placed(new)), line_of(new))
         elif row is not None:
             yield row, None
 
@@ -264,10 +285,9 @@ class _Batch:
                 assert row is not None
                 closed.append((seq, dataset, row[0], row[1]))
                 continue
-            path, hashed, placed = file
+            path, hashed, record = file
             content = next(contents)
-            record = placed.record
-            source_path = None if record.path == placed.git_path else record.path
+            source_path = record.source_path
             changed = row is None or row[2] != content or row[3] != source_path
             if row is not None and not changed:
                 rewritten.append((hashed, dataset, path, row[1]))
@@ -275,7 +295,7 @@ class _Batch:
                 if row is not None:
                     closed.append((seq, dataset, path, row[1]))
                 opened.append((dataset, path, seq, content, source_path, hashed))
-            places.append((content, content >= first_new, changed, record.locations))
+            places.append((content, content >= first_new, changed, record.at))
         self._db.executemany(
             "UPDATE files SET until = ? WHERE dataset = ? AND path = ? AND since = ?", closed
         )

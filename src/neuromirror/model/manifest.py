@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from neuromirror.model.placed import PlacedFile
-from neuromirror.model.records import Document, Evidence, FileRecord
+from neuromirror.model.records import Document, FileRecord, strongest_digest
 
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*\Z')
 
@@ -22,13 +22,12 @@ def manifest_digest(record: FileRecord) -> str:
 
     ``sha256:<hex>``, ``md5:<hex>``, ``etag:<md5>-<parts>-<part size>``, else ``none``.
     """
-    evidence = record.evidence
-    if evidence in (Evidence.SHA256, Evidence.MD5, Evidence.ETAG):
-        digest = record.digest(evidence.value)
-        assert digest is not None
-        suffix = f"-{record.part_size}" if evidence is Evidence.ETAG else ""
-        return f"{evidence.value}:{digest.value}{suffix}"
-    return "none"
+    digest = strongest_digest(record)
+    if digest is None:
+        return "none"
+    if digest.algorithm == "etag":
+        return f"etag:{digest.value}-{record.part_size}"
+    return f"{digest.algorithm}:{digest.value}"
 
 
 def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:

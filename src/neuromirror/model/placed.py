@@ -58,10 +58,12 @@ def in_git(placed: PlacedFile, form: str) -> bool:
     return placed.record.path.rpartition(b"/")[2] in ZARR_METADATA
 
 
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
     """The JSON object of a line; ``path`` stands only where upstream's name is not the git path.
 
-    ``path_hex`` takes its place where upstream's name is not UTF-8.
+    ``path_hex`` takes its place where upstream's name is not UTF-8. It holds what a
+    :class:`PlacedFile` does, as text: quicker to read where neither a record nor the path's bytes
+    are needed.
     """
 
     git: str
@@ -77,9 +79,17 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     id: str | None = None
     sub: Subdataset | None = None
 
+    @property
+    def source_path(self) -> bytes | None:
+        """Upstream's name where it is not the git path."""
+        if self.path is not None:
+            return self.path.encode()
+        return None if self.path_hex is None else bytes.fromhex(self.path_hex)
+
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Line).decode
+load_line = msgspec.json.Decoder(RecordLine).decode
+"""Parse one line; raises ValueError for anything else."""
 
 
 def text(name: bytes) -> str:
@@ -92,10 +102,10 @@ def raw(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def dump_placed(placed: PlacedFile) -> bytes:
-    """One line of records: compact JSON in UTF-8, no newline in it or at its end."""
+def line_of(placed: PlacedFile) -> RecordLine:
+    """Return the JSON object that a placed file is kept as."""
     record = placed.record
-    line = _Line(
+    line = RecordLine(
         git=placed.git_path.decode(),
         key=placed.key,
         keep=record.retention,
@@ -112,22 +122,24 @@ def dump_placed(placed: PlacedFile) -> bytes:
             line.path = record.path.decode()
         except UnicodeDecodeError:
             line.path_hex = record.path.hex()
-    return _encode(line)
+    return line
+
+
+def dump_placed(placed: PlacedFile) -> bytes:
+    """One line of records: compact JSON in UTF-8, no newline in it or at its end."""
+    return _encode(line_of(placed))
 
 
 def load_placed(line: bytes) -> PlacedFile:
     """The placed file of one line; raises ValueError for anything else."""
-    got = _decode(line)
-    git_path = path = got.git.encode()
-    if got.path is not None:
-        path = got.path.encode()
-    elif got.path_hex is not None:
-        path = bytes.fromhex(got.path_hex)
+    got = load_line(line)
+    git_path = got.git.encode()
+    path = got.source_path
     return PlacedFile(
         git_path,
         got.key,
         FileRecord(
-            path,
+            git_path if path is None else path,
             got.size,
             got.digests,
             got.at,
@@ -142,4 +154,4 @@ def load_placed(line: bytes) -> PlacedFile:
 
 def load_all(lines: Iterable[bytes]) -> Iterator[PlacedFile]:
     """The placed files of many lines, in order."""
-    return (load_placed(line) for line in lines)
+    return map(load_placed, lines)

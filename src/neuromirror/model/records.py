@@ -102,14 +102,31 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
     @property
     def evidence(self) -> Evidence:
         """The strongest thing that is known about the bytes."""
-        algorithms = {digest.algorithm for digest in self.digests}
-        if "sha256" in algorithms:
-            return Evidence.SHA256
-        if "md5" in algorithms:
-            return Evidence.MD5
-        if "etag" in algorithms and self.part_size is not None and self.size is not None:
-            return Evidence.ETAG
+        found = strongest_digest(self)
+        if found is not None:
+            return _EVIDENCE[found.algorithm]
         return Evidence.NONE if self.size is None else Evidence.SIZE
+
+
+_EVIDENCE = {"sha256": Evidence.SHA256, "md5": Evidence.MD5, "etag": Evidence.ETAG}
+
+
+def strongest_digest(record: FileRecord) -> Digest | None:
+    """Return the digest that is the evidence of a file; None for evidence ``size`` or ``none``."""
+    md5 = etag = None
+    for digest in record.digests:
+        algorithm = digest.algorithm
+        if algorithm == "sha256":
+            return digest
+        if algorithm == "md5":
+            md5 = md5 or digest
+        elif algorithm == "etag":
+            etag = etag or digest
+    if md5 is not None:
+        return md5
+    if etag is not None and record.part_size is not None and record.size is not None:
+        return etag
+    return None
 
 
 @dataclass(frozen=True, slots=True)
