@@ -7,9 +7,9 @@ from scripted import Box, Zarr, files
 
 from neuromirror.index import PartRow
 from neuromirror.net import Unreachable
-from neuromirror.sources import ListingNotProven
+from neuromirror.sources import PartContradicted
 
-UNPROVEN = ListingNotProven("the entries do not add up")
+UNPROVEN = PartContradicted("the entries do not add up")
 UNREACHABLE = Unreachable("the bucket went away")
 
 

@@ -306,7 +306,27 @@ def test_a_bucket_without_versions_gives_the_plain_address(source_of, archive, v
         assert [place.kind for place in record.locations] == ["s3", "api"]
 
 
-@pytest.mark.parametrize("status", [403, 404, 405, 301])
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_object_that_is_refused_without_an_embargo_ends_the_listing(source_of, archive, status):
+    archive.before = lambda handler, *_: handler.command == "HEAD" and send(handler, status, b"")
+    with pytest.raises(Forbidden) as caught:
+        entries_of(source_of(), "000001", "draft")
+    assert caught.value.status == status
+
+
+def test_a_blob_that_its_row_states_to_be_under_embargo_is_left_out_by_name(source_of, archive):
+    row = archive.assets("000001_draft")[0]
+    row["metadata"]["access"] = [
+        {"schemaKey": "AccessRequirements", "status": "dandi:EmbargoedAccess"}
+    ]
+    named, *rest = entries_of(source_of(), "000001", "draft")
+    assert isinstance(named, NamedException)
+    assert (named.path, named.reason) == (row["path"].encode(), "embargoed")
+    assert named.size == row["size"]
+    assert all(isinstance(entry, FileRecord) for entry in rest)
+
+
+@pytest.mark.parametrize("status", [404, 405, 301])
 def test_an_object_that_cannot_be_asked_about_keeps_its_plain_address(source_of, archive, status):
     archive.before = lambda handler, *_: handler.command == "HEAD" and send(handler, status, b"")
     records = entries_of(source_of(), "000001", "draft")

@@ -12,7 +12,15 @@ from pathlib import Path
 import msgspec
 
 from neuromirror.crawl.links import Earlier, Link, is_link
-from neuromirror.crawl.part_entries import AT_ONCE, empty, left_out, told
+from neuromirror.crawl.part_entries import (
+    AT_ONCE,
+    Failed,
+    check_lasting,
+    empty,
+    is_pending,
+    left_out,
+    told,
+)
 from neuromirror.crawl.part_visits import Brought, PartVisits
 from neuromirror.crawl.prove import InlinePart, PartsTaken, Proven, Spool
 from neuromirror.model import (
@@ -49,8 +57,9 @@ def link_parts(
 ) -> Linked:
     """Visits the parts of a state whose own state is unknown (or all), and links to them.
 
-    One that cannot be proven keeps what stood in its place in the ``earlier`` state, and is left
-    out where there was nothing. Each part fares alone.
+    One that upstream states to be unavailable, or is not what upstream states, keeps what stood in
+    its place in the ``earlier`` state, and is left out where there was nothing. All are visited
+    before PartsNotRead is raised for those that failed otherwise.
     """
     taken = proven.parts
     due = {path: part for path, part in taken.linked.items() if every or path in taken.unknown}
@@ -74,6 +83,7 @@ def link_parts(
             gone.append(empty(due[path]))
         else:
             links[path] = result.link
+    check_lasting(failed)
     writing = _Writing(proven.spool, due, links, failed)
     spool = Spool(scratch / "linked.jsonl")
     with spool.path.open("wb", buffering=1 << 18) as file:
@@ -158,7 +168,7 @@ def _state(
     proven: Proven,
     spool: Spool,
     writing: _Writing,
-    failed: Mapping[bytes, tuple[Part, NeuromirrorError]],
+    failed: Failed,
     gone: list[NamedException],
     before: Mapping[bytes, InlinePart],
 ) -> Proven:
@@ -169,7 +179,7 @@ def _state(
         kept = path in writing.kept
         if not kept:
             gone.append(left_out(part, error))
-        if kept or not isinstance(error, PartUnavailable):
+        if (kept or not isinstance(error, PartUnavailable)) and not is_pending(error):
             unproven.append(told(part, error, kept=kept))
     out = failed.keys() | {one.path for one in gone}
     newest = max(filter(None, (header.newest, writing.newest)), default=None)
@@ -188,5 +198,6 @@ def _state(
             unproven=tuple(unproven),
             incidents=taken.incidents,
             settled=taken.settled and not failed,
+            pending=taken.pending + sum(is_pending(error) for _, error in failed.values()),
         ),
     )

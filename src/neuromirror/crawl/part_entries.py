@@ -8,7 +8,7 @@ left open where the store lacks it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
@@ -40,14 +40,23 @@ from neuromirror.model import (
     text,
 )
 from neuromirror.net import CountedPool
-from neuromirror.sources import ListingNotProven, Part, PartUnavailable
+from neuromirror.sources import ListingNotProven, Part, PartContradicted, PartUnavailable
 
 AT_ONCE = 4
 """Parts of one dataset that are read at a time."""
 
 _LOOKED_UP = 500
+_NAMED = 3
 NOT_PROVEN = "zarr-not-proven"
 EMPTY = "zarr-empty"
+PENDING = "pending"
+
+Failed = Mapping[bytes, tuple[Part, NeuromirrorError]]
+"""Parts that could not be read and why, by path."""
+
+
+class PartsNotRead(NeuromirrorError):
+    """Parts that could not be read for a reason that may pass; the state is not published."""
 
 
 def empty(part: Part) -> NamedException:
@@ -55,17 +64,42 @@ def empty(part: Part) -> NamedException:
     return NamedException(part.path, EMPTY, "the Zarr holds no files", part.size)
 
 
+def check_lasting(failed: Failed) -> None:
+    """Raise PartsNotRead unless each part failed for a reason that upstream's own statements give.
+
+    Only then may a state be published without the part, or with its earlier state: upstream has,
+    or had, no such state otherwise.
+    """
+    passing = [
+        (part, error)
+        for part, error in failed.values()
+        if not isinstance(error, PartUnavailable | PartContradicted)
+    ]
+    if not passing:
+        return
+    named = [f"{text(one.path)} ({one.dataset.name}): {error}" for one, error in passing[:_NAMED]]
+    if len(passing) > _NAMED:
+        named.append(f"and {len(passing) - _NAMED} more")
+    raise PartsNotRead(
+        f"{'; '.join(named)}; nothing of this state was published, and the next sync tries again"
+    )
+
+
 def left_out(part: Part, error: NeuromirrorError) -> NamedException:
     """What stands for a part that could not be read, and was not there before."""
-    if isinstance(error, PartUnavailable):
+    if not isinstance(error, PartUnavailable):
+        detail = "its files are not what the archive says the Zarr is"
+        return NamedException(part.path, NOT_PROVEN, detail, part.size)
+    if is_pending(error):
+        detail = "its files are still being written: the archive has no checksum of it"
+    else:
         detail = f"the archive does not let everybody read the Zarr ({error.reason})"
-        return NamedException(part.path, error.reason, detail, part.size)
-    return NamedException(
-        part.path,
-        NOT_PROVEN,
-        "its files could not be listed, or are not what the archive says the Zarr is",
-        part.size,
-    )
+    return NamedException(part.path, error.reason, detail, part.size)
+
+
+def is_pending(error: NeuromirrorError) -> bool:
+    """Whether a part is one that the archive says is still being written."""
+    return isinstance(error, PartUnavailable) and error.reason == PENDING
 
 
 def told(part: Part, error: NeuromirrorError, *, kept: bool) -> str:
@@ -76,7 +110,7 @@ def told(part: Part, error: NeuromirrorError, *, kept: bool) -> str:
 
 def contradicts(error: NeuromirrorError) -> bool:
     """Whether a failure says that a part is not what upstream says it is."""
-    return isinstance(error, ListingNotProven) and not isinstance(error, PartUnavailable)
+    return isinstance(error, PartContradicted)
 
 
 def no_longer(part: Part, error: NeuromirrorError) -> str:
@@ -119,6 +153,7 @@ class ListedParts:
         self._unproven: list[str] = []
         self._incidents: list[str] = []
         self._settled = True
+        self._pending = 0
 
     @property
     def taken(self) -> PartsTaken:
@@ -130,10 +165,11 @@ class ListedParts:
             tuple(self._unproven),
             tuple(self._incidents),
             self._settled,
+            self._pending,
         )
 
     def settle(self, parts: Sequence[Part], scratch: Path) -> Iterator[Settled]:
-        """Yields what stands for the parts in the dataset."""
+        """Yields what stands for the parts in the dataset; raises PartsNotRead."""
         before = self._earlier.inline()
         large: list[Part] = []
         fresh: list[Part] = []
@@ -160,6 +196,7 @@ class ListedParts:
                 else:
                     # it has grown since it was counted
                     large.append(part)
+        check_lasting(failed)
         yield from self._kept(failed, before)
         yield from self._links(large)
 
@@ -253,7 +290,7 @@ class ListedParts:
 
     def _kept(
         self,
-        failed: dict[bytes, tuple[Part, NeuromirrorError]],
+        failed: Failed,
         before: dict[bytes, InlinePart],
     ) -> Iterator[Settled]:
         """Yields, for the parts that could not be read, what stood there before."""
@@ -267,7 +304,9 @@ class ListedParts:
                 yield left_out(part, error)
             elif path in before:
                 self._inline.append(before[path])
-            if _is_as_before(part, before.get(path)) and contradicts(error):
+            if is_pending(error):
+                self._pending += 1
+            elif _is_as_before(part, before.get(path)) and contradicts(error):
                 self._incidents.append(no_longer(part, error))
             elif path in kept or not isinstance(error, PartUnavailable):
                 self._unproven.append(told(part, error, kept=path in kept))

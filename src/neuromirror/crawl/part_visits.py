@@ -9,7 +9,7 @@ from pathlib import Path
 from neuromirror.crawl.events import raise_event
 from neuromirror.crawl.links import Link, known_row, link_to, names_one_state
 from neuromirror.crawl.mirrors import ZarrLimits
-from neuromirror.crawl.part_entries import contradicts, no_longer
+from neuromirror.crawl.part_entries import no_longer
 from neuromirror.crawl.parts import Parts
 from neuromirror.crawl.past import earlier_states, is_past, not_seen
 from neuromirror.crawl.plan import taken_down
@@ -19,7 +19,7 @@ from neuromirror.crawl.reading import Commits, Reading
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.index import VersionRow
 from neuromirror.model import VersionRef
-from neuromirror.sources import Listing, ListingNotProven, Part, PartUnavailable, Source
+from neuromirror.sources import Listing, Part, PartContradicted, PartUnavailable, Source
 from neuromirror.store import ANNEX, MAIN, TAGS, Store
 
 _WORD = "part"
@@ -78,9 +78,7 @@ class PartVisits:
         with self._store.lock(dataset.dataset_id, dataset.name, wait=math.inf):
             stone = self._recorder.ask(lambda index: index.tombstone(dataset.name))
             if stone is not None:
-                withheld = PartUnavailable(f"{dataset.name}: {taken_down(stone)}")
-                withheld.reason = "taken down"
-                raise withheld
+                raise PartUnavailable(f"{dataset.name}: {taken_down(stone)}", "taken down")
             brought = self._brought.get(state)
             if brought is not None:
                 return replace(brought, minted=0, past=0)
@@ -176,7 +174,7 @@ class _Visit:
             return row.commit, row.annex_commit
         if proven.empty:
             if self._publisher.rows():
-                raise ListingNotProven(
+                raise PartContradicted(
                     f"{version.dataset.name}: upstream lists no files any more, and no checksum "
                     "that says so"
                 )
@@ -210,9 +208,7 @@ class _Visit:
             self._reading.read(
                 self._part.version, take, row.commit, listing=self._part.listing, word=_WORD
             )
-        except ListingNotProven as error:
-            if not contradicts(error):
-                raise
+        except PartContradicted as error:
             self.brought.incident = no_longer(self._part, error)
             data: dict[str, object] = {"version": row.upstream}
             raise_event(self._recorder, self._part.dataset, "incident", self.brought.incident, data)

@@ -55,6 +55,9 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
         notes += f"; {states} of its Zarrs"
     if outcome.pending:
         notes += f"; {files_waiting(outcome.pending, 'wait')} for a sha256"
+    if outcome.writing:
+        zarrs = "1 Zarr is" if outcome.writing == 1 else f"{outcome.writing} Zarrs are"
+        notes += f"; {zarrs} still being written upstream"
     if outcome.checked:
         notes += f"; compared: {outcome.checked}"
     unproven = outcome.unproven[:_NAMED]

@@ -36,11 +36,12 @@ _SAMPLE = 100
 class Outcome:
     """What a visit did: labels it minted, problems it met, files still without sha256.
 
-    ``known`` are incidents with published versions that were raised by an earlier visit: nothing
-    is left to do about them here, so they are told, but fail no further run. ``unproven`` are
-    parts that could not be mirrored as upstream has them. ``waiting`` says why a new dataset was
-    not mirrored yet; ``past`` counts the earlier states that upstream listed, and ``parts`` the
-    new states of parts. ``checked`` says what was compared, where that was not everything.
+    ``writing`` counts the parts that upstream says are still being written. ``known`` are incidents
+    with published versions that were raised by an earlier visit: nothing is left to do about them
+    here, so they are told, but fail no further run. ``unproven`` are parts that could not be
+    mirrored as upstream has them. ``waiting`` says why a new dataset was not mirrored yet;
+    ``past`` counts the earlier states that upstream listed, and ``parts`` the new states of parts.
+    ``checked`` says what was compared, where that was not everything.
     """
 
     minted: list[str] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Outcome:
     waiting: str = ""
     upgraded: int = 0
     pending: int = 0
+    writing: int = 0
     left_out: int = 0
     past: int = 0
     parts: int = 0
@@ -379,7 +381,8 @@ class Visit:
         self, proven: Proven, branch: str, scratch: Path, label: str | None
     ) -> Commits | None:
         proven = self._link_parts(proven, scratch)
-        if proven.parts.unproven and branch == PUBLISHED:
+        self.outcome.writing += proven.parts.pending
+        if (proven.parts.unproven or proven.parts.pending) and branch == PUBLISHED:
             return None  # it would lack them for ever
         state = self._parts.publish(proven, scratch)
         done = self._publisher.publish(state, branch, scratch, label)

@@ -25,6 +25,7 @@ FAULTS: Mapping[str, dict[str, Any]] = {
     "status": {"path": ".", "status": 503, "retry_after": None},
     "html": {"path": "."},
     "hang": {"path": ".", "seconds": 30.0},
+    "reset": {"path": "."},
     "slow": {"path": ".", "delay": 0.05, "chunk": 64},
     "cut": {"path": ".", "keep": 0.5, "lying": False},
     "wrong_bytes": {"path": "."},

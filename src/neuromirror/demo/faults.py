@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
     "status": {"path": _ANY, "status": 503, "retry_after": None},
     "html": {"path": _ANY},
     "hang": {"path": _ANY, "seconds": 30.0},
+    "reset": {"path": _ANY},
     "slow": {"path": _ANY, "delay": 0.05, "chunk": 64},
     "cut": {"path": ASSETS, "keep": 0.5, "lying": False},
     "lost_page": {"path": ASSETS, "page": 2},
@@ -63,15 +65,17 @@ class Fault:
     """A fault that is switched on until :meth:`clear`, or the end of a ``with`` block.
 
     It strikes requests to ``server`` (``api`` or ``s3``) whose path (without the query) holds
-    the regular expression ``path``, whose method is ``method`` and whose ``page`` parameter is
-    ``page`` (None: any); the first ``skip`` of these pass, then ``times`` are struck (None: all).
-    ``struck`` counts.
+    the regular expression ``path``, whose query holds ``query`` (a regular expression, too), whose
+    method is ``method`` and whose ``page`` parameter is ``page`` (None: any); the first ``skip`` of
+    these pass, then ``times`` are struck (None: all). ``struck`` counts. ``reset`` closes the
+    connection without an answer.
     """
 
     name: str
     path: str
     server: str = "api"
     method: str | None = None
+    query: str | None = None
     page: int | None = None
     skip: int = 0
     times: int | None = None
@@ -102,6 +106,7 @@ class Fault:
             server == self.server
             and re.search(self.path, request.path) is not None
             and self.method in {None, request.method}
+            and (self.query is None or re.search(self.query, _query(request)) is not None)
             and (self.page is None or request.args.get("page", "1") == str(self.trigger))
         )
 
@@ -131,7 +136,7 @@ class Faults:
         if name not in self._named:
             raise DemoError(f"no fault {name!r}: there are {', '.join(self._named)}")
         own = self._named[name]
-        common = {"path", "server", "method", "page", "skip", "times"}
+        common = {"path", "server", "method", "query", "page", "skip", "times"}
         for option in options:
             if option not in common | own.keys():
                 raise DemoError(f"the fault {name} has no option {option!r}")
@@ -199,7 +204,7 @@ class Watched:
         request = Request(environ)
         if request.path.startswith("/_demo/"):
             return self._app(environ, start_response)
-        query = request.query_string.decode("latin-1")
+        query = _query(request)
         self.log.append(f"{request.method} {request.path}{'?' if query else ''}{query}")
         struck = self._faults.strike(self._server, request)
         response = self._answer(request, struck)
@@ -221,6 +226,8 @@ class Watched:
                 return html_response("<html><body>Down for maintenance</body></html>")
             if fault.name == "hang":
                 fault.over.wait(float(fault.options["seconds"]))
+            if fault.name == "reset":
+                request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         request.environ["neuromirror.demo.struck"] = struck
         response = Response.from_app(self._app, request.environ, buffered=True)
         for fault in struck:
@@ -228,6 +235,10 @@ class Watched:
             if change is not None:
                 response = change(fault, request, response, self)
         return response
+
+
+def _query(request: Request) -> str:
+    return request.query_string.decode("latin-1")
 
 
 def _refused(fault: Fault) -> Response:

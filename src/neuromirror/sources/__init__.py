@@ -4,6 +4,8 @@ from neuromirror.sources.errors import (
     DatasetNotFound,
     ListingNotProven,
     MalformedId,
+    PartContradicted,
+    PartRefused,
     PartUnavailable,
     UnexpectedReply,
 )
@@ -20,6 +22,8 @@ __all__ = [
     "ListingNotProven",
     "MalformedId",
     "Part",
+    "PartContradicted",
+    "PartRefused",
     "PartUnavailable",
     "Source",
     "SourceOptions",

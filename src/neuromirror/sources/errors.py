@@ -20,9 +20,26 @@ class UnexpectedReply(ListingNotProven):
 
 
 class PartUnavailable(ListingNotProven):
-    """A part whose entries may not be read, as under embargo; ``reason`` says why in a word."""
+    """A part that the archive itself states cannot be mirrored now; the state goes without it.
 
-    reason: str = "embargoed"
+    ``reason`` is the archive's reason in a word: ``embargoed``, or ``pending`` while it is being
+    written. A refusal without such a statement (:class:`PartRefused`) is another thing.
+    """
+
+    def __init__(self, what: str, reason: str = "embargoed") -> None:
+        super().__init__(what)
+        self.reason = reason
+
+
+class PartRefused(ListingNotProven):
+    """A part that may not be read, where the archive states no reason; that may pass."""
+
+
+class PartContradicted(ListingNotProven):
+    """A part that was read whole and is not what the archive states that it is.
+
+    Another attempt reads the same: the statement or the objects are wrong upstream.
+    """
 
 
 class DatasetNotFound(NeuromirrorError):

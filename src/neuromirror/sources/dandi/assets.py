@@ -36,10 +36,12 @@ class AssetList:
         page_size: int,
         to_part: ToPart | None = None,
         take: Callable[[Sequence[Any]], object] | None = None,
+        private: bool = False,
     ) -> Iterator[list[Row]]:
         """Yields the checked rows of each page; raises as :func:`pages` does.
 
-        ``take`` is given them as they came, page by page.
+        ``take`` is given them as they came, page by page. Unless ``private``, what a row states
+        to be under embargo is left out by name.
         """
 
         def fetched(number: int, size: int, page: Any) -> None:
@@ -65,6 +67,7 @@ class AssetList:
                     published=published,
                     allow_private=self._session.allow_private,
                     to_part=to_part,
+                    private=private,
                 )
                 for number, row in enumerate(rows, before + 1)
             ]

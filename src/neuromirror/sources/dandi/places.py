@@ -10,15 +10,14 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 
-from neuromirror.model import FileRecord, Location, NamedException
-from neuromirror.net import CountedPool, ServerTrouble, TimedOut, UnsafeAddress
+from neuromirror.model import FileRecord, Location, NamedException, text
+from neuromirror.net import CountedPool, Forbidden, UnsafeAddress
 from neuromirror.sources.dandi.objects import ObjectHeads, ObjectReply
 from neuromirror.sources.dandi.rows import BlobRow, Row
 from neuromirror.sources.dandi.sweep import Sweep
 from neuromirror.sources.protocol import Known, Part
 
 Entry = FileRecord | Part | NamedException
-_TOLERATED: Final = 3
 _AHEAD: Final = 8
 """Rows waiting for each connection; more would only use memory."""
 
@@ -32,8 +31,8 @@ def exact_location(plain: str, version_id: str) -> Location:
 class Places:
     """Finds where the blobs of one listing are.
 
-    ``settled`` says that all were read and that the bucket answered for every object that it was
-    asked about: the same rows would give the same records again.
+    ``settled`` says that all were read and that the bucket has every object that it was asked
+    about: the same rows would give the same records again.
     """
 
     def __init__(
@@ -44,23 +43,23 @@ class Places:
         self._sweep = sweep
         self._api = api
         self._connections = connections
-        self._troubles = _Troubles()
+        self._unfit = _Unfit()
         self._ended = False
 
     @property
     def settled(self) -> bool:
         """Whether no object is still to be asked about, now or next time."""
-        return self._ended and self._troubles.unanswered == 0
+        return self._ended and not self._unfit.count
 
     def located(self, pages: Iterable[Sequence[Row]]) -> Iterator[Entry]:
         """Yields the rows in order as records with their locations.
 
         A version id comes from the row's own address, from the index (looked up page by page), from
-        the sweep, or else from one HEAD request per object, ``connections`` at a time. A few
-        objects that the bucket cannot answer for keep their plain address, so that one of them
-        does not block the rest. Raises a :class:`~neuromirror.net.NetError` when it is more than a
-        few, or the bucket is out of reach: records without version ids because of a passing trouble
-        would differ from the next visit's.
+        the sweep, or else from one HEAD request per object, ``connections`` at a time. An object
+        that the bucket says it does not have keeps its plain address, so that it does not block
+        the rest. Raises a :class:`~neuromirror.net.NetError` where the bucket gives no answer, or
+        refuses one: records without version ids because of a fault that passes would differ from
+        the next visit's, for ever.
         """
         waiting: deque[Callable[[], Entry]] = deque()
         pool = CountedPool(self._connections, thread_name_prefix="dandi-head")
@@ -108,27 +107,31 @@ class Places:
 
     def _ask(self, row: BlobRow, url: str) -> Entry:
         """Return the entry of a row whose object the bucket has to be asked about."""
-        failed = self._troubles.reply(url)
-        if failed is not None:
-            return self._placed(row, url, failed)
+        unfit = self._unfit.reply(url)
+        if unfit is not None:
+            return self._placed(row, url, unfit)
         try:
             return self._placed(row, url, self._heads.head(url))
         except UnsafeAddress:
-            self._troubles.note(url, None)
+            self._unfit.note(url, None)
             return _record(row, None, self._api)
-        except (ServerTrouble, TimedOut):
-            if self._troubles.note(url, _NO_REPLY, passing=True):
-                raise
-            return self._placed(row, url, _NO_REPLY)
 
     def _placed(self, row: BlobRow, url: str, reply: ObjectReply) -> Entry:
         """Return the entry of a row as its object's HEAD reply has it."""
+        if reply.status in (401, 403):
+            self._unfit.note(url, reply)
+            raise Forbidden(
+                f"{url}: HTTP {reply.status}. The archive lists the object"
+                f" ({text(row.record.path)}) and states no embargo, and its bucket refuses it",
+                url=url,
+                status=reply.status,
+            )
         if not reply.found:
             # It may be back next time, with nothing in the list to tell so.
-            self._troubles.note(url, reply)
+            self._unfit.note(url, reply)
             return _record(row, Location(url, "s3"), self._api)
         if reply.size is not None and reply.size != row.record.size:
-            self._troubles.note(url, reply)
+            self._unfit.note(url, reply)
             self._heads.forget(url)
             return NamedException(
                 row.record.path,
@@ -158,32 +161,24 @@ def _record(row: BlobRow, first: Location | None, api: str) -> FileRecord:
     )
 
 
-_NO_REPLY: Final = ObjectReply(0, None, None)
-"""Stands for the reply of a server in trouble."""
-
-
-class _Troubles:
-    """The objects of one listing that the bucket could not or would not answer for."""
+class _Unfit:
+    """The objects of one listing that are missing, or not what the archive's row says."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._passing = 0
         self._replies: dict[str, ObjectReply | None] = {}
 
     @property
-    def unanswered(self) -> int:
+    def count(self) -> int:
         """The number of objects."""
         return len(self._replies)
 
     def reply(self, url: str) -> ObjectReply | None:
-        """Return the unsuccessful reply that was noted for an object."""
+        """Return the reply that was noted for an object."""
         with self._lock:
             return self._replies.get(url)
 
-    def note(self, url: str, reply: ObjectReply | None, *, passing: bool = False) -> bool:
-        """Note an object, once; return whether passing troubles are too many to go on."""
+    def note(self, url: str, reply: ObjectReply | None) -> None:
+        """Note an object; ``reply`` None for one whose address must not be asked."""
         with self._lock:
-            if url not in self._replies:
-                self._replies[url] = reply
-                self._passing += passing
-            return self._passing > _TOLERATED
+            self._replies[url] = reply

@@ -19,6 +19,9 @@ from neuromirror.sources.dandi.digests import ETAG, SHA256, parts_of
 from neuromirror.sources.protocol import Part
 
 CLAIMED_BY: Final = "dandi"
+EMBARGOED: Final = "embargoed"
+"""Why something under embargo is not mirrored: all that is told of it."""
+_EMBARGOED_ACCESS: Final = "dandi:EmbargoedAccess"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _SPACE: Final = re.compile(r"\s")
 _PLAIN: Final = re.compile(
@@ -47,20 +50,37 @@ ToPart = Callable[[bytes, int, str, Mapping[str, Any]], Part | NamedException]
 
 
 def read_row(
-    row: Any, number: int, *, published: bool, allow_private: bool, to_part: ToPart | None = None
+    row: Any,
+    number: int,
+    *,
+    published: bool,
+    allow_private: bool,
+    to_part: ToPart | None = None,
+    private: bool = False,
 ) -> Row:
     """The record of a row with metadata; ``number`` counts rows, to name one without a path.
 
-    Without ``to_part`` a Zarr asset is a named exception.
+    Without ``to_part`` a Zarr asset is a named exception, and so is, unless ``private``, a blob
+    that the row states to be under embargo.
     """
     path = _exception_path(row, number)
     size = _size(row) if isinstance(row, dict) else None
     try:
         if not isinstance(row, dict):
             raise _Malformed("the row is no object")
+        if not private and row.get("blob") is not None and is_embargoed(row.get("metadata")):
+            return NamedException(path, EMBARGOED, "The asset is under embargo", size or 0)
         return _read(row, published=published, allow_private=allow_private, to_part=to_part)
     except _Malformed as error:
         return NamedException(path, "malformed", f"The archive's row: {error}", size or 0)
+
+
+def is_embargoed(metadata: object) -> bool:
+    """Whether the metadata of an asset state that it is under embargo."""
+    access = metadata.get("access") if isinstance(metadata, Mapping) else None
+    return isinstance(access, list) and any(
+        isinstance(one, Mapping) and one.get("status") == _EMBARGOED_ACCESS for one in access
+    )
 
 
 def _read(

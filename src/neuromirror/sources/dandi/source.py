@@ -37,7 +37,7 @@ from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.objects import ObjectHeads
 from neuromirror.sources.dandi.paging import pages
 from neuromirror.sources.dandi.places import Entry, Places
-from neuromirror.sources.dandi.rows import BlobRow, Row
+from neuromirror.sources.dandi.rows import EMBARGOED, BlobRow, Row
 from neuromirror.sources.dandi.sweep import Sweep
 from neuromirror.sources.dandi.versions import (
     DRAFT,
@@ -54,8 +54,6 @@ from neuromirror.sources.protocol import Estimate, Known, Listing, Part
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 _VERSION: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
-EMBARGOED: Final = "embargoed"
-"""Why a dandiset under embargo is unavailable: all that is told of it."""
 OPENED: Final = "opened"
 """Why one that is not under embargo is unavailable among those that are."""
 
@@ -429,6 +427,7 @@ class DandiSource:
                 page_size=self.options.page_size,
                 to_part=self._to_part if self.options.zarrs else None,
                 take=shards.take if self.options.metadata else None,
+                private=self._is_private,
             )
             yield from places.located(map(_without_objects, rows) if self._is_private else rows)
             closed = self._stated(dataset, label)

@@ -40,12 +40,15 @@ from neuromirror.net import (
     Session,
 )
 from neuromirror.sources.dandi.buckets import Address, Buckets, address_of
+from neuromirror.sources.dandi.rows import EMBARGOED, is_embargoed
 from neuromirror.sources.dandi.sorted_rows import SortedRows
 from neuromirror.sources.dandi.zarr_checksum import STATED, summary_of, zarr_checksum
 from neuromirror.sources.errors import (
     DatasetNotFound,
     ListingNotProven,
     MalformedId,
+    PartContradicted,
+    PartRefused,
     PartUnavailable,
     UnexpectedReply,
 )
@@ -59,6 +62,8 @@ CURRENT: Final = "current"
 LOCAL_PREFIX: Final = "zarr/"
 CHECKSUM: Final = "zarr-checksum"
 """The attribute with the checksum of what was listed, whether the archive states one or not."""
+PENDING: Final = "pending"
+"""Why a part is left out whose files are being written: the archive has no checksum of it."""
 FINALIZED: Final = "zarr-finalized"
 """The attribute that is ``no`` for a Zarr that the archive states no checksum of."""
 
@@ -68,7 +73,6 @@ _LOCAL_ID: Final = re.compile(
     rf"{LOCAL_PREFIX}([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})\Z"
 )
 _DIGEST: Final = "dandi:dandi-zarr-checksum"
-_EMBARGOED: Final = "dandi:EmbargoedAccess"
 _READINGS: Final = 3
 _PROBE: Final = "zarr.json"
 _SHOWN: Final = frozenset({200, 302, 401, 403})
@@ -126,11 +130,9 @@ class Zarrs:
     ) -> Part | NamedException:
         """A row of an asset list as a part; no request is made."""
         dataset = self.dataset(f"{LOCAL_PREFIX}{zarr_id}")
-        access = metadata.get("access")
-        for one in access if isinstance(access, list) else []:
-            if isinstance(one, dict) and one.get("status") == _EMBARGOED:
-                detail = f"Zarr asset {zarr_id}: it is under embargo"
-                return NamedException(path, "embargoed", detail, size)
+        if is_embargoed(metadata):
+            detail = f"Zarr asset {zarr_id}: it is under embargo"
+            return NamedException(path, EMBARGOED, detail, size)
         digest = metadata.get("digest")
         stated = digest.get(_DIGEST) if isinstance(digest, dict) else None
         url = _prefix_url(metadata, zarr_id)
@@ -153,7 +155,7 @@ class Zarrs:
 
         One under embargo is not refused but denied to those who do not own it: a 404 alone says
         nothing, so the archive is asked for the Zarr's files, which it denies only of one that is
-        not there. Raises :class:`PartUnavailable` and :class:`DatasetNotFound`.
+        not there. Raises :class:`PartRefused` and :class:`DatasetNotFound`.
         """
         try:
             row = self._session.get_json(dataset.source_uri)
@@ -161,7 +163,7 @@ class Zarrs:
             if error.detail is None:
                 raise
             if self._first_object(dataset).status in _SHOWN:
-                raise self._embargoed(dataset) from error
+                raise self._refused(dataset) from error
             raise DatasetNotFound(
                 f"{dataset.name}: {error.url} says that there is no such Zarr, or none that it "
                 f"would show: {error.detail}"
@@ -169,7 +171,7 @@ class Zarrs:
         except Forbidden as error:
             if error.detail is None or "token" in error.detail.lower():
                 raise
-            raise self._embargoed(dataset) from error
+            raise self._refused(dataset) from error
         zarr_id = dataset.local_id.removeprefix(LOCAL_PREFIX)
         if not isinstance(row, dict) or str(row.get("zarr_id")).lower() != zarr_id:
             raise UnexpectedReply(f"{dataset.name}: the reply describes no such Zarr")
@@ -178,15 +180,19 @@ class Zarrs:
             raise UnexpectedReply(f"{dataset.name}: {checksum!r:.80} is no checksum of a Zarr")
         return ZarrState(checksum, name if isinstance(name, str) else "")
 
-    def _embargoed(self, dataset: DatasetRef) -> PartUnavailable:
-        return PartUnavailable(f"{dataset.name}: it is under embargo, and its bytes are not public")
+    def _refused(self, dataset: DatasetRef) -> PartRefused:
+        return PartRefused(f"{dataset.name}: the archive does not show it (is it under embargo?)")
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One Zarr's hint: its checksum; none while it has none."""
+        """One Zarr's hint: its checksum; none while it has none.
+
+        Asked for alone, one that is refused or hidden counts as embargoed: that is how the archive
+        answers for a Zarr under embargo.
+        """
         try:
             state = self.state(dataset)
-        except PartUnavailable as error:
-            return DatasetHint(dataset, error.reason, unavailable=error.reason)
+        except PartRefused:
+            return DatasetHint(dataset, EMBARGOED, unavailable=EMBARGOED)
         return DatasetHint(dataset, state.checksum, title=state.name)
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
@@ -197,7 +203,7 @@ class Zarrs:
         """Where a Zarr's objects are, by the archive's own way to one of them."""
         reply = self._first_object(dataset)
         if reply.status in (401, 403):
-            raise self._embargoed(dataset)
+            raise self._refused(dataset)
         plain = urlsplit(reply.headers.get("Location", ""))._replace(query="", fragment="").geturl()
         zarr_id = dataset.local_id.removeprefix(LOCAL_PREFIX)
         if not plain.endswith(f"/{zarr_id}/{_PROBE}"):
@@ -235,8 +241,8 @@ class Zarrs:
         """A Zarr's objects; the present ones, or those at the moment that the version names.
 
         Its ``version`` is set with the first entry: the archive may name another state by then.
-        Raises :class:`PartUnavailable`, :class:`ListingNotProven` where the objects do not add up
-        to the checksum.
+        Raises :class:`PartUnavailable`, :class:`PartRefused`, and :class:`PartContradicted` where
+        the objects do not add up to the checksum.
         """
         moment = moment_of(version.upstream)
         if moment is None and version.upstream != CURRENT and not STATED.match(version.upstream):
@@ -249,7 +255,8 @@ class Zarrs:
             if state.checksum is None:
                 raise PartUnavailable(
                     f"{version.dataset.name}: only a checksum can prove it under embargo, and it "
-                    "has none yet"
+                    "has none yet",
+                    PENDING,
                 )
             allowed = replace(allowed, version_readable=None)
         reading = _ZarrReading(
@@ -349,11 +356,16 @@ class _ZarrReading:
         """The version again: proved by its checksum, or as the archive says now."""
         if self._state.checksum is not None or moment_of(self.version.upstream) is not None:
             return self.version
-        if self._reading is not None:
-            self._reading.closing()
         now = self._zarrs.state(self.version.dataset)
         if now.checksum is not None:
             raise ListingNotProven(f"{self._name}: it was finalized while it was listed")
+        if self._reading is not None:
+            try:
+                self._reading.closing()
+            except ListingNotProven as error:
+                raise PartUnavailable(
+                    f"{error}; the archive has no checksum of it", PENDING
+                ) from error
         return self.version
 
     def entries(
@@ -414,15 +426,18 @@ class _ZarrReading:
             moved = now.checksum != stated
             self._state = now
             if now.checksum is None:
-                break
+                raise PartUnavailable(
+                    f"{self._name}: it is being written (the archive states no checksum any more)",
+                    PENDING,
+                )
             self.version = self._zarrs.version(self.version.dataset, now.checksum)
             if now.checksum == found:
                 return rows, found
             if not moved and attempt:
                 break
-        raise ListingNotProven(
+        raise PartContradicted(
             f"{self._name}: its objects add up to the checksum {found}, but the archive states"
-            f" {self._state.checksum or 'none any more'}"
+            f" {self._state.checksum}"
         )
 
     def _rows(self, moment: datetime | None, place: Path) -> Iterable[ObjectRow]:
@@ -431,13 +446,15 @@ class _ZarrReading:
         return (row for row in self._listed.rows() if row.latest and not row.deleted)
 
     def _check_open(self, rows: SortedRows) -> None:
-        """Raises :class:`PartUnavailable` where anybody may list the objects, but not read them."""
+        """Raises :class:`PartRefused` where anybody may list the objects, but not read them."""
         first = next(iter(rows), None)
         if first is None:
             return
-        if self._bucket.head(first.key, version_id=first.version_id).status in (401, 403):
-            raise PartUnavailable(
-                f"{self._name}: its objects are listed, but not public (under embargo)"
+        status = self._bucket.head(first.key, version_id=first.version_id).status
+        if status in (401, 403):
+            raise PartRefused(
+                f"{self._name}: its objects are listed, and refused (HTTP {status}), though the "
+                "archive states no embargo"
             )
 
 

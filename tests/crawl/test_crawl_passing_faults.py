@@ -1,0 +1,184 @@
+"""A fault that passes mints nothing: what follows is what an undisturbed store has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crawl_place import Place
+from quick_mirror import dataset_refs, quick_place
+
+from neuromirror.demo import DemoArchive
+from neuromirror.demo.contents import zarr_entries
+from neuromirror.demo.records import Description
+from neuromirror.model import EventRaised, VersionMinted
+
+BLOBS, ZARRS = "000901", "000902"
+SMALL, LARGE = "sub-1/small.ome.zarr", "sub-1/large.ome.zarr"
+LISTING = r"^/demo-dandiarchive/?$"
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "500": ("status", {"status": 500}),
+    "503": ("status", {"status": 503}),
+    "reset": ("reset", {}),
+    "timeout": ("hang", {"seconds": 30}),
+}
+
+
+@pytest.fixture
+def archive(small: DemoArchive) -> DemoArchive:
+    """A dandiset with a published version, and one with an inline and a linked Zarr."""
+    (small.mirrors / "demo.toml").write_text(
+        f'source = "dandi"\n[options]\napi = "{small.api_url}"\n[zarr]\ninline_parts = 8\n'
+    )
+    small.create_dandiset(Description("Blobs"), identifier=BLOBS)
+    for number in range(3):
+        small.add_file(BLOBS, f"sub-1/{number}.txt", f"content {number}")
+    small.publish(BLOBS)
+    small.add_file(BLOBS, "sub-1/3.txt", b"another")
+    small.create_dandiset(Description("Zarrs"), identifier=ZARRS)
+    small.add_file(ZARRS, "README.md", b"two Zarrs")
+    small.add_zarr(ZARRS, SMALL, {".zgroup": b"{}", "0/0": b"chunk"})
+    small.add_zarr(ZARRS, LARGE, zarr_entries())
+    return small
+
+
+@pytest.fixture
+def undisturbed(archive: DemoArchive, tmp_path: Path) -> dict[str, str]:
+    """The refs of a store that met no fault."""
+    place = quick_place(archive.mirrors, tmp_path / "undisturbed")
+    assert {one.exit_code for one in place.sync().values()} == {0}
+    return dataset_refs(place)
+
+
+def check_recovers(
+    place: Place, archive: DemoArchive, undisturbed: dict[str, str], dataset: str
+) -> None:
+    """The dataset failed and nothing was minted of it; the next sync makes it whole."""
+    assert not [one for one in dataset_refs(place) if one.startswith(dataset.replace(":", "--"))]
+    assert place.entries(EventRaised) == []
+    archive.clear_faults()
+    assert {one.exit_code for one in place.sync().values()} == {0}
+    assert dataset_refs(place) == undisturbed
+    place.fsck()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_zarr_whose_listing_fails_is_not_left_out(
+    archive: DemoArchive, undisturbed: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    name, options = KINDS[kind]
+    fault = archive.fault(name, server="s3", path=LISTING, method="GET", **options)
+    result = place.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(place, archive, undisturbed, f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("path", [SMALL, LARGE])
+@pytest.mark.parametrize("kind", ["403", *KINDS])
+def test_one_zarr_of_several_that_fails_is_not_left_out(
+    archive: DemoArchive, undisturbed: dict[str, str], tmp_path: Path, kind: str, path: str
+) -> None:
+    """The archive's own list of its files fails, or the objects are refused."""
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    zarr = archive.zarr_of(ZARRS, path).zarr_id
+    name, options = KINDS.get(kind, ("status", {"status": 403}))
+    fault = archive.fault(name, server="s3", path=LISTING, query=zarr, **options)
+    result = place.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert f"demo:zarr/{zarr}" in result.message
+    check_recovers(place, archive, undisturbed, f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("server", ["api", "s3"])
+@pytest.mark.parametrize("path", [SMALL, LARGE])
+def test_a_zarr_that_is_refused_without_an_embargo_is_asked_for_in_each_sync(
+    archive: DemoArchive, undisturbed: dict[str, str], tmp_path: Path, server: str, path: str
+) -> None:
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    zarr = archive.zarr_of(ZARRS, path).zarr_id
+    where = f"/zarr/{zarr}/$" if server == "api" else f"/zarr/{zarr}/."
+    fault = archive.fault("status", server=server, path=where, status=403)
+    for _ in range(2):
+        struck = fault.struck
+        result = place.sync()[f"demo:{ZARRS}"]
+        assert fault.struck > struck
+        assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(place, archive, undisturbed, f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("kind", ["403", *KINDS])
+def test_a_blob_whose_object_does_not_answer_mints_no_version(
+    archive: DemoArchive, undisturbed: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    name, options = KINDS.get(kind, ("status", {"status": 403}))
+    blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
+    assert blob is not None
+    fault = archive.fault(name, server="s3", path=blob.key, method="HEAD", **options)
+    result = place.sync()[f"demo:{BLOBS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert "demo-dandiarchive" in result.message
+    check_recovers(place, archive, undisturbed, f"demo:{BLOBS}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        rf"/{BLOBS}/versions/[^/]+/assets/$",
+        rf"/{BLOBS}/versions/$",
+        rf"/{BLOBS}/versions/.*/info/$",
+    ],
+    ids=["assets", "versions", "info"],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_that_fails_mints_no_version(
+    archive: DemoArchive, undisturbed: dict[str, str], tmp_path: Path, kind: str, path: str
+) -> None:
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    name, options = KINDS[kind]
+    fault = archive.fault(name, path=path, **options)
+    result = place.sync()[f"demo:{BLOBS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(place, archive, undisturbed, f"demo:{BLOBS}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_of_object_versions_that_fails_makes_no_state_without_version_ids(
+    archive: DemoArchive, undisturbed: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    name, options = KINDS[kind]
+    fault = archive.fault(name, server="s3", path=LISTING, query="^versions", **options)
+    result = place.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(place, archive, undisturbed, f"demo:{ZARRS}")
+
+
+def test_a_new_state_waits_for_all_of_its_zarrs(archive: DemoArchive, tmp_path: Path) -> None:
+    """The state before stays: one of new files and an old Zarr is none that upstream had."""
+    disturbed = quick_place(archive.mirrors, tmp_path / "disturbed")
+    other = quick_place(archive.mirrors, tmp_path / "other")
+    disturbed.sync()
+    other.sync()
+    refs = dataset_refs(disturbed)
+    archive.add_file(ZARRS, "new.txt", b"new")
+    archive.change_zarr(ZARRS, LARGE, "0/0/0", b"changed")
+    zarr = archive.zarr_of(ZARRS, LARGE).zarr_id
+    archive.fault("status", server="s3", path=LISTING, query=zarr, status=503)
+    result = disturbed.sync()[f"demo:{ZARRS}"]
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert dataset_refs(disturbed) == refs
+    archive.clear_faults()
+    assert disturbed.sync()[f"demo:{ZARRS}"].visit == "full"
+    other.sync()
+    assert dataset_refs(disturbed) == dataset_refs(other)
+    minted = [one for one in disturbed.entries(VersionMinted) if one.local_id == ZARRS]
+    assert len(minted) == 2
