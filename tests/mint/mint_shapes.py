@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
-from mint_world import BEGIN, PATTERNS, VALUES, header, in_place, record
+from mint_world import BEGIN, DOCUMENTS, VALUES, header, in_place, record
 
 from neuromirror.model import (
     DatasetFacts,
@@ -124,7 +124,7 @@ def _files(names: list[bytes]) -> st.SearchStrategy[dict[bytes, tuple[int, tuple
 in_git = st.builds(
     Shape,
     files=_files(FILES),
-    documents=st.dictionaries(st.sampled_from(sorted(PATTERNS)), st.integers(0, 2)),
+    documents=st.dictionaries(st.sampled_from(sorted(DOCUMENTS)), st.integers(0, 2)),
     parts=st.dictionaries(st.sampled_from(PARTS), st.integers(0, 4), max_size=4),
     facts=st.integers(0, 2),
     inline=st.dictionaries(

@@ -49,20 +49,36 @@ REMOTE_ID = "26d77478-4e75-5480-9066-527cc2bbd54d"
 REMOTE = WebRemote("demo-api", "*//api.example.org/*", 300)
 DOCUMENT = Document(b"dandiset.yaml", b"name: a demo\n")
 
-PATTERNS = {
-    b"dandiset.yaml": b"/dandiset.yaml",
-    b"a/doc.json": b"/a/doc.json",
-    b"a-b/a/doc.json": b"/a-b/a/doc.json",
-    b"b": b"/b",
-    b"meta/my notes.json": b'"/meta/my notes.json"',
-    b"meta/a*[1]?.json": b'"/meta/a\\\\*\\\\[1]\\\\?.json"',
-    b"meta/deep/er/e.json": b"/meta/deep/er/e.json",
-    b'say "hi".json': b'"/say \\"hi\\".json"',
-    "été.json".encode(): "/été.json".encode(),
-    b"#.json": b"/#.json",
-    b"!.json": b"/!.json",
-}
-"""Documents, and the pattern of each in .gitattributes."""
+DOCUMENTS = (
+    b"a-b/a/doc.json",
+    b"b",
+    b"meta/my notes.json",
+    b"meta/a*[1]?.json",
+    b"meta/deep/er/e.json",
+    b'say "hi".json',
+    "été.json".encode(),
+    b"#.json",
+    b"!.json",
+)
+"""Paths of documents."""
+
+ATTRIBUTES = b"""\
+* annex.backend=SHA256E
+**/.git* annex.largefiles=nothing
+/.boss/** annex.largefiles=nothing
+/.dandi/** annex.largefiles=nothing
+/.datalad/** annex.largefiles=nothing
+/.ndstore/** annex.largefiles=nothing
+/.neuromirror/** annex.largefiles=nothing
+/.precomputed/** annex.largefiles=nothing
+/dandiset.yaml annex.largefiles=nothing
+/*.json annex.largefiles=(largerthan=4MiB)
+/original_metadata/** annex.largefiles=(largerthan=4MiB)
+info annex.largefiles=(largerthan=4MiB)
+provenance annex.largefiles=(largerthan=4MiB)
+zarr.json annex.largefiles=(largerthan=4MiB)
+"""
+"""What ``.gitattributes`` is in every dataset."""
 
 VALUES = {b'a/q "z" #;.zarr': b'"a/q \\"z\\" #;.zarr"', b"new zarr": b'"new zarr"'}
 """Places of sub-datasets as git's configuration must quote them."""
@@ -240,12 +256,9 @@ class Oracle:
         parts = [one for one in shown if one.part is not None]
         main = {one.git_path: (b"120000", link_target(one.key, one.git_path)) for one in links}
         main |= {one.git_path: (b"160000", one.part.commit.encode()) for one in parts if one.part}
-        names = sorted(one.path for one in head.documents)
         plain = {
             b".datalad/config": b'[datalad "dataset"]\n\tid = %s\n' % DATASET_ID.encode(),
-            b".gitattributes": b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
-            b"/.datalad/** annex.largefiles=nothing\n/.neuromirror/** annex.largefiles=nothing\n"
-            + b"".join(b"%s annex.largefiles=nothing\n" % PATTERNS[name] for name in names),
+            b".gitattributes": ATTRIBUTES,
             b".neuromirror/dataset.json": described(head, files),
         }
         plain |= {one.path: one.content for one in head.documents}

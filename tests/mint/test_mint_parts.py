@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from mint_shapes import PARTS, Shape, histories, part
-from mint_world import PATTERNS, VALUES, Minting, Oracle, bare, git, header, in_place, record
+from mint_world import ATTRIBUTES, VALUES, Minting, Oracle, bare, git, header, in_place, record
 
 from neuromirror.mint import BaseUnfit, Minted, Parents, Snapshot, mint
 from neuromirror.model import Document, Summary
@@ -151,30 +150,38 @@ def test_a_state_of_another_form_is_not_made_from_changes(tmp_path: Path) -> Non
     assert after.tree != before.tree
 
 
-def test_git_and_git_annex_read_the_attributes_of_any_name(tmp_path: Path) -> None:
-    long = b"/".join([b"*" * 200] * 6)
-    documents = [Document(name, b"{}\n") for name in (*PATTERNS, long + b"/x.json", b"d/?.json")]
-    minting = Minting.begin(tmp_path / "m")
-    head = replace(header(), documents=tuple(documents))
-    minting.mint(0, in_place({b"x.nwb": record(b"x.nwb", 4)}), head)
-    assert git(minting.repository, "fsck", "--strict", "--full").strip() == b""
-    git(tmp_path, "clone", "-q", str(minting.repository), "clone")
-    others = [
-        *(b"x.nwb", b"meta/aX1Y.json", b"meta/a*1?.json", b"d/e.json", b"meta/my", b"doc.json"),
-        *(b"c/b", b"other.json", b"c/!.json", b"%b/x.json" % (b"/".join([b"y" * 200] * 6))),
+def test_git_annex_keeps_edited_documents_in_git_and_the_attributes_never_change(
+    tmp_path: Path,
+) -> None:
+    documents = [
+        *(b".boss/channel.json", b".dandi/assets.jsonl", b".ndstore/info.json", b"dandiset.yaml"),
+        *(b".precomputed/encodings.json", b"subject.json", b"original_metadata/deep/x.xml"),
+        *(b"info", b"mesh/info", b"provenance", b"zarr.json", b"0/zarr.json"),
     ]
-    names = [one.path for one in documents] + others
-    done = subprocess.run(
-        ["git", "-C", str(tmp_path / "clone"), "check-attr", "-z", "--stdin", "annex.largefiles"],
-        input=b"\0".join(names),
-        capture_output=True,
-        check=True,
+    others = [b"x.nwb", b"deep/other.json", b"data.yaml", b"large.json"]
+    minting = Minting.begin(tmp_path / "m")
+    few = minting.mint(
+        0, in_place({b"x.nwb": record(b"x.nwb", 4)}), replace(header(), documents=())
     )
-    assert done.stderr == b""
-    fields = done.stdout.split(b"\0")
-    found = dict(zip(fields[0::3], fields[2::3], strict=False))
-    assert {found[one.path] for one in documents} == {b"nothing"}
-    assert {found[name] for name in others} == {b"unspecified"}
+    head = replace(header(), documents=tuple(Document(name, b"{}\n") for name in documents))
+    many = minting.mint(1, in_place({b"x.nwb": record(b"x.nwb", 4)}), head)
+    attributes = [
+        git(minting.repository, "show", f"{one.commit}:.gitattributes") for one in (few, many)
+    ]
+    assert attributes[0] == attributes[1] == ATTRIBUTES
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(minting.repository), str(clone))
+    git(clone, "annex", "init", "-q")
+    for name in (*documents, *others):
+        path = clone / name.decode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(b"edited" + b" " * (5 << 20 if name == b"large.json" else 0))
+    git(clone, "annex", "add", "-q", ".")
+    staged = git(clone, "ls-files", "-z", "-s").split(b"\0")
+    modes = {line.partition(b"\t")[2]: line[:6] for line in staged if line}
+    assert {modes[name] for name in documents} == {b"100644"}
+    assert {modes[name] for name in others} == {b"120000"}
 
 
 def test_sub_datasets_have_the_paths_and_addresses_that_git_reads(tmp_path: Path) -> None:

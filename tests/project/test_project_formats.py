@@ -143,10 +143,7 @@ def made_by_hand(given: dict[str, Any]) -> dict[str, str]:
         "escaped": {},
     }
     text = json.dumps(described, indent=1, sort_keys=True) + "\n"
-    attributes = (
-        "* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
-        "/.datalad/** annex.largefiles=nothing\n/.neuromirror/** annex.largefiles=nothing\n"
-    ) + "".join(f"/{path} annex.largefiles=nothing\n" for path in sorted(documents))
+    attributes = examples("mint.md")["gitattributes"]
     objects, tree, annex = Objects(), dict[str, Any](), dict[str, Any]()
     for path, key in keys.items():
         put(tree, path, "120000", link_of(key, path).encode())

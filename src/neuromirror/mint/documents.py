@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 from neuromirror.annex import fits, git_path
@@ -16,10 +15,27 @@ from neuromirror.model import Document, SnapshotHeader, metadata_digest, text
 
 OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
 
-_PLAIN_PATTERN = re.compile(rb"[^\x00-\x20\"\\\x7f]*\Z")
-_GLOB = re.compile(rb"[*?\[\\]")
-# git passes over longer lines of attributes, and its fsck calls them an error
-_LINE_LIMIT = 2000
+_ATTRIBUTES = b"""\
+* annex.backend=SHA256E
+**/.git* annex.largefiles=nothing
+/.boss/** annex.largefiles=nothing
+/.dandi/** annex.largefiles=nothing
+/.datalad/** annex.largefiles=nothing
+/.ndstore/** annex.largefiles=nothing
+/.neuromirror/** annex.largefiles=nothing
+/.precomputed/** annex.largefiles=nothing
+/dandiset.yaml annex.largefiles=nothing
+/*.json annex.largefiles=(largerthan=4MiB)
+/original_metadata/** annex.largefiles=(largerthan=4MiB)
+info annex.largefiles=(largerthan=4MiB)
+provenance annex.largefiles=(largerthan=4MiB)
+zarr.json annex.largefiles=(largerthan=4MiB)
+"""
+"""One rule per kind of document, the same in every dataset and state.
+
+So a lab may add rules of its own (``datalad create -c text2git``) and still merge later states.
+Documents larger than 4 MiB are annexed files (``sources.s3.sidecars.LARGEST``).
+"""
 
 
 def plain_documents(header: SnapshotHeader) -> list[Document]:
@@ -97,7 +113,7 @@ def root_entries(
     entries = {
         b".datalad": (FOLDER, _folder(pack, b"config", config)),
         b".neuromirror": (FOLDER, _folder(pack, b"dataset.json", described)),
-        b".gitattributes": (FILE, pack.add(BLOB, _attributes(documents))),
+        b".gitattributes": (FILE, pack.add(BLOB, _ATTRIBUTES)),
     }
     if sums.parts:
         entries[b".gitmodules"] = (FILE, pack.add(BLOB, _modules(sums)))
@@ -114,32 +130,3 @@ def _modules(sums: Sums) -> bytes:
     return modules_file(
         Module(path, ria_url(part["id"]), part["id"]) for path, part in sums.parts.items()
     )
-
-
-def _attributes(documents: Sequence[Document]) -> bytes:
-    lines = [
-        b"* annex.backend=SHA256E",
-        b"**/.git* annex.largefiles=nothing",
-        b"/.datalad/** annex.largefiles=nothing",
-        b"/.neuromirror/** annex.largefiles=nothing",
-        *(_attribute_line(document.path) for document in documents),
-    ]
-    return b"\n".join(lines) + b"\n"
-
-
-def _attribute_line(path: bytes) -> bytes:
-    """The line that keeps a document out of the annex, whatever its name (gitattributes(5))."""
-    line = b"%s annex.largefiles=nothing" % _pattern(b"/", path)
-    while len(line) > _LINE_LIMIT:
-        # a name alone always fits; files of the same name in other folders are meant as well
-        path = path.partition(b"/")[2]
-        line = b"%s annex.largefiles=nothing" % _pattern(b"**/", path)
-    return line
-
-
-def _pattern(start: bytes, path: bytes) -> bytes:
-    """A pattern that stands for just this path, quoted where git would read it otherwise."""
-    pattern = start + _GLOB.sub(rb"\\\g<0>", path)
-    if _PLAIN_PATTERN.match(pattern):
-        return pattern
-    return b'"%s"' % pattern.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
