@@ -72,6 +72,57 @@ def test_an_input_is_pinned_to_the_version_that_was_newest_when_it_was_used(
         index.ancestry(raw, "day-7")
 
 
+@pytest.mark.parametrize(
+    ("raw", "derived"),
+    [
+        (
+            "ecephys_600000_2022-06-28_10-31-30",
+            "600000_2022-06-28_10-31-30_videoprocessed_2023-01-02_03-04-05",
+        ),
+        (
+            "600000_2022-06-28_10-31-30",
+            "ecephys_600000_2022-06-28_10-31-30_sorted_2023-01-02_03-04-05",
+        ),
+        (
+            "HCR_BL6-000_2022-06-28_10-31-30_fused_2022-07-01_00-00-00",
+            "BL6-000_2022-06-28_10-31-30_fused_2022-07-01_00-00-00_spots_2023-01-02_03-04-05",
+        ),
+    ],
+)
+def test_a_name_without_or_with_a_platform_is_that_of_the_other_scheme(
+    lab: _Lab, index: Index, raw: str, derived: str
+) -> None:
+    named = derived.rsplit("_", 3)[0]
+    lab.add(raw, 10)
+    lab.add("other_100000_2022-06-28_10-31-30", 10)
+    lab.add(derived, 12, named)
+    index.catch_up(lab)
+    assert _one_input(index, f"aind:{derived}") == EdgeRow(named, f"aind:{raw}", "day-10", "day-12")
+    [made] = index.ancestry(f"aind:{raw}")[1]
+    assert made.dataset == f"aind:{derived}"
+
+
+def test_two_platforms_with_one_subject_at_one_time_are_no_input(lab: _Lab, index: Index) -> None:
+    named = "600000_2022-06-28_10-31-30"
+    for platform in ("ecephys", "behavior"):
+        lab.add(f"{platform}_{named}", 10)
+    lab.add("made", 12, named)
+    index.catch_up(lab)
+    assert _one_input(index, "aind:made") == EdgeRow(named, None, None, "day-12")
+    assert index.ancestry(f"aind:ecephys_{named}")[1] == []
+
+
+def test_the_input_that_has_exactly_the_name_comes_before_the_other_scheme(
+    lab: _Lab, index: Index
+) -> None:
+    lab.add("ecephys_600000_2022-06-28_10-31-30", 10)
+    lab.add("600000_2022-06-28_10-31-30", 10)
+    lab.add("made", 12, "600000_2022-06-28_10-31-30")
+    index.catch_up(lab)
+    assert _one_input(index, "aind:made").dataset == "aind:600000_2022-06-28_10-31-30"
+    assert index.ancestry("aind:ecephys_600000_2022-06-28_10-31-30")[1] == []
+
+
 def test_versions_of_one_time_are_told_apart_by_their_order(lab: _Lab, index: Index) -> None:
     lab.add("raw", 10, label="first")
     lab.add("raw", 10, label="second")

@@ -103,9 +103,9 @@ def test_schema_0_3():
         "created": ["2022-06-28T10:31:30"],
         "data-level": ["derived"],
         "funder": ["NINDS", "Simons Foundation"],
+        "institution": ["AIND"],
         "investigator": ["Jane Doe", "John Smith"],
         "modality": ["ecephys"],
-        "platform": ["ecephys"],
         "process": ["Ephys preprocessing"],
         "schema-version": ["0.3.0"],
         "subject": ["625749"],
@@ -173,7 +173,7 @@ def test_schema_2():
         processing={"data_processes": [{"process_type": "Image tile fusing", "name": "fusing 1"}]},
     )
     assert found.inputs == ("775741_2025-01-02_03-04-05", "775741_2025-01-03_03-04-05")
-    assert of(found)["process"] == ["Image tile fusing"]
+    assert of(found)["process"] == ["Image tile fusing", "fusing 1"]
     assert of(found)["species"] == ["Mus musculus"]
     assert of(found)["modality"] == ["fib"]
     assert of(found)["subject"] == ["775741"]

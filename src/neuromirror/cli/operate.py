@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FAILING = ("failed", "partial")
 _NAMED = 5
+_UNREADABLE = "neuromirror list --where unreadable-sidecar=NAME, events"
 
 
 @click.command("status")
@@ -60,6 +61,8 @@ def status_command(settings: Settings) -> None:
                 ("last full", (one.last_full_visit or "never") + ago(one.last_full_visit)),
                 ("failing", f"{one.failing}" + (f" ({_some(failing)})" * bool(failing))),
                 *[("waiting", f"{one.waiting} (to settle)")] * bool(one.waiting),
+                *[("sidecars", f"unreadable in {one.unreadable_sidecars} datasets ({_UNREADABLE})")]
+                * bool(one.unreadable_sidecars),
                 ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
                 ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
                 *[("taken down", f"{len(down)} ({_some(down)})")] * bool(down),

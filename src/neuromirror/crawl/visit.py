@@ -24,7 +24,15 @@ from neuromirror.crawl.reading import Commits, Reading
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.viewers import keep_links
 from neuromirror.index import VersionRow
-from neuromirror.model import DatasetHint, Summary, VersionKind, VersionRef, text
+from neuromirror.model import (
+    FOLDER_MARKER,
+    UNREADABLE,
+    DatasetHint,
+    Summary,
+    VersionKind,
+    VersionRef,
+    text,
+)
 from neuromirror.sources import Listing, ListingNotProven, Source
 from neuromirror.store import ANNEX, MAIN, PUBLISHED, Store
 
@@ -254,7 +262,7 @@ class Visit:
             if not self._accepted(listing, proven, last, difference, changes):
                 return None
             self.outcome.upgraded += changes.upgraded
-        elif self._settling(proven.header.newest):
+        elif self._is_only_a_marker(proven) or self._settling(proven.header.newest):
             return None
         self._holds.lapse(upstream)
         self.outcome.pending = proven.pending
@@ -326,6 +334,17 @@ class Visit:
                 f"files that the listing lacks are still there upstream, {text(there[0])!r} for one"
             )
 
+    def _is_only_a_marker(self, proven: Proven) -> bool:
+        """Whether a new dataset holds nothing but the marker of its folder, and so is none yet."""
+        header = proven.header
+        reasons = {one.reason for one in header.exceptions}
+        if proven.files or header.documents or reasons != {FOLDER_MARKER}:
+            return False
+        self.outcome.waiting = (
+            "new, and nothing but a folder marker; it is mirrored once it holds an object"
+        )
+        return True
+
     def _settling(self, newest: datetime | None) -> bool:
         """Whether a dataset that was never mirrored may still be growing."""
         minutes = self._settings.guards.settle_minutes
@@ -388,6 +407,7 @@ class Visit:
         done = self._publisher.publish(state, branch, scratch, label)
         if done.new:
             self.outcome.minted.append(done.label)
+            self._report_unreadable(proven, done.label)
         if done.new or branch == MAIN:
             self.outcome.left_out = len(proven.header.exceptions)
         commits = done.commit, done.annex_commit
@@ -395,6 +415,18 @@ class Visit:
         keep_inline(self._store, self._dataset, upstream, commits, inline)
         # else it is to be read again, though it may be the same
         return commits if proven.parts.settled else None
+
+    def _report_unreadable(self, proven: Proven, label: str) -> None:
+        """Raise an event for the sidecars that cannot be read in a new version."""
+        facts = proven.header.facts
+        sidecars = [value for name, value in facts.attributes if name == UNREADABLE]
+        if sidecars:
+            self._event(
+                UNREADABLE,
+                f"{label}: {', '.join(sidecars)} cannot be read (no valid JSON, or access is "
+                "refused); what the last readable version said of the dataset still holds",
+                {"version": label, "sidecars": sidecars},
+            )
 
     # --- parts
 

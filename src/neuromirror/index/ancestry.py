@@ -2,7 +2,10 @@
 
 Upstream names an input, and means no state of it. The name stands for a dataset of the same
 mirror whose local id, or the last component of it, is that name; failing that for one of any
-mirror. It is pinned to the version of that dataset which was newest, by version time, when the
+mirror; failing that for the only one whose name is the same but for the platform, which AIND's
+naming scheme of 2025 dropped (``ecephys_600000_<time>``, ``600000_<time>``).
+
+It is pinned to the version of that dataset which was newest, by version time, when the
 derived version was made; where the oldest is younger than that (its time is that of a late
 edit), to the oldest. All of this is looked up when asked: an input may be mirrored after what
 was made of it.
@@ -10,6 +13,7 @@ was made of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,11 +31,27 @@ WHERE {TAIL.format("d.local_id")} = ?1 AND (d.local_id = ?2 OR ?1 = ?2)
 ORDER BY d.mirror <> ?4, d.local_id <> ?2, m.name, d.local_id LIMIT 1
 """
 
+_PLATFORM = re.compile(
+    r"[A-Za-z][A-Za-z0-9-]*_(?=[A-Za-z0-9.-]+_\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(?:_|\Z))",
+    re.ASCII,
+)
+"""The platform before the subject and the time in the name of an AIND asset."""
+
+_OTHER_SCHEME = f"""
+SELECT d.id, m.name || ':' || d.local_id, {TAIL.format("d.local_id")}
+FROM datasets d JOIN mirrors m ON m.id = d.mirror
+WHERE d.local_id LIKE '%' || ?1 ESCAPE '=' AND d.id <> ?2 AND d.within = '' AND d.withheld = ''
+ORDER BY d.mirror <> ?3, d.id
+"""
+
+_NAMED = "i.name IN (?1, ?1 || '/', ?2, ?2 || '/')"
+_NAMED_LIKE = f"({_NAMED} OR i.name LIKE '%' || ?4 ESCAPE '=')"
+
 _DERIVED = """
 SELECT i.name, v.id, v.label, v.time, d.id, d.mirror, m.name || ':' || d.local_id
 FROM inputs i JOIN versions v ON v.id = i.version JOIN datasets d ON d.id = v.dataset
 JOIN mirrors m ON m.id = d.mirror
-WHERE i.name IN (?1, ?1 || '/', ?2, ?2 || '/') AND d.id <> ?3 AND d.withheld = ''
+WHERE {} AND d.id <> ?3 AND d.withheld = ''
 ORDER BY m.name, d.local_id, v.seq DESC, i.name
 """
 
@@ -104,10 +124,12 @@ class AncestryQueries(DatasetQueries):
     def _derived(self, version: _Version) -> list[_Edge]:
         """All versions that were derived from any version of the dataset, newest first each."""
         tail = version.local_id.rpartition("/")[2]
+        core = _without_platform(tail)
+        named, like = (_NAMED, ()) if core is None else (_NAMED_LIKE, (_escaped(core),))
         edges = []
         targets: dict[tuple[str, int], bool] = {}
         for name, number, label, time, dataset, mirror, full in list(
-            self._rows(_DERIVED, (version.local_id, tail, version.dataset))
+            self._rows(_DERIVED.format(named), (version.local_id, tail, version.dataset, *like))
         ):
             if (name, dataset) not in targets:
                 target = self._input(name, dataset, mirror)
@@ -132,7 +154,19 @@ class AncestryQueries(DatasetQueries):
         plain = name.rstrip("/")
         tail = plain.rpartition("/")[2]
         row = self._row(_INPUT, (tail, plain, dataset, mirror))
-        return None if row is None else (row[0], row[1])
+        return self._other_scheme(tail, dataset, mirror) if row is None else (row[0], row[1])
+
+    def _other_scheme(self, name: str, dataset: int, mirror: int) -> tuple[int, str] | None:
+        """The only dataset whose name is this one with a platform more or less."""
+        core = _without_platform(name)
+        if core is None:
+            return None
+        found = [
+            (number, full)
+            for number, full, tail in self._rows(_OTHER_SCHEME, (_escaped(core), dataset, mirror))
+            if _without_platform(tail) == core
+        ]
+        return found[0] if len(found) == 1 else None
 
     def _pinned(self, dataset: int, time: str) -> _Version | None:
         found = self._row(
@@ -142,6 +176,18 @@ class AncestryQueries(DatasetQueries):
             (dataset, time),
         )
         return None if found is None else self._short(found[0])
+
+
+def _without_platform(name: str) -> str | None:
+    """The name of an AIND asset without its platform; None for other names."""
+    found = _PLATFORM.match(name)
+    core = name[found.end() :] if found else name
+    return core if found or _PLATFORM.match(f"x_{name}") else None
+
+
+def _escaped(text: str) -> str:
+    """A text as it stands in a LIKE pattern whose escape is ``=``."""
+    return re.sub(r"[=%_]", r"=\g<0>", text)
 
 
 def _followed(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from neuromirror.index.errors import JournalBroken
 from neuromirror.index.recording import Recorded, record_changes, record_files, record_parts
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import (
+    UNREADABLE,
     Change,
     DatasetRef,
     Entry,
@@ -100,6 +102,8 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
 
 def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
     dataset = _dataset(connection, entry.mirror, entry.local_id, entry.source_uri)
+    if UNREADABLE in entry.attributes:
+        entry = _with_last_readable(connection, dataset, entry)
     title = _storable(entry.title)
     attributes = {
         _storable(name): sorted(set(map(_storable, values)))
@@ -168,6 +172,33 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
         (recorded.contents, entry.mirror),
     )
     _refresh_text(connection, dataset)
+
+
+def _with_last_readable(
+    connection: sqlite3.Connection, dataset: int, entry: VersionMinted
+) -> VersionMinted:
+    """Return an entry that keeps what an unreadable sidecar said in the version before.
+
+    That version's attributes were completed in the same way, so they are the last readable ones.
+    """
+    last = connection.execute(
+        "SELECT id, kind, title, license, attributes FROM versions WHERE dataset = ? "
+        "ORDER BY kind <> ?, seq DESC LIMIT 1",
+        (dataset, entry.kind),
+    ).fetchone()
+    if last is None:
+        return entry
+    version, _, title, license_, attributes = last
+    inputs = connection.execute("SELECT name FROM inputs WHERE version = ?", (version,))
+    known: dict[str, list[str]] = json.loads(attributes)
+    known.pop(UNREADABLE, None)
+    return replace(
+        entry,
+        title=title or entry.title,
+        license=entry.license or json.loads(license_),
+        inputs=entry.inputs or [name for (name,) in inputs],
+        attributes=known | entry.attributes,
+    )
 
 
 def _record(

@@ -9,7 +9,7 @@ from typing import Any
 from neuromirror.index.errors import UnknownHold
 from neuromirror.index.reading import Reading
 from neuromirror.index.rows import EventRow, HoldRow, LastVisit, MirrorStatus, VisitRow
-from neuromirror.model import load_traffic
+from neuromirror.model import UNREADABLE, load_traffic
 
 _HOLDS = """
 SELECT h.hold, m.name || ':' || d.local_id, h.upstream, h.state, h.reason, h.removed,
@@ -17,7 +17,7 @@ SELECT h.hold, m.name || ':' || d.local_id, h.upstream, h.state, h.reason, h.rem
 FROM holds h JOIN datasets d ON d.id = h.dataset JOIN mirrors m ON m.id = d.mirror
 """
 
-_STATUS = """
+_STATUS = f"""
 SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
     (SELECT count(*) FROM versions v JOIN datasets e ON e.id = v.dataset
      WHERE e.mirror = m.id AND e.withheld = ''),
@@ -26,7 +26,9 @@ SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
     (SELECT count(*) FROM holds h JOIN datasets e ON e.id = h.dataset
      WHERE e.mirror = m.id AND e.withheld = '' AND h.outcome IS NULL),
     (SELECT count(*) FROM events x WHERE x.kind = 'incident' AND x.mirror = m.id),
-    coalesce(sum(d.within <> ''), 0), coalesce(sum(t.status = 'waiting'), 0), m.capabilities
+    coalesce(sum(d.within <> ''), 0), coalesce(sum(t.status = 'waiting'), 0),
+    (SELECT count(DISTINCT a.dataset) FROM attributes a JOIN datasets e ON e.id = a.dataset
+     WHERE a.name = '{UNREADABLE}' AND e.mirror = m.id AND e.withheld = ''), m.capabilities
 FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id AND d.withheld = ''
 LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
 GROUP BY m.id ORDER BY m.name

@@ -378,7 +378,8 @@ class MirrorStatus:
     that are parts of another. ``files`` and ``bytes`` are of the newest states; ``contents``
     counts distinct contents that this mirror was the first to bring, so that mirrors add up.
     ``failing`` counts datasets whose last visit ended failed or partial, ``waiting`` those that
-    were left to settle. ``capabilities`` are what upstream was found to allow, words by name.
+    were left to settle, ``unreadable_sidecars`` those in whose newest version a sidecar could not
+    be read. ``capabilities`` are what upstream was found to allow, words by name.
     """
 
     mirror: str
@@ -397,4 +398,5 @@ class MirrorStatus:
     incidents: int
     parts: int
     waiting: int
+    unreadable_sidecars: int
     capabilities: dict[str, str]

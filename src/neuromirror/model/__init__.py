@@ -58,6 +58,9 @@ from neuromirror.model.placed import (
     text,
 )
 from neuromirror.model.records import (
+    FOLDER_MARKER,
+    INFERRED,
+    UNREADABLE,
     DatasetFacts,
     DatasetHint,
     DatasetRef,
@@ -83,7 +86,10 @@ from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 from neuromirror.model.traffic import Traffic, dump_traffic, load_traffic, total_traffic
 
 __all__ = [
+    "FOLDER_MARKER",
+    "INFERRED",
     "UNPRINTABLE",
+    "UNREADABLE",
     "ZARR_MARKERS",
     "ZARR_METADATA",
     "Change",

@@ -229,13 +229,27 @@ class Document:
     modified: datetime | None = None
 
 
+FOLDER_MARKER = "folder-marker"
+"""The reason of a named exception: an empty object that stands for a folder."""
+
+INFERRED = "inferred-from-name"
+"""The attribute that lists the attributes whose values come from the dataset's name alone."""
+
+UNREADABLE = "unreadable-sidecar"
+"""The attribute that lists sidecars which could not be read in a version.
+
+What they said in the last version in which they could be read still holds for the dataset.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
     """What upstream says about a version as a whole; all of it stable for a given state.
 
     ``attributes`` are (name, value) pairs, sorted, to search by; a name may come more than once:
     ``subject``, ``species``, ``modality``, ``platform``, ``project``, ``investigator``,
-    ``funder``, ``data-level``, ``created``, ``process``, ``schema-version``. ``inputs`` are
+    ``funder``, ``institution``, ``data-level``, ``created``, ``acquired``, ``acquisition-type``,
+    ``process``, ``schema-version``, :data:`INFERRED`, :data:`UNREADABLE`. ``inputs`` are
     upstream's names of the datasets that this one was derived from, sorted. ``links`` are (kind,
     address) pairs, sorted, of viewers and other places where people can look at it
     (``neuroglancer``, ``ndviz``); the index keeps the last ones, and git none, so they may move.

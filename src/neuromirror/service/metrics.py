@@ -354,6 +354,11 @@ def _of_status(status: list[MirrorStatus]) -> Iterator[Metric]:
             lambda one: one.failing,
         ),
         ("waiting_datasets", "Datasets that were left to settle.", lambda one: one.waiting),
+        (
+            "unreadable_sidecar_datasets",
+            "Datasets in whose newest version a sidecar could not be read.",
+            lambda one: one.unreadable_sidecars,
+        ),
         ("open_holds", "Listings that wait for an operator.", lambda one: one.open_holds),
         ("incidents", "Incidents on record; they never become fewer.", lambda one: one.incidents),
     ]

@@ -155,6 +155,7 @@ def told_mirror(row: MirrorStatus) -> shapes.Mirror:
         "last_full_visit": row.last_full_visit,
         "failing": row.failing,
         "waiting": row.waiting,
+        "unreadable_sidecars": row.unreadable_sidecars,
         "open_holds": row.open_holds,
         "incidents": row.incidents,
         "capabilities": row.capabilities,

@@ -164,6 +164,7 @@ class Mirror(TypedDict):
     failing: int
     """Datasets whose last visit failed, wholly or in part."""
     waiting: int
+    unreadable_sidecars: int
     """Datasets that were left to settle."""
     open_holds: int
     incidents: int

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from neuromirror.lab.cite.plain import plain
 from neuromirror.lab.cite.works import Organisation, Person
+from neuromirror.model.people import is_generation, without_degrees
 
-_SUFFIXES: Final = frozenset({"jr", "sr", "ii", "iii", "iv"})
 _INITIALS: Final = re.compile(r"(?:[^\W\d_]\.?-?){1,3}\Z")
 _ORCID: Final = re.compile(r"(?:https?://(?:www\.)?orcid\.org/)?([0-9]{4}(?:-[0-9]{3}[0-9X]){3})\Z")
 _ORCID_DIGITS: Final = re.compile(r"[0-9]{15}[0-9X]\Z")
@@ -26,8 +26,8 @@ _FAMILY_FIRST: Final = ("CJK UNIFIED", "HANGUL", "HIRAGANA", "KATAKANA")
 def person(
     name: Any, orcid: Any = None, affiliations: Sequence[Organisation] = ()
 ) -> Person | None:
-    """A person by name; None where there is no name."""
-    whole = plain(name).strip(" ,;")
+    """A person by name, without academic degrees; None where there is no name."""
+    whole = without_degrees(plain(name).strip(" ,;"))
     if not whole:
         return None
     family, given, particle, suffix = _apart(whole)
@@ -71,11 +71,11 @@ def _apart(whole: str) -> tuple[str, str, str, str]:
     parts = [part.strip() for part in whole.split(",") if part.strip()]
     if len(parts) == 1:
         return _in_order(whole.split(), "")
-    if len(parts) == 2 and _is_suffix(parts[1]):
+    if len(parts) == 2 and is_generation(parts[1]):
         return _in_order(parts[0].split(), parts[1])
     suffix = ""
-    if len(parts) == 3 and (_is_suffix(parts[1]) or _is_suffix(parts[2])):
-        suffix = parts.pop(1 if _is_suffix(parts[1]) else 2)
+    if len(parts) == 3 and (is_generation(parts[1]) or is_generation(parts[2])):
+        suffix = parts.pop(1 if is_generation(parts[1]) else 2)
     if len(parts) != 2:
         return "", "", "", ""
     words = parts[0].split()
@@ -87,7 +87,7 @@ def _in_order(words: Sequence[str], suffix: str) -> tuple[str, str, str, str]:
     """A name whose words stand as they are spoken."""
     unknown = ("", "", "", "")
     words = list(words)
-    if not suffix and len(words) > 2 and _is_suffix(words[-1]):
+    if not suffix and len(words) > 2 and is_generation(words[-1]):
         suffix = words.pop()
     if len(words) < 2:
         return unknown
@@ -114,10 +114,6 @@ def _particle_words(words: Sequence[str]) -> int:
 
 def _is_particle(word: str) -> bool:
     return word[:1].islower()
-
-
-def _is_suffix(text: str) -> bool:
-    return text.rstrip(".").casefold() in _SUFFIXES
 
 
 def _has_family_first(word: str) -> bool:

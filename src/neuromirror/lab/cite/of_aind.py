@@ -12,6 +12,7 @@ from neuromirror.lab.cite.names import organisation, person
 from neuromirror.lab.cite.plain import day, licenses_of, plain, texts
 from neuromirror.lab.cite.told import Documents, mapping
 from neuromirror.lab.cite.works import Agent, Funder, Organisation, Told
+from neuromirror.model.people import split_person_names
 
 DOCUMENTS: Final = ("data_description.json", "metadata.nd.json")
 _NAME: Final = "AIND asset"
@@ -28,6 +29,7 @@ def read(documents: Documents) -> Told:
         authors=tuple(dict.fromkeys(_people(about.get("investigators")))),
         publisher=_organisation(about.get("institution")),
         created=day(about.get("creation_time")) or day(about.get("creation_date")),
+        cite_created=True,
         identifiers=(
             *(((_NAME, name),) if name else ()),
             *((plain(kind), one) for kind, values in others.items() for one in texts(values)),
@@ -43,15 +45,13 @@ def read(documents: Documents) -> Told:
 
 
 def _people(value: Any) -> Iterator[Agent]:
-    """Investigators: objects with a name each, or texts with commas between names."""
+    """Yield the investigators: one per object with a name, one or several per text."""
     for one in _listed(value):
         if isinstance(one, Mapping):
-            found = person(one.get("name"), one.get("registry_identifier"))
-            yield from () if found is None else (found,)
-            continue
-        for name in plain(one).split(","):
-            if (found := person(name)) is not None:
-                yield found
+            named = [(one.get("name"), one.get("registry_identifier"))]
+        else:
+            named = [(name, None) for name in split_person_names(plain(one))]
+        yield from filter(None, (person(name, orcid) for name, orcid in named))
 
 
 def _funders(value: Any) -> Iterator[Funder]:

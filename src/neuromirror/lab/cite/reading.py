@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -17,11 +18,13 @@ from neuromirror.lab.cite.plain import day, doi_of, licenses_of, plain, texts, w
 from neuromirror.lab.cite.told import mapping, parse
 from neuromirror.lab.cite.works import Funder, State, Told, Work
 from neuromirror.mint import ObjectMissing, ObjectReader
-from neuromirror.model import VersionKind
+from neuromirror.model import UNREADABLE, VersionKind
 
 _DESCRIBED: Final = ".neuromirror/dataset.json"
 _UNDATED: Final = ("boss://", "ndstore://")
 """Sources of which nobody tells when data changed: a commit has the time of observation."""
+_EARLIER: Final = 1000
+"""Earlier versions that are searched for a readable document."""
 _KEYWORDS: Final = ("species", "modality", "project")
 _READERS: Final = (
     (of_dandi.DOCUMENT, of_dandi.read),
@@ -41,15 +44,34 @@ class _InGit:
         self._reader = reader
         self._commit = commit
         self.described: Mapping[str, Any] = self._read_described()
-        self._known = frozenset(texts(self.described.get("documents")))
+        attributes = mapping(self.described.get("attributes"))
+        self._unreadable = frozenset(texts(attributes.get(UNREADABLE)))
+        self._known = frozenset(texts(self.described.get("documents"))) | self._unreadable
 
     def has(self, path: str) -> bool:
         """Whether upstream has this document."""
         return path in self._known
 
     def parsed(self, path: str) -> Mapping[str, Any]:
-        """The JSON object in a document; empty where there is none."""
+        """Return the JSON object in a document; empty if there is none.
+
+        Of a document that cannot be read in this version it is the last one that could be.
+        """
+        if path in self._unreadable:
+            return self._last_readable(path)
         return parse(self._reader.read(f"{self._commit}:{path}")) if self.has(path) else {}
+
+    def _last_readable(self, path: str) -> Mapping[str, Any]:
+        for generation in range(1, _EARLIER):
+            earlier = f"{self._commit}~{generation}"
+            try:
+                self._reader.read(earlier)
+            except ObjectMissing:
+                break
+            with suppress(ObjectMissing):
+                if found := parse(self._reader.read(f"{earlier}:{path}")):
+                    return found
+        return {}
 
     def _read_described(self) -> Mapping[str, Any]:
         described = None

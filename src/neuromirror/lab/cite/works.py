@@ -113,6 +113,7 @@ class Told:
     publisher: Organisation | None = None
     published: date | None = None
     created: date | None = None
+    cite_created: bool = False  # a date of change is that of a copy: the year is that of creation
     address: str = ""
     identifiers: tuple[tuple[str, str], ...] = ()
     licenses: tuple[License, ...] = ()
@@ -169,7 +170,12 @@ class Work(Told):
 
     @property
     def dated(self) -> date | None:
-        """The date to cite: of publication, else of the state, else of creation."""
+        """The date to cite: of publication, else of the state, else of creation.
+
+        With ``cite_created`` the date of creation comes before that of the state.
+        """
+        if self.cite_created and self.created is not None:
+            return self.published or self.created
         return self.published or self.modified or self.created
 
     @property

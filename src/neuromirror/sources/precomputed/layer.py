@@ -59,7 +59,9 @@ def layer_profile(
     local id of the layer at a path of a bucket, if it is of this mirror.
     """
 
-    def facts(local_id: str, documents: Sequence[Document]) -> DatasetFacts:
+    def facts(
+        local_id: str, documents: Sequence[Document], _refused: Sequence[bytes]
+    ) -> DatasetFacts:
         held = {one.path: one.content for one in documents}
         info = _parsed(held.get(INFO, b"")) or {}
         provenance = _parsed(held.get(_PROVENANCE, b"")) or {}

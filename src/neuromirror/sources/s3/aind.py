@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, Final
 
-from neuromirror.model import DatasetFacts, Document
+from neuromirror.model import INFERRED, UNREADABLE, DatasetFacts, Document
+from neuromirror.model.people import split_person_names, without_degrees
 from neuromirror.sources.s3.profile import Profile
 from neuromirror.sources.s3.sidecars import without_members
 
@@ -33,6 +36,7 @@ _JOINED: Final = "metadata.nd.json"
 _VOLATILE: Final = frozenset({"last_modified", "_last_modified"})
 _S3: Final = re.compile(r"(?i)s3://[^/]+/(?P<path>.*)", re.DOTALL)
 _LEVELS: Final = {"raw data": "raw", "derived data": "derived", "simulated data": "simulated"}
+_INFERABLE: Final = ("subject", "platform", "created", "process")
 _LONGEST: Final = 300
 _MOST: Final = 200
 """Values of one attribute; a sidecar with more of them is broken."""
@@ -49,51 +53,106 @@ def kept(path: bytes, content: bytes) -> bytes:
     return without_members(content, _VOLATILE) if path == _JOINED.encode() else content
 
 
-def facts(name: str, documents: Sequence[Document]) -> DatasetFacts:
-    """What the sidecars and, where they are silent, the name say of an asset."""
-    sidecars = {
-        document.path.decode(): _parsed(document.content)
-        for document in documents
-        if b"/" not in document.path
-    }
-    joined = _mapping(sidecars.get(_JOINED))
+def facts(name: str, documents: Sequence[Document], refused: Sequence[bytes] = ()) -> DatasetFacts:
+    """Return what the sidecars say of an asset; what its name says only without a description.
 
-    def sidecar(stem: str) -> Mapping[str, Any]:
-        return _mapping(sidecars.get(f"{stem}.json")) or _mapping(joined.get(stem))
+    Parameters
+    ----------
+    name
+        The local id of the dataset, whose last component is the asset's name.
+    documents
+        The sidecars that were read, whatever they hold.
+    refused
+        Paths of sidecars that are listed and may not be read.
 
-    description, subject = sidecar("data_description"), sidecar("subject")
-    named = name_parts(name.rpartition("/")[2])
+    Returns
+    -------
+    DatasetFacts
+        Its attribute ``inferred-from-name`` lists the attributes that come from the name,
+        ``unreadable-sidecar`` the sidecars that are not valid JSON or were refused.
+    """
+    sidecars = _Sidecars(documents, refused)
+    description, subject = sidecars.read("data_description"), sidecars.read("subject")
+    acquisition = sidecars.read("acquisition", "session", "ephys_session", "ophys_session")
     found: dict[str, list[str]] = {
-        "subject": _words(description, "subject_id")
-        or _words(subject, "subject_id")
-        or named.get("subject", []),
+        "subject": _words(description, "subject_id") or _words(subject, "subject_id"),
         "species": _words(subject, "species")
         or _words(_mapping(subject.get("subject_details")), "species"),
         "modality": _words(description, "modalities", prefer="abbreviation")
         or _words(description, "modality", prefer="abbreviation")
         or _words(description, "experiment_type"),
-        "platform": _words(description, "platform", prefer="abbreviation")
-        or named.get("platform", []),
+        "platform": _words(description, "platform", prefer="abbreviation"),
         "project": _words(description, "project_name") or _words(description, "project_id"),
         "investigator": _people(description.get("investigators")),
+        "institution": _words(description, "institution"),
         "funder": _funders(description.get("funding_source")),
         "data-level": [
             _LEVELS.get(one.casefold(), one) for one in _words(description, "data_level")
         ],
-        "created": _created(description) or named.get("created", []),
-        "process": _processes(sidecar("processing")) or named.get("process", []),
-        "schema-version": _words(description, "schema_version") or _words(joined, "schema_version"),
+        "created": _created(description),
+        "acquired": _times(acquisition, "acquisition_start_time", "session_start_time"),
+        "acquisition-type": _words(acquisition, "acquisition_type")
+        or _words(acquisition, "session_type"),
+        "process": _processes(sidecars.read("processing")),
+        "schema-version": _words(description, "schema_version")
+        or _words(sidecars.joined, "schema_version"),
+        UNREADABLE: sorted(sidecars.unreadable),
     }
+    named = name_parts(name.rpartition("/")[2])
+    inferred: dict[str, list[str]] = {}
+    if not sidecars.has("data_description"):
+        inferred = {kind: named[kind] for kind in _INFERABLE if named.get(kind) and not found[kind]}
+    inputs = _inputs(description)
+    if not inputs and "input" in named:
+        inputs = named["input"]
+        found[INFERRED] = ["input"]
+    found |= inferred
+    found[INFERRED] = [*found.get(INFERRED, ()), *inferred]
     return DatasetFacts(
-        title=_first(_words(description, "name")) or _first(_words(joined, "name")) or name,
+        title=_first(_words(description, "name"))
+        or _first(_words(sidecars.joined, "name"))
+        or name,
         license=tuple(_words(description, "license")),
-        landing_page=_page(description) or _page(joined),
+        landing_page=_page(description) or _page(sidecars.joined),
         attributes=tuple(
             sorted({(kind, value) for kind, values in found.items() for value in values[:_MOST]})
         ),
         # Some say that they were made of themselves.
-        inputs=tuple(sorted(set(_inputs(description, named)) - {name, name.rpartition("/")[2]})),
+        inputs=tuple(sorted(set(inputs) - {name, name.rpartition("/")[2]})),
     )
+
+
+class _Sidecars:
+    """The sidecars in the root of an asset, and which of them cannot be read."""
+
+    def __init__(self, documents: Sequence[Document], refused: Sequence[bytes]) -> None:
+        self.unreadable = {path.decode() for path in refused if b"/" not in path}
+        self._parsed: dict[str, Mapping[str, Any]] = {}
+        for document in documents:
+            if b"/" not in document.path:
+                self._add(document.path.decode(), document.content)
+        self.joined = self._parsed.get(_JOINED, {})
+
+    def _add(self, path: str, content: bytes) -> None:
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError):
+            self.unreadable.add(path)
+        else:
+            self._parsed[path] = _mapping(value)
+
+    def has(self, stem: str) -> bool:
+        """Return whether there is such a sidecar, be it unreadable."""
+        path = f"{stem}.json"
+        return path in self._parsed or path in self.unreadable or bool(self.read(stem))
+
+    def read(self, *stems: str) -> Mapping[str, Any]:
+        """Return the first of some sidecars that says anything, on its own or in the joined one."""
+        for stem in stems:
+            own = self._parsed.get(f"{stem}.json") or _mapping(self.joined.get(stem))
+            if own:
+                return own
+        return {}
 
 
 def name_parts(name: str) -> dict[str, list[str]]:
@@ -127,13 +186,13 @@ def _moment(time: str) -> str:
     return f"{date}T{clock.replace('-', ':')}"
 
 
-def _inputs(description: Mapping[str, Any], named: Mapping[str, list[str]]) -> list[str]:
+def _inputs(description: Mapping[str, Any]) -> list[str]:
     """Names of the assets that this one was made of, from the newest field that holds any."""
     for field in ("source_data", "input_data_name", "input_data"):
         stated = [_asset(one) for one in _words(description, field)]
         if found := [one for one in stated if one]:
             return found
-    return named.get("input", [])
+    return []
 
 
 def _asset(stated: str) -> str:
@@ -143,10 +202,14 @@ def _asset(stated: str) -> str:
 
 
 def _people(value: Any) -> list[str]:
-    """Names of persons; one text may hold several, with commas between them."""
-    return [
-        part.strip() for one in _texts(value, "name") for part in one.split(",") if part.strip()
-    ]
+    """Names of persons without degrees: one per object, one or several per text."""
+    found: list[str] = []
+    for one in _flat(value):
+        names = _texts(one, "name")
+        if not isinstance(one, Mapping):
+            names = [name for text in names for name in split_person_names(text)]
+        found += [name for name in map(without_degrees, names) if name not in found]
+    return found
 
 
 def _funders(value: Any) -> list[str]:
@@ -158,10 +221,25 @@ def _funders(value: Any) -> list[str]:
 
 def _created(description: Mapping[str, Any]) -> list[str]:
     """Time of creation; early schemas keep date and time of day apart."""
-    times, dates = _words(description, "creation_time"), _words(description, "creation_date")
-    if dates and times and "-" not in times[0][:8]:
-        return [f"{dates[0]}T{times[0]}"]
-    return times[:1] or dates[:1]
+    dates = _words(description, "creation_date")
+    if dates:
+        times = _words(description, "creation_time")
+        joined = [f"{dates[0]}T{time}" for time in times[:1] if "-" not in time[:8]]
+        return _valid_times([*joined, *dates])
+    return _times(description, "creation_time")
+
+
+def _times(holder: Mapping[str, Any], *names: str) -> list[str]:
+    """The first valid ISO 8601 date or time in some fields."""
+    return _valid_times(text for name in names for text in _words(holder, name))
+
+
+def _valid_times(texts: Iterable[str]) -> list[str]:
+    for text in texts:
+        with suppress(ValueError):
+            datetime.fromisoformat(text)
+            return [text]
+    return []
 
 
 def _processes(processing: Mapping[str, Any]) -> list[str]:
@@ -174,7 +252,8 @@ def _processes(processing: Mapping[str, Any]) -> list[str]:
     ):
         for one in _flat(listed):
             if isinstance(one, Mapping):
-                found += _words(one, "process_type") or _words(one, "name")
+                words = [*_words(one, "process_type"), *_words(one, "name")]
+                found += [word for word in words if word not in found]
     return found
 
 
@@ -228,13 +307,6 @@ def _first(words: Sequence[str]) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _parsed(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
 
 
 AIND: Final = Profile(is_document=is_document, kept=kept, facts=facts)

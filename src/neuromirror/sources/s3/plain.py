@@ -17,7 +17,7 @@ def _kept(_path: bytes, content: bytes) -> bytes:
     return content
 
 
-def _facts(name: str, _documents: Sequence[Document]) -> DatasetFacts:
+def _facts(name: str, _documents: Sequence[Document], _refused: Sequence[bytes]) -> DatasetFacts:
     return DatasetFacts(title=name)
 
 

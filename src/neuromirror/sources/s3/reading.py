@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from neuromirror.model import Document, FileRecord, Location, NamedException, Retention, VersionRef
+from neuromirror.model import (
+    FOLDER_MARKER,
+    Document,
+    FileRecord,
+    Location,
+    NamedException,
+    Retention,
+    VersionRef,
+)
 from neuromirror.net import (
     CountedPool,
     Forbidden,
@@ -133,7 +141,9 @@ class Reading:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         documents = [one[0] for one in read if one is not None]
-        facts = self._rules.profile.facts(self._version.dataset.local_id, documents)
+        start = len(self._prefix)
+        refused = [row.key[start:] for row, one in zip(rows, read, strict=True) if one is None]
+        facts = self._rules.profile.facts(self._version.dataset.local_id, documents, refused)
         cleaned = [("cleaned", one[0].path.decode()) for one in read if one is not None and one[1]]
         listing.documents = tuple(documents)
         listing.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
@@ -263,7 +273,7 @@ class Reading:
         path = row.key[len(self._prefix) :]
         if not row.size and (not path or path.endswith(b"/")):
             return NamedException(
-                path, "folder-marker", f"{shown(row.key)!r} only says that there is a folder"
+                path, FOLDER_MARKER, f"{shown(row.key)!r} only says that there is a folder"
             )
         named = self._naming.path(row, path, self._headers, pool)
         claims = self._ladder.without_asking(row, known)
