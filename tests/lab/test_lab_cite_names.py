@@ -33,7 +33,6 @@ from neuromirror.lab.cite.works import qualified
         ("International Brain Laboratory", ("", "", "", "")),
         ("王小明", ("", "", "", "")),
         ("Plato", ("", "", "", "")),
-        ("Doe, Jane, PhD", ("", "", "", "")),
         ("von", ("", "", "", "")),
     ],
 )
@@ -44,6 +43,13 @@ def test_a_name_is_taken_apart_only_as_far_as_that_is_certain(
     assert found is not None
     assert (found.family, found.given, found.particle, found.suffix) == parts
     assert found.whole == name
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"), [("Doe, Jane, PhD", "Doe, Jane"), ("José Núñez, Ph.D.", "José Núñez")]
+)
+def test_a_degree_is_no_part_of_a_name(name: str, whole: str) -> None:
+    assert person(name) == person(whole)
 
 
 def test_a_name_stands_in_a_list_as_it_is_sorted() -> None:
