@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,69 +22,111 @@ from bench_servers import (
     expect,
     listing_server,
     moto_server,
+    processor_seconds,
     sync_once,
     timed,
 )
+
+READY = "listing server that sends ready pages (it renders, sorts and signs nothing)"
+READY_ZARRS = f"{READY}, Zarrs"
 
 SMALL = 2000
 """Objects that ``git annex import`` is given: it must download them all."""
 
 
-def mirror_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+ZARRS = 2
+"""Zarrs in the bucket of Zarrs: half of the objects each."""
+QUICK = 300_000
+"""Objects up to which the contenders are run ``REPEATS`` times."""
+
+
+def mirror_bucket(folder: Path, count: int, zarrs: int = 0) -> tuple[float, dict[str, Any]]:
     """A first sync: listed, minted, recorded in the index."""
-    with listing_server(count) as served:
+    with listing_server(count, zarrs) as served:
         mirror = served.mirror(folder / "mirrors")
-        times = []
-        for number in range(REPEATS):
+
+        def sync(number: int) -> None:
             store = folder / f"store-{number}"
-            times.append(timed(partial(sync_once, mirror, store), status="ok"))
+            result = sync_once(mirror, store)
+            expect(result.status == "ok", f"the sync should have been ok: {result}")
+
+        def check(number: int) -> None:
+            store = folder / f"store-{number}"
             _check_files(store, count)
             shutil.rmtree(store)
-        return statistics.median(times), {}
+
+        return _medians(count, sync, check)
+
+
+def mirror_zarrs(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """A first sync of a bucket of Zarrs."""
+    return mirror_bucket(folder, count, ZARRS)
+
+
+def _medians(
+    count: int, run: Callable[[int], None], after: Callable[[int], None] = lambda _: None
+) -> tuple[float, dict[str, Any]]:
+    """Seconds and seconds of processors of a run: the medians of some, or of one large one.
+
+    ``after`` is done after each, and does not count.
+    """
+    seconds, processors = [], []
+    for number in range(REPEATS if count <= QUICK else 1):
+        before = processor_seconds()
+        seconds.append(timed(partial(run, number)))
+        processors.append(processor_seconds() - before)
+        after(number)
+    return statistics.median(seconds), {"cpu_s": round(statistics.median(processors), 2)}
 
 
 def _check_files(store: Path, count: int) -> None:
     from neuromirror.index import Index
 
     with Index.open_readonly(store / "neuromirror" / "index.sqlite") as index:
-        (status,) = index.mirror_status()
-        expect(status.files == count, f"{status.files} files were mirrored instead of {count}")
+        files = sum(one.files for one in index.datasets(parts=True))
+        expect(files == count, f"{files} files were mirrored instead of {count}")
 
 
-def list_by_boto3(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+def list_by_boto3(folder: Path, count: int, zarrs: int = 0) -> tuple[float, dict[str, Any]]:
     """boto3's paginator of ListObjectsV2, every row seen."""
-    with listing_server(count) as served:
+    with listing_server(count, zarrs) as served:
         client = served.client()
-        begin = time.perf_counter()
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=served.name)
-        listed = sum(1 for page in pages for _ in page["Contents"])
-        seconds = time.perf_counter() - begin
-        expect(listed == count, f"boto3 listed {listed} objects")
-        return seconds, {}
+
+        def walk(_: int) -> None:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=served.name)
+            listed = sum(1 for page in pages for _ in page["Contents"])
+            expect(listed == count, f"boto3 listed {listed} objects")
+
+        walk(0)  # its pages are other ones than ours: now they are ready, too
+        return _medians(count, walk)
+
+
+def list_zarrs_by_boto3(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """The same of a bucket of Zarrs."""
+    return list_by_boto3(folder, count, ZARRS)
 
 
 def list_by_aws(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """``aws s3 ls --recursive``, if it is there."""
     with listing_server(count) as served:
         out = folder / "listed"
-        asked = ["s3", "ls", "--recursive", f"s3://{served.name}/", "--endpoint-url"]
-        with out.open("wb") as file:
-            begin = time.perf_counter()
-            subprocess.run(
-                ["aws", *asked, served.endpoint, "--no-sign-request"],
-                stdout=file,
-                check=True,
-                env={
-                    **os.environ,
-                    "AWS_DEFAULT_REGION": "us-east-1",
-                    "AWS_EC2_METADATA_DISABLED": "true",
-                },
-            )
-            seconds = time.perf_counter() - begin
-        with out.open("rb") as file:
-            listed = sum(1 for _ in file)
-        expect(listed == count, f"aws listed {listed} objects")
-        return seconds, {}
+        command = ["aws", "s3", "ls", "--recursive", f"s3://{served.name}/", "--endpoint-url"]
+        environment = {
+            **os.environ,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+        def walk(_: int) -> None:
+            with out.open("wb") as file:
+                command_line = [*command, served.endpoint, "--no-sign-request"]
+                subprocess.run(command_line, stdout=file, check=True, env=environment)
+            with out.open("rb") as file:
+                listed = sum(1 for _ in file)
+            expect(listed == count, f"aws listed {listed} objects")
+
+        walk(0)
+        return _medians(count, walk)
 
 
 def small_objects(count: int) -> dict[bytes, bytes]:
@@ -150,6 +192,10 @@ LISTED: dict[str, Contender] = {
     "boto3": list_by_boto3,
     "aws s3 ls --recursive": list_by_aws,
 }
+ZARRS_LISTED: dict[str, Contender] = {
+    "neuromirror": mirror_zarrs,
+    "boto3": list_zarrs_by_boto3,
+}
 IMPORTED: dict[str, Contender] = {
     "neuromirror": mirror_small,
     "annex-import": import_small,
@@ -171,12 +217,15 @@ def _lines(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
             listing = 0.0
             for what, run in LISTED.items():
                 if what.startswith("aws ") and shutil.which("aws") is None:
-                    yield missing("s3", what, size, "is not on PATH") | {"of": "listing server"}
+                    yield missing("s3", what, size, "is not on PATH") | {"of": READY}
                     continue
                 line = in_own_process("s3", what, run, size, folder)
                 listing = listing or line["seconds"]
                 listings = round(line["seconds"] / listing, 2)
-                yield {**line, "listings": listings, "of": "listing server"}
+                yield {**line, "listings": listings, "of": READY}
+            for what, run in ZARRS_LISTED.items():
+                line = in_own_process("s3", what, run, size, folder)
+                yield {**line, "listings": round(line["seconds"] / listing, 2), "of": READY_ZARRS}
         for what, run in IMPORTED.items():
             count = min(SMALL, max(sizes))
             yield {**in_own_process("s3", what, run, count, folder), "of": "moto's server"}

@@ -1,4 +1,4 @@
-"""Runs one S3 server until its input ends: ``listing COUNT``, or ``moto`` with objects to hold.
+"""Runs one S3 server until its input ends: ``listing COUNT ZARRS`` or ``moto`` with its objects.
 
 The first line that is printed says where it is. Every line that is read after that is the key, in
 hex, of an object that is to get other bytes; an empty line is printed once it has.
@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 
-def serve_listing(count: int) -> None:
-    """The listing server, with so many objects."""
+def serve_listing(count: int, zarrs: int) -> None:
+    """The listing server, with so many objects, in Zarrs if there are to be some.
+
+    All pages are kept, for a lister that asks after other keys than the one before as well.
+    """
     from neuromirror.demo.listing_server import BigBucket
 
-    with BigBucket(count) as bucket:
+    ready = 3 * count // 1000 + 1000
+    with BigBucket(count, prefixes=zarrs or 8, zarrs=zarrs > 0, ready=ready) as bucket:
         _say({"endpoint": bucket.endpoint, "bucket": bucket.name})
         _obey(bucket.change)
 
@@ -64,7 +68,7 @@ def _obey(change: Callable[[bytes], object]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "listing":
-        serve_listing(int(sys.argv[2]))
+        serve_listing(int(sys.argv[2]), int(sys.argv[3]))
     else:
         held = json.loads(sys.stdin.readline())
         serve_moto({bytes.fromhex(key): text.encode() for key, text in held.items()})

@@ -73,9 +73,13 @@ class Served:
 
 
 @contextmanager
-def listing_server(count: int) -> Iterator[Served]:
-    """A bucket of ``count`` objects from the listing server, whose pages are ready to be sent."""
-    with _server("listing", str(count)) as served:
+def listing_server(count: int, zarrs: int = 0) -> Iterator[Served]:
+    """A bucket of ``count`` objects from the listing server, whose pages are ready to be sent.
+
+    They are as our lister asks for them; another lister's are ready after its first pass. With
+    ``zarrs`` the objects are so many Zarrs.
+    """
+    with _server("listing", str(count), str(zarrs)) as served:
         expect(served.count() == count, "the listing server does not list what it should")
         yield served
 
@@ -245,6 +249,11 @@ def expect_untouched(store: Path, before: dict[str, tuple[int, str]]) -> None:
     after = contents_of(store)
     written = sorted(name for name in before | after if before.get(name) != after.get(name))
     expect(not written, f"the visit wrote into the store: {', '.join(written[:5])}")
+
+
+def processor_seconds() -> float:
+    """Return the user and system seconds of this process and its finished children."""
+    return sum(os.times()[:4])
 
 
 def timed(run: Callable[[], Any], *, status: str | None = None) -> float:

@@ -28,15 +28,19 @@ _HTTP_DATE: Final = "Wed, 05 Apr 2023 06:07:08 GMT"
 _XML: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _MOST: Final = 1000
 _CACHED: Final = 1000
-"""Pages kept ready, of about 250 kB each."""
+"""Pages kept ready, of about 250 kB each, if nothing else is said."""
 
 
 class NumberedKeys(Sequence[bytes]):
-    """``objects`` keys in the order of their bytes, spread evenly over ``prefixes`` folders."""
+    """``objects`` keys in the order of their bytes, spread evenly over ``prefixes`` folders.
 
-    def __init__(self, objects: int, prefixes: int) -> None:
+    With ``zarrs`` each folder holds a Zarr: the first of its keys is that of a group.
+    """
+
+    def __init__(self, objects: int, prefixes: int, *, zarrs: bool = False) -> None:
         self._objects = objects
         self._each = -(-objects // prefixes) or 1
+        self._zarrs = zarrs
 
     def __len__(self) -> int:
         return self._objects
@@ -54,13 +58,16 @@ class NumberedKeys(Sequence[bytes]):
         if not 0 <= at < self._objects:
             raise IndexError(at)
         asset, chunk = divmod(at, self._each)
+        if self._zarrs and not chunk:
+            return b"asset_%04d/data.zarr/.zgroup" % asset
         return b"asset_%04d/data.zarr/%05d/%04d" % (asset, chunk // 1000, chunk % 1000)
 
 
 class BigBucket:
     """A bucket on loopback, serving between ``with`` and its end, path-style, to anybody.
 
-    ``keys`` (any bytes but no empty one) instead of numbered ones; ``multipart`` is the share of
+    ``keys`` (any bytes but no empty one) instead of numbered ones, which make Zarrs where ``zarrs``
+    says so; ``ready`` pages are kept as they were sent first; ``multipart`` is the share of
     objects with the ETag of a multipart upload (of one part). ``delay`` holds every page back so
     many seconds and ``slow_down`` answers the next so many with 503; both may be set at any
     time. ``asked`` has the start key of every page that was asked for, in order, and
@@ -72,7 +79,9 @@ class BigBucket:
         objects: int = 200_000,
         *,
         prefixes: int = 8,
+        zarrs: bool = False,
         keys: Iterable[bytes] | None = None,
+        ready: int = _CACHED,
         name: str = "big-bucket",
         multipart: float = 0.0,
         page: int = _MOST,
@@ -80,7 +89,7 @@ class BigBucket:
     ) -> None:
         self.name = name
         self.keys: Sequence[bytes] = (
-            NumberedKeys(objects, prefixes) if keys is None else sorted(set(keys))
+            NumberedKeys(objects, prefixes, zarrs=zarrs) if keys is None else sorted(set(keys))
         )
         self.delay = 0.0
         self.slow_down = 0
@@ -93,6 +102,7 @@ class BigBucket:
         self._dropped: set[bytes] = set()
         self._cut: dict[bytes, bool] = {}
         self._ready: dict[bytes, tuple[bytes, bytes]] = {}
+        self._most_ready = ready
         self._lock = threading.Lock()
         self._server = RawServer(self._answer, port)
 
@@ -152,7 +162,7 @@ class BigBucket:
         ready = self._ready.get(query)
         if ready is None:
             ready = self._listing(query)
-            if len(self._ready) < _CACHED:
+            if len(self._ready) < self._most_ready:
                 self._ready[query] = ready
         self.asked.append(ready[0])
         if self.slow_down > 0:

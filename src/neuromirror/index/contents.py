@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import astuple
 
+from neuromirror.index.bulk import insert_rows
 from neuromirror.index.rows import RETENTION
 from neuromirror.index.urls import key_hash
 from neuromirror.model import Digest, RecordLine
@@ -117,10 +118,7 @@ class ContentWriter:
     def _write(
         self, fresh: list[_Content], changed: dict[int, _Content], others: list[_Other]
     ) -> None:
-        self._db.executemany(
-            f"INSERT INTO contents ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            map(astuple, fresh),
-        )
+        insert_rows(self._db, f"contents ({_COLUMNS})", list(map(astuple, fresh)))
         self._db.executemany(
             "UPDATE contents SET size=?, sha256=?, md5=?, etag=?, parts=?, part_size=?, checked=?, "
             "sha256_by=?, md5_by=?, etag_by=?, retention=? WHERE id=?",

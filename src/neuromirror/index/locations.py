@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from neuromirror.index.bulk import insert_rows
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import Location
 
@@ -61,9 +62,9 @@ class LocationWriter:
             elif changed and found[1] != version:
                 anew.append((version, found[0]))
         self._db.executemany("UPDATE locations SET learned = ? WHERE id = ?", anew)
-        self._db.executemany(
-            "INSERT INTO locations (content, rank, url, kind, version_id, plain_hash, learned) "
-            "VALUES (?,?,?,?,?,?,?)",
+        insert_rows(
+            self._db,
+            "locations (content, rank, url, kind, version_id, plain_hash, learned)",
             new,
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from neuromirror.index.bulk import insert_rows
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.errors import JournalBroken
 from neuromirror.index.locations import LocationWriter
@@ -302,11 +303,7 @@ class _Batch:
         self._db.executemany(
             "UPDATE files SET record = ? WHERE dataset = ? AND path = ? AND since = ?", rewritten
         )
-        self._db.executemany(
-            "INSERT INTO files (dataset, path, since, content, source_path, record) "
-            "VALUES (?,?,?,?,?,?)",
-            opened,
-        )
+        insert_rows(self._db, "files (dataset, path, since, content, source_path, record)", opened)
         self._locations.learn(places)
         if self._words is not None:
             self._words.take(row[1] for row in opened)

@@ -124,12 +124,14 @@ def _fast(body: bytes) -> Page | None:
     else:
         keys = [row[0].encode() for row in found]
     try:
-        rows = [
-            ObjectRow(key, int(size), etag, _time(at), None, algorithm or None, kind or None)
-            for key, (_, at, etag, algorithm, kind, size) in zip(keys, found, strict=True)
-        ]
+        # objects that were written together have one time
+        times = {stamp: _time(stamp) for stamp in {row[1] for row in found}}
     except ValueError:
         return None
+    rows = [
+        ObjectRow(key, int(size), etag, times[at], None, algorithm or None, kind or None)
+        for key, (_, at, etag, algorithm, kind, size) in zip(keys, found, strict=True)
+    ]
     if not all(map(lt, keys, keys[1:])):
         return None
     return _page(rows, [], fields)
