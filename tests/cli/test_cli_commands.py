@@ -217,7 +217,7 @@ def test_a_dry_run_writes_nothing_after_it_either(shell: Shell, demo: DemoArchiv
     }
     assert states["demo:000003"] == ("ok", "would visit: changed upstream")
     assert states["demo:000001"] == ("notneeded", "unchanged")
-    assert states["demo:000004"][1] == "would visit: 1 file waited for a sha256"
+    assert states["demo:000004"][1] == "would visit: 1 file waited for a checksum"
     assert everything(shell.store) == before
 
 

@@ -106,9 +106,9 @@ def test_files_that_wait_for_a_sha256_are_not_forgotten_by_the_short_cut(
 ) -> None:
     source.late_sha256 = True
     source.things["a"] = Thing(files("x.bin", "y.bin"))
-    assert box.sync()["box:a"].message.endswith("; 2 files wait for a sha256")
+    assert box.sync()["box:a"].message.endswith("; 2 files wait for a checksum")
     source.read.clear()
-    assert box.sync()["box:a"].message == "nothing new; 2 files wait for a sha256"
+    assert box.sync()["box:a"].message == "nothing new; 2 files wait for a checksum"
 
     def die(known: Known) -> None:
         raise Unreachable("the bucket went away")
@@ -116,7 +116,7 @@ def test_files_that_wait_for_a_sha256_are_not_forgotten_by_the_short_cut(
     source.on_listing = die
     assert box.sync()["box:a"].visit == "failed"
     source.on_listing = lambda known: None
-    assert box.sync()["box:a"].message == "nothing new; 2 files wait for a sha256"
+    assert box.sync()["box:a"].message == "nothing new; 2 files wait for a checksum"
     assert source.read == []
 
 

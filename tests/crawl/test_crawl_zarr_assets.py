@@ -311,9 +311,9 @@ def test_files_of_a_zarr_do_not_wait_for_a_sha256(zarrs: Box, source: Scripted) 
     source.things["a"] = Thing(
         files("x.bin") | files("y.bin", sha256=True), zarrs={"s.zarr": "s", "l.zarr": "l"}
     )
-    assert zarrs.sync()["box:a"].message.endswith("; 1 file waits for a sha256")
+    assert zarrs.sync()["box:a"].message.endswith("; 1 file waits for a checksum")
     source.read.clear()
-    assert zarrs.sync()["box:a"].message == "nothing new; 1 file waits for a sha256"
+    assert zarrs.sync()["box:a"].message == "nothing new; 1 file waits for a checksum"
     assert source.read == []
 
 

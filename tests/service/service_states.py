@@ -40,7 +40,7 @@ def expect_same(place: Place, folder: Path) -> None:
     assert {name: one.message for name, one in ended.items() if one.exit_code} == {}
     other = Place(place.mirrors, folder)
     other.sync()
-    other.sync()  # one of the datasets waits for a sha256 in its first visit
+    other.sync()  # one of the datasets waits for a checksum in its first visit
     assert states(place) == states(other)
     assert minted(place) == minted(other)
     assert set(minted(place).values()) == {1}

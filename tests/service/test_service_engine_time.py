@@ -55,7 +55,7 @@ def test_a_first_service_on_a_store_of_syncs_visits_nothing_that_is_current(
     place.sync()
     with works_of(place) as works:
         done = works.settle()
-        # one waits for a sha256
+        # one waits for a checksum
         assert done.count("visit") <= 1
         rows = [row for row in works.office.schedule.tasks("demo") if row.local_id]
         assert {row.name for row in rows} == {

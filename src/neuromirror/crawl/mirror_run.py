@@ -290,7 +290,11 @@ class MirrorRun:
                 said = self._rules.before(dataset)
                 if task.last is not None and task.last.status == "not_found":
                     tell_returned(recorder, dataset)
-                outcome = visit.run(deep=self._how.deep, history=self._how.history)
+                outcome = visit.run(
+                    deep=self._how.deep,
+                    history=self._how.history,
+                    pending_only=task.pending_only,
+                )
         except NotNow as error:
             return Result(dataset.name, "notneeded", str(error))
         except (NeuromirrorError, OSError) as error:

@@ -14,13 +14,15 @@ class Task:
     """A dataset and what the run is to do with it.
 
     ``action`` is visit | skip | held | unavailable; ``why`` says it in words; ``last`` is how
-    the last visit ended, None before the first.
+    the last visit ended, None before the first. ``pending_only`` says that a visit is due only
+    because upstream had yet to complete something when the last one was made.
     """
 
     hint: DatasetHint
     action: str
     why: str
     last: LastVisit | None = None
+    pending_only: bool = False
 
 
 def plan_one(
@@ -38,9 +40,12 @@ def plan_one(
     come over from the private store.
     """
     action, why = _due(hint, last, held, regardless)
+    pending_only = action == "skip" and last is not None and last.pending > 0
+    if pending_only and last is not None:
+        action, why = "visit", f"{files_waiting(last.pending, 'waited')} for a checksum"
     if moving and hint.unavailable is None:
-        action, why = "visit", "opened upstream"
-    return Task(hint, action, why, last)
+        action, why, pending_only = "visit", "opened upstream", False
+    return Task(hint, action, why, last, pending_only)
 
 
 def _due(
@@ -64,8 +69,6 @@ def _due(
         return "visit", "released"
     if last.status != "full":
         return "visit", f"last visit: {last.status}"
-    if last.pending:
-        return "visit", f"{files_waiting(last.pending, 'waited')} for a sha256"
     return "skip", "unchanged"
 
 

@@ -117,7 +117,9 @@ class PartEntries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A snapshot whose listing was whole; ``pending`` files will get a sha256 upstream later.
+    """A snapshot whose listing was whole.
+
+    ``pending`` counts files that will get a sha256 upstream later, and parts a checksum.
 
     ``files`` counts all but the links to parts. ``untimed`` says that upstream gave no time, so
     that the version's is that of its newest file; ``whole`` that all of it is one array.
@@ -293,6 +295,7 @@ class _Count:
     def part(self, part: Part) -> None:
         self.listed += 1
         self.bytes += part.size
+        self.pending += part.version.claimed is None
 
     def saw(self, modified: datetime | None) -> None:
         if modified is not None and (self.newest is None or modified > self.newest):

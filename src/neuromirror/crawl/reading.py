@@ -12,11 +12,13 @@ from neuromirror.crawl.recalled import Recalled
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.model import DatasetRef, VersionRef
 from neuromirror.net import ListingBroken
-from neuromirror.sources import Known, Listing, ListingNotProven, Source
+from neuromirror.sources import ChecksPending, Known, Listing, ListingNotProven, Source
 from neuromirror.store import Store
 from neuromirror.store.memos import Memo, MemoFolder, Workspace
 
 _ATTEMPTS = 3
+_PENDING = "pending "
+"""Begins the word under which the pending items of a version are remembered."""
 
 Commits = tuple[str, str]
 """A state's commit and the git-annex branch's, in hex."""
@@ -70,7 +72,7 @@ class Reading:
 
         Where upstream says that nothing has changed since the state of ``commit`` (and
         ``annex_commit``, if given) was made, ``take`` is not called; given is then how many files
-        of that state still waited for a sha256. ``listing`` reads the version, if it is not the
+        of that state still waited for a checksum. ``listing`` reads the version, if it is not the
         source that does; ``word`` is what is remembered under, if not upstream's for the version.
         Raises what the source raises, and what ``take`` raises.
         """
@@ -140,7 +142,25 @@ class Reading:
         if taken is not None:
             new = None if content is None else Memo(*taken, content, proven.pending)
             self._memos.keep(self._id, word, new)
+        left = None if taken is None else listing.pending()
+        new = None if taken is None or left is None else Memo(*taken, left, proven.pending)
+        self._memos.keep(self._id, _PENDING + word, new)
         return None
+
+    def still_pending(self, word: str, commit: str | None, annex_commit: str | None) -> int | None:
+        """Return how many files are still pending in the state of these commits.
+
+        None where upstream has completed some of them, or only a visit can tell.
+        """
+        memo = self._memos.read(self._id, _PENDING + word)
+        if (
+            memo is None
+            or (memo.commit, memo.annex_commit) != (commit, annex_commit)
+            or not isinstance(self._source, ChecksPending)
+            or not self._source.still_pending(self._dataset, memo.content)
+        ):
+            return None
+        return memo.pending
 
     def _note(self, listing: Listing) -> None:
         self.links, self.checked = listing.facts.links, listing.checked()

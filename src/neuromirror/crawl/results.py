@@ -54,7 +54,7 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
         states = "1 new state" if outcome.parts == 1 else f"{outcome.parts} new states"
         notes += f"; {states} of its Zarrs"
     if outcome.pending:
-        notes += f"; {files_waiting(outcome.pending, 'wait')} for a sha256"
+        notes += f"; {files_waiting(outcome.pending, 'wait')} for a checksum"
     if outcome.writing:
         zarrs = "1 Zarr is" if outcome.writing == 1 else f"{outcome.writing} Zarrs are"
         notes += f"; {zarrs} still being written upstream"

@@ -92,11 +92,15 @@ class Visit:
         self._visits: PartVisits  # as deep as the visit, so made when it begins
         self.outcome = Outcome()
 
-    def run(self, *, deep: bool = False, history: bool = False) -> Outcome:
+    def run(
+        self, *, deep: bool = False, history: bool = False, pending_only: bool = False
+    ) -> Outcome:
         """Brings the dataset up to date, published versions first, then what can be observed.
 
         With ``history``, earlier states that upstream can still list go before the present one.
         With ``deep``, what upstream's own words for its versions and parts say is not believed.
+        With ``pending_only`` upstream is asked about what was pending, and about the rest only if
+        some of that is complete now.
         Raises what stopped it; what was minted before that stays, and is in ``outcome``.
         """
         self._deep, self._history = deep, history
@@ -110,6 +114,8 @@ class Visit:
         )
         self._reading.deep = deep
         check_dataset(self._dataset)
+        if pending_only and self._is_still_pending():
+            return self.outcome
         versions = self._source.versions(self._dataset)
         for version in versions:
             check_version(version)
@@ -130,6 +136,20 @@ class Visit:
         if self._publisher.repository.exists():
             self._publisher.repository.refresh()
         return self.outcome
+
+    def _is_still_pending(self) -> bool:
+        """Whether upstream has completed nothing of what was pending in the last state."""
+        self._publisher.catch_up()
+        last = self._publisher.last_observed()
+        if last is None:
+            return False
+        refs = self._publisher.repository.refs()
+        count = self._reading.still_pending(last.upstream, refs.get(MAIN), refs.get(ANNEX))
+        if count is None:
+            return False
+        self.outcome.pending = count
+        self.outcome.left_out = last.exceptions
+        return True
 
     # --- published versions
 

@@ -88,11 +88,15 @@ class ZarrVerbs(Holdings):
         data = zarr.removed[entry].data
         self.change_zarr(dandiset, path, entry, data, quiet=quiet, finalize=finalize)
 
-    def finalize_zarr(self, dandiset: str, path: str) -> str:
-        """Let the archive look at the files of a Zarr; returns the checksum."""
+    def finalize_zarr(self, dandiset: str, path: str, *, quiet: bool = False) -> str:
+        """Let the archive look at the files of a Zarr; return the checksum.
+
+        With ``quiet`` neither asset nor draft is modified.
+        """
         with self.lock:
             asset, zarr = self._zarr_asset(dandiset, path)
-            self._finalized(asset, zarr, self.clock.tick())
+            now = self.clock.tick()
+            self._finalized(asset, zarr, None if quiet else now)
             assert zarr.checksum is not None
             return zarr.checksum
 

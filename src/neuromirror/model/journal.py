@@ -93,9 +93,9 @@ class VisitEnded:
 
     ``status`` is full | partial | held | waiting | not_found | failed; ``fingerprint`` is the
     source's hint as of the visit, empty where it gives none (the plan skips a dataset whose last
-    visit was full and whose hint is the same); ``pending`` counts files that still lack their
-    best digest (such a dataset is visited again all the same). ``traffic`` is what was asked of
-    each host, as model.dump_traffic has it; empty where an earlier release did not count.
+    visit was full and whose hint is the same); ``pending`` counts files and Zarrs that still
+    lack their best digest (upstream is asked about these all the same). ``traffic`` is what was
+    asked of each host, as model.dump_traffic has it; empty where an earlier release did not count.
     """
 
     visit: str

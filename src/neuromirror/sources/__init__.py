@@ -10,10 +10,19 @@ from neuromirror.sources.errors import (
     UnexpectedReply,
 )
 from neuromirror.sources.options import SourceOptions
-from neuromirror.sources.protocol import Estimate, Known, KnownContent, Listing, Part, Source
+from neuromirror.sources.protocol import (
+    ChecksPending,
+    Estimate,
+    Known,
+    KnownContent,
+    Listing,
+    Part,
+    Source,
+)
 from neuromirror.sources.registry import open_source, source_kinds
 
 __all__ = [
+    "ChecksPending",
     "DatasetNotFound",
     "Estimate",
     "Known",

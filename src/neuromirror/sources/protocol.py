@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -101,6 +101,9 @@ class Listing:
     its place (None: the same). ``checked`` says in words, after either, what was compared, where
     that is less than everything (upstream gives no checksums, and a sample was read).
 
+    ``pending``, after the last entry, names what upstream has yet to complete, as
+    :meth:`ChecksPending.still_pending` takes it (None: only a visit can tell).
+
     ``still_there`` gives those of some missing paths that upstream has after all; None where the
     listing proves itself by a summary.
     """
@@ -117,6 +120,7 @@ class Listing:
     unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
     memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
     renewed: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
+    pending: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
     still_there: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
     checked: Callable[[], str] = field(default=_nothing_said, repr=False)
 
@@ -155,6 +159,18 @@ class Estimate:
     bytes: int
     fetched: int = 0
     requests: int = 0
+
+
+@runtime_checkable
+class ChecksPending(Protocol):
+    """A source that can ask about the pending items of a dataset alone."""
+
+    def still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
+        """Return whether upstream has completed none of the items of :attr:`Listing.pending`.
+
+        False also where that cannot be found out: then a visit is made.
+        """
+        ...
 
 
 class Source(Protocol):

@@ -30,7 +30,7 @@ _STALE = 24 * 3600.0
 class Memo:
     """A source's memo of a listing, and the commits (hex) of the state that was made of it.
 
-    ``pending`` counts the files of which upstream will tell a sha256 some time later.
+    ``pending`` counts the files and Zarrs whose checksums upstream has yet to compute.
     """
 
     commit: str

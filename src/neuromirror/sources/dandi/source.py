@@ -6,8 +6,6 @@ archive's source and is said where it matters.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import threading
@@ -36,6 +34,7 @@ from neuromirror.sources.dandi.memo import Memo, bound, load
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.objects import ObjectHeads
 from neuromirror.sources.dandi.paging import pages
+from neuromirror.sources.dandi.pending import PendingItems, still_pending
 from neuromirror.sources.dandi.places import Entry, Places
 from neuromirror.sources.dandi.rows import EMBARGOED, BlobRow, Row
 from neuromirror.sources.dandi.sweep import Sweep
@@ -44,6 +43,7 @@ from neuromirror.sources.dandi.versions import (
     OPEN,
     LatelyTold,
     Stated,
+    fingerprint,
     read_info,
     read_version,
 )
@@ -286,7 +286,7 @@ class DandiSource:
         name = draft.get("name")
         return DatasetHint(
             dataset,
-            _fingerprint(draft, published, embargo),
+            fingerprint(draft, published, embargo),
             title=str(clean(name)) if isinstance(name, str) else "",
         )
 
@@ -397,6 +397,7 @@ class DandiSource:
             connections=self.options.connections,
         )
         shards = MetadataShards()
+        items = PendingItems()
 
         def bound_to(stated: Stated) -> str:
             return bound(shaping, stated.version, stated.facts, (stated.document,), web_remotes)
@@ -420,6 +421,9 @@ class DandiSource:
             whole = assets.whole and places.settled and not assets.moving
             return Memo(bound_to(closed), assets.seen).dump() if whole and closed else None
 
+        def pending() -> bytes | None:
+            return items.dump(len(assets.seen)) if assets.whole and places.settled else None
+
         def entries() -> Iterator[Entry]:
             nonlocal closed
             rows = assets.rows(
@@ -429,7 +433,8 @@ class DandiSource:
                 take=shards.take if self.options.metadata else None,
                 private=self._is_private,
             )
-            yield from places.located(map(_without_objects, rows) if self._is_private else rows)
+            taken = map(items.take, rows)
+            yield from places.located(map(_without_objects, taken) if self._is_private else taken)
             closed = self._stated(dataset, label)
             listing.facts, listing.documents = closed.facts, (closed.document, *shards.documents())
 
@@ -443,8 +448,19 @@ class DandiSource:
             web_remotes=web_remotes,
             unchanged=unchanged,
             memo=memo,
+            pending=pending,
         )
         return listing
+
+    def still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
+        """Whether the archive has completed nothing of what was pending in the draft."""
+        return still_pending(
+            pending,
+            self.session,
+            self.options.api,
+            lambda local_id: self._zarrs.state(self.dataset(local_id)).checksum,
+            self.options.connections,
+        )
 
     def _to_part(
         self, path: bytes, size: int, zarr_id: str, metadata: Mapping[str, Any]
@@ -470,22 +486,3 @@ def _is_zarr(dataset: DatasetRef) -> bool:
 def _without_objects(rows: Sequence[Row]) -> list[Row]:
     """The rows of blobs that the bucket gives to nobody, without their objects' addresses."""
     return [replace(row, object_url=None) if isinstance(row, BlobRow) else row for row in rows]
-
-
-def _fingerprint(draft: Mapping[str, Any], published: Any, embargo: str) -> str:
-    """A digest of what moves when a dandiset changes, the same from every kind of reply.
-
-    ``status``, ``active_uploads`` and stars move without the data and are not in it. ``modified``
-    of both versions is, though validation and late DOIs move it: a visit too many costs a few
-    requests, one too few loses a state.
-    """
-    fields = ("version", "name", "asset_count", "size", "created", "modified")
-    moving = {
-        "draft": [draft.get(field) for field in fields],
-        "published": [published.get(field) for field in fields]
-        if isinstance(published, Mapping)
-        else None,
-        "embargo": embargo,
-    }
-    canonical = json.dumps(moving, sort_keys=True, separators=(",", ":")).encode("ascii")
-    return hashlib.sha256(canonical).hexdigest()[:32]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -75,6 +77,25 @@ def read_info(
         facts(metadata, name if isinstance(name, str) else "", doi),
         document(metadata, published=version.kind is VersionKind.PUBLISHED, doi=doi),
     )
+
+
+def fingerprint(draft: Mapping[str, Any], published: Any, embargo: str) -> str:
+    """A digest of what moves when a dandiset changes, the same from every kind of reply.
+
+    ``status``, ``active_uploads`` and stars move without the data and are not in it. ``modified``
+    of both versions is, though validation and late DOIs move it: a visit too many costs a few
+    requests, one too few loses a state.
+    """
+    fields = ("version", "name", "asset_count", "size", "created", "modified")
+    moving = {
+        "draft": [draft.get(field) for field in fields],
+        "published": [published.get(field) for field in fields]
+        if isinstance(published, Mapping)
+        else None,
+        "embargo": embargo,
+    }
+    canonical = json.dumps(moving, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return hashlib.sha256(canonical).hexdigest()[:32]
 
 
 def _embargo_of(row: Mapping[str, Any]) -> object:

@@ -1,0 +1,107 @@
+"""What the archive has yet to complete in a draft: the sha256 of files, the checksums of Zarrs.
+
+Both may appear without a new ``modified`` of the draft. The archive is asked about each of these
+assets and Zarrs by its own URL, as long as that takes fewer requests than a visit of the dandiset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from neuromirror.model import NamedException, NeuromirrorError
+from neuromirror.net import CountedPool, Session
+from neuromirror.sources.dandi.digests import SHA256
+from neuromirror.sources.dandi.rows import EMBARGOED, Row
+from neuromirror.sources.protocol import Part
+
+_MOST: Final = 1_000
+"""Items to collect; a visit takes fewer requests than that."""
+_OF_A_VISIT: Final = 2
+"""Requests of a visit of an unchanged draft beside its pages."""
+_OF_A_ZARR: Final = 3
+"""Requests about a Zarr without a checksum in such a visit, at least."""
+
+
+@dataclass(slots=True)
+class PendingItems:
+    """Ids of the assets without a sha256, and of the Zarr datasets without a checksum.
+
+    ``embargoed`` says that a Zarr was left out that may be opened: no request tells that sooner
+    than the list of assets.
+    """
+
+    assets: list[str] = field(default_factory=list)
+    zarrs: list[str] = field(default_factory=list)
+    embargoed: bool = False
+
+    def take(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Collect what is pending in the rows of a page; return the rows."""
+        for row in rows:
+            if len(self.assets) + len(self.zarrs) > _MOST:
+                break
+            if isinstance(row, NamedException):
+                self.embargoed |= row.reason == EMBARGOED
+            elif isinstance(row, Part):
+                if row.version.claimed is None:
+                    self.zarrs.append(row.dataset.local_id)
+            elif row.record.digest("sha256") is None:
+                self.assets.append(row.asset_id)
+        return rows
+
+    def dump(self, pages: int) -> bytes | None:
+        """Return the items as JSON.
+
+        None where nothing is pending, or where a visit, in which the list of assets has so many
+        pages, takes no more requests.
+        """
+        count = len(self.assets) + len(self.zarrs)
+        visit = _OF_A_VISIT + pages + _OF_A_ZARR * len(self.zarrs)
+        if self.embargoed or not 0 < count <= visit:
+            return None
+        return msgspec.json.encode([self.assets, self.zarrs])
+
+
+def still_pending(
+    content: bytes,
+    session: Session,
+    api: str,
+    zarr_checksum: Callable[[str], str | None],
+    connections: int,
+) -> bool:
+    """Return whether the archive has completed none of the items of :meth:`PendingItems.dump`.
+
+    ``zarr_checksum`` asks for the checksum of a Zarr dataset by its local id. False also where an
+    item cannot be asked about: a visit finds out what is wrong.
+    """
+
+    def asset_is_pending(asset_id: str) -> bool:
+        metadata = session.get_json(f"{api}/assets/{asset_id}/")
+        digest = metadata.get("digest") if isinstance(metadata, dict) else None
+        return isinstance(digest, dict) and not _is_sha256(digest.get("dandi:sha2-256"))
+
+    def zarr_is_pending(local_id: str) -> bool:
+        return zarr_checksum(local_id) is None
+
+    try:
+        assets, zarrs = msgspec.json.decode(content, type=tuple[list[str], list[str]])
+        count = max(1, min(connections, len(assets) + len(zarrs)))
+        with CountedPool(count, thread_name_prefix="dandi-pending") as pool:
+            asked = [
+                *(pool.submit(asset_is_pending, one) for one in assets),
+                *(pool.submit(zarr_is_pending, one) for one in zarrs),
+            ]
+            try:
+                return all(future.result() for future in asked)
+            finally:
+                for future in asked:
+                    future.cancel()
+    except (NeuromirrorError, msgspec.DecodeError):
+        return False
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and SHA256.match(value.lower()) is not None
