@@ -1,4 +1,7 @@
-"""The bench ``volume``: blocks of a BOSS got, cut out and exported, and a large channel crawled."""
+"""The bench ``volume``: blocks of a BOSS got, cut out and exported, and a large channel crawled.
+
+The BOSS encodes each cut-out when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -30,7 +32,6 @@ NDPULL = 16
 
 SLICES = BLOCK[2]
 LARGE_CHUNK = (512, 512, 16)
-_NPYGZ = "application/npygz"
 _BLOSC = "application/blosc"
 
 Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -69,7 +70,7 @@ def mirrored(folder: Path, api: str, *settings: str) -> Mirror:
 
 
 def store_of_blocks(folder: Path, api: str) -> Path:
-    """A store that has the channel's blocks with the sha256 of each; all replies are ready."""
+    """A store that has the channel's blocks with the sha256 of each."""
     mirror = mirrored(folder, api, 'include = ["bench/bench/em"]', 'hash = "fetch"', "workers = 2")
     sync_once(mirror, folder / "store", "bench:bench/bench/em")
     return folder / "store"
@@ -143,8 +144,6 @@ def export_ndpull(
                     compressionargs={"level": 6} if compression else None,
                 )
 
-    for z in range(0, SLICES, NDPULL):
-        cut_out(api, ((0, BLOCK[0]), (0, BLOCK[1]), (z, z + NDPULL)), _BLOSC)
     told = cpu(pull)
     expect(len(list(folder.glob("*.tif"))) == count, "slices are missing")
     return told
@@ -153,49 +152,65 @@ def export_ndpull(
 # --- blocks
 
 
-def get_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
-    """``git annex get -J4`` of a clone: fetched, checked, in the annex."""
+def clone_of(store: Path, folder: Path) -> Path:
+    """A clone without content."""
     clone = folder / "clone"
     alias = store / "alias" / "bench--bench--bench--em"
     subprocess.run(["git", "clone", "-q", str(alias), str(clone)], check=True)
     allowed = "annex.security.allowed-ip-addresses"
     subprocess.run(["git", "-C", str(clone), "config", allowed, "127.0.0.1"], check=True)
-    annex = ["git", "-C", str(clone), "annex"]
-    subprocess.run([*annex, "init", "-q"], check=True)
-    get = [*annex, "get", "-J4", "--quiet", "."]
-    told = cpu(lambda: subprocess.run(get, check=True))
+    subprocess.run(["git", "-C", str(clone), "annex", "init", "-q"], check=True)
+    return clone
+
+
+def get_blocks(
+    folder: Path, count: int, *, store: Path, command: tuple[str, ...]
+) -> tuple[float, dict[str, Any]]:
+    """Blocks of a clone got by a command: fetched, checked, in the annex."""
+    clone = clone_of(store, folder)
+    blocks = [f"0/c/0/0/{x}" for x in range(count)]
+    told = cpu(
+        lambda: subprocess.run(
+            [*command, *blocks], cwd=clone, check=True, stdout=subprocess.DEVNULL
+        )
+    )
     here = sum(path.stat().st_size for path in (clone / "0" / "c").rglob("*") if path.is_file())
     expect(here == count * BLOCK[0] * BLOCK[1] * BLOCK[2], "blocks are missing")
     return told
 
 
-def intern_cutout(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
-    """intern's own get_cutout of the same region into one array, as many processes as CPUs."""
+def export_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
+    """``neuromirror export`` of as many blocks, as a person runs it."""
+    box = f"0:{count * BLOCK[0]},0:{BLOCK[1]},0:{BLOCK[2]}"
+    program = [sys.executable, "-m", "neuromirror", "--store", str(store), "export"]
+    given = ["bench:bench/bench/em", "--box", box, "-o", str(folder / "out")]
+    told = cpu(lambda: subprocess.run([*program, *given], check=True, stdout=subprocess.DEVNULL))
+    expect(len(list((folder / "out").glob("*.tif"))) == BLOCK[2], "slices are missing")
+    return told
+
+
+def intern_cutout(
+    folder: Path, count: int, *, api: str, parallel: bool, chunk: tuple[int, int, int]
+) -> tuple[float, dict[str, Any]]:
+    """intern's own get_cutout of the same region, block by block, each into an array.
+
+    ``parallel`` starts as many processes as there are CPUs; ``chunk`` is the largest cut-out.
+    """
     from intern.remote.boss import BossRemote
     from intern.resource.boss.resource import ChannelResource
-    from intern.utils.parallel import block_compute
 
     host = api.partition("://")[2]
     remote = BossRemote({"protocol": "http", "host": host, "token": "public"})
     channel = ChannelResource("em", "bench", "bench", type="image", datatype="uint8")
-    xs, ys, zs = (0, BLOCK[0] * count), (0, BLOCK[1]), (0, BLOCK[2])
-    for box in block_compute(*xs, *ys, *zs, block_size=(512, 512, 96)):
-        cut_out(api, box, _BLOSC)
-    kept: list[Any] = []
-    told = cpu(lambda: kept.append(remote.get_cutout(channel, 0, [*xs], [*ys], [*zs])))
-    expect(kept[0].shape == (zs[1], ys[1], xs[1]), "intern gave another region")
-    return told
 
+    def cut() -> None:
+        for number in range(count):
+            xs = [number * BLOCK[0], (number + 1) * BLOCK[0]]
+            more = {"parallel": parallel, "chunk_size": chunk}
+            found = remote.get_cutout(channel, 0, xs, [0, BLOCK[1]], [0, BLOCK[2]], **more)
+            expect(found.shape == BLOCK[::-1], "intern gave another region")
 
-def raw_replies(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
-    """The bodies that we ask for, read by four threads and dropped: all that the server gives."""
-
-    def read(number: int) -> int:
-        x = number * BLOCK[0]
-        return len(cut_out(api, ((x, x + BLOCK[0]), (0, BLOCK[1]), (0, BLOCK[2])), _NPYGZ))
-
-    with ThreadPoolExecutor(4) as pool:
-        return cpu(lambda: sum(pool.map(read, range(count))))
+    return cpu(cut)
 
 
 # --- crawl
@@ -266,16 +281,24 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
                     "ndpull, not compressing": partial(export_ndpull, api=api, compression=None),
                 },
             )
-            yield from _group(
-                "blocks of 256 MiB",
-                blocks,
-                1 / 256,
-                {
-                    "neuromirror": partial(get_blocks, store=store),
-                    "intern": partial(intern_cutout, api=api),
-                    "raw": partial(raw_replies, api=api),
-                },
-            )
+            program = (sys.executable, "-m", "neuromirror", "get")
+            ways = {
+                "neuromirror": partial(
+                    get_blocks, store=store, command=("git", "annex", "get", "-J4", "--quiet")
+                ),
+                "neuromirror get": partial(get_blocks, store=store, command=program),
+                "neuromirror export": partial(export_blocks, store=store),
+                "intern, in turn": partial(
+                    intern_cutout, api=api, parallel=False, chunk=(512, 512, 64)
+                ),
+                "intern, whole": partial(intern_cutout, api=api, parallel=False, chunk=BLOCK),
+                "intern, parallel": partial(
+                    intern_cutout, api=api, parallel=True, chunk=(512, 512, 96)
+                ),
+            }
+            for count in sorted({1, blocks}):
+                of = "one block of 256 MiB" if count == 1 else f"{count} blocks of 256 MiB"
+                yield from _group(of, count, 1 / 256, ways)
             grid = 1
             for size, chunk in zip(LARGE, LARGE_CHUNK, strict=True):
                 grid *= -(-size // chunk)

@@ -1,9 +1,10 @@
-"""Runs a BOSS until its input ends: a real one for all but voxels, whose replies are ready.
+"""Runs a BOSS until its input ends, with large channels.
 
 ``bench_volume_server.py BLOCKS DIR``: the channel ``bench/bench/em`` has so many blocks of 2048 x
 2048 x 64 voxels side by side, the channel ``bench/large/em`` the size of kasthuri11's and no
-voxels. A cut-out is encoded when it is asked for first; after that it is only sent, so that what is
-measured is who asks. The first line that is printed says where the server is.
+voxels. Each cut-out is encoded when it is asked for, as blosc or npygz, by the demo BOSS's own
+encoders; nothing is kept for the next request. The first line that is printed says where the
+server is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from neuromirror.demo import volumes
 from neuromirror.demo.boss import DemoBoss
-from neuromirror.demo.boss.encodings import encoded
+from neuromirror.demo.boss.encodings import BLOSC, NPYGZ, encoded
 
 BLOCK = (2048, 2048, 64)
 LARGE = (10752, 13312, 1849)
@@ -39,26 +40,20 @@ def made_voxels(blocks: int) -> Any:
     return voxels
 
 
-class Bodies:
-    """The bodies of cut-outs, each encoded once."""
+class Cutouts:
+    """Makes the bodies of cut-outs, each anew."""
 
     def __init__(self, voxels: Any) -> None:
         self._voxels = voxels
-        self._ready: dict[tuple[str, str], bytes] = {}
-        self._locks: dict[tuple[str, str], threading.Lock] = {}
 
     def get(self, found: re.Match[str], accepted: str) -> bytes:
         """The body of a reply."""
-        key = found.group(), accepted
-        with self._locks.setdefault(key, threading.Lock()):
-            if key not in self._ready:
-                x0, x1, y0, y1, z0, z1 = map(int, found.groups())
-                cut = np.ascontiguousarray(self._voxels[z0:z1, y0:y1, x0:x1])
-                self._ready[key] = encoded(cut, accepted, 1)
-            return self._ready[key]
+        x0, x1, y0, y1, z0, z1 = map(int, found.groups())
+        cut = np.ascontiguousarray(self._voxels[z0:z1, y0:y1, x0:x1])
+        return encoded(cut, accepted, 0)
 
 
-def handler(bodies: Bodies, behind: str) -> type[BaseHTTPRequestHandler]:
+def handler(cutouts: Cutouts, behind: str) -> type[BaseHTTPRequestHandler]:
     """Answers cut-outs itself, and passes on the rest."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -71,7 +66,8 @@ def handler(bodies: Bodies, behind: str) -> type[BaseHTTPRequestHandler]:
             if found is None:
                 status, kind, body = self._from_behind(accepted)
             else:
-                status, kind, body = 200, accepted, bodies.get(found, accepted)
+                kind = BLOSC if BLOSC in accepted else NPYGZ
+                status, body = 200, cutouts.get(found, kind)
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
@@ -102,8 +98,8 @@ def main() -> None:
             boss.add_frame(name, stop=stop, voxel=(4, 4, 40))
             boss.add_experiment(f"bench/{name}", name, levels=1)
             boss.add_channel(f"bench/{name}/em")
-        bodies = Bodies(made_voxels(blocks))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler(bodies, boss.host))
+        cutouts = Cutouts(made_voxels(blocks))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler(cutouts, boss.host))
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(json.dumps({"api": f"http://127.0.0.1:{server.server_address[1]}"}), flush=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tenacity
+from click.testing import CliRunner
 from crawl_place import Place, git
 
 from neuromirror.cli import main
@@ -166,12 +167,12 @@ def test_storage_that_moves_is_the_same_version_with_other_links(
 @pytest.mark.parametrize(
     ("fault", "options", "words"),
     [
-        ("status", {"status": 429, "path": "/cutout/"}, "429"),
+        ("status", {"status": 429, "path": "/cutout/", "retry_after": 1}, "429"),
         ("status", {"status": 503, "path": "/cutout/"}, "503"),
         ("status", {"status": 413, "path": "/cutout/"}, "set a smaller block"),
         ("cut", {"lying": True}, "/cutout/"),
-        ("wrong_shape", {}, "shape"),
-        ("wrong_dtype", {}, "uint16"),
+        ("wrong_shape", {}, "voxels"),
+        ("wrong_dtype", {}, "voxels"),
         ("html", {"path": "/cutout/"}, "html"),
     ],
 )
@@ -196,6 +197,34 @@ def test_a_fault_is_told_and_the_old_version_kept(
     assert TISSUE in result.message
     assert place.refs() == refs
     assert place.sync()[f"b:{TISSUE}"].versions
+
+
+def test_a_hold_for_levels_that_upstream_must_downsample_again_says_so(
+    boss: DemoBoss, placed: Callable[..., Place]
+) -> None:
+    place = placed(TISSUE, hash="none", block=[64, 64, 16])
+    place.sync()
+    boss.set_status(TISSUE, "NOT_DOWNSAMPLED")
+    assert place.sync()[f"b:{TISSUE}"].visit == "held"
+    with place.index() as index:
+        (hold,) = index.open_holds(f"b:{TISSUE}")
+    assert "NOT_DOWNSAMPLED" in hold.reason
+    boss.downsample(TISSUE)
+    place.sync()
+    with place.index() as index:
+        assert not list(index.open_holds(f"b:{TISSUE}"))
+
+
+def test_a_quota_until_tomorrow_ends_the_sync_at_once(
+    boss: DemoBoss, placed: Callable[..., Place]
+) -> None:
+    place = placed("demo_cortex/*", levels=[2])
+    with boss.fault("status", status=429, path="/downsample/"):
+        boss.clear_requests()
+        given = ["--mirrors", str(place.mirrors), "--store", str(place.folder), "sync"]
+        done = CliRunner().invoke(main, given)
+    assert done.exit_code == 1
+    assert boss.count_requests("/downsample/") == 1
 
 
 def test_a_channel_that_is_marked_as_deleted_gets_a_tombstone(

@@ -16,8 +16,7 @@ from lab_get import GetWorld, Handler
 
 from neuromirror.lab import get
 from neuromirror.lab.get import fetching
-from neuromirror.lab.get.silence import Silence
-from neuromirror.net import Limits, Unreachable
+from neuromirror.net import HostCircuitBreaker, HostGivenUp, Limits
 
 TWO, OTHER = "two/a.dat", "two/b.dat"
 BIG = "large/1.dat"
@@ -169,14 +168,15 @@ def test_ctrl_c_ends_the_program_at_once(world: GetWorld, tap: Tap, name: str) -
 
 def test_a_host_that_is_silent_is_given_up_and_asked_again_now_and_then() -> None:
     here, there = "http://example.org/a", "http://example.net/a"
-    silence = Silence(seconds=0.2)
+    breaker = HostCircuitBreaker(seconds=0.2, retry_after=0.2)
     for _ in range(8):
-        silence.expect(here)
-        silence.missed(here)
+        breaker.check(here)
+        breaker.record_failure(here)
     time.sleep(0.25)
-    silence.expect(here)  # once in so many seconds
-    with pytest.raises(Unreachable, match=r"example\.org has not answered"):
-        silence.expect(here)
-    silence.expect(there)
-    silence.heard(here)
-    silence.expect(here)
+    breaker.check(here)  # once in so many seconds
+    with pytest.raises(HostGivenUp) as refused:
+        breaker.check(here)
+    assert refused.value.host == "example.org"
+    breaker.check(there)
+    breaker.record_success(here)
+    breaker.check(here)

@@ -123,6 +123,49 @@ def test_a_huge_retry_after_is_an_error_and_no_sleep(server, quick, monkeypatch,
     assert caught.value.retry_after > 300
 
 
+@pytest.mark.parametrize(
+    ("body", "least", "most"),
+    [
+        ({"code": 3004, "message": "User is throttled. Expected available tomorrow."}, 3600, 86400),
+        ({"detail": "Request was throttled. Expected available in 7200 seconds."}, 7200, 7200),
+    ],
+    ids=["boss", "django"],
+)
+def test_a_quota_stated_in_words_is_an_error_and_no_sleep(
+    server, quick, monkeypatch, body, least, most
+):
+    session = quick()
+    waits = waits_of(session, monkeypatch)
+    server.answers["/x"] = gives(429, json.dumps(body).encode())
+    with pytest.raises(RetryAfterTooLong) as caught:
+        session.get_json(f"{server.url}/x")
+    assert waits == []
+    assert least <= caught.value.retry_after <= most
+    assert len(server.asked) == 1
+
+
+def test_a_short_wait_stated_in_words_is_waited(server, quick, monkeypatch):
+    session = quick()
+    waits = waits_of(session, monkeypatch)
+    words = b'{"detail": "Request was throttled. Expected available in 7 seconds."}'
+    server.answers["/x"] = in_turn(gives(429, words), value(1))
+    assert session.get_json(f"{server.url}/x") == 1
+    assert waits == [7.0]
+
+
+def test_a_host_that_asks_for_a_long_wait_is_not_asked_again(server, quick):
+    session = quick()
+    server.answers["/x"] = gives(429, Retry_After="7200")
+    server.answers["/y"] = value(1)
+    for path in ("/x", "/y", "/x"):
+        with pytest.raises(RetryAfterTooLong) as caught:
+            session.get_json(server.url + path)
+        assert caught.value.retry_after == 7200
+    with pytest.raises(RetryAfterTooLong):
+        session.anonymous().get_json(f"{server.url}/y")
+    assert [one.path for one in server.asked] == ["/x"]
+
+
 def test_waits_grow_and_are_not_all_the_same(server, quick, monkeypatch):
     session = quick(attempts=6, wait=1.0, wait_max=5.0)
     waits = waits_of(session, monkeypatch)

@@ -269,12 +269,12 @@ def test_a_page_instead_of_json_is_an_error_that_says_so(still, httpserver):
 
 
 def test_a_storm_of_429_is_waited_for(boss):
-    boss.throttle(times=3)
+    boss.throttle(times=3, retry_after=0)
     assert len(list(make_source(boss.api, attempts=5).datasets())) == len(OPEN)
 
 
 def test_an_endless_storm_of_429_is_an_error(boss):
-    boss.throttle()
+    boss.throttle(retry_after=0)
     with pytest.raises(TooManyRequests, match="too many requests"):
         list(make_source(boss.api).datasets())
 

@@ -272,8 +272,8 @@ def test_pickled_arrays_and_other_things_are_refused() -> None:
             file_of(body, box, (1, 1, 1), "uint8")
     with pytest.raises(WrongVoxels, match="not zlib's"):
         file_of(b"<html>not found</html>", box, (1, 1, 1), "uint8")
-    with pytest.raises(ValueError, match="'blosc' is no encoding"):
-        file_of(b"", box, (1, 1, 1), "uint8", "blosc")
+    with pytest.raises(ValueError, match="'blosc-python' is no encoding"):
+        file_of(b"", box, (1, 1, 1), "uint8", "blosc-python")
     long = b"\x93NUMPY\x02\0" + struct.pack("<I", 1 << 30)
     with pytest.raises(WrongVoxels, match="a head of 1073741824 bytes"):
         file_of(long, box, (1, 1, 1), "uint8", "npy")

@@ -12,6 +12,7 @@ from volume_service import VolumeService
 from neuromirror.net import BrokenOff, HttpError, Limits, NetError, Session, UnsafeAddress
 from neuromirror.sources.volumes import (
     Block,
+    BlockUrl,
     CutoutRefused,
     Level,
     MalformedUrl,
@@ -73,10 +74,11 @@ def test_boss_is_asked_for_what_can_be_decoded_with_a_token(
     service: VolumeService, session: Session
 ) -> None:
     url = parse_url(next(blocks(volume(service))).url)
-    b"".join(fetch(session, url))
+    b"".join(fetch(session, url, size=1024))
     b"".join(fetch(session, url, token="mine"))
     public, mine = service.headers
-    assert public["Accept"] == "application/npygz"
+    assert public["Accept"] == "application/blosc, application/npygz;q=0.9"
+    assert mine["Accept"] == "application/npygz"  # of unknown size, it is not held in memory
     assert public["Authorization"] == "Token public"
     assert mine["Authorization"] == "Token mine"
 
@@ -188,3 +190,107 @@ def test_a_size_that_is_not_the_files_asks_nothing(
     with pytest.raises(MalformedUrl, match="no file of 1025 bytes"):
         b"".join(fetch(session, url, size=1025))
     assert not service.asked
+
+
+# --- large blocks
+
+
+_LARGE = (12, 500, 2), (44, 1524, 1026)
+"""Where the large block starts and ends, along z, y, x: on no cuboid's edge."""
+
+_PARTS = ["2:1026/500:1024/12:16", "2:1026/1024:1524/12:16"]
+_PARTS += ["2:1026/500:1024/16:32", "2:1026/1024:1524/16:32"]
+_PARTS += ["2:1026/500:1024/32:44", "2:1026/1024:1524/32:44"]
+
+
+@pytest.fixture
+def large() -> Iterator[VolumeService]:
+    """A service with 32 MiB of voxels that all speak of their place."""
+    (z0, y0, x0), (z1, y1, x1) = _LARGE
+    shape = z1 - z0, y1 - y0, x1 - x0
+    array = np.arange(np.prod(shape), dtype="uint32").reshape(shape) % 65521
+    with VolumeService({"0": array.astype("uint8")}, {"0": (x0, y0, z0)}) as running:
+        running.speaks_blosc = True
+        yield running
+
+
+def large_url(service: VolumeService, chunk: str = "") -> BlockUrl:
+    return parse_url(f"boss://{service.host}/c/e/ch/0/2:1026/500:1524/12:44{chunk}")
+
+
+def whole(service: VolumeService) -> bytes:
+    return bytes(service.levels["0"].tobytes())
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+@pytest.mark.parametrize("speaks_blosc", [True, False])
+def test_a_large_block_is_fetched_in_parts_along_cuboids(
+    large: VolumeService, session: Session, parallel: int, speaks_blosc: bool
+) -> None:
+    large.speaks_blosc = speaks_blosc
+    told: list[int] = []
+    url, size = large_url(large), 32 << 20
+    pieces = fetch(session, url, size=size, progress=told.append, parallel=parallel)
+    assert b"".join(pieces) == whole(large)
+    assert told[-1] == size
+    assert sorted(large.asked) == sorted(f"0/{part}" for part in _PARTS)
+    assert set(large.asked.values()) == {1}
+    assert large.busiest <= parallel
+
+
+def test_a_large_block_is_padded_where_the_volume_ends(
+    large: VolumeService, session: Session
+) -> None:
+    found = b"".join(fetch(session, large_url(large, "?chunk=1030,1025,34"), size=1030 * 1025 * 34))
+    padded = np.zeros((34, 1025, 1030), "uint8")
+    padded[:32, :1024, :1024] = large.levels["0"]
+    assert found == padded.tobytes()
+
+
+def test_only_the_part_that_broke_off_is_asked_for_again(
+    large: VolumeService, session: Session
+) -> None:
+    large.answers[f"0/{_PARTS[3]}"] = [100, 5000]
+    found = b"".join(fetch(session, large_url(large), size=32 << 20, parallel=3))
+    assert found == whole(large)
+    assert large.asked.pop(f"0/{_PARTS[3]}") == 3
+    assert set(large.asked.values()) == {1}
+
+
+def test_a_part_that_always_breaks_off_is_an_error(large: VolumeService, session: Session) -> None:
+    large.answers[f"0/{_PARTS[3]}"] = [100] * 9
+    with pytest.raises(BrokenOff) as caught:
+        b"".join(fetch(session, large_url(large), size=32 << 20, parallel=3))
+    assert not caught.value.passing
+    assert large.asked[f"0/{_PARTS[3]}"] == 3
+
+
+def test_a_service_that_is_down_is_asked_for_one_part(
+    large: VolumeService, session: Session
+) -> None:
+    large.answers["*"] = [(503, {}, b"")] * 99
+    with pytest.raises(NetError):
+        b"".join(fetch(session, large_url(large), size=32 << 20, parallel=3))
+    large.wait()
+    assert sum(large.asked.values()) == session.limits.attempts
+
+
+def test_a_service_that_refuses_blosc_is_asked_for_npygz(
+    service: VolumeService, session: Session
+) -> None:
+    block = next(blocks(volume(service)))
+    service.answers["*"] = [(406, {}, b"")]
+    found = b"".join(fetch(session, parse_url(block.url), size=block.size))
+    assert found == expected(service, block)
+    assert [headers["Accept"] for headers in service.headers][1:] == ["application/npygz"]
+
+
+def test_a_block_that_nobody_waits_for_is_not_read_to_its_end(
+    large: VolumeService, session: Session
+) -> None:
+    large.answers["*"] = [0.01] * 6
+    pieces = fetch(session, large_url(large), size=32 << 20, parallel=3)
+    next(pieces)
+    pieces.close()
+    large.wait()
+    assert sum(large.asked.values()) < len(_PARTS)

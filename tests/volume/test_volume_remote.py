@@ -88,7 +88,7 @@ def test_another_url_is_tried_where_the_first_gives_other_voxels(
 @pytest.mark.parametrize("status", [429, 503])
 def test_troubles_that_pass_are_waited_for(boss: DemoBoss, annex: Annex, status: int) -> None:
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
-    fault = boss.fault("status", status=status, path="/cutout/", times=2)
+    fault = boss.fault("status", status=status, path="/cutout/", times=2, retry_after=1)
     annex.run("get", "block")
     assert fault.struck == 2
     assert link.exists()

@@ -22,6 +22,8 @@ EM, CELLS = "demo_cortex/sections/em", "demo_cortex/sections/cells"
 ACTIVITY = "demo_activity/calcium/gcamp"
 SKETCH = "demo_cortex/sections/sketch"
 """Nearly all of it is 0: most blocks are the same bytes."""
+FLAT = "demo_cortex/sections/flat"
+"""All of it is 7: blocks that no edge cuts are the same bytes, and no zeros."""
 FIRST_Z = 12
 """Of EM and CELLS upstream; 0 in the array."""
 
@@ -68,8 +70,9 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
     """A BOSS that was mirrored."""
     folder = tmp_path_factory.mktemp("mirrored")
     with DemoBoss(folder / "boss") as boss:
+        boss.add_channel(FLAT, voxels=np.full(boss.voxels(EM).shape, 7, "uint8"))
         for name, hashing, include in (
-            ("held", "fetch", [EM, CELLS, ACTIVITY, SKETCH]),
+            ("held", "fetch", [EM, CELLS, ACTIVITY, SKETCH, FLAT]),
             ("plain", "none", [EM]),
         ):
             mirrors = folder / f"mirrors-{name}"

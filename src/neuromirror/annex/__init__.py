@@ -41,6 +41,7 @@ from neuromirror.annex.special import (
     unclaimed,
     uuid_line,
 )
+from neuromirror.annex.zeros import is_zeros
 
 __all__ = [
     "ALLOWED_ADDRESSES",
@@ -56,6 +57,7 @@ __all__ = [
     "git_path",
     "hash_lower",
     "hash_mixed",
+    "is_zeros",
     "key_digest",
     "key_file",
     "key_for",

@@ -302,6 +302,8 @@ class Visit:
         """
         upstream = proven.header.version.upstream
         conflict, loss = _conflict(changes), self._loss(changes)
+        if loss and listing.loss_hint:
+            loss = f"{loss}; {listing.loss_hint}"
         state = proven.state() if conflict or loss else ""
         held = bool(state) and not self._holds.released(upstream, state)
         self._check_gone(listing, proven, last, difference, thorough=not held)

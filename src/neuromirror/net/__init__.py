@@ -1,8 +1,10 @@
 """The way out to the network: one session with bounds, retries and redaction."""
 
+from neuromirror.net.circuit import HostCircuitBreaker
 from neuromirror.net.errors import (
     BrokenOff,
     Forbidden,
+    HostGivenUp,
     HttpError,
     ListingBroken,
     NetError,
@@ -34,6 +36,8 @@ __all__ = [
     "BrokenOff",
     "CountedPool",
     "Forbidden",
+    "HostCircuitBreaker",
+    "HostGivenUp",
     "HttpError",
     "Lane",
     "Lanes",

@@ -36,6 +36,21 @@ class BrokenOff(Unreachable):
     """A reply that began, and was not whole when it ended."""
 
 
+class HostGivenUp(Unreachable):
+    """A request that was not made: its host failed before; ``cause`` is how, where that is known.
+
+    ``host`` has its port. See :class:`~neuromirror.net.HostCircuitBreaker`.
+    """
+
+    def __init__(self, host: str, seconds: float, cause: NetError | None, url: str) -> None:
+        why = f"it has not answered for {seconds:.0f} seconds" if cause is None else str(cause)
+        status = None if cause is None else cause.status
+        super().__init__(f"{host} is not asked again: {why}", url=url, status=status)
+        self.host = host
+        self.cause = cause
+        self.passing = False
+
+
 class UnsafeAddress(NetError):
     """An address that must not be asked: no http(s), or this machine's or site's own network."""
 

@@ -7,14 +7,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror import __version__
+from neuromirror.net.errors import NetError
 from neuromirror.net.urls import redact
 
 _LONGEST: Final = 200
+_LONGEST_CLOSED: Final = 3600.0
 _WRITTEN: Final = re.compile(r"[!#-'*-:=?-\[\]-~]+")
 """Printable ASCII without what ends or quotes a comment of a header: ``"()\\;<>`` and spaces."""
 _MAIL: Final = re.compile(r"mailto:[^@?]+@[^@?]+\Z")
@@ -74,6 +77,17 @@ class Turns:
         self._between = 0.0 if per_second is None else 1.0 / per_second
         self._lock = threading.Lock()
         self._next = 0.0
+        self._closed: tuple[float, NetError] | None = None
+
+    def close(self, seconds: float, error: NetError) -> None:
+        """Let every request to the host fail with ``error`` for so many seconds, or an hour."""
+        self._closed = time.monotonic() + min(seconds, _LONGEST_CLOSED), error
+
+    def check(self) -> None:
+        """Raise the error that the host is closed with, if it is."""
+        closed = self._closed
+        if closed is not None and time.monotonic() < closed[0]:
+            raise copy(closed[1])
 
     @contextmanager
     def place(self) -> Iterator[float]:

@@ -47,7 +47,7 @@ from neuromirror.net.urls import (
     redact,
     refusal,
 )
-from neuromirror.net.waits import Limits, retry_after
+from neuromirror.net.waits import Limits, shown_wait, wait_of
 
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
@@ -242,13 +242,14 @@ class Session:
         total: float | None = None,
         headers: Mapping[str, str] | None = None,
         redirects: int | None = None,
+        attempts: int | None = None,
     ) -> Iterator[Stream]:
         """An open reply whose chunks are the stored bytes (no transfer compression is asked for).
 
         Opening is tried again after passing troubles, reading is not. Each wait is bounded; the
         whole only by ``total`` seconds, because files may be large. A place among the host's
         connections is held until the end. ``headers`` go wherever a redirect leads; ``redirects``
-        overrides the session's limit, and with 0 a reply that redirects is an HttpError.
+        and ``attempts`` override the session's limits; with 0 ``redirects`` one is an HttpError.
         """
         most = self.limits.redirects if redirects is None else redirects
 
@@ -262,7 +263,7 @@ class Session:
                     raise
             return reply
 
-        with self._turn(url), self._retrying(ask, url) as reply:
+        with self._turn(url), self._retrying(ask, url, attempts) as reply:
             shown = self._shown(reply.url)
             yield Stream(reply.status_code, dict_of(reply.headers), raw_chunks(reply, shown))
 
@@ -384,6 +385,7 @@ class Session:
             if not params and _PRINTED.fullmatch(bare):
                 # requests would take "up/../x" for "x"; in a store of objects these are two.
                 asked.url = bare
+            self._turns_at(place).check()
             self._deadline.put_off(self._turns_at(place).pace())
             count(host_of(bare), Traffic(requests=1))
             return self._http.send(
@@ -448,17 +450,18 @@ class Session:
         if status in (401, 403):
             raise Forbidden(self._refused(reply, shown, status) + said, **named)
         if status == 429 or status in _PASSING:
-            asked = retry_after(reply.headers)
+            asked = wait_of(reply.headers, detail)
             slower = status == 503 and (asked is not None or fields.get("Code") == _SLOW_DOWN)
             if status == 429 or slower:
                 count(host_of(reply.url), Traffic(throttled=1))
             if asked is not None and asked > self.limits.retry_after_max:
                 late = RetryAfterTooLong(
-                    f"{shown} (HTTP {status}) asks to wait {asked:.0f} seconds, longer than the"
-                    f" {self.limits.retry_after_max:.0f} that are allowed; run again later",
+                    f"{shown} (HTTP {status}) asks to wait {shown_wait(asked, detail)}: longer than"
+                    f" {self.limits.retry_after_max:.0f} seconds{said}; run again later",
                     **named,
                 )
                 late.retry_after = asked
+                self._turns_at(self._place(reply.url)).close(asked, late)
                 raise late
             kind: type[TooManyRequests | ServerTrouble]
             kind = TooManyRequests if status == 429 else ServerTrouble

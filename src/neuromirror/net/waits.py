@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Final
+
+_EXPECTED: Final = re.compile(r"available (?:in (\d{1,9}) seconds?|(tomorrow))", re.IGNORECASE)
+"""What Django's REST framework says of throttling, and BOSS of a quota."""
+
+_DAY: Final = 86400.0
+_LONGEST_SHOWN: Final = 365 * _DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,30 @@ class Limits:
     per_host: int = 16
     per_second: float | None = None
     redirects: int = 10
+
+
+def wait_of(headers: Mapping[str, str], detail: str | None) -> float | None:
+    """Return the seconds that a reply asks to wait, None where it does not.
+
+    The Retry-After header counts, else the words in its body: ``available in 30 seconds``, or
+    ``available tomorrow``, which is taken for a day.
+    """
+    stated = retry_after(headers)
+    found = _EXPECTED.search(detail or "") if stated is None else None
+    if found is None:
+        return stated
+    return _DAY if found[2] else float(found[1])
+
+
+def shown_wait(seconds: float, detail: str | None) -> str:
+    """Return how long a reply asks to wait and until when, for a message."""
+    found = _EXPECTED.search(detail or "")
+    if found is not None and found[2]:
+        return "until tomorrow"
+    if seconds > _LONGEST_SHOWN:
+        return f"{seconds:.0f} seconds"
+    ends = datetime.now(UTC) + timedelta(seconds=seconds)
+    return f"{seconds:.0f} seconds, until {ends:%Y-%m-%d %H:%M} UTC"
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

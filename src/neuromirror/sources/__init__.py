@@ -1,25 +1,35 @@
-"""The archives that can be mirrored, behind one protocol."""
+"""The archives that can be mirrored, behind one protocol.
 
-from neuromirror.sources.errors import (
-    DatasetNotFound,
-    ListingNotProven,
-    MalformedId,
-    PartContradicted,
-    PartRefused,
-    PartUnavailable,
-    UnexpectedReply,
-)
-from neuromirror.sources.options import SourceOptions
-from neuromirror.sources.protocol import (
-    ChecksPending,
-    Estimate,
-    Known,
-    KnownContent,
-    Listing,
-    Part,
-    Source,
-)
-from neuromirror.sources.registry import open_source, source_kinds
+Names are imported when they are first used: a clone's special remote needs few of them, and
+git-annex starts it again and again.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuromirror.sources.errors import (
+        DatasetNotFound,
+        ListingNotProven,
+        MalformedId,
+        PartContradicted,
+        PartRefused,
+        PartUnavailable,
+        UnexpectedReply,
+    )
+    from neuromirror.sources.options import SourceOptions
+    from neuromirror.sources.protocol import (
+        ChecksPending,
+        Estimate,
+        Known,
+        KnownContent,
+        Listing,
+        Part,
+        Source,
+    )
+    from neuromirror.sources.registry import open_source, source_kinds
 
 __all__ = [
     "ChecksPending",
@@ -40,3 +50,12 @@ __all__ = [
     "open_source",
     "source_kinds",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in ("errors", "options", "protocol", "registry"):
+            found = vars(import_module(f"{__name__}.{module}"))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -104,6 +104,9 @@ class Listing:
     ``pending``, after the last entry, names what upstream has yet to complete, as
     :meth:`ChecksPending.still_pending` takes it (None: only a visit can tell).
 
+    ``loss_hint`` says why files may be missing that an earlier listing had, where upstream tells:
+    it is shown to the operator whose approval a loss needs.
+
     ``still_there`` gives those of some missing paths that upstream has after all; None where the
     listing proves itself by a summary.
     """
@@ -116,6 +119,7 @@ class Listing:
     web_remotes: tuple[WebRemote, ...] = ()
     special_remotes: tuple[SpecialRemote, ...] = ()
     late_sha256: bool = False  # upstream will tell a sha256 of every file some time later
+    loss_hint: str = ""
     whole: bool = False  # it is one array: too large for git, its files are in a manifest alone
     unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
     memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)

@@ -16,11 +16,20 @@ from typing import Any, BinaryIO, cast
 
 from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untyped]
 
-from neuromirror.annex import ALLOWED_ADDRESSES, key_digest, may_be_private, parse_key
+from neuromirror.annex import ALLOWED_ADDRESSES, is_zeros, key_digest, may_be_private, parse_key
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import Limits, NetError, Session, UnsafeAddress, only_at
+from neuromirror.net import (
+    BrokenOff,
+    HostCircuitBreaker,
+    Limits,
+    NetError,
+    Session,
+    UnsafeAddress,
+    only_at,
+)
 from neuromirror.sources.volumes import (
     ITEM_SIZES,
+    PARALLEL,
     SCHEMES,
     BlockUrl,
     Box,
@@ -28,6 +37,7 @@ from neuromirror.sources.volumes import (
     fetch,
     parse_url,
 )
+from neuromirror.volume.errors import WrongBytes, group_of, summary
 from neuromirror.volume.tokens import from_environment, variable
 
 _LIMITS = Limits(per_host=4, read=300.0)
@@ -39,10 +49,6 @@ _TOLD_EVERY = 0.2
 _ATTEMPTS = 3
 _GONE = (404, 410)
 _CREDENTIALS = "token"
-
-
-class WrongBytes(NeuromirrorError):
-    """A block that is no longer what the key stands for."""
 
 
 class Refused(RemoteError):  # type: ignore[misc]
@@ -67,6 +73,9 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         self._sessions: dict[str | None, Session] = {}
         self._allowed: list[str] | None = None
         self._credentials: dict[str, str] | None = None
+        # once for as long as git-annex runs this program
+        self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
+        self._reported: dict[str, int] = {}
 
     def initremote(self) -> None:
         """Takes a token for ``host`` from the environment into git-annex's own credentials."""
@@ -98,9 +107,15 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         return [{"size": math.prod(block.chunk) * ITEM_SIZES[block.dtype]}]
 
     def transfer_retrieve(self, key: str, filename: str) -> None:
-        """Writes a key's bytes, from the first of its URLs that gives them."""
+        """Writes a key's bytes, from the first of its URLs that gives them.
+
+        Zeros are nobody's in particular: they need no request.
+        """
         try:
             with open(filename, "wb") as file:
+                if is_zeros(key):
+                    file.truncate(parse_key(key).size)
+                    return
                 self._first_that(lambda url: self._copy(url, key, file), key)
         except OSError as error:
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
@@ -109,8 +124,11 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         """Whether the service still gives just these bytes.
 
         It can name no checksum, so of a key with one the whole block is read and hashed: by this
-        word git-annex drops a copy of its own. Of a key without, one voxel is asked for.
+        word git-annex drops a copy of its own. Of a key without, one voxel is asked for. Zeros can
+        always be had.
         """
+        if is_zeros(key):
+            return True
         try:
             self._first_that(lambda url: self._try(url, key), key)
         except Refused as error:
@@ -136,25 +154,39 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         raise RemoteError("the blocks of a volume are upstream's: nothing can be removed here")
 
     def _first_that(self, works: Callable[[BlockUrl], None], key: str) -> None:
-        """Tries a key's URLs in turn; raises Refused with all that went wrong where none works."""
-        said: list[str] = []
+        """Tries a key's URLs in turn; raises Refused where none works.
+
+        A host that failed is not asked again, and the message has each reason once.
+        """
+        failures: list[tuple[str, str]] = []
         final = True
         for text in [one for scheme in SCHEMES for one in self.annex.geturls(key, f"{scheme}:")]:
+            host = text.partition("://")[2].partition("/")[0]
             try:
                 _trying(works, parse_url(text))
                 return
             except UnsafeAddress as error:
                 final = False
                 why = str(error).partition(";")[0]
-                said.append(
+                message = (
                     f"{text}: {why}; if this service is yours, let git-annex ask it: git config"
                     f" {ALLOWED_ADDRESSES} ADDRESS (all, where the URL has a name)"
                 )
+                failures.append((group_of(host, error), message))
             except NeuromirrorError as error:
                 gone = isinstance(error, NetError) and error.status in _GONE
                 final &= gone or isinstance(error, WrongBytes)
-                said.append(str(error))
-        raise Refused(" | ".join(said) or f"no URL of a volume is known for {key}", final=final)
+                failures.append((group_of(host, error), self._message(error)))
+        raise Refused(summary(failures) or f"no URL of a volume is known for {key}", final=final)
+
+    def _message(self, error: NeuromirrorError) -> str:
+        """What to say of an error; of voxels that were changed, all of it only once a channel."""
+        if not isinstance(error, WrongBytes):
+            return str(error)
+        count = self._reported[error.channel] = self._reported.get(error.channel, 0) + 1
+        if count == 1:
+            return str(error)
+        return f"{error.channel} gives other voxels for {count} addresses so far"
 
     def _copy(self, url: BlockUrl, key: str, file: BinaryIO) -> None:
         """Writes the file anew; what an earlier attempt left in it is gone."""
@@ -187,7 +219,7 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
         self,
         url: BlockUrl,
         key: str,
-        take: Callable[[bytes], object],
+        take: Callable[[bytes | memoryview], object],
         progress: Callable[[int], None],
     ) -> None:
         """Reads a block; raises WrongBytes where it is not what the key names."""
@@ -198,17 +230,27 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
             if hashing is not None:
                 hashing.update(piece)
         if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
-            raise WrongBytes(
-                f"{url} now gives other voxels than when it was mirrored ({digest[0]} "
-                f"{hashing.hexdigest()}, not {digest[1]})"
-            )
+            channel = f"{url.scheme}://{url.host}/{url.path}"
+            found = f"{digest[0]} {hashing.hexdigest()}"
+            raise WrongBytes(str(url), channel, found, digest[1])
 
     def _fetched(
         self, url: BlockUrl, size: int | None, progress: Callable[[int], None]
-    ) -> Iterator[bytes]:
-        session = self._session(url)
-        token = from_environment(url.host) or self._kept_token(url.host)
-        return fetch(session, url, size=size, token=token, progress=progress)
+    ) -> Iterator[bytes | memoryview]:
+        token, name = from_environment(url.host), None
+        if token is None:
+            token = self._kept_token(url.host)
+            name = f"git-annex's credentials of the remote for {url.host}"
+        return fetch(
+            self._session(url),
+            url,
+            size=size,
+            token=token,
+            token_name=name,
+            progress=progress,
+            breaker=self._breaker,
+            parallel=PARALLEL,
+        )
 
     def _kept_token(self, host: str) -> str | None:
         """The token that git-annex keeps, where it is this host's."""
@@ -245,11 +287,11 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
 
 
 def _trying(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
-    """Does a step again after troubles that may pass."""
+    """Does a step again where the reply broke off: the session itself insists on an answer."""
     for left in reversed(range(_ATTEMPTS)):
         try:
             step(url)
-        except (NetError, WrongVoxels) as error:
+        except (BrokenOff, WrongVoxels) as error:
             if not (left and error.passing):
                 raise
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.net import HostGivenUp, NetError
 
 EXTRA = "pip install 'neuromirror[volumes]'"
 
@@ -62,3 +65,42 @@ class ExportRefused(ConfigurationError):
 
 class ExportFailed(NeuromirrorError):
     """A file of an export that could not be written."""
+
+
+class WrongBytes(NeuromirrorError):
+    """An address that no longer gives what the key stands for; ``channel`` is what it belongs to.
+
+    ``found`` and ``expected`` are digests, each with its algorithm.
+    """
+
+    def __init__(self, url: str, channel: str, found: str, expected: str) -> None:
+        super().__init__(
+            f"{channel} now gives other voxels than when it was mirrored ({url}: {found}, not"
+            f" {expected}); whoever got the block before may still have it, and 'neuromirror sync'"
+            " makes a version of what is there now"
+        )
+        self.channel = channel
+
+
+def summary(failures: Sequence[tuple[str, str]]) -> str:
+    """Return one message for many failed addresses, each given as a group and a message.
+
+    Of each group the first message is shown, with the number of addresses that failed alike.
+    """
+    groups: dict[str, list[str]] = {}
+    for group, message in failures:
+        groups.setdefault(group, []).append(message)
+    return " | ".join(
+        found[0] if len(found) == 1 else f"{found[0]} (so do {len(found) - 1} more addresses)"
+        for found in groups.values()
+    )
+
+
+def group_of(host: str, error: NeuromirrorError) -> str:
+    """Return what makes failures of several addresses the same one."""
+    if isinstance(error, WrongBytes):
+        return f"{type(error).__name__} {error.channel}"
+    if isinstance(error, HostGivenUp):
+        return host if error.cause is None else group_of(host, error.cause)
+    status = error.status if isinstance(error, NetError) else None
+    return f"{host} {type(error).__name__} {status}"

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from neuromirror.annex import (
     ALLOWED_ADDRESSES,
     EtagDigest,
+    is_zeros,
     key_digest,
     key_of_file,
     may_be_private,
@@ -30,10 +31,18 @@ from neuromirror.annex import (
 )
 from neuromirror.mint import FOLDER, LINK, ObjectMissing, ObjectReader
 from neuromirror.model import DatasetRef, NeuromirrorError
-from neuromirror.net import Limits, NetError, Session, UnsafeAddress, is_local_name, only_at
-from neuromirror.sources.volumes import BlockUrl, Volume, WrongVoxels, fetch, parse_url
+from neuromirror.net import (
+    BrokenOff,
+    HostCircuitBreaker,
+    Limits,
+    Session,
+    UnsafeAddress,
+    is_local_name,
+    only_at,
+)
+from neuromirror.sources.volumes import PARALLEL, BlockUrl, Volume, WrongVoxels, fetch, parse_url
 from neuromirror.volume.checking import mapped
-from neuromirror.volume.errors import BlockMissing
+from neuromirror.volume.errors import BlockMissing, WrongBytes, group_of, summary
 from neuromirror.volume.geometry import block_of
 from neuromirror.volume.tokens import from_environment
 
@@ -99,6 +108,7 @@ class VersionFiles:
         self._own = host if is_local_name(_name(host)) else None
         self._allowed = _allowed(repository)
         self._public = Session(limits=limits)
+        self._breaker = HostCircuitBreaker(failures=2, seconds=0.0)
         self._private: dict[str, Session] = {}
         self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
         self._keeping = threading.Lock()
@@ -233,35 +243,51 @@ class VersionFiles:
     # --- the service
 
     def _fetched(self, path: str, key: str, urls: Sequence[Place]) -> BinaryIO:
-        """A block in a file without a name."""
-        said: list[str] = []
+        """A block in a file without a name; zeros need no request."""
+        failures: list[tuple[str, str]] = []
         causes: list[NeuromirrorError] = []
+        if is_zeros(key):
+            file = self._nameless(path)
+            file.truncate(parse_key(key).size)
+            return file
         for url in urls:
-            file = cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
+            file = self._nameless(path)
+            host = url.host if isinstance(url, BlockUrl) else urlsplit(url).netloc
             try:
                 wrong = self._tried(url, key, file)
+                group = ""
             except UnsafeAddress as error:
                 wrong = f"{error} (git's setting {ALLOWED_ADDRESSES} says what may be asked)"
+                group = group_of(host, error)
             except NeuromirrorError as error:
-                wrong = str(error)
+                wrong, group = str(error), group_of(host, error)
                 causes.append(error)
             except OSError as error:
                 file.close()
-                raise BlockMissing(
-                    path,
-                    self.where,
-                    f"it cannot be kept in {tempfile.gettempdir()} while it is read"
-                    f" ({error.strerror}); free some space there, or name another folder in TMPDIR",
-                ) from error
+                raise self._no_room(path, error) from error
             if not wrong:
                 return file
             file.close()
-            said.append(wrong)
-        why = " | ".join(said) or "no place of it is known; 'neuromirror sync' may find one"
+            failures.append((group or wrong, wrong))
+        why = summary(failures) or "no place of it is known; 'neuromirror sync' may find one"
         raise BlockMissing(path, self.where, why, tuple(causes), closed=self._ended)
 
+    def _nameless(self, path: str) -> BinaryIO:
+        try:
+            return cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))
+        except OSError as error:
+            raise self._no_room(path, error) from error
+
+    def _no_room(self, path: str, error: OSError) -> BlockMissing:
+        return BlockMissing(
+            path,
+            self.where,
+            f"it cannot be kept in {tempfile.gettempdir()} while it is read"
+            f" ({error.strerror}); free some space there, or name another folder in TMPDIR",
+        )
+
     def _tried(self, url: Place, key: str, file: BinaryIO) -> str:
-        """Writes a block, again after troubles that may pass; says what is wrong with it."""
+        """Writes a block, again where the reply broke off; says what is wrong with it."""
         for left in reversed(range(_ATTEMPTS)):
             if self._ended:
                 return _CLOSED
@@ -269,7 +295,7 @@ class VersionFiles:
             file.truncate()
             try:
                 return self._written(url, key, file)
-            except (NetError, WrongVoxels) as error:
+            except (BrokenOff, WrongVoxels) as error:
                 if not (left and error.passing):
                     raise
         return ""
@@ -300,18 +326,26 @@ class VersionFiles:
         if size is not None and done != size:
             return f"{url} now gives {'more' if done > size else 'less'} than its {size} bytes"
         if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
-            return (
-                f"{url} now gives other voxels than when it was mirrored ({digest[0]} "
-                f"{hashing.hexdigest()}, not {digest[1]}); whoever got the block before may still"
-                " have it, and 'neuromirror sync' makes a version of what is there now"
-            )
+            channel = str(url)
+            if isinstance(url, BlockUrl):
+                channel = f"{url.scheme}://{url.host}/{url.path}"
+            found = f"{digest[0]} {hashing.hexdigest()}"
+            raise WrongBytes(str(url), channel, found, digest[1])
         return ""
 
-    def _pieces(self, url: Place, size: int | None) -> Generator[bytes, None, None]:
+    def _pieces(self, url: Place, size: int | None) -> Generator[bytes | memoryview, None, None]:
         """Yields the bytes of a place as they come."""
         if isinstance(url, BlockUrl):
             session, token = self._session(url.host, url.origin), self._token(url.host)
-            yield from fetch(session, url, size=size, token=token, seconds=self._left)
+            yield from fetch(
+                session,
+                url,
+                size=size,
+                token=token,
+                seconds=self._left,
+                breaker=self._breaker,
+                parallel=PARALLEL,
+            )
             return
         parts = urlsplit(url)
         session = self._session(parts.netloc, f"{parts.scheme}://{parts.netloc}")

@@ -36,7 +36,9 @@ def _refused(fault: Fault) -> Response:
 
     status = int(fault.options["status"])
     if status == 429:
-        words = "User is throttled. Expected available tomorrow."
+        after = fault.options["retry_after"]
+        when = "tomorrow" if after is None else f"in {after} seconds"
+        words = f"User is throttled. Expected available {when}."
         body = {"status": status, "message": words, "code": int(Code.ACCESS_DENIED_UNKNOWN)}
         response = Response(json.dumps(body), status, content_type="application/json")
     else:

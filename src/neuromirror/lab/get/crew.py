@@ -15,8 +15,7 @@ from neuromirror.annex import may_be_private
 from neuromirror.lab.get.fetching import Fetched, Fetcher, Task
 from neuromirror.lab.get.objects import ObjectStore
 from neuromirror.lab.get.settings import Settings
-from neuromirror.lab.get.silence import Silence
-from neuromirror.net import Lane, Lanes, Limits, Session
+from neuromirror.net import HostCircuitBreaker, Lane, Lanes, Limits, Session
 
 _ATTEMPTS: Final = 3
 _SHORTEST: Final = 0.001
@@ -83,7 +82,7 @@ class Crew:
         self._headers = settings.headers
         self._store = store
         self._intend = intend
-        self._silence = Silence()
+        self._breaker = HostCircuitBreaker()
         self._stop = threading.Event()
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Fetched | Arrived | None] = queue.SimpleQueue()
@@ -152,7 +151,7 @@ class Crew:
         fetcher = Fetcher(
             lane,
             self._store,
-            self._silence,
+            self._breaker,
             headers=self._headers,
             stop=self._stop,
             arrived=lambda key, more: self._results.put((key, more)),

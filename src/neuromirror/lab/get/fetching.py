@@ -11,10 +11,10 @@ from typing import Final
 
 from neuromirror.lab.get.checks import Check, LearningCheck, check_for
 from neuromirror.lab.get.objects import Busy, NoSpace, ObjectStore, write_all
-from neuromirror.lab.get.silence import Silence
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     BrokenOff,
+    HostCircuitBreaker,
     HttpError,
     Lane,
     NetError,
@@ -100,7 +100,7 @@ class Fetcher:
         self,
         lane: Lane,
         store: ObjectStore,
-        silence: Silence,
+        breaker: HostCircuitBreaker,
         *,
         headers: Mapping[str, str],
         stop: threading.Event,
@@ -110,7 +110,7 @@ class Fetcher:
     ) -> None:
         self._lane = lane
         self._store = store
-        self._silence = silence
+        self._breaker = breaker
         self._headers = headers
         self._stop = stop
         self._arrived = arrived
@@ -236,17 +236,17 @@ class Fetcher:
 
     @contextmanager
     def _body(self, url: str, start: int, total: float | None) -> Iterator[OpenBody]:
-        """The body at an address, whose host is told to be silent, or not."""
-        self._silence.expect(url)
+        """The body at an address; the circuit breaker learns whether its host answers."""
+        self._breaker.check(url)
         begun = False
         try:
             with self._lane.body(url, start=start, headers=self._headers, total=total) as body:
                 begun = True
-                self._silence.heard(url)
+                self._breaker.record_success(url)
                 yield body
         except Unreachable:
             if not begun:
-                self._silence.missed(url)
+                self._breaker.record_failure(url)
             raise
 
     def _look(self) -> None:

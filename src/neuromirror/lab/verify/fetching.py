@@ -105,7 +105,7 @@ class Fetcher:
             message = f"other bytes: more than {proof.size} of them"
         return replace(found, what="place", message=message, url=shown(url), health=Health.CHANGED)
 
-    def _pieces(self, url: str, size: int | None) -> Generator[bytes, None, None]:
+    def _pieces(self, url: str, size: int | None) -> Generator[bytes | memoryview, None, None]:
         sessions = self._sessions
         session = sessions.of(url)
         scheme = url.partition("://")[0].lower()

@@ -66,6 +66,19 @@ class Described:
         return DOWNSAMPLED if is_done else _NOT_DOWNSAMPLED
 
     @property
+    def loss_hint(self) -> str:
+        """Why levels may be missing that were there before; empty where none should be."""
+        if self.status == DOWNSAMPLED:
+            return ""
+        said = self.channel.get("downsample_status")
+        status = str(said)[:40] if said else _NOT_DOWNSAMPLED
+        return (
+            f"upstream's downsample_status is {status}, as after any write, so that only level"
+            f" {self.base} is mirrored until upstream has downsampled the channel again; then this"
+            " hold ends by itself. Release it only if the other levels are not to come back"
+        )
+
+    @property
     def base(self) -> int:
         """The resolution at which voxels were written."""
         return self.whole(self.channel, "base_resolution", 0, _MOST_LEVELS, usual=0)

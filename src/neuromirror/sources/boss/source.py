@@ -191,6 +191,7 @@ class BossSource(ChannelSource):
             signal=described.status,
         )
         listing.entries = chain(left_out, listing.entries)
+        listing.loss_hint = described.loss_hint
         return listing
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:

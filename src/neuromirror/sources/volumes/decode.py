@@ -1,8 +1,8 @@
 """From the body of a cut-out to the bytes of a chunk file, a piece at a time.
 
 Everything on the way is a generator that takes pieces and gives pieces, so that no block is ever
-held whole. (Voxels in Fortran's order are the exception: the first row takes some of the last
-bytes.) Nothing here evaluates or unpickles what came.
+held whole. (Exceptions: a blosc frame, and voxels in Fortran's order, whose first row takes some of
+the last bytes.) Nothing here evaluates or unpickles what came.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from neuromirror.sources.volumes.checks import check_shape, checked_type
+from neuromirror.sources.volumes.decode_blosc import blosc_voxels
 from neuromirror.sources.volumes.decode_hdf5 import hdf5_voxels
 from neuromirror.sources.volumes.errors import WrongVoxels
 from neuromirror.sources.volumes.npy import LONGEST_HEAD, Head, read_head
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
 
-ENCODINGS: Final = ("npygz", "npz", "npy", "raw", "hdf5")
+ENCODINGS: Final = ("blosc", "npygz", "npz", "npy", "raw", "hdf5")
 
 _PIECE: Final = 1 << 20
 _ZEROS: Final = bytes(_PIECE)
@@ -38,10 +39,10 @@ def canonical(
     """Yields the bytes of a chunk file from the body of a reply, as they come.
 
     The file holds the voxels of ``box`` in C order (z, y, x), little-endian, with zeros beyond
-    them up to ``chunk`` (x, y, z). ``encoding`` is ``npygz`` or ``npz`` (both a zlib stream of a
-    ``.npy``), ``npy``, ``raw`` (the voxels alone, little-endian) or ``hdf5`` (ndstore's
-    ``CUTOUT``). With no ``dtype`` any unsigned integer is taken that the body says. The body may
-    have axes before z, of one entry each.
+    them up to ``chunk`` (x, y, z). ``encoding`` is ``blosc`` (a frame of the voxels alone,
+    little-endian), ``npygz`` or ``npz`` (both a zlib stream of a ``.npy``), ``npy``, ``raw`` (the
+    voxels alone, little-endian) or ``hdf5`` (ndstore's ``CUTOUT``). With no ``dtype`` any unsigned
+    integer is taken that the body says. The body may have axes before z, of one entry each.
 
     Raises :class:`WrongVoxels`, naming ``where``, for another shape or type and for a body that is
     too short or too long; ValueError for an encoding that is none of these.
@@ -50,6 +51,9 @@ def canonical(
     if encoding == "hdf5":
         with hdf5_voxels(body, shape, dtype, where) as (found, pieces):
             yield from _chunk_file(pieces, shape, chunk, found, where)
+    elif encoding == "blosc":
+        voxels, found = blosc_voxels(body, math.prod(shape), dtype, where)
+        yield from _chunk_file([voxels], shape, chunk, found, where)
     elif encoding == "raw":
         if dtype is None:
             raise ValueError("raw voxels do not say of what type they are")

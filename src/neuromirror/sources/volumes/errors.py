@@ -35,8 +35,8 @@ class WrongVoxels(NeuromirrorError):
 class CutoutRefused(HttpError):
     """A service's answer that is no cut-out; status, detail and ``passing`` are of its reply."""
 
-    def __init__(self, scheme: str, block: str, error: HttpError) -> None:
-        likely = _LIKELY.get((scheme, error.status or 0), "")
+    def __init__(self, scheme: str, block: str, error: HttpError, likely: str = "") -> None:
+        likely = likely or _LIKELY.get((scheme, error.status or 0), "")
         super().__init__(
             f"{block}: {error}{f' ({likely})' if likely else ''}",
             url=error.url,
@@ -45,6 +45,26 @@ class CutoutRefused(HttpError):
             fields=error.fields,
         )
         self.passing = error.passing
+
+
+class TokenRefused(HttpError):
+    """A service refused a token; ``name`` says where it comes from, ``host`` has its port.
+
+    It is an environment variable, mostly.
+    """
+
+    def __init__(self, host: str, name: str, error: HttpError) -> None:
+        said = f" ({error.detail})" if error.detail else ""
+        super().__init__(
+            f"the token in {name} was refused by {host} (HTTP {error.status}){said}: it may be"
+            " wrong, have expired, or lack the right; set another, or unset it to read what is"
+            " public",
+            url=error.url,
+            status=error.status,
+            detail=error.detail,
+        )
+        self.host = host
+        self.name = name
 
 
 class BlockFailed(NeuromirrorError):

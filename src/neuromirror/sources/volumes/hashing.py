@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Final
 
 from neuromirror.net import BrokenOff, CountedPool, NetError, Session
-from neuromirror.sources.volumes.blocks import fetch
 from neuromirror.sources.volumes.errors import BlockFailed, WrongVoxels
+from neuromirror.sources.volumes.fetching import fetch
 from neuromirror.sources.volumes.grid import Block
 from neuromirror.sources.volumes.urls import parse_url
 

@@ -1,0 +1,276 @@
+"""A block's chunk file, from its service: in one request, or in several side by side."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from math import prod
+from typing import Any, Final
+
+from neuromirror.net import (
+    BrokenOff,
+    CountedPool,
+    Forbidden,
+    HostCircuitBreaker,
+    HttpError,
+    NetError,
+    RetryAfterTooLong,
+    ServerTrouble,
+    Session,
+    Stream,
+    TooManyRequests,
+    Unreachable,
+)
+from neuromirror.sources.volumes.decode import canonical
+from neuromirror.sources.volumes.decode_blosc import can_decode
+from neuromirror.sources.volumes.errors import CutoutRefused, TokenRefused, WrongVoxels
+from neuromirror.sources.volumes.requests import BLOSC, CutoutRequest, cutout_request, token_probe
+from neuromirror.sources.volumes.subrequests import Part, parts_of
+from neuromirror.sources.volumes.tokens import variable
+from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl
+
+PARALLEL: Final = 3
+"""Requests of one block that are under way at a time.
+
+A BOSS wants less than 25 of a client; ``git annex get -J8`` runs eight programs of this kind.
+"""
+
+_NO_VOXELS: Final = ("text/", "application/json", "application/blosc", "image/")
+"""What a reply says that it is, when it is something else than was asked for."""
+
+_SLOWEST: Final = 32 << 10
+"""Bytes of voxels in a second: a service that is slower for long gives no more than drops."""
+
+_ATTEMPTS: Final = 3
+"""Of a part whose reply broke off; the session itself tries again to be answered at all."""
+
+_NOT_ACCEPTABLE: Final = 406
+
+
+def fetch(
+    session: Session,
+    url: BlockUrl,
+    *,
+    size: int | None = None,
+    token: str | None = None,
+    token_name: str | None = None,
+    seconds: float | None = None,
+    progress: Callable[[int], None] | None = None,
+    breaker: HostCircuitBreaker | None = None,
+    parallel: int = 1,
+) -> Generator[bytes | memoryview, None, None]:
+    """Yields the bytes of a block's chunk file, as they come from its service.
+
+    ``size`` is the file's, as the annex key tells it: with the URL it gives the type of a voxel.
+    None takes any unsigned integer that the reply says. ``token`` is sent to the URL's host alone;
+    None: the session's own, or what the service takes from anybody. ``token_name`` says where it
+    comes from, by default the host's environment variable. ``seconds`` is how long all of it may
+    take, None: as long as its size allows. ``progress`` is told how many bytes there were so far.
+
+    A large block of a BOSS is fetched in parts along its cuboids, ``parallel`` at a time; a few of
+    them are held in memory. Connections are held until the last byte, or until the generator is
+    closed. ``breaker`` learns of failures that hold for all of the host's addresses, and refuses
+    requests after one.
+
+    Raises :class:`CutoutRefused`, :class:`TokenRefused` and other NetErrors, :class:`WrongVoxels`,
+    and :class:`MalformedUrl` where no file of this block has the size; what was yielded by then is
+    of no use.
+    """
+    dtype = url.dtype if size is None else url.voxel_type(size)
+    if seconds is None:
+        voxels = prod(url.shape) * (8 if dtype is None else ITEM_SIZES[dtype])
+        seconds = session.limits.read + session.limits.total + voxels / _SLOWEST
+    ends = time.monotonic() + seconds
+    service = _Service(session, url, token, token_name, ends, breaker or HostCircuitBreaker())
+    parts = parts_of(url, dtype)
+    pieces: Generator[bytes | memoryview, None, None]
+    if dtype is None or len(parts) == 1:
+        pieces = service.pieces(url, dtype)
+    else:
+        pieces = _assembled(service, url, parts, dtype, parallel)
+    done = 0
+    with closing(pieces):
+        for piece in pieces:
+            yield piece
+            done += len(piece)
+            if progress is not None:
+                progress(done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """How the service of one block is asked.
+
+    ``ends`` is a time of the monotonic clock; ``stop`` is set once nobody waits for the block.
+    """
+
+    session: Session
+    block: BlockUrl
+    token: str | None
+    token_name: str | None
+    ends: float
+    breaker: HostCircuitBreaker
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def pieces(self, url: BlockUrl, dtype: str | None) -> Generator[bytes | memoryview, None, None]:
+        """Yields the chunk file of ``url``: the block, or a part of it."""
+        where = str(self.block)
+        with self._reply(url, blosc=dtype is not None and can_decode()) as (request, reply):
+            kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            encoding = "blosc" if kind == BLOSC and BLOSC in request.accepted else request.encoding
+            if encoding != "blosc" and kind.startswith(_NO_VOXELS):
+                raise WrongVoxels(f"{where} gave {kind[:80]!r} instead of voxels", passing=True)
+            chunks = self._until_stopped(reply.chunks)
+            yield from canonical(chunks, encoding, url.box, url.chunk, dtype, where=where)
+
+    def part(self, part: Part, dtype: str) -> bytes:
+        """The voxels of a part, asked for again where its reply broke off."""
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                return b"".join(self.pieces(part.url, dtype))
+            except (BrokenOff, WrongVoxels) as error:
+                if not left or self.stop.is_set():
+                    error.passing = False
+                if not error.passing:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            if self.stop.is_set():
+                raise BrokenOff(f"{self.block} was not read to its end: nobody waits for it")
+            yield chunk
+
+    @contextmanager
+    def _reply(self, url: BlockUrl, *, blosc: bool) -> Iterator[tuple[CutoutRequest, Stream]]:
+        """The reply to the request for a block or part, as the circuit breaker allows it."""
+        request = cutout_request(url, self.token, blosc=blosc)
+        with self.breaker.attempt(request.address) as answered:
+            try:
+                with self._opened(request) as reply:
+                    answered()
+                    yield request, reply
+                    return
+            except HttpError as error:
+                if not (blosc and error.status == _NOT_ACCEPTABLE):
+                    raise self._failed(request, error) from error
+            except Unreachable as error:
+                if not isinstance(error, BrokenOff):
+                    self.breaker.record_failure(request.address, error, decisive=True)
+                raise
+            answered()
+        request = cutout_request(url, self.token)
+        try:
+            with self._opened(request) as reply:
+                yield request, reply
+        except HttpError as error:
+            raise self._failed(request, error) from error
+
+    @contextmanager
+    def _opened(self, request: CutoutRequest) -> Iterator[Stream]:
+        """An open reply.
+
+        A BOSS answers 500 to a token that it does not know: before such a request is made again,
+        the token itself is tried.
+        """
+        attempts = 1 if request.secret else None
+        opened = False
+        try:
+            with self._stream(request, attempts) as reply:
+                opened = True
+                yield reply
+                return
+        except (ServerTrouble, TooManyRequests, Unreachable) as error:
+            if opened or attempts is None:
+                raise
+            if error.status == 500:
+                self._try_token()
+            wait = getattr(error, "retry_after", None) or self.session.limits.wait
+            self.stop.wait(wait)
+        with self._stream(request, None) as reply:
+            yield reply
+
+    @contextmanager
+    def _stream(self, request: CutoutRequest, attempts: int | None) -> Iterator[Stream]:
+        with self.session.stream(
+            request.address,
+            total=max(self.ends - time.monotonic(), 0.001),
+            headers=request.headers,
+            redirects=0 if request.secret else None,
+            attempts=attempts,
+        ) as reply:
+            yield reply
+
+    def _try_token(self) -> None:
+        """Raises Forbidden where the service refuses the token itself."""
+        probe = token_probe(self.block, self.token)
+        if probe is None:
+            return
+        try:
+            with self._stream(probe, 1):
+                pass
+        except Forbidden:
+            raise
+        except NetError:
+            return
+
+    def _failed(self, request: CutoutRequest, error: HttpError) -> NetError:
+        """The error to raise for a failed request; the circuit breaker learns what it means."""
+        scheme, block, host = self.block.scheme, str(self.block), self.block.host
+        failed: NetError
+        if isinstance(error, Forbidden) and request.secret:
+            failed = TokenRefused(host, self.token_name or variable(host), error)
+        elif isinstance(error, Forbidden):
+            failed = CutoutRefused(scheme, block, error, f"a token may be set in {variable(host)}")
+        elif isinstance(error, RetryAfterTooLong):
+            failed = error
+        else:
+            failed = CutoutRefused(scheme, block, error)
+        breaker, address = self.breaker, request.address
+        if isinstance(error, ServerTrouble) and error.status == 500:
+            # of this block alone, perhaps: the next one tells
+            breaker.record_failure(address, failed)
+        elif isinstance(error, Forbidden | RetryAfterTooLong | ServerTrouble | TooManyRequests):
+            breaker.record_failure(address, failed, decisive=True)
+        else:
+            breaker.record_success(address)
+        return failed
+
+
+def _assembled(
+    service: _Service, url: BlockUrl, parts: list[Part], dtype: str, parallel: int
+) -> Generator[bytes | memoryview, None, None]:
+    """Yields a block slab by slab, put together from its parts."""
+    import numpy
+
+    wide, high, deep = url.chunk
+    waiting: deque[tuple[Part, Future[bytes]]] = deque()
+    rest = iter(parts)
+    slab: Any = None
+    pool = CountedPool(parallel, thread_name_prefix="volume-part")
+    try:
+        while True:
+            for part in islice(rest, parallel + 1 - len(waiting)):
+                waiting.append((part, pool.submit(service.part, part, dtype)))
+            if not waiting:
+                break
+            part, future = waiting.popleft()
+            found = numpy.frombuffer(future.result(), dtype).reshape(part.url.shape)
+            xs, ys = part.within
+            if part.begins_slab:
+                slab = numpy.zeros((part.url.shape[0], high, wide), dtype)
+            slab[:, ys, xs] = found
+            if part.ends_slab:
+                yield memoryview(slab).cast("B")
+    finally:
+        service.stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+    plane = wide * high * ITEM_SIZES[dtype]
+    for _ in range(deep - url.shape[0]):
+        yield memoryview(bytes(plane))

@@ -1,0 +1,79 @@
+"""How a large block is asked for: in parts along the cuboids in which a BOSS keeps voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from math import prod
+from typing import Final
+
+from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, Range
+
+CUBOID: Final = (512, 512, 16)
+"""Voxels along x, y and z of what BOSS reads at a time (spdb/c_lib/ndtype.py)."""
+
+_PART_BYTES: Final = 16 << 20
+"""Bytes of voxels in a part, unless a cuboid has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a block, to be asked for on its own.
+
+    ``within`` is its place along x and y in a slab, which is all of the block within the part's z
+    range.
+    """
+
+    url: BlockUrl
+    within: tuple[slice, slice]
+    begins_slab: bool
+    ends_slab: bool
+
+
+def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
+    """Return the parts of a block, slab by slab; of one that is best asked for at once, itself.
+
+    That is a small one, one whose voxels are of unknown type, and any of an ndstore.
+    """
+    whole = [Part(url, (slice(None), slice(None)), True, True)]
+    if dtype is None or url.scheme != "boss" or find_spec("numpy") is None:
+        return whole
+    item = ITEM_SIZES[dtype]
+    if prod(url.shape) * item <= _PART_BYTES:
+        return whole
+    xs, ys, zs = url.box
+    x_step, y_step = _steps(url, item)
+    columns = [xs] if x_step is None else [*_cut(xs, x_step)]
+    parts: list[Part] = []
+    for z in _cut(zs, CUBOID[2]):
+        boxes = [(x, y, z) for y in _cut(ys, y_step) for x in columns]
+        for number, box in enumerate(boxes):
+            (x0, x1), (y0, y1), (z0, z1) = box
+            parts.append(
+                Part(
+                    replace(url, box=box, chunk=(x1 - x0, y1 - y0, z1 - z0)),
+                    (slice(x0 - xs[0], x1 - xs[0]), slice(y0 - ys[0], y1 - ys[0])),
+                    begins_slab=number == 0,
+                    ends_slab=number == len(boxes) - 1,
+                )
+            )
+    return parts
+
+
+def _steps(url: BlockUrl, item: int) -> tuple[int | None, int]:
+    """The voxels of a part along x and y, in whole cuboids; None along x: as wide as the block."""
+    wide, high, deep = CUBOID
+    row = url.shape[2] * high * deep * item
+    if row <= _PART_BYTES:
+        return None, _PART_BYTES // row * high
+    return max(1, _PART_BYTES // (wide * high * deep * item)) * wide, high
+
+
+def _cut(whole: Range, step: int) -> Iterator[Range]:
+    """Yields the ranges of a grid that begins at 0, as far as they are in ``whole``."""
+    start, stop = whole
+    while start < stop:
+        end = min(stop, start + step - start % step)
+        yield start, end
+        start = end
