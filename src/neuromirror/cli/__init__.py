@@ -15,6 +15,7 @@ from neuromirror.cli.browse import (
     versions_command,
 )
 from neuromirror.cli.catalogue import catalogue_command
+from neuromirror.cli.check_archive import check_archive_command
 from neuromirror.cli.cite import cite_command
 from neuromirror.cli.common import Commands, Settings, settings_options
 from neuromirror.cli.demo import demo_command
@@ -71,6 +72,7 @@ for _command in (
     release_command,
     events_command,
     check_config_command,
+    check_archive_command,
     doctor_command,
     rebuild_index_command,
     housekeeping_command,

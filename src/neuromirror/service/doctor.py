@@ -19,6 +19,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, Literal
 
+from neuromirror.conformance import check_archive, compare_reports, load_report
+from neuromirror.conformance.report import ReportUnusable
 from neuromirror.crawl import Mirror, load_mirror, mirror_files
 from neuromirror.index import Index, IndexMissing, IndexUnusable
 from neuromirror.index.backup import sqlite_lacks
@@ -49,7 +51,12 @@ class Symptom:
 
 
 def examine(
-    mirrors: Path, store: Path, index: Path | None, *, offline: bool = False
+    mirrors: Path,
+    store: Path,
+    index: Path | None,
+    *,
+    offline: bool = False,
+    archives: bool = False,
 ) -> Iterator[Symptom]:
     """Looks at everything; without asking any archive where ``offline``.
 
@@ -71,6 +78,7 @@ def examine(
     times: list[float] = []
     for path in paths:
         yield from _mirror(path, None if offline else times.append)
+        yield from _report(path, store, again=archives and not offline)
     if times:
         yield _clock(times)
 
@@ -274,6 +282,40 @@ def _mirror(path: Path, took: Callable[[float], None] | None) -> Iterator[Sympto
     if level == "warning":
         message += ": it may refuse this machine, or want a token"
     yield Symptom(name, level, message)
+
+
+def _report(path: Path, store: Path, *, again: bool) -> Iterator[Symptom]:
+    """What the last report about a mirror's archive says, and what changed since if ``again``."""
+    try:
+        kept = Store.open(store).archive_report_path(path.stem)
+        before = load_report(kept.read_bytes())
+    except (FileNotFoundError, NotAStore):
+        return
+    except (OSError, ReportUnusable) as error:
+        message = f"{error}; run 'neuromirror check-archive {path.stem}' again"
+        yield Symptom(f"archive {path.stem}", "warning", message)
+        return
+    name = f"archive {path.stem}"
+    rules = ", ".join(one.rule for one in before.broken)
+    yield Symptom(
+        name,
+        "warning" if rules else "ok",
+        f"checked {before.at}: {f'broken are {rules}' if rules else 'no rule is broken'}",
+    )
+    if not again:
+        return
+    try:
+        mirror = load_mirror(path)
+        after = check_archive(mirror.open(), path.stem, mirror.settings.source)
+    except (ConfigurationError, OSError) as error:
+        yield Symptom(name, "error", str(error))
+        return
+    changes = list(compare_reports(before, after))
+    for then, now in changes:
+        message = f"{now.rule} was {then.status} ({then.observed}), is {now.status}: {now.observed}"
+        yield Symptom(name, "warning", message)
+    if not changes:
+        yield Symptom(name, "ok", f"as in the report ({after.requests} requests)")
 
 
 def _address(mirror: Mirror) -> str | None:

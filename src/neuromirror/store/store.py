@@ -110,6 +110,10 @@ class Store:
         """Where a service keeps what it is to do next, and who is at it."""
         return self._own / "schedule.sqlite"
 
+    def archive_report_path(self, mirror: str) -> Path:
+        """Where the last report of ``check-archive`` about a mirror's archive is kept."""
+        return self._own / "archives" / f"{mirror}.json"
+
     def chore_path(self, name: str) -> Path:
         """Where a chore that is done in slices remembers how far it has come."""
         return self._own / "chores" / f"{name}.json"

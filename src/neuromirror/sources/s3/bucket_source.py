@@ -72,6 +72,7 @@ class BucketSource:
         # No slash at the end: the whole bucket as one dataset has that name.
         self.uri = self.bucket.uri + names.uri_path(options.prefix.encode("utf-8")).rstrip("/")
         self.uri = self.uri.rstrip("/")
+        self.bucket_prefix = options.prefix.encode("utf-8")
         self._settings = options
         self._is_all = whole
         self._profile = profile

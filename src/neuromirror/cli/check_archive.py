@@ -1,0 +1,94 @@
+"""``neuromirror check-archive``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.cli.common import Settings, settings_options
+
+if TYPE_CHECKING:
+    from neuromirror.conformance import Finding, Report
+    from neuromirror.sources import Source
+
+
+@click.command("check-archive")
+@click.argument("archive", metavar="URL|MIRROR")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Write the report to this file, too."
+)
+@settings_options
+def check_archive_command(settings: Settings, archive: str, output: Path | None) -> None:
+    """Check which rules a live archive keeps, and what a mirror of it can rely on.
+
+    The archive is only read, with at most 200 requests. ARCHIVE is the name of a mirror, or an
+    address: the base of the API of a DANDI archive, a BOSS or an ndstore, or a bucket
+    (s3://NAME/PREFIX, or its https address). Checked are lists and their pages, digests, versions,
+    part HEADs, ranges, conditions, redirects, missing objects and rate limits.
+
+    Each finding is a line: ok (the documented rule holds), limited (the archive does not offer
+    it), broken (the archive contradicts it) or unknown (there was nothing to check it on). The
+    report of a mirror is kept in the store, if there is one, and "neuromirror doctor --archives"
+    compares the archive with it later.
+
+    Exit code: 0 no rule is broken, 1 some rule is broken, 2 wrong usage or no such archive.
+    """
+    from neuromirror.conformance import check_archive
+
+    kind, source = _opened(settings, archive)
+
+    def show(finding: Finding) -> None:
+        record = {
+            "path": archive,
+            "rule": finding.rule,
+            "result": finding.status,
+            "status": "error" if finding.status == "broken" else "ok",
+            "message": finding.observed,
+            "consequence": finding.consequence,
+        }
+        tail = f"; {finding.consequence}" if finding.consequence else ""
+        line = f"{finding.status:<8} {finding.rule:<26} {finding.observed}{tail}"
+        settings.emit("check-archive", record, line)
+
+    report = check_archive(source, archive, kind, show)
+    kept = _keep(settings, archive, report, output)
+    settings.say(
+        f"{report.requests} requests, {len(report.findings)} findings, {len(report.broken)} broken"
+        + (f"; report in {kept}" if kept else "")
+    )
+    sys.exit(1 if report.broken else 0)
+
+
+def _opened(settings: Settings, archive: str) -> tuple[str, Source]:
+    """The kind and the source of a mirror or an address."""
+    from neuromirror.conformance import open_address
+    from neuromirror.crawl import find_mirror
+
+    if "://" in archive:
+        return open_address(archive)
+    mirror = find_mirror(settings.mirrors(), archive)
+    return mirror.settings.source, mirror.open()
+
+
+def _keep(settings: Settings, archive: str, report: Report, output: Path | None) -> Path | None:
+    """Write the report to ``output`` and, for a mirror, into the store; return where it is."""
+    from neuromirror.store import NotAStore
+
+    content = report.dump()
+    if output is not None:
+        output.write_bytes(content)
+    if "://" in archive:
+        return output
+    try:
+        store = settings.store()
+    except NotAStore:
+        return output
+    path = store.archive_report_path(archive)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return path

@@ -1,0 +1,101 @@
+"""Checks of a BOSS (BossDB): lists, documents and cutouts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Final
+
+from neuromirror.conformance.report import Finding
+from neuromirror.net import HttpError
+from neuromirror.sources.boss import BossSource
+from neuromirror.sources.boss.client import BossClient, path
+
+_CUBE: Final = 16
+_MOST: Final = 1 << 20
+_TRIED: Final = 5
+"""Collections and experiments that are searched for a channel."""
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def checks(source: BossSource) -> Iterator[tuple[str, Check]]:
+    """Yield the name and the function of each check, in their order."""
+    made = ServiceChecks(source)
+    for check in (made.lists, made.documents, made.cutouts):
+        yield f"boss.{check.__name__}", check
+
+
+class ServiceChecks:
+    """The checks of one service, which share one channel."""
+
+    def __init__(self, source: BossSource) -> None:
+        self._session = source.session
+        self._api = source.options.base
+        self._client = BossClient(source.session, self._api, source.options.token_env)
+
+    @cached_property
+    def _channel(self) -> tuple[str, str, str] | None:
+        """The first channel that may be read."""
+        for collection in self._client.collections()[:_TRIED]:
+            for experiment in self._client.experiments(collection)[:_TRIED]:
+                for channel in self._client.channels(collection, experiment)[:1]:
+                    if self._client.may_read(collection, experiment, channel):
+                        return collection, experiment, channel
+        return None
+
+    def lists(self) -> Iterator[Finding]:
+        """Collections, experiments and channels are listed."""
+        count = len(self._client.collections())
+        yield Finding("boss.lists", "ok" if count else "limited", f"{count} collections")
+        found = self._channel
+        yield Finding(
+            "boss.channels",
+            "ok" if found else "unknown",
+            "/".join(found) if found else "no channel that may be read without a token",
+        )
+
+    def documents(self) -> Iterator[Finding]:
+        """A channel says its type, and its levels their extents."""
+        if self._channel is None:
+            return
+        channel = self._client.channel(*self._channel)
+        datatype = channel.get("datatype")
+        yield Finding(
+            "boss.datatype",
+            "ok" if datatype in ("uint8", "uint16", "uint32", "uint64") else "broken",
+            f"datatype {datatype}",
+        )
+        levels = self._client.downsampled(*self._channel)
+        yield Finding(
+            "boss.levels",
+            "ok" if levels else "limited",
+            f"downsampling: {channel.get('downsample_status', 'not said')}",
+            "" if levels else "the levels are computed from the coordinate frame",
+        )
+
+    def cutouts(self) -> Iterator[Finding]:
+        """The same voxels come in each encoding, and again."""
+        if self._channel is None:
+            return
+        box = "/".join(["0", *[f"0:{_CUBE}"] * 3])
+        url = f"{self._api}/{path('cutout', *self._channel)}/{box}/"
+        for kind in ("application/npygz", "application/blosc"):
+            try:
+                bodies = [
+                    self._session.get_bytes(url, limit=_MOST, accept=kind, then=lambda got: got)
+                    for _ in range(2)
+                ]
+            except HttpError as error:
+                status, seen = "limited", f"HTTP {error.status}"
+            else:
+                same = len({hashlib.sha256(body.content).digest() for body in bodies}) == 1
+                status = "ok"
+                seen = (
+                    f"{len(bodies[0].content)} bytes as "
+                    f"{bodies[0].headers.get('Content-Type', 'no type')}, "
+                    f"{'the same' if same else 'encoded differently'} when asked for again"
+                )
+            rule = f"boss.cutout-{kind.rpartition('/')[2]}"
+            yield Finding(rule, status, seen, "identity is that of the decoded voxels")  # type: ignore[arg-type]

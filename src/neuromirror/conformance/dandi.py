@@ -1,0 +1,222 @@
+"""Checks of a DANDI archive (dandi-archive's API), and of the bucket behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from itertools import chain
+from typing import Any, Final
+
+from neuromirror.conformance import s3
+from neuromirror.conformance.report import Finding
+from neuromirror.net import HttpError, Session
+from neuromirror.sources.dandi import DandiSource
+from neuromirror.sources.dandi.buckets import Buckets, address_of
+
+_DANDISETS: Final = 5
+_ASSETS: Final = 3
+_ROWS: Final = 100
+
+Check = Callable[[], Iterator[Finding]]
+Json = Mapping[str, Any]
+
+
+def checks(source: DandiSource) -> Iterator[tuple[str, Check]]:
+    """Yield the name and the function of each check, in their order."""
+    made = ApiChecks(source.session, source.options.api)
+    for check in (
+        made.info,
+        made.lists,
+        made.errors,
+        made.assets,
+        made.downloads,
+    ):
+        yield f"dandi.{check.__name__}", check
+    yield "dandi.bucket", made.bucket
+
+
+class ApiChecks:
+    """The checks of one API, which share a few dandisets and their assets."""
+
+    def __init__(self, session: Session, api: str) -> None:
+        self._session = session
+        self._api = api
+
+    def _json(self, path: str, **query: str | int) -> Any:
+        return self._session.get_json(f"{self._api}/{path}", query)
+
+    def _status(self, path: str, **query: str | int) -> tuple[int, str | None]:
+        """The status of a reply, and what its JSON says if it is an error."""
+        try:
+            self._json(path, **query)
+        except HttpError as error:
+            return error.status or 0, error.detail
+        return 200, None
+
+    @cached_property
+    def _dandisets(self) -> list[Json]:
+        """The first dandisets that hold assets."""
+        rows = self._json("dandisets/", page_size=_ROWS, ordering="id")["results"]
+        return [row for row in rows if _newest(row).get("asset_count")][:_DANDISETS]
+
+    @cached_property
+    def _assets(self) -> list[tuple[Json, list[Json]]]:
+        """The newest versions of these dandisets, and up to a page of assets of each."""
+        found = []
+        for row in self._dandisets:
+            version = _newest(row)
+            path = f"dandisets/{row['identifier']}/versions/{version['version']}/assets/"
+            page = self._json(path, page_size=_ROWS, metadata="true")
+            found.append((version, list(page["results"])))
+        return found
+
+    # --- rules
+
+    def info(self) -> Iterator[Finding]:
+        """``/info/`` says which instance this is."""
+        info = self._json("info/")
+        config = info.get("instance_config") if isinstance(info, Mapping) else None
+        name = config.get("instance_name") if isinstance(config, Mapping) else None
+        yield Finding(
+            "dandi.info",
+            "ok" if name else "limited",
+            f"instance {name or 'not named'}, archive version {info.get('version', 'not said')}",
+        )
+
+    def lists(self) -> Iterator[Finding]:
+        """Lists have DANDI's envelope, and their pages follow each other."""
+        one = self._json("dandisets/", page_size=1, page=1, ordering="id")
+        envelope = isinstance(one, Mapping) and {"count", "next", "results"} <= one.keys()
+        yield Finding(
+            "dandi.list-envelope",
+            "ok" if envelope else "broken",
+            f"members: {', '.join(sorted(one))}" if isinstance(one, Mapping) else "no object",
+            "" if envelope else "no list of this archive is used",
+        )
+        if not envelope or one["count"] < 2:
+            yield Finding("dandi.list-paging", "unknown", "fewer than 2 dandisets")
+            return
+        two = self._json("dandisets/", page_size=1, page=2, ordering="id")
+        first, second = _identifiers(one), _identifiers(two)
+        follows = len(first) == len(second) == 1 and first < second
+        yield Finding(
+            "dandi.list-paging",
+            "ok" if follows else "broken",
+            f"pages of one row: {first}, {second} of {one['count']}",
+            "" if follows else "no list of this archive is used",
+        )
+        draft = one["results"][0].get("draft_version") if one["results"] else None
+        embedded = isinstance(draft, Mapping) and "modified" in draft
+        yield Finding(
+            "dandi.list-versions",
+            "ok" if embedded else "limited",
+            "rows hold draft_version.modified" if embedded else "rows hold no draft_version",
+            "an unchanged archive costs one request for each thousand dandisets"
+            if embedded
+            else "each dandiset is asked for by itself",
+        )
+
+    def errors(self) -> Iterator[Finding]:
+        """What is missing answers 404, with a JSON body."""
+        status, detail = self._status("dandisets/999999/")
+        yield Finding(
+            "dandi.not-found",
+            "ok" if status == 404 and detail else "limited" if status == 404 else "broken",
+            f"HTTP {status} {'with' if detail else 'without'} a JSON body for no dandiset",
+            "" if status == 404 else "a vanished dandiset cannot be told from a failure",
+        )
+        status, _ = self._status("dandisets/", page=1_000_000)
+        yield Finding(
+            "dandi.beyond-the-end",
+            "ok" if status == 404 else "limited",
+            f"HTTP {status} for a page beyond the end of a list",
+        )
+
+    def assets(self) -> Iterator[Finding]:
+        """Assets are as many as the version says, and have digests."""
+        wrong = [
+            f"{version['asset_count']} stated, {len(rows)} listed"
+            for version, rows in self._assets
+            if version["asset_count"] <= _ROWS and len(rows) != version["asset_count"]
+        ]
+        every = [row for _, rows in self._assets for row in rows]
+        yield Finding(
+            "dandi.asset-count",
+            "unknown" if not self._assets else "broken" if wrong else "ok",
+            "; ".join(wrong) or f"{len(self._assets)} versions list as many assets as they state",
+            "listings of these versions are not proven" if wrong else "",
+        )
+        blobs = [row for row in every if row.get("blob")]
+        digests = [row.get("metadata", {}).get("digest") or {} for row in blobs]
+        for rule, name, evidence in (
+            ("digest-sha256", "dandi:sha2-256", "sha256"),
+            ("digest-etag", "dandi:dandi-etag", "etag"),
+        ):
+            count = sum(name in digest for digest in digests)
+            yield Finding(
+                f"dandi.{rule}",
+                "unknown" if not blobs else "ok" if count == len(blobs) else "limited",
+                f"{count} of {len(blobs)} blobs have {name}",
+                f"evidence of {count} files: {evidence}" if count else "",
+            )
+
+    def downloads(self) -> Iterator[Finding]:
+        """Assets have an address in the bucket, and the API leads there."""
+        rows = [row for _, found in self._assets for row in found if row.get("blob")]
+        direct = led = 0
+        seen = []
+        for row in rows[:: max(1, len(rows) // _ASSETS)][:_ASSETS]:
+            for url in _addresses(row):
+                is_api = url.startswith(self._api)
+                reply = self._session.head(url)
+                target = reply.headers.get("Location", "")
+                seen.append(reply.status)
+                if is_api:
+                    led += reply.status in (302, 303, 307) and target.startswith("http")
+                else:
+                    length = reply.headers.get("Content-Length")
+                    direct += reply.status == 200 and length == str(row.get("size"))
+        status = ", ".join(map(str, seen)) or "no asset"
+        yield Finding(
+            "dandi.content-url",
+            "unknown" if not rows else "ok" if direct else "limited",
+            f"{direct} assets have the stated size at their address in the bucket ({status})",
+            "content is read from the bucket" if direct else "content is read through the API",
+        )
+        yield Finding(
+            "dandi.download",
+            "unknown" if not rows else "ok" if led else "limited",
+            f"{led} downloads through the API redirect",
+        )
+
+    def bucket(self) -> Iterator[Finding]:
+        """Check the bucket that holds the blobs as any other."""
+        rows = (row for _, found in self._assets for row in found if row.get("blob"))
+        urls = chain.from_iterable(map(_addresses, rows))
+        url = next((one for one in urls if not one.startswith(self._api)), None)
+        if url is None:
+            yield Finding("dandi.bucket", "unknown", "no asset has an address in a bucket")
+            return
+        address = address_of(url)
+        bucket = Buckets(self._session).bucket(address)
+        prefix = address.key.partition(b"/")[0] + b"/" if b"/" in address.key else b""
+        for _, check in s3.checks(bucket, prefix, "dandi.bucket"):
+            yield from check()
+
+
+def _newest(row: Json) -> Json:
+    for name in ("most_recent_published_version", "draft_version"):
+        version = row.get(name)
+        if isinstance(version, Mapping):
+            return version
+    return {}
+
+
+def _identifiers(page: Any) -> list[str]:
+    rows = page.get("results") if isinstance(page, Mapping) else None
+    return [str(row.get("identifier")) for row in rows or () if isinstance(row, Mapping)]
+
+
+def _addresses(row: Json) -> list[str]:
+    urls = row.get("metadata", {}).get("contentUrl")
+    return [url for url in urls if isinstance(url, str)] if isinstance(urls, list) else []

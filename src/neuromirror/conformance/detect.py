@@ -1,0 +1,118 @@
+"""Which kind of archive answers at an address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from neuromirror.model import ConfigurationError
+from neuromirror.net import Limits, Manners, NetError, Session, is_local_name, origin
+from neuromirror.sources import Source, open_source
+from neuromirror.sources.dandi.buckets import Address, Buckets, address_of
+
+_LIMITS: Final = Limits(attempts=2, wait=0.5, wait_max=1.0, retry_after_max=5, read=30)
+_NAME: Final = "archive"
+
+
+class ArchiveUnknown(ConfigurationError):
+    """No known kind of archive answers at an address."""
+
+
+def open_address(url: str) -> tuple[str, Source]:
+    """Open the archive at an address.
+
+    Parameters
+    ----------
+    url
+        ``s3://bucket/prefix``, the address of a bucket or of a prefix in it, or the base of the
+        API of a DANDI archive, a BOSS or an ndstore.
+
+    Returns
+    -------
+    kind : str
+        The kind of source, as in mirror files.
+    source : Source
+        The opened source.
+
+    Raises
+    ------
+    ArchiveUnknown
+        No known kind of archive answers there.
+    """
+    if url.startswith("s3://"):
+        return "s3", _open_on_aws(url)
+    if not url.startswith(("https://", "http://")):
+        raise ArchiveUnknown(
+            f"{url[:200]!r} is neither a mirror nor an address; give the name of a mirror, or an "
+            "address that begins with https://, http:// or s3://"
+        )
+    base = url.rstrip("/")
+    with Session(allow_private=is_local_name(origin(url)[1]), limits=_LIMITS) as session:
+        for kind, options in _candidates(session, base):
+            return kind, _open(kind, **options)
+    raise ArchiveUnknown(
+        f"{session.redact(base)}: no DANDI API, S3 bucket, BOSS or ndstore answers there; give the "
+        "base of the API (https://api.dandiarchive.org/api) or the bucket (s3://NAME)"
+    )
+
+
+def _open_on_aws(url: str) -> Source:
+    """Open a bucket of AWS, in the region that AWS says it is in."""
+    parts = urlsplit(url)
+    prefix = parts.path.lstrip("/")
+    with Session(limits=_LIMITS) as session:
+        place = Address(parts.netloc, None, None, prefix.encode("utf-8"))
+        region = Buckets(session).bucket(place).region
+    return _open("s3", bucket=parts.netloc, prefix=prefix, region=region, depth=0)
+
+
+def _open(kind: str, **options: Any) -> Source:
+    return open_source(kind, _NAME, options, Manners())
+
+
+def _candidates(session: Session, base: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    info = _json(session, f"{base}/info/")
+    if isinstance(info, dict) and "instance_config" in info:
+        yield "dandi", {"api": base}
+    if isinstance(_json(session, f"{base}/public_tokens/"), list):
+        yield "ndstore", {"api": base}
+    for address in (base, f"{base}/v1"):
+        listed = _json(session, f"{address}/collection/")
+        if isinstance(listed, dict) and "collections" in listed:
+            yield "boss", {"api": address}
+    try:
+        place = address_of(base)
+        body = session.get_bytes(
+            f"{_bucket_url(base, place.bucket)}?list-type=2&max-keys=1",
+            limit=1 << 20,
+            accept="application/xml",
+            then=lambda got: got.content,
+        )
+    except (NetError, ValueError):  # ValueError: the address names no bucket
+        return
+    if b"<ListBucketResult" in body:
+        options: dict[str, Any] = {
+            "bucket": place.bucket,
+            "prefix": place.key.decode("utf-8"),
+            "depth": 0,
+        }
+        if place.region:
+            options["region"] = place.region
+        if place.endpoint:
+            options["endpoint"] = place.endpoint
+        yield "s3", options
+
+
+def _bucket_url(base: str, bucket: str) -> str:
+    """The address of the bucket that an address is in."""
+    parts = urlsplit(base)
+    path = f"/{bucket}/" if parts.path.startswith(f"/{bucket}") else "/"
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _json(session: Session, url: str) -> Any:
+    try:
+        return session.get_json(url)
+    except NetError:
+        return None

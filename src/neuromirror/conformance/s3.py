@@ -1,0 +1,321 @@
+"""Checks of an S3 bucket (S3 API reference; docs/s3.md says what follows from each)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from functools import cached_property
+from itertools import pairwise
+from typing import Final
+
+from neuromirror.conformance.report import Finding
+from neuromirror.net import HttpError, ObjectRow, Reply, S3Bucket
+
+_SMALL: Final = 1 << 20
+"""Bytes of an object that is read whole."""
+_SAMPLES: Final = 4
+_PAGES: Final = 5
+"""Pages that are searched for a multipart object."""
+_EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
+_RATE_HEADERS: Final = ("retry-after", "ratelimit", "x-ratelimit", "x-rate-limit")
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[str, Check]]:
+    """Yield the name and the function of each check, in their order.
+
+    Parameters
+    ----------
+    bucket
+        The bucket, asked anonymously.
+    prefix
+        What all keys that are looked at begin with.
+    kind
+        What the names of the rules begin with.
+    """
+    made = BucketChecks(bucket, prefix, kind)
+    for check in (
+        made.listing,
+        made.paging,
+        made.versions,
+        made.sizes,
+        made.digests,
+        made.checksums,
+        made.parts,
+        made.ranges,
+        made.conditions,
+        made.missing,
+        made.rates,
+    ):
+        yield f"{kind}.{check.__name__}", check
+
+
+class BucketChecks:
+    """The checks of one bucket, which share the rows of its first page."""
+
+    def __init__(self, bucket: S3Bucket, prefix: bytes, kind: str) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._kind = kind
+        self._headers: list[Mapping[str, str]] = []
+
+    def _finding(
+        self,
+        rule: str,
+        holds: bool | None,
+        observed: str,
+        consequence: str = "",
+        *,
+        optional: bool = False,
+    ) -> Finding:
+        """Return a finding; a rule that does not hold is ``limited`` if it is ``optional``."""
+        if holds is None:
+            return Finding(f"{self._kind}.{rule}", "unknown", observed)
+        status = "ok" if holds else "limited" if optional else "broken"
+        return Finding(f"{self._kind}.{rule}", status, observed, consequence)  # type: ignore[arg-type]
+
+    @cached_property
+    def _rows(self) -> list[ObjectRow]:
+        return self._bucket.page(self._prefix).rows
+
+    @cached_property
+    def _multipart(self) -> ObjectRow | None:
+        """The first object with a multipart ETag on the first pages."""
+        after = b""
+        for _ in range(_PAGES):
+            page = self._bucket.page(self._prefix, after=after)
+            for row in page.rows:
+                if "-" in row.etag:
+                    return row
+            if not page.truncated or not page.rows:
+                return None
+            after = page.rows[-1].key
+        return None
+
+    def _samples(self, *, most: int = _SMALL) -> list[ObjectRow]:
+        """Objects with content, from the beginning, the middle and the end of the first page."""
+        found = [row for row in self._rows if 0 < row.size <= most]
+        step = max(1, len(found) // _SAMPLES)
+        return found[::step][:_SAMPLES]
+
+    def _head(self, row: ObjectRow, **options: int | bool) -> Reply:
+        reply = self._bucket.head(row.key, **options)  # type: ignore[arg-type]
+        self._headers.append(reply.headers)
+        return reply
+
+    # --- rules
+
+    def listing(self) -> Iterator[Finding]:
+        """The bucket lists, in the order of the keys' bytes."""
+        keys = [row.key for row in self._rows]
+        yield self._finding("listing", True, f"{len(keys)} objects on the first page")
+        ordered = all(one < two for one, two in pairwise(keys))
+        yield self._finding(
+            "listing-order",
+            ordered if len(keys) > 1 else None,
+            "keys are in the order of their UTF-8 bytes" if ordered else "keys are out of order",
+            "listings are read in parallel" if ordered else "no listing of this bucket is used",
+        )
+
+    def paging(self) -> Iterator[Finding]:
+        """A listing continues after a key, by token and by prefix as it began."""
+        keys = [row.key for row in self._rows]
+        if len(keys) < 3:
+            yield self._finding("paging", None, "fewer than 3 objects")
+            return
+        small = copy(self._bucket)
+        small.page_size = 2
+        first = small.page(self._prefix)
+        yield self._finding(
+            "page-size",
+            len(first.rows) == 2 and first.truncated,
+            f"max-keys=2 gives {len(first.rows)} objects, truncated: {first.truncated}",
+        )
+        after = [row.key for row in small.page(self._prefix, after=keys[1]).rows]
+        yield self._finding(
+            "start-after",
+            after == keys[2:4],
+            "start-after continues behind the key" if after == keys[2:4] else f"gave {after!r}",
+            "" if after == keys[2:4] else "no listing of this bucket is used",
+        )
+        by_token = (
+            [row.key for row in small.page(self._prefix, token=first.token).rows]
+            if first.token
+            else []
+        )
+        yield self._finding(
+            "continuation-token",
+            by_token == keys[2:4],
+            "the token continues the listing" if by_token == keys[2:4] else f"gave {by_token!r}",
+        )
+
+    def versions(self) -> Iterator[Finding]:
+        """Versions are listed and can be read."""
+        allowed = self._bucket.probe(self._prefix)
+        yield self._finding(
+            "versions-listed",
+            allowed.versions_listable,
+            "object versions are listed"
+            if allowed.versions_listable
+            else "object versions are not listed",
+            "earlier states can be mirrored (sync --history)"
+            if allowed.versions_listable
+            else "only the present state can be mirrored",
+            optional=True,
+        )
+        exact = allowed.version_readable
+        yield self._finding(
+            "versions-read",
+            bool(exact),
+            "an object can be read by its version id" if exact else "no version id can be read",
+            "addresses are exact: pinned bytes stay readable while upstream keeps them"
+            if exact
+            else "bytes may be overwritten: retention is mutable-bucket",
+            optional=True,
+        )
+
+    def sizes(self) -> Iterator[Finding]:
+        """HEAD gives the listed size; Swift's large objects are listed with another."""
+        rows = [*self._samples(most=1 << 62), *(row for row in self._rows if not row.size)][:8]
+        wrong: list[str] = []
+        for row in rows:
+            reply = self._head(row)
+            length = reply.headers.get("Content-Length")
+            if reply.status == 200 and length != str(row.size):
+                wrong.append(f"{row.key.decode(errors='replace')}: {row.size} listed, {length}")
+        manifests = [row for row in self._rows if row.size and row.etag == _EMPTY_MD5]
+        if manifests:
+            wrong.append(f"{len(manifests)} objects have a size and the MD5 of nothing")
+        yield self._finding(
+            "sizes",
+            None if not rows else not wrong,
+            "; ".join(wrong[:3]) or f"{len(rows)} objects have the listed size",
+            "large objects of Swift: each object without a digest is asked about" if wrong else "",
+            optional=True,
+        )
+
+    def digests(self) -> Iterator[Finding]:
+        """The ETag of an object in one part is the MD5 of its bytes."""
+        rows = [row for row in self._samples() if "-" not in row.etag]
+        wrong = []
+        for row in rows:
+            content = self._bucket.read(row.key, limit=_SMALL + 1)
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() != row.etag:
+                wrong.append(row.key.decode(errors="replace"))
+        yield self._finding(
+            "etag-md5",
+            None if not rows else not wrong,
+            f"{len(rows) - len(wrong)} of {len(rows)} objects have the MD5 that their ETag says",
+            "evidence of files in one part: md5" if not wrong else "evidence of files: size",
+            optional=True,
+        )
+
+    def checksums(self) -> Iterator[Finding]:
+        """HEAD returns the checksums that S3 keeps."""
+        rows = [row for row in self._rows if row.checksum_algorithm] or self._samples()
+        found = ""
+        for row in rows[:_SAMPLES]:
+            headers = self._head(row, checksums=True).headers
+            kept = [name for name in headers if name.lower().startswith("x-amz-checksum-")]
+            if "x-amz-checksum-sha256" in map(str.lower, kept):
+                found = "sha256"
+                break
+            found = found or ", ".join(name for name in kept if not name.lower().endswith("-type"))
+        yield self._finding(
+            "checksums",
+            None if not rows else found == "sha256",
+            f"HEAD returns {found or 'no checksum'}",
+            "evidence: sha256, of full objects" if found == "sha256" else "",
+            optional=True,
+        )
+
+    def parts(self) -> Iterator[Finding]:
+        """``HEAD ?partNumber=1`` gives the size of the first part."""
+        row = self._multipart
+        if row is None:
+            yield self._finding("part-heads", None, f"no multipart object on {_PAGES} pages")
+            return
+        reply = self._head(row, part_number=1)
+        length = int(reply.headers.get("Content-Length") or 0)
+        count = reply.headers.get("x-amz-mp-parts-count")
+        works = reply.status == 206 or (count is not None and reply.status == 200)
+        yield self._finding(
+            "part-heads",
+            works,
+            f"HTTP {reply.status}, {length} of {row.size} bytes, parts: {count or 'not said'}",
+            "evidence of multipart files: etag" if works else "evidence of multipart files: size",
+            optional=True,
+        )
+
+    def ranges(self) -> Iterator[Finding]:
+        """A range of bytes can be read, so that downloads resume and streams seek."""
+        row = next((one for one in self._samples(most=1 << 62) if one.size > 20), None)
+        if row is None:
+            yield self._finding("ranges", None, "no object of more than 20 bytes")
+            return
+        url = self._bucket.object_url(row.key)
+        with self._bucket.session.stream(url, headers={"Range": "bytes=4-13"}) as reply:
+            got = b"".join(reply.chunks) if reply.status == 206 else b""
+            stated = reply.headers.get("Content-Range", "")
+            status = reply.status
+        works = status == 206 and len(got) == 10 and stated.startswith("bytes 4-13/")
+        yield self._finding(
+            "ranges",
+            works,
+            f"HTTP {status}, {len(got)} bytes, Content-Range: {stated or 'none'}",
+            "" if works else "interrupted downloads begin again, and files cannot be streamed",
+            optional=True,
+        )
+
+    def conditions(self) -> Iterator[Finding]:
+        """``If-Match`` refuses another ETag."""
+        row = next(iter(self._samples()), None)
+        if row is None:
+            yield self._finding("if-match", None, "no small object")
+            return
+        url, wrong = self._bucket.object_url(row.key), {"If-Match": '"0"'}
+        try:
+            self._bucket.session.get_bytes(url, limit=_SMALL, headers=wrong, then=lambda got: got)
+            status = 200
+        except HttpError as error:
+            status = error.status or 0
+        yield self._finding(
+            "if-match",
+            status == 412,
+            f"HTTP {status} for another ETag",
+            "" if status == 412 else "sidecars are compared by the ETag of the reply instead",
+            optional=True,
+        )
+
+    def missing(self) -> Iterator[Finding]:
+        """An object that does not exist answers 404."""
+        reply = self._bucket.head(self._prefix + b"neuromirror-check-archive/does-not-exist")
+        self._headers.append(reply.headers)
+        yield self._finding(
+            "missing-object",
+            reply.status == 404,
+            f"HTTP {reply.status} for a key that does not exist",
+            "" if reply.status == 404 else "deletions cannot be confirmed object by object",
+            optional=reply.status == 403,
+        )
+
+    def rates(self) -> Iterator[Finding]:
+        """Report headers that limit the rate of requests."""
+        yield rate_limits(f"{self._kind}.rate-limits", self._headers)
+
+
+def rate_limits(rule: str, replies: list[Mapping[str, str]]) -> Finding:
+    """Return the finding about rate-limit headers in some replies."""
+    found = sorted(
+        {
+            f"{name}: {value}"
+            for headers in replies
+            for name, value in headers.items()
+            if name.lower().startswith(_RATE_HEADERS)
+        }
+    )
+    if not found:
+        return Finding(rule, "ok", f"no rate-limit header in {len(replies)} replies")
+    return Finding(rule, "limited", "; ".join(found[:4]), "set [net] requests_per_second to fit")
