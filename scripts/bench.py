@@ -14,6 +14,7 @@ _BENCHES = (
     "mint",
     "delta",
     "recrawl",
+    "latency",
     "s3",
     "hostile",
     "index",

@@ -125,9 +125,39 @@ def _server(*arguments: str, first: str = "") -> Iterator[Served]:
                 process.kill()
 
 
+@dataclass(frozen=True, slots=True)
+class DemoServer:
+    """The demo archive in a process of its own."""
+
+    addresses: Mapping[str, Any]
+
+    @property
+    def mirror(self) -> Mirror:
+        """Its mirror."""
+        return load_mirrors(Path(self.addresses["mirrors"]))["demo"]
+
+    def do(self, verb: str, **arguments: Any) -> Any:
+        """Call a verb; return its result."""
+        import requests
+
+        url = f"{self.addresses['control']}/{verb}"
+        reply = requests.post(url, json=arguments, timeout=600)
+        reply.raise_for_status()
+        return reply.json()["result"]
+
+    def requests(self) -> dict[str, list[str]]:
+        """The requests so far, by server."""
+        import requests
+
+        found: dict[str, list[str]] = requests.get(
+            f"{self.addresses['control']}/requests", timeout=60
+        ).json()
+        return found
+
+
 @contextmanager
-def dandi_archive(folder: Path, count: int) -> Iterator[Mirror]:
-    """The demo archive in a process of its own, with one dandiset of ``count`` files."""
+def demo_server(folder: Path) -> Iterator[DemoServer]:
+    """The demo archive, serving from a folder."""
     os.environ |= _WITHOUT_PROXY
     arguments = [sys.executable, "-m", "neuromirror.demo", "serve", "--dir", str(folder / "demo")]
     with subprocess.Popen(
@@ -135,14 +165,17 @@ def dandi_archive(folder: Path, count: int) -> Iterator[Mirror]:
     ) as process:
         try:
             assert process.stdout is not None
-            addresses = json.loads(process.stdout.readline())
-            import requests
-
-            body = {"dandiset": DANDISET, "n_files": count}
-            requests.post(f"{addresses['control']}/make_many", json=body, timeout=600)
-            yield load_mirrors(Path(addresses["mirrors"]))["demo"]
+            yield DemoServer(json.loads(process.stdout.readline()))
         finally:
             process.terminate()
+
+
+@contextmanager
+def dandi_archive(folder: Path, count: int) -> Iterator[Mirror]:
+    """The demo archive in a process of its own, with one dandiset of ``count`` files."""
+    with demo_server(folder) as server:
+        server.do("make_many", dandiset=DANDISET, n_files=count)
+        yield server.mirror
 
 
 class BigServer:

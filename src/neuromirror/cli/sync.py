@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "--history", is_flag=True, help="Mirror earlier states too, where upstream keeps them."
 )
 @click.option(
-    "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Datasets at a time."
+    "--jobs", type=click.IntRange(1, 64), default=16, show_default=True, help="Datasets at a time."
 )
 @click.option(
     "--private-store",

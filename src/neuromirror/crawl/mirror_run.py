@@ -32,6 +32,9 @@ from neuromirror.net import TrafficCounter, counted
 from neuromirror.sources import DatasetNotFound, Source
 from neuromirror.store import Store
 
+JOBS = 16
+"""Datasets visited at a time by default: most of a visit is waiting for the archive."""
+
 _SELDOM = 50_000
 """New objects after which Python looks for cycles of garbage among them."""
 
@@ -45,7 +48,7 @@ class How:
 
     deep: bool = False
     history: bool = False
-    jobs: int = 4
+    jobs: int = JOBS
 
     @property
     def regardless(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuromirror.crawl.mirror_run import (
+    JOBS,
     Claim,
     How,
     MirrorRun,
@@ -126,7 +127,7 @@ class Sync:
         *,
         deep: bool = False,
         history: bool = False,
-        jobs: int = 4,
+        jobs: int = JOBS,
         private: Path | None = None,
         claim: Claim | None = None,
         recorder: Recorder | None = None,

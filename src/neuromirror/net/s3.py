@@ -275,13 +275,13 @@ class S3Bucket:
             )
         return error
 
-    def probe(self, prefix: bytes = b"") -> S3Capabilities:
+    def probe(self, prefix: bytes = b"", *, checksums: bool = True) -> S3Capabilities:
         """What this bucket allows, tried on the first few objects below a prefix.
 
-        Listing versions and reading one are separate rights. Raises a NetError when not even
-        plain listing is allowed.
+        Listing versions and reading one are separate rights. Without ``checksums`` these are not
+        tried, which takes fewer requests. Raises a NetError when not even plain listing is allowed.
         """
-        rows = self.page(prefix).rows[:_TRIED]
+        rows = self.page(prefix).rows[:_TRIED] if checksums else []
         try:
             versions = self.page_body(
                 prefix,
@@ -293,8 +293,12 @@ class S3Bucket:
             if error.status not in _NOT_OFFERED:
                 raise
             versions, listable = [], False
+        if not (checksums or listable):
+            rows = self.page(prefix).rows[:_TRIED]
         return S3Capabilities(
-            listable, self._version_readable(rows, versions), self._checksums_returned(rows)
+            listable,
+            self._version_readable(rows, versions),
+            self._checksums_returned(rows) if checksums else None,
         )
 
     def _version_readable(self, rows: list[ObjectRow], versions: list[ObjectRow]) -> bool | None:

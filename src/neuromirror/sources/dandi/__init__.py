@@ -1,5 +1,6 @@
 """DANDI archives: dandisets, their published versions and drafts."""
 
-from neuromirror.sources.dandi.source import DandiOptions, DandiSource
+from neuromirror.sources.dandi.options import DandiOptions
+from neuromirror.sources.dandi.source import DandiSource
 
 __all__ = ["DandiOptions", "DandiSource"]

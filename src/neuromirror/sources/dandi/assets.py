@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 from neuromirror.net import NetError, Session
@@ -37,11 +38,13 @@ class AssetList:
         to_part: ToPart | None = None,
         take: Callable[[Sequence[Any]], object] | None = None,
         private: bool = False,
+        first: Future[Any] | None = None,
     ) -> Iterator[list[Row]]:
         """Yields the checked rows of each page; raises as :func:`pages` does.
 
         ``take`` is given them as they came, page by page. Unless ``private``, what a row states
-        to be under embargo is left out by name.
+        to be under embargo is left out by name. ``first`` is a request by :meth:`first_page` that
+        was made ahead.
         """
 
         def fetched(number: int, size: int, page: Any) -> None:
@@ -57,6 +60,7 @@ class AssetList:
             key="path",
             shrink=True,
             fetched=fetched,
+            first=first,
         ):
             if take is not None:
                 take(rows)
@@ -75,6 +79,10 @@ class AssetList:
             yield found
             before += len(rows)
         self.whole = True
+
+    def first_page(self, page_size: int) -> Any:
+        """Return the first page, unchecked; raises a NetError."""
+        return page_at(self._session, self._url, _ASKED, 1, page_size, attempts=1)
 
     def are_as(self, remembered: Sequence[PageDigest]) -> bool:
         """Whether each page is as it is remembered; asks no further than the first that is not.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,12 +32,14 @@ def pages(
     key: str,
     shrink: bool = False,
     fetched: Callable[[int, int, Any], object] | None = None,
+    first: Future[Any] | None = None,
 ) -> Iterator[list[Any]]:
     """Yields the rows of each page, until all that the first page counted have come.
 
     ``what`` names the list in messages; ``key`` is the field that no two rows share. With
     ``shrink`` a page that the server cannot give is asked for in quarters, and so are the pages
-    after it. ``fetched`` is told each page's number and size, and the page itself.
+    after it. ``fetched`` is told each page's number and size, and the page itself. ``first`` is
+    the request for the first page, where it was made ahead; it is made again where that failed.
 
     Raises :class:`ListingNotProven` when rows are short, repeated or too many, when a page before
     the last is not full or is not there, and when ``next`` names another host or page; another
@@ -52,7 +55,11 @@ def pages(
             attempts = session.limits.attempts
             if may_shrink:
                 attempts = min(attempts, _IMPATIENT)
-            page = page_at(session, url, params, number, size, attempts=attempts)
+            if first is not None and not first.cancelled() and first.exception() is None:
+                page = first.result()
+            else:
+                page = page_at(session, url, params, number, size, attempts=attempts)
+            first = None
         except (ServerTrouble, TimedOut, BrokenOff, TooLarge):
             if not may_shrink:
                 raise

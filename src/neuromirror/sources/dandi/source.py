@@ -6,15 +6,13 @@ archive's source and is said where it matters.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Final, Literal, Self
-
-from pydantic import Field, field_validator, model_validator
+from typing import Any, ClassVar, Final
 
 from neuromirror.model import (
     ConfigurationError,
@@ -26,13 +24,15 @@ from neuromirror.model import (
     VersionRef,
     WebRemote,
 )
-from neuromirror.net import Forbidden, NotFound, Session, is_local_name, origin
+from neuromirror.net import CountedPool, Forbidden, NotFound, Session
+from neuromirror.sources.dandi.ahead import FirstPages, then
 from neuromirror.sources.dandi.assets import AssetList
 from neuromirror.sources.dandi.buckets import Buckets
 from neuromirror.sources.dandi.document import clean, published_doi
 from neuromirror.sources.dandi.memo import Memo, bound, load
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.objects import ObjectHeads
+from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.paging import pages
 from neuromirror.sources.dandi.pending import PendingItems, still_pending
 from neuromirror.sources.dandi.places import Entry, Places
@@ -49,64 +49,12 @@ from neuromirror.sources.dandi.versions import (
 )
 from neuromirror.sources.dandi.zarrs import LOCAL_PREFIX, Zarrs
 from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
-from neuromirror.sources.options import SourceOptions, base_address
 from neuromirror.sources.protocol import Estimate, Known, Listing, Part
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 _VERSION: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
 OPENED: Final = "opened"
 """Why one that is not under embargo is unavailable among those that are."""
-
-
-class DandiOptions(SourceOptions):
-    """The ``[options]`` of a mirror of a DANDI archive.
-
-    ``api`` is the API's base (``https://api.dandiarchive.org/api``); ``token_env`` names the
-    environment variable with a token; ``page_size`` is at most the archive's own limit, 1000;
-    ``connections`` is how many objects are asked about at once; ``allow_private`` says that the
-    archive is on this machine or network (by default: exactly when ``api`` says so). ``zarrs``
-    says that Zarr assets are mirrored, and changes of one with shorter pauses between them than
-    ``history_gap_minutes`` are one past state; ``metadata`` that the assets' metadata are.
-    ``embargoed`` says what becomes of dandisets under embargo that the token may read; with
-    ``all`` every dandiset counts as one.
-    """
-
-    api: str
-    token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    page_size: int = Field(default=1000, ge=1, le=1000)
-    connections: int = Field(default=8, ge=1, le=64)
-    allow_private: bool | None = None
-    zarrs: bool = True
-    metadata: bool = True
-    history_gap_minutes: int = Field(default=60, ge=1)
-    embargoed: Literal["skip", "private", "all"] = "skip"
-
-    @model_validator(mode="after")
-    def _has_token(self) -> Self:
-        if self.embargoed != "skip" and self.token_env is None:
-            raise ValueError(
-                f'embargoed = "{self.embargoed}" needs a token; name the environment variable '
-                "that holds it with token_env"
-            )
-        return self
-
-    @property
-    def has_token(self) -> bool:
-        """Whether there is a token to ask with now."""
-        return self.token_env is not None and bool(os.environ.get(self.token_env, "").strip())
-
-    @field_validator("api")
-    @classmethod
-    def _normal(cls, api: str) -> str:
-        return base_address(api, "use token_env")
-
-    def session(self) -> Session:
-        """A session that gives the token to the API's host alone."""
-        private = self.allow_private
-        if private is None:
-            private = is_local_name(origin(self.api)[1])
-        tokens = {self.api: self.token_env} if self.token_env else {}
-        return Session(allow_private=private, tokens=tokens)
 
 
 class DandiSource:
@@ -127,6 +75,7 @@ class DandiSource:
         self._instance_lock = threading.Lock()
         self._is_private = False
         self._lately = LatelyTold()
+        self._first_pages = FirstPages()
         self._buckets = Buckets(session)
         self._sweep = Sweep(self._buckets, connections=options.connections)
         self._heads = ObjectHeads(session)
@@ -324,11 +273,9 @@ class DandiSource:
         except NotFound as error:
             raise self._missing(dataset, error) from error
         refs = [self._version(dataset, row["version"], row) for row in rows]
+        refs.sort(key=lambda ref: (ref.kind is VersionKind.OBSERVED, ref.time, ref.upstream))
         self._lately.tell(refs)
-        return sorted(
-            refs,
-            key=lambda ref: (ref.kind is VersionKind.OBSERVED, ref.time, ref.upstream),
-        )
+        return refs
 
     def _version(self, dataset: DatasetRef, label: str, row: Any) -> VersionRef:
         return read_version(dataset, label, row, private=self._is_private)
@@ -369,7 +316,10 @@ class DandiSource:
         dataset, label = version.dataset, version.upstream
         if label != DRAFT and not _VERSION.match(label):
             raise MalformedId(f"{dataset.name}: {label!r} is no version of a dandiset")
+        page = self._first_pages.take(version)
         first = None if self._lately.take(version) else self._stated(dataset, label)
+        # upstream's summary from before the list proves it, so a page must not be older
+        page = page if first is None else None
         closed: Stated | None = None
         # git-annex tries no second URL of one remote when the first gives wrong bytes.
         web_remotes = (
@@ -384,11 +334,7 @@ class DandiSource:
         shaping["allow_private"] = self.session.allow_private
         if self._is_private:
             shaping["embargoed"] = self.options.embargoed
-        assets = AssetList(
-            self.session,
-            f"{dataset.source_uri}versions/{label}/assets/",
-            f"{dataset.name}@{label}",
-        )
+        assets = self._assets(version)
         places = Places(
             self._heads,
             known,
@@ -398,6 +344,7 @@ class DandiSource:
         )
         shards = MetadataShards()
         items = PendingItems()
+        page_size = self.options.page_size
 
         def bound_to(stated: Stated) -> str:
             return bound(shaping, stated.version, stated.facts, (stated.document,), web_remotes)
@@ -426,16 +373,31 @@ class DandiSource:
 
         def entries() -> Iterator[Entry]:
             nonlocal closed
-            rows = assets.rows(
-                published=label != DRAFT,
-                page_size=self.options.page_size,
-                to_part=self._to_part if self.options.zarrs else None,
-                take=shards.take if self.options.metadata else None,
-                private=self._is_private,
-            )
-            taken = map(items.take, rows)
-            yield from places.located(map(_without_objects, taken) if self._is_private else taken)
-            closed = self._stated(dataset, label)
+            summary: list[Future[Stated]] = []
+            with CountedPool(3, thread_name_prefix="dandi-ahead") as pool:
+                if label != DRAFT:
+                    pool.submit(self._instance_config)
+
+                def after_pages() -> None:
+                    summary.append(pool.submit(self._stated, dataset, label))
+                    following = self._lately.following(version)
+                    if following is not None:
+                        ahead = pool.submit(self._assets(following).first_page, page_size)
+                        self._first_pages.keep(following, ahead)
+
+                rows = assets.rows(
+                    published=label != DRAFT,
+                    page_size=page_size,
+                    to_part=self._to_part if self.options.zarrs else None,
+                    take=shards.take if self.options.metadata else None,
+                    private=self._is_private,
+                    first=page,
+                )
+                taken: Iterator[Sequence[Row]] = map(items.take, then(rows, after_pages))
+                if self._is_private:
+                    taken = map(_without_objects, taken)
+                yield from places.located(taken)
+                closed = summary[0].result()
             listing.facts, listing.documents = closed.facts, (closed.document, *shards.documents())
 
         listing = Listing(
@@ -451,6 +413,11 @@ class DandiSource:
             pending=pending,
         )
         return listing
+
+    def _assets(self, version: VersionRef) -> AssetList:
+        dataset, label = version.dataset, version.upstream
+        url = f"{dataset.source_uri}versions/{label}/assets/"
+        return AssetList(self.session, url, f"{dataset.name}@{label}")
 
     def still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
         """Whether the archive has completed nothing of what was pending in the draft."""

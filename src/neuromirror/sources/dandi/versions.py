@@ -119,12 +119,24 @@ class LatelyTold:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._told: dict[tuple[str, str], tuple[VersionRef, float]] = {}
+        self._following: dict[tuple[str, str], VersionRef] = {}
 
     def tell(self, versions: Iterable[VersionRef]) -> None:
-        """Remembers versions as upstream has them now."""
+        """Remember a dandiset's versions as upstream has them now, in the order of visits."""
         now = self._clock()
+        before: VersionRef | None = None
         for one in versions:
             self._told[one.dataset.local_id, one.upstream] = one, now
+            if before is not None:
+                self._following[before.dataset.local_id, before.upstream] = one
+            before = one
+
+    def following(self, version: VersionRef) -> VersionRef | None:
+        """Return the version after this one, if it was listed a moment ago and not taken yet."""
+        found = self._following.get((version.dataset.local_id, version.upstream))
+        if found is None or (found.dataset.local_id, found.upstream) not in self._told:
+            return None
+        return found
 
     def take(self, version: VersionRef) -> bool:
         """Whether upstream had a version like this a moment ago; forgets that it did."""

@@ -31,6 +31,7 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.net import (
+    CountedPool,
     Forbidden,
     NotFound,
     ObjectRow,
@@ -247,10 +248,13 @@ class Zarrs:
         moment = moment_of(version.upstream)
         if moment is None and version.upstream != CURRENT and not STATED.match(version.upstream):
             raise MalformedId(f"{version.dataset.name}: there is no version {version.upstream!r}")
-        state = self.state(version.dataset)
+        with CountedPool(1, thread_name_prefix="dandi-probe") as pool:
+            # the bucket and the API are asked at the same time where the bucket is known already
+            probed = None if address is None else pool.submit(self._buckets.allowed, address)
+            state = self.state(version.dataset)
         if address is None:
             address = self._address(version.dataset)
-        allowed = self._buckets.allowed(address)
+        allowed = self._buckets.allowed(address) if probed is None else probed.result()
         if self.closed:
             if state.checksum is None:
                 raise PartUnavailable(

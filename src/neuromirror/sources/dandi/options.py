@@ -1,0 +1,62 @@
+"""The ``[options]`` of a mirror of a DANDI archive."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from neuromirror.net import Session, is_local_name, origin
+from neuromirror.sources.options import SourceOptions, base_address
+
+
+class DandiOptions(SourceOptions):
+    """The ``[options]`` of a mirror of a DANDI archive.
+
+    ``api`` is the API's base (``https://api.dandiarchive.org/api``); ``token_env`` names the
+    environment variable with a token; ``page_size`` is at most the archive's own limit, 1000;
+    ``connections`` is how many objects are asked about at once; ``allow_private`` says that the
+    archive is on this machine or network (by default: exactly when ``api`` says so). ``zarrs``
+    says that Zarr assets are mirrored, and changes of one with shorter pauses between them than
+    ``history_gap_minutes`` are one past state; ``metadata`` that the assets' metadata are.
+    ``embargoed`` says what becomes of dandisets under embargo that the token may read; with
+    ``all`` every dandiset counts as one.
+    """
+
+    api: str
+    token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    page_size: int = Field(default=1000, ge=1, le=1000)
+    connections: int = Field(default=8, ge=1, le=64)
+    allow_private: bool | None = None
+    zarrs: bool = True
+    metadata: bool = True
+    history_gap_minutes: int = Field(default=60, ge=1)
+    embargoed: Literal["skip", "private", "all"] = "skip"
+
+    @model_validator(mode="after")
+    def _has_token(self) -> Self:
+        if self.embargoed != "skip" and self.token_env is None:
+            raise ValueError(
+                f'embargoed = "{self.embargoed}" needs a token; name the environment variable '
+                "that holds it with token_env"
+            )
+        return self
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a token to ask with now."""
+        return self.token_env is not None and bool(os.environ.get(self.token_env, "").strip())
+
+    @field_validator("api")
+    @classmethod
+    def _normal(cls, api: str) -> str:
+        return base_address(api, "use token_env")
+
+    def session(self) -> Session:
+        """A session that gives the token to the API's host alone."""
+        private = self.allow_private
+        if private is None:
+            private = is_local_name(origin(self.api)[1])
+        tokens = {self.api: self.token_env} if self.token_env else {}
+        return Session(allow_private=private, tokens=tokens)

@@ -1,0 +1,126 @@
+"""Waits for an archive overlap: those of different dandisets, and those of one dandiset."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from crawl_place import Place
+
+from neuromirror.crawl import Result
+from neuromirror.demo import DemoArchive
+from neuromirror.demo.records import Description
+from neuromirror.model import VisitEnded
+
+DANDISETS = 12
+_LONG = 120.0
+"""Seconds for which replies are held, and a test waits for requests before it fails."""
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    """A thread for a sync whose requests are held."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def wait_for(condition: Callable[[], bool], sync: Future[dict[str, Result]]) -> None:
+    """Wait until a condition holds; fail where it cannot hold any more."""
+    until = time.monotonic() + _LONG
+    while not condition():
+        assert not sync.done(), "the sync went on without waiting"
+        assert time.monotonic() < until, "the requests did not come"
+        threading.Event().wait(0.02)
+
+
+def test_dandisets_do_not_wait_for_each_other(
+    small: DemoArchive, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    names = small.make_dandisets(DANDISETS)
+    place = Place(small.mirrors, tmp_path / "store")
+    with small.fault("hang", path=r"/versions/$", seconds=_LONG):
+        sync = background.submit(place.sync)
+        wait_for(lambda: small.count_requests(r"/versions/\?") == DANDISETS, sync)
+    results = sync.result()
+    assert {name: one.visit for name, one in results.items()} == {
+        f"demo:{name}": "full" for name in names
+    }
+    alone = Place(small.mirrors, tmp_path / "alone")
+    for name in names:
+        alone.sync(f"demo:{name}")
+    assert of_dandisets(alone) == of_dandisets(place)
+    place.fsck()
+
+
+def test_a_dandiset_that_fails_keeps_no_other_waiting(
+    small: DemoArchive, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    held, broken, *others = small.make_dandisets(DANDISETS)
+    place = Place(small.mirrors, tmp_path / "store")
+    small.fault("status", path=f"/{broken}/versions/$", status=404)
+    with small.fault("hang", path=f"/{held}/versions/$", seconds=_LONG):
+        sync = background.submit(place.sync)
+        wait_for(lambda: len(visits(place)) == len(others) + 1, sync)
+    by_name = {name: one.visit for name, one in sync.result().items()}
+    assert by_name.pop(f"demo:{broken}") == "failed"
+    assert set(by_name.values()) == {"full"}
+
+
+def test_the_waits_of_one_dandiset_overlap(
+    small: DemoArchive, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    """While objects are looked up, the summary and the next version's list are requested."""
+    name = published_and_changed(small)
+    label = small.dandisets[name].published[0].label
+    place = Place(small.mirrors, tmp_path / "store")
+    with small.fault("hang", server="s3", method="HEAD", seconds=_LONG):
+        sync = background.submit(place.sync)
+        wait_for(
+            lambda: (
+                small.count_requests(f"/versions/{label}/info/")
+                * small.count_requests("/versions/draft/assets/")
+                * small.count_requests("^HEAD ")
+                > 0
+            ),
+            sync,
+        )
+    assert sync.result()[f"demo:{name}"].visit == "full"
+    assert small.count_requests("/versions/draft/assets/") == 1
+
+
+def test_a_page_that_was_requested_before_a_change_is_not_used(
+    small: DemoArchive, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    name = published_and_changed(small)
+    place = Place(small.mirrors, tmp_path / "store")
+    with small.fault("hang", server="s3", method="HEAD", seconds=_LONG):
+        sync = background.submit(place.sync)
+        wait_for(lambda: small.count_requests("/versions/draft/assets/") == 1, sync)
+        small.change_file(name, "b.txt", "z")
+    assert sync.result()[f"demo:{name}"].visit == "full"
+    with place.index() as index:
+        files = {one.path: one.key for one in index.files(index.resolve(f"demo:{name}", "draft"))}
+    assert small.sha256(name, "b.txt") in files["b.txt"]
+
+
+def published_and_changed(archive: DemoArchive) -> str:
+    """A dandiset with a published version and a draft that differs; return its id."""
+    name = archive.create_dandiset(Description("Two versions"))
+    archive.add_file(name, "a.txt", "a")
+    archive.publish(name)
+    archive.add_file(name, "b.txt", "b")
+    return name
+
+
+def of_dandisets(place: Place) -> dict[str, str]:
+    """The refs of all repositories but the superdatasets'."""
+    return {name: commit for name, commit in place.refs().items() if name.startswith("demo--")}
+
+
+def visits(place: Place) -> list[VisitEnded]:
+    """The visits that are recorded."""
+    return place.entries(VisitEnded)
