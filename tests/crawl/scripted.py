@@ -130,6 +130,7 @@ class Scripted:
     known: list[tuple[str, bytes | None]] = field(default_factory=list)
     probed: dict[str, str] | Exception = field(default_factory=dict)
     fingerprint: str | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)  # why, by local id
     late_sha256: bool = False
     memos: bool = True
     checks: bool = True
@@ -150,7 +151,8 @@ class Scripted:
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         if dataset.local_id not in self.things:
             raise DatasetNotFound(f"{dataset.name}: there is nothing below its prefix")
-        return DatasetHint(dataset, self.fingerprint, "Scripted")
+        why = self.unavailable.get(dataset.local_id)
+        return DatasetHint(dataset, self.fingerprint, "Scripted", unavailable=why)
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
         thing = self.things[dataset.local_id]

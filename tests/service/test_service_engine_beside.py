@@ -10,6 +10,7 @@ from crawl_place import Place
 from embargo_place import ID, NAME, Embargo
 from service_engine import DAY, HOUR, Clock, Counted
 
+from neuromirror.crawl import FailureLog, rebuild_index, recording
 from neuromirror.demo import DemoArchive
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
@@ -21,6 +22,13 @@ from neuromirror.service.chores import Chore
 def schedule(place: Place) -> Iterator[Schedule]:
     with Schedule.open(place.store.schedule_path) as opened:
         yield opened
+
+
+@pytest.fixture
+def log(place: Place) -> Iterator[FailureLog]:
+    store = place.store
+    with recording(store, store.index_path) as recorder:
+        yield FailureLog(recorder)
 
 
 class Work:
@@ -40,13 +48,13 @@ class Work:
         return Chore(name, every, run)
 
 
-def test_chores_are_done_at_their_times_and_remembered(schedule: Schedule) -> None:
+def test_chores_are_done_at_their_times_and_remembered(schedule: Schedule, log: FailureLog) -> None:
     work, clock = Work(), Clock()
     chores = [work.chore("hourly", HOUR), work.chore("daily", DAY)]
-    assert ChoreTimes(chores, schedule, Counted(), clock=clock).run_due() == 0
+    assert ChoreTimes(chores, schedule, Counted(), log, clock=clock).run_due() == 0
     assert work.done == ["hourly", "daily"]
     # another service knows of it
-    times = ChoreTimes(chores, schedule, Counted(), clock=clock)
+    times = ChoreTimes(chores, schedule, Counted(), log, clock=clock)
     clock.now += HOUR / 2
     times.run_due()
     assert work.done == ["hourly", "daily"]
@@ -62,11 +70,11 @@ def test_chores_are_done_at_their_times_and_remembered(schedule: Schedule) -> No
     assert (row.status, row.message, row.failures) == ("ok", "daily is done", 0)
 
 
-def test_a_chore_that_fails_stops_no_other_and_is_told(schedule: Schedule) -> None:
+def test_a_chore_that_fails_stops_no_other_and_is_told(schedule: Schedule, log: FailureLog) -> None:
     work, clock = Work(), Clock()
     work.fails.add("one")
     times = ChoreTimes(
-        [work.chore("one", HOUR), work.chore("two", HOUR)], schedule, Counted(), clock=clock
+        [work.chore("one", HOUR), work.chore("two", HOUR)], schedule, Counted(), log, clock=clock
     )
     assert times.run_due() == 1
     clock.now += 2 * HOUR
@@ -77,7 +85,27 @@ def test_a_chore_that_fails_stops_no_other_and_is_told(schedule: Schedule) -> No
     assert (row.status, row.message, row.failures) == ("failed", "one is broken", 2)
 
 
-def test_no_chore_is_begun_when_the_service_ends(schedule: Schedule) -> None:
+def test_a_failed_chore_is_on_record_until_it_succeeds(
+    schedule: Schedule, log: FailureLog, place: Place
+) -> None:
+    work, clock = Work(), Clock()
+    work.fails.add("backup")
+    times = ChoreTimes([work.chore("backup", HOUR)], schedule, Counted(), log, clock=clock)
+    assert times.run_due() == 1
+    with place.index() as index:
+        (failure,) = index.failures()
+    assert (failure.task, failure.mirror, failure.dataset) == ("backup", "", None)
+    rebuild_index(place.store, place.store.index_path)
+    with place.index() as index:
+        assert index.failures() == [failure]
+    work.fails.clear()
+    clock.now += 2 * HOUR
+    assert times.run_due() == 0
+    with place.index() as index:
+        assert index.failures() == []
+
+
+def test_no_chore_is_begun_when_the_service_ends(schedule: Schedule, log: FailureLog) -> None:
     work = Work()
     over = [False]
 
@@ -86,14 +114,16 @@ def test_no_chore_is_begun_when_the_service_ends(schedule: Schedule) -> None:
         return "the last one"
 
     chores = [Chore("last", HOUR, last), work.chore("never", HOUR)]
-    ChoreTimes(chores, schedule, Counted(), lambda: over[0]).run_due()
+    ChoreTimes(chores, schedule, Counted(), log, lambda: over[0]).run_due()
     assert work.done == []
 
 
-def test_a_clock_that_was_ahead_does_not_put_a_chore_off(schedule: Schedule) -> None:
+def test_a_clock_that_was_ahead_does_not_put_a_chore_off(
+    schedule: Schedule, log: FailureLog
+) -> None:
     work, clock = Work(), Clock()
     clock.now += 30 * DAY
-    times = ChoreTimes([work.chore("hourly", HOUR)], schedule, Counted(), clock=clock)
+    times = ChoreTimes([work.chore("hourly", HOUR)], schedule, Counted(), log, clock=clock)
     times.run_due()
     clock.now -= 30 * DAY
     times.run_due()

@@ -108,12 +108,12 @@ def test_a_folder_that_is_away_for_a_while_changes_nothing(place: Place) -> None
     away = place.mirrors.with_name("away")
     place.mirrors.rename(away)
     found = files.reread()
-    assert "there is no folder of mirrors" in found.wrong[0]
-    assert files.reread().wrong == []
+    assert "there is no folder of mirrors" in found.wrong[""]
+    assert files.reread().wrong == {}
     assert sorted(files.mirrors) == ["demo"]
     away.rename(place.mirrors)
     found = files.reread()
-    assert (found.changed, found.gone, found.wrong) == ([], [], [])
+    assert (found.changed, found.gone, found.wrong) == ([], [], {})
 
 
 def test_what_cannot_be_served_here_is_refused_at_the_start_and_told_later(place: Place) -> None:
@@ -125,7 +125,7 @@ def test_what_cannot_be_served_here_is_refused_at_the_start_and_told_later(place
     files = MirrorFiles(place.mirrors, [], check)
     file = write_mirror(place.mirrors, "other", 'title = "No"\n' + _untitled(content))
     found = files.reread()
-    assert (found.wrong, found.changed) == (["other: not here"], [])
+    assert (found.wrong, found.changed) == ({"other": "other: not here"}, [])
     with pytest.raises(ConfigurationError, match="other: not here"):
         MirrorFiles(place.mirrors, [], check)
     file.write_text(content, "utf-8")

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import click
 
-from neuromirror.cli.common import Settings, settings_options
+from neuromirror.cli.common import HostMessages, Settings, settings_options
 
 _NAMED = 20
 """Places that are named up to so many; --json names all."""
@@ -50,7 +50,8 @@ def audit_command(
 
     from tqdm import tqdm
 
-    from neuromirror.crawl import recording
+    from neuromirror.crawl import FailureLog, recording
+    from neuromirror.crawl.failures import AUDIT
     from neuromirror.lab.audit import Scope, audit
     from neuromirror.service.chores import asking_of
 
@@ -58,8 +59,12 @@ def audit_command(
     # the store alone is enough; mirror files say how hard their archives may be asked
     mirrors = settings.mirrors().values() if any(settings.mirrors_folder.glob("*.toml")) else ()
     said: Counter[str] = Counter()
-    failed = 0
-    with recording(store, settings.index_path(store)) as recorder:
+    failed = named = 0
+    hosts = HostMessages("audit")
+    with (
+        recording(store, settings.index_path(store)) as recorder,
+        FailureLog(recorder).watch(AUDIT),
+    ):
         asking = audit(
             recorder,
             tuple(map(Scope.of, names)) or (Scope(),),
@@ -78,14 +83,18 @@ def audit_command(
                 progress.update()
                 said[finding.health.value if finding.health else "unknown"] += 1
                 failed += finding.failed
-                told = finding.failed and failed <= _NAMED
-                line = (
-                    f"{finding.status:<10} {finding.dataset} {finding.path}  {finding.message} "
-                    f"({finding.url})"
-                )
+                told = finding.failed and hosts.is_news(finding)
+                if finding.host is None:
+                    line = f"{finding.dataset} {finding.path}  {finding.message} ({finding.url})"
+                    named += told
+                    told = told and named <= _NAMED
+                else:
+                    line = f"{finding.host}  {finding.message}"
+                line = f"{finding.status:<10} {line}"
                 settings.emit("audit", finding.record(), line if told else None)
-    if failed > _NAMED:
-        settings.say(f"… and {failed - _NAMED} more (--json lists all)")
+    hosts.sum_up(settings)
+    if named > _NAMED:
+        settings.say(f"… and {named - _NAMED} more (--json lists all)")
     words = ", ".join(f"{count} {word}" for word, count in sorted(said.items()))
     settings.say(f"{said.total()} places asked" + (f": {words}" if words else ""))
     sys.exit(1 if failed else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -31,10 +32,15 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
 
     Exit code: 0 done, 1 the copy failed or is damaged (older ones are kept).
     """
+    from neuromirror.crawl.failures import BACKUP
     from neuromirror.service.backup import back_up
 
     store = settings.store()
-    made = back_up(store, settings.index_path(store), folder, keep)
+    with ExitStack() as stack:
+        log = stack.enter_context(settings.failure_log(store))
+        if log is not None:
+            stack.enter_context(log.watch(BACKUP))
+        made = back_up(store, settings.index_path(store), folder, keep)
     record = {
         "path": str(made.folder),
         "at": made.at,

@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,8 +24,9 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 
 if TYPE_CHECKING:
-    from neuromirror.crawl import Mirror
+    from neuromirror.crawl import FailureLog, Mirror
     from neuromirror.index import Index
+    from neuromirror.lab.results import Outcome
     from neuromirror.model import Traffic
     from neuromirror.store import Store
 
@@ -37,6 +39,28 @@ _HOSTS = 5
 """Hosts that are named; the JSON output names all."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
+
+@dataclass(slots=True)
+class HostMessages:
+    """Messages that are about a host: each is printed once, with a count at the end."""
+
+    action: str
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def is_news(self, outcome: Outcome) -> bool:
+        """Count an outcome; return whether its message was not printed yet."""
+        if outcome.host is None:
+            return True
+        self.counts[outcome.host, outcome.status] += 1
+        return self.counts[outcome.host, outcome.status] == 1
+
+    def sum_up(self, settings: Settings) -> None:
+        """Print how many files or locations each message is about."""
+        for (host, status), count in self.counts.items():
+            record = {"what": "host", "host": host, "status": status, "count": count}
+            line = f"{status:<10} {host}  in all {count} times" if count > 1 else None
+            settings.emit(self.action, record, line)
 
 
 @dataclass(slots=True)
@@ -76,6 +100,22 @@ class Settings:
             yield index
         finally:
             index.close()
+
+    @contextmanager
+    def failure_log(self, store: Store) -> Iterator[FailureLog | None]:
+        """The store's record of failures; None where journal or index cannot be written."""
+        from neuromirror.crawl import FailureLog, recording
+
+        with ExitStack() as stack:
+            try:
+                recorder = stack.enter_context(recording(store, self.index_path(store)))
+            except (OSError, NeuromirrorError) as error:
+                click.echo(
+                    printable(f"neuromirror: success or failure is not recorded: {error}"), err=True
+                )
+                yield None
+                return
+            yield FailureLog(recorder)
 
     def emit(self, action: str, record: Mapping[str, Any], line: str | None = None) -> None:
         """Prints one result: a JSON object a line with ``--json``, else ``line``.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
 from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
@@ -55,12 +55,14 @@ def get_command(
     chosen = [here / path for path in paths] or [here]
     counted = Tally()
     come = 0
+    hosts = HostMessages("get")
     with _progress() as progress:
         for outcome in get(here, chosen, recursive=recursive, jobs=jobs or JOBS, progress=progress):
             counted.add(outcome)
             come += (outcome.size or 0) * (outcome.status == "ok")
-            shown = outcome.status != "notneeded"
+            shown = outcome.status != "notneeded" and hosts.is_news(outcome)
             settings.emit("get", outcome.record(), _line(outcome) if shown else None)
+    hosts.sum_up(settings)
     settings.say(_summary(counted, come))
     sys.exit(counted.exit_code)
 
@@ -90,7 +92,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 def _line(outcome: Outcome) -> str:
     if outcome.failed:
-        return f"{outcome.status:<10} {outcome.path}  {outcome.message}"
+        return f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
     size = "" if outcome.size is None else f"  {human_bytes(outcome.size)}"
     proved = f"  {outcome.evidence}" if outcome.checked == "checked" and outcome.evidence else ""
     return f"{outcome.status:<10} {outcome.path}{size}{proved}"

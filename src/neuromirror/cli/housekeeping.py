@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -43,32 +44,32 @@ def housekeeping_command(
     """
     from datetime import timedelta
 
+    from neuromirror.crawl.failures import name_of, record_kept
     from neuromirror.store.housekeeping import Rules, keep_house
 
     store = settings.store()
     aliases = _aliases(store, names) if names else None
     rules = Rules(grace=timedelta(hours=grace))
     code = unneeded = freed = 0
-    for kept in keep_house(store, aliases, rules, dry_run=dry_run):
-        dataset = _dataset(kept.alias)
-        line: str | None = f"{kept.status:<10} {dataset}  {kept.message}"
-        if kept.status == "notneeded":
-            unneeded += 1
-            line = None
-        elif kept.status == "error":
-            code = 1
-        freed += kept.bytes_before - kept.bytes_after
-        settings.emit("housekeeping", {"dataset": dataset, **asdict(kept)}, line)
+    with ExitStack() as stack:
+        log = None if dry_run else stack.enter_context(settings.failure_log(store))
+        for kept in keep_house(store, aliases, rules, dry_run=dry_run):
+            if log is not None:
+                record_kept(log, kept)
+            dataset = name_of(kept.alias)
+            line: str | None = f"{kept.status:<10} {dataset}  {kept.message}"
+            if kept.status == "notneeded":
+                unneeded += 1
+                line = None
+            elif kept.status == "error":
+                code = 1
+            freed += kept.bytes_before - kept.bytes_after
+            settings.emit("housekeeping", {"dataset": dataset, **asdict(kept)}, line)
     if unneeded:
         settings.say(f"notneeded  {unneeded} of them need nothing")
     if freed > 0 and not dry_run:
         settings.say(f"{human_bytes(freed)} less once the packs that were replaced are deleted")
     sys.exit(code)
-
-
-def _dataset(alias: str) -> str:
-    """The name of the dataset that has an alias; a mirror's own where it is a super-dataset."""
-    return alias.replace("--", ":", 1).replace("--", "/")
 
 
 def _aliases(store: Store, names: Iterable[str]) -> set[str]:

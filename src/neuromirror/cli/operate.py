@@ -12,10 +12,9 @@ from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
-    from neuromirror.index import MirrorStatus
+    from neuromirror.index import FailureRow, MirrorStatus
     from neuromirror.service.standing import Agenda
 
-_FAILING = ("failed", "partial")
 _NAMED = 5
 _UNREADABLE = "neuromirror list --where unreadable-sidecar=NAME, events"
 
@@ -25,19 +24,22 @@ _UNREADABLE = "neuromirror list --where unreadable-sidecar=NAME, events"
 def status_command(settings: Settings) -> None:
     """Say how each mirror stands.
 
-    Datasets and files, how long ago its list was read and a visit came to its end, visits that
-    failed, datasets left to settle, holds, incidents, what was taken down, places that no longer
-    have what was mirrored (as "neuromirror audit" found), and what upstream was found to allow;
-    where a service runs on the store, what is under way and what comes next. Exit code: 0 all well,
-    1 the last visit of some dataset failed or something of the store is broken, 3 something is
-    held.
+    Datasets and files, how long ago its list was read and a visit came to its end, everything that
+    failed and has not succeeded since (lists, visits, superdatasets, housekeeping, backups, audits,
+    the service itself), datasets left to settle, holds, incidents, what was taken down, places that
+    no longer have what was mirrored (as "neuromirror audit" found), and what upstream was found to
+    allow; where a service runs on the store, what is under way and what comes next. --json has a
+    record for each mirror and one, with status "error", for each failure. Exit code: 0 all well,
+    1 something fails or something of the store is broken, 3 something is held.
     """
     from neuromirror.service.standing import agenda_of, ago, broken_in
 
     store = settings.store()
     code = shown = 0
+    shown_failures: set[str] = set()
     agenda = agenda_of(store)
     with settings.index() as index:
+        failures = index.failures()
         ailing = index.ailing()
         for one in index.mirror_status():
             checked = store.last_checked(one.mirror)
@@ -47,11 +49,13 @@ def status_command(settings: Settings) -> None:
             todo = agenda.get(one.mirror)
             record = {**asdict(one), "last_checked": when, "places": said, "taken_down": down}
             settings.emit("status", {**record, "schedule": None if todo is None else asdict(todo)})
-            code = 1 if one.failing else (code or (3 if one.open_holds else 0))
+            code = code or (3 if one.open_holds else 0)
             shown += 1
             if settings.json:
                 continue
-            failing = [row.name for row in index.datasets(one.mirror) if row.status in _FAILING]
+            own = [row for row in failures if row.mirror == one.mirror]
+            failing = [row.dataset for row in own if row.task == "visit" and row.dataset]
+            gone = [row.name for row in index.datasets(one.mirror) if row.gone] if one.gone else []
             settings.say(f"{one.mirror}  {one.uri}")
             for head, text in [
                 ("datasets", _counted(one)),
@@ -60,6 +64,8 @@ def status_command(settings: Settings) -> None:
                 ("last visit", (one.last_visit or "never") + ago(one.last_visit)),
                 ("last full", (one.last_full_visit or "never") + ago(one.last_full_visit)),
                 ("failing", f"{one.failing}" + (f" ({_some(failing)})" * bool(failing))),
+                *[("failed", line) for line in _failed(own)],
+                *[("gone", f"{len(gone)} upstream, kept here ({_some(gone)})")] * bool(gone),
                 *[("waiting", f"{one.waiting} (to settle)")] * bool(one.waiting),
                 *[("sidecars", f"unreadable in {one.unreadable_sidecars} datasets ({_UNREADABLE})")]
                 * bool(one.unreadable_sidecars),
@@ -72,13 +78,30 @@ def status_command(settings: Settings) -> None:
                 settings.say(f"  {head:<11} {text}")
             for number, (name, word) in enumerate(one.capabilities.items()):
                 settings.say(f"  {'' if number else 'upstream':<11} {name}: {word}")
+            shown_failures |= {row.mirror for row in own}
     if not shown:
         settings.say("nothing is mirrored yet; run 'neuromirror sync'")
+    for failure in failures:
+        code = 1
+        record = {**asdict(failure), "status": "error"}
+        line = f"failed  {_failure(failure)}"
+        settings.emit("status", record, None if failure.mirror in shown_failures else line)
     for message in broken_in(store):
         code = 1
         record = {"status": "error", "path": str(store.root), "message": message}
         settings.emit("status", record, f"broken  {message}")
     sys.exit(code)
+
+
+def _failed(failures: list[FailureRow]) -> list[str]:
+    more = [f"... {len(failures) - _NAMED} more (--json has all)"] * (len(failures) > _NAMED)
+    return [*map(_failure, failures[:_NAMED]), *more]
+
+
+def _failure(failure: FailureRow) -> str:
+    name = failure.dataset or failure.mirror
+    message = failure.message.removeprefix(f"{name}: ")
+    return f"{failure.task} {name}".rstrip() + f": {message} (since {failure.since})"
 
 
 def _places(said: dict[str, int]) -> str:

@@ -53,6 +53,7 @@ def show_command(settings: Settings, version: str) -> None:
         links = index.links(name)
         vouched = index.vouched(row)
         ailing = index.ailing_in(row)
+        failures = [one for one in index.failures() if one.dataset == name]
     alias = alias_of(name)
     location = settings.store_folder.absolute()
     record = {
@@ -78,6 +79,7 @@ def show_command(settings: Settings, version: str) -> None:
         "inline": inline,
         "exceptions": exceptions,
         "last_visit": None if visit is None else asdict(visit),
+        "failures": [asdict(one) for one in failures],
         "clone": f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
     }
     settings.emit("show", record)
@@ -117,6 +119,7 @@ def show_command(settings: Settings, version: str) -> None:
         ("dataset id", dataset.dataset_id),
         *[(f"see ({kind})", address) for kind, address in links],
         *([("last visit", _visit(visit))] if visit is not None else []),
+        *[("failed", f"{one.task}: {one.message} (since {one.since})") for one in failures],
         ("clone", record["clone"]),
     ]
     width = max(11, *(len(head) for head, _ in lines))

@@ -88,7 +88,8 @@ def sync_command(
 
     if private_store is None and (named := os.environ.get("NEUROMIRROR_PRIVATE_STORE")):
         private_store = Path(named)
-    requests = parse_requests(names, settings.mirrors())
+    mirrors = settings.mirrors()
+    requests = parse_requests(names, mirrors)
     refuse_private(settings.store_folder)
     private = PrivateSide(private_store, Store(settings.store_folder.absolute()))
     private.check([request.mirror.open() for request in requests])
@@ -109,6 +110,7 @@ def sync_command(
                 jobs=jobs,
                 private=private_store,
                 claim=None if claims is None else claims.claim,
+                declared=mirrors,
             )
             results = _with_progress(run, run.results(requests))
             code = _report(settings, results, count_unchanged=True)
@@ -271,13 +273,12 @@ def release_command(settings: Settings, hold: str) -> None:
     """Let a held listing through.
 
     HOLD is its id in "neuromirror holds", or the first digits of it. The next sync accepts that
-    very listing, and holds any other.
+    very listing, and holds any other. A service visits the dataset at once.
     """
-    from neuromirror.crawl import recording, release
+    from neuromirror.service.releasing import release_and_make_due
 
     store = settings.store()
-    with recording(store, settings.index_path(store)) as recorder:
-        dataset = release(recorder, hold)
+    dataset = release_and_make_due(store, settings.index_path(store), hold)
     settings.emit(
         "release",
         {"hold": hold, "dataset": dataset, "message": "released"},

@@ -16,6 +16,7 @@ import click
 
 from neuromirror.cli.common import (
     INTERRUPTED,
+    HostMessages,
     NamedPath,
     Settings,
     printable,
@@ -222,25 +223,32 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
     """Prints what is not as it should be, sums up each dataset; gives the exit code."""
     code = 0
     sums: _Sum | None = None
+    hosts = HostMessages("verify")
     for finding in findings:
         name = finding.dataset or target
         if sums is None or (sums.name, sums.version) != (name, finding.version):
             code = max(code, _sum_up(settings, sums, mode))
             sums = _Sum(name, finding.version)
         sums.add(finding)
-        line = _line(finding) if finding.failed else None
+        line = _line(finding) if finding.failed and hosts.is_news(finding) else None
         if _is_absent(finding) and sums.not_here > _NAMED:
             line = None
         settings.emit("verify", finding.record(), line)
     if sums is None:
         settings.say(f"{target} pins no dataset")
+    hosts.sum_up(settings)
     return max(code, _sum_up(settings, sums, mode))
 
 
 def _line(finding: Finding) -> str:
-    where = finding.path if finding.path != "." else finding.what
-    place = f" ({finding.url})" if finding.url and finding.url not in finding.message else ""
+    where = finding.host or (finding.path if finding.path != "." else finding.what)
+    place = f" ({finding.url})" if _needs_url(finding) else ""
     return f"{finding.status:<10} {where}  {finding.message}{place}"
+
+
+def _needs_url(finding: Finding) -> bool:
+    url = finding.url
+    return url is not None and finding.host is None and url not in finding.message
 
 
 def _sum_up(settings: Settings, sums: _Sum | None, mode: Mode) -> int:

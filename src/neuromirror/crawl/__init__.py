@@ -1,6 +1,7 @@
 """Plan, visit, record: the one room that joins sources, mint and index."""
 
 from neuromirror.crawl.compare import Changes, Difference
+from neuromirror.crawl.failures import FailureLog
 from neuromirror.crawl.holds import release
 from neuromirror.crawl.mirror_run import NotNow
 from neuromirror.crawl.mirrors import (
@@ -15,7 +16,7 @@ from neuromirror.crawl.mirrors import (
     load_mirrors,
     mirror_files,
 )
-from neuromirror.crawl.plan import Task
+from neuromirror.crawl.plan import RELEASED, Task
 from neuromirror.crawl.private import PrivateSide
 from neuromirror.crawl.prove import Proven, Spool, prove
 from neuromirror.crawl.publish import Published, Publisher
@@ -27,8 +28,10 @@ from neuromirror.crawl.sync import Sync, dry_run
 from neuromirror.crawl.visit import Outcome, Visit
 
 __all__ = [
+    "RELEASED",
     "Changes",
     "Difference",
+    "FailureLog",
     "Guards",
     "JournalRecorder",
     "Mirror",

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from neuromirror.crawl.events import tell_returned, tell_vanished
+from neuromirror.crawl.failures import LIST, PROBE, SUPERDATASETS, FailureLog, attempt
 from neuromirror.crawl.mirrors import Mirror
-from neuromirror.crawl.plan import Task, taken_down
+from neuromirror.crawl.plan import RELEASED, Task, taken_down
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.requests import Planner, Request
 from neuromirror.crawl.results import Result, explain, result_of, unplanned
@@ -89,14 +90,6 @@ class Rules:
     claim: Claim = _nobody_else
 
 
-def attempt(name: str, store: Store, step: Callable[[], object]) -> Iterator[Result]:
-    """Does a step of a run; a failure is a result, and the run goes on."""
-    try:
-        step()
-    except (NeuromirrorError, OSError) as error:
-        yield Result(name, "error", explain(error, store), "failed")
-
-
 @contextmanager
 def _seldom_collected() -> Iterator[None]:
     """Makes Python look for cycles of garbage seldom.
@@ -136,6 +129,7 @@ class MirrorRun:
         self._rules = rules
         self._count = count
         self._traffic = traffic
+        self._log = FailureLog(recorder)
 
     def visit(self, request: Request) -> Iterator[Result]:
         """How the datasets of a request fare, and nothing is done for the mirror as a whole."""
@@ -161,10 +155,39 @@ class MirrorRun:
             tasks, gone = self._recorder.ask(plan)
         except ConfigurationError:
             raise
-        except NeuromirrorError as error:
-            yield unplanned(request, error)
+        except Exception as error:  # noqa: BLE001 - recorded, and a result
+            yield self._unplanned(request, error)
+            return None
+        try:
+            self._listed(request)
+        except (NeuromirrorError, OSError) as error:
+            yield Result(request.name, "error", explain(error, self._store), "failed")
             return None
         return [task for task in tasks if not self._rules.passed_over(task.hint.dataset)], gone
+
+    def _listed(self, request: Request) -> None:
+        """Record that the overview was read: of the mirror, or of one dataset."""
+        if request.local_id is None:
+            self._store.mark_checked(request.mirror.name)
+        self._log.succeeded(LIST, request.name, with_datasets=request.local_id is None)
+
+    def _unplanned(self, request: Request, error: Exception) -> Result:
+        """Record that the overview could not be read, and return that as a result."""
+        result = unplanned(request, error, explain(error, self._store))
+        name = request.mirror.name
+        try:
+            last = None
+            if request.local_id is not None:
+                last = self._recorder.ask(lambda index: index.hints(name)).get(request.local_id)
+            if last is not None and request.local_id is not None:
+                dataset = self._source.dataset(request.local_id)
+                self._record_result(dataset, now(), last, result, TrafficCounter())
+            elif not isinstance(error, DatasetNotFound):
+                # an id that upstream does not know is a mistyped one
+                self._log.failed(LIST, result.message, request.name)
+        except (NeuromirrorError, OSError) as failure:
+            return replace(result, message=f"{result.message}; not recorded: {failure}")
+        return result
 
     def results(
         self, request: Request, defer: Callable[[Task], None] | None = None
@@ -177,12 +200,12 @@ class MirrorRun:
         tasks, gone = planned
         name = request.mirror.name
         failed = list(
-            attempt(name, self._store, lambda: self._introduce(request.mirror, source, recorder))
+            self._attempt(PROBE, name, lambda: self._introduce(request.mirror, source, recorder))
         )
         if failed:
             yield from failed
             return
-        yield from attempt(name, self._store, lambda: self._probe(request.mirror, source, recorder))
+        yield from self._attempt(PROBE, name, lambda: self._probe(request.mirror, source, recorder))
         self._count(len(tasks) + len(gone))
         yield from self._standing(tasks)
         due = [task for task in tasks if task.action == "visit"]
@@ -197,17 +220,20 @@ class MirrorRun:
                 said = "no earlier states: upstream keeps none, or they are all here"
                 yield Result(name, "notneeded", said)
         yield from self._all_vanished(gone, request)
-        yield from attempt(
-            name, self._store, lambda: update_supers(self._store, recorder, request.mirror, source)
+        yield from self._attempt(
+            SUPERDATASETS,
+            name,
+            lambda: update_supers(self._store, recorder, request.mirror, source),
         )
-        if request.local_id is None:
-            yield from attempt(name, self._store, lambda: self._store.mark_checked(name))
+
+    def _attempt(self, task: str, name: str, step: Callable[[], object]) -> Iterator[Result]:
+        return attempt(task, name, self._store, self._log, step)
 
     def _standing(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """How those datasets fare that are not to be visited."""
         for task in tasks:
             if task.action == "unavailable":
-                yield from self._unavailable(task.hint.dataset, task.why)
+                yield from self._unavailable(task.hint.dataset, task.why, task.last)
             elif task.action == "held":
                 yield Result(task.hint.dataset.name, "impossible", task.why, "held")
             elif task.action != "visit":
@@ -220,9 +246,18 @@ class MirrorRun:
         for local_id in gone:
             yield from self._vanished(self._source.dataset(local_id), known.get(local_id))
 
-    def _unavailable(self, dataset: DatasetRef, why: str) -> Iterator[Result]:
+    def _unavailable(
+        self, dataset: DatasetRef, why: str, last: LastVisit | None
+    ) -> Iterator[Result]:
+        """How a dataset fares that upstream itself says cannot be read, with its reason."""
         try:
             said = self._rules.unavailable(dataset, why)
+            if said is not None and said.visit == "failed":
+                self._record_result(dataset, now(), last, said, TrafficCounter())
+            elif last is not None and last.status in ("failed", "partial"):
+                # what failed is over: upstream says why
+                ended = Result(dataset.name, "notneeded", why, "unavailable")
+                self._record_result(dataset, now(), last, ended, TrafficCounter())
         except (NeuromirrorError, OSError) as error:
             said = Result(dataset.name, "error", explain(error, self._store), "failed")
         if said is None:
@@ -300,7 +335,7 @@ class MirrorRun:
                 )
         except NotNow as error:
             return Result(dataset.name, "notneeded", str(error))
-        except (NeuromirrorError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
             status = "partial" if visit.outcome.minted else "failed"
             message = explain(error, self._store)
             result = Result(dataset.name, "error", message, status, tuple(visit.outcome.minted))
@@ -329,6 +364,7 @@ class MirrorRun:
         hint, last, dataset = task.hint, task.last, task.hint.dataset
         if (
             last is not None
+            and task.why != RELEASED
             and result.status == "notneeded"
             and (last.status, last.fingerprint, last.pending)
             == (result.visit, hint.fingerprint or "", pending)
@@ -362,18 +398,59 @@ class MirrorRun:
             except (NeuromirrorError, OSError) as failure:
                 message = explain(failure, self._store)
             yield Result(dataset.name, "error", message, "not_found", traffic=own.hosts())
-        except (NeuromirrorError, OSError) as error:
-            yield Result(dataset.name, "error", explain(error, self._store), "failed")
+        except Exception as error:  # noqa: BLE001 - recorded, and a result
+            yield self._vanished_failed(dataset, started, last, explain(error, self._store), own)
         else:
             if hint.unavailable is not None:
-                yield from self._unavailable(dataset, hint.unavailable)
+                yield from self._unavailable(dataset, hint.unavailable, last)
                 return
-            yield Result(
-                dataset.name,
-                "error",
-                "not in upstream's list, yet it answers; try again",
-                "failed",
+            message = "not in upstream's list, yet it answers; try again"
+            yield self._vanished_failed(dataset, started, last, message, own)
+
+    def _vanished_failed(
+        self,
+        dataset: DatasetRef,
+        started: str,
+        last: LastVisit | None,
+        message: str,
+        own: TrafficCounter,
+    ) -> Result:
+        """Record that it is not known what became of a dataset, and return that as a result."""
+        result = Result(dataset.name, "error", message, "failed", traffic=own.hosts())
+        try:
+            self._record_result(dataset, started, last, result, own)
+        except (NeuromirrorError, OSError) as error:
+            return replace(result, message=f"{message}; not recorded: {error}")
+        return result
+
+    def _record_result(
+        self,
+        dataset: DatasetRef,
+        started: str,
+        last: LastVisit | None,
+        result: Result,
+        own: TrafficCounter,
+    ) -> None:
+        """Record a result as a visit that learned nothing about the dataset's content.
+
+        Nothing is written where the last visit ended in the same way.
+        """
+        if last is not None and last.status == result.visit:
+            name = dataset.name
+            before = self._recorder.ask(lambda index: next(index.visits(name, limit=1)))
+            if before.message == result.message:
+                return
+        self._recorder.record(
+            _ended(
+                dataset,
+                started,
+                result.visit,
+                result.message,
+                fingerprint="" if last is None else last.fingerprint,
+                pending=0 if last is None else last.pending,
+                own=own,
             )
+        )
 
     def _hint(self, dataset: DatasetRef, own: TrafficCounter) -> DatasetHint:
         with counted(self._traffic), counted(own):

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from neuromirror.index import LastVisit, Tombstone
 from neuromirror.model import DatasetHint
 
+RELEASED = "released"
+"""Why a dataset is to be visited on which a hold was released since its last visit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -31,11 +34,13 @@ def plan_one(
     held: frozenset[str],
     regardless: str = "",
     *,
+    released: frozenset[str] = frozenset(),
     moving: bool = False,
 ) -> Task:
     """What to do with one dataset.
 
-    ``held`` names datasets that wait for an operator; ``regardless`` says why a dataset is to be
+    ``held`` names datasets that wait for an operator, ``released`` those that do no longer and were
+    not visited since; ``regardless`` says why a dataset is to be
     visited whatever upstream's overview says, empty where that decides; ``moving`` that it is to
     come over from the private store.
     """
@@ -43,6 +48,8 @@ def plan_one(
     pending_only = action == "skip" and last is not None and last.pending > 0
     if pending_only and last is not None:
         action, why = "visit", f"{files_waiting(last.pending, 'waited')} for a checksum"
+    if last is not None and hint.unavailable is None and hint.dataset.name in released:
+        action, why, pending_only = "visit", RELEASED, False
     if moving and hint.unavailable is None:
         action, why, pending_only = "visit", "opened upstream", False
     return Task(hint, action, why, last, pending_only)
@@ -66,7 +73,7 @@ def _due(
     if last.status == "held":
         if hint.dataset.name in held:
             return "held", "held for approval; see 'neuromirror holds'"
-        return "visit", "released"
+        return "visit", RELEASED
     if last.status != "full":
         return "visit", f"last visit: {last.status}"
     return "skip", "unchanged"

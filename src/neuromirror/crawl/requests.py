@@ -24,6 +24,12 @@ class Request:
     local_id: str | None
     hint: DatasetHint | None = None
 
+    @property
+    def name(self) -> str:
+        """The name of the mirror, or of its one dataset."""
+        name = self.mirror.name
+        return name if self.local_id is None else f"{name}:{self.local_id}"
+
 
 def parse_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[Request]:
     """Requests for names such as ``dandi`` and ``dandi:000027``; all mirrors for no name.
@@ -91,7 +97,7 @@ class Planner:
         """
         self._check_archive(request.mirror, source)
         known = self._known(request.mirror.name)
-        held = self._held()
+        held, released = self._held(), self._released()
         down = self._down(request.mirror.name)
         if request.local_id is not None:
             dataset = _dataset(source, request.local_id)
@@ -114,6 +120,7 @@ class Planner:
                 known.get(local_id),
                 held,
                 self._regardless,
+                released=released,
                 moving=hint.dataset in self._moving,
             )
             if local_id not in down
@@ -174,3 +181,6 @@ class Planner:
         if self._index is None:
             return frozenset()
         return frozenset(one.dataset for one in self._index.open_holds())
+
+    def _released(self) -> frozenset[str]:
+        return frozenset() if self._index is None else self._index.released()

@@ -10,7 +10,7 @@ from neuromirror.crawl.plan import files_waiting
 from neuromirror.crawl.requests import Request
 from neuromirror.crawl.visit import Outcome
 from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
-from neuromirror.net import Unreachable
+from neuromirror.net import Unreachable, redact
 from neuromirror.sources import DatasetNotFound, Estimate
 from neuromirror.store import Store
 
@@ -89,13 +89,15 @@ def explain(error: Exception, store: Store) -> str:
         return "git is not on PATH; install it, and run the sync again"
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename or store.root}"
-    return str(error)
+    if isinstance(error, NeuromirrorError):
+        return str(error)
+    # its text may hold anything, and goes into the journal
+    return redact(f"unexpected {type(error).__name__}: {error}; please report this")
 
 
-def unplanned(request: Request, error: NeuromirrorError) -> Result:
+def unplanned(request: Request, error: Exception, message: str) -> Result:
     """How a request fares whose archive gave no list, or has no such dataset."""
-    mirror = request.mirror
-    message, visit = str(error), "failed"
+    mirror, visit = request.mirror, "failed"
     if isinstance(error, DatasetNotFound):
         visit = "not_found"
         message = (
@@ -107,9 +109,4 @@ def unplanned(request: Request, error: NeuromirrorError) -> Result:
             f"{message.removesuffix('; try again')}; check the network and the address in "
             f"{mirror.path}, then run the sync again"
         )
-    return Result(_name(request), "error", message, visit)
-
-
-def _name(request: Request) -> str:
-    name = request.mirror.name
-    return name if request.local_id is None else f"{name}:{request.local_id}"
+    return Result(request.name, "error", message, visit)

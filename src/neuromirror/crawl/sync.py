@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from neuromirror.crawl.failures import PRIVATE, SUPERDATASETS, TOP_ALIAS, FailureLog, attempt
 from neuromirror.crawl.mirror_run import (
     JOBS,
     Claim,
@@ -14,7 +15,6 @@ from neuromirror.crawl.mirror_run import (
     MirrorRun,
     NotNow,
     Rules,
-    attempt,
     known_mirrors,
 )
 from neuromirror.crawl.mirrors import Mirror
@@ -36,13 +36,11 @@ from neuromirror.index import Index
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError, Traffic
 from neuromirror.net import TrafficCounter
 from neuromirror.sources import Source
-from neuromirror.store import Member, Store, StoreBusy, update_superdataset
+from neuromirror.store import Member, Store, update_superdataset
 from neuromirror.store.private import refuse_private
 
 TOP_URI = "neuromirror:mirrors"
 """The source URI of the super-dataset above all mirrors: the same in every store."""
-
-TOP_ALIAS = "neuromirror"
 
 
 def dry_run(
@@ -79,7 +77,7 @@ def _would_do(
     except ConfigurationError:
         raise
     except NeuromirrorError as error:
-        said = unplanned(request, error)
+        said = unplanned(request, error, str(error))
         yield replace(said, message=f"{start}no list") if concealing else said
         return embargo
     for task in tasks:
@@ -117,7 +115,8 @@ class Sync:
     earlier states that upstream can still list. ``private`` is the folder of the private store,
     for mirrors that keep what is under embargo, and for what was opened since. ``claim`` keeps
     other programs from a dataset while it is visited; ``recorder`` is used instead of one that is
-    opened for the run.
+    opened for the run. ``declared`` are the names of all mirrors that have a file: failures of
+    others that never gave a list are forgotten.
     """
 
     def __init__(
@@ -131,7 +130,9 @@ class Sync:
         private: Path | None = None,
         claim: Claim | None = None,
         recorder: Recorder | None = None,
+        declared: Collection[str] | None = None,
     ) -> None:
+        self._declared = declared
         self._store = store
         self._index_path = index_path
         self._claim = claim
@@ -155,9 +156,16 @@ class Sync:
         """
         sources = self._opened(requests)
         with self._recording() as recorder:
+            log = FailureLog(recorder)
+            if self._declared is not None:
+                log.forget_others(
+                    {*self._declared, *(one.mirror for one in known_mirrors(recorder))}
+                )
             for request, source in zip(requests, sources, strict=True):
                 yield from self._mirror(request, source, recorder)
-            yield from attempt(TOP_ALIAS, self._store, lambda: self._update_top(recorder))
+            yield from attempt(
+                *(SUPERDATASETS, TOP_ALIAS, self._store, log), lambda: self._update_top(recorder)
+            )
 
     def survey(self, mirror: Mirror, due: Callable[[Task], None]) -> Iterator[Result]:
         """All that a run over a mirror does but for visits: ``due`` is told which are to be made.
@@ -184,7 +192,7 @@ class Sync:
                 (mirror.name, lambda: update_supers(self._store, recorder, mirror, source)),
                 (TOP_ALIAS, lambda: self._update_top(recorder)),
             ):
-                yield from attempt(name, self._store, step)
+                yield from attempt(SUPERDATASETS, name, self._store, FailureLog(recorder), step)
 
     def _opened(self, requests: Sequence[Request]) -> list[Source]:
         refuse_private(self._store.root)
@@ -210,9 +218,18 @@ class Sync:
         run = self._public_run(request, source, recorder, waiting)
         yield from run.results(request, defer)
         if view is not None and (request.local_id is None or waiting):
+            failed = ""
             for result in self._keep_private(request, view):
                 waiting.pop(result.dataset, None)
+                if result.exit_code == 1:
+                    failed = "embargoed datasets fail; the private store's status names them"
                 yield result
+            log, name = FailureLog(recorder), request.mirror.name
+            if failed:
+                # no name and no path: this store may be public
+                log.failed(PRIVATE, failed, name)
+            elif request.local_id is None:
+                log.succeeded(PRIVATE, name)
         self._count(len(waiting))
         yield from waiting.values()
 
@@ -263,7 +280,9 @@ class Sync:
                 run = MirrorRun(store, recorder, view, self._how, rules, self._count, untold)
                 for result in run.results(request):
                     yield concealed(result, store, recorder)
-        except StoreBusy as error:
+        except ConfigurationError:
+            raise
+        except (NeuromirrorError, OSError) as error:
             yield Result(request.mirror.name, "error", f"{EMBARGOED}: {error}", "failed")
 
     def _count(self, more: int) -> None:

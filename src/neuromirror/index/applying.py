@@ -29,6 +29,8 @@ from neuromirror.model import (
     MirrorSeen,
     PlacesAsked,
     Reinstated,
+    TaskFailed,
+    TaskRecovered,
     VersionMinted,
     VisitEnded,
     Withheld,
@@ -81,7 +83,8 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
             _hold_placed(connection, entry)
         case HoldReleased():
             connection.execute(
-                "UPDATE holds SET outcome = 'released', ended = ?, released_by = ? "
+                "UPDATE holds SET outcome = 'released', ended = ?, released_by = ?, after_visit = "
+                "(SELECT d.last_visit FROM datasets d WHERE d.id = holds.dataset) "
                 "WHERE hold = ? AND outcome IS NULL",
                 (entry.at, entry.by, entry.hold),
             )
@@ -98,6 +101,18 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
                     _place_asked(connection, url, result, entry.at)
         case Withheld() | Reinstated():
             _shown_or_not(connection, entry)
+        case TaskFailed():
+            message = _storable(entry.message)
+            connection.execute(
+                "INSERT INTO failures VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
+                "SET message = excluded.message, at = excluded.at",
+                (entry.task, entry.mirror, entry.local_id, message, entry.at, entry.at),
+            )
+        case TaskRecovered():
+            connection.execute(
+                "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ?",
+                (entry.task, entry.mirror, entry.local_id),
+            )
 
 
 def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from neuromirror.index.errors import UnknownHold
 from neuromirror.index.reading import Reading
-from neuromirror.index.rows import EventRow, HoldRow, LastVisit, MirrorStatus, VisitRow
+from neuromirror.index.rows import EventRow, FailureRow, HoldRow, LastVisit, MirrorStatus, VisitRow
 from neuromirror.model import UNREADABLE, load_traffic
 
 _HOLDS = """
@@ -28,10 +28,30 @@ SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
     (SELECT count(*) FROM events x WHERE x.kind = 'incident' AND x.mirror = m.id),
     coalesce(sum(d.within <> ''), 0), coalesce(sum(t.status = 'waiting'), 0),
     (SELECT count(DISTINCT a.dataset) FROM attributes a JOIN datasets e ON e.id = a.dataset
-     WHERE a.name = '{UNREADABLE}' AND e.mirror = m.id AND e.withheld = ''), m.capabilities
+     WHERE a.name = '{UNREADABLE}' AND e.mirror = m.id AND e.withheld = ''),
+    coalesce(sum(t.status = 'not_found'), 0), m.capabilities
 FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id AND d.withheld = ''
 LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
 GROUP BY m.id ORDER BY m.name
+"""
+
+
+_FAILED_VISITS = """
+SELECT 'visit', m.name, d.local_id, t.message,
+    (SELECT min(x.ended) FROM visits x WHERE x.dataset = d.id AND x.id > coalesce(
+        (SELECT max(y.id) FROM visits y
+         WHERE y.dataset = d.id AND y.status NOT IN ('failed', 'partial')), 0)),
+    t.ended
+FROM datasets d JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit
+WHERE t.status IN ('failed', 'partial') AND d.withheld = ''
+ORDER BY m.name, d.local_id
+"""
+
+_FAILED_TASKS = """
+SELECT f.task, f.mirror, f.local_id, f.message, f.since, f.at FROM failures f
+WHERE NOT EXISTS (SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror
+    WHERE m.name = f.mirror AND d.local_id = f.local_id AND d.withheld <> '')
+ORDER BY f.mirror, f.task, f.local_id
 """
 
 
@@ -128,6 +148,26 @@ class CrawlQueries(Reading):
             )
         )
 
+    def failed_tasks(self) -> list[FailureRow]:
+        """Tasks that failed and have not succeeded since, by mirror; those of the store first."""
+        return [_failure(row) for row in self._rows(_FAILED_TASKS)]
+
+    def failed_visits(self) -> list[FailureRow]:
+        """The last visits of those datasets whose last visit failed, by name."""
+        return [_failure(row) for row in self._rows(_FAILED_VISITS)]
+
+    def released(self) -> frozenset[str]:
+        """Names of the datasets that were not visited since a hold on them was released."""
+        return frozenset(
+            name
+            for (name,) in self._rows(
+                "SELECT DISTINCT m.name || ':' || d.local_id FROM holds h "
+                "JOIN datasets d ON d.id = h.dataset JOIN mirrors m ON m.id = d.mirror "
+                "WHERE h.outcome = 'released' AND h.after_visit IS d.last_visit "
+                "AND d.withheld = ''"
+            )
+        )
+
     def mirror_status(self) -> Iterator[MirrorStatus]:
         """Each mirror at a glance, by name."""
         return map(_status, self._rows(_STATUS))
@@ -140,6 +180,12 @@ class CrawlQueries(Reading):
 
     def _holds(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[HoldRow]:
         return (HoldRow(*row) for row in self._rows(_HOLDS + clause, parameters))
+
+
+def _failure(row: tuple[Any, ...]) -> FailureRow:
+    task, mirror, local_id, message, since, at = row
+    dataset = f"{mirror}:{local_id}" if local_id else None
+    return FailureRow(task, mirror, dataset, message, since, at)
 
 
 def _visit(dataset: str, row: tuple[Any, ...]) -> VisitRow:

@@ -27,6 +27,7 @@ from neuromirror.index.errors import IndexUnusable
 from neuromirror.index.known_queries import KnownQueries
 from neuromirror.index.name_queries import NameQueries
 from neuromirror.index.place_queries import PlaceQueries
+from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
 from neuromirror.index.settings import settled
 from neuromirror.model import PlacedFile, line_of
@@ -140,6 +141,13 @@ class Index(
                 self._db = open_writer(self.path, None)
                 self._file = _identity(self.path)
             return _apply_all(self._db, journal, self.position, progress)
+
+    def failures(self) -> list[FailureRow]:
+        """Everything that fails now: tasks, visits, and locations that lost what they had."""
+        return sorted(
+            [*self.failed_tasks(), *self.failed_visits(), *self.lost()],
+            key=lambda one: (one.mirror, one.task, one.dataset or ""),
+        )
 
     def dump(self) -> Iterator[str]:
         """Every row of every table as text, in a fixed order: equal indexes, equal dumps (I8).

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from neuromirror.index.locations import EXACT
 from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests
-from neuromirror.index.rows import AilingHost, Answers, PlaceDue, VersionRow
+from neuromirror.index.rows import AilingHost, Answers, FailureRow, PlaceDue, VersionRow
 
 _CONTENT_WIDTH = 13
 
@@ -114,6 +115,43 @@ class PlaceQueries(Reading):
         ):
             found.setdefault(mirror, {})[result] = count
         return found
+
+    def lost(self) -> list[FailureRow]:
+        """A failure for each mirror whose locations do not have what newest or published states do.
+
+        Those of an older observed state, which upstream may delete, are none, and neither are those
+        that could not be asked.
+        """
+        found: dict[str, tuple[Counter[str], str, str]] = {}
+        for mirror, result, count, first, last in self._rows(
+            "SELECT m.name, l.result, count(*), min(l.checked_at), max(l.checked_at) "
+            "FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN versions w ON w.id = l.learned CROSS JOIN datasets e ON e.id = w.dataset "
+            "CROSS JOIN mirrors m ON m.id = e.mirror "
+            "WHERE l.result <> 'ok' AND l.result IN ('gone', 'changed', 'refused') "
+            f"AND e.withheld = '' AND {_STANDS} AND EXISTS ("
+            "SELECT 1 FROM files f JOIN datasets d ON d.id = f.dataset "
+            "JOIN versions v ON v.dataset = d.id AND v.seq >= f.since "
+            "AND (f.until IS NULL OR v.seq < f.until) "
+            "WHERE f.content = l.content AND (v.id = d.newest OR v.kind = 'published')) "
+            "GROUP BY m.name, l.result ORDER BY m.name, l.result"
+        ):
+            counts, since, at = found.setdefault(mirror, (Counter(), first, last))
+            counts[result] = count
+            found[mirror] = counts, min(since, first), max(at, last)
+        return [
+            FailureRow(
+                "locations",
+                mirror,
+                None,
+                f"{counts.total()} locations of current or published files do not have them any "
+                f"more ({', '.join(f'{count} {word}' for word, count in counts.items())}); "
+                "neuromirror audit asks again",
+                since,
+                at,
+            )
+            for mirror, (counts, since, at) in found.items()
+        ]
 
     def ailing_in(self, version: VersionRow) -> dict[str, int]:
         """How many places of a version's files said something else than ok, by what they said."""

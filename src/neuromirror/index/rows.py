@@ -371,6 +371,24 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureRow:
+    """Something that failed and has not succeeded since.
+
+    ``task`` is ``visit``, ``audit`` (locations that no longer have what was mirrored), or as in
+    :class:`~neuromirror.model.TaskFailed`. ``mirror`` is empty for the store as a whole, and
+    ``dataset`` None for a whole mirror. ``since`` is when it failed first, ``at`` when its message
+    was last news.
+    """
+
+    task: str
+    mirror: str
+    dataset: str | None
+    message: str
+    since: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """A mirror at a glance.
 
@@ -379,7 +397,8 @@ class MirrorStatus:
     counts distinct contents that this mirror was the first to bring, so that mirrors add up.
     ``failing`` counts datasets whose last visit ended failed or partial, ``waiting`` those that
     were left to settle, ``unreadable_sidecars`` those in whose newest version a sidecar could not
-    be read. ``capabilities`` are what upstream was found to allow, words by name.
+    be read, ``gone`` those that upstream no longer has. ``capabilities`` are what upstream was
+    found to allow, words by name.
     """
 
     mirror: str
@@ -399,4 +418,5 @@ class MirrorStatus:
     parts: int
     waiting: int
     unreadable_sidecars: int
+    gone: int
     capabilities: dict[str, str]

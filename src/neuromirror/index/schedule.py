@@ -166,6 +166,19 @@ class Schedule:
         with self._writing() as db:
             db.executemany(f"INSERT OR REPLACE INTO tasks VALUES ({_MARKS})", map(_values, rows))
 
+    def make_due(self, name: str, now: float) -> None:
+        """Make a task due now, and enable it; a task that is in progress is due once more.
+
+        Nothing happens where there is none of that name, or it is due already.
+        """
+        with self._writing() as db:
+            db.execute(
+                "UPDATE tasks SET due = ?, failures = 0, disabled = 0 WHERE name = ? "
+                "AND (disabled OR due IS NULL OR due > ? OR EXISTS "
+                "(SELECT 1 FROM leases l WHERE l.name = tasks.name AND l.until > ?))",
+                (now, name, now, now),
+            )
+
     def drop(self, names: Iterable[str]) -> None:
         """Forgets tasks; their leases' tokens stay."""
         with self._writing() as db:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 6
+SCHEMA = 7
 
 _FIRST = """
 CREATE TABLE progress (
@@ -288,6 +288,22 @@ CREATE VIRTUAL TABLE path_text USING fts5 (
 );
 """
 
+_SEVENTH = """
+-- Tasks that failed and have not succeeded since; a failed visit is in visits.
+CREATE TABLE failures (
+    task TEXT NOT NULL,
+    mirror TEXT NOT NULL,  -- name; '': the store
+    local_id TEXT NOT NULL,  -- '': the whole mirror
+    message TEXT NOT NULL,
+    since TEXT NOT NULL,
+    at TEXT NOT NULL,  -- when it last failed with another message than before
+    PRIMARY KEY (task, mirror, local_id)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE holds ADD COLUMN after_visit INTEGER;  -- the dataset's last visit when it was released
+UPDATE holds SET after_visit = (SELECT max(t.id) FROM visits t
+    WHERE t.dataset = holds.dataset AND t.ended <= holds.ended) WHERE outcome = 'released';
+"""
+
 _TEXT = """
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
     name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
@@ -379,6 +395,12 @@ def migrate(connection: sqlite3.Connection) -> None:
             db.conn.execute(statement)
         path_words.fill(db.conn)
         db.conn.execute("PRAGMA user_version = 6")
+
+    @migrations()
+    def seventh(db: Database) -> None:
+        for statement in statements(_SEVENTH):
+            db.conn.execute(statement)
+        db.conn.execute("PRAGMA user_version = 7")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

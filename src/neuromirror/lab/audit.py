@@ -45,7 +45,7 @@ class Asking:
     def sessions(self) -> Sessions:
         """The sessions to ask by; the caller closes them."""
         limits = replace(LIMITS, per_host=self.connections, per_second=self.per_second)
-        return Sessions(self.allowed, self.token, limits)
+        return Sessions(self.allowed, self.token, limits, setting="git config --global")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class Outcome:
     is one. The rest is None where it does not apply: ``dataset`` is ``<mirror>:<local id>``,
     ``version`` a label, ``key`` an annex key, ``size`` in bytes, ``evidence`` the word for what is
     known of the bytes and ``checked`` whether they were hashed here for it. ``url`` is where bytes
-    came from or were looked for, without credentials.
+    came from or were looked for, without credentials. ``host`` is there where the message is about
+    a host, whatever file it was asked for: people are told once.
     """
 
     action: str
@@ -41,6 +42,7 @@ class Outcome:
     evidence: Evidence | None = None
     checked: Checked | None = None
     url: str | None = None
+    host: str | None = None
 
     @property
     def failed(self) -> bool:

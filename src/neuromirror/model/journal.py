@@ -91,11 +91,12 @@ class VersionMinted:
 class VisitEnded:
     """A visit of one dataset that is over.
 
-    ``status`` is full | partial | held | waiting | not_found | failed; ``fingerprint`` is the
-    source's hint as of the visit, empty where it gives none (the plan skips a dataset whose last
-    visit was full and whose hint is the same); ``pending`` counts files and Zarrs that still
-    lack their best digest (upstream is asked about these all the same). ``traffic`` is what was
-    asked of each host, as model.dump_traffic has it; empty where an earlier release did not count.
+    ``status`` is full | partial | held | waiting | unavailable | not_found | failed;
+    ``fingerprint`` is the source's hint as of the visit, empty where it gives none (the plan skips
+    a dataset whose last visit was full and whose hint is the same); ``pending`` counts files and
+    Zarrs that still lack their best digest (upstream is asked about these all the same).
+    ``traffic`` is what was asked of each host, as model.dump_traffic has it; empty where an earlier
+    release did not count.
     """
 
     visit: str
@@ -221,6 +222,33 @@ class Reinstated:
     at: str
 
 
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """A task that failed, and fails until a :class:`TaskRecovered` of the same task and object.
+
+    ``task`` is list | probe | superdatasets | private | configuration, the name of a housekeeping
+    task (``housekeeping``, ``backup``, ...), or a part of the service. ``mirror`` and ``local_id``
+    name the object; both are empty for the store, ``local_id`` for a whole mirror. A failed visit
+    is a :class:`VisitEnded`.
+    """
+
+    task: str
+    mirror: str
+    local_id: str
+    message: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecovered:
+    """A task that had failed, and succeeded."""
+
+    task: str
+    mirror: str
+    local_id: str
+    at: str
+
+
 Entry = (
     MirrorSeen
     | MirrorProbed
@@ -234,6 +262,8 @@ Entry = (
     | PlacesAsked
     | Withheld
     | Reinstated
+    | TaskFailed
+    | TaskRecovered
 )
 
 _TYPES: dict[str, type[Entry]] = {
@@ -249,6 +279,8 @@ _TYPES: dict[str, type[Entry]] = {
     "places": PlacesAsked,
     "withheld": Withheld,
     "reinstated": Reinstated,
+    "failure": TaskFailed,
+    "recovery": TaskRecovered,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 

@@ -84,8 +84,24 @@ class _TimedSocket:
         return io.BufferedReader(_TimedRaw(self._sock, self._deadline))
 
 
-def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
+def mirror_hint(address: str) -> str:
+    """Return what an operator does for a mirror to reach a private address."""
+    return (
+        "set allow_private = true in the mirror's options if this archive really is on your own "
+        "network"
+    )
+
+
+def checked_addresses(
+    host: str,
+    port: int,
+    *,
+    allow_private: bool,
+    private_hint: Callable[[str], str] = mirror_hint,
+) -> list[str]:
     """The addresses of a host, all of them allowed.
+
+    ``private_hint`` gives, for an address that could be allowed, what to do for that.
 
     Raises socket.gaierror for an unknown name and :class:`UnsafeAddress` when even one address
     is forbidden: a name with both kinds is an attack, or broken.
@@ -97,14 +113,11 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
         raise socket.gaierror(socket.EAI_NONAME, "no name that DNS could know") from error
     for *_, place in places:
         text = str(place[0])
-        why = refusal(ipaddress.ip_address(text.partition("%")[0]), allow_private=allow_private)
+        address = ipaddress.ip_address(text.partition("%")[0])
+        why = refusal(address, allow_private=allow_private)
         if why is not None:
-            hint = (
-                ""
-                if allow_private
-                else "; set allow_private = true in the mirror's options"
-                " if this archive really is on your own network"
-            )
+            never = refusal(address, allow_private=True) is not None
+            hint = "" if never else f"; {private_hint(text)}"
             raise UnsafeAddress(f"{host} is at {text} ({why}), which is not asked{hint}")
         if text not in found:
             found.append(text)
@@ -112,14 +125,19 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
 
 
 def _guarded(
-    base: type[HTTPConnection], private_at: Callable[[str, int], bool], deadline: Deadline
+    base: type[HTTPConnection],
+    private_at: Callable[[str, int], bool],
+    private_hint: Callable[[str], str],
+    deadline: Deadline,
 ) -> type[Any]:
     class Guarded(base):  # type: ignore[valid-type, misc]
         def _new_conn(self) -> socket.socket:
             host, port = self._dns_host, self.port
             private = private_at(host, port)
             try:
-                addresses = checked_addresses(host, port, allow_private=private)
+                addresses = checked_addresses(
+                    host, port, allow_private=private, private_hint=private_hint
+                )
             except socket.gaierror as error:
                 raise NameResolutionError(self.host, self, error) from error
             failed: OSError | None = None
@@ -148,7 +166,8 @@ def _guarded(
 class GuardedAdapter(HTTPAdapter):
     """A requests adapter whose direct connections are checked and timed.
 
-    ``private_at`` says of a host and port whether they may be on a private network. A
+    ``private_at`` says of a host and port whether they may be on a private network, and
+    ``private_hint`` of an address what to do for that. A
     configured proxy resolves names itself, so behind one only literal addresses can be checked (the
     session does that).
     """
@@ -157,10 +176,12 @@ class GuardedAdapter(HTTPAdapter):
         self,
         *,
         private_at: Callable[[str, int], bool],
+        private_hint: Callable[[str], str],
         deadline: Deadline,
         connections: int,
     ) -> None:
         self._private_at = private_at
+        self._private_hint = private_hint
         self._deadline = deadline
         super().__init__(pool_connections=32, pool_maxsize=connections)
 
@@ -172,11 +193,13 @@ class GuardedAdapter(HTTPAdapter):
             num_pools=connections, maxsize=maxsize, block=block, **pool_kwargs
         )
 
+        guards = self._private_at, self._private_hint, self._deadline
+
         class Plain(HTTPConnectionPool):
-            ConnectionCls = _guarded(HTTPConnection, self._private_at, self._deadline)
+            ConnectionCls = _guarded(HTTPConnection, *guards)
 
         class Secure(HTTPSConnectionPool):
-            ConnectionCls = _guarded(HTTPSConnection, self._private_at, self._deadline)
+            ConnectionCls = _guarded(HTTPSConnection, *guards)
 
         pools.pool_classes_by_scheme = {"http": Plain, "https": Secure}
         self.poolmanager = pools

@@ -236,7 +236,9 @@ class Lane:
         scheme, host, port = place
         try:
             private = session.private_at(host, port)
-            addresses = checked_addresses(host, port, allow_private=private)
+            addresses = checked_addresses(
+                host, port, allow_private=private, private_hint=session.private_hint
+            )
         except UnsafeAddress as error:
             raise UnsafeAddress(str(error), url=session._shown(url)) from None
         failed: OSError | None = None

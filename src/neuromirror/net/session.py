@@ -34,7 +34,7 @@ from neuromirror.net.errors import (
     UnsafeAddress,
     innermost,
 )
-from neuromirror.net.guard import Deadline, GuardedAdapter
+from neuromirror.net.guard import Deadline, GuardedAdapter, mirror_hint
 from neuromirror.net.manners import Manners, Turns, agent
 from neuromirror.net.replies import Body, Reply, Stream, dict_of
 from neuromirror.net.traffic import count
@@ -73,9 +73,9 @@ class Session:
 
     ``tokens`` maps the origin of an API (``https://api.dandiarchive.org``) to the name of the
     environment variable that holds its token; the token goes to that origin only, never along a
-    redirect elsewhere. ``allow_private`` lets loopback and private addresses be asked
-    (link-local ones never are); ``private_at`` says it of a host and port instead, at each redirect
-    too. ``contact`` is the address in the agent string.
+    redirect elsewhere. ``allow_private`` lets loopback and private addresses be asked (link-local
+    ones never are); ``private_at`` says it of a host and port instead, at each redirect too, and
+    ``private_hint`` says what lets one. ``contact`` is the address in the agent string.
     """
 
     def __init__(
@@ -86,8 +86,10 @@ class Session:
         limits: Limits | None = None,
         contact: str | None = None,
         private_at: Callable[[str, int], bool] | None = None,
+        private_hint: Callable[[str], str] = mirror_hint,
     ) -> None:
         self.allow_private = allow_private
+        self.private_hint = private_hint
         self.private_at = private_at or (lambda host, port: allow_private)
         self.limits = limits or Limits()
         self._named = dict(tokens or {})
@@ -97,17 +99,17 @@ class Session:
         self._turns: dict[tuple[str, str, int], Turns] = {}
         self._turns_lock = threading.Lock()
         self._http = requests.Session()
-        # The environment's netrc would put credentials into requests; proxies are asked for below.
-        self._http.trust_env = False
+        self._http.trust_env = False  # no credentials from netrc; proxies are looked up below
         self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._http.headers["User-Agent"] = agent(contact)
         adapter = GuardedAdapter(
             private_at=self.private_at,
+            private_hint=private_hint,
             deadline=self._deadline,
             connections=self.limits.per_host,
         )
-        self._http.mount("http://", adapter)
-        self._http.mount("https://", adapter)
+        for scheme in ("http://", "https://"):
+            self._http.mount(scheme, adapter)
 
     def politely(self, manners: Manners) -> Session:
         """A session like this one that asks as an operator wants it."""
@@ -122,6 +124,7 @@ class Session:
             limits=limits,
             contact=manners.contact or self._contact,
             private_at=self.private_at,
+            private_hint=self.private_hint,
         )
 
     def anonymous(self) -> Session:
@@ -131,6 +134,7 @@ class Session:
             limits=self.limits,
             contact=self._contact,
             private_at=self.private_at,
+            private_hint=self.private_hint,
         )
         made._turns, made._turns_lock = self._turns, self._turns_lock
         return made

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
-from neuromirror.crawl import Mirror, Recorder, Result, Task
+from neuromirror.crawl import FailureLog, Mirror, Recorder, Result, Task
+from neuromirror.crawl.failures import LIST, SUPERDATASETS
 from neuromirror.index import Index, LastVisit, Schedule, TaskRow, UnknownDataset, UnknownMirror
 from neuromirror.model import DatasetHint, DatasetRef, VisitEnded
 from neuromirror.service.errands import Errand, Fared
@@ -46,6 +47,7 @@ class Books:
     def __init__(self, schedule: Schedule, recorder: Recorder) -> None:
         self._schedule = schedule
         self._recorder = recorder
+        self._log = FailureLog(recorder)
 
     # --- mirrors
 
@@ -69,6 +71,9 @@ class Books:
         bounds = Bounds.of(errand.job.mirror.settings.schedule)
         own = [one for one in how.problems if one.dataset == errand.mirror]
         broken = how.broken or "; ".join(one.message for one in own)
+        if how.broken:
+            # other failures the job has recorded itself
+            self._log.failed(LIST, how.broken, errand.mirror)
         for tasks in _pieces(how.due):
             self._put_listed(tasks, errand, busy, now, bounds)
             yield
@@ -123,6 +128,11 @@ class Books:
 
     # --- datasets
 
+    def make_released_due(self, now: float) -> None:
+        """Makes datasets due that were not visited since a hold on them was released."""
+        for name in self._recorder.ask(lambda index: index.released()):
+            self._schedule.make_due(name, now)
+
     def visit_ended(self, errand: Errand, how: Fared, now: float) -> Outcome:
         """Writes how a visit went, and when the next one is due."""
         job, name = errand.job, errand.row.name
@@ -136,8 +146,9 @@ class Books:
         new = after(row, outcome, now, now - errand.since, bounds, message)
         if outcome not in ("failed", "gone") and not job.deep:
             new = replace(new, deep_due=row.deep_due or new.deep_due)
-        if row.fingerprint != errand.row.fingerprint:
-            # the overview was read meanwhile, and says yet another thing
+        made_due = row.due != errand.row.due and errand.since <= (row.due or 0.0) <= now
+        if made_due or row.fingerprint != errand.row.fingerprint:
+            # released meanwhile, or the overview was read, and says yet another thing
             new = replace(new, due=now, disabled=False)
         self._schedule.put([new])
         return outcome
@@ -189,6 +200,8 @@ class Books:
         """Writes how it went; it is due again where datasets changed meanwhile, or it failed."""
         row = errand.row
         broken = how.broken or "; ".join(one.message for one in how.problems)
+        if how.broken:
+            self._log.failed(SUPERDATASETS, how.broken, errand.mirror)
         failures = row.failures + 1 if broken else 0
         due = now + GROUP_SECONDS if errand.again else None
         if broken:

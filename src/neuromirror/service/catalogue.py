@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from neuromirror.crawl import FailureLog
+from neuromirror.crawl.failures import CATALOGUE
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.listening import listening, shown_address, taken_address
 from neuromirror.service.logs import tell
@@ -74,8 +76,8 @@ class KeptCatalogue:
     """A ``neuromirror catalogue`` that runs while the block lasts.
 
     ``command`` are its arguments. It gets this process's environment without the variables that
-    ``withheld`` names, looked at for each start; ``ended`` is told of each that died. Raises
-    ConfigurationError where the address cannot be had.
+    ``withheld`` names, looked at for each start; ``ended`` is told of each that died, and ``log``
+    records it until one answers again. Raises ConfigurationError where the address cannot be had.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class KeptCatalogue:
         *,
         withheld: Callable[[], Collection[str]],
         ended: Callable[[], None],
+        log: FailureLog,
     ) -> None:
+        self._log = log
         self._command = command
         self._withheld = withheld
         self._ended = ended
@@ -141,6 +145,8 @@ class KeptCatalogue:
                 pause = _FIRST
             self._died = True
             self._ended()
+            with suppress(NeuromirrorError, OSError):
+                self._log.failed(CATALOGUE, why)
             tell(
                 "catalogue ended",
                 f"{why}; it is started again in {pause:.0f} s, and mirroring goes on meanwhile",
@@ -203,6 +209,8 @@ class KeptCatalogue:
             heard = time.monotonic()
             if not self._up:
                 self._up, self._died = True, False
+                with suppress(NeuromirrorError, OSError):
+                    self._log.succeeded(CATALOGUE)
                 tell("catalogue", self.url)
         return not self._over.is_set()
 

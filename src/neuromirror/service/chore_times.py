@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from neuromirror.crawl import FailureLog
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.chores import Chore
+from neuromirror.net import redact
+from neuromirror.service.chores import Chore, ChoreFailed
 from neuromirror.service.errands import Observer
 from neuromirror.service.logs import tell
 from neuromirror.service.policy import spread
@@ -21,7 +23,8 @@ CHORE = "chore "
 class ChoreTimes:
     """Runs chores that are due; when each is due next is in the schedule.
 
-    ``over`` tells that the service ends, and that no other chore is to be begun.
+    ``log`` records the failures that a chore itself does not record; ``over`` tells that the
+    service ends, and that no other chore is to be begun.
     """
 
     def __init__(
@@ -29,12 +32,14 @@ class ChoreTimes:
         chores: Sequence[Chore],
         schedule: Schedule,
         observer: Observer,
+        log: FailureLog,
         over: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._chores = chores
         self._schedule = schedule
         self._observer = observer
+        self._log = log
         self._over = over
         self._clock = clock
 
@@ -52,12 +57,30 @@ class ChoreTimes:
         soon = row.due is None or row.due <= now or row.due > now + 2 * chore.every
         return soon and not self._over()
 
-    def _run(self, chore: Chore) -> bool:
-        began = time.monotonic()
+    def _done(self, chore: Chore) -> tuple[str, bool]:
+        """Run a chore; return its message, and whether it succeeded."""
+        failed = ""
         try:
             message, done = chore.run(), True
-        except (NeuromirrorError, OSError) as error:
+        except ChoreFailed as error:
             message, done = str(error), False
+        except (NeuromirrorError, OSError) as error:
+            message, done, failed = str(error), False, str(error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
+            failed = redact(f"unexpected {type(error).__name__}: {error}; please report this")
+            message, done = failed, False
+        try:
+            if failed:
+                self._log.failed(chore.name, failed)
+            else:
+                self._log.succeeded(chore.name)
+        except (NeuromirrorError, OSError) as error:
+            return f"{message}; not recorded: {error}", False
+        return message, done
+
+    def _run(self, chore: Chore) -> bool:
+        began = time.monotonic()
+        message, done = self._done(chore)
         seconds, now, row = time.monotonic() - began, self._clock(), self._row(chore)
         self._schedule.put(
             [

@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from neuromirror.crawl import Mirror, Recorder
+from neuromirror.crawl import FailureLog, Mirror, Recorder
+from neuromirror.crawl.failures import record_kept
 from neuromirror.index import Schedule
 from neuromirror.lab import audit
 from neuromirror.lab.audit import Asking
@@ -34,7 +35,10 @@ _LOOPBACK = ("127.0.0.1", "::1")
 
 
 class ChoreFailed(NeuromirrorError):
-    """Something that a chore looked at is broken, or could not be done; the rest of it was."""
+    """Something that a chore looked at is broken, or could not be done; the rest of it was.
+
+    What it was is on record: with the datasets that it is about, or as :class:`Integrity` has it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,9 @@ def chores(
     ``mirrors`` gives those that are served now, which say how archives are to be asked.
     """
     settings = settings or ChoreSettings()
+    log = FailureLog(recorder)
     found = [
-        Chore("housekeeping", HOUR, lambda: _housekeeping(store, settings.seconds, over)),
+        Chore("housekeeping", HOUR, lambda: _housekeeping(store, log, settings.seconds, over)),
         Chore("integrity", HOUR, lambda: _integrity(store, index_path, settings.seconds, over)),
     ]
     folder = settings.backup
@@ -98,7 +103,7 @@ def chores(
     return found
 
 
-def _housekeeping(store: Store, seconds: float, over: Callable[[], bool]) -> str:
+def _housekeeping(store: Store, log: FailureLog, seconds: float, over: Callable[[], bool]) -> str:
     """Consolidates the repositories that come next."""
     until = time.monotonic() + seconds
     path = store.chore_path("housekeeping")
@@ -107,6 +112,7 @@ def _housekeeping(store: Store, seconds: float, over: Callable[[], bool]) -> str
     done, changed, freed, failed = 0, 0, 0, []
     last = after
     for kept in keep_house(store, aliases):
+        record_kept(log, kept)
         done, last = done + 1, kept.alias
         changed += kept.status == "ok"
         freed += kept.bytes_before - kept.bytes_after

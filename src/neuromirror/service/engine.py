@@ -15,7 +15,8 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from neuromirror.crawl import Mirror, Recorder, Result
+from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
+from neuromirror.crawl.failures import CONFIGURATION, OF_THE_SERVICE, WORKERS
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.model import DatasetHint, DatasetRef, NeuromirrorError
 from neuromirror.service.books import GROUP, Books
@@ -70,6 +71,7 @@ class Service:
         self._files = files
         self._schedule = schedule
         self._books = Books(schedule, recorder)
+        self._log = FailureLog(recorder)
         self._executor = executor
         self._workers = workers
         self._owner = owner
@@ -86,6 +88,7 @@ class Service:
         self._paused = 0.0
         self._closed = False
         self.broken = ""
+        self._workerless = False
         self.woken = threading.Event()
 
     # --- what comes from outside
@@ -93,20 +96,26 @@ class Service:
     def start(self) -> None:
         """Takes the schedule over from the service before, and its mirrors."""
         now = self._clock()
+        self._log.forget(OF_THE_SERVICE)
         for name in self._leftovers.end_of_the_dead(now):
             tell("lease ended", "its owner is dead", dataset=name)
         for mirror in self._files.served():
             self._books.introduce(mirror, now)
+        self._books.make_released_due(now)
         self._sort_mirrors()
         self._writing.append(self._books.mend(self._files.served(), now))
 
     def reread(self) -> None:
         """Looks whether mirror files were changed; what is wrong is told, and nothing else done."""
         found = self._files.reread()
-        for message in found.wrong:
+        for name, message in found.wrong.items():
             tell("mirror file wrong", message, level=logging.ERROR)
+            self._log.failed(CONFIGURATION, message, name)
+        for name in found.right:
+            self._log.succeeded(CONFIGURATION, name)
         for name in found.gone:
             tell("mirror gone", "its file is gone: it is not looked at any more", mirror=name)
+            self._log.forget_mirror(name)
         now = self._clock()
         for name in found.changed:
             tell("mirror changed", "its file says something new: its list is read", mirror=name)
@@ -341,10 +350,14 @@ class Service:
         except (NeuromirrorError, OSError, RuntimeError) as error:
             # that no worker can be had is no fault of the dataset's
             self._schedule.give_back(lease.name, lease.token)
-            self.broken = f"no worker can be had: {error}"
+            self.broken, self._workerless = f"no worker can be had: {error}", True
             self._paused = time.monotonic() + _PAUSE
             tell("no workers", self.broken, level=logging.ERROR)
+            self._log.failed(WORKERS, self.broken)
             return 0
+        if self._workerless:
+            self._workerless = False
+            self._log.succeeded(WORKERS)
         errand = self._busy[row.name] = Errand(row, job, now, began, future)
         future.add_done_callback(lambda _: self._done(errand))
         return 1

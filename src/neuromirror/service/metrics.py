@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -217,7 +218,7 @@ class _Now(Collector):
             if (row := others.get(GROUP + name)) is not None:
                 groups.add_metric([name], row.failures)
         yield groups
-        status, ailing, readable = self._status()
+        status, ailing, failures, readable = self._status()
         yield _yes("index_readable", "Whether the index can be read (1 or 0).", readable)
         yield from _of_status(status)
         dead = _gauge(
@@ -229,18 +230,30 @@ class _Now(Collector):
             for answer, count in answers.items():
                 dead.add_metric([mirror, _label(answer)], count)
         yield dead
+        failing = _gauge(
+            "failures",
+            "What failed and has not succeeded since, by task (list, visit, backup ...); mirror is "
+            "empty for the store.",
+            *("mirror", "task"),
+        )
+        for (mirror, task), count in failures.items():
+            failing.add_metric([mirror and _label(mirror), _label(task)], count)
+        yield failing
         broken = _gauge("broken", "What the look at store and index found broken.")
         broken.add_metric([], len(broken_in(self._store)))
         yield broken
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()
 
-    def _status(self) -> tuple[list[MirrorStatus], dict[str, dict[str, int]], bool]:
+    def _status(
+        self,
+    ) -> tuple[list[MirrorStatus], dict[str, dict[str, int]], Mapping[tuple[str, str], int], bool]:
         try:
             with Index.open_readonly(self._index) as index:
-                return list(index.mirror_status()), index.ailing(), True
+                failures = Tally((one.mirror, one.task) for one in index.failures())
+                return list(index.mirror_status()), index.ailing(), failures, True
         except (NeuromirrorError, OSError):
-            return [], {}, False
+            return [], {}, {}, False
 
     def _successes(
         self, mirrors: list[str], status: Mapping[str, MirrorStatus], readable: bool
@@ -353,6 +366,7 @@ def _of_status(status: list[MirrorStatus]) -> Iterator[Metric]:
             "Datasets whose last visit ended failed or partial.",
             lambda one: one.failing,
         ),
+        ("gone_datasets", "Datasets that upstream no longer has.", lambda one: one.gone),
         ("waiting_datasets", "Datasets that were left to settle.", lambda one: one.waiting),
         (
             "unreadable_sidecar_datasets",

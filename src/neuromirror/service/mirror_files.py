@@ -15,11 +15,16 @@ _Stamp = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Reread:
-    """What changed since the last look: names of mirrors, and what is wrong with files now."""
+    """What changed since the last look: names of mirrors, and what is wrong with files now.
+
+    ``wrong`` has messages by mirror, the folder's by the empty name; ``right`` are the names of
+    files that were read and are not wrong.
+    """
 
     changed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    wrong: dict[str, str] = field(default_factory=dict)
+    right: list[str] = field(default_factory=list)
 
 
 class MirrorFiles:
@@ -56,9 +61,11 @@ class MirrorFiles:
         except ConfigurationError as error:
             if self._folder_wrong != str(error):
                 self._folder_wrong = str(error)
-                found.wrong.append(str(error))
+                found.wrong[""] = str(error)
             return found
-        self._folder_wrong = ""
+        if self._folder_wrong:
+            self._folder_wrong = ""
+            found.right.append("")
         for name in [one for one in self.mirrors if one not in paths]:
             del self.mirrors[name]
             found.gone.append(name)
@@ -76,8 +83,9 @@ class MirrorFiles:
             mirror = load_mirror(path)
             self._check(mirror)
         except ConfigurationError as error:
-            found.wrong.append(str(error))
+            found.wrong[path.stem] = str(error)
             return
+        found.right.append(path.stem)
         if self.mirrors.get(mirror.name) != mirror:
             self.mirrors[mirror.name] = mirror
             found.changed.append(mirror.name)

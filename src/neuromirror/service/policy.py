@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from neuromirror.crawl import Result, ScheduleSettings, Task
+from neuromirror.crawl import RELEASED, Result, ScheduleSettings, Task
 from neuromirror.index import TaskRow
 
 Outcome = Literal["changed", "unchanged", "waiting", "held", "failed", "gone"]
@@ -158,9 +158,9 @@ def _between(least: float, value: float, most: float) -> float:
 def listed(row: TaskRow | None, task: Task, now: float, bounds: Bounds) -> TaskRow:
     """A dataset's row once the overview has been read; ``row`` None: it is new to the schedule.
 
-    What the overview says anew is visited now, and a row that was disabled is enabled by it. What
-    is to be visited although the overview says nothing new (files wait for a checksum, a hold was
-    released, only a visit can tell) keeps its pace.
+    What the overview says anew, and what an operator released, is visited now, and a row that was
+    disabled is enabled by it. What is to be visited although the overview says nothing new (files
+    wait for a checksum, only a visit can tell) keeps its pace.
     """
     hint = task.hint
     if row is None:
@@ -174,7 +174,7 @@ def listed(row: TaskRow | None, task: Task, now: float, bounds: Bounds) -> TaskR
         row = replace(row, deep_due=_first_deep(row.name, now, bounds))
     if task.action in ("held", "unavailable"):
         return replace(row, due=None, failures=0, disabled=False)
-    if anew:
+    if anew or task.why == RELEASED:
         return replace(row, due=now, failures=0, disabled=False)
     if task.action == "skip" or row.due is not None:
         return row
@@ -189,7 +189,7 @@ def _new(task: Task, now: float, bounds: Bounds) -> TaskRow:
     due: float | None = None
     if task.action == "visit":
         due = now
-        if task.last is not None and task.hint.fingerprint is None:
+        if task.last is not None and task.hint.fingerprint is None and task.why != RELEASED:
             # a schedule that was lost, or a first service on an old store: no stampede
             due += bounds.least * _share(dataset.name)
     deep_due = _first_deep(dataset.name, now, bounds)

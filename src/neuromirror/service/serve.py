@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuromirror.crawl import Mirror, PrivateSide, Result, recording
+from neuromirror.crawl import FailureLog, Mirror, PrivateSide, Result, recording
+from neuromirror.crawl.failures import SERVICE
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.catalogue import CatalogueOptions, KeptCatalogue
@@ -151,6 +152,7 @@ class _Office:
     schedule: Schedule
     chores: ChoreTimes
     chore: threading.Lock
+    log: FailureLog
 
 
 @contextmanager
@@ -210,8 +212,9 @@ def _office(
             over=stop.told,
             mirrors=files.served,
         )
-        times = ChoreTimes(work, schedule, metrics, stop.told)
-        yield _Office(service, metrics, schedule, times, chore)
+        log = FailureLog(recorder)
+        times = ChoreTimes(work, schedule, metrics, log, stop.told)
+        yield _Office(service, metrics, schedule, times, chore, log)
 
 
 def _executor(options: ServeOptions) -> AbstractContextManager[Executor]:
@@ -289,6 +292,7 @@ def _catalogue(
         # pages need no token
         withheld=Secrets(files.mirrors).names,
         ended=office.metrics.catalogue_ended,
+        log=office.log,
     )
     office.metrics.of_catalogue(lambda: kept.up)
     return kept
@@ -310,10 +314,11 @@ class _Loop:
 
     def __init__(self, office: _Office, pulse: Pulse, stop: Stop) -> None:
         self._service = office.service
+        self._log = office.log
         self._pulse = pulse
         self._stop = stop
         self._lock = threading.Lock()
-        self._trouble = ""
+        self._trouble = self._recorded = ""
 
     def turn(self) -> None:
         """Ticks, and again as soon as a job is over, for about as long as to the next turn."""
@@ -352,7 +357,21 @@ class _Loop:
                 tell("trouble", self._trouble, level=logging.ERROR)
         else:
             self._trouble = ""
+        if self._trouble != self._recorded:
+            self._record_trouble()
         self._pulse.beat()
+
+    def _record_trouble(self) -> None:
+        """Record what keeps the loop from working, or that nothing does any more.
+
+        On a full disk that cannot be done; the next turn tries again.
+        """
+        with suppress(NeuromirrorError, OSError):
+            if self._trouble:
+                self._log.failed(SERVICE, self._trouble)
+            else:
+                self._log.succeeded(SERVICE)
+            self._recorded = self._trouble
 
 
 @contextmanager

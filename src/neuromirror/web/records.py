@@ -10,6 +10,7 @@ from typing import Literal, cast
 from neuromirror.index import (
     DatasetRow,
     EventRow,
+    FailureRow,
     FileRow,
     FoundDataset,
     FoundFile,
@@ -156,10 +157,16 @@ def told_mirror(row: MirrorStatus) -> shapes.Mirror:
         "failing": row.failing,
         "waiting": row.waiting,
         "unreadable_sidecars": row.unreadable_sidecars,
+        "gone": row.gone,
         "open_holds": row.open_holds,
         "incidents": row.incidents,
         "capabilities": row.capabilities,
     }
+
+
+def told_failure(row: FailureRow) -> shapes.Failure:
+    """A failure, without its message: that may name addresses, or folders of this machine."""
+    return {"task": row.task, "mirror": row.mirror, "dataset": row.dataset, "since": row.since}
 
 
 def told_hold(row: HoldRow) -> shapes.Hold:

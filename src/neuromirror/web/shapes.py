@@ -166,10 +166,26 @@ class Mirror(TypedDict):
     waiting: int
     unreadable_sidecars: int
     """Datasets that were left to settle."""
+    gone: int
+    """Datasets that upstream no longer has."""
     open_holds: int
     incidents: int
     capabilities: dict[str, str]
     """What upstream was found to allow."""
+
+
+@_told
+class Failure(TypedDict):
+    """Something that failed and has not succeeded since; the operator sees why.
+
+    Visits of datasets are among them.
+    """
+
+    task: str
+    mirror: str
+    """Empty for the store."""
+    dataset: str | None
+    since: str
 
 
 @_told

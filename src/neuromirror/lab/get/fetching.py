@@ -11,6 +11,7 @@ from typing import Final
 
 from neuromirror.lab.get.checks import Check, LearningCheck, check_for
 from neuromirror.lab.get.objects import Busy, NoSpace, ObjectStore, write_all
+from neuromirror.lab.hosts import host_at_fault, host_of
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
     BrokenOff,
@@ -73,7 +74,8 @@ class Fetched:
     """What came of a task: ``check`` is what the content was proved by, None where it was not had.
 
     ``url`` is the place that gave it. ``faults`` say of each place why it did not, ``refused``
-    that one was not asked because of its address.
+    that one was not asked because of its address; ``hosts`` are those of the faults that are about
+    a host, None of the others.
     """
 
     task: Task
@@ -81,6 +83,13 @@ class Fetched:
     url: str | None = None
     faults: list[str] = field(default_factory=list)
     refused: bool = False
+    hosts: set[str | None] = field(default_factory=set)
+
+    @property
+    def host(self) -> str | None:
+        """The hosts that all faults are about, whatever file they were asked for; else None."""
+        named = sorted(one for one in self.hosts if one is not None)
+        return ", ".join(named) if named and None not in self.hosts else None
 
     @property
     def learnt(self) -> str | None:
@@ -258,11 +267,12 @@ class Fetcher:
         self._look()
 
     def _blame(self, found: Fetched, url: str, error: NeuromirrorError) -> None:
+        found.hosts.add(host_at_fault(error, url))
         if isinstance(error, UnsafeAddress):
             found.refused = True
             found.faults.append(
-                f"{error.url or shown(url)} is not asked, since it is on this machine or a private "
-                "network: annex.security.allowed-ip-addresses has to allow it"
+                f"{host_of(error.url or url)} is not asked, since it is on this machine or a "
+                "private network: git config annex.security.allowed-ip-addresses has to allow it"
             )
         elif isinstance(error, NetError):
             found.faults.append(str(error))

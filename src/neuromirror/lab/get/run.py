@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -296,7 +296,7 @@ class _Run:
             self._left.append(Left(wanted.paths[0], key, found.faults))
         else:
             why = "; ".join(found.faults) + _elsewhere(wanted.places)
-            yield from self._not_had("error", key, why)
+            yield from self._not_had("error", key, why, found.host)
 
     def _by_git_annex(self) -> Iterator[Outcome]:
         """Has git-annex get what was left to it."""
@@ -348,11 +348,13 @@ class _Run:
             except (NeuromirrorError, OSError) as error:
                 yield self._failed("error", sub.path, str(error))
 
-    def _not_had(self, status: Status, key: str, why: str) -> Iterator[Outcome]:
+    def _not_had(
+        self, status: Status, key: str, why: str, host: str | None = None
+    ) -> Iterator[Outcome]:
         wanted = self._wanted.pop(key)
         self._meter.give_up(key, wanted.size)
         for path in wanted.paths:
-            yield self._failed(status, path, why, key, wanted.size)
+            yield replace(self._failed(status, path, why, key, wanted.size), host=host)
 
     def _failed(
         self, status: Status, path: bytes, why: str, key: str | None = None, size: int | None = None

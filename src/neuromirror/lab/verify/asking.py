@@ -9,7 +9,7 @@ from neuromirror.lab.verify.fetching import Fetcher
 from neuromirror.lab.verify.findings import Finding
 from neuromirror.lab.verify.looking import in_order
 from neuromirror.lab.verify.places import Prober
-from neuromirror.lab.verify.sessions import Sessions, allowed_addresses
+from neuromirror.lab.verify.sessions import Sessions, allowed_addresses, setting_command
 from neuromirror.lab.verify.walking import Item
 from neuromirror.model import Digest
 
@@ -44,4 +44,4 @@ def asked(
         yield from some
 
 
-__all__ = ["Sessions", "allowed_addresses", "asked"]
+__all__ = ["Sessions", "allowed_addresses", "asked", "setting_command"]

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
+from neuromirror.lab.hosts import host_at_fault
 from neuromirror.lab.verify.findings import Finding, Health
 from neuromirror.lab.verify.looking import Stopped, compared
 from neuromirror.lab.verify.places import STATUSES, health_of, shown
@@ -80,6 +81,7 @@ class Fetcher:
                     size=proof.size,
                     url=shown(url),
                     health=health,
+                    host=host_at_fault(error, url),
                 )
         raise AssertionError("the last attempt returns")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, cast
 
+from neuromirror.lab.hosts import host_at_fault
 from neuromirror.lab.results import Status
 from neuromirror.lab.verify.claims import Answer, Known, weigh
 from neuromirror.lab.verify.findings import Finding, Health
@@ -74,7 +75,7 @@ class Prober:
             alone = len(file.urls) == 1
         found = []
         for url in file.urls:
-            answer = self._ask(url, known, alone=alone)
+            answer, host = self._ask(url, known, alone=alone)
             found.append(
                 Finding(
                     status=STATUSES[answer.health],
@@ -87,12 +88,14 @@ class Prober:
                     checked=None if answer.evidence is None else "claimed",
                     url=shown(url),
                     health=answer.health,
+                    host=host,
                 )
             )
         return found
 
-    def _ask(self, url: str, known: Known, *, alone: bool) -> Answer:
-        scheme = url.partition("://")[0].lower()
+    def _ask(self, url: str, known: Known, *, alone: bool) -> tuple[Answer, str | None]:
+        """Return what a URL answers, and its host where the answer is about that."""
+        scheme, host = url.partition("://")[0].lower(), None
         sessions = self._sessions
         try:
             sessions.check(url)
@@ -101,11 +104,12 @@ class Prober:
             elif scheme in ("boss", "ndstore"):
                 answer = _ask_volume(sessions.of(url), url, known, sessions.token)
             else:
-                return Answer(Health.UNKNOWN, f"nobody here knows how to ask {scheme}://")
+                answer = Answer(Health.UNKNOWN, f"nobody here knows how to ask {scheme}://")
+                return answer, None
         except NeuromirrorError as error:
-            answer = Answer(health_of(error), str(error))
+            answer, host = Answer(health_of(error), str(error)), host_at_fault(error, url)
         sessions.note(url, answered=answer.health is not Health.UNREACHABLE)
-        return answer
+        return answer, host
 
 
 def shown(url: str) -> str:
@@ -148,6 +152,8 @@ def _ask_web(session: Session, url: str, known: Known, *, alone: bool) -> Answer
         with session.stream(url, headers=headers) as stream:
             return _weighed(url, Reply(stream.status, stream.headers), known, alone=alone)
     except Forbidden as error:
+        if error.status == 401:
+            raise
         return Answer(Health.REFUSED, f"{error} ({_NOT_FOR_ALL})")
     except HttpError as error:
         if error.status == 416:

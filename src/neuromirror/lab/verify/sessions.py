@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from neuromirror.lab.hosts import host_of
 from neuromirror.net import Limits, Session, Unreachable
 
 _ALLOWED: Final = "annex.security.allowed-ip-addresses"
@@ -35,7 +36,8 @@ class Sessions:
 
     ``allowed`` are the addresses that git-annex may ask besides public ones. ``token`` gives the
     token for a host of volumes (with its port), or None; ``keys`` are as :data:`KEYS`, and go to
-    those APIs alone, never where they redirect to.
+    those APIs alone, never where they redirect to. ``setting`` is the command that changes the
+    configuration which ``allowed`` comes from.
     """
 
     def __init__(
@@ -44,10 +46,15 @@ class Sessions:
         token: Callable[[str], str | None],
         limits: Limits = LIMITS,
         keys: Mapping[str, str] = KEYS,
+        *,
+        setting: str = "git config",
     ) -> None:
         self._allowed = allowed
-        self._public = Session(limits=limits, tokens=keys)
-        self._private = Session(limits=limits, tokens=keys, private_at=self._allows)
+        self._setting = setting
+        self._public = Session(limits=limits, tokens=keys, private_hint=self._hint)
+        self._private = Session(
+            limits=limits, tokens=keys, private_at=self._allows, private_hint=self._hint
+        )
         self._lock = threading.Lock()
         self._silent: dict[str, int] = {}
         self.token = token
@@ -68,16 +75,20 @@ class Sessions:
     def check(self, url: str) -> None:
         """Raises Unreachable for a host that has not answered so often that it is not asked now."""
         with self._lock:
-            silent = self._silent.get(_host(url), 0)
+            silent = self._silent.get(host_of(url), 0)
         if silent >= _MOST_SILENT:
             raise Unreachable(
-                f"{_host(url)} was not asked: it has not answered {silent} times in a row"
+                f"{host_of(url)} was not asked: it has not answered {silent} times in a row"
             )
 
     def note(self, url: str, *, answered: bool) -> None:
         """Remembers whether a host answered, with whatever it was."""
         with self._lock:
-            self._silent[_host(url)] = 0 if answered else self._silent.get(_host(url), 0) + 1
+            self._silent[host_of(url)] = 0 if answered else self._silent.get(host_of(url), 0) + 1
+
+    def _hint(self, address: str) -> str:
+        words = " ".join([*self._allowed, address])
+        return f"""to allow it, run {self._setting} {_ALLOWED} '{words}'"""
 
     def _allows(self, name: str, port: int | None) -> bool:
         if "all" in self._allowed:
@@ -95,10 +106,6 @@ class Sessions:
         return False
 
 
-def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0].rpartition("@")[2]
-
-
 def allowed_addresses(folder: Path) -> tuple[str, ...]:
     """What git's configuration, as it holds in a folder, lets git-annex ask."""
     done = subprocess.run(
@@ -108,3 +115,11 @@ def allowed_addresses(folder: Path) -> tuple[str, ...]:
         check=False,
     )
     return tuple(done.stdout.split())
+
+
+def setting_command(folder: Path) -> str:
+    """Return the command that changes git's configuration as it holds in a folder."""
+    done = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "--git-dir"], capture_output=True, check=False
+    )
+    return "git config" if done.returncode == 0 else "git config --global"

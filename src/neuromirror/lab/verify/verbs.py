@@ -162,9 +162,16 @@ class _Verifier:
             yield from (item for item in items if isinstance(item, Finding))
             return
         # whoever looks at what is here need not wait for all that speaks to a network
-        from neuromirror.lab.verify.asking import Sessions, allowed_addresses, asked
+        from neuromirror.lab.verify.asking import (
+            Sessions,
+            allowed_addresses,
+            asked,
+            setting_command,
+        )
 
-        with closing(Sessions(allowed_addresses(folder), self._token)) as sessions:
+        setting = setting_command(folder)
+        allowed = allowed_addresses(folder)
+        with closing(Sessions(allowed, self._token, setting=setting)) as sessions:
             yield from asked(
                 items, sessions, self._claims, jobs=self._jobs, full=self._mode == "full"
             )

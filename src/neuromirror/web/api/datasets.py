@@ -24,6 +24,7 @@ from neuromirror.web.asked import Asked, view
 from neuromirror.web.records import (
     told_dataset,
     told_event,
+    told_failure,
     told_found,
     told_hold,
     told_match,
@@ -171,8 +172,11 @@ async def events(asked: Asked, given: Given) -> replies.Events:
 
 async def mirrors(asked: Asked, given: Given) -> replies.Mirrors:
     """How each mirror stands."""
-    found = await asked.ask(lambda index: list(index.mirror_status()))
-    return {"mirrors": [told_mirror(one) for one in found]}
+    found, failures = await asked.ask(lambda index: (list(index.mirror_status()), index.failures()))
+    return {
+        "mirrors": [told_mirror(one) for one in found],
+        "failures": [told_failure(one) for one in failures],
+    }
 
 
 async def holds(asked: Asked, given: Given) -> replies.Holds:

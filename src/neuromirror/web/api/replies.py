@@ -12,6 +12,7 @@ from neuromirror.web.shapes import (
     Dataset,
     Edge,
     Event,
+    Failure,
     File,
     Found,
     Hold,
@@ -198,9 +199,10 @@ class Events(TypedDict):
 
 @_told
 class Mirrors(TypedDict):
-    """All mirrors, by name."""
+    """All mirrors, by name, and what fails: of a mirror, or of the store."""
 
     mirrors: list[Mirror]
+    failures: list[Failure]
 
 
 @_told

@@ -51,10 +51,14 @@ async def front(asked: Asked) -> Response:
         return await _listed(asked, mirror, page)
 
     def look(index: Index) -> dict[str, Any]:
-        mirrors = list(index.mirror_status())
+        mirrors, tasks = list(index.mirror_status()), index.failed_tasks()
+        failing = {one.mirror for one in tasks}
         return {
             "mirrors": [told_mirror(one) for one in mirrors],
-            "amiss": sum(bool(one.failing or one.open_holds) for one in mirrors),
+            "amiss": sum(
+                bool(one.failing or one.open_holds or one.mirror in failing) for one in mirrors
+            ),
+            "tasks": len(tasks),
             "failing": sum(one.failing for one in mirrors),
             "holds": sum(one.open_holds for one in mirrors),
             "last": max((one.last_visit for one in mirrors if one.last_visit), default=None),

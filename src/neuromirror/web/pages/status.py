@@ -8,7 +8,7 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index
 from neuromirror.web.asked import Asked, NoSuchPage, view
-from neuromirror.web.records import told_event, told_mirror
+from neuromirror.web.records import told_event, told_failure, told_mirror
 
 _ON_A_PAGE = 100
 _HOSTS = 100
@@ -46,6 +46,7 @@ async def mirrors(asked: Asked) -> Response:
         everywhere, oldest = index.asked_since()
         return {
             "mirrors": [told_mirror(one) for one in index.mirror_status()],
+            "failures": [told_failure(one) for one in index.failures()],
             "holds": list(index.open_holds()),
             "ailing": index.ailing_hosts(_HOSTS),
             "everywhere": everywhere,
