@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import time
@@ -66,11 +67,25 @@ def test_a_sync_that_is_told_to_end_ends_at_once_and_nothing_is_lost(
 ) -> None:
     with hanging(shell, demo) as (process, fault):
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        _, err = process.communicate(timeout=30)
         assert not fault.over.is_set()
-    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    # what was in progress, and nothing else, is named
+    assert "demo:000002" in err
+    assert "demo:000001" not in err
     refs(shell)
     converges(shell, tmp_path)
+
+
+def test_the_status_after_a_kill_says_when_the_list_was_read(
+    shell: Shell, demo: DemoArchive
+) -> None:
+    with hanging(shell, demo) as (process, _):
+        process.kill()
+        process.communicate(timeout=30)
+    (record,) = [json.loads(line) for line in shell.run("--json", "status").lines]
+    assert record["mirror"] == "demo"
+    assert record["last_checked"] != "never"
 
 
 def test_an_index_deleted_under_a_sync_comes_back_whole(

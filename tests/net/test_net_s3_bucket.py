@@ -103,6 +103,22 @@ def test_a_store_that_knows_no_if_match_gives_no_changed_object_either(server, q
         S3Bucket(quick(), "data", endpoint=server.url).read(b"x", etag="e", limit=9)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_count_with_or_without_folders_is_a_whole_page(server, quick, count):
+    page = (
+        "<ListBucketResult><IsTruncated>false</IsTruncated>"
+        f"<KeyCount>{count}</KeyCount><Contents><Key>a</Key>"
+        "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        "<ETag>&quot;0cc175b9c0f1b6a831c399e269772661&quot;</ETag><Size>1</Size></Contents>"
+        "<CommonPrefixes><Prefix>b/</Prefix></CommonPrefixes>"
+        "<CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes></ListBucketResult>"
+    )
+    server.answers["/data/"] = gives(200, page.encode(), XML)
+    found = list(S3Bucket(quick(), "data", endpoint=server.url).level(b""))
+    assert b"b/" in str(found).encode()
+    assert len(server.asked) == 1
+
+
 def test_a_continued_level_that_stands_still_is_an_error(server, quick):
     page = (
         b"<ListBucketResult><IsTruncated>true</IsTruncated>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -31,16 +32,45 @@ def wrong(place: Place) -> dict[str, tuple[str, str]]:
     }
 
 
+TIME = "2026-01-01T00:00:00.000000Z"
+DRAFT = {"version": "draft", "name": "One", "created": TIME, "modified": TIME}
+LIST = {
+    "count": 1,
+    "next": None,
+    "previous": None,
+    "results": [
+        {
+            "identifier": "000001",
+            "created": TIME,
+            "modified": TIME,
+            "embargo_status": "OPEN",
+            "most_recent_published_version": None,
+            "draft_version": {**DRAFT, "asset_count": 1, "size": 1, "status": "Valid"},
+        }
+    ],
+}
+
+
 @contextmanager
-def archive(*, ahead: float = 0.0, status: int = 200) -> Iterator[str]:
-    """Answers everything, by a clock of its own; gives the address."""
+def archive(*, ahead: float = 0.0, status: int = 200, lists: bool = True) -> Iterator[str]:
+    """A DANDI archive with a clock of its own, whose base is 404 as the real one's; its address.
+
+    ``lists``: it is one; else it has no page at all.
+    """
+    content = json.dumps(LIST).encode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            self.send_response_only(status)
+            found = lists and self.path.startswith("/api/dandisets/")
+            self.send_response_only(status if found or status != 200 else 404)
             self.send_header("Date", formatdate(time() + ahead, usegmt=True))
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)) if found else "0")
             self.end_headers()
+            if found and self.command == "GET":
+                self.wfile.write(content)
+
+        do_GET = do_HEAD
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -70,7 +100,7 @@ def test_where_all_is_well_nothing_is_an_error_and_nothing_is_written(still_plac
     told = found(still_place, offline=False)
     assert [one for one in told.values() if one.level == "error"] == []
     assert {"git", "git-annex", "sqlite", "store", "index", "mirror demo", "clock"} <= set(told)
-    assert "answers (HTTP" in told["mirror demo"].message
+    assert told["mirror demo"].level == "ok"
     assert still_place.content() == before
 
 
@@ -146,6 +176,14 @@ def test_an_archive_that_does_not_answer_or_refuses_is_told_and_the_others_are_a
         told = found(at(tmp_path, closed, refusing, well), offline=False)
     assert [told[f"mirror m{number}"].level for number in range(3)] == ["error", "warning", "ok"]
     assert closed.removesuffix("/api").removeprefix("http://") in told["mirror m0"].message
+
+
+def test_an_address_that_is_404_is_an_error_unless_the_archive_lists_datasets(
+    tmp_path: Path,
+) -> None:
+    with archive() as well, archive(lists=False) as elsewhere:
+        told = found(at(tmp_path, well, elsewhere), offline=False)
+    assert [told[f"mirror m{number}"].level for number in range(2)] == ["ok", "error"]
 
 
 def test_a_wrong_mirror_file_is_told_beside_the_right_ones(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 import pytest
 from memory import Memory
@@ -15,10 +16,14 @@ from s3_buckets import (
     md5,
     read,
 )
+from werkzeug import Response
 
 from neuromirror.annex import key_for
 from neuromirror.model import Digest, Evidence, FileRecord, NamedException, Retention
+from neuromirror.net import S3Bucket, Session
+from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.sources import KnownContent, ListingNotProven
+from neuromirror.sources.s3.ladder import Ladder
 
 # --- the ladder
 
@@ -45,6 +50,22 @@ def test_encrypted_objects_have_no_md5_and_neither_loses_the_others(bucket):
     found = read(listing_of(source, "a"))
     assert {one.evidence for path, one in found.items() if b"kms" in path} == {Evidence.SIZE}
     assert {one.evidence for path, one in found.items() if b"kms" not in path} == {Evidence.MD5}
+
+
+def test_a_store_that_ignores_part_numbers_proves_the_size_alone(httpserver):
+    etag = f"{md5(b'parts')}-3"
+    httpserver.expect_request("/data/a", method="HEAD").respond_with_response(
+        Response(bytes(11 * MIB), headers={"ETag": f'"{etag}"'})
+    )
+    bucket = S3Bucket(
+        Session(allow_private=True), "data", endpoint=httpserver.url_for("").rstrip("/")
+    )
+    row = ObjectRow(b"a", 11 * MIB, etag, datetime(2026, 1, 1, tzinfo=UTC))
+    claims = Ladder(bucket, "x:a", ask_each=False, never=False).claims(row, None)
+    assert claims.part_size is None
+    record = FileRecord(b"a", row.size, claims.digests, (), part_size=claims.part_size)
+    assert record.evidence is Evidence.SIZE
+    assert [one.query_string for one, _ in httpserver.log] == [b"partNumber=1"]
 
 
 def test_the_etag_of_what_is_known_by_size_tells_that_it_was_written_again(bucket):

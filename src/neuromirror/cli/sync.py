@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import click
 
 from neuromirror.cli.common import (
-    INTERRUPTED,
     NamedPath,
     Settings,
     printable,
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
     from neuromirror.crawl import Result, Sync
     from neuromirror.index import Index
     from neuromirror.sources import Estimate
+
+
+_NAMED = 20
+"""Datasets in progress that are named when a sync is ended."""
 
 
 @click.command("sync")
@@ -77,8 +80,10 @@ def sync_command(
     At the end stderr is told, mirror by mirror, how many requests that took, how much came, and
     whether the archive asked to slow down; "neuromirror show" tells it of a dataset's last visit.
 
+    Ended by Ctrl-C or SIGTERM it prints which datasets were in progress and how many are left.
+
     Exit code: 0 all done, 1 something failed (the others are done), 2 wrong usage or
-    configuration, 3 a listing is held for approval.
+    configuration, 3 a listing is held for approval, 130 or 143 ended by a signal.
     """
     from neuromirror.crawl import PrivateSide, Sync, parse_requests
     from neuromirror.crawl import dry_run as dry_results
@@ -101,7 +106,7 @@ def sync_command(
     else:
         store = settings.store(create=True)
         index_path = settings.index_path(store)
-        with _stopping_at_once(), claims_of(store.schedule_path, "sync") as claims:
+        with claims_of(store.schedule_path, "sync") as claims:
             run = Sync(
                 store,
                 index_path,
@@ -112,8 +117,9 @@ def sync_command(
                 claim=None if claims is None else claims.claim,
                 declared=mirrors,
             )
-            results = _with_progress(run, run.results(requests))
-            code = _report(settings, results, count_unchanged=True)
+            with _stopping_at_once(run):
+                results = _with_progress(run, run.results(requests))
+                code = _report(settings, results, count_unchanged=True)
         if not quiet:
             _tell_traffic(run)
     sys.exit(code)
@@ -140,28 +146,42 @@ def _index_if_any(settings: Settings) -> Iterator[Index | None]:
 
 
 @contextmanager
-def _stopping_at_once() -> Iterator[None]:
-    """Lets Ctrl-C end the process there and then, without waiting for visits under way.
+def _stopping_at_once(run: Sync) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process there and then, without waiting for visits.
 
     They may be minutes from their end. A store takes no harm from a process that dies (its writes
-    are ordered for that), so no more is needed than to say so.
+    are ordered for that), so no more is needed than to print what is left.
     """
 
     def stop(number: int, frame: object) -> None:
         # a bar may stand in the line; the process ends here, so nothing is left to draw it again
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
-        line = "neuromirror: interrupted; the store is whole, run the sync again to go on"
-        os.write(2, f"{start}{line}\n".encode())
-        os._exit(INTERRUPTED)
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        left = _left(run.visiting, max(0, run.total - run.finished))
+        line = f"neuromirror: {word}{left}; the store is whole, run the sync again to go on"
+        os.write(2, f"{start}{printable(line)}\n".encode())
+        os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, stop)
+    before = [(one, signal.signal(one, stop)) for one in (signal.SIGINT, signal.SIGTERM)]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, was in before:
+            signal.signal(one, was)
+
+
+def _left(visiting: Sequence[str], unfinished: int) -> str:
+    """``; in progress: demo:1, demo:2; not started: 5 datasets``, as far as there is any."""
+    parts = []
+    if visiting:
+        more = f" and {len(visiting) - _NAMED} more" if len(visiting) > _NAMED else ""
+        parts.append(f"; in progress: {', '.join(visiting[:_NAMED])}{more}")
+    if unfinished > len(visiting):
+        parts.append(f"; not visited: {unfinished - len(visiting)} datasets")
+    return "".join(parts)
 
 
 def _with_progress(run: Sync, results: Iterator[Result]) -> Iterator[Result]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +141,13 @@ class Sync:
         self._private = PrivateSide(private, store)
         self._counters: dict[str, TrafficCounter] = {}
         self.total = 0
+        self.finished = 0
+        self._visiting: set[str] = set()
+
+    @property
+    def visiting(self) -> list[str]:
+        """The names of the datasets that are being visited, but for those under embargo."""
+        return sorted(self._visiting)
 
     def traffic(self) -> dict[str, dict[str, Traffic]]:
         """What was asked of each host, by mirror: for visits, and for all that goes before them.
@@ -162,7 +169,9 @@ class Sync:
                     {*self._declared, *(one.mirror for one in known_mirrors(recorder))}
                 )
             for request, source in zip(requests, sources, strict=True):
-                yield from self._mirror(request, source, recorder)
+                for result in self._mirror(request, source, recorder):
+                    self.finished += ":" in result.dataset
+                    yield result
             yield from attempt(
                 *(SUPERDATASETS, TOP_ALIAS, self._store, log), lambda: self._update_top(recorder)
             )
@@ -262,8 +271,7 @@ class Sync:
             return "opened upstream, and moved here from the private store; "
 
         rules = Rules(held, before, unavailable)
-        if self._claim is not None:
-            rules = replace(rules, claim=self._claim)
+        rules = replace(rules, claim=self._watched(self._claim or rules.claim))
         traffic = self._counters.setdefault(request.mirror.name, TrafficCounter())
         return MirrorRun(self._store, recorder, source, self._how, rules, self._count, traffic)
 
@@ -284,6 +292,20 @@ class Sync:
             raise
         except (NeuromirrorError, OSError) as error:
             yield Result(request.mirror.name, "error", f"{EMBARGOED}: {error}", "failed")
+
+    def _watched(self, claim: Claim) -> Claim:
+        """A claim that also notes which datasets are being visited."""
+
+        @contextmanager
+        def watched(dataset: DatasetRef) -> Iterator[None]:
+            with claim(dataset):
+                self._visiting.add(dataset.name)
+                try:
+                    yield
+                finally:
+                    self._visiting.discard(dataset.name)
+
+        return watched
 
     def _count(self, more: int) -> None:
         self.total += more

@@ -291,7 +291,8 @@ def _page(rows: list[ObjectRow], prefixes: list[bytes], fields: Mapping[str, str
     count = fields.get("KeyCount")
     if truncated not in ("true", "false"):
         return None
-    if count is not None and count != str(len(rows) + len(prefixes)):
+    # S3 counts the folders too, s3rver only the objects
+    if count not in (None, str(len(rows) + len(prefixes)), str(len(rows))):
         return None
     encoded = fields.get("EncodingType") == "url"
     marker = fields.get("NextKeyMarker")

@@ -25,7 +25,7 @@ from neuromirror.crawl import Mirror, load_mirror, mirror_files
 from neuromirror.index import Index, IndexMissing, IndexUnusable
 from neuromirror.index.backup import sqlite_lacks
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.net import Limits, S3Bucket, Session, is_local_name, origin
+from neuromirror.net import Forbidden, Limits, S3Bucket, Session, is_local_name, origin
 from neuromirror.service.rounds import Integrity
 from neuromirror.store import NotAStore, Store
 
@@ -242,7 +242,7 @@ def _index(store: Store, path: Path) -> Symptom:
 
 
 def _mirror(path: Path, took: Callable[[float], None] | None) -> Iterator[Symptom]:
-    """A mirror file, and one cheap request to its archive; ``took`` gets its clock's advance."""
+    """A mirror file, its archive's address and list; ``took`` gets its clock's advance."""
     name = f"mirror {path.stem}"
     try:
         mirror = load_mirror(path)
@@ -277,11 +277,26 @@ def _mirror(path: Path, took: Callable[[float], None] | None) -> Iterator[Sympto
             took((datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds())
         except ValueError:
             pass
-    level: Level = "warning" if reply.status in (401, 403) or reply.status >= 500 else "ok"
-    message = f"{uri} answers (HTTP {reply.status})"
-    if level == "warning":
-        message += ": it may refuse this machine, or want a token"
-    yield Symptom(name, level, message)
+    if reply.status in (401, 403) or reply.status >= 500:
+        message = f"{uri} answers HTTP {reply.status}: it may refuse this machine, or want a token"
+        yield Symptom(name, "warning", message)
+        return
+    yield _listed(name, uri, mirror)
+
+
+def _listed(name: str, uri: str, mirror: Mirror) -> Symptom:
+    """Whether the archive lists datasets; that something answers at its address proves nothing."""
+    try:
+        first = next(iter(mirror.open().datasets()), None)
+    except Forbidden as error:
+        message = f"{error}; it may refuse this machine, or want a token"
+        return Symptom(name, "warning", message)
+    except (NeuromirrorError, OSError, ValueError) as error:
+        message = f"{uri} gives no list of datasets: {error}; check the address in {mirror.path}"
+        return Symptom(name, "error", message)
+    if first is None:
+        return Symptom(name, "warning", f"{uri} answers, and lists no dataset")
+    return Symptom(name, "ok", f"{uri} answers, and lists datasets")
 
 
 def _report(path: Path, store: Path, *, again: bool) -> Iterator[Symptom]:
