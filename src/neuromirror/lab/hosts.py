@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import BrokenOff, Forbidden, Unreachable, UnsafeAddress
+from neuromirror.net import BrokenOff, HttpError, Unreachable, UnsafeAddress
 
 
 def host_of(url: str) -> str:
@@ -14,5 +14,5 @@ def host_of(url: str) -> str:
 def host_at_fault(error: NeuromirrorError, url: str) -> str | None:
     """Return the host of a URL where an error would be the same for all that it has."""
     whole = isinstance(error, UnsafeAddress | Unreachable) and not isinstance(error, BrokenOff)
-    refused = isinstance(error, Forbidden) and error.status == 401
+    refused = isinstance(error, HttpError) and error.status == 401
     return host_of(url) if whole or refused else None

@@ -118,26 +118,18 @@ class Session:
             limits = replace(limits, per_host=manners.connections_per_host)
         if manners.requests_per_second is not None:
             limits = replace(limits, per_second=manners.requests_per_second)
-        return Session(
-            allow_private=self.allow_private,
-            tokens=self._named,
-            limits=limits,
-            contact=manners.contact or self._contact,
-            private_at=self.private_at,
-            private_hint=self.private_hint,
-        )
+        return self._like(limits, tokens=self._named, contact=manners.contact)
 
     def anonymous(self) -> Session:
         """A session like this one that has no tokens; hosts are not asked more often for that."""
-        made = Session(
-            allow_private=self.allow_private,
-            limits=self.limits,
-            contact=self._contact,
-            private_at=self.private_at,
-            private_hint=self.private_hint,
-        )
+        made = self._like(self.limits)
         made._turns, made._turns_lock = self._turns, self._turns_lock
         return made
+
+    def _like(self, limits: Limits, **other: Any) -> Session:
+        other["contact"] = other.get("contact") or self._contact
+        other |= {"private_at": self.private_at, "private_hint": self.private_hint}
+        return Session(allow_private=self.allow_private, limits=limits, **other)
 
     def __enter__(self) -> Session:
         return self

@@ -152,8 +152,8 @@ def _ask_web(session: Session, url: str, known: Known, *, alone: bool) -> Answer
         with session.stream(url, headers=headers) as stream:
             return _weighed(url, Reply(stream.status, stream.headers), known, alone=alone)
     except Forbidden as error:
-        if error.status == 401:
-            raise
+        if error.status == 401:  # of the whole host
+            raise Forbidden(f"{error} ({_NOT_FOR_ALL})", url=error.url, status=401) from error
         return Answer(Health.REFUSED, f"{error} ({_NOT_FOR_ALL})")
     except HttpError as error:
         if error.status == 416:
