@@ -122,7 +122,12 @@ def test_time_and_label_are_those_of_the_newest_file_or_document(
     date = git(box.repository("box:a"), "log", "-1", "--format=%ct", "main")
     assert int(date) == at(5).timestamp()
     timeless = next(one for one in box.entries(VersionMinted) if one.local_id == "c")
-    assert datetime.fromisoformat(timeless.time) >= begun
+    assert timeless.time is None
+    assert datetime.fromisoformat(timeless.at) >= begun
+    assert results["box:c"].versions == (f"state-{timeless.state.partition(':')[2][:8]}",)
+    assert (
+        git(box.repository("box:c"), "log", "-1", "--format=%at %ct", "main").split() == ["1"] * 2
+    )
     assert box.sync()["box:c"].status == "notneeded"
 
 

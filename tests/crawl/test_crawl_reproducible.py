@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from crawl_place import Place, git
 
 from neuromirror.crawl import Mirror, rebuild_index
 from neuromirror.demo import DemoArchive
+from neuromirror.demo.boss import DemoBoss
+from neuromirror.demo.ndstore import DemoNdstore
 from neuromirror.index import Index
 from neuromirror.model import VersionRef
 from neuromirror.sources import Listing, Source
 
 DRIVER = Path(__file__).with_name("killed_sync.py")
+SHIFTED = Path(__file__).with_name("shifted_sync.py")
 KILLS = 10
 
 
@@ -197,3 +201,39 @@ def test_records_that_were_lost_are_read_back_from_git(place: Place, demo: DemoA
     assert place.sync()["demo:000004"].status == "ok"
     assert place.refs() != refs
     place.fsck()
+
+
+@pytest.fixture
+def whole(tmp_path: Path, demo_files: Path) -> Iterator[Path]:
+    """The mirror files of archives of every kind: DANDI, buckets, layers, a BOSS and an ndstore."""
+    folder = tmp_path / "whole"
+    with (
+        DemoArchive(folder, cache=demo_files, buckets=True, layers=True) as demo,
+        DemoBoss(folder),
+        DemoNdstore(folder),
+    ):
+        yield demo.mirrors
+
+
+def filled(mirrors: Path, folder: Path, shift: int) -> Place:
+    """A store that a sync fills whose clock is wrong by ``shift`` seconds."""
+    done = subprocess.run(
+        [sys.executable, str(SHIFTED), str(shift), str(mirrors), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Place(mirrors, folder)
+
+
+@pytest.mark.slow
+def test_stores_filled_years_apart_have_equal_refs_for_every_source(
+    whole: Path, tmp_path: Path
+) -> None:
+    stores = [filled(whole, tmp_path / f"store{shift}", shift) for shift in (0, 100_000_000)]
+    now, later = (one.refs() for one in stores)
+    mirrors = {name.split("--")[0].split()[0] for name in now}
+    assert mirrors >= {path.stem for path in whole.glob("*.toml")}
+    assert {name: commit for name, commit in later.items() if now.get(name) != commit} == {}
+    assert now == later

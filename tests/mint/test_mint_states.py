@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mint_world import (
     BEGIN,
-    DATASET,
     DOCUMENT,
     REMOTE,
     Minting,
@@ -32,9 +31,7 @@ from neuromirror.mint import LineSorter, Parents, Snapshot, mint
 from neuromirror.model import (
     FileRecord,
     PlacedFile,
-    SnapshotHeader,
     VersionKind,
-    VersionRef,
     WebRemote,
     dump_placed,
     load_placed,
@@ -291,13 +288,6 @@ def test_a_state_without_files_can_be_cloned(tmp_path: Path) -> None:
     assert (minted.files, minted.bytes, minted.evidence) == (0, 0, {})
     git(tmp_path, "clone", "-q", str(minting.repository), "clone")
     assert (tmp_path / "clone" / "dandiset.yaml").read_bytes() == DOCUMENT.content
-
-
-def test_a_snapshot_without_a_time_is_refused(tmp_path: Path) -> None:
-    version = VersionRef(DATASET, "draft", VersionKind.OBSERVED, None)
-    snapshot = Snapshot(SnapshotHeader(version), lambda: iter([]))
-    with pytest.raises(ValueError, match="time"):
-        mint(snapshot, bare(tmp_path / "r"), Parents(), lambda state: "x", tmp_path / "scratch")
 
 
 def test_the_label_is_asked_for_with_the_state_digest(tmp_path: Path) -> None:

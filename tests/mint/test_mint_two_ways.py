@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zstandard
-from mint_world import Minting, git, in_place, record
+from mint_world import Minting, git, header, in_place, record
 from test_mint_states import many_files
 
 from neuromirror.mint import ManifestDamaged, Minted
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, SnapshotHeader
 
 
 def ids(minted: Minted) -> tuple[object, ...]:
@@ -52,6 +53,33 @@ def test_a_second_process_writes_the_same_branch(
     again = two.mint_records(1, second)
     assert again.packs == ()
     assert ids(again) == ids(got[1])
+
+
+def test_states_without_a_time_are_the_same_from_every_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undated(number: int) -> SnapshotHeader:
+        head = header(number)
+        return replace(head, version=replace(head.version, time=None))
+
+    whole, delta, second = (Minting.begin(tmp_path / name) for name in ("whole", "delta", "second"))
+    first, other = many_files(6), many_files(7)
+    wanted = [
+        whole.mint(number, files, undated(number))
+        for number, files in enumerate((first, other, first))
+    ]
+    got = [delta.mint(0, first, undated(0))]
+    got += [delta.mint_delta(1, other, undated(1)), delta.mint_delta(2, first, undated(2))]
+    monkeypatch.setattr(sys.modules["neuromirror.mint.mint"], "_WORTH_A_PROCESS", 0)
+    beside = [
+        second.mint_records(number, files, undated(number))
+        for number, files in enumerate((first, other, first))
+    ]
+    assert [ids(one) for one in wanted] == [ids(one) for one in got] == [ids(one) for one in beside]
+    for branch, dates in (("main", [3, 2, 1]), ("git-annex", [2, 1])):
+        told = git(whole.repository, "log", "--format=%at %ct", branch).decode().splitlines()
+        assert told == [f"{date} {date}" for date in dates]
+    assert git(whole.repository, "fsck", "--strict", "--full").strip() == b""
 
 
 def test_an_error_of_the_second_process_is_raised_here_and_leaves_nothing(

@@ -90,7 +90,7 @@ def show_command(settings: Settings, version: str) -> None:
     lines = [
         ("title", row.title),
         ("kind", f"{row.kind} ({row.upstream})" + ", metadata only" * row.metadata_only),
-        ("time", row.time),
+        ("time", row.upstream_time or f"observed {row.minted} (upstream gives none)"),
         (
             "source",
             dataset.source_uri + " (gone upstream: what is mirrored is kept)" * dataset.gone,

@@ -32,7 +32,7 @@ _LINK = b',"sub":['
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A state of a part's own dataset, and the time of it."""
+    """A state of a part's own dataset, and upstream's time of it."""
 
     state: Subdataset
     time: datetime | None
@@ -83,7 +83,8 @@ def link_to(index: Index, row: VersionRow) -> Link:
         row.files + sum(one.files for one in inner),
         row.bytes + sum(one.bytes for one in inner),
     )
-    return Link(state, datetime.fromisoformat(row.time))
+    time = row.upstream_time
+    return Link(state, None if time is None else datetime.fromisoformat(time))
 
 
 def is_split_off(dataset: DatasetRef, local_id: str) -> bool:

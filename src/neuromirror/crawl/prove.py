@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -157,8 +157,8 @@ class Proven:
 def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> Proven:
     """Reads a listing to its end into ``scratch`` and checks that it is whole.
 
-    The version's time is upstream's own, else that of its newest file or document, else, where
-    upstream has no times, that of the observation. ``parts`` decides about the listing's parts.
+    The version's time is upstream's own, else that of its newest file or document; None where
+    upstream has no times. ``parts`` decides about the listing's parts.
     Raises ListingNotProven when the listing is not whole, and whatever the source raises.
     """
     exceptions: list[NamedException] = []
@@ -194,7 +194,7 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
     for document in listing.documents:
         count.saw(document.modified)
     header = SnapshotHeader(
-        version=_timed(listing.version, count.newest),
+        version=replace(listing.version, time=listing.version.time or count.newest),
         facts=listing.facts,
         documents=tuple(sorted(listing.documents, key=lambda one: one.path)),
         exceptions=tuple(sorted(exceptions, key=lambda one: (one.path, one.reason))),
@@ -233,12 +233,6 @@ def _settle(
     for inline in parts.taken.inline:
         count.saw(inline.newest)
     return left_out
-
-
-def _timed(version: VersionRef, newest: datetime | None) -> VersionRef:
-    if version.time is not None:
-        return version
-    return replace(version, time=newest or datetime.now(UTC).replace(microsecond=0))
 
 
 class _Reserved:

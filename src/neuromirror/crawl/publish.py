@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ from neuromirror.model import (
     diff_lines,
     metadata_digest,
     raw,
+    state_label,
     text,
     time_label,
 )
@@ -162,8 +163,8 @@ class Publisher:
     ) -> Published:
         """Mints a state on ``branch`` and publishes it, unless it is there already.
 
-        ``label`` is upstream's own; without one the state is named by its time. Killed anywhere,
-        the repository shows the old state or the new one.
+        ``label`` is upstream's own; without one the state is named by its time, and where upstream
+        has none by its digest. Killed anywhere, the repository shows the old state or the new one.
 
         A part's commits have no parents: the one that a dataset links must follow from the state
         alone, and not from what was seen of the part before.
@@ -267,7 +268,7 @@ class Publisher:
     ) -> VersionMinted:
         header, dataset = self._header(proven), self.dataset
         facts = header.facts
-        assert header.version.time is not None
+        time = header.version.time
         attributes: dict[str, list[str]] = {}
         for word, value in sorted(facts.attributes):
             attributes.setdefault(word, []).append(value)
@@ -282,7 +283,7 @@ class Publisher:
             commit=minted.commit,
             tree=minted.tree,
             annex_commit=minted.annex_commit,
-            time=header.version.time.astimezone(UTC).isoformat(timespec="seconds"),
+            time=None if time is None else time.astimezone(UTC).isoformat(timespec="seconds"),
             files=minted.files,
             bytes=minted.bytes,
             exceptions=[
@@ -337,22 +338,37 @@ class Publisher:
 
 
 def _state_label(proven: Proven, state: str, _refs: dict[str, str]) -> str:
-    """The UTC time of the newest object and the state's first eight, whatever labels there are."""
-    return f"{_moment_label(proven)}-{state.removeprefix('sha256:')[:8]}"
+    """Return the label of a part's state, whatever other labels there are.
+
+    It is the UTC time of the newest object and the state's first eight digits.
+    """
+    digits = state.removeprefix("sha256:")[:8]
+    moment, documents = _moment(proven), proven.header.documents
+    if moment is not None:
+        return f"{time_label(moment)}-{digits}"
+    # without a time, only this distinguishes states that differ in their documents alone
+    metadata = f"-{metadata_digest(documents).removeprefix('sha256:')[:8]}" if documents else ""
+    return f"{state_label(state)}{metadata}"
 
 
-def _moment_label(proven: Proven) -> str:
-    moment = proven.header.newest or proven.header.version.time
-    assert moment is not None
-    return time_label(moment)
+def _moment(proven: Proven) -> datetime | None:
+    """Return upstream's time of a state; None where it has none."""
+    return proven.header.newest or proven.header.version.time
 
 
 def _free_label(proven: Proven, state: str, refs: dict[str, str]) -> str:
-    """The UTC time of the newest object; where that repeats, with the state's first eight."""
-    label = _moment_label(proven)
+    """Return the UTC time of the newest object, where that repeats with the state's first eight.
+
+    Of a state without upstream times it is ``state-`` and those eight digits.
+    """
+    moment = _moment(proven)
+    label = state_label(state)
+    if moment is not None:
+        label = time_label(moment)
+        if TAGS + label in refs:
+            label = f"{label}-{state.removeprefix('sha256:')[:8]}"
     if TAGS + label not in refs:
         return label
-    label = f"{label}-{state.removeprefix('sha256:')[:8]}"
     again, number = label, 2
     while TAGS + again in refs:
         again, number = f"{label}-{number}", number + 1

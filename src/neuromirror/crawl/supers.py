@@ -34,10 +34,10 @@ def update_supers(store: Store, recorder: Recorder, mirror: Mirror, source: Sour
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The newest state of a dataset: its commit (hex), and that commit's time in seconds."""
+    """The newest state of a dataset: its commit (hex) and upstream's time of it in seconds."""
 
     commit: str
-    date: int
+    date: int | None
 
 
 def grouped(
@@ -94,7 +94,8 @@ def _member(within: str, dataset: DatasetRef, state: State) -> Member:
 def _bring(store: Store, group: DatasetRef, members: Sequence[Member]) -> State:
     update_superdataset(store, group, group.alias, members)
     commit = store.repository(group).refs()[MAIN]
-    return State(commit, max(member.date for member in members))
+    dates = [member.date for member in members if member.date is not None]
+    return State(commit, max(dates, default=None))
 
 
 def _datasets(index: Index, mirror: str) -> dict[DatasetRef, State]:
@@ -106,6 +107,7 @@ def _datasets(index: Index, mirror: str) -> dict[DatasetRef, State]:
             row.name, VersionKind.PUBLISHED.value
         )
         if last is not None:
-            date = int(datetime.fromisoformat(last.time).timestamp())
+            time = last.upstream_time
+            date = None if time is None else int(datetime.fromisoformat(time).timestamp())
             states[DatasetRef(mirror, row.local_id, row.source_uri)] = State(last.commit, date)
     return states

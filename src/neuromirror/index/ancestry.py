@@ -5,7 +5,8 @@ mirror whose local id, or the last component of it, is that name; failing that f
 mirror; failing that for the only one whose name is the same but for the platform, which AIND's
 naming scheme of 2025 dropped (``ecephys_600000_<time>``, ``600000_<time>``).
 
-It is pinned to the version of that dataset which was newest, by version time, when the
+It is pinned to the version of that dataset which was newest, by version time (where upstream has
+none, by the time of observation), when the
 derived version was made; where the oldest is younger than that (its time is that of a late
 edit), to the oldest. All of this is looked up when asked: an input may be mirrored after what
 was made of it.
@@ -48,7 +49,8 @@ _NAMED = "i.name IN (?1, ?1 || '/', ?2, ?2 || '/')"
 _NAMED_LIKE = f"({_NAMED} OR i.name LIKE '%' || ?4 ESCAPE '=')"
 
 _DERIVED = """
-SELECT i.name, v.id, v.label, v.time, d.id, d.mirror, m.name || ':' || d.local_id
+SELECT i.name, v.id, v.label, coalesce(nullif(v.time, ''), v.minted), d.id, d.mirror,
+    m.name || ':' || d.local_id
 FROM inputs i JOIN versions v ON v.id = i.version JOIN datasets d ON d.id = v.dataset
 JOIN mirrors m ON m.id = d.mirror
 WHERE {} AND d.id <> ?3 AND d.withheld = ''
@@ -102,7 +104,8 @@ class AncestryQueries(DatasetQueries):
 
     def _short(self, version: int) -> _Version:
         row = self._row(
-            "SELECT v.id, v.dataset, d.mirror, d.local_id, v.label, v.time FROM versions v "
+            "SELECT v.id, v.dataset, d.mirror, d.local_id, v.label, "
+            "coalesce(nullif(v.time, ''), v.minted) FROM versions v "
             "JOIN datasets d ON d.id = v.dataset WHERE v.id = ?",
             (version,),
         )
@@ -170,7 +173,8 @@ class AncestryQueries(DatasetQueries):
 
     def _pinned(self, dataset: int, time: str) -> _Version | None:
         found = self._row(
-            "SELECT id FROM versions WHERE dataset = ?1 ORDER BY "
+            "SELECT id FROM (SELECT id, seq, coalesce(nullif(time, ''), minted) AS time "
+            "FROM versions WHERE dataset = ?1) ORDER BY "
             "CASE WHEN time <= ?2 THEN time END DESC, time, "
             "CASE WHEN time <= ?2 THEN -seq ELSE seq END LIMIT 1",
             (dataset, time),

@@ -150,7 +150,7 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
             entry.commit,
             entry.tree,
             entry.annex_commit,
-            entry.time,
+            entry.time or "",
             entry.files,
             entry.bytes,
             len(entry.exceptions),

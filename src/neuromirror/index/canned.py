@@ -7,9 +7,10 @@ from collections.abc import Mapping
 CANNED: Mapping[str, Mapping[str, str]] = {
     "newest_versions": {
         "title": "Versions that were recorded last",
-        "sql": "SELECT m.name || ':' || d.local_id AS dataset, v.label, v.kind, v.time, v.files, "
-        "v.bytes, v.minted FROM versions v JOIN datasets d ON d.id = v.dataset "
-        "JOIN mirrors m ON m.id = d.mirror WHERE d.withheld = '' ORDER BY v.id DESC LIMIT 100",
+        "sql": "SELECT m.name || ':' || d.local_id AS dataset, v.label, v.kind, "
+        "nullif(v.time, '') AS time, v.files, v.bytes, v.minted FROM versions v "
+        "JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror "
+        "WHERE d.withheld = '' ORDER BY v.id DESC LIMIT 100",
     },
     "files_of_a_version": {
         "title": "Files of a version, of a dataset such as dandi:000027",

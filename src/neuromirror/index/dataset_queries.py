@@ -15,6 +15,7 @@ from neuromirror.index.errors import (
 from neuromirror.index.matching import BLOCKS, Matching
 from neuromirror.index.reading import VERSION_COLUMNS, VERSION_TABLES, version_row
 from neuromirror.index.rows import DatasetRow, PartRow, Tombstone, VersionRow
+from neuromirror.model import parse_time_label
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
 _STATE = re.compile(r"state:(?:sha256:)?([0-9a-f]{7,64})\Z")
@@ -24,7 +25,7 @@ SELECT d.id, m.name, d.local_id, coalesce(d.source_uri, ''), coalesce(d.dataset_
     n.license, n.doi, (SELECT count(*) FROM versions v WHERE v.dataset = d.id), n.label,
     (SELECT v.label FROM versions v WHERE v.dataset = d.id AND v.kind = 'published'
      ORDER BY v.seq DESC LIMIT 1),
-    n.time, coalesce(n.files, 0), coalesce(n.bytes, 0), t.ended, t.status, d.last_full,
+    nullif(n.time, ''), coalesce(n.files, 0), coalesce(n.bytes, 0), t.ended, t.status, d.last_full,
     (SELECT count(*) FROM holds h WHERE h.dataset = d.id AND h.outcome IS NULL), d.within
 FROM datasets d JOIN mirrors m ON m.id = d.mirror
 LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
@@ -232,11 +233,17 @@ class DatasetQueries(Matching):
 
         ``label`` is a version's label, ``latest`` (the newest published, else the newest
         observed), ``draft`` (as last observed), at least 7 digits of a commit id, or
-        ``state:<7 or more digits of the state digest>``. Raises :class:`UnknownMirror`,
-        :class:`UnknownDataset`, :class:`UnknownVersion` or :class:`AmbiguousName`.
+        ``state:<7 or more digits of the state digest>``. A state without an upstream time also
+        has the time at which this store observed it as a label: ``2026-11-22T072636Z``. Raises
+        :class:`UnknownMirror`, :class:`UnknownDataset`, :class:`UnknownVersion` or
+        :class:`AmbiguousName`.
         """
         dataset = self._dataset_number(name)
-        found = self._by_word(dataset, label) or self._by_digest(name, dataset, label.lower())
+        found = (
+            self._by_word(dataset, label)
+            or self._observed_at(dataset, label)
+            or self._by_digest(name, dataset, label.lower())
+        )
         if found is None:
             raise UnknownVersion(f"{name} has no version {label!r}; {self._newest(dataset)}")
         return found
@@ -252,6 +259,17 @@ class DatasetQueries(Matching):
             ),
             None,
         )
+
+    def _observed_at(self, dataset: int, label: str) -> VersionRow | None:
+        """Return the state without an upstream time that was observed at the time in a label."""
+        moment = parse_time_label(label)
+        if moment is None:
+            return None
+        rows = self._versions(
+            "WHERE v.dataset = ? AND v.minted = ? AND v.time = '' ORDER BY v.seq DESC LIMIT 1",
+            (dataset, moment.isoformat(timespec="seconds")),
+        )
+        return next(rows, None)
 
     def _by_digest(self, name: str, dataset: int, label: str) -> VersionRow | None:
         if _COMMIT.match(label):

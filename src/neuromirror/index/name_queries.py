@@ -170,13 +170,19 @@ class NameQueries(DatasetQueries):
         ]
 
     def _labelled(self, dataset: int, label: str) -> str:
-        """The label of a dataset's version of this label, or upstream's word for it."""
+        """The label of a dataset's version of this label, or upstream's word for it.
+
+        The time at which a state without an upstream time was observed is such a label, too.
+        """
         row = self._row(
             "SELECT label FROM versions WHERE dataset = ?1 AND (label = ?2 OR upstream = ?2) "
             "ORDER BY label = ?2 DESC, seq DESC LIMIT 1",
             (dataset, label),
         )
-        return str(row[0]) if row else ""
+        if row:
+            return str(row[0])
+        observed = self._observed_at(dataset, label)
+        return "" if observed is None else observed.label
 
 
 def _same_place(host: str, pieces: list[str], uri: str) -> bool:

@@ -17,8 +17,8 @@ from neuromirror.model import Digest, Evidence
 
 VERSION_COLUMNS = (
     "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
-    "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, v.time, v.files, v.bytes, "
-    "v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted, "
+    "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, nullif(v.time, ''), v.files, "
+    "v.bytes, v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted, "
     "v.metadata, v.form, v.only_files, v.only_bytes, v.indexed"
 )
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"

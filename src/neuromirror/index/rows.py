@@ -24,7 +24,8 @@ class DatasetRow:
 
     ``source_uri`` and ``dataset_id`` are empty while only a hold or an event has named it.
     ``newest``, ``license``, ``doi``, ``time``, ``files`` and ``bytes`` are of the version minted
-    last (``newest`` None and zeros where there is none); ``published`` is the newest published
+    last (``newest`` None and zeros where there is none; ``time`` None where upstream has no time of
+    it); ``published`` is the newest published
     label. ``last_visit`` is when the last visit ended and ``status`` how. ``within`` is the local
     id of the dataset of which this one is a part, empty for one that stands alone.
     """
@@ -67,7 +68,8 @@ class VersionRow:
     ``metadata`` is the metadata digest, empty for a version that was recorded without one.
     ``form`` is files | manifest, empty for a version that was recorded without it; ``only_files``
     and ``only_bytes`` count what has no place in git. ``indexed`` says whether its files are in the
-    index, or only in the store's records.
+    index, or only in the store's records. ``minted`` is when this store recorded the version.
+    ``upstream_time`` is None where upstream has none.
     """
 
     id: int
@@ -83,7 +85,7 @@ class VersionRow:
     commit: str
     tree: str
     annex_commit: str
-    time: str
+    upstream_time: str | None
     files: int
     bytes: int
     exceptions: int
@@ -108,6 +110,11 @@ class VersionRow:
     def name(self) -> str:
         """``<mirror>:<local id>@<label>``."""
         return f"{self.dataset_name}@{self.label}"
+
+    @property
+    def time(self) -> str:
+        """Upstream's time of the version; where it has none, when this store recorded it."""
+        return self.upstream_time or self.minted
 
 
 @dataclass(frozen=True, slots=True)

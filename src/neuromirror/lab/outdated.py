@@ -35,7 +35,8 @@ def _told(pinned: VersionRow, newest: VersionRow) -> str:
     what = "other files" if newest.state != pinned.state else "the same files"
     if newest.state == pinned.state and newest.metadata != pinned.metadata:
         what += ", other metadata"
-    return f"{pinned.label} is pinned, {newest.label} of {newest.time} is newer: {what}"
+    when = f"of {newest.time}" if newest.upstream_time else f"observed {newest.minted}"
+    return f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"
 
 
 def _outcome(pin: Pin, status: Status, message: str, newest: VersionRow | None = None) -> Outcome:

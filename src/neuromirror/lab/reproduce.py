@@ -452,6 +452,8 @@ def _same(whole: Reproduction, compared: _Compared, what: str) -> Reproduction:
 
 def _moved_on(row: VersionRow, minted: VersionRow, present: VersionRef, found: Differences) -> str:
     """How one can tell that upstream has another state now; empty where nothing says so."""
+    if minted.upstream_time is None and row.upstream_time is None:
+        return f"to {minted.label}; it gives no times" if minted.state != row.state else ""
     if minted.time != row.time:
         return f"its state is of {minted.time}, this version of {row.time}"
     if found.added or found.other_bytes or found.documents or found.links:

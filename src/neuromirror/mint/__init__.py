@@ -15,7 +15,7 @@ from neuromirror.mint.packs import (
 )
 from neuromirror.mint.sorting import LineSorter
 from neuromirror.mint.trees import FILE, FOLDER, LINK, SUBDATASET, TreeBuilder, write_tree
-from neuromirror.mint.work import Minted, Parents
+from neuromirror.mint.work import Minted, Parents, next_second
 
 __all__ = [
     "BLOB",
@@ -45,6 +45,7 @@ __all__ = [
     "mint",
     "mint_delta",
     "modules_file",
+    "next_second",
     "ria_url",
     "write_tree",
 ]

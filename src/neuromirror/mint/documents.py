@@ -11,7 +11,7 @@ from neuromirror.mint.modules import Module, modules_file, ria_url
 from neuromirror.mint.packs import BLOB, PackWriter
 from neuromirror.mint.sums import Sums
 from neuromirror.mint.trees import FILE, FOLDER, write_tree
-from neuromirror.model import Document, SnapshotHeader, metadata_digest, text
+from neuromirror.model import CHECKED_BY_VISIT, Document, SnapshotHeader, metadata_digest, text
 
 OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
 
@@ -59,7 +59,8 @@ def describe(
     facts = header.facts
     attributes: dict[str, list[str]] = {}
     for name, value in sorted(facts.attributes):
-        attributes.setdefault(name, []).append(value)
+        if name != CHECKED_BY_VISIT:
+            attributes.setdefault(name, []).append(value)
     content = {
         "mirror-spec": SPEC,
         "dataset": header.version.dataset.name,

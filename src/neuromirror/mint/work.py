@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from neuromirror.mint.annex_branch import NAMES, REMOTES, AnnexBranch
 from neuromirror.mint.commits import annex_message, commit_bytes, version_message
 from neuromirror.mint.documents import describe, plain_documents, root_entries
 from neuromirror.mint.manifests import ManifestWriter
-from neuromirror.mint.objects import ObjectReader
+from neuromirror.mint.objects import ObjectMissing, ObjectReader, git_environment
 from neuromirror.mint.packs import COMMIT, KnownObjects, Pack, PackWriter
 from neuromirror.mint.sums import Sums
 from neuromirror.model import SnapshotHeader, Summary, VersionKind, epoch, metadata_digest
@@ -27,6 +28,29 @@ class Parents:
 
     branch: str | None = None
     annex: str | None = None
+
+
+def next_second(repository: Path, parent: str | None) -> int:
+    """Return the date of a commit whose state has no upstream time.
+
+    It is second N of 1970 for the Nth commit of the branch, so that it follows from the chain
+    alone. ``parent`` is the branch's last commit in hex, None where the branch begins.
+    """
+    if parent is None:
+        return 1
+    done = subprocess.run(
+        ["git", "rev-list", "--count", "--first-parent", parent],
+        env=git_environment(repository),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ObjectMissing(
+            f"{repository}: git cannot count the commits up to {parent} ({done.stderr.strip()}); "
+            "restore the repository from a backup"
+        )
+    return int(done.stdout) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +100,6 @@ class Work:
         scratch: Path,
         within: str = "",
     ) -> None:
-        if header.version.time is None:
-            raise ValueError("a snapshot needs a time to be minted")
         if header.form not in ("files", "manifest"):
             raise ValueError(f"there is no form {header.form!r} of a dataset")
         if len(header.special_remotes) > 1:
@@ -85,8 +107,9 @@ class Work:
         self.header = header
         self.within = within
         self.documents = plain_documents(header)
-        self.timestamp = epoch(header.version.time)
         self.parents = parents
+        time = header.version.time
+        self.timestamp = next_second(repository, parents.branch) if time is None else epoch(time)
         with ExitStack() as stack:
             known = KnownObjects(repository / "objects")
             stack.callback(known.close)

@@ -60,6 +60,7 @@ from neuromirror.model.placed import (
     text,
 )
 from neuromirror.model.records import (
+    CHECKED_BY_VISIT,
     FOLDER_MARKER,
     INFERRED,
     UNREADABLE,
@@ -82,12 +83,16 @@ from neuromirror.model.records import (
     WebRemote,
     alias_of,
     epoch,
+    parse_time_label,
+    state_label,
     time_label,
+    time_of_commit,
 )
 from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 from neuromirror.model.traffic import Traffic, dump_traffic, load_traffic, total_traffic
 
 __all__ = [
+    "CHECKED_BY_VISIT",
     "FOLDER_MARKER",
     "INFERRED",
     "UNPRINTABLE",
@@ -158,13 +163,16 @@ __all__ = [
     "manifest_digest",
     "manifest_line",
     "metadata_digest",
+    "parse_time_label",
     "patch_lines",
     "path_of_line",
     "placed_line",
     "raw",
+    "state_label",
     "subdataset_line",
     "text",
     "time_label",
+    "time_of_commit",
     "total_traffic",
     "turned",
 ]

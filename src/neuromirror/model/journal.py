@@ -40,19 +40,20 @@ class MirrorProbed:
 class VersionMinted:
     """A state that is now in git.
 
-    ``label`` names it (``0.210831.2033``, ``2022-12-13T101112Z``); ``upstream`` is upstream's own
-    word (``draft``); ``kind`` is published | observed. ``state`` is ``sha256:<hex>``; ``commit``,
-    ``tree`` and ``annex_commit`` are git object ids; the version's records are in the store under
-    ``commit``. ``time`` is the commit's date. ``evidence`` counts files by word (see
-    model.records.Evidence). ``metadata_only`` says that no file differs from the version before.
-    ``metadata`` is the metadata digest (model.metadata_digest), ``attributes`` values by name and
-    ``inputs`` upstream's names of the datasets it was derived from (model.DatasetFacts);
-    ``within`` is the local id of the dataset of which this one is a part, empty for one that
-    stands alone. ``form`` is model.SnapshotHeader's, empty where an earlier release did not record
-    it; ``only_files`` and ``only_bytes`` count what has no place in git. ``inline`` are the parts
-    that stand as folders of files: path, source, checksum, files and bytes of each. ``indexed``
-    says whether its files are in the index, or only in its records; ``in_parts`` counts the files
-    of its sub-datasets, None where an earlier release did not.
+    ``label`` names it (``0.210831.2033``, ``2022-12-13T101112Z``, ``state-0123abcd``); ``upstream``
+    is upstream's own word (``draft``); ``kind`` is published | observed. ``state`` is
+    ``sha256:<hex>``; ``commit``, ``tree`` and ``annex_commit`` are git object ids; the version's
+    records are in the store under ``commit``. ``time`` is upstream's, None where it has none.
+    ``evidence`` counts files by word (see model.records.Evidence). ``metadata_only`` says that no
+    file differs from the version before. ``metadata`` is the metadata digest
+    (model.metadata_digest), ``attributes`` values by name and ``inputs`` upstream's names of the
+    datasets it was derived from (model.DatasetFacts); ``within`` is the local id of the dataset of
+    which this one is a part, empty for one that stands alone. ``form`` is model.SnapshotHeader's,
+    empty where an earlier release did not record it; ``only_files`` and ``only_bytes`` count what
+    has no place in git. ``inline`` are the parts that stand as folders of files: path, source,
+    checksum, files and bytes of each. ``indexed`` says whether its files are in the index, or only
+    in its records; ``in_parts`` counts the files of its sub-datasets, None where an earlier release
+    did not.
     """
 
     mirror: str
@@ -65,7 +66,7 @@ class VersionMinted:
     commit: str
     tree: str
     annex_commit: str
-    time: str
+    time: str | None
     files: int
     bytes: int
     exceptions: list[dict[str, Any]]

@@ -7,12 +7,17 @@ not look at them (``gc=False``).
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import msgspec
+
+_TIME_LABEL = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z\Z", re.ASCII)
+_COUNTED = 86_400
+"""Commits are dated by upstream's times, or with seconds of the first day of 1970 (mint.work)."""
 
 
 class Evidence(StrEnum):
@@ -241,6 +246,9 @@ UNREADABLE = "unreadable-sidecar"
 What they said in the last version in which they could be read still holds for the dataset.
 """
 
+CHECKED_BY_VISIT = "checked"
+"""The attribute that says what a visit compared: of the visit, not of the state, so not in git."""
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
@@ -343,3 +351,29 @@ def time_label(moment: datetime) -> str:
     if moment.tzinfo is None:
         raise ValueError(f"a time without a zone: {moment!r}")
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+
+
+def parse_time_label(label: str) -> datetime | None:
+    """Return the moment of a label such as ``2022-12-13T101112Z``; None for any other text."""
+    if not _TIME_LABEL.match(label):
+        return None
+    try:
+        return datetime.strptime(label, "%Y-%m-%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def state_label(state: str) -> str:
+    """Return the label of a state without any upstream time: ``state-<8 hex digits>``.
+
+    ``state`` is its digest, ``sha256:<hex>``.
+    """
+    return f"state-{state.removeprefix('sha256:')[:8]}"
+
+
+def time_of_commit(seconds: int) -> datetime | None:
+    """Return upstream's time that a commit of the mirror is dated with.
+
+    None for a date that only counts the commits of a chain, since upstream has no time.
+    """
+    return None if seconds < _COUNTED else datetime.fromtimestamp(seconds, UTC)

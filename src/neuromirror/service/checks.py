@@ -72,7 +72,7 @@ class _Version(NamedTuple):
     label: str
     kind: str
     tree: str
-    time: str
+    time: str | None
     files: int
     bytes: int
     title: str
@@ -294,7 +294,7 @@ class Checks:
             return f"the index has {len(rows)} versions, the journal {len(versions)}"
         row, version = rows[number - 1], versions[number - 1]
         same = _Version(
-            *(row.commit, row.state, row.label, row.kind, row.tree, row.time),
+            *(row.commit, row.state, row.label, row.kind, row.tree, row.upstream_time),
             *(row.files, row.bytes, row.title),
         )
         if same != version._replace(title=_storable(version.title)):

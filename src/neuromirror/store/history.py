@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from neuromirror.mint import ObjectMissing, ObjectReader
-from neuromirror.model import DatasetRef, VersionMinted, raw
+from neuromirror.model import DatasetRef, VersionMinted, raw, time_of_commit
 from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
 
@@ -100,6 +99,7 @@ def _entry(
     fields = dict(line.split(" ", 1) for line in headers.splitlines())
     mirror, _, local_id = described["dataset"].partition(":")
     seconds = int(fields["committer"].split()[-2])
+    time = time_of_commit(seconds)
     return VersionMinted(
         mirror=mirror,
         local_id=local_id,
@@ -111,7 +111,7 @@ def _entry(
         commit=commit,
         tree=fields["tree"],
         annex_commit=annex,
-        time=datetime.fromtimestamp(seconds, UTC).isoformat(),
+        time=None if time is None else time.isoformat(),
         files=described["files"],
         bytes=described["bytes"],
         exceptions=described["exceptions"],

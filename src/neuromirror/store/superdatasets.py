@@ -20,6 +20,7 @@ from neuromirror.mint import (
     TreeBuilder,
     commit_bytes,
     modules_file,
+    next_second,
     write_tree,
 )
 from neuromirror.model import DatasetRef
@@ -31,13 +32,14 @@ from neuromirror.store.store import Store
 class Member:
     """A sub-dataset: its path in the super-dataset, what it is, and its newest commit.
 
-    ``date`` is the commit's, in whole seconds; ``url`` is relative to the super-dataset's own.
+    ``date`` is the commit's, in whole seconds, None where upstream has no time of the state;
+    ``url`` is relative to the super-dataset's own.
     """
 
     path: str
     dataset: DatasetRef
     commit: str
-    date: int
+    date: int | None
     url: str
 
 
@@ -47,6 +49,7 @@ def update_superdataset(
     """Brings a super-dataset's ``main`` to its members' newest states.
 
     The commit is dated like the newest member, so that equal members give an equal tree and date.
+    Where upstream has no time of any member, it is second N of 1970 for the Nth commit.
     Gives the new commit id, or None when nothing changed.
     """
     with store.lock(top.dataset_id, f"the super-dataset {alias}", wait=60):
@@ -73,7 +76,8 @@ def _write(store: Store, top: DatasetRef, alias: str, members: Sequence[Member])
         if parent is not None and reader.commit_tree(parent) == tree:
             return None
         message = f"{alias}: {len(members)} datasets\n\nMirror-Spec: {SPEC}\n"
-        date = max((member.date for member in members), default=0)
+        dates = [member.date for member in members if member.date is not None]
+        date = max(dates) if dates else next_second(repository.path, parent)
         commit = pack.add(COMMIT, commit_bytes(alias, tree, parent, date, message)).hex()
         finished = pack.finish()
         if finished is not None:

@@ -59,7 +59,10 @@ class Version(TypedDict):
     kind: Literal["published", "observed"]
     upstream: str
     """Upstream's word for it."""
-    time: str
+    time: str | None
+    """Upstream's time of it, null where upstream has none."""
+    observed_at: str
+    """When this mirror recorded it."""
     commit: str
     tree: str
     swhid: str

@@ -48,7 +48,6 @@ def _fields(work: Work) -> Iterator[tuple[str, str]]:
     yield "publisher", "" if work.publisher is None else _tex(work.publisher.name)
     yield "doi", (work.doi or "").translate(_VERBATIM)
     yield "url", "" if work.doi else work.url.translate(_VERBATIM)
-    yield "urldate", "" if work.observed is None else work.observed.isoformat()
     yield "keywords", ", ".join(_tex(one.replace(",", " ")) for one in work.keywords)
     yield "note", _tex(note)
 

@@ -89,7 +89,7 @@ def write_croissant(collection: Collection, *, files: bool) -> Iterator[str]:
 def _about(collection: Collection) -> dict[str, Any]:
     works = collection.works
     only = collection.only
-    dates = [one.dated or one.observed or one.state.time.date() for one in works]
+    dates = [one.any_date for one in works]
     licenses = [one.url or one.name for work in works for one in work.licenses]
     creators = [_agent(one) for work in works for one in work.authors]
     publishers = [_agent(one.publisher) for one in works if one.publisher is not None]

@@ -26,7 +26,6 @@ def _item(key: str, work: Work) -> dict[str, Any]:
         "title": work.title,
         "author": [_name(one) for one in work.authors],
         "issued": _date(work.dated),
-        "accessed": _date(work.observed),
         "version": work.version,
         "publisher": "" if work.publisher is None else work.publisher.name,
         "DOI": work.doi,

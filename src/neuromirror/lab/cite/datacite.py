@@ -40,7 +40,7 @@ def write_datacite(collection: Collection) -> Iterator[str]:
 
 
 def _record(work: Work) -> dict[str, Any]:
-    year = work.dated or work.observed or work.state.time.date()
+    year = work.any_date
     publisher = work.publisher or Organisation(_host(work.source) or _UNKNOWN)
     return kept(
         {
@@ -139,12 +139,6 @@ def _dates(work: Work) -> Iterator[dict[str, str]]:
         yield {"date": work.created.isoformat(), "dateType": "Created"}
     if work.modified is not None:
         yield {"date": work.modified.isoformat(), "dateType": "Updated"}
-    if work.observed is not None:
-        yield {
-            "date": work.observed.isoformat(),
-            "dateType": "Other",
-            "dateInformation": "When this state was observed; upstream states no date",
-        }
 
 
 def _identifiers(work: Work) -> Iterator[dict[str, str]]:

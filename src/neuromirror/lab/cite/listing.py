@@ -169,13 +169,13 @@ class _Logs:
     """The URL logs of the git-annex branch.
 
     The branch grows with every version, and with whatever somebody does in a clone. Told is what
-    it knew when the version was made, so that a citation stays the same: log lines have the time of
+    it knew when the version was made, so that a citation stays the same: log lines have the date of
     the version that brought them. Where a key has no line so old, all its lines count.
     """
 
     def __init__(self, objects: _Objects, state: State) -> None:
         self._objects = objects
-        self._until = int(state.time.timestamp())
+        self._until = int(git(state.git_dir, "show", "-s", "--format=%ct", state.commit))
         self._folders: dict[bytes, bytes] = {}
         self._tops: dict[bytes, str] = {}
         if state.annex is not None:

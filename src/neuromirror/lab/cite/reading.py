@@ -21,8 +21,6 @@ from neuromirror.mint import ObjectMissing, ObjectReader
 from neuromirror.model import UNREADABLE, VersionKind
 
 _DESCRIBED: Final = ".neuromirror/dataset.json"
-_UNDATED: Final = ("boss://", "ndstore://")
-"""Sources of which nobody tells when data changed: a commit has the time of observation."""
 _EARLIER: Final = 1000
 """Earlier versions that are searched for a readable document."""
 _KEYWORDS: Final = ("species", "modality", "project")
@@ -101,7 +99,6 @@ def _merged(state: State, described: Mapping[str, Any], told: Told) -> Work:
     """What upstream's own document says stands before what the mirror gathered."""
     attributes = mapping(described.get("attributes"))
     source = plain(described["source"])
-    undated = source.startswith(_UNDATED)
     people = map(person, texts(attributes.get("investigator", [])))
     funders = map(organisation, texts(attributes.get("funder", [])))
     created = texts(attributes.get("created", []))
@@ -126,8 +123,7 @@ def _merged(state: State, described: Mapping[str, Any], told: Told) -> Work:
         source=source,
         files=state.files if state.paths else described["files"],
         bytes=state.bytes if state.paths else described["bytes"],
-        modified=None if undated else state.time.date(),
-        observed=state.time.date() if undated else None,
+        modified=None if state.time is None else state.time.date(),
         doi=doi_of(described.get("doi")),
         inputs=texts(described.get("inputs", [])),
         within=plain(described.get("within")),

@@ -125,7 +125,7 @@ def _file(one: CitedFile, prefix: str, work: Work) -> Entity:
             "sha256": sha256,
             "identifier": others,
             "contentUrl": [quote(url, safe=_SAFE) for url in one.urls[1:]],
-            "sdDatePublished": work.state.time.isoformat(),
+            "sdDatePublished": None if work.state.time is None else work.state.time.isoformat(),
         }
     )
 
@@ -147,7 +147,7 @@ def _document(one: CitedDocument, prefix: str) -> Entity:
 def _dataset(work: Work, context: _Context, *, files: bool) -> Entity:
     """All of a dataset's entity but its id and parts."""
     told = [*remarks(work), *(unlisted(work) if files else [])]
-    date = work.dated or work.observed or work.state.time.date()
+    date = work.any_date
     return kept(
         {
             "@type": "Dataset",
@@ -169,7 +169,7 @@ def _dataset(work: Work, context: _Context, *, files: bool) -> Entity:
 
 
 def _whole(collection: Collection, parts: Iterable[str]) -> Entity:
-    dates = [one.dated or one.observed or one.state.time.date() for one in collection.works]
+    dates = [one.any_date for one in collection.works]
     licenses = sorted({licensed(work) or "none stated" for work in collection.works})
     return {
         "@id": _ROOT,

@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neuromirror.lab.cite.errors import NotCitable, NothingToCite, StateNotHere
 from neuromirror.lab.cite.works import State
 from neuromirror.lab.git import ask_git
-from neuromirror.model import DatasetRef
+from neuromirror.model import DatasetRef, time_of_commit
 from neuromirror.store import ANNEX
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def state_of_version(store: Store, row: VersionRow) -> State:
         label=row.label,
         commit=row.commit,
         tree=row.tree,
-        time=datetime.fromisoformat(row.time),
+        time=None if row.upstream_time is None else datetime.fromisoformat(row.upstream_time),
         annex=repository.refs().get(ANNEX),
     )
 
@@ -143,7 +143,7 @@ def _minted(git_dir: Path, commit: str, annex: str | None = None) -> State:
         raise NotCitable(
             f"commit {commit} of {git_dir} was not made by neuromirror, or git cannot read it"
         )
-    time = datetime.fromtimestamp(int(committer[1]), UTC)
+    time = time_of_commit(int(committer[1]))
     return State(git_dir, name, label, commit, tree[1], time, annex or _annex(git_dir))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -80,10 +80,11 @@ class Related:
 class State:
     """A minted commit in a repository on this machine, whose own folder ``git_dir`` is.
 
-    ``name`` is the dataset's, ``label`` the version's, ``time`` the commit's. ``annex`` is a commit
-    of the git-annex branch, None where the repository has none. ``keeps`` says whether a path is
-    cited: None for the whole; ``paths`` are the globs that it goes by, ``files`` and ``bytes`` what
-    they choose. ``origin`` is where the repository can be cloned from, if that is known.
+    ``name`` is the dataset's, ``label`` the version's. ``time`` is upstream's time of the state,
+    None where it has none. ``annex`` is a commit of the git-annex branch, None where the repository
+    has none. ``keeps`` says whether a path is cited: None for the whole; ``paths`` are the globs
+    that it goes by, ``files`` and ``bytes`` what they choose. ``origin`` is where the repository
+    can be cloned from, if that is known.
     """
 
     git_dir: Path
@@ -91,7 +92,7 @@ class State:
     label: str
     commit: str
     tree: str
-    time: datetime
+    time: datetime | None
     annex: str | None = None
     paths: tuple[str, ...] = ()
     keeps: Callable[[bytes], bool] | None = None
@@ -129,8 +130,8 @@ class Work(Told):
     """A version as it is cited: what upstream says of it, and which state was retrieved.
 
     ``upstream`` is upstream's word for the version (``draft``), ``is_published`` whether it was
-    published under it. ``modified`` is the date of the state; ``observed`` is when a state was seen
-    of which upstream gives no date. ``inputs`` are upstream's names of what it was derived from.
+    published under it. ``modified`` is the date of the state, None where
+    upstream gives none. ``inputs`` are upstream's names of what it was derived from.
     ``digest`` is the state digest. ``only_files`` counts what is outside git, ``left_out`` what
     upstream lists and the mirror has not, ``parts`` the sub-datasets by path (files, bytes).
     """
@@ -144,7 +145,6 @@ class Work(Told):
     files: int
     bytes: int
     modified: date | None = None
-    observed: date | None = None
     doi: str | None = None
     inputs: tuple[str, ...] = ()
     within: str = ""
@@ -177,6 +177,11 @@ class Work(Told):
         if self.cite_created and self.created is not None:
             return self.published or self.created
         return self.published or self.modified or self.created
+
+    @property
+    def any_date(self) -> date:
+        """The date for formats that require one: that to cite, else today, when it is cited."""
+        return self.dated or datetime.now(UTC).date()
 
     @property
     def swhid(self) -> str:

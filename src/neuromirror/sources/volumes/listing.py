@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from neuromirror.model import (
+    CHECKED_BY_VISIT,
     DatasetFacts,
     Digest,
     Document,
@@ -229,7 +230,7 @@ class _Reading:
                 yield self._record(block, digests.get(number), digests.states[number])
         else:
             yield from self._all_again()
-        attributes = [*listing.facts.attributes, ("checked", self._vouched)]
+        attributes = [*listing.facts.attributes, (CHECKED_BY_VISIT, self._vouched)]
         listing.facts = replace(listing.facts, attributes=tuple(sorted(attributes)))
 
     def _all_again(self) -> Iterator[FileRecord]:

@@ -53,7 +53,9 @@ def linked_data(
         "isAccessibleForFree": True,
         "dateCreated": _day(work.created),
         "datePublished": _day(work.published),
-        "dateModified": state.time.isoformat(),
+        "dateModified": None
+        if work.modified is None or state.time is None
+        else state.time.isoformat(),
         "includedInDataCatalog": {"@type": "DataCatalog", "name": title, "url": f"{site}/"},
         "distribution": list(_distributions(work, alias, site, sums=sums)),
     }
