@@ -162,6 +162,29 @@ def test_a_list_of_object_versions_that_fails_makes_no_state_without_version_ids
     check_recovers(place, archive, undisturbed, f"demo:{ZARRS}")
 
 
+def test_a_blob_that_the_bucket_does_not_have_is_asked_for_in_each_sync(
+    archive: DemoArchive, tmp_path: Path
+) -> None:
+    """That is the bucket's own statement: it blocks nothing, and no run passes over it."""
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    blob = archive.dandisets[ZARRS].draft.assets["README.md"].blob
+    assert blob is not None
+    fault = archive.fault("status", server="s3", path=blob.key, method="HEAD", status=404)
+    for _ in range(2):
+        struck = fault.struck
+        result = place.sync()[f"demo:{ZARRS}"]
+        assert fault.struck > struck
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert len(dataset_refs(place)) > 0
+    archive.clear_faults()
+    branch = f"demo--{ZARRS} refs/heads/git-annex"
+    before = dataset_refs(place)[branch]
+    assert place.sync()[f"demo:{ZARRS}"].visit == "full"
+    # the address with the version id is there now
+    assert dataset_refs(place)[branch] != before
+    assert place.sync()[f"demo:{ZARRS}"].status == "notneeded"
+
+
 def test_a_new_state_waits_for_all_of_its_zarrs(archive: DemoArchive, tmp_path: Path) -> None:
     """The state before stays: one of new files and an old Zarr is none that upstream had."""
     disturbed = quick_place(archive.mirrors, tmp_path / "disturbed")

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -315,9 +316,15 @@ def test_an_object_that_changes_while_it_is_asked_about_is_not_believed(layers):
     layers.scale(f"{CH}/8_8_8", 2, "br")
     source = layers.source()
     head = source.bucket.head
-    source.bucket.head = lambda key, **more: (  # type: ignore[method-assign]
-        Reply(200, {"ETag": '"other"'}) if key == chunk(1).encode() else head(key, **more)
-    )
+
+    contents = (b"written %d times" % number for number in count(1))
+
+    def changing(key, **more):
+        if key == chunk(1).encode():
+            layers.put(chunk(1), next(contents), "br")
+        return head(key, **more)
+
+    source.bucket.head = changing  # type: ignore[method-assign]
     with pytest.raises(ListingNotProven, match="no longer as it was listed"):
         read(listing_of(source, CH))
 

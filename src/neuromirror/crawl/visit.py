@@ -181,6 +181,7 @@ class Visit:
             return commits
 
         self._reading.read(version, take, None)
+        self.outcome.unproven += self._reading.problems
         return done
 
     def _check_published(self, version: VersionRef, row: VersionRow) -> None:
@@ -268,6 +269,7 @@ class Visit:
             self.outcome.left_out = last.exceptions
             self._holds.lapse(version.upstream)
         self.outcome.checked = self._reading.checked
+        self.outcome.unproven += self._reading.problems
         if self._publisher.rows():
             keep_links(self._recorder, self._dataset, self._reading.links)
 

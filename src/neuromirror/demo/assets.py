@@ -20,6 +20,7 @@ OPEN_DATA = "demo-aind-open-data"
 BENCHMARK = "demo-aind-benchmark-data"
 HOSTILE = "demo-hostile"
 PRECOMPUTED = "demo-precomputed"
+MD5_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 
 
 class BucketState:
@@ -123,6 +124,27 @@ class BucketState:
                 encoding=encoding,
                 checksum=checksum,
                 kms=kms,
+            )
+
+    def put_large_swift(
+        self,
+        key: bytes | str,
+        content: bytes,
+        *,
+        dynamic: bool = False,
+        etag: str | None = None,
+        bucket: str = OPEN_DATA,
+    ) -> ObjectVersion:
+        """Upload a large object of Swift, as Ceph's gateway shows it to S3 clients.
+
+        Listings state what is stored of it, under the MD5 of nothing: the 173 bytes of a static
+        one's manifest, or the 0 of a ``dynamic`` one. ``HEAD`` and ``GET`` answer for the whole
+        object, by default under the same ETag.
+        """
+        listed = 0 if dynamic else 173, MD5_OF_NOTHING
+        with self.lock:
+            return self.bucket(bucket).put(
+                key_bytes(key), content, etag=etag or MD5_OF_NOTHING, listed=listed
             )
 
     def put_tree(

@@ -202,6 +202,7 @@ def _contents(bucket: ObjectBucket, key: bytes, name: Writes) -> str:
 
 
 def _common(one: ObjectVersion) -> str:
+    size, etag = one.listed or (one.size, one.etag)
     checksum = ""
     if one.checksum is not None:
         checksum = (
@@ -210,7 +211,7 @@ def _common(one: ObjectVersion) -> str:
         )
     return (
         f"<LastModified>{one.modified:%Y-%m-%dT%H:%M:%S}.000Z</LastModified>"
-        f"<ETag>&quot;{one.etag}&quot;</ETag>{checksum}<Size>{one.size}</Size>"
+        f"<ETag>&quot;{etag}&quot;</ETag>{checksum}<Size>{size}</Size>"
     )
 
 

@@ -30,7 +30,8 @@ class ObjectVersion:
 
     ``version_id`` is None in a bucket that keeps no versions. ``parts`` are the sizes of the parts
     it was uploaded in, empty for an upload in one piece. ``checksum`` is (algorithm, type,
-    base64 value), ``encoding`` its Content-Encoding, empty for none.
+    base64 value), ``encoding`` its Content-Encoding, empty for none. ``listed`` is the size and
+    ETag that listings state, where these are not the object's own.
     """
 
     key: bytes
@@ -45,6 +46,7 @@ class ObjectVersion:
     encoding: str = ""
     deleted: bool = False
     latest: bool = True
+    listed: tuple[int, str] | None = None
     kept: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -100,6 +102,7 @@ class ObjectBucket:
         modified: datetime | None = None,
         etag: str | None = None,
         parts: tuple[int, ...] = (),
+        listed: tuple[int, str] | None = None,
     ) -> ObjectVersion:
         """Upload an object, in parts of ``part_size`` bytes where given.
 
@@ -109,6 +112,7 @@ class ObjectBucket:
         piece, of the parts' checksums otherwise. With ``kms`` the ETag is no MD5, as S3's is
         not for objects under a key of AWS KMS. ``etag`` and ``parts`` (their sizes) can also be
         stated, as those of an upload that was made elsewhere; so can the time, for the clock's.
+        With ``listed`` the listings state another size and ETag than the object has.
         """
         name = key.decode("utf-8", "surrogateescape")
         if part_size is None:
@@ -122,6 +126,7 @@ class ObjectBucket:
         kept.last_modified = modified.replace(microsecond=0, tzinfo=None)
         kept.set_metadata({"Content-Type": content_type})
         kept.stated_encoding = encoding
+        kept.stated_listing = listed
         self._sorted = None
         return self._read(key, kept, latest=True)
 
@@ -266,5 +271,6 @@ class ObjectBucket:
             encryption=kept.encryption or "AES256",
             encoding=kept.stated_encoding,
             latest=latest,
+            listed=kept.stated_listing,
             kept=kept,
         )

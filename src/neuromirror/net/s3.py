@@ -199,6 +199,21 @@ class S3Bucket:
             connections=connections,
         )
 
+    def listed(self, key: bytes, version_id: str | None = None) -> ObjectRow | None:
+        """The row of one object, or of one of its versions, as a listing has it now."""
+        if version_id is None:
+            rows = self.page(key).rows
+        else:
+            rows = self.page_body(
+                key,
+                version="",
+                parse=lambda body: parse_page(body, self.uri, versions=True),
+            ).rows
+        for row in rows:
+            if row.key == key and (version_id is None or row.version_id == version_id):
+                return row
+        return None
+
     def head(
         self,
         key: bytes,

@@ -86,6 +86,10 @@ def _nothing_said() -> str:
     return ""
 
 
+def _no_problems() -> Sequence[str]:
+    return ()
+
+
 @dataclass(slots=True)
 class Listing:
     """One reading of a version's files.
@@ -107,6 +111,9 @@ class Listing:
     ``loss_hint`` says why files may be missing that an earlier listing had, where upstream tells:
     it is shown to the operator whose approval a loss needs.
 
+    ``problems``, after either, returns a line for each thing that is left out, or incomplete,
+    because upstream contradicts itself: the visit is partial and looks at it again each time.
+
     ``still_there`` gives those of some missing paths that upstream has after all; None where the
     listing proves itself by a summary.
     """
@@ -127,6 +134,7 @@ class Listing:
     pending: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
     still_there: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
     checked: Callable[[], str] = field(default=_nothing_said, repr=False)
+    problems: Callable[[], Sequence[str]] = field(default=_no_problems, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,10 @@ class Places:
         """Whether no object is still to be asked about, now or next time."""
         return self._ended and not self._unfit.count
 
+    def problems(self) -> list[str]:
+        """Return a line for each object that is missing, or of another size than its row says."""
+        return self._unfit.lines()
+
     def located(self, pages: Iterable[Sequence[Row]]) -> Iterator[Entry]:
         """Yields the rows in order as records with their locations.
 
@@ -172,6 +176,17 @@ class _Unfit:
     def count(self) -> int:
         """The number of objects."""
         return len(self._replies)
+
+    def lines(self) -> list[str]:
+        """Return what is wrong with each object that was asked for."""
+        with self._lock:
+            replies = sorted(self._replies.items())
+        return [
+            f"{url}: the archive lists the object, and its bucket "
+            + (f"has {one.size} bytes" if one.found else f"does not have it (HTTP {one.status})")
+            for url, one in replies
+            if one is not None
+        ]
 
     def reply(self, url: str) -> ObjectReply | None:
         """Return the reply that was noted for an object."""

@@ -411,6 +411,7 @@ class DandiSource:
             unchanged=unchanged,
             memo=memo,
             pending=pending,
+            problems=places.problems,
         )
         return listing
 

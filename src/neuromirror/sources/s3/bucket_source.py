@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -79,6 +79,8 @@ class BucketSource:
         self._lock = threading.Lock()
         self._allowed: S3Capabilities | None = None
         self._ask_each: set[bytes] = set()
+        self._odd: dict[bytes, frozenset[bytes]] = {}
+        """Keys of objects that were found to be odd, by prefix."""
         said = options.model_dump(mode="json")
         shape = {name: said[name] for name in (*_SHAPING, *shaping) if name in said}
         text = json.dumps(shape, separators=(",", ":"), ensure_ascii=False)
@@ -193,6 +195,7 @@ class BucketSource:
             if memo is not None and memo.ask_each:
                 self._ask_each.add(prefix)
             ask_each = prefix in self._ask_each
+            doubted = self._odd.get(prefix, frozenset())
         workspace = known.workspace if known.workspace.is_dir() else None
         listed = self.bucket.objects(
             prefix,
@@ -211,6 +214,8 @@ class BucketSource:
                 version.dataset.name,
                 ask_each=ask_each and etags == "probe",
                 never=etags == "opaque",
+                ask_empty=self._settings.endpoint is not None,
+                doubted=doubted,
             ),
             Rules(
                 profile=self._profile,
@@ -226,6 +231,7 @@ class BucketSource:
             if moment is None
             else lambda: state_at(listed.rows(), moment, workspace),
             found_opaque=partial(self._must_ask_each, prefix),
+            found_odd=partial(self._must_ask_about, prefix),
             naming=naming,
         )
         listing = Listing(
@@ -246,6 +252,7 @@ class BucketSource:
             listing.unchanged = lambda: memo is not None and listed.unchanged()
             listing.memo = remembered
             listing.still_there = reading.still_there
+            listing.problems = lambda: reading.unreadable
         return listing
 
     def _lists_versions(self, prefix: bytes, memo: Memo | None) -> bool:
@@ -272,6 +279,13 @@ class BucketSource:
         except ListingBroken:
             return False
         return False
+
+    def _must_ask_about(self, prefix: bytes, keys: Sequence[bytes]) -> None:
+        """Doubts some objects from now on; all of them, where that was said before."""
+        with self._lock:
+            if prefix in self._odd:
+                self._ask_each.add(prefix)
+            self._odd[prefix] = self._odd.get(prefix, frozenset()) | set(keys)
 
     def _must_ask_each(self, prefix: bytes) -> None:
         with self._lock:

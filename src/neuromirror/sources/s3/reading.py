@@ -59,6 +59,8 @@ _SAME_IN_A_URL: Final = re.compile(
 """Keys that stand in an address as they are, which is quicker than to quote them."""
 _SAMPLES: Final = 8
 _BEGAN: Final = "began"
+UNREADABLE: Final = "unreadable"
+"""Why an object is left out that is listed and not there when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Reading:
         workspace: Path | None,
         rows: Callable[[], Iterable[ObjectRow]],
         found_opaque: Callable[[], None],
+        found_odd: Callable[[Sequence[bytes]], None] | None = None,
         naming: Naming = AS_LISTED,
     ) -> None:
         self._bucket = bucket
@@ -114,6 +117,7 @@ class Reading:
         self._workspace = workspace
         self._rows = rows
         self._found_opaque = found_opaque
+        self._found_odd = found_odd or (lambda keys: found_opaque())
         self._naming = naming
         self._asked: dict[str, Future[Claims]] = {}
         self._samples: dict[int, tuple[int, ObjectRow]] = {}
@@ -124,6 +128,8 @@ class Reading:
         self._newest: datetime | None = None
         self.degraded = threading.Event()
         """Set when something could not be asked for that may be allowed another time."""
+        self.unreadable: list[str] = []
+        """What is listed and cannot be read, a line each."""
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yields all but the documents, which are put on the listing at the end, with the facts."""
@@ -246,7 +252,12 @@ class Reading:
             return entry
         path, claims = entry.path, entry.claims
         named = path.result() if isinstance(path, Future) else path
-        claimed = self._noted(claims.result()) if isinstance(claims, Future) else claims
+        if isinstance(claims, Future):
+            claims = claims.result()
+            if claims.odd and parts_of(entry.row) is not None:
+                # what was asked about one object of this ETag may not hold for the others
+                claims = self._ladder.claims(entry.row, self._version_id(entry.row))
+        claimed = self._noted(claims)
         return self._record(entry.row, named, claimed)
 
     def _piece(self, rows: list[ObjectRow], pool: CountedPool) -> list[Entry | _Asked]:
@@ -306,7 +317,7 @@ class Reading:
     def _noted(self, claims: Claims) -> Claims:
         if claims.opaque and not claims.refused:
             self._opaque.set()
-        if claims.refused:
+        if claims.refused or claims.status != 200:
             self.degraded.set()
         return claims
 
@@ -319,12 +330,16 @@ class Reading:
     def _record(self, row: ObjectRow, path: Named, claims: Claims) -> Entry:
         if isinstance(path, NamedException):
             return path
+        if claims.status != 200:
+            detail = f"it is listed, and asked for it the bucket answers HTTP {claims.status}"
+            self.unreadable.append(f"{shown(row.key)}: {detail}")
+            return NamedException(path, UNREADABLE, detail, row.size)
         version_id = self._version_id(row)
         url = self._url(row.key, version_id)
         identity = shown(row.key) if self._rules.key_is_id else version_id
         return FileRecord(
             path,
-            row.size,
+            claims.size if claims.odd else row.size,
             claims.digests,
             (Location(url, "s3", version_id),),
             claims.part_size,
@@ -356,8 +371,12 @@ class Reading:
         except (NotJson, TooLarge):
             return None  # stored in an encoding that is not undone, or that swells
         except (NotFound, ObjectChanged) as error:
+            if self._ladder.still_listed(row, self._version_id(row)):
+                return None
             raise ListingNotProven(f"{self._name}: {error}") from error
         if len(content) != row.size and not self._is_packed(row):
+            if self._ladder.still_listed(row, self._version_id(row)):
+                return None
             raise ListingNotProven(
                 f"{self._name}: {shown(row.key)!r} was listed with {row.size} bytes and gave"
                 f" {len(content)}"
@@ -393,8 +412,16 @@ class Reading:
         if not self._opaque.is_set():
             rows = [row for _, row in self._samples.values()]
             ids = [self._version_id(row) for row in rows]
-            if not any(claims.opaque for claims in pool.map(self._ladder.claims, rows, ids)):
+            found = list(pool.map(self._ladder.claims, rows, ids))
+            odd = [row.key for row, claims in zip(rows, found, strict=True) if claims.odd]
+            if not odd and not any(claims.opaque for claims in found):
                 return
+            if not any(claims.opaque for claims in found):
+                self._found_odd(odd)
+                raise ListingNotProven(
+                    f"{self._name}: {shown(odd[0])!r} is not what its listing says, so it must be"
+                    " asked about; try again"
+                )
         self._found_opaque()
         raise ListingNotProven(
             f"{self._name}: some ETags are no MD5s (objects are encrypted), so each object must be"

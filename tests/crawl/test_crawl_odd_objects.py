@@ -1,0 +1,143 @@
+"""Buckets with objects that are not what the listing says: none of them blocks its dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crawl_place import Place
+
+from neuromirror.demo import DemoBuckets
+from neuromirror.index import FileRow
+from neuromirror.model import Evidence, VersionMinted
+
+BUCKET = "demo-aind-open-data"
+DATASET, ASSET = "swift:asset", "asset"
+LARGE = bytes(range(250)) * 20_000
+FEW, MANY = 2, 40
+"""Ordinary objects beside the odd ones: so few that all are probed, and so many that few are."""
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
+    """An empty bucket of a server that nothing is known of."""
+    with DemoBuckets(tmp_path / "buckets", empty=True) as running:
+        for file in running.mirrors.iterdir():
+            file.unlink()
+        (running.mirrors / "swift.toml").write_text(
+            f'source = "s3"\n[options]\nbucket = "{BUCKET}"\nendpoint = "{running.endpoint}"\n'
+            "depth = 1\n"
+        )
+        yield running
+
+
+@pytest.fixture
+def place(buckets: DemoBuckets, tmp_path: Path) -> Place:
+    """A store beside the buckets."""
+    return Place(buckets.mirrors, tmp_path / "store")
+
+
+def fill(buckets: DemoBuckets, ordinary: int) -> None:
+    for number in range(ordinary):
+        buckets.put(f"{ASSET}/folder-{number}/{number}.bin", b"%d" % number)
+
+
+def files(place: Place) -> dict[str, FileRow]:
+    with place.index() as index:
+        return {one.path: one for one in index.files(index.resolve(DATASET))}
+
+
+def exceptions(place: Place) -> dict[str, str]:
+    with place.index() as index:
+        return {one["path"]: one["reason"] for one in index.exceptions(index.resolve(DATASET))}
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("etag", [None, "0123456789abcdef0123456789abcdef"], ids=["same", "other"])
+@pytest.mark.parametrize("ordinary", [FEW, MANY])
+def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
+    buckets: DemoBuckets,
+    place: Place,
+    tmp_path: Path,
+    dynamic: bool,
+    etag: str | None,
+    ordinary: int,
+) -> None:
+    fill(buckets, ordinary)
+    for number in range(8):
+        key = f"{ASSET}/odd-{number}/large.bin"
+        buckets.put_large_swift(key, LARGE, dynamic=dynamic, etag=etag)
+    buckets.put(f"{ASSET}/empty.txt", b"")
+    result = place.sync()[DATASET]
+    assert (result.exit_code, result.visit) == (0, "full")
+    found = files(place)
+    large = [one for path, one in found.items() if path.endswith("large.bin")]
+    assert {(one.size, one.evidence) for one in large} == {(len(LARGE), Evidence.SIZE)}
+    assert len(large) == 8
+    ordinary_files = [one for path, one in found.items() if path.startswith("folder-")]
+    assert {one.evidence for one in ordinary_files} == {Evidence.MD5}
+    assert (found["empty.txt"].size, found["empty.txt"].evidence) == (0, Evidence.MD5)
+    again = place.sync()[DATASET]
+    assert (again.status, again.exit_code) == ("notneeded", 0)
+    assert len(place.entries(VersionMinted)) == 1
+    clone = tmp_path / "clone"
+    run("datalad", "clone", f"ria+file://{place.folder}#~swift--asset", str(clone))
+    run("git", "-C", str(clone), "annex", "get", "odd-3/large.bin", "folder-0/0.bin")
+    got = (clone / "odd-3" / "large.bin").read_bytes()
+    assert hashlib.sha256(got).digest() == hashlib.sha256(LARGE).digest()
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("ordinary", [FEW, MANY])
+def test_an_object_that_head_describes_otherwise_blocks_nothing(
+    buckets: DemoBuckets, place: Place, ordinary: int
+) -> None:
+    """Its ETag and size differ between a listing and HEAD, in each listing again."""
+    fill(buckets, ordinary)
+    for number in range(8):
+        buckets.bucket(BUCKET).put(
+            f"{ASSET}/odd-{number}/x.bin".encode(), LARGE, listed=(17, f"{number:032x}")
+        )
+    result = place.sync()[DATASET]
+    assert (result.exit_code, result.visit) == (0, "full")
+    found = files(place)
+    assert len(found) == ordinary + 8
+    # those that were probed; of the others only a probe could tell
+    odd = {one.evidence: one.size for path, one in found.items() if path.startswith("odd-")}
+    assert odd[Evidence.SIZE] == len(LARGE)
+
+
+@pytest.mark.parametrize("path", ["subject.json", "data.bin"])
+def test_an_odd_sidecar_or_object_that_is_asked_about_blocks_nothing(
+    buckets: DemoBuckets, place: Place, path: str
+) -> None:
+    mirror = buckets.mirrors / "swift.toml"
+    mirror.write_text(mirror.read_text() + 'profile = "aind"\n')
+    fill(buckets, FEW)
+    buckets.put_large_swift(f"{ASSET}/{path}", LARGE)
+    result = place.sync()[DATASET]
+    assert (result.exit_code, result.visit) == (0, "full")
+    assert (files(place)[path].size, files(place)[path].evidence) == (len(LARGE), Evidence.SIZE)
+
+
+def test_a_listed_object_that_is_not_there_is_left_out_by_name_and_looked_at_in_each_sync(
+    buckets: DemoBuckets, place: Place
+) -> None:
+    fill(buckets, FEW)
+    buckets.put(f"{ASSET}/lost.bin", b"", kms=False)
+    with buckets.fault("status", path="lost.bin", method="HEAD", status=404):
+        for _ in range(2):
+            result = place.sync()[DATASET]
+            assert (result.exit_code, result.visit) == (1, "partial")
+            assert exceptions(place) == {"lost.bin": "unreadable"}
+            assert len(files(place)) == FEW
+    assert place.sync()[DATASET].visit == "full"
+    assert exceptions(place) == {}
+    assert "lost.bin" in files(place)
