@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from neuromirror.index.bulk import insert_rows
 from neuromirror.index.urls import plain_url, short_hash
-from neuromirror.model import Location
+from neuromirror.model import Location, RecordLine
 
 _Wanted = tuple[Location, int, bool]
 """A place, the hash of its plain URL, whether a changed file brings it."""
+
+_INTO = "locations (content, rank, url, kind, version_id, plain_hash, learned)"
 
 EXACT, OBJECT, ADDRESS = 0, 1, 2
 """Ranks: an exact object version, an object that may be overwritten, another address."""
@@ -62,11 +64,24 @@ class LocationWriter:
             elif changed and found[1] != version:
                 anew.append((version, found[0]))
         self._db.executemany("UPDATE locations SET learned = ? WHERE id = ?", anew)
-        insert_rows(
-            self._db,
-            "locations (content, rank, url, kind, version_id, plain_hash, learned)",
-            new,
-        )
+        insert_rows(self._db, _INTO, new)
+
+    def learn_new(self, contents: Sequence[int], records: Sequence[RecordLine]) -> None:
+        """Take the places of files whose contents are all new and differ from each other."""
+        version = self._version
+        new = []
+        for content, record in zip(contents, records, strict=True):
+            places: Iterable[Location] = record.at
+            if len(record.at) > 1:
+                once: dict[str, Location] = {}
+                for place in record.at:
+                    once.setdefault(place.url, place)
+                places = once.values()
+            for place in places:
+                plain = short_hash(plain_url(place.url))
+                kept = _kept_version(place)
+                new.append((content, rank(place), place.url, place.kind, kept, plain, version))
+        insert_rows(self._db, _INTO, new)
 
     def _known(self, hashes: list[int]) -> dict[tuple[int, str], tuple[int, int]]:
         """(row id, learned) of the places that are there already."""

@@ -22,6 +22,7 @@ from neuromirror.index.urls import short_hash
 from neuromirror.model import Change, Location, RecordLine, dump_placed, line_of, load_line
 
 _BATCH = 8000
+_INTO_FILES = "files (dataset, path, since, content, source_path, record)"
 
 _Row = tuple[str, int, int, bytes | None, int]
 """An open row of ``files``: path, since, content, source_path, record."""
@@ -71,7 +72,7 @@ def record_files(
         # most versions of this kind are a dataset's first: there is nothing to compare with
         while some := list(islice(new, _BATCH)):
             files += len(some)
-            batch.write([(None, file) for file in some])
+            batch.write_new(some)
     else:
         for row, file in _merged(chain((first,), old), new):
             files += file is not None
@@ -303,10 +304,31 @@ class _Batch:
         self._db.executemany(
             "UPDATE files SET record = ? WHERE dataset = ? AND path = ? AND since = ?", rewritten
         )
-        insert_rows(self._db, "files (dataset, path, since, content, source_path, record)", opened)
+        insert_rows(self._db, _INTO_FILES, opened)
         self._locations.learn(places)
         if self._words is not None:
             self._words.take(row[1] for row in opened)
+
+    def write_new(self, files: list[_File]) -> None:
+        """Write files at whose paths no row is open."""
+        records = [record for _, _, record in files]
+        before = self.contents.added
+        ids, first_new = self.contents.resolve(records)
+        dataset, seq = self._dataset, self._seq
+        opened = [
+            (dataset, path, seq, content, record.source_path, hashed)
+            for (path, hashed, record), content in zip(files, ids, strict=True)
+        ]
+        insert_rows(self._db, _INTO_FILES, opened)
+        if self.contents.added - before == len(files):
+            self._locations.learn_new(ids, records)
+        else:
+            self._locations.learn(
+                (content, content >= first_new, True, record.at)
+                for content, record in zip(ids, records, strict=True)
+            )
+        if self._words is not None:
+            self._words.take(path for path, _, _ in files)
 
     def close(self) -> None:
         """All pairs were written."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
+import msgspec
+
 from neuromirror.annex import (
     CLAIMED,
     CLAIMED_KINDS,
@@ -18,7 +20,7 @@ from neuromirror.annex import (
 from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import BLOB, TREE, PackWriter
 from neuromirror.mint.trees import FILE, FOLDER, write_tree
-from neuromirror.model import PlacedFile
+from neuromirror.model import Location, PlacedFile, Subdataset
 
 REMOTES = b"remote.log"
 NAMES = b"uuid.log"
@@ -39,14 +41,34 @@ def annex_line(placed: PlacedFile) -> bytes | None:
     ``<hash directories>/<key file>.log NUL url NUL url …``; neither part can hold a newline or
     NUL, since keys and stored URLs do not. A URL that a special remote claims begins with a colon.
     """
-    locations = placed.record.locations
-    if not locations or placed.part is not None:
+    return None if placed.part is not None else _line(placed.key, placed.record.locations)
+
+
+class _Record(msgspec.Struct, gc=False):
+    """What the branch needs of a record line; the rest is not parsed."""
+
+    key: str
+    at: tuple[Location, ...] = ()
+    sub: Subdataset | None = None
+
+
+_load = msgspec.json.Decoder(_Record).decode
+
+
+def annex_line_of(record_line: bytes) -> bytes | None:
+    """Return :func:`annex_line` of the file that a record line holds."""
+    record = _load(record_line)
+    return None if record.sub is not None else _line(record.key, record.at)
+
+
+def _line(key: str, locations: Sequence[Location]) -> bytes | None:
+    if not locations:
         return None
     urls = [
         place.url.encode() if place.kind not in CLAIMED_KINDS else _CLAIMED + place.url.encode()
         for place in locations
     ]
-    line = b"\0".join([log_path(placed.key), *urls])
+    line = b"\0".join([log_path(key), *urls])
     if b"\n" in line or b"\r" in line:
         raise ValueError(f"a URL must not have a line break: {line!r}")
     return line
@@ -209,4 +231,4 @@ def _keys(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
         yield path, list(urls)
 
 
-__all__ = ["NAMES", "REMOTES", "AnnexBranch", "annex_line"]
+__all__ = ["NAMES", "REMOTES", "AnnexBranch", "annex_line", "annex_line_of"]

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from neuromirror.mint.annex_branch import AnnexBranch, annex_line
+from neuromirror.mint.annex_branch import AnnexBranch, annex_line_of
 from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import KnownObjects, Pack, PackWriter
 from neuromirror.mint.sorting import LineSorter
 from neuromirror.mint.work import Work
-from neuromirror.model import NeuromirrorError, load_placed
+from neuromirror.model import NeuromirrorError
 
 
 class WorkerFailed(NeuromirrorError):
@@ -114,7 +114,7 @@ def _write(task: dict[str, Any]) -> dict[str, Any]:
         Path(task["records"]).open("rb", buffering=1 << 18) as file,
     ):
         for record in file:
-            line = annex_line(load_placed(record))
+            line = annex_line_of(record)
             if line is not None:
                 lines.add(line)
         branch = AnnexBranch(pack, reader, task["timestamp"], root, task["special"])
