@@ -59,7 +59,7 @@ def status_command(settings: Settings) -> None:
             settings.say(f"{one.mirror}  {one.uri}")
             for head, text in [
                 ("datasets", _counted(one)),
-                ("content", f"{one.files} files in newest states, {human_bytes(one.bytes)}"),
+                ("content", f"{one.files} files in latest versions, {human_bytes(one.bytes)}"),
                 ("list read", when + ago(when)),
                 ("last visit", (one.last_visit or "never") + ago(one.last_visit)),
                 ("last full", (one.last_full_visit or "never") + ago(one.last_full_visit)),

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from neuromirror.index.errors import JournalBroken
+from neuromirror.index.reading import CURRENT
 from neuromirror.index.recording import Recorded, record_changes, record_files, record_parts
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import (
@@ -177,11 +178,13 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
     )
     recorded = _record(connection, dataset, version, seq, last, entry, journal)
     connection.execute(
-        "UPDATE datasets SET newest = ?, title = CASE WHEN ? = '' THEN title ELSE ? END, "
-        "within = ? WHERE id = ?",
-        (version, title, title, entry.within, dataset),
+        "UPDATE datasets SET newest = ?, within = ? WHERE id = ?", (version, entry.within, dataset)
     )
-    _keep_attributes(connection, dataset, attributes)
+    if _is_current(connection, dataset, version):
+        connection.execute(
+            "UPDATE datasets SET title = ? WHERE id = ? AND ? <> ''", (title, dataset, title)
+        )
+        _keep_attributes(connection, dataset, attributes)
     connection.execute(
         "UPDATE mirrors SET contents = contents + ? WHERE name = ?",
         (recorded.contents, entry.mirror),
@@ -369,10 +372,38 @@ def _dataset(
     return int(found[0])
 
 
+def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> bool:
+    """Return whether a version is the one that its dataset's name means."""
+    (current,) = connection.execute(
+        f"SELECT {CURRENT} FROM datasets d WHERE d.id = ?", (dataset,)
+    ).fetchone()
+    return bool(current == version)
+
+
+def describe_published(connection: sqlite3.Connection) -> None:
+    """Give datasets with published versions the title and attributes of the newest of these."""
+    rows = connection.execute(
+        "SELECT dataset, min(seq), max(seq) FROM versions WHERE kind = 'published' GROUP BY dataset"
+    ).fetchall()
+    for dataset, first, last in rows:
+        (attributes,) = connection.execute(
+            "SELECT attributes FROM versions WHERE dataset = ? AND seq = ?", (dataset, last)
+        ).fetchone()
+        titled = connection.execute(
+            "SELECT title FROM versions WHERE dataset = ? AND title <> '' "
+            "AND (kind = 'published' OR seq < ?) ORDER BY seq DESC LIMIT 1",
+            (dataset, first),
+        ).fetchone()
+        if titled is not None:
+            connection.execute("UPDATE datasets SET title = ? WHERE id = ?", (*titled, dataset))
+        _keep_attributes(connection, dataset, json.loads(attributes))
+        _refresh_text(connection, dataset)
+
+
 def _keep_attributes(
     connection: sqlite3.Connection, dataset: int, attributes: dict[str, list[str]]
 ) -> None:
-    """The attributes of the newest version become the dataset's, written only if they differ."""
+    """Make the current version's attributes the dataset's, written only if they differ."""
     rows = sorted({(name, value) for name, values in attributes.items() for value in values})
     known = connection.execute(
         "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
@@ -392,7 +423,8 @@ def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
     """Bring the dataset's row of the full-text search up to date, written only if it differs."""
     name, title, license_ = connection.execute(
         "SELECT m.name || ':' || d.local_id, d.title, coalesce(v.license, '[]') FROM datasets d "
-        "JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = d.newest WHERE d.id = ?",
+        f"JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = {CURRENT} "
+        "WHERE d.id = ?",
         (dataset,),
     ).fetchone()
     dois = connection.execute(

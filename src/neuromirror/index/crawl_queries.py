@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from neuromirror.index.errors import UnknownHold
-from neuromirror.index.reading import Reading
+from neuromirror.index.reading import CURRENT, Reading
 from neuromirror.index.rows import EventRow, FailureRow, HoldRow, LastVisit, MirrorStatus, VisitRow
 from neuromirror.model import UNREADABLE, load_traffic
 
@@ -31,7 +31,7 @@ SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
      WHERE a.name = '{UNREADABLE}' AND e.mirror = m.id AND e.withheld = ''),
     coalesce(sum(t.status = 'not_found'), 0), m.capabilities
 FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id AND d.withheld = ''
-LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
+LEFT JOIN versions n ON n.id = {CURRENT} LEFT JOIN visits t ON t.id = d.last_visit
 GROUP BY m.id ORDER BY m.name
 """
 
@@ -155,6 +155,17 @@ class CrawlQueries(Reading):
     def failed_visits(self) -> list[FailureRow]:
         """The last visits of those datasets whose last visit failed, by name."""
         return [_failure(row) for row in self._rows(_FAILED_VISITS)]
+
+    def has_failing(self, mirror: str | None = None) -> bool:
+        """Return whether a list or the last visit of a dataset failed, of one mirror or of any."""
+        row = self._row(
+            "SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            "JOIN visits t ON t.id = d.last_visit WHERE t.status IN ('failed', 'partial') "
+            "AND d.withheld = '' AND (?1 IS NULL OR m.name = ?1) UNION ALL "
+            "SELECT 1 FROM failures WHERE task = 'list' AND (?1 IS NULL OR mirror = ?1) LIMIT 1",
+            (mirror,),
+        )
+        return row is not None
 
     def released(self) -> frozenset[str]:
         """Names of the datasets that were not visited since a hold on them was released."""

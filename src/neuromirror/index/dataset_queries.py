@@ -13,22 +13,22 @@ from neuromirror.index.errors import (
     UnknownVersion,
 )
 from neuromirror.index.matching import BLOCKS, Matching
-from neuromirror.index.reading import VERSION_COLUMNS, VERSION_TABLES, version_row
+from neuromirror.index.reading import CURRENT, VERSION_COLUMNS, VERSION_TABLES, version_row
 from neuromirror.index.rows import DatasetRow, PartRow, Tombstone, VersionRow
 from neuromirror.model import parse_time_label
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
 _STATE = re.compile(r"state:(?:sha256:)?([0-9a-f]{7,64})\Z")
 
-_DATASETS = """
+_DATASETS = f"""
 SELECT d.id, m.name, d.local_id, coalesce(d.source_uri, ''), coalesce(d.dataset_id, ''), d.title,
-    n.license, n.doi, (SELECT count(*) FROM versions v WHERE v.dataset = d.id), n.label,
-    (SELECT v.label FROM versions v WHERE v.dataset = d.id AND v.kind = 'published'
-     ORDER BY v.seq DESC LIMIT 1),
-    nullif(n.time, ''), coalesce(n.files, 0), coalesce(n.bytes, 0), t.ended, t.status, d.last_full,
+    c.license, c.doi, (SELECT count(*) FROM versions v WHERE v.dataset = d.id), c.label, n.label,
+    CASE WHEN c.kind = 'published' THEN c.label END,
+    nullif(c.time, ''), coalesce(c.files, 0), coalesce(c.bytes, 0), t.ended, t.status, d.last_full,
     (SELECT count(*) FROM holds h WHERE h.dataset = d.id AND h.outcome IS NULL), d.within
 FROM datasets d JOIN mirrors m ON m.id = d.mirror
-LEFT JOIN versions n ON n.id = d.newest LEFT JOIN visits t ON t.id = d.last_visit
+LEFT JOIN versions n ON n.id = d.newest LEFT JOIN versions c ON c.id = {CURRENT}
+LEFT JOIN visits t ON t.id = d.last_visit
 """
 
 _PARTS = """
@@ -55,11 +55,11 @@ class DatasetQueries(Matching):
     ) -> Iterator[DatasetRow]:
         """All datasets, of one mirror or of all, by name; ``after`` a name, only those behind it.
 
-        ``where`` are (name, value) pairs of attributes that must all hold of the newest version,
-        whatever their case; a value that ends in ``*`` is the beginning of one. ``words`` are as
-        :meth:`SearchQueries.find_datasets` takes them. ``parts`` says whether those that are parts
-        of another are given too. Raises :class:`UnknownMirror`, :class:`UnknownAttribute` and
-        :class:`MalformedQuery`.
+        ``where`` are (name, value) pairs of attributes that must all hold of the version that the
+        dataset's name means, whatever their case; a value that ends in ``*`` is the beginning of
+        one. ``words`` are as :meth:`SearchQueries.find_datasets` takes them. ``parts`` says whether
+        those that are parts of another are given too. Raises :class:`UnknownMirror`,
+        :class:`UnknownAttribute` and :class:`MalformedQuery`.
         """
         clauses = ["d.withheld = ''"]
         given: list[int | str] = []

@@ -22,6 +22,11 @@ VERSION_COLUMNS = (
     "v.metadata, v.form, v.only_files, v.only_bytes, v.indexed"
 )
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
+CURRENT = """(CASE WHEN d.within <> '' THEN d.newest ELSE coalesce(
+    (SELECT p.id FROM versions p WHERE p.dataset = d.id AND p.kind = 'published'
+     ORDER BY p.seq DESC LIMIT 1), d.newest) END)"""
+"""The id of the version that the name of dataset ``d`` means: its newest published one, else the
+newest observed. A part of another dataset has no published versions."""
 CONTENT_COLUMNS = (
     "c.id, c.key, c.size, c.sha256, c.md5, c.etag, c.parts, c.part_size, c.checked, "
     "c.sha256_by, c.md5_by, c.etag_by, c.retention"

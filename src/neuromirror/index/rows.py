@@ -23,11 +23,13 @@ class DatasetRow:
     """A dataset and where it stands.
 
     ``source_uri`` and ``dataset_id`` are empty while only a hold or an event has named it.
-    ``newest``, ``license``, ``doi``, ``time``, ``files`` and ``bytes`` are of the version minted
-    last (``newest`` None and zeros where there is none; ``time`` None where upstream has no time of
-    it); ``published`` is the newest published
-    label. ``last_visit`` is when the last visit ended and ``status`` how. ``within`` is the local
-    id of the dataset of which this one is a part, empty for one that stands alone.
+    ``version`` is the label of the version that its name means: the newest published one, else the
+    newest observed (None where there is none). ``title``, ``license``, ``doi``, ``time``, ``files``
+    and ``bytes`` are of this version, zeros where there is none; ``time`` is None where upstream
+    has no time of it. ``newest`` is the label of the version minted last, and ``published`` that of
+    the newest published one. ``last_visit`` is when the last visit ended and ``status`` how.
+    ``within`` is the local id of the dataset of which this one is a part, empty for one that stands
+    alone.
     """
 
     id: int
@@ -39,6 +41,7 @@ class DatasetRow:
     license: tuple[str, ...]
     doi: str | None
     versions: int
+    version: str | None
     newest: str | None
     published: str | None
     time: str | None
@@ -400,7 +403,7 @@ class MirrorStatus:
     """A mirror at a glance.
 
     ``datasets`` counts all that are known, ``mirrored`` those with a version, ``parts`` those
-    that are parts of another. ``files`` and ``bytes`` are of the newest states; ``contents``
+    that are parts of another. ``files`` and ``bytes`` are of the latest versions; ``contents``
     counts distinct contents that this mirror was the first to bring, so that mirrors add up.
     ``failing`` counts datasets whose last visit ended failed or partial, ``waiting`` those that
     were left to settle, ``unreadable_sidecars`` those in whose newest version a sidecar could not

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 7
+SCHEMA = 8
 
 _FIRST = """
 CREATE TABLE progress (
@@ -216,7 +216,7 @@ ALTER TABLE versions ADD COLUMN attributes TEXT NOT NULL DEFAULT '{{}}';  -- JSO
 
 CREATE INDEX datasets_tail ON datasets ({TAIL.format("local_id")});
 
--- Of each dataset's newest version.
+-- Of the version that each dataset's name means.
 CREATE TABLE attributes (
     dataset INTEGER NOT NULL REFERENCES datasets (id),
     name TEXT NOT NULL COLLATE NOCASE,
@@ -401,6 +401,13 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in statements(_SEVENTH):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 7")
+
+    @migrations()
+    def eighth(db: Database) -> None:
+        from neuromirror.index.applying import describe_published
+
+        describe_published(db.conn)
+        db.conn.execute("PRAGMA user_version = 8")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

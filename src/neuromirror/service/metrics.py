@@ -359,7 +359,7 @@ def _of_status(status: list[MirrorStatus]) -> Iterator[Metric]:
         ("datasets", "Datasets known, parts of others too.", lambda one: one.datasets),
         ("mirrored_datasets", "Datasets that have a version.", lambda one: one.mirrored),
         ("versions", "Versions minted.", lambda one: one.versions),
-        ("files", "Files in the newest states of all datasets.", lambda one: one.files),
+        ("files", "Files in the latest versions of all datasets.", lambda one: one.files),
         ("content_bytes", "Bytes of these, which are upstream's.", lambda one: one.bytes),
         (
             "failing_datasets",

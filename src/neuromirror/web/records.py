@@ -32,7 +32,7 @@ from neuromirror.web import shapes, volume_shapes
 
 
 def told_dataset(row: DatasetRow) -> shapes.Dataset:
-    """A dataset: name, title, where it is from, newest state."""
+    """A dataset: name, title, where it is from, the version that its name means."""
     return {
         "name": row.name,
         "mirror": row.mirror,
@@ -42,6 +42,7 @@ def told_dataset(row: DatasetRow) -> shapes.Dataset:
         "source": row.source_uri,
         "dataset_id": row.dataset_id,
         "versions": row.versions,
+        "version": row.version,
         "newest": row.newest,
         "published": row.published,
         "time": row.time,

@@ -29,6 +29,11 @@ class Dataset(TypedDict):
     dataset_id: str
     """DataLad's."""
     versions: int
+    version: str | None
+    """Label of the version that the name means: the newest published one, else the newest observed.
+
+    Title, license, doi, time, files and bytes are of this version.
+    """
     newest: str | None
     """Label of the version minted last."""
     published: str | None
@@ -147,7 +152,7 @@ class Event(TypedDict):
 
 @_told
 class Mirror(TypedDict):
-    """A mirror at a glance; files and bytes are of the newest states."""
+    """A mirror at a glance; files and bytes are of the latest versions."""
 
     mirror: str
     source: str

@@ -151,7 +151,7 @@ def _told(one: FoundDataset) -> dict[str, Any]:
         **told_dataset(row),
         "said": [(name, _shortened(value)) for name, value in one.said if name != "name"],
         "in_paths": one.in_paths,
-        "version": one.version,
+        "found_in": one.version,
         "files_address": files,
         "path": one.path,
         "path_address": path,
