@@ -11,6 +11,7 @@ import click
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
+    printable,
     settings_options,
     split_version,
 )
@@ -19,6 +20,7 @@ from neuromirror.model.errors import ConfigurationError
 from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
+    from neuromirror.index import Index
     from neuromirror.lab import Outcome
 
 LOCK = Path("datasets.lock")
@@ -72,10 +74,13 @@ def pin_command(
 ) -> None:
     """Write versions into a lock, which brings exactly them back.
 
-    VERSION is a name such as dandi:000027@0.210831.2033, as 'neuromirror show' takes it. A dataset
-    that is pinned already gets the new version in its old place; its paths, clone URLs and whether
-    it has a bundle stay as they are, unless an option says otherwise. Sub-datasets are pinned with
-    the version.
+    VERSION is a name such as dandi:000027@0.210831.2033, as 'neuromirror show' takes it, or the
+    folder of a clone, such as ".": then the version that is checked out is pinned, and a warning
+    says where the dataset's name alone means another one ("latest" with --json).
+
+    A dataset that is pinned already gets the new version in its old place; its paths, clone URLs
+    and whether it has a bundle stay as they are, unless an option says otherwise. Sub-datasets are
+    pinned with the version.
 
     Beside FILE, in FILE.d, stand the manifests (every file with its digest and places) and the
     bundles: they belong to the lock; keep them with it. 'neuromirror restore' brings the datasets
@@ -85,7 +90,7 @@ def pin_command(
     no lock.
     """
     from neuromirror.lab.clones import is_general
-    from neuromirror.lab.pin import Wanted, pin
+    from neuromirror.lab.pin import Wanted, pin, wanted_of_clone
 
     if not versions and not remove:
         raise ConfigurationError("name a VERSION to pin, or a dataset to --remove")
@@ -97,15 +102,25 @@ def pin_command(
             f"{one_for_all[0]} cannot be the clone URL of {len(versions)} datasets; put {{alias}} "
             "or {id} where they differ, name a store (ria+https://…), or pin one at a time"
         )
-    wanted = [
-        Wanted(*split_version(name), () if whole else paths or None, clones or None, bundle)
-        for name in versions
-    ]
+    globs = () if whole else paths or None
+
+    def wanted_of(name: str, index: Index) -> Wanted:
+        if Path(name).is_dir():
+            return wanted_of_clone(Path(name), index, globs, clones or None, bundle)
+        return Wanted(*split_version(name), globs, clones or None, bundle)
+
     with settings.index() as index, progress_line("pinning") as progress:
         store = settings.store()
+        wanted = [wanted_of(name, index) for name in versions]
         outcomes = list(pin(output, wanted, store, index, remove=remove, progress=progress))
     for outcome in outcomes:
         settings.emit("pin", outcome.record(), _line(outcome))
+        if outcome.latest is not None:
+            told = (
+                f"neuromirror: warning: {outcome.dataset}@{outcome.version} is checked out and "
+                f"pinned, but {outcome.dataset} means {outcome.latest}"
+            )
+            click.echo(printable(told), err=True)
 
 
 @click.command("outdated")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from neuromirror.model import Digest
 
 _NAMED = 20
-"""Files of a dataset that are not here are named up to so many; --json names all."""
+"""Files that are not here, or not the mirror's, are named up to so many; --json names all."""
 
 
 @click.command("verify")
@@ -66,7 +66,8 @@ def verify_command(
 
     LOCK is a file that "neuromirror pin" made: each of its datasets is compared with what it pins.
     DIR is the folder of a dataset, which is compared with its own commit. Commit, tree and state
-    digest are computed again in every case.
+    digest are computed again in every case. Where commits of your own stand on the mirror's, the
+    mirror's files are compared with the mirror's commit, and those that you added are listed apart.
 
     Without an option all files are read here and hashed. With --remote every place of every file
     is asked for size, checksums and object version, and nothing is downloaded: what a server says
@@ -189,12 +190,14 @@ class _Sum:
     documents: int = 0
     bytes: int = 0
     not_here: int = 0
+    own: int = 0
 
     def add(self, finding: Finding) -> None:
         self.statuses[finding.status] += 1
         if finding.what == "place" and finding.health is not None:
             self.places[finding.health.value] += 1
         self.not_here += _is_absent(finding)
+        self.own += finding.what == "own"
         if finding.status != "ok":
             return
         if finding.path == ".":
@@ -230,8 +233,11 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
             code = max(code, _sum_up(settings, sums, mode))
             sums = _Sum(name, finding.version)
         sums.add(finding)
-        line = _line(finding) if finding.failed and hosts.is_news(finding) else None
+        news = finding.failed and hosts.is_news(finding)
+        line = _line(finding) if news or finding.what == "own" else None
         if _is_absent(finding) and sums.not_here > _NAMED:
+            line = None
+        if finding.what == "own" and sums.own > _NAMED:
             line = None
         settings.emit("verify", finding.record(), line)
     if sums is None:
@@ -241,6 +247,8 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
 
 
 def _line(finding: Finding) -> str:
+    if finding.what == "own":
+        return f"{finding.what:<10} {finding.path}  {finding.message}"
     where = finding.host or (finding.path if finding.path != "." else finding.what)
     place = f" ({finding.url})" if _needs_url(finding) else ""
     return f"{finding.status:<10} {where}  {finding.message}{place}"
@@ -266,6 +274,7 @@ def _sum_up(settings: Settings, sums: _Sum | None, mode: Mode) -> int:
         "mode": mode,
         "failed": failed,
         "not_here": sums.not_here,
+        "own": sums.own,
         "documents": sums.documents,
         "files": {"checked": dict(sums.checked), "claimed": dict(sums.claimed)},
         "places": dict(sums.places),
@@ -296,6 +305,8 @@ def _told(sums: _Sum, mode: Mode) -> str:
         told.append(f"claimed by the servers, not checked ({words})")
     if sums.not_here:
         told.append(f"{sums.not_here} not here")
+    if sums.own:
+        told.append(f"{sums.own} of the clone's own commits, not from the mirror and not looked at")
     if sums.failed:
         told.append(f"{sums.failed} not as pinned, or not to be had")
     return "; ".join(told) or "no files"

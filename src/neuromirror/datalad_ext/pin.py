@@ -22,6 +22,7 @@ from neuromirror.datalad_ext.records import (
     index_of,
     listed,
     lock_of,
+    place_of,
     record,
     refds_of,
     store_at,
@@ -49,7 +50,7 @@ class MirrorPin(Interface):  # type: ignore[misc]
             metavar="VERSION",
             nargs="*",
             doc="""versions to pin, such as dandi:000027@0.210831.2033; without what follows the @
-            it is the latest""",
+            it is the latest. The folder of a clone stands for the version that is checked out""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "dataset": DATASET,
@@ -109,15 +110,19 @@ class MirrorPin(Interface):  # type: ignore[misc]
     ) -> Iterator[Record]:
         """Yields a result for each version."""
         from neuromirror.lab import Wanted, pin
+        from neuromirror.lab.pin import wanted_of_clone
 
         path, refds = lock_of(lock, dataset), refds_of(dataset)
-        wanted = [
-            Wanted(*version_of(one), listed(glob) or None, listed(clone) or None, bundle or None)
-            for one in listed(version)
-        ]
+        globs, clones = listed(glob) or None, listed(clone) or None
         try:
             opened = store_at(store)
             with index_of(opened) as index:
+                wanted = []
+                for one in listed(version):
+                    if (folder := place_of(one, dataset)).is_dir():
+                        wanted.append(wanted_of_clone(folder, index, globs, clones, bundle or None))
+                    else:
+                        wanted.append(Wanted(*version_of(one), globs, clones, bundle or None))
                 for outcome in pin(path, wanted, opened, index, remove=listed(remove)):
                     yield record(outcome, "mirror_pin", path, "file", refds)
         except NeuromirrorError as error:

@@ -60,6 +60,7 @@ def record(outcome: Outcome, action: str, path: Path, kind: str, refds: str | No
         "evidence": None if outcome.evidence is None else outcome.evidence.value,
         "checked": outcome.checked,
         "url": outcome.url,
+        "latest": outcome.latest,
     }
     found: Record = get_status_dict(
         action=action,

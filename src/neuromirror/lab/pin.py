@@ -36,6 +36,7 @@ from neuromirror.lab.manifests import (
     listed,
 )
 from neuromirror.lab.results import Outcome
+from neuromirror.lab.verify.clone import Clone
 from neuromirror.mint import ObjectMissing, ObjectReader
 from neuromirror.model import (
     ConfigurationError,
@@ -71,7 +72,8 @@ class Wanted:
     """What to pin: a dataset's name and a label; what is None stays as the lock has it.
 
     ``paths`` are globs (lab.globs), none of them for the whole; ``clones`` URLs, or patterns of
-    URLs (lab.clones); ``bundle`` says whether git bundles are made.
+    URLs (lab.clones); ``bundle`` says whether git bundles are made. ``checked_out`` says that the
+    version was read from a clone, and not chosen by its label.
     """
 
     dataset: str
@@ -79,6 +81,37 @@ class Wanted:
     paths: tuple[str, ...] | None = None
     clones: tuple[str, ...] | None = None
     bundle: bool | None = None
+    checked_out: bool = False
+
+
+def wanted_of_clone(
+    folder: Path,
+    index: Index,
+    paths: tuple[str, ...] | None = None,
+    clones: tuple[str, ...] | None = None,
+    bundle: bool | None = None,
+) -> Wanted:
+    """Return what pins the version that is checked out in a clone; the rest as in :class:`Wanted`.
+
+    Raises NotADataset for a folder that is no clone, NotPinned where a commit is checked out that
+    the mirror did not make, and what the index raises for a dataset that it does not have.
+    """
+    with Clone.at(folder) as clone:
+        head = clone.head()
+        minted = clone.minted(head)
+        described = None if minted is None else clone.described(minted)
+    if described is None or not described.dataset:
+        raise NotPinned(
+            f"{folder}: the commit {head[:12]} that is checked out is of no mirror; name a VERSION"
+        )
+    if minted != head:
+        raise NotPinned(
+            f"{folder}: the commit {head[:12]} that is checked out is not the mirror's, but stands "
+            f"on its {described.dataset}@{described.label}; a lock names states of the mirror: pin "
+            f"{described.dataset}@{described.label}, and keep your own commits with your work"
+        )
+    row = index.resolve(described.dataset, head)
+    return Wanted(row.dataset_name, row.label, paths, clones, bundle, checked_out=True)
 
 
 def pin(
@@ -137,7 +170,7 @@ def _write(
             new = pinning.run()
             kept |= pinning.files
             pins[new.name] = new
-            outcomes.append(_told(old, new))
+            outcomes.append(_told(old, new, _latest(index, row) if one.checked_out else None))
         undo.pop_all()
     for name in remove:
         del pins[name]
@@ -176,7 +209,13 @@ def _clear(folder: Path, kept: set[Path]) -> None:
             one.rmdir()
 
 
-def _told(old: Pin | None, new: Pin) -> Outcome:
+def _latest(index: Index, row: VersionRow) -> str | None:
+    """Return the label of what the dataset's name means, where that is another version."""
+    latest = index.resolve(row.dataset_name)
+    return None if latest.commit == row.commit else latest.label
+
+
+def _told(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
     asked = "" if new.requested == new.resolved.version else f" ({new.requested})"
     count = "1 file" if new.files == 1 else f"{new.files} files"
     message = f"{new.resolved.version}{asked}, {count}"
@@ -184,6 +223,8 @@ def _told(old: Pin | None, new: Pin) -> Outcome:
         message += f", before {old.resolved.version}"
     if warning := _PERISHABLE.get(new.durability):
         message += f"; {new.durability.value}: {warning}"
+    if latest is not None:
+        message += f"; as it is checked out: {new.name} alone means {latest}"
     return Outcome(
         "pin",
         "notneeded" if old == new else "ok",
@@ -192,6 +233,7 @@ def _told(old: Pin | None, new: Pin) -> Outcome:
         dataset=new.name,
         version=new.resolved.version,
         size=new.bytes,
+        latest=latest,
     )
 
 

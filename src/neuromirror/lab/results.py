@@ -28,7 +28,8 @@ class Outcome:
     ``version`` a label, ``key`` an annex key, ``size`` in bytes, ``evidence`` the word for what is
     known of the bytes and ``checked`` whether they were hashed here for it. ``url`` is where bytes
     came from or were looked for, without credentials. ``host`` is there where the message is about
-    a host, whatever file it was asked for: people are told once.
+    a host, whatever file it was asked for: people are told once. ``latest`` is the label of the
+    version that the dataset's name means, where a clone holds another one.
     """
 
     action: str
@@ -43,6 +44,7 @@ class Outcome:
     checked: Checked | None = None
     url: str | None = None
     host: str | None = None
+    latest: str | None = None
 
     @property
     def failed(self) -> bool:

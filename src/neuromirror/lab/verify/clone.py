@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from neuromirror.annex import LogLine, key_of_file, log_path, parse_log, unclaimed, url_log_path
 from neuromirror.lab.git import ask_git
-from neuromirror.mint import FOLDER, ObjectMissing, ObjectReader
+from neuromirror.mint import FOLDER, ObjectMissing, ObjectReader, git_environment
 from neuromirror.mint.objects import parse_tree
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, text
 
 _DESCRIPTION: Final = ".neuromirror/dataset.json"
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
@@ -116,6 +117,38 @@ class Clone:
         if not found:
             raise NotADataset(f"{self.root or self.git_dir} has no commit that is checked out")
         return found
+
+    def minted(self, commit: str) -> str | None:
+        """Return the newest commit of a mirror in the history of a commit; itself, where it is one.
+
+        None where no mirror made any of them.
+        """
+        found = self._git(
+            *("rev-list", "--topo-order", "--max-count=1", "-E", "--grep=^Mirror-Spec: [0-9]+$"),
+            "--committer=@neuromirror[.]invalid>",
+            commit,
+            "--",
+        )
+        return found or None
+
+    def changed(self, old: str, new: str) -> dict[str, str]:
+        """Return the paths in which two commits differ, each with A (only in ``new``), D, M or T.
+
+        Raises :class:`Damaged`.
+        """
+        done = subprocess.run(
+            ["git", "diff-tree", "-r", "-z", "--no-renames", "--name-status", old, new],
+            env=git_environment(self.git_dir),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip()
+            raise Damaged(f"{self.git_dir}: commits {old} and {new} cannot be compared: {reason}")
+        fields = done.stdout.split(b"\0")[:-1]
+        return {
+            text(path): kind.decode() for kind, path in zip(fields[::2], fields[1::2], strict=True)
+        }
 
     def has(self, commit: str) -> bool:
         """Whether a commit is here."""

@@ -8,12 +8,15 @@ from typing import Literal
 
 from neuromirror.lab.results import Outcome
 
-What = Literal["commit", "tree", "state", "manifest", "lock", "document", "file", "place", "part"]
+What = Literal[
+    "commit", "tree", "state", "manifest", "lock", "document", "file", "place", "part", "own"
+]
 """What a finding is about.
 
 ``commit``, ``tree`` and ``state`` are of a dataset as a whole, ``manifest`` of the canonical one
 beside a lock, ``lock`` of how much is pinned. A ``document`` is a plain file of git, a ``file`` one
-of the annex, a ``place`` a URL of one, a ``part`` a sub-dataset.
+of the annex, a ``place`` a URL of one, a ``part`` a sub-dataset. ``own`` is a file that the clone's
+own commits brought, on top of the mirror's; it is not looked at.
 """
 
 NOT_HERE = "not here"

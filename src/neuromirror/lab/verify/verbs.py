@@ -98,13 +98,15 @@ class _Verifier:
     def dataset(self, folder: Path) -> Iterator[Finding]:
         """Yields what there is to say of a clone, beside its own commit."""
         with Clone.at(folder) as clone:
-            commit = clone.head()
+            head = clone.head()
+            commit = clone.minted(head) or head
             try:
                 described = clone.described(commit)
             except Damaged:
                 described = Described(commit, "")  # told below
             items = self._walk(clone, Scope(absent=self._absent), Expected(commit))
-            for finding in self._findings(items, folder):
+            findings = own_apart(self._findings(items, folder), clone, commit, head)
+            for finding in findings:
                 yield finding.of(described.dataset, described.label)
 
     def pin(self, lock: Lock, pin: Pin, folder: Path) -> Iterator[Finding]:
@@ -139,6 +141,9 @@ class _Verifier:
             found = clone.head()
         except NotADataset as error:
             found = str(error)
+        head = found
+        if clone.minted(found) == pin.commit:
+            found = pin.commit  # the clone's own commits stand on it
         if found != pin.commit:
             message = f"{folder} is at commit {found}, pinned is {pin.commit}"
             yield Finding(status="error", what="commit", message=message)
@@ -147,7 +152,8 @@ class _Verifier:
         clone.ask_annex(pin.annex_commit)
         there = expected.manifest is not None and expected.manifest.exists()
         items = self._walk(clone, scope, expected if there else replace(expected, manifest=None))
-        yield from self._findings(items, folder)
+        findings = self._findings(items, folder)
+        yield from own_apart(findings, clone, pin.commit, head) if found == pin.commit else findings
 
     def _walk(self, clone: Clone, scope: Scope, expected: Expected) -> Iterator[Item]:
         if self._mode != "local":
@@ -175,6 +181,44 @@ class _Verifier:
             yield from asked(
                 items, sessions, self._claims, jobs=self._jobs, full=self._mode == "full"
             )
+
+
+def own_apart(
+    findings: Iterable[Finding], clone: Clone, commit: str, head: str
+) -> Iterator[Finding]:
+    """Yield findings on a mirror's commit, then the files of the clone's own commits on top of it.
+
+    A file of the mirror that an own commit changed or removed is a failure that says so. Settings
+    of git and DataLad are the clone's to change.
+    """
+    if head == commit:
+        yield from findings
+        return
+    try:
+        changed = clone.changed(commit, head)
+    except Damaged as error:
+        yield from findings
+        yield Finding(status="error", what="commit", message=str(error))
+        return
+    for finding in findings:
+        path = finding.path
+        if path not in changed or not finding.failed:
+            yield finding
+        elif _is_setting(path):
+            message = "a setting that the clone's own commits changed"
+            yield Finding(status="notneeded", path=path, what="own", message=message)
+        else:
+            verb = "removed" if changed[path] == "D" else "changed"
+            message = f"{finding.message}; the clone's own commits {verb} it"
+            yield replace(finding, message=message)
+    for path, kind in changed.items():
+        if kind == "A":
+            message = "not from the mirror: the clone's own commits added it"
+            yield Finding(status="notneeded", path=path, what="own", message=message)
+
+
+def _is_setting(path: str) -> bool:
+    return path in (".gitattributes", ".gitmodules") or path.startswith(".datalad/")
 
 
 def _processors() -> int:
