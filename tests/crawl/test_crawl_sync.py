@@ -169,7 +169,8 @@ def test_datalad_clones_the_mirror_and_gets_down_into_a_dandiset(
     from neuromirror.demo.walk import serve_folder
 
     place.sync()
-    path = demo.paths("000002")[-1]
+    with place.index() as index:
+        path = demo.paths("000002", index.resolve("demo:000002").label)[-1]
     with serve_folder(place.folder) as address:
         clone = tmp_path / "clone"
         datalad("clone", f"ria+{address}/#~demo", str(clone))

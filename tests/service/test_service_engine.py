@@ -224,7 +224,7 @@ def test_super_datasets_follow_their_datasets_once_a_minute(
         assert after != before
         # and not again within the minute, whatever comes
         works.office.schedule.put([replace(works.row("demo"), due=works.clock.now)])
-        demo.add_file("000002", "sub-9/sub-9_new.nwb", content=b"newer")
+        demo.add_file("000001", "sub-9/sub-9_newer.nwb", content=b"newer")
         assert works.settle()[:2] == ["list", "visit"]
         works.clock.now += 50
         assert "group" not in works.settle()

@@ -23,7 +23,7 @@ from neuromirror.model import (
     VersionMinted,
     VisitEnded,
 )
-from neuromirror.store import MAIN, Store, versions_in_git
+from neuromirror.store import PUBLISHED, Store, versions_in_git
 from neuromirror.store.moving import (
     HistoriesDiffer,
     check_whole,
@@ -139,7 +139,7 @@ def test_a_moved_dataset_is_whole_in_one_store_and_gone_from_the_other(
     assert kept_of(public, TWO) == NOTHING
     repository = public.repository(ONE).path
     assert git(repository, "fsck", "--strict", "--full", "--dangling") == ""
-    assert git(repository, "rev-parse", "HEAD").strip() == git_refs(repository)[MAIN]
+    assert git(repository, "rev-parse", "HEAD").strip() == git_refs(repository)[PUBLISHED]
 
 
 def test_a_moved_dataset_can_be_read_by_all(private: Store, public: Store) -> None:

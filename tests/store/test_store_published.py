@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_world import Publisher, commits, dataset, git
+from store_world import Publisher, commits, dataset, git, kill_steps
 
 from neuromirror.model import VersionKind
 from neuromirror.store import (
@@ -53,17 +53,44 @@ def test_every_publication_can_be_cloned_from_a_static_web_server(
     assert git(tmp_path / "pinned", "rev-parse", "HEAD").strip() == publisher.made[0].commit
 
 
-def test_head_is_on_the_published_branch_only_while_there_is_no_other(
+def test_head_is_the_published_branch_from_the_first_published_version_on(
     store: Store, serve: Serve, tmp_path: Path
 ) -> None:
     address = f"{serve(store.root)}/alias/demo--000001"
     publisher = Publisher(store)
+    draft = publisher.publish("draft-1", {"a": 1})
+    assert clone(address, tmp_path / "one")["HEAD"] == draft.commit
+    assert git(tmp_path / "one", "symbolic-ref", "HEAD").strip() == MAIN
     first = publisher.publish("0.1", {"a": 1}, VersionKind.PUBLISHED)
-    assert clone(address, tmp_path / "one")["HEAD"] == first.commit
-    assert git(tmp_path / "one", "symbolic-ref", "HEAD").strip() == PUBLISHED
-    second = publisher.publish("draft-1", {"a": 2})
-    assert clone(address, tmp_path / "two")["HEAD"] == second.commit
-    assert git(tmp_path / "two", "symbolic-ref", "HEAD").strip() == MAIN
+    assert clone(address, tmp_path / "two")["HEAD"] == first.commit
+    assert git(tmp_path / "two", "symbolic-ref", "HEAD").strip() == PUBLISHED
+    publisher.publish("draft-2", {"a": 2})
+    assert clone(address, tmp_path / "three")["HEAD"] == first.commit
+
+
+def test_killed_at_the_first_published_version_head_never_names_a_missing_branch(
+    store: Store, tmp_path: Path
+) -> None:
+    publisher = Publisher(store)
+    draft = publisher.publish("draft-1", {"a": 1})
+    repository = publisher.repository
+    refs = repository.refs()
+    heads = set()
+
+    def prepare(step: int) -> Callable[[], object]:
+        git(repository.path, "update-ref", "-d", PUBLISHED)
+        (repository.path / "HEAD").write_text(f"ref: {MAIN}\n")
+        new = {PUBLISHED: draft.commit}
+        return lambda: repository.publish({PUBLISHED: None}, new)
+
+    for _ in kill_steps(prepare):
+        assert git(repository.path, "rev-parse", "HEAD").strip() == draft.commit
+        heads.add(git(repository.path, "symbolic-ref", "HEAD").strip())
+        repository.clean()
+        repository.publish({}, {PUBLISHED: draft.commit})
+        assert git(repository.path, "symbolic-ref", "HEAD").strip() == PUBLISHED
+        assert repository.refs() == refs | {PUBLISHED: draft.commit}
+    assert heads == {MAIN, PUBLISHED}
 
 
 def test_a_clone_works_after_an_operator_packed_and_collected_garbage(

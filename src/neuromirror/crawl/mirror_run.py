@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from neuromirror.crawl.events import tell_returned, tell_vanished
-from neuromirror.crawl.failures import LIST, PROBE, SUPERDATASETS, FailureLog, attempt
+from neuromirror.crawl.failures import LIST, PROBE, FailureLog, attempt
 from neuromirror.crawl.mirrors import Mirror
 from neuromirror.crawl.plan import RELEASED, Task, taken_down
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.requests import Planner, Request
 from neuromirror.crawl.results import Result, explain, result_of, unplanned
-from neuromirror.crawl.supers import update_supers
 from neuromirror.crawl.times import now
 from neuromirror.crawl.visit import Visit
 from neuromirror.index import Index, LastVisit, MirrorStatus
@@ -220,11 +219,6 @@ class MirrorRun:
                 said = "no earlier states: upstream keeps none, or they are all here"
                 yield Result(name, "notneeded", said)
         yield from self._all_vanished(gone, request)
-        yield from self._attempt(
-            SUPERDATASETS,
-            name,
-            lambda: update_supers(self._store, recorder, request.mirror, source),
-        )
 
     def _attempt(self, task: str, name: str, step: Callable[[], object]) -> Iterator[Result]:
         return attempt(task, name, self._store, self._log, step)

@@ -39,13 +39,24 @@ from neuromirror.model import (
     text,
     time_label,
 )
-from neuromirror.store import ANNEX, MAIN, PUBLISHED, TAGS, Repository, Store, versions_in_git
+from neuromirror.store import (
+    ANNEX,
+    DRAFT,
+    MAIN,
+    PUBLISHED,
+    TAGS,
+    Repository,
+    Store,
+    versions_in_git,
+)
 
 _DELTA_LIMIT = 50_000
 """Changed files above which a state is minted whole: a delta holds its changes in memory."""
 _DELTA_SHARE = 8
 _WORTH_A_DELTA = 1 << 20
 """Records are kept as a delta where at most one file in eight changed, of a megabyte or more."""
+_UPSTREAM_DRAFT = "draft"
+"""What upstream calls its draft."""
 _T = TypeVar("_T")
 
 
@@ -195,6 +206,8 @@ class Publisher:
             moved = {ANNEX: minted.annex_commit}
             if new:
                 moved |= {branch: minted.commit, TAGS + chosen[-1]: minted.commit}
+                if branch == MAIN and proven.header.version.upstream == _UPSTREAM_DRAFT:
+                    moved[DRAFT] = minted.commit
             self._recorder.confirm()
             self.repository.publish({one: refs.get(one) for one in moved}, moved)
             self._store.alias(self.dataset)

@@ -8,28 +8,100 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from neuromirror.crawl.failures import TOP_ALIAS
 from neuromirror.crawl.mirrors import Mirror
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.index import Index
-from neuromirror.model import DatasetRef, VersionKind
+from neuromirror.index import Index, UnknownMirror
+from neuromirror.model import DatasetRef
 from neuromirror.sources import Source
-from neuromirror.store import MAIN, Member, Store, update_superdataset
+from neuromirror.store import MAIN, Member, Store, may_wait, update_superdataset
+
+PATIENCE = timedelta(days=1)
+"""How long super-datasets wait for visits that failed."""
+
+TOP_URI = "neuromirror:mirrors"
+"""The source URI of the super-dataset above all mirrors: the same in every store."""
 
 
-def update_supers(store: Store, recorder: Recorder, mirror: Mirror, source: Source) -> None:
-    """Brings the mirror's super-dataset, and the groups below it, to the newest states."""
+class SuperDatasets:
+    """Writes the super-datasets of a store at the end of a run, from the final states.
+
+    A commit of a super-dataset stands for a run that went well: while the last visit of a dataset
+    failed, the super-datasets around it wait, so that a passing fault adds no commit that an
+    undisturbed store would not have. They wait no longer than :data:`PATIENCE`, so that a lasting
+    fault of one dataset does not hide what is new in the others. One that does not exist yet is
+    made at once; until the visits succeed, its commit is replaced and not followed by others.
+    """
+
+    def __init__(self, store: Store, recorder: Recorder) -> None:
+        self._store = store
+        self._recorder = recorder
+
+    def update(self, mirror: Mirror, source: Source, *, failed: bool, wait: bool = True) -> None:
+        """Bring the super-datasets of a mirror to the latest versions.
+
+        Parameters
+        ----------
+        failed
+            Whether something of the mirror failed in this run; what the index knows of failed
+            visits counts too.
+        wait
+            Whether to wait for what failed.
+        """
+        top, name = mirror.superdataset(source.uri), mirror.name
+
+        def write(complete: bool) -> None:
+            update_supers(self._store, self._recorder, mirror, source, complete=complete)
+
+        self._update(top, name, write, failed=wait and (failed or self._has_failed(name)))
+
+    def update_top(self, *, failed: bool, wait: bool = True) -> None:
+        """Bring the super-dataset above all mirrors up to date; as :meth:`update`."""
+        top = DatasetRef(TOP_ALIAS, "", TOP_URI)
+
+        def write(complete: bool) -> None:
+            members = []
+            for row in self._recorder.ask(lambda index: list(index.mirror_status())):
+                dataset = DatasetRef(row.mirror, "", row.uri)
+                commit = self._store.repository(dataset).main()
+                if commit is not None:
+                    members.append(Member(row.mirror, dataset, *commit, url=f"../{row.mirror}"))
+            if members:
+                update_superdataset(self._store, top, TOP_ALIAS, members, complete=complete)
+
+        self._update(top, TOP_ALIAS, write, failed=wait and (failed or self._has_failed()))
+
+    def _update(
+        self, top: DatasetRef, name: str, write: Callable[[bool], None], *, failed: bool
+    ) -> None:
+        task = f"super-dataset-{name}"
+        waiting = failed and self._store.postpone(task, PATIENCE)
+        if waiting and may_wait(self._store, top):
+            return
+        write(not waiting)
+        if not waiting:
+            self._store.postponed_no_more(task)
+
+    def _has_failed(self, mirror: str | None = None) -> bool:
+        return self._recorder.ask(lambda index: index.has_failing(mirror))
+
+
+def update_supers(
+    store: Store, recorder: Recorder, mirror: Mirror, source: Source, *, complete: bool
+) -> None:
+    """Bring the mirror's super-dataset, and the groups below it, to the latest versions."""
     datasets = recorder.ask(lambda index: _datasets(index, mirror.name))
     members = grouped(
         datasets,
         source.group,
-        lambda group, held: _bring(store, group, held),
+        lambda group, held: _bring(store, group, held, complete=complete),
     )
     top = mirror.superdataset(source.uri)
     # what was moved away must not stay in it
     if members or store.repository(top).exists():
-        update_superdataset(store, top, mirror.name, members)
+        update_superdataset(store, top, mirror.name, members, complete=complete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +163,27 @@ def _member(within: str, dataset: DatasetRef, state: State) -> Member:
     return Member(path, dataset, state.commit, state.date, url=f"../{dataset.alias}")
 
 
-def _bring(store: Store, group: DatasetRef, members: Sequence[Member]) -> State:
-    update_superdataset(store, group, group.alias, members)
+def _bring(store: Store, group: DatasetRef, members: Sequence[Member], *, complete: bool) -> State:
+    update_superdataset(store, group, group.alias, members, complete=complete)
     commit = store.repository(group).refs()[MAIN]
     dates = [member.date for member in members if member.date is not None]
     return State(commit, max(dates, default=None))
 
 
 def _datasets(index: Index, mirror: str) -> dict[DatasetRef, State]:
-    states = {}
-    for row in index.datasets(mirror):
+    """What each dataset's name means: its newest published version, else the newest observed."""
+    states: dict[DatasetRef, State] = {}
+    try:
+        rows = list(index.datasets(mirror))
+    except UnknownMirror:
+        return states  # its list was never read
+    for row in rows:
         if row.within:
             continue  # it is a part of another one, and found there
-        last = index.last_version(row.name, VersionKind.OBSERVED.value) or index.last_version(
-            row.name, VersionKind.PUBLISHED.value
-        )
-        if last is not None:
-            time = last.upstream_time
-            date = None if time is None else int(datetime.fromisoformat(time).timestamp())
-            states[DatasetRef(mirror, row.local_id, row.source_uri)] = State(last.commit, date)
+        if not row.versions:
+            continue
+        current = index.resolve(row.name)
+        time = current.upstream_time
+        date = None if time is None else int(datetime.fromisoformat(time).timestamp())
+        states[DatasetRef(mirror, row.local_id, row.source_uri)] = State(current.commit, date)
     return states

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from neuromirror.crawl.failures import PRIVATE, SUPERDATASETS, TOP_ALIAS, FailureLog, attempt
@@ -31,16 +32,13 @@ from neuromirror.crawl.private import (
 from neuromirror.crawl.recorder import Recorder, recording
 from neuromirror.crawl.requests import Planner, Request
 from neuromirror.crawl.results import Result, unplanned
-from neuromirror.crawl.supers import update_supers
+from neuromirror.crawl.supers import SuperDatasets
 from neuromirror.index import Index
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError, Traffic
 from neuromirror.net import TrafficCounter
 from neuromirror.sources import Source
-from neuromirror.store import Member, Store, update_superdataset
+from neuromirror.store import Store
 from neuromirror.store.private import refuse_private
-
-TOP_URI = "neuromirror:mirrors"
-"""The source URI of the super-dataset above all mirrors: the same in every store."""
 
 
 def dry_run(
@@ -168,12 +166,25 @@ class Sync:
                 log.forget_others(
                     {*self._declared, *(one.mirror for one in known_mirrors(recorder))}
                 )
+            failed: set[str] = set()
+            mirrors: dict[str, tuple[Mirror, Source]] = {}
             for request, source in zip(requests, sources, strict=True):
+                name = request.mirror.name
+                mirrors[name] = request.mirror, source
                 for result in self._mirror(request, source, recorder):
                     self.finished += ":" in result.dataset
+                    if _is_failure(result):
+                        failed.add(name)
+                    yield result
+            supers = SuperDatasets(self._store, recorder)
+            for name, (mirror, source) in mirrors.items():
+                step = partial(supers.update, mirror, source, failed=name in failed)
+                for result in attempt(SUPERDATASETS, name, self._store, log, step):
+                    failed.add(name)
                     yield result
             yield from attempt(
-                *(SUPERDATASETS, TOP_ALIAS, self._store, log), lambda: self._update_top(recorder)
+                *(SUPERDATASETS, TOP_ALIAS, self._store, log),
+                partial(supers.update_top, failed=bool(failed)),
             )
 
     def survey(self, mirror: Mirror, due: Callable[[Task], None]) -> Iterator[Result]:
@@ -184,7 +195,14 @@ class Sync:
         request = Request(mirror, None)
         (source,) = self._opened([request])
         with self._recording() as recorder:
-            yield from self._mirror(request, source, recorder, due)
+            failed = False
+            for result in self._mirror(request, source, recorder, due):
+                failed = failed or _is_failure(result)
+                yield result
+            supers = SuperDatasets(self._store, recorder)
+            step = partial(supers.update, mirror, source, failed=failed)
+            log = FailureLog(recorder)
+            yield from attempt(SUPERDATASETS, mirror.name, self._store, log, step)
 
     def visit(self, request: Request) -> Iterator[Result]:
         """How one dataset fares; nothing is done for its mirror as a whole."""
@@ -193,13 +211,17 @@ class Sync:
             run = self._public_run(request, source, recorder, {})
             yield from run.visit(request)
 
-    def regroup(self, mirror: Mirror) -> Iterator[Result]:
-        """Brings a mirror's super-datasets, and the one above all, to the newest states."""
+    def regroup(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
+        """Bring a mirror's super-datasets, and the one above all, to the latest versions.
+
+        ``wait`` says whether they wait for visits that failed.
+        """
         (source,) = self._opened([Request(mirror, None)])
         with self._recording() as recorder:
+            supers = SuperDatasets(self._store, recorder)
             for name, step in (
-                (mirror.name, lambda: update_supers(self._store, recorder, mirror, source)),
-                (TOP_ALIAS, lambda: self._update_top(recorder)),
+                (mirror.name, lambda: supers.update(mirror, source, failed=False, wait=wait)),
+                (TOP_ALIAS, lambda: supers.update_top(failed=False, wait=wait)),
             ):
                 yield from attempt(SUPERDATASETS, name, self._store, FailureLog(recorder), step)
 
@@ -286,7 +308,14 @@ class Sync:
             with self._private.open() as (store, recorder):
                 untold = TrafficCounter()  # the number of requests tells that of files
                 run = MirrorRun(store, recorder, view, self._how, rules, self._count, untold)
+                failed = False
                 for result in run.results(request):
+                    failed = failed or _is_failure(result)
+                    yield concealed(result, store, recorder)
+                supers = SuperDatasets(store, recorder)
+                step = partial(supers.update, request.mirror, view, failed=failed)
+                log, name = FailureLog(recorder), request.mirror.name
+                for result in attempt(SUPERDATASETS, name, store, log, step):
                     yield concealed(result, store, recorder)
         except ConfigurationError:
             raise
@@ -310,12 +339,7 @@ class Sync:
     def _count(self, more: int) -> None:
         self.total += more
 
-    def _update_top(self, recorder: Recorder) -> None:
-        members = []
-        for row in known_mirrors(recorder):
-            dataset = DatasetRef(row.mirror, "", row.uri)
-            commit = self._store.repository(dataset).main()
-            if commit is not None:
-                members.append(Member(row.mirror, dataset, *commit, url=f"../{row.mirror}"))
-        if members:
-            update_superdataset(self._store, DatasetRef(TOP_ALIAS, "", TOP_URI), TOP_ALIAS, members)
+
+def _is_failure(result: Result) -> bool:
+    """Return whether a dataset or mirror could not be visited, or not wholly."""
+    return result.status == "error" and result.visit in ("failed", "partial")

@@ -146,4 +146,4 @@ def _regroup(
         )
         yield Result(name.partition(":")[0], "error", message, "failed")
         return
-    yield from Sync(store, recorder.index_path, recorder=recorder).regroup(mirror)
+    yield from Sync(store, recorder.index_path, recorder=recorder).regroup(mirror, wait=False)

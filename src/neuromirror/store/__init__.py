@@ -7,12 +7,13 @@ from neuromirror.store.history import dataset_of, versions_in_git
 from neuromirror.store.housekeeping import Kept, RepackFailed, Rules, keep_house
 from neuromirror.store.locks import locked
 from neuromirror.store.refs import move_refs, read_refs
-from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
+from neuromirror.store.repository import ANNEX, DRAFT, MAIN, PUBLISHED, TAGS, Repository, git
 from neuromirror.store.store import Store
-from neuromirror.store.superdatasets import Member, update_superdataset
+from neuromirror.store.superdatasets import Member, may_wait, update_superdataset
 
 __all__ = [
     "ANNEX",
+    "DRAFT",
     "MAIN",
     "PUBLISHED",
     "TAGS",
@@ -31,6 +32,7 @@ __all__ = [
     "git",
     "keep_house",
     "locked",
+    "may_wait",
     "move_refs",
     "read_refs",
     "record_lines_in_git",

@@ -24,6 +24,8 @@ from neuromirror.store.retired import are_listed, list_packs
 
 MAIN = "refs/heads/main"
 PUBLISHED = "refs/heads/published"
+DRAFT = "refs/heads/draft"
+"""Where upstream calls what is observed its draft: the same as ``main``, to be cloned by name."""
 ANNEX = "refs/heads/git-annex"
 TAGS = "refs/tags/"
 
@@ -104,11 +106,14 @@ class Repository:
     def refresh(self) -> None:
         """Brings HEAD and the files for plain HTTP in line with the refs, where they are not.
 
+        HEAD is the branch of the newest published version, and ``main`` where there is none: a
+        clone without a label checks out what the dataset's name means everywhere else.
+
         Retired packs are not listed, which ``git update-server-info`` would do; it is only asked
         where somebody else has put refs here.
         """
         refs = self.refs()
-        head = MAIN if MAIN in refs or PUBLISHED not in refs else PUBLISHED
+        head = PUBLISHED if PUBLISHED in refs else MAIN
         wanted = f"ref: {head}\n"
         if (self.path / "HEAD").read_text() != wanted:
             write_atomically(self.path / "HEAD", wanted.encode())

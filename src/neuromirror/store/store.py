@@ -15,9 +15,10 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from neuromirror.model import (
@@ -153,6 +154,25 @@ class Store:
             return datetime.fromtimestamp((self._own / "checked" / mirror).stat().st_mtime, UTC)
         except FileNotFoundError:
             return None
+
+    def postpone(self, task: str, at_most: timedelta) -> bool:
+        """Return whether a task may wait: it has not been waiting for longer than ``at_most``.
+
+        The store remembers since when it waits, until :meth:`postponed_no_more`.
+        """
+        mark = self._own / "postponed" / task
+        try:
+            since = mark.stat().st_mtime
+        except FileNotFoundError:
+            make_folder(mark.parent)
+            mark.touch()
+            return True
+        # a clock that was set back must not make it wait for ever
+        return abs(time.time() - since) < at_most.total_seconds()
+
+    def postponed_no_more(self, task: str) -> None:
+        """Forget that a task was waiting."""
+        (self._own / "postponed" / task).unlink(missing_ok=True)
 
     def lock(self, name: str, what: str, wait: float = 0.0) -> AbstractContextManager[None]:
         """A lock of the store; see :func:`neuromirror.store.locked`."""

@@ -43,28 +43,58 @@ class Member:
     url: str
 
 
+_INCOMPLETE = "Incomplete: visits of some datasets failed\n"
+"""The trailer of a first commit that is to be replaced."""
+
+
 def update_superdataset(
-    store: Store, top: DatasetRef, alias: str, members: Sequence[Member]
+    store: Store,
+    top: DatasetRef,
+    alias: str,
+    members: Sequence[Member],
+    *,
+    complete: bool = True,
 ) -> str | None:
-    """Brings a super-dataset's ``main`` to its members' newest states.
+    """Bring a super-dataset's ``main`` to its members' commits.
 
     The commit is dated like the newest member, so that equal members give an equal tree and date.
-    Where upstream has no time of any member, it is second N of 1970 for the Nth commit.
-    Gives the new commit id, or None when nothing changed.
+    Where upstream has no time of any member, it is second N of 1970 for the Nth commit. Where not
+    ``complete``, the commit is marked as one that the next takes the place of.
+
+    Returns
+    -------
+    str | None
+        The new commit id, or None when nothing changed.
     """
     with store.lock(top.dataset_id, f"the super-dataset {alias}", wait=60):
         repository = store.repository(top)
         repository.create()
         repository.clean()
-        made = _write(store, top, alias, members)
+        made = _write(store, top, alias, members, complete=complete)
         repository.refresh()
         store.alias(top, alias)
         return made
 
 
-def _write(store: Store, top: DatasetRef, alias: str, members: Sequence[Member]) -> str | None:
+def may_wait(store: Store, top: DatasetRef) -> bool:
+    """Return whether a super-dataset has a complete commit, which may stay its newest."""
     repository = store.repository(top)
-    parent = repository.refs().get(MAIN)
+    tip = repository.refs().get(MAIN)
+    if tip is None:
+        return False
+    with ObjectReader(repository.path) as reader:
+        return not _is_incomplete(reader, tip)
+
+
+def _is_incomplete(reader: ObjectReader, commit: str) -> bool:
+    return reader.read(commit).endswith(_INCOMPLETE.encode())
+
+
+def _write(
+    store: Store, top: DatasetRef, alias: str, members: Sequence[Member], *, complete: bool
+) -> str | None:
+    repository = store.repository(top)
+    tip = repository.refs().get(MAIN)
     known = KnownObjects(repository.path / "objects")
     with (
         closing(known),
@@ -72,17 +102,23 @@ def _write(store: Store, top: DatasetRef, alias: str, members: Sequence[Member])
         store.scratch() as scratch,
         PackWriter(scratch, known) as pack,
     ):
+        # only the first commit is ever incomplete: it has no parent
+        parent = None if tip is None or _is_incomplete(reader, tip) else tip
         tree = _tree(pack, top, members)
         if parent is not None and reader.commit_tree(parent) == tree:
             return None
         message = f"{alias}: {len(members)} datasets\n\nMirror-Spec: {SPEC}\n"
+        if not complete and parent is None:
+            message += _INCOMPLETE
         dates = [member.date for member in members if member.date is not None]
         date = max(dates) if dates else next_second(repository.path, parent)
         commit = pack.add(COMMIT, commit_bytes(alias, tree, parent, date, message)).hex()
+        if commit == tip:
+            return None
         finished = pack.finish()
         if finished is not None:
             repository.place(finished)
-    repository.publish({MAIN: parent}, {MAIN: commit})
+    repository.publish({MAIN: tip}, {MAIN: commit})
     return commit
 
 
