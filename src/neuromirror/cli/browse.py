@@ -68,9 +68,9 @@ def list_command(
 
     Of one MIRROR or of all. LATEST is the newest published version, or where nothing is published
     the newest state of the draft; FILES and SIZE are of that version. Attributes, such as subject
-    or modality, are those that 'neuromirror show' tells, of the version recorded last, whatever
-    their case; words are looked for in names, titles, licenses, DOIs and attributes, and those
-    that are not there in paths of files of any version, all in one path.
+    or modality, are those that 'neuromirror show' tells of this version, whatever their case;
+    words are looked for in names, titles, licenses, DOIs and attributes, and those that are not
+    there in paths of files of any version, all in one path.
     """
     rows = []
     where = [split_condition(condition) for condition in conditions]
