@@ -18,6 +18,7 @@ from bench_servers import (
     Served,
     apart,
     dandi_archive,
+    demo_server,
     expect,
     listing_server,
     sync_once,
@@ -92,6 +93,29 @@ def visit_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
         return apart(visits, mirror, store, name, True)
 
 
+def visit_pending(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """An unchanged sync of an archive with one file without sha256 and one unfinalized Zarr."""
+    with demo_server(folder) as server:
+        server.do("make_many", dandiset=DANDISET, n_files=count)
+        server.do(
+            "add_file", dandiset=DANDISET, path="late.txt", content="late", sha256_known=False
+        )
+        server.do(
+            "add_zarr",
+            dandiset=DANDISET,
+            path="late.zarr",
+            entries={".zgroup": "{}", "0": "a chunk"},
+            finalize=False,
+        )
+        mirror, store = server.mirror, folder / "store"
+        name = f"{mirror.name}:{DANDISET}"
+        sync_once(mirror, store, name)
+        server.do("clear_requests")
+        seconds, extra = apart(visits, mirror, store, name, False)
+        asked = sum(map(len, server.requests().values()))
+        return seconds, {**extra, "requests": asked / REPEATS}
+
+
 class _AllKnown:
     """Every object is known, as on a second visit: nothing is asked of the bucket."""
 
@@ -112,7 +136,11 @@ S3: dict[str, Contender] = {
     "listing": list_bucket,
     "neuromirror, one object changed": visit_changed_bucket,
 }
-DANDI: dict[str, Contender] = {"neuromirror": visit_dandi, "listing": list_dandi}
+DANDI: dict[str, Contender] = {
+    "neuromirror": visit_dandi,
+    "listing": list_dandi,
+    "neuromirror, two items pending": visit_pending,
+}
 
 
 @click.command("recrawl")
