@@ -16,6 +16,7 @@ from neuromirror.crawl.mirrors import (
     load_mirrors,
     mirror_files,
 )
+from neuromirror.crawl.outcome import Outcome
 from neuromirror.crawl.plan import RELEASED, Task
 from neuromirror.crawl.private import PrivateSide
 from neuromirror.crawl.prove import Proven, Spool, prove
@@ -25,7 +26,7 @@ from neuromirror.crawl.recorder import JournalRecorder, Recorder, recording
 from neuromirror.crawl.requests import Request, parse_requests
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync, dry_run
-from neuromirror.crawl.visit import Outcome, Visit
+from neuromirror.crawl.visit import Visit
 
 __all__ = [
     "RELEASED",

@@ -6,9 +6,9 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from neuromirror.crawl.outcome import Outcome
 from neuromirror.crawl.plan import files_waiting
 from neuromirror.crawl.requests import Request
-from neuromirror.crawl.visit import Outcome
 from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
 from neuromirror.net import Unreachable, redact
 from neuromirror.sources import DatasetNotFound, Estimate

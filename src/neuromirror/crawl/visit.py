@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from neuromirror.crawl.linking import link_parts
 from neuromirror.crawl.links import Earlier, is_split_off, keep_inline
 from neuromirror.crawl.mirrors import MirrorFile
 from neuromirror.crawl.names import check_dataset, check_version
+from neuromirror.crawl.outcome import Outcome
 from neuromirror.crawl.part_entries import ListedParts
 from neuromirror.crawl.part_visits import PartVisits
 from neuromirror.crawl.parts import Parts
@@ -38,33 +38,6 @@ from neuromirror.store import ANNEX, MAIN, PUBLISHED, Store
 
 _SAMPLE = 100
 """Missing files that upstream is asked about where the state is held anyway."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a visit did: labels it minted, problems it met, files still without sha256.
-
-    ``writing`` counts the parts that upstream says are still being written. ``known`` are incidents
-    with published versions that were raised by an earlier visit: nothing is left to do about them
-    here, so they are told, but fail no further run. ``unproven`` are parts that could not be
-    mirrored as upstream has them. ``waiting`` says why a new dataset was not mirrored yet;
-    ``past`` counts the earlier states that upstream listed, and ``parts`` the new states of parts.
-    ``checked`` says what was compared, where that was not everything.
-    """
-
-    minted: list[str] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
-    incidents: list[str] = field(default_factory=list)
-    known: list[str] = field(default_factory=list)
-    unproven: list[str] = field(default_factory=list)
-    waiting: str = ""
-    upgraded: int = 0
-    pending: int = 0
-    writing: int = 0
-    left_out: int = 0
-    past: int = 0
-    parts: int = 0
-    checked: str = ""
 
 
 class Visit:
