@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from annex_world import TIME, FileServer, run
 
-from neuromirror.annex import link_target, location_log, log_path, url_log, url_log_path
+from neuromirror.annex import (
+    WEB_UUID,
+    link_target,
+    location_log,
+    log_path,
+    url_log,
+    url_log_path,
+)
 
 
 @pytest.fixture
@@ -52,7 +59,12 @@ MakeDataset = Callable[..., Path]
 def make_dataset(tmp_path: Path) -> MakeDataset:
     """Makes a bare repository of annexed files (path → key and URLs), git-annex not asked."""
 
-    def make(files: Mapping[bytes, tuple[str, list[str]]], remotes: bytes = b"") -> Path:
+    def make(
+        files: Mapping[bytes, tuple[str, list[str]]],
+        remotes: bytes = b"",
+        more: Mapping[bytes, bytes] | None = None,
+        holders: Sequence[str] = (WEB_UUID,),
+    ) -> Path:
         repo = tmp_path / "upstream.git"
         run("git", "init", "-q", "--bare", "-b", "main", str(repo), cwd=tmp_path)
         main = [
@@ -60,7 +72,8 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
             for path, (key, _) in files.items()
             for target in [link_target(key, path)]
         ]
-        logs = {log_path(key): location_log(TIME) for key, _ in files.values()}
+        present = b"".join(location_log(TIME, one) for one in sorted(holders))
+        logs = {log_path(key): present for key, _ in files.values()} | dict(more or {})
         logs |= {url_log_path(key): url_log(urls, TIME) for key, urls in files.values()}
         if remotes:
             logs[b"remote.log"] = remotes

@@ -21,9 +21,12 @@ from neuromirror.annex import (
     merge_location_log,
     merge_url_log,
     parse_log,
-    sameas_web_remote,
+    parse_remote_log,
+    untrusted_line,
     url_log,
     url_log_path,
+    uuid_line,
+    web_remote,
 )
 
 KEY = md5e_key(4, "098f6bcd4621d373cade4e832627b4f6", b"a.nwb")
@@ -83,26 +86,33 @@ def test_a_url_that_was_taken_out_comes_back_as_git_annex_would_bring_it(annexed
     assert merge_url_log(gone, [URLS[0]], TIME) == on_branch(annexed, url_log_path(KEY))
 
 
-def test_the_second_web_remote_is_the_one_that_initremote_makes(annexed: Path) -> None:
-    glob = "http://127.0.0.1:8000/api/*"
+def test_a_further_web_remote_is_the_one_that_initremote_makes(annexed: Path) -> None:
+    globs = {"urlinclude": "http://127.0.0.1:8000/api/*", "urlexclude": "*versionId=*"}
+    options = [f"{name}={glob}" for name, glob in globs.items()]
     uuids = on_branch(annexed, b"uuid.log")
-    options = ["type=web", f"urlinclude={glob}", "cost=300", "autoenable=true"]
-    run("git", "annex", "initremote", "--sameas=web", "dandiapi", *options, cwd=annexed)
+    settled = ["type=web", "cost=300", "autoenable=true"]
+    run("git", "annex", "initremote", "dandiapi", *settled, *options, cwd=annexed)
     written = on_branch(annexed, b"remote.log")
     uuid = written.split(b" ")[0].decode()
     assert re.fullmatch(r"[0-9a-f-]{36}", uuid)
-    assert sameas_web_remote("dandiapi", glob, 300, TIME, uuid=uuid) == written
-    assert on_branch(annexed, b"uuid.log") == uuids
-    assert written.startswith(sameas_web_remote("dandiapi", glob, 300, uuid=uuid) + b" timestamp=")
+    assert web_remote("dandiapi", 300, TIME, uuid=uuid, **globs) == written
+    named = set(on_branch(annexed, b"uuid.log").splitlines(True)) - set(uuids.splitlines(True))
+    assert named == {uuid_line("dandiapi", uuid, TIME)}
+    assert parse_remote_log(written)[uuid]["urlexclude"] == "*versionId=*"
+    run("git", "annex", "untrust", "dandiapi", cwd=annexed)
+    assert on_branch(annexed, b"trust.log") == untrusted_line(uuid, TIME)
+    run("git", "annex", "untrust", "web", cwd=annexed)
+    assert untrusted_line(WEB_UUID, TIME) in on_branch(annexed, b"trust.log").splitlines(True)
 
 
 def test_a_glob_with_spaces_is_written_as_initremote_does(annexed: Path) -> None:
     glob = "http://h.example/a b&c/é*"
     options = ["type=web", f"urlinclude={glob}", "cost=300", "autoenable=true"]
-    run("git", "annex", "initremote", "--sameas=web", "odd", *options, cwd=annexed)
+    run("git", "annex", "initremote", "odd", *options, cwd=annexed)
     written = on_branch(annexed, b"remote.log")
     uuid = written.split(b" ")[0].decode()
-    assert sameas_web_remote("odd", glob, 300, TIME, uuid=uuid) == written
+    assert web_remote("odd", 300, TIME, uuid=uuid, urlinclude=glob) == written
+    assert parse_remote_log(written)[uuid]["urlinclude"] == glob
 
 
 def test_lines_are_read_whole_or_fractional_and_what_is_none_is_left_out() -> None:

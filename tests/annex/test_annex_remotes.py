@@ -10,21 +10,25 @@ from pathlib import Path
 import pytest
 from annex_world import TIME, FileServer, run
 
-from neuromirror.annex import sameas_web_remote, sha256e_key
+from neuromirror.annex import WEB_UUID, sha256e_key, untrusted_line, web_remote
 
 CONTENT = b"the very bytes" * 1000
 KEY = sha256e_key(len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), b"a.nwb")
 UUID = "5b3ae8d2-7a51-5f6c-8a52-0c5a0a7e2a11"
 S3 = "/bucket/blob?versionId=1"
 API = "/api/assets/1/download/"
+BOTH = (WEB_UUID, UUID)
 
 
 @pytest.fixture
 def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
     """A dataset with a file that stands in a bucket and behind an API."""
     server.contents = {S3: CONTENT, API: CONTENT}
-    remote = sameas_web_remote("api", server.url("/api/*"), 300, TIME, uuid=UUID)
-    return make_dataset({b"sub-1/a.nwb": (KEY, [server.url(S3), server.url(API)])}, remote)
+    remote = web_remote("api", 300, TIME, uuid=UUID, urlinclude=server.url("/api/*"))
+    urls = [server.url(S3), server.url(API)]
+    return make_dataset(
+        {b"sub-1/a.nwb": (KEY, urls)}, remote, {b"trust.log": untrusted_line(UUID, TIME)}, BOTH
+    )
 
 
 def datalad_clone(repo: Path) -> Path:
@@ -63,8 +67,9 @@ def test_the_cost_decides_and_no_place_is_tried_by_two_remotes(
     clone: Callable[[Path], Path],
 ) -> None:
     # The API's URL sorts first: were it the web remote's too, that would ask for it first.
-    remote = sameas_web_remote("api", server.url("/api/*"), cost, TIME, uuid=UUID)
-    repo = make_dataset({b"a.nwb": (KEY, [server.url(S3), server.url(API)])}, remote)
+    remote = web_remote("api", cost, TIME, uuid=UUID, urlinclude=server.url("/api/*"))
+    urls = [server.url(S3), server.url(API)]
+    repo = make_dataset({b"a.nwb": (KEY, urls)}, remote, holders=BOTH)
     path = clone(repo)
     done = run("git", "annex", "get", "a.nwb", cwd=path, check=False)
     assert done.returncode != 0
@@ -119,3 +124,21 @@ def test_a_second_remote_that_is_not_enabled_takes_its_place_from_the_web_remote
     server.contents.pop(S3)
     assert run("git", "annex", "get", "sub-1/a.nwb", cwd=path, check=False).returncode != 0
     assert API not in server.asked
+
+
+def test_an_untrusted_place_is_no_reason_to_drop_and_an_exact_one_is(
+    server: FileServer, make_dataset: Callable[..., Path], clone: Callable[[Path], Path]
+) -> None:
+    server.contents = {S3: CONTENT, API: CONTENT}
+    remote = web_remote("api", 300, TIME, uuid=UUID, urlinclude=server.url("/api/*"))
+    trust = {b"trust.log": untrusted_line(UUID, TIME)}
+    files = {b"a.nwb": (KEY, [server.url(S3), server.url(API)])}
+    path = clone(make_dataset(files, remote, trust, BOTH))
+    run("git", "annex", "get", "a.nwb", cwd=path)
+    server.contents.pop(S3)
+    for verb in (["git", "annex", "drop"], ["datalad", "drop"], ["git", "annex", "drop", "--auto"]):
+        run(*verb, "a.nwb", cwd=path, check=False)
+        assert (path / "a.nwb").read_bytes() == CONTENT
+    server.contents[S3] = CONTENT
+    run("datalad", "drop", "a.nwb", cwd=path)
+    assert not (path / "a.nwb").exists()

@@ -20,16 +20,18 @@ from pathlib import Path
 import pytest
 
 from neuromirror.annex import (
+    Holder,
+    Holders,
     link_target,
     location_log,
     log_path,
     md5e_key,
-    sameas_web_remote,
     sha256e_key,
     url_key,
     url_log,
     url_log_path,
     uuid_line,
+    web_remote,
     xs3etag_key,
 )
 from neuromirror.lab import Outcome, get
@@ -315,12 +317,14 @@ def make_dataset(
     lines.append(b"commit refs/heads/git-annex\ncommitter %s\ndata 4\ntest\n" % who)
     config = {"remote": "api", "glob": "*/api/*"}
     put("100644", b"uuid.log", uuid_line("attic", ATTIC, STAMP))
-    api = sameas_web_remote(config["remote"], config["glob"], 300, STAMP, uuid=API)
+    api = web_remote(config["remote"], 300, STAMP, uuid=API, urlinclude=config["glob"])
     put("100644", b"remote.log", api)
     logged: dict[str, File] = {file.key: file for file in files}
     for file in logged.values():
         if file.urls:
-            put("100644", log_path(file.key), location_log(STAMP))
+            holders = Holders((Holder(API, urlinclude=config["glob"]),))
+            named = holders.of([url.encode() for url in file.urls])
+            put("100644", log_path(file.key), b"".join(location_log(STAMP, one) for one in named))
             put("100644", url_log_path(file.key), url_log(file.urls, STAMP))
         for holder in file.holders:
             put("100644", log_path(file.key), location_log(STAMP, holder))

@@ -19,9 +19,11 @@ from neuromirror.annex import (
     log_path,
     mark_clash,
     merge_url_log,
-    sameas_web_remote,
+    untrusted_line,
     url_log,
     url_log_path,
+    uuid_line,
+    web_remote,
 )
 from neuromirror.mint import Base, Minted, Pack, Parents, Snapshot, mint, mint_delta
 from neuromirror.model import (
@@ -282,10 +284,12 @@ class Oracle:
                 self.logs[path] = merge_url_log(self.logs[path], sorted(found), stamp(number))
             else:
                 self.logs[path] = url_log(found, stamp(number))
-        remote = sameas_web_remote(
-            REMOTE.name, REMOTE.urlinclude, REMOTE.cost, stamp(number), uuid=REMOTE_ID
+        remote = web_remote(
+            REMOTE.name, REMOTE.cost, stamp(number), uuid=REMOTE_ID, urlinclude=REMOTE.urlinclude
         )
         self.logs.setdefault(b"remote.log", remote)
+        self.logs.setdefault(b"uuid.log", uuid_line(REMOTE.name, REMOTE_ID, stamp(number)))
+        self.logs.setdefault(b"trust.log", untrusted_line(REMOTE_ID, stamp(number)))
 
     def _import(self, branch: bytes, files: Mapping[bytes, tuple[bytes, bytes]]) -> str:
         stream = b"commit refs/heads/%s\ncommitter A <a@example.invalid> 1 +0000\ndata 0\n" % branch

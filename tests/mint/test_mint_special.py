@@ -6,12 +6,13 @@ import json
 import os
 import re
 import sys
+import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mint_world import REMOTE, Minting, git, header, in_place, stamp
+from mint_world import DATASET_ID, REMOTE, REMOTE_ID, Minting, git, header, in_place, stamp
 from test_mint_two_ways import ids
 
 from neuromirror.annex import log_path, url_key, url_log_path
@@ -78,14 +79,15 @@ def state(*blocks: FileRecord) -> list[PlacedFile]:
 
 FIRST = state(
     block(0, [boss(0)]),
-    block(1, ["https://example.org/1", boss(1)], digest=True),
-    block(2, ["https://example.org/2"], digest=True),
+    block(1, ["https://example.org/1?versionId=1", boss(1)], digest=True),
+    block(2, ["https://example.org/2?versionId=1"], digest=True),
 )
 SECOND = state(
     block(0, [boss(0)]),
-    block(1, ["https://example.org/1", boss(1)], digest=True),
-    block(2, ["https://example.org/2", boss(2)], digest=True),
+    block(1, ["https://example.org/1?versionId=1", boss(1)], digest=True),
+    block(2, ["https://example.org/2?versionId=1", boss(2)], digest=True),
     block(3, [boss(3)]),
+    block(4, ["https://example.org/4"], digest=True),
 )
 
 
@@ -106,7 +108,7 @@ def test_the_branch_is_what_git_annex_writes_for_such_urls(tmp_path: Path, progr
         theirs = git(own, "show", f"git-annex:{path.decode()}").decode()
         for line in untimed(ours):
             # git-annex tells of the repository itself, and we of a remote of the web's kind
-            assert "sameas" in line or line.replace(UUID, uuid) in untimed(theirs)
+            assert REMOTE_ID in line or line.replace(UUID, uuid) in untimed(theirs)
 
 
 def untimed(log: str) -> list[str]:
@@ -159,12 +161,23 @@ def test_a_place_that_is_added_later_adds_its_holder(tmp_path: Path) -> None:
         f"{stamp(1)}s 1 {UUID}",
     ]
     settings = git(minting.repository, "show", "git-annex:remote.log").decode().splitlines()
-    assert settings == [
-        line for line in settings if f"name={REMOTE.name} " in line or line.startswith(UUID)
+    names = git(minting.repository, "show", "git-annex:uuid.log").decode().splitlines()
+    added = [
+        uuid.uuid5(uuid.UUID(DATASET_ID), f"remote {name}") for name in (REMOTE.name, "unversioned")
     ]
-    assert len(settings) == 2
-    names = git(minting.repository, "show", "git-annex:uuid.log").decode()
-    assert names == f"{UUID} blocks timestamp={stamp(0)}s\n"
+    wanted = {
+        UUID: ("blocks", 0),
+        str(added[0]): (REMOTE.name, 0),
+        str(added[1]): ("unversioned", 1),
+    }
+    assert {line.split()[0] for line in settings} == set(wanted)
+    assert sorted(names) == sorted(
+        f"{one} {name} timestamp={stamp(number)}s" for one, (name, number) in wanted.items()
+    )
+    trust = git(minting.repository, "show", "git-annex:trust.log").decode().splitlines()
+    assert sorted(trust) == sorted(
+        f"{one} 0 timestamp={stamp(number)}s" for one, (_, number) in wanted.items() if one != UUID
+    )
 
 
 def test_what_nobody_claims_cannot_be_minted(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_the_remote_is_configured_once_and_a_second_one_is_added(tmp_path: Path)
     both = git(minting.repository, "show", f"{minted.annex_commit}:remote.log")
     assert both.startswith(first)
     assert both[len(first) :].count(b"\n") == 1
-    assert b"sameas-name=other" in both
+    assert b" name=other " in both
 
 
 def test_what_others_wrote_on_the_annex_branch_is_kept(tmp_path: Path) -> None:

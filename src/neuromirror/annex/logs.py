@@ -8,6 +8,7 @@ key's URLs in sorted order: the order of the lines says nothing about which is p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
@@ -17,6 +18,8 @@ WEB_UUID = "00000000-0000-0000-0000-000000000001"
 PRESENT = "1"
 MISSING = "0"
 DEAD = "X"
+
+_ESCAPED = re.compile(r"&(\d+);")
 
 
 class LogLine(NamedTuple):
@@ -71,32 +74,28 @@ def merge_url_log(existing: bytes, urls: Iterable[str], timestamp: int) -> bytes
 def remote_log(remote: str, config: dict[str, str], timestamp: int | None = None) -> bytes:
     """The line of ``remote.log`` that configures a special remote.
 
-    ``remote`` is its UUID (for a remote that is the same as another, that of the configuration).
-    Without a timestamp it is the line's beginning only, neither time nor newline at its end.
+    ``remote`` is its UUID. Without a timestamp it is the line's beginning only, neither time nor
+    newline at its end.
     """
     fields = " ".join(f"{name}={_escape(value)}" for name, value in sorted(config.items()))
     end = "" if timestamp is None else f" timestamp={timestamp}s\n"
     return f"{remote} {fields}{end}".encode()
 
 
-def sameas_web_remote(
-    name: str, urlinclude: str, cost: int, timestamp: int | None = None, *, uuid: str
-) -> bytes:
-    """The line of ``remote.log`` for a second web remote, with URLs and a cost of its own.
-
-    It is what ``git annex initremote --sameas=web NAME type=web urlinclude=GLOB cost=N
-    autoenable=true`` writes; ``uuid.log`` needs no line. ``uuid`` is that of the configuration.
-    The plain web remote (cost 200) leaves the URLs that match ``urlinclude`` to it.
-    """
-    config = {
-        "autoenable": "true",
-        "cost": str(cost),
-        "sameas-name": name,
-        "sameas-uuid": WEB_UUID,
-        "type": "web",
-        "urlinclude": urlinclude,
-    }
-    return remote_log(uuid, config, timestamp)
+def parse_remote_log(content: bytes) -> dict[str, dict[str, str]]:
+    """Return the configuration of each remote in ``remote.log``: of several lines the newest."""
+    found: dict[str, tuple[float, dict[str, str]]] = {}
+    for line in content.decode("utf-8", "surrogateescape").splitlines():
+        uuid, *words = line.split(" ")
+        fields = dict(word.partition("=")[::2] for word in words)
+        try:
+            when = float(fields.pop("timestamp", "").removesuffix("s"))
+        except ValueError:
+            when = 0.0
+        config = {name: _unescaped(value) for name, value in fields.items()}
+        if uuid not in found or when >= found[uuid][0]:
+            found[uuid] = (when, config)
+    return {uuid: config for uuid, (_, config) in found.items()}
 
 
 def _value(url: str) -> bytes:
@@ -150,6 +149,10 @@ def _merge(existing: bytes, values: list[bytes], timestamp: int) -> bytes:
     # Only the values are compared: lines of one value stay in the order they had.
     kept.sort(key=lambda entry: entry[0])
     return b"".join([raw + b"\n" for raw in [*unread, *(raw for _, raw in kept)]])
+
+
+def _unescaped(value: str) -> str:
+    return _ESCAPED.sub(lambda code: chr(int(code[1])) if int(code[1]) < 0x110000 else "", value)
 
 
 def _escape(value: str) -> str:

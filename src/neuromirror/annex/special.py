@@ -1,12 +1,17 @@
-"""Special remotes that claim URLs of a scheme of their own (git-annex: internals, remote.log).
+"""Remotes beside the plain web remote, and which of them holds a URL (git-annex: internals).
 
-A URL that another remote than the web claims stands in ``.log.web`` with a colon before it, and the
-location log names that remote.
+A URL that an external special remote claims stands in ``.log.web`` with a colon before it. Further
+web remotes choose their URLs by globs, and the plain one leaves these to them. In both cases the
+location log names the remote that gets the URL.
 """
 
 from __future__ import annotations
 
-from neuromirror.annex.logs import remote_log
+import fnmatch
+import re
+from dataclasses import dataclass, field
+
+from neuromirror.annex.logs import WEB_UUID, remote_log
 
 CLAIMED_KINDS = frozenset({"boss", "ndstore"})
 """The kinds of places (model.Location.kind) that a special remote gets, not the web."""
@@ -29,6 +34,93 @@ def special_remote(name: str, externaltype: str, uuid: str, timestamp: int) -> b
         "type": "external",
     }
     return remote_log(uuid, config, timestamp)
+
+
+def web_remote(
+    name: str,
+    cost: int,
+    timestamp: int | None = None,
+    *,
+    uuid: str,
+    urlinclude: str,
+    urlexclude: str | None = None,
+) -> bytes:
+    """Return the line of ``remote.log`` for a further web remote, with URLs and a cost of its own.
+
+    It is what ``git annex initremote NAME type=web urlinclude=GLOB urlexclude=GLOB cost=N
+    autoenable=true`` writes. The plain web remote (cost 200) leaves its URLs to it.
+    """
+    config = {
+        "autoenable": "true",
+        "cost": str(cost),
+        "name": name,
+        "type": "web",
+        "urlinclude": urlinclude,
+    }
+    if urlexclude is not None:
+        config["urlexclude"] = urlexclude
+    return remote_log(uuid, config, timestamp)
+
+
+def untrusted_line(uuid: str, timestamp: int) -> bytes:
+    """Return the line of ``trust.log`` that ``git annex untrust`` writes."""
+    return f"{uuid} 0 timestamp={timestamp}s\n".encode()
+
+
+def url_glob(pattern: str) -> re.Pattern[str]:
+    """Return a glob of ``urlinclude`` or ``urlexclude`` as git-annex matches it."""
+    return re.compile(fnmatch.translate(pattern), re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A remote beside the plain web one: its UUID, the URLs it takes, its lines in log files.
+
+    With ``claims`` it takes the claimed URLs, else those that fit the globs. ``lines`` are by the
+    name of a file at the top of the git-annex branch; they are written in any case if it is
+    ``declared``, else once it holds something.
+    """
+
+    uuid: str
+    claims: bool = False
+    urlinclude: str | None = None
+    urlexclude: str | None = None
+    declared: bool = False
+    lines: dict[str, str] = field(default_factory=dict)
+
+
+class Holders:
+    """Decides which remotes hold a content, by its URLs as URL logs spell them."""
+
+    def __init__(self, holders: tuple[Holder, ...]) -> None:
+        self._claiming = next((one.uuid for one in holders if one.claims), None)
+        self._webs = [
+            (
+                one.uuid,
+                None if one.urlinclude is None else url_glob(one.urlinclude),
+                None if one.urlexclude is None else url_glob(one.urlexclude),
+            )
+            for one in holders
+            if not one.claims
+        ]
+
+    def of(self, urls: list[bytes]) -> tuple[str, ...]:
+        """Return the UUIDs of all remotes that get one of the URLs, sorted.
+
+        Raises ValueError for a claimed URL where no remote claims any.
+        """
+        return tuple(sorted({self._of(url) for url in urls}))
+
+    def _of(self, url: bytes) -> str:
+        if url[:1] == b":":
+            if self._claiming is None:
+                raise ValueError("a URL is claimed, and the snapshot names no special remote")
+            return self._claiming
+        text = url.decode()
+        for uuid, include, exclude in self._webs:
+            if (include is None or include.match(text)) and not (exclude and exclude.match(text)):
+                return uuid
+        return WEB_UUID
 
 
 def uuid_line(name: str, uuid: str, timestamp: int) -> bytes:

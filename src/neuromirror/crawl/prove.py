@@ -201,6 +201,7 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
         newest=count.newest,
         web_remotes=listing.web_remotes,
         special_remotes=listing.special_remotes,
+        unversioned=listing.unversioned,
     )
     return Proven(
         header,

@@ -352,6 +352,7 @@ class _Zarr:
             newest=self._newest,
             web_remotes=around.web_remotes,
             special_remotes=around.special_remotes,
+            unversioned=around.unversioned,
             form=form,
         )
         pending = self._pending if self._proven.pending else 0

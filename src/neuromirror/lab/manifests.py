@@ -50,8 +50,8 @@ class ManifestDamaged(NeuromirrorError):
 class ManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """What a manifest is of.
 
-    ``commit_object`` is git's, as text; ``remotes`` and ``names`` are ``remote.log`` and
-    ``uuid.log`` of the git-annex branch; ``form`` is model.SnapshotHeader's.
+    ``commit_object`` is git's, as text; ``remotes``, ``names`` and ``trust`` are ``remote.log``,
+    ``uuid.log`` and ``trust.log`` of the git-annex branch; ``form`` is model.SnapshotHeader's.
     """
 
     manifest: int
@@ -66,6 +66,7 @@ class ManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     commit_object: str
     remotes: str = ""
     names: str = ""
+    trust: str = ""
 
 
 class PlainFile(msgspec.Struct, frozen=True, gc=False):

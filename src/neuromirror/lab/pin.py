@@ -410,6 +410,7 @@ def _head(reader: ObjectReader, row: VersionRow, dataset: DatasetRef, form: str)
         commit_object=commit,
         remotes=_text(reader, f"{row.annex_commit}:remote.log"),
         names=_text(reader, f"{row.annex_commit}:uuid.log"),
+        trust=_text(reader, f"{row.annex_commit}:trust.log"),
     )
 
 

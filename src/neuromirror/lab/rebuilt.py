@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from neuromirror.annex import link_target, log_path
+from neuromirror.annex import Holder, link_target, log_path, parse_remote_log
 from neuromirror.lab.manifests import (
     Line,
     ListedFile,
@@ -39,7 +39,7 @@ from neuromirror.mint import (
     TreeBuilder,
     commit_bytes,
 )
-from neuromirror.mint.annex_branch import NAMES, REMOTES, AnnexBranch
+from neuromirror.mint.annex_branch import NAMES, REMOTES, TRUST, AnnexBranch
 from neuromirror.store import ANNEX, TAGS
 
 _COMMITTED = re.compile(r"^committer .* (\d+) [+-]\d{4}$", re.MULTILINE)
@@ -113,14 +113,22 @@ def _write_annex(
     if found is None:
         raise ManifestDamaged(f"the manifest of {head.dataset} holds a commit without a date")
     stamp = int(found[1])
-    special = next(
-        (line.partition(" ")[0] for line in head.remotes.splitlines() if " type=external " in line),
-        None,
-    )
-    branch = AnnexBranch(pack, reader, stamp, None, special)
-    logged = {REMOTES: head.remotes, NAMES: head.names}
-    settings = {name: [text.encode()] for name, text in logged.items() if text}
-    tree = branch.write(logs, settings)
+    holders = [
+        Holder(
+            uuid,
+            claims=config["type"] == "external",
+            urlinclude=config.get("urlinclude"),
+            urlexclude=config.get("urlexclude"),
+        )
+        for uuid, config in parse_remote_log(head.remotes.encode()).items()
+        if config.get("type") in ("external", "web")
+    ]
+    logged = {REMOTES: head.remotes, NAMES: head.names, TRUST: head.trust}
+    settings = {
+        name: [line.encode() for line in text.splitlines(keepends=True)]
+        for name, text in logged.items()
+    }
+    tree = AnnexBranch(pack, reader, stamp, None, holders).write(logs, settings)
     message = f"{head.dataset} {head.version}, made again of its manifest\n\nMirror-Spec: {SPEC}\n"
     mirror = head.dataset.partition(":")[0]
     return pack.add(COMMIT, commit_bytes(mirror, tree, None, stamp, message))

@@ -11,6 +11,8 @@ from neuromirror.annex import (
     CLAIMED,
     CLAIMED_KINDS,
     WEB_UUID,
+    Holder,
+    Holders,
     location_log,
     log_path,
     merge_location_log,
@@ -22,11 +24,12 @@ from neuromirror.mint.packs import BLOB, TREE, PackWriter
 from neuromirror.mint.trees import FILE, FOLDER, write_tree
 from neuromirror.model import Location, PlacedFile, Subdataset
 
-REMOTES = b"remote.log"
-NAMES = b"uuid.log"
+REMOTES = "remote.log"
+NAMES = "uuid.log"
+TRUST = "trust.log"
 
 _CLAIMED = CLAIMED.encode()
-_ANY_CLAIMED = b"\0" + _CLAIMED
+_EXACT = b"versionId="
 _WEB = (WEB_UUID,)
 
 Entries = dict[bytes, tuple[bytes, bytes]]
@@ -78,8 +81,8 @@ class AnnexBranch:
     """Writes the branch's trees from sorted lines of :func:`annex_line`.
 
     ``timestamp`` is that of new log lines, in whole seconds. ``root`` is the 20-byte id of the
-    branch's last tree, or None; only trees and logs of keys in the lines are read. ``special`` is
-    the UUID of the remote that gets what is claimed.
+    branch's last tree, or None; only trees and logs of keys in the lines are read. ``holders`` are
+    the remotes beside the plain web one.
     """
 
     def __init__(
@@ -88,21 +91,26 @@ class AnnexBranch:
         reader: ObjectReader,
         timestamp: int,
         root: bytes | None,
-        special: str | None = None,
+        holders: Iterable[Holder] = (),
     ) -> None:
         self._pack = pack
         self._reader = reader
         self._timestamp = timestamp
         self._root = root
-        self._special = special
+        self._remotes = tuple(holders)
+        self._holders_of = Holders(self._remotes)
+        self._used: set[str] = set()
         self._stamp = b"%ds 1 " % timestamp
         self._present_ids: dict[tuple[str, ...], bytes] = {}
 
-    def write(self, lines: Iterable[bytes], settings: Mapping[bytes, Sequence[bytes]]) -> bytes:
-        """The id of the branch's new root tree.
+    def write(
+        self, lines: Iterable[bytes], settings: Mapping[str, Sequence[bytes]] | None = None
+    ) -> bytes:
+        """Write the branch; return the id of its new root tree.
 
-        ``settings`` are lines of files at the top (remote.log, uuid.log); one that is there
-        already, whatever its timestamp, is left as it is.
+        ``settings`` are lines of files at the top (remote.log, uuid.log, trust.log), beside those
+        of the remotes that hold something now. Of a remote whose newest line says the same
+        already, whatever its timestamp, no line is added.
         """
         if self._root is None:
             root = self._fresh(lines)
@@ -110,9 +118,13 @@ class AnnexBranch:
             root = self._old(self._root)
             for top, group in groupby(lines, key=lambda line: line[:3]):
                 root[top] = (FOLDER, self._top(group, _folder(root, top)))
-        for name, wanted in settings.items():
-            if wanted:
-                root[name] = (FILE, self._settings(root.get(name), wanted))
+        wanted = {name: list(lines) for name, lines in (settings or {}).items() if lines}
+        for one in self._remotes:
+            if one.declared or one.uuid in self._used:
+                for name, line in one.lines.items():
+                    wanted.setdefault(name, []).append(line.encode())
+        for name, added in wanted.items():
+            root[name.encode()] = (FILE, self._settings(root.get(name.encode()), added))
         return write_tree(self._pack, root)
 
     def _fresh(self, lines: Iterable[bytes]) -> Entries:
@@ -136,7 +148,7 @@ class AnnexBranch:
         path, *urls = lines[0].split(b"\0")
         name = path[8:]
         web = self._pack.add(BLOB, url_lines(urls, self._stamp))
-        holders = _WEB if _ANY_CLAIMED not in lines[0] else self._holders(urls)
+        holders = self._holders(urls)
         tree = b"100644 %s\0%s100644 %s.web\0%s" % (name, self._present(holders), name, web)
         return self._pack.add(TREE, tree)
 
@@ -145,9 +157,21 @@ class AnnexBranch:
 
     def _settings(self, old: tuple[bytes, bytes] | None, wanted: Sequence[bytes]) -> bytes:
         have = b"" if old is None else self._reader.read(old[1].hex())
-        known = {_untimed(line) for line in have.splitlines()}
-        added = [line for line in wanted if _untimed(line) not in known]
-        return self._pack.add(BLOB, have + b"".join(added))
+        newest: dict[bytes, tuple[int, bytes]] = {}
+        for line in have.splitlines():
+            said, when = _timed(line)
+            uuid = said.partition(b" ")[0]
+            if uuid not in newest or when >= newest[uuid][0]:
+                newest[uuid] = when, said
+        for line in wanted:
+            said, when = _timed(line)
+            uuid = said.partition(b" ")[0]
+            last, known = newest.get(uuid, (when - 1, b""))
+            if said != known:
+                # of several lines of one remote the newest counts
+                newest[uuid] = max(when, last + 1), said
+                have += b"%s timestamp=%ds\n" % (said, newest[uuid][0])
+        return self._pack.add(BLOB, have)
 
     def _top(self, lines: Iterable[bytes], old: bytes | None) -> bytes:
         tree = self._old(old)
@@ -166,14 +190,13 @@ class AnnexBranch:
                 tree[web] = (FILE, self._urls(tree.get(web), urls))
         return write_tree(self._pack, tree)
 
-    def _holders(self, urls: Iterable[bytes]) -> tuple[str, ...]:
-        """The remotes that have a content which these URLs lead to, sorted."""
-        claimed = {url[:1] == _CLAIMED for url in urls}
-        if True not in claimed:
+    def _holders(self, urls: list[bytes]) -> tuple[str, ...]:
+        """Return the remotes that have a content which these URLs lead to, sorted."""
+        if len(urls) == 1 and _EXACT in urls[0] and urls[0][:1] != _CLAIMED:
             return _WEB
-        if self._special is None:
-            raise ValueError("a URL is claimed, and the snapshot names no special remote")
-        return (*_WEB, self._special) if False in claimed else (self._special,)
+        holders = self._holders_of.of(urls)
+        self._used.update(holders)
+        return holders
 
     def _present(self, holders: tuple[str, ...]) -> bytes:
         """The id of the location log of a key that these remotes have."""
@@ -213,8 +236,10 @@ def _leaves(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
         yield leaf, group
 
 
-def _untimed(line: bytes) -> bytes:
-    return line.rpartition(b" timestamp=")[0]
+def _timed(line: bytes) -> tuple[bytes, int]:
+    """Return a line of remote.log and the like without its timestamp, and that in seconds."""
+    said, _, when = line.strip().rpartition(b" timestamp=")
+    return said, int(when.removesuffix(b"s").partition(b".")[0])
 
 
 def _folder(entries: Entries, name: bytes) -> bytes | None:
@@ -231,4 +256,4 @@ def _keys(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
         yield path, list(urls)
 
 
-__all__ = ["NAMES", "REMOTES", "AnnexBranch", "annex_line", "annex_line_of"]
+__all__ = ["NAMES", "REMOTES", "TRUST", "AnnexBranch", "annex_line", "annex_line_of"]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from neuromirror.annex import Holder
 from neuromirror.mint.annex_branch import AnnexBranch, annex_line_of
 from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import KnownObjects, Pack, PackWriter
@@ -36,11 +38,7 @@ class AnnexWorker:
             "scratch": str(scratch),
             "timestamp": work.timestamp,
             "root": None if work.annex_root is None else work.annex_root.hex(),
-            "special": work.special,
-            "settings": {
-                name.decode(): [line.decode() for line in lines]
-                for name, lines in work.settings.items()
-            },
+            "holders": [asdict(one) for one in work.holders],
         }
         self._task = json.dumps(task).encode()
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,12 +115,8 @@ def _write(task: dict[str, Any]) -> dict[str, Any]:
             line = annex_line_of(record)
             if line is not None:
                 lines.add(line)
-        branch = AnnexBranch(pack, reader, task["timestamp"], root, task["special"])
-        settings = {
-            name.encode(): [line.encode() for line in wanted]
-            for name, wanted in task["settings"].items()
-        }
-        tree = branch.write(lines, settings)
+        holders = [Holder(**one) for one in task["holders"]]
+        tree = AnnexBranch(pack, reader, task["timestamp"], root, holders).write(lines)
         done = pack.finish()
     known.close()
     described = None

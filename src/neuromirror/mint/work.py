@@ -6,20 +6,37 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from neuromirror.annex import sameas_web_remote, special_remote, uuid_line
-from neuromirror.mint.annex_branch import NAMES, REMOTES, AnnexBranch
+from neuromirror.annex import (
+    WEB_UUID,
+    Holder,
+    special_remote,
+    untrusted_line,
+    uuid_line,
+    web_remote,
+)
+from neuromirror.mint.annex_branch import NAMES, REMOTES, TRUST, AnnexBranch
 from neuromirror.mint.commits import annex_message, commit_bytes, version_message
 from neuromirror.mint.documents import describe, plain_documents, root_entries
 from neuromirror.mint.manifests import ManifestWriter
 from neuromirror.mint.objects import ObjectMissing, ObjectReader, git_environment
 from neuromirror.mint.packs import COMMIT, KnownObjects, Pack, PackWriter
 from neuromirror.mint.sums import Sums
-from neuromirror.model import SnapshotHeader, Summary, VersionKind, epoch, metadata_digest
+from neuromirror.model import (
+    SnapshotHeader,
+    Summary,
+    VersionKind,
+    WebRemote,
+    epoch,
+    metadata_digest,
+)
+
+_UNVERSIONED = WebRemote("unversioned", "*", 250, urlexclude="*versionId=*")
+"""Gets the URLs that name no version of an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +106,8 @@ class Work:
     """A mint under way: objects go to ``pack``, manifest lines to ``manifest``.
 
     A context manager; what is not finished leaves nothing behind. ``reader`` reads the objects
-    that the repository has. ``documents`` are upstream's, in order of path.
+    that the repository has. ``documents`` are upstream's, in order of path; ``holders`` are the
+    remotes beside the plain web one.
     """
 
     def __init__(
@@ -118,6 +136,7 @@ class Work:
             self.manifest = stack.enter_context(ManifestWriter(scratch))
             annex = parents.annex
             self.annex_root = None if annex is None else self.reader.commit_tree(annex)
+            self.holders = self._find_holders()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -131,40 +150,63 @@ class Work:
     ) -> None:
         self._stack.close()
 
-    @property
-    def settings(self) -> dict[bytes, list[bytes]]:
-        """Lines of files at the top of the git-annex branch: places of another kind than the web.
+    def _find_holders(self) -> tuple[Holder, ...]:
+        """Return the remotes beside the plain web one that URLs of this state may lead to.
 
         A web remote of one dataset has a UUID of its own, a special remote the same everywhere.
+        git-annex compares no more than sizes before a drop, so a web remote of URLs that may get
+        other bytes is untrusted. In a bucket without versions that is the plain one.
         """
         header, stamp = self.header, self.timestamp
-        dataset = uuid.UUID(header.version.dataset.dataset_id)
-        web = [
-            sameas_web_remote(
-                name=remote.name,
-                urlinclude=remote.urlinclude,
-                cost=remote.cost,
-                timestamp=stamp,
-                uuid=str(uuid.uuid5(dataset, f"remote {remote.name}")),
+        holders = [
+            Holder(
+                one.uuid,
+                claims=True,
+                declared=True,
+                lines={
+                    REMOTES: special_remote(one.name, one.externaltype, one.uuid, stamp).decode(),
+                    NAMES: uuid_line(one.name, one.uuid, stamp).decode(),
+                },
             )
-            for remote in header.web_remotes
-        ]
-        special = [
-            special_remote(one.name, one.externaltype, one.uuid, stamp)
             for one in header.special_remotes
         ]
-        names = [uuid_line(one.name, one.uuid, stamp) for one in header.special_remotes]
-        return {REMOTES: [*web, *special], NAMES: names}
+        holders += [replace(self._web_holder(one), declared=True) for one in header.web_remotes]
+        unversioned = self._web_holder(_UNVERSIONED)
+        remotes, trust = self._log(REMOTES), self._log(TRUST)
+        # what a log says of earlier keys must stay right
+        is_untrusted = any(line.startswith(f"{WEB_UUID} 0 ") for line in trust.splitlines())
+        if is_untrusted or (header.unversioned and unversioned.uuid not in remotes):
+            line = untrusted_line(WEB_UUID, stamp).decode()
+            holders.append(Holder(WEB_UUID, lines={TRUST: line}))
+        else:
+            holders.append(unversioned)
+        return tuple(holders)
 
-    @property
-    def special(self) -> str | None:
-        """The UUID of the remote that gets what is claimed; None where there is none."""
-        return next((one.uuid for one in self.header.special_remotes), None)
+    def _web_holder(self, web: WebRemote) -> Holder:
+        dataset = uuid.UUID(self.header.version.dataset.dataset_id)
+        own = str(uuid.uuid5(dataset, f"remote {web.name}"))
+        include, exclude, stamp = web.urlinclude, web.urlexclude, self.timestamp
+        remote = web_remote(
+            web.name, web.cost, stamp, uuid=own, urlinclude=include, urlexclude=exclude
+        )
+        lines = {
+            REMOTES: remote.decode(),
+            NAMES: uuid_line(web.name, own, stamp).decode(),
+            TRUST: untrusted_line(own, stamp).decode(),
+        }
+        return Holder(own, urlinclude=include, urlexclude=exclude, lines=lines)
+
+    def _log(self, name: str) -> str:
+        """Return a file at the top of the git-annex branch as it was, empty where there is none."""
+        if self.annex_root is None:
+            return ""
+        found = self.reader.tree(self.annex_root).get(name.encode())
+        return "" if found is None else self.reader.read(found[1].hex()).decode()
 
     def annex_tree(self, lines: Iterable[bytes]) -> bytes:
         """Writes the git-annex branch's trees from sorted lines (see annex_line)."""
-        branch = AnnexBranch(self.pack, self.reader, self.timestamp, self.annex_root, self.special)
-        return branch.write(lines, self.settings)
+        branch = AnnexBranch(self.pack, self.reader, self.timestamp, self.annex_root, self.holders)
+        return branch.write(lines)
 
     def root_entries(self, sums: Sums) -> dict[bytes, tuple[bytes, bytes]]:
         """Writes the root's own files, once all manifest lines are in: name → (mode, id)."""

@@ -276,13 +276,15 @@ class DatasetFacts:
 class WebRemote:
     """A second web remote of git-annex, for places of another kind than the exact ones.
 
-    ``urlinclude`` is git-annex's glob of the URLs it serves; ``cost`` ranks it after the plain
-    web remote (200): git-annex tries it when the first gave nothing, or wrong bytes.
+    ``urlinclude`` and ``urlexclude`` are git-annex's globs of the URLs it serves, and not; ``cost``
+    ranks it after the plain web remote (200): git-annex tries it when the first gave nothing, or
+    wrong bytes. It is untrusted: that it has a content is never reason enough to drop a copy.
     """
 
     name: str
     urlinclude: str
     cost: int = 300
+    urlexclude: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +325,8 @@ class SnapshotHeader:
     what is too large for git: then only a Zarr's metadata files have a place in the git tree (and
     all documents), and the rest is in the canonical manifest alone (model.placed.in_git).
     ``inline`` are the parts that stand as folders of files, sorted by path, each path once.
+    ``unversioned`` says that the bucket keeps no old object versions, so that bytes at any URL
+    without a version may be replaced.
     """
 
     version: VersionRef
@@ -333,6 +337,7 @@ class SnapshotHeader:
     web_remotes: tuple[WebRemote, ...] = ()
     special_remotes: tuple[SpecialRemote, ...] = ()
     form: str = "files"
+    unversioned: bool = False
     inline: tuple[InlineFolder, ...] = ()
 
 

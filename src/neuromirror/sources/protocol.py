@@ -127,6 +127,7 @@ class Listing:
     special_remotes: tuple[SpecialRemote, ...] = ()
     late_sha256: bool = False  # upstream will tell a sha256 of every file some time later
     loss_hint: str = ""
+    unversioned: bool = False  # the bucket keeps no old object versions
     whole: bool = False  # it is one array: too large for git, its files are in a manifest alone
     unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
     memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)

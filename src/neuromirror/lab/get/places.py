@@ -6,7 +6,6 @@ and at what cost, ``remote.log`` says (git-annex: special remotes, web; internal
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.annex import WEB_UUID, parse_log
+from neuromirror.annex import WEB_UUID, parse_log, parse_remote_log, url_glob
 from neuromirror.lab.get.logs import EQUIVALENT, LOCATIONS, URLS, AnnexBranch, KeyLogs
 from neuromirror.lab.get.settings import Settings
 
 _WEB_COST: Final = 200.0
 _LOCAL_COST: Final = 100.0
 _PRESENT: Final = "1"
-_ESCAPED: Final = re.compile(r"&(\d+);")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,9 @@ class Remotes:
         self._settings = settings
         self._branch = branch
         self._schemes = tuple(f"{scheme}:" for scheme in settings.schemes)
+        self._configured = parse_remote_log(branch.file(b"remote.log"))
+        webs = (uuid for uuid, one in self._configured.items() if one.get("type") == "web")
+        self._web_uuids = frozenset((WEB_UUID, *webs))
         self._costs = self._set_up()
         self._webs, self._plain = self._web_remotes()
         self._uuid = settings.get("annex.uuid")
@@ -73,7 +74,9 @@ class Remotes:
         urls = self._ordered(known)
         least = urls[0][0] if urls else _WEB_COST
         others = [uuid for uuid in present if uuid in self._costs]
-        strangers = [uuid for uuid in present if uuid not in (*others, WEB_UUID, self._uuid)]
+        strangers = [
+            uuid for uuid in present if uuid not in (*others, *self._web_uuids, self._uuid)
+        ]
         return Places(
             urls=[url for _, url in urls],
             cheaper=any(self._costs[uuid] < least for uuid in others),
@@ -102,7 +105,11 @@ class Remotes:
         costs: dict[str, float] = {}
         for name in self._settings.remotes():
             uuid = self._settings.get(f"remote.{name}.annex-uuid")
-            if uuid in ("", WEB_UUID) or self._settings.is_true(f"remote.{name}.annex-ignore"):
+            if (
+                not uuid
+                or uuid in self._web_uuids
+                or self._settings.is_true(f"remote.{name}.annex-ignore")
+            ):
                 continue
             url = self._settings.get(f"remote.{name}.url")
             near = self._settings.get(f"remote.{name}.annex-directory") or (
@@ -115,7 +122,7 @@ class Remotes:
     def _web_remotes(self) -> tuple[list[_Web], float | None]:
         """The web remotes that choose their URLs, and the cost of the one for the rest."""
         webs = []
-        for uuid, config in _remote_log(self._branch.file(b"remote.log")).items():
+        for uuid, config in self._configured.items():
             if config.get("type") != "web":
                 continue
             name = self._name_of(uuid)
@@ -161,25 +168,8 @@ def _present(log: bytes) -> list[str]:
     return [value for value, (_, status) in newest.items() if status == _PRESENT]
 
 
-def _remote_log(content: bytes) -> dict[str, dict[str, str]]:
-    """What ``remote.log`` says of each remote: of several lines the newest counts."""
-    found: dict[str, tuple[float, dict[str, str]]] = {}
-    for line in content.decode("utf-8", "surrogateescape").splitlines():
-        uuid, *words = line.split(" ")
-        fields = dict(word.partition("=")[::2] for word in words)
-        when = _number(fields.pop("timestamp", "").removesuffix("s"), 0.0)
-        config = {name: _unescaped(value) for name, value in fields.items()}
-        if uuid not in found or when >= found[uuid][0]:
-            found[uuid] = (when, config)
-    return {uuid: config for uuid, (_, config) in found.items()}
-
-
-def _unescaped(value: str) -> str:
-    return _ESCAPED.sub(lambda code: chr(int(code[1])) if int(code[1]) < 0x110000 else "", value)
-
-
 def _glob(pattern: str | None) -> re.Pattern[str] | None:
-    return None if not pattern else re.compile(fnmatch.translate(pattern), re.IGNORECASE)
+    return url_glob(pattern) if pattern else None
 
 
 def _number(text: str, default: float) -> float:

@@ -240,6 +240,7 @@ class BucketSource:
             documents=(),
             entries=iter(()),
             closing=reading.closing,
+            unversioned=not versions,
         )
         listing.entries = reading.entries(listing)
         if moment is None:
