@@ -127,6 +127,24 @@ def test_an_odd_sidecar_or_object_that_is_asked_about_blocks_nothing(
     assert (files(place)[path].size, files(place)[path].evidence) == (len(LARGE), Evidence.SIZE)
 
 
+def test_an_object_that_is_refused_is_asked_about_in_each_sync(
+    buckets: DemoBuckets, place: Place
+) -> None:
+    """The listing is the bucket's statement about it; what HEAD could add is added later."""
+    fill(buckets, FEW)
+    buckets.put(f"{ASSET}/parts.bin", bytes(6 << 20), part_size=5 << 20)
+    with buckets.fault("status", path="parts.bin", method="HEAD", status=403) as fault:
+        for _ in range(2):
+            struck = fault.struck
+            result = place.sync()[DATASET]
+            assert fault.struck > struck
+            assert (result.exit_code, result.visit) == (0, "full")
+            assert "1 object refused" in result.message
+            assert files(place)["parts.bin"].evidence is Evidence.SIZE
+    assert place.sync()[DATASET].exit_code == 0
+    assert files(place)["parts.bin"].evidence is Evidence.ETAG
+
+
 def test_a_listed_object_that_is_not_there_is_left_out_by_name_and_looked_at_in_each_sync(
     buckets: DemoBuckets, place: Place
 ) -> None:

@@ -112,6 +112,24 @@ def test_a_zarr_that_is_refused_without_an_embargo_is_asked_for_in_each_sync(
 
 
 @pytest.mark.parametrize("kind", ["403", *KINDS])
+def test_an_object_of_a_zarr_that_does_not_answer_mints_nothing(
+    archive: DemoArchive, tmp_path: Path, kind: str
+) -> None:
+    """Its ETag alone does not tell what it proves: without an answer it would be known by size."""
+    entries = {".zgroup": b"{}", "0/0": b"in two parts"}
+    zarr = archive.add_zarr(ZARRS, "sub-1/parts.ome.zarr", entries, part_sizes={"0/0": 6})
+    other = quick_place(archive.mirrors, tmp_path / "other")
+    assert {one.exit_code for one in other.sync().values()} == {0}
+    place = quick_place(archive.mirrors, tmp_path / "store")
+    name, options = KINDS.get(kind, ("status", {"status": 403}))
+    fault = archive.fault(name, server="s3", path=f"{zarr}/0/0", method="HEAD", **options)
+    result = place.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(place, archive, dataset_refs(other), f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("kind", ["403", *KINDS])
 def test_a_blob_whose_object_does_not_answer_mints_no_version(
     archive: DemoArchive, undisturbed: dict[str, str], tmp_path: Path, kind: str
 ) -> None:

@@ -154,13 +154,24 @@ def test_a_vanished_dandiset_gets_a_tombstone_and_keeps_its_repository(
     refs = place.refs()
     demo.delete_dandiset("000003")
     result = place.sync()["demo:000003"]
-    assert (result.status, result.visit) == ("error", "not_found")
+    assert (result.status, result.visit, result.exit_code) == ("ok", "not_found", 0)
     assert {k: v for k, v in place.refs().items() if "000003" in k} == {
         k: v for k, v in refs.items() if "000003" in k
     }
     with place.index() as index:
         assert [one.kind for one in index.events("demo:000003")] == ["tombstone"]
     assert "demo:000003" not in place.sync()
+
+
+def test_a_vanished_dandiset_with_a_published_version_is_an_error(
+    place: Place, demo: DemoArchive
+) -> None:
+    """An owner may delete a draft, and nobody a published version."""
+    place.sync()
+    assert demo.dandisets["000002"].versions
+    demo.delete_dandiset("000002")
+    result = place.sync()["demo:000002"]
+    assert (result.status, result.visit, result.exit_code) == ("error", "not_found", 1)
 
 
 def test_datalad_clones_the_mirror_and_gets_down_into_a_dandiset(

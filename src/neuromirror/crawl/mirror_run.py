@@ -25,6 +25,7 @@ from neuromirror.model import (
     MirrorProbed,
     MirrorSeen,
     NeuromirrorError,
+    VersionKind,
     VisitEnded,
     dump_traffic,
 )
@@ -384,14 +385,18 @@ class MirrorRun:
             hint = self._hint(dataset, own)
         except DatasetNotFound as error:
             message = "gone upstream; everything mirrored of it is kept"
+            status = "error"
+            if error.owner_may_delete and not self._has_published(dataset):
+                message = f"a draft that its owner may delete is {message}"
+                status = "ok"
             try:
                 tell_vanished(self._recorder, dataset, str(error))
                 if last is None or last.status != "not_found":
                     ended = _ended(dataset, started, "not_found", message, own=own)
                     self._recorder.record(ended)
             except (NeuromirrorError, OSError) as failure:
-                message = explain(failure, self._store)
-            yield Result(dataset.name, "error", message, "not_found", traffic=own.hosts())
+                message, status = explain(failure, self._store), "error"
+            yield Result(dataset.name, status, message, "not_found", traffic=own.hosts())
         except Exception as error:  # noqa: BLE001 - recorded, and a result
             yield self._vanished_failed(dataset, started, last, explain(error, self._store), own)
         else:
@@ -400,6 +405,11 @@ class MirrorRun:
                 return
             message = "not in upstream's list, yet it answers; try again"
             yield self._vanished_failed(dataset, started, last, message, own)
+
+    def _has_published(self, dataset: DatasetRef) -> bool:
+        """Whether the store has a version of a dataset that upstream published."""
+        kind, name = VersionKind.PUBLISHED.value, dataset.name
+        return self._recorder.ask(lambda index: index.last_version(name, kind)) is not None
 
     def _vanished_failed(
         self,

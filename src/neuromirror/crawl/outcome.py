@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 class Outcome:
     """What a visit did: labels it minted, problems it met, files still without sha256.
 
-    ``writing`` counts the parts that upstream says are still being written. ``known`` are incidents
-    with published versions that were raised by an earlier visit: nothing is left to do about them
-    here, so they are told, but fail no further run. ``unproven`` are parts that could not be
-    mirrored as upstream has them. ``waiting`` says why a new dataset was not mirrored yet;
-    ``past`` counts the earlier states that upstream listed, and ``parts`` the new states of parts.
-    ``checked`` says what was compared, where that was not everything.
+    ``writing`` counts the parts that upstream says are still being written, ``refused`` the files
+    that upstream refuses to be asked about. ``known`` are incidents with published versions that
+    were raised by an earlier visit: nothing is left to do about them here, so they are told, but
+    fail no further run. ``unproven`` are parts and files that could not be mirrored as upstream has
+    them. ``waiting`` says why a new dataset was not mirrored yet; ``past`` counts the earlier
+    states that upstream listed, and ``parts`` the new states of parts. ``checked`` says what was
+    compared, where that was not everything.
     """
 
     minted: list[str] = field(default_factory=list)
@@ -26,6 +27,7 @@ class Outcome:
     upgraded: int = 0
     pending: int = 0
     writing: int = 0
+    refused: int = 0
     left_out: int = 0
     past: int = 0
     parts: int = 0

@@ -33,8 +33,8 @@ class Reading:
 
     ``parts`` makes what decides about the parts of a version's listing. A listing that is not
     proven is read again, ``attempts`` times in all. ``deep`` tells the source that nothing is to
-    be believed that could be read again. ``links``, ``checked`` and ``problems`` are what the last
-    listing said.
+    be believed that could be read again. ``links``, ``checked``, ``problems`` and ``refused`` are
+    what the last listing said.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Reading:
         self.links: tuple[tuple[str, str], ...] = ()
         self.checked = ""
         self.problems: tuple[str, ...] = ()
+        self.refused = 0
 
     def read(
         self,
@@ -166,4 +167,4 @@ class Reading:
 
     def _note(self, listing: Listing) -> None:
         self.links, self.checked = listing.facts.links, listing.checked()
-        self.problems = tuple(listing.problems())
+        self.problems, self.refused = tuple(listing.problems()), listing.refused()

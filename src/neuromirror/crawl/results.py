@@ -58,6 +58,9 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
     if outcome.writing:
         zarrs = "1 Zarr is" if outcome.writing == 1 else f"{outcome.writing} Zarrs are"
         notes += f"; {zarrs} still being written upstream"
+    if outcome.refused:
+        objects = "1 object" if outcome.refused == 1 else f"{outcome.refused} objects"
+        notes += f"; {objects} refused by the bucket, known by what it lists alone"
     if outcome.checked:
         notes += f"; compared: {outcome.checked}"
     unproven = outcome.unproven[:_NAMED]

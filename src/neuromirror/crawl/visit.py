@@ -242,6 +242,7 @@ class Visit:
             self.outcome.left_out = last.exceptions
             self._holds.lapse(version.upstream)
         self.outcome.checked = self._reading.checked
+        self.outcome.refused = self._reading.refused
         self.outcome.unproven += self._reading.problems
         if self._publisher.rows():
             keep_links(self._recorder, self._dataset, self._reading.links)

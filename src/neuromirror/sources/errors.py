@@ -43,7 +43,12 @@ class PartContradicted(ListingNotProven):
 
 
 class DatasetNotFound(NeuromirrorError):
-    """The archive itself says that it has no such dataset (any more)."""
+    """The archive itself says that it has no such dataset (any more).
+
+    ``owner_may_delete`` says that it lets owners delete a dataset of which nothing is published.
+    """
+
+    owner_may_delete: bool = False
 
 
 class MalformedId(ConfigurationError, ValueError):

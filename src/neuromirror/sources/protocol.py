@@ -113,6 +113,8 @@ class Listing:
 
     ``problems``, after either, returns a line for each thing that is left out, or incomplete,
     because upstream contradicts itself: the visit is partial and looks at it again each time.
+    ``refused`` returns how many files upstream lists and refuses to be asked about: what it said
+    in the listing is all that is known of them.
 
     ``still_there`` gives those of some missing paths that upstream has after all; None where the
     listing proves itself by a summary.
@@ -136,6 +138,7 @@ class Listing:
     still_there: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
     checked: Callable[[], str] = field(default=_nothing_said, repr=False)
     problems: Callable[[], Sequence[str]] = field(default=_no_problems, repr=False)
+    refused: Callable[[], int] = field(default=lambda: 0, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,9 +216,11 @@ class DandiSource:
         """What a 404 means: only the archive's own (JSON with a detail) says that it is gone."""
         if error.detail is None:
             return error
-        return DatasetNotFound(
+        missing = DatasetNotFound(
             f"{dataset.name}: {error.url} says that there is no such dandiset: {error.detail}"
         )
+        missing.owner_may_delete = True
+        return missing
 
     def _hint(self, dataset: DatasetRef, row: Mapping[str, Any], published: Any) -> DatasetHint:
         draft = row.get("draft_version")

@@ -379,12 +379,13 @@ class _ZarrReading:
         proved = self._state.checksum is not None
         with TemporaryDirectory(prefix="zarr-", dir=self._workspace) as folder:
             listed: list[SortedRows] = []
+            ladder = Ladder(self._bucket, self._name, ask_each=self._zarrs.ask_each, never=False)
             # Made before anything is listed: it notices what is written from now on.
             self._reading = reading = Reading(
                 self._bucket,
                 self.version,
                 self._prefix,
-                Ladder(self._bucket, self._name, ask_each=self._zarrs.ask_each, never=False),
+                ladder,
                 Rules(
                     profile=PLAIN,
                     connections=self._zarrs.connections,
@@ -411,6 +412,11 @@ class _ZarrReading:
             facts = replace(listing.facts, attributes=tuple(sorted(attributes)))
             listing.version = self.version
             yield from reading.entries(listing)
+            if ladder.denied.is_set() and not self._zarrs.closed:
+                raise PartRefused(
+                    f"{self._name}: some of its objects are listed, and refused, though the archive"
+                    " states no embargo"
+                )
             listing.facts = facts
 
     def _proved(self, folder: Path, moment: datetime | None) -> tuple[SortedRows, str]:

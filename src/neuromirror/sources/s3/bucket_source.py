@@ -254,6 +254,7 @@ class BucketSource:
             listing.memo = remembered
             listing.still_there = reading.still_there
             listing.problems = lambda: reading.unreadable
+            listing.refused = lambda: reading.refused
         return listing
 
     def _lists_versions(self, prefix: bytes, memo: Memo | None) -> bool:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import threading
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -122,6 +123,8 @@ class Ladder:
         self._never = never
         self._ask_empty = ask_empty
         self._doubted = set(doubted)
+        self.denied = threading.Event()
+        """Set when the bucket refused to be asked about an object (HTTP 401 or 403)."""
 
     def doubt(self, key: bytes) -> None:
         """Asks about an object in any case, from now on."""
@@ -243,6 +246,8 @@ class Ladder:
 
     def _is_refused(self, row: ObjectRow, reply: Reply) -> bool:
         """Whether nobody may ask, or something on the way does not take the key as it is."""
+        if reply.status in (401, 403):
+            self.denied.set()
         return reply.status in _REFUSED or (reply.status == 404 and not is_plain(row.key))
 
     def _check(

@@ -130,6 +130,8 @@ class Reading:
         """Set when something could not be asked for that may be allowed another time."""
         self.unreadable: list[str] = []
         """What is listed and cannot be read, a line each."""
+        self.refused = 0
+        """How many objects the bucket lists and refuses to be asked about."""
 
     def entries(self, listing: Listing) -> Iterator[Entry]:
         """Yields all but the documents, which are put on the listing at the end, with the facts."""
@@ -317,6 +319,7 @@ class Reading:
     def _noted(self, claims: Claims) -> Claims:
         if claims.opaque and not claims.refused:
             self._opaque.set()
+        self.refused += claims.refused
         if claims.refused or claims.status != 200:
             self.degraded.set()
         return claims
