@@ -24,6 +24,9 @@ ENCODINGS: Final = ("blosc", "npygz", "npz", "npy", "raw", "hdf5")
 
 _PIECE: Final = 1 << 20
 _ZEROS: Final = bytes(_PIECE)
+Piece = bytes | memoryview
+"""Some of the bytes of a chunk file."""
+
 _WORDS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -35,7 +38,7 @@ def canonical(
     dtype: str | None = None,
     *,
     where: str = "the service",
-) -> Iterator[bytes]:
+) -> Iterator[Piece]:
     """Yields the bytes of a chunk file from the body of a reply, as they come.
 
     The file holds the voxels of ``box`` in C order (z, y, x), little-endian, with zeros beyond
@@ -71,8 +74,8 @@ def canonical(
 
 
 def _chunk_file(
-    pieces: Iterable[bytes], shape: tuple[int, ...], chunk: Triple, dtype: str, where: str
-) -> Iterator[bytes]:
+    pieces: Iterable[Piece], shape: tuple[int, ...], chunk: Triple, dtype: str, where: str
+) -> Iterator[Piece]:
     item = ITEM_SIZES[dtype]
     return _padded(_exactly(pieces, math.prod(shape) * item, where), shape, chunk, item)
 
@@ -117,7 +120,7 @@ def _inflated(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]:
         yield piece
 
 
-def _exactly(pieces: Iterable[bytes], size: int, where: str) -> Iterator[bytes]:
+def _exactly(pieces: Iterable[Piece], size: int, where: str) -> Iterator[Piece]:
     seen = 0
     for piece in pieces:
         seen += len(piece)
@@ -155,7 +158,7 @@ def _swapped(pieces: Iterator[bytes], item: int) -> Iterator[bytes]:
         yield left
 
 
-def _transposed(pieces: Iterator[bytes], shape: tuple[int, ...], item: int) -> Iterator[bytes]:
+def _transposed(pieces: Iterator[Piece], shape: tuple[int, ...], item: int) -> Iterator[bytes]:
     """From Fortran's order, in which z runs fastest, to C's; holds the block."""
     words = array(_WORDS[item])
     held = bytearray()
@@ -170,8 +173,8 @@ def _transposed(pieces: Iterator[bytes], shape: tuple[int, ...], item: int) -> I
 
 
 def _padded(
-    pieces: Iterator[bytes], shape: tuple[int, ...], chunk: Triple, item: int
-) -> Iterator[bytes]:
+    pieces: Iterator[Piece], shape: tuple[int, ...], chunk: Triple, item: int
+) -> Iterator[Piece]:
     """Voxels with zeros at the far end of each axis."""
     deep, high, wide = shape
     row, plane = chunk[0] * item, chunk[0] * chunk[1] * item
@@ -191,7 +194,7 @@ def _zeros(count: int) -> Iterator[bytes]:
         yield _ZEROS[: count % _PIECE]
 
 
-def _widened(pieces: Iterator[bytes], row: int, wider: int) -> Iterator[bytes]:
+def _widened(pieces: Iterator[Piece], row: int, wider: int) -> Iterator[Piece]:
     """Rows of ``row`` bytes, each with zeros up to ``wider``."""
     left = b""
     most = _PIECE // wider
@@ -210,7 +213,7 @@ def _widened(pieces: Iterator[bytes], row: int, wider: int) -> Iterator[bytes]:
         left = bytes(joined[rows * row :])
 
 
-def _spaced(pieces: Iterator[bytes], run: int, pitch: int) -> Iterator[bytes]:
+def _spaced(pieces: Iterator[Piece], run: int, pitch: int) -> Iterator[Piece]:
     """Runs of ``run`` bytes, each with zeros up to ``pitch``."""
     gap = pitch - run
     due = run

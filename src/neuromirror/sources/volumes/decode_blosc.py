@@ -38,30 +38,36 @@ def can_decode() -> bool:
 
 def blosc_voxels(
     body: Iterable[bytes], count: int, dtype: str | None, where: str
-) -> tuple[bytes, str]:
+) -> tuple[bytes | memoryview, str]:
     """Return the content of a frame that comes in pieces, and the type of its voxels.
 
     The frame must hold exactly ``count`` voxels of ``dtype``; where that is None, of any unsigned
     integer. Of a longer body no more is read than such a frame takes. Raises
     :class:`WrongVoxels`, naming ``where``.
     """
+    begin = b""
     frame = bytearray()
-    size = 0
+    have = 0
     for piece in body:
-        frame += piece
-        if not size and len(frame) >= _HEADER.size:
-            size = _frame_size(frame, count, dtype, where)
-        if size and len(frame) > size:
+        more = piece
+        if not frame:
+            begin = more = begin + piece
+            if len(begin) < _HEADER.size:
+                continue
+            frame = bytearray(_frame_size(begin, count, dtype, where))
+        if have + len(more) > len(frame):
             raise WrongVoxels(f"{where} gave more after the end of its blosc frame")
-    if not size or len(frame) < size:
+        frame[have : have + len(more)] = more
+        have += len(more)
+    if not frame or have < len(frame):
         raise WrongVoxels(
-            f"{where} gave a blosc frame without its end ({len(frame)} bytes); try again",
+            f"{where} gave a blosc frame without its end ({have or len(begin)} bytes); try again",
             passing=True,
         )
     return _unpacked(frame, where), dtype or _UNSIGNED[_content_size(frame) // count]
 
 
-def _frame_size(frame: bytearray, count: int, dtype: str | None, where: str) -> int:
+def _frame_size(frame: bytes, count: int, dtype: str | None, where: str) -> int:
     """Return the size of a whole frame, from a header that is found to be right."""
     version, _, flags, item, content, block, size = _HEADER.unpack_from(frame)
     fault = ""
@@ -90,9 +96,9 @@ def _content_size(frame: bytearray) -> int:
     return int(_HEADER.unpack_from(frame)[4])
 
 
-def _unpacked(frame: bytearray, where: str) -> bytes:
+def _unpacked(frame: bytearray, where: str) -> bytes | memoryview:
     if frame[2] & _STORED:
-        return bytes(memoryview(frame)[_HEADER.size :])
+        return memoryview(frame)[_HEADER.size :]
     from numcodecs import blosc  # type: ignore[import-untyped]
 
     try:

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
-from typing import Any, Final
+from typing import Final
 
 from neuromirror.net import (
     BrokenOff,
@@ -31,7 +31,7 @@ from neuromirror.sources.volumes.decode import canonical
 from neuromirror.sources.volumes.decode_blosc import can_decode
 from neuromirror.sources.volumes.errors import CutoutRefused, TokenRefused, WrongVoxels
 from neuromirror.sources.volumes.requests import BLOSC, CutoutRequest, cutout_request, token_probe
-from neuromirror.sources.volumes.subrequests import Part, parts_of
+from neuromirror.sources.volumes.subrequests import Part, parts_of, put_part
 from neuromirror.sources.volumes.tokens import variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl
 
@@ -129,16 +129,18 @@ class _Service:
             chunks = self._until_stopped(reply.chunks)
             yield from canonical(chunks, encoding, url.box, url.chunk, dtype, where=where)
 
-    def part(self, part: Part, dtype: str) -> bytes:
+    def part(self, part: Part, dtype: str) -> memoryview:
         """The voxels of a part, asked for again where its reply broke off."""
         for left in reversed(range(_ATTEMPTS)):
             try:
-                return b"".join(self.pieces(part.url, dtype))
+                pieces = list(self.pieces(part.url, dtype))
             except (BrokenOff, WrongVoxels) as error:
                 if not left or self.stop.is_set():
                     error.passing = False
                 if not error.passing:
                     raise
+            else:
+                return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         raise AssertionError("the last attempt returns or raises")
 
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -247,12 +249,11 @@ def _assembled(
     service: _Service, url: BlockUrl, parts: list[Part], dtype: str, parallel: int
 ) -> Generator[bytes | memoryview, None, None]:
     """Yields a block slab by slab, put together from its parts."""
-    import numpy
-
     wide, high, deep = url.chunk
-    waiting: deque[tuple[Part, Future[bytes]]] = deque()
+    item = ITEM_SIZES[dtype]
+    waiting: deque[tuple[Part, Future[memoryview]]] = deque()
     rest = iter(parts)
-    slab: Any = None
+    slab = bytearray()
     pool = CountedPool(parallel, thread_name_prefix="volume-part")
     try:
         while True:
@@ -261,16 +262,13 @@ def _assembled(
             if not waiting:
                 break
             part, future = waiting.popleft()
-            found = numpy.frombuffer(future.result(), dtype).reshape(part.url.shape)
-            xs, ys = part.within
             if part.begins_slab:
-                slab = numpy.zeros((part.url.shape[0], high, wide), dtype)
-            slab[:, ys, xs] = found
+                slab = bytearray(part.url.shape[0] * high * wide * item)
+            put_part(slab, part, future.result(), (wide, high), item)
             if part.ends_slab:
-                yield memoryview(slab).cast("B")
+                yield memoryview(slab)
     finally:
         service.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
-    plane = wide * high * ITEM_SIZES[dtype]
     for _ in range(deep - url.shape[0]):
-        yield memoryview(bytes(plane))
+        yield bytes(wide * high * item)

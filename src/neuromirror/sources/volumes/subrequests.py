@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from math import prod
 from typing import Final
 
@@ -21,12 +20,12 @@ _PART_BYTES: Final = 16 << 20
 class Part:
     """A part of a block, to be asked for on its own.
 
-    ``within`` is its place along x and y in a slab, which is all of the block within the part's z
-    range.
+    ``corner`` is where it begins along x and y in a slab, which is all of the block within the
+    part's z range.
     """
 
     url: BlockUrl
-    within: tuple[slice, slice]
+    corner: tuple[int, int]
     begins_slab: bool
     ends_slab: bool
 
@@ -36,8 +35,8 @@ def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
 
     That is a small one, one whose voxels are of unknown type, and any of an ndstore.
     """
-    whole = [Part(url, (slice(None), slice(None)), True, True)]
-    if dtype is None or url.scheme != "boss" or find_spec("numpy") is None:
+    whole = [Part(url, (0, 0), True, True)]
+    if dtype is None or url.scheme != "boss":
         return whole
     item = ITEM_SIZES[dtype]
     if prod(url.shape) * item <= _PART_BYTES:
@@ -53,12 +52,30 @@ def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
             parts.append(
                 Part(
                     replace(url, box=box, chunk=(x1 - x0, y1 - y0, z1 - z0)),
-                    (slice(x0 - xs[0], x1 - xs[0]), slice(y0 - ys[0], y1 - ys[0])),
+                    (x0 - xs[0], y0 - ys[0]),
                     begins_slab=number == 0,
                     ends_slab=number == len(boxes) - 1,
                 )
             )
     return parts
+
+
+def put_part(
+    slab: bytearray, part: Part, voxels: memoryview, plane: tuple[int, int], item: int
+) -> None:
+    """Write a part's voxels into its slab, whose planes have ``plane`` voxels along x and y."""
+    wide, high = plane
+    x, y = part.corner
+    deep, tall, broad = part.url.shape
+    # rows as wide as the plane lie one after the other in both
+    rows = tall if broad == wide else 1
+    length = rows * broad * item
+    taken = 0
+    for z in range(deep):
+        for row in range(0, tall, rows):
+            at = ((z * high + y + row) * wide + x) * item
+            slab[at : at + length] = voxels[taken : taken + length]
+            taken += length
 
 
 def _steps(url: BlockUrl, item: int) -> tuple[int | None, int]:
