@@ -202,7 +202,7 @@ def test_a_fault_is_told_and_the_old_version_kept(
 def test_a_hold_for_levels_that_upstream_must_downsample_again_says_so(
     boss: DemoBoss, placed: Callable[..., Place]
 ) -> None:
-    place = placed(TISSUE, hash="none", block=[64, 64, 16])
+    place = placed(TISSUE, hash="none")
     place.sync()
     boss.set_status(TISSUE, "NOT_DOWNSAMPLED")
     assert place.sync()[f"b:{TISSUE}"].visit == "held"

@@ -16,6 +16,7 @@ from neuromirror.sources.volumes import (
     CutoutRefused,
     Level,
     MalformedUrl,
+    TokenRefused,
     Volume,
     WrongVoxels,
     blocks,
@@ -23,6 +24,7 @@ from neuromirror.sources.volumes import (
     fetch,
     parse_url,
 )
+from neuromirror.sources.volumes.tokens import variable
 
 _LEVEL = Level("1", (2, 0, 1), (12, 9, 8), (1.0, 1.0, 1.0), (8, 8, 8))
 
@@ -141,6 +143,33 @@ def test_a_refusal_names_the_block_and_what_it_may_mean(
     assert caught.value.status == status
     assert caught.value.passing == (status == 500)
     assert isinstance(caught.value, HttpError)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_is_named_by_where_it_comes_from(
+    status: int, service: VolumeService, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = parse_url(next(blocks(volume(service))).url)
+    service.answers["*"] = [(status, {}, b"{}")] * 4
+    with pytest.raises(TokenRefused) as caught:
+        b"".join(fetch(session, url, token="mine"))
+    assert (caught.value.name, caught.value.host) == (variable(service.host), service.host)
+    assert caught.value.status == status
+    with pytest.raises(TokenRefused) as caught:
+        b"".join(fetch(session, url, token="mine", token_name="the credentials"))
+    assert caught.value.name == "the credentials"
+    with pytest.raises(CutoutRefused) as refused:
+        b"".join(fetch(session, url, token_name=variable(service.host)))
+    assert variable(service.host) in str(refused.value)
+    # a mirror's token has a variable of its own
+    monkeypatch.setitem(os.environ, "MY_TOKEN", "secret-token")
+    with (
+        Session(allow_private=True, tokens={service.api: "MY_TOKEN"}) as other,
+        pytest.raises(CutoutRefused) as refused,
+    ):
+        b"".join(fetch(other, url))
+    assert "MY_TOKEN" in str(refused.value)
+    assert variable(service.host) not in str(refused.value)
 
 
 def test_troubles_that_pass_are_tried_again(service: VolumeService, session: Session) -> None:

@@ -237,9 +237,8 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
     def _fetched(
         self, url: BlockUrl, size: int | None, progress: Callable[[int], None]
     ) -> Iterator[bytes | memoryview]:
-        token, name = from_environment(url.host), None
-        if token is None:
-            token = self._kept_token(url.host)
+        token, name = from_environment(url.host), variable(url.host)
+        if token is None and (token := self._kept_token(url.host)) is not None:
             name = f"git-annex's credentials of the remote for {url.host}"
         return fetch(
             self._session(url),

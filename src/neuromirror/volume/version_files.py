@@ -44,7 +44,7 @@ from neuromirror.sources.volumes import PARALLEL, BlockUrl, Volume, WrongVoxels,
 from neuromirror.volume.checking import mapped
 from neuromirror.volume.errors import BlockMissing, WrongBytes, group_of, summary
 from neuromirror.volume.geometry import block_of
-from neuromirror.volume.tokens import from_environment
+from neuromirror.volume.tokens import from_environment, variable
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
@@ -342,6 +342,7 @@ class VersionFiles:
                 url,
                 size=size,
                 token=token,
+                token_name=variable(url.host),
                 seconds=self._left,
                 breaker=self._breaker,
                 parallel=PARALLEL,

@@ -70,8 +70,9 @@ def fetch(
     ``size`` is the file's, as the annex key tells it: with the URL it gives the type of a voxel.
     None takes any unsigned integer that the reply says. ``token`` is sent to the URL's host alone;
     None: the session's own, or what the service takes from anybody. ``token_name`` says where it
-    comes from, by default the host's environment variable. ``seconds`` is how long all of it may
-    take, None: as long as its size allows. ``progress`` is told how many bytes there were so far.
+    comes from, or could be set; by default the host's environment variable. ``seconds`` is how long
+    all of it may take, None: as long as its size allows. ``progress`` is told how many bytes there
+    were so far.
 
     A large block of a BOSS is fetched in parts along its cuboids, ``parallel`` at a time; a few of
     them are held in memory. Connections are held until the last byte, or until the generator is
@@ -228,8 +229,9 @@ class _Service:
         failed: NetError
         if isinstance(error, Forbidden) and request.secret:
             failed = TokenRefused(host, self.token_name or variable(host), error)
-        elif isinstance(error, Forbidden):
-            failed = CutoutRefused(scheme, block, error, f"a token may be set in {variable(host)}")
+        elif isinstance(error, Forbidden) and self.token_name is not None:
+            hint = f"a token may be set in {self.token_name}"
+            failed = CutoutRefused(scheme, block, error, hint)
         elif isinstance(error, RetryAfterTooLong):
             failed = error
         else:
