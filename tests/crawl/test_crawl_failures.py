@@ -14,10 +14,10 @@ from embargo_place import ID, NAME, Embargo
 from scripted import Box, Scripted, Thing, files
 
 from neuromirror.cli import main
-from neuromirror.crawl import rebuild_index
+from neuromirror.crawl import rebuild_index, recording
 from neuromirror.demo import DemoArchive
 from neuromirror.demo.boss import TISSUE, DemoBoss
-from neuromirror.model import DatasetRef, TaskFailed, VisitEnded
+from neuromirror.model import DatasetRef, PlacesAsked, TaskFailed, VisitEnded
 
 
 def status(place: Place) -> tuple[int, list[dict[str, Any]]]:
@@ -286,3 +286,50 @@ def test_housekeeping_that_failed_is_on_record_by_dataset(
     pack.write_bytes(whole)
     assert invoke(box, "housekeeping") == 0
     assert failing(box) == set()
+
+
+def test_locations_that_lost_a_current_file_fail_until_they_have_it_again(
+    box: Box, source: Scripted, invoke: Callable[..., int]
+) -> None:
+    source.things["one"] = Thing(files("a", "b"))
+    box.sync()
+    source.things["one"] = Thing(files("a"))
+    box.sync()
+    with box.index() as index:
+        (url,) = [
+            place.url
+            for file in index.files(index.resolve("box:one"))
+            for place in index.locations(file.content)
+        ]
+    old = url.replace("/a?", "/b?")
+
+    def asked(result: str, *urls: str) -> None:
+        with recording(box.store, box.store.index_path) as recorder:
+            at = "2026-03-01T12:00:00+00:00"
+            recorder.record(PlacesAsked("box", "one", {result: list(urls)}, at))
+
+    asked("gone", url)
+    assert failing(box) == {("locations", "box", None)}
+    asked("ok", url)
+    assert failing(box) == set()
+    # what only an older observed state has may go
+    asked("gone", old)
+    assert failing(box) == set()
+
+
+def test_show_names_what_fails_of_a_dataset(box: Box, source: Scripted) -> None:
+    source.things["one"] = Thing(files("a"))
+    box.sync()
+    source.things["one"] = Thing(files("a", "b"))
+
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    source.on_entries = broken
+    box.sync()
+    arguments = ["--store", str(box.folder), "--json", "show", "box:one"]
+    record = json.loads(CliRunner().invoke(main, arguments).stdout)
+    assert [one["task"] for one in record["failures"]] == ["visit"]
+    source.on_entries = lambda: None
+    box.sync()
+    assert json.loads(CliRunner().invoke(main, arguments).stdout)["failures"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,11 @@ def status_command(settings: Settings) -> None:
     record for each mirror and one, with status "error", for each failure. Exit code: 0 all well,
     1 something fails or something of the store is broken, 3 something is held.
     """
-    from neuromirror.service.standing import agenda_of, ago, broken_in
+    from neuromirror.service.standing import agenda_of, broken_in
 
     store = settings.store()
-    code = shown = 0
-    shown_failures: set[str] = set()
+    code = 0
+    shown: set[str] = set()
     agenda = agenda_of(store)
     with settings.index() as index:
         failures = index.failures()
@@ -50,47 +51,62 @@ def status_command(settings: Settings) -> None:
             record = {**asdict(one), "last_checked": when, "places": said, "taken_down": down}
             settings.emit("status", {**record, "schedule": None if todo is None else asdict(todo)})
             code = code or (3 if one.open_holds else 0)
-            shown += 1
+            shown.add(one.mirror)
             if settings.json:
                 continue
             own = [row for row in failures if row.mirror == one.mirror]
-            failing = [row.dataset for row in own if row.task == "visit" and row.dataset]
             gone = [row.name for row in index.datasets(one.mirror) if row.gone] if one.gone else []
-            settings.say(f"{one.mirror}  {one.uri}")
-            for head, text in [
-                ("datasets", _counted(one)),
-                ("content", f"{one.files} files in latest versions, {human_bytes(one.bytes)}"),
-                ("list read", when + ago(when)),
-                ("last visit", (one.last_visit or "never") + ago(one.last_visit)),
-                ("last full", (one.last_full_visit or "never") + ago(one.last_full_visit)),
-                ("failing", f"{one.failing}" + (f" ({_some(failing)})" * bool(failing))),
-                *[("failed", line) for line in _failed(own)],
-                *[("gone", f"{len(gone)} upstream, kept here ({_some(gone)})")] * bool(gone),
-                *[("waiting", f"{one.waiting} (to settle)")] * bool(one.waiting),
-                *[("sidecars", f"unreadable in {one.unreadable_sidecars} datasets ({_UNREADABLE})")]
-                * bool(one.unreadable_sidecars),
-                ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
-                ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
-                *[("taken down", f"{len(down)} ({_some(down)})")] * bool(down),
-                *[("places", _places(said))] * bool(said),
-                *([] if todo is None else [("service", _agenda(todo))]),
-            ]:
-                settings.say(f"  {head:<11} {text}")
-            for number, (name, word) in enumerate(one.capabilities.items()):
-                settings.say(f"  {'' if number else 'upstream':<11} {name}: {word}")
-            shown_failures |= {row.mirror for row in own}
+            for line in _mirror(one, when, own, gone, down, said, todo):
+                settings.say(line)
     if not shown:
         settings.say("nothing is mirrored yet; run 'neuromirror sync'")
     for failure in failures:
         code = 1
         record = {**asdict(failure), "status": "error"}
-        line = f"failed  {_failure(failure)}"
-        settings.emit("status", record, None if failure.mirror in shown_failures else line)
+        shown_text = None if failure.mirror in shown else f"failed  {_failure(failure)}"
+        settings.emit("status", record, shown_text)
     for message in broken_in(store):
         code = 1
         record = {"status": "error", "path": str(store.root), "message": message}
         settings.emit("status", record, f"broken  {message}")
     sys.exit(code)
+
+
+def _mirror(
+    one: MirrorStatus,
+    when: str,
+    own: list[FailureRow],
+    gone: list[str],
+    down: list[str],
+    said: dict[str, int],
+    todo: Agenda | None,
+) -> Iterator[str]:
+    """Yield the lines about a mirror; ``own`` are its failures."""
+    from neuromirror.service.standing import ago
+
+    failing = [row.dataset for row in own if row.task == "visit" and row.dataset]
+    yield f"{one.mirror}  {one.uri}"
+    for head, text in [
+        ("datasets", _counted(one)),
+        ("content", f"{one.files} files in latest versions, {human_bytes(one.bytes)}"),
+        ("list read", when + ago(when)),
+        ("last visit", (one.last_visit or "never") + ago(one.last_visit)),
+        ("last full", (one.last_full_visit or "never") + ago(one.last_full_visit)),
+        ("failing", f"{one.failing}" + (f" ({_some(failing)})" * bool(failing))),
+        *[("failed", line) for line in _failed(own)],
+        *[("gone", f"{len(gone)} upstream, kept here ({_some(gone)})")] * bool(gone),
+        *[("waiting", f"{one.waiting} (to settle)")] * bool(one.waiting),
+        *[("sidecars", f"unreadable in {one.unreadable_sidecars} datasets ({_UNREADABLE})")]
+        * bool(one.unreadable_sidecars),
+        ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
+        ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
+        *[("taken down", f"{len(down)} ({_some(down)})")] * bool(down),
+        *[("places", _places(said))] * bool(said),
+        *([] if todo is None else [("service", _agenda(todo))]),
+    ]:
+        yield f"  {head:<11} {text}"
+    for number, (name, word) in enumerate(one.capabilities.items()):
+        yield f"  {'' if number else 'upstream':<11} {name}: {word}"
 
 
 def _failed(failures: list[FailureRow]) -> list[str]:
