@@ -302,5 +302,5 @@ def release_command(settings: Settings, hold: str) -> None:
     settings.emit(
         "release",
         {"hold": hold, "dataset": dataset, "message": "released"},
-        f"released; now run: neuromirror sync {dataset}",
+        f"released; a running service visits it now; without one: neuromirror sync {dataset}",
     )

@@ -89,6 +89,8 @@ class Service:
         self._closed = False
         self.broken = ""
         self._workerless = False
+        self._wrong: dict[str, str] = {}
+        self._right: set[str] = set()
         self.woken = threading.Event()
 
     # --- what comes from outside
@@ -108,14 +110,12 @@ class Service:
     def reread(self) -> None:
         """Looks whether mirror files were changed; what is wrong is told, and nothing else done."""
         found = self._files.reread()
-        for name, message in found.wrong.items():
+        for message in found.wrong.values():
             tell("mirror file wrong", message, level=logging.ERROR)
-            self._log.failed(CONFIGURATION, message, name)
-        for name in found.right:
-            self._log.succeeded(CONFIGURATION, name)
+        self._wrong |= found.wrong
+        self._right = (self._right | {*found.right, *found.gone}) - found.wrong.keys()
         for name in found.gone:
             tell("mirror gone", "its file is gone: it is not looked at any more", mirror=name)
-            self._log.forget_mirror(name)
         now = self._clock()
         for name in found.changed:
             tell("mirror changed", "its file says something new: its list is read", mirror=name)
@@ -124,6 +124,18 @@ class Service:
             self._sort_mirrors()
             self._writing.append(self._books.mend(self._files.served(), now))
             self.woken.set()
+        for name in found.gone:
+            self._log.forget_mirror(name)
+        self._record_files()
+
+    def _record_files(self) -> None:
+        """Record which mirror files are wrong; what cannot be recorded now is tried again."""
+        for name in list(self._right):
+            self._log.succeeded(CONFIGURATION, name)
+            self._wrong.pop(name, None)
+            self._right.discard(name)
+        for name, message in self._wrong.items():
+            self._log.failed(CONFIGURATION, message, name)
 
     def close(self) -> None:
         """From now on nothing is begun; what is under way is still written down."""
