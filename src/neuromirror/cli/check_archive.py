@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @settings_options
 def check_archive_command(settings: Settings, archive: str, output: Path | None) -> None:
-    """Check which rules a live archive keeps, and what a mirror of it can rely on.
+    """Check which rules a live archive keeps.
 
     The archive is only read, with at most 200 requests. ARCHIVE is the name of a mirror, or an
     address: the base of the API of a DANDI archive, a BOSS or an ndstore, or a bucket
