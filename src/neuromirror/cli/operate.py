@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from neuromirror.service.standing import Agenda
 
 _NAMED = 5
-_UNREADABLE = "neuromirror list --where unreadable-sidecar=NAME, events"
 
 
 @click.command("status")
@@ -96,8 +95,7 @@ def _mirror(
         *[("failed", line) for line in _failed(own)],
         *[("gone", f"{len(gone)} upstream, kept here ({_some(gone)})")] * bool(gone),
         *[("waiting", f"{one.waiting} (to settle)")] * bool(one.waiting),
-        *[("sidecars", f"unreadable in {one.unreadable_sidecars} datasets ({_UNREADABLE})")]
-        * bool(one.unreadable_sidecars),
+        *[("sidecars", _unreadable(one.unreadable_sidecars))] * bool(one.unreadable_sidecars),
         ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
         ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
         *[("taken down", f"{len(down)} ({_some(down)})")] * bool(down),
@@ -118,6 +116,11 @@ def _failure(failure: FailureRow) -> str:
     name = failure.dataset or failure.mirror
     message = failure.message.removeprefix(f"{name}: ")
     return f"{failure.task} {name}".rstrip() + f": {message} (since {failure.since})"
+
+
+def _unreadable(datasets: int) -> str:
+    plural = "" if datasets == 1 else "s"
+    return f"unreadable in {datasets} dataset{plural} (neuromirror events)"
 
 
 def _places(said: dict[str, int]) -> str:
