@@ -213,6 +213,8 @@ def concealed(result: Result, store: Store, recorder: Recorder) -> Result:
         said = f"failed; 'neuromirror --store {folder} events' says why"
     elif result.visit == "held":
         said = f"a listing is held; see 'neuromirror --store {folder} holds'"
+    elif result.visit == "not_found":
+        said = "deleted upstream; what the private store has of it is kept"
     elif result.status == "ok":
         said = "the private store has a new state of it"
     else:
