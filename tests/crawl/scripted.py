@@ -45,6 +45,7 @@ class File:
     modified: datetime | None = START
     upstream_id: str | None = None
     sha256: bool = False
+    host: str = "bucket.example.invalid"
 
     def record(self, path: str) -> FileRecord:
         md5 = hashlib.md5(self.content, usedforsecurity=False).hexdigest()
@@ -55,7 +56,7 @@ class File:
             path.encode(),
             len(self.content),
             tuple(digests),
-            (Location(f"https://bucket.example.invalid/{path}?versionId={md5}", "s3", md5),),
+            (Location(f"https://{self.host}/{path}?versionId={md5}", "s3", md5),),
             modified=self.modified,
             upstream_id=self.upstream_id,
             retention=Retention.VERSIONED_BUCKET,

@@ -194,7 +194,7 @@ def test_a_repository_without_places_is_not_taken(
 ) -> None:
     served = tmp_path / "served" / "alias" / "demo--000002"
     shutil.copytree(paper.place.repository(PUBLISHED), served)
-    run(served, "git", "update-ref", "-d", "refs/heads/git-annex")
+    run(served, "git", "-c", "core.hooksPath=/dev/null", "update-ref", "-d", "refs/heads/git-annex")
     run(served, "git", "update-server-info")
     paper.edit("http://127.0.0.1:9", serve(tmp_path / "served"))
     done = bring_back(paper.lock, tmp_path / "data", offline=False).only()

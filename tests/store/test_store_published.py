@@ -20,9 +20,12 @@ from neuromirror.store import (
     dataset_of,
     versions_in_git,
 )
+from neuromirror.store.protection import HOOKS
 
 Serve = Callable[[Path], str]
 NOW = "2024-01-01T00:00:00+00:00"
+
+OWN = ("-c", "user.name=neuromirror", "-c", "user.email=x@neuromirror.invalid")
 
 
 def clone(address: str, path: Path) -> dict[str, str]:
@@ -145,16 +148,18 @@ def test_a_new_repository_is_as_git_makes_one(store: Store, tmp_path: Path) -> N
     wanted = {
         path.relative_to(tmp_path / "gits").as_posix() for path in (tmp_path / "gits").rglob("*")
     }
-    assert found == wanted | {"info", "ria-layout-version"}
+    hooks = {"hooks", *(f"hooks/{name}" for name in HOOKS)}
+    assert found == wanted | hooks | {"info", "ria-layout-version"}
     assert (repository.path / "HEAD").read_bytes() == (tmp_path / "gits" / "HEAD").read_bytes()
     listed = [
         set(git(where, "config", "--local", "--list").splitlines())
         for where in (repository.path, tmp_path / "gits")
     ]
-    assert listed[0] <= listed[1]
+    assert {one.split(".")[0] for one in listed[0] - listed[1]} == {"receive", "gc"}
     assert "core.bare=true" in listed[0]
     for path in (repository.path, *repository.path.rglob("*")):
-        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
+        runs = path.is_dir() or path.parent.name == "hooks"
+        assert path.stat().st_mode & 0o777 == (0o755 if runs else 0o644)
 
 
 def test_what_a_killed_publication_left_is_served_after_a_refresh(
@@ -264,6 +269,9 @@ def test_a_repository_that_others_made_is_damage_not_a_crash(store: Store) -> No
         inner = git(repository.path, "mktree", stdin=f"100644 blob {blob}\tdataset.json\n").strip()
         outer = git(repository.path, "mktree", stdin=f"040000 tree {inner}\t.neuromirror\n").strip()
         commit = git(repository.path, "commit-tree", outer, "-m", "x").strip()
+        git(repository.path, "update-ref", MAIN, commit)
+        assert list(versions_in_git(repository, set(), NOW)) == []  # somebody else's commit
+        commit = git(repository.path, *OWN, "commit-tree", outer, "-m", "x").strip()
         git(repository.path, "update-ref", MAIN, commit)
         with pytest.raises(StoreDamaged, match="not made by neuromirror"):
             list(versions_in_git(repository, set(), NOW))

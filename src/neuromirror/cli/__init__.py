@@ -26,6 +26,7 @@ from neuromirror.cli.get import get_command
 from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.operate import check_config_command, rebuild_index_command, status_command
 from neuromirror.cli.pin import outdated_command, pin_command
+from neuromirror.cli.repair import repair_command
 from neuromirror.cli.reproduce import reproduce_command
 from neuromirror.cli.restore import restore_command
 from neuromirror.cli.serve import serve_command
@@ -78,6 +79,7 @@ for _command in (
     housekeeping_command,
     audit_command,
     fsck_command,
+    repair_command,
     backup_command,
     restore_index_command,
     takedown_command,

@@ -93,10 +93,11 @@ def restore_index_command(settings: Settings, folder: Path) -> None:
 def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
     """Check that the store and its index are whole.
 
-    Of each dataset: its alias, its repository (git fsck, and that every version is reached by a
-    ref), the records and the manifest of each version against its state digest, and what the index
-    says of it. Without names the journal and the whole index too. Nothing is changed, and no
-    archive is asked. What is broken is named, with what to do about it.
+    Of each dataset: its alias, its repository (git fsck, that every version is reached by a ref,
+    and that nobody but neuromirror wrote to it), the records and the manifest of each version
+    against its state digest, and what the index says of it. Without names the journal and the whole
+    index too. Nothing is changed, and no archive is asked. What is broken is named, with what to do
+    about it.
 
     Exit code: 0 all is whole, 1 something is broken or could not be looked at.
     """

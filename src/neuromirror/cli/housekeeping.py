@@ -48,7 +48,7 @@ def housekeeping_command(
     from neuromirror.store.housekeeping import Rules, keep_house
 
     store = settings.store()
-    aliases = _aliases(store, names) if names else None
+    aliases = aliases_of(store, names) if names else None
     rules = Rules(grace=timedelta(hours=grace))
     code = unneeded = freed = 0
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def housekeeping_command(
     sys.exit(code)
 
 
-def _aliases(store: Store, names: Iterable[str]) -> set[str]:
+def aliases_of(store: Store, names: Iterable[str]) -> set[str]:
     """The aliases that are named, each by its dataset or its mirror; raises UnknownDataset."""
     from neuromirror.index import UnknownDataset
     from neuromirror.model import alias_of

@@ -27,6 +27,7 @@ from neuromirror.mint import (
     mint_delta,
 )
 from neuromirror.model import (
+    AnnexMoved,
     DatasetRef,
     InlineFolder,
     SnapshotHeader,
@@ -49,6 +50,7 @@ from neuromirror.store import (
     Store,
     versions_in_git,
 )
+from neuromirror.store.foreign import ForeignCommits, JournalRefs, foreign_refs, read_history
 
 _DELTA_LIMIT = 50_000
 """Changed files above which a state is minted whole: a delta holds its changes in memory."""
@@ -127,19 +129,44 @@ class Publisher:
         return self._recorder.ask(lambda index: index.last_version(self.dataset.name, kind))
 
     def catch_up(self) -> None:
-        """Records versions that are in git but not in the journal: a visit died in between."""
+        """Record versions that are in git but not in the journal: a visit died in between.
+
+        Raises ForeignCommits where refs are not where neuromirror put them: nothing of that may
+        be recorded, and nothing minted on top of it.
+        """
         self.repository.clean()
         refs = self.repository.refs()
         if not refs:
             return
-        known = {row.commit for row in self.rows()}
+        rows = self.rows()
+        known = {row.commit for row in rows}
+        self._check_refs(refs, rows)
         if not {refs.get(MAIN), refs.get(PUBLISHED)} <= known | {None}:
             missing = list(versions_in_git(self.repository, known, now()))
             if missing:
                 missing = [replace(one, within=self._within) for one in missing]
+                for one in missing:
+                    restore_records(
+                        self._store, self.dataset, one.commit, one.annex_commit, one.kind
+                    )
                 self._recorder.record(*map(self._as_set, missing))
         self.repository.refresh()
         self._store.alias(self.dataset)
+
+    def _check_refs(self, refs: dict[str, str], rows: list[VersionRow]) -> None:
+        """Raise ForeignCommits unless all refs are where neuromirror put them."""
+        journal = JournalRefs(rows, is_part=bool(self._within))
+        if journal.agrees(refs):
+            return
+        history = read_history(self.repository.path)
+        found = foreign_refs(self.repository, journal, history)
+        if found:
+            raise ForeignCommits(
+                f"{self.dataset.name}: {found[0]} in {self.repository.path}, where neuromirror "
+                f"did not put it ({len(found)} such refs): another program wrote to the mirror. "
+                f"Nothing of it was recorded; run 'neuromirror repair {self.dataset.name}', which "
+                "keeps it and puts the refs back"
+            )
 
     def difference(self, row: VersionRow, proven: Proven, scratch: Path) -> Difference:
         """What differs from a version that was minted; looked for once in each listing."""
@@ -218,6 +245,12 @@ class Publisher:
                 before.state == minted.state and before.metadata != minted.metadata
             )
             self._recorder.record(self._entry(proven, minted, chosen[-1], metadata_only=same))
+        elif minted.annex_commit != parents.annex:
+            dataset = self.dataset
+            moved_to = minted.annex_commit
+            self._recorder.record(
+                AnnexMoved(dataset.mirror, dataset.local_id, dataset.source_uri, moved_to, now())
+            )
         known = states.get(minted.commit)
         return Published(
             label=chosen[-1] if known is None else known.label,

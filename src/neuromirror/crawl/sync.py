@@ -229,6 +229,7 @@ class Sync:
         refuse_private(self._store.root)
         sources = [request.mirror.open() for request in requests]
         self._private.check(sources)
+        self._store.protect_repositories()
         return sources
 
     def _recording(self) -> AbstractContextManager[Recorder]:
@@ -306,6 +307,7 @@ class Sync:
         )
         try:
             with self._private.open() as (store, recorder):
+                store.protect_repositories()
                 untold = TrafficCounter()  # the number of requests tells that of files
                 run = MirrorRun(store, recorder, view, self._how, rules, self._count, untold)
                 failed = False

@@ -18,6 +18,7 @@ from neuromirror.index.recording import Recorded, record_changes, record_files, 
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import (
     UNREADABLE,
+    AnnexMoved,
     Change,
     DatasetRef,
     Entry,
@@ -73,6 +74,8 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
             )
         case VersionMinted():
             _version_minted(connection, entry, journal)
+        case AnnexMoved():
+            pass  # what the refs of a repository are compared with; no table has it
         case VisitEnded():
             _visit_ended(connection, entry)
         case LinksFound():

@@ -18,6 +18,7 @@ from neuromirror.model.errors import (
 )
 from neuromirror.model.etags import dandi_part_size
 from neuromirror.model.journal import (
+    AnnexMoved,
     Entry,
     EventRaised,
     HoldLapsed,
@@ -99,6 +100,7 @@ __all__ = [
     "UNREADABLE",
     "ZARR_MARKERS",
     "ZARR_METADATA",
+    "AnnexMoved",
     "Change",
     "ConfigurationError",
     "DatasetFacts",

@@ -89,6 +89,17 @@ class VersionMinted:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnexMoved:
+    """The git-annex branch of a dataset moved without a new version, to ``annex_commit``."""
+
+    mirror: str
+    local_id: str
+    source_uri: str
+    annex_commit: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class VisitEnded:
     """A visit of one dataset that is over.
 
@@ -154,7 +165,7 @@ class HoldLapsed:
 class EventRaised:
     """Something an operator or a reader should know.
 
-    ``kind`` is incident | tombstone | returned | digest-upgrade | unavailable | takedown.
+    ``kind`` is incident | tombstone | returned | digest-upgrade | unavailable | takedown | repair.
     """
 
     mirror: str
@@ -254,6 +265,7 @@ Entry = (
     MirrorSeen
     | MirrorProbed
     | VersionMinted
+    | AnnexMoved
     | VisitEnded
     | LinksFound
     | HoldPlaced
@@ -271,6 +283,7 @@ _TYPES: dict[str, type[Entry]] = {
     "mirror": MirrorSeen,
     "probe": MirrorProbed,
     "version": VersionMinted,
+    "annex": AnnexMoved,
     "visit": VisitEnded,
     "links": LinksFound,
     "hold": HoldPlaced,

@@ -18,6 +18,7 @@ from neuromirror.index import Index, IndexMissing, IndexUnusable, UnknownDataset
 from neuromirror.index.backup import flaws
 from neuromirror.mint import git_environment
 from neuromirror.model import (
+    AnnexMoved,
     DatasetRef,
     Reinstated,
     StateDigest,
@@ -26,10 +27,11 @@ from neuromirror.model import (
     placed_line,
     text,
 )
-from neuromirror.store import Store, StoreDamaged, dataset_of
+from neuromirror.store import Repository, Store, StoreDamaged
+from neuromirror.store.foreign import find_damage
 from neuromirror.store.manifests import manifest_lines
 
-What = Literal["journal", "index", "alias", "git", "records", "manifest"]
+What = Literal["journal", "index", "alias", "git", "refs", "records", "manifest"]
 
 _REBUILD = "'neuromirror rebuild-index' makes the index anew from the store, nothing is lost"
 _BACKUP = "restore {path} from a backup of the store (docs/how-to.md)"
@@ -83,6 +85,7 @@ class _Dataset:
     name: str
     dataset_id: str
     by_commit: dict[str, _Version]
+    entries: list[VersionMinted | AnnexMoved]
 
     @property
     def versions(self) -> list[_Version]:
@@ -116,7 +119,7 @@ class Checks:
             for end, entry in self._store.journal_from(0):
                 met |= end == position
                 self._end = end
-                if isinstance(entry, VersionMinted):
+                if isinstance(entry, VersionMinted | AnnexMoved):
                     self._learn(entry)
                 elif isinstance(entry, Withheld | Reinstated):
                     alias = DatasetRef(entry.mirror, entry.local_id, entry.source_uri).alias
@@ -166,11 +169,14 @@ class Checks:
             if alias in self._known and alias not in self._down:
                 yield from self._versions(alias, max(1, done))
 
-    def _learn(self, entry: VersionMinted) -> None:
-        dataset = dataset_of(entry)
+    def _learn(self, entry: VersionMinted | AnnexMoved) -> None:
+        dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
         known = self._known.setdefault(
-            dataset.alias, _Dataset(dataset.name, dataset.dataset_id, {})
+            dataset.alias, _Dataset(dataset.name, dataset.dataset_id, {}, [])
         )
+        known.entries.append(entry)
+        if isinstance(entry, AnnexMoved):
+            return
         version = _Version(
             *(entry.commit, entry.state, entry.label, entry.kind, entry.tree, entry.time),
             *(entry.files, entry.bytes, entry.title),
@@ -208,6 +214,9 @@ class Checks:
             message = f"there is no repository at {path}; {_BACKUP.format(path='it')}"
             yield Checked(name, "git", Mark(alias, 1), "error", message)
             return
+        for message in _foreign(path, [] if known is None else known.entries):
+            told = f"{message}; 'neuromirror repair {name}' puts it right and loses nothing"
+            yield Checked(name, "refs", Mark(alias), "error", told)
         yield self._fsck(name, path, Mark(alias, 1), known)
 
     def _fsck(self, name: str, path: Path, mark: Mark, known: _Dataset | None) -> Checked:
@@ -315,6 +324,15 @@ class Checks:
         if not index.words_agree(row):
             return f"the index has other words for the paths of {row.label} than its files have"
         return ""
+
+
+def _foreign(path: Path, entries: list[VersionMinted | AnnexMoved]) -> Iterator[str]:
+    """Return what other programs than neuromirror wrote to a repository, one message per thing."""
+    try:
+        damage = find_damage(Repository(path), entries)
+    except StoreDamaged:
+        return  # which git fsck names
+    yield from damage.messages()
 
 
 def _storable(title: str) -> str:

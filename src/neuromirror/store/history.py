@@ -9,6 +9,7 @@ from typing import Any
 from neuromirror.mint import ObjectMissing, ObjectReader
 from neuromirror.model import DatasetRef, VersionMinted, raw, time_of_commit
 from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.foreign import read_history
 from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
 
 _DESCRIPTION = ".neuromirror/dataset.json"
@@ -23,22 +24,30 @@ _FIELDS = frozenset(
 def versions_in_git(
     repository: Repository, known: set[str], observed_at: str
 ) -> Iterator[VersionMinted]:
-    """Journal entries of all commits on ``published``, then ``main``, that are not ``known``.
+    """Journal entries of all own commits on ``published``, then ``main``, that are not ``known``.
 
     Oldest first; then what only tags name, as the states of a part, which have no parents. A
-    super-dataset has no versions.
+    super-dataset has no versions, and a foreign commit (store.foreign) is none.
     ``observed_at`` stands for the time of observation, which git does not keep.
     """
     refs = repository.refs()
     seen: set[str] = set()
+    if ANNEX in refs and {sha for name, sha in refs.items() if name != ANNEX} <= known:
+        return
+    history = read_history(repository.path)
     with ObjectReader(repository.path) as reader:
         if ANNEX not in refs and (MAIN in refs or PUBLISHED in refs):
-            if PUBLISHED not in refs and _is_superdataset(reader, refs[MAIN]):
+            main = history.newest(repository.path, refs[MAIN]) if PUBLISHED not in refs else None
+            if main is not None and _is_superdataset(reader, main):
                 return
             raise StoreDamaged(
                 f"{repository.path} has no git-annex branch; this repository was not made by "
-                "neuromirror, or lost it: restore the repository from a backup"
+                "neuromirror, or lost it: 'neuromirror repair' puts the branch back if the journal "
+                "has it, else restore the repository from a backup"
             )
+        annex = refs.get(ANNEX, "")
+        if annex and annex not in history.own:
+            annex = history.newest(repository.path, annex) or annex
         for branch in (PUBLISHED, MAIN):
             if branch not in refs or refs[branch] in known:
                 continue
@@ -46,17 +55,19 @@ def versions_in_git(
             before: str | None = None
             for commit in listed.split():
                 seen.add(commit)
+                if commit not in history.own:
+                    continue
                 described = _described(reader, commit)
                 if commit not in known:
-                    yield _entry(reader, commit, described, before, refs[ANNEX], observed_at)
+                    yield _entry(reader, commit, described, before, annex, observed_at)
                 before = described["state"]
         tagged = git(
             repository.path, "for-each-ref", "--sort=committerdate", "--format=%(objectname)", TAGS
         )
         for commit in dict.fromkeys(tagged.split()):
-            if commit not in known and commit not in seen:
+            if commit in history.own and commit not in known and commit not in seen:
                 described = _described(reader, commit)
-                yield _entry(reader, commit, described, None, refs[ANNEX], observed_at)
+                yield _entry(reader, commit, described, None, annex, observed_at)
 
 
 def _is_superdataset(reader: ObjectReader, commit: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from neuromirror.model import Entry, dump_entry, load_entry
-from neuromirror.store.disk import sync
+from neuromirror.store.disk import sync, write_atomically
 from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.locks import locked
 
@@ -33,6 +33,18 @@ class JournalFile:
             os.fsync(file.fileno())
             if is_new:
                 sync(self._path.parent)
+
+    def drop(self, unwanted: Callable[[Entry], bool]) -> list[bytes]:
+        """Remove entries and return their lines; an index must be rebuilt after that."""
+        with locked(self._path.with_suffix(".lock"), "the journal", wait=60):
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            dropped = [
+                line for line in lines if line.endswith(b"\n") and unwanted(load_entry(line))
+            ]
+            if dropped:
+                gone = set(dropped)
+                write_atomically(self._path, b"".join(one for one in lines if one not in gone))
+        return dropped
 
     def size(self) -> int:
         """Bytes of the file."""

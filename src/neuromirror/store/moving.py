@@ -37,6 +37,7 @@ from neuromirror.store.disk import (
     write_atomically,
 )
 from neuromirror.store.locks import locked
+from neuromirror.store.protection import protect
 from neuromirror.store.repository import TAGS, Repository, git
 from neuromirror.store.store import Store
 
@@ -229,6 +230,7 @@ def _copy_repository(found: Repository, there: Repository) -> None:
         for name in files:
             path = Path(folder, name)
             path.chmod(FILE_MODE if path.stat().st_mode & 0o200 else FILE_MODE & 0o444)
+    protect(draft)
     sync_tree(draft)
     # what is there without a ref is what a killed visit had begun
     shutil.rmtree(there.path, ignore_errors=True)

@@ -176,7 +176,7 @@ def _read(path: Path) -> Iterator[bytes]:
     except (FileNotFoundError, EOFError, zstandard.ZstdError) as error:
         raise StoreDamaged(
             f"the records {path} cannot be read ({error}); restore the file from a backup, or run "
-            "'neuromirror sync --deep' for the dataset"
+            "'neuromirror rebuild-index', which reads them back from git"
         ) from error
 
 

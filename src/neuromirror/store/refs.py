@@ -95,12 +95,15 @@ def _text(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def move_refs(repository: Path, expected: Mapping[str, str | None], new: Mapping[str, str]) -> None:
+def move_refs(
+    repository: Path, expected: Mapping[str, str | None], new: Mapping[str, str | None]
+) -> None:
     """Moves refs in one step: after any crash all of ``new`` is there, or none of it.
 
-    ``expected`` gives where the refs must be now (None: absent); raises RefsMoved where one is
-    not, StoreBusy while git holds one of the refs, RefRefused for a name that git would not have.
-    The new ids must be of commits. The caller holds the dataset's lock.
+    A ref that is None in ``new`` is deleted. ``expected`` gives where the refs must be now (None:
+    absent); raises RefsMoved where one is not, StoreBusy while git holds one of the refs,
+    RefRefused for a name that git would not have. The new ids must be of commits. The caller holds
+    the dataset's lock.
     """
     for name in new:
         if not name.startswith("refs/") or _REFUSED.search(name):
@@ -129,7 +132,8 @@ def move_refs(repository: Path, expected: Mapping[str, str | None], new: Mapping
             for name in hiding:
                 (repository / name).unlink(missing_ok=True)
                 sync((repository / name).parent)
-        packed.update({name: (sha, "") for name, sha in new.items()})
+        packed = {name: where for name, where in packed.items() if name not in new}
+        packed.update({name: (sha, "") for name, sha in new.items() if sha is not None})
         _write_packed(repository, packed)
 
 

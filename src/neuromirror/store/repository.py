@@ -19,6 +19,7 @@ from neuromirror.store.disk import (
     write_atomically,
 )
 from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.protection import CONFIG, protect
 from neuromirror.store.refs import DRAFTS, drop_own_locks, info_refs, move_refs, read_refs
 from neuromirror.store.retired import are_listed, list_packs
 
@@ -35,7 +36,7 @@ _FOLDERS = (
 )
 _FILES = {
     "HEAD": f"ref: {MAIN}\n",
-    "config": "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n",
+    "config": CONFIG,
     "ria-layout-version": "2\n",
 }
 """What ``git init --bare`` makes (gitrepository-layout(5)), and what RIA stores want beside it."""
@@ -69,6 +70,7 @@ class Repository:
         for name, content in _FILES.items():
             (draft / name).write_text(content)
             (draft / name).chmod(FILE_MODE)
+        protect(draft)
         sync_tree(draft)
         os.rename(draft, self.path)
         sync(self.path.parent)
@@ -76,6 +78,8 @@ class Repository:
     def clean(self) -> None:
         """Removes what a killed visit left; the caller holds the dataset's lock."""
         drop_own_locks(self.path)
+        if self.exists():
+            protect(self.path)
         for pattern in _LEFT_BEHIND:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)

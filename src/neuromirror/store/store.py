@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +35,7 @@ from neuromirror.store.errors import NotAStore, StoreBusy, StoreDamaged
 from neuromirror.store.journal import JournalFile
 from neuromirror.store.locks import locked
 from neuromirror.store.manifests import manifest_file
+from neuromirror.store.protection import protect, protection_digest
 from neuromirror.store.records import RecordsFolder
 from neuromirror.store.repository import Repository
 
@@ -205,6 +206,20 @@ class Store:
             if not link.name.startswith("."):
                 yield link.name, Repository(link.resolve())
 
+    def protect_repositories(self) -> int:
+        """Protect all repositories against other writers; return how many lacked something.
+
+        They are looked at once for each form of the protection; see
+        :mod:`neuromirror.store.protection`.
+        """
+        marker, form = self._own / "protected", f"{protection_digest()}\n"
+        with suppress(FileNotFoundError):
+            if marker.read_text() == form:
+                return 0
+        count = sum(protect(one.path) for _, one in self.aliases() if one.exists())
+        write_atomically(marker, form.encode())
+        return count
+
     # --- records and manifests
 
     def keep_records(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
@@ -282,6 +297,10 @@ class Store:
     def append(self, *entries: Entry) -> None:
         """Adds entries to the journal."""
         self._journal.append(entries)
+
+    def drop_entries(self, unwanted: Callable[[Entry], bool]) -> list[bytes]:
+        """Remove entries from the journal; see :meth:`JournalFile.drop`."""
+        return self._journal.drop(unwanted)
 
     def journal_size(self) -> int:
         """Bytes of the journal."""

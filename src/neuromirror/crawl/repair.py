@@ -1,0 +1,175 @@
+"""Repositories brought back to what neuromirror wrote, after somebody else wrote to them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neuromirror.crawl.rebuild import rebuild_index
+from neuromirror.crawl.recorder import recording
+from neuromirror.crawl.times import now
+from neuromirror.model import (
+    AnnexMoved,
+    DatasetRef,
+    Entry,
+    EventRaised,
+    NeuromirrorError,
+    VersionMinted,
+    VisitEnded,
+)
+from neuromirror.store import Repository, Store, dataset_of
+from neuromirror.store.foreign import Damage, find_damage
+from neuromirror.store.protection import protect
+from neuromirror.store.quarantine import keep_foreign, restore_refs, take_out_annex
+
+_WAIT = 60.0
+"""Seconds to wait for a visit that is in progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """The result for one repository, in DataLad's words.
+
+    ``status`` is ok | notneeded | error; ``refs`` are those that were put back, ``versions`` the
+    labels of versions that the journal no longer has, ``folder`` is where all of it is kept.
+    """
+
+    dataset: str
+    status: str
+    message: str
+    refs: list[dict[str, str | None]] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    folder: str = ""
+
+
+def repair(
+    store: Store, index_path: Path, aliases: Collection[str] | None, *, dry_run: bool = False
+) -> Iterator[Repaired]:
+    """Repair the repositories behind ``aliases`` (None: all), one after the other.
+
+    What is foreign is kept in quarantine (:mod:`neuromirror.store.quarantine`), refs go back to
+    where the journal has them, and what the journal has of foreign commits is removed from it. A
+    dataset that fails keeps all it has; the others are repaired. ``dry_run`` writes nothing.
+    """
+    by_alias: dict[str, list[VersionMinted | AnnexMoved]] = {}
+    for _, entry in store.journal_from(0):
+        if isinstance(entry, VersionMinted | AnnexMoved):
+            dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+            by_alias.setdefault(dataset.alias, []).append(entry)
+    dropped = False
+    done: set[Path] = set()
+    for alias, repository in store.aliases():
+        if (aliases is not None and alias not in aliases) or repository.path in done:
+            continue
+        done.add(repository.path)
+        if not repository.exists():
+            continue  # fsck names it
+        try:
+            one = _repair(store, alias, repository, by_alias.get(alias, []), dry_run=dry_run)
+        except (NeuromirrorError, OSError) as error:
+            yield Repaired(_name(alias, by_alias), "error", str(error))
+        else:
+            dropped |= bool(one.versions)
+            yield one
+    if dry_run:
+        return
+    if dropped:
+        rebuild_index(store, index_path)
+    with recording(store, index_path):
+        pass  # applies what the journal has since
+
+
+def _repair(
+    store: Store,
+    alias: str,
+    repository: Repository,
+    entries: list[VersionMinted | AnnexMoved],
+    *,
+    dry_run: bool,
+) -> Repaired:
+    name = _name(alias, {alias: entries})
+    with ExitStack() as stack:
+        if not dry_run:
+            lock = repository.path.parent.name + repository.path.name
+            stack.enter_context(store.lock(lock, name, _WAIT))
+        damage = find_damage(repository, entries)
+        refs: list[dict[str, str | None]] = [
+            {"name": one.name, "found": one.found, "restored": one.expected} for one in damage.refs
+        ]
+        labels = [one.label for one in damage.versions]
+        if not damage:
+            return Repaired(name, "notneeded", "nothing in it is foreign")
+        message = "; ".join(damage.messages())
+        if dry_run:
+            return Repaired(name, "ok", f"would be repaired: {message}", refs, labels)
+        folder = ""
+        if damage.refs or damage.versions or damage.leftovers:
+            folder = str(_put_back(store, alias, repository, entries, damage))
+            message += f"; kept in {folder}"
+        protect(repository.path)
+    return Repaired(name, "ok", f"repaired: {message}", refs, labels, folder)
+
+
+def _put_back(
+    store: Store,
+    alias: str,
+    repository: Repository,
+    entries: list[VersionMinted | AnnexMoved],
+    damage: Damage,
+) -> Path:
+    """Quarantine what is foreign and restore the rest; the caller holds the dataset's lock."""
+    at = now()
+    folder = keep_foreign(store, alias, repository, damage.refs, damage.history, at)
+    if damage.leftovers:
+        take_out_annex(repository, folder)
+    if damage.versions:
+        dataset = dataset_of(damage.versions[0])
+        foreign = damage.history.foreign
+
+        def unwanted(entry: Entry) -> bool:
+            if not isinstance(entry, VersionMinted | AnnexMoved):
+                return False
+            ids = {entry.annex_commit, getattr(entry, "commit", "")}
+            same = (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
+            return same and bool(ids & foreign)
+
+        lines = store.drop_entries(unwanted)
+        (folder / "journal.jsonl").write_bytes(b"".join(lines))
+    if damage.refs:
+        restore_refs(repository, damage.refs)
+    if entries:
+        store.append(*_entries(dataset_of_entry(entries[0]), damage, at))
+    return folder
+
+
+def _entries(dataset: DatasetRef, damage: Damage, at: str) -> list[Entry]:
+    """What the journal says of a repair: an event, and that the dataset is to be visited."""
+    message = f"{dataset.name} was repaired: {'; '.join(damage.messages())}"
+    refs = {one.name: one.found for one in damage.refs}
+    visit = VisitEnded(
+        visit=f"{at}-{dataset.dataset_id[:8]}",
+        mirror=dataset.mirror,
+        local_id=dataset.local_id,
+        source_uri=dataset.source_uri,
+        title="",
+        started=at,
+        ended=at,
+        status="failed",
+        fingerprint="",
+        pending=0,
+        message="repaired; the next sync visits it again",
+    )
+    event = EventRaised(dataset.mirror, dataset.local_id, "repair", message, at, {"refs": refs})
+    return [visit, event]
+
+
+def dataset_of_entry(entry: VersionMinted | AnnexMoved) -> DatasetRef:
+    """Return the dataset that an entry is of."""
+    return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+
+
+def _name(alias: str, by_alias: dict[str, list[VersionMinted | AnnexMoved]]) -> str:
+    entries = by_alias.get(alias)
+    return dataset_of_entry(entries[0]).name if entries else alias

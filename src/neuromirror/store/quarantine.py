@@ -1,0 +1,87 @@
+"""Where foreign refs, commits and files of a repository are kept when it is repaired.
+
+::
+
+    <store>/neuromirror/quarantine/<alias>/<time>/    mode 0700
+        refs.json         {"at": …, "refs": {name: {"found": …, "restored": …}}}
+        foreign.bundle    the foreign commits with their refs, for 'git fetch'
+        config, annex/    of a repository in which git-annex had been initialized
+        journal.jsonl     entries that the journal had of foreign commits
+
+The objects stay in the repository too: no ref leads to them there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from neuromirror.store.disk import make_folder, sync, sync_tree, write_atomically
+from neuromirror.store.foreign import ForeignRef, History
+from neuromirror.store.protection import CONFIG, protect
+from neuromirror.store.refs import move_refs
+from neuromirror.store.repository import Repository, git
+from neuromirror.store.store import Store
+
+_OWNER = 0o700
+
+
+def keep_foreign(
+    store: Store,
+    alias: str,
+    repository: Repository,
+    refs: Sequence[ForeignRef],
+    history: History,
+    at: str,
+) -> Path:
+    """Keep what foreign refs lead to; return the folder, which is for the store's owner alone."""
+    parent = store.root / "neuromirror" / "quarantine"
+    make_folder(parent)
+    parent.chmod(_OWNER)
+    folder = _new_folder(parent / alias, at.replace(":", "").replace("-", ""))
+    told = {one.name: {"found": one.found, "restored": one.expected} for one in refs}
+    content = json.dumps({"at": at, "refs": told}, indent=1, sort_keys=True)
+    write_atomically(folder / "refs.json", content.encode() + b"\n")
+    foreign = [one.name for one in refs if one.found is not None and one.found not in history.own]
+    if foreign:
+        own = {one for one in repository.refs().values() if one in history.own}
+        own |= {one.expected for one in refs if one.expected is not None}
+        bundle = folder / "foreign.bundle"
+        git(repository.path, "bundle", "create", str(bundle), *foreign, "--not", *sorted(own))
+        bundle.chmod(0o600)
+        sync(bundle)
+    sync(folder)
+    return folder
+
+
+def take_out_annex(repository: Repository, folder: Path) -> None:
+    """Move what an initialized git-annex left into ``folder``, content of files included."""
+    config = repository.path / "config"
+    write_atomically(folder / "config", config.read_bytes())
+    annex = repository.path / "annex"
+    if annex.exists():
+        sync_tree(annex)
+        os.rename(annex, folder / "annex")
+        sync(folder)
+        sync(repository.path)
+    write_atomically(config, CONFIG.encode())
+
+
+def restore_refs(repository: Repository, refs: Sequence[ForeignRef]) -> None:
+    """Put refs where they belong, and protect the repository; the caller holds its lock."""
+    protect(repository.path)
+    found: Mapping[str, str | None] = {one.name: one.found for one in refs}
+    move_refs(repository.path, found, {one.name: one.expected for one in refs})
+    repository.refresh()
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Make a folder with a name that is not taken."""
+    make_folder(parent)
+    number, folder = 1, parent / name
+    while folder.exists():
+        number, folder = number + 1, parent / f"{name}-{number}"
+    folder.mkdir(_OWNER)
+    return folder
