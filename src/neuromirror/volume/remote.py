@@ -1,4 +1,4 @@
-"""The program ``git-annex-remote-neuromirror``: makes blocks of volumes into files.
+"""The program ``git-annex-remote-neuromirror``: blocks of volumes, and files that take a token.
 
 It speaks git-annex's external special remote protocol. git-annex starts one for each of its jobs.
 """
@@ -18,10 +18,10 @@ def main() -> None:
         # git-annex shows what an ERROR says, and nothing of a traceback
         sys.stdout.write(f"VERSION 1\nERROR {_MISSING}\n")
         sys.exit(1)
-    from neuromirror.volume.block_remote import BlockRemote
+    from neuromirror.volume.archive_remote import ArchiveRemote
 
     master = Master(sys.stdout)
-    master.LinkRemote(BlockRemote(master))
+    master.LinkRemote(ArchiveRemote(master))
     try:
         master.Listen()
     except (BrokenPipeError, KeyboardInterrupt):

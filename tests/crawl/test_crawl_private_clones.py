@@ -1,0 +1,95 @@
+"""Contents of a clone of the private store: got with a token that stays where it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from embargo_place import FOLDER, ID, Embargo, contents
+from pushed import done, run
+
+from neuromirror.volume.tokens import variable
+
+
+@pytest.fixture
+def private_clone(embargo: Embargo, tmp_path: Path) -> Path:
+    """A clone of the embargoed dandiset, as datalad makes it."""
+    embargo.sync()
+    clone = tmp_path / "clone"
+    done(tmp_path, "datalad", "clone", f"ria+file://{embargo.private}#~demo--{ID}", str(clone))
+    return clone
+
+
+def add_remote(clone: Path, host: str, token: str) -> str:
+    """Adds the remote that gets files with a token; gives what git-annex printed."""
+    added = run(
+        clone,
+        *("git", "annex", "initremote", "token", "--private", "type=external"),
+        *("externaltype=neuromirror", "encryption=none", f"archive={host}"),
+        environment={variable(host): token},
+    ).stdout
+    done(clone, "git", "config", "remote.token.annex-speculate-present", "true")
+    return added
+
+
+def test_files_are_got_with_a_token_that_is_kept_nowhere(
+    embargo: Embargo, private_clone: Path
+) -> None:
+    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    assert run(private_clone, "git", "annex", "get", ".").returncode != 0
+    printed = add_remote(private_clone, host, token)
+    paths = [Path(FOLDER, "file.txt"), Path("notes.txt")]
+    right = {variable(host): token}
+
+    without = run(private_clone, "git", "annex", "get", "notes.txt")
+    assert without.returncode != 0
+    assert variable(host) in without.stdout
+    wrong = run(
+        private_clone, "git", "annex", "get", "notes.txt", environment={variable(host): "0" * 40}
+    )
+    assert wrong.returncode != 0
+    assert variable(host) in wrong.stdout
+
+    got = run(private_clone, "datalad", "get", ".", environment=right)
+    assert got.returncode == 0, got.stdout
+    again = run(
+        private_clone, "git", "annex", "fsck", "--json", environment=right
+    ).stdout.splitlines()
+    assert all(json.loads(line)["success"] for line in again if line.startswith("{"))
+    for path in paths:
+        assert (private_clone / path).exists()
+    dropped = run(
+        private_clone, "datalad", "drop", "--reckless", "availability", ".", environment=right
+    )
+    assert dropped.returncode == 0, dropped.stdout
+    assert run(private_clone, "git", "annex", "get", "-J2", ".", environment=right).returncode == 0
+
+    assert token.encode() not in b"\n".join(contents(private_clone))
+    everything = printed + without.stdout + wrong.stdout + got.stdout + dropped.stdout
+    assert token not in everything
+    assert "X-Amz-" not in everything
+    # the remote is this clone's own
+    assert "archive=" not in run(private_clone, "git", "show", "git-annex:remote.log").stdout
+
+
+def test_a_token_goes_to_its_own_host_alone_and_over_tls(
+    embargo: Embargo, private_clone: Path
+) -> None:
+    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    elsewhere = "archive.example.org"
+    # whoever makes a dataset chooses the remote's settings, and not whose token it is shown
+    add_remote(private_clone, elsewhere, token)
+    result = run(
+        private_clone, "git", "annex", "get", "notes.txt", environment={variable(host): token}
+    )
+    assert result.returncode != 0
+    assert variable(elsewhere) in result.stdout
+    key = done(private_clone, "git", "annex", "lookupkey", "notes.txt").strip()
+    done(private_clone, "git", "annex", "registerurl", key, f"http://{elsewhere}/notes.txt")
+    result = run(
+        private_clone, "git", "annex", "get", "notes.txt", environment={variable(elsewhere): token}
+    )
+    assert result.returncode != 0
+    assert f"{key} has no address at {elsewhere}" in result.stdout
