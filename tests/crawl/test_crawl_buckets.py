@@ -190,6 +190,31 @@ def test_earlier_states_come_from_the_versions_of_a_bucket(
     mirrored.fsck()
 
 
+def test_the_same_bytes_in_a_versioned_bucket_are_another_copy(
+    mirrored: Place, buckets: DemoBuckets
+) -> None:
+    weak, strong = f"{AIND}:{BEHAVIOR}", f"{BENCHMARK}:{MEAREC}"
+    content = b"the same in both buckets"
+    buckets.put(f"{BEHAVIOR}/same.bin", content)
+    buckets.put(f"{MEAREC}/same.bin", content, bucket=buckets.benchmark)
+    mirrored.sync(weak, strong)
+
+    def run(*words: str) -> list[dict[str, object]]:
+        common = [*words, "--json", "--store", str(mirrored.folder)]
+        done = CliRunner().invoke(main, common, catch_exceptions=False)
+        assert done.exit_code == 0
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    (shown,) = run("show", weak)
+    assert shown["retention"] == {"mutable-bucket": shown["files"]}
+    assert shown["copies"] == [{"dataset": strong, "retention": "versioned-bucket", "files": 1}]
+    kept = {one["path"]: one["retention"] for one in run("files", weak)}
+    assert kept["same.bin"] == "mutable-bucket"
+    (other,) = run("show", strong)
+    assert set(other["retention"]) == {"versioned-bucket"}
+    assert other["copies"] == []
+
+
 def test_the_command_takes_history_with_json_and_with_dry_run(
     mirrored: Place, buckets: DemoBuckets
 ) -> None:

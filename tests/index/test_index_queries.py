@@ -9,6 +9,7 @@ from journal_on_disk import BUCKET, KEPT, DiskJournal, placed, published
 
 from neuromirror.index import (
     AmbiguousName,
+    CopyRow,
     Index,
     LastVisit,
     MalformedQuery,
@@ -268,6 +269,24 @@ def test_publishing_strengthens_the_promise_without_new_rows(
     for version in index.versions(NAME):
         [row] = index.files(version)
         assert (row.retention, row.since) == (KEPT, 1)
+
+
+def test_a_promise_for_the_same_bytes_elsewhere_is_another_copy(
+    journal: DiskJournal, index: Index
+) -> None:
+    weak, strong = Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET
+    journal.mint([placed("a", 1, retention=weak), placed("b", 2, retention=weak)])
+    journal.mint([placed("x", 1, retention=strong)], "000002")
+    index.catch_up(journal)
+    here, there = index.resolve(NAME), index.resolve("dandi:000002")
+    assert [row.retention for row in index.files(here)] == [weak, weak]
+    assert [row.retention for row in index.files(there)] == [strong]
+    assert index.vouched(here).kept == {weak.value: 2}
+    assert index.copies(here) == [CopyRow("dandi:000002", strong, 1)]
+    assert index.copies(there) == []
+    (row, _) = index.files(here)
+    found = {one.dataset: one.retention for one in index.find(row.key)}
+    assert found == {NAME: weak, "dandi:000002": strong}
 
 
 def test_places_are_given_most_exact_first_and_never_too_many(

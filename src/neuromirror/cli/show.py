@@ -19,7 +19,7 @@ from neuromirror.model import Retention, alias_of, human_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from neuromirror.index import EdgeRow, PartRow, Relative, VersionRow, VisitRow, Vouched
+    from neuromirror.index import CopyRow, EdgeRow, PartRow, Relative, VersionRow, VisitRow, Vouched
 
 _GONE = " (gone upstream; what is mirrored is kept)"
 _EXPIRES = "what a draft no longer lists, upstream may delete"
@@ -52,6 +52,7 @@ def show_command(settings: Settings, version: str) -> None:
         visit = next(index.visits(name, limit=1), None)
         links = index.links(name)
         vouched = index.vouched(row)
+        copies = index.copies(row)
         ailing = index.ailing_in(row)
         failures = [one for one in index.failures() if one.dataset == name]
     alias = alias_of(name)
@@ -67,6 +68,7 @@ def show_command(settings: Settings, version: str) -> None:
         "gone": dataset.gone,
         "checked": vouched.checked,
         "retention": vouched.kept,
+        "copies": [asdict(one) for one in copies],
         "places": ailing,
         "part_of": holders,
         "attributes": attributes,
@@ -104,6 +106,7 @@ def show_command(settings: Settings, version: str) -> None:
         *([] if row.indexed else [("index", NOT_THERE)]),
         ("evidence", _vouched(row.evidence, vouched)),
         *([("kept", _kept(vouched))] if vouched.kept else []),
+        *[("another copy", _copy(one)) for one in copies],
         *([("places", _ailing(ailing))] if ailing else []),
         ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
         *_few(left_out),
@@ -150,6 +153,12 @@ def _kept(vouched: Vouched) -> str:
     """How long upstream keeps the files, by the words of Retention."""
     words = evidence_words(vouched.kept)
     return f"{words} ({_EXPIRES})" if Retention.DRAFT in vouched.kept else words
+
+
+def _copy(copy: CopyRow) -> str:
+    """Another dataset with the same bytes, and its stronger promise."""
+    files = f"{copy.files} file{'s' if copy.files != 1 else ''}"
+    return f"{files} in {copy.dataset} ({copy.retention.value})"
 
 
 def _visit(visit: VisitRow) -> str:

@@ -30,6 +30,7 @@ from neuromirror.index.name_queries import Named
 from neuromirror.index.rows import (
     AilingHost,
     Answers,
+    CopyRow,
     DatasetRow,
     EdgeRow,
     EtagRow,
@@ -60,6 +61,7 @@ __all__ = [
     "AilingHost",
     "AmbiguousName",
     "Answers",
+    "CopyRow",
     "DatasetRow",
     "DatasetWithheld",
     "EdgeRow",

@@ -10,7 +10,6 @@ import msgspec
 from msgspec.structs import astuple
 
 from neuromirror.index.bulk import insert_rows
-from neuromirror.index.rows import RETENTION
 from neuromirror.index.urls import key_hash
 from neuromirror.model import Digest, RecordLine
 
@@ -19,11 +18,10 @@ CHECKED = {"sha256": 1, "md5": 2, "etag": 4}
 
 ETAG = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,9})\Z")
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}\Z"), "md5": re.compile(r"[0-9a-f]{32}\Z")}
-_RETENTION = {retention: place for place, retention in enumerate(RETENTION)}
 
 _COLUMNS = (
     "id, key, key_hash, size, sha256, md5, etag, parts, part_size, checked, "
-    "sha256_by, md5_by, etag_by, retention"
+    "sha256_by, md5_by, etag_by"
 )
 
 
@@ -43,7 +41,6 @@ class _Content(msgspec.Struct, gc=False):
     sha256_by: int | None = None
     md5_by: int | None = None
     etag_by: int | None = None
-    retention: int = 0
 
 
 _Other = tuple[int, str, str, int, int, int]
@@ -90,7 +87,6 @@ class ContentWriter:
     ) -> _Content:
         """Return the row of a content that is not in the index yet."""
         content = _Content(number, record.key, hashed, record.size)
-        content.retention = _RETENTION[record.keep]
         if len(record.digests) == 1:
             # most files have one digest; merging it into an empty row takes twice as long
             (digest,) = record.digests
@@ -121,7 +117,7 @@ class ContentWriter:
         insert_rows(self._db, f"contents ({_COLUMNS})", list(map(astuple, fresh)))
         self._db.executemany(
             "UPDATE contents SET size=?, sha256=?, md5=?, etag=?, parts=?, part_size=?, checked=?, "
-            "sha256_by=?, md5_by=?, etag_by=?, retention=? WHERE id=?",
+            "sha256_by=?, md5_by=?, etag_by=? WHERE id=?",
             ((*astuple(content)[3:], content.id) for content in changed.values()),
         )
         self._db.executemany(
@@ -133,10 +129,6 @@ class ContentWriter:
     def _merge(self, content: _Content, record: RecordLine, others: list[_Other]) -> bool:
         """Take over what the record adds; True where the row must be written."""
         grew = False
-        retention = _RETENTION[record.keep]
-        if retention > content.retention:
-            content.retention = retention
-            grew = True
         if content.size is None and record.size is not None:
             content.size = record.size
             grew = True

@@ -12,6 +12,7 @@ from neuromirror.index.locations import EXACT
 from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests, evidence
 from neuromirror.index.rows import (
     RETENTION,
+    CopyRow,
     FileRow,
     FoundFile,
     LocationRow,
@@ -22,8 +23,8 @@ from neuromirror.index.rows import (
 from neuromirror.index.urls import plain_url, short_hash, version_of
 
 _URLS = 5
-_CONTENT_WIDTH = 13
-FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since"
+_CONTENT_WIDTH = 12
+FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since, f.retention"
 
 # A URL that may be overwritten is not offered once it has brought other bytes.
 _LOCATIONS = """
@@ -36,7 +37,7 @@ ORDER BY l.rank, l.id LIMIT ?
 
 _FOUND = f"""
 SELECT {CONTENT_COLUMNS}, m.name || ':' || d.local_id, f.path, first.label, last.label,
-    f.until IS NULL, f.dataset, f.since
+    f.until IS NULL, f.dataset, f.since, f.retention
 FROM contents c CROSS JOIN files f ON f.content = c.id
 JOIN datasets d ON d.id = f.dataset JOIN mirrors m ON m.id = d.mirror
 JOIN versions newest ON newest.id = d.newest
@@ -56,7 +57,7 @@ GROUP BY m.id ORDER BY m.name
 
 
 _VOUCHED = f"""
-SELECT f.since, f.until, c.retention,
+SELECT f.since, f.until, f.retention,
     CASE WHEN c.sha256 IS NOT NULL THEN 'sha256' WHEN c.md5 IS NOT NULL THEN 'md5' ELSE 'etag' END
         AS word,
     CASE WHEN c.sha256 IS NOT NULL THEN c.checked & {CHECKED["sha256"]}
@@ -64,7 +65,20 @@ SELECT f.since, f.until, c.retention,
         ELSE c.checked & {CHECKED["etag"]} END <> 0 AS sure, count(*)
 FROM files f JOIN contents c ON c.id = f.content
 WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?)
-GROUP BY f.since, f.until, c.retention, word, sure
+GROUP BY f.since, f.until, f.retention, word, sure
+"""
+
+
+# by content first: very many blocks of a volume may be one content
+_COPIES = """
+SELECT m.name || ':' || d.local_id, max(c.promise), sum(c.files) AS files
+FROM (SELECT o.dataset AS dataset, max(o.retention) AS promise, mine.files AS files
+    FROM (SELECT content, min(retention) AS promise, count(*) AS files FROM files
+        WHERE dataset = ? AND since <= ? AND (until IS NULL OR until > ?) GROUP BY content) mine
+    CROSS JOIN files o ON o.content = mine.content
+    WHERE o.dataset <> ? AND o.retention > mine.promise GROUP BY mine.content, o.dataset) c
+JOIN datasets d ON d.id = c.dataset JOIN mirrors m ON m.id = d.mirror
+WHERE d.withheld = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_id LIMIT ?
 """
 
 
@@ -131,6 +145,16 @@ class FileQueries(Reading):
             counts += self._rows(_VOUCHED, (versions[0].dataset, max(indexed), min(indexed)))
         return [_vouched(one, counts) for one in versions]
 
+    def copies(self, version: VersionRow, limit: int = 5) -> list[CopyRow]:
+        """Return the other datasets that hold the same bytes with a stronger promise, most first.
+
+        It looks at every file of the version.
+        """
+        rows = self._rows(
+            _COPIES, (version.dataset, version.seq, version.seq, version.dataset, limit)
+        )
+        return [CopyRow(name, RETENTION[promise], files) for name, promise, files in rows]
+
     def places(self, url: str) -> list[LocationRow]:
         """What is known of a URL, once for each content that was had from it."""
         rows = self._rows(
@@ -175,7 +199,7 @@ class FileQueries(Reading):
 
 def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
     """A file of :data:`FILE_COLUMNS`."""
-    path, source_path, since = row[_CONTENT_WIDTH:]
+    path, source_path, since, promise = row[_CONTENT_WIDTH:]
     word, checked = evidence(row)
     return FileRow(
         path=path,
@@ -186,7 +210,7 @@ def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
         part_size=row[7],
         evidence=word,
         checked=checked,
-        retention=RETENTION[row[12]],
+        retention=RETENTION[promise],
         since=since,
         content=row[0],
     )
@@ -210,7 +234,7 @@ def _place(row: tuple[Any, ...]) -> LocationRow:
 
 
 def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str]) -> FoundFile:
-    dataset, path, first, last, current, number, since = row[_CONTENT_WIDTH:]
+    dataset, path, first, last, current, number, since, promise = row[_CONTENT_WIDTH:]
     word, checked = evidence(row)
     return FoundFile(
         dataset=dataset,
@@ -223,7 +247,7 @@ def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str
         digests=digests(row, claimants),
         evidence=word,
         checked=checked,
-        retention=RETENTION[row[12]],
+        retention=RETENTION[promise],
         urls=urls,
         position=(row[0], number, path, since),
     )

@@ -10,7 +10,7 @@ from neuromirror.index.locations import EXACT
 from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests
 from neuromirror.index.rows import AilingHost, Answers, FailureRow, PlaceDue, VersionRow
 
-_CONTENT_WIDTH = 13
+_CONTENT_WIDTH = 12
 
 # What brought other bytes since is no place of these any more, unless it names their very version.
 _STANDS = f"""

@@ -29,7 +29,7 @@ CURRENT = """(CASE WHEN d.within <> '' THEN d.newest ELSE coalesce(
 newest observed. A part of another dataset has no published versions."""
 CONTENT_COLUMNS = (
     "c.id, c.key, c.size, c.sha256, c.md5, c.etag, c.parts, c.part_size, c.checked, "
-    "c.sha256_by, c.md5_by, c.etag_by, c.retention"
+    "c.sha256_by, c.md5_by, c.etag_by"
 )
 
 

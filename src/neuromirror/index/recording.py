@@ -18,11 +18,12 @@ from neuromirror.index.errors import JournalBroken
 from neuromirror.index.locations import LocationWriter
 from neuromirror.index.parts import PartRecorder
 from neuromirror.index.path_words import PathWordWriter
+from neuromirror.index.rows import RETENTION
 from neuromirror.index.urls import short_hash
 from neuromirror.model import Change, Location, RecordLine, dump_placed, line_of, load_line
 
 _BATCH = 8000
-_INTO_FILES = "files (dataset, path, since, content, source_path, record)"
+_INTO_FILES = "files (dataset, path, since, content, source_path, record, retention)"
 
 _Row = tuple[str, int, int, bytes | None, int]
 """An open row of ``files``: path, since, content, source_path, record."""
@@ -261,6 +262,9 @@ def _merged(old: Iterator[_Row], new: Iterator[_File]) -> Iterator[_Pair]:
         file = next(new, None)
 
 
+_PROMISES = {retention: place for place, retention in enumerate(RETENTION)}
+
+
 class _Batch:
     """Writes some thousand pairs at a time."""
 
@@ -279,8 +283,8 @@ class _Batch:
         contents = iter(ids)
         dataset, seq = self._dataset, self._seq
         closed: list[tuple[int, int, str, int]] = []
-        opened: list[tuple[int, str, int, int, bytes | None, int]] = []
-        rewritten: list[tuple[int, int, str, int]] = []
+        opened: list[tuple[int, str, int, int, bytes | None, int, int]] = []
+        rewritten: list[tuple[int, int, int, str, int]] = []
         places: list[tuple[int, bool, bool, tuple[Location, ...]]] = []
         for row, file in pairs:
             if file is None:
@@ -289,20 +293,22 @@ class _Batch:
                 continue
             path, hashed, record = file
             content = next(contents)
-            source_path = record.source_path
+            source_path, promise = record.source_path, _PROMISES[record.keep]
             changed = row is None or row[2] != content or row[3] != source_path
             if row is not None and not changed:
-                rewritten.append((hashed, dataset, path, row[1]))
+                rewritten.append((hashed, promise, dataset, path, row[1]))
             else:
                 if row is not None:
                     closed.append((seq, dataset, path, row[1]))
-                opened.append((dataset, path, seq, content, source_path, hashed))
+                opened.append((dataset, path, seq, content, source_path, hashed, promise))
             places.append((content, content >= first_new, changed, record.at))
         self._db.executemany(
             "UPDATE files SET until = ? WHERE dataset = ? AND path = ? AND since = ?", closed
         )
         self._db.executemany(
-            "UPDATE files SET record = ? WHERE dataset = ? AND path = ? AND since = ?", rewritten
+            "UPDATE files SET record = ?, retention = max(retention, ?) "
+            "WHERE dataset = ? AND path = ? AND since = ?",
+            rewritten,
         )
         insert_rows(self._db, _INTO_FILES, opened)
         self._locations.learn(places)
@@ -316,7 +322,7 @@ class _Batch:
         ids, first_new = self.contents.resolve(records)
         dataset, seq = self._dataset, self._seq
         opened = [
-            (dataset, path, seq, content, record.source_path, hashed)
+            (dataset, path, seq, content, record.source_path, hashed, _PROMISES[record.keep])
             for (path, hashed, record), content in zip(files, ids, strict=True)
         ]
         insert_rows(self._db, _INTO_FILES, opened)

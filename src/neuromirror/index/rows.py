@@ -124,9 +124,10 @@ class VersionRow:
 class FileRow:
     """A file of a version.
 
-    ``path`` is the one in git, ``source_path`` upstream's; ``size`` in bytes. ``digests`` and
-    ``retention`` (the strongest promise upstream has made for these bytes) are what is known of
-    the content *today*, which may be more than when the version was made. ``since`` is the
+    ``path`` is the one in git, ``source_path`` upstream's; ``size`` in bytes. ``digests`` are
+    what is known of the content *today*, which may be more than when the version was made.
+    ``retention`` is the strongest promise that the dataset's own upstream has made for the file
+    since, whatever holds the same bytes elsewhere. ``since`` is the
     ordinal of the version that brought this content to this path. ``content`` is for
     :meth:`Index.locations`.
     """
@@ -166,6 +167,18 @@ class FoundFile:
     retention: Retention
     urls: tuple[str, ...]
     position: tuple[int, int, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRow:
+    """Another dataset that holds bytes of a version, and promises more for them.
+
+    ``retention`` is its strongest promise, ``files`` counts those of the version.
+    """
+
+    dataset: str
+    retention: Retention
+    files: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 8
+SCHEMA = 9
 
 _FIRST = """
 CREATE TABLE progress (
@@ -304,6 +304,13 @@ UPDATE holds SET after_visit = (SELECT max(t.id) FROM visits t
     WHERE t.dataset = holds.dataset AND t.ended <= holds.ended) WHERE outcome = 'released';
 """
 
+_NINTH = """
+-- the strongest promise that the dataset's own upstream made for the file: see rows.RETENTION
+ALTER TABLE files ADD COLUMN retention INTEGER NOT NULL DEFAULT 0;
+UPDATE files SET retention = (SELECT c.retention FROM contents c WHERE c.id = files.content);
+ALTER TABLE contents DROP COLUMN retention;
+"""
+
 _TEXT = """
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
     name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
@@ -408,6 +415,12 @@ def migrate(connection: sqlite3.Connection) -> None:
 
         describe_published(db.conn)
         db.conn.execute("PRAGMA user_version = 8")
+
+    @migrations()
+    def ninth(db: Database) -> None:
+        for statement in statements(_NINTH):
+            db.conn.execute(statement)
+        db.conn.execute("PRAGMA user_version = 9")
 
     migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
     # the time of a migration is all that two indexes of one journal would differ in (I8)

@@ -47,6 +47,7 @@ async def version(asked: Asked) -> Response:
             "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
             "exceptions": exceptions[:_EXCEPTIONS],
             "vouched": index.vouched(row) if row.files <= _VOUCHED else None,
+            "copies": index.copies(row) if row.files <= _VOUCHED else [],
             "answers": index.answers(row) if row.indexed and row.files <= _ANSWERS else None,
             "dataset": told_dataset(index.dataset(name)),
             "before": earlier[-1].name if earlier else None,
