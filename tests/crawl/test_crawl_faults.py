@@ -295,6 +295,7 @@ def test_an_index_that_goes_bad_under_a_run_is_told_and_made_anew_from_the_rest(
     assert any("rebuild-index" in one for one in said), said
     rebuild_index(store, store.index_path)
     assert {one.exit_code for one in place.sync().values()} == {0}
+    another.sync("demo:000001")
     another.sync()
     assert place.refs() == another.refs()
     place.fsck(killed=True)

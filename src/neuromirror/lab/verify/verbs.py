@@ -15,7 +15,8 @@ from neuromirror.lab.verify.findings import NOT_HERE, Finding
 from neuromirror.lab.verify.looking import WorkTree
 from neuromirror.lab.verify.remote import Counted, InGit, in_manifest, read_manifest
 from neuromirror.lab.verify.walking import Expected, Item, Scope, walk
-from neuromirror.model import Digest
+from neuromirror.mint import SUBDATASET
+from neuromirror.model import Digest, text
 
 if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
@@ -27,6 +28,8 @@ Claims = Callable[[str], Iterable[Digest]]
 """What is known of a key's bytes besides what the key says."""
 
 _ASKING: Final = 8
+_NAMED: Final = 5
+"""Removed files that a message names."""
 
 
 def no_token(host: str) -> str | None:
@@ -186,10 +189,11 @@ class _Verifier:
 def own_apart(
     findings: Iterable[Finding], clone: Clone, commit: str, head: str
 ) -> Iterator[Finding]:
-    """Yield findings on a mirror's commit, then the files of the clone's own commits on top of it.
+    """Yield findings on a mirror's commit, then what the clone's own commits on top of it changed.
 
-    A file of the mirror that an own commit changed or removed is a failure that says so. Settings
-    of git and DataLad are the clone's to change.
+    A file of the mirror that they changed is a failure that says so; of those that they removed,
+    the state is. Files that they added, and settings of git and DataLad, are listed apart. Objects
+    of the own commits are hashed like those of the mirror's.
     """
     if head == commit:
         yield from findings
@@ -200,21 +204,37 @@ def own_apart(
         yield from findings
         yield Finding(status="error", what="commit", message=str(error))
         return
+    removed = [path for path, kind in changed.items() if kind == "D" and not _is_setting(path)]
     for finding in findings:
         path = finding.path
         if path not in changed or not finding.failed:
             yield finding
-        elif _is_setting(path):
-            message = "a setting that the clone's own commits changed"
+        elif _is_setting(path) or path in removed:
+            verb = "removed" if changed[path] == "D" else "changed"
+            message = f"the clone's own commits {verb} it"
             yield Finding(status="notneeded", path=path, what="own", message=message)
         else:
-            verb = "removed" if changed[path] == "D" else "changed"
-            message = f"{finding.message}; the clone's own commits {verb} it"
+            message = f"{finding.message}; the clone's own commits changed it"
             yield replace(finding, message=message)
-    for path, kind in changed.items():
-        if kind == "A":
-            message = "not from the mirror: the clone's own commits added it"
-            yield Finding(status="notneeded", path=path, what="own", message=message)
+    if removed:
+        named = ", ".join(removed[:_NAMED]) + (", …" if len(removed) > _NAMED else "")
+        message = f"the clone's own commits removed {len(removed)} of the mirror's files: {named}"
+        yield Finding(status="error", what="state", message=message)
+    yield from _own_files(clone, head, {path for path, kind in changed.items() if kind == "A"})
+
+
+def _own_files(clone: Clone, head: str, added: set[str]) -> Iterator[Finding]:
+    """Yield the files that own commits added; their trees and blobs are hashed."""
+    try:
+        for entry in clone.entries(clone.described(head).tree):
+            path = text(entry.path)
+            if path in added:
+                if entry.mode != SUBDATASET:
+                    clone.read("blob", entry.sha)
+                message = "not from the mirror: the clone's own commits added it"
+                yield Finding(status="notneeded", path=path, what="own", message=message)
+    except Damaged as error:
+        yield Finding(status="error", what="tree", message=str(error))
 
 
 def _is_setting(path: str) -> bool:
