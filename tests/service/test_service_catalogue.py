@@ -237,6 +237,8 @@ def test_its_log_is_the_services(copied: Place) -> None:
         index = copied.store.index_path
         away = index.with_name("away")
         index.rename(away)
+        # one that is missing would be made again
+        index.write_bytes(b"no database" * 1000)
         os.kill(process, signal.SIGKILL)
         failed = served.wait_for("catalogue failed")
         assert failed["level"] == "error"
@@ -244,7 +246,7 @@ def test_its_log_is_the_services(copied: Place) -> None:
         assert served.wait(
             lambda: [one for one in served.told("catalogue ended") if "code 1" in one["message"]]
         )
-        away.rename(index)
+        away.replace(index)
         # as soon as there is an index again there are pages
         assert up(served, 2) == address
         assert status(address) == 200

@@ -247,7 +247,10 @@ class MirrorRun:
         """How a dataset fares that upstream itself says cannot be read, with its reason."""
         try:
             said = self._rules.unavailable(dataset, why)
-            if said is not None and said.visit == "failed":
+            if said is not None and said.visit == "failed" and last is None:
+                # of a dataset that was never visited nothing is known that could vanish
+                self._log.failed(LIST, said.message, dataset.name)
+            elif said is not None and said.visit == "failed":
                 self._record_result(dataset, now(), last, said, TrafficCounter())
             elif last is not None and last.status in ("failed", "partial"):
                 # what failed is over: upstream says why

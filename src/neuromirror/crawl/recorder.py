@@ -90,8 +90,10 @@ class JournalRecorder:
 
     def _ask(self, question: Callable[[Index], _T]) -> _T:
         if self._index.replaced:
+            # one that cannot be opened may be put right again: the old one stays until then
+            renewed = self._open(self._path)
             self._index.close()
-            self._index = self._open(self._path)
+            self._index = renewed
         return question(self._index)
 
     def reader(self) -> Index:
