@@ -168,7 +168,8 @@ def test_a_vanished_asset_keeps_what_is_mirrored_and_may_come_back(
     buckets.return_asset(CCF)
     assert mirrored.sync(AIND)[f"{AIND}:{CCF}"].exit_code == 0
     mirrored.sync(AIND)
-    assert [one.kind for one in mirrored.entries(EventRaised)] == ["tombstone", "returned"]
+    events = [one.kind for one in mirrored.entries(EventRaised) if one.local_id == CCF]
+    assert events == ["tombstone", "returned"]
 
 
 def test_earlier_states_come_from_the_versions_of_a_bucket(
