@@ -165,6 +165,8 @@ def test_a_lost_alias_ref_or_repository_is_found_and_named(copied: Place) -> Non
     alias.symlink_to(f"../{repository.parent.name}/{repository.name}")
     last = version(copied, "000001")
     git(repository, "update-ref", "-d", "refs/heads/main")
+    assert ("refs", "demo:000001") in broken(copied)
+    git(repository, "update-ref", "-d", "refs/heads/draft")
     git(repository, "tag", "-d", last.label)
     assert f"leads to {last.commit}" in broken(copied)["git", "demo:000001"]
     shutil.rmtree(repository)
