@@ -63,7 +63,8 @@ SETTINGS = """\
 [gc]
 	auto = 0
 """
-CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n" + SETTINGS
+_CORE = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+CONFIG = _CORE + SETTINGS
 """The whole configuration of a repository of the store."""
 
 
@@ -88,7 +89,8 @@ def protect(repository: Path) -> bool:
         path.chmod(FOLDER_MODE)
     if settings:
         path = repository / "config"
-        content = path.read_bytes()
+        # a move that was killed may have left a repository without its configuration
+        content = path.read_bytes() if path.exists() else _CORE.encode()
         # the last value counts, so an operator's own settings stay
         write_atomically(path, content + b"\n" * (not content.endswith(b"\n")) + SETTINGS.encode())
     return bool(hooks or settings)
