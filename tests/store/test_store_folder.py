@@ -84,7 +84,9 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
-@pytest.mark.parametrize("marker", ["", "{}", "[]", '{"format":2}', "null", '{"format":'])
+@pytest.mark.parametrize(
+    "marker", ["", "{}", "[]", '{"format":1}', '{"format":99}', "null", '{"format":']
+)
 def test_a_store_of_another_format_is_refused(store: Store, marker: str) -> None:
     (store.root / "neuromirror" / "store.json").write_text(marker)
     with pytest.raises(NotAStore) as refused:

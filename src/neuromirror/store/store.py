@@ -39,7 +39,8 @@ from neuromirror.store.protection import protect, protection_digest
 from neuromirror.store.records import RecordsFolder
 from neuromirror.store.repository import Repository
 
-_FORMAT = 1
+_FORMAT = 2
+"""Counted up when stores of before can no longer be continued."""
 
 _MADE_FIRST = ("alias", "error_logs", "ria-layout-version")
 
@@ -85,6 +86,12 @@ class Store:
             found = json.loads(marker.read_text())["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise NotAStore(f"{marker} cannot be read: {error!r}; is this a store?") from error
+        if found in range(1, _FORMAT):
+            raise NotAStore(
+                f"{self.root} was made by an earlier neuromirror (format {found}), whose commits "
+                f"differ from those of format {_FORMAT}; move it away, and 'neuromirror sync' "
+                "makes a new store from the archives"
+            )
         if found != _FORMAT:
             raise NotAStore(
                 f"{self.root} is a store of format {found}, this neuromirror knows {_FORMAT}; "
