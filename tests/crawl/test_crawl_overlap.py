@@ -107,6 +107,57 @@ def test_a_page_that_was_requested_before_a_change_is_not_used(
     assert small.sha256(name, "b.txt") in files["b.txt"]
 
 
+def test_a_zarr_is_read_while_objects_and_the_summary_are_requested(
+    small: DemoArchive, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    name = with_a_zarr(small)
+    place = Place(small.mirrors, tmp_path / "store")
+    with (
+        small.fault("hang", server="s3", method="HEAD", path="/blobs/", seconds=_LONG),
+        small.fault("hang", path="/info/$", seconds=_LONG),
+    ):
+        sync = background.submit(place.sync)
+        wait_for(lambda: small.count_requests("prefix=zarr") == 2, sync)
+    assert sync.result()[f"demo:{name}"].visit == "full"
+    assert small.count_requests("^GET /api/zarr/") == 1
+    assert small.count_requests("prefix=zarr") == 2
+    assert small.count_requests("^HEAD .*/zarr/") == 1
+
+
+def test_a_zarr_that_was_read_before_its_dandiset_changed_is_not_used(
+    small: DemoArchive, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    name = with_a_zarr(small)
+    place = Place(small.mirrors, tmp_path / "store")
+    with small.fault("hang", path="/info/$", seconds=_LONG):
+        sync = background.submit(place.sync)
+        wait_for(lambda: small.count_requests("prefix=zarr") == 2, sync)
+        small.change_zarr(name, "image.zarr", "1", "another chunk")
+    assert sync.result()[f"demo:{name}"].visit == "full"
+    with place.index() as index:
+        (version,) = index.versions(f"demo:{name}")
+        files = {one.path for one in index.files(version)}
+    assert files == {"a.txt", "image.zarr/.zgroup", "image.zarr/0", "image.zarr/1"}
+
+
+def test_a_zarr_that_is_as_it_was_is_not_read_ahead(small: DemoArchive, tmp_path: Path) -> None:
+    name = with_a_zarr(small)
+    place = Place(small.mirrors, tmp_path / "store")
+    place.sync()
+    small.add_file(name, "b.txt", "b")
+    small.clear_requests()
+    assert place.sync()[f"demo:{name}"].visit == "full"
+    assert small.count_requests("/zarr") + small.count_requests("prefix=zarr") == 0
+
+
+def with_a_zarr(archive: DemoArchive) -> str:
+    """A dandiset with a file and a Zarr; return its id."""
+    name = archive.create_dandiset(Description("A Zarr"))
+    archive.add_file(name, "a.txt", "a")
+    archive.add_zarr(name, "image.zarr", {".zgroup": "{}", "0": "a chunk"})
+    return name
+
+
 def published_and_changed(archive: DemoArchive) -> str:
     """A dandiset with a published version and a draft that differs; return its id."""
     name = archive.create_dandiset(Description("Two versions"))

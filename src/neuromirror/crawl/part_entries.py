@@ -1,8 +1,8 @@
 """What the parts of a listing become in the dataset: folders of files, or links to datasets.
 
-A small part is read at once, with a listing and a proof of its own; one that is as it was in the
-state before is copied from there without any request. Of the others the state is looked up, and
-left open where the store lacks it.
+A small part is read at once, with a listing and a proof of its own, the first few while the
+listing that names them still comes; one that is as it was in the state before is copied from there
+without any request. Of the others the state is looked up, and left open where the store lacks it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
-from functools import partial
-from itertools import islice
+from functools import cached_property, partial
+from itertools import count, islice
 from pathlib import Path
 from shutil import rmtree
 
@@ -50,6 +49,9 @@ _NAMED = 3
 NOT_PROVEN = "zarr-not-proven"
 EMPTY = "zarr-empty"
 PENDING = "pending"
+
+_Read = tuple[Part, Path, "Future[Proven | NeuromirrorError]"]
+"""A part, the folder of its files, and what it is once it was read."""
 
 Failed = Mapping[bytes, tuple[Part, NeuromirrorError]]
 """Parts that could not be read and why, by path."""
@@ -154,6 +156,30 @@ class ListedParts:
         self._incidents: list[str] = []
         self._settled = True
         self._pending = 0
+        self._pool = CountedPool(AT_ONCE, thread_name_prefix="part")
+        self._numbers = count()
+        self._begun: deque[_Read] = deque()
+
+    @cached_property
+    def _before(self) -> dict[bytes, InlinePart]:
+        """The inline parts of the state before."""
+        return self._earlier.inline()
+
+    def begin(self, part: Part, scratch: Path) -> None:
+        """Start to read a part that has to be read; only the first few, as each takes a folder."""
+        claimed = part.version.claimed
+        if (
+            len(self._begun) < 2 * AT_ONCE
+            and claimed is not None
+            and claimed.files
+            and self._is_small(claimed.files)
+            and not self._is_copied(part)
+        ):
+            self._begun.append(self._start(part, scratch))
+
+    def close(self) -> None:
+        """Stop reading parts; return once nothing is written any more."""
+        self._pool.shutdown(cancel_futures=True)
 
     @property
     def taken(self) -> PartsTaken:
@@ -170,7 +196,7 @@ class ListedParts:
 
     def settle(self, parts: Sequence[Part], scratch: Path) -> Iterator[Settled]:
         """Yields what stands for the parts in the dataset; raises PartsNotRead."""
-        before = self._earlier.inline()
+        before = self._before
         large: list[Part] = []
         fresh: list[Part] = []
         same: dict[bytes, Part] = {}
@@ -180,22 +206,21 @@ class ListedParts:
                 yield empty(part)
             elif claimed is None or not self._is_small(claimed.files):
                 large.append(part)
-            elif not self._again and _can_be_copied(part, before.get(part.path)):
+            elif self._is_copied(part):
                 same[part.path] = part
             else:
                 fresh.append(part)
         yield from self._copied(same, before)
         fresh += same.values()
         failed: dict[bytes, tuple[Part, NeuromirrorError]] = {}
-        with ExitStack() as stack:
-            for part, found in self._read(fresh, scratch, stack):
-                if isinstance(found, NeuromirrorError):
-                    failed[part.path] = part, found
-                elif self._is_small(found.files):
-                    yield from self._files(part, found)
-                else:
-                    # it has grown since it was counted
-                    large.append(part)
+        for part, found in self._read(fresh, scratch):
+            if isinstance(found, NeuromirrorError):
+                failed[part.path] = part, found
+            elif self._is_small(found.files):
+                yield from self._files(part, found)
+            else:
+                # it has grown since it was counted
+                large.append(part)
         check_lasting(failed)
         yield from self._kept(failed, before)
         yield from self._links(large)
@@ -203,6 +228,10 @@ class ListedParts:
     def _is_small(self, files: int) -> bool:
         limits = self._limits
         return files < limits.inline_parts and files <= min(limits.inline, limits.manifest)
+
+    def _is_copied(self, part: Part) -> bool:
+        """Whether a small part is copied from the state before."""
+        return not self._again and _can_be_copied(part, self._before.get(part.path))
 
     # --- small parts
 
@@ -232,23 +261,29 @@ class ListedParts:
         self._inline.append(before[path])
         yield from map(_as_it_was, lines)
 
+    def _start(self, part: Part, scratch: Path) -> _Read:
+        folder = scratch / f"inline-{next(self._numbers)}"
+        return part, folder, self._pool.submit(self._read_one, part, folder)
+
     def _read(
-        self, parts: Iterable[Part], scratch: Path, stack: ExitStack
+        self, parts: Iterable[Part], scratch: Path
     ) -> Iterator[tuple[Part, Proven | NeuromirrorError]]:
-        """Reads parts side by side; each one's files are there until the next is asked for."""
-        pool = CountedPool(AT_ONCE, thread_name_prefix="part")
-        stack.callback(pool.shutdown, cancel_futures=True)
-        waiting: deque[tuple[Part, Path, Future[Proven | NeuromirrorError]]] = deque()
-        left = iter(enumerate(parts))
+        """Read parts side by side, first those that were begun.
+
+        Each one's files are there until the next is requested.
+        """
+        reads = self._begun
+        begun = {id(part) for part, _, _ in reads}
+        left = (part for part in parts if id(part) not in begun)
         while True:
-            for number, part in islice(left, 2 * AT_ONCE - len(waiting)):
-                folder = scratch / f"inline-{number}"
-                waiting.append((part, folder, pool.submit(self._read_one, part, folder)))
-            if not waiting:
-                return
-            part, folder, future = waiting.popleft()
+            for part in islice(left, 2 * AT_ONCE - len(reads)):
+                reads.append(self._start(part, scratch))
+            if not reads:
+                break
+            part, folder, future = reads.popleft()
             yield part, future.result()
             rmtree(folder)
+        self.close()
 
     def _read_one(self, part: Part, folder: Path) -> Proven | NeuromirrorError:
         folder.mkdir()

@@ -2,7 +2,8 @@
 
 A listing is used only when it is whole: as many files and bytes as upstream's own summary says,
 every path once, and the summary the same after as before (design, section 7). A part counts as
-one file there, whatever is in it.
+one file there, whatever is in it; it may be read before the summary shows that the listing is
+whole, and is used only then.
 """
 
 from __future__ import annotations
@@ -105,6 +106,14 @@ one; what is left out."""
 class PartEntries(Protocol):
     """Decides what the parts that a listing names become."""
 
+    def begin(self, part: Part, scratch: Path) -> None:
+        """Start to read a part, if it has to be read, while the rest of the listing comes."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading parts; return once nothing is written any more."""
+        ...
+
     def settle(self, parts: Sequence[Part], scratch: Path) -> Iterator[Settled]:
         """Yields what stands for the parts in the dataset."""
         ...
@@ -169,6 +178,8 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
             if isinstance(entry, Part):
                 listed.append(entry)
                 count.part(entry)
+                if parts is not None:
+                    parts.begin(entry, scratch)
                 continue
             placed = _place(entry)
             if isinstance(placed, NamedException):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from neuromirror.crawl.knowledge import Knowledge
@@ -135,7 +135,9 @@ class Reading:
                     self._note(listing)
                     return memo.pending
                 scratch = stack.enter_context(self._store.scratch())
-                parts = None if self._parts is None else self._parts(version)
+                parts = None
+                if self._parts is not None:
+                    parts = stack.enter_context(closing(self._parts(version)))
                 proven = prove(listing, scratch, parts)
             self._note(listing)
             content = listing.memo()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -37,11 +37,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class S3Capabilities:
-    """What a bucket lets anybody do; None where there was nothing to try it on."""
+    """What a bucket lets anybody do; None where there was nothing to try it on.
+
+    ``version_read`` is the key and version id of the object version that was readable.
+    """
 
     versions_listable: bool
     version_readable: bool | None
     checksums_returned: bool | None
+    version_read: tuple[bytes, str] | None = field(default=None, compare=False)
 
 
 class S3Bucket:
@@ -310,13 +314,19 @@ class S3Bucket:
             versions, listable = [], False
         if not (checksums or listable):
             rows = self.page(prefix).rows[:_TRIED]
+        tried = self._version_to_try(rows, versions)
+        readable = tried and self.head(tried[0], version_id=tried[1]).status == 200
         return S3Capabilities(
             listable,
-            self._version_readable(rows, versions),
+            readable,
             self._checksums_returned(rows) if checksums else None,
+            tried if readable else None,
         )
 
-    def _version_readable(self, rows: list[ObjectRow], versions: list[ObjectRow]) -> bool | None:
+    def _version_to_try(
+        self, rows: list[ObjectRow], versions: list[ObjectRow]
+    ) -> tuple[bytes, str] | None:
+        """Return the key and version id of an object version, None where none is known."""
         named = [
             (row.key, row.version_id) for row in versions if row.version_id and not row.deleted
         ]
@@ -328,10 +338,7 @@ class S3Bucket:
                 if version != "null":
                     named.append((key, version))
                     break
-        if not named:
-            return None
-        key, version_id = named[0]
-        return self.head(key, version_id=version_id).status == 200
+        return named[0] if named else None
 
     def _checksums_returned(self, rows: list[ObjectRow]) -> bool | None:
         summed = [row for row in rows if row.checksum_algorithm]

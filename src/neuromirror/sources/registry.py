@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, cast
 
@@ -16,8 +17,9 @@ from neuromirror.sources.protocol import Source
 GROUP: Final = "neuromirror.sources"
 
 
-def source_kinds() -> dict[str, EntryPoint]:
-    """The installed sources by name; nothing is imported."""
+@cache
+def source_kinds() -> Mapping[str, EntryPoint]:
+    """Return the installed sources by name, as of the first call; nothing is imported."""
     return {found.name: found for found in sorted(entry_points(group=GROUP))}
 
 

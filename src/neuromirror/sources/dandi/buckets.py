@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -70,7 +70,11 @@ class Buckets:
         return self._of(address).bucket
 
     def allowed(self, address: Address) -> S3Capabilities:
-        """What the bucket lets anybody do with versions, tried once, below the address's key."""
+        """Return what the bucket lets anybody do with versions, tried below the address's key.
+
+        It is tried once. The version that was read is in the reply to that call alone: later ones
+        must not take it for readable still.
+        """
         opened = self._of(address)
         with opened.lock:
             if opened.allowed is not None:
@@ -78,7 +82,7 @@ class Buckets:
             found = opened.bucket.probe(address.key, checksums=False)
             if found.version_readable:
                 # Anything less may be true of these few objects alone.
-                opened.allowed = found
+                opened.allowed = replace(found, version_read=None)
             return found
 
     def _of(self, address: Address) -> _Opened:

@@ -56,7 +56,7 @@ class Places:
         return self._unfit.lines()
 
     def located(self, pages: Iterable[Sequence[Row]]) -> Iterator[Entry]:
-        """Yields the rows in order as records with their locations.
+        """Yields the rows as records with their locations: parts at once, the others in order.
 
         A version id comes from the row's own address, from the index (looked up page by page), from
         the sweep, or else from one HEAD request per object, ``connections`` at a time. An object
@@ -69,7 +69,9 @@ class Places:
         pool = CountedPool(self._connections, thread_name_prefix="dandi-head")
         try:
             for row, found in self._with_known(pages):
-                if not isinstance(row, BlobRow):
+                if isinstance(row, Part):
+                    yield row  # so that it can be read while objects are requested
+                elif not isinstance(row, BlobRow):
                     waiting.append(_ready(row))
                 elif row.object_url is None or found is not None:
                     waiting.append(_ready(_record(row, found, self._api)))

@@ -456,9 +456,12 @@ class _ZarrReading:
         return (row for row in self._listed.rows() if row.latest and not row.deleted)
 
     def _check_open(self, rows: SortedRows) -> None:
-        """Raises :class:`PartRefused` where anybody may list the objects, but not read them."""
+        """Raise PartRefused where anybody may list the objects, but not read them.
+
+        The first object is tried, unless the bucket's probe for this listing has just read it.
+        """
         first = next(iter(rows), None)
-        if first is None:
+        if first is None or (first.key, first.version_id) == self._allowed.version_read:
             return
         status = self._bucket.head(first.key, version_id=first.version_id).status
         if status in (401, 403):
