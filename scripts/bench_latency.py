@@ -63,8 +63,11 @@ def _lines(latency: float, jobs: int | None) -> Iterator[dict[str, Any]]:
                 for wait in (0.0, latency, 10 * latency):
                     line = _line(folder, server, what, wait, jobs)
                     if wait:
+                        with_work = work + line["critical_s"]
+                        line["critical_with_work_s"] = round(with_work, 3)
                         line["waits"] = round((line["seconds"] - work) / wait, 1)
                         line["ratio"] = round(line["seconds"] / line["critical_s"], 2)
+                        line["ratio_with_work"] = round(line["seconds"] / with_work, 2)
                     else:
                         work = line["seconds"]
                     yield line
@@ -164,6 +167,8 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
         "critical_s": "critical path, s",
         "waits": "waits",
         "ratio": "ratio",
+        "critical_with_work_s": "with work, s",
+        "ratio_with_work": "ratio with work",
         "peak_mb": "peak MB",
     }
     rows = [f"| {' | '.join(columns.values())} |", f"|---{'|---:' * (len(columns) - 1)}|"]
