@@ -35,16 +35,13 @@ from neuromirror.volume.tokens import variable
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _NOT_FOUND = (404, 410)
 _PROGRESS_SECONDS = 0.2
-_COST = 150
-"""Cheaper than web remotes (200 and more), which would be refused first."""
 
 
 class ArchiveRemote(BlockRemote):
-    """The special remote; without ``archive`` in its configuration, that of volumes."""
+    """The transfers; without ``archive`` in the configuration, those of blocks."""
 
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)
-        self.configs["archive"] = "the host whose files are got with the token for it"
         self._session_for: tuple[str, Session] | None = None
 
     def initremote(self) -> None:
@@ -54,14 +51,6 @@ class ArchiveRemote(BlockRemote):
             super().initremote()
         else:
             self._check_token(host)
-
-    def getcost(self) -> int:
-        """Return git-annex's cost of the remote."""
-        return super().getcost() if self._archive() is None else _COST
-
-    def claimurl(self, url: str) -> bool:
-        """Return whether a URL is of a scheme of volumes: those of an archive are the web's."""
-        return self._archive() is None and super().claimurl(url)
 
     def transfer_retrieve(self, key: str, filename: str) -> None:
         """Write a key's bytes, from the first of the archive's URLs that gives them."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
-from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untyped]
+from annexremote import RemoteError  # type: ignore[import-untyped]
 
 from neuromirror.annex import ALLOWED_ADDRESSES, is_zeros, key_digest, may_be_private, parse_key
 from neuromirror.model import NeuromirrorError
@@ -62,14 +62,11 @@ class Refused(RemoteError):  # type: ignore[misc]
         self.final = final
 
 
-class BlockRemote(SpecialRemote):  # type: ignore[misc]
-    """The remote; ``annex`` is the connection to git-annex."""
+class BlockRemote:
+    """The transfers of the remote; ``annex`` is the connection to git-annex."""
 
     def __init__(self, annex: Any) -> None:
-        super().__init__(annex)
-        self.configs = {
-            "host": "the service that the token in the environment is for, if it has one"
-        }
+        self.annex = annex
         self._sessions: dict[str | None, Session] = {}
         self._allowed: list[str] | None = None
         self._credentials: dict[str, str] | None = None
@@ -88,13 +85,6 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
                 f"there is no token for {host} in the environment: set {variable(host)}"
             )
         self.annex.setcreds(_CREDENTIALS, host, token)
-
-    def prepare(self) -> None:
-        """Nothing: each URL says what it needs."""
-
-    def claimurl(self, url: str) -> bool:
-        """Whether a URL is of a scheme that nobody else knows."""
-        return url.partition("://")[0] in SCHEMES
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
         """The size of a block, where its URL tells it."""
@@ -136,22 +126,6 @@ class BlockRemote(SpecialRemote):  # type: ignore[misc]
                 return False
             raise
         return True
-
-    def getcost(self) -> int:
-        """Dearer than the web (200), whose bytes need not be cut out."""
-        return 250
-
-    def getavailability(self) -> str:
-        """Reached from everywhere."""
-        return "global"
-
-    def transfer_store(self, key: str, filename: str) -> None:
-        """Refuses."""
-        raise RemoteError("the blocks of a volume are upstream's: nothing can be stored here")
-
-    def remove(self, key: str) -> None:
-        """Refuses."""
-        raise RemoteError("the blocks of a volume are upstream's: nothing can be removed here")
 
     def _first_that(self, works: Callable[[BlockUrl], None], key: str) -> None:
         """Tries a key's URLs in turn; raises Refused where none works.

@@ -18,10 +18,10 @@ def main() -> None:
         # git-annex shows what an ERROR says, and nothing of a traceback
         sys.stdout.write(f"VERSION 1\nERROR {_MISSING}\n")
         sys.exit(1)
-    from neuromirror.volume.archive_remote import ArchiveRemote
+    from neuromirror.volume.lazy_remote import LazyRemote
 
     master = Master(sys.stdout)
-    master.LinkRemote(ArchiveRemote(master))
+    master.LinkRemote(LazyRemote(master))
     try:
         master.Listen()
     except (BrokenPipeError, KeyboardInterrupt):

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from neuromirror.sources.volumes.planning import check_size, estimated, planned
     from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
     from neuromirror.sources.volumes.requests import PUBLIC_TOKEN, CutoutRequest, cutout_request
+    from neuromirror.sources.volumes.schemes import SCHEMES
     from neuromirror.sources.volumes.urls import (
         ITEM_SIZES,
-        SCHEMES,
         BlockUrl,
         Box,
         Triple,
@@ -126,9 +126,8 @@ _WHERE = {
     **dict.fromkeys(("check_size", "estimated", "planned"), "planning"),
     **dict.fromkeys(("VOLUME_REMOTE",), "remote_identity"),
     **dict.fromkeys(("PUBLIC_TOKEN", "CutoutRequest", "cutout_request"), "requests"),
-    **dict.fromkeys(
-        ("ITEM_SIZES", "SCHEMES", "BlockUrl", "Box", "Triple", "is_secure", "parse_url"), "urls"
-    ),
+    **dict.fromkeys(("SCHEMES",), "schemes"),
+    **dict.fromkeys(("ITEM_SIZES", "BlockUrl", "Box", "Triple", "is_secure", "parse_url"), "urls"),
 }
 
 

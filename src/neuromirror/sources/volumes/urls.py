@@ -33,8 +33,6 @@ Box = tuple[Range, Range, Range]
 Triple = tuple[int, int, int]
 """Whole voxels along x, y and z."""
 
-SCHEMES: Final = ("boss", "ndstore")
-
 ITEM_SIZES: Final = {
     **{"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8},
     **{"int8": 1, "int16": 2, "int32": 4, "int64": 8},

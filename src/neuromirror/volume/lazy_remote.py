@@ -1,0 +1,85 @@
+"""What the special remote answers without loading what transfers need.
+
+For one ``git annex get`` git-annex starts the program up to four times, and only the process that
+transfers needs the network and the decoders. Keep the imports of this module few.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untyped]
+
+from neuromirror.sources.volumes.schemes import SCHEMES
+
+if TYPE_CHECKING:
+    from neuromirror.volume.archive_remote import ArchiveRemote
+
+_BLOCK_COST: Final = 250
+"""More than the web (200), whose bytes need not be cut out."""
+
+_ARCHIVE_COST: Final = 150
+"""Less than web remotes (200 and more), which would be refused first."""
+
+_READ_ONLY: Final = "the blocks of a volume are upstream's: nothing can be {} here"
+
+
+class LazyRemote(SpecialRemote):  # type: ignore[misc]
+    """The special remote; ``annex`` is the connection to git-annex."""
+
+    def __init__(self, annex: Any) -> None:
+        super().__init__(annex)
+        self.configs = {
+            "host": "the service that the token in the environment is for, if it has one",
+            "archive": "the host whose files are got with the token for it",
+        }
+        self._loaded: ArchiveRemote | None = None
+
+    def initremote(self) -> None:
+        """Check, or store, the token of the configured host; without one there is nothing to do."""
+        if self.annex.getconfig("archive") or self.annex.getconfig("host"):
+            self._transfers.initremote()
+
+    def prepare(self) -> None:
+        """Do nothing: each URL says what it needs."""
+
+    def getcost(self) -> int:
+        """Return git-annex's cost of the remote."""
+        return _ARCHIVE_COST if self.annex.getconfig("archive") else _BLOCK_COST
+
+    def getavailability(self) -> str:
+        """Return that the remote is reached from everywhere."""
+        return "global"
+
+    def claimurl(self, url: str) -> bool:
+        """Return whether a URL is a block's: those of an archive are the web's."""
+        return not self.annex.getconfig("archive") and url.partition("://")[0] in SCHEMES
+
+    def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
+        """Return the size of a block, where its URL tells it."""
+        return self._transfers.checkurl(url)
+
+    def transfer_retrieve(self, key: str, filename: str) -> None:
+        """Write a key's bytes."""
+        self._transfers.transfer_retrieve(key, filename)
+
+    def checkpresent(self, key: str) -> bool:
+        """Return whether the service, or the archive, still has a key's bytes."""
+        return self._transfers.checkpresent(key)
+
+    def transfer_store(self, key: str, filename: str) -> None:
+        """Refuse."""
+        raise RemoteError(_READ_ONLY.format("stored"))
+
+    def remove(self, key: str) -> None:
+        """Refuse."""
+        raise RemoteError(_READ_ONLY.format("removed"))
+
+    @property
+    def _transfers(self) -> ArchiveRemote:
+        """The part that does the transfers, loaded when it is first used."""
+        if self._loaded is None:
+            from neuromirror.volume.archive_remote import ArchiveRemote
+
+            self._loaded = ArchiveRemote(self.annex)
+        return self._loaded
