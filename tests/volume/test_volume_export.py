@@ -25,6 +25,8 @@ from neuromirror.volume import (
     OutsideVolume,
     export,
 )
+from neuromirror.volume.errors import WrongBytes
+from neuromirror.volume.exporting import _Rows
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -146,6 +148,48 @@ def test_an_export_that_broke_off_goes_on(held: Held, tmp_path: Path, format: st
     held.boss.clear_requests()
     assert exported(held, tmp_path / "out", box=BOX, format=format).kept == len(made.paths)
     assert held.boss.count_requests("/cutout/") == 0
+
+
+def test_voxels_that_were_changed_upstream_are_not_published(held: Held, tmp_path: Path) -> None:
+    fault = held.boss.fault("zeros", path="/cutout/.*/44:76/")
+    with pytest.raises(BlockMissing) as caught:
+        exported(held, tmp_path / "out", box=BOX)
+    assert fault.struck
+    assert any(isinstance(cause, WrongBytes) for cause in caught.value.causes)
+    finished = [path for path in contents(tmp_path / "out") if path.endswith(".tif")]
+    assert len([path for path in finished if not path.startswith(".")]) == 14
+    held.boss.clear_faults()
+    exported(held, tmp_path / "out", box=BOX)
+    exported(held, tmp_path / "whole", box=BOX)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_block_whose_reply_was_cut_is_written_again(
+    held: Held, tmp_path: Path, format: str
+) -> None:
+    fault = held.boss.fault("cut", path="/cutout/", times=2)
+    made = exported(held, tmp_path, box=BOX, format=format)
+    assert fault.struck == 2
+    assert np.array_equal(read(tmp_path, made), cut(held))
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 25, 96, 1000])
+def test_pieces_of_any_size_fill_the_boxes_of_a_block(size: int) -> None:
+    voxels = np.arange(3 * 4 * 6, dtype="<u2").reshape(3, 4, 6)
+    found = np.zeros_like(voxels)
+
+    def put_box(box: Box, content: memoryview) -> None:
+        xs, ys, zs = (slice(start - 10, stop - 10) for start, stop in box)
+        found[zs, ys, xs] = np.frombuffer(content, "<u2").reshape(found[zs, ys, xs].shape)
+
+    rows = _Rows(((10, 16), (10, 14), (10, 13)), 2, put_box)
+    content = voxels.tobytes()
+    rows.take(0, memoryview(b"what an attempt that failed has left")[:size])
+    for start in range(0, len(content), size):
+        rows.take(start, memoryview(content)[start : start + size])
+    assert rows.size == len(content)
+    assert np.array_equal(found, voxels)
 
 
 @pytest.mark.parametrize("format", ["tiff", "npy"])

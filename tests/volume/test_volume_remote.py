@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,22 @@ def test_a_block_is_got_checked_and_dropped_again(boss: DemoBoss, annex: Annex) 
     annex.run("fsck", "block")
     annex.run("drop", "block")
     assert not link.exists()
+
+
+def test_what_git_annex_asks_at_the_start_needs_no_network_code() -> None:
+    """git-annex starts the program several times for one file; all but one transfer nothing."""
+    questions = "EXTENSIONS INFO\nLISTCONFIGS\nEXPORTSUPPORTED\nPREPARE\nGETCOST\nVALUE\n"
+    code = (
+        "import sys; from neuromirror.volume.remote import main; main();"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=questions, capture_output=True, text=True, check=True
+    )
+    *answers, modules = done.stdout.splitlines()
+    assert "PREPARE-SUCCESS" in answers
+    assert "COST 250" in answers
+    assert not {"requests", "urllib3", "numpy", "msgspec"} & set(modules.split())
 
 
 def test_blocks_at_the_edge_are_padded_with_zeros(boss: DemoBoss, annex: Annex) -> None:

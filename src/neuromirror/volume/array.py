@@ -28,13 +28,12 @@ _ABOUT = ".neuromirror/dataset.json"
 class OpenVolume:
     """One level of a volume, open.
 
-    ``array`` is lazy, with the axes ``[t,] z, y, x``, counted from 0; ``volume`` says where its
-    voxels are upstream. ``name`` is the dataset's (``bossdb:collection/experiment/channel``, or
-    the folder's name), ``version`` what it was opened as, ``source`` the channel's address, and
-    ``state`` says which bytes these are (a state digest, or else a commit).
+    ``volume`` says where its voxels are upstream. ``name`` is the dataset's
+    (``bossdb:collection/experiment/channel``, or the folder's name), ``version`` what it was
+    opened as, ``source`` the channel's address, and ``state`` says which bytes these are (a state
+    digest, or else a commit).
     """
 
-    array: zarr.Array[Any]
     volume: Volume
     name: str
     version: str
@@ -46,6 +45,17 @@ class OpenVolume:
     def level(self) -> Level:
         """The level."""
         return self.volume.levels[0]
+
+    def array(self) -> zarr.Array[Any]:
+        """Open a lazy array with the axes ``[t,] z, y, x``, counted from 0; raises ExtraMissing."""
+        try:
+            import zarr
+
+            from neuromirror.volume.block_store import BlockStore
+        except ImportError as error:
+            raise ExtraMissing(error) from error
+        store = BlockStore(self.files, self.volume)
+        return zarr.open_array(store, path=self.level.name, mode="r", zarr_format=3)
 
 
 def open(
@@ -74,7 +84,7 @@ def open(
     Raises :class:`~neuromirror.volume.NotAVolume`, :class:`~neuromirror.volume.NoSuchLevel`, and
     what the store and the index raise.
     """
-    return open_volume(path_or_version, level, store=store, index=index).array
+    return open_volume(path_or_version, level, store=store, index=index).array()
 
 
 @contextmanager
@@ -152,16 +162,8 @@ def _version(
 def _opened(
     files: VolumeFiles, level: str, name: str, version: str, source: str, state: str
 ) -> OpenVolume:
-    try:
-        import zarr
-
-        from neuromirror.volume.block_store import BlockStore
-    except ImportError as error:
-        raise ExtraMissing(error) from error
     volume = read_volume(files.document, level, files.where)
-    store = BlockStore(files, volume)
-    array = zarr.open_array(store, path=level, mode="r", zarr_format=3)
-    return OpenVolume(array, volume, name, version, source, state, files)
+    return OpenVolume(volume, name, version, source, state, files)
 
 
 def _about(content: bytes | None) -> dict[str, str]:

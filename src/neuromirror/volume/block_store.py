@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Protocol
 
 from zarr.abc.store import (
@@ -25,6 +25,9 @@ from neuromirror.sources.volumes import Volume
 from neuromirror.volume.errors import BlockMissing
 from neuromirror.volume.geometry import METADATA
 
+Take = Callable[[int, memoryview], None]
+"""Takes bytes of a file, with the place of the first one."""
+
 
 class VolumeFiles(Protocol):
     """Where the files of a volume come from; shared by threads."""
@@ -37,6 +40,13 @@ class VolumeFiles(Protocol):
 
     def block(self, path: str) -> mmap.mmap:
         """A block's bytes, checked; raises BlockMissing."""
+
+    def copy(self, path: str, take: Take) -> None:
+        """Pass a block's bytes to ``take``, in order; raises BlockMissing.
+
+        They are known to be the block's once this returns, not before. An attempt that failed
+        begins again at 0. What ``take`` raises is passed on.
+        """
 
     def has(self, path: str) -> bool:
         """Whether there is such a file, be its content here or not."""

@@ -6,7 +6,7 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -70,6 +70,10 @@ class CloneFiles:
                     f"its content is not here and git-annex cannot get it: {why or 'no reason'};"
                     f" try 'git annex get {path}' there",
                 ) from error
+
+    def copy(self, path: str, take: Callable[[int, memoryview], None]) -> None:
+        """Pass a block's bytes to ``take``, checked; raises BlockMissing."""
+        take(0, memoryview(self.block(path)))
 
     def has(self, path: str) -> bool:
         """Whether the clone has the file, got or not."""

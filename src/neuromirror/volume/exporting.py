@@ -10,19 +10,20 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from neuromirror.sources.volumes import Box
 from neuromirror.store import locked
 from neuromirror.volume.array import OpenVolume, opened
-from neuromirror.volume.errors import ExportFailed, ExportRefused
+from neuromirror.volume.errors import BlockMissing, ExportFailed, ExportRefused
 from neuromirror.volume.export_state import LOCK, ExportState
-from neuromirror.volume.filling import overlap, put
+from neuromirror.volume.filling import boxes_of_rows, overlap, put
 from neuromirror.volume.layouts import LAYOUTS, Layout, Region, Target, intersecting
 from neuromirror.volume.regions import checked_box, cut, sample_index, told_box
 
@@ -32,11 +33,8 @@ FORMATS: Final = tuple(LAYOUTS)
 Progress = Callable[[int, int], None]
 """Is told how many bytes of voxels are done, of how many."""
 
-_AHEAD: Final = 2
-"""Blocks that are had while another is written."""
-
-_AT_ONCE: Final = 32 << 20
-"""Bytes of voxels that are read from a block at a time."""
+_AT_ONCE: Final = 2
+"""Blocks that are fetched and written at a time."""
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -172,31 +170,27 @@ class _Exporting:
         for target in here:
             if target.path not in self._offsets:
                 self._offsets[target.path] = self._make(target)
-        with closing(self._had(slab)) as boxes:
-            for box in boxes:
-                found = [target for target in here if overlap(target.box, box) is not None]
-                for part, voxels in self._parts(box):
-                    for target in found:
-                        if overlap(target.box, part) is not None:
-                            self._put(target, part, voxels)
-                    self._tell(voxels.nbytes)
-
-    def _had(self, slab: tuple[int, int]) -> Generator[Box, None, None]:
-        """Yields the boxes of a slab, block by block; the next ones are fetched meanwhile."""
-        waiting: deque[tuple[Box, Future[Any]]] = deque()
-        with ThreadPoolExecutor(_AHEAD, "neuromirror-export") as pool:
+        waiting: deque[tuple[Box, Future[None]]] = deque()
+        with ThreadPoolExecutor(_AT_ONCE, "neuromirror-export") as pool:
             try:
                 for box in self._boxes(slab):
-                    waiting.append((box, pool.submit(self._touch, box)))
-                    if len(waiting) > _AHEAD:
-                        yield _ready(waiting)
+                    waiting.append((box, pool.submit(self._copy, box, here)))
+                    if len(waiting) > _AT_ONCE:
+                        self._wait(waiting)
                 while waiting:
-                    yield _ready(waiting)
+                    self._wait(waiting)
             except BaseException:
-                # what is under way need not come to its end
+                # what is in progress need not finish
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._volume.files.close()
                 raise
+
+    def _wait(self, waiting: deque[tuple[Box, Future[None]]]) -> None:
+        """Wait for the first of the blocks that are copied, and count it."""
+        (xs, ys, zs), copied = waiting.popleft()
+        copied.result()
+        plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._volume.volume.item_size
+        self._tell((zs[1] - zs[0]) * plane)
 
     def _boxes(self, slab: tuple[int, int]) -> Iterator[Box]:
         xs, ys, _ = self._region.box
@@ -205,30 +199,33 @@ class _Exporting:
             for x in cut(*xs, level.start[0], level.chunk[0]):
                 yield x, y, slab
 
-    def _touch(self, box: Box) -> None:
-        """Reads one voxel of a block, so that the block is had."""
-        self._read(tuple((start, start + 1) for start, _ in box))  # type: ignore[arg-type]
+    def _copy(self, box: Box, here: list[Target]) -> None:
+        """Write the block that a box is in to the drafts, as its bytes come.
 
-    def _parts(self, box: Box) -> Iterator[tuple[Box, Any]]:
-        """Yields a block's voxels, some planes at a time."""
-        xs, ys, zs = box
-        plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._volume.volume.item_size
-        for z in cut(*zs, zs[0], max(1, _AT_ONCE // plane)):
-            yield (xs, ys, z), self._read((xs, ys, z))
+        They are checked when the last one has come: an error leaves drafts behind that are written
+        again, and never put in their places.
+        """
+        volume, level = self._volume.volume, self._volume.level
+        axes = zip(box, level.start, level.chunk, strict=True)
+        x, y, z = ((start - first) // size for (start, _), first, size in axes)
+        path = "/".join([level.name, "c", *map(str, (*self._sample, z, y, x))])
+        low = [
+            first + at * size
+            for at, first, size in zip((x, y, z), level.start, level.chunk, strict=True)
+        ]
+        xs, ys, zs = ((start, start + size) for start, size in zip(low, level.chunk, strict=True))
+        found = [target for target in here if overlap(target.box, box) is not None]
+        rows = _Rows((xs, ys, zs), volume.item_size, partial(self._put_all, found))
+        self._volume.files.copy(path, rows.take)
+        size = volume.chunk_bytes(level)
+        if rows.size != size:
+            why = f"it has {rows.size} bytes, not {size}, as every block of this level"
+            raise BlockMissing(path, self._volume.files.where, why)
 
-    def _read(self, box: Box) -> Any:
-        """The voxels of a box, with the axes z, y, x, little-endian in C order."""
-        import numpy
-
-        volume = self._volume
-        places = tuple(
-            slice(start - first, stop - first)
-            for (start, stop), first in zip(
-                reversed(box), reversed(volume.level.start), strict=True
-            )
-        )
-        found = numpy.asarray(volume.array[(*self._sample, *places)])
-        return numpy.ascontiguousarray(found, found.dtype.newbyteorder("<"))
+    def _put_all(self, targets: list[Target], box: Box, voxels: memoryview) -> None:
+        for target in targets:
+            if overlap(target.box, box) is not None:
+                self._put(target, box, voxels)
 
     # --- files
 
@@ -252,12 +249,13 @@ class _Exporting:
                 fresh.replace(draft)
         return offset
 
-    def _put(self, target: Target, box: Box, voxels: Any) -> None:
+    def _put(self, target: Target, box: Box, voxels: memoryview) -> None:
         draft = self._draft(target.path)
         with _told_where(draft):
             handle = os.open(draft, os.O_WRONLY)
             try:
-                put(handle, self._offsets[target.path], target, box, voxels)
+                item = self._volume.volume.item_size
+                put(handle, self._offsets[target.path], target, box, voxels, item)
             finally:
                 os.close(handle)
 
@@ -299,10 +297,37 @@ class _Exporting:
         self._progress(self._done, self._region.bytes)
 
 
-def _ready(waiting: deque[tuple[Box, Future[Any]]]) -> Box:
-    box, had = waiting.popleft()
-    had.result()
-    return box
+class _Rows:
+    """Bytes of a block, passed on as boxes of whole rows; ``size`` is how many there were.
+
+    What is beyond the block's end is counted, and not passed on.
+    """
+
+    def __init__(
+        self, block: Box, item_size: int, put_box: Callable[[Box, memoryview], None]
+    ) -> None:
+        (x0, x1), (y0, y1), (z0, z1) = block
+        self._block = block
+        self._row = (x1 - x0) * item_size
+        self._most = self._row * (y1 - y0) * (z1 - z0)
+        self._put_box = put_box
+        self._rest = b""
+        self.size = 0
+
+    def take(self, offset: int, piece: memoryview) -> None:
+        """Take the bytes at ``offset``, which follow the last ones, or are the first."""
+        if offset == 0:
+            self._rest = b""
+        first = (offset - len(self._rest)) // self._row
+        self.size = offset + len(piece)
+        piece = piece[: max(0, self._most - offset)]
+        joined = memoryview(self._rest + piece) if self._rest else piece
+        rows = len(joined) // self._row
+        at = 0
+        for box, count in boxes_of_rows(self._block, first, rows):
+            self._put_box(box, joined[at : at + count * self._row])
+            at += count * self._row
+        self._rest = bytes(joined[at:])
 
 
 def _paths(layout: Layout) -> Iterator[str]:

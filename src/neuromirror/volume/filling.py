@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from neuromirror.sources.volumes import Box
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from neuromirror.volume.layouts import Target
 
 
@@ -19,30 +18,48 @@ def overlap(one: Box, other: Box) -> Box | None:
     return (xs, ys, zs) if all(start < stop for start, stop in (xs, ys, zs)) else None
 
 
-def put(handle: int, offset: int, target: Target, box: Box, voxels: NDArray[Any]) -> None:
-    """Writes the voxels of a box into an open file, as far as they belong there.
+def put(
+    handle: int, offset: int, target: Target, box: Box, voxels: memoryview, item_size: int
+) -> None:
+    """Write the voxels of a box into an open file, as far as they belong there.
 
-    ``voxels`` has the axes z, y, x and is in C order; ``offset`` is the place of the file's first
-    voxel. Raises OSError.
+    ``voxels`` are the bytes of the box in C order (z, y, x); ``offset`` is the place of the file's
+    first voxel. Raises OSError.
     """
     common = overlap(target.box, box)
     if common is None:
         return
     (x0, x1), (y0, y1), (z0, z1) = common
-    (bx, _), (by, _), (bz, _) = box
+    (bx, bx1), (by, by1), (bz, _) = box
     _, high, wide = target.shape
-    _, tall, broad = voxels.shape
-    size = voxels.itemsize
+    tall, broad = by1 - by, bx1 - bx
     (tx, _), (ty, _), (tz, _) = target.box
-    flat = voxels.reshape(-1).view("B").data
     # rows that fill the file's lie one after the other in both
     rows = y1 - y0 if x1 - x0 == wide == broad else 1
-    length = rows * (x1 - x0) * size
+    length = rows * (x1 - x0) * item_size
     for z in range(z0, z1):
         for y in range(y0, y1, rows):
-            taken = (((z - bz) * tall + y - by) * broad + x0 - bx) * size
-            placed = (((z - tz) * high + y - ty) * wide + x0 - tx) * size
-            _write(handle, flat[taken : taken + length], offset + placed)
+            taken = (((z - bz) * tall + y - by) * broad + x0 - bx) * item_size
+            placed = (((z - tz) * high + y - ty) * wide + x0 - tx) * item_size
+            _write(handle, voxels[taken : taken + length], offset + placed)
+
+
+def boxes_of_rows(block: Box, first: int, rows: int) -> Iterator[tuple[Box, int]]:
+    """Yield the boxes that rows of a block make, in order, each with the number of its rows.
+
+    Rows run along x and are numbered in C order from the block's beginning; a box has all of the
+    block's rows of its planes, or some of one plane.
+    """
+    xs, (y0, y1), (z0, _) = block
+    high = y1 - y0
+    stop = first + rows
+    while first < stop:
+        z, y = divmod(first, high)
+        planes = (stop - first) // high if y == 0 else 0
+        taken = planes * high or min(high - y, stop - first)
+        ys = (y0, y1) if planes else (y0 + y, y0 + y + taken)
+        yield (xs, ys, (z0 + z, z0 + z + max(planes, 1))), taken
+        first += taken
 
 
 def _write(handle: int, left: memoryview, at: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import subprocess
 import tempfile
@@ -42,7 +43,7 @@ from neuromirror.net import (
 )
 from neuromirror.sources.volumes import PARALLEL, BlockUrl, Volume, WrongVoxels, fetch, parse_url
 from neuromirror.volume.checking import mapped
-from neuromirror.volume.errors import BlockMissing, WrongBytes, group_of, summary
+from neuromirror.volume.errors import BlockMissing, ExportFailed, WrongBytes, group_of, summary
 from neuromirror.volume.geometry import block_of
 from neuromirror.volume.tokens import from_environment, variable
 
@@ -140,12 +141,31 @@ class VersionFiles:
 
     def block(self, path: str) -> mmap.mmap:
         """A block's bytes, checked; raises BlockMissing."""
+        return self._had(path, self._block_key(path), self._urls)
+
+    def copy(self, path: str, take: Callable[[int, memoryview], None]) -> None:
+        """Pass a block's bytes to ``take``, in order; raises BlockMissing.
+
+        They are known to be the block's once this returns, not before. An attempt that failed
+        begins again at 0. A block whose bytes are of other places too, or are kept already, comes
+        from the files that are kept.
+        """
+        key = self._block_key(path)
+        urls = self._urls(path, key)
+        with self._keeping:
+            is_kept = key in self._kept
+        if is_kept or is_zeros(key) or len(urls) != 1:
+            take(0, memoryview(self._had(path, key, self._urls)))
+        else:
+            self._fetched(path, key, urls, lambda: cast(BinaryIO, _Taken(take)))
+
+    def _block_key(self, path: str) -> str:
+        """The annex key of a block; raises BlockMissing where there is no such file."""
         entry = self._entry(path)
         if entry is None or entry[0] != LINK:
             raise BlockMissing(path, self.where, "the version has no such file")
         with self._reading:
-            key = key_of_file(self._reader.read(entry[1].hex()).rpartition(b"/")[2])
-        return self._had(path, key, self._urls)
+            return key_of_file(self._reader.read(entry[1].hex()).rpartition(b"/")[2])
 
     def object(self, path: str, most: int) -> mmap.mmap | None:
         """The bytes of an annexed file, checked; None where the version has no such file.
@@ -242,20 +262,33 @@ class VersionFiles:
 
     # --- the service
 
-    def _fetched(self, path: str, key: str, urls: Sequence[Place]) -> BinaryIO:
-        """A block in a file without a name; zeros need no request."""
+    def _fetched(
+        self,
+        path: str,
+        key: str,
+        urls: Sequence[Place],
+        make: Callable[[], BinaryIO] | None = None,
+    ) -> BinaryIO:
+        """A block in a file that ``make`` gives, else in one without a name.
+
+        Zeros need no request.
+        """
+        if make is None:
+            make = partial(self._nameless, path)
         failures: list[tuple[str, str]] = []
         causes: list[NeuromirrorError] = []
         if is_zeros(key):
-            file = self._nameless(path)
+            file = make()
             file.truncate(parse_key(key).size)
             return file
         for url in urls:
-            file = self._nameless(path)
+            file = make()
             host = url.host if isinstance(url, BlockUrl) else urlsplit(url).netloc
             try:
                 wrong = self._tried(url, key, file)
                 group = ""
+            except ExportFailed:
+                raise  # of where the bytes go, not of where they come from
             except UnsafeAddress as error:
                 wrong = f"{error} (git's setting {ALLOWED_ADDRESSES} says what may be asked)"
                 group = group_of(host, error)
@@ -362,6 +395,31 @@ class VersionFiles:
                 made = Session(limits=self._limits, private_at=only_at(origin))
                 self._private[origin] = made
             return self._private[origin]
+
+
+class _Taken(io.RawIOBase):
+    """A file that passes on what is written to it, and keeps nothing."""
+
+    def __init__(self, take: Callable[[int, memoryview], None]) -> None:
+        super().__init__()
+        self._take = take
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        self._at = offset
+        return offset
+
+    def truncate(self, size: int | None = None) -> int:
+        """Do nothing: what was passed on is written anew."""
+        return self._at
+
+    def write(self, data: Any) -> int:
+        """Pass bytes on."""
+        view = memoryview(data)
+        self._take(self._at, view)
+        self._at += len(view)
+        return len(view)
 
 
 def files_of(
