@@ -31,7 +31,7 @@ from neuromirror.sources.volumes.decode import canonical
 from neuromirror.sources.volumes.decode_blosc import can_decode
 from neuromirror.sources.volumes.errors import CutoutRefused, TokenRefused, WrongVoxels
 from neuromirror.sources.volumes.requests import BLOSC, CutoutRequest, cutout_request, token_probe
-from neuromirror.sources.volumes.subrequests import Part, parts_of, put_part
+from neuromirror.sources.volumes.subrequests import Part, parts_of, planes_of, put_part
 from neuromirror.sources.volumes.tokens import variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl
 
@@ -250,11 +250,14 @@ class _Service:
 def _assembled(
     service: _Service, url: BlockUrl, parts: list[Part], dtype: str, parallel: int
 ) -> Generator[bytes | memoryview, None, None]:
-    """Yields a block slab by slab, put together from its parts."""
+    """Yield a block slab by slab, from its parts."""
     wide, high, deep = url.chunk
     item = ITEM_SIZES[dtype]
     waiting: deque[tuple[Part, Future[memoryview]]] = deque()
     rest = iter(parts)
+    # parts that fill their slab's rows need not be copied into one
+    uncopied = url.shape[1:] == (high, wide) and all(part.url.shape[2] == wide for part in parts)
+    arrived: list[tuple[Part, memoryview]] = []
     slab = bytearray()
     pool = CountedPool(parallel, thread_name_prefix="volume-part")
     try:
@@ -264,11 +267,14 @@ def _assembled(
             if not waiting:
                 break
             part, future = waiting.popleft()
-            if part.begins_slab:
-                slab = bytearray(part.url.shape[0] * high * wide * item)
-            put_part(slab, part, future.result(), (wide, high), item)
+            if uncopied:
+                arrived.append((part, future.result()))
+            else:
+                slab = slab or bytearray(part.url.shape[0] * high * wide * item)
+                put_part(slab, part, future.result(), (wide, high), item)
             if part.ends_slab:
-                yield memoryview(slab)
+                yield from planes_of(arrived, item) if uncopied else [memoryview(slab)]
+                arrived, slab = [], bytearray()
     finally:
         service.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)

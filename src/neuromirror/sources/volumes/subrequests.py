@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
@@ -26,7 +26,6 @@ class Part:
 
     url: BlockUrl
     corner: tuple[int, int]
-    begins_slab: bool
     ends_slab: bool
 
 
@@ -35,7 +34,7 @@ def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
 
     That is a small one, one whose voxels are of unknown type, and any of an ndstore.
     """
-    whole = [Part(url, (0, 0), True, True)]
+    whole = [Part(url, (0, 0), ends_slab=True)]
     if dtype is None or url.scheme != "boss":
         return whole
     item = ITEM_SIZES[dtype]
@@ -53,11 +52,19 @@ def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
                 Part(
                     replace(url, box=box, chunk=(x1 - x0, y1 - y0, z1 - z0)),
                     (x0 - xs[0], y0 - ys[0]),
-                    begins_slab=number == 0,
                     ends_slab=number == len(boxes) - 1,
                 )
             )
     return parts
+
+
+def planes_of(slab: Sequence[tuple[Part, memoryview]], item: int) -> Iterator[memoryview]:
+    """Yield the bytes of a slab whose parts are as wide as it is, plane by plane, uncopied."""
+    for z in range(slab[0][0].url.shape[0]):
+        for part, voxels in slab:
+            _, high, wide = part.url.shape
+            length = high * wide * item
+            yield voxels[z * length : (z + 1) * length]
 
 
 def put_part(
