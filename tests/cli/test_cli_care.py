@@ -104,16 +104,17 @@ def test_an_audit_asks_places_oldest_first_and_what_they_say_is_shown(
     ran = shell.run("audit", "--older-than", "0", ONE, code=1)
     assert "gone" in ran.out
     assert all(gone["path"] in line for line in ran.err.splitlines())
-    (status,) = shell.records("status")
+    status, failure = shell.records("status", code=1)
     assert list(status["places"]) == ["gone"]
-    assert "places" in shell.run("status").out
+    assert (failure["task"], failure["status"]) == ("locations", "error")
+    assert "places" in shell.run("status", code=1).out
     (shown,) = shell.records("show", f"{ONE}@draft")
     assert list(shown["places"]) == ["gone"]
     (other,) = shell.records("show", "demo:000001")
     assert other["places"] == {}
     # an index that is made anew has not forgotten it
     shell.run("rebuild-index")
-    assert shell.records("status")[0]["places"] == status["places"]
+    assert shell.records("status", code=1)[0]["places"] == status["places"]
 
 
 def test_an_audit_of_what_is_unknown_asks_nothing(copied: Shell) -> None:

@@ -127,7 +127,7 @@ def test_odd_names_are_those_of_the_clone(shell: Shell, demo: DemoArchive, tmp_p
     assert digest == hashlib.sha256(b"odd").hexdigest()
     source = (shell.store / "alias" / "demo--000008").resolve()
     clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", str(source), str(clone)], check=True)
+    subprocess.run(["git", "clone", "-q", "-b", "draft", str(source), str(clone)], check=True)
     assert (clone / name).is_symlink()
     # sha256sum itself would write it without a backslash before the line
     (tmp_path / name).write_bytes(b"odd")

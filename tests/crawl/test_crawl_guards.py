@@ -91,6 +91,11 @@ def test_an_emptied_draft_is_held(place: Place, demo: DemoArchive) -> None:
     assert place.sync("demo:000008")["demo:000008"].visit == "held"
 
 
+def files_of(place: Place) -> set[str]:
+    """The files of the store but for the notes that super-datasets wait for the failed visit."""
+    return {name for name in place.content() if "/postponed/" not in name}
+
+
 @pytest.mark.parametrize(
     ("fault", "options"),
     [
@@ -110,7 +115,7 @@ def test_a_listing_that_cannot_be_whole_changes_nothing(
     mirror = demo.mirrors / "demo.toml"
     mirror.write_text(mirror.read_text() + "page_size = 2\n")
     place.sync()
-    refs, files = place.refs(), place.content().keys()
+    refs, files = place.refs(), files_of(place)
     demo.add_file("000001", "new.txt", b"new")
     with demo.fault(fault, **options):
         results = place.sync()
@@ -118,7 +123,7 @@ def test_a_listing_that_cannot_be_whole_changes_nothing(
     assert results["demo:000001"].visit == "failed"
     assert "\n" not in results["demo:000001"].message
     assert place.refs() == refs
-    assert place.content().keys() == files
+    assert files_of(place) == files
     assert place.sync()["demo:000001"].status == "ok"
 
 

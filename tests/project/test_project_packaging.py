@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
 from neuromirror.cli import main
-from neuromirror.crawl import recording
+from neuromirror.crawl import FailureLog, recording
 from neuromirror.index import Schedule
 from neuromirror.model import Traffic
 from neuromirror.service.health import HealthServer, Pulse
@@ -289,7 +289,11 @@ def rules() -> list[dict[str, Any]]:
 def figures(tmp_path: Path) -> dict[str, set[str]]:
     """The names of all samples, and the labels that they have."""
     store = Store.open(tmp_path / "store", create=True)
-    with recording(store, store.index_path), Schedule.open(store.schedule_path) as schedule:
+    with (
+        recording(store, store.index_path) as recorder,
+        Schedule.open(store.schedule_path) as schedule,
+    ):
+        FailureLog(recorder).failed("list", "HTTP 503", "demo")
         metrics = Metrics(store, store.index_path, schedule, ["demo"])
         metrics.job_ended("visit", "demo", "failed", 1)
         metrics.chore_ended("backup", True, 1)

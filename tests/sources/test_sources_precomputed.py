@@ -230,7 +230,7 @@ def test_facts_and_links_come_from_info_and_provenance(still):
 def test_links_of_an_aws_bucket_are_what_a_browser_can_ask_for():
     source = open_source("precomputed", "m", {"bucket": "open-neurodata", "region": "us-east-1"})
     assert isinstance(source, PrecomputedSource)
-    facts = source._profile.facts("c/e/a=20b", [])
+    facts = source._profile.facts("c/e/a=20b", [], [])
     place = "precomputed://https://open-neurodata.s3.us-east-1.amazonaws.com/c/e/a%20b"
     assert dict(facts.links)["precomputed"] == place
 

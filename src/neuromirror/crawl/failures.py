@@ -88,10 +88,15 @@ class FailureLog:
 
     @contextmanager
     def watch(self, task: str, name: str = "") -> Iterator[None]:
-        """Record how the block ends; what it raises is raised, even where it cannot be recorded."""
+        """Record how the block ends; what it raises is raised, even where it cannot be recorded.
+
+        Wrong usage (exit code 2) is no failure of the task.
+        """
         try:
             yield
         except Exception as error:
+            if isinstance(error, NeuromirrorError) and error.exit_code == 2:
+                raise
             with suppress(NeuromirrorError, OSError):
                 self.failed(task, redact(str(error)), name)
             raise
