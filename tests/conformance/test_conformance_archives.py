@@ -35,7 +35,7 @@ def test_a_dandi_archive_and_its_bucket(still_demo: DemoArchive) -> None:
     assert found["dandi.bucket.part-heads"] == found["dandi.bucket.versions-read"] == "ok"
 
 
-def test_lists_that_lose_rows_are_broken(demo: DemoArchive) -> None:
+def test_an_archive_that_answers_400_for_a_missing_dandiset_is_broken(demo: DemoArchive) -> None:
     with demo.fault("status", path="/dandisets/999999/$", status=400):
         assert statuses(demo.api_url, "dandi")["dandi.not-found"] == "broken"
 
