@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from net_loopback import gives, value
 
-from neuromirror.net import Unreachable, UnsafeAddress, clean_url, is_local_name, redact
+from neuromirror.net import Lanes, Unreachable, UnsafeAddress, clean_url, is_local_name, redact
 
 SIGNED = (
     "https://me:pw@bucket.s3.amazonaws.com/a%20b/c+d?versionId=v.1&X-Amz-Algorithm=AWS4"
@@ -106,10 +106,101 @@ def test_no_address_of_this_machine_or_network_is_asked(quick, host):
         quick(allow_private=False).head(f"http://{host}:1/x")
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "0.0.0.0"])
-def test_metadata_services_are_never_asked(quick, host):
+NEVER = [
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.169.254.",
+    "169.254.43518",
+    "2852039166",
+    "0xa9fea9fe",
+    "0251.0376.0251.0376",
+    "[::ffff:169.254.169.254]",
+    "[::ffff:0:169.254.169.254]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[64:ff9b:1::a9fe:a9fe]",
+    "[2002:a9fe:a9fe::]",
+    "100.100.100.200",
+    "0x646464c8",
+    "[::ffff:100.100.100.200]",
+    "[64:ff9b::6464:64c8]",
+    "[2002:6464:64c8::1]",
+    "192.0.0.192",
+    "0300.0.0.0300",
+    "168.63.129.16",
+    "[fe80::1]",
+    "[fe80::a9fe:a9fe]",
+    "[fd00:ec2::254]",
+    "[fd00:ec2::23]",
+    "[FD00:0EC2:0:0::254]",
+    "[fd00:42::42]",
+    "[fd00:100::100:200]",
+    "[fd00:a9fe:a9fe::1]",
+    "[fd00:c1::a9fe:a9fe]",
+    "[fd20:ce::254]",
+    "0.0.0.0",
+]
+NEVER_NAMES = [
+    *("metadata.google.internal", "METADATA.google.internal.", "metadata.goog", "metadata"),
+    *("instance-data.ec2.internal", "metadata.tencentyun.com"),
+]
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Lists what would have been connected to, and whatever names resolve to."""
+    connected = []
+    real = socket.getaddrinfo
+
+    def resolve(host, port, *args, **named):
+        known = "8.8.8.8" if host.rstrip(".").lower() in NEVER_NAMES else host
+        return real(known, port, *args, **named)
+
+    def connect(address, *_args, **_named):
+        connected.append(address)
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr("neuromirror.net.guard.create_connection", connect)
+    return connected
+
+
+@pytest.mark.parametrize("host", [*NEVER, *NEVER_NAMES])
+def test_metadata_services_are_never_asked(quick, no_network, host):
+    with pytest.raises(UnsafeAddress) as caught:
+        quick(allow_private=True, attempts=1).head(f"http://{host}:1/x")
+    assert caught.value.never
+    lane = Lanes(lambda url: quick(allow_private=True, attempts=1)).lane()
+    with pytest.raises(UnsafeAddress), lane.body(f"http://{host}:1/x"):
+        pass
+    assert no_network == []
+
+
+@pytest.mark.parametrize("host", [*NEVER, *NEVER_NAMES])
+def test_no_proxy_is_asked_for_a_metadata_service(server, quick, monkeypatch, host):
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    session = quick(allow_private=True, attempts=1)
+    with pytest.raises(UnsafeAddress) as caught:
+        session.head(f"http://{host}:1/x")
+    assert caught.value.never
+    lane = Lanes(lambda url: session).lane()
+    with pytest.raises(UnsafeAddress), lane.body(f"http://{host}:1/x"):
+        pass
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("host", ["100.100.100.200", "0xc00000c0", "metadata.google.internal"])
+def test_no_redirect_leads_to_a_metadata_service(server, quick, host):
+    server.answers["/x"] = gives(302, Location=f"http://{host}:1/latest")
+    session = quick(allow_private=True, attempts=1)
     with pytest.raises(UnsafeAddress):
-        quick(allow_private=True).head(f"http://{host}:1/x")
+        session.get_json(f"{server.url}/x")
+    lane = Lanes(lambda url: session).lane()
+    with pytest.raises(UnsafeAddress), lane.body(f"{server.url}/x"):
+        pass
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize(

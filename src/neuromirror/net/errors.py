@@ -52,7 +52,14 @@ class HostGivenUp(Unreachable):
 
 
 class UnsafeAddress(NetError):
-    """An address that must not be asked: no http(s), or this machine's or site's own network."""
+    """An address that must not be asked: no http(s), or this machine's or site's own network.
+
+    ``never`` says that no setting allows it.
+    """
+
+    def __init__(self, message: str, *, url: str | None = None, never: bool = False) -> None:
+        super().__init__(message, url=url)
+        self.never = never
 
 
 class TooLarge(NetError):

@@ -25,7 +25,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import create_connection
 
 from neuromirror.net.errors import UnsafeAddress
-from neuromirror.net.urls import refusal
+from neuromirror.net.urls import literal_address, name_refusal, refusal
 
 
 class Deadline(threading.local):
@@ -107,8 +107,13 @@ def checked_addresses(
     is forbidden: a name with both kinds is an attack, or broken.
     """
     found: list[str] = []
+    if (why := name_refusal(host)) is not None:
+        raise UnsafeAddress(f"{host} ({why}) is never asked", never=True)
+    literal = literal_address(host)
     try:
-        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        places = socket.getaddrinfo(
+            host if literal is None else str(literal), port, type=socket.SOCK_STREAM
+        )
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, "no name that DNS could know") from error
     for *_, place in places:
@@ -118,7 +123,9 @@ def checked_addresses(
         if why is not None:
             never = refusal(address, allow_private=True) is not None
             hint = "" if never else f"; {private_hint(text)}"
-            raise UnsafeAddress(f"{host} is at {text} ({why}), which is not asked{hint}")
+            raise UnsafeAddress(
+                f"{host} is at {text} ({why}), which is not asked{hint}", never=never
+            )
         if text not in found:
             found.append(text)
     return found

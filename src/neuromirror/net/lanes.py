@@ -240,7 +240,7 @@ class Lane:
                 host, port, allow_private=private, private_hint=session.private_hint
             )
         except UnsafeAddress as error:
-            raise UnsafeAddress(str(error), url=session._shown(url)) from None
+            raise UnsafeAddress(str(error), url=session._shown(url), never=error.never) from None
         failed: OSError | None = None
         for address in addresses:
             try:

@@ -43,6 +43,7 @@ from neuromirror.net.urls import (
     host_of,
     is_local_name,
     literal_address,
+    name_refusal,
     origin,
     redact,
     refusal,
@@ -395,7 +396,7 @@ class Session:
                 or True,
             )
         except UnsafeAddress as error:
-            raise UnsafeAddress(str(error), url=shown) from None
+            raise UnsafeAddress(str(error), url=shown, never=error.never) from None
         except requests.exceptions.Timeout:
             raise TimedOut(f"{shown} did not answer in time; try again", url=shown) from None
         except requests.exceptions.RequestException as error:
@@ -403,14 +404,19 @@ class Session:
             raise Unreachable(f"{shown} cannot be reached: {why}", url=shown) from None
 
     def _refuse_literal(self, place: tuple[str, str, int], shown: str) -> None:
+        """Refuse a host that a proxy must not be asked for; its other names are the proxy's."""
         _, host, port = place
         private = self.private_at(host, port)
         address = literal_address(host)
-        why = "this machine itself" if is_local_name(host) and not private else None
+        why = name_refusal(host)
+        never = why is not None
         if address is not None:
             why = refusal(address, allow_private=private)
+            never = refusal(address, allow_private=True) is not None
+        elif is_local_name(host) and not private:
+            why = "this machine itself"
         if why is not None:
-            raise UnsafeAddress(f"{shown} is not asked: {why}", url=shown)
+            raise UnsafeAddress(f"{shown} is not asked: {why}", url=shown, never=never)
 
     def _authorization(self, place: tuple[str, str, int]) -> dict[str, str]:
         name = self._tokens.get(place)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
@@ -38,7 +41,30 @@ _CREDENTIAL_IN_TEXT: Final = re.compile(r"(?i)\b((?:bearer|basic|token)\s+)(?=\S
 _TRAILING: Final = ".,;:!?)]}"
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_METADATA: Final = tuple(
+    ipaddress.ip_network(one)
+    for one in (
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure, its host agent
+        "192.0.0.192/32",  # Oracle Cloud Classic
+        "fd00:42::42/128",  # Scaleway
+        "fd00:100::100:200/128",  # Alibaba Cloud
+        "fd00:a9fe:a9fe::1/128",  # Akamai
+        "fd00:c1::a9fe:a9fe/128",  # Oracle Cloud
+        "fd00:ec2::/32",  # AWS: instance metadata, credentials of pods
+        "fd20:ce::254/128",  # Google Cloud
+    )
+)
+"""Where clouds serve credentials outside of link-local networks."""
+_METADATA_NAMES: Final = frozenset(
+    {
+        *("instance-data", "instance-data.ec2.internal", "metadata", "metadata.azure.internal"),
+        *("metadata.goog", "metadata.google.internal", "metadata.tencentyun.com"),
+    }
+)
 _SITE_LOCAL: Final = ipaddress.ip_network("fec0::/10")  # given up, and routed by some all the same
+
+_SERVICE: Final = "a cloud's metadata service"
 
 
 def _is_secret(name: str, *, shared_access: bool) -> bool:
@@ -120,17 +146,29 @@ def host_of(url: str) -> str:
     return shown if port == (443 if scheme == "https" else 80) else f"{shown}:{port}"
 
 
+def _bare(host: str) -> str:
+    """Return a host as resolvers read it: folded, without brackets, zone and trailing dots."""
+    name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower()
+    return name.strip("[]").partition("%")[0].rstrip(".")
+
+
 def literal_address(host: str) -> IPAddress | None:
-    """The IP address that a host name spells out, or None for a real name."""
-    try:
-        return ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return None
+    """Return the IP address that a host name spells out, or None for a real name.
+
+    IPv4 addresses have all spellings that resolvers know: ``127.1``, ``0x7f000001``, ``0177.0.0.1``.
+    """
+    name = _bare(host)
+    with suppress(ValueError):
+        return ipaddress.ip_address(name)
+    if name.isascii() and not any(map(str.isspace, name)):
+        with suppress(OSError):
+            return ipaddress.IPv4Address(socket.inet_aton(name))
+    return None
 
 
 def is_local_name(host: str) -> bool:
     """Whether a host name or literal is this machine or a private network, without asking DNS."""
-    name = host.rstrip(".").lower()
+    name = _bare(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = literal_address(name)
@@ -151,17 +189,25 @@ def _embedded(address: IPAddress) -> IPAddress:
     return address
 
 
+def name_refusal(host: str) -> str | None:
+    """Return why a host must not be asked whatever its address is, or None.
+
+    A resolver or proxy may know the name of a metadata service at an address that no list has.
+    """
+    return _SERVICE if _bare(host) in _METADATA_NAMES else None
+
+
 def refusal(address: IPAddress, *, allow_private: bool) -> str | None:
     """Why an address must not be asked, or None.
 
-    Link-local addresses (where clouds serve credentials), multicast and reserved ones never;
-    loopback and private ones only with ``allow_private``.
+    Link-local addresses, the others where clouds serve credentials, multicast and reserved ones
+    never; loopback and private ones only with ``allow_private``.
     """
     inner = _embedded(address)
     if inner.is_link_local:
         return "link-local, where clouds serve credentials"
-    if inner == ipaddress.ip_address("fd00:ec2::254"):
-        return "a cloud's metadata service"
+    if any(inner in network for network in _METADATA):
+        return _SERVICE
     if inner.is_multicast:
         return "multicast"
     if inner.is_unspecified:

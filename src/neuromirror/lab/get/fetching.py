@@ -268,7 +268,7 @@ class Fetcher:
 
     def _blame(self, found: Fetched, url: str, error: NeuromirrorError) -> None:
         found.hosts.add(host_at_fault(error, url))
-        if isinstance(error, UnsafeAddress):
+        if isinstance(error, UnsafeAddress) and not error.never:
             found.refused = True
             found.faults.append(
                 f"{host_of(error.url or url)} is not asked, since it is on this machine or a "
