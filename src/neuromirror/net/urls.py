@@ -155,7 +155,7 @@ def _bare(host: str) -> str:
 def literal_address(host: str) -> IPAddress | None:
     """Return the IP address that a host name spells out, or None for a real name.
 
-    IPv4 addresses have all spellings that resolvers know: ``127.1``, ``0x7f000001``, ``0177.0.0.1``.
+    IPv4 addresses have all spellings that resolvers know: ``127.1``, ``0x7f000001``, ``0177.0.1``.
     """
     name = _bare(host)
     with suppress(ValueError):
