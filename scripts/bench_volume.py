@@ -5,6 +5,7 @@ The BOSS encodes each cut-out when it is asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -190,11 +191,18 @@ def export_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict
 
 
 def intern_cutout(
-    folder: Path, count: int, *, api: str, parallel: bool, chunk: tuple[int, int, int]
+    folder: Path,
+    count: int,
+    *,
+    api: str,
+    parallel: bool,
+    chunk: tuple[int, int, int],
+    save: bool = False,
 ) -> tuple[float, dict[str, Any]]:
     """intern's own get_cutout of the same region, block by block, each into an array.
 
     ``parallel`` starts as many processes as there are CPUs; ``chunk`` is the largest cut-out.
+    ``save`` hashes each array with sha256 and writes it to disk, as the other contenders do.
     """
     from intern.remote.boss import BossRemote
     from intern.resource.boss.resource import ChannelResource
@@ -209,6 +217,11 @@ def intern_cutout(
             more = {"parallel": parallel, "chunk_size": chunk}
             found = remote.get_cutout(channel, 0, xs, [0, BLOCK[1]], [0, BLOCK[2]], **more)
             expect(found.shape == BLOCK[::-1], "intern gave another region")
+            if save:
+                hashlib.sha256(found).hexdigest()
+                with (folder / f"{number}.raw").open("wb") as file:
+                    found.tofile(file)
+                    os.fsync(file.fileno())
 
     return cpu(cut)
 
@@ -290,6 +303,9 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
                 "neuromirror export": partial(export_blocks, store=store),
                 "intern, in turn": partial(
                     intern_cutout, api=api, parallel=False, chunk=(512, 512, 64)
+                ),
+                "intern, in turn, hashed and saved": partial(
+                    intern_cutout, api=api, parallel=False, chunk=(512, 512, 64), save=True
                 ),
                 "intern, whole": partial(intern_cutout, api=api, parallel=False, chunk=BLOCK),
                 "intern, parallel": partial(
