@@ -7,6 +7,7 @@ import pytest
 from neuromirror.lab.cite.names import inverted, orcid_of, person, ror_of
 from neuromirror.lab.cite.plain import day, doi_of, license_of, plain
 from neuromirror.lab.cite.works import qualified
+from neuromirror.lab.verify.clone import linked_key
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,14 @@ def test_the_qualifiers_of_a_swhid_stand_in_the_standards_order() -> None:
         "swh:1:cnt:00;origin=https://example.org/x;anchor=swh:1:rev:11"
         ";path=/a%20b%3Bc%25.txt;lines=1-2"
     )
+
+
+def test_mark_up_of_any_length_is_read_once() -> None:
+    assert plain("A" + "<script>" * 200_000) == "A"
+    assert plain("<script" * 200_000) != ""
+
+
+def test_a_link_of_any_length_is_read_once() -> None:
+    tail = b"/annex/objects" * 100_000
+    assert linked_key(b".git" + tail + b"/k/k") == "k"
+    assert linked_key(b".git" + tail + b"/k/l") is None

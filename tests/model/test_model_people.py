@@ -45,3 +45,7 @@ def test_a_comma_splits_people_and_not_a_name(text: str, names: list[str]) -> No
 )
 def test_degrees_are_no_part_of_a_name(name: str, plain: str) -> None:
     assert without_degrees(name) == plain
+
+
+def test_white_space_of_any_length_is_read_once() -> None:
+    assert split_person_names("A" + " " * 1_000_000 + "B") == ["A" + " " * 1_000_000 + "B"]

@@ -16,6 +16,8 @@ from neuromirror.annex.logs import WEB_UUID, remote_log
 CLAIMED_KINDS = frozenset({"boss", "ndstore"})
 """The kinds of places (model.Location.kind) that a special remote gets, not the web."""
 
+LONGEST_GLOB = 4096
+
 CLAIMED = ":"
 """What stands before a claimed URL in a URL log."""
 
@@ -68,7 +70,13 @@ def untrusted_line(uuid: str, timestamp: int) -> bytes:
 
 
 def url_glob(pattern: str) -> re.Pattern[str]:
-    """Return a glob of ``urlinclude`` or ``urlexclude`` as git-annex matches it."""
+    """Return a glob of ``urlinclude`` or ``urlexclude`` as git-annex matches it.
+
+    Matching does not backtrack (``fnmatch`` writes atomic groups). A glob of more than
+    :data:`LONGEST_GLOB` characters matches nothing: a clone's ``remote.log`` may be anybody's.
+    """
+    if len(pattern) > LONGEST_GLOB:
+        return re.compile(r"(?!)")
     return re.compile(fnmatch.translate(pattern), re.IGNORECASE)
 
 

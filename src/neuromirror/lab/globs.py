@@ -3,6 +3,10 @@
 ``*`` and ``?`` stay within a name, ``[…]`` is one of a set of characters (``[!…]`` none of it),
 ``**`` is any number of folders. A glob that fits a folder (or a sub-dataset) takes all that is in
 it. Case counts.
+
+Globs come in locks of others, and so do the paths. Matching therefore never backtracks: between two
+wildcards the leftmost match is as good as any later one, so each is an atomic group. A path costs
+its length times that of the wildcards' globs, which is bounded; plain paths are looked up.
 """
 
 from __future__ import annotations
@@ -12,52 +16,130 @@ from collections.abc import Iterable
 
 from neuromirror.model import ConfigurationError
 
+LONGEST = 4096
+"""Characters of a glob."""
+MOST_WILD = 1 << 14
+"""Characters of all globs with wildcards together."""
+
 _ANY = "**"
+_WILD = re.compile(r"[*?[]")
 _TOKEN = re.compile(r"\*+|\?|\[(!?)(\]?[^\]/]*)\]|.", re.DOTALL)
+
+_Node = dict[str, "_Node | None"]
+"""Names below a folder; None for one that is chosen with all that is in it."""
 
 
 class Globs:
     """Some globs; of none, everything is chosen. Raises ConfigurationError for what is no glob."""
 
     def __init__(self, globs: Iterable[str]) -> None:
-        self._split = [_parts(glob) for glob in globs]
-        self._whole = re.compile("|".join(map(_path, self._split)))
+        wild: list[list[str]] = []
+        self._plain: _Node = {}
+        self._all = True
+        for glob in globs:
+            self._all = False
+            if _WILD.search(glob):
+                wild.append(_parts(glob))
+            else:
+                _plant(self._plain, _parts(glob))
+        if sum(len(part) + 1 for parts in wild for part in parts) > MOST_WILD:
+            raise ConfigurationError(
+                f"globs with wildcards have more than {MOST_WILD} characters together; use fewer, "
+                "or name folders as they are"
+            )
+        self._whole = re.compile("|".join(map(_path, wild))) if wild else None
+        self._wild = [[(part, re.compile(_name(part))) for part in parts] for parts in wild]
 
     def matches(self, path: str) -> bool:
         """Whether a file at this path is chosen, by its own path or by a folder that it is in."""
-        return not self._split or self._whole.match(path) is not None
+        if self._all or (self._whole is not None and self._whole.match(path) is not None):
+            return True
+        return bool(self._plain) and _walk(self._plain, path.split("/")) is None
 
     def reaches(self, folder: str) -> bool:
         """Whether a file somewhere in this folder could be chosen."""
         names = folder.split("/")
-        return not self._split or any(_reaches(parts, names) for parts in self._split)
+        if self._all or any(_reaches(parts, names) for parts in self._wild):
+            return True
+        return bool(self._plain) and _walk(self._plain, names) != {}
 
 
 def _parts(glob: str) -> list[str]:
     parts = glob.rstrip("/").split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise ConfigurationError(
-            f"{glob!r} is not a path in a dataset, nor a glob of paths; write for example sub-01, "
-            "sub-*/anat or **/*.nwb"
+            f"{glob[:80]!r} is not a path in a dataset, nor a glob of paths; write for example "
+            "sub-01, sub-*/anat or **/*.nwb"
         )
+    if len(glob) > LONGEST:
+        raise ConfigurationError(f"the glob {glob[:80]!r}… has more than {LONGEST} characters")
     return parts
+
+
+def _plant(root: _Node, parts: list[str]) -> None:
+    node = root
+    for part in parts[:-1]:
+        below = node.setdefault(part, {})
+        if below is None:
+            return
+        node = below
+    node[parts[-1]] = None
+
+
+def _walk(root: _Node, names: list[str]) -> _Node | None:
+    """What is planted below a path; None where it is chosen, an empty node where nothing is."""
+    node: _Node | None = root
+    for name in names:
+        if node is None:
+            return None
+        node = node.get(name, {})
+    return node
 
 
 def _path(parts: list[str]) -> str:
     """The expression of a path that fits, or that goes on from one that does."""
-    pieces = [r"(?:[^/]+/)*" if part == _ANY else f"{_name(part)}/" for part in parts[:-1]]
-    last = r"[^/]+" if parts[-1] == _ANY else _name(parts[-1])
-    return f"(?:{''.join(pieces)}{last}(?:/.*)?\\Z)"
+    runs: list[list[str]] = [[]]
+    for part in parts:
+        if part == _ANY:
+            runs.append([])
+        else:
+            runs[-1].append(_name(part))
+    first, *others = runs
+    pieces = ["/".join(first)]
+    for run in filter(None, others):
+        pieces.append(f"(?>(?:[^/]++/)*?{'/'.join(run)}(?=/|\\Z))")
+    expression = "/".join(filter(None, pieces))
+    if parts[-1] == _ANY:
+        return f"(?:{expression}/[^/])" if expression else "[^/]"
+    return f"(?:{expression}(?=/|\\Z))"
 
 
 def _name(part: str) -> str:
-    return _TOKEN.sub(_expression, part)
+    """The expression of a name, which the end of the path or a slash must follow."""
+    if part == _ANY:
+        return "[^/]+"
+    runs: list[list[str]] = [[]]
+    for token in _TOKEN.finditer(part):
+        if token[0][0] == "*":
+            runs.append([])
+        else:
+            runs[-1].append(_expression(token))
+    first, *others = runs
+    pieces = ["".join(first)]
+    for run in others[:-1]:
+        if run:
+            pieces.append(f"(?>[^/]*?{''.join(run)})")
+    if others and others[-1]:
+        last = others[-1]
+        pieces.append(f"(?=[^/]{{{len(last)}}})[^/]*+(?<={''.join(last)})")
+    elif others:
+        pieces.append("[^/]*+")
+    return "".join(pieces)
 
 
 def _expression(token: re.Match[str]) -> str:
+    """The expression of one character."""
     text = token[0]
-    if text[0] == "*":
-        return "[^/]*"
     if text == "?":
         return "[^/]"
     if len(text) == 1:
@@ -67,10 +149,10 @@ def _expression(token: re.Match[str]) -> str:
         re.compile(f"[{members}]")
     except re.error as error:
         raise ConfigurationError(f"{text!r} in a glob is no set of characters: {error}") from error
-    return f"[^/{members}]" if token[1] else f"[{members}]"
+    return f"[^/{members}]" if token[1] else f"(?!/)[{members}]"
 
 
-def _reaches(parts: list[str], names: list[str]) -> bool:
+def _reaches(parts: list[tuple[str, re.Pattern[str]]], names: list[str]) -> bool:
     """Whether a path that begins with these names can fit.
 
     Followed are the places in the glob that may come next; at its end everything below fits.
@@ -79,13 +161,14 @@ def _reaches(parts: list[str], names: list[str]) -> bool:
     for name in names:
         # a ``**`` may stand for no folder at all
         for place in range(len(parts) - 1):
-            if place in places and parts[place] == _ANY:
+            if place in places and parts[place][0] == _ANY:
                 places.add(place + 1)
         moved = set()
         for place in places:
-            if parts[place] == _ANY:
+            part, expression = parts[place]
+            if part == _ANY:
                 moved |= {place, place + 1} if place == len(parts) - 1 else {place}
-            elif re.fullmatch(_name(parts[place]), name, re.DOTALL):
+            elif expression.fullmatch(name):
                 moved.add(place + 1)
         if len(parts) in moved:
             return True

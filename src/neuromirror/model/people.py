@@ -16,7 +16,8 @@ DEGREES: Final = frozenset(
 )
 """Academic degrees behind a name, without dots, in lower case. Not those that are family names."""
 
-_BETWEEN: Final = re.compile(r"\s*;\s*|\s+(?:and|und|et)\s+|\s*&\s*")
+# white space is tried from its beginning alone: texts are upstream's, and as long as it likes
+_BETWEEN: Final = re.compile(r"(?:(?<!\s)\s+)?[;&]\s*|(?<!\s)\s+(?:and|und|et)\s+")
 
 
 def is_degree(text: str) -> bool:

@@ -23,7 +23,7 @@ _AUTHORS: Final = ("authors", "author", "creators", "creator")
 _INVESTIGATORS: Final = ("investigators", "investigator", "pi")
 _FUNDERS: Final = ("funding", "funder")
 _CITED: Final = ("citation", "cite")
-_BETWEEN: Final = re.compile(r";|\n|\s+and\s+|\s+&\s+")
+_BETWEEN: Final = re.compile(r"[;\n]\s*(?:(?:and|&)\s+)?|(?<!\s)\s+(?:and|&)\s+")
 
 
 def read_boss(documents: Documents) -> Told:

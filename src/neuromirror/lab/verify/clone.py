@@ -24,7 +24,6 @@ _DESCRIPTION: Final = ".neuromirror/dataset.json"
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
 _POINTER: Final = b"/annex/objects/"
 _LONGEST_POINTER: Final = 32 << 10
-_LINK: Final = re.compile(rb"(?:^|/)\.git/(?:.*/)?annex/objects/(?:.*/)?([^/]+)/\1\Z", re.DOTALL)
 
 
 class NotADataset(NeuromirrorError):
@@ -264,8 +263,13 @@ def git_id(kind: str, content: bytes) -> str:
 
 def linked_key(target: bytes) -> str | None:
     """The key that a symlink of git-annex stands for; None for any other link."""
-    found = _LINK.search(target)
-    return None if found is None else _key(found[1])
+    folder, _, name = target.rpartition(b"/")
+    above, _, twin = folder.rpartition(b"/")
+    above = b"/%s/" % above
+    git = above.find(b"/.git/")
+    if not name or name != twin or git < 0 or above.find(b"/annex/objects/", git + 5) < 0:
+        return None
+    return _key(name)
 
 
 def pointed_key(content: bytes) -> str | None:
