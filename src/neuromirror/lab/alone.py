@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from neuromirror.model import NeuromirrorError
+from neuromirror.store import SafeFolder
 
 
 class LockBusy(NeuromirrorError):
@@ -16,20 +17,23 @@ class LockBusy(NeuromirrorError):
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[SafeFolder]:
     """Lets nobody else write the lock at ``path`` while the block runs; makes its folder.
 
     A file beside the lock is held meanwhile; the kernel lets go of it however the holder ends.
-    Raises LockBusy.
+    Yields the folder that the lock is in. Raises LockBusy, and UnsafePath for a symlink.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held = path.with_name(f".{path.name}.pinning")
-    with held.open("ab") as file:
+    name = f".{path.name}.pinning"
+    with (
+        SafeFolder.at(path.parent, create=True) as folder,
+        open(folder.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file,
+    ):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # who had it before may have removed it just now, and the next one made another
-            mine = held.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except (BlockingIOError, FileNotFoundError):
+            there = folder.status(name)
+            mine = there is not None and os.path.samestat(there, os.fstat(file.fileno()))
+        except BlockingIOError:
             mine = False
         if not mine:
             raise LockBusy(
@@ -37,7 +41,6 @@ def alone(path: Path) -> Iterator[None]:
                 "Nothing was changed"
             )
         try:
-            yield
+            yield folder
         finally:
-            with suppress(FileNotFoundError):
-                held.unlink()
+            folder.unlink(name)

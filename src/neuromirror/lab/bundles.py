@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 
 from neuromirror.index import VersionRow
 from neuromirror.lab.git import ask_git
 from neuromirror.model import DatasetRef, NeuromirrorError
-from neuromirror.store import ANNEX, MAIN, TAGS, Store
+from neuromirror.store import ANNEX, MAIN, TAGS, SafeFolder, Store
 
 _MODE = 0o644
 
@@ -29,19 +28,20 @@ def bundle_refs(row: VersionRow) -> dict[str, str]:
     return {MAIN: row.commit, f"{TAGS}{row.label}": row.commit, ANNEX: row.annex_commit}
 
 
-def write_bundle(store: Store, row: VersionRow, target: Path) -> None:
+def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> None:
     """Writes the bundle of a version; one that is there and names the same commits stays.
 
-    Nothing is written to the store's own repository. Raises BundleFailed.
+    Nothing is written to the store's own repository. Raises BundleFailed, and UnsafePath for a
+    symlink in its place.
     """
     refs = bundle_refs(row)
-    if read_refs_of(target) == {"HEAD": row.commit, **refs}:
+    into.refuse_symlink(name)
+    if read_refs_of(into.path / name) == {"HEAD": row.commit, **refs}:
         return
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri)).path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as folder:
-        bare = Path(folder, "git")
-        draft = Path(folder, target.name)
+    with into.scratch() as folder:
+        bare = folder.path.absolute() / "git"
+        draft = folder.path.absolute() / name
         _git(bare, "init", "-q", "--bare", str(bare))
         borrowed = bare / "objects" / "info" / "alternates"
         borrowed.write_bytes(os.fsencode(repository.absolute() / "objects") + b"\n")
@@ -50,7 +50,7 @@ def write_bundle(store: Store, row: VersionRow, target: Path) -> None:
         _git(bare, "update-ref", "--stdin", lines=updates)
         _git(bare, "bundle", "create", "-q", str(draft), "HEAD", *refs)
         draft.chmod(_MODE)
-        os.replace(draft, target)
+        folder.replace(name, into, name)
 
 
 def read_refs_of(bundle: Path) -> dict[str, str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +30,7 @@ from neuromirror.model import (
     manifest_line,
     subdataset_line,
 )
+from neuromirror.store import SafeFolder
 
 MANIFEST_VERSION = 1
 _BLOCK = 1 << 18
@@ -181,12 +181,11 @@ class ManifestWriter:
     and says the same stays, byte for byte: compressors differ from release to release.
     """
 
-    def __init__(self, target: Path, head: ManifestHead) -> None:
-        self._target = target
+    def __init__(self, folder: SafeFolder, name: str, head: ManifestHead) -> None:
+        self._folder = folder
+        self._name = name
         self._head = head
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-        self._draft = Path(name)
+        self._draft, handle = folder.new_file()
         self._file = os.fdopen(handle, "wb")
         # one thread and no content size: the same lines give the same bytes wherever they are made
         self._zstd = zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(
@@ -206,7 +205,7 @@ class ManifestWriter:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
-        self._draft.unlink(missing_ok=True)
+        self._folder.unlink(self._draft)
 
     def plain(self, path: str, content: bytes) -> None:
         """The next file that git holds itself."""
@@ -255,11 +254,12 @@ class ManifestWriter:
         self._flush()
         self._zstd.flush(zstandard.FLUSH_FRAME)
         self._file.flush()
-        if _content(self._target) == self._content.digest():
+        self._folder.refuse_symlink(self._name)
+        if _content(self._folder.path / self._name) == self._content.digest():
             return
         os.fchmod(self._file.fileno(), _MODE)
         os.fsync(self._file.fileno())
-        os.replace(self._draft, self._target)
+        self._folder.replace(self._draft, self._folder, self._name)
 
 
 class ManifestReader:

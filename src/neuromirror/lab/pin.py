@@ -47,7 +47,7 @@ from neuromirror.model import (
     alias_of,
     load_placed,
 )
-from neuromirror.store import Store, write_atomically
+from neuromirror.store import SafeFolder, Store, write_atomically
 
 MANIFEST_ENDING = ".jsonl.zst"
 BUNDLE_ENDING = ".bundle"
@@ -141,12 +141,13 @@ def pin(
     for one in wanted:
         Globs(one.paths or ())
     rows = [(one, index.resolve(one.dataset, one.label)) for one in wanted]
-    with alone(path):
-        outcomes = _write(path, rows, store, index, remove, progress)
+    with alone(path) as folder:
+        outcomes = _write(folder, path, rows, store, index, remove, progress)
     yield from outcomes
 
 
 def _write(
+    beside: SafeFolder,
     path: Path,
     rows: Sequence[tuple[Wanted, VersionRow]],
     store: Store,
@@ -162,10 +163,11 @@ def _write(
     pins = {one.name: one for one in lock.datasets}
     outcomes = [Outcome("pin", "ok", name, "is not pinned any more", name) for name in remove]
     kept: set[Path] = set()
-    with ExitStack() as undo:
+    with ExitStack() as folders, ExitStack() as undo:
         for one, row in rows:
             old = pins.get(row.dataset_name)
-            pinning = _Pinning(lock, one, row, old, store, index, progress)
+            folder = folders.enter_context(_own_folder(beside, lock, row.dataset_name))
+            pinning = _Pinning(lock, folder, one, row, old, store, index, progress)
             undo.callback(pinning.undo)
             new = pinning.run()
             kept |= pinning.files
@@ -179,7 +181,7 @@ def _write(
     if written != content:
         write_atomically(path, written)
     for name in (*(one.dataset for one, _ in rows), *remove):
-        _clear(lock.folder / _folder(lock, name), kept)
+        _clear(beside, lock, name, kept)
     return outcomes
 
 
@@ -193,20 +195,27 @@ def _read(path: Path) -> tuple[bytes, Lock]:
     return content, parse_lock(path, content)
 
 
-def _folder(lock: Lock, name: str) -> str:
-    return alias_of(name)
+def _own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True) -> SafeFolder:
+    """Open the folder for a dataset's manifests and bundles; raises UnsafePath for a symlink."""
+    return beside.folder(lock.folder.name, alias_of(name), create=create)
 
 
-def _clear(folder: Path, kept: set[Path]) -> None:
+def _clear(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
     """Removes manifests and bundles that nothing names any more, and the folder if it is empty."""
-    if not folder.is_dir():
+    try:
+        with _own_folder(beside, lock, name, create=False) as folder:
+            for file in folder.names():
+                if folder.path / file not in kept and _OWN.match(file):
+                    folder.unlink(file)
+            if folder.names():
+                return
+    except FileNotFoundError:
         return
-    for path in folder.iterdir():
-        if path not in kept and _OWN.match(path.name):
-            path.unlink()
-    for one in (folder, folder.parent):
-        if not any(one.iterdir()):
-            one.rmdir()
+    with beside.folder(lock.folder.name) as above:
+        above.rmdir(alias_of(name))
+        if above.names():
+            return
+    beside.rmdir(lock.folder.name)
 
 
 def _latest(index: Index, row: VersionRow) -> str | None:
@@ -274,6 +283,7 @@ class _Pinning:
     def __init__(
         self,
         lock: Lock,
+        folder: SafeFolder,
         wanted: Wanted,
         row: VersionRow,
         old: Pin | None,
@@ -289,14 +299,14 @@ class _Pinning:
         self._index = index
         self._progress = progress
         self._sums = _Sums()
-        self._folder = lock.folder / _folder(lock, row.dataset_name)
+        self._folder = folder
         self._new: set[Path] = set()
         self.files: set[Path] = set()
 
     def undo(self) -> None:
         """Removes what was written, where it is not to be used after all."""
         for path in self._new:
-            path.unlink(missing_ok=True)
+            self._folder.unlink(path.name)
 
     def run(self) -> Pin:
         wanted, row, old = self._wanted, self._row, self._old
@@ -341,18 +351,18 @@ class _Pinning:
         )
 
     def _bundle_path(self, row: VersionRow) -> Path:
-        return self._folder / f"{row.commit}{BUNDLE_ENDING}"
+        return self._folder.path / f"{row.commit}{BUNDLE_ENDING}"
 
     def _keep(self, row: VersionRow, prefix: bytes, globs: Globs, *, bundle: bool) -> Path:
         """Writes the manifest of a version, and those of its parts as far as they are pinned."""
         self._progress(f"{row.name}, {row.files} files")
-        target = self._folder / f"{row.commit}{MANIFEST_ENDING}"
+        target = self._folder.path / f"{row.commit}{MANIFEST_ENDING}"
         self._need(target)
         parts = self._write(row, target, prefix, globs)
         if bundle:
             self._progress(f"{row.name}, the bundle")
             self._need(self._bundle_path(row))
-            write_bundle(self._store, row, self._bundle_path(row))
+            write_bundle(self._store, row, self._folder, self._bundle_path(row).name)
         for part in parts:
             inner = self._index.resolve(part.name, part.commit)
             self._keep(inner, prefix + part.path.encode() + b"/", globs, bundle=bundle)
@@ -373,7 +383,7 @@ class _Pinning:
         with ObjectReader(repository.path) as reader:
             described = json.loads(reader.read(f"{row.commit}:.neuromirror/dataset.json"))
             head = _head(reader, row, dataset, described.get("form", "files"))
-            with ManifestWriter(target, head) as writer:
+            with ManifestWriter(self._folder, target.name, head) as writer:
                 for name in _plain_names(described):
                     writer.plain(name, reader.read(f"{row.commit}:{name}"))
                 for line in stored_lines(self._store, row):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,12 +27,13 @@ from neuromirror.lab.manifests import (
 from neuromirror.lab.results import Checked, Outcome, Status
 from neuromirror.lab.ways import Goal, NoAnswer, Way, WayFailed, run_git, ways
 from neuromirror.model import ConfigurationError, Evidence, NeuromirrorError, StateDigest
-from neuromirror.store import Store, locked
+from neuromirror.store import SafeFolder, Store, locked
 
 Progress = Callable[[str], None]
 """Is told in words what is being done."""
 
 _SCRATCH = ".neuromirror-restore"
+_DRAFT = "dataset"
 _QUIETLY = ("-c", "advice.detachedHead=false")
 _EDITED = "was the lock edited by hand? Take it back from git, or pin the dataset again"
 
@@ -84,28 +86,43 @@ def restore(
 
     Yields an outcome for each file that was got or could not be, and after them one for the
     dataset (action ``restore``). Raises, before anything is done, PlaceTaken where something
-    else stands in a dataset's place, AnnexMissing without git-annex, and StoreBusy while another
-    process restores there.
+    else stands in a dataset's place, UnsafePath for a symlink there, AnnexMissing without
+    git-annex, and StoreBusy while another process restores there.
     """
-    if into.exists() and not into.is_dir():
-        raise PlaceTaken(f"{into} is not a folder; name another with --into")
     if shutil.which("git-annex") is None:
         raise AnnexMissing(
             "git-annex is not installed, and no dataset can be restored without it: 'pip install "
             "neuromirror[annex]', or take your system's package"
         )
     how = _How(store, tuple(clones), offline, jobs, progress)
-    all_of_them = [_Restoring(lock, pin, into, how) for pin in lock.datasets]
-    for pin in lock.datasets:
-        is_taken(into / pin.dataset.alias, Goal.of_pin(lock, pin, ()))
-    scratch = into / _SCRATCH
-    scratch.mkdir(parents=True, exist_ok=True)
-    with locked(scratch / "lock", f"restoring into {into}"):
-        try:
-            for restoring in all_of_them:
-                yield from restoring.run()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with _opened(into, lock.path.parent) as target:
+        for pin in lock.datasets:
+            is_taken(target, pin.dataset.alias, Goal.of_pin(lock, pin, ()))
+        with _scratch(target) as scratch:
+            for pin in lock.datasets:
+                yield from _Restoring(lock, pin, target, scratch, how).run()
+
+
+def _opened(into: Path, beside: Path) -> SafeFolder:
+    """Open the folder for the datasets; one beside the lock may have come with the lock."""
+    try:
+        return SafeFolder.at(into, create=True, below=beside)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise PlaceTaken(f"{into} is not a folder; name another with --into") from error
+
+
+@contextmanager
+def _scratch(target: SafeFolder) -> Iterator[SafeFolder]:
+    """Make the folder for repositories that are not whole yet, and keep other processes out."""
+    with target.folder(_SCRATCH, create=True, mode=0o700) as scratch:
+        if os.fstat(scratch.descriptor).st_uid != os.geteuid():
+            raise PlaceTaken(f"{scratch.path} belongs to another user; have it removed")
+        os.fchmod(scratch.descriptor, 0o700)
+        with locked(scratch.path / "lock", f"restoring into {target.path}", folder=scratch):
+            try:
+                yield scratch
+            finally:
+                target.remove_tree(_SCRATCH)
 
 
 @dataclass(slots=True)
@@ -165,11 +182,14 @@ class _Proofs:
 class _Restoring:
     """One pin of a lock being restored."""
 
-    def __init__(self, lock: Lock, pin: Pin, into: Path, how: _How) -> None:
+    def __init__(
+        self, lock: Lock, pin: Pin, target: SafeFolder, scratch: SafeFolder, how: _How
+    ) -> None:
         self._pin = pin
         self._how = how
-        self._root = into / pin.dataset.alias
-        self._scratch = into / _SCRATCH / pin.commit
+        self._target = target
+        self._root = target.path / pin.dataset.alias
+        self._scratch = scratch
         more = clone_urls(how.clones, pin.dataset)
         self._goal = Goal.of_pin(lock, pin, more)
         self._problems: list[str] = []
@@ -178,7 +198,7 @@ class _Restoring:
         """See :func:`restore`."""
         pin, proofs, placed = self._pin, _Proofs(), list[_Placed]()
         try:
-            for one in self._place_all(self._goal, self._root):
+            for one in self._place_all(self._goal, self._target, pin.dataset.alias):
                 placed.append(one)
             if not self._problems:
                 self._check_counts(placed)
@@ -232,21 +252,29 @@ class _Restoring:
 
     # --- placing
 
-    def _place_all(self, goal: Goal, root: Path) -> Iterator[_Placed]:
-        """Places a dataset and, within it, its parts as far as something of them is pinned."""
-        placed = self._place(goal, root)
-        yield placed
-        goal = goal.without(placed.refused)
-        for part in placed.parts:
-            inner = root / part.path
-            try:
-                yield from self._place_all(goal.part(part), inner)
-                _register(root, part, inner)
-            except NeuromirrorError as error:
-                self._problems.append(f"{goal.prefix.decode()}{part.path}: {error}")
+    def _place_all(self, goal: Goal, top: SafeFolder, path: str) -> Iterator[_Placed]:
+        """Places a dataset and, within it, its parts as far as something of them is pinned.
 
-    def _place(self, goal: Goal, root: Path) -> _Placed:
-        if is_taken(root, goal):
+        ``path`` is in the folder ``top``, and the dataset's parent is too: symlinks are refused.
+        """
+        *above, name = path.split("/")
+        with top.folder(*above, create=True) as parent:
+            placed = self._place(goal, parent, name)
+            yield placed
+            if not placed.parts:
+                return
+            goal = goal.without(placed.refused)
+            with parent.folder(name) as root:
+                for part in placed.parts:
+                    try:
+                        yield from self._place_all(goal.part(part), root, part.path)
+                        _register(root.path, part)
+                    except NeuromirrorError as error:
+                        self._problems.append(f"{goal.prefix.decode()}{part.path}: {error}")
+
+    def _place(self, goal: Goal, parent: SafeFolder, name: str) -> _Placed:
+        root = parent.path / name
+        if is_taken(parent, name, goal):
             return self._examine(goal, root, root)
         refused: dict[str, str] = {}
         reached = False
@@ -256,7 +284,7 @@ class _Restoring:
             try:
                 if host in self._how.silent:
                     raise NoAnswer("its host did not answer before")
-                placed = self._try(goal, way, root)
+                placed = self._try(goal, way, parent, name)
             except WayFailed as error:
                 refused[way.name] = str(error)
                 if host is not None and isinstance(error, NoAnswer):
@@ -273,11 +301,16 @@ class _Restoring:
             hint = "; no host could be reached: is there a network?"
         raise NotRestored(f"no way leads to commit {goal.commit} of {goal.name}: {why}{hint}")
 
-    def _try(self, goal: Goal, way: Way, root: Path) -> _Placed:
+    def _try(self, goal: Goal, way: Way, parent: SafeFolder, name: str) -> _Placed:
         """Brings a dataset by one way, checks it, and moves it into its place in one step."""
-        draft = self._scratch
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        with self._scratch.scratch() as scratch:
+            with scratch.folder(_DRAFT, create=True) as folder:
+                placed = self._fill(goal, way, folder.path, parent.path / name)
+            scratch.replace(_DRAFT, parent, name)
+        return placed
+
+    def _fill(self, goal: Goal, way: Way, draft: Path, root: Path) -> _Placed:
+        """Makes a dataset in the empty folder ``draft``; its place will be ``root``."""
         run_git(draft, "init", "-q", "-b", "main")
         way.fill(draft)
         if not has_commit(draft, goal.commit):
@@ -288,8 +321,6 @@ class _Restoring:
         placed.way = way
         run_git(draft, *_QUIETLY, "checkout", "-q", "--detach", goal.commit)
         run_git(draft, "annex", "init", "-q", environment=identity_for(draft))
-        root.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(draft, root)
         return placed
 
     def _examine(self, goal: Goal, repository: Path, root: Path) -> _Placed:
@@ -382,22 +413,26 @@ class _Restoring:
         )
 
 
-def is_taken(root: Path, goal: Goal) -> bool:
+def is_taken(parent: SafeFolder, name: str, goal: Goal) -> bool:
     """Whether a dataset is in its place already, at its commit.
 
-    Raises PlaceTaken where something else is there; an empty folder is nothing.
+    Raises PlaceTaken where something else is there, UnsafePath for a symlink; an empty folder is
+    nothing.
     """
+    root = parent.path / name
+    head = ""
     try:
-        if not any(root.iterdir()):
-            return False
+        with parent.folder(name) as folder:
+            if not folder.names():
+                return False
+            git_dir = folder.status(".git")
+            if git_dir is not None and stat.S_ISDIR(git_dir.st_mode):
+                with suppress(GitFailed):
+                    head = run_git(root, "rev-parse", "-q", "--verify", "HEAD").strip()
     except FileNotFoundError:
         return False
     except NotADirectoryError as error:
         raise PlaceTaken(f"{root} is not a folder; name another with --into") from error
-    head = ""
-    if (root / ".git").is_dir():
-        with suppress(GitFailed):
-            head = run_git(root, "rev-parse", "-q", "--verify", "HEAD").strip()
     if head == goal.commit:
         return True
     what = f"a repository at commit {head}" if head else "something else"
@@ -422,12 +457,12 @@ def has_annex(repository: Path) -> bool:
     return bool(run_git(repository, "for-each-ref", *listed).strip())
 
 
-def _register(root: Path, part: ListedPart, inner: Path) -> None:
+def _register(root: Path, part: ListedPart) -> None:
     """Makes git know that a sub-dataset is installed, as ``datalad get`` does."""
     name = f"submodule.{part.path}"
     run_git(root, "config", f"{name}.active", "true")
     with suppress(GitFailed):
-        url = run_git(inner, "config", "remote.origin.url").strip()
+        url = run_git(root / part.path, "config", "remote.origin.url").strip()
         run_git(root, "config", f"{name}.url", url)
 
 

@@ -8,6 +8,7 @@ from neuromirror.store.housekeeping import Kept, RepackFailed, Rules, keep_house
 from neuromirror.store.locks import locked
 from neuromirror.store.refs import move_refs, read_refs
 from neuromirror.store.repository import ANNEX, DRAFT, MAIN, PUBLISHED, TAGS, Repository, git
+from neuromirror.store.safe_paths import SafeFolder, UnsafePath, refuse_symlinks
 from neuromirror.store.store import Store
 from neuromirror.store.superdatasets import Member, may_wait, update_superdataset
 
@@ -25,9 +26,11 @@ __all__ = [
     "RepackFailed",
     "Repository",
     "Rules",
+    "SafeFolder",
     "Store",
     "StoreBusy",
     "StoreDamaged",
+    "UnsafePath",
     "dataset_of",
     "git",
     "keep_house",
@@ -36,6 +39,7 @@ __all__ = [
     "move_refs",
     "read_refs",
     "record_lines_in_git",
+    "refuse_symlinks",
     "update_superdataset",
     "versions_in_git",
     "write_atomically",

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from neuromirror.store.errors import StoreBusy
+from neuromirror.store.safe_paths import SafeFolder
 
 
 @contextmanager
-def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+def locked(
+    path: Path, what: str, wait: float = 0.0, folder: SafeFolder | None = None
+) -> Iterator[None]:
     """Holds an exclusive lock on ``path`` (made if missing) while the block runs.
 
-    Raises StoreBusy, naming ``what``, when another holder is still there after ``wait`` seconds.
+    ``folder`` is the open folder that the file is in, where it may hold what others put there.
+    Raises StoreBusy, naming ``what``, when another holder is still there after ``wait`` seconds,
+    and UnsafePath for a symlink.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    if folder is None:
+        opened = SafeFolder.at(path.parent.absolute(), create=True)
+    else:
+        opened = folder.folder()
+    with opened as parent:
+        handle = parent.open(path.name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with open(handle, "a") as file:
         until, pause = time.monotonic() + wait, 0.001
         while True:
             try:

@@ -1,0 +1,193 @@
+"""Folders that somebody else may have filled: nothing below them is reached through a symlink.
+
+A lock arrives with the folder it is in, and a clone with its work tree. Both may hold symlinks that
+lead elsewhere. A :class:`SafeFolder` is held open by its descriptor. What is below it is opened,
+made, renamed and removed relative to descriptors (``openat`` and the like), one name at a time and
+with ``O_NOFOLLOW``. That holds on Linux and macOS, and also while somebody else changes the folder.
+Programs that take paths (git, git-annex) work in scratch folders with mode 0700.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Self
+
+from neuromirror.model import ConfigurationError
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OWNER: Final = 0o700
+
+
+class UnsafePath(ConfigurationError):
+    """A path that leads through a symlink, or out of the folder that it should be in."""
+
+
+class SafeFolder:
+    """A folder that is held open; a context manager. ``path`` is its name in messages.
+
+    All names are single components: they are refused (UnsafePath) with a slash, or as ``..``.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    @classmethod
+    def at(cls, path: Path, *, create: bool = False, below: Path | None = None) -> Self:
+        """Open a folder.
+
+        Of a relative path, and of one in the folder ``below``, no component may be a symlink.
+        The symlinks of any other absolute path are those of the person who named it. Raises
+        UnsafePath, and NotADirectoryError or FileNotFoundError as ``os.open`` does.
+        """
+        top, names = _split(path, below)
+        if create and not top.exists():
+            top.mkdir(parents=True, exist_ok=True)
+        opened = cls(path if not names else top, os.open(top, _FOLDER & ~os.O_NOFOLLOW))
+        if not names:
+            return opened
+        with opened:
+            inner = opened.folder(*names, create=create)
+        inner.path = path
+        return inner
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def folder(self, *names: str, create: bool = False, mode: int = 0o777) -> Self:
+        """Open the folder at a relative path, made if it is missing and ``create`` says so."""
+        path, opened = self.path, os.dup(self.descriptor)
+        try:
+            for name in names:
+                path /= _checked(path, name)
+                if create:
+                    with suppress(FileExistsError):
+                        os.mkdir(name, mode, dir_fd=opened)
+                inner = _open(path, name, _FOLDER, opened)
+                os.close(opened)
+                opened = inner
+        except BaseException:
+            os.close(opened)
+            raise
+        return type(self)(path, opened)
+
+    def open(self, name: str, flags: int, mode: int = 0o666) -> int:
+        """Open a file; returns a descriptor."""
+        path = self.path / _checked(self.path, name)
+        return _open(path, name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, self.descriptor, mode)
+
+    def new_file(self, mode: int = 0o600) -> tuple[str, int]:
+        """Make a file with a name of its own; returns name and descriptor."""
+        name = f".new-{secrets.token_hex(8)}"
+        return name, self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+
+    def names(self) -> list[str]:
+        """Return the names in the folder, sorted."""
+        return sorted(os.listdir(self.descriptor))
+
+    def status(self, name: str) -> os.stat_result | None:
+        """Return the status of an entry, of a symlink its own; None where there is nothing."""
+        try:
+            return os.lstat(_checked(self.path, name), dir_fd=self.descriptor)
+        except FileNotFoundError:
+            return None
+
+    def refuse_symlink(self, name: str) -> None:
+        """Raise UnsafePath where an entry is a symlink."""
+        found = self.status(name)
+        if found is not None and stat.S_ISLNK(found.st_mode):
+            raise _refusal(self.path / name)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file or a symlink; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            os.unlink(_checked(self.path, name), dir_fd=self.descriptor)
+
+    def rmdir(self, name: str) -> None:
+        """Remove an empty folder."""
+        os.rmdir(_checked(self.path, name), dir_fd=self.descriptor)
+
+    def remove_tree(self, name: str) -> None:
+        """Remove a folder with all that is in it, as far as that is possible."""
+        shutil.rmtree(_checked(self.path, name), ignore_errors=True, dir_fd=self.descriptor)
+
+    def replace(self, name: str, folder: SafeFolder, new_name: str) -> None:
+        """Move an entry to a folder, in the place of what is there (``os.replace``)."""
+        os.replace(
+            _checked(self.path, name),
+            _checked(folder.path, new_name),
+            src_dir_fd=self.descriptor,
+            dst_dir_fd=folder.descriptor,
+        )
+
+    @contextmanager
+    def scratch(self, prefix: str = ".new-") -> Iterator[Self]:
+        """Make a folder for its owner alone, and remove it at the end of the block."""
+        name = f"{prefix}{secrets.token_hex(8)}"
+        os.mkdir(name, _OWNER, dir_fd=self.descriptor)
+        try:
+            with self.folder(name) as made:
+                yield made
+        finally:
+            self.remove_tree(name)
+
+
+def refuse_symlinks(top: Path, *relative: str) -> None:
+    """Raise UnsafePath where a symlink stands at a path below a folder, or on the way to it.
+
+    What is missing is no symlink. For folders whose files another program opens by path.
+    """
+    for path in relative:
+        at = top
+        for name in Path(path).parts:
+            at /= _checked(at, name)
+            if at.is_symlink():
+                raise _refusal(at)
+
+
+def _split(path: Path, below: Path | None) -> tuple[Path, tuple[str, ...]]:
+    """Take a path apart into the folder that is trusted, and the names below it."""
+    full = Path(os.path.abspath(path))
+    tops = [] if below is None else [Path(os.path.abspath(below))]
+    if not path.is_absolute():
+        tops.append(Path.cwd())
+    found = [top for top in tops if full.is_relative_to(top)]
+    # the outermost one leaves nothing unchecked
+    top = min(found, key=lambda one: len(one.parts), default=full)
+    return top, full.relative_to(top).parts
+
+
+def _checked(folder: Path, name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise UnsafePath(f"{name!r} is no name for a file or folder in {folder}; nothing was done")
+    return name
+
+
+def _open(path: Path, name: str, flags: int, folder: int, mode: int = 0o666) -> int:
+    try:
+        return os.open(name, flags, mode, dir_fd=folder)
+    except OSError as error:
+        # ELOOP, or for O_DIRECTORY on Linux ENOTDIR; EMLINK on some BSDs
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+            with suppress(FileNotFoundError):
+                if stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
+                    raise _refusal(path) from error
+        error.filename = str(path)
+        raise
+
+
+def _refusal(path: Path) -> UnsafePath:
+    return UnsafePath(
+        f"{path} is a symlink, and nothing is read or written through symlinks that came with a "
+        "folder; remove it, or name the folder that it leads to by its absolute path"
+    )

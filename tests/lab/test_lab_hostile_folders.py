@@ -1,0 +1,156 @@
+"""Folders that came with a lock and hold symlinks: nothing is written elsewhere through them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from crawl_place import Place
+from lab_again import Lab
+from lab_pins import DRAFT, PUBLISHED, ZARR, Paper, bring_back
+
+from neuromirror.cli import main
+from neuromirror.store import UnsafePath
+
+_OLD = f"{'0' * 40}.bundle"
+"""A file of a name that pin removes where it belongs to a lock."""
+
+
+@pytest.fixture(scope="session")
+def sent(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+    """A lock with a bundle; to read only."""
+    paper = Paper(still_lab.place, tmp_path_factory.mktemp("sent"))
+    paper.pin(PUBLISHED, bundle=True)
+    return paper
+
+
+@pytest.fixture
+def paper(sent: Paper, tmp_path: Path) -> Paper:
+    """A copy of it, in which a test puts symlinks."""
+    return sent.copied(tmp_path / "paper")
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A folder that is none of the lock's business."""
+    folder = tmp_path / "victim"
+    (folder / "demo--000002").mkdir(parents=True)
+    (folder / "diary").write_text("mine")
+    (folder / _OLD).write_text("mine")
+    (folder / "demo--000002" / _OLD).write_text("mine")
+    (folder / "empty").mkdir()
+    return folder
+
+
+def everything(folder: Path) -> dict[str, object]:
+    """All that is in a folder, with what would tell of a change."""
+    return {
+        str(path): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.lstat().st_ino)
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("data", "../victim"),
+        ("data", "../victim/missing"),
+        ("data/.neuromirror-restore", "../../victim"),
+        ("data/.neuromirror-restore", "../../victim/missing"),
+        ("data/.neuromirror-restore/lock", "../../../victim/missing"),
+        ("data/demo--000002", "../../victim/empty"),
+        ("data/demo--000002", "../../victim/missing"),
+    ],
+)
+def test_restore_writes_through_no_symlink_that_came_with_a_lock(
+    paper: Paper, victim: Path, link: str, target: str
+) -> None:
+    place = paper.folder / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+    before = everything(victim)
+    with pytest.raises(UnsafePath):
+        bring_back(paper.lock, paper.folder / "data")
+    assert everything(victim) == before
+
+
+def test_the_command_refuses_symlinks_in_a_relative_path(
+    paper: Paper, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (paper.folder / "data").symlink_to(victim)
+    monkeypatch.chdir(paper.folder.parent)
+    before = everything(victim)
+    arguments = ["restore", "paper/datasets.lock", "--into", "paper/data"]
+    done = CliRunner().invoke(main, ["--store", "none", *arguments], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert everything(victim) == before
+
+
+def test_a_symlink_that_the_caller_names_by_an_absolute_path_is_followed(
+    paper: Paper, tmp_path: Path
+) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "large disk")
+    assert bring_back(paper.lock, tmp_path / "data", offline=True).only().status == "ok"
+    assert (tmp_path / "large disk" / "demo--000002" / ".git").is_dir()
+
+
+def test_no_subdataset_is_placed_through_a_symlink(
+    parted: Place, tmp_path: Path, victim: Path
+) -> None:
+    paper = Paper(parted, tmp_path / "paper")
+    paper.pin(ZARR, bundle=True)
+    found = bring_back(paper.lock, tmp_path / "data", offline=True)
+    folder = found.folder(ZARR)
+    (inner,) = (path.parent for path in folder.rglob("*/.git"))
+    top = folder / inner.relative_to(folder).parts[0]
+    shutil.rmtree(top)
+    top.symlink_to(victim)
+    before = everything(victim)
+    done = bring_back(paper.lock, tmp_path / "data", offline=True).only()
+    assert done.status == "error"
+    assert everything(victim) == before
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("datasets.lock.d", "../victim"),
+        ("datasets.lock.d/demo--000002", "../../victim/demo--000002"),
+        ("datasets.lock.d/demo--000002", "../../victim/missing"),
+        ("datasets.lock.d/demo--000004", "../../victim"),
+        (".datasets.lock.pinning", "../victim/missing"),
+    ],
+)
+@pytest.mark.parametrize("remove", [False, True])
+def test_pin_writes_and_deletes_nothing_elsewhere(
+    paper: Paper, victim: Path, link: str, target: str, *, remove: bool
+) -> None:
+    place = paper.folder / link
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(target)
+    before, lock = everything(victim), paper.file.read_bytes()
+    pins = (PUBLISHED, DRAFT)
+    gone = ()
+    if remove and "000004" not in link:
+        pins, gone = (), (PUBLISHED,)
+    with pytest.raises(UnsafePath):
+        paper.pin(*pins, remove=gone, bundle=True)
+    assert everything(victim) == before
+    assert remove or paper.file.read_bytes() == lock
+
+
+@pytest.mark.parametrize("ending", [".jsonl.zst", ".bundle"])
+def test_pin_writes_no_manifest_or_bundle_through_a_symlink(
+    paper: Paper, victim: Path, ending: str
+) -> None:
+    (place,) = paper.folder.rglob(f"*{ending}")
+    place.unlink()
+    place.symlink_to(victim / "diary")
+    before = everything(victim)
+    with pytest.raises(UnsafePath):
+        paper.pin(PUBLISHED, bundle=True)
+    assert everything(victim) == before

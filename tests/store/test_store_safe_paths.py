@@ -1,0 +1,105 @@
+"""Nothing below a safe folder is reached through a symlink."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from neuromirror.store.safe_paths import SafeFolder, UnsafePath, refuse_symlinks
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    (folder / "diary").write_text("mine")
+    return folder
+
+
+@pytest.fixture
+def top(tmp_path: Path, victim: Path) -> Path:
+    """A folder with symlinks to a folder, to a file, to nothing, and to itself."""
+    folder = tmp_path / "top"
+    (folder / "real" / "inner").mkdir(parents=True)
+    (folder / "link").symlink_to(victim)
+    (folder / "file").symlink_to(victim / "diary")
+    (folder / "dangling").symlink_to(victim / "new")
+    (folder / "loop").symlink_to("loop")
+    return folder
+
+
+@pytest.mark.parametrize("names", [("link",), ("dangling",), ("loop",), ("file",), ("real", "..")])
+@pytest.mark.parametrize("create", [False, True])
+def test_no_folder_is_opened_through_a_symlink(
+    top: Path, victim: Path, names: tuple[str, ...], *, create: bool
+) -> None:
+    with SafeFolder.at(top) as folder, pytest.raises(UnsafePath):
+        folder.folder(*names, "below", create=create)
+    assert [path.name for path in victim.iterdir()] == ["diary"]
+
+
+@pytest.mark.parametrize("name", ["file", "dangling", "link", "loop", "..", "a/b", "", "."])
+def test_no_file_is_opened_through_a_symlink(top: Path, victim: Path, name: str) -> None:
+    with SafeFolder.at(top) as folder, pytest.raises(UnsafePath):
+        folder.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    assert (victim / "diary").read_text() == "mine"
+    assert not (victim / "new").exists()
+
+
+def test_what_is_removed_or_replaced_is_the_symlink_itself(top: Path, victim: Path) -> None:
+    with SafeFolder.at(top) as folder:
+        folder.unlink("file")
+        folder.remove_tree("link")
+        name, descriptor = folder.new_file()
+        os.close(descriptor)
+        folder.replace(name, folder, "dangling")
+    assert sorted(path.name for path in victim.iterdir()) == ["diary"]
+    assert not (top / "file").is_symlink()
+    assert not (top / "dangling").is_symlink()
+
+
+def test_a_scratch_folder_is_its_owner_s_alone_and_removed(top: Path) -> None:
+    with SafeFolder.at(top) as folder:
+        with folder.scratch() as made:
+            assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
+            (made.path / "link").symlink_to(top / "real")
+        assert not made.path.exists()
+    assert (top / "real" / "inner").is_dir()
+
+
+def test_an_absolute_path_is_its_owner_s_word_but_not_below_the_folder_of_others(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SafeFolder.at(top / "link" / "made", create=True) as folder:
+        assert folder.path == top / "link" / "made"
+    with pytest.raises(UnsafePath):
+        SafeFolder.at(top / "link" / "more", create=True, below=top)
+    monkeypatch.chdir(top)
+    with pytest.raises(UnsafePath):
+        SafeFolder.at(Path("link/more"), create=True)
+    with SafeFolder.at(Path("real/inner")) as folder:
+        assert folder.names() == []
+    with SafeFolder.at(Path("../victim")) as folder:
+        assert folder.names() == ["diary", "made"]
+    assert not (top / "link" / "more").exists()
+
+
+def test_a_folder_that_is_moved_away_stays_the_folder_that_was_opened(
+    top: Path, victim: Path
+) -> None:
+    with SafeFolder.at(top / "real") as folder:
+        (top / "real").rename(top / "away")
+        (top / "real").symlink_to(victim)
+        os.close(folder.open("written", os.O_WRONLY | os.O_CREAT))
+    assert (top / "away" / "written").exists()
+    assert not (victim / "written").exists()
+
+
+def test_paths_for_other_programs_are_looked_at(top: Path) -> None:
+    refuse_symlinks(top, "real/inner/missing", "missing/more")
+    for path in ("link", "link/x", "real/../link", "dangling"):
+        with pytest.raises(UnsafePath):
+            refuse_symlinks(top, path)
