@@ -15,7 +15,7 @@ from typing import Protocol
 
 from neuromirror.lab.bundles import read_refs_of
 from neuromirror.lab.clones import git_url, part_url
-from neuromirror.lab.git import GitFailed
+from neuromirror.lab.git import CHECKED, GitFailed, ObjectsRefused, check_objects
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.manifests import (
     ListedPart,
@@ -177,6 +177,7 @@ class Clone:
             if _UNREACHABLE.search(told):
                 raise NoAnswer(f"it cannot be reached ({told})") from error
             raise WayFailed(f"git cannot clone from it ({told})") from error
+        _check_objects(repository)
         run_git(repository, "remote", "add", "origin", url)
 
 
@@ -200,6 +201,7 @@ class Bundle:
             _fetch(repository, str(self.path.absolute()), refs, _LOCAL)
         except GitFailed as error:
             raise WayFailed(f"git cannot read {self.path} ({error})") from error
+        _check_objects(repository)
         _call_origin(repository, self.origin)
 
 
@@ -229,7 +231,15 @@ class Manifest:
             raise WayFailed(str(error)) from error
         updates = "".join(f"create {name} {commit}\n" for name, commit in refs.items())
         run_git(repository, "update-ref", "--stdin", lines=updates)
+        _check_objects(repository)
         _call_origin(repository, self.goal.home)
+
+
+def _check_objects(repository: Path) -> None:
+    try:
+        check_objects(repository / ".git")
+    except ObjectsRefused as error:
+        raise WayFailed(str(error)) from error
 
 
 def _call_origin(repository: Path, url: str | None) -> None:
@@ -243,7 +253,17 @@ def _call_origin(repository: Path, url: str | None) -> None:
 def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) -> None:
     run_git(
         repository,
-        *(*_PATIENCE, "fetch", "-q", "--no-tags", "--no-auto-maintenance", "--", url, *refs),
+        *(
+            *_PATIENCE,
+            *CHECKED,
+            "fetch",
+            "-q",
+            "--no-tags",
+            "--no-auto-maintenance",
+            "--",
+            url,
+            *refs,
+        ),
         environment={"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from neuromirror.lab.cite.errors import NotCitable, NothingToCite, StateNotHere
 from neuromirror.lab.cite.works import State
-from neuromirror.lab.git import ask_git
+from neuromirror.lab.git import CHECKED, ask_git, check_objects
 from neuromirror.model import DatasetRef, time_of_commit
 from neuromirror.store import ANNEX
 
@@ -110,12 +110,15 @@ def _place(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> tuple
     _git(scratch, "init", "--quiet", "--bare", str(scratch))
     bundle = lock.bundle_path(pin)
     if bundle is not None and bundle.is_file():
-        ask_git(scratch, "bundle", "unbundle", str(bundle.absolute()))
+        ask_git(scratch, *CHECKED, "bundle", "unbundle", str(bundle.absolute()))
         if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
+            check_objects(scratch)
             return scratch, pin.annex_commit
     manifest = lock.manifest_path(pin)
     if manifest.is_file():
-        return scratch, _rebuilt(manifest, scratch)
+        annex = _rebuilt(manifest, scratch)
+        check_objects(scratch)
+        return scratch, annex
     raise StateNotHere(
         f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
         f"{pin.commit}; name the store with --store, or take {pin.manifest} back from where the "

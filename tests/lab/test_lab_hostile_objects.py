@@ -1,0 +1,174 @@
+"""git objects such as no git writes: refused whatever way they come, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from lab_again import Lab
+from lab_hostile import (
+    FILE,
+    FOLDER,
+    LINK,
+    SUBDATASET,
+    Crafted,
+    Entry,
+    file_at,
+    state_of,
+    write_lock,
+)
+from lab_pins import PUBLISHED, Paper, bring_back
+
+from neuromirror.lab.cite import states_of_lock
+from neuromirror.lab.lockfile import Pin
+from neuromirror.lab.manifests import ListedPart
+from neuromirror.model import NeuromirrorError
+
+
+@pytest.fixture(scope="session")
+def pinned(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Pin:
+    """An honest pin."""
+    paper = Paper(still_lab.place, tmp_path_factory.mktemp("honest"))
+    paper.pin(PUBLISHED)
+    return paper.pinned(PUBLISHED)
+
+
+@pytest.fixture
+def crafted(tmp_path: Path) -> Crafted:
+    return Crafted(tmp_path / "crafted.git")
+
+
+def test_a_dataset_of_raw_objects_comes_back(crafted: Crafted, pinned: Pin, tmp_path: Path) -> None:
+    """Without anything wrong: what the others change is what is refused."""
+    lock = tmp_path / "paper" / "datasets.lock"
+    state = state_of(file_at("x"))
+    tree = crafted.tree(crafted.described(state), (LINK, b"x", crafted.link()))
+    commit = crafted.commit(tree)
+    crafted.bundle(lock.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
+    written = write_lock(lock, pinned, commit=commit, tree=tree, state=state, files=1)
+    done = bring_back(written, tmp_path / "data", offline=True).only()
+    assert done.status == "ok", done.message
+    assert (tmp_path / "data" / "demo--000002" / "x").is_symlink()
+
+
+def test_a_duplicate_entry_places_no_subdataset_outside(
+    crafted: Crafted, pinned: Pin, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    lock = tmp_path / "paper" / "datasets.lock"
+    bundles = lock.parent / "datasets.lock.d/demo--000002"
+    empty = state_of()
+    inner = crafted.commit(crafted.tree(crafted.described(empty)))
+    crafted.bundle(bundles / f"{inner}.bundle", inner)
+    link = crafted.link("../../victim/")
+    (victim / Path(crafted.git("cat-file", "blob", link)).relative_to("../../victim")).mkdir(
+        parents=True
+    )
+    before = sorted(victim.rglob("*"))
+    part = {"id": pinned.dataset_id, "local-id": "1", "state": empty, "files": 0, "bytes": 0}
+    state = state_of(
+        file_at("x"), ListedPart("x/sub", "demo:1", pinned.dataset_id, inner, empty, 0, 0)
+    )
+    tree = crafted.tree(
+        crafted.described(state, {"x/sub": part}),
+        (FOLDER, b"x", crafted.tree((SUBDATASET, b"sub", inner))),
+        (LINK, b"x", link),
+    )
+    for order in (1, -1):
+        entries = [(LINK, b"x", link), (FOLDER, b"x", crafted.tree((SUBDATASET, b"sub", inner)))]
+        tree = crafted.tree(crafted.described(state, {"x/sub": part}), *entries[::order])
+        commit = crafted.commit(tree)
+        crafted.bundle(bundles / f"{commit}.bundle", commit)
+        written = write_lock(lock, pinned, commit=commit, tree=tree, state=state, files=1)
+        done = bring_back(written, tmp_path / "data", offline=True).only()
+        assert sorted(victim.rglob("*")) == before
+        assert done.status == "error", done.message
+        assert not (tmp_path / "data" / "demo--000002").exists()
+
+
+def _entries(crafted: Crafted, name: str) -> list[Entry]:
+    """What stands in a root beside the file ``x``, whose entry comes last."""
+    blob, link = crafted.blob(b"hostile\n"), crafted.link()
+    inner = crafted.tree((FILE, b"hooks", blob))
+    modules = crafted.blob(b'[submodule "x"]\n\tpath = x\n\turl = --upload-pack=touch /tmp/owned\n')
+    climbing = crafted.blob(
+        b'[submodule "../../modules/x"]\n\tpath = x\n\turl = https://a.invalid/\n'
+    )
+    commanded = crafted.blob(
+        b'[submodule "x"]\n\tpath = x\n\turl = https://a.invalid/\n\tupdate = !touch /tmp/owned\n'
+    )
+    return {
+        "repeated": [(FILE, b"a", blob), (FILE, b"a", link)],
+        "repeated as a folder": [(FILE, b"a", blob), (FOLDER, b"a", inner)],
+        "two folders": [(FOLDER, b"a", inner), (FOLDER, b"a", crafted.tree((FILE, b"z", blob)))],
+        "unsorted": [(FILE, b"c", blob), (FILE, b"b", blob)],
+        "parent": [(FOLDER, b"..", inner)],
+        "dot": [(FOLDER, b".", inner)],
+        "git": [(FOLDER, b".git", inner)],
+        "GIT": [(FOLDER, b".GIT", inner)],
+        "git~1": [(FOLDER, b"git~1", inner)],
+        "git with a joiner": [(FOLDER, b".g\xe2\x80\x8cit", inner)],
+        "git with a dot": [(FOLDER, b".git.", inner)],
+        "slash": [(FILE, b"a/b", blob)],
+        "no name": [(FILE, b"", blob)],
+        "modules that are a link": [(LINK, b".gitmodules", link)],
+        "modules with an option": [(FILE, b".gitmodules", modules)],
+        "modules that climb": [(FILE, b".gitmodules", climbing)],
+        "modules with a command": [(FILE, b".gitmodules", commanded)],
+    }[name]
+
+
+HOSTILE = [
+    *("repeated", "repeated as a folder", "two folders", "unsorted", "parent", "dot", "git"),
+    *("GIT", "git~1", "git with a joiner", "git with a dot", "slash", "no name"),
+    *("modules that are a link", "modules with an option", "modules that climb"),
+    "modules with a command",
+]
+
+
+_UNBUNDLED = ("no name", "bundle")
+"""git itself writes no bundle of that."""
+
+
+def _hostile(crafted: Crafted, name: str) -> tuple[str, str, str]:
+    """Commit, tree and state of a dataset whose one file is ``x``."""
+    state = state_of(file_at("x"))
+    entries = _entries(crafted, name)
+    # a name that sorts before .neuromirror
+    early = [one for one in entries if one[1] < b".n"]
+    late = [one for one in entries if one not in early]
+    link = (LINK, b"x", crafted.link())
+    tree = crafted.tree(*early, crafted.described(state), *late, link)
+    return crafted.commit(tree), tree, state
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(name, way) for name in HOSTILE for way in ("bundle", "clone") if (name, way) != _UNBUNDLED],
+)
+def test_what_git_would_not_write_is_refused(
+    crafted: Crafted,
+    pinned: Pin,
+    tmp_path: Path,
+    serve: Callable[[Path], str],
+    name: str,
+    way: str,
+) -> None:
+    commit, tree, state = _hostile(crafted, name)
+    path = tmp_path / "paper" / "datasets.lock"
+    bundle = path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle"
+    clone: tuple[str, ...] = ()
+    if way == "bundle":
+        crafted.bundle(bundle, commit)
+    else:
+        crafted.refs(commit)
+        clone = (f"{serve(tmp_path)}/crafted.git",)
+    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=1, clone=clone)
+    found = bring_back(lock, tmp_path / "data", offline=way == "bundle")
+    assert found.only().status == "error", found.only().message
+    assert not found.folder(PUBLISHED).exists()
+    if way == "bundle":
+        with ExitStack() as stack, pytest.raises(NeuromirrorError):
+            states_of_lock(lock, None, stack)
