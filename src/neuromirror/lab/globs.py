@@ -144,12 +144,20 @@ def _expression(token: re.Match[str]) -> str:
         return "[^/]"
     if len(text) == 1:
         return re.escape(text)
-    members = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[2])
-    try:
-        re.compile(f"[{members}]")
-    except re.error as error:
-        raise ConfigurationError(f"{text!r} in a glob is no set of characters: {error}") from error
+    members = _members(text, token[2])
     return f"[^/{members}]" if token[1] else f"(?!/)[{members}]"
+
+
+def _members(text: str, members: str) -> str:
+    """The characters and ranges of a set, each escaped: what stands beside them means nothing."""
+    found: list[str] = []
+    for low, high in re.findall(r"(.)(?:-(.))?", members, re.DOTALL):
+        if high and low > high:
+            raise ConfigurationError(f"{text!r} in a glob is no set of characters: {low}-{high}")
+        found.append(re.escape(low) + (f"-{re.escape(high)}" if high else ""))
+    if not found:
+        raise ConfigurationError(f"{text!r} in a glob is no set of characters: it is empty")
+    return "".join(found)
 
 
 def _reaches(parts: list[tuple[str, re.Pattern[str]]], names: list[str]) -> bool:
