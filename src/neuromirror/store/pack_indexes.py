@@ -6,18 +6,23 @@ Formats: gitformat-pack(5), "pack-*.idx files" of version 2 and "multi-pack-inde
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import le
 from pathlib import Path
+from typing import BinaryIO
 
 from neuromirror.store.errors import StoreDamaged
 
 _FANOUT = struct.Struct(">256I")
 _MAGIC = b"\xfftOc\x00\x00\x00\x02"
 _IDS = len(_MAGIC) + _FANOUT.size
+_ENTRY_BYTES = 20 + 4 + 4
+_CHECKSUMS = 2 * 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +42,43 @@ def file_size(folder: Path, name: str) -> int:
 def pack_size(folder: Path, name: str) -> PackSize:
     """The size of a pack; raises StoreDamaged where its index is none."""
     with (folder / f"{name}.idx").open("rb") as file:
-        start = file.read(_IDS)
-    if not start.startswith(_MAGIC) or len(start) < _IDS:
-        raise StoreDamaged(
-            f"{folder / name}.idx is no pack index of version 2; check the repository with "
-            f"'git -C {folder.parent.parent} fsck'. Nothing was changed"
-        )
-    return PackSize(name, _FANOUT.unpack(start[len(_MAGIC) :])[-1], file_size(folder, name))
+        ends = _fanout(file)
+    return PackSize(name, ends[-1], file_size(folder, name))
+
+
+def _fanout(file: BinaryIO) -> tuple[int, ...]:
+    """Return how many ids begin with each byte or a lower one; raises StoreDamaged.
+
+    The file is long enough for what they promise.
+    """
+    start = file.read(_IDS)
+    if start.startswith(_MAGIC) and len(start) == _IDS:
+        ends = _FANOUT.unpack(start[len(_MAGIC) :])
+        needed = _IDS + _ENTRY_BYTES * ends[-1] + _CHECKSUMS
+        if all(map(le, ends, ends[1:])) and os.fstat(file.fileno()).st_size >= needed:
+            return ends
+    path = Path(file.name)
+    raise StoreDamaged(
+        f"{path} is no pack index of version 2, or damaged; check the repository with "
+        f"'git -C {path.parents[2]} fsck'. Nothing was changed"
+    )
 
 
 class PackIds:
     """The object ids that a pack's index names, by their first byte."""
 
-    def __init__(self, view: mmap.mmap) -> None:
+    def __init__(self, view: mmap.mmap, ends: tuple[int, ...]) -> None:
         self._view = view
-        self._ends = _FANOUT.unpack(view[len(_MAGIC) : _IDS])
+        self._ends = ends
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[PackIds]:
-        """The ids of an index file, while the block runs."""
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            yield cls(view)
+        """The ids of an index file, while the block runs; raises StoreDamaged."""
+        with path.open("rb") as file:
+            ends = _fanout(file)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+                yield cls(view, ends)
 
     def beginning(self, first: int) -> set[bytes]:
         """The 20-byte ids whose first byte is this."""
@@ -78,7 +98,7 @@ def packs_indexed(path: Path) -> set[str] | None:
             table = file.read(12 * (head[6] + 1)) if head[:4] == b"MIDX" and len(head) > 6 else b""
             chunks = list(struct.iter_unpack(">4sQ", table[: len(table) // 12 * 12]))
             for (kind, start), (_, end) in pairwise(chunks):
-                if kind == b"PNAM":
+                if kind == b"PNAM" and start <= end <= os.fstat(file.fileno()).st_size:
                     file.seek(start)
                     listed = file.read(end - start).decode("ascii", "replace").split("\0")
                     return {name.removesuffix(".idx") for name in listed if name}
