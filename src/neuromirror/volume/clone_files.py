@@ -140,8 +140,8 @@ def _key_in(target: bytes) -> str | None:
     first = target.split(b"\n", 1)[0]
     if _OBJECTS not in first:
         return None
-    key = key_of_file(first.rpartition(b"/")[2])
-    with suppress(ValueError):
+    with suppress(ValueError):  # no key, or not UTF-8
+        key = key_of_file(first.rpartition(b"/")[2])
         parse_key(key)
         return key
     return None

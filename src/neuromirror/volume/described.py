@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror.sources.volumes import ITEM_SIZES, Level, Triple, Volume
 from neuromirror.volume.errors import NoSuchLevel, NotAVolume
-from neuromirror.volume.geometry import METADATA, read_volume
+from neuromirror.volume.geometry import METADATA, level_names, read_volume
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
@@ -105,13 +105,7 @@ def describe(files: VersionFiles, row: VersionRow) -> DescribedVolume:
 
 
 def _zarr(files: VersionFiles, row: VersionRow) -> DescribedVolume:
-    group = _object(files.in_git(METADATA))
-    try:
-        names = [
-            str(one["path"]) for one in group["attributes"]["ome"]["multiscales"][0]["datasets"]
-        ]
-    except (KeyError, IndexError, TypeError) as error:
-        raise NotAVolume(f"{row.name} is no volume: its zarr.json tells of no levels") from error
+    names = level_names(files.in_git(METADATA), row.name)
     found = [read_volume(files.in_git, name, row.name) for name in names[:_MOST_LEVELS]]
     if not found:
         raise NotAVolume(f"{row.name} is no volume: its zarr.json tells of no levels")

@@ -5,12 +5,13 @@ The inverse of :mod:`neuromirror.sources.volumes.ngff`.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
-from neuromirror.sources.volumes import Box, Level, Triple, Volume
+import msgspec
+
+from neuromirror.sources.volumes import ITEM_SIZES, Box, Level, Triple, Volume
 from neuromirror.volume.errors import NoSuchLevel, NotAVolume
 
 METADATA = "zarr.json"
@@ -18,6 +19,63 @@ METADATA = "zarr.json"
 _SPACE = ["z", "y", "x"]
 _NEARLY = 1e-6
 """How far a start in voxels, read from lengths, may lie below its whole number."""
+_MOST_TIMES = 1 << 20
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
+_Lengths = Annotated[list[float], msgspec.Meta(max_length=4)]
+
+
+class _Named(msgspec.Struct):
+    name: str
+    unit: str | None = None
+
+
+class _Change(msgspec.Struct):
+    type: str
+    scale: _Lengths = []
+    translation: _Lengths = []
+
+
+class _Dataset(msgspec.Struct):
+    path: str
+    coordinateTransformations: list[_Change]
+
+
+class _Multiscale(msgspec.Struct):
+    axes: list[_Named]
+    datasets: list[_Dataset]
+    name: str = ""
+
+
+class _Ome(msgspec.Struct, rename="kebab"):
+    multiscales: Annotated[list[_Multiscale], msgspec.Meta(min_length=1)]
+    image_label: Any = msgspec.UNSET
+
+
+class _Attributes(msgspec.Struct):
+    ome: _Ome
+
+
+class _Group(msgspec.Struct):
+    attributes: _Attributes
+
+
+class _Chunks(msgspec.Struct):
+    chunk_shape: list[_Count]
+
+
+class _Grid(msgspec.Struct):
+    configuration: _Chunks
+
+
+class _Array(msgspec.Struct):
+    shape: list[_Count]
+    chunk_grid: _Grid
+    codecs: list[_Named]
+    data_type: str
+
+
+_Document = TypeVar("_Document", _Group, _Array)
 
 
 def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> Volume:
@@ -26,20 +84,21 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
     Only what the Zarr tells is in it: ``scheme``, ``host`` and ``path`` are empty. Raises
     :class:`NotAVolume`, naming ``where``, and :class:`NoSuchLevel`.
     """
-    group = _parsed(read(METADATA), where)
-    try:
-        multiscale = group["attributes"]["ome"]["multiscales"][0]
-        names = [one["path"] for one in multiscale["datasets"]]
-        axes = {one["name"]: one for one in multiscale["axes"]}
-    except (KeyError, IndexError, TypeError) as error:
-        raise _no_volume(where) from error
+    ome = _group(read(METADATA), where)
+    multiscale = ome.multiscales[0]
+    names = [one.path for one in multiscale.datasets]
     if level not in names:
         raise NoSuchLevel(f"{where} has no level {level}, only {', '.join(names)}")
-    found = _parsed(read(f"{level}/{METADATA}"), where)
+    found = _decoded(read(f"{level}/{METADATA}"), _Array, where)
     try:
-        return _volume(group, multiscale, names.index(level), axes, found)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        return _volume(ome, multiscale.datasets[names.index(level)], found)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _no_volume(where) from error
+
+
+def level_names(content: bytes | None, where: str) -> list[str]:
+    """The names of a volume's levels, from its group's document; raises :class:`NotAVolume`."""
+    return [one.path for one in _group(content, where).multiscales[0].datasets]
 
 
 def block_of(volume: Volume, path: str) -> tuple[Box, int | None] | None:
@@ -64,14 +123,15 @@ def block_of(volume: Volume, path: str) -> tuple[Box, int | None] | None:
     return (xs, ys, zs), volume.times[times[0]] if volume.times else None
 
 
-def _parsed(content: bytes | None, where: str) -> dict[str, Any]:
+def _group(content: bytes | None, where: str) -> _Ome:
+    return _decoded(content, _Group, where).attributes.ome
+
+
+def _decoded(content: bytes | None, kind: type[_Document], where: str) -> _Document:
     try:
-        parsed = json.loads(content or b"")
-    except ValueError as error:
+        return msgspec.json.decode(content or b"", type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _no_volume(where) from error
-    if not isinstance(parsed, dict):
-        raise _no_volume(where)
-    return parsed
 
 
 def _no_volume(where: str) -> NotAVolume:
@@ -81,26 +141,22 @@ def _no_volume(where: str) -> NotAVolume:
     )
 
 
-def _volume(
-    group: dict[str, Any],
-    multiscale: dict[str, Any],
-    number: int,
-    axes: dict[str, dict[str, str]],
-    array: dict[str, Any],
-) -> Volume:
+def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
+    multiscale = ome.multiscales[0]
+    axes = {one.name: one for one in multiscale.axes}
     timed = list(axes) == ["t", *_SPACE]
     if not timed and list(axes) != _SPACE:
         raise ValueError("other axes")
-    shape = array["shape"]
-    chunk = array["chunk_grid"]["configuration"]["chunk_shape"]
+    shape, chunk = array.shape, array.chunk_grid.configuration.chunk_shape
     if len(shape) != len(axes) or len(chunk) != len(axes):
         raise ValueError("another number of axes")
-    if [one["name"] for one in array["codecs"]] != ["bytes"]:
+    if [one.name for one in array.codecs] != ["bytes"] or array.data_type not in ITEM_SIZES:
         raise ValueError("chunks that are not voxels alone")
-    moves = multiscale["datasets"][number]["coordinateTransformations"]
-    scale = next(one["scale"] for one in moves if one["type"] == "scale")
-    zeros = [0.0] * len(axes)
-    move = next((one["translation"] for one in moves if one["type"] == "translation"), zeros)
+    moves = {one.type: one for one in reversed(dataset.coordinateTransformations)}
+    scale = moves["scale"].scale
+    move = moves["translation"].translation if "translation" in moves else [0.0] * len(axes)
+    if not len(scale) == len(move) == len(axes) or min(scale) <= 0:
+        raise ValueError("no size of a voxel")
     voxel = scale[-1], scale[-2], scale[-3]
     # a coarser voxel's centre lies up to half of it beyond that of the first one it stands for
     ratios = [at / size for at, size in zip(move[:-4:-1], voxel, strict=True)]
@@ -109,29 +165,31 @@ def _volume(
     base = [size - 2 * more for size, more in zip(voxel, beyond, strict=True)]
     extent = shape[:-4:-1]
     level = Level(
-        name=multiscale["datasets"][number]["path"],
+        name=dataset.path,
         start=start,
         stop=_triple([first + size for first, size in zip(start, extent, strict=True)]),
         voxel=voxel,
         chunk=_triple(chunk[:-4:-1]),
     )
     first_time = round(move[0] / scale[0]) if timed else 0
+    if timed and shape[0] > _MOST_TIMES:
+        raise ValueError("too many times")
     return Volume(
         scheme="",
         host="",
         path="",
-        dtype=array["data_type"],
-        unit=axes["x"].get("unit", ""),
+        dtype=array.data_type,
+        unit=axes["x"].unit or "",
         levels=(level,),
         times=tuple(range(first_time, first_time + shape[0])) if timed else None,
         time_step=scale[0] if timed else None,
-        time_unit=axes["t"].get("unit") if timed else None,
-        labels="image-label" in group["attributes"]["ome"],
-        name=multiscale.get("name", ""),
+        time_unit=axes["t"].unit if timed else None,
+        labels=ome.image_label is not msgspec.UNSET,
+        name=multiscale.name,
         base_voxel=(base[0], base[1], base[2]),
     )
 
 
-def _triple(numbers: list[int]) -> Triple:
+def _triple(numbers: Sequence[int]) -> Triple:
     x, y, z = numbers
     return x, y, z

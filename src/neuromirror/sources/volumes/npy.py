@@ -25,7 +25,7 @@ _FIELD: Final = re.compile(
     |(['"])fortran_order\6\s*:\s*(?P<fortran>True|False)
     |(['"])shape\8\s*:\s*\(\s*(?P<shape>(?:[0-9]{1,15}L?\s*,\s*)*(?:[0-9]{1,15}L?\s*)?)\)
     )\s*(?:,|(?=\}))\s*""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
 _NUMBER: Final = re.compile("[0-9]+")
 _KINDS: Final = {"u": "uint", "i": "int", "f": "float"}
@@ -50,8 +50,8 @@ def read_head(pieces: Iterator[bytes], where: str) -> tuple[Head, bytes]:
     if start[:6] != _MAGIC:
         raise WrongVoxels(f"{where} gave something that is no numpy array: {start[:16]!r}")
     width = _LENGTH_BYTES.get(start[6])
-    if width is None:
-        raise WrongVoxels(f"{where} gave a numpy array in an unknown format, {start[6]}")
+    if width is None or start[7]:
+        raise WrongVoxels(f"{where} gave a numpy array in an unknown format, {start[6]}.{start[7]}")
     begins = 8 + width
     start = _at_least(pieces, start, begins, where)
     length = int.from_bytes(start[8:begins], "little")
@@ -71,7 +71,7 @@ def _at_least(pieces: Iterator[bytes], start: bytes, count: int, where: str) -> 
 
 
 def _parsed(text: bytes, where: str) -> Head:
-    told = text.decode("latin-1").strip()
+    told = text.decode("latin-1").strip(" \t\n")
     refused = WrongVoxels(f"{where} gave a numpy array whose head is refused: {told[:120]!r}")
     if not (told.startswith("{") and told.endswith("}")):
         raise refused
