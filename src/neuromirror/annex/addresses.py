@@ -21,8 +21,7 @@ def may_be_private(host: str, allowed: Sequence[str]) -> bool:
     """
     if "all" in allowed:
         return True
-    name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
-    bare = name.strip("[]")
+    bare = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     addresses = {"127.0.0.1", "::1"} if bare == "localhost" else {bare}
     return all(_listed(one, host, allowed) for one in addresses)
 

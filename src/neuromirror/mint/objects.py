@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from neuromirror.model import NeuromirrorError
@@ -66,9 +67,11 @@ class ObjectReader:
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(name.encode() + b"\n")
-        self._process.stdin.flush()
-        header = self._process.stdout.readline().split()
+        header: list[bytes] = []
+        with suppress(BrokenPipeError):  # git has ended: there is no repository, or it is damaged
+            self._process.stdin.write(name.encode() + b"\n")
+            self._process.stdin.flush()
+            header = self._process.stdout.readline().split()
         if len(header) != 3:
             raise ObjectMissing(
                 f"{self._repository}: git object {name} cannot be read; check the repository with "
@@ -88,10 +91,12 @@ class ObjectReader:
 
 
 def parse_tree(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The entries of a tree object: (mode, name, 20-byte id)."""
+    """The entries of a tree object: (mode, name, 20-byte id); raises ValueError where it is cut."""
     at = 0
     while at < len(data):
         space = data.index(b" ", at)
         end = data.index(b"\0", space)
+        if end + 21 > len(data):
+            raise ValueError("a tree ends within an object id")
         yield data[at:space], data[space + 1 : end], data[end + 1 : end + 21]
         at = end + 21

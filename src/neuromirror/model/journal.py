@@ -310,5 +310,5 @@ def load_entry(line: bytes) -> Entry:
     try:
         got = json.loads(line)
         return _TYPES[got.pop("type")](**got)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a journal entry: {line[:80]!r}") from error

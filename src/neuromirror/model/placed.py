@@ -132,7 +132,10 @@ def dump_placed(placed: PlacedFile) -> bytes:
 
 def load_placed(line: bytes) -> PlacedFile:
     """The placed file of one line; raises ValueError for anything else."""
-    got = load_line(line)
+    try:
+        got = load_line(line)
+    except RecursionError as error:
+        raise ValueError("a record nested too deeply") from error
     git_path = got.git.encode()
     path = got.source_path
     return PlacedFile(
