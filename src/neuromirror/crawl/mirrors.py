@@ -177,7 +177,7 @@ def load_mirror(path: Path) -> Mirror:
         )
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also UTF-8, and numbers of too many digits
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
