@@ -1,0 +1,23 @@
+"""All targets; to import this module is to register them."""
+
+import fuzz_annex
+import fuzz_git
+import fuzz_lab
+import fuzz_model
+import fuzz_net
+import fuzz_sources
+import fuzz_volumes
+import fuzz_web
+from fuzz_core import TARGETS
+
+__all__ = [
+    "TARGETS",
+    "fuzz_annex",
+    "fuzz_git",
+    "fuzz_lab",
+    "fuzz_model",
+    "fuzz_net",
+    "fuzz_sources",
+    "fuzz_volumes",
+    "fuzz_web",
+]

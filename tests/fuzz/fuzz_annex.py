@@ -1,0 +1,220 @@
+"""Targets: git-annex keys, pointers, logs and paths, compared with git-annex."""
+
+from __future__ import annotations
+
+import atexit
+import io
+import re
+import subprocess
+from contextlib import suppress
+from functools import cache
+
+from fuzz_core import agree, target, values
+from fuzz_git import scratch
+
+from neuromirror.annex import (
+    extension,
+    fits,
+    git_path,
+    hash_lower,
+    hash_mixed,
+    key_digest,
+    key_file,
+    key_of_file,
+    link_target,
+    mark_clash,
+    parse_key,
+    parse_log,
+    pointer,
+    upstream_path,
+)
+from neuromirror.annex.addresses import may_be_private
+from neuromirror.annex.backend import matches
+from neuromirror.annex.logs import merge_location_log, merge_url_log, parse_remote_log, remote_log
+from neuromirror.lab.committed import key_proof
+from neuromirror.volume.clone_files import _key_in
+
+_UUID = "00000000-0000-0000-0000-000000000001"
+
+
+class _Examiner:
+    """``git annex examinekey --batch``, which ends at the first text that is no key."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self._stop)
+
+    def ask(self, key: str) -> list[bytes] | None:
+        """Return size, backend, name and the two hashed folders of a key; None for no key."""
+        if self._process is None:
+            form = "\\n".join(
+                ("${bytesize}", "${backend}", "${hashdirlower}", "${hashdirmixed}", "")
+            )
+            self._process = subprocess.Popen(
+                ["git", "annex", "examinekey", "--batch", f"--format={form}"],
+                cwd=self._repository(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(key.encode("utf-8", "surrogateescape") + b"\n")
+        self._process.stdin.flush()
+        lines = [self._process.stdout.readline().rstrip(b"\n") for _ in range(4)]
+        if lines[-1]:
+            return lines
+        self._stop()
+        return None
+
+    @staticmethod
+    def _repository() -> str:
+        folder = scratch() / "annex"
+        if not folder.exists():
+            subprocess.run(["git", "init", "-q", str(folder)], check=True)
+        return str(folder)
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+
+_examiner = cache(_Examiner)
+
+_KEYS = [
+    "SHA256E-s18792--" + "0" * 64 + ".nwb",
+    "MD5E-s5--" + "f" * 32 + ".tar.gz",
+    "XS3ETAG-s100--" + "0" * 32 + "-2-64",
+    "VURL--https&c%%example.org%x,,y",
+    "WORM-s3-m5-S1-C2--a&b/c:d",
+]
+
+
+@target("annex-key", ValueError, seeds=values(*_KEYS), kind="text", slow=True)
+def annex_key(data: bytes) -> None:
+    """Keys, taken apart and turned into file names, compared with ``git annex examinekey``."""
+    key = data.decode("utf-8")
+    parts = parse_key(key)
+    agree(key_of_file(key_file(key)) == key, "file name", key)
+    agree(parse_key(key_of_file(link_target(key, b"a/b").rpartition(b"/")[2])) == parts, "link")
+    key_digest(key)
+    key_proof(key)
+    if parts.backend == "XS3ETAG":
+        with suppress(ValueError):
+            matches(io.BytesIO(b"content"), parts.size, parts.name)
+    if "\n" in key or "\r" in key or "\0" in key or len(data) > 3000:
+        return
+    if re.match(r"[^-]*(-[sm][^-]*)*-[SC]", key):  # git-annex hashes the key that a chunk is of
+        return
+    told = _examiner().ask(key)
+    if told is not None:
+        size, backend, lower, mixed = told
+        agree(
+            size == (b"unknown" if parts.size is None else b"%d" % parts.size), "size", size, parts
+        )
+        agree(backend == parts.backend.encode(), "backend", backend)
+        agree(lower == hash_lower(key) + b"/", "lower", lower)
+        agree(mixed == hash_mixed(key) + b"/", "mixed", mixed)
+
+
+@target(
+    "annex-pointer",
+    seeds=values(*(pointer(key) for key in _KEYS), link_target(_KEYS[0], b"a/b")),
+    kind="text",
+)
+def annex_pointer(data: bytes) -> None:
+    """Pointer files and link targets, as a clone has them."""
+    key = _key_in(data)
+    if key is not None:
+        parse_key(key)
+
+
+_LOG = f"1700000000s 1 {_UUID}\n1700000000.5s 0 here\n1 X old\nnonsense\n"
+
+
+@target(
+    "annex-log",
+    ValueError,
+    seeds=values(_LOG, "1700000000s 1 https://example.org/a b\n"),
+    kind="text",
+)
+def annex_log(data: bytes) -> None:
+    """Location and URL logs: what is merged into one is in it afterwards."""
+    parse_log(data)
+    merged = merge_location_log(data, 1_700_000_000, _UUID)
+    newest = max(
+        (line for line in parse_log(merged) if line.value == _UUID), key=lambda line: line.timestamp
+    )
+    agree(newest.status == "1", merged)
+    agree(merge_location_log(merged, 1_800_000_000, _UUID) == merged, "merged twice")
+    agree(
+        merge_url_log(merge_url_log(data, ["u"], 5), ["u"], 6) == merge_url_log(data, ["u"], 5),
+        "URL",
+    )
+
+
+_REMOTE = remote_log(
+    _UUID, {"type": "external", "name": "a b", "url": "https://x/&"}, 1_700_000_000
+)
+
+
+@target("annex-remote-log", seeds=values(_REMOTE), kind="text")
+def annex_remote_log(data: bytes) -> None:
+    """``remote.log``: what is written is read back."""
+    found = parse_remote_log(data)
+    for config in found.values():
+        kept = {
+            name: value
+            for name, value in config.items()
+            if name
+            and name != "timestamp"
+            and "=" not in name
+            and name.isprintable()
+            and name.isascii()
+        }
+        written = (
+            remote_log(_UUID, kept, 1).decode("utf-8", "surrogateescape") if _is_text(kept) else ""
+        )
+        if kept and written:
+            agree(parse_remote_log(written.encode())[_UUID] == kept, kept)
+
+
+def _is_text(config: dict[str, str]) -> bool:
+    try:
+        "".join([*config, *config.values()]).encode()
+    except UnicodeEncodeError:
+        return False
+    return " " not in "".join(config)
+
+
+@target(
+    "git-path",
+    seeds=values(
+        "sub-01/a.nwb", ".git/x", "a//b", "%2E/%_", b"\xff\x00/..", "gi7eba~1/" + "é" * 200
+    ),
+    kind="text",
+)
+def git_paths(data: bytes) -> None:
+    """Upstream names as git paths: reversible, and nothing in them that git refuses."""
+    made = git_path(data)
+    made.decode("utf-8")
+    agree(upstream_path(made) == data, "round trip", made)
+    marked = mark_clash(made)
+    agree(upstream_path(marked) == data and marked != made, "clash", marked)
+    for part in (*made.split(b"/"), *marked.split(b"/")):
+        agree(part not in (b"", b".", b"..") and part.lower() != b".git" and len(part) <= 255, part)
+        agree(not any(byte < 0x20 or byte == 0x7F for byte in part), part)
+    fits(made)
+    extension(made)
+
+
+@target(
+    "annex-addresses",
+    seeds=values("127.0.0.1:80 [::1]:8080 all\nlocalhost:80", "10.0.0.1\n[::1]"),
+    kind="text",
+)
+def annex_addresses(data: bytes) -> None:
+    """git-annex's setting of addresses that may be private."""
+    allowed, _, host = data.decode("utf-8", "replace").partition("\n")
+    may_be_private(host, allowed.split())

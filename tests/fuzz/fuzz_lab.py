@@ -1,0 +1,112 @@
+"""Targets: locks, manifests, and the globs in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fuzz_core import agree, target, values
+
+from neuromirror.lab.globs import Globs
+from neuromirror.lab.lockfile import LockUnusable, dump_lock, parse_lock
+from neuromirror.model import ConfigurationError
+
+_ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
+_COMMIT = "4015b57a143aec5156fd1444a017a32137a3fd0f"
+_LOCK = f"""# a comment
+lock-version = 1
+
+# of this dataset
+[[dataset]]
+name = "dandi:000027"
+requested = "latest"
+resolved = {{version = "0.210831.2033", doi = "10.48324/dandi.000027/0.210831.2033"}}
+dataset-id = "{_ID}"
+source = "https://api.dandiarchive.org/api/dandisets/000027/"
+commit = "{_COMMIT}"  # behind
+annex-commit = "725616c21e6a0b31209ec71133b0269882a81121"
+tree = "80655da8d80aaaf92ce5357e7828dc09adb00993"
+swhid = "swh:1:rev:{_COMMIT}"
+state = "sha256:{"4b" * 32}"
+metadata = "sha256:{"45" * 32}"
+manifest = "datasets.lock.d/dandi--000027/{_COMMIT}.jsonl.zst"
+bundle = "datasets.lock.d/dandi--000027/{_COMMIT}.bundle"
+clone = ["ria+https://mirror.example.org/#{_ID}"]
+files = 1
+bytes = 18792
+paths = ["sub-RAT123", "**/*.nwb"]
+evidence = {{sha256 = {{checked = 0, claimed = 1}}}}
+durability = "published"
+"""
+
+
+@target("lock", LockUnusable, seeds=values(_LOCK), kind="text")
+def lock(data: bytes) -> None:
+    """Locks: what is read survives being written, with comments and without."""
+    path = Path("datasets.lock")
+    found = parse_lock(path, data)
+    agree(parse_lock(path, dump_lock(found)).datasets == found.datasets, "round trip")
+    agree(parse_lock(path, dump_lock(found, data)).datasets == found.datasets, "with comments")
+    for pin in found.datasets:
+        pin.matches(b"sub-01/ses-02/sub-01_ses-02.nwb")
+        pin.reaches(b"sub-01/ses-02")
+
+
+@target(
+    "globs",
+    ConfigurationError,
+    seeds=values(
+        "sub-*/anat\nsub-01/anat/x",
+        "**/*.nwb\na/b/c.nwb",
+        "[!a-c]?/*\nd1/x",
+        "*a*a*a*b\naaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ),
+    kind="text",
+)
+def globs(data: bytes) -> None:
+    """Globs of locks, compared with a plain matcher."""
+    glob, _, path = data.decode("utf-8", "replace").partition("\n")
+    path = path.replace("\n", "")[:500]
+    made = Globs([glob])
+    matched = made.matches(path)
+    names = path.split("/")
+    if "[" not in glob and "" not in names and len(glob) < 200:
+        expected = any(
+            _fits(glob.rstrip("/").split("/"), names[:end]) for end in range(1, len(names) + 1)
+        )
+        agree(matched == expected, glob, path, matched)
+    if matched:
+        for end in range(1, len(names)):
+            agree(made.reaches("/".join(names[:end])), "reaches", glob, path)
+
+
+def _fits(parts: list[str], names: list[str]) -> bool:
+    """Whether a glob fits a whole path, by dynamic programming."""
+    fits = [True, *[False] * len(parts)]
+    for at, part in enumerate(parts):
+        if part == "**" and fits[at] and at < len(parts) - 1:
+            fits[at + 1] = True
+    for name in names:
+        now = [False] * (len(parts) + 1)
+        for at, part in enumerate(parts):
+            if not fits[at]:
+                continue
+            if part == "**":
+                now[at] = True
+                now[at + 1] |= at == len(parts) - 1
+            elif _name_fits(part, name):
+                now[at + 1] = True
+        for at, part in enumerate(parts[:-1]):
+            if part == "**" and now[at]:
+                now[at + 1] = True
+        fits = now
+    return fits[-1]
+
+
+def _name_fits(part: str, name: str) -> bool:
+    fits = {0}
+    for sign in part:
+        if sign == "*":
+            fits = set(range(min(fits), len(name) + 1)) if fits else fits
+        else:
+            fits = {at + 1 for at in fits if at < len(name) and sign in ("?", name[at])}
+    return len(name) in fits

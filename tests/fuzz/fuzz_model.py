@@ -1,0 +1,133 @@
+"""Targets: journal entries, record lines, deltas, and the files that they are kept in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import zstandard
+from fuzz_core import agree, target, values
+from fuzz_git import scratch
+
+from neuromirror.crawl.mirrors import load_mirror
+from neuromirror.model import (
+    ConfigurationError,
+    Digest,
+    FileRecord,
+    Location,
+    NeuromirrorError,
+    PlacedFile,
+    VisitEnded,
+    dump_entry,
+    dump_placed,
+    load_entry,
+    load_pairs,
+    load_placed,
+)
+from neuromirror.model.changes import dump_pairs, patch_lines
+from neuromirror.store.records import RecordsFolder
+
+_PLACED = PlacedFile(
+    b"sub-01/a.nwb",
+    "SHA256E-s5--" + "0" * 64 + ".nwb",
+    FileRecord(
+        b"sub-01/\xff",
+        5,
+        (Digest("sha256", "0" * 64, "dandi"),),
+        (Location("https://x.example.org/a?versionId=1", "s3", "1"),),
+        None,
+        datetime(2024, 1, 1, tzinfo=UTC),
+        "id",
+    ),
+)
+_VISIT = VisitEnded("v", "m", "d", "https://x/", "", "2024", "2024", "full", "f", 0, "")
+
+
+@target("journal", ValueError, seeds=values(dump_entry(_VISIT)), kind="json")
+def journal(data: bytes) -> None:
+    """Lines of the journal."""
+    entry = load_entry(data)
+    agree(load_entry(dump_entry(entry)) == entry or b"NaN" in data, "round trip", entry)
+
+
+@target("record", ValueError, seeds=values(dump_placed(_PLACED)), kind="json")
+def record(data: bytes) -> None:
+    """Record lines of files."""
+    placed = load_placed(data)
+    agree(load_placed(dump_placed(placed)) == placed, "round trip", placed)
+
+
+_LINES = [b'{"git":"%c","key":"","keep":"draft"}' % name for name in b"abc"]
+
+
+@target(
+    "delta",
+    ValueError,
+    seeds=values(
+        b"\n".join(dump_pairs([(_LINES[0], None), (_LINES[1], _LINES[1][:-1] + b',"size":1}')]))
+    ),
+    kind="text",
+)
+def delta(data: bytes) -> None:
+    """Deltas of record lines."""
+    pairs = list(load_pairs(data.split(b"\n")))
+    agree(
+        list(load_pairs(dump_pairs(pairs))) == pairs
+        or (None, b"") in pairs
+        or any(not (old or new) for old, new in pairs),
+        "round trip",
+    )
+    list(patch_lines(_LINES, pairs))
+
+
+def _kept() -> Sequence[bytes]:
+    lines = b"".join(line + b"\n" for line in _LINES)
+    return [zstandard.ZstdCompressor().compress(lines)]
+
+
+@target("records", NeuromirrorError, seeds=_kept, kind="zstd")
+def records(data: bytes) -> None:
+    """A version's records as the store keeps them."""
+    folder = scratch() / "records" / "000"
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "1" / "c.jsonl.zst").write_bytes(data)
+    for _ in RecordsFolder(folder.parent).lines("0001", "c"):
+        pass
+
+
+_MIRROR = """
+source = "s3"
+title = "A mirror"
+[options]
+bucket = "bucket"
+[guards]
+[zarr]
+manifest = 5
+[net]
+contact = "mailto:a@example.org"
+requests_per_second = 1.5
+[schedule]
+workers = 2
+"""
+
+
+@target(
+    "mirror-file",
+    ConfigurationError,
+    seeds=values(
+        _MIRROR,
+        'source = "dandi"\n[options]\napi = "https://api.dandiarchive.org/api/"\n',
+        'source = "ndstore"\n[options]\napi = "https://x.example.org/nd/sd"\ntokens = ["a"]\n',
+    ),
+    kind="text",
+)
+def mirror_file(data: bytes) -> None:
+    """Mirror files, up to the source's own options."""
+    path = scratch() / "lab.toml"
+    path.write_bytes(data)
+    load_mirror(path).open()
+
+
+__all__ = ["json", "msgspec"]

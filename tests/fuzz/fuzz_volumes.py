@@ -1,0 +1,253 @@
+"""Targets: encodings of voxels, metadata of volumes, memos of blocks."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zlib
+from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy
+from fuzz_core import Disagreement, agree, target, values
+from fuzz_sources import _LAYER
+from numcodecs import blosc
+
+from neuromirror.model import NeuromirrorError
+from neuromirror.sources.volumes import Level, Volume, documents
+from neuromirror.sources.volumes.decode import canonical
+from neuromirror.sources.volumes.digests import Course, Digests, dump_memo, load_memo
+from neuromirror.sources.volumes.errors import WrongVoxels
+from neuromirror.volume.described import describe
+from neuromirror.volume.errors import NotAVolume
+from neuromirror.volume.geometry import METADATA, block_of, read_volume
+
+_BOX = ((0, 4), (0, 3), (0, 2))
+_CHUNK = (5, 4, 2)
+_SHAPE = (2, 3, 4)
+_TYPES = (None, "uint8", "uint16", "uint32", "uint64", "float32")
+
+
+def _array(dtype: str, order: str = "C") -> Any:
+    return numpy.arange(24, dtype=dtype).reshape(_SHAPE).copy(order=order)
+
+
+def _npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    numpy.save(file, array)
+    return file.getvalue()
+
+
+def _decoded(data: bytes, encoding: str) -> tuple[bytes, str | None, bytes]:
+    """Decode what follows the first byte, which chooses the type of voxels and how pieces come."""
+    choice = data[0] if data else 0
+    dtype = _TYPES[choice % len(_TYPES)]
+    body = data[1:]
+    step = (1, 7, 100, 1 << 16)[choice // len(_TYPES) % 4]
+    pieces = [body[at : at + step] for at in range(0, len(body), step)]
+    found = b"".join(canonical(pieces, encoding, _BOX, _CHUNK, dtype, where="x"))
+    item, rest = divmod(len(found), 5 * 4 * 2)
+    agree(rest == 0 and item in (1, 2, 4, 8), "size", len(found))
+    return found, dtype, body
+
+
+def _padded(voxels: Any) -> bytes:
+    """The chunk file of an array of the box."""
+    made = numpy.zeros((2, 4, 5), voxels.dtype.newbyteorder("<"))
+    made[:2, :3, :4] = voxels.reshape(_SHAPE)
+    return made.tobytes()
+
+
+def _frames() -> Sequence[bytes]:
+    made = []
+    for number, dtype in enumerate(_TYPES[1:5], 1):
+        for shuffle in (blosc.NOSHUFFLE, blosc.SHUFFLE, blosc.BITSHUFFLE):
+            for codec in (b"lz4", b"zstd", b"blosclz", b"zlib"):
+                made.append(bytes([number + 18]) + blosc.compress(_array(dtype), codec, 5, shuffle))
+    return made
+
+
+@target("voxels-blosc", WrongVoxels, seeds=_frames, kind="1+bytes")
+def voxels_blosc(data: bytes) -> None:
+    """Voxels in blosc frames, compared with numcodecs."""
+    found, dtype, body = _decoded(data, "blosc")
+    # of a frame whose content is stored as it is, the library asks for its own codec's version
+    content = body[16:] if body[2] & 2 else blosc.decompress(body)
+    voxels = numpy.frombuffer(content, dtype or f"u{len(found) // 40}")
+    agree(found == _padded(voxels), "voxels")
+
+
+def _arrays() -> Sequence[bytes]:
+    made = []
+    for number, dtype in enumerate(_TYPES[1:], 1):
+        for order in "CF":
+            made.append(bytes([number + 18]) + _npy(_array(dtype, order)))
+    made.append(bytes([20]) + _npy(_array("uint16").astype(">u2")))
+    made.append(bytes([20]) + _npy(_array("uint16").reshape((1, *_SHAPE))))
+    return made
+
+
+@target("voxels-npy", WrongVoxels, seeds=_arrays, kind="1+bytes")
+def voxels_npy(data: bytes) -> None:
+    """Voxels in ``.npy``, compared with NumPy."""
+    found, _, body = _decoded(data, "npy")
+    try:
+        voxels = numpy.load(io.BytesIO(body), allow_pickle=False)
+    except ValueError as error:
+        if b"L" in body[:200]:  # numbers as Python 2 writes them, which this NumPy may refuse
+            return
+        raise Disagreement("NumPy refuses it", str(error)) from error
+    agree(found == _padded(voxels), "voxels")
+
+
+@target(
+    "voxels-npygz",
+    WrongVoxels,
+    seeds=lambda: [one[:1] + zlib.compress(one[1:]) for one in _arrays()],
+    kind="1+bytes",
+)
+def voxels_npygz(data: bytes) -> None:
+    """Voxels in zlib streams of ``.npy``."""
+    found, _, body = _decoded(data, "npygz")
+    plain = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body)
+    agree(found == _decoded(data[:1] + plain, "npy")[0], "voxels")
+
+
+@target(
+    "voxels-raw",
+    WrongVoxels,
+    ValueError,
+    seeds=values(b"\1" + bytes(24), b"\2" + bytes(48)),
+    kind="1+bytes",
+)
+def voxels_raw(data: bytes) -> None:
+    """Voxels alone."""
+    found, _, body = _decoded(data, "raw")
+    agree(len(body) * 40 == len(found) * 24, len(body), len(found))
+
+
+def _files() -> Sequence[bytes]:
+    made = []
+    for number, options in (
+        (1, {}),
+        (2, {"chunks": (1, 3, 4), "compression": "gzip"}),
+        (3, {"chunks": True}),
+    ):
+        with tempfile.NamedTemporaryFile() as spool:
+            with h5py.File(spool.name, "w", libver="earliest") as file:
+                file.create_dataset("image/CUTOUT", data=_array(str(_TYPES[number])), **options)
+            made.append(bytes([number + 18]) + spool.read())
+    return made
+
+
+@target("voxels-hdf5", WrongVoxels, seeds=_files, kind="1+bytes", slow=True)
+def voxels_hdf5(data: bytes) -> None:
+    """Voxels in HDF5."""
+    _decoded(data, "hdf5")
+
+
+_VOLUME = Volume(
+    "boss",
+    "api.example.org",
+    "c/e/ch",
+    "uint16",
+    "nanometer",
+    (
+        Level("0", (0, 0, 1), (100, 90, 11), (4.0, 4.0, 40.0), (64, 64, 8)),
+        Level("1", (0, 0, 1), (50, 45, 11), (8.0, 8.0, 40.0), (50, 45, 8)),
+    ),
+    times=(0, 1),
+    time_step=1.0,
+    time_unit="second",
+    name="ch",
+)
+
+
+@cache
+def _row() -> Any:
+    named = {"name": "demo:x@1", "dataset_name": "demo:x", "source_uri": "https://x.example.org/"}
+    return SimpleNamespace(
+        **named, state="sha256:0", commit="0" * 40, local_id="x", form="files", exceptions=[]
+    )
+
+
+class _Documents:
+    """The files of a version: some documents, and every folder."""
+
+    def __init__(self, held: dict[str, bytes]) -> None:
+        self._held = held
+
+    def in_git(self, path: str) -> bytes | None:
+        """Return a document."""
+        return self._held.get(path)
+
+    def has(self, path: str) -> bool:
+        """Return whether a path exists."""
+        return path in self._held or "." not in path
+
+
+def _used(found: Any) -> None:
+    """What pages do with a described volume."""
+    for level in found.volume.levels:
+        found.at(level.name)
+        block_of(found.volume, f"{level.name}/c/0/0/0")
+    agree(found.volume.files >= 0 and found.volume.bytes >= 0, "sizes")
+
+
+@target(
+    "volume-zarr",
+    NotAVolume,
+    NeuromirrorError,
+    seeds=lambda: [
+        json.dumps(
+            {one.path.decode(): json.loads(one.content) for one in documents(_VOLUME)}
+        ).encode()
+    ],
+    kind="json",
+)
+def volume_zarr(data: bytes) -> None:
+    """Zarr metadata of a mirrored volume, read back."""
+    try:
+        held = json.loads(data)
+    except (ValueError, RecursionError):
+        held = {METADATA: data, f"0/{METADATA}": data}
+    if not isinstance(held, dict):
+        return
+    files = _Documents(
+        {
+            name: one if isinstance(one, bytes) else json.dumps(one).encode()
+            for name, one in held.items()
+        }
+    )
+    read_volume(files.in_git, "0", "x")
+    _used(describe(files, _row()))  # type: ignore[arg-type]
+
+
+@target(
+    "volume-precomputed",
+    NotAVolume,
+    NeuromirrorError,
+    seeds=values(json.dumps(_LAYER)),
+    kind="json",
+)
+def volume_precomputed(data: bytes) -> None:
+    """``info`` of a mirrored layer, read back."""
+    _used(describe(_Documents({"info": data, ".boss/coordinate_frame.json": data}), _row()))  # type: ignore[arg-type]
+
+
+def _memos() -> Sequence[bytes]:
+    digests = Digests(5)
+    digests.put(1, bytes(range(32)), 2)
+    return [dump_memo(Course("s", "m", "x", 1, 2, "2024-01-01"), digests)]
+
+
+@target("block-memo", seeds=_memos, kind="text")
+def block_memo(data: bytes) -> None:
+    """Memos of the blocks of a volume; what is none is None."""
+    found = load_memo(data, "s", 5)
+    if found is not None:
+        agree(load_memo(dump_memo(*found), "s", 5) is not None, "round trip")

@@ -1,0 +1,98 @@
+"""Every target on its seeds, its past findings, and mutations of them; always the same ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+from click.testing import CliRunner
+
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+
+from fuzz_all import TARGETS
+from fuzz_core import CORPUS, FINDINGS, Disagreement, Target, execute, minimised, target, values
+from fuzz_mutate import mutate
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
+
+
+@pytest.mark.parametrize("one", TARGETS.values(), ids=lambda one: str(one.name))
+def test_a_parser_of_foreign_bytes_keeps_its_bounds(one: Target) -> None:
+    random, corpus = Random(one.name), one.corpus()
+    inputs = [
+        *corpus,
+        *(mutate(one.kind, random.choice(corpus), random) for _ in range(_count(one))),
+    ]
+    for data in inputs:
+        finding = execute(one, data)
+        assert finding is None, (finding.data, finding.details)
+
+
+def _count(one: Target) -> int:
+    return 15 if one.slow else 150
+
+
+@pytest.mark.parametrize("one", TARGETS.values(), ids=lambda one: str(one.name))
+def test_a_valid_input_is_accepted(one: Target) -> None:
+    accepted = 0
+    for data in one.seeds():
+        try:
+            one.run(data)
+        except one.declared:
+            continue
+        accepted += 1
+    assert accepted
+
+
+def test_stored_inputs_belong_to_targets_and_are_small() -> None:
+    stored = [path for folder in (CORPUS, FINDINGS) for path in folder.rglob("*") if path.is_file()]
+    assert {path.parent.name for path in stored} <= set(TARGETS)
+    assert sum(path.stat().st_size for path in stored) < 300_000
+
+
+def test_findings_are_told_apart_and_minimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    @target("broken", ValueError, seeds=values("ok"))
+    def broken(data: bytes) -> None:
+        if b"bad" in data:
+            raise KeyError(data)
+        if b"odd" in data:
+            raise Disagreement
+        if b"much" in data:
+            bytearray(100 << 20)
+        raise ValueError
+
+    one = TARGETS.pop("broken")
+    assert execute(one, b"good") is None
+    finding = execute(one, b"some bad input")
+    assert finding is not None
+    assert minimised(one, finding).data == b"bad"
+    other = execute(one, b"odd")
+    assert other is not None
+    assert other.signature != finding.signature
+    grown = execute(one, b"much")
+    assert grown is None or grown.reason == "memory"
+
+
+def test_the_script_counts_executions(tmp_path: Path) -> None:
+    arguments = ["people", "--minutes", "0.03", "--corpus", str(tmp_path), "--json"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
+    )
+    summary = json.loads(done.stdout)
+    assert summary["target"] == "people"
+    assert summary["executions"] > 0
+    assert done.returncode == (1 if summary["findings"] else 0)
+
+
+def test_the_script_lists_its_targets_and_refuses_others() -> None:
+    import fuzz
+
+    listed = CliRunner().invoke(fuzz.main, ["--list"])
+    assert {line.split()[0] for line in listed.output.splitlines()} == set(TARGETS)
+    for arguments in (["no-such-target"], [], ["people", "--all"]):
+        assert CliRunner().invoke(fuzz.main, arguments).exit_code == 2
