@@ -2,6 +2,7 @@
 
 from neuromirror.annex.addresses import ALLOWED_ADDRESSES, may_be_private
 from neuromirror.annex.etags import EtagDigest, etag_of
+from neuromirror.annex.initialize import RemoteLeftOut, initialize, shown_remotes
 from neuromirror.annex.keys import (
     KeyParts,
     extension,
@@ -58,12 +59,14 @@ __all__ = [
     "Holders",
     "KeyParts",
     "LogLine",
+    "RemoteLeftOut",
     "etag_of",
     "extension",
     "fits",
     "git_path",
     "hash_lower",
     "hash_mixed",
+    "initialize",
     "is_zeros",
     "key_digest",
     "key_file",
@@ -83,6 +86,7 @@ __all__ = [
     "pointer",
     "remote_log",
     "sha256e_key",
+    "shown_remotes",
     "special_remote",
     "unclaimed",
     "untrusted_line",

@@ -19,7 +19,7 @@ PRESENT = "1"
 MISSING = "0"
 DEAD = "X"
 
-_ESCAPED = re.compile(r"&(\d+);")
+_ESCAPED = re.compile(r"&(\d{1,7});")
 
 
 class LogLine(NamedTuple):

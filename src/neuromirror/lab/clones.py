@@ -32,6 +32,10 @@ def refuse_clone_url(url: str) -> None:
             f"{url!r} cannot be a clone URL of a lock, since it must hold everywhere: it has to "
             f"begin with one of {', '.join(f'{one}://' for one in CLONE_SCHEMES)}"
         )
+    if host.startswith("-"):
+        raise ConfigurationError(
+            f"{url!r} cannot be a clone URL of a lock: ssh would take its host for an option"
+        )
     if "@" in host:
         raise ConfigurationError(
             f"a clone URL of a lock must not hold a user's name or password: {_cleaned(url)}"

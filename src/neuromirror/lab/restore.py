@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from neuromirror.annex import RemoteLeftOut, initialize, shown_remotes
 from neuromirror.lab.clones import clone_urls
 from neuromirror.lab.committed import Committed
 from neuromirror.lab.get import JOBS, get
@@ -132,6 +133,7 @@ class _Placed:
     ``way`` is how it came, None where it was there; ``files`` are the paths of what is pinned,
     None for all; ``parts`` its sub-datasets that may hold pinned files. ``only_listed`` counts
     pinned files that git has no place for, None where the manifest is missing that lists them.
+    ``left_out`` are the special remotes that were not enabled.
     """
 
     goal: Goal
@@ -143,6 +145,7 @@ class _Placed:
     count: int = 0
     bytes: int = 0
     only_listed: int | None = 0
+    left_out: list[RemoteLeftOut] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -247,6 +250,8 @@ class _Restoring:
             if any(one.only_listed != 0 for one in placed):
                 told.append("the chunks of a huge Zarr are only listed")
             told += [f"not from {name}: {why}" for name, why in first.refused.items()]
+            shown = shown_remotes(dict.fromkeys(out for one in placed for out in one.left_out))
+            told += [shown] * bool(shown)
         told += self._problems
         return "; ".join(told)
 
@@ -320,7 +325,11 @@ class _Restoring:
         placed = self._examine(goal, draft, root)
         placed.way = way
         run_git(draft, *_QUIETLY, "checkout", "-q", "--detach", goal.commit)
-        run_git(draft, "annex", "init", "-q", environment=identity_for(draft))
+        identity = identity_for(draft)
+        placed.left_out = initialize(lambda *args: run_git(draft, *args, environment=identity))
+        if not self._how.offline:
+            # any command that lists remotes finds out, once, whether the origin has contents
+            run_git(draft, "annex", "group", "here", environment=identity)
         return placed
 
     def _examine(self, goal: Goal, repository: Path, root: Path) -> _Placed:

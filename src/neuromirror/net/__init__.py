@@ -28,7 +28,7 @@ from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session
 from neuromirror.net.traffic import CountedPool, TrafficCounter, counted
-from neuromirror.net.urls import clean_url, is_local_name, only_at, origin, redact
+from neuromirror.net.urls import clean_url, is_local_name, never_asked, only_at, origin, redact
 from neuromirror.net.waits import Limits
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "clean_url",
     "counted",
     "is_local_name",
+    "never_asked",
     "only_at",
     "origin",
     "redact",

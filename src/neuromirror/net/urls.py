@@ -197,6 +197,16 @@ def name_refusal(host: str) -> str | None:
     return _SERVICE if _bare(host) in _METADATA_NAMES else None
 
 
+def never_asked(url: str) -> str | None:
+    """Return why no setting lets the host be asked that a URL spells out, or None."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return None
+    address = literal_address(host)
+    return name_refusal(host) if address is None else refusal(address, allow_private=True)
+
+
 def refusal(address: IPAddress, *, allow_private: bool) -> str | None:
     """Why an address must not be asked, or None.
 

@@ -9,11 +9,14 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
+from neuromirror.annex import initialize
+from neuromirror.model import NeuromirrorError
 from neuromirror.volume.errors import EXTRA
 
 _JOBS: Final = 4
@@ -27,6 +30,10 @@ _ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 _TOLD: Final = 2000
 _PATIENCE: Final = 10.0
 """Seconds that git-annex has to finish when nothing more is asked of it."""
+
+
+class NotInitialized(NeuromirrorError):
+    """A clone in which git-annex cannot be initialized."""
 
 
 class AnnexGet:
@@ -52,6 +59,8 @@ class AnnexGet:
                     self._running = _Running(self._folder)
                 except OSError as error:
                     return f"it cannot be started ({error.strerror}): {EXTRA}"
+                except NotInitialized as error:
+                    return str(error)
                 weakref.finalize(self, _Running.end, self._running)
             asked = self._running.ask(path)
         return asked.result()
@@ -62,6 +71,34 @@ class AnnexGet:
             self._closed = True
             if self._running is not None:
                 self._running.end()
+
+
+def _prepare(folder: Path, environment: Mapping[str, str]) -> None:
+    """Initialize git-annex where it is not: left to itself it would enable foreign remotes."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip()
+            raise NotInitialized(f"{folder}: 'git {' '.join(arguments)}' failed: {said}")
+        return done.stdout
+
+    annexed = False
+    with suppress(NotInitialized):
+        git("config", "--get", "annex.uuid")
+        return
+    with suppress(NotInitialized):
+        git("show-ref", "git-annex")
+        annexed = True
+    if annexed:
+        initialize(git)
 
 
 class _Running:
@@ -76,6 +113,7 @@ class _Running:
         # a notebook's environment may be in use without its programs being on PATH
         programs = os.pathsep.join([os.environ.get("PATH", os.defpath), str(_programs())])
         kept = {name: text for name, text in os.environ.items() if name not in _ANOTHER_REPOSITORY}
+        _prepare(folder, {**kept, "PATH": programs})
         self._process = subprocess.Popen(
             _COMMAND,
             cwd=folder,

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuromirror.annex import hash_lower, hash_mixed, key_file
+from neuromirror.annex import RemoteLeftOut, hash_lower, hash_mixed, initialize, key_file
 from neuromirror.lab.get.settings import Settings
 from neuromirror.lab.git import GitFailed
 from neuromirror.mint import git_environment
@@ -18,6 +18,11 @@ BRANCH = "refs/heads/git-annex"
 _ADJUSTED = "refs/heads/adjusted/"
 NOBODY = ("neuromirror", "get@neuromirror.invalid")
 """Name and address that commit to the git-annex branch where git knows nobody."""
+
+_MISSING = (
+    "{top}: 'git annex {command}' has to be run, and git-annex is not installed: pip install "
+    "git-annex"
+)
 
 
 def plain_environment() -> dict[str, str]:
@@ -58,7 +63,8 @@ class Clone:
     """A clone with its work tree at ``top``; ``annex`` is git-annex's folder in it.
 
     ``left`` says why git-annex has to get everything itself; None where it has not. Where it is not
-    ``is_annexed``, git-annex knows nothing of it, here or at its remotes.
+    ``is_annexed``, git-annex knows nothing of it, here or at its remotes. ``left_out`` are special
+    remotes that were not enabled when it was made ready.
     """
 
     def __init__(self, top: Path, git_dir: Path, settings: Settings, left: str | None) -> None:
@@ -68,6 +74,7 @@ class Clone:
         self.settings = settings
         self.left = left
         self.is_annexed = True
+        self.left_out: list[RemoteLeftOut] = []
         self._objects = os.fsencode(self.annex / "objects")
 
     @classmethod
@@ -122,10 +129,7 @@ class Clone:
     def git_annex(self, *arguments: str) -> None:
         """Runs a git-annex command; raises GitFailed."""
         if shutil.which("git-annex") is None:
-            raise GitFailed(
-                f"{self.top}: 'git annex {arguments[0]}' has to be run, and git-annex is not "
-                "installed: pip install git-annex"
-            )
+            raise GitFailed(_MISSING.format(top=self.top, command=arguments[0]))
         self._run(("git", "annex", *arguments), self.annex_environment())
 
     def annex_environment(self) -> dict[str, str]:
@@ -165,7 +169,12 @@ class Clone:
             if not refs:
                 self.is_annexed = False
                 return
-            self.git_annex("init")
+            if shutil.which("git-annex") is None:
+                raise GitFailed(_MISSING.format(top=self.top, command="init"))
+            environment = self.annex_environment()
+            self.left_out = initialize(
+                lambda *args: self._run(("git", *args), environment).decode(errors="replace")
+            )
             self.settings = Settings.of(self.git_dir)
             refs = self._refs()
         if BRANCH not in refs or self._unmerged(refs):

@@ -26,6 +26,7 @@ from neuromirror.lab.get.subdatasets import install, is_installed
 from neuromirror.lab.git import GitFailed
 from neuromirror.lab.results import Outcome, Status
 from neuromirror.model import Evidence, NeuromirrorError, text
+from neuromirror.net import never_asked
 
 JOBS: Final = 32
 """Connections, if nothing else is asked for."""
@@ -233,7 +234,11 @@ class _Run:
             wanted = self._wanted[key]
             wanted.logs, wanted.places = logs, remotes.places(logs)
             places = wanted.places
-            if not self._is_spoken(key, places):
+            if (never := next(filter(None, map(never_asked, places.urls)), None)) is not None:
+                # nor is git-annex to ask, which knows few of these addresses
+                why = f"one of its URLs is that of {never}, which is never asked"
+                yield from self._not_had("error", key, why)
+            elif not self._is_spoken(key, places):
                 self._left.append(Left(wanted.paths[0], key))
             elif places.urls:
                 fetching.add(key)
@@ -368,4 +373,7 @@ class _Run:
 def _elsewhere(places: Places) -> str:
     if not places.elsewhere:
         return ""
-    return f" (it is also said to be at {', '.join(places.elsewhere)}, no remote here)"
+    return (
+        f" (it is also said to be at {', '.join(places.elsewhere)}, no remote here; "
+        "'git annex enableremote' sets up one that you trust)"
+    )

@@ -1,18 +1,26 @@
-"""Sub-datasets: whether they are installed, and having DataLad install them."""
+"""Sub-datasets: whether they are installed, and having git clone them.
+
+git alone does it. ``datalad get -n`` and the commands of git-annex would enable the special remotes
+that the sub-dataset names, and follow the settings of a ``.datalad/config`` that came with it.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from neuromirror.lab.get.clone import plain_environment
+from neuromirror.net import redact
 
 _AT_ONCE: Final = 500
 _HINT: Final = "it is a sub-dataset that is not installed"
+_PATIENCE: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
+_REMOTE: Final = "https:http:ssh"
+_LOCAL: Final = f"{_REMOTE}:file"
 
 
 def is_installed(top: Path, path: bytes) -> bool:
@@ -21,24 +29,53 @@ def is_installed(top: Path, path: bytes) -> bool:
 
 
 def install(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
-    """Has DataLad clone sub-datasets, without contents; gives why for those that it did not."""
-    if shutil.which("datalad") is None:
-        return dict.fromkeys(
-            paths, f"{_HINT}, nor is DataLad, which could do that: pip install datalad"
-        )
+    """Clone sub-datasets, without contents, and return why for those that could not be."""
     failed: dict[bytes, str] = {}
     for first in range(0, len(paths), _AT_ONCE):
         some = paths[first : first + _AT_ONCE]
-        done = subprocess.run(
-            [*("datalad", "-l", "critical", "-f", "disabled"), *("get", "-n", "-d", "."), *some],
-            cwd=top,
-            env=plain_environment(),
-            capture_output=True,
-            check=False,
-        )
-        said = done.stderr.decode(errors="replace").strip().splitlines()
+        _update(top, some)
         for path in some:
             if not is_installed(top, path):
-                why = said[-1] if said else "'datalad get -n' could not do it"
-                failed[path] = f"{_HINT}: {why}"
+                # one that git knows no URL for keeps it from the others
+                said = _update(top, [path]) or "git could not clone it"
+                if not is_installed(top, path):
+                    failed[path] = f"{_HINT}: {said}"
     return failed
+
+
+def _update(top: Path, paths: Sequence[bytes]) -> str:
+    """Clone sub-datasets and check out their commits; return the last line of git's message."""
+    done = subprocess.run(
+        [
+            *("git", *_PATIENCE, "submodule", "--quiet", "update", "--init", "--checkout", "--"),
+            *paths,
+        ],
+        cwd=top,
+        env=plain_environment()
+        | {
+            "GIT_ALLOW_PROTOCOL": _protocols(top),
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_LITERAL_PATHSPECS": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return redact(said[-1]) if said else ""
+
+
+def _protocols(top: Path) -> str:
+    """What git may clone by: files of this machine only where the dataset itself came from there.
+
+    A ``.gitmodules`` is foreign: ``ext::`` would run a program, and a path read any repository.
+    """
+    done = subprocess.run(
+        ["git", "-C", str(top), "config", "--get-regexp", r"^remote\..*\.url$"],
+        env=plain_environment(),
+        capture_output=True,
+        check=False,
+    )
+    urls = [line.partition(" ")[2] for line in os.fsdecode(done.stdout).splitlines()]
+    local = any(url.startswith(("/", ".")) or urlsplit(url).scheme == "file" for url in urls)
+    return _LOCAL if local else _REMOTE

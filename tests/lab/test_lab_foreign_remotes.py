@@ -1,0 +1,312 @@
+"""Special remotes that a dataset's sender chose: none is set up, and nothing of theirs runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from lab_get import API, STAMP, File, GetWorld, git, make_dataset
+from lab_pins import PUBLISHED, Paper, bring_back
+
+from neuromirror.annex import sha256e_key, special_remote, web_remote
+from neuromirror.lab.get import get
+from neuromirror.lab.get.clone import Clone
+from neuromirror.lab.results import Outcome
+from neuromirror.volume.annex_get import AnnexGet
+
+UUID = "{:08x}-0000-4000-8000-000000000000"
+VOLUMES = UUID.format(77)
+OWN = special_remote("neuromirror", "neuromirror", VOLUMES, STAMP).decode()
+
+
+class Trap:
+    """A sender's remotes; ``sprung`` says what of theirs has run."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.marks = folder / "marks"
+        self.marks.mkdir(parents=True)
+        programs = folder / "programs"
+        programs.mkdir()
+        for name in ("git-annex-remote-evil", "evil", "yt-dlp", "youtube-dl"):
+            program = programs / name
+            program.write_text(f'#!/bin/sh\ntouch "{self.marks}/$(basename "$0")"\nexit 1\n')
+            program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+        self.victim = folder / "victim"
+        self.victim.mkdir()
+
+    def lines(self) -> str:
+        """Lines of ``remote.log``, each of a remote that wants to be enabled."""
+        touch = f"touch&32;{self.marks}/"
+        configs = [
+            "encryption=none externaltype=evil name=ext type=external",
+            f"directory={self.victim} encryption=none name=dir type=directory",
+            f"encryption=none name=rs rsyncurl=x:/y&32;-e&32;{self.marks}/rsync type=rsync",
+            "encryption=none hooktype=evil name=hook type=hook",
+            f"location=ext::sh&32;-c&32;{touch}ext name=git1 type=git",
+            f"location=ssh://-oProxyCommand={touch}ssh/x name=git2 type=git",
+            f"location={self.victim} name=git3 type=git",
+            f"externaltype=evil sameas={API} sameas-name=same type=external encryption=none",
+            "encryption=none externaltype=neuromirror host=evil.invalid name=more type=external",
+            "encryption=none externaltype=evil name=neuromirror type=external",
+            # the name of one is the UUID of another
+            f"encryption=none externaltype=evil name={API} type=external",
+            f"encryption=none externaltype=evil name={VOLUMES} type=external",
+            "cost=100 name=origin type=web urlinclude=*",
+            "cost=100 name=../up type=web urlinclude=*",
+            "cost=100 name=-c type=web urlinclude=*",
+            "cost=100 name=two urlinclude=* type=web typ&101;=external externaltype=evil",
+        ]
+        lines = [f"{UUID.format(n)} autoenable=true {one}" for n, one in enumerate(configs)]
+        # the newer line of neuromirror's own web remote makes it another
+        lines.append(
+            f"{API} autoenable=true encryption=none externaltype=evil type=external name=a"
+        )
+        return "".join(f"{line} timestamp={STAMP + 9}s\n" for line in lines)
+
+    def sprung(self) -> list[str]:
+        return sorted(path.name for path in self.marks.iterdir())
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trap:
+    return Trap(tmp_path / "trap", monkeypatch)
+
+
+def add_to_annex(repository: Path, name: str, more: str) -> None:
+    """Append lines to a file of a repository's git-annex branch."""
+    before = git(repository, "show", f"git-annex:{name}") if name != "config.log" else ""
+    data = (before + more).encode()
+    who = b"Sender <sender@example.invalid> %d +0000" % STAMP
+    lines = b"commit refs/heads/git-annex\ncommitter %s\ndata 1\nx\n" % who
+    lines += b"from refs/heads/git-annex^0\nM 100644 inline %s\n" % name.encode()
+    lines += b"data %d\n%s\n" % (len(data), data)
+    git(repository, "fast-import", "--quiet", given=lines)
+
+
+def copy_of(world: GetWorld, folder: Path) -> Path:
+    """A repository that the world's clone could have come from, to be changed."""
+    origin = git(world.clone, "config", "remote.origin.url").strip()
+    repository = folder / "sent.git"
+    git(folder, "clone", "-q", "--bare", origin, str(repository))
+    return repository
+
+
+def cloned(repository: Path, target: Path) -> Path:
+    git(target.parent, "clone", "-q", str(repository), str(target))
+    return target
+
+
+def remotes(clone: Path) -> set[str]:
+    """The remotes of a repository, git's and git-annex's."""
+    names = git(clone, "config", "--name-only", "--get-regexp", r"^remote\.").split()
+    return {name[7:].rpartition(".")[0] for name in names}
+
+
+def statuses(outcomes: list[Outcome]) -> dict[str, str]:
+    return {one.path: one.status for one in outcomes}
+
+
+def test_get_sets_up_none_of_a_senders_remotes(world: GetWorld, trap: Trap, tmp_path: Path) -> None:
+    repository = copy_of(world, tmp_path)
+    add_to_annex(repository, "remote.log", trap.lines())
+    clone = cloned(repository, tmp_path / "got")
+    found = statuses(list(get(clone, ["small/1.dat"])))
+    assert trap.sprung() == []
+    assert found == {"small/1.dat": "ok"}
+    assert remotes(clone) == {"origin"}
+    # git-annex's own commands enable none later
+    git(clone, "annex", "whereis", "-q", "small/1.dat")
+    git(clone, "annex", "merge", "-q")
+    assert (trap.sprung(), remotes(clone)) == ([], {"origin"})
+
+
+def test_what_was_not_enabled_is_named_and_the_own_remotes_are_enabled(
+    world: GetWorld, trap: Trap, tmp_path: Path
+) -> None:
+    repository = copy_of(world, tmp_path)
+    lines = trap.lines().splitlines(keepends=True)
+    add_to_annex(repository, "remote.log", "".join([*lines[:4], OWN]))
+    clone = Clone.at(cloned(repository, tmp_path / "got"))
+    assert {one.name for one in clone.left_out} == {"ext", "dir", "rs", "hook"}
+    assert {one.kind for one in clone.left_out} >= {"external, evil", "directory"}
+    assert remotes(clone.top) == {"origin", "api", "neuromirror"}
+    assert trap.sprung() == []
+
+
+def test_two_remotes_of_one_name_are_both_left_out(world: GetWorld, tmp_path: Path) -> None:
+    repository = copy_of(world, tmp_path)
+    remote = web_remote("api", 300, STAMP, uuid=UUID.format(1), urlinclude="*").decode()
+    add_to_annex(repository, "remote.log", remote)
+    clone = Clone.at(cloned(repository, tmp_path / "got"))
+    # two of one name: git-annex would have to choose
+    assert [one.name for one in clone.left_out] == ["api", "api"]
+    assert remotes(clone.top) == {"origin"}
+
+
+@pytest.mark.parametrize(
+    "content", ["x" * (2 << 20), "\0\n\n \n", "&" + "9" * 5000 + "; a=&99999999;"]
+)
+def test_no_remote_log_breaks_it(world: GetWorld, tmp_path: Path, content: str) -> None:
+    repository = copy_of(world, tmp_path)
+    add_to_annex(repository, "remote.log", f"{UUID.format(1)} autoenable=true name={content}\n")
+    clone = cloned(repository, tmp_path / "got")
+    assert statuses(list(get(clone, ["small/1.dat"]))) == {"small/1.dat": "ok"}
+
+
+def test_a_volumes_files_are_got_without_them(world: GetWorld, trap: Trap, tmp_path: Path) -> None:
+    repository = copy_of(world, tmp_path)
+    lines = trap.lines().splitlines(keepends=True)[:-1]
+    # git-annex leaves URLs to a web remote that takes them, enabled or not
+    add_to_annex(repository, "remote.log", "".join(one for one in lines if "urlinc" not in one))
+    clone = cloned(repository, tmp_path / "got")
+    getting = AnnexGet(clone)
+    said = getting.get("small/1.dat")
+    getting.close()
+    assert (said, trap.sprung(), remotes(clone)) == ("", [], {"origin", "api"})
+    assert (clone / "small/1.dat").exists()
+
+
+def test_restore_sets_up_none_and_names_them(
+    written_bundle: Paper, trap: Trap, tmp_path: Path
+) -> None:
+    paper = written_bundle.copied(tmp_path / "paper")
+    (bundle,) = paper.folder.rglob("*.bundle")
+    refs = git(tmp_path, "bundle", "list-heads", str(bundle)).splitlines()
+    repository = tmp_path / "sent.git"
+    git(tmp_path, "init", "-q", "--bare", str(repository))
+    git(repository, "fetch", "-q", str(bundle), "+refs/*:refs/*")
+    add_to_annex(repository, "remote.log", trap.lines())
+    bundle.unlink()
+    git(repository, "bundle", "create", "-q", str(bundle), *(one.split()[1] for one in refs))
+    found = bring_back(paper.lock, tmp_path / "data", offline=True)
+    done = found.only()
+    assert (done.status, trap.sprung()) == ("ok", [])
+    assert remotes(found.folder(PUBLISHED)) <= {"origin", "demo-api"}
+    for name in ("ext (external, evil)", "dir (directory)", "git2 (git)", "same (external, evil)"):
+        assert name in done.message
+
+
+@pytest.fixture(scope="module")
+def written_bundle(still_lab: object, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+    """A lock of a published version with a bundle."""
+    paper = Paper(still_lab.place, tmp_path_factory.mktemp("written"))  # type: ignore[attr-defined]
+    paper.pin(PUBLISHED, bundle=True, clones=("http://127.0.0.1:9/alias/{alias}",))
+    return paper
+
+
+def sent_with_part(world: GetWorld, folder: Path, module: str, settings: str = "") -> Path:
+    """A clone of a dataset with a sub-dataset ``part``, of which a sender wrote all files."""
+    commit = git(world.clone, "rev-parse", "HEAD").strip()
+    more = {".gitmodules": ("100644", module.encode()), ".datalad/config": ("100644", b"")}
+    more[".datalad/config"] = ("100644", settings.encode())
+    clone = cloned(make_dataset(folder / "above", [], more), folder / "super")
+    git(clone, "update-index", "--add", "--cacheinfo", f"160000,{commit},part")
+    git(clone, "commit", "-q", "-m", "part")
+    return clone
+
+
+def test_a_sub_datasets_remotes_are_not_set_up(world: GetWorld, trap: Trap, tmp_path: Path) -> None:
+    repository = copy_of(world, tmp_path)
+    add_to_annex(repository, "remote.log", trap.lines())
+    module = f'[submodule "part"]\n\tpath = part\n\turl = {repository}\n'
+    clone = sent_with_part(world, tmp_path, module)
+    found = statuses(list(get(clone, ["part/small/1.dat"])))
+    assert trap.sprung() == []
+    assert found == {"part/small/1.dat": "ok"}
+    assert remotes(clone / "part") == {"origin"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "url = ext::sh -c touch% {marks}/ext",
+        "url = ssh://-oProxyCommand=touch%20{marks}/ssh/x",
+        "url = -u./{marks}",
+        "url = ria+ssh://-oProxyCommand=touch%20{marks}/ria/x",
+        "url = {repository}\n\tupdate = !touch {marks}/update",
+        "url = ./nothing\n\tdatalad-url = ext::sh -c touch% {marks}/url",
+    ],
+)
+def test_no_gitmodules_runs_a_program(
+    world: GetWorld, trap: Trap, tmp_path: Path, fields: str
+) -> None:
+    repository = copy_of(world, tmp_path)
+    fields = fields.format(marks=trap.marks, repository=repository)
+    settings = (
+        '[datalad "get"]\n\tsubdataset-source-candidate-000evil = "ext::sh -c touch% '
+        f'{trap.marks}/candidate"\n[protocol "ext"]\n\tallow = always\n'
+    )
+    module = f'[submodule "part"]\n\tpath = part\n\t{fields}\n'
+    clone = sent_with_part(world, tmp_path, module, settings)
+    list(get(clone, ["part/small/1.dat"]))
+    assert trap.sprung() == []
+
+
+def test_a_dataset_from_elsewhere_gets_no_repository_of_this_machine(
+    world: GetWorld, tmp_path: Path
+) -> None:
+    repository = copy_of(world, tmp_path)
+    module = f'[submodule "part"]\n\tpath = part\n\turl = {repository}\n'
+    clone = sent_with_part(world, tmp_path, module)
+    git(clone, "remote", "set-url", "origin", "http://127.0.0.1:9/dataset")
+    assert statuses(list(get(clone, ["part/small/1.dat"]))) == {"part": "impossible"}
+    assert not (clone / "part/small").exists()
+
+
+def test_no_url_reads_a_file_or_runs_a_program_and_no_setting_comes_along(
+    world: GetWorld, trap: Trap, tmp_path: Path
+) -> None:
+    secret = trap.victim / "secret"
+    secret.write_bytes(b"secret")
+    key = sha256e_key(6, hashlib.sha256(b"secret").hexdigest(), b"x.dat")
+    urls = {
+        "file.dat": f"file://{secret}",
+        "yt.dat": "yt:http://127.0.0.1:9/video",
+        "ytdlp.dat": "yt-dlp:http://127.0.0.1:9/video",
+        "option.dat": f"-K{secret}",
+        "out.dat": f"http://127.0.0.1:9/x -o {trap.marks}/out",
+        "quvi.dat": "quvi:http://127.0.0.1:9/",
+        "metadata.dat": "http://100.100.100.200/latest/",
+        "other.dat": "http://192.168.255.254:9/x",
+    }
+    files = [
+        File(name, key.replace(".dat", f".{number}"), [url], b"secret")
+        for number, (name, url) in enumerate(urls.items())
+    ]
+    repository = make_dataset(tmp_path / "sent", files)
+    settings = {
+        "annex.security.allowed-url-schemes": "http https file",
+        "annex.security.allowed-ip-addresses": "all",
+        "annex.web-options": f"-o {trap.marks}/web",
+        "annex.youtube-dl-command": str(trap.marks.parent / "programs" / "evil"),
+    }
+    lines = "".join(f"{STAMP}s {name} {value}\n" for name, value in settings.items())
+    add_to_annex(repository, "config.log", lines)
+    clone = cloned(repository, tmp_path / "got")
+    found = list(get(clone))
+    assert {one.path for one in found if one.failed} == set(urls)
+    assert trap.sprung() == []
+    assert not any((clone / name).exists() for name in urls)
+
+
+def test_a_key_only_git_annex_knows_does_not_lead_to_a_metadata_service(
+    world: GetWorld, tmp_path: Path
+) -> None:
+    # the second place is one that only git-annex may know how to ask for
+    places = ["http://100.100.100.200/x", "dweb:x"]
+    file = File("x.dat", "URL--http&c%%100.100.100.200%x", places, b"")
+    clone = cloned(make_dataset(tmp_path / "sent", [file]), tmp_path / "got")
+    (one,) = get(clone, ["x.dat"])
+    assert one.failed
+    assert "metadata" in one.message
+
+
+def test_git_finds_nothing_amiss(world: GetWorld, tmp_path: Path) -> None:
+    clone = cloned(copy_of(world, tmp_path), tmp_path / "got")
+    list(get(clone, ["small/1.dat"]))
+    done = subprocess.run(["git", "-C", str(clone), "annex", "fsck", "-q", "--fast"], check=False)
+    assert done.returncode == 0
