@@ -25,7 +25,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import create_connection
 
 from neuromirror.net.errors import UnsafeAddress
-from neuromirror.net.urls import literal_address, name_refusal, refusal
+from neuromirror.net.urls import is_local_name, literal_address, name_refusal, refusal
 
 
 class Deadline(threading.local):
@@ -129,6 +129,23 @@ def checked_addresses(
         if text not in found:
             found.append(text)
     return found
+
+
+def refuse_behind_proxy(host: str, shown: str, *, allow_private: bool) -> None:
+    """Raise UnsafeAddress for a host that a proxy must not be asked for.
+
+    The proxy resolves names itself, so only addresses and names that are written out are checked.
+    """
+    address = literal_address(host)
+    why = name_refusal(host)
+    never = why is not None
+    if address is not None:
+        why = refusal(address, allow_private=allow_private)
+        never = refusal(address, allow_private=True) is not None
+    elif is_local_name(host) and not allow_private:
+        why = "this machine itself"
+    if why is not None:
+        raise UnsafeAddress(f"{shown} is not asked: {why}", url=shown, never=never)
 
 
 def _guarded(

@@ -34,19 +34,15 @@ from neuromirror.net.errors import (
     UnsafeAddress,
     innermost,
 )
-from neuromirror.net.guard import Deadline, GuardedAdapter, mirror_hint
+from neuromirror.net.guard import Deadline, GuardedAdapter, mirror_hint, refuse_behind_proxy
 from neuromirror.net.manners import Manners, Turns, agent
 from neuromirror.net.replies import Body, Reply, Stream, dict_of
 from neuromirror.net.traffic import count
 from neuromirror.net.urls import (
     clean_url,
     host_of,
-    is_local_name,
-    literal_address,
-    name_refusal,
     origin,
     redact,
-    refusal,
 )
 from neuromirror.net.waits import Limits, shown_wait, wait_of
 
@@ -369,7 +365,8 @@ class Session:
         )
         proxies = requests.utils.get_environ_proxies(bare)
         if proxies.get(place[0]) or proxies.get("all"):
-            self._refuse_literal(place, shown)
+            private = self.private_at(*place[1:])
+            refuse_behind_proxy(place[1], shown, allow_private=private)
         headers = {
             **{"Accept": accept, "Accept-Encoding": coding},
             **(extra or {}),
@@ -402,21 +399,6 @@ class Session:
         except requests.exceptions.RequestException as error:
             why = self.redact(innermost(error))[:_DETAIL_SHOWN]
             raise Unreachable(f"{shown} cannot be reached: {why}", url=shown) from None
-
-    def _refuse_literal(self, place: tuple[str, str, int], shown: str) -> None:
-        """Refuse a host that a proxy must not be asked for; its other names are the proxy's."""
-        _, host, port = place
-        private = self.private_at(host, port)
-        address = literal_address(host)
-        why = name_refusal(host)
-        never = why is not None
-        if address is not None:
-            why = refusal(address, allow_private=private)
-            never = refusal(address, allow_private=True) is not None
-        elif is_local_name(host) and not private:
-            why = "this machine itself"
-        if why is not None:
-            raise UnsafeAddress(f"{shown} is not asked: {why}", url=shown, never=never)
 
     def _authorization(self, place: tuple[str, str, int]) -> dict[str, str]:
         name = self._tokens.get(place)
