@@ -342,3 +342,107 @@ def test_without_globs_everything_is_pinned() -> None:
     assert whole.reaches(b"any")
     assert (part.matches(b"sub-01/x"), part.matches(b"sub-02/x")) == (True, False)
     assert part.matches("sub-01/\u00e9".encode())
+
+
+# --- locks of others
+
+HEAD = "lock-version = 1\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lock-version = 0\n",
+        "lock-version = -3\n",
+        "lock-version = true\n",
+        "lock-version = 1.0\n",
+        "lock-version = inf\n",
+        f"lock-version = {'9' * 5000}\n",
+        f"lock-version = 0x{'f' * 5000}\n",
+        "lock-version = 1\nlock-version = 1\n",
+        f"{HEAD}x = {'[' * 100_000}\n",
+        f"{HEAD}x = {'[' * 70}{']' * 70}\n",
+        f"{HEAD}x = {'{a=' * 100_000}\n",
+        f"{HEAD}{'a.' * 8_000_000}b = 1\n",
+        f"{HEAD}{chr(34) * 2}{'.a' * 1_000_000} = 1\n",
+        f"{HEAD}x = {{{'a . ' * 1_000_000}b = 1}}\n",
+        f"{HEAD}[{'a.' * 1_000_000}b]\n",
+        f"{HEAD}# {'x' * (1 << 24)}\n",
+        f"{HEAD}dataset = 3\n",
+        f"{HEAD}dataset = [3]\n",
+        f"{HEAD}dataset = 1979-05-27\n",
+        f"{HEAD}dataset = {{name = 3}}\n",
+        f"{HEAD}[[dataset]]\nname = nan\n",
+        f'{HEAD}"\\ud800" = 1\n',
+        f"{HEAD}[[dataset]]\n\x00\n",
+        f'{HEAD}"\\u001b[2J" = 1\n',
+        f"{HEAD}{chr(34) * 3}" * 100_000,
+        f"{HEAD}x = {chr(34)}{chr(92) + chr(34)}" * 100_000,
+    ],
+    ids=lambda text: text[:40].encode("unicode_escape").decode(),
+)
+def test_no_text_is_more_than_a_lock_that_cannot_be_used(text: str) -> None:
+    with pytest.raises(LockUnusable) as caught:
+        parse_lock(PATH, text.encode("utf-8", "surrogatepass"))
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
+def test_bytes_that_are_no_text_are_no_lock() -> None:
+    for content in (b"\xff\xfe", HEAD.encode() + b'[[dataset]]\nname = "\xff"\n', b"\xed\xa0\x80"):
+        with pytest.raises(LockUnusable):
+            parse_lock(PATH, content)
+
+
+def test_dots_in_strings_and_comments_are_no_long_keys() -> None:
+    dots = "a." * 100 + "b"
+    text = text_of(made(paths=(dots, "c"))) + f"# {dots} = 1\n# 'x\n"
+    assert read(text)[0].paths == (dots, "c")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://mirror.example.org/x?token=sesame",
+        "https://mirror.example.org/x?",
+        "https://mirror.example.org/x?a=b",
+        "ria+https://mirror.example.org/?token=sesame#id",
+        "https://sesame@mirror.example.org/x",
+        "https://me:sesame@mirror.example.org/x",
+        "ssh://me:sesame@mirror.example.org/x",
+        "https://mirror.example.org/x\nsesame",
+        "-c core.sshCommand=sesame https://mirror.example.org/x",
+    ],
+)
+def test_a_clone_url_with_a_secret_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(LockUnusable) as caught:
+        read(text_of(made(clone=(url,))))
+    assert "\n" not in str(caught.value)
+    if "-c " not in url and "\n" not in url:
+        assert "sesame" not in str(caught.value)
+
+
+def test_many_pins_are_read_in_one_pass() -> None:
+    # 10,000 names compared with each other would be 100 million comparisons
+    text = text_of(made())
+    table = text.partition("lock-version = 1\n")[2]
+    source = "https://api.example.org/dandi:000027/"
+    pins = [table.replace('"dandi:000027"', f'"dandi:{number}"') for number in range(2000)]
+    assert source in text
+    assert len(read(HEAD + "".join(pins))) == 2000
+
+
+@pytest.mark.parametrize("key", ["files", "bytes"])
+@pytest.mark.parametrize("number", ["0x" + "f" * 100, "9223372036854775808", "1e3", "nan"])
+def test_a_count_is_a_number_that_programs_can_keep(key: str, number: str) -> None:
+    old = {"files": "files = 3", "bytes": "bytes = 123"}[key]
+    with pytest.raises(LockUnusable):
+        read(text_of(made()).replace(old, f"{key} = {number}"))
+
+
+def test_a_comment_is_found_in_one_pass() -> None:
+    before = text_of(made()).replace("files = 3\n", f"files = 3 {'#' * 200_000}\n")
+    after = dump_lock(Lock(PATH, (made(files=3, bytes=124),)), before.encode()).decode()
+    assert "#" * 200_000 in after
+    assert read(after)[0].bytes == 124

@@ -318,7 +318,9 @@ def test_a_damaged_manifest_is_told_from_a_missing_one(paper: Paper) -> None:
         return zstandard.compress(b"".join(changed))
 
     head, files = lines[0], [one for one in lines if b'"digest"' in one]
-    other = lines[-1].replace(b'"digest":"sha256:', b'"digest":"sha256:0')
+    start = lines[-1].index(b'"digest":"sha256:') + len(b'"digest":"sha256:')
+    digit = b"1" if lines[-1][start : start + 1] == b"0" else b"0"
+    other = lines[-1][:start] + digit + lines[-1][start + 1 :]
     assert other != lines[-1]
     for content, told in (
         (whole[:-20], "cut off"),
@@ -332,7 +334,7 @@ def test_a_damaged_manifest_is_told_from_a_missing_one(paper: Paper) -> None:
         (written(*lines[1:]), "does not begin with a head"),
         (written(head.replace(b'"manifest":1', b'"manifest":2'), *lines[1:]), "newer neuromirror"),
         (written(*lines, b'{"path":"z"}\n'), "nothing is said of 'z'"),
-        (written(*lines, b"[1]\n"), "is none"),
+        (written(*lines, b"[1]\n"), "expected `object`"),
         (written(*lines, b"{"), "not whole"),
     ):
         path.write_bytes(content)

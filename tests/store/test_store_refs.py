@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from store_world import bare, commits, files_of, git, git_refs, kill_steps
 
 from neuromirror.store import (
@@ -21,6 +23,7 @@ from neuromirror.store import (
     RefsMoved,
     Repository,
     StoreBusy,
+    is_ref_name,
     move_refs,
     read_refs,
 )
@@ -240,3 +243,31 @@ def test_what_git_writes_at_the_same_time_is_not_lost(repository: Repository) ->
     assert moves > 0
     assert len(written) == len(chain)
     assert git_refs(repository.path) == written | {MAIN: at}
+
+
+NAMES = st.lists(
+    st.sampled_from(
+        [
+            *"ab/.@{~^:?*[\\- \t\n\x7f\x00\x1f",
+            "..",
+            ".lock",
+            "@{",
+            "\u00e9",
+            "\U0001f600",
+            "//",
+            "lock",
+        ]
+    ),
+    max_size=6,
+).map("".join)
+
+
+@settings(max_examples=60)
+@given(NAMES)
+def test_ref_names_are_those_that_git_takes(name: str) -> None:
+    for full in (f"refs/tags/{name}", f"refs/{name}", name):
+        if "\0" in full:
+            assert not is_ref_name(full)
+            continue
+        done = subprocess.run(["git", "check-ref-format", full], check=False)
+        assert is_ref_name(full) == (done.returncode == 0 and full.startswith("refs/"))

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from neuromirror.index import VersionRow
-from neuromirror.lab.git import ask_git
+from neuromirror.lab.git import ask_git, creating
 from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.store import ANNEX, MAIN, TAGS, SafeFolder, Store
 
@@ -46,8 +46,7 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
         borrowed = bare / "objects" / "info" / "alternates"
         borrowed.write_bytes(os.fsencode(repository.absolute() / "objects") + b"\n")
         (bare / "HEAD").write_text(f"ref: {MAIN}\n")
-        updates = "".join(f"create {name} {commit}\n" for name, commit in refs.items())
-        _git(bare, "update-ref", "--stdin", lines=updates)
+        _git(bare, "update-ref", "--stdin", "-z", lines=creating(refs))
         _git(bare, "bundle", "create", "-q", str(draft), "HEAD", *refs)
         draft.chmod(_MODE)
         folder.replace(name, into, name)
@@ -64,8 +63,8 @@ def read_refs_of(bundle: Path) -> dict[str, str]:
         errors="replace",
         check=False,
     )
-    pairs = (line.split(" ", 1) for line in done.stdout.splitlines())
-    return {name: commit for commit, name in pairs}
+    pairs = (line.partition(" ") for line in done.stdout.split("\n") if line)
+    return {name: commit for commit, _, name in pairs}
 
 
 def _git(repository: Path, *arguments: str, lines: str = "") -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from urllib.parse import urldefrag, urlsplit, urlunsplit
 
 from neuromirror.model import ConfigurationError, DatasetRef
-from neuromirror.net import clean_url
+from neuromirror.net import clean_url, redact
 
 CLONE_SCHEMES = ("https", "http", "ria+https", "ria+http", "ssh", "ria+ssh")
 _RIA = "ria+"
@@ -29,8 +29,8 @@ def refuse_clone_url(url: str) -> None:
         scheme = host = ""
     if scheme not in CLONE_SCHEMES or not host or any(ord(one) < 33 for one in url):
         raise ConfigurationError(
-            f"{url!r} cannot be a clone URL of a lock, since it must hold everywhere: it has to "
-            f"begin with one of {', '.join(f'{one}://' for one in CLONE_SCHEMES)}"
+            f"{redact(url)[:200]!r} cannot be a clone URL of a lock, which must hold everywhere: "
+            f"it has to begin with one of {', '.join(f'{one}://' for one in CLONE_SCHEMES)}"
         )
     if host.startswith("-"):
         raise ConfigurationError(
@@ -39,6 +39,11 @@ def refuse_clone_url(url: str) -> None:
     if "@" in host:
         raise ConfigurationError(
             f"a clone URL of a lock must not hold a user's name or password: {_cleaned(url)}"
+        )
+    if "?" in url:
+        raise ConfigurationError(
+            "a clone URL of a lock must not hold parameters, which may be tokens: "
+            f"{url.partition('?')[0]}?…"
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from neuromirror.mint import git_environment
 from neuromirror.model import NeuromirrorError
+from neuromirror.store import RefRefused, is_ref_name
 
 
 class GitFailed(NeuromirrorError):
@@ -43,6 +45,17 @@ def check_objects(git_dir: Path) -> None:
             f"its git objects are refused ({'; '.join(lines[:3]) or 'git fsck failed'}); ask where "
             "it came from for another"
         )
+
+
+def creating(refs: Mapping[str, str]) -> str:
+    """Return what ``git update-ref --stdin -z`` reads to create refs (name → commit).
+
+    Raises RefRefused for a name that git would not take: nothing in it may pass for a command.
+    """
+    for name in refs:
+        if not is_ref_name(name):
+            raise RefRefused(f"{name!r} cannot be the name of a ref; nothing was done")
+    return "".join(f"create {name}\0{commit}\0" for name, commit in refs.items())
 
 
 def ask_git(git_dir: Path, *arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 _TABLE = re.compile(r"\[\[\s*dataset\s*\]\]\s*(?:#.*)?\Z")
 _KEY = re.compile(r"([A-Za-z0-9_-]+)\s*=")
+_VALUE = re.compile(r"""(?:[^#"']|"(?:[^"\\]|\\.)*+"|'[^']*+')*+""")
 
 
 @dataclass(slots=True)
@@ -105,11 +106,5 @@ def _replaced(lines: list[str], keys: Mapping[str, str]) -> list[str]:
 
 def _comment(line: str) -> str:
     """The comment at the end of a line ``key = value  # comment``; empty for none."""
-    for place, letter in enumerate(line):
-        if letter == "#":
-            try:
-                tomllib.loads(line[:place])
-            except tomllib.TOMLDecodeError:
-                continue
-            return line[place:]
-    return ""
+    found = _VALUE.match(line)
+    return line[found.end() :] if found and line[found.end() : found.end() + 1] == "#" else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,20 @@ from neuromirror import __version__
 from neuromirror.lab.clones import refuse_clone_url
 from neuromirror.lab.globs import Globs
 from neuromirror.lab.lock_comments import Blocks
-from neuromirror.model import ConfigurationError, DatasetRef, Evidence, Retention
+from neuromirror.model import (
+    CommitId,
+    ConfigurationError,
+    Count,
+    DatasetName,
+    DatasetRef,
+    DocumentRefused,
+    Evidence,
+    OneLine,
+    Retention,
+    StateText,
+    check_values,
+    escaped,
+)
 
 LOCK_VERSION = 1
 
@@ -34,11 +48,17 @@ _UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 _PLACE = re.compile(r" - at `\$(?:\.dataset\[(\d+)\])?\.?([^`]*)`\Z")
 
-_Commit = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]
-_Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*:[^\x00-\x1f\x7f]+\Z")]
-_Words = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z")]
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+_LARGEST = 1 << 24
+_MOST_KEY_PARTS = 8
+# strings and comments: what is in them is no key
+_NO_KEY = re.compile(
+    r'''"""(?:[^\\]|\\.)*?(?:"""|\Z)|'{3}.*?(?:'{3}|\Z)|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|'''
+    r"#[^\n]*+",
+    re.DOTALL,
+)
+_LONG_KEY = re.compile(
+    rf'(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"")[ \t]*+\.[ \t]*+){{{_MOST_KEY_PARTS}}}'
+)
 _GitPath = bytes
 """For a class that has a field ``bytes``."""
 
@@ -62,15 +82,15 @@ class LockEdited(LockUnusable):
 class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What was asked for as it was found: the version's label, and its DOI if it has one."""
 
-    version: _Words
+    version: OneLine
     doi: str | None = None
 
 
 class Proved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Files by whether their bytes were hashed by the mirror, or upstream claims the digest."""
 
-    checked: _Count = 0
-    claimed: _Count = 0
+    checked: Count = 0
+    claimed: Count = 0
 
 
 class Pin(
@@ -92,22 +112,22 @@ class Pin(
     ``durability`` is the weakest promise that upstream makes for one of these files.
     """
 
-    name: _Name
-    requested: _Words
+    name: DatasetName
+    requested: OneLine
     resolved: Resolved
     dataset_id: str
-    source: _Words
-    commit: _Commit
-    annex_commit: _Commit
-    tree: _Commit
+    source: OneLine
+    commit: CommitId
+    annex_commit: CommitId
+    tree: CommitId
     swhid: str
-    state: _Digest
+    state: StateText
     metadata: Annotated[str, msgspec.Meta(pattern=r"^(?:sha256:[0-9a-f]{64})?\Z")] = ""
     manifest: str
     bundle: str | None = None
     clone: tuple[str, ...] = ()
-    files: _Count
-    bytes: _Count
+    files: Count
+    bytes: Count
     paths: tuple[str, ...] = ()
     evidence: dict[Evidence, Proved] = {}
     durability: Retention
@@ -182,28 +202,48 @@ def load_lock(path: Path) -> Lock:
 
 def parse_lock(path: Path, content: bytes) -> Lock:
     """The lock of a file's content; raises as :func:`load_lock` does."""
-    try:
-        table = tomllib.loads(content.decode("utf-8"))
-    except ValueError as error:
-        raise LockUnusable(f"{path} is not TOML: {error}; {_ADVICE}") from error
+    table = _table(path, content)
     found = table.get("lock-version")
-    if not isinstance(found, int):
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise LockUnusable(f"{path} has no lock-version: it is not a lock of neuromirror")
     if found > LOCK_VERSION:
         raise LockFromFuture(
-            f"{path} is of lock-version {found}; this neuromirror ({__version__}) knows versions "
-            f"up to {LOCK_VERSION}: install a newer neuromirror. Nothing was done"
+            f"{path} is of lock-version {min(found, 1 << 32)}; this neuromirror ({__version__}) "
+            f"knows versions up to {LOCK_VERSION}: install a newer neuromirror. Nothing was done"
         )
     try:
+        check_values(table, str(path))
         pins = msgspec.convert(table, _File).dataset
+    except DocumentRefused as error:
+        raise LockUnusable(f"{error}; {_ADVICE}") from None
     except msgspec.ValidationError as error:
-        raise LockUnusable(f"{path}: {_told(str(error), table)}; {_ADVICE}") from error
-    names = [pin.name for pin in pins]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise LockEdited(f"{path} pins {twice} twice; {_ADVICE}")
+        raise LockUnusable(f"{path}: {escaped(_told(str(error), table))}; {_ADVICE}") from error
+    twice = [name for name, count in Counter(pin.name for pin in pins).items() if count > 1]
+    if twice:
+        raise LockEdited(f"{path} pins {twice[0]} twice; {_ADVICE}")
     for pin in pins:
         _check(path, pin)
     return Lock(path, tuple(pins))
+
+
+def _table(path: Path, content: bytes) -> dict[str, Any]:
+    """Parse the TOML of a lock; raises LockUnusable.
+
+    Deep nesting, and keys of many parts, would take a TOML parser all its stack or all day.
+    """
+    if len(content) > _LARGEST:
+        raise LockUnusable(f"{path} is no lock: it has more than {_LARGEST} bytes")
+    try:
+        text = content.decode("utf-8")
+        if _LONG_KEY.search(_NO_KEY.sub('""', text)):
+            raise LockUnusable(
+                f"{path}: a key has more than {_MOST_KEY_PARTS} parts; keys of a lock have one"
+            )
+        return tomllib.loads(text)
+    except RecursionError:
+        raise LockUnusable(f"{path} is nested too deeply for a lock; {_ADVICE}") from None
+    except ValueError as error:
+        raise LockUnusable(f"{path} is not TOML: {escaped(str(error))}; {_ADVICE}") from error
 
 
 def dump_lock(lock: Lock, before: bytes = b"") -> bytes:

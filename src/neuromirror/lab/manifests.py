@@ -4,6 +4,9 @@ A zstd frame of JSON lines (docs/lock.md): a head, then the plain files that git
 and sub-datasets sorted by path, each with what the canonical manifest says of it, its key and its
 places. The canonical lines can be made of it, and so the state digest; and so can the git tree.
 Places are hints: what they give is checked by the digest.
+
+Whoever sends a lock may have written anything into its manifests. Each line is validated before
+anything is made of it, and no more is unpacked than the lock promises (docs/lock.md).
 """
 
 from __future__ import annotations
@@ -11,31 +14,50 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Annotated, Self
 
 import msgspec
 import zstandard
 
 from neuromirror.annex import CLAIMED, CLAIMED_KINDS
+from neuromirror.mint import LONGEST_LINE, FrameRefused, Limits, read_lines, unpacked
 from neuromirror.model import (
+    CommitId,
+    Count,
+    DatasetId,
+    DatasetName,
+    DocumentRefused,
     Evidence,
     NeuromirrorError,
+    OneLine,
     PlacedFile,
     StateDigest,
+    StateText,
     in_git,
+    is_git_path,
     manifest_digest,
     manifest_line,
+    parse_json,
+    refused,
     subdataset_line,
 )
-from neuromirror.store import SafeFolder
+from neuromirror.store import TAGS, SafeFolder, is_ref_name
 
 MANIFEST_VERSION = 1
 _BLOCK = 1 << 18
-_LONGEST_LINE = 1 << 28
 _MODE = 0o644
+_FREE = 1 << 26
+_A_FILE = 1 << 16
+"""Bytes that a line of a file has at most; most have 300."""
+_DIGEST = re.compile(
+    r"none|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|etag:[0-9a-f]{32}(-[0-9]{1,18}){2}"
+)
+_KEY = re.compile(r"[A-Z0-9_]+(?:-[smSC][0-9]{1,18})*--[^\x00-\x20\x7f]+")
+_BREAK = re.compile(r"[\x00\r\n]")
 _WORDS = {word.value: word for word in (Evidence.SHA256, Evidence.MD5, Evidence.ETAG)}
 
 
@@ -54,15 +76,15 @@ class ManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     ``uuid.log`` and ``trust.log`` of the git-annex branch; ``form`` is model.SnapshotHeader's.
     """
 
-    manifest: int
-    dataset: str
-    dataset_id: str
-    source: str
-    version: str
-    commit: str
-    tree: str
-    state: str
-    form: str
+    manifest: Annotated[int, msgspec.Meta(ge=1)]
+    dataset: DatasetName
+    dataset_id: DatasetId
+    source: OneLine
+    version: OneLine
+    commit: CommitId
+    tree: CommitId
+    state: StateText
+    form: Annotated[str, msgspec.Meta(pattern=r"^(?:files|manifest)\Z")]
     commit_object: str
     remotes: str = ""
     names: str = ""
@@ -125,7 +147,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     path: str
     digest: str | None = None
     key: str = ""
-    size: int | None = None
+    size: Count | None = None
     urls: tuple[str, ...] = ()
     checked: bool = False
     git: bool = True
@@ -139,10 +161,23 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     base64: str | None = None
 
 
+class _PartLine(msgspec.Struct, gc=False):
+    """The line of a sub-dataset, of which there are few, and of which everything is needed."""
+
+    path: str
+    dataset: DatasetId
+    name: DatasetName
+    commit: CommitId
+    state: StateText
+    files: Count
+    bytes: Count
+
+
 Line = PlainFile | ListedFile | ListedPart
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Line).decode
+_decode_part = msgspec.json.Decoder(_PartLine).decode
 _decode_head = msgspec.json.Decoder(ManifestHead).decode
 
 
@@ -233,7 +268,13 @@ class ManifestWriter:
             )
 
     def _add(self, line: _Line | ListedFile) -> None:
-        self._block += _encode(line)
+        written = _encode(line)
+        if len(written) > LONGEST_LINE:
+            raise ManifestDamaged(
+                f"{line.path!r} of {self._head.dataset}@{self._head.version} cannot be in a "
+                f"manifest: its line has more than {LONGEST_LINE} bytes"
+            )
+        self._block += written
         self._block += b"\n"
         if len(self._block) > _BLOCK:
             self._flush()
@@ -265,39 +306,50 @@ class ManifestWriter:
 class ManifestReader:
     """A manifest read line by line, as often as it is iterated; ``head`` is read at once.
 
+    ``files`` is how many files it may list at most, as the lock promises; None where nothing does.
     Raises ManifestMissing, or ManifestDamaged: also while it is iterated, at the latest at the end
     of files that do not give the state that the head names.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: int | None = None) -> None:
         self._path = path
+        self._files = files
+        self._limits = Limits(
+            free=_FREE, total=1 << 62 if files is None else 4 * _FREE + files * _A_FILE
+        )
         for line in self._lines():
             try:
-                self.head = _decode_head(line)
-            except msgspec.DecodeError as error:
-                raise self._damaged(f"it does not begin with a head: {error}") from error
+                self.head = _head(line)
+            except DocumentRefused as error:
+                raise self._damaged(f"it does not begin with a head: {error}") from None
             break
         else:
             raise self._damaged("it is empty, or cut off")
-        if self.head.manifest > MANIFEST_VERSION:
-            raise self._damaged(
-                f"it is of version {self.head.manifest}; install a newer neuromirror"
-            )
 
     def __iter__(self) -> Generator[Line, None, None]:
         lines = self._lines()
         next(lines)
-        state, last = StateDigest(), ""
-        for line in lines:
+        state, last, files = StateDigest(), b"", 0
+        for number, line in enumerate(lines, 2):
             try:
-                found = _line(_decode(line))
-            except (msgspec.DecodeError, ValueError) as error:
-                raise self._damaged(f"a line of it is none: {error}") from error
+                found = _line(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise self._damaged(str(refused(error, f"line {number}"))) from None
+            except ValueError as error:
+                raise self._damaged(f"line {number} is none: {error}") from error
             if not isinstance(found, PlainFile):
-                if found.path.encode() <= last.encode():
+                path = found.path.encode()
+                if path <= last:
                     raise self._damaged(f"{found.path!r} stands in the wrong place")
-                last = found.path
+                last = path
                 state.add(canonical_line(found))
+                files += isinstance(found, ListedFile)
+                if self._files is not None and files > self._files:
+                    raise self._damaged(
+                        f"it lists more than the {self._files} files that are expected of it"
+                    )
+            elif files or last:
+                raise self._damaged(f"{found.path!r} stands in the wrong place")
             yield found
         if state.value() != self.head.state:
             raise self._damaged(f"its files give the state {state.value()}")
@@ -309,13 +361,13 @@ class ManifestReader:
     def _lines(self) -> Iterator[bytes]:
         try:
             with self._path.open("rb") as file:
-                yield from _split(file)
+                yield from read_lines(file, self._limits)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ManifestMissing(
                 f"the manifest {self._path} is missing; take it back from where the lock came "
                 "from, or pin the dataset again"
             ) from error
-        except (EOFError, zstandard.ZstdError) as error:
+        except FrameRefused as error:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> ManifestDamaged:
@@ -331,14 +383,54 @@ def beside(path: Path, commit: str) -> Path:
     return path.with_name(f"{commit}{dot}{ending}")
 
 
-def _line(line: _Line) -> Line:
+def _head(line: bytes) -> ManifestHead:
+    """Return the head in a manifest's first line; raises DocumentRefused."""
+    parse_json(line, "the head")
+    try:
+        head = _decode_head(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        version = _version(line)
+        if version is not None and version > MANIFEST_VERSION:
+            raise _from_future(version) from None
+        raise refused(error, "the head") from None
+    if head.manifest > MANIFEST_VERSION:
+        raise _from_future(head.manifest)
+    if not is_ref_name(f"{TAGS}{head.version}"):
+        raise DocumentRefused("the head", "version", "a label that git takes", repr(head.version))
+    return head
+
+
+def _version(line: bytes) -> int | None:
+    found = parse_json(line, "the head")
+    version = found.get("manifest") if isinstance(found, dict) else None
+    return version if isinstance(version, int) else None
+
+
+def _from_future(version: int) -> DocumentRefused:
+    return DocumentRefused(
+        "the head",
+        "manifest",
+        f"version {MANIFEST_VERSION} at most (install a newer neuromirror)",
+        str(version),
+    )
+
+
+def _line(content: bytes) -> Line:
+    """Return what a line stands for; raises ValueError, msgspec.DecodeError or RecursionError."""
+    line = _decode(content)
+    if not is_git_path(line.path):
+        raise ValueError(f"{line.path!r} is no path that git checks out")
+    if len(_encode(line)) != len(content):
+        parse_json(content, "it")  # what is written otherwise may have members twice
     if line.digest is not None:
+        _check_file(line)
         return ListedFile(
             line.path, line.key, line.digest, line.size, line.urls, line.checked, line.git
         )
     if line.dataset is not None:
+        part = _decode_part(content)
         return ListedPart(
-            line.path, line.name, line.dataset, line.commit, line.state, line.files, line.bytes
+            part.path, part.name, part.dataset, part.commit, part.state, part.files, part.bytes
         )
     if line.base64 is not None:
         return PlainFile(line.path, base64.b64decode(line.base64, validate=True))
@@ -347,25 +439,15 @@ def _line(line: _Line) -> Line:
     return PlainFile(line.path, line.content.encode())
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    # in pieces of a fixed size, whatever a frame would grow to
-    return zstandard.ZstdDecompressor().read_to_iter(file, write_size=1 << 16)
-
-
-def _split(file: IO[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in _blocks(file):
-        first, newline, more = block.partition(b"\n")
-        rest += first
-        if len(rest) > _LONGEST_LINE:
-            raise EOFError("it has a line that is too long")
-        if newline:
-            yield rest
-            lines = more.split(b"\n")
-            rest = lines.pop()
-            yield from lines
-    if rest:
-        raise EOFError("its last line is not whole")
+def _check_file(line: _Line) -> None:
+    """Raise ValueError for what git, git-annex or a program that reads lines cannot be given."""
+    if not _DIGEST.fullmatch(line.digest or ""):
+        raise ValueError(f"{line.path!r} has no digest of a known form")
+    if not _KEY.fullmatch(line.key) and (line.git or line.key):
+        raise ValueError(f"{line.path!r} has no key of git-annex")
+    for url in line.urls:
+        if _BREAK.search(url):
+            raise ValueError(f"an address of {line.path!r} has a line break")
 
 
 def _content(path: Path) -> bytes:
@@ -373,8 +455,8 @@ def _content(path: Path) -> bytes:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            for block in _blocks(file):
+            for block in unpacked(file):
                 digest.update(block)
-    except (FileNotFoundError, zstandard.ZstdError):
+    except (FileNotFoundError, FrameRefused):
         return b""
     return digest.digest()

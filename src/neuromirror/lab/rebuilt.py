@@ -40,9 +40,10 @@ from neuromirror.mint import (
     commit_bytes,
 )
 from neuromirror.mint.annex_branch import NAMES, REMOTES, TRUST, AnnexBranch
+from neuromirror.model import text
 from neuromirror.store import ANNEX, TAGS
 
-_COMMITTED = re.compile(r"^committer .* (\d+) [+-]\d{4}$", re.MULTILINE)
+_COMMITTED = re.compile(r"^committer .* ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
 _PARENT = re.compile(r"^parent ", re.MULTILINE)
 
 
@@ -89,9 +90,25 @@ def _write_tree(pack: PackWriter, manifest: ManifestReader, logs: LineSorter) ->
                 break
             plain.append(_Entry(line.path.encode(), FILE, pack.add(BLOB, line.content)))
         trees = TreeBuilder(pack)
-        for entry in merge(sorted(plain), listed):
+        for entry in _apart(merge(sorted(plain), listed)):
             trees.add(*entry)
         return trees.finish({})
+
+
+def _apart(entries: Iterable[_Entry]) -> Iterator[_Entry]:
+    """Yield sorted entries; raises ManifestDamaged for a path that is there twice.
+
+    That includes a file, or a sub-dataset, whose path is also a folder's. No tree may hold both.
+    """
+    begun: list[bytes] = []
+    for entry in entries:
+        # what this path begins with: everything else cannot be met again
+        while begun and not entry.path.startswith(begun[-1]):
+            begun.pop()
+        if any(entry.path[len(one) : len(one) + 1] in (b"", b"/") for one in begun):
+            raise ManifestDamaged(f"the manifest has {text(entry.path)!r} twice, or within a file")
+        begun.append(entry.path)
+        yield entry
 
 
 def _entries(pack: PackWriter, lines: Iterable[Line], logs: LineSorter) -> Iterator[_Entry]:
@@ -128,7 +145,10 @@ def _write_annex(
         name: [line.encode() for line in text.splitlines(keepends=True)]
         for name, text in logged.items()
     }
-    tree = AnnexBranch(pack, reader, stamp, None, holders).write(logs, settings)
+    try:
+        tree = AnnexBranch(pack, reader, stamp, None, holders).write(logs, settings)
+    except ValueError as error:
+        raise ManifestDamaged(f"the manifest of {head.dataset} cannot be used: {error}") from error
     message = f"{head.dataset} {head.version}, made again of its manifest\n\nMirror-Spec: {SPEC}\n"
     mirror = head.dataset.partition(":")[0]
     return pack.add(COMMIT, commit_bytes(mirror, tree, None, stamp, message))

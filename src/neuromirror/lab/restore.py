@@ -370,7 +370,7 @@ class _Restoring:
         """Counts the pinned files that are in the manifest and not in git."""
         prefix, placed.only_listed = placed.goal.prefix, 0
         try:
-            for one in ManifestReader(placed.goal.manifest).listed():
+            for one in ManifestReader(placed.goal.manifest, placed.goal.files).listed():
                 if isinstance(one, ListedPart) or one.in_git:
                     continue
                 if self._pin.matches(prefix + one.path.encode()):

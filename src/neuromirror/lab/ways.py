@@ -15,7 +15,7 @@ from typing import Protocol
 
 from neuromirror.lab.bundles import read_refs_of
 from neuromirror.lab.clones import git_url, part_url
-from neuromirror.lab.git import CHECKED, GitFailed, ObjectsRefused, check_objects
+from neuromirror.lab.git import CHECKED, GitFailed, ObjectsRefused, check_objects, creating
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.manifests import (
     ListedPart,
@@ -56,7 +56,8 @@ class Goal:
     ``prefix`` is the path of a part in its pin's dataset, with a slash at its end. ``tree`` is
     None where only the commit is known. ``manifest`` and ``bundle`` are files that may be missing.
     ``clones`` are the URLs to try, and ``home`` the one that is the origin of what is restored,
-    whatever way it comes, as git has it; None for none.
+    whatever way it comes, as git has it; None for none. ``files`` is how many files it has at most,
+    None where a lock does not say.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Goal:
     home: str | None
     tree: str | None = None
     prefix: bytes = b""
+    files: int | None = None
 
     @classmethod
     def of_pin(cls, lock: Lock, pin: Pin, more: tuple[str, ...]) -> Goal:
@@ -84,6 +86,7 @@ class Goal:
             clones=clones,
             home=git_url(clones[0]) if clones else None,
             tree=pin.tree,
+            files=None if pin.paths else pin.files,
         )
 
     def part(self, part: ListedPart) -> Goal:
@@ -99,6 +102,7 @@ class Goal:
             clones=tuple(part_url(url, part.dataset_id) for url in self.clones),
             home=None if self.home is None else part_url(self.home, part.dataset_id),
             tree=None,
+            files=part.files,
             prefix=self.prefix + part.path.encode() + b"/",
         )
 
@@ -217,7 +221,7 @@ class Manifest:
         """See Way."""
         path = self.goal.manifest
         try:
-            reader = ManifestReader(path)
+            reader = ManifestReader(path, self.goal.files)
             head = reader.head
             if (head.commit, head.state) != (self.goal.commit, self.goal.state):
                 raise WayFailed(
@@ -229,8 +233,7 @@ class Manifest:
             raise WayFailed(f"{path} is missing") from error
         except ManifestDamaged as error:
             raise WayFailed(str(error)) from error
-        updates = "".join(f"create {name} {commit}\n" for name, commit in refs.items())
-        run_git(repository, "update-ref", "--stdin", lines=updates)
+        run_git(repository, "update-ref", "--stdin", "-z", lines=creating(refs))
         _check_objects(repository)
         _call_origin(repository, self.goal.home)
 

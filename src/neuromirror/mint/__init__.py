@@ -2,6 +2,7 @@
 
 from neuromirror.mint.commits import SPEC, commit_bytes
 from neuromirror.mint.delta import Base, BaseUnfit, ManifestDamaged, mint_delta
+from neuromirror.mint.lines import LONGEST_LINE, FrameRefused, Limits, read_lines, unpacked
 from neuromirror.mint.mint import Snapshot, mint
 from neuromirror.mint.modules import Module, modules_file, ria_url
 from neuromirror.mint.objects import ObjectMissing, ObjectReader, git_environment
@@ -23,12 +24,15 @@ __all__ = [
     "FILE",
     "FOLDER",
     "LINK",
+    "LONGEST_LINE",
     "SPEC",
     "SUBDATASET",
     "TREE",
     "Base",
     "BaseUnfit",
+    "FrameRefused",
     "KnownObjects",
+    "Limits",
     "LineSorter",
     "ManifestDamaged",
     "Minted",
@@ -46,6 +50,8 @@ __all__ = [
     "mint_delta",
     "modules_file",
     "next_second",
+    "read_lines",
     "ria_url",
+    "unpacked",
     "write_tree",
 ]

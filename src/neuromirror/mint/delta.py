@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
-
 from neuromirror.mint.annex_branch import annex_line
 from neuromirror.mint.documents import OWN_NAMES
+from neuromirror.mint.lines import FrameRefused, unpacked
 from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import BLOB, PackWriter
 from neuromirror.mint.sorting import LineSorter
@@ -32,7 +31,6 @@ from neuromirror.model import (
     raw,
 )
 
-_PIECE = 1 << 16
 _PATH = b'","path":"'
 _SIZE = b'","size":'
 _OF_SUBDATASET = b'{"dataset":'
@@ -213,19 +211,18 @@ def _manifest_edits(changes: Iterable[Change]) -> Iterator[tuple[bytes, bytes | 
 
 def _pieces(manifest: Path, state: str) -> Iterator[bytes]:
     """The manifest in pieces of whole lines."""
-    rest = b""
     digest = StateDigest()
+    rest: list[bytes] = []
     try:
         with manifest.open("rb") as file:
-            for block in zstandard.ZstdDecompressor().read_to_iter(file, write_size=_PIECE):
-                digest.add(block)
-                end = block.rfind(b"\n") + 1
+            for piece in unpacked(file):
+                digest.add(piece)
+                end = piece.rfind(b"\n") + 1
                 if end:
-                    yield rest + block[:end]
-                    rest = block[end:]
-                else:
-                    rest += block
-    except (FileNotFoundError, zstandard.ZstdError) as error:
+                    yield b"".join([*rest, piece[:end]])
+                    rest.clear()
+                rest.append(piece[end:])
+    except (FileNotFoundError, FrameRefused) as error:
         raise ManifestDamaged(
             f"the manifest {manifest} cannot be read ({error}); {_REMEDY}"
         ) from error

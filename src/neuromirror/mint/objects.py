@@ -58,6 +58,8 @@ class ObjectReader:
 
     def read(self, name: str) -> bytes:
         """The content of an object; raises ObjectMissing."""
+        if "\n" in name:
+            raise ObjectMissing(f"{self._repository}: no git object has the name {name!r}")
         if self._process is None:
             self._process = subprocess.Popen(
                 ["git", "cat-file", "--batch"],
@@ -69,13 +71,14 @@ class ObjectReader:
         assert self._process.stdout is not None
         header: list[bytes] = []
         with suppress(BrokenPipeError):  # git has ended: there is no repository, or it is damaged
-            self._process.stdin.write(name.encode() + b"\n")
+            self._process.stdin.write(name.encode("utf-8", "surrogateescape") + b"\n")
             self._process.stdin.flush()
-            header = self._process.stdout.readline().split()
-        if len(header) != 3:
+            # a name that is missing is repeated, with any number of spaces in it
+            header = self._process.stdout.readline().split(b" ")
+        if len(header) != 3 or not header[2].strip().isdigit():
             raise ObjectMissing(
-                f"{self._repository}: git object {name} cannot be read; check the repository with "
-                f"'git -C {self._repository} fsck'"
+                f"{self._repository}: git object {name!r} cannot be read; check the repository "
+                f"with 'git -C {self._repository} fsck'"
             )
         data = self._process.stdout.read(int(header[2]) + 1)
         return data[:-1]

@@ -6,7 +6,7 @@ from neuromirror.store.from_git import record_lines_in_git
 from neuromirror.store.history import dataset_of, versions_in_git
 from neuromirror.store.housekeeping import Kept, RepackFailed, Rules, keep_house
 from neuromirror.store.locks import locked
-from neuromirror.store.refs import move_refs, read_refs
+from neuromirror.store.refs import is_ref_name, move_refs, read_refs
 from neuromirror.store.repository import ANNEX, DRAFT, MAIN, PUBLISHED, TAGS, Repository, git
 from neuromirror.store.safe_paths import SafeFolder, UnsafePath, refuse_symlinks
 from neuromirror.store.store import Store
@@ -33,6 +33,7 @@ __all__ = [
     "UnsafePath",
     "dataset_of",
     "git",
+    "is_ref_name",
     "keep_house",
     "locked",
     "may_wait",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-import zstandard
-
+from neuromirror.mint import FrameRefused, unpacked
+from neuromirror.mint.lines import lines_of
 from neuromirror.model import StateDigest
 from neuromirror.store.errors import StoreDamaged
 
@@ -23,16 +24,17 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
     Raises StoreDamaged, at the latest at its end, where it is missing or of another state than its
     name says.
     """
-    rest = b""
     digest = StateDigest()
+
+    def hashed(file: IO[bytes]) -> Iterator[bytes]:
+        for piece in unpacked(file):
+            digest.add(piece)
+            yield piece
+
     try:
         with path.open("rb") as file:
-            for block in zstandard.ZstdDecompressor().read_to_iter(file, write_size=1 << 16):
-                digest.add(block)
-                lines = (rest + block).split(b"\n")
-                rest = lines.pop()
-                yield from lines
-    except (FileNotFoundError, zstandard.ZstdError) as error:
+            yield from lines_of(hashed(file))
+    except (FileNotFoundError, FrameRefused) as error:
         raise StoreDamaged(
             f"the manifest {path} cannot be read ({error}); restore it from a backup"
         ) from error

@@ -11,10 +11,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 import zstandard
 
+from neuromirror.mint import FrameRefused, read_lines
 from neuromirror.model import LinePair, dump_pairs, joined, load_pairs, patch_lines, turned
 from neuromirror.store.disk import make_folder, seal, sync
 from neuromirror.store.errors import StoreDamaged
@@ -172,21 +172,9 @@ def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:
 def _read(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            yield from _lines(file)
-    except (FileNotFoundError, EOFError, zstandard.ZstdError) as error:
+            yield from read_lines(file)
+    except (FileNotFoundError, FrameRefused) as error:
         raise StoreDamaged(
             f"the records {path} cannot be read ({error}); restore the file from a backup, or run "
             "'neuromirror rebuild-index', which reads them back from git"
         ) from error
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a zstd frame, without newline; raises EOFError where the frame is cut off."""
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    rest = b""
-    while block := file.read(1 << 16):
-        lines = (rest + frame.decompress(block)).split(b"\n")
-        rest = lines.pop()
-        yield from lines
-    if rest or not frame.eof:
-        raise EOFError("it ends too early")

@@ -26,6 +26,11 @@ _HEADER = b"# pack-refs with: peeled fully-peeled sorted neuromirror \n"
 _REFUSED = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|[/.]\Z")
 
 
+def is_ref_name(name: str) -> bool:
+    """Return whether git takes a full name for a ref (git-check-ref-format(1))."""
+    return name.startswith("refs/") and not _REFUSED.search(name)
+
+
 def read_refs(repository: Path) -> dict[str, str]:
     """All refs: full name → object id in hex; loose refs win, as for git."""
     refs = {name: sha for name, (sha, _) in _read_packed(repository).items()}
@@ -106,7 +111,7 @@ def move_refs(
     the dataset's lock.
     """
     for name in new:
-        if not name.startswith("refs/") or _REFUSED.search(name):
+        if not is_ref_name(name):
             raise RefRefused(
                 f"{repository}: {name!r} cannot be the name of a ref; nothing was done"
             )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from neuromirror.store import Store
 
 _MINTED: Final = re.compile(r"^Mirror-Spec: \d+$", re.MULTILINE)
-_COMMITTER: Final = re.compile(r"^committer .* (\d+) [+-]\d{4}$", re.MULTILINE)
+_COMMITTER: Final = re.compile(r"^committer .* ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
 _TREE: Final = re.compile(r"^tree ([0-9a-f]{40})$", re.MULTILINE)
 _PARENT: Final = re.compile(r"^parent ([0-9a-f]{40})$", re.MULTILINE)
 _ADJUSTED: Final = "git-annex adjusted branch"
@@ -116,7 +116,7 @@ def _place(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> tuple
             return scratch, pin.annex_commit
     manifest = lock.manifest_path(pin)
     if manifest.is_file():
-        annex = _rebuilt(manifest, scratch)
+        annex = _rebuilt(manifest, scratch, None if pin.paths else pin.files)
         check_objects(scratch)
         return scratch, annex
     raise StateNotHere(
@@ -126,11 +126,11 @@ def _place(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> tuple
     )
 
 
-def _rebuilt(manifest: Path, git_dir: Path) -> str:
+def _rebuilt(manifest: Path, git_dir: Path, files: int | None) -> str:
     from neuromirror.lab.manifests import ManifestReader
     from neuromirror.lab.rebuilt import rebuild_repository
 
-    refs: Mapping[str, str] = rebuild_repository(ManifestReader(manifest), git_dir)
+    refs: Mapping[str, str] = rebuild_repository(ManifestReader(manifest, files), git_dir)
     return refs[ANNEX]
 
 

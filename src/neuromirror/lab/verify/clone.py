@@ -24,6 +24,7 @@ _DESCRIPTION: Final = ".neuromirror/dataset.json"
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
 _POINTER: Final = b"/annex/objects/"
 _LONGEST_POINTER: Final = 32 << 10
+_DEEPEST: Final = 500
 
 
 class NotADataset(NeuromirrorError):
@@ -192,7 +193,13 @@ class Clone:
 
     def entries(self, tree: str, below: bytes = b"") -> Iterator[Entry]:
         """All that is in a tree, in order of path; every tree is hashed. Raises Damaged."""
-        for mode, name, sha in parse_tree(self.read("tree", tree)):
+        if below.count(b"/") > _DEEPEST:
+            raise Damaged(f"{self.git_dir}: the tree {tree} is more than {_DEEPEST} folders deep")
+        try:
+            found = list(parse_tree(self.read("tree", tree)))
+        except ValueError as error:
+            raise Damaged(f"{self.git_dir}: the tree {tree} is no tree") from error
+        for mode, name, sha in found:
             if name in (b"", b".", b"..") or b"/" in name or name.lower() == b".git":
                 raise Damaged(f"{self.git_dir}: the tree {tree} holds the name {name!r}")
             if mode == FOLDER:
