@@ -323,6 +323,16 @@ class Session:
                 url=self._shown(url),
             ) from error
 
+    def _redirected(self, here: str, target: str) -> str:
+        """The address that a reply redirects to; raises UnsafeAddress for what is none."""
+        try:
+            return urljoin(here, target)
+        except ValueError:
+            shown = self._shown(here)
+            raise UnsafeAddress(
+                f"{shown} redirects to {redact(target[:200])!r}, which is no address", url=shown
+            ) from None
+
     def _follow(
         self,
         method: str,
@@ -342,7 +352,7 @@ class Session:
                 return reply
             here = reply.url
             reply.close()
-            url = urljoin(here, target)
+            url = self._redirected(here, target)
         endless = Unreachable(f"{first} redirects more than {most} times", url=first)
         endless.passing = False
         raise endless
@@ -396,7 +406,8 @@ class Session:
             raise UnsafeAddress(str(error), url=shown, never=error.never) from None
         except requests.exceptions.Timeout:
             raise TimedOut(f"{shown} did not answer in time; try again", url=shown) from None
-        except requests.exceptions.RequestException as error:
+        # requests parses where a reply redirects to, and lets that fail as it may
+        except (requests.exceptions.RequestException, ValueError) as error:
             why = self.redact(innermost(error))[:_DETAIL_SHOWN]
             raise Unreachable(f"{shown} cannot be reached: {why}", url=shown) from None
 
