@@ -23,7 +23,7 @@ _SPARE: Final = 1 << 20
 _PIECE: Final = 1 << 22
 _TILE: Final = 1 << 28
 """Bytes of one HDF5 chunk, which the library unpacks as a whole."""
-_DAMAGED: Final = (OSError, RuntimeError, KeyError, ValueError)
+_DAMAGED: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 """What h5py raises where a file is not what it seems."""
 
 
@@ -77,7 +77,9 @@ def _cutout(file: Any, where: str) -> Any:
 
     found: list[Any] = []
 
-    def look(name: str, one: Any) -> None:
+    def look(name: str | bytes, one: Any) -> None:  # bytes where it is not UTF-8
+        if isinstance(name, bytes):
+            return
         if isinstance(one, h5py.Dataset) and name.rpartition("/")[2] == _NAME:
             found.append(one)
 
