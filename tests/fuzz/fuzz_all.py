@@ -1,6 +1,7 @@
 """All targets; to import this module is to register them."""
 
 import fuzz_annex
+import fuzz_cite
 import fuzz_git
 import fuzz_lab
 import fuzz_model
@@ -13,6 +14,7 @@ from fuzz_core import TARGETS
 __all__ = [
     "TARGETS",
     "fuzz_annex",
+    "fuzz_cite",
     "fuzz_git",
     "fuzz_lab",
     "fuzz_model",

@@ -20,6 +20,7 @@ from neuromirror.sources.boss.described import volume_of as boss_volume
 from neuromirror.sources.boss.documents import documents as boss_documents
 from neuromirror.sources.boss.documents import facts as boss_facts
 from neuromirror.sources.dandi.buckets import address_of
+from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.paging import pages
 from neuromirror.sources.dandi.rows import BlobRow, read_row
 from neuromirror.sources.dandi.versions import fingerprint, read_info
@@ -75,6 +76,10 @@ def _refused(word: str) -> Any:
 def dandi_asset(data: bytes) -> None:
     """Rows of an asset list; nothing but an exception by name may come of a bad one."""
     row = _json(data)
+    shards = MetadataShards()
+    shards.take([row])
+    for document in shards.documents():
+        agree(isinstance(json.loads(document.content), dict), "a shard", document)
     for published in (True, False):
         found = read_row(row, 1, published=published, allow_private=False)
         if isinstance(found, BlobRow):

@@ -24,6 +24,7 @@ from neuromirror.mint import Minted
 from neuromirror.model import EventRaised, HoldPlaced, MirrorSeen, VersionMinted, VisitEnded
 from neuromirror.sources.volumes import Level, Volume, documents
 from neuromirror.store import Store
+from neuromirror.web.server.patience import Patient
 
 _AT = "2024-01-01T00:00:00+00:00"
 
@@ -176,6 +177,78 @@ async def _asked(site: Any, scope: dict[str, Any]) -> int | None:
 
     await site(scope, receive, send)
     return status
+
+
+class _Transport(asyncio.Transport):
+    """A connection that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        """Keep some of a reply."""
+        self.written += data
+
+    def close(self) -> None:
+        """Note that the connection is closed."""
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        """Return whether it is closed."""
+        return self.closed
+
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    resume_reading = pause_reading
+
+
+@cache
+def _server() -> tuple[asyncio.AbstractEventLoop, Any, Any]:
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    loop, site = _site()
+    config = uvicorn.Config(site, lifespan="off", log_config=None, access_log=False, ws="none")
+    config.load()
+    return loop, config, ServerState
+
+
+_WIRE = [
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /find?checksum=x HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+]
+
+
+@target("web-wire", seeds=values(*_WIRE), kind="text", slow=True)
+def web_wire(data: bytes) -> None:
+    """Bytes on a connection to the catalogue: heads, bodies, requests sent ahead."""
+    loop, config, state = _server()
+    transport = _Transport()
+
+    async def talk() -> None:
+        server = state()
+        protocol = Patient(config=config, server_state=server, app_state={}, _loop=loop)
+        protocol.connection_made(transport)
+        for at in range(0, len(data), 4096):
+            if not transport.closed:
+                protocol.data_received(data[at : at + 4096])
+        while server.tasks:
+            await asyncio.wait(server.tasks, timeout=30)
+        protocol.connection_lost(None)
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(asyncio.wait_for(talk(), 60))
+    agree(b"HTTP/1.1 500" not in transport.written, "500", data[:200])
+    agree(len(transport.written) < 10_000_000, "a reply of more than 10 MB")
 
 
 @cache
