@@ -17,6 +17,8 @@ import click
 from bench_common import commit, machine, own_environment, write_section
 from bench_servers import BigServer, apart, expect
 
+from neuromirror.demo.serving import first_line
+
 _TICK = os.sysconf("SC_CLK_TCK")
 _MEMORY = 4 << 30
 _SECONDS = 3600.0
@@ -83,8 +85,7 @@ def _served(mirrors: Path, datasets: int, files: int) -> Iterator[BigServer]:
         start_new_session=True,  # not one of the crawl's processes: see bench_memory
     ) as process:
         try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
+            said = first_line(process)
             expect(bool(said), "the synthetic archive did not start; see above")
             yield BigServer(json.loads(said))
         finally:

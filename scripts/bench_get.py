@@ -28,6 +28,7 @@ from neuromirror.annex import (
     url_log,
     url_log_path,
 )
+from neuromirror.demo.serving import first_line
 
 _DATASET: Final = b'[datalad "dataset"]\n\tid = 5a1e2b6c-3c1f-4d3e-9a57-64d3c1c0b1e7\n'
 _CONNECTIONS: Final = 32
@@ -222,8 +223,7 @@ def _served(delay: float, file: Path) -> Iterator[str]:
         text=True,
         start_new_session=True,  # not one of the contender's processes: see bench_memory
     ) as process:
-        assert process.stdout is not None
         try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+            yield f"http://127.0.0.1:{first_line(process).strip()}"
         finally:
             process.terminate()

@@ -20,6 +20,7 @@ from typing import Any
 from bench_memory import Memory
 
 from neuromirror.crawl import Mirror, load_mirrors
+from neuromirror.demo.serving import first_line
 from neuromirror.net import S3Bucket, Session
 
 DANDISET = "000009"
@@ -164,8 +165,7 @@ def demo_server(folder: Path) -> Iterator[DemoServer]:
         arguments, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            assert process.stdout is not None
-            yield DemoServer(json.loads(process.stdout.readline()))
+            yield DemoServer(json.loads(first_line(process)))
         finally:
             process.terminate()
 
@@ -212,8 +212,7 @@ def big_archive(mirrors: Path, *options: str) -> Iterator[BigServer]:
         start_new_session=True,  # not one of the crawl's processes: see bench_memory
     ) as process:
         try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
+            said = first_line(process)
             expect(bool(said), "the synthetic archive did not start; see above")
             yield BigServer(json.loads(said))
         finally:

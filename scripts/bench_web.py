@@ -25,6 +25,7 @@ from bench_common import commit, machine, write_section
 from bench_servers import expect
 from bench_web_store import WORDS, Made, Sizes, ready
 
+from neuromirror.demo.serving import first_line
 from neuromirror.index import Index
 from neuromirror.web.addresses import (
     dataset_address,
@@ -83,8 +84,7 @@ def _running(command: list[str], address: Callable[[str], str]) -> Iterator[Serv
     """A server on loopback; ``address`` reads where it is from the first line that it says."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None
-            said = process.stdout.readline()
+            said = first_line(process)
             expect(bool(said), f"{command[0]} did not start; see above")
             yield Server(address(said), process.pid)
         finally:

@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 
 import requests
 
+from neuromirror.demo.serving import first_line
 from neuromirror.store import Store
 
 
@@ -70,9 +71,8 @@ def running(store: Store, *options: str) -> Iterator[Running]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
         try:
-            yield Running(json.loads(process.stdout.readline())["url"], process.pid)
+            yield Running(json.loads(first_line(process))["url"], process.pid)
         finally:
             process.terminate()
             process.wait(timeout=30)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
@@ -68,6 +68,23 @@ def volumes(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return found
 
 
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Return the first line of a process's output, and discard the rest in the background.
+
+    A pipe that nobody reads stops its writer once it is full.
+    """
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    threading.Thread(target=_discard, args=(process.stdout,), name="discard", daemon=True).start()
+    return line
+
+
+def _discard(output: IO[str]) -> None:
+    with suppress(OSError, ValueError):  # closed meanwhile
+        while output.read(1 << 16):
+            pass
+
+
 @contextmanager
 def pages(folder: Path, environment: Mapping[str, str]) -> Iterator[Catalogue]:
     """The catalogue of the folder's store, until the end of the block."""
@@ -85,8 +102,7 @@ def pages(folder: Path, environment: Mapping[str, str]) -> Iterator[Catalogue]:
         start_new_session=True,
     ) as process:
         try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
+            line = first_line(process)
             said = json.loads(line) if line else {"message": "it does not start"}
             yield Catalogue(process, said.get("url", ""), said.get("message", ""))
         finally:

@@ -1,0 +1,74 @@
+"""What the catalogue's process writes: nothing of those who ask, and never more than is read."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from urllib.parse import quote, urlsplit
+
+import pytest
+from crawl_place import Place
+
+from neuromirror.demo.serving import first_line, pages
+
+VISITOR = "127.0.0.2"
+SECRET = "marker_7f3c"
+BAD = [
+    f"GET /index?sql={quote(f'select {SECRET} from nowhere')} HTTP/1.1",
+    f"GET /index.json?sql={quote(f'delete from versions where 1={SECRET}')} HTTP/1.1",
+    f"GET /index/versions?{SECRET}__no=1 HTTP/1.1",
+    f"GET /index/versions/{SECRET} HTTP/1.1",
+    f"GET /-/{SECRET} HTTP/1.1",
+    f"GET /api/v1/datasets?q={SECRET}&page=x HTTP/1.1",
+    f"GET /search?q={SECRET}%22%00 HTTP/1.1",
+    f"{SECRET} {SECRET}",
+    f"POST /index?sql={SECRET} HTTP/1.1",
+    f"GET /cutout/{SECRET} HTTP/1.1",
+]
+
+
+def ask(address: str, request: str) -> bytes:
+    """The start of the reply to a request line, sent from an address of the visitor's own."""
+    parts = urlsplit(address)
+    assert parts.hostname is not None
+    with socket.create_connection(
+        (parts.hostname, parts.port or 80), timeout=60, source_address=(VISITOR, 0)
+    ) as sock:
+        head = f"{request}\r\nHost: {parts.netloc}\r\nUser-Agent: {SECRET}\r\n"
+        sock.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        return sock.recv(1 << 12)
+
+
+@pytest.fixture
+def quiet_loopback() -> None:
+    """Skips where this machine has one loopback address only."""
+    with socket.socket() as sock:
+        try:
+            sock.bind((VISITOR, 0))
+        except OSError:
+            pytest.skip(f"{VISITOR} is no address of this machine")
+
+
+def test_a_demonstrations_pages_answer_whatever_they_write(
+    shown: Place, quiet_loopback: None
+) -> None:
+    environment = {**os.environ, "NEUROMIRROR_STORE": str(shown.store.root)}
+    with pages(shown.folder, environment) as found:
+        assert found.address
+        for _ in range(4):
+            for request in BAD:
+                assert ask(found.address, request)
+
+
+def test_what_follows_the_first_line_of_a_process_does_not_stop_it() -> None:
+    program = "print('first', flush=True); print('x' * (1 << 20)); print('last')"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert first_line(process) == "first\n"
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
