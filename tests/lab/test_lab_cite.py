@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crawl_place import Place, git
@@ -28,7 +29,8 @@ from lab_pins import Paper
 from neuromirror.cli.cite import _FORMATS
 from neuromirror.lab import cite as public_cite
 from neuromirror.lab.cite import FORMATS as KNOWN
-from neuromirror.lab.cite import cite
+from neuromirror.lab.cite import cite, of_dandi
+from neuromirror.lab.cite import told as told_reading
 
 
 def test_the_names_of_formats_are_those_of_the_library() -> None:
@@ -501,3 +503,15 @@ def test_in_json_the_citation_is_one_record(shelf: Shelf, tmp_path: Path) -> Non
         "--json", PUBLISHED, "--format", "ro-crate", "-o", str(target)
     ).stdout.splitlines()
     assert json.loads(line)["path"] == str(target)
+
+
+def test_of_a_million_authors_ten_thousand_are_read() -> None:
+    person = {"name": "Doe, Jane", "includeInCitation": True}
+    about = {"contributor": [person] * 10**6, "license": ["a"] * 10**6, "keywords": ["k"] * 10**6}
+
+    class Documents:
+        def parsed(self, path: str) -> dict[str, Any]:
+            return about
+
+    assert len(of_dandi.read(Documents()).authors) == 10_000
+    assert told_reading.parse(json.dumps({"pad": "x" * (8 << 20)}).encode()) == {}

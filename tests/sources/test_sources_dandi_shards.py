@@ -12,6 +12,7 @@ from dandi_replay import recorded, send
 from memory import NOTHING
 
 from neuromirror.annex import git_path
+from neuromirror.net import ListingTooLong
 from neuromirror.sources import ListingNotProven
 from neuromirror.sources.dandi.document import clean
 from neuromirror.sources.dandi.metadata_shards import LIMIT, MetadataShards, metadata_line
@@ -280,3 +281,9 @@ def test_a_line_is_cleaned_wherever_something_is_to_be_cleaned(seed):
         said = json.loads(metadata_line(metadata, "p"))
         assert said == {**clean(metadata), "path": "p"}
         assert b"5ee5ee" not in metadata_line(metadata, "p")
+
+
+def test_metadata_without_end_are_refused():
+    shards = MetadataShards(most=100_000)
+    with pytest.raises(ListingTooLong):
+        shards.take(made(number) for number in range(1_000))

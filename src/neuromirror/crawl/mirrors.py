@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neuromirror.model import ConfigurationError, DatasetRef
-from neuromirror.net import Manners, checked_contact
+from neuromirror.net import ListingLimits, Manners, checked_contact
 from neuromirror.sources import Source, open_source
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -103,6 +103,36 @@ class NetSettings(BaseModel):
         return Manners(self.contact, self.connections_per_host, self.requests_per_second)
 
 
+class ListingSettings(BaseModel):
+    """How much of one listing is read before it is refused, so that each has an end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_entries: int = Field(
+        default=ListingLimits().entries,
+        ge=1,
+        description="Refuse a listing of more objects, object versions, folders or rows.",
+    )
+    max_gigabytes: float = Field(
+        default=ListingLimits().bytes / 2**30,
+        gt=0,
+        description="Refuse a listing whose pages are larger in all (GiB, decompressed).",
+    )
+    max_hours: float = Field(
+        default=ListingLimits().seconds / 3600,
+        gt=0,
+        description="Refuse a listing that has not ended after so long.",
+    )
+    max_datasets: int = Field(
+        default=1_000_000, ge=1, description="Refuse an archive that lists more datasets."
+    )
+
+    def limits(self) -> ListingLimits:
+        """Return the limits for a session."""
+        size = int(self.max_gigabytes * 2**30)
+        return ListingLimits(self.max_entries, size, self.max_hours * 3600)
+
+
 class ScheduleSettings(BaseModel):
     """How often a service looks at the archive; see docs/service.md."""
 
@@ -143,6 +173,7 @@ class MirrorFile(BaseModel):
     guards: Guards = Guards()
     zarr: ZarrLimits = ZarrLimits()
     net: NetSettings = NetSettings()
+    listing: ListingSettings = ListingSettings()
     schedule: ScheduleSettings = ScheduleSettings()
 
 
@@ -158,7 +189,8 @@ class Mirror:
         """The mirror's source; raises ConfigurationError for wrong options."""
         try:
             settings = self.settings
-            return open_source(settings.source, self.name, settings.options, settings.net.manners())
+            manners = replace(settings.net.manners(), listing=settings.listing.limits())
+            return open_source(settings.source, self.name, settings.options, manners)
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.path}: {error}") from error
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -35,7 +35,13 @@ from neuromirror.model import (
     text,
 )
 from neuromirror.model.manifest import placed_line
+from neuromirror.net import ListingTooLong
 from neuromirror.sources import Listing, ListingNotProven, Part
+
+_MOST_EXCEPTIONS: Final = 1_000_000
+"""Named exceptions of one listing: these are held in memory, and stand in ``dataset.json``."""
+_MOST_PARTS: Final = 200_000
+"""Parts of one listing, which are held in memory too."""
 
 
 class Spool:
@@ -177,6 +183,7 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
         for entry in listing.entries:
             if isinstance(entry, Part):
                 listed.append(entry)
+                _check_held("parts", listed, _MOST_PARTS, listing.version)
                 count.part(entry)
                 if parts is not None:
                     parts.begin(entry, scratch)
@@ -184,6 +191,9 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
             placed = _place(entry)
             if isinstance(placed, NamedException):
                 exceptions.append(placed)
+                _check_held(
+                    "entries that cannot be mirrored", exceptions, _MOST_EXCEPTIONS, listing.version
+                )
                 count.exception(placed)
             else:
                 sorter.add(placed.git_path + b"\0" + dump_placed(placed))
@@ -194,6 +204,9 @@ def prove(listing: Listing, scratch: Path, parts: PartEntries | None = None) -> 
             if parts is None:
                 raise TypeError(f"{listing.version.dataset.name}: parts, and nobody takes them")
             exceptions += _settle(parts, listed, scratch, sorter, count)
+            _check_held(
+                "entries that cannot be mirrored", exceptions, _MOST_EXCEPTIONS, listing.version
+            )
             taken = parts.taken
         spool = Spool(scratch / "records.jsonl")
         # documents are known only now
@@ -392,6 +405,16 @@ def _resolve(spool: Spool, clashes: set[bytes], reserved: _Reserved, scratch: Pa
         with spool.path.open("wb", buffering=1 << 18) as file:
             for sorted_line in sorter:
                 file.write(sorted_line.partition(b"\0")[2] + b"\n")
+
+
+def _check_held(what: str, held: Sequence[object], most: int, version: VersionRef) -> None:
+    """Raises ListingTooLong where more is to be held in memory than is held of one listing."""
+    if len(held) > most:
+        raise ListingTooLong(
+            f"{version.dataset.name} {version.upstream}: the listing has more than {most} {what}; "
+            "nothing was changed",
+            url=version.dataset.source_uri,
+        )
 
 
 def _check_exceptions(exceptions: list[NamedException], version: VersionRef) -> None:

@@ -10,6 +10,7 @@ from neuromirror.crawl.mirrors import Mirror, find_mirror
 from neuromirror.crawl.plan import Task, plan_one, taken_down, vanished
 from neuromirror.index import Index, LastVisit, UnknownDataset, UnknownMirror
 from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef
+from neuromirror.net import ListingTooLong
 from neuromirror.sources import DatasetNotFound, Source
 
 
@@ -65,6 +66,21 @@ def _dataset(source: Source, local_id: str) -> DatasetRef:
         raise ConfigurationError(str(error)) from error
 
 
+def _hints(source: Source, mirror: Mirror) -> dict[str, DatasetHint]:
+    """Return all datasets that the archive lists; raises ListingTooLong where they are too many."""
+    most = mirror.settings.listing.max_datasets
+    hints: dict[str, DatasetHint] = {}
+    for hint in source.datasets():
+        hints[hint.dataset.local_id] = hint
+        if len(hints) > most:
+            raise ListingTooLong(
+                f"{mirror.name}: the archive lists more than {most} datasets; none is visited; if "
+                f"it is right, raise max_datasets in [listing] of {mirror.path}",
+                url=source.uri,
+            )
+    return hints
+
+
 @runtime_checkable
 class ListsSome(Protocol):
     """A source with datasets that can be asked for by name and are in no list."""
@@ -112,7 +128,7 @@ class Planner:
                     return [], [request.local_id]
                 raise
         else:
-            hints = {hint.dataset.local_id: hint for hint in source.datasets()}
+            hints = _hints(source, request.mirror)
         self._check_shared(request.mirror, hints.values())
         tasks = [
             plan_one(

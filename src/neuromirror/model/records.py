@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -204,6 +205,21 @@ class VersionRef:
     claimed: Summary | None = None
 
 
+_TITLE: Final = 10_000
+_TEXT: Final = 4_000
+_VALUES: Final = 5_000
+_LICENSES: Final = 100
+
+
+def _shortened(text: str, most: int = _TEXT) -> str:
+    """Return a text of at most ``most`` characters, the last of them an ellipsis if it was cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _pairs(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((_shortened(name), _shortened(value)) for name, value in pairs[:_VALUES])
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetHint:
     """A dataset in a source's overview, with a fingerprint that moves when it may have changed.
@@ -217,6 +233,9 @@ class DatasetHint:
     fingerprint: str | None
     title: str = ""
     unavailable: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", _shortened(self.title, _TITLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +280,10 @@ class DatasetFacts:
     upstream's names of the datasets that this one was derived from, sorted. ``links`` are (kind,
     address) pairs, sorted, of viewers and other places where people can look at it
     (``neuroglancer``, ``ndviz``); the index keeps the last ones, and git none, so they may move.
+
+    Whatever upstream says, a title has at most 10,000 characters and any other text 4,000; there
+    are at most 100 licenses, and 5,000 of the others. What is longer is cut; an address or a DOI
+    that is too long is left out.
     """
 
     title: str = ""
@@ -270,6 +293,20 @@ class DatasetFacts:
     attributes: tuple[tuple[str, str], ...] = ()
     inputs: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        kept: dict[str, object] = {
+            "title": _shortened(self.title, _TITLE),
+            "license": tuple(map(_shortened, self.license[:_LICENSES])),
+            "attributes": _pairs(self.attributes),
+            "inputs": tuple(map(_shortened, self.inputs[:_VALUES])),
+            "links": tuple(one for one in self.links[:_VALUES] if len(one[1]) <= _TEXT),
+        }
+        for name in ("doi", "landing_page"):
+            if len(getattr(self, name) or "") > _TEXT:
+                kept[name] = None
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)

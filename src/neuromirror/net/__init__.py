@@ -1,5 +1,6 @@
 """The way out to the network: one session with bounds, retries and redaction."""
 
+from neuromirror.net.bounds import ListingBounds, ListingLimits
 from neuromirror.net.circuit import HostCircuitBreaker
 from neuromirror.net.errors import (
     BrokenOff,
@@ -7,6 +8,7 @@ from neuromirror.net.errors import (
     HostGivenUp,
     HttpError,
     ListingBroken,
+    ListingTooLong,
     NetError,
     NotFound,
     NotJson,
@@ -27,6 +29,7 @@ from neuromirror.net.s3 import S3Bucket, S3Capabilities
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session
+from neuromirror.net.signed_urls import SignedUrls
 from neuromirror.net.traffic import CountedPool, TrafficCounter, counted
 from neuromirror.net.urls import clean_url, is_local_name, never_asked, only_at, origin, redact
 from neuromirror.net.waits import Limits
@@ -42,7 +45,10 @@ __all__ = [
     "Lane",
     "Lanes",
     "Limits",
+    "ListingBounds",
     "ListingBroken",
+    "ListingLimits",
+    "ListingTooLong",
     "Manners",
     "NetError",
     "NotFound",
@@ -57,6 +63,7 @@ __all__ = [
     "S3Listing",
     "ServerTrouble",
     "Session",
+    "SignedUrls",
     "Stream",
     "TimedOut",
     "TooLarge",

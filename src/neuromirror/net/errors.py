@@ -136,6 +136,10 @@ class ListingBroken(NetError):
     """A page of a listing that cannot be what the store holds; nothing of it is used."""
 
 
+class ListingTooLong(ListingBroken):
+    """A listing that goes on beyond what is read of one; see ListingLimits."""
+
+
 def innermost(error: BaseException) -> str:
     """What really went wrong: the deepest cause, without urllib3's layers around it."""
     seen: BaseException = error

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror import __version__
+from neuromirror.net.bounds import ListingLimits
 from neuromirror.net.errors import NetError
 from neuromirror.net.urls import redact
 
@@ -28,12 +29,13 @@ class Manners:
     """What an operator asks of all requests of a mirror; None leaves it as the source has it.
 
     ``contact`` is where those who run an archive can reach the operator: it goes into the agent
-    string. The others bound what goes to one host.
+    string. ``listing`` bounds one listing, the others what goes to one host.
     """
 
     contact: str | None = None
     connections_per_host: int | None = None
     requests_per_second: float | None = None
+    listing: ListingLimits | None = None
 
 
 def checked_contact(contact: str) -> str:

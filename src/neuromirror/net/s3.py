@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from neuromirror.model import ConfigurationError
+from neuromirror.net.bounds import ListingBounds
 from neuromirror.net.errors import (
     Forbidden,
     HttpError,
@@ -111,11 +112,15 @@ class S3Bucket:
         after: bytes = b"",
         token: str | None = None,
         delimiter: bytes = b"",
+        parse: Callable[[bytes], Page] | None = None,
     ) -> Page:
         """One page of objects with the prefix, after a key or where a page's token says."""
         query: dict[str, str | bytes] = {"prefix": prefix, "delimiter": delimiter}
         query["continuation-token" if token else "start-after"] = token or after
-        return self._listed("list-type=2", query, lambda body: parse_page(body, self.uri))
+        return self._listed("list-type=2", query, parse or self._parsed)
+
+    def _parsed(self, body: bytes) -> Page:
+        return parse_page(body, self.uri)
 
     def page_body(
         self,
@@ -154,12 +159,19 @@ class S3Bucket:
 
         In the order of their bytes within a page. Continued by S3's own token, because where a
         common prefix ends is for the store to say. Raises a NetError, :class:`ListingBroken` for
-        a page that cannot be.
+        a page that cannot be, ListingTooLong for a level beyond the session's limits.
         """
+        bounds = self.bounds(prefix)
+
+        def counted(body: bytes) -> Page:
+            page = self._parsed(body)
+            bounds.take(len(page.rows) + len(page.prefixes), len(body))
+            return page
+
         token: str | None = None
         last = b""
         while True:
-            page = self.page(prefix, token=token, delimiter=delimiter)
+            page = self.page(prefix, token=token, delimiter=delimiter, parse=counted)
             rows = {row.key: row for row in page.rows}
             names = sorted([*page.prefixes, *rows])
             if names and (not names[0].startswith(prefix) or not names[-1].startswith(prefix)):
@@ -174,6 +186,11 @@ class S3Bucket:
                 return
             token = page.token
             last = names[-1]
+
+    def bounds(self, prefix: bytes) -> ListingBounds:
+        """Return the bounds of a new listing of what begins with a prefix."""
+        shown = prefix[:200].decode(errors="replace")
+        return ListingBounds(self.session.limits.listing, f"{self.uri}{shown}")
 
     def broken(self, what: str, after: bytes) -> ListingBroken:
         """The error for a listing that cannot be."""
@@ -201,6 +218,7 @@ class S3Bucket:
             memo=memo,
             versions=versions,
             connections=connections,
+            bounds=self.bounds(prefix),
         )
 
     def listed(self, key: bytes, version_id: str | None = None) -> ObjectRow | None:

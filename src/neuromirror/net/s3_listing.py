@@ -21,6 +21,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 import zstandard
 
+from neuromirror.net.bounds import ListingBounds, ListingLimits
 from neuromirror.net.errors import ListingBroken
 from neuromirror.net.s3_crew import Crew, Range, take_page
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
@@ -74,6 +75,7 @@ class S3Listing:
 
     With a ``workspace`` each page is kept there as it comes, and a listing that was killed goes
     on without asking for it again (for a day). ``memo`` is what :meth:`memo` gave earlier.
+    ``bounds`` refuse a listing without end.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class S3Listing:
         memo: bytes | None = None,
         versions: bool = False,
         connections: int = 8,
+        bounds: ListingBounds | None = None,
     ) -> None:
         self._bucket = bucket
+        self._bounds = bounds or ListingBounds(ListingLimits(), bucket.uri)
         self._prefix = prefix
         self._versions = versions
         self._connections = max(1, connections)
@@ -112,7 +116,7 @@ class S3Listing:
             self._pieces = list(pieces)
             for piece, body in spool.bodies(pieces):
                 start = Range(piece.start, piece.until, piece.version)
-                yield from self._taken(start, self._parsed(body)[0], piece.digest)[1]
+                yield from self._taken(start, self._counted(body)[0], piece.digest)[1]
             if len(gaps) == 1 and not pieces:
                 yield from self._first(gaps)
             if gaps:
@@ -243,7 +247,12 @@ class S3Listing:
         return self._bucket.page_body(self._prefix, after=start.at, version=version, parse=parse)
 
     def _fetch(self, start: Range) -> tuple[Page, bytes]:
-        return self._page(start, self._parsed)
+        return self._page(start, self._counted)
+
+    def _counted(self, body: bytes) -> tuple[Page, bytes]:
+        page = self._parsed(body)
+        self._bounds.take(len(page[0].rows), len(body))
+        return page
 
     def _parsed(self, body: bytes) -> tuple[Page, bytes]:
         page = parse_page(body, self._bucket.uri, versions=self._versions)

@@ -115,6 +115,8 @@ class Session:
             limits = replace(limits, per_host=manners.connections_per_host)
         if manners.requests_per_second is not None:
             limits = replace(limits, per_second=manners.requests_per_second)
+        if manners.listing is not None:
+            limits = replace(limits, listing=manners.listing)
         return self._like(limits, tokens=self._named, contact=manners.contact)
 
     def anonymous(self) -> Session:
@@ -152,10 +154,12 @@ class Session:
         params: Mapping[str, str | int] | None = None,
         *,
         attempts: int | None = None,
+        received: Callable[[int], object] | None = None,
     ) -> Any:
         """The value of a JSON reply; redirects are followed, passing troubles tried again.
 
-        Raises a :class:`NetError`. ``attempts`` overrides the session's limit.
+        Raises a :class:`NetError`. ``attempts`` overrides the session's limit. ``received`` is
+        called with the size of each body, and may refuse it.
         """
 
         def ask() -> Any:
@@ -166,6 +170,8 @@ class Session:
                 shown = self._shown(reply.url)
                 self._check(reply, shown)
                 body = read_bounded(reply, shown, self.limits.json_bytes)
+            if received is not None:
+                received(len(body))
             return parse_json(body, reply.headers.get("Content-Type", ""), shown)
 
         return self._retrying(ask, url, attempts)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final
+
+from neuromirror.net.bounds import ListingLimits
 
 _EXPECTED: Final = re.compile(r"available (?:in (\d{1,9}) seconds?|(tomorrow))", re.IGNORECASE)
 """What Django's REST framework says of throttling, and BOSS of a quota."""
@@ -39,6 +41,7 @@ class Limits:
     per_host: int = 16
     per_second: float | None = None
     redirects: int = 10
+    listing: ListingLimits = field(default_factory=ListingLimits)
 
 
 def wait_of(headers: Mapping[str, str], detail: str | None) -> float | None:

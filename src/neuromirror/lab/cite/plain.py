@@ -7,6 +7,7 @@ import re
 from datetime import date
 from typing import Any, Final
 
+from neuromirror.lab.cite.told import MOST
 from neuromirror.lab.cite.works import License
 
 _TAG: Final = re.compile(
@@ -61,7 +62,7 @@ def plain(value: Any) -> str:
 
 def texts(value: Any) -> tuple[str, ...]:
     """The plain texts of a list (or of one text), each once, in their order."""
-    found = [plain(one) for one in (value if isinstance(value, list) else [value])]
+    found = [plain(one) for one in (value[:MOST] if isinstance(value, list) else [value])]
     return tuple(dict.fromkeys(one for one in found if one))
 
 
@@ -105,7 +106,7 @@ def license_of(value: Any) -> License | None:
 
 def licenses_of(value: Any) -> tuple[License, ...]:
     """The licenses that a list of texts names, each once."""
-    found = map(license_of, value if isinstance(value, list) else [value])
+    found = map(license_of, value[:MOST] if isinstance(value, list) else [value])
     return tuple(dict.fromkeys(one for one in found if one is not None))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 class Documents(Protocol):
@@ -18,8 +18,16 @@ class Documents(Protocol):
         """The JSON object in a document; empty where there is none."""
 
 
+MOST: Final = 10_000
+"""Members of one list that are read: twice the authors of the longest author list known."""
+_DOCUMENT: Final = 8 << 20
+"""Bytes of a document that is read; of a larger one, what the mirror gathered is cited."""
+
+
 def parse(content: bytes) -> Mapping[str, Any]:
-    """A JSON object; empty for what is none."""
+    """A JSON object; empty for what is none, or is too large."""
+    if len(content) > _DOCUMENT:
+        return {}
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -33,7 +41,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def mappings(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yields the objects in a list."""
-    for one in value if isinstance(value, list) else []:
+    """Yields the objects in a list, of :data:`MOST` members at most."""
+    for one in value[:MOST] if isinstance(value, list) else []:
         if isinstance(one, dict):
             yield one

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from neuromirror.model import DatasetFacts, Document
-from neuromirror.net import clean_url
+from neuromirror.net import SignedUrls, clean_url
 
 _ALWAYS_LEFT_OUT: Final = frozenset({"citation", "manifestLocation", "doi"})
 _LEFT_OUT_OF_DRAFTS: Final = frozenset(
@@ -23,10 +23,10 @@ _LEFT_OUT_OF_DRAFTS: Final = frozenset(
 )
 # JSON may hold these unescaped, YAML and UTF-8 may not.
 _NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-_SIGNED_URL: Final = re.compile(
-    r"(?i)https?://(?:[^\s/'\"<>@]+@[^\s'\"<>]*|[^\s'\"<>]*[?&](?:x-(?:amz|goog)-signature"
-    r"|awsaccesskeyid|signature|sig|access_token|token)=[^\s'\"<>]*)"
+_SIGNED: Final = SignedUrls(
+    "https?", "x-(?:amz|goog)-signature|awsaccesskeyid|signature|sig|access_token|token"
 )
+_REPLACED: Final = "***"
 
 
 def published_doi(instance: Mapping[str, Any], local_id: str, version: str) -> str | None:
@@ -70,7 +70,7 @@ def clean(value: Any) -> Any:
     Only those: fragments and other parameters mean something in ontology terms and prose.
     """
     if isinstance(value, str):
-        return _SIGNED_URL.sub(lambda found: clean_url(found.group()), value)
+        return _SIGNED.sub(_cleaned, value)
     if isinstance(value, Mapping):
         return {name: clean(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -83,7 +83,14 @@ def may_need_cleaning(dumped: str) -> bool:
 
     JSON escapes nothing that makes an address one with user info or a signature.
     """
-    return ("@" in dumped or "=" in dumped) and _SIGNED_URL.search(dumped) is not None
+    return ("@" in dumped or "=" in dumped) and _SIGNED.search(dumped)
+
+
+def _cleaned(url: str) -> str:
+    try:
+        return clean_url(url)
+    except ValueError:
+        return _REPLACED
 
 
 def facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFacts:

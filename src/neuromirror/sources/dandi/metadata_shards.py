@@ -20,10 +20,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from neuromirror.model import Document
+from neuromirror.net import ListingTooLong
 from neuromirror.sources.dandi.document import clean, may_need_cleaning, utf8
 
 LIMIT: Final = 8 << 20
 """Bytes of a shard."""
+MOST: Final = 1 << 30
+"""Bytes of all shards of a list: ten times those of the largest list known."""
 
 _FOLDER: Final = ".dandi"
 _LEFT_OUT: Final = frozenset(
@@ -69,11 +72,13 @@ class MetadataShards:
     """Collects the rows of one asset list; :meth:`documents` gives the shards of them all.
 
     All lines are in memory, compressed by nothing: of the largest list known (68,210 assets)
-    about 100 MB.
+    about 100 MB. Raises :class:`~neuromirror.net.ListingTooLong` beyond ``most`` bytes.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, most: int = MOST) -> None:
         self._limit = limit
+        self._most = most
+        self._held = 0
         self._lines: list[tuple[bytes, bytes, bytes]] = []
 
     def take(self, rows: Iterable[Any]) -> None:
@@ -84,7 +89,18 @@ class MetadataShards:
             if isinstance(metadata, Mapping) and isinstance(path, str) and path:
                 name = path.encode("utf-8", "backslashreplace")
                 digest = hashlib.sha256(name).digest()
-                self._lines.append((digest, name, metadata_line(metadata, path)))
+                line = metadata_line(metadata, path)
+                self._held += len(name) + len(line)
+                self._check_held()
+                self._lines.append((digest, name, line))
+
+    def _check_held(self) -> None:
+        if self._held > self._most:
+            raise ListingTooLong(
+                f"the assets' metadata take more than {self._most} bytes; nothing of this listing "
+                "is used; to mirror the files without them, set metadata = false in the options of "
+                "the mirror's file"
+            )
 
     def documents(self) -> tuple[Document, ...]:
         """The shards, sorted by name; none where there is no asset. Empties the collection."""

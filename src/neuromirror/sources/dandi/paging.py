@@ -10,10 +10,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from neuromirror.net import BrokenOff, NotFound, ServerTrouble, Session, TimedOut, TooLarge, origin
+from neuromirror.net import (
+    BrokenOff,
+    ListingBounds,
+    NotFound,
+    ServerTrouble,
+    Session,
+    TimedOut,
+    TooLarge,
+    origin,
+)
 from neuromirror.sources.errors import ListingNotProven, UnexpectedReply
 
 _SMALLEST: Final = 10
@@ -43,8 +53,10 @@ def pages(
 
     Raises :class:`ListingNotProven` when rows are short, repeated or too many, when a page before
     the last is not full or is not there, and when ``next`` names another host or page; another
-    :class:`~neuromirror.net.NetError` when a page cannot be had.
+    :class:`~neuromirror.net.NetError` when a page cannot be had,
+    :class:`~neuromirror.net.ListingTooLong` beyond the session's limits.
     """
+    bounds = ListingBounds(session.limits.listing, what)
     size, offset = page_size, 0
     count: int | None = None
     recent: deque[object] = deque(maxlen=page_size)
@@ -58,7 +70,15 @@ def pages(
             if first is not None and not first.cancelled() and first.exception() is None:
                 page = first.result()
             else:
-                page = page_at(session, url, params, number, size, attempts=attempts)
+                page = page_at(
+                    session,
+                    url,
+                    params,
+                    number,
+                    size,
+                    attempts=attempts,
+                    received=partial(bounds.take, 0),
+                )
             first = None
         except (ServerTrouble, TimedOut, BrokenOff, TooLarge):
             if not may_shrink:
@@ -81,6 +101,7 @@ def pages(
             )
         count = count if stated is None else stated
         assert count is not None
+        bounds.announce(count)
         _check_next(following, url, number, what)
         if len(rows) > size or (following is not None and len(rows) != size):
             raise ListingNotProven(
@@ -117,9 +138,14 @@ def page_at(
     size: int,
     *,
     attempts: int | None = None,
+    received: Callable[[int], object] | None = None,
 ) -> Any:
-    """The page of this number and size, unchecked; raises a NetError."""
-    return session.get_json(url, {**params, "page": number, "page_size": size}, attempts=attempts)
+    """The page of this number and size, unchecked; raises a NetError.
+
+    ``received`` is called with the size of each body.
+    """
+    asked = {**params, "page": number, "page_size": size}
+    return session.get_json(url, asked, attempts=attempts, received=received)
 
 
 def _parts(page: Any, what: str) -> tuple[list[Any], int | None, str | None]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from neuromirror.net import ObjectRow, clean_url
+from neuromirror.net import ObjectRow, SignedUrls, clean_url
 
 LARGEST: Final = 4 * 2**20
 """Bytes of one document; what is larger is an ordinary file."""
@@ -23,15 +23,13 @@ ALL: Final = 64 * 2**20
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-](?:[A-Za-z0-9_.,+= ()-]*[A-Za-z0-9_,+=()-])?\Z")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_SIGNED: Final = (
+_SIGNED: Final = SignedUrls(
+    r"\b(?:https?|s3|ftp)",
     r"x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|googleaccessid"
-    r"|signature|sig|access_token|auth_token|token|key-pair-id"
+    r"|signature|sig|access_token|auth_token|token|key-pair-id",
+    marks="?&#",
 )
-_SIGNED_URL: Final = re.compile(
-    r"(?i)\b(?:https?|s3|ftp)://(?:[^\s/'\"<>@]+@[^\s'\"<>]*"
-    rf"|[^\s'\"<>]*[?&#](?:{_SIGNED})=[^\s'\"<>]*)"
-)
-_PASSWORD_URL: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/'\"<>@:]*:[^\s/'\"<>@]+@")
+_PASSWORD_URL: Final = re.compile(r"(?i)(?<=[a-z0-9+.-])(://)[^\s/'\"<>@:]*:[^\s/'\"<>@]+@")
 _SECRET_MEMBER: Final = re.compile(
     r"(?i)(?:aws_?)?(?:secret_?access_?key|session_?token|access_?key_?id)"
     r"|(?:[a-z0-9]+[_-])*(?:password|passwd|api[_-]?key|private[_-]?key)"
@@ -206,14 +204,14 @@ def without_secrets(content: bytes) -> bytes:
 
 
 def _clean(text: str) -> str:
-    text = _SIGNED_URL.sub(_cleaned_url, text)
+    text = _SIGNED.sub(_cleaned_url, text)
     text = _PASSWORD_URL.sub(r"\1", text)
     text = _ASSIGNED.sub(rf"\1{_REPLACED}", text)
     return _KNOWN_FORM.sub(_REPLACED, text)
 
 
-def _cleaned_url(found: re.Match[str]) -> str:
+def _cleaned_url(url: str) -> str:
     try:
-        return clean_url(found.group())
+        return clean_url(url)
     except ValueError:
         return _REPLACED
