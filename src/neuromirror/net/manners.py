@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from neuromirror import __version__
 from neuromirror.net.bounds import ListingLimits
 from neuromirror.net.errors import NetError
 from neuromirror.net.urls import redact
+from neuromirror.net.waits import Limits
 
 _LONGEST: Final = 200
 _LONGEST_CLOSED: Final = 3600.0
@@ -36,6 +37,15 @@ class Manners:
     connections_per_host: int | None = None
     requests_per_second: float | None = None
     listing: ListingLimits | None = None
+
+    def applied_to(self, limits: Limits) -> Limits:
+        """Return the limits with what the operator asks."""
+        asked: dict[str, Any] = {
+            "per_host": self.connections_per_host,
+            "per_second": self.requests_per_second,
+            "listing": self.listing,
+        }
+        return replace(limits, **{name: one for name, one in asked.items() if one is not None})
 
 
 def checked_contact(contact: str) -> str:

@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -110,13 +109,7 @@ class Session:
 
     def politely(self, manners: Manners) -> Session:
         """A session like this one that asks as an operator wants it."""
-        limits = self.limits
-        if manners.connections_per_host is not None:
-            limits = replace(limits, per_host=manners.connections_per_host)
-        if manners.requests_per_second is not None:
-            limits = replace(limits, per_second=manners.requests_per_second)
-        if manners.listing is not None:
-            limits = replace(limits, listing=manners.listing)
+        limits = manners.applied_to(self.limits)
         return self._like(limits, tokens=self._named, contact=manners.contact)
 
     def anonymous(self) -> Session:
@@ -158,8 +151,7 @@ class Session:
     ) -> Any:
         """The value of a JSON reply; redirects are followed, passing troubles tried again.
 
-        Raises a :class:`NetError`. ``attempts`` overrides the session's limit. ``received`` is
-        called with the size of each body, and may refuse it.
+        ``attempts`` overrides the session's limit; ``received`` may refuse the size of a body.
         """
 
         def ask() -> Any:

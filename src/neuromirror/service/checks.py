@@ -164,10 +164,16 @@ class Checks:
             if alias < after.alias or (wanted is not None and alias not in wanted):
                 continue
             done = after.steps if alias == after.alias else 0
-            if not done:
-                yield from self._repository(alias)
-            if alias in self._known and alias not in self._down:
-                yield from self._versions(alias, max(1, done))
+            try:
+                if not done:
+                    yield from self._repository(alias)
+                if alias in self._known and alias not in self._down:
+                    yield from self._versions(alias, max(1, done))
+            except PermissionError as error:
+                known = self._known.get(alias)
+                name = alias if known is None else known.name
+                message = f"{error.filename}: {error.strerror}; see to its permissions"
+                yield Checked(name, "git", Mark(alias, 1), "error", message)
 
     def _learn(self, entry: VersionMinted | AnnexMoved) -> None:
         dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)

@@ -206,6 +206,9 @@ def _store(root: Path, index: Path | None) -> Iterator[Symptom]:
         "warning" if others else "ok",
         f"{message}; run neuromirror as that user" if others else f"a store at {root}",
     )
+    if not os.access(store.journal_path, os.W_OK, effective_ids=True) and store.journal_size():
+        message = f"{store.journal_path} cannot be written; see to its permissions"
+        yield Symptom("journal", "error", message)
     yield _index(store, index or store.index_path)
     known = Integrity.of(store)
     broken = [one for found in known.broken.values() for one in found]

@@ -71,6 +71,7 @@ class Readiness:
         found = ["stopping: no work is taken"] if self._stopping.is_set() else []
         for what, ask in (
             ("store: cannot be written to", self._write),
+            ("journal: cannot be written to", self._write_journal),
             ("index: cannot be read", self._read_index),
             ("schedule: cannot be read", self._read_schedule),
         ):
@@ -86,6 +87,10 @@ class Readiness:
         # a full disk takes an empty file, but no byte in it
         with tempfile.TemporaryFile(dir=self._store.schedule_path.parent, buffering=0) as probe:
             probe.write(b"1")
+
+    def _write_journal(self) -> None:
+        if self._store.journal_path.exists():
+            self._store.journal_path.open("ab").close()
 
     def _read_index(self) -> None:
         with Index.open_readonly(self._index) as index:

@@ -1,0 +1,100 @@
+"""A store parts of which its user may not read or write: an ordinary user, for real."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_shell import Shell
+from test_cli_process import as_nobody_special
+
+from neuromirror.demo import DemoArchive
+
+PERSON = {"preexec_fn": as_nobody_special}
+DATASET = "demo:000002"
+
+
+def repository(shell: Shell) -> Path:
+    return (shell.store / "alias" / DATASET.replace(":", "--")).resolve()
+
+
+def refs(shell: Shell) -> dict[str, str]:
+    """What the files of all refs hold."""
+    return {
+        str(path.relative_to(shell.store)): path.read_text()
+        for name in ("HEAD", "packed-refs")
+        for path in sorted(shell.store.rglob(name))
+    }
+
+
+CLOSED = {
+    "index": (lambda shell: shell.store / "neuromirror" / "index.sqlite", 0),
+    "journal": (lambda shell: shell.store / "neuromirror" / "journal.jsonl", 0o444),
+    "journal unreadable": (lambda shell: shell.store / "neuromirror" / "journal.jsonl", 0),
+    "locks": (lambda shell: shell.store / "neuromirror" / "locks", 0o555),
+    "scratch": (lambda shell: shell.store / "neuromirror" / "tmp", 0o555),
+    "repository": (lambda shell: repository(shell), 0o555),
+    "repository unreadable": (lambda shell: repository(shell), 0),
+}
+
+
+@pytest.fixture
+def own(shell: Shell, demo: DemoArchive) -> Shell:
+    """A store of one's own, of an archive in which a dandiset has changed since."""
+    shell.run("sync")
+    demo.add_file("000002", "new.txt", "new\n")
+    for lock in (shell.store / "neuromirror" / "locks").iterdir():
+        lock.unlink()
+    return shell
+
+
+@pytest.mark.parametrize("what", CLOSED)
+def test_what_may_not_be_written_or_read_is_named_once_and_nothing_is_lost(
+    own: Shell, tmp_path: Path, what: str
+) -> None:
+    undisturbed = own.at(store=tmp_path / "undisturbed")
+    shutil.copytree(own.store, undisturbed.store, symlinks=True)
+    undisturbed.run("sync")
+    of, mode = CLOSED[what]
+    path = of(own)
+    before = path.stat().st_mode
+    path.chmod(mode)
+    try:
+        ran = own.program("sync", code=1, **PERSON)
+    finally:
+        path.chmod(before)
+    said = [line for line in (ran.out + ran.err).splitlines() if str(path) in line]
+    # the dataset, and the superdataset that waits for it, at most
+    assert 0 < len(said) == len({line.split(":")[-1] for line in said}) <= 2
+    assert "Traceback" not in ran.out + ran.err
+    own.program("sync", **PERSON)
+    assert refs(own) == refs(undisturbed)
+    own.run("status")
+    own.run("fsck")
+
+
+def test_a_repository_that_may_not_be_read_is_named_and_the_others_are_checked(
+    own: Shell,
+) -> None:
+    closed = repository(own)
+    closed.chmod(0)
+    try:
+        ran = own.program("--json", "fsck", code=1, **PERSON)
+    finally:
+        closed.chmod(0o755)
+    (line,) = [one for one in ran.lines if '"status": "error"' in one]
+    assert DATASET in line
+    assert str(closed) in line
+    assert any('"status": "ok"' in one and "demo:000003" in one for one in ran.lines)
+
+
+def test_a_journal_that_may_not_be_written_is_named_by_doctor(own: Shell) -> None:
+    journal = own.store / "neuromirror" / "journal.jsonl"
+    journal.chmod(0o444)
+    try:
+        ran = own.program("--json", "doctor", code=1, **PERSON)
+    finally:
+        journal.chmod(0o644)
+    (line,) = [one for one in ran.lines if '"status": "error"' in one]
+    assert str(journal) in line
