@@ -34,8 +34,8 @@ CLOSED = {
     "journal unreadable": (lambda shell: shell.store / "neuromirror" / "journal.jsonl", 0),
     "locks": (lambda shell: shell.store / "neuromirror" / "locks", 0o555),
     "scratch": (lambda shell: shell.store / "neuromirror" / "tmp", 0o555),
-    "repository": (lambda shell: repository(shell), 0o555),
-    "repository unreadable": (lambda shell: repository(shell), 0),
+    "repository": (repository, 0o555),
+    "repository unreadable": (repository, 0),
 }
 
 
