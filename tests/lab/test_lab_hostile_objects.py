@@ -68,16 +68,14 @@ def test_a_duplicate_entry_places_no_subdataset_outside(
     )
     before = sorted(victim.rglob("*"))
     part = {"id": pinned.dataset_id, "local-id": "1", "state": empty, "files": 0, "bytes": 0}
-    state = state_of(
-        file_at("x"), ListedPart("x/sub", "demo:1", pinned.dataset_id, inner, empty, 0, 0)
-    )
-    tree = crafted.tree(
-        crafted.described(state, {"x/sub": part}),
-        (FOLDER, b"x", crafted.tree((SUBDATASET, b"sub", inner))),
-        (LINK, b"x", link),
-    )
+    listed = [
+        file_at("x"),
+        ListedPart("x/sub", "demo:1", pinned.dataset_id, inner, empty, 0, 0),
+    ]
+    entries = [(LINK, b"x", link), (FOLDER, b"x", crafted.tree((SUBDATASET, b"sub", inner)))]
     for order in (1, -1):
-        entries = [(LINK, b"x", link), (FOLDER, b"x", crafted.tree((SUBDATASET, b"sub", inner)))]
+        # the state of what git lists, in the order of the tree
+        state = state_of(*listed[::order])
         tree = crafted.tree(crafted.described(state, {"x/sub": part}), *entries[::order])
         commit = crafted.commit(tree)
         crafted.bundle(bundles / f"{commit}.bundle", commit)

@@ -25,6 +25,7 @@ from neuromirror.lab.manifests import (
     ManifestReader,
     canonical_line,
 )
+from neuromirror.lab.own_repository import check_own
 from neuromirror.lab.results import Checked, Outcome, Status
 from neuromirror.lab.ways import Goal, NoAnswer, Way, WayFailed, run_git, ways
 from neuromirror.model import ConfigurationError, Evidence, NeuromirrorError, StateDigest
@@ -98,7 +99,7 @@ def restore(
     how = _How(store, tuple(clones), offline, jobs, progress)
     with _opened(into, lock.path.parent) as target:
         for pin in lock.datasets:
-            is_taken(target, pin.dataset.alias, Goal.of_pin(lock, pin, ()))
+            is_taken(target, pin.dataset.alias, Goal.of_pin(lock, pin, ()), lock.path.parent, store)
         with _scratch(target) as scratch:
             for pin in lock.datasets:
                 yield from _Restoring(lock, pin, target, scratch, how).run()
@@ -193,6 +194,7 @@ class _Restoring:
         self._target = target
         self._root = target.path / pin.dataset.alias
         self._scratch = scratch
+        self._beside = lock.path.parent
         more = clone_urls(how.clones, pin.dataset)
         self._goal = Goal.of_pin(lock, pin, more)
         self._problems: list[str] = []
@@ -279,7 +281,7 @@ class _Restoring:
 
     def _place(self, goal: Goal, parent: SafeFolder, name: str) -> _Placed:
         root = parent.path / name
-        if is_taken(parent, name, goal):
+        if is_taken(parent, name, goal, self._beside, self._how.store):
             return self._examine(goal, root, root)
         refused: dict[str, str] = {}
         reached = False
@@ -316,7 +318,7 @@ class _Restoring:
 
     def _fill(self, goal: Goal, way: Way, draft: Path, root: Path) -> _Placed:
         """Makes a dataset in the empty folder ``draft``; its place will be ``root``."""
-        run_git(draft, "init", "-q", "-b", "main")
+        run_git(draft, "init", "-q", "--template=", "-b", "main")
         way.fill(draft)
         if not has_commit(draft, goal.commit):
             raise WayFailed(f"it leads to something else: it has no commit {goal.commit}")
@@ -422,11 +424,11 @@ class _Restoring:
         )
 
 
-def is_taken(parent: SafeFolder, name: str, goal: Goal) -> bool:
-    """Whether a dataset is in its place already, at its commit.
+def is_taken(parent: SafeFolder, name: str, goal: Goal, beside: Path, store: Store | None) -> bool:
+    """Whether a dataset is in its place already, at its commit; ``beside`` is the lock's folder.
 
-    Raises PlaceTaken where something else is there, UnsafePath for a symlink; an empty folder is
-    nothing.
+    Raises PlaceTaken where something else is there, UnsafePath for a symlink, RepositoryRefused for
+    a repository with settings or hooks that could run anything; an empty folder is nothing.
     """
     root = parent.path / name
     head = ""
@@ -436,6 +438,7 @@ def is_taken(parent: SafeFolder, name: str, goal: Goal) -> bool:
                 return False
             git_dir = folder.status(".git")
             if git_dir is not None and stat.S_ISDIR(git_dir.st_mode):
+                check_own(folder, (beside, parent.path), None if store is None else store.root)
                 with suppress(GitFailed):
                     head = run_git(root, "rev-parse", "-q", "--verify", "HEAD").strip()
     except FileNotFoundError:

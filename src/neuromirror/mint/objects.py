@@ -21,14 +21,17 @@ _OF_ANOTHER_REPOSITORY = frozenset(
 )
 
 
-def git_environment(repository: Path) -> dict[str, str]:
+def git_environment(repository: Path, *, fetch_missing: bool = False) -> dict[str, str]:
     """The environment for a git command on one bare repository of the store.
 
     A sync may be started from a git hook, whose GIT_DIR is of another repository. Named by
     GIT_DIR, a repository is used whoever owns it. Hash and ref format are what the store is
-    written in, whatever git makes by default.
+    written in, whatever git makes by default. A missing object is not fetched from a remote, whose
+    program the repository's own configuration may name, unless ``fetch_missing`` says so.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
+    if not fetch_missing:
+        kept["GIT_NO_LAZY_FETCH"] = "1"
     return kept | {
         "GIT_DIR": str(repository),
         "GIT_DEFAULT_HASH": "sha1",

@@ -182,7 +182,9 @@ def _state(folder: Path, told: str) -> str:
 
     Then it is the commit. Raises ConfigurationError.
     """
-    asked = ["git", "-C", str(folder), "show", "-s", "--format=%H%n%B", "HEAD"]
+    # a configuration could name the program that looks at signatures
+    unsigned = ("-c", "log.showSignature=false")
+    asked = ["git", "-C", str(folder), *unsigned, "show", "-s", "--format=%H%n%B", "HEAD"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigurationError(f"{folder} is no clone: {done.stderr.strip()}")

@@ -175,7 +175,9 @@ class _Logs:
 
     def __init__(self, objects: _Objects, state: State) -> None:
         self._objects = objects
-        self._until = int(git(state.git_dir, "show", "-s", "--format=%ct", state.commit))
+        # a configuration could name the program that looks at signatures
+        shown = ("-c", "log.showSignature=false", "show", "-s")
+        self._until = int(git(state.git_dir, *shown, "--format=%ct", state.commit))
         self._folders: dict[bytes, bytes] = {}
         self._tops: dict[bytes, str] = {}
         if state.annex is not None:

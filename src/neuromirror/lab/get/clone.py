@@ -30,7 +30,7 @@ def plain_environment() -> dict[str, str]:
 
     git itself then says whether that repository may be trusted.
     """
-    kept = git_environment(Path())
+    kept = git_environment(Path(), fetch_missing=True)
     for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
         del kept[name]
     return kept
@@ -124,7 +124,7 @@ class Clone:
 
     def git(self, *arguments: str) -> bytes:
         """What a git command says; raises GitFailed."""
-        return self._run(("git", *arguments), git_environment(self.git_dir))
+        return self._run(("git", *arguments), git_environment(self.git_dir, fetch_missing=True))
 
     def git_annex(self, *arguments: str) -> None:
         """Runs a git-annex command; raises GitFailed."""
@@ -153,7 +153,7 @@ class Clone:
         """All refs whose name ends in ``git-annex``: git-annex merges them into its branch."""
         done = subprocess.run(
             ["git", "show-ref", "git-annex"],
-            env=git_environment(self.git_dir),
+            env=git_environment(self.git_dir, fetch_missing=True),
             capture_output=True,
             check=False,
         )
@@ -182,7 +182,7 @@ class Clone:
             self.git_annex("wanted", "here")
         head = subprocess.run(
             ["git", "symbolic-ref", "-q", "HEAD"],
-            env=git_environment(self.git_dir),
+            env=git_environment(self.git_dir, fetch_missing=True),
             capture_output=True,
             text=True,
             check=False,

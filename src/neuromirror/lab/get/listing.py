@@ -146,7 +146,7 @@ class Listing:
         with subprocess.Popen(
             ["git", "ls-files", "--stage", "-z"],
             cwd=self.clone.top,
-            env=git_environment(self.clone.git_dir),
+            env=git_environment(self.clone.git_dir, fetch_missing=True),
             stdout=subprocess.PIPE,
         ) as process:
             assert process.stdout is not None
@@ -167,7 +167,7 @@ class Listing:
             return {}
         sizes = subprocess.run(
             ["git", "cat-file", "--batch-check=%(objectsize)"],
-            env=git_environment(self.clone.git_dir),
+            env=git_environment(self.clone.git_dir, fetch_missing=True),
             input=b"\n".join(name for name, _ in regular) + b"\n",
             capture_output=True,
             check=False,

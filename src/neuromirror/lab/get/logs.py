@@ -50,7 +50,7 @@ class Objects:
     def __init__(self, git_dir: Path) -> None:
         self._process = subprocess.Popen(
             ["git", "cat-file", "--batch"],
-            env=git_environment(git_dir),
+            env=git_environment(git_dir, fetch_missing=True),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=1 << 18,

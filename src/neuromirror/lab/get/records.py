@@ -245,7 +245,7 @@ class Recorder:
         message = self._clone.settings.get("annex.commitmessage", _MESSAGE).encode()
         process = subprocess.Popen(
             ["git", "fast-import", "--quiet", "--done", "--date-format=now"],
-            env=git_environment(self._clone.git_dir),
+            env=git_environment(self._clone.git_dir, fetch_missing=True),
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=1 << 20,

@@ -59,7 +59,7 @@ class Settings:
         """What ``git config`` says for a repository; raises GitFailed."""
         done = subprocess.run(
             ["git", "config", "--list", "-z", "--includes"],
-            env=git_environment(git_dir),
+            env=git_environment(git_dir, fetch_missing=True),
             capture_output=True,
             check=False,
         )

@@ -1,0 +1,211 @@
+"""Repositories that came with a lock or a clone, and name programs: none of them is run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from lab_again import Lab
+from lab_pins import PUBLISHED, Paper, bring_back, run
+
+from neuromirror.cli import main
+from neuromirror.lab.own_repository import RepositoryRefused
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.store import UnsafePath
+
+
+@pytest.fixture(scope="session")
+def light(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+    """A lock whose dataset was restored beside it, without contents; to read only."""
+    paper = Paper(still_lab.place, tmp_path_factory.mktemp("light"))
+    paper.pin(PUBLISHED, bundle=True)
+    bring_back(paper.lock, paper.folder / "data", offline=True)
+    return paper
+
+
+@pytest.fixture
+def paper(light: Paper, tmp_path: Path) -> Paper:
+    shutil.copytree(light.folder, tmp_path / "paper", symlinks=True)
+    return Paper(light.place, tmp_path / "paper")
+
+
+def _configured(*settings: tuple[str, str]) -> Callable[[Path, str], None]:
+    def change(folder: Path, program: str) -> None:
+        for name, value in settings:
+            run(folder, "git", "config", name, value.replace("PROGRAM", program))
+
+    return change
+
+
+def _included(folder: Path, program: str) -> None:
+    (folder / "more").write_text(f"[annex]\n\tfreezecontent-command = {program}\n")
+    run(folder, "git", "config", "include.path", "../more")
+
+
+def _hooked(folder: Path, program: str) -> None:
+    hook = folder / ".git" / "hooks" / "post-update-annex"
+    hook.write_text(f"#!/bin/sh\n{program}\n")
+    hook.chmod(0o755)
+
+
+def _changed_hook(folder: Path, program: str) -> None:
+    with (folder / ".git" / "hooks" / "post-checkout").open("a") as hook:
+        hook.write(f"\n{program}\n")
+
+
+def _borrowing(folder: Path, program: str) -> None:
+    (folder / ".git" / "objects" / "info").mkdir(exist_ok=True)
+    (folder / ".git" / "objects" / "info" / "alternates").write_text("/elsewhere/objects\n")
+
+
+def _common(folder: Path, program: str) -> None:
+    shutil.copytree(folder / ".git", folder / "common", symlinks=True)
+    run(
+        folder,
+        "git",
+        f"--git-dir={folder}/common",
+        "config",
+        "annex.freezecontent-command",
+        program,
+    )
+    (folder / ".git" / "commondir").write_text("../common\n")
+
+
+def _linked(name: str) -> Callable[[Path, str], None]:
+    def change(folder: Path, program: str) -> None:
+        place, away = folder / ".git" / name, folder.parent.parent / "away"
+        if place.exists():
+            place.rename(away)
+        else:
+            away.mkdir()
+        place.symlink_to(away)
+
+    return change
+
+
+def _gitfile(folder: Path, program: str) -> None:
+    (folder / ".git").rename(folder.parent / "elsewhere")
+    (folder / ".git").write_text("gitdir: ../elsewhere\n")
+
+
+HOSTILE: dict[str, Callable[[Path, str], object]] = {
+    "core.fsmonitor": _configured(("core.fsmonitor", "PROGRAM")),
+    "core.hooksPath": _configured(("core.hooksPath", "evil")),
+    "core.sshCommand": _configured(("core.sshCommand", "PROGRAM")),
+    "core.worktree": _configured(("core.worktree", "../../..")),
+    "filter": _configured(("filter.annex.process", "PROGRAM"), ("filter.annex.smudge", "PROGRAM")),
+    "other filter": _configured(("filter.x.clean", "PROGRAM")),
+    "freezecontent": _configured(("annex.freezecontent-command", "PROGRAM")),
+    "post-update": _configured(("annex.post-update-command", "PROGRAM")),
+    "web options": _configured(("annex.web-options", "--config=/elsewhere")),
+    "rsync": _configured(("remote.x.annex-rsync-transport", "PROGRAM")),
+    "uploadpack": _configured(("remote.x.uploadpack", "PROGRAM")),
+    "ext": _configured(("remote.x.url", "ext::PROGRAM")),
+    "option": _configured(("remote.x.url", "ssh://-oProxyCommand=PROGRAM/x")),
+    "relative": _configured(("remote.x.url", "../evil.git")),
+    "beside": lambda folder, _: run(
+        folder, "git", "config", "remote.x.url", str(folder.parent.parent / "x" / "evil.git")
+    ),
+    "external": _configured(("remote.x.annex-externaltype", "evil")),
+    "update": _configured(("submodule.x.update", "!PROGRAM")),
+    "alias": _configured(("alias.annex", "!PROGRAM")),
+    "insteadof": _configured(("url.ext::PROGRAM.insteadOf", "https://")),
+    "include": _included,
+    "includeIf": _configured(("includeIf.gitdir:/.path", "/elsewhere")),
+    "lazy": _configured(("core.repositoryformatversion", "1"), ("extensions.partialClone", "x")),
+    "hook": _hooked,
+    "changed hook": _changed_hook,
+    "alternates": _borrowing,
+    "commondir": _common,
+    "annex elsewhere": _linked("annex"),
+    "objects elsewhere": _linked("annex/objects"),
+    "config elsewhere": _linked("config"),
+    "hooks elsewhere": _linked("hooks"),
+    "gitfile": _gitfile,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_restore_runs_nothing_of_a_repository_that_came_with_a_lock(
+    paper: Paper, tmp_path: Path, name: str
+) -> None:
+    folder = paper.folder / "data" / "demo--000002"
+    marker = tmp_path / "marker"
+    HOSTILE[name](folder, f"touch {marker}; false")
+    before = sorted(paper.folder.rglob("*"))
+    with pytest.raises(ConfigurationError) as refused:
+        bring_back(paper.lock, paper.folder / "data")
+    assert not marker.exists()
+    assert sorted(paper.folder.rglob("*")) == before
+    if name != "gitfile":
+        assert isinstance(refused.value, (RepositoryRefused, UnsafePath))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("user.email", "me@neuromirror.invalid"),
+        ("annex.security.allowed-ip-addresses", "127.0.0.1"),
+        ("remote.gin.url", "git@gin.g-node.org:/me/data.git"),
+        ("remote.gin.annex-ignore", "true"),
+        ("remote.disk.url", "/elsewhere/copy.git"),
+        ("branch.main.remote", "gin"),
+        ("datalad.dataset.id", "x"),
+    ],
+)
+def test_settings_that_run_nothing_are_the_owner_s(paper: Paper, name: str, value: str) -> None:
+    folder = paper.folder / "data" / "demo--000002"
+    run(folder, "git", "config", name, value)
+    assert bring_back(paper.lock, paper.folder / "data", offline=True).only().status == "notneeded"
+
+
+def _without_objects(folder: Path, program: str) -> None:
+    """A partial clone that lacks all objects, and whose remote names a program to get them."""
+    settings = {
+        "core.repositoryformatversion": "1",
+        "extensions.partialClone": "evil",
+        "remote.evil.promisor": "true",
+        "remote.evil.url": str(folder),
+        "remote.evil.uploadpack": program,
+    }
+    for name, value in settings.items():
+        run(folder, "git", "config", name, value)
+    shutil.rmtree(folder / ".git" / "objects")
+    (folder / ".git" / "objects").mkdir()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "LOCK", "--in", "DATA"),
+        ("verify", "FOLDER"),
+        ("cite", "FOLDER"),
+        ("diff", "FOLDER", "FOLDER"),
+        ("pin", "-o", "new.lock", "FOLDER"),
+    ],
+)
+def test_reading_a_repository_fetches_nothing(
+    paper: Paper, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    folder = paper.folder / "data" / "demo--000002"
+    marker = tmp_path / "marker"
+    _without_objects(folder, f"touch {marker}; false")
+    names = {"LOCK": paper.file, "DATA": folder.parent, "FOLDER": folder}
+    command = [str(names.get(one, one)) for one in arguments]
+    store = ["--store", str(paper.place.folder)]
+    with suppress(NeuromirrorError):
+        done = CliRunner().invoke(main, [*store, *command])
+        assert done.exit_code != 0
+    assert not marker.exists()
+
+
+def test_a_store_beside_the_lock_is_an_origin(still_lab: Lab, tmp_path: Path) -> None:
+    paper = Paper(still_lab.place, still_lab.place.folder.parent, f"{tmp_path.name}.lock")
+    paper.pin(PUBLISHED)
+    for status in ("ok", "notneeded"):
+        found = bring_back(paper.lock, tmp_path / "data", still_lab.place.store, offline=True)
+        assert found.only().status == status
