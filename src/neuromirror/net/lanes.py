@@ -35,7 +35,10 @@ _KEPT: Final = 4
 """Hosts to which a lane keeps a connection."""
 
 _PRINTED: Final = re.compile(r"[!-~]+")
-_STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3})[ \r\n]")
+_PLAIN_HEAD: Final = re.compile(
+    rb"HTTP/1\.1 (\d{3})(?: [^\r\n]*+)?\r\n(?:[!-9;-~]++:[^\r\n]*+\r\n)*+\r\n"
+)
+"""A head that cannot be read in two ways: others may end an odd one elsewhere."""
 _FIELD: Final = re.compile(
     rb"(?i)\n(content-length|content-range|transfer-encoding|connection|location):"
     rb"[ \t]*([^\r\n]*?)[ \t]*(?=\r?\n)"
@@ -374,9 +377,8 @@ class _Plain:
 
 def _answer(connection: _Connection, end: int, host: str) -> _Plain | str | None:
     head = bytes(connection.view[:end])
-    status = _STATUS.match(head)
-    # where lines end in a line feed alone, others may see the end of the head elsewhere
-    if status is None or head.count(b"\n") != head.count(b"\r\n"):
+    status = _PLAIN_HEAD.fullmatch(head)
+    if status is None:
         return None
     fields: dict[str, str] = {}
     for name, value in _FIELD.findall(head):

@@ -77,7 +77,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
         return float(value[:18])
     try:
         moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
