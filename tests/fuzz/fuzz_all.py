@@ -2,6 +2,7 @@
 
 import fuzz_annex
 import fuzz_cite
+import fuzz_documents
 import fuzz_git
 import fuzz_lab
 import fuzz_model
@@ -15,6 +16,7 @@ __all__ = [
     "TARGETS",
     "fuzz_annex",
     "fuzz_cite",
+    "fuzz_documents",
     "fuzz_git",
     "fuzz_lab",
     "fuzz_model",

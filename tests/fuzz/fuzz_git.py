@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -169,6 +168,3 @@ def gitmodules(data: bytes) -> None:
         b"\0"
     )[:-1]
     agree({one.partition(b"\n")[2].decode() for one in listed} == names, listed, names)
-
-
-EMPTY_MIDX = struct.pack(">4sBBBBI", b"MIDX", 1, 1, 0, 0, 0)

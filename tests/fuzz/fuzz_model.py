@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import msgspec
 import zstandard
 from fuzz_core import agree, target, values
 from fuzz_git import scratch
@@ -128,6 +126,3 @@ def mirror_file(data: bytes) -> None:
     path = scratch() / "lab.toml"
     path.write_bytes(data)
     load_mirror(path).open()
-
-
-__all__ = ["json", "msgspec"]
