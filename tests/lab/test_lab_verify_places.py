@@ -7,6 +7,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from lab_places import CONTENT, KEY, MD5, Answer, Places, serving
@@ -18,7 +19,7 @@ from neuromirror.lab.verify.places import Prober
 from neuromirror.lab.verify.sessions import Sessions
 from neuromirror.lab.verify.walking import PinnedFile
 from neuromirror.model import Digest
-from neuromirror.net import Limits
+from neuromirror.net import HostCircuitBreaker, HostGivenUp, Limits
 
 ETAG = f"{hashlib.md5(b'parts').hexdigest()}-3"
 ONE_PART = f"{hashlib.md5(hashlib.md5(CONTENT).digest()).hexdigest()}-1"
@@ -31,9 +32,9 @@ def places() -> Iterator[Places]:
         yield running
 
 
-def impatient(*allowed: str) -> Sessions:
+def impatient(*allowed: str, breaker: HostCircuitBreaker | None = None) -> Sessions:
     """Sessions that do not ask again."""
-    return Sessions(allowed, lambda host: None, Limits(attempts=1))
+    return Sessions(allowed, lambda host: None, Limits(attempts=1), breaker=breaker)
 
 
 @pytest.fixture
@@ -246,7 +247,30 @@ def test_a_host_that_never_answers_is_left_alone_after_some_time(sessions: Sessi
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
         found = [probed(sessions, f"{url}{number}")[0] for number in range(10)]
         assert {one.health for one in found} == {Health.UNREACHABLE}
-        assert ["was not asked" in one.message for one in found] == [False] * 8 + [True] * 2
+        assert ["is not asked again" in one.message for one in found] == [False] * 8 + [True] * 2
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["remote", "full"])
+def test_a_host_that_recovers_is_asked_again_in_the_same_run(places: Places, full: bool) -> None:
+    breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=0.0)
+    look = fetched if full else probed
+    with closing(impatient("127.0.0.1", breaker=breaker)) as sessions:
+        url = places.at("/a", get=Answer(status=503))
+        found = [look(sessions, url)[0] for _ in range(10)]
+        assert {one.health for one in found} == {Health.UNREACHABLE}
+        assert health(look(sessions, places.at("/a"))) == ["ok"]
+
+
+def test_refusals_of_the_circuit_breaker_are_no_failures_of_the_host(places: Places) -> None:
+    breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=3600.0)
+    with closing(impatient("127.0.0.1", breaker=breaker)) as sessions:
+        url = places.at("/a", get=Answer(status=503))
+        found = [probed(sessions, url)[0] for _ in range(5)]
+        assert {one.health for one in found} == {Health.UNREACHABLE}
+        assert len({one.message for one in found[2:]}) == 1
+        with pytest.raises(HostGivenUp) as given_up:
+            breaker.check(url)
+        assert given_up.value.status == 503
 
 
 # --- the bytes themselves

@@ -63,15 +63,15 @@ class Fetcher:
         """The file, if a place gives its bytes, else what is the matter with the place."""
         for left in reversed(range(_ATTEMPTS)):
             try:
-                self._sessions.check(url)
+                self._sessions.breaker.check(url)
                 found = self._compare(url, key, path, proof)
-                self._sessions.note(url, answered=True)
+                self._sessions.record(url, None)
                 return found
             except NeuromirrorError as error:
                 if left and isinstance(error, BrokenOff):
                     continue
                 health = health_of(error)
-                self._sessions.note(url, answered=health is not Health.UNREACHABLE)
+                self._sessions.record(url, error if health is Health.UNREACHABLE else None)
                 return Finding(
                     status=STATUSES[health],
                     path=path,

@@ -98,7 +98,7 @@ class Prober:
         scheme, host = url.partition("://")[0].lower(), None
         sessions = self._sessions
         try:
-            sessions.check(url)
+            sessions.breaker.check(url)
             if scheme in ("http", "https"):
                 answer = _ask_web(sessions.of(url), url, known, alone=alone)
             elif scheme in ("boss", "ndstore"):
@@ -107,8 +107,10 @@ class Prober:
                 answer = Answer(Health.UNKNOWN, f"nobody here knows how to ask {scheme}://")
                 return answer, None
         except NeuromirrorError as error:
-            answer, host = Answer(health_of(error), str(error)), host_at_fault(error, url)
-        sessions.note(url, answered=answer.health is not Health.UNREACHABLE)
+            health = health_of(error)
+            sessions.record(url, error if health is Health.UNREACHABLE else None)
+            return Answer(health, str(error)), host_at_fault(error, url)
+        sessions.record(url, None)
         return answer, host
 
 

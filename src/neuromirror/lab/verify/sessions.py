@@ -7,7 +7,6 @@ Addresses of this machine and of private networks are asked only where git-annex
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.lab.hosts import host_of
-from neuromirror.net import Limits, Session, Unreachable
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import HostCircuitBreaker, HostGivenUp, Limits, NetError, Session
 
 _ALLOWED: Final = "annex.security.allowed-ip-addresses"
 LIMITS: Final = Limits(attempts=4, wait_max=20.0, read=300.0)
@@ -28,7 +27,8 @@ KEYS: Final[Mapping[str, str]] = {"https://api.dandiarchive.org": "DANDI_API_KEY
 None but these, whatever addresses a dataset names: a token that is shown to others is theirs.
 """
 
-_MOST_SILENT: Final = 8
+_FAILURES: Final = 8
+"""Failures in a row after which a host is given up; each took all attempts of a session."""
 
 
 class Sessions:
@@ -37,7 +37,7 @@ class Sessions:
     ``allowed`` are the addresses that git-annex may ask besides public ones. ``token`` gives the
     token for a host of volumes (with its port), or None; ``keys`` are as :data:`KEYS`, and go to
     those APIs alone, never where they redirect to. ``setting`` is the command that changes the
-    configuration which ``allowed`` comes from.
+    configuration which ``allowed`` comes from. ``breaker`` knows which hosts do not answer.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Sessions:
         keys: Mapping[str, str] = KEYS,
         *,
         setting: str = "git config",
+        breaker: HostCircuitBreaker | None = None,
     ) -> None:
         self._allowed = allowed
         self._setting = setting
@@ -55,8 +56,7 @@ class Sessions:
         self._private = Session(
             limits=limits, tokens=keys, private_at=self._allows, private_hint=self._hint
         )
-        self._lock = threading.Lock()
-        self._silent: dict[str, int] = {}
+        self.breaker = breaker or HostCircuitBreaker(failures=_FAILURES, seconds=0.0)
         self.token = token
 
     def close(self) -> None:
@@ -72,19 +72,15 @@ class Sessions:
                 return self._private
         return self._public
 
-    def check(self, url: str) -> None:
-        """Raises Unreachable for a host that has not answered so often that it is not asked now."""
-        with self._lock:
-            silent = self._silent.get(host_of(url), 0)
-        if silent >= _MOST_SILENT:
-            raise Unreachable(
-                f"{host_of(url)} was not asked: it has not answered {silent} times in a row"
-            )
+    def record(self, url: str, failure: NeuromirrorError | None) -> None:
+        """Record for the circuit breaker that a host was unreachable, or (None) that it answered.
 
-    def note(self, url: str, *, answered: bool) -> None:
-        """Remembers whether a host answered, with whatever it was."""
-        with self._lock:
-            self._silent[host_of(url)] = 0 if answered else self._silent.get(host_of(url), 0) + 1
+        A refusal of the circuit breaker itself is neither.
+        """
+        if failure is None:
+            self.breaker.record_success(url)
+        elif not isinstance(failure, HostGivenUp):
+            self.breaker.record_failure(url, failure if isinstance(failure, NetError) else None)
 
     def _hint(self, address: str) -> str:
         words = " ".join([*self._allowed, address])
