@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from neuromirror.index import Index
 from neuromirror.model import (
     Change,
     Digest,
@@ -172,3 +173,14 @@ def published(label: str, **more: Any) -> dict[str, Any]:
 
 
 KEPT = Retention.PUBLISHED
+
+
+def content_of(index: Index) -> list[str]:
+    """All rows but those that say how far the journal was read, and what failed."""
+    return [line for line in index.dump() if not line.startswith(("progress ", "failures "))]
+
+
+def left_out(index: Index) -> str:
+    """The message about the version that the index lacks."""
+    (failure,) = [one for one in index.failed_tasks() if one.task == "index"]
+    return failure.message

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journal_on_disk import DiskJournal, placed, published, words_of_paths
+from journal_on_disk import DiskJournal, content_of, left_out, placed, published, words_of_paths
 
 from neuromirror.index import Index, JournalBroken, rebuild
 from neuromirror.index import recording as recording_module
@@ -244,19 +244,41 @@ def test_records_that_stop_short_never_delete_files(journal: DiskJournal, index:
     files = [placed(f"{n}", n) for n in range(9)]
     journal.mint(files)
     index.catch_up(journal)
-    before = list(index.dump())
+    before = content_of(index)
     torn = journal.mint(files)
     lines = (journal.root / torn.commit).read_bytes().splitlines(keepends=True)
-    (journal.root / torn.commit).write_bytes(b"".join(lines[:4]))
-    with pytest.raises(JournalBroken, match="hold 4 files, the journal says 9"):
-        index.catch_up(journal)
-    assert list(index.dump()) == before
-    (journal.root / torn.commit).write_bytes(b"".join(reversed(lines)))
-    with pytest.raises(JournalBroken, match="not sorted"):
-        index.catch_up(journal)
-    assert list(index.dump()) == before
+    for damaged, message in (
+        (lines[:4], "hold 4 files, the journal says 9"),
+        (lines[::-1], "not sorted"),
+    ):
+        (journal.root / torn.commit).write_bytes(b"".join(damaged))
+        assert index.catch_up(journal) == 1
+        assert content_of(index) == before
+        assert message in left_out(index)
+        journal.append(torn)
     (journal.root / torn.commit).write_bytes(b"".join(lines))
     assert index.catch_up(journal) == 1
+    assert index.failed_tasks() == []
+    assert index.dataset("dandi:000001").versions == 2
+
+
+def test_a_version_whose_records_are_damaged_stops_no_other(
+    journal: DiskJournal, index: Index
+) -> None:
+    journal.mint([placed("a", 1)], "000001")
+    damaged = journal.mint([placed("a", 2)], "000001")
+    (journal.root / damaged.commit).write_bytes(b"")
+    journal.mint([placed("b", 1)], "000002")
+    assert index.catch_up(journal) == 3
+    assert index.dataset("dandi:000002").versions == 1
+    (failure,) = index.failures()
+    assert (failure.task, failure.dataset) == ("index", "dandi:000001")
+    assert damaged.commit in failure.message
+    # a version on top of it is complete, and the one that is missing is still named
+    journal.mint([placed("a", 3)], "000001")
+    assert index.catch_up(journal) == 1
+    assert damaged.commit in left_out(index)
+    assert [row.commit for row in index.versions("dandi:000001")].count(damaged.commit) == 0
 
 
 def test_a_rebuild_that_fails_keeps_the_old_index(journal: DiskJournal, path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from neuromirror.index.errors import JournalBroken
 from neuromirror.index.reading import CURRENT
@@ -29,6 +29,7 @@ from neuromirror.model import (
     LinksFound,
     MirrorProbed,
     MirrorSeen,
+    NeuromirrorError,
     PlacesAsked,
     Reinstated,
     TaskFailed,
@@ -37,6 +38,9 @@ from neuromirror.model import (
     VisitEnded,
     Withheld,
 )
+
+INDEX_TASK: Final = "index"
+"""The task of a failure that says which version the index lacks."""
 
 
 class Journal(Protocol):
@@ -106,17 +110,37 @@ def apply_entry(connection: sqlite3.Connection, entry: Entry, journal: Journal) 
         case Withheld() | Reinstated():
             _shown_or_not(connection, entry)
         case TaskFailed():
-            message = _storable(entry.message)
-            connection.execute(
-                "INSERT INTO failures VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
-                "SET message = excluded.message, at = excluded.at",
-                (entry.task, entry.mirror, entry.local_id, message, entry.at, entry.at),
-            )
+            _task_failed(connection, entry)
         case TaskRecovered():
             connection.execute(
                 "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ?",
                 (entry.task, entry.mirror, entry.local_id),
             )
+
+
+def record_left_out(
+    connection: sqlite3.Connection, entry: VersionMinted, error: NeuromirrorError | ValueError
+) -> None:
+    """Record that a version is not in the index because of its records; the rest goes on.
+
+    The failure is over once the journal has the version again, as the next visit of its dataset
+    makes sure, or once the index is rebuilt.
+    """
+    message = (
+        f"version {entry.label} (commit {entry.commit}) is not in the index: {error}. Run "
+        "'neuromirror rebuild-index', which reads missing records back from git"
+    )
+    _task_failed(
+        connection, TaskFailed(INDEX_TASK, entry.mirror, entry.local_id, message, entry.at)
+    )
+
+
+def _task_failed(connection: sqlite3.Connection, entry: TaskFailed) -> None:
+    connection.execute(
+        "INSERT INTO failures VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
+        "SET message = excluded.message, at = excluded.at",
+        (entry.task, entry.mirror, entry.local_id, _storable(entry.message), entry.at, entry.at),
+    )
 
 
 def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
@@ -180,6 +204,11 @@ def _version_minted(connection: sqlite3.Connection, entry: VersionMinted, journa
         [(version, name) for name in sorted(set(map(_storable, entry.inputs)))],
     )
     recorded = _record(connection, dataset, version, seq, last, entry, journal)
+    connection.execute(
+        "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ? "
+        "AND instr(message, ?) > 0",
+        (INDEX_TASK, entry.mirror, entry.local_id, entry.commit),
+    )
     connection.execute(
         "UPDATE datasets SET newest = ?, within = ? WHERE id = ?", (version, entry.within, dataset)
     )

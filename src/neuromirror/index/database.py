@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from neuromirror.index.ancestry import AncestryQueries
-from neuromirror.index.applying import Journal, apply_entry
+from neuromirror.index.applying import Journal, apply_entry, record_left_out
 from neuromirror.index.browse_queries import BrowseQueries
 from neuromirror.index.connection import (
     open_reader,
@@ -30,7 +30,7 @@ from neuromirror.index.place_queries import PlaceQueries
 from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
 from neuromirror.index.settings import settled
-from neuromirror.model import PlacedFile, line_of
+from neuromirror.model import NeuromirrorError, PlacedFile, VersionMinted, line_of
 
 LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
@@ -130,8 +130,9 @@ class Index(
         """Apply what the journal has beyond :attr:`position`; gives the number of entries.
 
         Each entry is one transaction together with its position: killed anywhere and repeated,
-        the tables are the same. Raises :class:`IndexBusy` if another process writes for more than
-        a minute, :class:`JournalBroken` for records that cannot be (nothing of that entry stays).
+        the tables are the same. A version whose records are missing or damaged is left out and
+        recorded as a failure, and the others go on. Raises :class:`IndexBusy` if another process
+        writes for more than a minute.
         """
         if not self._writable:
             raise IndexUnusable(f"the index {self.path} was opened to be read only")
@@ -140,7 +141,7 @@ class Index(
                 self._db.close()
                 self._db = open_writer(self.path, None)
                 self._file = _identity(self.path)
-            return _apply_all(self._db, journal, self.position, progress)
+            return _apply_all(self._db, journal, self.position, progress, leave_out=True)
 
     def failures(self) -> list[FailureRow]:
         """Everything that fails now: tasks, visits, and locations that lost what they had."""
@@ -172,7 +173,8 @@ def rebuild(
     """Make the index again from the whole journal; gives the number of entries.
 
     It is built beside the old one, which stays in use until the new one takes its place in one
-    step; readers that have the old one open keep it (see :attr:`Index.replaced`).
+    step; readers that have the old one open keep it (see :attr:`Index.replaced`). Raises what
+    reading a version's records raises, with the old index kept: it may have that version.
     """
     scratch = path.with_name(path.name + ".rebuild")
     if not path.parent.is_dir():
@@ -198,23 +200,42 @@ def rebuild(
 
 
 def _apply_all(
-    connection: sqlite3.Connection, journal: Journal, position: int, progress: Progress | None
+    connection: sqlite3.Connection,
+    journal: Journal,
+    position: int,
+    progress: Progress | None,
+    *,
+    leave_out: bool = False,
 ) -> int:
+    """Apply entries from a position on; ``leave_out`` versions whose records are damaged."""
     entries = 0
     for end, entry in settled(journal, position):
-        connection.execute("BEGIN IMMEDIATE")
         try:
-            apply_entry(connection, entry, journal)
-            connection.execute("UPDATE progress SET position = ?", (end,))
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+            with _transaction(connection):
+                apply_entry(connection, entry, journal)
+                connection.execute("UPDATE progress SET position = ?", (end,))
+        except (NeuromirrorError, ValueError) as error:  # ValueError: a line that is no record
+            if not (leave_out and isinstance(entry, VersionMinted)):
+                raise
+            with _transaction(connection):
+                record_left_out(connection, entry, error)
+                connection.execute("UPDATE progress SET position = ?", (end,))
         entries += 1
         if progress is not None:
             progress(end)
     return entries
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def put_in_place(scratch: Path, path: Path) -> None:
