@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 from fuzz_core import agree, target, values
 
 from neuromirror.model import DatasetRef, Document, FileRecord, NeuromirrorError
 from neuromirror.model.people import split_person_names, without_degrees
-from neuromirror.net import NetError, Session
+from neuromirror.net import NetError, ObjectRow, Reply, Session, stated_date
+from neuromirror.net.replies import dict_of
 from neuromirror.sources.boss.client import BossClient
 from neuromirror.sources.boss.described import Described as BossDescribed
 from neuromirror.sources.boss.described import volume_of as boss_volume
@@ -21,19 +24,23 @@ from neuromirror.sources.boss.documents import documents as boss_documents
 from neuromirror.sources.boss.documents import facts as boss_facts
 from neuromirror.sources.dandi.buckets import address_of
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
+from neuromirror.sources.dandi.objects import ObjectReply
 from neuromirror.sources.dandi.paging import pages
 from neuromirror.sources.dandi.rows import BlobRow, read_row
+from neuromirror.sources.dandi.sweep import BlobTable
 from neuromirror.sources.dandi.versions import fingerprint, read_info
 from neuromirror.sources.errors import UnexpectedReply
 from neuromirror.sources.ndstore.described import channels, shifts
 from neuromirror.sources.ndstore.described import volume_of as ndstore_volume
 from neuromirror.sources.ndstore.documents import documents as ndstore_documents
 from neuromirror.sources.ndstore.documents import facts as ndstore_facts
+from neuromirror.sources.precomputed.encodings import encoding_of
 from neuromirror.sources.precomputed.layer import is_volume, layer_profile
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.aind import facts as aind_facts
 from neuromirror.sources.s3.aind import kept as aind_kept
 from neuromirror.sources.s3.docdb import all_times
+from neuromirror.sources.s3.ladder import _sha256, parts_of
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
 from neuromirror.sources.volumes import documents as zarr_documents
 from neuromirror.sources.volumes.options import VolumeOptions
@@ -414,3 +421,36 @@ def docdb(data: bytes) -> None:
         "https://x.example.org/",
         "s3://b",
     )
+
+
+_HEADERS = {
+    "Content-Length": "5",
+    "Content-Encoding": "gzip, aws-chunked",
+    "Date": "Wed, 21 Oct 2015 07:28:00 GMT",
+    "x-amz-version-id": "v" * 32,
+    "x-amz-checksum-sha256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+    "ETag": '"d41d8cd98f00b204e9800998ecf8427e-2"',
+}
+
+
+@target("object-headers", seeds=values(json.dumps(_HEADERS)), kind="json")
+def object_headers(data: bytes) -> None:
+    """Headers of objects, and ETags in listings, as they are kept."""
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
+        return
+    headers = dict_of(said)
+    reply = ObjectReply.of(Reply(200, headers))
+    agree(reply.size is None or reply.size >= 0, reply)
+    encoding_of(headers)
+    _sha256(headers)
+    stated_date(headers.get("Date", ""))
+    etag, table, blob = headers.get("ETag", "").strip('"'), BlobTable(), UUID(int=1)
+    row = ObjectRow(b"k", 5, etag, datetime.now(UTC), version_id=headers.get("x-amz-version-id"))
+    parts_of(row)
+    if table.add(blob, row):
+        found = table.get(blob)
+        agree(found is not None and found.etag == etag, etag, found)

@@ -24,7 +24,7 @@ from neuromirror.net.errors import (
 )
 from neuromirror.net.lanes import Lane, Lanes, OpenBody
 from neuromirror.net.manners import Manners, checked_contact
-from neuromirror.net.replies import Body, Reply, Stream
+from neuromirror.net.replies import Body, Reply, Stream, stated_date, stated_length
 from neuromirror.net.s3 import S3Bucket, S3Capabilities
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
@@ -80,4 +80,6 @@ __all__ = [
     "only_at",
     "origin",
     "redact",
+    "stated_date",
+    "stated_length",
 ]

@@ -15,6 +15,7 @@ from urllib3.exceptions import ReadTimeoutError
 
 from neuromirror.model import Traffic
 from neuromirror.net.errors import BrokenOff, NotJson, TimedOut, TooLarge
+from neuromirror.net.replies import stated_length
 from neuromirror.net.traffic import count
 from neuromirror.net.urls import host_of
 
@@ -40,8 +41,8 @@ def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
         raise BrokenOff(f"{url} broke off after {received} bytes; try again", url=url) from None
     finally:
         count(host_of(reply.url), Traffic(bytes=received))
-    stated = reply.headers.get("Content-Length", "")
-    if stated.isdecimal() and int(stated) != received:
+    stated = stated_length(reply.headers)
+    if stated is not None and stated != received:
         raise BrokenOff(
             f"{url} sent {received} of {stated} bytes; try again",
             url=url,

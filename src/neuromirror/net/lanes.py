@@ -25,6 +25,7 @@ import requests.utils
 from neuromirror.model import Traffic
 from neuromirror.net.errors import BrokenOff, NetError, TimedOut, Unreachable, UnsafeAddress
 from neuromirror.net.guard import checked_addresses
+from neuromirror.net.replies import stated_length
 from neuromirror.net.session import Session
 from neuromirror.net.traffic import count
 from neuromirror.net.urls import host_of
@@ -43,7 +44,7 @@ _FIELD: Final = re.compile(
     rb"(?i)\n(content-length|content-range|transfer-encoding|connection|location):"
     rb"[ \t]*([^\r\n]*?)[ \t]*(?=\r?\n)"
 )
-_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-\d+/(?:\d+|\*)")
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 Place = tuple[str, str, int]
@@ -165,14 +166,13 @@ class Lane:
         # a session would take what may go to one address along to another
         most = 0 if headers or session.allow_private else None
         with session.stream(asked, total=left, headers=own, redirects=most) as stream:
-            length = stream.headers.get("Content-Length", "")
             begins = _begins(stream.status, stream.headers.get("Content-Range", ""))
             if begins is None:
                 shown = session._shown(asked)
                 raise NetError(f"{shown} sent a part without saying which", url=shown)
             yield OpenBody(
                 begins,
-                int(length) if length.isdecimal() else None,
+                stated_length(stream.headers),
                 map(memoryview, stream.chunks),
             )
 
@@ -389,10 +389,9 @@ def _answer(connection: _Connection, end: int, host: str) -> _Plain | str | None
     code = int(status[1])
     if code in _REDIRECTS:
         return fields.get("location")
-    length = fields.get("content-length", "")
-    if code not in (200, 206) or not length.isdecimal() or "transfer-encoding" in fields:
+    size = stated_length({"Content-Length": fields.get("content-length", "")})
+    if code not in (200, 206) or size is None or "transfer-encoding" in fields:
         return None
-    size = int(length)
     start = _begins(code, fields.get("content-range", ""))
     if start is None:
         return None

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from neuromirror.net.bounds import ListingLimits
+from neuromirror.net.replies import stated_date
 
 _EXPECTED: Final = re.compile(r"available (?:in (\d{1,9}) seconds?|(tomorrow))", re.IGNORECASE)
 """What Django's REST framework says of throttling, and BOSS of a quota."""
@@ -75,10 +75,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
         return None
     if value.isascii() and value.isdecimal():
         return float(value[:18])
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
+    moment = stated_date(value)
+    if moment is None:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())

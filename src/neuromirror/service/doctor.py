@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,7 +24,15 @@ from neuromirror.crawl import Mirror, load_mirror, mirror_files
 from neuromirror.index import Index, IndexMissing, IndexUnusable
 from neuromirror.index.backup import sqlite_lacks
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.net import Forbidden, Limits, S3Bucket, Session, is_local_name, origin
+from neuromirror.net import (
+    Forbidden,
+    Limits,
+    S3Bucket,
+    Session,
+    is_local_name,
+    origin,
+    stated_date,
+)
 from neuromirror.service.rounds import Integrity
 from neuromirror.store import NotAStore, Store
 
@@ -275,11 +282,9 @@ def _mirror(path: Path, took: Callable[[float], None] | None) -> Iterator[Sympto
         yield Symptom(name, "error", message)
         return
     if "Date" in reply.headers:
-        try:
-            theirs = parsedate_to_datetime(reply.headers["Date"])
-            took((datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds())
-        except ValueError:
-            pass
+        theirs = stated_date(reply.headers["Date"])
+        if theirs is not None:
+            took((datetime.now(UTC) - theirs).total_seconds())
     if reply.status in (401, 403) or reply.status >= 500:
         message = f"{uri} answers HTTP {reply.status}: it may refuse this machine, or want a token"
         yield Symptom(name, "warning", message)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from neuromirror.net import Reply, Session
+from neuromirror.net import Reply, Session, stated_length
 
 _MOST: Final = 50_000
 """Replies to keep, about 300 bytes each."""
@@ -30,13 +30,12 @@ class ObjectReply:
     @classmethod
     def of(cls, reply: Reply) -> ObjectReply:
         """Return what a reply says; an unusable version id counts as none."""
-        length = reply.headers.get("Content-Length", "")
-        plain = length.isdecimal() and "Content-Encoding" not in reply.headers
+        plain = "Content-Encoding" not in reply.headers
         version_id = reply.headers.get("x-amz-version-id", "null")
         usable = version_id not in ("", "null") and len(version_id) <= 1024
         return cls(
             reply.status,
-            int(length) if plain else None,
+            stated_length(reply.headers) if plain else None,
             version_id if usable and version_id.isprintable() else None,
         )
 

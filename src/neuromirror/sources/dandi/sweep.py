@@ -31,6 +31,7 @@ _PLAIN: Final = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 )
 """Addresses of blobs that differ in nothing but the blob where their beginnings are equal."""
+_ETAG: Final = re.compile(r"[0-9a-f]{32}(?:-[0-9]{1,9})?")
 _WORTH_A_LOOK: Final = 50
 """Single requests before which not even the cost of a sweep is asked for."""
 _WORTH_PARTS: Final = 64
@@ -69,13 +70,10 @@ class BlobTable:
         """Keeps the row of a blob; False for one that does not fit, which is left out."""
         version_id = (row.version_id or "").encode()
         md5, dash, parts = row.etag.partition("-")
-        try:
-            digest = bytes.fromhex(md5)
-            counted = int(parts) + 1 if dash else 0
-        except ValueError:
+        if not _ETAG.fullmatch(row.etag) or len(version_id) != _VERSION_ID:
             return False
-        if len(version_id) != _VERSION_ID or len(digest) != 16 or not counted < 2**32:
-            return False
+        digest = bytes.fromhex(md5)
+        counted = int(parts) + 1 if dash else 0
         shard = self._shards[blob.int >> 116]
         shard += self._RECORD.pack(blob.bytes, row.size, digest, counted, version_id)
         return True

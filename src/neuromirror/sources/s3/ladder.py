@@ -30,7 +30,7 @@ from typing import Final
 import msgspec
 
 from neuromirror.model import Digest
-from neuromirror.net import ObjectRow, Reply, S3Bucket
+from neuromirror.net import ObjectRow, Reply, S3Bucket, stated_length
 from neuromirror.sources.errors import ListingNotProven
 from neuromirror.sources.protocol import KnownContent
 from neuromirror.sources.s3.names import shown
@@ -169,7 +169,7 @@ class Ladder:
     def _stored(self, row: ObjectRow, version_id: str | None) -> Claims:
         """The claims of what was listed as empty, or with the MD5 of nothing."""
         reply = self._bucket.head(row.key, version_id=version_id)
-        size = _length(reply.headers)
+        size = stated_length(reply.headers)
         if reply.status == 200 and size == 0 == row.size:
             if reply.headers.get("Server", "").lower().startswith(_HONEST_SERVERS):
                 self._ask_empty = False
@@ -188,7 +188,7 @@ class Ladder:
         reply = self._bucket.head(row.key, version_id=version_id)
         if reply.status != 200:
             return Claims(odd=True, status=reply.status)
-        return Claims((_listed(row),), odd=True, size=_length(reply.headers))
+        return Claims((_listed(row),), odd=True, size=stated_length(reply.headers))
 
     def _asked(self, row: ObjectRow, version_id: str | None) -> Claims:
         found: list[Digest] = []
@@ -233,14 +233,14 @@ class Ladder:
         self._check(row, version_id, first, parts)
         if hidden(first.headers):
             return None, True, False
-        size = _length(first.headers)
+        size = stated_length(first.headers)
         if size is None or not fits(row.size, size, parts):
             return None, False, False
         if parts > 2:
             # Of parts that differ in the middle the sum may fit by chance: ask for the last too.
             last = self._bucket.head(row.key, version_id=version_id, part_number=parts)
             self._check(row, version_id, last, parts)
-            if _length(last.headers) != row.size - (parts - 1) * size:
+            if stated_length(last.headers) != row.size - (parts - 1) * size:
                 return None, False, False
         return size, False, False
 
@@ -286,11 +286,6 @@ def hidden(headers: Mapping[str, str]) -> bool:
         headers.get("x-amz-server-side-encryption", "") in _KMS
         or "x-amz-server-side-encryption-customer-algorithm" in headers
     )
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    stated = headers.get("Content-Length", "")
-    return int(stated) if stated.isdecimal() and len(stated) < 20 else None
 
 
 def _sha256(headers: Mapping[str, str]) -> str | None:

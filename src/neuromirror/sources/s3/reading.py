@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -39,6 +38,7 @@ from neuromirror.net import (
     ObjectRow,
     S3Bucket,
     TooLarge,
+    stated_date,
 )
 from neuromirror.sources.errors import ListingNotProven
 from neuromirror.sources.protocol import Known, KnownContent, Listing
@@ -215,12 +215,7 @@ class Reading:
         return began
 
     def _server_time(self) -> datetime | None:
-        stated = self._bucket.head(b"").headers.get("Date", "")
-        try:
-            moment = parsedate_to_datetime(stated)
-        except (ValueError, TypeError):
-            return None
-        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        return stated_date(self._bucket.head(b"").headers.get("Date", ""))
 
     # --- rows
 
