@@ -12,6 +12,7 @@ from lab_again import Lab
 from lab_pins import DRAFT, PUBLISHED, ZARR, Paper, bring_back
 
 from neuromirror.cli import main
+from neuromirror.lab.get import get
 from neuromirror.store import UnsafePath
 
 _OLD = f"{'0' * 40}.bundle"
@@ -153,4 +154,68 @@ def test_pin_writes_no_manifest_or_bundle_through_a_symlink(
     before = everything(victim)
     with pytest.raises(UnsafePath):
         paper.pin(PUBLISHED, bundle=True)
+    assert everything(victim) == before
+
+
+@pytest.mark.parametrize(
+    ("link", "output"),
+    [("out", "out/citation.txt"), ("out", "out"), ("up", "up/empty/new.txt")],
+)
+def test_cite_writes_through_no_symlink_in_a_relative_path(
+    paper: Paper, victim: Path, monkeypatch: pytest.MonkeyPatch, link: str, output: str
+) -> None:
+    (paper.folder / link).symlink_to("../victim")
+    monkeypatch.chdir(paper.folder)
+    before = everything(victim)
+    done = CliRunner().invoke(main, ["--store", "none", "cite", "datasets.lock", "-o", output])
+    assert (done.exit_code, type(done.exception)) == (2, SystemExit)
+    assert everything(victim) == before
+
+
+@pytest.mark.parametrize("output", ["out", "out/bag", "empty"])
+def test_no_bag_is_written_through_a_symlink(
+    paper: Paper, victim: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    (paper.folder / "out").symlink_to("../victim")
+    (paper.folder / "empty").symlink_to("../victim/empty")
+    monkeypatch.chdir(paper.folder)
+    before = everything(victim)
+    arguments = ["cite", "datasets.lock", "--format", "bagit", "-o", output]
+    done = CliRunner().invoke(main, ["--store", "none", *arguments])
+    assert (done.exit_code, type(done.exception)) == (2, SystemExit)
+    assert everything(victim) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["annex/objects", "annex/othertmp", "annex/tmp", "annex/transfer", "neuromirror"],
+)
+def test_get_writes_nothing_elsewhere(
+    paper: Paper, victim: Path, tmp_path: Path, name: str
+) -> None:
+    folder = bring_back(paper.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
+    place = folder / ".git" / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(victim)
+    (victim / "get-1.keys").write_text("mine")
+    before = everything(victim)
+    with pytest.raises(UnsafePath):
+        list(get(folder))
+    assert everything(victim) == before
+
+
+def test_get_enters_no_subdataset_through_a_symlink(
+    parted: Place, tmp_path: Path, victim: Path
+) -> None:
+    paper = Paper(parted, tmp_path / "paper")
+    paper.pin(ZARR, bundle=True)
+    folder = bring_back(paper.lock, tmp_path / "data", offline=True).folder(ZARR)
+    (inner,) = (path.parent for path in folder.rglob("*/.git"))
+    top = folder / inner.relative_to(folder).parts[0]
+    top.rename(victim / top.name)
+    top.symlink_to(victim / top.name)
+    before = everything(victim)
+    found = list(get(folder, recursive=True))
+    assert [one.status for one in found if one.path == str(inner.relative_to(folder))] == ["error"]
     assert everything(victim) == before

@@ -16,6 +16,7 @@ from ome_zarr_models.v05.image import Image
 from volume_boss import Annex
 from volume_store import ACTIVITY, CELLS, EM, FIRST_Z, Held, got
 
+from neuromirror.store import UnsafePath
 from neuromirror.volume import (
     FORMATS,
     BlockMissing,
@@ -289,3 +290,39 @@ def test_the_state_file_says_what_the_folder_holds(held: Held, tmp_path: Path) -
     told = json.loads((tmp_path / ".neuromirror-export.json").read_text())
     assert told["export"]["state"] == made.state
     assert list(told["finished"]) == list(made.paths)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        ".neuromirror-export.json",
+        ".neuromirror-export.lock",
+        ".demo_cortex_sections_em_x0-20_y5-30_z12.tif.part",
+        ".demo_cortex_sections_em_x0-20_y5-30_z12.tif.part.new",
+        "demo_cortex_sections_em_x0-20_y5-30_z12.tif",
+    ],
+)
+def test_an_export_writes_through_no_symlink(held: Held, tmp_path: Path, link: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / link).symlink_to(victim)
+    with pytest.raises(UnsafePath):
+        exported(held, out, box=((0, 20), (5, 30), (12, 13)))
+    assert victim.read_text() == "mine"
+    assert (out / link).is_symlink()
+
+
+@pytest.mark.parametrize("link", ["out", "out/demo_cortex_sections_em_x0-20_y5-30_z12-13.ome.zarr"])
+def test_an_export_enters_no_folder_through_a_symlink(
+    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(victim)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafePath):
+        exported(held, Path("out"), box=((0, 20), (5, 30), (12, 13)), format="zarr")
+    assert list(victim.iterdir()) == []

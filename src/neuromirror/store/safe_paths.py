@@ -147,12 +147,14 @@ def refuse_symlinks(top: Path, *relative: str) -> None:
 
     What is missing is no symlink. For folders whose files another program opens by path.
     """
+    seen: set[Path] = set()
     for path in relative:
         at = top
         for name in Path(path).parts:
             at /= _checked(at, name)
-            if at.is_symlink():
+            if at not in seen and at.is_symlink():
                 raise _refusal(at)
+            seen.add(at)
 
 
 def _split(path: Path, below: Path | None) -> tuple[Path, tuple[str, ...]]:

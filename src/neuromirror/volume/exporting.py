@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuromirror.sources.volumes import Box
-from neuromirror.store import locked
+from neuromirror.store import SafeFolder, locked, refuse_symlinks
 from neuromirror.volume.array import OpenVolume, opened
 from neuromirror.volume.errors import BlockMissing, ExportFailed, ExportRefused
-from neuromirror.volume.export_state import LOCK, ExportState
+from neuromirror.volume.export_state import LOCK, STATE, ExportState
 from neuromirror.volume.filling import boxes_of_rows, overlap, put
 from neuromirror.volume.layouts import LAYOUTS, Layout, Region, Target, intersecting
 from neuromirror.volume.regions import checked_box, cut, sample_index, told_box
@@ -35,6 +35,9 @@ Progress = Callable[[int, int], None]
 
 _AT_ONCE: Final = 2
 """Blocks that are fetched and written at a time."""
+
+_FRESH: Final = ".new"
+"""The ending of a draft that is not in its place yet."""
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -94,8 +97,9 @@ def export(
         layout = LAYOUTS[format](region)
         target = Path(folder)
         with _told_where(target):
-            target.mkdir(parents=True, exist_ok=True)
-        with locked(target / LOCK, f"the folder {target}"):
+            opened_target = SafeFolder.at(target, create=True)
+        with opened_target as safe, locked(target / LOCK, f"the folder {target}", folder=safe):
+            safe.refuse_symlink(STATE)
             state = ExportState.read(target, _identity(region, format))
             kept = _Exporting(volume, region, layout, sample, state, progress).run()
         return Exported(
@@ -128,6 +132,7 @@ class _Exporting:
 
     def run(self) -> int:
         """Writes what is not there yet; gives the number of files that were."""
+        self._refuse_symlinks()
         before = {path for path in _paths(self._layout) if self._state.has(path)}
         self._refuse_others()
         if not self._state.is_kept:
@@ -148,6 +153,12 @@ class _Exporting:
             if document.path.decode() not in before:
                 self._place_document(document.path.decode(), document.content)
         return len(before)
+
+    def _refuse_symlinks(self) -> None:
+        """Write, rename and go on with nothing that a symlink in the folder leads to."""
+        for path in _paths(self._layout):
+            draft = Path(path).with_name(self._draft(path).name)
+            refuse_symlinks(self._folder, path, str(draft), f"{draft}{_FRESH}")
 
     def _refuse_others(self) -> None:
         """Files of the same names that are not this export's own are a person's."""
@@ -239,7 +250,7 @@ class _Exporting:
         One that is there is gone on with only where a slab in it was forced to disk.
         """
         draft = self._draft(target.path)
-        fresh = draft.with_name(f"{draft.name}.new")
+        fresh = draft.with_name(f"{draft.name}{_FRESH}")
         with _told_where(draft):
             draft.parent.mkdir(parents=True, exist_ok=True)
             offset = target.make(fresh)
@@ -252,7 +263,7 @@ class _Exporting:
     def _put(self, target: Target, box: Box, voxels: memoryview) -> None:
         draft = self._draft(target.path)
         with _told_where(draft):
-            handle = os.open(draft, os.O_WRONLY)
+            handle = os.open(draft, os.O_WRONLY | os.O_NOFOLLOW)
             try:
                 item = self._volume.volume.item_size
                 put(handle, self._offsets[target.path], target, box, voxels, item)

@@ -8,9 +8,7 @@ that a bag cannot have are named in ``not-in-this-bag.txt``.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +20,7 @@ from neuromirror.lab.cite.listing import Cited, CitedDocument, CitedFile, cited_
 from neuromirror.lab.cite.phrases import listed_name, remarks, unlisted
 from neuromirror.lab.cite.text import paragraph
 from neuromirror.lab.cite.works import Collection
+from neuromirror.store import SafeFolder
 
 _LEFT_OUT: Final = "not-in-this-bag.txt"
 _SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
@@ -33,9 +32,10 @@ def write_bag(collection: Collection, folder: Path) -> None:
     """Makes the bag; ``folder`` must be empty, or not there. Nothing is left of one that failed."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputUnfit(f"{folder} is not an empty folder; name another for the bag with -o")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.absolute().parent) as scratch:
-        draft = Path(scratch, "bag")
+    parent = SafeFolder.at(folder.parent, create=True)
+    with parent, parent.scratch() as scratch:
+        parent.refuse_symlink(folder.name)
+        draft = scratch.path / "bag"
         (draft / "data").mkdir(parents=True)
         with _Bag(draft) as bag:
             for work in collection.works:
@@ -43,9 +43,9 @@ def write_bag(collection: Collection, folder: Path) -> None:
                 for one in cited_files(work.state):
                     bag.add(one, prefix)
         bag.finish(collection)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(draft, folder)
+        if parent.status(folder.name) is not None:
+            parent.rmdir(folder.name)
+        scratch.replace("bag", parent, folder.name)
 
 
 class _Bag:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,10 @@ from neuromirror.lab.cite.errors import FormatUnfit, OutputUnfit
 from neuromirror.lab.cite.rocrate import write_rocrate
 from neuromirror.lab.cite.text import write_text
 from neuromirror.lab.cite.works import Collection
+from neuromirror.store import SafeFolder
 
 _BAG: Final = "bagit"
+_MODE: Final = 0o666
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def write_citation(collection: Collection, form: str, target: Path, *, files: bo
     """Writes a citation to a file, or into a folder under the format's own name; gives its path.
 
     A file is replaced in one step; in a folder nothing is. Of bagit, ``target`` is the bag. Raises
-    OutputUnfit.
+    OutputUnfit, and UnsafePath for a symlink in a relative path.
     """
     if form == _BAG:
         write_bag(collection, target)
@@ -85,11 +86,12 @@ def write_citation(collection: Collection, form: str, target: Path, *, files: bo
     elif not target.parent.is_dir():
         raise OutputUnfit(f"there is no folder {target.parent}; make it first")
     pieces = cite(collection, form, files=files)
-    draft = target.with_name(f".new-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with draft.open("x", encoding="utf-8", newline="\n") as file:
-            file.writelines(pieces)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with SafeFolder.at(target.parent) as folder:
+        draft, handle = folder.new_file(_MODE)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(pieces)
+            folder.replace(draft, folder, target.name)
+        finally:
+            folder.unlink(draft)
     return target

@@ -13,9 +13,14 @@ from neuromirror.lab.get.settings import Settings
 from neuromirror.lab.git import GitFailed
 from neuromirror.mint import git_environment
 from neuromirror.model import ConfigurationError
+from neuromirror.store import refuse_symlinks
 
 BRANCH = "refs/heads/git-annex"
 _ADJUSTED = "refs/heads/adjusted/"
+_WRITTEN = (
+    *("annex/journal", "annex/objects", "annex/othertmp", "annex/othertmp.lck", "annex/tmp"),
+    *("annex/transfer/download", "neuromirror"),
+)
 NOBODY = ("neuromirror", "get@neuromirror.invalid")
 """Name and address that commit to the git-annex branch where git knows nobody."""
 
@@ -81,7 +86,8 @@ class Clone:
     def at(cls, folder: Path) -> Clone:
         """The clone that a folder is in, made ready for git-annex where it is not.
 
-        Raises NotAClone, and GitFailed where git or git-annex does not do its part.
+        Raises NotAClone, UnsafePath for a symlink where contents are written, and GitFailed where
+        git or git-annex does not do its part.
         """
         asked = ["--show-toplevel", "--absolute-git-dir", "--git-common-dir"]
         done = subprocess.run(
@@ -103,6 +109,8 @@ class Clone:
         if (folder / common).resolve() != git_dir.resolve():
             left = "this is one of several work trees of a repository"
         clone = cls(top, git_dir, settings, left)
+        # what is written there by path; a repository may have come with symlinks in it
+        refuse_symlinks(git_dir, *_WRITTEN)
         clone._prepare()
         return clone
 

@@ -27,6 +27,7 @@ from neuromirror.lab.git import GitFailed
 from neuromirror.lab.results import Outcome, Status
 from neuromirror.model import Evidence, NeuromirrorError, text
 from neuromirror.net import never_asked
+from neuromirror.store import refuse_symlinks
 
 JOBS: Final = 32
 """Connections, if nothing else is asked for."""
@@ -340,6 +341,7 @@ class _Run:
                 yield self._failed("impossible", sub.path, failed[sub.path])
                 continue
             try:
+                refuse_symlinks(self._clone.top, os.fsdecode(sub.path))
                 clone = Clone.of_subdataset(self._clone.top / os.fsdecode(sub.path))
                 run = _Run(
                     clone,

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror.lab.get.clone import plain_environment
+from neuromirror.lab.git import CHECKED
 from neuromirror.net import redact
 
 _AT_ONCE: Final = 500
@@ -47,7 +48,17 @@ def _update(top: Path, paths: Sequence[bytes]) -> str:
     """Clone sub-datasets and check out their commits; return the last line of git's message."""
     done = subprocess.run(
         [
-            *("git", *_PATIENCE, "submodule", "--quiet", "update", "--init", "--checkout", "--"),
+            *(
+                "git",
+                *_PATIENCE,
+                *CHECKED,
+                "submodule",
+                "--quiet",
+                "update",
+                "--init",
+                "--checkout",
+                "--",
+            ),
             *paths,
         ],
         cwd=top,
