@@ -143,7 +143,7 @@ def test_the_environment_file_is_read_alike_by_systemd_and_by_a_shell(tmp_path: 
 
 def variables() -> dict[str, str]:
     lines = ENVIRONMENT.read_text("utf-8").splitlines()
-    assert all(re.fullmatch(r"# .*|#?[A-Z_]+=[\w./:-]*", line) for line in lines)
+    assert all(re.fullmatch(r"# .*|#?[A-Z_]+=[\w./:,=-]*", line) for line in lines)
     return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 

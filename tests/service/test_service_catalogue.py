@@ -119,6 +119,29 @@ def test_one_that_dies_is_started_again_and_mirroring_goes_on(
     assert served.other == []
 
 
+def test_refused_requests_are_counted_in_the_figures_across_restarts(copied: Place) -> None:
+    limited = ("--catalogue-limit", "search=1", "--catalogue-trusted-proxy", "127.0.0.1")
+    with serving(copied, *PAGES, *limited, "--metrics", "127.0.0.1:0", first=HASTY) as served:
+        health = served.wait_for("health")["message"].removesuffix("/healthz")
+
+        def searched(address: str, number: int) -> int:
+            headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
+            url = f"{address}/?q=word{number}"
+            return requests.get(url, headers=headers, timeout=30).status_code
+
+        def counted(count: int) -> list[str]:
+            figures = requests.get(f"{health}/metrics", timeout=30).text
+            name = "neuromirror_catalogue_refused_total"
+            return re.findall(rf'^{name}{{kind="search"}} {count}\.0$', figures, re.M)
+
+        assert [searched(up(served), one) for one in range(5)] == [200, 200, 429, 429, 429]
+        served.wait(lambda: counted(3))
+        os.kill(process_of(served), signal.SIGKILL)
+        assert [searched(up(served, 2), one) for one in (0, 2)] == [200, 429]
+        served.wait(lambda: counted(4))
+        assert served.end(signal.SIGTERM, 30) == 0
+
+
 def test_readiness_tells_of_a_catalogue_that_is_away_and_stays_ready(copied: Place) -> None:
     slow = f"{HASTY}; c._FIRST = 120.0"
     with serving(copied, *PAGES, "--metrics", "127.0.0.1:0", first=slow) as served:

@@ -18,6 +18,8 @@ import requests
 from neuromirror.demo.serving import first_line
 from neuromirror.store import Store
 
+UNLIMITED = [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
+
 
 @dataclass
 class Running:
@@ -67,7 +69,8 @@ def running(store: Store, *options: str) -> Iterator[Running]:
     """``neuromirror catalogue`` on a free port."""
     command = [sys.executable, "-m", "neuromirror", "--json", "--store", str(store.root)]
     with subprocess.Popen(
-        [*command, "catalogue", "--listen", "127.0.0.1:0", *options],
+        # the tests are one client; those of limits name their own
+        [*command, "catalogue", "--listen", "127.0.0.1:0", *UNLIMITED, *options],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

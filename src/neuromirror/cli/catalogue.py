@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 import click
@@ -34,6 +34,21 @@ _LISTEN = "127.0.0.1:8270"
     show_default=True,
     help="Have voxels of volumes from upstream for whoever asks, within limits.",
 )
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="KIND=NUMBER",
+    help="Requests per minute of one client: cutout, diff, search or sql; 0: any number "
+    "[default: cutout=60, diff=30, search=120, sql=60].",
+)
+@click.option(
+    "--trusted-proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy, or a network of them, whose X-Forwarded-For names the client [default: none].",
+)
 @click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
 @click.option("--kept", nargs=2, type=int, hidden=True)
 @settings_options
@@ -44,6 +59,8 @@ def catalogue_command(
     address: str,
     title: str,
     cutouts: bool,
+    limits: tuple[str, ...],
+    proxies: tuple[str, ...],
     log_json: bool,
     kept: tuple[int, int] | None,
 ) -> None:
@@ -71,7 +88,10 @@ def catalogue_command(
     check_web()
     if log_json:
         check_json()
-    beat: Callable[[], None] | None = None
+    from neuromirror.web.limiting import parse_limits, parse_proxies
+
+    per_minute, trusted = parse_limits(limits), parse_proxies(proxies)
+    beat: Callable[[Mapping[str, int]], None] | None = None
     with ExitStack() as stack:
         stack.enter_context(logging_to(as_json=log_json, mirrors={}))
         if kept is None:
@@ -98,6 +118,8 @@ def catalogue_command(
             title=title,
             address=typed_address(address),
             cutouts=cutouts,
+            per_minute=per_minute,
+            proxies=trusted,
             ready=ready,
             beat=beat,
         )

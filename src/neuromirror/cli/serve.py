@@ -87,6 +87,20 @@ def _size(context: click.Context, option: click.Parameter, value: str) -> int:
 @click.option(
     "--catalogue-no-cutouts", is_flag=True, help="Let nobody have voxels from upstream by it."
 )
+@click.option(
+    "--catalogue-limit",
+    "catalogue_limits",
+    multiple=True,
+    metavar="KIND=NUMBER",
+    help='Requests of a client, as "neuromirror catalogue --limit" [NEUROMIRROR_CATALOGUE_LIMITS].',
+)
+@click.option(
+    "--catalogue-trusted-proxy",
+    "catalogue_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help='As "neuromirror catalogue --trusted-proxy" [NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES].',
+)
 @click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
 @click.option(
     "--private-store",
@@ -116,6 +130,8 @@ def serve_command(
     catalogue_address: str | None,
     catalogue_title: str | None,
     catalogue_no_cutouts: bool,
+    catalogue_limits: tuple[str, ...],
+    catalogue_proxies: tuple[str, ...],
     log_json: bool,
     private_store: Path | None,
     backup: Path | None,
@@ -167,13 +183,27 @@ def serve_command(
                 "--catalogue is for a service that stays, and with --once it ends; run "
                 "'neuromirror catalogue' beside it"
             )
+        from neuromirror.web.limiting import parse_limits, parse_proxies
+
+        limits = catalogue_limits or _words("NEUROMIRROR_CATALOGUE_LIMITS")
+        proxies = catalogue_proxies or _words("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
+        parse_limits(limits)
+        parse_proxies(proxies)
         shown = CatalogueOptions(
             address_of(catalogue),
             typed_address(catalogue_address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")),
             catalogue_title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
             cutouts=not catalogue_no_cutouts,
+            limits=limits,
+            proxies=proxies,
         )
-    elif catalogue_address is not None or catalogue_title is not None or catalogue_no_cutouts:
+    elif (
+        catalogue_address is not None
+        or catalogue_title is not None
+        or catalogue_no_cutouts
+        or catalogue_limits
+        or catalogue_proxies
+    ):
         raise ConfigurationError(
             "--catalogue-… says how pages are; name where they are with --catalogue HOST:PORT"
         )
@@ -209,6 +239,10 @@ def serve_command(
     if not anything:
         settings.say("notneeded  nothing is due")
     sys.exit(ended if ended > 1 else worse(code, ended))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(os.environ.get(name, "").replace(",", " ").split())
 
 
 def _of_environment(name: str) -> Path | None:

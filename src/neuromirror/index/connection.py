@@ -12,10 +12,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 from neuromirror.index import schema
-from neuromirror.index.errors import REBUILD, IndexBusy, IndexMissing, IndexUnusable
+from neuromirror.index.errors import (
+    REBUILD,
+    IndexBusy,
+    IndexMissing,
+    IndexUnusable,
+    QueryStopped,
+)
 
 READ_TIMEOUT = 30.0
 """Seconds that a statement waits for another connection."""
+
+STOPPED = "this takes too long here, or too long just now; ask for less, or try again later"
 
 OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 _POLL = 0.1
@@ -32,6 +40,8 @@ def translated(path: Path) -> Iterator[None]:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the extension
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise IndexBusy(f"the index {path} is locked by another process; try again") from error
+        if code == sqlite3.SQLITE_INTERRUPT:
+            raise QueryStopped(STOPPED) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise IndexUnusable(f"the index {path} is corrupt ({error}); {REBUILD}") from error
         if code in (

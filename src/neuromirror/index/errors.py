@@ -19,6 +19,10 @@ class IndexBusy(NeuromirrorError):
     """Another process has held the index's writing lock for too long."""
 
 
+class QueryStopped(NeuromirrorError):
+    """A query that took too long, or whose result nobody waits for any more."""
+
+
 class JournalBroken(NeuromirrorError):
     """The store's journal or a version's records say what cannot be."""
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import difflib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neuromirror.index.connection import translated
+from neuromirror.index.connection import STOPPED, translated
 from neuromirror.index.contents import CHECKED
-from neuromirror.index.errors import DatasetWithheld, UnknownDataset, UnknownMirror
+from neuromirror.index.errors import (
+    DatasetWithheld,
+    QueryStopped,
+    UnknownDataset,
+    UnknownMirror,
+)
 from neuromirror.index.rows import VersionRow
 from neuromirror.model import Digest, Evidence
 
@@ -33,11 +39,32 @@ CONTENT_COLUMNS = (
 )
 
 
+_STEPS = 10_000
+"""Steps of SQLite's machine, less than a millisecond, between two looks at whether to stop."""
+
+
 class Reading:
     """A connection and the ways to read from it."""
 
     path: Path
     _db: sqlite3.Connection
+    _stop: Callable[[], bool] | None = None
+
+    @contextmanager
+    def bounded(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Stop the queries of the block once ``stop`` returns True: they raise QueryStopped."""
+        self._stop = stop
+        self._db.set_progress_handler(stop, _STEPS)
+        try:
+            yield
+        finally:
+            self._stop = None
+            self._db.set_progress_handler(None, 0)
+
+    def check_stop(self) -> None:
+        """Raise QueryStopped where a query would, for work between queries."""
+        if self._stop is not None and self._stop():
+            raise QueryStopped(STOPPED)
 
     def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
         with translated(self.path):

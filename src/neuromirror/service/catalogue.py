@@ -3,7 +3,8 @@
 Pages never slow a turn of the service's loop then, and whatever becomes of them, mirroring goes on.
 The service holds the socket at which people ask, so that the address stays taken, and those who ask
 wait, while one process follows another. Over a second socket the process tells every few seconds
-that its loop turns; when it hears its keeper's end of it close, it ends at once.
+that its loop turns, and how many requests it refused; when it hears its keeper's end of it close,
+it ends at once.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import msgspec
 
 from neuromirror.crawl import FailureLog
 from neuromirror.crawl.failures import CATALOGUE
@@ -43,6 +47,8 @@ _ENDING = 8.0
 """Seconds that replies under way have when it is to end."""
 
 _STEP = 0.5
+_LINE = 4096
+"""Bytes of a sign of life at most."""
 
 _FIRST_TO_GO = 500
 """Of 1000: the kernel, out of memory, takes the catalogue and not the service."""
@@ -63,13 +69,16 @@ class CatalogueOptions:
 
     ``listen`` is the host and port to serve it at; ``address`` the one that people type, behind a
     proxy, and ``title`` what its pages are called, both empty: as :mod:`neuromirror.web` has it;
-    ``cutouts`` whether voxels are had from upstream for those who ask.
+    ``cutouts`` whether voxels are had from upstream for those who ask; ``limits`` and ``proxies``
+    are its options ``--limit`` and ``--trusted-proxy``.
     """
 
     listen: tuple[str, int]
     address: str = ""
     title: str = ""
     cutouts: bool = True
+    limits: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
 
 
 class KeptCatalogue:
@@ -100,6 +109,8 @@ class KeptCatalogue:
         self._process: subprocess.Popen[bytes] | None = None
         self._up = False
         self._died = False
+        self.refused: Counter[str] = Counter()
+        """Requests that it refused, by kind, since this object was made."""
         self._thread = threading.Thread(target=self._keep, name="catalogue")
 
     def __enter__(self) -> Self:
@@ -197,16 +208,22 @@ class KeptCatalogue:
     def _listen(self, ours: socket.socket) -> bool:
         """Hears it until it ends or is to end; gives whether it went silent instead."""
         ours.settimeout(_STEP)
-        heard = time.monotonic()
+        heard, rest = time.monotonic(), b""
         while not self._over.is_set() and time.monotonic() - heard < _SILENT:
             try:
-                if not ours.recv(64):
+                received = ours.recv(_LINE)
+                if not received:
                     return False
             except TimeoutError:
                 continue
             except OSError:
                 return False
             heard = time.monotonic()
+            *lines, rest = (rest + received).split(b"\n")
+            rest = rest[-_LINE:]
+            for line in lines:
+                with suppress(msgspec.DecodeError):
+                    self.refused.update(msgspec.json.decode(line, type=dict[str, int]))
             if not self._up:
                 self._up, self._died = True, False
                 with suppress(NeuromirrorError, OSError):
@@ -245,6 +262,7 @@ class KeptBy:
     def __init__(self, number: int) -> None:
         self._keeper = socket.socket(fileno=number)
         self._keeper.set_inheritable(False)
+        self._refused: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         if sys.platform == "linux":
@@ -266,10 +284,12 @@ class KeptBy:
             tell("catalogue failed", str(error), level=logging.ERROR, error=error)
             sys.exit(1)
 
-    def beat(self) -> None:
-        """The server's loop has turned."""
+    def beat(self, refused: Mapping[str, int]) -> None:
+        """The server's loop has turned; ``refused`` counts the requests refused so far, by kind."""
+        more = {kind: count - self._refused.get(kind, 0) for kind, count in refused.items()}
         with suppress(OSError):  # a keeper that does not listen is gone soon, or hangs itself
-            self._keeper.send(b".", socket.MSG_DONTWAIT)
+            self._keeper.send(msgspec.json.encode(more) + b"\n", socket.MSG_DONTWAIT)
+            self._refused = dict(refused)
 
     def _follow(self) -> None:
         with suppress(OSError):

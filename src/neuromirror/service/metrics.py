@@ -119,9 +119,11 @@ class Metrics:
         """The loop has turned, which took so long."""
         self._tick_seconds.observe(seconds)
 
-    def of_catalogue(self, up: Callable[[], bool]) -> None:
-        """There is a catalogue, and ``up`` says whether it answers."""
-        self._catalogue.up = up
+    def of_catalogue(
+        self, up: Callable[[], bool], refused: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """There is a catalogue: ``up`` says whether it answers, ``refused`` what it refused."""
+        self._catalogue.up, self._catalogue.refused = up, refused
 
     def catalogue_ended(self) -> None:
         """A catalogue has died, and is started again."""
@@ -146,6 +148,7 @@ class _Pages(Collector):
 
     def __init__(self) -> None:
         self.up: Callable[[], bool] | None = None
+        self.refused: Callable[[], Mapping[str, int]] = dict
         self.restarts = 0
 
     def describe(self) -> Iterable[Metric]:
@@ -153,7 +156,7 @@ class _Pages(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yields both families."""
+        """Yields all families."""
         up = _gauge("catalogue_up", "Whether the catalogue answers (1 or 0).")
         restarts = CounterMetricFamily(
             "neuromirror_catalogue_restarts", "Times that the catalogue had to be started again."
@@ -161,7 +164,15 @@ class _Pages(Collector):
         if self.up is not None:
             up.add_metric([], int(self.up()))
             restarts.add_metric([], self.restarts)
-        yield from (up, restarts)
+        refused = CounterMetricFamily(
+            "neuromirror_catalogue_refused",
+            "Requests that the catalogue refused for their number, by kind (cutout, diff, search, "
+            "sql).",
+            labels=["kind"],
+        )
+        for kind, count in sorted(self.refused().items()):
+            refused.add_metric([_label(kind)], count)
+        yield from (up, restarts, refused)
 
 
 class _Now(Collector):

@@ -285,6 +285,8 @@ def _catalogue(
     command = ["--store", str(store.root), "--index", str(index_path), "catalogue"]
     command += ["--address", shown.address, "--title", shown.title]
     command += [] if shown.cutouts else ["--no-cutouts"]
+    command += [word for limit in shown.limits for word in ("--limit", limit)]
+    command += [word for proxy in shown.proxies for word in ("--trusted-proxy", proxy)]
     command += ["--log-json"] if options.log_json else []
     kept = KeptCatalogue(
         shown.listen,
@@ -294,7 +296,7 @@ def _catalogue(
         ended=office.metrics.catalogue_ended,
         log=office.log,
     )
-    office.metrics.of_catalogue(lambda: kept.up)
+    office.metrics.of_catalogue(lambda: kept.up, lambda: dict(kept.refused))
     return kept
 
 

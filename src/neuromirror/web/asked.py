@@ -21,6 +21,7 @@ from neuromirror.index import (
     IndexMissing,
     IndexUnusable,
     MalformedQuery,
+    QueryStopped,
     UnknownDataset,
     UnknownFile,
     UnknownMirror,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = (UnknownDataset, UnknownMirror, UnknownVersion, UnknownFile)
 _WRONG = (MalformedQuery, AmbiguousName, FilesNotIndexed)
-_LATER = (IndexBusy, IndexMissing, IndexUnusable)
+_LATER = (IndexBusy, IndexMissing, IndexUnusable, QueryStopped)
 
 _NOW = "The index is being written or made anew. Try again in a moment."
 _BROKEN = "Something is wrong here, and not with what you asked for. It is in the operator's log."
@@ -154,12 +155,12 @@ def view(make: View) -> Any:
         except NeuromirrorError as error:
             status = _status(error)
             said = str(error)
-            if status >= 500:
+            if status >= 500 and not isinstance(error, QueryStopped):
                 # it names files of this machine
                 logging.getLogger(__name__).warning("%s: %s", request.path, error)
                 said = _NOW if status == 503 else _BROKEN
             if for_programs:
-                reply = _problem(status, said)
+                reply = problem(status, said)
             else:
                 near = await _helped(asked, request, error)
                 reply = await asked.page("error", status, code=status, message=said, **near)
@@ -183,7 +184,7 @@ async def _helped(asked: Asked, request: Request, error: NeuromirrorError) -> di
         return {}  # the first error is the one to tell
 
 
-def _problem(status: int, detail: str) -> Response:
+def problem(status: int, detail: str) -> Response:
     """What went wrong, as RFC 9457 has it."""
     told = {
         "type": "about:blank",

@@ -8,6 +8,7 @@ any token: what is shown is what anybody may have of upstream.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -144,8 +145,14 @@ class Cutouts:
                 503,
             )
 
+        opened: list[VersionFiles] = []
+        gone = threading.Event()
+
         def make() -> BinaryIO:
             with self._files(row) as files:
+                opened.append(files)
+                if gone.is_set():
+                    files.close()
                 found = voxels(files, asked)
             with TemporaryDirectory(prefix="neuromirror-") as folder:
                 path = Path(folder) / "cutout"
@@ -156,7 +163,14 @@ class Cutouts:
             self._making -= 1
 
         self._making += 1
-        made = await self._run(make, ended)
+        try:
+            made = await self._run(make, ended)
+        except asyncio.CancelledError:
+            # the client closed the connection
+            gone.set()
+            for files in opened:
+                asyncio.get_running_loop().run_in_executor(None, files.close)
+            raise
         self._sending += 1
         return made
 

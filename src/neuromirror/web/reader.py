@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,10 @@ _T = TypeVar("_T")
 _THREADS = 4
 """Of each kind: a question that takes long keeps no file waiting."""
 _SLOW = 2
+_SECONDS = 10.0
+"""Seconds that a question may take, and …"""
+_AT_LENGTH = 60.0
+"""… that one may take which others do not wait for."""
 _DATABASE = "index"
 
 
@@ -39,22 +44,40 @@ class Reader:
         self._shown: tuple[Datasette, tuple[int, int]] | None = None
 
     async def ask(self, question: Callable[[Index], _T]) -> _T:
-        """The answer to a question about the index as it is now; no iterator may come out."""
-        return await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, question)
+        """The answer to a question about the index as it is now; no iterator may come out.
+
+        Raises QueryStopped where it takes too long.
+        """
+        return await self._stoppable(self._asking, _SECONDS, question)
 
     async def ask_at_length(self, question: Callable[[Index], _T]) -> _T:
         """The answer to a question that may take seconds; :meth:`ask` does not wait for it."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._comparing, self._ask, question)
+        return await self._stoppable(self._comparing, _AT_LENGTH, question)
 
-    def _ask(self, question: Callable[[Index], _T]) -> _T:
+    async def _stoppable(
+        self, pool: ThreadPoolExecutor, seconds: float, question: Callable[[Index], _T]
+    ) -> _T:
+        """Ask in a thread, which stops soon after ``seconds`` or when this is cancelled."""
+        cancelled = threading.Event()
+
+        def ask() -> _T:
+            until = time.monotonic() + seconds
+            return self._ask(question, lambda: cancelled.is_set() or time.monotonic() > until)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, ask)
+        finally:
+            cancelled.set()
+
+    def _ask(self, question: Callable[[Index], _T], stop: Callable[[], bool]) -> _T:
         index: Index | None = getattr(self._own, "index", None)
         if index is not None and index.replaced:
             index.close()
             index = self._own.index = None  # nor is it asked again where no other can be opened
         if index is None:
             index = self._own.index = Index.open_readonly(self._path)
-        return question(index)
+        with index.bounded(stop):
+            return question(index)
 
     async def do(self, work: Callable[[], _T]) -> _T:
         """Something that waits for a program, or takes its time."""

@@ -12,6 +12,7 @@ from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
 from neuromirror.store.private import refuse_private
 from neuromirror.web.cutouts import Cutouts
+from neuromirror.web.limiting import Limiter, parse_limits
 from neuromirror.web.reader import Reader
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Site:
     title: str
     address: str
     cutouts: Cutouts
+    limiter: Limiter
     templates: Environment
 
 
@@ -55,11 +57,18 @@ def site_of(datasette: Datasette) -> Site | None:
 
 
 def catalogue(
-    store: Store, index_path: Path, *, title: str = "", address: str = "", cutouts: bool = True
+    store: Store,
+    index_path: Path,
+    *,
+    title: str = "",
+    address: str = "",
+    cutouts: bool = True,
+    limiter: Limiter | None = None,
 ) -> Any:
     """The site of a store, as an ASGI application; see :class:`Site`.
 
-    ``cutouts`` says whether voxels may be had from upstream for those who ask.
+    ``cutouts`` says whether voxels may be had from upstream for those who ask; ``limiter`` admits
+    expensive requests, by default as :data:`~neuromirror.web.limiting.KINDS` says.
 
     Raises ConfigurationError without the extra ``web``, for a private store, and IndexMissing.
     """
@@ -92,6 +101,7 @@ def catalogue(
         title or "neuromirror",
         address,
         Cutouts(store, allowed=cutouts),
+        limiter or Limiter(parse_limits(())),
         environment(),
     )
     reader.show_in(datasette)

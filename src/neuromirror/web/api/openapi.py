@@ -18,7 +18,8 @@ _PROBLEMS = {
     "400": "The address asks for something in a way that cannot be.",
     "404": "There is no such thing here.",
     "410": "It was taken down; the reply says when, and why.",
-    "503": "The index is being written or made anew; try again.",
+    "429": "Your address sends too many requests of this kind; `Retry-After` says when to go on.",
+    "503": "The index is being written or made anew, takes too long, or is busy; try again.",
 }
 _IN_PATH = {
     "name": ("A dataset, as `<mirror>:<upstream's id>`.", "dandi:000027"),

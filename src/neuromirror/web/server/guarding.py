@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from neuromirror.index import IndexMissing
+from neuromirror.web.asked import problem
+from neuromirror.web.limiting import TooManyRequests, client_of, kind_of
 from neuromirror.web.server.answering import App, answering
-from neuromirror.web.server.giving import Message, Receive, Send, give, say
+from neuromirror.web.server.giving import Message, Receive, Send, give, say, while_connected
 from neuromirror.web.server.keeping import Kept, key_of
 from neuromirror.web.server.packing import packing
 from neuromirror.web.site import Site
@@ -101,6 +105,34 @@ def guarded(app: App, datasette: Datasette, site: Site) -> App:
             async def ask(to: Send) -> None:
                 await pages(scope, receive, packing(to, scope, site))
 
-            await remembered.give(key_of(scope, site.reader.state), guarding, ask)
+            key = key_of(scope, site.reader.state)
+            answer = remembered.give(key, guarding, _limited(scope, site, ask))
+            await while_connected(receive, answer)
 
     return asgi
+
+
+def _limited(
+    scope: Any, site: Site, ask: Callable[[Send], Awaitable[None]]
+) -> Callable[[Send], Awaitable[None]]:
+    """``ask`` within the limits on expensive requests; a refused one gets 429 or 503."""
+    kind = kind_of(scope)
+    if kind is None:
+        return ask
+
+    async def limited(to: Send) -> None:
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(site.limiter.admitted(kind, client_of(scope)))
+            except TooManyRequests as error:
+                if scope["path"].startswith("/api/"):
+                    reply = problem(error.status, str(error))
+                    reply.headers["retry-after"] = str(error.seconds)
+                    await reply.asgi_send(to)
+                else:
+                    retry_after = (b"retry-after", b"%d" % error.seconds)
+                    await say(to, error.status, str(error), retry_after)
+                return
+            await ask(to)
+
+    return limited

@@ -68,6 +68,10 @@ class Kept:
                 self._keep(key, start, message.get("body", b""))
             else:
                 start = None
+            if start is None or message["type"] != "http.response.start":
+                # nobody waits for a client that reads slowly
+                making.set()
+                self._making.pop(key, None)
             await send(message)
 
         making = self._making.setdefault(key, asyncio.Event())
@@ -75,7 +79,8 @@ class Kept:
             await ask(sending)
         finally:
             making.set()
-            self._making.pop(key, None)
+            if self._making.get(key) is making:
+                del self._making[key]
 
     def _keep(self, key: _Key, start: Message, body: bytes) -> None:
         self._drop(key)

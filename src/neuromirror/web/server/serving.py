@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from neuromirror.store import Store
+from neuromirror.web.limiting import Limiter
 from neuromirror.web.site import catalogue
 
 _BEAT = 2
@@ -26,24 +27,31 @@ def serve_catalogue(
     title: str = "",
     address: str = "",
     cutouts: bool = True,
+    per_minute: Mapping[str, int],
+    proxies: Sequence[str] = (),
     ready: Callable[[], None],
-    beat: Callable[[], None] | None = None,
+    beat: Callable[[Mapping[str, int]], None] | None = None,
 ) -> None:
     """Serves at a socket that listens until the process is told to end, and closes it.
 
-    ``cutouts`` says whether voxels may be had from upstream for those who ask. ``ready`` is called
-    once, ``beat`` every few seconds while the server's loop turns. Raises as
-    :func:`~neuromirror.web.site.catalogue` does.
+    ``cutouts`` says whether voxels may be had from upstream for those who ask; ``per_minute`` are
+    the limits of :func:`~neuromirror.web.limiting.parse_limits`, and ``proxies`` the networks of
+    :func:`~neuromirror.web.limiting.parse_proxies`, whose X-Forwarded-For names the client.
+    ``ready`` is called once, ``beat`` every few seconds while the server's loop turns, with the
+    number of refused requests by kind. Raises as :func:`~neuromirror.web.site.catalogue` does.
     """
     _share_heaps()
-    application = catalogue(store, index_path, title=title, address=address, cutouts=cutouts)
+    limiter = Limiter(per_minute)
+    application = catalogue(
+        store, index_path, title=title, address=address, cutouts=cutouts, limiter=limiter
+    )
     import uvicorn
 
     from neuromirror.web.server.patience import Patient
 
     async def beating() -> None:
         if beat is not None:
-            beat()
+            beat(limiter.refused)
 
     with listens:
         ready()
@@ -53,8 +61,9 @@ def serve_catalogue(
             log_config=None,
             access_log=False,
             server_header=False,
-            # what such headers say of the one who asks, anybody can say
-            proxy_headers=False,
+            # of others than these proxies such headers say what anybody can say
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
             http=Patient,
             ws="none",
             # each takes a descriptor, of which a process often has a thousand

@@ -1,0 +1,435 @@
+"""Limits on expensive requests: per client, and of all clients together."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+import requests
+from crawl_place import Place
+from web_site import Running, running
+from web_volumes import EM, Volumes, cut
+
+from neuromirror.index import Index, QueryStopped
+from neuromirror.model import ConfigurationError
+from neuromirror.web import reader as reading
+from neuromirror.web.limiting import (
+    KINDS,
+    Limiter,
+    TooManyRequests,
+    client_of,
+    kind_of,
+    parse_limits,
+    parse_proxies,
+)
+from neuromirror.web.reader import Reader
+from neuromirror.web.server.keeping import Kept
+
+PROXY = "--trusted-proxy=127.0.0.1"
+MANY = " ".join(f"a{number}*" for number in range(60))
+DATASETS = 20_000
+BOMBS = [
+    " ".join(f"{letter}{digit}*" for letter in "abcdefghijklmnopqrstuvwxyz" for digit in "0"),
+    " ".join("abcdefghijklmnopqrstuvwxyz0123"),
+    "NEAR(a b c d e f g h, 1000000) " + " ".join("ijklmnopqrstuvwxyz"),
+]
+
+
+def forwarded(address: str) -> dict[str, str]:
+    return {"X-Forwarded-For": address}
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+# --- of one client
+
+REQUESTS = {
+    "diff": "/diff?a=demo:000001&b=demo:000001&page={}",
+    "search": "/?q=word{}",
+    "sql": "/index/mirrors?_size={}",
+    "cutout": "/cutout/demo:000001@latest?level={}",
+}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_client_beyond_its_rate_is_refused_and_others_are_not(shown: Place, kind: str) -> None:
+    page = REQUESTS[kind]
+    with running(shown.store, f"--limit={kind}=1", PROXY) as site:
+
+        def status(number: int, address: str) -> int:
+            return site.get(page.format(number), headers=forwarded(address)).status_code
+
+        assert status(1, "198.51.100.1") != 429
+        refused = site.get(page.format(2), headers=forwarded("198.51.100.1"))
+        assert refused.status_code == 429
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["x-content-type-options"] == "nosniff"
+        assert status(3, "198.51.100.2") != 429
+        # one that sends the addresses of others itself is known by what the proxy added
+        assert status(4, "203.0.113.7, 198.51.100.2") == 429
+        assert site.get("/dataset/demo:000001", headers=forwarded("198.51.100.1")).ok
+
+
+def test_a_program_is_refused_with_a_problem(shown: Place) -> None:
+    with running(shown.store, "--limit=search=1") as site:
+        assert site.get("/api/v1/search?q=a").status_code == 200
+        refused = site.get("/api/v1/search?q=b")
+        assert refused.status_code == 429
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (refused.json()["status"], refused.json()["type"]) == (429, "about:blank")
+        # what was answered a moment ago costs nothing
+        assert site.get("/api/v1/search?q=a").status_code == 200
+
+
+def test_nobody_but_a_trusted_proxy_names_a_client(shown: Place) -> None:
+    for options in ([], ["--trusted-proxy=192.0.2.0/24"]):
+        with running(shown.store, "--limit=search=1", *options) as site:
+            found = [
+                site.get(f"/?q=word{one}", headers=forwarded(f"198.51.100.{one}")).status_code
+                for one in range(3)
+            ]
+            assert found == [200, 429, 429], options
+
+
+@pytest.mark.parametrize("options", [["--limit=all=3"], ["--limit=sql=-1"], [f"{PROXY}/99"]])
+def test_a_malformed_setting_is_wrong_usage(shown: Place, options: list[str]) -> None:
+    kept = [one.replace("--", "--catalogue-") for one in options]
+    program = [sys.executable, "-m", "neuromirror", "--store", str(shown.store.root)]
+    for words in (["catalogue", *options], ["serve", "--catalogue", "127.0.0.1:0", *kept]):
+        done = subprocess.run([*program, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def scope_of(host: str) -> dict[str, Any]:
+    return {"client": (host, 1)}
+
+
+def test_a_client_of_ipv6_is_its_network_and_a_mapped_address_is_that_of_ipv4() -> None:
+    assert client_of(scope_of("2001:db8:1:2::1")) == client_of(scope_of("2001:db8:1:2:ffff::9"))
+    assert client_of(scope_of("2001:db8:1:2::1")) != client_of(scope_of("2001:db8:1:3::1"))
+    assert client_of(scope_of("fe80::1%eth0")) == client_of(scope_of("fe80::2%eth1"))
+    assert client_of(scope_of("::ffff:198.51.100.1")) == client_of(scope_of("198.51.100.1"))
+    # a proxy's word that is no address: whatever it is, it is one client
+    assert client_of(scope_of("x" * 60_000)) == client_of(scope_of("unix:")) == "unknown"
+
+
+def request(address: str) -> dict[str, Any]:
+    path, _, query = address.partition("?")
+    return {"path": path, "raw_path": address.encode(), "query_string": query.encode()}
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("/", None),
+        ("/?mirror=demo", None),
+        ("/?q=a", "search"),
+        ("/?%71=a", "search"),
+        ("/?mirror=demo&page=20000", "search"),
+        (f"/?{'a=b&' * 500}q=c", "search"),
+        ("/find?checksum=00", "search"),
+        ("/dataset/demo:1", None),
+        ("/dataset/demo:1@latest?match=a", "search"),
+        ("/api/v1/datasets", None),
+        ("/api/v1/datasets?q=a", "search"),
+        ("/api/v1/datasets/demo:1", None),
+        ("/api/v1/datasets/demo:1@latest/paths?q=a", "search"),
+        ("/api/v1/search?q=a", "search"),
+        ("/diff?a=b", "diff"),
+        ("/api/v1/diff?a=b&b=c", "diff"),
+        ("/index", "sql"),
+        ("/index.json?sql=select", "sql"),
+        ("/index/files.csv", "sql"),
+        ("/indexes", None),
+        ("/cutout/b:c@d", "cutout"),
+        ("/slice/b:c@d.png", "cutout"),
+        ("/volume/b:c@d", None),
+    ],
+)
+def test_what_is_expensive(address: str, kind: str | None) -> None:
+    assert kind_of(request(address)) == kind
+
+
+# --- the limiter
+
+
+async def admitted(limiter: Limiter, kind: str, client: str) -> int:
+    try:
+        async with limiter.admitted(kind, client):
+            return 200
+    except TooManyRequests as error:
+        return error.status if error.seconds >= 1 else 0
+
+
+def test_a_client_gets_its_rate_again_as_time_goes_by() -> None:
+    clock = [0.0]
+    limiter = Limiter(parse_limits(["sql=3"]), now=lambda: clock[0])
+
+    def get(count: int) -> list[int]:
+        async def several() -> list[int]:
+            return [await admitted(limiter, "sql", "a") for _ in range(count)]
+
+        return asyncio.run(several())
+
+    assert get(5) == [200, 200, 200, 429, 429]
+    clock[0] = 20
+    assert get(2) == [200, 429]
+    clock[0] = 10_000
+    assert get(4) == [200, 200, 200, 429]
+    assert limiter.refused == {"sql": 4}
+
+
+def test_many_addresses_take_no_more_memory() -> None:
+    limiter = Limiter(parse_limits(()), clients=100)
+
+    async def attack() -> None:
+        for number in range(5000):
+            assert await admitted(limiter, "search", f"2001:db8:{number:x}::/64") == 200
+            assert limiter.clients <= 100
+
+    asyncio.run(attack())
+    assert limiter.clients == 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_those_in_progress_are_bounded_for_a_client_and_for_all(kind: str) -> None:
+    limits = KINDS[kind]
+    limiter = Limiter(parse_limits([f"{kind}=0"]))
+
+    async def several() -> None:
+        async with AsyncExitStack() as stack:
+            waiting = []
+            for number in range(limits.admitted):
+                client = f"client {number // limits.each}"
+                entered = stack.enter_async_context(limiter.admitted(kind, client))
+                waiting.append(asyncio.ensure_future(entered))
+                await asyncio.sleep(0)
+            assert sum(one.done() for one in waiting) == limits.running
+            assert await admitted(limiter, kind, "client 0") == 429
+            assert await admitted(limiter, kind, "another") == 503
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        assert await admitted(limiter, kind, "another") == 200
+
+    asyncio.run(several())
+
+
+def test_settings_are_checked() -> None:
+    assert parse_limits(["sql=7"])["sql"] == 7
+    for wrong in ("sql", "sql=", "sql=x", "sql=-1", "sql=1.5", "all=1", "sql=1000000000", ""):
+        with pytest.raises(ConfigurationError):
+            parse_limits([wrong])
+    assert parse_proxies(["127.0.0.1"]) == ["127.0.0.1/32", "::ffff:127.0.0.1/128"]
+    for wrong in ("*", "proxy.example.org", "127.0.0.1/40", ""):
+        with pytest.raises(ConfigurationError):
+            parse_proxies([wrong])
+
+
+# --- pages beside it
+
+
+@pytest.fixture(scope="module")
+def large(shown: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index in which each letter begins a word of many datasets."""
+    path = tmp_path_factory.mktemp("large") / "index.sqlite"
+    shutil.copy(shown.store.index_path, path)
+    title = " ".join(f"{letter}0word" for letter in "abcdefghijklmnopqrstuvwxyz0123")
+    with closing(sqlite3.connect(path)) as index:
+        (first,) = index.execute("SELECT max(id) + 1 FROM datasets").fetchone()
+        numbers = range(first, first + DATASETS)
+        index.executemany(
+            "INSERT INTO datasets (id, mirror, local_id, title) VALUES (?, 1, ?, ?)",
+            ((one, f"many{one}", title) for one in numbers),
+        )
+        index.executemany(
+            "INSERT INTO dataset_text (rowid, name, title, license, doi, attributes) "
+            "VALUES (?, ?, ?, '', '', '')",
+            ((one, f"demo:many{one}", title) for one in numbers),
+        )
+        index.commit()
+        index.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+def memory(site: Running) -> int:
+    """The largest number of bytes that the server has had so far."""
+    for line in Path(f"/proc/{site.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError
+
+
+def test_a_page_is_answered_while_many_clients_send_costly_searches(
+    shown: Place, large: Path
+) -> None:
+    with (
+        running(shown.store, "--index", str(large), PROXY) as site,
+        ThreadPoolExecutor(32) as pool,
+    ):
+        site.page("/mirrors")
+        before = memory(site)
+
+        def bomb(number: int) -> int:
+            words = f"{BOMBS[number % len(BOMBS)]} {number}x"
+            address = f"/api/v1/search?q={quote(words)}"
+            client = forwarded(f"198.51.100.{number}")
+            return requests.get(site.address + address, headers=client, timeout=250).status_code
+
+        sent = [pool.submit(bomb, number) for number in range(32)]
+        # those beyond what is admitted are refused at once
+        eventually(lambda: sum(one.done() for one in sent) >= 32 - KINDS["search"].admitted)
+        site.page("/dataset/demo:000001")
+        pending = [one for one in sent if not one.done()]
+        assert len(pending) >= KINDS["search"].admitted // 2
+        statuses = [one.result() for one in sent]
+        assert set(statuses) <= {200, 400, 503}
+        assert memory(site) < before + (300 << 20)
+
+
+def test_words_without_end_are_refused_before_they_are_searched_for(site: Running) -> None:
+    for words in (MANY, "a " * 3000, "x" * 5000, "NEAR(" * 200):
+        assert site.get(f"/api/v1/search?q={quote(words)}").status_code == 400
+        assert site.get(f"/?q={quote(words)}").status_code == 400
+
+
+def test_a_page_is_answered_while_many_clients_send_cut_outs(
+    quiet_volumes: Volumes,
+) -> None:
+    fault = quiet_volumes.boss.fault("hang", path="/cutout/", seconds=120)
+    with (
+        running(quiet_volumes.place.store, PROXY) as site,
+        ThreadPoolExecutor(40) as pool,
+    ):
+
+        def abuse(number: int) -> int:
+            address = cut(EM, 2, f"0:{number + 1},0:10,12:13")
+            return site.get(address, headers=forwarded(f"198.51.100.{number}")).status_code
+
+        sent: list[Future[int]] = [pool.submit(abuse, number) for number in range(40)]
+        eventually(lambda: sum(one.done() for one in sent) >= 38)
+        assert site.get(f"/volume/{EM}@latest").ok
+        assert site.get("/mirrors").ok
+        assert quiet_volumes.count() == 2
+        fault.clear()
+        assert sorted(one.result() for one in sent) == [200, 200] + [503] * 38
+
+
+# --- clients that leave
+
+
+def endless(index: Index) -> Any:
+    """A query without an end."""
+    sql = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+    return next(index._rows(sql))
+
+
+@pytest.mark.parametrize("ask", [Reader.ask, Reader.ask_at_length])
+def test_a_query_that_nobody_waits_for_stops(shown: Place, ask: Any) -> None:
+    async def several() -> int:
+        reader = Reader(shown.store.index_path)
+        begun = [Event() for _ in range(12)]
+
+        def question(one: Event) -> Callable[[Index], Any]:
+            def asked(index: Index) -> Any:
+                one.set()
+                return endless(index)
+
+            return asked
+
+        asking = [asyncio.ensure_future(ask(reader, question(one))) for one in begun]
+        while not begun[0].is_set():
+            await asyncio.sleep(0.01)
+        for one in asking:
+            one.cancel()
+        answer = ask(reader, lambda index: index.position)
+        found: int = await asyncio.wait_for(answer, 60)
+        assert not begun[-1].is_set()
+        return found
+
+    assert asyncio.run(several()) > 0
+
+
+def test_a_query_that_takes_too_long_stops(shown: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_SECONDS", 0.2)
+
+    async def asked() -> None:
+        reader = Reader(shown.store.index_path)
+        with pytest.raises(QueryStopped):
+            await reader.ask(endless)
+        # the connection can be used again
+        assert await reader.ask(lambda index: index.position) > 0
+
+    asyncio.run(asked())
+
+
+def requested(site: Running, address: str) -> socket.socket:
+    """A connection over which a page is requested, and nothing is read."""
+    where = urlsplit(site.address)
+    made = socket.create_connection((where.hostname or "", where.port or 80), timeout=60)
+    made.sendall(f"GET {address} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return made
+
+
+def test_a_cut_out_that_nobody_waits_for_is_given_up(quiet_volumes: Volumes) -> None:
+    with (
+        running(quiet_volumes.place.store) as site,
+        quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.5, chunk=1 << 16),
+    ):
+        with ExitStack() as stack:
+            for columns in (290, 291):
+                box = f"0:{columns},0:260,12:82"
+                stack.enter_context(requested(site, cut(EM, 0, box)))
+            eventually(lambda: quiet_volumes.count() >= 2)
+        eventually(lambda: site.get(cut(EM, 2, "0:10,0:10,70:71")).ok)
+        # each has 27 blocks, or more; none had them all when there was room for another
+        assert quiet_volumes.count() < 27
+
+
+def test_a_client_that_reads_slowly_keeps_no_other_waiting() -> None:
+    kept = Kept()
+
+    async def stream(to: Any) -> None:
+        headers = [(b"content-type", b"text/plain")]
+        await to({"type": "http.response.start", "status": 200, "headers": headers})
+        for more in (True, False):
+            await to({"type": "http.response.body", "body": b"part", "more_body": more})
+
+    async def several() -> list[bytes]:
+        reads, got = asyncio.Event(), []
+
+        async def slowly(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await reads.wait()
+
+        async def quickly(message: Any) -> None:
+            got.append(message.get("body", b""))
+
+        slow = asyncio.ensure_future(kept.give(("a",), slowly, stream))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(kept.give(("a",), quickly, stream), 30)
+        reads.set()
+        await slow
+        return got
+
+    assert asyncio.run(several())[1:] == [b"part", b"part"]
