@@ -388,6 +388,14 @@ def test_pages_are_given_beside_two_hundred_connections_that_say_nothing(site: R
     site.page("/")
 
 
+def test_pages_are_given_beside_more_silent_connections_than_there_may_be(site: Running) -> None:
+    with ExitStack() as stack:
+        for number in range(600):
+            lines = ["GET / HTTP/1.1", "Host: x"] if number % 2 else []
+            stack.enter_context(connected(site, *lines))
+        assert "demo:000001" in site.page("/?mirror=demo")
+
+
 @contextmanager
 def hasty() -> Iterator[Running]:
     """A server in this process that answers with 50 MB, and has little patience."""

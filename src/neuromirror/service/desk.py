@@ -19,7 +19,6 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import (
     Client,
     Connection,
-    Listener,
     answer_challenge,
     deliver_challenge,
 )
@@ -30,9 +29,14 @@ from typing import Any, Self, TypeVar, cast
 from neuromirror.crawl import Recorder
 from neuromirror.index import Index, IndexMissing, Schedule
 from neuromirror.model import Entry, NeuromirrorError
+from neuromirror.service.admission import SECONDS, Admission
 from neuromirror.service.leases import Lease, LeaseLost
 
 _T = TypeVar("_T")
+
+_BACKLOG = 128
+_TURN = 0.5
+"""Seconds between looks at connections that wait to be authenticated."""
 
 
 class DeskGone(NeuromirrorError):
@@ -51,22 +55,34 @@ class Desk:
     """Serves workers: entries are recorded if the lease that they came with holds.
 
     ``host`` is an address of this machine that workers elsewhere can reach; without it only
-    processes here can.
+    processes here can. A peer has ``patience`` seconds to prove that it knows the key.
     """
 
-    def __init__(self, recorder: Recorder, schedule: Schedule, host: str | None = None) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        schedule: Schedule,
+        host: str | None = None,
+        *,
+        patience: float = SECONDS,
+    ) -> None:
         self._recorder = recorder
         self._schedule = schedule
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         key = secrets.token_bytes(32)
         if host is None:
             self._folder = tempfile.TemporaryDirectory(prefix="neuromirror-")
-            self._listener = Listener(os.path.join(self._folder.name, "desk"))
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(os.path.join(self._folder.name, "desk"))
+            self._listener.listen(_BACKLOG)
         else:
-            self._listener = Listener((host, 0))
-        self.address = DeskAddress(cast("str | tuple[str, int]", self._listener.address), key)
-        self._closing = False
-        self._connections: set[Connection] = set()
+            self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
+        self._listener.settimeout(_TURN)
+        place = cast("str | tuple[str, int]", self._listener.getsockname())
+        self.address = DeskAddress(place, key)
+        self._closing = threading.Event()
+        self._unproved = Admission(seconds=patience)
+        self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._accepting = threading.Thread(target=self._accept, name="desk", daemon=True)
         self._accepting.start()
@@ -84,36 +100,53 @@ class Desk:
 
     def close(self) -> None:
         """Ends all connections; workers that go on are told by their next question."""
-        self._closing = True
-        # accept() waits until somebody comes
-        kind = socket.AF_UNIX if isinstance(self.address.place, str) else socket.AF_INET
-        with suppress(OSError), socket.socket(kind) as knock:
-            knock.connect(self.address.place)
+        self._closing.set()
         self._accepting.join()
         self._listener.close()
         with self._lock:
             for one in self._connections:
-                _hang_up(one)
+                with suppress(OSError):
+                    # to close it would not wake the thread that reads from it
+                    one.shutdown(socket.SHUT_RDWR)
         if self._folder is not None:
             self._folder.cleanup()
 
     def _accept(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
+            self._unproved.cut_off_overdue()
             try:
-                connection = self._listener.accept()
-            except OSError:
-                continue  # one who died on the way in
+                sock, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:  # one who died on the way in, or no file descriptor left
+                self._closing.wait(_TURN)
+                continue
+            self._unproved.add(sock)
             with self._lock:
-                self._connections.add(connection)
-            threading.Thread(
-                target=self._serve, args=(connection,), name="desk worker", daemon=True
-            ).start()
+                self._connections.add(sock)
+            serving = threading.Thread(
+                target=self._serve, args=(sock,), name="desk worker", daemon=True
+            )
+            try:
+                serving.start()
+            except RuntimeError:  # no thread left
+                self._forget(sock)
 
-    def _serve(self, connection: Connection) -> None:
+    def _forget(self, sock: socket.socket) -> None:
+        self._unproved.discard(sock)
+        with self._lock:
+            self._connections.discard(sock)
+            sock.close()
+
+    def _serve(self, sock: socket.socket) -> None:
         # here and not where it is accepted: a stranger who says nothing holds nobody up
-        with suppress(EOFError, OSError, AuthenticationError), closing(connection):
+        with (
+            suppress(EOFError, OSError, AuthenticationError),
+            closing(Connection(os.dup(sock.fileno()))) as connection,
+        ):
             deliver_challenge(connection, self.address.key)
             answer_challenge(connection, self.address.key)
+            self._unproved.discard(sock)
             while True:
                 verb, *said = connection.recv()
                 try:
@@ -124,8 +157,7 @@ class Desk:
                     connection.send(answer)
                 except (TypeError, AttributeError) as error:  # what pickle cannot take
                     connection.send((False, NeuromirrorError(f"no answer: {error}")))
-        with self._lock:
-            self._connections.discard(connection)
+        self._forget(sock)
 
     def _answer(self, verb: str, said: list[Any]) -> object:
         if verb == "record":
@@ -148,12 +180,6 @@ class Desk:
                 f"{lease.name}: the lease of this visit is over and somebody else has taken the "
                 "work; nothing more of this visit is written"
             )
-
-
-def _hang_up(connection: Connection) -> None:
-    """Ends a connection that another thread reads from; to close it would not wake that thread."""
-    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as its:
-        its.shutdown(socket.SHUT_RDWR)
 
 
 _NOT_ASKED = frozenset({"open", "open_readonly", "of_contents", "close", "catch_up", "dump"})

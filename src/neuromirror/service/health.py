@@ -18,10 +18,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from neuromirror.index import Index, Schedule
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service.admission import Admission
 from neuromirror.service.listening import shown_address
 from neuromirror.service.logs import tell
 from neuromirror.store import Store
@@ -29,7 +30,10 @@ from neuromirror.store import Store
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _SLOWEST: Final = 10.0
-"""Seconds that somebody who asks may take for a line."""
+"""Seconds that somebody who asks may take for the request, and to read the reply."""
+
+_PAGES: Final = 8
+"""Pages that are made at a time; others are told to come again."""
 
 
 class Pulse:
@@ -153,6 +157,7 @@ class HealthServer:
 
 
 _Page = tuple[HTTPStatus, str, bytes]
+_TEXT: Final = "text/plain; charset=utf-8"
 
 
 def _hanging(pulse: Pulse) -> list[str]:
@@ -163,12 +168,32 @@ def _hanging(pulse: Pulse) -> list[str]:
 def _judged(problems: list[str], remarks: list[str]) -> _Page:
     status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
     text = "\n".join([*(problems or ["ok"]), *remarks])
-    return status, "text/plain; charset=utf-8", f"{text}\n".encode()
+    return status, _TEXT, f"{text}\n".encode()
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, *given: Any) -> None:
+        self.asking = Admission(seconds=_SLOWEST)
+        self.pages = threading.BoundedSemaphore(_PAGES)
+        super().__init__(*given)
+
+    def service_actions(self) -> None:
+        """Cut off those who dawdle (called by the loop that accepts)."""
+        self.asking.cut_off_overdue()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own, if it asks soon."""
+        self.asking.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self.asking.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Tells of a page that failed; that somebody hung up, or dawdled, is no matter of ours."""
@@ -194,12 +219,20 @@ def _asked(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPRequestHandler
             self._answer(body=False)
 
         def _answer(self, *, body: bool) -> None:
-            page = pages.get(self.path.partition("?")[0])
-            status, kind, content = (
-                (HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"no such page\n")
-                if page is None
-                else page()
-            )
+            server = self.server
+            assert isinstance(server, _Server)
+            server.asking.discard(self.connection)
+            if not server.pages.acquire(blocking=False):
+                self._send(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"too many requests\n", body)
+                return
+            try:
+                page = pages.get(self.path.partition("?")[0])
+                found = (HTTPStatus.NOT_FOUND, _TEXT, b"no such page\n") if page is None else page()
+            finally:
+                server.pages.release()
+            self._send(*found, body)
+
+        def _send(self, status: HTTPStatus, kind: str, content: bytes, body: bool) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))

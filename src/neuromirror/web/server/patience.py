@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -13,6 +13,8 @@ _ASKING = 20.0
 """Seconds that the head of a request may take."""
 _READING = 60.0
 """Seconds in which some of a reply must be read: a quarter of a megabyte of a large one."""
+_SILENT: Final = 250
+"""Connections that may wait for a request at a time; beyond them the oldest is closed."""
 
 
 class Patient(H11Protocol):
@@ -21,7 +23,8 @@ class Patient(H11Protocol):
     Nor for somebody who has asked to read on.
     """
 
-    asking, reading = _ASKING, _READING
+    asking, reading, silent = _ASKING, _READING, _SILENT
+    _without_request: ClassVar[dict[Patient, None]] = {}
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -35,15 +38,15 @@ class Patient(H11Protocol):
         if held is not None and held.family in (socket.AF_INET, socket.AF_INET6):
             # else the end of a small reply waits 40 ms for the other side to have seen its head
             held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._asking = self.loop.call_later(self.asking, self._drop)
+        self._wait_for_request()
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, or all of it; nothing here takes a body, so that it counts, too."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._asking = _stop(self._asking)
+            self._have_request()
         elif self._asking is None:
-            self._asking = self.loop.call_later(self.asking, self._drop)
+            self._wait_for_request()
 
     def on_response_complete(self) -> None:
         """The reply is written; the next request may have begun."""
@@ -51,7 +54,7 @@ class Patient(H11Protocol):
         # what began to come meanwhile is a request that was sent ahead
         begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
         if begun and self._asking is None:
-            self._asking = self.loop.call_later(self.asking, self._drop)
+            self._wait_for_request()
 
     def pause_writing(self) -> None:
         """Much of a reply is not read yet."""
@@ -65,11 +68,24 @@ class Patient(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is there any more."""
-        self._asking = _stop(self._asking)
+        self._have_request()
         self._reading = _stop(self._reading)
         super().connection_lost(exc)
 
+    def _wait_for_request(self) -> None:
+        self._asking = self.loop.call_later(self.asking, self._drop)
+        waiting = self._without_request
+        waiting[self] = None
+        if len(waiting) > self.silent:
+            # whoever asks at once is answered, however many others say nothing
+            next(iter(waiting))._drop()
+
+    def _have_request(self) -> None:
+        self._asking = _stop(self._asking)
+        self._without_request.pop(self, None)
+
     def _drop(self) -> None:
+        self._have_request()
         # what is still to be written is not waited for
         self.transport.abort()
 
