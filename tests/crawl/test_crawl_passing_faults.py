@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,60 @@ def test_a_blob_that_the_bucket_does_not_have_is_asked_for_in_each_sync(
     # the address with the version id is there now
     assert dataset_refs(place)[branch] != before
     assert place.sync()[f"demo:{ZARRS}"].status == "notneeded"
+
+
+def test_an_object_that_its_bucket_refuses_for_a_day_blocks_its_dataset_no_longer(
+    archive: DemoArchive,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, name = quick_place(archive.mirrors, tmp_path / "store"), f"demo:{BLOBS}"
+    assets = archive.dandisets[BLOBS].draft.assets
+    blobs = [assets[f"sub-1/{number}.txt"].blob for number in (1, 2)]
+    keys = [blob.key for blob in blobs if blob is not None]
+    for key in keys:
+        archive.fault("status", server="s3", path=key, method="HEAD", status=403)
+    assert [place.sync()[name].visit for _ in range(2)] == ["failed", "failed"]
+    monkeypatch.setattr("neuromirror.crawl.refusals.LASTING", timedelta(0))
+    for _ in range(2):
+        archive.clear_requests()
+        result = place.sync()[name]
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert [result.message.count(key) for key in keys] == [1, 1]
+        # looked at again in each sync
+        asked = [one for one in archive.s3_requests if any(key in one for key in keys)]
+        assert len(set(asked)) == len(keys)
+    refs = dataset_refs(place)
+    # the files are the same as everywhere, what is missing are their exact addresses
+    here = {ref: sha for ref, sha in refs.items() if not ref.endswith("git-annex")}
+    assert here.items() <= undisturbed.items()
+    archive.clear_faults()
+    assert place.sync()[name].visit == "full"
+    assert place.sync()[name].status == "notneeded"
+
+
+def test_an_object_that_a_published_version_lacks_is_asked_for_in_each_sync(
+    archive: DemoArchive, tmp_path: Path
+) -> None:
+    place, name = quick_place(archive.mirrors, tmp_path / "store"), f"demo:{BLOBS}"
+    blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
+    assert blob is not None
+    fault = archive.fault("status", server="s3", path=blob.key, method="HEAD", status=404)
+    place.sync()
+    # the draft does without it
+    archive.remove_file(BLOBS, "sub-1/1.txt")
+    for _ in range(3):
+        struck = fault.struck
+        result = place.sync()[name]
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert blob.key in result.message
+        assert fault.struck > struck
+    archive.clear_faults()
+    assert place.sync()[name].visit == "full"
+    archive.clear_requests()
+    assert place.sync()[name].status == "notneeded"
+    assert archive.s3_requests == []
 
 
 def test_a_new_state_waits_for_all_of_its_zarrs(archive: DemoArchive, tmp_path: Path) -> None:

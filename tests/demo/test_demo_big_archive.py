@@ -364,6 +364,9 @@ def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path)
         def locations(self, urls: Any) -> list[None]:
             return [None] * len(urls)
 
+        def is_lasting_refusal(self, url: str) -> bool:
+            return False
+
         def contents(self, etags: Any) -> list[None]:
             return [None] * len(etags)
 

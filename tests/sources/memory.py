@@ -20,15 +20,20 @@ class Memory:
         workspace: Path = Path("nowhere"),
         *,
         deep: bool = False,
+        lasting: bool = False,
     ) -> None:
         self._location = location
         self._contents = dict(contents or {})
         self.memo = memo
         self.workspace = workspace
         self.deep = deep
+        self._lasting = lasting
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         return [self._location(url) for url in urls]
+
+    def is_lasting_refusal(self, url: str) -> bool:
+        return self._lasting
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         return [self._contents.get(etag) for etag in etags]

@@ -20,11 +20,16 @@ class Pages(Protocol):
         ...
 
 
+def _no_lasting_refusal(url: str) -> bool:
+    return False
+
+
 class Knowledge:
     """Answers from the index and the store's memos about one version of a dataset.
 
     To be asked in the thread in which the listing is read: the index's connection belongs to it.
-    ``recall`` is asked for contents that the index does not have.
+    ``recall`` is asked for contents that the index does not have, ``refused`` about an object that
+    its bucket refuses.
     """
 
     def __init__(
@@ -35,12 +40,14 @@ class Knowledge:
         *,
         deep: bool = False,
         recall: Callable[[Sequence[str]], list[EtagRow | None]] | None = None,
+        refused: Callable[[str], bool] = _no_lasting_refusal,
     ) -> None:
         self._index = index
         self._workspace = workspace
         self.memo = memo
         self.deep = deep
         self._recall = recall
+        self._refused = refused
 
     @cached_property
     def workspace(self) -> Path:
@@ -50,6 +57,10 @@ class Knowledge:
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
         """The exact location last learnt for each plain URL."""
         return self._index.known_locations(urls)
+
+    def is_lasting_refusal(self, url: str) -> bool:
+        """Record that a bucket refuses an object; return whether it has done so for a day."""
+        return self._refused(url)
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         """What is known of the content of each ETag."""

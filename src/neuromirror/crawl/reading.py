@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from neuromirror.crawl.knowledge import Knowledge
 from neuromirror.crawl.prove import PartEntries, Proven, prove
 from neuromirror.crawl.recalled import Recalled
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.model import DatasetRef, VersionRef
-from neuromirror.net import ListingBroken
+from neuromirror.crawl.refusals import Refusals
+from neuromirror.model import DatasetRef, VersionKind, VersionRef
+from neuromirror.net import Forbidden, ListingBroken
 from neuromirror.sources import ChecksPending, Known, Listing, ListingNotProven, Source
 from neuromirror.store import Store
 from neuromirror.store.memos import Memo, MemoFolder, Workspace
@@ -19,6 +20,8 @@ from neuromirror.store.memos import Memo, MemoFolder, Workspace
 _ATTEMPTS = 3
 _PENDING = "pending "
 """Begins the word under which the pending items of a version are remembered."""
+_PROBLEMS = "problems "
+"""Begins the word under which it is remembered that a published version has problems."""
 
 Commits = tuple[str, str]
 """A state's commit and the git-annex branch's, in hex."""
@@ -113,6 +116,7 @@ class Reading:
         word: str,
     ) -> int | None:
         with ExitStack() as stack:
+            refusals = stack.enter_context(self._refusals(word))
             with (
                 self._recorder.reader() as index,
                 Recalled(self._store, index, self._dataset) as recalled,
@@ -123,6 +127,7 @@ class Reading:
                     None if memo is None else memo.content,
                     deep=self.deep,
                     recall=recalled.contents,
+                    refused=refusals.note,
                 )
                 listing = opened(known)
                 if memo is not None and listing.unchanged():
@@ -132,14 +137,14 @@ class Reading:
                         # a source that reads a sample remembers how far it has come
                         commits = memo.commit, memo.annex_commit
                         self._memos.keep(self._id, word, Memo(*commits, content, memo.pending))
-                    self._note(listing)
+                    self._note(listing, word)
                     return memo.pending
                 scratch = stack.enter_context(self._store.scratch())
                 parts = None
                 if self._parts is not None:
                     parts = stack.enter_context(closing(self._parts(version)))
                 proven = prove(listing, scratch, parts)
-            self._note(listing)
+            self._note(listing, word)
             content = listing.memo()
             # what comes now begins anew if it dies: pages kept longer would hide what changes
             workspace.remove()
@@ -167,6 +172,27 @@ class Reading:
             return None
         return memo.pending
 
-    def _note(self, listing: Listing) -> None:
+    @contextmanager
+    def _refusals(self, word: str) -> Iterator[Refusals]:
+        """Yield what upstream refuses of a version, and keep it, also where that is an error."""
+        refusals = Refusals(self._memos, self._id, word)
+        whole = False
+        try:
+            yield refusals
+            whole = True
+        except Forbidden:
+            whole = True  # raised once all refused objects are known
+            raise
+        finally:
+            refusals.keep(whole=whole)
+
+    def had_problems(self, word: str) -> bool:
+        """Return whether the last listing of a published version had problems."""
+        return self._memos.read(self._id, _PROBLEMS + word) is not None
+
+    def _note(self, listing: Listing, word: str) -> None:
         self.links, self.checked = listing.facts.links, listing.checked()
         self.problems, self.refused = tuple(listing.problems()), listing.refused()
+        if listing.version.kind is VersionKind.PUBLISHED:
+            memo = Memo("", "", b"") if self.problems else None
+            self._memos.keep(self._id, _PROBLEMS + word, memo)

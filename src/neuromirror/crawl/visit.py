@@ -110,6 +110,11 @@ class Visit:
             self._publisher.repository.refresh()
         return self.outcome
 
+    def _take_problems(self) -> None:
+        """Add the problems of the last listing; versions that share an object share its problem."""
+        known = self.outcome.unproven
+        known += [one for one in self._reading.problems if one not in known]
+
     def _is_still_pending(self) -> bool:
         """Whether upstream has completed nothing of what was pending in the last state."""
         self._publisher.catch_up()
@@ -154,7 +159,7 @@ class Visit:
             return commits
 
         self._reading.read(version, take, None)
-        self.outcome.unproven += self._reading.problems
+        self._take_problems()
         return done
 
     def _check_published(self, version: VersionRef, row: VersionRow) -> None:
@@ -167,7 +172,7 @@ class Visit:
                 f"published version {version.upstream} now has {claimed.files} files with "
                 f"{claimed.bytes} bytes, it had {held.files} with {held.bytes}",
             )
-        elif self._deep or folders:
+        elif self._deep or folders or self._reading.had_problems(version.upstream):
 
             def take(listing: Listing, proven: Proven, scratch: Path) -> Commits | None:
                 if self._deep:
@@ -186,6 +191,7 @@ class Visit:
 
             again = self._deep and self._has_parts(row)
             self._reading.read(version, take, None if again else row.commit)
+            self._take_problems()
 
     def _check_parts(self, proven: Proven, row: VersionRow, scratch: Path) -> Proven | None:
         """A published version with its parts listed again; None where one is not what it was."""
@@ -243,7 +249,7 @@ class Visit:
             self._holds.lapse(version.upstream)
         self.outcome.checked = self._reading.checked
         self.outcome.refused = self._reading.refused
-        self.outcome.unproven += self._reading.problems
+        self._take_problems()
         if self._publisher.rows():
             keep_links(self._recorder, self._dataset, self._reading.links)
 

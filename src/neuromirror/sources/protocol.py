@@ -69,6 +69,14 @@ class Known(Protocol):
         """The exact location last learnt for each plain URL."""
         ...
 
+    def is_lasting_refusal(self, url: str) -> bool:
+        """Record that a bucket refuses an object, and return whether that is no passing fault.
+
+        It is none once the object was refused in visits of a day or longer. May be called by any
+        thread.
+        """
+        ...
+
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
         """What is known of the content of each ETag: ``<md5>`` or ``<md5>-<parts>``."""
         ...

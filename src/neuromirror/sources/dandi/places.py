@@ -44,6 +44,7 @@ class Places:
         self._api = api
         self._connections = connections
         self._unfit = _Unfit()
+        self._refused: list[Forbidden] = []
         self._ended = False
 
     @property
@@ -61,8 +62,9 @@ class Places:
         A version id comes from the row's own address, from the index (looked up page by page), from
         the sweep, or else from one HEAD request per object, ``connections`` at a time. An object
         that the bucket says it does not have keeps its plain address, so that it does not block
-        the rest. Raises a :class:`~neuromirror.net.NetError` where the bucket gives no answer, or
-        refuses one: records without version ids because of a fault that passes would differ from
+        the rest, and so does one that the bucket has refused for a day. Raises a
+        :class:`~neuromirror.net.NetError` where the bucket gives no answer, or refuses one for a
+        shorter time: records without version ids because of a fault that passes would differ from
         the next visit's, for ever.
         """
         waiting: deque[Callable[[], Entry]] = deque()
@@ -83,6 +85,9 @@ class Places:
                     yield waiting.popleft()()
             while waiting:
                 yield waiting.popleft()()
+            if self._refused:
+                # only now, so that all of them are known to be refused
+                raise self._refused[0]
             self._ended = True
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -126,12 +131,15 @@ class Places:
         """Return the entry of a row as its object's HEAD reply has it."""
         if reply.status in (401, 403):
             self._unfit.note(url, reply)
-            raise Forbidden(
-                f"{url}: HTTP {reply.status}. The archive lists the object"
-                f" ({text(row.record.path)}) and states no embargo, and its bucket refuses it",
-                url=url,
-                status=reply.status,
-            )
+            if not self._known.is_lasting_refusal(url):
+                refused = Forbidden(
+                    f"{url}: HTTP {reply.status}. The archive lists the object"
+                    f" ({text(row.record.path)}) and states no embargo, and its bucket refuses it",
+                    url=url,
+                    status=reply.status,
+                )
+                self._refused.append(refused)
+            return _record(row, Location(url, "s3"), self._api)
         if not reply.found:
             # It may be back next time, with nothing in the list to tell so.
             self._unfit.note(url, reply)
@@ -167,6 +175,13 @@ def _record(row: BlobRow, first: Location | None, api: str) -> FileRecord:
     )
 
 
+def _said(reply: ObjectReply) -> str:
+    if reply.found:
+        return f"has {reply.size} bytes"
+    refused = reply.status in (401, 403)
+    return f"{'refuses' if refused else 'does not have'} it (HTTP {reply.status})"
+
+
 class _Unfit:
     """The objects of one listing that are missing, or not what the archive's row says."""
 
@@ -184,8 +199,7 @@ class _Unfit:
         with self._lock:
             replies = sorted(self._replies.items())
         return [
-            f"{url}: the archive lists the object, and its bucket "
-            + (f"has {one.size} bytes" if one.found else f"does not have it (HTTP {one.status})")
+            f"{url}: the archive lists the object, and its bucket " + _said(one)
             for url, one in replies
             if one is not None
         ]
