@@ -31,8 +31,8 @@ def datalad(folder: Path, *words: str) -> int:
 
 def first_file(place: Place, dataset: str) -> str:
     with place.index() as index:
-        files = index.files(index.resolve(dataset))
-        return next(one.path for one in files if one.size and "json" not in one.path)
+        files = list(index.files(index.resolve(dataset)))
+    return next(one.path for one in files if one.size and "json" not in one.path)
 
 
 def log(place: Place, dataset: str, name: str) -> list[str]:
