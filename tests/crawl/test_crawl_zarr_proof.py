@@ -9,7 +9,7 @@ from scripted import Box, File, Scripted, Thing, at, files
 from zarr_box import UNPROVEN, UNREACHABLE, exceptions, links, parts, paths, version_labels, zarr
 
 from neuromirror.crawl import rebuild_index
-from neuromirror.model import ConfigurationError, EventRaised
+from neuromirror.model import ConfigurationError, EventRaised, VisitEnded
 from neuromirror.sources import PartUnavailable
 from neuromirror.store import Store
 
@@ -127,6 +127,18 @@ def test_a_zarr_that_is_being_written_is_asked_for_in_each_sync_and_no_failure(
     source.zarrs["z"].broken = None
     assert zarrs.sync()["box:a"].visit == "full"
     assert (paths(zarrs), links(zarrs)) != before
+
+
+@pytest.mark.parametrize("chunks", [3, 9])
+def test_a_zarr_that_is_being_written_counts_once_whichever_versions_have_it(
+    zarrs: Box, source: Scripted, chunks: int
+) -> None:
+    pending = PartUnavailable("it has no checksum", "pending")
+    source.zarrs = {"z": zarr(chunks, broken=pending), "y": zarr(chunks, broken=pending)}
+    thing = source.things["a"] = Thing(files("x.bin"), published={"1.0": files("x.bin")})
+    thing.zarrs = {"z.zarr": "z", "y.zarr": "y"}
+    assert zarrs.sync()["box:a"].visit == "full"
+    assert [one.pending for one in zarrs.entries(VisitEnded)] == [2]
 
 
 def test_a_published_version_waits_until_all_its_zarrs_are_proven(

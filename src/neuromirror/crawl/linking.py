@@ -198,6 +198,8 @@ def _state(
             unproven=tuple(unproven),
             incidents=taken.incidents,
             settled=taken.settled and not failed,
-            pending=taken.pending + sum(is_pending(error) for _, error in failed.values()),
+            pending=taken.pending.union(
+                part.dataset.local_id for part, error in failed.values() if is_pending(error)
+            ),
         ),
     )

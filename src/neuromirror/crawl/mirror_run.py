@@ -344,7 +344,7 @@ class MirrorRun:
             status = "ok" if result.status == "notneeded" else result.status
             result = replace(result, status=status, message=said + result.message)
         try:
-            pending = max(visit.outcome.pending, visit.outcome.writing)
+            pending = max(visit.outcome.pending, len(visit.outcome.writing))
             self._record_visit(task, started, result, pending, own)
         except (NeuromirrorError, OSError) as error:
             return Result(dataset.name, "error", explain(error, self._store), "failed")

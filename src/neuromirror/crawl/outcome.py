@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class Outcome:
     """What a visit did: labels it minted, problems it met, files still without sha256.
 
-    ``writing`` counts the parts that upstream says are still being written, ``refused`` the files
+    ``writing`` are the parts that upstream says are still being written, by local id, of whichever
+    version; ``refused`` the files
     that upstream refuses to be asked about. ``known`` are incidents with published versions that
     were raised by an earlier visit: nothing is left to do about them here, so they are told, but
     fail no further run. ``unproven`` are parts and files that could not be mirrored as upstream has
@@ -26,7 +27,7 @@ class Outcome:
     waiting: str = ""
     upgraded: int = 0
     pending: int = 0
-    writing: int = 0
+    writing: frozenset[str] = frozenset()
     refused: int = 0
     left_out: int = 0
     past: int = 0

@@ -155,7 +155,7 @@ class ListedParts:
         self._unproven: list[str] = []
         self._incidents: list[str] = []
         self._settled = True
-        self._pending = 0
+        self._pending: set[str] = set()
         self._pool = CountedPool(AT_ONCE, thread_name_prefix="part")
         self._numbers = count()
         self._begun: deque[_Read] = deque()
@@ -191,7 +191,7 @@ class ListedParts:
             tuple(self._unproven),
             tuple(self._incidents),
             self._settled,
-            self._pending,
+            frozenset(self._pending),
         )
 
     def settle(self, parts: Sequence[Part], scratch: Path) -> Iterator[Settled]:
@@ -340,7 +340,7 @@ class ListedParts:
             elif path in before:
                 self._inline.append(before[path])
             if is_pending(error):
-                self._pending += 1
+                self._pending.add(part.dataset.local_id)
             elif _is_as_before(part, before.get(path)) and contradicts(error):
                 self._incidents.append(no_longer(part, error))
             elif path in kept or not isinstance(error, PartUnavailable):

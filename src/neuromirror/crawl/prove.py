@@ -87,7 +87,7 @@ class PartsTaken:
     paths of those among them whose state the store lacks. ``inline`` are those whose entries are
     files here. ``unproven`` says in a line each which are not as upstream has them now, and
     why; ``incidents`` which upstream no longer has as it said; ``settled`` that the next visit
-    need not ask again. ``pending`` counts those that upstream says are still being written.
+    need not ask again. ``pending`` are the local ids of those that upstream says are being written.
     """
 
     linked: Mapping[bytes, Part] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class PartsTaken:
     unproven: tuple[str, ...] = ()
     incidents: tuple[str, ...] = ()
     settled: bool = True
-    pending: int = 0
+    pending: frozenset[str] = frozenset()
 
     @property
     def paths(self) -> frozenset[bytes]:

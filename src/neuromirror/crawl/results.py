@@ -53,10 +53,11 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
     if outcome.parts:
         states = "1 new state" if outcome.parts == 1 else f"{outcome.parts} new states"
         notes += f"; {states} of its Zarrs"
-    if outcome.pending:
-        notes += f"; {files_waiting(outcome.pending, 'wait')} for a checksum"
-    if outcome.writing:
-        zarrs = "1 Zarr is" if outcome.writing == 1 else f"{outcome.writing} Zarrs are"
+    writing = len(outcome.writing)
+    if outcome.pending > writing:  # a Zarr that is being written has no checksum, either
+        notes += f"; {files_waiting(outcome.pending - writing, 'wait')} for a checksum"
+    if writing:
+        zarrs = "1 Zarr is" if writing == 1 else f"{writing} Zarrs are"
         notes += f"; {zarrs} still being written upstream"
     if outcome.refused:
         objects = "1 object" if outcome.refused == 1 else f"{outcome.refused} objects"

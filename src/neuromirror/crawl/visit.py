@@ -404,7 +404,7 @@ class Visit:
         self, proven: Proven, branch: str, scratch: Path, label: str | None
     ) -> Commits | None:
         proven = self._link_parts(proven, scratch)
-        self.outcome.writing += proven.parts.pending
+        self.outcome.writing |= proven.parts.pending
         if (proven.parts.unproven or proven.parts.pending) and branch == PUBLISHED:
             return None  # it would lack them for ever
         state = self._parts.publish(proven, scratch)
