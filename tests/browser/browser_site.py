@@ -83,7 +83,7 @@ def shown(
         )
         volumes = stack.enter_context(DemoBoss(folder / "demo", port=boss))
         place = _mirrored(demo, folder, odd)
-        options = ("--title", "Demo catalogue", "--listen", f"127.0.0.1:{own}")
+        options = ("--sql", "--title", "Demo catalogue", "--listen", f"127.0.0.1:{own}")
         yield Shown(stack.enter_context(running(place.store, *options)), place, volumes)
 
 

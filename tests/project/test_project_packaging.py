@@ -120,6 +120,8 @@ def test_the_unit_says_what_the_service_counts_on() -> None:
     assert (told["Restart"], told["RestartPreventExitStatus"]) == ("on-failure", "2")
     # one worker that takes too much memory is not the end of all
     assert told["OOMPolicy"] == "continue"
+    # all together leave memory to the rest of the machine
+    assert 0 < int(told["MemoryMax"].removesuffix("%")) < 100
     writable = told["ReadWritePaths"]
     for name, value in variables().items():
         if name.endswith(("STORE", "BACKUP")):

@@ -292,8 +292,8 @@ def test_search_engines_read_a_dataset(site: Running) -> None:
 
 
 def test_the_tables_can_be_asked_and_only_read(site: Running) -> None:
-    rows = site.get("/index.json?sql=select+count(*)+as+n+from+versions&_shape=array").json()
-    assert rows[0]["n"] > 5
+    rows = site.get("/index/versions.json?_shape=array&_size=max").json()
+    assert len(rows) > 5
     assert site.get("/index.json?sql=delete+from+versions").status_code == 400
     assert site.get("/index/newest_versions").status_code == 200
 

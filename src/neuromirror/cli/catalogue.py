@@ -49,6 +49,12 @@ _LISTEN = "127.0.0.1:8270"
     metavar="ADDRESS",
     help="A proxy, or a network of them, whose X-Forwarded-For names the client [default: none].",
 )
+@click.option(
+    "--sql/--no-sql",
+    default=False,
+    show_default=True,
+    help="Run SQL that visitors write at /index, within limits.",
+)
 @click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
 @click.option("--kept", nargs=2, type=int, hidden=True)
 @settings_options
@@ -61,6 +67,7 @@ def catalogue_command(
     cutouts: bool,
     limits: tuple[str, ...],
     proxies: tuple[str, ...],
+    sql: bool,
     log_json: bool,
     kept: tuple[int, int] | None,
 ) -> None:
@@ -120,6 +127,7 @@ def catalogue_command(
             cutouts=cutouts,
             per_minute=per_minute,
             proxies=trusted,
+            sql=sql,
             ready=ready,
             beat=beat,
         )

@@ -101,6 +101,7 @@ def _size(context: click.Context, option: click.Parameter, value: str) -> int:
     metavar="ADDRESS",
     help='As "neuromirror catalogue --trusted-proxy" [NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES].',
 )
+@click.option("--catalogue-sql", is_flag=True, help="Run SQL that visitors write at its /index.")
 @click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
 @click.option(
     "--private-store",
@@ -132,6 +133,7 @@ def serve_command(
     catalogue_no_cutouts: bool,
     catalogue_limits: tuple[str, ...],
     catalogue_proxies: tuple[str, ...],
+    catalogue_sql: bool,
     log_json: bool,
     private_store: Path | None,
     backup: Path | None,
@@ -196,6 +198,7 @@ def serve_command(
             cutouts=not catalogue_no_cutouts,
             limits=limits,
             proxies=proxies,
+            sql=catalogue_sql,
         )
     elif (
         catalogue_address is not None
@@ -203,6 +206,7 @@ def serve_command(
         or catalogue_no_cutouts
         or catalogue_limits
         or catalogue_proxies
+        or catalogue_sql
     ):
         raise ConfigurationError(
             "--catalogue-… says how pages are; name where they are with --catalogue HOST:PORT"

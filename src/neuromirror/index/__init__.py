@@ -8,7 +8,6 @@ from neuromirror.index.applying import Journal
 from neuromirror.index.browse_queries import LevelRow, SpanRow
 from neuromirror.index.canned import CANNED
 from neuromirror.index.checksums import is_checksum
-from neuromirror.index.connection import is_misasked
 from neuromirror.index.database import Index, rebuild
 from neuromirror.index.errors import (
     AmbiguousName,
@@ -56,6 +55,7 @@ from neuromirror.index.schedule import LeaseRow, Schedule, TaskRow
 from neuromirror.index.search_queries import FoundDataset, FoundDatasets, MatchedPaths
 from neuromirror.index.settings import is_indexed, settled
 from neuromirror.index.urls import plain_url
+from neuromirror.index.visitors import VisitorIndex, refusal
 
 __all__ = [
     "CANNED",
@@ -106,11 +106,12 @@ __all__ = [
     "UnknownVersion",
     "VersionRow",
     "VisitRow",
+    "VisitorIndex",
     "Vouched",
     "is_checksum",
     "is_indexed",
-    "is_misasked",
     "plain_url",
     "rebuild",
+    "refusal",
     "settled",
 ]

@@ -28,6 +28,15 @@ STOPPED = "this takes too long here, or too long just now; ask for less, or try 
 OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 _POLL = 0.1
 
+_LIMITS = {
+    # the longest text that a question makes is a list of blocks of paths
+    sqlite3.SQLITE_LIMIT_LENGTH: 64 << 20,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+"""Of connections that only read."""
+
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
@@ -59,9 +68,35 @@ def translated(path: Path) -> Iterator[None]:
         raise
 
 
-def is_misasked(error: BaseException) -> bool:
-    """Whether SQLite refused a statement for the values that came with it."""
-    return isinstance(error, sqlite3.ProgrammingError)
+class ReadConnection(sqlite3.Connection):
+    """A connection that only reads.
+
+    An ``immutable`` one sees no change of its file: see :func:`identity`.
+    """
+
+    immutable = False
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """Return a value that differs when a connection to a database has to be opened again.
+
+    The file is told by the first two numbers. An ``immutable`` connection is stale as well when one
+    of the others differs, that is after any write.
+    """
+    told: list[int] = []
+    for name in (path, path.with_name(path.name + "-wal")):
+        with contextlib.suppress(FileNotFoundError):
+            found = name.stat()
+            if name == path or found.st_size:
+                told += [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+    return tuple(told)
+
+
+def is_stale(connection: sqlite3.Connection, path: Path, opened: tuple[int, ...]) -> bool:
+    """Return whether a connection sees an old state for good; ``opened`` is from before opening."""
+    immutable = isinstance(connection, ReadConnection) and connection.immutable
+    compared = None if immutable else 2
+    return identity(path)[:compared] != opened[:compared]
 
 
 def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
@@ -103,7 +138,7 @@ def open_scratch(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
+def open_reader(path: Path, factory: type[ReadConnection] = ReadConnection) -> ReadConnection:
     """A connection that only reads; works in a folder that cannot be written, too."""
     _need_modern_sqlite()
     if not path.is_file():
@@ -112,7 +147,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
             "`neuromirror rebuild-index` if the store is there and only its index is gone"
         )
     with translated(path):
-        connection = _connect(path, "ro")
+        connection = _connect_reader(path, factory)
         try:
             try:
                 connection.execute("PRAGMA schema_version")
@@ -124,9 +159,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
                     raise
                 # This reader may not make the log's files, and nobody has them open now. Should
                 # a writer come while it reads, it may see both old and new pages: such a reader
-                # should be short-lived.
+                # should be short-lived, or look at `identity` before each question.
                 connection.close()
-                connection = _connect(path, "ro", immutable=True)
+                connection = _connect_reader(path, factory, immutable=True)
             if _check(connection, path) != schema.SCHEMA:
                 raise IndexUnusable(
                     f"the index {path} is of an older release; `neuromirror sync` brings it up to "
@@ -176,9 +211,22 @@ def _flock(descriptor: int, path: Path, wait: float) -> None:
             ) from None
 
 
-def _connect(path: Path, mode: str, immutable: bool = False) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}{'&immutable=1' if immutable else ''}"
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None)
+
+
+def _connect_reader(
+    path: Path, factory: type[ReadConnection], *, immutable: bool = False
+) -> ReadConnection:
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro{'&immutable=1' if immutable else ''}"
+    made = sqlite3.connect(
+        uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, factory=factory
+    )
+    made.immutable = immutable
+    for limit, most in _LIMITS.items():
+        made.setlimit(limit, most)
+    return made
 
 
 def _needs_migration(path: Path) -> bool:

@@ -15,6 +15,8 @@ from neuromirror.index.ancestry import AncestryQueries
 from neuromirror.index.applying import Journal, apply_entry, record_left_out
 from neuromirror.index.browse_queries import BrowseQueries
 from neuromirror.index.connection import (
+    identity,
+    is_stale,
     open_reader,
     open_scratch,
     open_writer,
@@ -58,13 +60,18 @@ class Index(
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, writable: bool, lock_wait: float
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        writable: bool,
+        lock_wait: float,
+        file: tuple[int, ...] = (),
     ) -> None:
         self.path = path
         self._db = connection
         self._writable = writable
         self._lock_wait = lock_wait
-        self._file = _identity(path)
+        self._file = file or identity(path)
 
     @classmethod
     def open(cls, path: Path, *, lock_wait: float = LOCK_WAIT) -> Self:
@@ -72,12 +79,14 @@ class Index(
 
         Raises :class:`IndexUnusable` for a file that is corrupt, of a newer schema or not ours.
         """
-        return cls(path, open_writer(path, lock_wait), True, lock_wait)
+        before = identity(path)  # what comes in its place while it is opened is another one
+        return cls(path, open_writer(path, lock_wait), True, lock_wait, before)
 
     @classmethod
     def open_readonly(cls, path: Path) -> Self:
         """Open to read, beside a writer if there is one; raises :class:`IndexMissing` as well."""
-        return cls(path, open_reader(path), False, LOCK_WAIT)
+        before = identity(path)
+        return cls(path, open_reader(path), False, LOCK_WAIT, before)
 
     @classmethod
     def of_contents(cls, path: Path, files: Iterable[PlacedFile]) -> Self:
@@ -123,8 +132,12 @@ class Index(
 
     @property
     def replaced(self) -> bool:
-        """Whether a rebuild has put another file in place; open the index again to see it."""
-        return _identity(self.path) != self._file
+        """Whether this connection sees an old state for good; open the index again.
+
+        So after a rebuild has put another file in place, or after any write where the index was
+        opened as an immutable one.
+        """
+        return is_stale(self._db, self.path, self._file)
 
     def catch_up(self, journal: Journal, progress: Progress | None = None) -> int:
         """Apply what the journal has beyond :attr:`position`; gives the number of entries.
@@ -140,7 +153,7 @@ class Index(
             if self.replaced:
                 self._db.close()
                 self._db = open_writer(self.path, None)
-                self._file = _identity(self.path)
+                self._file = identity(self.path)
             return _apply_all(self._db, journal, self.position, progress, leave_out=True)
 
     def failures(self) -> list[FailureRow]:
@@ -275,11 +288,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

@@ -13,7 +13,13 @@ from neuromirror.index.errors import (
     UnknownVersion,
 )
 from neuromirror.index.matching import BLOCKS, Matching
-from neuromirror.index.reading import CURRENT, VERSION_COLUMNS, VERSION_TABLES, version_row
+from neuromirror.index.reading import (
+    CURRENT,
+    HAS_ROWS,
+    VERSION_COLUMNS,
+    VERSION_TABLES,
+    version_row,
+)
 from neuromirror.index.rows import DatasetRow, PartRow, Tombstone, VersionRow
 from neuromirror.model import parse_time_label
 
@@ -130,10 +136,7 @@ class DatasetQueries(Matching):
         """Whether nothing is in the index of a dataset but the ids of its versions."""
         mirror, _, local_id = name.partition(":")
         row = self._row(
-            "SELECT EXISTS (SELECT 1 FROM versions v WHERE v.dataset = d.id "
-            "AND (v.indexed OR v.title <> '' OR v.evidence <> '{}')) "
-            "OR EXISTS (SELECT 1 FROM files f WHERE f.dataset = d.id) OR d.title <> '' "
-            "FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            f"SELECT {HAS_ROWS} FROM datasets d JOIN mirrors m ON m.id = d.mirror "
             "WHERE m.name = ? AND d.local_id = ?",
             (mirror, local_id),
         )

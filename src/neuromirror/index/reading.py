@@ -33,6 +33,10 @@ CURRENT = """(CASE WHEN d.within <> '' THEN d.newest ELSE coalesce(
      ORDER BY p.seq DESC LIMIT 1), d.newest) END)"""
 """The id of the version that the name of dataset ``d`` means: its newest published one, else the
 newest observed. A part of another dataset has no published versions."""
+HAS_ROWS = """(d.title <> '' OR EXISTS (SELECT 1 FROM files f WHERE f.dataset = d.id)
+    OR EXISTS (SELECT 1 FROM versions v WHERE v.dataset = d.id
+    AND (v.indexed OR v.title <> '' OR v.evidence <> '{}')))"""
+"""Whether there is more of dataset ``d`` in the index than the ids of its versions."""
 CONTENT_COLUMNS = (
     "c.id, c.key, c.size, c.sha256, c.md5, c.etag, c.parts, c.part_size, c.checked, "
     "c.sha256_by, c.md5_by, c.etag_by"

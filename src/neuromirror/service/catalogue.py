@@ -70,7 +70,7 @@ class CatalogueOptions:
     ``listen`` is the host and port to serve it at; ``address`` the one that people type, behind a
     proxy, and ``title`` what its pages are called, both empty: as :mod:`neuromirror.web` has it;
     ``cutouts`` whether voxels are had from upstream for those who ask; ``limits`` and ``proxies``
-    are its options ``--limit`` and ``--trusted-proxy``.
+    are its options ``--limit`` and ``--trusted-proxy``; ``sql`` whether visitors may write SQL.
     """
 
     listen: tuple[str, int]
@@ -79,6 +79,7 @@ class CatalogueOptions:
     cutouts: bool = True
     limits: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
+    sql: bool = False
 
 
 class KeptCatalogue:

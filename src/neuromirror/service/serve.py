@@ -287,6 +287,7 @@ def _catalogue(
     command += [] if shown.cutouts else ["--no-cutouts"]
     command += [word for limit in shown.limits for word in ("--limit", limit)]
     command += [word for proxy in shown.proxies for word in ("--trusted-proxy", proxy)]
+    command += ["--sql"] if shown.sql else []
     command += ["--log-json"] if options.log_json else []
     kept = KeptCatalogue(
         shown.listen,

@@ -29,16 +29,18 @@ from neuromirror.index import (
 )
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.helping import helped
+from neuromirror.web.server.tables import TablesBusy, TablesFailed, TablesTooSlow
 from neuromirror.web.site import Site, site_of
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
 
 _UNKNOWN = (UnknownDataset, UnknownMirror, UnknownVersion, UnknownFile)
-_WRONG = (MalformedQuery, AmbiguousName, FilesNotIndexed)
-_LATER = (IndexBusy, IndexMissing, IndexUnusable, QueryStopped)
+_WRONG = (MalformedQuery, AmbiguousName, FilesNotIndexed, TablesTooSlow)
+_LATER = (IndexBusy, IndexMissing, IndexUnusable, QueryStopped, TablesBusy, TablesFailed)
 
 _NOW = "The index is being written or made anew. Try again in a moment."
+_MANY = "As many requests for tables are being answered as may be at once. Try again in a moment."
 _BROKEN = "Something is wrong here, and not with what you asked for. It is in the operator's log."
 
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
@@ -53,6 +55,10 @@ View = Callable[["Asked"], Awaitable[Response]]
 
 class Wrong(NeuromirrorError):
     """An address that asks for something in a way that cannot be."""
+
+
+class Refused(NeuromirrorError):
+    """Something that this catalogue is set not to do."""
 
 
 class NoSuchPage(NeuromirrorError):
@@ -93,6 +99,13 @@ class Asked:
         if not sound or not 1 <= int(text) <= most:
             raise Wrong(f"{name} is a whole number from 1 to {most}, not {text[:40]!r}")
         return int(text)
+
+    async def from_tables(self) -> Response:
+        """Datasette's reply to this request; raises as :meth:`Tables.reply`."""
+        assert self.site.tables is not None  # the route is only where they are
+        reply = await self.site.tables.reply(self._request.scope)
+        kind = reply.headers.pop("content-type", "text/plain; charset=utf-8")
+        return Response(reply.body, reply.status, reply.headers, kind)
 
     @property
     def is_head(self) -> bool:
@@ -158,7 +171,7 @@ def view(make: View) -> Any:
             if status >= 500 and not isinstance(error, QueryStopped):
                 # it names files of this machine
                 logging.getLogger(__name__).warning("%s: %s", request.path, error)
-                said = _NOW if status == 503 else _BROKEN
+                said = _said(error, status)
             if for_programs:
                 reply = problem(status, said)
             else:
@@ -196,6 +209,13 @@ def problem(status: int, detail: str) -> Response:
     return Response(text, status, dict(_FROM_ANYWHERE), "application/problem+json")
 
 
+def _said(error: NeuromirrorError, status: int) -> str:
+    """Return what to tell of an error that is not the visitor's."""
+    if status != 503:
+        return _BROKEN
+    return _MANY if isinstance(error, (TablesBusy, TablesFailed)) else _NOW
+
+
 def _status(error: NeuromirrorError) -> int:
     if isinstance(error, DatasetWithheld):
         return 410
@@ -203,4 +223,6 @@ def _status(error: NeuromirrorError) -> int:
         return 404
     if isinstance(error, (*_WRONG, Wrong)):
         return 400
+    if isinstance(error, Refused):
+        return 403
     return 503 if isinstance(error, _LATER) else 500

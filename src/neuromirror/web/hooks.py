@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from datasette import hookimpl
-from datasette.views.base import DatasetteError
 
 from neuromirror.web.server.failing import failed
 from neuromirror.web.server.guarding import guarded
@@ -19,18 +18,19 @@ if TYPE_CHECKING:
 def asgi_wrapper(datasette: Datasette) -> Any:
     """Our pages, headers on all replies, and the store's own files."""
     site = site_of(datasette)
-    return (lambda app: app) if site is None else (lambda app: guarded(app, datasette, site))
+    if site is None or site.tables is None:
+        return lambda app: app
+    return lambda app: guarded(app, datasette, site)
 
 
 @hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
 def handle_exception(datasette: Datasette, request: Any, exception: Exception) -> Any:
     """Errors of Datasette's own pages.
 
-    In place of its own handler, which shows what an exception says and logs all that was known, but
-    for what it says of somebody's SQL.
+    In place of its own handler, which shows what an exception says and logs all that was known.
     """
     outcome = yield
-    if site_of(datasette) is not None and not isinstance(exception, DatasetteError):
+    if site_of(datasette) is not None:
         outcome.force_result([lambda: failed(datasette, request, exception)])
 
 

@@ -9,12 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from neuromirror.index import Index, IndexMissing
-
-if TYPE_CHECKING:
-    from datasette.app import Datasette
+from neuromirror.index import Index
 
 _T = TypeVar("_T")
 _THREADS = 4
@@ -24,24 +21,21 @@ _SECONDS = 10.0
 """Seconds that a question may take, and …"""
 _AT_LENGTH = 60.0
 """… that one may take which others do not wait for."""
-_DATABASE = "index"
 
 
 class Reader:
     """Reads the index at ``path``, and the new one where a rebuild has put another in its place.
 
-    Raises IndexMissing where there is none.
+    Questions raise IndexMissing where there is none.
     """
 
     def __init__(self, path: Path) -> None:
-        Index.open_readonly(path).close()
         self._path = path
         self._own = threading.local()
         self._asking = ThreadPoolExecutor(_THREADS, thread_name_prefix="ask")
         self._comparing = ThreadPoolExecutor(_SLOW, thread_name_prefix="compare")
         self._doing = ThreadPoolExecutor(_THREADS, thread_name_prefix="do")
         self._reading = ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
-        self._shown: tuple[Datasette, tuple[int, int]] | None = None
 
     async def ask(self, question: Callable[[Index], _T]) -> _T:
         """The answer to a question about the index as it is now; no iterator may come out.
@@ -96,29 +90,3 @@ class Reader:
                 found = path.stat()
                 told += [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
         return tuple(told)
-
-    def show_in(self, datasette: Datasette) -> None:
-        """Makes the index the database ``index`` of a Datasette, and keeps it that."""
-        from datasette.database import Database
-
-        found = self._path.stat()
-        datasette.add_database(
-            Database(datasette, path=str(self._path), is_mutable=True), name=_DATABASE
-        )
-        self._shown = datasette, (found.st_dev, found.st_ino)
-
-    def refresh(self) -> None:
-        """Shows the new index where the old one was replaced; before a page of Datasette's own.
-
-        Raises IndexMissing.
-        """
-        if self._shown is None:
-            return
-        datasette, shown = self._shown
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            raise IndexMissing(f"there is no index at {self._path}") from None
-        if (found.st_dev, found.st_ino) != shown:
-            datasette.remove_database(_DATABASE)
-            self.show_in(datasette)

@@ -1,6 +1,6 @@
 """Which page answers which address; the more particular ones first.
 
-What is left to Datasette is the index's tables, and its style sheets.
+What is left to Datasette are its style sheets.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from neuromirror.web.pages import (
     file,
     searching,
     status,
+    tables,
     version,
     volume,
 )
@@ -45,5 +46,6 @@ ROUTES: Sequence[tuple[str, Any]] = (
     (r"/sitemap/(?P<place>[0-9]{1,6})\.xml$", feeds.part_of_sitemap),
     (r"/robots\.txt$", feeds.robots),
     *api.ROUTES,
-    (r"/(?!index(?:[/.]|$)|-/|favicon\.ico$)(?P<rest>.+)$", status.unknown),
+    (r"/index(?:[/.].*)?$", tables.tables),
+    (r"/(?!-/|favicon\.ico$)(?P<rest>.+)$", status.unknown),
 )

@@ -7,36 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuromirror.index import CANNED
+from neuromirror.index import Index
 from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
 from neuromirror.store.private import refuse_private
 from neuromirror.web.cutouts import Cutouts
 from neuromirror.web.limiting import Limiter, parse_limits
 from neuromirror.web.reader import Reader
+from neuromirror.web.server.tables import Tables
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
     from jinja2 import Environment
 
-_SETTINGS = {
-    "sql_time_limit_ms": 1000,
-    "max_returned_rows": 1000,
-    "default_page_size": 50,
-    "num_sql_threads": 3,
-    "allow_download": False,
-    "allow_csv_stream": False,
-    "suggest_facets": False,
-    "facet_time_limit_ms": 200,
-    "template_debug": False,
-    "trace_debug": False,
-    "default_cache_ttl": 0,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages are made from; ``address`` is the site's own, as people type it."""
+    """What the pages are made from; ``address`` is the site's own, as people type it.
+
+    ``tables`` are None in the processes that answer for tables themselves.
+    """
 
     store: Store
     reader: Reader
@@ -45,6 +35,7 @@ class Site:
     cutouts: Cutouts
     limiter: Limiter
     templates: Environment
+    tables: Tables | None = None
 
 
 _SITES: weakref.WeakKeyDictionary[Any, Site] = weakref.WeakKeyDictionary()
@@ -63,12 +54,14 @@ def catalogue(
     title: str = "",
     address: str = "",
     cutouts: bool = True,
+    sql: bool = False,
     limiter: Limiter | None = None,
 ) -> Any:
     """The site of a store, as an ASGI application; see :class:`Site`.
 
-    ``cutouts`` says whether voxels may be had from upstream for those who ask; ``limiter`` admits
-    expensive requests, by default as :data:`~neuromirror.web.limiting.KINDS` says.
+    ``cutouts`` says whether voxels may be had from upstream for those who ask, ``sql`` whether
+    visitors may write SQL statements of their own; ``limiter`` admits expensive requests, by
+    default as :data:`~neuromirror.web.limiting.KINDS` says.
 
     Raises ConfigurationError without the extra ``web``, for a private store, and IndexMissing.
     """
@@ -82,27 +75,48 @@ def catalogue(
             "'neuromirror[web]'"
         ) from error
     from neuromirror import web
-    from neuromirror.web.rendering import environment
 
     if not pm.is_registered(web):  # as where its entry point is not seen
         pm.register(web)
-    reader = Reader(index_path)
-    datasette = Datasette(
-        [],
-        metadata={
-            "title": title or "neuromirror",
-            "databases": {"index": {"queries": CANNED}},
-        },
-        settings=_SETTINGS,
+    Index.open_readonly(index_path).close()
+    title = title or "neuromirror"
+    # for its style sheets; what asks the index runs in processes of its own
+    datasette = Datasette([], metadata={"title": title})
+    found = Tables(store.root, index_path, title=title, address=address, sql=sql)
+    show(
+        datasette,
+        store,
+        index_path,
+        title=title,
+        address=address,
+        cutouts=cutouts,
+        limiter=limiter,
+        tables=found,
     )
+    return datasette.app()
+
+
+def show(
+    datasette: Datasette,
+    store: Store,
+    index_path: Path,
+    *,
+    title: str,
+    address: str,
+    cutouts: bool = False,
+    limiter: Limiter | None = None,
+    tables: Tables | None = None,
+) -> None:
+    """Make a Datasette show a store; see :class:`Site`."""
+    from neuromirror.web.rendering import environment
+
     _SITES[datasette] = Site(
         store,
-        reader,
-        title or "neuromirror",
+        Reader(index_path),
+        title,
         address,
         Cutouts(store, allowed=cutouts),
         limiter or Limiter(parse_limits(())),
         environment(),
+        tables,
     )
-    reader.show_in(datasette)
-    return datasette.app()

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from neuromirror.index import IndexMissing
 from neuromirror.web.asked import problem
 from neuromirror.web.limiting import TooManyRequests, client_of, kind_of
 from neuromirror.web.server.answering import App, answering
@@ -56,8 +55,6 @@ _BEFORE_ASKING = (
 _OPEN = re.compile(rb"/-/static(?:-plugins)?/[\w./-]{1,200}\Z")
 """Pages of Datasette about itself tell paths of the machine: only its style sheets are given."""
 
-_ANEW = "The index is being made anew. Try again in a moment."
-
 
 def guarded(app: App, datasette: Datasette, site: Site) -> App:
     """Datasette with our pages before it, and the headers and the files around them."""
@@ -95,12 +92,6 @@ def guarded(app: App, datasette: Datasette, site: Site) -> App:
         elif path.startswith(b"/-/") and not _OPEN.match(path):
             await say(guarding, 404, "There is no such page.")
         else:
-            if path.startswith(b"/index"):
-                try:
-                    site.reader.refresh()
-                except IndexMissing:
-                    await say(guarding, 503, _ANEW, (b"retry-after", b"10"))
-                    return
 
             async def ask(to: Send) -> None:
                 await pages(scope, receive, packing(to, scope, site))

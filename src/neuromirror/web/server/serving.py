@@ -29,13 +29,15 @@ def serve_catalogue(
     cutouts: bool = True,
     per_minute: Mapping[str, int],
     proxies: Sequence[str] = (),
+    sql: bool = False,
     ready: Callable[[], None],
     beat: Callable[[Mapping[str, int]], None] | None = None,
 ) -> None:
     """Serves at a socket that listens until the process is told to end, and closes it.
 
-    ``cutouts`` says whether voxels may be had from upstream for those who ask; ``per_minute`` are
-    the limits of :func:`~neuromirror.web.limiting.parse_limits`, and ``proxies`` the networks of
+    ``cutouts`` says whether voxels may be had from upstream for those who ask, ``sql`` whether
+    visitors may write SQL; ``per_minute`` are the limits of
+    :func:`~neuromirror.web.limiting.parse_limits`, and ``proxies`` the networks of
     :func:`~neuromirror.web.limiting.parse_proxies`, whose X-Forwarded-For names the client.
     ``ready`` is called once, ``beat`` every few seconds while the server's loop turns, with the
     number of refused requests by kind. Raises as :func:`~neuromirror.web.site.catalogue` does.
@@ -43,7 +45,13 @@ def serve_catalogue(
     _share_heaps()
     limiter = Limiter(per_minute)
     application = catalogue(
-        store, index_path, title=title, address=address, cutouts=cutouts, limiter=limiter
+        store,
+        index_path,
+        title=title,
+        address=address,
+        cutouts=cutouts,
+        sql=sql,
+        limiter=limiter,
     )
     import uvicorn
 

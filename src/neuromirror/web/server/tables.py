@@ -1,0 +1,184 @@
+"""Datasette, which answers what is below ``/index``, in processes of its own.
+
+Whatever a visitor's statement takes is taken from such a process: its memory is limited, it is
+ended when it takes too long, and there are few of them. Requests and replies go over a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuromirror.model import NeuromirrorError
+
+AT_ONCE = 2
+"""Requests that are answered at the same time."""
+SECONDS = 15.0
+"""That a request may take."""
+_STARTING = 60.0
+_LENGTH = struct.Struct("!Q")
+_MOST = 32 << 20
+"""Bytes of a message; the process sends less."""
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from neuromirror.web.server.tables_process import main; main()"
+)
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
+"""All that such a process gets of this one's: no token, no password."""
+
+
+class TablesBusy(NeuromirrorError):
+    """As many requests are answered as may be at once."""
+
+
+class TablesFailed(NeuromirrorError):
+    """The process that was to answer ended."""
+
+
+class TablesTooSlow(NeuromirrorError):
+    """The reply took too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply of Datasette."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def send(to: socket.socket, *parts: bytes) -> None:
+    """Send a message."""
+    to.sendall(_LENGTH.pack(sum(map(len, parts))) + b"".join(parts))
+
+
+def receive(source: socket.socket) -> bytes:
+    """Receive a message; raises EOFError where the other end is closed."""
+    (length,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
+    if length > _MOST:
+        raise EOFError
+    return _exactly(source, length)
+
+
+def _exactly(source: socket.socket, length: int) -> bytes:
+    found = bytearray()
+    while len(found) < length:
+        block = source.recv(min(1 << 20, length - len(found)))
+        if not block:
+            raise EOFError
+        found += block
+    return bytes(found)
+
+
+class _Process:
+    def __init__(self, command: Mapping[str, Any]) -> None:
+        self._socket, theirs = socket.socketpair()
+        arguments = [json.dumps(sys.path), json.dumps({**command, "socket": theirs.fileno()})]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what this process prints is for programs
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                pass_fds=[theirs.fileno()],
+            )
+        self._started = False
+
+    def ask(self, request: bytes) -> tuple[Reply, bool]:
+        """Return the reply, and whether the process goes on to answer others."""
+        if not self._started:
+            self._socket.settimeout(_STARTING)
+            receive(self._socket)
+            self._started = True
+        self._socket.settimeout(SECONDS)
+        send(self._socket, request)
+        head = json.loads(receive(self._socket))
+        body = receive(self._socket)
+        return Reply(head["status"], head["headers"], body), head["goes_on"]
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class Tables:
+    """The processes that answer for one site; each is started when it is needed.
+
+    ``sql`` says whether visitors may write statements of their own.
+    """
+
+    def __init__(self, store: Path, index_path: Path, *, title: str, address: str, sql: bool):
+        self._command = {
+            "store": str(store.absolute()),
+            "index": str(index_path.absolute()),
+            "title": title,
+            "address": address,
+            "sql": sql,
+        }
+        self._idle: list[_Process] = []
+        self._busy = 0
+        self._lock = threading.Lock()
+        self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tables")
+
+    async def reply(self, scope: Mapping[str, Any]) -> Reply:
+        """Return Datasette's reply to a request.
+
+        Raises TablesBusy, TablesTooSlow and TablesFailed.
+        """
+        with self._lock:
+            if self._busy >= AT_ONCE:
+                raise TablesBusy(f"{AT_ONCE} requests for tables are being answered")
+            self._busy += 1
+        request = {
+            "method": scope["method"],
+            "path": scope.get("raw_path", scope["path"].encode()).decode("latin-1"),
+            "query": scope["query_string"].decode("latin-1"),
+            "scheme": scope["scheme"],
+            "host": dict(scope["headers"]).get(b"host", b"").decode("latin-1"),
+        }
+        asked = json.dumps(request).encode()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._asking, self._reply, asked)
+
+    def _reply(self, request: bytes) -> Reply:
+        process = None
+        goes_on = False
+        try:
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            process = process or _Process(self._command)
+            reply, goes_on = process.ask(request)
+            return reply
+        except TimeoutError:
+            raise TablesTooSlow(f"the reply took more than {SECONDS:g} s") from None
+        except (OSError, EOFError, ValueError) as error:
+            raise TablesFailed(f"a process for the index's tables ended: {error!r}") from None
+        finally:
+            if process is not None and not goes_on:
+                process.end()
+            with self._lock:
+                self._busy -= 1
+                if process is not None and goes_on:
+                    self._idle.append(process)
+
+    def close(self) -> None:
+        """End the processes that wait."""
+        self._asking.shutdown(wait=False)
+        with self._lock, suppress(IndexError):
+            while True:
+                self._idle.pop().end()

@@ -1,0 +1,205 @@
+"""The process that answers requests for the index's tables, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import ctypes
+import json
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neuromirror.index import CANNED, VisitorIndex
+from neuromirror.web.server.tables import receive, send
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+_T = TypeVar("_T")
+
+MEMORY = 1 << 30
+"""Bytes of addresses that this process may have."""
+_GROWN = 400 << 20
+"""Bytes of memory after which it makes room for a new one."""
+_FILE = 64 << 20
+"""Bytes of a file that it writes: SQLite's shared memory, which is small."""
+_REPLY = 16 << 20
+_ONE_ARENA = -8, 1
+"""M_ARENA_MAX of mallopt(3)."""
+
+_SETTINGS = {
+    "sql_time_limit_ms": 1000,
+    "max_returned_rows": 1000,
+    "default_page_size": 50,
+    "num_sql_threads": 0,
+    "allow_download": False,
+    "allow_csv_stream": False,
+    "suggest_facets": False,
+    "facet_time_limit_ms": 200,
+    "template_debug": False,
+    "trace_debug": False,
+    "default_cache_ttl": 0,
+}
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""With these a spreadsheet begins what it computes."""
+
+
+def main() -> None:
+    """Answer what comes over the socket, until its other end is closed."""
+    told = json.loads(sys.argv[1])
+    _limit()
+    asking = socket.socket(fileno=told["socket"])
+    asking.set_inheritable(False)
+    application = tables(
+        Path(told["store"]),
+        Path(told["index"]),
+        title=told["title"],
+        address=told["address"],
+        sql=told["sql"],
+    )
+    try:
+        send(asking, b"ready")
+        asyncio.run(_answer_all(application, asking))
+    except (EOFError, OSError):
+        return  # nobody asks any more
+
+
+def _limit() -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(*_ONE_ARENA)
+    for kind, most in (
+        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_FSIZE, _FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def tables(store: Path, index_path: Path, *, title: str, address: str, sql: bool) -> Any:
+    """Return Datasette for the index at a path, as an ASGI application."""
+    from datasette.app import Datasette
+    from datasette.plugins import pm
+
+    from neuromirror import web
+    from neuromirror.store import Store
+    from neuromirror.web.site import show
+
+    if not pm.is_registered(web):
+        pm.register(web)
+    _write_plain_cells()
+    datasette = Datasette(
+        [],
+        metadata={"title": title, "databases": {"index": {"queries": CANNED}}},
+        settings={**_SETTINGS, "default_allow_sql": sql},
+    )
+    show(datasette, Store.open(store), index_path, title=title, address=address)
+    _add_database(datasette, index_path)
+    return datasette.app()
+
+
+def _add_database(datasette: Datasette, index_path: Path) -> None:
+    from datasette.database import Database
+
+    class VisitorDatabase(Database):  # type: ignore[misc]
+        """The index, by connections that are limited; never one that was replaced."""
+
+        def __init__(self) -> None:
+            super().__init__(datasette, path=str(index_path), is_mutable=True)
+            self._index = VisitorIndex(
+                index_path, lambda made: datasette._prepare_connection(made, "index")
+            )
+
+        async def execute_fn(self, fn: Callable[[Any], _T]) -> _T:
+            return fn(self._index.connection())
+
+        async def execute(self, sql: str, params: Any = None, **named: Any) -> Any:
+            # else what visitors ask is written to stderr
+            return await super().execute(sql, params, **{**named, "log_sql_errors": False})
+
+        async def attached_databases(self) -> list[Any]:
+            return []
+
+    datasette.add_database(VisitorDatabase(), name="index")
+
+
+def _write_plain_cells() -> None:
+    """Make Datasette write CSV in which no text is a formula."""
+    from datasette.views import base
+
+    def writer(to: Any) -> Any:
+        inner = csv.writer(to)
+        return SimpleNamespace(writerow=lambda row: inner.writerow(map(plain_cell, row)))
+
+    base.csv = SimpleNamespace(writer=writer)
+
+
+def plain_cell(value: Any) -> Any:
+    """Return a value as a spreadsheet shows it; text that it would compute after a quote."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+async def _answer_all(application: Any, asking: socket.socket) -> None:
+    goes_on = True
+    while goes_on:
+        request = json.loads(receive(asking))
+        status, headers, body = await _answer(application, request)
+        goes_on = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 < _GROWN
+        head = {"status": status, "headers": headers, "goes_on": goes_on}
+        send(asking, json.dumps(head).encode())
+        send(asking, body)
+
+
+async def _answer(application: Any, request: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of the reply to a request."""
+    path = request["path"]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": request["method"],
+        "scheme": request["scheme"],
+        "path": path,
+        "raw_path": path.encode("latin-1"),
+        "query_string": request["query"].encode("latin-1"),
+        "root_path": "",
+        "headers": [(b"host", request["host"].encode("latin-1"))],
+    }
+    status, headers, body = 500, {}, bytearray()
+
+    async def nothing() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def sent(message: dict[str, Any]) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            headers = {
+                name.decode("latin-1").lower(): value.decode("latin-1")
+                for name, value in message["headers"]
+            }
+        elif len(body) <= _REPLY:
+            body.extend(message.get("body", b""))
+
+    try:
+        await application(scope, nothing, sent)
+        whole = len(body) <= _REPLY
+    except MemoryError:
+        whole = False
+    if not whole:
+        body.clear()
+        return 400, {"content-type": "text/plain; charset=utf-8"}, _TOO_LONG
+    return status, headers, bytes(body)
+
+
+_TOO_LONG = b"The reply would be too long: ask for fewer rows or columns.\n"

