@@ -101,6 +101,23 @@ def test_retry_after_as_a_date_is_waited(server, quick, monkeypatch):
     assert 30 < waits[0] <= 40
 
 
+@pytest.mark.parametrize("days", [365, -365, 1])
+def test_retry_after_as_a_date_is_of_the_servers_clock(server, quick, monkeypatch, days):
+    session = quick()
+    waits = waits_of(session, monkeypatch)
+    theirs = datetime.now(UTC) + timedelta(days=days)
+    then = format_datetime(theirs + timedelta(seconds=40), usegmt=True)
+
+    def busy(handler):
+        handler.date_time_string = lambda: format_datetime(theirs, usegmt=True)
+        reply(handler, 503, Retry_After=then)
+
+    server.answers["/x"] = in_turn(busy, value(1))
+    assert session.get_json(f"{server.url}/x") == 1
+    assert len(waits) == 1
+    assert 38 < waits[0] <= 41
+
+
 @pytest.mark.parametrize("asked", ["Thu, 01 Jan 1970 00:00:00 GMT", "soon", "-5", ""])
 def test_a_useless_retry_after_falls_back_to_the_usual_wait(server, quick, monkeypatch, asked):
     session = quick()

@@ -46,3 +46,10 @@ def source() -> Scripted:
 def box(tmp_path: Path, source: Scripted) -> Box:
     """An empty place for a store that mirrors the scripted source."""
     return Box(tmp_path / "box", source)
+
+
+@pytest.fixture
+def small(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
+    """A demo archive without dandisets, for tests that make their own."""
+    with DemoArchive(tmp_path / "small", cache=demo_files, empty=True) as running_archive:
+        yield running_archive

@@ -69,7 +69,11 @@ def shown_wait(seconds: float, detail: str | None) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for (either form), never negative, else None."""
+    """Seconds that a Retry-After header asks for (either form), never negative, else None.
+
+    A date is compared with the server's own time where the reply has one: the clock here may be
+    wrong. ``now`` is the time without it.
+    """
     value = headers.get("Retry-After", "").strip()
     if not value:
         return None
@@ -78,4 +82,5 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     moment = stated_date(value)
     if moment is None:
         return None
-    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    now = stated_date(headers.get("Date", "")) or now or datetime.now(UTC)
+    return max(0.0, (moment - now).total_seconds())
