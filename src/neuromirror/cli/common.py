@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from neuromirror.cli.process import forbid_core_dumps
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 
@@ -248,6 +249,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; see the class."""
+        forbid_core_dumps()
         ctx.obj = settings_from_environment()
         try:
             return super().invoke(ctx)

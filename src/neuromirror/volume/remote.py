@@ -6,12 +6,18 @@ It speaks git-annex's external special remote protocol. git-annex starts one for
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 _MISSING = "git-annex-remote-neuromirror needs the package annexremote: pip install annexremote"
 
 
 def main() -> None:
     """Runs the program on stdin and stdout."""
+    with suppress(ImportError, OSError, ValueError):  # a core dump would hold tokens
+        import resource  # not on every system
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     try:
         from annexremote import Master  # type: ignore[import-untyped]
     except ImportError:
