@@ -48,7 +48,9 @@ class Bucket:
 
 def page(bucket: Bucket, asked: dict[str, list[str]]) -> str:
     after = asked.get("start-after", asked.get("continuation-token", ["key"]))[0]
-    names = [f"{after}-{number}" for number in range(1, 11)]
+    names = [f"{after}~{number}" for number in range(1, 10)]
+    if "delimiter" in asked and "prefix" in asked and asked["prefix"][0]:
+        return "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
     bucket.pages -= 1
     tag = "<CommonPrefixes><Prefix>{}/</Prefix></CommonPrefixes>" if "delimiter" in asked else ROW
     return (
@@ -127,10 +129,24 @@ def test_a_listing_without_end_fails_and_leaves_nothing_behind(
 
 
 def test_an_archive_of_endless_datasets_fails_as_a_list(bucket: Bucket, tmp_path: Path) -> None:
-    place = place_of(bucket, tmp_path, depth=1, limit="max_datasets = 50")
+    limit = "max_datasets = 50"
+    place = place_of(bucket, tmp_path, depth=1, limit=limit)
     (result,) = place.sync().values()
     assert result.status == "error"
+    assert limit.split(maxsplit=1)[0] in result.message
     assert bucket.asked < 20
+    assert failing(place) == [("list", None)]
+
+
+@pytest.mark.parametrize("limit", ["max_datasets = 3", "max_hours = 1e-9"])
+def test_an_overview_that_never_comes_to_a_dataset_fails_as_a_list(
+    bucket: Bucket, tmp_path: Path, limit: str
+) -> None:
+    place = place_of(bucket, tmp_path, depth=2, limit=limit)
+    (result,) = place.sync().values()
+    assert result.status == "error"
+    assert limit.split(maxsplit=1)[0] in result.message
+    assert bucket.asked < 100
     assert failing(place) == [("list", None)]
 
 

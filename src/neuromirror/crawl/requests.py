@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from neuromirror.crawl.mirrors import Mirror, find_mirror
 from neuromirror.crawl.plan import Task, plan_one, taken_down, vanished
 from neuromirror.index import Index, LastVisit, UnknownDataset, UnknownMirror
-from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef
-from neuromirror.net import ListingTooLong
+from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef, Traffic
+from neuromirror.net import ListingTooLong, TrafficCounter, counted
 from neuromirror.sources import DatasetNotFound, Source
+
+_REQUESTS_PER_DATASET: Final = 10
+"""Requests for an overview per dataset of the maximum; the sources need one to three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +74,45 @@ def _hints(source: Source, mirror: Mirror) -> dict[str, DatasetHint]:
     """Return all datasets that the archive lists; raises ListingTooLong where they are too many."""
     most = mirror.settings.listing.max_datasets
     hints: dict[str, DatasetHint] = {}
-    for hint in source.datasets():
-        hints[hint.dataset.local_id] = hint
-        if len(hints) > most:
-            raise ListingTooLong(
-                f"{mirror.name}: the archive lists more than {most} datasets; none is visited; if "
-                f"it is right, raise max_datasets in [listing] of {mirror.path}",
-                url=source.uri,
-            )
+    with counted(_Overview(mirror, source.uri)):
+        for hint in source.datasets():
+            hints[hint.dataset.local_id] = hint
+            if len(hints) > most:
+                raise ListingTooLong(
+                    f"{mirror.name}: the archive lists more than {most} datasets; none is visited;"
+                    f" if it is right, raise max_datasets in [listing] of {mirror.path}",
+                    url=source.uri,
+                )
     return hints
+
+
+class _Overview(TrafficCounter):
+    """Counts the requests for an archive's overview, and ends one that never comes to datasets."""
+
+    def __init__(self, mirror: Mirror, uri: str) -> None:
+        super().__init__()
+        self._mirror = mirror
+        self._uri = uri
+        self._requests = 0
+        self._since = time.monotonic()
+
+    def add(self, host: str, more: Traffic) -> None:
+        """Count something more; raises ListingTooLong beyond the mirror's limits."""
+        super().add(host, more)
+        self._requests += more.requests
+        limits = self._mirror.settings.listing
+        requests = _REQUESTS_PER_DATASET * limits.max_datasets
+        if self._requests > requests:
+            why, option = f"takes more than {requests} requests", "max_datasets"
+        elif time.monotonic() - self._since > 3600 * limits.max_hours:
+            why, option = f"has no end after {limits.max_hours:g} hours", "max_hours"
+        else:
+            return
+        raise ListingTooLong(
+            f"{self._mirror.name}: the archive's overview {why}; no dataset is visited; if it is "
+            f"right, raise {option} in [listing] of {self._mirror.path}",
+            url=self._uri,
+        )
 
 
 @runtime_checkable
