@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from pathlib import Path
-
 import pytest
+from named_tests import ROOT, check_rows, named_tests, table_rows
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "faults.md"
 HEAD = ["fault", "what must hold", "what the operator sees", "test"]
 
@@ -29,49 +25,12 @@ FAULTS = [
 ]
 
 
-def rows() -> list[list[str]]:
-    """The cells of all rows of all tables."""
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in PAGE.read_text("utf-8").splitlines()
-        if line.startswith("|")
-    ]
-    return [row for row in cells if row != HEAD and set("".join(row)) != {"-"}]
-
-
-@cache
-def names_in(file: str) -> frozenset[str]:
-    path = ROOT / file
-    found = re.findall(r"^def (test_\w+)\(", path.read_text("utf-8"), re.M) if path.exists() else []
-    return frozenset(found)
-
-
-def named_in(row: list[str]) -> list[tuple[str, str]]:
-    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[3])
-
-
-def test_every_row_has_its_four_cells() -> None:
-    assert rows()
-    assert [row for row in rows() if len(row) != len(HEAD) or not all(row)] == []
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_has_a_row(fault: str) -> None:
-    assert [row for row in rows() if fault.lower() in row[0].lower()]
+    assert [row for row in table_rows(PAGE, HEAD) if fault.lower() in row[0].lower()]
 
 
-def test_every_row_has_a_test_or_a_reason_in_words() -> None:
-    without = [row for row in rows() if not named_in(row)]
-    assert [row[0] for row in without if len(row[3].split()) < 8] == []
-
-
-def test_every_test_that_is_named_exists() -> None:
-    named = [one for row in rows() for one in named_in(row)]
-    assert len(named) > 100
-    assert [f"{file}::{name}" for file, name in named if name not in names_in(file)] == []
-
-
-def test_nothing_in_the_last_cell_is_misspelled() -> None:
-    """What looks like a test must be read as one."""
-    for row in rows():
-        assert row[3].count("::") == len(named_in(row)), row[3]
+def test_every_row_has_its_cells_and_tests_that_exist() -> None:
+    rows = table_rows(PAGE, HEAD)
+    assert sum(len(named_tests(row)) for row in rows) > 100
+    check_rows(rows, HEAD)

@@ -25,6 +25,7 @@ from neuromirror.cli import main
 from neuromirror.crawl import FailureLog, recording
 from neuromirror.index import Schedule
 from neuromirror.model import Traffic
+from neuromirror.net import urls
 from neuromirror.service.health import HealthServer, Pulse
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store
@@ -126,6 +127,35 @@ def test_the_unit_says_what_the_service_counts_on() -> None:
     for name, value in variables().items():
         if name.endswith(("STORE", "BACKUP")):
             assert value.startswith(f"{writable}/")
+
+
+def test_unit_and_container_bound_what_an_intruder_or_a_visitor_can_take() -> None:
+    told = {name: value for section, name, value in settings() if section == "[Service]"}
+    assert told["ProtectSystem"] == "strict"
+    assert told["LimitCORE"] == "0"
+    assert all(
+        told[name] == "yes" for name in ("NoNewPrivileges", "PrivateTmp", "RestrictSUIDSGID")
+    )
+    bounds = {"MemoryHigh", "MemoryMax", "TasksMax", "LimitNOFILE", "CPUWeight", "SystemCallFilter"}
+    assert bounds <= set(told)
+    # each address at which a cloud serves credentials
+    denied = {
+        word for _, name, line in settings() if name == "IPAddressDeny" for word in line.split()
+    }
+    assert {"link-local", "multicast"} <= denied
+    assert denied - {"link-local", "multicast"} == {
+        str(one).removesuffix(f"/{one.max_prefixlen}") for one in urls._METADATA
+    }
+    page = (ROOT / "docs" / "operate.md").read_text("utf-8")
+    (run,) = re.findall(r"^# podman run (.*)$", page, re.M)
+    for name in ("--memory", "--pids-limit", "--read-only", "--cap-drop all", "--cpu-shares"):
+        assert f"{name} " in run
+    for limit in ("nofile", "core"):
+        assert f"--ulimit {limit}={told[f'Limit{limit.upper()}']} " in run
+    assert f"--pids-limit {told['TasksMax']} " in run
+    assert "--security-opt no-new-privileges " in run
+    for name in (*bounds, "LimitCORE", "ProtectSystem", "NoNewPrivileges", "IPAddressDeny"):
+        assert f"`{name}=" in page, name
 
 
 def test_the_environment_file_is_read_alike_by_systemd_and_by_a_shell(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def leaves(nav: Any) -> Iterator[str]:
 def test_every_page_is_in_the_menu_once_and_in_the_site(site: Path) -> None:
     menu = list(leaves(settings().nav))
     assert sorted(set(menu)) == sorted(menu)
-    assert set(menu) - set(PAGES) == {"CHANGELOG.md", "CONTRIBUTING.md"}
+    assert set(menu) - set(PAGES) == {"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
     assert set(PAGES) - set(menu) == set()
     for name in menu:
         built = re.sub(r"(README)?\.(md|ipynb)$", lambda one: "index" if one[1] else "", name)
