@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import shutil
 import socket
 import sqlite3
@@ -23,7 +24,7 @@ from crawl_place import Place
 from web_site import Running, running
 from web_volumes import EM, Volumes, cut
 
-from neuromirror.index import Index, QueryStopped
+from neuromirror.index import Index, QueryStopped, UnknownDataset
 from neuromirror.model import ConfigurationError
 from neuromirror.web import reader as reading
 from neuromirror.web.limiting import (
@@ -305,6 +306,25 @@ def test_a_page_is_answered_while_many_clients_send_costly_searches(
         statuses = [one.result() for one in sent]
         assert set(statuses) <= {200, 400, 503}
         assert memory(site) < before + (300 << 20)
+
+
+def test_an_unknown_name_is_compared_with_few_others(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    close = difflib.get_close_matches
+
+    def counting(word: str, known: Any, **named: Any) -> list[str]:
+        compared.append(len(known))
+        return close(word, known, **named)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counting)
+    with Index.open_readonly(large) as index:
+        for name in ("demo:many100x", "many100x"):
+            with pytest.raises(UnknownDataset, match="demo:many100"):
+                index.dataset(name)
+    assert compared
+    assert max(compared) < DATASETS / 5
 
 
 def test_words_without_end_are_refused_before_they_are_searched_for(site: Running) -> None:

@@ -47,6 +47,10 @@ _STEPS = 10_000
 """Steps of SQLite's machine, less than a millisecond, between two looks at whether to stop."""
 
 
+_NEAR = 1000
+"""Names before and after an unknown one that are compared with it: it takes microseconds each."""
+
+
 class Reading:
     """A connection and the ways to read from it."""
 
@@ -113,14 +117,21 @@ class Reading:
         return int(found[0])
 
     def _close_names(self, name: str, mirror: str | None) -> str:
-        known = {
-            local_id if mirror is None else f"{prefix}:{local_id}": f"{prefix}:{local_id}"
-            for prefix, local_id in self._rows(
-                "SELECT m.name, d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror "
-                "WHERE (? IS NULL OR m.name = ?) AND d.withheld = '' ORDER BY m.id, d.local_id",
-                (mirror, mirror),
-            )
-        }
+        mirrors = [mirror]
+        if mirror is None:
+            mirrors = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY id")]
+        local = name.partition(":")[2] or name
+        known: dict[str, str] = {}
+        for prefix in mirrors:
+            for part in (">= ? ORDER BY local_id", "< ? ORDER BY local_id DESC"):
+                rows = self._rows(
+                    "SELECT local_id FROM datasets WHERE withheld = '' AND mirror = "
+                    f"(SELECT id FROM mirrors WHERE name = ?) AND local_id {part} LIMIT ?",
+                    (prefix, local, _NEAR),
+                )
+                for (local_id,) in rows:
+                    full = f"{prefix}:{local_id}"
+                    known[local_id if mirror is None else full] = full
         close = [known[near] for near in difflib.get_close_matches(name, known, n=3)]
         return f"; close to it: {', '.join(close)}" if close else ""
 

@@ -205,6 +205,7 @@ class SearchQueries(DatasetQueries, FileQueries):
             known = {token for (text,) in rows for token in _tokens(text)}
         found = []
         for word, count in counts.items():
+            self.check_stop()
             # a slip is seldom in the first letter, and comparing with all would take too long
             near = [one for one in known if one[:1] == word[:1].casefold()] if not count else []
             close = difflib.get_close_matches(word.casefold(), sorted(near), 1, _CLOSE)
