@@ -95,6 +95,8 @@ def catalogue(made: Made) -> Any:
     """``neuromirror catalogue`` as people run it."""
     own = [sys.executable, "-m", "neuromirror", "--json", "--store", str(made.store)]
     own += ["--index", str(made.index), "catalogue", "--listen", "127.0.0.1:0"]
+    # the bench is one client
+    own += [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
     return _running(own, lambda said: str(json.loads(said)["url"]))
 
 

@@ -74,10 +74,12 @@ def _store() -> Store:
 
 @cache
 def _site() -> tuple[asyncio.AbstractEventLoop, Any]:
+    from neuromirror.web.limiting import KINDS, Limiter
     from neuromirror.web.site import catalogue
 
-    store = _store()
-    return asyncio.new_event_loop(), catalogue(store, store.index_path, cutouts=False)
+    store, limiter = _store(), Limiter(dict.fromkeys(KINDS, 0))
+    site = catalogue(store, store.index_path, cutouts=False, limiter=limiter)
+    return asyncio.new_event_loop(), site
 
 
 def _requests() -> list[bytes]:

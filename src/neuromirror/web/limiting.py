@@ -31,8 +31,9 @@ _BUSY: Final = 10.0
 class Kind:
     """A kind of expensive request.
 
-    A client may send ``per_minute`` of them, the first so many at once (0: any number), and have
-    ``each`` in progress; of all clients ``running`` are worked on and ``admitted`` in progress.
+    A client may send ``per_minute`` of them, the first so many at once, and have ``each`` in
+    progress (any number of both where the rate is 0); of all clients ``running`` are worked on and
+    ``admitted`` in progress.
     """
 
     noun: str
@@ -178,7 +179,7 @@ class Limiter:
 
     def _admit(self, name: str, client: str) -> None:
         kind = KINDS[name]
-        if self._in_progress[name, client] >= kind.each:
+        if self._per_minute[name] and self._in_progress[name, client] >= kind.each:
             raise TooManyRequests(
                 f"{kind.each} {kind.noun} of your address are in progress; wait for them", 429, 1
             )
