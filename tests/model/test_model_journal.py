@@ -25,6 +25,7 @@ from neuromirror.model import (
 )
 
 words = st.text(max_size=10)
+commits = st.text("0123456789abcdef", min_size=40, max_size=40) | st.just("")
 values = st.none() | st.booleans() | st.integers() | words
 details = st.dictionaries(words, values, max_size=3)
 entries = st.one_of(
@@ -38,9 +39,10 @@ entries = st.one_of(
     st.builds(VisitEnded, *[words] * 9, st.integers(), words),
     st.builds(
         VersionMinted,
-        *[words] * 11,
-        st.integers(),
-        st.integers(),
+        *[words] * 7,
+        *[commits] * 3,
+        words,
+        *[st.integers(0, (1 << 63) - 1)] * 2,
         st.lists(details, max_size=2),
         st.dictionaries(words, st.integers(), max_size=2),
         words,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from neuromirror.mint import (
     mint_delta,
 )
 from neuromirror.model import (
+    DESCRIPTION,
     AnnexMoved,
     DatasetRef,
     InlineFolder,
@@ -35,6 +35,7 @@ from neuromirror.model import (
     VersionMinted,
     diff_lines,
     metadata_digest,
+    parse_description,
     raw,
     state_label,
     text,
@@ -186,7 +187,9 @@ class Publisher:
         if row.metadata == metadata_digest(proven.header.documents):
             return []
         with ObjectReader(self.repository.path) as reader:
-            described = json.loads(reader.read(f"{row.commit}:.neuromirror/dataset.json"))
+            described = parse_description(
+                reader.read(f"{row.commit}:{DESCRIPTION}"), f"{row.name}: {DESCRIPTION}"
+            )
         lost = {raw(name) for name in described["documents"]}
         lost -= {one.path for one in proven.header.documents}
         lost -= {one.path for one in proven.header.exceptions}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from neuromirror.lab.manifests import (
     canonical_line,
 )
 from neuromirror.mint import LINK, SUBDATASET, ObjectMissing, ObjectReader, git_environment
-from neuromirror.model import NeuromirrorError, StateDigest
+from neuromirror.model import DESCRIPTION, NeuromirrorError, StateDigest, parse_description
 
 _WORDS = {
     "SHA256E": "sha256",
@@ -53,8 +52,8 @@ class Committed:
         with ObjectReader(self.git_dir) as reader:
             try:
                 self.tree = reader.commit_tree(self.commit).hex()
-                content = reader.read(f"{self.commit}:.neuromirror/dataset.json")
-                self.described = json.loads(content)
+                content = reader.read(f"{self.commit}:{DESCRIPTION}")
+                self.described = parse_description(content, DESCRIPTION)
             except (ObjectMissing, ValueError) as error:
                 raise CommitUnreadable(
                     f"commit {self.commit} in {self.git_dir} was not made by neuromirror: {error}"
@@ -93,7 +92,13 @@ class Committed:
             assert listing.stdout is not None
             entries = _entries(listing.stdout)
             while some := list(islice(entries, _AT_ONCE)):
-                yield from self._read(some, objects)
+                try:
+                    yield from self._read(some, objects)
+                except ValueError as error:
+                    raise CommitUnreadable(
+                        f"commit {self.commit} in {self.git_dir} was not made by neuromirror: "
+                        f"{error}"
+                    ) from error
             if listing.wait():
                 raise CommitUnreadable(f"git cannot list commit {self.commit} of {self.git_dir}")
 

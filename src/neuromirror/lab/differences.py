@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from neuromirror.crawl import Difference
 from neuromirror.mint import FILE, FOLDER, LINK, ObjectReader
-from neuromirror.model import FileRecord, PlacedFile, diff_lines, text
+from neuromirror.model import FileRecord, PlacedFile, diff_lines, parse_json, text
 
 NAMED = 20
 """Paths of a kind that are named; the rest is counted."""
@@ -187,7 +186,7 @@ def _words_with_another_value(before: bytes, after: bytes) -> set[str]:
 
 def _described(content: bytes) -> dict[str, Any]:
     try:
-        described = json.loads(content)
+        described = parse_json(content, _DESCRIPTION.decode())
     except ValueError:
         return {}
     return described if isinstance(described, dict) else {}

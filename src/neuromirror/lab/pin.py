@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +38,7 @@ from neuromirror.lab.results import Outcome
 from neuromirror.lab.verify.clone import Clone
 from neuromirror.mint import ObjectMissing, ObjectReader
 from neuromirror.model import (
+    DESCRIPTION,
     ConfigurationError,
     DatasetRef,
     Evidence,
@@ -46,6 +46,7 @@ from neuromirror.model import (
     Retention,
     alias_of,
     load_placed,
+    parse_description,
 )
 from neuromirror.store import SafeFolder, Store, write_atomically
 
@@ -381,7 +382,9 @@ class _Pinning:
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         repository = self._store.repository(dataset)
         with ObjectReader(repository.path) as reader:
-            described = json.loads(reader.read(f"{row.commit}:.neuromirror/dataset.json"))
+            described = parse_description(
+                reader.read(f"{row.commit}:{DESCRIPTION}"), f"{row.name}: {DESCRIPTION}"
+            )
             head = _head(reader, row, dataset, described.get("form", "files"))
             with ManifestWriter(self._folder, target.name, head) as writer:
                 for name in _plain_names(described):

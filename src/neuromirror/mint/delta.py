@@ -21,12 +21,14 @@ from neuromirror.mint.sums import Sums
 from neuromirror.mint.trees import FILE, FOLDER, tree_entry, write_tree
 from neuromirror.mint.work import Minted, Parents, Work
 from neuromirror.model import (
+    DESCRIPTION,
     Change,
     NeuromirrorError,
     PlacedFile,
     SnapshotHeader,
     StateDigest,
     in_git,
+    parse_description,
     placed_line,
     raw,
 )
@@ -75,7 +77,9 @@ def mint_delta(
         Work(header, repository, parents, scratch, within) as work,
         LineSorter(scratch) as lines,
     ):
-        described = json.loads(work.reader.read(f"{base.commit}:.neuromirror/dataset.json"))
+        described = parse_description(
+            work.reader.read(f"{base.commit}:{DESCRIPTION}"), f"commit {base.commit}: {DESCRIPTION}"
+        )
         sums = Sums.of(described)
         if sums.form != header.form:
             raise BaseUnfit(

@@ -12,6 +12,7 @@ from neuromirror.model.changes import (
     path_of_line,
     turned,
 )
+from neuromirror.model.description import DESCRIPTION, parse_description
 from neuromirror.model.documents import (
     CommitId,
     Count,
@@ -108,6 +109,7 @@ from neuromirror.model.traffic import Traffic, dump_traffic, load_traffic, total
 
 __all__ = [
     "CHECKED_BY_VISIT",
+    "DESCRIPTION",
     "FOLDER_MARKER",
     "INFERRED",
     "UNPRINTABLE",
@@ -189,6 +191,7 @@ __all__ = [
     "manifest_digest",
     "manifest_line",
     "metadata_digest",
+    "parse_description",
     "parse_json",
     "parse_time_label",
     "patch_lines",

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+
+from neuromirror.model.documents import Count, convert
+
+CommitText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40})?\Z")]
+"""A commit (hex), or an empty text for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +70,12 @@ class VersionMinted:
     upstream: str
     kind: str
     state: str
-    commit: str
-    tree: str
-    annex_commit: str
+    commit: CommitText
+    tree: CommitText
+    annex_commit: CommitText
     time: str | None
-    files: int
-    bytes: int
+    files: Count
+    bytes: Count
     exceptions: list[dict[str, Any]]
     evidence: dict[str, int]
     title: str
@@ -95,7 +102,7 @@ class AnnexMoved:
     mirror: str
     local_id: str
     source_uri: str
-    annex_commit: str
+    annex_commit: CommitText
     at: str
 
 
@@ -309,6 +316,10 @@ def load_entry(line: bytes) -> Entry:
     """The entry of a line; raises ValueError for a line that is not one."""
     try:
         got = json.loads(line)
-        return _TYPES[got.pop("type")](**got)
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"not a journal entry: {line[:80]!r}") from error
+        kind = _TYPES[got.pop("type")]
+        unknown = got.keys() - kind.__dataclass_fields__.keys()
+        if unknown:
+            raise ValueError(f"it has no field {min(unknown)!r}")
+        return convert(got, kind, "entry")
+    except (TypeError, KeyError, AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"not a journal entry ({error}): {line[:80]!r}") from error

@@ -27,6 +27,7 @@ from neuromirror.annex import (
 )
 from neuromirror.mint import LINK, SUBDATASET, ObjectMissing, ObjectReader, git_environment
 from neuromirror.model import (
+    DESCRIPTION,
     Digest,
     FileRecord,
     Location,
@@ -35,6 +36,7 @@ from neuromirror.model import (
     Subdataset,
     VersionKind,
     dump_placed,
+    parse_description,
     path_of_line,
 )
 from neuromirror.store.errors import StoreDamaged
@@ -54,7 +56,9 @@ def record_lines_in_git(
     Raises StoreDamaged or ObjectMissing where git, or the manifest, cannot give them.
     """
     with ObjectReader(repository.path) as reader:
-        described = json.loads(reader.read(f"{commit}:.neuromirror/dataset.json"))
+        described = parse_description(
+            reader.read(f"{commit}:{DESCRIPTION}"), f"commit {commit}: {DESCRIPTION}"
+        )
         lines = map(dump_placed, _in_git(repository, reader, commit, annex_commit, kind, described))
         if described.get("form", "files") == "files":
             yield from lines

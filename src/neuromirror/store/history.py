@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from neuromirror.mint import ObjectMissing, ObjectReader
-from neuromirror.model import DatasetRef, VersionMinted, raw, time_of_commit
+from neuromirror.model import (
+    DESCRIPTION,
+    DatasetRef,
+    DocumentRefused,
+    VersionMinted,
+    parse_description,
+    raw,
+    time_of_commit,
+)
 from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.foreign import read_history
 from neuromirror.store.repository import ANNEX, MAIN, PUBLISHED, TAGS, Repository, git
-
-_DESCRIPTION = ".neuromirror/dataset.json"
-_FIELDS = frozenset(
-    (
-        *("dataset", "source", "version", "kind", "state", "files", "bytes", "evidence"),
-        *("exceptions", "title", "license", "doi"),
-    )
-)
 
 
 def versions_in_git(
@@ -73,28 +72,18 @@ def versions_in_git(
 def _is_superdataset(reader: ObjectReader, commit: str) -> bool:
     """Whether a commit is one of ours that describes no version."""
     try:
-        reader.read(f"{commit}:{_DESCRIPTION}")
+        reader.read(f"{commit}:{DESCRIPTION}")
     except ObjectMissing:
         return b"\nMirror-Spec: " in reader.read(commit)
     return False
 
 
 def _described(reader: ObjectReader, commit: str) -> dict[str, Any]:
-    content = reader.read(f"{commit}:{_DESCRIPTION}")
+    content = reader.read(f"{commit}:{DESCRIPTION}")
     try:
-        described = json.loads(content)
-        missing = _FIELDS - set(described)
-    except (ValueError, TypeError) as error:
-        raise StoreDamaged(
-            f"commit {commit}: .neuromirror/dataset.json is not JSON; this repository was not "
-            "made by neuromirror"
-        ) from error
-    if missing or not isinstance(described, dict):
-        raise StoreDamaged(
-            f"commit {commit}: .neuromirror/dataset.json lacks {', '.join(sorted(missing))}; this "
-            "repository was not made by neuromirror"
-        )
-    return described
+        return parse_description(content, f"commit {commit}: {DESCRIPTION}")
+    except DocumentRefused as error:
+        raise StoreDamaged(f"{error}; this repository was not made by neuromirror") from None
 
 
 def _entry(

@@ -12,10 +12,23 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import zstandard
 
 from neuromirror.mint import FrameRefused, read_lines
-from neuromirror.model import LinePair, dump_pairs, joined, load_pairs, patch_lines, turned
+from neuromirror.model import (
+    CommitId,
+    Count,
+    DocumentRefused,
+    LinePair,
+    convert,
+    dump_pairs,
+    joined,
+    load_pairs,
+    parse_json,
+    patch_lines,
+    turned,
+)
 from neuromirror.store.disk import make_folder, seal, sync
 from neuromirror.store.errors import StoreDamaged
 
@@ -67,7 +80,7 @@ class RecordsFolder:
         path = self._path(dataset_id, commit, "delta")
         if not path.exists():
             return 0
-        return int(_head(_read(path), path)["depth"])
+        return _head(_read(path), path).depth
 
     def changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
         """The version that a version is kept as changes of, and the changes; None if it is whole.
@@ -78,7 +91,7 @@ class RecordsFolder:
         if not path.exists():
             return None
         lines = _read(path)
-        return str(_head(lines, path)["base"]), load_pairs(lines)
+        return _head(lines, path).base, load_pairs(lines)
 
     def between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
         """The pairs of lines in which two versions differ, without reading either whole.
@@ -102,6 +115,12 @@ class RecordsFolder:
         found = [commit]
         while changed := self.changes(dataset_id, found[-1]):
             found.append(changed[0])
+            if len(found) > MAX_DEPTH + 1:
+                path = self._path(dataset_id, commit, "delta")
+                raise StoreDamaged(
+                    f"the records {path} stand on more than {MAX_DEPTH} others, or on themselves; "
+                    "restore the file from a backup"
+                )
         return found if self.has(dataset_id, found[-1]) else []
 
     def _changes(self, dataset_id: str, commit: str) -> Iterator[LinePair]:
@@ -127,6 +146,7 @@ class RecordsFolder:
             yield from _read(self._path(dataset_id, commit, "jsonl"))
             return
         base, pairs = found
+        self._bases(dataset_id, commit)
         try:
             yield from patch_lines(self.lines(dataset_id, base), pairs)
         except ValueError as error:
@@ -141,13 +161,18 @@ def _with_head(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
     yield from lines
 
 
-def _head(lines: Iterator[bytes], path: Path) -> dict[str, str]:
+class _Head(msgspec.Struct):
+    """The first line of a version that is kept as changes."""
+
+    base: CommitId
+    depth: Count
+
+
+def _head(lines: Iterator[bytes], path: Path) -> _Head:
     try:
-        found = json.loads(next(lines))
-    except (ValueError, StopIteration) as error:
+        return convert(parse_json(next(lines), str(path)), _Head, str(path))
+    except (DocumentRefused, StopIteration) as error:
         raise StoreDamaged(f"{path} does not begin as it should; restore it") from error
-    assert isinstance(found, dict)
-    return found
 
 
 def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:

@@ -5,7 +5,6 @@ So a citation is the same from a store, a clone, a bundle or a manifest, and no 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -18,7 +17,7 @@ from neuromirror.lab.cite.plain import day, doi_of, licenses_of, plain, texts, w
 from neuromirror.lab.cite.told import mapping, parse
 from neuromirror.lab.cite.works import Funder, State, Told, Work
 from neuromirror.mint import ObjectMissing, ObjectReader
-from neuromirror.model import UNREADABLE, VersionKind
+from neuromirror.model import UNREADABLE, VersionKind, parse_description
 
 _DESCRIBED: Final = ".neuromirror/dataset.json"
 _EARLIER: Final = 1000
@@ -74,7 +73,9 @@ class _InGit:
     def _read_described(self) -> Mapping[str, Any]:
         described = None
         try:
-            described = json.loads(self._reader.read(f"{self._commit}:{_DESCRIBED}"))
+            described = parse_description(
+                self._reader.read(f"{self._commit}:{_DESCRIBED}"), _DESCRIBED
+            )
             fields = ("dataset", "source", "version", "kind", "state", "title", "files", "bytes")
             told = {field: described[field] for field in fields}
             assert isinstance(told["files"], int)

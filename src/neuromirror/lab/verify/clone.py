@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import subprocess
 import threading
@@ -18,9 +17,8 @@ from neuromirror.annex import LogLine, key_of_file, log_path, parse_log, unclaim
 from neuromirror.lab.git import ask_git
 from neuromirror.mint import FOLDER, ObjectMissing, ObjectReader, git_environment
 from neuromirror.mint.objects import parse_tree
-from neuromirror.model import NeuromirrorError, text
+from neuromirror.model import DESCRIPTION, NeuromirrorError, parse_description, text
 
-_DESCRIPTION: Final = ".neuromirror/dataset.json"
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
 _POINTER: Final = b"/annex/objects/"
 _LONGEST_POINTER: Final = 32 << 10
@@ -175,8 +173,8 @@ class Clone:
         plain = Described(commit, tree)
         try:
             with self._lock:
-                content = self._reader.read(f"{commit}:{_DESCRIPTION}")
-            told = json.loads(content)
+                content = self._reader.read(f"{commit}:{DESCRIPTION}")
+            told = parse_description(content, DESCRIPTION)
             title = message.split(b"\n", 1)[0].decode("utf-8", "replace")
             return Described(
                 commit,
