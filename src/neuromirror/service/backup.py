@@ -30,6 +30,7 @@ from neuromirror.model import (
     NeuromirrorError,
     Reinstated,
     Withheld,
+    parse_json,
 )
 from neuromirror.store import Store, locked, write_atomically
 
@@ -188,7 +189,7 @@ def _sources(store: Store, index_path: Path) -> Iterator[Path]:
 
 def _generation(folder: Path) -> Generation:
     try:
-        told = json.loads((folder / _TOLD).read_bytes())
+        told = parse_json((folder / _TOLD).read_bytes(), _TOLD)
         size = sum(path.stat().st_size for path in folder.iterdir())
         return Generation(
             folder, str(told["at"]), int(told["position"]), str(told["journal"]), size

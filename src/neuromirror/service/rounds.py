@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neuromirror.index.backup import flaws_by_table
+from neuromirror.model import parse_json
 from neuromirror.service.checks import Checked, Checks, Mark
 from neuromirror.store import Store, write_atomically
 from neuromirror.store.disk import make_folder
@@ -29,7 +30,7 @@ _OF_INDEX = 1 / 3
 def remembered(path: Path) -> dict[str, Any]:
     """What a chore wrote down; empty where there is nothing to read."""
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes(), path.name)
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) and found.get("format") == _FORMAT else {}

@@ -6,7 +6,6 @@ is gone until the next visit.
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,8 @@ from heapq import merge
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import msgspec
 
 from neuromirror.annex import (
     key_digest,
@@ -28,6 +29,7 @@ from neuromirror.annex import (
 from neuromirror.mint import LINK, SUBDATASET, ObjectMissing, ObjectReader, git_environment
 from neuromirror.model import (
     DESCRIPTION,
+    Count,
     Digest,
     FileRecord,
     Location,
@@ -43,6 +45,16 @@ from neuromirror.store.errors import StoreDamaged
 from neuromirror.store.manifests import manifest_file, manifest_lines
 from neuromirror.store.repository import Repository
 
+
+class _Line(msgspec.Struct, gc=False):
+    """A file in a canonical manifest."""
+
+    path: str
+    digest: str
+    size: Count | None
+
+
+_decode = msgspec.json.Decoder(_Line).decode
 _CLAIMED_BY = "git"
 _CLAIMED_BY_MANIFEST = "manifest"
 
@@ -110,16 +122,21 @@ def _part(path: bytes, commit: str, described: dict[str, Any]) -> PlacedFile:
 def _in_manifest(path: Path) -> Iterator[bytes]:
     """Record lines of the files in a canonical manifest."""
     for line in manifest_lines(path):
-        told = json.loads(line)
-        git_path, size = told["path"].encode(), told["size"]
-        algorithm, _, value = told["digest"].partition(":")
-        part_size = None
-        if algorithm == "etag":
-            value, _, parts = value.rpartition("-")
-            part_size = int(parts)
-        digests = (Digest(algorithm, value, _CLAIMED_BY_MANIFEST),) if value else ()
-        record = FileRecord(upstream_path(git_path), size, digests, part_size=part_size)
-        key = key_for(record, git_path) if digests else ""
+        try:
+            told = _decode(line)
+            git_path, size = told.path.encode(), told.size
+            algorithm, _, value = told.digest.partition(":")
+            part_size = None
+            if algorithm == "etag":
+                value, _, parts = value.rpartition("-")
+                part_size = int(parts)
+            digests = (Digest(algorithm, value, _CLAIMED_BY_MANIFEST),) if value else ()
+            record = FileRecord(upstream_path(git_path), size, digests, part_size=part_size)
+            key = key_for(record, git_path) if digests else ""
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise StoreDamaged(
+                f"the manifest {path} has a line that is none ({error}); restore it from a backup"
+            ) from error
         yield dump_placed(PlacedFile(git_path, key, record))
 
 

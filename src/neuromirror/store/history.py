@@ -94,22 +94,30 @@ def _entry(
     annex: str,
     observed_at: str,
 ) -> VersionMinted:
-    content = reader.read(commit).decode()
-    headers, _, message = content.partition("\n\n")
-    fields = dict(line.split(" ", 1) for line in headers.splitlines())
+    try:
+        content = reader.read(commit).decode()
+        headers, _, message = content.partition("\n\n")
+        fields = dict(line.split(" ", 1) for line in headers.split("\n"))
+        seconds = int(fields["committer"].split()[-2])
+        label = message.splitlines()[0].removeprefix(f"{described['dataset']} ")
+        tree = fields["tree"]
+    except (ValueError, KeyError, IndexError) as error:
+        raise StoreDamaged(
+            f"commit {commit} is not of the form that neuromirror writes ({error!r}); this "
+            "repository was not made by neuromirror"
+        ) from error
     mirror, _, local_id = described["dataset"].partition(":")
-    seconds = int(fields["committer"].split()[-2])
     time = time_of_commit(seconds)
     return VersionMinted(
         mirror=mirror,
         local_id=local_id,
         source_uri=described["source"],
-        label=message.splitlines()[0].removeprefix(f"{described['dataset']} "),
+        label=label,
         upstream=described["version"],
         kind=described["kind"],
         state=described["state"],
         commit=commit,
-        tree=fields["tree"],
+        tree=tree,
         annex_commit=annex,
         time=None if time is None else time.isoformat(),
         files=described["files"],

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from neuromirror.model import parse_json
 from neuromirror.store.disk import make_folder, write_atomically
 
 _FORMAT = 2
@@ -52,7 +53,7 @@ class MemoFolder:
         """The memo of a version, by upstream's word for it; None where none can be read."""
         try:
             head, _, content = self._path(dataset_id, upstream).read_bytes().partition(b"\n")
-            found = json.loads(head)
+            found = parse_json(head, "memo")
             if (found["format"], found["version"]) != (_FORMAT, upstream):
                 return None
             memo = Memo(found["commit"], found["annex"], content, found["pending"])

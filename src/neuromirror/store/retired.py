@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from neuromirror.model import parse_json
 from neuromirror.store.disk import write_atomically
 
 RECORD = "housekeeping.json"
@@ -34,7 +35,7 @@ class PackRecord:
     def load(cls, repository: Path) -> PackRecord:
         """The record of a bare repository; an empty one where there is none to read."""
         try:
-            content = json.loads((repository / RECORD).read_bytes())
+            content = parse_json((repository / RECORD).read_bytes(), RECORD)
             if content["format"] != _FORMAT:
                 return cls()
             retired = {name: datetime.fromisoformat(at) for name, at in content["retired"].items()}

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -29,6 +28,7 @@ from neuromirror.model import (
     PlacedFile,
     load_all,
     load_changes,
+    parse_json,
 )
 from neuromirror.store.disk import make_folder, sync, write_atomically
 from neuromirror.store.errors import NotAStore, StoreBusy, StoreDamaged
@@ -83,7 +83,7 @@ class Store:
 
     def _check(self, marker: Path) -> None:
         try:
-            found = json.loads(marker.read_text())["format"]
+            found = parse_json(marker.read_bytes(), str(marker))["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise NotAStore(f"{marker} cannot be read: {error!r}; is this a store?") from error
         if found in range(1, _FORMAT):

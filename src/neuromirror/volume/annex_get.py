@@ -23,7 +23,7 @@ _JOBS: Final = 4
 """Blocks that git-annex gets at a time; each of its jobs starts a special remote of its own."""
 
 _COMMAND: Final = (
-    *("git-annex", "get", "--batch", "--json", "--json-error-messages"),
+    *("git-annex", "get", "--batch", "-z", "--json", "--json-error-messages"),
     f"--jobs={_JOBS}",
 )
 _ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
@@ -137,7 +137,7 @@ class _Running:
                 self._unanswered += 1
                 assert self._process.stdin is not None
                 with suppress(BrokenPipeError):  # then all that wait are told at its end
-                    self._process.stdin.write(os.fsencode(path) + b"\n")
+                    self._process.stdin.write(os.fsencode(path) + b"\0")
                     self._process.stdin.flush()
         return answer
 

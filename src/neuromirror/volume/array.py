@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuromirror.model import ConfigurationError
+from neuromirror.model import DESCRIPTION, ConfigurationError, parse_json
 from neuromirror.sources.volumes import Level, Volume
 from neuromirror.volume.errors import ExtraMissing, NotAVolume
 from neuromirror.volume.geometry import METADATA, read_volume
@@ -169,12 +168,13 @@ def _opened(
 def _about(content: bytes | None) -> dict[str, str]:
     """What a dataset says of itself; empty for one that was not mirrored by us."""
     try:
-        told = json.loads(content or b"{}")
+        told = parse_json(content or b"{}", DESCRIPTION)
     except ValueError:
         told = None
     if not isinstance(told, dict):
         return {}
-    return {word: told[word] for word in ("dataset", "source", "state") if told.get(word)}
+    words = ((word, told.get(word)) for word in ("dataset", "source", "state"))
+    return {word: value for word, value in words if isinstance(value, str) and value}
 
 
 def _state(folder: Path, told: str) -> str:

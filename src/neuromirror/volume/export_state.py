@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from neuromirror.model import parse_json
 from neuromirror.store import write_atomically
 from neuromirror.volume.errors import ExportRefused
 
@@ -37,7 +38,7 @@ class ExportState:
         """The state of this export in a folder; raises ExportRefused where another's is there."""
         path = folder / STATE
         try:
-            told = json.loads(path.read_bytes())
+            told = parse_json(path.read_bytes(), path.name)
         except FileNotFoundError:
             return cls(folder, export)
         except ValueError:
