@@ -20,9 +20,21 @@ from neuromirror.mint import ObjectMissing, ObjectReader
 
 _DESCRIBED = {
     **{"dataset": "dandi:000027", "source": "https://x.example.org/", "version": "0.1"},
-    **{"kind": "published", "state": "sha256:0", "title": "A title", "files": 1, "bytes": 2},
+    **{
+        "kind": "published",
+        "state": f"sha256:{'0' * 64}",
+        "title": "A title",
+        "files": 1,
+        "bytes": 2,
+    },
     **{"license": ["spdx:CC-BY-4.0"], "doi": "10.48324/dandi.000027", "inputs": ["raw_1"]},
-    **{"landing-page": "https://x.example.org/", "parts": {"a": {"files": 1, "bytes": 2}}},
+    **{"landing-page": "https://x.example.org/", "evidence": {}, "exceptions": []},
+    "parts": {
+        "a": {
+            **{"id": "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed", "local-id": "zarr/1"},
+            **{"state": f"sha256:{'0' * 64}", "files": 1, "bytes": 2},
+        }
+    },
     "attributes": {"investigator": ["Jane Doe"], "created": ["2024-01-01"], "funder": ["NIH"]},
 }
 _DOCUMENTS: dict[str, Any] = {

@@ -23,7 +23,7 @@ _JOBS: Final = 4
 """Blocks that git-annex gets at a time; each of its jobs starts a special remote of its own."""
 
 _COMMAND: Final = (
-    *("git-annex", "get", "--batch", "-z", "--json", "--json-error-messages"),
+    *("git-annex", "get", "--batch", "--json", "--json-error-messages"),
     f"--jobs={_JOBS}",
 )
 _ANOTHER_REPOSITORY: Final = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
@@ -51,6 +51,9 @@ class AnnexGet:
 
     def get(self, path: str) -> str:
         """Gets a file, and says why it could not be; empty where it could, or was there already."""
+        if "\n" in path:
+            # git-annex reads one path per line, and with -z answers nothing before its input ends
+            return "its path has a line break"
         with self._lock:
             if self._closed:
                 return "the volume was closed"
@@ -137,7 +140,7 @@ class _Running:
                 self._unanswered += 1
                 assert self._process.stdin is not None
                 with suppress(BrokenPipeError):  # then all that wait are told at its end
-                    self._process.stdin.write(os.fsencode(path) + b"\0")
+                    self._process.stdin.write(os.fsencode(path) + b"\n")
                     self._process.stdin.flush()
         return answer
 
