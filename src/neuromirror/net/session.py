@@ -8,7 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -17,6 +17,7 @@ import requests
 import requests.exceptions
 import requests.utils
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from urllib3.exceptions import HTTPError as TransportError
 
 from neuromirror.model import ConfigurationError, Traffic
 from neuromirror.net.bodies import error_fields, parse_json, raw_chunks, read_bounded
@@ -219,8 +220,9 @@ class Session:
             ):
                 if reply.status_code == 429 or reply.status_code in _PASSING:
                     self._check(reply, self._shown(reply.url))
-                # Only a reply read to its end gives its connection back.
-                reply.raw.read(1, decode_content=False)
+                # Only a reply read to its end gives its connection back; the headers are here.
+                with suppress(TransportError, OSError):
+                    reply.raw.read(1, decode_content=False)
                 return Reply(reply.status_code, dict_of(reply.headers))
 
         return self._retrying(ask, url)

@@ -126,6 +126,8 @@ def origin(url: str) -> tuple[str, str, int]:
         raise ValueError(f"not an http or https address: {redact(url)}")
     if not parts.hostname:
         raise ValueError(f"an address without a host: {redact(url)}")
+    if any(char <= " " or char == "\x7f" for char in parts.hostname):
+        raise ValueError(f"an address with a space or control character: {redact(url)!r}")
     return scheme, parts.hostname.lower(), parts.port or (443 if scheme == "https" else 80)
 
 
