@@ -31,7 +31,9 @@ from neuromirror.annex import (
 from neuromirror.annex.addresses import may_be_private
 from neuromirror.annex.backend import matches
 from neuromirror.annex.logs import merge_location_log, merge_url_log, parse_remote_log, remote_log
-from neuromirror.lab.committed import key_proof
+from neuromirror.lab.committed import CommitUnreadable, _file, key_proof
+from neuromirror.lab.get.listing import _key_of
+from neuromirror.lab.verify.clone import linked_key, pointed_key
 from neuromirror.volume.clone_files import _key_in
 
 _UUID = "00000000-0000-0000-0000-000000000001"
@@ -118,6 +120,13 @@ def annex_key(data: bytes) -> None:
         agree(mixed == hash_mixed(key) + b"/", "mixed", mixed)
 
 
+def _key_of_link(target: bytes) -> str | None:
+    """The key of a link in a commit, as a restored one is read."""
+    with suppress(CommitUnreadable, ValueError):  # who reads many makes one of the other
+        return _file(b"a.nwb", target).key
+    return None
+
+
 @target(
     "annex-pointer",
     seeds=values(*(pointer(key) for key in _KEYS), link_target(_KEYS[0], b"a/b")),
@@ -125,9 +134,10 @@ def annex_key(data: bytes) -> None:
 )
 def annex_pointer(data: bytes) -> None:
     """Pointer files and link targets, as a clone has them."""
-    key = _key_in(data)
-    if key is not None:
+    readers = (_key_in, linked_key, pointed_key, _key_of, _key_of_link)
+    for key in filter(None, (read(data) for read in readers)):
         parse_key(key)
+        key_proof(key)
 
 
 _LOG = f"1700000000s 1 {_UUID}\n1700000000.5s 0 here\n1 X old\nnonsense\n"

@@ -13,7 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-from neuromirror.annex import LogLine, key_of_file, log_path, parse_log, unclaimed, url_log_path
+from neuromirror.annex import (
+    LogLine,
+    key_of_file,
+    log_path,
+    parse_key,
+    parse_log,
+    unclaimed,
+    url_log_path,
+)
 from neuromirror.lab.git import ask_git
 from neuromirror.mint import FOLDER, ObjectMissing, ObjectReader, git_environment
 from neuromirror.mint.objects import parse_tree
@@ -286,6 +294,8 @@ def pointed_key(content: bytes) -> str | None:
 
 def _key(name: bytes) -> str | None:
     try:
-        return key_of_file(name)
-    except UnicodeDecodeError:
+        key = key_of_file(name)
+        parse_key(key)
+    except ValueError:  # not UTF-8, or no key
         return None
+    return key
