@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from fuzz_core import agree, target, values
@@ -326,5 +327,6 @@ def url(data: bytes) -> None:
         clone_urls([text], DatasetRef("a", "b", "https://a.example.org/"))
     with suppress(ValueError):
         cleaned = clean_url(text)
-        agree("@" not in cleaned.partition("://")[2].partition("/")[0], cleaned)
+        if urlsplit(text).scheme:
+            agree("@" not in urlsplit(cleaned).netloc, cleaned)
     origin(text)
