@@ -29,7 +29,8 @@ class Running:
     pid: int = 0
 
     def get(self, path: str, **named: Any) -> requests.Response:
-        return requests.get(urljoin(self.address, path), timeout=30, **named)
+        named.setdefault("timeout", 120)
+        return requests.get(urljoin(self.address, path), **named)
 
     def page(self, path: str, status: int = 200) -> str:
         reply = self.get(path)

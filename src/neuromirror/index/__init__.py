@@ -14,6 +14,7 @@ from neuromirror.index.errors import (
     DatasetWithheld,
     FilesNotIndexed,
     IndexBusy,
+    IndexDamaged,
     IndexMissing,
     IndexUnusable,
     JournalBroken,
@@ -55,7 +56,7 @@ from neuromirror.index.schedule import LeaseRow, Schedule, TaskRow
 from neuromirror.index.search_queries import FoundDataset, FoundDatasets, MatchedPaths
 from neuromirror.index.settings import is_indexed, settled
 from neuromirror.index.urls import plain_url
-from neuromirror.index.visitors import VisitorIndex, refusal
+from neuromirror.index.visitors import VisitorIndex, as_damage, refusal
 
 __all__ = [
     "CANNED",
@@ -77,6 +78,7 @@ __all__ = [
     "HoldRow",
     "Index",
     "IndexBusy",
+    "IndexDamaged",
     "IndexMissing",
     "IndexUnusable",
     "Journal",
@@ -108,6 +110,7 @@ __all__ = [
     "VisitRow",
     "VisitorIndex",
     "Vouched",
+    "as_damage",
     "is_checksum",
     "is_indexed",
     "plain_url",

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from neuromirror.index import schema
+from neuromirror.index.damage import damaged
 from neuromirror.index.errors import (
     REBUILD,
     IndexBusy,
@@ -38,6 +39,19 @@ _LIMITS = {
 """Of connections that only read."""
 
 
+_DAMAGE = (
+    0,  # Python's own: text that is not UTF-8
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    # statements are fixed: the schema that they need was changed
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_INTERNAL,
+)
+
+
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
     """SQLite's errors as ours; bugs (a wrong statement, a broken constraint) stay as they are."""
@@ -45,14 +59,17 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise
+    except (MemoryError, UnicodeDecodeError) as error:
+        # a length that no row has, or a message of SQLite's with what stands in the schema
+        raise damaged(path, error) from error
     except sqlite3.DatabaseError as error:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the extension
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise IndexBusy(f"the index {path} is locked by another process; try again") from error
         if code == sqlite3.SQLITE_INTERRUPT:
             raise QueryStopped(STOPPED) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise IndexUnusable(f"the index {path} is corrupt ({error}); {REBUILD}") from error
+        if code in _DAMAGE:
+            raise damaged(path, error) from error
         if code in (
             sqlite3.SQLITE_FULL,
             sqlite3.SQLITE_IOERR,

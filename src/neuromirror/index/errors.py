@@ -15,6 +15,10 @@ class IndexMissing(IndexUnusable):
     """There is no index file where one was to be read."""
 
 
+class IndexDamaged(IndexUnusable):
+    """The index file has bytes that it cannot have."""
+
+
 class IndexBusy(NeuromirrorError):
     """Another process has held the index's writing lock for too long."""
 

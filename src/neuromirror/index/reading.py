@@ -12,6 +12,7 @@ from typing import Any
 
 from neuromirror.index.connection import STOPPED, translated
 from neuromirror.index.contents import CHECKED
+from neuromirror.index.damage import report_damage
 from neuromirror.index.errors import (
     DatasetWithheld,
     QueryStopped,
@@ -57,6 +58,11 @@ class Reading:
     path: Path
     _db: sqlite3.Connection
     _stop: Callable[[], bool] | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Report rows that cannot be as damage of the index."""
+        super().__init_subclass__()
+        report_damage(cls)
 
     @contextmanager
     def bounded(self, stop: Callable[[], bool]) -> Iterator[None]:

@@ -19,7 +19,7 @@ from neuromirror.index.connection import (
     open_reader,
     translated,
 )
-from neuromirror.index.errors import IndexBusy
+from neuromirror.index.errors import REBUILD, IndexBusy, IndexDamaged
 from neuromirror.index.reading import HAS_ROWS
 
 VALUE_BYTES = 1 << 20
@@ -217,4 +217,12 @@ def refusal(error: BaseException) -> str | None:
         return f"a visitor's statement may not do this: {error}"
     if isinstance(error, sqlite3.ProgrammingError):
         return "the index's tables cannot be asked for this: a row has other keys"
+    return None
+
+
+def as_damage(error: BaseException) -> IndexDamaged | None:
+    """Return the error of ours where SQLite found the index damaged; None for any other error."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
+        return IndexDamaged(f"the index is damaged ({error}); {REBUILD}")
     return None

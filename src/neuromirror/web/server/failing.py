@@ -13,7 +13,7 @@ from datasette.database import QueryInterrupted
 from datasette.utils.asgi import Base400, Forbidden, Request, Response
 from datasette.views.base import DatasetteError
 
-from neuromirror.index import refusal
+from neuromirror.index import as_damage, refusal
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.asked import Asked, NoSuchPage, Refused, Wrong, view
 
@@ -64,5 +64,8 @@ def _as_ours(exception: Exception, path: str) -> NeuromirrorError:
         if exception.status == 404:
             return NoSuchPage(f"there is no page {path[:200]}")
         return Wrong(str(exception))
+    damage = as_damage(exception)
+    if damage is not None:
+        return damage
     why = refusal(exception)
     return _Defect(repr(exception)) if why is None else Wrong(why)
