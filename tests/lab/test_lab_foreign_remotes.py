@@ -305,6 +305,19 @@ def test_a_key_only_git_annex_knows_does_not_lead_to_a_metadata_service(
     assert "metadata" in one.message
 
 
+def test_what_git_annex_says_of_a_signed_url_is_told_without_its_signature(
+    world: GetWorld, tmp_path: Path
+) -> None:
+    url = "http://127.0.0.1:9/x?X-Amz-Credential=c0ffee123&X-Amz-Signature=5ec2e7badc0de"
+    file = File("x.dat", sha256e_key(6, "0" * 64, b"x.dat"), [url, "dweb:x"], b"secret")
+    clone = cloned(make_dataset(tmp_path / "sent", [file]), tmp_path / "got")
+    (one,) = get(clone, ["x.dat"])
+    assert one.failed
+    assert "git annex get" in one.message
+    assert "5ec2e7badc0de" not in one.message
+    assert "c0ffee123" not in one.message
+
+
 def test_git_finds_nothing_amiss(world: GetWorld, tmp_path: Path) -> None:
     clone = cloned(copy_of(world, tmp_path), tmp_path / "got")
     list(get(clone, ["small/1.dat"]))

@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 
 from neuromirror.annex import initialize
 from neuromirror.model import NeuromirrorError
+from neuromirror.net import redact
 from neuromirror.volume.errors import EXTRA
 
 _JOBS: Final = 4
@@ -89,7 +90,7 @@ def _prepare(folder: Path, environment: Mapping[str, str]) -> None:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip()
+            said = redact(done.stderr.strip())
             raise NotInitialized(f"{folder}: 'git {' '.join(arguments)}' failed: {said}")
         return done.stdout
 
@@ -191,14 +192,14 @@ class _Running:
         said = ""
         with suppress(ValueError):  # closed: it was told before
             self._errors.seek(0)
-            said = " ".join(self._errors.read(_TOLD).decode(errors="replace").split())
+            said = redact(" ".join(self._errors.read(_TOLD).decode(errors="replace").split()))
         return f"git-annex ended without getting it: {said or 'it said nothing'}"
 
 
 def _why(answer: dict[str, Any]) -> str:
     notes = [one for one in answer.get("note", "").splitlines() if not one.endswith("...")]
     said = [" ".join(one.split()) for one in [*answer.get("error-messages", []), *notes]]
-    return "; ".join(filter(None, said)) or "it does not say why"
+    return redact("; ".join(filter(None, said))) or "it does not say why"
 
 
 def _programs() -> Path:

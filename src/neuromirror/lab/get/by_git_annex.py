@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from neuromirror.lab.get.clone import Clone
+from neuromirror.net import redact
 
 _JOBS: Final = 8
 _MISSING: Final = "git-annex, which alone can get it, is not installed: pip install git-annex"
@@ -68,7 +69,8 @@ def get_by_git_annex(
     words = b"".join(said).decode(errors="replace").split("\n")
     last = next((line for line in reversed(words) if line.strip()), "it said nothing of it")
     for file in waiting.values():
-        yield file, None if clone.present(file.key) else f"git annex get failed: {last.strip()}"
+        why = f"git annex get failed: {redact(last.strip())}"
+        yield file, None if clone.present(file.key) else why
 
 
 def _feed(process: subprocess.Popen[bytes], files: Sequence[Left]) -> None:
@@ -111,4 +113,5 @@ def _reason(record: dict[str, Any]) -> str:
     words = [str(word).strip() for word in record.get("error-messages") or []]
     note = str(record.get("note") or "").strip()
     told = [word for word in words if word] or ([note] if note else [])
-    return "git annex get: " + ("; ".join(told) or "failed")
+    # what git-annex says of a signed URL has its signature
+    return "git annex get: " + redact("; ".join(told) or "failed")

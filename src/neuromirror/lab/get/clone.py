@@ -13,6 +13,7 @@ from neuromirror.lab.get.settings import Settings
 from neuromirror.lab.git import GitFailed
 from neuromirror.mint import git_environment
 from neuromirror.model import ConfigurationError
+from neuromirror.net import redact
 from neuromirror.store import refuse_symlinks
 
 BRANCH = "refs/heads/git-annex"
@@ -149,7 +150,7 @@ class Clone:
             command, cwd=self.top, env=environment, capture_output=True, check=False
         )
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
+            said = redact(done.stderr.decode(errors="replace").strip())
             raise GitFailed(f"{self.top}: '{' '.join(command)}' failed: {said}")
         return done.stdout
 
