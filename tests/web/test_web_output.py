@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -49,6 +53,38 @@ def quiet_loopback() -> None:
             sock.bind((VISITOR, 0))
         except OSError:
             pytest.skip(f"{VISITOR} is no address of this machine")
+
+
+@pytest.fixture
+def catalogue(shown: Place, tmp_path: Path, quiet_loopback: None) -> Iterator[tuple[str, Path]]:
+    """A catalogue's address, and the file that its process writes all its output to."""
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "neuromirror", "--json", "--store", str(shown.store.root)),
+                *("catalogue", "--sql", "--listen", "127.0.0.1:0"),
+            ],
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        while not output.read_bytes().count(b"\n"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield json.loads(output.read_bytes().splitlines()[0])["url"], output
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_no_address_and_no_query_is_written_down(catalogue: tuple[str, Path]) -> None:
+    address, output = catalogue
+    for request in BAD:
+        assert ask(address, request)
+    said = output.read_bytes()
+    assert VISITOR.encode() not in said
+    assert SECRET.encode() not in said
 
 
 def test_a_demonstrations_pages_answer_whatever_they_write(
