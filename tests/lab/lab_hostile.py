@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Crafted:
     """A bare repository in which anything can be written."""
 
     path: Path
+    said: dict[str, Any] = field(default_factory=dict)
+    """What a dataset says of itself, but for its state and parts."""
 
     def __post_init__(self) -> None:
         self.git("init", "-q", "--bare", str(self.path))
@@ -57,7 +59,8 @@ class Crafted:
 
     def described(self, state: str, parts: dict[str, Any] | None = None) -> Entry:
         """The entry ``.neuromirror``, which says what a dataset is."""
-        said = {"dataset": "demo:000002", "form": "files", "state": state, "parts": parts or {}}
+        said = {"dataset": "demo:000002", "form": "files", **self.said}
+        said |= {"state": state, "parts": parts or {}}
         blob = self.blob(json.dumps(said).encode())
         return FOLDER, b".neuromirror", self.tree((FILE, b"dataset.json", blob))
 

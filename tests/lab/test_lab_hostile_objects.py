@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from crawl_place import git
 from lab_again import Lab
 from lab_hostile import (
     FILE,
@@ -19,12 +21,13 @@ from lab_hostile import (
     state_of,
     write_lock,
 )
-from lab_pins import PUBLISHED, Paper, bring_back
+from lab_pins import PUBLISHED, Paper, bring_back, run
 
 from neuromirror.lab.cite import states_of_lock
 from neuromirror.lab.lockfile import Pin
-from neuromirror.lab.manifests import ListedPart
+from neuromirror.lab.manifests import ListedPart, ManifestHead, ManifestWriter
 from neuromirror.model import NeuromirrorError
+from neuromirror.store import SafeFolder
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +39,10 @@ def pinned(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Pin:
 
 
 @pytest.fixture
-def crafted(tmp_path: Path) -> Crafted:
-    return Crafted(tmp_path / "crafted.git")
+def crafted(still_lab: Lab, pinned: Pin, tmp_path: Path) -> Crafted:
+    name = f"{pinned.commit}:.neuromirror/dataset.json"
+    said = json.loads(git(still_lab.place.repository(PUBLISHED), "show", name))
+    return Crafted(tmp_path / "crafted.git", said)
 
 
 def test_a_dataset_of_raw_objects_comes_back(crafted: Crafted, pinned: Pin, tmp_path: Path) -> None:
@@ -170,3 +175,77 @@ def test_what_git_would_not_write_is_refused(
     if way == "bundle":
         with ExitStack() as stack, pytest.raises(NeuromirrorError):
             states_of_lock(lock, None, stack)
+
+
+def test_attributes_of_others_start_no_filter_of_this_machine(
+    crafted: Crafted, pinned: Pin, tmp_path: Path
+) -> None:
+    marker = tmp_path / "marker"
+    for name in ("clean", "smudge"):
+        run(tmp_path, "git", "config", "--global", f"filter.mine.{name}", f"touch {marker}; cat")
+    state = state_of(file_at("x"))
+    tree = crafted.tree(
+        (FILE, b".gitattributes", crafted.blob(b"* filter=mine\n")),
+        crafted.described(state),
+        (FILE, b"a", crafted.blob(b"text")),
+        (LINK, b"x", crafted.link()),
+    )
+    commit = crafted.commit(tree)
+    path = tmp_path / "paper" / "datasets.lock"
+    crafted.bundle(path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
+    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=1)
+    for status in ("ok", "notneeded"):
+        found = bring_back(lock, tmp_path / "data", offline=True)
+        assert found.only().status == status, found.only().message
+    assert (found.folder(PUBLISHED) / "a").read_bytes() == b"text"
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".git/hooks/post-checkout", ".GIT/config", "git~1/config", ".g\u200cit/config"),
+        *("../a", "a/../../b", "/a", "a//b", "./a"),
+    ],
+)
+def test_a_manifest_holds_no_hooks(
+    crafted: Crafted, pinned: Pin, tmp_path: Path, name: str
+) -> None:
+    """A plain file of any name, in a manifest whose ids are right."""
+    state = state_of()
+    blob = crafted.blob(b"#!/bin/sh\ntouch /tmp/owned\n")
+    parts = name.encode().split(b"/")
+    inner = (FILE, parts[-1], blob)
+    for part in reversed(parts[:-1]):
+        inner = (FOLDER, part, crafted.tree(inner))
+    described = crafted.described(state)
+    tree = crafted.tree(*sorted([inner, described], key=lambda one: one[1]))
+    commit = crafted.commit(tree)
+    path = tmp_path / "paper" / "datasets.lock"
+    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, bundle=None)
+    head = ManifestHead(
+        manifest=1,
+        dataset=pinned.name,
+        dataset_id=pinned.dataset_id,
+        source=pinned.source,
+        version="1.0",
+        commit=commit,
+        tree=tree,
+        state=state,
+        form="files",
+        commit_object=crafted.git("cat-file", "commit", commit),
+    )
+    folder = path.parent / "datasets.lock.d" / "demo--000002"
+    with (
+        SafeFolder.at(folder, create=True) as opened,
+        ManifestWriter(opened, f"{commit}.jsonl.zst", head) as writer,
+    ):
+        writer.plain(name, b"#!/bin/sh\ntouch /tmp/owned\n")
+        said = crafted.git("cat-file", "blob", f"{described[2]}:dataset.json")
+        writer.plain(".neuromirror/dataset.json", said.encode())
+        writer.finish()
+    before = sorted(path.parent.rglob("*"))
+    found = bring_back(lock, tmp_path / "data", offline=True)
+    assert found.only().status == "error", found.only().message
+    assert list(found.into.iterdir()) == []
+    assert sorted(path.parent.rglob("*")) == before

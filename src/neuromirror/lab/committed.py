@@ -18,7 +18,13 @@ from neuromirror.lab.manifests import (
     canonical_line,
 )
 from neuromirror.mint import LINK, SUBDATASET, ObjectMissing, ObjectReader, git_environment
-from neuromirror.model import DESCRIPTION, NeuromirrorError, StateDigest, parse_description
+from neuromirror.model import (
+    DESCRIPTION,
+    NeuromirrorError,
+    StateDigest,
+    parse_description,
+    text,
+)
 
 _WORDS = {
     "SHA256E": "sha256",
@@ -117,7 +123,7 @@ class Committed:
                 yield self._part(path, sha)
 
     def _part(self, path: bytes, commit: str) -> ListedPart:
-        name = path.decode()
+        name = text(path)
         told = self.described.get("parts", {}).get(name)
         if told is None:
             raise CommitUnreadable(
@@ -171,8 +177,11 @@ def _file(path: bytes, target: bytes) -> ListedFile:
     found = _ANNEXED.search(target)
     if found is None:
         raise CommitUnreadable(f"{path!r} is a link that is not git-annex's")
-    key = key_of_file(found[1])
-    return ListedFile(path.decode(), key, key_proof(key), parse_key(key).size)
+    try:
+        key = key_of_file(found[1])
+        return ListedFile(path.decode(), key, key_proof(key), parse_key(key).size)
+    except ValueError as error:
+        raise CommitUnreadable(f"{path!r} is no file that a mirror makes: {error}") from error
 
 
 def key_proof(key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,30 @@ def creating(refs: Mapping[str, str]) -> str:
         if not is_ref_name(name):
             raise RefRefused(f"{name!r} cannot be the name of a ref; nothing was done")
     return "".join(f"create {name}\0{commit}\0" for name, commit in refs.items())
+
+
+def without_filters() -> dict[str, str]:
+    """Return variables with which git runs no filter of this machine but git-annex's.
+
+    A ``.gitattributes`` of others could start any of them (git-lfs would ask its server).
+    """
+    environment = git_environment(Path())
+    del environment["GIT_DIR"]
+    done = subprocess.run(
+        ["git", "config", "-z", "--name-only", "--get-regexp", r"^filter\."],
+        cwd=os.sep,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    names = {os.fsdecode(name).rpartition(".")[0] for name in done.stdout.split(b"\0")[:-1]}
+    off = {"clean": "", "smudge": "", "process": "", "required": "false"}
+    pairs = [(f"{name}.{key}", off[key]) for name in names - {"filter.annex"} for key in off]
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    found = {"GIT_CONFIG_COUNT": str(first + len(pairs))}
+    for number, (key, value) in enumerate(pairs, first):
+        found |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return found if pairs else {}
 
 
 def ask_git(git_dir: Path, *arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:

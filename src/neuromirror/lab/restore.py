@@ -17,7 +17,7 @@ from neuromirror.lab.clones import clone_urls
 from neuromirror.lab.committed import Committed
 from neuromirror.lab.get import JOBS, get
 from neuromirror.lab.get.clone import identity_for
-from neuromirror.lab.git import GitFailed
+from neuromirror.lab.git import GitFailed, without_filters
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.manifests import (
     ListedPart,
@@ -326,8 +326,9 @@ class _Restoring:
             raise WayFailed("it has no git-annex branch, which says where content is")
         placed = self._examine(goal, draft, root)
         placed.way = way
-        run_git(draft, *_QUIETLY, "checkout", "-q", "--detach", goal.commit)
-        identity = identity_for(draft)
+        unfiltered = without_filters()
+        run_git(draft, *_QUIETLY, "checkout", "-q", "--detach", goal.commit, environment=unfiltered)
+        identity = identity_for(draft) | unfiltered
         placed.left_out = initialize(lambda *args: run_git(draft, *args, environment=identity))
         if not self._how.offline:
             # any command that lists remotes finds out, once, whether the origin has contents

@@ -78,11 +78,16 @@ class Selection:
 
     def _within(self, folder: bytes) -> bytes | None:
         """The innermost chosen path that a folder is, or is in."""
-        if folder not in self._folders:
-            self._folders[folder] = (
-                folder if folder in self._chosen else self._within(folder.rpartition(b"/")[0])
-            )
-        return self._folders[folder]
+        passed = []
+        while folder not in self._folders:
+            passed.append(folder)
+            if folder in self._chosen:
+                self._folders[folder] = folder
+            else:
+                folder = folder.rpartition(b"/")[0]
+        found = self._folders[folder]
+        self._folders.update(dict.fromkeys(passed, found))
+        return found
 
     def subdataset(self, path: bytes) -> Subdataset | None:
         """What is chosen of a sub-dataset, if anything is."""

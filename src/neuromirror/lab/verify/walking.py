@@ -109,7 +109,7 @@ def walk(
             if entry.mode == SUBDATASET:
                 parts.append(entry)
                 told = _part(described, entry)
-                state.add(entry.path, subdataset_line(entry.path, told.dataset_id, told.state))
+                state.add(entry.path, _part_line(clone, told))
             elif key is not None:
                 state.add(entry.path, _line(entry.path, key))
             yield from looked.items
@@ -139,6 +139,17 @@ def _part(described: Described, entry: Entry) -> _Part:
     files = told.get("files")
     count = files if isinstance(files, int) else 0
     return _Part(entry, str(told.get("id", "")), str(told.get("state", "")), count)
+
+
+def _part_line(clone: Clone, part: _Part) -> bytes:
+    """Return the line of a sub-dataset in the canonical manifest; raises Damaged."""
+    try:
+        return subdataset_line(part.entry.path, part.dataset_id, part.state)
+    except UnicodeError as error:
+        raise Damaged(
+            f"{clone.git_dir}: no mirror makes the sub-dataset {part.entry.path!r}: its "
+            "name, id or state is not UTF-8"
+        ) from error
 
 
 def _recomputed(expected: Expected, described: Described) -> Recomputed:

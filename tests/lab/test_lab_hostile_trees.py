@@ -1,0 +1,127 @@
+"""Repositories with malformed objects are an error in words, and no traceback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from crawl_place import git
+from lab_again import Lab
+from lab_hostile import FILE, FOLDER, LINK, SUBDATASET, Crafted, file_at, state_of
+from lab_pins import PUBLISHED, Paper
+
+from neuromirror.cli import main
+
+
+def _deep(crafted: Crafted, inner: str) -> str:
+    """A tree of 3000 folders, one in the other."""
+    for _ in range(3000):
+        content = b"40000 d\0" + bytes.fromhex(inner)
+        whole = b"tree %d\0%s" % (len(content), content)
+        inner = hashlib.sha1(whole, usedforsecurity=False).hexdigest()
+        place = crafted.path / "objects" / inner[:2] / inner[2:]
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(zlib.compress(whole))
+    return inner
+
+
+def _tree(crafted: Crafted, name: str) -> str:
+    """A root tree with one thing wrong."""
+    blob, link = crafted.blob(b"x\n"), crafted.link()
+    inner = crafted.tree((FILE, b"z", blob))
+    described = crafted.described(state_of(file_at("x")))
+    x = (LINK, b"x", link)
+    if name == "truncated":
+        raw = b"100644 a\0" + bytes.fromhex(blob)[:7]
+        return crafted.write("tree", raw)
+    if name == "garbage":
+        return crafted.tree(described, (FOLDER, b"a", crafted.write("tree", b"\xff" * 40)), x)
+    entries = {
+        "file and folder": [(FILE, b"a", blob), (FOLDER, b"a", inner)],
+        "twice": [(FILE, b"a", blob), (FILE, b"a", link)],
+        "parent": [(FOLDER, b"..", inner)],
+        "slash": [(FILE, b"a/../../b", blob)],
+        "no name": [(FILE, b"", blob)],
+        "no utf-8": [(FILE, b"\xff\xfe", blob)],
+        "link without utf-8": [(LINK, b"\xff\xfe", link)],
+        "blob as a folder": [(FOLDER, b"a", blob)],
+        "folder as a file": [(FILE, b"a", inner)],
+        "missing": [(FILE, b"a", "12" * 20)],
+        "missing folder": [(FOLDER, b"a", "12" * 20)],
+        "odd mode": [("7", b"a", blob)],
+        "link elsewhere": [(LINK, b"a", crafted.blob(b"../../../etc/passwd"))],
+        "odd key": [(LINK, b"a", crafted.blob(b".git/annex/objects/aa/bb/\xff/\xff"))],
+        "deep": [(FOLDER, b"a", _deep(crafted, inner) if name == "deep" else inner)],
+        "part without utf-8": [(SUBDATASET, b"\xff\xfe", "12" * 20)],
+        "unknown part": [(SUBDATASET, b"a", "12" * 20)],
+    }[name]
+    early = [one for one in entries if one[1] < b".n"]
+    late = [one for one in entries if one not in early]
+    yaml = (FILE, b"dandiset.yaml", crafted.blob(b"name: x\nidentifier: DANDI:000002\n"))
+    return crafted.tree(*early, described, *late, yaml, x)
+
+
+NAMES = [
+    *("truncated", "garbage", "file and folder", "twice", "parent", "slash", "no name"),
+    *(
+        "no utf-8",
+        "link without utf-8",
+        "blob as a folder",
+        "folder as a file",
+        "missing",
+        "missing folder",
+    ),
+    *("odd mode", "link elsewhere", "odd key", "unknown part", "part without utf-8", "deep"),
+]
+
+
+@pytest.fixture(scope="session")
+def said(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an honest dataset says of itself."""
+    paper = Paper(still_lab.place, tmp_path_factory.mktemp("honest"))
+    paper.pin(PUBLISHED)
+    name = f"{paper.pinned(PUBLISHED).commit}:.neuromirror/dataset.json"
+    found: dict[str, Any] = json.loads(git(still_lab.place.repository(PUBLISHED), "show", name))
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "FOLDER"),
+        ("cite", "FOLDER", "--format", "bagit", "-o", "BAG"),
+        ("cite", "FOLDER", "--format", "ro-crate"),
+        ("diff", "FOLDER", "FOLDER"),
+        ("get", "FOLDER"),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_malformed_repository_is_an_error_in_words(
+    tmp_path: Path,
+    said: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    arguments: tuple[str, ...],
+) -> None:
+    crafted = Crafted(tmp_path / "work" / ".git", said)
+    crafted.git("config", "core.bare", "false")
+    crafted.refs(crafted.commit(_tree(crafted, name)))
+    crafted.git("symbolic-ref", "HEAD", "refs/heads/main")
+    with suppress(subprocess.CalledProcessError):
+        crafted.git("read-tree", "main")
+    folder = crafted.path.parent
+    monkeypatch.chdir(folder)
+    names = {"FOLDER": str(folder), "BAG": str(tmp_path / "out" / "bag")}
+    command = [names.get(one, one) for one in arguments]
+    done = CliRunner().invoke(main, ["--store", "none", *command])
+    assert done.exit_code in (0, 1, 2)
+    assert done.exception is None or type(done.exception) is SystemExit, repr(done.exception)
+    assert {path.name for path in tmp_path.iterdir()} <= {"work", "out", "home"}
+    assert [path.name for path in folder.iterdir()] == [".git"]
