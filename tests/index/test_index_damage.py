@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from journal_on_disk import DiskJournal, placed
 
-from neuromirror.index import Index, IndexDamaged
+from neuromirror.index import Index, IndexDamaged, check_damage
 from neuromirror.index.backup import copy_database
 from neuromirror.model import NeuromirrorError
 
@@ -105,3 +105,14 @@ def test_a_file_that_is_cut_off_is_damage(sound: Path, tmp_path: Path) -> None:
     found = list(outcomes(path))
     assert found
     assert all(isinstance(error, NeuromirrorError) for error in found)
+
+
+def test_a_value_of_a_wrong_type_is_damage_where_it_is_used(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    shutil.copy(sound, path)
+    check_damage(path, TypeError())  # a defect of the program stays one
+    with path.open("r+b") as file:
+        file.seek(2000)
+        file.write(bytes(range(256)) * 20)
+    with pytest.raises(IndexDamaged):
+        check_damage(path, TypeError())

@@ -167,14 +167,14 @@ def test_a_table_with_the_dearest_options_is_answered_within_limits(
     assert watch.most < _MEMORY
 
 
-def test_others_are_asked_to_come_again_while_two_statements_run(free: Running) -> None:
+def test_others_wait_or_come_again_while_two_statements_run(free: Running) -> None:
     slow = "with recursive n(i) as (select :x union all select i+1 from n) select max(i) from n"
     free.get(asking("select 1"))
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda x: free.get(asking(slow, x=str(x))), range(8)))
     statuses = [one.status_code for one in replies]
     refused = [one for one in replies if one.status_code in (429, 503)]
-    assert refused
+    assert len(of_family(free.pid)) <= 1 + 2
     assert statuses.count(400) >= 2
     assert statuses.count(400) + len(refused) == len(replies)
     assert all(int(one.headers["retry-after"]) > 0 for one in refused)

@@ -93,12 +93,18 @@ class Settings:
 
     @contextmanager
     def index(self) -> Iterator[Index]:
-        """The index, read only, closed at the end of the block."""
-        from neuromirror.index import Index
+        """The index, read only, closed at the end of the block.
+
+        Values of a wrong type that a damaged one gives raise IndexDamaged where they are used.
+        """
+        from neuromirror.index import Index, check_damage
 
         index = Index.open_readonly(self.index_path(self.store()))
         try:
             yield index
+        except (AttributeError, TypeError, ValueError, LookupError) as error:
+            check_damage(index.path, error)
+            raise
         finally:
             index.close()
 

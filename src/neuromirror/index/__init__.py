@@ -5,6 +5,7 @@ tables, row by row, as the live run did. See :mod:`neuromirror.index.schema` for
 """
 
 from neuromirror.index.applying import Journal
+from neuromirror.index.backup import check_damage
 from neuromirror.index.browse_queries import LevelRow, SpanRow
 from neuromirror.index.canned import CANNED
 from neuromirror.index.checksums import is_checksum
@@ -111,6 +112,7 @@ __all__ = [
     "VisitorIndex",
     "Vouched",
     "as_damage",
+    "check_damage",
     "is_checksum",
     "is_indexed",
     "plain_url",

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from neuromirror.index import schedule, schema
 from neuromirror.index.applying import Journal
 from neuromirror.index.connection import OLDEST_SQLITE, READ_TIMEOUT, translated, writing_lock
+from neuromirror.index.damage import damaged
 from neuromirror.index.database import LOCK_WAIT, Index, put_in_place
 from neuromirror.index.errors import REBUILD, IndexMissing, IndexUnusable
 
@@ -84,6 +85,12 @@ def flaws(path: Path, *, deep: bool = False) -> list[str]:
             connection.close()
     except sqlite3.DatabaseError as error:
         return [str(error)]
+
+
+def check_damage(path: Path, error: Exception) -> None:
+    """Raise IndexDamaged for an error that a value of a wrong type led to, where it has such."""
+    if flaws(path):
+        raise damaged(path, error) from error
 
 
 def flaws_by_table(

@@ -15,6 +15,7 @@ _SIGNS = (
     AssertionError,
     AttributeError,
     KeyError,
+    StopIteration,
     IndexError,
     TypeError,
     UnicodeDecodeError,
