@@ -1,7 +1,7 @@
-"""A sync whose clock is wrong by so many seconds.
+"""A sync, or a run of the service, whose clock is wrong by so many seconds.
 
-Usage: shifted_sync.py SECONDS MIRRORS STORE. The clock of one process cannot be set from outside,
-so the words for now are moved in each module that asks for the time of day.
+Usage: shifted_sync.py SECONDS MIRRORS STORE [serve]. The clock of one process cannot be set from
+outside, so the words for now are moved in each module that asks for the time of day.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Shifted(datetime.datetime):
 def main() -> None:
     from neuromirror.crawl import Sync, load_mirrors, parse_requests
     from neuromirror.crawl import times as crawl_times
+    from neuromirror.service import serve
     from neuromirror.store import Store
 
     store = Store.open(Path(sys.argv[3]), create=True)
@@ -38,6 +39,12 @@ def main() -> None:
         if name.startswith("neuromirror.") and "datetime.now(" in inspect.getsource(module):
             module.datetime = Shifted  # type: ignore[attr-defined]
 
+    assert serve.__name__ in sys.modules
+    if sys.argv[4:] == ["serve"]:
+        from neuromirror.cli import main as command
+
+        place = ["--mirrors", sys.argv[2], "--store", sys.argv[3]]
+        command([*place, "serve", "--once", "--executor", "threads"])
     results = list(Sync(store, store.index_path).results(requests))
     bad = [one for one in results if one.exit_code]
     if bad:

@@ -23,7 +23,7 @@ from neuromirror.demo import DemoArchive
 from neuromirror.demo.boss import DemoBoss
 from neuromirror.demo.ndstore import DemoNdstore
 from neuromirror.index import Index
-from neuromirror.model import VersionRef
+from neuromirror.model import VersionMinted, VersionRef
 from neuromirror.sources import Listing, Source
 
 DRIVER = Path(__file__).with_name("killed_sync.py")
@@ -210,10 +210,10 @@ def whole(tmp_path: Path, demo_files: Path) -> Iterator[Path]:
         yield demo.mirrors
 
 
-def filled(mirrors: Path, folder: Path, shift: int) -> Place:
-    """A store that a sync fills whose clock is wrong by ``shift`` seconds."""
+def filled(mirrors: Path, folder: Path, shift: int, *how: str) -> Place:
+    """A store that a sync (or "serve") fills whose clock is wrong by ``shift`` seconds."""
     done = subprocess.run(
-        [sys.executable, str(SHIFTED), str(shift), str(mirrors), str(folder)],
+        [sys.executable, str(SHIFTED), str(shift), str(mirrors), str(folder), *how],
         capture_output=True,
         text=True,
         check=False,
@@ -223,10 +223,14 @@ def filled(mirrors: Path, folder: Path, shift: int) -> Place:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [(), ("serve",)], ids=["sync", "serve"])
 def test_stores_filled_years_apart_have_equal_refs_for_every_source(
-    whole: Path, tmp_path: Path
+    whole: Path, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
-    stores = [filled(whole, tmp_path / f"store{shift}", shift) for shift in (0, 100_000_000)]
+    shifts = (0, 100_000_000)
+    stores = [filled(whole, tmp_path / f"store{shift}", shift, *how) for shift in shifts]
+    observed = [{one.at for one in store.entries(VersionMinted)} for store in stores]
+    assert max(observed[0]) < min(observed[1])
     now, later = (one.refs() for one in stores)
     mirrors = {name.split("--")[0].split()[0] for name in now}
     assert mirrors >= {path.stem for path in whole.glob("*.toml")}

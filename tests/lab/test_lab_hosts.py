@@ -77,6 +77,20 @@ def test_a_host_that_takes_no_token_is_named_once(strict: Path, demo: DemoArchiv
         assert len([line for line in lines if line.split()[1] == host]) == 2
 
 
+def test_an_audit_names_a_host_that_takes_no_token_once(lab: Lab, demo: DemoArchive) -> None:
+    lab.place.sync(NAME)
+    with demo.fault("status", server="s3", path=".", status=401):
+        code, records, lines = run("audit", "--store", str(lab.place.folder), NAME)
+    assert code == 1
+    hosts = [one["host"] for one in records if one.get("url") and one.get("host")]
+    assert len(hosts) > 2
+    for host in set(hosts):
+        # the message, and the count at the end
+        assert len([line for line in lines if host in line.split()[:2]]) == 2
+        (total,) = [one for one in records if one.get("what") == "host" and one["host"] == host]
+        assert total["count"] == hosts.count(host)
+
+
 def test_get_names_hosts_that_may_not_be_asked_once(
     strict: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,6 +160,22 @@ def test_readiness_tells_of_a_catalogue_that_is_away_and_stays_ready(copied: Pla
         assert served.end(signal.SIGTERM, 15) == 0
 
 
+def test_a_catalogue_that_ended_is_a_failure_on_record_until_it_answers(copied: Place) -> None:
+    def failing() -> list[str]:
+        with copied.index() as index:
+            return [one.task for one in index.failed_tasks()]
+
+    with serving(copied, *PAGES, first=f"{HASTY}; c._FIRST = 3.0") as served:
+        up(served)
+        assert failing() == []
+        os.kill(process_of(served), signal.SIGKILL)
+        served.wait(lambda: failing() == ["catalogue"])
+        assert command(copied, "status").returncode == 1
+        up(served, 2)
+        served.wait(lambda: failing() == [])
+        assert served.end(signal.SIGTERM, 30) == 0
+
+
 def test_one_that_hangs_is_ended_and_started_again(copied: Place) -> None:
     impatient = f"{HASTY}; c._SILENT = 10.0"
     with serving(copied, *PAGES, first=impatient) as served:
