@@ -15,6 +15,7 @@ _BENCHES = (
     "delta",
     "recrawl",
     "latency",
+    "requests",
     "s3",
     "hostile",
     "index",
