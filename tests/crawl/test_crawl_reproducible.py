@@ -231,7 +231,12 @@ def test_stores_filled_years_apart_have_equal_refs_for_every_source(
     stores = [filled(whole, tmp_path / f"store{shift}", shift, *how) for shift in shifts]
     observed = [{one.at for one in store.entries(VersionMinted)} for store in stores]
     assert max(observed[0]) < min(observed[1])
-    now, later = (one.refs() for one in stores)
+    # a service groups mirrors as they finish, so that the steps of the superdataset of all differ
+    top = "neuromirror " if how else "\0"
+    now, later = (
+        {name: commit for name, commit in one.refs().items() if not name.startswith(top)}
+        for one in stores
+    )
     mirrors = {name.split("--")[0].split()[0] for name in now}
     assert mirrors >= {path.stem for path in whole.glob("*.toml")}
     assert {name: commit for name, commit in later.items() if now.get(name) != commit} == {}
