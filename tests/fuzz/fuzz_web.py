@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import sys
 from functools import cache
@@ -138,6 +139,8 @@ def web_request(data: bytes) -> None:
     """Requests to the catalogue: paths, queries, headers. No reply is a 500."""
     first, *rest = data.split(b"\n")
     method, _, address = first.partition(b" ")
+    if not re.fullmatch(rb"[!-~]+", address):  # the server refuses such a line by itself
+        return
     raw_path, _, query = address.partition(b"?")
     loop, site = _site()
     headers = [
