@@ -146,7 +146,6 @@ _LOG = f"1700000000s 1 {_UUID}\n1700000000.5s 0 here\n1 X old\nnonsense\n"
 
 @target(
     "annex-log",
-    ValueError,
     seeds=values(_LOG, "1700000000s 1 https://example.org/a b\n"),
     kind="text",
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import NamedTuple
 
 WEB_UUID = "00000000-0000-0000-0000-000000000001"
@@ -20,6 +20,8 @@ MISSING = "0"
 DEAD = "X"
 
 _ESCAPED = re.compile(r"&(\d{1,7});")
+_SECONDS = re.compile(rb"-?[0-9]{1,18}(?:\.[0-9]{1,18})?s?")
+"""A time as git-annex writes it; with an exponent it could have more digits than memory holds."""
 
 
 class LogLine(NamedTuple):
@@ -112,12 +114,9 @@ def _parse(raw: bytes) -> LogLine | None:
     seconds, status, value = fields
     if status not in (b"1", b"0", b"X"):
         return None
-    try:
-        timestamp = Decimal(seconds.removesuffix(b"s").decode("ascii"))
-    except (InvalidOperation, UnicodeDecodeError):
+    if not _SECONDS.fullmatch(seconds):
         return None
-    if not timestamp.is_finite():
-        return None
+    timestamp = Decimal(seconds.removesuffix(b"s").decode("ascii"))
     return LogLine(timestamp, status.decode("ascii"), value.decode("utf-8", "surrogateescape"))
 
 
