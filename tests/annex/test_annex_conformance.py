@@ -132,8 +132,8 @@ def key_of(buckets: DemoBuckets, name: str, bucket: str) -> str:
     import requests
 
     url = buckets.url(name, bucket=bucket)
-    size = int(requests.head(url, timeout=20).headers["Content-Length"])
-    first = requests.head(f"{url}?partNumber=1", timeout=20)
+    size = int(requests.head(url, timeout=300).headers["Content-Length"])
+    first = requests.head(f"{url}?partNumber=1", timeout=300)
     return xs3etag_key(size, first.headers["ETag"].strip('"'), int(first.headers["Content-Length"]))
 
 
@@ -214,13 +214,13 @@ def killed_midway(buckets: DemoBuckets, repo: Path) -> Path:
             stderr=subprocess.DEVNULL,
         ) as process,
     ):
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while not any(path.stat().st_size > 2 * MIB for path in partial(repo)):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=30)
+        process.wait(timeout=600)
     (left,) = partial(repo)
     assert not (repo / "a.raw").exists()
     return left

@@ -90,7 +90,7 @@ def test_the_browser_and_its_driver_end_and_live_in_a_home_of_their_own(
     thread.join()
     assert len(during) > 2
     assert homes == {str(tmp_path)}
-    _, left = psutil.wait_procs(during, timeout=10)
+    _, left = psutil.wait_procs(during, timeout=600)
     assert left == []
 
 

@@ -56,7 +56,7 @@ def staying(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, Any]
                 told.append(json.loads(line))
             yield told, told[-1]["serving"]["catalogue"]
             os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(600) == 0
             assert process.stderr.read() == ""
         finally:
             if process.poll() is None:
@@ -79,7 +79,7 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(tmp_path: Path) -
             "demo-boss:demo_cortex/sections/em",
             "demo-precomputed:demo_cortex/sections/em",
         ):
-            page = requests.get(f"{address}/dataset/{name}", timeout=30)
+            page = requests.get(f"{address}/dataset/{name}", timeout=300)
             assert (page.status_code, f"{address}/#~" in unescape(page.text)) == (200, True), name
         cloned = subprocess.run(
             ["git", "ls-remote", f"{address}/alias/demo--000002", "HEAD"],

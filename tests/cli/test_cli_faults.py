@@ -39,7 +39,7 @@ def _git(folder: Path, *arguments: str) -> str:
 def hanging(shell: Shell, demo: DemoArchive) -> Iterator[tuple[subprocess.Popen[str], Fault]]:
     """A sync that waits for an answer about 000002, after others are done."""
     with (
-        demo.fault("hang", path="/000002/versions/", seconds=60) as fault,
+        demo.fault("hang", path="/000002/versions/", seconds=3600) as fault,
         shell.start("sync", "--jobs", "1") as process,
     ):
         while not fault.struck:
@@ -51,7 +51,7 @@ def hanging(shell: Shell, demo: DemoArchive) -> Iterator[tuple[subprocess.Popen[
             fault.clear()
             if process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(60)
+                    process.wait(600)
 
 
 def converges(shell: Shell, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_sync_that_is_told_to_end_ends_at_once_and_nothing_is_lost(
 ) -> None:
     with hanging(shell, demo) as (process, fault):
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=600)
         assert not fault.over.is_set()
     assert process.returncode == 128 + signal.SIGTERM
     # what was in progress, and nothing else, is named
@@ -82,7 +82,7 @@ def test_the_status_after_a_kill_says_when_the_list_was_read(
 ) -> None:
     with hanging(shell, demo) as (process, _):
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=600)
     (record,) = [json.loads(line) for line in shell.run("--json", "status").lines]
     assert record["mirror"] == "demo"
     assert record["last_checked"] != "never"
@@ -95,7 +95,7 @@ def test_an_index_deleted_under_a_sync_comes_back_whole(
         for path in (shell.store / "neuromirror").glob("index.sqlite*"):
             path.unlink()
         fault.clear()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert "Traceback" not in out + err
     assert "unexpected" not in out + err
     converges(shell, tmp_path)
@@ -111,7 +111,7 @@ def test_an_index_that_goes_bad_under_a_sync_is_told_with_what_to_do(
             with beside.open("r+b") as file:
                 file.write(b"\xa5" * size)
         fault.clear()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert "Traceback" not in out + err
     assert "unexpected" not in out + err
     refs(shell)

@@ -220,7 +220,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(
 ) -> None:
     shell.run("sync", "demo:000004")
     clone = cloned(shell, tmp_path / "clone")
-    with demo.fault("hang", server="s3", path=".", seconds=200) as fault:
+    with demo.fault("hang", server="s3", path=".", seconds=3600) as fault:
         with shell.start("verify", "--remote", str(clone), "--jobs", "2") as process:
             while fault.struck < 2:
                 assert process.poll() is None

@@ -16,7 +16,7 @@ def prepared(demo: DemoArchive) -> tuple[str, str]:
     """An embargoed dandiset with a Zarr; gives both."""
     closed = next(name for name, one in demo.dandisets.items() if one.embargoed)
     zarr = demo.add_zarr(closed, "sub-1/sub-1_secret.ome.zarr", zarr_entries())
-    assert requests.get(f"{demo.api_url}/zarr/{zarr}/", timeout=9).status_code == 404
+    assert requests.get(f"{demo.api_url}/zarr/{zarr}/", timeout=300).status_code == 404
     return closed, zarr
 
 

@@ -17,7 +17,7 @@ from neuromirror.demo.records import Description
 from neuromirror.model import VisitEnded
 
 DANDISETS = 12
-_LONG = 120.0
+_LONG = 600.0
 """Seconds for which replies are held, and a test waits for requests before it fails."""
 
 
@@ -42,7 +42,7 @@ def test_dandisets_do_not_wait_for_each_other(
 ) -> None:
     names = small.make_dandisets(DANDISETS)
     place = Place(small.mirrors, tmp_path / "store")
-    with small.fault("hang", path=r"/versions/$", seconds=_LONG):
+    with small.fault("hang", path=r"/versions/$", seconds=3600):
         sync = background.submit(place.sync)
         wait_for(lambda: small.count_requests(r"/versions/\?") == DANDISETS, sync)
     results = sync.result()
@@ -62,7 +62,7 @@ def test_a_dandiset_that_fails_keeps_no_other_waiting(
     held, broken, *others = small.make_dandisets(DANDISETS)
     place = Place(small.mirrors, tmp_path / "store")
     small.fault("status", path=f"/{broken}/versions/$", status=404)
-    with small.fault("hang", path=f"/{held}/versions/$", seconds=_LONG):
+    with small.fault("hang", path=f"/{held}/versions/$", seconds=3600):
         sync = background.submit(place.sync)
         wait_for(lambda: len(visits(place)) == len(others) + 1, sync)
     by_name = {name: one.visit for name, one in sync.result().items()}
@@ -77,7 +77,7 @@ def test_the_waits_of_one_dandiset_overlap(
     name = published_and_changed(small)
     label = small.dandisets[name].published[0].label
     place = Place(small.mirrors, tmp_path / "store")
-    with small.fault("hang", server="s3", method="HEAD", seconds=_LONG):
+    with small.fault("hang", server="s3", method="HEAD", seconds=3600):
         sync = background.submit(place.sync)
         wait_for(
             lambda: (
@@ -97,7 +97,7 @@ def test_a_page_that_was_requested_before_a_change_is_not_used(
 ) -> None:
     name = published_and_changed(small)
     place = Place(small.mirrors, tmp_path / "store")
-    with small.fault("hang", server="s3", method="HEAD", seconds=_LONG):
+    with small.fault("hang", server="s3", method="HEAD", seconds=3600):
         sync = background.submit(place.sync)
         wait_for(lambda: small.count_requests("/versions/draft/assets/") == 1, sync)
         small.change_file(name, "b.txt", "z")
@@ -113,8 +113,8 @@ def test_a_zarr_is_read_while_objects_and_the_summary_are_requested(
     name = with_a_zarr(small)
     place = Place(small.mirrors, tmp_path / "store")
     with (
-        small.fault("hang", server="s3", method="HEAD", path="/blobs/", seconds=_LONG),
-        small.fault("hang", path="/info/$", seconds=_LONG),
+        small.fault("hang", server="s3", method="HEAD", path="/blobs/", seconds=3600),
+        small.fault("hang", path="/info/$", seconds=3600),
     ):
         sync = background.submit(place.sync)
         wait_for(lambda: small.count_requests("prefix=zarr") == 2, sync)
@@ -129,7 +129,7 @@ def test_a_zarr_that_was_read_before_its_dandiset_changed_is_not_used(
 ) -> None:
     name = with_a_zarr(small)
     place = Place(small.mirrors, tmp_path / "store")
-    with small.fault("hang", path="/info/$", seconds=_LONG):
+    with small.fault("hang", path="/info/$", seconds=3600):
         sync = background.submit(place.sync)
         wait_for(lambda: small.count_requests("prefix=zarr") == 2, sync)
         small.change_zarr(name, "image.zarr", "1", "another chunk")

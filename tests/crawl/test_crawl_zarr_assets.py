@@ -288,7 +288,7 @@ def test_many_lost_zarrs_are_held_like_other_files(zarrs: Box, source: Scripted)
 def test_one_zarr_in_two_datasets_is_one_dataset_that_waits_for_neither(
     zarrs: Box, source: Scripted
 ) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=600)
     source.zarrs = {"l": zarr(9)}
 
     def meet() -> None:

@@ -47,7 +47,7 @@ def big() -> Iterator[BigArchive]:
 
 
 def get(url: str, **query: object) -> requests.Response:
-    return requests.get(url, params={key: str(value) for key, value in query.items()}, timeout=60)
+    return requests.get(url, params={key: str(value) for key, value in query.items()}, timeout=300)
 
 
 def pages(big: BigArchive, path: str, **query: object) -> list[Any]:
@@ -55,7 +55,7 @@ def pages(big: BigArchive, path: str, **query: object) -> list[Any]:
     rows: list[Any] = []
     url: str | None = get(f"{big.api_url}{path}", **query).url
     while url is not None:
-        page = requests.get(url, timeout=60).json()
+        page = requests.get(url, timeout=300).json()
         rows += page["results"]
         url = page["next"]
     return rows
@@ -172,11 +172,11 @@ def test_every_blob_is_in_the_bucket_as_the_lists_say_and_no_other(big: BigArchi
     below = [one["Key"] for digit in "0123456789abcdef" for one in versions(big, f"blobs/{digit}")]
     assert below == keys
     url = listed[keys[0]]["metadata"]["contentUrl"][1]
-    head = requests.head(url, timeout=20)
+    head = requests.head(url, timeout=300)
     assert head.headers["x-amz-version-id"] == swept[0]["VersionId"]
     assert head.headers["Content-Length"] == swept[0]["Size"]
-    assert requests.head(f"{url}?versionId={swept[1]['VersionId']}", timeout=20).status_code == 404
-    assert requests.head(f"{url[:-1]}x", timeout=20).status_code == 404
+    assert requests.head(f"{url}?versionId={swept[1]['VersionId']}", timeout=300).status_code == 404
+    assert requests.head(f"{url[:-1]}x", timeout=300).status_code == 404
 
 
 def test_a_stated_zarr_checksum_is_that_of_what_the_bucket_lists(big: BigArchive) -> None:

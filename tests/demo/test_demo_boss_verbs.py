@@ -183,7 +183,7 @@ def test_requests_are_counted(boss: DemoBoss) -> None:
 
 def test_it_is_controlled_over_http(boss: DemoBoss) -> None:
     def post(verb: str, **given: object) -> requests.Response:
-        return requests.post(f"{boss.control_url}/{verb}", json=given, timeout=20)
+        return requests.post(f"{boss.control_url}/{verb}", json=given, timeout=300)
 
     before = cut(boss, TISSUE, 0, BOX)
     assert post("edit", path=TISSUE, box=BOX).json() == {"result": None}
@@ -195,7 +195,7 @@ def test_it_is_controlled_over_http(boss: DemoBoss) -> None:
     assert post("fault", name="bad_token").status_code == 200
     assert post("clear_faults").status_code == 200
     assert ask(boss, WHERE).status_code == 200
-    log = requests.get(f"{boss.control_url}/requests", timeout=20).json()
+    log = requests.get(f"{boss.control_url}/requests", timeout=300).json()
     assert log == boss.requests
     assert post("edit", path="none", box=BOX).status_code == 400
     assert post("stop").status_code == 400

@@ -27,9 +27,9 @@ def url_of(demo: DemoArchive, blob: Blob, exact: bool = True) -> str:
 def test_an_object_is_served_whole_in_part_and_by_head(demo: DemoArchive) -> None:
     blob = shared_blob(demo)
     for url in (url_of(demo, blob), url_of(demo, blob, exact=False)):
-        whole = requests.get(url, timeout=20)
+        whole = requests.get(url, timeout=300)
         assert whole.content == blob.data
-        head = requests.head(url, timeout=20)
+        head = requests.head(url, timeout=300)
         assert head.status_code == 200
         for answer in (whole, head):
             assert answer.headers["Content-Length"] == str(blob.size)
@@ -37,7 +37,7 @@ def test_an_object_is_served_whole_in_part_and_by_head(demo: DemoArchive) -> Non
             assert answer.headers["x-amz-version-id"] == blob.version_id
             assert answer.headers["Content-Type"] == "application/x-nwb"
         assert head.headers["Last-Modified"] == "Fri, 01 Mar 2024 09:14:26 GMT"
-        part = requests.get(url, headers={"Range": "bytes=100-199"}, timeout=20)
+        part = requests.get(url, headers={"Range": "bytes=100-199"}, timeout=300)
         assert part.status_code == 206
         assert part.content == blob.data[100:200]
         assert part.headers["Content-Range"] == f"bytes 100-199/{blob.size}"
@@ -46,13 +46,13 @@ def test_an_object_is_served_whole_in_part_and_by_head(demo: DemoArchive) -> Non
 def test_what_is_not_there_is_an_s3_error(demo: DemoArchive) -> None:
     blob = shared_blob(demo)
     plain = url_of(demo, blob, exact=False)
-    gone = requests.get(f"{plain}?versionId={'0' * 32}", timeout=20)
+    gone = requests.get(f"{plain}?versionId={'0' * 32}", timeout=300)
     assert gone.status_code == 404
     assert "NoSuchVersion" in gone.text
-    assert requests.get(f"{plain}?versionId=nope", timeout=20).status_code == 400
-    other = requests.get(f"{demo.s3_url}/another-bucket/x", timeout=20)
+    assert requests.get(f"{plain}?versionId=nope", timeout=300).status_code == 400
+    other = requests.get(f"{demo.s3_url}/another-bucket/x", timeout=300)
     assert other.status_code == 404
-    assert requests.put(url_of(demo, blob), data=b"x", timeout=20).status_code == 403
+    assert requests.put(url_of(demo, blob), data=b"x", timeout=300).status_code == 403
 
 
 def test_the_bucket_can_be_listed_with_all_versions(demo: DemoArchive) -> None:
@@ -83,25 +83,25 @@ def test_the_bucket_can_be_listed_with_all_versions(demo: DemoArchive) -> None:
 def test_an_embargoed_object_is_refused_unless_signed(demo: DemoArchive) -> None:
     asset = demo.dandisets["000006"].draft.assets["notes.txt"]
     assert asset.blob is not None
-    assert requests.get(url_of(demo, asset.blob), timeout=20).status_code == 403
+    assert requests.get(url_of(demo, asset.blob), timeout=300).status_code == 403
     download = f"{demo.api_url}/assets/{asset.asset_id}/download/"
-    assert requests.get(download, timeout=20).status_code == 401
+    assert requests.get(download, timeout=300).status_code == 401
     owner = {"Authorization": f"token {demo.token}"}
-    assert requests.get(download, headers=owner, timeout=20).content == asset.blob.data
+    assert requests.get(download, headers=owner, timeout=300).content == asset.blob.data
     demo.unembargo("000006")
-    assert requests.get(url_of(demo, asset.blob), timeout=20).content == asset.blob.data
+    assert requests.get(url_of(demo, asset.blob), timeout=300).content == asset.blob.data
 
 
 def test_a_download_is_a_redirect_to_a_signed_url_that_works(demo: DemoArchive) -> None:
     asset = demo.dandisets["000001"].draft.assets[SHARED]
     url = f"{demo.api_url}/assets/{asset.asset_id}/download/"
     for method in ("GET", "HEAD"):
-        answer = requests.request(method, url, allow_redirects=False, timeout=20)
+        answer = requests.request(method, url, allow_redirects=False, timeout=300)
         assert answer.status_code == 302
         location = answer.headers["Location"]
         assert "X-Amz-Signature=" in location
         assert "versionId" not in location
-    got = requests.get(location, timeout=20)
+    got = requests.get(location, timeout=300)
     assert got.content == shared_blob(demo).data
     assert got.headers["Content-Disposition"] == f'attachment; filename="{Path(SHARED).name}"'
 
@@ -124,7 +124,7 @@ def test_git_annex_gets_and_verifies_an_exact_version(demo: DemoArchive, tmp_pat
 def test_a_published_version_leaves_its_manifests(demo: DemoArchive) -> None:
     version = demo.dandisets["000002"].published[0]
     url = f"{demo.api_url}/dandisets/000002/versions/{version.label}/"
-    (manifest,) = requests.get(url, timeout=20).json()["manifestLocation"]
+    (manifest,) = requests.get(url, timeout=300).json()["manifestLocation"]
     assert re.search(r"/dandisets/000002/[0-9.]+/assets\.yaml$", manifest)
-    listed = requests.get(manifest.replace(".yaml", ".jsonld"), timeout=20).json()
+    listed = requests.get(manifest.replace(".yaml", ".jsonld"), timeout=300).json()
     assert sorted(one["path"] for one in listed) == demo.paths("000002", version.label)

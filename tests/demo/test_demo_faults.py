@@ -14,7 +14,7 @@ ASSETS = "/dandisets/000002/versions/draft/assets/?page_size=2&metadata=true"
 
 
 def get(demo: DemoArchive, path: str) -> requests.Response:
-    return requests.get(demo.api_url + path, timeout=20)
+    return requests.get(demo.api_url + path, timeout=300)
 
 
 def walk(demo: DemoArchive, path: str = ASSETS) -> list[str]:
@@ -22,7 +22,7 @@ def walk(demo: DemoArchive, path: str = ASSETS) -> list[str]:
     found: list[str] = []
     following: str | None = demo.api_url + path
     while following:
-        body = requests.get(following, timeout=20).json()
+        body = requests.get(following, timeout=300).json()
         found += [row.get("path") or row.get("identifier") for row in body["results"]]
         following = body["next"]
     return found
@@ -141,15 +141,15 @@ def test_wrong_bytes_come_from_the_bucket_or_from_the_api(demo: DemoArchive) -> 
     s3 = f"{demo.s3_url}/demo-dandiarchive/{asset.blob.key}"
     api = f"{demo.api_url}/assets/{asset.asset_id}/download/"
     with demo.fault("wrong_bytes"):
-        wrong = requests.get(s3, timeout=20).content
+        wrong = requests.get(s3, timeout=300).content
         assert len(wrong) == asset.size
         assert wrong != asset.blob.data
     with demo.fault("wrong_bytes", server="api"):
-        assert requests.get(s3, timeout=20).content == asset.blob.data
-        answer = requests.get(api, timeout=20)
+        assert requests.get(s3, timeout=300).content == asset.blob.data
+        answer = requests.get(api, timeout=300)
         assert (answer.status_code, len(answer.content)) == (200, asset.size)
         assert answer.content != asset.blob.data
-    assert requests.get(api, timeout=20).content == asset.blob.data
+    assert requests.get(api, timeout=300).content == asset.blob.data
 
 
 def test_head_hides_the_version_id(demo: DemoArchive) -> None:
@@ -157,28 +157,28 @@ def test_head_hides_the_version_id(demo: DemoArchive) -> None:
     assert asset.blob is not None
     s3 = f"{demo.s3_url}/demo-dandiarchive/{asset.blob.key}"
     with demo.fault("no_version_id"):
-        head = requests.head(s3, timeout=20)
+        head = requests.head(s3, timeout=300)
         assert "x-amz-version-id" not in head.headers
         assert head.headers["Content-Length"] == str(asset.size)
-        assert "x-amz-version-id" in requests.get(s3, timeout=20).headers
+        assert "x-amz-version-id" in requests.get(s3, timeout=300).headers
 
 
 def test_the_bucket_can_fail_too(demo: DemoArchive) -> None:
     with demo.fault("status", server="s3", status=503, times=1):
         url = f"{demo.s3_url}/demo-dandiarchive/?list-type=2"
-        assert [requests.get(url, timeout=20).status_code for _ in range(2)] == [503, 200]
+        assert [requests.get(url, timeout=300).status_code for _ in range(2)] == [503, 200]
 
 
 def test_a_slow_drip_stalls_after_the_first_bytes_and_then_goes_on(demo: DemoArchive) -> None:
     url = f"{demo.api_url}/dandisets/000002/"
-    whole = requests.get(url, timeout=20).content
+    whole = requests.get(url, timeout=300).content
     with demo.fault("slow", delay=300, chunk=16):
         stalled = requests.get(url, stream=True, timeout=0.5)
         assert stalled.raw.read1(16) == whole[:16]
         with pytest.raises(requests.ConnectionError):
             list(stalled.iter_content())
     with demo.fault("slow", delay=0.001, chunk=16):
-        assert requests.get(url, timeout=20).content == whole
+        assert requests.get(url, timeout=300).content == whole
 
 
 def test_a_request_that_hangs_times_out_and_is_let_go(demo: DemoArchive) -> None:

@@ -35,13 +35,13 @@ def test_what_is_stored_as_brotli_is_brotli(size: int) -> None:
 def test_an_encoding_is_told_and_bytes_are_given_as_they_are_stored(still: DemoBuckets) -> None:
     scale = scales_of(CELLS)[0]
     key = f"{CELLS}/4_4_40/0-64_0-64_12-28"
-    with requests.get(still.url(key, bucket=still.precomputed), stream=True, timeout=20) as reply:
+    with requests.get(still.url(key, bucket=still.precomputed), stream=True, timeout=300) as reply:
         stored = reply.raw.read(decode_content=False)
         assert reply.headers["Content-Encoding"] == "gzip"
         assert reply.headers["Content-Length"] == str(len(stored))
     assert stored == still.data(key, bucket=still.precomputed)
     assert gzip.decompress(stored) == scale.voxels[:16, :64, :64].tobytes()
-    info = requests.get(still.url(f"{EM}/info", bucket=still.precomputed), timeout=20)
+    info = requests.get(still.url(f"{EM}/info", bucket=still.precomputed), timeout=300)
     assert "Content-Encoding" not in info.headers
     assert json.loads(info.content)["scales"][0]["voxel_offset"] == [0, 0, 12]
 

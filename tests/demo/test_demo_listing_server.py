@@ -91,4 +91,4 @@ def test_alone_it_says_where_it_is_and_ends_when_told():
         assert said["objects"] == 5
         assert said["endpoint"].startswith("http://127.0.0.1:")
         os.kill(said["pid"], signal.SIGTERM)
-        assert child.wait(20) == 0
+        assert child.wait(600) == 0

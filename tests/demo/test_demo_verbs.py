@@ -15,7 +15,7 @@ NOTES = "notes.txt"
 
 
 def get(demo: DemoArchive, path: str) -> Any:
-    return requests.get(demo.api_url + path, timeout=20).json()
+    return requests.get(demo.api_url + path, timeout=300).json()
 
 
 def draft(demo: DemoArchive, dandiset: str = LIVING) -> Any:
@@ -28,7 +28,7 @@ def rows(demo: DemoArchive, dandiset: str = LIVING, version: str = "draft") -> d
 
 
 def served(demo: DemoArchive, row: Any) -> bytes:
-    return requests.get(row["metadata"]["contentUrl"][1], timeout=20).content
+    return requests.get(row["metadata"]["contentUrl"][1], timeout=300).content
 
 
 def test_a_changed_file_is_a_new_asset_and_the_old_one_stays_readable(demo: DemoArchive) -> None:
@@ -111,7 +111,7 @@ def test_a_deleted_dandiset_is_404_and_out_of_the_list(demo: DemoArchive) -> Non
     asset = rows(demo)[NOTES]["asset_id"]
     demo.delete_dandiset(LIVING)
     for path in (f"/dandisets/{LIVING}/", f"/assets/{asset}/"):
-        assert requests.get(demo.api_url + path, timeout=20).status_code == 404
+        assert requests.get(demo.api_url + path, timeout=300).status_code == 404
     listed = get(demo, "/dandisets/")
     assert LIVING not in [row["identifier"] for row in listed["results"]]
 
@@ -136,7 +136,7 @@ def test_replaced_blobs_expire_and_those_of_a_version_stay(demo: DemoArchive) ->
     modified = draft(demo)["modified"]
     assert demo.expire_blobs() == 1
     assert draft(demo)["modified"] == modified
-    assert requests.get(replaced["metadata"]["contentUrl"][1], timeout=20).status_code == 404
+    assert requests.get(replaced["metadata"]["contentUrl"][1], timeout=300).status_code == 404
     assert get(demo, f"/assets/{replaced['asset_id']}/") == {"detail": "Not found."}
     assert served(demo, published) == b"First week.\n"
     assert served(demo, rows(demo)[NOTES]) == b"Third week.\n"
@@ -146,9 +146,9 @@ def test_replaced_blobs_expire_and_those_of_a_version_stay(demo: DemoArchive) ->
 def test_an_archive_for_members_answers_nobody_without_a_token(demo: DemoArchive) -> None:
     demo.members_only = True
     for path in ("/info/", "/dandisets/", f"/dandisets/{LIVING}/", "/zarr/"):
-        assert requests.get(demo.api_url + path, timeout=20).status_code == 401
+        assert requests.get(demo.api_url + path, timeout=300).status_code == 401
         headers = {"Authorization": f"token {demo.other_token}"}
-        assert requests.get(demo.api_url + path, headers=headers, timeout=20).status_code == 200
+        assert requests.get(demo.api_url + path, headers=headers, timeout=300).status_code == 200
 
 
 def test_an_opened_embargo_is_in_the_list(demo: DemoArchive) -> None:
@@ -175,15 +175,15 @@ def test_tampering_puts_other_bytes_under_a_published_asset(demo: DemoArchive, q
 def test_a_corrupt_blob_has_the_size_and_etag_of_the_right_one(demo: DemoArchive) -> None:
     row = rows(demo)[NOTES]
     url = row["metadata"]["contentUrl"][1]
-    good = requests.get(url, timeout=20)
+    good = requests.get(url, timeout=300)
     demo.corrupt_blob(LIVING, NOTES)
     exact = f"{url}?versionId={good.headers['x-amz-version-id']}"
-    bad = requests.get(exact, timeout=20)
+    bad = requests.get(exact, timeout=300)
     assert bad.content != good.content
     for name in ("Content-Length", "ETag", "x-amz-version-id"):
         assert bad.headers[name] == good.headers[name]
     demo.heal_blob(LIVING, NOTES)
-    assert requests.get(exact, timeout=20).content == good.content
+    assert requests.get(exact, timeout=300).content == good.content
 
 
 def test_a_zarr_keeps_its_ids_while_its_checksum_changes(demo: DemoArchive) -> None:

@@ -56,7 +56,7 @@ def listed(demo: DemoArchive, zarr_id: str, query: str = "") -> list[dict[str, A
     found: list[dict[str, Any]] = []
     url: str | None = f"{demo.api_url}/zarr/{zarr_id}/files/{query}"
     while url is not None:
-        page = requests.get(url, timeout=20).json()
+        page = requests.get(url, timeout=300).json()
         found += page["results"]
         url = page["next"]
     return found
@@ -177,7 +177,7 @@ def test_the_bucket_lists_a_zarrs_versions_with_encoded_names(
     demo, made = still
     zarr = demo.zarrs[made["odd"]["zarr"]]
     url = f"{demo.s3_url}/{BUCKET}?versions&prefix={zarr.key()}"
-    text = requests.get(f"{url}&encoding-type=url", timeout=20).text
+    text = requests.get(f"{url}&encoding-type=url", timeout=300).text
     assert "<EncodingType>url</EncodingType>" in text
     assert "/a+%231+%26+b%2Bc%3Dd%7Ee+%28f%29%2Cg/0/0</Key>" in text
     assert text.count("<IsLatest>true</IsLatest>") == len(zarr.entries)
@@ -194,14 +194,14 @@ def test_an_entry_uploaded_in_parts_tells_their_size(still: tuple[DemoArchive, M
     zarr = demo.zarrs[made["parts"]["zarr"]]
     for name, parts, first in (("0/0", 2, 5 * 2**20), (".zattrs", 1, None), (".zgroup", 0, None)):
         url = f"{demo.s3_url}/{BUCKET}/{zarr.key(name)}?partNumber=1"
-        got = requests.head(url, timeout=20)
+        got = requests.head(url, timeout=300)
         assert got.headers.get("x-amz-mp-parts-count") == (str(parts) if parts else None)
         # of one part, or none, the first is the whole
         assert got.headers["Content-Length"] == str(first or len(zarr.entries[name].data))
         assert zarr.entries[name].etag.endswith(f"-{parts}") is bool(parts)
     asset = demo.dandisets[made["odd"]["dandiset"]].draft.assets[ODD_PATHS[0]]
     assert asset.blob is not None
-    blob = requests.head(f"{demo.s3_url}/{BUCKET}/{asset.blob.key}?partNumber=1", timeout=20)
+    blob = requests.head(f"{demo.s3_url}/{BUCKET}/{asset.blob.key}?partNumber=1", timeout=300)
     assert blob.headers["x-amz-mp-parts-count"] == "1"
 
 
@@ -263,8 +263,8 @@ def test_entries_are_added_overwritten_deleted_and_restored_as_versions(
     assert marker["LastModified"] == marked.replace(microsecond=0)
     assert marker["IsLatest"]
     plain = f"{demo.s3_url}/{BUCKET}/{zarr.key('0/c/0/0')}"
-    assert requests.get(plain, timeout=20).content == b"other"
-    assert requests.get(f"{plain}?versionId={old.version_id}", timeout=20).content == old.data
+    assert requests.get(plain, timeout=300).content == b"other"
+    assert requests.get(f"{plain}?versionId={old.version_id}", timeout=300).content == old.data
     demo.restore_zarr(*where, "0/c/1/1")
     demo.change_zarr(*where, "0/c/0/0", old.data)
     demo.change_zarr(*where, "labels/zarr.json", None)
@@ -308,7 +308,7 @@ def test_embargoed_entries_are_listed_not_read_and_stay_closed_where_replaced(
     ]
 
     def statuses() -> list[int]:
-        return [requests.get(url, timeout=20).status_code for url in urls]
+        return [requests.get(url, timeout=300).status_code for url in urls]
 
     page = s3(demo).list_object_versions(Bucket=BUCKET, Prefix=zarr.key())
     assert len(page["Versions"]) == 41
@@ -342,16 +342,16 @@ def test_the_redirect_of_a_download_is_good_for_one_object_one_method_and_six_ho
         for token in ("", demo.other_token, "nonsense", demo.token)
     ] == [401, 403, 401, 302]
     signed = get(demo, download, demo.token, allow_redirects=False).headers["Location"]
-    assert requests.get(plain, timeout=20).status_code == 403
-    assert requests.get(signed, timeout=20).content == secret.data
-    assert requests.head(signed, timeout=20).status_code == 403
-    other = requests.get(signed.replace(secret.key, f"{secret.key[:-1]}0"), timeout=20)
+    assert requests.get(plain, timeout=300).status_code == 403
+    assert requests.get(signed, timeout=300).content == secret.data
+    assert requests.head(signed, timeout=300).status_code == 403
+    other = requests.get(signed.replace(secret.key, f"{secret.key[:-1]}0"), timeout=300)
     assert "SignatureDoesNotMatch" in other.text
-    assert requests.get(f"{plain}?X-Amz-Signature={'0' * 64}", timeout=20).status_code == 403
-    both = requests.get(signed, headers={"Authorization": f"token {demo.token}"}, timeout=20)
+    assert requests.get(f"{plain}?X-Amz-Signature={'0' * 64}", timeout=300).status_code == 403
+    both = requests.get(signed, headers={"Authorization": f"token {demo.token}"}, timeout=300)
     assert (both.status_code, "Only one auth" in both.text) == (400, True)
     demo.let_time_pass(7)
-    assert "expired" in requests.get(signed, timeout=20).text
+    assert "expired" in requests.get(signed, timeout=300).text
 
 
 def test_bytes_that_an_open_dandiset_holds_are_under_no_embargo(
@@ -362,13 +362,13 @@ def test_bytes_that_an_open_dandiset_holds_are_under_no_embargo(
     public = demo.dandisets[open_one].draft.assets[ODD_PATHS[0]].blob
     assert public is not None
     demo.add_file(closed, "copy.txt", public.data)
-    assert requests.get(f"{demo.s3_url}/{BUCKET}/{public.key}", timeout=20).status_code == 200
+    assert requests.get(f"{demo.s3_url}/{BUCKET}/{public.key}", timeout=300).status_code == 200
     secret = demo.dandisets[closed].draft.assets["notes.txt"].blob
     assert secret is not None
     url = f"{demo.s3_url}/{BUCKET}/{secret.key}"
-    assert requests.get(url, timeout=20).status_code == 403
+    assert requests.get(url, timeout=300).status_code == 403
     demo.add_file(open_one, "leaked.txt", secret.data)
-    assert requests.get(url, timeout=20).status_code == 200
+    assert requests.get(url, timeout=300).status_code == 200
     assert demo.dandisets[closed].embargoed
 
 
@@ -466,7 +466,7 @@ def test_the_dandi_client_lists_and_downloads_a_zarr(
 
 def test_the_zarrs_are_added_and_changed_over_http(demo: DemoArchive) -> None:
     def post(verb: str, **given: object) -> Any:
-        return requests.post(f"{demo.control_url}/{verb}", json=given, timeout=20).json()
+        return requests.post(f"{demo.control_url}/{verb}", json=given, timeout=300).json()
 
     before = get(demo, "/dandisets/").json()["count"]
     made = post("add_zarrs")["result"]

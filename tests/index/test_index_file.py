@@ -80,7 +80,7 @@ def test_two_writers_at_once_apply_each_entry_once(journal: DiskJournal, path: P
     running = [
         subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    applied = [int(process.communicate(timeout=60)[0]) for process in running]
+    applied = [int(process.communicate(timeout=600)[0]) for process in running]
     assert sum(applied) == 12
     with Index.open_readonly(path) as index:
         assert [row.seq for row in index.versions("dandi:000001")] == list(range(1, 13))

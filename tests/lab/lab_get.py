@@ -199,7 +199,7 @@ def slowly(seconds: float) -> Fault:
 
 def held_until(over: threading.Event) -> Fault:
     def fault(handler: Handler, content: bytes) -> None:
-        over.wait(30)
+        over.wait(3600)
         handler.give(content)
 
     return fault

@@ -164,7 +164,7 @@ def test_breaking_off_keeps_and_tells_what_was_had(world: GetWorld) -> None:
     outcomes = get(world.clone, ["small"], jobs=3)
     next(outcomes)
     had = {f"small/{number}.dat" for number in range(10)}
-    until = time.monotonic() + 20
+    until = time.monotonic() + 600
     while not all(map(world.is_right, had)) and time.monotonic() < until:
         time.sleep(0.01)
     outcomes.close()  # type: ignore[attr-defined]

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from lab_get import GetWorld, Handler
@@ -20,8 +19,19 @@ from neuromirror.net import HostCircuitBreaker, HostGivenUp, Limits
 
 TWO, OTHER = "two/a.dat", "two/b.dat"
 BIG = "large/1.dat"
-SOON = 20.0
-"""Seconds within which what should not wait has ended: far less than a wait would take."""
+SOON = 600.0
+"""Seconds within which what should not wait has stopped: far less than ``FOREVER``."""
+FOREVER = 36000.0
+"""Seconds for which the client, made patient, waits for a server."""
+
+PATIENT = f"""
+from neuromirror.lab.get import fetching
+from neuromirror.net import Limits
+
+made = Limits.__init__
+Limits.__init__ = lambda self, **named: made(self, **({{"read": {FOREVER}}} | named))
+fetching._PATIENCE = {FOREVER}
+"""
 
 
 class Tap:
@@ -37,7 +47,7 @@ class Tap:
     def never(self, handler: Handler, content: bytes) -> None:
         """The request is taken, and nothing comes."""
         self.reached.set()
-        self._over.wait(120)
+        self._over.wait(FOREVER)
         handler.close_connection = True
 
     def half(self, handler: Handler, content: bytes) -> None:
@@ -99,6 +109,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_SLOWEST", 1 << 24)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client itself gives up no server while a test runs."""
+    monkeypatch.setattr(Limits, "__init__", Limits.__init__)
+    monkeypatch.setattr(fetching, "_PATIENCE", fetching._PATIENCE)
+    exec(PATIENT, {})
+
+
 FAULTS = ("never", "half", "stalled", "dripping", "dripping_head")
 
 
@@ -128,6 +146,7 @@ def test_where_there_is_no_other_place_it_is_said_of_which_place(
     assert not (world.clone / BIG).exists()
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("path", [TWO, BIG])
 def test_breaking_off_does_not_wait_for_a_server(
@@ -147,10 +166,9 @@ def test_breaking_off_does_not_wait_for_a_server(
 @pytest.mark.parametrize("name", ["never", "stalled"])
 def test_ctrl_c_ends_the_program_at_once(world: GetWorld, tap: Tap, name: str) -> None:
     world.web.faults[world.address(TWO)] = [getattr(tap, name)]
-    program = Path(sys.executable).with_name("neuromirror")
-    with subprocess.Popen(
-        [program, "get", TWO, OTHER], cwd=world.clone, stderr=subprocess.PIPE, text=True
-    ) as run:
+    program = f"{PATIENT}from neuromirror.cli import main\nmain(prog_name='neuromirror')"
+    command = [sys.executable, "-c", program, "get", TWO, OTHER]
+    with subprocess.Popen(command, cwd=world.clone, stderr=subprocess.PIPE, text=True) as run:
         assert tap.reached.wait(SOON)
         until = time.monotonic() + SOON
         while not world.is_right(OTHER) and time.monotonic() < until:

@@ -24,7 +24,7 @@ def test_every_page_that_the_bench_asks_for_is_there(
     with bench_web.catalogue(made) as server:
         for kind, addresses in found.items():
             for address in sorted(set(addresses))[:3]:
-                reply = requests.get(server.address + address, timeout=30)
+                reply = requests.get(server.address + address, timeout=300)
                 assert reply.status_code == 200, (kind, address)
         assert server.memory_mb() > 0
         assert server.descriptors() > 0

@@ -82,7 +82,7 @@ def archive(command: str, folder: Path) -> Iterator[str]:
             yield process.stdout.readline()
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=600) == 0
 
 
 class Terminal:

@@ -40,7 +40,7 @@ class Served:
         wanted = {"event": event, **about}
         return [one for one in list(self.events) if wanted.items() <= one.items()]
 
-    def wait(self, found: Callable[[], Any], seconds: float = 60) -> Any:
+    def wait(self, found: Callable[[], Any], seconds: float = 600) -> Any:
         until = time.monotonic() + seconds
         while not (answer := found()):
             assert time.monotonic() < until, (self.events, self.other)
@@ -48,18 +48,18 @@ class Served:
             time.sleep(0.05)
         return answer
 
-    def wait_for(self, event: str, seconds: float = 60, **about: str) -> dict[str, Any]:
+    def wait_for(self, event: str, seconds: float = 600, **about: str) -> dict[str, Any]:
         found: dict[str, Any] = self.wait(lambda: self.told(event, **about), seconds)[0]
         return found
 
-    def end(self, number: int, seconds: float = 60) -> int:
+    def end(self, number: int, seconds: float = 600) -> int:
         """Sends a signal, and gives the exit code."""
         self.process.send_signal(number)
         code = self.process.wait(seconds)
-        self._reading.join(5)
+        self._reading.join(600)
         return code
 
-    def wait_gone(self, processes: list[int], seconds: float = 20) -> None:
+    def wait_gone(self, processes: list[int], seconds: float = 600) -> None:
         """Until none of them is there any more."""
         until = time.monotonic() + seconds
         while any(_runs(one) for one in processes):

@@ -101,7 +101,7 @@ class Works:
         assert found is not None, name
         return found
 
-    def settle(self, seconds: float = 60) -> list[str]:
+    def settle(self, seconds: float = 600) -> list[str]:
         """Ticks until nothing is under way or due; gives what was done, by kind and name."""
         before, until = len(self.counted.jobs), time.monotonic() + seconds
         self.service.woken.set()

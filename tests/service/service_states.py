@@ -47,7 +47,7 @@ def expect_same(place: Place, folder: Path) -> None:
     place.fsck(killed=True)
 
 
-def until(true: Callable[[], Any], seconds: float = 30) -> Any:
+def until(true: Callable[[], Any], seconds: float = 600) -> Any:
     """Waits for what is to become true; gives it."""
     last = time.monotonic() + seconds
     while not (found := true()):

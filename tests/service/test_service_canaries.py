@@ -139,7 +139,7 @@ class Running:
 
     def wait_for(self, event: str, **fields: str) -> dict[str, Any]:
         """The next such event in the log."""
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while True:
             line = self._lines.get(timeout=max(0, until - time.monotonic()))
             record: dict[str, Any] = json.loads(line)
@@ -159,7 +159,7 @@ class Running:
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        self.process.wait(600)
         self._reading.join()
         self._systemd.setblocking(False)
         try:

@@ -40,7 +40,7 @@ def process_of(served: Served) -> int:
 
 
 def status(url: str) -> int:
-    return requests.get(url, timeout=30).status_code
+    return requests.get(url, timeout=300).status_code
 
 
 def command(place: Place, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -58,10 +58,10 @@ def test_one_address_gives_pages_json_feeds_and_clones(place: Place, tmp_path: P
     with serving(place, *PAGES, "--catalogue-title", "Ours", first=HASTY) as served:
         address = up(served)
         # from nothing: there is no dataset yet, and the pages are there
-        assert "Ours" in requests.get(address, timeout=30).text
+        assert "Ours" in requests.get(address, timeout=300).text
         served.wait_for("grouped", outcome="changed")
         assert status(f"{address}/dataset/demo:000002") == 200
-        known = requests.get(f"{address}/api/v1/datasets/demo:000002", timeout=30).json()
+        known = requests.get(f"{address}/api/v1/datasets/demo:000002", timeout=300).json()
         assert known["name"] == "demo:000002"
         assert status(f"{address}/feed.atom") == 200
         clone = tmp_path / "clone"
@@ -80,11 +80,11 @@ def test_one_address_gives_pages_json_feeds_and_clones(place: Place, tmp_path: P
 
 
 def test_pages_of_an_empty_store_say_so(place: Place, demo: DemoArchive) -> None:
-    fault = demo.fault("hang", path="/dandisets", seconds=120)
+    fault = demo.fault("hang", path="/dandisets", seconds=3600)
     with serving(place, *PAGES, first=HASTY) as served:
         address = up(served)
         served.wait(lambda: fault.struck)
-        page = requests.get(address, timeout=30)
+        page = requests.get(address, timeout=300)
         assert (page.status_code, "nothing is mirrored" in page.text.lower()) == (200, True)
         fault.clear()
         assert served.end(signal.SIGTERM, 30) == 0
@@ -98,8 +98,8 @@ def test_one_that_dies_is_started_again_and_mirroring_goes_on(
         address = up(served)
         pages = f"{address}/dataset/demo:000002"
         assert status(pages) == 200
-        assert requests.get(f"{health}/readyz", timeout=30).text == "ok\n"
-        figures = requests.get(f"{health}/metrics", timeout=30).text
+        assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
+        figures = requests.get(f"{health}/metrics", timeout=300).text
         assert "\nneuromirror_catalogue_up 1.0\n" in figures
         assert "\nneuromirror_catalogue_restarts_total 0.0\n" in figures
 
@@ -111,10 +111,10 @@ def test_one_that_dies_is_started_again_and_mirroring_goes_on(
         assert status(pages) == 200
         assert up(served, 2) == address
         assert process_of(served) != first
-        figures = requests.get(f"{health}/metrics", timeout=30).text
+        figures = requests.get(f"{health}/metrics", timeout=300).text
         assert "\nneuromirror_catalogue_up 1.0\n" in figures
         assert "\nneuromirror_catalogue_restarts_total 1.0\n" in figures
-        assert requests.get(f"{health}/healthz", timeout=30).text == "ok\n"
+        assert requests.get(f"{health}/healthz", timeout=300).text == "ok\n"
         assert served.end(signal.SIGTERM, 30) == 0
     assert served.other == []
 
@@ -127,10 +127,10 @@ def test_refused_requests_are_counted_in_the_figures_across_restarts(copied: Pla
         def searched(address: str, number: int) -> int:
             headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
             url = f"{address}/?q=word{number}"
-            return requests.get(url, headers=headers, timeout=30).status_code
+            return requests.get(url, headers=headers, timeout=300).status_code
 
         def counted(count: int) -> list[str]:
-            figures = requests.get(f"{health}/metrics", timeout=30).text
+            figures = requests.get(f"{health}/metrics", timeout=300).text
             name = "neuromirror_catalogue_refused_total"
             return re.findall(rf'^{name}{{kind="search"}} {count}\.0$', figures, re.M)
 
@@ -149,12 +149,12 @@ def test_readiness_tells_of_a_catalogue_that_is_away_and_stays_ready(copied: Pla
         up(served)
         os.kill(process_of(served), signal.SIGKILL)
         assert "again in 120 s" in served.wait_for("catalogue ended")["message"]
-        ready = requests.get(f"{health}/readyz", timeout=30)
+        ready = requests.get(f"{health}/readyz", timeout=300)
         assert (ready.status_code, ready.text.splitlines()) == (
             200,
             ["ok", "degraded: the catalogue does not answer; mirroring goes on"],
         )
-        figures = requests.get(f"{health}/metrics", timeout=30).text
+        figures = requests.get(f"{health}/metrics", timeout=300).text
         assert "\nneuromirror_catalogue_up 0.0\n" in figures
         # a pause of any length is no reason to end late
         assert served.end(signal.SIGTERM, 15) == 0
@@ -231,7 +231,7 @@ def test_what_is_taken_down_and_an_index_made_anew_show_without_a_restart(copied
         assert (status(page), status(clone)) == (200, 200)
         done = command(copied, "takedown", "demo:000002", "--reason", "asked by its owner")
         assert done.returncode == 0, done.stderr
-        told = requests.get(page, timeout=30)
+        told = requests.get(page, timeout=300)
         assert (told.status_code, "asked by its owner" in told.text) == (410, True)
         assert status(clone) == 404
         assert command(copied, "takedown", "demo:000002", "--undo").returncode == 0
@@ -259,7 +259,7 @@ def test_what_is_under_embargo_is_never_shown_nor_is_a_token_known(
         served.wait(lambda: list(private.glob("alias/*")))
         served.wait_for("grouped", outcome="changed")
         assert status(f"{address}/dataset/demo:{closed}") == 404
-        names = requests.get(f"{address}/api/v1/datasets?limit=1000", timeout=30).text
+        names = requests.get(f"{address}/api/v1/datasets?limit=1000", timeout=300).text
         assert "demo:000002" in names
         assert closed not in names
         given = Path("/proc", str(process_of(served)), "environ").read_bytes()
@@ -333,7 +333,7 @@ def test_without_its_extra_it_says_what_to_install(place: Place, package: str) -
 
 
 def test_pages_do_not_wait_for_a_service_that_is_busy(place: Place, demo: DemoArchive) -> None:
-    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=120)
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
     with serving(place, *PAGES, "--workers", "1", first=HASTY) as served:
         address = up(served)
         served.wait(lambda: fault.struck)

@@ -88,7 +88,7 @@ def test_a_visit_whose_worker_is_killed_is_done_again_and_others_go_on(
 ) -> None:
     job = office.job("visit", "demo:000001")
     with (
-        demo.fault("hang", path="/000001/", seconds=120) as hanging,
+        demo.fault("hang", path="/000001/", seconds=3600) as hanging,
         processes(2, seconds=120, memory=GIB) as executor,
     ):
         doomed = executor.submit(do, office.workplace(), job)
@@ -157,7 +157,7 @@ def test_a_job_over_its_time_is_ended_with_what_it_started_and_others_go_on(
 ) -> None:
     with processes(2, seconds=3, memory=GIB) as executor:
         executor.submit(os.getpid).result()
-        with demo.fault("hang", path="/000001/", seconds=120):
+        with demo.fault("hang", path="/000001/", seconds=3600):
             hangs = executor.submit(do, office.workplace(), office.job("visit", "demo:000001"))
             sleeps = executor.submit(subprocess.run, ["sleep", "300"])
             (child,) = until(lambda: [pid for one in workers() for pid in started_by(one)])
@@ -238,7 +238,7 @@ def test_an_error_of_a_job_comes_as_it_is_and_tells_where_it_was_raised(two: Exe
 def test_a_job_whose_lease_was_taken_over_writes_nothing(
     office: Office, place: Place, demo: DemoArchive, two: Executor
 ) -> None:
-    with demo.fault("hang", path="/000001/", seconds=120) as hanging:
+    with demo.fault("hang", path="/000001/", seconds=3600) as hanging:
         job = office.job("visit", "demo:000001", lease=office.lease("demo:000001", seconds=0.2))
         fenced = two.submit(do, office.workplace(), job)
         until(lambda: hanging.struck)

@@ -166,7 +166,7 @@ def test_a_visit_whose_worker_died_is_done_by_the_other_or_told_lost_and_done_ag
         )
         for task in due
     }
-    with demo.fault("hang", path="/000001/", seconds=120) as hanging:
+    with demo.fault("hang", path="/000001/", seconds=3600) as hanging:
         doomed = submit(executor, office, jobs["000001"])
         until(lambda: hanging.struck)
         cluster.kill_busy()
@@ -224,7 +224,7 @@ def test_the_key_of_the_desk_is_in_no_log_of_dask(
 def test_a_job_on_dask_whose_lease_was_taken_over_writes_nothing(
     office: Office, place: Place, demo: DemoArchive, executor: Executor
 ) -> None:
-    with demo.fault("hang", path="/000001/", seconds=120) as hanging:
+    with demo.fault("hang", path="/000001/", seconds=3600) as hanging:
         job = office.job("visit", "demo:000001", lease=office.lease("demo:000001", seconds=0.1))
         fenced = submit(executor, office, job)
         until(lambda: hanging.struck)

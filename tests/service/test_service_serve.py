@@ -38,7 +38,7 @@ def test_killed_mid_visit_and_started_again_it_makes_what_a_sync_makes(
 ) -> None:
     other = Place(place.mirrors, place.folder.with_name("by-sync"))
     other.sync()
-    fault = demo.fault("hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=60)
+    fault = demo.fault("hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=3600)
     with serving(place, "--workers", "3") as served:
         served.wait_for("visited", outcome="changed")
         served.wait(lambda: fault.struck)
@@ -65,7 +65,7 @@ def test_killed_mid_visit_and_started_again_it_makes_what_a_sync_makes(
 
 
 def test_a_worker_that_is_killed_costs_one_visit(place: Place, demo: DemoArchive) -> None:
-    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=120)
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
     with serving(place, "--workers", "1", first=HASTY) as served:
         served.wait(lambda: fault.struck)
         (worker,) = served.children()
@@ -88,7 +88,7 @@ def test_a_worker_that_is_killed_costs_one_visit(place: Place, demo: DemoArchive
 def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
     place: Place, demo: DemoArchive, kind: str
 ) -> None:
-    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=120)
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
     with serving(place, "--workers", "2", "--executor", kind, first=HASTY) as served:
         served.wait(lambda: fault.struck)
         workers = served.children()
@@ -120,7 +120,7 @@ def test_sigterm_lets_a_visit_come_to_its_end(place: Place, demo: DemoArchive) -
 
 
 def test_a_second_signal_ends_it_at_once(place: Place, demo: DemoArchive) -> None:
-    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=120)
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
     with serving(place, "--workers", "1") as served:
         served.wait(lambda: fault.struck)
         served.process.send_signal(signal.SIGINT)

@@ -111,6 +111,6 @@ class Detour:
             for name, value in request.headers.items()
             if name in ("Authorization", "Accept")
         }
-        reply = requests.get(f"{self._boss.url}{path}", headers=passed, timeout=30)
+        reply = requests.get(f"{self._boss.url}{path}", headers=passed, timeout=300)
         kind = reply.headers["Content-Type"]
         return Response(reply.content, reply.status_code, content_type=kind)

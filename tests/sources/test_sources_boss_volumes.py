@@ -218,7 +218,7 @@ def test_a_description_that_makes_no_volume_is_an_error(still, httpserver, part,
         "coord/": "coord/demo_sections",
         "downsample/": f"downsample/{TISSUE}",
     }[part]
-    truth = json.dumps(requests.get(f"{still.url}/v1/{path}", timeout=30).json())
+    truth = json.dumps(requests.get(f"{still.url}/v1/{path}", timeout=300).json())
     assert old in truth
     body = truth.replace(old, new) if new != "[" else "[]"
     around.instead[f"v1/{path}$"] = Response(body, content_type="application/json")
@@ -338,7 +338,7 @@ def test_links_lead_to_viewers(boss):
 def test_a_path_that_a_channel_was_once_kept_at_is_no_link(still, httpserver):
     around = Detour(httpserver, still)
     path = "/v1/collection/demo_cortex/experiment/sections/channel/em"
-    channel = requests.get(f"{still.url}{path}", timeout=30).json()
+    channel = requests.get(f"{still.url}{path}", timeout=300).json()
     channel |= {"storage_type": "spdb", "bucket": "b", "cv_path": "/once"}
     around.instead[f"{path}$"] = Response(json.dumps(channel), content_type="application/json")
     links = listing_of(make_source(around.api), TISSUE).facts.links

@@ -102,7 +102,7 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(
 def test_a_killed_export_goes_on(held: Held, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "neuromirror", "--store", str(held.store), "export", VERSION]
     out = tmp_path / "out"
-    held.boss.fault("hang", path="/cutout/.*/44:76/", seconds=60)
+    held.boss.fault("hang", path="/cutout/.*/44:76/", seconds=3600)
     with subprocess.Popen([*program, "-o", str(out)], stderr=subprocess.PIPE) as process:
         while not held.boss.count_requests("/cutout/.*/44:76/"):
             assert process.poll() is None

@@ -228,7 +228,7 @@ def test_who_has_a_reply_already_gets_no_second_copy(site: Running, path: str) -
         assert again.headers["etag"] == etag
     for other in ('"other"', etag[3:-1], "", etag[:-2] + '"'):
         assert site.get(address, headers={"If-None-Match": other}).status_code == 200, other
-    head = requests.head(site.address + address, timeout=30)
+    head = requests.head(site.address + address, timeout=300)
     assert (head.status_code, head.text) == (200, "")
     assert head.headers["etag"] == etag
 
@@ -236,17 +236,17 @@ def test_who_has_a_reply_already_gets_no_second_copy(site: Running, path: str) -
 def test_a_script_of_another_site_may_read_and_only_read(site: Running) -> None:
     address = f"{site.address}/api/v1/datasets?limit=1"
     origin = {"Origin": "https://lab.example.org"}
-    reply = requests.get(address, headers=origin, timeout=30)
+    reply = requests.get(address, headers=origin, timeout=300)
     assert reply.headers["access-control-allow-origin"] == "*"
     assert "ETag" in reply.headers["access-control-expose-headers"]
     assert "Link" in reply.headers["access-control-expose-headers"]
     asking = {**origin, "Access-Control-Request-Method": "GET"}
     asking["Access-Control-Request-Headers"] = "if-none-match"
-    before = requests.options(address, headers=asking, timeout=30)
+    before = requests.options(address, headers=asking, timeout=300)
     assert (before.status_code, before.text) == (204, "")
     assert before.headers["access-control-allow-methods"] == "GET, HEAD"
     assert before.headers["access-control-allow-headers"] == "If-None-Match"
-    refused = requests.put(address, headers=origin, timeout=30)
+    refused = requests.put(address, headers=origin, timeout=300)
     assert refused.status_code == 405
     assert refused.headers["allow"] == "GET, HEAD, OPTIONS"
     assert "access-control-allow-origin" not in site.get("/").headers

@@ -54,7 +54,7 @@ def forwarded(address: str) -> dict[str, str]:
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -336,7 +336,7 @@ def test_words_without_end_are_refused_before_they_are_searched_for(site: Runnin
 def test_a_page_is_answered_while_many_clients_send_cut_outs(
     quiet_volumes: Volumes,
 ) -> None:
-    fault = quiet_volumes.boss.fault("hang", path="/cutout/", seconds=120)
+    fault = quiet_volumes.boss.fault("hang", path="/cutout/", seconds=3600)
     with (
         running(quiet_volumes.place.store, PROXY) as site,
         ThreadPoolExecutor(40) as pool,

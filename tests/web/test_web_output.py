@@ -75,7 +75,7 @@ def catalogue(shown: Place, tmp_path: Path, quiet_loopback: None) -> Iterator[tu
         yield json.loads(output.read_bytes().splitlines()[0])["url"], output
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=600)
 
 
 def test_no_address_and_no_query_is_written_down(catalogue: tuple[str, Path]) -> None:
@@ -105,6 +105,6 @@ def test_what_follows_the_first_line_of_a_process_does_not_stop_it() -> None:
     ) as process:
         try:
             assert first_line(process) == "first\n"
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=600) == 0
         finally:
             process.kill()

@@ -143,7 +143,7 @@ def test_replies_carry_the_headers_that_keep_browsers_safe(site: Running) -> Non
 
 def test_nothing_can_be_changed(site: Running) -> None:
     for path in ("/", "/index/datasets", "/-/messages"):
-        assert requests.post(site.address + path, timeout=30).status_code == 405
+        assert requests.post(site.address + path, timeout=300).status_code == 405
 
 
 def test_who_has_a_page_already_gets_no_second_copy(site: Running) -> None:

@@ -79,4 +79,4 @@ def running(store: Store, *options: str) -> Iterator[Running]:
             yield Running(json.loads(first_line(process))["url"], process.pid)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=600)
