@@ -13,7 +13,7 @@ from pathlib import Path
 
 from neuromirror.index import VersionRow
 from neuromirror.lab.git import ask_git, creating
-from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
 from neuromirror.store import ANNEX, MAIN, TAGS, SafeFolder, Store
 
 _MODE = 0o644
@@ -58,6 +58,7 @@ def read_refs_of(bundle: Path) -> dict[str, str]:
         return {}
     done = subprocess.run(
         ["git", "bundle", "list-heads", str(bundle.absolute())],
+        env=environment_without_secrets(),
         capture_output=True,
         text=True,
         errors="replace",

@@ -268,6 +268,7 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
             *refs,
         ),
         environment={"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
+        credentials=True,
     )
 
 
@@ -276,9 +277,11 @@ def run_git(
     *arguments: str,
     lines: str = "",
     environment: Mapping[str, str] | None = None,
+    credentials: bool = False,
 ) -> str:
     """What a git command printed that ran in a repository with a work tree; raises GitFailed."""
-    kept = {name: value for name, value in git_environment(repository).items() if name != "GIT_DIR"}
+    kept = git_environment(repository, credentials=credentials)
+    del kept["GIT_DIR"]
     done = subprocess.run(
         ["git", "-C", str(repository), *arguments],
         env=kept | dict(environment or {}),

@@ -21,7 +21,7 @@ from neuromirror.mint.objects import ObjectReader
 from neuromirror.mint.packs import KnownObjects, Pack, PackWriter
 from neuromirror.mint.sorting import LineSorter
 from neuromirror.mint.work import Work
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, environment_without_secrets
 
 
 class WorkerFailed(NeuromirrorError):
@@ -47,6 +47,7 @@ class AnnexWorker:
         self._process = subprocess.Popen(
             # -P: what lies in the working folder is not imported
             [sys.executable, "-P", "-m", "neuromirror.mint.annex_worker"],
+            env=environment_without_secrets(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

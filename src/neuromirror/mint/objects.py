@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, environment_without_secrets
 
 # what `git rev-parse --local-env-vars` lists, and what makes git show other objects than there are
 _OF_ANOTHER_REPOSITORY = frozenset(
@@ -21,15 +21,19 @@ _OF_ANOTHER_REPOSITORY = frozenset(
 )
 
 
-def git_environment(repository: Path, *, fetch_missing: bool = False) -> dict[str, str]:
+def git_environment(
+    repository: Path, *, fetch_missing: bool = False, credentials: bool = False
+) -> dict[str, str]:
     """The environment for a git command on one bare repository of the store.
 
     A sync may be started from a git hook, whose GIT_DIR is of another repository. Named by
     GIT_DIR, a repository is used whoever owns it. Hash and ref format are what the store is
     written in, whatever git makes by default. A missing object is not fetched from a remote, whose
     program the repository's own configuration may name, unless ``fetch_missing`` says so.
+    Tokens and passwords are in it only with ``credentials``, for a command that talks to a remote.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
+    given = dict(os.environ) if credentials else environment_without_secrets()
+    kept = {name: value for name, value in given.items() if name not in _OF_ANOTHER_REPOSITORY}
     if not fetch_missing:
         kept["GIT_NO_LAZY_FETCH"] = "1"
     return kept | {

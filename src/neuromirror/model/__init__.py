@@ -104,6 +104,7 @@ from neuromirror.model.records import (
     time_label,
     time_of_commit,
 )
+from neuromirror.model.secrets import declare_secrets, environment_without_secrets, is_secret
 from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 from neuromirror.model.traffic import Traffic, dump_traffic, load_traffic, total_traffic
 
@@ -169,16 +170,19 @@ __all__ = [
     "check_values",
     "convert",
     "dandi_part_size",
+    "declare_secrets",
     "diff_lines",
     "dump_entry",
     "dump_pairs",
     "dump_placed",
     "dump_traffic",
+    "environment_without_secrets",
     "epoch",
     "escaped",
     "human_bytes",
     "in_git",
     "is_git_path",
+    "is_secret",
     "joined",
     "line_of",
     "load_all",

@@ -19,7 +19,7 @@ import requests.utils
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from urllib3.exceptions import HTTPError as TransportError
 
-from neuromirror.model import ConfigurationError, Traffic
+from neuromirror.model import ConfigurationError, Traffic, declare_secrets
 from neuromirror.net.bodies import error_fields, parse_json, raw_chunks, read_bounded
 from neuromirror.net.errors import (
     Forbidden,
@@ -92,6 +92,7 @@ class Session:
         self._named = dict(tokens or {})
         self._contact = contact
         self._tokens = {origin(url): name for url, name in self._named.items()}
+        declare_secrets(self._tokens.values())
         self._deadline = Deadline()
         self._turns: dict[tuple[str, str, int], Turns] = {}
         self._turns_lock = threading.Lock()

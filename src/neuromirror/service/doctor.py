@@ -23,7 +23,7 @@ from neuromirror.conformance.report import ReportUnusable
 from neuromirror.crawl import Mirror, load_mirror, mirror_files
 from neuromirror.index import Index, IndexMissing, IndexUnusable
 from neuromirror.index.backup import sqlite_lacks
-from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.model import ConfigurationError, NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
     Forbidden,
     Limits,
@@ -131,7 +131,14 @@ def _program(name: str, without: str) -> Symptom:
 
 def _said(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(
+            command,
+            env=environment_without_secrets(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
     except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -22,13 +21,12 @@ from typing import Final, TextIO
 from urllib.parse import quote
 
 from neuromirror.crawl import Mirror
-from neuromirror.model import escaped
+from neuromirror.model import escaped, is_secret
 from neuromirror.net import redact
 
 LOGGER: Final = "neuromirror.service"
 
 _FIELDS: Final = ("event", "mirror", "dataset", "visit", "kind", "outcome", "seconds")
-_SECRET_NAME: Final = re.compile(r"(?i)token|secret|passw|api_?key|credential|private_?key")
 _LEAST: Final = 6
 """Characters of a value that can be a secret; to blot out shorter ones would spoil every line."""
 _LONGEST: Final = 4_000
@@ -57,7 +55,7 @@ class Secrets:
             for name, value in mirror.settings.options.items()
             if name.endswith("_env") and isinstance(value, str)
         }
-        return {name for name in os.environ if name in named or _SECRET_NAME.search(name)}
+        return {name for name in os.environ if name in named or is_secret(name)}
 
     def values(self) -> set[str]:
         """What must not be told, as it is and as it stands in a URL."""

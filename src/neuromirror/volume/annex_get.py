@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from neuromirror.annex import initialize
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, is_secret
 from neuromirror.net import redact
 from neuromirror.volume.errors import EXTRA
 
@@ -117,7 +117,8 @@ class _Running:
         # a notebook's environment may be in use without its programs being on PATH
         programs = os.pathsep.join([os.environ.get("PATH", os.defpath), str(_programs())])
         kept = {name: text for name, text in os.environ.items() if name not in _ANOTHER_REPOSITORY}
-        _prepare(folder, {**kept, "PATH": programs})
+        harmless = {name: text for name, text in kept.items() if not is_secret(name)}
+        _prepare(folder, {**harmless, "PATH": programs})
         self._process = subprocess.Popen(
             _COMMAND,
             cwd=folder,

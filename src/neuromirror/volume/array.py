@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuromirror.model import DESCRIPTION, ConfigurationError, parse_json
+from neuromirror.model import (
+    DESCRIPTION,
+    ConfigurationError,
+    environment_without_secrets,
+    parse_json,
+)
 from neuromirror.sources.volumes import Level, Volume
 from neuromirror.volume.errors import ExtraMissing, NotAVolume
 from neuromirror.volume.geometry import METADATA, read_volume
@@ -185,7 +190,8 @@ def _state(folder: Path, told: str) -> str:
     # a configuration could name the program that looks at signatures
     unsigned = ("-c", "log.showSignature=false")
     asked = ["git", "-C", str(folder), *unsigned, "show", "-s", "--format=%H%n%B", "HEAD"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    environment = environment_without_secrets()
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigurationError(f"{folder} is no clone: {done.stderr.strip()}")
     commit, *message = done.stdout.splitlines()

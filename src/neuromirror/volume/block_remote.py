@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
 from neuromirror.annex import ALLOWED_ADDRESSES, is_zeros, key_digest, may_be_private, parse_key
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
     BrokenOff,
     HostCircuitBreaker,
@@ -254,7 +254,13 @@ class BlockRemote:
                 "--get",
                 ALLOWED_ADDRESSES,
             ]
-            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                asked,
+                env=environment_without_secrets(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             self._allowed = done.stdout.split()
         return self._allowed
 

@@ -31,7 +31,7 @@ from neuromirror.annex import (
     url_log_path,
 )
 from neuromirror.mint import FOLDER, LINK, ObjectMissing, ObjectReader
-from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
     BrokenOff,
     HostCircuitBreaker,
@@ -461,7 +461,9 @@ def _read_folder(reader: ObjectReader, lock: threading.RLock, sha: bytes) -> dic
 def _allowed(repository: Path) -> list[str]:
     """The addresses of private networks that git-annex may ask, as git's setting has them."""
     asked = ["git", "--git-dir", str(repository), "config", "--get", ALLOWED_ADDRESSES]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+    environment = environment_without_secrets()
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout.split()
 
 
 def _name(host: str) -> str:

@@ -47,7 +47,7 @@ def get_by_git_annex(
             *("--json", "--json-progress", "--json-error-messages"),
         ],
         cwd=clone.top,
-        env=clone.annex_environment(),
+        env=clone.annex_environment(credentials=True),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

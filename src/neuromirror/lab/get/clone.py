@@ -31,12 +31,13 @@ _MISSING = (
 )
 
 
-def plain_environment() -> dict[str, str]:
+def plain_environment(*, credentials: bool = False) -> dict[str, str]:
     """The environment for a program that finds the repository by the folder it is started in.
 
-    git itself then says whether that repository may be trusted.
+    git itself then says whether that repository may be trusted. Tokens and passwords are in it only
+    with ``credentials``.
     """
-    kept = git_environment(Path(), fetch_missing=True)
+    kept = git_environment(Path(), fetch_missing=True, credentials=credentials)
     for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
         del kept[name]
     return kept
@@ -141,9 +142,9 @@ class Clone:
             raise GitFailed(_MISSING.format(top=self.top, command=arguments[0]))
         self._run(("git", "annex", *arguments), self.annex_environment())
 
-    def annex_environment(self) -> dict[str, str]:
-        """The environment for a git-annex command here."""
-        return plain_environment() | identity_for(self.top)
+    def annex_environment(self, *, credentials: bool = False) -> dict[str, str]:
+        """The environment for a git-annex command here; ``credentials`` for one that downloads."""
+        return plain_environment(credentials=credentials) | identity_for(self.top)
 
     def _run(self, command: Sequence[str], environment: dict[str, str]) -> bytes:
         done = subprocess.run(

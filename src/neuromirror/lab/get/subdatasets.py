@@ -62,7 +62,7 @@ def _update(top: Path, paths: Sequence[bytes]) -> str:
             *paths,
         ],
         cwd=top,
-        env=plain_environment()
+        env=plain_environment(credentials=True)
         | {
             "GIT_ALLOW_PROTOCOL": _protocols(top),
             "GIT_TERMINAL_PROMPT": "0",

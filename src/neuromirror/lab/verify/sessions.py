@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import HostCircuitBreaker, HostGivenUp, Limits, NetError, Session
 
 _ALLOWED: Final = "annex.security.allowed-ip-addresses"
@@ -106,6 +106,7 @@ def allowed_addresses(folder: Path) -> tuple[str, ...]:
     """What git's configuration, as it holds in a folder, lets git-annex ask."""
     done = subprocess.run(
         ["git", "-C", str(folder), "config", "--get", _ALLOWED],
+        env=environment_without_secrets(),
         capture_output=True,
         text=True,
         check=False,
@@ -116,6 +117,9 @@ def allowed_addresses(folder: Path) -> tuple[str, ...]:
 def setting_command(folder: Path) -> str:
     """Return the command that changes git's configuration as it holds in a folder."""
     done = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "--git-dir"], capture_output=True, check=False
+        ["git", "-C", str(folder), "rev-parse", "--git-dir"],
+        env=environment_without_secrets(),
+        capture_output=True,
+        check=False,
     )
     return "git config" if done.returncode == 0 else "git config --global"

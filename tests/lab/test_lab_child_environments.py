@@ -1,0 +1,144 @@
+"""Credentials reach only the processes that need them, and no command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from crawl_place import Place
+from lab_get import GetWorld
+from lab_pins import PUBLISHED, Paper
+
+from neuromirror.demo import DemoArchive
+
+LOGIN = "ARCHIVE_LOGIN"
+"""The variable that a mirror names; nothing in its name says that its value is secret."""
+CANARY = "canary-5d1e77ab"
+NAMES = "AWS_SECRET_ACCESS_KEY DANDI_API_KEY GITHUB_TOKEN NEUROMIRROR_TOKEN_HERE SMTP_PASSWORD"
+CREDENTIALS = dict.fromkeys(NAMES.split(), CANARY)
+RECORDING = """#!/bin/sh
+cp /proc/$$/environ '{log}'/$$.environ
+tr '\\0' ' ' < /proc/$$/cmdline > '{log}'/$$.argv
+exec '{program}' "$@"
+"""
+
+
+class Recorded:
+    """The environment and the command line of each process that a command started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "log"
+        self._bin = folder / "bin"
+        self._log.mkdir(parents=True)
+        self._bin.mkdir()
+        self._sampled: dict[tuple[int, str], bytes] = {}
+        self._own = ""
+        for name in ("git", "git-annex", "datalad"):
+            program = shutil.which(name)
+            assert program is not None
+            script = self._bin / name
+            script.write_text(RECORDING.format(log=self._log, program=program))
+            script.chmod(0o755)
+
+    def run(self, *words: str | Path, cwd: Path, **environment: str) -> str:
+        """Run neuromirror, and record the processes below it."""
+        program = Path(sys.executable).with_name("neuromirror")
+        path = f"{self._bin}{os.pathsep}{os.environ['PATH']}"
+        with subprocess.Popen(
+            [program, *words],
+            cwd=cwd,
+            env={**os.environ, **CREDENTIALS, **environment, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            self._own = _line(process.pid)
+            over = threading.Event()
+            sampling = threading.Thread(target=self._sample, args=(process.pid, over))
+            sampling.start()
+            printed, _ = process.communicate(timeout=600)
+            over.set()
+            sampling.join()
+        assert process.returncode == 0, printed
+        return printed
+
+    def _sample(self, pid: int, over: threading.Event) -> None:
+        while not over.wait(0.02):
+            try:
+                found = psutil.Process(pid).children(recursive=True)
+            except psutil.NoSuchProcess:
+                return
+            for one in found:
+                folder = Path(f"/proc/{one.pid}")
+                try:
+                    line = _line(one.pid)
+                    environment = (folder / "environ").read_bytes()
+                except OSError:
+                    continue
+                # a child that has not started its program yet is a copy of its parent
+                if line != self._own:
+                    self._sampled[one.pid, line] = environment
+
+    def processes(self) -> Iterator[tuple[str, bytes]]:
+        """Command lines with their environments."""
+        for path in self._log.glob("*.argv"):
+            yield path.read_text(), path.with_suffix(".environ").read_bytes()
+        for (_, line), environment in self._sampled.items():
+            yield line, environment
+
+    def holding(self, secret: str) -> set[str]:
+        """The command lines of processes with a secret in their environment."""
+        found = dict(self.processes())
+        assert found
+        assert not any(secret in line for line in found)
+        return {line for line, environment in self.processes() if secret.encode() in environment}
+
+
+def _line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Recorded:
+    return Recorded(tmp_path / "recorded")
+
+
+def test_no_child_of_a_sync_has_a_credential(
+    demo: DemoArchive, tmp_path: Path, recorded: Recorded
+) -> None:
+    (mirror,) = demo.mirrors.glob("demo.toml")
+    text = mirror.read_text("utf-8")
+    options = f'[options]\ntoken_env = "{LOGIN}"\n'
+    assert "[options]\n" in text
+    mirror.write_text(text.replace("[options]\n", options))
+    store = tmp_path / "store"
+    named = ("--mirrors", demo.mirrors, "--store", store)
+    recorded.run(*named, "sync", "demo:000002", cwd=tmp_path, **{LOGIN: demo.token})
+    assert recorded.holding(demo.token) == set()
+    assert recorded.holding(CANARY) == set()
+
+
+def test_of_a_restore_only_what_fetches_has_credentials(
+    demo: DemoArchive, tmp_path: Path, recorded: Recorded
+) -> None:
+    place = Place(demo.mirrors, tmp_path / "store")
+    place.sync(PUBLISHED)
+    paper = Paper(place, tmp_path / "paper")
+    paper.pin(PUBLISHED, bundle=True)
+    recorded.run("restore", paper.file, "--into", "data", cwd=paper.folder)
+    for line in recorded.holding(CANARY):
+        assert any(word in line for word in (" fetch ", "upload-pack", "index-pack", "unpack"))
+
+
+def test_of_a_get_only_git_annex_that_gets_has_credentials(
+    world: GetWorld, recorded: Recorded
+) -> None:
+    recorded.run("get", "small", cwd=world.clone)
+    assert recorded.holding(CANARY) == set()
