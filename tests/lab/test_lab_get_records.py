@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,9 @@ import pytest
 from lab_get import ATTIC, GetWorld, git, left_over, logs, objects, slowly
 
 from neuromirror.lab.get import GitFailed, get
+from neuromirror.lab.get.clone import Clone
+from neuromirror.lab.get.logs import KeyLogs
+from neuromirror.lab.get.records import Intentions, Recorder
 
 SMALL = [f"small/{number}.dat" for number in range(12)]
 
@@ -206,6 +211,34 @@ def test_a_run_that_is_killed_leaves_all_whole_and_the_next_goes_on(world: GetWo
     assert "fixing" not in said
     assert left_over(world.clone) == []
     assert not (world.clone / ".git" / "neuromirror").exists()
+
+
+VERBOSE = """#!/bin/sh
+case "$*" in fast-import*) head -c 1000000 /dev/zero >&2 ;; esac
+exec '{git}' "$@"
+"""
+
+
+def test_a_git_that_writes_many_messages_keeps_nobody_waiting(
+    world: GetWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "verbose" / "git"
+    program.parent.mkdir()
+    program.write_text(VERBOSE.format(git=shutil.which("git")))
+    program.chmod(0o755)
+    clone = Clone.at(world.clone)
+    before = clone.branch()
+    assert before is not None
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    with Intentions(clone) as intentions:
+        recorder = Recorder(clone, before, intentions)
+        for number in range(20_000):
+            recorder.add(f"MD5E-s1--{number:032x}.dat", KeyLogs())
+        recording = threading.Thread(target=recorder.tell, daemon=True)
+        recording.start()
+        recording.join(600)
+        assert not recording.is_alive()
+    assert clone.branch() != before
 
 
 def _contents(world: GetWorld) -> list[str]:

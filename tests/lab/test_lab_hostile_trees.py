@@ -18,6 +18,9 @@ from lab_hostile import FILE, FOLDER, LINK, SUBDATASET, Crafted, file_at, state_
 from lab_pins import PUBLISHED, Paper
 
 from neuromirror.cli import main
+from neuromirror.lab.cite import state_of_clone
+from neuromirror.lab.cite.errors import NotCitable
+from neuromirror.lab.cite.listing import cited_files
 
 
 def _deep(crafted: Crafted, inner: str) -> str:
@@ -123,5 +126,18 @@ def test_a_malformed_repository_is_an_error_in_words(
     done = CliRunner().invoke(main, ["--store", "none", *command])
     assert done.exit_code in (0, 1, 2)
     assert done.exception is None or type(done.exception) is SystemExit, repr(done.exception)
+    assert not done.exit_code or done.stdout == ""  # no part of a file that cannot be finished
     assert {path.name for path in tmp_path.iterdir()} <= {"work", "out", "home"}
     assert [path.name for path in folder.iterdir()] == [".git"]
+
+
+@pytest.mark.parametrize("name", ["file and folder", "twice"])
+def test_what_no_folder_can_hold_is_not_cited(
+    tmp_path: Path, said: dict[str, Any], name: str
+) -> None:
+    crafted = Crafted(tmp_path / "work" / ".git", said)
+    crafted.git("config", "core.bare", "false")
+    crafted.refs(crafted.commit(_tree(crafted, name)))
+    crafted.git("symbolic-ref", "HEAD", "refs/heads/main")
+    with pytest.raises(NotCitable):
+        list(cited_files(state_of_clone(crafted.path.parent)))

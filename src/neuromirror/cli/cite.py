@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,8 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.lab.cite import Collection, State
+
+_IN_MEMORY = 1 << 20
 
 # as in lab.cite.FORMATS, which takes time to import
 _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "croissant")
@@ -73,11 +77,15 @@ def cite_command(
         if settings.json:
             settings.emit("cite", {**record, "path": None, "citation": "".join(pieces)})
             return
-        # a file in a format of its own: UTF-8 whatever the terminal's encoding
-        sys.stdout.flush()
-        for piece in pieces:
-            sys.stdout.buffer.write(piece.encode("utf-8"))
-        sys.stdout.buffer.flush()
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as whole:
+            # nothing is printed of a citation that cannot be finished
+            for piece in pieces:
+                # a file in a format of its own: UTF-8 whatever the terminal's encoding
+                whole.write(piece.encode("utf-8"))
+            whole.seek(0)
+            sys.stdout.flush()
+            shutil.copyfileobj(whole, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
 def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> Collection:

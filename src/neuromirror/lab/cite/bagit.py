@@ -87,8 +87,16 @@ class _Bag:
 
     def _keep(self, path: str, content: bytes) -> None:
         target = self._folder / "data" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                file.write(content)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise OutputUnfit(
+                f"the bag cannot have {path!r}: this file system takes its name for that of "
+                "another file of the bag (upper and lower case, or accents); name a folder on "
+                "another file system with -o"
+            ) from error
         digest = hashlib.sha256(content).hexdigest()
         self._list("manifest-sha256.txt").write(f"{digest}  data/{path}\n")
         self._count(len(content))

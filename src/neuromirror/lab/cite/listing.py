@@ -121,6 +121,7 @@ def _entries(stack: ExitStack, state: State) -> Iterator[tuple[bytes, str, bytes
     process = _start(stack, state, "ls-tree", "-r", "-z", "--full-tree", state.commit)
     assert process.stdout is not None
     rest = b""
+    parents: list[bytes] = []
     while block := process.stdout.read(1 << 16):
         lines = (rest + block).split(b"\0")
         rest = lines.pop()
@@ -130,6 +131,11 @@ def _entries(stack: ExitStack, state: State) -> Iterator[tuple[bytes, str, bytes
             if _UNSAFE.search(path):
                 raise NotCitable(
                     f"commit {state.commit} has a file {path!r}, which no mirror makes"
+                )
+            if _collides(parents, path):
+                raise NotCitable(
+                    f"commit {state.commit} has {path!r} twice, or as a file and as a folder, "
+                    "which no mirror makes; clone the dataset again, from its mirror"
                 )
             is_own = path in _OWN_FILES or path.startswith(_OWN_FOLDERS)
             if not is_own and (state.keeps is None or state.keeps(path)):
@@ -222,6 +228,19 @@ def _children(tree: bytes) -> Iterator[tuple[bytes, str]]:
         end = tree.index(b"\0", at)
         yield tree[tree.index(b" ", at) + 1 : end], tree[end + 1 : end + 21].hex()
         at = end + 21
+
+
+def _collides(before: list[bytes], path: bytes) -> bool:
+    """Whether a tree that has the paths before this one cannot have it as well.
+
+    ``before`` are those that this path begins with, and the one before it, in order.
+    """
+    repeated = bool(before) and path <= before[-1]
+    while before and not path.startswith(before[-1]):
+        before.pop()
+    inside = any(path.startswith(one + b"/") for one in before)
+    before.append(path)
+    return repeated or inside
 
 
 def _folder(tree: bytes, name: bytes) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,8 @@ _OFTEN: Final = 300.0
 """Seconds after which what is untold is told."""
 
 _MESSAGE: Final = "update"
+_SHOWN: Final = 1 << 12
+"""Bytes of the end of git's messages that are read."""
 
 
 class Intentions:
@@ -243,25 +246,30 @@ class Recorder:
     def _write_branch(self, files: dict[bytes, bytes]) -> str:
         """Commits files to the branch; gives the commit."""
         message = self._clone.settings.get("annex.commitmessage", _MESSAGE).encode()
-        process = subprocess.Popen(
-            ["git", "fast-import", "--quiet", "--done", "--date-format=now"],
-            env=git_environment(self._clone.git_dir, fetch_missing=True),
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=1 << 20,
+        head = b"feature done\ncommit %s\ncommitter %s now\ndata %d\n%s\nfrom %s\n" % (
+            *(BRANCH.encode(), self._committer(), len(message), message),
+            self._commit.encode(),
         )
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):
-            process.stdin.write(
-                b"feature done\ncommit %s\ncommitter %s now\ndata %d\n%s\nfrom %s\n"
-                % (BRANCH.encode(), self._committer(), len(message), message, self._commit.encode())
+        # a file, because a pipe that is read only at the end would fill up
+        with tempfile.TemporaryFile(prefix="neuromirror-") as errors:
+            process = subprocess.Popen(
+                ["git", "fast-import", "--quiet", "--done", "--date-format=now"],
+                env=git_environment(self._clone.git_dir, fetch_missing=True),
+                stdin=subprocess.PIPE,
+                stderr=errors,
+                bufsize=1 << 20,
             )
-            process.stdin.writelines(
-                b"M 100644 inline %s\ndata %d\n%s\n" % (_quoted(path), len(content), content)
-                for path, content in files.items()
-            )
-            process.stdin.write(b"done\n")
-        _, said = process.communicate()
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.write(head)
+                process.stdin.writelines(
+                    b"M 100644 inline %s\ndata %d\n%s\n" % (_quoted(path), len(content), content)
+                    for path, content in files.items()
+                )
+                process.stdin.write(b"done\n")
+            process.communicate()
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _SHOWN))
+            said = errors.read()
         commit = self._clone.branch()
         if process.returncode or commit is None or commit == self._commit:
             why = said.decode(errors="replace").strip().splitlines()
