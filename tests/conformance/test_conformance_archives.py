@@ -108,6 +108,11 @@ def test_a_bucket_by_its_address_is_checked_without_a_mirror_or_a_store(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
+def test_a_prefix_that_is_not_utf_8_is_wrong_usage(tmp_path: Path) -> None:
+    with odd_bucket() as endpoint:
+        assert run(tmp_path, "check-archive", f"{endpoint}/odd/%ff").exit_code == 2
+
+
 def test_an_unknown_archive_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "mirrors").mkdir()
     mirror(tmp_path, "http://127.0.0.1:1")

@@ -83,18 +83,19 @@ def _candidates(session: Session, base: str) -> Iterator[tuple[str, dict[str, An
             yield "boss", {"api": address}
     try:
         place = address_of(base)
+        prefix = place.key.decode("utf-8")
         body = session.get_bytes(
             f"{_bucket_url(base, place.bucket)}?list-type=2&max-keys=1",
             limit=1 << 20,
             accept="application/xml",
             then=lambda got: got.content,
         )
-    except (NetError, ValueError):  # ValueError: the address names no bucket
+    except (NetError, ValueError):  # ValueError: no bucket, or a prefix that is not UTF-8
         return
     if b"<ListBucketResult" in body:
         options: dict[str, Any] = {
             "bucket": place.bucket,
-            "prefix": place.key.decode("utf-8"),
+            "prefix": prefix,
             "depth": 0,
         }
         if place.region:
