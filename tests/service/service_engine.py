@@ -116,8 +116,10 @@ class Works:
             self.service._write_on(time.monotonic() + 1)
 
     def group(self) -> list[str]:
-        self.service.group_at_once()
-        return self.settle()
+        done = []
+        while self.service.group_at_once():
+            done += self.settle()
+        return done
 
     def heard(self) -> dict[str, Result]:
         found = {one.dataset: one for one in self.results}

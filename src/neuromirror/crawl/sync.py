@@ -188,21 +188,15 @@ class Sync:
             )
 
     def survey(self, mirror: Mirror, due: Callable[[Task], None]) -> Iterator[Result]:
-        """All that a run over a mirror does but for visits: ``due`` is told which are to be made.
+        """Do what a run over a mirror does before visits; ``due`` is called for those to be made.
 
         What is under embargo is visited, if it is to be: the private store has one run at a time.
+        Superdatasets are left to :meth:`regroup`.
         """
         request = Request(mirror, None)
         (source,) = self._opened([request])
         with self._recording() as recorder:
-            failed = False
-            for result in self._mirror(request, source, recorder, due):
-                failed = failed or _is_failure(result)
-                yield result
-            supers = SuperDatasets(self._store, recorder)
-            step = partial(supers.update, mirror, source, failed=failed)
-            log = FailureLog(recorder)
-            yield from attempt(SUPERDATASETS, mirror.name, self._store, log, step)
+            yield from self._mirror(request, source, recorder, due)
 
     def visit(self, request: Request) -> Iterator[Result]:
         """How one dataset fares; nothing is done for its mirror as a whole."""
@@ -212,18 +206,23 @@ class Sync:
             yield from run.visit(request)
 
     def regroup(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
-        """Bring a mirror's super-datasets, and the one above all, to the latest versions.
+        """Bring a mirror's superdatasets to the latest versions.
 
         ``wait`` says whether they wait for visits that failed.
         """
         (source,) = self._opened([Request(mirror, None)])
         with self._recording() as recorder:
             supers = SuperDatasets(self._store, recorder)
-            for name, step in (
-                (mirror.name, lambda: supers.update(mirror, source, failed=False, wait=wait)),
-                (TOP_ALIAS, lambda: supers.update_top(failed=False, wait=wait)),
-            ):
-                yield from attempt(SUPERDATASETS, name, self._store, FailureLog(recorder), step)
+            step = partial(supers.update, mirror, source, failed=False, wait=wait)
+            log = FailureLog(recorder)
+            yield from attempt(SUPERDATASETS, mirror.name, self._store, log, step)
+
+    def regroup_top(self, *, wait: bool = True) -> Iterator[Result]:
+        """Bring the superdataset above all mirrors to those of the mirrors; as :meth:`regroup`."""
+        self._opened([])
+        with self._recording() as recorder:
+            step = partial(SuperDatasets(self._store, recorder).update_top, failed=False, wait=wait)
+            yield from attempt(SUPERDATASETS, TOP_ALIAS, self._store, FailureLog(recorder), step)
 
     def _opened(self, requests: Sequence[Request]) -> list[Source]:
         refuse_private(self._store.root)

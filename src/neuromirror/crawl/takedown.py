@@ -146,4 +146,6 @@ def _regroup(
         )
         yield Result(name.partition(":")[0], "error", message, "failed")
         return
-    yield from Sync(store, recorder.index_path, recorder=recorder).regroup(mirror, wait=False)
+    sync = Sync(store, recorder.index_path, recorder=recorder)
+    yield from sync.regroup(mirror, wait=False)
+    yield from sync.regroup_top(wait=False)

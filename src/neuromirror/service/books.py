@@ -13,6 +13,7 @@ from neuromirror.crawl.failures import LIST, SUPERDATASETS
 from neuromirror.index import Index, LastVisit, Schedule, TaskRow, UnknownDataset, UnknownMirror
 from neuromirror.model import DatasetHint, DatasetRef, VisitEnded
 from neuromirror.service.errands import Errand, Fared
+from neuromirror.service.jobs import TOP
 from neuromirror.service.policy import (
     Bounds,
     Outcome,
@@ -25,7 +26,8 @@ from neuromirror.service.policy import (
 
 GROUP = "group "
 """What the name of the task begins with that brings on a mirror's super-datasets; the mirror's
-name follows. No dataset has such a name, and neither has a mirror."""
+name follows, or that of the one above all mirrors. No dataset has such a name, and neither has a
+mirror."""
 
 GROUP_SECONDS = 60.0
 """The super-datasets of a mirror are brought on at most this often."""
@@ -188,7 +190,7 @@ class Books:
     # --- super-datasets
 
     def to_be_grouped(self, mirror: str, now: float) -> None:
-        """A mirror's super-datasets are to be brought on, some time soon."""
+        """Make the group task of a mirror, or of all of them, due soon."""
         name = GROUP + mirror
         row = self._schedule.task(name) or TaskRow(name)
         if row.due is None:
@@ -201,7 +203,8 @@ class Books:
         row = errand.row
         broken = how.broken or "; ".join(one.message for one in how.problems)
         if how.broken:
-            self._log.failed(SUPERDATASETS, how.broken, errand.mirror)
+            mirror = "" if errand.mirror == TOP.name else errand.mirror
+            self._log.failed(SUPERDATASETS, how.broken, mirror)
         failures = row.failures + 1 if broken else 0
         due = now + GROUP_SECONDS if errand.again else None
         if broken:

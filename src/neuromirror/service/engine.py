@@ -21,7 +21,7 @@ from neuromirror.index import Schedule, TaskRow
 from neuromirror.model import DatasetHint, DatasetRef, NeuromirrorError
 from neuromirror.service.books import GROUP, Books
 from neuromirror.service.errands import Errand, Fared, Observer, fared
-from neuromirror.service.jobs import Job, Place, do
+from neuromirror.service.jobs import TOP, Job, Place, do
 from neuromirror.service.leases import SECONDS, Lease
 from neuromirror.service.leftovers import Leftovers
 from neuromirror.service.logs import tell
@@ -44,12 +44,17 @@ _PAUSE = 30.0
 """Seconds in which nothing is begun after workers could not be had."""
 
 
+GROUP_WAIT = 3600.0
+"""Seconds that superdatasets wait for the visits that are in progress or due."""
+
+
 class Service:
     """Keeps the mirrors of ``files`` current, ``workers`` jobs at a time.
 
     ``owner`` is its name in leases; ``heard`` is told how each dataset fared; ``clock`` gives POSIX
-    seconds. :meth:`tick` is for one thread at a time; the caller holds the lock of the store's one
-    service.
+    seconds. Superdatasets are written from the final states of a round: once nothing of their
+    mirrors is in progress or due, or after ``group_wait`` seconds. :meth:`tick` is for one thread
+    at a time; the caller holds the lock of the store's one service.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Service:
         leftovers: Leftovers,
         heard: Callable[[Result], None] = lambda result: None,
         clock: Callable[[], float] = time.time,
+        group_wait: float = GROUP_WAIT,
     ) -> None:
         self._place = place
         self._files = files
@@ -79,6 +85,7 @@ class Service:
         self._leftovers = leftovers
         self._heard = heard
         self._clock = clock
+        self._group_wait = group_wait
         self._busy: dict[str, Errand] = {}
         self._over: deque[Errand] = deque()
         self._writing: deque[Iterator[None]] = deque()
@@ -154,8 +161,7 @@ class Service:
     def group_at_once(self) -> bool:
         """Makes due what waits for more to come of a mirror; gives whether anything does."""
         now = self._clock()
-        rows = [self._schedule.task(GROUP + one.name) for one in self._files.served()]
-        late = [one for one in rows if one is not None and one.due is not None and not one.failures]
+        late = self._groups(TOP)
         self._schedule.put(replace(one, due=now) for one in late)
         return bool(late)
 
@@ -255,20 +261,26 @@ class Service:
 
     def _ended(self, errand: Errand, how: Fared, now: float) -> None:
         if errand.job.kind == "group":
+            if errand.mirror != TOP.name:
+                self._to_be_grouped(TOP.name, now)
             outcome = self._books.group_ended(errand, how, now)
             self._tell(errand, how, outcome, "grouped")
             return
         outcome = self._books.visit_ended(errand, how, now)
         self._tell(errand, how, outcome, "visited", self._books.visit_id(errand))
         if any(one.versions or one.status == "ok" for one in how.results):
-            self._books.to_be_grouped(errand.mirror, now)
-            group = self._busy.get(GROUP + errand.mirror)
-            if group is not None:
-                group.again = True
+            self._to_be_grouped(errand.mirror, now)
+
+    def _to_be_grouped(self, name: str, now: float) -> None:
+        self._books.to_be_grouped(name, now)
+        group = self._busy.get(GROUP + name)
+        if group is not None:
+            group.again = True
 
     def _list_ended(self, errand: Errand, how: Fared, now: float) -> Iterator[None]:
         try:
             yield from self._books.list_ended(errand, how, self._busy, now)
+            self._to_be_grouped(errand.mirror, now)
         finally:
             self._end(errand)
         failed = bool(how.broken) or any(one.dataset == errand.mirror for one in how.problems)
@@ -301,9 +313,11 @@ class Service:
         begun = 0
         for mirror in self._files.served():
             begun += self._begin_named(mirror.name, mirror, "list", now)
-            begun += self._begin_named(GROUP + mirror.name, mirror, "group", now)
         while more := self._begin_visits(now):
             begun += more
+        # last, so that none begins before the visits that are due
+        for mirror in (*self._files.served(), TOP):
+            begun += self._begin_named(GROUP + mirror.name, mirror, "group", now)
         return begun
 
     def _begin_named(self, name: str, mirror: Mirror, kind: str, now: float) -> int:
@@ -312,7 +326,29 @@ class Service:
         row = self._schedule.task(name)
         if row is None or row.due is None or row.due > now:
             return 0
+        if kind == "group" and now - row.due < self._group_wait and self._is_at_work(mirror, now):
+            return 0
         return self._begin(row, mirror, kind, now)
+
+    def _is_at_work(self, mirror: Mirror, now: float) -> bool:
+        """Whether anything that a mirror's superdatasets hold is in progress or due.
+
+        For the superdataset above all mirrors, anything of any mirror.
+        """
+        if mirror is TOP:
+            names = {one.name for one in self._files.served()}
+            if self._groups():
+                return True
+        else:
+            names = {mirror.name}
+        if any(one.mirror in names for one in self._busy.values()):
+            return True
+        return not names.isdisjoint(self._schedule.waiting(now))
+
+    def _groups(self, *more: Mirror) -> list[TaskRow]:
+        """Return the group tasks, of mirrors and of ``more``, that are pending and did not fail."""
+        rows = [self._schedule.task(GROUP + one.name) for one in (*self._files.served(), *more)]
+        return [one for one in rows if one is not None and one.due is not None and not one.failures]
 
     def _begin_visits(self, now: float) -> int:
         """Begins visits, the longest due first; what is left may be of mirrors that have enough."""

@@ -9,12 +9,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from neuromirror.crawl import Mirror, Request, Result, Sync, Task
+from neuromirror.crawl import Mirror, MirrorFile, Request, Result, Sync, Task
+from neuromirror.crawl.failures import TOP_ALIAS
 from neuromirror.model import DatasetHint
 from neuromirror.service.desk import DeskAddress, DeskRecorder
 from neuromirror.service.leases import Lease
 from neuromirror.store import Store
+
+TOP: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
+"""Stands for all mirrors in a group job: that of the superdataset above theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ def do(place: Place, job: Job) -> Report:
             found = sync.visit(Request(job.mirror, job.local_id, job.hint))
         elif job.kind == "list":
             found = sync.survey(job.mirror, report.due.append)
+        elif job.mirror.name == TOP.name:
+            found = sync.regroup_top()
         else:
             found = sync.regroup(job.mirror)
         report.results.extend(found)

@@ -26,6 +26,7 @@ from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
 from neuromirror.service.books import GROUP
 from neuromirror.service.chore_times import CHORE
+from neuromirror.service.jobs import TOP
 from neuromirror.service.standing import broken_in
 from neuromirror.store import Store
 
@@ -225,7 +226,7 @@ class _Now(Collector):
             "Times in a row that the mirror's super-datasets could not be brought on.",
             "mirror",
         )
-        for name in served:
+        for name in (*served, TOP.name):
             if (row := others.get(GROUP + name)) is not None:
                 groups.add_metric([name], row.failures)
         yield groups

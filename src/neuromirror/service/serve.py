@@ -6,6 +6,7 @@ APScheduler is the clock and nothing else: all that it must not forget is in the
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -24,7 +25,7 @@ from neuromirror.service.catalogue import CatalogueOptions, KeptCatalogue
 from neuromirror.service.chore_times import ChoreTimes
 from neuromirror.service.chores import ChoreSettings, chores
 from neuromirror.service.desk import Desk
-from neuromirror.service.engine import Service
+from neuromirror.service.engine import GROUP_WAIT, Service
 from neuromirror.service.executors import (
     MEMORY,
     SECONDS,
@@ -175,6 +176,7 @@ def _office(
     options: ServeOptions,
     stop: Stop,
     heard: Callable[[Result], None],
+    group_wait: float = GROUP_WAIT,
 ) -> Iterator[_Office]:
     """Raises ServiceRuns, ConfigurationError, NoScheduler."""
     from neuromirror.service.metrics import Metrics
@@ -202,6 +204,7 @@ def _office(
             observer=metrics,
             leftovers=Leftovers(store, schedule, name),
             heard=heard,
+            group_wait=group_wait,
         )
         work = chores(
             store,
@@ -433,7 +436,9 @@ def serve_once(
     """
     stop = Stop()
     logged = logging_to(as_json=True, mirrors=files.mirrors) if options.log_json else _unlogged()
-    with stop.heeded(), logged, _office(store, index_path, files, options, stop, heard) as office:
+    # superdatasets are written at the end, however long it takes
+    opened = _office(store, index_path, files, options, stop, heard, math.inf)
+    with stop.heeded(), logged, opened as office:
         service = office.service
         service.start()
         while not stop.told():
