@@ -514,3 +514,57 @@ def test_a_host_is_asked_by_few_threads_at_once(server, quick):
         thread.join()
     assert len(server.asked) == 12
     assert 1 < most <= 3
+
+
+def _raw(*pieces):
+    def answer(handler):
+        for piece in pieces:
+            handler.wfile.write(piece)
+
+    return answer
+
+
+def test_interim_replies_are_passed_over_and_answer_no_other_request(server, quick):
+    body = b'{"which": "first"}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n"
+    server.answers["/first"] = _raw(hints * 3, b"HTTP/1.1 100 Continue\r\n\r\n", head, body)
+    server.answers["/second"] = value({"which": "second"})
+    session = quick(attempts=1)
+    for _ in range(2):
+        assert session.get_json(f"{server.url}/first") == {"which": "first"}
+        assert session.get_json(f"{server.url}/second") == {"which": "second"}
+    assert session.head(f"{server.url}/second").status == 200
+
+
+@pytest.mark.parametrize("status", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
+def test_interim_replies_without_end_are_given_up(server, quick, status):
+    def endless(handler):
+        for _ in range(100_000):
+            handler.wfile.write(b"HTTP/1.1 %s\r\n\r\n" % status * 100)
+        handler.close_connection = True
+
+    server.answers["/x"] = endless
+    with pytest.raises(Unreachable, match="interim"):
+        quick(attempts=1).get_json(f"{server.url}/x")
+
+
+def test_another_protocol_is_not_switched_to(server, quick):
+    server.answers["/x"] = _raw(b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n[1]")
+    with pytest.raises(Unreachable):
+        quick(attempts=1).get_json(f"{server.url}/x")
+
+
+@pytest.mark.parametrize("size", [b"-5", b"-1", b"x", b"f" * 40])
+def test_a_chunk_of_an_impossible_size_is_an_error(server, quick, size):
+    def answer(handler):
+        handler.wfile.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n[1]\r\n0\r\n\r\n" % size
+        )
+        handler.close_connection = True
+
+    server.answers["/x"] = answer
+    with pytest.raises(Unreachable):
+        quick(attempts=1).get_json(f"{server.url}/x")
+    with quick(attempts=1).stream(f"{server.url}/x") as reply, pytest.raises(Unreachable):
+        list(reply.chunks)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import urllib3
 from requests.adapters import HTTPAdapter
@@ -26,6 +26,9 @@ from urllib3.util.connection import create_connection
 
 from neuromirror.net.errors import UnsafeAddress
 from neuromirror.net.urls import is_local_name, literal_address, name_refusal, refusal
+
+_INTERIM: Final = 20
+"""Interim replies (1xx) that may come before a reply."""
 
 
 class Deadline(threading.local):
@@ -82,6 +85,30 @@ class _TimedSocket:
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(_TimedRaw(self._sock, self._deadline))
+
+
+class _Response(http.client.HTTPResponse):
+    """A reply whose interim ones (1xx) are passed over, and whose chunks have a size.
+
+    http.client takes any but 100 for the reply, so that what follows would be the answer to the
+    next request of the connection; and it reads chunks of less than nothing.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200:
+                return version, status, reason
+            if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                raise http.client.HTTPException("it switched protocols, which was not asked for")
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"got more than {_INTERIM} interim replies")
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            raise ValueError("a chunk of less than nothing")
+        return size
 
 
 def mirror_hint(address: str) -> str:
@@ -182,7 +209,7 @@ def _guarded(
         def response_class(self, sock: Any, *rest: Any, **named: Any) -> http.client.HTTPResponse:
             if deadline.at is not None:
                 sock = _TimedSocket(sock, deadline.at)
-            return http.client.HTTPResponse(sock, *rest, **named)
+            return _Response(sock, *rest, **named)
 
     return Guarded
 
