@@ -325,3 +325,16 @@ def test_a_word_with_a_slip_is_put_right_and_each_word_counted(lab: Index) -> No
     assert lab.alike(each) == "spikes musculus"
     assert lab.alike({"spikes": 1}) == ""
     assert lab.alike({"qqqq": 0}) == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["g\u200cit.nwb", "probe\u2013two.nwb", "\u202egnp.exe", "e\u0301t\u00e9.nwb"]
+)
+def test_the_words_of_names_with_signs_of_other_scripts_agree(
+    journal: DiskJournal, index: Index, name: str
+) -> None:
+    journal.mint([placed(f"folder/{name}", 1), placed("folder/plain.nwb", 2)], "000001")
+    index.catch_up(journal)
+    assert index.words_agree(index.resolve("dandi:000001"))
+    assert _found(index, "plain") == ["000001"]
+    assert _found(index, f"folder/{name}") == ["000001"]

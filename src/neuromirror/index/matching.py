@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from unicodedata import ucd_3_2_0
 
 from neuromirror.index.errors import MalformedQuery
-from neuromirror.index.path_words import SHIFT, SHORT, path_words
+from neuromirror.index.path_words import SHIFT, SHORT, is_one, path_words
 from neuromirror.index.reading import Reading
 
 LONGEST = 500
@@ -186,22 +185,14 @@ def _path_word(word: str) -> str:
     ending = _LAST.search(word)
     last = ending.group().lower() if ending else ""
     before = word[: len(word) - len(last)] if ending else word
-    terms = [f'"{one}"' for one in sorted(path_words(before)) if _is_one(one)]
+    terms = [f'"{one}"' for one in sorted(path_words(before)) if is_one(one)]
     if last.isdecimal() and len(last) < SHORT:
-        if (numbered := _NUMBERED.search(before)) and _is_one(numbered[1].lower()):
+        if (numbered := _NUMBERED.search(before)) and is_one(numbered[1].lower()):
             # of a longer number that is not typed to its end, too
             terms.append(f'("{numbered[1].lower()}-{last}"* OR "{last}"*)')
-    elif len(last) > 1 and _is_one(last):
+    elif len(last) > 1 and is_one(last):
         terms.append(f'"{last}"*')
     return " AND ".join(terms)
-
-
-def _is_one(word: str) -> bool:
-    """Whether SQLite takes this as one word, too: it may know no letters of later Unicodes.
-
-    Where words alone are indexed it refuses a question for two in a row.
-    """
-    return all(one.isascii() or ucd_3_2_0.category(one)[0] in "LN" for one in word)
 
 
 def path_conditions(

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby, islice
 from operator import itemgetter
+from unicodedata import ucd_3_2_0
 
 PATHS = 500
 """Paths of a block. To change it is to change the schema: the blocks are rows."""
@@ -43,6 +44,14 @@ def path_words(text: str) -> set[str]:
             if numbered:
                 words.add(f"{numbered.decode()}-{number.decode()}")
     return words
+
+
+def is_one(word: str) -> bool:
+    """Whether SQLite takes this as one word, too: it may know no letters of later Unicodes.
+
+    Where words alone are indexed it refuses a question for two in a row.
+    """
+    return all(one.isascii() or ucd_3_2_0.category(one)[0] in "LN" for one in word)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from neuromirror.index.dataset_queries import DatasetQueries
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
 from neuromirror.index.matching import BLOCKS, Candidate, PathMatch, path_conditions, split_words
-from neuromirror.index.path_words import SHIFT, blocks_of, path_words
+from neuromirror.index.path_words import SHIFT, blocks_of, is_one, path_words
 from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
 
 _LISTED = 200
@@ -107,12 +107,13 @@ class SearchQueries(DatasetQueries, FileQueries):
         )
 
     def _has_words(self, block: int, words: Sequence[str]) -> bool:
+        """Whether a block has those of the words that SQLite can be asked for."""
         return all(
             self._row(
                 "SELECT 1 FROM path_text WHERE path_text MATCH ? AND rowid = ?",
                 (" ".join(f'"{word}"' for word in some), block),
             )
-            for some in _in_lots(words)
+            for some in _in_lots([word for word in words if is_one(word)])
         )
 
     def find_datasets(
