@@ -159,3 +159,37 @@ def test_a_listed_object_that_is_not_there_is_left_out_by_name_and_looked_at_in_
     assert place.sync()[DATASET].visit == "full"
     assert exceptions(place) == {}
     assert "lost.bin" in files(place)
+
+
+def put_of_size(buckets: DemoBuckets, key: str, size: int) -> None:
+    """An object that is listed with such a size; with ``etags = "md5"`` nobody asks about it."""
+    mirror = buckets.mirrors / "swift.toml"
+    if "etags" not in mirror.read_text():
+        mirror.write_text(mirror.read_text() + 'etags = "md5"\n')
+    etag = hashlib.md5(key.encode()).hexdigest()
+    buckets.bucket(BUCKET).put(key.encode(), b"x", listed=(size, etag))
+
+
+def test_more_bytes_than_a_number_can_say_fail_their_dataset_alone(
+    buckets: DemoBuckets, place: Place
+) -> None:
+    for name in ("one.bin", "two.bin"):
+        put_of_size(buckets, f"{ASSET}/{name}", (1 << 63) - 1)
+    buckets.put("other/file.bin", b"other")
+    results = place.sync()
+    assert (results[DATASET].exit_code, results[DATASET].visit) == (1, "failed")
+    assert results["swift:other"].exit_code == 0
+    assert [one.local_id for one in place.entries(VersionMinted)] == ["other"]
+    assert place.sync()["swift:other"].exit_code == 0
+
+
+def test_datasets_of_more_bytes_than_a_number_can_say_are_added_up(
+    buckets: DemoBuckets, place: Place
+) -> None:
+    for name in ("a", "b", "c"):
+        put_of_size(buckets, f"{name}/file.bin", 1 << 62)
+        put_of_size(buckets, f"{name}/{name}/small.bin", 1)
+    assert {one.exit_code for one in place.sync().values()} == {0}
+    with place.index() as index:
+        [status] = index.mirror_status()
+        assert status.bytes == (1 << 63) - 1

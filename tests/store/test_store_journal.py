@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from store_world import in_child
 
-from neuromirror.model import Entry, HoldLapsed, MirrorSeen, dump_entry
+from neuromirror.model import Entry, HoldLapsed, MirrorSeen, VersionMinted, dump_entry
 from neuromirror.store import Store, StoreDamaged
 
 APPENDER = """
@@ -112,3 +112,14 @@ def test_on_a_full_disk_the_old_entries_stay_and_the_next_append_goes_through(
         assert entries(store) == [first]
     store.append(second)
     assert entries(store) == [first, second]
+
+
+def test_what_could_not_be_read_again_is_not_written(store: Store) -> None:
+    written = VersionMinted(
+        *("m", "x", "https://x/", "draft", "draft", "observed", "sha256:" + "0" * 64),
+        *("0" * 40, "0" * 40, "", None, 1, 1 << 63, [], {}, "x", [], None, False, "t"),
+    )
+    store.append(HoldLapsed("a", "b"))
+    with pytest.raises(ValueError, match="entry"):
+        store.append(HoldLapsed("c", "d"), written)
+    assert entries(store) == [HoldLapsed("a", "b")]

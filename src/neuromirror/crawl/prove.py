@@ -19,6 +19,7 @@ import msgspec
 from neuromirror.annex import fits, git_path, key_for, mark_clash
 from neuromirror.mint import LineSorter
 from neuromirror.model import (
+    MOST,
     Document,
     Evidence,
     FileRecord,
@@ -345,6 +346,11 @@ def _check_summary(before: VersionRef, after: VersionRef, count: _Count) -> None
         raise ListingNotProven(
             f"{name}: upstream changed while it was listed ({before.claimed} at {before.time}, "
             f"then {after.claimed} at {after.time}); nothing was changed, try again"
+        )
+    if count.bytes > MOST:
+        raise ListingNotProven(
+            f"{name}: the files that are listed are {count.bytes} bytes, which is more than any "
+            "archive has; nothing was changed, tell those who run it"
         )
     claimed = before.claimed
     if claimed is not None and (claimed.files, claimed.bytes) != (count.listed, count.bytes):

@@ -96,7 +96,7 @@ class BrowseQueries(FileQueries):
 
     def _below(self, version: VersionRow, path: str, most: int) -> tuple[int, int]:
         row = self._row(
-            "SELECT count(*), coalesce(sum(c.size), 0) FROM (SELECT f.content FROM files f "
+            "SELECT count(*), CAST(total(c.size) AS INTEGER) FROM (SELECT f.content FROM files f "
             f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT} LIMIT ?) b "
             "JOIN contents c ON c.id = b.content",
             (version.dataset, f"{path}/", f"{path}0", version.seq, version.seq, max(most, 0)),

@@ -21,7 +21,7 @@ _STATUS = f"""
 SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
     (SELECT count(*) FROM versions v JOIN datasets e ON e.id = v.dataset
      WHERE e.mirror = m.id AND e.withheld = ''),
-    coalesce(sum(n.files), 0), coalesce(sum(n.bytes), 0), m.contents, max(t.ended),
+    coalesce(sum(n.files), 0), CAST(total(n.bytes) AS INTEGER), m.contents, max(t.ended),
     max(d.last_full), coalesce(sum(t.status IN ('failed', 'partial')), 0),
     (SELECT count(*) FROM holds h JOIN datasets e ON e.id = h.dataset
      WHERE e.mirror = m.id AND e.withheld = '' AND h.outcome IS NULL),

@@ -14,6 +14,7 @@ from neuromirror.model.changes import (
 )
 from neuromirror.model.description import DESCRIPTION, parse_description
 from neuromirror.model.documents import (
+    MOST,
     CommitId,
     Count,
     DatasetId,
@@ -113,6 +114,7 @@ __all__ = [
     "DESCRIPTION",
     "FOLDER_MARKER",
     "INFERRED",
+    "MOST",
     "UNPRINTABLE",
     "UNREADABLE",
     "ZARR_MARKERS",

@@ -19,10 +19,16 @@ class JournalFile:
         self._path = path
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Adds entries and forces them to disk; readers see each whole, or not at all."""
-        block = b"".join(dump_entry(entry) for entry in entries)
-        if not block:
+        """Adds entries and forces them to disk; readers see each whole, or not at all.
+
+        Raises ValueError for what could not be read again, which would stop the whole store.
+        """
+        lines = [dump_entry(entry) for entry in entries]
+        if not lines:
             return
+        for line in lines:
+            load_entry(line)
+        block = b"".join(lines)
         with (
             locked(self._path.with_suffix(".lock"), "the journal", wait=60),
             self._path.open("a+b") as file,
