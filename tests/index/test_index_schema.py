@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from journal_on_disk import DiskJournal, placed, words_of_paths
 
-from neuromirror.index import Index, IndexUnusable, rebuild, schema
+from neuromirror.index import Index, IndexDamaged, IndexUnusable, rebuild, schema
 from neuromirror.model import Traffic
 
 _FOLDER = Path(__file__).parent
@@ -127,7 +127,7 @@ def test_an_upgrade_that_dies_leaves_the_old_index_for_the_next_one(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(schema, "_TEXT", "CREATE VIRTUAL TABLE dataset_text USING nothing (x);\n")
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(IndexDamaged):
             Index.open(old_index)
     assert _schema(old_index) == 1
     assert not any("CREATE TABLE parts" in sql for sql in _tables(old_index))
@@ -158,7 +158,7 @@ def test_a_later_upgrade_that_dies_leaves_what_was_there(
     with monkeypatch.context() as patch:
         broken = f"{getattr(schema, script)}ALTER TABLE nothing ADD COLUMN x;\n"
         patch.setattr(schema, script, broken)
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(IndexDamaged):
             Index.open(old_index)
     assert _schema(old_index) == number
     assert not any(column in sql for sql in _tables(old_index))

@@ -129,7 +129,7 @@ class VisitEnded:
     fingerprint: str
     pending: int
     message: str
-    traffic: dict[str, dict[str, float]] = field(default_factory=dict)
+    traffic: dict[str, dict[str, int | float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

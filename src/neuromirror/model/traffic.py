@@ -38,7 +38,7 @@ def total_traffic(hosts: Mapping[str, Traffic]) -> Traffic:
     return sum(hosts.values(), start=Traffic())
 
 
-def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, float]]:
+def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, int | float]]:
     """Traffic by host as the journal holds it: without what is zero."""
     return {
         host: {name: count for name, count in asdict(one).items() if count}
