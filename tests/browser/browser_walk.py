@@ -36,7 +36,7 @@ _FLAGS = (
     # no other name leads anywhere, for whatever part of the browser
     f"--host-resolver-rules=MAP {PLAIN_NAME} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-_PATIENCE = 15_000
+_PATIENCE = 60_000
 """Milliseconds until something that does not come is a failure."""
 
 _TELLS = """
