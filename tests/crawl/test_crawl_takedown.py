@@ -137,6 +137,23 @@ def test_the_super_datasets_lose_it_and_the_others_stay(still: Place) -> None:
     still.fsck()
 
 
+def test_a_mirror_with_a_private_store_needs_none_to_lose_a_dataset(
+    still: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrors = tmp_path / "mirrors"
+    mirrors.mkdir()
+    (mirrors / "demo.toml").write_text(
+        (still.mirrors / "demo.toml").read_text()
+        + 'token_env = "DEMO_TOKEN"\nembargoed = "private"\n'
+    )
+    monkeypatch.delenv("DEMO_TOKEN", raising=False)
+    place = Place(mirrors, still.folder)
+    assert set(down(place).values()) == {"ok"}
+    assert "000002" not in git(place.repository("demo"), "show", "main:.gitmodules")
+    assert set(back(place).values()) == {"ok"}
+    assert "000002" in git(place.repository("demo"), "show", "main:.gitmodules")
+
+
 def test_nothing_is_deleted_and_only_its_owner_may_look(still: Place) -> None:
     before = everything_kept(still)
     repository = still.repository(NAME).name

@@ -208,9 +208,12 @@ class Sync:
     def regroup(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
         """Bring a mirror's superdatasets to the latest versions.
 
-        ``wait`` says whether they wait for visits that failed.
+        ``wait`` says whether they wait for visits that failed. The private store has no part in
+        it, so that neither its folder nor a token is needed.
         """
-        (source,) = self._opened([Request(mirror, None)])
+        refuse_private(self._store.root)
+        source = mirror.open()
+        self._store.protect_repositories()
         with self._recording() as recorder:
             supers = SuperDatasets(self._store, recorder)
             step = partial(supers.update, mirror, source, failed=False, wait=wait)
