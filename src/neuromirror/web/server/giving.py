@@ -24,6 +24,12 @@ Header = tuple[bytes, bytes]
 
 _BLOCK = 1 << 18
 _RANGE = re.compile(rb"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
+_OF_REPOSITORY = re.compile(
+    r"HEAD|config|packed-refs|ria-layout-version|info/refs|refs/.+(?<!\.lock)"
+    r"|objects/(?:info/(?:packs|alternates|http-alternates)|[0-9a-f]{2}/[0-9a-f]{38,62}"
+    r"|pack/pack-[0-9a-f]{40,64}\.[a-z]{1,20})"
+)
+"""What git and DataLad ask of a repository: no quarantined objects, locks, hooks or other files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +88,20 @@ def _open(root: Path, path: bytes) -> _Found | None:
     except (OSError, ValueError, RuntimeError):
         return None
     told = os.fstat(descriptor)
-    if inside.parts[0] == "neuromirror" or not S_ISREG(told.st_mode):
+    if not _is_public(inside) or not S_ISREG(told.st_mode):
         os.close(descriptor)
         return None
     etag = f'"{told.st_ino:x}-{told.st_mtime_ns:x}-{told.st_size:x}"'
     modified = formatdate(told.st_mtime, usegmt=True)
     return _Found(os.fdopen(descriptor, "rb"), told.st_size, modified.encode(), etag.encode())
+
+
+def _is_public(inside: Path) -> bool:
+    """Return whether others may have a file, by its path in the store."""
+    first, *rest = inside.parts
+    if first in ("manifests", "tombstones", "ria-layout-version"):
+        return True
+    return first != "neuromirror" and bool(_OF_REPOSITORY.fullmatch("/".join(rest[1:])))
 
 
 def _is_known(headers: Mapping[bytes, bytes], found: _Found) -> bool:

@@ -40,6 +40,9 @@ _SERVED = re.compile(
 )
 """What anybody may have of a store: repositories, manifests; never the journal or the index."""
 
+_HOST = re.compile(rb"(?:[\w.~-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{0,5})?", re.ASCII)
+"""A host and port that may stand in links, feeds and clone commands."""
+
 _ALLOWED = b"GET, HEAD, OPTIONS"
 
 _BEFORE_ASKING = (
@@ -65,6 +68,8 @@ def guarded(app: App, datasette: Datasette, site: Site) -> App:
             await app(scope, receive, send)
             return
 
+        closing = ((b"connection", b"close"),) if _has_body(scope) else ()
+
         async def guarding(message: Message) -> None:
             if message["type"] == "http.response.start":
                 kept = [
@@ -72,11 +77,14 @@ def guarded(app: App, datasette: Datasette, site: Site) -> App:
                     for name, value in message.get("headers", [])
                     if name.lower() not in _NAMES
                 ]
-                message = {**message, "headers": [*kept, *_HEADERS]}
+                message = {**message, "headers": [*kept, *_HEADERS, *closing]}
             await send(message)
 
         path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
-        if scope["method"] == "OPTIONS" and path.startswith(b"/api/"):
+        wrong = _malformed(scope, path)
+        if wrong:
+            await say(guarding, 400, wrong)
+        elif scope["method"] == "OPTIONS" and path.startswith(b"/api/"):
             start = {"type": "http.response.start", "status": 204, "headers": _BEFORE_ASKING}
             await guarding(start)
             await guarding({"type": "http.response.body", "body": b""})
@@ -101,6 +109,26 @@ def guarded(app: App, datasette: Datasette, site: Site) -> App:
             await while_connected(receive, answer)
 
     return asgi
+
+
+def _malformed(scope: Any, path: bytes) -> str:
+    """Return what is wrong with a request's target or host, or an empty string."""
+    if not path.startswith(b"/") and scope["method"] in ("GET", "HEAD"):
+        return "The request target must be a path."
+    if not _HOST.fullmatch(dict(scope["headers"]).get(b"host", b"")):
+        return "The Host header must be a host name or address, with a port or without."
+    return ""
+
+
+def _has_body(scope: Any) -> bool:
+    """Return whether a request has a body.
+
+    No body is read here. The connection is closed after the reply, so that no two programs can
+    disagree about where the next request starts.
+    """
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" in headers or length.strip(b"0") != b""
 
 
 def _limited(

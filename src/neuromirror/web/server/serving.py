@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ def serve_catalogue(
         if beat is not None:
             beat(limiter.refused)
 
+    # it warns of each malformed request, of which anybody can send any number
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with listens:
         ready()
         config = uvicorn.Config(

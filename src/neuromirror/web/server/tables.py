@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import struct
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from neuromirror.model import NeuromirrorError
 
@@ -29,6 +30,8 @@ SECONDS = 15.0
 """That a request may take."""
 _STARTING = 60.0
 _LENGTH = struct.Struct("!Q")
+_LINE = 4096
+"""Bytes of a log line; the rest of a longer one is a line of its own."""
 _MOST = 32 << 20
 """Bytes of a message; the process sends less."""
 
@@ -84,6 +87,15 @@ def _exactly(source: socket.socket, length: int) -> bytes:
     return bytes(found)
 
 
+def _log_lines(output: IO[bytes]) -> None:
+    """Log what a process prints, in the form of this process's log, until it exits."""
+    with output:
+        for line in iter(lambda: output.readline(_LINE), b""):
+            text = line.decode(errors="replace").strip()
+            if text:
+                logging.getLogger(__name__).warning("%s", text)
+
+
 class _Process:
     def __init__(self, command: Mapping[str, Any]) -> None:
         self._socket, theirs = socket.socketpair()
@@ -92,10 +104,13 @@ class _Process:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what this process prints is for programs
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 pass_fds=[theirs.fileno()],
             )
+        assert self._process.stdout is not None  # a pipe
+        threading.Thread(target=_log_lines, args=(self._process.stdout,), daemon=True).start()
         self._started = False
 
     def ask(self, request: bytes) -> tuple[Reply, bool]:

@@ -1,0 +1,145 @@
+"""Requests that no browser sends, and what they leave in replies, connections and logs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+from crawl_place import Place
+from web_site import Running, running
+
+
+def exchanged(site: Running, request: bytes) -> bytes:
+    """Return all that is replied before the server closes the connection."""
+    place = urlsplit(site.address)
+    got = b""
+    with socket.create_connection((str(place.hostname), int(place.port or 0)), 30) as made:
+        made.sendall(request)
+        while block := made.recv(1 << 16):
+            got += block
+    return got
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("http://other.example/", "https://other.example/index/", "http://other.example"),
+        *("other.example/", "javascript:alert(1)/", "*", "?q=a"),
+    ],
+)
+def test_a_target_that_is_not_a_path_is_refused_and_leads_nowhere(
+    site: Running, target: str
+) -> None:
+    request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    head = exchanged(site, request.encode()).partition(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"http/1.1 400 ")
+    assert b"\nlocation:" not in head
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((one, 200) for one in ("a.example", "A_b-c.example:8270", "127.0.0.1", "[::1]:80")),
+        *((one, 400) for one in ("a/b", "a?b", "a#b", "user@a", "a b", "x';id;'", "$(id)", "<b>")),
+        *((one, 400) for one in ("[::1", "a:b", "a:999999", "a\\b")),
+    ],
+)
+@pytest.mark.parametrize("path", ["/feed.atom", "/dataset/demo:000001", "/index"])
+def test_a_host_that_cannot_be_one_gets_into_no_link(
+    site: Running, path: str, host: str, status: int
+) -> None:
+    assert site.get(path, headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST / HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked",
+        "GET /robots.txt HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked",
+        "GET /robots.txt HTTP/1.1\r\nContent-Length: 5",
+    ],
+)
+def test_a_request_with_a_body_is_the_last_of_its_connection(site: Running, head: str) -> None:
+    smuggled = b"0\r\n\r\nGET /mirrors HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    got = exchanged(site, head.encode() + b"\r\nHost: x\r\n\r\n" + smuggled)
+    assert got.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *(f"_through={quote(one)}" for one in ("", "x", "[]", "{}", "1", "[" * 5000)),
+        "_through=" + quote('{"table": 1, "column": "a", "value": "b"}'),
+        "_through=" + quote('{"table": "no", "column": "a", "value": "b"}'),
+        "_through=" + quote('{"table": "versions", "column": "no", "value": "b"}'),
+        *(f"_facet={quote(one)}" for one in ("{}", "{", '{"column": 1}', '{"column": "no"}')),
+        *(f"_facet_{kind}={quote('{}')}" for kind in ("array", "date", "size", "no")),
+    ],
+)
+def test_a_filter_that_is_malformed_is_refused_in_words(site: Running, query: str) -> None:
+    assert site.get(f"/index/datasets?{query}").status_code == 400
+
+
+def test_a_filter_through_another_table_and_a_facet_in_json_are_taken(site: Running) -> None:
+    through = quote('{"table": "versions", "column": "label", "value": "no"}')
+    assert site.get(f"/index/datasets.json?_through={through}").status_code == 200
+    facet = quote('{"column": "title"}')
+    assert site.get(f"/index/datasets.json?_facet={facet}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("objects/tmp_objdir-incoming-ab/pack/pack-x.pack", "objects/tmp_objdir-incoming-ab/00"),
+        *("objects/pack/tmp_pack_ab", "objects/pack/.tmp-1-pack-ab.pack", "objects/00/tmp_obj_ab"),
+        *("packed-refs.lock", "refs/heads/main.lock", "HEAD.lock", "config.worktree", ".netrc"),
+        *("hooks/notes", "logs/HEAD", "annex/creds/remote", "FETCH_HEAD"),
+    ],
+)
+def test_of_a_repository_only_what_git_asks_for_is_given(
+    site: Running, shown: Place, name: str
+) -> None:
+    repository = (shown.folder / "alias" / "demo--000001").resolve()
+    address = f"/{repository.relative_to(shown.folder.resolve())}"
+    path = repository / name
+    made = [one for one in path.parents if not one.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.write_bytes(b"not for others")
+        for place in ("/alias/demo--000001", address):
+            assert site.get(f"{place}/{name}").status_code == 404
+            assert (
+                site.get(f"{place}/{quote(name, safe='').replace('.', '%2e')}").status_code == 404
+            )
+    finally:
+        path.unlink()
+        for one in made:
+            one.rmdir()
+
+
+def test_malformed_requests_write_nothing_to_the_log(
+    shown: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(shown.store) as site:
+        capfd.readouterr()
+        for _ in range(20):
+            assert b" 400 " in exchanged(site, b"\x00\r\n\r\n")
+    assert capfd.readouterr().err == ""
+
+
+def test_processes_for_tables_log_in_the_form_of_the_catalogue(
+    shown: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shown.folder, tmp_path / "store", symlinks=True)
+    place = Place(shown.mirrors, tmp_path / "store")
+    with running(place.store, "--log-json") as site:
+        site.page("/index")
+        place.store.index_path.unlink()
+        site.page("/index", 503)
+    lines = capfd.readouterr().err.splitlines()
+    assert [json.loads(line) for line in lines]
