@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from crawl_place import Place, git
 from scripted import Box, File, Scripted, Thing
@@ -15,6 +17,7 @@ from neuromirror.demo.bucket_contents import BEHAVIOR, MEAREC
 from neuromirror.model import FileRecord, Location
 
 WEB = "00000000-0000-0000-0000-000000000001"
+PLACES = ("whereis", "untrusted")
 
 
 @pytest.fixture
@@ -90,6 +93,38 @@ class Plain(File):
         )
 
 
+class Null(File):
+    """An object at the version that it had before its bucket kept versions."""
+
+    def record(self, path: str) -> FileRecord:
+        made = super().record(path)
+        url = f"{made.locations[0].url.partition('?')[0]}?versionId=null"
+        location = Location(url, "s3")
+        return msgspec.structs.replace(made, locations=(location,), upstream_id=path)
+
+
+def test_the_version_null_is_no_reason_to_drop(box: Box, source: Scripted, tmp_path: Path) -> None:
+    source.things["a"] = Thing({"exact.bin": File(b"exact"), "null.bin": Null(b"null")})
+    box.sync()
+    (remote,) = log(box, "box:a", "remote.log")
+    uuid = remote.split()[0]
+    assert [line.split()[:2] for line in log(box, "box:a", "trust.log")] == [[uuid, "0"]]
+    clone = tmp_path / "clone"
+    assert datalad(tmp_path, "clone", str(box.repository("box:a")), str(clone)) == 0
+    # it fails, as an untrusted copy is none
+    whereis = subprocess.run(
+        ["git", "-C", clone, "annex", "whereis", "--all", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    entries = [json.loads(line) for line in whereis.stdout.splitlines()]
+    places = {(kind, one["uuid"]) for entry in entries for kind in PLACES for one in entry[kind]}
+    assert len(entries) == 2
+    assert places == {("whereis", WEB), ("untrusted", uuid)}
+    box.fsck()
+
+
 def test_in_a_mixed_dataset_only_urls_without_a_version_are_untrusted(
     box: Box, source: Scripted
 ) -> None:
@@ -97,7 +132,7 @@ def test_in_a_mixed_dataset_only_urls_without_a_version_are_untrusted(
     box.sync()
     (remote,) = log(box, "box:a", "remote.log")
     uuid = remote.split()[0]
-    assert {"name=unversioned", "type=web", "urlexclude=*versionId=*"} <= set(remote.split())
+    assert {"name=unversioned", "type=web", "urlexclude=*versionId=?????*"} <= set(remote.split())
     assert [line.split()[:2] for line in log(box, "box:a", "trust.log")] == [[uuid, "0"]]
     assert [line.split()[:2] for line in log(box, "box:a", "uuid.log")] == [[uuid, "unversioned"]]
     logs = git(box.repository("box:a"), "grep", "-h", "", "git-annex", "--", "*.log").splitlines()

@@ -112,7 +112,9 @@ def record(path: bytes, content: int, places: Iterable[int] = (0,)) -> FileRecor
         size=None if content % 5 == 4 and kind != 2 else 10 * content,
         digests=() if kind == 3 else (Digest(*claims[kind], "demo"),),
         locations=tuple(
-            Location(f"https://s3.example.org/{content}?versionId={place}", "s3", str(place))
+            Location(
+                f"https://s3.example.org/{content}?versionId=version-{place}", "s3", str(place)
+            )
             for place in places
         ),
         part_size=64 if kind == 2 else None,

@@ -31,7 +31,9 @@ def test_git_annex_sees_files_urls_and_the_second_remote(tmp_path: Path) -> None
         (web,) = [place for place in entry["whereis"] if place["description"] == "web"]
         wanted = {at.url for at in one.record.locations}
         if one.key == files[1].key:
-            wanted = {f"https://s3.example.org/4?versionId={number}" for number in (1, 2, 3)}
+            wanted = {
+                f"https://s3.example.org/4?versionId=version-{number}" for number in (1, 2, 3)
+            }
         assert set(web["urls"]) == wanted
     remotes = git(clone, "remote").decode().split()
     assert "demo-api" in remotes

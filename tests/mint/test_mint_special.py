@@ -79,13 +79,13 @@ def state(*blocks: FileRecord) -> list[PlacedFile]:
 
 FIRST = state(
     block(0, [boss(0)]),
-    block(1, ["https://example.org/1?versionId=1", boss(1)], digest=True),
-    block(2, ["https://example.org/2?versionId=1"], digest=True),
+    block(1, ["https://example.org/1?versionId=version-1", boss(1)], digest=True),
+    block(2, ["https://example.org/2?versionId=version-1"], digest=True),
 )
 SECOND = state(
     block(0, [boss(0)]),
-    block(1, ["https://example.org/1?versionId=1", boss(1)], digest=True),
-    block(2, ["https://example.org/2?versionId=1", boss(2)], digest=True),
+    block(1, ["https://example.org/1?versionId=version-1", boss(1)], digest=True),
+    block(2, ["https://example.org/2?versionId=version-1", boss(2)], digest=True),
     block(3, [boss(3)]),
     block(4, ["https://example.org/4"], digest=True),
 )

@@ -186,9 +186,9 @@ def test_a_key_keeps_its_first_time_and_its_old_urls_and_gets_new_ones(tmp_path:
     location, urls = logs_of(minting, first.key)
     assert location == location_log(stamp(0))
     assert urls.decode().splitlines() == [
-        f"{stamp(1)}s 1 https://s3.example.org/4?versionId=0",
-        f"{stamp(0)}s 1 https://s3.example.org/4?versionId=1",
-        f"{stamp(1)}s 1 https://s3.example.org/4?versionId=2",
+        f"{stamp(1)}s 1 https://s3.example.org/4?versionId=version-0",
+        f"{stamp(0)}s 1 https://s3.example.org/4?versionId=version-1",
+        f"{stamp(1)}s 1 https://s3.example.org/4?versionId=version-2",
     ]
 
 
@@ -199,7 +199,11 @@ def test_several_paths_of_one_key_share_their_logs(tmp_path: Path) -> None:
     minting.mint(0, files)
     location, urls = logs_of(minting, files[0].key)
     assert location.count(b"\n") == 1
-    assert [line.rpartition(b"=")[2] for line in urls.splitlines()] == [b"1", b"2", b"3"]
+    assert [line.rpartition(b"=")[2] for line in urls.splitlines()] == [
+        b"version-1",
+        b"version-2",
+        b"version-3",
+    ]
 
 
 def test_a_file_that_nobody_has_is_not_said_to_be_on_the_web(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def states_of(source, workspace=None, since=None):
 
 def bytes_of(source, entry):
     key = b"a/" + entry.path
-    return source.bucket.read(key, version_id=entry.locations[0].version_id, limit=100)
+    return source.bucket.read(key, version_id=entry.upstream_id, limit=100)
 
 
 def test_each_burst_of_changes_was_a_state(lived_in, tmp_path):
@@ -141,6 +141,10 @@ def test_what_was_before_the_first_version_id_is_not_told(buckets):
     assert version.time == T0 + 20 * HOUR
     assert set(entries) == {b"1", b"2", b"3"}
     assert bytes_of(source, entries[b"1"]) == b"one"
+    # and may be overwritten while versioning is suspended
+    assert entries[b"1"].locations[0].version_id is None
+    assert entries[b"1"].retention is Retention.MUTABLE_BUCKET
+    assert entries[b"3"].retention is Retention.VERSIONED_BUCKET
 
 
 def row(key: bytes, hours: float, *, deleted: bool = False, version: str | None = "v") -> ObjectRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -29,7 +30,7 @@ NAMES = "uuid.log"
 TRUST = "trust.log"
 
 _CLAIMED = CLAIMED.encode()
-_EXACT = b"versionId="
+_EXACT = re.compile(rb"versionId=.{5}")  # not "null", which S3 may overwrite
 _WEB = (WEB_UUID,)
 
 Entries = dict[bytes, tuple[bytes, bytes]]
@@ -192,7 +193,7 @@ class AnnexBranch:
 
     def _holders(self, urls: list[bytes]) -> tuple[str, ...]:
         """Return the remotes that have a content which these URLs lead to, sorted."""
-        if len(urls) == 1 and _EXACT in urls[0] and urls[0][:1] != _CLAIMED:
+        if len(urls) == 1 and urls[0][:1] != _CLAIMED and _EXACT.search(urls[0]):
             return _WEB
         holders = self._holders_of.of(urls)
         self._used.update(holders)

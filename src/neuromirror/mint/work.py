@@ -35,8 +35,11 @@ from neuromirror.model import (
     metadata_digest,
 )
 
-_UNVERSIONED = WebRemote("unversioned", "*", 250, urlexclude="*versionId=*")
-"""Gets the URLs that name no version of an object."""
+_UNVERSIONED = WebRemote("unversioned", "*", 250, urlexclude="*versionId=?????*")
+"""Gets the URLs that name no version of an object, and those of the version ``null``.
+
+S3 overwrites that version while versioning is suspended. All other version ids are longer.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,7 @@ def _object_url(metadata: Mapping[str, Any], *, allow_private: bool) -> str | No
             continue
         if _SPACE.search(url):
             continue
+        cleaned = _NO_VERSION.sub("", cleaned)
         path = url if plain else urlsplit(url).path
         if path.endswith(("/download/", "/download")) and "/assets/" in url:
             continue
@@ -210,6 +211,9 @@ def _object_url(metadata: Mapping[str, Any], *, allow_private: bool) -> str | No
             return cleaned
     return None
 
+
+_NO_VERSION: Final = re.compile(r"[?&]versionId=(?:null)?(?=\Z)")
+"""A query that names no version that stays: without it, the bucket is asked which one it is."""
 
 _is_local: Final = lru_cache(64)(is_local_name)
 

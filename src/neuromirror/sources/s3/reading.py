@@ -335,15 +335,17 @@ class Reading:
         version_id = self._version_id(row)
         url = self._url(row.key, version_id)
         identity = shown(row.key) if self._rules.key_is_id else version_id
+        # the version "null" is overwritten while versioning is suspended
+        exact = None if version_id == "null" else version_id
         return FileRecord(
             path,
             claims.size if claims.odd else row.size,
             claims.digests,
-            (Location(url, "s3", version_id),),
+            (Location(url, "s3", exact),),
             claims.part_size,
             row.modified,
             identity,
-            Retention.MUTABLE_BUCKET if version_id is None else Retention.VERSIONED_BUCKET,
+            Retention.MUTABLE_BUCKET if exact is None else Retention.VERSIONED_BUCKET,
         )
 
     def _url(self, key: bytes, version_id: str | None) -> str:
