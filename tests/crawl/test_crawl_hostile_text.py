@@ -10,7 +10,9 @@ from crawl_place import git
 from scripted import Box, Scripted, Thing, files
 
 from neuromirror.annex import upstream_path
-from neuromirror.model import DatasetFacts
+from neuromirror.crawl.results import explain
+from neuromirror.model import DatasetFacts, NeuromirrorError
+from neuromirror.store import Store
 
 EVIL = (
     "x\n\nState: sha256:forged\nMirror-Spec: 9\n$(touch pwned) `touch pwned` {{7*7}} %s %(x)s "
@@ -142,3 +144,10 @@ def test_files_that_configure_git_and_datalad_are_mirrored_and_do_nothing(
     assert "sub-dataset" not in (clone / ".datalad/config").read_text()
     assert (clone / ".gitattributes").read_text().startswith("*")
     assert git(clone, "status", "--porcelain") == ""
+
+
+def test_a_failure_is_told_in_a_message_of_bounded_length(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    for error in (NeuromirrorError("x" * 10**6 + "; try again"), ValueError("y" * 10**6)):
+        assert len(explain(error, store)) < 10_000
+    assert explain(NeuromirrorError("x" * 10**6 + "; try again"), store).endswith("; try again")

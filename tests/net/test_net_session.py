@@ -17,6 +17,7 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import (
     Forbidden,
     HttpError,
+    NetError,
     NotFound,
     NotJson,
     RetryAfterTooLong,
@@ -436,6 +437,18 @@ def test_redirects_end(server, quick):
     with pytest.raises(Unreachable, match="redirects more than 10 times"):
         quick().get_json(f"{server.url}/x")
     assert len(server.asked) == 11
+
+
+@pytest.mark.parametrize("status", [302, 404])
+def test_an_address_of_any_length_makes_a_message_of_bounded_length(server, quick, status):
+    long = f"{server.url}/{'a' * 50_000}"
+    server.answers["/x"] = gives(302, Location=long)
+    server.answers[long.removeprefix(server.url)] = gives(
+        status, Location="file:///" + "b" * 50_000
+    )
+    with pytest.raises(NetError) as caught:
+        quick(attempts=1).get_json(f"{server.url}/x")
+    assert len(str(caught.value)) < 10_000
 
 
 def test_head_gives_any_status_and_follows_nothing(server, quick):

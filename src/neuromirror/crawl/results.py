@@ -16,6 +16,8 @@ from neuromirror.store import Store
 
 _NAMED = 5
 """Parts that are not proven and named one by one."""
+_BEGINNING, _END = 5000, 1000
+"""Characters of a failure's message: it may quote upstream, and stays in the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,14 @@ def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
 
 
 def explain(error: Exception, store: Store) -> str:
-    """What a failure means, in one line."""
+    """What a failure means, in one line; of one that is very long the beginning and the end."""
+    said = _explained(error, store)
+    if len(said) <= _BEGINNING + _END:
+        return said
+    return f"{said[:_BEGINNING]} … {said[-_END:]}"
+
+
+def _explained(error: Exception, store: Store) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk of the store {store.root} is full; free some space and run the sync again "

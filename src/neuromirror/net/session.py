@@ -48,6 +48,8 @@ from neuromirror.net.waits import Limits, shown_wait, wait_of
 
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
+_URL_SHOWN: Final = 4000
+"""More than the longest key of a bucket takes; a server may redirect to whatever it likes."""
 _TOKEN_LENGTH: Final = 6
 """What is shorter would be found inside ordinary words."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -425,7 +427,8 @@ class Session:
 
     def _shown(self, url: str) -> str:
         try:
-            return self.redact(clean_url(url))
+            shown = self.redact(clean_url(url))
+            return shown if len(shown) <= _URL_SHOWN else f"{shown[:_URL_SHOWN]}…"
         except ValueError:
             return "<an address that is no URL>"
 
