@@ -24,7 +24,9 @@ TITLES = [
 ]
 
 
-@pytest.mark.parametrize("value", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff0b1"])
+@pytest.mark.parametrize(
+    "value", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff0b1", "\ufeff=1", "\0=1"]
+)
 def test_text_that_would_be_computed_has_a_quote_before_it(value: str) -> None:
     assert plain_cell(value) == f"'{value}"
 

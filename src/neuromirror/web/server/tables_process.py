@@ -46,7 +46,11 @@ _SETTINGS = {
     "default_cache_ttl": 0,
 }
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA = (
+    *("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"),
+    # a spreadsheet passes over these, and computes what follows
+    *("\ufeff", "\0"),
+)
 """With these a spreadsheet begins what it computes."""
 
 
