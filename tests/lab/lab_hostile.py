@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from neuromirror.annex import link_target
 from neuromirror.lab.lockfile import Lock, Pin, Proved, dump_lock
 from neuromirror.lab.manifests import ListedFile, ListedPart, canonical_line
 from neuromirror.model import Evidence, StateDigest
@@ -66,7 +67,7 @@ class Crafted:
 
     def link(self, where: str = "") -> str:
         """A symlink as git-annex's are, that leads to ``where``."""
-        return self.blob(f"{where}.git/annex/objects/ab/cd/{KEY}/{KEY}".encode())
+        return self.blob(where.encode() + link_target(KEY, b"x"))
 
     def refs(self, commit: str) -> None:
         """Names a commit, and an empty git-annex branch."""

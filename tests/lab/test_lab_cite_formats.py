@@ -330,6 +330,28 @@ def test_a_name_that_a_bag_cannot_have_is_left_out_in_words(shelf: Shelf, tmp_pa
     ).read_text("utf-8")
 
 
+def test_no_name_adds_a_line_to_a_bag(shelf: Shelf, tmp_path: Path) -> None:
+    """A bag's reader would fetch what a line names: any address, to any place."""
+    import bagit
+    from test_lab_cite import commit_as_minted
+
+    clone = shelf.clone(PUBLISHED, tmp_path / "clone")
+    link = next((clone / "sub-201").iterdir()).readlink()
+    for byte in ("\n", "\r", "\x0b", "\x1c", "\x1b"):
+        folder = clone / "sub-201" / f"x{byte}file:"
+        folder.mkdir()
+        (folder / "victim 3 data y").symlink_to(f"../../{link}")
+    commit_as_minted(clone)
+    folder = tmp_path / "bag"
+    shelf.run(str(clone), "--format", "bagit", "-o", str(folder))
+    bag = bagit.Bag(str(folder))
+    assert all(url.startswith("http") for url, _, _ in bag.fetch_entries())
+    assert not any("victim" in name for name in bag.payload_entries())
+    for path in folder.glob("*.txt"):
+        assert path.read_text("utf-8").replace("\n", "").isprintable()
+    assert (folder / "not-in-this-bag.txt").read_text("utf-8").count("victim") == 5
+
+
 # --- Croissant
 
 

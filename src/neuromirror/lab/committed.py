@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from neuromirror.annex import key_of_file, parse_key
+from neuromirror.annex import key_of_file, link_target, parse_key
 from neuromirror.lab.manifests import (
     ListedFile,
     ListedPart,
@@ -33,7 +32,6 @@ _WORDS = {
     "MD5": "md5",
     "XS3ETAG": "etag",
 }
-_ANNEXED = re.compile(rb"(?:\A|/)\.git/annex/objects/../../([^/]+)/\1\Z", re.DOTALL)
 # as many ids as a pipe always takes: git is asked for that many at once, and then read
 _AT_ONCE = 1000
 
@@ -173,15 +171,19 @@ def _answer(objects: IO[bytes]) -> bytes:
 
 
 def _file(path: bytes, target: bytes) -> ListedFile:
-    """A file as its key tells of it."""
-    found = _ANNEXED.search(target)
-    if found is None:
-        raise CommitUnreadable(f"{path!r} is a link that is not git-annex's")
+    """A file as its key tells of it.
+
+    Its link must be just the one that a mirror makes: one to an object of another repository names
+    the same key, and gives whatever bytes lie there.
+    """
     try:
-        key = key_of_file(found[1])
-        return ListedFile(path.decode(), key, key_proof(key), parse_key(key).size)
+        key = key_of_file(target.rpartition(b"/")[2])
+        found = ListedFile(path.decode(), key, key_proof(key), parse_key(key).size)
     except ValueError as error:
         raise CommitUnreadable(f"{path!r} is no file that a mirror makes: {error}") from error
+    if target != link_target(key, path):
+        raise CommitUnreadable(f"{path!r} is a link to elsewhere than git-annex keeps its content")
+    return found
 
 
 def key_proof(key: str) -> str:

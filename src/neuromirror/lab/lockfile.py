@@ -22,6 +22,7 @@ from neuromirror import __version__
 from neuromirror.lab.clones import refuse_clone_url
 from neuromirror.lab.globs import Globs
 from neuromirror.lab.lock_comments import Blocks
+from neuromirror.lab.regular import NoRegularFile, open_regular
 from neuromirror.model import (
     CommitId,
     ConfigurationError,
@@ -156,6 +157,27 @@ class Pin(
         """Whether a folder or sub-dataset may hold a file that is pinned."""
         return not self.paths or self.globs.reaches(git_path.decode("utf-8", "surrogateescape"))
 
+    def contradicted(self, described: Mapping[str, Any]) -> str:
+        """What the commit says of itself that the pin says otherwise; empty where nothing is.
+
+        ``described`` is what stands in its ``.neuromirror/dataset.json``. The label of a draft is
+        not in there.
+        """
+        told = [
+            ("dataset", self.name, described["dataset"]),
+            ("DOI", self.resolved.doi, described.get("doi")),
+        ]
+        if self.metadata and described.get("metadata"):
+            told.append(("metadata digest", self.metadata, described["metadata"]))
+        if described.get("kind") == "published":
+            told.append(("version", self.resolved.version, described["version"]))
+        return "; ".join(
+            f"the lock says that its {what} is {ours or 'none'}, but commit {self.commit} says "
+            f"{theirs or 'none'}"
+            for what, ours, theirs in told
+            if (ours or None) != (theirs or None)
+        )
+
 
 class Lock(msgspec.Struct, frozen=True):
     """A lock and where it is; ``datasets`` in the order of the file."""
@@ -192,12 +214,21 @@ def load_lock(path: Path) -> Lock:
     Raises LockMissing, LockFromFuture, LockEdited, or LockUnusable for anything else that is wrong.
     """
     try:
-        content = path.read_bytes()
+        content = lock_content(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise LockMissing(f"there is no lock {path}; 'neuromirror pin -o {path}' makes one") from (
             error
         )
     return parse_lock(path, content)
+
+
+def lock_content(path: Path) -> bytes:
+    """What is in a file, little more than a lock may have; raises LockUnusable for a pipe."""
+    try:
+        with open_regular(path) as file:
+            return file.read(_LARGEST + 1)
+    except NoRegularFile as error:
+        raise LockUnusable(f"{error}, and so no lock; name another, or remove it") from error
 
 
 def parse_lock(path: Path, content: bytes) -> Lock:

@@ -24,6 +24,7 @@ import msgspec
 import zstandard
 
 from neuromirror.annex import CLAIMED, CLAIMED_KINDS
+from neuromirror.lab.regular import NoRegularFile, open_regular
 from neuromirror.mint import LONGEST_LINE, FrameRefused, Limits, read_lines, unpacked
 from neuromirror.model import (
     CommitId,
@@ -360,8 +361,10 @@ class ManifestReader:
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 yield from read_lines(file, self._limits)
+        except NoRegularFile as error:
+            raise self._damaged("it is no regular file") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ManifestMissing(
                 f"the manifest {self._path} is missing; take it back from where the lock came "
@@ -454,9 +457,9 @@ def _content(path: Path) -> bytes:
     """The sha256 of what a manifest holds; empty where there is none that can be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for block in unpacked(file):
                 digest.update(block)
-    except (FileNotFoundError, FrameRefused):
+    except (FileNotFoundError, FrameRefused, NoRegularFile):
         return b""
     return digest.digest()

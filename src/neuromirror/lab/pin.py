@@ -24,6 +24,7 @@ from neuromirror.lab.lockfile import (
     Proved,
     Resolved,
     dump_lock,
+    lock_content,
     parse_lock,
 )
 from neuromirror.lab.manifests import (
@@ -188,7 +189,7 @@ def _write(
 
 def _read(path: Path) -> tuple[bytes, Lock]:
     try:
-        content = path.read_bytes()
+        content = lock_content(path)
     except FileNotFoundError:
         return b"", Lock(path)
     except IsADirectoryError as error:

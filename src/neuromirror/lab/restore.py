@@ -345,6 +345,8 @@ class _Restoring:
                 f"the lock says that commit {goal.commit} of {goal.name} has the tree {goal.tree}, "
                 f"but it has {committed.tree}; {_EDITED}"
             )
+        if not goal.prefix and (why := pin.contradicted(committed.described)):
+            raise LockDisagrees(f"{goal.name}: {why}; {_EDITED}")
         digest = StateDigest()
         for one in committed.listed():
             digest.add(canonical_line(one))

@@ -20,12 +20,14 @@ from neuromirror.lab.cite.listing import Cited, CitedDocument, CitedFile, cited_
 from neuromirror.lab.cite.phrases import listed_name, remarks, unlisted
 from neuromirror.lab.cite.text import paragraph
 from neuromirror.lab.cite.works import Collection
+from neuromirror.model import escaped
 from neuromirror.store import SafeFolder
 
 _LEFT_OUT: Final = "not-in-this-bag.txt"
 _SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 # what programs take for line breaks in a bag's lists, whoever wrote it
-_AMBIGUOUS: Final = re.compile(r"%0[ad]|\A\s|\s\Z|[\x85\u2028\u2029]", re.IGNORECASE)
+_AMBIGUOUS: Final = re.compile(r"%0[ad]|\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029]", re.IGNORECASE)
+_NO_NAME: Final = "no list of a bag can hold its name"
 
 
 def write_bag(collection: Collection, folder: Path) -> None:
@@ -70,12 +72,14 @@ class _Bag:
         """The next file, sub-dataset or document."""
         path = prefix + one.path
         if isinstance(one, CitedDocument):
-            self._keep(path, one.content)
+            if _AMBIGUOUS.search(path):
+                self._leave_out(path, _NO_NAME)
+            else:
+                self._keep(path, one.content)
         elif isinstance(one, CitedFile):
             why = _unfit(one, path)
             if why:
-                self._left_out += 1
-                self._list(_LEFT_OUT).write(f"{path}: {why}\n")
+                self._leave_out(path, why)
                 return
             algorithm, value = one.digest or ("", "")
             size = "-" if one.size is None else str(one.size)
@@ -83,7 +87,12 @@ class _Bag:
             self._list(f"manifest-{algorithm}.txt").write(f"{value}  data/{path}\n")
             self._count(one.size)
         else:
-            self._list(_LEFT_OUT).write(f"{path}: a sub-dataset, at commit {one.commit}\n")
+            line = f"{escaped(path)}: a sub-dataset, at commit {one.commit}\n"
+            self._list(_LEFT_OUT).write(line)
+
+    def _leave_out(self, path: str, why: str) -> None:
+        self._left_out += 1
+        self._list(_LEFT_OUT).write(f"{escaped(path)}: {why}\n")
 
     def _keep(self, path: str, content: bytes) -> None:
         target = self._folder / "data" / path
@@ -148,7 +157,7 @@ def _unfit(one: CitedFile, path: str) -> str:
         return "no sha256 or md5 of it is known"
     if not one.web:
         return "it has no address on the web" + (f", only {one.urls[0]}" if one.urls else "")
-    return "no list of a bag can hold its name" if _AMBIGUOUS.search(path) else ""
+    return _NO_NAME if _AMBIGUOUS.search(path) else ""
 
 
 def _sha256(path: Path) -> str:

@@ -114,8 +114,9 @@ class Listing:
     """The chosen files of a clone.
 
     ``pointers`` are the keys of all its unlocked files, chosen or not: their contents belong into
-    the work tree too, which only git-annex sees to. ``subdatasets`` and ``strange`` (links whose
-    keys are not understood) are filled while the files are read.
+    the work tree too, which only git-annex sees to. ``subdatasets``, ``strange`` (links whose
+    keys are not understood) and ``elsewhere`` (links into another repository) are filled while the
+    files are read.
     """
 
     clone: Clone
@@ -124,6 +125,7 @@ class Listing:
     pointers: frozenset[str] = frozenset()
     subdatasets: list[Subdataset] = field(default_factory=list)
     strange: list[bytes] = field(default_factory=list)
+    elsewhere: list[bytes] = field(default_factory=list)
 
     def files(self) -> Iterator[AnnexedFile]:
         """The chosen files in git's order; raises GitFailed."""
@@ -141,6 +143,8 @@ class Listing:
                     key = _key_of(target.rpartition(b"/")[2])
                     if key is None:
                         self.strange.append(path)
+                    elif self._leads_elsewhere(path, target):
+                        self.elsewhere.append(path)
                     else:
                         yield AnnexedFile(path, key)
             elif path in unlocked:
@@ -190,6 +194,12 @@ class Listing:
                 if key is not None:
                     found[path] = key
         return found
+
+    def _leads_elsewhere(self, path: bytes, target: bytes) -> bool:
+        """Whether a link gives the content of another repository, whatever is got for its key."""
+        top = os.fsencode(self.clone.top)
+        place = os.path.normpath(os.path.join(top, os.path.dirname(path), target))
+        return os.path.lexists(place) and not place.startswith(os.path.join(top, _TARGET))
 
     def _target(self, path: bytes, name: bytes) -> bytes:
         """Where a link leads: the one in the work tree, else the one in git."""

@@ -152,6 +152,9 @@ class _Run:
         for path in listing.strange:
             why = "its key is not one that is understood here; try 'git annex get'"
             yield self._failed("impossible", path, why)
+        for path in listing.elsewhere:
+            why = "its link leads into another repository, whose content nobody checked"
+            yield self._failed("impossible", path, why)
         yield from self._in_subdatasets(listing.subdatasets)
         for path in self._selection.unfound():
             yield self._failed("impossible", path, "git knows no file of this name here")

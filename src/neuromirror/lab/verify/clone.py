@@ -56,7 +56,8 @@ class Described:
     """A commit and what it says of itself.
 
     ``dataset``, ``state`` and ``label`` are empty in one that no mirror minted. ``parts`` are its
-    sub-datasets by git path: ``id``, ``state``, ``files`` and ``bytes`` of each.
+    sub-datasets by git path: ``id``, ``state``, ``files`` and ``bytes`` of each. ``said`` is all of
+    its description.
     """
 
     commit: str
@@ -67,6 +68,7 @@ class Described:
     form: str = "files"
     only_files: int = 0
     parts: dict[str, Any] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
 
 
 class Clone:
@@ -193,6 +195,7 @@ class Clone:
                 form=told.get("form", "files"),
                 only_files=told.get("manifest-only", {}).get("files", 0),
                 parts=told.get("parts", {}),
+                said=told,
             )
         except (ObjectMissing, ValueError, TypeError, KeyError, AttributeError):
             return plain  # no mirror made it

@@ -152,6 +152,7 @@ class _Verifier:
             yield Finding(status="error", what="commit", message=message)
             if not clone.has(pin.commit):
                 return
+        yield from _contradictions(pin, clone)
         clone.ask_annex(pin.annex_commit)
         there = expected.manifest is not None and expected.manifest.exists()
         items = self._walk(clone, scope, expected if there else replace(expected, manifest=None))
@@ -246,6 +247,17 @@ def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _contradictions(pin: Pin, clone: Clone) -> Iterator[Finding]:
+    """What the pinned commit says of itself that the lock says otherwise."""
+    try:
+        said = clone.described(pin.commit).said
+    except Damaged:
+        return  # told by who walks through it
+    if said and (why := pin.contradicted(said)):
+        message = f"{why}; was the lock edited by hand?"
+        yield Finding(status="error", what="lock", message=message)
 
 
 def _counts(pin: Pin, counted: Counted) -> Iterator[Finding]:
