@@ -350,7 +350,7 @@ def _check_summary(before: VersionRef, after: VersionRef, count: _Count) -> None
     if count.bytes > MOST:
         raise ListingNotProven(
             f"{name}: the files that are listed are {count.bytes} bytes, which is more than any "
-            "archive has; nothing was changed, tell those who run it"
+            "archive has; nothing was changed, try again"
         )
     claimed = before.claimed
     if claimed is not None and (claimed.files, claimed.bytes) != (count.listed, count.bytes):
