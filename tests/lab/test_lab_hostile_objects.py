@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -175,6 +177,44 @@ def test_what_git_would_not_write_is_refused(
     if way == "bundle":
         with ExitStack() as stack, pytest.raises(NeuromirrorError):
             states_of_lock(lock, None, stack)
+
+
+def _varint(number: int, first: int = 0, bits: int = 7) -> bytes:
+    """A number as packs spell it; the first byte of an object's header has its kind, too."""
+    low, rest = number & ((1 << bits) - 1), number >> bits
+    if not rest:
+        return bytes([first | low])
+    return bytes([first | low | 0x80]) + _varint(rest)
+
+
+def _with_delta_bomb(bundle: bytes, size: int) -> bytes:
+    """A bundle with a delta more, that makes ``size`` bytes of an empty block."""
+    head, _, pack = bundle.partition(b"\n\n")
+    block = bytes(1 << 16)
+    sha = hashlib.sha1(b"blob %d\0" % len(block) + block, usedforsecurity=False).digest()
+    # an opcode 0x80 copies 64 KiB from the beginning
+    delta = _varint(len(block)) + _varint(size) + b"\x80" * (size >> 16)
+    plain = _varint(len(block), 3 << 4, 4) + zlib.compress(block)
+    deltaed = _varint(len(delta), 7 << 4, 4) + sha + zlib.compress(delta)
+    count = int.from_bytes(pack[8:12], "big") + 2
+    pack = pack[:8] + count.to_bytes(4, "big") + pack[12:-20] + plain + deltaed
+    return head + b"\n\n" + pack + hashlib.sha1(pack, usedforsecurity=False).digest()
+
+
+def test_a_delta_bomb_is_refused(crafted: Crafted, pinned: Pin, tmp_path: Path) -> None:
+    path = tmp_path / "paper" / "datasets.lock"
+    state = state_of(file_at("x"))
+    tree = crafted.tree(crafted.described(state), (LINK, b"x", crafted.link()))
+    commit = crafted.commit(tree)
+    bundle = path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle"
+    crafted.bundle(bundle, commit)
+    honest = bundle.read_bytes()
+    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=1)
+    bundle.write_bytes(_with_delta_bomb(honest, (2 << 30) + (1 << 20)))
+    assert bring_back(lock, tmp_path / "bomb", offline=True).only().status == "error"
+    assert not (tmp_path / "bomb" / "demo--000002").exists()
+    bundle.write_bytes(_with_delta_bomb(honest, 1 << 20))
+    assert bring_back(lock, tmp_path / "data", offline=True).only().status == "ok"
 
 
 def test_attributes_of_others_start_no_filter_of_this_machine(

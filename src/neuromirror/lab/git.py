@@ -20,6 +20,9 @@ class ObjectsRefused(GitFailed):
     """Objects that came from somebody else and that git itself would not write."""
 
 
+BOUNDED = {"GIT_ALLOC_LIMIT": "2g"}
+"""Variables with which git takes no more memory at once: a delta of a few bytes may ask for any."""
+
 CHECKED = tuple(
     argument
     for name in ("fetch", "receive", "transfer")
@@ -87,7 +90,7 @@ def ask_git(git_dir: Path, *arguments: str, lines: str = "") -> subprocess.Compl
     """What came of a git command on a repository whose own folder ``git_dir`` is."""
     return subprocess.run(
         ["git", *arguments],
-        env=git_environment(git_dir),
+        env=BOUNDED | git_environment(git_dir),
         input=lines,
         capture_output=True,
         text=True,

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from neuromirror.lab.bundles import read_refs_of
 from neuromirror.lab.clones import git_url, part_url
-from neuromirror.lab.git import CHECKED, GitFailed, ObjectsRefused, check_objects, creating
+from neuromirror.lab.git import BOUNDED, CHECKED, GitFailed, ObjectsRefused, check_objects, creating
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.manifests import (
     ListedPart,
@@ -284,7 +284,7 @@ def run_git(
     del kept["GIT_DIR"]
     done = subprocess.run(
         ["git", "-C", str(repository), *arguments],
-        env=kept | dict(environment or {}),
+        env=BOUNDED | kept | dict(environment or {}),
         input=lines,
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neuromirror.annex import RemoteLeftOut, hash_lower, hash_mixed, initialize, key_file
 from neuromirror.lab.get.settings import Settings
-from neuromirror.lab.git import GitFailed
+from neuromirror.lab.git import BOUNDED, GitFailed
 from neuromirror.mint import git_environment
 from neuromirror.model import ConfigurationError
 from neuromirror.net import redact
@@ -40,7 +40,7 @@ def plain_environment(*, credentials: bool = False) -> dict[str, str]:
     kept = git_environment(Path(), fetch_missing=True, credentials=credentials)
     for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
         del kept[name]
-    return kept
+    return BOUNDED | kept
 
 
 def identity_for(folder: Path) -> dict[str, str]:
