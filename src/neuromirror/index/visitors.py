@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from neuromirror.index.connection import (
     ReadConnection,
@@ -73,6 +73,9 @@ _ROW_BYTES = 100
 """Of each row, beside its values."""
 
 
+_Found = TypeVar("_Found")
+
+
 class RefusedStatement(sqlite3.OperationalError):
     """A visitor's statement went over a limit; the message says which."""
 
@@ -132,6 +135,19 @@ class VisitorIndex:
         with translated(self._path):
             self._refuse_withheld(found)
         return found
+
+    def run(self, read: Callable[[VisitorConnection], _Found]) -> _Found:
+        """Return what ``read`` returns for the connection; raises as :meth:`connection`.
+
+        Damage is not left to the caller, who would take it for a mistake in the statement.
+        """
+        try:
+            return read(self.connection())
+        except sqlite3.DatabaseError as error:
+            damage = as_damage(error)
+            if damage is None:
+                raise
+            raise damage from error
 
     def _open(self) -> VisitorConnection:
         self._opened = identity(self._path)

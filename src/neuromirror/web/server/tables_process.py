@@ -100,6 +100,7 @@ def tables(store: Path, index_path: Path, *, title: str, address: str, sql: bool
     if not pm.is_registered(web):
         pm.register(web)
     _write_plain_cells()
+    _refuse_failed_csv()
     datasette = Datasette(
         [],
         metadata={"title": title, "databases": {"index": {"queries": CANNED}}},
@@ -123,7 +124,7 @@ def _add_database(datasette: Datasette, index_path: Path) -> None:
             )
 
         async def execute_fn(self, fn: Callable[[Any], _T]) -> _T:
-            return fn(self._index.connection())
+            return self._index.run(fn)
 
         async def execute(self, sql: str, params: Any = None, **named: Any) -> Any:
             # else what visitors ask is written to stderr
@@ -133,6 +134,24 @@ def _add_database(datasette: Datasette, index_path: Path) -> None:
             return []
 
     datasette.add_database(VisitorDatabase(), name="index")
+
+
+def _refuse_failed_csv() -> None:
+    """Make Datasette answer with an error where it would send CSV without rows."""
+    from datasette.views.base import DatasetteError
+    from datasette.views.database import QueryView
+
+    inner = QueryView.data
+
+    async def data(self: Any, request: Any, *given: Any, **named: Any) -> Any:
+        found = await inner(self, request, *given, **named)
+        if request.url_vars.get("format") == "csv" and isinstance(found, tuple):
+            error = found[0].get("error")
+            if error:
+                raise DatasetteError(error, status=400)
+        return found
+
+    QueryView.data = data
 
 
 def _write_plain_cells() -> None:
