@@ -109,7 +109,7 @@ class Shell:
     def program(self, *arguments: str, code: int = 0, **options: Any) -> Ran:
         """Runs a command as a program of its own."""
         with self.start(*arguments, **options) as process:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=600)
         assert process.returncode == code, (process.returncode, out, err)
         return Ran.of(process.returncode, out or "", err or "")
 

@@ -89,6 +89,22 @@ def test_a_repository_that_may_not_be_read_is_named_and_the_others_are_checked(
     assert any('"status": "ok"' in one and "demo:000003" in one for one in ran.lines)
 
 
+@pytest.mark.parametrize("what", ["journal", "locks"])
+def test_status_shows_a_store_that_may_not_be_written(own: Shell, what: str) -> None:
+    own.run("sync")
+    folder = own.store / "neuromirror"
+    path = {"journal": folder / "journal.jsonl", "locks": folder / "locks"}[what]
+    before = path.stat().st_mode
+    path.chmod(0o444 if path.is_file() else 0o555)
+    try:
+        ran = own.program("--json", "status", code=1, **PERSON)
+    finally:
+        path.chmod(before)
+    (line,) = [one for one in ran.lines if '"status": "error"' in one]
+    assert str(path) in line
+    own.program("status", code=0, **PERSON)
+
+
 def test_a_journal_that_may_not_be_written_is_named_by_doctor(own: Shell) -> None:
     journal = own.store / "neuromirror" / "journal.jsonl"
     journal.chmod(0o444)

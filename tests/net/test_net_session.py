@@ -321,6 +321,42 @@ def test_a_slow_drip_is_cut_off(server, quick, part):
         stop.set()
 
 
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_an_aborted_session_reads_no_more_of_a_slow_drip(server, quick, part):
+    begun, stop = threading.Event(), threading.Event()
+
+    def drip(handler):
+        begun.set()
+        if part == "body":
+            handler.send_response(200)
+            handler.send_header("Content-Length", "1000000")
+            handler.end_headers()
+        else:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not stop.wait(0.05):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+
+    server.answers["/x"] = drip
+    session, failed = quick(attempts=1, read=36_000.0, total=36_000.0), []
+
+    def ask():
+        try:
+            session.get_json(f"{server.url}/x")
+        except TimedOut as error:
+            failed.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    try:
+        assert begun.wait(600)
+        session.abort()
+        asking.join(600)
+        assert len(failed) == 1
+    finally:
+        stop.set()
+
+
 def test_a_server_that_says_nothing_is_given_up(server, quick):
     gone = threading.Event()
     server.answers["/x"] = lambda handler: gone.wait(3600)

@@ -99,7 +99,6 @@ def free(shown: Place) -> Iterator[Running]:
     [
         "select * from pragma_database_list",
         "select nothing from datasets",
-        "select printf('%.*c', 900000000, 'x')",
         "select json('{')",
         "with recursive n(i) as (select 1 union all select i+1 from n) select max(i) from n",
     ],

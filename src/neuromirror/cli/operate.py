@@ -30,9 +30,9 @@ def status_command(settings: Settings) -> None:
     no longer have what was mirrored (as "neuromirror audit" found), and what upstream was found to
     allow; where a service runs on the store, what is under way and what comes next. --json has a
     record for each mirror and one, with status "error", for each failure. Exit code: 0 all well,
-    1 something fails or something of the store is broken, 3 something is held.
+    1 something fails or something of the store is broken or cannot be written, 3 something is held.
     """
-    from neuromirror.service.standing import agenda_of, broken_in
+    from neuromirror.service.standing import agenda_of, broken_in, unwritable_in
 
     store = settings.store()
     code = 0
@@ -64,7 +64,7 @@ def status_command(settings: Settings) -> None:
         record = {**asdict(failure), "status": "error"}
         shown_text = None if failure.mirror in shown else f"failed  {_failure(failure)}"
         settings.emit("status", record, shown_text)
-    for message in broken_in(store):
+    for message in (*broken_in(store), *unwritable_in(store)):
         code = 1
         record = {"status": "error", "path": str(store.root), "message": message}
         settings.emit("status", record, f"broken  {message}")

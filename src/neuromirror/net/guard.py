@@ -36,6 +36,10 @@ class Deadline(threading.local):
 
     at: float | None = None
 
+    def __init__(self, aborted: threading.Event) -> None:
+        self.aborted = aborted
+        """Set, nothing more is read, in any thread."""
+
     @contextmanager
     def within(self, seconds: float | None) -> Iterator[None]:
         """Sets the deadline for requests made inside, and puts back the one before."""
@@ -55,8 +59,9 @@ class Deadline(threading.local):
 class _TimedRaw(io.RawIOBase):
     """A socket's bytes, until the deadline."""
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, sock: socket.socket, deadline: float, aborted: threading.Event) -> None:
         self._sock = sock
+        self._aborted = aborted
         self._raw = sock.makefile("rb", buffering=0)
         self._deadline = deadline
         self._wait = sock.gettimeout()
@@ -66,6 +71,8 @@ class _TimedRaw(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         left = self._deadline - time.monotonic()
+        if self._aborted.is_set():
+            raise TimeoutError("the session was aborted")
         if left <= 0:
             raise TimeoutError("the reply took too long as a whole")
         self._sock.settimeout(left if self._wait is None else min(left, self._wait))
@@ -79,12 +86,13 @@ class _TimedRaw(io.RawIOBase):
 class _TimedSocket:
     """What http.client takes as the socket of a response: only ``makefile`` is asked of it."""
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, sock: socket.socket, deadline: float, aborted: threading.Event) -> None:
         self._sock = sock
         self._deadline = deadline
+        self._aborted = aborted
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedRaw(self._sock, self._deadline))
+        return io.BufferedReader(_TimedRaw(self._sock, self._deadline, self._aborted))
 
 
 class _Response(http.client.HTTPResponse):
@@ -208,7 +216,7 @@ def _guarded(
 
         def response_class(self, sock: Any, *rest: Any, **named: Any) -> http.client.HTTPResponse:
             if deadline.at is not None:
-                sock = _TimedSocket(sock, deadline.at)
+                sock = _TimedSocket(sock, deadline.at, deadline.aborted)
             return _Response(sock, *rest, **named)
 
     return Guarded

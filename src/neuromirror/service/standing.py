@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -64,6 +65,22 @@ def _moments(row: TaskRow) -> Iterable[float]:
 def broken_in(store: Store) -> list[str]:
     """What the last looks at the store's integrity found broken, and was not whole since."""
     return [one for found in Integrity.of(store).broken.values() for one in found]
+
+
+def unwritable_in(store: Store) -> list[str]:
+    """Parts of a store that its owner, who asks, may not write.
+
+    Others may be meant to read it only, and are told nothing.
+    """
+    if os.geteuid() not in (0, store.root.stat().st_uid):
+        return []
+    folder = store.journal_path.parent
+    return [
+        f"{path} cannot be written, so that no sync can record anything; see to its permissions, "
+        "and to how its file system is mounted"
+        for path in (folder, folder / "locks", store.journal_path)
+        if path.exists() and not os.access(path, os.W_OK, effective_ids=True)
+    ]
 
 
 def ago(moment: str | None) -> str:

@@ -214,9 +214,14 @@ class VersionFiles:
     def close(self) -> None:
         """Ends what is under way; nothing can be read afterwards."""
         self._closed = True
+        with self._keeping:
+            sessions = (self._public, *self._private.values())
+        for session in sessions:
+            # a thread that reads a reply would wait for all of it, or for its deadline
+            session.abort()
         with self._keeping, self._reading:
             _let_go(self._reader, self._kept)
-        for session in (self._public, *self._private.values()):
+        for session in sessions:
             session.close()
 
     # --- git
