@@ -88,3 +88,20 @@ def test_a_newer_schedule(copied: Shell, tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     assert "schema 99" in refuses(copied, ["serve"], tmp_path)
+
+
+@pytest.mark.parametrize("command", WRITES_STORE, ids=lambda one: one[0])
+def test_an_older_store(copied: Shell, tmp_path: Path, command: list[str]) -> None:
+    (copied.store / "neuromirror" / "store.json").write_text('{"format":1}\n')
+    assert "format 1" in refuses(copied, command, tmp_path)
+
+
+@pytest.mark.parametrize("found", [0, 2, 99])
+def test_a_backup_of_another_release(copied: Shell, tmp_path: Path, found: int) -> None:
+    folder = tmp_path / "copies"
+    copied.run("backup", str(folder))
+    (told,) = folder.glob("*/backup.json")
+    told.write_text(told.read_text().replace('"format": 1', f'"format": {found}'))
+    before = everything(folder)
+    assert f"format {found}" in refuses(copied, ["restore-index", str(folder)], tmp_path)
+    assert everything(folder) == before

@@ -190,6 +190,11 @@ def _sources(store: Store, index_path: Path) -> Iterator[Path]:
 def _generation(folder: Path) -> Generation:
     try:
         told = parse_json((folder / _TOLD).read_bytes(), _TOLD)
+        if told["format"] != _FORMAT:
+            raise BackupForeign(
+                f"{folder} is a backup of format {told['format']!r}, and this neuromirror knows "
+                f"{_FORMAT}; restore it with the release that made it, or name another folder"
+            )
         size = sum(path.stat().st_size for path in folder.iterdir())
         return Generation(
             folder, str(told["at"]), int(told["position"]), str(told["journal"]), size

@@ -28,6 +28,8 @@ AT_ONCE = 2
 """Requests that are answered at the same time."""
 SECONDS = 15.0
 """That a request may take."""
+_ABANDONED = 1.0
+"""That a request may go on after its client has left."""
 _STARTING = 60.0
 _LENGTH = struct.Struct("!Q")
 _LINE = 4096
@@ -130,6 +132,38 @@ class _Process:
         self._process.kill()
         self._process.wait()
 
+    def kill(self) -> None:
+        """Make :meth:`ask`, which waits in another thread, fail."""
+        self._process.kill()
+
+
+class _Question:
+    """A request, and the process that answers it; shared by threads."""
+
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+        self._is_abandoned = False
+
+    def ask(self, process: _Process) -> tuple[Reply, bool]:
+        with self._lock:
+            if self._is_abandoned:
+                raise EOFError
+            self._process = process
+        try:
+            return process.ask(self.request)
+        finally:
+            with self._lock:
+                self._process = None
+
+    def abandon(self) -> None:
+        """Kill the process that still answers."""
+        with self._lock:
+            self._is_abandoned = True
+            if self._process is not None:
+                self._process.kill()
+
 
 class Tables:
     """The processes that answer for one site; each is started when it is needed.
@@ -153,7 +187,8 @@ class Tables:
     async def reply(self, scope: Mapping[str, Any]) -> Reply:
         """Return Datasette's reply to a request.
 
-        Raises TablesBusy, TablesTooSlow and TablesFailed.
+        Raises TablesBusy, TablesTooSlow and TablesFailed. Cancelled, it leaves the process a
+        moment, because a new one takes longer to start than most replies, and then kills it.
         """
         with self._lock:
             if self._busy >= AT_ONCE:
@@ -166,18 +201,25 @@ class Tables:
             "scheme": scope["scheme"],
             "host": dict(scope["headers"]).get(b"host", b"").decode("latin-1"),
         }
-        asked = json.dumps(request).encode()
+        question = _Question(json.dumps(request).encode())
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._asking, self._reply, asked)
+        replying = loop.run_in_executor(self._asking, self._reply, question)
+        # one that is cancelled before its thread has it would never be counted down
+        replying.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(replying)
+        except asyncio.CancelledError:
+            loop.call_later(_ABANDONED, question.abandon)
+            raise
 
-    def _reply(self, request: bytes) -> Reply:
+    def _reply(self, question: _Question) -> Reply:
         process = None
         goes_on = False
         try:
             with self._lock:
                 process = self._idle.pop() if self._idle else None
             process = process or _Process(self._command)
-            reply, goes_on = process.ask(request)
+            reply, goes_on = question.ask(process)
             return reply
         except TimeoutError:
             raise TablesTooSlow(f"the reply took more than {SECONDS:g} s") from None
