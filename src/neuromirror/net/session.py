@@ -95,8 +95,7 @@ class Session:
         self._contact = contact
         self._tokens = {origin(url): name for url, name in self._named.items()}
         declare_secrets(self._tokens.values())
-        self._aborted = threading.Event()
-        self._deadline = Deadline(self._aborted)
+        self._deadline = Deadline(threading.Event())
         self._turns: dict[tuple[str, str, int], Turns] = {}
         self._turns_lock = threading.Lock()
         self._http = requests.Session()
@@ -140,7 +139,7 @@ class Session:
 
     def abort(self) -> None:
         """Make requests with a deadline fail at the next bytes that come, in every thread."""
-        self._aborted.set()
+        self._deadline.aborted.set()
 
     def redact(self, text: str) -> str:
         """A text without signed queries, credentials and this session's own tokens."""
