@@ -38,12 +38,7 @@ from neuromirror.net.guard import Deadline, GuardedAdapter, mirror_hint, refuse_
 from neuromirror.net.manners import Manners, Turns, agent
 from neuromirror.net.replies import Body, Reply, Stream, dict_of
 from neuromirror.net.traffic import count
-from neuromirror.net.urls import (
-    clean_url,
-    host_of,
-    origin,
-    redact,
-)
+from neuromirror.net.urls import clean_url, host_of, origin, redact
 from neuromirror.net.waits import Limits, shown_wait, wait_of
 
 _DETAIL_BYTES: Final = 1 << 16
