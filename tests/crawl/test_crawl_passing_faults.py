@@ -112,6 +112,40 @@ def test_a_zarr_that_is_refused_without_an_embargo_is_asked_for_in_each_sync(
     check_recovers(place, archive, undisturbed, f"demo:{ZARRS}")
 
 
+@pytest.mark.parametrize("server", ["api", "s3", "list"])
+@pytest.mark.parametrize("path", [SMALL, LARGE])
+def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
+    archive: DemoArchive, tmp_path: Path, server: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name = quick_place(archive.mirrors, tmp_path / "store"), f"demo:{ZARRS}"
+    zarr = archive.zarr_of(ZARRS, path).zarr_id
+    options = {
+        "api": {"server": "api", "path": f"/zarr/{zarr}/$"},
+        "s3": {"server": "s3", "path": f"/zarr/{zarr}/."},
+        "list": {"server": "s3", "path": LISTING, "query": zarr},
+    }
+    fault = archive.fault("status", status=403, **options[server])
+    assert [place.sync()[name].visit for _ in range(2)] == ["failed", "failed"]
+    monkeypatch.setattr("neuromirror.crawl.refusals.LASTING", timedelta(0))
+    for _ in range(2):
+        struck = fault.struck
+        result = place.sync()[name]
+        assert fault.struck > struck
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert f"demo:zarr/{zarr}" in result.message
+        with place.index() as index:
+            row = index.resolve(name, "draft")
+            assert row.files > 0
+            named = [(one["path"], one["reason"]) for one in index.exceptions(row)]
+            assert named == [(path, "zarr-refused")]
+    archive.clear_faults()
+    assert place.sync()[name].visit == "full"
+    with place.index() as index:
+        assert list(index.exceptions(index.resolve(name, "draft"))) == []
+    assert place.sync()[name].status == "notneeded"
+    place.fsck(killed=True)  # the first superdataset was replaced
+
+
 @pytest.mark.parametrize("kind", ["403", *KINDS])
 def test_an_object_of_a_zarr_that_does_not_answer_mints_nothing(
     archive: DemoArchive, tmp_path: Path, kind: str

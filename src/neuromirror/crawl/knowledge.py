@@ -20,7 +20,8 @@ class Pages(Protocol):
         ...
 
 
-def _no_lasting_refusal(url: str) -> bool:
+def no_lasting_refusal(url: str) -> bool:
+    """Return False: nothing is known of earlier refusals."""
     return False
 
 
@@ -40,7 +41,7 @@ class Knowledge:
         *,
         deep: bool = False,
         recall: Callable[[Sequence[str]], list[EtagRow | None]] | None = None,
-        refused: Callable[[str], bool] = _no_lasting_refusal,
+        refused: Callable[[str], bool] = no_lasting_refusal,
     ) -> None:
         self._index = index
         self._workspace = workspace

@@ -15,6 +15,7 @@ from neuromirror.crawl.links import Earlier, Link, is_link
 from neuromirror.crawl.part_entries import (
     AT_ONCE,
     Failed,
+    IsLasting,
     check_lasting,
     empty,
     is_pending,
@@ -53,13 +54,19 @@ class Linked:
 
 
 def link_parts(
-    proven: Proven, visits: PartVisits, earlier: Earlier, scratch: Path, *, every: bool
+    proven: Proven,
+    visits: PartVisits,
+    earlier: Earlier,
+    scratch: Path,
+    refused: IsLasting,
+    *,
+    every: bool,
 ) -> Linked:
     """Visits the parts of a state whose own state is unknown (or all), and links to them.
 
-    One that upstream states to be unavailable, or is not what upstream states, keeps what stood in
-    its place in the ``earlier`` state, and is left out where there was nothing. All are visited
-    before PartsNotRead is raised for those that failed otherwise.
+    One that upstream states to be unavailable, or is not what upstream states, or has ``refused``
+    for long, keeps what stood in its place in the ``earlier`` state, and is left out where there
+    was nothing. All are visited before PartsNotRead is raised for those that failed otherwise.
     """
     taken = proven.parts
     due = {path: part for path, part in taken.linked.items() if every or path in taken.unknown}
@@ -83,7 +90,7 @@ def link_parts(
             gone.append(empty(due[path]))
         else:
             links[path] = result.link
-    check_lasting(failed)
+    check_lasting(failed, refused)
     writing = _Writing(proven.spool, due, links, failed)
     spool = Spool(scratch / "linked.jsonl")
     with spool.path.open("wb", buffering=1 << 18) as file:

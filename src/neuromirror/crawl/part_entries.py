@@ -8,7 +8,7 @@ without any request. Of the others the state is looked up, and left open where t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
 from itertools import count, islice
@@ -38,8 +38,14 @@ from neuromirror.model import (
     load_placed,
     text,
 )
-from neuromirror.net import CountedPool
-from neuromirror.sources import ListingNotProven, Part, PartContradicted, PartUnavailable
+from neuromirror.net import CountedPool, Forbidden
+from neuromirror.sources import (
+    ListingNotProven,
+    Part,
+    PartContradicted,
+    PartRefused,
+    PartUnavailable,
+)
 
 AT_ONCE = 4
 """Parts of one dataset that are read at a time."""
@@ -47,8 +53,14 @@ AT_ONCE = 4
 _LOOKED_UP = 500
 _NAMED = 3
 NOT_PROVEN = "zarr-not-proven"
+REFUSED = "zarr-refused"
 EMPTY = "zarr-empty"
 PENDING = "pending"
+
+_REFUSALS = (PartRefused, Forbidden)
+
+IsLasting = Callable[[str], bool]
+"""Records that a URL is refused; returns whether it has been for a day or longer."""
 
 _Read = tuple[Part, Path, "Future[Proven | NeuromirrorError]"]
 """A part, the folder of its files, and what it is once it was read."""
@@ -66,16 +78,18 @@ def empty(part: Part) -> NamedException:
     return NamedException(part.path, EMPTY, "the Zarr holds no files", part.size)
 
 
-def check_lasting(failed: Failed) -> None:
-    """Raise PartsNotRead unless each part failed for a reason that upstream's own statements give.
+def check_lasting(failed: Failed, refused: IsLasting) -> None:
+    """Raise PartsNotRead unless each part failed for a reason that is known to last.
 
-    Only then may a state be published without the part, or with its earlier state: upstream has,
-    or had, no such state otherwise.
+    That is one that upstream's own statements give, or a refusal that ``refused``, called with the
+    part's URI, says has lasted. Only then may a state be published without the part, or with its
+    earlier state: upstream has, or had, no such state otherwise.
     """
     passing = [
         (part, error)
         for part, error in failed.values()
         if not isinstance(error, PartUnavailable | PartContradicted)
+        and not (isinstance(error, _REFUSALS) and refused(part.dataset.source_uri))
     ]
     if not passing:
         return
@@ -89,6 +103,9 @@ def check_lasting(failed: Failed) -> None:
 
 def left_out(part: Part, error: NeuromirrorError) -> NamedException:
     """What stands for a part that could not be read, and was not there before."""
+    if isinstance(error, _REFUSALS):
+        detail = "the archive or its bucket refuses the Zarr, and no embargo is stated"
+        return NamedException(part.path, REFUSED, detail, part.size)
     if not isinstance(error, PartUnavailable):
         detail = "its files are not what the archive says the Zarr is"
         return NamedException(part.path, NOT_PROVEN, detail, part.size)
@@ -143,11 +160,18 @@ class ListedParts:
     """
 
     def __init__(
-        self, recorder: Recorder, limits: ZarrLimits, earlier: Earlier, *, again: bool
+        self,
+        recorder: Recorder,
+        limits: ZarrLimits,
+        earlier: Earlier,
+        refused: IsLasting,
+        *,
+        again: bool,
     ) -> None:
         self._recorder = recorder
         self._limits = limits
         self._earlier = earlier
+        self._refused = refused
         self._again = again
         self._linked: dict[bytes, Part] = {}
         self._unknown: set[bytes] = set()
@@ -221,7 +245,7 @@ class ListedParts:
             else:
                 # it has grown since it was counted
                 large.append(part)
-        check_lasting(failed)
+        check_lasting(failed, self._refused)
         yield from self._kept(failed, before)
         yield from self._links(large)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from neuromirror.crawl.knowledge import Knowledge
+from neuromirror.crawl.knowledge import Knowledge, no_lasting_refusal
 from neuromirror.crawl.prove import PartEntries, Proven, prove
 from neuromirror.crawl.recalled import Recalled
 from neuromirror.crawl.recorder import Recorder
@@ -63,6 +63,8 @@ class Reading:
         self.checked = ""
         self.problems: tuple[str, ...] = ()
         self.refused = 0
+        self.is_lasting_refusal: Callable[[str], bool] = no_lasting_refusal
+        """As Known's, while a version is read."""
 
     def read(
         self,
@@ -176,6 +178,7 @@ class Reading:
     def _refusals(self, word: str) -> Iterator[Refusals]:
         """Yield what upstream refuses of a version, and keep it, also where that is an error."""
         refusals = Refusals(self._memos, self._id, word)
+        self.is_lasting_refusal = refusals.note
         whole = False
         try:
             yield refusals

@@ -195,7 +195,8 @@ class Visit:
 
     def _check_parts(self, proven: Proven, row: VersionRow, scratch: Path) -> Proven | None:
         """A published version with its parts listed again; None where one is not what it was."""
-        linked = link_parts(proven, self._visits, self._earlier(row), scratch, every=True)
+        earlier, refused = self._earlier(row), self._reading.is_lasting_refusal
+        linked = link_parts(proven, self._visits, earlier, scratch, refused, every=True)
         self.outcome.parts += linked.minted
         self.outcome.past += linked.past
         wrong = [*linked.incidents, *linked.moved, *linked.proven.parts.incidents]
@@ -438,7 +439,8 @@ class Visit:
         published = version.kind is VersionKind.PUBLISHED
         row = self._minted_as(version.upstream) if published else None
         earlier = self._earlier(row or self._before())
-        return ListedParts(self._recorder, self._settings.zarr, earlier, again=self._deep)
+        refused = self._reading.is_lasting_refusal
+        return ListedParts(self._recorder, self._settings.zarr, earlier, refused, again=self._deep)
 
     def _before(self) -> VersionRow | None:
         """The state that keeps what cannot be proven now, and has what need not be read again."""
@@ -459,7 +461,8 @@ class Visit:
         """Mirrors the parts that a state links to; gives the state with what came of it."""
         every = self._deep or self._history
         earlier = self._earlier(self._before())
-        linked = link_parts(proven, self._visits, earlier, scratch, every=every)
+        refused = self._reading.is_lasting_refusal
+        linked = link_parts(proven, self._visits, earlier, scratch, refused, every=every)
         self.outcome.parts += linked.minted
         self.outcome.past += linked.past
         self.outcome.incidents += linked.incidents
