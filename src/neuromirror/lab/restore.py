@@ -345,8 +345,6 @@ class _Restoring:
                 f"the lock says that commit {goal.commit} of {goal.name} has the tree {goal.tree}, "
                 f"but it has {committed.tree}; {_EDITED}"
             )
-        if not goal.prefix and (why := pin.contradicted(committed.described)):
-            raise LockDisagrees(f"{goal.name}: {why}; {_EDITED}")
         digest = StateDigest()
         for one in committed.listed():
             digest.add(canonical_line(one))
@@ -369,6 +367,8 @@ class _Restoring:
                 f"the lock says that commit {goal.commit} of {goal.name} is of state {goal.state}, "
                 f"but it is of {state}; {_EDITED}"
             )
+        if not goal.prefix and (why := pin.contradicted(committed.described)):
+            raise LockDisagrees(f"{goal.name}: {why}; {_EDITED}")
         return placed
 
     def _count_listed(self, placed: _Placed) -> None:
