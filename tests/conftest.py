@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,10 @@ import pytest
 from neuromirror.demo import DemoArchive
 
 _BIN = Path(sys.executable).parent
+
+# A shell starts background jobs with SIGINT ignored, which children would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -233,7 +233,7 @@ def test_a_damaged_index_is_not_ready(store: Store) -> None:
     with Schedule.open(store.schedule_path) as schedule:
         readiness = Readiness(store, store.index_path, schedule)
         store.index_path.write_bytes(b"no database" * 1000)
-        assert readiness.problems() == ["index: cannot be read (IndexUnusable)"]
+        assert readiness.problems() == ["index: cannot be read (IndexDamaged)"]
 
 
 def test_a_damaged_schedule_is_not_ready(store: Store) -> None:
@@ -244,7 +244,7 @@ def test_a_damaged_schedule_is_not_ready(store: Store) -> None:
         with store.schedule_path.open("r+b") as file:
             file.seek(4096)
             file.write(b"x" * (size - 4096))
-        assert readiness.problems() == ["schedule: cannot be read (IndexUnusable)"]
+        assert readiness.problems() == ["schedule: cannot be read (IndexDamaged)"]
 
 
 def test_a_page_that_fails_is_told_of(asked: Asked) -> None:

@@ -78,7 +78,7 @@ def bare(path: Path) -> Repository:
 def placed(name: str, content: int) -> PlacedFile:
     """A file with the bytes of this number."""
     digest = hashlib.sha256(b"%d" % content).hexdigest()
-    place = Location(f"https://s3.example.org/{content}?versionId=version-1", "s3", "1")
+    place = Location(f"https://s3.example.org/{content}?versionId=version-1", "s3", "version-1")
     record = FileRecord(name.encode(), content, (Digest("sha256", digest, "demo"),), (place,))
     return PlacedFile(name.encode(), key_for(record, name.encode()), record)
 

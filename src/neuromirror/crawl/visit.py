@@ -36,8 +36,7 @@ from neuromirror.model import (
 from neuromirror.sources import Listing, ListingNotProven, Source
 from neuromirror.store import ANNEX, MAIN, PUBLISHED, Store
 
-_SAMPLE = 100
-"""Missing files that upstream is asked about where the state is held anyway."""
+_SAMPLE = 100  # missing files that upstream is asked about where the state is held anyway
 
 
 class Visit:
@@ -112,8 +111,7 @@ class Visit:
 
     def _take_problems(self) -> None:
         """Add the problems of the last listing; versions that share an object share its problem."""
-        known = self.outcome.unproven
-        known += [one for one in self._reading.problems if one not in known]
+        self.outcome.unproven = [*dict.fromkeys([*self.outcome.unproven, *self._reading.problems])]
 
     def _is_still_pending(self) -> bool:
         """Whether upstream has completed nothing of what was pending in the last state."""
