@@ -192,8 +192,7 @@ from neuromirror.index import Index, VisitorIndex
 path = Path(sys.argv[1])
 index, visitor = Index.open_readonly(path), VisitorIndex(path, lambda made: None)
 def told(index):
-    return {one.mirror: one.uri for one in index.mirror_status()} if False else index._row(
-        "SELECT uri FROM mirrors")[0]
+    return index._row("SELECT uri FROM mirrors")[0]
 print(told(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
 sys.stdout.flush(); sys.stdin.readline()
 if index.replaced:
@@ -206,6 +205,10 @@ print(told(index), visitor.connection().execute("SELECT uri FROM mirrors").fetch
 def test_a_reader_that_may_not_write_sees_each_change(
     shown: Place, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    person = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c"]
+    tried = subprocess.run([*person, "import neuromirror.web"], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip("another user cannot read this installation")
     folder = tmp_path_factory.mktemp("readonly")
     path = folder / "index.sqlite"
     copy_database(shown.store.index_path, path)
@@ -216,7 +219,7 @@ def test_a_reader_that_may_not_write_sees_each_change(
             one.chmod(0o755)
     path.chmod(0o644)
     with subprocess.Popen(
-        ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", _READER, str(path)],
+        [*person, _READER, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
