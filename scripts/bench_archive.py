@@ -92,7 +92,7 @@ def _lines(scale: float, zarrs: bool, jobs: int) -> Iterator[dict[str, Any]]:
 
 def _all_files(zarrs: bool) -> int:
     """The files of an archive at scale 1."""
-    from neuromirror.demo.big_plan import Plan
+    from neuromirror_demo.big_plan import Plan
 
     plan = Plan.at_scale(1.0)
     return plan.blobs.count + (sum(plan.entries) if zarrs else 0)

@@ -17,7 +17,7 @@ import click
 from bench_common import commit, machine, own_environment, write_section
 from bench_servers import BigServer, apart, expect
 
-from neuromirror.demo.serving import first_line
+from neuromirror_demo.serving import first_line
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _MEMORY = 4 << 30

@@ -12,8 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
-from neuromirror.demo.big_archive import BigArchive, write_mirror
-from neuromirror.demo.big_plan import ASSETS, Plan
+from neuromirror_demo.big_archive import BigArchive, write_mirror
+from neuromirror_demo.big_plan import ASSETS, Plan
 
 
 class Kept(BigArchive):

@@ -28,7 +28,7 @@ from neuromirror.annex import (
     url_log,
     url_log_path,
 )
-from neuromirror.demo.serving import first_line
+from neuromirror_demo.serving import first_line
 
 _DATASET: Final = b'[datalad "dataset"]\n\tid = 5a1e2b6c-3c1f-4d3e-9a57-64d3c1c0b1e7\n'
 _CONNECTIONS: Final = 32

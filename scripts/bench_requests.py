@@ -34,7 +34,7 @@ def requests_bench(*, as_json: bool, write: bool) -> None:
 
 
 def _count() -> list[dict[str, Any]]:
-    from neuromirror.demo import DemoArchive
+    from neuromirror_demo import DemoArchive
 
     sys.path.insert(0, str(_SHAPE))  # the shape is the one that the tests hold to a limit
     from real_shape import fill_like_a_real_archive

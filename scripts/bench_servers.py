@@ -20,8 +20,8 @@ from typing import Any
 from bench_memory import Memory
 
 from neuromirror.crawl import Mirror, load_mirrors
-from neuromirror.demo.serving import first_line
 from neuromirror.net import S3Bucket, Session
+from neuromirror_demo.serving import first_line
 
 DANDISET = "000009"
 REPEATS = 3
@@ -160,7 +160,7 @@ class DemoServer:
 def demo_server(folder: Path) -> Iterator[DemoServer]:
     """The demo archive, serving from a folder."""
     os.environ |= _WITHOUT_PROXY
-    arguments = [sys.executable, "-m", "neuromirror.demo", "serve", "--dir", str(folder / "demo")]
+    arguments = [sys.executable, "-m", "neuromirror_demo", "serve", "--dir", str(folder / "demo")]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -204,7 +204,7 @@ class BigServer:
 @contextmanager
 def big_archive(mirrors: Path, *options: str) -> Iterator[BigServer]:
     """The synthetic DANDI archive with its mirror file ``big.toml``; see its ``--help``."""
-    command = [sys.executable, "-m", "neuromirror.demo.big_archive", "--warm", "--dir"]
+    command = [sys.executable, "-m", "neuromirror_demo.big_archive", "--warm", "--dir"]
     with subprocess.Popen(
         [*command, str(mirrors), *options],
         stdout=subprocess.PIPE,

@@ -23,10 +23,10 @@ from bench_common import commit, machine, own_environment, write_section
 from bench_soak_archive import Ledger, RestlessArchive, State, is_data, write_schedules
 
 from neuromirror.annex import key_digest, key_of_file, parse_key, upstream_path
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Index, Schedule, VersionRow
 from neuromirror.model import VersionKind
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 _PATIENCE = 300.0
 """Seconds in which all must be mirrored once, and again after the last change."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 State = Mapping[str, tuple[int, frozenset[str]]]
 """The files of a dataset by path: how large each is, and its digests, any of which names it."""

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from neuromirror.demo import volumes
-from neuromirror.demo.boss import DemoBoss
-from neuromirror.demo.boss.encodings import BLOSC, NPYGZ, encoded
+from neuromirror_demo import volumes
+from neuromirror_demo.boss import DemoBoss
+from neuromirror_demo.boss.encodings import BLOSC, NPYGZ, encoded
 
 BLOCK = (2048, 2048, 64)
 LARGE = (10752, 13312, 1849)

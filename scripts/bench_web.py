@@ -25,7 +25,6 @@ from bench_common import commit, machine, write_section
 from bench_servers import expect
 from bench_web_store import WORDS, Made, Sizes, ready
 
-from neuromirror.demo.serving import first_line
 from neuromirror.index import Index
 from neuromirror.web.addresses import (
     dataset_address,
@@ -35,6 +34,7 @@ from neuromirror.web.addresses import (
     search_address,
     version_address,
 )
+from neuromirror_demo.serving import first_line
 
 CLIENTS = 8
 WARM_UP = 2000

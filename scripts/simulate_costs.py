@@ -74,9 +74,9 @@ def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
     ``cache`` is where their NWB files are kept.
     """
     from neuromirror.crawl import Sync, load_mirrors, parse_requests
-    from neuromirror.demo import DemoArchive
-    from neuromirror.demo.boss import DemoBoss
     from neuromirror.store import Store
+    from neuromirror_demo import DemoArchive
+    from neuromirror_demo.boss import DemoBoss
 
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     with tempfile.TemporaryDirectory(prefix="simulate-") as name, ExitStack() as stack:

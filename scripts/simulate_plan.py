@@ -9,7 +9,7 @@ from typing import Any
 from simulate_costs import COSTS, Cost
 from simulate_world import ARCHIVES, World
 
-from neuromirror.demo.big_plan import ASSETS, DANDISETS, ENTRIES, ZARRS
+from neuromirror_demo.big_plan import ASSETS, DANDISETS, ENTRIES, ZARRS
 
 MINTED, PACKED, INDEXED = 889, 562, 675
 """Bytes of a file: in the store as minted, after housekeeping ('clone'), in the index ('index')."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 _BIN = Path(sys.executable).parent
 

@@ -16,8 +16,8 @@ import pytest
 from annex_world import run
 
 from neuromirror.annex import xs3etag_key
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.bucket_contents import RAW, RAW_2025, SESSIONS
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.bucket_contents import RAW, RAW_2025, SESSIONS
 
 MIB = 1024**2
 PROGRAM = "git-annex-backend-XS3ETAG"

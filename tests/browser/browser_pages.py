@@ -22,7 +22,7 @@ from browser_site import (
     Shown,
 )
 
-from neuromirror.demo import SHARED
+from neuromirror_demo import SHARED
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from web_site import Running, running
 
 from neuromirror.crawl import Mirror, load_mirrors, recording
 from neuromirror.crawl.takedown import take_down
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import TISSUE, DemoBoss
-from neuromirror.demo.bucket_contents import RAW
 from neuromirror.model import DatasetFacts
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import TISSUE, DemoBoss
+from neuromirror_demo.bucket_contents import RAW
 
 RELEASED = "demo:000002"
 """A dandiset of two released versions and a draft."""

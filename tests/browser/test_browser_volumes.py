@@ -9,7 +9,7 @@ from browser_site import VOLUME, Shown
 from browser_walk import Walk
 from PIL import Image
 
-from neuromirror.demo.boss import TISSUE
+from neuromirror_demo.boss import TISSUE
 
 PAGE = f"/volume/{VOLUME}@latest"
 

@@ -11,7 +11,7 @@ from browser_site import RELEASED, SHARING, Shown
 from browser_walk import PHONE, Walk, Walker
 from playwright.sync_api import Locator
 
-from neuromirror.demo import SHARED
+from neuromirror_demo import SHARED
 
 FOLDER = SHARED.rpartition("/")[0]
 TITLE = "Sharp-wave ripples during rest and sleep (demo)"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from cli_shell import PROGRAM, Shell
 
-from neuromirror.demo import DemoArchive
 from neuromirror.net import Limits, Session
 from neuromirror.sources.dandi import source
+from neuromirror_demo import DemoArchive
 
 
 @pytest.fixture

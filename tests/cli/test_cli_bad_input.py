@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cli_shell import Shell, everything, mirror, of_api
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
 
@@ -325,7 +325,7 @@ def test_the_demo_without_its_extras_says_what_to_install(tmp_path: Path) -> Non
     assert "flask, moto, pynwb" in line
     assert "pip install 'neuromirror[demo,datalad]'" in line
     served = subprocess.run(
-        [sys.executable, "-m", "neuromirror.demo", "serve", "--dir", str(tmp_path / "demo")],
+        [sys.executable, "-m", "neuromirror_demo", "serve", "--dir", str(tmp_path / "demo")],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from cli_shell import Shell, everything
 
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Index, Schedule, TaskRow
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 ONE = "demo:000002"
 

@@ -12,7 +12,7 @@ from cli_shell import Shell, everything
 
 from neuromirror import __version__
 from neuromirror.cli import main
-from neuromirror.demo import LATE, SHARED, DemoArchive
+from neuromirror_demo import LATE, SHARED, DemoArchive
 
 COMMANDS = list(main.commands)
 

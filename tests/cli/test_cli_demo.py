@@ -17,8 +17,8 @@ import pytest
 import requests
 from cli_shell import INTERRUPTIBLE, Shell
 
-from neuromirror.demo.bucket_contents import SORTED_1
-from neuromirror.demo.serving import pages
+from neuromirror_demo.bucket_contents import SORTED_1
+from neuromirror_demo.serving import pages
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from cli_shell import Shell
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.faults import Fault
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.faults import Fault
 
 
 def refs(shell: Shell) -> dict[str, str]:

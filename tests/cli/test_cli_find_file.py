@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cli_shell import Shell
 
-from neuromirror.demo import DemoArchive
 from neuromirror.lab.find import PART_SIZES, queries_of_file
+from neuromirror_demo import DemoArchive
 
 
 def content_of(demo: DemoArchive, dandiset: str, path: str) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from cli_shell import Shell
 from test_cli_process import as_nobody_special
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 PERSON = {"preexec_fn": as_nobody_special}
 DATASET = "demo:000002"

@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 from cli_shell import Ran, Shell, everything, mirror, of_api
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.faults import Fault
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.faults import Fault
 
 ODD = "Bad \x1b[31mtitle\nof “ünï 漢字” \u202e\u2028\x85 and \\ \" ' <b>"
 

@@ -10,8 +10,8 @@ from cli_shell import Shell, of_api
 
 from neuromirror import __version__
 from neuromirror.cli.common import told_traffic
-from neuromirror.demo import DemoArchive
 from neuromirror.model import Traffic
+from neuromirror_demo import DemoArchive
 
 CONTACT = "mailto:mirror@institute.example"
 

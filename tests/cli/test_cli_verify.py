@@ -15,8 +15,8 @@ from urllib.request import urlopen
 import pytest
 from cli_shell import Shell, everything
 
-from neuromirror.demo import DemoArchive
 from neuromirror.lab.verify import Clone
+from neuromirror_demo import DemoArchive
 
 NAME = "demo:000004"
 

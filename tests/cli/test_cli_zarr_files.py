@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cli_shell import Shell
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 DATASET = "demo:000005"
 NOTHING = "0" * 64

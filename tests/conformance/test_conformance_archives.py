@@ -12,10 +12,10 @@ from odd_bucket import odd_bucket
 from neuromirror.cli import main
 from neuromirror.conformance import ArchiveUnknown, check_archive, load_report, open_address
 from neuromirror.conformance.report import ReportUnusable
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import DemoBoss
-from neuromirror.demo.ndstore import DemoNdstore
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import DemoBoss
+from neuromirror_demo.ndstore import DemoNdstore
 
 
 def statuses(url: str, expected_kind: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from crawl_place import Place
 from embargo_place import Embargo, prepared
 from scripted import Box, Scripted
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 ZARR_LIMITS = "[zarr]\ninline_parts = 4\n"
 

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from crawl_place import git
 
 from neuromirror.cli import main
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.records import Description
 from neuromirror.index import Index
 from neuromirror.model import DatasetRef, Entry
 from neuromirror.store import Store
 from neuromirror.store.moving import entries_of
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 
 NAME, ID = "demo:000006", "000006"
 TITLE, FOLDER, WORDS = "Canarytitle", "canaryfolder", "Canarywords"

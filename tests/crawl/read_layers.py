@@ -13,8 +13,8 @@ import numpy as np
 from cloudvolume import CloudVolume
 from cloudvolume.exceptions import EmptyVolumeException
 
-from neuromirror.demo.layer_contents import CELLS, scales_of
-from neuromirror.demo.volumes import FIRST_CELL
+from neuromirror_demo.layer_contents import CELLS, scales_of
+from neuromirror_demo.volumes import FIRST_CELL
 
 
 def main() -> None:

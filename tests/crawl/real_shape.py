@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.records import Description
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 
 SHARING = 2_101
 """Assets of one dandiset that share one blob."""

@@ -19,8 +19,9 @@ from crawl_place import Place, git
 
 from neuromirror.cli import main
 from neuromirror.crawl import recording, release
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.bucket_contents import (
+from neuromirror.model import EventRaised, MirrorProbed, VersionMinted
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.bucket_contents import (
     BEHAVIOR,
     CCF,
     HOSTILE_KEYS,
@@ -28,7 +29,6 @@ from neuromirror.demo.bucket_contents import (
     NOT_UTF8,
     SORTED_1,
 )
-from neuromirror.model import EventRaised, MirrorProbed, VersionMinted
 
 AIND, BENCHMARK = "demo-aind", "demo-aind-benchmark"
 DRIVER = Path(__file__).with_name("killed_sync.py")

@@ -16,10 +16,10 @@ from embargo_place import NAME as EMBARGOED
 from embargo_place import Embargo, contents
 
 from neuromirror.cli import main
-from neuromirror.demo import LATE, DemoArchive
-from neuromirror.demo.records import Description
-from neuromirror.demo.zarr_contents import ODD_PATHS, image_entries, odd_entries
 from neuromirror.model import Retention
+from neuromirror_demo import LATE, DemoArchive
+from neuromirror_demo.records import Description
+from neuromirror_demo.zarr_contents import ODD_PATHS, image_entries, odd_entries
 
 NAME = "demo:000001"
 ZARR = "sub-1/sub-1_photo.ome.zarr"

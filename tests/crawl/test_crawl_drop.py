@@ -12,9 +12,9 @@ import pytest
 from crawl_place import Place, git
 from scripted import Box, File, Scripted, Thing
 
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.bucket_contents import BEHAVIOR, MEAREC
 from neuromirror.model import FileRecord, Location
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.bucket_contents import BEHAVIOR, MEAREC
 
 WEB = "00000000-0000-0000-0000-000000000001"
 PLACES = ("whereis", "untrusted")

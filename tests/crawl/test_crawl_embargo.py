@@ -21,10 +21,10 @@ from embargo_place import (
 
 from neuromirror.cli import main
 from neuromirror.crawl import visit
-from neuromirror.demo.contents import zarr_entries
 from neuromirror.net import Limits, Session
 from neuromirror.sources.dandi import source as dandi
 from neuromirror.store import Store
+from neuromirror_demo.contents import zarr_entries
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from scripted import Box, Scripted, Thing, files
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index, recording
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import TISSUE, DemoBoss
 from neuromirror.model import DatasetRef, PlacesAsked, TaskFailed, VisitEnded
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import TISSUE, DemoBoss
 
 
 def status(place: Place) -> tuple[int, list[dict[str, Any]]]:

@@ -14,8 +14,8 @@ from crawl_place import Place
 from scripted import Box, File, Scripted, Thing, at, files
 
 from neuromirror.crawl import Sync, load_mirrors, parse_requests, rebuild_index, recording
-from neuromirror.demo import DemoArchive
 from neuromirror.model import EventRaised, NeuromirrorError, VersionMinted
+from neuromirror_demo import DemoArchive
 
 SHIFTED = Path(__file__).with_name("shifted_sync.py")
 DAY = 24 * 60 * 60

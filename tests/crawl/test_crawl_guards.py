@@ -6,8 +6,8 @@ import pytest
 from crawl_place import Place
 
 from neuromirror.crawl import recording, release
-from neuromirror.demo import DemoArchive
 from neuromirror.model import ConfigurationError
+from neuromirror_demo import DemoArchive
 
 FILES = 40
 

@@ -7,9 +7,9 @@ import uuid
 import requests
 from crawl_place import Place
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.contents import zarr_entries
 from neuromirror.model import EventRaised, VersionMinted
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.contents import zarr_entries
 
 
 def prepared(demo: DemoArchive) -> tuple[str, str]:

@@ -12,11 +12,11 @@ from scripted import Box, File, Scripted, Thing, at, files
 from zarr_box import parts, version_labels, zarr
 
 from neuromirror.crawl import ZarrLimits, rebuild_index
-from neuromirror.demo import DemoArchive
 from neuromirror.index import FilesNotIndexed, NotIndexed
 from neuromirror.model import MirrorSeen, VersionMinted
 from neuromirror.sources import Known, KnownContent, Listing
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 NAME = "box:zarr/l"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from crawl_place import Place, git
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 DATALAD = ("datalad", "-f", "json")
 BOTH = "demo:000002"

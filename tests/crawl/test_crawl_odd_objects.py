@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from crawl_place import Place
 
-from neuromirror.demo import DemoBuckets
 from neuromirror.index import FileRow
 from neuromirror.model import Evidence, VersionMinted
+from neuromirror_demo import DemoBuckets
 
 BUCKET = "demo-aind-open-data"
 DATASET, ASSET = "swift:asset", "asset"

@@ -28,10 +28,10 @@ from scripted import Box, Scripted, Thing, files
 
 from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_requests
 from neuromirror.crawl import private as crawl_private
-from neuromirror.demo.records import Description
 from neuromirror.model import DatasetHint, DatasetRef, EventRaised, VersionRef
 from neuromirror.sources.dandi import DandiSource
 from neuromirror.store import ANNEX, MAIN, Store
+from neuromirror_demo.records import Description
 
 KILLED = Path(__file__).with_name("killed_move.py")
 

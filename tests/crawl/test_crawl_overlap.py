@@ -12,9 +12,9 @@ import pytest
 from crawl_place import Place
 
 from neuromirror.crawl import Result
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.records import Description
 from neuromirror.model import VisitEnded
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 
 DANDISETS = 12
 _LONG = 600.0

@@ -10,10 +10,10 @@ import pytest
 from crawl_place import Place
 from quick_mirror import dataset_refs, quick_place
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.contents import zarr_entries
-from neuromirror.demo.records import Description
 from neuromirror.model import EventRaised, VersionMinted
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.contents import zarr_entries
+from neuromirror_demo.records import Description
 
 BLOBS, ZARRS = "000901", "000902"
 SMALL, LARGE = "sub-1/small.ome.zarr", "sub-1/large.ome.zarr"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from crawl_place import Place, git
 
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.layer_contents import CELLS, EM, GCAMP, LAYERS
-from neuromirror.demo.layers import packed
 from neuromirror.model import VersionMinted
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.layer_contents import CELLS, EM, GCAMP, LAYERS
+from neuromirror_demo.layers import packed
 
 MIRROR = "demo-precomputed"
 READER = Path(__file__).with_name("read_layers.py")

@@ -12,9 +12,9 @@ from crawl_place import Place
 from pushed import done, run, trust_remotes, unprotect
 
 from neuromirror.crawl import rebuild_index
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.records import Description
 from neuromirror.store.protection import is_protected
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 
 NAME, ALIAS = "demo:000001", "demo--000001"
 SIBLING = "datalad create-sibling"

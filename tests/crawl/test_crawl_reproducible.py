@@ -19,12 +19,12 @@ import pytest
 from crawl_place import Place, git
 
 from neuromirror.crawl import Mirror, rebuild_index
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import DemoBoss
-from neuromirror.demo.ndstore import DemoNdstore
 from neuromirror.index import Index
 from neuromirror.model import VersionMinted, VersionRef
 from neuromirror.sources import Listing, Source
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import DemoBoss
+from neuromirror_demo.ndstore import DemoNdstore
 
 DRIVER = Path(__file__).with_name("killed_sync.py")
 SHIFTED = Path(__file__).with_name("shifted_sync.py")

@@ -9,9 +9,9 @@ import pytest
 from crawl_place import Place
 from real_shape import SHARING, fill_like_a_real_archive
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.records import Description
 from neuromirror.model import Evidence
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 
 MOST_FOR_A_FIRST_SYNC = 120
 

@@ -12,8 +12,8 @@ from crawl_place import Place
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
-from neuromirror.demo import DemoBuckets
 from neuromirror.model import UNREADABLE, EventRaised
+from neuromirror_demo import DemoBuckets
 
 AIND = "demo-aind"
 ASSET = "ecephys_600000_2022-06-28_10-31-30"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crawl_place import Place, git
 
-from neuromirror.demo import LATE, DemoArchive
+from neuromirror_demo import LATE, DemoArchive
 
 
 def test_all_published_versions_and_the_draft_are_mirrored(place: Place) -> None:
@@ -177,7 +177,7 @@ def test_a_vanished_dandiset_with_a_published_version_is_an_error(
 def test_datalad_clones_the_mirror_and_gets_down_into_a_dandiset(
     place: Place, tmp_path: Path, demo: DemoArchive
 ) -> None:
-    from neuromirror.demo.walk import serve_folder
+    from neuromirror_demo.walk import serve_folder
 
     place.sync()
     with place.index() as index:

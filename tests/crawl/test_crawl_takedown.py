@@ -19,11 +19,11 @@ from crawl_place import Place, git
 from neuromirror.crawl import load_mirrors, rebuild_index, recording
 from neuromirror.crawl.requests import Planner
 from neuromirror.crawl.takedown import reinstate, take_down
-from neuromirror.demo import DemoArchive
 from neuromirror.index import DatasetWithheld, Index, UnknownDataset
 from neuromirror.model import ConfigurationError, VersionMinted
 from neuromirror.store import dataset_of
 from neuromirror.store.withheld import withheld_folder
+from neuromirror_demo import DemoArchive
 
 NAME, WHY = "demo:000002", "the owner asked for it"
 

@@ -11,8 +11,8 @@ from embargo_place import NAME, Embargo
 from scripted import Box, Scripted, Thing, files
 
 from neuromirror.crawl import Sync, load_mirrors, parse_requests, rebuild_index
-from neuromirror.demo import DemoArchive
 from neuromirror.model import Traffic, VisitEnded, load_traffic, total_traffic
+from neuromirror_demo import DemoArchive
 
 
 def run(place: Place, *names: str, **how) -> tuple[dict, Mapping[str, Traffic]]:

@@ -19,8 +19,8 @@ from crawl_place import Place, git
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
-from neuromirror.demo.boss import ACTIVITY, CELLS, TISSUE, DemoBoss
 from neuromirror.model import LinksFound
+from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, DemoBoss
 
 FILE = """
 source = "boss"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from crawl_place import Place, git
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.records import Description
 from neuromirror.model import VersionMinted
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 
 DRIVER = Path(__file__).with_name("killed_sync.py")
 KILLS = 7

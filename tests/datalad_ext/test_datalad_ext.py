@@ -18,7 +18,7 @@ from crawl_place import Place, git
 from lab_pins import PUBLISHED
 
 from neuromirror.datalad_ext import command_suite
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from neuromirror.demo.boss import Box, DemoBoss
+from neuromirror_demo.boss import Box, DemoBoss
 
 NPYGZ = "application/npygz"
 BLOSC = "application/blosc"

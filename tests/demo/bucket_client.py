@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neuromirror.demo import DemoBuckets
+from neuromirror_demo import DemoBuckets
 
 
 def anonymous(buckets: DemoBuckets) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.boss import DemoBoss
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.boss import DemoBoss
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import requests
 
-from neuromirror.demo.big_archive import BigArchive
-from neuromirror.demo.big_keys import BUCKET
-from neuromirror.demo.big_plan import Plan
-from neuromirror.demo.big_zarrs import BigZarr
+from neuromirror_demo.big_archive import BigArchive
+from neuromirror_demo.big_keys import BUCKET
+from neuromirror_demo.big_plan import Plan
+from neuromirror_demo.big_zarrs import BigZarr
 
 SPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 SCALE = 0.002
@@ -28,7 +28,7 @@ SCALE = 0.002
 @contextmanager
 def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     with subprocess.Popen(
-        [sys.executable, "-m", "neuromirror.demo.big_archive", *options],
+        [sys.executable, "-m", "neuromirror_demo.big_archive", *options],
         stdout=subprocess.PIPE,
         text=True,
     ) as running:
@@ -350,9 +350,9 @@ def test_requests_are_counted_and_memory_stays_flat() -> None:
 
 def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path) -> None:
     from neuromirror.crawl import load_mirrors
-    from neuromirror.demo.big_archive import write_mirror
     from neuromirror.model import FileRecord
     from neuromirror.sources import Part
+    from neuromirror_demo.big_archive import write_mirror
 
     write_mirror(tmp_path, big.api_url, zarrs=True)
     source = load_mirrors(tmp_path)["big"].open()

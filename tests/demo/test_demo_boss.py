@@ -8,7 +8,7 @@ import pytest
 import requests
 from boss_client import address, ask, refusal
 
-from neuromirror.demo.boss import ACTIVITY, CELLS, PRIVATE, TISSUE, DemoBoss
+from neuromirror_demo.boss import ACTIVITY, CELLS, PRIVATE, TISSUE, DemoBoss
 
 SECTIONS = "collection/demo_cortex/experiment/sections"
 

@@ -11,8 +11,8 @@ import pytest
 from boss_client import BLOSC, NPYGZ, address, ask, cut, packed, refusal, unpacked
 from PIL import Image
 
-from neuromirror.demo import volumes
-from neuromirror.demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, Box, DemoBoss
+from neuromirror_demo import volumes
+from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, Box, DemoBoss
 
 CORNER: Box = ((200, 300), (100, 260), (70, 82))
 

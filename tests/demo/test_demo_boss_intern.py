@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from neuromirror.demo.boss import ACTIVITY, TISSUE, DemoBoss
+from neuromirror_demo.boss import ACTIVITY, TISSUE, DemoBoss
 
 _BEFORE = """
 import json, sys, numpy as np

@@ -13,8 +13,8 @@ import pytest
 import requests
 from boss_client import NPYGZ, address, ask, cut, refusal, unpacked
 
-from neuromirror.demo import DemoError, volumes
-from neuromirror.demo.boss import ACTIVITY, CELLS, TISSUE, Box, DemoBoss
+from neuromirror_demo import DemoError, volumes
+from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, Box, DemoBoss
 
 BOX: Box = ((10, 20), (30, 36), (40, 44))
 WHERE = address(TISSUE, 0, BOX)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import requests
 
-from neuromirror.demo import SHARED, ZARR, DemoArchive
-from neuromirror.demo.records import Blob
+from neuromirror_demo import SHARED, ZARR, DemoArchive
+from neuromirror_demo.records import Blob
 
 
 def shared_blob(demo: DemoArchive) -> Blob:

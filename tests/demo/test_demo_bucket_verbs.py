@@ -14,8 +14,8 @@ import requests
 from botocore.exceptions import ClientError
 from bucket_client import anonymous, listed
 
-from neuromirror.demo import DemoArchive, DemoBuckets
-from neuromirror.demo.bucket_contents import (
+from neuromirror_demo import DemoArchive, DemoBuckets
+from neuromirror_demo.bucket_contents import (
     BEHAVIOR,
     CCF,
     FUSION,

@@ -15,8 +15,8 @@ import pytest
 import requests
 from bucket_client import anonymous, listed
 
-from neuromirror.demo import DemoBuckets, DemoError
-from neuromirror.demo.bucket_contents import (
+from neuromirror_demo import DemoBuckets, DemoError
+from neuromirror_demo.bucket_contents import (
     ASSETS,
     BEHAVIOR,
     HOSTILE_KEYS,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from neuromirror.demo import SHARED, ZARR, DemoArchive
+from neuromirror_demo import SHARED, ZARR, DemoArchive
 
 LISTED = f"""
 with DandiAPIClient(api) as client:

@@ -12,9 +12,9 @@ from typing import Any
 
 import requests
 
-from neuromirror.demo import LATE, SHARED, ZARR, DemoArchive
-from neuromirror.demo.checksums import dandi_etag, zarr_checksum
-from neuromirror.demo.nwb import nwb_bytes, recipe_of
+from neuromirror_demo import LATE, SHARED, ZARR, DemoArchive
+from neuromirror_demo.checksums import dandi_etag, zarr_checksum
+from neuromirror_demo.nwb import nwb_bytes, recipe_of
 
 
 def everything(demo: DemoArchive) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_two_starts_give_the_same_ids_times_and_bytes(
 
 def test_an_nwb_file_is_written_with_the_same_bytes_by_another_process(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from neuromirror.demo.nwb import nwb_bytes, recipe_of;"
+        "import sys, pathlib; from neuromirror_demo.nwb import nwb_bytes, recipe_of;"
         "sys.stdout.buffer.write(nwb_bytes(recipe_of(sys.argv[1]), pathlib.Path(sys.argv[2])))"
     )
     for path in (SHARED, "sub-1/sub-1_ses-1_behavior.nwb"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from neuromirror.demo import SHARED, DemoArchive, DemoError
+from neuromirror_demo import SHARED, DemoArchive, DemoError
 
 ASSETS = "/dandisets/000002/versions/draft/assets/?page_size=2&metadata=true"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.layer_contents import CELLS, EM, LAYERS, scales_of
-from neuromirror.demo.layers import packed
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.layer_contents import CELLS, EM, LAYERS, scales_of
+from neuromirror_demo.layers import packed
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from neuromirror.demo.listing_server import BigBucket
+from neuromirror_demo.listing_server import BigBucket
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_it_can_change_drop_cut_and_mend():
 
 
 def test_alone_it_says_where_it_is_and_ends_when_told():
-    command = [sys.executable, "-m", "neuromirror.demo.listing_server", "--objects", "5"]
+    command = [sys.executable, "-m", "neuromirror_demo.listing_server", "--objects", "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         said = json.loads(child.stdout.readline())
         assert said["objects"] == 5

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 
-from neuromirror.demo.ndstore import (
+from neuromirror_demo.ndstore import (
     CALCIUM,
     CELLS,
     IMAGE_11,
@@ -25,7 +25,7 @@ from neuromirror.demo.ndstore import (
     SYNAPSES,
     DemoNdstore,
 )
-from neuromirror.demo.ndstore.records import Project, Space
+from neuromirror_demo.ndstore.records import Project, Space
 
 OWNER = {"Authorization": f"Token {DemoNdstore.token}"}
 

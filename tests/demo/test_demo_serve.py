@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import requests
 
-from neuromirror.demo import DemoArchive, DemoDirectoryError
+from neuromirror_demo import DemoArchive, DemoDirectoryError
 
-COMMAND = [sys.executable, "-m", "neuromirror.demo", "serve", "--dir"]
+COMMAND = [sys.executable, "-m", "neuromirror_demo", "serve", "--dir"]
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_the_program_explains_itself_without_starting_anything() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "neuromirror.demo", "serve", "--help"],
+        [sys.executable, "-m", "neuromirror_demo", "serve", "--help"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -196,7 +196,7 @@ def test_the_program_explains_itself_without_starting_anything() -> None:
     )
     assert "--dir" in run.stdout
     heavy = ("moto", "boto3", "pynwb", "flask", "werkzeug", "numpy")
-    code = f"import sys, neuromirror.demo; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, neuromirror_demo; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

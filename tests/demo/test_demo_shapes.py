@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from neuromirror.demo import LATE, SHARED, ZARR, DemoArchive
+from neuromirror_demo import LATE, SHARED, ZARR, DemoArchive
 
 REPLIES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "replies.json").read_text())
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from neuromirror.demo import SHARED, ZARR, DemoArchive, DemoError
+from neuromirror_demo import SHARED, ZARR, DemoArchive, DemoError
 
 LIVING = "000008"
 NOTES = "notes.txt"

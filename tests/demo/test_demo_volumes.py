@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuromirror.demo import volumes
+from neuromirror_demo import volumes
 
 MADE = {
     "tissue": ("uint8", (70, 260, 300), "1875fc11f3cba80a"),

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from neuromirror.demo import DemoArchive, DemoError
-from neuromirror.demo.zarr_contents import ODD_PATHS, pixel
+from neuromirror_demo import DemoArchive, DemoError
+from neuromirror_demo.zarr_contents import ODD_PATHS, pixel
 
 IMAGES = ("v2x40", "v3x40", "v2x1200", "v3x1200")
 BUCKET = "demo-dandiarchive"

@@ -17,8 +17,8 @@ from lab_cite import Shelf, filled_shelf, odd_shelf
 from lab_get import get_template, world
 from scripted import Box, Scripted
 
-from neuromirror.demo import DemoArchive, DemoBuckets
-from neuromirror.demo.bucket_contents import RAW
+from neuromirror_demo import DemoArchive, DemoBuckets
+from neuromirror_demo.bucket_contents import RAW
 
 __all__ = ["get_template", "world"]
 

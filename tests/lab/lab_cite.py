@@ -17,12 +17,12 @@ from scripted import Box, Scripted, Thing, files
 from zarr_box import zarr
 
 from neuromirror.cli import main
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import DemoBoss
-from neuromirror.demo.bucket_contents import RAW, RAW_2025, SORTED_2
-from neuromirror.demo.ndstore import DemoNdstore
 from neuromirror.lab.cite import Collection, Work, cite, read_work, state_of_version, write_citation
 from neuromirror.model import DatasetFacts, Document
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import DemoBoss
+from neuromirror_demo.bucket_contents import RAW, RAW_2025, SORTED_2
+from neuromirror_demo.ndstore import DemoNdstore
 
 PUBLISHED = "demo:000002"
 DRAFT = "demo:000004"

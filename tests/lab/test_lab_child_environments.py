@@ -16,7 +16,7 @@ from crawl_place import Place
 from lab_get import GetWorld
 from lab_pins import PUBLISHED, Paper
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 LOGIN = "ARCHIVE_LOGIN"
 """The variable that a mirror names; nothing in its name says that its value is secret."""

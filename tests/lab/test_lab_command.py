@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from lab_again import Lab
 
 from neuromirror.cli import main
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 
 def run(lab: Lab, *arguments: str) -> Result:

@@ -22,10 +22,10 @@ from lab_get import GetWorld, objects, other_bytes
 from lab_pins import DRAFT, PUBLISHED, Paper, bring_back
 
 from neuromirror.cli import main
-from neuromirror.demo import DemoArchive
 from neuromirror.lab import pin
 from neuromirror.lab.alone import LockBusy, alone
 from neuromirror.lab.pin import Wanted
+from neuromirror_demo import DemoArchive
 
 NOBODY = "http://127.0.0.1:9/alias/{alias}"
 TWO = "two/a.dat"

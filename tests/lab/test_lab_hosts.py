@@ -13,7 +13,7 @@ from lab_again import Lab
 from lab_clones import clone
 
 from neuromirror.cli import main
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 NAME = "demo:000002"
 SETTING = "annex.security.allowed-ip-addresses"

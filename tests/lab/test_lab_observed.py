@@ -12,9 +12,9 @@ from crawl_place import Place
 from lab_again import Lab
 from scripted import Box, File, Scripted, Thing, at, files
 
-from neuromirror.demo import ZARR, DemoArchive, DemoBuckets
-from neuromirror.demo.bucket_contents import MEAREC
-from neuromirror.demo.contents import LATE as UNKNOWN
+from neuromirror_demo import ZARR, DemoArchive, DemoBuckets
+from neuromirror_demo.bucket_contents import MEAREC
+from neuromirror_demo.contents import LATE as UNKNOWN
 
 LATE = "demo:000004"
 

@@ -18,7 +18,6 @@ from lab_again import Lab
 from lab_pins import DRAFT, PUBLISHED, ZARR, Paper, run
 
 from neuromirror.cli import main
-from neuromirror.demo.bucket_contents import RAW
 from neuromirror.index import UnknownVersion
 from neuromirror.lab.clones import clone_urls, git_url, part_url
 from neuromirror.lab.lockfile import LockFromFuture, LockUnusable
@@ -32,6 +31,7 @@ from neuromirror.lab.manifests import (
 )
 from neuromirror.model import ConfigurationError, DatasetRef, Evidence, Retention
 from neuromirror.store import StoreDamaged
+from neuromirror_demo.bucket_contents import RAW
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "lock.schema.json"
 BUCKET = f"demo-aind:{RAW}"

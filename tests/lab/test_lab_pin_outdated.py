@@ -11,8 +11,8 @@ from lab_again import Lab
 from lab_pins import DRAFT, PUBLISHED, Paper
 
 from neuromirror.cli import main
-from neuromirror.demo import DemoArchive
 from neuromirror.lab.outdated import outdated
+from neuromirror_demo import DemoArchive
 
 
 @pytest.fixture

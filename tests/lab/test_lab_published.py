@@ -9,9 +9,9 @@ from lab_again import Lab
 from scripted import Scripted, Thing, files
 
 from neuromirror.crawl import recording, release
-from neuromirror.demo import DemoArchive
 from neuromirror.lab import Ids
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror_demo import DemoArchive
 
 TWICE = "demo:000002"
 

@@ -17,9 +17,9 @@ from lab_again import Lab
 from lab_pins import DRAFT, PUBLISHED, ZARR, Paper, bring_back, run
 
 from neuromirror.cli import main
-from neuromirror.demo.bucket_contents import RAW
 from neuromirror.lab.results import Outcome
 from neuromirror.store import StoreBusy, locked
+from neuromirror_demo.bucket_contents import RAW
 
 NOBODY = "http://127.0.0.1:9/alias/{alias}"
 BUCKET = f"demo-aind:{RAW}"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from lab_cite import ASSET, FORMATS, PUBLISHED, VOLUME
 
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import DemoBoss
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import DemoBoss
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,6 @@ from lab_again import Lab
 from lab_clones import clone, failed, looked_at, proved
 
 from neuromirror.crawl import Recorder, rebuild_index, recording
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.index import Index
 from neuromirror.lab.pin import Wanted, pin
 from neuromirror.lab.verify import Finding, Health, verify
@@ -27,6 +25,8 @@ from neuromirror.lab.verify.places import Prober
 from neuromirror.lab.verify.sessions import KEYS, Sessions
 from neuromirror.lab.verify.walking import PinnedFile
 from neuromirror.model import PlacesAsked
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import DemoBoss
 
 LATE, TWICE = "demo:000004", "demo:000002"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromirror.demo.listing_server import BigBucket
 from neuromirror.net import Limits, ListingBroken, NetError, S3Bucket, Session
 from neuromirror.net import s3_crew as crew
 from neuromirror.net import s3_spool as spool
+from neuromirror_demo.listing_server import BigBucket
 
 WORDS = ["a", "b", "a/", "0", "00", "9", "/", "é", "e\u0301", "🧠", " ", "+", "%", "&", "\n", "~"]
 KEYS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromirror.demo.listing_server import BigBucket
 from neuromirror.net import ListingBroken, ObjectRow
 from neuromirror.net.s3_pages import _fast, _strict, decoded, parse_page
+from neuromirror_demo.listing_server import BigBucket
 
 HEAD = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'

@@ -11,8 +11,8 @@ import pytest
 
 from neuromirror import lab
 from neuromirror.crawl import Sync, load_mirrors, parse_requests
-from neuromirror.demo import DemoArchive
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)

@@ -17,9 +17,9 @@ from test_project_tutorial import neighbouring_ports
 from typed_pages import DOCS, blocks, not_run, type_page
 
 from neuromirror.cli import main
-from neuromirror.demo import DemoArchive
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.sources import source_kinds
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import DemoBoss
 
 ROOT = DOCS.parent
 HOWTOS = sorted(path.name for path in (DOCS / "howto").glob("*.md"))

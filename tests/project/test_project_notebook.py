@@ -13,10 +13,10 @@ from nbclient import NotebookClient
 from typed_pages import DOCS, type_page
 
 from neuromirror.crawl import Sync, load_mirrors, parse_requests
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Index
 from neuromirror.lab import Wanted, pin
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 NOTEBOOK = DOCS / "notebooks" / "pinned-version.ipynb"
 VERSION = "demo:000002@0.240301.1055"

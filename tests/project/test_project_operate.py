@@ -27,10 +27,10 @@ from test_project_tutorial import Terminal, matches, neighbouring_ports
 
 from neuromirror.cli import main
 from neuromirror.crawl import load_mirror, recording
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operate.md"

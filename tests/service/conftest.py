@@ -17,7 +17,7 @@ from crawl_place import Place
 from service_office import Office, office_of
 from service_store import copy_of, synced
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 
 @pytest.fixture

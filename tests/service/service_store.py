@@ -7,8 +7,8 @@ from pathlib import Path
 
 from crawl_place import Place
 
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Index
+from neuromirror_demo import DemoArchive
 
 
 def synced(demo: DemoArchive, folder: Path) -> Place:

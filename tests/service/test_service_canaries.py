@@ -24,12 +24,12 @@ import pytest
 from embargo_place import contents
 
 from neuromirror.crawl import Mirror, MirrorFile
-from neuromirror.demo import DemoArchive
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.errands import Errand, fared
 from neuromirror.service.jobs import Job, Report
 from neuromirror.service.leases import Lease
+from neuromirror_demo import DemoArchive
 
 WORD = "canary7f3a9c"
 """What those at the other end call secret; the token that is sent is the demo archive's."""

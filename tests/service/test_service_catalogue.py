@@ -17,7 +17,7 @@ import requests
 from crawl_place import Place
 from served import Served, environment, serving
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 HASTY = (
     "import neuromirror.service.serve as s, neuromirror.service.catalogue as c; "

@@ -10,11 +10,11 @@ from typing import Any
 from crawl_place import Place
 from service_engine import DAY, HOUR, Held, works_of
 
-from neuromirror.demo import DemoArchive
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, VersionMinted, VisitEnded
 from neuromirror.service.crew import WorkerLost
 from neuromirror.service.desk import DeskGone
+from neuromirror_demo import DemoArchive
 
 
 def published(place: Place) -> dict[str, str]:

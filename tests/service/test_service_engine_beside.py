@@ -11,11 +11,11 @@ from embargo_place import ID, NAME, Embargo
 from service_engine import DAY, HOUR, Clock, Counted
 
 from neuromirror.crawl import FailureLog, rebuild_index, recording
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.chore_times import ChoreTimes
 from neuromirror.service.chores import Chore
+from neuromirror_demo import DemoArchive
 
 
 @pytest.fixture

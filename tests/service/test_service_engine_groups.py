@@ -10,8 +10,8 @@ import pytest
 from crawl_place import Place, git
 from service_engine import Held, Works, works_of
 
-from neuromirror.demo import DemoArchive
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 
 @pytest.fixture

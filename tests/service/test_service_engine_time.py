@@ -13,10 +13,10 @@ import pytest
 from crawl_place import Place
 from service_engine import DAY, HOUR, Clock, Held, works_of
 
-from neuromirror.demo import DemoArchive
 from neuromirror.model import DatasetRef
 from neuromirror.service import leftovers
 from neuromirror.service.leases import owner
+from neuromirror_demo import DemoArchive
 
 
 def dead_owner() -> str:

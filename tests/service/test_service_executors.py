@@ -18,7 +18,6 @@ from crawl_place import Place
 from service_office import Office
 from service_states import alive, expect_same, minted, states, until
 
-from neuromirror.demo import DemoArchive
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.service.desk import DeskAddress
 from neuromirror.service.executors import (
@@ -32,6 +31,7 @@ from neuromirror.service.executors import (
 )
 from neuromirror.service.jobs import Job, Report, do
 from neuromirror.service.jobs import Place as Workplace
+from neuromirror_demo import DemoArchive
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -20,7 +20,6 @@ from service_states import alive, expect_same, until
 
 from neuromirror import __version__
 from neuromirror.crawl import recording
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
 from neuromirror.service import on_dask
@@ -36,6 +35,7 @@ from neuromirror.service.executors import (
 )
 from neuromirror.service.jobs import Job, Report, do
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 GIB = 1 << 30
 

@@ -8,7 +8,7 @@ from crawl_place import Place
 from service_office import Office
 
 from neuromirror.crawl import rebuild_index
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 
 def _names(place: Place) -> list[str]:

@@ -9,7 +9,7 @@ from service_engine import HOUR, Held, Works, works_of
 
 from neuromirror.cli import main
 from neuromirror.crawl import recording, release
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 NAME, ID = "demo:000001", "000001"
 GUARDS = "[guards]\nmax_removed_percent = 0\nmax_removed_files = 0\n"

@@ -15,9 +15,9 @@ import pytest
 from crawl_place import Place
 from served import environment, once, serving
 
-from neuromirror.demo import DemoArchive
 from neuromirror.index import Schedule
 from neuromirror.model import VersionMinted
+from neuromirror_demo import DemoArchive
 
 HASTY = "import neuromirror.service.serve as s; s._PATIENCE, s._LAST, s._REREAD = 1.0, 6.0, 1"
 

@@ -12,11 +12,11 @@ from memory import Memory
 from pytest_httpserver import HTTPServer
 from werkzeug.wrappers import Request, Response
 
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.net import Limits, Session
 from neuromirror.sources import Listing
 from neuromirror.sources.boss import BossOptions, BossSource
 from neuromirror.sources.volumes import fetch, parse_url
+from neuromirror_demo.boss import DemoBoss
 
 TOKEN = "NEUROMIRROR_TEST_BOSS"
 """The environment variable with the token."""

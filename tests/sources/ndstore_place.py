@@ -9,12 +9,12 @@ from typing import Any
 
 from memory import Memory
 
-from neuromirror.demo.ndstore import DemoNdstore
 from neuromirror.model import FileRecord, NamedException
 from neuromirror.net import Limits, Session
 from neuromirror.sources import Listing
 from neuromirror.sources.ndstore import NdstoreOptions, NdstoreSource
 from neuromirror.sources.volumes import fetch, parse_url
+from neuromirror_demo.ndstore import DemoNdstore
 
 TOKEN = "NEUROMIRROR_TEST_NDSTORE"
 """The environment variable with the token."""

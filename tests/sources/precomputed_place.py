@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 from memory import NOTHING, Memory
 
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.layers import packed
 from neuromirror.model import FileRecord, NamedException
 from neuromirror.net import Limits, Session
 from neuromirror.sources import Listing
 from neuromirror.sources.precomputed import PrecomputedOptions, PrecomputedSource
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.layers import packed
 
 INFO = json.dumps({"scales": [], "data_type": "uint8", "type": "image"})
 TEXT = b"voxels of no great interest"

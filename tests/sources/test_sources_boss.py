@@ -19,10 +19,10 @@ from boss_place import (
 from memory import NOTHING
 from werkzeug.wrappers import Response
 
-from neuromirror.demo.boss import ACTIVITY, CELLS, PRIVATE, SKETCH, TISSUE, DemoBoss
 from neuromirror.net import Forbidden, NotFound, NotJson, ServerTrouble, TooManyRequests
 from neuromirror.sources import DatasetNotFound, MalformedId, UnexpectedReply
 from neuromirror.sources.boss import NotPublic, WrongToken
+from neuromirror_demo.boss import ACTIVITY, CELLS, PRIVATE, SKETCH, TISSUE, DemoBoss
 
 OPEN = sorted([ACTIVITY, CELLS, SKETCH, TISSUE])
 

@@ -19,11 +19,11 @@ from boss_place import (
 )
 from werkzeug.wrappers import Response
 
-from neuromirror.demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
 from neuromirror.model import ConfigurationError, FileRecord, NamedException
 from neuromirror.net import HttpError
 from neuromirror.sources import ListingNotProven, UnexpectedReply
 from neuromirror.sources.volumes import TooManyFiles
+from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from memory import NOTHING, Memory
 
-from neuromirror.demo import DemoBuckets
 from neuromirror.model import NamedException
 from neuromirror.net import Limits, ObjectRow, Session
 from neuromirror.sources.dandi import DandiOptions, DandiSource
 from neuromirror.sources.dandi import sweep as sweep_module
 from neuromirror.sources.dandi.buckets import Buckets
 from neuromirror.sources.dandi.sweep import BlobTable, Sweep
+from neuromirror_demo import DemoBuckets
 
 BUCKET = "demo-aind-benchmark-data"
 NOW = datetime(2024, 1, 1, tzinfo=UTC)

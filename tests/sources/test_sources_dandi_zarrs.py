@@ -650,7 +650,7 @@ def test_a_broken_row_of_a_zarr_blocks_no_other(source_of, archive, field, value
 
 
 def test_a_zarr_of_the_demo_archive_is_listed_through_its_dandiset(demo):
-    from neuromirror.demo.contents import ZARR
+    from neuromirror_demo.contents import ZARR
 
     options = DandiOptions(api=demo.api_url, zarrs=True)
     source = DandiSource("demo", options, options.session())

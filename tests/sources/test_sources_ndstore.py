@@ -19,7 +19,11 @@ from ndstore_place import (
 )
 from ome_zarr_models.v05 import Image
 
-from neuromirror.demo.ndstore import (
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.net import NetError
+from neuromirror.sources import ListingNotProven
+from neuromirror.sources.volumes import BlockFailed, TooManyFiles
+from neuromirror_demo.ndstore import (
     CALCIUM,
     CELLS,
     IMAGE_11,
@@ -28,10 +32,6 @@ from neuromirror.demo.ndstore import (
     SYNAPSES,
     DemoNdstore,
 )
-from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.net import NetError
-from neuromirror.sources import ListingNotProven
-from neuromirror.sources.volumes import BlockFailed, TooManyFiles
 
 
 @pytest.fixture

@@ -13,7 +13,11 @@ from ndstore_place import TOKEN, document, listing_of, make_source, read
 from pydantic import ValidationError
 from pytest_httpserver import HTTPServer
 
-from neuromirror.demo.ndstore import (
+from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.net import Forbidden, NotFound, ServerTrouble, TooManyRequests
+from neuromirror.sources import DatasetNotFound, MalformedId, UnexpectedReply
+from neuromirror.sources.ndstore import NdstoreOptions
+from neuromirror_demo.ndstore import (
     CALCIUM,
     CELLS,
     IMAGE_11,
@@ -21,10 +25,6 @@ from neuromirror.demo.ndstore import (
     SINGLE_12,
     DemoNdstore,
 )
-from neuromirror.model import DatasetRef, NeuromirrorError
-from neuromirror.net import Forbidden, NotFound, ServerTrouble, TooManyRequests
-from neuromirror.sources import DatasetNotFound, MalformedId, UnexpectedReply
-from neuromirror.sources.ndstore import NdstoreOptions
 
 ALL = [
     *("demo11/image", "demo11/membranes", "demo11_anno/cells", "demo12/image"),

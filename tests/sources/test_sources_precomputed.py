@@ -10,10 +10,10 @@ from urllib.parse import unquote
 import pytest
 from precomputed_place import ENCODINGS, INFO, Layers, key_of, layers_at, listing_of, read
 
-from neuromirror.demo.layer_contents import CELLS, DRAFT, EM, GCAMP, LAYERS, POINTS
 from neuromirror.model import FileRecord
 from neuromirror.sources import DatasetNotFound, MalformedId, UnexpectedReply, open_source
 from neuromirror.sources.precomputed import PrecomputedSource
+from neuromirror_demo.layer_contents import CELLS, DRAFT, EM, GCAMP, LAYERS, POINTS
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ import pytest
 from memory import Memory
 from precomputed_place import INFO, TEXT, Layers, key_of, layers_at, learnt, listing_of, read
 
-from neuromirror.demo.layer_contents import CELLS, EM
-from neuromirror.demo.layers import packed
 from neuromirror.model import FileRecord, NamedException
 from neuromirror.net import CountedPool, ObjectRow, Reply
 from neuromirror.sources import ListingNotProven
 from neuromirror.sources.precomputed import PrecomputedSource
 from neuromirror.sources.precomputed.encodings import FRESH, SAMPLE, Encodings, encoding_of
 from neuromirror.sources.s3.history import upstream_name
+from neuromirror_demo.layer_contents import CELLS, EM
+from neuromirror_demo.layers import packed
 
 CH = "c/e/ch"
 

@@ -17,7 +17,6 @@ from pytest_httpserver import HTTPServer
 from volume_service import VolumeService, npy
 from werkzeug.wrappers import Response
 
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.net import Limits, NetError, Session
 from neuromirror.sources.errors import UnexpectedReply
 from neuromirror.sources.ndstore import NdstoreOptions, NdstoreSource
@@ -29,6 +28,7 @@ from neuromirror.sources.volumes import (
     fetch,
     parse_url,
 )
+from neuromirror_demo.boss import DemoBoss
 
 EM = "demo_cortex/sections/em"
 BLOCK = "boss://lab.example/c/e/ch/0/0:1/0:1/0:1"

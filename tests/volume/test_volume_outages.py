@@ -17,11 +17,11 @@ from volume_store import SKETCH, Held
 
 import neuromirror.volume
 from neuromirror.annex import sha256e_key
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.lab import get
 from neuromirror.net import HostGivenUp, Limits, RetryAfterTooLong, Unreachable
 from neuromirror.volume import BlockMissing, VersionFiles
 from neuromirror.volume.tokens import variable
+from neuromirror_demo.boss import DemoBoss
 
 EM = "demo_cortex/sections/em"
 BOX = ((0, 64), (64, 128), (12, 28))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from volume_boss import Annex, chunk, url
 
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.volume.tokens import variable
+from neuromirror_demo.boss import DemoBoss
 
 EM, CELLS = "demo_cortex/sections/em", "demo_cortex/sections/cells"
 BOX = ((0, 64), (64, 128), (12, 28))

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from volume_boss import Annex, chunk, url
 
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.volume.tokens import from_environment, variable
+from neuromirror_demo.boss import DemoBoss
 
 EM = "demo_cortex/sections/em"
 BOX = ((0, 64), (64, 128), (12, 28))

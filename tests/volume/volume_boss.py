@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from neuromirror.annex import link_target, sha256e_key
-from neuromirror.demo.boss import DemoBoss
 from neuromirror.sources.volumes import VOLUME_REMOTE
+from neuromirror_demo.boss import DemoBoss
 
 
 @pytest.fixture

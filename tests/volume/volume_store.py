@@ -16,7 +16,7 @@ import pytest
 from volume_boss import Annex
 
 import neuromirror.volume
-from neuromirror.demo.boss import DemoBoss
+from neuromirror_demo.boss import DemoBoss
 
 EM, CELLS = "demo_cortex/sections/em", "demo_cortex/sections/cells"
 ACTIVITY = "demo_activity/calcium/gcamp"

@@ -16,7 +16,7 @@ from scripted import Box, Scripted
 from web_site import Running, running
 from web_volumes import quiet_volumes, volume_site, volumes
 
-from neuromirror.demo import DemoArchive
+from neuromirror_demo import DemoArchive
 
 __all__ = ["quiet_volumes", "volume_site", "volumes"]
 

@@ -13,11 +13,11 @@ import tifffile
 from web_site import Running, plain, running
 from web_volumes import EM, Volumes, cut
 
-from neuromirror.demo.boss import ACTIVITY, CELLS, TISSUE
 from neuromirror.index import VersionRow
 from neuromirror.volume import CUTOUT_FORMATS, cutout, middle
 from neuromirror.volume.tokens import variable
 from neuromirror.web.cutouts import MOST_AT_ONCE, MOST_SENT, CutoutFailed, Cutouts, Picture
+from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE
 
 # --- what is not given
 

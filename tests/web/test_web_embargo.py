@@ -13,8 +13,8 @@ from embargo_place import ID, NAME, Embargo, prepared
 from test_web_hostile import _APIS, _PAGES, Answer, asked
 from web_site import Running, running
 
-from neuromirror.demo import DemoArchive
 from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
 
 UNKNOWN, UNKNOWN_ID = "demo:000007", "000007"
 PAGES = [

@@ -26,8 +26,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from web_site import Running, running
 
-from neuromirror.demo import DemoBuckets
 from neuromirror.web.api.datasets import OPERATIONS
+from neuromirror_demo import DemoBuckets
 
 _CHECKS = [
     not_a_server_error,

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from crawl_place import Place
 
-from neuromirror.demo.serving import first_line, pages
+from neuromirror_demo.serving import first_line, pages
 
 VISITOR = "127.0.0.2"
 SECRET = "marker_7f3c"

@@ -17,7 +17,7 @@ from PIL import Image
 from web_site import Running, links, plain, running
 from web_volumes import EM, LAYER, Volumes, cut, opened, part
 
-from neuromirror.demo.boss import ACTIVITY, CELLS, SKETCH
+from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH
 
 # --- what the page says
 

@@ -15,8 +15,8 @@ from urllib.parse import urljoin
 
 import requests
 
-from neuromirror.demo.serving import first_line
 from neuromirror.store import Store
+from neuromirror_demo.serving import first_line
 
 UNLIMITED = [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
 

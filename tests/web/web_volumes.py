@@ -15,10 +15,10 @@ from crawl_place import Place
 from PIL import Image
 from web_site import Running, running
 
-from neuromirror.demo import DemoBuckets
-from neuromirror.demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
-from neuromirror.demo.layer_contents import scales_of
-from neuromirror.demo.ndstore import DemoNdstore
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
+from neuromirror_demo.layer_contents import scales_of
+from neuromirror_demo.ndstore import DemoNdstore
 
 _BOSS = """
 source = "boss"

@@ -1,0 +1,104 @@
+"""``python -m neuromirror_demo serve``: the demo archives alone, until interrupted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import click
+
+from neuromirror.model import NeuromirrorError
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import DemoBoss
+from neuromirror_demo.ndstore import DemoNdstore
+
+
+@click.group()
+def main() -> None:
+    """Small archives on loopback, with real small data."""
+
+
+@main.command()
+@click.option(
+    "--dir",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the mirror files and generated data; made if missing.",
+)
+@click.option(
+    "--port",
+    default=0,
+    show_default="a free one",
+    type=click.IntRange(0, 65530),
+    help="Port of the API; S3 and the buckets get the next ones.",
+)
+@click.option(
+    "--buckets/--no-buckets",
+    default=None,
+    show_default="where S3 buckets can be mirrored",
+    help="Serve AIND-like S3 buckets, too (the port after S3's).",
+)
+@click.option(
+    "--volumes/--no-volumes",
+    default=None,
+    show_default="where a BOSS can be mirrored",
+    help="Serve volumes, too: a BOSS and an ndstore (the ports after the buckets'), and a bucket"
+    " of precomputed layers beside the other buckets.",
+)
+@click.option(
+    "--zarrs",
+    is_flag=True,
+    help="Add dandisets with Zarrs of every kind to the archive.",
+)
+def serve(
+    directory: Path, port: int, buckets: bool | None, volumes: bool | None, zarrs: bool
+) -> None:
+    """Serve until interrupted; prints one line of JSON with the addresses.
+
+    "mirrors" in it is the folder of ready mirror files that point at the archives.
+    """
+    if buckets is None:
+        buckets = bool(entry_points(group="neuromirror.sources", name="s3"))
+    if volumes is None:
+        volumes = bool(entry_points(group="neuromirror.sources", name="boss"))
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, frame: stop.set())
+    try:
+        with ExitStack() as stack:
+            demo = stack.enter_context(
+                DemoArchive(
+                    directory,
+                    port=port,
+                    s3_port=port + 1 if port else 0,
+                    zarrs=zarrs,
+                    buckets=buckets,
+                    buckets_port=port + 2 if port else 0,
+                    layers=volumes,
+                )
+            )
+            served = demo.addresses()
+            if volumes:
+                boss = stack.enter_context(DemoBoss(directory, port=port + 3 if port else 0))
+                served["boss"] = boss.addresses()
+                ndstore = stack.enter_context(DemoNdstore(directory, port=port + 4 if port else 0))
+                served["ndstore"] = ndstore.addresses()
+            click.echo(json.dumps(served))
+            sys.stdout.flush()
+            stop.wait()
+    except ModuleNotFoundError as error:
+        click.echo(f"error: {error.name} is missing: pip install 'neuromirror[demo]'", err=True)
+        sys.exit(2)
+    except (NeuromirrorError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code if isinstance(error, NeuromirrorError) else 1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m neuromirror_demo")

@@ -1,0 +1,437 @@
+"""The read side of the dandi-archive API, as a WSGI application."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from werkzeug.wrappers import Request, Response
+
+from neuromirror_demo import zarr_files
+from neuromirror_demo.archive import Archive
+from neuromirror_demo.bucket import BUCKET
+from neuromirror_demo.documents import Documents, Json
+from neuromirror_demo.paging import (
+    NOT_FOUND_HTML,
+    Refusal,
+    flag,
+    html_response,
+    json_response,
+    not_found,
+    page,
+    with_query,
+)
+from neuromirror_demo.records import Asset, Dandiset, Version, Zarr
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_DANDISET = r"/api/dandisets/(?P<dandiset>[0-9]{6})"
+_VERSION = _DANDISET + r"/versions/(?P<version>draft|0\.[0-9]{6}\.[0-9]{4})"
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_ASSET = rf"(?:/api|{_VERSION})/assets/(?P<asset>{_UUID})"
+_ZARR = rf"/api/zarr/(?P<zarr>{_UUID})"
+
+_EMBARGOED_ANONYMOUS = (
+    "Authentication credentials must be provided when attempting to access embargoed dandisets"
+)
+_ZARR_DOWNLOAD = (
+    "Unable to provide download link for zarr assets. "
+    "Please browse the zarr files directly to do so."
+)
+
+Answer = Callable[..., "Response | Json | list[str]"]
+
+
+class Api:
+    """Answers requests from an archive; ``owner`` and ``other`` are the tokens it knows."""
+
+    def __init__(self, archive: Archive, documents: Documents, owner: str, other: str) -> None:
+        self._archive = archive
+        self._documents = documents
+        self._owner = owner
+        self._other = other
+        self._routes: list[tuple[re.Pattern[str], Answer]] = [
+            (re.compile(pattern), answer)
+            for pattern, answer in (
+                (r"/api/info/", self._info),
+                (r"/api/stats/", self._stats),
+                (r"/api/schemas/available/", self._schemas),
+                (r"/api/auth/token/", self._own_token),
+                (r"/api/blobs/digest/", self._blob_digest),
+                (r"/api/dandisets/", self._dandisets),
+                (_DANDISET + "/", self._dandiset),
+                (_DANDISET + "/users/", self._users),
+                (_DANDISET + "/versions/", self._versions),
+                (_VERSION + "/", self._version),
+                (_VERSION + "/info/", self._version_info),
+                (_VERSION + "/assets/", self._assets),
+                (_VERSION + "/assets/paths/", self._asset_paths),
+                (_ASSET + "/", self._asset),
+                (_ASSET + "/info/", self._asset_info),
+                (_ASSET + "/validation/", self._asset_validation),
+                (_ASSET + "/download/", self._asset_download),
+                (r"/api/zarr/", self._zarrs),
+                (_ZARR + "/", self._zarr),
+                (_ZARR + "/files/", self._zarr_files),
+            )
+        ]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        request = Request(environ)
+        return self.answer(request)(environ, start_response)
+
+    def answer(self, request: Request) -> Response:
+        """The response to a request."""
+        for pattern, answer in self._routes:
+            match = pattern.fullmatch(request.path)
+            if match is not None:
+                return self._answered(request, answer, match.groupdict())
+            if pattern.fullmatch(request.path + "/"):
+                query = request.query_string.decode()
+                moved = html_response("", 301)
+                moved.headers["Location"] = f"{request.path}/{'?' if query else ''}{query}"
+                moved.autocorrect_location_header = False
+                return moved
+        return html_response(NOT_FOUND_HTML, 404)
+
+    def _answered(self, request: Request, answer: Answer, names: Mapping[str, str]) -> Response:
+        try:
+            with self._archive.lock:
+                token = self._token(request)
+                if token is None and self._archive.members_only:
+                    raise _anonymous()
+                if request.method not in _allowed(answer):
+                    if token is None:
+                        raise _anonymous()
+                    raise Refusal(405, {"detail": f'Method "{request.method}" not allowed.'})
+                if request.accept_mimetypes and not request.accept_mimetypes.best_match(
+                    ["application/json", "text/html"]
+                ):
+                    detail = "Could not satisfy the request Accept header."
+                    raise Refusal(406, {"detail": detail})
+                given = {name: value for name, value in names.items() if value is not None}
+                body = answer(request, **given)
+        except Refusal as refusal:
+            return json_response(refusal.body, refusal.status)
+        return body if isinstance(body, Response) else json_response(body)
+
+    # -- who asks
+
+    def _token(self, request: Request) -> str | None:
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "token":
+            return None
+        if token not in {self._owner, self._other}:
+            raise Refusal(401, {"detail": "Invalid token."})
+        return token
+
+    def _refuse_but_owner(self, request: Request) -> None:
+        token = self._token(request)
+        if token is None:
+            raise _anonymous()
+        if token != self._owner:
+            raise Refusal(403, {"detail": "You do not have permission to perform this action."})
+
+    def _found(self, request: Request, dandiset: str) -> Dandiset:
+        found = self._archive.dandisets.get(dandiset)
+        if found is None:
+            raise not_found()
+        if found.embargoed:
+            self._refuse_but_owner(request)
+        return found
+
+    def _found_version(
+        self, request: Request, dandiset: str, version: str
+    ) -> tuple[Dandiset, Version]:
+        found = self._found(request, dandiset)
+        one = found.version(version)
+        if one is None:
+            raise not_found()
+        return found, one
+
+    def _found_asset(self, request: Request, asset: str) -> Asset:
+        found = self._archive.assets.get(asset)
+        if found is None:
+            raise not_found()
+        if self._archive.is_embargoed(found):
+            self._refuse_but_owner(request)
+        return found
+
+    def _url(self, request: Request) -> str:
+        return self._documents.base + quote(request.path)
+
+    # -- the archive
+
+    def _info(self, request: Request) -> Json:
+        return self._documents.info()
+
+    def _stats(self, request: Request) -> Json:
+        return self._documents.stats()
+
+    def _schemas(self, request: Request) -> list[str]:
+        return ["Dandiset", "Asset", "PublishedDandiset", "PublishedAsset"]
+
+    def _own_token(self, request: Request) -> Response:
+        token = self._token(request)
+        if token is None:
+            raise _anonymous()
+        return json_response(token)
+
+    def _blob_digest(self, request: Request) -> Json:
+        asked = request.get_json(force=True, silent=True) or {}
+        if "algorithm" not in asked or "value" not in asked:
+            raise Refusal(400, {"value": ["This field is required."]})
+        for blob in self._archive.blobs.values():
+            by = {"dandi:dandi-etag": blob.etag}
+            if blob.sha256_known:
+                by["dandi:sha2-256"] = blob.sha256
+            if by.get(asked["algorithm"]) == asked["value"]:
+                return {
+                    "blob_id": blob.blob_id,
+                    "etag": blob.etag,
+                    "sha256": blob.sha256 if blob.sha256_known else None,
+                    "size": blob.size,
+                }
+        raise not_found()
+
+    # -- dandisets and versions
+
+    def _dandisets(self, request: Request) -> Json:
+        args = request.args
+        token = self._token(request)
+        embargoed = flag(args, "embargoed", False)
+        if embargoed and token is None:
+            raise Refusal(401, _EMBARGOED_ANONYMOUS)
+        drafts, empty = flag(args, "draft", True), flag(args, "empty", True)
+        words = _search_words(args.get("search", ""))
+        rows = [
+            one
+            for one in self._archive.dandisets.values()
+            if (not one.embargoed or (embargoed and token == self._owner))
+            and (drafts or one.published)
+            and (empty or one.draft.assets)
+            and all(word in _text(one) for word in words)
+        ]
+        order = args.get("ordering", "id")
+        rows.sort(key=_ORDERINGS.get(order.removeprefix("-"), _ORDERINGS["id"]))
+        if order.startswith("-") and order[1:] in _ORDERINGS:
+            rows.reverse()
+
+        def row(one: Dandiset) -> Json:
+            return self._documents.dandiset(one, full=False)
+
+        return page(rows, row, args, self._url(request))
+
+    def _dandiset(self, request: Request, dandiset: str) -> Json:
+        return self._documents.dandiset(self._found(request, dandiset))
+
+    def _users(self, request: Request, dandiset: str) -> Response:
+        self._found(request, dandiset)
+        return json_response([{"username": "owner", "name": "Jane Doe", "email": None}])
+
+    def _versions(self, request: Request, dandiset: str) -> Json:
+        found = self._found(request, dandiset)
+        rows = found.versions
+        order = _choice(request.args, ("created", "modified", "version"))
+        if order is not None:
+            name, backwards = order
+            name = "label" if name == "version" else name
+            rows.sort(key=lambda one: getattr(one, name), reverse=backwards)
+        return page(
+            rows,
+            lambda one: self._documents.version_row(found, one),
+            request.args,
+            self._url(request),
+        )
+
+    def _version(self, request: Request, dandiset: str, version: str) -> Json:
+        return self._documents.version_metadata(*self._found_version(request, dandiset, version))
+
+    def _version_info(self, request: Request, dandiset: str, version: str) -> Json:
+        return self._documents.version_info(*self._found_version(request, dandiset, version))
+
+    # -- assets
+
+    def _assets(self, request: Request, dandiset: str, version: str) -> Json:
+        args = request.args
+        found = self._found_version(request, dandiset, version)[1]
+        rows: list[Asset] = list(found.assets.values())
+        order = _choice(args, ("created", "modified", "path"))
+        if order is not None:
+            name, backwards = order
+            rows.sort(key=lambda one: getattr(one, name), reverse=backwards)
+        metadata = flag(args, "metadata", False)
+        # False does not filter: the archive's own behaviour.
+        if flag(args, "zarr", False):
+            rows = [one for one in rows if one.zarr is not None]
+        if prefix := args.get("path", "").lower():
+            rows = [one for one in rows if one.path.lower().startswith(prefix)]
+        if glob := args.get("glob", "").lower():
+            rows = [one for one in rows if fnmatch.fnmatchcase(one.path.lower(), glob)]
+        return page(
+            rows,
+            lambda one: self._documents.asset_row(one, metadata=metadata),
+            args,
+            self._url(request),
+            lazy=True,
+        )
+
+    def _asset_paths(self, request: Request, dandiset: str, version: str) -> Json:
+        _, found = self._found_version(request, dandiset, version)
+        asked = request.args.get("path_prefix", "")
+        prefix = asked.strip("/")
+        if prefix in found.assets:
+            rows: list[tuple[str, list[Asset]]] = []
+        else:
+            rows = sorted(_children(found.assets, prefix).items())
+            if (asked and not rows) or asked == "/":
+                raise Refusal(404, {"detail": "Specified path not found."})
+        number = int(dandiset) * 100 + self._archive.dandisets[dandiset].versions.index(found)
+
+        def row(child: tuple[str, list[Asset]]) -> Json:
+            path, inside = child
+            own = found.assets.get(path)
+            return {
+                "path": path,
+                "version": number,
+                "aggregate_files": len(inside),
+                "aggregate_size": sum(one.size for one in inside),
+                "asset": None
+                if own is None
+                else {"asset_id": own.asset_id, "url": self._documents.content_url(own)},
+            }
+
+        return page(rows, row, request.args, self._url(request))
+
+    def _asset(self, request: Request, asset: str, **_: str) -> Json:
+        return self._documents.asset_metadata(self._found_asset(request, asset))
+
+    def _asset_info(self, request: Request, asset: str, **_: str) -> Json:
+        return self._documents.asset_row(self._found_asset(request, asset), metadata=True)
+
+    def _asset_validation(self, request: Request, asset: str, **_: str) -> Json:
+        self._found_asset(request, asset)
+        return {"status": "Valid", "validation_errors": []}
+
+    def _asset_download(self, request: Request, asset: str, **_: str) -> Response:
+        found = self._found_asset(request, asset)
+        how = request.args.get("content_disposition", "attachment")
+        if how not in {"attachment", "inline"}:
+            raise Refusal(400, {"content_disposition": [f'"{how}" is not a valid choice.']})
+        if found.blob is None:
+            raise Refusal(400, _ZARR_DOWNLOAD)
+        name = found.path.rpartition("/")[2]
+        query = {"response-content-disposition": f'{how}; filename="{name}"'}
+        if how == "inline":
+            query["response-content-type"] = found.blob.content_type
+        return self._presigned(found.blob.key, query)
+
+    def _presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> Response:
+        """302 to the object, with a signature for this method."""
+        signed = self._archive.bucket.presigned(key, query, method)
+        response = html_response("", 302)
+        response.headers["Location"] = with_query(
+            f"{self._documents.s3}/{BUCKET}/{quote(key)}", signed
+        )
+        return response
+
+    # -- Zarrs
+
+    def _visible(self, request: Request, zarr: Zarr) -> bool:
+        embargoed = self._archive.dandisets[zarr.dandiset].embargoed
+        return not embargoed or self._token(request) == self._owner
+
+    def _zarrs(self, request: Request) -> Json:
+        wanted = request.args.get("dandiset", "")
+        if wanted and not re.fullmatch(r"[0-9]{6}", wanted):
+            raise Refusal(400, {"dandiset": ["A valid Dandiset identifier is required."]})
+        rows = [
+            one
+            for one in self._archive.zarrs.values()
+            if wanted in {"", one.dandiset} and self._visible(request, one)
+        ]
+        return page(rows, self._documents.zarr_row, request.args, self._url(request))
+
+    def _zarr(self, request: Request, zarr: str) -> Json:
+        # One under embargo is not refused but denied, as upstream does it.
+        found = self._archive.zarrs.get(zarr)
+        if found is None or not self._visible(request, found):
+            raise not_found()
+        return self._documents.zarr_row(found)
+
+    def _zarr_files(self, request: Request, zarr: str) -> Response | Json:
+        # Upstream asks nobody here who they are, not even under embargo.
+        found = self._archive.zarrs.get(zarr)
+        if found is None:
+            raise not_found()
+        asked = zarr_files.read(request.args)
+        if request.method == "HEAD" or asked.download:
+            # What is signed for a HEAD lost its slash at the end, what is signed for a GET has it.
+            if request.method == "HEAD":
+                return self._presigned(found.key(asked.prefix).rstrip("/"), {}, "HEAD")
+            return self._presigned(found.key(asked.prefix), {})
+        return zarr_files.files_page(found, asked, request.args, self._url(request))
+
+
+_ORDERINGS: Mapping[str, Callable[[Dandiset], Any]] = {
+    "id": lambda one: one.identifier,
+    "name": lambda one: one.draft.description.title,
+    "modified": lambda one: one.draft.modified,
+    "size": lambda one: one.draft.summary.size,
+}
+
+
+def _allowed(answer: Answer) -> set[str]:
+    return {"POST"} if answer.__name__ == "_blob_digest" else {"GET", "HEAD", "OPTIONS"}
+
+
+def _anonymous() -> Refusal:
+    return Refusal(401, {"detail": "Authentication credentials were not provided."})
+
+
+def _choice(args: Mapping[str, str], choices: tuple[str, ...]) -> tuple[str, bool] | None:
+    order = args.get("order", "")
+    if not order:
+        return None
+    if order.removeprefix("-") not in choices:
+        detail = f"Select a valid choice. {order} is not one of the available choices."
+        raise Refusal(400, {"order": [detail]})
+    return order.removeprefix("-"), order.startswith("-")
+
+
+def _search_words(search: str) -> list[str]:
+    for word in search.split():
+        operator, colon, _ = word.partition(":")
+        if colon and not word.startswith('"'):
+            detail = (
+                f'Unknown search operator "{operator}". Wrap the term in double quotes '
+                '(e.g. "foo:bar") to search for it as text.'
+            )
+            raise Refusal(400, {"search": detail})
+    return [word.strip('"').lower() for word in search.split()]
+
+
+def _text(dandiset: Dandiset) -> str:
+    about = dandiset.draft.description
+    people = (name for name, _ in about.contributors)
+    return " ".join([about.title, about.text, *about.keywords, *people]).lower()
+
+
+def _children(assets: Mapping[str, Asset], prefix: str) -> dict[str, list[Asset]]:
+    """The direct children of a folder, each with the assets in it."""
+    children: dict[str, list[Asset]] = {}
+    for path, asset in _inside(assets, prefix):
+        name = path[len(prefix) + 1 if prefix else 0 :].partition("/")[0]
+        children.setdefault(f"{prefix}/{name}" if prefix else name, []).append(asset)
+    return children
+
+
+def _inside(assets: Mapping[str, Asset], prefix: str) -> Iterator[tuple[str, Asset]]:
+    for path, asset in assets.items():
+        if not prefix or path.startswith(f"{prefix}/"):
+            yield path, asset

@@ -1,0 +1,137 @@
+"""The BOSS's REST interface, version 1, as a WSGI application (boss/urls.py)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from werkzeug.wrappers import Request, Response
+
+from neuromirror_demo.boss.cutouts import Cutouts, check, locate, struck
+from neuromirror_demo.boss.documents import ANONYMOUS, OWNER, PUBLIC, Json
+from neuromirror_demo.boss.encodings import JSON, accepted_type
+from neuromirror_demo.boss.errors import Broken, Code, Denied, Refused, broken, missing
+from neuromirror_demo.boss.resources import Resources
+from neuromirror_demo.boss.state import BossState
+from neuromirror_demo.paging import json_response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+Answer = Callable[..., "Response | Json"]
+
+_C, _E, _N = (rf"(?P<{name}>[\w-]+)" for name in ("collection", "experiment", "channel"))
+_BOX: Final = r"(?P<level>\d)/(?P<x>\d+:\d+)/(?P<y>\d+:\d+)/(?P<z>\d+:\d+)(?:/(?P<t>\d+:\d+))?"
+_READ: Final = ("GET", "HEAD")
+_ALL: Final = (*_READ, "POST", "PUT", "DELETE")
+
+
+class BossApi:
+    """Answers requests; ``tokens`` gives the user of each. ``/latest`` means ``/v1``."""
+
+    def __init__(self, state: BossState, cutouts: Cutouts, tokens: dict[str, str]) -> None:
+        self._state = state
+        self._tokens = tokens
+        self._cutouts = cutouts
+        made = Resources(state)
+        experiments, channels = rf"collection/{_C}/experiment", rf"{_C}/experiment/{_E}/channel"
+        routes: tuple[tuple[str, Answer, tuple[str, ...]], ...] = (
+            (r"collection", made.collections, _READ),
+            (rf"collection/{_C}", made.collection, _ALL),
+            (experiments, made.experiments, _READ),
+            (rf"{experiments}/{_E}", made.experiment, _ALL),
+            (rf"collection/{channels}", made.channels, _READ),
+            (rf"collection/{channels}/{_N}", made.channel, _ALL),
+            (r"coord", made.frames, _READ),
+            (r"coord/(?P<frame>[\w-]+)", made.frame, _ALL),
+            (rf"meta/{_C}(?:/{_E}(?:/{_N})?)?", self._meta, _ALL),
+            (rf"cutout/to_black/{_C}/{_E}/{_N}/{_BOX}", cutouts.to_black, ("PUT",)),
+            (rf"cutout/{_C}/{_E}/{_N}/{_BOX}", cutouts.cutout, (*_READ, "POST")),
+            (rf"downsample/{_C}/{_E}/{_N}", cutouts.levels, (*_READ, "POST")),
+        )
+        self._routes = [(re.compile(f"/v1/{path}/?"), one, how) for path, one, how in routes]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        request = Request(environ)
+        return self.answer(request)(environ, start_response)
+
+    def answer(self, request: Request) -> Response:
+        """The response to a request."""
+        # As nginx does before anything else sees the address.
+        path = re.sub("/+", "/", request.path)
+        path = re.sub("^/latest", "/v1", path)
+        try:
+            if path.startswith("/ping"):
+                return json_response({"ip": "127.0.0.1"})
+            if re.match(r"/v0\.\d/", path):
+                what = " This API version is unsupported. Update to version v1"
+                raise Refused(what, Code.UNSUPPORTED_VERSION)
+            for pattern, answer, methods in self._routes:
+                if found := pattern.fullmatch(path):
+                    return self._called(answer, methods, request, found.groupdict())
+        except (Refused, Denied) as error:
+            return error.response()
+        except Broken:
+            return broken()
+        return missing()
+
+    def _called(
+        self, answer: Answer, methods: Iterable[str], request: Request, names: dict[str, Any]
+    ) -> Response:
+        try:
+            user = self._user(request)
+            if request.method not in methods:
+                raise Denied(405, f'Method "{request.method}" not allowed.')
+            if user == ANONYMOUS and request.method not in _READ:
+                raise Denied(401, "Authentication credentials were not provided.")
+            made = answer(request, user, **names)
+        except Denied as error:
+            if answer == self._cutouts.cutout and accepted_type(request) != JSON:
+                # What renders voxels finds none in the error, and fails at that.
+                raise Broken(error.detail) from error
+            raise
+        return made if isinstance(made, Response) else json_response(made)
+
+    def _user(self, request: Request) -> str:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "token":
+            return ANONYMOUS
+        if token not in self._tokens or "bad_token" in struck(request):
+            raise Denied(401, "Invalid token.")
+        return self._tokens[token]
+
+    def _meta(self, request: Request, user: str, **names: str | None) -> Json | Response:
+        """Keys of a resource, or the value of one (bossmeta/views.py)."""
+        key, value = request.args.get("key"), request.args.get("value")
+        if request.method in {"POST", "PUT"} and (key is None or value is None):
+            raise _bad("Missing optional argument key/value in the request")
+        resource = locate(self._state, names.values())[-1]
+        # Even what is public is told to those only who say that they are the public.
+        open_to_all = resource.public and request.method == "GET"
+        check(request, user == OWNER or (user == PUBLIC and open_to_all))
+        path = "/".join(name for name in names.values() if name)
+        held = self._state.metadata.setdefault(path, {})
+        if request.method == "GET":
+            if key is None:
+                return {"keys": sorted(held)}
+            if key not in held:
+                raise _bad(f"Invalid request. Key {key} Not found in the database")
+            return {"key": key, "value": held[key]}
+        if key is None:
+            raise _bad("Missing optional argument key in the request")
+        if request.method == "DELETE":
+            if held.pop(key, None) is None:
+                raise _bad(f"[ERROR]- Key {key} not found ")
+            return Response(status=204)
+        if (key in held) == (request.method == "POST"):
+            known = "already exists" if key in held else "does not exists"
+            raise _bad(f"Invalid request. The key {key} {known}")
+        assert value is not None
+        held[key] = value
+        return Response(status=201 if request.method == "POST" else 200)
+
+
+def _bad(message: str) -> Refused:
+    return Refused(message, Code.INVALID_POST_ARGUMENT)

@@ -1,0 +1,140 @@
+"""The JSON of a BOSS: resources (bosscore/serializers.py), lists, and levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neuromirror_demo.boss.cuboids import SIZE
+from neuromirror_demo.boss.errors import Code, Refused
+from neuromirror_demo.boss.records import Channel, Collection, Experiment, Frame
+from neuromirror_demo.volumes import HALVING, coarser_box
+
+Json = dict[str, Any]
+
+OWNER = "demo"
+"""Whose all resources are."""
+
+PUBLIC = "public"
+"""The user that everybody may be."""
+
+ANONYMOUS = ""
+
+
+def readable(resource: Collection | Experiment | Channel, user: str) -> bool:
+    """Whether the user may see it."""
+    return resource.public or user == OWNER
+
+
+def names(
+    held: Mapping[str, Experiment] | Mapping[str, Channel], whole: bool, user: str
+) -> list[str]:
+    """Those not deleted; with ``whole`` even those that the user may not see."""
+    found: Mapping[str, Any] = held
+    return [
+        name for name, one in found.items() if not one.deleted and (whole or readable(one, user))
+    ]
+
+
+def collection_document(one: Collection, user: str) -> Json:
+    """A collection."""
+    return {
+        "name": one.name,
+        "public": one.public,
+        "description": one.description,
+        "experiments": names(one.experiments, one.public or user == OWNER, user),
+        "creator": OWNER,
+    }
+
+
+def frame_document(one: Frame) -> Json:
+    """A coordinate frame."""
+    axes = "xyz"
+    ends = {
+        f"{axis}_{end}": getattr(one, end)[at]
+        for at, axis in enumerate(axes)
+        for end in ("start", "stop")
+    }
+    sizes = {f"{axis}_voxel_size": float(one.voxel[at]) for at, axis in enumerate(axes)}
+    about = {"name": one.name, "description": one.description}
+    return {**about, **ends, **sizes, "voxel_unit": one.unit}
+
+
+def experiment_document(collection: str, one: Experiment, user: str) -> Json:
+    """An experiment; a public one names even the channels that are not."""
+    return {
+        "channels": names(one.channels, one.public or user == OWNER, user),
+        "name": one.name,
+        "public": one.public,
+        "description": one.description,
+        "collection": collection,
+        "coord_frame": one.frame.name,
+        "num_hierarchy_levels": one.levels,
+        "hierarchy_method": one.method,
+        "num_time_samples": one.samples,
+        "time_step": one.time_step,
+        "time_step_unit": one.time_step_unit,
+        "creator": OWNER,
+    }
+
+
+def channel_document(experiment: Experiment, one: Channel) -> Json:
+    """A channel; sources and related ones that are deleted are left out."""
+    there = names(experiment.channels, True, OWNER)
+    return {
+        "name": one.name,
+        "public": one.public,
+        "description": one.description,
+        "experiment": experiment.name,
+        "default_time_sample": one.default_time_sample,
+        "type": one.kind,
+        "base_resolution": one.base_resolution,
+        "datatype": one.datatype,
+        "creator": OWNER,
+        "sources": [name for name in one.sources if name in there],
+        "downsample_status": one.downsample_status,
+        "related": [name for name in one.related if name in there],
+        "storage_type": one.storage_type,
+        "bucket": one.bucket,
+        "cv_path": one.cv_path,
+    }
+
+
+def levels_document(experiment: Experiment, channel: Channel, *, iso: bool) -> Json:
+    """A channel's levels (spdb/project/resource.py).
+
+    The extent is halved from the frame's stop alone, as if everything began at 0. With ``iso``
+    an anisotropic experiment halves ``z`` too, past the level at which its voxels are cubes.
+    """
+    square = isotropic_level(experiment)
+    voxel, extent = list(experiment.frame.voxel), experiment.frame.stop
+    voxels, extents = {"0": [float(one) for one in voxel]}, {"0": list(extent)}
+    for level in range(1, experiment.levels):
+        factor = HALVING["isotropic"] if iso and level > square else experiment.factor
+        voxel = [one * by for one, by in zip(voxel, factor, strict=True)]
+        _, extent = coarser_box((0, 0, 0), extent, factor)
+        voxels[str(level)], extents[str(level)] = [float(one) for one in voxel], list(extent)
+    return {
+        "status": channel.downsample_status,
+        "num_hierarchy_levels": experiment.levels,
+        "voxel_size": voxels,
+        "extent": extents,
+        "cuboid_size": {str(level): list(SIZE) for level in range(experiment.levels)},
+    }
+
+
+def isotropic_level(experiment: Experiment) -> int:
+    """The level at which voxels are nearest to cubes; 0 for isotropic experiments.
+
+    Raises Refused, as upstream does, where voxels of an anisotropic one are not square.
+    """
+    x, y, z = experiment.frame.voxel
+    if experiment.method == "isotropic":
+        return 0
+    if x != y:
+        raise Refused(
+            "Error while getting downsampled voxel dimensions: X voxel size != Y voxel size. "
+            "Currently unable to determine isotropic level",
+            Code.BOSS_SYSTEM_ERROR,
+        )
+    return min(range(30), key=lambda level: abs(z / (x * 2**level) - 1))

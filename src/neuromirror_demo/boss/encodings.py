@@ -1,0 +1,157 @@
+"""Voxels as bodies, there and back (bossspatialdb/renderers.py and parsers.py)."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from werkzeug.wrappers import Request
+
+from neuromirror_demo.boss.errors import Broken, Code, Denied, Refused
+from neuromirror_demo.boss.records import Channel, Experiment
+from neuromirror_demo.volumes import XYZ
+
+if TYPE_CHECKING:
+    from neuromirror_demo.volumes import Voxels
+
+BLOSC: Final = "application/blosc"
+BLOSC_PYTHON: Final = "application/blosc-python"
+NPYGZ: Final = "application/npygz"
+JPEG: Final = "image/jpeg"
+JSON: Final = "application/json"
+OFFERED: Final = (BLOSC, BLOSC_PYTHON, NPYGZ, JPEG, JSON)
+"""What is sent, in order of preference; the first unless the request accepts something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one request asks for."""
+
+    experiment: Experiment
+    channel: Channel
+    level: int
+    start: XYZ
+    stop: XYZ
+    samples: range
+    with_time: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the body: ``z, y, x``, or ``t, z, y, x`` where the request names a time."""
+        x, y, z = (b - a for a, b in zip(self.start, self.stop, strict=True))
+        return (len(self.samples), z, y, x) if self.with_time else (z, y, x)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its voxels."""
+        size = int(self.channel.datatype.removeprefix("uint")) // 8 * len(self.samples)
+        for a, b in zip(self.start, self.stop, strict=True):
+            size *= b - a
+        return size
+
+
+def accepted_type(request: Request) -> str:
+    """What the request would have.
+
+    Raises Broken where upstream has nothing of the kind: its first renderer then fails at the
+    error's own JSON.
+    """
+    asked = [mime.lower() for mime, quality in request.accept_mimetypes if quality > 0] or ["*/*"]
+    for mime in sorted(asked, key=lambda one: one.count("*")):
+        for offered in OFFERED:
+            if mime in {offered, f"{offered.partition('/')[0]}/*", "*/*"}:
+                return offered
+    raise Broken(f"cannot give {asked}")
+
+
+def encoded(voxels: Voxels, accepted: str, turn: int) -> bytes:
+    """The body of a reply.
+
+    Upstream's blosc streams differ as its threads finish in one order or another. Here they do
+    too, and small ones, which need no threads, as ``turn`` goes on.
+    """
+    if accepted == NPYGZ:
+        return _npygz(voxels)
+    if accepted == JPEG:
+        return _jpeg(voxels)
+    if accepted == JSON:
+        raise Broken("voxels are no JSON")
+    import blosc  # type: ignore[import-untyped]
+
+    if accepted == BLOSC_PYTHON:
+        packed: bytes = blosc.pack_array(voxels)
+        return packed
+    sizes = (8 * voxels.itemsize, voxels.itemsize, 3, 5)
+    stream: bytes = blosc.compress(voxels, typesize=sizes[turn % len(sizes)])
+    return stream
+
+
+def _npygz(voxels: Voxels) -> bytes:
+    import numpy as np
+
+    file = io.BytesIO()
+    np.save(file, voxels, allow_pickle=False)
+    return zlib.compress(file.getvalue())
+
+
+def _jpeg(voxels: Voxels) -> bytes:
+    from PIL import Image
+
+    if voxels.ndim != 3:
+        what = "The cutout service JPEG interface does not support 4D cutouts"
+        raise Refused(what, Code.UNSUPPORTED_4D)
+    if voxels.dtype != "uint8":
+        what = "The cutout service JPEG interface only supports uint8 image data"
+        raise Refused(what, Code.DATATYPE_DOES_NOT_MATCH)
+    depth, height, width = voxels.shape
+    file = io.BytesIO()
+    Image.fromarray(voxels.reshape(depth * height, width)).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def decoded(request: Request, asked: Asked) -> Voxels:
+    """The voxels in a request's body, of the shape and type that it should have."""
+    if request.mimetype == NPYGZ:
+        return _from_npygz(request.get_data(), asked)
+    if request.mimetype == BLOSC:
+        return _from_blosc(request.get_data(), asked)
+    # Upstream takes pickles, too; a demo runs no code from outside.
+    raise Denied(415, f'Unsupported media type "{request.mimetype}" in request.')
+
+
+def _from_npygz(body: bytes, asked: Asked) -> Voxels:
+    import numpy as np
+
+    try:
+        voxels: Voxels = np.load(io.BytesIO(zlib.decompress(body)), allow_pickle=False)
+    except (ValueError, zlib.error) as error:
+        raise Broken("unreadable") from error
+    if voxels.dtype != asked.channel.datatype:
+        raise Refused("Datatype does not match channel", Code.DATATYPE_DOES_NOT_MATCH)
+    if voxels.shape != asked.shape:
+        what = "Data dimensions in URL do not match POSTed data."
+        raise Refused(what, Code.DATA_DIMENSION_MISMATCH)
+    return voxels
+
+
+def _from_blosc(body: bytes, asked: Asked) -> Voxels:
+    import blosc
+    import numpy as np
+
+    try:
+        flat = np.frombuffer(blosc.decompress(body), asked.channel.datatype)
+    except (ValueError, blosc.blosc_extension.error) as error:
+        raise Refused(
+            "Failed to decompress data. Verify the datatype/bitdepth of your data matches the "
+            "channel.",
+            Code.DATATYPE_DOES_NOT_MATCH,
+        ) from error
+    if flat.nbytes != asked.size:
+        raise Refused(
+            "Failed to unpack data. Verify the datatype of your POSTed data and xyz dimensions "
+            "used in the POST URL.",
+            Code.DATA_DIMENSION_MISMATCH,
+        )
+    return flat.reshape(asked.shape)

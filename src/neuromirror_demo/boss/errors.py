@@ -1,0 +1,98 @@
+"""How a BOSS refuses: its numbered errors (bosscore/error.py), and where it breaks."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response
+
+
+class Code(IntEnum):
+    """The ``code`` of a refusal, each with its own HTTP status."""
+
+    INVALID_URL = 1000
+    INVALID_CUTOUT_ARGS = 1001
+    TYPE_ERROR = 1002
+    INVALID_POST_ARGUMENT = 1003
+    REQUEST_TOO_LARGE = 2000
+    DATATYPE_DOES_NOT_MATCH = 2001
+    DATA_DIMENSION_MISMATCH = 2002
+    DATATYPE_NOT_SUPPORTED = 2003
+    UNSUPPORTED_4D = 2005
+    INVALID_STATE = 2006
+    MISSING_ROLE = 3000
+    MISSING_PERMISSION = 3001
+    ACCESS_DENIED_UNKNOWN = 3004
+    RESOURCE_NOT_FOUND = 4000
+    INTEGRITY_ERROR = 4003
+    RESOURCE_MARKED_FOR_DELETION = 4005
+    BOSS_SYSTEM_ERROR = 9001
+    UNSUPPORTED_VERSION = 9003
+
+
+_STATUS: Final = {
+    Code.REQUEST_TOO_LARGE: 413,
+    Code.INVALID_STATE: 409,
+    Code.MISSING_ROLE: 403,
+    Code.MISSING_PERMISSION: 403,
+    Code.RESOURCE_NOT_FOUND: 404,
+    Code.RESOURCE_MARKED_FOR_DELETION: 404,
+}
+
+
+class Refused(Exception):
+    """The request is answered with BOSS's own error."""
+
+    def __init__(self, message: str, code: Code) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+    def response(self) -> Response:
+        """JSON of status, code and message."""
+        import json
+
+        from werkzeug.wrappers import Response
+
+        status = _STATUS.get(self.code, 400)
+        body = {"status": status, "code": int(self.code), "message": self.message}
+        return Response(json.dumps(body), status, content_type="application/json")
+
+
+class Denied(Exception):
+    """The framework below BOSS refuses: wrong credentials, wrong method, nothing acceptable."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+    def response(self) -> Response:
+        """JSON of a detail."""
+        from neuromirror_demo.paging import json_response
+
+        response = json_response({"detail": self.detail}, self.status)
+        if self.status == 401:
+            response.headers["WWW-Authenticate"] = "api"
+        return response
+
+
+class Broken(Exception):
+    """Upstream's own code fails at this: 500."""
+
+
+def broken(status: int = 500, words: str = "Server Error (500)") -> Response:
+    """The page of a server that failed, with nothing to go by."""
+    from neuromirror_demo.paging import html_response
+
+    return html_response(f"<h1>{words}</h1>", status)
+
+
+def missing() -> Response:
+    """The page of an address that means nothing."""
+    from neuromirror_demo.paging import html_response
+
+    text = "<h1>Not Found</h1><p>The requested resource was not found on this server.</p>"
+    return html_response(text, 404)

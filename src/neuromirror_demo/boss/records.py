@@ -1,0 +1,106 @@
+"""What a BOSS holds: collections, experiments, coordinate frames, channels (bosscore/models.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from neuromirror_demo.boss.cuboids import Cuboids
+from neuromirror_demo.volumes import HALVING, XYZ, coarser_box
+
+if TYPE_CHECKING:
+    from neuromirror_demo.volumes import Voxels
+
+DOWNSAMPLED = "DOWNSAMPLED"
+NOT_DOWNSAMPLED = "NOT_DOWNSAMPLED"
+STATUSES = (NOT_DOWNSAMPLED, "QUEUED", "IN_PROGRESS", DOWNSAMPLED, "FAILED")
+
+UNITS = ("nanometers", "micrometers", "millimeters", "centimeters")
+TIME_UNITS = ("nanoseconds", "microseconds", "milliseconds", "seconds")
+KINDS = ("image", "annotation")
+DATATYPES = ("uint8", "uint16", "uint32", "uint64")
+STORAGE = ("spdb", "cloudvol")
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """A coordinate frame: half-open, in voxels of level 0; ``voxel`` is a voxel's size."""
+
+    name: str
+    start: XYZ
+    stop: XYZ
+    voxel: tuple[float, float, float]
+    unit: str = "nanometers"
+    description: str = ""
+    deleted: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """One volume. ``pending`` gives its voxels of the base level when they are first wanted."""
+
+    name: str
+    kind: str
+    datatype: str
+    cuboids: Cuboids
+    description: str = ""
+    base_resolution: int = 0
+    default_time_sample: int = 0
+    sources: list[str] = field(default_factory=list)
+    related: list[str] = field(default_factory=list)
+    downsample_status: str = NOT_DOWNSAMPLED
+    storage_type: str = "spdb"
+    bucket: str | None = None
+    cv_path: str | None = None
+    public: bool = False
+    deleted: bool = False
+    pending: Callable[[], Voxels] | None = None
+
+    @property
+    def labels(self) -> bool:
+        """Whether voxels are ids of things."""
+        return self.kind == "annotation"
+
+
+@dataclass(slots=True, eq=False)
+class Experiment:
+    """Channels in one coordinate frame, at so many levels and times."""
+
+    name: str
+    frame: Frame
+    levels: int = 1
+    method: str = "anisotropic"
+    samples: int = 1
+    time_step: int | None = None
+    time_step_unit: str | None = None
+    description: str = ""
+    public: bool = False
+    deleted: bool = False
+    channels: dict[str, Channel] = field(default_factory=dict)
+
+    @property
+    def factor(self) -> XYZ:
+        """By what a voxel of the next level is larger."""
+        return HALVING[self.method]
+
+    def box(self, level: int) -> tuple[XYZ, XYZ]:
+        """Where voxels lie at a level: start and stop."""
+        start, stop = self.frame.start, self.frame.stop
+        for _ in range(level):
+            start, stop = coarser_box(start, stop, self.factor)
+        return start, stop
+
+
+@dataclass(slots=True, eq=False)
+class Collection:
+    """Experiments by name, those deleted among them."""
+
+    name: str
+    description: str = ""
+    public: bool = False
+    deleted: bool = False
+    experiments: dict[str, Experiment] = field(default_factory=dict)
+
+
+Resource = Collection | Experiment | Channel

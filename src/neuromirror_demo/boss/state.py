@@ -1,0 +1,324 @@
+"""What the demo BOSS holds, and everything that can happen to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from neuromirror_demo.boss.cuboids import Cuboids
+from neuromirror_demo.boss.records import (
+    DOWNSAMPLED,
+    NOT_DOWNSAMPLED,
+    STATUSES,
+    STORAGE,
+    Channel,
+    Collection,
+    Experiment,
+    Frame,
+    Resource,
+)
+from neuromirror_demo.holdings import DemoError
+from neuromirror_demo.volumes import XYZ, coarser, coarser_box
+
+if TYPE_CHECKING:
+    from neuromirror_demo.volumes import Voxels
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""``((x0, x1), (y0, y1), (z0, z1))``, half-open, in a level's own coordinates."""
+
+
+class BossState:
+    """Collections, experiments, channels, frames and key-value metadata, in memory.
+
+    Verbs name a resource as ``collection``, ``collection/experiment`` or
+    ``collection/experiment/channel``. All raise :class:`DemoError` for one that is not there.
+    """
+
+    def __init__(self) -> None:
+        self.collections: dict[str, Collection] = {}
+        self.frames: dict[str, Frame] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.lock = threading.RLock()
+
+    # -- making
+
+    def add_collection(self, name: str, *, description: str = "", public: bool = True) -> None:
+        """Make an empty collection."""
+        with self.lock:
+            _fresh(name, name, self.collections)
+            self.collections[name] = Collection(name, description, public)
+
+    def add_frame(
+        self,
+        name: str,
+        *,
+        stop: Sequence[int],
+        start: Sequence[int] = (0, 0, 0),
+        voxel: Sequence[float] = (1.0, 1.0, 1.0),
+        unit: str = "nanometers",
+        description: str = "",
+    ) -> None:
+        """Make a coordinate frame; ``start``, ``stop`` and ``voxel`` are ``x, y, z``."""
+        with self.lock:
+            _fresh(name, name, self.frames)
+            made = Frame(name, _xyz(start), _xyz(stop), (voxel[0], voxel[1], voxel[2]), unit)
+            made.description = description
+            self.frames[name] = made
+
+    def add_experiment(self, path: str, frame: str, *, public: bool = True, **about: Any) -> None:
+        """Make an empty experiment in a frame; ``about`` are fields of ``Experiment``."""
+        with self.lock:
+            collection, name = self._parent(path)
+            assert isinstance(collection, Collection)
+            _fresh(path, name, collection.experiments)
+            if frame not in self.frames:
+                raise DemoError(f"no coordinate frame {frame}: add_frame makes one")
+            made = Experiment(name, self.frames[frame], public=public, **about)
+            collection.experiments[name] = made
+
+    def add_channel(
+        self,
+        path: str,
+        datatype: str = "uint8",
+        kind: str = "image",
+        *,
+        voxels: Voxels | Callable[[], Voxels] | None = None,
+        downsampled: bool = True,
+        public: bool = True,
+        **about: Any,
+    ) -> None:
+        """Make a channel; ``about`` are fields of ``Channel``.
+
+        ``voxels`` are those of the base level from the frame's start on, axes ``z, y, x`` or
+        ``t, z, y, x``, or what gives them once they are asked for; None: nothing is written.
+        """
+        with self.lock:
+            experiment, name = self._parent(path)
+            assert isinstance(experiment, Experiment)
+            _fresh(path, name, experiment.channels)
+            made = Channel(name, kind, datatype, Cuboids(datatype, experiment.frame.stop), **about)
+            made.public = public
+            made.downsample_status = DOWNSAMPLED if downsampled else NOT_DOWNSAMPLED
+            if voxels is not None:
+                made.pending = voxels if callable(voxels) else lambda: voxels
+            experiment.channels[name] = made
+
+    # -- what people do upstream
+
+    def edit(
+        self,
+        path: str,
+        box: Box,
+        value: int | Voxels | None = None,
+        *,
+        level: int | None = None,
+        time: int | None = None,
+        spread: bool = True,
+    ) -> None:
+        """Change the voxels of a box, and with ``spread`` the coarser levels made of them.
+
+        ``value`` is a number, or an array of the box's shape; None flips the lowest bit of every
+        voxel. ``level`` is by default the channel's base, ``time`` all its samples. Nothing else
+        tells of the change: the channel's JSON stays as it is.
+        """
+        import numpy as np
+
+        with self.lock:
+            experiment, channel = self._channel(path)
+            self.fill(experiment, channel)
+            at = channel.base_resolution if level is None else level
+            start, stop = _corners(box)
+            _within(path, start, stop, experiment.box(at))
+            for sample in range(experiment.samples) if time is None else (time,):
+                old = channel.cuboids.read(at, sample, start, stop)
+                new = old ^ np.ones_like(old) if value is None else np.zeros_like(old) + value
+                channel.cuboids.write(at, sample, start, new.astype(old.dtype))
+                if spread:
+                    self.coarsen(experiment, channel, at, sample, start, stop)
+
+    def soft_delete(self, path: str) -> None:
+        """Mark a resource for deletion: 404 with code 4005. A public collection stays listed."""
+        with self.lock:
+            self.find(path).deleted = True
+
+    def restore(self, path: str) -> None:
+        """Take back :meth:`soft_delete`."""
+        with self.lock:
+            self.find(path).deleted = False
+
+    def purge(self, path: str) -> None:
+        """Remove a resource and all in it for good: 404 with code 4000."""
+        with self.lock:
+            self.find(path)
+            if "/" not in path:
+                del self.collections[path]
+                return
+            parent, name = self._parent(path)
+            del (parent.experiments if isinstance(parent, Collection) else parent.channels)[name]
+
+    def set_public(self, path: str, public: bool) -> None:
+        """Open a resource to everybody, or close it."""
+        with self.lock:
+            self.find(path).public = public
+
+    def describe(self, path: str, description: str) -> None:
+        """Change a resource's description."""
+        with self.lock:
+            self.find(path).description = description
+
+    def set_metadata(self, path: str, key: str, value: str | None) -> None:
+        """Set a key of a resource; None removes it."""
+        with self.lock:
+            self.find(path)
+            held = self.metadata.setdefault(path, {})
+            held.pop(key, None)
+            if value is not None:
+                held[key] = value
+
+    def move_storage(
+        self,
+        path: str,
+        storage_type: str = "cloudvol",
+        *,
+        bucket: str | None = "demo-bossdb-open-data",
+        cv_path: str | None = None,
+    ) -> None:
+        """Keep a channel's voxels elsewhere; they stay as they are.
+
+        What is in ``cloudvol`` has no time, no cuboids of zeros beyond its end, and can no
+        longer be written.
+        """
+        with self.lock:
+            experiment, channel = self._channel(path)
+            if storage_type not in STORAGE:
+                raise DemoError(f"storage is {' or '.join(STORAGE)}, not {storage_type!r}")
+            moved = storage_type == "cloudvol"
+            if moved and experiment.samples > 1:
+                raise DemoError(f"{path} has {experiment.samples} samples: cloudvol keeps only one")
+            channel.storage_type = storage_type
+            channel.bucket = bucket if moved else None
+            channel.cv_path = (cv_path or f"/{path}") if moved else None
+
+    def set_status(self, path: str, status: str) -> None:
+        """Let a channel say how far it is downsampled; no voxel changes."""
+        with self.lock:
+            if status not in STATUSES:
+                raise DemoError(f"a status is one of {', '.join(STATUSES)}, not {status!r}")
+            self._channel(path)[1].downsample_status = status
+
+    def downsample(self, path: str) -> None:
+        """Make the coarser levels anew."""
+        with self.lock:
+            experiment, channel = self._channel(path)
+            self.fill(experiment, channel)
+            channel.downsample_status = DOWNSAMPLED
+            written = channel.cuboids.extent(channel.base_resolution)
+            if written is None:
+                return
+            first, last = experiment.box(channel.base_resolution)
+            start = _xyz([max(pair) for pair in zip(first, written[0], strict=True)])
+            stop = _xyz([min(pair) for pair in zip(last, written[1], strict=True)])
+            for sample in range(experiment.samples):
+                at = channel.base_resolution
+                self.coarsen(experiment, channel, at, sample, start, stop)
+
+    # -- looking
+
+    def voxels(self, path: str, level: int = 0) -> Voxels:
+        """All voxels of a level as they truly are; ``t, z, y, x`` if there is a time axis."""
+        import numpy as np
+
+        with self.lock:
+            experiment, channel = self._channel(path)
+            self.fill(experiment, channel)
+            box = experiment.box(level)
+            found = [channel.cuboids.read(level, t, *box) for t in range(experiment.samples)]
+            return np.stack(found) if experiment.samples > 1 else found[0]
+
+    def box(self, path: str, level: int = 0) -> Box:
+        """Where :meth:`voxels` lie."""
+        start, stop = self._channel(path)[0].box(level)
+        return (start[0], stop[0]), (start[1], stop[1]), (start[2], stop[2])
+
+    # -- parts
+
+    def find(self, path: str) -> Resource:
+        """The collection, experiment or channel of this name."""
+        parts = path.split("/")
+        found: Any = self.collections.get(parts[0])
+        for name, held in zip(parts[1:], ("experiments", "channels"), strict=False):
+            found = getattr(found, held).get(name) if found is not None else None
+        if found is None or len(parts) > 3:
+            raise DemoError(f"nothing is called {path}")
+        resource: Resource = found
+        return resource
+
+    def fill(self, experiment: Experiment, channel: Channel) -> None:
+        """Write the voxels that the channel was promised."""
+        if channel.pending is None:
+            return
+        voxels, channel.pending = channel.pending(), None
+        base = channel.base_resolution
+        start, stop = experiment.box(base)
+        for sample, one in enumerate(voxels if voxels.ndim == 4 else [voxels]):
+            channel.cuboids.write(base, sample, start, one)
+            if channel.downsample_status == DOWNSAMPLED:
+                self.coarsen(experiment, channel, base, sample, start, stop)
+
+    def coarsen(
+        self,
+        experiment: Experiment,
+        channel: Channel,
+        level: int,
+        sample: int,
+        start: XYZ,
+        stop: XYZ,
+    ) -> None:
+        """Make a box's part of all coarser levels."""
+        factor = experiment.factor
+        for at in range(level, experiment.levels - 1):
+            first, end = experiment.box(at)
+            low, high = coarser_box(start, stop, factor)
+            start = _xyz([max(a, b * f) for a, b, f in zip(first, low, factor, strict=True)])
+            stop = _xyz([min(a, b * f) for a, b, f in zip(end, high, factor, strict=True)])
+            finer = channel.cuboids.read(at, sample, start, stop)
+            made = coarser(finer, start, factor, labels=channel.labels)
+            channel.cuboids.write(at + 1, sample, low, made)
+            start, stop = low, high
+
+    def _channel(self, path: str) -> tuple[Experiment, Channel]:
+        channel = self.find(path)
+        if not isinstance(channel, Channel):
+            raise DemoError(f"{path} is no channel: name collection/experiment/channel")
+        experiment = self.find(path.rpartition("/")[0])
+        assert isinstance(experiment, Experiment)
+        return experiment, channel
+
+    def _parent(self, path: str) -> tuple[Collection | Experiment, str]:
+        above, _, name = path.rpartition("/")
+        parent = self.find(above)
+        if isinstance(parent, Channel):
+            raise DemoError(f"{above} is a channel: nothing is in it")
+        return parent, name
+
+
+def _fresh(path: str, name: str, held: dict[str, Any]) -> None:
+    if name in held:
+        raise DemoError(f"{path} exists already: choose another name")
+
+
+def _xyz(numbers: Sequence[int]) -> XYZ:
+    x, y, z = numbers
+    return x, y, z
+
+
+def _corners(box: Box) -> tuple[XYZ, XYZ]:
+    (x0, x1), (y0, y1), (z0, z1) = box
+    return (x0, y0, z0), (x1, y1, z1)
+
+
+def _within(path: str, start: XYZ, stop: XYZ, whole: tuple[XYZ, XYZ]) -> None:
+    for a, b, first, last in zip(start, stop, *whole, strict=True):
+        if not first <= a < b <= last:
+            raise DemoError(f"{start} to {stop} is not within {path}: {whole[0]} to {whole[1]}")

@@ -1,0 +1,244 @@
+"""What the demo buckets hold when they start."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from neuromirror_demo.recordings import (
+    TRACES,
+    compressed_recording,
+    document,
+    image3,
+    spikeinterface_folder,
+)
+from neuromirror_demo.sidecars import Described
+
+if TYPE_CHECKING:
+    from neuromirror_demo.buckets import DemoBuckets
+
+MIB = 1024**2
+
+RAW = "ecephys_625749_2022-08-03_15-15-06"
+"""A raw recording of 2022, with a SpikeInterface folder whose samples were uploaded in parts."""
+
+RAW_2025 = "746346_2025-06-05_09-41-17"
+"""A raw recording of 2025: its name has no platform."""
+
+SORTED_0 = f"{RAW}_sorted_2022-11-18_02-27-40"
+"""Made from RAW; schema 0.3 says so in ``input_data``."""
+
+SORTED_1 = f"{RAW}_sorted-ks25_2024-02-11_20-05-33"
+"""Made from RAW; schema 1.x says so in ``input_data_name``."""
+
+SORTED_2 = f"{RAW_2025}_sorted_2025-06-07_23-12-09"
+"""Made from RAW_2025; schema 2.x says so in ``source_data``."""
+
+BEHAVIOR = "behavior_717121_2024-06-15_10-00-58"
+"""A behavior session."""
+
+PROCESSED = f"{BEHAVIOR}_processed_2024-06-16_08-30-00"
+"""Made from BEHAVIOR; only its name says so."""
+
+FUSION = "exaSPIM_653158_2023-06-01_20-41-38_fusion_2023-08-24"
+"""An image whose name breaks the rules: a date without a time."""
+
+HCR = "HCR_BL6-000_2023-06-1_00-00-00_fused_2023-08-02_10-11-12"
+"""Its date has a day of one digit."""
+
+CCF = "ecephys_1234_ccf"
+"""No date at all, and no documents."""
+
+ASSETS = (RAW, RAW_2025, SORTED_0, SORTED_1, SORTED_2, BEHAVIOR, PROCESSED, FUSION, HCR, CCF)
+"""Every asset of the open-data bucket."""
+
+SESSIONS = tuple(
+    f"ephys-compression/{probe}/{session}"
+    for probe, session in (
+        ("aind-np1", "625749_2022-08-03_15-15-06_ProbeA"),
+        ("aind-np2", "595262_2022-02-21_15-18-07_ProbeA"),
+        ("ibl-np1", "CSHZAD026_2020-09-04_probe00"),
+    )
+)
+"""Every session of the benchmark bucket, at depth 3."""
+
+MEAREC = "ephys-compression/mearec"
+"""A dataset of the benchmark bucket at depth 2."""
+
+HOSTILE_KEYS = tuple(
+    sorted(
+        [
+            *(b"both", b"both/child", b".git/config", b"sub/.GIT/config", b"a//b", b"a/b"),
+            *(b"up/../x", b"up/./y", b"x/.gitmodules", b".gitattributes", b".datalad/config"),
+            *(b"n" * 300, b"deep/" + b"m" * 300 + b"/x", b"tab\there", b"new\nline", b"bell\x07"),
+            *(b"marker/", b"folder/", b"folder/file", b"full/", b"a space", b" edge ", b"ha#sh"),
+            *(b"plus+plus", b"per%cent", b"%41", b"A", b"%2F", b"quest?ion=1&2", b"semi;colon"),
+            *("caf\u00e9".encode(), "cafe\u0301".encode(), b"Case", b"case", b"CASE/x"),
+            *(b"back\\slash", b"/leading", b"dot.", b"...", b"~tilde*(star)", b"<&>'\""),
+            *("\u65e5\u672c\u8a9e/\U0001f9e0.nwb".encode(), b"colon:name", b"-dash", b"git~1"),
+        ]
+    )
+)
+"""The keys of the hostile bucket that are UTF-8; ``full/`` has content, ``marker/`` has none."""
+
+NOT_UTF8 = b"latin\xe91"
+"""One more key there; AWS takes none such, other servers of S3 do."""
+
+
+def fill_open_data(demo: DemoBuckets) -> None:
+    """Make the assets of the open-data bucket, by the same verbs that tests use."""
+    _raw(demo)
+    _raw_2025(demo)
+    _sorted(demo)
+    _behavior(demo)
+    _images(demo)
+    demo.put(f"{CCF}/ccf_coordinates.csv", b"channel,ap,dv,ml\n0,5400,2100,1200\n")
+    demo.put(f"{CCF}/notes.txt", b"Registered by hand.\n")
+
+
+def _when(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def _raw(demo: DemoBuckets) -> None:
+    demo.put_tree(f"{RAW}/si_folder", spikeinterface_folder(10, 1), {TRACES: 8 * MIB})
+    stream = "experiment1_Record Node 104#Neuropix-PXI-100.ProbeA-AP.zarr"
+    demo.put_tree(f"{RAW}/ecephys_compressed/{stream}", compressed_recording(3000, 2))
+    settings = b'<?xml version="1.0" encoding="UTF-8"?>\n<SETTINGS><INFO/></SETTINGS>\n'
+    demo.put(f"{RAW}/ecephys_clipped/Record Node 104/settings.xml", settings)
+    demo.put(f"{RAW}/ecephys_clipped/", b"")
+    demo.describe(Described(RAW, 0, "625749", _when("2022-08-03T15:15:06")))
+
+
+def _raw_2025(demo: DemoBuckets) -> None:
+    # The parts are longer than the file: one part, whose size nobody can guess from the ETag.
+    folder = spikeinterface_folder(1, 3)
+    demo.put_tree(f"{RAW_2025}/ecephys/si_folder", folder, {TRACES: 50 * MIB})
+    name = f"{RAW_2025}/ecephys/ecephys_compressed/experiment1.zarr"
+    demo.put_tree(name, compressed_recording(900, 4))
+    demo.put(f"{RAW_2025}/behavior/Licks.csv", _table(40), checksum="SHA256")
+    demo.describe(
+        Described(
+            RAW_2025,
+            2,
+            "746346",
+            _when("2025-06-05T09:41:17"),
+            modalities=("ecephys", "behavior"),
+            platform=None,
+            project="Demo of Learning mFISH-V1omFISH",
+            investigators=("Jane Doe", "Richard Roe"),
+        )
+    )
+
+
+def _sorted(demo: DemoBuckets) -> None:
+    for name, raw, generation, subject, when in (
+        (SORTED_0, RAW, 0, "625749", "2022-11-18T02:27:40"),
+        (SORTED_1, RAW, 1, "625749", "2024-02-11T20:05:33"),
+        (SORTED_2, RAW_2025, 2, "746346", "2025-06-07T23:12:09"),
+    ):
+        units = document({"units": [0, 1, 2], "sorter": "demo"})
+        demo.put(f"{name}/curated/experiment1_recording1/units.json", units)
+        spikes = bytes(range(256)) * 16
+        demo.put(f"{name}/spikesorted/experiment1_recording1/spikes.npy", spikes)
+        demo.put(f"{name}/drift_maps/ProbeA.png", b"\x89PNG\r\n\x1a\n" + spikes[:200])
+        demo.put(f"{name}/output", b"nextflow log\n")
+        process = name.removeprefix(f"{raw}_").partition("_")[0]
+        demo.describe(
+            Described(name, generation, subject, _when(when), inputs=(raw,), process=process)
+        )
+
+
+def _behavior(demo: DemoBuckets) -> None:
+    demo.put(f"{BEHAVIOR}/behavior/raw.harp/Lickometer.bin", bytes(range(200)) * 30)
+    demo.put(f"{BEHAVIOR}/behavior/trials.csv", _table(200))
+    # Uploaded in parts of 5 MiB, with checksums of the parts.
+    video = bytes(range(251)) * (6 * MIB // 251)
+    demo.put(
+        f"{BEHAVIOR}/behavior-videos/Face Camera.mp4",
+        video,
+        part_size=5 * MIB,
+        checksum="SHA256",
+        content_type="video/mp4",
+    )
+    about = Described(
+        BEHAVIOR,
+        1,
+        "717121",
+        _when("2024-06-15T10:00:58"),
+        modalities=("behavior", "behavior-videos"),
+        platform="behavior",
+        project="Demo of Dynamic Foraging",
+        investigators=("Richard Roe",),
+        funder="NIMH",
+    )
+    demo.describe(about)
+    demo.put(f"{PROCESSED}/nwb/{BEHAVIOR}.nwb.zarr/.zgroup", document({"zarr_format": 2}))
+    demo.put(
+        f"{PROCESSED}/nwb/{BEHAVIOR}.nwb.zarr/.zattrs", document({".specloc": "specifications"})
+    )
+    demo.put(f"{PROCESSED}/performance.csv", _table(20))
+    demo.describe(
+        Described(
+            PROCESSED,
+            1,
+            "717121",
+            _when("2024-06-16T08:30:00"),
+            modalities=("behavior",),
+            platform="behavior",
+            inputs=(BEHAVIOR,),
+            process="processed",
+            links=False,
+        )
+    )
+
+
+def _images(demo: DemoBuckets) -> None:
+    demo.put_tree(f"{FUSION}/fused.zarr", image3())
+    demo.describe(
+        Described(
+            FUSION,
+            1,
+            "653158",
+            _when("2023-08-24T00:00:00"),
+            modalities=("SPIM",),
+            platform="exaSPIM",
+            process="fusion",
+            links=False,
+        ),
+        docdb=False,
+    )
+    demo.put(f"{HCR}/image_tile_fusing/tile.ome.tif", b"II*\x00" + bytes(500))
+    demo.put(f"{HCR}/data_description.json", b'{"name": "HCR_BL6-000", "subject_id": null')
+
+
+def fill_benchmark(demo: DemoBuckets) -> None:
+    """Make the versioned bucket: sessions, what was overwritten, what was deleted."""
+    bucket = demo.benchmark
+    demo.put("README.md", b"# Benchmarks (demo)\n", bucket=bucket)
+    for number, session in enumerate(SESSIONS):
+        seconds = 7 if number == 0 else 0.2
+        parts = {TRACES: 5 * MIB} if number == 0 else {}
+        folder = spikeinterface_folder(seconds, 10 + number)
+        demo.put_tree(session, folder, parts, bucket=bucket)
+    demo.put(f"{MEAREC}/mearec_NP1.h5", b"\x89HDF\r\n\x1a\n" + bytes(3000), bucket=bucket)
+    demo.put(f"{MEAREC}/mearec_NP2.h5", b"\x89HDF\r\n\x1a\n" + bytes(2000), bucket=bucket)
+    # The past: a first take of the samples, notes that are gone, a file that went and came back.
+    second = SESSIONS[1]
+    demo.put(f"{second}/notes.txt", b"Probe moved at 12:30.\n", bucket=bucket)
+    demo.put(f"{second}/provenance.json", document({"take": 2}), bucket=bucket)
+    demo.delete_object(f"{second}/notes.txt", bucket=bucket)
+    demo.delete_object(f"{MEAREC}/mearec_NP2.h5", bucket=bucket)
+    demo.put(f"{MEAREC}/mearec_NP2.h5", b"\x89HDF\r\n\x1a\n" + bytes(2500), bucket=bucket)
+
+
+def fill_hostile(demo: DemoBuckets) -> None:
+    """Make the bucket of names that break things; the content of each is its name."""
+    for key in (*HOSTILE_KEYS, NOT_UTF8):
+        empty = key in {b"marker/", b"folder/"}
+        demo.put(key, b"" if empty else key, bucket=demo.hostile)
+
+
+def _table(rows: int) -> bytes:
+    lines = [f"{row},{row * 37 % 101 / 10},{row % 2}" for row in range(rows)]
+    return "\n".join(["trial,time,rewarded", *lines, ""]).encode()

@@ -1,0 +1,402 @@
+"""The archive's JSON documents, in the shapes of the dandi-archive API (schema 0.7.0)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from neuromirror_demo.archive import Archive
+from neuromirror_demo.bucket import BUCKET
+from neuromirror_demo.nwb import recipe_of, session_start
+from neuromirror_demo.records import Asset, Dandiset, Summary, Version, Zarr, fixed_uuid
+
+Json = dict[str, Any]
+
+SCHEMA_VERSION = "0.7.0"
+DOI_PREFIX = "10.5072"
+"""DataCite's prefix for tests: the demo must not claim a real DOI."""
+
+_CONTEXT = (
+    f"https://raw.githubusercontent.com/dandi/schema/master/releases/{SCHEMA_VERSION}/context.json"
+)
+_ALLOWED = ("0.4.4", "0.5.1", "0.5.2", *(f"0.6.{number}" for number in range(11)), SCHEMA_VERSION)
+
+
+def api_time(moment: datetime) -> str:
+    """``2026-11-21T09:04:14.321699Z``, always with six decimals."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Writes the documents of one archive; ``base`` and ``s3`` are its two addresses."""
+
+    archive: Archive
+    base: str
+    s3: str
+
+    @property
+    def api(self) -> str:
+        """The API's address, without a slash at the end."""
+        return f"{self.base}/api"
+
+    def info(self) -> Json:
+        """``/info/``."""
+        return {
+            "instance_config": {
+                "instance_name": "DANDI",
+                "instance_identifier": "RRID:SCR_017571",
+                "instance_url": f"{self.base}/",
+                "doi_prefix": DOI_PREFIX,
+                "licenses": ["spdx:CC0-1.0", "spdx:CC-BY-4.0"],
+            },
+            "schema_version": SCHEMA_VERSION,
+            "schema_url": f"{self.api}/schemas/?model=Dandiset",
+            "allowed_schema_versions": _ALLOWED,
+            "version": "0.0.0+demo",
+            "services": {
+                "api": {"url": self.api},
+                "webui": {"url": self.base},
+                "jupyterhub": {"url": f"{self.base}/"},
+            },
+            "cli-minimal-version": "0.74.0",
+            "cli-requires-python": ">=3.10",
+            "cli-bad-versions": [],
+        }
+
+    def stats(self) -> Json:
+        """``/stats/``."""
+        everything = self.archive.dandisets.values()
+        stored = sum(blob.size for blob in self.archive.blobs.values())
+        stored += sum(zarr.size for zarr in self.archive.zarrs.values())
+        return {
+            "dandiset_count": len(everything),
+            "published_dandiset_count": sum(bool(one.published) for one in everything),
+            "user_count": 2,
+            "size": stored,
+        }
+
+    # -- dandisets and versions
+
+    def summary(self, dandiset: Dandiset, version: Version) -> Summary:
+        """The truth, or what was frozen in its place."""
+        frozen = self.archive.frozen_summaries
+        if frozen is not None:
+            return frozen.get((dandiset.identifier, version.label), version.summary)
+        return version.summary
+
+    def version_brief(self, dandiset: Dandiset, version: Version, *, full: bool = True) -> Json:
+        """A version inside a dandiset; not ``full``: as in the list of all dandisets."""
+        told = self.summary(dandiset, version)
+        row: Json = {
+            "version": version.label,
+            "name": version.description.title,
+            "asset_count": told.asset_count,
+            "active_uploads": 0,
+            "size": told.size,
+            "status": told.status,
+            "created": api_time(version.created),
+            "modified": api_time(told.modified),
+            "release_notes": "",
+        }
+        if not full:
+            del row["active_uploads"], row["release_notes"]
+        return row
+
+    def dandiset_brief(self, dandiset: Dandiset) -> Json:
+        """A dandiset without its versions."""
+        return {
+            "identifier": dandiset.identifier,
+            "created": api_time(dandiset.created),
+            "modified": api_time(dandiset.modified),
+            "contact_person": dandiset.draft.description.contributors[0][0],
+            "embargo_status": "EMBARGOED" if dandiset.embargoed else "OPEN",
+            "star_count": 0,
+            "is_starred": False,
+        }
+
+    def dandiset(self, dandiset: Dandiset, *, full: bool = True) -> Json:
+        """``/dandisets/<id>/``; not ``full``: a row of the list of all."""
+        newest = dandiset.published[-1] if dandiset.published else None
+        return {
+            **self.dandiset_brief(dandiset),
+            "most_recent_published_version": (
+                None if newest is None else self.version_brief(dandiset, newest, full=full)
+            ),
+            "draft_version": self.version_brief(dandiset, dandiset.draft, full=full),
+        }
+
+    def version_row(self, dandiset: Dandiset, version: Version) -> Json:
+        """A row of ``/versions/``."""
+        row = self.version_brief(dandiset, version)
+        notes = row.pop("release_notes")
+        return {**row, "dandiset": self.dandiset_brief(dandiset), "release_notes": notes}
+
+    def version_info(self, dandiset: Dandiset, version: Version) -> Json:
+        """``/versions/<v>/info/``."""
+        return {
+            **self.version_row(dandiset, version),
+            "asset_validation_errors": [],
+            "version_validation_errors": [],
+            "metadata": self.version_metadata(dandiset, version),
+            "contact_person": version.description.contributors[0][0],
+        }
+
+    def version_metadata(self, dandiset: Dandiset, version: Version) -> Json:
+        """``/versions/<v>/``: the Dandiset document."""
+        about = version.description
+        place = f"dandi.{dandiset.identifier}/{version.label}"
+        url = f"{self.base}/dandiset/{dandiset.identifier}/{version.label}"
+        published = version.published_by
+        doi = f"{DOI_PREFIX}/{place}"
+        link = url if published is None else f"https://doi.org/{doi}"
+        authors = "; ".join(name for name, _ in about.contributors)
+        document: Json = {
+            "id": f"DANDI:{dandiset.identifier}/{version.label}",
+            "doi": doi,
+            "url": url,
+            "name": about.title,
+            "access": self._access(dandiset, dandiset.embargoed),
+            "license": [about.license],
+            "version": version.label,
+            "@context": _CONTEXT,
+            "citation": (
+                f"{authors} ({version.created.year}) {about.title} (Version {version.label})"
+                f" [Data set]. DANDI Archive. {link}"
+            ),
+            "keywords": list(about.keywords),
+            "schemaKey": "Dandiset",
+            "identifier": f"DANDI:{dandiset.identifier}",
+            "repository": self.base,
+            "contributor": [
+                {
+                    "name": name,
+                    "email": email,
+                    "roleName": ["dcite:ContactPerson", "dcite:Author"]
+                    if number == 0
+                    else ["dcite:Author"],
+                    "schemaKey": "Person",
+                    "includeInCitation": True,
+                }
+                for number, (name, email) in enumerate(about.contributors)
+            ],
+            "dateCreated": dandiset.created.isoformat(),
+            "description": about.text,
+            "publishedBy": published,
+            "assetsSummary": self._assets_summary(dandiset, version),
+            "datePublished": None if published is None else published["startDate"],
+            "schemaVersion": SCHEMA_VERSION,
+            "manifestLocation": [
+                f"{self.api}/dandisets/{dandiset.identifier}/versions/draft/assets/"
+                if published is None
+                else f"{self.s3}/{BUCKET}/{_manifest_folder(dandiset, version)}/assets.yaml"
+            ],
+        }
+        if published is None:
+            for name in ("doi", "publishedBy", "datePublished"):
+                del document[name]
+        return document
+
+    def manifests(self, dandiset: Dandiset, version: Version) -> dict[str, bytes]:
+        """What a published version leaves in the bucket, by key; its YAML is plain JSON."""
+        folder = _manifest_folder(dandiset, version)
+        about = json.dumps(self.version_metadata(dandiset, version), indent=1).encode()
+        assets = [self.asset_metadata(asset) for asset in version.assets.values()]
+        listed = json.dumps(assets, indent=1).encode()
+        documents = {"dandiset": about, "assets": listed}
+        return {
+            f"{folder}/{name}.{kind}": data
+            for name, data in documents.items()
+            for kind in ("yaml", "jsonld")
+        }
+
+    # -- assets and Zarrs
+
+    def asset_row(self, asset: Asset, *, metadata: bool = False) -> Json:
+        """A row of an asset list; with ``metadata`` also ``/assets/<id>/info/``."""
+        row: Json = {
+            "asset_id": asset.asset_id,
+            "blob": None if asset.blob is None else asset.blob.blob_id,
+            "zarr": None if asset.zarr is None else asset.zarr.zarr_id,
+            "path": asset.path,
+            "size": asset.size,
+            "created": api_time(asset.created),
+            "modified": api_time(asset.modified),
+        }
+        if metadata:
+            row["metadata"] = self.asset_metadata(asset)
+        return row
+
+    def asset_metadata(self, asset: Asset) -> Json:
+        """``/assets/<id>/``: the Asset document."""
+        digest: dict[str, str | None]
+        if asset.zarr is not None:
+            digest = {"dandi:dandi-zarr-checksum": asset.zarr.checksum}
+            content_type = "application/x-zarr"
+        else:
+            blob = asset.blob
+            assert blob is not None
+            digest = {"dandi:dandi-etag": blob.etag}
+            if blob.sha256_known:
+                digest["dandi:sha2-256"] = blob.sha256
+            content_type = blob.content_type
+        document: Json = {
+            "id": f"dandiasset:{asset.asset_id}",
+            "path": asset.path,
+            "access": self._access(
+                self.archive.dandisets[asset.dandiset], self.archive.is_embargoed(asset)
+            ),
+            "digest": digest,
+            "@context": _CONTEXT,
+            "schemaKey": "Asset",
+            "contentUrl": [
+                f"{self.api}/assets/{asset.asset_id}/download/",
+                self.content_url(asset),
+            ],
+            "identifier": asset.asset_id,
+            "contentSize": asset.size,
+            "schemaVersion": SCHEMA_VERSION,
+            "encodingFormat": content_type,
+        }
+        if asset.published_by is not None:
+            document["publishedBy"] = asset.published_by
+            document["datePublished"] = asset.published_by["startDate"]
+        if asset.path.endswith(".nwb"):
+            document.update(self._nwb_metadata(asset))
+        return document
+
+    def content_url(self, asset: Asset) -> str:
+        """The plain S3 URL of a blob; of a Zarr the prefix of its objects."""
+        if asset.zarr is not None:
+            return f"{self.s3}/{BUCKET}/{asset.zarr.key()}"
+        assert asset.blob is not None
+        return f"{self.s3}/{BUCKET}/{asset.blob.key}"
+
+    def zarr_row(self, zarr: Zarr) -> Json:
+        """``/zarr/<id>/``."""
+        return {
+            "name": zarr.name,
+            "dandiset": zarr.dandiset,
+            "zarr_id": zarr.zarr_id,
+            "status": "Pending" if zarr.checksum is None else "Complete",
+            "checksum": zarr.checksum,
+            "file_count": zarr.file_count,
+            "size": zarr.size,
+        }
+
+    # -- parts
+
+    def _access(self, dandiset: Dandiset, embargoed: bool) -> list[Json]:
+        if not embargoed:
+            return [{"status": "dandi:OpenAccess", "schemaKey": "AccessRequirements"}]
+        until = (dandiset.created + timedelta(days=730)).date().isoformat()
+        return [
+            {
+                "status": "dandi:EmbargoedAccess",
+                "schemaKey": "AccessRequirements",
+                "embargoedUntil": until,
+            }
+        ]
+
+    def _assets_summary(self, dandiset: Dandiset, version: Version) -> Json:
+        told = self.summary(dandiset, version)
+        counts: Json = {
+            "schemaKey": "AssetsSummary",
+            "numberOfBytes": told.size,
+            "numberOfFiles": told.asset_count,
+        }
+        if not version.assets:
+            return counts
+        subjects = {recipe_of(path).subject for path in version.assets if path.endswith(".nwb")}
+        standards = []
+        if subjects:
+            counts["numberOfSubjects"] = len(subjects)
+            standards.append(_standard("Neurodata Without Borders (NWB)", "RRID:SCR_015242"))
+        if any(asset.zarr is not None for asset in version.assets.values()):
+            standards.append(_standard("OME/NGFF Standard", "DOI:10.25504/FAIRsharing.9af712"))
+        return {
+            **counts,
+            "species": [_SPECIES] if subjects else [],
+            "approach": [],
+            "dataStandard": standards,
+            "variableMeasured": [],
+            "measurementTechnique": [],
+        }
+
+    def _nwb_metadata(self, asset: Asset) -> Json:
+        recipe = recipe_of(asset.path)
+        seen = api_time(asset.created - timedelta(seconds=2))
+        start = session_start(recipe)
+        return {
+            "approach": [],
+            "repository": f"{self.base}/",
+            "dateModified": seen,
+            "blobDateModified": seen,
+            "wasGeneratedBy": [
+                {
+                    "name": recipe.session,
+                    "endDate": (start + timedelta(seconds=40)).isoformat(),
+                    "schemaKey": "Session",
+                    "startDate": start.isoformat(),
+                    "identifier": recipe.session,
+                    "description": "Demo session: made-up signals, no animal was used.",
+                },
+                {
+                    "id": f"urn:uuid:{fixed_uuid('metadata', asset.asset_id)}",
+                    "name": "Metadata generation",
+                    "endDate": seen,
+                    "schemaKey": "Activity",
+                    "startDate": seen,
+                    "description": "Metadata made up by the demo archive",
+                    "wasAssociatedWith": [
+                        {
+                            "url": "https://github.com/dandi/dandi-cli",
+                            "name": "DANDI Command Line Interface",
+                            "version": "0.74.0",
+                            "schemaKey": "Software",
+                            "identifier": "RRID:SCR_019009",
+                        }
+                    ],
+                },
+            ],
+            "wasAttributedTo": [
+                {
+                    "age": {
+                        "value": "P90D",
+                        "unitText": "ISO-8601 duration",
+                        "schemaKey": "PropertyValue",
+                        "valueReference": {
+                            "value": "dandi:BirthReference",
+                            "schemaKey": "PropertyValue",
+                        },
+                    },
+                    "sex": {
+                        "name": "Male",
+                        "schemaKey": "SexType",
+                        "identifier": "http://purl.obolibrary.org/obo/PATO_0000384",
+                    },
+                    "species": _SPECIES,
+                    "schemaKey": "Participant",
+                    "identifier": recipe.subject,
+                }
+            ],
+            "variableMeasured": [],
+            "measurementTechnique": [],
+        }
+
+
+_SPECIES = {
+    "name": "Mus musculus - House mouse",
+    "schemaKey": "SpeciesType",
+    "identifier": "http://purl.obolibrary.org/obo/NCBITaxon_10090",
+}
+
+
+def _standard(name: str, identifier: str) -> Json:
+    return {"name": name, "schemaKey": "StandardsType", "identifier": identifier}
+
+
+def _manifest_folder(dandiset: Dandiset, version: Version) -> str:
+    return f"dandisets/{dandiset.identifier}/{version.label}"

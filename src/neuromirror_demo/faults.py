@@ -1,0 +1,376 @@
+"""Faults that can be switched on in front of the demo's servers, and their request logs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Request, Response
+
+from neuromirror_demo.archive import Archive, DemoError
+from neuromirror_demo.object_answers import error
+from neuromirror_demo.paging import html_response, json_response, with_query
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ASSETS = r"^/api/dandisets/\d+/versions/[^/]+/assets/$"
+_ANY = "."
+_DETAILS = {
+    401: "Authentication credentials were not provided.",
+    403: "You do not have permission to perform this action.",
+    404: "Not found.",
+    429: "Request was throttled.",
+}
+
+_S3_CODES = {403: "AccessDenied", 404: "NoSuchKey", 503: "SlowDown"}
+
+DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "status": {"path": _ANY, "status": 503, "retry_after": None},
+    "html": {"path": _ANY},
+    "hang": {"path": _ANY, "seconds": 30.0},
+    "reset": {"path": _ANY},
+    "slow": {"path": _ANY, "delay": 0.05, "chunk": 64},
+    "cut": {"path": ASSETS, "keep": 0.5, "lying": False},
+    "lost_page": {"path": ASSETS, "page": 2},
+    "next_null": {"path": ASSETS, "page": 1},
+    "empty_list": {"path": ASSETS},
+    "duplicate_rows": {"path": ASSETS, "page": 2, "rows": 1},
+    "mutate_while_listing": {
+        "path": ASSETS,
+        "page": 1,
+        "times": 1,
+        "action": "remove",
+        "file": None,
+    },
+    "stale_info": {"path": _ANY},
+    "wrong_bytes": {"path": _ANY, "server": "s3"},
+    "no_version_id": {"path": _ANY, "server": "s3", "method": "HEAD"},
+    "listing": {"path": "^/[^/]+/?$", "server": "s3", "without": (), "after": None, "ends": ""},
+}
+"""Every fault with the defaults of its options; those of all are in :class:`Fault`."""
+
+
+@dataclass(eq=False)
+class Fault:
+    """A fault that is switched on until :meth:`clear`, or the end of a ``with`` block.
+
+    It strikes requests to ``server`` (``api`` or ``s3``) whose path (without the query) holds
+    the regular expression ``path``, whose query holds ``query`` (a regular expression, too), whose
+    method is ``method`` and whose ``page`` parameter is ``page`` (None: any); the first ``skip`` of
+    these pass, then ``times`` are struck (None: all). ``struck`` counts. ``reset`` closes the
+    connection without an answer.
+    """
+
+    name: str
+    path: str
+    server: str = "api"
+    method: str | None = None
+    query: str | None = None
+    page: int | None = None
+    skip: int = 0
+    times: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    struck: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    cleared: Callable[[Fault], None] = lambda fault: None
+
+    def clear(self) -> None:
+        """Switch it off; requests that hang are answered."""
+        self.over.set()
+        self.cleared(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.clear()
+
+    def concerns(self, server: str, request: Request) -> bool:
+        """Whether the request is one of those that it may strike."""
+        return (
+            server == self.server
+            and re.search(self.path, request.path) is not None
+            and self.method in {None, request.method}
+            and (self.query is None or re.search(self.query, _query(request)) is not None)
+            and (self.page is None or request.args.get("page", "1") == str(self.trigger))
+        )
+
+    @property
+    def trigger(self) -> int | None:
+        """The page at which it strikes: a page is lost by the link on the one before."""
+        return self.page - 1 if self.name == "lost_page" and self.page else self.page
+
+
+class Faults:
+    """The faults that are on, of those named; ``server`` is what they strike unless told."""
+
+    def __init__(
+        self,
+        archive: Archive | None,
+        named: Mapping[str, dict[str, Any]] = DEFAULTS,
+        server: str = "api",
+    ) -> None:
+        self._archive = archive
+        self._named = named
+        self._server = server
+        self._lock = threading.Lock()
+        self._on: list[Fault] = []
+
+    def set(self, name: str, **options: Any) -> Fault:
+        """Switch a fault on; raises :class:`DemoError` for an unknown name or option."""
+        if name not in self._named:
+            raise DemoError(f"no fault {name!r}: there are {', '.join(self._named)}")
+        own = self._named[name]
+        common = {"path", "server", "method", "query", "page", "skip", "times"}
+        for option in options:
+            if option not in common | own.keys():
+                raise DemoError(f"the fault {name} has no option {option!r}")
+        given = {"server": self._server, **own, **options}
+        if name == "wrong_bytes" and given["server"] == "api" and "path" not in options:
+            given["path"] = "/download/$"
+        fault = Fault(
+            name,
+            **{key: value for key, value in given.items() if key in common},
+            options={key: value for key, value in given.items() if key not in common},
+            cleared=self._clear,
+        )
+        if name == "stale_info" and self._archive is not None:
+            self._archive.freeze_summaries()
+        with self._lock:
+            self._on.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        """Switch all off."""
+        for fault in list(self._on):
+            fault.clear()
+
+    def _clear(self, fault: Fault) -> None:
+        with self._lock:
+            if fault in self._on:
+                self._on.remove(fault)
+            if fault.name == "stale_info" and self._archive is not None:
+                self._archive.frozen_summaries = None
+
+    def strike(self, server: str, request: Request) -> list[Fault]:
+        """The faults that strike this request, each counted."""
+        struck = []
+        with self._lock:
+            for fault in self._on:
+                if not fault.concerns(server, request):
+                    continue
+                if fault.skip > 0:
+                    fault.skip -= 1
+                elif fault.times is None or fault.struck < fault.times:
+                    fault.struck += 1
+                    struck.append(fault)
+        return struck
+
+
+class Watched:
+    """A WSGI application behind the faults, with a log of the requests it got.
+
+    ``log`` holds ``"GET /path?query"`` in order of arrival; requests under ``/_demo/`` are
+    neither logged nor struck. The application finds the faults that strike a request under
+    ``neuromirror_demo.struck`` in its environment.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, server: str, faults: Faults, archive: Archive | None
+    ) -> None:
+        self.log: list[str] = []
+        self.archive = archive
+        self._app = app
+        self._server = server
+        self._faults = faults
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        request = Request(environ)
+        if request.path.startswith("/_demo/"):
+            return self._app(environ, start_response)
+        query = _query(request)
+        self.log.append(f"{request.method} {request.path}{'?' if query else ''}{query}")
+        struck = self._faults.strike(self._server, request)
+        response = self._answer(request, struck)
+        if not struck and self._server == "api":
+            _compress(request, response)
+        return response(environ, start_response)
+
+    def get(self, url: str) -> Response:
+        """What the application itself answers, without log and faults."""
+        parts = urlsplit(url)
+        builder = EnvironBuilder(path=parts.path, query_string=parts.query)
+        return Response.from_app(self._app, builder.get_environ(), buffered=True)
+
+    def _answer(self, request: Request, struck: list[Fault]) -> Response:
+        for fault in struck:
+            if fault.name == "status":
+                return _refused(fault)
+            if fault.name == "html":
+                return html_response("<html><body>Down for maintenance</body></html>")
+            if fault.name == "hang":
+                fault.over.wait(float(fault.options["seconds"]))
+            if fault.name == "reset":
+                request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        request.environ["neuromirror_demo.struck"] = struck
+        response = Response.from_app(self._app, request.environ, buffered=True)
+        for fault in struck:
+            change = _CHANGES.get(fault.name)
+            if change is not None:
+                response = change(fault, request, response, self)
+        return response
+
+
+def _query(request: Request) -> str:
+    return request.query_string.decode("latin-1")
+
+
+def _refused(fault: Fault) -> Response:
+    status = int(fault.options["status"])
+    if fault.server == "s3":
+        response = error(status, _S3_CODES.get(status, "InternalError"))
+    else:
+        response = json_response({"detail": _DETAILS.get(status, "Server error.")}, status)
+    if fault.options["retry_after"] is not None:
+        response.headers["Retry-After"] = str(fault.options["retry_after"])
+    return response
+
+
+def _compress(request: Request, response: Response) -> None:
+    # As Django does: nothing under 200 bytes.
+    if (
+        request.method == "GET"
+        and "gzip" in request.headers.get("Accept-Encoding", "")
+        and response.mimetype == "application/json"
+        and len(response.get_data()) >= 200
+    ):
+        response.set_data(gzip.compress(response.get_data(), 1, mtime=0))
+        response.headers["Content-Encoding"] = "gzip"
+
+
+def _slow(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+    data = response.get_data()
+    chunk, delay = int(fault.options["chunk"]), float(fault.options["delay"])
+
+    def drip() -> Iterator[bytes]:
+        for start in range(0, len(data), chunk):
+            if start:
+                fault.over.wait(delay)
+            yield data[start : start + chunk]
+
+    response.response = drip()
+    return response
+
+
+def _cut(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+    data = response.get_data()
+    length = response.headers.get("Content-Length", str(len(data)))
+    response.set_data(data[: int(len(data) * float(fault.options["keep"]))])
+    if fault.options["lying"]:
+        response.headers["Content-Length"] = length
+    return response
+
+
+def _wrong_bytes(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+    if response.status_code in {200, 206}:
+        response.set_data(bytes(byte ^ 0xFF for byte in response.get_data()))
+        return response
+    parts = request.path.split("/")
+    asset = site.archive.assets.get(parts[-3]) if site.archive and len(parts) > 2 else None
+    size = 100 if asset is None else asset.size
+    return Response(b"\x00" * size, content_type="application/octet-stream")
+
+
+def _no_version_id(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+    response.headers.pop("x-amz-version-id", None)
+    return response
+
+
+def _mutate(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+    assert site.archive is not None
+    dandiset = request.path.split("/")[3]
+    file, action = fault.options["file"], fault.options["action"]
+    if action == "add":
+        site.archive.add_file(dandiset, file or "added-while-listing.txt")
+    else:
+        chosen = file or next(iter(site.archive.dandisets[dandiset].draft.assets))
+        if action == "remove":
+            site.archive.remove_file(dandiset, chosen)
+        else:
+            site.archive.change_file(dandiset, chosen)
+    return response
+
+
+def _rows(change: Callable[[Fault, dict[str, Any], Watched], None]) -> _Change:
+    """A change of a list's JSON; leaves alone what is no list."""
+
+    def changed(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+        if response.status_code != 200 or response.mimetype != "application/json":
+            return response
+        body = json.loads(response.get_data())
+        if isinstance(body, dict) and "results" in body:
+            change(fault, body, site)
+            response.set_data(json.dumps(body).encode())
+        return response
+
+    return changed
+
+
+def _lost_page(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+    if body["next"] is None:
+        return
+    parts = urlsplit(body["next"])
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    query["page"] = str(int(query["page"]) + 1)
+    beyond = with_query(f"{parts.scheme}://{parts.netloc}{parts.path}", query)
+    response = site.get(beyond)
+    found = response.status_code == 200 and json.loads(response.get_data())["results"]
+    body["next"] = beyond if found else None
+
+
+def _next_null(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+    body["next"] = None
+
+
+def _empty(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+    body.update(count=0, next=None, previous=None, results=[])
+
+
+def _duplicate(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+    """The last rows of the page before come again; as many are pushed out at the end."""
+    if body["previous"] is None:
+        return
+    before = json.loads(site.get(body["previous"]).get_data())["results"]
+    again = before[-int(fault.options["rows"]) :]
+    body["results"] = [*again, *body["results"][: max(0, len(body["results"]) - len(again))]]
+
+
+_Change = Callable[[Fault, Request, Response, Watched], Response]
+
+_CHANGES: Mapping[str, _Change] = {
+    "slow": _slow,
+    "cut": _cut,
+    "wrong_bytes": _wrong_bytes,
+    "no_version_id": _no_version_id,
+    "mutate_while_listing": _mutate,
+    "lost_page": _rows(_lost_page),
+    "next_null": _rows(_next_null),
+    "empty_list": _rows(_empty),
+    "duplicate_rows": _rows(_duplicate),
+}

@@ -1,0 +1,98 @@
+"""What the demo's bucket of precomputed layers holds when it starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from neuromirror_demo import volumes
+from neuromirror_demo.layers import Point, Scale, Stored, meshes, skeletons, volume
+from neuromirror_demo.volumes import FIRST_CELL, HALVING, XYZ
+
+if TYPE_CHECKING:
+    from neuromirror_demo.buckets import DemoBuckets
+
+EM: Final = "demo_cortex/sections/em"
+"""uint8 images, three anisotropic scales, stored as brotli; an empty corner has no objects."""
+
+CELLS: Final = "demo_cortex/sections/cells"
+"""uint64 labels of EM, two scales, meshes and skeletons; stored as gzip, lists of meshes not."""
+
+GCAMP: Final = "demo_activity/calcium/gcamp"
+"""uint16 images, two isotropic scales, in shards."""
+
+LAYERS: Final = (GCAMP, CELLS, EM)
+"""Every layer, in the order of the bucket."""
+
+POINTS: Final = "demo_cortex/sections/points"
+"""A layer of annotations, which is no volume."""
+
+DRAFT: Final = "demo_cortex/drafts/em"
+"""Chunks whose ``info`` was never written."""
+
+_SIZE: Final[XYZ] = (150, 130, 40)
+_START: Final[XYZ] = (0, 0, 12)
+_VOXEL: Final[XYZ] = (4, 4, 40)
+
+
+def scales_of(layer: str) -> list[Scale]:
+    """The voxels of a layer at every scale, finest first."""
+    if layer == GCAMP:
+        first = Scale(volumes.activity(_SIZE, 1)[0], (0, 0, 0), (1500, 1500, 1500))
+        return _pyramid(first, 2, HALVING["isotropic"])
+    if layer == CELLS:
+        first = Scale(volumes.cells(_SIZE), _START, _VOXEL)
+        return _pyramid(first, 2, HALVING["anisotropic"], labels=True)
+    tissue = volumes.tissue(_SIZE)
+    tissue[:16, :64, :64] = 0
+    return _pyramid(Scale(tissue, _START, _VOXEL), 3, HALVING["anisotropic"])
+
+
+def _pyramid(first: Scale, count: int, factor: XYZ, *, labels: bool = False) -> list[Scale]:
+    made = [first]
+    while len(made) < count:
+        last = made[-1]
+        x, y, z = (start // by for start, by in zip(last.start, factor, strict=True))
+        width, height, depth = (size * by for size, by in zip(last.voxel, factor, strict=True))
+        voxels = volumes.coarser(last.voxels, last.start, factor, labels=labels)
+        made.append(Scale(voxels, (x, y, z), (width, height, depth)))
+    return made
+
+
+def fill_precomputed(demo: DemoBuckets) -> None:
+    """Make the layers, and what lies beside them."""
+    bucket = demo.precomputed
+    demo.put("README.md", b"# Volumes (demo)\n", bucket=bucket)
+    _put(demo, GCAMP, volume(scales_of(GCAMP), sharded=True, about={"description": "Glow (demo)"}))
+    about = {
+        "description": "Cells (demo)",
+        "sources": [f"precomputed://s3://{bucket}/{EM}", "gs://elsewhere/em"],
+    }
+    more = {"mesh": "mesh", "skeletons": "skeletons"}
+    cells = volume(scales_of(CELLS), kind="segmentation", encoding="gzip", about=about, more=more)
+    cells |= {f"mesh/{name}": one for name, one in meshes(_BOXES).items()}
+    cells |= {f"skeletons/{name}": one for name, one in skeletons(_PATHS).items()}
+    _put(demo, CELLS, cells)
+    tissue = volume(scales_of(EM), encoding="br", about={"description": "Tissue (demo)"})
+    _put(demo, EM, tissue)
+    points = {"@type": "neuroglancer_annotations_v1", "annotation_type": "POINT"}
+    demo.put(f"{POINTS}/info", json.dumps(points).encode(), bucket=bucket)
+    demo.put(f"{POINTS}/spatial0/0_0_0", bytes(8), bucket=bucket)
+    demo.put(f"{DRAFT}/4_4_40/0-64_0-64_0-16", bytes(64), bucket=bucket)
+
+
+def _put(demo: DemoBuckets, folder: str, objects: Mapping[str, Stored]) -> None:
+    for name in sorted(objects):
+        stored = objects[name]
+        demo.put(f"{folder}/{name}", stored.data, bucket=demo.precomputed, encoding=stored.encoding)
+
+
+_BOXES: Final[Mapping[int, tuple[Point, Point]]] = {
+    FIRST_CELL + number: ((100.0 * number, 0.0, 480.0), (100.0 * number + 90.0, 80.0, 900.0))
+    for number in range(4)
+}
+_PATHS: Final[Mapping[int, tuple[Point, ...]]] = {
+    FIRST_CELL + number: ((0.0, 10.0 * number, 480.0), (40.0, 20.0, 520.0), (80.0, 20.0, 560.0))
+    for number in range(4)
+}

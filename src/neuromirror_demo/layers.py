@@ -1,0 +1,246 @@
+"""Volumes as objects in Neuroglancer's precomputed format: chunks, shards, meshes, skeletons.
+
+Formats: Neuroglancer's pages "Precomputed: volume", "… sharded", "… meshes" (legacy single
+resolution) and "… skeletons". Voxels are stored as they are (encoding ``raw``): x goes fastest, so
+they are the bytes of an array in C order with the axes z, y, x.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror_demo.volumes import XYZ
+
+if TYPE_CHECKING:
+    from neuromirror_demo.volumes import Voxels
+
+CHUNK: Final[XYZ] = (64, 64, 16)
+"""The size of a chunk; those at the end of a volume are smaller."""
+
+SHARDING: Final[Mapping[str, Any]] = {
+    "@type": "neuroglancer_uint64_sharded_v1",
+    "preshift_bits": 1,
+    "hash": "identity",
+    "minishard_bits": 1,
+    "shard_bits": 2,
+    "minishard_index_encoding": "gzip",
+    "data_encoding": "gzip",
+}
+_SHARD_DIGITS: Final = 1
+_BROTLI_BLOCK: Final = 1 << 16
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The bytes of an object, as they are stored, and its Content-Encoding."""
+
+    data: bytes
+    encoding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """One resolution: its voxels (axes z, y, x), where the first lies, how large one is (nm)."""
+
+    voxels: Voxels
+    start: XYZ
+    voxel: XYZ
+
+    @property
+    def key(self) -> str:
+        """Its folder."""
+        return "_".join(map(str, self.voxel))
+
+    @property
+    def size(self) -> XYZ:
+        """Voxels along x, y, z."""
+        depth, height, width = self.voxels.shape
+        return width, height, depth
+
+
+def packed(data: bytes, encoding: str) -> Stored:
+    """An object stored as ``gzip`` or ``br``, or as it is (an empty word); equal bytes each time.
+
+    Of brotli only the envelope: its bytes in it are not compressed, so that no library is needed
+    whose next version would compress them otherwise.
+    """
+    if encoding == "gzip":
+        return Stored(gzip.compress(data, 6, mtime=0), encoding)
+    return Stored(_brotli(data), encoding) if encoding == "br" else Stored(data)
+
+
+def _brotli(data: bytes) -> bytes:
+    """A brotli stream of uncompressed meta-blocks (RFC 7932, section 9.2)."""
+    made = bytearray()
+    for start in range(0, len(data), _BROTLI_BLOCK):
+        block = data[start : start + _BROTLI_BLOCK]
+        # not the last, four nibbles of length less one, uncompressed; before the first one the
+        # window's size, a bit that is 0 for 64 KiB
+        head = (len(block) - 1) << 3 | 1 << 19
+        made += (head if start else head << 1).to_bytes(3, "little") + block
+    return bytes(made) + (b"\x03" if data else b"\x06")
+
+
+def volume(
+    scales: Sequence[Scale],
+    *,
+    kind: str = "image",
+    encoding: str = "",
+    sharded: bool = False,
+    about: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Stored]:
+    """A layer's objects by name; chunks that are all zero have none.
+
+    ``about`` is its provenance, ``more`` what else is in its ``info``.
+    """
+    info = {
+        "@type": "neuroglancer_multiscale_volume",
+        "type": kind,
+        "data_type": str(scales[0].voxels.dtype),
+        "num_channels": 1,
+        "scales": [_described(scale, sharded=sharded) for scale in scales],
+        **(more or {}),
+    }
+    made = {"info": Stored(_json(info))}
+    provenance = {"description": "", "owners": [], "processing": [], "sources": [], **(about or {})}
+    made["provenance"] = Stored(_json(provenance))
+    for scale in scales:
+        if sharded:
+            shards = _shards(scale)
+            made |= {f"{scale.key}/{name}": Stored(data) for name, data in shards.items()}
+        else:
+            for (x, y, z), data in _chunks(scale):
+                name = "_".join(f"{start}-{stop}" for start, stop in (x, y, z))
+                made[f"{scale.key}/{name}"] = packed(data, encoding)
+    return made
+
+
+def _described(scale: Scale, *, sharded: bool) -> dict[str, Any]:
+    made = {
+        "key": scale.key,
+        "size": list(scale.size),
+        "voxel_offset": list(scale.start),
+        "resolution": list(scale.voxel),
+        "chunk_sizes": [list(CHUNK)],
+        "encoding": "raw",
+    }
+    return {**made, "sharding": dict(SHARDING)} if sharded else made
+
+
+def _chunks(scale: Scale) -> Iterator[tuple[tuple[tuple[int, int], ...], bytes]]:
+    """Yields what is not all zero: the box of a chunk in the layer's coordinates, its voxels."""
+    width, height, depth = scale.size
+    for z in range(0, depth, CHUNK[2]):
+        for y in range(0, height, CHUNK[1]):
+            for x in range(0, width, CHUNK[0]):
+                part = scale.voxels[z : z + CHUNK[2], y : y + CHUNK[1], x : x + CHUNK[0]]
+                if part.any():
+                    box = zip(scale.start, (x, y, z), part.shape[::-1], strict=True)
+                    spans = tuple((start + at, start + at + long) for start, at, long in box)
+                    yield spans, part.tobytes()
+
+
+def _shards(scale: Scale) -> dict[str, bytes]:
+    """The shard files of a scale, by name."""
+    grid = [-(-size // chunk) for size, chunk in zip(scale.size, CHUNK, strict=True)]
+    minishards: dict[int, dict[int, dict[int, bytes]]] = {}
+    for spans, data in _chunks(scale):
+        place = [
+            (first - start) // chunk
+            for (first, _), start, chunk in zip(spans, scale.start, CHUNK, strict=True)
+        ]
+        number = _morton(place, grid)
+        hashed = number >> SHARDING["preshift_bits"]
+        minishard = hashed & (1 << SHARDING["minishard_bits"]) - 1
+        shard = hashed >> SHARDING["minishard_bits"] & (1 << SHARDING["shard_bits"]) - 1
+        minishards.setdefault(shard, {}).setdefault(minishard, {})[number] = data
+    return {
+        f"{shard:0{_SHARD_DIGITS}x}.shard": _shard(found) for shard, found in minishards.items()
+    }
+
+
+def _morton(place: Sequence[int], grid: Sequence[int]) -> int:
+    """The compressed Morton code of a chunk: bits of x, y, z in turn, as far as there are any."""
+    code = at = 0
+    for bit in range(max(grid).bit_length()):
+        for one, size in zip(place, grid, strict=True):
+            if 1 << bit < size:
+                code |= (one >> bit & 1) << at
+                at += 1
+    return code
+
+
+def _shard(minishards: Mapping[int, Mapping[int, bytes]]) -> bytes:
+    """One file: where the index of each minishard is, the chunks, then those indexes."""
+    data = bytearray()
+    rows: list[tuple[int, list[int], list[int], list[int]]] = []
+    for minishard in sorted(minishards):
+        numbers, gaps, sizes = [], [], []
+        before, end = 0, 0
+        for number in sorted(minishards[minishard]):
+            chunk = packed(minishards[minishard][number], SHARDING["data_encoding"]).data
+            numbers.append(number - before)
+            gaps.append(len(data) - end)
+            sizes.append(len(chunk))
+            data += chunk
+            before, end = number, len(data)
+        rows.append((minishard, numbers, gaps, sizes))
+    spans = {}
+    for minishard, numbers, gaps, sizes in rows:
+        table = struct.pack(f"<{3 * len(numbers)}Q", *numbers, *gaps, *sizes)
+        index = packed(table, SHARDING["minishard_index_encoding"]).data
+        spans[minishard] = (len(data), len(data) + len(index))
+        data += index
+    count = 1 << SHARDING["minishard_bits"]
+    head = b"".join(struct.pack("<2Q", *spans.get(one, (0, 0))) for one in range(count))
+    return head + bytes(data)
+
+
+def meshes(boxes: Mapping[int, tuple[Point, Point]]) -> dict[str, Stored]:
+    """Meshes of boxes (two corners, nm) by label: lists as they are, pieces compressed."""
+    made = {"info": Stored(_json({"@type": "neuroglancer_legacy_mesh"}))}
+    for label, (low, high) in boxes.items():
+        piece = f"{label}:0:0-1_0-1_0-1"
+        corners = [
+            tuple(high[axis] if corner >> axis & 1 else low[axis] for axis in range(3))
+            for corner in range(8)
+        ]
+        made[f"{label}:0"] = Stored(_json({"fragments": [piece]}))
+        points = b"".join(struct.pack("<3f", *corner) for corner in corners)
+        faces = struct.pack(f"<{len(_FACES)}I", *_FACES)
+        made[piece] = packed(struct.pack("<I", len(corners)) + points + faces, "gzip")
+    return made
+
+
+_FACES: Final = (
+    *(0, 2, 1, 1, 2, 3, 4, 5, 6, 5, 7, 6, 0, 1, 4, 1, 5, 4),
+    *(2, 6, 3, 3, 6, 7, 0, 4, 2, 2, 4, 6, 1, 3, 5, 3, 7, 5),
+)
+"""The twelve triangles of a box, whose corners are numbered by their bits x, y, z."""
+
+
+def skeletons(paths: Mapping[int, Sequence[Point]]) -> dict[str, Stored]:
+    """Skeletons by label: points (nm) joined one to the next, compressed."""
+    same = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
+    info = {"@type": "neuroglancer_skeletons", "transform": same, "vertex_attributes": []}
+    made = {"info": Stored(_json(info))}
+    for label, points in paths.items():
+        edges = [(at, at + 1) for at in range(len(points) - 1)]
+        head = struct.pack("<2I", len(points), len(edges))
+        vertices = b"".join(struct.pack("<3f", *point) for point in points)
+        made[str(label)] = packed(
+            head + vertices + b"".join(struct.pack("<2I", *edge) for edge in edges), "gzip"
+        )
+    return made
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

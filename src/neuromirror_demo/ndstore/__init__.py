@@ -1,0 +1,26 @@
+"""An ndstore on loopback, as neurodata/ndstore answered; its source was read, not copied."""
+
+from neuromirror_demo.ndstore.contents import (
+    CALCIUM,
+    CELLS,
+    IMAGE_11,
+    MEMBRANES,
+    PRIVATE,
+    SINGLE_12,
+    SYNAPSES,
+)
+from neuromirror_demo.ndstore.service import FAULTS, DemoNdstore
+from neuromirror_demo.ndstore.state import Box
+
+__all__ = [
+    "CALCIUM",
+    "CELLS",
+    "FAULTS",
+    "IMAGE_11",
+    "MEMBRANES",
+    "PRIVATE",
+    "SINGLE_12",
+    "SYNAPSES",
+    "Box",
+    "DemoNdstore",
+]

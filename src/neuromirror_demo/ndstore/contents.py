@@ -1,0 +1,100 @@
+"""The projects that the demo's ndstore starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from neuromirror_demo import volumes
+from neuromirror_demo.ndstore.ramon import SEGMENT, SYNAPSE, Annotation
+from neuromirror_demo.ndstore.records import (
+    ANNOTATION,
+    IMAGE,
+    NOT_PROPAGATED,
+    TIMESERIES,
+    Channel,
+    Project,
+    Space,
+)
+
+IMAGE_11: Final = "demo11/image"
+"""uint8 images of sections, three levels; like kasthuri11's, the first section is number 1."""
+
+MEMBRANES: Final = "demo11/membranes"
+"""float32 probabilities."""
+
+CELLS: Final = "demo11_anno/cells"
+"""uint64 labels of :data:`IMAGE_11`, open for writing, with exceptions."""
+
+CALCIUM: Final = "democube/calcium"
+"""uint16 images, three levels halved along all axes, samples 5, 6 and 7; begins somewhere."""
+
+SYNAPSES: Final = "demo15_ramon/synapses"
+"""uint32 labels that were uploaded at resolution 1, and RAMON objects of them."""
+
+SINGLE_12: Final = "demo12/image"
+"""uint8 images that were never propagated; of whole cuboids, so that it shows."""
+
+PRIVATE: Final = "demo13_private/image"
+"""Nobody's business but the owner's."""
+
+SECTIONS: Final = Space("demo11", (200, 150, 40), (0, 0, 1), (3.0, 3.0, 30.0), 3, "zslices")
+CUBE: Final = Space("democube", (100, 90, 36), (10, 6, 4), (500.0, 500.0, 500.0), 3, "xyz")
+PAINTED: Final = Space("demo15", (150, 120, 20), (0, 0, 1), (6.0, 6.0, 5.0), 3, "zslices")
+SINGLE: Final = Space("demo12", (256, 128, 32), (0, 0, 0), (4.0, 4.0, 40.0), 3, "zslices")
+
+
+def projects() -> Iterator[Project]:
+    """Yields the projects, made anew."""
+    tissue = volumes.tissue(SECTIONS.image_size)[None]
+    sections = Project("demo11", SECTIONS, description="Tissue in sections (demo)")
+    sections.lims = {"species": "nobody", "subvolumes": []}
+    _add(sections, Channel("image", IMAGE, "uint8", {0: tissue}, description="Sections (demo)"))
+    _add(sections, Channel("membranes", IMAGE, "float32", {0: (tissue / 255).astype("float32")}))
+    yield sections
+
+    annotated = Project("demo11_anno", SECTIONS, description="Cells (demo)")
+    cells = volumes.cells(SECTIONS.image_size)[None]
+    _add(annotated, Channel("cells", ANNOTATION, "uint64", {0: cells}, readonly=0, exceptions=1))
+    yield annotated
+
+    cube = Project("democube", CUBE, description="Cells that glow (demo)")
+    calcium = Channel("calcium", TIMESERIES, "uint16", {0: volumes.activity(CUBE.image_size)})
+    calcium.timerange, calcium.windowrange = (5, 8), (300, 60000)
+    _add(cube, calcium)
+    yield cube
+
+    painted = Project("demo15_ramon", PAINTED, description="Annotations (demo)")
+    _add(painted, _synapses())
+    yield painted
+
+    single = Project("demo12", SINGLE, description="Never propagated (demo)")
+    single.channels["image"] = Channel(
+        *("image", IMAGE, "uint8", {0: volumes.tissue(SINGLE.image_size)[None]}),
+        propagate=NOT_PROPAGATED,
+    )
+    yield single
+
+    private = Project("demo13_private", PAINTED, description="Nobody's (demo)", private=True)
+    _add(private, Channel("image", IMAGE, "uint8", {0: volumes.tissue(PAINTED.image_size)[None]}))
+    yield private
+
+
+def _add(project: Project, channel: Channel) -> None:
+    project.propagate(channel, channel.resolution)
+    project.channels[channel.name] = channel
+
+
+def _synapses() -> Channel:
+    import numpy as np
+
+    owners = volumes.cells(PAINTED.image_size)[:, ::2, ::2]
+    numbers = np.where(owners > 0, owners - np.uint64(volumes.FIRST_CELL) + np.uint64(1), 0)
+    painted = numbers.astype(np.uint32)[None]
+    made = Channel("synapses", ANNOTATION, "uint32", {1: painted}, resolution=1, readonly=0)
+    for number in np.unique(painted[painted > 0]).tolist():
+        fields = {"seg_class": 0, "seg_parentseed": 0, "seg_neuron": 0}
+        made.annotations[number] = Annotation(number, SEGMENT, "demo", fields=fields)
+    links = {"syn_weight": 0.5, "syn_type": 1, "syn_segments": [1, 2], "syn_centroid": "[]"}
+    made.annotations[1000] = Annotation(1000, SYNAPSE, "demo", confidence=0.9, fields=links)
+    return made

@@ -1,0 +1,72 @@
+"""The forms in which ndstore gives a cutout (``webservices/ndwsrest.py`` of neurodata/ndstore)."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from neuromirror_demo.ndstore.records import Channel
+    from neuromirror_demo.volumes import Voxels
+
+    Cut = tuple[Channel, Voxels]
+
+
+def npz(cuts: list[Cut]) -> bytes:
+    """A zlib stream of a ``.npy`` file of (channel, [time,] z, y, x); no zip file."""
+    import numpy as np
+
+    body = io.BytesIO()
+    np.save(body, _stacked(cuts))
+    return zlib.compress(body.getvalue())
+
+
+def raw(cuts: list[Cut]) -> bytes:
+    """The voxels of all channels in C order, and nothing else."""
+    return _stacked(cuts).tobytes("C")
+
+
+def zipped(cuts: list[Cut]) -> bytes:
+    """The same as a zlib stream."""
+    return zlib.compress(raw(cuts))
+
+
+def blosc(cuts: list[Cut]) -> bytes:
+    """What ``blosc.pack_array`` makes: a pickle, which nobody should open."""
+    import blosc as library  # type: ignore[import-untyped]
+
+    packed: bytes = library.pack_array(_stacked(cuts))
+    return packed
+
+
+def hdf5(cuts: list[Cut]) -> bytes:
+    """A group a channel, with its voxels in ``CUTOUT`` ([time,] z, y, x), and its type in words."""
+    import h5py  # type: ignore[import-untyped]
+
+    body = io.BytesIO()
+    with h5py.File(body, "w") as file:
+        for channel, voxels in cuts:
+            group = file.create_group(channel.name)
+            group.create_dataset("CUTOUT", data=voxels, compression="gzip")
+            words = h5py.string_dtype()
+            group.create_dataset("CHANNELTYPE", (1,), dtype=words, data=channel.kind)
+            group.create_dataset("DATATYPE", (1,), dtype=words, data=channel.datatype)
+    return body.getvalue()
+
+
+def _stacked(cuts: list[Cut]) -> Voxels:
+    import numpy as np
+
+    return np.ascontiguousarray(np.stack([voxels for _, voxels in cuts]))
+
+
+ENCODINGS: Final[Mapping[str, tuple[str, Callable[[list[Cut]], bytes]]]] = {
+    "npz": ("product/npz", npz),
+    "raw": ("product/raw", raw),
+    "zip": ("product/zip", zipped),
+    "blosc": ("product/blosc", blosc),
+    "hdf5": ("product/hdf5", hdf5),
+}
+"""By the word in the URL: the content type, and how the body is made."""

@@ -1,0 +1,101 @@
+"""RAMON objects: what is known of the things that annotations mark (``ndramon/annotation.py``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror_demo.ndstore.cutting import Unanswered
+
+if TYPE_CHECKING:
+    from neuromirror_demo.ndstore.records import Channel, Project
+
+GENERIC, SYNAPSE, SEED, SEGMENT, NEURON, ORGANELLE = range(1, 7)
+_TOP_KEYS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An object of a type; ``fields`` are those of its type, and others as people set them."""
+
+    number: int
+    kind: int
+    author: str
+    confidence: float = 1.0
+    status: int = 0
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Its JSON."""
+        return {
+            **self.fields,
+            "ann_type": self.kind,
+            "ann_status": self.status,
+            "ann_confidence": self.confidence,
+            "ann_author": self.author,
+            "ann_id": self.number,
+        }
+
+
+def answer(project: Project, channel: Channel, arguments: str) -> str:
+    """JSON for what follows ``ramon/TOKEN/CHANNEL/``; raises :class:`Unanswered`.
+
+    ``ID/``, ``ID/boundingbox/[RES/]``, ``query/KEY/VALUE/`` and ``topkeys/[COUNT/]``.
+    """
+    words = [word for word in arguments.split("/") if word]
+    match words:
+        case ["query", key, value]:
+            return json.dumps(_having(channel, key, value))
+        case ["topkeys", *rest]:
+            return json.dumps(_top_keys(channel, int(rest[0]) if rest else _TOP_KEYS))
+        case [number, *rest] if number.isdecimal():
+            return json.dumps(_one(project, channel, int(number), rest))
+    first = words[0] if words else ""
+    said = f"invalid literal for int() with base 10: {first!r}"
+    raise Unanswered(f"JSON Get ID {first}. Error {said}.")
+
+
+def _one(
+    project: Project, channel: Channel, number: int, options: list[str]
+) -> dict[int, dict[str, Any]]:
+    found = channel.annotations.get(number)
+    if found is None:
+        none = repr(f"No annotation found at identifier = {number}")
+        raise Unanswered(f"JSON Get ID {number}. Error {none}.")
+    told = found.document()
+    if options[:1] == ["boundingbox"]:
+        level = int(options[1]) if len(options) > 1 else channel.resolution
+        told |= _bounds(project, channel, number, level)
+    return {number: told}
+
+
+def _bounds(project: Project, channel: Channel, number: int, level: int) -> dict[str, Any]:
+    """Corner and size of where the object's voxels are, in the coordinates of the level."""
+    import numpy as np
+
+    if level not in channel.tables:
+        return {"bbcorner": None, "bbdim": None}
+    places = np.argwhere(channel.tables[level][0] == number)
+    if not len(places):
+        return {"bbcorner": None, "bbdim": None}
+    low, high = places.min(axis=0)[::-1], places.max(axis=0)[::-1] + 1
+    start = np.array(project.space.offset_at(level))
+    return {"bbcorner": (low + start).tolist(), "bbdim": (high - low).tolist()}
+
+
+def _having(channel: Channel, key: str, value: str) -> list[int]:
+    return sorted(
+        one.number
+        for one in channel.annotations.values()
+        if str(one.document().get(key, "")) == value
+    )
+
+
+def _top_keys(channel: Channel, count: int) -> list[str]:
+    times: dict[str, int] = {}
+    for one in channel.annotations.values():
+        for key in one.document():
+            times[key] = times.get(key, 0) + 1
+    return sorted(times, key=lambda key: (-times[key], key))[:count]

@@ -1,0 +1,168 @@
+"""What the demo ndstore holds, and everything that can happen to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from neuromirror_demo.holdings import DemoError
+from neuromirror_demo.ndstore.records import (
+    NOT_PROPAGATED,
+    PROPAGATED,
+    UNDER_PROPAGATION,
+    Channel,
+    Project,
+)
+
+if TYPE_CHECKING:
+    from neuromirror_demo.volumes import Voxels
+
+Range = Sequence[int]
+Box = tuple[Range, Range, Range]
+"""``((x0, x1), (y0, y1), (z0, z1))``, half-open, in a level's own coordinates."""
+
+
+class NdstoreState:
+    """Projects in memory, by their tokens.
+
+    Verbs name a project as ``token``, a channel as ``token/channel``. Coordinates are as in
+    requests: voxels of a level, from the dataset's offset on. All raise :class:`DemoError` for
+    what is not there.
+    """
+
+    def __init__(self) -> None:
+        self.projects: dict[str, Project] = {}
+        self.lock = threading.RLock()
+        self._removed: dict[str, Project | Channel] = {}
+
+    # -- voxels
+
+    def edit(
+        self,
+        path: str,
+        box: Box,
+        value: float | None = None,
+        *,
+        level: int | None = None,
+        time: int | None = None,
+        spread: bool = True,
+    ) -> None:
+        """Change the voxels of a box, and with ``spread`` the coarser levels made of them.
+
+        ``value`` None makes what is zero one, and all else zero. ``level`` is by default the
+        channel's resolution, ``time`` all its samples. The info JSON stays as it is.
+        """
+        with self.lock:
+            project, channel = self._channel(path)
+            at = channel.resolution if level is None else level
+            table = _table(channel, path, at)
+            start = project.space.offset_at(at)
+            samples = slice(None)
+            if time is not None:
+                samples = slice(time - channel.timerange[0], time - channel.timerange[0] + 1)
+            x, y, z = (
+                slice(low - first, high - first)
+                for (low, high), first in zip(box, start, strict=True)
+            )
+            old = table[samples, z, y, x]
+            inside = all(one.start >= 0 for one in (x, y, z)) and (samples.start or 0) >= 0
+            sides = [high - low for low, high in box]
+            if not inside or not old.size or list(old.shape[:0:-1]) != sides:
+                raise DemoError(f"{path} has no such voxels at level {at}: {box}, time {time}")
+            table[samples, z, y, x] = (old == 0) if value is None else value
+            if spread and channel.propagate == PROPAGATED:
+                project.propagate(channel, at)
+
+    def propagate(self, path: str) -> None:
+        """Make all coarser levels anew, and mark the channel as propagated."""
+        with self.lock:
+            project, channel = self._channel(path)
+            project.propagate(channel, channel.resolution)
+            channel.propagate = PROPAGATED
+            channel.readonly = 0
+
+    def set_propagate(self, path: str, value: int) -> None:
+        """Say how far propagation is: 0 not begun, 1 under way, 2 done; no voxel changes.
+
+        ndstore locks a channel meanwhile, and leaves it open afterwards.
+        """
+        with self.lock:
+            _, channel = self._channel(path)
+            if value not in (NOT_PROPAGATED, UNDER_PROPAGATION, PROPAGATED):
+                raise DemoError(f"propagation is 0, 1 or 2, not {value!r}")
+            channel.propagate = value
+            channel.readonly = int(value == UNDER_PROPAGATION)
+
+    def voxels(self, path: str, level: int = 0) -> Voxels:
+        """All voxels of a level as they truly are; ``t, z, y, x`` if it is a time series."""
+        with self.lock:
+            _, channel = self._channel(path)
+            table = _table(channel, path, level).copy()
+            return table if channel.is_timeseries else table[0]
+
+    # -- projects and channels
+
+    def describe(self, path: str, description: str) -> None:
+        """Change what a project or channel says of itself."""
+        with self.lock:
+            found = self._channel(path)[1] if "/" in path else self._project(path)
+            found.description = description
+
+    def move_storage(self, token: str) -> None:
+        """Move a project's cuboids from the database to S3, or back; all voxels stay."""
+        with self.lock:
+            project = self._project(token)
+            project.s3backend = 1 - project.s3backend
+
+    def lose_lims(self, token: str) -> None:
+        """Let the info JSON have no ``metadata``, as when the server it is asked from is slow."""
+        with self.lock:
+            self._project(token).lims = {}
+
+    def set_public(self, token: str, public: bool) -> None:
+        """Open a project to everybody, or close it."""
+        with self.lock:
+            self._project(token).private = not public
+
+    def remove(self, path: str) -> None:
+        """Take a project or a channel away."""
+        with self.lock:
+            if "/" not in path:
+                self._removed[path] = self._project(path)
+                del self.projects[path]
+                return
+            project, channel = self._channel(path)
+            self._removed[path] = channel
+            del project.channels[channel.name]
+
+    def restore(self, path: str) -> None:
+        """Take back :meth:`remove`."""
+        with self.lock:
+            found = self._removed.pop(path, None)
+            if isinstance(found, Project):
+                self.projects[path] = found
+            elif found is not None:
+                self._project(path.partition("/")[0]).channels[found.name] = found
+            else:
+                raise DemoError(f"{path} was not removed")
+
+    # -- parts
+
+    def _project(self, token: str) -> Project:
+        if token not in self.projects:
+            raise DemoError(f"no project has the token {token!r}")
+        return self.projects[token]
+
+    def _channel(self, path: str) -> tuple[Project, Channel]:
+        token, _, name = path.partition("/")
+        project = self._project(token)
+        if name not in project.channels:
+            raise DemoError(f"{path} is no channel: name token/channel")
+        return project, project.channels[name]
+
+
+def _table(channel: Channel, path: str, level: int) -> Voxels:
+    if level not in channel.tables:
+        raise DemoError(f"{path} has no voxels of its own at level {level}")
+    return channel.tables[level]
