@@ -107,7 +107,7 @@ def test_a_hook_that_waits_for_the_branch_is_run(world: GetWorld) -> None:
     hook = world.clone / ".git" / "hooks" / "post-update-annex"
     hook.write_text(f"#!/bin/sh\ntouch {world.folder}/ran\n")
     hook.chmod(0o755)
-    world.get("small")
+    world.get("small", trust_config=True)
     assert (world.folder / "ran").exists()
     assert left_over(world.clone) == []
     assert is_known_here(world, *SMALL)

@@ -30,9 +30,19 @@ _TOLD_EVERY: Final = 0.1
     metavar="N",
     help="Files got at once [default: 32].",
 )
+@click.option(
+    "--trust-config",
+    is_flag=True,
+    help="Obey the repository's own git configuration and hooks, which may run programs.",
+)
 @settings_options
 def get_command(
-    settings: Settings, paths: tuple[Path, ...], jobs: int | None, *, recursive: bool
+    settings: Settings,
+    paths: tuple[Path, ...],
+    jobs: int | None,
+    *,
+    recursive: bool,
+    trust_config: bool,
 ) -> None:
     """Get the contents of files in a clone, many at a time.
 
@@ -46,7 +56,12 @@ def get_command(
     web, or that the clone's settings leave to git-annex, git-annex gets. Large files that broke
     off go on where they were.
 
-    Exit code: 0 all is there, 1 something could not be had (and why), 2 wrong usage, or no clone.
+    A repository that was received as files, and not cloned, brings settings and hooks of whoever
+    made it. One whose own configuration or hooks name programs that git-annex and DataLad did not
+    set up is refused; your own configuration (git config --global) is trusted.
+
+    Exit code: 0 all is there, 1 something could not be had (and why), 2 wrong usage, no clone, or a
+    repository that is refused.
     """
     from neuromirror.lab import Tally
     from neuromirror.lab.get import JOBS, get
@@ -57,7 +72,15 @@ def get_command(
     come = 0
     hosts = HostMessages("get")
     with _progress() as progress:
-        for outcome in get(here, chosen, recursive=recursive, jobs=jobs or JOBS, progress=progress):
+        outcomes = get(
+            here,
+            chosen,
+            recursive=recursive,
+            jobs=jobs or JOBS,
+            trust_config=trust_config,
+            progress=progress,
+        )
+        for outcome in outcomes:
             counted.add(outcome)
             come += (outcome.size or 0) * (outcome.status == "ok")
             shown = outcome.status != "notneeded" and hosts.is_news(outcome)

@@ -53,6 +53,11 @@ class MirrorGet(Interface):  # type: ignore[misc]
         ),
         "recursive": recursion_flag,
         "jobs": JOBS,
+        "trust_config": Parameter(
+            args=("--trust-config",),
+            action="store_true",
+            doc="""obey the repository's own git configuration and hooks, which may run programs""",
+        ),
     }
     _examples_: ClassVar[list[dict[str, str]]] = [
         {
@@ -66,7 +71,11 @@ class MirrorGet(Interface):  # type: ignore[misc]
     @datasetmethod(name="mirror_get")  # type: ignore[untyped-decorator]
     @eval_results  # type: ignore[untyped-decorator]
     def __call__(
-        path: Any = None, dataset: Any = None, recursive: bool = False, jobs: int | None = None
+        path: Any = None,
+        dataset: Any = None,
+        recursive: bool = False,
+        jobs: int | None = None,
+        trust_config: bool = False,
     ) -> Iterator[Record]:
         """Yields a result for each file."""
         from neuromirror.lab.get import JOBS as AT_ONCE
@@ -76,7 +85,10 @@ class MirrorGet(Interface):  # type: ignore[misc]
         top = Path(refds.path)
         paths = [place_of(one, dataset) for one in listed(path)] or None
         try:
-            for outcome in get(top, paths, recursive=recursive, jobs=jobs or AT_ONCE):
+            found = get(
+                top, paths, recursive=recursive, jobs=jobs or AT_ONCE, trust_config=trust_config
+            )
+            for outcome in found:
                 yield record(outcome, "mirror_get", top / outcome.path, "file", refds.path)
         except NeuromirrorError as error:
             yield failure("mirror_get", top, "dataset", refds.path, error)

@@ -85,6 +85,11 @@ def check_own(folder: SafeFolder, foreign: Sequence[Path] = (), store: Path | No
         )
 
 
+def is_hook_of_git_annex(content: bytes) -> bool:
+    """Whether a hook is one that git-annex writes, and nothing else."""
+    return _HOOK.fullmatch(content) is not None
+
+
 def _links(git_dir: SafeFolder) -> Iterator[str]:
     """Symlinks in the folders that git and git-annex write to."""
     for name in _WRITTEN:
@@ -115,7 +120,7 @@ def _hooks(git_dir: SafeFolder) -> Iterator[str]:
         return
     with hooks:
         for name in hooks.names():
-            if not name.endswith(".sample") and _HOOK.fullmatch(_content(hooks, name)) is None:
+            if not name.endswith(".sample") and not is_hook_of_git_annex(_content(hooks, name)):
                 yield f"the hook {name}"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuromirror.annex import RemoteLeftOut, hash_lower, hash_mixed, initialize, key_file
+from neuromirror.lab.get.programs import check_programs
 from neuromirror.lab.get.settings import Settings
 from neuromirror.lab.git import BOUNDED, GitFailed
 from neuromirror.mint import git_environment
@@ -85,11 +86,12 @@ class Clone:
         self._objects = os.fsencode(self.annex / "objects")
 
     @classmethod
-    def at(cls, folder: Path) -> Clone:
+    def at(cls, folder: Path, *, trust_config: bool = False) -> Clone:
         """The clone that a folder is in, made ready for git-annex where it is not.
 
-        Raises NotAClone, UnsafePath for a symlink where contents are written, and GitFailed where
-        git or git-annex does not do its part.
+        Raises NotAClone, UnsafePath for a symlink where contents are written, RepositoryRefused
+        where the repository's own configuration names programs (unless ``trust_config``), and
+        GitFailed where git or git-annex does not do its part.
         """
         asked = ["--show-toplevel", "--absolute-git-dir", "--git-common-dir"]
         done = subprocess.run(
@@ -106,6 +108,8 @@ class Clone:
         top, git_dir, common = (
             Path(os.fsdecode(line)) for line in done.stdout.rstrip(b"\n").split(b"\n")
         )
+        if not trust_config:
+            check_programs(top, git_dir)
         settings = Settings.of(git_dir)
         left = settings.left_to_git_annex(git_dir)
         if (folder / common).resolve() != git_dir.resolve():
@@ -117,9 +121,9 @@ class Clone:
         return clone
 
     @classmethod
-    def of_subdataset(cls, folder: Path) -> Clone:
-        """The clone that a folder is; raises NotAClone where it is only in one."""
-        clone = cls.at(folder)
+    def of_subdataset(cls, folder: Path, *, trust_config: bool = False) -> Clone:
+        """The clone that a folder is; raises as :meth:`at`, NotAClone where it is only in one."""
+        clone = cls.at(folder, trust_config=trust_config)
         if clone.top.resolve() != folder.resolve():
             raise NotAClone(
                 f"{folder} is a sub-dataset, and git cannot read its repository: mend it, or "

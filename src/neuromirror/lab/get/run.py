@@ -21,6 +21,7 @@ from neuromirror.lab.get.listing import AnnexedFile, Listing, Selection, Subdata
 from neuromirror.lab.get.logs import AnnexBranch, KeyLogs, Objects
 from neuromirror.lab.get.objects import ObjectStore
 from neuromirror.lab.get.places import Places, Remotes
+from neuromirror.lab.get.programs import check_absorbed
 from neuromirror.lab.get.records import Intentions, Recorder
 from neuromirror.lab.get.subdatasets import install, is_installed
 from neuromirror.lab.git import GitFailed
@@ -49,22 +50,26 @@ def get(
     *,
     recursive: bool = False,
     jobs: int = JOBS,
+    trust_config: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Gets files of the clone that ``dataset`` is in; yields one outcome a file.
 
     ``paths`` are relative to the top of the clone, or absolute; None is all of it. Sub-datasets
     that are named are got too, all others with ``recursive``; what is not installed, DataLad
-    installs. At most ``jobs`` files are fetched at a time.
+    installs. At most ``jobs`` files are fetched at a time. A repository whose own configuration
+    or hooks name programs is refused, unless ``trust_config``.
 
     A file is ``notneeded`` where its content is here, ``ok`` where it was had and is what its key
     says, ``error`` where it was not, with each place's reason, and ``impossible`` where nobody
     knows a place or there is no such file. Breaking off at any time leaves the clone whole, and
-    what was had is told to git-annex. Raises NotAClone, ConfigurationError and GitFailed.
+    what was had is told to git-annex. Raises NotAClone, RepositoryRefused, ConfigurationError and
+    GitFailed.
     """
     meter = _Meter(progress)
-    clone = Clone.at(Path(dataset))
-    yield from _Run(clone, paths, "", recursive=recursive, jobs=jobs, meter=meter).outcomes()
+    clone = Clone.at(Path(dataset), trust_config=trust_config)
+    how = _How(recursive, jobs, trust_config)
+    yield from _Run(clone, paths, "", how, meter).outcomes()
 
 
 class _Meter:
@@ -114,6 +119,15 @@ class _Wanted:
     places: Places = field(default_factory=Places)
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The options of :func:`get`."""
+
+    recursive: bool
+    jobs: int
+    trust_config: bool
+
+
 class _Run:
     """One clone's files; ``prefix`` is where it is in the one that was asked for."""
 
@@ -122,16 +136,13 @@ class _Run:
         clone: Clone,
         paths: Sequence[str | Path] | None,
         prefix: str,
-        *,
-        recursive: bool,
-        jobs: int,
+        how: _How,
         meter: _Meter,
     ) -> None:
         self._clone = clone
         self._selection = Selection(clone.top, paths)
         self._prefix = prefix
-        self._recursive = recursive
-        self._jobs = jobs
+        self._how = how
         self._meter = meter
         self._wanted: dict[str, _Wanted] = {}
         self._left: list[Left] = []
@@ -183,8 +194,8 @@ class _Run:
         intentions = stack.enter_context(Intentions(clone))
         recorder = Recorder(clone, commit, intentions)
         recorder.take_over(store, branch)
-        sessions = stack.enter_context(Sessions(clone.settings, self._jobs))
-        crew = Crew(sessions, clone.settings, store, self._jobs, intentions.add)
+        sessions = stack.enter_context(Sessions(clone.settings, self._how.jobs))
+        crew = Crew(sessions, clone.settings, store, self._how.jobs, intentions.add)
         try:
             yield from self._feed(crew, recorder, listing, branch, remotes)
         finally:
@@ -309,7 +320,7 @@ class _Run:
 
     def _by_git_annex(self) -> Iterator[Outcome]:
         """Has git-annex get what was left to it."""
-        came = get_by_git_annex(self._clone, self._left, self._jobs, self._meter.arrived)
+        came = get_by_git_annex(self._clone, self._left, self._how.jobs, self._meter.arrived)
         for left, fault in came:
             if fault is not None:
                 yield from self._not_had("error", left.key, "; ".join([*left.faults, fault]))
@@ -336,8 +347,10 @@ class _Run:
         return check.evidence
 
     def _in_subdatasets(self, found: Sequence[Subdataset]) -> Iterator[Outcome]:
-        chosen = [sub for sub in found if sub.named or self._recursive]
+        chosen = [sub for sub in found if sub.named or self._how.recursive]
         missing = [sub.path for sub in chosen if not is_installed(self._clone.top, sub.path)]
+        if missing and not self._how.trust_config:
+            check_absorbed(self._clone.top, self._clone.git_dir)
         failed = install(self._clone.top, missing) if missing else {}
         for sub in chosen:
             if sub.path in failed:
@@ -345,14 +358,15 @@ class _Run:
                 continue
             try:
                 refuse_symlinks(self._clone.top, os.fsdecode(sub.path))
-                clone = Clone.of_subdataset(self._clone.top / os.fsdecode(sub.path))
+                clone = Clone.of_subdataset(
+                    self._clone.top / os.fsdecode(sub.path), trust_config=self._how.trust_config
+                )
                 run = _Run(
                     clone,
                     None if sub.paths is None else [os.fsdecode(path) for path in sub.paths],
                     self._name(sub.path) + "/",
-                    recursive=self._recursive,
-                    jobs=self._jobs,
-                    meter=self._meter,
+                    self._how,
+                    self._meter,
                 )
                 yield from run.outcomes()
             except (NeuromirrorError, OSError) as error:
