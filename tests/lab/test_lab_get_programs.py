@@ -14,6 +14,7 @@ from lab_get import GetWorld, git
 
 from neuromirror.lab import get
 from neuromirror.lab.own_repository import RepositoryRefused
+from neuromirror.store.protection import protect
 
 FILE = "small/1.dat"
 
@@ -207,6 +208,20 @@ def test_hooks_of_git_annex_and_git_lfs_are_no_programs(world: GetWorld) -> None
         (hooks / name).chmod(0o755)
     _program(hooks, "pre-push", "exit 1")
     assert [one.status for one in get(world.clone, ["small/2.dat"])] == ["ok"]
+
+
+def test_a_store_on_this_machine_is_a_remote_without_programs(
+    world: GetWorld, tmp_path: Path
+) -> None:
+    store = tmp_path / "store.git"
+    git(tmp_path, "clone", "-q", "--bare", str(world.clone), str(store))
+    protect(store)
+    git(world.clone, "remote", "set-url", "origin", str(store))
+    assert [one.status for one in get(world.clone, [FILE])] == ["ok"]
+    with (store / "hooks" / "pre-init-annex").open("a") as file:
+        file.write("touch marker\n")
+    with pytest.raises(RepositoryRefused):
+        list(get(world.clone, ["small/2.dat"]))
 
 
 def test_the_users_own_configuration_is_trusted(

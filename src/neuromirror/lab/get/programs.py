@@ -85,6 +85,12 @@ _HOOK_OF_GIT_LFS: Final = re.compile(
     rb"(?: \"(?:[^\"$`\\]|\\n)*\")+; exit \d; \}\n"
     rb"git lfs [a-z-]+ \"\$@\"\n?"
 )
+_HOOK_OF_A_STORE: Final = re.compile(
+    rb"#!/bin/sh\n# written by neuromirror\n"
+    rb"(?:cat > /dev/null\n|cat >&2 <<'END'\n(?:(?!END\n).*\n)*END\n"
+    rb"|\[ \"\$1\" = prepared \] \|\| exit 0\n|echo \"[^\"$`\\]*\" >&2\n)*exit 1\n"
+)
+"""Hooks of a repository of a store, as any release writes them: they print, and fail."""
 _LONGEST: Final = 1 << 16
 _SHOWN: Final = 5
 
@@ -193,7 +199,7 @@ def _discovering(git_dir: Path) -> Mapping[str, str]:
 
 
 def _hooks(git_dir: Path) -> Iterator[Path]:
-    """Hooks that git or git-annex would run, and that are not those of git-annex and git-lfs."""
+    """Hooks that git or git-annex would run, and that no known program wrote."""
     for folder in dict.fromkeys((git_dir / "hooks", _common(git_dir) / "hooks")):
         try:
             names = sorted(os.listdir(folder))
@@ -204,10 +210,13 @@ def _hooks(git_dir: Path) -> Iterator[Path]:
             if name.endswith(".sample") or name in _NOT_RUN or not os.access(path, os.X_OK):
                 continue
             content = _content(path)
-            if content is not None and not (
-                is_hook_of_git_annex(content) or _HOOK_OF_GIT_LFS.fullmatch(content)
-            ):
+            if content is not None and not _is_known_hook(content):
                 yield path
+
+
+def _is_known_hook(content: bytes) -> bool:
+    patterns = (_HOOK_OF_GIT_LFS, _HOOK_OF_A_STORE)
+    return is_hook_of_git_annex(content) or any(one.fullmatch(content) for one in patterns)
 
 
 def _common(git_dir: Path) -> Path:
