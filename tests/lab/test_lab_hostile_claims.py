@@ -11,7 +11,7 @@ import pytest
 from crawl_place import git
 from lab_again import Lab
 from lab_clones import failed, looked_at
-from lab_hostile import KEY, LINK, Crafted, file_at, state_of, write_lock
+from lab_hostile import FILE, KEY, LINK, Crafted, file_at, state_of, write_lock
 from lab_pins import PUBLISHED, Paper, Restored, bring_back
 
 from neuromirror.annex import link_target
@@ -30,18 +30,24 @@ def honest(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Paper:
     return paper
 
 
-def crafted_restore(honest: Paper, folder: Path, target: bytes) -> Restored:
-    """What comes of a dataset whose one file ``x`` is a link to ``target``."""
+def crafted_restore(
+    honest: Paper, folder: Path, target: bytes, mode: str = LINK, *listed: str
+) -> Restored:
+    """What comes of a dataset whose one file ``x`` is a link to ``target``.
+
+    With another ``mode`` it is a file of that content; ``listed`` is what the lock's state has.
+    """
     pinned = honest.pinned(PUBLISHED)
     name = f"{pinned.commit}:.neuromirror/dataset.json"
     said = msgspec.json.decode(git(honest.place.repository(PUBLISHED), "show", name))
     crafted = Crafted(folder / "crafted.git", said)
-    state = state_of(file_at("x"))
-    tree = crafted.tree(crafted.described(state), (LINK, b"x", crafted.blob(target)))
+    files = [file_at(name) for name in (listed if mode != LINK else ("x",))]
+    state = state_of(*files)
+    tree = crafted.tree(crafted.described(state), (mode, b"x", crafted.blob(target)))
     commit = crafted.commit(tree)
     path = folder / "paper" / "datasets.lock"
     crafted.bundle(path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
-    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=1)
+    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=len(files))
     return bring_back(lock, folder / "paper" / "data", offline=True)
 
 
@@ -60,6 +66,33 @@ def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
     done = crafted_restore(honest, tmp_path, target)
     assert done.only().status == "error", done.only().message
     assert not done.folder(PUBLISHED).exists()
+
+
+@pytest.mark.parametrize("mode", [FILE, "100755"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"/annex/objects/{KEY}\n",
+        f"/annex/objects/{KEY}",
+        f"../.git/annex/objects/a/b/{KEY}/{KEY}\r\nmore",
+    ],
+)
+def test_a_pointer_file_is_in_the_state(
+    honest: Paper, tmp_path: Path, content: str, mode: str
+) -> None:
+    """git-annex gets the content of an unlocked file as it does that of a link."""
+    done = crafted_restore(honest, tmp_path / "without", content.encode(), mode)
+    assert done.only().status == "error", done.only().message
+    done = crafted_restore(honest, tmp_path / "with", content.encode(), mode, "x")
+    assert done.only().status == "ok", done.only().message
+
+
+@pytest.mark.parametrize("content", ["", "/annex/objects/", "/annex/objects/no key\n", KEY])
+def test_a_file_that_is_no_pointer_is_not_in_the_state(
+    honest: Paper, tmp_path: Path, content: str
+) -> None:
+    done = crafted_restore(honest, tmp_path, content.encode(), FILE)
+    assert done.only().status == "ok", done.only().message
 
 
 def test_content_in_another_repository_is_not_what_get_got(honest: Paper, tmp_path: Path) -> None:

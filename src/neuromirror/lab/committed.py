@@ -32,6 +32,10 @@ _WORDS = {
     "MD5": "md5",
     "XS3ETAG": "etag",
 }
+_FILES = (b"100644", b"100755", b"100664")
+_POINTER = b"/annex/objects/"
+_LONGEST_POINTER = 80 << 10
+"""Bytes of a file that git-annex looks into for a pointer."""
 # as many ids as a pipe always takes: git is asked for that many at once, and then read
 _AT_ONCE = 1000
 
@@ -88,16 +92,18 @@ class Committed:
     def listed(self) -> Iterator[ListedFile | ListedPart]:
         """Its annexed files, as their keys tell of them, and its parts, in order of path.
 
-        Raises CommitUnreadable.
+        A mirror makes links alone; a file that git-annex takes for a pointer (an unlocked file) is
+        annexed as well. Raises CommitUnreadable.
         """
         with ExitStack() as stack:
             listing = self._git(stack, "ls-tree", "-r", "-z", "--full-tree", self.commit)
             objects = self._git(stack, "cat-file", "--batch")
+            sizes = self._git(stack, "cat-file", "--batch-check=%(objectsize)")
             assert listing.stdout is not None
             entries = _entries(listing.stdout)
             while some := list(islice(entries, _AT_ONCE)):
                 try:
-                    yield from self._read(some, objects)
+                    yield from self._read(some, objects, sizes)
                 except ValueError as error:
                     raise CommitUnreadable(
                         f"commit {self.commit} in {self.git_dir} was not made by neuromirror: "
@@ -107,16 +113,28 @@ class Committed:
                 raise CommitUnreadable(f"git cannot list commit {self.commit} of {self.git_dir}")
 
     def _read(
-        self, entries: list[tuple[bytes, str, bytes]], objects: subprocess.Popen[bytes]
+        self,
+        entries: list[tuple[bytes, str, bytes]],
+        objects: subprocess.Popen[bytes],
+        sizes: subprocess.Popen[bytes],
     ) -> Iterator[ListedFile | ListedPart]:
-        assert objects.stdin is not None
         assert objects.stdout is not None
-        asked = "".join(f"{sha}\n" for mode, sha, _ in entries if mode == LINK)
-        objects.stdin.write(asked.encode())
-        objects.stdin.flush()
+        assert sizes.stdout is not None
+        files = [sha for mode, sha, _ in entries if mode in _FILES]
+        _ask(sizes, files)
+        small = {sha for sha in files if _size(sizes.stdout) <= _LONGEST_POINTER}
+
+        def is_small(mode: bytes, sha: str) -> bool:
+            return mode in _FILES and sha in small
+
+        _ask(objects, [sha for mode, sha, _ in entries if mode == LINK or is_small(mode, sha)])
         for mode, sha, path in entries:
             if mode == LINK:
                 yield _file(path, _answer(objects.stdout))
+            elif is_small(mode, sha):
+                key = _pointed_at(_answer(objects.stdout))
+                if key is not None:
+                    yield _listed(path, key)
             elif mode == SUBDATASET:
                 yield self._part(path, sha)
 
@@ -163,6 +181,19 @@ def _entries(listing: IO[bytes]) -> Iterator[tuple[bytes, str, bytes]]:
             yield mode, sha.decode(), path
 
 
+def _ask(process: subprocess.Popen[bytes], names: list[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{name}\n" for name in names).encode())
+    process.stdin.flush()
+
+
+def _size(sizes: IO[bytes]) -> int:
+    line = sizes.readline()
+    if not line.strip().isdigit():
+        raise CommitUnreadable(f"git lacks an object of a commit: {line!r}")
+    return int(line)
+
+
 def _answer(objects: IO[bytes]) -> bytes:
     header = objects.readline().split()
     if len(header) != 3:
@@ -178,12 +209,32 @@ def _file(path: bytes, target: bytes) -> ListedFile:
     """
     try:
         key = key_of_file(target.rpartition(b"/")[2])
-        found = ListedFile(path.decode(), key, key_proof(key), parse_key(key).size)
     except ValueError as error:
         raise CommitUnreadable(f"{path!r} is no file that a mirror makes: {error}") from error
+    found = _listed(path, key)
     if target != link_target(key, path):
         raise CommitUnreadable(f"{path!r} is a link to elsewhere than git-annex keeps its content")
     return found
+
+
+def _listed(path: bytes, key: str) -> ListedFile:
+    try:
+        return ListedFile(path.decode(), key, key_proof(key), parse_key(key).size)
+    except ValueError as error:
+        raise CommitUnreadable(f"{path!r} is no file that a mirror makes: {error}") from error
+
+
+def _pointed_at(content: bytes) -> str | None:
+    """The key of a pointer file, as git-annex reads one; None for any other file."""
+    line = content.partition(b"\n")[0].rstrip(b"\r")
+    if _POINTER not in line:
+        return None
+    try:
+        key = key_of_file(line.rpartition(b"/")[2])
+        parse_key(key)
+    except ValueError:
+        return None
+    return key
 
 
 def key_proof(key: str) -> str:
