@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,47 @@ def test_a_damaged_copy_is_passed_over_for_an_older_one(copied: Place, tmp_path:
     assert not list(store.index_path.parent.glob("*.restore*"))
 
 
+@pytest.mark.parametrize("name", ["index.sqlite", "index.sqlite-journal", "backup.json"])
+def test_a_pipe_in_a_copy_keeps_nobody_waiting(copied: Place, tmp_path: Path, name: str) -> None:
+    store, kept = copied.store, tmp_path / "kept"
+    made = back_up(store, store.index_path, kept)
+    before = dump(store.index_path)
+    (made.folder / name).unlink(missing_ok=True)
+    os.mkfifo(made.folder / name)
+    with pytest.raises((NoBackup, BackupForeign)):
+        restore_index(store, store.index_path, kept)
+    assert dump(store.index_path) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM holds; END",
+        "CREATE VIEW more AS SELECT * FROM files",
+        "CREATE TABLE more (x)",
+        "DROP INDEX files_content",
+        "CREATE INDEX more ON files (path)",
+        "PRAGMA user_version = 99",
+        "PRAGMA user_version = 3",
+    ],
+)
+def test_a_copy_with_another_schema_is_refused(
+    copied: Place, tmp_path: Path, statement: str
+) -> None:
+    store, kept = copied.store, tmp_path / "kept"
+    made = back_up(store, store.index_path, kept)
+    before = dump(store.index_path)
+    with closing(sqlite3.connect(made.folder / "index.sqlite")) as connection:
+        connection.execute(statement)
+        if statement.endswith("= 3"):
+            connection.execute("CREATE TRIGGER t AFTER UPDATE ON holds BEGIN SELECT 1; END")
+        connection.commit()
+    with pytest.raises(BackupForeign):
+        restore_index(store, store.index_path, kept)
+    assert dump(store.index_path) == before
+    assert not list(store.index_path.parent.glob("*.restore*"))
+
+
 def test_a_copy_of_another_store_is_refused_and_the_index_stays(
     copied: Place, still_place: Place, tmp_path: Path
 ) -> None:
@@ -143,6 +186,9 @@ def test_two_backups_do_not_meet_in_one_folder(copied: Place, tmp_path: Path) ->
 
 _KILLED = """
 import os, signal, sys
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from neuromirror.service import backup
 from neuromirror.store import Store

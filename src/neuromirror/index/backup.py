@@ -7,9 +7,12 @@ backup (https://www.sqlite.org/backup.html) reads it in one transaction, and a w
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,6 +36,7 @@ def copy_database(source: Path, target: Path) -> None:
     """
     if not source.is_file():
         raise IndexMissing(f"there is no database at {source}")
+    _check_regular(source)
     with translated(source):
         reading = _connect(source, "ro")
         try:
@@ -56,7 +60,11 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def position_of(path: Path) -> int:
-    """The bytes of the journal that an index, or a copy of one, has applied."""
+    """The bytes of the journal that an index, or a copy of one, has applied.
+
+    Raises IndexUnusable for what is no regular file.
+    """
+    _check_regular(path)
     with translated(path):
         connection = _connect(path, "ro")
         try:
@@ -130,7 +138,8 @@ def restore(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_
     """Puts a copy of an index in the index's place, in one step, and brings it up to date.
 
     Gives the number of entries that the copy lacked. The copy itself stays. Readers that have the
-    old index open keep it, as in :func:`neuromirror.index.rebuild`.
+    old index open keep it, as in :func:`neuromirror.index.rebuild`. Raises IndexUnusable for a copy
+    that is damaged, or whose tables are not those of an index.
     """
     draft = path.with_name(path.name + ".restore")
     if not path.parent.is_dir():
@@ -141,11 +150,62 @@ def restore(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_
             copy_database(source, draft)
             if wrong := flaws(draft):
                 raise IndexUnusable(f"{source} is damaged ({wrong[0]}); use another, or {REBUILD}")
+            _check_schema(draft, source)
             put_in_place(draft, path)
         finally:
             draft.unlink(missing_ok=True)
     with Index.open(path, lock_wait=lock_wait) as index:
         return index.catch_up(journal)
+
+
+def _check_regular(path: Path) -> None:
+    """Raise IndexUnusable where a database, or a log beside it, would keep SQLite waiting."""
+    for ending in ("", "-journal", "-wal", "-shm"):
+        place = path.with_name(path.name + ending)
+        try:
+            mode = place.stat().st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise IndexUnusable(f"{place} is no regular file; use another copy, or {REBUILD}")
+
+
+def _check_schema(draft: Path, source: Path) -> None:
+    """Bring a copy to this release's schema, and check that it has its tables and nothing else.
+
+    A trigger or a view of a copy would act on all that is recorded or asked from then on. Raises
+    IndexUnusable.
+    """
+    with closing(_connect(draft, "rw")) as connection, closing(sqlite3.connect(":memory:")) as new:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        kinds = {kind for kind, *_ in _schema_of(connection)}
+        if version > schema.SCHEMA or not kinds <= {"table", "index"}:
+            raise IndexUnusable(
+                f"{source} has {', '.join(sorted(kinds))} of schema {version}, which no index of "
+                f"this release has; use another copy, or {REBUILD}"
+            )
+        new.isolation_level = None
+        schema.migrate(new)
+        if version != schema.SCHEMA:
+            schema.migrate(connection)
+        different = {name for _, name, *_ in _schema_of(connection) ^ _schema_of(new)}
+    if different:
+        raise IndexUnusable(
+            f"{source} has other tables than an index has ({', '.join(sorted(different)[:3])}); "
+            f"use another copy, or {REBUILD}"
+        )
+
+
+def _schema_of(connection: sqlite3.Connection) -> set[tuple[str, str, str, str]]:
+    """Kind, name, table and SQL of all in a schema, but for SQLite's own statistics."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    return {
+        # releases of sqlite-utils and SQLite differ in white space and quotes
+        (str(kind), str(name), str(table), re.sub(r"[\s\"\[\]`]+", " ", sql or "").strip())
+        for kind, name, table, sql in rows
+        if not str(name).startswith("sqlite_stat")
+    }
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

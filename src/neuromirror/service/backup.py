@@ -188,6 +188,8 @@ def _sources(store: Store, index_path: Path) -> Iterator[Path]:
 
 
 def _generation(folder: Path) -> Generation:
+    if not (folder / _TOLD).is_file():
+        raise NoBackup(f"{folder / _TOLD} is no regular file; remove {folder}")
     try:
         told = parse_json((folder / _TOLD).read_bytes(), _TOLD)
         if told["format"] != _FORMAT:
