@@ -6,6 +6,7 @@ import json
 import stat
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -25,6 +26,8 @@ from neuromirror.net import Limits, Session
 from neuromirror.sources.dandi import source as dandi
 from neuromirror.store import Store
 from neuromirror_demo.contents import zarr_entries
+from neuromirror_demo.documents import Documents
+from neuromirror_demo.records import Dandiset
 
 
 @pytest.fixture
@@ -51,6 +54,28 @@ def test_by_default_it_is_skipped_and_only_its_name_is_told(
     embargo.assert_silent()
     assert not embargo.private.exists()
     assert entries(embargo, embargo.public) == []
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_one_that_is_called_open_and_refused_to_strangers_is_not_public(
+    embargo: Embargo, monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    """The archive's own word, given to the token, is not enough."""
+    told = Documents.dandiset_brief
+
+    def called_open(documents: Documents, dandiset: Dandiset) -> dict[str, Any]:
+        return {**told(documents, dandiset), "embargo_status": "OPEN"}
+
+    monkeypatch.setattr(Documents, "dandiset_brief", called_open)
+    embargo.mirror(private=private)
+    for names in ((), (NAME,)):
+        assert embargo.line(embargo.sync(*names)).startswith(f"notneeded {NAME}")
+    embargo.assert_silent()
+    assert entries(embargo, embargo.public) == []
+    # until it is open to all
+    embargo.demo.unembargo(ID)
+    embargo.sync()
+    assert set(embargo.commits(embargo.public))
 
 
 def test_the_canaries_are_found_where_they_are(embargo: Embargo) -> None:

@@ -194,6 +194,9 @@ class Closing(Scripted):
     def is_open(self, dataset: DatasetRef) -> bool:
         return not self.is_closed
 
+    def may_be_public(self, dataset: DatasetRef) -> bool:
+        return self.is_open(dataset)
+
 
 class Pair:
     """A public and a private store of such a source, with a Zarr that is a part."""

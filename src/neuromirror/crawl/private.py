@@ -57,6 +57,13 @@ class KnowsEmbargo(Protocol):
         """Whether anybody may read a dataset."""
         ...
 
+    def may_be_public(self, dataset: DatasetRef) -> bool:
+        """Whether a dataset that upstream calls open may go into the public store.
+
+        Upstream is asked as by a stranger, unless every request is a stranger's anyway.
+        """
+        ...
+
 
 class NotOpenToAll(NeuromirrorError):
     """A dataset that upstream calls open, and does not show to those who ask without a token."""
@@ -65,6 +72,15 @@ class NotOpenToAll(NeuromirrorError):
 def private_view(source: Source) -> Source | None:
     """The source of what is under embargo, where the mirror asks for that."""
     return source.private() if isinstance(source, KnowsEmbargo) else None
+
+
+def check_public(source: Source, dataset: DatasetRef) -> None:
+    """Check that strangers may read a dataset that upstream calls open; raises NotOpenToAll."""
+    if isinstance(source, KnowsEmbargo) and not source.may_be_public(dataset):
+        raise NotOpenToAll(
+            f"{dataset.name}: upstream calls it open, and refuses it to those who ask without a "
+            "token; nothing of it is published"
+        )
 
 
 class PrivateSide:

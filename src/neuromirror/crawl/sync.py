@@ -24,6 +24,7 @@ from neuromirror.crawl.private import (
     EMBARGOED,
     NotOpenToAll,
     PrivateSide,
+    check_public,
     closed_again,
     concealed,
     not_readable,
@@ -287,9 +288,10 @@ class Sync:
             return said
 
         def before(dataset: DatasetRef) -> str:
-            if dataset not in held:
-                return ""
             try:
+                if dataset not in held:
+                    check_public(source, dataset)
+                    return ""
                 self._private.bring_over(dataset, source, recorder)
             except NotOpenToAll as error:
                 raise NotNow(str(error)) from error

@@ -125,13 +125,24 @@ class DandiSource:
         return private
 
     def is_open(self, dataset: DatasetRef) -> bool:
-        """Whether anybody may read the dandiset: asked without the token."""
+        """Whether anybody may read the dandiset and its draft's assets: asked without the token."""
         with self.session.anonymous() as session:
             try:
                 row = session.get_json(dataset.source_uri)
+                session.get_json(f"{dataset.source_uri}versions/{DRAFT}/assets/?page_size=1")
             except (Forbidden, NotFound):
                 return False
         return isinstance(row, dict) and row.get("embargo_status") == OPEN
+
+    def may_be_public(self, dataset: DatasetRef) -> bool:
+        """Whether a dataset that the archive calls open may be shown to anybody.
+
+        With a token the archive is asked once without it, for a dandiset and its draft's assets; a
+        Zarr is asked about by :meth:`hint`. Without a token all requests are a stranger's.
+        """
+        if not self.options.has_token or _is_zarr(dataset):
+            return True
+        return self.is_open(dataset)
 
     def is_listed(self, dataset: DatasetRef) -> bool:
         """Whether the list of dandisets would name it: a Zarr is only ever asked about."""
