@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from lab_cite import ASSET, DERIVED, DRAFT, LABELS, NAMES, ODD, PUBLISHED, SPECIALS, VOLUME, Shelf
 
+from neuromirror.lab.cite.json_text import compact, dumped
 from neuromirror.lab.cite.plain import SPDX
 
 pytestmark = pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated")
@@ -231,6 +232,15 @@ def test_a_crate_has_what_ro_crate_demands(
     crate = json.loads(made("ro-crate", *names, files=names != TOGETHER))
     found, report = conforms(crate)
     assert found, report
+
+
+@pytest.mark.parametrize("write", [dumped, compact])
+def test_characters_that_are_not_seen_are_escaped(write: Callable[[object], str]) -> None:
+    value = {"na\u202eme": "a\u2066b\u200f\ufeff\x9b\U000e0041 ümläut"}
+    text = write(value)
+    assert json.loads(text) == value
+    assert text.replace("\n", "").isprintable()
+    assert "ümläut" in text
 
 
 def test_a_crate_without_a_license_would_not_pass(made: Callable[..., str]) -> None:

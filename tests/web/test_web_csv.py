@@ -36,6 +36,16 @@ def test_other_values_stay(value: object) -> None:
     assert plain_cell(value) == value
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("a;=1", "a;'=1"), ("a; @b;-1", "a; '@b;'-1"), ('a;"=1', "a;\"'=1"), ("a\t+1", "a\t'+1")],
+)
+def test_no_part_of_a_text_is_a_formula_in_a_spreadsheet_with_semicolons(
+    value: str, shown: str
+) -> None:
+    assert plain_cell(value) == shown
+
+
 def test_no_cell_of_any_csv_is_a_formula(box: Box, source: Scripted) -> None:
     for number, title in enumerate(TITLES):
         facts = DatasetFacts(title=title)

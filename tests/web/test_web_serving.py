@@ -92,6 +92,18 @@ def test_what_is_no_range_gets_the_whole_file_and_what_is_beyond_it_none(
     assert beyond.headers["content-range"] == f"bytes */{len(whole)}"
 
 
+def test_an_etag_holds_no_inode_number(site: Running, shown: Place) -> None:
+    path = shown.folder / "manifests" / "00" / "tagged"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.write_bytes(b"content")
+        parts = site.get("/manifests/00/tagged").headers["etag"].strip('"').split("-")
+        inode = path.stat().st_ino
+        assert not {f"{inode:x}", str(inode)}.intersection(parts)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def test_a_file_that_changed_meanwhile_is_not_put_together_from_two(
     site: Running, shown: Place
 ) -> None:

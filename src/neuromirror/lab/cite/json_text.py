@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
+
+_UNSEEN: Final = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+"""Characters that show nothing, or show others in another order."""
 
 
 def dumped(value: Any) -> str:
     """The value on lines of its own, with a newline at the end."""
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    return _escaped(json.dumps(value, ensure_ascii=False, indent=2)) + "\n"
 
 
 def compact(value: Any) -> str:
     """The value in one line."""
-    return json.dumps(value, ensure_ascii=False)
+    return _escaped(json.dumps(value, ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def kept(table: dict[str, Any]) -> dict[str, Any]:

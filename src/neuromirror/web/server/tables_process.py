@@ -6,13 +6,14 @@ import asyncio
 import csv
 import ctypes
 import json
+import re
 import resource
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from neuromirror.index import CANNED, VisitorIndex
 from neuromirror.web.server.tables import receive, send
@@ -52,6 +53,8 @@ _FORMULA = (
     *("\ufeff", "\0"),
 )
 """With these a spreadsheet begins what it computes."""
+_CELL_WITHIN: Final = re.compile(rf"([;\t][\s\"]*)(?=[{re.escape(''.join(_FORMULA))}])")
+"""The start of what computes in a part of a text, where a spreadsheet separates cells by these."""
 
 
 def main() -> None:
@@ -167,9 +170,11 @@ def _write_plain_cells() -> None:
 
 def plain_cell(value: Any) -> Any:
     """Return a value as a spreadsheet shows it; text that it would compute after a quote."""
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    first = value[:1] if value.startswith(_FORMULA) else ""
+    rest = _CELL_WITHIN.sub(r"\1'", value[len(first) :])
+    return f"'{first}{rest}" if first else rest
 
 
 async def _answer_all(application: Any, asking: socket.socket) -> None:
