@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 from bench_common import commit, machine, own_environment, write_section
-from bench_servers import apart, big_archive, expect
+from bench_servers import big_archive, expect, in_separate_process
 
 FIRST = "first crawl"
 _MB = 10**6
@@ -67,8 +67,8 @@ def _lines(scale: float, zarrs: bool, jobs: int) -> Iterator[dict[str, Any]]:
                 click.echo(f"{what}: {files} files at scale {scale} …", err=True)
                 server.clear()
                 before = server.requests()["cpu_s"]
-                took, extra = apart(_crawl, folder, deep, jobs, what != FIRST)
-                told = server.requests()
+                took, extra = in_separate_process(_crawl, folder, deep, jobs, what != FIRST)
+                statistics = server.requests()
                 sized = _sizes(folder / "store")
                 shown = {name: round(size / _MB) for name, size in sized.items()}
                 yield {
@@ -77,14 +77,14 @@ def _lines(scale: float, zarrs: bool, jobs: int) -> Iterator[dict[str, Any]]:
                     "seconds": round(took, 2),
                     "per_s": round(files / took),
                     **extra,
-                    "requests": sum(told["asked"].values()),
-                    "asked": told["asked"],
-                    "files_a_request": round(files / max(sum(told["asked"].values()), 1), 1),
-                    "server_cpu_s": round(told["cpu_s"] - before, 2),
-                    "server_peak_mb": round(told["peak_bytes"] / _MB),
+                    "requests": sum(statistics["asked"].values()),
+                    "asked": statistics["asked"],
+                    "files_a_request": round(files / max(sum(statistics["asked"].values()), 1), 1),
+                    "server_cpu_s": round(statistics["cpu_s"] - before, 2),
+                    "server_peak_mb": round(statistics["peak_bytes"] / _MB),
                     "index_mb": shown["index"],
                     "store_mb": shown["store"],
-                    "whole": _extrapolated(scale, growth, took, told["asked"], sized),
+                    "whole": _extrapolated(scale, growth, took, statistics["asked"], sized),
                     "commit": commit(),
                     "machine": machine(),
                 }
@@ -92,17 +92,17 @@ def _lines(scale: float, zarrs: bool, jobs: int) -> Iterator[dict[str, Any]]:
 
 def _all_files(zarrs: bool) -> int:
     """The files of an archive at scale 1."""
-    from neuromirror_demo.big_plan import Plan
+    from neuromirror_demo.big_plan import ArchivePlan
 
-    plan = Plan.at_scale(1.0)
+    plan = ArchivePlan.at_scale(1.0)
     return plan.blobs.count + (sum(plan.entries) if zarrs else 0)
 
 
-def _crawl(folder: Path, deep: bool, jobs: int, again: bool) -> float:
+def _crawl(folder: Path, deep: bool, jobs: int, is_repeated: bool) -> float:
     """One sync of all datasets; gives the seconds."""
     own_environment(folder)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    from neuromirror.crawl import Sync, load_mirrors, parse_requests
+    from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.store import Store
 
     begin = time.perf_counter()
@@ -110,14 +110,14 @@ def _crawl(folder: Path, deep: bool, jobs: int, again: bool) -> float:
     store = Store.open(folder / "store", create=True)
     sync = Sync(store, store.index_path, deep=deep, jobs=jobs)
     wrong, minted = [], []
-    for result in sync.results(parse_requests(["big"], mirrors)):
+    for result in sync.results(parse_sync_requests(["big"], mirrors)):
         if result.status not in ("ok", "notneeded"):
             wrong.append(result)
         elif result.status == "ok":
             minted.append(f"{result.dataset}: {result.message}")
     seconds = time.perf_counter() - begin
     expect(not wrong, f"{len(wrong)} datasets failed, the first: {wrong[:1]}")
-    expect(not (again and minted), f"{len(minted)} were minted again, as {minted[:2]}")
+    expect(not (is_repeated and minted), f"{len(minted)} were minted again, as {minted[:2]}")
     return seconds
 
 
@@ -132,7 +132,11 @@ def _sizes(store: Path) -> dict[str, int]:
 
 
 def _extrapolated(
-    scale: float, growth: float, seconds: float, asked: Mapping[str, int], sized: Mapping[str, int]
+    scale: float,
+    growth: float,
+    seconds: float,
+    request_counts: Mapping[str, int],
+    sized: Mapping[str, int],
 ) -> dict[str, float]:
     """The same at scale 1, which has ``growth`` times as many files.
 
@@ -142,7 +146,7 @@ def _extrapolated(
     growths = {"s3 versions": growth}
     requests = sum(
         fixed.get(kind, round(count * growths.get(kind, 1 / scale)))
-        for kind, count in asked.items()
+        for kind, count in request_counts.items()
     )
     return {
         "hours": round(seconds * growth / 3600, 2),

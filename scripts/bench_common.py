@@ -26,11 +26,11 @@ from neuromirror.model import (
     Digest,
     FileRecord,
     Location,
-    PlacedFile,
+    SnapshotEntry,
     SnapshotHeader,
     VersionKind,
     VersionRef,
-    dump_placed,
+    dump_snapshot_entry,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,13 +41,13 @@ Contender = Callable[[Path, int], tuple[float, dict[str, Any]]]
 """Works in a folder on so many files; gives the seconds that count, and extra fields."""
 
 
-def synthetic(count: int) -> Iterator[PlacedFile]:
+def synthetic(count: int) -> Iterator[SnapshotEntry]:
     """``count`` files as a large archive would list them, sorted by path."""
     for number in range(count):
         yield synthetic_file(number, number)
 
 
-def synthetic_file(number: int, content: int) -> PlacedFile:
+def synthetic_file(number: int, content: int) -> SnapshotEntry:
     """The file at the place of ``number``, with the bytes of ``content``."""
     digest = synthetic_sha256(content)
     subject, session = divmod(number // 20, 50)
@@ -74,7 +74,7 @@ def synthetic_file(number: int, content: int) -> PlacedFile:
         ),
         modified=MOMENT,
     )
-    return PlacedFile(path, key_for(record, path), record)
+    return SnapshotEntry(path, key_for(record, path), record)
 
 
 def synthetic_sha256(content: int) -> str:
@@ -91,7 +91,7 @@ def header() -> SnapshotHeader:
 def write_records(path: Path, count: int) -> Path:
     """The record lines of the synthetic state, in a file."""
     with path.open("wb", buffering=1 << 20) as file:
-        file.writelines(dump_placed(placed) + b"\n" for placed in synthetic(count))
+        file.writelines(dump_snapshot_entry(placed) + b"\n" for placed in synthetic(count))
     return path
 
 
@@ -116,7 +116,7 @@ def fast_import_stream(path: Path, count: int) -> Path:
             file.write(b"M 100644 inline %s\n" % name)
             data(present)
             file.write(b"M 100644 inline %s.web\n" % name)
-            data(url_log([place.url for place in placed.record.locations], STAMP))
+            data(url_log([location.url for location in placed.record.locations], STAMP))
         file.write(b"done\n")
     return path
 
@@ -139,10 +139,10 @@ def in_own_process(
 ) -> dict[str, Any]:
     """One contender's line: seconds, files a second, peak memory of its processes in MB."""
     click.echo(f"{what}: {count} files …", err=True)
-    place = folder / what
-    place.mkdir()
+    subfolder = folder / what
+    subfolder.mkdir()
     ours, theirs = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_contend, args=(run, place, count, theirs))
+    process = get_context("spawn").Process(target=_contend, args=(run, subfolder, count, theirs))
     process.start()
     theirs.close()
     try:
@@ -150,7 +150,7 @@ def in_own_process(
     except EOFError:
         sys.exit(f"bench: {what} failed; see above")
     process.join()
-    shutil.rmtree(place, onerror=_force)
+    shutil.rmtree(subfolder, onerror=_force)
     return {
         "bench": bench,
         "what": what,

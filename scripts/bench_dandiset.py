@@ -18,7 +18,7 @@ from bench_common import in_own_process, report, run_git
 from bench_mint import add_urls, create_dataset, write_table
 from bench_servers import REPEATS, big_archive, expect, sync_once, timed
 
-from neuromirror.model import PlacedFile
+from neuromirror.model import SnapshotEntry
 
 OF = {"000001": "one dandiset", "000002": "one Zarr"}
 """What the two dandisets of the archive are there for."""
@@ -34,7 +34,7 @@ def fresh(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, di
     return statistics.median(times), {"in_a_run_s": round(_in_a_run(mirrors, folder, name), 3)}
 
 
-def again(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+def unchanged(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """The same command, when nothing has changed."""
     store = folder / "store"
     _command(mirrors, store, name, "ok")
@@ -115,31 +115,32 @@ class _NothingKnown:
         return [None for _ in etags]
 
 
-def _listed(mirrors: Path, folder: Path, name: str, count: int) -> list[PlacedFile]:
+def _listed(mirrors: Path, folder: Path, name: str, count: int) -> list[SnapshotEntry]:
     """The files, with keys, of a dandiset or of the only Zarr in it, as our source lists them."""
     from neuromirror.annex import git_path, key_for
     from neuromirror.crawl import load_mirrors
     from neuromirror.model import FileRecord
-    from neuromirror.sources import Part
+    from neuromirror.sources import ComponentEntry
 
     workspace = folder / "pages"
     workspace.mkdir()
     source = load_mirrors(mirrors)["big"].open()
     (draft,) = source.versions(source.dataset(name))
     entries = list(source.listing(draft, _NothingKnown(workspace)).entries)
-    if isinstance(entries[0], Part):
+    if isinstance(entries[0], ComponentEntry):
         entries = list(entries[0].listing(_NothingKnown(workspace)).entries)
     records = [one for one in entries if isinstance(one, FileRecord)]
     expect(len(records) == count, f"{len(records)} files were listed instead of {count}")
     paths = [git_path(one.path) for one in records]
     return [
-        PlacedFile(path, key_for(one, path), one) for path, one in zip(paths, records, strict=True)
+        SnapshotEntry(path, key_for(one, path), one)
+        for path, one in zip(paths, records, strict=True)
     ]
 
 
 RUNS: dict[str, Callable[[Path, str, Path, int], tuple[float, dict[str, Any]]]] = {
     "neuromirror": fresh,
-    "neuromirror again": again,
+    "neuromirror again": unchanged,
     "fromkey+registerurl": fromkey,
     "addurls": addurls,
 }
@@ -162,6 +163,6 @@ def _lines(files: int, entries: int) -> Iterator[dict[str, Any]]:
         with big_archive(mirrors, "--zarrs", "--two", str(files), str(entries)):
             for name, count in zip(OF, (files, entries), strict=True):
                 for what, run in RUNS.items():
-                    told = partial(run, mirrors, name)
-                    line = in_own_process("dandiset", what, told, count, Path(kept))
+                    measure = partial(run, mirrors, name)
+                    line = in_own_process("dandiset", what, measure, count, Path(kept))
                     yield {**line, "of": OF[name]}

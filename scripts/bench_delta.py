@@ -27,11 +27,19 @@ from bench_common import (
 from bench_mint import add_urls, create_dataset, write_table
 
 from neuromirror.annex import key_for, link_target, location_log, log_path, url_log
-from neuromirror.mint import Base, Minted, ObjectReader, Parents, Snapshot, mint, mint_delta
-from neuromirror.mint.delta import patched_manifest
-from neuromirror.mint.manifests import ManifestWriter
-from neuromirror.model import Change, Digest, FileRecord, PlacedFile
-from neuromirror.store import ANNEX, MAIN, Repository
+from neuromirror.mint import (
+    DeltaBase,
+    MintResult,
+    ObjectReader,
+    ParentCommits,
+    Snapshot,
+    mint,
+    mint_delta,
+)
+from neuromirror.mint.delta_writer import patch_manifest
+from neuromirror.mint.manifest_writer import CanonicalManifestWriter
+from neuromirror.model import Change, Digest, FileRecord, SnapshotEntry
+from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Repository
 
 CHANGED = 100
 LATER = MOMENT + timedelta(days=1)
@@ -50,7 +58,7 @@ def changes(count: int) -> Iterator[Change]:
                 locations=old.record.locations[:1],
                 modified=LATER,
             )
-            yield old, PlacedFile(old.git_path, key_for(record, old.git_path), record)
+            yield old, SnapshotEntry(old.git_path, key_for(record, old.git_path), record)
 
 
 def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -59,28 +67,35 @@ def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     repository.create()
     records = write_records(folder / "records", count)
     before = mint(
-        Snapshot.of_records(header(), records), repository.path, Parents(), lambda _: "1", folder
+        Snapshot.from_records(header(), records),
+        repository.path,
+        ParentCommits(),
+        lambda _: "1",
+        folder,
     )
     for pack in before.packs:
-        repository.place(pack)
-    repository.publish({MAIN: None, ANNEX: None}, {MAIN: before.commit, ANNEX: before.annex_commit})
+        repository.add_pack(pack)
+    repository.publish(
+        {MAIN_BRANCH: None, ANNEX_BRANCH: None},
+        {MAIN_BRANCH: before.commit, ANNEX_BRANCH: before.annex_commit},
+    )
     changed = list(changes(count))
     later = replace(header(), version=replace(header().version, time=LATER))
     begin = time.perf_counter()
     after = mint_delta(
         later,
         lambda: iter(changed),
-        Base(before.commit, before.manifest),
+        DeltaBase(before.commit, before.manifest),
         repository.path,
-        Parents(before.commit, before.annex_commit),
+        ParentCommits(before.commit, before.annex_commit),
         lambda _: "2",
         folder,
     )
     for pack in after.packs:
-        repository.place(pack)
+        repository.add_pack(pack)
     repository.publish(
-        {MAIN: before.commit, ANNEX: before.annex_commit},
-        {MAIN: after.commit, ANNEX: after.annex_commit},
+        {MAIN_BRANCH: before.commit, ANNEX_BRANCH: before.annex_commit},
+        {MAIN_BRANCH: after.commit, ANNEX_BRANCH: after.annex_commit},
     )
     seconds = time.perf_counter() - begin
     written = sum(pack.objects for pack in after.packs)
@@ -91,11 +106,13 @@ def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     }
 
 
-def _manifest_seconds(before: Minted, after: Minted, changed: list[Change], scratch: Path) -> float:
+def _manifest_seconds(
+    before: MintResult, after: MintResult, changed: list[Change], scratch: Path
+) -> float:
     """How long the manifest and the state digest alone take, which no peer makes."""
     begin = time.perf_counter()
-    with ManifestWriter(scratch) as manifest:
-        for piece in patched_manifest(before.manifest, before.state, iter(changed)):
+    with CanonicalManifestWriter(scratch) as manifest:
+        for piece in patch_manifest(before.manifest, before.state, iter(changed)):
             manifest.add(piece)
         if manifest.state() != after.state:
             sys.exit("bench: the manifest made again is of another state")
@@ -138,7 +155,7 @@ def _changes_stream(write: Callable[[bytes], Any], count: int) -> None:
         write(b"M 100644 inline %s\n" % log_path(new.key))
         data(location_log(STAMP + 86400))
         write(b"M 100644 inline %s.web\n" % log_path(new.key))
-        data(url_log([place.url for place in new.record.locations], STAMP + 86400))
+        data(url_log([location.url for location in new.record.locations], STAMP + 86400))
     write(b"done\n")
 
 
@@ -157,7 +174,7 @@ def delta_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     return time.perf_counter() - begin, {}
 
 
-def _register(repository: Path, files: list[PlacedFile]) -> None:
+def _register(repository: Path, files: list[SnapshotEntry]) -> None:
     keys = "".join(f"{one.key} {one.git_path.decode()}\n" for one in files)
     urls = "".join(f"{one.key} {at.url}\n" for one in files for at in one.record.locations)
     run_git("-C", str(repository), "annex", "fromkey", "--force", "--batch", text=keys)
@@ -177,7 +194,7 @@ def delta_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     return seconds, {}
 
 
-def _check_links(repository: Path, files: list[PlacedFile]) -> None:
+def _check_links(repository: Path, files: list[SnapshotEntry]) -> None:
     """The last commit must hold the files as they now are."""
     with ObjectReader(repository / ".git") as reader:
         for one in files:

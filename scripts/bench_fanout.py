@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 from bench_common import commit, machine, own_environment, write_section
-from bench_servers import BigServer, apart, expect
+from bench_servers import BigServer, expect, in_separate_process
 
-from neuromirror_demo.serving import first_line
+from neuromirror_demo.catalogue_process import first_line
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _MEMORY = 4 << 30
@@ -48,17 +48,19 @@ def _lines(datasets: int, files: int) -> Iterator[dict[str, Any]]:
         folder = Path(name)
         with _served(folder / "mirrors", datasets, files) as server:
             click.echo("the archive's answers are made …", err=True)
-            apart(_visit_all, folder, "made", "processes", 2, datasets)
-            alone: dict[str, float] = {}
+            in_separate_process(_visit_all, folder, "made", "processes", 2, datasets)
+            one_worker: dict[str, float] = {}
             for kind in ("processes", "dask"):
                 for workers in (1, 2):
                     what = f"{kind}, {workers}"
                     click.echo(f"{what}: {datasets} datasets of {files} files …", err=True)
                     server.clear()
                     before = server.requests()["cpu_s"]
-                    told = folder / f"{kind}-{workers}.json"
-                    took, _ = apart(_visit_all, folder, told.stem, kind, workers, datasets)
-                    worker_mb, cpu = json.loads(told.read_text())
+                    result_path = folder / f"{kind}-{workers}.json"
+                    took, _ = in_separate_process(
+                        _visit_all, folder, result_path.stem, kind, workers, datasets
+                    )
+                    worker_mb, cpu = json.loads(result_path.read_text())
                     cpu["server"] = round(server.requests()["cpu_s"] - before, 2)
                     yield {
                         "bench": "fanout",
@@ -67,7 +69,7 @@ def _lines(datasets: int, files: int) -> Iterator[dict[str, Any]]:
                         "n": datasets * files,
                         "seconds": round(took, 2),
                         "per_s": round(datasets * files / took),
-                        "times": round(alone.setdefault(kind, took) / took, 2),
+                        "times": round(one_worker.setdefault(kind, took) / took, 2),
                         "worker_mb": worker_mb,
                         "cpu_s": cpu,
                         "commit": commit(),
@@ -85,9 +87,9 @@ def _served(mirrors: Path, datasets: int, files: int) -> Iterator[BigServer]:
         start_new_session=True,  # not one of the crawl's processes: see bench_memory
     ) as process:
         try:
-            said = first_line(process)
-            expect(bool(said), "the synthetic archive did not start; see above")
-            yield BigServer(json.loads(said))
+            line = first_line(process)
+            expect(bool(line), "the synthetic archive did not start; see above")
+            yield BigServer(json.loads(line))
         finally:
             process.terminate()
 
@@ -100,12 +102,17 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
     """
     own_environment(folder)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    from neuromirror.crawl import load_mirrors, recording
+    from neuromirror.crawl import load_mirrors, open_recorder
     from neuromirror.index import Schedule
-    from neuromirror.service.desk import Desk
-    from neuromirror.service.executors import dask, desk_host, processes, workplace
-    from neuromirror.service.jobs import Job, do
+    from neuromirror.service.executors import (
+        dask_executor,
+        job_context,
+        process_executor,
+        write_server_host,
+    )
+    from neuromirror.service.jobs import Job, run_job
     from neuromirror.service.leases import Lease
+    from neuromirror.service.write_server import WriteServer
     from neuromirror.store import Store
 
     mirror = load_mirrors(folder / "mirrors")["big"]
@@ -114,20 +121,22 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
         scheduler, programs = None, list[int]()
         if kind == "dask":
             scheduler, programs = stack.enter_context(_cluster(folder / f"{name}-dask", workers))
-            executor = stack.enter_context(dask(scheduler, _SECONDS, _MEMORY))
+            executor = stack.enter_context(dask_executor(scheduler, _SECONDS, _MEMORY))
         else:
-            executor = stack.enter_context(processes(workers, _SECONDS, _MEMORY))
-        recorder = stack.enter_context(recording(store, store.index_path))
+            executor = stack.enter_context(process_executor(workers, _SECONDS, _MEMORY))
+        recorder = stack.enter_context(open_recorder(store, store.index_path))
         schedule = stack.enter_context(Schedule.open(store.schedule_path))
-        desk = stack.enter_context(Desk(recorder, schedule, desk_host(scheduler)))
-        place = workplace(store, store.index_path, None, desk.address)
+        write_server = stack.enter_context(
+            WriteServer(recorder, schedule, write_server_host(scheduler))
+        )
+        context = job_context(store, store.index_path, None, write_server.address)
 
         def job(kind: str, name: str, **more: Any) -> Job:
             token = schedule.claim(name, "bench", time.time(), _SECONDS)
             assert token is not None
             return Job(kind, Lease(name, token), mirror, **more)
 
-        due = executor.submit(do, place, job("list", "big")).result().due
+        due = executor.submit(run_job, context, job("list", "big")).result().due
         expect(len(due) == datasets, f"{len(due)} datasets are due instead of {datasets}")
         jobs = [
             job(
@@ -137,7 +146,7 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
         ]
         before = _processors(programs)
         begin = time.perf_counter()
-        running = [executor.submit(do, place, one) for one in jobs]
+        running = [executor.submit(run_job, context, one) for one in jobs]
         results = [one for report in running for one in report.result().results]
         seconds = time.perf_counter() - begin
         after = _processors(programs)
@@ -154,7 +163,7 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
 def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[int]]]:
     """A Dask scheduler with so many workers: its address, and their process ids."""
     folder.mkdir()
-    told = folder / "scheduler.json"
+    scheduler_file = folder / "scheduler.json"
     with ExitStack() as stack:
 
         def start(what: str, *arguments: str) -> int:
@@ -171,10 +180,10 @@ def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[int]]]:
             stack.callback(process.terminate)
             return process.pid
 
-        programs = [start("scheduler", "--port", "0", "--scheduler-file", str(told))]
-        while not (told.exists() and told.read_text()):
+        programs = [start("scheduler", "--port", "0", "--scheduler-file", str(scheduler_file))]
+        while not (scheduler_file.exists() and scheduler_file.read_text()):
             time.sleep(0.05)
-        address = str(json.loads(told.read_text())["address"])
+        address = str(json.loads(scheduler_file.read_text())["address"])
         programs += [start("worker", address, "--no-nanny", "--nthreads=1") for _ in range(workers)]
         import distributed
 
@@ -212,8 +221,8 @@ def _peak(process: int) -> int:
 
 def _seconds(process: int) -> float:
     """Of a process, and of those that it started and that are over."""
-    told = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, told[11:15])) / _TICK
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _TICK
 
 
 def _table(lines: list[dict[str, Any]]) -> str:

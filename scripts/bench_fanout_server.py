@@ -13,13 +13,13 @@ import threading
 from pathlib import Path
 
 from neuromirror_demo.big_archive import BigArchive, write_mirror
-from neuromirror_demo.big_plan import ASSETS, Plan
+from neuromirror_demo.big_plan import ASSETS, ArchivePlan
 
 
-class Kept(BigArchive):
+class CachingServer(BigArchive):
     """An archive that remembers what it has answered."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ArchivePlan) -> None:
         self._answers: dict[tuple[bytes, bytes], bytes] = {}
         super().__init__(plan)
 
@@ -40,8 +40,8 @@ def main(folder: Path, datasets: int, files: int) -> None:
     """Serve until terminated."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    plan = Plan(datasets * files / ASSETS, [files] * datasets, [0] * datasets, [])
-    with Kept(plan) as archive:
+    plan = ArchivePlan(datasets * files / ASSETS, [files] * datasets, [0] * datasets, [])
+    with CachingServer(plan) as archive:
         write_mirror(folder, archive.api_url, zarrs=False)
         print(json.dumps(archive.about()), flush=True)
         ended.wait()

@@ -28,7 +28,7 @@ from neuromirror.annex import (
     url_log,
     url_log_path,
 )
-from neuromirror_demo.serving import first_line
+from neuromirror_demo.catalogue_process import first_line
 
 _DATASET: Final = b'[datalad "dataset"]\n\tid = 5a1e2b6c-3c1f-4d3e-9a57-64d3c1c0b1e7\n'
 _CONNECTIONS: Final = 32
@@ -37,7 +37,7 @@ _LARGE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GetCase:
     """What a contender has to get: a dataset, whose files are ``<url>/<number>``.
 
     ``sums`` has their digests. Of small files what was got is kept to the end: many that are
@@ -92,13 +92,13 @@ def _lines(
 def _contest(
     folder: Path, address: str, latency: int, kind: str, count: int, size: int
 ) -> Iterator[dict[str, Any]]:
-    place = folder / f"{kind}-{latency}"
-    place.mkdir()
+    case_folder = folder / f"{kind}-{latency}"
+    case_folder.mkdir()
     content: bytes | Path = block() if kind == "small" else folder / "large"
     click.echo(f"{count} {kind} files, {latency} ms away …", err=True)
-    job = _make(place, f"{address}/{kind}", kind, count, size, content)
+    job = _make(case_folder, f"{address}/{kind}", kind, count, size, content)
     for what, run in CONTENDERS.items():
-        line = in_own_process("get", what, partial(_timed, run, job), count, place)
+        line = in_own_process("get", what, partial(_timed, run, job), count, case_folder)
         unit = f"{size >> 10} KiB" if size < 1 << 20 else f"{size >> 20} MiB"
         yield {
             **line,
@@ -107,9 +107,11 @@ def _contest(
         }
 
 
-def _make(place: Path, url: str, kind: str, count: int, size: int, content: bytes | Path) -> Job:
+def _make(
+    case_folder: Path, url: str, kind: str, count: int, size: int, content: bytes | Path
+) -> GetCase:
     """A dataset of so many files; the digests that they must have stand in ``sums``."""
-    stream, sums, repository = place / "stream", place / "sums", place / "dataset"
+    stream, sums, repository = case_folder / "stream", case_folder / "sums", case_folder / "dataset"
     who = b"bench <bench@example.org> %d +0000" % STAMP
     digests = [digest_of(number, content) for number in range(count)]
     sums.write_text("".join(f"{digest}  {number}\n" for number, digest in enumerate(digests)))
@@ -133,11 +135,11 @@ def _make(place: Path, url: str, kind: str, count: int, size: int, content: byte
     run_git("init", "-q", "--bare", "-b", "main", str(repository))
     with stream.open("rb") as file:
         run_git("-C", str(repository), "fast-import", "--quiet", stdin=file)
-    return Job(repository, url, sums, kind == "small")
+    return GetCase(repository, url, sums, kind == "small")
 
 
 def _timed(
-    run: Callable[[Job, Path, int], list[str] | None], job: Job, folder: Path, count: int
+    run: Callable[[GetCase, Path, int], list[str] | None], job: GetCase, folder: Path, count: int
 ) -> tuple[float, dict[str, Any]]:
     """Has a contender get everything; what it got is looked at afterwards."""
     clone = folder / "clone"
@@ -169,19 +171,19 @@ def _timed(
     return seconds, {"cpu_s": round(cpu, 2)}
 
 
-def _neuromirror(job: Job, clone: Path, count: int) -> None:
+def _neuromirror(job: GetCase, clone: Path, count: int) -> None:
     _quietly([str(Path(sys.executable).with_name("neuromirror")), "get"], clone)
 
 
-def _datalad(job: Job, clone: Path, count: int) -> None:
+def _datalad(job: GetCase, clone: Path, count: int) -> None:
     _quietly(["datalad", "-l", "error", "get", "-J8", "."], clone)
 
 
-def _annex(job: Job, clone: Path, count: int) -> None:
+def _annex(job: GetCase, clone: Path, count: int) -> None:
     _quietly(["git", "annex", "get", "-J8", "."], clone)
 
 
-def _curl(job: Job, clone: Path, count: int) -> list[str]:
+def _curl(job: GetCase, clone: Path, count: int) -> list[str]:
     """Writes the files into a folder, and hashes them there."""
     config = clone.parent / "curl"
     config.write_text(

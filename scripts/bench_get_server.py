@@ -48,7 +48,7 @@ class _Connection(asyncio.Protocol):
         self._common = memoryview(common)[HEAD:]
         self._file = file
         self._length = file.stat().st_size
-        self._asked = b""
+        self._received = b""
         self._first = True
         self._busy = False
 
@@ -59,14 +59,14 @@ class _Connection(asyncio.Protocol):
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
-        self._asked += data
+        self._received += data
         self._next()
 
     def _next(self) -> None:
-        head, end, rest = self._asked.partition(b"\r\n\r\n")
+        head, end, rest = self._received.partition(b"\r\n\r\n")
         if self._busy or not end:
             return
-        self._asked = rest
+        self._received = rest
         self._busy = True
         loop = asyncio.get_running_loop()
         loop.call_later(self._delay * (1 + self._first), self._answer, head)

@@ -66,7 +66,7 @@ def through_neuromirror(folder: Path, served: Served, keys: list[bytes]) -> dict
         named = {one["path"].encode(): one["reason"] for one in index.exceptions(version)}
     repository = opened.root / dataset.dataset_id[:3] / dataset.dataset_id[3:]
     paths = {upstream_path(path): path for path in tree_of(repository, "main")}
-    trouble = _checkout_trouble(repository, "main", folder / "clone")
+    trouble = _checkout_error(repository, "main", folder / "clone")
     found = {}
     for key in keys:
         if key in paths:
@@ -91,11 +91,11 @@ def through_annex(folder: Path, served: Served, keys: list[bytes]) -> dict[bytes
     )
     if _has(repository, "refs/remotes/s3/main"):
         paths = tree_of(repository, "s3/main")
-        trouble = _checkout_trouble(repository, "refs/remotes/s3/main", folder / "clone")
+        trouble = _checkout_error(repository, "refs/remotes/s3/main", folder / "clone")
     else:
         paths, trouble = [], ""
-    said = _short(done.stderr.decode(errors="replace"), folder)
-    ended = f"the import fails: {said}" if done.returncode else ""
+    message = _shortened(done.stderr.decode(errors="replace"), folder)
+    ended = f"the import fails: {message}" if done.returncode else ""
     found = {}
     for key in keys:
         if paths.count(key) > 1:
@@ -110,37 +110,37 @@ def through_annex(folder: Path, served: Served, keys: list[bytes]) -> dict[bytes
 
 
 def _has(repository: Path, reference: str) -> bool:
-    asked = ["git", "-C", str(repository), "rev-parse", "-q", "--verify", reference]
-    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    command = ["git", "-C", str(repository), "rev-parse", "-q", "--verify", reference]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _checkout_trouble(repository: Path, reference: str, clone: Path) -> str:
+def _checkout_error(repository: Path, reference: str, clone: Path) -> str:
     """Why the tree cannot be checked out; empty where it can."""
     here = ["git", "-C", str(clone)]
     subprocess.run(["git", "init", "-q", str(clone)], check=True)
     done = None
-    for asked in (
+    for arguments in (
         ["fetch", "-q", str(repository), f"{reference}:refs/heads/got"],
         ["checkout", "-q", "got"],
         ["diff", "--quiet", "HEAD"],
     ):
-        done = subprocess.run([*here, *asked], capture_output=True, check=False)
+        done = subprocess.run([*here, *arguments], capture_output=True, check=False)
         if done.returncode:
-            said = _short(done.stderr.decode(errors="replace"), clone.parent)
-            return f"`git {asked[0]}` fails: {said}"
+            message = _shortened(done.stderr.decode(errors="replace"), clone.parent)
+            return f"`git {arguments[0]}` fails: {message}"
     return ""
 
 
-def _short(said: str, folder: Path) -> str:
+def _shortened(message: str, folder: Path) -> str:
     """What an error says, in a few words for a table, without paths of this machine."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith(("error:", "fatal:", "git-annex:"))]
-    asked = re.search(r'path += "([^"]*)"', said)
-    status = re.search(r"statusCode = (\d+)", said)
-    if asked and status:
-        chosen = f"it asks for {asked[1]} and gets HTTP {status[1]}"
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    error_lines = [line for line in lines if line.startswith(("error:", "fatal:", "git-annex:"))]
+    path = re.search(r'path += "([^"]*)"', message)
+    status = re.search(r"statusCode = (\d+)", message)
+    if path and status:
+        chosen = f"it asks for {path[1]} and gets HTTP {status[1]}"
     else:
-        chosen = (telling or lines or ["without a word"])[0]
+        chosen = (error_lines or lines or ["without a word"])[0]
     chosen = re.sub(r"(.)\1{20,}", r"\1\1\1…", chosen.replace(str(folder), "…"))
     return chosen.replace("|", "¦").replace("`", "'")[:120]
 
@@ -152,17 +152,17 @@ def _shown(name: bytes) -> str:
     return text if len(text) <= 60 else f"{text[:24]}…{text[-12:]} ({len(name)} bytes)"
 
 
-WAYS: dict[str, Callable[[Path, Served, list[bytes]], dict[bytes, str]]] = {
+METHODS: dict[str, Callable[[Path, Served, list[bytes]], dict[bytes, str]]] = {
     "neuromirror": through_neuromirror,
     "git annex import": through_annex,
 }
 
 
-def _try(way: str, keys: tuple[bytes, ...], folder: Path, pipe: Any) -> None:
+def _try(method: str, keys: tuple[bytes, ...], folder: Path, pipe: Any) -> None:
     own_environment(folder)
     contents = {key: b"bytes of %d" % number for number, key in enumerate((*keys, PLAIN))}
     with moto_server(contents) as served:
-        pipe.send(WAYS[way](folder, served, list(keys)))
+        pipe.send(METHODS[method](folder, served, list(keys)))
 
 
 def _lines() -> Iterator[dict[str, Any]]:
@@ -170,11 +170,11 @@ def _lines() -> Iterator[dict[str, Any]]:
     here = {"commit": commit(), "machine": machine()}
     for group, keys in GROUPS.items():
         click.echo(f"{group} …", err=True)
-        for way in WAYS:
+        for method in METHODS:
             with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
                 context = get_context("spawn")
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_try, args=(way, keys, Path(name), theirs))
+                process = context.Process(target=_try, args=(method, keys, Path(name), theirs))
                 process.start()
                 theirs.close()
                 try:
@@ -183,22 +183,22 @@ def _lines() -> Iterator[dict[str, Any]]:
                     found = dict.fromkeys(keys, "")
                 process.join()
                 subprocess.run(["chmod", "-R", "u+w", name], check=False)
-            expect(all(found.values()), f"{way} failed on {group}; see above")
+            expect(all(found.values()), f"{method} failed on {group}; see above")
             for key in keys:
-                said = {"group": group, "key": _shown(key), "outcome": found[key]}
-                yield {"bench": "hostile", "what": way, **said, **here}
+                row = {"group": group, "key": _shown(key), "outcome": found[key]}
+                yield {"bench": "hostile", "what": method, **row, **here}
 
 
 def as_table(lines: list[dict[str, Any]]) -> str:
     """The Markdown table: a row for each key."""
-    ways = list(WAYS)
-    rows = [f"| | key | {' | '.join(ways)} |", f"|---|---|{'---|' * len(ways)}"]
+    methods = list(METHODS)
+    rows = [f"| | key | {' | '.join(methods)} |", f"|---|---|{'---|' * len(methods)}"]
     by_key: dict[tuple[str, str], dict[str, str]] = {}
     for line in lines:
         by_key.setdefault((line["group"], line["key"]), {})[line["what"]] = line["outcome"]
     last = ""
     for (group, key), outcomes in by_key.items():
-        cells = " | ".join(outcomes[way] for way in ways)
+        cells = " | ".join(outcomes[method] for method in methods)
         rows.append(f"| {'' if group == last else group} | `{key}` | {cells} |")
         last = group
     version = subprocess.run(

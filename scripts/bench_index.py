@@ -29,7 +29,7 @@ from bench_common import (
 )
 
 from neuromirror.index import Index
-from neuromirror.model import Change, Entry, VersionMinted, dump_placed
+from neuromirror.model import Change, JournalEntry, VersionMinted, dump_snapshot_entry
 
 CHANGED = 100
 LOOKUPS = 1000
@@ -41,14 +41,14 @@ class BenchJournal:
     def __init__(self, records: Path, count: int) -> None:
         self._records = records
         self._count = count
-        self._entries: list[Entry] = []
+        self._entries: list[JournalEntry] = []
         self._changes: dict[str, tuple[str, list[Change]]] = {}
 
     def write_records(self) -> None:
         """Write the file that :meth:`records` reads."""
         with zstandard.open(self._records, "wb") as out:
             for placed in synthetic(self._count):
-                out.write(dump_placed(placed) + b"\n")
+                out.write(dump_snapshot_entry(placed) + b"\n")
 
     def mint(self, changes: list[Change] | None = None) -> None:
         """Add a version, kept whole, or as what differs from the one before."""
@@ -80,7 +80,7 @@ class BenchJournal:
             )
         )
 
-    def journal_from(self, position: int) -> Iterator[tuple[int, Entry]]:
+    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         """The entries; positions count them."""
         yield from enumerate(self._entries[position:], position + 1)
 
@@ -107,7 +107,7 @@ def measure(folder: Path, count: int, pipe: Any) -> None:
     with Index.open(path) as index:
         seconds = _applied(index, journal, None)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        again = _applied(index, journal, None)
+        rerecord = _applied(index, journal, None)
         changed = range(0, count, max(1, count // CHANGED))
         delta = _applied(
             index,
@@ -122,7 +122,7 @@ def measure(folder: Path, count: int, pipe: Any) -> None:
             "per_s": round(count / seconds),
             "peak_mb": round(peak / 1024 / (1024 if sys.platform == "darwin" else 1)),
             "mb_per_million": round(size / count),
-            "rerecord_seconds": round(again, 3),
+            "rerecord_seconds": round(rerecord, 3),
             "delta_seconds": round(delta, 4),
             "lookup_ms": _spread(warm),
             "lookup_reopened_ms": _spread(cold),

@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 from bench_common import commit, machine, own_environment, write_section
-from bench_servers import DemoServer, apart, demo_server, expect
+from bench_servers import DemoServer, demo_server, expect, in_separate_process
 
 REPEATS = 3
 FIRST = "first sync"
-AGAIN = "unchanged sync"
+UNCHANGED = "unchanged sync"
 _OF_DANDISET = re.compile(r"/api/dandisets/(?P<id>[0-9]{6})/versions/(?P<rest>.*)")
 _OF_VERSION = re.compile(r"(?P<label>[^/?]+)/assets/")
 _ZARR_CHAIN = 2
@@ -56,8 +56,8 @@ def _lines(latency: float, jobs: int | None) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         with demo_server(folder) as server:
-            for what in (FIRST, AGAIN):
-                if what == AGAIN:
+            for what in (FIRST, UNCHANGED):
+                if what == UNCHANGED:
                     _add_pending_zarr(server)
                 work = 0.0
                 for wait in (0.0, latency, 10 * latency):
@@ -88,20 +88,20 @@ def _line(
         server.do("fault", name="hang", server=host, seconds=wait)
     times, peaks = [], []
     for number in range(REPEATS):
-        store = folder / ("store" if what == AGAIN else f"store-{wait}-{number}")
-        if what == AGAIN and not store.exists():
-            apart(_sync, store, server.mirror, jobs)
+        store = folder / ("store" if what == UNCHANGED else f"store-{wait}-{number}")
+        if what == UNCHANGED and not store.exists():
+            in_separate_process(_sync, store, server.mirror, jobs)
         server.do("clear_requests")
-        seconds, extra = apart(_sync, store, server.mirror, jobs)
+        seconds, extra = in_separate_process(_sync, store, server.mirror, jobs)
         times.append(seconds)
         peaks.append(extra["peak_mb"])
-    asked = server.requests()
-    chain = critical_path(asked["api"], asked["s3"])
+    request_counts = server.requests()
+    chain = critical_path(request_counts["api"], request_counts["s3"])
     return {
         "bench": "latency",
         "what": what,
         "latency_ms": round(wait * 1000),
-        "n": sum(map(len, asked.values())),
+        "n": sum(map(len, request_counts.values())),
         "seconds": round(statistics.median(times), 3),
         "peak_mb": max(peaks),
         "chain": chain,
@@ -142,14 +142,14 @@ def _sync(store: Path, mirror: Any, jobs: int | None) -> float:
     """One sync of the demo archive; return the seconds."""
     own_environment(store.parent)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    from neuromirror.crawl import Sync, parse_requests
+    from neuromirror.crawl import Sync, parse_sync_requests
     from neuromirror.store import Store
 
     mirror.open()  # imports what a source needs
     how: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
     begin = time.perf_counter()
     opened = Store.open(store, create=True)
-    requests = parse_requests([mirror.name], {mirror.name: mirror})
+    requests = parse_sync_requests([mirror.name], {mirror.name: mirror})
     results = list(Sync(opened, opened.index_path, **how).results(requests))
     seconds = time.perf_counter() - begin
     wrong = [one for one in results if one.status not in ("ok", "notneeded")]

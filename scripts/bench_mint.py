@@ -22,9 +22,9 @@ from bench_common import (
     write_records,
 )
 
-from neuromirror.mint import ObjectReader, Parents, Snapshot, mint
-from neuromirror.model import PlacedFile
-from neuromirror.store import ANNEX, MAIN, Repository
+from neuromirror.mint import ObjectReader, ParentCommits, Snapshot, mint
+from neuromirror.model import SnapshotEntry
+from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Repository
 
 MOST = {"fromkey+registerurl": 2000, "addurls": 2000, "fast-import": 1_000_000}
 """Contenders that are too slow for more files."""
@@ -36,11 +36,14 @@ def mint_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     repository = Repository(folder / "repository")
     begin = time.perf_counter()
     repository.create()
-    snapshot = Snapshot.of_records(header(), records)
-    minted = mint(snapshot, repository.path, Parents(), lambda state: "bench", folder)
+    snapshot = Snapshot.from_records(header(), records)
+    minted = mint(snapshot, repository.path, ParentCommits(), lambda state: "bench", folder)
     for pack in minted.packs:
-        repository.place(pack)
-    repository.publish({MAIN: None, ANNEX: None}, {MAIN: minted.commit, ANNEX: minted.annex_commit})
+        repository.add_pack(pack)
+    repository.publish(
+        {MAIN_BRANCH: None, ANNEX_BRANCH: None},
+        {MAIN_BRANCH: minted.commit, ANNEX_BRANCH: minted.annex_commit},
+    )
     seconds = time.perf_counter() - begin
     return seconds, {"annex_tree": _annex_tree(repository.path)}
 
@@ -59,7 +62,7 @@ def mint_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 def _annex_tree(repository: Path) -> str:
     with ObjectReader(repository) as reader:
-        return reader.commit_tree(ANNEX).hex()
+        return reader.read_commit_tree(ANNEX_BRANCH).hex()
 
 
 def mint_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -90,7 +93,7 @@ def create_dataset(folder: Path) -> Path:
     return dataset
 
 
-def write_table(table: Path, files: Iterable[PlacedFile]) -> Path:
+def write_table(table: Path, files: Iterable[SnapshotEntry]) -> Path:
     """What ``datalad addurls`` is told of files: URL, path and key."""
     with table.open("w") as file:
         file.write("url,path,key\n")

@@ -34,7 +34,7 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import Known, Listing
+from neuromirror.sources import Listing, VisitContext
 
 REPEATS = 3
 
@@ -60,13 +60,13 @@ class SyntheticSource:
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
         return [VersionRef(dataset, "v1", VersionKind.PUBLISHED, MOMENT)]
 
-    def listing(self, version: VersionRef, known: Known) -> Listing:
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         return Listing(
             version=version,
             facts=DatasetFacts(title="Bench"),
             documents=(),
             entries=(placed.record for placed in synthetic(self._count)),
-            closing=lambda: version,
+            confirm_version=lambda: version,
         )
 
     def capabilities(self) -> dict[str, str]:
@@ -75,7 +75,7 @@ class SyntheticSource:
     def estimate(self, dataset: DatasetRef) -> None:
         return None
 
-    def group(self, local_ids: str) -> None:
+    def superdataset(self, id_prefix: str) -> None:
         return None
 
 
@@ -117,8 +117,12 @@ def pinned(folder: Path, count: int, *, options: tuple[str, ...]) -> tuple[float
         expect(f"files = {count}\n" in lock.read_text(), "the lock counts other files")
     size = sum(path.stat().st_size for path in lock.parent.rglob("*") if path.is_file())
     seconds = statistics.median(times)
-    told = {"best": round(min(times), 3), "cpu_s": round(min(cpu), 2), "mb": round(size / 1e6, 1)}
-    return seconds, told
+    figures = {
+        "best": round(min(times), 3),
+        "cpu_s": round(min(cpu), 2),
+        "mb": round(size / 1e6, 1),
+    }
+    return seconds, figures
 
 
 def _cpu() -> float:

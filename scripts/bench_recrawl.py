@@ -16,10 +16,10 @@ from bench_servers import (
     DANDISET,
     REPEATS,
     Served,
-    apart,
     dandi_archive,
     demo_server,
     expect,
+    in_separate_process,
     listing_server,
     sync_once,
     timed,
@@ -42,7 +42,7 @@ def list_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 def visit_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     """A whole visit of a bucket that is as it was when it was mirrored."""
     with mirrored(folder, count) as (_, mirror, store):
-        return apart(visits, mirror, store, "", False)
+        return in_separate_process(visits, mirror, store, "", False)
 
 
 def visit_changed_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -50,7 +50,7 @@ def visit_changed_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any
     with mirrored(folder, count) as (served, mirror, store):
         served.change(served.key(count // 2))
         served.count()
-        return apart(_visit_once, mirror, store)
+        return in_separate_process(_visit_once, mirror, store)
 
 
 def _visit_once(mirror: Mirror, store: Path) -> float:
@@ -79,7 +79,7 @@ def list_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
             listing = source.listing(version, _AllKnown())
             for _ in listing.entries:
                 pass
-            listing.closing()
+            listing.confirm_version()
             times.append(time.perf_counter() - begin)
         return statistics.median(times), {}
 
@@ -90,7 +90,7 @@ def visit_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
         store = folder / "store"
         name = f"{mirror.name}:{DANDISET}"
         sync_once(mirror, store, name)
-        return apart(visits, mirror, store, name, True)
+        return in_separate_process(visits, mirror, store, name, True)
 
 
 def visit_pending(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -111,9 +111,9 @@ def visit_pending(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
         name = f"{mirror.name}:{DANDISET}"
         sync_once(mirror, store, name)
         server.do("clear_requests")
-        seconds, extra = apart(visits, mirror, store, name, False)
-        asked = sum(map(len, server.requests().values()))
-        return seconds, {**extra, "requests": asked / REPEATS}
+        seconds, extra = in_separate_process(visits, mirror, store, name, False)
+        request_count = sum(map(len, server.requests().values()))
+        return seconds, {**extra, "requests": request_count / REPEATS}
 
 
 class _AllKnown:

@@ -14,8 +14,8 @@ import click
 from bench_common import commit, write_section
 from bench_servers import expect
 
-FIRST, AGAIN = "first sync", "unchanged sync"
-_SHAPE = Path(__file__).resolve().parents[1] / "tests" / "crawl"
+FIRST, UNCHANGED = "first sync", "unchanged sync"
+_SHAPE = Path(__file__).resolve().parents[1] / "tests"
 
 
 @click.command("requests")
@@ -37,7 +37,7 @@ def _count() -> list[dict[str, Any]]:
     from neuromirror_demo import DemoArchive
 
     sys.path.insert(0, str(_SHAPE))  # the shape is the one that the tests hold to a limit
-    from real_shape import fill_like_a_real_archive
+    from support.realistic_archive import fill_like_a_real_archive
 
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     lines = []
@@ -46,7 +46,7 @@ def _count() -> list[dict[str, Any]]:
         with DemoArchive(folder / "archive", empty=True) as archive:
             fill_like_a_real_archive(archive)
             drafts = [one.draft.assets for one in archive.dandisets.values()]
-            for what in (FIRST, AGAIN):
+            for what in (FIRST, UNCHANGED):
                 archive.clear_requests()
                 _sync(folder / "store", archive.mirrors)
                 lines.append(
@@ -66,12 +66,12 @@ def _count() -> list[dict[str, Any]]:
 
 def _sync(store: Path, mirrors: Path) -> None:
     """One sync of all that the archive has."""
-    from neuromirror.crawl import Sync, load_mirrors, parse_requests
+    from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.store import Store
 
     opened = Store.open(store, create=True)
     results = list(
-        Sync(opened, opened.index_path).results(parse_requests([], load_mirrors(mirrors)))
+        Sync(opened, opened.index_path).results(parse_sync_requests([], load_mirrors(mirrors)))
     )
     wrong = [one for one in results if one.status not in ("ok", "notneeded")]
     expect(not wrong, f"the sync failed: {wrong[:1]}")

@@ -22,7 +22,7 @@ def serve_listing(count: int, zarrs: int) -> None:
 
     ready = 3 * count // 1000 + 1000
     with BigBucket(count, prefixes=zarrs or 8, zarrs=zarrs > 0, ready=ready) as bucket:
-        _say({"endpoint": bucket.endpoint, "bucket": bucket.name})
+        _print_json({"endpoint": bucket.endpoint, "bucket": bucket.name})
         _obey(bucket.change)
 
 
@@ -51,19 +51,19 @@ def serve_moto(contents: Mapping[bytes, bytes]) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(put, contents.keys(), contents.values()))
-    _say({"endpoint": f"http://{host}:{port}", "bucket": "bench"})
+    _print_json({"endpoint": f"http://{host}:{port}", "bucket": "bench"})
     _obey(lambda key: put(key, contents[key] + b" anew"))
     server.stop()
 
 
-def _say(said: object) -> None:
-    print(json.dumps(said), flush=True)
+def _print_json(value: object) -> None:
+    print(json.dumps(value), flush=True)
 
 
 def _obey(change: Callable[[bytes], object]) -> None:
     for line in sys.stdin:
         change(bytes.fromhex(line))
-        _say(None)
+        _print_json(None)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from bench_memory import Memory
 
 from neuromirror.crawl import Mirror, load_mirrors
 from neuromirror.net import S3Bucket, Session
-from neuromirror_demo.serving import first_line
+from neuromirror_demo.catalogue_process import first_line
 
 DANDISET = "000009"
 REPEATS = 3
@@ -111,9 +111,9 @@ def _server(*arguments: str, first: str = "") -> Iterator[Served]:
             assert process.stdout is not None
             process.stdin.write(line)
             process.stdin.flush()
-            said = process.stdout.readline()
-            expect(bool(said), f"the server {arguments[0]} ended; see above")
-            return json.loads(said)
+            reply = process.stdout.readline()
+            expect(bool(reply), f"the server {arguments[0]} ended; see above")
+            return json.loads(reply)
 
         try:
             where = ask(first)
@@ -212,18 +212,18 @@ def big_archive(mirrors: Path, *options: str) -> Iterator[BigServer]:
         start_new_session=True,  # not one of the crawl's processes: see bench_memory
     ) as process:
         try:
-            said = first_line(process)
-            expect(bool(said), "the synthetic archive did not start; see above")
-            yield BigServer(json.loads(said))
+            line = first_line(process)
+            expect(bool(line), "the synthetic archive did not start; see above")
+            yield BigServer(json.loads(line))
         finally:
             process.terminate()
 
 
-def apart(run: Callable[..., float], *given: Any) -> tuple[float, dict[str, Any]]:
+def in_separate_process(run: Callable[..., float], *given: Any) -> tuple[float, dict[str, Any]]:
     """Seconds that a function gives in a process of its own, and that process's peak memory."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_apart, args=(run, given, theirs))
+    process = context.Process(target=_run_and_send, args=(run, given, theirs))
     process.start()
     theirs.close()
     try:
@@ -235,7 +235,7 @@ def apart(run: Callable[..., float], *given: Any) -> tuple[float, dict[str, Any]
     return seconds, {"peak_mb": peak}
 
 
-def _apart(run: Callable[..., float], given: tuple[Any, ...], pipe: Any) -> None:
+def _run_and_send(run: Callable[..., float], given: tuple[Any, ...], pipe: Any) -> None:
     with Memory() as memory:
         seconds = run(*given)
     pipe.send((seconds, memory.peak_mb))
@@ -244,21 +244,21 @@ def _apart(run: Callable[..., float], given: tuple[Any, ...], pipe: Any) -> None
 def visits(mirror: Mirror, store: Path, name: str, deep: bool) -> float:
     """The median of visits that find nothing new and write nothing."""
     before = contents_of(store)
-    again = partial(sync_once, mirror, store, name, deep=deep)
-    times = [timed(again, status="notneeded") for _ in range(REPEATS)]
+    revisit = partial(sync_once, mirror, store, name, deep=deep)
+    times = [timed(revisit, status="notneeded") for _ in range(REPEATS)]
     expect_untouched(store, before)
     return statistics.median(times)
 
 
 def sync_once(mirror: Mirror, store: Path, name: str = "", *, deep: bool = False) -> Any:
     """One sync of a dataset, by default the mirror's only one; exits where it failed."""
-    from neuromirror.crawl import Sync, parse_requests
+    from neuromirror.crawl import Sync, parse_sync_requests
     from neuromirror.store import Store
 
     opened = Store.open(store, create=True)
     if not name:
         (name,) = [hint.dataset.name for hint in mirror.open().datasets()]
-    requests = parse_requests([name], {mirror.name: mirror})
+    requests = parse_sync_requests([name], {mirror.name: mirror})
     results = list(Sync(opened, opened.index_path, deep=deep, jobs=1).results(requests))
     fine = len(results) == 1 and results[0].status in ("ok", "notneeded")
     expect(fine, f"the sync failed: {results}")

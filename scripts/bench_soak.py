@@ -22,13 +22,13 @@ import click
 from bench_common import commit, machine, own_environment, write_section
 from bench_soak_archive import Ledger, RestlessArchive, State, is_data, write_schedules
 
-from neuromirror.annex import key_digest, key_of_file, parse_key, upstream_path
+from neuromirror.annex import key_digest, key_from_file_name, parse_key, upstream_path
 from neuromirror.index import Index, Schedule, VersionRow
 from neuromirror.model import VersionKind
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 
-_PATIENCE = 300.0
+_SETTLE_TIMEOUT = 300.0
 """Seconds in which all must be mirrored once, and again after the last change."""
 
 _KILLED_EVERY = 45.0
@@ -75,17 +75,17 @@ def _soak(folder: Path, minutes: float, seed: int, workers: int) -> list[dict[st
         store = folder / "store"
         with _serving(demo.mirrors, store, workers, folder / "serve.log") as service:
             _wait_until_settled(service, store, archive.ledger)
-            _say(f"all is mirrored once; {minutes:g} minutes of changes and faults begin")
+            _print(f"all is mirrored once; {minutes:g} minutes of changes and faults begin")
             _trouble(service, archive, minutes * 60, seed)
             archive.heal()
-            _say("faults are over; it has to settle")
+            _print("faults are over; it has to settle")
             healed = time.monotonic()
             _wait_until_settled(service, store, archive.ledger)
             settled = time.monotonic() - healed
             before = time.monotonic()
             code = service.stop()
             stopped = time.monotonic() - before
-        _say("store and ledger are compared")
+        _print("store and ledger are compared")
         fresh = folder / "fresh"
         _neuromirror(demo.mirrors, fresh, "sync", "--jobs", str(workers))
         found = _compare(store, fresh, archive.ledger, folder / "clones")
@@ -93,7 +93,7 @@ def _soak(folder: Path, minutes: float, seed: int, workers: int) -> list[dict[st
     happened = {"changes": ledger.changes, "faults": ledger.faults, "killed": service.killed}
     return [
         {
-            **{"what": "versions", "workers": workers, **happened, **found.told()},
+            **{"what": "versions", "workers": workers, **happened, **found.report()},
             **{"settled_s": round(settled, 1), "stopped_s": round(stopped, 1)},
             "holds": not found.wrong and code == 0,
         },
@@ -197,13 +197,15 @@ def _trouble(service: _Service, archive: RestlessArchive, seconds: float, seed: 
 def _wait_until_settled(service: _Service, store: Path, ledger: Ledger) -> None:
     """Returns when the service has seen all that there is, and nothing is left to do."""
     since = time.time()
-    while time.time() < since + _PATIENCE:
+    while time.time() < since + _SETTLE_TIMEOUT:
         service.check()
         time.sleep(1)
         if _is_settled(store, since) and not _not_current(store, ledger):
             return
     left = _not_current(store, ledger)
-    sys.exit(f"bench: after {_PATIENCE:.0f} s not all is mirrored: {', '.join(left) or 'tasks'}")
+    sys.exit(
+        f"bench: after {_SETTLE_TIMEOUT:.0f} s not all is mirrored: {', '.join(left) or 'tasks'}"
+    )
 
 
 def _is_settled(folder: Path, since: float) -> bool:
@@ -215,8 +217,10 @@ def _is_settled(folder: Path, since: float) -> bool:
         rows = [row for row in schedule.tasks() if row.mirror]
         busy = schedule.leases(time.time())
     lists = [row for row in rows if not row.local_id and row.name == row.mirror]
-    alone = [row for row in rows if row.local_id and row.fingerprint is None]
-    looked = all((row.ended or 0.0) - row.seconds >= since for row in [*lists, *alone])
+    without_fingerprint = [row for row in rows if row.local_id and row.fingerprint is None]
+    looked = all(
+        (row.ended or 0.0) - row.seconds >= since for row in [*lists, *without_fingerprint]
+    )
     return bool(lists) and looked and not busy and not any(row.failures for row in rows)
 
 
@@ -238,7 +242,7 @@ def _not_current(folder: Path, ledger: Ledger) -> list[str]:
 
 
 @dataclass
-class _Found:
+class _Comparison:
     """What the comparison counted; ``wrong`` names all that must not be."""
 
     published: int = 0
@@ -247,18 +251,18 @@ class _Found:
     doubled: int = 0
     wrong: list[str] = field(default_factory=list)
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         for one in self.wrong[:20]:
-            _say(f"WRONG: {one}")
+            _print(f"WRONG: {one}")
         return {
             **{"published": self.published, "observed": self.observed},
             **{"lost": self.lost, "doubled": self.doubled, "wrong": len(self.wrong)},
         }
 
 
-def _compare(folder: Path, fresh: Path, ledger: Ledger, clones: Path) -> _Found:
+def _compare(folder: Path, fresh: Path, ledger: Ledger, clones: Path) -> _Comparison:
     """Holds a store against the ledger, and against one that was synced from the end alone."""
-    found, store = _Found(), Store(folder)
+    found, store = _Comparison(), Store(folder)
     with Index.open_readonly(store.index_path) as index:
         versions = {row.name: _versions(index, row.name, "") for row in index.datasets()}
     for name, states in ledger.states.items():
@@ -274,9 +278,9 @@ def _compare(folder: Path, fresh: Path, ledger: Ledger, clones: Path) -> _Found:
             found.wrong.append(f"{name} has another tree than where it was made at once")
     clones.mkdir()
     for alias, repository in store.aliases():
-        said = _git(repository.path, "fsck", "--strict", "--no-dangling")
-        if said.strip():
-            found.wrong.append(f"{alias}: {said.strip()[:200]}")
+        output = _git(repository.path, "fsck", "--strict", "--no-dangling")
+        if output.strip():
+            found.wrong.append(f"{alias}: {output.strip()[:200]}")
         _git(clones, "clone", "-q", str(repository.path), alias)
         for tag in _git(repository.path, "tag").split():
             _git(clones / alias, "checkout", "-q", tag)
@@ -285,7 +289,7 @@ def _compare(folder: Path, fresh: Path, ledger: Ledger, clones: Path) -> _Found:
 
 
 def _git_free_rebuild(
-    found: _Found, store: Store, versions: Mapping[str, list[VersionRow]]
+    found: _Comparison, store: Store, versions: Mapping[str, list[VersionRow]]
 ) -> None:
     """Makes the index anew from the store; it must know the same versions."""
     from neuromirror.crawl import rebuild_index
@@ -293,8 +297,8 @@ def _git_free_rebuild(
     rebuild_index(store, store.index_path)
     with Index.open_readonly(store.index_path) as index:
         for name, rows in versions.items():
-            again = [(row.label, row.commit) for row in _versions(index, name, "")]
-            if again != [(row.label, row.commit) for row in rows]:
+            rebuilt = [(row.label, row.commit) for row in _versions(index, name, "")]
+            if rebuilt != [(row.label, row.commit) for row in rows]:
                 found.wrong.append(f"{name}: an index made anew knows other versions")
 
 
@@ -305,7 +309,7 @@ def _versions(index: Index, name: str, kind: str = VersionKind.OBSERVED.value) -
 
 
 def _compare_observed(
-    found: _Found, name: str, states: list[State], store: Store, rows: list[VersionRow]
+    found: _Comparison, name: str, states: list[State], store: Store, rows: list[VersionRow]
 ) -> None:
     """Each observed state must be one of the ledger's, in its order, and none twice in a row."""
     observed = [row for row in rows if row.kind == VersionKind.OBSERVED.value]
@@ -328,7 +332,11 @@ def _compare_observed(
 
 
 def _compare_published(
-    found: _Found, name: str, published: Mapping[str, State], store: Store, rows: list[VersionRow]
+    found: _Comparison,
+    name: str,
+    published: Mapping[str, State],
+    store: Store,
+    rows: list[VersionRow],
 ) -> None:
     mirrored = [row for row in rows if row.kind == VersionKind.PUBLISHED.value]
     labels = [row.label for row in mirrored]
@@ -356,8 +364,8 @@ def _state_of(store: Store, row: VersionRow) -> Observed:
         mode, _, sha = about.decode().split()
         if mode == "120000":
             links.append((upstream_path(path).decode(), sha))
-    asked = "".join(f"{sha}\n" for _, sha in links).encode()
-    answers = _git_bytes(repository.path, "cat-file", "--batch", given=asked)
+    requests = "".join(f"{sha}\n" for _, sha in links).encode()
+    answers = _git_bytes(repository.path, "cat-file", "--batch", given=requests)
     state: dict[str, tuple[int | None, str | None]] = {}
     for path, _ in links:
         head, _, answers = answers.partition(b"\n")
@@ -365,7 +373,7 @@ def _state_of(store: Store, row: VersionRow) -> Observed:
         target, answers = answers[:size], answers[size + 1 :]
         if row.mirror != "demo" and not is_data(path):
             continue
-        key = key_of_file(target.rpartition(b"/")[2])
+        key = key_from_file_name(target.rpartition(b"/")[2])
         digest = key_digest(key)
         state[path] = (parse_key(key).size, None if digest is None else digest[1])
     return state
@@ -435,8 +443,8 @@ def _flat(samples: list[tuple[float, float, int, int]]) -> Iterator[dict[str, An
 def _megabytes(pid: int) -> float:
     """What a process has for itself, and its share of what it has with others."""
     with suppress(OSError, IndexError):
-        said = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        return int(said.partition("\nPss:")[2].split()[0]) / 1024
+        smaps = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(smaps.partition("\nPss:")[2].split()[0]) / 1024
     return 0.0
 
 
@@ -455,8 +463,8 @@ def _command(pid: int) -> bytes:
     return b""
 
 
-def _say(words: str) -> None:
-    click.echo(f"bench: {words}", err=True)
+def _print(text: str) -> None:
+    click.echo(f"bench: {text}", err=True)
 
 
 def _table(lines: list[dict[str, Any]]) -> str:

@@ -68,15 +68,17 @@ def timed(
 ) -> tuple[float, dict[str, Any]]:
     """The median of whole commands, from their start to their end, with files read before."""
     dataset = folder.parent / "dataset"
-    asked = command(dataset, count)
+    command_line = command(dataset, count)
     bytes_ = _warm(dataset)
     times = []
     for _ in range(REPEATS):
         begin = time.perf_counter()
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        done = subprocess.run(command_line, capture_output=True, text=True, check=False)
         times.append(time.perf_counter() - begin)
         if done.returncode:
-            raise SystemExit(f"bench: {asked[0]} failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+            raise SystemExit(
+                f"bench: {command_line[0]} failed: {done.stdout[-500:]}{done.stderr[-500:]}"
+            )
     seconds = statistics.median(times)
     return seconds, {"best": round(min(times), 3), "mb_s": round(bytes_ / seconds / 1e6)}
 

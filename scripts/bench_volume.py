@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 from bench_common import Contender, report, run_contenders
-from bench_servers import apart, expect, sync_once, timed
+from bench_servers import expect, in_separate_process, sync_once, timed
 from bench_volume_server import BLOCK, LARGE
 
 from neuromirror.crawl import Mirror, load_mirrors
@@ -53,9 +53,9 @@ def boss_server(folder: Path, blocks: int) -> Iterator[str]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            said = process.stdout.readline()
-            expect(bool(said), "the BOSS did not start; see above")
-            yield json.loads(said)["api"]
+            reply = process.stdout.readline()
+            expect(bool(reply), "the BOSS did not start; see above")
+            yield json.loads(reply)["api"]
         finally:
             process.stdin.close()
             process.wait()
@@ -112,9 +112,9 @@ def export_ours(folder: Path, count: int, *, store: Path) -> tuple[float, dict[s
 
     box = ((0, BLOCK[0]), (0, BLOCK[1]), (0, SLICES))
     out = folder / "out"
-    told = cpu(lambda: export("bench:bench/bench/em", out, box=box, store=store))
+    figures = cpu(lambda: export("bench:bench/bench/em", out, box=box, store=store))
     expect(len(list(out.glob("*.tif"))) == count, "slices are missing")
-    return told
+    return figures
 
 
 def export_ndpull(
@@ -145,9 +145,9 @@ def export_ndpull(
                     compressionargs={"level": 6} if compression else None,
                 )
 
-    told = cpu(pull)
+    figures = cpu(pull)
     expect(len(list(folder.glob("*.tif"))) == count, "slices are missing")
-    return told
+    return figures
 
 
 # --- blocks
@@ -170,14 +170,14 @@ def get_blocks(
     """Blocks of a clone got by a command: fetched, checked, in the annex."""
     clone = clone_of(store, folder)
     blocks = [f"0/c/0/0/{x}" for x in range(count)]
-    told = cpu(
+    figures = cpu(
         lambda: subprocess.run(
             [*command, *blocks], cwd=clone, check=True, stdout=subprocess.DEVNULL
         )
     )
     here = sum(path.stat().st_size for path in (clone / "0" / "c").rglob("*") if path.is_file())
     expect(here == count * BLOCK[0] * BLOCK[1] * BLOCK[2], "blocks are missing")
-    return told
+    return figures
 
 
 def export_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
@@ -185,9 +185,9 @@ def export_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict
     box = f"0:{count * BLOCK[0]},0:{BLOCK[1]},0:{BLOCK[2]}"
     program = [sys.executable, "-m", "neuromirror", "--store", str(store), "export"]
     given = ["bench:bench/bench/em", "--box", box, "-o", str(folder / "out")]
-    told = cpu(lambda: subprocess.run([*program, *given], check=True, stdout=subprocess.DEVNULL))
+    figures = cpu(lambda: subprocess.run([*program, *given], check=True, stdout=subprocess.DEVNULL))
     expect(len(list((folder / "out").glob("*.tif"))) == BLOCK[2], "slices are missing")
-    return told
+    return figures
 
 
 def intern_cutout(
@@ -231,7 +231,7 @@ def intern_cutout(
 
 def crawl(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
     """A first visit of a channel of kasthuri11's size, no block of which is read."""
-    return apart(_crawl, folder, api, count)
+    return in_separate_process(_crawl, folder, api, count)
 
 
 def _crawl(folder: Path, api: str, count: int) -> float:
@@ -246,14 +246,14 @@ def _crawl(folder: Path, api: str, count: int) -> float:
     return seconds
 
 
-def crawl_again(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
+def crawl_unchanged(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
     """The next visit, when nothing has changed."""
     mirror = _large(folder, api)
     sync_once(mirror, folder / "store")
-    return apart(_again, mirror, folder / "store")
+    return in_separate_process(_unchanged_seconds, mirror, folder / "store")
 
 
-def _again(mirror: Mirror, store: Path) -> float:
+def _unchanged_seconds(mirror: Mirror, store: Path) -> float:
     return timed(partial(sync_once, mirror, store), status="notneeded")
 
 
@@ -295,7 +295,7 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
                 },
             )
             program = (sys.executable, "-m", "neuromirror", "get")
-            ways = {
+            contenders = {
                 "neuromirror": partial(
                     get_blocks, store=store, command=("git", "annex", "get", "-J4", "--quiet")
                 ),
@@ -314,7 +314,7 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
             }
             for count in sorted({1, blocks}):
                 of = "one block of 256 MiB" if count == 1 else f"{count} blocks of 256 MiB"
-                yield from _group(of, count, 1 / 256, ways)
+                yield from _group(of, count, 1 / 256, contenders)
             grid = 1
             for size, chunk in zip(LARGE, LARGE_CHUNK, strict=True):
                 grid *= -(-size // chunk)
@@ -324,7 +324,7 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
                 None,
                 {
                     "neuromirror": partial(crawl, api=api),
-                    "neuromirror again": partial(crawl_again, api=api),
+                    "neuromirror again": partial(crawl_unchanged, api=api),
                 },
             )
     finally:

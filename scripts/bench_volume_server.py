@@ -21,7 +21,7 @@ import numpy as np
 
 from neuromirror_demo import volumes
 from neuromirror_demo.boss import DemoBoss
-from neuromirror_demo.boss.encodings import BLOSC, NPYGZ, encoded
+from neuromirror_demo.boss.encodings import BLOSC, NPYGZ, encode
 
 BLOCK = (2048, 2048, 64)
 LARGE = (10752, 13312, 1849)
@@ -50,7 +50,7 @@ class Cutouts:
         """The body of a reply."""
         x0, x1, y0, y1, z0, z1 = map(int, found.groups())
         cut = np.ascontiguousarray(self._voxels[z0:z1, y0:y1, x0:x1])
-        return encoded(cut, accepted, 0)
+        return encode(cut, accepted, 0)
 
 
 def handler(cutouts: Cutouts, behind: str) -> type[BaseHTTPRequestHandler]:

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode
 import click
 from bench_common import commit, machine, write_section
 from bench_servers import expect
-from bench_web_store import WORDS, Made, Sizes, ready
+from bench_web_store import TERMS, Made, Sizes, ready
 
 from neuromirror.index import Index
 from neuromirror.web.addresses import (
@@ -34,7 +34,7 @@ from neuromirror.web.addresses import (
     search_address,
     version_address,
 )
-from neuromirror_demo.serving import first_line
+from neuromirror_demo.catalogue_process import first_line
 
 CLIENTS = 8
 WARM_UP = 2000
@@ -84,9 +84,9 @@ def _running(command: list[str], address: Callable[[str], str]) -> Iterator[Serv
     """A server on loopback; ``address`` reads where it is from the first line that it says."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            said = first_line(process)
-            expect(bool(said), f"{command[0]} did not start; see above")
-            yield Server(address(said), process.pid)
+            line = first_line(process)
+            expect(bool(line), f"{command[0]} did not start; see above")
+            yield Server(address(line), process.pid)
         finally:
             process.terminate()
 
@@ -103,10 +103,14 @@ def catalogue(made: Made) -> Any:
 @contextmanager
 def plain_datasette(made: Made) -> Iterator[Server]:
     """Datasette alone, over the same index."""
-    from neuromirror.service.listening import address_of, listening, taken_address
+    from neuromirror.service.listen_address import (
+        bound_address,
+        open_listener,
+        parse_listen_address,
+    )
 
-    with listening(address_of("127.0.0.1:0"), "the bench") as free:
-        host, port = taken_address(free)[:2]
+    with open_listener(parse_listen_address("127.0.0.1:0"), "the bench") as free:
+        host, port = bound_address(free)[:2]
     command = [sys.executable, "-m", "datasette", "serve", str(made.index)]
     command += ["-h", host, "-p", str(port), "--setting", "sql_time_limit_ms", "10000"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -125,8 +129,8 @@ def plain_datasette(made: Made) -> Iterator[Server]:
 
 
 def _page(server: Server, address: str) -> bytes:
-    asked = urllib.request.Request(server.address + address, headers={"Accept-Encoding": "gzip"})
-    with urllib.request.urlopen(asked, timeout=60) as reply:
+    request = urllib.request.Request(server.address + address, headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return bytes(reply.read())
 
 
@@ -144,12 +148,12 @@ def kinds(made: Made) -> dict[str, list[str]]:
         files = []
         for name, label in pairs:
             row = index.resolve(name, label)
-            after = f"sub-{drawn.choice(WORDS)}" if name != made.large else "recordings/day-0"
+            after = f"sub-{drawn.choice(TERMS)}" if name != made.large else "recordings/day-0"
             some = list(index.files(row, after=after, limit=3)) or list(index.files(row, limit=3))
             files += [(name, label, one) for one in some]
         large = [one.label for one in index.versions(made.large)]
         newest = index.resolve(made.large)
-        days = [one.path for one in index.level(newest, "recordings", counted=0)]
+        days = [one.path for one in index.folder_entries(newest, "recordings", max_counted=0)]
         inside = [
             (drawn.choice(days), drawn.randrange(10_000)) for _ in range(min(200, _ADDRESSES))
         ]
@@ -175,11 +179,11 @@ def kinds(made: Made) -> dict[str, list[str]]:
             ),
         ],
         "search, words": [
-            search_address(f"{one} {other}") for one in WORDS for other in WORDS if one != other
+            search_address(f"{one} {other}") for one in TERMS for other in TERMS if one != other
         ],
         "search, subject": [search_address(one) for one in subjects],
         "search, path": [
-            search_address(f"sub-{word}{number:03d}") for word in WORDS for number in range(40)
+            search_address(f"sub-{term}{number:03d}") for term in TERMS for number in range(40)
         ],
         "dataset": [dataset_address(name) for name in drawn_names],
         "dataset, 300 versions": [dataset_address(made.long)],
@@ -208,7 +212,7 @@ def kinds(made: Made) -> dict[str, list[str]]:
         ],
         "api, datasets": [
             f"/api/v1/datasets?limit=100&{given}"
-            for given in ("", "mirror=dandi", "mirror=aind", *(f"q={word}" for word in WORDS))
+            for given in ("", "mirror=dandi", "mirror=aind", *(f"q={term}" for term in TERMS))
         ],
         "sitemap": ["/sitemap.xml"],
         "badge": [f"/badge{version_address(*pair)[len('/dataset') :]}.svg" for pair in pairs],
@@ -255,17 +259,17 @@ def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dic
         check=False,
     )
     expect(done.returncode == 0, f"wrk failed: {done.stdout}{done.stderr}")
-    told = json.loads(done.stdout.splitlines()[-1])
-    count = max(1, told["requests"])
+    result = json.loads(done.stdout.splitlines()[-1])
+    count = max(1, result["requests"])
     return {
-        "median_ms": round(told["median"] / 1000, 1),
-        "p95_ms": round(told["p95"] / 1000, 1),
-        "most_ms": round(told["most"] / 1000, 1),
-        "per_s": round(1e6 * told["requests"] / told["microseconds"], 1),
-        "kb": round(told["bytes"] / count / 1000, 1),
+        "median_ms": round(result["median"] / 1000, 1),
+        "p95_ms": round(result["p95"] / 1000, 1),
+        "most_ms": round(result["most"] / 1000, 1),
+        "per_s": round(1e6 * result["requests"] / result["microseconds"], 1),
+        "kb": round(result["bytes"] / count / 1000, 1),
         "cpu_ms": round(1000 * (server.cpu() - before) / count, 2),
-        "requests": told["requests"],
-        "failed": told["refused"] + told["broken"],
+        "requests": result["requests"],
+        "failed": result["refused"] + result["broken"],
     }
 
 
@@ -273,16 +277,16 @@ def memory(server: Server, found: dict[str, list[str]], folder: Path) -> dict[st
     """What the server has before and after 10,000 requests of mixed pages."""
     drawn = random.Random(10)
     mixed = [drawn.choice(drawn.choice(list(found.values()))) for _ in range(WARM_UP + REQUESTS)]
-    asked = 0
+    sent = 0
     readings = []
     for limit in (WARM_UP, WARM_UP + REQUESTS):
-        while asked < limit:
-            asked += wrk(server, mixed[asked:] + mixed[:asked], 5, folder)["requests"]
+        while sent < limit:
+            sent += wrk(server, mixed[sent:] + mixed[:sent], 5, folder)["requests"]
         time.sleep(1)
         readings.append((server.memory_mb(), server.descriptors()))
     (before, opened), (after, left) = readings
     return {
-        "requests": asked,
+        "requests": sent,
         "before_mb": before,
         "after_mb": after,
         "growth": round(after / before, 3),
@@ -297,9 +301,9 @@ def lines(
     count = _files_in(made.index)
     here = {"n": count, "commit": commit(), "machine": machine()}
 
-    def line(what: str, page: str, told: dict[str, Any]) -> dict[str, Any]:
+    def line(what: str, page: str, figures: dict[str, Any]) -> dict[str, Any]:
         load = round(os.getloadavg()[0], 1)
-        return {"bench": "web", "what": what, "page": page, **told, **here, "load": load}
+        return {"bench": "web", "what": what, "page": page, **figures, **here, "load": load}
 
     found = kinds(made)
     expect(found.keys() >= set(pages), f"the kinds of pages are {', '.join(found)}")
@@ -327,17 +331,17 @@ def _files_in(path: Path) -> int:
         return sum(row.files for row in index.datasets())
 
 
-def as_table(told: list[dict[str, Any]]) -> str:
+def as_table(results: list[dict[str, Any]]) -> str:
     """The Markdown of the lines."""
     rows = ["| what | page | median ms | p95 ms | pages/s | CPU ms a page | kB |"]
     rows.append("|---|---|---:|---:|---:|---:|---:|")
     rows += [
         f"| {one['what']} | {one['page']} | {one['median_ms']} | {one['p95_ms']} | {one['per_s']} "
         f"| {one['cpu_ms']} | {one['kb']} |"
-        for one in told
+        for one in results
         if "median_ms" in one
     ]
-    for one in told:
+    for one in results:
         if "unpacked" in one:
             rows += [
                 "",
@@ -351,12 +355,12 @@ def as_table(told: list[dict[str, Any]]) -> str:
                 f"{WARM_UP:,} before that: {one['before_mb']} and {one['after_mb']} MB; open files "
                 f"{opened} and {left}.",
             ]
-    last = told[-1]
+    last = results[-1]
     rows += [
         "",
         f"{last['n']:,} files in the newest versions. Measured {time.strftime('%Y-%m-%d')} at "
-        f"commit {last['commit']} on {last['machine']}; load average {told[0]['load']} after the "
-        "first page.",
+        f"commit {last['commit']} on {last['machine']}; load average {results[0]['load']} after "
+        "the first page.",
     ]
     return "\n".join(rows)
 
@@ -396,16 +400,16 @@ def web_bench(
         install_wrk()
     sizes = Sizes(datasets, versions, files, history, folder)
     made = ready(cache.expanduser(), sizes)
-    told = []
+    results = []
     for line in lines(made, sizes, seconds, pages):
-        told.append(line)
+        results.append(line)
         if as_json:
             click.echo(json.dumps(line))
             sys.stdout.flush()
     if not as_json:
-        click.echo(as_table(told))
+        click.echo(as_table(results))
     if write:
-        write_section("web", as_table(told))
+        write_section("web", as_table(results))
 
 
 def install_wrk() -> None:

@@ -24,33 +24,33 @@ from typing import TypeVar
 import click
 
 from neuromirror.annex import key_for
-from neuromirror.crawl import Published, Publisher, Recorder
-from neuromirror.crawl.prove import Proven, Spool
-from neuromirror.index import Index, rebuild
-from neuromirror.mint import SPEC
+from neuromirror.crawl import PublishedState, Publisher, Recorder
+from neuromirror.crawl.visit.validate import RecordSpool, SpooledSnapshot
+from neuromirror.index import Index, rebuild_from_journal
+from neuromirror.mint import MINT_SPEC
 from neuromirror.model import (
     DatasetFacts,
     DatasetRef,
     Digest,
     Document,
-    Entry,
     EventRaised,
     FileRecord,
     HoldPlaced,
+    JournalEntry,
     LinksFound,
     Location,
     MirrorSeen,
-    PlacedFile,
     Retention,
+    SnapshotEntry,
     SnapshotHeader,
     Subdataset,
     VersionKind,
     VersionMinted,
     VersionRef,
     VisitEnded,
-    dump_placed,
+    dump_snapshot_entry,
 )
-from neuromirror.store import MAIN, PUBLISHED, Store
+from neuromirror.store import MAIN_BRANCH, PUBLISHED_BRANCH, Store
 
 _T = TypeVar("_T")
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -65,7 +65,7 @@ _PARTS = 2
 _ENTRIES = 300
 _GIVEN = ("Ada", "Chidi", "Elif", "Ines", "Jun", "Kwame", "Lena", "Mateo", "Noor", "Oskar")
 _FAMILY = ("Okafor", "Petrov", "Quispe", "Rossi", "Sato", "Tanaka", "Ulrich", "Vega", "Weiss", "Yu")
-WORDS = (
+TERMS = (
     *("visual", "cortex", "hippocampus", "behavior", "calcium", "imaging", "neuropixels", "sleep"),
     *("reward", "licking", "motor", "learning", "barrel", "thalamus", "retina", "olfactory"),
     *(
@@ -119,20 +119,20 @@ class Made:
 def ready(cache: Path, sizes: Sizes) -> Made:
     """The store of these sizes: that of an earlier run, or made now (``seconds`` is 0 or not)."""
     begin = time.monotonic()
-    told = json.dumps([asdict(sizes), SPEC, Path(__file__).read_text()])
-    place = cache / f"web-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-    done = place / "done"
+    cache_key = json.dumps([asdict(sizes), MINT_SPEC, Path(__file__).read_text()])
+    folder = cache / f"web-{hashlib.sha256(cache_key.encode()).hexdigest()[:16]}"
+    done = folder / "done"
     if not done.exists():
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        click.echo(f"making {sizes.datasets} datasets in {place} …", err=True)
-        _fill(place, sizes)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        click.echo(f"making {sizes.datasets} datasets in {folder} …", err=True)
+        _fill(folder, sizes)
     elif done.read_text() == _index_digest():
-        return Made(place / "store", place / "index.sqlite", 0)
+        return Made(folder / "store", folder / "index.sqlite", 0)
     click.echo("making the index …", err=True)
-    rebuild(place / "index.sqlite", Store.open(place / "store"))
+    rebuild_from_journal(folder / "index.sqlite", Store.open(folder / "store"))
     done.write_text(_index_digest())
-    return Made(place / "store", place / "index.sqlite", round(time.monotonic() - begin, 1))
+    return Made(folder / "store", folder / "index.sqlite", round(time.monotonic() - begin, 1))
 
 
 def _index_digest() -> str:
@@ -156,18 +156,18 @@ def dataset_ref(number: int) -> DatasetRef:
     return DatasetRef("aind", local_id, f"s3://open-data.example.org/{local_id}/")
 
 
-def _fill(place: Path, sizes: Sizes) -> None:
+def _fill(folder: Path, sizes: Sizes) -> None:
     begin = time.monotonic()
-    store = Store.open(place / "store", create=True)
+    store = Store.open(folder / "store", create=True)
     for name, (source, uri, _) in MIRRORS.items():
-        store.append(MirrorSeen(name, source, uri, START.isoformat()))
+        store.append_entries(MirrorSeen(name, source, uri, START.isoformat()))
     with get_context("spawn").Pool(os.cpu_count(), _begin) as pool:
         jobs = [(store.root, sizes, number) for number in range(1, sizes.datasets + 1)]
         for done, _ in enumerate(pool.imap_unordered(_publish_one, jobs), 1):
             if done % 100 == 0:
                 click.echo(f"{done} datasets after {time.monotonic() - begin:.0f} s", err=True)
     for name in MIRRORS:
-        store.mark_checked(name)
+        store.mark_listed(name)
 
 
 def _begin() -> None:
@@ -179,16 +179,16 @@ def _publish_one(job: tuple[Path, Sizes, int]) -> None:
     root, sizes, number = job
     with TemporaryDirectory(prefix="bench-") as name:
         scratch = Path(name)
-        desk = _Desk(Store.open(root), scratch / "index.sqlite")
+        recorder = _JournalRecorder(Store.open(root), scratch / "index.sqlite")
         try:
             spools = scratch / "spools"
             spools.mkdir()
-            _Upstream(desk.store, desk, sizes, number, spools).publish_all()
+            _Upstream(recorder.store, recorder, sizes, number, spools).publish_all()
         finally:
-            desk.close()
+            recorder.close()
 
 
-class _Desk:
+class _JournalRecorder:
     """Adds to the store's journal; knows the versions of one dataset, and none of their files.
 
     So that datasets can be made side by side: there is one index, and it is made when all are.
@@ -196,22 +196,22 @@ class _Desk:
 
     def __init__(self, store: Store, path: Path) -> None:
         self.store = store
-        self._entries: list[Entry] = []
+        self._entries: list[JournalEntry] = []
         self._path = path
         self._index = Index.open(path)
 
-    def record(self, *entries: Entry) -> None:
-        """See :class:`~neuromirror.crawl.Recorder`."""
-        self.store.append(*entries)
+    def record(self, *entries: JournalEntry) -> None:
+        """See :class:`~neuromirror.crawl.LocationRecorder`."""
+        self.store.append_entries(*entries)
         self._entries += entries
         self._index.catch_up(self)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """See :class:`~neuromirror.crawl.Recorder`."""
+        """See :class:`~neuromirror.crawl.LocationRecorder`."""
         return question(self._index)
 
     def reader(self) -> Index:
-        """See :class:`~neuromirror.crawl.Recorder`."""
+        """See :class:`~neuromirror.crawl.LocationRecorder`."""
         return Index.open_readonly(self._path)
 
     def confirm(self) -> None:
@@ -221,7 +221,7 @@ class _Desk:
         """Close the index, which is not needed again."""
         self._index.close()
 
-    def journal_from(self, position: int) -> Iterator[tuple[int, Entry]]:
+    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         """The entries; positions count them."""
         for number, entry in enumerate(self._entries[position:], position + 1):
             if isinstance(entry, VersionMinted):
@@ -237,13 +237,13 @@ class _Desk:
         """None, either."""
 
 
-def _digits(*told: object) -> str:
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+def _hex_digest(*seed: object) -> str:
+    return hashlib.sha256(repr(seed).encode()).hexdigest()
 
 
-def _drawn(most: int, *told: object) -> int:
+def _pseudo_random(most: int, *seed: object) -> int:
     """A number below ``most`` that only depends on what is told."""
-    return int(_digits(*told)[:12], 16) % most
+    return int(_hex_digest(*seed)[:12], 16) % most
 
 
 class _Upstream:
@@ -276,29 +276,35 @@ class _Upstream:
             if version:
                 self._change(version)
             self._publish(version)
-        self._tell()
+        self._record_visit()
 
     def _put(self, file: int, revision: int) -> bytes:
         path = self._path(file)
         new = path not in self._lines
-        self._lines[path] = dump_placed(self._placed(file, revision))
+        self._lines[path] = dump_snapshot_entry(self._placed(file, revision))
         if new and self._paths:
             bisect.insort(self._paths, path)
         return path
 
     def _path(self, file: int) -> bytes:
         if self._large:
-            folder, place = divmod(file, self._folder)
-            return b"recordings/day-%03d/trace-%06d.nwb" % (folder, place)
+            folder, position = divmod(file, self._folder)
+            return b"recordings/day-%03d/trace-%06d.nwb" % (folder, position)
         subject, rest = divmod(file, 40)
         session, run = divmod(rest, 8)
-        word = b"sub-%s%03d" % (WORDS[self._number % len(WORDS)].encode(), subject)
-        return b"%s/ses-%02d/%s_ses-%02d_run-%02d_ecephys.nwb" % (word, session, word, session, run)
+        subject_name = b"sub-%s%03d" % (TERMS[self._number % len(TERMS)].encode(), subject)
+        return b"%s/ses-%02d/%s_ses-%02d_run-%02d_ecephys.nwb" % (
+            subject_name,
+            session,
+            subject_name,
+            session,
+            run,
+        )
 
-    def _placed(self, file: int, revision: int) -> PlacedFile:
+    def _placed(self, file: int, revision: int) -> SnapshotEntry:
         # now and then the same bytes are in several datasets
         whose = 0 if file % 50 == 3 and not self._large else self._number
-        sha256 = _digits(whose, file, revision)
+        sha256 = _hex_digest(whose, file, revision)
         blob = f"{sha256[:8]}-{sha256[8:12]}-{sha256[12:16]}-{sha256[16:20]}-{sha256[20:32]}"
         exact = self._dataset.mirror == "dandi"
         digests = (
@@ -325,42 +331,42 @@ class _Upstream:
             modified=START + timedelta(days=revision),
             retention=Retention.PUBLISHED if exact else Retention.VERSIONED_BUCKET,
         )
-        return PlacedFile(record.path, key_for(record, record.path), record)
+        return SnapshotEntry(record.path, key_for(record, record.path), record)
 
     def _change(self, version: int) -> None:
         """One file in two hundred gets other bytes, as many are new, a few are gone."""
         few = max(1, min(self._count // 200, 500))
         for turn in range(few):
-            changed = _drawn(self._count, self._number, version, turn)
+            changed = _pseudo_random(self._count, self._number, version, turn)
             if self._path(changed) in self._lines:
                 self._put(changed, version)
             self._put(self._count + version * few + turn, version)
         for turn in range(few // 4 + 1):
-            gone = self._path(_drawn(self._count, self._number, version, "gone", turn))
+            gone = self._path(_pseudo_random(self._count, self._number, version, "gone", turn))
             if len(self._lines) > 1 and self._lines.pop(gone, None) is not None:
                 del self._paths[bisect.bisect_left(self._paths, gone)]
 
-    def _publish(self, version: int) -> Published:
+    def _publish(self, version: int) -> PublishedState:
         published = version % 2 == 0 and version < self._versions - 1
         when = START + timedelta(days=version, minutes=self._number)
         label = f"0.{when:%y%m%d.%H%M}"
-        word = VersionRef(
+        version_ref = VersionRef(
             self._dataset,
             label if published else "draft",
             VersionKind.PUBLISHED if published else VersionKind.OBSERVED,
             when,
         )
         header = SnapshotHeader(
-            version=word,
+            version=version_ref,
             facts=self._facts(label if published else None),
             documents=(self._document(when, label if published else "draft"),),
             newest=when,
         )
-        spool = Spool(self._scratch / f"records-{self._number}-{version}")
+        spool = RecordSpool(self._scratch / f"records-{self._number}-{version}")
         with spool.path.open("wb", buffering=1 << 20) as file:
             file.writelines(self._lines[path] + b"\n" for path in self._paths)
-        proven = Proven(header, spool, len(self._lines), 0)
-        branch = PUBLISHED if published else MAIN
+        proven = SpooledSnapshot(header, spool, len(self._lines), 0)
+        branch = PUBLISHED_BRANCH if published else MAIN_BRANCH
         made = self._publisher.publish(proven, branch, self._scratch, label if published else None)
         for left in self._scratch.iterdir():
             left.unlink()
@@ -368,7 +374,7 @@ class _Upstream:
 
     def _add_part(self, part: int) -> None:
         """A Zarr, which is a dataset of its own, linked at a path."""
-        local_id = f"zarr/{_digits(self._number, part)[:8]}-0000-4000-8000-{part:012d}"
+        local_id = f"zarr/{_hex_digest(self._number, part)[:8]}-0000-4000-8000-{part:012d}"
         dataset = DatasetRef("dandi", local_id, f"https://api.example.org/api/{local_id}/")
         publisher = Publisher(
             self._store, self._recorder, dataset, within=self._dataset.local_id, index_entries=10**6
@@ -377,7 +383,7 @@ class _Upstream:
         for entry in range(_ENTRIES):
             level, chunk = divmod(entry, 100)
             path = b"%d/0/%d" % (level, chunk)
-            md5 = _digits(self._number, part, entry)[:32]
+            md5 = _hex_digest(self._number, part, entry)[:32]
             record = FileRecord(
                 path=path,
                 size=65536,
@@ -385,29 +391,32 @@ class _Upstream:
                 locations=(Location(f"https://bucket.example.org/{local_id}/{md5}", "s3"),),
                 modified=START,
             )
-            lines[path] = dump_placed(PlacedFile(path, key_for(record, path), record))
-        spool = Spool(self._scratch / "part")
+            lines[path] = dump_snapshot_entry(SnapshotEntry(path, key_for(record, path), record))
+        spool = RecordSpool(self._scratch / "part")
         spool.path.write_bytes(b"".join(lines[path] + b"\n" for path in sorted(lines)))
-        version = VersionRef(dataset, _digits(local_id)[:32], VersionKind.OBSERVED, START)
+        version = VersionRef(dataset, _hex_digest(local_id)[:32], VersionKind.OBSERVED, START)
         header = SnapshotHeader(version=version, facts=DatasetFacts(), newest=START)
-        made = publisher.publish(Proven(header, spool, len(lines), 0), MAIN, self._scratch)
+        made = publisher.publish(
+            SpooledSnapshot(header, spool, len(lines), 0), MAIN_BRANCH, self._scratch
+        )
         spool.path.unlink()
         path = b"volumes/stack-%d.ome.zarr" % part
         link = Subdataset(
             dataset.dataset_id, local_id, made.commit, made.state, made.files, made.bytes
         )
         record = FileRecord(path=path, size=None, modified=START)
-        self._lines[path] = dump_placed(PlacedFile(path, "", record, link))
+        self._lines[path] = dump_snapshot_entry(SnapshotEntry(path, "", record, link))
         bisect.insort(self._paths, path)
 
     def _some_title(self) -> str:
-        words = [WORDS[_drawn(len(WORDS), self._number, turn)] for turn in range(4)]
-        return f"{words[0].capitalize()} {words[1]} and {words[2]} {words[3]} ({self._number})"
+        terms = [TERMS[_pseudo_random(len(TERMS), self._number, turn)] for turn in range(4)]
+        return f"{terms[0].capitalize()} {terms[1]} and {terms[2]} {terms[3]} ({self._number})"
 
     def _people(self) -> list[str]:
-        count = 3 + _drawn(12, self._number, "people")
+        count = 3 + _pseudo_random(12, self._number, "people")
         return [
-            f"{_FAMILY[_drawn(10, self._number, one)]}, {_GIVEN[_drawn(10, one, self._number)]}"
+            f"{_FAMILY[_pseudo_random(10, self._number, one)]}, "
+            f"{_GIVEN[_pseudo_random(10, one, self._number)]}"
             for one in range(count)
         ]
 
@@ -429,9 +438,9 @@ class _Upstream:
         )
 
     def _document(self, when: datetime, label: str) -> Document:
-        described = (f"Recordings of {self._title.lower()}: " + " ".join(WORDS) + ". ") * 6
+        described = (f"Recordings of {self._title.lower()}: " + " ".join(TERMS) + ". ") * 6
         if self._dataset.mirror == "aind":
-            told = {
+            metadata = {
                 "name": self._dataset.local_id,
                 "investigators": [{"name": one} for one in self._people()],
                 "institution": {"name": "Allen Institute for Neural Dynamics"},
@@ -439,30 +448,30 @@ class _Upstream:
                 "data_summary": described,
                 "license": "CC-BY-4.0",
             }
-            return Document(b"data_description.json", json.dumps(told).encode(), when)
-        told = {
+            return Document(b"data_description.json", json.dumps(metadata).encode(), when)
+        metadata = {
             "identifier": f"DANDI:{self._number:06d}",
             "id": f"DANDI:{self._number:06d}/{label}",
             "name": self._title,
             "description": described,
             "license": [_LICENSES[self._number % 2]],
-            "keywords": list(WORDS[:5]),
+            "keywords": list(TERMS[:5]),
             "url": f"https://archive.example.org/{self._dataset.local_id}/{label}",
             "dateCreated": START.isoformat(),
             "contributor": [
                 {
                     "schemaKey": "Person",
                     "name": one,
-                    "identifier": f"0000-0002-1825-{place:04d}",
+                    "identifier": f"0000-0002-1825-{position:04d}",
                     "roleName": ["dcite:Author"],
                     "includeInCitation": True,
                 }
-                for place, one in enumerate(self._people())
+                for position, one in enumerate(self._people())
             ],
         }
-        return Document(b"dandiset.yaml", json.dumps(told).encode(), when)
+        return Document(b"dandiset.yaml", json.dumps(metadata).encode(), when)
 
-    def _tell(self) -> None:
+    def _record_visit(self) -> None:
         """The visit, and what the catalogue shows beside versions."""
         where, number = self._dataset, self._number
         when = (START + timedelta(days=self._versions, minutes=number)).isoformat()
@@ -474,15 +483,15 @@ class _Upstream:
             )
         )
         if number % 5 == 0:
-            said = f"3 files of {where.name} are no longer where they were"
-            self._recorder.record(EventRaised(*names, "incident", said, when))
+            message = f"3 files of {where.name} are no longer where they were"
+            self._recorder.record(EventRaised(*names, "incident", message, when))
         if number % 7 == 0:
             links = [["neuroglancer", f"https://viewer.example.org/#!{number}"]]
             self._recorder.record(LinksFound(*names, where.source_uri, links, when))
         if number % 250 == 0:
             held = HoldPlaced(
-                _digits(number)[:8],
-                *(*names, "draft", f"sha256:{_digits(number)}", "12 of 13 files are gone"),
+                _hex_digest(number)[:8],
+                *(*names, "draft", f"sha256:{_hex_digest(number)}", "12 of 13 files are gone"),
                 *(12, 13, when),
             )
             self._recorder.record(held)

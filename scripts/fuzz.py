@@ -28,7 +28,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
+sys.path[:0] = [str(ROOT / "tests" / "fuzz"), str(ROOT / "tests")]
 
 _STATE = struct.Struct("<QI")
 """Executions so far, and the length of the current input, which follows."""
@@ -63,10 +63,10 @@ class Fuzzing:
 
     def __init__(self, name: str, shared: Shared, folder: Path) -> None:
         from fuzz_all import TARGETS
-        from fuzz_core import execute, minimised
+        from fuzz_core import execute, minimise
 
         self.target = TARGETS[name]
-        self._execute, self._minimised = execute, minimised
+        self._execute, self._minimised = execute, minimise
         self._shared, self._folder = shared, folder / "findings"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._count = shared.get()[0]
@@ -119,7 +119,7 @@ def _blindly(fuzzing: Fuzzing, seconds: float, seed: int) -> None:
 
 
 def _guided(atheris: Any, fuzzing: Fuzzing, seconds: float, seed: int, folder: Path) -> None:
-    from fuzz_core import LARGEST
+    from fuzz_core import MAX_INPUT_BYTES
     from fuzz_mutate import mutate
 
     def mutated(data: bytes, most: int, chosen: int) -> bytes:
@@ -132,11 +132,11 @@ def _guided(atheris: Any, fuzzing: Fuzzing, seconds: float, seed: int, folder: P
     for one in (found, seeds):
         one.mkdir(exist_ok=True)
     for number, data in enumerate(fuzzing.target.corpus()):
-        (seeds / f"{number:04}").write_bytes(data[:LARGEST])
+        (seeds / f"{number:04}").write_bytes(data[:MAX_INPUT_BYTES])
     options = {
         "max_total_time": max(1, int(seconds)),
         "seed": seed or 1,
-        "max_len": LARGEST,
+        "max_len": MAX_INPUT_BYTES,
         "timeout": 3600,
         "rss_limit_mb": 0,
         "verbosity": 0,

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from neuromirror.cli import main as program
-from neuromirror.crawl.mirrors import MirrorFile
+from neuromirror.config.mirror_files import MirrorFile
 from neuromirror.sources import source_kinds
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -100,16 +100,16 @@ def rows(command: click.Command, context: click.Context) -> Iterator[str]:
         names = ", ".join(f"`{cell(name)}`" for name in (*option.opts, *option.secondary_opts))
         if not option.is_flag and not option.count:
             names += f" {cell(option.make_metavar(context))}"
-        told = [cell(option.help or "")]
+        parts = [cell(option.help or "")]
         if option.required:
-            told.append("Required.")
+            parts.append("Required.")
         if option.multiple:
-            told.append("May be given more than once.")
+            parts.append("May be given more than once.")
         if default := default_of(option, context):
-            told.append(f"Default: {cell(default)}.")
+            parts.append(f"Default: {cell(default)}.")
         if variables := variables_of(option, context):
-            told.append(f"Environment: {variables}.")
-        yield f"| {names} | {' '.join(part for part in told if part)} |"
+            parts.append(f"Environment: {variables}.")
+        yield f"| {names} | {' '.join(part for part in parts if part)} |"
 
 
 def section(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -117,13 +117,13 @@ def section(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"## {context.command_path}"
     usage = " ".join(command.collect_usage_pieces(context))
     yield f"```text\n{context.command_path} {usage}".rstrip() + "\n```"
-    if told := paragraphs(command.help):
-        yield told
+    if text := paragraphs(command.help):
+        yield text
     options = list(rows(command, context))
     if options:
         yield "\n".join(["| option | what it does |", "|---|---|", *options])
-    if told := paragraphs(command.epilog):
-        yield told
+    if text := paragraphs(command.epilog):
+        yield text
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)

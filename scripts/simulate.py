@@ -81,9 +81,9 @@ def policies(
     world: World, limits: Limits, seed: int, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
     """A line for each policy."""
-    wanted = set(names)
+    selected = set(names)
     for policy in POLICIES:
-        if policy.name in wanted:
+        if policy.name in selected:
             click.echo(f"{policy.name}: {world.days:g} days …", err=True)
             found = Simulation(world, policy, limits, seed).run()
             yield {
@@ -157,9 +157,9 @@ def _table(lines: list[dict[str, Any]]) -> str:
     row("visits a day", _each(lines, "visits_a_day"))
     row("… of them deep", _each(lines, "deep_a_day"))
     for host in lines[0]["requests_a_day"]:
-        asked = [one["requests_a_day"][host] for one in lines]
-        row(f"requests a day, {host}", (one["mean"] for one in asked))
-        row("… on the busiest day", (one["peak"] for one in asked))
+        requests = [one["requests_a_day"][host] for one in lines]
+        row(f"requests a day, {host}", (one["mean"] for one in requests))
+        row("… on the busiest day", (one["peak"] for one in requests))
     row("longest queue", _each(lines, "peak_queue"))
     row("… after the downtime", _each(lines, "peak_queue_after_downtime"))
     row("hours to 95 % fresh after the downtime", _each(lines, "caught_up_hours"))
@@ -197,10 +197,10 @@ def _costs_table(lines: list[dict[str, Any]]) -> str:
     ]
     for one in lines:
         cost = COSTS[one["source"]]
-        first, again = cost.visit(1, first=True)[0], cost.visit(1)[0]
+        first, revisit = cost.visit(1, first=True)[0], cost.visit(1)[0]
         text.append(
             f"| {one['mirror']} | {one['datasets']} | {one['first_requests']} | "
-            f"{one['unchanged_requests']} | {one['list_requests']} | {first}, then {again} | "
+            f"{one['unchanged_requests']} | {one['list_requests']} | {first}, then {revisit} | "
             f"{cost.list(one['datasets'])} |"
         )
     return "\n".join([*text, "", f"Measured {_today()} at commit {commit()}."])

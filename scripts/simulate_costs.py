@@ -73,7 +73,7 @@ def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
 
     ``cache`` is where their NWB files are kept.
     """
-    from neuromirror.crawl import Sync, load_mirrors, parse_requests
+    from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.store import Store
     from neuromirror_demo import DemoArchive
     from neuromirror_demo.boss import DemoBoss
@@ -91,22 +91,22 @@ def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
                     continue
                 line: dict[str, Any] = {"source": mirror.settings.source, "mirror": mirror.name}
                 # where the overview tells, only a deep visit is made for nothing
-                told = mirror.settings.source == "dandi"
-                for what, deep in (("first", False), ("unchanged", told)):
+                is_dandi = mirror.settings.source == "dandi"
+                for what, deep in (("first", False), ("unchanged", is_dandi)):
                     sync = Sync(store, store.index_path, deep=deep, jobs=1)
                     began = time.perf_counter()
-                    requests = parse_requests([mirror.name], mirrors)
+                    requests = parse_sync_requests([mirror.name], mirrors)
                     found = [one for one in sync.results(requests) if one.visit]
                     took = time.perf_counter() - began
-                    visits = sum(_asked(one.traffic) for one in found)
+                    visits = sum(_request_count(one.traffic) for one in found)
                     line.setdefault("datasets", len(found))
                     line |= {
                         f"{what}_requests": round(visits / len(found), 1),
                         f"{what}_seconds": round(took / len(found), 3),
-                        "list_requests": _asked(sync.traffic()[mirror.name]) - visits,
+                        "list_requests": _request_count(sync.traffic()[mirror.name]) - visits,
                     }
                 yield line
 
 
-def _asked(traffic: Any) -> int:
+def _request_count(traffic: Any) -> int:
     return sum(one.requests for one in traffic.values())

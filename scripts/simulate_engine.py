@@ -22,19 +22,19 @@ from typing import Any
 
 from simulate_figures import Measure
 from simulate_run import Limits
-from simulate_upstream import Read, Upstream, Visited
+from simulate_upstream import SimulatedListing, SimulatedVisit, Upstream
 from simulate_world import ARCHIVES, EPOCH, HOUR, World
 
-from neuromirror.crawl import Result, Task, recording
+from neuromirror.crawl import DatasetTask, Result, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import Traffic
-from neuromirror.service.desk import DeskAddress
 from neuromirror.service.engine import Service
-from neuromirror.service.jobs import Job, Place, Report
-from neuromirror.service.leases import owner
-from neuromirror.service.leftovers import Leftovers
+from neuromirror.service.jobs import Job, JobContext, JobReport
+from neuromirror.service.leases import lease_owner
 from neuromirror.service.mirror_files import MirrorFiles
-from neuromirror.service.policy import Outcome
+from neuromirror.service.scheduling_policy import JobOutcome
+from neuromirror.service.stale_leases import StaleLeases
+from neuromirror.service.write_server import WriteServerAddress
 from neuromirror.store import Store
 
 _STEP = 60.0
@@ -46,7 +46,7 @@ bucket = "simulated"
 [schedule]
 """
 
-_RESULTS: Mapping[Outcome, tuple[str, str]] = {
+_RESULTS: Mapping[JobOutcome, tuple[str, str]] = {
     "changed": ("ok", "full"),
     "unchanged": ("notneeded", "full"),
     "waiting": ("notneeded", "waiting"),
@@ -54,52 +54,54 @@ _RESULTS: Mapping[Outcome, tuple[str, str]] = {
 }
 
 
-class _Kept(Executor):
+class _ManualExecutor(Executor):
     """Keeps jobs for the simulation to end."""
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[Job, Future[Report]]] = []
+        self.jobs: list[tuple[Job, Future[JobReport]]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Report] = Future()
+        future: Future[JobReport] = Future()
         self.jobs.append((args[1], future))
         return future
 
 
 @dataclass
-class Ticks:
+class TickObserver:
     """How long ticks took (seconds, ``cpu`` of the processor), and how many jobs ended."""
 
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     jobs: int = 0
 
-    def job_ended(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
+    def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
         self.jobs += 1
 
-    def asked(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
+    def requests_sent(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
         pass
 
-    def chore_ended(self, name: str, ok: bool, seconds: float) -> None:
+    def housekeeping_finished(self, name: str, ok: bool, seconds: float) -> None:
         pass
 
-    def ticked(self, seconds: float) -> None:
+    def tick_finished(self, seconds: float) -> None:
         self.seconds.append(seconds)
 
 
-class Engine:
+class SimulatedService:
     """A service in a world; :meth:`run` gives what came of it, ``ticks`` what that took."""
 
     def __init__(self, world: World, limits: Limits, seed: int) -> None:
         self._world = world
         self._limits = limits
-        self._upstream = Upstream(world, limits.rate, seed, believes=True)
-        self._places = {one.name: place for place, one in enumerate(ARCHIVES)}
+        self._upstream = Upstream(world, limits.rate, seed, uses_fingerprints=True)
+        self._archive_numbers = {one.name: position for position, one in enumerate(ARCHIVES)}
         self._numbers = {one.ref.name: number for number, one in enumerate(world.subjects)}
         self._now = EPOCH
-        self._over: list[tuple[float, int, Future[Report], Read | Visited | None]] = []
+        self._over: list[
+            tuple[float, int, Future[JobReport], SimulatedListing | SimulatedVisit | None]
+        ] = []
         self._count = itertools.count()
-        self.ticks = Ticks()
+        self.ticks = TickObserver()
         logging.getLogger("neuromirror").addHandler(logging.NullHandler())
 
     def run(self) -> Measure:
@@ -119,7 +121,7 @@ class Engine:
         return self._upstream.over()
 
     @contextmanager
-    def _service(self) -> Iterator[tuple[Service, Schedule, _Kept]]:
+    def _service(self) -> Iterator[tuple[Service, Schedule, _ManualExecutor]]:
         with tempfile.TemporaryDirectory(prefix="simulate-") as name, ExitStack() as stack:
             folder = Path(name)
             (folder / "mirrors").mkdir()
@@ -130,11 +132,11 @@ class Engine:
                 path.write_text(_MIRROR + lines)
                 assert tomllib.loads(path.read_text())["schedule"] == settings
             store = Store.open(folder / "store", create=True)
-            recorder = stack.enter_context(recording(store, store.index_path))
+            recorder = stack.enter_context(open_recorder(store, store.index_path))
             schedule = stack.enter_context(Schedule.open(store.schedule_path))
-            kept, own = _Kept(), owner("simulate")
+            kept, own = _ManualExecutor(), lease_owner("simulate")
             service = Service(
-                Place(store.root, store.index_path, None, DeskAddress(os.devnull, b"")),
+                JobContext(store.root, store.index_path, None, WriteServerAddress(os.devnull, b"")),
                 MirrorFiles(folder / "mirrors", (), lambda mirror: None),
                 schedule,
                 recorder,
@@ -142,13 +144,13 @@ class Engine:
                 workers=self._limits.workers,
                 owner=own,
                 observer=self.ticks,
-                leftovers=Leftovers(store, schedule, own),
+                stale_leases=StaleLeases(store, schedule, own),
                 clock=lambda: self._now,
             )
             service.start()
             yield service, schedule, kept
 
-    def _tick(self, service: Service, kept: _Kept) -> None:
+    def _tick(self, service: Service, kept: _ManualExecutor) -> None:
         """Ticks until there is nothing to be done at this moment."""
         while True:
             before = time.thread_time()
@@ -157,47 +159,51 @@ class Engine:
             for job, future in kept.jobs:
                 self._begin(job, future)
             kept.jobs.clear()
-            if not begun and not service._writing:
+            if not begun and not service._pending_writes:
                 return
 
-    def _begin(self, job: Job, future: Future[Report]) -> None:
-        about: Read | Visited | None = None
+    def _begin(self, job: Job, future: Future[JobReport]) -> None:
+        about: SimulatedListing | SimulatedVisit | None = None
         end = self._now
         if job.kind == "list":
-            about = self._upstream.list(self._places[job.mirror.name], self._now)
+            about = self._upstream.list(self._archive_numbers[job.mirror.name], self._now)
             end = about.end
         elif job.kind == "visit":
             number = self._numbers[job.lease.name]
             fingerprint = None
-            if self._upstream.told(self._upstream.archive_of(number)):
+            if self._upstream.uses_fingerprints(self._upstream.archive_of(number)):
                 fingerprint = self._world.subjects[number].fingerprint(self._now)
             about = self._upstream.visit(number, fingerprint, self._now)
             self._upstream.measure.deep += job.deep
             end = about.end
         heapq.heappush(self._over, (end, next(self._count), future, about))
 
-    def _report(self, about: Read | Visited | None) -> Report:
+    def _report(self, about: SimulatedListing | SimulatedVisit | None) -> JobReport:
         if about is None:
-            return Report()
-        if isinstance(about, Visited):
-            self._upstream.visit_over(about, self._now)
+            return JobReport()
+        if isinstance(about, SimulatedVisit):
+            self._upstream.finish_visit(about, self._now)
             name = self._world.subjects[about.subject].ref.name
             status, visit = _RESULTS[about.outcome]
-            return Report([Result(name, status, "simulated", visit)])
-        self._upstream.list_over(about)
+            return JobReport([Result(name, status, "simulated", visit)])
+        self._upstream.finish_listing(about)
         if not about.ok:
             mirror = ARCHIVES[about.archive].name
-            return Report([Result(mirror, "error", "no answer", "failed")])
-        return Report(due=list(self._tasks(about)))
+            return JobReport([Result(mirror, "error", "no answer", "failed")])
+        return JobReport(due=list(self._tasks(about)))
 
-    def _tasks(self, read: Read) -> Iterator[Task]:
+    def _tasks(self, read: SimulatedListing) -> Iterator[DatasetTask]:
         """What the plan says is to be visited, as it says it at each list."""
         for number, subject in enumerate(self._world.subjects):
             if subject.archive != read.archive or subject.changes[0] > read.since:
                 continue
             task = self._upstream.task(number, read.since)
-            told, last = task.hint.fingerprint, task.last
-            if told is None or last is None or (last.status, last.fingerprint) != ("full", told):
+            fingerprint, last = task.hint.fingerprint, task.last_visit
+            if (
+                fingerprint is None
+                or last is None
+                or (last.status, last.fingerprint) != ("full", fingerprint)
+            ):
                 yield task
 
     def _look(self, schedule: Schedule) -> None:
@@ -211,7 +217,7 @@ class Engine:
 
 def tick_line(world: World, limits: Limits, seed: int) -> dict[str, Any]:
     """How long the ticks take of a service that has all of a world, from its first crawl on."""
-    engine = Engine(world, limits, seed)
+    engine = SimulatedService(world, limits, seed)
     engine.run()
     ticks = sorted(engine.ticks.seconds)
     return {

@@ -31,15 +31,15 @@ class Measure:
         self._days = int(world.days) + 1
         self.due: _Floats = np.full(len(world.subjects), np.inf)
         self.visits = self.deep = self.failed = 0
-        self._asked: dict[str, list[int]] = defaultdict(lambda: [0] * self._days)
+        self._requests: dict[str, list[int]] = defaultdict(lambda: [0] * self._days)
         self._episodes: list[tuple[int, float, float]] = []
         self._delays: list[float] = []
         self._first: list[float] = []
         self._queue: list[tuple[float, int]] = []
 
-    def asked(self, host: str, now: float, requests: int) -> None:
+    def count_requests(self, host: str, now: float, requests: int) -> None:
         """A host is asked so many requests."""
-        self._asked[host][int((now - EPOCH) / DAY)] += requests
+        self._requests[host][int((now - EPOCH) / DAY)] += requests
 
     def sample(self, now: float) -> None:
         """Looks how many wait, or are being visited."""
@@ -77,7 +77,7 @@ class Measure:
         after = [n for when, n in self._queue if up > down and up <= when < up + 7 * DAY]
         hosts = {}
         service_days = world.days - (up - down) / DAY
-        for host, days in sorted(self._asked.items()):
+        for host, days in sorted(self._requests.items()):
             hosts[host] = {
                 "mean": round(sum(days) / service_days),
                 "peak": max(days),
@@ -140,10 +140,10 @@ class Measure:
 
     def _by_mirror(self) -> dict[str, float]:
         found = {}
-        for place, archive in enumerate(ARCHIVES):
-            own = [one for one in self._episodes if self._archive(one[0]) == place]
+        for position, archive in enumerate(ARCHIVES):
+            own = [one for one in self._episodes if self._archive(one[0]) == position]
             beyond = _Staleness(own, self._world.down).beyond(FRESH)
-            found[archive.name] = round(100 * (1 - beyond / self._active(place)[1]), 2)
+            found[archive.name] = round(100 * (1 - beyond / self._active(position)[1]), 2)
         return found
 
     def _archive(self, number: int) -> int:

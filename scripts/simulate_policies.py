@@ -5,63 +5,69 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from neuromirror.crawl import Task
+from neuromirror.crawl import DatasetTask
 from neuromirror.index import TaskRow
-from neuromirror.service import policy
-from neuromirror.service.policy import Bounds, Outcome, spread
+from neuromirror.service import scheduling_policy
+from neuromirror.service.scheduling_policy import JobOutcome, ScheduleBounds, jitter
 
 _DAY = 86_400.0
 
 
 class Policy(Protocol):
-    """When what is done; see :mod:`neuromirror.service.policy`, which ``after`` is of.
+    """When what is done; see :mod:`neuromirror.service.scheduling_policy`, which ``after`` is of.
 
     ``believes``: upstream's overview decides, where it tells.
     """
 
     name: str
-    believes: bool
+    uses_fingerprints: bool
 
-    def listed(self, row: TaskRow | None, task: Task, now: float, bounds: Bounds) -> TaskRow:
+    def row_after_listing(
+        self, row: TaskRow | None, task: DatasetTask, now: float, bounds: ScheduleBounds
+    ) -> TaskRow:
         """A row once the overview was read."""
         ...
 
-    def after(
-        self, row: TaskRow, outcome: Outcome, now: float, seconds: float, bounds: Bounds
+    def row_after_visit(
+        self, row: TaskRow, outcome: JobOutcome, now: float, seconds: float, bounds: ScheduleBounds
     ) -> TaskRow:
         """A row once a visit is over."""
         ...
 
 
-class Ours:
+class ServicePolicy:
     """The service's own; not ``believes``: as if no overview ever told."""
 
-    def __init__(self, *, believes: bool = True) -> None:
-        self.believes = believes
-        self.name = "neuromirror" if believes else "neuromirror, no overview"
+    def __init__(self, *, uses_fingerprints: bool = True) -> None:
+        self.uses_fingerprints = uses_fingerprints
+        self.name = "neuromirror" if uses_fingerprints else "neuromirror, no overview"
 
-    def listed(self, row: TaskRow | None, task: Task, now: float, bounds: Bounds) -> TaskRow:
-        return policy.listed(row, task, now, bounds)
-
-    def after(
-        self, row: TaskRow, outcome: Outcome, now: float, seconds: float, bounds: Bounds
+    def row_after_listing(
+        self, row: TaskRow | None, task: DatasetTask, now: float, bounds: ScheduleBounds
     ) -> TaskRow:
-        return policy.after(row, outcome, now, seconds, bounds)
+        return scheduling_policy.row_after_listing(row, task, now, bounds)
+
+    def row_after_visit(
+        self, row: TaskRow, outcome: JobOutcome, now: float, seconds: float, bounds: ScheduleBounds
+    ) -> TaskRow:
+        return scheduling_policy.row_after_visit(row, outcome, now, seconds, bounds)
 
 
 class Fixed:
     """Every dataset once a day, whatever is said or found."""
 
     name = "fixed, 24 h"
-    believes = False
+    uses_fingerprints = False
 
-    def listed(self, row: TaskRow | None, task: Task, now: float, bounds: Bounds) -> TaskRow:
+    def row_after_listing(
+        self, row: TaskRow | None, task: DatasetTask, now: float, bounds: ScheduleBounds
+    ) -> TaskRow:
         return row or _new(task, now)
 
-    def after(
-        self, row: TaskRow, outcome: Outcome, now: float, seconds: float, bounds: Bounds
+    def row_after_visit(
+        self, row: TaskRow, outcome: JobOutcome, now: float, seconds: float, bounds: ScheduleBounds
     ) -> TaskRow:
-        due = now + _DAY * spread(row.name, int(now))
+        due = now + _DAY * jitter(row.name, int(now))
         return replace(row, due=due, status=outcome, ended=now)
 
 
@@ -73,26 +79,33 @@ class Exponential:
     """
 
     name = "exponential"
-    believes = False
+    uses_fingerprints = False
 
-    def listed(self, row: TaskRow | None, task: Task, now: float, bounds: Bounds) -> TaskRow:
+    def row_after_listing(
+        self, row: TaskRow | None, task: DatasetTask, now: float, bounds: ScheduleBounds
+    ) -> TaskRow:
         return row or replace(_new(task, now), spacing=_DAY)
 
-    def after(
-        self, row: TaskRow, outcome: Outcome, now: float, seconds: float, bounds: Bounds
+    def row_after_visit(
+        self, row: TaskRow, outcome: JobOutcome, now: float, seconds: float, bounds: ScheduleBounds
     ) -> TaskRow:
         if outcome == "failed" and row.failures < 3:
-            due = now + 3600 * spread(row.name, int(now))
+            due = now + 3600 * jitter(row.name, int(now))
             return replace(row, due=due, failures=row.failures + 1, status=outcome, ended=now)
         spacing = row.spacing * (0.5 if outcome in ("changed", "waiting") else 2.0)
         spacing = max(bounds.least, min(spacing, bounds.most))
-        due = now + spacing * spread(row.name, int(now))
+        due = now + spacing * jitter(row.name, int(now))
         return replace(row, due=due, spacing=spacing, failures=0, status=outcome, ended=now)
 
 
-def _new(task: Task, now: float) -> TaskRow:
+def _new(task: DatasetTask, now: float) -> TaskRow:
     dataset = task.hint.dataset
     return TaskRow(dataset.name, dataset.mirror, dataset.local_id, dataset.source_uri, due=now)
 
 
-POLICIES: tuple[Policy, ...] = (Fixed(), Exponential(), Ours(believes=False), Ours())
+POLICIES: tuple[Policy, ...] = (
+    Fixed(),
+    Exponential(),
+    ServicePolicy(uses_fingerprints=False),
+    ServicePolicy(),
+)

@@ -1,8 +1,9 @@
 """A service over a simulated world: what is due is begun as the engine begins it.
 
 The longest due first, so many of a mirror at a time as its file says, so many in all, and deep
-visits a quarter of those at the most (``Service._begin_visits`` in src/neuromirror/service/). Rows
-are written as ``Books`` writes them. simulate_engine.py has the engine itself do it, which is the
+visits a quarter of those at the most (``Service._start_visits`` in src/neuromirror/service/). Rows
+are written as ``ScheduleWriter`` writes them. simulate_engine.py has the engine itself do it,
+which is the
 same and takes a hundred times as long; a test compares the two.
 """
 
@@ -14,11 +15,15 @@ from dataclasses import dataclass, replace
 
 from simulate_figures import Measure
 from simulate_policies import Policy
-from simulate_upstream import Read, Upstream, Visited
+from simulate_upstream import SimulatedListing, SimulatedVisit, Upstream
 from simulate_world import ARCHIVES, EPOCH, HOUR, World
 
 from neuromirror.index import TaskRow
-from neuromirror.service.policy import Bounds, after_list, mended
+from neuromirror.service.scheduling_policy import (
+    ScheduleBounds,
+    mirror_row_after_listing,
+    repair_row,
+)
 
 _NEVER = float("inf")
 
@@ -42,8 +47,8 @@ class _Event:
     what: str
     about: int = 0
     life: int = 0
-    read: Read | None = None
-    visited: Visited | None = None
+    read: SimulatedListing | None = None
+    visited: SimulatedVisit | None = None
     deep: bool = False
 
 
@@ -55,9 +60,11 @@ class Simulation:
         self._policy = policy
         self._workers = limits.workers
         self._most = [one.schedule.workers for one in ARCHIVES]
-        self._upstream = Upstream(world, limits.rate, seed, believes=policy.believes)
+        self._upstream = Upstream(
+            world, limits.rate, seed, uses_fingerprints=policy.uses_fingerprints
+        )
         self._measure = self._upstream.measure
-        self._bounds = [Bounds.of(one.schedule) for one in ARCHIVES]
+        self._bounds = [ScheduleBounds.from_settings(one.schedule) for one in ARCHIVES]
         self._mirrors = [TaskRow(one.name, one.name, due=EPOCH) for one in ARCHIVES]
         self._rows: list[TaskRow | None] = [None] * len(world.subjects)
         self._busy: set[int] = set()
@@ -73,26 +80,26 @@ class Simulation:
 
     def run(self) -> Measure:
         """Runs to the end of the world."""
-        for place in range(len(ARCHIVES)):
-            self._at(EPOCH, _Event("list", place))
+        for position in range(len(ARCHIVES)):
+            self._schedule(EPOCH, _Event("list", position))
         begin, end = self._world.down
         if end > begin:
-            self._at(begin, _Event("down"))
-            self._at(end, _Event("up"))
+            self._schedule(begin, _Event("down"))
+            self._schedule(end, _Event("up"))
         for hour in range(int(self._world.days * 24)):
-            self._at(EPOCH + hour * HOUR, _Event("sample"))
+            self._schedule(EPOCH + hour * HOUR, _Event("sample"))
         while self._events and self._events[0][0] < self._world.end:
             now, _, event = heapq.heappop(self._events)
-            self._happens(now, event)
+            self._handle(now, event)
             if self._running:
                 self._begin_due(now)
         return self._upstream.over()
 
-    def _at(self, when: float, event: _Event) -> None:
+    def _schedule(self, when: float, event: _Event) -> None:
         self._number += 1
         heapq.heappush(self._events, (when, self._number, event))
 
-    def _happens(self, now: float, event: _Event) -> None:
+    def _handle(self, now: float, event: _Event) -> None:
         if event.what == "sample":
             self._measure.sample(now)
         elif event.what == "down":
@@ -108,72 +115,74 @@ class Simulation:
         elif event.life == self._life:  # the service that this happens to is not over
             if event.what == "list":
                 read = self._upstream.list(event.about, now)
-                self._at(read.end, _Event("listed", life=self._life, read=read))
+                self._schedule(read.end, _Event("listed", life=self._life, read=read))
             elif event.what == "wake":
-                self._mend(event.about, now)
+                self._repair(event.about, now)
             elif event.read is not None:
-                self._list_ended(event.read, now)
+                self._record_listing(event.read, now)
             elif event.visited is not None:
-                self._visit_ended(event.visited, event.deep, now)
+                self._record_visit(event.visited, event.deep, now)
 
     def _start(self, now: float) -> None:
         self._running = True
-        for place, row in enumerate(self._mirrors):
-            self._at(max(now, row.due or now), _Event("list", place, self._life))
+        for position, row in enumerate(self._mirrors):
+            self._schedule(max(now, row.due or now), _Event("list", position, self._life))
         for number, known in enumerate(self._rows):
             if known is not None:
-                self._mend(number, now)
+                self._repair(number, now)
 
-    def _mend(self, number: int, now: float) -> None:
+    def _repair(self, number: int, now: float) -> None:
         row = self._rows[number]
         assert row is not None
-        self._put(number, mended(row, now, self._bounds_of(number)))
+        self._put(number, repair_row(row, now, self._bounds_of(number)))
 
     # --- what is over
 
-    def _list_ended(self, read: Read, now: float) -> None:
-        place = read.archive
-        bounds = self._bounds[place]
-        row = after_list(self._mirrors[place], read.ok, now, now - read.since, bounds)
-        self._mirrors[place] = row
+    def _record_listing(self, read: SimulatedListing, now: float) -> None:
+        position = read.archive
+        bounds = self._bounds[position]
+        row = mirror_row_after_listing(
+            self._mirrors[position], read.ok, now, now - read.since, bounds
+        )
+        self._mirrors[position] = row
         assert row.due is not None
-        self._at(row.due, _Event("list", place, self._life))
+        self._schedule(row.due, _Event("list", position, self._life))
         for number in read.news:
             task = self._upstream.task(number, read.since)
-            self._put(number, self._policy.listed(self._rows[number], task, now, bounds))
-        self._upstream.list_over(read)
+            self._put(number, self._policy.row_after_listing(self._rows[number], task, now, bounds))
+        self._upstream.finish_listing(read)
 
-    def _visit_ended(self, visited: Visited, deep: bool, now: float) -> None:
+    def _record_visit(self, visited: SimulatedVisit, deep: bool, now: float) -> None:
         number = visited.subject
         row = self._rows[number]
         assert row is not None
         self._busy.discard(number)
         self._visits[self._upstream.archive_of(number)] -= 1
         self._deep -= deep
-        self._upstream.visit_over(visited, now)
+        self._upstream.finish_visit(visited, now)
         took = now - visited.since
-        new = self._policy.after(row, visited.outcome, now, took, self._bounds_of(number))
+        new = self._policy.row_after_visit(row, visited.outcome, now, took, self._bounds_of(number))
         if visited.outcome != "failed" and not deep:
             new = replace(new, deep_due=row.deep_due or new.deep_due)
         if row.fingerprint != visited.fingerprint:
             new = replace(new, due=now, disabled=False)
         self._put(number, new)
 
-    def _bounds_of(self, number: int) -> Bounds:
+    def _bounds_of(self, number: int) -> ScheduleBounds:
         return self._bounds[self._upstream.archive_of(number)]
 
     def _put(self, number: int, row: TaskRow) -> None:
-        place = self._upstream.archive_of(number)
+        position = self._upstream.archive_of(number)
         self._rows[number] = row
         self._measure.due[number] = _NEVER if row.due is None or row.disabled else row.due
         if row.disabled:
             assert row.due is not None
-            self._at(row.due, _Event("wake", number, self._life))
+            self._schedule(row.due, _Event("wake", number, self._life))
             return
         if row.due is not None:
-            heapq.heappush(self._due[place], (row.due, number))
+            heapq.heappush(self._due[position], (row.due, number))
         if row.deep_due is not None:
-            heapq.heappush(self._deep_due[place], (row.deep_due, number))
+            heapq.heappush(self._deep_due[position], (row.deep_due, number))
 
     # --- what is due
 
@@ -183,7 +192,7 @@ class Simulation:
             if soonest > now:
                 if soonest < self._next_look:
                     self._next_look = soonest
-                    self._at(soonest, _Event("look"))
+                    self._schedule(soonest, _Event("look"))
                 return
             self._begin(number, now)
 
@@ -193,9 +202,9 @@ class Simulation:
     def _firsts(self) -> Iterator[tuple[float, int]]:
         """Yields when the first visits are due of mirrors that have not enough, and of what."""
         deep_is_free = self._deep_is_free()
-        for place, most in enumerate(self._most):
-            if self._visits[place] < most:
-                due, deep_due = self._due[place], self._deep_due[place]
+        for position, most in enumerate(self._most):
+            if self._visits[position] < most:
+                due, deep_due = self._due[position], self._deep_due[position]
                 if due and (found := self._first(due, deep=False)):
                     yield found
                 if deep_is_free and deep_due and (found := self._first(deep_due, deep=True)):
@@ -225,4 +234,4 @@ class Simulation:
         self._visits[self._upstream.archive_of(number)] += 1
         self._deep += deep
         self._measure.deep += deep
-        self._at(visited.end, _Event("visited", life=self._life, visited=visited, deep=deep))
+        self._schedule(visited.end, _Event("visited", life=self._life, visited=visited, deep=deep))

@@ -31,7 +31,7 @@ FIRST_WEEK = 1.5
 ARRIVING = 0.2
 """Share of datasets that appear in the year (or however long it is), spread over it."""
 
-UNTOLD = 0.01
+UNLISTED = 0.01
 """Share of changes that an overview should tell of, and does not."""
 
 FAILING = 0.01
@@ -48,7 +48,7 @@ SETTLE = HOUR
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class SimulatedArchive:
     """One mirror: a share of all datasets, told of by an overview or not, at a host.
 
     ``files`` are the median and the sigma of the log-normal number of files of a dataset.
@@ -56,7 +56,7 @@ class Archive:
 
     name: str
     share: float
-    told: bool
+    has_fingerprints: bool
     host: str
     cost: Cost
     files: tuple[float, float]
@@ -69,21 +69,21 @@ class Archive:
 _VOLUMES = ScheduleSettings(list_minutes=1440, deep_days=0)
 
 ARCHIVES = (
-    Archive(
+    SimulatedArchive(
         "dandi", 0.1, True, "api.dandiarchive.org", COSTS["dandi"], (60, 2.0), ScheduleSettings()
     ),
-    Archive(
+    SimulatedArchive(
         *("aind-docdb", 0.4, True, "aind-open-data.s3", COSTS["docdb"], (2000, 1.8)),
         ScheduleSettings(),
         settles=True,
     ),
-    Archive(
+    SimulatedArchive(
         *("aind", 0.4, False, "aind-open-data.s3", COSTS["s3"], (2000, 1.8)),
         ScheduleSettings(),
         settles=True,
     ),
-    Archive("bossdb", 0.05, False, "api.bossdb.io", COSTS["boss"], (1500, 1.5), _VOLUMES),
-    Archive(
+    SimulatedArchive("bossdb", 0.05, False, "api.bossdb.io", COSTS["boss"], (1500, 1.5), _VOLUMES),
+    SimulatedArchive(
         *("bossdb-bucket", 0.05, False, "bossdb-open-data.s3", COSTS["precomputed"]),
         *((20_000, 1.8), _VOLUMES),
         settles=True,
@@ -93,7 +93,7 @@ ARCHIVES = (
 
 
 @dataclass(slots=True)
-class Subject:
+class SimulatedDataset:
     """A dataset upstream; ``changes`` are times, the first that of its appearance.
 
     ``told`` are those that the overview tells of. ``spells`` are when every visit fails.
@@ -103,7 +103,7 @@ class Subject:
     archive: int
     files: int
     changes: list[float]
-    told: list[float]
+    listed_changes: list[float]
     spells: list[tuple[float, float]] = field(default_factory=list)
 
     def state(self, when: float) -> int:
@@ -112,7 +112,7 @@ class Subject:
 
     def fingerprint(self, when: float) -> str:
         """What the overview says."""
-        return str(bisect_right(self.told, when))
+        return str(bisect_right(self.listed_changes, when))
 
     def fails(self, when: float) -> bool:
         """Whether it is a time of failures."""
@@ -127,7 +127,7 @@ class World:
     """
 
     days: float
-    subjects: list[Subject]
+    subjects: list[SimulatedDataset]
     down: tuple[float, float]
     outages: dict[str, list[tuple[float, float]]]
 
@@ -136,11 +136,11 @@ class World:
         """When it ends."""
         return EPOCH + self.days * DAY
 
-    def answers(self, host: str, when: float) -> bool:
+    def is_reachable(self, host: str, when: float) -> bool:
         """Whether a host answers."""
         found = self.outages[host]
-        place = bisect_left(found, (when, math.inf)) - 1
-        return place < 0 or when >= found[place][1]
+        position = bisect_left(found, (when, math.inf)) - 1
+        return position < 0 or when >= found[position][1]
 
 
 def draw(seed: int, datasets: int, days: float, down_days: float) -> World:
@@ -148,11 +148,11 @@ def draw(seed: int, datasets: int, days: float, down_days: float) -> World:
     chance = random.Random(seed)
     end = EPOCH + days * DAY
     subjects = []
-    for place, archive in enumerate(ARCHIVES):
+    for position, archive in enumerate(ARCHIVES):
         for number in range(round(archive.share * datasets)):
             local_id = f"{number:06}"
             ref = DatasetRef(archive.name, local_id, f"s3://{archive.name}/{local_id}")
-            subjects.append(_subject(chance, ref, place, archive, days))
+            subjects.append(_subject(chance, ref, position, archive, days))
     middle = EPOCH + days * DAY / 2
     hosts = sorted({archive.host for archive in ARCHIVES})
     outages = {host: _outages(chance, days, end) for host in hosts}
@@ -160,8 +160,8 @@ def draw(seed: int, datasets: int, days: float, down_days: float) -> World:
 
 
 def _subject(
-    chance: random.Random, ref: DatasetRef, place: int, archive: Archive, days: float
-) -> Subject:
+    chance: random.Random, ref: DatasetRef, position: int, archive: SimulatedArchive, days: float
+) -> SimulatedDataset:
     end = EPOCH + days * DAY
     median, sigma = archive.files
     files = max(1, round(chance.lognormvariate(math.log(median), sigma)))
@@ -175,13 +175,13 @@ def _subject(
     if chance.random() < ACTIVE:
         rate = min(FASTEST, SLOWEST * (1 - chance.random()) ** (-1 / TAIL))
         _poisson(chance, changes, rate, born + 7 * DAY if arrives else born, end)
-    told = [changes[0], *(one for one in changes[1:] if chance.random() >= UNTOLD)]
+    listed_changes = [changes[0], *(one for one in changes[1:] if chance.random() >= UNLISTED)]
     spells = []
     for _ in range(_count(chance, SPELLS * days / 365)):
         begin = EPOCH + days * DAY * chance.random()
         length = chance.lognormvariate(math.log(SPELL_HOURS), SPELL_SIGMA) * HOUR
         spells.append((begin, begin + length))
-    return Subject(ref, place, files, changes, told, sorted(spells))
+    return SimulatedDataset(ref, position, files, changes, listed_changes, sorted(spells))
 
 
 def _poisson(

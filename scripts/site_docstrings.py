@@ -43,15 +43,15 @@ class Shown(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, loader: Any, **_: Any) -> None:
         """Once all is read: has each room's public names lead to what they import."""
-        for room in list(pkg.modules.values()):
-            named = {str(name): room.members.get(str(name)) for name in room.exports or ()}
+        for module in list(pkg.modules.values()):
+            named = {str(name): module.members.get(str(name)) for name in module.exports or ()}
             # first all that leads through a module, which is not found by its name afterwards
             leads: dict[str, griffe.Object | griffe.Alias | None] = {
                 name: one.final_target for name, one in named.items() if _is_alias(one)
             }
             for name, one in named.items():
-                if isinstance(one, griffe.Module) and name in room.imports:
+                if isinstance(one, griffe.Module) and name in module.imports:
                     leads[name] = _of_one_name(one)
             for name, target in leads.items():
                 if target is not None and not target.is_module:
-                    room.members[name] = griffe.Alias(name, target, parent=room)
+                    module.members[name] = griffe.Alias(name, target, parent=module)

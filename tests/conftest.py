@@ -70,14 +70,16 @@ def demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
 
 
 @pytest.fixture(scope="session")
-def still_demo(tmp_path_factory: pytest.TempPathFactory, demo_files: Path) -> Iterator[DemoArchive]:
+def shared_demo(
+    tmp_path_factory: pytest.TempPathFactory, demo_files: Path
+) -> Iterator[DemoArchive]:
     """One demo archive for all tests that only read it: no verb, no fault."""
     with DemoArchive(tmp_path_factory.mktemp("still"), cache=demo_files) as running:
         yield running
 
 
 @pytest.fixture
-def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mounts a disk of its own of so many bytes (``256k``, ``4m``), which takes root's rights."""
     mounted: list[Path] = []
 
@@ -111,7 +113,7 @@ def _stop(httpd: ThreadingHTTPServer, thread: threading.Thread) -> None:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Path], str]]:
+def serve_directory() -> Iterator[Callable[[Path], str]]:
     """Serves a folder's files on loopback, nothing more; gives the address."""
     with ExitStack() as stack:
 

@@ -1,9 +1,9 @@
 """Small loopback archives with real small data, for tests, demonstrations and trying by hand."""
 
 from neuromirror_demo.archive import DemoError
-from neuromirror_demo.buckets import DemoBuckets
-from neuromirror_demo.contents import LATE, SHARED, ZARR
-from neuromirror_demo.demo import DemoArchive, DemoDirectoryError
+from neuromirror_demo.archive_contents import LATE, SHARED, ZARR
+from neuromirror_demo.demo_archive import DemoArchive, DemoDirectoryError
+from neuromirror_demo.demo_buckets import DemoBuckets
 from neuromirror_demo.records import ArchiveClock, Description
 
 __all__ = [

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 from werkzeug.wrappers import Request, Response
 
-from neuromirror_demo import zarr_files
+from neuromirror_demo import zarr_listing
 from neuromirror_demo.archive import Archive
-from neuromirror_demo.bucket import BUCKET
-from neuromirror_demo.documents import Documents, Json
+from neuromirror_demo.dandi_bucket import BUCKET
+from neuromirror_demo.documents import DandiDocuments, Json
 from neuromirror_demo.paging import (
     NOT_FOUND_HTML,
-    Refusal,
+    ApiError,
     flag,
     html_response,
     json_response,
@@ -24,7 +24,7 @@ from neuromirror_demo.paging import (
     page,
     with_query,
 )
-from neuromirror_demo.records import Asset, Dandiset, Version, Zarr
+from neuromirror_demo.records import Asset, Dandiset, DandisetVersion, Zarr
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -43,18 +43,18 @@ _ZARR_DOWNLOAD = (
     "Please browse the zarr files directly to do so."
 )
 
-Answer = Callable[..., "Response | Json | list[str]"]
+Handler = Callable[..., "Response | Json | list[str]"]
 
 
-class Api:
+class DandiApi:
     """Answers requests from an archive; ``owner`` and ``other`` are the tokens it knows."""
 
-    def __init__(self, archive: Archive, documents: Documents, owner: str, other: str) -> None:
+    def __init__(self, archive: Archive, documents: DandiDocuments, owner: str, other: str) -> None:
         self._archive = archive
         self._documents = documents
         self._owner = owner
         self._other = other
-        self._routes: list[tuple[re.Pattern[str], Answer]] = [
+        self._routes: list[tuple[re.Pattern[str], Handler]] = [
             (re.compile(pattern), answer)
             for pattern, answer in (
                 (r"/api/info/", self._info),
@@ -90,7 +90,7 @@ class Api:
         for pattern, answer in self._routes:
             match = pattern.fullmatch(request.path)
             if match is not None:
-                return self._answered(request, answer, match.groupdict())
+                return self._respond(request, answer, match.groupdict())
             if pattern.fullmatch(request.path + "/"):
                 query = request.query_string.decode()
                 moved = html_response("", 301)
@@ -99,7 +99,7 @@ class Api:
                 return moved
         return html_response(NOT_FOUND_HTML, 404)
 
-    def _answered(self, request: Request, answer: Answer, names: Mapping[str, str]) -> Response:
+    def _respond(self, request: Request, answer: Handler, names: Mapping[str, str]) -> Response:
         try:
             with self._archive.lock:
                 token = self._token(request)
@@ -108,15 +108,15 @@ class Api:
                 if request.method not in _allowed(answer):
                     if token is None:
                         raise _anonymous()
-                    raise Refusal(405, {"detail": f'Method "{request.method}" not allowed.'})
+                    raise ApiError(405, {"detail": f'Method "{request.method}" not allowed.'})
                 if request.accept_mimetypes and not request.accept_mimetypes.best_match(
                     ["application/json", "text/html"]
                 ):
                     detail = "Could not satisfy the request Accept header."
-                    raise Refusal(406, {"detail": detail})
+                    raise ApiError(406, {"detail": detail})
                 given = {name: value for name, value in names.items() if value is not None}
                 body = answer(request, **given)
-        except Refusal as refusal:
+        except ApiError as refusal:
             return json_response(refusal.body, refusal.status)
         return body if isinstance(body, Response) else json_response(body)
 
@@ -127,7 +127,7 @@ class Api:
         if kind.lower() != "token":
             return None
         if token not in {self._owner, self._other}:
-            raise Refusal(401, {"detail": "Invalid token."})
+            raise ApiError(401, {"detail": "Invalid token."})
         return token
 
     def _refuse_but_owner(self, request: Request) -> None:
@@ -135,9 +135,9 @@ class Api:
         if token is None:
             raise _anonymous()
         if token != self._owner:
-            raise Refusal(403, {"detail": "You do not have permission to perform this action."})
+            raise ApiError(403, {"detail": "You do not have permission to perform this action."})
 
-    def _found(self, request: Request, dandiset: str) -> Dandiset:
+    def _find_dandiset(self, request: Request, dandiset: str) -> Dandiset:
         found = self._archive.dandisets.get(dandiset)
         if found is None:
             raise not_found()
@@ -145,16 +145,16 @@ class Api:
             self._refuse_but_owner(request)
         return found
 
-    def _found_version(
+    def _find_version(
         self, request: Request, dandiset: str, version: str
-    ) -> tuple[Dandiset, Version]:
-        found = self._found(request, dandiset)
+    ) -> tuple[Dandiset, DandisetVersion]:
+        found = self._find_dandiset(request, dandiset)
         one = found.version(version)
         if one is None:
             raise not_found()
         return found, one
 
-    def _found_asset(self, request: Request, asset: str) -> Asset:
+    def _find_asset(self, request: Request, asset: str) -> Asset:
         found = self._archive.assets.get(asset)
         if found is None:
             raise not_found()
@@ -183,14 +183,14 @@ class Api:
         return json_response(token)
 
     def _blob_digest(self, request: Request) -> Json:
-        asked = request.get_json(force=True, silent=True) or {}
-        if "algorithm" not in asked or "value" not in asked:
-            raise Refusal(400, {"value": ["This field is required."]})
+        digest = request.get_json(force=True, silent=True) or {}
+        if "algorithm" not in digest or "value" not in digest:
+            raise ApiError(400, {"value": ["This field is required."]})
         for blob in self._archive.blobs.values():
             by = {"dandi:dandi-etag": blob.etag}
             if blob.sha256_known:
                 by["dandi:sha2-256"] = blob.sha256
-            if by.get(asked["algorithm"]) == asked["value"]:
+            if by.get(digest["algorithm"]) == digest["value"]:
                 return {
                     "blob_id": blob.blob_id,
                     "etag": blob.etag,
@@ -206,16 +206,16 @@ class Api:
         token = self._token(request)
         embargoed = flag(args, "embargoed", False)
         if embargoed and token is None:
-            raise Refusal(401, _EMBARGOED_ANONYMOUS)
+            raise ApiError(401, _EMBARGOED_ANONYMOUS)
         drafts, empty = flag(args, "draft", True), flag(args, "empty", True)
-        words = _search_words(args.get("search", ""))
+        terms = _search_terms(args.get("search", ""))
         rows = [
             one
             for one in self._archive.dandisets.values()
             if (not one.embargoed or (embargoed and token == self._owner))
             and (drafts or one.published)
             and (empty or one.draft.assets)
-            and all(word in _text(one) for word in words)
+            and all(term in _text(one) for term in terms)
         ]
         order = args.get("ordering", "id")
         rows.sort(key=_ORDERINGS.get(order.removeprefix("-"), _ORDERINGS["id"]))
@@ -228,14 +228,14 @@ class Api:
         return page(rows, row, args, self._url(request))
 
     def _dandiset(self, request: Request, dandiset: str) -> Json:
-        return self._documents.dandiset(self._found(request, dandiset))
+        return self._documents.dandiset(self._find_dandiset(request, dandiset))
 
     def _users(self, request: Request, dandiset: str) -> Response:
-        self._found(request, dandiset)
+        self._find_dandiset(request, dandiset)
         return json_response([{"username": "owner", "name": "Jane Doe", "email": None}])
 
     def _versions(self, request: Request, dandiset: str) -> Json:
-        found = self._found(request, dandiset)
+        found = self._find_dandiset(request, dandiset)
         rows = found.versions
         order = _choice(request.args, ("created", "modified", "version"))
         if order is not None:
@@ -250,16 +250,16 @@ class Api:
         )
 
     def _version(self, request: Request, dandiset: str, version: str) -> Json:
-        return self._documents.version_metadata(*self._found_version(request, dandiset, version))
+        return self._documents.version_metadata(*self._find_version(request, dandiset, version))
 
     def _version_info(self, request: Request, dandiset: str, version: str) -> Json:
-        return self._documents.version_info(*self._found_version(request, dandiset, version))
+        return self._documents.version_info(*self._find_version(request, dandiset, version))
 
     # -- assets
 
     def _assets(self, request: Request, dandiset: str, version: str) -> Json:
         args = request.args
-        found = self._found_version(request, dandiset, version)[1]
+        found = self._find_version(request, dandiset, version)[1]
         rows: list[Asset] = list(found.assets.values())
         order = _choice(args, ("created", "modified", "path"))
         if order is not None:
@@ -282,15 +282,15 @@ class Api:
         )
 
     def _asset_paths(self, request: Request, dandiset: str, version: str) -> Json:
-        _, found = self._found_version(request, dandiset, version)
-        asked = request.args.get("path_prefix", "")
-        prefix = asked.strip("/")
+        _, found = self._find_version(request, dandiset, version)
+        path_prefix = request.args.get("path_prefix", "")
+        prefix = path_prefix.strip("/")
         if prefix in found.assets:
             rows: list[tuple[str, list[Asset]]] = []
         else:
             rows = sorted(_children(found.assets, prefix).items())
-            if (asked and not rows) or asked == "/":
-                raise Refusal(404, {"detail": "Specified path not found."})
+            if (path_prefix and not rows) or path_prefix == "/":
+                raise ApiError(404, {"detail": "Specified path not found."})
         number = int(dandiset) * 100 + self._archive.dandisets[dandiset].versions.index(found)
 
         def row(child: tuple[str, list[Asset]]) -> Json:
@@ -309,29 +309,31 @@ class Api:
         return page(rows, row, request.args, self._url(request))
 
     def _asset(self, request: Request, asset: str, **_: str) -> Json:
-        return self._documents.asset_metadata(self._found_asset(request, asset))
+        return self._documents.asset_metadata(self._find_asset(request, asset))
 
     def _asset_info(self, request: Request, asset: str, **_: str) -> Json:
-        return self._documents.asset_row(self._found_asset(request, asset), metadata=True)
+        return self._documents.asset_row(self._find_asset(request, asset), metadata=True)
 
     def _asset_validation(self, request: Request, asset: str, **_: str) -> Json:
-        self._found_asset(request, asset)
+        self._find_asset(request, asset)
         return {"status": "Valid", "validation_errors": []}
 
     def _asset_download(self, request: Request, asset: str, **_: str) -> Response:
-        found = self._found_asset(request, asset)
+        found = self._find_asset(request, asset)
         how = request.args.get("content_disposition", "attachment")
         if how not in {"attachment", "inline"}:
-            raise Refusal(400, {"content_disposition": [f'"{how}" is not a valid choice.']})
+            raise ApiError(400, {"content_disposition": [f'"{how}" is not a valid choice.']})
         if found.blob is None:
-            raise Refusal(400, _ZARR_DOWNLOAD)
+            raise ApiError(400, _ZARR_DOWNLOAD)
         name = found.path.rpartition("/")[2]
         query = {"response-content-disposition": f'{how}; filename="{name}"'}
         if how == "inline":
             query["response-content-type"] = found.blob.content_type
-        return self._presigned(found.blob.key, query)
+        return self._redirect_to_signed_url(found.blob.key, query)
 
-    def _presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> Response:
+    def _redirect_to_signed_url(
+        self, key: str, query: Mapping[str, str], method: str = "GET"
+    ) -> Response:
         """302 to the object, with a signature for this method."""
         signed = self._archive.bucket.presigned(key, query, method)
         response = html_response("", 302)
@@ -347,13 +349,13 @@ class Api:
         return not embargoed or self._token(request) == self._owner
 
     def _zarrs(self, request: Request) -> Json:
-        wanted = request.args.get("dandiset", "")
-        if wanted and not re.fullmatch(r"[0-9]{6}", wanted):
-            raise Refusal(400, {"dandiset": ["A valid Dandiset identifier is required."]})
+        dandiset_filter = request.args.get("dandiset", "")
+        if dandiset_filter and not re.fullmatch(r"[0-9]{6}", dandiset_filter):
+            raise ApiError(400, {"dandiset": ["A valid Dandiset identifier is required."]})
         rows = [
             one
             for one in self._archive.zarrs.values()
-            if wanted in {"", one.dandiset} and self._visible(request, one)
+            if dandiset_filter in {"", one.dandiset} and self._visible(request, one)
         ]
         return page(rows, self._documents.zarr_row, request.args, self._url(request))
 
@@ -369,13 +371,13 @@ class Api:
         found = self._archive.zarrs.get(zarr)
         if found is None:
             raise not_found()
-        asked = zarr_files.read(request.args)
-        if request.method == "HEAD" or asked.download:
+        query = zarr_listing.parse_query(request.args)
+        if request.method == "HEAD" or query.download:
             # What is signed for a HEAD lost its slash at the end, what is signed for a GET has it.
             if request.method == "HEAD":
-                return self._presigned(found.key(asked.prefix).rstrip("/"), {}, "HEAD")
-            return self._presigned(found.key(asked.prefix), {})
-        return zarr_files.files_page(found, asked, request.args, self._url(request))
+                return self._redirect_to_signed_url(found.key(query.prefix).rstrip("/"), {}, "HEAD")
+            return self._redirect_to_signed_url(found.key(query.prefix), {})
+        return zarr_listing.files_page(found, query, request.args, self._url(request))
 
 
 _ORDERINGS: Mapping[str, Callable[[Dandiset], Any]] = {
@@ -386,12 +388,12 @@ _ORDERINGS: Mapping[str, Callable[[Dandiset], Any]] = {
 }
 
 
-def _allowed(answer: Answer) -> set[str]:
+def _allowed(answer: Handler) -> set[str]:
     return {"POST"} if answer.__name__ == "_blob_digest" else {"GET", "HEAD", "OPTIONS"}
 
 
-def _anonymous() -> Refusal:
-    return Refusal(401, {"detail": "Authentication credentials were not provided."})
+def _anonymous() -> ApiError:
+    return ApiError(401, {"detail": "Authentication credentials were not provided."})
 
 
 def _choice(args: Mapping[str, str], choices: tuple[str, ...]) -> tuple[str, bool] | None:
@@ -400,20 +402,20 @@ def _choice(args: Mapping[str, str], choices: tuple[str, ...]) -> tuple[str, boo
         return None
     if order.removeprefix("-") not in choices:
         detail = f"Select a valid choice. {order} is not one of the available choices."
-        raise Refusal(400, {"order": [detail]})
+        raise ApiError(400, {"order": [detail]})
     return order.removeprefix("-"), order.startswith("-")
 
 
-def _search_words(search: str) -> list[str]:
-    for word in search.split():
-        operator, colon, _ = word.partition(":")
-        if colon and not word.startswith('"'):
+def _search_terms(search: str) -> list[str]:
+    for term in search.split():
+        operator, colon, _ = term.partition(":")
+        if colon and not term.startswith('"'):
             detail = (
                 f'Unknown search operator "{operator}". Wrap the term in double quotes '
                 '(e.g. "foo:bar") to search for it as text.'
             )
-            raise Refusal(400, {"search": detail})
-    return [word.strip('"').lower() for word in search.split()]
+            raise ApiError(400, {"search": detail})
+    return [term.strip('"').lower() for term in search.split()]
 
 
 def _text(dandiset: Dandiset) -> str:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from neuromirror_demo.holdings import DemoError
-from neuromirror_demo.records import Dandiset, Description, Version
+from neuromirror_demo.archive_state import DemoError
+from neuromirror_demo.records import Dandiset, DandisetVersion, Description
 from neuromirror_demo.zarr_verbs import ZarrVerbs
 
 __all__ = ["Archive", "DemoError"]
@@ -34,7 +34,7 @@ class Archive(ZarrVerbs):
                 raise DemoError(f"dandiset {identifier} exists already: choose another id")
             now = self.clock.tick()
             later = now + timedelta(milliseconds=14)
-            draft = Version("draft", description, later, later, status="Invalid")
+            draft = DandisetVersion("draft", description, later, later, status="Invalid")
             self.dandisets[identifier] = Dandiset(
                 identifier, now, now + timedelta(microseconds=27), draft, embargoed=embargoed
             )
@@ -108,7 +108,7 @@ class Archive(ZarrVerbs):
             if found.version(label) is not None:
                 raise DemoError(f"dandiset {dandiset} has a version {label}: let the clock go on")
             created = now + timedelta(milliseconds=153)
-            version = Version(
+            version = DandisetVersion(
                 label,
                 found.draft.description,
                 created,
@@ -154,15 +154,15 @@ class Archive(ZarrVerbs):
         with self._draft(dandiset) as (draft, now):
             if path in draft.assets:
                 raise DemoError(f"{path} is in the draft of {dandiset}: use change_file")
-            return self._place(dandiset, path, self._content(path, content), now, sha256_known)
+            return self._put_asset(dandiset, path, self._content(path, content), now, sha256_known)
 
     def change_file(self, dandiset: str, path: str, content: bytes | str | None = None) -> str:
         """Replace a file of the draft; returns the new asset id."""
         with self._draft(dandiset) as (draft, now):
             self._asset(dandiset, path)
-            data = self._content(path, content, revision=self._made + 1)
+            data = self._content(path, content, revision=self._uuid_counter + 1)
             del draft.assets[path]
-            return self._place(dandiset, path, data, now, sha256_known=True)
+            return self._put_asset(dandiset, path, data, now, sha256_known=True)
 
     def remove_file(self, dandiset: str, path: str) -> None:
         """Take a file out of the draft; the asset itself stays readable by its id."""
@@ -224,7 +224,7 @@ class Archive(ZarrVerbs):
             found = self._version(dandiset, version)
             asset = self._asset(dandiset, path, version)
             now = self.clock.tick()
-            data = self._content(path, content, revision=self._made + 1)
+            data = self._content(path, content, revision=self._uuid_counter + 1)
             asset.blob = self._store(data, path, now, sha256_known=True)
             if not quiet:
                 found.modified = now

@@ -28,10 +28,10 @@ from urllib.parse import parse_qs, quote, unquote_to_bytes
 from neuromirror_demo.big_bucket import Keyspace, bucket_page
 from neuromirror_demo.big_documents import LABEL, BigDocuments
 from neuromirror_demo.big_keys import BUCKET, LAST_MODIFIED
-from neuromirror_demo.big_plan import DandisetPlan, Plan
+from neuromirror_demo.big_plan import ArchivePlan, DandisetPlan
 from neuromirror_demo.raw_server import RawServer
 
-_MOST: Final = 1000
+_MAX_PAGE_SIZE: Final = 1000
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _STATUS: Final = {
     200: "OK",
@@ -52,9 +52,9 @@ class BigArchive:
     ``asked`` counts requests by what was asked for, as ``api versions`` or ``s3 head``.
     """
 
-    def __init__(self, plan: Plan, *, port: int = 0, s3_port: int = 0) -> None:
+    def __init__(self, plan: ArchivePlan, *, port: int = 0, s3_port: int = 0) -> None:
         self.plan = plan
-        self.asked: Counter[str] = Counter()
+        self.request_counts: Counter[str] = Counter()
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._keys = Keyspace(self.plan)
@@ -111,9 +111,9 @@ class BigArchive:
     def requests(self) -> dict[str, Any]:
         """``GET /_demo/requests``: counts, and what serving took (seconds, bytes)."""
         with self._lock:
-            asked = dict(self.asked)
+            counts = dict(self.request_counts)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"asked": asked, "cpu_s": round(time.process_time(), 3), "peak_bytes": peak}
+        return {"asked": counts, "cpu_s": round(time.process_time(), 3), "peak_bytes": peak}
 
     def warm(self) -> None:
         """Compute now what else is computed when it is first asked for: checksums and sizes."""
@@ -130,7 +130,7 @@ class BigArchive:
             return _json(self.requests())
         if path == "/_demo/clear_requests":
             with self._lock:
-                self.asked.clear()
+                self.request_counts.clear()
             return _json({"result": None})
         query = {name: values[-1] for name, values in parse_qs(text).items()}
         for pattern, kind, answer in self._routes:
@@ -146,7 +146,7 @@ class BigArchive:
 
     def _count(self, server: str, kind: str) -> None:
         with self._lock:
-            self.asked[f"{server} {kind}"] += 1
+            self.request_counts[f"{server} {kind}"] += 1
 
     def _info(self, query: Query) -> bytes:
         return _json(self._documents.info())
@@ -158,54 +158,56 @@ class BigArchive:
         if not shown and number > 1:
             return _json({"detail": "Invalid page."}, 404)
         rows = ",".join(map(_compact, map(self._documents.dandiset, shown)))
-        return self._paged(f"{self.api_url}/dandisets/", query, len(every), rows)
+        return self._page_response(f"{self.api_url}/dandisets/", query, len(every), rows)
 
-    def _one(self, identifier: str) -> DandisetPlan | None:
+    def _find_dandiset(self, identifier: str) -> DandisetPlan | None:
         number = int(identifier) - 1
         return self.plan.dandisets[number] if 0 <= number < len(self.plan.dandisets) else None
 
     def _dandiset(self, identifier: str, query: Query) -> bytes:
-        one = self._one(identifier)
-        return _missing() if one is None else _json(self._documents.dandiset(one))
+        one = self._find_dandiset(identifier)
+        return _not_found() if one is None else _json(self._documents.dandiset(one))
 
     def _versions(self, identifier: str, query: Query) -> bytes:
-        one = self._one(identifier)
+        one = self._find_dandiset(identifier)
         if one is None:
-            return _missing()
+            return _not_found()
         rows = self._documents.versions(one)
         url = f"{self.api_url}/dandisets/{identifier}/versions/"
-        return self._paged(url, query, len(rows), ",".join(map(_compact, rows)))
+        return self._page_response(url, query, len(rows), ",".join(map(_compact, rows)))
 
-    def _labelled(self, identifier: str, label: str) -> DandisetPlan | None:
-        one = self._one(identifier)
+    def _find_version(self, identifier: str, label: str) -> DandisetPlan | None:
+        one = self._find_dandiset(identifier)
         return one if one is not None and (one.published or label == "draft") else None
 
     def _metadata(self, identifier: str, label: str, query: Query) -> bytes:
-        one = self._labelled(identifier, label)
-        return _missing() if one is None else _json(self._documents.metadata(one, label))
+        one = self._find_version(identifier, label)
+        return _not_found() if one is None else _json(self._documents.metadata(one, label))
 
     def _version(self, identifier: str, label: str, query: Query) -> bytes:
-        one = self._labelled(identifier, label)
-        return _missing() if one is None else _json(self._documents.version_info(one, label))
+        one = self._find_version(identifier, label)
+        return _not_found() if one is None else _json(self._documents.version_info(one, label))
 
     def _assets(self, identifier: str, label: str, query: Query) -> bytes:
-        one = self._labelled(identifier, label)
+        one = self._find_version(identifier, label)
         if one is None:
-            return _missing()
+            return _not_found()
         number, size = _page(query)
         metadata = query.get("metadata", "").lower() in {"true", "1"}
         rows = self._documents.asset_rows(
             one, (number - 1) * size, number * size, metadata=metadata
         )
         url = f"{self.api_url}/dandisets/{identifier}/versions/{label}/assets/"
-        return self._paged(url, query, one.assets, rows, lazy=True)
+        return self._page_response(url, query, one.assets, rows, lazy=True)
 
-    def _paged(self, url: str, query: Query, count: int, rows: str, *, lazy: bool = False) -> bytes:
+    def _page_response(
+        self, url: str, query: Query, count: int, rows: str, *, lazy: bool = False
+    ) -> bytes:
         number, size = _page(query)
 
         def link(page: int) -> str | None:
-            asked = sorted({**query, "page": str(page)}.items())
-            return f"{url}?{'&'.join(f'{name}={quote(value)}' for name, value in asked)}"
+            parameters = sorted({**query, "page": str(page)}.items())
+            return f"{url}?{'&'.join(f'{name}={quote(value)}' for name, value in parameters)}"
 
         envelope = {
             "count": None if lazy and number > 1 else count,
@@ -216,16 +218,16 @@ class BigArchive:
 
     def _zarr(self, zarr_id: str, query: Query) -> bytes:
         row = self._documents.zarr(zarr_id)
-        return _missing() if row is None else _json(row)
+        return _not_found() if row is None else _json(row)
 
     def _zarr_files(self, zarr_id: str, query: Query, method: bytes) -> bytes:
         if self.plan.zarrs.find(zarr_id) is None:
-            return _missing()
+            return _not_found()
         if method != b"HEAD":
             return _json({"detail": "Only the bucket lists Zarrs here."}, 501)
         key = quote(f"zarr/{zarr_id}/{query.get('prefix', '')}".rstrip("/"))
-        place = f"{self._s3.url}/{BUCKET}/{key}?X-Amz-Signature={'0' * 64}"
-        return _reply(302, b"", "text/html; charset=utf-8", f"Location: {place}\r\n")
+        url = f"{self._s3.url}/{BUCKET}/{key}?X-Amz-Signature={'0' * 64}"
+        return _reply(302, b"", "text/html; charset=utf-8", f"Location: {url}\r\n")
 
     # -- the bucket
 
@@ -288,7 +290,7 @@ def _json(body: object, status: int = 200) -> bytes:
     return _reply(status, _compact(body).encode())
 
 
-def _missing() -> bytes:
+def _not_found() -> bytes:
     return _json({"detail": "Not found."}, 404)
 
 
@@ -309,7 +311,7 @@ def _page(query: Query) -> tuple[int, int]:
     """Number and size of the page that is asked for."""
     number, size = query.get("page", "1"), query.get("page_size", "100")
     return max(1, int(number) if number.isdecimal() else 1), min(
-        _MOST, max(1, int(size) if size.isdecimal() else 100)
+        _MAX_PAGE_SIZE, max(1, int(size) if size.isdecimal() else 100)
     )
 
 
@@ -342,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--warm", action="store_true", help="compute all checksums first (150 s at scale 1)"
     )
     given = parser.parse_args(arguments)
-    plan = Plan.of_two(*given.two) if given.two else Plan.at_scale(given.scale)
+    plan = ArchivePlan.of_two(*given.two) if given.two else ArchivePlan.at_scale(given.scale)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

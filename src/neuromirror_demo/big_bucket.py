@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from neuromirror_demo.big_keys import BUCKET, BlobKeys, Keys, NoKeys
-from neuromirror_demo.big_plan import Plan
+from neuromirror_demo.big_plan import ArchivePlan
 from neuromirror_demo.big_zarrs import BigZarr
 
 _BLOB_PREFIX: Final = b"blobs/"
@@ -20,7 +20,7 @@ _ZARR_PREFIX: Final = re.compile(rb"zarr/([0-9a-f-]{36})/")
 class Keyspace:
     """Finds the keys that a prefix or a key is about."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ArchivePlan) -> None:
         self._plan = plan
         self._blobs = BlobKeys(plan.blobs)
 
@@ -60,7 +60,7 @@ def bucket_page(keyspace: Keyspace, query: Mapping[str, bytes], *, versions: boo
     start = max(bisect_left(keys, prefix), bisect_right(keys, marker) if marker else 0)
     stop = bisect_left(keys, prefix[:-1] + bytes([prefix[-1] + 1]))
     end = max(start, min(stop, start + most))
-    rows = keys.listed(start, end, versions=versions)
+    rows = keys.listing_rows(start, end, versions=versions)
     more = end < stop and end > start
     last = keys[end - 1] if more else b""
     shown = f"<Name>{BUCKET}</Name><Prefix>{prefix.decode('latin-1')}</Prefix>"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from neuromirror_demo.big_bucket import Keyspace
 from neuromirror_demo.big_keys import BUCKET, blob_key
-from neuromirror_demo.big_plan import BlobFacts, DandisetPlan, Plan, as_uuid, blob_facts
+from neuromirror_demo.big_plan import ArchivePlan, BlobFacts, DandisetPlan, as_uuid, blob_facts
 
 LABEL: Final = "0.240304.1200"
 """Of every published version."""
@@ -26,7 +26,7 @@ _CONTEXT: Final = (
 class BigDocuments:
     """The API's JSON; ``base`` and ``s3`` are the two addresses."""
 
-    def __init__(self, plan: Plan, base: str, s3: str) -> None:
+    def __init__(self, plan: ArchivePlan, base: str, s3: str) -> None:
         self._plan = plan
         self._base = base
         self._s3 = f"{s3}/{BUCKET}"
@@ -166,14 +166,14 @@ class BigDocuments:
             rows.append(self._zarr_asset(one, number - one.blobs, metadata=metadata))
         return ",".join(rows)
 
-    def _zarr_asset(self, one: DandisetPlan, place: int, *, metadata: bool) -> str:
-        number = one.first_zarr + place
+    def _zarr_asset(self, one: DandisetPlan, number_in_dandiset: int, *, metadata: bool) -> str:
+        number = one.first_zarr + number_in_dandiset
         rank = self._plan.zarrs.rank(number)
         drawn = self._plan.zarrs.drawn(rank)
         fields = {
             "asset": as_uuid(drawn[32:64]),
             "zarr": self._plan.zarrs.uuid(rank, drawn),
-            "path": zarr_path(place),
+            "path": zarr_path(number_in_dandiset),
             "size": self._keys.zarr(number).size,
             "checksum": self.checksum(number) if metadata else "",
         }
@@ -215,7 +215,7 @@ class BigDocuments:
         metadata = document["metadata"]
         metadata.update(_nwb_metadata())
         if published:
-            metadata |= _published()
+            metadata |= _publication_json()
         return _template(document | {"blob": "%(blob)s"})
 
     def _asset(self, digest: Mapping[str, str], kind: str, url: str) -> dict[str, Any]:
@@ -242,9 +242,9 @@ class BigDocuments:
         }
 
 
-def zarr_path(place: int) -> str:
+def zarr_path(number: int) -> str:
     """The path of a Zarr by its place among its dandiset's; it sorts after all blobs."""
-    return f"zarr/sub-{place:06d}_photo.ome.zarr"
+    return f"zarr/sub-{number:06d}_photo.ome.zarr"
 
 
 def _blob_fields(blob: BlobFacts, number: int) -> dict[str, object]:
@@ -281,7 +281,7 @@ _PLAIN_ROW: Final = _template(
 
 
 @lru_cache(1)
-def _published() -> dict[str, Any]:
+def _publication_json() -> dict[str, Any]:
     moment = "2024-03-04T12:00:00.120457+00:00"
     return {
         "publishedBy": {

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, overload
 
-from neuromirror_demo.big_plan import Ids, blob_facts
+from neuromirror_demo.big_plan import SortedUuids, blob_facts
 
 BUCKET: Final = "big-dandiarchive"
 MODIFIED: Final = "2024-03-05T06:07:08.000Z"
@@ -28,7 +28,7 @@ class Keys(Sequence[bytes]):
         """Bytes, ETag and version id of an object."""
 
     @abstractmethod
-    def listed(self, start: int, end: int, *, versions: bool) -> str:
+    def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
         """The rows of objects from ``start`` up to ``end``, as S3 writes them."""
 
     @overload
@@ -63,7 +63,7 @@ class NoKeys(Keys):
         """Never asked for."""
         raise IndexError(at)
 
-    def listed(self, start: int, end: int, *, versions: bool) -> str:
+    def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
         """Nothing."""
         return ""
 
@@ -71,7 +71,7 @@ class NoKeys(Keys):
 class BlobKeys(Keys):
     """The keys of all blobs in the order of their bytes."""
 
-    def __init__(self, ids: Ids) -> None:
+    def __init__(self, ids: SortedUuids) -> None:
         self._ids = ids
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class BlobKeys(Keys):
         blob = blob_facts(self._ids, at)
         return blob.size, blob.etag, blob.version_id
 
-    def listed(self, start: int, end: int, *, versions: bool) -> str:
+    def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
         """The rows of blobs from ``start`` up to ``end``, as S3 writes them."""
         rows = []
         for at in range(start, end):

@@ -72,7 +72,7 @@ class DandisetPlan(NamedTuple):
         return self.blobs + self.zarrs
 
 
-class Ids:
+class SortedUuids:
     """``count`` uuids and their order: by number as they are used, by rank as they are sorted."""
 
     def __init__(self, kind: str, count: int) -> None:
@@ -116,7 +116,7 @@ class Ids:
         return None
 
 
-class Plan:
+class ArchivePlan:
     """A synthetic archive; equal plans give equal archives.
 
     ``sizes`` are the assets of each dandiset, ``held`` how many of them are Zarrs, ``entries``
@@ -142,17 +142,17 @@ class Plan:
             )
             for number, size in enumerate(sizes)
         ]
-        self.blobs = Ids("blob", first_blob[-1])
-        self.zarrs = Ids("zarr", first_zarr[-1])
+        self.blobs = SortedUuids("blob", first_blob[-1])
+        self.zarrs = SortedUuids("zarr", first_zarr[-1])
         self._first_zarr = first_zarr
 
     @classmethod
     def at_scale(cls, scale: float) -> Self:
         """An archive of the true shape."""
         sizes = _dandiset_sizes(scale)
-        held = _zarrs_held(sizes, max(1, round(ZARRS * scale)))
+        held = _zarrs_per_dandiset(sizes, max(1, round(ZARRS * scale)))
         # Large and small ones side by side.
-        spread = Ids("entries", sum(held))
+        spread = SortedUuids("entries", sum(held))
         entries = [
             _quantile((spread.rank(number) + 0.5) / spread.count) for number in range(spread.count)
         ]
@@ -173,7 +173,7 @@ class Plan:
         return self.dandisets[bisect_right(self._first_zarr, number) - 1]
 
 
-def blob_facts(ids: Ids, rank: int) -> BlobFacts:
+def blob_facts(ids: SortedUuids, rank: int) -> BlobFacts:
     """What is known of the blob of this rank."""
     drawn = ids.drawn(rank)
     sha256 = hashlib.sha256(drawn.encode()).hexdigest()
@@ -195,29 +195,29 @@ def as_uuid(drawn: str) -> str:
 
 
 @lru_cache(1)
-def _falling() -> list[float]:
+def _dandiset_size_curve() -> list[float]:
     """The sizes of all 1,251 dandisets, the largest first: a power law with the true total."""
     low, high = 0.5, 2.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        total = sum(LARGEST * place**-middle for place in range(1, DANDISETS + 1))
+        total = sum(LARGEST * rank**-middle for rank in range(1, DANDISETS + 1))
         low, high = (middle, high) if total > ASSETS else (low, middle)
-    return [LARGEST * place**-low for place in range(1, DANDISETS + 1)]
+    return [LARGEST * rank**-low for rank in range(1, DANDISETS + 1)]
 
 
 def _dandiset_sizes(scale: float) -> list[int]:
     count = max(1, round(DANDISETS * scale))
-    wanted = max(count, round(ASSETS * scale))
-    falling = _falling()
-    drawn = [falling[int((place + 0.5) / count * DANDISETS)] for place in range(count)]
-    sizes = [max(1, round(size * wanted / sum(drawn))) for size in drawn]
-    sizes[0] += wanted - sum(sizes)
+    total = max(count, round(ASSETS * scale))
+    falling = _dandiset_size_curve()
+    drawn = [falling[int((rank + 0.5) / count * DANDISETS)] for rank in range(count)]
+    sizes = [max(1, round(size * total / sum(drawn))) for size in drawn]
+    sizes[0] += total - sum(sizes)
     # By rank they would come largest first.
-    order = Ids("dandisets", count)
+    order = SortedUuids("dandisets", count)
     return [sizes[order.rank(number)] for number in range(count)]
 
 
-def _zarrs_held(sizes: list[int], count: int) -> list[int]:
+def _zarrs_per_dandiset(sizes: list[int], count: int) -> list[int]:
     """Few dandisets have Zarrs, but these many."""
     by_size = sorted(range(len(sizes)), key=lambda number: -sizes[number])
     first = by_size[_WITH_ZARRS // 4 :: _WITH_ZARRS]
@@ -228,9 +228,9 @@ def _zarrs_held(sizes: list[int], count: int) -> list[int]:
     return held
 
 
-def _quantile(place: float) -> int:
+def _quantile(quantile: float) -> int:
     for (low, least), (high, most) in pairwise(_QUANTILES):
-        if place <= high:
-            part = (place - low) / (high - low)
+        if quantile <= high:
+            part = (quantile - low) / (high - low)
             return round(math.exp(math.log(least) + part * math.log(most / least)))
     return _QUANTILES[-1][1]

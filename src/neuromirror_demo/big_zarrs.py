@@ -58,13 +58,13 @@ class BigZarr(Keys):
 
     def facts(self, at: int) -> tuple[int, str, str]:
         """Bytes, ETag and version id of an entry."""
-        plane, chunk = self._place(at)
+        plane, chunk = self._plane_and_chunk(at)
         if chunk < 0:
             return _DOCUMENT_SIZE, self._document("etag", at), self._document("version", at)
         etags, versions = (self._drawn(kind, plane) for kind in ("etag", "version"))
         return _SIZES[chunk], etags[chunk], versions[chunk]
 
-    def _place(self, at: int) -> tuple[int, int]:
+    def _plane_and_chunk(self, at: int) -> tuple[int, int]:
         """Plane and chunk; the plane after all whole ones is that of array 1."""
         plane, chunk = divmod(at - len(_HEAD), PLANE)
         if at < len(_HEAD):
@@ -83,12 +83,12 @@ class BigZarr(Keys):
 
     # -- the bucket's lists
 
-    def listed(self, start: int, end: int, *, versions: bool) -> str:
+    def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
         """The rows of entries from ``start`` up to ``end``, as S3 writes them."""
         found: list[str] = []
         at = start
         while at < end:
-            plane, chunk = self._place(at)
+            plane, chunk = self._plane_and_chunk(at)
             if chunk < 0:
                 size, etag, version = self.facts(at)
                 name = (self.prefix + self._name(at)).decode()
@@ -118,7 +118,7 @@ class BigZarr(Keys):
         return documents + self.planes * sum(_SIZES) + sum(_SIZES[: self.rest])
 
     def checksum(self) -> str:
-        """``<md5>-<files>--<bytes>``, as the ``zarr_checksum`` library computes it."""
+        """``<md5>-<files>--<bytes>``, as the ``compute_zarr_checksum`` library computes it."""
         planes = [
             _item(self._plane_digest(plane, PLANE), name)
             for plane, name in enumerate(_names(self.planes))

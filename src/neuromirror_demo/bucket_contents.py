@@ -12,10 +12,10 @@ from neuromirror_demo.recordings import (
     image3,
     spikeinterface_folder,
 )
-from neuromirror_demo.sidecars import Described
+from neuromirror_demo.sidecars import AssetDescription
 
 if TYPE_CHECKING:
-    from neuromirror_demo.buckets import DemoBuckets
+    from neuromirror_demo.demo_buckets import DemoBuckets
 
 MIB = 1024**2
 
@@ -107,7 +107,7 @@ def _raw(demo: DemoBuckets) -> None:
     settings = b'<?xml version="1.0" encoding="UTF-8"?>\n<SETTINGS><INFO/></SETTINGS>\n'
     demo.put(f"{RAW}/ecephys_clipped/Record Node 104/settings.xml", settings)
     demo.put(f"{RAW}/ecephys_clipped/", b"")
-    demo.describe(Described(RAW, 0, "625749", _when("2022-08-03T15:15:06")))
+    demo.describe(AssetDescription(RAW, 0, "625749", _when("2022-08-03T15:15:06")))
 
 
 def _raw_2025(demo: DemoBuckets) -> None:
@@ -118,7 +118,7 @@ def _raw_2025(demo: DemoBuckets) -> None:
     demo.put_tree(name, compressed_recording(900, 4))
     demo.put(f"{RAW_2025}/behavior/Licks.csv", _table(40), checksum="SHA256")
     demo.describe(
-        Described(
+        AssetDescription(
             RAW_2025,
             2,
             "746346",
@@ -145,7 +145,7 @@ def _sorted(demo: DemoBuckets) -> None:
         demo.put(f"{name}/output", b"nextflow log\n")
         process = name.removeprefix(f"{raw}_").partition("_")[0]
         demo.describe(
-            Described(name, generation, subject, _when(when), inputs=(raw,), process=process)
+            AssetDescription(name, generation, subject, _when(when), inputs=(raw,), process=process)
         )
 
 
@@ -161,7 +161,7 @@ def _behavior(demo: DemoBuckets) -> None:
         checksum="SHA256",
         content_type="video/mp4",
     )
-    about = Described(
+    about = AssetDescription(
         BEHAVIOR,
         1,
         "717121",
@@ -179,7 +179,7 @@ def _behavior(demo: DemoBuckets) -> None:
     )
     demo.put(f"{PROCESSED}/performance.csv", _table(20))
     demo.describe(
-        Described(
+        AssetDescription(
             PROCESSED,
             1,
             "717121",
@@ -196,7 +196,7 @@ def _behavior(demo: DemoBuckets) -> None:
 def _images(demo: DemoBuckets) -> None:
     demo.put_tree(f"{FUSION}/fused.zarr", image3())
     demo.describe(
-        Described(
+        AssetDescription(
             FUSION,
             1,
             "653158",

@@ -41,7 +41,7 @@ def zarr_checksum(entries: Mapping[str, tuple[str, int]]) -> str:
     """The dandi-zarr-checksum ``<md5>-<files>--<bytes>`` of entries: path to (md5 hex, bytes).
 
     Bottom up, the md5 of a folder's compact JSON listing, sorted by name; the format is that of
-    the ``zarr_checksum`` package.
+    the ``compute_zarr_checksum`` package.
     """
     files: list[dict[str, object]] = []
     folders: dict[str, dict[str, tuple[str, int]]] = {}

@@ -33,17 +33,17 @@ def collection(records: Iterable[Record], version: str) -> list[Record]:
 def find(records: Iterable[Record], query: Mapping[str, str], most: int) -> Response:
     """The records that are asked for, never more than ``most``; 400 for what is no question."""
     try:
-        wanted = json.loads(query.get("filter") or "{}")
+        filters = json.loads(query.get("filter") or "{}")
         shown = json.loads(query.get("projection") or "{}")
         order = json.loads(query.get("sort") or "{}")
         limit, skip = int(query.get("limit") or 0), int(query.get("skip") or 0)
-        found = [one for one in records if _matches(one, wanted)]
+        found = [one for one in records if _matches(one, filters)]
     except (ValueError, TypeError, AttributeError, re.error) as error:
         return json_response({"message": f"Bad Request: {error}"}, 400)
     for name, direction in reversed(list(order.items())):
         found.sort(key=_by(name), reverse=direction == -1)
     found = found[skip:]
-    return json_response([_projected(one, shown) for one in found[: min(limit or most, most)]])
+    return json_response([_project(one, shown) for one in found[: min(limit or most, most)]])
 
 
 def _field(record: Record, name: str) -> Any:
@@ -57,8 +57,8 @@ def _by(name: str) -> Callable[[Record], str]:
     return lambda one: str(_field(one, name))
 
 
-def _matches(record: Record, wanted: Mapping[str, Any]) -> bool:
-    for name, condition in wanted.items():
+def _matches(record: Record, filters: Mapping[str, Any]) -> bool:
+    for name, condition in filters.items():
         if name in {"$and", "$or"}:
             joined = all if name == "$and" else any
             if not joined(_matches(record, one) for one in condition):
@@ -94,7 +94,7 @@ def _compares(value: Any, how: str, other: Any) -> bool:
     raise ValueError(f"unknown operator {how}")
 
 
-def _projected(record: Record, shown: Mapping[str, Any]) -> Record:
+def _project(record: Record, shown: Mapping[str, Any]) -> Record:
     if not shown:
         return record
     if any(not value for name, value in shown.items() if name != "_id"):
@@ -104,9 +104,9 @@ def _projected(record: Record, shown: Mapping[str, Any]) -> Record:
         value = _field(record, name)
         if value is None or not shown.get(name, 1):
             continue
-        place = kept
+        target = kept
         *outer, last = name.split(".")
         for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = value
+            target = target.setdefault(part, {})
+        target[last] = value
     return kept

@@ -8,9 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from neuromirror_demo.archive import Archive
-from neuromirror_demo.bucket import BUCKET
-from neuromirror_demo.nwb import recipe_of, session_start
-from neuromirror_demo.records import Asset, Dandiset, Summary, Version, Zarr, fixed_uuid
+from neuromirror_demo.dandi_bucket import BUCKET
+from neuromirror_demo.nwb import parse_recipe, session_start
+from neuromirror_demo.records import (
+    Asset,
+    Dandiset,
+    DandisetVersion,
+    VersionSummary,
+    Zarr,
+    fixed_uuid,
+)
 
 Json = dict[str, Any]
 
@@ -30,7 +37,7 @@ def api_time(moment: datetime) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class DandiDocuments:
     """Writes the documents of one archive; ``base`` and ``s3`` are its two addresses."""
 
     archive: Archive
@@ -80,25 +87,27 @@ class Documents:
 
     # -- dandisets and versions
 
-    def summary(self, dandiset: Dandiset, version: Version) -> Summary:
+    def summary(self, dandiset: Dandiset, version: DandisetVersion) -> VersionSummary:
         """The truth, or what was frozen in its place."""
         frozen = self.archive.frozen_summaries
         if frozen is not None:
             return frozen.get((dandiset.identifier, version.label), version.summary)
         return version.summary
 
-    def version_brief(self, dandiset: Dandiset, version: Version, *, full: bool = True) -> Json:
+    def version_brief(
+        self, dandiset: Dandiset, version: DandisetVersion, *, full: bool = True
+    ) -> Json:
         """A version inside a dandiset; not ``full``: as in the list of all dandisets."""
-        told = self.summary(dandiset, version)
+        summary = self.summary(dandiset, version)
         row: Json = {
             "version": version.label,
             "name": version.description.title,
-            "asset_count": told.asset_count,
+            "asset_count": summary.asset_count,
             "active_uploads": 0,
-            "size": told.size,
-            "status": told.status,
+            "size": summary.size,
+            "status": summary.status,
             "created": api_time(version.created),
-            "modified": api_time(told.modified),
+            "modified": api_time(summary.modified),
             "release_notes": "",
         }
         if not full:
@@ -128,13 +137,13 @@ class Documents:
             "draft_version": self.version_brief(dandiset, dandiset.draft, full=full),
         }
 
-    def version_row(self, dandiset: Dandiset, version: Version) -> Json:
+    def version_row(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
         """A row of ``/versions/``."""
         row = self.version_brief(dandiset, version)
         notes = row.pop("release_notes")
         return {**row, "dandiset": self.dandiset_brief(dandiset), "release_notes": notes}
 
-    def version_info(self, dandiset: Dandiset, version: Version) -> Json:
+    def version_info(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
         """``/versions/<v>/info/``."""
         return {
             **self.version_row(dandiset, version),
@@ -144,13 +153,13 @@ class Documents:
             "contact_person": version.description.contributors[0][0],
         }
 
-    def version_metadata(self, dandiset: Dandiset, version: Version) -> Json:
+    def version_metadata(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
         """``/versions/<v>/``: the Dandiset document."""
         about = version.description
-        place = f"dandi.{dandiset.identifier}/{version.label}"
+        version_path = f"dandi.{dandiset.identifier}/{version.label}"
         url = f"{self.base}/dandiset/{dandiset.identifier}/{version.label}"
         published = version.published_by
-        doi = f"{DOI_PREFIX}/{place}"
+        doi = f"{DOI_PREFIX}/{version_path}"
         link = url if published is None else f"https://doi.org/{doi}"
         authors = "; ".join(name for name, _ in about.contributors)
         document: Json = {
@@ -199,7 +208,7 @@ class Documents:
                 del document[name]
         return document
 
-    def manifests(self, dandiset: Dandiset, version: Version) -> dict[str, bytes]:
+    def manifests(self, dandiset: Dandiset, version: DandisetVersion) -> dict[str, bytes]:
         """What a published version leaves in the bucket, by key; its YAML is plain JSON."""
         folder = _manifest_folder(dandiset, version)
         about = json.dumps(self.version_metadata(dandiset, version), indent=1).encode()
@@ -300,16 +309,16 @@ class Documents:
             }
         ]
 
-    def _assets_summary(self, dandiset: Dandiset, version: Version) -> Json:
-        told = self.summary(dandiset, version)
+    def _assets_summary(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
+        summary = self.summary(dandiset, version)
         counts: Json = {
             "schemaKey": "AssetsSummary",
-            "numberOfBytes": told.size,
-            "numberOfFiles": told.asset_count,
+            "numberOfBytes": summary.size,
+            "numberOfFiles": summary.asset_count,
         }
         if not version.assets:
             return counts
-        subjects = {recipe_of(path).subject for path in version.assets if path.endswith(".nwb")}
+        subjects = {parse_recipe(path).subject for path in version.assets if path.endswith(".nwb")}
         standards = []
         if subjects:
             counts["numberOfSubjects"] = len(subjects)
@@ -326,7 +335,7 @@ class Documents:
         }
 
     def _nwb_metadata(self, asset: Asset) -> Json:
-        recipe = recipe_of(asset.path)
+        recipe = parse_recipe(asset.path)
         seen = api_time(asset.created - timedelta(seconds=2))
         start = session_start(recipe)
         return {
@@ -398,5 +407,5 @@ def _standard(name: str, identifier: str) -> Json:
     return {"name": name, "schemaKey": "StandardsType", "identifier": identifier}
 
 
-def _manifest_folder(dandiset: Dandiset, version: Version) -> str:
+def _manifest_folder(dandiset: Dandiset, version: DandisetVersion) -> str:
     return f"dandisets/{dandiset.identifier}/{version.label}"

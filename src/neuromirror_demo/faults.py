@@ -17,8 +17,8 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request, Response
 
 from neuromirror_demo.archive import Archive, DemoError
-from neuromirror_demo.object_answers import error
 from neuromirror_demo.paging import html_response, json_response, with_query
+from neuromirror_demo.s3_object_responses import error_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -81,12 +81,12 @@ class Fault:
     times: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     struck: int = 0
-    over: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
     cleared: Callable[[Fault], None] = lambda fault: None
 
     def clear(self) -> None:
         """Switch it off; requests that hang are answered."""
-        self.over.set()
+        self.finished.set()
         self.cleared(self)
 
     def __enter__(self) -> Self:
@@ -126,16 +126,16 @@ class Faults:
         server: str = "api",
     ) -> None:
         self._archive = archive
-        self._named = named
+        self._defaults = named
         self._server = server
         self._lock = threading.Lock()
         self._on: list[Fault] = []
 
     def set(self, name: str, **options: Any) -> Fault:
         """Switch a fault on; raises :class:`DemoError` for an unknown name or option."""
-        if name not in self._named:
-            raise DemoError(f"no fault {name!r}: there are {', '.join(self._named)}")
-        own = self._named[name]
+        if name not in self._defaults:
+            raise DemoError(f"no fault {name!r}: there are {', '.join(self._defaults)}")
+        own = self._defaults[name]
         common = {"path", "server", "method", "query", "page", "skip", "times"}
         for option in options:
             if option not in common | own.keys():
@@ -182,7 +182,7 @@ class Faults:
         return struck
 
 
-class Watched:
+class FaultInjector:
     """A WSGI application behind the faults, with a log of the requests it got.
 
     ``log`` holds ``"GET /path?query"`` in order of arrival; requests under ``/_demo/`` are
@@ -221,11 +221,11 @@ class Watched:
     def _answer(self, request: Request, struck: list[Fault]) -> Response:
         for fault in struck:
             if fault.name == "status":
-                return _refused(fault)
+                return _error_response(fault)
             if fault.name == "html":
                 return html_response("<html><body>Down for maintenance</body></html>")
             if fault.name == "hang":
-                fault.over.wait(float(fault.options["seconds"]))
+                fault.finished.wait(float(fault.options["seconds"]))
             if fault.name == "reset":
                 request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         request.environ["neuromirror_demo.struck"] = struck
@@ -241,10 +241,10 @@ def _query(request: Request) -> str:
     return request.query_string.decode("latin-1")
 
 
-def _refused(fault: Fault) -> Response:
+def _error_response(fault: Fault) -> Response:
     status = int(fault.options["status"])
     if fault.server == "s3":
-        response = error(status, _S3_CODES.get(status, "InternalError"))
+        response = error_response(status, _S3_CODES.get(status, "InternalError"))
     else:
         response = json_response({"detail": _DETAILS.get(status, "Server error.")}, status)
     if fault.options["retry_after"] is not None:
@@ -264,21 +264,21 @@ def _compress(request: Request, response: Response) -> None:
         response.headers["Content-Encoding"] = "gzip"
 
 
-def _slow(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+def _slow(fault: Fault, request: Request, response: Response, site: FaultInjector) -> Response:
     data = response.get_data()
     chunk, delay = int(fault.options["chunk"]), float(fault.options["delay"])
 
     def drip() -> Iterator[bytes]:
         for start in range(0, len(data), chunk):
             if start:
-                fault.over.wait(delay)
+                fault.finished.wait(delay)
             yield data[start : start + chunk]
 
     response.response = drip()
     return response
 
 
-def _cut(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+def _cut(fault: Fault, request: Request, response: Response, site: FaultInjector) -> Response:
     data = response.get_data()
     length = response.headers.get("Content-Length", str(len(data)))
     response.set_data(data[: int(len(data) * float(fault.options["keep"]))])
@@ -287,7 +287,9 @@ def _cut(fault: Fault, request: Request, response: Response, site: Watched) -> R
     return response
 
 
-def _wrong_bytes(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+def _wrong_bytes(
+    fault: Fault, request: Request, response: Response, site: FaultInjector
+) -> Response:
     if response.status_code in {200, 206}:
         response.set_data(bytes(byte ^ 0xFF for byte in response.get_data()))
         return response
@@ -297,12 +299,14 @@ def _wrong_bytes(fault: Fault, request: Request, response: Response, site: Watch
     return Response(b"\x00" * size, content_type="application/octet-stream")
 
 
-def _no_version_id(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+def _no_version_id(
+    fault: Fault, request: Request, response: Response, site: FaultInjector
+) -> Response:
     response.headers.pop("x-amz-version-id", None)
     return response
 
 
-def _mutate(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+def _mutate(fault: Fault, request: Request, response: Response, site: FaultInjector) -> Response:
     assert site.archive is not None
     dandiset = request.path.split("/")[3]
     file, action = fault.options["file"], fault.options["action"]
@@ -317,10 +321,12 @@ def _mutate(fault: Fault, request: Request, response: Response, site: Watched) -
     return response
 
 
-def _rows(change: Callable[[Fault, dict[str, Any], Watched], None]) -> _Change:
+def _list_fault(change: Callable[[Fault, dict[str, Any], FaultInjector], None]) -> _Change:
     """A change of a list's JSON; leaves alone what is no list."""
 
-    def changed(fault: Fault, request: Request, response: Response, site: Watched) -> Response:
+    def changed(
+        fault: Fault, request: Request, response: Response, site: FaultInjector
+    ) -> Response:
         if response.status_code != 200 or response.mimetype != "application/json":
             return response
         body = json.loads(response.get_data())
@@ -332,7 +338,7 @@ def _rows(change: Callable[[Fault, dict[str, Any], Watched], None]) -> _Change:
     return changed
 
 
-def _lost_page(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+def _lost_page(fault: Fault, body: dict[str, Any], site: FaultInjector) -> None:
     if body["next"] is None:
         return
     parts = urlsplit(body["next"])
@@ -344,24 +350,24 @@ def _lost_page(fault: Fault, body: dict[str, Any], site: Watched) -> None:
     body["next"] = beyond if found else None
 
 
-def _next_null(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+def _next_null(fault: Fault, body: dict[str, Any], site: FaultInjector) -> None:
     body["next"] = None
 
 
-def _empty(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+def _empty(fault: Fault, body: dict[str, Any], site: FaultInjector) -> None:
     body.update(count=0, next=None, previous=None, results=[])
 
 
-def _duplicate(fault: Fault, body: dict[str, Any], site: Watched) -> None:
+def _duplicate(fault: Fault, body: dict[str, Any], site: FaultInjector) -> None:
     """The last rows of the page before come again; as many are pushed out at the end."""
     if body["previous"] is None:
         return
     before = json.loads(site.get(body["previous"]).get_data())["results"]
-    again = before[-int(fault.options["rows"]) :]
-    body["results"] = [*again, *body["results"][: max(0, len(body["results"]) - len(again))]]
+    repeated = before[-int(fault.options["rows"]) :]
+    body["results"] = [*repeated, *body["results"][: max(0, len(body["results"]) - len(repeated))]]
 
 
-_Change = Callable[[Fault, Request, Response, Watched], Response]
+_Change = Callable[[Fault, Request, Response, FaultInjector], Response]
 
 _CHANGES: Mapping[str, _Change] = {
     "slow": _slow,
@@ -369,8 +375,8 @@ _CHANGES: Mapping[str, _Change] = {
     "wrong_bytes": _wrong_bytes,
     "no_version_id": _no_version_id,
     "mutate_while_listing": _mutate,
-    "lost_page": _rows(_lost_page),
-    "next_null": _rows(_next_null),
-    "empty_list": _rows(_empty),
-    "duplicate_rows": _rows(_duplicate),
+    "lost_page": _list_fault(_lost_page),
+    "next_null": _list_fault(_next_null),
+    "empty_list": _list_fault(_empty),
+    "duplicate_rows": _list_fault(_duplicate),
 }

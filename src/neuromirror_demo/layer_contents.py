@@ -7,11 +7,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from neuromirror_demo import volumes
-from neuromirror_demo.layers import Point, Scale, Stored, meshes, skeletons, volume
+from neuromirror_demo.layers import (
+    EncodedObject,
+    LayerScale,
+    Point,
+    layer_objects,
+    meshes,
+    skeletons,
+)
 from neuromirror_demo.volumes import FIRST_CELL, HALVING, XYZ
 
 if TYPE_CHECKING:
-    from neuromirror_demo.buckets import DemoBuckets
+    from neuromirror_demo.demo_buckets import DemoBuckets
 
 EM: Final = "demo_cortex/sections/em"
 """uint8 images, three anisotropic scales, stored as brotli; an empty corner has no objects."""
@@ -36,27 +43,29 @@ _START: Final[XYZ] = (0, 0, 12)
 _VOXEL: Final[XYZ] = (4, 4, 40)
 
 
-def scales_of(layer: str) -> list[Scale]:
+def layer_scales(layer: str) -> list[LayerScale]:
     """The voxels of a layer at every scale, finest first."""
     if layer == GCAMP:
-        first = Scale(volumes.activity(_SIZE, 1)[0], (0, 0, 0), (1500, 1500, 1500))
+        first = LayerScale(volumes.activity(_SIZE, 1)[0], (0, 0, 0), (1500, 1500, 1500))
         return _pyramid(first, 2, HALVING["isotropic"])
     if layer == CELLS:
-        first = Scale(volumes.cells(_SIZE), _START, _VOXEL)
+        first = LayerScale(volumes.cells(_SIZE), _START, _VOXEL)
         return _pyramid(first, 2, HALVING["anisotropic"], labels=True)
     tissue = volumes.tissue(_SIZE)
     tissue[:16, :64, :64] = 0
-    return _pyramid(Scale(tissue, _START, _VOXEL), 3, HALVING["anisotropic"])
+    return _pyramid(LayerScale(tissue, _START, _VOXEL), 3, HALVING["anisotropic"])
 
 
-def _pyramid(first: Scale, count: int, factor: XYZ, *, labels: bool = False) -> list[Scale]:
+def _pyramid(
+    first: LayerScale, count: int, factor: XYZ, *, labels: bool = False
+) -> list[LayerScale]:
     made = [first]
     while len(made) < count:
         last = made[-1]
         x, y, z = (start // by for start, by in zip(last.start, factor, strict=True))
         width, height, depth = (size * by for size, by in zip(last.voxel, factor, strict=True))
         voxels = volumes.coarser(last.voxels, last.start, factor, labels=labels)
-        made.append(Scale(voxels, (x, y, z), (width, height, depth)))
+        made.append(LayerScale(voxels, (x, y, z), (width, height, depth)))
     return made
 
 
@@ -64,17 +73,23 @@ def fill_precomputed(demo: DemoBuckets) -> None:
     """Make the layers, and what lies beside them."""
     bucket = demo.precomputed
     demo.put("README.md", b"# Volumes (demo)\n", bucket=bucket)
-    _put(demo, GCAMP, volume(scales_of(GCAMP), sharded=True, about={"description": "Glow (demo)"}))
+    _put(
+        demo,
+        GCAMP,
+        layer_objects(layer_scales(GCAMP), sharded=True, about={"description": "Glow (demo)"}),
+    )
     about = {
         "description": "Cells (demo)",
         "sources": [f"precomputed://s3://{bucket}/{EM}", "gs://elsewhere/em"],
     }
     more = {"mesh": "mesh", "skeletons": "skeletons"}
-    cells = volume(scales_of(CELLS), kind="segmentation", encoding="gzip", about=about, more=more)
+    cells = layer_objects(
+        layer_scales(CELLS), kind="segmentation", encoding="gzip", about=about, more=more
+    )
     cells |= {f"mesh/{name}": one for name, one in meshes(_BOXES).items()}
     cells |= {f"skeletons/{name}": one for name, one in skeletons(_PATHS).items()}
     _put(demo, CELLS, cells)
-    tissue = volume(scales_of(EM), encoding="br", about={"description": "Tissue (demo)"})
+    tissue = layer_objects(layer_scales(EM), encoding="br", about={"description": "Tissue (demo)"})
     _put(demo, EM, tissue)
     points = {"@type": "neuroglancer_annotations_v1", "annotation_type": "POINT"}
     demo.put(f"{POINTS}/info", json.dumps(points).encode(), bucket=bucket)
@@ -82,7 +97,7 @@ def fill_precomputed(demo: DemoBuckets) -> None:
     demo.put(f"{DRAFT}/4_4_40/0-64_0-64_0-16", bytes(64), bucket=bucket)
 
 
-def _put(demo: DemoBuckets, folder: str, objects: Mapping[str, Stored]) -> None:
+def _put(demo: DemoBuckets, folder: str, objects: Mapping[str, EncodedObject]) -> None:
     for name in sorted(objects):
         stored = objects[name]
         demo.put(f"{folder}/{name}", stored.data, bucket=demo.precomputed, encoding=stored.encoding)

@@ -38,7 +38,7 @@ Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class EncodedObject:
     """The bytes of an object, as they are stored, and its Content-Encoding."""
 
     data: bytes
@@ -46,7 +46,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class LayerScale:
     """One resolution: its voxels (axes z, y, x), where the first lies, how large one is (nm)."""
 
     voxels: Voxels
@@ -65,15 +65,15 @@ class Scale:
         return width, height, depth
 
 
-def packed(data: bytes, encoding: str) -> Stored:
+def encode_object(data: bytes, encoding: str) -> EncodedObject:
     """An object stored as ``gzip`` or ``br``, or as it is (an empty word); equal bytes each time.
 
     Of brotli only the envelope: its bytes in it are not compressed, so that no library is needed
     whose next version would compress them otherwise.
     """
     if encoding == "gzip":
-        return Stored(gzip.compress(data, 6, mtime=0), encoding)
-    return Stored(_brotli(data), encoding) if encoding == "br" else Stored(data)
+        return EncodedObject(gzip.compress(data, 6, mtime=0), encoding)
+    return EncodedObject(_brotli(data), encoding) if encoding == "br" else EncodedObject(data)
 
 
 def _brotli(data: bytes) -> bytes:
@@ -88,15 +88,15 @@ def _brotli(data: bytes) -> bytes:
     return bytes(made) + (b"\x03" if data else b"\x06")
 
 
-def volume(
-    scales: Sequence[Scale],
+def layer_objects(
+    scales: Sequence[LayerScale],
     *,
     kind: str = "image",
     encoding: str = "",
     sharded: bool = False,
     about: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
-) -> dict[str, Stored]:
+) -> dict[str, EncodedObject]:
     """A layer's objects by name; chunks that are all zero have none.
 
     ``about`` is its provenance, ``more`` what else is in its ``info``.
@@ -106,24 +106,24 @@ def volume(
         "type": kind,
         "data_type": str(scales[0].voxels.dtype),
         "num_channels": 1,
-        "scales": [_described(scale, sharded=sharded) for scale in scales],
+        "scales": [_scale_json(scale, sharded=sharded) for scale in scales],
         **(more or {}),
     }
-    made = {"info": Stored(_json(info))}
+    made = {"info": EncodedObject(_json(info))}
     provenance = {"description": "", "owners": [], "processing": [], "sources": [], **(about or {})}
-    made["provenance"] = Stored(_json(provenance))
+    made["provenance"] = EncodedObject(_json(provenance))
     for scale in scales:
         if sharded:
             shards = _shards(scale)
-            made |= {f"{scale.key}/{name}": Stored(data) for name, data in shards.items()}
+            made |= {f"{scale.key}/{name}": EncodedObject(data) for name, data in shards.items()}
         else:
             for (x, y, z), data in _chunks(scale):
                 name = "_".join(f"{start}-{stop}" for start, stop in (x, y, z))
-                made[f"{scale.key}/{name}"] = packed(data, encoding)
+                made[f"{scale.key}/{name}"] = encode_object(data, encoding)
     return made
 
 
-def _described(scale: Scale, *, sharded: bool) -> dict[str, Any]:
+def _scale_json(scale: LayerScale, *, sharded: bool) -> dict[str, Any]:
     made = {
         "key": scale.key,
         "size": list(scale.size),
@@ -135,7 +135,7 @@ def _described(scale: Scale, *, sharded: bool) -> dict[str, Any]:
     return {**made, "sharding": dict(SHARDING)} if sharded else made
 
 
-def _chunks(scale: Scale) -> Iterator[tuple[tuple[tuple[int, int], ...], bytes]]:
+def _chunks(scale: LayerScale) -> Iterator[tuple[tuple[tuple[int, int], ...], bytes]]:
     """Yields what is not all zero: the box of a chunk in the layer's coordinates, its voxels."""
     width, height, depth = scale.size
     for z in range(0, depth, CHUNK[2]):
@@ -148,16 +148,16 @@ def _chunks(scale: Scale) -> Iterator[tuple[tuple[tuple[int, int], ...], bytes]]
                     yield spans, part.tobytes()
 
 
-def _shards(scale: Scale) -> dict[str, bytes]:
+def _shards(scale: LayerScale) -> dict[str, bytes]:
     """The shard files of a scale, by name."""
     grid = [-(-size // chunk) for size, chunk in zip(scale.size, CHUNK, strict=True)]
     minishards: dict[int, dict[int, dict[int, bytes]]] = {}
     for spans, data in _chunks(scale):
-        place = [
+        grid_position = [
             (first - start) // chunk
             for (first, _), start, chunk in zip(spans, scale.start, CHUNK, strict=True)
         ]
-        number = _morton(place, grid)
+        number = _morton(grid_position, grid)
         hashed = number >> SHARDING["preshift_bits"]
         minishard = hashed & (1 << SHARDING["minishard_bits"]) - 1
         shard = hashed >> SHARDING["minishard_bits"] & (1 << SHARDING["shard_bits"]) - 1
@@ -167,11 +167,11 @@ def _shards(scale: Scale) -> dict[str, bytes]:
     }
 
 
-def _morton(place: Sequence[int], grid: Sequence[int]) -> int:
+def _morton(grid_position: Sequence[int], grid: Sequence[int]) -> int:
     """The compressed Morton code of a chunk: bits of x, y, z in turn, as far as there are any."""
     code = at = 0
     for bit in range(max(grid).bit_length()):
-        for one, size in zip(place, grid, strict=True):
+        for one, size in zip(grid_position, grid, strict=True):
             if 1 << bit < size:
                 code |= (one >> bit & 1) << at
                 at += 1
@@ -186,7 +186,7 @@ def _shard(minishards: Mapping[int, Mapping[int, bytes]]) -> bytes:
         numbers, gaps, sizes = [], [], []
         before, end = 0, 0
         for number in sorted(minishards[minishard]):
-            chunk = packed(minishards[minishard][number], SHARDING["data_encoding"]).data
+            chunk = encode_object(minishards[minishard][number], SHARDING["data_encoding"]).data
             numbers.append(number - before)
             gaps.append(len(data) - end)
             sizes.append(len(chunk))
@@ -196,7 +196,7 @@ def _shard(minishards: Mapping[int, Mapping[int, bytes]]) -> bytes:
     spans = {}
     for minishard, numbers, gaps, sizes in rows:
         table = struct.pack(f"<{3 * len(numbers)}Q", *numbers, *gaps, *sizes)
-        index = packed(table, SHARDING["minishard_index_encoding"]).data
+        index = encode_object(table, SHARDING["minishard_index_encoding"]).data
         spans[minishard] = (len(data), len(data) + len(index))
         data += index
     count = 1 << SHARDING["minishard_bits"]
@@ -204,19 +204,19 @@ def _shard(minishards: Mapping[int, Mapping[int, bytes]]) -> bytes:
     return head + bytes(data)
 
 
-def meshes(boxes: Mapping[int, tuple[Point, Point]]) -> dict[str, Stored]:
+def meshes(boxes: Mapping[int, tuple[Point, Point]]) -> dict[str, EncodedObject]:
     """Meshes of boxes (two corners, nm) by label: lists as they are, pieces compressed."""
-    made = {"info": Stored(_json({"@type": "neuroglancer_legacy_mesh"}))}
+    made = {"info": EncodedObject(_json({"@type": "neuroglancer_legacy_mesh"}))}
     for label, (low, high) in boxes.items():
         piece = f"{label}:0:0-1_0-1_0-1"
         corners = [
             tuple(high[axis] if corner >> axis & 1 else low[axis] for axis in range(3))
             for corner in range(8)
         ]
-        made[f"{label}:0"] = Stored(_json({"fragments": [piece]}))
+        made[f"{label}:0"] = EncodedObject(_json({"fragments": [piece]}))
         points = b"".join(struct.pack("<3f", *corner) for corner in corners)
         faces = struct.pack(f"<{len(_FACES)}I", *_FACES)
-        made[piece] = packed(struct.pack("<I", len(corners)) + points + faces, "gzip")
+        made[piece] = encode_object(struct.pack("<I", len(corners)) + points + faces, "gzip")
     return made
 
 
@@ -227,16 +227,16 @@ _FACES: Final = (
 """The twelve triangles of a box, whose corners are numbered by their bits x, y, z."""
 
 
-def skeletons(paths: Mapping[int, Sequence[Point]]) -> dict[str, Stored]:
+def skeletons(paths: Mapping[int, Sequence[Point]]) -> dict[str, EncodedObject]:
     """Skeletons by label: points (nm) joined one to the next, compressed."""
     same = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
     info = {"@type": "neuroglancer_skeletons", "transform": same, "vertex_attributes": []}
-    made = {"info": Stored(_json(info))}
+    made = {"info": EncodedObject(_json(info))}
     for label, points in paths.items():
         edges = [(at, at + 1) for at in range(len(points) - 1)]
         head = struct.pack("<2I", len(points), len(edges))
         vertices = b"".join(struct.pack("<3f", *point) for point in points)
-        made[str(label)] = packed(
+        made[str(label)] = encode_object(
             head + vertices + b"".join(struct.pack("<2I", *edge) for edge in edges), "gzip"
         )
     return made

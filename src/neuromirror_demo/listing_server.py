@@ -26,7 +26,7 @@ from neuromirror_demo.raw_server import LAST, RawServer
 _MODIFIED: Final = "2023-04-05T06:07:08.000Z"
 _HTTP_DATE: Final = "Wed, 05 Apr 2023 06:07:08 GMT"
 _XML: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
-_MOST: Final = 1000
+_MAX_KEYS: Final = 1000
 _CACHED: Final = 1000
 """Pages kept ready, of about 250 kB each, if nothing else is said."""
 
@@ -71,7 +71,7 @@ class BigBucket:
     objects with the ETag of a multipart upload (of one part). ``delay`` holds every page back so
     many seconds and ``slow_down`` answers the next so many with 503; both may be set at any
     time. ``asked`` has the start key of every page that was asked for, in order, and
-    ``most_at_once`` how many of them were held back together.
+    ``max_concurrent`` how many of them were held back together.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class BigBucket:
         ready: int = _CACHED,
         name: str = "big-bucket",
         multipart: float = 0.0,
-        page: int = _MOST,
+        page: int = _MAX_KEYS,
         port: int = 0,
     ) -> None:
         self.name = name
@@ -93,11 +93,11 @@ class BigBucket:
         )
         self.delay = 0.0
         self.slow_down = 0
-        self.asked: list[bytes] = []
-        self.most_at_once = 0
+        self.requested_starts: list[bytes] = []
+        self.max_concurrent = 0
         self._at_once = 0
         self._page = page
-        self._every = round(1 / multipart) if multipart else 0
+        self._multipart_interval = round(1 / multipart) if multipart else 0
         self._revisions: dict[bytes, int] = {}
         self._dropped: set[bytes] = set()
         self._cut: dict[bytes, bool] = {}
@@ -132,7 +132,7 @@ class BigBucket:
         self._cut[start] = whole
         self._ready.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Take back all that was dropped or cut."""
         self._dropped.clear()
         self._cut.clear()
@@ -145,7 +145,7 @@ class BigBucket:
     def etag(self, at: int) -> str:
         """The ETag, without quotes, of the object with this number."""
         digest = hashlib.md5(self.content(self.keys[at]), usedforsecurity=False)
-        if self._every and at % self._every == 0:
+        if self._multipart_interval and at % self._multipart_interval == 0:
             joined = hashlib.md5(digest.digest(), usedforsecurity=False)
             return f"{joined.hexdigest()}-1"
         return digest.hexdigest()
@@ -164,14 +164,14 @@ class BigBucket:
             ready = self._listing(query)
             if len(self._ready) < self._most_ready:
                 self._ready[query] = ready
-        self.asked.append(ready[0])
+        self.requested_starts.append(ready[0])
         if self.slow_down > 0:
             self.slow_down -= 1
             return _error(503, "SlowDown")
         if self.delay:
             with self._lock:
                 self._at_once += 1
-                self.most_at_once = max(self.most_at_once, self._at_once)
+                self.max_concurrent = max(self.max_concurrent, self._at_once)
             time.sleep(self.delay)
             with self._lock:
                 self._at_once -= 1
@@ -201,22 +201,22 @@ class BigBucket:
 
     def _listing(self, query: bytes) -> tuple[bytes, bytes]:
         """The start key of a page, and the page as a whole HTTP reply."""
-        asked = {
+        parameters = {
             name: values[0].encode("latin-1")
             for name, values in parse_qs(query.decode("latin-1"), encoding="latin-1").items()
         }
-        if asked.get("list-type") != b"2":
+        if parameters.get("list-type") != b"2":
             return b"", _error(501, "NotImplemented")
-        prefix, delimiter = asked.get("prefix", b""), asked.get("delimiter", b"")
-        after, past = asked.get("start-after", b""), False
-        if "continuation-token" in asked:
+        prefix, delimiter = parameters.get("prefix", b""), parameters.get("delimiter", b"")
+        after, past = parameters.get("start-after", b""), False
+        if "continuation-token" in parameters:
             try:
-                token = base64.urlsafe_b64decode(asked["continuation-token"])
+                token = base64.urlsafe_b64decode(parameters["continuation-token"])
             except binascii.Error:
                 return b"", _error(400, "InvalidArgument")
             past, after = token[:1] == b"p", token[1:]
-        most = min(int(asked.get("max-keys", b"1000")), self._page)
-        encoded = asked.get("encoding-type") == b"url"
+        most = min(int(parameters.get("max-keys", b"1000")), self._page)
+        encoded = parameters.get("encoding-type") == b"url"
         body = self._render(prefix, delimiter, after, past, most, encoded)
         stated = len(body)
         last = b""
@@ -235,8 +235,8 @@ class BigBucket:
         self, prefix: bytes, delimiter: bytes, after: bytes, past: bool, most: int, encoded: bool
     ) -> bytes:
         keys = self.keys
-        end = bisect_left(keys, _behind(prefix)) if prefix else len(keys)
-        at = bisect_left(keys, _behind(after)) if past else bisect_right(keys, after)
+        end = bisect_left(keys, _prefix_end(prefix)) if prefix else len(keys)
+        at = bisect_left(keys, _prefix_end(after)) if past else bisect_right(keys, after)
         at = max(at, bisect_left(keys, prefix))
         rows: list[str] = []
         folders: list[bytes] = []
@@ -247,12 +247,12 @@ class BigBucket:
             if cut >= 0:
                 folder = key[: cut + len(delimiter)]
                 folders.append(folder)
-                at, last = bisect_left(keys, _behind(folder), at), b"p" + folder
+                at, last = bisect_left(keys, _prefix_end(folder), at), b"p" + folder
                 continue
             if key not in self._dropped:
                 rows.append(self._row(at, key, encoded))
             at, last = at + 1, b"k" + key
-        shown = _shown(encoded)
+        shown = _encode_names(encoded)
         more = at < end
         token = base64.urlsafe_b64encode(last).decode() if more else ""
         head = (
@@ -273,7 +273,7 @@ class BigBucket:
 
     def _row(self, at: int, key: bytes, encoded: bool) -> str:
         return (
-            f"<Contents><Key>{_shown(encoded)(key)}</Key><LastModified>{_MODIFIED}</LastModified>"
+            f"<Contents><Key>{_encode_names(encoded)(key)}</Key><LastModified>{_MODIFIED}</LastModified>"
             f"<ETag>&quot;{self.etag(at)}&quot;</ETag><Size>{len(self.content(key))}</Size>"
             "<StorageClass>STANDARD</StorageClass></Contents>"
         )
@@ -288,11 +288,11 @@ def _raw(name: bytes) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _shown(encoded: bool) -> Callable[[bytes], str]:
+def _encode_names(encoded: bool) -> Callable[[bytes], str]:
     return _url if encoded else _raw
 
 
-def _behind(prefix: bytes) -> bytes:
+def _prefix_end(prefix: bytes) -> bytes:
     """The first name that is greater than all that begin with this one."""
     bare = prefix.rstrip(b"\xff")
     return bare[:-1] + bytes([bare[-1] + 1])

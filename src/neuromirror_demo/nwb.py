@@ -34,7 +34,7 @@ class NwbRecipe:
     revision: int = 0
 
 
-def recipe_of(path: str, revision: int = 0) -> NwbRecipe:
+def parse_recipe(path: str, revision: int = 0) -> NwbRecipe:
     """The recipe for an asset path such as ``sub-101/sub-101_ses-01_ecephys.nwb``."""
     match = _PATH.search(path)
     if match is None:

@@ -21,7 +21,7 @@ NOT_FOUND_HTML = (
 )
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """The request is answered with an error; ``body`` is its JSON."""
 
     def __init__(self, status: int, body: object) -> None:
@@ -30,9 +30,9 @@ class Refusal(Exception):
         self.body = body
 
 
-def not_found() -> Refusal:
+def not_found() -> ApiError:
     """404 as JSON: a well-formed id that is not there."""
-    return Refusal(404, {"detail": "Not found."})
+    return ApiError(404, {"detail": "Not found."})
 
 
 def json_response(body: object, status: int = 200) -> Response:
@@ -65,15 +65,15 @@ def page(
     """
     size = _page_size(args)
     pages = max(1, -(-len(rows) // size))
-    wanted = args.get("page", "1")
-    if wanted == "last" and not lazy:
+    requested_page = args.get("page", "1")
+    if requested_page == "last" and not lazy:
         number = pages
-    elif wanted.isdecimal() and int(wanted) > 0:
-        number = int(wanted)
+    elif requested_page.isdecimal() and int(requested_page) > 0:
+        number = int(requested_page)
     else:
-        raise Refusal(404, {"detail": "Invalid page."})
+        raise ApiError(404, {"detail": "Invalid page."})
     if number > pages and not lazy:
-        raise Refusal(404, {"detail": "Invalid page."})
+        raise ApiError(404, {"detail": "Invalid page."})
     start = (number - 1) * size
     return {
         "count": len(rows) if number == 1 or not lazy else None,
@@ -111,4 +111,4 @@ def flag(args: Mapping[str, str], name: str, default: bool) -> bool:
         return True
     if text.lower() in {"false", "0", "no", "f", "n", "off"}:
         return False
-    raise Refusal(400, {name: ["Must be a valid boolean."]})
+    raise ApiError(400, {name: ["Must be a valid boolean."]})

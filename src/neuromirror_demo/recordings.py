@@ -37,10 +37,10 @@ def traces(samples: int, seed: int) -> bytes:
     """Noise with a spike on one channel every 10 ms: little-endian int16, ``samples`` × 16."""
     import numpy
 
-    place = numpy.arange(samples * CHANNELS, dtype=numpy.uint64) + numpy.uint64(seed << 32)
+    hashes = numpy.arange(samples * CHANNELS, dtype=numpy.uint64) + numpy.uint64(seed << 32)
     # A hash of the place; numpy's own generators may change between releases.
-    place = (place ^ (place >> numpy.uint64(15))) * numpy.uint64(0x9E3779B97F4A7C15)
-    noise = ((place >> numpy.uint64(58)).astype("<i2") - 32).reshape(samples, CHANNELS)
+    hashes = (hashes ^ (hashes >> numpy.uint64(15))) * numpy.uint64(0x9E3779B97F4A7C15)
+    noise = ((hashes >> numpy.uint64(58)).astype("<i2") - 32).reshape(samples, CHANNELS)
     every = int(SAMPLING_RATE / 100)
     for number, start in enumerate(range(every // 2, samples - 3, every)):
         noise[start : start + 3, (number * 7 + seed) % CHANNELS] -= numpy.array(

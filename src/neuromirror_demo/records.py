@@ -154,7 +154,7 @@ class Description:
 
 
 @dataclass(slots=True, eq=False)
-class Version:
+class DandisetVersion:
     """A draft or a published version; ``assets`` by path, in order of creation."""
 
     label: str
@@ -166,14 +166,14 @@ class Version:
     published_by: dict[str, Any] | None = None
 
     @property
-    def summary(self) -> Summary:
+    def summary(self) -> VersionSummary:
         """What the archive's lists tell of it now."""
         size = sum(asset.size for asset in self.assets.values())
-        return Summary(len(self.assets), size, self.status, self.modified)
+        return VersionSummary(len(self.assets), size, self.status, self.modified)
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class VersionSummary:
     """Count, bytes, status and time of a version."""
 
     asset_count: int
@@ -189,15 +189,15 @@ class Dandiset:
     identifier: str
     created: datetime
     modified: datetime
-    draft: Version
-    published: list[Version] = field(default_factory=list)
+    draft: DandisetVersion
+    published: list[DandisetVersion] = field(default_factory=list)
     embargoed: bool = False
 
     @property
-    def versions(self) -> list[Version]:
+    def versions(self) -> list[DandisetVersion]:
         """The draft, then the published ones: the archive's default order."""
         return [self.draft, *self.published]
 
-    def version(self, label: str) -> Version | None:
+    def version(self, label: str) -> DandisetVersion | None:
         """The version of this label, or None."""
         return next((one for one in self.versions if one.label == label), None)

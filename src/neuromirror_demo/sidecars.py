@@ -31,7 +31,7 @@ _PLATFORMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class AssetDescription:
     """An asset as its documents tell of it.
 
     ``generation`` is 0, 1 or 2; ``inputs`` are names of assets, of a derived one; ``process`` its
@@ -58,9 +58,9 @@ class Described:
         return bool(self.process)
 
 
-def sidecars(asset: Described) -> dict[str, Json]:
+def sidecars(asset: AssetDescription) -> dict[str, Json]:
     """All root documents but ``metadata.nd.json``, by file name."""
-    make = (_first, _second, _third)[asset.generation]
+    make = (_generation_1, _generation_2, _generation_3)[asset.generation]
     documents = make(asset)
     if asset.derived:
         documents["processing"] = _processing(asset)
@@ -69,7 +69,7 @@ def sidecars(asset: Described) -> dict[str, Json]:
     return {f"{name}.json": body for name, body in documents.items()}
 
 
-def record(asset: Described, location: str, modified: datetime, documents: Json) -> Json:
+def record(asset: AssetDescription, location: str, modified: datetime, documents: Json) -> Json:
     """``metadata.nd.json``, and what the document database holds of the asset."""
     stem = {name.removesuffix(".json"): body for name, body in documents.items()}
     common = {
@@ -102,7 +102,7 @@ def _moment(when: datetime) -> str:
     return f"{when:%Y-%m-%dT%H:%M:%S}.{when.microsecond:06d}Z"
 
 
-def _described_by(asset: Described, name: str, version: str) -> Json:
+def _described_by(asset: AssetDescription, name: str, version: str) -> Json:
     core = "" if asset.generation == 0 else "core/"
     about: Json = {
         "describedBy": f"{_SOURCE}/aind_data_schema/{core}{name}.py",
@@ -126,7 +126,7 @@ def _organization(name: str) -> Json:
     }
 
 
-def _first(asset: Described) -> dict[str, Json]:
+def _generation_1(asset: AssetDescription) -> dict[str, Json]:
     description: Json = {
         **_described_by(asset, "data_description", "0.3.0"),
         "license": "CC-BY-4.0",
@@ -165,7 +165,7 @@ def _first(asset: Described) -> dict[str, Json]:
     }
 
 
-def _second(asset: Described) -> dict[str, Json]:
+def _generation_2(asset: AssetDescription) -> dict[str, Json]:
     description: Json = {
         **_described_by(asset, "data_description", "1.0.4"),
         "license": "CC-BY-4.0",
@@ -212,7 +212,7 @@ def _second(asset: Described) -> dict[str, Json]:
     return documents
 
 
-def _third(asset: Described) -> dict[str, Json]:
+def _generation_3(asset: AssetDescription) -> dict[str, Json]:
     documents: dict[str, Json] = {
         "data_description": {
             **_described_by(asset, "data_description", "2.0.3"),
@@ -272,7 +272,7 @@ def _third(asset: Described) -> dict[str, Json]:
     return documents
 
 
-def _procedures(asset: Described, version: str) -> Json:
+def _procedures(asset: AssetDescription, version: str) -> Json:
     return {
         **_described_by(asset, "procedures", version),
         "subject_id": asset.subject,
@@ -288,7 +288,7 @@ def _procedures(asset: Described, version: str) -> Json:
     }
 
 
-def _session(asset: Described, name: str, version: str) -> Json:
+def _session(asset: AssetDescription, name: str, version: str) -> Json:
     return {
         **_described_by(asset, name, version),
         "experimenter_full_name": ["Jane Doe"],
@@ -299,7 +299,7 @@ def _session(asset: Described, name: str, version: str) -> Json:
     }
 
 
-def _processing(asset: Described) -> Json:
+def _processing(asset: AssetDescription) -> Json:
     process: Json = {
         "name": "Spike sorting" if "sorted" in asset.process else "Other",
         "software_version": "0.1.0",
@@ -333,7 +333,7 @@ def _processing(asset: Described) -> Json:
     }
 
 
-def _quality(asset: Described) -> Json:
+def _quality(asset: AssetDescription) -> Json:
     status = {"evaluator": "Automated", "status": "Pass", "timestamp": _moment(asset.created)}
     metric: Json = {"name": "Probe A drift", "value": "Low", "status_history": [status]}
     if asset.generation == 2:

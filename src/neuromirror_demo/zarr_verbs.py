@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from neuromirror_demo.archive_state import ArchiveState, DemoError
 from neuromirror_demo.checksums import multipart_etag
-from neuromirror_demo.holdings import DemoError, Holdings
 from neuromirror_demo.records import Asset, Zarr, ZarrEntry
 
 
-class ZarrVerbs(Holdings):
+class ZarrVerbs(ArchiveState):
     """The verbs about Zarrs; ``path`` is a Zarr asset's, ``entry`` a path within the Zarr."""
 
     def add_zarr(
@@ -113,7 +113,7 @@ class ZarrVerbs(Holdings):
             zarr.checksum = f"{md5[::-1]}{dash}{rest}" if checksum is None else checksum
             return zarr.checksum
 
-    def zarr_of(self, dandiset: str, path: str) -> Zarr:
+    def find_zarr(self, dandiset: str, path: str) -> Zarr:
         """The Zarr of a draft's asset."""
         return self._zarr_asset(dandiset, path)[1]
 

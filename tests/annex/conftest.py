@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annex_world import TIME, FileServer, run
 
 from neuromirror.annex import (
     WEB_UUID,
@@ -20,6 +19,7 @@ from neuromirror.annex import (
     url_log,
     url_log_path,
 )
+from support.annex_helpers import TIMESTAMP, FileServer, run
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def server() -> Iterator[FileServer]:
             self.end_headers()
 
         def do_GET(self) -> None:
-            files.asked.append(self.path)
+            files.requests.append(self.path)
             self.do_HEAD()
             self.wfile.write(files.contents.get(self.path, b""))
 
@@ -72,9 +72,9 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
             for path, (key, _) in files.items()
             for target in [link_target(key, path)]
         ]
-        present = b"".join(location_log(TIME, one) for one in sorted(holders))
+        present = b"".join(location_log(TIMESTAMP, one) for one in sorted(holders))
         logs = {log_path(key): present for key, _ in files.values()} | dict(more or {})
-        logs |= {url_log_path(key): url_log(urls, TIME) for key, urls in files.values()}
+        logs |= {url_log_path(key): url_log(urls, TIMESTAMP) for key, urls in files.values()}
         if remotes:
             logs[b"remote.log"] = remotes
         branch = [
@@ -84,7 +84,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
         stream = b""
         for ref, changes in ((b"main", main), (b"git-annex", branch)):
             stream += b"commit refs/heads/%s\n" % ref
-            stream += b"committer A <a@example.invalid> %d +0000\ndata 0\n" % TIME
+            stream += b"committer A <a@example.invalid> %d +0000\ndata 0\n" % TIMESTAMP
             stream += b"".join(changes) + b"\n"
         subprocess.run(["git", "fast-import", "--quiet"], input=stream, cwd=repo, check=True)
         return repo

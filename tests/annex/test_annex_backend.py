@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annex_world import FileServer, run
 from dandischema.digests.dandietag import DandiETag, PartGenerator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import etag_of, git_path, parse_key, xs3etag_key
 from neuromirror.model import dandi_part_size
+from support.annex_helpers import FileServer, run
 
 MIB = 1024**2
 CONTENT = random.Random(7).randbytes(20 * MIB + 12345)
@@ -57,7 +57,7 @@ def test_an_upload_of_nothing_in_one_part_verifies(s3: tuple[Any, str], tmp_path
     etag = client.head_object(**where)["ETag"].strip('"')
     (tmp_path / "empty").write_bytes(b"")
     key = xs3etag_key(0, etag, 5 * MIB)
-    assert talk(f"VERIFYKEYCONTENT {key} {tmp_path}/empty") == ["VERIFYKEYCONTENT-SUCCESS"]
+    assert run_backend(f"VERIFYKEYCONTENT {key} {tmp_path}/empty") == ["VERIFYKEYCONTENT-SUCCESS"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * MIB, 64 * MIB + 1])
@@ -91,7 +91,7 @@ def test_a_size_that_no_object_has_is_refused(size: int) -> None:
         dandi_part_size(size)
 
 
-class Dribble(io.RawIOBase):
+class ShortReads(io.RawIOBase):
     """A stream that gives fewer bytes than it is asked for."""
 
     def __init__(self, content: bytes) -> None:
@@ -109,10 +109,10 @@ def test_short_reads_make_no_other_etag(content: bytes, part_size: int) -> None:
     parts = [content[at : at + part_size] for at in range(0, len(content), part_size)]
     joined = b"".join(hashlib.md5(part).digest() for part in parts)
     expected = f"{hashlib.md5(joined).hexdigest()}-{len(parts)}"
-    assert etag_of(Dribble(content), part_size) == expected  # type: ignore[arg-type]
+    assert etag_of(ShortReads(content), part_size) == expected  # type: ignore[arg-type]
 
 
-def talk(*requests: str) -> list[str]:
+def run_backend(*requests: str) -> list[str]:
     """What the program answers."""
     done = subprocess.run(
         [PROGRAM],
@@ -126,8 +126,8 @@ def talk(*requests: str) -> list[str]:
 
 
 def test_the_program_says_what_it_is() -> None:
-    asked = ["GETVERSION", "CANVERIFY", "ISSTABLE", "ISCRYPTOGRAPHICALLYSECURE"]
-    assert talk(*asked) == [
+    requests = ["GETVERSION", "CANVERIFY", "ISSTABLE", "ISCRYPTOGRAPHICALLYSECURE"]
+    assert run_backend(*requests) == [
         "VERSION 1",
         "CANVERIFY-YES",
         "ISSTABLE-YES",
@@ -135,16 +135,16 @@ def test_the_program_says_what_it_is() -> None:
     ]
 
 
-def test_the_program_tells_of_progress_and_finds_a_changed_byte(tmp_path: Path) -> None:
+def test_the_program_reports_progress_and_finds_a_changed_byte(tmp_path: Path) -> None:
     path = tmp_path / "a file"
     path.write_bytes(CONTENT)
     key = key_of(CONTENT, 8 * MIB)
     ask = f"VERIFYKEYCONTENT {key} {path}"
-    assert talk(ask) == [f"PROGRESS {16 * MIB}", "VERIFYKEYCONTENT-SUCCESS"]
+    assert run_backend(ask) == [f"PROGRESS {16 * MIB}", "VERIFYKEYCONTENT-SUCCESS"]
     with path.open("r+b") as stream:
         stream.seek(9 * MIB)
         stream.write(bytes([CONTENT[9 * MIB] ^ 1]))
-    assert talk(ask)[-1] == "VERIFYKEYCONTENT-FAILURE"
+    assert run_backend(ask)[-1] == "VERIFYKEYCONTENT-FAILURE"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,9 @@ def test_the_program_tells_of_progress_and_finds_a_changed_byte(tmp_path: Path) 
 def test_a_key_that_does_not_fit_never_verifies(key: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(CONTENT[:100])
     good = key_of(CONTENT[:100], 10)
-    answers = talk(f"VERIFYKEYCONTENT {key} {tmp_path}/f", f"VERIFYKEYCONTENT {good} {tmp_path}/f")
+    answers = run_backend(
+        f"VERIFYKEYCONTENT {key} {tmp_path}/f", f"VERIFYKEYCONTENT {good} {tmp_path}/f"
+    )
     assert [line for line in answers if not line.startswith("DEBUG ")] == [
         "VERIFYKEYCONTENT-FAILURE",
         "VERIFYKEYCONTENT-SUCCESS",
@@ -169,7 +171,9 @@ def test_a_key_that_does_not_fit_never_verifies(key: str, tmp_path: Path) -> Non
 
 
 def test_a_file_that_cannot_be_read_is_a_failure_not_a_crash(tmp_path: Path) -> None:
-    answers = talk(f"GENKEY {tmp_path}/none", f"VERIFYKEYCONTENT XS3ETAG-s1--a {tmp_path}/none")
+    answers = run_backend(
+        f"GENKEY {tmp_path}/none", f"VERIFYKEYCONTENT XS3ETAG-s1--a {tmp_path}/none"
+    )
     assert answers[0].startswith("GENKEY-FAILURE ")
     assert answers[-1] == "VERIFYKEYCONTENT-FAILURE"
 
@@ -180,19 +184,19 @@ def test_a_file_may_have_any_name(tmp_path: Path) -> None:
     path = folder + b"/ x\r"
     with open(path, "wb") as stream:
         stream.write(CONTENT[:100])
-    asked = b"GENKEY %s\nVERIFYKEYCONTENT %s %s\n" % (
+    requests = b"GENKEY %s\nVERIFYKEYCONTENT %s %s\n" % (
         path,
         key_of(CONTENT[:100], 10).encode(),
         path,
     )
-    done = subprocess.run([PROGRAM], input=asked, capture_output=True, check=True)
+    done = subprocess.run([PROGRAM], input=requests, capture_output=True, check=True)
     key, verified = done.stdout.decode().splitlines()
     assert key == f"GENKEY-SUCCESS {key_of(CONTENT[:100], 64 * MIB)}"
     assert verified == "VERIFYKEYCONTENT-SUCCESS"
 
 
 def test_an_unknown_request_ends_the_program() -> None:
-    assert talk("MAKECOFFEE now", "GETVERSION")[0].startswith("ERROR ")
+    assert run_backend("MAKECOFFEE now", "GETVERSION")[0].startswith("ERROR ")
 
 
 def test_the_program_imports_nothing_heavy() -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annex_world import run
 
 from neuromirror.annex import xs3etag_key
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import RAW, RAW_2025, SESSIONS
+from support.annex_helpers import run
 
 MIB = 1024**2
 PROGRAM = "git-annex-backend-XS3ETAG"
@@ -28,29 +28,29 @@ MakeDataset = Callable[..., Path]
 Clone = Callable[[Path], Path]
 
 
-def patterned(path: Path, size: int) -> Path:
+def write_patterned_file(path: Path, size: int) -> Path:
     """A file with a mark in every MiB and at the end, and holes between: quick to write."""
     with path.open("wb") as stream:
-        for place in range(0, size - 8, MIB):
-            stream.seek(place)
-            stream.write(place.to_bytes(8, "big"))
+        for offset in range(0, size - 8, MIB):
+            stream.seek(offset)
+            stream.write(offset.to_bytes(8, "big"))
         stream.truncate(size)
         stream.seek(size - 1)
         stream.write(b"\x07")
     return path
 
 
-def flip(path: Path, place: int) -> None:
+def flip_bit(path: Path, offset: int) -> None:
     """Changes one bit of a file in the annex."""
     path.chmod(0o644)
     with path.open("r+b") as stream:
-        stream.seek(place)
+        stream.seek(offset)
         byte = stream.read(1)[0]
-        stream.seek(place)
+        stream.seek(offset)
         stream.write(bytes([byte ^ 1]))
 
 
-def uploaded(client: Any, path: Path, part_size: int) -> str:
+def upload_and_return_key(client: Any, path: Path, part_size: int) -> str:
     """The key of a file that boto3 uploads in parts, by what S3 answers when it is asked."""
     from boto3.s3.transfer import TransferConfig
 
@@ -73,8 +73,8 @@ def test_real_uploads_under_at_and_over_a_boundary_verify_and_changed_ones_do_no
     sources.mkdir()
     files = {}
     for size in (whole - 1, whole, whole + 1):
-        path = patterned(sources / f"{mib}-{size}.bin", size)
-        files[path.name] = uploaded(client, path, mib * MIB)
+        path = write_patterned_file(sources / f"{mib}-{size}.bin", size)
+        files[path.name] = upload_and_return_key(client, path, mib * MIB)
     parts = {key.split("-")[-2] for key in files.values()}
     assert parts == ({"2", "3"} if mib == 5 else {"1", "2"})
     dataset = make_dataset(
@@ -91,8 +91,8 @@ def test_real_uploads_under_at_and_over_a_boundary_verify_and_changed_ones_do_no
     for name, key in files.items():
         size = (repo / name).stat().st_size
         # The first byte of the second part, where there is one; else the last byte.
-        place = mib * MIB if size > mib * MIB else size - 1
-        flip((repo / name).resolve(), place)
+        offset = mib * MIB if size > mib * MIB else size - 1
+        flip_bit((repo / name).resolve(), offset)
         assert run("git", "annex", "fsck", "--fast", name, cwd=repo).returncode == 0
         assert run("git", "annex", "fsck", name, cwd=repo, check=False).returncode != 0
         assert (repo / ".git/annex/bad" / key).exists()
@@ -102,8 +102,8 @@ def test_parts_in_another_order_do_not_verify(
     s3: tuple[Any, str], tmp_path: Path, make_dataset: MakeDataset, clone: Clone
 ) -> None:
     client, address = s3
-    path = patterned(tmp_path / "order.bin", 15 * MIB)
-    key = uploaded(client, path, 5 * MIB)
+    path = write_patterned_file(tmp_path / "order.bin", 15 * MIB)
+    key = upload_and_return_key(client, path, 5 * MIB)
     data = path.read_bytes()
     client.put_object(
         Bucket="parts",
@@ -138,21 +138,21 @@ def key_of(buckets: DemoBuckets, name: str, bucket: str) -> str:
 
 
 @pytest.fixture
-def sampled(buckets: DemoBuckets, make_dataset: MakeDataset, clone: Clone) -> Path:
+def sample_clone(buckets: DemoBuckets, make_dataset: MakeDataset, clone: Clone) -> Path:
     """A clone in which ``a.raw`` is an object of 9.6 MB that was uploaded in parts of 8 MiB."""
     key = key_of(buckets, SAMPLES, buckets.open_data)
     return clone(make_dataset({b"a.raw": (key, [buckets.url(SAMPLES)])}))
 
 
 @pytest.fixture
-def samples(buckets: DemoBuckets, tmp_path: Path) -> Path:
+def sample_file(buckets: DemoBuckets, tmp_path: Path) -> Path:
     """Its bytes, in a file elsewhere."""
     path = tmp_path / "samples"
     path.write_bytes(buckets.data(SAMPLES))
     return path
 
 
-def partial(repo: Path) -> list[Path]:
+def partial_downloads(repo: Path) -> list[Path]:
     """What git-annex has of downloads that are not finished."""
     folder = repo / ".git/annex/tmp"
     return (
@@ -166,14 +166,17 @@ def test_every_multipart_object_of_the_demo_verifies(
     buckets: DemoBuckets, make_dataset: MakeDataset, clone: Clone
 ) -> None:
     folder = f"{RAW_2025}/ecephys/si_folder"
-    places = [
+    objects = [
         (SAMPLES, buckets.open_data),
         (f"{folder}/traces_cached_seg0.raw", buckets.open_data),
         (f"{SESSIONS[0]}/traces_cached_seg0.raw", buckets.benchmark),
     ]
     files = {
-        b"%d.raw" % number: (key_of(buckets, *place), [buckets.url(place[0], bucket=place[1])])
-        for number, place in enumerate(places)
+        b"%d.raw" % number: (
+            key_of(buckets, *name_and_bucket),
+            [buckets.url(name_and_bucket[0], bucket=name_and_bucket[1])],
+        )
+        for number, name_and_bucket in enumerate(objects)
     }
     repo = clone(make_dataset(files))
     run("git", "annex", "get", ".", cwd=repo)
@@ -181,7 +184,7 @@ def test_every_multipart_object_of_the_demo_verifies(
     assert (repo / "0.raw").read_bytes() == buckets.data(SAMPLES)
 
 
-def test_parts_of_different_sizes_are_told_and_do_not_verify(
+def test_parts_of_different_sizes_do_not_verify(
     buckets: DemoBuckets, make_dataset: MakeDataset, clone: Clone
 ) -> None:
     # What docs/xs3etag.md says of its limits: 6, 5 and 2 MiB are no multiple of anything.
@@ -192,17 +195,19 @@ def test_parts_of_different_sizes_are_told_and_do_not_verify(
     assert run("git", "annex", "get", "x", cwd=repo, check=False).returncode != 0
 
 
-def test_a_download_that_is_cut_goes_on_and_verifies(buckets: DemoBuckets, sampled: Path) -> None:
+def test_a_download_that_is_cut_goes_on_and_verifies(
+    buckets: DemoBuckets, sample_clone: Path
+) -> None:
     buckets.fault("cut", path="traces", method="GET", lying=True, keep=0.6, times=1)
-    done = run("git", "annex", "get", "a.raw", cwd=sampled, check=False)
+    done = run("git", "annex", "get", "a.raw", cwd=sample_clone, check=False)
     if done.returncode:
-        run("git", "annex", "get", "a.raw", cwd=sampled)
+        run("git", "annex", "get", "a.raw", cwd=sample_clone)
     assert buckets.count_requests("^GET .*traces") == 2
-    assert (sampled / "a.raw").read_bytes() == buckets.data(SAMPLES)
-    run("git", "annex", "fsck", "a.raw", cwd=sampled)
+    assert (sample_clone / "a.raw").read_bytes() == buckets.data(SAMPLES)
+    run("git", "annex", "fsck", "a.raw", cwd=sample_clone)
 
 
-def killed_midway(buckets: DemoBuckets, repo: Path) -> Path:
+def kill_download(buckets: DemoBuckets, repo: Path) -> Path:
     """Kills git-annex while it downloads; gives what it has got so far."""
     with (
         buckets.fault("slow", path="traces", method="GET", chunk=MIB, delay=0.1),
@@ -215,106 +220,111 @@ def killed_midway(buckets: DemoBuckets, repo: Path) -> Path:
         ) as process,
     ):
         until = time.monotonic() + 600
-        while not any(path.stat().st_size > 2 * MIB for path in partial(repo)):
+        while not any(path.stat().st_size > 2 * MIB for path in partial_downloads(repo)):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=600)
-    (left,) = partial(repo)
+    (left,) = partial_downloads(repo)
     assert not (repo / "a.raw").exists()
     return left
 
 
 def test_a_killed_download_is_resumed_and_verified_whole(
-    buckets: DemoBuckets, sampled: Path
+    buckets: DemoBuckets, sample_clone: Path
 ) -> None:
-    left = killed_midway(buckets, sampled)
+    left = kill_download(buckets, sample_clone)
     assert 2 * MIB < left.stat().st_size < 9_600_000
-    run("git", "annex", "get", "a.raw", cwd=sampled)
-    assert (sampled / "a.raw").read_bytes() == buckets.data(SAMPLES)
-    assert partial(sampled) == []
+    run("git", "annex", "get", "a.raw", cwd=sample_clone)
+    assert (sample_clone / "a.raw").read_bytes() == buckets.data(SAMPLES)
+    assert partial_downloads(sample_clone) == []
 
 
 def test_a_partial_download_that_was_damaged_is_refused_and_got_anew(
-    buckets: DemoBuckets, sampled: Path
+    buckets: DemoBuckets, sample_clone: Path
 ) -> None:
-    left = killed_midway(buckets, sampled)
-    flip(left, 100)
+    left = kill_download(buckets, sample_clone)
+    flip_bit(left, 100)
     # What is there already is not asked for again, so this proves that it is checked, too.
-    done = run("git", "annex", "get", "a.raw", cwd=sampled, check=False)
+    done = run("git", "annex", "get", "a.raw", cwd=sample_clone, check=False)
     assert done.returncode != 0
     assert "Verification of content failed" in done.stdout + done.stderr
-    assert not (sampled / "a.raw").exists()
-    run("git", "annex", "get", "a.raw", cwd=sampled)
-    assert (sampled / "a.raw").read_bytes() == buckets.data(SAMPLES)
+    assert not (sample_clone / "a.raw").exists()
+    run("git", "annex", "get", "a.raw", cwd=sample_clone)
+    assert (sample_clone / "a.raw").read_bytes() == buckets.data(SAMPLES)
 
 
-def test_reinject_takes_the_right_bytes_only(sampled: Path, samples: Path) -> None:
-    wrong = samples.with_name("wrong")
-    wrong.write_bytes(samples.read_bytes()[:-1] + b"\xff")
-    done = run("git", "annex", "reinject", str(wrong), "a.raw", cwd=sampled, check=False)
+def test_reinject_takes_the_right_bytes_only(sample_clone: Path, sample_file: Path) -> None:
+    wrong = sample_file.with_name("wrong")
+    wrong.write_bytes(sample_file.read_bytes()[:-1] + b"\xff")
+    done = run("git", "annex", "reinject", str(wrong), "a.raw", cwd=sample_clone, check=False)
     assert done.returncode != 0
     assert "does not have expected content" in done.stdout + done.stderr
     assert wrong.exists()
-    assert not (sampled / "a.raw").exists()
-    run("git", "annex", "reinject", str(samples), "a.raw", cwd=sampled)
-    assert (sampled / "a.raw").exists()
-    run("git", "annex", "fsck", "a.raw", cwd=sampled)
+    assert not (sample_clone / "a.raw").exists()
+    run("git", "annex", "reinject", str(sample_file), "a.raw", cwd=sample_clone)
+    assert (sample_clone / "a.raw").exists()
+    run("git", "annex", "fsck", "a.raw", cwd=sample_clone)
 
 
-def test_fast_fsck_looks_at_the_size_alone(sampled: Path) -> None:
-    run("git", "annex", "get", "a.raw", cwd=sampled)
-    stored = (sampled / "a.raw").resolve()
-    flip(stored, 5)
-    run("git", "annex", "fsck", "--fast", "a.raw", cwd=sampled)
+def test_fast_fsck_checks_only_the_size(sample_clone: Path) -> None:
+    run("git", "annex", "get", "a.raw", cwd=sample_clone)
+    stored = (sample_clone / "a.raw").resolve()
+    flip_bit(stored, 5)
+    run("git", "annex", "fsck", "--fast", "a.raw", cwd=sample_clone)
     os.truncate(stored, 1000)
-    assert run("git", "annex", "fsck", "--fast", "a.raw", cwd=sampled, check=False).returncode != 0
+    assert (
+        run("git", "annex", "fsck", "--fast", "a.raw", cwd=sample_clone, check=False).returncode
+        != 0
+    )
 
 
-def test_a_remote_copy_is_checked_without_keeping_it(buckets: DemoBuckets, sampled: Path) -> None:
-    run("git", "annex", "fsck", "--from", "web", "a.raw", cwd=sampled)
+def test_a_remote_copy_is_checked_without_keeping_it(
+    buckets: DemoBuckets, sample_clone: Path
+) -> None:
+    run("git", "annex", "fsck", "--from", "web", "a.raw", cwd=sample_clone)
     with buckets.fault("wrong_bytes", path="traces", method="GET"):
-        done = run("git", "annex", "fsck", "--from", "web", "a.raw", cwd=sampled, check=False)
+        done = run("git", "annex", "fsck", "--from", "web", "a.raw", cwd=sample_clone, check=False)
     assert done.returncode != 0
-    assert not (sampled / "a.raw").exists()
+    assert not (sample_clone / "a.raw").exists()
 
 
-def test_git_annex_takes_the_key_apart(sampled: Path) -> None:
-    key = run("git", "annex", "lookupkey", "a.raw", cwd=sampled).stdout.strip()
-    told = json.loads(run("git", "annex", "examinekey", "--json", key, cwd=sampled).stdout)
-    assert (told["backend"], told["bytesize"]) == ("XS3ETAG", "9600000")
-    assert told["keyname"] == key.partition("--")[2]
+def test_git_annex_parses_the_key(sample_clone: Path) -> None:
+    key = run("git", "annex", "lookupkey", "a.raw", cwd=sample_clone).stdout.strip()
+    document = json.loads(run("git", "annex", "examinekey", "--json", key, cwd=sample_clone).stdout)
+    assert (document["backend"], document["bytesize"]) == ("XS3ETAG", "9600000")
+    assert document["keyname"] == key.partition("--")[2]
 
 
-def test_git_annex_makes_keys_with_an_extension_too(sampled: Path, samples: Path) -> None:
+def test_git_annex_makes_keys_with_an_extension_too(sample_clone: Path, sample_file: Path) -> None:
     plain, extended = (
         run(
-            "git", "annex", "calckey", f"--backend={name}", str(samples), cwd=sampled
+            "git", "annex", "calckey", f"--backend={name}", str(sample_file), cwd=sample_clone
         ).stdout.strip()
         for name in ("XS3ETAG", "XS3ETAGE")
     )
     assert extended == plain.replace("XS3ETAG-", "XS3ETAGE-", 1)
-    (sampled / "b.nwb").write_bytes(samples.read_bytes())
-    run("git", "annex", "add", "--backend=XS3ETAGE", "b.nwb", cwd=sampled)
-    made = run("git", "annex", "lookupkey", "b.nwb", cwd=sampled).stdout.strip()
+    (sample_clone / "b.nwb").write_bytes(sample_file.read_bytes())
+    run("git", "annex", "add", "--backend=XS3ETAGE", "b.nwb", cwd=sample_clone)
+    made = run("git", "annex", "lookupkey", "b.nwb", cwd=sample_clone).stdout.strip()
     assert made == f"{extended}.nwb"
-    run("git", "annex", "fsck", "b.nwb", cwd=sampled)
-    flip((sampled / "b.nwb").resolve(), 0)
-    assert run("git", "annex", "fsck", "b.nwb", cwd=sampled, check=False).returncode != 0
+    run("git", "annex", "fsck", "b.nwb", cwd=sample_clone)
+    flip_bit((sample_clone / "b.nwb").resolve(), 0)
+    assert run("git", "annex", "fsck", "b.nwb", cwd=sample_clone, check=False).returncode != 0
 
 
-def test_a_clone_that_wants_secure_hashes_does_not_get_them(sampled: Path) -> None:
-    run("git", "config", "annex.securehashesonly", "true", cwd=sampled)
-    assert run("git", "annex", "get", "a.raw", cwd=sampled, check=False).returncode != 0
-    run("git", "config", "annex.securehashesonly", "false", cwd=sampled)
-    run("git", "annex", "get", "a.raw", cwd=sampled)
+def test_a_clone_that_requires_secure_hashes_refuses_the_file(sample_clone: Path) -> None:
+    run("git", "config", "annex.securehashesonly", "true", cwd=sample_clone)
+    assert run("git", "annex", "get", "a.raw", cwd=sample_clone, check=False).returncode != 0
+    run("git", "config", "annex.securehashesonly", "false", cwd=sample_clone)
+    run("git", "annex", "get", "a.raw", cwd=sample_clone)
 
 
-def test_a_verified_file_can_be_given_a_sha256_key(sampled: Path) -> None:
-    run("git", "annex", "get", "a.raw", cwd=sampled)
-    run("git", "annex", "migrate", "--backend=SHA256E", "a.raw", cwd=sampled)
-    key = run("git", "annex", "lookupkey", "a.raw", cwd=sampled).stdout
+def test_a_verified_file_can_be_given_a_sha256_key(sample_clone: Path) -> None:
+    run("git", "annex", "get", "a.raw", cwd=sample_clone)
+    run("git", "annex", "migrate", "--backend=SHA256E", "a.raw", cwd=sample_clone)
+    key = run("git", "annex", "lookupkey", "a.raw", cwd=sample_clone).stdout
     assert key.startswith("SHA256E-s9600000--")
 
 
@@ -322,7 +332,9 @@ def test_a_verified_file_can_be_given_a_sha256_key(sampled: Path) -> None:
 
 
 @pytest.fixture
-def without(sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def clone_without_program(
+    sample_clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The same clone where the program is not on PATH."""
     own = Path(sys.executable).parent
     programs = tmp_path / "bin"
@@ -334,45 +346,69 @@ def without(sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         part for part in os.environ["PATH"].split(os.pathsep) if not (Path(part) / PROGRAM).exists()
     ]
     monkeypatch.setenv("PATH", os.pathsep.join([str(programs), *others]))
-    return sampled
+    return sample_clone
 
 
-def test_without_the_program_every_command_says_so(without: Path) -> None:
-    got = run("git", "annex", "get", "a.raw", cwd=without)
+def test_without_the_program_every_command_reports_it(clone_without_program: Path) -> None:
+    got = run("git", "annex", "get", "a.raw", cwd=clone_without_program)
     assert MISSING in got.stderr
     assert "ok" in got.stdout
     for options in (["fsck"], ["fsck", "--fast"]):
-        assert MISSING in run("git", "annex", *options, "a.raw", cwd=without).stderr
-    run("git", "annex", "drop", "a.raw", cwd=without)
-    told = run("git", "annex", "get", "--json", "--json-error-messages", "a.raw", cwd=without)
-    record = json.loads(told.stdout)
+        assert MISSING in run("git", "annex", *options, "a.raw", cwd=clone_without_program).stderr
+    run("git", "annex", "drop", "a.raw", cwd=clone_without_program)
+    output = run(
+        "git", "annex", "get", "--json", "--json-error-messages", "a.raw", cwd=clone_without_program
+    )
+    record = json.loads(output.stdout)
     assert record["success"] is True
     assert record["error-messages"][0].startswith(MISSING)
-    failed = run("git", "annex", "calckey", "--backend=XS3ETAG", "a.raw", cwd=without, check=False)
+    failed = run(
+        "git",
+        "annex",
+        "calckey",
+        "--backend=XS3ETAG",
+        "a.raw",
+        cwd=clone_without_program,
+        check=False,
+    )
     assert failed.returncode != 0
     assert MISSING in failed.stderr
 
 
-def test_without_the_program_datalad_gets_the_file_and_says_nothing(without: Path) -> None:
-    done = run("datalad", "get", "a.raw", cwd=without)
+def test_without_the_program_datalad_gets_the_file_without_a_message(
+    clone_without_program: Path,
+) -> None:
+    done = run("datalad", "get", "a.raw", cwd=clone_without_program)
     assert "get(ok)" in done.stdout
     assert PROGRAM not in done.stdout + done.stderr
 
 
 def test_what_came_unverified_is_found_when_the_program_is_there(
-    without: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+    clone_without_program: Path, sample_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flip(samples, 9 * MIB)
-    done = run("git", "annex", "reinject", str(samples), "a.raw", cwd=without)
+    flip_bit(sample_file, 9 * MIB)
+    done = run("git", "annex", "reinject", str(sample_file), "a.raw", cwd=clone_without_program)
     assert MISSING in done.stderr
-    assert (without / "a.raw").exists()
+    assert (clone_without_program / "a.raw").exists()
     own = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", os.pathsep.join([own, os.environ["PATH"]]))
-    assert run("git", "annex", "fsck", "a.raw", cwd=without, check=False).returncode != 0
-    assert not (without / "a.raw").exists()
+    assert (
+        run("git", "annex", "fsck", "a.raw", cwd=clone_without_program, check=False).returncode != 0
+    )
+    assert not (clone_without_program / "a.raw").exists()
 
 
-def test_wrong_sizes_are_refused_even_without_the_program(without: Path, samples: Path) -> None:
-    os.truncate(samples, 9_599_999)
-    done = run("git", "annex", "reinject", str(samples), "a.raw", cwd=without, check=False)
+def test_wrong_sizes_are_refused_even_without_the_program(
+    clone_without_program: Path, sample_file: Path
+) -> None:
+    os.truncate(sample_file, 9_599_999)
+    done = run(
+        "git",
+        "annex",
+        "reinject",
+        str(sample_file),
+        "a.raw",
+        cwd=clone_without_program,
+        check=False,
+    )
     assert done.returncode != 0

@@ -8,31 +8,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from annex_world import FileServer, names, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import (
     KeyParts,
-    extension,
     git_path,
     hash_lower,
     hash_mixed,
     key_digest,
-    key_file,
+    key_extension,
+    key_file_name,
     key_for,
-    key_of_file,
+    key_from_file_name,
     link_target,
     log_path,
     md5e_key,
     parse_key,
-    pointer,
+    pointer_content,
     sha256e_key,
     url_key,
     url_log_path,
     xs3etag_key,
 )
 from neuromirror.model import Digest, FileRecord, Location, Retention
+from support.annex_helpers import FileServer, run, upstream_names
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 MD5 = "098f6bcd4621d373cade4e832627b4f6"
@@ -95,7 +95,7 @@ _ENDINGS = st.sampled_from(
 @given(
     st.lists(
         st.one_of(
-            names.map(git_path),
+            upstream_names.map(git_path),
             st.lists(_ENDINGS, min_size=1, max_size=6).map(b"".join).map(git_path),
             st.text(alphabet="ab.\u00e9 ~/", min_size=1, max_size=14).map(str.encode).map(git_path),
         ),
@@ -107,7 +107,7 @@ def test_an_extension_is_what_git_annex_would_take(repo: Path, some: list[bytes]
     lines = [b"SHA256-s4--" + SHA256.encode() + b" " + name for name in some]
     expected = ask(repo, lines, "--migrate-to-backend=SHA256E")
     assert [sha256e_key(4, SHA256, name).encode() for name in some] == expected
-    assert [extension(name.decode()) for name in some] == [extension(name) for name in some]
+    assert [key_extension(name.decode()) for name in some] == [key_extension(name) for name in some]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_an_extension_is_what_git_annex_would_take(repo: Path, some: list[bytes]
     ],
 )
 def test_extensions_by_example(name: bytes, expected: str) -> None:
-    assert extension(name) == expected
+    assert key_extension(name) == expected
 
 
 _KEYS = st.one_of(
@@ -144,7 +144,7 @@ _KEYS = st.one_of(
 
 @MANY
 @given(st.lists(_KEYS, min_size=60, max_size=200))
-def test_places_of_a_key_are_git_annexes(repo: Path, some: list[str]) -> None:
+def test_the_paths_of_a_key_are_those_of_git_annex(repo: Path, some: list[str]) -> None:
     form = "--format=${key} ${hashdirmixed} ${hashdirlower} ${objectpath} ${backend} ${bytesize}\n"
     answers = ask(repo, [key.encode() for key in some], form)
     for key, answer in zip(some, answers, strict=True):
@@ -154,8 +154,8 @@ def test_places_of_a_key_are_git_annexes(repo: Path, some: list[str]) -> None:
         assert lower == hash_lower(key) + b"/"
         assert path == link_target(key, b"file")
         assert link_target(key, b"a/b/file") == b"../../" + path
-        assert log_path(key) == lower + key_file(key) + b".log"
-        assert key_of_file(key_file(key)) == key
+        assert log_path(key) == lower + key_file_name(key) + b".log"
+        assert key_from_file_name(key_file_name(key)) == key
         assert url_log_path(key) == log_path(key) + b".web"
         parts = parse_key(key)
         stated = "unknown" if parts.size is None else str(parts.size)
@@ -166,10 +166,12 @@ def test_places_of_a_key_are_git_annexes(repo: Path, some: list[str]) -> None:
 @given(st.lists(_KEYS, min_size=60, max_size=200))
 def test_the_pointer_of_a_key_is_git_annexes(repo: Path, some: list[str]) -> None:
     got = ask(repo, [key.encode() for key in some], "--format=${objectpointer}")
-    assert [pointer(key).removesuffix(b"\n") for key in some] == [line for line in got if line]
+    assert [pointer_content(key).removesuffix(b"\n") for key in some] == [
+        line for line in got if line
+    ]
 
 
-def test_a_deep_link_goes_all_the_way_up() -> None:
+def test_a_deep_link_target_has_one_parent_step_per_folder() -> None:
     key = md5e_key(4, MD5, b"a")
     for depth in (0, 1, 63, 64, 200):
         assert link_target(key, b"d/" * depth + b"f") == b"../" * depth + link_target(key, b"f")
@@ -200,8 +202,8 @@ def test_a_url_key_is_what_addurl_makes(repo: Path, server: FileServer) -> None:
 
 def record(**known: object) -> FileRecord:
     """A record of 4 bytes with one place, and what else is given."""
-    place = Location("https://h.example/x?versionId=1", "s3", "1")
-    fields: dict[str, object] = {"path": b"a.nwb", "size": 4, "locations": (place,)}
+    location = Location("https://h.example/x?versionId=1", "s3", "1")
+    fields: dict[str, object] = {"path": b"a.nwb", "size": 4, "locations": (location,)}
     return FileRecord(**{**fields, **known})  # type: ignore[arg-type]
 
 
@@ -223,13 +225,13 @@ def test_the_best_evidence_makes_the_key() -> None:
     assert key_for(unsized, b"a.nwb") == f"SHA256E--{SHA256}.nwb"
 
 
-def test_what_was_written_again_at_an_address_has_a_key_of_its_own() -> None:
-    place = (Location("https://h.example/x", "s3"),)
+def test_content_rewritten_at_a_url_has_a_key_of_its_own() -> None:
+    locations = (Location("https://h.example/x", "s3"),)
     keys = {
         key_for(
             record(
                 digests=(Digest("etag", etag, "s3"),),
-                locations=place,
+                locations=locations,
                 retention=Retention.MUTABLE_BUCKET,
             ),
             b"a",
@@ -255,7 +257,7 @@ def test_a_key_says_which_digest_it_proves() -> None:
     assert key_digest(url_key("https://h.example/", 3)) is None
 
 
-def test_keys_are_taken_apart() -> None:
+def test_keys_are_parsed() -> None:
     assert parse_key("SHA256E-s12--ab.c") == KeyParts("SHA256E", 12, "ab.c")
     assert parse_key("WORM-s3-m12--a--b") == KeyParts("WORM", 3, "a--b")
     assert parse_key("VURL--http://x") == KeyParts("VURL", None, "http://x")

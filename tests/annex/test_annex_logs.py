@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from annex_world import TIME, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from neuromirror.annex import (
     uuid_line,
     web_remote,
 )
+from support.annex_helpers import TIMESTAMP, run
 
 KEY = md5e_key(4, "098f6bcd4621d373cade4e832627b4f6", b"a.nwb")
 URLS = [
@@ -39,79 +39,89 @@ URLS = [
 _URLS = st.lists(st.text(alphabet="abAB:/%~é", min_size=1, max_size=6), max_size=6)
 
 
-def on_branch(repo: Path, path: bytes) -> bytes:
+def read_branch_file(repo: Path, path: bytes) -> bytes:
     """A file of the git-annex branch."""
     return os.fsencode(run("git", "show", f"git-annex:{path.decode()}", cwd=repo).stdout)
 
 
 @pytest.fixture
-def annexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def annex_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of git-annex, in which it is always the same time."""
-    monkeypatch.setenv("GIT_ANNEX_VECTOR_CLOCK", f"{TIME}")
+    monkeypatch.setenv("GIT_ANNEX_VECTOR_CLOCK", f"{TIMESTAMP}")
     run("git", "init", "-q", cwd=tmp_path)
     run("git", "annex", "init", "-q", "here", cwd=tmp_path)
     return tmp_path
 
 
-def test_logs_are_those_that_git_annex_writes(annexed: Path) -> None:
+def test_logs_are_those_that_git_annex_writes(annex_repository: Path) -> None:
     web = [url for url in URLS if not url.startswith(":")]
     for url in web:
-        run("git", "annex", "registerurl", KEY, url, cwd=annexed)
-    assert on_branch(annexed, log_path(KEY)) == location_log(TIME)
+        run("git", "annex", "registerurl", KEY, url, cwd=annex_repository)
+    assert read_branch_file(annex_repository, log_path(KEY)) == location_log(TIMESTAMP)
     # git-annex appends what is new; it sorts when it changes what is there.
-    appended = on_branch(annexed, url_log_path(KEY))
-    assert sorted(appended.splitlines()) == url_log(web, TIME).splitlines()
-    run("git", "annex", "unregisterurl", KEY, web[0], cwd=annexed)
-    rewritten = on_branch(annexed, url_log_path(KEY))
+    appended = read_branch_file(annex_repository, url_log_path(KEY))
+    assert sorted(appended.splitlines()) == url_log(web, TIMESTAMP).splitlines()
+    run("git", "annex", "unregisterurl", KEY, web[0], cwd=annex_repository)
+    rewritten = read_branch_file(annex_repository, url_log_path(KEY))
     assert [line.value for line in parse_log(rewritten)] == sorted(web)
 
 
-def test_a_later_change_by_git_annex_moves_no_line(annexed: Path) -> None:
+def test_a_later_change_by_git_annex_moves_no_line(annex_repository: Path) -> None:
     for url in URLS[:2]:
-        run("git", "annex", "registerurl", KEY, url, cwd=annexed)
-    ours = merge_url_log(on_branch(annexed, url_log_path(KEY)), [URLS[2]], TIME)
-    run("git", "annex", "registerurl", KEY, URLS[2], cwd=annexed)
-    run("git", "annex", "unregisterurl", KEY, URLS[0], cwd=annexed)
-    theirs = on_branch(annexed, url_log_path(KEY))
+        run("git", "annex", "registerurl", KEY, url, cwd=annex_repository)
+    ours = merge_url_log(
+        read_branch_file(annex_repository, url_log_path(KEY)), [URLS[2]], TIMESTAMP
+    )
+    run("git", "annex", "registerurl", KEY, URLS[2], cwd=annex_repository)
+    run("git", "annex", "unregisterurl", KEY, URLS[0], cwd=annex_repository)
+    theirs = read_branch_file(annex_repository, url_log_path(KEY))
     assert [line.value for line in parse_log(theirs)] == [line.value for line in parse_log(ours)]
     assert theirs.splitlines()[:2] == ours.splitlines()[:2]
 
 
-def test_a_url_that_was_taken_out_comes_back_as_git_annex_would_bring_it(annexed: Path) -> None:
-    run("git", "annex", "registerurl", KEY, URLS[0], cwd=annexed)
-    run("git", "annex", "unregisterurl", KEY, URLS[0], cwd=annexed)
-    gone = on_branch(annexed, url_log_path(KEY))
-    run("git", "annex", "registerurl", KEY, URLS[0], cwd=annexed)
+def test_a_url_that_was_taken_out_comes_back_as_git_annex_would_bring_it(
+    annex_repository: Path,
+) -> None:
+    run("git", "annex", "registerurl", KEY, URLS[0], cwd=annex_repository)
+    run("git", "annex", "unregisterurl", KEY, URLS[0], cwd=annex_repository)
+    gone = read_branch_file(annex_repository, url_log_path(KEY))
+    run("git", "annex", "registerurl", KEY, URLS[0], cwd=annex_repository)
     assert parse_log(gone)[0].status == "0"
-    assert merge_url_log(gone, [URLS[0]], TIME) == on_branch(annexed, url_log_path(KEY))
+    assert merge_url_log(gone, [URLS[0]], TIMESTAMP) == read_branch_file(
+        annex_repository, url_log_path(KEY)
+    )
 
 
-def test_a_further_web_remote_is_the_one_that_initremote_makes(annexed: Path) -> None:
+def test_a_further_web_remote_is_the_one_that_initremote_makes(annex_repository: Path) -> None:
     globs = {"urlinclude": "http://127.0.0.1:8000/api/*", "urlexclude": "*versionId=*"}
     options = [f"{name}={glob}" for name, glob in globs.items()]
-    uuids = on_branch(annexed, b"uuid.log")
+    uuids = read_branch_file(annex_repository, b"uuid.log")
     settled = ["type=web", "cost=300", "autoenable=true"]
-    run("git", "annex", "initremote", "dandiapi", *settled, *options, cwd=annexed)
-    written = on_branch(annexed, b"remote.log")
+    run("git", "annex", "initremote", "dandiapi", *settled, *options, cwd=annex_repository)
+    written = read_branch_file(annex_repository, b"remote.log")
     uuid = written.split(b" ")[0].decode()
     assert re.fullmatch(r"[0-9a-f-]{36}", uuid)
-    assert web_remote("dandiapi", 300, TIME, uuid=uuid, **globs) == written
-    named = set(on_branch(annexed, b"uuid.log").splitlines(True)) - set(uuids.splitlines(True))
-    assert named == {uuid_line("dandiapi", uuid, TIME)}
+    assert web_remote("dandiapi", 300, TIMESTAMP, uuid=uuid, **globs) == written
+    named = set(read_branch_file(annex_repository, b"uuid.log").splitlines(True)) - set(
+        uuids.splitlines(True)
+    )
+    assert named == {uuid_line("dandiapi", uuid, TIMESTAMP)}
     assert parse_remote_log(written)[uuid]["urlexclude"] == "*versionId=*"
-    run("git", "annex", "untrust", "dandiapi", cwd=annexed)
-    assert on_branch(annexed, b"trust.log") == untrusted_line(uuid, TIME)
-    run("git", "annex", "untrust", "web", cwd=annexed)
-    assert untrusted_line(WEB_UUID, TIME) in on_branch(annexed, b"trust.log").splitlines(True)
+    run("git", "annex", "untrust", "dandiapi", cwd=annex_repository)
+    assert read_branch_file(annex_repository, b"trust.log") == untrusted_line(uuid, TIMESTAMP)
+    run("git", "annex", "untrust", "web", cwd=annex_repository)
+    assert untrusted_line(WEB_UUID, TIMESTAMP) in read_branch_file(
+        annex_repository, b"trust.log"
+    ).splitlines(True)
 
 
-def test_a_glob_with_spaces_is_written_as_initremote_does(annexed: Path) -> None:
+def test_a_glob_with_spaces_is_written_as_initremote_does(annex_repository: Path) -> None:
     glob = "http://h.example/a b&c/é*"
     options = ["type=web", f"urlinclude={glob}", "cost=300", "autoenable=true"]
-    run("git", "annex", "initremote", "odd", *options, cwd=annexed)
-    written = on_branch(annexed, b"remote.log")
+    run("git", "annex", "initremote", "odd", *options, cwd=annex_repository)
+    written = read_branch_file(annex_repository, b"remote.log")
     uuid = written.split(b" ")[0].decode()
-    assert web_remote("odd", 300, TIME, uuid=uuid, urlinclude=glob) == written
+    assert web_remote("odd", 300, TIMESTAMP, uuid=uuid, urlinclude=glob) == written
     assert parse_remote_log(written)[uuid]["urlinclude"] == glob
 
 
@@ -129,10 +139,10 @@ def test_lines_are_read_whole_or_fractional_and_what_is_none_is_left_out() -> No
 
 def test_nothing_new_leaves_a_log_byte_for_byte() -> None:
     odd = b"1600000000.5s 1 https://z.example/\r\n1s 1 https://a.example/\nnonsense\n"
-    assert merge_url_log(odd, ["https://a.example/", "https://z.example/"], TIME) is odd
-    assert merge_url_log(odd, [], TIME) is odd
+    assert merge_url_log(odd, ["https://a.example/", "https://z.example/"], TIMESTAMP) is odd
+    assert merge_url_log(odd, [], TIMESTAMP) is odd
     present = b"1.5s 1 %s\n" % WEB_UUID.encode()
-    assert merge_location_log(present, TIME) is present
+    assert merge_location_log(present, TIMESTAMP) is present
 
 
 def test_a_merge_keeps_every_other_line() -> None:
@@ -144,9 +154,9 @@ def test_a_merge_keeps_every_other_line() -> None:
 
 def test_a_merged_location_wins_over_a_later_absence() -> None:
     gone = b"1700000000.5s 0 %s\n1s 1 other\n" % WEB_UUID.encode()
-    merged = merge_location_log(gone, TIME)
+    merged = merge_location_log(gone, TIMESTAMP)
     assert merged == b"1700000001s 1 %s\n1s 1 other\n" % WEB_UUID.encode()
-    assert merge_location_log(b"", TIME) == location_log(TIME)
+    assert merge_location_log(b"", TIMESTAMP) == location_log(TIMESTAMP)
 
 
 @given(_URLS, _URLS, st.integers(0, 2**33), st.integers(0, 2**33))
@@ -160,4 +170,4 @@ def test_a_merge_is_done_once(first: list[str], second: list[str], then: int, no
 
 def test_a_url_with_a_line_break_is_refused() -> None:
     with pytest.raises(ValueError, match="line break"):
-        url_log(["https://h.example/\n1s 1 https://evil.example/"], TIME)
+        url_log(["https://h.example/\n1s 1 https://evil.example/"], TIMESTAMP)

@@ -7,18 +7,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from annex_world import components, names, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import (
-    fits,
+    fits_path_limits,
     git_path,
     link_target,
     mark_clash,
     sha256e_key,
     upstream_path,
 )
+from support.annex_helpers import path_components, run, upstream_names
 
 LARGE = settings(deadline=None, max_examples=1000)
 IN_GIT = settings(
@@ -53,7 +53,7 @@ def protecting(path: Path) -> Path:
     return path
 
 
-def complained_of(repo: Path, trees: list[str]) -> set[str]:
+def fsck_complaints(repo: Path, trees: list[str]) -> set[str]:
     """Those trees of which ``git fsck --strict`` says anything."""
     done = run("git", "fsck", "--strict", "--no-dangling", *set(trees), cwd=repo, check=False)
     return {tree for tree in trees if tree in done.stdout + done.stderr}
@@ -118,7 +118,7 @@ def test_what_is_escaped_and_how(name: bytes, expected: bytes) -> None:
 
 
 @LARGE
-@given(names)
+@given(upstream_names)
 def test_every_name_has_a_path_and_comes_back(name: bytes) -> None:
     path = git_path(name)
     path.decode("utf-8")
@@ -127,7 +127,7 @@ def test_every_name_has_a_path_and_comes_back(name: bytes) -> None:
 
 
 @LARGE
-@given(names)
+@given(upstream_names)
 def test_a_path_marked_for_a_clash_comes_back_too(name: bytes) -> None:
     path = git_path(name)
     marked = mark_clash(path)
@@ -138,44 +138,44 @@ def test_a_path_marked_for_a_clash_comes_back_too(name: bytes) -> None:
 
 
 @LARGE
-@given(st.lists(names, max_size=20, unique=True))
+@given(st.lists(upstream_names, max_size=20, unique=True))
 def test_two_names_never_share_a_path(some: list[bytes]) -> None:
     paths = [git_path(name) for name in some]
     assert len({*paths, *map(mark_clash, paths)}) == 2 * len(some)
 
 
 @LARGE
-@given(names)
+@given(upstream_names)
 def test_a_path_is_not_a_folder_of_its_own_marked_path(name: bytes) -> None:
     path = git_path(name)
     assert not mark_clash(path).startswith(path + b"/")
 
 
 @IN_GIT
-@given(st.lists(components, min_size=50, max_size=300, unique=True))
+@given(st.lists(path_components, min_size=50, max_size=300, unique=True))
 def test_git_checks_find_nothing_in_an_escaped_name(repo: Path, some: list[bytes]) -> None:
     parts = sorted({part for name in some for part in git_path(name).split(b"/")})
     trees = mktree(repo, parts)
-    assert complained_of(repo, trees) == set()
+    assert fsck_complaints(repo, trees) == set()
 
 
 @IN_GIT
-@given(st.lists(components, min_size=50, max_size=300, unique=True))
+@given(st.lists(path_components, min_size=50, max_size=300, unique=True))
 def test_what_git_checks_complain_of_is_escaped(repo: Path, some: list[bytes]) -> None:
     raw = sorted({name for name in some if name and b"\n" not in name})
     by_tree = dict(zip(mktree(repo, raw), raw, strict=True))
-    for tree in complained_of(repo, list(by_tree)):
+    for tree in fsck_complaints(repo, list(by_tree)):
         assert git_path(by_tree[tree]) != by_tree[tree]
 
 
 def test_git_checks_do_complain_of_the_raw_names(repo: Path) -> None:
     raw = [b".git", b"..", b"git~1", b".gitmodules", b"gi7eba~1", "\u200c.git".encode()]
     trees = mktree(repo, raw)
-    assert complained_of(repo, trees) == set(trees)
+    assert fsck_complaints(repo, trees) == set(trees)
 
 
 @settings(deadline=None, max_examples=6)
-@given(st.lists(names, min_size=30, max_size=120, unique=True))
+@given(st.lists(upstream_names, min_size=30, max_size=120, unique=True))
 def test_git_takes_the_paths_into_an_index_and_checks_them_out(
     tmp_path_factory: pytest.TempPathFactory, some: list[bytes]
 ) -> None:
@@ -220,10 +220,10 @@ def test_a_clash_mark_never_makes_a_component_too_long(name: bytes) -> None:
 
 def test_what_fits_can_be_checked_out() -> None:
     key = sha256e_key(10**15, "f" * 64, b"x.abcd.efgh")
-    assert fits(b"a/b.nwb")
+    assert fits_path_limits(b"a/b.nwb")
     deep = b"/".join([b"d"] * 1900)
     assert len(deep) < 3800
     assert len(link_target(key, deep)) > 4000
-    assert not fits(deep)
-    assert not fits(b"/".join([b"w" * 200] * 19))
-    assert fits(b"/".join([b"w" * 200] * 18))
+    assert not fits_path_limits(deep)
+    assert not fits_path_limits(b"/".join([b"w" * 200] * 19))
+    assert fits_path_limits(b"/".join([b"w" * 200] * 18))

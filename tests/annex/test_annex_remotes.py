@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from annex_world import TIME, FileServer, run
 
 from neuromirror.annex import WEB_UUID, sha256e_key, untrusted_line, web_remote
+from support.annex_helpers import TIMESTAMP, FileServer, run
 
 CONTENT = b"the very bytes" * 1000
 KEY = sha256e_key(len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), b"a.nwb")
@@ -24,10 +24,10 @@ BOTH = (WEB_UUID, UUID)
 def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
     """A dataset with a file that stands in a bucket and behind an API."""
     server.contents = {S3: CONTENT, API: CONTENT}
-    remote = web_remote("api", 300, TIME, uuid=UUID, urlinclude=server.url("/api/*"))
+    remote = web_remote("api", 300, TIMESTAMP, uuid=UUID, urlinclude=server.url("/api/*"))
     urls = [server.url(S3), server.url(API)]
     return make_dataset(
-        {b"sub-1/a.nwb": (KEY, urls)}, remote, {b"trust.log": untrusted_line(UUID, TIME)}, BOTH
+        {b"sub-1/a.nwb": (KEY, urls)}, remote, {b"trust.log": untrusted_line(UUID, TIMESTAMP)}, BOTH
     )
 
 
@@ -39,52 +39,56 @@ def datalad_clone(repo: Path) -> Path:
 
 
 @pytest.fixture(params=["git", "datalad"])
-def fresh(request: pytest.FixtureRequest, dataset: Path, clone: Callable[[Path], Path]) -> Path:
+def fresh_clone(
+    request: pytest.FixtureRequest, dataset: Path, clone: Callable[[Path], Path]
+) -> Path:
     """A fresh clone, in which nothing else is done."""
     return clone(dataset) if request.param == "git" else datalad_clone(dataset)
 
 
-def test_wrong_bytes_from_the_first_place_lead_to_the_second(
-    server: FileServer, fresh: Path
+def test_wrong_bytes_from_the_first_location_lead_to_the_second(
+    server: FileServer, fresh_clone: Path
 ) -> None:
     server.contents[S3] = CONTENT[::-1]
-    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh)
-    assert (fresh / "sub-1/a.nwb").read_bytes() == CONTENT
-    assert S3 in server.asked
-    assert server.asked[-1] == API
+    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh_clone)
+    assert (fresh_clone / "sub-1/a.nwb").read_bytes() == CONTENT
+    assert S3 in server.requests
+    assert server.requests[-1] == API
 
 
-def test_the_first_place_is_asked_first_and_alone(server: FileServer, fresh: Path) -> None:
-    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh)
-    assert server.asked == [S3]
+def test_only_the_first_location_is_requested_while_it_works(
+    server: FileServer, fresh_clone: Path
+) -> None:
+    run("git", "annex", "get", "sub-1/a.nwb", cwd=fresh_clone)
+    assert server.requests == [S3]
 
 
 @pytest.mark.parametrize("cost", [300, 150])
-def test_the_cost_decides_and_no_place_is_tried_by_two_remotes(
+def test_the_cost_decides_and_no_location_is_tried_by_two_remotes(
     cost: int,
     server: FileServer,
     make_dataset: Callable[..., Path],
     clone: Callable[[Path], Path],
 ) -> None:
     # The API's URL sorts first: were it the web remote's too, that would ask for it first.
-    remote = web_remote("api", cost, TIME, uuid=UUID, urlinclude=server.url("/api/*"))
+    remote = web_remote("api", cost, TIMESTAMP, uuid=UUID, urlinclude=server.url("/api/*"))
     urls = [server.url(S3), server.url(API)]
     repo = make_dataset({b"a.nwb": (KEY, urls)}, remote, holders=BOTH)
     path = clone(repo)
     done = run("git", "annex", "get", "a.nwb", cwd=path, check=False)
     assert done.returncode != 0
     first, second = (S3, API) if cost == 300 else (API, S3)
-    assert list(dict.fromkeys(server.asked)) == [first, second]
-    assert server.asked == sorted(server.asked, key=[first, second].index)
+    assert list(dict.fromkeys(server.requests)) == [first, second]
+    assert server.requests == sorted(server.requests, key=[first, second].index)
 
 
-def test_the_plain_web_remote_leaves_the_second_place_alone(
-    server: FileServer, fresh: Path
+def test_the_plain_web_remote_does_not_request_the_second_location(
+    server: FileServer, fresh_clone: Path
 ) -> None:
     server.contents[S3] = CONTENT[::-1]
-    done = run("git", "annex", "get", "--from", "web", "sub-1/a.nwb", cwd=fresh, check=False)
+    done = run("git", "annex", "get", "--from", "web", "sub-1/a.nwb", cwd=fresh_clone, check=False)
     assert done.returncode != 0
-    assert API not in server.asked
+    assert API not in server.requests
 
 
 def test_without_a_second_remote_wrong_bytes_are_the_end(
@@ -95,27 +99,27 @@ def test_without_a_second_remote_wrong_bytes_are_the_end(
     repo = make_dataset({b"a.nwb": (KEY, [server.url(first), server.url(second)])})
     path = clone(repo)
     assert run("git", "annex", "get", "a.nwb", cwd=path, check=False).returncode != 0
-    assert second not in server.asked
+    assert second not in server.requests
 
 
 def test_a_clone_pushes_nowhere_until_the_second_remote_is_verified(
-    fresh: Path, tmp_path: Path
+    fresh_clone: Path, tmp_path: Path
 ) -> None:
-    if run("git", "annex", "verifyremote", "--help", cwd=fresh, check=False).returncode:
+    if run("git", "annex", "verifyremote", "--help", cwd=fresh_clone, check=False).returncode:
         pytest.skip("this git-annex has no verifyremote, and holds nothing back")
     mine = tmp_path / "mine.git"
     run("git", "init", "-q", "--bare", str(mine), cwd=tmp_path)
-    held = run("git", "push", str(mine), "main", cwd=fresh, check=False)
+    held = run("git", "push", str(mine), "main", cwd=fresh_clone, check=False)
     assert "git-annex verifyremote api" in held.stdout + held.stderr
     assert held.returncode != 0
-    shown = run("git", "annex", "verifyremote", "api", cwd=fresh, check=False)
-    asked = re.search(r"verifyremote api --safe (\S+)", shown.stdout + shown.stderr)
-    assert asked is not None
-    run("git", "annex", "verifyremote", "api", "--safe", asked[1], cwd=fresh)
-    run("git", "push", str(mine), "main", cwd=fresh)
+    shown = run("git", "annex", "verifyremote", "api", cwd=fresh_clone, check=False)
+    confirmation = re.search(r"verifyremote api --safe (\S+)", shown.stdout + shown.stderr)
+    assert confirmation is not None
+    run("git", "annex", "verifyremote", "api", "--safe", confirmation[1], cwd=fresh_clone)
+    run("git", "push", str(mine), "main", cwd=fresh_clone)
 
 
-def test_a_second_remote_that_is_not_enabled_takes_its_place_from_the_web_remote(
+def test_a_second_remote_that_is_not_enabled_hides_its_location_from_the_web_remote(
     server: FileServer, dataset: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "plain"
@@ -123,15 +127,15 @@ def test_a_second_remote_that_is_not_enabled_takes_its_place_from_the_web_remote
     run("git", "annex", "init", "-q", "--no-autoenable", cwd=path)
     server.contents.pop(S3)
     assert run("git", "annex", "get", "sub-1/a.nwb", cwd=path, check=False).returncode != 0
-    assert API not in server.asked
+    assert API not in server.requests
 
 
-def test_an_untrusted_place_is_no_reason_to_drop_and_an_exact_one_is(
+def test_an_untrusted_location_is_no_reason_to_drop_and_an_exact_one_is(
     server: FileServer, make_dataset: Callable[..., Path], clone: Callable[[Path], Path]
 ) -> None:
     server.contents = {S3: CONTENT, API: CONTENT}
-    remote = web_remote("api", 300, TIME, uuid=UUID, urlinclude=server.url("/api/*"))
-    trust = {b"trust.log": untrusted_line(UUID, TIME)}
+    remote = web_remote("api", 300, TIMESTAMP, uuid=UUID, urlinclude=server.url("/api/*"))
+    trust = {b"trust.log": untrusted_line(UUID, TIMESTAMP)}
     files = {b"a.nwb": (KEY, [server.url(S3), server.url(API)])}
     path = clone(make_dataset(files, remote, trust, BOTH))
     run("git", "annex", "get", "a.nwb", cwd=path)

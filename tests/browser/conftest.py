@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_site import Shown, empty, shown
-from browser_walk import DESK, Walk, Walker, found_browser, launched
 from playwright.sync_api import Browser
+
+from support.browser_session import DESKTOP, BrowserSession, SessionFactory, found_browser, launched
+from support.browser_site import BrowserSite, run_empty_site, run_full_site
 
 _PORTS = (8281, 8282, 8283, 8284, 8280)
 """Where pictures are kept: ports are in addresses, and those in hashes."""
@@ -33,71 +34,73 @@ def _home(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def program() -> str:
+def browser_program() -> str:
     """The browser's program."""
     return found_browser()
 
 
 @pytest.fixture(scope="session")
 def site(
-    program: str, tmp_path_factory: pytest.TempPathFactory, demo_files: Path
-) -> Iterator[Shown]:
+    browser_program: str, tmp_path_factory: pytest.TempPathFactory, demo_files: Path
+) -> Iterator[BrowserSite]:
     """The catalogue of a store with something of every kind; nothing odd is in pictures."""
     folder = tmp_path_factory.mktemp("browser-site")
     kept = "PICTURES" in os.environ
     ports = _PORTS if kept else (0, 0, 0, 0, 0)
-    with _home(folder), shown(folder, demo_files, ports, odd=not kept) as found:
+    with _home(folder), run_full_site(folder, demo_files, ports, odd=not kept) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def empty_site(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+def empty_site(
+    browser_program: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserSite]:
     """The catalogue of a store without datasets."""
     folder = tmp_path_factory.mktemp("browser-empty")
-    with _home(folder), empty(folder) as found:
+    with _home(folder), run_empty_site(folder) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def browser(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(browser_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The browser; no longer than a module's tests, since an event loop comes with it."""
     folder = tmp_path_factory.mktemp("browser-home")
-    with _home(folder), launched(program, folder) as found:
+    with _home(folder), launched(browser_program, folder) as found:
         yield found
 
 
 @pytest.fixture
-def walker(browser: Browser) -> Iterator[Walker]:
+def start_session(browser: Browser) -> Iterator[SessionFactory]:
     """Starts walks; at the end nothing may have gone wrong on any."""
-    walks: list[Walk] = []
+    walks: list[BrowserSession] = []
 
-    def start(at: Shown, **options: Any) -> Walk:
-        context = browser.new_context(**{"viewport": DESK, **options})
-        walks.append(Walk(context, at.address))
+    def start(at: BrowserSite, **options: Any) -> BrowserSession:
+        context = browser.new_context(**{"viewport": DESKTOP, **options})
+        walks.append(BrowserSession(context, at.address))
         return walks[-1]
 
     yield start
     for one in walks:
         one.context.close()
-    assert [wrong for one in walks for wrong in one.wrong] == []
+    assert [wrong for one in walks for wrong in one.errors] == []
 
 
 @pytest.fixture
-def walk(walker: Walker, site: Shown) -> Walk:
+def session(start_session: SessionFactory, site: BrowserSite) -> BrowserSession:
     """A person at a desk."""
-    return walker(site)
+    return start_session(site)
 
 
 @pytest.fixture(scope="module")
-def _kept(browser: Browser, site: Shown) -> Iterator[Walk]:
-    context = browser.new_context(viewport=DESK)
-    yield Walk(context, site.address)
+def _shared_page(browser: Browser, site: BrowserSite) -> Iterator[BrowserSession]:
+    context = browser.new_context(viewport=DESKTOP)
+    yield BrowserSession(context, site.address)
     context.close()
 
 
 @pytest.fixture
-def looker(_kept: Walk) -> Iterator[Walk]:
+def shared_session(_shared_page: BrowserSession) -> Iterator[BrowserSession]:
     """A person who looks at page after page, in test after test."""
-    yield _kept
-    wrong, _kept.wrong = _kept.wrong, []
+    yield _shared_page
+    wrong, _shared_page.errors = _shared_page.errors, []
     assert wrong == []

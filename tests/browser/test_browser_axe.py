@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from browser_pages import EVERY_KIND, Kind
-from browser_site import RELEASED, Shown
-from browser_walk import DESK, PHONE, Walk, Walker
 
-_ASKED = """async rules => {
+from support.browser_page_kinds import EVERY_KIND, PageKind
+from support.browser_session import DESKTOP, PHONE, BrowserSession, SessionFactory
+from support.browser_site import RELEASED, BrowserSite
+
+_RUN_AXE = """async rules => {
     const found = await axe.run({
         resultTypes: ['violations'],
         rules: {'target-size': {enabled: true}},
@@ -22,13 +23,13 @@ COLOURS = ["color-contrast", "link-in-text-block"]
 """The rules that a page can break by night and not by day."""
 
 
-def violations(walk: Walk, rules: list[str] | None = None) -> list[str]:
+def violations(walk: BrowserSession, rules: list[str] | None = None) -> list[str]:
     """What axe-core finds on a page; it is put there by the driver, whatever the policy."""
-    found: list[str] = walk.page.evaluate(_ASKED, rules)
+    found: list[str] = walk.page.evaluate(_RUN_AXE, rules)
     return [f"{walk.path}: {one}" for one in found]
 
 
-def in_every_light(walk: Walk) -> list[str]:
+def in_every_light(walk: BrowserSession) -> list[str]:
     """What axe-core finds by day, by night and on a phone, with all that is folded open."""
     walk.unfold()
     walk.page.evaluate(AXE_SCRIPT)
@@ -38,32 +39,34 @@ def in_every_light(walk: Walk) -> list[str]:
     walk.page.emulate_media(color_scheme="light")
     walk.page.set_viewport_size(PHONE)
     found += [f"on a phone: {one}" for one in violations(walk)]
-    walk.page.set_viewport_size(DESK)
+    walk.page.set_viewport_size(DESKTOP)
     return found
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=lambda kind: kind.name)
-def test_axe_finds_nothing_on_any_page(looker: Walk, site: Shown, kind: Kind) -> None:
-    looker.open(kind.path(site), kind.status)
-    assert in_every_light(looker) == []
+def test_axe_finds_nothing_on_any_page(
+    shared_session: BrowserSession, site: BrowserSite, kind: PageKind
+) -> None:
+    shared_session.open(kind.path(site), kind.status)
+    assert in_every_light(shared_session) == []
 
 
 @pytest.mark.parametrize("path", ["/", "/mirrors", "/events"])
 def test_axe_finds_nothing_in_an_empty_catalogue(
-    walker: Walker, empty_site: Shown, path: str
+    start_session: SessionFactory, empty_site: BrowserSite, path: str
 ) -> None:
-    walk = walker(empty_site)
+    walk = start_session(empty_site)
     walk.open(path)
     assert in_every_light(walk) == []
 
 
-def test_axe_would_find_what_is_wrong(walk: Walk) -> None:
-    walk.open(f"/dataset/{RELEASED}")
-    walk.page.evaluate(
+def test_axe_detects_a_seeded_violation(session: BrowserSession) -> None:
+    session.open(f"/dataset/{RELEASED}")
+    session.page.evaluate(
         "() => { const all = document.querySelectorAll('main p, main dd, main td');"
         " all.forEach(one => { one.style.color = '#999'; one.style.background = '#bbb'; });"
         " document.querySelector('main').append(document.createElement('button')); }"
     )
-    found = " ".join(in_every_light(walk))
+    found = " ".join(in_every_light(session))
     for rule in ("serious color-contrast", "critical button-name", "by night", "on a phone"):
         assert rule in found

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cli_shell import PROGRAM, Shell
 
-from neuromirror.net import Limits, Session
+from neuromirror.net import RequestLimits, Session
 from neuromirror.sources.dandi import source
 from neuromirror_demo import DemoArchive
+from support.command_shell import PROGRAM, Shell
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def shell(demo: DemoArchive, tmp_path: Path) -> Shell:
 
 
 @pytest.fixture(scope="session")
-def still_store(still_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def still_store(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that was synced from the archive that stands still."""
     folder = tmp_path_factory.mktemp("synced")
     subprocess.run(
-        [*PROGRAM, "--mirrors", str(still_demo.mirrors), "--store", str(folder / "store"), "sync"],
+        [*PROGRAM, "--mirrors", str(shared_demo.mirrors), "--store", str(folder / "store"), "sync"],
         env={"PATH": os.environ["PATH"], "HOME": str(folder), "NO_PROXY": "127.0.0.1"},
         check=True,
         capture_output=True,
@@ -36,20 +36,22 @@ def still_store(still_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def synced(still_demo: DemoArchive, still_store: Path) -> Shell:
+def synced(shared_demo: DemoArchive, still_store: Path) -> Shell:
     """The archive that stands still and its store, to read only."""
-    return Shell(still_demo.mirrors, still_store)
+    return Shell(shared_demo.mirrors, still_store)
 
 
 @pytest.fixture
 def copied(synced: Shell, tmp_path: Path) -> Shell:
     """A copy of that store, to write to."""
     shutil.copytree(synced.store, tmp_path / "copy", symlinks=True)
-    return synced.at(store=tmp_path / "copy")
+    return synced.with_changes(store=tmp_path / "copy")
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts are short, in this process."""
-    limits = Limits(attempts=2, wait=0.01, wait_max=0.01, retry_after_max=5, connect=2, read=2)
+    limits = RequestLimits(
+        attempts=2, wait=0.01, wait_max=0.01, retry_after_max=5, connect=2, read=2
+    )
     monkeypatch.setattr(source, "Session", partial(Session, limits=limits))

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_shell import Shell, everything, mirror, of_api
 
 from neuromirror_demo import DemoArchive
+from support.command_shell import Shell, api_mirror_settings, folder_snapshot, write_mirror_file
 
 ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "words"),
+    ("command", "code", "fragments"),
     [
         ("sync nope", 2, ["no mirror 'nope'", "configured are: demo"]),
         ("sync ''", 2, ["no mirror ''", "demo"]),
@@ -50,18 +50,18 @@ ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
         ("release ''", 2, ["names no open hold"]),
     ],
 )
-def test_a_wrong_name_is_told_in_one_line(
-    synced: Shell, command: str, code: int, words: list[str]
+def test_a_wrong_name_is_one_error_line(
+    synced: Shell, command: str, code: int, fragments: list[str]
 ) -> None:
-    before = everything(synced.store)
+    before = folder_snapshot(synced.store)
     arguments = shlex.split(command)
-    line = synced.run(*arguments, code=code).complaint
+    line = synced.run(*arguments, code=code).error_line
     assert line.startswith("neuromirror: ")
-    assert [word for word in words if word not in line] == []
+    assert [fragment for fragment in fragments if fragment not in line] == []
     (record,) = synced.records(*arguments, code=code)
     assert record["status"] == "error"
     assert f"neuromirror: {record['message']}" == line
-    assert everything(synced.store) == before
+    assert folder_snapshot(synced.store) == before
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_wrong_name_is_told_in_one_line(
 )
 @pytest.mark.parametrize("name", [ODD, f"demo:{ODD}", f"demo:000001@{ODD}", "x" * 5000, "\udcff"])
 def test_an_odd_name_does_no_harm(synced: Shell, command: list[str], name: str) -> None:
-    line = synced.run(*command, name, code=2).complaint
+    line = synced.run(*command, name, code=2).error_line
     assert line.isprintable()
     assert len(line) < len(name) * 4 + 300
     (record,) = synced.records(*command, name, code=2)
@@ -101,7 +101,7 @@ def test_wrong_usage_is_exit_code_2_and_points_to_the_help(
 
 
 def test_a_dandiset_that_is_not_there_is_named_with_what_to_do(shell: Shell) -> None:
-    line = shell.run("sync", "demo:000099", code=1).complaint
+    line = shell.run("sync", "demo:000099", code=1).error_line
     assert line.startswith("error      demo:000099  http://127.0.0.1:")
     assert line.count("demo:000099") == 1
     assert "no such dandiset" in line
@@ -117,11 +117,11 @@ def test_without_mirrors_the_three_lines_are_shown_that_a_person_needs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     bare = Shell(Path("mirrors"), Path("store"))
-    told = bare.run("sync", code=2).err
-    assert told.startswith("neuromirror: there is no folder of mirrors at mirrors; ")
-    assert "--mirrors DIR" in told
-    example = "\n".join(line.strip() for line in told.splitlines()[1:])
-    folder = mirror(tmp_path / "mirrors", "dandi", example)
+    message = bare.run("sync", code=2).err
+    assert message.startswith("neuromirror: there is no folder of mirrors at mirrors; ")
+    assert "--mirrors DIR" in message
+    example = "\n".join(line.strip() for line in message.splitlines()[1:])
+    folder = write_mirror_file(tmp_path / "mirrors", "dandi", example)
     assert "dandi: dandi at https://" in bare.run("check-config").out
     (folder / "dandi.toml").unlink()
     assert bare.run("sync", code=2).err.startswith("neuromirror: mirrors holds no mirror files")
@@ -132,7 +132,7 @@ def test_without_mirrors_the_three_lines_are_shown_that_a_person_needs(
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "fragments"),
     [
         ("source = dandi", ["not valid TOML", "line 1"]),
         ('source = "dandi"\nsuorce = 1\n', ["'suorce' is not a setting"]),
@@ -140,34 +140,41 @@ def test_without_mirrors_the_three_lines_are_shown_that_a_person_needs(
         ('source = "dropbox"\n', ["no source 'dropbox'", "known are boss, dandi"]),
         ("", ["'source'", "required"]),
         ('source = "dandi"\n', ["api", "required"]),
-        (of_api("ftp://example.org"), ["api"]),
-        (of_api("not an address"), ["api"]),
-        (of_api("https://user:s3cret-word@example.org/api"), ["api", "token_env"]),
-        (of_api("https://example.org/api", "page_size = 100000"), ["page_size", "1000"]),
-        (of_api("https://example.org/api", 'token_env = "not a name"'), ["token_env"]),
-        (of_api("https://example.org/api", 'token = "s3cret-word"'), ["token"]),
+        (api_mirror_settings("ftp://example.org"), ["api"]),
+        (api_mirror_settings("not an address"), ["api"]),
+        (api_mirror_settings("https://user:s3cret-word@example.org/api"), ["api", "token_env"]),
         (
-            of_api("https://example.org/api", "[guards]", "max_removed_percent = 1000"),
+            api_mirror_settings("https://example.org/api", "page_size = 100000"),
+            ["page_size", "1000"],
+        ),
+        (api_mirror_settings("https://example.org/api", 'token_env = "not a name"'), ["token_env"]),
+        (api_mirror_settings("https://example.org/api", 'token = "s3cret-word"'), ["token"]),
+        (
+            api_mirror_settings(
+                "https://example.org/api", "[guards]", "max_removed_percent = 1000"
+            ),
             ["guards.max_removed_percent", "100"],
         ),
     ],
 )
-def test_a_wrong_mirror_file_is_told_in_one_line(
-    tmp_path: Path, content: str, words: list[str]
+def test_an_invalid_mirror_file_is_one_error_line(
+    tmp_path: Path, content: str, fragments: list[str]
 ) -> None:
-    shell = Shell(mirror(tmp_path / "mirrors", "wrong", content), tmp_path / "store")
+    shell = Shell(write_mirror_file(tmp_path / "mirrors", "wrong", content), tmp_path / "store")
     for command in (["sync"], ["sync", "--dry-run"], ["sync", "wrong"], ["check-config"]):
-        line = shell.run(*command, code=2).complaint
+        line = shell.run(*command, code=2).error_line
         assert f"{shell.mirrors}/wrong.toml: " in line
-        assert [word for word in words if word not in line] == []
+        assert [fragment for fragment in fragments if fragment not in line] == []
         assert "s3cret-word" not in line
     assert not shell.store.exists()
 
 
 @pytest.mark.parametrize("name", ["Demo", "a--b", "-a", "a_b", "ünï", "neuromirror", "a.b"])
 def test_a_name_that_a_mirror_cannot_have_is_refused(tmp_path: Path, name: str) -> None:
-    folder = mirror(tmp_path / "mirrors", name, of_api("https://example.org/api"))
-    line = Shell(folder, tmp_path / "store").run("check-config", code=2).complaint
+    folder = write_mirror_file(
+        tmp_path / "mirrors", name, api_mirror_settings("https://example.org/api")
+    )
+    line = Shell(folder, tmp_path / "store").run("check-config", code=2).error_line
     assert f"'{name}' cannot be a mirror's name" in line
 
 
@@ -177,35 +184,35 @@ def test_a_mirror_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (folder / "latin.toml").write_bytes(b'title = "\xe9"\n')
     (folder / "nowhere.toml").symlink_to("missing")
     shell = Shell(folder, tmp_path / "store")
-    told = shell.run("check-config", code=2).err.splitlines()
-    assert [line.split(":")[0].rpartition("/")[2] for line in told] == [
+    message = shell.run("check-config", code=2).err.splitlines()
+    assert [line.split(":")[0].rpartition("/")[2] for line in message] == [
         "folder.toml",
         "latin.toml",
         "nowhere.toml",
     ]
-    assert "cannot be read: Is a directory" in told[0]
-    assert "not valid TOML" in told[1]
-    assert "No such file" in told[2]
+    assert "cannot be read: Is a directory" in message[0]
+    assert "not valid TOML" in message[1]
+    assert "No such file" in message[2]
 
 
-def test_one_name_is_not_two_archives(shell: Shell, still_demo: DemoArchive) -> None:
+def test_one_name_is_not_two_archives(shell: Shell, shared_demo: DemoArchive) -> None:
     shell.run("sync")
-    before = everything(shell.store)
+    before = folder_snapshot(shell.store)
     for command in (["sync"], ["sync", "demo:000001"], ["sync", "--dry-run"]):
-        line = shell.at(mirrors=still_demo.mirrors).run(*command, code=2).complaint
-        assert still_demo.api_url in line
+        line = shell.with_changes(mirrors=shared_demo.mirrors).run(*command, code=2).error_line
+        assert shared_demo.api_url in line
         assert "another name" in line
-    assert everything(shell.store) == before
+    assert folder_snapshot(shell.store) == before
 
 
 def test_one_dataset_is_not_mirrored_twice(shell: Shell) -> None:
     shell.run("sync", "demo:000001")
-    before = everything(shell.store)
+    before = folder_snapshot(shell.store)
     (shell.mirrors / "twin.toml").write_text((shell.mirrors / "demo.toml").read_text())
     for command in (["sync", "twin"], ["sync", "twin:000001"], ["sync", "twin", "--dry-run"]):
-        line = shell.run(*command, code=2).complaint
+        line = shell.run(*command, code=2).error_line
         assert "twin:000001 is mirrored in this store as demo:000001" in line
-    assert everything(shell.store) == before
+    assert folder_snapshot(shell.store) == before
 
 
 @pytest.fixture
@@ -216,11 +223,11 @@ def closed_port() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
-def _fails(shell: Shell, *words: str) -> str:
+def _fails(shell: Shell, *fragments: str) -> str:
     """All datasets fail for one reason, which is told in one line; nothing is mirrored."""
-    line = shell.run("sync", code=1).complaint
+    line = shell.run("sync", code=1).error_line
     assert line.startswith("error      away  ")
-    assert [word for word in words if word not in line] == [], line
+    assert [fragment for fragment in fragments if fragment not in line] == [], line
     (record,) = shell.records("sync", code=1)
     assert (record["dataset"], record["visit"]) == ("away", "failed")
     (dry,) = shell.records("sync", "--dry-run", code=1)
@@ -230,30 +237,40 @@ def _fails(shell: Shell, *words: str) -> str:
     return line
 
 
-def test_a_host_that_refuses_is_told(tmp_path: Path, impatient: None, closed_port: int) -> None:
-    folder = mirror(tmp_path / "mirrors", "away", of_api(f"http://127.0.0.1:{closed_port}/api"))
+def test_a_refused_connection_is_reported(
+    tmp_path: Path, impatient: None, closed_port: int
+) -> None:
+    folder = write_mirror_file(
+        tmp_path / "mirrors", "away", api_mirror_settings(f"http://127.0.0.1:{closed_port}/api")
+    )
     shell = Shell(folder, tmp_path / "store")
     line = _fails(shell, "cannot be reached", "Connection refused", str(closed_port))
     assert f"check the network and the address in {folder}/away.toml" in line
 
 
-def test_a_host_that_has_no_name_is_told(tmp_path: Path, impatient: None) -> None:
+def test_an_unknown_host_is_reported(tmp_path: Path, impatient: None) -> None:
     # no DNS server is asked for a part of a name that is longer than names can be
     address = f"http://{'x' * 64}.invalid/api"
-    shell = Shell(mirror(tmp_path / "mirrors", "away", of_api(address)), tmp_path / "store")
+    shell = Shell(
+        write_mirror_file(tmp_path / "mirrors", "away", api_mirror_settings(address)),
+        tmp_path / "store",
+    )
     _fails(shell, "cannot be reached", "away.toml")
 
 
-def test_tls_to_a_port_without_it_is_told(
-    tmp_path: Path, still_demo: DemoArchive, impatient: None
+def test_a_failed_tls_handshake_is_reported(
+    tmp_path: Path, shared_demo: DemoArchive, impatient: None
 ) -> None:
-    address = still_demo.api_url.replace("http://", "https://")
-    shell = Shell(mirror(tmp_path / "mirrors", "away", of_api(address)), tmp_path / "store")
+    address = shared_demo.api_url.replace("http://", "https://")
+    shell = Shell(
+        write_mirror_file(tmp_path / "mirrors", "away", api_mirror_settings(address)),
+        tmp_path / "store",
+    )
     _fails(shell, "cannot be reached", "SSL", "away.toml")
 
 
 @pytest.mark.parametrize(
-    ("fault", "options", "words"),
+    ("fault", "options", "fragments"),
     [
         ("status", {"status": 500}, ["trouble on the server (HTTP 500)", "try again"]),
         ("status", {"status": 503}, ["trouble on the server (HTTP 503)", "try again"]),
@@ -270,37 +287,37 @@ def test_tls_to_a_port_without_it_is_told(
         ("cut", {"path": "dandisets/$", "lying": False}, ["not JSON", "try again"]),
     ],
 )
-def test_an_archive_in_trouble_is_told(
+def test_a_failing_archive_is_reported(
     tmp_path: Path,
     demo: DemoArchive,
     impatient: None,
     fault: str,
     options: dict[str, object],
-    words: list[str],
+    fragments: list[str],
 ) -> None:
-    folder = mirror(tmp_path / "mirrors", "away", of_api(demo.api_url))
+    folder = write_mirror_file(tmp_path / "mirrors", "away", api_mirror_settings(demo.api_url))
     with demo.fault(fault, **options):
-        _fails(Shell(folder, tmp_path / "store"), f"{demo.api_url}/dandisets/", *words)
+        _fails(Shell(folder, tmp_path / "store"), f"{demo.api_url}/dandisets/", *fragments)
 
 
 @pytest.mark.parametrize(
     ("status", "token"), [(401, ""), (401, "s3cret-word"), (403, "s3cret-word")]
 )
-def test_a_token_that_is_missing_or_refused_is_asked_for_by_its_variable(
+def test_a_missing_or_refused_token_is_reported_with_its_variable(
     tmp_path: Path, demo: DemoArchive, status: int, token: str
 ) -> None:
-    content = of_api(demo.api_url, 'token_env = "DEMO_TOKEN"')
+    content = api_mirror_settings(demo.api_url, 'token_env = "DEMO_TOKEN"')
     shell = Shell(
-        mirror(tmp_path / "mirrors", "away", content),
+        write_mirror_file(tmp_path / "mirrors", "away", content),
         tmp_path / "store",
         {"DEMO_TOKEN": token} if token else {},
     )
     with demo.fault("status", status=status):
-        words = ["refuses the token"] if token else ["needs a token"]
-        _fails(shell, f"HTTP {status}", "environment variable DEMO_TOKEN", *words)
+        fragments = ["refuses the token"] if token else ["needs a token"]
+        _fails(shell, f"HTTP {status}", "environment variable DEMO_TOKEN", *fragments)
         done = shell.run("sync", code=1)
     assert "s3cret-word" not in done.out + done.err
-    for path, (_, content_now) in everything(shell.store).items():
+    for path, (_, content_now) in folder_snapshot(shell.store).items():
         assert b"s3cret-word" not in content_now, path
 
 
@@ -309,8 +326,8 @@ def test_one_dandiset_in_trouble_is_one_line_and_the_others_go_on(
 ) -> None:
     with demo.fault("html", path="/dandisets/000003/"):
         ended = shell.run("sync", code=1)
-    assert ended.complaint.startswith("error      demo:000003  ")
-    assert "web page instead of JSON" in ended.complaint
+    assert ended.error_line.startswith("error      demo:000003  ")
+    assert "web page instead of JSON" in ended.error_line
     assert len(ended.lines) == 6
     assert "ok         demo:000003" in shell.run("sync").out
 
@@ -321,7 +338,7 @@ def test_the_demo_without_its_extras_says_what_to_install(tmp_path: Path) -> Non
             f"raise ModuleNotFoundError('not there', name={name!r})\n"
         )
     shell = Shell(tmp_path, tmp_path / "store", {"PYTHONPATH": str(tmp_path)})
-    line = shell.program("demo", "--no-input", code=2).complaint
+    line = shell.program("demo", "--no-input", code=2).error_line
     assert "flask, moto, pynwb" in line
     assert "pip install 'neuromirror[demo,datalad]'" in line
     served = subprocess.run(

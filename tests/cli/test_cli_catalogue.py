@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 import requests
-from cli_shell import INTERRUPTIBLE, Shell
 
-from neuromirror.crawl import recording
+from neuromirror.crawl import open_recorder
 from neuromirror.store import Store
+from support.command_shell import INTERRUPTIBLE, Shell
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """A store without datasets."""
     store = Store.open(tmp_path / "store", create=True)
-    with recording(store, store.index_path):
+    with open_recorder(store, store.index_path):
         pass
     return Shell(tmp_path / "mirrors", tmp_path / "store")
 
@@ -49,12 +49,12 @@ def shown(shell: Shell, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 def sitemap(address: str, **headers: str) -> str:
     """Where the site says that its map is."""
-    told = requests.get(f"{address}/robots.txt", headers=headers, timeout=300).text
-    return told.rpartition("Sitemap:")[2].strip()
+    robots_txt = requests.get(f"{address}/robots.txt", headers=headers, timeout=300).text
+    return robots_txt.rpartition("Sitemap:")[2].strip()
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
-def test_it_ends_when_told_whoever_is_still_asking(
+def test_it_exits_on_a_signal_despite_open_requests(
     shell: Shell, how: signal.Signals, code: int
 ) -> None:
     with shown(shell, "--listen", "127.0.0.1:0") as (process, address):
@@ -72,7 +72,7 @@ def test_it_ends_when_told_whoever_is_still_asking(
         assert "Traceback" not in process.stderr.read()
 
 
-def test_it_listens_at_an_address_of_six(shell: Shell) -> None:
+def test_it_listens_on_ipv6(shell: Shell) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -82,29 +82,29 @@ def test_it_listens_at_an_address_of_six(shell: Shell) -> None:
         assert sitemap(address) == f"{address}/sitemap.xml"
 
 
-def test_what_a_proxy_may_say_of_its_address_is_not_believed(shell: Shell) -> None:
-    said = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example.org"}
+def test_forwarded_headers_of_an_untrusted_proxy_are_ignored(shell: Shell) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example.org"}
     with shown(shell, "--listen", "127.0.0.1:0") as (_, address):
-        assert sitemap(address, **said) == f"{address}/sitemap.xml"
+        assert sitemap(address, **headers) == f"{address}/sitemap.xml"
     typed = "https://mirror.example.org"
     with shown(shell, "--listen", "127.0.0.1:0", "--address", f"{typed}/") as (_, address):
-        assert sitemap(address, **said) == f"{typed}/sitemap.xml"
+        assert sitemap(address, **headers) == f"{typed}/sitemap.xml"
 
 
 def test_an_address_that_cannot_be_had_is_named(shell: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         here = f"127.0.0.1:{taken.getsockname()[1]}"
-        said = shell.program("catalogue", "--listen", here, code=2).complaint
-        assert f"the catalogue cannot be served at {here}: Address already in use" in said
-    said = shell.program("catalogue", "--listen", "no.such.host.invalid:1", code=2).complaint
-    assert "the catalogue cannot be served at no.such.host.invalid:1" in said
-    for words in (["--listen", "here"], ["--address", "mirror.example.org"]):
-        assert "address" in shell.program("catalogue", *words, code=2).complaint
-    assert "private" not in said
+        message = shell.program("catalogue", "--listen", here, code=2).error_line
+        assert f"the catalogue cannot be served at {here}: Address already in use" in message
+    message = shell.program("catalogue", "--listen", "no.such.host.invalid:1", code=2).error_line
+    assert "the catalogue cannot be served at no.such.host.invalid:1" in message
+    for arguments in (["--listen", "here"], ["--address", "mirror.example.org"]):
+        assert "address" in shell.program("catalogue", *arguments, code=2).error_line
+    assert "private" not in message
 
 
-def test_a_store_without_an_index_is_told_of_before_anything_is_promised(tmp_path: Path) -> None:
+def test_a_missing_index_is_reported_before_the_url_is_printed(tmp_path: Path) -> None:
     Store.open(tmp_path / "store", create=True)
     ended = Shell(tmp_path, tmp_path / "store").program("catalogue", "--listen", ":0", code=1)
     assert ended.out == ""
-    assert "there is no index" in ended.complaint
+    assert "there is no index" in ended.error_line

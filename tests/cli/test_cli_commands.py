@@ -8,24 +8,24 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cli_shell import Shell, everything
 
 from neuromirror import __version__
 from neuromirror.cli import main
 from neuromirror_demo import LATE, SHARED, DemoArchive
+from support.command_shell import Shell, folder_snapshot
 
 COMMANDS = list(main.commands)
 
 
-def test_the_version_is_told(synced: Shell) -> None:
+def test_the_version_is_printed(synced: Shell) -> None:
     assert synced.run("--version").out == f"neuromirror, version {__version__}\n"
 
 
 def test_the_overview_cuts_no_commands_line_short(synced: Shell) -> None:
     out = synced.run("--help").out
-    told = out[out.index("Commands:") :]
-    assert "..." not in told
-    assert re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE) == COMMANDS
+    commands = out[out.index("Commands:") :]
+    assert "..." not in commands
+    assert re.findall(r"^  ([a-z-]+)  ", commands, re.MULTILINE) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -51,11 +51,11 @@ def test_every_command_explains_itself(synced: Shell, command: str) -> None:
         "check-config",
     ],
 )
-def test_each_line_of_json_is_a_record_in_datalads_words(synced: Shell, command: str) -> None:
+def test_each_json_line_is_a_datalad_result_record(synced: Shell, command: str) -> None:
     assert synced.records(*shlex.split(command))
 
 
-def test_list_shows_datasets_in_columns(synced: Shell, still_demo: DemoArchive) -> None:
+def test_list_shows_datasets_in_columns(synced: Shell, shared_demo: DemoArchive) -> None:
     heads, *rows = synced.run("list").lines
     assert heads.split() == ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"]
     assert [row.split()[0] for row in rows] == [f"demo:00000{n}" for n in (1, 2, 3, 4, 5, 7, 8)]
@@ -71,7 +71,7 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path, synced: Shell) -> None:
     from neuromirror.store import Store
 
     Index.open(Store.open(tmp_path / "new", create=True).index_path).close()
-    empty = synced.at(store=tmp_path / "new")
+    empty = synced.with_changes(store=tmp_path / "new")
     assert "neuromirror sync" in empty.run("list").out
     assert "neuromirror sync" in empty.run("status").out
     assert empty.run("events").out == "no events\n"
@@ -88,7 +88,7 @@ def test_versions_stand_in_order_with_their_evidence(synced: Shell) -> None:
     assert "5 sha256" in rows[0]
 
 
-def test_show_tells_a_version_by_every_name_it_has(synced: Shell) -> None:
+def test_show_accepts_every_name_of_a_version(synced: Shell) -> None:
     (record,) = synced.records("show", "demo:000002")
     names = [
         f"demo:000002@{record['version']}",
@@ -103,8 +103,8 @@ def test_show_tells_a_version_by_every_name_it_has(synced: Shell) -> None:
     assert record["kind"] == "published"
 
 
-def test_show_and_files_name_what_was_left_out(shell: Shell, still_demo: DemoArchive) -> None:
-    text = (still_demo.mirrors / "demo.toml").read_text()
+def test_show_and_files_name_what_was_left_out(shell: Shell, shared_demo: DemoArchive) -> None:
+    text = (shared_demo.mirrors / "demo.toml").read_text()
     (shell.mirrors / "demo.toml").write_text(f"{text}zarrs = false\n")
     (result,) = shell.run("sync", "demo:000005").lines
     assert result.endswith("; 1 listed upstream but not mirrored")
@@ -121,16 +121,16 @@ def test_show_and_files_name_what_was_left_out(shell: Shell, still_demo: DemoArc
     assert ended.err == ""
 
 
-def test_files_shows_checksum_claim_size_and_path(synced: Shell, still_demo: DemoArchive) -> None:
+def test_files_shows_checksum_claim_size_and_path(synced: Shell, shared_demo: DemoArchive) -> None:
     lines = synced.run("files", "demo:000001@draft").lines
-    digest = still_demo.sha256("000001", SHARED)
+    digest = shared_demo.sha256("000001", SHARED)
     (line,) = [one for one in lines if one.endswith(SHARED)]
     assert line.split() == [f"sha256:{digest}", "claimed", line.split()[2], SHARED]
     (record,) = [one for one in synced.records("files", "demo:000001") if one["path"] == SHARED]
     assert record["digests"]["sha256"] == digest
     assert record["size"] == int(line.split()[2])
     assert any("versionId=" in url for url in record["urls"])
-    assert len({line.index(word) for word in ("claimed",) for line in lines}) == 1
+    assert len({line.index(column) for column in ("claimed",) for line in lines}) == 1
 
 
 def test_a_file_without_sha256_shows_its_etag(synced: Shell) -> None:
@@ -140,9 +140,9 @@ def test_a_file_without_sha256_shows_its_etag(synced: Shell) -> None:
 
 
 def test_find_finds_a_shared_file_in_all_its_datasets(
-    synced: Shell, still_demo: DemoArchive
+    synced: Shell, shared_demo: DemoArchive
 ) -> None:
-    digest = still_demo.sha256("000001", SHARED)
+    digest = shared_demo.sha256("000001", SHARED)
     for query in (f"sha256:{digest}", digest, f"sha256:{digest[:12]}", digest.upper()):
         found = synced.records("find", query)
         assert {one["dataset"] for one in found} == {f"demo:00000{n}" for n in (1, 2, 3)}
@@ -154,7 +154,7 @@ def test_find_finds_a_shared_file_in_all_its_datasets(
 def test_a_checksum_that_nothing_has_is_exit_code_1(synced: Shell) -> None:
     ended = synced.run("find", "sha256:" + "0" * 64, code=1)
     assert ended.out == ""
-    assert "no file with checksum sha256:0000" in ended.complaint
+    assert "no file with checksum sha256:0000" in ended.error_line
     (record,) = synced.records("find", "0" * 64, code=1)
     assert record["status"] == "impossible"
 
@@ -163,7 +163,7 @@ def test_common_options_stand_before_or_after_the_name_or_in_the_environment(
     synced: Shell, tmp_path: Path
 ) -> None:
     expected = synced.records("list")
-    nowhere = synced.at(mirrors=tmp_path / "none", store=tmp_path / "none")
+    nowhere = synced.with_changes(mirrors=tmp_path / "none", store=tmp_path / "none")
     store = str(synced.store)
     for arguments in (
         ["--store", store, "--json", "list"],
@@ -178,12 +178,15 @@ def test_common_options_stand_before_or_after_the_name_or_in_the_environment(
 
 
 def test_the_index_may_be_elsewhere(copied: Shell, tmp_path: Path) -> None:
-    place = tmp_path / "elsewhere.sqlite"
+    index_path = tmp_path / "elsewhere.sqlite"
     inside = copied.store / "neuromirror" / "index.sqlite"
     listed = copied.run("list").out
-    inside.rename(place)
-    assert copied.run("list", "--index", str(place)).out == listed
-    assert copied.at(variables={"NEUROMIRROR_INDEX": str(place)}).run("list").out == listed
+    inside.rename(index_path)
+    assert copied.run("list", "--index", str(index_path)).out == listed
+    assert (
+        copied.with_changes(variables={"NEUROMIRROR_INDEX": str(index_path)}).run("list").out
+        == listed
+    )
     assert not inside.exists()
 
 
@@ -192,25 +195,25 @@ def test_an_empty_variable_counts_as_none_and_an_empty_option_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store").symlink_to(synced.store)
-    bare = synced.at(variables={"NEUROMIRROR_STORE": ""})
+    bare = synced.with_changes(variables={"NEUROMIRROR_STORE": ""})
     assert bare.run("list").out == synced.run("list").out
     for option in ("--store", "--mirrors", "--index"):
         assert "the name is empty" in synced.run("list", option, "", code=2).err
 
 
 def test_a_dry_run_writes_nothing_before_the_first_sync(shell: Shell) -> None:
-    before = everything(shell.store.parent)
+    before = folder_snapshot(shell.store.parent)
     lines = shell.run("sync", "--dry-run").lines
     assert len(lines) == 7
     assert all(re.match(r"ok +demo:00000\d  would visit: new$", line) for line in lines)
-    assert everything(shell.store.parent) == before
+    assert folder_snapshot(shell.store.parent) == before
     assert not shell.store.exists()
 
 
 def test_a_dry_run_writes_nothing_after_it_either(shell: Shell, demo: DemoArchive) -> None:
     shell.run("sync")
     demo.change_file("000003", demo.paths("000003")[0])
-    before = everything(shell.store)
+    before = folder_snapshot(shell.store)
     states = {
         one["dataset"]: (one["status"], one["message"])
         for one in shell.records("sync", "--dry-run")
@@ -218,7 +221,7 @@ def test_a_dry_run_writes_nothing_after_it_either(shell: Shell, demo: DemoArchiv
     assert states["demo:000003"] == ("ok", "would visit: changed upstream")
     assert states["demo:000001"] == ("notneeded", "unchanged")
     assert states["demo:000004"][1] == "would visit: 1 file waited for a checksum"
-    assert everything(shell.store) == before
+    assert folder_snapshot(shell.store) == before
 
 
 def test_sync_says_what_is_new_and_then_that_nothing_is(shell: Shell, demo: DemoArchive) -> None:
@@ -232,11 +235,11 @@ def test_sync_says_what_is_new_and_then_that_nothing_is(shell: Shell, demo: Demo
     assert re.fullmatch(r"ok +demo:000002  new: 0\.\d+\.\d+, 0\.\d+\.\d+, \S+Z", two)
     (five,) = [line for line in first.lines if "demo:000005" in line]
     assert re.fullmatch(r"ok +demo:000005  new: \S+Z", five)
-    before = everything(shell.store)
+    before = folder_snapshot(shell.store)
     assert shell.run("sync").out == "notneeded  7 datasets are unchanged\n"
     assert {one["status"] for one in shell.records("sync")} == {"notneeded"}
     assert shell.run("sync", "demo:000001").out == "notneeded  demo:000001  unchanged\n"
-    assert everything(shell.store) == before
+    assert folder_snapshot(shell.store) == before
 
 
 def test_a_new_version_is_seen_by_every_command(shell: Shell, demo: DemoArchive) -> None:
@@ -288,9 +291,9 @@ def test_rebuild_index_gives_the_same_answers_back(copied: Shell, damage: str) -
         index.write_bytes(content[:8192])
     else:
         index.write_bytes(b"\0garbage" * 4096)
-    told = copied.run("list", code=1).complaint
-    assert "neuromirror rebuild-index" in told
-    assert "index.sqlite" in told
+    message = copied.run("list", code=1).error_line
+    assert "neuromirror rebuild-index" in message
+    assert "index.sqlite" in message
     out = copied.run("rebuild-index").out
     assert re.fullmatch(rf"rebuilt {re.escape(str(index))} from \d+ journal entries\n", out)
     assert dump() == before
@@ -304,7 +307,7 @@ def test_a_held_listing_is_exit_code_3_until_it_is_released(
     shell.run("sync")
     for path in demo.paths("000003"):
         demo.remove_file("000003", path)
-    line = shell.run("sync", "demo:000003", code=3).complaint
+    line = shell.run("sync", "demo:000003", code=3).error_line
     hold = re.search(r"neuromirror release ([0-9a-f]+)", line)
     assert line.startswith("impossible demo:000003  ")
     assert hold
@@ -312,10 +315,10 @@ def test_a_held_listing_is_exit_code_3_until_it_is_released(
     assert (held["hold"], held["dataset"]) == (hold[1], "demo:000003")
     assert hold[1] in shell.run("holds", code=3).lines[1]
     assert "neuromirror holds" in shell.run("status", code=3).out
-    (again,) = shell.records("sync", "demo:000003", code=3)
-    assert again["status"] == "impossible"
-    told = shell.run("release", hold[1][:4]).out
-    assert told.endswith("neuromirror sync demo:000003\n")
+    (second,) = shell.records("sync", "demo:000003", code=3)
+    assert second["status"] == "impossible"
+    output = shell.run("release", hold[1][:4]).out
+    assert output.endswith("neuromirror sync demo:000003\n")
     assert shell.run("holds").out == "nothing is held\n"
     assert "ok" in shell.run("sync", "demo:000003").out
     assert shell.records("show", "demo:000003")[0]["files"] == 0
@@ -326,7 +329,7 @@ def test_a_failure_is_counted_and_named_by_status(
 ) -> None:
     with demo.fault("status", path="/dandisets/000002/", status=500):
         ended = shell.run("sync", code=1)
-    assert ended.complaint.startswith("error      demo:000002  ")
+    assert ended.error_line.startswith("error      demo:000002  ")
     assert len(ended.lines) == 6
     assert re.search(r"failing +1 \(demo:000002\)", shell.run("status", code=1).out)
     shell.run("sync")
@@ -338,7 +341,7 @@ def test_an_incident_is_an_event(shell: Shell, demo: DemoArchive) -> None:
     version = shell.records("show", "demo:000002")[0]["version"]
     demo.tamper_published("000002", version, demo.paths("000002")[0])
     ended = shell.run("sync", "demo:000002", "--deep", code=1)
-    assert "published version" in ended.complaint
+    assert "published version" in ended.error_line
     events = shell.records("events", "demo:000002")
     assert events[0]["kind"] == "incident"
     assert len(shell.run("events", "--limit", "1").lines) == 1
@@ -346,12 +349,12 @@ def test_an_incident_is_an_event(shell: Shell, demo: DemoArchive) -> None:
 
 
 def test_check_config_names_every_wrong_file_at_once(
-    still_demo: DemoArchive, tmp_path: Path
+    shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
     folder = tmp_path / "mirrors"
     folder.mkdir()
     for name, content in {
-        "good": f'source = "dandi"\n[options]\napi = "{still_demo.api_url}"\n',
+        "good": f'source = "dandi"\n[options]\napi = "{shared_demo.api_url}"\n',
         "syntax": 'source = "dandi\n',
         "key": 'source = "dandi"\nsuorce = 1\n[options]\napi = "https://example.org/api"\n',
         "kind": 'source = "dropbox"\n',
@@ -363,17 +366,17 @@ def test_check_config_names_every_wrong_file_at_once(
         (folder / f"{name}.toml").write_text(content)
     shell = Shell(folder, tmp_path / "store")
     ended = shell.run("check-config", code=2)
-    assert ended.out == f"ok     good: dandi at {still_demo.api_url}/\n"
-    told = {line.split(".toml")[0].rpartition("/")[2]: line for line in ended.err.splitlines()}
-    assert told.keys() == {"syntax", "key", "kind", "option", "type", "missing", "Upper_Case"}
-    assert "line 1" in told["syntax"]
-    assert "suorce" in told["key"]
-    assert "dropbox" in told["kind"]
-    assert "known are boss, dandi" in told["kind"]
-    assert "pagesize" in told["option"]
-    assert "title" in told["type"]
-    assert "api" in told["missing"]
-    assert "lower-case" in told["Upper_Case"]
+    assert ended.out == f"ok     good: dandi at {shared_demo.api_url}/\n"
+    lines = {line.split(".toml")[0].rpartition("/")[2]: line for line in ended.err.splitlines()}
+    assert lines.keys() == {"syntax", "key", "kind", "option", "type", "missing", "Upper_Case"}
+    assert "line 1" in lines["syntax"]
+    assert "suorce" in lines["key"]
+    assert "dropbox" in lines["kind"]
+    assert "known are boss, dandi" in lines["kind"]
+    assert "pagesize" in lines["option"]
+    assert "title" in lines["type"]
+    assert "api" in lines["missing"]
+    assert "lower-case" in lines["Upper_Case"]
     assert sorted(one["status"] for one in shell.records("check-config", code=2)) == [
         *["error"] * 7,
         "ok",

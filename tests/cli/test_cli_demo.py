@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import requests
-from cli_shell import INTERRUPTIBLE, Shell
 
 from neuromirror_demo.bucket_contents import SORTED_1
-from neuromirror_demo.serving import pages
+from neuromirror_demo.catalogue_process import run_catalogue
+from support.command_shell import INTERRUPTIBLE, Shell
 
 
 @contextmanager
-def staying(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, Any]], str]]:
+def served_demo(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, Any]], str]]:
     """``demo --serve``: what it told up to the end of its walk, and where its catalogue is.
 
     Told to end at the end of the block, it does, and well.
@@ -46,15 +46,15 @@ def staying(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, Any]
         # as in a terminal: Ctrl-C is for all of it
         start_new_session=True,
     ) as process:
-        told: list[dict[str, Any]] = []
+        documents: list[dict[str, Any]] = []
         try:
             assert process.stdout is not None
             assert process.stderr is not None
-            while not told or "serving" not in told[-1]:
+            while not documents or "serving" not in documents[-1]:
                 line = process.stdout.readline()
                 assert line, process.stderr.read()
-                told.append(json.loads(line))
-            yield told, told[-1]["serving"]["catalogue"]
+                documents.append(json.loads(line))
+            yield documents, documents[-1]["serving"]["catalogue"]
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(600) == 0
             assert process.stderr.read() == ""
@@ -68,7 +68,7 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(tmp_path: Path) -
     shell = Shell(tmp_path / "none", kept / "store")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    with staying(kept, temporary) as (steps, address):
+    with served_demo(kept, temporary) as (steps, address):
         assert {(one["action"], one["status"]) for one in steps} == {("demo", "ok")}
         # one address for pages of all the archives, and for clones
         assert steps[-1]["serving"]["store"] == address
@@ -108,17 +108,17 @@ def test_the_demo_ends_with_a_clone_that_git_annex_finds_right(tmp_path: Path) -
     assert "demo:000008" in shell.run("list").out
     assert os.listdir(temporary) == []
 
-    again = shell.run("demo", "--no-input", "--keep", str(kept), code=2)
-    assert "holds an earlier demonstration" in again.complaint
+    rerun = shell.run("demo", "--no-input", "--keep", str(kept), code=2)
+    assert "holds an earlier demonstration" in rerun.error_line
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("It was a dark and stormy night.\n")
     other = shell.program("demo", "--no-input", "--keep", str(tmp_path / "thesis"), code=2)
-    assert "holds something else than a demo" in other.complaint
+    assert "holds something else than a demo" in other.error_line
 
 
 def test_without_what_pages_need_it_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['datasette'] = None\n")
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    with pages(tmp_path, {**os.environ, "PYTHONPATH": path}) as found:
+    with run_catalogue(tmp_path, {**os.environ, "PYTHONPATH": path}) as found:
         assert found.address == ""
-        assert "pip install 'neuromirror[web]'" in found.lacking
+        assert "pip install 'neuromirror[web]'" in found.error

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_shell import Shell, everything
+
+from support.command_shell import Shell, folder_snapshot
 
 OLD, NEW = "demo:000002@0.240301.1026", "demo:000002@0.240301.1055"
 
@@ -33,7 +34,7 @@ def test_records_are_of_changes_and_the_last_of_all(synced: Shell) -> None:
     assert last["bytes"]["removed"] == changes[1]["old_size"]
 
 
-def test_the_exit_code_tells_of_differences_only_where_one_asks(synced: Shell) -> None:
+def test_the_exit_code_reports_differences_only_with_the_option(synced: Shell) -> None:
     for code in (0, 1):
         more = ["--exit-code"] * code
         synced.run("diff", *more, OLD, NEW, code=code)
@@ -49,19 +50,19 @@ def test_a_clone_is_compared_without_a_store_of_its_own(synced: Shell, tmp_path:
         subprocess.run(["git", "-C", str(folder), "checkout", "-q", folder.name], check=True)
         folders.append(str(folder))
     assert "no difference" in synced.run("diff", "--exit-code", folders[0], OLD).out
-    nowhere = synced.at(store=tmp_path / "nowhere")
+    nowhere = synced.with_changes(store=tmp_path / "nowhere")
     ran = nowhere.run("diff", *folders)
     assert ran.lines[:-1] == synced.run("diff", OLD, NEW).lines[:-1]
 
 
 def test_nothing_is_written_to_the_store(synced: Shell) -> None:
-    before = everything(synced.store)
+    before = folder_snapshot(synced.store)
     synced.run("diff", "-r", "demo:000005@draft", OLD)
-    assert everything(synced.store) == before
+    assert folder_snapshot(synced.store) == before
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("demo:000002@9.9", "no version '9.9'"),
         ("demo:999999", "999999"),
@@ -70,8 +71,8 @@ def test_nothing_is_written_to_the_store(synced: Shell) -> None:
         (".", "no dataset"),
     ],
 )
-def test_a_side_that_is_not_there_is_told(
-    synced: Shell, name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_side_is_reported(
+    synced: Shell, name: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert told in synced.run("diff", OLD, name, code=2).complaint
+    assert expected in synced.run("diff", OLD, name, code=2).error_line

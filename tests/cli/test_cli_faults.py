@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_shell import Shell
 
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.faults import Fault
+from support.command_shell import Shell
 
 
 def refs(shell: Shell) -> dict[str, str]:
@@ -56,19 +56,19 @@ def hanging(shell: Shell, demo: DemoArchive) -> Iterator[tuple[subprocess.Popen[
 
 def converges(shell: Shell, tmp_path: Path) -> None:
     shell.run("sync")
-    undisturbed = shell.at(store=tmp_path / "undisturbed")
+    undisturbed = shell.with_changes(store=tmp_path / "undisturbed")
     undisturbed.run("sync")
     assert refs(shell) == refs(undisturbed)
     assert shell.run("list").out == undisturbed.run("list").out
 
 
-def test_a_sync_that_is_told_to_end_ends_at_once_and_nothing_is_lost(
+def test_a_terminated_sync_exits_at_once_and_nothing_is_lost(
     shell: Shell, demo: DemoArchive, tmp_path: Path
 ) -> None:
     with hanging(shell, demo) as (process, fault):
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=600)
-        assert not fault.over.is_set()
+        assert not fault.finished.is_set()
     assert process.returncode == 128 + signal.SIGTERM
     # what was in progress, and nothing else, is named
     assert "demo:000002" in err
@@ -101,7 +101,7 @@ def test_an_index_deleted_under_a_sync_comes_back_whole(
     converges(shell, tmp_path)
 
 
-def test_an_index_that_goes_bad_under_a_sync_is_told_with_what_to_do(
+def test_an_index_corrupted_during_a_sync_is_reported_with_a_remedy(
     shell: Shell, demo: DemoArchive, tmp_path: Path
 ) -> None:
     with hanging(shell, demo) as (process, fault):
@@ -120,11 +120,11 @@ def test_an_index_that_goes_bad_under_a_sync_is_told_with_what_to_do(
 
 
 def test_a_disk_that_turns_read_only_stops_a_sync_without_harm(
-    shell: Shell, demo: DemoArchive, disk_of: Callable[[str], Path], tmp_path: Path
+    shell: Shell, demo: DemoArchive, mount_disk: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """As Linux does of itself after an error of the disk (``errors=remount-ro``)."""
-    disk = disk_of("64m")
-    there = shell.at(store=disk / "store")
+    disk = mount_disk("64m")
+    there = shell.with_changes(store=disk / "store")
     there.run("sync", "demo:000001")
     before = refs(there)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -140,7 +140,7 @@ def test_a_disk_that_turns_read_only_stops_a_sync_without_harm(
 
 
 @pytest.mark.parametrize("kind", ["scratch", "lock", "pack"])
-def test_what_a_dead_process_left_stands_in_nobodys_way(
+def test_leftover_files_of_a_dead_process_block_no_command(
     copied: Shell, demo: DemoArchive, kind: str
 ) -> None:
     before = refs(copied)

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_shell import Shell
 
 from neuromirror.lab.find import PART_SIZES, queries_of_file
 from neuromirror_demo import DemoArchive
+from support.command_shell import Shell
 
 
 def content_of(demo: DemoArchive, dandiset: str, path: str) -> bytes:
@@ -21,23 +21,23 @@ def content_of(demo: DemoArchive, dandiset: str, path: str) -> bytes:
 
 
 def test_a_file_is_found_by_its_bytes_whatever_it_is_called(
-    synced: Shell, still_demo: DemoArchive, tmp_path: Path
+    synced: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
     # the second one's sha256 nobody knows
-    for path in still_demo.paths("000004"):
+    for path in shared_demo.paths("000004"):
         mine = tmp_path / "mine.bin"
-        mine.write_bytes(content_of(still_demo, "000004", path))
+        mine.write_bytes(content_of(shared_demo, "000004", path))
         records = synced.records("find", str(mine))
         assert (records[0]["dataset"], records[0]["path"]) == ("demo:000004", path)
         assert records == synced.records("find", records[0]["digest"])
 
 
 def test_bytes_that_several_datasets_hold_are_found_in_all_of_them_once(
-    synced: Shell, still_demo: DemoArchive, tmp_path: Path
+    synced: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
-    path = next(one for one in still_demo.paths("000003") if one.startswith("reference/"))
+    path = next(one for one in shared_demo.paths("000003") if one.startswith("reference/"))
     mine = tmp_path / "mine.nwb"
-    mine.write_bytes(content_of(still_demo, "000003", path))
+    mine.write_bytes(content_of(shared_demo, "000003", path))
     heads, *rows = synced.run("find", str(mine)).lines
     assert heads.split() == ["DATASET", "VERSIONS", "BYTES", "PATH"]
     assert {row.split()[0] for row in rows} >= {"demo:000001", "demo:000003"}
@@ -48,7 +48,7 @@ def test_a_file_that_is_nowhere_is_code_1(synced: Shell, tmp_path: Path) -> None
     mine = tmp_path / "mine.nwb"
     mine.write_bytes(b"nobody has these")
     ran = synced.run("find", str(mine), code=1)
-    assert f"no file with the bytes of {mine} is in the index" in ran.complaint
+    assert f"no file with the bytes of {mine} is in the index" in ran.error_line
 
 
 def test_a_name_that_is_a_checksum_is_one_unless_it_is_written_as_a_path(
@@ -62,11 +62,13 @@ def test_a_name_that_is_a_checksum_is_one_unless_it_is_written_as_a_path(
     synced.run("find", f"./{digest}", code=1)
 
 
-def test_what_is_neither_is_told(synced: Shell, tmp_path: Path) -> None:
+def test_an_argument_that_is_neither_file_nor_checksum_is_reported(
+    synced: Shell, tmp_path: Path
+) -> None:
     for name in ("nothing.nwb", str(tmp_path)):
         ran = synced.run("find", name, code=2)
-        assert "not a checksum" in ran.complaint
-        assert "nor is there a file of this name" in ran.complaint
+        assert "not a checksum" in ran.error_line
+        assert "nor is there a file of this name" in ran.error_line
 
 
 def test_an_annexed_file_without_content_is_found_by_its_key(synced: Shell, tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ def test_an_annexed_file_without_content_is_found_by_its_key(synced: Shell, tmp_
         assert synced.records("find", str(name))[0]["path"] == record["path"]
     lost = tmp_path / "c.nwb"
     lost.symlink_to("nowhere")
-    assert "leads nowhere" in synced.run("find", str(lost), code=1).complaint
+    assert "leads nowhere" in synced.run("find", str(lost), code=1).error_line
 
 
 def test_large_files_have_an_etag_for_each_usual_size_of_parts(tmp_path: Path) -> None:
@@ -98,12 +100,12 @@ def test_large_files_have_an_etag_for_each_usual_size_of_parts(tmp_path: Path) -
 
 
 def test_sums_are_what_sha256sum_checks(
-    synced: Shell, still_demo: DemoArchive, tmp_path: Path
+    synced: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
-    for path in still_demo.paths("000002"):
+    for path in shared_demo.paths("000002"):
         target = tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content_of(still_demo, "000002", path))
+        target.write_bytes(content_of(shared_demo, "000002", path))
     ran = synced.program("files", "demo:000002@draft", "--format", "sha256sum")
     assert ran.err == ""
     checked = subprocess.run(
@@ -115,7 +117,7 @@ def test_sums_are_what_sha256sum_checks(
         check=False,
     )
     assert checked.returncode == 0, checked
-    assert checked.stdout.count(": OK") == len(still_demo.paths("000002"))
+    assert checked.stdout.count(": OK") == len(shared_demo.paths("000002"))
 
 
 def test_odd_names_are_those_of_the_clone(shell: Shell, demo: DemoArchive, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_odd_names_are_those_of_the_clone(shell: Shell, demo: DemoArchive, tmp_p
 def test_what_has_no_sha256_is_named_and_the_list_is_not_whole(synced: Shell) -> None:
     ran = synced.run("files", "demo:000004@draft", "--format", "sha256sum", code=1)
     assert len(ran.lines) == 2
-    assert ran.complaint == (
+    assert ran.error_line == (
         "not in the list: no sha256 is known of sub-401/sub-401_ses-02_ecephys.nwb (etag)"
     )
     ran = synced.run("files", "demo:000005@draft", "--format", "sha256sum", code=1)

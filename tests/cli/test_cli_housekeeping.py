@@ -4,17 +4,17 @@ import json
 from typing import Any
 
 import pytest
-from cli_shell import STATUS, Ran, Shell, everything
 from click.testing import CliRunner
 
 from neuromirror.cli.common import Settings
 from neuromirror.cli.housekeeping import housekeeping_command
-from neuromirror.index import UnknownDataset
-from neuromirror.store import Store, locked
-from neuromirror.store.retired import pack_names
+from neuromirror.index import UnknownDatasetError
+from neuromirror.store import Store, file_lock
+from neuromirror.store.retired_packs import pack_names
+from support.command_shell import STATUS, CommandResult, Shell, folder_snapshot
 
 
-def run(shell: Shell, *arguments: str, code: int = 0) -> Ran:
+def run(shell: Shell, *arguments: str, code: int = 0) -> CommandResult:
     """The command alone; its own errors are raised."""
     done = CliRunner().invoke(
         housekeeping_command,
@@ -23,7 +23,7 @@ def run(shell: Shell, *arguments: str, code: int = 0) -> Ran:
         catch_exceptions=False,
     )
     assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr)
-    return Ran.of(done.exit_code, done.stdout, done.stderr)
+    return CommandResult.from_output(done.exit_code, done.stdout, done.stderr)
 
 
 def records(shell: Shell, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
@@ -44,11 +44,11 @@ def damage(shell: Shell, alias: str) -> None:
 
 
 def test_small_repositories_are_reported_as_needing_nothing(copied: Shell) -> None:
-    before = everything(copied.store / "alias")
+    before = folder_snapshot(copied.store / "alias")
     found = records(copied)
     assert {record["status"] for record in found} == {"notneeded"}
     assert {"dandi", "neuromirror"} & {record["dataset"] for record in found}
-    assert everything(copied.store / "alias") == before
+    assert folder_snapshot(copied.store / "alias") == before
     (line,) = run(copied).lines
     assert line == f"notneeded  {len(found)} of them need nothing"
 
@@ -61,11 +61,11 @@ def test_a_name_chooses_a_dataset_or_a_mirror_with_its_datasets(copied: Shell) -
     assert {record["dataset"] for record in records(copied, mirror)} == {
         name for name in every if name == mirror or name.startswith(f"{mirror}:")
     }
-    with pytest.raises(UnknownDataset, match="nosuch:1"):
+    with pytest.raises(UnknownDatasetError, match="nosuch:1"):
         run(copied, "nosuch:1")
 
 
-def test_what_fails_is_told_and_gives_exit_code_1(copied: Shell) -> None:
+def test_a_failure_is_reported_with_exit_code_1(copied: Shell) -> None:
     name = next(record["dataset"] for record in records(copied) if ":" in record["dataset"])
     damage(copied, name.replace(":", "--"))
     found = {record["dataset"]: record for record in records(copied, code=1)}
@@ -75,17 +75,19 @@ def test_what_fails_is_told_and_gives_exit_code_1(copied: Shell) -> None:
     assert name in run(copied, code=1).err
 
 
-def test_a_dry_run_writes_nothing_and_a_busy_dataset_is_told_and_no_failure(copied: Shell) -> None:
+def test_a_dry_run_writes_nothing_and_a_busy_dataset_is_reported_without_failure(
+    copied: Shell,
+) -> None:
     name = next(record["dataset"] for record in records(copied) if ":" in record["dataset"])
     damage(copied, name.replace(":", "--"))
-    before = everything(copied.store)
+    before = folder_snapshot(copied.store)
     (line,) = run(copied, "--dry-run", name).lines
     assert line.startswith(f"ok         {name}  ")
     assert "would become one" in line
-    assert everything(copied.store) == before
+    assert folder_snapshot(copied.store) == before
     repository = (copied.store / "alias" / name.replace(":", "--")).resolve()
     lock = f"{repository.parent.name}{repository.name}.lock"
-    with locked(copied.store / "neuromirror" / "locks" / lock, "a visit"):
+    with file_lock(copied.store / "neuromirror" / "locks" / lock, "a visit"):
         assert "busy" in run(copied, name).err
     assert pack_names(repository)
     assert Store.open(copied.store)

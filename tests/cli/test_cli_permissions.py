@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_shell import Shell
-from test_cli_process import as_nobody_special
+from test_cli_process import without_root_privileges
 
 from neuromirror_demo import DemoArchive
+from support.command_shell import Shell
 
-PERSON = {"preexec_fn": as_nobody_special}
+UNPRIVILEGED = {"preexec_fn": without_root_privileges}
 DATASET = "demo:000002"
 
 
@@ -53,7 +53,7 @@ def own(shell: Shell, demo: DemoArchive) -> Shell:
 def test_what_may_not_be_written_or_read_is_named_once_and_nothing_is_lost(
     own: Shell, tmp_path: Path, what: str
 ) -> None:
-    undisturbed = own.at(store=tmp_path / "undisturbed")
+    undisturbed = own.with_changes(store=tmp_path / "undisturbed")
     shutil.copytree(own.store, undisturbed.store, symlinks=True)
     undisturbed.run("sync")
     of, mode = CLOSED[what]
@@ -61,14 +61,14 @@ def test_what_may_not_be_written_or_read_is_named_once_and_nothing_is_lost(
     before = path.stat().st_mode
     path.chmod(mode)
     try:
-        ran = own.program("sync", code=1, **PERSON)
+        ran = own.program("sync", code=1, **UNPRIVILEGED)
     finally:
         path.chmod(before)
-    said = [line for line in (ran.out + ran.err).splitlines() if str(path) in line]
+    lines = [line for line in (ran.out + ran.err).splitlines() if str(path) in line]
     # the dataset, and the superdataset that waits for it, at most
-    assert 0 < len(said) == len({line.split(":")[-1] for line in said}) <= 2
+    assert 0 < len(lines) == len({line.split(":")[-1] for line in lines}) <= 2
     assert "Traceback" not in ran.out + ran.err
-    own.program("sync", **PERSON)
+    own.program("sync", **UNPRIVILEGED)
     assert refs(own) == refs(undisturbed)
     own.run("status")
     own.run("fsck")
@@ -80,7 +80,7 @@ def test_a_repository_that_may_not_be_read_is_named_and_the_others_are_checked(
     closed = repository(own)
     closed.chmod(0)
     try:
-        ran = own.program("--json", "fsck", code=1, **PERSON)
+        ran = own.program("--json", "fsck", code=1, **UNPRIVILEGED)
     finally:
         closed.chmod(0o755)
     (line,) = [one for one in ran.lines if '"status": "error"' in one]
@@ -97,19 +97,19 @@ def test_status_shows_a_store_that_may_not_be_written(own: Shell, what: str) -> 
     before = path.stat().st_mode
     path.chmod(0o444 if path.is_file() else 0o555)
     try:
-        ran = own.program("--json", "status", code=1, **PERSON)
+        ran = own.program("--json", "status", code=1, **UNPRIVILEGED)
     finally:
         path.chmod(before)
     (line,) = [one for one in ran.lines if '"status": "error"' in one]
     assert str(path) in line
-    own.program("status", code=0, **PERSON)
+    own.program("status", code=0, **UNPRIVILEGED)
 
 
 def test_a_journal_that_may_not_be_written_is_named_by_doctor(own: Shell) -> None:
     journal = own.store / "neuromirror" / "journal.jsonl"
     journal.chmod(0o444)
     try:
-        ran = own.program("--json", "doctor", code=1, **PERSON)
+        ran = own.program("--json", "doctor", code=1, **UNPRIVILEGED)
     finally:
         journal.chmod(0o644)
     (line,) = [one for one in ran.lines if '"status": "error"' in one]

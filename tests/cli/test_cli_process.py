@@ -21,10 +21,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cli_shell import Ran, Shell, everything, mirror, of_api
 
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.faults import Fault
+from support.command_shell import (
+    CommandResult,
+    Shell,
+    api_mirror_settings,
+    folder_snapshot,
+    write_mirror_file,
+)
 
 ODD = "Bad \x1b[31mtitle\nof “ünï 漢字” \u202e\u2028\x85 and \\ \" ' <b>"
 
@@ -75,7 +81,7 @@ def terminal() -> Iterator[tuple[int, list[bytes]]]:
         os.close(ours)
 
 
-def as_nobody_special() -> None:
+def without_root_privileges() -> None:
     """Lets file permissions count for root too (before a program is started)."""
     if os.geteuid() == 0:
         drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
@@ -83,7 +89,7 @@ def as_nobody_special() -> None:
             ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
 
 
-def limited(size: int) -> None:
+def limit_file_size(size: int) -> None:
     """Lets no file grow beyond a size in bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
@@ -147,7 +153,7 @@ def test_odd_characters_break_neither_lines_nor_terminals(shell: Shell, demo: De
     demo.add_file("000003", path, "odd\n")
     shell.run("sync", "demo:000003")
     for encoding in ("utf-8", "ascii", "latin-1"):
-        odd = shell.at(variables={"PYTHONIOENCODING": encoding})
+        odd = shell.with_changes(variables={"PYTHONIOENCODING": encoding})
         (listed,) = (json.loads(line) for line in odd.program("--json", "list").lines)
         assert listed["title"] == ODD
         files = [json.loads(line) for line in odd.program("--json", "files", "demo:000003").lines]
@@ -182,23 +188,21 @@ def test_ctrl_c_ends_a_sync_at_once_and_nothing_is_lost(
     with hanging(shell, demo, "/000002/versions/", "sync") as (process, fault):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=600)
-        assert not fault.over.is_set()
+        assert not fault.finished.is_set()
     assert process.returncode == 130
     (line,) = err.splitlines()
     assert "demo:000002" in line
     assert "Traceback" not in out
     refs(shell)
     shell.run("sync")
-    undisturbed = shell.at(store=tmp_path / "undisturbed")
+    undisturbed = shell.with_changes(store=tmp_path / "undisturbed")
     undisturbed.run("sync")
     assert refs(shell) == refs(undisturbed)
     assert "demo:000002" in shell.run("list").out
 
 
 @pytest.mark.parametrize("arguments", [["sync"], ["sync", "--dry-run"]], ids=" ".join)
-def test_ctrl_c_while_the_archive_is_asked_for_its_list(
-    shell: Shell, demo: DemoArchive, arguments: list[str]
-) -> None:
+def test_ctrl_c_during_the_listing(shell: Shell, demo: DemoArchive, arguments: list[str]) -> None:
     with hanging(shell, demo, "/dandisets/$", *arguments) as (process, _):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=600)
@@ -211,12 +215,12 @@ def test_a_second_sync_of_one_dataset_says_that_it_is_in_use(
     shell: Shell, demo: DemoArchive
 ) -> None:
     with hanging(shell, demo, r"/000002/versions/0\.", "sync", "demo:000002") as (first, fault):
-        line = shell.run("sync", "demo:000002", code=1).complaint
+        line = shell.run("sync", "demo:000002", code=1).error_line
         assert line.startswith("error      demo:000002  ")
         assert "in use by another neuromirror process; try again" in line
         assert "ok         demo:000001" in shell.run("sync", "demo:000001").out
         fault.clear()
-        ended = Ran.of(0, *first.communicate(timeout=600))
+        ended = CommandResult.from_output(0, *first.communicate(timeout=600))
     assert (first.returncode, ended.err) == (0, "")
     assert "ok         demo:000002" in ended.out
     shell.run("sync")
@@ -231,7 +235,7 @@ def test_a_second_sync_of_one_dataset_says_that_it_is_in_use(
 def test_files_that_cannot_grow_stop_a_sync_without_harm(
     shell: Shell, tmp_path: Path, size: int
 ) -> None:
-    with shell.start("sync", preexec_fn=partial(limited, size)) as process:
+    with shell.start("sync", preexec_fn=partial(limit_file_size, size)) as process:
         out, err = process.communicate(timeout=600)
     assert process.returncode == 1, (out, err)
     assert "Traceback" not in err
@@ -239,7 +243,7 @@ def test_files_that_cannot_grow_stop_a_sync_without_harm(
         line.startswith(("neuromirror: ", "error      demo:00000")) for line in err.splitlines()
     )
     shell.run("sync")
-    undisturbed = shell.at(store=tmp_path / "undisturbed")
+    undisturbed = shell.with_changes(store=tmp_path / "undisturbed")
     undisturbed.run("sync")
     assert refs(shell) == refs(undisturbed)
 
@@ -251,15 +255,15 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(copied: Shell, tmp_
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~0o222)
     try:
-        before = everything(copied.store)
-        person = {"preexec_fn": as_nobody_special}
+        before = folder_snapshot(copied.store)
+        person = {"preexec_fn": without_root_privileges}
         assert copied.program("list", **person).out == listed
         assert copied.program("show", "demo:000002", **person).lines
         for command in (["sync"], ["rebuild-index"], ["release", "ff"]):
-            line = copied.program(*command, code=1, **person).complaint
+            line = copied.program(*command, code=1, **person).error_line
             assert "ermission" in line
             assert str(copied.store) in line
-        assert everything(copied.store) == before
+        assert folder_snapshot(copied.store) == before
     finally:
         for path in paths:
             if not path.is_symlink():
@@ -269,22 +273,24 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(copied: Shell, tmp_
 def test_a_folder_in_which_nothing_can_be_made_is_named(synced: Shell, tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
-    person = {"preexec_fn": as_nobody_special}
-    line = synced.at(store=folder / "store").program("sync", code=1, **person).complaint
+    person = {"preexec_fn": without_root_privileges}
+    line = synced.with_changes(store=folder / "store").program("sync", code=1, **person).error_line
     assert f"Permission denied: {folder}/store" in line
     assert "--store" in line
 
 
 def test_mirror_files_that_may_not_be_read_are_named(tmp_path: Path) -> None:
-    folder = mirror(tmp_path / "mirrors", "secret", of_api("https://example.org/api"))
+    folder = write_mirror_file(
+        tmp_path / "mirrors", "secret", api_mirror_settings("https://example.org/api")
+    )
     (folder / "secret.toml").chmod(0)
     shell = Shell(folder, tmp_path / "store")
-    person = {"preexec_fn": as_nobody_special}
-    line = shell.program("sync", code=2, **person).complaint
+    person = {"preexec_fn": without_root_privileges}
+    line = shell.program("sync", code=2, **person).error_line
     assert line.endswith("secret.toml: cannot be read: Permission denied")
     folder.chmod(0)
     try:
-        assert "cannot be read" in shell.program("check-config", code=2, **person).complaint
+        assert "cannot be read" in shell.program("check-config", code=2, **person).error_line
     finally:
         folder.chmod(0o755)
 
@@ -296,25 +302,25 @@ COMMANDS = [["sync"], ["sync", "--dry-run"], ["list"], ["status"], ["rebuild-ind
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_folder_that_is_no_store_is_left_alone(
-    still_demo: DemoArchive, tmp_path: Path, command: list[str]
+def test_a_folder_that_is_no_store_is_not_changed(
+    shared_demo: DemoArchive, tmp_path: Path, command: list[str]
 ) -> None:
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter.txt").write_text("It was a dark and stormy night.\n")
-    shell = Shell(still_demo.mirrors, folder)
-    assert "not a neuromirror store" in shell.run(*command, code=2).complaint
+    shell = Shell(shared_demo.mirrors, folder)
+    assert "not a neuromirror store" in shell.run(*command, code=2).error_line
     assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
-    file = shell.at(store=folder / "chapter.txt")
-    assert "is a file, not a store" in file.run(*command, code=2).complaint
+    file = shell.with_changes(store=folder / "chapter.txt")
+    assert "is a file, not a store" in file.run(*command, code=2).error_line
 
 
 @pytest.mark.parametrize("command", [*COMMANDS[2:], ["find", "0" * 64], ["holds"]], ids=" ".join)
-def test_a_missing_store_is_told_and_not_made(
-    still_demo: DemoArchive, tmp_path: Path, command: list[str]
+def test_a_missing_store_is_reported_and_not_created(
+    shared_demo: DemoArchive, tmp_path: Path, command: list[str]
 ) -> None:
-    shell = Shell(still_demo.mirrors, tmp_path / "none")
-    line = shell.run(*command, code=2).complaint
+    shell = Shell(shared_demo.mirrors, tmp_path / "none")
+    line = shell.run(*command, code=2).error_line
     assert f"no store at {tmp_path}/none" in line
     assert "neuromirror sync" in line
     assert not shell.store.exists()
@@ -322,28 +328,28 @@ def test_a_missing_store_is_told_and_not_made(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(
-    ("content", "words"), [('{"format":99}', "format 99"), ("{", "cannot be read")]
+    ("content", "expected"), [('{"format":99}', "format 99"), ("{", "cannot be read")]
 )
-def test_a_store_of_another_format_is_left_alone(
-    copied: Shell, command: list[str], content: str, words: str
+def test_a_store_of_another_format_is_not_changed(
+    copied: Shell, command: list[str], content: str, expected: str
 ) -> None:
     (copied.store / "neuromirror" / "store.json").write_text(content)
-    before = everything(copied.store)
-    line = copied.run(*command, code=2).complaint
-    assert words in line
+    before = folder_snapshot(copied.store)
+    line = copied.run(*command, code=2).error_line
+    assert expected in line
     assert str(copied.store) in line
-    assert everything(copied.store) == before
+    assert folder_snapshot(copied.store) == before
 
 
 @pytest.mark.parametrize("command", [["sync"], ["sync", "--dry-run"], ["list"]], ids=" ".join)
-def test_an_index_of_a_newer_release_is_told_with_what_to_do(
+def test_an_index_of_a_newer_release_is_reported_with_a_remedy(
     copied: Shell, command: list[str]
 ) -> None:
     index = copied.store / "neuromirror" / "index.sqlite"
     with sqlite3.connect(index) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    line = copied.run(*command, code=1).complaint
+    line = copied.run(*command, code=1).error_line
     assert "newer neuromirror (schema 99" in line
     assert "neuromirror rebuild-index" in line
     copied.run("rebuild-index")
@@ -351,10 +357,10 @@ def test_an_index_of_a_newer_release_is_told_with_what_to_do(
 
 
 @pytest.mark.parametrize("command", [["sync"], ["sync", "--dry-run"], ["list"]], ids=" ".join)
-def test_a_corrupt_index_is_told_with_what_to_do(copied: Shell, command: list[str]) -> None:
+def test_a_corrupt_index_is_reported_with_a_remedy(copied: Shell, command: list[str]) -> None:
     index = copied.store / "neuromirror" / "index.sqlite"
     index.write_bytes(b"SQLite format 3\0" + b"\xff" * 9000)
-    line = copied.run(*command, code=1).complaint
+    line = copied.run(*command, code=1).error_line
     assert "corrupt" in line
     assert "neuromirror rebuild-index" in line
     assert copied.run("rebuild-index").lines
@@ -367,16 +373,16 @@ def test_a_database_of_another_program_is_no_index(synced: Shell, tmp_path: Path
     connection.close()
     before = other.read_bytes()
     for command in (["list"], ["sync"]):
-        line = synced.run(*command, "--index", str(other), code=1).complaint
+        line = synced.run(*command, "--index", str(other), code=1).error_line
         assert "not an index of neuromirror" in line
         assert "--index" in line
-    assert "no index at" in synced.run("list", "--index", f"{other}.not", code=1).complaint
+    assert "no index at" in synced.run("list", "--index", f"{other}.not", code=1).error_line
     assert other.read_bytes() == before
 
 
 def test_without_git_a_sync_says_so(shell: Shell, tmp_path: Path) -> None:
     ended = shell.program("sync", "demo:000001", code=1, env={"PATH": str(tmp_path)})
-    assert "git is not on PATH" in ended.complaint
+    assert "git is not on PATH" in ended.error_line
     # what it could not do without is done the next time
     shell.program("sync", "demo:000001")
     assert (shell.store / "alias" / "neuromirror").exists()

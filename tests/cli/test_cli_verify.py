@@ -13,17 +13,17 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from cli_shell import Shell, everything
 
-from neuromirror.lab.verify import Clone
+from neuromirror.lab.verify import VerifiedRepository
 from neuromirror_demo import DemoArchive
+from support.command_shell import Shell, folder_snapshot
 
 NAME = "demo:000004"
 
 
 def filled(folder: Path) -> Path:
     """A clone with its content where git-annex would have put it."""
-    with Clone.at(folder) as opened:
+    with VerifiedRepository.at(folder) as opened:
         for link in [one for one in folder.rglob("*") if one.is_symlink()]:
             target = link.parent / os.readlink(link)
             target.parent.mkdir(parents=True)
@@ -45,16 +45,16 @@ def clone(synced: Shell, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: Shell) -> Shell:
+def without_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: Shell) -> Shell:
     """A machine without a store."""
-    place = tmp_path / "elsewhere"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return synced.at(store=Path("store"), mirrors=place)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return synced.with_changes(store=Path("store"), mirrors=folder)
 
 
-def test_a_dataset_that_holds_is_one_line(elsewhere: Shell, clone: Path) -> None:
-    ran = elsewhere.run("verify", str(clone))
+def test_a_dataset_that_holds_is_one_line(without_store: Shell, clone: Path) -> None:
+    ran = without_store.run("verify", str(clone))
     (line,) = ran.lines
     assert line.split()[:2] == ["ok", f"{NAME}@2024-03-01T115318Z"]
     assert "commit and state digest hold" in line
@@ -62,8 +62,8 @@ def test_a_dataset_that_holds_is_one_line(elsewhere: Shell, clone: Path) -> None
     assert ran.err == ""
 
 
-def test_each_thing_is_a_record_and_the_last_sums_up(elsewhere: Shell, clone: Path) -> None:
-    *found, last = elsewhere.records("verify", str(clone))
+def test_each_thing_is_a_record_and_the_last_sums_up(without_store: Shell, clone: Path) -> None:
+    *found, last = without_store.records("verify", str(clone))
     assert [one["what"] for one in found].count("file") == 3
     assert {"commit", "tree", "state", "document", "file"} == {one["what"] for one in found}
     for one in found:
@@ -79,40 +79,42 @@ def test_each_thing_is_a_record_and_the_last_sums_up(elsewhere: Shell, clone: Pa
     )
 
 
-def test_what_is_wrong_is_named_on_stderr_and_the_code_is_1(elsewhere: Shell, clone: Path) -> None:
+def test_what_is_wrong_is_named_on_stderr_and_the_code_is_1(
+    without_store: Shell, clone: Path
+) -> None:
     first, second, _ = sorted(clone.glob("sub-*/*.nwb"))
     first.resolve().write_bytes(first.read_bytes()[::-1])
     second.resolve().unlink()
-    ran = elsewhere.run("verify", str(clone), code=1)
+    ran = without_store.run("verify", str(clone), code=1)
     wrong, absent, whole = ran.err.splitlines()
     assert wrong.split()[:2] == ["error", str(first.relative_to(clone))]
     assert "other bytes" in wrong
     assert absent.split() == ["impossible", str(second.relative_to(clone)), "not", "here"]
     assert whole.startswith(f"error      {NAME}@")
     assert ran.out == ""
-    *_, last = elsewhere.records("verify", "--allow-missing", str(clone), code=1)
+    *_, last = without_store.records("verify", "--allow-missing", str(clone), code=1)
     assert (last["failed"], last["not_here"]) == (1, 1)
     first.resolve().write_bytes(first.read_bytes()[::-1])
-    ran = elsewhere.run("verify", "--allow-missing", str(clone))
+    ran = without_store.run("verify", "--allow-missing", str(clone))
     assert "1 not here" in ran.out
 
 
 def test_many_missing_files_do_not_bury_what_is_wrong(
-    elsewhere: Shell, synced: Shell, tmp_path: Path
+    without_store: Shell, synced: Shell, tmp_path: Path
 ) -> None:
     clone = cloned(synced, tmp_path / "many", "demo:000005")
     (clone / "dandiset.yaml").write_text("other")
-    ran = elsewhere.run("verify", str(clone), code=1)
+    ran = without_store.run("verify", str(clone), code=1)
     complaints = ran.err.splitlines()
     assert sum("not here" in line for line in complaints[:-1]) == 20
     assert sum("dandiset.yaml" in line for line in complaints) == 1
     assert "38 not here" in complaints[-1]
-    records = elsewhere.records("verify", str(clone), code=1)
+    records = without_store.records("verify", str(clone), code=1)
     assert sum(one["message"] == "not here" for one in records) == 38
 
 
-def test_a_lock_is_verified_in_place_or_elsewhere(
-    synced: Shell, elsewhere: Shell, tmp_path: Path
+def test_a_lock_is_verified_beside_it_or_in_another_folder(
+    synced: Shell, without_store: Shell, tmp_path: Path
 ) -> None:
     lock = tmp_path / "paper" / "datasets.lock"
     lock.parent.mkdir()
@@ -124,27 +126,27 @@ def test_a_lock_is_verified_in_place_or_elsewhere(
     subprocess.run(
         ["git", "-C", str(data / "demo--000002"), "checkout", "-q", "0.240301.1055"], check=True
     )
-    ran = elsewhere.run("verify", str(lock), code=1)
+    ran = without_store.run("verify", str(lock), code=1)
     assert ran.err.count("not here") == 4
     assert "neuromirror restore" in ran.err
-    ran = elsewhere.run("verify", str(lock), "--in", str(data))
+    ran = without_store.run("verify", str(lock), "--in", str(data))
     assert [line.split()[0] for line in ran.lines] == ["ok", "ok"]
     for option in ("--remote", "--full"):
-        ran = elsewhere.run("verify", str(lock), option)
+        ran = without_store.run("verify", str(lock), option)
         assert [line.split()[0] for line in ran.lines] == ["ok", "ok"]
     assert "8 files fetched and hashed" not in ran.out
     assert "3 files fetched and hashed (2 by sha256, 1 by etag; 143.4 kB)" in ran.lines[0]
 
 
-def test_places_are_claims_and_never_checks(elsewhere: Shell, clone: Path) -> None:
+def test_remote_locations_are_claimed_and_never_checked(without_store: Shell, clone: Path) -> None:
     shutil.rmtree(clone / ".git" / "annex")
-    (line,) = elsewhere.run("verify", "--remote", str(clone)).lines
+    (line,) = without_store.run("verify", "--remote", str(clone)).lines
     assert "6 places asked: 6 ok; claimed by the servers, not checked" in line
     assert "hashed" not in line
-    *found, last = elsewhere.records("verify", "--remote", str(clone))
-    places = [one for one in found if one["what"] == "place"]
-    assert {(one["health"], one["checked"]) for one in places} == {("ok", "claimed")}
-    assert all(one["url"].startswith("http://127.0.0.1:") for one in places)
+    *found, last = without_store.records("verify", "--remote", str(clone))
+    locations = [one for one in found if one["what"] == "place"]
+    assert {(one["health"], one["checked"]) for one in locations} == {("ok", "claimed")}
+    assert all(one["url"].startswith("http://127.0.0.1:") for one in locations)
     assert last["places"] == {"ok": 6}
     assert last["files"] == {"checked": {}, "claimed": {}}
 
@@ -165,21 +167,21 @@ def test_an_altered_file_is_named_and_the_index_remembers(
     assert "1 changed" in whole
     journal = (shell.store / "neuromirror" / "journal.jsonl").read_text()
     assert '"changed":["http://127.0.0.1' in journal
-    before = everything(shell.store)
+    before = folder_snapshot(shell.store)
     shell.run("verify", "--remote", str(lock), code=1)
-    assert everything(shell.store) == before
+    assert folder_snapshot(shell.store) == before
 
 
 def test_a_store_that_cannot_be_written_is_no_reason_not_to_ask(copied: Shell, clone: Path) -> None:
     index = copied.store / "neuromirror" / "index.sqlite"
     index.write_bytes(b"damaged" * 1000)
     ran = copied.run("verify", "--remote", str(clone))
-    assert "what places answer is not recorded" in ran.complaint
+    assert "what places answer is not recorded" in ran.error_line
     assert len(ran.lines) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["nothing.lock"], "there is no lock or dataset"),
         (["--remote", "--full", "CLONE"], "choose one"),
@@ -190,29 +192,31 @@ def test_a_store_that_cannot_be_written_is_no_reason_not_to_ask(copied: Shell, c
     ],
 )
 def test_wrong_usage_is_code_2_and_one_line(
-    elsewhere: Shell, clone: Path, tmp_path: Path, arguments: list[str], told: str
+    without_store: Shell, clone: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     lock = tmp_path / "my.lock"
     lock.write_text("[[dataset]]\n")
     given = {"CLONE": str(clone), "LOCK": str(lock)}
-    ran = elsewhere.run("verify", *[given.get(one, one) for one in arguments], code=2)
-    assert told in ran.complaint
+    ran = without_store.run("verify", *[given.get(one, one) for one in arguments], code=2)
+    assert expected in ran.error_line
 
 
-def test_the_workflow_in_the_recipes_works(synced: Shell, elsewhere: Shell, tmp_path: Path) -> None:
+def test_the_workflow_in_the_recipes_works(
+    synced: Shell, without_store: Shell, tmp_path: Path
+) -> None:
     recipes = (Path(__file__).parents[2] / "docs" / "how-to.md").read_text()
     workflow = recipes.partition("```yaml\n")[2].partition("```")[0]
     (command,) = re.findall(r"run: neuromirror (.*) > places.jsonl$", workflow, re.M)
     synced.run("pin", NAME, "-o", "datasets.lock")
-    records = elsewhere.run(*command.split()).lines
+    records = without_store.run(*command.split()).lines
     assert json.loads(records[-1])["places"] == {"ok": 6}
     for line in re.findall(r"^    neuromirror (verify datasets.lock --[a-z-]+)", recipes, re.M):
-        elsewhere.run(*line.split(), code=0 if "remote" in line or "full" in line else 1)
+        without_store.run(*line.split(), code=0 if "remote" in line or "full" in line else 1)
 
 
-def test_a_lock_without_datasets_is_said_to_be_one(elsewhere: Shell) -> None:
+def test_a_lock_without_datasets_is_reported(without_store: Shell) -> None:
     Path("empty.lock").write_text("lock-version = 1\n")
-    assert elsewhere.run("verify", "empty.lock").out == "empty.lock pins no dataset\n"
+    assert without_store.run("verify", "empty.lock").out == "empty.lock pins no dataset\n"
 
 
 def test_ctrl_c_does_not_wait_for_a_server_that_hangs(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from cli_shell import Shell
 
 from neuromirror_demo import DemoArchive
+from support.command_shell import Shell
 
 DATASET = "demo:000005"
 NOTHING = "0" * 64
@@ -40,10 +40,10 @@ def test_files_of_a_zarr_come_from_the_store_as_they_would_from_the_index(zarrs:
     setting(zarrs, count)
     zarrs.run("rebuild-index")
     assert zarrs.run("files", name).lines == text
-    again = zarrs.records("files", name)
+    second = zarrs.records("files", name)
     # the index adds the places of other files of the same bytes
     assert all(one["urls"][0].split("?")[0].endswith(one["path"]) for one in found)
-    assert [one | {"urls": []} for one in again] == [one | {"urls": []} for one in found]
+    assert [one | {"urls": []} for one in second] == [one | {"urls": []} for one in found]
     assert zarrs.records("show", name)[0]["indexed"] is True
     assert "does not look at" not in zarrs.run("show", name).out
 
@@ -52,7 +52,7 @@ def test_find_says_what_it_did_not_look_at_and_how_to_bring_it_in(zarrs: Shell) 
     name, count = zarr(zarrs)
     one = next(one for one in zarrs.records("files", DATASET) if one["type"] == "file")
     digest = zarrs.records("files", name)[-1]["digest"]
-    told = (
+    message = (
         f"not looked at: the files of 1 Zarr of demo ({count} files), which are not in the index; "
         f"'[zarr] index_entries = {count}' in demo.toml and 'neuromirror rebuild-index' bring them "
         "in"
@@ -61,7 +61,7 @@ def test_find_says_what_it_did_not_look_at_and_how_to_bring_it_in(zarrs: Shell) 
     assert missed.out == ""
     assert missed.err.splitlines() == [
         f"no file with checksum {digest} is in the index; is its dataset mirrored?",
-        told,
+        message,
     ]
     failed, note = zarrs.records("find", digest, code=1)
     assert failed["status"] == "impossible"
@@ -69,7 +69,7 @@ def test_find_says_what_it_did_not_look_at_and_how_to_bring_it_in(zarrs: Shell) 
         "action": "find",
         "type": "not-indexed",
         "status": "notneeded",
-        "message": told,
+        "message": message,
         "mirror": "demo",
         "zarrs": 1,
         "files": count,
@@ -79,21 +79,21 @@ def test_find_says_what_it_did_not_look_at_and_how_to_bring_it_in(zarrs: Shell) 
     # it is told beside what was found, too
     there = zarrs.run("find", one["digest"])
     assert one["path"] in there.out
-    assert there.err == f"{told}\n"
+    assert there.err == f"{message}\n"
     assert [one["type"] for one in zarrs.records("find", one["digest"])] == ["file", "not-indexed"]
     setting(zarrs, count)
     zarrs.run("rebuild-index")
     assert name in {one["dataset"] for one in zarrs.records("find", digest)}
-    assert zarrs.run("find", NOTHING, code=1).complaint.startswith("no file with checksum")
+    assert zarrs.run("find", NOTHING, code=1).error_line.startswith("no file with checksum")
 
 
-def test_an_index_is_made_again_without_mirror_files_as_it_was(zarrs: Shell) -> None:
+def test_an_index_rebuilt_without_mirror_files_stays_the_same(zarrs: Shell) -> None:
     name, _ = zarr(zarrs)
-    nowhere = zarrs.at(mirrors=zarrs.store / "nowhere")
+    nowhere = zarrs.with_changes(mirrors=zarrs.store / "nowhere")
     nowhere.run("rebuild-index")
     assert nowhere.records("show", name)[0]["indexed"] is False
     setting(zarrs, 10**6)
     nowhere.run("rebuild-index")
     assert nowhere.records("show", name)[0]["indexed"] is False
     (zarrs.mirrors / "demo.toml").write_text("source = 7\n")
-    assert "demo.toml" in zarrs.run("rebuild-index", code=2).complaint
+    assert "demo.toml" in zarrs.run("rebuild-index", code=2).error_line

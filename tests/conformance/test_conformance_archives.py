@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from odd_bucket import odd_bucket
 
 from neuromirror.cli import main
-from neuromirror.conformance import ArchiveUnknown, check_archive, load_report, open_address
-from neuromirror.conformance.report import ReportUnusable
+from neuromirror.conformance import UnknownArchiveError, check_archive, load_report, open_archive
+from neuromirror.conformance.report import InvalidReportError
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from neuromirror_demo.ndstore import DemoNdstore
+from support.nonconforming_bucket import nonconforming_bucket
 
 
 def statuses(url: str, expected_kind: str) -> dict[str, str]:
-    kind, source = open_address(url)
+    kind, source = open_archive(url)
     assert kind == expected_kind
     report = check_archive(source, url, kind)
     assert 0 < report.requests <= 200
@@ -27,8 +27,8 @@ def statuses(url: str, expected_kind: str) -> dict[str, str]:
     return {one.rule: one.status for one in report.findings}
 
 
-def test_a_dandi_archive_and_its_bucket(still_demo: DemoArchive) -> None:
-    found = statuses(still_demo.api_url, "dandi")
+def test_a_dandi_archive_and_its_bucket(shared_demo: DemoArchive) -> None:
+    found = statuses(shared_demo.api_url, "dandi")
     assert "broken" not in found.values()
     assert found["dandi.list-paging"] == found["dandi.asset-count"] == "ok"
     assert found["dandi.digest-etag"] == found["dandi.content-url"] == "ok"
@@ -55,13 +55,13 @@ def test_an_ndstore(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["ftp://example.org/", "no-scheme", "http://127.0.0.1:1/"])
 def test_an_address_where_no_archive_answers_is_refused(address: str) -> None:
-    with pytest.raises(ArchiveUnknown):
-        open_address(address)
+    with pytest.raises(UnknownArchiveError):
+        open_archive(address)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"format": 99}', b"\xff"])
 def test_a_damaged_report_is_refused(content: bytes) -> None:
-    with pytest.raises(ReportUnusable):
+    with pytest.raises(InvalidReportError):
         load_report(content)
 
 
@@ -79,7 +79,7 @@ def mirror(folder: Path, endpoint: str) -> None:
 
 def test_the_report_is_kept_and_doctor_names_what_changed(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
-    with odd_bucket() as endpoint:
+    with nonconforming_bucket() as endpoint:
         mirror(tmp_path, endpoint)
         done = run(tmp_path, "check-archive", "odd")
         assert done.exit_code == 0, done.output
@@ -87,21 +87,23 @@ def test_the_report_is_kept_and_doctor_names_what_changed(tmp_path: Path) -> Non
         assert {one["rule"]: one["result"] for one in records}["s3.part-heads"] == "ok"
         report = load_report(store.archive_report_path("odd").read_bytes())
         assert [one.rule for one in report.findings] == [one["rule"] for one in records]
-    with odd_bucket(no_parts=True, same_page=True) as endpoint:
+    with nonconforming_bucket(no_parts=True, same_page=True) as endpoint:
         mirror(tmp_path, endpoint)
         done = run(tmp_path, "doctor", "--archives")
-        told = [json.loads(line) for line in done.stdout.splitlines()]
-        changed = [one for one in told if one["what"] == "archive odd"]
+        doctor_records = [json.loads(line) for line in done.stdout.splitlines()]
+        changed = [one for one in doctor_records if one["what"] == "archive odd"]
         assert [one["level"] for one in changed] == ["ok", "warning", "warning", "warning"]
         assert run(tmp_path, "check-archive", "odd").exit_code == 1
-    told = [json.loads(line) for line in run(tmp_path, "doctor", "--offline").stdout.splitlines()]
-    [kept] = [one for one in told if one["what"] == "archive odd"]
+    doctor_records = [
+        json.loads(line) for line in run(tmp_path, "doctor", "--offline").stdout.splitlines()
+    ]
+    [kept] = [one for one in doctor_records if one["what"] == "archive odd"]
     assert kept["level"] == "warning"
 
 
 def test_a_bucket_by_its_address_is_checked_without_a_mirror_or_a_store(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
-    with odd_bucket() as endpoint:
+    with nonconforming_bucket() as endpoint:
         done = run(tmp_path, "check-archive", f"{endpoint}/odd", "--output", str(output))
     assert done.exit_code == 0, done.output
     assert load_report(output.read_bytes()).source == "s3"
@@ -109,7 +111,7 @@ def test_a_bucket_by_its_address_is_checked_without_a_mirror_or_a_store(tmp_path
 
 
 def test_a_prefix_that_is_not_utf_8_is_wrong_usage(tmp_path: Path) -> None:
-    with odd_bucket() as endpoint:
+    with nonconforming_bucket() as endpoint:
         assert run(tmp_path, "check-archive", f"{endpoint}/odd/%ff").exit_code == 2
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from neuromirror.conformance.detect import open_address
-from neuromirror.net import Reply, Session
+from neuromirror.conformance.detect import open_archive
+from neuromirror.net import ResponseHead, Session
 from neuromirror.sources.s3.source import S3Source
 
 
@@ -22,16 +22,16 @@ from neuromirror.sources.s3.source import S3Source
 def test_the_region_is_the_one_that_aws_states(
     monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], host: str, status: int
 ) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
-    def head(self: Session, url: str, **_: object) -> Reply:
-        asked.append(url)
-        return Reply(status, CaseInsensitiveDict(headers))
+    def head(self: Session, url: str, **_: object) -> ResponseHead:
+        requests.append(url)
+        return ResponseHead(status, CaseInsensitiveDict(headers))
 
     monkeypatch.setattr(Session, "head", head)
-    kind, source = open_address("s3://a-bucket/some/prefix")
+    kind, source = open_archive("s3://a-bucket/some/prefix")
     assert isinstance(source, S3Source)
     assert kind == "s3"
-    assert len(asked) == 1
-    assert asked[0].startswith("https://a-bucket.s3.")
+    assert len(requests) == 1
+    assert requests[0].startswith("https://a-bucket.s3.")
     assert f".{host}" in source.bucket.object_url(b"key")

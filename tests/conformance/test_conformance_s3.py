@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from odd_bucket import odd_bucket
 
-from neuromirror.conformance import Report, check_archive, open_address, suite
+from neuromirror.conformance import ConformanceReport, check_archive, open_archive, suite
+from support.nonconforming_bucket import nonconforming_bucket
 
 
-def checked(endpoint: str) -> Report:
-    kind, source = open_address(f"{endpoint}/odd")
+def check_bucket(endpoint: str) -> ConformanceReport:
+    kind, source = open_archive(f"{endpoint}/odd")
     assert kind == "s3"
     return check_archive(source, "odd", kind)
 
 
-def statuses(report: Report) -> dict[str, str]:
+def statuses(report: ConformanceReport) -> dict[str, str]:
     return {one.rule.removeprefix("s3."): one.status for one in report.findings}
 
 
-WELL = {
+EXPECTED_STATUSES = {
     "listing": "ok",
     "listing-order": "ok",
     "page-size": "ok",
@@ -40,9 +40,9 @@ WELL = {
 
 
 def test_a_bucket_that_keeps_every_rule() -> None:
-    with odd_bucket() as endpoint:
-        report = checked(endpoint)
-    assert statuses(report) == WELL
+    with nonconforming_bucket() as endpoint:
+        report = check_bucket(endpoint)
+    assert statuses(report) == EXPECTED_STATUSES
     assert report.broken == []
     assert report.uri == f"{endpoint}/odd"
     assert 0 < report.requests <= suite.REQUEST_LIMIT
@@ -65,20 +65,20 @@ def test_a_bucket_that_keeps_every_rule() -> None:
 def test_each_departure_is_found_and_nothing_else(
     departure: str, value: Any, expected: dict[str, str]
 ) -> None:
-    with odd_bucket(**{departure: value}) as endpoint:
-        report = checked(endpoint)
-    assert statuses(report) == {**WELL, **expected}
+    with nonconforming_bucket(**{departure: value}) as endpoint:
+        report = check_bucket(endpoint)
+    assert statuses(report) == {**EXPECTED_STATUSES, **expected}
 
 
 def test_a_listing_out_of_order_breaks_the_check_that_reads_it() -> None:
-    with odd_bucket(unordered=True) as endpoint:
-        report = checked(endpoint)
+    with nonconforming_bucket(unordered=True) as endpoint:
+        report = check_bucket(endpoint)
     assert "broken" in {one.status for one in report.findings if one.rule.startswith("s3.listing")}
 
 
 def test_no_request_is_sent_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "REQUEST_LIMIT", 5)
-    with odd_bucket() as endpoint:
-        report = checked(endpoint)
+    with nonconforming_bucket() as endpoint:
+        report = check_bucket(endpoint)
     assert report.requests == 5
     assert statuses(report)["missing"] == "unknown"

@@ -6,59 +6,59 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crawl_place import Place
-from embargo_place import Embargo, prepared
-from scripted import Box, Scripted
 
 from neuromirror_demo import DemoArchive
+from support.embargo_harness import EmbargoHarness, prepare_embargo
+from support.mirror_harness import MirrorHarness
+from support.scripted_source import ScriptedHarness, ScriptedSource
 
 ZARR_LIMITS = "[zarr]\ninline_parts = 4\n"
 
 
 @pytest.fixture
-def place(demo: DemoArchive, tmp_path: Path) -> Place:
+def mirror_harness(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
     """An empty place for a store, beside a fresh demo archive."""
-    return Place(demo.mirrors, tmp_path / "store")
+    return MirrorHarness(demo.mirrors, tmp_path / "store")
 
 
 @pytest.fixture
-def another(demo: DemoArchive, tmp_path: Path) -> Place:
+def second_harness(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
     """A second empty place, for the same archive."""
-    return Place(demo.mirrors, tmp_path / "another")
+    return MirrorHarness(demo.mirrors, tmp_path / "another")
 
 
 @pytest.fixture
-def small(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
+def empty_archive(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
     """A demo archive without dandisets, for tests that make their own."""
     with DemoArchive(tmp_path / "small", cache=demo_files, empty=True) as running:
         yield running
 
 
 @pytest.fixture
-def source() -> Scripted:
+def source() -> ScriptedSource:
     """A scripted source without datasets."""
-    return Scripted()
+    return ScriptedSource()
 
 
 @pytest.fixture
-def box(tmp_path: Path, source: Scripted) -> Box:
+def scripted_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
     """An empty place for a store that mirrors the scripted source."""
-    return Box(tmp_path / "box", source)
+    return ScriptedHarness(tmp_path / "box", source)
 
 
 @pytest.fixture
-def zarrs(tmp_path: Path, source: Scripted) -> Box:
+def zarr_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
     """A store of a mirror for which three files are few."""
-    return Box(tmp_path / "zarrs", source, ZARR_LIMITS)
+    return ScriptedHarness(tmp_path / "zarrs", source, ZARR_LIMITS)
 
 
 @pytest.fixture
-def another_box(tmp_path: Path, source: Scripted) -> Box:
+def second_scripted_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
     """A second empty place, for the same source."""
-    return Box(tmp_path / "another-box", source)
+    return ScriptedHarness(tmp_path / "another-box", source)
 
 
 @pytest.fixture
-def embargo(small: DemoArchive, tmp_path: Path) -> Embargo:
+def embargo(empty_archive: DemoArchive, tmp_path: Path) -> EmbargoHarness:
     """An archive of an open and an embargoed dandiset, with canaries, and places for stores."""
-    return prepared(small, tmp_path / "stores")
+    return prepare_embargo(empty_archive, tmp_path / "stores")

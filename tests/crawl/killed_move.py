@@ -19,36 +19,36 @@ from typing import Any
 
 from killed_sync import STEPS, _writes
 
-from neuromirror.crawl import Sync, load_mirrors, parse_requests
-from neuromirror.crawl.private import PrivateSide
+from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
+from neuromirror.crawl.embargo import PrivateStore
 from neuromirror.store import Store
 
 
 def main() -> None:
     mirrors, public, private = map(Path, sys.argv[1:4])
     every, step, killed = int(sys.argv[4]), 1, True
-    there = {name: folder.with_name(f"{folder.name}-copy") for name, folder in
+    copies = {name: folder.with_name(f"{folder.name}-copy") for name, folder in
              {"public": public, "private": private}.items()}  # fmt: skip
     while killed:
-        for folder, copy in ((public, there["public"]), (private, there["private"])):
+        for folder, copy in ((public, copies["public"]), (private, copies["private"])):
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder, copy, symlinks=True)
-        killed = _in_child(mirrors, there, step)
-        after = {name: _looked_at(copy) for name, copy in there.items()}
-        if _in_child(mirrors, there, 0):
+        killed = _in_child(mirrors, copies, step)
+        after = {name: _store_state(copy) for name, copy in copies.items()}
+        if _in_child(mirrors, copies, 0):
             sys.exit("killed without being told to")
-        ended = {name: _looked_at(copy) for name, copy in there.items()}
-        told = {"step": step, "killed": killed, "after": after, "ended": ended}
-        sys.stdout.write(json.dumps(told) + "\n")
+        ended = {name: _store_state(copy) for name, copy in copies.items()}
+        record = {"step": step, "killed": killed, "after": after, "ended": ended}
+        sys.stdout.write(json.dumps(record) + "\n")
         sys.stdout.flush()
         step += every
 
 
-def _in_child(mirrors: Path, there: dict[str, Path], kill_at: int) -> bool:
+def _in_child(mirrors: Path, copies: dict[str, Path], kill_at: int) -> bool:
     child = os.fork()
     if not child:
         try:
-            _sync(mirrors, there, kill_at)
+            _sync(mirrors, copies, kill_at)
         except BaseException as error:  # noqa: BLE001 - the child must not go on as the parent
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
@@ -61,10 +61,10 @@ def _in_child(mirrors: Path, there: dict[str, Path], kill_at: int) -> bool:
     return False
 
 
-def _sync(mirrors: Path, there: dict[str, Path], kill_at: int) -> None:
+def _sync(mirrors: Path, copies: dict[str, Path], kill_at: int) -> None:
     moving = threading.Event()
     count = 0
-    bring_over = PrivateSide.bring_over
+    bring_over = PrivateStore.move_to_public
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
@@ -80,20 +80,22 @@ def _sync(mirrors: Path, there: dict[str, Path], kill_at: int) -> None:
         bring_over(*arguments)
         moving.clear()
 
-    PrivateSide.bring_over = watched  # type: ignore[method-assign]
+    PrivateStore.move_to_public = watched  # type: ignore[method-assign]
     sys.addaudithook(hook)
-    store = Store.open(there["public"])
-    run = Sync(store, store.index_path, jobs=1, private=there["private"])
-    bad = [one for one in run.results(parse_requests([], load_mirrors(mirrors))) if one.exit_code]
+    store = Store.open(copies["public"])
+    run = Sync(store, store.index_path, jobs=1, private=copies["private"])
+    bad = [
+        one for one in run.results(parse_sync_requests([], load_mirrors(mirrors))) if one.exit_code
+    ]
     if bad:
         sys.exit(f"failed: {bad}")
 
 
-def _looked_at(folder: Path) -> dict[str, Any]:
+def _store_state(folder: Path) -> dict[str, Any]:
     """The versions that the journal tells of, and the refs, by dataset."""
     store = Store.open(folder)
     versions: dict[str, list[str]] = {}
-    for _, entry in store.journal_from(0):
+    for _, entry in store.read_entries(0):
         if hasattr(entry, "commit"):
             versions.setdefault(f"{entry.mirror}:{entry.local_id}", []).append(entry.commit)
     refs = {

@@ -27,7 +27,7 @@ STEPS = (
 
 
 def main() -> None:
-    from neuromirror.crawl import Sync, load_mirrors, parse_requests
+    from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.store import Store
 
     mirrors, folder, step = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -47,7 +47,7 @@ def main() -> None:
     store = Store.open(folder, create=True)
     run = Sync(store, store.index_path, jobs=1)
     loaded = load_mirrors(mirrors)
-    bad = [one for one in run.results(parse_requests([], loaded)) if one.exit_code]
+    bad = [one for one in run.results(parse_sync_requests([], loaded)) if one.exit_code]
     if bad:
         sys.exit(f"failed: {bad}")
     sys.stdout.write(json.dumps(count))

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from neuromirror.crawl import load_mirrors, recording
+from neuromirror.crawl import load_mirrors, open_recorder
 from neuromirror.crawl.takedown import reinstate, take_down
 from neuromirror.store import Store
 
@@ -30,7 +30,7 @@ def main(folder: str, mirrors: str, verb: str, name: str, steps: int) -> None:
     for one in STEPS:
         setattr(os, one, counted(getattr(os, one)))
     store = Store.open(Path(folder))
-    with recording(store, store.index_path) as recorder:
+    with open_recorder(store, store.index_path) as recorder:
         declared = load_mirrors(Path(mirrors))
         if verb == "down":
             list(take_down(store, recorder, name, "a test", "somebody", declared))

@@ -13,29 +13,29 @@ import numpy as np
 from cloudvolume import CloudVolume
 from cloudvolume.exceptions import EmptyVolumeException
 
-from neuromirror_demo.layer_contents import CELLS, scales_of
+from neuromirror_demo.layer_contents import CELLS, layer_scales
 from neuromirror_demo.volumes import FIRST_CELL
 
 
 def main() -> None:
     arguments = iter(sys.argv[1:])
     for folder, layer in zip(arguments, arguments, strict=True):
-        told: dict[str, object] = {"layer": layer}
+        record: dict[str, object] = {"layer": layer}
         same = []
-        for mip, scale in enumerate(scales_of(layer)):
+        for mip, scale in enumerate(layer_scales(layer)):
             opened = CloudVolume(f"file://{folder}", mip=mip, fill_missing=True, progress=False)
             same.append(bool(np.array_equal(opened[:][..., 0].T, scale.voxels)))
-        told["same"] = same
+        record["same"] = same
         try:
             CloudVolume(f"file://{folder}", progress=False)[:]
-            told["missing"] = False
+            record["missing"] = False
         except EmptyVolumeException:
-            told["missing"] = True
+            record["missing"] = True
         if layer == CELLS:
             opened = CloudVolume(f"file://{folder}", progress=False)
-            told["vertices"] = len(opened.mesh.get(FIRST_CELL).vertices)
-            told["joints"] = len(opened.skeleton.get(FIRST_CELL).vertices)
-        sys.stdout.write(json.dumps(told) + "\n")
+            record["vertices"] = len(opened.mesh.get(FIRST_CELL).vertices)
+            record["joints"] = len(opened.skeleton.get(FIRST_CELL).vertices)
+        sys.stdout.write(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

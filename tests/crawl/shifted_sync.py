@@ -16,7 +16,7 @@ _SECONDS = float(sys.argv[1])
 _time, _time_ns = time.time, time.time_ns
 
 
-class Shifted(datetime.datetime):
+class ShiftedDatetime(datetime.datetime):
     """Times as ever, but for what is now."""
 
     @classmethod
@@ -25,31 +25,31 @@ class Shifted(datetime.datetime):
 
 
 def main() -> None:
-    from neuromirror.crawl import Sync, load_mirrors, parse_requests
-    from neuromirror.crawl import times as crawl_times
+    from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
+    from neuromirror.crawl import timestamps as crawl_times
     from neuromirror.service import serve
     from neuromirror.store import Store
 
     store = Store.open(Path(sys.argv[3]), create=True)
     loaded = load_mirrors(Path(sys.argv[2]))
-    requests = parse_requests([], loaded)  # which imports the sources
+    requests = parse_sync_requests([], loaded)  # which imports the sources
     time.time = lambda: _time() + _SECONDS
     time.time_ns = lambda: _time_ns() + int(_SECONDS * 1e9)
     for name, module in list(sys.modules.items()):
         if name.startswith("neuromirror.") and "datetime.now(" in inspect.getsource(module):
-            module.datetime = Shifted  # type: ignore[attr-defined]
+            module.datetime = ShiftedDatetime  # type: ignore[attr-defined]
 
     assert serve.__name__ in sys.modules
     if sys.argv[4:] == ["serve"]:
         from neuromirror.cli import main as command
 
-        place = ["--mirrors", sys.argv[2], "--store", sys.argv[3]]
-        command([*place, "serve", "--once", "--executor", "threads"])
+        options = ["--mirrors", sys.argv[2], "--store", sys.argv[3]]
+        command([*options, "serve", "--once", "--executor", "threads"])
     results = list(Sync(store, store.index_path).results(requests))
     bad = [one for one in results if one.exit_code]
     if bad:
         sys.exit(f"failed: {bad}")
-    sys.stdout.write(crawl_times.now())
+    sys.stdout.write(crawl_times.current_timestamp())
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from crawl_place import Place, git
-from scripted import Box, File, Scripted, Thing
 
 from neuromirror.model import FileRecord, Location
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import BEHAVIOR, MEAREC
+from support.mirror_harness import MirrorHarness, run_git
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 WEB = "00000000-0000-0000-0000-000000000001"
-PLACES = ("whereis", "untrusted")
+WHEREIS_KINDS = ("whereis", "untrusted")
 
 
 @pytest.fixture
@@ -26,34 +26,36 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
         yield running
 
 
-def datalad(folder: Path, *words: str) -> int:
+def datalad(folder: Path, *arguments: str) -> int:
     """The exit code of a DataLad command."""
-    done = subprocess.run(["datalad", *words], cwd=folder, capture_output=True, check=False)
+    done = subprocess.run(["datalad", *arguments], cwd=folder, capture_output=True, check=False)
     return done.returncode
 
 
-def first_file(place: Place, dataset: str) -> str:
-    with place.index() as index:
+def first_file(mirror_harness: MirrorHarness, dataset: str) -> str:
+    with mirror_harness.index() as index:
         files = list(index.files(index.resolve(dataset)))
     return next(one.path for one in files if one.size and "json" not in one.path)
 
 
-def log(place: Place, dataset: str, name: str) -> list[str]:
+def read_annex_log(mirror_harness: MirrorHarness, dataset: str, name: str) -> list[str]:
     """The lines of a file at the top of the git-annex branch; none where there is no such file."""
-    listed = git(place.repository(dataset), "ls-tree", "git-annex", name)
+    listed = run_git(mirror_harness.repository(dataset), "ls-tree", "git-annex", name)
     return (
-        git(place.repository(dataset), "show", f"git-annex:{name}").splitlines() if listed else []
+        run_git(mirror_harness.repository(dataset), "show", f"git-annex:{name}").splitlines()
+        if listed
+        else []
     )
 
 
 def test_the_last_copy_of_an_overwritten_object_stays(buckets: DemoBuckets, tmp_path: Path) -> None:
-    place = Place(buckets.mirrors, tmp_path / "store")
+    mirror_harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
     dataset = f"demo-aind:{BEHAVIOR}"
-    assert place.sync(dataset)[dataset].exit_code == 0
-    path = first_file(place, dataset)
+    assert mirror_harness.sync(dataset)[dataset].exit_code == 0
+    path = first_file(mirror_harness, dataset)
     clone = tmp_path / "clone"
-    assert datalad(tmp_path, "clone", str(place.repository(dataset)), str(clone)) == 0
-    git(clone, "config", "remote.origin.annex-ignore", "true")
+    assert datalad(tmp_path, "clone", str(mirror_harness.repository(dataset)), str(clone)) == 0
+    run_git(clone, "config", "remote.origin.annex-ignore", "true")
     assert datalad(clone, "get", path) == 0
     good = (clone / path).read_bytes()
     buckets.overwrite(f"{BEHAVIOR}/{path}", bytes(len(good)))
@@ -61,19 +63,25 @@ def test_the_last_copy_of_an_overwritten_object_stays(buckets: DemoBuckets, tmp_
     assert (clone / path).read_bytes() == good
     assert datalad(clone, "drop", "--reckless", "availability", path) == 0
     assert datalad(clone, "get", path) == 1
-    assert [line.split()[:2] for line in log(place, dataset, "trust.log")] == [[WEB, "0"]]
-    assert log(place, dataset, "remote.log") == []
+    assert [line.split()[:2] for line in read_annex_log(mirror_harness, dataset, "trust.log")] == [
+        [WEB, "0"]
+    ]
+    assert read_annex_log(mirror_harness, dataset, "remote.log") == []
 
 
 def test_an_object_version_is_reason_enough_to_drop(buckets: DemoBuckets, tmp_path: Path) -> None:
-    place = Place(buckets.mirrors, tmp_path / "store")
+    mirror_harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
     dataset = f"demo-aind-benchmark:{MEAREC}"
-    assert place.sync(dataset)[dataset].exit_code == 0
-    assert log(place, dataset, "trust.log") == log(place, dataset, "remote.log") == []
-    path = first_file(place, dataset)
+    assert mirror_harness.sync(dataset)[dataset].exit_code == 0
+    assert (
+        read_annex_log(mirror_harness, dataset, "trust.log")
+        == read_annex_log(mirror_harness, dataset, "remote.log")
+        == []
+    )
+    path = first_file(mirror_harness, dataset)
     clone = tmp_path / "clone"
-    assert datalad(tmp_path, "clone", str(place.repository(dataset)), str(clone)) == 0
-    git(clone, "config", "remote.origin.annex-ignore", "true")
+    assert datalad(tmp_path, "clone", str(mirror_harness.repository(dataset)), str(clone)) == 0
+    run_git(clone, "config", "remote.origin.annex-ignore", "true")
     assert datalad(clone, "get", path) == 0
     good = (clone / path).read_bytes()
     buckets.overwrite(f"{MEAREC}/{path}", bytes(len(good)), bucket=buckets.benchmark)
@@ -82,7 +90,7 @@ def test_an_object_version_is_reason_enough_to_drop(buckets: DemoBuckets, tmp_pa
     assert (clone / path).read_bytes() == good
 
 
-class Plain(File):
+class UnversionedFile(ScriptedFile):
     """An object at a URL without a version."""
 
     def record(self, path: str) -> FileRecord:
@@ -93,7 +101,7 @@ class Plain(File):
         )
 
 
-class Null(File):
+class NullVersionFile(ScriptedFile):
     """An object at the version that it had before its bucket kept versions."""
 
     def record(self, path: str) -> FileRecord:
@@ -103,14 +111,20 @@ class Null(File):
         return msgspec.structs.replace(made, locations=(location,), upstream_id=path)
 
 
-def test_the_version_null_is_no_reason_to_drop(box: Box, source: Scripted, tmp_path: Path) -> None:
-    source.things["a"] = Thing({"exact.bin": File(b"exact"), "null.bin": Null(b"null")})
-    box.sync()
-    (remote,) = log(box, "box:a", "remote.log")
+def test_the_version_null_is_no_reason_to_drop(
+    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(
+        {"exact.bin": ScriptedFile(b"exact"), "null.bin": NullVersionFile(b"null")}
+    )
+    scripted_harness.sync()
+    (remote,) = read_annex_log(scripted_harness, "box:a", "remote.log")
     uuid = remote.split()[0]
-    assert [line.split()[:2] for line in log(box, "box:a", "trust.log")] == [[uuid, "0"]]
+    assert [
+        line.split()[:2] for line in read_annex_log(scripted_harness, "box:a", "trust.log")
+    ] == [[uuid, "0"]]
     clone = tmp_path / "clone"
-    assert datalad(tmp_path, "clone", str(box.repository("box:a")), str(clone)) == 0
+    assert datalad(tmp_path, "clone", str(scripted_harness.repository("box:a")), str(clone)) == 0
     # it fails, as an untrusted copy is none
     whereis = subprocess.run(
         ["git", "-C", clone, "annex", "whereis", "--all", "--json"],
@@ -119,27 +133,37 @@ def test_the_version_null_is_no_reason_to_drop(box: Box, source: Scripted, tmp_p
         check=False,
     )
     entries = [json.loads(line) for line in whereis.stdout.splitlines()]
-    places = {(kind, one["uuid"]) for entry in entries for kind in PLACES for one in entry[kind]}
+    copies = {
+        (kind, one["uuid"]) for entry in entries for kind in WHEREIS_KINDS for one in entry[kind]
+    }
     assert len(entries) == 2
-    assert places == {("whereis", WEB), ("untrusted", uuid)}
-    box.fsck()
+    assert copies == {("whereis", WEB), ("untrusted", uuid)}
+    scripted_harness.fsck()
 
 
 def test_in_a_mixed_dataset_only_urls_without_a_version_are_untrusted(
-    box: Box, source: Scripted
+    scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.things["a"] = Thing({"exact.bin": File(b"exact"), "plain.bin": Plain(b"plain")})
-    box.sync()
-    (remote,) = log(box, "box:a", "remote.log")
+    source.scripted_datasets["a"] = ScriptedDataset(
+        {"exact.bin": ScriptedFile(b"exact"), "plain.bin": UnversionedFile(b"plain")}
+    )
+    scripted_harness.sync()
+    (remote,) = read_annex_log(scripted_harness, "box:a", "remote.log")
     uuid = remote.split()[0]
     assert {"name=unversioned", "type=web", "urlexclude=*versionId=?????*"} <= set(remote.split())
-    assert [line.split()[:2] for line in log(box, "box:a", "trust.log")] == [[uuid, "0"]]
-    assert [line.split()[:2] for line in log(box, "box:a", "uuid.log")] == [[uuid, "unversioned"]]
-    logs = git(box.repository("box:a"), "grep", "-h", "", "git-annex", "--", "*.log").splitlines()
+    assert [
+        line.split()[:2] for line in read_annex_log(scripted_harness, "box:a", "trust.log")
+    ] == [[uuid, "0"]]
+    assert [line.split()[:2] for line in read_annex_log(scripted_harness, "box:a", "uuid.log")] == [
+        [uuid, "unversioned"]
+    ]
+    logs = run_git(
+        scripted_harness.repository("box:a"), "grep", "-h", "", "git-annex", "--", "*.log"
+    ).splitlines()
     held = sorted(line.split()[2] for line in logs if line.split()[1] == "1" and len(line) < 60)
     assert held == sorted([WEB, uuid])
     # what a later state brings changes nothing of what is logged
-    source.things["a"].files["more.bin"] = Plain(b"more")
-    box.sync()
-    assert log(box, "box:a", "remote.log") == [remote]
-    box.fsck()
+    source.scripted_datasets["a"].files["more.bin"] = UnversionedFile(b"more")
+    scripted_harness.sync()
+    assert read_annex_log(scripted_harness, "box:a", "remote.log") == [remote]
+    scripted_harness.fsck()

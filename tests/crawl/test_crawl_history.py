@@ -2,92 +2,108 @@
 
 from __future__ import annotations
 
-from crawl_place import git
-from scripted import Box, File, Scripted, Thing, at, files
+from neuromirror.config.mirror_files import load_mirrors
+from neuromirror.crawl import dry_run, open_recorder, parse_sync_requests, release_hold
+from neuromirror.net import UnreachableError
+from support.mirror_harness import run_git
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    at,
+    files,
+)
 
-from neuromirror.crawl import dry_run, parse_requests, recording, release
-from neuromirror.crawl.mirrors import load_mirrors
-from neuromirror.net import Unreachable
 
-
-def overwritten() -> Thing:
+def overwritten_dataset() -> ScriptedDataset:
     """x.bin was written three times; y.bin came second, and z.bin was deleted in the end."""
-    one, two, three = (File(b"x" * number, at(number), "x.bin") for number in (1, 2, 3))
-    y, z = File(b"y", at(2), "y.bin"), File(b"z", at(0), "z.bin")
-    return Thing(
+    one, two, three = (ScriptedFile(b"x" * number, at(number), "x.bin") for number in (1, 2, 3))
+    y, z = ScriptedFile(b"y", at(2), "y.bin"), ScriptedFile(b"z", at(0), "z.bin")
+    return ScriptedDataset(
         {"x.bin": three, "y.bin": y},
-        past={at(1): {"x.bin": one, "z.bin": z}, at(2): {"x.bin": two, "y.bin": y, "z.bin": z}},
+        earlier_states={
+            at(1): {"x.bin": one, "z.bin": z},
+            at(2): {"x.bin": two, "y.bin": y, "z.bin": z},
+        },
     )
 
 
-def labels(box: Box) -> list[str]:
+def labels(box: ScriptedHarness) -> list[str]:
     with box.index() as index:
         return [row.label for row in index.versions("box:a")]
 
 
 def test_earlier_states_come_before_the_present_one_each_in_its_time(
-    box: Box, source: Scripted
+    scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.things["a"] = overwritten()
-    result = box.sync(history=True)["box:a"]
+    source.scripted_datasets["a"] = overwritten_dataset()
+    result = scripted_harness.sync(history=True)["box:a"]
     assert (result.status, result.visit, result.exit_code) == ("ok", "full", 0)
-    wanted = ["2024-03-01T120100Z", "2024-03-01T120200Z", "2024-03-01T120300Z"]
-    assert list(result.versions) == labels(box) == wanted
-    repository = box.repository("box:a")
-    log = git(repository, "log", "--reverse", "--format=%ct", "main").split()
+    expected = ["2024-03-01T120100Z", "2024-03-01T120200Z", "2024-03-01T120300Z"]
+    assert list(result.versions) == labels(scripted_harness) == expected
+    repository = scripted_harness.repository("box:a")
+    log = run_git(repository, "log", "--reverse", "--format=%ct", "main").split()
     assert [int(one) for one in log] == [int(at(minute).timestamp()) for minute in (1, 2, 3)]
-    states = [git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
+    states = [run_git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
     assert [[name for name in one if name.endswith(".bin")] for one in states] == [
         ["x.bin", "z.bin"],
         ["x.bin", "y.bin", "z.bin"],
         ["x.bin", "y.bin"],
     ]
-    with box.index() as index:
+    with scripted_harness.index() as index:
         assert not list(index.events("box:a"))
-    box.fsck()
+    scripted_harness.fsck()
 
 
-def test_without_being_asked_for_the_past_is_not_listed(box: Box, source: Scripted) -> None:
-    source.things["a"] = overwritten()
-    box.sync()
-    assert source.since == []
-    assert labels(box) == ["2024-03-01T120300Z"]
+def test_earlier_states_are_listed_only_on_request(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = overwritten_dataset()
+    scripted_harness.sync()
+    assert source.history_requests == []
+    assert labels(scripted_harness) == ["2024-03-01T120300Z"]
 
 
-def test_only_what_is_younger_than_the_last_state_is_added(box: Box, source: Scripted) -> None:
-    thing = overwritten()
-    source.things["a"] = thing
-    box.sync(history=True)
-    before = labels(box)
-    results = box.sync(history=True)
+def test_only_what_is_younger_than_the_last_state_is_added(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    scripted_dataset = overwritten_dataset()
+    source.scripted_datasets["a"] = scripted_dataset
+    scripted_harness.sync(history=True)
+    before = labels(scripted_harness)
+    results = scripted_harness.sync(history=True)
     assert results["box:a"].status == "notneeded"
     assert results["box"].message.startswith("no earlier states")
     assert (results["box"].status, results["box"].exit_code) == ("notneeded", 0)
-    assert source.since == [None, at(3)]
+    assert source.history_requests == [None, at(3)]
     # the last visit's state and two more, of which the present one is the second
-    thing.past[at(4)] = {**thing.files, "x.bin": File(b"4", at(4), "v4")}
-    thing.files = {**thing.files, "x.bin": File(b"5", at(5), "v5")}
-    box.sync(history=True)
-    assert labels(box) == [*before, "2024-03-01T120400Z", "2024-03-01T120500Z"]
+    scripted_dataset.earlier_states[at(4)] = {
+        **scripted_dataset.files,
+        "x.bin": ScriptedFile(b"4", at(4), "v4"),
+    }
+    scripted_dataset.files = {**scripted_dataset.files, "x.bin": ScriptedFile(b"5", at(5), "v5")}
+    scripted_harness.sync(history=True)
+    assert labels(scripted_harness) == [*before, "2024-03-01T120400Z", "2024-03-01T120500Z"]
 
 
 def test_states_that_were_seen_are_not_minted_after_what_came_of_them(
-    box: Box, source: Scripted
+    scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     """What was deleted leaves a present state older than its own past."""
     a, b, c = (files(f"{name}.bin", modified=at(0)) for name in "abc")
-    thing = Thing({**c}, past={at(1): {**b, **c}, at(2): {**c}})
-    source.things["a"] = thing
-    box.sync()
-    refs = box.refs()
-    assert box.sync(history=True)["box:a"].status == "notneeded"
-    assert box.refs() == refs
-    thing.past[at(3)] = {**a, **c}
-    thing.files = {**c, "new.bin": File(b"new", at(4))}
-    box.sync(history=True)
+    scripted_dataset = ScriptedDataset({**c}, earlier_states={at(1): {**b, **c}, at(2): {**c}})
+    source.scripted_datasets["a"] = scripted_dataset
+    scripted_harness.sync()
+    refs = scripted_harness.refs()
+    assert scripted_harness.sync(history=True)["box:a"].status == "notneeded"
+    assert scripted_harness.refs() == refs
+    scripted_dataset.earlier_states[at(3)] = {**a, **c}
+    scripted_dataset.files = {**c, "new.bin": ScriptedFile(b"new", at(4))}
+    scripted_harness.sync(history=True)
     # only the state after the one that was seen, then the present one
-    repository = box.repository("box:a")
-    trees = [git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
+    repository = scripted_harness.repository("box:a")
+    trees = [run_git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
     assert [[name for name in one if name.endswith(".bin")] for one in trees] == [
         ["c.bin"],
         ["a.bin", "c.bin"],
@@ -95,62 +111,77 @@ def test_states_that_were_seen_are_not_minted_after_what_came_of_them(
     ]
 
 
-def test_losses_and_overwrites_in_the_past_are_believed(box: Box, source: Scripted) -> None:
+def test_losses_and_overwrites_in_the_past_are_believed(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
     many = files(*(f"{number}.bin" for number in range(40)))
-    few = {"0.bin": File(b"other", at(1), "0.bin")}
-    source.things["a"] = Thing(dict(few), past={at(0): many, at(1): few})
-    source.things["a"].files["1.bin"] = File(b"1", at(2))
-    result = box.sync(history=True)["box:a"]
+    few = {"0.bin": ScriptedFile(b"other", at(1), "0.bin")}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        dict(few), earlier_states={at(0): many, at(1): few}
+    )
+    source.scripted_datasets["a"].files["1.bin"] = ScriptedFile(b"1", at(2))
+    result = scripted_harness.sync(history=True)["box:a"]
     assert (result.status, len(result.versions)) == ("ok", 3)
-    assert source.asked == []
+    assert source.checked_paths == []
 
 
 def test_an_emptied_past_waits_for_an_operator_and_nothing_overtakes_it(
-    box: Box, source: Scripted
+    scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     past = {at(0): files("x.bin"), at(1): {}}
-    source.things["a"] = Thing({"y.bin": File(b"y", at(2))}, past=past)
-    result = box.sync(history=True)["box:a"]
+    source.scripted_datasets["a"] = ScriptedDataset(
+        {"y.bin": ScriptedFile(b"y", at(2))}, earlier_states=past
+    )
+    result = scripted_harness.sync(history=True)["box:a"]
     assert (result.visit, result.exit_code, len(result.versions)) == ("held", 3, 1)
-    store = box.store
-    with recording(store, store.index_path) as recorder:
-        release(recorder, "")
-    result = box.sync(history=True)["box:a"]
+    store = scripted_harness.store
+    with open_recorder(store, store.index_path) as recorder:
+        release_hold(recorder, "")
+    result = scripted_harness.sync(history=True)["box:a"]
     assert (result.status, len(result.versions)) == ("ok", 2)
 
 
 def test_a_history_that_was_broken_off_comes_to_the_same_commits(
-    box: Box, another_box: Box, source: Scripted
+    scripted_harness: ScriptedHarness,
+    second_scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
 ) -> None:
-    source.things["a"] = overwritten()
+    source.scripted_datasets["a"] = overwritten_dataset()
 
     def die_at_the_second() -> None:
-        if source.read:
-            raise Unreachable("the bucket went away")
+        if source.read_listings:
+            raise UnreachableError("the bucket went away")
 
     source.on_entries = die_at_the_second
-    result = box.sync(history=True)["box:a"]
+    result = scripted_harness.sync(history=True)["box:a"]
     assert (result.visit, len(result.versions)) == ("partial", 1)
     source.on_entries = lambda: None
-    box.sync(history=True)
-    another_box.sync(history=True)
-    wanted = {name: one for name, one in another_box.refs().items() if "box--a" in name}
-    assert {name: one for name, one in box.refs().items() if "box--a" in name} == wanted
+    scripted_harness.sync(history=True)
+    second_scripted_harness.sync(history=True)
+    expected = {
+        name: one for name, one in second_scripted_harness.refs().items() if "box--a" in name
+    }
+    assert {
+        name: one for name, one in scripted_harness.refs().items() if "box--a" in name
+    } == expected
 
 
 def test_a_dry_run_with_history_says_that_all_are_visited_and_writes_nothing(
-    box: Box, source: Scripted
+    scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.fingerprint = "same"
-    source.things["a"] = overwritten()
-    box.sync()
-    before = box.written()
-    mirrors = {name: box.open_mirror(mirror) for name, mirror in load_mirrors(box.mirrors).items()}
-    source.probed = {"versions": "listable"}
-    requests = parse_requests([], mirrors)
-    with box.index() as index:
+    source.scripted_datasets["a"] = overwritten_dataset()
+    scripted_harness.sync()
+    before = scripted_harness.file_stamps()
+    mirrors = {
+        name: scripted_harness.open_mirror(mirror)
+        for name, mirror in load_mirrors(scripted_harness.mirrors).items()
+    }
+    source.probe_result = {"versions": "listable"}
+    requests = parse_sync_requests([], mirrors)
+    with scripted_harness.index() as index:
         (plain,) = dry_run(requests, index, deep=False)
         (result,) = dry_run(requests, index, deep=False, history=True)
     assert plain.message == "unchanged"
     assert result.message == "would visit: looking for earlier states"
-    assert box.written() == before
+    assert scripted_harness.file_stamps() == before

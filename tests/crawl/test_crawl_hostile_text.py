@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from crawl_place import git
-from scripted import Box, Scripted, Thing, files
 
 from neuromirror.annex import upstream_path
-from neuromirror.crawl.results import explain
+from neuromirror.crawl.results import describe_error
 from neuromirror.model import DatasetFacts, NeuromirrorError
 from neuromirror.store import Store
+from support.mirror_harness import run_git
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
 EVIL = (
     "x\n\nState: sha256:forged\nMirror-Spec: 9\n$(touch pwned) `touch pwned` {{7*7}} %s %(x)s "
@@ -27,22 +27,26 @@ ODD = ["%s%n", 'a"b', "ext::sh -c touch% pwned", "name.lock", "$(touch pwned)", 
 
 def messages(repository: Path) -> list[str]:
     """The messages of all commits of a repository."""
-    return git(repository, "log", "--all", "--format=%B%x00").split("\0")
+    return run_git(repository, "log", "--all", "--format=%B%x00").split("\0")
 
 
 def trailers(repository: Path, commit: str) -> list[str]:
     """What git itself takes for trailers of a commit."""
-    return git(repository, "log", "-1", "--format=%(trailers)", commit).strip().splitlines()
+    return run_git(repository, "log", "-1", "--format=%(trailers)", commit).strip().splitlines()
 
 
-def test_a_title_gets_into_no_message_and_forges_no_trailer(box: Box, source: Scripted) -> None:
+def test_a_title_gets_into_no_message_and_forges_no_trailer(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
     facts = DatasetFacts(
         title=EVIL, license=(EVIL,), doi=EVIL, landing_page=EVIL, attributes=(("subject", EVIL),)
     )
-    source.things["a"] = Thing(files("f.txt"), facts=facts, published={"1.0": files("f.txt")})
-    source.things["b"] = Thing(files("f.txt"))
-    assert {one.status for one in box.sync().values()} == {"ok"}
-    repository = box.repository("box:a")
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("f.txt"), facts=facts, published_versions={"1.0": files("f.txt")}
+    )
+    source.scripted_datasets["b"] = ScriptedDataset(files("f.txt"))
+    assert {one.status for one in scripted_harness.sync().values()} == {"ok"}
+    repository = scripted_harness.repository("box:a")
     assert not [one for one in messages(repository) if "forged" in one or "touch" in one]
     for branch in ("main", "published"):
         found = trailers(repository, branch)
@@ -50,40 +54,46 @@ def test_a_title_gets_into_no_message_and_forges_no_trailer(box: Box, source: Sc
             *("Mirror-Spec", "Source", "Version", "State", "Files", "Bytes")
         ]
     # which the next visit, and an index made anew, read back
-    assert {one.status for one in box.sync().values()} == {"notneeded"}
-    with box.index() as index:
+    assert {one.status for one in scripted_harness.sync().values()} == {"notneeded"}
+    with scripted_harness.index() as index:
         assert [one.name for one in index.datasets()] == ["box:a", "box:b"]
         assert [hit.name for hit in index.search("alert")] == ["box:a"]
-    box.fsck()
+    scripted_harness.fsck()
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_name_that_git_would_take_for_something_else_stops_that_dataset_alone(
-    box: Box, source: Scripted, name: str
+def test_a_name_that_git_would_misread_fails_only_that_dataset(
+    scripted_harness: ScriptedHarness, source: ScriptedSource, name: str
 ) -> None:
-    source.things.update({name: Thing(files("f.txt")), "good": Thing(files("f.txt"))})
-    results = box.sync()
+    source.scripted_datasets.update(
+        {name: ScriptedDataset(files("f.txt")), "good": ScriptedDataset(files("f.txt"))}
+    )
+    results = scripted_harness.sync()
     assert results[f"box:{name}"].status == "error"
     assert "cannot be the name of a dataset" in results[f"box:{name}"].message
     assert "\n" not in results[f"box:{name}"].message
     assert results["box:good"].status == "ok"
-    assert sorted(alias for alias, _ in box.store.aliases()) == ["box", "box--good", "neuromirror"]
-    box.fsck()
+    assert sorted(alias for alias, _ in scripted_harness.store.aliases()) == [
+        "box",
+        "box--good",
+        "neuromirror",
+    ]
+    scripted_harness.fsck()
 
 
 def test_odd_names_are_folders_of_the_super_dataset_and_nothing_more(
-    box: Box, source: Scripted, tmp_path: Path
+    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
 ) -> None:
-    source.things.update({name: Thing(files("f.txt", name)) for name in ODD})
-    assert {one.status for one in box.sync().values()} == {"ok"}
-    box.fsck()
+    source.scripted_datasets.update({name: ScriptedDataset(files("f.txt", name)) for name in ODD})
+    assert {one.status for one in scripted_harness.sync().values()} == {"ok"}
+    scripted_harness.fsck()
     clone = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", str(box.repository("box")), "clone")
-    paths = git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.path$")
+    run_git(tmp_path, "clone", "-q", str(scripted_harness.repository("box")), "clone")
+    paths = run_git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.path$")
     assert sorted(one.partition("\n")[2] for one in paths.split("\0") if one) == sorted(ODD)
-    urls = git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.url$")
+    urls = run_git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.url$")
     assert all(one.partition("\n")[2].startswith("../box--") for one in urls.split("\0") if one)
-    others = git(clone, "config", "-f", ".gitmodules", "--name-only", "--list").splitlines()
+    others = run_git(clone, "config", "-f", ".gitmodules", "--name-only", "--list").splitlines()
     assert {one.rpartition(".")[2] for one in others} == {"path", "url", "datalad-id"}
     assert not list(tmp_path.rglob("pwned"))
 
@@ -91,63 +101,69 @@ def test_odd_names_are_folders_of_the_super_dataset_and_nothing_more(
 @pytest.mark.parametrize(
     "label", ["a\nState: sha256:0", "1.0\x85", "v\u20281", "..", "a..b", "@{u}", "x.lock"]
 )
-def test_a_version_that_git_could_not_name_is_told_and_not_minted(
-    box: Box, source: Scripted, label: str
+def test_a_version_that_git_cannot_name_is_reported_and_not_minted(
+    scripted_harness: ScriptedHarness, source: ScriptedSource, label: str
 ) -> None:
-    source.things["a"] = Thing(files("f.txt"), published={label: files("f.txt")})
-    result = box.sync()["box:a"]
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("f.txt"), published_versions={label: files("f.txt")}
+    )
+    result = scripted_harness.sync()["box:a"]
     assert (result.status, result.visit) == ("error", "failed")
     assert "cannot be the name of a" in result.message
-    assert not [name for name in box.refs() if name.startswith("box--a refs/tags")]
-    box.fsck(killed=True)
+    assert not [name for name in scripted_harness.refs() if name.startswith("box--a refs/tags")]
+    scripted_harness.fsck(killed=True)
 
 
 @pytest.mark.parametrize("label", ["-rf", "--all", "HEAD", "main", "%s", "$(pwned)"])
 def test_a_version_may_be_called_what_git_has_options_for(
-    box: Box, source: Scripted, label: str
+    scripted_harness: ScriptedHarness, source: ScriptedSource, label: str
 ) -> None:
-    source.things["a"] = Thing(files("f.txt"), published={label: files("f.txt")})
-    assert box.sync()["box:a"].status == "ok"
-    assert f"box--a refs/tags/{label}" in box.refs()
-    assert box.sync()["box:a"].status == "notneeded"
-    with box.index() as index:
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("f.txt"), published_versions={label: files("f.txt")}
+    )
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    assert f"box--a refs/tags/{label}" in scripted_harness.refs()
+    assert scripted_harness.sync()["box:a"].status == "notneeded"
+    with scripted_harness.index() as index:
         assert index.resolve("box:a", label).label == label
-    box.fsck()
+    scripted_harness.fsck()
 
 
 def test_files_that_configure_git_and_datalad_are_mirrored_and_do_nothing(
-    box: Box, source: Scripted, tmp_path: Path
+    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
 ) -> None:
     names = [
         *(".gitmodules", "sub/.gitmodules", ".gitattributes", "sub/.gitattributes", ".gitignore"),
         *(".datalad/config", ".git/config", ".git/hooks/post-checkout", "GIT~1/config", ".mailmap"),
         *(".lfsconfig", "-rf", "--help", ":(glob)**", "sub/ext::sh -c id"),
     ]
-    source.things["a"] = Thing(files("plain.txt", *names), exceptions=["odd"])
-    assert box.sync()["box:a"].status == "ok"
-    box.fsck()
-    with box.index() as index:
+    source.scripted_datasets["a"] = ScriptedDataset(files("plain.txt", *names), exceptions=["odd"])
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    scripted_harness.fsck()
+    with scripted_harness.index() as index:
         version = index.resolve("box:a", "latest")
         listed = [one.path.encode() for one in index.files(version)]
         exceptions = index.exceptions(version)
     assert sorted(map(upstream_path, listed)) == sorted(map(str.encode, ["plain.txt", *names]))
     assert len(exceptions) == 1
     done = subprocess.run(
-        ["git", "clone", "-q", str(box.repository("box:a")), "clone"],
+        ["git", "clone", "-q", str(scripted_harness.repository("box:a")), "clone"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""
     clone = tmp_path / "clone"
     assert not (clone / ".gitmodules").exists()
-    assert git(clone, "submodule", "status") == ""
+    assert run_git(clone, "submodule", "status") == ""
     assert not (clone / ".git/hooks/post-checkout").exists()
     assert "sub-dataset" not in (clone / ".datalad/config").read_text()
     assert (clone / ".gitattributes").read_text().startswith("*")
-    assert git(clone, "status", "--porcelain") == ""
+    assert run_git(clone, "status", "--porcelain") == ""
 
 
-def test_a_failure_is_told_in_a_message_of_bounded_length(tmp_path: Path) -> None:
+def test_the_message_of_a_failure_has_a_bounded_length(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
     for error in (NeuromirrorError("x" * 10**6 + "; try again"), ValueError("y" * 10**6)):
-        assert len(explain(error, store)) < 10_000
-    assert explain(NeuromirrorError("x" * 10**6 + "; try again"), store).endswith("; try again")
+        assert len(describe_error(error, store)) < 10_000
+    assert describe_error(NeuromirrorError("x" * 10**6 + "; try again"), store).endswith(
+        "; try again"
+    )

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crawl_place import Place
 
 from neuromirror.index import FileRow
 from neuromirror.model import Evidence, VersionMinted
 from neuromirror_demo import DemoBuckets
+from support.mirror_harness import MirrorHarness
 
 BUCKET = "demo-aind-open-data"
 DATASET, ASSET = "swift:asset", "asset"
@@ -35,9 +35,9 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 
 
 @pytest.fixture
-def place(buckets: DemoBuckets, tmp_path: Path) -> Place:
+def mirror_harness(buckets: DemoBuckets, tmp_path: Path) -> MirrorHarness:
     """A store beside the buckets."""
-    return Place(buckets.mirrors, tmp_path / "store")
+    return MirrorHarness(buckets.mirrors, tmp_path / "store")
 
 
 def fill(buckets: DemoBuckets, ordinary: int) -> None:
@@ -45,13 +45,13 @@ def fill(buckets: DemoBuckets, ordinary: int) -> None:
         buckets.put(f"{ASSET}/folder-{number}/{number}.bin", b"%d" % number)
 
 
-def files(place: Place) -> dict[str, FileRow]:
-    with place.index() as index:
+def files(mirror_harness: MirrorHarness) -> dict[str, FileRow]:
+    with mirror_harness.index() as index:
         return {one.path: one for one in index.files(index.resolve(DATASET))}
 
 
-def exceptions(place: Place) -> dict[str, str]:
-    with place.index() as index:
+def exceptions(mirror_harness: MirrorHarness) -> dict[str, str]:
+    with mirror_harness.index() as index:
         return {one["path"]: one["reason"] for one in index.exceptions(index.resolve(DATASET))}
 
 
@@ -60,7 +60,7 @@ def exceptions(place: Place) -> dict[str, str]:
 @pytest.mark.parametrize("ordinary", [FEW, MANY])
 def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
     buckets: DemoBuckets,
-    place: Place,
+    mirror_harness: MirrorHarness,
     tmp_path: Path,
     dynamic: bool,
     etag: str | None,
@@ -71,20 +71,20 @@ def test_a_large_object_of_swift_is_known_by_the_size_that_it_has(
         key = f"{ASSET}/odd-{number}/large.bin"
         buckets.put_large_swift(key, LARGE, dynamic=dynamic, etag=etag)
     buckets.put(f"{ASSET}/empty.txt", b"")
-    result = place.sync()[DATASET]
+    result = mirror_harness.sync()[DATASET]
     assert (result.exit_code, result.visit) == (0, "full")
-    found = files(place)
+    found = files(mirror_harness)
     large = [one for path, one in found.items() if path.endswith("large.bin")]
     assert {(one.size, one.evidence) for one in large} == {(len(LARGE), Evidence.SIZE)}
     assert len(large) == 8
     ordinary_files = [one for path, one in found.items() if path.startswith("folder-")]
     assert {one.evidence for one in ordinary_files} == {Evidence.MD5}
     assert (found["empty.txt"].size, found["empty.txt"].evidence) == (0, Evidence.MD5)
-    again = place.sync()[DATASET]
-    assert (again.status, again.exit_code) == ("notneeded", 0)
-    assert len(place.entries(VersionMinted)) == 1
+    repeated = mirror_harness.sync()[DATASET]
+    assert (repeated.status, repeated.exit_code) == ("notneeded", 0)
+    assert len(mirror_harness.entries(VersionMinted)) == 1
     clone = tmp_path / "clone"
-    run("datalad", "clone", f"ria+file://{place.folder}#~swift--asset", str(clone))
+    run("datalad", "clone", f"ria+file://{mirror_harness.folder}#~swift--asset", str(clone))
     run("git", "-C", str(clone), "annex", "get", "odd-3/large.bin", "folder-0/0.bin")
     got = (clone / "odd-3" / "large.bin").read_bytes()
     assert hashlib.sha256(got).digest() == hashlib.sha256(LARGE).digest()
@@ -97,7 +97,7 @@ def run(*command: str) -> None:
 
 @pytest.mark.parametrize("ordinary", [FEW, MANY])
 def test_an_object_that_head_describes_otherwise_blocks_nothing(
-    buckets: DemoBuckets, place: Place, ordinary: int
+    buckets: DemoBuckets, mirror_harness: MirrorHarness, ordinary: int
 ) -> None:
     """Its ETag and size differ between a listing and HEAD, in each listing again."""
     fill(buckets, ordinary)
@@ -105,9 +105,9 @@ def test_an_object_that_head_describes_otherwise_blocks_nothing(
         buckets.bucket(BUCKET).put(
             f"{ASSET}/odd-{number}/x.bin".encode(), LARGE, listed=(17, f"{number:032x}")
         )
-    result = place.sync()[DATASET]
+    result = mirror_harness.sync()[DATASET]
     assert (result.exit_code, result.visit) == (0, "full")
-    found = files(place)
+    found = files(mirror_harness)
     assert len(found) == ordinary + 8
     # those that were probed; of the others only a probe could tell
     odd = {one.evidence: one.size for path, one in found.items() if path.startswith("odd-")}
@@ -115,20 +115,23 @@ def test_an_object_that_head_describes_otherwise_blocks_nothing(
 
 
 @pytest.mark.parametrize("path", ["subject.json", "data.bin"])
-def test_an_odd_sidecar_or_object_that_is_asked_about_blocks_nothing(
-    buckets: DemoBuckets, place: Place, path: str
+def test_an_odd_sidecar_or_object_that_is_probed_blocks_nothing(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness, path: str
 ) -> None:
     mirror = buckets.mirrors / "swift.toml"
     mirror.write_text(mirror.read_text() + 'profile = "aind"\n')
     fill(buckets, FEW)
     buckets.put_large_swift(f"{ASSET}/{path}", LARGE)
-    result = place.sync()[DATASET]
+    result = mirror_harness.sync()[DATASET]
     assert (result.exit_code, result.visit) == (0, "full")
-    assert (files(place)[path].size, files(place)[path].evidence) == (len(LARGE), Evidence.SIZE)
+    assert (files(mirror_harness)[path].size, files(mirror_harness)[path].evidence) == (
+        len(LARGE),
+        Evidence.SIZE,
+    )
 
 
-def test_an_object_that_is_refused_is_asked_about_in_each_sync(
-    buckets: DemoBuckets, place: Place
+def test_a_refused_object_is_requested_in_each_sync(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:
     """The listing is the bucket's statement about it; what HEAD could add is added later."""
     fill(buckets, FEW)
@@ -136,29 +139,29 @@ def test_an_object_that_is_refused_is_asked_about_in_each_sync(
     with buckets.fault("status", path="parts.bin", method="HEAD", status=403) as fault:
         for _ in range(2):
             struck = fault.struck
-            result = place.sync()[DATASET]
+            result = mirror_harness.sync()[DATASET]
             assert fault.struck > struck
             assert (result.exit_code, result.visit) == (0, "full")
             assert "1 object refused" in result.message
-            assert files(place)["parts.bin"].evidence is Evidence.SIZE
-    assert place.sync()[DATASET].exit_code == 0
-    assert files(place)["parts.bin"].evidence is Evidence.ETAG
+            assert files(mirror_harness)["parts.bin"].evidence is Evidence.SIZE
+    assert mirror_harness.sync()[DATASET].exit_code == 0
+    assert files(mirror_harness)["parts.bin"].evidence is Evidence.ETAG
 
 
 def test_a_listed_object_that_is_not_there_is_left_out_by_name_and_looked_at_in_each_sync(
-    buckets: DemoBuckets, place: Place
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:
     fill(buckets, FEW)
     buckets.put(f"{ASSET}/lost.bin", b"", kms=False)
     with buckets.fault("status", path="lost.bin", method="HEAD", status=404):
         for _ in range(2):
-            result = place.sync()[DATASET]
+            result = mirror_harness.sync()[DATASET]
             assert (result.exit_code, result.visit) == (1, "partial")
-            assert exceptions(place) == {"lost.bin": "unreadable"}
-            assert len(files(place)) == FEW
-    assert place.sync()[DATASET].visit == "full"
-    assert exceptions(place) == {}
-    assert "lost.bin" in files(place)
+            assert exceptions(mirror_harness) == {"lost.bin": "unreadable"}
+            assert len(files(mirror_harness)) == FEW
+    assert mirror_harness.sync()[DATASET].visit == "full"
+    assert exceptions(mirror_harness) == {}
+    assert "lost.bin" in files(mirror_harness)
 
 
 def put_of_size(buckets: DemoBuckets, key: str, size: int) -> None:
@@ -170,26 +173,26 @@ def put_of_size(buckets: DemoBuckets, key: str, size: int) -> None:
     buckets.bucket(BUCKET).put(key.encode(), b"x", listed=(size, etag))
 
 
-def test_more_bytes_than_a_number_can_say_fail_their_dataset_alone(
-    buckets: DemoBuckets, place: Place
+def test_more_bytes_than_an_integer_holds_fail_only_their_dataset(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:
     for name in ("one.bin", "two.bin"):
         put_of_size(buckets, f"{ASSET}/{name}", (1 << 63) - 1)
     buckets.put("other/file.bin", b"other")
-    results = place.sync()
+    results = mirror_harness.sync()
     assert (results[DATASET].exit_code, results[DATASET].visit) == (1, "failed")
     assert results["swift:other"].exit_code == 0
-    assert [one.local_id for one in place.entries(VersionMinted)] == ["other"]
-    assert place.sync()["swift:other"].exit_code == 0
+    assert [one.local_id for one in mirror_harness.entries(VersionMinted)] == ["other"]
+    assert mirror_harness.sync()["swift:other"].exit_code == 0
 
 
 def test_datasets_of_more_bytes_than_a_number_can_say_are_added_up(
-    buckets: DemoBuckets, place: Place
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:
     for name in ("a", "b", "c"):
         put_of_size(buckets, f"{name}/file.bin", 1 << 62)
         put_of_size(buckets, f"{name}/{name}/small.bin", 1)
-    assert {one.exit_code for one in place.sync().values()} == {0}
-    with place.index() as index:
+    assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+    with mirror_harness.index() as index:
         [status] = index.mirror_status()
         assert status.bytes == (1 << 63) - 1

@@ -7,89 +7,103 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from embargo_place import FOLDER, ID, Embargo, contents
-from pushed import done, run
 
-from neuromirror.volume.tokens import variable
+from neuromirror.volume.tokens import token_variable
+from support.embargo_harness import FOLDER, ID, EmbargoHarness, contents
+from support.foreign_pushes import run_checked, run_in
 
 
 @pytest.fixture
-def private_clone(embargo: Embargo, tmp_path: Path) -> Path:
+def private_clone(embargo: EmbargoHarness, tmp_path: Path) -> Path:
     """A clone of the embargoed dandiset, as datalad makes it."""
     embargo.sync()
     clone = tmp_path / "clone"
-    done(tmp_path, "datalad", "clone", f"ria+file://{embargo.private}#~demo--{ID}", str(clone))
+    run_checked(
+        tmp_path, "datalad", "clone", f"ria+file://{embargo.private}#~demo--{ID}", str(clone)
+    )
     return clone
 
 
 def add_remote(clone: Path, host: str, token: str) -> str:
     """Adds the remote that gets files with a token; gives what git-annex printed."""
-    added = run(
+    added = run_in(
         clone,
         *("git", "annex", "initremote", "token", "--private", "type=external"),
         *("externaltype=neuromirror", "encryption=none", f"archive={host}"),
-        environment={variable(host): token},
+        environment={token_variable(host): token},
     ).stdout
-    done(clone, "git", "config", "remote.token.annex-speculate-present", "true")
+    run_checked(clone, "git", "config", "remote.token.annex-speculate-present", "true")
     return added
 
 
 def test_files_are_got_with_a_token_that_is_kept_nowhere(
-    embargo: Embargo, private_clone: Path
+    embargo: EmbargoHarness, private_clone: Path
 ) -> None:
     host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
-    assert run(private_clone, "git", "annex", "get", ".").returncode != 0
+    assert run_in(private_clone, "git", "annex", "get", ".").returncode != 0
     printed = add_remote(private_clone, host, token)
     paths = [Path(FOLDER, "file.txt"), Path("notes.txt")]
-    right = {variable(host): token}
+    right = {token_variable(host): token}
 
-    without = run(private_clone, "git", "annex", "get", "notes.txt")
+    without = run_in(private_clone, "git", "annex", "get", "notes.txt")
     assert without.returncode != 0
-    assert variable(host) in without.stdout
-    wrong = run(
-        private_clone, "git", "annex", "get", "notes.txt", environment={variable(host): "0" * 40}
+    assert token_variable(host) in without.stdout
+    wrong = run_in(
+        private_clone,
+        "git",
+        "annex",
+        "get",
+        "notes.txt",
+        environment={token_variable(host): "0" * 40},
     )
     assert wrong.returncode != 0
-    assert variable(host) in wrong.stdout
+    assert token_variable(host) in wrong.stdout
 
-    got = run(private_clone, "datalad", "get", ".", environment=right)
+    got = run_in(private_clone, "datalad", "get", ".", environment=right)
     assert got.returncode == 0, got.stdout
-    again = run(
+    fsck_records = run_in(
         private_clone, "git", "annex", "fsck", "--json", environment=right
     ).stdout.splitlines()
-    assert all(json.loads(line)["success"] for line in again if line.startswith("{"))
+    assert all(json.loads(line)["success"] for line in fsck_records if line.startswith("{"))
     for path in paths:
         assert (private_clone / path).exists()
-    dropped = run(
+    dropped = run_in(
         private_clone, "datalad", "drop", "--reckless", "availability", ".", environment=right
     )
     assert dropped.returncode == 0, dropped.stdout
-    assert run(private_clone, "git", "annex", "get", "-J2", ".", environment=right).returncode == 0
+    assert (
+        run_in(private_clone, "git", "annex", "get", "-J2", ".", environment=right).returncode == 0
+    )
 
     assert token.encode() not in b"\n".join(contents(private_clone))
     everything = printed + without.stdout + wrong.stdout + got.stdout + dropped.stdout
     assert token not in everything
     assert "X-Amz-" not in everything
     # the remote is this clone's own
-    assert "archive=" not in run(private_clone, "git", "show", "git-annex:remote.log").stdout
+    assert "archive=" not in run_in(private_clone, "git", "show", "git-annex:remote.log").stdout
 
 
-def test_a_token_goes_to_its_own_host_alone_and_over_tls(
-    embargo: Embargo, private_clone: Path
+def test_a_token_goes_only_to_its_own_host_and_over_tls(
+    embargo: EmbargoHarness, private_clone: Path
 ) -> None:
     host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
     elsewhere = "archive.example.org"
     # whoever makes a dataset chooses the remote's settings, and not whose token it is shown
     add_remote(private_clone, elsewhere, token)
-    result = run(
-        private_clone, "git", "annex", "get", "notes.txt", environment={variable(host): token}
+    result = run_in(
+        private_clone, "git", "annex", "get", "notes.txt", environment={token_variable(host): token}
     )
     assert result.returncode != 0
-    assert variable(elsewhere) in result.stdout
-    key = done(private_clone, "git", "annex", "lookupkey", "notes.txt").strip()
-    done(private_clone, "git", "annex", "registerurl", key, f"http://{elsewhere}/notes.txt")
-    result = run(
-        private_clone, "git", "annex", "get", "notes.txt", environment={variable(elsewhere): token}
+    assert token_variable(elsewhere) in result.stdout
+    key = run_checked(private_clone, "git", "annex", "lookupkey", "notes.txt").strip()
+    run_checked(private_clone, "git", "annex", "registerurl", key, f"http://{elsewhere}/notes.txt")
+    result = run_in(
+        private_clone,
+        "git",
+        "annex",
+        "get",
+        "notes.txt",
+        environment={token_variable(elsewhere): token},
     )
     assert result.returncode != 0
     assert f"{key} has no address at {elsewhere}" in result.stdout

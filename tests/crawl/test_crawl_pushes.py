@@ -8,43 +8,47 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crawl_place import Place
-from pushed import done, run, trust_remotes, unprotect
 
 from neuromirror.crawl import rebuild_index
-from neuromirror.store.protection import is_protected
+from neuromirror.store.write_protection import is_protected
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
+from support.foreign_pushes import run_checked, run_in, trust_remotes, unprotect
+from support.mirror_harness import MirrorHarness
 
 NAME, ALIAS = "demo:000001", "demo--000001"
 SIBLING = "datalad create-sibling"
 
 
 @pytest.fixture
-def mirrored(small: DemoArchive, tmp_path: Path) -> Place:
+def protected_harness(empty_archive: DemoArchive, tmp_path: Path) -> MirrorHarness:
     """A store of one dandiset."""
-    small.create_dandiset(Description("One"), identifier="000001")
-    small.add_file("000001", "a/one.txt", "one\n")
-    place = Place(small.mirrors, tmp_path / "store")
-    assert place.sync()[NAME].status == "ok"
-    return place
+    empty_archive.create_dandiset(Description("One"), identifier="000001")
+    empty_archive.add_file("000001", "a/one.txt", "one\n")
+    mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
+    assert mirror_harness.sync()[NAME].status == "ok"
+    return mirror_harness
 
 
-def repository_files(place: Place) -> dict[str, str]:
+def repository_files(mirror_harness: MirrorHarness) -> dict[str, str]:
     """All files of the dataset's repository, with their digests."""
-    inside = str(place.repository(NAME).relative_to(place.folder))
-    return {name: sha for name, sha in place.content().items() if name.startswith(inside)}
+    inside = str(mirror_harness.repository(NAME).relative_to(mirror_harness.folder))
+    return {
+        name: sha for name, sha in mirror_harness.file_digests().items() if name.startswith(inside)
+    }
 
 
 @pytest.mark.parametrize("form", ["ria", "path", "file"])
-def test_no_client_gets_anything_into_the_store(mirrored: Place, tmp_path: Path, form: str) -> None:
+def test_no_client_gets_anything_into_the_store(
+    protected_harness: MirrorHarness, tmp_path: Path, form: str
+) -> None:
     address = {
-        "ria": f"ria+file://{mirrored.folder}#~{ALIAS}",
-        "path": str(mirrored.folder / "alias" / ALIAS),
-        "file": f"file://{mirrored.folder}/alias/{ALIAS}",
+        "ria": f"ria+file://{protected_harness.folder}#~{ALIAS}",
+        "path": str(protected_harness.folder / "alias" / ALIAS),
+        "file": f"file://{protected_harness.folder}/alias/{ALIAS}",
     }[form]
-    before, clone = repository_files(mirrored), tmp_path / "clone"
-    done(tmp_path, "datalad", "clone", address, str(clone))
+    before, clone = repository_files(protected_harness), tmp_path / "clone"
+    run_checked(tmp_path, "datalad", "clone", address, str(clone))
     trust_remotes(clone)
     pushes: list[tuple[str, ...]] = [
         ("git", "annex", "sync"),
@@ -53,113 +57,121 @@ def test_no_client_gets_anything_into_the_store(mirrored: Place, tmp_path: Path,
         ("git", "push", "--no-verify", "origin", "main", "git-annex"),
         ("git", "push", "--no-verify", "-f", "origin", ":main", ":git-annex"),
     ]
-    done(clone, "git", "annex", "get", "a")
+    run_checked(clone, "git", "annex", "get", "a")
     for own in (False, True):
         if own:
             (clone / "mine.txt").write_text("mine\n")
-            done(clone, "datalad", "save", "-m", "lab")
+            run_checked(clone, "datalad", "save", "-m", "lab")
         for command in pushes:
-            result = run(clone, *command)
+            result = run_in(clone, *command)
             # with nothing of one's own there may be nothing to push, and no failure
             assert result.returncode != 0 or not own, (command, result.stdout)
-            assert repository_files(mirrored) == before, (command, result.stdout)
+            assert repository_files(protected_harness) == before, (command, result.stdout)
             if own and command[0] == "git":
                 assert SIBLING in result.stdout, (command, result.stdout)
         for command in (("copy", "--to", "origin"), ("move", "--to", "origin", ".")):
-            run(clone, "git", "annex", *command)
-            assert repository_files(mirrored) == before
-    assert mirrored.sync()[NAME].status == "notneeded"
+            run_in(clone, "git", "annex", *command)
+            assert repository_files(protected_harness) == before
+    assert protected_harness.sync()[NAME].status == "notneeded"
 
 
-def test_a_push_over_ssh_is_refused(mirrored: Place, tmp_path: Path) -> None:
-    before, clone = repository_files(mirrored), tmp_path / "clone"
+def test_a_push_over_ssh_is_refused(protected_harness: MirrorHarness, tmp_path: Path) -> None:
+    before, clone = repository_files(protected_harness), tmp_path / "clone"
     ssh = tmp_path / "ssh"
     # what sshd does with the command that git and git-annex send
     ssh.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
     ssh.chmod(0o755)
     environment = {"GIT_SSH_COMMAND": str(ssh), "GIT_SSH": str(ssh)}
-    address = f"ssh://mirror.example.org{mirrored.folder}/alias/{ALIAS}"
-    cloned = run(tmp_path, "git", "clone", address, str(clone), environment=environment)
+    address = f"ssh://mirror.example.org{protected_harness.folder}/alias/{ALIAS}"
+    cloned = run_in(tmp_path, "git", "clone", address, str(clone), environment=environment)
     assert cloned.returncode == 0, cloned.stdout
     (clone / "mine.txt").write_text("mine\n")
-    done(clone, "git", "add", "mine.txt")
-    done(clone, "git", "commit", "-m", "lab")
-    done(clone, "git", "annex", "init")
+    run_checked(clone, "git", "add", "mine.txt")
+    run_checked(clone, "git", "commit", "-m", "lab")
+    run_checked(clone, "git", "annex", "init")
     for command in (["git", "push", "--no-verify", "origin", "main"], ["git", "annex", "sync"]):
-        result = run(clone, *command, environment=environment)
+        result = run_in(clone, *command, environment=environment)
         assert result.returncode != 0
-        assert repository_files(mirrored) == before
-    assert SIBLING in run(clone, "git", "push", "--no-verify", environment=environment).stdout
+        assert repository_files(protected_harness) == before
+    assert SIBLING in run_in(clone, "git", "push", "--no-verify", environment=environment).stdout
 
 
 def test_hooks_of_a_person_s_own_let_no_push_through(
-    mirrored: Place, tmp_path: Path, isolated_home: Path
+    protected_harness: MirrorHarness, tmp_path: Path, isolated_home: Path
 ) -> None:
-    clone, refs = tmp_path / "clone", mirrored.refs()
-    done(tmp_path, "git", "clone", str(mirrored.repository(NAME)), str(clone))
+    clone, refs = tmp_path / "clone", protected_harness.refs()
+    run_checked(tmp_path, "git", "clone", str(protected_harness.repository(NAME)), str(clone))
     (tmp_path / "hooks").mkdir()
-    done(clone, "git", "config", "--global", "core.hooksPath", str(tmp_path / "hooks"))
+    run_checked(clone, "git", "config", "--global", "core.hooksPath", str(tmp_path / "hooks"))
     (clone / "mine.txt").write_text("mine\n")
-    done(clone, "git", "add", "mine.txt")
-    done(clone, "git", "commit", "-m", "lab")
-    assert run(clone, "git", "push", "origin", "main", "main:more").returncode != 0
-    assert mirrored.refs() == refs
+    run_checked(clone, "git", "add", "mine.txt")
+    run_checked(clone, "git", "commit", "-m", "lab")
+    assert run_in(clone, "git", "push", "origin", "main", "main:more").returncode != 0
+    assert protected_harness.refs() == refs
 
 
 def test_a_push_over_http_is_refused(
-    mirrored: Place, tmp_path: Path, serve: Callable[[Path], str]
+    protected_harness: MirrorHarness, tmp_path: Path, serve_directory: Callable[[Path], str]
 ) -> None:
-    clone, before = tmp_path / "clone", repository_files(mirrored)
-    done(tmp_path, "git", "clone", f"{serve(mirrored.folder)}/alias/{ALIAS}", str(clone))
+    clone, before = tmp_path / "clone", repository_files(protected_harness)
+    run_checked(
+        tmp_path,
+        "git",
+        "clone",
+        f"{serve_directory(protected_harness.folder)}/alias/{ALIAS}",
+        str(clone),
+    )
     (clone / "mine.txt").write_text("mine\n")
-    done(clone, "git", "add", "mine.txt")
-    done(clone, "git", "commit", "-m", "lab")
-    assert run(clone, "git", "push", "origin", "main").returncode != 0
-    assert repository_files(mirrored) == before
+    run_checked(clone, "git", "add", "mine.txt")
+    run_checked(clone, "git", "commit", "-m", "lab")
+    assert run_in(clone, "git", "push", "origin", "main").returncode != 0
+    assert repository_files(protected_harness) == before
 
 
-def test_no_local_git_moves_a_ref(mirrored: Place) -> None:
-    repository, refs = mirrored.repository(NAME), mirrored.refs()
+def test_no_local_git_moves_a_ref(protected_harness: MirrorHarness) -> None:
+    repository, refs = protected_harness.repository(NAME), protected_harness.refs()
     for command in (
         ("branch", "mine", "main"),
         ("update-ref", "-d", "refs/heads/main"),
         ("fetch", "-q", ".", "main:refs/heads/other"),
         ("annex", "init"),
     ):
-        assert run(repository, "git", *command).returncode != 0, command
-    assert mirrored.refs() == refs
+        assert run_in(repository, "git", *command).returncode != 0, command
+    assert protected_harness.refs() == refs
     assert not (repository / "annex").exists()
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_hooks_run_whatever_the_umask(small: DemoArchive, tmp_path: Path, umask: int) -> None:
-    small.create_dandiset(Description("One"), identifier="000001")
-    small.add_file("000001", "one.txt", "one\n")
-    place, old = Place(small.mirrors, tmp_path / "store"), os.umask(umask)
+def test_hooks_run_whatever_the_umask(
+    empty_archive: DemoArchive, tmp_path: Path, umask: int
+) -> None:
+    empty_archive.create_dandiset(Description("One"), identifier="000001")
+    empty_archive.add_file("000001", "one.txt", "one\n")
+    mirror_harness, old = MirrorHarness(empty_archive.mirrors, tmp_path / "store"), os.umask(umask)
     try:
-        place.sync()
+        mirror_harness.sync()
     finally:
         os.umask(old)
-    for _, repository in place.store.aliases():
+    for _, repository in mirror_harness.store.aliases():
         assert is_protected(repository.path)
         for hook in (repository.path / "hooks").iterdir():
             assert stat.S_IMODE(hook.stat().st_mode) == 0o755
 
 
-def test_a_store_of_before_is_protected_by_the_next_sync(mirrored: Place) -> None:
-    protected = repository_files(mirrored)
-    unprotect(mirrored)
-    config = mirrored.repository(NAME) / "config"
+def test_a_store_of_before_is_protected_by_the_next_sync(protected_harness: MirrorHarness) -> None:
+    protected = repository_files(protected_harness)
+    unprotect(protected_harness)
+    config = protected_harness.repository(NAME) / "config"
     config.write_text(config.read_text() + "[uploadpack]\n\tallowFilter = true\n")
-    assert mirrored.sync()[NAME].status == "notneeded"
-    for _, repository in mirrored.store.aliases():
+    assert protected_harness.sync()[NAME].status == "notneeded"
+    for _, repository in protected_harness.store.aliases():
         assert is_protected(repository.path)
     assert "allowFilter = true" in config.read_text()
     changed = {
         name.rpartition("/")[2]
-        for name, sha in repository_files(mirrored).items()
+        for name, sha in repository_files(protected_harness).items()
         if protected.get(name) != sha
     }
     assert changed == {"config"}
-    rebuild_index(mirrored.store, mirrored.store.index_path)
-    assert mirrored.sync()[NAME].status == "notneeded"
+    rebuild_index(protected_harness.store, protected_harness.store.index_path)
+    assert protected_harness.sync()[NAME].status == "notneeded"

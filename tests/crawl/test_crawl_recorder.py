@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 
 from click.testing import CliRunner
-from scripted import Box, Scripted, Thing, at, files
 
 from neuromirror.cli import main
-from neuromirror.crawl import rebuild_index, recording
+from neuromirror.crawl import open_recorder, rebuild_index
 from neuromirror.index import Index
 from neuromirror.model import EventRaised
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, at, files
 
 
-def status(box: Box) -> tuple[int, list[dict[str, object]]]:
+def status(box: ScriptedHarness) -> tuple[int, list[dict[str, object]]]:
     done = CliRunner().invoke(
         main,
         ["--store", str(box.folder), "--mirrors", str(box.mirrors), "--json", "status"],
@@ -22,42 +22,44 @@ def status(box: Box) -> tuple[int, list[dict[str, object]]]:
     return done.exit_code, [one for one in lines if one["status"] == "error"]
 
 
-def test_damaged_records_of_one_version_stop_no_other_dataset(box: Box, source: Scripted) -> None:
-    source.things["a"] = Thing(files("one.bin", sha256=True))
-    source.things["b"] = Thing(files("two.bin", sha256=True))
-    box.sync()
-    store = box.store
-    with box.index() as index:
+def test_damaged_records_of_one_version_stop_no_other_dataset(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("one.bin", sha256=True))
+    source.scripted_datasets["b"] = ScriptedDataset(files("two.bin", sha256=True))
+    scripted_harness.sync()
+    store = scripted_harness.store
+    with scripted_harness.index() as index:
         (row,) = index.versions("box:a")
-    (records,) = (box.folder / "neuromirror" / "records").rglob(f"*{row.commit}*")
+    (records,) = (scripted_harness.folder / "neuromirror" / "records").rglob(f"*{row.commit}*")
     records.write_bytes(b"damaged")
     store.index_path.unlink()
-    with recording(store, store.index_path):
+    with open_recorder(store, store.index_path):
         pass
-    with box.index() as index:
+    with scripted_harness.index() as index:
         assert len(list(index.versions("box:b"))) == 1
-    code, errors = status(box)
+    code, errors = status(scripted_harness)
     assert code == 1
     assert [(one["task"], one["dataset"]) for one in errors] == [("index", "box:a")]
     assert row.commit in str(errors[0]["message"])
 
     # the records are read back from git with the next visit
     records.unlink()
-    source.things["a"].files |= files("more.bin", modified=at(60), sha256=True)
-    assert box.sync()["box:a"].status == "ok"
-    assert status(box) == (0, [])
-    with box.index() as index:
+    source.scripted_datasets["a"].files |= files("more.bin", modified=at(60), sha256=True)
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    assert status(scripted_harness) == (0, [])
+    with scripted_harness.index() as index:
         assert len(list(index.versions("box:a"))) == 2
-    box.fsck()
+    scripted_harness.fsck()
 
 
-def test_entries_are_recorded_in_the_index_that_took_the_place_of_another(
-    box: Box, source: Scripted
+def test_entries_are_recorded_in_an_index_that_replaced_another(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.things["a"] = Thing(files("one.bin"))
-    box.sync()
-    store = box.store
-    with recording(store, store.index_path) as recorder:
+    source.scripted_datasets["a"] = ScriptedDataset(files("one.bin"))
+    scripted_harness.sync()
+    store = scripted_harness.store
+    with open_recorder(store, store.index_path) as recorder:
         rebuild_index(store, store.index_path)
         recorder.record(EventRaised("box", "a", "note", "first", "2026-01-01T00:00:00+00:00", {}))
         with Index.open_readonly(store.index_path) as index:

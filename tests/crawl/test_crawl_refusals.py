@@ -7,42 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.crawl import refusals
-from neuromirror.crawl.refusals import Refusals
+from neuromirror.crawl.visit import refusals
+from neuromirror.crawl.visit.refusals import RefusalHistory
 from neuromirror.store.memos import MemoFolder
 
 ID = "0" * 36
 
 
-def noted(store: Path, upstream: str, *urls: str, whole: bool = True) -> list[bool]:
-    read = Refusals(MemoFolder(store), ID, upstream)
-    found = [read.note(url) for url in urls]
-    read.keep(whole=whole)
+def record_refusals(store: Path, upstream: str, *urls: str, whole: bool = True) -> list[bool]:
+    read = RefusalHistory(MemoFolder(store), ID, upstream)
+    found = [read.record(url) for url in urls]
+    read.save(is_complete=whole)
     return found
 
 
-def age(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+def simulate_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     """Let refusals count as lasting as if so many days had passed."""
-    monkeypatch.setattr(refusals, "LASTING", timedelta(days=1) - timedelta(days=days))
+    monkeypatch.setattr(refusals, "LASTING_AFTER", timedelta(days=1) - timedelta(days=days))
 
 
 def test_a_refusal_lasts_after_a_day_whichever_version_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert noted(tmp_path, "1", "u", "v") == [False, False]
-    assert noted(tmp_path, "1", "u", "v") == [False, False]
-    age(monkeypatch, 1)
-    assert noted(tmp_path, "draft", "u", "v") == [True, True]
+    assert record_refusals(tmp_path, "1", "u", "v") == [False, False]
+    assert record_refusals(tmp_path, "1", "u", "v") == [False, False]
+    simulate_days(monkeypatch, 1)
+    assert record_refusals(tmp_path, "draft", "u", "v") == [True, True]
 
 
 def test_an_object_that_answered_meanwhile_counts_anew(tmp_path: Path) -> None:
-    noted(tmp_path, "1", "u", "v")
+    record_refusals(tmp_path, "1", "u", "v")
     memo = MemoFolder(tmp_path).read(ID, "refused")
     assert memo is not None
-    noted(tmp_path, "1", whole=False)
+    record_refusals(tmp_path, "1", whole=False)
     assert MemoFolder(tmp_path).read(ID, "refused") == memo
-    noted(tmp_path, "1", "v")
+    record_refusals(tmp_path, "1", "v")
     assert b'"u"' not in MemoFolder(tmp_path).read(ID, "refused").content  # type: ignore[union-attr]
-    noted(tmp_path, "1")
+    record_refusals(tmp_path, "1")
     assert MemoFolder(tmp_path).read(ID, "refused") is None
     assert not list(tmp_path.rglob("*.memo"))

@@ -8,249 +8,296 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from crawl_place import git
-from pushed import broken, done, push_commit, push_records, repaired, unprotect
-from scripted import Box, Scripted, Thing, at, files
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
-from neuromirror.model import AnnexMoved, EventRaised, VersionMinted
-from neuromirror.store import ANNEX, MAIN
+from neuromirror.model import AnnexBranchMoved, EventRaised, VersionMinted
+from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH
 from neuromirror.store.store import Store
+from support.foreign_pushes import (
+    problems_of,
+    push_commit,
+    push_records,
+    repair_harness,
+    run_checked,
+    unprotect,
+)
+from support.mirror_harness import run_git
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, at, files
 
 HIT, OTHER = "box:a", "box:b"
 
 
 @pytest.fixture
-def pushed(box: Box, another_box: Box, source: Scripted, tmp_path: Path) -> Box:
+def unprotected_harness(
+    scripted_harness: ScriptedHarness,
+    second_scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
+    tmp_path: Path,
+) -> ScriptedHarness:
     """A store of two datasets without protection, and another that nobody disturbs."""
-    source.things["a"] = Thing(files("one.txt", sha256=True))
-    source.things["b"] = Thing(files("two.txt", sha256=True))
-    for one in (box, another_box):
+    source.scripted_datasets["a"] = ScriptedDataset(files("one.txt", sha256=True))
+    source.scripted_datasets["b"] = ScriptedDataset(files("two.txt", sha256=True))
+    for one in (scripted_harness, second_scripted_harness):
         assert {result.status for result in one.sync().values()} == {"ok"}
-    unprotect(box)
+    unprotect(scripted_harness)
     (tmp_path / "clones").mkdir()
-    return box
+    return scripted_harness
 
 
-def go_on(source: Scripted) -> None:
+def add_files(source: ScriptedSource) -> None:
     """A new state of both datasets upstream."""
-    for thing in source.things.values():
-        count = len(thing.files)
-        thing.files |= files(f"more-{count}.txt", modified=at(60 * count), sha256=True)
+    for scripted_dataset in source.scripted_datasets.values():
+        count = len(scripted_dataset.files)
+        scripted_dataset.files |= files(f"more-{count}.txt", modified=at(60 * count), sha256=True)
 
 
-def of_datasets(refs: dict[str, str]) -> dict[str, str]:
+def dataset_refs(refs: dict[str, str]) -> dict[str, str]:
     """Without super-datasets, which step through what was there at the end of each run."""
     return {name: commit for name, commit in refs.items() if name.startswith("box--")}
 
 
 @pytest.mark.parametrize("pushing", [push_commit, push_records], ids=["commit", "records"])
 def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
-    pushed: Box, another_box: Box, source: Scripted, tmp_path: Path, pushing: object
+    unprotected_harness: ScriptedHarness,
+    second_scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
+    tmp_path: Path,
+    pushing: object,
 ) -> None:
     assert callable(pushing)
-    theirs = pushing(pushed, HIT, tmp_path / "clones" / "one")
-    go_on(source)
-    another_box.sync()
+    theirs = pushing(unprotected_harness, HIT, tmp_path / "clones" / "one")
+    add_files(source)
+    second_scripted_harness.sync()
     for deep in (False, True):
-        results = pushed.sync(deep=deep)
+        results = unprotected_harness.sync(deep=deep)
         assert (results[HIT].status, results[HIT].visit) == ("error", "failed")
         assert results[OTHER].status == ("notneeded" if deep else "ok")
-    rebuild_index(pushed.store, pushed.store.index_path)
-    minted = pushed.entries(VersionMinted)
+    rebuild_index(unprotected_harness.store, unprotected_harness.store.index_path)
+    minted = unprotected_harness.entries(VersionMinted)
     assert sorted(one.local_id for one in minted) == ["a", "b", "b"]
-    with pushed.index() as index:
+    with unprotected_harness.index() as index:
         assert [one.failing for one in index.mirror_status()] == [1]
         assert len(list(index.versions(HIT))) == 1
 
-    found = broken(pushed)
+    found = problems_of(unprotected_harness)
     assert {one.name for one in found} == {HIT}
-    assert {one.what for one in found} == {"refs"}
+    assert {one.subject for one in found} == {"refs"}
     assert any(theirs in one.message for one in found)
-    assert repaired(pushed, dry_run=True)[HIT].status == "ok"
-    assert broken(pushed) == found
-    done_for = repaired(pushed)
+    assert repair_harness(unprotected_harness, dry_run=True)[HIT].status == "ok"
+    assert problems_of(unprotected_harness) == found
+    done_for = repair_harness(unprotected_harness)
     assert {name for name, one in done_for.items() if one.status == "ok"} == {HIT}
     assert theirs in {ref["found"] for ref in done_for[HIT].refs}
-    assert broken(pushed) == []
-    assert {one.status for one in repaired(pushed).values()} == {"notneeded"}
+    assert problems_of(unprotected_harness) == []
+    assert {one.status for one in repair_harness(unprotected_harness).values()} == {"notneeded"}
 
-    assert pushed.sync()[HIT].status == "ok"
-    assert of_datasets(pushed.refs()) == of_datasets(another_box.refs())
-    assert broken(pushed) == []
-    assert [one.kind for one in pushed.entries(EventRaised)] == ["repair"]
-    with pushed.index() as index:
+    assert unprotected_harness.sync()[HIT].status == "ok"
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(second_scripted_harness.refs())
+    assert problems_of(unprotected_harness) == []
+    assert [one.kind for one in unprotected_harness.entries(EventRaised)] == ["repair"]
+    with unprotected_harness.index() as index:
         assert [one.failing for one in index.mirror_status()] == [0]
 
     # nothing of it is lost, and nothing of it is shown
     folder = Path(done_for[HIT].folder)
     assert folder.parents[1].stat().st_mode & 0o077 == 0
     copy = tmp_path / "clones" / "copy"
-    done(tmp_path, "git", "clone", "-q", str(pushed.repository(HIT)), str(copy))
-    assert theirs not in git(copy, "rev-list", "--all")
-    git(copy, "fetch", "-q", str(folder / "foreign.bundle"), "refs/heads/*:refs/heads/lab/*")
-    assert theirs in git(copy, "rev-list", "--all")
+    run_checked(tmp_path, "git", "clone", "-q", str(unprotected_harness.repository(HIT)), str(copy))
+    assert theirs not in run_git(copy, "rev-list", "--all")
+    run_git(copy, "fetch", "-q", str(folder / "foreign.bundle"), "refs/heads/*:refs/heads/lab/*")
+    assert theirs in run_git(copy, "rev-list", "--all")
 
 
-def test_what_git_annex_left_in_a_repository_is_moved_out(pushed: Box, tmp_path: Path) -> None:
-    before, repository = pushed.refs(), pushed.repository(HIT)
-    done(tmp_path, "datalad", "clone", str(repository), str(tmp_path / "clone"))
+def test_what_git_annex_left_in_a_repository_is_moved_out(
+    unprotected_harness: ScriptedHarness, tmp_path: Path
+) -> None:
+    before, repository = unprotected_harness.refs(), unprotected_harness.repository(HIT)
+    run_checked(tmp_path, "datalad", "clone", str(repository), str(tmp_path / "clone"))
     (tmp_path / "clone" / "mine.dat").write_text("mine\n")
-    done(tmp_path / "clone", "datalad", "save", "-m", "lab")
-    done(tmp_path / "clone", "git", "annex", "sync")
-    done(tmp_path / "clone", "git", "annex", "move", "--to", "origin", "mine.dat")
+    run_checked(tmp_path / "clone", "datalad", "save", "-m", "lab")
+    run_checked(tmp_path / "clone", "git", "annex", "sync")
+    run_checked(tmp_path / "clone", "git", "annex", "move", "--to", "origin", "mine.dat")
     (content,) = [one for one in (repository / "annex" / "objects").rglob("*") if one.is_file()]
     inside = content.relative_to(repository)
-    assert HIT in {one.name for one in broken(pushed)}
-    folder = Path(repaired(pushed)[HIT].folder)
+    assert HIT in {one.name for one in problems_of(unprotected_harness)}
+    folder = Path(repair_harness(unprotected_harness)[HIT].folder)
     assert (folder / inside).read_text() == "mine\n"
     assert not (repository / "annex").exists()
     assert "uuid" not in (repository / "config").read_text()
-    assert pushed.refs() == before
-    assert broken(pushed) == []
+    assert unprotected_harness.refs() == before
+    assert problems_of(unprotected_harness) == []
 
 
 def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_taken_out(
-    pushed: Box, another_box: Box, source: Scripted, tmp_path: Path
+    unprotected_harness: ScriptedHarness,
+    second_scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
+    tmp_path: Path,
 ) -> None:
-    theirs = push_commit(pushed, HIT, tmp_path / "clones" / "one")
-    (first,) = [one for one in pushed.entries(VersionMinted) if one.local_id == "a"]
-    annex = pushed.refs()[f"box--a {ANNEX}"]
+    theirs = push_commit(unprotected_harness, HIT, tmp_path / "clones" / "one")
+    (first,) = [one for one in unprotected_harness.entries(VersionMinted) if one.local_id == "a"]
+    annex = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
     wrong = replace(first, commit=theirs, label="lab", annex_commit=annex)
-    pushed.store.append(wrong)  # its records are nowhere: no index can be made of it
-    assert HIT in {one.name for one in broken(pushed)}
-    assert repaired(pushed)[HIT].versions == ["lab"]
-    assert pushed.entries(VersionMinted).count(wrong) == 0
-    assert broken(pushed) == []
-    go_on(source)
-    another_box.sync()
-    assert {one.status for one in pushed.sync().values()} == {"ok"}
-    assert of_datasets(pushed.refs()) == of_datasets(another_box.refs())
+    unprotected_harness.store.append_entries(
+        wrong
+    )  # its records are nowhere: no index can be made of it
+    assert HIT in {one.name for one in problems_of(unprotected_harness)}
+    assert repair_harness(unprotected_harness)[HIT].versions == ["lab"]
+    assert unprotected_harness.entries(VersionMinted).count(wrong) == 0
+    assert problems_of(unprotected_harness) == []
+    add_files(source)
+    second_scripted_harness.sync()
+    assert {one.status for one in unprotected_harness.sync().values()} == {"ok"}
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(second_scripted_harness.refs())
 
 
-def test_a_version_on_top_of_a_foreign_git_annex_branch_is_minted_again(
-    pushed: Box, another_box: Box, source: Scripted, tmp_path: Path
+def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
+    unprotected_harness: ScriptedHarness,
+    second_scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
+    tmp_path: Path,
 ) -> None:
-    repository = pushed.repository(HIT)
-    old = pushed.refs()[f"box--a {ANNEX}"]
-    theirs = push_records(pushed, HIT, tmp_path / "clones" / "one")
+    repository = unprotected_harness.repository(HIT)
+    old = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
+    theirs = push_records(unprotected_harness, HIT, tmp_path / "clones" / "one")
     # as before, when whatever was there became the parent
-    git(repository, "update-ref", ANNEX, old)
-    go_on(source)
-    another_box.sync()
-    pushed.sync()
-    content = git(repository, "cat-file", "commit", ANNEX).replace(
+    run_git(repository, "update-ref", ANNEX_BRANCH, old)
+    add_files(source)
+    second_scripted_harness.sync()
+    unprotected_harness.sync()
+    content = run_git(repository, "cat-file", "commit", ANNEX_BRANCH).replace(
         f"parent {old}", f"parent {theirs}"
     )
     (tmp_path / "commit").write_text(content)
-    moved = git(repository, "hash-object", "-t", "commit", "-w", str(tmp_path / "commit")).strip()
-    unprotect(pushed)
-    git(repository, "update-ref", ANNEX, moved)
-    lines = (pushed.folder / "neuromirror" / "journal.jsonl").read_text()
-    last = [one for one in pushed.entries(VersionMinted) if one.local_id == "a"][-1]
+    moved = run_git(
+        repository, "hash-object", "-t", "commit", "-w", str(tmp_path / "commit")
+    ).strip()
+    unprotect(unprotected_harness)
+    run_git(repository, "update-ref", ANNEX_BRANCH, moved)
+    lines = (unprotected_harness.folder / "neuromirror" / "journal.jsonl").read_text()
+    last = [one for one in unprotected_harness.entries(VersionMinted) if one.local_id == "a"][-1]
     lines = lines.replace(last.annex_commit, moved)
-    (pushed.folder / "neuromirror" / "journal.jsonl").write_text(lines)
-    rebuild_index(pushed.store, pushed.store.index_path)
+    (unprotected_harness.folder / "neuromirror" / "journal.jsonl").write_text(lines)
+    rebuild_index(unprotected_harness.store, unprotected_harness.store.index_path)
 
-    assert repaired(pushed)[HIT].versions == [last.label]
-    assert pushed.sync()[HIT].status == "ok"
-    assert of_datasets(pushed.refs()) == of_datasets(another_box.refs())
-    assert broken(pushed) == []
+    assert repair_harness(unprotected_harness)[HIT].versions == [last.label]
+    assert unprotected_harness.sync()[HIT].status == "ok"
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(second_scripted_harness.refs())
+    assert problems_of(unprotected_harness) == []
 
 
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        (("update-ref", "refs/heads/synced/main", MAIN), "refs/heads/synced/main"),
-        (("tag", "mine", MAIN), "refs/tags/mine"),
-        (("tag", "-a", "-m", "mine", "mine", MAIN), "refs/tags/mine"),
-        (("update-ref", "-d", MAIN), MAIN),
-        (("update-ref", "-d", ANNEX), ANNEX),
-        (("update-ref", MAIN, f"{MAIN}~1"), MAIN),
-        (("update-ref", ANNEX, f"{ANNEX}~1"), ANNEX),
+        (("update-ref", "refs/heads/synced/main", MAIN_BRANCH), "refs/heads/synced/main"),
+        (("tag", "mine", MAIN_BRANCH), "refs/tags/mine"),
+        (("tag", "-a", "-m", "mine", "mine", MAIN_BRANCH), "refs/tags/mine"),
+        (("update-ref", "-d", MAIN_BRANCH), MAIN_BRANCH),
+        (("update-ref", "-d", ANNEX_BRANCH), ANNEX_BRANCH),
+        (("update-ref", MAIN_BRANCH, f"{MAIN_BRANCH}~1"), MAIN_BRANCH),
+        (("update-ref", ANNEX_BRANCH, f"{ANNEX_BRANCH}~1"), ANNEX_BRANCH),
     ],
     ids=["synced", "tag", "annotated", "no-main", "no-annex", "main-back", "annex-back"],
 )
 def test_each_ref_that_was_moved_is_named_and_put_back(
-    pushed: Box, source: Scripted, command: tuple[str, ...], name: str
+    unprotected_harness: ScriptedHarness,
+    source: ScriptedSource,
+    command: tuple[str, ...],
+    name: str,
 ) -> None:
-    go_on(source)
-    pushed.sync()
-    before = pushed.refs()
-    git(pushed.repository(HIT), *command)
-    (found,) = [one for one in broken(pushed) if one.what == "refs"]
+    add_files(source)
+    unprotected_harness.sync()
+    before = unprotected_harness.refs()
+    run_git(unprotected_harness.repository(HIT), *command)
+    (found,) = [one for one in problems_of(unprotected_harness) if one.subject == "refs"]
     assert found.name == HIT
     assert name in found.message
-    go_on(source)
-    results = pushed.sync()
+    add_files(source)
+    results = unprotected_harness.sync()
     assert (results[HIT].status, results[OTHER].status) == ("error", "ok")
-    (ref,) = repaired(pushed)[HIT].refs
+    (ref,) = repair_harness(unprotected_harness)[HIT].refs
     assert ref["name"] == name
-    now = {one: sha for one, sha in pushed.refs().items() if one.startswith("box--a ")}
+    now = {one: sha for one, sha in unprotected_harness.refs().items() if one.startswith("box--a ")}
     assert now.items() <= before.items()
-    assert pushed.sync()[HIT].status == "ok"
-    assert broken(pushed) == []
+    assert unprotected_harness.sync()[HIT].status == "ok"
+    assert problems_of(unprotected_harness) == []
 
 
-def test_a_foreign_commit_in_a_superdataset_is_undone(pushed: Box, tmp_path: Path) -> None:
-    before = pushed.refs()
-    theirs = push_commit(pushed, "box", tmp_path / "clones" / "one", annex=False)
-    rebuild_index(pushed.store, pushed.store.index_path)
-    (found,) = [one for one in broken(pushed) if one.what == "refs" and theirs in one.message]
+def test_a_foreign_commit_in_a_superdataset_is_undone(
+    unprotected_harness: ScriptedHarness, tmp_path: Path
+) -> None:
+    before = unprotected_harness.refs()
+    theirs = push_commit(unprotected_harness, "box", tmp_path / "clones" / "one", annex=False)
+    rebuild_index(unprotected_harness.store, unprotected_harness.store.index_path)
+    (found,) = [
+        one
+        for one in problems_of(unprotected_harness)
+        if one.subject == "refs" and theirs in one.message
+    ]
     assert found.name == "box"
-    assert repaired(pushed)["box"].status == "ok"
-    assert pushed.refs() == before
-    assert broken(pushed) == []
+    assert repair_harness(unprotected_harness)["box"].status == "ok"
+    assert unprotected_harness.refs() == before
+    assert problems_of(unprotected_harness) == []
 
 
-def test_a_killed_visit_s_commits_are_own(pushed: Box, source: Scripted) -> None:
-    store: Store = pushed.store
+def test_a_killed_visit_s_commits_are_own(
+    unprotected_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    store: Store = unprotected_harness.store
     journal = (store.journal_path).read_bytes()
-    go_on(source)
-    pushed.sync()
-    after = of_datasets(pushed.refs())
+    add_files(source)
+    unprotected_harness.sync()
+    after = dataset_refs(unprotected_harness.refs())
     store.journal_path.write_bytes(journal)
-    rebuilt = [one for one in broken(pushed) if one.what == "refs"]
+    rebuilt = [one for one in problems_of(unprotected_harness) if one.subject == "refs"]
     assert rebuilt == []
-    assert {one.status for one in repaired(pushed).values()} == {"notneeded"}
+    assert {one.status for one in repair_harness(unprotected_harness).values()} == {"notneeded"}
     rebuild_index(store, store.index_path)
-    assert len(pushed.entries(VersionMinted)) == 4
-    pushed.sync()
-    assert of_datasets(pushed.refs()) == after
+    assert len(unprotected_harness.entries(VersionMinted)) == 4
+    unprotected_harness.sync()
+    assert dataset_refs(unprotected_harness.refs()) == after
 
 
 def test_the_journal_knows_where_a_git_annex_branch_went_without_a_version(
-    pushed: Box, source: Scripted
+    unprotected_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     # another address of the same bytes changes no tree
-    old = source.things["a"].files["one.txt"]
-    source.things["a"].files["one.txt"] = replace(old, host="elsewhere.example.invalid")
-    before = pushed.refs()[f"box--a {ANNEX}"]
-    pushed.sync(deep=True)
-    moved = pushed.refs()[f"box--a {ANNEX}"]
+    old = source.scripted_datasets["a"].files["one.txt"]
+    source.scripted_datasets["a"].files["one.txt"] = replace(old, host="elsewhere.example.invalid")
+    before = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
+    unprotected_harness.sync(deep=True)
+    moved = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
     assert moved != before
-    assert [one.annex_commit for one in pushed.entries(AnnexMoved)] == [moved]
-    git(pushed.repository(HIT), "update-ref", ANNEX, before)
-    assert [one.what for one in broken(pushed)] == ["refs"]
-    repaired(pushed)
-    assert pushed.refs()[f"box--a {ANNEX}"] == moved
+    assert [one.annex_commit for one in unprotected_harness.entries(AnnexBranchMoved)] == [moved]
+    run_git(unprotected_harness.repository(HIT), "update-ref", ANNEX_BRANCH, before)
+    assert [one.subject for one in problems_of(unprotected_harness)] == ["refs"]
+    repair_harness(unprotected_harness)
+    assert unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"] == moved
 
 
-def test_the_commands_say_what_is_foreign_and_undo_it(pushed: Box, tmp_path: Path) -> None:
-    theirs = push_commit(pushed, HIT, tmp_path / "clones" / "one")
-    place = ["--store", str(pushed.folder), "--mirrors", str(pushed.mirrors), "--json"]
-    looked = CliRunner().invoke(main, [*place, "fsck"])
+def test_the_commands_say_what_is_foreign_and_undo_it(
+    unprotected_harness: ScriptedHarness, tmp_path: Path
+) -> None:
+    theirs = push_commit(unprotected_harness, HIT, tmp_path / "clones" / "one")
+    options = [
+        "--store",
+        str(unprotected_harness.folder),
+        "--mirrors",
+        str(unprotected_harness.mirrors),
+        "--json",
+    ]
+    looked = CliRunner().invoke(main, [*options, "fsck"])
     assert looked.exit_code == 1
     wrong = [json.loads(line) for line in looked.stdout.splitlines()]
     assert any(one["path"] == HIT and one["what"] == "refs" for one in wrong if "path" in one)
-    undone = CliRunner().invoke(main, [*place, "repair", HIT])
+    undone = CliRunner().invoke(main, [*options, "repair", HIT])
     assert undone.exit_code == 0, undone.output
     (record,) = [json.loads(line) for line in undone.stdout.splitlines()]
     assert (record["dataset"], record["status"]) == (HIT, "ok")
     assert theirs in {one["found"] for one in record["refs"]}
-    assert CliRunner().invoke(main, [*place, "repair", "box:nothing"]).exit_code == 2
+    assert CliRunner().invoke(main, [*options, "repair", "box:nothing"]).exit_code == 2
     # the other repositories are as of before, without hooks
-    assert CliRunner().invoke(main, [*place, "fsck"]).exit_code == 1
-    assert CliRunner().invoke(main, [*place, "repair"]).exit_code == 0
-    assert CliRunner().invoke(main, [*place, "fsck"]).exit_code == 0
+    assert CliRunner().invoke(main, [*options, "fsck"]).exit_code == 1
+    assert CliRunner().invoke(main, [*options, "repair"]).exit_code == 0
+    assert CliRunner().invoke(main, [*options, "fsck"]).exit_code == 0

@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from crawl_place import Place
-from real_shape import SHARING, fill_like_a_real_archive
 
 from neuromirror.model import Evidence
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
+from support.mirror_harness import MirrorHarness
+from support.realistic_archive import SHARING, fill_like_a_real_archive
 
-MOST_FOR_A_FIRST_SYNC = 120
+MAX_FIRST_SYNC_REQUESTS = 120
 
 
 def object_heads(demo: DemoArchive) -> Counter[str]:
@@ -22,19 +22,19 @@ def object_heads(demo: DemoArchive) -> Counter[str]:
 
 
 def test_the_first_sync_of_a_real_archive_asks_about_each_object_once(
-    small: DemoArchive, tmp_path: Path
+    empty_archive: DemoArchive, tmp_path: Path
 ) -> None:
-    large = fill_like_a_real_archive(small)
-    drafts = [one.draft.assets for one in small.dandisets.values()]
+    large = fill_like_a_real_archive(empty_archive)
+    drafts = [one.draft.assets for one in empty_archive.dandisets.values()]
     assert (len(drafts), sum(map(len, drafts))) == (10, 2_140)
-    assert sum(len(one.versions) for one in small.dandisets.values()) == 14
-    place = Place(small.mirrors, tmp_path / "store")
-    small.clear_requests()
-    results = place.sync()
+    assert sum(len(one.versions) for one in empty_archive.dandisets.values()) == 14
+    mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
+    empty_archive.clear_requests()
+    results = mirror_harness.sync()
     assert {one.status for one in results.values()} == {"ok"}
-    assert set(object_heads(small).values()) == {1}
-    assert len(small.requests) + len(small.s3_requests) <= MOST_FOR_A_FIRST_SYNC
-    with place.index() as index:
+    assert set(object_heads(empty_archive).values()) == {1}
+    assert len(empty_archive.requests) + len(empty_archive.s3_requests) <= MAX_FIRST_SYNC_REQUESTS
+    with mirror_harness.index() as index:
         files = list(index.files(index.resolve(f"demo:{large}")))
         assert len(files) == SHARING + 1
         urls = {
@@ -46,114 +46,116 @@ def test_the_first_sync_of_a_real_archive_asks_about_each_object_once(
     assert len(urls) == 2
 
 
-def test_an_object_that_many_assets_share_and_the_bucket_refuses_is_asked_about_once(
-    small: DemoArchive, tmp_path: Path
+def test_a_refused_object_that_many_assets_share_is_requested_once(
+    empty_archive: DemoArchive, tmp_path: Path
 ) -> None:
-    name = small.create_dandiset(Description("Copies"))
+    name = empty_archive.create_dandiset(Description("Copies"))
     for number in range(40):
-        small.add_file(name, f"copy-{number}.txt", "the shared blob")
-    small.fault("status", server="s3", method="HEAD", status=403)
-    Place(small.mirrors, tmp_path / "store").sync()
-    assert set(object_heads(small).values()) == {1}
+        empty_archive.add_file(name, f"copy-{number}.txt", "the shared blob")
+    empty_archive.fault("status", server="s3", method="HEAD", status=403)
+    MirrorHarness(empty_archive.mirrors, tmp_path / "store").sync()
+    assert set(object_heads(empty_archive).values()) == {1}
 
 
 @pytest.fixture
-def unfinished(small: DemoArchive, tmp_path: Path) -> tuple[DemoArchive, Place, str]:
+def pending_dandiset(
+    empty_archive: DemoArchive, tmp_path: Path
+) -> tuple[DemoArchive, MirrorHarness, str]:
     """An archive whose one dandiset has a file without sha256 and an unfinalized Zarr, mirrored."""
-    name = small.create_dandiset(Description("Unfinished"))
-    small.add_file(name, "done.txt", "done")
-    small.add_file(name, "late.txt", "late", sha256_known=False)
-    small.add_zarr(name, "late.zarr", {".zgroup": "{}", "0": "chunk"}, finalize=False)
-    small.make_dandisets(2)
-    place = Place(small.mirrors, tmp_path / "store")
-    assert {one.status for one in place.sync().values()} == {"ok"}
-    return small, place, name
+    name = empty_archive.create_dandiset(Description("Unfinished"))
+    empty_archive.add_file(name, "done.txt", "done")
+    empty_archive.add_file(name, "late.txt", "late", sha256_known=False)
+    empty_archive.add_zarr(name, "late.zarr", {".zgroup": "{}", "0": "chunk"}, finalize=False)
+    empty_archive.make_dandisets(2)
+    mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
+    assert {one.status for one in mirror_harness.sync().values()} == {"ok"}
+    return empty_archive, mirror_harness, name
 
 
-def pending(place: Place, name: str) -> int:
+def pending_count(mirror_harness: MirrorHarness, name: str) -> int:
     """What the last visit recorded as pending."""
-    with place.index() as index:
-        return index.hints("demo")[name].pending
+    with mirror_harness.index() as index:
+        return index.last_visits("demo")[name].pending
 
 
-def test_an_unchanged_sync_asks_about_what_is_pending_alone(
-    unfinished: tuple[DemoArchive, Place, str],
+def test_an_unchanged_sync_requests_only_pending_items(
+    pending_dandiset: tuple[DemoArchive, MirrorHarness, str],
 ) -> None:
-    demo, place, name = unfinished
-    assert pending(place, name) == 2
-    before = place.content()
+    demo, mirror_harness, name = pending_dandiset
+    assert pending_count(mirror_harness, name) == 2
+    before = mirror_harness.file_digests()
     demo.clear_requests()
-    results = place.sync()
+    results = mirror_harness.sync()
     assert len(demo.requests) <= 3
     assert demo.s3_requests == []
     assert {one.status for one in results.values()} == {"notneeded"}
-    assert place.content() == before
-    assert pending(place, name) == 2
+    assert mirror_harness.file_digests() == before
+    assert pending_count(mirror_harness, name) == 2
 
 
 def test_a_sha256_that_appears_while_a_zarr_is_pending_is_recorded(
-    unfinished: tuple[DemoArchive, Place, str],
+    pending_dandiset: tuple[DemoArchive, MirrorHarness, str],
 ) -> None:
-    demo, place, name = unfinished
-    place.sync()
+    demo, mirror_harness, name = pending_dandiset
+    mirror_harness.sync()
     demo.reveal_sha256(name, "late.txt")
-    result = place.sync()[f"demo:{name}"]
+    result = mirror_harness.sync()[f"demo:{name}"]
     assert (result.status, result.visit, len(result.versions)) == ("ok", "full", 1)
-    assert pending(place, name) == 1
-    with place.index() as index:
+    assert pending_count(mirror_harness, name) == 1
+    with mirror_harness.index() as index:
         evidence = {one.path: one.evidence for one in index.files(index.resolve(f"demo:{name}"))}
     assert evidence["late.txt"] is Evidence.SHA256
     demo.clear_requests()
-    place.sync()
+    mirror_harness.sync()
     assert len(demo.requests) + len(demo.s3_requests) == 2
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("is_only_pending_item", [False, True])
 def test_a_zarr_that_is_finalized_without_a_new_time_is_mirrored_as_finalized(
-    unfinished: tuple[DemoArchive, Place, str], alone: bool
+    pending_dandiset: tuple[DemoArchive, MirrorHarness, str], is_only_pending_item: bool
 ) -> None:
-    demo, place, name = unfinished
-    if alone:
+    demo, mirror_harness, name = pending_dandiset
+    if is_only_pending_item:
         demo.reveal_sha256(name, "late.txt")
-    place.sync()
+    mirror_harness.sync()
     demo.finalize_zarr(name, "late.zarr", quiet=True)
-    result = place.sync()[f"demo:{name}"]
+    result = mirror_harness.sync()[f"demo:{name}"]
     assert (result.status, result.visit) == ("ok", "full")
-    assert pending(place, name) == (0 if alone else 1)
-    with place.index() as index:
+    assert pending_count(mirror_harness, name) == (0 if is_only_pending_item else 1)
+    with mirror_harness.index() as index:
         (version,) = [
             one for one in index.versions(f"demo:{name}") if one.label == result.versions[0]
         ]
         assert "late.zarr/0" in {one.path for one in index.files(version)}
 
 
-def test_a_pending_file_that_cannot_be_asked_about_makes_a_visit_of_the_whole(
-    unfinished: tuple[DemoArchive, Place, str],
+def test_a_pending_file_that_cannot_be_checked_causes_a_full_visit(
+    pending_dandiset: tuple[DemoArchive, MirrorHarness, str],
 ) -> None:
-    demo, place, name = unfinished
+    demo, mirror_harness, name = pending_dandiset
     demo.fault("status", path=r"^/api/(assets|zarr)/", status=404)
     demo.clear_requests()
-    place.sync()
+    mirror_harness.sync()
     assert demo.count_requests(f"/dandisets/{name}/versions/draft/assets/") == 1
 
 
 def test_a_deep_sync_believes_nothing_of_what_is_pending(
-    unfinished: tuple[DemoArchive, Place, str],
+    pending_dandiset: tuple[DemoArchive, MirrorHarness, str],
 ) -> None:
-    demo, place, name = unfinished
+    demo, mirror_harness, name = pending_dandiset
     demo.change_zarr(name, "late.zarr", "1", "another chunk", finalize=False)
-    result = place.sync(f"demo:{name}", deep=True)[f"demo:{name}"]
+    result = mirror_harness.sync(f"demo:{name}", deep=True)[f"demo:{name}"]
     assert (result.status, result.visit) == ("ok", "full")
 
 
-def test_many_pending_files_are_asked_about_by_their_list(
-    small: DemoArchive, tmp_path: Path
+def test_many_pending_files_are_checked_by_their_listing(
+    empty_archive: DemoArchive, tmp_path: Path
 ) -> None:
-    name = small.create_dandiset(Description("Just uploaded"))
+    name = empty_archive.create_dandiset(Description("Just uploaded"))
     for number in range(30):
-        small.add_file(name, f"{number}.txt", str(number), sha256_known=False)
-    place = Place(small.mirrors, tmp_path / "store")
-    place.sync()
-    small.clear_requests()
-    place.sync()
-    assert small.count_requests() <= 4
+        empty_archive.add_file(name, f"{number}.txt", str(number), sha256_known=False)
+    mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
+    mirror_harness.sync()
+    empty_archive.clear_requests()
+    mirror_harness.sync()
+    assert empty_archive.count_requests() <= 4

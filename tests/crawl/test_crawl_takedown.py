@@ -14,50 +14,54 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from crawl_place import Place, git
 
-from neuromirror.crawl import load_mirrors, rebuild_index, recording
-from neuromirror.crawl.requests import Planner
+from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
+from neuromirror.crawl.planner import Planner
 from neuromirror.crawl.takedown import reinstate, take_down
-from neuromirror.index import DatasetWithheld, Index, UnknownDataset
+from neuromirror.index import DatasetWithdrawnError, Index, UnknownDatasetError
 from neuromirror.model import ConfigurationError, VersionMinted
-from neuromirror.store import dataset_of
-from neuromirror.store.withheld import withheld_folder
+from neuromirror.store import dataset_ref_of
+from neuromirror.store.withdrawn_datasets import withdrawn_folder
 from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness, run_git
 
-NAME, WHY = "demo:000002", "the owner asked for it"
+NAME, REASON = "demo:000002", "the owner asked for it"
 
 
 @pytest.fixture(scope="session")
-def takedown_store(still_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    place = Place(still_demo.mirrors, tmp_path_factory.mktemp("takedown") / "store")
-    assert {one.exit_code for one in place.sync().values()} == {0}
-    return place
+def takedown_store(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
+    mirror_harness = MirrorHarness(
+        shared_demo.mirrors, tmp_path_factory.mktemp("takedown") / "store"
+    )
+    assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+    return mirror_harness
 
 
 @pytest.fixture
-def still(takedown_store: Place, tmp_path: Path) -> Place:
+def synced_harness(takedown_store: MirrorHarness, tmp_path: Path) -> MirrorHarness:
     """A copy of a store that was synced once."""
     shutil.copytree(takedown_store.folder, tmp_path / "store", symlinks=True)
-    return Place(takedown_store.mirrors, tmp_path / "store")
+    return MirrorHarness(takedown_store.mirrors, tmp_path / "store")
 
 
-def down(place: Place, name: str = NAME) -> dict[str, str]:
-    store = place.store
-    with recording(store, store.index_path) as recorder:
-        done = take_down(store, recorder, name, WHY, "me", load_mirrors(place.mirrors))
+def take_dataset_down(mirror_harness: MirrorHarness, name: str = NAME) -> dict[str, str]:
+    store = mirror_harness.store
+    with open_recorder(store, store.index_path) as recorder:
+        done = take_down(store, recorder, name, REASON, "me", load_mirrors(mirror_harness.mirrors))
         return {one.dataset: one.status for one in done}
 
 
-def back(place: Place, name: str = NAME) -> dict[str, str]:
-    store = place.store
-    with recording(store, store.index_path) as recorder:
-        done = reinstate(store, recorder, name, "me", load_mirrors(place.mirrors))
+def reinstate_dataset(mirror_harness: MirrorHarness, name: str = NAME) -> dict[str, str]:
+    store = mirror_harness.store
+    with open_recorder(store, store.index_path) as recorder:
+        done = reinstate(store, recorder, name, "me", load_mirrors(mirror_harness.mirrors))
         return {one.dataset: one.status for one in done}
 
 
-def dump(place: Place) -> list[str]:
-    with place.index() as index:
+def dump(mirror_harness: MirrorHarness) -> list[str]:
+    with mirror_harness.index() as index:
         return list(index.dump())
 
 
@@ -66,37 +70,39 @@ def without_takedowns(rows: list[str]) -> list[str]:
     return [one for one in rows if "'takedown'" not in one and not one.startswith("progress ")]
 
 
-def everything_kept(place: Place) -> dict[str, str]:
+def stored_digests(mirror_harness: MirrorHarness) -> dict[str, str]:
     """Digests of all packs, records and manifests, wherever they are, by their names."""
     found = {}
-    for folder in (place.folder, withheld_folder(place.store)):
+    for folder in (mirror_harness.folder, withdrawn_folder(mirror_harness.store)):
         for path in folder.rglob("*.*"):
             if path.suffix in (".pack", ".idx", ".zst") and path.is_file():
                 found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
-def secrets(place: Place) -> list[bytes]:
+def secrets(mirror_harness: MirrorHarness) -> list[bytes]:
     """What only this dataset has: its commits, names of its files, keys."""
-    last = [one for one in place.entries(VersionMinted) if f"demo:{one.local_id}" == NAME][-1]
-    files = list(place.store.records(dataset_of(last).dataset_id, last.commit))
+    last = [one for one in mirror_harness.entries(VersionMinted) if f"demo:{one.local_id}" == NAME][
+        -1
+    ]
+    files = list(mirror_harness.store.records(dataset_ref_of(last).dataset_id, last.commit))
     assert len(files) > 3
     return [one.git_path for one in files if b"/" in one.git_path] + [
         one.key.encode() for one in files
     ]
 
 
-def test_nothing_of_it_is_shown_but_that_it_was_taken_down(still: Place) -> None:
-    hidden, dataset_id = secrets(still), still.repository(NAME)
-    assert down(still) == {NAME: "ok"}
-    with still.index() as index:
+def test_nothing_of_it_is_shown_but_that_it_was_taken_down(synced_harness: MirrorHarness) -> None:
+    hidden, dataset_id = secrets(synced_harness), synced_harness.repository(NAME)
+    assert take_dataset_down(synced_harness) == {NAME: "ok"}
+    with synced_harness.index() as index:
         assert NAME not in [one.name for one in index.datasets()]
-        assert [(one.dataset, one.reason) for one in index.withheld()] == [(NAME, WHY)]
-        for asked in (index.dataset, index.versions, index.resolve, index.holders):
-            with pytest.raises(DatasetWithheld, match=f"taken down on 20.*{WHY}"):
-                list(asked(NAME))  # type: ignore[call-overload]
+        assert [(one.dataset, one.reason) for one in index.tombstones()] == [(NAME, REASON)]
+        for query in (index.dataset, index.versions, index.resolve, index.superdatasets):
+            with pytest.raises(DatasetWithdrawnError, match=f"taken down on 20.*{REASON}"):
+                list(query(NAME))  # type: ignore[call-overload]
         assert [
-            one for word in ("000002", "demo") for one in index.search(word) if one.name == NAME
+            one for term in ("000002", "demo") for one in index.search(term) if one.name == NAME
         ] == []
         for secret in hidden[-3:]:
             assert [one for one in index.find(secret.decode()) if one.dataset == NAME] == []
@@ -104,271 +110,284 @@ def test_nothing_of_it_is_shown_but_that_it_was_taken_down(still: Place) -> None
         (status,) = index.mirror_status()
         assert status.datasets == len(list(index.datasets()))
     # neither in the index's file nor anywhere else in the tree that is served
-    served = [path for path in still.folder.rglob("*") if path.is_file()]
+    served = [path for path in synced_harness.folder.rglob("*") if path.is_file()]
     others = {
         one.key.encode()
-        for entry in still.entries(VersionMinted)
+        for entry in synced_harness.entries(VersionMinted)
         if f"demo:{entry.local_id}" != NAME
-        for one in still.store.records(dataset_of(entry).dataset_id, entry.commit)
+        for one in synced_harness.store.records(dataset_ref_of(entry).dataset_id, entry.commit)
     }
     paths = [one for one in hidden if one not in others and b"README" not in one]
-    content = still.store.index_path.read_bytes()
+    content = synced_harness.store.index_path.read_bytes()
     assert [one for one in paths if one.startswith(b"SHA256E") and one in content] == []
     assert not dataset_id.exists()
-    assert not (still.folder / "alias" / "demo--000002").is_symlink()
+    assert not (synced_harness.folder / "alias" / "demo--000002").is_symlink()
     assert not [path for path in served if "demo--000002" in path.name and path.suffix != ".json"]
-    stone = json.loads((still.folder / "tombstones" / "demo--000002.json").read_bytes())
-    assert (stone["dataset"], stone["reason"]) == (NAME, WHY)
+    stone = json.loads((synced_harness.folder / "tombstones" / "demo--000002.json").read_bytes())
+    assert (stone["dataset"], stone["reason"]) == (NAME, REASON)
 
 
-def test_the_super_datasets_lose_it_and_the_others_stay(still: Place) -> None:
-    before = still.refs()
-    down(still)
-    modules = git(still.repository("demo"), "show", "main:.gitmodules")
+def test_the_super_datasets_lose_it_and_the_others_stay(synced_harness: MirrorHarness) -> None:
+    before = synced_harness.refs()
+    take_dataset_down(synced_harness)
+    modules = run_git(synced_harness.repository("demo"), "show", "main:.gitmodules")
     assert "demo--000001" in modules
     assert "000002" not in modules
-    after = still.refs()
+    after = synced_harness.refs()
     gone = {name for name in before if name not in after}
     assert {name.split()[0] for name in gone} == {"demo--000002"}
     same = {name for name in before if after.get(name) == before[name]}
     assert {name.split()[0] for name in after} - {name.split()[0] for name in same} == {
         "demo", "neuromirror",
     }  # fmt: skip
-    still.fsck()
+    synced_harness.fsck()
 
 
 def test_a_mirror_with_a_private_store_needs_none_to_lose_a_dataset(
-    still: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synced_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrors = tmp_path / "mirrors"
     mirrors.mkdir()
     (mirrors / "demo.toml").write_text(
-        (still.mirrors / "demo.toml").read_text()
+        (synced_harness.mirrors / "demo.toml").read_text()
         + 'token_env = "DEMO_TOKEN"\nembargoed = "private"\n'
     )
     monkeypatch.delenv("DEMO_TOKEN", raising=False)
-    place = Place(mirrors, still.folder)
-    assert set(down(place).values()) == {"ok"}
-    assert "000002" not in git(place.repository("demo"), "show", "main:.gitmodules")
-    assert set(back(place).values()) == {"ok"}
-    assert "000002" in git(place.repository("demo"), "show", "main:.gitmodules")
+    mirror_harness = MirrorHarness(mirrors, synced_harness.folder)
+    assert set(take_dataset_down(mirror_harness).values()) == {"ok"}
+    assert "000002" not in run_git(mirror_harness.repository("demo"), "show", "main:.gitmodules")
+    assert set(reinstate_dataset(mirror_harness).values()) == {"ok"}
+    assert "000002" in run_git(mirror_harness.repository("demo"), "show", "main:.gitmodules")
 
 
-def test_nothing_is_deleted_and_only_its_owner_may_look(still: Place) -> None:
-    before = everything_kept(still)
-    repository = still.repository(NAME).name
-    down(still)
-    after = everything_kept(still)
+def test_nothing_is_deleted_and_only_its_owner_may_look(synced_harness: MirrorHarness) -> None:
+    before = stored_digests(synced_harness)
+    repository = synced_harness.repository(NAME).name
+    take_dataset_down(synced_harness)
+    after = stored_digests(synced_harness)
     assert {name: after[name] for name in before} == before
-    folder = withheld_folder(still.store)
+    folder = withdrawn_folder(synced_harness.store)
     assert folder.stat().st_mode & 0o077 == 0
-    assert still.folder not in folder.parents
+    assert synced_harness.folder not in folder.parents
     (kept,) = folder.iterdir()
     assert kept.name.endswith(repository)
-    assert git(kept / "repository", "fsck", "--full", "--strict").strip() == ""
+    assert run_git(kept / "repository", "fsck", "--full", "--strict").strip() == ""
 
 
-def test_the_index_made_anew_is_the_same_without_what_was_moved_out(still: Place) -> None:
-    down(still)
-    before = dump(still)
-    shutil.rmtree(withheld_folder(still.store))
-    rebuild_index(still.store, still.store.index_path)
-    assert dump(still) == before
+def test_the_index_made_anew_is_the_same_without_what_was_moved_out(
+    synced_harness: MirrorHarness,
+) -> None:
+    take_dataset_down(synced_harness)
+    before = dump(synced_harness)
+    shutil.rmtree(withdrawn_folder(synced_harness.store))
+    rebuild_index(synced_harness.store, synced_harness.store.index_path)
+    assert dump(synced_harness) == before
 
 
-def test_what_was_deleted_for_good_stays_down_and_the_index_can_be_made(still: Place) -> None:
-    down(still)
-    before = dump(still)
-    shutil.rmtree(withheld_folder(still.store))
+def test_what_was_deleted_for_good_stays_down_and_the_index_can_be_made(
+    synced_harness: MirrorHarness,
+) -> None:
+    take_dataset_down(synced_harness)
+    before = dump(synced_harness)
+    shutil.rmtree(withdrawn_folder(synced_harness.store))
     with pytest.raises(ConfigurationError, match=r"is not in .*-withheld any more"):
-        back(still)
-    rebuild_index(still.store, still.store.index_path)
-    assert dump(still) == before
+        reinstate_dataset(synced_harness)
+    rebuild_index(synced_harness.store, synced_harness.store.index_path)
+    assert dump(synced_harness) == before
 
 
-def test_the_crawl_never_visits_it_until_it_is_shown_again(still: Place) -> None:
-    down(still)
-    content = dump(still)
+def test_the_crawl_never_visits_it_until_it_is_reinstated(synced_harness: MirrorHarness) -> None:
+    take_dataset_down(synced_harness)
+    content = dump(synced_harness)
     for names in ((), (NAME,)):
         for deep in (False, True):
-            result = still.sync(*names, deep=deep)[NAME]
+            result = synced_harness.sync(*names, deep=deep)[NAME]
             assert (result.status, result.exit_code) == ("notneeded", 0)
-            assert WHY in result.message
-    assert not (still.folder / "alias" / "demo--000002").exists()
-    assert [one for one in dump(still) if one not in content and "000002" in one] == []
-    back(still)
-    assert still.sync(NAME)[NAME].status == "notneeded"
-    still.fsck()
+            assert REASON in result.message
+    assert not (synced_harness.folder / "alias" / "demo--000002").exists()
+    assert [one for one in dump(synced_harness) if one not in content and "000002" in one] == []
+    reinstate_dataset(synced_harness)
+    assert synced_harness.sync(NAME)[NAME].status == "notneeded"
+    synced_harness.fsck()
 
 
 def test_a_visit_that_was_planned_before_it_was_taken_down_finds_that_out(
-    still: Place, monkeypatch: pytest.MonkeyPatch
+    synced_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    down(still)
-    before = dump(still)
-    monkeypatch.setattr(Planner, "_down", lambda self, mirror: {})
-    result = still.sync(NAME, deep=True)[NAME]
+    take_dataset_down(synced_harness)
+    before = dump(synced_harness)
+    monkeypatch.setattr(Planner, "_takedown_messages", lambda self, mirror: {})
+    result = synced_harness.sync(NAME, deep=True)[NAME]
     assert (result.status, result.visit) == ("notneeded", "")
-    assert WHY in result.message
-    assert not (still.folder / "alias" / "demo--000002").exists()
-    assert dump(still) == before
+    assert REASON in result.message
+    assert not (synced_harness.folder / "alias" / "demo--000002").exists()
+    assert dump(synced_harness) == before
 
 
-def test_undone_everything_is_as_if_it_had_never_been(still: Place) -> None:
-    refs, rows, kept = still.refs(), dump(still), everything_kept(still)
-    down(still)
-    assert back(still) == {NAME: "ok"}
-    assert without_takedowns(dump(still)) == without_takedowns(rows)
+def test_undone_everything_is_as_if_it_had_never_been(synced_harness: MirrorHarness) -> None:
+    refs, rows, kept = synced_harness.refs(), dump(synced_harness), stored_digests(synced_harness)
+    take_dataset_down(synced_harness)
+    assert reinstate_dataset(synced_harness) == {NAME: "ok"}
+    assert without_takedowns(dump(synced_harness)) == without_takedowns(rows)
     mine = {name: sha for name, sha in refs.items() if name.startswith("demo--")}
-    assert {name: sha for name, sha in still.refs().items() if name in mine} == mine
+    assert {name: sha for name, sha in synced_harness.refs().items() if name in mine} == mine
     trees = [
-        git(still.repository("demo"), "rev-parse", f"{one}^{{tree}}")
+        run_git(synced_harness.repository("demo"), "rev-parse", f"{one}^{{tree}}")
         for one in (refs["demo refs/heads/main"], "main")
     ]
     assert trees[0] == trees[1]
-    after = everything_kept(still)
+    after = stored_digests(synced_harness)
     assert {name: after[name] for name in kept} == kept
-    assert list(withheld_folder(still.store).iterdir()) == []
-    assert not (still.folder / "tombstones" / "demo--000002.json").exists()
-    with still.index() as index:
+    assert list(withdrawn_folder(synced_harness.store).iterdir()) == []
+    assert not (synced_harness.folder / "tombstones" / "demo--000002.json").exists()
+    with synced_harness.index() as index:
         assert index.dataset(NAME).versions > 0
-    still.fsck()
+    synced_harness.fsck()
 
 
-def test_what_others_have_too_stays_where_it_is(still: Place) -> None:
+def test_what_others_have_too_stays_where_it_is(synced_harness: MirrorHarness) -> None:
     """A manifest of a state that another dataset has, and a content of theirs."""
-    versions = still.entries(VersionMinted)
+    versions = synced_harness.entries(VersionMinted)
     other = next(one for one in versions if f"demo:{one.local_id}" != NAME)
-    shared = still.store.manifest_path(other.state)
+    shared = synced_harness.store.manifest_path(other.state)
     last = [one for one in versions if f"demo:{one.local_id}" == NAME][-1]
     copy = replace(last, state=other.state, commit="a" * 40, label="same", metadata_only=True)
-    still.store.keep_records(
-        dataset_of(last).dataset_id,
+    synced_harness.store.write_records(
+        dataset_ref_of(last).dataset_id,
         copy.commit,
-        still.store.record_lines(dataset_of(last).dataset_id, last.commit),
+        synced_harness.store.record_lines(dataset_ref_of(last).dataset_id, last.commit),
     )
-    still.store.append(copy)
-    down(still)
+    synced_harness.store.append_entries(copy)
+    take_dataset_down(synced_harness)
     assert shared.exists()
 
 
 def test_the_parts_that_only_it_has_go_and_come_with_it(
-    takedown_store: Place, tmp_path: Path
+    takedown_store: MirrorHarness, tmp_path: Path
 ) -> None:
     mirrors = tmp_path / "mirrors"
     shutil.copytree(takedown_store.mirrors, mirrors)
     with (mirrors / "demo.toml").open("a") as file:
         file.write("\n[zarr]\ninline_parts = 0\n")
-    place = Place(mirrors, tmp_path / "store")
-    place.sync()
-    with place.index() as index:
+    mirror_harness = MirrorHarness(mirrors, tmp_path / "store")
+    mirror_harness.sync()
+    with mirror_harness.index() as index:
         (part,) = [one.name for one in index.datasets() if one.within]
-        (whole,) = index.holders(part)
+        (whole,) = index.superdatasets(part)
         rows = list(index.dump())
     with pytest.raises(ConfigurationError, match=f"{part} is a part of {whole}"):
-        down(place, part)
-    refs = place.refs()
-    assert down(place, whole) == {part: "ok", whole: "ok"}
-    with place.index() as index:
-        assert {one.dataset for one in index.withheld()} == {part, whole}
-    assert not place.repository(part).exists()
-    before = dump(place)
-    rebuild_index(place.store, place.store.index_path)
-    assert dump(place) == before
-    assert place.sync(whole)[whole].status == "notneeded"
-    assert back(place, whole) == {part: "ok", whole: "ok"}
-    assert without_takedowns(dump(place)) == without_takedowns(rows)
+        take_dataset_down(mirror_harness, part)
+    refs = mirror_harness.refs()
+    assert take_dataset_down(mirror_harness, whole) == {part: "ok", whole: "ok"}
+    with mirror_harness.index() as index:
+        assert {one.dataset for one in index.tombstones()} == {part, whole}
+    assert not mirror_harness.repository(part).exists()
+    before = dump(mirror_harness)
+    rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
+    assert dump(mirror_harness) == before
+    assert mirror_harness.sync(whole)[whole].status == "notneeded"
+    assert reinstate_dataset(mirror_harness, whole) == {part: "ok", whole: "ok"}
+    assert without_takedowns(dump(mirror_harness)) == without_takedowns(rows)
     mine = {name: sha for name, sha in refs.items() if name.startswith("demo--")}
-    assert {name: sha for name, sha in place.refs().items() if name in mine} == mine
-    place.fsck()
+    assert {name: sha for name, sha in mirror_harness.refs().items() if name in mine} == mine
+    mirror_harness.fsck()
 
 
-def test_two_of_the_same_state_come_back_one_by_one(still: Place) -> None:
+def test_two_of_the_same_state_come_back_one_by_one(synced_harness: MirrorHarness) -> None:
     other = "demo:000001"
-    versions = {f"demo:{one.local_id}": one for one in still.entries(VersionMinted)}
+    versions = {f"demo:{one.local_id}": one for one in synced_harness.entries(VersionMinted)}
     same = replace(versions[other], state=versions[NAME].state, commit="b" * 40, label="same")
-    still.store.keep_records(
-        dataset_of(same).dataset_id,
+    synced_harness.store.write_records(
+        dataset_ref_of(same).dataset_id,
         same.commit,
-        still.store.record_lines(dataset_of(versions[NAME]).dataset_id, versions[NAME].commit),
+        synced_harness.store.record_lines(
+            dataset_ref_of(versions[NAME]).dataset_id, versions[NAME].commit
+        ),
     )
-    still.store.append(replace(same, files=versions[NAME].files))
-    manifest = still.store.manifest_path(same.state)
-    down(still)
+    synced_harness.store.append_entries(replace(same, files=versions[NAME].files))
+    manifest = synced_harness.store.manifest_path(same.state)
+    take_dataset_down(synced_harness)
     assert manifest.exists()
-    down(still, other)
+    take_dataset_down(synced_harness, other)
     assert not manifest.exists()
-    back(still)
+    reinstate_dataset(synced_harness)
     assert manifest.exists()
-    back(still, other)
+    reinstate_dataset(synced_harness, other)
     assert manifest.exists()
 
 
-def test_what_cannot_be_taken_down_or_shown_again_is_said(still: Place) -> None:
-    with pytest.raises(UnknownDataset, match="demo:000099"):
-        down(still, "demo:000099")
+def test_an_impossible_takedown_or_reinstatement_is_reported(synced_harness: MirrorHarness) -> None:
+    with pytest.raises(UnknownDatasetError, match="demo:000099"):
+        take_dataset_down(synced_harness, "demo:000099")
     with pytest.raises(ConfigurationError, match="not taken down"):
-        back(still)
-    down(still)
-    assert down(still) == {NAME: "notneeded"}
+        reinstate_dataset(synced_harness)
+    take_dataset_down(synced_harness)
+    assert take_dataset_down(synced_harness) == {NAME: "notneeded"}
 
 
 def test_a_store_on_another_disk_is_copied_before_it_is_removed(
-    still: Place, monkeypatch: pytest.MonkeyPatch
+    synced_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, kept = os.rename, everything_kept(still)
+    real, kept = os.rename, stored_digests(synced_harness)
 
     def rename(source: object, target: object) -> None:
-        apart = [str(one).startswith(str(still.folder) + "-withheld") for one in (source, target)]
+        apart = [
+            str(one).startswith(str(synced_harness.folder) + "-withheld")
+            for one in (source, target)
+        ]
         if apart[0] != apart[1]:
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         real(source, target)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
-        down(still)
-    after = everything_kept(still)
+        take_dataset_down(synced_harness)
+    after = stored_digests(synced_harness)
     assert {name: after[name] for name in kept} == kept
-    back(still)
-    still.fsck()
+    reinstate_dataset(synced_harness)
+    synced_harness.fsck()
 
 
 @pytest.mark.slow
-def test_killed_anywhere_and_repeated_it_comes_to_the_same(still: Place, tmp_path: Path) -> None:
+def test_killed_anywhere_and_repeated_it_comes_to_the_same(
+    synced_harness: MirrorHarness, tmp_path: Path
+) -> None:
     program = str(Path(__file__).with_name("killed_takedown.py"))
-    whole = Place(still.mirrors, tmp_path / "whole")
-    shutil.copytree(still.folder, whole.folder, symlinks=True)
-    down(whole)
-    trees = git(whole.repository("demo"), "rev-parse", "main^{tree}")
+    whole = MirrorHarness(synced_harness.mirrors, tmp_path / "whole")
+    shutil.copytree(synced_harness.folder, whole.folder, symlinks=True)
+    take_dataset_down(whole)
+    trees = run_git(whole.repository("demo"), "rev-parse", "main^{tree}")
     deaths = 0
     for steps in (2, 6, 9, 15, 20):
-        place = Place(still.mirrors, tmp_path / f"killed-{steps}")
-        shutil.copytree(still.folder, place.folder, symlinks=True)
-        command = [sys.executable, program, str(place.folder), str(place.mirrors)]
+        mirror_harness = MirrorHarness(synced_harness.mirrors, tmp_path / f"killed-{steps}")
+        shutil.copytree(synced_harness.folder, mirror_harness.folder, symlinks=True)
+        command = [sys.executable, program, str(mirror_harness.folder), str(mirror_harness.mirrors)]
         done = subprocess.run([*command, "down", NAME, str(steps)], check=False)
         assert done.returncode in (7, -signal.SIGKILL)
         deaths += done.returncode != 7
-        down(place)
-        assert not (place.folder / "alias" / "demo--000002").is_symlink()
-        before = dump(place)
-        rebuild_index(place.store, place.store.index_path)
-        assert dump(place) == before
-        assert git(place.repository("demo"), "rev-parse", "main^{tree}") == trees
+        take_dataset_down(mirror_harness)
+        assert not (mirror_harness.folder / "alias" / "demo--000002").is_symlink()
+        before = dump(mirror_harness)
+        rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
+        assert dump(mirror_harness) == before
+        assert run_git(mirror_harness.repository("demo"), "rev-parse", "main^{tree}") == trees
         undone = subprocess.run([*command, "back", NAME, str(steps)], check=False)
         if undone.returncode != 7:
             try:
-                back(place)
+                reinstate_dataset(mirror_harness)
             except ConfigurationError:
                 # all of it was done, but for the super-datasets
-                place.sync()
-        with place.index() as index:
+                mirror_harness.sync()
+        with mirror_harness.index() as index:
             assert index.dataset(NAME).versions == 3
-        assert set(place.refs()) >= {name for name in still.refs() if name.startswith("demo--")}
-        place.fsck(killed=True)
-        with Index.open_readonly(place.store.index_path) as index:
+        assert set(mirror_harness.refs()) >= {
+            name for name in synced_harness.refs() if name.startswith("demo--")
+        }
+        mirror_harness.fsck(killed=True)
+        with Index.open_readonly(mirror_harness.store.index_path) as index:
             assert [one.name for one in index.datasets()] == [
-                one.name for one in still.index().datasets()
+                one.name for one in synced_harness.index().datasets()
             ]
-        shutil.rmtree(place.folder)
-        shutil.rmtree(withheld_folder(place.store), ignore_errors=True)
+        shutil.rmtree(mirror_harness.folder)
+        shutil.rmtree(withdrawn_folder(mirror_harness.store), ignore_errors=True)
     assert deaths == 5

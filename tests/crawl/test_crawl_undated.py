@@ -10,170 +10,205 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crawl_place import git
-from scripted import START, Box, File, Scripted, Thing, Zarr, files
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
-from neuromirror.index import UnknownVersion, VersionRow
+from neuromirror.index import UnknownVersionError, VersionRow
 from neuromirror.model import Document, VersionMinted, parse_time_label
+from support.mirror_harness import run_git
+from support.scripted_source import (
+    START,
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    ScriptedZarr,
+    files,
+)
 
-A = files("one.bin", "two.bin", modified=None)
-B = {**files("one.bin", modified=None), "two.bin": File(b"other", None, "other")}
+FIRST_FILES = files("one.bin", "two.bin", modified=None)
+SECOND_FILES = {**files("one.bin", modified=None), "two.bin": ScriptedFile(b"other", None, "other")}
 
 
-def versions(box: Box, name: str = "box:a") -> list[VersionRow]:
+def versions(box: ScriptedHarness, name: str = "box:a") -> list[VersionRow]:
     with box.index() as index:
         return list(index.versions(name))
 
 
 def alias_label(row: VersionRow) -> str:
-    return row.minted.replace(":", "").removesuffix("+0000") + "Z"
+    return row.recorded_at.replace(":", "").removesuffix("+0000") + "Z"
 
 
-def run(box: Box, capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+def run(
+    box: ScriptedHarness, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> list[dict[str, Any]]:
     """The JSON records of a command."""
     with pytest.raises(SystemExit) as ended:
-        main([*words, "--store", str(box.folder), "--json"])
+        main([*arguments, "--store", str(box.folder), "--json"])
     out = capsys.readouterr().out
-    assert ended.value.code == 0, (words, out)
+    assert ended.value.code == 0, (arguments, out)
     return [json.loads(line) for line in out.splitlines()]
 
 
 def test_a_state_that_returns_is_a_version_of_its_own_and_dates_count_the_chain(
-    box: Box, source: Scripted
+    scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     labels = []
-    for content in (A, B, A):
-        source.things["a"] = Thing(content)
-        labels += box.sync()["box:a"].versions
-    first, second, third = versions(box)
+    for content in (FIRST_FILES, SECOND_FILES, FIRST_FILES):
+        source.scripted_datasets["a"] = ScriptedDataset(content)
+        labels += scripted_harness.sync()["box:a"].versions
+    first, second, third = versions(scripted_harness)
     assert first.state == third.state != second.state
     assert labels == [
         f"state-{first.state[7:15]}",
         f"state-{second.state[7:15]}",
         f"state-{first.state[7:15]}-2",
     ]
-    repository = box.repository("box:a")
-    log = git(repository, "log", "--format=%H %at %ct", "main").splitlines()
+    repository = scripted_harness.repository("box:a")
+    log = run_git(repository, "log", "--format=%H %at %ct", "main").splitlines()
     assert log == [f"{third.commit} 3 3", f"{second.commit} 2 2", f"{first.commit} 1 1"]
-    refs = box.store.repository(source.dataset("a")).refs()
+    refs = scripted_harness.store.repository(source.dataset("a")).refs()
     tags = {name.removeprefix("refs/tags/"): commit for name, commit in refs.items()}
     assert [tags[label] for label in labels] == [first.commit, second.commit, third.commit]
-    logs = git(repository, "grep", "-h", "", "git-annex", "--", "*.log", "*.web").splitlines()
+    logs = run_git(repository, "grep", "-h", "", "git-annex", "--", "*.log", "*.web").splitlines()
     assert {line.split()[0] for line in logs if line.endswith("0001")} == {"1s", "2s"}
-    box.fsck()
+    scripted_harness.fsck()
 
 
 def test_two_stores_that_saw_the_same_states_have_the_same_refs(
-    box: Box, another_box: Box, source: Scripted
+    scripted_harness: ScriptedHarness,
+    second_scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
 ) -> None:
     documents = [Document(b"about.json", b"{}\n")]
     states = [
-        Thing(A),
-        Thing(A, documents=documents),
-        Thing({"t.bin": File(b"t", START)}),
-        Thing(B),
+        ScriptedDataset(FIRST_FILES),
+        ScriptedDataset(FIRST_FILES, documents=documents),
+        ScriptedDataset({"t.bin": ScriptedFile(b"t", START)}),
+        ScriptedDataset(SECOND_FILES),
     ]
     for state in states:
-        source.things["a"] = state
-        box.sync()
+        source.scripted_datasets["a"] = state
+        scripted_harness.sync()
         if state is states[0]:
             time.sleep(1.1)  # times are in seconds
-        another_box.sync()
-    assert len(versions(box)) == len(states)
-    assert versions(box)[0].minted != versions(another_box)[0].minted
-    assert [row.upstream_time is None for row in versions(box)] == [True, True, False, True]
-    assert box.refs() == another_box.refs()
+        second_scripted_harness.sync()
+    assert len(versions(scripted_harness)) == len(states)
+    assert (
+        versions(scripted_harness)[0].recorded_at
+        != versions(second_scripted_harness)[0].recorded_at
+    )
+    assert [row.upstream_time is None for row in versions(scripted_harness)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert scripted_harness.refs() == second_scripted_harness.refs()
 
 
 def test_a_time_of_observation_never_dates_what_a_part_is_linked_in(
-    zarrs: Box, source: Scripted
+    zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.zarrs["z"] = Zarr(files(*(f"0/{number}" for number in range(6)), modified=None))
-    source.things["a"] = Thing(A, zarrs={"a.zarr": "z"})
-    zarrs.sync()
-    (row,), (part,) = versions(zarrs), versions(zarrs, "box:zarr/z")
+    source.zarrs["z"] = ScriptedZarr(files(*(f"0/{number}" for number in range(6)), modified=None))
+    source.scripted_datasets["a"] = ScriptedDataset(FIRST_FILES, zarrs={"a.zarr": "z"})
+    zarr_harness.sync()
+    (row,), (part,) = versions(zarr_harness), versions(zarr_harness, "box:zarr/z")
     assert row.upstream_time is part.upstream_time is None
     for name in ("box:a", "box:zarr/z"):
-        assert git(zarrs.repository(name), "log", "--format=%ct", "main").split() == ["1"]
+        assert run_git(zarr_harness.repository(name), "log", "--format=%ct", "main").split() == [
+            "1"
+        ]
 
 
 def test_the_time_of_observation_is_a_label_wherever_labels_are_taken(
-    box: Box, source: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    source.things["a"] = Thing(A)
-    box.sync()
-    (row,) = versions(box)
+    source.scripted_datasets["a"] = ScriptedDataset(FIRST_FILES)
+    scripted_harness.sync()
+    (row,) = versions(scripted_harness)
     alias = alias_label(row)
     assert parse_time_label(alias) is not None
     named = f"box:a@{alias}"
-    with box.index() as index:
+    with scripted_harness.index() as index:
         assert index.resolve("box:a", alias) == row
-        found = index.named(named)
+        found = index.match_name(named)
         assert found is not None
         assert (found.dataset, found.label) == ("box:a", row.label)
-        with pytest.raises(UnknownVersion):
+        with pytest.raises(UnknownVersionError):
             index.resolve("box:a", "2001-01-01T000000Z")
-    (shown,) = run(box, capsys, "show", named)
-    assert (shown["version"], shown["time"], shown["observed_at"]) == (row.label, None, row.minted)
-    assert {one["path"] for one in run(box, capsys, "files", named)} == set(A)
-    assert run(box, capsys, "diff", named, f"box:a@{row.label}")[-1]["status"] in (
+    (shown,) = run(scripted_harness, capsys, "show", named)
+    assert (shown["version"], shown["time"], shown["observed_at"]) == (
+        row.label,
+        None,
+        row.recorded_at,
+    )
+    assert {one["path"] for one in run(scripted_harness, capsys, "files", named)} == set(
+        FIRST_FILES
+    )
+    assert run(scripted_harness, capsys, "diff", named, f"box:a@{row.label}")[-1]["status"] in (
         "ok",
         "notneeded",
     )
     lock = tmp_path / "datasets.lock"
-    (pinned, *_) = run(box, capsys, "pin", named, "-o", str(lock))
+    (pinned, *_) = run(scripted_harness, capsys, "pin", named, "-o", str(lock))
     assert pinned["version"] == row.label
     with pytest.raises(SystemExit) as ended:
-        main(["cite", named, "--store", str(box.folder)])
+        main(["cite", named, "--store", str(scripted_harness.folder)])
     assert ended.value.code == 0
     assert row.label in capsys.readouterr().out
 
 
-def test_the_index_and_git_alone_give_such_versions_back(box: Box, source: Scripted) -> None:
-    for content in (A, B, A):
-        source.things["a"] = Thing(content)
-        box.sync()
-    before = versions(box)
-    (box.folder / "neuromirror" / "index.sqlite").rename(box.folder / "old.sqlite")
-    rebuild_index(box.store, box.store.index_path)
-    assert versions(box) == before
-    box.store.index_path.unlink()
-    (box.folder / "neuromirror" / "journal.jsonl").unlink()
-    rebuild_index(box.store, box.store.index_path)
-    after = versions(box)
-    wanted = [(row.label, row.commit, row.state) for row in before]
-    assert [(row.label, row.commit, row.state) for row in after] == wanted
+def test_such_versions_are_rebuilt_from_the_index_or_from_git(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    for content in (FIRST_FILES, SECOND_FILES, FIRST_FILES):
+        source.scripted_datasets["a"] = ScriptedDataset(content)
+        scripted_harness.sync()
+    before = versions(scripted_harness)
+    (scripted_harness.folder / "neuromirror" / "index.sqlite").rename(
+        scripted_harness.folder / "old.sqlite"
+    )
+    rebuild_index(scripted_harness.store, scripted_harness.store.index_path)
+    assert versions(scripted_harness) == before
+    scripted_harness.store.index_path.unlink()
+    (scripted_harness.folder / "neuromirror" / "journal.jsonl").unlink()
+    rebuild_index(scripted_harness.store, scripted_harness.store.index_path)
+    after = versions(scripted_harness)
+    expected = [(row.label, row.commit, row.state) for row in before]
+    assert [(row.label, row.commit, row.state) for row in after] == expected
     assert {row.upstream_time for row in after} == {None}
-    assert all(row.time == row.minted >= before[0].minted for row in after)
-    with contextlib.closing(sqlite3.connect(box.store.index_path)) as database:
+    assert all(row.time == row.recorded_at >= before[0].recorded_at for row in after)
+    with contextlib.closing(sqlite3.connect(scripted_harness.store.index_path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert box.entries(VersionMinted)
-    assert {entry.time for entry in box.entries(VersionMinted)} == {None}
+    assert scripted_harness.entries(VersionMinted)
+    assert {entry.time for entry in scripted_harness.entries(VersionMinted)} == {None}
 
 
 def test_what_a_clone_recorded_later_counts_and_so_does_the_mirrors_next_state(
-    box: Box, source: Scripted, tmp_path: Path
+    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
 ) -> None:
-    source.things["a"] = Thing(A)
-    box.sync()
+    source.scripted_datasets["a"] = ScriptedDataset(FIRST_FILES)
+    scripted_harness.sync()
     clone = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", str(box.repository("box:a")), str(clone))
-    git(clone, "annex", "init", "-q")
+    run_git(tmp_path, "clone", "-q", str(scripted_harness.repository("box:a")), str(clone))
+    run_git(clone, "annex", "init", "-q")
     web = "00000000-0000-0000-0000-000000000001"
-    key = git(clone, "annex", "lookupkey", "one.bin").strip()
-    git(clone, "annex", "setpresentkey", key, web, "0")
-    source.things["a"] = Thing(B)
-    box.sync()
-    git(clone, "pull", "-q", "--ff-only")
-    git(clone, "annex", "merge", "-q")
+    key = run_git(clone, "annex", "lookupkey", "one.bin").strip()
+    run_git(clone, "annex", "setpresentkey", key, web, "0")
+    source.scripted_datasets["a"] = ScriptedDataset(SECOND_FILES)
+    scripted_harness.sync()
+    run_git(clone, "pull", "-q", "--ff-only")
+    run_git(clone, "annex", "merge", "-q")
 
     def holders(path: str) -> list[str]:
-        told = json.loads(git(clone, "annex", "find", "--anything", "--json", path) or "{}")
-        keys = git(clone, "annex", "whereis", "--json", "--key", told["key"])
+        record = json.loads(run_git(clone, "annex", "find", "--anything", "--json", path) or "{}")
+        keys = run_git(clone, "annex", "whereis", "--json", "--key", record["key"])
         return [one["uuid"] for one in json.loads(keys)["whereis"]]
 
     assert web in holders("two.bin")
     with pytest.raises(AssertionError):
-        git(clone, "annex", "whereis", "one.bin")
+        run_git(clone, "annex", "whereis", "one.bin")

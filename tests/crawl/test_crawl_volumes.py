@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import tenacity
 from click.testing import CliRunner
-from crawl_place import Place, git
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
 from neuromirror.model import LinksFound
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, DemoBoss
+from support.mirror_harness import MirrorHarness, run_git
 
-FILE = """
+MIRROR_FILE = """
 source = "boss"
 [options]
 api = "{api}"
@@ -38,64 +38,70 @@ def boss(tmp_path: Path) -> Iterator[DemoBoss]:
 
 
 @pytest.fixture
-def placed(boss: DemoBoss, tmp_path: Path) -> Callable[..., Place]:
+def create_boss_harness(boss: DemoBoss, tmp_path: Path) -> Callable[..., MirrorHarness]:
     """A place with a mirror of the BOSS, of which ``include`` is wanted."""
 
-    def make(*include: str, name: str = "place", **options: Any) -> Place:
-        told = {"hash": "fetch", "include": list(include), **options}
-        more = "\n".join(f"{key} = {json.dumps(value)}" for key, value in told.items())
+    def make(*include: str, name: str = "place", **options: Any) -> MirrorHarness:
+        settings = {"hash": "fetch", "include": list(include), **options}
+        more = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
         mirrors = tmp_path / name / "mirrors"
         mirrors.mkdir(parents=True, exist_ok=True)
-        (mirrors / "b.toml").write_text(FILE.format(api=boss.api, more=more))
-        return Place(mirrors, tmp_path / name / "store")
+        (mirrors / "b.toml").write_text(MIRROR_FILE.format(api=boss.api, more=more))
+        return MirrorHarness(mirrors, tmp_path / name / "store")
 
     return make
 
 
-def labels(place: Place, channel: str = TISSUE) -> list[str]:
-    with place.index() as index:
+def labels(mirror_harness: MirrorHarness, channel: str = TISSUE) -> list[str]:
+    with mirror_harness.index() as index:
         return [version.label for version in index.versions(f"b:{channel}")]
 
 
-def got(place: Place, channel: str, target: Path) -> Path:
+def clone_with_content(mirror_harness: MirrorHarness, channel: str, target: Path) -> Path:
     """A clone with all of its content."""
-    git(target.parent, "clone", "-q", str(place.repository(f"b:{channel}")), target.name)
-    for words in (("init", "-q"), ("get", "-q", "-J2"), ("fsck", "-q", "-J2")):
-        git(target, "annex", *words)
+    run_git(
+        target.parent, "clone", "-q", str(mirror_harness.repository(f"b:{channel}")), target.name
+    )
+    for arguments in (("init", "-q"), ("get", "-q", "-J2"), ("fsck", "-q", "-J2")):
+        run_git(target, "annex", *arguments)
     return target
 
 
 @pytest.mark.slow
 def test_every_kind_of_channel_comes_back_as_it_was_at_every_level(
-    boss: DemoBoss, placed: Callable[..., Place], tmp_path: Path
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness], tmp_path: Path
 ) -> None:
     import zarr
 
-    place = placed(TISSUE, CELLS, ACTIVITY)
-    assert {one.status for one in place.sync().values()} == {"ok"}
-    place.fsck()
+    mirror_harness = create_boss_harness(TISSUE, CELLS, ACTIVITY)
+    assert {one.status for one in mirror_harness.sync().values()} == {"ok"}
+    mirror_harness.fsck()
     for number, channel in enumerate((TISSUE, CELLS, ACTIVITY)):
-        clone = got(place, channel, tmp_path / f"clone{number}")
+        clone = clone_with_content(mirror_harness, channel, tmp_path / f"clone{number}")
         group = zarr.open_group(str(clone), mode="r")
         levels = [one["path"] for one in group.attrs["ome"]["multiscales"][0]["datasets"]]
         assert levels == ["0", "1", "2"]
         for level in levels:
-            wanted = boss.voxels(channel, int(level))
+            expected = boss.voxels(channel, int(level))
             array = group[level]
-            assert array.dtype == wanted.dtype
-            assert np.array_equal(array[...], wanted.reshape(array.shape))
+            assert array.dtype == expected.dtype
+            assert np.array_equal(array[...], expected.reshape(array.shape))
 
 
 def test_ten_syncs_of_an_unchanged_channel_are_one_version(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, levels=[2], sample=2, rolling=3)
-    place.sync()
-    refs, content = place.refs(), place.content()
-    messages = [place.sync()[f"b:{TISSUE}"].message for _ in range(9)]
-    assert len(labels(place)) == 1
-    assert place.refs() == refs
-    differing = {path for path, digest in place.content().items() if content.get(path) != digest}
+    mirror_harness = create_boss_harness(TISSUE, levels=[2], sample=2, rolling=3)
+    mirror_harness.sync()
+    refs, content = mirror_harness.refs(), mirror_harness.file_digests()
+    messages = [mirror_harness.sync()[f"b:{TISSUE}"].message for _ in range(9)]
+    assert len(labels(mirror_harness)) == 1
+    assert mirror_harness.refs() == refs
+    differing = {
+        path
+        for path, digest in mirror_harness.file_digests().items()
+        if content.get(path) != digest
+    }
     # how far the rolling pass has come, and nothing else
     assert {path.split("/")[1] for path in differing} <= {"memos"}
     assert all(
@@ -104,68 +110,70 @@ def test_ten_syncs_of_an_unchanged_channel_are_one_version(
 
 
 def test_a_voxel_changed_in_a_sampled_block_is_the_next_visits_version(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, levels=[1, 2], sample=1000, rolling=0)
-    place.sync()
+    mirror_harness = create_boss_harness(TISSUE, levels=[1, 2], sample=1000, rolling=0)
+    mirror_harness.sync()
     boss.edit(TISSUE, ((9, 10), (9, 10), (20, 21)), level=1, spread=False)
-    assert place.sync()[f"b:{TISSUE}"].versions
-    assert len(labels(place)) == 2
-    changed = git(
-        place.repository(f"b:{TISSUE}"), "diff", "--name-only", "main~1", "main", "--", "1"
+    assert mirror_harness.sync()[f"b:{TISSUE}"].versions
+    assert len(labels(mirror_harness)) == 2
+    changed = run_git(
+        mirror_harness.repository(f"b:{TISSUE}"), "diff", "--name-only", "main~1", "main", "--", "1"
     )
     assert changed.splitlines() == ["1/c/0/0/0"]
 
 
 def test_a_voxel_changed_outside_of_the_sample_is_found_in_turn(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, levels=[1, 2], sample=0, rolling=3)
-    place.sync()
-    with place.index() as index:
+    mirror_harness = create_boss_harness(TISSUE, levels=[1, 2], sample=0, rolling=3)
+    mirror_harness.sync()
+    with mirror_harness.index() as index:
         blocks = index.resolve(f"b:{TISSUE}").files
     # the last of the blocks, so that it is the last one's turn
     box = boss.box(TISSUE, 2)
     boss.edit(TISSUE, tuple((stop - 1, stop) for _, stop in box), level=2, spread=False)
     visits = 0
-    while len(labels(place)) == 1:
-        place.sync()
+    while len(labels(mirror_harness)) == 1:
+        mirror_harness.sync()
         visits += 1
         assert visits <= blocks // 3 + 1
     assert visits == -(-blocks // 3)
 
 
-def test_a_deep_visit_reads_every_block(boss: DemoBoss, placed: Callable[..., Place]) -> None:
-    place = placed(TISSUE, levels=[2], sample=0, rolling=0)
-    place.sync()
+def test_a_deep_visit_reads_every_block(
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
+) -> None:
+    mirror_harness = create_boss_harness(TISSUE, levels=[2], sample=0, rolling=0)
+    mirror_harness.sync()
     box = boss.box(TISSUE, 2)
     boss.edit(TISSUE, tuple((stop - 1, stop) for _, stop in box), level=2, spread=False)
-    assert "metadata only" in place.sync()[f"b:{TISSUE}"].message
-    assert len(labels(place)) == 1
-    assert place.sync(deep=True)[f"b:{TISSUE}"].versions
+    assert "metadata only" in mirror_harness.sync()[f"b:{TISSUE}"].message
+    assert len(labels(mirror_harness)) == 1
+    assert mirror_harness.sync(deep=True)[f"b:{TISSUE}"].versions
 
 
 def test_storage_that_moves_is_the_same_version_with_other_links(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, levels=[2])
-    place.sync()
-    with place.index() as index:
+    mirror_harness = create_boss_harness(TISSUE, levels=[2])
+    mirror_harness.sync()
+    with mirror_harness.index() as index:
         before = index.links(f"b:{TISSUE}")
     assert before
     boss.move_storage(TISSUE)
-    assert place.sync()[f"b:{TISSUE}"].status == "notneeded"
-    with place.index() as index:
+    assert mirror_harness.sync()[f"b:{TISSUE}"].status == "notneeded"
+    with mirror_harness.index() as index:
         after = index.links(f"b:{TISSUE}")
-    assert len(labels(place)) == 1
+    assert len(labels(mirror_harness)) == 1
     assert [kind for kind, _ in after if kind not in dict(before)] == ["precomputed"]
-    assert len(place.entries(LinksFound)) == 2
-    place.sync()
-    assert len(place.entries(LinksFound)) == 2
+    assert len(mirror_harness.entries(LinksFound)) == 2
+    mirror_harness.sync()
+    assert len(mirror_harness.entries(LinksFound)) == 2
 
 
 @pytest.mark.parametrize(
-    ("fault", "options", "words"),
+    ("fault", "options", "message"),
     [
         ("status", {"status": 429, "path": "/cutout/", "retry_after": 1}, "429"),
         ("status", {"status": 503, "path": "/cutout/"}, "503"),
@@ -176,52 +184,52 @@ def test_storage_that_moves_is_the_same_version_with_other_links(
         ("html", {"path": "/cutout/"}, "html"),
     ],
 )
-def test_a_fault_is_told_and_the_old_version_kept(
+def test_a_fault_is_reported_and_the_old_version_kept(
     boss: DemoBoss,
-    placed: Callable[..., Place],
+    create_boss_harness: Callable[..., MirrorHarness],
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
     options: dict[str, Any],
-    words: str,
+    message: str,
 ) -> None:
-    place = placed(TISSUE, levels=[2])
-    place.sync()
-    refs = place.refs()
+    mirror_harness = create_boss_harness(TISSUE, levels=[2])
+    mirror_harness.sync()
+    refs = mirror_harness.refs()
     boss.edit(TISSUE, ((40, 41), (40, 41), (40, 41)))
     # the waits between attempts, and nothing else
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
     with boss.fault(fault, **options):
-        result = place.sync(deep=True)[f"b:{TISSUE}"]
+        result = mirror_harness.sync(deep=True)[f"b:{TISSUE}"]
     assert (result.status, result.visit) == ("error", "failed")
-    assert words in result.message
+    assert message in result.message
     assert TISSUE in result.message
-    assert place.refs() == refs
-    assert place.sync()[f"b:{TISSUE}"].versions
+    assert mirror_harness.refs() == refs
+    assert mirror_harness.sync()[f"b:{TISSUE}"].versions
 
 
-def test_a_hold_for_levels_that_upstream_must_downsample_again_says_so(
-    boss: DemoBoss, placed: Callable[..., Place]
+def test_a_hold_names_the_levels_that_upstream_must_downsample(
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, hash="none")
-    place.sync()
+    mirror_harness = create_boss_harness(TISSUE, hash="none")
+    mirror_harness.sync()
     boss.set_status(TISSUE, "NOT_DOWNSAMPLED")
-    assert place.sync()[f"b:{TISSUE}"].visit == "held"
-    with place.index() as index:
+    assert mirror_harness.sync()[f"b:{TISSUE}"].visit == "held"
+    with mirror_harness.index() as index:
         (hold,) = index.open_holds(f"b:{TISSUE}")
     assert "NOT_DOWNSAMPLED" in hold.reason
     boss.downsample(TISSUE)
-    place.sync()
-    with place.index() as index:
+    mirror_harness.sync()
+    with mirror_harness.index() as index:
         assert not list(index.open_holds(f"b:{TISSUE}"))
 
 
 def test_a_quota_until_tomorrow_ends_the_sync_at_once(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed("demo_cortex/*", levels=[2])
+    mirror_harness = create_boss_harness("demo_cortex/*", levels=[2])
     with boss.fault("status", status=429, path="/downsample/"):
         boss.clear_requests()
-        given = ["--mirrors", str(place.mirrors), "--store", str(place.folder)]
+        given = ["--mirrors", str(mirror_harness.mirrors), "--store", str(mirror_harness.folder)]
         # One at a time: datasets visited side by side may each send one before the first reply
         done = CliRunner().invoke(main, [*given, "sync", "--jobs", "1"])
     assert done.exit_code == 1
@@ -229,44 +237,46 @@ def test_a_quota_until_tomorrow_ends_the_sync_at_once(
 
 
 def test_a_channel_that_is_marked_as_deleted_gets_a_tombstone(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed("demo_cortex/*", levels=[2])
-    place.sync()
-    refs = git(place.repository(f"b:{TISSUE}"), "for-each-ref")
+    mirror_harness = create_boss_harness("demo_cortex/*", levels=[2])
+    mirror_harness.sync()
+    refs = run_git(mirror_harness.repository(f"b:{TISSUE}"), "for-each-ref")
     boss.soft_delete(TISSUE)
-    results = place.sync()
+    results = mirror_harness.sync()
     assert results[f"b:{TISSUE}"].visit == "not_found"
-    assert git(place.repository(f"b:{TISSUE}"), "for-each-ref") == refs
+    assert run_git(mirror_harness.repository(f"b:{TISSUE}"), "for-each-ref") == refs
     # upstream no longer names it among the sources of the other one
     assert results[f"b:{CELLS}"].versions
-    with place.index() as index:
-        assert index.dataset(f"b:{TISSUE}").gone
+    with mirror_harness.index() as index:
+        assert index.dataset(f"b:{TISSUE}").is_removed_upstream
     boss.restore(TISSUE)
-    assert place.sync()[f"b:{TISSUE}"].exit_code == 0
+    assert mirror_harness.sync()[f"b:{TISSUE}"].exit_code == 0
 
 
 def test_a_wrong_token_names_the_variable_and_changes_nothing(
-    boss: DemoBoss, placed: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+    boss: DemoBoss,
+    create_boss_harness: Callable[..., MirrorHarness],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BOSS_TOKEN", boss.token)
-    place = placed(TISSUE, levels=[2], token_env="BOSS_TOKEN")
-    assert place.sync()[f"b:{TISSUE}"].versions
-    refs = place.refs()
+    mirror_harness = create_boss_harness(TISSUE, levels=[2], token_env="BOSS_TOKEN")
+    assert mirror_harness.sync()[f"b:{TISSUE}"].versions
+    refs = mirror_harness.refs()
     monkeypatch.setenv("BOSS_TOKEN", "0123456789-not-the-token")
-    results = place.sync()
+    results = mirror_harness.sync()
     assert [one.status for one in results.values()] == ["error"]
     (message,) = [one.message for one in results.values()]
     assert "BOSS_TOKEN" in message
     assert "0123456789" not in message
-    assert place.refs() == refs
+    assert mirror_harness.refs() == refs
 
 
 def test_collections_and_experiments_are_super_datasets(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, CELLS, ACTIVITY, levels=[2])
-    place.sync()
+    mirror_harness = create_boss_harness(TISSUE, CELLS, ACTIVITY, levels=[2])
+    mirror_harness.sync()
     groups = {
         "b": ["demo_activity", "demo_cortex"],
         "b:demo_cortex": ["sections"],
@@ -274,34 +284,34 @@ def test_collections_and_experiments_are_super_datasets(
         "b:demo_activity/calcium": ["gcamp"],
     }
     for name, members in groups.items():
-        repository = place.repository(name)
-        links = git(repository, "ls-tree", "-r", "main").splitlines()
+        repository = mirror_harness.repository(name)
+        links = run_git(repository, "ls-tree", "-r", "main").splitlines()
         assert [line.split("\t")[1] for line in links if " commit " in line] == members
-    before = git(place.repository("b:demo_activity"), "rev-parse", "main")
+    before = run_git(mirror_harness.repository("b:demo_activity"), "rev-parse", "main")
     boss.edit(TISSUE, ((40, 41), (40, 41), (40, 41)))
-    place.sync(deep=True)
-    assert git(place.repository("b:demo_activity"), "rev-parse", "main") == before
-    link = git(place.repository("b:demo_cortex/sections"), "rev-parse", "main:em")
-    assert link == git(place.repository(f"b:{TISSUE}"), "rev-parse", "main")
-    place.fsck()
+    mirror_harness.sync(deep=True)
+    assert run_git(mirror_harness.repository("b:demo_activity"), "rev-parse", "main") == before
+    link = run_git(mirror_harness.repository("b:demo_cortex/sections"), "rev-parse", "main:em")
+    assert link == run_git(mirror_harness.repository(f"b:{TISSUE}"), "rev-parse", "main")
+    mirror_harness.fsck()
 
 
 def test_an_index_made_anew_is_the_same_and_has_the_links(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, ACTIVITY, levels=[2])
-    place.sync()
+    mirror_harness = create_boss_harness(TISSUE, ACTIVITY, levels=[2])
+    mirror_harness.sync()
     boss.move_storage(TISSUE)
-    place.sync()
-    store = place.store
+    mirror_harness.sync()
+    store = mirror_harness.store
     before = dump(store.index_path)
     rebuild_index(store, store.index_path)
     assert dump(store.index_path) == before
     # what the journal does not tell is told by git, and super-datasets tell nothing
     journal = store.root / "neuromirror" / "journal.jsonl"
     journal.unlink()
-    rebuild_index(place.store, store.index_path)
-    assert [len(labels(place, channel)) for channel in (TISSUE, ACTIVITY)] == [1, 1]
+    rebuild_index(mirror_harness.store, store.index_path)
+    assert [len(labels(mirror_harness, channel)) for channel in (TISSUE, ACTIVITY)] == [1, 1]
 
 
 def dump(path: Path) -> list[str]:
@@ -309,12 +319,15 @@ def dump(path: Path) -> list[str]:
         return list(connection.iterdump())
 
 
-def test_a_clone_of_the_mirror_works_its_way_down_to_a_block(
-    boss: DemoBoss, placed: Callable[..., Place], tmp_path: Path, serve: Callable[[Path], str]
+def test_a_clone_of_the_mirror_reaches_a_block(
+    boss: DemoBoss,
+    create_boss_harness: Callable[..., MirrorHarness],
+    tmp_path: Path,
+    serve_directory: Callable[[Path], str],
 ) -> None:
-    place = placed(TISSUE, levels=[2])
-    place.sync()
-    address = serve(place.folder)
+    mirror_harness = create_boss_harness(TISSUE, levels=[2])
+    mirror_harness.sync()
+    address = serve_directory(mirror_harness.folder)
     folder = tmp_path / "down"
     run = ["datalad", "clone", f"{address}/alias/b", str(folder)]
     subprocess.run(run, check=True, capture_output=True)
@@ -324,10 +337,12 @@ def test_a_clone_of_the_mirror_works_its_way_down_to_a_block(
 
 
 def test_a_dry_run_counts_files_and_bytes_and_what_would_be_read(
-    boss: DemoBoss, placed: Callable[..., Place], capsys: pytest.CaptureFixture[str]
+    boss: DemoBoss,
+    create_boss_harness: Callable[..., MirrorHarness],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = placed(TISSUE, CELLS, levels=[2])
-    where = ["--mirrors", str(place.mirrors), "--store", str(place.folder)]
+    mirror_harness = create_boss_harness(TISSUE, CELLS, levels=[2])
+    where = ["--mirrors", str(mirror_harness.mirrors), "--store", str(mirror_harness.folder)]
     with pytest.raises(SystemExit):
         main(["sync", "--dry-run", *where], standalone_mode=True)
     lines = capsys.readouterr().out.splitlines()
@@ -336,37 +351,37 @@ def test_a_dry_run_counts_files_and_bytes_and_what_would_be_read(
         "3 files, 468.0 kB; 468.0 kB read once, in 3 requests",
     ]
     assert boss.count_requests("/cutout/") == 0
-    placed(TISSUE, CELLS, levels=[0], max_files=10)
+    create_boss_harness(TISSUE, CELLS, levels=[0], max_files=10)
     with pytest.raises(SystemExit) as ended:
         main(["sync", "--dry-run", *where], standalone_mode=True)
     assert ended.value.code == 1
     assert "27 chunk files" in capsys.readouterr().err
 
 
-def test_without_hashing_nothing_is_read_and_metadata_alone_vouches(
-    boss: DemoBoss, placed: Callable[..., Place]
+def test_without_hashing_nothing_is_read_and_only_metadata_is_compared(
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, hash="none")
-    place.sync()
+    mirror_harness = create_boss_harness(TISSUE, hash="none")
+    mirror_harness.sync()
     assert boss.count_requests("/cutout/") == 0
-    with place.index() as index:
+    with mirror_harness.index() as index:
         version = index.resolve(f"b:{TISSUE}")
         assert version.evidence == {"size": version.files}
         assert index.attributes(version)["checked"] == ["metadata only"]
     boss.describe(TISSUE, "Described anew")
-    assert place.sync()[f"b:{TISSUE}"].versions
-    with place.index() as index:
+    assert mirror_harness.sync()[f"b:{TISSUE}"].versions
+    with mirror_harness.index() as index:
         assert index.resolve(f"b:{TISSUE}").metadata_only
 
 
 def test_a_crawl_that_dies_goes_on_with_the_blocks_that_are_missing(
-    boss: DemoBoss, placed: Callable[..., Place]
+    boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
-    place = placed(TISSUE, levels=[1], workers=1)
+    mirror_harness = create_boss_harness(TISSUE, levels=[1], workers=1)
     with boss.fault("status", path="/cutout/", status=404, skip=5):
-        assert place.sync()[f"b:{TISSUE}"].visit == "failed"
+        assert mirror_harness.sync()[f"b:{TISSUE}"].visit == "failed"
     boss.clear_requests()
-    assert place.sync()[f"b:{TISSUE}"].versions
-    with place.index() as index:
+    assert mirror_harness.sync()[f"b:{TISSUE}"].versions
+    with mirror_harness.index() as index:
         blocks = index.resolve(f"b:{TISSUE}").files
     assert boss.count_requests("/cutout/") == blocks - 5

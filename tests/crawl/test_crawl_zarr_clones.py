@@ -10,18 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crawl_place import Place, git
 
 from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
+from support.mirror_harness import MirrorHarness, run_git
 
-DRIVER = Path(__file__).with_name("killed_sync.py")
+KILLED_SYNC = Path(__file__).with_name("killed_sync.py")
 KILLS = 7
 Zarrs = dict[str, dict[str, str]]
 
 
-def settle(mirrors: Path, demo: DemoArchive, limits: str = "") -> None:
+def write_mirror_file(mirrors: Path, demo: DemoArchive, limits: str = "") -> None:
     """Has the mirror take Zarrs, with limits of its own."""
     (mirrors / "demo.toml").write_text(
         f'source = "dandi"\n[options]\napi = "{demo.api_url}"\nzarrs = true\n{limits}'
@@ -29,18 +29,20 @@ def settle(mirrors: Path, demo: DemoArchive, limits: str = "") -> None:
 
 
 @pytest.fixture
-def zarrs(place: Place, demo: DemoArchive) -> Zarrs:
+def zarrs(mirror_harness: MirrorHarness, demo: DemoArchive) -> Zarrs:
     """The Zarrs of the archive, which the mirror takes."""
-    settle(place.mirrors, demo)
+    write_mirror_file(mirror_harness.mirrors, demo)
     return demo.add_zarrs()
 
 
-def newest(place: Place, dandiset: str) -> tuple[dict[str, str], set[str], dict[str, str]]:
+def newest(
+    mirror_harness: MirrorHarness, dandiset: str
+) -> tuple[dict[str, str], set[str], dict[str, str]]:
     """Zarr datasets by path, paths of files, reasons of exceptions by path."""
-    with place.index() as index:
+    with mirror_harness.index() as index:
         row = index.last_version(f"demo:{dandiset}")
         assert row is not None
-        parts = {one.source_path.decode(): one.dataset for one in index.parts(row)}
+        parts = {one.source_path.decode(): one.dataset for one in index.subdatasets(row)}
         files = {one.source_path.decode() for one in index.files(row)}
         exceptions = {one["path"]: one["reason"] for one in index.exceptions(row)}
     return parts, files, exceptions
@@ -53,9 +55,9 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def test_every_zarr_is_mirrored_or_a_named_exception(
-    demo: DemoArchive, place: Place, zarrs: Zarrs
+    demo: DemoArchive, mirror_harness: MirrorHarness, zarrs: Zarrs
 ) -> None:
-    result = place.sync()
+    result = mirror_harness.sync()
     wrong = zarrs["wrong"]
     failed = {name: one for name, one in result.items() if one.exit_code}
     assert failed.keys() == {f"demo:{wrong['dandiset']}"}
@@ -63,7 +65,7 @@ def test_every_zarr_is_mirrored_or_a_named_exception(
     for name, zarr in zarrs.items():
         if name == "closed":
             continue
-        parts, files, exceptions = newest(place, zarr["dandiset"])
+        parts, files, exceptions = newest(mirror_harness, zarr["dandiset"])
         inline = {one for one in files if one.startswith(f"{zarr['path']}/")}
         if name in ("v2x1200", "v3x1200", "pending"):
             assert parts[zarr["path"]] == f"demo:zarr/{zarr['zarr']}", name
@@ -77,56 +79,56 @@ def test_every_zarr_is_mirrored_or_a_named_exception(
         assets = {one for one in files if not one.startswith(roots)}
         own = {one["path"] for one in zarrs.values() if one["dandiset"] == zarr["dandiset"]}
         assert assets | own == set(demo.paths(zarr["dandiset"]))
-    refs = place.refs()
+    refs = mirror_harness.refs()
     demo.clear_requests()
-    again = place.sync()
-    assert {one.status for name, one in again.items() if name not in failed} == {"notneeded"}
-    asked = [name for name, one in zarrs.items() if demo.count_requests(one["zarr"])]
-    assert set(asked) == {"pending", "wrong"}
-    assert place.refs() == refs
-    place.fsck()
+    repeated = mirror_harness.sync()
+    assert {one.status for name, one in repeated.items() if name not in failed} == {"notneeded"}
+    requested = [name for name, one in zarrs.items() if demo.count_requests(one["zarr"])]
+    assert set(requested) == {"pending", "wrong"}
+    assert mirror_harness.refs() == refs
+    mirror_harness.fsck()
 
 
 def test_a_zarr_that_changes_between_visits_and_back(
-    demo: DemoArchive, place: Place, zarrs: Zarrs
+    demo: DemoArchive, mirror_harness: MirrorHarness, zarrs: Zarrs
 ) -> None:
     zarr = zarrs["v2x1200"]
     name = f"demo:{zarr['dandiset']}"
-    place.sync(name)
+    mirror_harness.sync(name)
     dataset = f"demo:zarr/{zarr['zarr']}"
-    commits = [git(place.repository(dataset), "rev-parse", "main").strip()]
+    commits = [run_git(mirror_harness.repository(dataset), "rev-parse", "main").strip()]
     demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"other" * 4)
     demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/1", None)
     demo.clear_requests()
-    assert place.sync(name)[name].status == "ok"
+    assert mirror_harness.sync(name)[name].status == "ok"
     # nothing is asked about those that are as they were
     for other in ("v3x1200", "v2x40", "nested"):
         assert demo.count_requests(zarrs[other]["zarr"]) == 0
-    commits.append(git(place.repository(dataset), "rev-parse", "main").strip())
+    commits.append(run_git(mirror_harness.repository(dataset), "rev-parse", "main").strip())
     assert len(set(commits)) == 2
-    links = git(place.repository(name), "ls-tree", "-r", "main", zarr["path"])
+    links = run_git(mirror_harness.repository(name), "ls-tree", "-r", "main", zarr["path"])
     assert commits[1] in links
-    with place.index() as index:
+    with mirror_harness.index() as index:
         labels = [one.label for one in index.versions(dataset)]
         assert [one.upstream for one in index.versions(dataset)] == labels
     assert all(label.count("-") == 3 for label in labels)
 
 
 def test_states_that_were_missed_between_visits_are_made_up_for(
-    demo: DemoArchive, place: Place, zarrs: Zarrs
+    demo: DemoArchive, mirror_harness: MirrorHarness, zarrs: Zarrs
 ) -> None:
     zarr = zarrs["v2x1200"]
     name, dataset = f"demo:{zarr['dandiset']}", f"demo:zarr/{zarr['zarr']}"
-    place.sync(name)
+    mirror_harness.sync(name)
     for number in range(3):
         demo.let_time_pass(5)
         demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/0", b"%16d" % number * 4)
-    assert place.sync(name, history=True)[name].status == "ok"
-    with place.index() as index:
+    assert mirror_harness.sync(name, history=True)[name].status == "ok"
+    with mirror_harness.index() as index:
         rows = list(index.versions(dataset))
         (linked,) = (
             one
-            for one in index.parts(index.resolve(name))
+            for one in index.subdatasets(index.resolve(name))
             if one.source_path.decode() == zarr["path"]
         )
     assert [one.upstream.startswith("at ") for one in rows] == [False, True, True, False]
@@ -135,31 +137,39 @@ def test_states_that_were_missed_between_visits_are_made_up_for(
     assert len({one.state for one in rows}) == 4
     # a deep visit asks the bucket again, and finds nothing new
     demo.clear_requests()
-    again = place.sync(name, deep=True)[name]
-    assert (again.exit_code, again.versions) == (0, ())
+    repeated = mirror_harness.sync(name, deep=True)[name]
+    assert (repeated.exit_code, repeated.versions) == (0, ())
     assert demo.count_requests(zarr["zarr"]) > 0
-    place.fsck()
+    mirror_harness.fsck()
 
 
 def test_a_clone_of_the_mirror_gets_down_into_dandisets_and_their_zarrs(
     demo: DemoArchive,
-    place: Place,
+    mirror_harness: MirrorHarness,
     zarrs: Zarrs,
-    serve: Callable[[Path], str],
+    serve_directory: Callable[[Path], str],
     tmp_path: Path,
 ) -> None:
     import zarr as zarr_library
 
-    settle(place.mirrors, demo, "[zarr]\ninline_parts = 30\n")
+    write_mirror_file(mirror_harness.mirrors, demo, "[zarr]\ninline_parts = 30\n")
     one, other = zarrs["v3x1200"], zarrs["shared"]
     for dandiset in (one["dandiset"], other["dandiset"]):
-        assert place.sync(f"demo:{dandiset}")[f"demo:{dandiset}"].exit_code == 0
-    shared = [e for e in place.entries(VersionMinted) if e.local_id == f"zarr/{other['zarr']}"]
+        assert mirror_harness.sync(f"demo:{dandiset}")[f"demo:{dandiset}"].exit_code == 0
+    shared = [
+        e for e in mirror_harness.entries(VersionMinted) if e.local_id == f"zarr/{other['zarr']}"
+    ]
     assert len(shared) == 1
-    run(tmp_path, "datalad", "clone", f"{serve(place.folder)}/alias/demo", "clone")
+    run(
+        tmp_path,
+        "datalad",
+        "clone",
+        f"{serve_directory(mirror_harness.folder)}/alias/demo",
+        "clone",
+    )
     clone = tmp_path / "clone"
     run(clone, "datalad", "get", "-n", "-r", ".")
-    listed = git(clone, "submodule", "status", "--recursive").splitlines()
+    listed = run_git(clone, "submodule", "status", "--recursive").splitlines()
     assert len(listed) > 5
     assert not [line for line in listed if line.startswith(("-", "+", "U"))]
     for found, chunks in ((one, "0/c/0"), (zarrs["v2x40"], "0"), (other, "0")):
@@ -175,34 +185,42 @@ def test_a_clone_of_the_mirror_gets_down_into_dandisets_and_their_zarrs(
     run(clone, "git", "submodule", "foreach", "--recursive", "git annex fsck")
 
 
-def driver(place: Place, kill_at: int | None) -> subprocess.CompletedProcess[str]:
-    arguments = [str(place.mirrors), str(place.folder), "" if kill_at is None else str(kill_at)]
+def run_killed_sync(
+    mirror_harness: MirrorHarness, kill_at: int | None
+) -> subprocess.CompletedProcess[str]:
+    arguments = [
+        str(mirror_harness.mirrors),
+        str(mirror_harness.folder),
+        "" if kill_at is None else str(kill_at),
+    ]
     return subprocess.run(
-        [sys.executable, str(DRIVER), *arguments], capture_output=True, text=True, check=False
+        [sys.executable, str(KILLED_SYNC), *arguments], capture_output=True, text=True, check=False
     )
 
 
 @pytest.mark.slow
-def test_a_sync_of_zarrs_killed_anywhere_converges(small: DemoArchive, tmp_path: Path) -> None:
-    dandiset = small.create_dandiset(Description("Zarrs", "Made up."))
-    small.add_file(dandiset, "x.txt", "x")
+def test_a_sync_of_zarrs_killed_anywhere_converges(
+    empty_archive: DemoArchive, tmp_path: Path
+) -> None:
+    dandiset = empty_archive.create_dandiset(Description("Zarrs", "Made up."))
+    empty_archive.add_file(dandiset, "x.txt", "x")
     for name, chunks in (("one", 9), ("two", 8), ("little", 3)):
         entries = {".zgroup": b"{}", **{f"0/{number}": b"%d" % number for number in range(chunks)}}
-        small.add_zarr(dandiset, f"{name}.zarr", entries)
-    settle(small.mirrors, small, "[zarr]\ninline_parts = 6\n")
-    whole = Place(small.mirrors, tmp_path / "whole")
-    undisturbed = driver(whole, None)
+        empty_archive.add_zarr(dandiset, f"{name}.zarr", entries)
+    write_mirror_file(empty_archive.mirrors, empty_archive, "[zarr]\ninline_parts = 6\n")
+    whole = MirrorHarness(empty_archive.mirrors, tmp_path / "whole")
+    undisturbed = run_killed_sync(whole, None)
     assert undisturbed.returncode == 0, undisturbed.stderr
     steps = json.loads(undisturbed.stdout)
-    wanted = {one: sha for one, sha in whole.refs().items() if "--" in one}
-    assert len([one for one in wanted if "main" in one]) == 3
+    expected = {one: sha for one, sha in whole.refs().items() if "--" in one}
+    assert len([one for one in expected if "main" in one]) == 3
     for number in range(KILLS):
-        killed = Place(small.mirrors, tmp_path / f"killed-{number}")
+        killed = MirrorHarness(empty_archive.mirrors, tmp_path / f"killed-{number}")
         point = (2 * number + 1) * steps // (2 * KILLS)
-        assert driver(killed, point).returncode == -signal.SIGKILL
-        again = driver(killed, None)
-        assert again.returncode == 0, again.stderr
-        assert {one: sha for one, sha in killed.refs().items() if "--" in one} == wanted
+        assert run_killed_sync(killed, point).returncode == -signal.SIGKILL
+        rerun = run_killed_sync(killed, None)
+        assert rerun.returncode == 0, rerun.stderr
+        assert {one: sha for one, sha in killed.refs().items() if "--" in one} == expected
         killed.fsck()
         with killed.index() as index:
             assert {one.name for one in index.datasets(parts=False)} == {f"demo:{dandiset}"}

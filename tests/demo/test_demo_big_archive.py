@@ -18,7 +18,7 @@ import requests
 
 from neuromirror_demo.big_archive import BigArchive
 from neuromirror_demo.big_keys import BUCKET
-from neuromirror_demo.big_plan import Plan
+from neuromirror_demo.big_plan import ArchivePlan
 from neuromirror_demo.big_zarrs import BigZarr
 
 SPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
@@ -42,7 +42,7 @@ def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
 
 @pytest.fixture(scope="module")
 def big() -> Iterator[BigArchive]:
-    with BigArchive(Plan.at_scale(SCALE)) as running:
+    with BigArchive(ArchivePlan.at_scale(SCALE)) as running:
         yield running
 
 
@@ -91,7 +91,7 @@ def zarr_rows(big: BigArchive) -> Iterator[Any]:
 
 
 def test_at_scale_one_it_has_the_sizes_of_the_dandi_archive() -> None:
-    plan = Plan.at_scale(1.0)
+    plan = ArchivePlan.at_scale(1.0)
     sizes = [one.assets for one in plan.dandisets]
     assert len(sizes) == 1251
     assert sum(sizes) == plan.assets == 600_000
@@ -107,7 +107,7 @@ def test_at_scale_one_it_has_the_sizes_of_the_dandi_archive() -> None:
 
 @pytest.mark.parametrize("scale", [0.001, 0.01, 0.1])
 def test_a_smaller_one_has_the_same_shape(scale: float) -> None:
-    plan = Plan.at_scale(scale)
+    plan = ArchivePlan.at_scale(scale)
     assert plan.assets == round(600_000 * scale)
     assert len(plan.entries) == round(29_061 * scale)
     assert sorted(plan.entries)[len(plan.entries) // 2] == pytest.approx(147, abs=20)
@@ -123,25 +123,30 @@ def test_a_smaller_one_has_the_same_shape(scale: float) -> None:
 
 
 def test_two_dandisets_can_be_had_of_just_these_sizes() -> None:
-    with process("--two", "30", "117") as (_, told):
-        found = (told["dandisets"], told["assets"], told["versions"], told["entries"])
+    with process("--two", "30", "117") as (_, addresses):
+        found = (
+            addresses["dandisets"],
+            addresses["assets"],
+            addresses["versions"],
+            addresses["entries"],
+        )
         assert found == (2, 31, 2, 117)
         listed = [
-            get(f"{told['dandi']['api']}/dandisets/{number}/versions/draft/assets/").json()
+            get(f"{addresses['dandi']['api']}/dandisets/{number}/versions/draft/assets/").json()
             for number in ("000001", "000002")
         ]
         assert [one["count"] for one in listed] == [30, 1]
         (zarr,) = listed[1]["results"]
-        below = f"{told['s3']['endpoint']}/{BUCKET}"
+        below = f"{addresses['s3']['endpoint']}/{BUCKET}"
         rows = get(below, prefix=f"zarr/{zarr['zarr']}/", **{"list-type": 2}).content
         assert rows.count(b"<Contents>") == 117
 
 
 def test_the_lists_hold_what_the_overview_counts(big: BigArchive) -> None:
-    told = big.about()
+    overview = big.about()
     rows = pages(big, "/dandisets/", page_size=1, ordering="id")
-    assert len(rows) == told["dandisets"]
-    assert sum(row["draft_version"]["asset_count"] for row in rows) == told["assets"]
+    assert len(rows) == overview["dandisets"]
+    assert sum(row["draft_version"]["asset_count"] for row in rows) == overview["assets"]
     for row in rows:
         for brief in (row["draft_version"], row["most_recent_published_version"]):
             if brief is None:
@@ -194,9 +199,9 @@ def test_a_stated_zarr_checksum_is_that_of_what_the_bucket_lists(big: BigArchive
         true = str(tree.process())
         assert row["metadata"]["digest"]["dandi:dandi-zarr-checksum"] == true
         assert row["size"] == sum(int(one["Size"]) for one in listed)
-        told = get(f"{big.api_url}/zarr/{row['zarr']}/").json()
-        assert told["checksum"] == true
-        assert (told["file_count"], told["name"]) == (len(listed), row["path"])
+        zarr = get(f"{big.api_url}/zarr/{row['zarr']}/").json()
+        assert zarr["checksum"] == true
+        assert (zarr["file_count"], zarr["name"]) == (len(listed), row["path"])
         assert [one["Key"] for one in listed] == sorted({one["Key"] for one in listed})
 
 
@@ -228,27 +233,27 @@ def test_objects_and_versions_are_listed_alike_from_any_key_on(big: BigArchive) 
         config=Config(signature_version=UNSIGNED, s3={"addressing_style": "path"}, proxies={}),
     )
     for start in (0, 2, 997, 1003, len(zarr) - 3):
-        asked: dict[str, Any] = {"Bucket": BUCKET, "Prefix": prefix}
+        arguments: dict[str, Any] = {"Bucket": BUCKET, "Prefix": prefix}
         if start:
-            asked["StartAfter"] = zarr[start - 1].decode()
-        page = client.list_objects_v2(**asked)
+            arguments["StartAfter"] = zarr[start - 1].decode()
+        page = client.list_objects_v2(**arguments)
         found = [one["Key"].encode() for one in page["Contents"]]
         assert found == zarr[start : start + 1000]
         assert page["IsTruncated"] is (start + 1000 < len(zarr))
     plane = client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}0/1/")
     assert len(plane["Contents"]) == 1000
     several = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix, MaxKeys=5)
-    again = client.list_objects_v2(
+    second = client.list_objects_v2(
         Bucket=BUCKET, Prefix=prefix, ContinuationToken=several["NextContinuationToken"]
     )
-    assert again["Contents"][0]["Key"].encode() == zarr[5]
+    assert second["Contents"][0]["Key"].encode() == zarr[5]
     head = client.head_object(Bucket=BUCKET, Key=found[0].decode())
     assert head["ETag"] == f'"{zarr.facts(start)[1]}"'
 
 
 def test_what_it_does_not_offer_is_refused_and_what_is_not_there_is_404(big: BigArchive) -> None:
     bucket = f"{big.about()['s3']['endpoint']}/{BUCKET}"
-    nobody = "00000000-0000-4000-8000-000000000000"
+    unknown_id = "00000000-0000-4000-8000-000000000000"
     statuses = [
         get(url).status_code
         for url in (
@@ -257,12 +262,12 @@ def test_what_it_does_not_offer_is_refused_and_what_is_not_there_is_404(big: Big
             f"{big.about()['s3']['endpoint']}/other?versions",
             f"{big.api_url}/dandisets/999999/",
             f"{big.api_url}/dandisets/?page=9",
-            f"{big.api_url}/zarr/{nobody}/",
+            f"{big.api_url}/zarr/{unknown_id}/",
             f"{big.api_url}/nonsense/",
         )
     ]
     assert statuses == [501, 501, 404, 404, 404, 404, 404]
-    assert versions(big, f"zarr/{nobody}/") == []
+    assert versions(big, f"zarr/{unknown_id}/") == []
     past = get(f"{big.api_url}/dandisets/000001/versions/draft/assets/", page=99).json()
     assert (past["count"], past["results"]) == (None, [])
 
@@ -281,8 +286,8 @@ with DandiAPIClient(sys.argv[1]) as client:
 """
 
 
-def test_two_processes_tell_the_dandi_client_the_same(tmp_path: Path) -> None:
-    told = []
+def test_two_processes_give_the_dandi_client_equal_listings(tmp_path: Path) -> None:
+    outputs = []
     for number in range(2):
         folder = tmp_path / str(number)
         warm = ["--warm"] * number
@@ -313,12 +318,12 @@ def test_two_processes_tell_the_dandi_client_the_same(tmp_path: Path) -> None:
                 if row["zarr"]
             ]
             assert len(checksums) == line["zarrs"]
-            told.append((json.loads(done.stdout), digest, checksums))
+            outputs.append((json.loads(done.stdout), digest, checksums))
             running.send_signal(signal.SIGTERM)
             assert running.wait(timeout=30) == 0
         assert not mirror.exists()
-    assert told[0] == told[1]
-    assert sum(map(len, told[0][0].values())) == line["listed"]
+    assert outputs[0] == outputs[1]
+    assert sum(map(len, outputs[0][0].values())) == line["listed"]
 
 
 def test_requests_are_counted_and_memory_stays_flat() -> None:
@@ -351,7 +356,7 @@ def test_requests_are_counted_and_memory_stays_flat() -> None:
 def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path) -> None:
     from neuromirror.crawl import load_mirrors
     from neuromirror.model import FileRecord
-    from neuromirror.sources import Part
+    from neuromirror.sources import ComponentEntry
     from neuromirror_demo.big_archive import write_mirror
 
     write_mirror(tmp_path, big.api_url, zarrs=True)
@@ -364,7 +369,7 @@ def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path)
         def locations(self, urls: Any) -> list[None]:
             return [None] * len(urls)
 
-        def is_lasting_refusal(self, url: str) -> bool:
+        def record_refusal(self, url: str) -> bool:
             return False
 
         def contents(self, etags: Any) -> list[None]:
@@ -376,11 +381,11 @@ def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path)
             listing = source.listing(version, Nothing())  # type: ignore[arg-type]
             for entry in listing.entries:
                 files += isinstance(entry, FileRecord)
-                parts += [entry] if isinstance(entry, Part) else []
-            listing.closing()
+                parts += [entry] if isinstance(entry, ComponentEntry) else []
+            listing.confirm_version()
     assert files + len(parts) == big.about()["listed"]
     listing = parts[0].listing(Nothing())  # type: ignore[arg-type]
     entries = list(listing.entries)
     assert all(isinstance(one, FileRecord) for one in entries)
-    assert listing.version.claimed is not None
-    assert len(entries) == listing.version.claimed.files
+    assert listing.version.claimed_totals is not None
+    assert len(entries) == listing.version.claimed_totals.files

@@ -6,24 +6,26 @@ from typing import Any
 
 import pytest
 import requests
-from boss_client import address, ask, refusal
 
 from neuromirror_demo.boss import ACTIVITY, CELLS, PRIVATE, TISSUE, DemoBoss
+from support.boss_client import address, ask, error_of
 
 SECTIONS = "collection/demo_cortex/experiment/sections"
 
 
-def told(boss: DemoBoss, path: str, **how: Any) -> Any:
+def get_json(boss: DemoBoss, path: str, **how: Any) -> Any:
     reply = ask(boss, path, **how)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
 
-def test_lists_hold_names_alone(still_boss: DemoBoss) -> None:
-    assert told(still_boss, "collection/") == {"collections": ["demo_cortex", "demo_activity"]}
-    assert told(still_boss, "collection/demo_cortex/experiment/") == {"experiments": ["sections"]}
-    assert told(still_boss, f"{SECTIONS}/channel/") == {"channels": ["em", "cells", "sketch"]}
-    assert "demo_sections" in told(still_boss, "coord/")["coords"]
+def test_lists_hold_only_names(still_boss: DemoBoss) -> None:
+    assert get_json(still_boss, "collection/") == {"collections": ["demo_cortex", "demo_activity"]}
+    assert get_json(still_boss, "collection/demo_cortex/experiment/") == {
+        "experiments": ["sections"]
+    }
+    assert get_json(still_boss, f"{SECTIONS}/channel/") == {"channels": ["em", "cells", "sketch"]}
+    assert "demo_sections" in get_json(still_boss, "coord/")["coords"]
 
 
 def test_resources_have_the_fields_of_upstreams_serializers(still_boss: DemoBoss) -> None:
@@ -46,34 +48,37 @@ def test_resources_have_the_fields_of_upstreams_serializers(still_boss: DemoBoss
         (f"{SECTIONS}/channel/cells", channel),
         ("coord/demo_sections", frame),
     ):
-        assert " ".join(told(still_boss, path)) == fields
-    cells = told(still_boss, f"{SECTIONS}/channel/cells")
+        assert " ".join(get_json(still_boss, path)) == fields
+    cells = get_json(still_boss, f"{SECTIONS}/channel/cells")
     assert (cells["type"], cells["datatype"], cells["sources"]) == ("annotation", "uint64", ["em"])
-    frame_ = told(still_boss, "coord/demo_sections")
+    frame_ = get_json(still_boss, "coord/demo_sections")
     assert (frame_["z_start"], frame_["z_stop"], frame_["z_voxel_size"]) == (12, 82, 40.0)
-    calcium = told(still_boss, "collection/demo_activity/experiment/calcium")
+    calcium = get_json(still_boss, "collection/demo_activity/experiment/calcium")
     assert (calcium["num_time_samples"], calcium["time_step"]) == (3, 50)
     assert (calcium["time_step_unit"], calcium["hierarchy_method"]) == ("milliseconds", "isotropic")
 
 
 def test_latest_is_version_one_and_older_versions_are_refused(still_boss: DemoBoss) -> None:
     for path in ("collection/", "collection//", "meta/demo_cortex/?key=license"):
-        assert told(still_boss, path, version="latest") == told(still_boss, path)
-    assert refusal(ask(still_boss, "collection/", version="v0.8")) == (400, 9003)
+        assert get_json(still_boss, path, version="latest") == get_json(still_boss, path)
+    assert error_of(ask(still_boss, "collection/", version="v0.8")) == (400, 9003)
     assert ask(still_boss, "nonsense/").status_code == 404
 
 
-def test_levels_are_halved_from_the_frames_stop_alone(still_boss: DemoBoss) -> None:
-    made = told(still_boss, "downsample/demo_cortex/sections/em")
+def test_level_extents_are_halved_from_the_frame_stop(still_boss: DemoBoss) -> None:
+    made = get_json(still_boss, "downsample/demo_cortex/sections/em")
     assert made["status"] == "DOWNSAMPLED"
     assert made["num_hierarchy_levels"] == 3
     assert made["voxel_size"] == {"0": [4, 4, 40], "1": [8, 8, 40], "2": [16, 16, 40]}
     assert made["extent"] == {"0": [300, 260, 82], "1": [150, 130, 82], "2": [75, 65, 82]}
     assert made["cuboid_size"] == {level: [512, 512, 16] for level in "012"}
-    made = told(still_boss, f"downsample/{ACTIVITY}")
+    made = get_json(still_boss, f"downsample/{ACTIVITY}")
     assert made["voxel_size"]["2"] == [6, 6, 6]
     assert made["extent"] == {"0": [150, 130, 36], "1": [75, 65, 18], "2": [38, 33, 9]}
-    assert told(still_boss, "downsample/demo_cortex/sections/sketch")["status"] == "NOT_DOWNSAMPLED"
+    assert (
+        get_json(still_boss, "downsample/demo_cortex/sections/sketch")["status"]
+        == "NOT_DOWNSAMPLED"
+    )
 
 
 def test_isotropic_levels_halve_z_once_voxels_are_cubes(boss: DemoBoss) -> None:
@@ -81,8 +86,8 @@ def test_isotropic_levels_halve_z_once_voxels_are_cubes(boss: DemoBoss) -> None:
     boss.add_experiment("demo_cortex/thin", "thin", levels=4)
     boss.add_channel("demo_cortex/thin/em")
     path = "downsample/demo_cortex/thin/em"
-    assert [one[2] for one in told(boss, path)["extent"].values()] == [100] * 4
-    assert [one[2] for one in told(boss, f"{path}?iso=true")["extent"].values()] == [
+    assert [one[2] for one in get_json(boss, path)["extent"].values()] == [100] * 4
+    assert [one[2] for one in get_json(boss, f"{path}?iso=true")["extent"].values()] == [
         *(100, 100, 50, 25)
     ]
 
@@ -91,10 +96,10 @@ def test_levels_are_refused_where_voxels_are_not_square(boss: DemoBoss) -> None:
     boss.add_frame("oblong", stop=(10, 10, 10), voxel=(4, 5, 40))
     boss.add_experiment("demo_cortex/oblong", "oblong")
     boss.add_channel("demo_cortex/oblong/em")
-    assert refusal(ask(boss, "downsample/demo_cortex/oblong/em")) == (400, 9001)
+    assert error_of(ask(boss, "downsample/demo_cortex/oblong/em")) == (400, 9001)
 
 
-def test_a_wrong_token_is_401_but_500_where_voxels_are_asked_for(still_boss: DemoBoss) -> None:
+def test_wrong_token_is_401_but_500_for_cutouts(still_boss: DemoBoss) -> None:
     reply = ask(still_boss, "collection/", token="wrong")
     assert (reply.status_code, reply.json()) == (401, {"detail": "Invalid token."})
     assert reply.headers["WWW-Authenticate"] == "api"
@@ -104,26 +109,28 @@ def test_a_wrong_token_is_401_but_500_where_voxels_are_asked_for(still_boss: Dem
         assert (reply.status_code, reply.text) == (500, "<h1>Server Error (500)</h1>")
 
 
-def test_what_is_private_is_the_owners_alone(still_boss: DemoBoss) -> None:
+def test_private_resources_are_visible_only_to_the_owner(still_boss: DemoBoss) -> None:
     detail = "collection/demo_private/experiment/notes/channel/draft"
     where = address(PRIVATE, 0, ((0, 9), (0, 9), (0, 9)))
     other = (f"downsample/{PRIVATE}", f"meta/{PRIVATE}/")
     for path in (detail, "collection/demo_private", where, *other):
         for token in (None, "public"):
-            assert refusal(ask(still_boss, path, token=token)) == (403, 3001)
+            assert error_of(ask(still_boss, path, token=token)) == (403, 3001)
         assert ask(still_boss, path, token=still_boss.token).status_code == 200
-    assert "demo_private" in told(still_boss, "collection/", token=still_boss.token)["collections"]
-    assert told(still_boss, "collection/", token=None) == told(still_boss, "collection/")
+    assert (
+        "demo_private" in get_json(still_boss, "collection/", token=still_boss.token)["collections"]
+    )
+    assert get_json(still_boss, "collection/", token=None) == get_json(still_boss, "collection/")
 
 
-def test_metadata_is_read_by_the_public_user_not_by_nobody(still_boss: DemoBoss) -> None:
+def test_metadata_needs_the_public_user(still_boss: DemoBoss) -> None:
     path = "meta/demo_cortex/sections/"
-    assert told(still_boss, path) == {"keys": ["citation & doi"]}
-    found = told(still_boss, path, params={"key": "citation & doi"})
+    assert get_json(still_boss, path) == {"keys": ["citation & doi"]}
+    found = get_json(still_boss, path, params={"key": "citation & doi"})
     assert found == {"key": "citation & doi", "value": "Doe 2024, 10.0000/demo?a=1"}
-    assert refusal(ask(still_boss, path, token=None)) == (403, 3001)
-    assert refusal(ask(still_boss, path, params={"key": "none"})) == (400, 1003)
-    assert refusal(ask(still_boss, f"meta/{TISSUE}/?key=a&value=b", method="POST")) == (403, 3001)
+    assert error_of(ask(still_boss, path, token=None)) == (403, 3001)
+    assert error_of(ask(still_boss, path, params={"key": "none"})) == (400, 1003)
+    assert error_of(ask(still_boss, f"meta/{TISSUE}/?key=a&value=b", method="POST")) == (403, 3001)
 
 
 def test_a_resource_marked_for_deletion_is_404_with_a_code_of_its_own(boss: DemoBoss) -> None:
@@ -131,39 +138,39 @@ def test_a_resource_marked_for_deletion_is_404_with_a_code_of_its_own(boss: Demo
     where = address(TISSUE, 0, ((0, 9), (0, 9), (12, 13)))
     paths = (detail, where, f"meta/{TISSUE}/", f"downsample/{TISSUE}")
     boss.soft_delete(TISSUE)
-    assert {refusal(ask(boss, path)) for path in paths} == {(404, 4005)}
-    assert "em" not in told(boss, f"{SECTIONS}/channel/")["channels"]
-    assert "em" not in told(boss, SECTIONS)["channels"]
-    assert told(boss, f"{SECTIONS}/channel/cells")["sources"] == []
+    assert {error_of(ask(boss, path)) for path in paths} == {(404, 4005)}
+    assert "em" not in get_json(boss, f"{SECTIONS}/channel/")["channels"]
+    assert "em" not in get_json(boss, SECTIONS)["channels"]
+    assert get_json(boss, f"{SECTIONS}/channel/cells")["sources"] == []
     boss.restore(TISSUE)
     assert {ask(boss, path).status_code for path in paths} == {200}
     boss.purge(TISSUE)
-    assert {refusal(ask(boss, path)) for path in paths} == {(404, 4000)}
+    assert {error_of(ask(boss, path)) for path in paths} == {(404, 4000)}
 
 
 def test_a_deleted_collection_is_still_listed(boss: DemoBoss) -> None:
     boss.soft_delete("demo_cortex")
-    assert "demo_cortex" in told(boss, "collection/")["collections"]
-    assert refusal(ask(boss, "collection/demo_cortex")) == (404, 4005)
+    assert "demo_cortex" in get_json(boss, "collection/")["collections"]
+    assert error_of(ask(boss, "collection/demo_cortex")) == (404, 4005)
 
 
 def test_a_list_within_what_is_not_there_breaks(still_boss: DemoBoss) -> None:
     assert ask(still_boss, "collection/none/experiment/").status_code == 500
     assert ask(still_boss, "collection/demo_cortex/experiment/none/channel/").status_code == 500
     for path in ("collection/none", "coord/none", "collection/demo_cortex/experiment/none"):
-        assert refusal(ask(still_boss, path)) == (404, 4000)
+        assert error_of(ask(still_boss, path)) == (404, 4000)
 
 
 def test_only_the_owner_makes_resources(boss: DemoBoss) -> None:
     for token, status in ((None, 401), ("public", 403), (boss.token, 201)):
         reply = ask(boss, "collection/new", method="POST", token=token, json={"description": "New"})
         assert reply.status_code == status
-    assert told(boss, "collection/new", token=boss.token)["public"] is False
-    again = ask(boss, "collection/new", method="POST", token=boss.token, json={})
-    assert refusal(again) == (400, 1003)
+    assert get_json(boss, "collection/new", token=boss.token)["public"] is False
+    second = ask(boss, "collection/new", method="POST", token=boss.token, json={})
+    assert error_of(second) == (400, 1003)
     reply = ask(boss, "collection/new", method="PUT", token=boss.token, json={"public": True})
     assert reply.status_code == 200
-    assert told(boss, "collection/new")["description"] == "New"
+    assert get_json(boss, "collection/new")["description"] == "New"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +188,7 @@ def test_a_channel_that_cannot_be_is_not_made(boss: DemoBoss, change: dict[str, 
     path = f"{SECTIONS}/channel/{data['name']}"
     reply = ask(boss, path, method="POST", token=boss.token, json=data)
     assert reply.status_code in {400, 404}
-    assert told(boss, f"{SECTIONS}/channel/")["channels"] == ["em", "cells", "sketch"]
+    assert get_json(boss, f"{SECTIONS}/channel/")["channels"] == ["em", "cells", "sketch"]
 
 
 def test_what_others_need_is_not_deleted(boss: DemoBoss) -> None:
@@ -189,7 +196,7 @@ def test_what_others_need_is_not_deleted(boss: DemoBoss) -> None:
         return ask(boss, path, method="DELETE", token=boss.token)
 
     for path in ("collection/demo_cortex", SECTIONS, "coord/demo_sections"):
-        assert refusal(delete(path)) == (400, 4003)
-    assert refusal(delete(f"{SECTIONS}/channel/em")) == (400, 4003)  # cells are made of it
+        assert error_of(delete(path)) == (400, 4003)
+    assert error_of(delete(f"{SECTIONS}/channel/em")) == (400, 4003)  # cells are made of it
     assert delete(f"{SECTIONS}/channel/cells").status_code == 204
-    assert refusal(ask(boss, f"downsample/{CELLS}")) == (404, 4005)
+    assert error_of(ask(boss, f"downsample/{CELLS}")) == (404, 4005)

@@ -8,11 +8,11 @@ from typing import Any
 import blosc
 import numpy as np
 import pytest
-from boss_client import BLOSC, NPYGZ, address, ask, cut, packed, refusal, unpacked
 from PIL import Image
 
 from neuromirror_demo import volumes
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, Box, DemoBoss
+from support.boss_client import BLOSC, NPYGZ, address, ask, cut, error_of, packed, unpacked
 
 CORNER: Box = ((200, 300), (100, 260), (70, 82))
 
@@ -32,7 +32,7 @@ def test_a_level_is_what_was_made_of_the_finer_one(
     assert np.array_equal(found, made)
 
 
-def test_time_is_an_axis_only_where_it_is_asked_for(still_boss: DemoBoss) -> None:
+def test_time_axis_is_present_only_if_requested(still_boss: DemoBoss) -> None:
     box: Box = ((10, 30), (0, 40), (5, 10))
     whole = still_boss.voxels(ACTIVITY)[:, 5:10, 0:40, 10:30]
     assert np.array_equal(cut(still_boss, ACTIVITY, 0, box), whole[0])
@@ -44,7 +44,7 @@ def test_one_time_more_than_there_is_reads_as_never_written(still_boss: DemoBoss
     box: Box = ((10, 30), (0, 40), (5, 10))
     assert not cut(still_boss, ACTIVITY, 0, box, (3, 4)).any()
     for times in ((2, 5), (4, 5), (2, 1)):
-        assert refusal(ask(still_boss, address(ACTIVITY, 0, box, times))) == (400, 1000)
+        assert error_of(ask(still_boss, address(ACTIVITY, 0, box, times))) == (400, 1000)
 
 
 def test_bytes_of_npygz_are_the_same_every_time_and_those_of_blosc_are_not(
@@ -90,9 +90,9 @@ def test_a_jpeg_has_the_sections_one_below_the_other(still_boss: DemoBoss) -> No
     assert found.shape == (12 * 160, 100)
     assert np.abs(found.astype(int) - truth.reshape(found.shape)).mean() < 8
     small: Box = ((0, 9), (0, 9), (0, 9))
-    assert refusal(ask(still_boss, address(ACTIVITY, 0, small), headers=jpeg)) == (400, 2001)
+    assert error_of(ask(still_boss, address(ACTIVITY, 0, small), headers=jpeg)) == (400, 2001)
     timed = ask(still_boss, address(ACTIVITY, 0, small, (0, 2)), headers=jpeg)
-    assert refusal(timed) == (400, 2005)
+    assert error_of(timed) == (400, 2005)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_a_jpeg_has_the_sections_one_below_the_other(still_boss: DemoBoss) -> No
     ],
 )
 def test_what_lies_outside_the_frame_is_refused(still_boss: DemoBoss, box: Box) -> None:
-    assert refusal(ask(still_boss, address(TISSUE, 0, box))) == (400, 1001)
+    assert error_of(ask(still_boss, address(TISSUE, 0, box))) == (400, 1001)
 
 
 def test_levels_that_are_not_there_are_refused(still_boss: DemoBoss) -> None:
     box: Box = ((0, 9), (0, 9), (12, 13))
-    assert refusal(ask(still_boss, address(TISSUE, 3, box))) == (400, 1002)
+    assert error_of(ask(still_boss, address(TISSUE, 3, box))) == (400, 1002)
     assert ask(still_boss, address(TISSUE, 10, box)).status_code == 404
-    assert refusal(ask(still_boss, address("demo_cortex/sections/no", 0, box))) == (404, 4000)
+    assert error_of(ask(still_boss, address("demo_cortex/sections/no", 0, box))) == (404, 4000)
 
 
 def test_bounds_are_those_of_level_0_and_beyond_a_level_there_are_zeros(
@@ -131,7 +131,7 @@ def test_coarse_voxels_before_the_frames_start_cannot_be_had(boss: DemoBoss) -> 
     boss.add_channel("demo_activity/late/em", voxels=volumes.tissue((40, 40, 20)))
     assert boss.box("demo_activity/late/em", 1) == ((0, 20), (0, 20), (5, 15))
     where = address("demo_activity/late/em", 1, ((0, 20), (0, 20), (5, 15)))
-    assert refusal(ask(boss, where)) == (400, 1001)
+    assert error_of(ask(boss, where)) == (400, 1001)
     found = cut(boss, "demo_activity/late/em", 1, ((0, 20), (0, 20), (10, 15)))
     assert np.array_equal(found, boss.voxels("demo_activity/late/em", 1)[5:])
     assert found.any()
@@ -143,13 +143,13 @@ def test_too_large_a_request_is_413_and_labels_may_be_four_times_as_large(boss: 
     boss.limit = 100_000
     assert cut(boss, TISSUE, 0, box).size == 100_000
     boss.limit = 99_999
-    assert refusal(ask(boss, address(TISSUE, 0, box))) == (413, 2000)
+    assert error_of(ask(boss, address(TISSUE, 0, box))) == (413, 2000)
     labels = "demo_cortex/sections/blank"
     boss.add_channel(labels, "uint64", "annotation")
     boss.limit = 200_000
     assert cut(boss, labels, 0, box).nbytes == 800_000
     boss.limit = 199_999
-    assert refusal(ask(boss, address(labels, 0, box))) == (413, 2000)
+    assert error_of(ask(boss, address(labels, 0, box))) == (413, 2000)
 
 
 def test_the_limit_holds_for_volumes_that_are_not_there(boss: DemoBoss) -> None:
@@ -157,7 +157,7 @@ def test_the_limit_holds_for_volumes_that_are_not_there(boss: DemoBoss) -> None:
     boss.add_experiment("demo_cortex/huge", "huge", levels=8)
     boss.add_channel("demo_cortex/huge/em")
     huge: Box = ((0, 10752), (0, 13312), (1, 1850))
-    assert refusal(ask(boss, address("demo_cortex/huge/em", 0, huge))) == (413, 2000)
+    assert error_of(ask(boss, address("demo_cortex/huge/em", 0, huge))) == (413, 2000)
     assert not cut(boss, "demo_cortex/huge/em", 0, ((10700, 10752), (0, 9), (1849, 1850))).any()
 
 
@@ -169,10 +169,10 @@ def test_coarser_levels_of_labels_break_until_they_are_downsampled(boss: DemoBos
     assert ask(boss, f"downsample/{SKETCH}", **how).status_code == 201
     assert (cut(boss, SKETCH, 1, box) == 7).all()
     assert cut(boss, SKETCH, 2, ((0, 75), (0, 65), (12, 82))).sum() == 7 * 13 * 11 * 4
-    assert refusal(ask(boss, f"downsample/{SKETCH}", **how)) == (409, 2006)
+    assert error_of(ask(boss, f"downsample/{SKETCH}", **how)) == (409, 2006)
 
 
-def test_only_the_ids_that_are_asked_for_come(still_boss: DemoBoss) -> None:
+def test_filter_returns_only_the_requested_ids(still_boss: DemoBoss) -> None:
     box: Box = ((0, 150), (0, 150), (20, 24))
     whole = cut(still_boss, CELLS, 0, box)
     chosen = np.unique(whole)[1:3]
@@ -180,7 +180,7 @@ def test_only_the_ids_that_are_asked_for_come(still_boss: DemoBoss) -> None:
     found = unpacked(ask(still_boss, where, headers={"Accept": NPYGZ}).content)
     assert np.array_equal(found, np.where(np.isin(whole, chosen), whole, 0))
     wrong = f"{address(TISSUE, 0, box)}?filter=1"
-    assert refusal(ask(still_boss, wrong)) == (400, 2003)
+    assert error_of(ask(still_boss, wrong)) == (400, 2003)
 
 
 def test_32_bit_voxels_can_be_declared_but_not_cut_out(boss: DemoBoss) -> None:
@@ -206,7 +206,7 @@ def upload(
     return reply.status_code, reply.text
 
 
-def test_an_upload_is_read_again_and_the_coarser_levels_are_stale(boss: DemoBoss) -> None:
+def test_upload_reads_back_and_coarser_levels_are_stale(boss: DemoBoss) -> None:
     box: Box = ((500, 530), (505, 520), (10, 20))
     boss.add_frame("wide", stop=(600, 600, 20))
     boss.add_experiment("demo_cortex/wide", "wide", levels=2)
@@ -250,9 +250,9 @@ def test_an_upload_that_does_not_fit_is_refused(boss: DemoBoss) -> None:
         (b"nonsense", NPYGZ, 500, "Server Error"),
         (blosc.pack_array(good), "application/blosc-python", 500, "Server Error"),
     ):
-        told = upload(boss, TISSUE, 0, box, body, kind=kind)
-        assert told[0] == status
-        assert code in told[1]
+        reply = upload(boss, TISSUE, 0, box, body, kind=kind)
+        assert reply[0] == status
+        assert code in reply[1]
     assert upload(boss, TISSUE, 0, box, packed(good), token="public")[0] == 403
     far: Box = ((0, 10), (0, 10), (20, 22))
     assert upload(boss, TISSUE, 2, far, packed(good))[0] == 400

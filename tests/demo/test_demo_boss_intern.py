@@ -76,15 +76,15 @@ opened = array("bossdb://demo_cortex/sections/em", volume_provider=_BossDBVolume
 told["shape"] = opened.shape
 np.save("sliced", opened[20:30, 0:50, 10:60])
 """
-    told = intern(boss, code, tmp_path, token="public")
-    assert told["collections"] == ["demo_cortex", "demo_activity"]
-    assert told["experiments"] == ["sections"]
-    assert told["channels"] == ["em", "cells", "sketch"]
-    assert told["frames"] == ["demo_sections", "demo_calcium", "demo_notes"]
-    assert told["extents"] == [[0, 300], [0, 260], [12, 82]]
-    assert told["keys"] == ["citation & doi"]
-    assert told["license"] == {"license": "CC-BY-4.0"}
-    assert told["shape"] == [70, 260, 300]
+    output = intern(boss, code, tmp_path, token="public")
+    assert output["collections"] == ["demo_cortex", "demo_activity"]
+    assert output["experiments"] == ["sections"]
+    assert output["channels"] == ["em", "cells", "sketch"]
+    assert output["frames"] == ["demo_sections", "demo_calcium", "demo_notes"]
+    assert output["extents"] == [[0, 300], [0, 260], [12, 82]]
+    assert output["keys"] == ["citation & doi"]
+    assert output["license"] == {"license": "CC-BY-4.0"}
+    assert output["shape"] == [70, 260, 300]
     whole = boss.voxels(TISSUE)
     assert np.array_equal(np.load(tmp_path / "whole.npy"), whole)
     assert np.array_equal(np.load(tmp_path / "pieces.npy"), whole)
@@ -117,18 +117,18 @@ np.save("blackened", boss.get_cutout(channel, 0, [0, 90], [0, 70], [5, 45]))
 boss.delete_project(channel)
 told["listed"] = boss.list_channels("mine", "try")
 """
-    told = intern(boss, code, tmp_path)
-    assert (told["made"]["datatype"], told["made"]["downsample_status"]) == (
+    output = intern(boss, code, tmp_path)
+    assert (output["made"]["datatype"], output["made"]["downsample_status"]) == (
         *("uint16", "NOT_DOWNSAMPLED"),
     )
     assert np.array_equal(np.load(tmp_path / "again.npy"), voxels)
     voxels[0, :10, :10] = 0
     assert np.array_equal(np.load(tmp_path / "blackened.npy"), voxels)
-    assert (told["metadata"], told["described"]) == ({"who": "you"}, "Better")
-    assert told["listed"] == []
+    assert (output["metadata"], output["described"]) == ({"who": "you"}, "Better")
+    assert output["listed"] == []
 
 
-def test_intern_is_told_what_is_wrong(boss: DemoBoss, tmp_path: Path) -> None:
+def test_intern_reports_errors(boss: DemoBoss, tmp_path: Path) -> None:
     boss.soft_delete("demo_cortex/sections/cells")
     boss.fault("status", status=429, path="/demo_activity/")
     code = """
@@ -140,8 +140,10 @@ told["outside"] = failing(lambda: boss.get_cutout(em, 0, [0, 9], [0, 9], [0, 13]
 told["throttled"] = failing(lambda: boss.list_channels("demo_activity", "calcium"))
 told["twice"] = failing(lambda: boss.create_project(CollectionResource("demo_cortex")))
 """
-    told = intern(boss, code, tmp_path)
-    assert {name: words.partition("HTTP response: ")[2][:5] for name, words in told.items()} == {
+    messages = intern(boss, code, tmp_path)
+    assert {
+        name: message.partition("HTTP response: ")[2][:5] for name, message in messages.items()
+    } == {
         "token": "(500)",
         "list": "(401)",
         "deleted": "(404)",
@@ -149,4 +151,4 @@ told["twice"] = failing(lambda: boss.create_project(CollectionResource("demo_cor
         "throttled": "(429)",
         "twice": "(400)",
     }
-    assert '"code": 4005' in told["deleted"]
+    assert '"code": 4005' in messages["deleted"]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from boss_client import NPYGZ, address, ask, cut, refusal, unpacked
 
 from neuromirror_demo import DemoError, volumes
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, Box, DemoBoss
+from support.boss_client import NPYGZ, address, ask, cut, error_of, unpacked
 
 BOX: Box = ((10, 20), (30, 36), (40, 44))
 WHERE = address(TISSUE, 0, BOX)
@@ -39,13 +39,13 @@ def test_an_edit_changes_its_box_at_every_level_and_nothing_else(boss: DemoBoss,
     factor = (2, 2, 2) if path == ACTIVITY else (2, 2, 1)
     for level in (1, 2):
         start = tuple(first for first, _ in boss.box(path, level - 1))
-        wanted = volumes.coarser(
+        expected = volumes.coarser(
             boss.voxels(path, level - 1),
             (start[0], start[1], start[2]),
             factor,
             labels=path == CELLS,
         )
-        assert np.array_equal(boss.voxels(path, level), wanted)
+        assert np.array_equal(boss.voxels(path, level), expected)
         assert not np.array_equal(boss.voxels(path, level), before[level])
     assert ask(boss, f"downsample/{path}").json() == document
 
@@ -72,7 +72,7 @@ def test_an_edit_of_a_coarse_level_leaves_the_finer_ones(boss: DemoBoss) -> None
     assert differing(before[2], boss.voxels(TISSUE, 2)) == (0, 0, 4, 5, 4, 5)
 
 
-def test_a_move_changes_three_words_and_no_voxel(boss: DemoBoss) -> None:
+def test_storage_move_changes_three_fields_and_no_voxel(boss: DemoBoss) -> None:
     path = "collection/demo_cortex/experiment/sections/channel/em"
     before, voxels = ask(boss, path).json(), cut(boss, TISSUE, 1, boss.box(TISSUE, 1))
     boss.move_storage(TISSUE)
@@ -90,7 +90,7 @@ def test_a_move_changes_three_words_and_no_voxel(boss: DemoBoss) -> None:
     assert not cut(boss, TISSUE, 1, beyond)[..., 150:].any()
 
 
-def test_words_are_changed_and_channels_come_and_go(boss: DemoBoss) -> None:
+def test_descriptions_change_and_channels_come_and_go(boss: DemoBoss) -> None:
     boss.describe(TISSUE, "Better")
     boss.set_status(TISSUE, "IN_PROGRESS")
     boss.set_metadata(TISSUE, "a", "b")
@@ -113,10 +113,10 @@ def test_words_are_changed_and_channels_come_and_go(boss: DemoBoss) -> None:
 # -- faults
 
 
-def test_throttling_says_not_when_to_come_again(boss: DemoBoss) -> None:
+def test_throttling_has_no_retry_after(boss: DemoBoss) -> None:
     with boss.throttle(times=2) as fault:
         reply = ask(boss, WHERE)
-        assert refusal(reply) == (429, 3004)
+        assert error_of(reply) == (429, 3004)
         assert "Retry-After" not in reply.headers
         assert [ask(boss, WHERE).status_code for _ in range(2)] == [429, 200]
     assert fault.struck == 2
@@ -189,7 +189,7 @@ def test_it_is_controlled_over_http(boss: DemoBoss) -> None:
     assert post("edit", path=TISSUE, box=BOX).json() == {"result": None}
     assert np.array_equal(cut(boss, TISSUE, 0, BOX), before ^ 1)
     assert post("soft_delete", path=CELLS).status_code == 200
-    assert refusal(ask(boss, f"downsample/{CELLS}")) == (404, 4005)
+    assert error_of(ask(boss, f"downsample/{CELLS}")) == (404, 4005)
     assert post("throttle", times=1).status_code == 200
     assert [ask(boss, WHERE).status_code for _ in range(2)] == [429, 200]
     assert post("fault", name="bad_token").status_code == 200

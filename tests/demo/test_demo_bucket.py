@@ -110,8 +110,8 @@ def test_git_annex_gets_and_verifies_an_exact_version(demo: DemoArchive, tmp_pat
     blob = shared_blob(demo)
     key = f"SHA256E-s{blob.size}--{blob.sha256}.nwb"
 
-    def git(*words: str) -> None:
-        subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    def git(*argv: str) -> None:
+        subprocess.run(["git", *argv], cwd=tmp_path, check=True, capture_output=True, timeout=60)
 
     git("init", "-q")
     git("annex", "init", "-q")

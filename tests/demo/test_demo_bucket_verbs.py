@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import requests
 from botocore.exceptions import ClientError
-from bucket_client import anonymous, listed
 
 from neuromirror_demo import DemoArchive, DemoBuckets
 from neuromirror_demo.bucket_contents import (
@@ -25,6 +24,7 @@ from neuromirror_demo.bucket_contents import (
     SESSIONS,
     SORTED_1,
 )
+from support.bucket_client import anonymous, listed
 
 VIDEO = f"{BEHAVIOR}/behavior-videos/Face Camera.mp4"
 
@@ -64,7 +64,7 @@ def test_an_edited_sidecar_changes_documents_and_no_data(buckets: DemoBuckets) -
     assert quality["notes"].startswith("edited")
 
 
-def test_the_indexer_alone_moves_a_time_and_nothing_else(buckets: DemoBuckets) -> None:
+def test_reindexing_changes_only_last_modified(buckets: DemoBuckets) -> None:
     key = f"{RAW_2025}/metadata.nd.json"
     before = json.loads(buckets.data(key))
     buckets.reindex(RAW_2025)
@@ -99,7 +99,7 @@ def test_a_session_goes_and_comes_back_in_the_versioned_bucket(buckets: DemoBuck
     assert after == before
 
 
-def test_what_was_uploaded_in_parts_is_uploaded_so_again(buckets: DemoBuckets) -> None:
+def test_multipart_overwrite_keeps_its_part_size(buckets: DemoBuckets) -> None:
     sizes = [6 * MIB, 5 * MIB]
     made = buckets.put("odd/parts", bytes(13 * MIB), part_size=sizes)
     assert made.parts == (6 * MIB, 5 * MIB, 2 * MIB)
@@ -113,7 +113,7 @@ def test_what_was_uploaded_in_parts_is_uploaded_so_again(buckets: DemoBuckets) -
     assert buckets.overwrite("odd/one").etag.endswith("-1")
 
 
-def test_an_asset_grows_and_loses(buckets: DemoBuckets) -> None:
+def test_asset_gains_and_loses_files(buckets: DemoBuckets) -> None:
     made = buckets.add_file(CCF, "later/part.bin", b"x" * 10)
     assert made.modified - buckets.head(f"{CCF}/notes.txt").modified >= timedelta(hours=1)
     assert f"{CCF}/later/part.bin" in listed(buckets, buckets.open_data)
@@ -144,7 +144,7 @@ def test_a_key_can_be_dropped_from_listings_and_still_be_read(buckets: DemoBucke
             assert any(row["Key"] > gone for row in rows) is not tail
 
 
-def test_a_listing_can_end_badly_in_three_ways(buckets: DemoBuckets) -> None:
+def test_listing_can_be_truncated_in_three_forms(buckets: DemoBuckets) -> None:
     whole = listed(buckets, buckets.open_data)
     with buckets.cut_listing(times=1), pytest.raises(ClientError):
         listed(buckets, buckets.open_data)
@@ -159,7 +159,7 @@ def test_a_listing_can_end_badly_in_three_ways(buckets: DemoBuckets) -> None:
     assert listed(buckets, buckets.open_data, 50) == whole
 
 
-def test_slow_down_is_said_as_often_as_asked(buckets: DemoBuckets) -> None:
+def test_slow_down_is_returned_the_requested_number_of_times(buckets: DemoBuckets) -> None:
     client = anonymous(buckets)
     buckets.slow_down(2, retry_after=1)
     for _ in range(2):
@@ -171,7 +171,7 @@ def test_slow_down_is_said_as_often_as_asked(buckets: DemoBuckets) -> None:
     assert client.list_objects_v2(Bucket=buckets.open_data)["KeyCount"] > 0
 
 
-def test_wrong_and_cut_bytes_come_where_asked(buckets: DemoBuckets) -> None:
+def test_wrong_and_truncated_bytes_follow_the_fault(buckets: DemoBuckets) -> None:
     url = buckets.url(f"{CCF}/notes.txt")
     good = requests.get(url, timeout=300).content
     with buckets.fault("wrong_bytes", path="notes"):
@@ -192,8 +192,8 @@ def test_requests_are_remembered(buckets: DemoBuckets) -> None:
 # -- the document database
 
 
-def records(buckets: DemoBuckets, version: str = "v2", **asked: Any) -> list[Any]:
-    given = {name: json.dumps(value) for name, value in asked.items()}
+def records(buckets: DemoBuckets, version: str = "v2", **query: Any) -> list[Any]:
+    given = {name: json.dumps(value) for name, value in query.items()}
     answer = requests.get(buckets.docdb_url(version), params=given, timeout=300)
     answer.raise_for_status()
     found = answer.json()
@@ -201,15 +201,15 @@ def records(buckets: DemoBuckets, version: str = "v2", **asked: Any) -> list[Any
     return found
 
 
-def every(buckets: DemoBuckets, version: str = "v2", **asked: Any) -> Iterator[Any]:
+def every(buckets: DemoBuckets, version: str = "v2", **query: Any) -> Iterator[Any]:
     """All records, by pages of what came."""
     skip = 0
-    while page := records(buckets, version, **asked, limit=1000, skip=skip):
+    while page := records(buckets, version, **query, limit=1000, skip=skip):
         yield from page
         skip += len(page)
 
 
-def test_the_document_database_gives_fewer_records_than_asked_for(buckets: DemoBuckets) -> None:
+def test_document_database_limits_its_records(buckets: DemoBuckets) -> None:
     assert len(records(buckets, limit=1000)) == buckets.docdb_most
     names = [one["name"] for one in every(buckets)]
     assert len(names) == len(set(names)) > buckets.docdb_most
@@ -274,23 +274,23 @@ def test_the_buckets_are_controlled_over_http(buckets: DemoBuckets) -> None:
         assert refused.json()["detail"]
 
 
-def test_an_archive_has_buckets_only_when_asked(tmp_path: Path, demo_files: Path) -> None:
+def test_archive_has_buckets_only_if_enabled(tmp_path: Path, demo_files: Path) -> None:
     with DemoArchive(tmp_path / "one", cache=demo_files, empty=True) as demo:
         assert demo.buckets is None
         assert "buckets" not in demo.addresses()
         assert [path.name for path in demo.mirrors.iterdir()] == ["demo.toml"]
     with DemoArchive(tmp_path / "two", cache=demo_files, empty=True, buckets=True) as demo:
         assert demo.buckets is not None
-        told = demo.addresses()["buckets"]
-        assert told["names"] == [
+        addresses = demo.addresses()["buckets"]
+        assert addresses["names"] == [
             "demo-aind-open-data",
             "demo-aind-benchmark-data",
             "demo-hostile",
         ]
         names = {path.name for path in demo.mirrors.iterdir()}
         assert names == {"demo.toml", "demo-aind.toml", "demo-aind-benchmark.toml"}
-        assert told["endpoint"] in (demo.mirrors / "demo-aind.toml").read_text()
-        assert requests.get(told["docdb"]["v2"], timeout=300).json()
+        assert addresses["endpoint"] in (demo.mirrors / "demo-aind.toml").read_text()
+        assert requests.get(addresses["docdb"]["v2"], timeout=300).json()
     assert list(demo.mirrors.iterdir()) == []
     with pytest.raises(requests.ConnectionError):
-        requests.get(told["endpoint"], timeout=5)
+        requests.get(addresses["endpoint"], timeout=5)

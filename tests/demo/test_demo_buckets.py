@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote_plus
 
 import pytest
 import requests
-from bucket_client import anonymous, listed
 
 from neuromirror_demo import DemoBuckets, DemoError
 from neuromirror_demo.bucket_contents import (
@@ -30,6 +29,7 @@ from neuromirror_demo.bucket_contents import (
     SORTED_1,
     SORTED_2,
 )
+from support.bucket_client import anonymous, listed
 
 SAMPLES = f"{RAW}/si_folder/traces_cached_seg0.raw"
 VIDEO = f"{BEHAVIOR}/behavior-videos/Face Camera.mp4"
@@ -47,7 +47,7 @@ def head(url: str, **headers: str) -> requests.Response:
 # -- objects
 
 
-def test_an_object_uploaded_in_parts_tells_their_size(still_buckets: DemoBuckets) -> None:
+def test_multipart_object_reports_its_part_size(still_buckets: DemoBuckets) -> None:
     url = still_buckets.url(SAMPLES)
     data = still_buckets.data(SAMPLES)
     assert head(url).headers["Content-Length"] == str(len(data))
@@ -237,10 +237,10 @@ def test_prefixes_are_rolled_up_page_by_page(still_buckets: DemoBuckets) -> None
 def test_a_listing_can_start_after_any_name(still_buckets: DemoBuckets) -> None:
     keys = still_buckets.present(bucket=still_buckets.hostile)
     base = f"{still_buckets.endpoint}/{still_buckets.hostile}?list-type=2&encoding-type=url"
-    for place, key in enumerate(keys):
+    for number, key in enumerate(keys):
         found = ET.fromstring(get(f"{base}&start-after={quote(key, safe='')}").content)
         names = [row.text or "" for row in found.iter(f"{NAMESPACE}Key")]
-        assert len(names) == len(keys) - place - 1
+        assert len(names) == len(keys) - number - 1
 
 
 def test_the_first_form_of_listing_works_too(still_buckets: DemoBuckets) -> None:
@@ -268,7 +268,7 @@ def test_every_hostile_key_can_be_read(still_buckets: DemoBuckets) -> None:
 # -- contents
 
 
-def test_the_three_ways_of_naming_an_input_are_there(still_buckets: DemoBuckets) -> None:
+def test_inputs_are_named_in_three_forms(still_buckets: DemoBuckets) -> None:
     def description(asset: str) -> dict[str, Any]:
         body = json.loads(still_buckets.data(f"{asset}/data_description.json"))
         assert isinstance(body, dict)
@@ -349,7 +349,7 @@ def test_nothing_is_left_when_the_block_ends(tmp_path: Path) -> None:
         get(url)
 
 
-def test_what_is_not_there_is_said(buckets: DemoBuckets) -> None:
+def test_missing_object_is_an_s3_error_document(buckets: DemoBuckets) -> None:
     for wrong in (
         lambda: buckets.data("nothing"),
         lambda: buckets.delete_object("nothing"),

@@ -14,7 +14,7 @@ import requests
 
 from neuromirror_demo import LATE, SHARED, ZARR, DemoArchive
 from neuromirror_demo.checksums import dandi_etag, zarr_checksum
-from neuromirror_demo.nwb import nwb_bytes, recipe_of
+from neuromirror_demo.nwb import nwb_bytes, parse_recipe
 
 
 def everything(demo: DemoArchive) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_an_nwb_file_is_written_with_the_same_bytes_by_another_process(tmp_path:
             check=True,
             timeout=120,
         )
-        assert other.stdout == nwb_bytes(recipe_of(path), tmp_path / "b")
+        assert other.stdout == nwb_bytes(parse_recipe(path), tmp_path / "b")
 
 
 def test_every_nwb_file_opens_in_pynwb(demo: DemoArchive) -> None:
@@ -111,13 +111,13 @@ def test_checksums_are_those_of_the_dandi_client(tmp_path: Path) -> None:
 
 
 def test_shared_bytes_are_one_blob_in_three_dandisets(demo: DemoArchive) -> None:
-    places = {
+    blob_ids = {
         "000001": SHARED,
         "000002": SHARED,
         "000003": "reference/sub-101_ses-01_ecephys.nwb",
     }
-    blobs = {demo.dandisets[one].draft.assets[path].blob for one, path in places.items()}
-    assets = {demo.dandisets[one].draft.assets[path].asset_id for one, path in places.items()}
+    blobs = {demo.dandisets[one].draft.assets[path].blob for one, path in blob_ids.items()}
+    assets = {demo.dandisets[one].draft.assets[path].asset_id for one, path in blob_ids.items()}
     assert len(blobs) == 1
     assert len(assets) == 3
 

@@ -78,7 +78,7 @@ def test_a_page_is_cut_mid_json_honestly_or_not(demo: DemoArchive) -> None:
         get(demo, ASSETS)
 
 
-def test_503_comes_as_often_as_asked(demo: DemoArchive) -> None:
+def test_503_is_returned_the_requested_number_of_times(demo: DemoArchive) -> None:
     with demo.fault("status", times=2, path="/dandisets/000002/$") as fault:
         answers = [get(demo, "/dandisets/000002/").status_code for _ in range(4)]
         assert get(demo, "/dandisets/000001/").status_code == 200
@@ -90,7 +90,7 @@ def test_503_comes_as_often_as_asked(demo: DemoArchive) -> None:
 
 
 @pytest.mark.parametrize("after", [3, "Sat, 02 Mar 2024 10:00:00 GMT", 10**9])
-def test_429_says_when_to_come_again(demo: DemoArchive, after: int | str) -> None:
+def test_429_has_retry_after(demo: DemoArchive, after: int | str) -> None:
     with demo.fault("status", status=429, retry_after=after):
         answer = get(demo, "/dandisets/")
     assert answer.status_code == 429
@@ -122,17 +122,17 @@ def test_the_draft_changes_between_two_pages(demo: DemoArchive) -> None:
         assert walk(demo)[-1] == "late.txt"
 
 
-def test_stale_info_tells_of_the_past(demo: DemoArchive) -> None:
-    def told() -> Any:
+def test_stale_info_shows_an_earlier_state(demo: DemoArchive) -> None:
+    def count_and_time() -> Any:
         info = get(demo, "/dandisets/000008/versions/draft/info/").json()
         return info["asset_count"], info["modified"]
 
-    before = told()
+    before = count_and_time()
     with demo.fault("stale_info"):
         demo.add_file("000008", "new.txt")
-        assert told() == before
+        assert count_and_time() == before
         assert "new.txt" in walk(demo, "/dandisets/000008/versions/draft/assets/")
-    assert told()[0] == before[0] + 1
+    assert count_and_time()[0] == before[0] + 1
 
 
 def test_wrong_bytes_come_from_the_bucket_or_from_the_api(demo: DemoArchive) -> None:

@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from neuromirror_demo import DemoBuckets
-from neuromirror_demo.layer_contents import CELLS, EM, LAYERS, scales_of
-from neuromirror_demo.layers import packed
+from neuromirror_demo.layer_contents import CELLS, EM, LAYERS, layer_scales
+from neuromirror_demo.layers import encode_object
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def test_what_is_stored_as_brotli_is_brotli(size: int) -> None:
     import brotli  # it comes with cloud-volume
 
     data = bytes(number * 7 % 251 for number in range(size))
-    stored = packed(data, "br")
+    stored = encode_object(data, "br")
     assert stored.encoding == "br"
     assert brotli.decompress(stored.data) == data
     assert size == 0 or stored.data != data
 
 
-def test_an_encoding_is_told_and_bytes_are_given_as_they_are_stored(still: DemoBuckets) -> None:
-    scale = scales_of(CELLS)[0]
+def test_encoding_is_declared_and_bytes_are_served_as_stored(still: DemoBuckets) -> None:
+    scale = layer_scales(CELLS)[0]
     key = f"{CELLS}/4_4_40/0-64_0-64_12-28"
     with requests.get(still.url(key, bucket=still.precomputed), stream=True, timeout=300) as reply:
         stored = reply.raw.read(decode_content=False)

@@ -78,17 +78,17 @@ def test_it_can_change_drop_cut_and_mend():
         ):
             act()
             assert len(bucket._listing(b"list-type=2")[1]) < len(before)
-            bucket.mend()
+            bucket.restore()
         assert bucket._listing(b"list-type=2")[1] == before
         bucket.change(bucket.keys[3])
         assert bucket._listing(b"list-type=2")[1] != before
 
 
-def test_alone_it_says_where_it_is_and_ends_when_told():
+def test_standalone_server_prints_its_address_and_stops_on_signal():
     command = [sys.executable, "-m", "neuromirror_demo.listing_server", "--objects", "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        said = json.loads(child.stdout.readline())
-        assert said["objects"] == 5
-        assert said["endpoint"].startswith("http://127.0.0.1:")
-        os.kill(said["pid"], signal.SIGTERM)
+        announcement = json.loads(child.stdout.readline())
+        assert announcement["objects"] == 5
+        assert announcement["endpoint"].startswith("http://127.0.0.1:")
+        os.kill(announcement["pid"], signal.SIGTERM)
         assert child.wait(600) == 0

@@ -38,7 +38,7 @@ def ndstore(tmp_path: Path) -> Iterator[DemoNdstore]:
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNdstore]:
+def still_ndstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNdstore]:
     """An ndstore for all tests that only read it: no verb, no fault."""
     with DemoNdstore(tmp_path_factory.mktemp("ndstore")) as running:
         yield running
@@ -58,33 +58,41 @@ def cut(ndstore: DemoNdstore, path: str, where: str) -> Any:
 # -- what there is
 
 
-def test_public_projects_are_listed_and_private_ones_are_not(still: DemoNdstore) -> None:
-    assert get(still, "public_tokens/").json() == [
+def test_public_projects_are_listed_and_private_ones_are_not(still_ndstore: DemoNdstore) -> None:
+    assert get(still_ndstore, "public_tokens/").json() == [
         *("demo11", "demo11_anno", "demo12", "demo15_ramon", "democube"),
     ]
-    assert "demo13_private" in still.projects
-    assert get(still, "public_datasets/").json() == ["demo11", "demo12", "demo15", "democube"]
+    assert "demo13_private" in still_ndstore.projects
+    assert get(still_ndstore, "public_datasets/").json() == [
+        "demo11",
+        "demo12",
+        "demo15",
+        "democube",
+    ]
 
 
 def test_the_info_of_kasthuri11_is_what_the_manual_shows() -> None:
     space = Space("kasthuri11", (21504, 26624, 1850), (0, 0, 1), (1.0, 1.0, 10.0), 8, "zslices")
-    told = json.loads(json.dumps(Project("kasthuri11", space).info()))["dataset"]
-    assert told["imagesize"]["7"] == [168, 208, 1850]
-    assert [told["cube_dimension"][str(level)] for level in (4, 5)] == [[128, 128, 16], [64] * 3]
-    assert [told["neariso_scaledown"][str(n)] for n in range(8)] == [1, 1, 1, 1, 2, 3, 6, 13]
-    assert told["voxelres"]["7"] == [128.0, 128.0, 10.0]
-    assert told["offset"]["7"] == [0, 0, 1]
-    assert told["resolutions"] == [*range(8)]
-    assert told["scalinglevels"] == 7
+    document = json.loads(json.dumps(Project("kasthuri11", space).info()))["dataset"]
+    assert document["imagesize"]["7"] == [168, 208, 1850]
+    assert [document["cube_dimension"][str(level)] for level in (4, 5)] == [
+        [128, 128, 16],
+        [64] * 3,
+    ]
+    assert [document["neariso_scaledown"][str(n)] for n in range(8)] == [1, 1, 1, 1, 2, 3, 6, 13]
+    assert document["voxelres"]["7"] == [128.0, 128.0, 10.0]
+    assert document["offset"]["7"] == [0, 0, 1]
+    assert document["resolutions"] == [*range(8)]
+    assert document["scalinglevels"] == 7
 
 
-def test_sizes_are_rounded_up_and_offsets_down(still: DemoNdstore) -> None:
-    told = get(still, "democube/info/").json()["dataset"]
-    assert told["imagesize"] == {"0": [100, 90, 36], "1": [50, 45, 18], "2": [25, 23, 9]}
-    assert told["offset"] == {"0": [10, 6, 4], "1": [5, 3, 2], "2": [2, 1, 1]}
-    assert told["scaling"] == "xyz"
-    assert "neariso_offset" not in told
-    channel = get(still, "demo15_ramon/info/").json()["channels"]["synapses"]
+def test_sizes_are_rounded_up_and_offsets_down(still_ndstore: DemoNdstore) -> None:
+    document = get(still_ndstore, "democube/info/").json()["dataset"]
+    assert document["imagesize"] == {"0": [100, 90, 36], "1": [50, 45, 18], "2": [25, 23, 9]}
+    assert document["offset"] == {"0": [10, 6, 4], "1": [5, 3, 2], "2": [2, 1, 1]}
+    assert document["scaling"] == "xyz"
+    assert "neariso_offset" not in document
+    channel = get(still_ndstore, "demo15_ramon/info/").json()["channels"]["synapses"]
     assert channel["resolution"] == 1
     assert channel["channel_type"] == "annotation"
 
@@ -103,58 +111,60 @@ def test_sizes_are_rounded_up_and_offsets_down(still: DemoNdstore) -> None:
     ],
 )
 def test_coordinates_count_the_offset(
-    still: DemoNdstore, path: str, where: str, level: int, box: Any
+    still_ndstore: DemoNdstore, path: str, where: str, level: int, box: Any
 ) -> None:
-    found = cut(still, path, where)
-    voxels = still.voxels(path, level)
+    found = cut(still_ndstore, path, where)
+    voxels = still_ndstore.voxels(path, level)
     assert found.dtype == voxels.dtype
     assert np.array_equal(found, voxels[box][None])
 
 
-def test_a_time_series_is_cut_at_its_own_times_and_only_with_a_slash(still: DemoNdstore) -> None:
-    voxels = still.voxels(CALCIUM, 1)
+def test_a_time_series_is_cut_at_its_own_times_and_only_with_a_slash(
+    still_ndstore: DemoNdstore,
+) -> None:
+    voxels = still_ndstore.voxels(CALCIUM, 1)
     where = "1/5,55/3,48/2,20"
-    assert np.array_equal(cut(still, CALCIUM, f"{where}/6,8/"), voxels[None, 1:3])
+    assert np.array_equal(cut(still_ndstore, CALCIUM, f"{where}/6,8/"), voxels[None, 1:3])
     # Without the last slash the times are not seen: the first sample, and no axis for it.
-    assert np.array_equal(cut(still, CALCIUM, f"{where}/6,8"), voxels[0][None])
-    beyond = cut(still, CALCIUM, f"{where}/8,9/")
+    assert np.array_equal(cut(still_ndstore, CALCIUM, f"{where}/6,8"), voxels[0][None])
+    beyond = cut(still_ndstore, CALCIUM, f"{where}/8,9/")
     assert beyond.shape == (1, 1, 18, 45, 50)
     assert not beyond.any()
 
 
-def test_all_encodings_hold_the_same_voxels(still: DemoNdstore) -> None:
+def test_all_encodings_hold_the_same_voxels(still_ndstore: DemoNdstore) -> None:
     import blosc
     import h5py
 
     where = "0/3,70/5,40/1,12/"
-    wanted = still.voxels(IMAGE_11)[0:11, 5:40, 3:70]
+    expected = still_ndstore.voxels(IMAGE_11)[0:11, 5:40, 3:70]
     replies = {
-        name: get(still, f"{IMAGE_11}/{name}/{where}").content
+        name: get(still_ndstore, f"{IMAGE_11}/{name}/{where}").content
         for name in ("raw", "zip", "blosc", "hdf5")
     }
-    assert replies["raw"] == zlib.decompress(replies["zip"]) == wanted.tobytes()
-    assert np.array_equal(blosc.unpack_array(replies["blosc"]), wanted[None])
+    assert replies["raw"] == zlib.decompress(replies["zip"]) == expected.tobytes()
+    assert np.array_equal(blosc.unpack_array(replies["blosc"]), expected[None])
     assert b"numpy" in blosc.decompress(replies["blosc"])  # a pickle
     with h5py.File(io.BytesIO(replies["hdf5"])) as file:
-        assert np.array_equal(file["image/CUTOUT"][:], wanted)
+        assert np.array_equal(file["image/CUTOUT"][:], expected)
         assert file["image/CHANNELTYPE"].asstr()[0] == "image"
         assert file["image/DATATYPE"].asstr()[0] == "uint8"
 
 
-def test_several_channels_come_together(still: DemoNdstore) -> None:
-    both = cut(still, "demo11/image,image", "2/0,50/0,38/1,2/")
+def test_several_channels_come_together(still_ndstore: DemoNdstore) -> None:
+    both = cut(still_ndstore, "demo11/image,image", "2/0,50/0,38/1,2/")
     assert both.shape == (2, 1, 38, 50)
     assert np.array_equal(both[0], both[1])
-    assert get(still, "demo11/image,membranes/npz/2/0,50/0,38/1,2/").status_code == 404
-    alone = get(still, "demo11/raw/2/0,50/0,38/1,2/")  # the default channel
-    assert alone.content == both[0].tobytes()
+    assert get(still_ndstore, "demo11/image,membranes/npz/2/0,50/0,38/1,2/").status_code == 404
+    single_channel = get(still_ndstore, "demo11/raw/2/0,50/0,38/1,2/")  # the default channel
+    assert single_channel.content == both[0].tobytes()
 
 
-def test_annotations_can_be_filtered_and_images_cannot(still: DemoNdstore) -> None:
-    whole = cut(still, SYNAPSES, "1/0,75/0,60/1,21/")
-    some = cut(still, SYNAPSES, "1/0,75/0,60/1,21/filter/2,3/")
+def test_annotations_can_be_filtered_and_images_cannot(still_ndstore: DemoNdstore) -> None:
+    whole = cut(still_ndstore, SYNAPSES, "1/0,75/0,60/1,21/")
+    some = cut(still_ndstore, SYNAPSES, "1/0,75/0,60/1,21/filter/2,3/")
     assert set(np.unique(some)) == {0, 2, 3} < set(np.unique(whole))
-    assert get(still, f"{IMAGE_11}/npz/2/0,50/0,38/1,2/filter/2/").status_code == 404
+    assert get(still_ndstore, f"{IMAGE_11}/npz/2/0,50/0,38/1,2/filter/2/").status_code == 404
 
 
 def test_slices_are_taken_together_where_voxels_are_wider_than_thick(ndstore: DemoNdstore) -> None:
@@ -163,9 +173,9 @@ def test_slices_are_taken_together_where_voxels_are_wider_than_thick(ndstore: De
         Space("thin", (40, 40, 12), (0, 0, 1), (4.0, 4.0, 2.0), 2, "zslices"),
         {"image": ndstore.projects["demo11"].channels["image"]},
     )
-    told = get(ndstore, "thin/info/").json()["dataset"]
-    assert told["neariso_scaledown"] == {"0": 2, "1": 4}
-    assert told["neariso_imagesize"]["0"] == [40, 40, 6]
+    document = get(ndstore, "thin/info/").json()["dataset"]
+    assert document["neariso_scaledown"] == {"0": 2, "1": 4}
+    assert document["neariso_imagesize"]["0"] == [40, 40, 6]
     found = cut(ndstore, "thin/image", "0/0,40/0,40/1,7/neariso/")
     assert np.array_equal(found[0], ndstore.voxels(IMAGE_11)[0:12:2, 0:40, 0:40])
     assert get(ndstore, "thin/image/npz/0/0,40/0,40/1,8/neariso/").status_code == 404
@@ -174,12 +184,12 @@ def test_slices_are_taken_together_where_voxels_are_wider_than_thick(ndstore: De
 # -- what is wrong with it
 
 
-def test_a_level_that_was_not_propagated_gives_voxels_of_other_places(still: DemoNdstore) -> None:
-    voxels = still.voxels(SINGLE_12)
+def test_unpropagated_level_gives_misplaced_voxels(still_ndstore: DemoNdstore) -> None:
+    voxels = still_ndstore.voxels(SINGLE_12)
     # Of whole cuboids there are too many voxels.
-    assert cut(still, SINGLE_12, "1/0,128/0,64/0,16/").shape == (1, 16, 64, 128)
-    assert cut(still, SINGLE_12, "2/0,64/0,32/0,16/").shape == (1, 16, 32, 64)
-    ndstore_says = cut(still, SINGLE_12, "1/0,128/0,64/0,32/")[0]
+    assert cut(still_ndstore, SINGLE_12, "1/0,128/0,64/0,16/").shape == (1, 16, 64, 128)
+    assert cut(still_ndstore, SINGLE_12, "2/0,64/0,32/0,16/").shape == (1, 16, 32, 64)
+    ndstore_says = cut(still_ndstore, SINGLE_12, "1/0,128/0,64/0,32/")[0]
     assert np.array_equal(ndstore_says, voxels[:, :64, :128])  # not scaled down at all
 
 
@@ -190,74 +200,81 @@ def test_whole_cuboids_of_such_a_level_are_too_many(ndstore: DemoNdstore) -> Non
     assert cut(ndstore, SINGLE_12, "1/0,128/0,128/0,16/").shape == (1, 16, 256, 256)
 
 
-def test_a_finer_level_than_was_uploaded_is_too_small_at_odd_places(still: DemoNdstore) -> None:
-    assert still.projects["demo15_ramon"].channels["synapses"].resolution == 1
-    even = cut(still, SYNAPSES, "0/0,150/0,120/1,2/")[0, 0]
-    painted = still.voxels(SYNAPSES, 1)[0]
+def test_finer_level_than_uploaded_is_too_small_at_odd_offsets(still_ndstore: DemoNdstore) -> None:
+    assert still_ndstore.projects["demo15_ramon"].channels["synapses"].resolution == 1
+    even = cut(still_ndstore, SYNAPSES, "0/0,150/0,120/1,2/")[0, 0]
+    painted = still_ndstore.voxels(SYNAPSES, 1)[0]
     assert np.array_equal(even, painted.repeat(2, 0).repeat(2, 1)[:120, :150])
-    shifted = cut(still, SYNAPSES, "0/1,127/0,120/1,2/")[0, 0]
+    shifted = cut(still_ndstore, SYNAPSES, "0/1,127/0,120/1,2/")[0, 0]
     assert np.array_equal(shifted, even[:, 2:128])  # one voxel too far
-    assert cut(still, SYNAPSES, "0/121,128/0,120/1,2/").shape == (1, 1, 120, 6)
+    assert cut(still_ndstore, SYNAPSES, "0/121,128/0,120/1,2/").shape == (1, 1, 120, 6)
 
 
 # -- refusals
 
 
-def test_refusals_are_text_that_quotes_itself(still: DemoNdstore) -> None:
-    below = get(still, f"{IMAGE_11}/npz/0/0,50/0,40/0,11/")
+def test_refusals_are_text_that_quotes_itself(still_ndstore: DemoNdstore) -> None:
+    below = get(still_ndstore, f"{IMAGE_11}/npz/0/0,50/0,40/0,11/")
     assert below.status_code == 404
     assert below.headers["Content-Type"].startswith("text/html")
-    told = "Illegal range. Image size: [200, 150, 40] at offset [0, 0, 1]"
-    told = f"Illegal arguments to cutout. Check cube failed {told!r}"
-    assert below.text == repr(repr(repr(told)))  # three exceptions, each of the one before
-    fewer = get(still, f"{IMAGE_11}/hdf5/0/0,50/0,40/0,11/")
-    assert (fewer.status_code, fewer.text) == (404, repr(repr(told)))
-    assert "Illegal scaling level" in get(still, f"{IMAGE_11}/raw/3/0,5/0,5/1,2/").text
-    assert "Incorrect cutout arguments" in get(still, f"{IMAGE_11}/raw/0/0,5/0,5/").text
-    assert get(still, "demo11/nobody/npz/0/0,5/0,5/1,2/").text == "\"''\""
-    assert get(still, f"{IMAGE_11}/jpeg/0/0,5/0,5/1,2/").status_code == 404
-    assert get(still, f"{IMAGE_11}/npz/0/5,5/0,5/1,2/").status_code == 404
-    assert get(still, "demo11/info").status_code == 404
+    message = "Illegal range. Image size: [200, 150, 40] at offset [0, 0, 1]"
+    message = f"Illegal arguments to cutout. Check cube failed {message!r}"
+    assert below.text == repr(repr(repr(message)))  # three exceptions, each of the one before
+    fewer = get(still_ndstore, f"{IMAGE_11}/hdf5/0/0,50/0,40/0,11/")
+    assert (fewer.status_code, fewer.text) == (404, repr(repr(message)))
+    assert "Illegal scaling level" in get(still_ndstore, f"{IMAGE_11}/raw/3/0,5/0,5/1,2/").text
+    assert "Incorrect cutout arguments" in get(still_ndstore, f"{IMAGE_11}/raw/0/0,5/0,5/").text
+    assert get(still_ndstore, "demo11/nobody/npz/0/0,5/0,5/1,2/").text == "\"''\""
+    assert get(still_ndstore, f"{IMAGE_11}/jpeg/0/0,5/0,5/1,2/").status_code == 404
+    assert get(still_ndstore, f"{IMAGE_11}/npz/0/5,5/0,5/1,2/").status_code == 404
+    assert get(still_ndstore, "demo11/info").status_code == 404
     assert (
-        requests.post(f"{still.api}/{IMAGE_11}/npz/0/0,5/0,5/1,2/", timeout=300).status_code == 405
+        requests.post(f"{still_ndstore.api}/{IMAGE_11}/npz/0/0,5/0,5/1,2/", timeout=300).status_code
+        == 405
     )
 
 
-def test_what_is_private_and_what_is_not_there_are_refused_alike(still: DemoNdstore) -> None:
-    told = [get(still, f"{token}/info/") for token in ("demo13_private", "nobody")]
-    assert [one.status_code for one in told] == [401, 401]
-    assert told[0].json() == told[1].json()
-    assert told[0].headers["WWW-Authenticate"] == "Token"
+def test_what_is_private_and_what_is_not_there_are_refused_alike(
+    still_ndstore: DemoNdstore,
+) -> None:
+    replies = [get(still_ndstore, f"{token}/info/") for token in ("demo13_private", "nobody")]
+    assert [one.status_code for one in replies] == [401, 401]
+    assert replies[0].json() == replies[1].json()
+    assert replies[0].headers["WWW-Authenticate"] == "Token"
     where = f"{PRIVATE}/npz/0/0,5/0,5/1,2/"
-    assert get(still, where).status_code == 403
-    assert get(still, where, **OWNER).status_code == 200
-    assert get(still, "nobody/info/", **OWNER).status_code == 403
+    assert get(still_ndstore, where).status_code == 403
+    assert get(still_ndstore, where, **OWNER).status_code == 200
+    assert get(still_ndstore, "nobody/info/", **OWNER).status_code == 403
     # A wrong token is like none.
     wrong = {"Authorization": "Token wrong"}
-    assert get(still, where, **wrong).status_code == 403
-    assert get(still, f"{IMAGE_11}/npz/0/0,5/0,5/1,2/", **wrong).status_code == 200
+    assert get(still_ndstore, where, **wrong).status_code == 403
+    assert get(still_ndstore, f"{IMAGE_11}/npz/0/0,5/0,5/1,2/", **wrong).status_code == 200
 
 
-def test_both_bases_and_doubled_slashes_lead_to_the_same(still: DemoNdstore) -> None:
+def test_both_bases_and_doubled_slashes_lead_to_the_same(still_ndstore: DemoNdstore) -> None:
     where = "democube/info/"
-    told = {
-        requests.get(f"{still.url}/{base}/{where}", timeout=300).text
+    bodies = {
+        requests.get(f"{still_ndstore.url}/{base}/{where}", timeout=300).text
         for base in ("nd/ca", "nd/sd", "ca", "ocp/ca", "nd//sd")
     }
-    assert len(told) == 1
-    assert requests.get(f"{still.url}/elsewhere", timeout=300).status_code == 404
+    assert len(bodies) == 1
+    assert requests.get(f"{still_ndstore.url}/elsewhere", timeout=300).status_code == 404
 
 
 # -- RAMON
 
 
-def test_objects_are_told_with_where_they_are(still: DemoNdstore) -> None:
-    base = f"{still.url}/nd/ramon/{SYNAPSES}"
+def test_objects_are_returned_with_their_bounds(still_ndstore: DemoNdstore) -> None:
+    base = f"{still_ndstore.url}/nd/ramon/{SYNAPSES}"
     one = requests.get(f"{base}/2/boundingbox/1/", timeout=300).json()["2"]
     assert (one["ann_type"], one["ann_id"], one["seg_neuron"]) == (4, 2, 0)
-    places = np.argwhere(still.voxels(SYNAPSES, 1) == 2)
-    assert one["bbcorner"] == [places[:, 2].min(), places[:, 1].min(), places[:, 0].min() + 1]
-    assert one["bbdim"][0] == np.ptp(places[:, 2]) + 1
+    coordinates = np.argwhere(still_ndstore.voxels(SYNAPSES, 1) == 2)
+    assert one["bbcorner"] == [
+        coordinates[:, 2].min(),
+        coordinates[:, 1].min(),
+        coordinates[:, 0].min() + 1,
+    ]
+    assert one["bbdim"][0] == np.ptp(coordinates[:, 2]) + 1
     assert requests.get(f"{base}/query/ann_type/2/", timeout=300).json() == [1000]
     assert requests.get(f"{base}/topkeys/3/", timeout=300).json() == [
         *("ann_author", "ann_confidence", "ann_id"),
@@ -265,14 +282,14 @@ def test_objects_are_told_with_where_they_are(still: DemoNdstore) -> None:
     missing = requests.get(f"{base}/77777/", timeout=300)
     assert missing.status_code == 404
     assert "No annotation found" in missing.text
-    assert requests.get(f"{still.url}/nd/ramon/nobody/x/1/", timeout=300).status_code == 404
+    assert requests.get(f"{still_ndstore.url}/nd/ramon/nobody/x/1/", timeout=300).status_code == 404
 
 
 # -- what can happen to it
 
 
 def test_voxels_change_with_and_without_their_coarser_levels(ndstore: DemoNdstore) -> None:
-    told = get(ndstore, "demo11/info/").text
+    text = get(ndstore, "demo11/info/").text
     before = {level: ndstore.voxels(IMAGE_11, level) for level in range(3)}
     ndstore.edit(IMAGE_11, ((8, 16), (8, 16), (5, 6)), 255)
     assert (ndstore.voxels(IMAGE_11) != before[0]).sum() == 64
@@ -283,7 +300,7 @@ def test_voxels_change_with_and_without_their_coarser_levels(ndstore: DemoNdstor
     assert np.array_equal(ndstore.voxels(IMAGE_11, 1), now)
     ndstore.edit(CALCIUM, ((10, 11), (6, 7), (4, 5)), 9, time=6, spread=False)
     assert list(ndstore.voxels(CALCIUM)[:, 0, 0, 0] == 9) == [False, True, False]
-    assert get(ndstore, "demo11/info/").text == told
+    assert get(ndstore, "demo11/info/").text == text
 
 
 def test_propagation_makes_what_was_made_up(ndstore: DemoNdstore) -> None:
@@ -362,7 +379,7 @@ def test_nothing_is_left_when_it_stops(tmp_path: Path) -> None:
         requests.get(running.api, timeout=5)
     assert set(threading.enumerate()) == threads
     assert os.listdir(running.mirrors) == []
-    with DemoNdstore(tmp_path) as again:
-        assert np.array_equal(cut(again, CELLS, "2/0,50/0,38/1,41/"), first)
+    with DemoNdstore(tmp_path) as restarted:
+        assert np.array_equal(cut(restarted, CELLS, "2/0,50/0,38/1,41/"), first)
     with DemoNdstore(tmp_path, empty=True) as empty:
         assert get(empty, "public_tokens/").json() == []

@@ -35,25 +35,25 @@ def serving(directory: Path, *options: str) -> Iterator[tuple[subprocess.Popen[s
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_serve_prints_its_addresses_and_stops_when_told(
+def test_serve_prints_its_addresses_and_stops_on_signal(
     tmp_path: Path, demo_files: Path, how: signal.Signals
 ) -> None:
     directory = tmp_path / "new" / "demo"
     directory.mkdir(parents=True)
     (directory / "cache").symlink_to(demo_files)
     (directory / ".neuromirror-demo").touch()
-    with serving(directory, "--no-buckets", "--no-volumes") as (process, told):
-        assert told.keys() == {"dandi", "s3", "control", "mirrors"}
-        owner = {"Authorization": f"token {told['dandi']['token']}"}
-        api = told["dandi"]["api"]
+    with serving(directory, "--no-buckets", "--no-volumes") as (process, addresses):
+        assert addresses.keys() == {"dandi", "s3", "control", "mirrors"}
+        owner = {"Authorization": f"token {addresses['dandi']['token']}"}
+        api = addresses["dandi"]["api"]
         listed = requests.get(f"{api}/dandisets/?embargoed=true", headers=owner, timeout=300).json()
         assert listed["count"] == 8
-        bucket = f"{told['s3']['endpoint']}/{told['s3']['bucket']}"
+        bucket = f"{addresses['s3']['endpoint']}/{addresses['s3']['bucket']}"
         assert requests.get(f"{bucket}?list-type=2", timeout=300).status_code == 200
-        assert api in Path(told["mirrors"], "demo.toml").read_text()
+        assert api in Path(addresses["mirrors"], "demo.toml").read_text()
         process.send_signal(how)
         assert process.wait(timeout=600) == 0
-    assert not Path(told["mirrors"], "demo.toml").exists()
+    assert not Path(addresses["mirrors"], "demo.toml").exists()
     with pytest.raises(requests.ConnectionError):
         requests.get(api, timeout=5)
 
@@ -65,8 +65,8 @@ def test_serve_starts_buckets_and_volumes_too_and_leaves_nothing(
     directory.mkdir()
     (directory / "cache").symlink_to(demo_files)
     (directory / ".neuromirror-demo").touch()
-    with serving(directory, "--buckets", "--volumes") as (process, told):
-        buckets = told["buckets"]
+    with serving(directory, "--buckets", "--volumes") as (process, addresses):
+        buckets = addresses["buckets"]
         for name in buckets["names"]:
             listing = f"{buckets['endpoint']}/{name}?list-type=2"
             assert requests.get(listing, timeout=300).status_code == 200
@@ -75,34 +75,36 @@ def test_serve_starts_buckets_and_volumes_too_and_leaves_nothing(
         )
         assert made.json() == {"result": 2}
         assert requests.get(buckets["docdb"]["v1"], timeout=300).json()
-        assert buckets["endpoint"] in Path(told["mirrors"], "demo-aind.toml").read_text()
-        boss = told["boss"]
+        assert buckets["endpoint"] in Path(addresses["mirrors"], "demo-aind.toml").read_text()
+        boss = addresses["boss"]
         owner = {"Authorization": f"Token {boss['token']}"}
         answer = requests.get(f"{boss['api']}/v1/collection/", headers=owner, timeout=300)
         assert "demo_private" in answer.json()["collections"]
-        assert f'api = "{boss["api"]}"' in Path(told["mirrors"], "demo-boss.toml").read_text()
-        ndstore = told["ndstore"]["api"]
+        assert f'api = "{boss["api"]}"' in Path(addresses["mirrors"], "demo-boss.toml").read_text()
+        ndstore = addresses["ndstore"]["api"]
         assert "demo11" in requests.get(f"{ndstore}/public_tokens/", timeout=300).json()
-        assert f'api = "{ndstore}"' in Path(told["mirrors"], "demo-neurodata.toml").read_text()
+        assert f'api = "{ndstore}"' in Path(addresses["mirrors"], "demo-neurodata.toml").read_text()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=600) == 0
-    assert os.listdir(told["mirrors"]) == []
+    assert os.listdir(addresses["mirrors"]) == []
     with pytest.raises(requests.ConnectionError):
         requests.get(listing, timeout=5)
 
 
-def test_serve_adds_the_dandisets_with_zarrs_when_told(tmp_path: Path, demo_files: Path) -> None:
+def test_serve_adds_dandisets_with_zarrs_if_enabled(tmp_path: Path, demo_files: Path) -> None:
     directory = tmp_path / "demo"
     directory.mkdir()
     (directory / "cache").symlink_to(demo_files)
     (directory / ".neuromirror-demo").touch()
-    with serving(directory, "--no-buckets", "--no-volumes", "--zarrs") as (_, told):
-        rows = requests.get(f"{told['dandi']['api']}/dandisets/", timeout=300).json()["results"]
+    with serving(directory, "--no-buckets", "--no-volumes", "--zarrs") as (_, addresses):
+        rows = requests.get(f"{addresses['dandi']['api']}/dandisets/", timeout=300).json()[
+            "results"
+        ]
         added = [
             row["draft_version"]["asset_count"] for row in rows if row["identifier"] > "000008"
         ]
         assert added == [6, 4, 10, 2]  # and one under embargo
-        zarrs = requests.get(f"{told['dandi']['api']}/zarr/", timeout=300).json()
+        zarrs = requests.get(f"{addresses['dandi']['api']}/zarr/", timeout=300).json()
         assert zarrs["count"] == 10
 
 
@@ -132,12 +134,12 @@ def test_the_archive_is_controlled_over_http(demo: DemoArchive) -> None:
         assert refused.json()["detail"]
 
 
-def test_a_given_port_is_used_and_free_again_afterwards(tmp_path: Path, demo_files: Path) -> None:
+def test_given_port_is_used_and_released(tmp_path: Path, demo_files: Path) -> None:
     with DemoArchive(tmp_path, cache=demo_files, empty=True) as first:
         port = int(first.api_url.split(":")[2].split("/")[0])
-    with DemoArchive(tmp_path, cache=demo_files, empty=True, port=port) as again:
-        assert again.api_url == first.api_url
-        assert requests.get(f"{again.api_url}/dandisets/", timeout=300).json()["count"] == 0
+    with DemoArchive(tmp_path, cache=demo_files, empty=True, port=port) as restarted:
+        assert restarted.api_url == first.api_url
+        assert requests.get(f"{restarted.api_url}/dandisets/", timeout=300).json()["count"] == 0
 
 
 def test_two_archives_in_one_process_do_not_mix(

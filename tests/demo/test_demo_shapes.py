@@ -32,7 +32,7 @@ def ask(demo: DemoArchive, path: str, token: str | None = None, **options: Any) 
     )
 
 
-def places(demo: DemoArchive) -> dict[str, str]:
+def placeholders(demo: DemoArchive) -> dict[str, str]:
     """What stands in for the ids of the recorded requests."""
     published = demo.dandisets["000002"].published
     draft = demo.dandisets["000002"].draft.assets
@@ -85,9 +85,9 @@ SAME_SHAPE = [
 
 @pytest.mark.parametrize(("name", "path"), SAME_SHAPE)
 def test_a_document_has_the_keys_and_types_of_the_real_one(
-    still_demo: DemoArchive, name: str, path: str
+    shared_demo: DemoArchive, name: str, path: str
 ) -> None:
-    got = ask(still_demo, path.format(**places(still_demo)))
+    got = ask(shared_demo, path.format(**placeholders(shared_demo)))
     real = REPLIES[name]
     assert got.status_code == real["status"]
     assert got.headers["Content-Type"] == "application/json"
@@ -126,10 +126,10 @@ SAME_BODY = [
 ]
 
 
-def test_errors_and_empty_answers_are_the_real_ones(still_demo: DemoArchive) -> None:
-    names = places(still_demo)
+def test_errors_and_empty_answers_are_the_real_ones(shared_demo: DemoArchive) -> None:
+    names = placeholders(shared_demo)
     for name, path in SAME_BODY:
-        got = ask(still_demo, path.format(**names))
+        got = ask(shared_demo, path.format(**names))
         assert (name, got.status_code, got.json()) == (
             name,
             REPLIES[name]["status"],
@@ -137,8 +137,8 @@ def test_errors_and_empty_answers_are_the_real_ones(still_demo: DemoArchive) -> 
         )
 
 
-def test_the_list_of_all_has_the_real_rows(still_demo: DemoArchive) -> None:
-    body = ask(still_demo, "/dandisets/?page_size=1000").json()
+def test_the_list_of_all_has_the_real_rows(shared_demo: DemoArchive) -> None:
+    body = ask(shared_demo, "/dandisets/?page_size=1000").json()
     real = REPLIES["ds_all"]["body"]
     assert shape(body) == shape(real)
     assert [row["identifier"] for row in body["results"]] == [
@@ -146,9 +146,9 @@ def test_the_list_of_all_has_the_real_rows(still_demo: DemoArchive) -> None:
     ]
 
 
-def test_lists_are_filtered_and_ordered(still_demo: DemoArchive) -> None:
+def test_lists_are_filtered_and_ordered(shared_demo: DemoArchive) -> None:
     def ids(query: str, token: str | None = None) -> list[str]:
-        rows = ask(still_demo, f"/dandisets/?{query}", token).json()["results"]
+        rows = ask(shared_demo, f"/dandisets/?{query}", token).json()["results"]
         return [row["identifier"] for row in rows]
 
     assert ids("draft=false") == ["000002", "000008"]
@@ -156,25 +156,25 @@ def test_lists_are_filtered_and_ordered(still_demo: DemoArchive) -> None:
     assert ids("ordering=-id")[:2] == ["000008", "000007"]
     assert ids("ordering=bogus") == ids("")
     assert ids("search=OME-Zarr") == ["000005"]
-    assert "000006" in ids("embargoed=true", still_demo.token)
-    assert "000006" not in ids("embargoed=true", still_demo.other_token)
+    assert "000006" in ids("embargoed=true", shared_demo.token)
+    assert "000006" not in ids("embargoed=true", shared_demo.other_token)
     assert ids("page_size=3&page=last") == ["000008"]
 
 
-def test_the_pages_of_a_list_link_to_one_another(still_demo: DemoArchive) -> None:
-    first = ask(still_demo, "/dandisets/?page_size=3").json()
+def test_the_pages_of_a_list_link_to_one_another(shared_demo: DemoArchive) -> None:
+    first = ask(shared_demo, "/dandisets/?page_size=3").json()
     second = requests.get(first["next"], timeout=300).json()
-    assert first["next"] == f"{still_demo.api_url}/dandisets/?page=2&page_size=3"
-    assert second["previous"] == f"{still_demo.api_url}/dandisets/?page_size=3"
+    assert first["next"] == f"{shared_demo.api_url}/dandisets/?page=2&page_size=3"
+    assert second["previous"] == f"{shared_demo.api_url}/dandisets/?page_size=3"
     assert second["count"] == 7
     assert second["results"][0]["identifier"] == "000004"
 
 
-def test_asset_pages_lose_their_count_and_go_on_past_the_end(still_demo: DemoArchive) -> None:
+def test_asset_pages_lose_their_count_and_go_on_past_the_end(shared_demo: DemoArchive) -> None:
     assets = "/dandisets/000002/versions/draft/assets/?page_size=2"
-    assert ask(still_demo, assets).json()["count"] == 6
-    assert ask(still_demo, f"{assets}&page=2").json()["count"] is None
-    beyond = ask(still_demo, f"{assets}&page=99").json()
+    assert ask(shared_demo, assets).json()["count"] == 6
+    assert ask(shared_demo, f"{assets}&page=2").json()["count"] is None
+    beyond = ask(shared_demo, f"{assets}&page=99").json()
     real = REPLIES["a2_p_beyond"]["body"]
     assert beyond | {"previous": ""} == real | {"previous": ""}
     assert beyond["previous"].endswith("?page=98&page_size=2")
@@ -189,8 +189,8 @@ def test_page_size_is_clipped_at_1000(demo: DemoArchive) -> None:
     assert rest["next"] is None
 
 
-def test_an_nwb_asset_has_the_metadata_of_a_real_one(still_demo: DemoArchive) -> None:
-    rows = ask(still_demo, "/dandisets/000001/versions/draft/assets/?metadata=true").json()[
+def test_an_nwb_asset_has_the_metadata_of_a_real_one(shared_demo: DemoArchive) -> None:
+    rows = ask(shared_demo, "/dandisets/000001/versions/draft/assets/?metadata=true").json()[
         "results"
     ]
     real = next(
@@ -201,10 +201,10 @@ def test_an_nwb_asset_has_the_metadata_of_a_real_one(still_demo: DemoArchive) ->
     assert shape(next(row for row in rows if row["path"] == SHARED)) == shape(real)
 
 
-def test_assets_are_found_by_prefix_and_glob(still_demo: DemoArchive) -> None:
+def test_assets_are_found_by_prefix_and_glob(shared_demo: DemoArchive) -> None:
     def paths(query: str) -> list[str]:
         url = f"/dandisets/000002/versions/draft/assets/?{query}"
-        return [row["path"] for row in ask(still_demo, url).json()["results"]]
+        return [row["path"] for row in ask(shared_demo, url).json()["results"]]
 
     assert paths("path=SUB-201/") == [
         "sub-201/sub-201_ses-01_ecephys.nwb",
@@ -214,26 +214,26 @@ def test_assets_are_found_by_prefix_and_glob(still_demo: DemoArchive) -> None:
     assert len(paths("zarr=false")) == 6
 
 
-def test_the_embargoed_is_for_its_owner_alone(still_demo: DemoArchive) -> None:
-    asset = next(iter(still_demo.dandisets["000006"].draft.assets.values())).asset_id
+def test_embargoed_dandiset_is_visible_only_to_its_owner(shared_demo: DemoArchive) -> None:
+    asset = next(iter(shared_demo.dandisets["000006"].draft.assets.values())).asset_id
     for path in (
         "/dandisets/000006/",
         "/dandisets/000006/versions/draft/info/",
         f"/assets/{asset}/info/",
     ):
-        anonymous = ask(still_demo, path)
+        anonymous = ask(shared_demo, path)
         assert anonymous.status_code == 401
         assert anonymous.headers["WWW-Authenticate"] == 'Bearer realm="api"'
-        other = ask(still_demo, path, still_demo.other_token)
+        other = ask(shared_demo, path, shared_demo.other_token)
         assert (other.status_code, other.json()) == (403, REPLIES["d000004_other"]["body"])
-        assert ask(still_demo, path, still_demo.token).status_code == 200
+        assert ask(shared_demo, path, shared_demo.token).status_code == 200
     real = REPLIES["v000004_draft_owner_info"]["body"]
-    got = ask(still_demo, "/dandisets/000006/versions/draft/info/", still_demo.token).json()
+    got = ask(shared_demo, "/dandisets/000006/versions/draft/info/", shared_demo.token).json()
     assert shape(got) == shape(real)
 
 
-def test_a_bad_token_is_refused_even_where_all_is_public(still_demo: DemoArchive) -> None:
-    got = ask(still_demo, "/dandisets/", "wrong")
+def test_a_bad_token_is_refused_even_where_all_is_public(shared_demo: DemoArchive) -> None:
+    got = ask(shared_demo, "/dandisets/", "wrong")
     assert (got.status_code, got.json()) == (401, REPLIES["ds_bad_token"]["body"])
 
 
@@ -248,61 +248,61 @@ def test_a_bad_token_is_refused_even_where_all_is_public(still_demo: DemoArchive
         "/nosuch/",
     ],
 )
-def test_a_malformed_id_is_an_html_404(still_demo: DemoArchive, path: str) -> None:
-    got = ask(still_demo, path)
+def test_a_malformed_id_is_an_html_404(shared_demo: DemoArchive, path: str) -> None:
+    got = ask(shared_demo, path)
     assert got.status_code == 404
     assert got.headers["Content-Type"] == "text/html; charset=utf-8"
     assert len(got.content) == 179
 
 
-def test_a_missing_slash_is_a_redirect(still_demo: DemoArchive) -> None:
-    got = ask(still_demo, "/dandisets?page_size=2")
+def test_a_missing_slash_is_a_redirect(shared_demo: DemoArchive) -> None:
+    got = ask(shared_demo, "/dandisets?page_size=2")
     assert got.status_code == 301
     assert got.headers["Location"] == "/api/dandisets/?page_size=2"
 
 
-def test_head_and_gzip_and_accept_are_answered(still_demo: DemoArchive) -> None:
-    whole = ask(still_demo, "/dandisets/", headers={"Accept-Encoding": "identity"})
+def test_head_and_gzip_and_accept_are_answered(shared_demo: DemoArchive) -> None:
+    whole = ask(shared_demo, "/dandisets/", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in whole.headers
-    head = ask(still_demo, "/dandisets/", method="HEAD", headers={"Accept-Encoding": "identity"})
+    head = ask(shared_demo, "/dandisets/", method="HEAD", headers={"Accept-Encoding": "identity"})
     assert head.content == b""
     assert head.headers["Content-Length"] == whole.headers["Content-Length"]
-    packed = ask(still_demo, "/dandisets/")
+    packed = ask(shared_demo, "/dandisets/")
     assert packed.headers["Content-Encoding"] == "gzip"
     assert packed.json() == whole.json()
-    odd = ask(still_demo, "/dandisets/?page_size=1", headers={"Accept": "application/xml"})
+    odd = ask(shared_demo, "/dandisets/?page_size=1", headers={"Accept": "application/xml"})
     assert (odd.status_code, odd.json()) == (406, REPLIES["accept_xml"]["body"])
 
 
-def test_nothing_can_be_written_through_the_api(still_demo: DemoArchive) -> None:
-    got = ask(still_demo, "/dandisets/", method="POST", json={"name": "mine"})
+def test_nothing_can_be_written_through_the_api(shared_demo: DemoArchive) -> None:
+    got = ask(shared_demo, "/dandisets/", method="POST", json={"name": "mine"})
     assert (got.status_code, got.json()) == (401, REPLIES["post_anon"]["body"])
-    assert ask(still_demo, "/dandisets/", still_demo.token, method="POST").status_code == 405
+    assert ask(shared_demo, "/dandisets/", shared_demo.token, method="POST").status_code == 405
 
 
-def test_a_blob_is_found_by_its_digest_once_that_is_known(still_demo: DemoArchive) -> None:
+def test_a_blob_is_found_by_its_digest_once_that_is_known(shared_demo: DemoArchive) -> None:
     def look(digest: str) -> Any:
-        asked = {"algorithm": "dandi:sha2-256", "value": digest}
-        return ask(still_demo, "/blobs/digest/", method="POST", json=asked)
+        query = {"algorithm": "dandi:sha2-256", "value": digest}
+        return ask(shared_demo, "/blobs/digest/", method="POST", json=query)
 
-    known = look(still_demo.sha256("000001", SHARED))
+    known = look(shared_demo.sha256("000001", SHARED))
     assert shape(known.json()) == shape(REPLIES["blob_digest"]["body"])
-    late = look(still_demo.sha256("000004", LATE))
+    late = look(shared_demo.sha256("000004", LATE))
     assert (late.status_code, late.json()) == (404, REPLIES["blob_digest_404"]["body"])
 
 
 def test_zarr_entries_are_listed_by_cursor_and_by_a_careless_prefix(
-    still_demo: DemoArchive,
+    shared_demo: DemoArchive,
 ) -> None:
-    url = f"/zarr/{places(still_demo)['zarr']}/files/"
+    url = f"/zarr/{placeholders(shared_demo)['zarr']}/files/"
     keys: list[str] = []
-    following: str | None = f"{still_demo.api_url}{url}?limit=10"
+    following: str | None = f"{shared_demo.api_url}{url}?limit=10"
     while following:
         body = requests.get(following, timeout=300).json()
         keys += [row["Key"] for row in body["results"]]
         following = body["next"]
-    assert keys == [row["Key"] for row in ask(still_demo, url).json()["results"]]
+    assert keys == [row["Key"] for row in ask(shared_demo, url).json()["results"]]
     assert keys == sorted(keys, key=str.encode)
     assert len(keys) == 36
-    inside = [row["Key"] for row in ask(still_demo, f"{url}?prefix=0/1/").json()["results"]]
+    inside = [row["Key"] for row in ask(shared_demo, f"{url}?prefix=0/1/").json()["results"]]
     assert "0/10/0" in inside

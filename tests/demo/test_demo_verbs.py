@@ -100,7 +100,7 @@ def test_a_zarr_an_embargo_or_nothing_is_not_published(demo: DemoArchive) -> Non
             demo.publish(dandiset)
 
 
-def test_a_title_is_changed_in_the_draft_alone(demo: DemoArchive) -> None:
+def test_title_changes_only_in_the_draft(demo: DemoArchive) -> None:
     demo.set_metadata(LIVING, title="Another title")
     body = get(demo, f"/dandisets/{LIVING}/")
     assert body["draft_version"]["name"] == "Another title"
@@ -143,7 +143,7 @@ def test_replaced_blobs_expire_and_those_of_a_version_stay(demo: DemoArchive) ->
     assert demo.expire_blobs() == 0
 
 
-def test_an_archive_for_members_answers_nobody_without_a_token(demo: DemoArchive) -> None:
+def test_members_only_archive_requires_a_token(demo: DemoArchive) -> None:
     demo.members_only = True
     for path in ("/info/", "/dandisets/", f"/dandisets/{LIVING}/", "/zarr/"):
         assert requests.get(demo.api_url + path, timeout=300).status_code == 401

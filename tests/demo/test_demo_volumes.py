@@ -69,9 +69,9 @@ def test_a_coarser_level_joins_voxels_on_a_grid_from_zero(
     ramp = np.arange(7 * 9 * 11).reshape(7, 9, 11) * 37
     voxels = (ramp % 4 if labels else ramp % 251).astype(np.uint64 if labels else np.uint8)
     made = volumes.coarser(voxels, start, factor, labels=labels)
-    wanted = slowly(voxels, start, factor, labels)
+    expected = slowly(voxels, start, factor, labels)
     assert made.dtype == voxels.dtype
-    assert np.array_equal(made, wanted)
+    assert np.array_equal(made, expected)
 
 
 def test_a_time_series_is_coarsened_sample_by_sample() -> None:

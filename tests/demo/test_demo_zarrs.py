@@ -189,7 +189,7 @@ def test_the_bucket_lists_a_zarrs_versions_with_encoded_names(
     assert keys == sorted(shared.key(name) for name in shared.entries)
 
 
-def test_an_entry_uploaded_in_parts_tells_their_size(still: tuple[DemoArchive, Made]) -> None:
+def test_multipart_entry_reports_its_part_size(still: tuple[DemoArchive, Made]) -> None:
     demo, made = still
     zarr = demo.zarrs[made["parts"]["zarr"]]
     for name, parts, first in (("0/0", 2, 5 * 2**20), (".zattrs", 1, None), (".zgroup", 0, None)):
@@ -224,8 +224,8 @@ def test_a_never_finalized_zarr_has_files_and_nothing_else(
 ) -> None:
     demo, made = zarrs
     one = made["pending"]
-    told = get(demo, f"/zarr/{one['zarr']}/").json()
-    assert (told["status"], told["checksum"], told["file_count"], told["size"]) == (
+    document = get(demo, f"/zarr/{one['zarr']}/").json()
+    assert (document["status"], document["checksum"], document["file_count"], document["size"]) == (
         *("Pending", None),
         *(0, 0),
     )
@@ -233,8 +233,12 @@ def test_a_never_finalized_zarr_has_files_and_nothing_else(
     assert (row["size"], row["metadata"]["contentSize"]) == (0, 0)
     assert len(listed(demo, one["zarr"])) == 40
     checksum = demo.finalize_zarr(one["dandiset"], one["path"])
-    told = get(demo, f"/zarr/{one['zarr']}/").json()
-    assert (told["status"], told["checksum"], told["file_count"]) == ("Complete", checksum, 40)
+    document = get(demo, f"/zarr/{one['zarr']}/").json()
+    assert (document["status"], document["checksum"], document["file_count"]) == (
+        "Complete",
+        checksum,
+        40,
+    )
     assert row_of(demo, one)["modified"] > row["modified"]
     # whoever uploads takes the checksum away, and neither asset nor draft shows a change
     row = row_of(demo, one)
@@ -372,7 +376,7 @@ def test_bytes_that_an_open_dandiset_holds_are_under_no_embargo(
     assert demo.dandisets[closed].embargoed
 
 
-def test_git_annex_gets_embargoed_bytes_with_the_token_by_curl_alone(
+def test_git_annex_gets_embargoed_bytes_with_a_token_through_curl(
     zarrs: tuple[DemoArchive, Made], tmp_path: Path
 ) -> None:
     demo, made = zarrs
@@ -382,10 +386,8 @@ def test_git_annex_gets_embargoed_bytes_with_the_token_by_curl_alone(
     work.mkdir()
     key = f"SHA256E-s{blob.size}--{blob.sha256}.txt"
 
-    def git(*words: str, fails: bool = False) -> None:
-        run = subprocess.run(
-            ["git", *words], cwd=work, capture_output=True, timeout=60, check=False
-        )
+    def git(*argv: str, fails: bool = False) -> None:
+        run = subprocess.run(["git", *argv], cwd=work, capture_output=True, timeout=60, check=False)
         assert bool(run.returncode) is fails, run.stderr
 
     git("init", "-q")

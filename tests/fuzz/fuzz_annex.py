@@ -9,32 +9,32 @@ import subprocess
 from contextlib import suppress
 from functools import cache
 
-from fuzz_core import agree, target, values
+from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
 from neuromirror.annex import (
-    extension,
-    fits,
+    fits_path_limits,
     git_path,
     hash_lower,
     hash_mixed,
     key_digest,
-    key_file,
-    key_of_file,
+    key_extension,
+    key_file_name,
+    key_from_file_name,
     link_target,
     mark_clash,
     parse_key,
     parse_log,
-    pointer,
+    pointer_content,
     upstream_path,
 )
-from neuromirror.annex.addresses import may_be_private
-from neuromirror.annex.backend import matches
+from neuromirror.annex.allowed_addresses import is_private_host_allowed
+from neuromirror.annex.backend import matches_key
 from neuromirror.annex.logs import merge_location_log, merge_url_log, parse_remote_log, remote_log
-from neuromirror.lab.committed import CommitUnreadable, _file, key_proof
-from neuromirror.lab.get.listing import _key_of
-from neuromirror.lab.verify.clone import linked_key, pointed_key
-from neuromirror.volume.clone_files import _key_in
+from neuromirror.lab.minted_commit import CommitUnreadableError, _file, manifest_digest_of_key
+from neuromirror.transfer.annexed_files import _key_of
+from neuromirror.transfer.verified_repository import pointer_key, symlink_key
+from neuromirror.volume.clone_files import _parse_pointer
 
 _UUID = "00000000-0000-0000-0000-000000000001"
 
@@ -93,52 +93,54 @@ _KEYS = [
 ]
 
 
-@target("annex-key", ValueError, seeds=values(*_KEYS), kind="text", slow=True)
+@target("annex-key", ValueError, seeds=fixed_seeds(*_KEYS), kind="text", slow=True)
 def annex_key(data: bytes) -> None:
     """Keys, taken apart and turned into file names, compared with ``git annex examinekey``."""
     key = data.decode("utf-8")
     parts = parse_key(key)
-    agree(key_of_file(key_file(key)) == key, "file name", key)
-    agree(parse_key(key_of_file(link_target(key, b"a/b").rpartition(b"/")[2])) == parts, "link")
+    check_agreement(key_from_file_name(key_file_name(key)) == key, "file name", key)
+    check_agreement(
+        parse_key(key_from_file_name(link_target(key, b"a/b").rpartition(b"/")[2])) == parts, "link"
+    )
     key_digest(key)
-    key_proof(key)
+    manifest_digest_of_key(key)
     if parts.backend == "XS3ETAG":
         with suppress(ValueError):
-            matches(io.BytesIO(b"content"), parts.size, parts.name)
+            matches_key(io.BytesIO(b"content"), parts.size, parts.name)
     # examinekey strips the lines that it reads
     if "\n" in key or "\r" in key or "\0" in key or len(data) > 3000 or key != key.strip():
         return
     if re.match(r"[^-]*(-[sm][^-]*)*-[SC]", key):  # git-annex hashes the key that a chunk is of
         return
-    told = _examiner().ask(key)
-    if told is not None:
-        size, backend, lower, mixed = told
-        agree(
+    examined = _examiner().ask(key)
+    if examined is not None:
+        size, backend, lower, mixed = examined
+        check_agreement(
             size == (b"unknown" if parts.size is None else b"%d" % parts.size), "size", size, parts
         )
-        agree(backend == parts.backend.encode(), "backend", backend)
-        agree(lower == hash_lower(key) + b"/", "lower", lower)
-        agree(mixed == hash_mixed(key) + b"/", "mixed", mixed)
+        check_agreement(backend == parts.backend.encode(), "backend", backend)
+        check_agreement(lower == hash_lower(key) + b"/", "lower", lower)
+        check_agreement(mixed == hash_mixed(key) + b"/", "mixed", mixed)
 
 
 def _key_of_link(target: bytes) -> str | None:
     """The key of a link in a commit, as a restored one is read."""
-    with suppress(CommitUnreadable, ValueError):  # who reads many makes one of the other
+    with suppress(CommitUnreadableError, ValueError):  # who reads many makes one of the other
         return _file(b"a.nwb", target).key
     return None
 
 
 @target(
     "annex-pointer",
-    seeds=values(*(pointer(key) for key in _KEYS), link_target(_KEYS[0], b"a/b")),
+    seeds=fixed_seeds(*(pointer_content(key) for key in _KEYS), link_target(_KEYS[0], b"a/b")),
     kind="text",
 )
 def annex_pointer(data: bytes) -> None:
     """Pointer files and link targets, as a clone has them."""
-    readers = (_key_in, linked_key, pointed_key, _key_of, _key_of_link)
+    readers = (_parse_pointer, symlink_key, pointer_key, _key_of, _key_of_link)
     for key in filter(None, (read(data) for read in readers)):
         parse_key(key)
-        key_proof(key)
+        manifest_digest_of_key(key)
 
 
 _LOG = f"1700000000s 1 {_UUID}\n1700000000.5s 0 here\n1 X old\nnonsense\n"
@@ -146,7 +148,7 @@ _LOG = f"1700000000s 1 {_UUID}\n1700000000.5s 0 here\n1 X old\nnonsense\n"
 
 @target(
     "annex-log",
-    seeds=values(_LOG, "1700000000s 1 https://example.org/a b\n"),
+    seeds=fixed_seeds(_LOG, "1700000000s 1 https://example.org/a b\n"),
     kind="text",
 )
 def annex_log(data: bytes) -> None:
@@ -156,9 +158,9 @@ def annex_log(data: bytes) -> None:
     newest = max(
         (line for line in parse_log(merged) if line.value == _UUID), key=lambda line: line.timestamp
     )
-    agree(newest.status == "1", merged)
-    agree(merge_location_log(merged, 1_800_000_000, _UUID) == merged, "merged twice")
-    agree(
+    check_agreement(newest.status == "1", merged)
+    check_agreement(merge_location_log(merged, 1_800_000_000, _UUID) == merged, "merged twice")
+    check_agreement(
         merge_url_log(merge_url_log(data, ["u"], 5), ["u"], 6) == merge_url_log(data, ["u"], 5),
         "URL",
     )
@@ -169,7 +171,7 @@ _REMOTE = remote_log(
 )
 
 
-@target("annex-remote-log", seeds=values(_REMOTE), kind="text")
+@target("annex-remote-log", seeds=fixed_seeds(_REMOTE), kind="text")
 def annex_remote_log(data: bytes) -> None:
     """``remote.log``: what is written is read back."""
     found = parse_remote_log(data)
@@ -187,7 +189,7 @@ def annex_remote_log(data: bytes) -> None:
             remote_log(_UUID, kept, 1).decode("utf-8", "surrogateescape") if _is_text(kept) else ""
         )
         if kept and written:
-            agree(parse_remote_log(written.encode())[_UUID] == kept, kept)
+            check_agreement(parse_remote_log(written.encode())[_UUID] == kept, kept)
 
 
 def _is_text(config: dict[str, str]) -> bool:
@@ -200,7 +202,7 @@ def _is_text(config: dict[str, str]) -> bool:
 
 @target(
     "git-path",
-    seeds=values(
+    seeds=fixed_seeds(
         "sub-01/a.nwb", ".git/x", "a//b", "%2E/%_", b"\xff\x00/..", "gi7eba~1/" + "é" * 200
     ),
     kind="text",
@@ -209,22 +211,24 @@ def git_paths(data: bytes) -> None:
     """Upstream names as git paths: reversible, and nothing in them that git refuses."""
     made = git_path(data)
     made.decode("utf-8")
-    agree(upstream_path(made) == data, "round trip", made)
+    check_agreement(upstream_path(made) == data, "round trip", made)
     marked = mark_clash(made)
-    agree(upstream_path(marked) == data and marked != made, "clash", marked)
+    check_agreement(upstream_path(marked) == data and marked != made, "clash", marked)
     for part in (*made.split(b"/"), *marked.split(b"/")):
-        agree(part not in (b"", b".", b"..") and part.lower() != b".git" and len(part) <= 255, part)
-        agree(not any(byte < 0x20 or byte == 0x7F for byte in part), part)
-    fits(made)
-    extension(made)
+        check_agreement(
+            part not in (b"", b".", b"..") and part.lower() != b".git" and len(part) <= 255, part
+        )
+        check_agreement(not any(byte < 0x20 or byte == 0x7F for byte in part), part)
+    fits_path_limits(made)
+    key_extension(made)
 
 
 @target(
     "annex-addresses",
-    seeds=values("127.0.0.1:80 [::1]:8080 all\nlocalhost:80", "10.0.0.1\n[::1]"),
+    seeds=fixed_seeds("127.0.0.1:80 [::1]:8080 all\nlocalhost:80", "10.0.0.1\n[::1]"),
     kind="text",
 )
 def annex_addresses(data: bytes) -> None:
     """git-annex's setting of addresses that may be private."""
     allowed, _, host = data.decode("utf-8", "replace").partition("\n")
-    may_be_private(host, allowed.split())
+    is_private_host_allowed(host, allowed.split())

@@ -10,19 +10,19 @@ from typing import Any
 from unittest.mock import patch
 
 import yaml
-from fuzz_core import agree, target, values
+from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 from fuzz_sources import _BOSS, _DESCRIPTION, _INFO, _LAYER, _NDSTORE
 
-from neuromirror.lab.cite.errors import NotCitable
+from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.formats import cite
-from neuromirror.lab.cite.reading import read_work
-from neuromirror.lab.cite.works import Collection, State
-from neuromirror.lab.committed import Committed, CommitUnreadable
-from neuromirror.mint import ObjectMissing, ObjectReader
+from neuromirror.lab.cite.work_reader import read_work
+from neuromirror.lab.cite.works import CitationCollection, CitedState
+from neuromirror.lab.minted_commit import CommitUnreadableError, MintedCommit
+from neuromirror.mint import ObjectMissingError, ObjectReader
 from neuromirror.model import NeuromirrorError
 
-_DESCRIBED: dict[str, Any] = {
+_DESCRIPTION_JSON: dict[str, Any] = {
     **{"dataset": "dandi:000027", "source": "https://x.example.org/", "version": "0.1"},
     **{"kind": "published", "state": "sha256:" + "0" * 64, "title": "A title"},
     **{"files": 1, "bytes": 2, "evidence": {"sha256": 1}, "exceptions": []},
@@ -60,14 +60,14 @@ _DOCUMENTS: dict[str, Any] = {
     ".ndstore/project.json": _NDSTORE["project"],
     "provenance": _LAYER,
 }
-_SHORT = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
+_FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
 
 
 def _seeds() -> list[bytes]:
     return [json.dumps({path: document}).encode() for path, document in _DOCUMENTS.items()]
 
 
-@target("cite", NotCitable, seeds=_seeds, kind="json")
+@target("cite", NotCitableError, seeds=_seeds, kind="json")
 def citation(data: bytes) -> None:
     """Upstream's documents, cited: whatever they hold, each format stays what it is."""
     try:
@@ -76,56 +76,58 @@ def citation(data: bytes) -> None:
         return
     if not isinstance(held, dict):
         return
-    described = {**_DESCRIBED, "documents": list(held)}
+    described = {**_DESCRIPTION_JSON, "documents": list(held)}
 
     _cite(described, held)
 
 
-@target("dataset-json", NeuromirrorError, seeds=values(json.dumps(_DESCRIBED)), kind="json")
+@target(
+    "dataset-json", NeuromirrorError, seeds=fixed_seeds(json.dumps(_DESCRIPTION_JSON)), kind="json"
+)
 def dataset_json(data: bytes) -> None:
     """``.neuromirror/dataset.json`` of a commit that somebody else may have written."""
 
-    class _Described(ObjectReader):
+    class _DescriptionReader(ObjectReader):
         def read(self, name: str) -> bytes:
             return data
 
         def commit_tree(self, commit: str) -> bytes:
             return bytes(20)
 
-    with patch("neuromirror.lab.committed.ObjectReader", _Described):
-        found = Committed(scratch(), "0" * 40)
-    agree(found.only_files >= 0, found.only_files)
+    with patch("neuromirror.lab.minted_commit.ObjectReader", _DescriptionReader):
+        found = MintedCommit(scratch(), "0" * 40)
+    check_agreement(found.manifest_only_files >= 0, found.manifest_only_files)
     if found.form != "files":
-        found.state()
-    with suppress(CommitUnreadable):
-        part = found._part(b"a.zarr", "0" * 40)
-        agree(isinstance(part.files, int) and isinstance(part.state, str), part)
+        found.compute_state()
+    with suppress(CommitUnreadableError):
+        part = found._subdataset(b"a.zarr", "0" * 40)
+        check_agreement(isinstance(part.files, int) and isinstance(part.state, str), part)
     _cite(data, {})
 
 
 def _cite(described: Any, held: Mapping[str, Any]) -> None:
     """Cite a commit with this description and these documents in all formats."""
 
-    class _Documents(ObjectReader):
+    class _DocumentReader(ObjectReader):
         def read(self, name: str) -> bytes:
             path = name.partition(":")[2]
             if path == ".neuromirror/dataset.json":
                 return described if isinstance(described, bytes) else json.dumps(described).encode()
             if path in held:
                 return json.dumps(held[path]).encode()
-            raise ObjectMissing(name)
+            raise ObjectMissingError(name)
 
     moment = datetime(2024, 1, 1, tzinfo=UTC)
-    state = State(scratch(), "dandi:000027", "0.1", "0" * 40, "1" * 40, moment)
-    with patch("neuromirror.lab.cite.reading.ObjectReader", _Documents):
+    state = CitedState(scratch(), "dandi:000027", "0.1", "0" * 40, "1" * 40, moment)
+    with patch("neuromirror.lab.cite.work_reader.ObjectReader", _DocumentReader):
         work = read_work(state)
-    for form in _SHORT:
-        made = "".join(cite(Collection((work,)), form, files=False))
+    for form in _FORMATS:
+        made = "".join(cite(CitationCollection((work,)), form, files=False))
         made.encode("utf-8")
         if form in ("csl", "datacite", "ro-crate", "croissant"):
             json.loads(made)
         elif form == "cff":
-            agree(isinstance(yaml.safe_load(made), dict), "no mapping", made)
+            check_agreement(isinstance(yaml.safe_load(made), dict), "no mapping", made)
         elif form == "bibtex":
-            agree(made.count("{") == made.count("}"), "braces", made)
-            agree(made.count("@dataset{") == 1, "entries", made)
+            check_agreement(made.count("{") == made.count("}"), "braces", made)
+            check_agreement(made.count("@dataset{") == 1, "entries", made)

@@ -2,7 +2,7 @@
 
 A target takes bytes and returns nothing. It may raise what its parser documents, and nothing else;
 where another implementation of the same format exists, the target compares the two and raises
-:class:`Disagreement`. ``scripts/fuzz`` runs targets for minutes, the test suite for seconds.
+:class:`DisagreementError`. ``scripts/fuzz`` runs targets for minutes, the test suite for seconds.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 FOLDER = Path(__file__).parent
 FINDINGS = FOLDER / "findings"
 CORPUS = FOLDER / "corpus"
-LARGEST = 1 << 16
+MAX_INPUT_BYTES = 1 << 16
 """Bytes of an input."""
-SECONDS = 2.0
+MAX_SECONDS = 2.0
 """CPU time that one input may take."""
-MEGABYTES = 64
+MAX_MEGABYTES = 64
 """Memory by which the process may grow for one input."""
 
 
-class Disagreement(AssertionError):
+class DisagreementError(AssertionError):
     """Two parsers of one format disagree, or a value does not survive a round trip."""
 
 
-def agree(condition: bool, *details: object) -> None:
+def check_agreement(condition: bool, *details: object) -> None:
     """Raise Disagreement unless a condition holds."""
     if not condition:
-        raise Disagreement(", ".join(repr(one)[:300] for one in details))
+        raise DisagreementError(", ".join(repr(one)[:300] for one in details))
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Target:
 
     name: str
     run: Callable[[bytes], None]
-    declared: tuple[type[BaseException], ...]
+    declared_errors: tuple[type[BaseException], ...]
     seeds: Callable[[], Sequence[bytes]]
     kind: str
-    slow: bool = False
+    is_slow: bool = False
 
     def corpus(self) -> list[bytes]:
         """Return the seeds, the stored corpus and all past findings of the target."""
@@ -96,26 +96,26 @@ def execute(one: Target, data: bytes) -> Finding | None:
 
     Too much time or memory counts only when it shows twice: the first run may load a library.
     """
-    finding = _once(one, data)
+    finding = _execute_once(one, data)
     if finding is not None and finding.reason in ("time", "memory"):
-        return _once(one, data)
+        return _execute_once(one, data)
     return finding
 
 
-def _once(one: Target, data: bytes) -> Finding | None:
+def _execute_once(one: Target, data: bytes) -> Finding | None:
     memory = Memory()
     started = time.process_time()
     try:
         one.run(data)
-    except one.declared:
+    except one.declared_errors:
         pass
     except Exception as error:  # noqa: BLE001 - every other exception is what is looked for
-        place = signature(error)
-        return Finding(one.name, data, type(error).__name__, place, traceback.format_exc())
+        raised_at = signature(error)
+        return Finding(one.name, data, type(error).__name__, raised_at, traceback.format_exc())
     spent, grown = time.process_time() - started, memory.grown()
-    if spent > SECONDS:
+    if spent > MAX_SECONDS:
         return Finding(one.name, data, "time", "time", f"{spent:.1f} s of CPU time")
-    if grown > MEGABYTES << 20:
+    if grown > MAX_MEGABYTES << 20:
         return Finding(one.name, data, "memory", "memory", f"{grown >> 20} MiB more memory")
     return None
 
@@ -155,7 +155,7 @@ def _field(name: str) -> int:
     return 0
 
 
-def minimised(one: Target, finding: Finding, seconds: float = 10.0) -> Finding:
+def minimise(one: Target, finding: Finding, seconds: float = 10.0) -> Finding:
     """Return a smaller input with the same signature, found by leaving pieces out."""
     best, until = finding, time.monotonic() + seconds
     size = max(1, len(best.data) // 2)
@@ -163,7 +163,7 @@ def minimised(one: Target, finding: Finding, seconds: float = 10.0) -> Finding:
         at, shrunk = 0, False
         while at < len(best.data) and time.monotonic() < until:
             smaller = best.data[:at] + best.data[at + size :]
-            found = _once(one, smaller)
+            found = _execute_once(one, smaller)
             if found is not None and found.signature == finding.signature:
                 best, shrunk = found, True
             else:
@@ -173,7 +173,7 @@ def minimised(one: Target, finding: Finding, seconds: float = 10.0) -> Finding:
     return best
 
 
-def values(*found: Any) -> Callable[[], Sequence[bytes]]:
+def fixed_seeds(*found: Any) -> Callable[[], Sequence[bytes]]:
     """Return a ``seeds`` function for fixed inputs: bytes, or text as UTF-8."""
     made = [one if isinstance(one, bytes) else str(one).encode() for one in found]
     return lambda: made

@@ -8,18 +8,18 @@ from functools import cache
 
 import msgspec
 import zstandard
-from fuzz_core import agree, target
+from fuzz_core import check_agreement, target
 from fuzz_git import scratch
 
-from neuromirror.lab.manifests import (
+from neuromirror.lab.lock_manifests import (
     ListedFile,
-    ListedPart,
-    ManifestHead,
-    ManifestReader,
+    ListedSubdataset,
+    LockManifestHead,
+    LockManifestReader,
     PlainFile,
     canonical_line,
 )
-from neuromirror.mint.lines import FrameRefused, read_lines
+from neuromirror.mint.zstd_lines import ZstdFrameError, read_lines
 from neuromirror.model import NeuromirrorError
 
 _ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
@@ -33,9 +33,9 @@ def _lines() -> bytes:
     digest = "sha256:" + "0" * 64
     key = f"SHA256E-s5--{'0' * 64}.nwb"
     file = ListedFile("a.nwb", key, digest, 5, ("https://x.example.org/a",), True)
-    part = ListedPart("b.zarr", "dandi:zarr/1", _ID, _COMMIT, _STATE, 3, 4)
+    part = ListedSubdataset("b.zarr", "dandi:zarr/1", _ID, _COMMIT, _STATE, 3, 4)
     content = canonical_line(file) + canonical_line(part)
-    head = ManifestHead(
+    head = LockManifestHead(
         manifest=1,
         dataset="dandi:000027",
         dataset_id=_ID,
@@ -47,12 +47,12 @@ def _lines() -> bytes:
         form="files",
         commit_object="tree 0\n",
     )
-    told = {
+    subdataset_line = {
         **{"path": part.path, "dataset": part.dataset_id, "name": part.name},
         **{"commit": part.commit, "state": part.state, "files": 3, "bytes": 4},
     }
     plain = [{"path": "dandiset.yaml", "content": "{}\n"}, {"path": "odd", "base64": "/w=="}]
-    found = [head, *plain, file, told]
+    found = [head, *plain, file, subdataset_line]
     return b"".join(msgspec.json.encode(one) + b"\n" for one in found)
 
 
@@ -70,13 +70,13 @@ def manifest(data: bytes) -> None:
     """Manifests, read to their ends."""
     path = scratch() / "x.jsonl.zst"
     path.write_bytes(data)
-    reader = ManifestReader(path, 100)
+    reader = LockManifestReader(path, 100)
     for line in reader:
-        agree(isinstance(line, PlainFile | ListedFile | ListedPart), line)
+        check_agreement(isinstance(line, PlainFile | ListedFile | ListedSubdataset), line)
         if isinstance(line, ListedFile):
-            agree(line.evidence is not None, line)
-        agree(not line.path.startswith("/") and "\0" not in line.path, line.path)
-        agree(not {"..", ".git"} & set(line.path.split("/")), line.path)
+            check_agreement(line.evidence is not None, line)
+        check_agreement(not line.path.startswith("/") and "\0" not in line.path, line.path)
+        check_agreement(not {"..", ".git"} & set(line.path.split("/")), line.path)
 
 
 @target("manifest-lines", NeuromirrorError, seeds=lambda: [_lines()], kind="json-lines")
@@ -85,7 +85,7 @@ def manifest_lines(data: bytes) -> None:
     manifest(_packed(data))
 
 
-@target("frame", FrameRefused, seeds=_frames, kind="bytes")
+@target("frame", ZstdFrameError, seeds=_frames, kind="bytes")
 def frame(data: bytes) -> None:
     """Lines of zstd frames, compared with zstandard's own reader."""
     path = scratch() / "frame.zst"
@@ -94,4 +94,4 @@ def frame(data: bytes) -> None:
         found = list(read_lines(file))
     with path.open("rb") as file:
         content = zstandard.ZstdDecompressor().stream_reader(file).read()
-    agree([*found, b""] == content.split(b"\n"), "lines", found)
+    check_agreement([*found, b""] == content.split(b"\n"), "lines", found)

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from fuzz_core import agree, target, values
+from fuzz_core import check_agreement, fixed_seeds, target
 
 from neuromirror.annex import git_path
-from neuromirror.lab.bundles import read_refs_of
+from neuromirror.git.objects import ObjectMissingError, ObjectReader, parse_tree
+from neuromirror.git.submodules import Submodule, gitmodules_content
+from neuromirror.lab.bundles import read_bundle_refs
 from neuromirror.mint import git_environment
-from neuromirror.mint.modules import Module, modules_file
-from neuromirror.mint.objects import ObjectMissing, ObjectReader, parse_tree
 from neuromirror.model import NeuromirrorError
-from neuromirror.store.errors import StoreDamaged
-from neuromirror.store.pack_indexes import PackIds, pack_size, packs_indexed
+from neuromirror.store.errors import StoreDamagedError
+from neuromirror.store.pack_indexes import PackObjectIds, multi_pack_index_names, pack_size
 
 
 @cache
@@ -70,19 +70,19 @@ def _objects(kind: str) -> Sequence[bytes]:
 def git_tree(data: bytes) -> None:
     """Tree objects, compared with ``git ls-tree``."""
     found = list(parse_tree(data))
-    agree(all(len(sha) == 20 for _, _, sha in found), "a short id", found)
+    check_agreement(all(len(sha) == 20 for _, _, sha in found), "a short id", found)
     repository()
     written = _git("hash-object", "-t", "tree", "-w", "--stdin", data=data, check=False)
     if not written:  # git itself refuses it
         return
     listed = _git("ls-tree", "-z", "--full-tree", written.decode().strip()).split(b"\0")[:-1]
     names = [entry.partition(b"\t")[2] for entry in listed]
-    agree(names == [name for _, name, _ in found], "names", names, found)
+    check_agreement(names == [name for _, name, _ in found], "names", names, found)
     ids = [entry.partition(b"\t")[0].split(b" ")[2] for entry in listed]
-    agree(ids == [sha.hex().encode() for _, _, sha in found], "ids")
+    check_agreement(ids == [sha.hex().encode() for _, _, sha in found], "ids")
 
 
-class _Read(ObjectReader):
+class _FixedObjectReader(ObjectReader):
     """A reader of one object, whatever it is asked for."""
 
     content = b""
@@ -94,7 +94,7 @@ class _Read(ObjectReader):
 
 @target(
     "git-commit",
-    ObjectMissing,
+    ObjectMissingError,
     ValueError,
     seeds=lambda: _objects("commit"),
     kind="text",
@@ -102,16 +102,16 @@ class _Read(ObjectReader):
 )
 def git_commit(data: bytes) -> None:
     """The tree of a commit object, compared with ``git rev-parse``."""
-    reader = _Read(repository())
+    reader = _FixedObjectReader(repository())
     reader.content = data
-    tree = reader.commit_tree("HEAD")
+    tree = reader.read_commit_tree("HEAD")
     written = _git("hash-object", "-t", "commit", "-w", "--stdin", data=data, check=False)
     if written:
-        told = _git("cat-file", "commit", written.decode().strip()).split(b"\n")[0]
-        agree(told == b"tree " + tree.hex().encode(), told, tree.hex())
+        tree_line = _git("cat-file", "commit", written.decode().strip()).split(b"\n")[0]
+        check_agreement(tree_line == b"tree " + tree.hex().encode(), tree_line, tree.hex())
 
 
-@target("pack-index", StoreDamaged, seeds=lambda: [_pack(".idx")], slow=True)
+@target("pack-index", StoreDamagedError, seeds=lambda: [_pack(".idx")], slow=True)
 def pack_index(data: bytes) -> None:
     """Indexes of packs, compared with ``git show-index``."""
     folder = scratch() / "objects" / "pack"
@@ -119,14 +119,14 @@ def pack_index(data: bytes) -> None:
     (folder / "pack-x.pack").write_bytes(b"")
     (folder / "pack-x.idx").write_bytes(data)
     size = pack_size(folder, "pack-x")
-    with PackIds.open(folder / "pack-x.idx") as ids:
-        found = set[bytes]().union(*(ids.beginning(first) for first in range(256)))
+    with PackObjectIds.open(folder / "pack-x.idx") as ids:
+        found = set[bytes]().union(*(ids.ids_starting_with(first) for first in range(256)))
     shown = _git("show-index", data=data, check=False)
     if shown:
-        agree(
+        check_agreement(
             {bytes.fromhex(line.split()[1].decode()) for line in shown.splitlines()} == found, "ids"
         )
-        agree(size.objects == len(shown.splitlines()), "objects", size.objects)
+        check_agreement(size.objects == len(shown.splitlines()), "objects", size.objects)
 
 
 @target("multi-pack-index", seeds=lambda: [_midx()])
@@ -134,7 +134,7 @@ def multi_pack_index(data: bytes) -> None:
     """Multi-pack indexes; one that cannot be read names a pack that is nowhere."""
     file = scratch() / "multi-pack-index"
     file.write_bytes(data)
-    agree(isinstance(packs_indexed(file), set), "no set")
+    check_agreement(isinstance(multi_pack_index_names(file), set), "no set")
 
 
 def _midx() -> bytes:
@@ -151,20 +151,21 @@ def bundle(data: bytes) -> None:
     """Heads of bundles."""
     file = scratch() / "x.bundle"
     file.write_bytes(data)
-    for commit in read_refs_of(file).values():
-        agree(len(commit) == 40, commit)
+    for commit in read_bundle_refs(file).values():
+        check_agreement(len(commit) == 40, commit)
 
 
-@target("gitmodules", seeds=values("a/b.zarr\ncé\x01\n.git\\config"), kind="text", slow=True)
+@target("gitmodules", seeds=fixed_seeds("a/b.zarr\ncé\x01\n.git\\config"), kind="text", slow=True)
 def gitmodules(data: bytes) -> None:
     """``.gitmodules`` for any upstream names, read back by ``git config``."""
     names = {git_path(name).decode() for name in data.split(b"\n")[:20]}
     made = [
-        Module(name, f"../../000/{number}", "0" * 36) for number, name in enumerate(sorted(names))
+        Submodule(name, f"../../000/{number}", "0" * 36)
+        for number, name in enumerate(sorted(names))
     ]
     file = scratch() / "gitmodules"
-    file.write_bytes(modules_file(made))
+    file.write_bytes(gitmodules_content(made))
     listed = _git("config", "-z", "-f", str(file), "--get-regexp", r"^submodule\..*\.path$").split(
         b"\0"
     )[:-1]
-    agree({one.partition(b"\n")[2].decode() for one in listed} == names, listed, names)
+    check_agreement({one.partition(b"\n")[2].decode() for one in listed} == names, listed, names)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fuzz_core import agree, target, values
+from fuzz_core import check_agreement, fixed_seeds, target
 
 from neuromirror.lab.globs import Globs
-from neuromirror.lab.lockfile import LockUnusable, dump_lock, parse_lock
+from neuromirror.lab.lockfile import LockUnusableError, dump_lock, parse_lock
 from neuromirror.model import ConfigurationError
 
 _ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
@@ -39,13 +39,15 @@ durability = "published"
 """
 
 
-@target("lock", LockUnusable, seeds=values(_LOCK), kind="text")
+@target("lock", LockUnusableError, seeds=fixed_seeds(_LOCK), kind="text")
 def lock(data: bytes) -> None:
     """Locks: what is read survives being written, with comments and without."""
     path = Path("datasets.lock")
     found = parse_lock(path, data)
-    agree(parse_lock(path, dump_lock(found)).datasets == found.datasets, "round trip")
-    agree(parse_lock(path, dump_lock(found, data)).datasets == found.datasets, "with comments")
+    check_agreement(parse_lock(path, dump_lock(found)).datasets == found.datasets, "round trip")
+    check_agreement(
+        parse_lock(path, dump_lock(found, data)).datasets == found.datasets, "with comments"
+    )
     for pin in found.datasets:
         pin.matches(b"sub-01/ses-02/sub-01_ses-02.nwb")
         pin.reaches(b"sub-01/ses-02")
@@ -54,7 +56,7 @@ def lock(data: bytes) -> None:
 @target(
     "globs",
     ConfigurationError,
-    seeds=values(
+    seeds=fixed_seeds(
         "sub-*/anat\nsub-01/anat/x",
         "**/*.nwb\na/b/c.nwb",
         "[!a-c]?/*\nd1/x",
@@ -73,10 +75,10 @@ def globs(data: bytes) -> None:
         expected = any(
             _fits(glob.rstrip("/").split("/"), names[:end]) for end in range(1, len(names) + 1)
         )
-        agree(matched == expected, glob, path, matched)
+        check_agreement(matched == expected, glob, path, matched)
     if matched:
         for end in range(1, len(names)):
-            agree(made.reaches("/".join(names[:end])), "reaches", glob, path)
+            check_agreement(made.reaches("/".join(names[:end])), "reaches", glob, path)
 
 
 def _fits(parts: list[str], names: list[str]) -> bool:

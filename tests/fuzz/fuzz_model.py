@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import zstandard
-from fuzz_core import agree, target, values
+from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
-from neuromirror.crawl.mirrors import load_mirror
+from neuromirror.config.mirror_files import load_mirror
 from neuromirror.model import (
     ConfigurationError,
     Digest,
     FileRecord,
     Location,
     NeuromirrorError,
-    PlacedFile,
+    SnapshotEntry,
     VisitEnded,
     dump_entry,
-    dump_placed,
+    dump_snapshot_entry,
     load_entry,
     load_pairs,
-    load_placed,
+    load_snapshot_entry,
 )
 from neuromirror.model.changes import dump_pairs, patch_lines
 from neuromirror.store.records import RecordsFolder
 
-_PLACED = PlacedFile(
+_PLACED = SnapshotEntry(
     b"sub-01/a.nwb",
     "SHA256E-s5--" + "0" * 64 + ".nwb",
     FileRecord(
@@ -43,18 +43,20 @@ _PLACED = PlacedFile(
 _VISIT = VisitEnded("v", "m", "d", "https://x/", "", "2024", "2024", "full", "f", 0, "")
 
 
-@target("journal", ValueError, seeds=values(dump_entry(_VISIT)), kind="json")
+@target("journal", ValueError, seeds=fixed_seeds(dump_entry(_VISIT)), kind="json")
 def journal(data: bytes) -> None:
     """Lines of the journal."""
     entry = load_entry(data)
-    agree(load_entry(dump_entry(entry)) == entry or b"NaN" in data, "round trip", entry)
+    check_agreement(load_entry(dump_entry(entry)) == entry or b"NaN" in data, "round trip", entry)
 
 
-@target("record", ValueError, seeds=values(dump_placed(_PLACED)), kind="json")
+@target("record", ValueError, seeds=fixed_seeds(dump_snapshot_entry(_PLACED)), kind="json")
 def record(data: bytes) -> None:
     """Record lines of files."""
-    placed = load_placed(data)
-    agree(load_placed(dump_placed(placed)) == placed, "round trip", placed)
+    placed = load_snapshot_entry(data)
+    check_agreement(
+        load_snapshot_entry(dump_snapshot_entry(placed)) == placed, "round trip", placed
+    )
 
 
 _LINES = [b'{"git":"%c","key":"","keep":"draft"}' % name for name in b"abc"]
@@ -63,7 +65,7 @@ _LINES = [b'{"git":"%c","key":"","keep":"draft"}' % name for name in b"abc"]
 @target(
     "delta",
     ValueError,
-    seeds=values(
+    seeds=fixed_seeds(
         b"\n".join(dump_pairs([(_LINES[0], None), (_LINES[1], _LINES[1][:-1] + b',"size":1}')]))
     ),
     kind="text",
@@ -71,7 +73,7 @@ _LINES = [b'{"git":"%c","key":"","keep":"draft"}' % name for name in b"abc"]
 def delta(data: bytes) -> None:
     """Deltas of record lines."""
     pairs = list(load_pairs(data.split(b"\n")))
-    agree(
+    check_agreement(
         list(load_pairs(dump_pairs(pairs))) == pairs
         or (None, b"") in pairs
         or any(not (old or new) for old, new in pairs),
@@ -91,7 +93,7 @@ def records(data: bytes) -> None:
     folder = scratch() / "records" / "000"
     (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "1" / "c.jsonl.zst").write_bytes(data)
-    for _ in RecordsFolder(folder.parent).lines("0001", "c"):
+    for _ in RecordsFolder(folder.parent).record_lines("0001", "c"):
         pass
 
 
@@ -114,7 +116,7 @@ workers = 2
 @target(
     "mirror-file",
     ConfigurationError,
-    seeds=values(
+    seeds=fixed_seeds(
         _MIRROR,
         'source = "dandi"\n[options]\napi = "https://api.dandiarchive.org/api/"\n',
         'source = "ndstore"\n[options]\napi = "https://x.example.org/nd/sd"\ntokens = ["a"]\n',

@@ -11,11 +11,11 @@ from random import Random
 from typing import Any
 
 import zstandard
-from fuzz_core import LARGEST
+from fuzz_core import MAX_INPUT_BYTES
 
 Mutator = Callable[[bytes, Random], bytes]
 
-_WORDS = [
+_TOKENS = [
     *("", " ", "\0", "\n", "\r\n", "\t", "%", "%00", "%2F", "+", "&", "=", "?", "#", "/", "//"),
     *("..", "../..", ".", "-", "--", "-1", "0", "00", "1", "01", "1_0", "+1", " 1", "1.5", "1e9"),
     *(
@@ -74,9 +74,9 @@ _DEEP = [b"[" * 3000 + b"]" * 3000, b'{"a":' * 2000 + b"1" + b"}" * 2000, b"[" *
 _TOKEN = re.compile(rb"[A-Za-z0-9_]+|\s+|[^A-Za-z0-9_\s]")
 
 
-def word(random: Random) -> str:
+def awkward_text(random: Random) -> str:
     """Return a text that parsers tend to trip over."""
-    return random.choice(_WORDS)
+    return random.choice(_TOKENS)
 
 
 def raw(data: bytes, random: Random) -> bytes:
@@ -95,7 +95,7 @@ def raw(data: bytes, random: Random) -> bytes:
         elif action == 3:
             made[at:at] = made[at:end] * random.choice((1, 2, 16, 256))
         elif action == 4:
-            made[at:end] = word(random).encode("utf-8", "surrogatepass")
+            made[at:end] = awkward_text(random).encode("utf-8", "surrogatepass")
         elif action == 5:
             width = random.choice((1, 2, 4, 8))
             number = random.choice((0, 1, -1, 1 << (8 * width - 1), (1 << (8 * width)) - 1, 255))
@@ -105,7 +105,7 @@ def raw(data: bytes, random: Random) -> bytes:
             del made[at:]
         elif at < len(made):
             made[at] = random.randrange(256)
-    return bytes(made[:LARGEST])
+    return bytes(made[:MAX_INPUT_BYTES])
 
 
 def text(data: bytes, random: Random) -> bytes:
@@ -115,7 +115,7 @@ def text(data: bytes, random: Random) -> bytes:
         at = random.randrange(len(tokens))
         action = random.randrange(6)
         if action <= 1:
-            tokens[at] = word(random).encode("utf-8", "surrogatepass")
+            tokens[at] = awkward_text(random).encode("utf-8", "surrogatepass")
         elif action == 2:
             tokens[at] = random.choice(tokens)
         elif action == 3:
@@ -127,7 +127,7 @@ def text(data: bytes, random: Random) -> bytes:
             end = at + random.choice((1, 3, 9, 27))
             del tokens[at:end]
             tokens = tokens or [b""]
-    return b"".join(tokens)[:LARGEST]
+    return b"".join(tokens)[:MAX_INPUT_BYTES]
 
 
 def json_value(data: bytes, random: Random) -> bytes:
@@ -148,34 +148,34 @@ def json_value(data: bytes, random: Random) -> bytes:
     made = dumped.encode("utf-8", "surrogatepass")
     if random.random() < 0.03:
         made = made.replace(b"null", random.choice(_DEEP), 1)
-    return made[:LARGEST]
+    return made[:MAX_INPUT_BYTES]
 
 
 def _change(root: list[Any], random: Random) -> None:
-    places: list[tuple[Any, Any]] = [(root, 0)]
+    positions: list[tuple[Any, Any]] = [(root, 0)]
     stack: list[Any] = [root[0]]
-    while stack and len(places) < 5000:
+    while stack and len(positions) < 5000:
         node = stack.pop()
         inner = (
             list(node)
             if isinstance(node, dict)
             else range(len(node) if isinstance(node, list) else 0)
         )
-        places += [(node, key) for key in inner]
+        positions += [(node, key) for key in inner]
         stack += [node[key] for key in inner]
-    node, key = random.choice(places)
+    node, key = random.choice(positions)
     action = random.randrange(7)
     if action == 0:
-        node[key] = word(random)
+        node[key] = awkward_text(random)
     elif action == 1:
         node[key] = random.choice(_VALUES)
     elif action == 2:
-        other, place = random.choice(places)
-        node[key] = json.loads(json.dumps(other[place]))
+        other, position = random.choice(positions)
+        node[key] = json.loads(json.dumps(other[position]))
     elif action == 3 and node is not root:
         del node[key]
     elif action == 4 and isinstance(node, dict):
-        node[word(random)] = node.pop(key)
+        node[awkward_text(random)] = node.pop(key)
     elif action == 5 and isinstance(node[key], str):
         changed = text(node[key].encode("utf-8", "surrogatepass"), random)
         node[key] = changed.decode("utf-8", "surrogateescape")
@@ -200,7 +200,7 @@ def json_lines(data: bytes, random: Random) -> bytes:
         lines[at] = raw(lines[at], random)
     else:
         lines[at] = json_value(lines[at], random)
-    return b"\n".join(lines)[:LARGEST]
+    return b"\n".join(lines)[:MAX_INPUT_BYTES]
 
 
 def _packed(
@@ -213,18 +213,18 @@ def _packed(
             content = unpack(data)
         except (zstandard.ZstdError, zlib.error, EOFError, OSError):
             return raw(data, random)
-        return pack(inner(content, random))[:LARGEST]
+        return pack(inner(content, random))[:MAX_INPUT_BYTES]
 
     return mutate
 
 
 def _unzstd(data: bytes) -> bytes:
     made: bytes = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-    return made[: LARGEST * 4]
+    return made[: MAX_INPUT_BYTES * 4]
 
 
 def _inflate(data: bytes) -> bytes:
-    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, LARGEST * 4)
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, MAX_INPUT_BYTES * 4)
 
 
 def _after(count: int, inner: Mutator) -> Mutator:
@@ -258,4 +258,4 @@ def mutate(kind: str, data: bytes, random: Random) -> bytes:
     inner = _KINDS[kind]
     if random.random() < 0.15:
         inner = random.choice((raw, text))
-    return inner(data, random)[:LARGEST]
+    return inner(data, random)[:MAX_INPUT_BYTES]

@@ -17,20 +17,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from fuzz_core import agree, target, values
+from fuzz_core import check_agreement, fixed_seeds, target
 from urllib3 import HTTPResponse
 
-from neuromirror.lab.clones import clone_urls, git_url, part_url, refuse_clone_url
+from neuromirror.lab.clone_urls import clone_urls, refuse_clone_url, subdataset_url, to_git_url
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.net import NetError, Session, clean_url, is_local_name, origin, redact
-from neuromirror.net.bodies import error_fields, parse_json, read_bounded
-from neuromirror.net.errors import ListingBroken
-from neuromirror.net.lanes import Lane, Lanes, _Connection
-from neuromirror.net.s3_pages import Page, _fast, _strict, parse_page
-from neuromirror.net.waits import Limits, shown_wait, wait_of
+from neuromirror.net.errors import InvalidListingError
+from neuromirror.net.persistent_connections import (
+    ConnectionFactory,
+    PersistentConnection,
+    _BufferedSocket,
+)
+from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
+from neuromirror.net.response_bodies import error_fields, parse_json, read_bounded
+from neuromirror.net.s3_pages import Page, _parse_fast, _parse_strict, parse_page
 from neuromirror.sources.volumes import parse_url
-from neuromirror.sources.volumes.errors import MalformedUrl
-from neuromirror.volume.errors import BlockMissing  # noqa: F401 - loads the special remote's errors
+from neuromirror.sources.volumes.errors import MalformedUrlError
+from neuromirror.volume.errors import BlockUnavailableError  # noqa: F401 - loads the special remote's errors
 
 _URL = "https://bucket.example.org/"
 _XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -89,19 +93,21 @@ def _compare(page: Page, body: bytes, operation: str, lists: tuple[str, ...]) ->
     except ValueError:  # a number that means nothing here, as MaxKeys
         return
     rows = [row for name in lists for row in found.get(name, ())]
-    agree(len(rows) == len(page.rows), "rows", len(rows), len(page.rows))
-    agree(bool(found.get("IsTruncated")) is page.truncated, "truncated")
+    check_agreement(len(rows) == len(page.rows), "rows", len(rows), len(page.rows))
+    check_agreement(bool(found.get("IsTruncated")) is page.truncated, "truncated")
     sizes = sorted(row["Size"] for row in rows if "Size" in row)
-    agree(sizes == sorted(row.size for row in page.rows if not row.deleted), "sizes", sizes)
+    check_agreement(
+        sizes == sorted(row.size for row in page.rows if not row.deleted), "sizes", sizes
+    )
     if found.get("EncodingType") != "url":
         keys = sorted(row["Key"].encode("utf-8", "surrogatepass") for row in rows)
-        agree(keys == sorted(row.key for row in page.rows), "keys", keys)
+        check_agreement(keys == sorted(row.key for row in page.rows), "keys", keys)
 
 
 @target(
     "s3-listing",
-    ListingBroken,
-    seeds=values(
+    InvalidListingError,
+    seeds=fixed_seeds(
         _LISTING.format(2, "true", _ROW.format("a%20b") + _ROW.format("b")),
         _LISTING.format(
             2, "false", _ROW.format("a") + "<CommonPrefixes><Prefix>b/</Prefix></CommonPrefixes>"
@@ -114,33 +120,33 @@ def _compare(page: Page, body: bytes, operation: str, lists: tuple[str, ...]) ->
 )
 def s3_listing(data: bytes) -> None:
     """Pages of ListObjectsV2."""
-    fast = _fast(data)
+    fast = _parse_fast(data)
     if fast is not None:
-        agree(fast == _strict(data, _URL, False), "the fast and the strict reader")
+        check_agreement(fast == _parse_strict(data, _URL, False), "the fast and the strict reader")
     page = parse_page(data, _URL)
     keys = [row.key for row in page.rows]
-    agree(keys == sorted(set(keys)), "order of keys")
+    check_agreement(keys == sorted(set(keys)), "order of keys")
     _compare(page, data, "ListObjectsV2", ("Contents",))
 
 
-@target("s3-versions", ListingBroken, seeds=values(_VERSIONS), kind="text")
+@target("s3-versions", InvalidListingError, seeds=fixed_seeds(_VERSIONS), kind="text")
 def s3_versions(data: bytes) -> None:
     """Pages of ListObjectVersions."""
     page = parse_page(data, _URL, versions=True)
     _compare(page, data, "ListObjectVersions", ("Versions", "DeleteMarkers"))
 
 
-@target("s3-error", seeds=values(_ERROR, "available in 30 seconds"), kind="text")
+@target("s3-error", seeds=fixed_seeds(_ERROR, "available in 30 seconds"), kind="text")
 def s3_error(data: bytes) -> None:
     """Error documents of S3, and what replies say of waiting."""
     fields = error_fields(data, {"x-amz-bucket-region": "us-east-1"})
-    agree(set(fields) <= {"Code", "Message", "Region", "Endpoint"}, fields)
+    check_agreement(set(fields) <= {"Code", "Message", "Region", "Endpoint"}, fields)
     text = data.decode("latin-1")
     for headers, detail in (({"Retry-After": text}, None), ({}, text)):
-        seconds = wait_of(headers, detail)
+        seconds = requested_wait(headers, detail)
         if seconds is not None:
-            agree(seconds >= 0, seconds)
-            shown_wait(seconds, detail)
+            check_agreement(seconds >= 0, seconds)
+            format_wait(seconds, detail)
     redact(text)
 
 
@@ -163,7 +169,7 @@ _DOCUMENT = json.dumps({"count": 1, "next": None, "results": [{"path": "a", "siz
 @target(
     "json-body",
     NetError,
-    seeds=values(
+    seeds=fixed_seeds(
         b"\0" + _DOCUMENT, b"\1" + gzip.compress(_DOCUMENT, mtime=0), b"\x021234567890", b"\4<html>"
     ),
     kind="1+json",
@@ -172,7 +178,7 @@ def json_body(data: bytes) -> None:
     """Bodies of JSON replies: length, gzip, content."""
     reply, kind = _reply(data)
     body = read_bounded(reply, _URL, 1 << 16)
-    agree(len(body) <= 1 << 16, "more than allowed")
+    check_agreement(len(body) <= 1 << 16, "more than allowed")
     parse_json(body, kind, _URL)
 
 
@@ -186,17 +192,17 @@ class _Offline(Session):
         yield
 
 
-class _Fed(Lane):
+class _FixedConnection(PersistentConnection):
     """A lane whose connection delivers given bytes and then closes."""
 
-    def __init__(self, lanes: Lanes, data: bytes) -> None:
-        super().__init__(lanes)
+    def __init__(self, factory: ConnectionFactory, data: bytes) -> None:
+        super().__init__(factory)
         self._data = data
 
-    def _connect(self, session: Session, place: Any, url: str) -> _Connection:
+    def _connect(self, session: Session, origin: Any, url: str) -> _BufferedSocket:
         here, there = socket.socketpair()
         threading.Thread(target=_feed, args=(there, self._data), daemon=True).start()
-        return _Connection(here, self._buffer, 5.0)
+        return _BufferedSocket(here, self._buffer, 5.0)
 
 
 def _feed(to: socket.socket, data: bytes) -> None:
@@ -217,27 +223,29 @@ _HTTP = [
 ]
 
 
-@target("http-lane", NetError, seeds=values(*_HTTP), kind="text", slow=True)
-def http_lane(data: bytes) -> None:
+@target("http-lane", NetError, seeds=fixed_seeds(*_HTTP), kind="text", slow=True)
+def http_connection(data: bytes) -> None:
     """Heads and bodies as the raw HTTP client of the lanes reads them."""
-    session = _lane_session()
-    lane = _Fed(Lanes(lambda _: session), data)
+    session = _offline_session()
+    connection = _FixedConnection(ConnectionFactory(lambda _: session), data)
     try:
-        with lane.body(
+        with connection.stream(
             "http://archive.example.org/file", start=2 if data[-1:] == b"r" else 0
         ) as body:
-            found = b"".join(bytes(piece) for piece in body.pieces)
+            found = b"".join(bytes(piece) for piece in body.chunks)
     finally:
-        lane.close()
-    agree(body.length is None or len(found) == body.length, "length", body.length, len(found))
+        connection.close()
+    check_agreement(
+        body.length is None or len(found) == body.length, "length", body.length, len(found)
+    )
     reference = _reference(data)
     if reference is not None and b"\nTransfer-Encoding" not in data:
-        agree(found == reference, "body", found, reference)
+        check_agreement(found == reference, "body", found, reference)
 
 
 @cache
-def _lane_session() -> Session:
-    return _Offline(limits=Limits(redirects=2))
+def _offline_session() -> Session:
+    return _Offline(limits=RequestLimits(redirects=2))
 
 
 def _reference(data: bytes) -> bytes | None:
@@ -279,15 +287,17 @@ _server = cache(_Server)
 @cache
 def _session() -> Session:
     os.environ.setdefault("NO_PROXY", "*")
-    limits = replace(Limits(), attempts=1, read=2.0, total=4.0, redirects=1, json_bytes=1 << 20)
+    limits = replace(
+        RequestLimits(), attempts=1, read=2.0, total=4.0, redirects=1, json_bytes=1 << 20
+    )
     return Session(allow_private=True, limits=limits)
 
 
-@target("http-session", NetError, seeds=values(*_HTTP), kind="text", slow=True)
+@target("http-session", NetError, seeds=fixed_seeds(*_HTTP), kind="text", slow=True)
 def http_session(data: bytes) -> None:
     """Whole replies, as the session gets them over a socket: JSON, heads, streams."""
     server, session = _server(), _session()
-    session._turns.clear()  # it remembers for how long a host must not be asked
+    session._limiters.clear()  # it remembers for how long a host must not be asked
     server.data = data
     choice = len(data) % 3
     if choice == 0:
@@ -309,7 +319,9 @@ _URLS = [
 ]
 
 
-@target("url", ValueError, ConfigurationError, MalformedUrl, seeds=values(*_URLS), kind="text")
+@target(
+    "url", ValueError, ConfigurationError, MalformedUrlError, seeds=fixed_seeds(*_URLS), kind="text"
+)
 def url(data: bytes) -> None:
     """Addresses in listings, locks, keys and messages."""
     text = data.decode("utf-8", "surrogateescape")
@@ -317,16 +329,16 @@ def url(data: bytes) -> None:
     is_local_name(text)
     with suppress(ValueError):
         made = parse_url(text)
-        agree(str(made) == text, "block address", str(made))
+        check_agreement(str(made) == text, "block address", str(made))
     with suppress(ConfigurationError):
         refuse_clone_url(text)
-        agree("\n" not in text and not text.startswith("-"), "clone address", text)
-        part_url(text, "0" * 36)
-        git_url(text)
+        check_agreement("\n" not in text and not text.startswith("-"), "clone address", text)
+        subdataset_url(text, "0" * 36)
+        to_git_url(text)
     with suppress(ConfigurationError):
         clone_urls([text], DatasetRef("a", "b", "https://a.example.org/"))
     with suppress(ValueError):
         cleaned = clean_url(text)
         if urlsplit(text).scheme:
-            agree("@" not in urlsplit(cleaned).netloc, cleaned)
+            check_agreement("@" not in urlsplit(cleaned).netloc, cleaned)
     origin(text)

@@ -11,40 +11,40 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
-from fuzz_core import agree, target, values
+from fuzz_core import check_agreement, fixed_seeds, target
 
 from neuromirror.model import DatasetRef, Document, FileRecord, NeuromirrorError
-from neuromirror.model.people import split_person_names, without_degrees
-from neuromirror.net import NetError, ObjectRow, Reply, Session, stated_date
-from neuromirror.net.replies import dict_of
+from neuromirror.model.person_names import split_person_names, without_degrees
+from neuromirror.net import NetError, ObjectRow, ResponseHead, Session, parse_http_date
+from neuromirror.net.responses import case_insensitive
+from neuromirror.sources.boss.channel_info import BossChannelInfo as BossDescribed
+from neuromirror.sources.boss.channel_info import volume_of as boss_volume
 from neuromirror.sources.boss.client import BossClient
-from neuromirror.sources.boss.described import Described as BossDescribed
-from neuromirror.sources.boss.described import volume_of as boss_volume
 from neuromirror.sources.boss.documents import documents as boss_documents
 from neuromirror.sources.boss.documents import facts as boss_facts
-from neuromirror.sources.dandi.buckets import address_of
+from neuromirror.sources.dandi.blob_versions import BlobTable
+from neuromirror.sources.dandi.buckets import parse_object_url
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
 from neuromirror.sources.dandi.objects import ObjectReply
-from neuromirror.sources.dandi.paging import pages
-from neuromirror.sources.dandi.rows import BlobRow, read_row
-from neuromirror.sources.dandi.sweep import BlobTable
-from neuromirror.sources.dandi.versions import fingerprint, read_info
-from neuromirror.sources.errors import UnexpectedReply
-from neuromirror.sources.ndstore.described import channels, shifts
-from neuromirror.sources.ndstore.described import volume_of as ndstore_volume
+from neuromirror.sources.dandi.paging import read_pages
+from neuromirror.sources.dandi.rows import BlobRow, parse_row
+from neuromirror.sources.dandi.versions import fingerprint, parse_version_info
+from neuromirror.sources.errors import UnexpectedReplyError
+from neuromirror.sources.ndstore.channel_info import level_shifts, parse_channels
+from neuromirror.sources.ndstore.channel_info import volume_of as ndstore_volume
 from neuromirror.sources.ndstore.documents import documents as ndstore_documents
 from neuromirror.sources.ndstore.documents import facts as ndstore_facts
 from neuromirror.sources.precomputed.encodings import encoding_of
 from neuromirror.sources.precomputed.layer import is_volume, layer_profile
 from neuromirror.sources.s3.aind import AIND
-from neuromirror.sources.s3.aind import facts as aind_facts
-from neuromirror.sources.s3.aind import kept as aind_kept
+from neuromirror.sources.s3.aind import asset_facts as aind_facts
+from neuromirror.sources.s3.aind import normalize as aind_kept
 from neuromirror.sources.s3.docdb import all_times
-from neuromirror.sources.s3.ladder import _sha256, parts_of
+from neuromirror.sources.s3.object_claims import _sha256, part_count
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
-from neuromirror.sources.volumes import documents as zarr_documents
+from neuromirror.sources.volumes import zarr_documents
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.planning import check_size, planned
+from neuromirror.sources.volumes.planning import check_size, plan_volume
 
 _UUID = "0123abcd-0000-4000-8000-0123456789ab"
 _ASSET = {
@@ -68,35 +68,37 @@ _ASSET = {
 def _json(data: bytes) -> Any:
     """What a session would return for a body; it refuses what is not JSON before anyone sees it."""
     try:
-        return json.loads(data, parse_constant=_refused)
+        return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
-        raise UnexpectedReply("nested too deeply") from None
+        raise UnexpectedReplyError("nested too deeply") from None
     except ValueError as error:
-        raise UnexpectedReply(str(error)) from error
+        raise UnexpectedReplyError(str(error)) from error
 
 
-def _refused(word: str) -> Any:
-    raise ValueError(word)
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(constant)
 
 
-@target("dandi-asset", UnexpectedReply, seeds=values(json.dumps(_ASSET)), kind="json")
+@target("dandi-asset", UnexpectedReplyError, seeds=fixed_seeds(json.dumps(_ASSET)), kind="json")
 def dandi_asset(data: bytes) -> None:
     """Rows of an asset list; nothing but an exception by name may come of a bad one."""
     row = _json(data)
     shards = MetadataShards()
-    shards.take([row])
+    shards.add_rows([row])
     for document in shards.documents():
-        agree(isinstance(json.loads(document.content), dict), "a shard", document)
+        check_agreement(isinstance(json.loads(document.content), dict), "a shard", document)
     for published in (True, False):
-        found = read_row(row, 1, published=published, allow_private=False)
+        found = parse_row(row, 1, published=published, allow_private=False)
         if isinstance(found, BlobRow):
-            agree(isinstance(found.record, FileRecord) and found.record.path != b"", found)
+            check_agreement(
+                isinstance(found.record, FileRecord) and found.record.path != b"", found
+            )
             if found.object_url is not None:
                 with suppress(ValueError):
-                    address_of(found.object_url)
+                    parse_object_url(found.object_url)
 
 
-class _Answers(Session):
+class _FixedReplies(Session):
     """A session whose replies are given in advance; the last one is repeated."""
 
     def __init__(self, replies: Sequence[Any]) -> None:
@@ -119,16 +121,18 @@ _PAGE = {
 _LAST = {"count": 2, "next": None, "previous": None, "results": [{**_ASSET, "path": "b"}]}
 
 
-@target("dandi-page", NeuromirrorError, seeds=values(json.dumps([_PAGE, _LAST])), kind="json")
+@target("dandi-page", NeuromirrorError, seeds=fixed_seeds(json.dumps([_PAGE, _LAST])), kind="json")
 def dandi_page(data: bytes) -> None:
     """Pages of a list, with their counts and links."""
     replies = _json(data)
-    session = _Answers(replies if isinstance(replies, list) else [replies])
+    session = _FixedReplies(replies if isinstance(replies, list) else [replies])
     url = "https://api.example.org/x/"
     found = [
-        row for rows in pages(session, url, {}, what="x", page_size=1, key="path") for row in rows
+        row
+        for rows in read_pages(session, url, {}, what="x", page_size=1, key="path")
+        for row in rows
     ]
-    agree(len(found) <= 2 * len(data), len(found))
+    check_agreement(len(found) <= 2 * len(data), len(found))
 
 
 _INFO = {
@@ -150,16 +154,16 @@ _INFO = {
 }
 
 
-@target("dandi-version", NeuromirrorError, seeds=values(json.dumps(_INFO)), kind="json")
+@target("dandi-version", NeuromirrorError, seeds=fixed_seeds(json.dumps(_INFO)), kind="json")
 def dandi_version(data: bytes) -> None:
     """What ``/info/`` says of a version: its facts, and ``dandiset.yaml``."""
     info = _json(data)
     dataset = DatasetRef("dandi", "000027", "https://api.example.org/api/dandisets/000027/")
     if isinstance(info, dict):
         fingerprint(info, info.get("dandiset"), "OPEN")
-    stated = read_info(dataset, "0.210831.2033", info, doi=None, private=False)
-    again = json.loads(stated.document.content)
-    agree(isinstance(again, dict), "dandiset.yaml is no object")
+    stated = parse_version_info(dataset, "0.210831.2033", info, doi=None, private=False)
+    reloaded = json.loads(stated.document.content)
+    check_agreement(isinstance(reloaded, dict), "dandiset.yaml is no object")
 
 
 _DESCRIPTION = {
@@ -180,7 +184,7 @@ _DESCRIPTION = {
 
 @target(
     "aind-sidecar",
-    seeds=values(json.dumps(_DESCRIPTION), json.dumps({"data_description": _DESCRIPTION})),
+    seeds=fixed_seeds(json.dumps(_DESCRIPTION), json.dumps({"data_description": _DESCRIPTION})),
     kind="json",
 )
 def aind_sidecar(data: bytes) -> None:
@@ -188,29 +192,31 @@ def aind_sidecar(data: bytes) -> None:
     for name in ("data_description.json", "metadata.nd.json", "processing.json", "subject.json"):
         found = aind_facts("ecephys_625749_2022-08-03_15-15-06", [Document(name.encode(), data)])
         for text in (found.title, *found.license, *(value for _, value in found.attributes)):
-            agree(text.isprintable(), text)
+            check_agreement(text.isprintable(), text)
         text = "".join(found.inputs)
         text.encode()
     aind_facts(data.decode("utf-8", "replace"), [])
     AIND.is_document(data[:100])
     kept = aind_kept(b"metadata.nd.json", data)
-    agree(len(kept) <= len(data), "longer than before")
+    check_agreement(len(kept) <= len(data), "longer than before")
 
 
 @target(
     "secrets",
-    seeds=values(json.dumps(_DESCRIPTION), 'token: "abc" # password=xyz\nhttps://a:b@c/?sig=1'),
+    seeds=fixed_seeds(
+        json.dumps(_DESCRIPTION), 'token: "abc" # password=xyz\nhttps://a:b@c/?sig=1'
+    ),
     kind="json",
 )
 def secrets(data: bytes) -> None:
     """Documents without secrets: JSON stays JSON, and a second pass changes nothing."""
     cleaned = without_secrets(data)
-    agree(_is_json(cleaned) or not _is_json(data), "no longer JSON", cleaned)
-    agree(without_secrets(cleaned) == cleaned, "a second pass", cleaned)
+    check_agreement(_is_json(cleaned) or not _is_json(data), "no longer JSON", cleaned)
+    check_agreement(without_secrets(cleaned) == cleaned, "a second pass", cleaned)
     left = without_members(data, {"url", "name"})
-    agree(_is_json(left) or not _is_json(data), "no longer JSON", left)
+    check_agreement(_is_json(left) or not _is_json(data), "no longer JSON", left)
     if left != data:
-        agree(isinstance(json.loads(left), dict), "no object")
+        check_agreement(isinstance(json.loads(left), dict), "no object")
 
 
 def _is_json(data: bytes) -> bool:
@@ -221,12 +227,14 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-@target("people", seeds=values("Doe, Jane; José Núñez, PhD and A. B. Smith Jr. & X"), kind="text")
+@target(
+    "people", seeds=fixed_seeds("Doe, Jane; José Núñez, PhD and A. B. Smith Jr. & X"), kind="text"
+)
 def people(data: bytes) -> None:
     """Names of several people in one text."""
     for name in split_person_names(data.decode("utf-8", "replace")):
         without_degrees(name)
-        agree(name.strip() != "", "an empty name")
+        check_agreement(name.strip() != "", "an empty name")
 
 
 _BOSS: dict[str, Any] = {
@@ -266,7 +274,7 @@ _BOSS: dict[str, Any] = {
 
 def _plan(volume: Any) -> None:
     """What a visit does with a volume: choose chunks, count files, write documents."""
-    made = planned(volume, _options())
+    made = plan_volume(volume, _options())
     check_size(made, _options(), "x")
     for document in zarr_documents(made):
         json.loads(document.content)
@@ -277,13 +285,13 @@ def _options() -> VolumeOptions:
     return VolumeOptions.model_validate({"api": "https://api.example.org/v1"})
 
 
-@target("boss", NeuromirrorError, seeds=values(json.dumps(_BOSS)), kind="json")
+@target("boss", NeuromirrorError, seeds=fixed_seeds(json.dumps(_BOSS)), kind="json")
 def boss(data: bytes) -> None:
     """JSON of a BOSS: all that describes a channel."""
-    said = _json(data)
-    if not isinstance(said, dict):
+    document = _json(data)
+    if not isinstance(document, dict):
         return
-    parts = {name: said.get(name) for name in _BOSS}
+    parts = {name: document.get(name) for name in _BOSS}
     if not all(isinstance(one, dict) for one in parts.values()):
         return
     metadata = {str(name): str(value) for name, value in parts["metadata"].items()}
@@ -306,16 +314,16 @@ def boss(data: bytes) -> None:
 @target(
     "boss-names",
     NeuromirrorError,
-    seeds=values(json.dumps({"collections": ["a", "b c"], "keys": ["k"], "value": "v"})),
+    seeds=fixed_seeds(json.dumps({"collections": ["a", "b c"], "keys": ["k"], "value": "v"})),
     kind="json",
 )
 def boss_names(data: bytes) -> None:
     """Lists of names of a BOSS, as intern reads them."""
-    said = _json(data)
+    document = _json(data)
     client = _boss_client()
     with (
-        patch.object(client._intern, "_ask", lambda _: said),
-        patch.object(client, "_json", lambda _: said),
+        patch.object(client._intern, "_ask", lambda _: document),
+        patch.object(client, "_json", lambda _: document),
     ):
         client._intern._remote = None
         for ask in (
@@ -333,7 +341,7 @@ def boss_names(data: bytes) -> None:
 
 @cache
 def _boss_client() -> BossClient:
-    return BossClient(_Answers([]), "https://api.example.org/v1", None)
+    return BossClient(_FixedReplies([]), "https://api.example.org/v1", None)
 
 
 _NDSTORE: dict[str, Any] = {
@@ -360,17 +368,17 @@ _NDSTORE: dict[str, Any] = {
 }
 
 
-@target("ndstore", NeuromirrorError, seeds=values(json.dumps(_NDSTORE)), kind="json")
+@target("ndstore", NeuromirrorError, seeds=fixed_seeds(json.dumps(_NDSTORE)), kind="json")
 def ndstore(data: bytes) -> None:
     """Info of an ndstore project."""
-    for found in list(channels(_json(data), "token").values())[:20]:
+    for found in list(parse_channels(_json(data), "token").values())[:20]:
         found.signal.encode("utf-8", "backslashreplace")
         ndstore_documents(found)
         ndstore_facts(found, "https://example.org/nd/sd")
         volume, _ = ndstore_volume(
             found, host="example.org", prefix="nd/sd", secure=True, unit="nanometer"
         )
-        shifts(found)
+        level_shifts(found)
         _plan(volume)
 
 
@@ -394,30 +402,30 @@ _LAYER: dict[str, Any] = {
 }
 
 
-@target("precomputed-layer", seeds=values(json.dumps(_LAYER)), kind="json")
+@target("precomputed-layer", seeds=fixed_seeds(json.dumps(_LAYER)), kind="json")
 def precomputed_layer(data: bytes) -> None:
     """``info`` and ``provenance`` of a precomputed layer: facts come of whatever they hold."""
     profile = layer_profile(lambda name: f"https://b.example.org/{name}", lambda *_: "a/b")
     documents = [Document(b"info", data), Document(b"provenance", data)]
     found = profile.facts("project/layer", documents, [])
     found.title.encode()
-    with suppress(UnexpectedReply):
-        said = _json(data)
-        if isinstance(said, Mapping):
-            is_volume(said)
+    with suppress(UnexpectedReplyError):
+        document = _json(data)
+        if isinstance(document, Mapping):
+            is_volume(document)
 
 
 @target(
     "docdb",
     NeuromirrorError,
-    seeds=values(json.dumps([[{"location": "s3://b/a", "last_modified": "x"}], []])),
+    seeds=fixed_seeds(json.dumps([[{"location": "s3://b/a", "last_modified": "x"}], []])),
     kind="json",
 )
 def docdb(data: bytes) -> None:
     """Pages of records of AIND's DocDB."""
     replies = _json(data)
     all_times(
-        _Answers(replies if isinstance(replies, list) else [replies]),
+        _FixedReplies(replies if isinstance(replies, list) else [replies]),
         "https://x.example.org/",
         "s3://b",
     )
@@ -436,25 +444,25 @@ _HEADERS = {
 _table = cache(BlobTable)
 
 
-@target("object-headers", seeds=values(json.dumps(_HEADERS)), kind="json")
+@target("object-headers", seeds=fixed_seeds(json.dumps(_HEADERS)), kind="json")
 def object_headers(data: bytes) -> None:
     """Headers of objects, and ETags in listings, as they are kept."""
     try:
-        said = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
         return
-    if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
+    if not isinstance(document, dict) or not all(isinstance(one, str) for one in document.values()):
         return
-    headers = dict_of(said)
-    reply = ObjectReply.of(Reply(200, headers))
-    agree(reply.size is None or reply.size >= 0, reply)
+    headers = case_insensitive(document)
+    reply = ObjectReply.of(ResponseHead(200, headers))
+    check_agreement(reply.size is None or reply.size >= 0, reply)
     encoding_of(headers)
     _sha256(headers)
-    stated_date(headers.get("Date", ""))
+    parse_http_date(headers.get("Date", ""))
     etag, table, blob = headers.get("ETag", "").strip('"'), _table(), UUID(int=1)
     table._shards[0].clear()
     row = ObjectRow(b"k", 5, etag, datetime.now(UTC), version_id=headers.get("x-amz-version-id"))
-    parts_of(row)
+    part_count(row)
     if table.add(blob, row):
         found = table.get(blob)
-        agree(found is not None and found.etag == etag, etag, found)
+        check_agreement(found is not None and found.etag == etag, etag, found)

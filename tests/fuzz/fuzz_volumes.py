@@ -13,18 +13,18 @@ from typing import Any
 
 import h5py
 import numpy
-from fuzz_core import Disagreement, agree, target, values
+from fuzz_core import DisagreementError, check_agreement, fixed_seeds, target
 from fuzz_sources import _LAYER
 from numcodecs import blosc
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.sources.volumes import Level, Volume, documents
-from neuromirror.sources.volumes.decode import canonical
-from neuromirror.sources.volumes.digests import Course, Digests, dump_memo, load_memo
-from neuromirror.sources.volumes.errors import WrongVoxels
-from neuromirror.volume.described import describe
-from neuromirror.volume.errors import NotAVolume
-from neuromirror.volume.geometry import METADATA, block_of, read_volume
+from neuromirror.sources.volumes import Level, Volume, zarr_documents
+from neuromirror.sources.volumes.decode import decode_cutout
+from neuromirror.sources.volumes.digests import BlockDigests, CheckProgress, dump_memo, load_memo
+from neuromirror.sources.volumes.errors import WrongVoxelsError
+from neuromirror.volume.description import describe
+from neuromirror.volume.errors import NotAVolumeError
+from neuromirror.volume.geometry import METADATA, block_box, read_volume
 
 _BOX = ((0, 4), (0, 3), (0, 2))
 _CHUNK = (5, 4, 2)
@@ -49,9 +49,9 @@ def _decoded(data: bytes, encoding: str) -> tuple[bytes, str | None, bytes]:
     body = data[1:]
     step = (1, 7, 100, 1 << 16)[choice // len(_TYPES) % 4]
     pieces = [body[at : at + step] for at in range(0, len(body), step)]
-    found = b"".join(canonical(pieces, encoding, _BOX, _CHUNK, dtype, where="x"))
+    found = b"".join(decode_cutout(pieces, encoding, _BOX, _CHUNK, dtype, where="x"))
     item, rest = divmod(len(found), 5 * 4 * 2)
-    agree(rest == 0 and item in (1, 2, 4, 8), "size", len(found))
+    check_agreement(rest == 0 and item in (1, 2, 4, 8), "size", len(found))
     return found, dtype, body
 
 
@@ -71,14 +71,14 @@ def _frames() -> Sequence[bytes]:
     return made
 
 
-@target("voxels-blosc", WrongVoxels, seeds=_frames, kind="1+bytes")
+@target("voxels-blosc", WrongVoxelsError, seeds=_frames, kind="1+bytes")
 def voxels_blosc(data: bytes) -> None:
     """Voxels in blosc frames, compared with numcodecs."""
     found, dtype, body = _decoded(data, "blosc")
     # of a frame whose content is stored as it is, the library asks for its own codec's version
     content = body[16:] if body[2] & 2 else blosc.decompress(body)
     voxels = numpy.frombuffer(content, dtype or f"u{len(found) // 40}")
-    agree(found == _padded(voxels), "voxels")
+    check_agreement(found == _padded(voxels), "voxels")
 
 
 def _arrays() -> Sequence[bytes]:
@@ -91,7 +91,7 @@ def _arrays() -> Sequence[bytes]:
     return made
 
 
-@target("voxels-npy", WrongVoxels, seeds=_arrays, kind="1+bytes")
+@target("voxels-npy", WrongVoxelsError, seeds=_arrays, kind="1+bytes")
 def voxels_npy(data: bytes) -> None:
     """Voxels in ``.npy``, compared with NumPy."""
     found, _, body = _decoded(data, "npy")
@@ -100,13 +100,13 @@ def voxels_npy(data: bytes) -> None:
     except ValueError as error:
         if b"L" in body[:200]:  # numbers as Python 2 writes them, which this NumPy may refuse
             return
-        raise Disagreement("NumPy refuses it", str(error)) from error
-    agree(found == _padded(voxels), "voxels")
+        raise DisagreementError("NumPy refuses it", str(error)) from error
+    check_agreement(found == _padded(voxels), "voxels")
 
 
 @target(
     "voxels-npygz",
-    WrongVoxels,
+    WrongVoxelsError,
     seeds=lambda: [one[:1] + zlib.compress(one[1:]) for one in _arrays()],
     kind="1+bytes",
 )
@@ -114,20 +114,20 @@ def voxels_npygz(data: bytes) -> None:
     """Voxels in zlib streams of ``.npy``."""
     found, _, body = _decoded(data, "npygz")
     plain = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body)
-    agree(found == _decoded(data[:1] + plain, "npy")[0], "voxels")
+    check_agreement(found == _decoded(data[:1] + plain, "npy")[0], "voxels")
 
 
 @target(
     "voxels-raw",
-    WrongVoxels,
+    WrongVoxelsError,
     ValueError,
-    seeds=values(b"\1" + bytes(24), b"\2" + bytes(48)),
+    seeds=fixed_seeds(b"\1" + bytes(24), b"\2" + bytes(48)),
     kind="1+bytes",
 )
 def voxels_raw(data: bytes) -> None:
     """Voxels alone."""
     found, _, body = _decoded(data, "raw")
-    agree(len(body) * 40 == len(found) * 24, len(body), len(found))
+    check_agreement(len(body) * 40 == len(found) * 24, len(body), len(found))
 
 
 def _files() -> Sequence[bytes]:
@@ -144,7 +144,7 @@ def _files() -> Sequence[bytes]:
     return made
 
 
-@target("voxels-hdf5", WrongVoxels, seeds=_files, kind="1+bytes", slow=True)
+@target("voxels-hdf5", WrongVoxelsError, seeds=_files, kind="1+bytes", slow=True)
 def voxels_hdf5(data: bytes) -> None:
     """Voxels in HDF5."""
     _decoded(data, "hdf5")
@@ -194,17 +194,17 @@ def _used(found: Any) -> None:
     """What pages do with a described volume."""
     for level in found.volume.levels:
         found.at(level.name)
-        block_of(found.volume, f"{level.name}/c/0/0/0")
-    agree(found.volume.files >= 0 and found.volume.bytes >= 0, "sizes")
+        block_box(found.volume, f"{level.name}/c/0/0/0")
+    check_agreement(found.volume.files >= 0 and found.volume.bytes >= 0, "sizes")
 
 
 @target(
     "volume-zarr",
-    NotAVolume,
+    NotAVolumeError,
     NeuromirrorError,
     seeds=lambda: [
         json.dumps(
-            {one.path.decode(): json.loads(one.content) for one in documents(_VOLUME)}
+            {one.path.decode(): json.loads(one.content) for one in zarr_documents(_VOLUME)}
         ).encode()
     ],
     kind="json",
@@ -229,9 +229,9 @@ def volume_zarr(data: bytes) -> None:
 
 @target(
     "volume-precomputed",
-    NotAVolume,
+    NotAVolumeError,
     NeuromirrorError,
-    seeds=values(json.dumps(_LAYER)),
+    seeds=fixed_seeds(json.dumps(_LAYER)),
     kind="json",
 )
 def volume_precomputed(data: bytes) -> None:
@@ -240,9 +240,9 @@ def volume_precomputed(data: bytes) -> None:
 
 
 def _memos() -> Sequence[bytes]:
-    digests = Digests(5)
+    digests = BlockDigests(5)
     digests.put(1, bytes(range(32)), 2)
-    return [dump_memo(Course("s", "m", "x", 1, 2, "2024-01-01"), digests)]
+    return [dump_memo(CheckProgress("s", "m", "x", 1, 2, "2024-01-01"), digests)]
 
 
 @target("block-memo", seeds=_memos, kind="text")
@@ -250,4 +250,4 @@ def block_memo(data: bytes) -> None:
     """Memos of the blocks of a volume; what is none is None."""
     found = load_memo(data, "s", 5)
     if found is not None:
-        agree(load_memo(dump_memo(*found), "s", 5) is not None, "round trip")
+        check_agreement(load_memo(dump_memo(*found), "s", 5) is not None, "round trip")

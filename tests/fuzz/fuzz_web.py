@@ -5,34 +5,30 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-import sys
 from functools import cache
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 from zlib import crc32
 
 # published states, as the store's own tests make them
-sys.path.append(str(Path(__file__).parents[1] / "store"))
-
-from fuzz_core import Disagreement, agree, target, values
+from fuzz_core import DisagreementError, check_agreement, fixed_seeds, target
 from fuzz_git import scratch
-from store_world import Publisher, dataset
 
-from neuromirror.index import Index, MalformedQuery
-from neuromirror.index.matching import path_conditions, path_query, split_words, text_query
-from neuromirror.index.path_words import path_words
-from neuromirror.mint import Minted
+from neuromirror.index import Index, MalformedQueryError
+from neuromirror.index.path_terms import path_terms
+from neuromirror.index.term_queries import path_conditions, path_query, split_terms, text_query
+from neuromirror.mint import MintResult
 from neuromirror.model import EventRaised, HoldPlaced, MirrorSeen, VersionMinted, VisitEnded
-from neuromirror.sources.volumes import Level, Volume, documents
+from neuromirror.sources.volumes import Level, Volume, zarr_documents
 from neuromirror.store import Store
-from neuromirror.web.server.patience import Patient
+from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
+from support.store_publisher import Publisher, dataset
 
 _AT = "2024-01-01T00:00:00+00:00"
 
 
-def _version(one: Publisher, label: str, minted: Minted) -> VersionMinted:
+def _version(one: Publisher, label: str, minted: MintResult) -> VersionMinted:
     """The journal's entry of a version that was published."""
     return VersionMinted(
         *("demo", one.dataset.local_id, one.dataset.source_uri, label, "draft", "observed"),
@@ -59,7 +55,7 @@ def _store() -> Store:
         _version(
             volume,
             "0.1",
-            volume.publish("0.1", {"0/c/0/0/0": 64}, documents=tuple(documents(zarr))),
+            volume.publish("0.1", {"0/c/0/0/0": 64}, documents=tuple(zarr_documents(zarr))),
         ),
         VisitEnded(
             *("v", "demo", "000001", plain.dataset.source_uri, "A title", _AT, _AT, "full", "f"),
@@ -69,7 +65,7 @@ def _store() -> Store:
         EventRaised("demo", "000001", "incident", "m", _AT),
         HoldPlaced("h", "demo", "000001", "draft", "sha256:1", "r", 1, 3, _AT),
     ]
-    store.append(*entries)
+    store.append_entries(*entries)
     with Index.open(store.index_path) as index:
         index.catch_up(store)
     return store
@@ -77,11 +73,11 @@ def _store() -> Store:
 
 @cache
 def _site() -> tuple[asyncio.AbstractEventLoop, Any]:
-    from neuromirror.web.limiting import KINDS, Limiter
-    from neuromirror.web.site import catalogue
+    from neuromirror.web.rate_limits import REQUEST_KINDS, RequestLimiter
+    from neuromirror.web.site import catalogue_app
 
-    store, limiter = _store(), Limiter(dict.fromkeys(KINDS, 0))
-    site = catalogue(store, store.index_path, cutouts=False, limiter=limiter)
+    store, limiter = _store(), RequestLimiter(dict.fromkeys(REQUEST_KINDS, 0))
+    site = catalogue_app(store, store.index_path, cutouts=False, limiter=limiter)
     return asyncio.new_event_loop(), site
 
 
@@ -161,32 +157,34 @@ def web_request(data: bytes) -> None:
         "client": (str(IPv4Address(0x0A000000 | crc32(data) >> 8)), 1),
         "server": ("127.0.0.1", 80),
     }
-    status = loop.run_until_complete(asyncio.wait_for(_asked(site, scope), 30))
-    agree(status not in (500, None), status, first)
+    status = loop.run_until_complete(asyncio.wait_for(_request(site, scope), 30))
+    check_agreement(status not in (500, None), status, first)
 
 
-async def _asked(site: Any, scope: dict[str, Any]) -> int | None:
+async def _request(site: Any, scope: dict[str, Any]) -> int | None:
     status: int | None = None
     size = 0
 
-    asked = False
+    is_sent = False
 
     async def receive() -> dict[str, Any]:
-        nonlocal asked
-        if asked:  # who asks again waits for the other side to go
+        nonlocal is_sent
+        if is_sent:  # who asks again waits for the other side to go
             await asyncio.Event().wait()
-        asked = True
+        is_sent = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         nonlocal status, size
         if message["type"] == "http.response.start":
-            agree(status is None, "two replies")
+            check_agreement(status is None, "two replies")
             status = message["status"]
             for name, value in message["headers"]:
-                agree(b"\n" not in name + value and b"\r" not in name + value, name, value)
+                check_agreement(
+                    b"\n" not in name + value and b"\r" not in name + value, name, value
+                )
         size += len(message.get("body", b""))
-        agree(size < 10_000_000, "a reply of more than 10 MB")
+        check_agreement(size < 10_000_000, "a reply of more than 10 MB")
 
     await site(scope, receive, send)
     return status
@@ -241,7 +239,7 @@ _WIRE = [
 ]
 
 
-@target("web-wire", seeds=values(*_WIRE), kind="text", slow=True)
+@target("web-wire", seeds=fixed_seeds(*_WIRE), kind="text", slow=True)
 def web_wire(data: bytes) -> None:
     """Bytes on a connection to the catalogue: heads, bodies, requests sent ahead."""
     loop, config, state = _server()
@@ -249,7 +247,7 @@ def web_wire(data: bytes) -> None:
 
     async def talk() -> None:
         server = state()
-        protocol = Patient(config=config, server_state=server, app_state={}, _loop=loop)
+        protocol = IdleTimeoutProtocol(config=config, server_state=server, app_state={}, _loop=loop)
         protocol.connection_made(transport)
         for at in range(0, len(data), 4096):
             if not transport.closed:
@@ -260,8 +258,8 @@ def web_wire(data: bytes) -> None:
         await asyncio.sleep(0)
 
     loop.run_until_complete(asyncio.wait_for(talk(), 60))
-    agree(b"HTTP/1.1 500" not in transport.written, "500", data[:200])
-    agree(len(transport.written) < 10_000_000, "a reply of more than 10 MB")
+    check_agreement(b"HTTP/1.1 500" not in transport.written, "500", data[:200])
+    check_agreement(len(transport.written) < 10_000_000, "a reply of more than 10 MB")
 
 
 @cache
@@ -272,13 +270,13 @@ def _text() -> sqlite3.Connection:
 
 @target(
     "search-words",
-    MalformedQuery,
-    seeds=values("sub-01 a.nwb ses-3 Núñez", 'NEAR("a b") AND * OR x-1-2'),
+    MalformedQueryError,
+    seeds=fixed_seeds("sub-01 a.nwb ses-3 Núñez", 'NEAR("a b") AND * OR x-1-2'),
     kind="text",
 )
-def search_words(data: bytes) -> None:
+def search_terms(data: bytes) -> None:
     """Words of a search, up to SQLite's full-text search itself."""
-    found = split_words(data.decode("utf-8", "surrogateescape"))
+    found = split_terms(data.decode("utf-8", "surrogateescape"))
     connection = _text()
     text, paths = text_query(found), path_query(found)
     try:
@@ -290,14 +288,14 @@ def search_words(data: bytes) -> None:
                 "SELECT rowid FROM path_text WHERE path_text MATCH ?", (paths,)
             ).fetchall()
     except sqlite3.Error as error:
-        raise Disagreement(str(error), text[:200], paths[:200]) from error
+        raise DisagreementError(str(error), text[:200], paths[:200]) from error
     conditions, given, fits = path_conditions(found, "path")
     connection.execute(f"SELECT path FROM files WHERE 1 {conditions}", given).fetchall()
     fits("sub-01/a.nwb")
 
 
-@target("path-words", seeds=values("sub-01/ses-003/A_b.nwb\nÄ-1"), kind="text")
-def words_of_paths(data: bytes) -> None:
+@target("path-words", seeds=fixed_seeds("sub-01/ses-003/A_b.nwb\nÄ-1"), kind="text")
+def terms_of_paths(data: bytes) -> None:
     """Words of paths, as the index keeps them."""
-    for word in path_words(data.decode("utf-8", "replace")):
-        agree(word != "", word)
+    for term in path_terms(data.decode("utf-8", "replace")):
+        check_agreement(term != "", term)

@@ -12,10 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 sys.path.append(str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 from fuzz_all import TARGETS
-from fuzz_core import CORPUS, FINDINGS, Disagreement, Target, execute, minimised, target, values
+from fuzz_core import (
+    CORPUS,
+    FINDINGS,
+    DisagreementError,
+    Target,
+    execute,
+    fixed_seeds,
+    minimise,
+    target,
+)
 from fuzz_mutate import mutate
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
@@ -34,7 +42,7 @@ def test_a_parser_of_foreign_bytes_keeps_its_bounds(one: Target) -> None:
 
 
 def _count(one: Target) -> int:
-    return 15 if one.slow else 150
+    return 15 if one.is_slow else 150
 
 
 @pytest.mark.parametrize("one", TARGETS.values(), ids=lambda one: str(one.name))
@@ -43,7 +51,7 @@ def test_a_valid_input_is_accepted(one: Target) -> None:
     for data in one.seeds():
         try:
             one.run(data)
-        except one.declared:
+        except one.declared_errors:
             continue
         accepted += 1
     assert accepted
@@ -55,13 +63,13 @@ def test_stored_inputs_belong_to_targets_and_are_small() -> None:
     assert sum(path.stat().st_size for path in stored) < 300_000
 
 
-def test_findings_are_told_apart_and_minimised(monkeypatch: pytest.MonkeyPatch) -> None:
-    @target("broken", ValueError, seeds=values("ok"))
+def test_findings_are_distinguished_and_minimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    @target("broken", ValueError, seeds=fixed_seeds("ok"))
     def broken(data: bytes) -> None:
         if b"bad" in data:
             raise KeyError(data)
         if b"odd" in data:
-            raise Disagreement
+            raise DisagreementError
         if b"much" in data:
             bytearray(100 << 20)
         raise ValueError
@@ -70,7 +78,7 @@ def test_findings_are_told_apart_and_minimised(monkeypatch: pytest.MonkeyPatch) 
     assert execute(one, b"good") is None
     finding = execute(one, b"some bad input")
     assert finding is not None
-    assert minimised(one, finding).data == b"bad"
+    assert minimise(one, finding).data == b"bad"
     other = execute(one, b"odd")
     assert other is not None
     assert other.signature != finding.signature

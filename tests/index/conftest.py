@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from journal_on_disk import DiskJournal
 
 from neuromirror.index import Index
+from support.disk_journal import DiskJournal
 
 
 @pytest.fixture

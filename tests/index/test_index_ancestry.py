@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journal_on_disk import DiskJournal, part, placed
 
-from neuromirror.index import EdgeRow, Index, Relative, UnknownVersion
+from neuromirror.index import EdgeRow, Index, RelatedVersion, UnknownVersionError
+from support.disk_journal import DiskJournal, placed_file, subdataset
 
 RAW = "ecephys_625749_2022-08-03_15-15-06"
 SORTED = f"{RAW}_sorted_2023-02-01_10-11-12"
 
 
-class _Lab(DiskJournal):
+class _LineageJournal(DiskJournal):
     """Mints datasets that hold one file; a time is a day of 2024."""
 
     def add(
         self, local_id: str, day: int, *inputs: str, mirror: str = "aind", label: str = ""
     ) -> None:
         self.mint(
-            [placed("data", local_id)],
+            [placed_file("data", local_id)],
             local_id,
             mirror=mirror,
             source_uri=f"s3://{mirror}/{local_id}/",
@@ -34,10 +34,10 @@ class _Lab(DiskJournal):
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> _Lab:
+def lineage_journal(tmp_path: Path) -> _LineageJournal:
     root = tmp_path / "lab"
     root.mkdir()
-    return _Lab(root)
+    return _LineageJournal(root)
 
 
 def _one_input(index: Index, name: str, label: str = "latest") -> EdgeRow:
@@ -46,15 +46,15 @@ def _one_input(index: Index, name: str, label: str = "latest") -> EdgeRow:
 
 
 def test_an_input_is_pinned_to_the_version_that_was_newest_when_it_was_used(
-    lab: _Lab, index: Index
+    lineage_journal: _LineageJournal, index: Index
 ) -> None:
-    lab.add(RAW, 10)
-    lab.add(RAW, 20)
-    lab.add(RAW, 25)
-    lab.add(SORTED, 5, RAW)
-    lab.add(SORTED, 20, RAW)
-    lab.add(SORTED, 24, RAW)
-    index.catch_up(lab)
+    lineage_journal.add(RAW, 10)
+    lineage_journal.add(RAW, 20)
+    lineage_journal.add(RAW, 25)
+    lineage_journal.add(SORTED, 5, RAW)
+    lineage_journal.add(SORTED, 20, RAW)
+    lineage_journal.add(SORTED, 24, RAW)
+    index.catch_up(lineage_journal)
     raw, name = f"aind:{RAW}", f"aind:{SORTED}"
     assert [_one_input(index, name, f"day-{day}") for day in (5, 20, 24)] == [
         # nothing is as old as that: the first
@@ -68,7 +68,7 @@ def test_an_input_is_pinned_to_the_version_that_was_newest_when_it_was_used(
         EdgeRow(RAW, name, "day-20", "day-20"),
     ]
     assert index.ancestry(raw, "day-25") == ([], [])
-    with pytest.raises(UnknownVersion):
+    with pytest.raises(UnknownVersionError):
         index.ancestry(raw, "day-7")
 
 
@@ -90,45 +90,49 @@ def test_an_input_is_pinned_to_the_version_that_was_newest_when_it_was_used(
     ],
 )
 def test_a_name_without_or_with_a_platform_is_that_of_the_other_scheme(
-    lab: _Lab, index: Index, raw: str, derived: str
+    lineage_journal: _LineageJournal, index: Index, raw: str, derived: str
 ) -> None:
     named = derived.rsplit("_", 3)[0]
-    lab.add(raw, 10)
-    lab.add("other_100000_2022-06-28_10-31-30", 10)
-    lab.add(derived, 12, named)
-    index.catch_up(lab)
+    lineage_journal.add(raw, 10)
+    lineage_journal.add("other_100000_2022-06-28_10-31-30", 10)
+    lineage_journal.add(derived, 12, named)
+    index.catch_up(lineage_journal)
     assert _one_input(index, f"aind:{derived}") == EdgeRow(named, f"aind:{raw}", "day-10", "day-12")
     [made] = index.ancestry(f"aind:{raw}")[1]
     assert made.dataset == f"aind:{derived}"
 
 
-def test_two_platforms_with_one_subject_at_one_time_are_no_input(lab: _Lab, index: Index) -> None:
+def test_two_platforms_with_one_subject_at_one_time_are_no_input(
+    lineage_journal: _LineageJournal, index: Index
+) -> None:
     named = "600000_2022-06-28_10-31-30"
     for platform in ("ecephys", "behavior"):
-        lab.add(f"{platform}_{named}", 10)
-    lab.add("made", 12, named)
-    index.catch_up(lab)
+        lineage_journal.add(f"{platform}_{named}", 10)
+    lineage_journal.add("made", 12, named)
+    index.catch_up(lineage_journal)
     assert _one_input(index, "aind:made") == EdgeRow(named, None, None, "day-12")
     assert index.ancestry(f"aind:ecephys_{named}")[1] == []
 
 
 def test_the_input_that_has_exactly_the_name_comes_before_the_other_scheme(
-    lab: _Lab, index: Index
+    lineage_journal: _LineageJournal, index: Index
 ) -> None:
-    lab.add("ecephys_600000_2022-06-28_10-31-30", 10)
-    lab.add("600000_2022-06-28_10-31-30", 10)
-    lab.add("made", 12, "600000_2022-06-28_10-31-30")
-    index.catch_up(lab)
+    lineage_journal.add("ecephys_600000_2022-06-28_10-31-30", 10)
+    lineage_journal.add("600000_2022-06-28_10-31-30", 10)
+    lineage_journal.add("made", 12, "600000_2022-06-28_10-31-30")
+    index.catch_up(lineage_journal)
     assert _one_input(index, "aind:made").dataset == "aind:600000_2022-06-28_10-31-30"
     assert index.ancestry("aind:ecephys_600000_2022-06-28_10-31-30")[1] == []
 
 
-def test_versions_of_one_time_are_told_apart_by_their_order(lab: _Lab, index: Index) -> None:
-    lab.add("raw", 10, label="first")
-    lab.add("raw", 10, label="second")
-    lab.add("later", 11, "raw")
-    lab.add("earlier", 9, "raw")
-    index.catch_up(lab)
+def test_versions_with_equal_times_are_ordered_by_sequence(
+    lineage_journal: _LineageJournal, index: Index
+) -> None:
+    lineage_journal.add("raw", 10, label="first")
+    lineage_journal.add("raw", 10, label="second")
+    lineage_journal.add("later", 11, "raw")
+    lineage_journal.add("earlier", 9, "raw")
+    index.catch_up(lineage_journal)
     assert _one_input(index, "aind:later").label == "second"
     assert _one_input(index, "aind:earlier").label == "first"
 
@@ -150,40 +154,42 @@ def test_versions_of_one_time_are_told_apart_by_their_order(lab: _Lab, index: In
     ],
 )
 def test_a_name_is_a_local_id_or_its_last_component_of_the_same_mirror_first(
-    lab: _Lab, index: Index, name: str, found: str | None
+    lineage_journal: _LineageJournal, index: Index, name: str, found: str | None
 ) -> None:
     for local_id in ("ephys/np1/s1", "deep/s2", "s2"):
-        lab.add(local_id, 1)
+        lineage_journal.add(local_id, 1)
     for local_id in ("s1", "s2", "deep/s3", "made"):
-        lab.add(local_id, 1, mirror="other")
-    lab.mint([placed("0", 0)], "whole/zarr", mirror="aind", within="whole")
-    lab.add("made", 2, name)
-    index.catch_up(lab)
+        lineage_journal.add(local_id, 1, mirror="other")
+    lineage_journal.mint([placed_file("0", 0)], "whole/zarr", mirror="aind", within="whole")
+    lineage_journal.add("made", 2, name)
+    index.catch_up(lineage_journal)
     assert _one_input(index, "aind:made").dataset == found
     if found is not None:
         assert index.ancestry(found)[1] == [EdgeRow(name, "aind:made", "day-2", "day-1")]
 
 
-def test_an_input_that_is_mirrored_later_is_found_then(lab: _Lab, index: Index) -> None:
-    lab.add(SORTED, 9, RAW)
-    index.catch_up(lab)
+def test_an_input_that_is_mirrored_later_is_found_then(
+    lineage_journal: _LineageJournal, index: Index
+) -> None:
+    lineage_journal.add(SORTED, 9, RAW)
+    index.catch_up(lineage_journal)
     assert _one_input(index, f"aind:{SORTED}") == EdgeRow(RAW, None, None, "day-9")
-    lab.visit(RAW, "failed", mirror="aind", source_uri=f"s3://aind/{RAW}/")
-    index.catch_up(lab)
+    lineage_journal.visit(RAW, "failed", mirror="aind", source_uri=f"s3://aind/{RAW}/")
+    index.catch_up(lineage_journal)
     assert _one_input(index, f"aind:{SORTED}") == EdgeRow(RAW, f"aind:{RAW}", None, "day-9")
-    lab.add(RAW, 8)
-    index.catch_up(lab)
+    lineage_journal.add(RAW, 8)
+    index.catch_up(lineage_journal)
     assert _one_input(index, f"aind:{SORTED}").label == "day-8"
 
 
-def test_generations_are_followed_up_and_down_and_no_further_than_asked(
-    lab: _Lab, index: Index
+def test_ancestors_and_descendants_stop_at_the_requested_depth(
+    lineage_journal: _LineageJournal, index: Index
 ) -> None:
     for number in range(5):
-        lab.add(f"g{number}", number + 1, *[f"g{number - 1}"] * (number > 0))
-    index.catch_up(lab)
+        lineage_journal.add(f"g{number}", number + 1, *[f"g{number - 1}"] * (number > 0))
+    index.catch_up(lineage_journal)
 
-    def names(relatives: tuple[Relative, ...]) -> list[str]:
+    def names(relatives: tuple[RelatedVersion, ...]) -> list[str]:
         found: list[str] = []
         while relatives:
             [one] = relatives
@@ -199,25 +205,25 @@ def test_generations_are_followed_up_and_down_and_no_further_than_asked(
     assert index.ancestors(first) == index.descendants(last) == ()
 
 
-def test_a_derived_dataset_is_told_once_by_what_was_made_of_this_version(
-    lab: _Lab, index: Index
+def test_derived_dataset_is_listed_once_with_the_version_derived_from_this_one(
+    lineage_journal: _LineageJournal, index: Index
 ) -> None:
-    lab.add("raw", 1)
-    lab.add("made", 2, "raw")
-    lab.add("made", 3, "raw")
-    lab.add("raw", 4)
-    lab.add("made", 5, "raw")
-    index.catch_up(lab)
-    told = {
+    lineage_journal.add("raw", 1)
+    lineage_journal.add("made", 2, "raw")
+    lineage_journal.add("made", 3, "raw")
+    lineage_journal.add("raw", 4)
+    lineage_journal.add("made", 5, "raw")
+    index.catch_up(lineage_journal)
+    edges = {
         version.label: [one.edge for one in index.descendants(version)]
         for version in index.versions("aind:raw")
     }
-    assert told == {
+    assert edges == {
         "day-1": [EdgeRow("raw", "aind:made", "day-3", "day-1")],
         "day-4": [EdgeRow("raw", "aind:made", "day-5", "day-4")],
     }
-    lab.add("raw", 6)
-    index.catch_up(lab)
+    lineage_journal.add("raw", 6)
+    index.catch_up(lineage_journal)
     [newest] = index.descendants(index.resolve("aind:raw"))
     assert newest.edge == EdgeRow("raw", "aind:made", "day-5", "day-4")
 
@@ -232,11 +238,11 @@ _NAMES = st.sampled_from(["a", "b", "x/a", "x/b", "c"])
     )
 )
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-def test_up_and_down_tell_the_same_edges_and_circles_come_to_an_end(
+def test_ancestors_and_descendants_have_the_same_edges_and_cycles_end(
     versions: list[tuple[str, int, list[str], bool]],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        lab = _Lab(Path(folder))
+        lab = _LineageJournal(Path(folder))
         for number, (local_id, day, inputs, elsewhere) in enumerate(versions):
             mirror = "other" if elsewhere else "aind"
             lab.add(local_id, day, *inputs, mirror=mirror, label=f"v{number}")
@@ -252,7 +258,7 @@ def test_up_and_down_tell_the_same_edges_and_circles_come_to_an_end(
                         if edge.dataset is not None
                     }
                     down |= {
-                        (edge.name, dataset.name, edge.of, edge.dataset, edge.label)
+                        (edge.name, dataset.name, edge.own_label, edge.dataset, edge.label)
                         for edge in derived
                     }
                     assert all(edge.of == version.label for edge in [*inputs, *derived])
@@ -262,11 +268,11 @@ def test_up_and_down_tell_the_same_edges_and_circles_come_to_an_end(
             assert up == down
 
 
-def _size(relatives: tuple[Relative, ...]) -> int:
+def _size(relatives: tuple[RelatedVersion, ...]) -> int:
     return sum(1 + _size(one.relatives) for one in relatives)
 
 
-def test_a_sub_dataset_is_no_ancestor(lab: _Lab, index: Index) -> None:
-    lab.mint([part("x.zarr", "whole--x")], "whole", mirror="aind")
-    index.catch_up(lab)
+def test_subdataset_is_not_an_ancestor(lineage_journal: _LineageJournal, index: Index) -> None:
+    lineage_journal.mint([subdataset("x.zarr", "whole--x")], "whole", mirror="aind")
+    index.catch_up(lineage_journal)
     assert index.ancestry("aind:whole") == ([], [])

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from journal_on_disk import DiskJournal, placed
 
-from neuromirror.index import Index, MalformedQuery, UnknownAttribute, UnknownMirror
+from neuromirror.index import Index, MalformedQueryError, UnknownAttributeError, UnknownMirrorError
 from neuromirror.model import MirrorProbed, MirrorSeen
+from support.disk_journal import DiskJournal, placed_file
 
 
 @pytest.fixture
-def four(journal: DiskJournal, index: Index) -> Index:
+def four_assets(journal: DiskJournal, index: Index) -> Index:
     """Three assets of one mirror, and one of another."""
-    told: list[tuple[str, str, dict[str, list[str]]]] = [
+    assets: list[tuple[str, str, dict[str, list[str]]]] = [
         ("aind", "a", {"subject": ["625749"], "modality": ["ecephys", "behavior"]}),
         ("aind", "b", {"subject": ["625750"], "modality": ["ecephys"]}),
         ("aind", "c", {"subject": ["625749"], "modality": ["pophys"], "project": ["Größe_1*"]}),
         ("other", "d", {"subject": ["625749"], "investigator": ["Ada Lovelace"]}),
     ]
-    for mirror, local_id, attributes in told:
-        journal.mint([placed("x", local_id)], local_id, mirror=mirror, attributes=attributes)
+    for mirror, local_id, attributes in assets:
+        journal.mint([placed_file("x", local_id)], local_id, mirror=mirror, attributes=attributes)
     index.catch_up(journal)
     return index
 
@@ -41,61 +41,61 @@ def four(journal: DiskJournal, index: Index) -> Index:
     ],
 )
 def test_all_conditions_must_hold_whatever_the_case(
-    four: Index, where: list[tuple[str, str]], found: str
+    four_assets: Index, where: list[tuple[str, str]], found: str
 ) -> None:
-    assert "".join(row.local_id for row in four.datasets(where=where)) == found
+    assert "".join(row.local_id for row in four_assets.datasets(where=where)) == found
 
 
-def test_conditions_and_words_are_of_one_mirror_where_one_is_named(four: Index) -> None:
-    assert [row.name for row in four.datasets("other", where=[("subject", "6*")])] == ["other:d"]
-    assert [row.name for row in four.datasets(words="625749 ecephys")] == ["aind:a"]
-    assert list(four.datasets("other", words="ecephys")) == []
-    with pytest.raises(UnknownMirror):
-        four.datasets("ember", where=[("subject", "6*")])
-    with pytest.raises(MalformedQuery):
-        four.datasets(words=" * ")
+def test_conditions_and_terms_apply_to_the_named_mirror_only(four_assets: Index) -> None:
+    assert [row.name for row in four_assets.datasets("other", where=[("subject", "6*")])] == [
+        "other:d"
+    ]
+    assert [row.name for row in four_assets.datasets(text="625749 ecephys")] == ["aind:a"]
+    assert list(four_assets.datasets("other", text="ecephys")) == []
+    with pytest.raises(UnknownMirrorError):
+        four_assets.datasets("ember", where=[("subject", "6*")])
+    with pytest.raises(MalformedQueryError):
+        four_assets.datasets(text=" * ")
 
 
 def test_an_attribute_that_no_dataset_has_is_answered_with_those_there_are(
-    four: Index, journal: DiskJournal
+    four_assets: Index, journal: DiskJournal
 ) -> None:
     with pytest.raises(
-        UnknownAttribute, match="'species'; there are investigator, modality, project, subject"
+        UnknownAttributeError, match="'species'; there are investigator, modality, project, subject"
     ):
-        four.datasets(where=[("subject", "625749"), ("species", "mouse")])
+        four_assets.datasets(where=[("subject", "625749"), ("species", "mouse")])
 
 
 def test_an_index_without_attributes_says_so(index: Index) -> None:
-    with pytest.raises(UnknownAttribute, match="no dataset has any yet"):
+    with pytest.raises(UnknownAttributeError, match="no dataset has any yet"):
         index.datasets(where=[("subject", "1")])
 
 
 def test_attributes_to_search_by_are_those_of_the_newest_version(
     journal: DiskJournal, index: Index
 ) -> None:
-    journal.mint([placed("a", 1)], attributes={"subject": ["1", "2"], "species": ["mouse"]})
-    journal.mint([placed("a", 1)], attributes={"subject": ["2", "3"]}, metadata="sha256:9")
+    journal.mint([placed_file("a", 1)], attributes={"subject": ["1", "2"], "species": ["mouse"]})
+    journal.mint([placed_file("a", 1)], attributes={"subject": ["2", "3"]}, metadata="sha256:9")
     index.catch_up(journal)
-    told = [index.attributes(version) for version in index.versions("dandi:000001")]
-    assert told == [{"species": ["mouse"], "subject": ["1", "2"]}, {"subject": ["2", "3"]}]
+    attributes = [index.attributes(version) for version in index.versions("dandi:000001")]
+    assert attributes == [{"species": ["mouse"], "subject": ["1", "2"]}, {"subject": ["2", "3"]}]
     assert [v.metadata for v in index.versions("dandi:000001")] == ["", "sha256:9"]
     for value, found in (("1", 0), ("2", 1), ("3", 1)):
         assert len(list(index.datasets(where=[("subject", value)]))) == found
         assert len(list(index.search(f"dandi {value}"))) == found
-    with pytest.raises(UnknownAttribute):
+    with pytest.raises(UnknownAttributeError):
         index.datasets(where=[("species", "mouse")])
 
 
-def test_search_finds_words_of_attributes_and_of_local_ids(
-    journal: DiskJournal, index: Index
-) -> None:
+def test_search_finds_terms_in_attributes_and_local_ids(journal: DiskJournal, index: Index) -> None:
     journal.mint(
-        [placed("a", 1)],
+        [placed_file("a", 1)],
         "ecephys_625749_2022-08-03_15-15-06",
         attributes={"investigator": ["Ada Lovelace"], "funder": ["Aïnd"]},
     )
     index.catch_up(journal)
-    for words in (
+    for text in (
         "lovelace",
         "AIND",
         "625749",
@@ -103,7 +103,7 @@ def test_search_finds_words_of_attributes_and_of_local_ids(
         "ada ecephys 15-15",
         "love ecephys_6",
     ):
-        assert [row.mirror for row in index.search(words)] == ["dandi"], words
+        assert [row.mirror for row in index.search(text)] == ["dandi"], text
     assert list(index.search("lovelace 625750")) == []
 
 
@@ -112,7 +112,7 @@ def test_text_that_is_half_a_pair_of_surrogates_is_recorded_all_the_same(
 ) -> None:
     half = "half \ud800 a pair"
     journal.mint(
-        [placed("a", 1)],
+        [placed_file("a", 1)],
         title=half,
         license=[half],
         doi=half,
@@ -141,7 +141,7 @@ def test_what_upstream_allows_is_what_it_was_last_found_to(
     index.catch_up(journal)
     [status] = index.mirror_status()
     assert status.capabilities == index.capabilities("aind") == {"versions": "no"}
-    assert (status.source, status.waiting) == ("s3", 0)
+    assert (status.source, status.settling) == ("s3", 0)
 
 
 def test_datasets_that_wait_to_settle_are_counted_and_are_no_failures(
@@ -154,5 +154,5 @@ def test_datasets_that_wait_to_settle_are_counted_and_are_no_failures(
     journal.visit("c", "failed")
     index.catch_up(journal)
     [status] = index.mirror_status()
-    assert (status.waiting, status.failing) == (2, 1)
+    assert (status.settling, status.failing) == (2, 1)
     assert index.dataset("dandi:a").last_full_visit is None

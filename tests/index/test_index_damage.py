@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_on_disk import DiskJournal, placed
 
-from neuromirror.index import Index, IndexDamaged, check_damage
+from neuromirror.index import Index, IndexDamagedError, raise_if_damaged
 from neuromirror.index.backup import copy_database
 from neuromirror.model import NeuromirrorError
+from support.disk_journal import DiskJournal, placed_file
 
 NAME = "dandi:000001"
 
@@ -23,25 +23,25 @@ QUESTIONS: dict[str, Callable[[Index], Any]] = {
     "versions": lambda index: list(index.versions(NAME)),
     "resolve": lambda index: index.resolve(NAME),
     "files": lambda index: list(index.files(index.resolve(NAME))),
-    "level": lambda index: list(index.level(index.resolve(NAME))),
+    "level": lambda index: list(index.folder_entries(index.resolve(NAME))),
     "search": lambda index: list(index.search("a1")),
     "find": lambda index: list(index.find("0" * 64)),
-    "paths": lambda index: index.matching_paths(index.resolve(NAME), "a1"),
+    "paths": lambda index: index.matching_files(index.resolve(NAME), "a1"),
     "events": lambda index: list(index.events()),
     "failures": lambda index: index.failures(),
     "mirrors": lambda index: list(index.mirror_status()),
-    "withheld": lambda index: list(index.withheld()),
+    "withheld": lambda index: list(index.tombstones()),
     "position": lambda index: index.position,
 }
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sound_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of a dataset with some versions."""
     root = tmp_path_factory.mktemp("damage")
     journal = DiskJournal(root)
     for shift in range(4):
-        journal.mint(placed(f"a{n}/b{n}.nwb", n + shift * (n % 2)) for n in range(60))
+        journal.mint(placed_file(f"a{n}/b{n}.nwb", n + shift * (n % 2)) for n in range(60))
     journal.visit()
     with Index.open(root / "live.sqlite") as index:
         index.catch_up(journal)
@@ -61,16 +61,16 @@ def outcomes(path: Path) -> Iterator[BaseException]:
 
 @pytest.mark.parametrize("count", [1, 8, 64])
 @pytest.mark.parametrize("block", range(4))
-def test_changed_bytes_give_answers_or_one_kind_of_error(
-    sound: Path, tmp_path: Path, count: int, block: int
+def test_changed_bytes_give_results_or_one_kind_of_error(
+    sound_index: Path, tmp_path: Path, count: int, block: int
 ) -> None:
-    content = sound.read_bytes()
+    content = sound_index.read_bytes()
     path = tmp_path / "index.sqlite"
     for seed in range(block * 8, block * 8 + 8):
         drawn = random.Random(seed * 1000 + count)
         changed = bytearray(content)
-        for place in drawn.choices(range(len(changed)), k=count):
-            changed[place] ^= drawn.randrange(1, 256)
+        for offset in drawn.choices(range(len(changed)), k=count):
+            changed[offset] ^= drawn.randrange(1, 256)
         path.write_bytes(changed)
         for error in outcomes(path):
             assert isinstance(error, NeuromirrorError), (seed, count, repr(error))
@@ -86,20 +86,20 @@ def test_changed_bytes_give_answers_or_one_kind_of_error(
     ],
 )
 def test_text_that_is_not_text_is_damage(
-    sound: Path, tmp_path: Path, old: bytes, new: bytes
+    sound_index: Path, tmp_path: Path, old: bytes, new: bytes
 ) -> None:
     path = tmp_path / "index.sqlite"
-    path.write_bytes(sound.read_bytes().replace(old, new))
+    path.write_bytes(sound_index.read_bytes().replace(old, new))
     found = list(outcomes(path))
     assert found
     for error in found:
         assert isinstance(error, NeuromirrorError), repr(error)
-    assert any(isinstance(error, IndexDamaged) for error in found)
+    assert any(isinstance(error, IndexDamagedError) for error in found)
 
 
-def test_a_file_that_is_cut_off_is_damage(sound: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_is_damage(sound_index: Path, tmp_path: Path) -> None:
     path = tmp_path / "index.sqlite"
-    shutil.copy(sound, path)
+    shutil.copy(sound_index, path)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
     found = list(outcomes(path))
@@ -107,12 +107,14 @@ def test_a_file_that_is_cut_off_is_damage(sound: Path, tmp_path: Path) -> None:
     assert all(isinstance(error, NeuromirrorError) for error in found)
 
 
-def test_a_value_of_a_wrong_type_is_damage_where_it_is_used(sound: Path, tmp_path: Path) -> None:
+def test_a_value_of_a_wrong_type_is_damage_where_it_is_used(
+    sound_index: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "index.sqlite"
-    shutil.copy(sound, path)
-    check_damage(path, TypeError())  # a defect of the program stays one
+    shutil.copy(sound_index, path)
+    raise_if_damaged(path, TypeError())  # a defect of the program stays one
     with path.open("r+b") as file:
         file.seek(2000)
         file.write(bytes(range(256)) * 20)
-    with pytest.raises(IndexDamaged):
-        check_damage(path, TypeError())
+    with pytest.raises(IndexDamagedError):
+        raise_if_damaged(path, TypeError())

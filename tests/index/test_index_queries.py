@@ -5,20 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from journal_on_disk import BUCKET, KEPT, DiskJournal, placed, published
 
 from neuromirror.index import (
-    AmbiguousName,
+    AmbiguousNameError,
     CopyRow,
     Index,
     LastVisit,
-    MalformedQuery,
-    UnknownDataset,
-    UnknownHold,
-    UnknownMirror,
-    UnknownVersion,
+    MalformedQueryError,
+    UnknownDatasetError,
+    UnknownHoldError,
+    UnknownMirrorError,
+    UnknownVersionError,
 )
-from neuromirror.index.checksums import parse_query
+from neuromirror.index.checksums import parse_checksum
 from neuromirror.model import (
     Digest,
     EventRaised,
@@ -31,24 +30,33 @@ from neuromirror.model import (
     NeuromirrorError,
     Retention,
 )
+from support.disk_journal import (
+    BUCKET,
+    STRONGEST_RETENTION,
+    DiskJournal,
+    placed_file,
+    published_fields,
+)
 
 NAME = "dandi:000001"
 
 
 @pytest.fixture
-def three(journal: DiskJournal, index: Index) -> Index:
+def three_versions(journal: DiskJournal, index: Index) -> Index:
     """Published 0.1, then a draft, then published 0.2; and a second dataset with a draft."""
     journal.append(MirrorSeen("dandi", "dandi", "https://api.example.invalid/", "2024"))
     journal.mint(
-        [placed("a", 1), placed("b", 2)],
-        **published("0.1", title="Old", doi="10.48324/dandi.000001/0.1"),
+        [placed_file("a", 1), placed_file("b", 2)],
+        **published_fields("0.1", title="Old", doi="10.48324/dandi.000001/0.1"),
     )
-    journal.mint([placed("a", 1), placed("b", 3), placed("c", 1)], title="Néw hippocampus")
     journal.mint(
-        [placed("a", 1), placed("c", 1)],
-        **published("0.2", title="Néw hippocampus", doi="10.48324/dandi.000001/0.2"),
+        [placed_file("a", 1), placed_file("b", 3), placed_file("c", 1)], title="Néw hippocampus"
     )
-    journal.mint([placed("z", 3)], "000027", title="Cortex", license=["spdx:CC0-1.0"])
+    journal.mint(
+        [placed_file("a", 1), placed_file("c", 1)],
+        **published_fields("0.2", title="Néw hippocampus", doi="10.48324/dandi.000001/0.2"),
+    )
+    journal.mint([placed_file("z", 3)], "000027", title="Cortex", license=["spdx:CC0-1.0"])
     index.catch_up(journal)
     return index
 
@@ -57,52 +65,59 @@ def _label(index: Index, label: str) -> str:
     return index.resolve(NAME, label).label
 
 
-def test_words_labels_commits_and_states_name_a_version(three: Index) -> None:
-    one, two, _ = three.versions(NAME)
-    assert [row.seq for row in three.versions(NAME)] == [1, 2, 3]
-    assert _label(three, "latest") == "0.2"
-    assert _label(three, "draft") == "2024-2"
-    assert _label(three, "0.1") == "0.1"
-    assert _label(three, one.commit) == "0.1"
-    assert _label(three, one.commit[:7].upper()) == "0.1"
-    assert _label(three, f"state:{two.state[7:17]}") == "2024-2"
-    assert _label(three, f"state:{two.state}") == "2024-2"
-    assert three.resolve("dandi:000027").label == "2024-4"
+def test_keywords_labels_commits_and_states_resolve_to_a_version(three_versions: Index) -> None:
+    one, two, _ = three_versions.versions(NAME)
+    assert [row.seq for row in three_versions.versions(NAME)] == [1, 2, 3]
+    assert _label(three_versions, "latest") == "0.2"
+    assert _label(three_versions, "draft") == "2024-2"
+    assert _label(three_versions, "0.1") == "0.1"
+    assert _label(three_versions, one.commit) == "0.1"
+    assert _label(three_versions, one.commit[:7].upper()) == "0.1"
+    assert _label(three_versions, f"state:{two.state[7:17]}") == "2024-2"
+    assert _label(three_versions, f"state:{two.state}") == "2024-2"
+    assert three_versions.resolve("dandi:000027").label == "2024-4"
     assert one.name == "dandi:000001@0.1"
-    last = three.last_version(NAME, "observed")
+    last = three_versions.last_version(NAME, "observed")
     assert last is not None
     assert last.label == "2024-2"
-    assert three.last_version("dandi:999999") is None
-    known = three.records_known(NAME, "0.1")
+    assert three_versions.last_version("dandi:999999") is None
+    known = three_versions.published_version(NAME, "0.1")
     assert known == one
-    assert three.records_known(NAME, "draft") is None
+    assert three_versions.published_version(NAME, "draft") is None
 
 
-def test_a_wrong_name_is_answered_with_close_ones(three: Index) -> None:
+def test_a_wrong_name_is_answered_with_close_ones(three_versions: Index) -> None:
     cases: list[tuple[type[NeuromirrorError], str, str, str]] = [
-        (UnknownMirror, "ember:000001", "latest", "known are dandi"),
-        (UnknownDataset, "dandi:000072", "latest", r"close to it: .*dandi:000027"),
-        (UnknownDataset, "000027", "latest", "close to it: dandi:000027"),
-        (UnknownVersion, NAME, "0.9", "the newest are 0.2, 2024-2, 0.1"),
-        (UnknownVersion, NAME, "abcdef0123", "the newest are"),
-        (UnknownVersion, NAME, "state:abcdef0123", "the newest are"),
-        (UnknownVersion, NAME, next(three.versions(NAME)).commit[:6], "the newest are"),
+        (UnknownMirrorError, "ember:000001", "latest", "known are dandi"),
+        (UnknownDatasetError, "dandi:000072", "latest", r"close to it: .*dandi:000027"),
+        (UnknownDatasetError, "000027", "latest", "close to it: dandi:000027"),
+        (UnknownVersionError, NAME, "0.9", "the newest are 0.2, 2024-2, 0.1"),
+        (UnknownVersionError, NAME, "abcdef0123", "the newest are"),
+        (UnknownVersionError, NAME, "state:abcdef0123", "the newest are"),
+        (
+            UnknownVersionError,
+            NAME,
+            next(three_versions.versions(NAME)).commit[:6],
+            "the newest are",
+        ),
     ]
     for kind, name, label, message in cases:
         with pytest.raises(kind, match=message) as raised:
-            three.resolve(name, label)
+            three_versions.resolve(name, label)
         assert raised.value.exit_code == 2
-    with pytest.raises(UnknownMirror):
-        three.datasets("ember")
+    with pytest.raises(UnknownMirrorError):
+        three_versions.datasets("ember")
 
 
 def test_a_short_id_that_fits_two_versions_is_refused(journal: DiskJournal, index: Index) -> None:
-    journal.mint([placed("a", 1)], commit="abcdef1" + "0" * 33, state="sha256:7777777a")
-    journal.mint([placed("a", 1)], commit="abcdef1" + "1" * 33, state="sha256:7777777b")
-    journal.mint([placed("a", 1)], commit="f" * 40, state="sha256:7777777a", **published("1"))
+    journal.mint([placed_file("a", 1)], commit="abcdef1" + "0" * 33, state="sha256:7777777a")
+    journal.mint([placed_file("a", 1)], commit="abcdef1" + "1" * 33, state="sha256:7777777b")
+    journal.mint(
+        [placed_file("a", 1)], commit="f" * 40, state="sha256:7777777a", **published_fields("1")
+    )
     index.catch_up(journal)
     for label in ("abcdef1", "state:7777777"):
-        with pytest.raises(AmbiguousName, match=r"fits 2 versions.*give more digits"):
+        with pytest.raises(AmbiguousNameError, match=r"fits 2 versions.*give more digits"):
             index.resolve(NAME, label)
     assert _label(index, "abcdef10") == "2024-1"
     assert _label(index, "state:7777777a") == "1"
@@ -110,7 +125,7 @@ def test_a_short_id_that_fits_two_versions_is_refused(journal: DiskJournal, inde
 
 def test_files_of_a_version_by_folder_and_page(journal: DiskJournal, index: Index) -> None:
     names = ["a", "sub-01!/x", "sub-01/a", "sub-01/b/c", "sub-01/d", "sub-010/a", "t"]
-    journal.mint([placed(name, name) for name in names])
+    journal.mint([placed_file(name, name) for name in names])
     index.catch_up(journal)
     version = index.resolve(NAME)
 
@@ -124,10 +139,10 @@ def test_files_of_a_version_by_folder_and_page(journal: DiskJournal, index: Inde
     assert listed(after="sub-010/a") == ["t"]
 
 
-def test_every_way_to_write_a_checksum_finds_the_file(three: Index) -> None:
-    row = next(three.files(three.resolve(NAME)))
+def test_every_checksum_notation_finds_the_file(three_versions: Index) -> None:
+    row = next(three_versions.files(three_versions.resolve(NAME)))
     sha256, etag = (digest.value for digest in row.digests)
-    ways = [
+    notations = [
         f"sha256:{sha256}",
         f"SHA256:{sha256.upper()}",
         sha256,
@@ -142,11 +157,11 @@ def test_every_way_to_write_a_checksum_finds_the_file(three: Index) -> None:
         etag[:32],
         row.key,
     ]
-    for way in ways:
-        found = [(f.path, f.first, f.last, f.current) for f in three.find(way)]
-        assert found == [("a", "0.1", "0.2", True), ("c", "2024-2", "0.2", True)], way
+    for notation in notations:
+        found = [(f.path, f.first, f.last, f.current) for f in three_versions.find(notation)]
+        assert found == [("a", "0.1", "0.2", True), ("c", "2024-2", "0.2", True)], notation
     for miss in (f"md5:{etag[:32]}", f"{etag[:32]}-3", f"{etag}-65", f"{row.key}x", "0" * 64):
-        assert list(three.find(miss)) == [], miss
+        assert list(three_versions.find(miss)) == [], miss
 
 
 @pytest.mark.parametrize(
@@ -167,25 +182,31 @@ def test_every_digest_finds_the_file_whatever_its_key_is_named_by(
         Digest("md5", "b" * 32, "x"),
         Digest("etag", "c" * 32 + "-2", "x"),
     )
-    journal.mint([placed("a", 1, key=key, digests=digests), placed("z", 2)])
+    journal.mint([placed_file("a", 1, key=key, digests=digests), placed_file("z", 2)])
     index.catch_up(journal)
     for query in ("a" * 64, "sha256:" + "a" * 9, "b" * 32, "c" * 32 + "-2-64", "c" * 32, key):
         assert [found.path for found in index.find(query)] == ["a"], query
 
 
-def test_a_file_that_is_gone_is_found_with_the_range_where_it_was(three: Index) -> None:
-    [old, *_] = three.files(three.resolve(NAME, "0.1"), after="a")
-    [found] = three.find(old.key)
+def test_a_file_that_is_gone_is_found_with_the_range_where_it_was(three_versions: Index) -> None:
+    [old, *_] = three_versions.files(three_versions.resolve(NAME, "0.1"), after="a")
+    [found] = three_versions.find(old.key)
     assert (found.path, found.first, found.last, found.current) == ("b", "0.1", "0.1", False)
-    draft = [row for row in three.files(three.resolve(NAME, "draft")) if row.path == "b"]
-    ranges = [(f.dataset, f.path, f.first, f.last, f.current) for f in three.find(draft[0].key)]
+    draft = [
+        row
+        for row in three_versions.files(three_versions.resolve(NAME, "draft"))
+        if row.path == "b"
+    ]
+    ranges = [
+        (f.dataset, f.path, f.first, f.last, f.current) for f in three_versions.find(draft[0].key)
+    ]
     assert ranges == [
         (NAME, "b", "2024-2", "2024-2", False),
         ("dandi:000027", "z", "2024-4", "2024-4", True),
     ]
 
 
-def test_what_is_not_a_checksum_is_refused_at_once(three: Index) -> None:
+def test_what_is_not_a_checksum_is_refused_at_once(three_versions: Index) -> None:
     wrong = [
         "",
         "sha256:abc",
@@ -196,14 +217,14 @@ def test_what_is_not_a_checksum_is_refused_at_once(three: Index) -> None:
         "sha1:" + "0" * 40,
     ]
     for query in wrong:
-        with pytest.raises(MalformedQuery, match="not a checksum") as raised:
-            three.find(query)
+        with pytest.raises(MalformedQueryError, match="not a checksum") as raised:
+            three_versions.find(query)
         assert raised.value.exit_code == 2
 
 
 def test_every_look_up_uses_an_index(index: Index) -> None:
     queries = ["0" * 64, "sha256:00000000", "0" * 32, f"{'0' * 32}-2-64", "XS3ETAG-s1--0-1-1"]
-    lookups = [lookup for query in queries for lookup in parse_query(query)]
+    lookups = [lookup for query in queries for lookup in parse_checksum(query)]
     assert len(lookups) == 16
     for lookup in lookups:
         plan = index._db.execute(f"EXPLAIN QUERY PLAN {lookup.sql}", lookup.parameters)
@@ -217,7 +238,7 @@ def test_digests_only_ever_grow(journal: DiskJournal, index: Index) -> None:
     key = "XS3ETAG-s7--" + "3" * 32 + "-2-64"
 
     def mint(*digests: Digest, **more: object) -> None:
-        journal.mint([placed("a", 1, key=key, size=7, digests=digests, **more)])
+        journal.mint([placed_file("a", 1, key=key, size=7, digests=digests, **more)])
         index.catch_up(journal)
 
     def known() -> tuple[set[tuple[str, str, bool]], Evidence, bool]:
@@ -243,7 +264,7 @@ def test_the_same_bytes_uploaded_in_other_parts_are_found_by_both_etags(
     claims = [("a" * 32 + "-2", 64), ("b" * 32 + "-3", 48), ("a" * 32 + "-2", 65)]
     for number, (etag, part_size) in enumerate(claims):
         digest = Digest("etag", etag, "s3")
-        journal.mint([placed(f"{number}", 1, digests=(digest,), part_size=part_size)])
+        journal.mint([placed_file(f"{number}", 1, digests=(digest,), part_size=part_size)])
     index.catch_up(journal)
     for query in ("a" * 32 + "-2-64", "b" * 32 + "-3", "b" * 32, "a" * 32 + "-2-65"):
         assert [found.path for found in index.find(query)] == ["0", "1", "2"], query
@@ -252,7 +273,7 @@ def test_the_same_bytes_uploaded_in_other_parts_are_found_by_both_etags(
 
 def test_a_checked_digest_goes_before_a_claimed_one(journal: DiskJournal, index: Index) -> None:
     for value, checked in (("a" * 32, False), ("b" * 32, True), ("c" * 32, False)):
-        journal.mint([placed("x", 1, digests=(Digest("md5", value, "s3", checked),))])
+        journal.mint([placed_file("x", 1, digests=(Digest("md5", value, "s3", checked),))])
     index.catch_up(journal)
     [row] = index.files(index.resolve(NAME))
     assert [(d.value, d.checked) for d in row.digests] == [("b" * 32, True)]
@@ -263,25 +284,25 @@ def test_a_checked_digest_goes_before_a_claimed_one(journal: DiskJournal, index:
 def test_publishing_strengthens_the_promise_without_new_rows(
     journal: DiskJournal, index: Index
 ) -> None:
-    for promise in (Retention.DRAFT, KEPT, Retention.DRAFT):
-        journal.mint([placed("a", 1, retention=promise)])
+    for promise in (Retention.DRAFT, STRONGEST_RETENTION, Retention.DRAFT):
+        journal.mint([placed_file("a", 1, retention=promise)])
     index.catch_up(journal)
     for version in index.versions(NAME):
         [row] = index.files(version)
-        assert (row.retention, row.since) == (KEPT, 1)
+        assert (row.retention, row.since) == (STRONGEST_RETENTION, 1)
 
 
 def test_a_promise_for_the_same_bytes_elsewhere_is_another_copy(
     journal: DiskJournal, index: Index
 ) -> None:
     weak, strong = Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET
-    journal.mint([placed("a", 1, retention=weak), placed("b", 2, retention=weak)])
-    journal.mint([placed("x", 1, retention=strong)], "000002")
+    journal.mint([placed_file("a", 1, retention=weak), placed_file("b", 2, retention=weak)])
+    journal.mint([placed_file("x", 1, retention=strong)], "000002")
     index.catch_up(journal)
     here, there = index.resolve(NAME), index.resolve("dandi:000002")
     assert [row.retention for row in index.files(here)] == [weak, weak]
     assert [row.retention for row in index.files(there)] == [strong]
-    assert index.vouched(here).kept == {weak.value: 2}
+    assert index.evidence_counts(here).retention == {weak.value: 2}
     assert index.copies(here) == [CopyRow("dandi:000002", strong, 1)]
     assert index.copies(there) == []
     (row, _) = index.files(here)
@@ -289,9 +310,7 @@ def test_a_promise_for_the_same_bytes_elsewhere_is_another_copy(
     assert found == {NAME: weak, "dandi:000002": strong}
 
 
-def test_places_are_given_most_exact_first_and_never_too_many(
-    journal: DiskJournal, index: Index
-) -> None:
+def test_locations_are_limited_and_most_exact_first(journal: DiskJournal, index: Index) -> None:
     def at(number: int) -> tuple[Location, ...]:
         return (
             Location(f"https://api.invalid/{number}", "api"),
@@ -299,7 +318,7 @@ def test_places_are_given_most_exact_first_and_never_too_many(
             Location(f"https://s3.invalid/{number}?versionId=q&x=1", "s3", "q"),
         )
 
-    journal.mint([placed(f"{n:03d}", "same", locations=at(n)) for n in range(200)])
+    journal.mint([placed_file(f"{n:03d}", "same", locations=at(n)) for n in range(200)])
     index.catch_up(journal)
     [first, *_] = index.files(index.resolve(NAME), limit=1)
     best = index.locations(first.content)
@@ -311,15 +330,15 @@ def test_places_are_given_most_exact_first_and_never_too_many(
 def test_a_plain_url_gives_the_exact_object_learnt_last(journal: DiskJournal, index: Index) -> None:
     plain = f"{BUCKET}/some thing?x=1"
 
-    def place(version: str) -> tuple[Location, ...]:
+    def locations(version: str) -> tuple[Location, ...]:
         return (Location(f"{plain}&versionId={version}", "s3", version),)
 
-    one = placed("a", 1, locations=place("one"))
-    two = placed("a", 2, locations=place("two"))
+    one = placed_file("a", 1, locations=locations("one"))
+    two = placed_file("a", 2, locations=locations("two"))
     for files, last in ([one], "one"), ([two], "two"), ([two], "two"), ([one], "one"):
         journal.mint(files)
         index.catch_up(journal)
-        assert index.known_locations([plain]) == [place(last)[0]]
+        assert index.known_locations([plain]) == [locations(last)[0]]
     unknown = [f"{BUCKET}/some thing", "https://api.invalid/1"]
     assert index.known_locations(unknown) == [None, None]
 
@@ -328,19 +347,19 @@ def test_an_overwritten_object_is_not_offered_for_the_old_bytes(
     journal: DiskJournal, index: Index
 ) -> None:
     where = (Location("https://s3.invalid/mutable", "s3"),)
-    journal.mint([placed("a", 1, locations=where)])
-    journal.mint([placed("a", 2, locations=where)])
+    journal.mint([placed_file("a", 1, locations=where)])
+    journal.mint([placed_file("a", 2, locations=where)])
     index.catch_up(journal)
     urls = [
-        [place.url for row in index.files(version) for place in index.locations(row.content)]
+        [location.url for row in index.files(version) for location in index.locations(row.content)]
         for version in index.versions(NAME)
     ]
     assert urls == [[], ["https://s3.invalid/mutable"]]
 
 
-def test_search_finds_words_in_names_titles_licenses_and_dois(three: Index) -> None:
-    def found(words: str) -> list[str]:
-        return [row.local_id for row in three.search(words)]
+def test_search_finds_terms_in_names_titles_licenses_and_dois(three_versions: Index) -> None:
+    def found(text: str) -> list[str]:
+        return [row.local_id for row in three_versions.search(text)]
 
     assert found("new HIPPO") == ["000001"]
     assert found("cc0") == ["000027"]
@@ -350,46 +369,46 @@ def test_search_finds_words_in_names_titles_licenses_and_dois(three: Index) -> N
     assert found("Old") == []
     assert found('cortex "AND NEAR( hippocampus') == []
     for nothing in ("", ' "* -'):
-        with pytest.raises(MalformedQuery):
-            three.search(nothing)
+        with pytest.raises(MalformedQueryError):
+            three_versions.search(nothing)
 
 
-def test_a_dataset_says_where_it_stands(three: Index, journal: DiskJournal) -> None:
+def test_a_dataset_says_where_it_stands(three_versions: Index, journal: DiskJournal) -> None:
     journal.visit("000027", "partial", title="Told to a visit", pending=3)
     journal.visit("000099", "failed", title="Never minted")
     journal.append(HoldPlaced("h1", "dandi", "000027", "draft", "sha256:a", "lost", 9, 9, "2024"))
     journal.append(EventRaised("dandi", "000077", "unavailable", "embargoed", "2024"))
-    three.catch_up(journal)
-    row = three.dataset("dandi:000027")
+    three_versions.catch_up(journal)
+    row = three_versions.dataset("dandi:000027")
     assert (row.title, row.status, row.open_holds, row.license) == (
         "Cortex",
         "partial",
         1,
         ("spdx:CC0-1.0",),
     )
-    row = three.dataset(NAME)
+    row = three_versions.dataset(NAME)
     assert (row.versions, row.newest, row.published, row.files) == (3, "0.2", "0.2", 2)
     assert row.dataset_id
-    row = three.dataset("dandi:000099")
+    row = three_versions.dataset("dandi:000099")
     assert (row.title, row.versions, row.newest, row.bytes) == ("Never minted", 0, None, 0)
-    with pytest.raises(UnknownVersion, match="nothing of it is minted yet"):
-        three.resolve("dandi:000099")
-    names = [row.name for row in three.datasets()]
+    with pytest.raises(UnknownVersionError, match="nothing of it is minted yet"):
+        three_versions.resolve("dandi:000099")
+    names = [row.name for row in three_versions.datasets()]
     assert names == [NAME, "dandi:000027", "dandi:000077", "dandi:000099"]
-    assert names == [row.name for row in three.datasets("dandi")]
-    [status] = three.mirror_status()
+    assert names == [row.name for row in three_versions.datasets("dandi")]
+    [status] = three_versions.mirror_status()
     assert (status.datasets, status.mirrored, status.versions, status.files) == (4, 2, 4, 3)
     assert (status.contents, status.failing, status.open_holds, status.incidents) == (3, 2, 1, 0)
 
 
 def test_hints_are_of_the_last_visit(journal: DiskJournal, index: Index) -> None:
-    assert index.hints("dandi") == {}
+    assert index.last_visits("dandi") == {}
     journal.visit(fingerprint="old")
     journal.visit(fingerprint="new", status="partial", pending=2)
     journal.visit("000002", "failed")
     index.catch_up(journal)
     ended = "2024-02-01T00:01:00+00:00"
-    assert index.hints("dandi") == {
+    assert index.last_visits("dandi") == {
         "000001": LastVisit("new", "partial", 2, ended),
         "000002": LastVisit("f1", "failed", 0, ended),
     }
@@ -400,33 +419,33 @@ def test_hints_are_of_the_last_visit(journal: DiskJournal, index: Index) -> None
 def test_a_hold_is_open_until_released_or_lapsed_and_may_come_back(
     journal: DiskJournal, index: Index
 ) -> None:
-    def place(hold: str, state: str) -> None:
+    def append_hold(hold: str, state: str) -> None:
         journal.append(
             HoldPlaced(hold, "dandi", "000001", "draft", state, "lost", 9, 90, "2024-01-01")
         )
 
-    place("h1", "sha256:a")
-    place("h2", "sha256:b")
+    append_hold("h1", "sha256:a")
+    append_hold("h2", "sha256:b")
     journal.append(HoldLapsed("h1", "2024-01-02"))
     journal.append(HoldReleased("h2", "ada", "2024-01-03"))
     index.catch_up(journal)
     assert list(index.open_holds()) == []
     assert index.hold("h1").outcome == "lapsed"
     released = index.hold("h2")
-    assert (released.released_by, released.removed, released.before) == ("ada", 9, 90)
+    assert (released.released_by, released.files_removed, released.files_before) == ("ada", 9, 90)
     assert index.released_states(NAME) == {("draft", "sha256:b")}
     assert index.released_states("dandi:999") == set()
-    place("h1", "sha256:a")
+    append_hold("h1", "sha256:a")
     index.catch_up(journal)
     assert [row.hold for row in index.open_holds(NAME)] == ["h1"]
-    with pytest.raises(UnknownHold, match="open are h1"):
+    with pytest.raises(UnknownHoldError, match="open are h1"):
         index.hold("h9")
 
 
 def test_events_are_newest_first_and_a_reported_check_is_kept(
     journal: DiskJournal, index: Index
 ) -> None:
-    file = placed("a", 1)
+    file = placed_file("a", 1)
     journal.mint([file])
     url = file.record.locations[0].url
     journal.append(EventRaised("dandi", "000001", "incident", "one", "2024-01-01", {"x": [1]}))
@@ -439,20 +458,22 @@ def test_events_are_newest_first_and_a_reported_check_is_kept(
     assert [event.data for event in index.events(NAME, "incident")] == [{"x": [1]}]
     assert [event.dataset for event in index.events(limit=2)] == [NAME, None]
     [row] = index.files(index.resolve(NAME))
-    checks = [(place.checked_at, place.result) for place in index.locations(row.content)]
+    checks = [(location.checked_at, location.result) for location in index.locations(row.content)]
     assert checks == [("2024-01-03", "gone"), (None, None)]
 
 
 def test_exceptions_and_evidence_of_a_version_are_kept(journal: DiskJournal, index: Index) -> None:
     named = [{"path": "x.zarr", "reason": "zarr", "detail": "not yet", "size": 5}]
-    journal.mint([placed("a", 1)], exceptions=named, evidence={"sha256": 1}, metadata_only=True)
+    journal.mint(
+        [placed_file("a", 1)], exceptions=named, evidence={"sha256": 1}, metadata_only=True
+    )
     index.catch_up(journal)
     version = index.resolve(NAME)
     assert (version.exceptions, version.evidence, version.metadata_only) == (1, {"sha256": 1}, True)
     assert index.exceptions(version) == named
 
 
-def test_importing_the_room_is_cheap(tmp_path: Path) -> None:
+def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
     import subprocess
     import sys
 

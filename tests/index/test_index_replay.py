@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journal_on_disk import DiskJournal, content_of, left_out, placed, published, words_of_paths
 
-from neuromirror.index import Index, JournalBroken, rebuild
-from neuromirror.index import recording as recording_module
+from neuromirror.index import Index, JournalDamagedError, rebuild_from_journal
+from neuromirror.index import file_writer as recording_module
 from neuromirror.index.rows import RETENTION
 from neuromirror.model import (
     Digest,
@@ -27,8 +26,16 @@ from neuromirror.model import (
     HoldReleased,
     Location,
     MirrorSeen,
-    PlacedFile,
     Retention,
+    SnapshotEntry,
+)
+from support.disk_journal import (
+    DiskJournal,
+    dump_content,
+    placed_file,
+    published_fields,
+    read_path_terms,
+    skipped_version_message,
 )
 
 _PATHS = ["a", "a-b", "a/b", "a/c", "b", "B/x y", "é", "e\u0301", "\ue000", "\U0001f9e0/z"]
@@ -56,9 +63,9 @@ _FILES = st.dictionaries(
 )
 
 
-def _file(path: str, spec: tuple[Any, ...]) -> PlacedFile:
-    content, digests, part_size, retention, renamed, place = spec
-    return placed(
+def _file(path: str, spec: tuple[Any, ...]) -> SnapshotEntry:
+    content, digests, part_size, retention, renamed, url_name = spec
+    return placed_file(
         path,
         content,
         key=f"XTEST-s7--{content}",
@@ -67,7 +74,9 @@ def _file(path: str, spec: tuple[Any, ...]) -> PlacedFile:
         digests=digests,
         part_size=part_size,
         retention=retention,
-        locations=(Location(f"https://x.invalid/{content}?versionId={place}", "s3", str(place)),),
+        locations=(
+            Location(f"https://x.invalid/{content}?versionId={url_name}", "s3", str(url_name)),
+        ),
     )
 
 
@@ -76,7 +85,7 @@ def _file(path: str, spec: tuple[Any, ...]) -> PlacedFile:
     st.integers(1, 5),
 )
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_version_gives_its_records_back_and_a_rebuild_gives_the_same_rows(
+def test_every_version_returns_its_records_and_a_rebuild_has_the_same_rows(
     versions: list[tuple[str, dict[str, tuple[Any, ...]], bool]], batch: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -93,20 +102,20 @@ def test_every_version_gives_its_records_back_and_a_rebuild_gives_the_same_rows(
             for entry, files in minted:
                 version = index.resolve(f"dandi:{entry.local_id}", entry.commit)
                 got = list(index.files(version))
-                wanted = sorted(files, key=lambda file: file.git_path)
+                expected = sorted(files, key=lambda file: file.git_path)
                 assert [(row.path.encode(), row.source_path, row.key, row.size) for row in got] == [
-                    (file.git_path, file.record.path, file.key, 7) for file in wanted
+                    (file.git_path, file.record.path, file.key, 7) for file in expected
                 ]
-                for row, file in zip(got, wanted, strict=True):
+                for row, file in zip(got, expected, strict=True):
                     promised = RETENTION.index(file.record.retention)
                     assert RETENTION.index(row.retention) >= promised
                     proofs = {d.algorithm for d in file.record.digests if d.value != "not hex"}
                     assert proofs - {"crc64nvme"} <= {digest.algorithm for digest in row.digests}
-                    urls = {place.url for place in index.locations(row.content)}
-                    assert {place.url for place in file.record.locations} <= urls
+                    urls = {location.url for location in index.locations(row.content)}
+                    assert {location.url for location in file.record.locations} <= urls
             live = _dump(Path(folder, "live"))
         patch.setattr(recording_module, "_BATCH", 1000)  # must not matter
-        rebuild(Path(folder, "again"), journal)
+        rebuild_from_journal(Path(folder, "again"), journal)
         assert _dump(Path(folder, "again")) == live
 
 
@@ -115,8 +124,8 @@ def _busy_journal(journal: DiskJournal) -> None:
     journal.append(MirrorSeen("dandi", "dandi", "https://api.example.invalid/", "2024"))
     journal.append(EventRaised("dandi", "000009", "unavailable", "embargoed", "2024"))
     journal.visit(title="A title of the visit")
-    first = [placed(f"sub-{n:03d}/x.nwb", n) for n in range(300)]
-    entry = journal.mint(first, **published("0.1", doi="10.48324/dandi.000001/0.1"))
+    first = [placed_file(f"sub-{n:03d}/x.nwb", n) for n in range(300)]
+    entry = journal.mint(first, **published_fields("0.1", doi="10.48324/dandi.000001/0.1"))
     journal.append(entry)
     journal.visit()
     journal.append(HoldPlaced("h1", "dandi", "000001", "draft", "sha256:a", "lost", 9, 300, "2024"))
@@ -125,7 +134,7 @@ def _busy_journal(journal: DiskJournal) -> None:
     journal.append(HoldPlaced("h1", "dandi", "000001", "draft", "sha256:a", "lost", 9, 300, "2026"))
     journal.append(HoldReleased("h1", "ada", "2026"))
     journal.append(HoldReleased("nobody-knows", "ada", "2026"))
-    second = first[:100] + [placed(f"sub-{n:03d}/x.nwb", n + 7) for n in range(100, 280)]
+    second = first[:100] + [placed_file(f"sub-{n:03d}/x.nwb", n + 7) for n in range(100, 280)]
     journal.mint(second, title="Another title")
     journal.append(EventRaised("dandi", "", "incident", "of the mirror", "2026", {"b": 1, "a": 2}))
     journal.mint(first, "000002")
@@ -133,7 +142,7 @@ def _busy_journal(journal: DiskJournal) -> None:
 
 def _dump(path: Path) -> list[str]:
     with Index.open_readonly(path) as index:
-        return [*index.dump(), *words_of_paths(path)]
+        return [*index.dump(), *read_path_terms(path)]
 
 
 def test_a_rebuild_gives_the_same_rows_as_the_live_run(journal: DiskJournal, path: Path) -> None:
@@ -146,7 +155,7 @@ def test_a_rebuild_gives_the_same_rows_as_the_live_run(journal: DiskJournal, pat
         assert index.position == journal.file.stat().st_size
     live = _dump(path)
     plain = _iterdump(path)
-    assert rebuild(path, journal) == applied + 1
+    assert rebuild_from_journal(path, journal) == applied + 1
     assert _dump(path) == live
     assert _iterdump(path) == plain
     assert len(live) > 600
@@ -161,7 +170,7 @@ def _iterdump(path: Path) -> list[str]:
 
 
 def test_an_entry_appended_twice_changes_nothing(journal: DiskJournal, index: Index) -> None:
-    entry = journal.mint([placed("a", 1)])
+    entry = journal.mint([placed_file("a", 1)])
     index.catch_up(journal)
     before = [line for line in index.dump() if not line.startswith("progress")]
     journal.append(entry)
@@ -170,7 +179,7 @@ def test_an_entry_appended_twice_changes_nothing(journal: DiskJournal, index: In
 
 
 def test_an_unchanged_file_costs_no_write(journal: DiskJournal, index: Index) -> None:
-    files = [placed(f"{n:04d}", n) for n in range(50)]
+    files = [placed_file(f"{n:04d}", n) for n in range(50)]
     journal.mint(files)
     index.catch_up(journal)
     tables = ("files ", "contents ", "locations ", "other_digests ", "claimants ")
@@ -187,7 +196,7 @@ _APPLY = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from journal_on_disk import DiskJournal
+from support.disk_journal import DiskJournal
 from neuromirror.index import Index, rebuild
 from neuromirror.index import recording
 recording._BATCH = 50
@@ -201,7 +210,7 @@ else:
 
 
 def _apply(journal: DiskJournal, path: Path, what: str, commit: str, after: int) -> int:
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", _APPLY, here, str(journal.root), str(path), what]
     return subprocess.run([*command, commit, str(after)], check=False).returncode
 
@@ -210,10 +219,10 @@ def test_killed_anywhere_and_repeated_the_tables_are_the_same(
     journal: DiskJournal, path: Path, tmp_path: Path
 ) -> None:
     _busy_journal(journal)
-    rebuild(tmp_path / "clean", journal)
+    rebuild_from_journal(tmp_path / "clean", journal)
     clean = _dump(tmp_path / "clean")
     commits = [
-        entry.commit for _, entry in journal.journal_from(0) if hasattr(entry, "annex_commit")
+        entry.commit for _, entry in journal.read_entries(0) if hasattr(entry, "annex_commit")
     ]
     for commit, after in ((commits[0], 120), (commits[-2], 0), (commits[-1], 299)):
         assert _apply(journal, path, "catch_up", commit, after) == -signal.SIGKILL
@@ -232,19 +241,19 @@ def test_a_killed_rebuild_leaves_the_old_index_and_the_next_one_works(
     with Index.open(path) as index:
         index.catch_up(journal)
     before = _dump(path)
-    last = journal.mint([placed(f"{n}", n) for n in range(200)], "000003")
+    last = journal.mint([placed_file(f"{n}", n) for n in range(200)], "000003")
     assert _apply(journal, path, "rebuild", last.commit, 150) == -signal.SIGKILL
     assert _dump(path) == before
-    rebuild(path, journal)
+    rebuild_from_journal(path, journal)
     assert len(_dump(path)) > len(before)
     assert not list(path.parent.glob("*.rebuild*"))
 
 
 def test_records_that_stop_short_never_delete_files(journal: DiskJournal, index: Index) -> None:
-    files = [placed(f"{n}", n) for n in range(9)]
+    files = [placed_file(f"{n}", n) for n in range(9)]
     journal.mint(files)
     index.catch_up(journal)
-    before = content_of(index)
+    before = dump_content(index)
     torn = journal.mint(files)
     lines = (journal.root / torn.commit).read_bytes().splitlines(keepends=True)
     for damaged, message in (
@@ -253,8 +262,8 @@ def test_records_that_stop_short_never_delete_files(journal: DiskJournal, index:
     ):
         (journal.root / torn.commit).write_bytes(b"".join(damaged))
         assert index.catch_up(journal) == 1
-        assert content_of(index) == before
-        assert message in left_out(index)
+        assert dump_content(index) == before
+        assert message in skipped_version_message(index)
         journal.append(torn)
     (journal.root / torn.commit).write_bytes(b"".join(lines))
     assert index.catch_up(journal) == 1
@@ -265,57 +274,55 @@ def test_records_that_stop_short_never_delete_files(journal: DiskJournal, index:
 def test_a_version_whose_records_are_damaged_stops_no_other(
     journal: DiskJournal, index: Index
 ) -> None:
-    journal.mint([placed("a", 1)], "000001")
-    damaged = journal.mint([placed("a", 2)], "000001")
+    journal.mint([placed_file("a", 1)], "000001")
+    damaged = journal.mint([placed_file("a", 2)], "000001")
     (journal.root / damaged.commit).write_bytes(b"")
-    journal.mint([placed("b", 1)], "000002")
+    journal.mint([placed_file("b", 1)], "000002")
     assert index.catch_up(journal) == 3
     assert index.dataset("dandi:000002").versions == 1
     (failure,) = index.failures()
     assert (failure.task, failure.dataset) == ("index", "dandi:000001")
     assert damaged.commit in failure.message
     # a version on top of it is complete, and the one that is missing is still named
-    journal.mint([placed("a", 3)], "000001")
+    journal.mint([placed_file("a", 3)], "000001")
     assert index.catch_up(journal) == 1
-    assert damaged.commit in left_out(index)
+    assert damaged.commit in skipped_version_message(index)
     assert [row.commit for row in index.versions("dandi:000001")].count(damaged.commit) == 0
 
 
 def test_a_rebuild_that_fails_keeps_the_old_index(journal: DiskJournal, path: Path) -> None:
-    journal.mint([placed("a", 1)])
+    journal.mint([placed_file("a", 1)])
     with Index.open(path) as index:
         index.catch_up(journal)
     before = _dump(path)
-    broken = journal.mint([placed("a", 2)])
+    broken = journal.mint([placed_file("a", 2)])
     os.truncate(journal.root / broken.commit, 0)
-    with pytest.raises(JournalBroken):
-        rebuild(path, journal)
+    with pytest.raises(JournalDamagedError):
+        rebuild_from_journal(path, journal)
     assert _dump(path) == before
     assert not list(path.parent.glob("*.rebuild*"))
 
 
-def test_a_writer_goes_on_in_the_file_that_a_rebuild_put_in_place(
-    journal: DiskJournal, path: Path
-) -> None:
+def test_writer_continues_in_the_rebuilt_file(journal: DiskJournal, path: Path) -> None:
     with Index.open(path) as index, Index.open(path) as reader:
-        journal.mint([placed("a", 1)])
+        journal.mint([placed_file("a", 1)])
         index.catch_up(journal)
-        rebuild(path, journal)
-        assert reader.replaced
+        rebuild_from_journal(path, journal)
+        assert reader.is_replaced
         assert reader.resolve("dandi:000001").files == 1
-        journal.mint([placed("a", 1), placed("b", 2)])
+        journal.mint([placed_file("a", 1), placed_file("b", 2)])
         assert index.catch_up(journal) == 1
-        assert not index.replaced
+        assert not index.is_replaced
     with Index.open_readonly(path) as fresh:
         assert fresh.resolve("dandi:000001").files == 2
 
 
-def test_an_index_deleted_under_its_writer_is_made_again(journal: DiskJournal, path: Path) -> None:
+def test_index_deleted_under_its_writer_is_recreated(journal: DiskJournal, path: Path) -> None:
     with Index.open(path) as index:
-        journal.mint([placed("a", 1)])
+        journal.mint([placed_file("a", 1)])
         index.catch_up(journal)
         for file in path.parent.glob("index.sqlite*"):
             file.unlink()
-        journal.mint([placed("a", 2)])
+        journal.mint([placed_file("a", 2)])
         assert index.catch_up(journal) == 2
         assert index.resolve("dandi:000001").seq == 2

@@ -2,75 +2,74 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# the places and the source of the crawl's tests
-sys.path.append(str(Path(__file__).parents[1] / "crawl"))
-
-from crawl_place import Place
-from lab_again import Lab
-from lab_cite import Shelf, filled_shelf, odd_shelf
-from lab_get import get_template, world
-from scripted import Box, Scripted
-
 from neuromirror_demo import DemoArchive, DemoBuckets
 from neuromirror_demo.bucket_contents import RAW
+from support.citable_stores import CitableStore, build_odd_metadata_store, open_citable_store
+from support.lab_store import LabStore
+from support.mirror_harness import MirrorHarness
+from support.scripted_source import ScriptedHarness, ScriptedSource
+from support.web_clone import web_clone, web_clone_template
 
-__all__ = ["get_template", "world"]
+__all__ = ["web_clone", "web_clone_template"]
 
 
 @pytest.fixture
-def lab(demo: DemoArchive, tmp_path: Path) -> Lab:
+def lab(demo: DemoArchive, tmp_path: Path) -> LabStore:
     """An empty place for a store, beside a fresh demo archive."""
-    return Lab(Place(demo.mirrors, tmp_path / "store"), tmp_path)
+    return LabStore(MirrorHarness(demo.mirrors, tmp_path / "store"), tmp_path)
 
 
 @pytest.fixture(scope="session")
-def still_lab(still_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def still_lab(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> LabStore:
     """A store of the archive that stands still, to read only."""
     folder = tmp_path_factory.mktemp("still-lab")
-    still = Lab(Place(still_demo.mirrors, folder / "store"), folder)
-    still.place.sync()
+    still = LabStore(MirrorHarness(shared_demo.mirrors, folder / "store"), folder)
+    still.mirror_harness.sync()
     return still
 
 
 @pytest.fixture
-def source() -> Scripted:
+def source() -> ScriptedSource:
     """A scripted source without datasets."""
-    return Scripted()
+    return ScriptedSource()
 
 
 @pytest.fixture
-def box(tmp_path: Path, source: Scripted) -> Lab:
+def scripted_lab(tmp_path: Path, source: ScriptedSource) -> LabStore:
     """An empty place for a store of the scripted source, for which five files are a large Zarr."""
     settings = "[zarr]\ninline = 4\nmanifest = 12\n"
-    return Lab(Box(tmp_path / "box", source, settings), tmp_path)
+    return LabStore(ScriptedHarness(tmp_path / "box", source, settings), tmp_path)
 
 
-def _narrow(mirrors: Path, folder: Path, settings: str) -> Place:
+def _harness_with_zarr_settings(mirrors: Path, folder: Path, settings: str) -> MirrorHarness:
     """A place beside mirrors like these, but with other settings for Zarrs."""
     made = folder / "mirrors"
     made.mkdir()
     for path in mirrors.glob("*.toml"):
         text = path.read_text("utf-8")
         (made / path.name).write_text(f"{text}\n[zarr]\n{settings}\n", "utf-8")
-    return Place(made, folder / "store")
+    return MirrorHarness(made, folder / "store")
 
 
 @pytest.fixture(scope="session")
-def parted(still_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def subdataset_harness(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
     """A store in which a Zarr is a dataset of its own, to read only."""
-    place = _narrow(still_demo.mirrors, tmp_path_factory.mktemp("parted"), "inline = 4")
-    place.sync("demo:000005")
-    return place
+    mirror_harness = _harness_with_zarr_settings(
+        shared_demo.mirrors, tmp_path_factory.mktemp("parted"), "inline = 4"
+    )
+    mirror_harness.sync("demo:000005")
+    return mirror_harness
 
 
 @pytest.fixture(scope="session")
-def bucketed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def bucket_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirrorHarness]:
     """A store of buckets, one with hostile names, in which Zarrs are too large for git."""
     folder = tmp_path_factory.mktemp("bucketed")
     with DemoBuckets(folder / "buckets") as running:
@@ -78,19 +77,23 @@ def bucketed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             'source = "s3"\n[options]\nbucket = "demo-hostile"\ndepth = 0\n'
             f'endpoint = "{running.endpoint}"\n'
         )
-        place = _narrow(running.mirrors, folder, "inline = 4\nmanifest = 8")
-        place.sync("hostile", "demo-aind-benchmark", f"demo-aind:{RAW}")
-        yield place
+        mirror_harness = _harness_with_zarr_settings(
+            running.mirrors, folder, "inline = 4\nmanifest = 8"
+        )
+        mirror_harness.sync("hostile", "demo-aind-benchmark", f"demo-aind:{RAW}")
+        yield mirror_harness
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory, demo_files: Path) -> Iterator[Shelf]:
+def citable_store(
+    tmp_path_factory: pytest.TempPathFactory, demo_files: Path
+) -> Iterator[CitableStore]:
     """A store with datasets of all kinds of sources, to read only."""
-    with filled_shelf(tmp_path_factory.mktemp("shelf"), demo_files) as filled:
+    with open_citable_store(tmp_path_factory.mktemp("shelf"), demo_files) as filled:
         yield filled
 
 
 @pytest.fixture(scope="session")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+def odd_metadata_store(tmp_path_factory: pytest.TempPathFactory) -> CitableStore:
     """A store of dandisets that say odd things of themselves, to read only."""
-    return odd_shelf(tmp_path_factory.mktemp("odd") / "box")
+    return build_odd_metadata_store(tmp_path_factory.mktemp("odd") / "box")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crawl_place import Place
-from lab_get import GetWorld
-from lab_pins import PUBLISHED, Paper
 
 from neuromirror_demo import DemoArchive
+from support.lock_folders import PUBLISHED, LockFolder
+from support.mirror_harness import MirrorHarness
+from support.web_clone import WebClone
 
 LOGIN = "ARCHIVE_LOGIN"
 """The variable that a mirror names; nothing in its name says that its value is secret."""
@@ -30,7 +30,7 @@ exec '{program}' "$@"
 """
 
 
-class Recorded:
+class ProcessRecorder:
     """The environment and the command line of each process that a command started."""
 
     def __init__(self, folder: Path) -> None:
@@ -47,12 +47,12 @@ class Recorded:
             script.write_text(RECORDING.format(log=self._log, program=program))
             script.chmod(0o755)
 
-    def run(self, *words: str | Path, cwd: Path, **environment: str) -> str:
+    def run(self, *arguments: str | Path, cwd: Path, **environment: str) -> str:
         """Run neuromirror, and record the processes below it."""
         program = Path(sys.executable).with_name("neuromirror")
         path = f"{self._bin}{os.pathsep}{os.environ['PATH']}"
         with subprocess.Popen(
-            [program, *words],
+            [program, *arguments],
             cwd=cwd,
             env={**os.environ, **CREDENTIALS, **environment, "PATH": path},
             stdout=subprocess.PIPE,
@@ -106,12 +106,12 @@ def _line(pid: int) -> str:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Recorded:
-    return Recorded(tmp_path / "recorded")
+def process_recorder(tmp_path: Path) -> ProcessRecorder:
+    return ProcessRecorder(tmp_path / "recorded")
 
 
 def test_no_child_of_a_sync_has_a_credential(
-    demo: DemoArchive, tmp_path: Path, recorded: Recorded
+    demo: DemoArchive, tmp_path: Path, process_recorder: ProcessRecorder
 ) -> None:
     (mirror,) = demo.mirrors.glob("demo.toml")
     text = mirror.read_text("utf-8")
@@ -120,25 +120,27 @@ def test_no_child_of_a_sync_has_a_credential(
     mirror.write_text(text.replace("[options]\n", options))
     store = tmp_path / "store"
     named = ("--mirrors", demo.mirrors, "--store", store)
-    recorded.run(*named, "sync", "demo:000002", cwd=tmp_path, **{LOGIN: demo.token})
-    assert recorded.holding(demo.token) == set()
-    assert recorded.holding(CANARY) == set()
+    process_recorder.run(*named, "sync", "demo:000002", cwd=tmp_path, **{LOGIN: demo.token})
+    assert process_recorder.holding(demo.token) == set()
+    assert process_recorder.holding(CANARY) == set()
 
 
 def test_of_a_restore_only_what_fetches_has_credentials(
-    demo: DemoArchive, tmp_path: Path, recorded: Recorded
+    demo: DemoArchive, tmp_path: Path, process_recorder: ProcessRecorder
 ) -> None:
-    place = Place(demo.mirrors, tmp_path / "store")
-    place.sync(PUBLISHED)
-    paper = Paper(place, tmp_path / "paper")
+    mirror_harness = MirrorHarness(demo.mirrors, tmp_path / "store")
+    mirror_harness.sync(PUBLISHED)
+    paper = LockFolder(mirror_harness, tmp_path / "paper")
     paper.pin(PUBLISHED, bundle=True)
-    recorded.run("restore", paper.file, "--into", "data", cwd=paper.folder)
-    for line in recorded.holding(CANARY):
-        assert any(word in line for word in (" fetch ", "upload-pack", "index-pack", "unpack"))
+    process_recorder.run("restore", paper.file, "--into", "data", cwd=paper.folder)
+    for line in process_recorder.holding(CANARY):
+        assert any(
+            command in line for command in (" fetch ", "upload-pack", "index-pack", "unpack")
+        )
 
 
 def test_of_a_get_only_git_annex_that_gets_has_credentials(
-    world: GetWorld, recorded: Recorded
+    web_clone: WebClone, process_recorder: ProcessRecorder
 ) -> None:
-    recorded.run("get", "small", cwd=world.clone)
-    assert recorded.holding(CANARY) == set()
+    process_recorder.run("get", "small", cwd=web_clone.clone)
+    assert process_recorder.holding(CANARY) == set()

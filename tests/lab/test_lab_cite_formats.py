@@ -15,36 +15,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_cite import ASSET, DERIVED, DRAFT, LABELS, NAMES, ODD, PUBLISHED, SPECIALS, VOLUME, Shelf
 
-from neuromirror.lab.cite.json_text import compact, dumped
-from neuromirror.lab.cite.plain import SPDX
+from neuromirror.lab.cite.json_text import compact_json, indented_json
+from neuromirror.lab.cite.text_values import SPDX
+from support.citable_stores import (
+    ASSET,
+    DERIVED,
+    DRAFT,
+    LABELS,
+    NAMES,
+    ODD_METADATA,
+    PUBLISHED,
+    SPECIALS,
+    VOLUME,
+    CitableStore,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated")
 
-ALONE = [(name,) for name in (PUBLISHED, DRAFT, ASSET, DERIVED, VOLUME, LABELS)]
+SINGLE = [(name,) for name in (PUBLISHED, DRAFT, ASSET, DERIVED, VOLUME, LABELS)]
 TOGETHER = (PUBLISHED, DERIVED, LABELS)
-ODD_ONES = [(f"box:{name}",) for name in ODD]
+ODD_ONES = [(f"box:{name}",) for name in ODD_METADATA]
 SHAPES = Path(__file__).parent / "data" / "ro-crate-1.2"
 
 
-def named(names: tuple[str, ...]) -> str:
+def test_id(names: tuple[str, ...]) -> str:
     return "+".join(one.rpartition(":")[2] for one in names)
 
 
 @pytest.fixture
-def made(shelf: Shelf, odd: Shelf) -> Callable[..., str]:
+def format_citation(
+    citable_store: CitableStore, odd_metadata_store: CitableStore
+) -> Callable[..., str]:
     """Cites from the store that has the datasets."""
 
-    def cite(form: str, *names: str, files: bool = True) -> str:
-        return (odd if names[0].startswith("box:") else shelf).cited(form, *names, files=files)
+    def write(form: str, *names: str, files: bool = True) -> str:
+        return (odd_metadata_store if names[0].startswith("box:") else citable_store).citation(
+            form, *names, files=files
+        )
 
-    return cite
+    return write
 
 
-everything = pytest.mark.parametrize("names", [*ALONE, TOGETHER, *ODD_ONES], ids=named)
+everything = pytest.mark.parametrize("names", [*SINGLE, TOGETHER, *ODD_ONES], ids=test_id)
 some = pytest.mark.parametrize(
-    "names", [(PUBLISHED,), (DERIVED,), (VOLUME,), (LABELS,), TOGETHER, ("box:names",)], ids=named
+    "names", [(PUBLISHED,), (DERIVED,), (VOLUME,), (LABELS,), TOGETHER, ("box:names",)], ids=test_id
 )
 
 
@@ -63,23 +78,26 @@ def cff_schema() -> dict[str, Any]:
 
 @everything
 def test_a_citation_cff_fits_its_schema(
-    made: Callable[..., str], cff_schema: dict[str, Any], names: tuple[str, ...]
+    format_citation: Callable[..., str], cff_schema: dict[str, Any], names: tuple[str, ...]
 ) -> None:
     from jsonschema import Draft7Validator, FormatChecker
     from ruamel.yaml import YAML
 
-    told = YAML(typ="safe", pure=True).load(made("cff", *names))
+    document = YAML(typ="safe", pure=True).load(format_citation("cff", *names))
     checker = Draft7Validator(cff_schema, format_checker=FormatChecker())
-    assert [error.message for error in checker.iter_errors(told)] == []
-    assert told["type"] == "dataset"
+    assert [error.message for error in checker.iter_errors(document)] == []
+    assert document["type"] == "dataset"
 
 
 def test_a_citation_cff_passes_as_a_program_sees_it(
-    made: Callable[..., str], tmp_path: Path
+    format_citation: Callable[..., str], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
     command += ["vendor.citation-file-format", str(tmp_path / "CITATION.cff")]
-    for text, code in ((made("cff", *TOGETHER), 0), ("cff-version: 1.2.0\ntitle: x\n", 1)):
+    for text, code in (
+        (format_citation("cff", *TOGETHER), 0),
+        ("cff-version: 1.2.0\ntitle: x\n", 1),
+    ):
         (tmp_path / "CITATION.cff").write_text(text, "utf-8")
         assert subprocess.run(command, capture_output=True, check=False).returncode == code
 
@@ -88,20 +106,20 @@ def test_every_license_that_is_recognised_is_one_of_cff(cff_schema: dict[str, An
     assert set(SPDX) <= set(cff_schema["definitions"]["license-enum"]["enum"])
 
 
-def test_the_texts_of_a_citation_cff_come_back(made: Callable[..., str]) -> None:
+def test_the_texts_of_a_citation_cff_come_back(format_citation: Callable[..., str]) -> None:
     from ruamel.yaml import YAML
 
-    told = YAML(typ="safe", pure=True).load(made("cff", "box:specials"))
-    assert told["title"] == told["abstract"] == SPECIALS
-    told = YAML(typ="safe", pure=True).load(made("cff", "box:names"))
-    assert told["authors"][0] == {
+    document = YAML(typ="safe", pure=True).load(format_citation("cff", "box:specials"))
+    assert document["title"] == document["abstract"] == SPECIALS
+    document = YAML(typ="safe", pure=True).load(format_citation("cff", "box:names"))
+    assert document["authors"][0] == {
         "family-names": "Berg",
         "given-names": "Anna",
         "name-particle": "van der",
         "orcid": "https://orcid.org/0000-0002-1825-0097",
     }
-    assert told["authors"][3]["name-suffix"] == "Jr."
-    assert told["authors"][8]["name"] == "The {Brain} & Mind_Lab, Inc."
+    assert document["authors"][3]["name-suffix"] == "Jr."
+    assert document["authors"][8]["name"] == "The {Brain} & Mind_Lab, Inc."
 
 
 # --- CSL
@@ -109,7 +127,9 @@ def test_the_texts_of_a_citation_cff_come_back(made: Callable[..., str]) -> None
 
 @everything
 @pytest.mark.filterwarnings("error:The following arguments")  # fields that CSL does not have
-def test_csl_is_rendered_by_citeproc(made: Callable[..., str], names: tuple[str, ...]) -> None:
+def test_csl_is_rendered_by_citeproc(
+    format_citation: Callable[..., str], names: tuple[str, ...]
+) -> None:
     from citeproc import (
         Citation,
         CitationItem,
@@ -119,7 +139,7 @@ def test_csl_is_rendered_by_citeproc(made: Callable[..., str], names: tuple[str,
     )
     from citeproc.source.json import CiteProcJSON
 
-    items = json.loads(made("csl", *names))
+    items = json.loads(format_citation("csl", *names))
     source = CiteProcJSON(items)
     style = CitationStylesStyle("harvard-cite-them-right", validate=False)
     bibliography = CitationStylesBibliography(style, source, formatter.plain)
@@ -137,13 +157,13 @@ def test_csl_is_rendered_by_citeproc(made: Callable[..., str], names: tuple[str,
 
 @everything
 def test_bibtex_is_parsed_and_says_the_same(
-    made: Callable[..., str], names: tuple[str, ...]
+    format_citation: Callable[..., str], names: tuple[str, ...]
 ) -> None:
     from pybtex.database import parse_string
 
-    told = made("bibtex", *names)
-    found = parse_string(told, "bibtex")
-    items = json.loads(made("csl", *names))
+    bibtex = format_citation("bibtex", *names)
+    found = parse_string(bibtex, "bibtex")
+    items = json.loads(format_citation("csl", *names))
     assert list(found.entries) == [one["id"] for one in items]
     for item, entry in zip(items, found.entries.values(), strict=True):
         assert entry.type == "dataset"
@@ -156,16 +176,18 @@ def test_bibtex_is_parsed_and_says_the_same(
 
 def untexed(text: str) -> str:
     """What TeX prints."""
-    words = {"backslash": "\\", "braceleft": "{", "braceright": "}"}
-    words |= {"asciitilde": "~", "asciicircum": "^"}
+    characters = {"backslash": "\\", "braceleft": "{", "braceright": "}"}
+    characters |= {"asciitilde": "~", "asciicircum": "^"}
     pattern = re.compile(r"\\text([a-z]+)\{\}|\\([#$%&_])|([{}])")
-    return pattern.sub(lambda found: words[found[1]] if found[1] else found[2] or "", text)
+    return pattern.sub(lambda found: characters[found[1]] if found[1] else found[2] or "", text)
 
 
-def test_names_are_taken_apart_by_bibtex_as_they_are_meant(made: Callable[..., str]) -> None:
+def test_names_are_taken_apart_by_bibtex_as_they_are_meant(
+    format_citation: Callable[..., str],
+) -> None:
     from pybtex.database import parse_string
 
-    (entry,) = parse_string(made("bibtex", "box:names"), "bibtex").entries.values()
+    (entry,) = parse_string(format_citation("bibtex", "box:names"), "bibtex").entries.values()
     people = entry.persons["author"]
     assert len(people) == len(NAMES) + 1
     berg, brien, *_ = people
@@ -183,14 +205,16 @@ def test_names_are_taken_apart_by_bibtex_as_they_are_meant(made: Callable[..., s
 
 
 @everything
-def test_datacite_fits_its_schema(made: Callable[..., str], names: tuple[str, ...]) -> None:
+def test_datacite_fits_its_schema(
+    format_citation: Callable[..., str], names: tuple[str, ...]
+) -> None:
     from jsonschema import Draft201909Validator, FormatChecker
 
     name = "inveniosoftware-4.5-81-g160250d.json"
     text = (resources("dandischema") / "datacite" / "schema" / name).read_text("utf-8")
     checker = Draft201909Validator(json.loads(text), format_checker=FormatChecker())
-    told = json.loads(made("datacite", *names))
-    records = told if len(names) > 1 else [told]
+    document = json.loads(format_citation("datacite", *names))
+    records = document if len(names) > 1 else [document]
     assert len(records) == len(names)
     for record in records:
         assert [error.message for error in checker.iter_errors(record)] == []
@@ -227,14 +251,14 @@ def conforms(crate: dict[str, Any]) -> tuple[bool, str]:
 
 @some
 def test_a_crate_has_what_ro_crate_demands(
-    made: Callable[..., str], names: tuple[str, ...]
+    format_citation: Callable[..., str], names: tuple[str, ...]
 ) -> None:
-    crate = json.loads(made("ro-crate", *names, files=names != TOGETHER))
+    crate = json.loads(format_citation("ro-crate", *names, files=names != TOGETHER))
     found, report = conforms(crate)
     assert found, report
 
 
-@pytest.mark.parametrize("write", [dumped, compact])
+@pytest.mark.parametrize("write", [indented_json, compact_json])
 def test_characters_that_are_not_seen_are_escaped(write: Callable[[object], str]) -> None:
     value = {"na\u202eme": "a\u2066b\u200f\ufeff\x9b\U000e0041 ümläut"}
     text = write(value)
@@ -243,8 +267,8 @@ def test_characters_that_are_not_seen_are_escaped(write: Callable[[object], str]
     assert "ümläut" in text
 
 
-def test_a_crate_without_a_license_would_not_pass(made: Callable[..., str]) -> None:
-    crate = json.loads(made("ro-crate", PUBLISHED, files=False))
+def test_a_crate_without_a_license_would_not_pass(format_citation: Callable[..., str]) -> None:
+    crate = json.loads(format_citation("ro-crate", PUBLISHED, files=False))
     (root,) = (one for one in crate["@graph"] if one["@id"] == "./")
     del root["license"]
     found, report = conforms(crate)
@@ -254,11 +278,11 @@ def test_a_crate_without_a_license_would_not_pass(made: Callable[..., str]) -> N
 
 @everything
 def test_a_crate_is_flat_and_all_its_terms_are_known(
-    made: Callable[..., str], names: tuple[str, ...], tmp_path: Path
+    format_citation: Callable[..., str], names: tuple[str, ...], tmp_path: Path
 ) -> None:
     from rocrate.rocrate import ROCrate
 
-    text = made("ro-crate", *names)
+    text = format_citation("ro-crate", *names)
     (tmp_path / "ro-crate-metadata.json").write_text(text, "utf-8")
     crate = ROCrate(tmp_path)
     graph = json.loads(text)["@graph"]
@@ -280,24 +304,27 @@ def test_a_crate_is_flat_and_all_its_terms_are_known(
 # --- BagIt
 
 
-@pytest.mark.parametrize("names", [*ALONE, TOGETHER, ("box:names",)], ids=named)
+@pytest.mark.parametrize("names", [*SINGLE, TOGETHER, ("box:names",)], ids=test_id)
 def test_a_bag_is_whole_once_it_is_fetched(
-    shelf: Shelf, odd: Shelf, tmp_path: Path, names: tuple[str, ...]
+    citable_store: CitableStore,
+    odd_metadata_store: CitableStore,
+    tmp_path: Path,
+    names: tuple[str, ...],
 ) -> None:
     import bagit
 
-    chosen = odd if names[0].startswith("box:") else shelf
+    chosen = odd_metadata_store if names[0].startswith("box:") else citable_store
     folder = chosen.bag(tmp_path / "bag", *names)
     bag = bagit.Bag(str(folder))
     bag.validate_fetch()
-    wanted = list(bag.fetch_entries())
-    if chosen is odd:
+    entries = list(bag.fetch_entries())
+    if chosen is odd_metadata_store:
         # nobody serves these
-        assert {name for _, _, name in wanted} == bag.payload_entries().keys() - {
+        assert {name for _, _, name in entries} == bag.payload_entries().keys() - {
             "data/dandiset.yaml"
         }
         return
-    for url, size, name in wanted:
+    for url, size, name in entries:
         with urllib.request.urlopen(url, timeout=30) as reply:
             content = reply.read()
         assert size in ("-", str(len(content)))
@@ -307,30 +334,32 @@ def test_a_bag_is_whole_once_it_is_fetched(
     assert bag.validate()
     left_out = (folder / "not-in-this-bag.txt").exists()
     assert left_out is bool({ASSET, VOLUME, LABELS, DRAFT} & set(names))
-    files = sum(shelf.work(name).files for name in names)
-    documents = len(bag.payload_entries()) - len(wanted)
+    files = sum(citable_store.work(name).files for name in names)
+    documents = len(bag.payload_entries()) - len(entries)
     number = (
         len((folder / "not-in-this-bag.txt").read_text("utf-8").splitlines()) if left_out else 0
     )
-    assert len(wanted) + number == files
+    assert len(entries) + number == files
     assert documents > 0
     # one wrong byte is found
     (folder / next(iter(bag.payload_entries()))).write_bytes(b"x")
     assert not bagit.Bag(str(folder)).is_valid()
 
 
-def test_a_name_that_a_bag_cannot_have_is_left_out_in_words(shelf: Shelf, tmp_path: Path) -> None:
-    from test_lab_cite import commit_as_minted
+def test_bag_lists_a_file_whose_name_it_cannot_hold(
+    citable_store: CitableStore, tmp_path: Path
+) -> None:
+    from test_lab_cite import commit_like_mirror
 
-    clone = shelf.clone(PUBLISHED, tmp_path / "clone")
+    clone = citable_store.clone(PUBLISHED, tmp_path / "clone")
     link = next((clone / "sub-201").iterdir()).readlink()
     for name in ("line%0Abreak.nwb", " space.nwb", "50%.nwb"):
         (clone / "sub-201" / name).symlink_to(link)
-    commit_as_minted(clone)
+    commit_like_mirror(clone)
     folder = tmp_path / "bag"
-    shelf.run(str(clone), "--format", "bagit", "-o", str(folder))
-    told = (folder / "not-in-this-bag.txt").read_text("utf-8")
-    assert told.splitlines() == [
+    citable_store.run(str(clone), "--format", "bagit", "-o", str(folder))
+    left_out = (folder / "not-in-this-bag.txt").read_text("utf-8")
+    assert left_out.splitlines() == [
         "sub-201/line%0Abreak.nwb: no list of a bag can hold its name",
     ]
     fetched = (folder / "fetch.txt").read_text("utf-8")
@@ -340,20 +369,20 @@ def test_a_name_that_a_bag_cannot_have_is_left_out_in_words(shelf: Shelf, tmp_pa
     ).read_text("utf-8")
 
 
-def test_no_name_adds_a_line_to_a_bag(shelf: Shelf, tmp_path: Path) -> None:
+def test_no_name_adds_a_line_to_a_bag(citable_store: CitableStore, tmp_path: Path) -> None:
     """A bag's reader would fetch what a line names: any address, to any place."""
     import bagit
-    from test_lab_cite import commit_as_minted
+    from test_lab_cite import commit_like_mirror
 
-    clone = shelf.clone(PUBLISHED, tmp_path / "clone")
+    clone = citable_store.clone(PUBLISHED, tmp_path / "clone")
     link = next((clone / "sub-201").iterdir()).readlink()
     for byte in ("\n", "\r", "\x0b", "\x1c", "\x1b"):
         folder = clone / "sub-201" / f"x{byte}file:"
         folder.mkdir()
         (folder / "victim 3 data y").symlink_to(f"../../{link}")
-    commit_as_minted(clone)
+    commit_like_mirror(clone)
     folder = tmp_path / "bag"
-    shelf.run(str(clone), "--format", "bagit", "-o", str(folder))
+    citable_store.run(str(clone), "--format", "bagit", "-o", str(folder))
     bag = bagit.Bag(str(folder))
     assert all(url.startswith("http") for url, _, _ in bag.fetch_entries())
     assert not any("victim" in name for name in bag.payload_entries())
@@ -376,29 +405,29 @@ def quiet() -> Iterator[None]:
 @everything
 @pytest.mark.usefixtures("quiet")
 def test_croissant_is_loaded_by_mlcroissant(
-    made: Callable[..., str], names: tuple[str, ...]
+    format_citation: Callable[..., str], names: tuple[str, ...]
 ) -> None:
     import mlcroissant
 
-    told = json.loads(made("croissant", *names))
-    metadata = mlcroissant.Dataset(jsonld=told).metadata
+    document = json.loads(format_citation("croissant", *names))
+    metadata = mlcroissant.Dataset(jsonld=document).metadata
     assert metadata.ctx.issues.errors == set()
     warnings = {one for one in metadata.ctx.issues.warnings if "MAJOR.MINOR.PATCH" not in one}
     recommended = re.compile('"https://schema.org/(license|version)" is recommended')
     assert all(map(recommended.search, warnings)), warnings
-    assert metadata.name == told["name"]
+    assert metadata.name == document["name"]
     listed = {one.name: one for one in metadata.distribution}
-    assert listed.keys() == {one["name"] for one in told["distribution"]}
+    assert listed.keys() == {one["name"] for one in document["distribution"]}
     assert all(one.sha256 or one.md5 for one in listed.values())
 
 
 @pytest.mark.usefixtures("quiet")
-def test_croissants_files_are_had_and_checked_by_their_hashes(shelf: Shelf) -> None:
-    told = json.loads(shelf.cited("croissant", ASSET))
-    for one in told["distribution"][:3]:
+def test_croissants_files_are_had_and_checked_by_their_hashes(citable_store: CitableStore) -> None:
+    document = json.loads(citable_store.citation("croissant", ASSET))
+    for one in document["distribution"][:3]:
         with urllib.request.urlopen(one["contentUrl"], timeout=30) as reply:
             content = reply.read()
         assert one["contentSize"] == f"{len(content)} B"
         assert one["md5"] == hashlib.md5(content, usedforsecurity=False).hexdigest()
     # its largest file came in parts, and has no checksum that Croissant knows
-    assert "1 file without sha256 or md5 are not listed." in told["description"]
+    assert "1 file without sha256 or md5 are not listed." in document["description"]

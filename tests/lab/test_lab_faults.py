@@ -15,46 +15,46 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from crawl_place import Place
-from lab_again import Lab
-from lab_clones import flip
-from lab_get import GetWorld, objects, other_bytes
-from lab_pins import DRAFT, PUBLISHED, Paper, bring_back
 
 from neuromirror.cli import main
 from neuromirror.lab import pin
-from neuromirror.lab.alone import LockBusy, alone
-from neuromirror.lab.pin import Wanted
+from neuromirror.lab.exclusive_write import LockBusyError, exclusive_write
+from neuromirror.lab.pin import PinRequest
 from neuromirror_demo import DemoArchive
+from support.dataset_clones import flip_bit
+from support.lab_store import LabStore
+from support.lock_folders import DRAFT, PUBLISHED, LockFolder, restore_lock
+from support.mirror_harness import MirrorHarness
+from support.web_clone import WebClone, object_modes, other_bytes
 
-NOBODY = "http://127.0.0.1:9/alias/{alias}"
+UNREACHABLE_CLONE_URL = "http://127.0.0.1:9/alias/{alias}"
 TWO = "two/a.dat"
 
 
 @pytest.fixture(scope="session")
-def ready(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
     """A lock with a bundle, and what it pins restored in ``data`` beside it; to be copied."""
-    paper = Paper(still_lab.place, tmp_path_factory.mktemp("ready") / "paper")
-    paper.pin(PUBLISHED, bundle=True, clones=(NOBODY,))
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("ready") / "paper")
+    paper.pin(PUBLISHED, bundle=True, clones=(UNREACHABLE_CLONE_URL,))
     return paper
 
 
 @pytest.fixture
-def paper(ready: Paper, tmp_path: Path) -> Paper:
-    return ready.copied(tmp_path / "paper")
+def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
+    return lock_template.copy(tmp_path / "paper")
 
 
 @pytest.fixture
-def restored(paper: Paper) -> Paper:
+def restored_lock_folder(lock_folder: LockFolder) -> LockFolder:
     """The same, and what it pins in ``data``."""
-    assert bring_back(paper.lock, paper.folder / "data").only().status == "ok"
-    return paper
+    assert restore_lock(lock_folder.lock, lock_folder.folder / "data").only().status == "ok"
+    return lock_folder
 
 
-def command(paper: Paper, *arguments: str, code: int = 0) -> Result:
+def command(paper: LockFolder, *arguments: str, code: int = 0) -> Result:
     """Runs a command where there is no store; ``LOCK`` and ``DATA`` stand for paths."""
-    places = {"LOCK": str(paper.file), "DATA": str(paper.folder / "data")}
-    given = [places.get(one, one) for one in arguments]
+    paths = {"LOCK": str(paper.file), "DATA": str(paper.folder / "data")}
+    given = [paths.get(one, one) for one in arguments]
     with chdir(paper.folder):
         done = CliRunner().invoke(main, given, catch_exceptions=False)
     assert done.exit_code == code, (done.exit_code, done.output)
@@ -68,40 +68,40 @@ VERIFY = ("verify", "LOCK", "--in", "DATA")
 # --- bytes
 
 
-def test_bytes_corrupted_here_are_named_by_verify(restored: Paper) -> None:
-    (folder,) = (restored.folder / "data").glob("demo*")
+def test_bytes_corrupted_here_are_named_by_verify(restored_lock_folder: LockFolder) -> None:
+    (folder,) = (restored_lock_folder.folder / "data").glob("demo*")
     file = sorted(folder.glob("sub-*/*.nwb"))[0]
-    flip(file)
-    told = command(restored, *VERIFY, code=1).stderr
-    assert f"{file.parent.name}/{file.name}" in told
-    assert "other bytes" in told or "sha256" in told
+    flip_bit(file)
+    output = command(restored_lock_folder, *VERIFY, code=1).stderr
+    assert f"{file.parent.name}/{file.name}" in output
+    assert "other bytes" in output or "sha256" in output
     # and only there: upstream has them still
-    command(restored, *VERIFY, "--full")
+    command(restored_lock_folder, *VERIFY, "--full")
 
 
 @pytest.fixture
-def at_work(world: GetWorld, monkeypatch: pytest.MonkeyPatch) -> GetWorld:
-    monkeypatch.chdir(world.clone)
-    return world
+def clone_as_cwd(web_clone: WebClone, monkeypatch: pytest.MonkeyPatch) -> WebClone:
+    monkeypatch.chdir(web_clone.clone)
+    return web_clone
 
 
-def test_bytes_corrupted_at_one_place_come_from_the_next(at_work: GetWorld) -> None:
-    at_work.web.faults[at_work.address(TWO)] = [other_bytes]
+def test_bytes_corrupted_at_one_url_come_from_the_next(clone_as_cwd: WebClone) -> None:
+    clone_as_cwd.web.faults[clone_as_cwd.url_path(TWO)] = [other_bytes]
     done = CliRunner().invoke(main, ["--json", "get", TWO], catch_exceptions=False)
     assert done.exit_code == 0
     record = json.loads(done.stdout)
-    assert (record["status"], record["url"]) == ("ok", at_work.files[TWO].urls[1])
-    assert at_work.is_right(TWO)
+    assert (record["status"], record["url"]) == ("ok", clone_as_cwd.files[TWO].urls[1])
+    assert clone_as_cwd.has_content(TWO)
 
 
-def test_bytes_corrupted_at_all_places_are_an_error_that_names_each(at_work: GetWorld) -> None:
-    for place in (0, 1):
-        at_work.web.faults[at_work.address(TWO, place)] = [other_bytes]
+def test_bytes_corrupted_at_all_urls_are_an_error_that_names_each(clone_as_cwd: WebClone) -> None:
+    for index in (0, 1):
+        clone_as_cwd.web.faults[clone_as_cwd.url_path(TWO, index)] = [other_bytes]
     done = CliRunner().invoke(main, ["get", TWO], catch_exceptions=False)
     assert done.exit_code == 1
-    assert all(url in done.stderr for url in at_work.files[TWO].urls)
+    assert all(url in done.stderr for url in clone_as_cwd.files[TWO].urls)
     assert done.stderr.count("other bytes") == 2
-    assert objects(at_work.clone) == {}
+    assert object_modes(clone_as_cwd.clone) == {}
 
 
 # --- the lock
@@ -109,31 +109,31 @@ def test_bytes_corrupted_at_all_places_are_an_error_that_names_each(at_work: Get
 
 @pytest.mark.parametrize("key", ["commit", "state", "tree", "files", "paths"])
 @pytest.mark.parametrize("verb", [RESTORE, VERIFY], ids=lambda verb: verb[0])
-def test_a_lock_edited_by_hand_is_told(
-    restored: Paper, still_lab: Lab, key: str, verb: tuple[str, ...]
+def test_a_lock_edited_by_hand_is_reported(
+    restored_lock_folder: LockFolder, still_lab: LabStore, key: str, verb: tuple[str, ...]
 ) -> None:
-    pinned = restored.pinned(PUBLISHED)
+    pinned = restored_lock_folder.pin_of(PUBLISHED)
     value = str(getattr(pinned, key))
     if key == "commit":
-        with restored.place.index() as index:
+        with restored_lock_folder.mirror_harness.index() as index:
             other = index.resolve(PUBLISHED, still_lab.labels(PUBLISHED)[0]).commit
-        restored.edit(f'\ncommit = "{pinned.commit}"', f'\ncommit = "{other}"')
-        restored.edit(f"rev:{pinned.commit}", f"rev:{other}")
+        restored_lock_folder.edit(f'\ncommit = "{pinned.commit}"', f'\ncommit = "{other}"')
+        restored_lock_folder.edit(f"rev:{pinned.commit}", f"rev:{other}")
     elif key == "files":
-        restored.edit("files = 5", "files = 4")
-        restored.edit("claimed = 5", "claimed = 4")
+        restored_lock_folder.edit("files = 5", "files = 4")
+        restored_lock_folder.edit("claimed = 5", "claimed = 4")
     elif key == "paths":
-        restored.edit("durability =", 'paths = ["sub-201"]\ndurability =')
+        restored_lock_folder.edit("durability =", 'paths = ["sub-201"]\ndurability =')
     else:
-        restored.edit(f'{key} = "{value}"', f'{key} = "{value[:-4]}0000"')
+        restored_lock_folder.edit(f'{key} = "{value}"', f'{key} = "{value[:-4]}0000"')
     if (key, verb) == ("commit", RESTORE):
         # what is restored stands in its way, and is left alone
-        assert pinned.commit in command(restored, *verb, code=2).stderr
+        assert pinned.commit in command(restored_lock_folder, *verb, code=2).stderr
         return
-    told = command(restored, *verb, code=1).stderr
-    words = {"paths": "files", "commit": pinned.commit}
-    assert words.get(key, key) in told, told
-    assert key == "commit" or "edited by hand" in told or f"{value[:-4]}0000" in told
+    output = command(restored_lock_folder, *verb, code=1).stderr
+    labels = {"paths": "files", "commit": pinned.commit}
+    assert labels.get(key, key) in output, output
+    assert key == "commit" or "edited by hand" in output or f"{value[:-4]}0000" in output
 
 
 @pytest.mark.parametrize(
@@ -148,42 +148,42 @@ def test_a_lock_edited_by_hand_is_told(
     ids=lambda verb: " ".join(verb[::3]),
 )
 def test_a_lock_from_the_future_is_refused_by_every_verb(
-    paper: Paper, still_lab: Lab, verb: tuple[str, ...]
+    lock_folder: LockFolder, still_lab: LabStore, verb: tuple[str, ...]
 ) -> None:
-    paper.edit("lock-version = 1", "lock-version = 2")
-    before = paper.files()
-    store = ("--store", str(still_lab.place.folder))
-    told = command(paper, *store, *verb, code=2).stderr
-    assert "lock-version 2" in told
-    assert "install a newer neuromirror" in told
-    assert paper.files() == before
+    lock_folder.edit("lock-version = 1", "lock-version = 2")
+    before = lock_folder.files()
+    store = ("--store", str(still_lab.mirror_harness.folder))
+    output = command(lock_folder, *store, *verb, code=2).stderr
+    assert "lock-version 2" in output
+    assert "install a newer neuromirror" in output
+    assert lock_folder.files() == before
 
 
-def test_a_missing_manifest_is_told_by_verify_and_missed_by_no_other(restored: Paper) -> None:
-    restored.without(".zst")
-    told = command(restored, *VERIFY, code=1).stderr
-    assert "manifest" in told
-    assert "is missing" in told
-    shutil.rmtree(restored.folder / "data", onerror=_force)
-    command(restored, *RESTORE)
-    command(restored, "cite", "LOCK")
+def test_only_verify_reports_a_missing_manifest(restored_lock_folder: LockFolder) -> None:
+    restored_lock_folder.delete_files(".zst")
+    output = command(restored_lock_folder, *VERIFY, code=1).stderr
+    assert "manifest" in output
+    assert "is missing" in output
+    shutil.rmtree(restored_lock_folder.folder / "data", onerror=_force)
+    command(restored_lock_folder, *RESTORE)
+    command(restored_lock_folder, "cite", "LOCK")
 
 
-def test_without_a_bundle_the_manifest_brings_it_back_and_that_is_said(paper: Paper) -> None:
-    paper.without(".bundle")
-    told = command(paper, *RESTORE).stdout
-    assert "from the manifest" in told
-    assert "not from the bundle" in told
-    assert "is missing" in told
+def test_without_a_bundle_the_manifest_restores_it_and_is_named(lock_folder: LockFolder) -> None:
+    lock_folder.delete_files(".bundle")
+    output = command(lock_folder, *RESTORE).stdout
+    assert "from the manifest" in output
+    assert "not from the bundle" in output
+    assert "is missing" in output
 
 
-def test_without_bundle_and_manifest_there_is_no_way_and_each_is_named(paper: Paper) -> None:
-    paper.without(".bundle")
-    paper.without(".zst")
-    told = command(paper, *RESTORE, code=1).stderr
-    assert "no way leads to commit" in told
-    assert told.count("is missing") == 2
-    assert "is there a network?" in told
+def test_without_bundle_and_manifest_each_failed_strategy_is_named(lock_folder: LockFolder) -> None:
+    lock_folder.delete_files(".bundle")
+    lock_folder.delete_files(".zst")
+    output = command(lock_folder, *RESTORE, code=1).stderr
+    assert "no way leads to commit" in output
+    assert output.count("is missing") == 2
+    assert "is there a network?" in output
 
 
 def _force(function: Callable[[str], object], path: str, _: object) -> None:
@@ -196,80 +196,91 @@ def _force(function: Callable[[str], object], path: str, _: object) -> None:
 
 
 @pytest.fixture
-def unplugged(demo: DemoArchive, tmp_path: Path) -> Paper:
+def offline_lock_folder(demo: DemoArchive, tmp_path: Path) -> LockFolder:
     """A lock whose archive was there when it was made, and is not any more."""
-    place = Place(demo.mirrors, tmp_path / "store")
-    place.sync(PUBLISHED)
-    paper = Paper(place, tmp_path / "paper")
-    paper.pin(PUBLISHED, bundle=True, clones=(NOBODY,))
+    mirror_harness = MirrorHarness(demo.mirrors, tmp_path / "store")
+    mirror_harness.sync(PUBLISHED)
+    paper = LockFolder(mirror_harness, tmp_path / "paper")
+    paper.pin(PUBLISHED, bundle=True, clones=(UNREACHABLE_CLONE_URL,))
     demo.__exit__(None, None, None)
     return paper
 
 
 def test_without_a_network_the_dataset_comes_back_and_its_files_are_named(
-    unplugged: Paper,
+    offline_lock_folder: LockFolder,
 ) -> None:
-    told = command(unplugged, *RESTORE, code=1).stderr
-    assert "5 files could not be had" in told
-    assert "cannot be reached" in told
-    assert told.count("error ") == 6
+    output = command(offline_lock_folder, *RESTORE, code=1).stderr
+    assert "5 files could not be had" in output
+    assert "cannot be reached" in output
+    assert output.count("error ") == 6
     # that much needs none
-    command(unplugged, *RESTORE, "--offline")
-    command(unplugged, *VERIFY, "--allow-missing")
-    told = command(unplugged, "verify", "LOCK", "--remote", code=1).stderr
-    assert "cannot be reached" in told
-    command(unplugged, "cite", "LOCK")
+    command(offline_lock_folder, *RESTORE, "--offline")
+    command(offline_lock_folder, *VERIFY, "--allow-missing")
+    output = command(offline_lock_folder, "verify", "LOCK", "--remote", code=1).stderr
+    assert "cannot be reached" in output
+    command(offline_lock_folder, "cite", "LOCK")
 
 
 # --- at the same time, and half way
 
 
-def test_two_pins_on_one_lock_do_not_lose_each_others_work(paper: Paper) -> None:
-    before = paper.files()
+def test_two_pins_on_one_lock_do_not_lose_each_others_work(lock_folder: LockFolder) -> None:
+    before = lock_folder.files()
     refused: list[str] = []
 
     def meanwhile(_: str) -> None:
         if not refused:
-            second = [Wanted(PUBLISHED, "latest", paths=("sub-201",))]
-            with paper.place.index() as inner, pytest.raises(LockBusy) as caught:
-                list(pin(paper.file, second, paper.place.store, inner))
-            assert paper.files().keys() - before.keys() <= {f".{paper.name}.pinning"}
+            second = [PinRequest(PUBLISHED, "latest", paths=("sub-201",))]
+            with (
+                lock_folder.mirror_harness.index() as inner,
+                pytest.raises(LockBusyError) as caught,
+            ):
+                list(pin(lock_folder.file, second, lock_folder.mirror_harness.store, inner))
+            assert lock_folder.files().keys() - before.keys() <= {f".{lock_folder.name}.pinning"}
             refused.append(str(caught.value))
 
-    with paper.place.index() as index:
-        wanted = [Wanted(DRAFT, "latest")]
-        list(pin(paper.file, wanted, paper.place.store, index, progress=meanwhile))
-    (told,) = refused
-    assert str(paper.file) in told
-    assert "run this again" in told
-    assert [one.name for one in paper.lock.datasets] == [PUBLISHED, DRAFT]
-    assert paper.pinned(PUBLISHED).paths == ()
-    assert not list(paper.folder.glob(".*"))
+    with lock_folder.mirror_harness.index() as index:
+        requests = [PinRequest(DRAFT, "latest")]
+        list(
+            pin(
+                lock_folder.file,
+                requests,
+                lock_folder.mirror_harness.store,
+                index,
+                progress=meanwhile,
+            )
+        )
+    (message,) = refused
+    assert str(lock_folder.file) in message
+    assert "run this again" in message
+    assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
+    assert lock_folder.pin_of(PUBLISHED).paths == ()
+    assert not list(lock_folder.folder.glob(".*"))
 
 
-def test_the_second_of_two_pins_exits_with_1(paper: Paper) -> None:
-    with alone(paper.file):
-        store = ("--store", str(paper.place.folder))
-        told = command(paper, *store, "pin", DRAFT, "-o", "LOCK", code=1).stderr
-    assert "another neuromirror process is writing" in told
-    assert [one.name for one in paper.lock.datasets] == [PUBLISHED]
+def test_the_second_of_two_pins_exits_with_1(lock_folder: LockFolder) -> None:
+    with exclusive_write(lock_folder.file):
+        store = ("--store", str(lock_folder.mirror_harness.folder))
+        output = command(lock_folder, *store, "pin", DRAFT, "-o", "LOCK", code=1).stderr
+    assert "another neuromirror process is writing" in output
+    assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED]
     # what a killed one left keeps nobody out
-    (paper.folder / f".{paper.name}.pinning").touch()
-    command(paper, *store, "pin", DRAFT, "-o", "LOCK")
+    (lock_folder.folder / f".{lock_folder.name}.pinning").touch()
+    command(lock_folder, *store, "pin", DRAFT, "-o", "LOCK")
 
 
 def test_a_restore_that_was_interrupted_goes_on_where_it_was(
-    demo: DemoArchive, paper: Paper, tmp_path: Path
+    demo: DemoArchive, lock_folder: LockFolder, tmp_path: Path
 ) -> None:
-    place = Place(demo.mirrors, tmp_path / "store")
-    place.sync(PUBLISHED)
-    paper = Paper(place, tmp_path / "another")
-    paper.pin(PUBLISHED, bundle=True)
+    mirror_harness = MirrorHarness(demo.mirrors, tmp_path / "store")
+    mirror_harness.sync(PUBLISHED)
+    lock_folder = LockFolder(mirror_harness, tmp_path / "another")
+    lock_folder.pin(PUBLISHED, bundle=True)
     demo.fault("hang", server="s3", path="/blobs/", times=2, seconds=3600)
     program = Path(sys.executable).with_name("neuromirror")
-    into = paper.folder / "data"
+    into = lock_folder.folder / "data"
     with subprocess.Popen(
-        [program, "restore", paper.file, "--into", into],
+        [program, "restore", lock_folder.file, "--into", into],
         cwd=tmp_path / "another",
         stderr=subprocess.PIPE,
         text=True,
@@ -279,15 +290,15 @@ def test_a_restore_that_was_interrupted_goes_on_where_it_was(
             assert time.monotonic() < until
             time.sleep(0.02)
         os.kill(run.pid, signal.SIGINT)
-        _, told = run.communicate(timeout=600)
+        _, output = run.communicate(timeout=600)
     assert run.returncode == 130
-    assert "interrupted" in told
+    assert "interrupted" in output
     assert [path.name for path in into.iterdir()] == ["demo--000002"]
     demo.clear_faults()
     demo.clear_requests()
-    told = command(paper, *RESTORE).stdout
-    assert "was there" in told
-    assert "here already" in told
+    output = command(lock_folder, *RESTORE).stdout
+    assert "was there" in output
+    assert "here already" in output
     # what the first run had asked for may be answered, and told, only now
     assert 0 < len(set(demo.s3_requests)) <= 3
-    command(paper, *VERIFY)
+    command(lock_folder, *VERIFY)

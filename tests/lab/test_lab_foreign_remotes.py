@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lab_get import API, STAMP, File, GetWorld, git, make_dataset
-from lab_pins import PUBLISHED, Paper, bring_back
 
 from neuromirror.annex import sha256e_key, special_remote, web_remote
-from neuromirror.lab.get import get
-from neuromirror.lab.get.clone import Clone
-from neuromirror.lab.results import Outcome
+from neuromirror.transfer import get
+from neuromirror.transfer.annex_clone import AnnexClone
+from neuromirror.transfer.outcomes import Outcome
 from neuromirror.volume.annex_get import AnnexGet
+from support.lock_folders import PUBLISHED, LockFolder, restore_lock
+from support.web_clone import API, STAMP, File, WebClone, git, make_dataset
 
 UUID = "{:08x}-0000-4000-8000-000000000000"
 VOLUMES = UUID.format(77)
@@ -67,7 +67,7 @@ class Trap:
         )
         return "".join(f"{line} timestamp={STAMP + 9}s\n" for line in lines)
 
-    def sprung(self) -> list[str]:
+    def executed(self) -> list[str]:
         return sorted(path.name for path in self.marks.iterdir())
 
 
@@ -87,7 +87,7 @@ def add_to_annex(repository: Path, name: str, more: str) -> None:
     git(repository, "fast-import", "--quiet", given=lines)
 
 
-def copy_of(world: GetWorld, folder: Path) -> Path:
+def copy_of(world: WebClone, folder: Path) -> Path:
     """A repository that the world's clone could have come from, to be changed."""
     origin = git(world.clone, "config", "remote.origin.url").strip()
     repository = folder / "sent.git"
@@ -95,7 +95,7 @@ def copy_of(world: GetWorld, folder: Path) -> Path:
     return repository
 
 
-def cloned(repository: Path, target: Path) -> Path:
+def clone_to(repository: Path, target: Path) -> Path:
     git(target.parent, "clone", "-q", str(repository), str(target))
     return target
 
@@ -110,70 +110,74 @@ def statuses(outcomes: list[Outcome]) -> dict[str, str]:
     return {one.path: one.status for one in outcomes}
 
 
-def test_get_sets_up_none_of_a_senders_remotes(world: GetWorld, trap: Trap, tmp_path: Path) -> None:
-    repository = copy_of(world, tmp_path)
+def test_get_sets_up_none_of_a_senders_remotes(
+    web_clone: WebClone, trap: Trap, tmp_path: Path
+) -> None:
+    repository = copy_of(web_clone, tmp_path)
     add_to_annex(repository, "remote.log", trap.lines())
-    clone = cloned(repository, tmp_path / "got")
+    clone = clone_to(repository, tmp_path / "got")
     found = statuses(list(get(clone, ["small/1.dat"])))
-    assert trap.sprung() == []
+    assert trap.executed() == []
     assert found == {"small/1.dat": "ok"}
     assert remotes(clone) == {"origin"}
     # git-annex's own commands enable none later
     git(clone, "annex", "whereis", "-q", "small/1.dat")
     git(clone, "annex", "merge", "-q")
-    assert (trap.sprung(), remotes(clone)) == ([], {"origin"})
+    assert (trap.executed(), remotes(clone)) == ([], {"origin"})
 
 
 def test_what_was_not_enabled_is_named_and_the_own_remotes_are_enabled(
-    world: GetWorld, trap: Trap, tmp_path: Path
+    web_clone: WebClone, trap: Trap, tmp_path: Path
 ) -> None:
-    repository = copy_of(world, tmp_path)
+    repository = copy_of(web_clone, tmp_path)
     lines = trap.lines().splitlines(keepends=True)
     add_to_annex(repository, "remote.log", "".join([*lines[:4], OWN]))
-    clone = Clone.at(cloned(repository, tmp_path / "got"))
-    assert {one.name for one in clone.left_out} == {"ext", "dir", "rs", "hook"}
-    assert {one.kind for one in clone.left_out} >= {"external, evil", "directory"}
+    clone = AnnexClone.at(clone_to(repository, tmp_path / "got"))
+    assert {one.name for one in clone.skipped_remotes} == {"ext", "dir", "rs", "hook"}
+    assert {one.kind for one in clone.skipped_remotes} >= {"external, evil", "directory"}
     assert remotes(clone.top) == {"origin", "api", "neuromirror"}
-    assert trap.sprung() == []
+    assert trap.executed() == []
 
 
-def test_two_remotes_of_one_name_are_both_left_out(world: GetWorld, tmp_path: Path) -> None:
-    repository = copy_of(world, tmp_path)
+def test_two_remotes_of_one_name_are_both_left_out(web_clone: WebClone, tmp_path: Path) -> None:
+    repository = copy_of(web_clone, tmp_path)
     remote = web_remote("api", 300, STAMP, uuid=UUID.format(1), urlinclude="*").decode()
     add_to_annex(repository, "remote.log", remote)
-    clone = Clone.at(cloned(repository, tmp_path / "got"))
+    clone = AnnexClone.at(clone_to(repository, tmp_path / "got"))
     # two of one name: git-annex would have to choose
-    assert [one.name for one in clone.left_out] == ["api", "api"]
+    assert [one.name for one in clone.skipped_remotes] == ["api", "api"]
     assert remotes(clone.top) == {"origin"}
 
 
 @pytest.mark.parametrize(
     "content", ["x" * (2 << 20), "\0\n\n \n", "&" + "9" * 5000 + "; a=&99999999;"]
 )
-def test_no_remote_log_breaks_it(world: GetWorld, tmp_path: Path, content: str) -> None:
-    repository = copy_of(world, tmp_path)
+def test_no_remote_log_breaks_it(web_clone: WebClone, tmp_path: Path, content: str) -> None:
+    repository = copy_of(web_clone, tmp_path)
     add_to_annex(repository, "remote.log", f"{UUID.format(1)} autoenable=true name={content}\n")
-    clone = cloned(repository, tmp_path / "got")
+    clone = clone_to(repository, tmp_path / "got")
     assert statuses(list(get(clone, ["small/1.dat"]))) == {"small/1.dat": "ok"}
 
 
-def test_a_volumes_files_are_got_without_them(world: GetWorld, trap: Trap, tmp_path: Path) -> None:
-    repository = copy_of(world, tmp_path)
+def test_a_volumes_files_are_got_without_them(
+    web_clone: WebClone, trap: Trap, tmp_path: Path
+) -> None:
+    repository = copy_of(web_clone, tmp_path)
     lines = trap.lines().splitlines(keepends=True)[:-1]
     # git-annex leaves URLs to a web remote that takes them, enabled or not
     add_to_annex(repository, "remote.log", "".join(one for one in lines if "urlinc" not in one))
-    clone = cloned(repository, tmp_path / "got")
+    clone = clone_to(repository, tmp_path / "got")
     getting = AnnexGet(clone)
-    said = getting.get("small/1.dat")
+    outcomes = getting.get("small/1.dat")
     getting.close()
-    assert (said, trap.sprung(), remotes(clone)) == ("", [], {"origin", "api"})
+    assert (outcomes, trap.executed(), remotes(clone)) == ("", [], {"origin", "api"})
     assert (clone / "small/1.dat").exists()
 
 
 def test_restore_sets_up_none_and_names_them(
-    written_bundle: Paper, trap: Trap, tmp_path: Path
+    bundled_lock_folder: LockFolder, trap: Trap, tmp_path: Path
 ) -> None:
-    paper = written_bundle.copied(tmp_path / "paper")
+    paper = bundled_lock_folder.copy(tmp_path / "paper")
     (bundle,) = paper.folder.rglob("*.bundle")
     refs = git(tmp_path, "bundle", "list-heads", str(bundle)).splitlines()
     repository = tmp_path / "sent.git"
@@ -182,40 +186,44 @@ def test_restore_sets_up_none_and_names_them(
     add_to_annex(repository, "remote.log", trap.lines())
     bundle.unlink()
     git(repository, "bundle", "create", "-q", str(bundle), *(one.split()[1] for one in refs))
-    found = bring_back(paper.lock, tmp_path / "data", offline=True)
+    found = restore_lock(paper.lock, tmp_path / "data", offline=True)
     done = found.only()
-    assert (done.status, trap.sprung()) == ("ok", [])
+    assert (done.status, trap.executed()) == ("ok", [])
     assert remotes(found.folder(PUBLISHED)) <= {"origin", "demo-api"}
     for name in ("ext (external, evil)", "dir (directory)", "git2 (git)", "same (external, evil)"):
         assert name in done.message
 
 
 @pytest.fixture(scope="module")
-def written_bundle(still_lab: object, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+def bundled_lock_folder(still_lab: object, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
     """A lock of a published version with a bundle."""
-    paper = Paper(still_lab.place, tmp_path_factory.mktemp("written"))  # type: ignore[attr-defined]
+    paper = LockFolder(still_lab.place, tmp_path_factory.mktemp("written"))  # type: ignore[attr-defined]
     paper.pin(PUBLISHED, bundle=True, clones=("http://127.0.0.1:9/alias/{alias}",))
     return paper
 
 
-def sent_with_part(world: GetWorld, folder: Path, module: str, settings: str = "") -> Path:
+def received_with_subdataset(
+    world: WebClone, folder: Path, module: str, settings: str = ""
+) -> Path:
     """A clone of a dataset with a sub-dataset ``part``, of which a sender wrote all files."""
     commit = git(world.clone, "rev-parse", "HEAD").strip()
     more = {".gitmodules": ("100644", module.encode()), ".datalad/config": ("100644", b"")}
     more[".datalad/config"] = ("100644", settings.encode())
-    clone = cloned(make_dataset(folder / "above", [], more), folder / "super")
+    clone = clone_to(make_dataset(folder / "above", [], more), folder / "super")
     git(clone, "update-index", "--add", "--cacheinfo", f"160000,{commit},part")
     git(clone, "commit", "-q", "-m", "part")
     return clone
 
 
-def test_a_sub_datasets_remotes_are_not_set_up(world: GetWorld, trap: Trap, tmp_path: Path) -> None:
-    repository = copy_of(world, tmp_path)
+def test_a_sub_datasets_remotes_are_not_set_up(
+    web_clone: WebClone, trap: Trap, tmp_path: Path
+) -> None:
+    repository = copy_of(web_clone, tmp_path)
     add_to_annex(repository, "remote.log", trap.lines())
     module = f'[submodule "part"]\n\tpath = part\n\turl = {repository}\n'
-    clone = sent_with_part(world, tmp_path, module)
+    clone = received_with_subdataset(web_clone, tmp_path, module)
     found = statuses(list(get(clone, ["part/small/1.dat"])))
-    assert trap.sprung() == []
+    assert trap.executed() == []
     assert found == {"part/small/1.dat": "ok"}
     assert remotes(clone / "part") == {"origin"}
 
@@ -232,33 +240,33 @@ def test_a_sub_datasets_remotes_are_not_set_up(world: GetWorld, trap: Trap, tmp_
     ],
 )
 def test_no_gitmodules_runs_a_program(
-    world: GetWorld, trap: Trap, tmp_path: Path, fields: str
+    web_clone: WebClone, trap: Trap, tmp_path: Path, fields: str
 ) -> None:
-    repository = copy_of(world, tmp_path)
+    repository = copy_of(web_clone, tmp_path)
     fields = fields.format(marks=trap.marks, repository=repository)
     settings = (
         '[datalad "get"]\n\tsubdataset-source-candidate-000evil = "ext::sh -c touch% '
         f'{trap.marks}/candidate"\n[protocol "ext"]\n\tallow = always\n'
     )
     module = f'[submodule "part"]\n\tpath = part\n\t{fields}\n'
-    clone = sent_with_part(world, tmp_path, module, settings)
+    clone = received_with_subdataset(web_clone, tmp_path, module, settings)
     list(get(clone, ["part/small/1.dat"]))
-    assert trap.sprung() == []
+    assert trap.executed() == []
 
 
 def test_a_dataset_from_elsewhere_gets_no_repository_of_this_machine(
-    world: GetWorld, tmp_path: Path
+    web_clone: WebClone, tmp_path: Path
 ) -> None:
-    repository = copy_of(world, tmp_path)
+    repository = copy_of(web_clone, tmp_path)
     module = f'[submodule "part"]\n\tpath = part\n\turl = {repository}\n'
-    clone = sent_with_part(world, tmp_path, module)
+    clone = received_with_subdataset(web_clone, tmp_path, module)
     git(clone, "remote", "set-url", "origin", "http://127.0.0.1:9/dataset")
     assert statuses(list(get(clone, ["part/small/1.dat"]))) == {"part": "impossible"}
     assert not (clone / "part/small").exists()
 
 
 def test_no_url_reads_a_file_or_runs_a_program_and_no_setting_comes_along(
-    world: GetWorld, trap: Trap, tmp_path: Path
+    web_clone: WebClone, trap: Trap, tmp_path: Path
 ) -> None:
     secret = trap.victim / "secret"
     secret.write_bytes(b"secret")
@@ -286,31 +294,31 @@ def test_no_url_reads_a_file_or_runs_a_program_and_no_setting_comes_along(
     }
     lines = "".join(f"{STAMP}s {name} {value}\n" for name, value in settings.items())
     add_to_annex(repository, "config.log", lines)
-    clone = cloned(repository, tmp_path / "got")
+    clone = clone_to(repository, tmp_path / "got")
     found = list(get(clone))
     assert {one.path for one in found if one.failed} == set(urls)
-    assert trap.sprung() == []
+    assert trap.executed() == []
     assert not any((clone / name).exists() for name in urls)
 
 
 def test_a_key_only_git_annex_knows_does_not_lead_to_a_metadata_service(
-    world: GetWorld, tmp_path: Path
+    web_clone: WebClone, tmp_path: Path
 ) -> None:
     # the second place is one that only git-annex may know how to ask for
-    places = ["http://100.100.100.200/x", "dweb:x"]
-    file = File("x.dat", "URL--http&c%%100.100.100.200%x", places, b"")
-    clone = cloned(make_dataset(tmp_path / "sent", [file]), tmp_path / "got")
+    urls = ["http://100.100.100.200/x", "dweb:x"]
+    file = File("x.dat", "URL--http&c%%100.100.100.200%x", urls, b"")
+    clone = clone_to(make_dataset(tmp_path / "sent", [file]), tmp_path / "got")
     (one,) = get(clone, ["x.dat"])
     assert one.failed
     assert "metadata" in one.message
 
 
-def test_what_git_annex_says_of_a_signed_url_is_told_without_its_signature(
-    world: GetWorld, tmp_path: Path
+def test_git_annex_messages_lose_the_signature_of_a_signed_url(
+    web_clone: WebClone, tmp_path: Path
 ) -> None:
     url = "http://127.0.0.1:9/x?X-Amz-Credential=c0ffee123&X-Amz-Signature=5ec2e7badc0de"
     file = File("x.dat", sha256e_key(6, "0" * 64, b"x.dat"), [url, "dweb:x"], b"secret")
-    clone = cloned(make_dataset(tmp_path / "sent", [file]), tmp_path / "got")
+    clone = clone_to(make_dataset(tmp_path / "sent", [file]), tmp_path / "got")
     (one,) = get(clone, ["x.dat"])
     assert one.failed
     assert "git annex get" in one.message
@@ -318,8 +326,8 @@ def test_what_git_annex_says_of_a_signed_url_is_told_without_its_signature(
     assert "c0ffee123" not in one.message
 
 
-def test_git_finds_nothing_amiss(world: GetWorld, tmp_path: Path) -> None:
-    clone = cloned(copy_of(world, tmp_path), tmp_path / "got")
+def test_git_finds_nothing_amiss(web_clone: WebClone, tmp_path: Path) -> None:
+    clone = clone_to(copy_of(web_clone, tmp_path), tmp_path / "got")
     list(get(clone, ["small/1.dat"]))
     done = subprocess.run(["git", "-C", str(clone), "annex", "fsck", "-q", "--fast"], check=False)
     assert done.returncode == 0

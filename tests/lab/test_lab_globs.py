@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuromirror.annex import url_glob
-from neuromirror.lab.globs import LONGEST, MOST_WILD, Globs
+from neuromirror.lab.globs import MAX_GLOB_LENGTH, MAX_WILDCARD_CHARACTERS, Globs
 from neuromirror.model import ConfigurationError
 
 TOKEN = re.compile(r"\*+|\?|\[(!?)(\]?[^\]/]*)\]|.", re.DOTALL)
@@ -109,9 +109,9 @@ def test_no_glob_of_urls_backtracks() -> None:
 
 def test_the_size_of_globs_is_bounded() -> None:
     with pytest.raises(ConfigurationError):
-        Globs(("a" * (LONGEST + 1),))
+        Globs(("a" * (MAX_GLOB_LENGTH + 1),))
     with pytest.raises(ConfigurationError):
-        Globs(f"*{number}" for number in range(MOST_WILD))
+        Globs(f"*{number}" for number in range(MAX_WILDCARD_CHARACTERS))
     # plain paths are not: each is looked up by its names
     many = Globs(f"sub-{number}/anat" for number in range(100_000))
     assert many.matches("sub-99999/anat/x.nii")

@@ -8,52 +8,62 @@ from typing import Any
 
 import msgspec
 import pytest
-from crawl_place import git
-from lab_again import Lab
-from lab_clones import failed, looked_at
-from lab_hostile import FILE, KEY, LINK, Crafted, file_at, state_of, write_lock
-from lab_pins import PUBLISHED, Paper, Restored, bring_back
 
 from neuromirror.annex import link_target
-from neuromirror.lab.get import get
-from neuromirror.lab.lockfile import LockUnusable, Pin, Resolved, dump_lock, load_lock
-from neuromirror.lab.manifests import ManifestDamaged, ManifestReader
+from neuromirror.lab.lock_manifests import LockManifestDamagedError, LockManifestReader
+from neuromirror.lab.lockfile import LockUnusableError, Pin, ResolvedVersion, dump_lock, load_lock
+from neuromirror.transfer import get
+from support.crafted_repositories import (
+    FILE,
+    KEY,
+    LINK,
+    CraftedRepository,
+    file_at,
+    state_of,
+    write_lock,
+)
+from support.dataset_clones import failures, verify_all
+from support.lab_store import LabStore
+from support.lock_folders import PUBLISHED, LockFolder, RestoreResult, restore_lock
+from support.mirror_harness import run_git
 
 WRONG = "sha256:" + "0" * 64
 
 
 @pytest.fixture(scope="session")
-def honest(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+def unaltered_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
     """A lock that says what is so."""
-    paper = Paper(still_lab.place, tmp_path_factory.mktemp("honest"))
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
     paper.pin(PUBLISHED, bundle=True)
     return paper
 
 
-def crafted_restore(
-    honest: Paper, folder: Path, target: bytes, mode: str = LINK, *listed: str
-) -> Restored:
+def restore_crafted(
+    honest: LockFolder, folder: Path, target: bytes, mode: str = LINK, *listed: str
+) -> RestoreResult:
     """What comes of a dataset whose one file ``x`` is a link to ``target``.
 
     With another ``mode`` it is a file of that content; ``listed`` is what the lock's state has.
     """
-    pinned = honest.pinned(PUBLISHED)
+    pinned = honest.pin_of(PUBLISHED)
     name = f"{pinned.commit}:.neuromirror/dataset.json"
-    said = msgspec.json.decode(git(honest.place.repository(PUBLISHED), "show", name))
-    crafted = Crafted(folder / "crafted.git", said)
+    description = msgspec.json.decode(
+        run_git(honest.mirror_harness.repository(PUBLISHED), "show", name)
+    )
+    crafted = CraftedRepository(folder / "crafted.git", description)
     files = [file_at(name) for name in (listed if mode != LINK else ("x",))]
     state = state_of(*files)
-    tree = crafted.tree(crafted.described(state), (mode, b"x", crafted.blob(target)))
+    tree = crafted.tree(crafted.description_entry(state), (mode, b"x", crafted.blob(target)))
     commit = crafted.commit(tree)
     path = folder / "paper" / "datasets.lock"
     crafted.bundle(path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
     lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=len(files))
-    return bring_back(lock, folder / "paper" / "data", offline=True)
+    return restore_lock(lock, folder / "paper" / "data", offline=True)
 
 
 @pytest.mark.parametrize("where", ["../../other/", "absolute", "other hash", "../", "below/"])
 def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
-    honest: Paper, tmp_path: Path, where: str
+    unaltered_lock: LockFolder, tmp_path: Path, where: str
 ) -> None:
     """The key's own bytes would be got and proved, and others read at the path."""
     target = link_target(KEY, b"x")
@@ -63,7 +73,7 @@ def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
         target = f".git/annex/objects/ab/cd/{KEY}/{KEY}".encode()
     else:
         target = where.encode() + target
-    done = crafted_restore(honest, tmp_path, target)
+    done = restore_crafted(unaltered_lock, tmp_path, target)
     assert done.only().status == "error", done.only().message
     assert not done.folder(PUBLISHED).exists()
 
@@ -78,25 +88,27 @@ def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
     ],
 )
 def test_a_pointer_file_is_in_the_state(
-    honest: Paper, tmp_path: Path, content: str, mode: str
+    unaltered_lock: LockFolder, tmp_path: Path, content: str, mode: str
 ) -> None:
     """git-annex gets the content of an unlocked file as it does that of a link."""
-    done = crafted_restore(honest, tmp_path / "without", content.encode(), mode)
+    done = restore_crafted(unaltered_lock, tmp_path / "without", content.encode(), mode)
     assert done.only().status == "error", done.only().message
-    done = crafted_restore(honest, tmp_path / "with", content.encode(), mode, "x")
+    done = restore_crafted(unaltered_lock, tmp_path / "with", content.encode(), mode, "x")
     assert done.only().status == "ok", done.only().message
 
 
 @pytest.mark.parametrize("content", ["", "/annex/objects/", "/annex/objects/no key\n", KEY])
 def test_a_file_that_is_no_pointer_is_not_in_the_state(
-    honest: Paper, tmp_path: Path, content: str
+    unaltered_lock: LockFolder, tmp_path: Path, content: str
 ) -> None:
-    done = crafted_restore(honest, tmp_path, content.encode(), FILE)
+    done = restore_crafted(unaltered_lock, tmp_path, content.encode(), FILE)
     assert done.only().status == "ok", done.only().message
 
 
-def test_content_in_another_repository_is_not_what_get_got(honest: Paper, tmp_path: Path) -> None:
-    done = crafted_restore(honest, tmp_path, link_target(KEY, b"x"))
+def test_content_in_another_repository_is_not_what_get_got(
+    unaltered_lock: LockFolder, tmp_path: Path
+) -> None:
+    done = restore_crafted(unaltered_lock, tmp_path, link_target(KEY, b"x"))
     assert done.only().status == "ok", done.only().message
     folder = done.folder(PUBLISHED)
     content = folder / os.fsdecode(link_target(KEY, b"x"))
@@ -113,52 +125,52 @@ def test_content_in_another_repository_is_not_what_get_got(honest: Paper, tmp_pa
     ]
 
 
-def changed(honest: Paper, folder: Path, **changes: Any) -> Paper:
-    paper = honest.copied(folder)
+def with_changes(honest: LockFolder, folder: Path, **changes: Any) -> LockFolder:
+    paper = honest.copy(folder)
     (pin,) = paper.lock.datasets
     false = msgspec.structs.replace(pin, **changes)
     paper.file.write_bytes(dump_lock(msgspec.structs.replace(paper.lock, datasets=(false,))))
     return paper
 
 
-def lies(pin: Pin) -> dict[str, dict[str, Any]]:
-    said = pin.resolved
+def false_claims(pin: Pin) -> dict[str, dict[str, Any]]:
+    resolved = pin.resolved
     return {
         "metadata": {"metadata": WRONG},
-        "version": {"resolved": Resolved("9.9", said.doi)},
-        "doi": {"resolved": Resolved(said.version, "10.9999/other")},
-        "no doi": {"resolved": Resolved(said.version)},
+        "version": {"resolved": ResolvedVersion("9.9", resolved.doi)},
+        "doi": {"resolved": ResolvedVersion(resolved.version, "10.9999/other")},
+        "no doi": {"resolved": ResolvedVersion(resolved.version)},
         "name": {"name": "demo:000001"},
     }
 
 
 @pytest.mark.parametrize("what", ["metadata", "version", "doi", "no doi", "name"])
 def test_a_lock_that_contradicts_its_commit_is_refused(
-    honest: Paper, tmp_path: Path, what: str
+    unaltered_lock: LockFolder, tmp_path: Path, what: str
 ) -> None:
-    true = honest.pinned(PUBLISHED)
-    paper = changed(honest, tmp_path / "paper", **lies(true)[what])
-    done = bring_back(paper.lock, tmp_path / "data", offline=True).only()
+    true = unaltered_lock.pin_of(PUBLISHED)
+    paper = with_changes(unaltered_lock, tmp_path / "paper", **false_claims(true)[what])
+    done = restore_lock(paper.lock, tmp_path / "data", offline=True).only()
     assert done.status == "error", done.message
     assert not (tmp_path / "data" / "demo--000002").exists()
     # a clone that came in another way does not make it true
-    restored = bring_back(honest.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
+    restored = restore_lock(unaltered_lock.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
     (false,) = paper.lock.datasets
     restored.rename(restored.with_name(false.dataset.alias))
-    found = looked_at(paper.file, within=tmp_path / "data", allow_missing=True)
-    assert ("lock", ".", "error") in failed(found)
+    found = verify_all(paper.file, within=tmp_path / "data", allow_missing=True)
+    assert ("lock", ".", "error") in failures(found)
 
 
-def test_a_pipe_in_the_place_of_a_manifest_keeps_nobody_waiting(
-    honest: Paper, tmp_path: Path
+def test_a_pipe_instead_of_a_manifest_does_not_block(
+    unaltered_lock: LockFolder, tmp_path: Path
 ) -> None:
-    paper = honest.copied(tmp_path / "paper")
-    manifest = paper.lock.manifest_path(paper.pinned(PUBLISHED))
+    paper = unaltered_lock.copy(tmp_path / "paper")
+    manifest = paper.lock.manifest_path(paper.pin_of(PUBLISHED))
     manifest.unlink()
     os.mkfifo(manifest)
-    with pytest.raises(ManifestDamaged):
-        ManifestReader(manifest)
-    assert ("manifest", ".", "error") in failed(looked_at(paper.file, within=tmp_path))
+    with pytest.raises(LockManifestDamagedError):
+        LockManifestReader(manifest)
+    assert ("manifest", ".", "error") in failures(verify_all(paper.file, within=tmp_path))
     paper.pin(PUBLISHED)
     assert manifest.is_file()
 
@@ -166,10 +178,10 @@ def test_a_pipe_in_the_place_of_a_manifest_keeps_nobody_waiting(
 def test_a_pipe_or_a_file_without_end_is_no_lock(tmp_path: Path) -> None:
     pipe = tmp_path / "datasets.lock"
     os.mkfifo(pipe)
-    with pytest.raises(LockUnusable):
+    with pytest.raises(LockUnusableError):
         load_lock(pipe)
     sparse = tmp_path / "sparse.lock"
     with sparse.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(LockUnusable):
+    with pytest.raises(LockUnusableError):
         load_lock(sparse)

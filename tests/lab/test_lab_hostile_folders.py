@@ -7,30 +7,30 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from crawl_place import Place
-from lab_again import Lab
-from lab_pins import DRAFT, PUBLISHED, ZARR, Paper, bring_back
 
 from neuromirror.cli import main
-from neuromirror.lab.get import get
-from neuromirror.store import UnsafePath
+from neuromirror.store import UnsafePathError
+from neuromirror.transfer import get
+from support.lab_store import LabStore
+from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock
+from support.mirror_harness import MirrorHarness
 
 _OLD = f"{'0' * 40}.bundle"
 """A file of a name that pin removes where it belongs to a lock."""
 
 
 @pytest.fixture(scope="session")
-def sent(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
     """A lock with a bundle; to read only."""
-    paper = Paper(still_lab.place, tmp_path_factory.mktemp("sent"))
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("sent"))
     paper.pin(PUBLISHED, bundle=True)
     return paper
 
 
 @pytest.fixture
-def paper(sent: Paper, tmp_path: Path) -> Paper:
+def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
     """A copy of it, in which a test puts symlinks."""
-    return sent.copied(tmp_path / "paper")
+    return lock_template.copy(tmp_path / "paper")
 
 
 @pytest.fixture
@@ -66,22 +66,22 @@ def everything(folder: Path) -> dict[str, object]:
     ],
 )
 def test_restore_writes_through_no_symlink_that_came_with_a_lock(
-    paper: Paper, victim: Path, link: str, target: str
+    lock_folder: LockFolder, victim: Path, link: str, target: str
 ) -> None:
-    place = paper.folder / link
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(target)
+    link_path = lock_folder.folder / link
+    link_path.parent.mkdir(parents=True, exist_ok=True)
+    link_path.symlink_to(target)
     before = everything(victim)
-    with pytest.raises(UnsafePath):
-        bring_back(paper.lock, paper.folder / "data")
+    with pytest.raises(UnsafePathError):
+        restore_lock(lock_folder.lock, lock_folder.folder / "data")
     assert everything(victim) == before
 
 
 def test_the_command_refuses_symlinks_in_a_relative_path(
-    paper: Paper, victim: Path, monkeypatch: pytest.MonkeyPatch
+    lock_folder: LockFolder, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (paper.folder / "data").symlink_to(victim)
-    monkeypatch.chdir(paper.folder.parent)
+    (lock_folder.folder / "data").symlink_to(victim)
+    monkeypatch.chdir(lock_folder.folder.parent)
     before = everything(victim)
     arguments = ["restore", "paper/datasets.lock", "--into", "paper/data"]
     done = CliRunner().invoke(main, ["--store", "none", *arguments], catch_exceptions=False)
@@ -90,27 +90,27 @@ def test_the_command_refuses_symlinks_in_a_relative_path(
 
 
 def test_a_symlink_that_the_caller_names_by_an_absolute_path_is_followed(
-    paper: Paper, tmp_path: Path
+    lock_folder: LockFolder, tmp_path: Path
 ) -> None:
     (tmp_path / "large disk").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "large disk")
-    assert bring_back(paper.lock, tmp_path / "data", offline=True).only().status == "ok"
+    assert restore_lock(lock_folder.lock, tmp_path / "data", offline=True).only().status == "ok"
     assert (tmp_path / "large disk" / "demo--000002" / ".git").is_dir()
 
 
 def test_no_subdataset_is_placed_through_a_symlink(
-    parted: Place, tmp_path: Path, victim: Path
+    subdataset_harness: MirrorHarness, tmp_path: Path, victim: Path
 ) -> None:
-    paper = Paper(parted, tmp_path / "paper")
+    paper = LockFolder(subdataset_harness, tmp_path / "paper")
     paper.pin(ZARR, bundle=True)
-    found = bring_back(paper.lock, tmp_path / "data", offline=True)
+    found = restore_lock(paper.lock, tmp_path / "data", offline=True)
     folder = found.folder(ZARR)
     (inner,) = (path.parent for path in folder.rglob("*/.git"))
     top = folder / inner.relative_to(folder).parts[0]
     shutil.rmtree(top)
     top.symlink_to(victim)
     before = everything(victim)
-    done = bring_back(paper.lock, tmp_path / "data", offline=True).only()
+    done = restore_lock(paper.lock, tmp_path / "data", offline=True).only()
     assert done.status == "error"
     assert everything(victim) == before
 
@@ -127,33 +127,33 @@ def test_no_subdataset_is_placed_through_a_symlink(
 )
 @pytest.mark.parametrize("remove", [False, True])
 def test_pin_writes_and_deletes_nothing_elsewhere(
-    paper: Paper, victim: Path, link: str, target: str, *, remove: bool
+    lock_folder: LockFolder, victim: Path, link: str, target: str, *, remove: bool
 ) -> None:
-    place = paper.folder / link
-    if place.is_dir():
-        shutil.rmtree(place)
-    place.symlink_to(target)
-    before, lock = everything(victim), paper.file.read_bytes()
+    link_path = lock_folder.folder / link
+    if link_path.is_dir():
+        shutil.rmtree(link_path)
+    link_path.symlink_to(target)
+    before, lock = everything(victim), lock_folder.file.read_bytes()
     pins = (PUBLISHED, DRAFT)
     gone = ()
     if remove and "000004" not in link:
         pins, gone = (), (PUBLISHED,)
-    with pytest.raises(UnsafePath):
-        paper.pin(*pins, remove=gone, bundle=True)
+    with pytest.raises(UnsafePathError):
+        lock_folder.pin(*pins, remove=gone, bundle=True)
     assert everything(victim) == before
-    assert remove or paper.file.read_bytes() == lock
+    assert remove or lock_folder.file.read_bytes() == lock
 
 
 @pytest.mark.parametrize("ending", [".jsonl.zst", ".bundle"])
 def test_pin_writes_no_manifest_or_bundle_through_a_symlink(
-    paper: Paper, victim: Path, ending: str
+    lock_folder: LockFolder, victim: Path, ending: str
 ) -> None:
-    (place,) = paper.folder.rglob(f"*{ending}")
-    place.unlink()
-    place.symlink_to(victim / "diary")
+    (link_path,) = lock_folder.folder.rglob(f"*{ending}")
+    link_path.unlink()
+    link_path.symlink_to(victim / "diary")
     before = everything(victim)
-    with pytest.raises(UnsafePath):
-        paper.pin(PUBLISHED, bundle=True)
+    with pytest.raises(UnsafePathError):
+        lock_folder.pin(PUBLISHED, bundle=True)
     assert everything(victim) == before
 
 
@@ -162,10 +162,10 @@ def test_pin_writes_no_manifest_or_bundle_through_a_symlink(
     [("out", "out/citation.txt"), ("out", "out"), ("up", "up/empty/new.txt")],
 )
 def test_cite_writes_through_no_symlink_in_a_relative_path(
-    paper: Paper, victim: Path, monkeypatch: pytest.MonkeyPatch, link: str, output: str
+    lock_folder: LockFolder, victim: Path, monkeypatch: pytest.MonkeyPatch, link: str, output: str
 ) -> None:
-    (paper.folder / link).symlink_to("../victim")
-    monkeypatch.chdir(paper.folder)
+    (lock_folder.folder / link).symlink_to("../victim")
+    monkeypatch.chdir(lock_folder.folder)
     before = everything(victim)
     done = CliRunner().invoke(main, ["--store", "none", "cite", "datasets.lock", "-o", output])
     assert (done.exit_code, type(done.exception)) == (2, SystemExit)
@@ -174,11 +174,11 @@ def test_cite_writes_through_no_symlink_in_a_relative_path(
 
 @pytest.mark.parametrize("output", ["out", "out/bag", "empty"])
 def test_no_bag_is_written_through_a_symlink(
-    paper: Paper, victim: Path, monkeypatch: pytest.MonkeyPatch, output: str
+    lock_folder: LockFolder, victim: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
-    (paper.folder / "out").symlink_to("../victim")
-    (paper.folder / "empty").symlink_to("../victim/empty")
-    monkeypatch.chdir(paper.folder)
+    (lock_folder.folder / "out").symlink_to("../victim")
+    (lock_folder.folder / "empty").symlink_to("../victim/empty")
+    monkeypatch.chdir(lock_folder.folder)
     before = everything(victim)
     arguments = ["cite", "datasets.lock", "--format", "bagit", "-o", output]
     done = CliRunner().invoke(main, ["--store", "none", *arguments])
@@ -191,26 +191,26 @@ def test_no_bag_is_written_through_a_symlink(
     ["annex/objects", "annex/othertmp", "annex/tmp", "annex/transfer", "neuromirror"],
 )
 def test_get_writes_nothing_elsewhere(
-    paper: Paper, victim: Path, tmp_path: Path, name: str
+    lock_folder: LockFolder, victim: Path, tmp_path: Path, name: str
 ) -> None:
-    folder = bring_back(paper.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
-    place = folder / ".git" / name
-    if place.is_dir():
-        shutil.rmtree(place)
-    place.symlink_to(victim)
+    folder = restore_lock(lock_folder.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
+    link_path = folder / ".git" / name
+    if link_path.is_dir():
+        shutil.rmtree(link_path)
+    link_path.symlink_to(victim)
     (victim / "get-1.keys").write_text("mine")
     before = everything(victim)
-    with pytest.raises(UnsafePath):
+    with pytest.raises(UnsafePathError):
         list(get(folder))
     assert everything(victim) == before
 
 
 def test_get_enters_no_subdataset_through_a_symlink(
-    parted: Place, tmp_path: Path, victim: Path
+    subdataset_harness: MirrorHarness, tmp_path: Path, victim: Path
 ) -> None:
-    paper = Paper(parted, tmp_path / "paper")
+    paper = LockFolder(subdataset_harness, tmp_path / "paper")
     paper.pin(ZARR, bundle=True)
-    folder = bring_back(paper.lock, tmp_path / "data", offline=True).folder(ZARR)
+    folder = restore_lock(paper.lock, tmp_path / "data", offline=True).folder(ZARR)
     (inner,) = (path.parent for path in folder.rglob("*/.git"))
     top = folder / inner.relative_to(folder).parts[0]
     top.rename(victim / top.name)

@@ -10,90 +10,101 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from crawl_place import git
-from lab_again import Lab
-from lab_hostile import (
+
+from neuromirror.lab.cite import states_of_lock
+from neuromirror.lab.lock_manifests import ListedSubdataset, LockManifestHead, LockManifestWriter
+from neuromirror.lab.lockfile import Pin
+from neuromirror.model import NeuromirrorError
+from neuromirror.store import SafeFolder
+from support.crafted_repositories import (
     FILE,
     FOLDER,
     LINK,
     SUBDATASET,
-    Crafted,
+    CraftedRepository,
     Entry,
     file_at,
     state_of,
     write_lock,
 )
-from lab_pins import PUBLISHED, Paper, bring_back, run
-
-from neuromirror.lab.cite import states_of_lock
-from neuromirror.lab.lockfile import Pin
-from neuromirror.lab.manifests import ListedPart, ManifestHead, ManifestWriter
-from neuromirror.model import NeuromirrorError
-from neuromirror.store import SafeFolder
+from support.lab_store import LabStore
+from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
+from support.mirror_harness import run_git
 
 
 @pytest.fixture(scope="session")
-def pinned(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Pin:
+def valid_pin(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Pin:
     """An honest pin."""
-    paper = Paper(still_lab.place, tmp_path_factory.mktemp("honest"))
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
     paper.pin(PUBLISHED)
-    return paper.pinned(PUBLISHED)
+    return paper.pin_of(PUBLISHED)
 
 
 @pytest.fixture
-def crafted(still_lab: Lab, pinned: Pin, tmp_path: Path) -> Crafted:
-    name = f"{pinned.commit}:.neuromirror/dataset.json"
-    said = json.loads(git(still_lab.place.repository(PUBLISHED), "show", name))
-    return Crafted(tmp_path / "crafted.git", said)
+def crafted_repository(still_lab: LabStore, valid_pin: Pin, tmp_path: Path) -> CraftedRepository:
+    name = f"{valid_pin.commit}:.neuromirror/dataset.json"
+    description = json.loads(run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name))
+    return CraftedRepository(tmp_path / "crafted.git", description)
 
 
-def test_a_dataset_of_raw_objects_comes_back(crafted: Crafted, pinned: Pin, tmp_path: Path) -> None:
+def test_a_dataset_of_raw_objects_comes_back(
+    crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path
+) -> None:
     """Without anything wrong: what the others change is what is refused."""
     lock = tmp_path / "paper" / "datasets.lock"
     state = state_of(file_at("x"))
-    tree = crafted.tree(crafted.described(state), (LINK, b"x", crafted.link()))
-    commit = crafted.commit(tree)
-    crafted.bundle(lock.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
-    written = write_lock(lock, pinned, commit=commit, tree=tree, state=state, files=1)
-    done = bring_back(written, tmp_path / "data", offline=True).only()
+    tree = crafted_repository.tree(
+        crafted_repository.description_entry(state), (LINK, b"x", crafted_repository.link())
+    )
+    commit = crafted_repository.commit(tree)
+    crafted_repository.bundle(lock.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
+    written = write_lock(lock, valid_pin, commit=commit, tree=tree, state=state, files=1)
+    done = restore_lock(written, tmp_path / "data", offline=True).only()
     assert done.status == "ok", done.message
     assert (tmp_path / "data" / "demo--000002" / "x").is_symlink()
 
 
-def test_a_duplicate_entry_places_no_subdataset_outside(
-    crafted: Crafted, pinned: Pin, tmp_path: Path
+def test_a_duplicate_entry_puts_no_subdataset_outside(
+    crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path
 ) -> None:
     victim = tmp_path / "victim"
     lock = tmp_path / "paper" / "datasets.lock"
     bundles = lock.parent / "datasets.lock.d/demo--000002"
     empty = state_of()
-    inner = crafted.commit(crafted.tree(crafted.described(empty)))
-    crafted.bundle(bundles / f"{inner}.bundle", inner)
-    link = crafted.link("../../victim/")
-    (victim / Path(crafted.git("cat-file", "blob", link)).relative_to("../../victim")).mkdir(
-        parents=True
+    inner = crafted_repository.commit(
+        crafted_repository.tree(crafted_repository.description_entry(empty))
     )
+    crafted_repository.bundle(bundles / f"{inner}.bundle", inner)
+    link = crafted_repository.link("../../victim/")
+    (
+        victim / Path(crafted_repository.git("cat-file", "blob", link)).relative_to("../../victim")
+    ).mkdir(parents=True)
     before = sorted(victim.rglob("*"))
-    part = {"id": pinned.dataset_id, "local-id": "1", "state": empty, "files": 0, "bytes": 0}
+    part = {"id": valid_pin.dataset_id, "local-id": "1", "state": empty, "files": 0, "bytes": 0}
     listed = [
         file_at("x"),
-        ListedPart("x/sub", "demo:1", pinned.dataset_id, inner, empty, 0, 0),
+        ListedSubdataset("x/sub", "demo:1", valid_pin.dataset_id, inner, empty, 0, 0),
     ]
-    entries = [(LINK, b"x", link), (FOLDER, b"x", crafted.tree((SUBDATASET, b"sub", inner)))]
+    entries = [
+        (LINK, b"x", link),
+        (FOLDER, b"x", crafted_repository.tree((SUBDATASET, b"sub", inner))),
+    ]
     for order in (1, -1):
         # the state of what git lists, in the order of the tree
         state = state_of(*listed[::order])
-        tree = crafted.tree(crafted.described(state, {"x/sub": part}), *entries[::order])
-        commit = crafted.commit(tree)
-        crafted.bundle(bundles / f"{commit}.bundle", commit)
-        written = write_lock(lock, pinned, commit=commit, tree=tree, state=state, files=1)
-        done = bring_back(written, tmp_path / "data", offline=True).only()
+        tree = crafted_repository.tree(
+            crafted_repository.description_entry(state, {"x/sub": part}), *entries[::order]
+        )
+        commit = crafted_repository.commit(tree)
+        crafted_repository.bundle(bundles / f"{commit}.bundle", commit)
+        written = write_lock(lock, valid_pin, commit=commit, tree=tree, state=state, files=1)
+        done = restore_lock(written, tmp_path / "data", offline=True).only()
         assert sorted(victim.rglob("*")) == before
         assert done.status == "error", done.message
         assert not (tmp_path / "data" / "demo--000002").exists()
 
 
-def _entries(crafted: Crafted, name: str) -> list[Entry]:
+def _entries(crafted: CraftedRepository, name: str) -> list[Entry]:
     """What stands in a root beside the file ``x``, whose entry comes last."""
     blob, link = crafted.blob(b"hostile\n"), crafted.link()
     inner = crafted.tree((FILE, b"hooks", blob))
@@ -137,7 +148,7 @@ _UNBUNDLED = ("no name", "bundle")
 """git itself writes no bundle of that."""
 
 
-def _hostile(crafted: Crafted, name: str) -> tuple[str, str, str]:
+def _hostile(crafted: CraftedRepository, name: str) -> tuple[str, str, str]:
     """Commit, tree and state of a dataset whose one file is ``x``."""
     state = state_of(file_at("x"))
     entries = _entries(crafted, name)
@@ -145,36 +156,36 @@ def _hostile(crafted: Crafted, name: str) -> tuple[str, str, str]:
     early = [one for one in entries if one[1] < b".n"]
     late = [one for one in entries if one not in early]
     link = (LINK, b"x", crafted.link())
-    tree = crafted.tree(*early, crafted.described(state), *late, link)
+    tree = crafted.tree(*early, crafted.description_entry(state), *late, link)
     return crafted.commit(tree), tree, state
 
 
 @pytest.mark.parametrize(
-    ("name", "way"),
+    ("name", "transport"),
     [(name, way) for name in HOSTILE for way in ("bundle", "clone") if (name, way) != _UNBUNDLED],
 )
 def test_what_git_would_not_write_is_refused(
-    crafted: Crafted,
-    pinned: Pin,
+    crafted_repository: CraftedRepository,
+    valid_pin: Pin,
     tmp_path: Path,
-    serve: Callable[[Path], str],
+    serve_directory: Callable[[Path], str],
     name: str,
-    way: str,
+    transport: str,
 ) -> None:
-    commit, tree, state = _hostile(crafted, name)
+    commit, tree, state = _hostile(crafted_repository, name)
     path = tmp_path / "paper" / "datasets.lock"
     bundle = path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle"
     clone: tuple[str, ...] = ()
-    if way == "bundle":
-        crafted.bundle(bundle, commit)
+    if transport == "bundle":
+        crafted_repository.bundle(bundle, commit)
     else:
-        crafted.refs(commit)
-        clone = (f"{serve(tmp_path)}/crafted.git",)
-    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=1, clone=clone)
-    found = bring_back(lock, tmp_path / "data", offline=way == "bundle")
+        crafted_repository.refs(commit)
+        clone = (f"{serve_directory(tmp_path)}/crafted.git",)
+    lock = write_lock(path, valid_pin, commit=commit, tree=tree, state=state, files=1, clone=clone)
+    found = restore_lock(lock, tmp_path / "data", offline=transport == "bundle")
     assert found.only().status == "error", found.only().message
     assert not found.folder(PUBLISHED).exists()
-    if way == "bundle":
+    if transport == "bundle":
         with ExitStack() as stack, pytest.raises(NeuromirrorError):
             states_of_lock(lock, None, stack)
 
@@ -201,41 +212,45 @@ def _with_delta_bomb(bundle: bytes, size: int) -> bytes:
     return head + b"\n\n" + pack + hashlib.sha1(pack, usedforsecurity=False).digest()
 
 
-def test_a_delta_bomb_is_refused(crafted: Crafted, pinned: Pin, tmp_path: Path) -> None:
+def test_a_delta_bomb_is_refused(
+    crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path
+) -> None:
     path = tmp_path / "paper" / "datasets.lock"
     state = state_of(file_at("x"))
-    tree = crafted.tree(crafted.described(state), (LINK, b"x", crafted.link()))
-    commit = crafted.commit(tree)
+    tree = crafted_repository.tree(
+        crafted_repository.description_entry(state), (LINK, b"x", crafted_repository.link())
+    )
+    commit = crafted_repository.commit(tree)
     bundle = path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle"
-    crafted.bundle(bundle, commit)
+    crafted_repository.bundle(bundle, commit)
     honest = bundle.read_bytes()
-    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=1)
+    lock = write_lock(path, valid_pin, commit=commit, tree=tree, state=state, files=1)
     bundle.write_bytes(_with_delta_bomb(honest, (2 << 30) + (1 << 20)))
-    assert bring_back(lock, tmp_path / "bomb", offline=True).only().status == "error"
+    assert restore_lock(lock, tmp_path / "bomb", offline=True).only().status == "error"
     assert not (tmp_path / "bomb" / "demo--000002").exists()
     bundle.write_bytes(_with_delta_bomb(honest, 1 << 20))
-    assert bring_back(lock, tmp_path / "data", offline=True).only().status == "ok"
+    assert restore_lock(lock, tmp_path / "data", offline=True).only().status == "ok"
 
 
 def test_attributes_of_others_start_no_filter_of_this_machine(
-    crafted: Crafted, pinned: Pin, tmp_path: Path
+    crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path
 ) -> None:
     marker = tmp_path / "marker"
     for name in ("clean", "smudge"):
         run(tmp_path, "git", "config", "--global", f"filter.mine.{name}", f"touch {marker}; cat")
     state = state_of(file_at("x"))
-    tree = crafted.tree(
-        (FILE, b".gitattributes", crafted.blob(b"* filter=mine\n")),
-        crafted.described(state),
-        (FILE, b"a", crafted.blob(b"text")),
-        (LINK, b"x", crafted.link()),
+    tree = crafted_repository.tree(
+        (FILE, b".gitattributes", crafted_repository.blob(b"* filter=mine\n")),
+        crafted_repository.description_entry(state),
+        (FILE, b"a", crafted_repository.blob(b"text")),
+        (LINK, b"x", crafted_repository.link()),
     )
-    commit = crafted.commit(tree)
+    commit = crafted_repository.commit(tree)
     path = tmp_path / "paper" / "datasets.lock"
-    crafted.bundle(path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
-    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, files=1)
+    crafted_repository.bundle(path.parent / f"datasets.lock.d/demo--000002/{commit}.bundle", commit)
+    lock = write_lock(path, valid_pin, commit=commit, tree=tree, state=state, files=1)
     for status in ("ok", "notneeded"):
-        found = bring_back(lock, tmp_path / "data", offline=True)
+        found = restore_lock(lock, tmp_path / "data", offline=True)
         assert found.only().status == status, found.only().message
     assert (found.folder(PUBLISHED) / "a").read_bytes() == b"text"
     assert not marker.exists()
@@ -249,43 +264,43 @@ def test_attributes_of_others_start_no_filter_of_this_machine(
     ],
 )
 def test_a_manifest_holds_no_hooks(
-    crafted: Crafted, pinned: Pin, tmp_path: Path, name: str
+    crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path, name: str
 ) -> None:
     """A plain file of any name, in a manifest whose ids are right."""
     state = state_of()
-    blob = crafted.blob(b"#!/bin/sh\ntouch /tmp/owned\n")
+    blob = crafted_repository.blob(b"#!/bin/sh\ntouch /tmp/owned\n")
     parts = name.encode().split(b"/")
     inner = (FILE, parts[-1], blob)
     for part in reversed(parts[:-1]):
-        inner = (FOLDER, part, crafted.tree(inner))
-    described = crafted.described(state)
-    tree = crafted.tree(*sorted([inner, described], key=lambda one: one[1]))
-    commit = crafted.commit(tree)
+        inner = (FOLDER, part, crafted_repository.tree(inner))
+    described = crafted_repository.description_entry(state)
+    tree = crafted_repository.tree(*sorted([inner, described], key=lambda one: one[1]))
+    commit = crafted_repository.commit(tree)
     path = tmp_path / "paper" / "datasets.lock"
-    lock = write_lock(path, pinned, commit=commit, tree=tree, state=state, bundle=None)
-    head = ManifestHead(
+    lock = write_lock(path, valid_pin, commit=commit, tree=tree, state=state, bundle=None)
+    head = LockManifestHead(
         manifest=1,
-        dataset=pinned.name,
-        dataset_id=pinned.dataset_id,
-        source=pinned.source,
+        dataset=valid_pin.name,
+        dataset_id=valid_pin.dataset_id,
+        source=valid_pin.source,
         version="1.0",
         commit=commit,
         tree=tree,
         state=state,
         form="files",
-        commit_object=crafted.git("cat-file", "commit", commit),
+        commit_object=crafted_repository.git("cat-file", "commit", commit),
     )
     folder = path.parent / "datasets.lock.d" / "demo--000002"
     with (
-        SafeFolder.at(folder, create=True) as opened,
-        ManifestWriter(opened, f"{commit}.jsonl.zst", head) as writer,
+        SafeFolder.open_path(folder, create=True) as opened,
+        LockManifestWriter(opened, f"{commit}.jsonl.zst", head) as writer,
     ):
-        writer.plain(name, b"#!/bin/sh\ntouch /tmp/owned\n")
-        said = crafted.git("cat-file", "blob", f"{described[2]}:dataset.json")
-        writer.plain(".neuromirror/dataset.json", said.encode())
+        writer.add_plain(name, b"#!/bin/sh\ntouch /tmp/owned\n")
+        description = crafted_repository.git("cat-file", "blob", f"{described[2]}:dataset.json")
+        writer.add_plain(".neuromirror/dataset.json", description.encode())
         writer.finish()
     before = sorted(path.parent.rglob("*"))
-    found = bring_back(lock, tmp_path / "data", offline=True)
+    found = restore_lock(lock, tmp_path / "data", offline=True)
     assert found.only().status == "error", found.only().message
     assert list(found.into.iterdir()) == []
     assert sorted(path.parent.rglob("*")) == before

@@ -9,28 +9,28 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from lab_again import Lab
-from lab_pins import PUBLISHED, Paper, bring_back, run
 
 from neuromirror.cli import main
-from neuromirror.lab.own_repository import RepositoryRefused
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.store import UnsafePath
+from neuromirror.store import UnsafePathError
+from neuromirror.transfer.repository_check import RepositoryRefusedError
+from support.lab_store import LabStore
+from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
 
 
 @pytest.fixture(scope="session")
-def light(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
     """A lock whose dataset was restored beside it, without contents; to read only."""
-    paper = Paper(still_lab.place, tmp_path_factory.mktemp("light"))
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("light"))
     paper.pin(PUBLISHED, bundle=True)
-    bring_back(paper.lock, paper.folder / "data", offline=True)
+    restore_lock(paper.lock, paper.folder / "data", offline=True)
     return paper
 
 
 @pytest.fixture
-def paper(light: Paper, tmp_path: Path) -> Paper:
-    shutil.copytree(light.folder, tmp_path / "paper", symlinks=True)
-    return Paper(light.place, tmp_path / "paper")
+def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
+    shutil.copytree(lock_template.folder, tmp_path / "paper", symlinks=True)
+    return LockFolder(lock_template.mirror_harness, tmp_path / "paper")
 
 
 def _configured(*settings: tuple[str, str]) -> Callable[[Path, str], None]:
@@ -77,12 +77,12 @@ def _common(folder: Path, program: str) -> None:
 
 def _linked(name: str) -> Callable[[Path, str], None]:
     def change(folder: Path, program: str) -> None:
-        place, away = folder / ".git" / name, folder.parent.parent / "away"
-        if place.exists():
-            place.rename(away)
+        git_path, away = folder / ".git" / name, folder.parent.parent / "away"
+        if git_path.exists():
+            git_path.rename(away)
         else:
             away.mkdir()
-        place.symlink_to(away)
+        git_path.symlink_to(away)
 
     return change
 
@@ -131,18 +131,18 @@ HOSTILE: dict[str, Callable[[Path, str], object]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_restore_runs_nothing_of_a_repository_that_came_with_a_lock(
-    paper: Paper, tmp_path: Path, name: str
+    lock_folder: LockFolder, tmp_path: Path, name: str
 ) -> None:
-    folder = paper.folder / "data" / "demo--000002"
+    folder = lock_folder.folder / "data" / "demo--000002"
     marker = tmp_path / "marker"
     HOSTILE[name](folder, f"touch {marker}; false")
-    before = sorted(paper.folder.rglob("*"))
+    before = sorted(lock_folder.folder.rglob("*"))
     with pytest.raises(ConfigurationError) as refused:
-        bring_back(paper.lock, paper.folder / "data")
+        restore_lock(lock_folder.lock, lock_folder.folder / "data")
     assert not marker.exists()
-    assert sorted(paper.folder.rglob("*")) == before
+    assert sorted(lock_folder.folder.rglob("*")) == before
     if name != "gitfile":
-        assert isinstance(refused.value, (RepositoryRefused, UnsafePath))
+        assert isinstance(refused.value, (RepositoryRefusedError, UnsafePathError))
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,15 @@ def test_restore_runs_nothing_of_a_repository_that_came_with_a_lock(
         ("datalad.dataset.id", "x"),
     ],
 )
-def test_settings_that_run_nothing_are_the_owner_s(paper: Paper, name: str, value: str) -> None:
-    folder = paper.folder / "data" / "demo--000002"
+def test_settings_that_run_nothing_are_the_owner_s(
+    lock_folder: LockFolder, name: str, value: str
+) -> None:
+    folder = lock_folder.folder / "data" / "demo--000002"
     run(folder, "git", "config", name, value)
-    assert bring_back(paper.lock, paper.folder / "data", offline=True).only().status == "notneeded"
+    assert (
+        restore_lock(lock_folder.lock, lock_folder.folder / "data", offline=True).only().status
+        == "notneeded"
+    )
 
 
 def _without_objects(folder: Path, program: str) -> None:
@@ -189,23 +194,27 @@ def _without_objects(folder: Path, program: str) -> None:
     ],
 )
 def test_reading_a_repository_fetches_nothing(
-    paper: Paper, tmp_path: Path, arguments: tuple[str, ...]
+    lock_folder: LockFolder, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    folder = paper.folder / "data" / "demo--000002"
+    folder = lock_folder.folder / "data" / "demo--000002"
     marker = tmp_path / "marker"
     _without_objects(folder, f"touch {marker}; false")
-    names = {"LOCK": paper.file, "DATA": folder.parent, "FOLDER": folder}
+    names = {"LOCK": lock_folder.file, "DATA": folder.parent, "FOLDER": folder}
     command = [str(names.get(one, one)) for one in arguments]
-    store = ["--store", str(paper.place.folder)]
+    store = ["--store", str(lock_folder.mirror_harness.folder)]
     with suppress(NeuromirrorError):
         done = CliRunner().invoke(main, [*store, *command])
         assert done.exit_code != 0
     assert not marker.exists()
 
 
-def test_a_store_beside_the_lock_is_an_origin(still_lab: Lab, tmp_path: Path) -> None:
-    paper = Paper(still_lab.place, still_lab.place.folder.parent, f"{tmp_path.name}.lock")
+def test_a_store_beside_the_lock_is_an_origin(still_lab: LabStore, tmp_path: Path) -> None:
+    paper = LockFolder(
+        still_lab.mirror_harness, still_lab.mirror_harness.folder.parent, f"{tmp_path.name}.lock"
+    )
     paper.pin(PUBLISHED)
     for status in ("ok", "notneeded"):
-        found = bring_back(paper.lock, tmp_path / "data", still_lab.place.store, offline=True)
+        found = restore_lock(
+            paper.lock, tmp_path / "data", still_lab.mirror_harness.store, offline=True
+        )
         assert found.only().status == status

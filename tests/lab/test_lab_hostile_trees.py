@@ -12,34 +12,42 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from crawl_place import git
-from lab_again import Lab
-from lab_hostile import FILE, FOLDER, LINK, SUBDATASET, Crafted, file_at, state_of
-from lab_pins import PUBLISHED, Paper
 
 from neuromirror.cli import main
 from neuromirror.lab.cite import state_of_clone
-from neuromirror.lab.cite.errors import NotCitable
-from neuromirror.lab.cite.listing import cited_files
+from neuromirror.lab.cite.cited_files import cited_files
+from neuromirror.lab.cite.errors import NotCitableError
+from support.crafted_repositories import (
+    FILE,
+    FOLDER,
+    LINK,
+    SUBDATASET,
+    CraftedRepository,
+    file_at,
+    state_of,
+)
+from support.lab_store import LabStore
+from support.lock_folders import PUBLISHED, LockFolder
+from support.mirror_harness import run_git
 
 
-def _deep(crafted: Crafted, inner: str) -> str:
+def _deep(crafted: CraftedRepository, inner: str) -> str:
     """A tree of 3000 folders, one in the other."""
     for _ in range(3000):
         content = b"40000 d\0" + bytes.fromhex(inner)
         whole = b"tree %d\0%s" % (len(content), content)
         inner = hashlib.sha1(whole, usedforsecurity=False).hexdigest()
-        place = crafted.path / "objects" / inner[:2] / inner[2:]
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes(zlib.compress(whole))
+        object_path = crafted.path / "objects" / inner[:2] / inner[2:]
+        object_path.parent.mkdir(exist_ok=True)
+        object_path.write_bytes(zlib.compress(whole))
     return inner
 
 
-def _tree(crafted: Crafted, name: str) -> str:
+def _tree(crafted: CraftedRepository, name: str) -> str:
     """A root tree with one thing wrong."""
     blob, link = crafted.blob(b"x\n"), crafted.link()
     inner = crafted.tree((FILE, b"z", blob))
-    described = crafted.described(state_of(file_at("x")))
+    described = crafted.description_entry(state_of(file_at("x")))
     x = (LINK, b"x", link)
     if name == "truncated":
         raw = b"100644 a\0" + bytes.fromhex(blob)[:7]
@@ -86,12 +94,14 @@ NAMES = [
 
 
 @pytest.fixture(scope="session")
-def said(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def description(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an honest dataset says of itself."""
-    paper = Paper(still_lab.place, tmp_path_factory.mktemp("honest"))
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
     paper.pin(PUBLISHED)
-    name = f"{paper.pinned(PUBLISHED).commit}:.neuromirror/dataset.json"
-    found: dict[str, Any] = json.loads(git(still_lab.place.repository(PUBLISHED), "show", name))
+    name = f"{paper.pin_of(PUBLISHED).commit}:.neuromirror/dataset.json"
+    found: dict[str, Any] = json.loads(
+        run_git(still_lab.mirror_harness.repository(PUBLISHED), "show", name)
+    )
     return found
 
 
@@ -106,14 +116,14 @@ def said(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_a_malformed_repository_is_an_error_in_words(
+def test_a_malformed_repository_is_an_error_without_traceback(
     tmp_path: Path,
-    said: dict[str, Any],
+    description: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     arguments: tuple[str, ...],
 ) -> None:
-    crafted = Crafted(tmp_path / "work" / ".git", said)
+    crafted = CraftedRepository(tmp_path / "work" / ".git", description)
     crafted.git("config", "core.bare", "false")
     crafted.refs(crafted.commit(_tree(crafted, name)))
     crafted.git("symbolic-ref", "HEAD", "refs/heads/main")
@@ -134,11 +144,11 @@ def test_a_malformed_repository_is_an_error_in_words(
 
 @pytest.mark.parametrize("name", ["file and folder", "twice"])
 def test_what_no_folder_can_hold_is_not_cited(
-    tmp_path: Path, said: dict[str, Any], name: str
+    tmp_path: Path, description: dict[str, Any], name: str
 ) -> None:
-    crafted = Crafted(tmp_path / "work" / ".git", said)
+    crafted = CraftedRepository(tmp_path / "work" / ".git", description)
     crafted.git("config", "core.bare", "false")
     crafted.refs(crafted.commit(_tree(crafted, name)))
     crafted.git("symbolic-ref", "HEAD", "refs/heads/main")
-    with pytest.raises(NotCitable):
+    with pytest.raises(NotCitableError):
         list(cited_files(state_of_clone(crafted.path.parent)))

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from crawl_place import git
-from lab_again import Lab
-from lab_pins import PUBLISHED, Paper
 
 from neuromirror.cli import main
-from neuromirror.lab.pin import NotPinned, wanted_of_clone
+from neuromirror.lab.pin import NotPinnedError, pin_request_for_clone
 from neuromirror.lab.restore import restore
+from support.lab_store import LabStore
+from support.lock_folders import PUBLISHED, LockFolder
+from support.mirror_harness import run_git
 
 
 def datalad(folder: Path, *arguments: str) -> None:
@@ -24,9 +24,9 @@ def datalad(folder: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def cloned(lab: Lab, folder: Path, label: str = "") -> Path:
+def clone_version(lab: LabStore, folder: Path, label: str = "") -> Path:
     alias = PUBLISHED.replace(":", "--") + (f"@{label}" if label else "")
-    datalad(folder, "clone", f"ria+file://{lab.place.folder}#~{alias}", "clone")
+    datalad(folder, "clone", f"ria+file://{lab.mirror_harness.folder}#~{alias}", "clone")
     return folder / "clone"
 
 
@@ -35,7 +35,7 @@ def records(folder: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def verified(clone: Path) -> tuple[int, dict[str, tuple[str, str]], dict[str, Any]]:
+def verify_clone(clone: Path) -> tuple[int, dict[str, tuple[str, str]], dict[str, Any]]:
     """Exit code, status and kind by path, and the summary."""
     code, found = records(clone, "verify", str(clone), "--allow-missing")
     files = {one["path"]: (one["status"], one["what"]) for one in found if one["path"] != "."}
@@ -43,38 +43,42 @@ def verified(clone: Path) -> tuple[int, dict[str, tuple[str, str]], dict[str, An
 
 
 def first_file(clone: Path) -> str:
-    return git(clone, "ls-files", "*.nwb").splitlines()[0]
+    return run_git(clone, "ls-files", "*.nwb").splitlines()[0]
 
 
 # --- verify
 
 
-def test_a_labs_own_files_are_listed_apart_and_fail_nothing(still_lab: Lab, tmp_path: Path) -> None:
-    clone = cloned(still_lab, tmp_path)
-    _, mirrored, before = verified(clone)
+def test_a_labs_own_files_are_listed_apart_and_fail_nothing(
+    still_lab: LabStore, tmp_path: Path
+) -> None:
+    clone = clone_version(still_lab, tmp_path)
+    _, mirrored, before = verify_clone(clone)
     (clone / "analysis.py").write_text("print(1)\n")
     (clone / "figure.bin").write_bytes(b"\0\1\2" * 999)
     datalad(clone, "run-procedure", "cfg_text2git")
     datalad(clone, "save", "-m", "own work")
-    code, files, summary = verified(clone)
+    code, files, summary = verify_clone(clone)
     own = {path for path, (_, what) in files.items() if what == "own"}
     assert own == {"analysis.py", "figure.bin", ".gitattributes"}
     assert {files[path][0] for path in own} == {"notneeded"}
     assert {path: files[path] for path in mirrored if path not in own} == {
-        path: told for path, told in mirrored.items() if path not in own
+        path: status_and_kind for path, status_and_kind in mirrored.items() if path not in own
     }
     assert (code, summary["own"], summary["failed"]) == (0, 3, 0)
     assert (summary["dataset"], summary["version"]) == (before["dataset"], before["version"])
 
 
-def test_files_of_the_mirror_that_a_lab_changed_are_named(still_lab: Lab, tmp_path: Path) -> None:
-    clone = cloned(still_lab, tmp_path)
-    changed, removed = git(clone, "ls-files", "*.nwb").splitlines()[:2]
+def test_files_of_the_mirror_that_a_lab_changed_are_named(
+    still_lab: LabStore, tmp_path: Path
+) -> None:
+    clone = clone_version(still_lab, tmp_path)
+    changed, removed = run_git(clone, "ls-files", "*.nwb").splitlines()[:2]
     (clone / changed).unlink()
     (clone / changed).write_bytes(b"something else")
-    git(clone, "rm", "-q", removed)
+    run_git(clone, "rm", "-q", removed)
     datalad(clone, "save", "-m", "own work")
-    code, files, summary = verified(clone)
+    code, files, summary = verify_clone(clone)
     assert {path for path, (status, _) in files.items() if status == "error"} == {changed}
     assert (files[changed][1], files[removed]) == ("file", ("notneeded", "own"))
     # the other failure is of the state as a whole
@@ -82,25 +86,29 @@ def test_files_of_the_mirror_that_a_lab_changed_are_named(still_lab: Lab, tmp_pa
 
 
 def test_after_an_update_is_merged_the_newest_version_is_verified(
-    still_lab: Lab, tmp_path: Path
+    still_lab: LabStore, tmp_path: Path
 ) -> None:
     old, new = still_lab.labels(PUBLISHED)
-    clone = cloned(still_lab, tmp_path, old)
-    git(clone, "switch", "-q", "-c", "published")
+    clone = clone_version(still_lab, tmp_path, old)
+    run_git(clone, "switch", "-q", "-c", "published")
     (clone / "analysis.py").write_text("print(1)\n")
     datalad(clone, "save", "-m", "own work")
-    assert verified(clone)[2]["version"] == old
+    assert verify_clone(clone)[2]["version"] == old
     datalad(clone, "update", "--how", "merge")
-    code, files, summary = verified(clone)
+    code, files, summary = verify_clone(clone)
     assert (code, summary["version"], summary["own"]) == (0, new, 1)
     assert files["analysis.py"] == ("notneeded", "own")
 
 
-def test_own_commits_on_a_restored_dataset_are_no_failure(still_lab: Lab, tmp_path: Path) -> None:
-    paper = Paper(still_lab.place, tmp_path / "paper")
+def test_own_commits_on_a_restored_dataset_are_no_failure(
+    still_lab: LabStore, tmp_path: Path
+) -> None:
+    paper = LockFolder(still_lab.mirror_harness, tmp_path / "paper")
     paper.pin(PUBLISHED)
     into = tmp_path / "data"
-    assert not [one for one in restore(paper.lock, into, store=still_lab.place.store) if one.failed]
+    assert not [
+        one for one in restore(paper.lock, into, store=still_lab.mirror_harness.store) if one.failed
+    ]
     clone = into / PUBLISHED.replace(":", "--")
     (clone / "analysis.py").write_text("print(1)\n")
     datalad(clone, "save", "-m", "own work")
@@ -113,53 +121,53 @@ def test_own_commits_on_a_restored_dataset_are_no_failure(still_lab: Lab, tmp_pa
 # --- pin
 
 
-def pinned(lab: Lab, clone: Path, lock: Path) -> dict[str, Any]:
-    store = str(lab.place.folder)
+def pin_clone(lab: LabStore, clone: Path, lock: Path) -> dict[str, Any]:
+    store = str(lab.mirror_harness.folder)
     code, found = records(clone, "pin", str(clone), "-o", str(lock), "--store", store)
     assert code == 0, found
     [one] = found
     return one
 
 
-def test_what_is_checked_out_is_pinned(still_lab: Lab, tmp_path: Path) -> None:
-    clone = cloned(still_lab, tmp_path)
-    paper = Paper(still_lab.place, tmp_path)
-    record = pinned(still_lab, clone, paper.file)
-    assert paper.pinned(PUBLISHED).commit == git(clone, "rev-parse", "HEAD").strip()
+def test_what_is_checked_out_is_pinned(still_lab: LabStore, tmp_path: Path) -> None:
+    clone = clone_version(still_lab, tmp_path)
+    paper = LockFolder(still_lab.mirror_harness, tmp_path)
+    record = pin_clone(still_lab, clone, paper.file)
+    assert paper.pin_of(PUBLISHED).commit == run_git(clone, "rev-parse", "HEAD").strip()
     assert record["version"] == still_lab.labels(PUBLISHED)[-1]
     assert "latest" not in record
 
 
 @pytest.mark.parametrize("which", ["draft", "older"])
 def test_a_version_that_the_name_does_not_mean_is_pinned_with_a_warning(
-    still_lab: Lab, tmp_path: Path, which: str
+    still_lab: LabStore, tmp_path: Path, which: str
 ) -> None:
     old, new = still_lab.labels(PUBLISHED)
-    clone = cloned(still_lab, tmp_path, "draft" if which == "draft" else old)
-    paper = Paper(still_lab.place, tmp_path)
-    record = pinned(still_lab, clone, paper.file)
-    assert paper.pinned(PUBLISHED).commit == git(clone, "rev-parse", "HEAD").strip()
+    clone = clone_version(still_lab, tmp_path, "draft" if which == "draft" else old)
+    paper = LockFolder(still_lab.mirror_harness, tmp_path)
+    record = pin_clone(still_lab, clone, paper.file)
+    assert paper.pin_of(PUBLISHED).commit == run_git(clone, "rev-parse", "HEAD").strip()
     assert record["latest"] == new != record["version"]
 
 
 def test_an_adjusted_branch_pins_the_commit_that_was_adjusted(
-    still_lab: Lab, tmp_path: Path
+    still_lab: LabStore, tmp_path: Path
 ) -> None:
-    clone = cloned(still_lab, tmp_path)
-    commit = git(clone, "rev-parse", "HEAD").strip()
-    git(clone, "annex", "adjust", "--unlock")
-    paper = Paper(still_lab.place, tmp_path)
-    pinned(still_lab, clone, paper.file)
-    assert paper.pinned(PUBLISHED).commit == commit != git(clone, "rev-parse", "HEAD").strip()
+    clone = clone_version(still_lab, tmp_path)
+    commit = run_git(clone, "rev-parse", "HEAD").strip()
+    run_git(clone, "annex", "adjust", "--unlock")
+    paper = LockFolder(still_lab.mirror_harness, tmp_path)
+    pin_clone(still_lab, clone, paper.file)
+    assert paper.pin_of(PUBLISHED).commit == commit != run_git(clone, "rev-parse", "HEAD").strip()
 
 
-def test_own_commits_are_not_pinned(still_lab: Lab, tmp_path: Path) -> None:
-    clone = cloned(still_lab, tmp_path)
+def test_own_commits_are_not_pinned(still_lab: LabStore, tmp_path: Path) -> None:
+    clone = clone_version(still_lab, tmp_path)
     (clone / "analysis.py").write_text("print(1)\n")
     datalad(clone, "save", "-m", "own work")
-    with still_lab.place.index() as index, pytest.raises(NotPinned):
-        wanted_of_clone(clone, index)
-    git(tmp_path, "init", "-q", "other")
-    git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "no mirror made this")
-    with still_lab.place.index() as index, pytest.raises(NotPinned):
-        wanted_of_clone(tmp_path / "other", index)
+    with still_lab.mirror_harness.index() as index, pytest.raises(NotPinnedError):
+        pin_request_for_clone(clone, index)
+    run_git(tmp_path, "init", "-q", "other")
+    run_git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "no mirror made this")
+    with still_lab.mirror_harness.index() as index, pytest.raises(NotPinnedError):
+        pin_request_for_clone(tmp_path / "other", index)

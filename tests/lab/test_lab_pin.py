@@ -12,44 +12,44 @@ from pathlib import Path
 import pytest
 import zstandard
 from click.testing import CliRunner, Result
-from crawl_place import Place, git
 from jsonschema import Draft202012Validator
-from lab_again import Lab
-from lab_pins import DRAFT, PUBLISHED, ZARR, Paper, run
 
 from neuromirror.cli import main
-from neuromirror.index import UnknownVersion
-from neuromirror.lab.clones import clone_urls, git_url, part_url
-from neuromirror.lab.lockfile import LockFromFuture, LockUnusable
-from neuromirror.lab.manifests import (
+from neuromirror.index import UnknownVersionError
+from neuromirror.lab.clone_urls import clone_urls, subdataset_url, to_git_url
+from neuromirror.lab.lock_manifests import (
     ListedFile,
-    ListedPart,
-    ManifestDamaged,
-    ManifestMissing,
-    ManifestReader,
+    ListedSubdataset,
+    LockManifestDamagedError,
+    LockManifestMissingError,
+    LockManifestReader,
     PlainFile,
 )
+from neuromirror.lab.lockfile import LockUnusableError, LockVersionError
 from neuromirror.model import ConfigurationError, DatasetRef, Evidence, Retention
-from neuromirror.store import StoreDamaged
+from neuromirror.store import StoreDamagedError
 from neuromirror_demo.bucket_contents import RAW
+from support.lab_store import LabStore
+from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, run
+from support.mirror_harness import MirrorHarness, run_git
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "lock.schema.json"
 BUCKET = f"demo-aind:{RAW}"
 
 
 @pytest.fixture
-def paper(still_lab: Lab, tmp_path: Path) -> Paper:
+def lock_folder(still_lab: LabStore, tmp_path: Path) -> LockFolder:
     """A place for a lock of datasets that stand still."""
-    return Paper(still_lab.place, tmp_path / "paper")
+    return LockFolder(still_lab.mirror_harness, tmp_path / "paper")
 
 
 @pytest.fixture
-def zarrs(parted: Place, tmp_path: Path) -> Paper:
+def zarrs(subdataset_harness: MirrorHarness, tmp_path: Path) -> LockFolder:
     """A place for a lock of datasets with sub-datasets."""
-    return Paper(parted, tmp_path / "zarrs")
+    return LockFolder(subdataset_harness, tmp_path / "zarrs")
 
 
-def changed(before: str, after: str) -> list[str]:
+def changed_keys(before: str, after: str) -> list[str]:
     """The keys of the lines that differ."""
     lines = difflib.ndiff(before.splitlines(), after.splitlines())
     return sorted({line[2:].partition(" = ")[0] for line in lines if line[0] in "+-" and line[2:]})
@@ -58,10 +58,10 @@ def changed(before: str, after: str) -> list[str]:
 # --- what a pin says
 
 
-def test_a_pin_says_what_the_store_has(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    found = paper.pinned(PUBLISHED)
-    with paper.place.index() as index:
+def test_a_pin_says_what_the_store_has(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    found = lock_folder.pin_of(PUBLISHED)
+    with lock_folder.mirror_harness.index() as index:
         row = index.resolve(PUBLISHED)
         files = list(index.files(row))
     assert (found.commit, found.tree, found.state) == (row.commit, row.tree, row.state)
@@ -70,133 +70,145 @@ def test_a_pin_says_what_the_store_has(paper: Paper) -> None:
     assert found.resolved.doi == row.doi
     assert found.swhid == f"swh:1:rev:{row.commit}"
     assert (found.files, found.bytes) == (len(files), sum(one.size or 0 for one in files))
-    assert {word: one.claimed for word, one in found.evidence.items()} == Counter(
+    assert {evidence: one.claimed for evidence, one in found.evidence.items()} == Counter(
         one.evidence for one in files
     )
     assert found.durability is Retention.PUBLISHED
     assert (found.paths, found.clone, found.bundle) == ((), (), None)
 
 
-def test_datasets_of_several_archives_stand_in_one_lock(paper: Paper, bucketed: Place) -> None:
-    outcomes = paper.pin(PUBLISHED, DRAFT)
-    paper.place = bucketed
-    outcomes += paper.pin(BUCKET)
-    assert [one.name for one in paper.lock.datasets] == [PUBLISHED, DRAFT, BUCKET]
-    assert [one.durability.value for one in paper.lock.datasets] == [
+def test_datasets_of_several_archives_stand_in_one_lock(
+    lock_folder: LockFolder, bucket_harness: MirrorHarness
+) -> None:
+    outcomes = lock_folder.pin(PUBLISHED, DRAFT)
+    lock_folder.mirror_harness = bucket_harness
+    outcomes += lock_folder.pin(BUCKET)
+    assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED, DRAFT, BUCKET]
+    assert [one.durability.value for one in lock_folder.lock.datasets] == [
         *("published", "draft", "mutable-bucket")
     ]
-    told = [one.message for one in outcomes]
-    assert ["may delete" in one for one in told] == [False, True, False]
-    assert "30 days" in told[1]
-    assert "gone at once" in told[2]
+    messages = [one.message for one in outcomes]
+    assert ["may delete" in one for one in messages] == [False, True, False]
+    assert "30 days" in messages[1]
+    assert "gone at once" in messages[2]
     schema = json.loads(SCHEMA.read_text("utf-8"))
-    Draft202012Validator(schema).validate(tomllib.loads(paper.file.read_text("utf-8")))
+    Draft202012Validator(schema).validate(tomllib.loads(lock_folder.file.read_text("utf-8")))
 
 
-def test_equal_pins_give_equal_bytes_wherever_they_are_made(paper: Paper, tmp_path: Path) -> None:
-    paper.pin(PUBLISHED, DRAFT)
-    other = Paper(paper.place, tmp_path / "some" / "where" / "else")
+def test_equal_pins_give_equal_bytes_wherever_they_are_made(
+    lock_folder: LockFolder, tmp_path: Path
+) -> None:
+    lock_folder.pin(PUBLISHED, DRAFT)
+    other = LockFolder(lock_folder.mirror_harness, tmp_path / "some" / "where" / "else")
     other.pin(PUBLISHED, DRAFT)
-    files = paper.files()
+    files = lock_folder.files()
     assert other.files() == files
     assert len(files) == 3
     for name, content in files.items():
-        opened = content if name == paper.name else zstandard.decompress(content, 1 << 24)
-        for word in (str(tmp_path), str(paper.place.folder)):
-            assert word.encode() not in opened, name
+        opened = content if name == lock_folder.name else zstandard.decompress(content, 1 << 24)
+        for local_path in (str(tmp_path), str(lock_folder.mirror_harness.folder)):
+            assert local_path.encode() not in opened, name
 
 
-def test_pinning_again_changes_nothing(paper: Paper) -> None:
-    paper.pin(PUBLISHED, DRAFT, bundle=True)
-    before = {path: path.stat().st_mtime_ns for path in paper.folder.rglob("*") if path.is_file()}
-    assert {one.status for one in paper.pin(PUBLISHED, DRAFT)} == {"notneeded"}
-    after = {path: path.stat().st_mtime_ns for path in paper.folder.rglob("*") if path.is_file()}
+def test_repeated_pinning_changes_nothing(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED, DRAFT, bundle=True)
+    before = {
+        path: path.stat().st_mtime_ns for path in lock_folder.folder.rglob("*") if path.is_file()
+    }
+    assert {one.status for one in lock_folder.pin(PUBLISHED, DRAFT)} == {"notneeded"}
+    after = {
+        path: path.stat().st_mtime_ns for path in lock_folder.folder.rglob("*") if path.is_file()
+    }
     assert after == before
 
 
-def test_nothing_is_written_to_the_store(still_lab: Lab, tmp_path: Path) -> None:
-    before = still_lab.everything()
-    Paper(still_lab.place, tmp_path / "paper").pin(PUBLISHED, bundle=True)
-    assert still_lab.everything() == before
+def test_nothing_is_written_to_the_store(still_lab: LabStore, tmp_path: Path) -> None:
+    before = still_lab.digests()
+    LockFolder(still_lab.mirror_harness, tmp_path / "paper").pin(PUBLISHED, bundle=True)
+    assert still_lab.digests() == before
 
 
 # --- adding, upgrading, removing
 
 
-def test_another_version_takes_the_place_of_the_one_before(paper: Paper, still_lab: Lab) -> None:
+def test_another_version_replaces_the_previous_one(
+    lock_folder: LockFolder, still_lab: LabStore
+) -> None:
     old, new = still_lab.labels(PUBLISHED)
-    paper.pin(f"{PUBLISHED}@{old}", DRAFT, bundle=True, clones=("https://m.example.org/{alias}",))
-    before, files = paper.file.read_text("utf-8"), set(paper.files())
-    (outcome,) = paper.pin(PUBLISHED)
+    lock_folder.pin(
+        f"{PUBLISHED}@{old}", DRAFT, bundle=True, clones=("https://m.example.org/{alias}",)
+    )
+    before, files = lock_folder.file.read_text("utf-8"), set(lock_folder.files())
+    (outcome,) = lock_folder.pin(PUBLISHED)
     assert outcome.message.startswith(f"{new} (latest), 5 files, before {old}")
-    after = paper.file.read_text("utf-8")
-    assert [one.name for one in paper.lock.datasets] == [PUBLISHED, DRAFT]
+    after = lock_folder.file.read_text("utf-8")
+    assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
     ids = {"commit", "annex-commit", "tree", "swhid", "state", "metadata", "manifest", "bundle"}
-    moved = set(changed(before, after))
+    moved = set(changed_keys(before, after))
     assert ids | {"requested", "resolved"} <= moved
     assert moved <= ids | {"requested", "resolved", "files", "bytes", "evidence"}
     # what it had before, it has now, and nothing of the old version is left behind
-    pinned = paper.pinned(PUBLISHED)
+    pinned = lock_folder.pin_of(PUBLISHED)
     assert pinned.clone == ("https://m.example.org/demo--000002",)
     assert pinned.bundle is not None
-    gone = files - set(paper.files())
+    gone = files - set(lock_folder.files())
     assert len(gone) == 2
     assert {name.rpartition(".")[2] for name in gone} == {"zst", "bundle"}
     # and back again
-    paper.pin(f"{PUBLISHED}@{old}")
-    assert paper.file.read_text("utf-8") == before
-    assert set(paper.files()) == files
+    lock_folder.pin(f"{PUBLISHED}@{old}")
+    assert lock_folder.file.read_text("utf-8") == before
+    assert set(lock_folder.files()) == files
 
 
-def test_a_pin_goes_with_all_that_it_needed(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    alone = paper.files()
-    paper.pin(DRAFT, bundle=True)
-    paper.pin(remove=[DRAFT])
-    assert paper.files() == alone
+def test_a_pin_goes_with_all_that_it_needed(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    before = lock_folder.files()
+    lock_folder.pin(DRAFT, bundle=True)
+    lock_folder.pin(remove=[DRAFT])
+    assert lock_folder.files() == before
     with pytest.raises(ConfigurationError, match="does not pin"):
-        paper.pin(remove=[DRAFT])
-    paper.pin(remove=[PUBLISHED])
-    assert list(paper.files()) == [paper.name]
-    assert paper.lock.datasets == ()
+        lock_folder.pin(remove=[DRAFT])
+    lock_folder.pin(remove=[PUBLISHED])
+    assert list(lock_folder.files()) == [lock_folder.name]
+    assert lock_folder.lock.datasets == ()
 
 
-def test_other_files_in_the_folder_are_left_alone(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    note = paper.file.with_name("datasets.lock.d") / "demo--000002" / "notes.txt"
+def test_other_files_in_the_folder_are_kept(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    note = lock_folder.file.with_name("datasets.lock.d") / "demo--000002" / "notes.txt"
     note.write_text("mine")
-    paper.pin(remove=[PUBLISHED])
+    lock_folder.pin(remove=[PUBLISHED])
     assert note.read_text() == "mine"
 
 
-def test_two_locks_in_a_folder_do_not_touch_each_other(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    files = paper.files()
-    other = Paper(paper.place, paper.folder, "other.lock")
+def test_two_locks_in_a_folder_do_not_touch_each_other(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    files = lock_folder.files()
+    other = LockFolder(lock_folder.mirror_harness, lock_folder.folder, "other.lock")
     other.pin(PUBLISHED)
     other.pin(remove=[PUBLISHED])
-    assert {name: text for name, text in paper.files().items() if name != other.name} == files
+    assert {name: text for name, text in lock_folder.files().items() if name != other.name} == files
 
 
-def test_comments_survive(paper: Paper) -> None:
-    paper.pin(PUBLISHED, DRAFT)
-    paper.edit("[[dataset]]", "# the main one\n[[dataset]]")
-    paper.edit("durability =", "# ask Ann\ndurability =")
-    text = paper.file.read_text("utf-8")
-    paper.pin(f"{PUBLISHED}@draft")
-    after = paper.file.read_text("utf-8")
+def test_comments_survive(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED, DRAFT)
+    lock_folder.edit("[[dataset]]", "# the main one\n[[dataset]]")
+    lock_folder.edit("durability =", "# ask Ann\ndurability =")
+    text = lock_folder.file.read_text("utf-8")
+    lock_folder.pin(f"{PUBLISHED}@draft")
+    after = lock_folder.file.read_text("utf-8")
     assert ("# the main one\n[[dataset]]" in after, "# ask Ann\ndurability" in after) == (True,) * 2
-    paper.pin(PUBLISHED)
-    assert paper.file.read_text("utf-8") == text
+    lock_folder.pin(PUBLISHED)
+    assert lock_folder.file.read_text("utf-8") == text
 
 
 # --- parts of a dataset
 
 
-def test_globs_pin_a_part(paper: Paper) -> None:
-    paper.pin(PUBLISHED, paths=("sub-201", "**/sub-101*"))
-    part = paper.pinned(PUBLISHED)
-    with paper.place.index() as index:
+def test_globs_pin_a_part(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED, paths=("sub-201", "**/sub-101*"))
+    part = lock_folder.pin_of(PUBLISHED)
+    with lock_folder.mirror_harness.index() as index:
         files = [
             one for one in index.files(index.resolve(PUBLISHED)) if part.matches(one.path.encode())
         ]
@@ -204,60 +216,62 @@ def test_globs_pin_a_part(paper: Paper) -> None:
     assert {one.path.partition("/")[0] for one in files} == {"sub-201", "sub-101"}
     assert (part.files, part.bytes) == (len(files), sum(one.size or 0 for one in files))
     # the manifest is of the whole version all the same
-    assert len(list(ManifestReader(paper.lock.manifest_path(part)).listed())) == 5
-    assert paper.pin(PUBLISHED)[0].status == "notneeded"
-    paper.pin(PUBLISHED, paths=())
-    assert paper.pinned(PUBLISHED).files == 5
+    assert len(list(LockManifestReader(lock_folder.lock.manifest_path(part)).entries())) == 5
+    assert lock_folder.pin(PUBLISHED)[0].status == "notneeded"
+    lock_folder.pin(PUBLISHED, paths=())
+    assert lock_folder.pin_of(PUBLISHED).files == 5
 
 
-def test_globs_that_fit_nothing_are_refused_and_leave_nothing(paper: Paper) -> None:
+def test_globs_that_fit_nothing_are_refused_and_leave_nothing(lock_folder: LockFolder) -> None:
     with pytest.raises(ConfigurationError, match=r"no file that fits sub-999.*neuromirror files"):
-        paper.pin(DRAFT, PUBLISHED, paths=("sub-999",))
-    assert paper.files() == {}
-    paper.pin(PUBLISHED)
-    before = paper.files()
+        lock_folder.pin(DRAFT, PUBLISHED, paths=("sub-999",))
+    assert lock_folder.files() == {}
+    lock_folder.pin(PUBLISHED)
+    before = lock_folder.files()
     with pytest.raises(ConfigurationError):
-        paper.pin(DRAFT, paths=("sub-999",), bundle=True)
-    with pytest.raises(UnknownVersion):
-        paper.pin(DRAFT, f"{PUBLISHED}@9.9")
-    assert paper.files() == before
+        lock_folder.pin(DRAFT, paths=("sub-999",), bundle=True)
+    with pytest.raises(UnknownVersionError):
+        lock_folder.pin(DRAFT, f"{PUBLISHED}@9.9")
+    assert lock_folder.files() == before
 
 
 # --- sub-datasets
 
 
-def test_a_zarr_is_pinned_with_the_dataset_that_it_is_in(zarrs: Paper) -> None:
+def test_a_zarr_is_pinned_with_the_dataset_that_it_is_in(zarrs: LockFolder) -> None:
     zarrs.pin(ZARR, bundle=True)
-    pinned = zarrs.pinned(ZARR)
-    top = ManifestReader(zarrs.lock.manifest_path(pinned))
-    (part,) = [one for one in top.listed() if isinstance(one, ListedPart)]
-    with zarrs.place.index() as index:
-        (row,) = index.parts(index.resolve(ZARR))
+    pinned = zarrs.pin_of(ZARR)
+    top = LockManifestReader(zarrs.lock.manifest_path(pinned))
+    (part,) = [one for one in top.entries() if isinstance(one, ListedSubdataset)]
+    with zarrs.mirror_harness.index() as index:
+        (row,) = index.subdatasets(index.resolve(ZARR))
     assert (part.commit, part.state, part.dataset_id) == (row.commit, row.state, row.dataset_id)
     beside = zarrs.lock.manifest_path(pinned).with_name(f"{part.commit}.jsonl.zst")
-    chunks = list(ManifestReader(beside).listed())
+    chunks = list(LockManifestReader(beside).entries())
     assert len(chunks) == row.files
     assert pinned.files == 2 + row.files
     assert beside.with_name(f"{part.commit}.bundle").exists()
-    assert {word: one.claimed for word, one in pinned.evidence.items()} == {
+    assert {evidence: one.claimed for evidence, one in pinned.evidence.items()} == {
         Evidence.SHA256: 2,
         Evidence.MD5: row.files,
     }
 
 
-def test_a_zarr_of_which_nothing_is_pinned_is_left_out(zarrs: Paper) -> None:
+def test_a_zarr_of_which_nothing_is_pinned_is_left_out(zarrs: LockFolder) -> None:
     zarrs.pin(ZARR, paths=("*.json",), bundle=True)
     assert len(zarrs.files()) == 3
     zarrs.pin(ZARR, paths=("**/0",))
     assert len(zarrs.files()) == 5
-    assert 0 < zarrs.pinned(ZARR).files < 38
+    assert 0 < zarrs.pin_of(ZARR).files < 38
 
 
-def test_chunks_that_git_has_no_place_for_are_pinned_too(bucketed: Place, tmp_path: Path) -> None:
-    paper = Paper(bucketed, tmp_path / "paper")
+def test_chunks_outside_git_are_pinned_too(bucket_harness: MirrorHarness, tmp_path: Path) -> None:
+    paper = LockFolder(bucket_harness, tmp_path / "paper")
     paper.pin(BUCKET)
-    pinned = paper.pinned(BUCKET)
-    listed = [one for path in paper.folder.rglob("*.zst") for one in ManifestReader(path).listed()]
+    pinned = paper.pin_of(BUCKET)
+    listed = [
+        one for path in paper.folder.rglob("*.zst") for one in LockManifestReader(path).entries()
+    ]
     files = [one for one in listed if isinstance(one, ListedFile)]
     assert pinned.files == len(files)
     without = [one for one in files if not one.in_git]
@@ -268,14 +282,16 @@ def test_chunks_that_git_has_no_place_for_are_pinned_too(bucketed: Place, tmp_pa
 # --- manifests
 
 
-def test_a_manifest_is_what_its_format_says(zarrs: Paper, bucketed: Place) -> None:
+def test_a_manifest_is_what_its_format_says(
+    zarrs: LockFolder, bucket_harness: MirrorHarness
+) -> None:
     schema = json.loads(SCHEMA.read_text("utf-8"))
     head, line = (
         Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": schema["$defs"]})
         for name in ("manifest-head", "manifest-line")
     )
     zarrs.pin(ZARR)
-    zarrs.place = bucketed
+    zarrs.mirror_harness = bucket_harness
     zarrs.pin(BUCKET, "hostile:demo-hostile")
     paths = sorted(zarrs.folder.rglob("*.zst"))
     assert len(paths) == 5
@@ -286,13 +302,17 @@ def test_a_manifest_is_what_its_format_says(zarrs: Paper, bucketed: Place) -> No
             line.validate(json.loads(one))
 
 
-def test_a_manifest_gives_files_with_their_places(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    reader = ManifestReader(paper.lock.manifest_path(paper.pinned(PUBLISHED)))
-    with paper.place.index() as index:
+def test_a_manifest_lists_files_with_their_urls(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    reader = LockManifestReader(lock_folder.lock.manifest_path(lock_folder.pin_of(PUBLISHED)))
+    with lock_folder.mirror_harness.index() as index:
         row = index.resolve(PUBLISHED)
         files = {
-            one.path: (one.key, one.size, {place.url for place in index.locations(one.content)})
+            one.path: (
+                one.key,
+                one.size,
+                {location.url for location in index.locations(one.content)},
+            )
             for one in index.files(row)
         }
     assert reader.head.version == row.label
@@ -302,15 +322,15 @@ def test_a_manifest_gives_files_with_their_places(paper: Paper) -> None:
         assert (listed[path].key, listed[path].size) == (key, size)
         assert set(listed[path].urls) & urls
     plain = {one.path: one.content for one in reader if isinstance(one, PlainFile)}
-    repository = paper.place.repository(PUBLISHED)
+    repository = lock_folder.mirror_harness.repository(PUBLISHED)
     for path, content in plain.items():
-        assert git(repository, "show", f"{row.commit}:{path}").encode() == content
+        assert run_git(repository, "show", f"{row.commit}:{path}").encode() == content
     assert "dandiset.yaml" in plain
 
 
-def test_a_damaged_manifest_is_told_from_a_missing_one(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    path = paper.lock.manifest_path(paper.pinned(PUBLISHED))
+def test_a_damaged_manifest_is_distinguished_from_a_missing_one(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    path = lock_folder.lock.manifest_path(lock_folder.pin_of(PUBLISHED))
     whole = path.read_bytes()
     lines = zstandard.decompress(whole, 1 << 24).splitlines(keepends=True)
 
@@ -322,7 +342,7 @@ def test_a_damaged_manifest_is_told_from_a_missing_one(paper: Paper) -> None:
     digit = b"1" if lines[-1][start : start + 1] == b"0" else b"0"
     other = lines[-1][:start] + digit + lines[-1][start + 1 :]
     assert other != lines[-1]
-    for content, told in (
+    for content, message in (
         (whole[:-20], "cut off"),
         (whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:], "cannot be used"),
         (b"hello", "cannot be used"),
@@ -338,20 +358,20 @@ def test_a_damaged_manifest_is_told_from_a_missing_one(paper: Paper) -> None:
         (written(*lines, b"{"), "not whole"),
     ):
         path.write_bytes(content)
-        with pytest.raises(ManifestDamaged, match=told):
-            list(ManifestReader(path))
+        with pytest.raises(LockManifestDamagedError, match=message):
+            list(LockManifestReader(path))
     path.unlink()
-    with pytest.raises(ManifestMissing, match="is missing"):
-        ManifestReader(path)
+    with pytest.raises(LockManifestMissingError, match="is missing"):
+        LockManifestReader(path)
 
 
 # --- bundles and clone URLs
 
 
-def test_git_alone_clones_from_a_bundle(paper: Paper, tmp_path: Path) -> None:
-    paper.pin(PUBLISHED, bundle=True)
-    pinned = paper.pinned(PUBLISHED)
-    bundle = paper.lock.bundle_path(pinned)
+def test_plain_git_clones_from_a_bundle(lock_folder: LockFolder, tmp_path: Path) -> None:
+    lock_folder.pin(PUBLISHED, bundle=True)
+    pinned = lock_folder.pin_of(PUBLISHED)
+    bundle = lock_folder.lock.bundle_path(pinned)
     run(tmp_path, "git", "clone", "-q", str(bundle), "clone")
     clone = tmp_path / "clone"
     assert run(clone, "git", "rev-parse", "HEAD").strip() == pinned.commit
@@ -360,21 +380,21 @@ def test_git_alone_clones_from_a_bundle(paper: Paper, tmp_path: Path) -> None:
     assert branch == pinned.annex_commit
 
 
-def test_a_bundle_is_made_and_unmade_on_demand(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    without = paper.files()
-    paper.pin(PUBLISHED, bundle=True)
-    assert set(paper.files()) - set(without) == {paper.pinned(PUBLISHED).bundle}
-    bundle = paper.folder / str(paper.pinned(PUBLISHED).bundle)
+def test_a_bundle_is_made_and_unmade_on_demand(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    without = lock_folder.files()
+    lock_folder.pin(PUBLISHED, bundle=True)
+    assert set(lock_folder.files()) - set(without) == {lock_folder.pin_of(PUBLISHED).bundle}
+    bundle = lock_folder.folder / str(lock_folder.pin_of(PUBLISHED).bundle)
     bundle.write_bytes(bundle.read_bytes()[:-9][:30])
-    paper.pin(PUBLISHED)
-    run(paper.folder, "git", "bundle", "list-heads", str(bundle))
-    paper.pin(PUBLISHED, bundle=False)
-    assert paper.files() == without
+    lock_folder.pin(PUBLISHED)
+    run(lock_folder.folder, "git", "bundle", "list-heads", str(bundle))
+    lock_folder.pin(PUBLISHED, bundle=False)
+    assert lock_folder.files() == without
 
 
-def test_secrets_are_taken_out_of_clone_urls(paper: Paper) -> None:
-    paper.pin(
+def test_secrets_are_taken_out_of_clone_urls(lock_folder: LockFolder) -> None:
+    lock_folder.pin(
         PUBLISHED,
         clones=(
             "https://me:hunter2@mirror.example.org/alias/{alias}?token=hunter2",
@@ -382,83 +402,88 @@ def test_secrets_are_taken_out_of_clone_urls(paper: Paper) -> None:
             "ssh://hunter2@mirror.example.org/srv/{id}",
         ),
     )
-    pinned = paper.pinned(PUBLISHED)
+    pinned = lock_folder.pin_of(PUBLISHED)
     assert pinned.clone == (
         "https://mirror.example.org/alias/demo--000002",
         f"ria+https://mirror.example.org/store/#{pinned.dataset_id}",
         f"ssh://mirror.example.org/srv/{pinned.dataset_id}",
     )
-    assert b"hunter2" not in paper.file.read_bytes()
+    assert b"hunter2" not in lock_folder.file.read_bytes()
 
 
 @pytest.mark.parametrize("url", ["/srv/store", "file:///srv", "ext::sh -c id", "x", "http:///a"])
-def test_a_clone_url_must_hold_everywhere(paper: Paper, url: str) -> None:
+def test_a_clone_url_must_hold_everywhere(lock_folder: LockFolder, url: str) -> None:
     with pytest.raises(ConfigurationError, match="clone URL"):
-        paper.pin(PUBLISHED, clones=(url,))
-    assert paper.files() == {}
+        lock_folder.pin(PUBLISHED, clones=(url,))
+    assert lock_folder.files() == {}
 
 
 def test_where_git_finds_what_a_url_names() -> None:
     dataset = DatasetRef("dandi", "000027", "https://api.example.org/27/")
     name = dataset.dataset_id
     (ria,) = clone_urls(["ria+https://h.example/s"], dataset)
-    assert git_url(ria) == f"https://h.example/s/{name[:3]}/{name[3:]}"
-    assert git_url("ria+http://h.example/#~dandi--27@0.1") == "http://h.example/alias/dandi--27"
+    assert to_git_url(ria) == f"https://h.example/s/{name[:3]}/{name[3:]}"
+    assert to_git_url("ria+http://h.example/#~dandi--27@0.1") == "http://h.example/alias/dandi--27"
     other = "0123456789"
-    for url in (ria, git_url(ria), "https://h.example/s/alias/dandi--000027/"):
-        assert git_url(part_url(url, other)) == "https://h.example/s/012/3456789"
+    for url in (ria, to_git_url(ria), "https://h.example/s/alias/dandi--000027/"):
+        assert to_git_url(subdataset_url(url, other)) == "https://h.example/s/012/3456789"
     with pytest.raises(ConfigurationError):
-        git_url("ria+https://h.example/")
+        to_git_url("ria+https://h.example/")
 
 
 # --- a store or a lock that is not well
 
 
-def test_records_of_another_state_are_not_pinned(still_lab: Lab, tmp_path: Path) -> None:
+def test_records_of_another_state_are_not_pinned(still_lab: LabStore, tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    shutil.copytree(still_lab.place.folder, folder, symlinks=True)
-    paper = Paper(Place(still_lab.place.mirrors, folder), tmp_path / "paper")
-    with paper.place.index() as index:
+    shutil.copytree(still_lab.mirror_harness.folder, folder, symlinks=True)
+    paper = LockFolder(MirrorHarness(still_lab.mirror_harness.mirrors, folder), tmp_path / "paper")
+    with paper.mirror_harness.index() as index:
         ids = {one: index.resolve(one) for one in (PUBLISHED, DRAFT)}
     records = {path.name[:40]: path for path in folder.glob("neuromirror/records/*/*/*")}
     records[ids[DRAFT].commit].write_bytes(records[ids[PUBLISHED].commit].read_bytes())
-    with pytest.raises(ManifestDamaged, match=r"the records of demo:000004.*sync --deep"):
+    with pytest.raises(LockManifestDamagedError, match=r"the records of demo:000004.*sync --deep"):
         paper.pin(PUBLISHED, DRAFT)
     assert paper.files() == {}
     records[ids[DRAFT].commit].write_bytes(b"")
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamagedError):
         paper.pin(DRAFT)
     # records that are lost are read back from git
     records[ids[DRAFT].commit].unlink()
     paper.pin(DRAFT)
-    assert paper.pinned(DRAFT).state == ids[DRAFT].state
+    assert paper.pin_of(DRAFT).state == ids[DRAFT].state
 
 
-def test_a_lock_that_cannot_be_read_is_not_overwritten(paper: Paper) -> None:
-    paper.pin(PUBLISHED)
-    paper.edit("files = 5", "files = 5\nmine = 1")
-    before = paper.files()
-    with pytest.raises(LockUnusable, match="unknown key 'mine'"):
-        paper.pin(DRAFT)
-    assert paper.files() == before
-    paper.file.write_text("lock-version = 2\n")
-    with pytest.raises(LockFromFuture):
-        paper.pin(DRAFT)
-    assert paper.file.read_text() == "lock-version = 2\n"
+def test_a_lock_that_cannot_be_read_is_not_overwritten(lock_folder: LockFolder) -> None:
+    lock_folder.pin(PUBLISHED)
+    lock_folder.edit("files = 5", "files = 5\nmine = 1")
+    before = lock_folder.files()
+    with pytest.raises(LockUnusableError, match="unknown key 'mine'"):
+        lock_folder.pin(DRAFT)
+    assert lock_folder.files() == before
+    lock_folder.file.write_text("lock-version = 2\n")
+    with pytest.raises(LockVersionError):
+        lock_folder.pin(DRAFT)
+    assert lock_folder.file.read_text() == "lock-version = 2\n"
 
 
 # --- the commands
 
 
-def command(paper: Paper, *arguments: str) -> Result:
-    common = ["--mirrors", str(paper.place.mirrors), "--store", str(paper.place.folder)]
+def command(paper: LockFolder, *arguments: str) -> Result:
+    common = [
+        "--mirrors",
+        str(paper.mirror_harness.mirrors),
+        "--store",
+        str(paper.mirror_harness.folder),
+    ]
     return CliRunner().invoke(main, [*common, *arguments], catch_exceptions=False)
 
 
-def test_the_command_pins(paper: Paper) -> None:
-    lock = str(paper.file)
+def test_the_command_pins(lock_folder: LockFolder) -> None:
+    lock = str(lock_folder.file)
     done = command(
-        paper,
+        lock_folder,
         "pin",
         PUBLISHED,
         DRAFT,
@@ -475,18 +500,18 @@ def test_the_command_pins(paper: Paper) -> None:
         ["ok", PUBLISHED],
         ["ok", DRAFT],
     ]
-    assert paper.pinned(DRAFT).paths == ("sub-*",)
-    done = command(paper, "--json", "pin", PUBLISHED, "--whole", "-o", lock)
+    assert lock_folder.pin_of(DRAFT).paths == ("sub-*",)
+    done = command(lock_folder, "--json", "pin", PUBLISHED, "--whole", "-o", lock)
     (record,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert (record["action"], record["status"], record["dataset"]) == ("pin", "ok", PUBLISHED)
-    assert (paper.pinned(PUBLISHED).paths, paper.pinned(PUBLISHED).files) == ((), 5)
-    done = command(paper, "pin", "--remove", PUBLISHED, "-o", lock)
+    assert (lock_folder.pin_of(PUBLISHED).paths, lock_folder.pin_of(PUBLISHED).files) == ((), 5)
+    done = command(lock_folder, "pin", "--remove", PUBLISHED, "-o", lock)
     assert done.exit_code == 0
-    assert [one.name for one in paper.lock.datasets] == [DRAFT]
+    assert [one.name for one in lock_folder.lock.datasets] == [DRAFT]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((), "name a VERSION"),
         ((PUBLISHED, PUBLISHED), "named twice"),
@@ -500,9 +525,9 @@ def test_the_command_pins(paper: Paper) -> None:
     ],
 )
 def test_wrong_usage_of_the_command_changes_nothing(
-    paper: Paper, arguments: tuple[str, ...], told: str
+    lock_folder: LockFolder, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = command(paper, "pin", *arguments, "-o", str(paper.file))
+    done = command(lock_folder, "pin", *arguments, "-o", str(lock_folder.file))
     assert (done.exit_code, done.stdout) == (2, "")
-    assert told in done.stderr
-    assert paper.files() == {}
+    assert message in done.stderr
+    assert lock_folder.files() == {}

@@ -10,51 +10,70 @@ from typing import Any
 
 import pytest
 import zstandard
-from crawl_place import git
-from lab_again import Lab
-from lab_clones import clone, copied, failed, fill, flip, looked_at, proved
-from scripted import Scripted, Thing, files
 
-from neuromirror.lab.lockfile import LockEdited, LockFromFuture, LockMissing, load_lock
-from neuromirror.lab.pin import Wanted, pin
+from neuromirror.lab.lockfile import (
+    LockInconsistentError,
+    LockMissingError,
+    LockVersionError,
+    load_lock,
+)
+from neuromirror.lab.pin import PinRequest, pin
 from neuromirror.lab.verify import NOT_HERE, Finding, verify
-from neuromirror.lab.verify.verbs import Mode
+from neuromirror.lab.verify.verification import Mode
+from support.dataset_clones import (
+    clone_dataset,
+    copy_folder,
+    evidence_counts,
+    failures,
+    fetch_content,
+    flip_bit,
+    verify_all,
+)
+from support.lab_store import LabStore
+from support.mirror_harness import run_git
+from support.scripted_source import ScriptedDataset, ScriptedSource, files
 
 NAMES = ("demo:000004", "demo:000002")
 
 
 @pytest.fixture(scope="session")
-def pinned(still_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def restored_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lock of two datasets, beside both with all their content; to be copied."""
     folder = tmp_path_factory.mktemp("pinned")
-    lock = made(still_lab, folder / "datasets.lock", *(Wanted(name, "latest") for name in NAMES))
+    lock = write_lock(
+        still_lab, folder / "datasets.lock", *(PinRequest(name, "latest") for name in NAMES)
+    )
     for one in load_lock(lock).datasets:
         name = one.name
-        fill(clone(still_lab.place, name, folder / one.dataset.alias, one.resolved.version))
+        fetch_content(
+            clone_dataset(
+                still_lab.mirror_harness, name, folder / one.dataset.alias, one.resolved.version
+            )
+        )
     return lock
 
 
 @pytest.fixture
-def lock(pinned: Path, tmp_path: Path) -> Path:
+def lock(restored_lock: Path, tmp_path: Path) -> Path:
     """A copy to be changed."""
-    return copied(pinned.parent, tmp_path / "paper") / pinned.name
+    return copy_folder(restored_lock.parent, tmp_path / "paper") / restored_lock.name
 
 
-def made(lab: Lab, path: Path, *wanted: Wanted) -> Path:
-    with lab.place.index() as index:
-        assert not any(one.failed for one in pin(path, wanted, lab.place.store, index))
+def write_lock(lab: LabStore, path: Path, *requests: PinRequest) -> Path:
+    with lab.mirror_harness.index() as index:
+        assert not any(one.failed for one in pin(path, requests, lab.mirror_harness.store, index))
     return path
 
 
 def messages(lock: Path, mode: Mode = "local", **options: object) -> list[str]:
-    return [one.message for one in looked_at(lock, mode=mode, **options) if one.failed]
+    return [one.message for one in verify_all(lock, mode=mode, **options) if one.failed]
 
 
-def test_what_was_restored_beside_the_lock_holds(pinned: Path) -> None:
-    found = looked_at(pinned)
-    assert failed(found) == []
-    assert proved(found) == {("sha256", "checked"): 7, ("etag", "checked"): 1}
-    pins = {one.name: one for one in load_lock(pinned).datasets}
+def test_what_was_restored_beside_the_lock_holds(restored_lock: Path) -> None:
+    found = verify_all(restored_lock)
+    assert failures(found) == []
+    assert evidence_counts(found) == {("sha256", "checked"): 7, ("etag", "checked"): 1}
+    pins = {one.name: one for one in load_lock(restored_lock).datasets}
     for name in NAMES:
         whole = {one.what: one.message for one in found if one.dataset == name and one.path == "."}
         one = pins[name]
@@ -64,27 +83,29 @@ def test_what_was_restored_beside_the_lock_holds(pinned: Path) -> None:
             "state": one.state,
             "manifest": one.state,
         }
-    assert list(verify(load_lock(pinned))) == found
+    assert list(verify(load_lock(restored_lock))) == found
 
 
-def test_datasets_may_be_elsewhere(pinned: Path, tmp_path: Path) -> None:
+def test_datasets_may_be_elsewhere(restored_lock: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    alone = copied(pinned.parent / "datasets.lock.d", tmp_path / "datasets.lock.d").parent
-    shutil.copy(pinned, alone)
-    found = looked_at(alone / pinned.name, within=moved)
-    assert failed(found) == [("part", ".", "impossible")] * 2
+    lock_parent = copy_folder(
+        restored_lock.parent / "datasets.lock.d", tmp_path / "datasets.lock.d"
+    ).parent
+    shutil.copy(restored_lock, lock_parent)
+    found = verify_all(lock_parent / restored_lock.name, within=moved)
+    assert failures(found) == [("part", ".", "impossible")] * 2
     assert all(NOT_HERE in one.message for one in found if one.failed)
     # a wrong folder is not taken for content that is not here
-    found = looked_at(alone / pinned.name, within=moved, allow_missing=True)
-    assert failed(found) == [("part", ".", "impossible")] * 2
-    assert failed(looked_at(alone / pinned.name, within=pinned.parent)) == []
+    found = verify_all(lock_parent / restored_lock.name, within=moved, allow_missing=True)
+    assert failures(found) == [("part", ".", "impossible")] * 2
+    assert failures(verify_all(lock_parent / restored_lock.name, within=restored_lock.parent)) == []
 
 
 def test_a_corrupt_file_is_named_with_its_dataset(lock: Path) -> None:
     (first, *_) = sorted((lock.parent / "demo--000002").glob("sub-*/*.nwb"))
-    flip(first)
-    (found,) = [one for one in looked_at(lock) if one.failed]
+    flip_bit(first)
+    (found,) = [one for one in verify_all(lock) if one.failed]
     assert (found.dataset, found.status) == ("demo:000002", "error")
     assert found.path == f"{first.parent.name}/{first.name}"
 
@@ -93,76 +114,74 @@ def test_another_version_in_the_folder_is_not_what_is_pinned(lock: Path) -> None
     folder = lock.parent / "demo--000002"
     pinned = load_lock(lock).pin("demo:000002")
     assert pinned is not None
-    (other, *_) = [one for one in git(folder, "tag").split() if one != pinned.resolved.version]
-    git(folder, "checkout", "-q", other)
-    found = [one for one in looked_at(lock) if one.failed]
+    (other, *_) = [one for one in run_git(folder, "tag").split() if one != pinned.resolved.version]
+    run_git(folder, "checkout", "-q", other)
+    found = [one for one in verify_all(lock) if one.failed]
     assert found[0].what == "commit"
     assert pinned.commit in found[0].message
     # and what is pinned is looked at all the same, as far as it is there
     assert "error" in {one.status for one in found if one.what == "document"}
-    git(folder, "checkout", "-q", "--orphan", "none")
+    run_git(folder, "checkout", "-q", "--orphan", "none")
     shutil.rmtree(folder / ".git" / "objects")
     (folder / ".git" / "objects").mkdir()
-    assert [one.what for one in looked_at(lock) if one.failed] == ["commit"]
+    assert [one.what for one in verify_all(lock) if one.failed] == ["commit"]
 
 
 @pytest.mark.parametrize("mode", ["local", "remote"])
-@pytest.mark.parametrize("word", ["state", "tree"])
-def test_a_lock_that_was_edited_is_found_out(lock: Path, word: str, mode: Mode) -> None:
+@pytest.mark.parametrize("field", ["state", "tree"])
+def test_a_lock_that_was_edited_is_found_out(lock: Path, field: str, mode: Mode) -> None:
     text = lock.read_text()
-    value = getattr(load_lock(lock).datasets[0], word)
+    value = getattr(load_lock(lock).datasets[0], field)
     lock.write_text(text.replace(value, value[:-4] + "0000"))
-    found = [one for one in looked_at(lock, mode=mode) if one.failed]
+    found = [one for one in verify_all(lock, mode=mode) if one.failed]
     assert {(one.dataset, one.what) for one in found} <= {
-        ("demo:000004", word),
+        ("demo:000004", field),
         ("demo:000004", "manifest"),
     }
     assert any(value[-4:] in one.message for one in found)
 
 
-def test_a_commit_that_nobody_has_is_an_error_in_each_mode(lock: Path) -> None:
+def test_a_missing_commit_is_an_error_in_each_mode(lock: Path) -> None:
     commit = load_lock(lock).datasets[0].commit
     lock.write_text(lock.read_text().replace(commit, "0" * 40))
     (lock.parent / "datasets.lock.d" / "demo--000004" / f"{commit}.jsonl.zst").rename(
         lock.parent / "datasets.lock.d" / "demo--000004" / f"{'0' * 40}.jsonl.zst"
     )
     for mode in ("local", "remote"):
-        assert failed(looked_at(lock, mode=mode)) == [("commit", ".", "error")]
+        assert failures(verify_all(lock, mode=mode)) == [("commit", ".", "error")]
 
 
-def test_locks_that_cannot_be_used_are_refused_each_in_its_own_words(
-    lock: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(LockMissing, match="there is no lock"):
-        looked_at(tmp_path / "nothing.lock")
+def test_each_kind_of_unusable_lock_has_its_own_error(lock: Path, tmp_path: Path) -> None:
+    with pytest.raises(LockMissingError, match="there is no lock"):
+        verify_all(tmp_path / "nothing.lock")
     text = lock.read_text()
     lock.write_text(text.replace("lock-version = 1", "lock-version = 99"))
-    with pytest.raises(LockFromFuture, match="newer neuromirror"):
-        looked_at(lock)
+    with pytest.raises(LockVersionError, match="newer neuromirror"):
+        verify_all(lock)
     lock.write_text(text.replace("swh:1:rev:", "swh:1:rev:0"))
-    with pytest.raises(LockEdited):
-        looked_at(lock)
+    with pytest.raises(LockInconsistentError):
+        verify_all(lock)
 
 
-def test_a_manifest_that_is_missing_or_damaged_is_told(lock: Path) -> None:
+def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:
     (manifest,) = (lock.parent / "datasets.lock.d" / "demo--000004").glob("*.jsonl.zst")
     kept = manifest.read_bytes()
     other = next((lock.parent / "datasets.lock.d" / "demo--000002").glob("*.jsonl.zst"))
     manifest.unlink()
     assert ["is missing" in one for one in messages(lock)] == [True]
     # what places have can then be told by the clone
-    found = looked_at(lock, mode="remote")
-    assert failed(found) == [("manifest", ".", "error")]
+    found = verify_all(lock, mode="remote")
+    assert failures(found) == [("manifest", ".", "error")]
     assert sum(one.what == "place" for one in found if one.dataset == "demo:000004") == 6
     manifest.write_bytes(kept[:-20])
     assert ["cannot be used" in one for one in messages(lock)] == [True]
     assert ["cannot be used" in one for one in messages(lock, "remote")] == [True]
     manifest.write_bytes(other.read_bytes())
     assert ["another state" in one for one in messages(lock)] == [True]
-    assert failed(looked_at(lock, mode="remote"))[0][0] == "commit"
+    assert failures(verify_all(lock, mode="remote"))[0][0] == "commit"
 
 
-def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
     """Writes a manifest anew after a change of its lines."""
     content = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
     lines = [json.loads(line) for line in content.splitlines()]
@@ -177,16 +196,14 @@ def manifest_of(lock: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["remote", "full"])
-def test_a_key_that_the_state_digest_does_not_vouch_for_is_not_asked_for(
-    lock: Path, mode: Mode
-) -> None:
+def test_a_key_not_covered_by_the_state_digest_is_not_requested(lock: Path, mode: Mode) -> None:
     def swap(lines: list[dict[str, Any]]) -> None:
         # bytes that are there, under the key that they have, at the path of others
         first, second = [line for line in lines if line.get("digest", "").startswith("sha256")][:2]
         first["key"], first["urls"] = second["key"], second["urls"]
 
-    rewritten(manifest_of(lock, "demo--000004"), swap)
-    (found,) = [one for one in looked_at(lock, mode=mode) if one.failed]
+    rewrite(manifest_of(lock, "demo--000004"), swap)
+    (found,) = [one for one in verify_all(lock, mode=mode) if one.failed]
     assert (found.what, found.status) == ("file", "error")
     assert "is not of its checksum" in found.message
 
@@ -194,15 +211,15 @@ def test_a_key_that_the_state_digest_does_not_vouch_for_is_not_asked_for(
 def test_a_commit_that_is_not_of_the_pinned_state_is_found_without_a_clone(lock: Path) -> None:
     ours, theirs = load_lock(lock).datasets
     kept: list[dict[str, Any]] = []
-    rewritten(manifest_of(lock, "demo--000002"), kept.extend)
+    rewrite(manifest_of(lock, "demo--000002"), kept.extend)
 
     def swap(lines: list[dict[str, Any]]) -> None:
         lines[1:] = kept[1:]
         lines[0]["state"] = theirs.state
 
-    rewritten(manifest_of(lock, "demo--000004"), swap)
+    rewrite(manifest_of(lock, "demo--000004"), swap)
     lock.write_text(lock.read_text().replace(ours.state, theirs.state))
-    found = [one for one in looked_at(lock, mode="remote") if one.failed]
+    found = [one for one in verify_all(lock, mode="remote") if one.failed]
     # other files, too, than the lock counts
     assert [(one.dataset, one.what) for one in found] == [
         ("demo:000004", "state"),
@@ -210,42 +227,50 @@ def test_a_commit_that_is_not_of_the_pinned_state_is_found_without_a_clone(lock:
     ]
 
 
-def test_only_what_is_pinned_need_be_here(still_lab: Lab, pinned: Path, tmp_path: Path) -> None:
-    lock = made(still_lab, tmp_path / "some.lock", Wanted(NAMES[0], "latest", ("sub-401",)))
-    folder = copied(pinned.parent / "demo--000004", tmp_path / "demo--000004")
+def test_only_what_is_pinned_need_be_here(
+    still_lab: LabStore, restored_lock: Path, tmp_path: Path
+) -> None:
+    lock = write_lock(
+        still_lab, tmp_path / "some.lock", PinRequest(NAMES[0], "latest", ("sub-401",))
+    )
+    folder = copy_folder(restored_lock.parent / "demo--000004", tmp_path / "demo--000004")
     (outside,) = folder.glob("sub-402/*.nwb")
     shutil.rmtree(outside.resolve().parent)
-    found = looked_at(lock)
-    assert failed(found) == []
+    found = verify_all(lock)
+    assert failures(found) == []
     assert [one.path.partition("/")[0] for one in found if one.what == "file"] == ["sub-401"] * 2
     # the whole state is proved nevertheless
     assert "state" in {one.what for one in found}
     outside.unlink()
-    assert failed(looked_at(lock)) == []
-    remote = looked_at(lock, mode="remote")
+    assert failures(verify_all(lock)) == []
+    remote = verify_all(lock, mode="remote")
     assert {one.path.partition("/")[0] for one in remote if one.what == "place"} == {"sub-401"}
 
 
-def test_a_huge_zarr_is_proved_by_the_manifest_beside_the_lock(box: Lab, source: Scripted) -> None:
+def test_a_huge_zarr_is_proved_by_the_manifest_beside_the_lock(
+    scripted_lab: LabStore, source: ScriptedSource
+) -> None:
     huge = [f"huge.zarr/{name}" for name in (".zarray", *map(str, range(20)))]
-    source.things["a"] = Thing(files("x.bin", *huge))
-    box.place.sync()
-    lock = made(box, box.folder / "datasets.lock", Wanted("box:a", "latest"))
-    folder = clone(box.place, "box:a", box.folder / "box--a")
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin", *huge))
+    scripted_lab.mirror_harness.sync()
+    lock = write_lock(
+        scripted_lab, scripted_lab.folder / "datasets.lock", PinRequest("box:a", "latest")
+    )
+    folder = clone_dataset(scripted_lab.mirror_harness, "box:a", scripted_lab.folder / "box--a")
     (folder / "huge.zarr").rmdir()
-    clone(box.place, "box:a/huge.zarr", folder / "huge.zarr")
+    clone_dataset(scripted_lab.mirror_harness, "box:a/huge.zarr", folder / "huge.zarr")
 
     def of_zarr(found: list[Finding]) -> dict[str, str]:
         return {one.what: one.status for one in found if one.path == "huge.zarr"}
 
-    found = looked_at(lock, allow_missing=True)
-    assert failed(found) == []
+    found = verify_all(lock, allow_missing=True)
+    assert failures(found) == []
     assert of_zarr(found) == {"commit": "ok", "tree": "ok", "state": "ok", "part": "notneeded"}
     assert any("20 files that are not in git" in one.message for one in found)
-    git(folder / "huge.zarr", "rm", "-q", ".zarray")
-    git(folder / "huge.zarr", "commit", "-qm", "less")
+    run_git(folder / "huge.zarr", "rm", "-q", ".zarray")
+    run_git(folder / "huge.zarr", "commit", "-qm", "less")
     pinned = load_lock(lock).datasets[0]
     for manifest in (lock.parent / pinned.manifest).parent.glob("*.zst"):
         if manifest.name.partition(".")[0] != pinned.commit:
             manifest.write_bytes((lock.parent / pinned.manifest).read_bytes())
-    assert of_zarr(looked_at(lock, allow_missing=True))["state"] == "error"
+    assert of_zarr(verify_all(lock, allow_missing=True))["state"] == "error"

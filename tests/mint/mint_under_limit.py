@@ -13,15 +13,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from mint_world import header, in_place, record
-
-from neuromirror.mint import Parents, Snapshot, mint
+from neuromirror.mint import ParentCommits, Snapshot, mint
+from support.mint_oracle import header, placed_files, record
 
 
 def main() -> None:
     repository, scratch = Path(sys.argv[1]), Path(sys.argv[2])
     shared = int(sys.argv[3])
-    files = in_place({b"f%03d" % n: record(b"f%03d" % n, n // shared, (0, 1)) for n in range(60)})
+    files = placed_files(
+        {b"f%03d" % n: record(b"f%03d" % n, n // shared, (0, 1)) for n in range(60)}
+    )
     snapshot = Snapshot(header(), lambda: iter(files))
 
     def attempt(limit: int) -> dict[str, object]:
@@ -29,7 +30,7 @@ def main() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            minted = mint(snapshot, repository, Parents(), lambda state: "x", scratch)
+            minted = mint(snapshot, repository, ParentCommits(), lambda state: "x", scratch)
         except OSError as error:
             left = [path.name for path in scratch.iterdir()]
             return {"limit": limit, "error": type(error).__name__, "left": left}

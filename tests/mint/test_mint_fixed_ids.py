@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from mint_shapes import Shape
-from mint_world import Minting
+
+from support.dataset_states import DatasetState
+from support.mint_oracle import MintedRepository
 
 IDS = Path(__file__).with_name("fixed_ids.json")
 
-FILES = Shape(
+FILES = DatasetState(
     files={
         b"a": (1, (0,)),
         b"b/c.nwb": (2, (0, 1)),
@@ -21,19 +22,19 @@ FILES = Shape(
     },
     documents={b"meta/deep/er/e.json": 1},
 )
-MORE = Shape(
+MORE = DatasetState(
     files={**FILES.files, b"a": (6, (0,)), b"b/d": (9, (0,)), b"b/e": (13, (1,))},
     documents={b"meta/deep/er/e.json": 2, b"info": 3},
     facts=2,
 )
-COMPONENTS = Shape(
+COMPONENTS = DatasetState(
     files={b"b/c.nwb": (2, (0, 1)), b"z": (21, (0,))},
     documents=MORE.documents,
-    parts={b"s/one.zarr": 3, b"t.zarr": 4},
+    subdatasets={b"s/one.zarr": 3, b"t.zarr": 4},
     inline={b"a/z.zarr": 2},
     facts=1,
 )
-MANIFEST = Shape(files={b"0/0/0": (1, (0,)), b"zarr.json": (2, (0,))}, form="manifest")
+MANIFEST = DatasetState(files={b"0/0/0": (1, (0,)), b"zarr.json": (2, (0,))}, form="manifest")
 CHAINS = {
     "files": (FILES, MORE, FILES),
     "components": (FILES, COMPONENTS, MORE),
@@ -41,12 +42,12 @@ CHAINS = {
 }
 
 
-def minted_ids(folder: Path, shapes: tuple[Shape, ...]) -> list[dict[str, str]]:
+def minted_ids(folder: Path, shapes: tuple[DatasetState, ...]) -> list[dict[str, str]]:
     """Mint the states one after another; return the ids of each."""
-    minting = Minting.begin(folder)
+    minting = MintedRepository.create(folder)
     ids = []
     for number, shape in enumerate(shapes):
-        result = minting.mint(number, shape.placed, shape.header(number))
+        result = minting.mint(number, shape.listed_files, shape.header(number))
         ids.append(
             {
                 "commit": result.commit,

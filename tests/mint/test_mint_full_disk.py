@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mint_world import bare, git, header, in_place, record
 
-from neuromirror.mint import Parents, Snapshot, mint
+from neuromirror.mint import ParentCommits, Snapshot, mint
+from support.mint_oracle import bare_repository, git, header, placed_files, record
 
 DRIVER = Path(__file__).with_name("mint_under_limit.py")
 
@@ -21,9 +22,10 @@ DRIVER = Path(__file__).with_name("mint_under_limit.py")
 def test_a_file_that_cannot_grow_fails_the_mint_and_leaves_nothing(
     tmp_path: Path, shared: int
 ) -> None:
-    repository = bare(tmp_path / "r")
+    repository = bare_repository(tmp_path / "r")
     done = subprocess.run(
         [sys.executable, str(DRIVER), str(repository), str(tmp_path / "s"), str(shared)],
+        env=os.environ | {"PYTHONPATH": str(DRIVER.parents[1])},
         capture_output=True,
         text=True,
         check=False,
@@ -41,16 +43,16 @@ def test_a_file_that_cannot_grow_fails_the_mint_and_leaves_nothing(
 
 
 @pytest.fixture
-def small_disk(disk_of: Callable[[str], Path]) -> Path:
+def small_disk(mount_disk: Callable[[str], Path]) -> Path:
     """A disk of 256 KiB."""
-    return disk_of("256k")
+    return mount_disk("256k")
 
 
-def test_on_a_full_disk_a_mint_leaves_nothing_and_goes_through_when_there_is_room(
+def test_mint_on_a_full_disk_leaves_nothing_and_succeeds_once_there_is_space(
     tmp_path: Path, small_disk: Path
 ) -> None:
-    repository, other = bare(tmp_path / "r"), bare(tmp_path / "other")
-    files = in_place({b"f%03d" % n: record(b"f%03d" % n, n // 2, (0, 1)) for n in range(200)})
+    repository, other = bare_repository(tmp_path / "r"), bare_repository(tmp_path / "other")
+    files = placed_files({b"f%03d" % n: record(b"f%03d" % n, n // 2, (0, 1)) for n in range(200)})
     snapshot = Snapshot(header(), lambda: iter(files))
     scratch = small_disk / "scratch"
     ballast = small_disk / "ballast"
@@ -58,7 +60,7 @@ def test_on_a_full_disk_a_mint_leaves_nothing_and_goes_through_when_there_is_roo
     for pages in range(62, -1, -2):
         ballast.write_bytes(bytes(4096 * pages))
         try:
-            minted = mint(snapshot, repository, Parents(), lambda state: "x", scratch)
+            minted = mint(snapshot, repository, ParentCommits(), lambda state: "x", scratch)
         except OSError:
             outcomes.append("full")
             assert list(scratch.iterdir()) == []

@@ -12,63 +12,76 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mint_world import BEGIN, DATASET, Minting, git, header, in_place, record
 
 from neuromirror.annex import upstream_path
-from neuromirror.crawl import Proven, Spool, ZarrLimits
-from neuromirror.crawl.zarrs import ZarrPart, place_parts, split_zarrs, zarr_ref
+from neuromirror.crawl import RecordSpool, SpooledSnapshot, ZarrLimits
+from neuromirror.crawl.components.zarr_split import (
+    SplitZarr,
+    insert_subdatasets,
+    split_zarrs,
+    zarr_ref,
+)
 from neuromirror.model import (
     DatasetRef,
     Document,
+    ExcludedEntry,
     FileRecord,
-    NamedException,
-    PlacedFile,
+    SnapshotEntry,
     Subdataset,
-    dump_placed,
+    dump_snapshot_entry,
+)
+from support.mint_oracle import (
+    DATASET,
+    FIRST_TIME,
+    MintedRepository,
+    git,
+    header,
+    placed_files,
+    record,
 )
 
 MARKERS = (b".zgroup", b".zarray", b"zarr.json")
 
 
-def proven(
+def proven_listing(
     folder: Path,
     names: Iterable[bytes],
     documents: Iterable[bytes] = (),
     exceptions: Iterable[bytes] = (),
-) -> Proven:
+) -> SpooledSnapshot:
     """A proven listing of files with these names; those named later are newer."""
     records: dict[bytes, FileRecord] = {}
     for number, name in enumerate(names):
-        moment = BEGIN + timedelta(seconds=number)
+        moment = FIRST_TIME + timedelta(seconds=number)
         records[name] = msgspec.structs.replace(record(name, 20 * number), modified=moment)
-    files = in_place(records)
-    spool = Spool(folder / "records.jsonl")
-    spool.path.write_bytes(b"".join(dump_placed(one) + b"\n" for one in files))
+    files = placed_files(records)
+    spool = RecordSpool(folder / "records.jsonl")
+    spool.path.write_bytes(b"".join(dump_snapshot_entry(one) + b"\n" for one in files))
     head = replace(
         header(),
-        documents=tuple(Document(path, path, BEGIN) for path in sorted(documents)),
-        exceptions=tuple(NamedException(path, "path-too-long", "x", 1) for path in exceptions),
+        documents=tuple(Document(path, path, FIRST_TIME) for path in sorted(documents)),
+        exceptions=tuple(ExcludedEntry(path, "path-too-long", "x", 1) for path in exceptions),
         newest=max((one.record.modified for one in files if one.record.modified), default=None),
     )
-    return Proven(head, spool, len(files), len(files))
+    return SpooledSnapshot(head, spool, len(files), len(files))
 
 
 def limits(inline: int, manifest: int = 1000) -> ZarrLimits:
     return ZarrLimits(inline=inline, manifest=manifest)
 
 
-def names_of(one: Proven | ZarrPart) -> list[bytes]:
-    return [placed.record.path for placed in one.spool.placed()]
+def names_of(one: SpooledSnapshot | SplitZarr) -> list[bytes]:
+    return [placed.record.path for placed in one.spool.files()]
 
 
 def zarr(root: bytes, count: int, marker: bytes = b".zgroup") -> list[bytes]:
     return [root + marker, *(root + b"0/%d" % number for number in range(count - 1))]
 
 
-def test_a_zarr_stays_or_becomes_a_sub_dataset_by_its_size(tmp_path: Path) -> None:
+def test_zarr_size_decides_between_inline_and_subdataset(tmp_path: Path) -> None:
     names = [*zarr(b"s/small.zarr/", 3), *zarr(b"s/large/", 4), *zarr(b"huge/", 7), b"x.nwb"]
-    rest, parts = split_zarrs(proven(tmp_path, names), limits(3, 6), tmp_path)
-    assert [(one.git_path, one.form, one.proven.files) for one in parts] == [
+    rest, parts = split_zarrs(proven_listing(tmp_path, names), limits(3, 6), tmp_path)
+    assert [(one.git_path, one.form, one.snapshot.files) for one in parts] == [
         (b"huge", "manifest", 7),
         (b"s/large", "files", 4),
     ]
@@ -83,7 +96,7 @@ def test_a_marker_may_come_after_the_chunks_and_the_name_says_nothing(
 ) -> None:
     names = [b"img/!/0", b"img/c/0/0", b"img/c/0/1", b"img/" + marker, b"fake.zarr/0"]
     names += [b"fake.zarr/%d" % number for number in range(1, 9)]
-    rest, parts = split_zarrs(proven(tmp_path, names), limits(3), tmp_path)
+    rest, parts = split_zarrs(proven_listing(tmp_path, names), limits(3), tmp_path)
     assert [one.git_path for one in parts] == [b"img"]
     assert len(names_of(parts[0])) == 4
     assert rest.files == 9
@@ -91,10 +104,10 @@ def test_a_marker_may_come_after_the_chunks_and_the_name_says_nothing(
 
 def test_the_outermost_zarr_counts(tmp_path: Path) -> None:
     inner = [*zarr(b"p.zarr/a/0/", 5, b".zarray"), *zarr(b"p.zarr/b/0/", 5, b"zarr.json")]
-    one = proven(tmp_path, [*inner, b"p.zarr/zarr.json", b"p.zarr/.zattrs", b"q/zarr.json"])
+    one = proven_listing(tmp_path, [*inner, b"p.zarr/zarr.json", b"p.zarr/.zattrs", b"q/zarr.json"])
     _, parts = split_zarrs(one, limits(3), tmp_path)
-    assert [(part.git_path, part.proven.files) for part in parts] == [(b"p.zarr", 12)]
-    two = proven(tmp_path, [*inner, b"p.zarr/.zattrs", b"q/zarr.json"])
+    assert [(part.git_path, part.snapshot.files) for part in parts] == [(b"p.zarr", 12)]
+    two = proven_listing(tmp_path, [*inner, b"p.zarr/.zattrs", b"q/zarr.json"])
     _, parts = split_zarrs(two, limits(3), tmp_path)
     assert [part.git_path for part in parts] == [b"p.zarr/a/0", b"p.zarr/b/0"]
 
@@ -103,7 +116,7 @@ def test_an_asset_that_is_a_zarr_stays_whole_in_the_form_for_its_size(tmp_path: 
     names = [*zarr(b"", 5), *zarr(b"labels/", 5)]
     for documents in ([], [b"zarr.json"]):
         kept = names if not documents else names[1:]
-        one = proven(tmp_path, kept, documents)
+        one = proven_listing(tmp_path, kept, documents)
         assert split_zarrs(one, limits(3, 10), tmp_path) == (one, [])
         rest, parts = split_zarrs(one, limits(3, 9), tmp_path)
         assert parts == []
@@ -113,13 +126,13 @@ def test_an_asset_that_is_a_zarr_stays_whole_in_the_form_for_its_size(tmp_path: 
 
 def test_nothing_is_written_where_no_zarr_is_large(tmp_path: Path) -> None:
     for names in (zarr(b"a.zarr/", 10), [b"a/%d" % n for n in range(50)], []):
-        one = proven(tmp_path, names)
+        one = proven_listing(tmp_path, names)
         assert split_zarrs(one, limits(10), tmp_path) == (one, [])
         assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
 
 
 def test_documents_and_exceptions_go_with_their_zarr(tmp_path: Path) -> None:
-    one = proven(
+    one = proven_listing(
         tmp_path,
         zarr(b"meta/a b/", 5)[1:],
         [b"meta/a b/.zgroup", b"meta/a b/x/y.json", b"meta/a b.json", b"session.json"],
@@ -135,9 +148,9 @@ def test_documents_and_exceptions_go_with_their_zarr(tmp_path: Path) -> None:
     assert [left.path for left in rest.header.exceptions] == [b"meta/a b-c"]
 
 
-def test_a_part_is_told_by_what_is_in_it_alone(tmp_path: Path) -> None:
+def test_component_depends_on_its_own_content_only(tmp_path: Path) -> None:
     around = DatasetRef("aind", "ecephys_1", "s3://bucket/ecephys_1/")
-    one = proven(tmp_path, [*zarr(b"m/a b.zarr/", 5), b"later.nwb"])
+    one = proven_listing(tmp_path, [*zarr(b"m/a b.zarr/", 5), b"later.nwb"])
     version = replace(one.header.version, dataset=around)
     one = replace(one, header=replace(one.header, version=version))
     rest, (part,) = split_zarrs(one, limits(3), tmp_path)
@@ -146,12 +159,12 @@ def test_a_part_is_told_by_what_is_in_it_alone(tmp_path: Path) -> None:
         "aind", "ecephys_1/m/a=20b.zarr", "s3://bucket/ecephys_1/m/a%20b.zarr/"
     )
     assert (part.within, own.upstream, own.kind.value) == ("ecephys_1", "draft", "observed")
-    assert own.time == part.header.newest == BEGIN + timedelta(seconds=4)
-    assert rest.header.newest == BEGIN + timedelta(seconds=5)
+    assert own.time == part.header.newest == FIRST_TIME + timedelta(seconds=4)
+    assert rest.header.newest == FIRST_TIME + timedelta(seconds=5)
     # what the parent says of itself makes no new state of its part
     moved = replace(one, header=replace(one.header, facts=header(7).facts))
-    _, (again,) = split_zarrs(moved, limits(3), tmp_path)
-    assert again.header == part.header
+    _, (resplit,) = split_zarrs(moved, limits(3), tmp_path)
+    assert resplit.header == part.header
 
 
 @pytest.mark.parametrize(
@@ -163,7 +176,7 @@ def test_a_part_is_told_by_what_is_in_it_alone(tmp_path: Path) -> None:
         (b"x" * 300, ""),
     ],
 )
-def test_aliases_of_parts_are_names_that_do_not_meet(path: bytes, local_id: str) -> None:
+def test_subdataset_aliases_do_not_collide(path: bytes, local_id: str) -> None:
     found = zarr_ref(DATASET, path)
     if len(path) < 200:
         assert found.local_id == local_id
@@ -173,18 +186,20 @@ def test_aliases_of_parts_are_names_that_do_not_meet(path: bytes, local_id: str)
     assert "/" not in found.alias
 
 
-def test_parts_that_do_not_fit_the_places_are_refused(tmp_path: Path) -> None:
-    rest, (part,) = split_zarrs(proven(tmp_path, [*zarr(b"a.zarr/", 5), b"x"]), limits(3), tmp_path)
+def test_subdatasets_at_unexpected_paths_are_refused(tmp_path: Path) -> None:
+    rest, (part,) = split_zarrs(
+        proven_listing(tmp_path, [*zarr(b"a.zarr/", 5), b"x"]), limits(3), tmp_path
+    )
     one = Subdataset("id", "local", "ab" * 20, "sha256:00", 5, 1)
     assert part.git_path == b"a.zarr"
     for wrong in ({b"b.zarr": one}, {b"x": one}, {b"a.zarr": one, b"b": one}):
         with pytest.raises(ValueError, match="sub-dataset"):
-            place_parts(rest, wrong)
+            insert_subdatasets(rest, wrong)
     with pytest.raises(ValueError, match="no commit"):
-        Minting.begin(tmp_path / "m").mint(0, list(rest.spool.placed()))
-    assert place_parts(rest, {}) == rest
-    (placed, _) = place_parts(rest, {b"a.zarr": one}).spool.placed()
-    assert placed.part == one
+        MintedRepository.create(tmp_path / "m").mint(0, list(rest.spool.files()))
+    assert insert_subdatasets(rest, {}) == rest
+    (placed, _) = insert_subdatasets(rest, {b"a.zarr": one}).spool.files()
+    assert placed.subdataset == one
 
 
 _COMPONENTS = [b"a", b"a.b", b"-z", b"img", b"", b"%41", b"x" * 250, b"\xff", b".zgroup"]
@@ -208,12 +223,12 @@ def test_every_file_is_in_its_outermost_large_zarr_or_in_the_rest(
     tmp_path_factory: pytest.TempPathFactory, names: set[bytes], inline: int
 ) -> None:
     folder = tmp_path_factory.mktemp("split")
-    one = proven(folder, sorted(names))
-    listed = {placed.record.path for placed in one.spool.placed()}
+    one = proven_listing(folder, sorted(names))
+    listed = {placed.record.path for placed in one.spool.files()}
     roots = {root for root in map(_folder_of_marker, listed) if root is not None}
     outer = [root for root in roots if not any(root != up and root.startswith(up) for up in roots)]
     below = {root: {name for name in listed if name.startswith(root)} for root in outer}
-    wanted = {root: files for root, files in below.items() if len(files) > inline and root}
+    expected = {root: files for root, files in below.items() if len(files) > inline and root}
 
     rest, parts = split_zarrs(one, limits(inline), folder)
     found = {}
@@ -221,37 +236,39 @@ def test_every_file_is_in_its_outermost_large_zarr_or_in_the_rest(
         root = upstream_path(part.git_path) + b"/"
         found[root] = {root + name for name in names_of(part)}
         assert part.git_path[:1] != b"-"
-        paths = [placed.git_path for placed in part.spool.placed()]
+        paths = [placed.git_path for placed in part.spool.files()]
         assert paths == sorted(paths)
-        assert part.proven.files == len(paths)
-    assert found == wanted
-    links = [placed.git_path for placed in rest.spool.placed() if placed.part is not None]
+        assert part.snapshot.files == len(paths)
+    assert found == expected
+    links = [placed.git_path for placed in rest.spool.files() if placed.subdataset is not None]
     assert sorted(links) == sorted(part.git_path for part in parts)
-    own = [placed for placed in rest.spool.placed() if placed.part is None]
-    assert {placed.record.path for placed in own} == listed - set().union(*wanted.values())
+    own = [placed for placed in rest.spool.files() if placed.subdataset is None]
+    assert {placed.record.path for placed in own} == listed - set().union(*expected.values())
     assert rest.files == len(own)
-    assert rest.files + sum(part.proven.files for part in parts) == one.files
-    paths = [placed.git_path for placed in rest.spool.placed()]
+    assert rest.files + sum(part.snapshot.files for part in parts) == one.files
+    paths = [placed.git_path for placed in rest.spool.files()]
     assert paths == sorted(paths)
     assert len(set(paths)) == len(paths)
 
 
 def test_memory_does_not_grow_with_the_number_of_chunks(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "records.jsonl")
+    spool = RecordSpool(tmp_path / "records.jsonl")
 
     def peak(count: int) -> int:
         with spool.path.open("wb") as file:
             for number in range(count):
                 path = b"img/c/%06d" % number
-                file.write(dump_placed(PlacedFile(path, "K", FileRecord(path, 1))) + b"\n")
+                file.write(
+                    dump_snapshot_entry(SnapshotEntry(path, "K", FileRecord(path, 1))) + b"\n"
+                )
             path = b"img/zarr.json"
-            file.write(dump_placed(PlacedFile(path, "K", FileRecord(path, 1))) + b"\n")
-        one = Proven(header(), spool, count + 1, 0)
+            file.write(dump_snapshot_entry(SnapshotEntry(path, "K", FileRecord(path, 1))) + b"\n")
+        one = SpooledSnapshot(header(), spool, count + 1, 0)
         tracemalloc.start()
         _, parts = split_zarrs(one, limits(100), tmp_path)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert parts[0].proven.files == count + 1
+        assert parts[0].snapshot.files == count + 1
         return found
 
     first = peak(500)
@@ -261,22 +278,22 @@ def test_memory_does_not_grow_with_the_number_of_chunks(tmp_path: Path) -> None:
 def test_listed_is_committed_and_excepted_and_in_the_manifest_only(tmp_path: Path) -> None:
     names = [*zarr(b"small.zarr/", 3), *zarr(b"part.zarr/", 5), *zarr(b"huge.zarr/", 9), b"x.nwb"]
     documents = [b"session.json", b"part.zarr/notes.json"]
-    one = proven(tmp_path, names, documents, [b"huge.zarr/too/long"])
+    one = proven_listing(tmp_path, names, documents, [b"huge.zarr/too/long"])
     rest, parts = split_zarrs(one, limits(4, 8), tmp_path)
     links: dict[bytes, Subdataset] = {}
     committed = only = excepted = 0
     mintings = {}
     for part in parts:
-        minting = Minting.begin(tmp_path / part.git_path.decode())
-        minted = minting.mint(0, list(part.spool.placed()), part.header)
+        minting = MintedRepository.create(tmp_path / part.git_path.decode())
+        minted = minting.mint(0, list(part.spool.files()), part.header)
         own = part.header.version.dataset
         links[part.git_path] = Subdataset(
             own.dataset_id, own.local_id, minted.commit, minted.state, minted.files, minted.bytes
         )
         mintings[part.git_path] = (minting, minted, part.header)
-    whole = place_parts(rest, links)
-    minting = Minting.begin(tmp_path / "whole")
-    minted = minting.mint(0, list(whole.spool.placed()), whole.header)
+    whole = insert_subdatasets(rest, links)
+    minting = MintedRepository.create(tmp_path / "whole")
+    minted = minting.mint(0, list(whole.spool.files()), whole.header)
     mintings[b""] = (minting, minted, whole.header)
     for minting, made, head in mintings.values():
         tree = git(minting.repository, "ls-tree", "-r", "main").decode().splitlines()
@@ -289,4 +306,4 @@ def test_listed_is_committed_and_excepted_and_in_the_manifest_only(tmp_path: Pat
         assert git(minting.repository, "fsck", "--strict", "--full").strip() == b""
     assert only == 8
     assert committed + only + excepted == len(names) + len(documents) + 1
-    assert minted.in_parts.files == 5 + 9
+    assert minted.in_subdatasets.files == 5 + 9

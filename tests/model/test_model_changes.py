@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuromirror.model import LinePair, diff_lines, joined, patch_lines, turned
+from neuromirror.model import LinePair, compose_pairs, diff_lines, patch_lines, reverse_pairs
 
 # few names and contents, so that files often stay, change, go and come back
 _STATES = st.lists(
@@ -34,14 +34,14 @@ def test_differences_in_a_row_are_the_difference_of_their_ends(
     steps = [list(diff_lines(_lines(one), _lines(other))) for one, other in pairwise(states)]
     whole: list[LinePair] = []
     for step in steps:
-        whole = list(joined(whole, step))
+        whole = list(compose_pairs(whole, step))
     assert whole == list(diff_lines(_lines(states[0]), _lines(states[-1])))
     assert list(patch_lines(_lines(states[0]), whole)) == _lines(states[-1])
-    assert list(patch_lines(_lines(states[-1]), turned(whole))) == _lines(states[0])
+    assert list(patch_lines(_lines(states[-1]), reverse_pairs(whole))) == _lines(states[0])
 
 
 def test_differences_that_do_not_fit_are_refused() -> None:
     before, between, other, after = ([b'{"git":"a","size":%d}' % one] for one in range(4))
     first, then = diff_lines(before, between), diff_lines(other, after)
     with pytest.raises(ValueError, match="no such file to change"):
-        list(joined(first, then))
+        list(compose_pairs(first, then))

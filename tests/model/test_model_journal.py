@@ -10,52 +10,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuromirror.model import (
-    Entry,
+    DatasetReinstated,
+    DatasetWithdrawn,
     EventRaised,
     HoldLapsed,
     HoldPlaced,
     HoldReleased,
+    JournalEntry,
     MirrorSeen,
-    Reinstated,
     VersionMinted,
     VisitEnded,
-    Withheld,
     dump_entry,
     load_entry,
 )
 
-words = st.text(max_size=10)
+texts = st.text(max_size=10)
 commits = st.text("0123456789abcdef", min_size=40, max_size=40) | st.just("")
-values = st.none() | st.booleans() | st.integers() | words
-details = st.dictionaries(words, values, max_size=3)
+values = st.none() | st.booleans() | st.integers() | texts
+details = st.dictionaries(texts, values, max_size=3)
 entries = st.one_of(
-    st.builds(MirrorSeen, words, words, words, words),
-    st.builds(HoldReleased, words, words, words),
-    st.builds(HoldLapsed, words, words),
-    st.builds(Withheld, *[words] * 7),
-    st.builds(Reinstated, *[words] * 5),
-    st.builds(HoldPlaced, *[words] * 6, st.integers(), st.integers(), words),
-    st.builds(EventRaised, *[words] * 5, details),
-    st.builds(VisitEnded, *[words] * 9, st.integers(), words),
+    st.builds(MirrorSeen, texts, texts, texts, texts),
+    st.builds(HoldReleased, texts, texts, texts),
+    st.builds(HoldLapsed, texts, texts),
+    st.builds(DatasetWithdrawn, *[texts] * 7),
+    st.builds(DatasetReinstated, *[texts] * 5),
+    st.builds(HoldPlaced, *[texts] * 6, st.integers(), st.integers(), texts),
+    st.builds(EventRaised, *[texts] * 5, details),
+    st.builds(VisitEnded, *[texts] * 9, st.integers(), texts),
     st.builds(
         VersionMinted,
-        *[words] * 7,
+        *[texts] * 7,
         *[commits] * 3,
-        words,
+        texts,
         *[st.integers(0, (1 << 63) - 1)] * 2,
         st.lists(details, max_size=2),
-        st.dictionaries(words, st.integers(), max_size=2),
-        words,
-        st.lists(words, max_size=2),
-        st.none() | words,
+        st.dictionaries(texts, st.integers(), max_size=2),
+        texts,
+        st.lists(texts, max_size=2),
+        st.none() | texts,
         st.booleans(),
-        words,
+        texts,
     ),
 )
 
 
 @given(entry=entries)
-def test_an_entry_comes_back_from_its_line(entry: Entry) -> None:
+def test_an_entry_comes_back_from_its_line(entry: JournalEntry) -> None:
     line = dump_entry(entry)
     assert line.isascii()
     assert line.index(b"\n") == len(line) - 1

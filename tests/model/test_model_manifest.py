@@ -71,7 +71,7 @@ def test_a_line_is_what_the_design_says(
     assert manifest_line(path, digest, size) == line.encode()
 
 
-def test_a_sub_dataset_has_a_line_of_its_own() -> None:
+def test_a_subdataset_has_a_line_of_its_own() -> None:
     line = subdataset_line('z"é'.encode(), "6ba7b811-9dad-11d1-80b4-00c04fd430c8", f"sha256:{SHA}")
     assert (
         line

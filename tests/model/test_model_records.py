@@ -13,61 +13,61 @@ from neuromirror.model import (
     Digest,
     FileRecord,
     Location,
-    PlacedFile,
     Retention,
-    dump_placed,
+    SnapshotEntry,
+    dump_snapshot_entry,
     epoch,
-    load_all,
-    load_placed,
-    raw,
-    text,
+    load_snapshot_entries,
+    load_snapshot_entry,
+    path_to_text,
+    text_to_path,
     time_label,
 )
 
-words = st.text(st.characters(codec="utf-8"), max_size=20)
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
 moments = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
 records = st.builds(
     FileRecord,
     path=st.binary(max_size=30),
     size=st.none() | st.integers(0, 1 << 62),
-    digests=st.lists(st.builds(Digest, words, words, words, st.booleans()), max_size=3).map(tuple),
-    locations=st.lists(st.builds(Location, words, words, st.none() | words), max_size=3).map(tuple),
+    digests=st.lists(st.builds(Digest, texts, texts, texts, st.booleans()), max_size=3).map(tuple),
+    locations=st.lists(st.builds(Location, texts, texts, st.none() | texts), max_size=3).map(tuple),
     part_size=st.none() | st.integers(1, 1 << 40),
     modified=st.none() | moments,
-    upstream_id=st.none() | words,
+    upstream_id=st.none() | texts,
     retention=st.sampled_from(Retention),
 )
 
 
-@given(path=words, key=words, record=records, same=st.booleans())
-def test_a_placed_file_comes_back_from_its_line(
+@given(path=texts, key=texts, record=records, same=st.booleans())
+def test_a_snapshot_entry_comes_back_from_its_line(
     path: str, key: str, record: FileRecord, same: bool
 ) -> None:
     git_path = path.encode()
     if same:
         record = FileRecord(git_path, record.size, record.digests, record.locations)
-    placed = PlacedFile(git_path, key, record)
-    line = dump_placed(placed)
+    entry = SnapshotEntry(git_path, key, record)
+    line = dump_snapshot_entry(entry)
     assert b"\n" not in line
-    assert load_placed(line) == placed
-    assert load_placed(line).record.evidence is record.evidence
+    assert load_snapshot_entry(line) == entry
+    assert load_snapshot_entry(line).record.evidence is record.evidence
 
 
 def test_lines_come_back_in_order() -> None:
-    files = [PlacedFile(b"%d" % n, "K", FileRecord(b"%d" % n, n)) for n in range(5)]
-    assert list(load_all(map(dump_placed, files))) == files
+    files = [SnapshotEntry(b"%d" % n, "K", FileRecord(b"%d" % n, n)) for n in range(5)]
+    assert list(load_snapshot_entries(map(dump_snapshot_entry, files))) == files
 
 
 @pytest.mark.parametrize("name", [b"\xff", b"\xed\xb2\x80", b"a\xf0\x9f", b"\x00", b"", b"a/b"])
 def test_a_name_that_is_not_utf8_keeps_its_bytes(name: bytes) -> None:
-    placed = PlacedFile(b"escaped", "K", FileRecord(name, 1))
-    assert load_placed(dump_placed(placed)).record.path == name
-    assert raw(text(name)) == name
+    entry = SnapshotEntry(b"escaped", "K", FileRecord(name, 1))
+    assert load_snapshot_entry(dump_snapshot_entry(entry)).record.path == name
+    assert text_to_path(path_to_text(name)) == name
 
 
 @given(name=st.binary())
 def test_names_as_text_turn_back_into_the_same_bytes(name: bytes) -> None:
-    assert raw(text(name)) == name
+    assert text_to_path(path_to_text(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_names_as_text_turn_back_into_the_same_bytes(name: bytes) -> None:
 )
 def test_what_is_no_line_of_records_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
-        load_placed(line)
+        load_snapshot_entry(line)
 
 
 @pytest.mark.parametrize(

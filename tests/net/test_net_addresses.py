@@ -7,9 +7,16 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from net_loopback import gives, value
 
-from neuromirror.net import Lanes, Unreachable, UnsafeAddress, clean_url, is_local_name, redact
+from neuromirror.net import (
+    ConnectionFactory,
+    UnreachableError,
+    UnsafeAddressError,
+    clean_url,
+    is_local_name,
+    redact,
+)
+from support.stub_server import responds_with, responds_with_json
 
 SIGNED = (
     "https://me:pw@bucket.s3.amazonaws.com/a%20b/c+d?versionId=v.1&X-Amz-Algorithm=AWS4"
@@ -22,7 +29,7 @@ def test_a_clean_url_keeps_the_version_and_nothing_secret():
     assert clean_url(SIGNED) == "https://bucket.s3.amazonaws.com/a%20b/c+d?versionId=v.1&page=2"
 
 
-def test_a_shared_access_signature_is_removed_but_its_words_alone_stay():
+def test_a_shared_access_signature_is_removed_but_its_parameters_stay_without_one():
     assert clean_url("https://h/x?sv=2020&sp=r&sig=abc&v=1") == "https://h/x?v=1"
     assert clean_url("https://h/x?sp=r&v=1") == "https://h/x?sp=r&v=1"
 
@@ -50,7 +57,7 @@ def test_messages_are_redacted_wherever_the_secret_stands():
         assert secret not in text
 
 
-def test_ordinary_words_stay():
+def test_ordinary_text_is_not_redacted():
     text = "a token is needed: see https://docs.example/x?page=1, then the code expires"
     assert redact(text) == text
 
@@ -68,9 +75,9 @@ def test_ordinary_words_stay():
         "data:,x",
     ],
 )
-def test_only_http_addresses_are_asked(quick, url):
-    with pytest.raises(UnsafeAddress):
-        quick().get_json(url)
+def test_only_http_urls_are_requested(make_session, url):
+    with pytest.raises(UnsafeAddressError):
+        make_session().get_json(url)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +108,12 @@ def test_only_http_addresses_are_asked(quick, url):
         "224.0.0.1",
     ],
 )
-def test_no_address_of_this_machine_or_network_is_asked(quick, host):
-    with pytest.raises(UnsafeAddress):
-        quick(allow_private=False).head(f"http://{host}:1/x")
+def test_no_address_of_this_machine_or_network_is_requested(make_session, host):
+    with pytest.raises(UnsafeAddressError):
+        make_session(allow_private=False).head(f"http://{host}:1/x")
 
 
-NEVER = [
+METADATA_ADDRESSES = [
     "169.254.169.254",
     "169.254.170.2",
     "169.254.169.254.",
@@ -139,7 +146,7 @@ NEVER = [
     "[fd20:ce::254]",
     "0.0.0.0",
 ]
-NEVER_NAMES = [
+METADATA_NAMES = [
     *("metadata.google.internal", "METADATA.google.internal.", "metadata.goog", "metadata"),
     *("instance-data.ec2.internal", "metadata.tencentyun.com"),
 ]
@@ -152,7 +159,7 @@ def no_network(monkeypatch):
     real = socket.getaddrinfo
 
     def resolve(host, port, *args, **named):
-        known = "8.8.8.8" if host.rstrip(".").lower() in NEVER_NAMES else host
+        known = "8.8.8.8" if host.rstrip(".").lower() in METADATA_NAMES else host
         return real(known, port, *args, **named)
 
     def connect(address, *_args, **_named):
@@ -161,61 +168,63 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket, "create_connection", connect)
-    monkeypatch.setattr("neuromirror.net.guard.create_connection", connect)
+    monkeypatch.setattr("neuromirror.net.guarded_connections.create_connection", connect)
     return connected
 
 
-@pytest.mark.parametrize("host", [*NEVER, *NEVER_NAMES])
-def test_metadata_services_are_never_asked(quick, no_network, host):
-    with pytest.raises(UnsafeAddress) as caught:
-        quick(allow_private=True, attempts=1).head(f"http://{host}:1/x")
-    assert caught.value.never
-    lane = Lanes(lambda url: quick(allow_private=True, attempts=1)).lane()
-    with pytest.raises(UnsafeAddress), lane.body(f"http://{host}:1/x"):
+@pytest.mark.parametrize("host", [*METADATA_ADDRESSES, *METADATA_NAMES])
+def test_metadata_services_are_never_requested(make_session, no_network, host):
+    with pytest.raises(UnsafeAddressError) as caught:
+        make_session(allow_private=True, attempts=1).head(f"http://{host}:1/x")
+    assert caught.value.always_refused
+    connection = ConnectionFactory(
+        lambda url: make_session(allow_private=True, attempts=1)
+    ).new_connection()
+    with pytest.raises(UnsafeAddressError), connection.stream(f"http://{host}:1/x"):
         pass
     assert no_network == []
 
 
-@pytest.mark.parametrize("host", [*NEVER, *NEVER_NAMES])
-def test_no_proxy_is_asked_for_a_metadata_service(server, quick, monkeypatch, host):
+@pytest.mark.parametrize("host", [*METADATA_ADDRESSES, *METADATA_NAMES])
+def test_no_metadata_service_is_requested_through_a_proxy(server, make_session, monkeypatch, host):
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.delenv("NO_PROXY", raising=False)
-    session = quick(allow_private=True, attempts=1)
-    with pytest.raises(UnsafeAddress) as caught:
+    session = make_session(allow_private=True, attempts=1)
+    with pytest.raises(UnsafeAddressError) as caught:
         session.head(f"http://{host}:1/x")
-    assert caught.value.never
-    lane = Lanes(lambda url: session).lane()
-    with pytest.raises(UnsafeAddress), lane.body(f"http://{host}:1/x"):
+    assert caught.value.always_refused
+    connection = ConnectionFactory(lambda url: session).new_connection()
+    with pytest.raises(UnsafeAddressError), connection.stream(f"http://{host}:1/x"):
         pass
-    assert server.asked == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("host", ["100.100.100.200", "0xc00000c0", "metadata.google.internal"])
-def test_no_redirect_leads_to_a_metadata_service(server, quick, host):
-    server.answers["/x"] = gives(302, Location=f"http://{host}:1/latest")
-    session = quick(allow_private=True, attempts=1)
-    with pytest.raises(UnsafeAddress):
+def test_no_redirect_leads_to_a_metadata_service(server, make_session, host):
+    server.answers["/x"] = responds_with(302, Location=f"http://{host}:1/latest")
+    session = make_session(allow_private=True, attempts=1)
+    with pytest.raises(UnsafeAddressError):
         session.get_json(f"{server.url}/x")
-    lane = Lanes(lambda url: session).lane()
-    with pytest.raises(UnsafeAddress), lane.body(f"{server.url}/x"):
+    connection = ConnectionFactory(lambda url: session).new_connection()
+    with pytest.raises(UnsafeAddressError), connection.stream(f"{server.url}/x"):
         pass
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
     "target",
     ["http://169.254.169.254/latest/meta-data/", "file:///etc/passwd", "//169.254.169.254/x"],
 )
-def test_a_redirect_to_a_forbidden_place_is_not_followed(server, quick, target):
-    server.answers["/x"] = gives(302, Location=target)
-    with pytest.raises(UnsafeAddress):
-        quick().get_json(f"{server.url}/x")
-    assert len(server.asked) == 1
+def test_a_redirect_to_a_forbidden_address_is_not_followed(server, make_session, target):
+    server.answers["/x"] = responds_with(302, Location=target)
+    with pytest.raises(UnsafeAddressError):
+        make_session().get_json(f"{server.url}/x")
+    assert len(server.requests) == 1
 
 
-def test_a_name_that_resolves_to_this_machine_is_refused(server, quick, monkeypatch):
-    server.answers["/x"] = value("reached")
+def test_a_name_that_resolves_to_this_machine_is_refused(server, make_session, monkeypatch):
+    server.answers["/x"] = responds_with_json("reached")
     real = socket.getaddrinfo
 
     def resolve(host, port, *args, **named):
@@ -223,13 +232,13 @@ def test_a_name_that_resolves_to_this_machine_is_refused(server, quick, monkeypa
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     url = f"http://archive.example:{server.port}/x"
-    with pytest.raises(UnsafeAddress, match=r"archive\.example is at 127\.0\.0\.1"):
-        quick(allow_private=False).get_json(url)
-    assert server.asked == []
-    assert quick().get_json(url) == "reached"
+    with pytest.raises(UnsafeAddressError, match=r"archive\.example is at 127\.0\.0\.1"):
+        make_session(allow_private=False).get_json(url)
+    assert server.requests == []
+    assert make_session().get_json(url) == "reached"
 
 
-def test_a_name_is_resolved_once_so_that_rebinding_gains_nothing(quick, monkeypatch):
+def test_a_name_is_resolved_once_so_that_rebinding_gains_nothing(make_session, monkeypatch):
     """What is connected to is the address that was checked, not the name's next answer."""
     answers = iter(["8.8.8.8", "127.0.0.1", "127.0.0.1", "127.0.0.1"])
     resolved, connected = [], []
@@ -243,21 +252,21 @@ def test_a_name_is_resolved_once_so_that_rebinding_gains_nothing(quick, monkeypa
         raise OSError("no network in tests")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr("neuromirror.net.guard.create_connection", connect)
-    with pytest.raises(Unreachable):
-        quick(allow_private=False, attempts=1).get_json("http://archive.example:8000/x")
+    monkeypatch.setattr("neuromirror.net.guarded_connections.create_connection", connect)
+    with pytest.raises(UnreachableError):
+        make_session(allow_private=False, attempts=1).get_json("http://archive.example:8000/x")
     assert resolved == ["8.8.8.8"]
     assert connected == [("8.8.8.8", 8000)]
 
 
-def test_one_forbidden_address_among_good_ones_is_enough_to_refuse(quick, monkeypatch):
+def test_one_forbidden_address_among_good_ones_is_enough_to_refuse(make_session, monkeypatch):
     def resolve(host, port, *_args, **_named):
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
         return [(*kind, ("8.8.8.8", port)), (*kind, ("10.1.2.3", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with pytest.raises(UnsafeAddress, match="private network"):
-        quick(allow_private=False).get_json("http://archive.example:8000/x")
+    with pytest.raises(UnsafeAddressError, match="private network"):
+        make_session(allow_private=False).get_json("http://archive.example:8000/x")
 
 
 @pytest.mark.parametrize(

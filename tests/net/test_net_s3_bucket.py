@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import pytest
-from net_loopback import gives
 
 from neuromirror.model import ConfigurationError
-from neuromirror.net import Forbidden, ObjectChanged, S3Bucket, Session, WrongRegion
+from neuromirror.net import (
+    AccessDeniedError,
+    ObjectChangedError,
+    S3Bucket,
+    Session,
+    WrongRegionError,
+)
+from support.stub_server import responds_with
 
 XML = "application/xml"
 
 
-def named(name="open-data", **more):
+def make_bucket(name="open-data", **more):
     return S3Bucket(Session(), name, **more)
 
 
 @pytest.mark.parametrize(
     ("bucket", "key", "url"),
     [
-        (named(), b"a/b", "https://open-data.s3.us-east-1.amazonaws.com/a/b"),
-        (named(region="us-west-2"), b"a", "https://open-data.s3.us-west-2.amazonaws.com/a"),
-        (named(region="cn-north-1"), b"a", "https://open-data.s3.cn-north-1.amazonaws.com.cn/a"),
-        (named("open.data"), b"a", "https://s3.us-east-1.amazonaws.com/open.data/a"),
-        (named(endpoint="http://x:1/s3/"), b"a", "http://x:1/s3/open-data/a"),
-        (named(), b"a b+c#d?e%f&g", None),
-        (named(), b"\xff\n", "https://open-data.s3.us-east-1.amazonaws.com/%FF%0A"),
-        (named(), b"a//b/", "https://open-data.s3.us-east-1.amazonaws.com/a//b/"),
-        (named(), b"/a", "https://open-data.s3.us-east-1.amazonaws.com/%2Fa"),
-        (named(), b"u/../.x/.", "https://open-data.s3.us-east-1.amazonaws.com/u/%2E%2E/.x/%2E"),
+        (make_bucket(), b"a/b", "https://open-data.s3.us-east-1.amazonaws.com/a/b"),
+        (make_bucket(region="us-west-2"), b"a", "https://open-data.s3.us-west-2.amazonaws.com/a"),
+        (
+            make_bucket(region="cn-north-1"),
+            b"a",
+            "https://open-data.s3.cn-north-1.amazonaws.com.cn/a",
+        ),
+        (make_bucket("open.data"), b"a", "https://s3.us-east-1.amazonaws.com/open.data/a"),
+        (make_bucket(endpoint="http://x:1/s3/"), b"a", "http://x:1/s3/open-data/a"),
+        (make_bucket(), b"a b+c#d?e%f&g", None),
+        (make_bucket(), b"\xff\n", "https://open-data.s3.us-east-1.amazonaws.com/%FF%0A"),
+        (make_bucket(), b"a//b/", "https://open-data.s3.us-east-1.amazonaws.com/a//b/"),
+        (make_bucket(), b"/a", "https://open-data.s3.us-east-1.amazonaws.com/%2Fa"),
+        (
+            make_bucket(),
+            b"u/../.x/.",
+            "https://open-data.s3.us-east-1.amazonaws.com/u/%2E%2E/.x/%2E",
+        ),
     ],
 )
 def test_a_key_becomes_an_address_that_means_nothing_else(bucket, key, url):
@@ -38,8 +52,8 @@ def test_a_key_becomes_an_address_that_means_nothing_else(bucket, key, url):
 
 
 def test_a_bucket_has_one_uri():
-    assert named().uri == "s3://open-data/"
-    assert named(endpoint="http://x:1/").uri == "http://x:1/open-data/"
+    assert make_bucket().uri == "s3://open-data/"
+    assert make_bucket(endpoint="http://x:1/").uri == "http://x:1/open-data/"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +68,7 @@ def test_a_bucket_has_one_uri():
 )
 def test_a_name_that_could_lead_elsewhere_is_refused(wrong):
     with pytest.raises(ConfigurationError):
-        named(**wrong)
+        make_bucket(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -65,46 +79,48 @@ def test_a_name_that_could_lead_elsewhere_is_refused(wrong):
         (403, {"x-amz-bucket-region": "us-west-2"}, "<Code>AccessDenied</Code>"),
     ],
 )
-def test_a_bucket_of_another_region_is_said_to_be_there(server, quick, status, headers, inner):
+def test_a_bucket_of_another_region_raises_an_error_that_names_the_region(
+    server, make_session, status, headers, inner
+):
     body = f'<?xml version="1.0"?><Error>{inner}</Error>'.encode()
-    server.answers["/data/"] = gives(status, body, XML, **headers)
-    bucket = S3Bucket(quick(), "data", endpoint=server.url)
-    with pytest.raises(WrongRegion, match='region = "us-west-2"') as caught:
-        list(bucket.level(b""))
+    server.answers["/data/"] = responds_with(status, body, XML, **headers)
+    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
+    with pytest.raises(WrongRegionError, match='region = "us-west-2"') as caught:
+        list(bucket.list_level(b""))
     assert caught.value.region == "us-west-2"
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_bucket_that_is_not_public_is_said_so(server, quick):
+def test_a_bucket_that_is_not_public_raises_access_denied(server, make_session):
     body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-    server.answers["/data/"] = gives(403, body, XML)
-    bucket = S3Bucket(quick(), "data", endpoint=server.url)
-    with pytest.raises(Forbidden, match=r"does not let anybody list .*AccessDenied"):
-        list(bucket.level(b""))
+    server.answers["/data/"] = responds_with(403, body, XML)
+    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
+    with pytest.raises(AccessDeniedError, match=r"does not let anybody list .*AccessDenied"):
+        list(bucket.list_level(b""))
 
 
-def test_an_internal_error_is_asked_again_and_told_by_its_code(server, quick):
-    server.answers["/data/"] = gives(500, b"<Error><Code>InternalError</Code></Error>", XML)
-    bucket = S3Bucket(quick(), "data", endpoint=server.url)
+def test_an_internal_error_is_retried_and_then_raised_with_its_code(server, make_session):
+    server.answers["/data/"] = responds_with(500, b"<Error><Code>InternalError</Code></Error>", XML)
+    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
     with pytest.raises(Exception, match="InternalError"):
-        list(bucket.level(b""))
-    assert len(server.asked) == 3
+        list(bucket.list_level(b""))
+    assert len(server.requests) == 3
 
 
-def test_nothing_is_signed_and_no_dots_are_folded(server, quick):
-    server.answers["/data/up/%2E%2E/x"] = gives(200, b"x", ETag='"e"')
-    assert S3Bucket(quick(), "data", endpoint=server.url).read(b"up/../x", limit=9) == b"x"
-    assert "Authorization" not in server.asked[0].headers
+def test_nothing_is_signed_and_no_dots_are_folded(server, make_session):
+    server.answers["/data/up/%2E%2E/x"] = responds_with(200, b"x", ETag='"e"')
+    assert S3Bucket(make_session(), "data", endpoint=server.url).read(b"up/../x", limit=9) == b"x"
+    assert "Authorization" not in server.requests[0].headers
 
 
-def test_a_store_that_knows_no_if_match_gives_no_changed_object_either(server, quick):
-    server.answers["/data/x"] = gives(200, b"x", ETag='"other"')
-    with pytest.raises(ObjectChanged):
-        S3Bucket(quick(), "data", endpoint=server.url).read(b"x", etag="e", limit=9)
+def test_a_store_that_knows_no_if_match_gives_no_changed_object_either(server, make_session):
+    server.answers["/data/x"] = responds_with(200, b"x", ETag='"other"')
+    with pytest.raises(ObjectChangedError):
+        S3Bucket(make_session(), "data", endpoint=server.url).read(b"x", etag="e", limit=9)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_count_with_or_without_folders_is_a_whole_page(server, quick, count):
+def test_a_count_with_or_without_folders_is_a_whole_page(server, make_session, count):
     page = (
         "<ListBucketResult><IsTruncated>false</IsTruncated>"
         f"<KeyCount>{count}</KeyCount><Contents><Key>a</Key>"
@@ -113,26 +129,26 @@ def test_a_count_with_or_without_folders_is_a_whole_page(server, quick, count):
         "<CommonPrefixes><Prefix>b/</Prefix></CommonPrefixes>"
         "<CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes></ListBucketResult>"
     )
-    server.answers["/data/"] = gives(200, page.encode(), XML)
-    found = list(S3Bucket(quick(), "data", endpoint=server.url).level(b""))
+    server.answers["/data/"] = responds_with(200, page.encode(), XML)
+    found = list(S3Bucket(make_session(), "data", endpoint=server.url).list_level(b""))
     assert b"b/" in str(found).encode()
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_continued_level_that_stands_still_is_an_error(server, quick):
+def test_a_continued_level_that_stands_still_is_an_error(server, make_session):
     page = (
         b"<ListBucketResult><IsTruncated>true</IsTruncated>"
         b"<NextContinuationToken>t</NextContinuationToken>"
         b"<CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes></ListBucketResult>"
     )
-    server.answers["/data/"] = gives(200, page, XML)
-    bucket = S3Bucket(quick(), "data", endpoint=server.url)
+    server.answers["/data/"] = responds_with(200, page, XML)
+    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
     with pytest.raises(Exception, match="on the page before"):
-        list(bucket.level(b""))
+        list(bucket.list_level(b""))
 
 
 @pytest.mark.parametrize(
-    ("page", "said"),
+    ("page", "message"),
     [
         (b"<IsTruncated>true</IsTruncated>", "cut short"),
         (
@@ -142,21 +158,21 @@ def test_a_continued_level_that_stands_still_is_an_error(server, quick):
         ),
     ],
 )
-def test_a_page_that_cannot_follow_is_an_error(server, quick, page, said):
+def test_a_page_that_cannot_follow_is_an_error(server, make_session, page, message):
     body = b"<ListBucketResult>" + page + b"</ListBucketResult>"
-    server.answers["/data/"] = gives(200, body, XML)
-    bucket = S3Bucket(quick(), "data", endpoint=server.url)
-    with pytest.raises(Exception, match=said):
+    server.answers["/data/"] = responds_with(200, body, XML)
+    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
+    with pytest.raises(Exception, match=message):
         list(bucket.objects(b"a").rows())
 
 
-def test_a_page_that_begins_before_its_start_is_an_error(server, quick):
+def test_a_page_that_begins_before_its_start_is_an_error(server, make_session):
     page = (
         b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>a</Key><Size>1</Size>"
         b"<ETag>e</ETag><LastModified>2024-01-01T00:00:00Z</LastModified></Contents>"
         b"</ListBucketResult>"
     )
-    server.answers["/data/"] = gives(200, page, XML)
-    bucket = S3Bucket(quick(), "data", endpoint=server.url)
+    server.answers["/data/"] = responds_with(200, page, XML)
+    bucket = S3Bucket(make_session(), "data", endpoint=server.url)
     with pytest.raises(Exception, match="not asked for"):
         list(bucket.objects(b"").rows())

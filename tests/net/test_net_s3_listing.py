@@ -15,19 +15,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromirror.net import Limits, ListingBroken, NetError, S3Bucket, Session
-from neuromirror.net import s3_crew as crew
+from neuromirror.net import InvalidListingError, NetError, RequestLimits, S3Bucket, Session
+from neuromirror.net import s3_parallel as crew
 from neuromirror.net import s3_spool as spool
 from neuromirror_demo.listing_server import BigBucket
 
-WORDS = ["a", "b", "a/", "0", "00", "9", "/", "é", "e\u0301", "🧠", " ", "+", "%", "&", "\n", "~"]
-KEYS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(
+KEY_PARTS = [
+    "a",
+    "b",
+    "a/",
+    "0",
+    "00",
+    "9",
+    "/",
+    "é",
+    "e\u0301",
+    "🧠",
+    " ",
+    "+",
+    "%",
+    "&",
+    "\n",
+    "~",
+]
+KEYS = st.lists(st.sampled_from(KEY_PARTS), min_size=1, max_size=6).map(
     lambda parts: "".join(parts).encode()
 )
 
 
-def asked(bucket: BigBucket, **more: object) -> S3Bucket:
-    limits = Limits(attempts=3, wait=0.01, wait_max=0.02)
+def open_bucket(bucket: BigBucket, **more: object) -> S3Bucket:
+    limits = RequestLimits(attempts=3, wait=0.01, wait_max=0.02)
     session = Session(allow_private=True, limits=limits)
     return S3Bucket(session, bucket.name, endpoint=bucket.endpoint, **more)
 
@@ -45,23 +62,23 @@ def keys_of(listing) -> list[bytes]:
 )
 def test_any_keys_in_pages_of_any_size_by_any_number_of_connections(keys, page, many, prefix):
     with BigBucket(keys=keys, page=page) as bucket:
-        listing = asked(bucket).objects(prefix, connections=many)
+        listing = open_bucket(bucket).objects(prefix, connections=many)
         expected = sorted(key for key in keys if key.startswith(prefix))
         assert keys_of(listing) == expected
-        again = asked(bucket).objects(prefix, memo=listing.memo(), connections=many)
-        assert again.unchanged()
+        second = open_bucket(bucket).objects(prefix, memo=listing.memo(), connections=many)
+        assert second.unchanged()
         if expected:
             bucket.change(expected[-1])
-            again = asked(bucket).objects(prefix, memo=listing.memo(), connections=many)
-            assert not again.unchanged()
-            assert keys_of(again) == expected
+            second = open_bucket(bucket).objects(prefix, memo=listing.memo(), connections=many)
+            assert not second.unchanged()
+            assert keys_of(second) == expected
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_ranges_that_are_cut_at_every_chance_neither_lose_nor_repeat_a_key(monkeypatch, seed):
     monkeypatch.setattr(crew, "_BEFORE_SPLIT", 1)
-    monkeypatch.setattr(crew, "_PAGES_A_SPLIT", 1)
-    monkeypatch.setattr(crew, "_REST", 1)
+    monkeypatch.setattr(crew, "_PAGES_PER_SPLIT", 1)
+    monkeypatch.setattr(crew, "_PAUSE_PAGES", 1)
     rng = random.Random(seed)
     shapes = [
         lambda: b"flat/%08d" % rng.randrange(10**4),
@@ -74,17 +91,17 @@ def test_ranges_that_are_cut_at_every_chance_neither_lose_nor_repeat_a_key(monke
     keys = {rng.choice(shapes[seed % 2 :])() for _ in range(1500)}
     with BigBucket(keys=keys, page=5) as bucket:
         bucket.delay = 0.001
-        listing = asked(bucket).objects(b"", connections=8)
+        listing = open_bucket(bucket).objects(b"", connections=8)
         assert keys_of(listing) == sorted(keys)
-        starts = len(bucket.asked)
-        assert asked(bucket).objects(b"", memo=listing.memo()).unchanged()
-        assert len(bucket.asked) - starts < len(keys) / 5 * 1.5 + 5
+        starts = len(bucket.requested_starts)
+        assert open_bucket(bucket).objects(b"", memo=listing.memo()).unchanged()
+        assert len(bucket.requested_starts) - starts < len(keys) / 5 * 1.5 + 5
 
 
 def test_a_small_listing_takes_one_request():
     with BigBucket(900) as bucket:
-        assert keys_of(asked(bucket).objects(b"")) == list(bucket.keys)
-        assert bucket.asked == [b""]
+        assert keys_of(open_bucket(bucket).objects(b"")) == list(bucket.keys)
+        assert bucket.requested_starts == [b""]
 
 
 @pytest.mark.parametrize(
@@ -99,22 +116,22 @@ def test_a_small_listing_takes_one_request():
 def test_one_long_range_is_shared_by_several_connections(keys):
     with BigBucket(keys=keys, page=10) as bucket:
         bucket.delay = 0.01
-        assert keys_of(asked(bucket).objects(b"", connections=6)) == sorted(keys)
-        assert bucket.most_at_once >= 4
-        assert len(bucket.asked) < 200 * 1.25
+        assert keys_of(open_bucket(bucket).objects(b"", connections=6)) == sorted(keys)
+        assert bucket.max_concurrent >= 4
+        assert len(bucket.requested_starts) < 200 * 1.25
 
 
 def test_slow_down_is_waited_for():
     with BigBucket(5000) as bucket:
         bucket.slow_down = 2
-        assert keys_of(asked(bucket).objects(b"")) == list(bucket.keys)
+        assert keys_of(open_bucket(bucket).objects(b"")) == list(bucket.keys)
 
 
 def test_slow_down_without_end_is_an_error_with_its_code():
     with BigBucket(5000) as bucket:
         bucket.slow_down = 10**6
         with pytest.raises(NetError, match="SlowDown"):
-            keys_of(asked(bucket).objects(b""))
+            keys_of(open_bucket(bucket).objects(b""))
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["well-formed reply", "broken transfer"])
@@ -122,13 +139,13 @@ def test_a_page_that_is_cut_is_an_error(whole):
     with BigBucket(5000) as bucket:
         bucket.cut(bucket.keys[1999], whole=whole)
         with pytest.raises(NetError) as caught:
-            keys_of(asked(bucket).objects(b"", connections=1))
-        assert isinstance(caught.value, ListingBroken) is whole
+            keys_of(open_bucket(bucket).objects(b"", connections=1))
+        assert isinstance(caught.value, InvalidListingError) is whole
 
 
 def test_a_memo_is_only_had_of_a_whole_listing():
     with BigBucket(5000) as bucket:
-        listing = asked(bucket).objects(b"")
+        listing = open_bucket(bucket).objects(b"")
         with pytest.raises(RuntimeError):
             listing.memo()
         next(listing.rows())
@@ -138,7 +155,7 @@ def test_a_memo_is_only_had_of_a_whole_listing():
 
 def test_every_change_is_seen_by_comparing(tmp_path):
     with BigBucket(20_000) as bucket:
-        listing = asked(bucket).objects(b"")
+        listing = open_bucket(bucket).objects(b"")
         assert keys_of(listing) == list(bucket.keys)
         memo = listing.memo()
         for act in (
@@ -147,65 +164,67 @@ def test_every_change_is_seen_by_comparing(tmp_path):
             lambda: bucket.drop(bucket.keys[12_345]),
         ):
             act()
-            assert not asked(bucket).objects(b"", memo=memo).unchanged()
-            bucket.mend()
+            assert not open_bucket(bucket).objects(b"", memo=memo).unchanged()
+            bucket.restore()
             bucket._revisions.clear()
-            assert asked(bucket).objects(b"", memo=memo).unchanged()
+            assert open_bucket(bucket).objects(b"", memo=memo).unchanged()
 
 
 def test_a_key_added_anywhere_is_seen_by_comparing():
     keys = [b"k/%05d" % n for n in range(3000)]
     with BigBucket(keys=keys, page=100) as bucket:
-        listing = asked(bucket).objects(b"k/")
+        listing = open_bucket(bucket).objects(b"k/")
         keys_of(listing)
         memo = listing.memo()
     for new in (b"k/", b"k/00000x", b"k/01799x", b"k/01800x", b"k/02999x", b"k/\xff"):
         with BigBucket(keys=[*keys, new], page=100, port=0) as bucket:
-            other = asked(bucket)
+            other = open_bucket(bucket)
             other.uri = listing._bucket.uri
             assert not other.objects(b"k/", memo=memo).unchanged(), new
 
 
 @pytest.mark.parametrize("memo", [None, b"", b"nonsense"])
-def test_without_a_memo_of_this_listing_nothing_is_asked(memo):
+def test_without_a_memo_of_this_listing_nothing_is_requested(memo):
     with BigBucket(10) as bucket:
-        listing = asked(bucket).objects(b"")
+        listing = open_bucket(bucket).objects(b"")
         keys_of(listing)
-        other = asked(bucket).objects(b"other/", memo=listing.memo())
-        bucket.asked.clear()
+        other = open_bucket(bucket).objects(b"other/", memo=listing.memo())
+        bucket.requested_starts.clear()
         assert not other.unchanged()
-        assert not asked(bucket).objects(b"", memo=memo).unchanged()
-        assert bucket.asked == []
+        assert not open_bucket(bucket).objects(b"", memo=memo).unchanged()
+        assert bucket.requested_starts == []
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["workspace", "no workspace"])
-def test_what_was_fetched_to_compare_is_not_fetched_again(tmp_path, kept):
+def test_pages_fetched_for_the_comparison_are_fetched_once(tmp_path, kept):
     with BigBucket(30_000) as bucket:
-        listing = asked(bucket).objects(b"")
+        listing = open_bucket(bucket).objects(b"")
         keys_of(listing)
         bucket.change(bucket.keys[29_500])
-        bucket.asked.clear()
-        again = asked(bucket).objects(
+        bucket.requested_starts.clear()
+        second = open_bucket(bucket).objects(
             b"", memo=listing.memo(), workspace=tmp_path if kept else None
         )
-        assert not again.unchanged()
-        assert keys_of(again) == list(bucket.keys)
-        assert max(Counter(bucket.asked).values()) == 1
-        assert asked(bucket).objects(b"", memo=again.memo()).unchanged()
+        assert not second.unchanged()
+        assert keys_of(second) == list(bucket.keys)
+        assert max(Counter(bucket.requested_starts).values()) == 1
+        assert open_bucket(bucket).objects(b"", memo=second.memo()).unchanged()
 
 
 def test_an_unchanged_listing_leaves_nothing_that_a_later_one_could_take_for_new(tmp_path):
     with BigBucket(5000) as bucket:
-        listing = asked(bucket).objects(b"")
+        listing = open_bucket(bucket).objects(b"")
         keys_of(listing)
-        same = asked(bucket).objects(b"", memo=listing.memo(), workspace=tmp_path)
+        same = open_bucket(bucket).objects(b"", memo=listing.memo(), workspace=tmp_path)
         assert same.unchanged()
         assert same.memo() == listing.memo()
         bucket.change(bucket.keys[7])
-        assert not asked(bucket).objects(b"", memo=same.memo(), workspace=tmp_path).unchanged()
+        assert (
+            not open_bucket(bucket).objects(b"", memo=same.memo(), workspace=tmp_path).unchanged()
+        )
 
 
-KILLED = """
+LISTING_SCRIPT = """
 import sys
 from pathlib import Path
 from neuromirror.net import S3Bucket, Session
@@ -216,33 +235,40 @@ for row in bucket.objects(b"", workspace=Path(workspace), connections=4).rows():
 """
 
 
-def test_killed_at_page_50_of_200_it_goes_on_and_asks_for_no_kept_page_again(tmp_path):
+def test_a_listing_killed_at_page_50_of_200_resumes_without_refetching_stored_pages(tmp_path):
     with BigBucket(keys=[b"x%d/%05d" % (n % 3, n) for n in range(20_000)], page=100) as bucket:
         bucket.delay = 0.005
-        command = [sys.executable, "-c", KILLED, bucket.name, bucket.endpoint, str(tmp_path)]
+        command = [
+            sys.executable,
+            "-c",
+            LISTING_SCRIPT,
+            bucket.name,
+            bucket.endpoint,
+            str(tmp_path),
+        ]
         child = subprocess.Popen(command)
-        while len(bucket.asked) < 50 and child.poll() is None:
+        while len(bucket.requested_starts) < 50 and child.poll() is None:
             time.sleep(0.002)
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         time.sleep(0.05)
-        before = list(bucket.asked)
+        before = list(bucket.requested_starts)
         bucket.delay = 0.0
-        listing = asked(bucket).objects(b"", workspace=tmp_path, connections=4)
-        kept = spool.Spool(tmp_path, listing._listed)
+        listing = open_bucket(bucket).objects(b"", workspace=tmp_path, connections=4)
+        kept = spool.ListingSpool(tmp_path, listing._identity)
         kept.resume()
-        pieces = kept.pieces()
+        pieces = kept.coverages()
         assert 30 <= len(pieces) <= len(before)
         rows = [row.key for row in listing.rows()]
         assert sorted(rows) == list(bucket.keys)
-        after = bucket.asked[len(before) :]
+        after = bucket.requested_starts[len(before) :]
         assert not {piece.start for piece in pieces} & set(after)
         assert len(after) < 200
-        assert asked(bucket).objects(b"", memo=listing.memo()).unchanged()
+        assert open_bucket(bucket).objects(b"", memo=listing.memo()).unchanged()
 
 
-def _half(bucket: BigBucket, workspace: Path) -> None:
-    rows = asked(bucket).objects(b"", workspace=workspace, connections=2).rows()
+def list_partly(bucket: BigBucket, workspace: Path) -> None:
+    rows = open_bucket(bucket).objects(b"", workspace=workspace, connections=2).rows()
     for _ in range(2500):
         next(rows)
     rows.close()
@@ -250,18 +276,18 @@ def _half(bucket: BigBucket, workspace: Path) -> None:
 
 def test_a_torn_end_of_the_spool_is_dropped_and_the_rest_is_used(tmp_path):
     with BigBucket(8000) as bucket:
-        _half(bucket, tmp_path)
+        list_partly(bucket, tmp_path)
         (file,) = tmp_path.iterdir()
         file.write_bytes(file.read_bytes()[:-100])
-        bucket.asked.clear()
-        assert keys_of(asked(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
-        assert b"" not in bucket.asked
+        bucket.requested_starts.clear()
+        assert keys_of(open_bucket(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
+        assert b"" not in bucket.requested_starts
 
 
 @pytest.mark.parametrize("how", ["damaged", "old", "from the future", "no spool"])
 def test_a_spool_that_cannot_be_trusted_is_thrown_away(tmp_path, monkeypatch, how):
     with BigBucket(8000) as bucket:
-        _half(bucket, tmp_path)
+        list_partly(bucket, tmp_path)
         (file,) = tmp_path.iterdir()
         now = time.time()
         if how == "damaged":
@@ -273,27 +299,27 @@ def test_a_spool_that_cannot_be_trusted_is_thrown_away(tmp_path, monkeypatch, ho
         else:
             later = now + (25 if how == "old" else -1) * 3600
             monkeypatch.setattr(spool.time, "time", lambda: later)
-        bucket.asked.clear()
-        assert keys_of(asked(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
-        assert b"" in bucket.asked
+        bucket.requested_starts.clear()
+        assert keys_of(open_bucket(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
+        assert b"" in bucket.requested_starts
 
 
 def test_listings_that_share_a_workspace_do_not_take_each_others_pages(tmp_path):
     with BigBucket(8000) as bucket:
-        _half(bucket, tmp_path)
-        other = asked(bucket).objects(b"asset_0000", workspace=tmp_path)
+        list_partly(bucket, tmp_path)
+        other = open_bucket(bucket).objects(b"asset_0000", workspace=tmp_path)
         assert len(keys_of(other)) == 1000
-        bucket.asked.clear()
-        assert keys_of(asked(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
-        assert b"" not in bucket.asked
+        bucket.requested_starts.clear()
+        assert keys_of(open_bucket(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
+        assert b"" not in bucket.requested_starts
 
 
-def test_an_error_while_comparing_is_told_at_once():
+def test_an_error_during_the_comparison_is_raised_at_once():
     with BigBucket(50_000) as bucket:
-        listing = asked(bucket).objects(b"")
+        listing = open_bucket(bucket).objects(b"")
         keys_of(listing)
-        bucket.asked.clear()
+        bucket.requested_starts.clear()
         bucket.slow_down = 10**6
         with pytest.raises(NetError, match="SlowDown"):
-            asked(bucket).objects(b"", memo=listing.memo()).unchanged()
-        assert len(bucket.asked) < 40
+            open_bucket(bucket).objects(b"", memo=listing.memo()).unchanged()
+        assert len(bucket.requested_starts) < 40

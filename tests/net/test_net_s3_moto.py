@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 import pytest
 
 from neuromirror.net import (
-    Limits,
-    NotFound,
-    ObjectChanged,
+    NotFoundError,
+    ObjectChangedError,
+    RequestLimits,
+    ResponseTooLargeError,
     S3Bucket,
     Session,
-    TooLarge,
 )
 
 HOSTILE = [
@@ -45,7 +45,7 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
-class Store:
+class MotoBucket:
     """A public bucket in moto's own store: put straight in, it takes keys that no route does."""
 
     def __init__(self) -> None:
@@ -71,20 +71,20 @@ class Store:
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store()
+def moto_bucket() -> MotoBucket:
+    return MotoBucket()
 
 
-def asked(moto: str, name: str, **more: object) -> S3Bucket:
-    limits = Limits(attempts=2, wait=0.01, wait_max=0.02)
+def open_bucket(moto: str, name: str, **more: object) -> S3Bucket:
+    limits = RequestLimits(attempts=2, wait=0.01, wait_max=0.02)
     return S3Bucket(Session(allow_private=True, limits=limits), name, endpoint=moto, **more)
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 1000])
-def test_every_hostile_key_is_listed_as_it_is(moto, store, page_size):
+def test_every_hostile_key_is_listed_as_it_is(moto, moto_bucket, page_size):
     for key in HOSTILE:
-        store.put(key, key.encode())
-    bucket = asked(moto, store.name, page_size=page_size)
+        moto_bucket.put(key, key.encode())
+    bucket = open_bucket(moto, moto_bucket.name, page_size=page_size)
     listing = bucket.objects(b"", connections=4)
     rows = sorted(listing.rows(), key=lambda row: row.key)
     assert [row.key for row in rows] == sorted(key.encode() for key in HOSTILE)
@@ -93,10 +93,10 @@ def test_every_hostile_key_is_listed_as_it_is(moto, store, page_size):
     assert bucket.objects(b"", memo=listing.memo()).unchanged()
 
 
-def test_every_hostile_key_that_moto_serves_is_read_by_its_url(moto, store):
+def test_every_hostile_key_that_moto_serves_is_read_by_its_url(moto, moto_bucket):
     for key in HOSTILE:
-        store.put(key, key.encode())
-    bucket = asked(moto, store.name)
+        moto_bucket.put(key, key.encode())
+    bucket = open_bucket(moto, moto_bucket.name)
     for key in HOSTILE:
         if "\n" in key or key.startswith("/"):
             continue  # moto's own routes know no such path
@@ -104,13 +104,13 @@ def test_every_hostile_key_that_moto_serves_is_read_by_its_url(moto, store):
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 1000])
-def test_a_level_has_folders_and_the_objects_beside_them(moto, store, page_size):
+def test_a_level_has_folders_and_the_objects_beside_them(moto, moto_bucket, page_size):
     for key in ("a/x", "a/y/z", "b", "c/", "d e/f", "d+e/f", "z"):
-        store.put(key, b"x")
-    bucket = asked(moto, store.name, page_size=page_size)
+        moto_bucket.put(key, b"x")
+    bucket = open_bucket(moto, moto_bucket.name, page_size=page_size)
 
     def names(prefix):
-        return [one if isinstance(one, bytes) else one.key for one in bucket.level(prefix)]
+        return [one if isinstance(one, bytes) else one.key for one in bucket.list_level(prefix)]
 
     assert names(b"") == [b"a/", b"b", b"c/", b"d e/", b"d+e/", b"z"]
     assert names(b"a/") == [b"a/x", b"a/y/"]
@@ -119,14 +119,14 @@ def test_a_level_has_folders_and_the_objects_beside_them(moto, store, page_size)
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
-def test_versions_and_delete_markers_are_all_listed(moto, store, page_size):
-    store.put("before", b"1")
-    store.keep_versions()
+def test_versions_and_delete_markers_are_all_listed(moto, moto_bucket, page_size):
+    moto_bucket.put("before", b"1")
+    moto_bucket.keep_versions()
     for number in range(3):
         for key in ("a b", "x/y"):
-            store.put(key, b"x" * number, day=1 + number)
-    store.delete("x/y")
-    bucket = asked(moto, store.name, page_size=page_size)
+            moto_bucket.put(key, b"x" * number, day=1 + number)
+    moto_bucket.delete("x/y")
+    bucket = open_bucket(moto, moto_bucket.name, page_size=page_size)
     listing = bucket.objects(b"", versions=True)
     rows = list(listing.rows())
     shape = [(row.key, row.size, row.deleted, row.latest) for row in rows]
@@ -144,29 +144,29 @@ def test_versions_and_delete_markers_are_all_listed(moto, store, page_size):
     assert len({row.version_id for row in rows}) == len(rows)
     memo = listing.memo()
     assert (
-        asked(moto, store.name, page_size=page_size)
+        open_bucket(moto, moto_bucket.name, page_size=page_size)
         .objects(b"", versions=True, memo=memo)
         .unchanged()
     )
-    store.put("m", b"x")
-    again = bucket.objects(b"", versions=True, memo=memo)
-    assert not again.unchanged()
-    assert [row.key for row in again.rows()].count(b"m") == 1
+    moto_bucket.put("m", b"x")
+    second = bucket.objects(b"", versions=True, memo=memo)
+    assert not second.unchanged()
+    assert [row.key for row in second.rows()].count(b"m") == 1
     found = bucket.read(b"a b", version_id=rows[1].version_id, limit=10)
     assert found == b"x"
 
 
-def test_what_a_bucket_allows_is_found_out(moto, store):
-    bucket = asked(moto, store.name)
+def test_what_a_bucket_allows_is_found_out(moto, moto_bucket):
+    bucket = open_bucket(moto, moto_bucket.name)
     assert bucket.probe().version_readable is None
-    store.keep_versions()
-    store.put("a", b"x")
+    moto_bucket.keep_versions()
+    moto_bucket.put("a", b"x")
     found = bucket.probe()
     assert found.versions_listable
     assert found.version_readable
 
 
-def test_checksums_are_found_to_be_given(moto, store):
+def test_checksums_are_found_to_be_given(moto, moto_bucket):
     import boto3
     from botocore.config import Config
 
@@ -178,27 +178,27 @@ def test_checksums_are_found_to_be_given(moto, store):
         aws_secret_access_key="x",
         config=Config(s3={"addressing_style": "path"}),
     )
-    client.put_object(Bucket=store.name, Key="a", Body=b"x", ChecksumAlgorithm="SHA256")
-    bucket = asked(moto, store.name)
+    client.put_object(Bucket=moto_bucket.name, Key="a", Body=b"x", ChecksumAlgorithm="SHA256")
+    bucket = open_bucket(moto, moto_bucket.name)
     assert bucket.probe().checksums_returned
     assert next(bucket.objects(b"").rows()).checksum_algorithm == "SHA256"
     assert "x-amz-checksum-sha256" in bucket.head(b"a", checksums=True).headers
 
 
-def test_a_bucket_that_is_not_there_is_said_so(moto):
-    with pytest.raises(NotFound, match="no bucket has this name"):
-        list(asked(moto, "no-such-bucket").level(b""))
+def test_a_bucket_that_does_not_exist_is_not_found(moto):
+    with pytest.raises(NotFoundError, match="no bucket has this name"):
+        list(open_bucket(moto, "no-such-bucket").list_level(b""))
 
 
-def test_an_object_is_read_whole_and_only_as_it_was_listed(moto, store):
-    etag = store.put("a", b"x" * 100)
-    bucket = asked(moto, store.name)
+def test_an_object_is_read_whole_and_only_as_it_was_listed(moto, moto_bucket):
+    etag = moto_bucket.put("a", b"x" * 100)
+    bucket = open_bucket(moto, moto_bucket.name)
     assert bucket.read(b"a", etag=etag, limit=100) == b"x" * 100
-    with pytest.raises(TooLarge):
+    with pytest.raises(ResponseTooLargeError):
         bucket.read(b"a", limit=99)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         bucket.read(b"b", limit=99)
-    store.put("a", b"y" * 100)
-    with pytest.raises(ObjectChanged, match="list it again"):
+    moto_bucket.put("a", b"y" * 100)
+    with pytest.raises(ObjectChangedError, match="list it again"):
         bucket.read(b"a", etag=etag, limit=100)
     assert bucket.head(b"b").status == 404

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromirror.net import ListingBroken, ObjectRow
-from neuromirror.net.s3_pages import _fast, _strict, decoded, parse_page
+from neuromirror.net import InvalidListingError, ObjectRow
+from neuromirror.net.s3_pages import _parse_fast, _parse_strict, decode_key, parse_page
 from neuromirror_demo.listing_server import BigBucket
 
 HEAD = (
@@ -47,7 +47,7 @@ def test_a_row_is_read_with_all_that_it_says():
         "SHA256",
         "COMPOSITE",
     )
-    assert _fast(body) == _strict(body, "x", False)
+    assert _parse_fast(body) == _parse_strict(body, "x", False)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_row_is_read_with_all_that_it_says():
     ],
 )
 def test_an_encoded_name_is_decoded_exactly_once(name, key):
-    assert decoded(name, encoded=True) == key
+    assert decode_key(name, encoded=True) == key
     assert parse_page(page(row(name)), "x").rows[0].key == key
 
 
@@ -73,7 +73,7 @@ def test_a_name_that_is_not_encoded_stays_as_it_is():
 
 def test_a_carriage_return_that_xml_would_change_is_refused():
     head = HEAD.replace("<EncodingType>url</EncodingType>", "")
-    with pytest.raises(ListingBroken, match="carriage"):
+    with pytest.raises(InvalidListingError, match="carriage"):
         parse_page(page(row("a\rb"), head=head), "x")
 
 
@@ -129,14 +129,14 @@ def test_what_a_page_may_also_say_is_ignored_and_the_rest_is_kept():
     ],
 )
 def test_an_odd_page_is_refused_and_never_guessed_at(body):
-    with pytest.raises(ListingBroken):
+    with pytest.raises(InvalidListingError):
         parse_page(body, "x")
 
 
 def test_an_entity_is_not_expanded():
     bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
     body = page(row("&b;")).replace(b"<List", bomb.encode() + b"<List", 1)
-    with pytest.raises(ListingBroken, match="document type"):
+    with pytest.raises(InvalidListingError, match="document type"):
         parse_page(body, "x")
 
 
@@ -174,9 +174,9 @@ NAMES = st.binary(min_size=1, max_size=12)
 def test_fast_and_strict_parsing_agree_on_any_names(names):
     bucket = BigBucket(keys=names)
     body = bucket._render(b"", b"", b"", False, 1000, True)
-    fast = _fast(body)
+    fast = _parse_fast(body)
     assert fast is not None
-    assert fast == _strict(body, "x", False)
+    assert fast == _parse_strict(body, "x", False)
     assert [one.key for one in fast.rows] == sorted(names)
 
 
@@ -186,6 +186,6 @@ def test_a_damaged_page_is_refused_or_reads_as_xml_does(data):
     body = bytearray(page(row("a"), row("b"), row("c")))
     at = data.draw(st.integers(0, len(body) - 1))
     body[at] = data.draw(st.integers(0, 255))
-    fast = _fast(bytes(body))
+    fast = _parse_fast(bytes(body))
     if fast is not None:
-        assert fast == _strict(bytes(body), "x", False)
+        assert fast == _parse_strict(bytes(body), "x", False)

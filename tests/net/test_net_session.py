@@ -10,132 +10,146 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from net_loopback import gives, in_turn, reply, value
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import (
-    Forbidden,
+    AccessDeniedError,
     HttpError,
+    InvalidJsonError,
     NetError,
-    NotFound,
-    NotJson,
-    RetryAfterTooLong,
-    ServerTrouble,
-    TimedOut,
-    TooLarge,
-    TooManyRequests,
-    Unreachable,
+    NotFoundError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+    RetryAfterTooLongError,
+    ServerError,
+    TooManyRequestsError,
+    UnreachableError,
 )
+from support.stub_server import responds_in_turn, responds_with, responds_with_json, send_reply
 
 
-def test_json_comes_with_parameters_and_the_agent_string(server, quick):
-    server.answers["/list"] = value({"results": [1, "ü"]})
-    assert quick().get_json(f"{server.url}/list?a=1", {"page": 2}) == {"results": [1, "ü"]}
-    asked = server.asked[0]
-    assert asked.path == "/list?a=1&page=2"
-    assert asked.headers["User-Agent"] == f"neuromirror/{__version__}"
-    assert "Authorization" not in asked.headers
-    assert "Cookie" not in asked.headers
+def test_json_comes_with_parameters_and_the_agent_string(server, make_session):
+    server.answers["/list"] = responds_with_json({"results": [1, "ü"]})
+    assert make_session().get_json(f"{server.url}/list?a=1", {"page": 2}) == {"results": [1, "ü"]}
+    request = server.requests[0]
+    assert request.path == "/list?a=1&page=2"
+    assert request.headers["User-Agent"] == f"neuromirror/{__version__}"
+    assert "Authorization" not in request.headers
+    assert "Cookie" not in request.headers
 
 
-def test_a_gzip_body_is_read(server, quick):
+def test_a_gzip_body_is_read(server, make_session):
     body = gzip.compress(json.dumps([1, 2]).encode())
-    server.answers["/z"] = gives(200, body, Content_Encoding="gzip")
-    assert quick().get_json(f"{server.url}/z") == [1, 2]
-    assert server.asked[0].headers["Accept-Encoding"] == "gzip"
+    server.answers["/z"] = responds_with(200, body, Content_Encoding="gzip")
+    assert make_session().get_json(f"{server.url}/z") == [1, 2]
+    assert server.requests[0].headers["Accept-Encoding"] == "gzip"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
-def test_a_passing_trouble_is_asked_again(server, quick, status):
-    server.answers["/x"] = in_turn(gives(status), gives(status), value("fine"))
-    assert quick().get_json(f"{server.url}/x") == "fine"
-    assert len(server.asked) == 3
+def test_a_transient_error_is_retried(server, make_session, status):
+    server.answers["/x"] = responds_in_turn(
+        responds_with(status), responds_with(status), responds_with_json("fine")
+    )
+    assert make_session().get_json(f"{server.url}/x") == "fine"
+    assert len(server.requests) == 3
 
 
-def test_a_storm_that_does_not_pass_is_an_error_that_says_so(server, quick):
-    server.answers["/x"] = gives(503, b"<html>down</html>", "text/html")
-    with pytest.raises(ServerTrouble, match="503") as caught:
-        quick().get_json(f"{server.url}/x")
-    assert len(server.asked) == 3
+def test_a_storm_that_does_not_pass_is_an_error_that_says_so(server, make_session):
+    server.answers["/x"] = responds_with(503, b"<html>down</html>", "text/html")
+    with pytest.raises(ServerError, match="503") as caught:
+        make_session().get_json(f"{server.url}/x")
+    assert len(server.requests) == 3
     assert caught.value.status == 503
     assert caught.value.url == f"{server.url}/x"
     assert isinstance(caught.value, NeuromirrorError)
 
 
-def test_too_many_requests_has_a_name_of_its_own(server, quick):
-    server.answers["/x"] = gives(429, b'{"detail": "Request was throttled."}')
-    with pytest.raises(TooManyRequests, match="throttled"):
-        quick().get_json(f"{server.url}/x")
+def test_too_many_requests_has_a_name_of_its_own(server, make_session):
+    server.answers["/x"] = responds_with(429, b'{"detail": "Request was throttled."}')
+    with pytest.raises(TooManyRequestsError, match="throttled"):
+        make_session().get_json(f"{server.url}/x")
 
 
 @pytest.mark.parametrize("status", [400, 418])
-def test_what_will_not_pass_is_not_asked_again(server, quick, status):
-    server.answers["/x"] = gives(status)
+def test_a_permanent_error_is_not_retried(server, make_session, status):
+    server.answers["/x"] = responds_with(status)
     with pytest.raises(HttpError):
-        quick().get_json(f"{server.url}/x")
-    assert len(server.asked) == 1
+        make_session().get_json(f"{server.url}/x")
+    assert len(server.requests) == 1
 
 
-def waits_of(session, monkeypatch):
+def record_waits(session, monkeypatch):
     """Collects the pauses between attempts instead of making them."""
     waits: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
     return waits
 
 
-def test_retry_after_in_seconds_is_waited(server, quick, monkeypatch):
-    session = quick()
-    waits = waits_of(session, monkeypatch)
-    server.answers["/x"] = in_turn(gives(429, Retry_After="7"), value(1))
+def test_retry_after_in_seconds_is_waited(server, make_session, monkeypatch):
+    session = make_session()
+    waits = record_waits(session, monkeypatch)
+    server.answers["/x"] = responds_in_turn(
+        responds_with(429, Retry_After="7"), responds_with_json(1)
+    )
     assert session.get_json(f"{server.url}/x") == 1
     assert waits == [7.0]
 
 
-def test_retry_after_as_a_date_is_waited(server, quick, monkeypatch):
-    session = quick()
-    waits = waits_of(session, monkeypatch)
+def test_retry_after_as_a_date_is_waited(server, make_session, monkeypatch):
+    session = make_session()
+    waits = record_waits(session, monkeypatch)
     then = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
-    server.answers["/x"] = in_turn(gives(503, Retry_After=then), value(1))
+    server.answers["/x"] = responds_in_turn(
+        responds_with(503, Retry_After=then), responds_with_json(1)
+    )
     assert session.get_json(f"{server.url}/x") == 1
     assert len(waits) == 1
     assert 30 < waits[0] <= 40
 
 
 @pytest.mark.parametrize("days", [365, -365, 1])
-def test_retry_after_as_a_date_is_of_the_servers_clock(server, quick, monkeypatch, days):
-    session = quick()
-    waits = waits_of(session, monkeypatch)
+def test_retry_after_as_a_date_is_of_the_servers_clock(server, make_session, monkeypatch, days):
+    session = make_session()
+    waits = record_waits(session, monkeypatch)
     theirs = datetime.now(UTC) + timedelta(days=days)
     then = format_datetime(theirs + timedelta(seconds=40), usegmt=True)
 
     def busy(handler):
         handler.date_time_string = lambda: format_datetime(theirs, usegmt=True)
-        reply(handler, 503, Retry_After=then)
+        send_reply(handler, 503, Retry_After=then)
 
-    server.answers["/x"] = in_turn(busy, value(1))
+    server.answers["/x"] = responds_in_turn(busy, responds_with_json(1))
     assert session.get_json(f"{server.url}/x") == 1
     assert len(waits) == 1
     assert 38 < waits[0] <= 41
 
 
-@pytest.mark.parametrize("asked", ["Thu, 01 Jan 1970 00:00:00 GMT", "soon", "-5", ""])
-def test_a_useless_retry_after_falls_back_to_the_usual_wait(server, quick, monkeypatch, asked):
-    session = quick()
-    waits = waits_of(session, monkeypatch)
-    server.answers["/x"] = in_turn(gives(429, Retry_After=asked), value(1))
+@pytest.mark.parametrize("retry_after", ["Thu, 01 Jan 1970 00:00:00 GMT", "soon", "-5", ""])
+def test_a_useless_retry_after_falls_back_to_the_usual_wait(
+    server, make_session, monkeypatch, retry_after
+):
+    session = make_session()
+    waits = record_waits(session, monkeypatch)
+    server.answers["/x"] = responds_in_turn(
+        responds_with(429, Retry_After=retry_after), responds_with_json(1)
+    )
     assert session.get_json(f"{server.url}/x") == 1
     assert 0 < waits[0] <= 0.02
 
 
 @pytest.mark.parametrize(
-    "asked", ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"], ids=["day", "digits", "date"]
+    "retry_after",
+    ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"],
+    ids=["day", "digits", "date"],
 )
-def test_a_huge_retry_after_is_an_error_and_no_sleep(server, quick, monkeypatch, asked):
-    session = quick()
-    waits = waits_of(session, monkeypatch)
-    server.answers["/x"] = gives(429, Retry_After=asked)
-    with pytest.raises(RetryAfterTooLong, match="asks to wait") as caught:
+def test_a_huge_retry_after_is_an_error_and_no_sleep(
+    server, make_session, monkeypatch, retry_after
+):
+    session = make_session()
+    waits = record_waits(session, monkeypatch)
+    server.answers["/x"] = responds_with(429, Retry_After=retry_after)
+    with pytest.raises(RetryAfterTooLongError, match="asks to wait") as caught:
         session.get_json(f"{server.url}/x")
     assert waits == []
     assert caught.value.retry_after > 300
@@ -149,103 +163,105 @@ def test_a_huge_retry_after_is_an_error_and_no_sleep(server, quick, monkeypatch,
     ],
     ids=["boss", "django"],
 )
-def test_a_quota_stated_in_words_is_an_error_and_no_sleep(
-    server, quick, monkeypatch, body, least, most
+def test_a_quota_stated_in_the_body_is_an_error_and_no_sleep(
+    server, make_session, monkeypatch, body, least, most
 ):
-    session = quick()
-    waits = waits_of(session, monkeypatch)
-    server.answers["/x"] = gives(429, json.dumps(body).encode())
-    with pytest.raises(RetryAfterTooLong) as caught:
+    session = make_session()
+    waits = record_waits(session, monkeypatch)
+    server.answers["/x"] = responds_with(429, json.dumps(body).encode())
+    with pytest.raises(RetryAfterTooLongError) as caught:
         session.get_json(f"{server.url}/x")
     assert waits == []
     assert least <= caught.value.retry_after <= most
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_short_wait_stated_in_words_is_waited(server, quick, monkeypatch):
-    session = quick()
-    waits = waits_of(session, monkeypatch)
-    words = b'{"detail": "Request was throttled. Expected available in 7 seconds."}'
-    server.answers["/x"] = in_turn(gives(429, words), value(1))
+def test_a_short_wait_stated_in_the_body_is_waited(server, make_session, monkeypatch):
+    session = make_session()
+    waits = record_waits(session, monkeypatch)
+    body = b'{"detail": "Request was throttled. Expected available in 7 seconds."}'
+    server.answers["/x"] = responds_in_turn(responds_with(429, body), responds_with_json(1))
     assert session.get_json(f"{server.url}/x") == 1
     assert waits == [7.0]
 
 
-def test_a_host_that_asks_for_a_long_wait_is_not_asked_again(server, quick):
-    session = quick()
-    server.answers["/x"] = gives(429, Retry_After="7200")
-    server.answers["/y"] = value(1)
+def test_a_host_that_requests_a_long_wait_gets_no_further_requests(server, make_session):
+    session = make_session()
+    server.answers["/x"] = responds_with(429, Retry_After="7200")
+    server.answers["/y"] = responds_with_json(1)
     for path in ("/x", "/y", "/x"):
-        with pytest.raises(RetryAfterTooLong) as caught:
+        with pytest.raises(RetryAfterTooLongError) as caught:
             session.get_json(server.url + path)
         assert caught.value.retry_after == 7200
-    with pytest.raises(RetryAfterTooLong):
+    with pytest.raises(RetryAfterTooLongError):
         session.anonymous().get_json(f"{server.url}/y")
-    assert [one.path for one in server.asked] == ["/x"]
+    assert [one.path for one in server.requests] == ["/x"]
 
 
-def test_waits_grow_and_are_not_all_the_same(server, quick, monkeypatch):
-    session = quick(attempts=6, wait=1.0, wait_max=5.0)
-    waits = waits_of(session, monkeypatch)
-    server.answers["/x"] = gives(500)
-    with pytest.raises(ServerTrouble):
+def test_waits_grow_and_are_not_all_the_same(server, make_session, monkeypatch):
+    session = make_session(attempts=6, wait=1.0, wait_max=5.0)
+    waits = record_waits(session, monkeypatch)
+    server.answers["/x"] = responds_with(500)
+    with pytest.raises(ServerError):
         session.get_json(f"{server.url}/x")
     assert len(waits) == 5
     assert all(most / 2 <= wait <= most for wait, most in zip(waits, [1, 2, 4, 5, 5], strict=True))
 
 
-def test_a_login_page_with_200_is_no_json(server, quick):
-    server.answers["/x"] = gives(200, b"<!DOCTYPE html><p>Log in", "text/html")
-    with pytest.raises(NotJson, match="login page or a proxy"):
-        quick().get_json(f"{server.url}/x")
-    assert len(server.asked) == 1
+def test_a_login_page_with_200_is_no_json(server, make_session):
+    server.answers["/x"] = responds_with(200, b"<!DOCTYPE html><p>Log in", "text/html")
+    with pytest.raises(InvalidJsonError, match="login page or a proxy"):
+        make_session().get_json(f"{server.url}/x")
+    assert len(server.requests) == 1
 
 
-def test_html_under_a_json_name_is_no_json(server, quick):
-    server.answers["/x"] = gives(200, b"\n <html></html>")
-    with pytest.raises(NotJson, match="web page"):
-        quick().get_json(f"{server.url}/x")
+def test_html_under_a_json_name_is_no_json(server, make_session):
+    server.answers["/x"] = responds_with(200, b"\n <html></html>")
+    with pytest.raises(InvalidJsonError, match="web page"):
+        make_session().get_json(f"{server.url}/x")
 
 
-def test_an_empty_200_is_an_error(server, quick):
-    server.answers["/x"] = gives(200, b"")
-    with pytest.raises(NotJson, match="empty body"):
-        quick().get_json(f"{server.url}/x")
-    assert len(server.asked) == 3
+def test_an_empty_200_is_an_error(server, make_session):
+    server.answers["/x"] = responds_with(200, b"")
+    with pytest.raises(InvalidJsonError, match="empty body"):
+        make_session().get_json(f"{server.url}/x")
+    assert len(server.requests) == 3
 
 
-def test_json_cut_off_is_asked_again(server, quick):
-    server.answers["/x"] = in_turn(gives(200, b'{"results": [1, 2'), value([1, 2, 3]))
-    assert quick().get_json(f"{server.url}/x") == [1, 2, 3]
+def test_truncated_json_is_retried(server, make_session):
+    server.answers["/x"] = responds_in_turn(
+        responds_with(200, b'{"results": [1, 2'), responds_with_json([1, 2, 3])
+    )
+    assert make_session().get_json(f"{server.url}/x") == [1, 2, 3]
 
 
 @pytest.mark.parametrize("body", [b"[" * 200_000, b'{"a":' * 100_000], ids=["lists", "objects"])
-def test_deep_nesting_is_an_error(server, quick, body):
-    server.answers["/x"] = gives(200, body)
-    with pytest.raises(NotJson):
-        quick().get_json(f"{server.url}/x")
+def test_deep_nesting_is_an_error(server, make_session, body):
+    server.answers["/x"] = responds_with(200, body)
+    with pytest.raises(InvalidJsonError):
+        make_session().get_json(f"{server.url}/x")
 
 
 @pytest.mark.parametrize("body", [b"NaN", b"[-Infinity]", b"[" + b"9" * 5000 + b"]", b"\xff\xfe"])
-def test_what_only_looks_like_json_is_an_error(server, quick, body):
-    server.answers["/x"] = gives(200, body)
-    with pytest.raises(NotJson):
-        quick().get_json(f"{server.url}/x")
+def test_what_only_looks_like_json_is_an_error(server, make_session, body):
+    server.answers["/x"] = responds_with(200, body)
+    with pytest.raises(InvalidJsonError):
+        make_session().get_json(f"{server.url}/x")
 
 
-def test_a_body_shorter_than_promised_is_asked_again(server, quick):
+def test_a_body_shorter_than_its_content_length_is_retried(server, make_session):
     def short(handler):
-        reply(handler, 200, b'{"a": 1}', Content_Length="400")
+        send_reply(handler, 200, b'{"a": 1}', Content_Length="400")
         handler.close_connection = True
 
-    server.answers["/x"] = in_turn(short, value("whole"))
-    assert quick().get_json(f"{server.url}/x") == "whole"
+    server.answers["/x"] = responds_in_turn(short, responds_with_json("whole"))
+    assert make_session().get_json(f"{server.url}/x") == "whole"
     server.answers["/x"] = short
-    with pytest.raises(Unreachable, match="8 "):
-        quick().get_json(f"{server.url}/x")
+    with pytest.raises(UnreachableError, match="8 "):
+        make_session().get_json(f"{server.url}/x")
 
 
-def test_a_chunked_body_without_its_end_is_an_error(server, quick):
+def test_a_chunked_body_without_its_end_is_an_error(server, make_session):
     def short(handler):
         handler.send_response(200)
         handler.send_header("Content-Type", "application/json")
@@ -255,18 +271,18 @@ def test_a_chunked_body_without_its_end_is_an_error(server, quick):
         handler.close_connection = True
 
     server.answers["/x"] = short
-    with pytest.raises(Unreachable):
-        quick().get_json(f"{server.url}/x")
+    with pytest.raises(UnreachableError):
+        make_session().get_json(f"{server.url}/x")
 
 
-def test_a_gzip_body_without_its_end_is_an_error(server, quick):
+def test_a_gzip_body_without_its_end_is_an_error(server, make_session):
     body = gzip.compress(json.dumps(list(range(5000))).encode())[:-20]
-    server.answers["/x"] = gives(200, body, Content_Encoding="gzip")
-    with pytest.raises(Unreachable, match="without its end"):
-        quick().get_json(f"{server.url}/x")
+    server.answers["/x"] = responds_with(200, body, Content_Encoding="gzip")
+    with pytest.raises(UnreachableError, match="without its end"):
+        make_session().get_json(f"{server.url}/x")
 
 
-def test_a_json_bomb_is_cut_short(server, quick):
+def test_a_json_bomb_is_cut_short(server, make_session):
     sent = []
 
     def endless(handler):
@@ -278,28 +294,28 @@ def test_a_json_bomb_is_cut_short(server, quick):
             sent.append(1)
 
     server.answers["/x"] = endless
-    with pytest.raises(TooLarge, match="smaller pages"):
-        quick(json_bytes=1 << 20).get_json(f"{server.url}/x")
+    with pytest.raises(ResponseTooLargeError, match="smaller pages"):
+        make_session(json_bytes=1 << 20).get_json(f"{server.url}/x")
     assert len(sent) < 2000
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_gzip_bomb_is_cut_short(server, quick):
+def test_a_gzip_bomb_is_cut_short(server, make_session):
     body = gzip.compress(b" " * (64 << 20), 9)
     assert len(body) < 100_000
-    server.answers["/x"] = gives(200, body, Content_Encoding="gzip")
-    with pytest.raises(TooLarge):
-        quick(json_bytes=1 << 20).get_json(f"{server.url}/x")
+    server.answers["/x"] = responds_with(200, body, Content_Encoding="gzip")
+    with pytest.raises(ResponseTooLargeError):
+        make_session(json_bytes=1 << 20).get_json(f"{server.url}/x")
 
 
-def test_an_encoding_that_was_not_asked_for_is_an_error(server, quick):
-    server.answers["/x"] = gives(200, b"[]", Content_Encoding="gzip, gzip")
-    with pytest.raises(NotJson, match="encoding"):
-        quick().get_json(f"{server.url}/x")
+def test_an_encoding_that_was_not_accepted_is_an_error(server, make_session):
+    server.answers["/x"] = responds_with(200, b"[]", Content_Encoding="gzip, gzip")
+    with pytest.raises(InvalidJsonError, match="encoding"):
+        make_session().get_json(f"{server.url}/x")
 
 
 @pytest.mark.parametrize("part", ["headers", "body"])
-def test_a_slow_drip_is_cut_off(server, quick, part):
+def test_a_slow_drip_is_cut_off(server, make_session, part):
     stop = threading.Event()
 
     def drip(handler):
@@ -315,14 +331,14 @@ def test_a_slow_drip_is_cut_off(server, quick, part):
 
     server.answers["/x"] = drip
     try:
-        with pytest.raises(TimedOut):
-            quick(attempts=1, read=30.0, total=0.5).get_json(f"{server.url}/x")
+        with pytest.raises(RequestTimeoutError):
+            make_session(attempts=1, read=30.0, total=0.5).get_json(f"{server.url}/x")
     finally:
         stop.set()
 
 
 @pytest.mark.parametrize("part", ["headers", "body"])
-def test_an_aborted_session_reads_no_more_of_a_slow_drip(server, quick, part):
+def test_an_aborted_session_reads_no_more_of_a_slow_drip(server, make_session, part):
     begun, stop = threading.Event(), threading.Event()
 
     def drip(handler):
@@ -338,12 +354,12 @@ def test_an_aborted_session_reads_no_more_of_a_slow_drip(server, quick, part):
             handler.wfile.flush()
 
     server.answers["/x"] = drip
-    session, failed = quick(attempts=1, read=36_000.0, total=36_000.0), []
+    session, failed = make_session(attempts=1, read=36_000.0, total=36_000.0), []
 
     def ask():
         try:
             session.get_json(f"{server.url}/x")
-        except TimedOut as error:
+        except RequestTimeoutError as error:
             failed.append(error)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -357,110 +373,116 @@ def test_an_aborted_session_reads_no_more_of_a_slow_drip(server, quick, part):
         stop.set()
 
 
-def test_a_server_that_says_nothing_is_given_up(server, quick):
+def test_a_server_that_says_nothing_is_given_up(server, make_session):
     gone = threading.Event()
     server.answers["/x"] = lambda handler: gone.wait(3600)
     try:
-        with pytest.raises(TimedOut, match="in time"):
-            quick(attempts=1, read=0.2).get_json(f"{server.url}/x")
+        with pytest.raises(RequestTimeoutError, match="in time"):
+            make_session(attempts=1, read=0.2).get_json(f"{server.url}/x")
     finally:
         gone.set()
 
 
-def test_a_refused_connection_is_unreachable(server, quick):
+def test_a_refused_connection_is_unreachable(server, make_session):
     port = server.port
     server.__exit__()
     try:
-        with pytest.raises(Unreachable, match="cannot be reached"):
-            quick().get_json(f"http://127.0.0.1:{port}/x")
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            make_session().get_json(f"http://127.0.0.1:{port}/x")
     finally:
         server.__enter__()
 
 
-def test_404_and_410_are_not_found_and_say_who_says_so(server, quick):
-    server.answers["/gone"] = gives(410, b"<html>", "text/html")
-    with pytest.raises(NotFound) as of_the_archive:
-        quick().get_json(f"{server.url}/nothing")
+def test_404_and_410_are_not_found_and_say_who_says_so(server, make_session):
+    server.answers["/gone"] = responds_with(410, b"<html>", "text/html")
+    with pytest.raises(NotFoundError) as of_the_archive:
+        make_session().get_json(f"{server.url}/nothing")
     assert of_the_archive.value.detail == "Not found."
-    with pytest.raises(NotFound) as of_something_else:
-        quick().get_json(f"{server.url}/gone")
+    with pytest.raises(NotFoundError) as of_something_else:
+        make_session().get_json(f"{server.url}/gone")
     assert of_something_else.value.detail is None
 
 
-def test_what_a_boss_says_is_told_and_a_gateways_message_is_not(server, quick):
-    said = b'{"status": 404, "code": 4005, "message": "em is marked for deletion"}'
-    server.answers["/boss"] = gives(404, said)
-    server.answers["/gateway"] = gives(404, b'{"message": "Missing Authentication Token"}')
-    with pytest.raises(NotFound, match="em is marked for deletion") as of_a_boss:
-        quick().get_json(f"{server.url}/boss")
+def test_the_message_of_a_boss_is_reported_and_that_of_a_gateway_is_not(server, make_session):
+    document = b'{"status": 404, "code": 4005, "message": "em is marked for deletion"}'
+    server.answers["/boss"] = responds_with(404, document)
+    server.answers["/gateway"] = responds_with(404, b'{"message": "Missing Authentication Token"}')
+    with pytest.raises(NotFoundError, match="em is marked for deletion") as of_a_boss:
+        make_session().get_json(f"{server.url}/boss")
     assert of_a_boss.value.detail == "em is marked for deletion"
-    with pytest.raises(NotFound) as of_a_gateway:
-        quick().get_json(f"{server.url}/gateway")
+    with pytest.raises(NotFoundError) as of_a_gateway:
+        make_session().get_json(f"{server.url}/gateway")
     assert of_a_gateway.value.detail is None
 
 
-def test_a_missing_token_and_a_refused_one_are_told_apart(server, quick, monkeypatch):
-    server.answers["/x"] = gives(
+def test_a_missing_token_and_a_refused_one_raise_different_messages(
+    server, make_session, monkeypatch
+):
+    server.answers["/x"] = responds_with(
         401, b'{"detail": "Authentication credentials were not provided."}'
     )
-    session = quick(tokens={server.url: "ARCHIVE_TOKEN"})
-    with pytest.raises(Forbidden, match="set the environment variable ARCHIVE_TOKEN"):
+    session = make_session(tokens={server.url: "ARCHIVE_TOKEN"})
+    with pytest.raises(AccessDeniedError, match="set the environment variable ARCHIVE_TOKEN"):
         session.get_json(f"{server.url}/x")
     monkeypatch.setenv("ARCHIVE_TOKEN", "s3cr3t-0123456789")
-    server.answers["/x"] = gives(403, b'{"detail": "no, not s3cr3t-0123456789"}')
-    with pytest.raises(Forbidden, match=r"refuses the token in .* ARCHIVE_TOKEN") as caught:
+    server.answers["/x"] = responds_with(403, b'{"detail": "no, not s3cr3t-0123456789"}')
+    with pytest.raises(AccessDeniedError, match=r"refuses the token in .* ARCHIVE_TOKEN") as caught:
         session.get_json(f"{server.url}/x")
     assert "s3cr3t" not in str(caught.value) + str(caught.value.detail)
-    with pytest.raises(Forbidden, match="no token is configured"):
-        quick().get_json(f"{server.url}/x")
+    with pytest.raises(AccessDeniedError, match="no token is configured"):
+        make_session().get_json(f"{server.url}/x")
 
 
-def test_the_token_goes_to_its_own_host_only(server, other, quick, monkeypatch):
+def test_the_token_goes_to_its_own_host_only(server, other_server, make_session, monkeypatch):
     monkeypatch.setenv("ARCHIVE_TOKEN", "s3cr3t-0123456789")
-    session = quick(tokens={f"{server.url}/api": "ARCHIVE_TOKEN"})
-    server.answers["/here"] = gives(302, Location="/there")
-    server.answers["/there"] = gives(302, Location=f"{other.url}/x?X-Amz-Signature=abc")
-    other.answers["/x"] = value("ok")
+    session = make_session(tokens={f"{server.url}/api": "ARCHIVE_TOKEN"})
+    server.answers["/here"] = responds_with(302, Location="/there")
+    server.answers["/there"] = responds_with(
+        302, Location=f"{other_server.url}/x?X-Amz-Signature=abc"
+    )
+    other_server.answers["/x"] = responds_with_json("ok")
     assert session.get_json(f"{server.url}/here") == "ok"
-    sent = [asked.headers.get("Authorization") for asked in server.asked + other.asked]
+    sent = [
+        request.headers.get("Authorization") for request in server.requests + other_server.requests
+    ]
     assert sent == ["token s3cr3t-0123456789"] * 2 + [None]
 
 
-def test_a_token_that_could_break_the_header_is_refused(server, quick, monkeypatch):
+def test_a_token_that_could_break_the_header_is_refused(server, make_session, monkeypatch):
     monkeypatch.setenv("ARCHIVE_TOKEN", "abc\r\nX-Evil: 1")
-    session = quick(tokens={server.url: "ARCHIVE_TOKEN"})
+    session = make_session(tokens={server.url: "ARCHIVE_TOKEN"})
     with pytest.raises(ConfigurationError, match="ARCHIVE_TOKEN") as caught:
         session.get_json(f"{server.url}/x")
     assert "abc" not in str(caught.value)
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_a_netrc_in_the_home_is_not_used(server, quick, isolated_home):
+def test_a_netrc_in_the_home_is_not_used(server, make_session, isolated_home):
     (isolated_home / ".netrc").write_text("machine 127.0.0.1 login me password pw\n")
     (isolated_home / ".netrc").chmod(0o600)
-    server.answers["/x"] = value(1)
-    quick().get_json(f"{server.url}/x")
-    assert "Authorization" not in server.asked[0].headers
+    server.answers["/x"] = responds_with_json(1)
+    make_session().get_json(f"{server.url}/x")
+    assert "Authorization" not in server.requests[0].headers
 
 
-def test_user_info_in_an_address_is_neither_sent_nor_shown(server, quick):
-    server.answers["/x"] = gives(400)
+def test_user_info_in_an_address_is_neither_sent_nor_shown(server, make_session):
+    server.answers["/x"] = responds_with(400)
     with pytest.raises(HttpError) as caught:
-        quick().get_json(f"http://me:hunter2@127.0.0.1:{server.port}/x?token=abc&page=1")
+        make_session().get_json(f"http://me:hunter2@127.0.0.1:{server.port}/x?token=abc&page=1")
     assert "hunter2" not in str(caught.value)
     assert caught.value.url == f"{server.url}/x?page=1"
-    assert "Authorization" not in server.asked[0].headers
+    assert "Authorization" not in server.requests[0].headers
 
 
-def test_no_error_shows_a_signed_query_even_in_its_traceback(server, quick):
+def test_no_error_shows_a_signed_query_even_in_its_traceback(server, make_session):
     import traceback
 
     port = server.port
     signed = f"http://127.0.0.1:{port}/x?X-Amz-Signature=5ee5ee&versionId=v1"
     server.__exit__()
     try:
-        with pytest.raises(Unreachable) as caught:
-            quick().get_json(signed)
+        with pytest.raises(UnreachableError) as caught:
+            make_session().get_json(signed)
     finally:
         server.__enter__()
     shown = "".join(traceback.format_exception(caught.value))
@@ -468,78 +490,80 @@ def test_no_error_shows_a_signed_query_even_in_its_traceback(server, quick):
     assert "versionId=v1" in shown
 
 
-def test_redirects_end(server, quick):
-    server.answers["/x"] = gives(302, Location="/x")
-    with pytest.raises(Unreachable, match="redirects more than 10 times"):
-        quick().get_json(f"{server.url}/x")
-    assert len(server.asked) == 11
+def test_redirects_end(server, make_session):
+    server.answers["/x"] = responds_with(302, Location="/x")
+    with pytest.raises(UnreachableError, match="redirects more than 10 times"):
+        make_session().get_json(f"{server.url}/x")
+    assert len(server.requests) == 11
 
 
 @pytest.mark.parametrize("status", [302, 404])
-def test_an_address_of_any_length_makes_a_message_of_bounded_length(server, quick, status):
+def test_an_address_of_any_length_makes_a_message_of_bounded_length(server, make_session, status):
     long = f"{server.url}/{'a' * 50_000}"
-    server.answers["/x"] = gives(302, Location=long)
-    server.answers[long.removeprefix(server.url)] = gives(
+    server.answers["/x"] = responds_with(302, Location=long)
+    server.answers[long.removeprefix(server.url)] = responds_with(
         status, Location="file:///" + "b" * 50_000
     )
     with pytest.raises(NetError) as caught:
-        quick(attempts=1).get_json(f"{server.url}/x")
+        make_session(attempts=1).get_json(f"{server.url}/x")
     assert len(str(caught.value)) < 10_000
 
 
-def test_head_gives_any_status_and_follows_nothing(server, quick):
-    server.answers["/o"] = gives(200, b"12345", x_amz_version_id="v1")
-    server.answers["/r"] = gives(302, Location="/o")
-    session = quick()
+def test_head_gives_any_status_and_follows_nothing(server, make_session):
+    server.answers["/o"] = responds_with(200, b"12345", x_amz_version_id="v1")
+    server.answers["/r"] = responds_with(302, Location="/o")
+    session = make_session()
     found = session.head(f"{server.url}/o")
     assert (found.status, found.headers["X-Amz-Version-Id"]) == (200, "v1")
     assert found.headers["content-length"] == "5"
     assert session.head(f"{server.url}/r").status == 302
     assert session.head(f"{server.url}/r", redirects=3).status == 200
     assert session.head(f"{server.url}/none").status == 404
-    assert {asked.method for asked in server.asked} == {"HEAD"}
-    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+    assert {request.method for request in server.requests} == {"HEAD"}
+    assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_heads_share_a_connection(server, quick):
+def test_heads_share_a_connection(server, make_session):
     peers = set()
 
     def note(handler):
         peers.add(handler.client_address)
-        reply(handler, 200)
+        send_reply(handler, 200)
 
     server.answers["/o"] = note
-    session = quick()
+    session = make_session()
     for _ in range(5):
         session.head(f"{server.url}/o")
     assert len(peers) == 1
 
 
-def test_a_stream_gives_the_bytes_as_they_are(server, quick):
+def test_a_stream_gives_the_bytes_as_they_are(server, make_session):
     body = bytes(range(256)) * 1000
-    server.answers["/o"] = in_turn(gives(503), gives(200, body, "application/x-nwb"))
-    with quick().stream(f"{server.url}/o") as got:
+    server.answers["/o"] = responds_in_turn(
+        responds_with(503), responds_with(200, body, "application/x-nwb")
+    )
+    with make_session().stream(f"{server.url}/o") as got:
         assert got.status == 200
         assert b"".join(got.chunks) == body
-    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+    assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_a_stream_cut_short_is_an_error(server, quick):
+def test_a_stream_cut_short_is_an_error(server, make_session):
     def short(handler):
-        reply(handler, 200, b"12345", Content_Length="10")
+        send_reply(handler, 200, b"12345", Content_Length="10")
         handler.close_connection = True
 
     server.answers["/o"] = short
-    with quick().stream(f"{server.url}/o") as got, pytest.raises(Unreachable):
+    with make_session().stream(f"{server.url}/o") as got, pytest.raises(UnreachableError):
         list(got.chunks)
 
 
-def test_a_stream_of_nothing_is_not_found(server, quick):
-    with pytest.raises(NotFound), quick().stream(f"{server.url}/none"):
+def test_a_stream_of_nothing_is_not_found(server, make_session):
+    with pytest.raises(NotFoundError), make_session().stream(f"{server.url}/none"):
         pass
 
 
-def test_a_host_is_asked_by_few_threads_at_once(server, quick):
+def test_few_threads_request_a_host_at_once(server, make_session):
     now, most, lock = 0, 0, threading.Lock()
 
     def busy(handler):
@@ -550,10 +574,10 @@ def test_a_host_is_asked_by_few_threads_at_once(server, quick):
         time.sleep(0.03)
         with lock:
             now -= 1
-        reply(handler, 200, b"1")
+        send_reply(handler, 200, b"1")
 
     server.answers["/x"] = busy
-    session = quick(per_host=3)
+    session = make_session(per_host=3)
     threads = [
         threading.Thread(target=session.get_json, args=(f"{server.url}/x",)) for _ in range(12)
     ]
@@ -561,7 +585,7 @@ def test_a_host_is_asked_by_few_threads_at_once(server, quick):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(server.asked) == 12
+    assert len(server.requests) == 12
     assert 1 < most <= 3
 
 
@@ -573,13 +597,13 @@ def _raw(*pieces):
     return answer
 
 
-def test_interim_replies_are_passed_over_and_answer_no_other_request(server, quick):
+def test_interim_replies_are_passed_over_and_answer_no_other_request(server, make_session):
     body = b'{"which": "first"}'
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n"
     server.answers["/first"] = _raw(hints * 3, b"HTTP/1.1 100 Continue\r\n\r\n", head, body)
-    server.answers["/second"] = value({"which": "second"})
-    session = quick(attempts=1)
+    server.answers["/second"] = responds_with_json({"which": "second"})
+    session = make_session(attempts=1)
     for _ in range(2):
         assert session.get_json(f"{server.url}/first") == {"which": "first"}
         assert session.get_json(f"{server.url}/second") == {"which": "second"}
@@ -587,25 +611,25 @@ def test_interim_replies_are_passed_over_and_answer_no_other_request(server, qui
 
 
 @pytest.mark.parametrize("status", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
-def test_interim_replies_without_end_are_given_up(server, quick, status):
+def test_interim_replies_without_end_are_given_up(server, make_session, status):
     def endless(handler):
         for _ in range(100_000):
             handler.wfile.write(b"HTTP/1.1 %s\r\n\r\n" % status * 100)
         handler.close_connection = True
 
     server.answers["/x"] = endless
-    with pytest.raises(Unreachable, match="interim"):
-        quick(attempts=1).get_json(f"{server.url}/x")
+    with pytest.raises(UnreachableError, match="interim"):
+        make_session(attempts=1).get_json(f"{server.url}/x")
 
 
-def test_another_protocol_is_not_switched_to(server, quick):
+def test_another_protocol_is_not_switched_to(server, make_session):
     server.answers["/x"] = _raw(b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n[1]")
-    with pytest.raises(Unreachable):
-        quick(attempts=1).get_json(f"{server.url}/x")
+    with pytest.raises(UnreachableError):
+        make_session(attempts=1).get_json(f"{server.url}/x")
 
 
 @pytest.mark.parametrize("size", [b"-5", b"-1", b"x", b"f" * 40])
-def test_a_chunk_of_an_impossible_size_is_an_error(server, quick, size):
+def test_a_chunk_of_an_impossible_size_is_an_error(server, make_session, size):
     def answer(handler):
         handler.wfile.write(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n[1]\r\n0\r\n\r\n" % size
@@ -613,7 +637,10 @@ def test_a_chunk_of_an_impossible_size_is_an_error(server, quick, size):
         handler.close_connection = True
 
     server.answers["/x"] = answer
-    with pytest.raises(Unreachable):
-        quick(attempts=1).get_json(f"{server.url}/x")
-    with quick(attempts=1).stream(f"{server.url}/x") as reply, pytest.raises(Unreachable):
+    with pytest.raises(UnreachableError):
+        make_session(attempts=1).get_json(f"{server.url}/x")
+    with (
+        make_session(attempts=1).stream(f"{server.url}/x") as reply,
+        pytest.raises(UnreachableError),
+    ):
         list(reply.chunks)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from neuromirror.lab.cite.plain import plain
-from neuromirror.model.people import split_person_names
+from neuromirror.lab.cite.text_values import plain_text
+from neuromirror.model.person_names import split_person_names
 from neuromirror.sources.dandi.document import clean, may_need_cleaning
 from neuromirror.sources.s3.sidecars import without_secrets
 
@@ -24,8 +24,8 @@ TEXTS: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "addresses without a query": (may_need_cleaning, lambda count: "=" + "https://a" * count),
     "addresses in a sidecar": (of_sidecar, lambda count: "s3://a?x " * 2 + "s3://a?x" * count),
     "schemes in a sidecar": (of_sidecar, lambda count: "://" + "a.b" * count),
-    "scripts": (plain, lambda count: "<script>" * count),
-    "scripts without an end": (plain, lambda count: "<script " * count),
+    "scripts": (plain_text, lambda count: "<script>" * count),
+    "scripts without an end": (plain_text, lambda count: "<script " * count),
     "spaces": (split_person_names, lambda count: "A" + " " * count + "B"),
 }
 

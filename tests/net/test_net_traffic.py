@@ -8,20 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from net_loopback import gives, in_turn, reply, value
 
 from neuromirror.model import Traffic, dump_traffic, load_traffic, total_traffic
 from neuromirror.net import (
-    CountedPool,
-    NotFound,
+    ContextThreadPool,
+    NotFoundError,
     S3Bucket,
-    ServerTrouble,
-    TooManyRequests,
+    ServerError,
+    TooManyRequestsError,
     TrafficCounter,
-    Unreachable,
-    counted,
+    UnreachableError,
+    count_traffic,
 )
-from neuromirror.net.traffic import OTHERS, count
+from neuromirror.net.traffic import OTHER_HOSTS, record_traffic
+from support.stub_server import responds_in_turn, responds_with, responds_with_json, send_reply
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce.</Message></Error>"
 
@@ -30,9 +30,9 @@ def host(server) -> str:
     return f"127.0.0.1:{server.port}"
 
 
-def asked(session, url, *, error=None) -> dict[str, Traffic]:
+def measure_traffic(session, url, *, error=None) -> dict[str, Traffic]:
     counter = TrafficCounter()
-    with counted(counter):
+    with count_traffic(counter):
         if error is None:
             session.get_json(url)
         else:
@@ -41,26 +41,28 @@ def asked(session, url, *, error=None) -> dict[str, Traffic]:
     return counter.hosts()
 
 
-def test_requests_and_the_bytes_of_bodies_are_counted_by_host(server, quick):
+def test_requests_and_the_bytes_of_bodies_are_counted_by_host(server, make_session):
     body = b'["what comes"]'
-    server.answers["/x"] = gives(200, body)
-    found = asked(quick(), f"{server.url}/x")
+    server.answers["/x"] = responds_with(200, body)
+    found = measure_traffic(make_session(), f"{server.url}/x")
     assert found == {host(server): Traffic(requests=1, bytes=len(body))}
 
 
-def test_each_step_of_a_redirect_counts_where_it_goes(server, other, quick):
-    server.answers["/x"] = gives(302, b"gone", Location=f"{other.url}/y")
-    other.answers["/y"] = value(1)
-    found = asked(quick(), f"{server.url}/x")
+def test_each_step_of_a_redirect_counts_where_it_goes(server, other_server, make_session):
+    server.answers["/x"] = responds_with(302, b"gone", Location=f"{other_server.url}/y")
+    other_server.answers["/y"] = responds_with_json(1)
+    found = measure_traffic(make_session(), f"{server.url}/x")
     assert found[host(server)].requests == 1
-    assert found[host(other)] == Traffic(requests=1, bytes=1)
+    assert found[host(other_server)] == Traffic(requests=1, bytes=1)
 
 
-def test_what_is_sent_again_counts_again_and_so_do_the_waits(server, quick, monkeypatch):
+def test_retries_and_their_waits_are_counted(server, make_session, monkeypatch):
     waits: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
-    server.answers["/x"] = in_turn(gives(429, Retry_After="7"), gives(502), value(1))
-    (found,) = asked(quick(), f"{server.url}/x").values()
+    server.answers["/x"] = responds_in_turn(
+        responds_with(429, Retry_After="7"), responds_with(502), responds_with_json(1)
+    )
+    (found,) = measure_traffic(make_session(), f"{server.url}/x").values()
     assert (found.requests, found.retries, found.throttled) == (3, 2, 1)
     assert found.waited == pytest.approx(sum(waits), abs=0.1)
     assert found.waited >= 7
@@ -69,48 +71,52 @@ def test_what_is_sent_again_counts_again_and_so_do_the_waits(server, quick, monk
 @pytest.mark.parametrize(
     ("answer", "error", "throttled"),
     [
-        (gives(429), TooManyRequests, 3),
-        (gives(503, Retry_After="0"), ServerTrouble, 3),
-        (gives(503, SLOW_DOWN, "application/xml"), ServerTrouble, 3),
-        (gives(503), ServerTrouble, 0),
-        (gives(500), ServerTrouble, 0),
+        (responds_with(429), TooManyRequestsError, 3),
+        (responds_with(503, Retry_After="0"), ServerError, 3),
+        (responds_with(503, SLOW_DOWN, "application/xml"), ServerError, 3),
+        (responds_with(503), ServerError, 0),
+        (responds_with(500), ServerError, 0),
     ],
     ids=["429", "503 with Retry-After", "SlowDown", "503", "500"],
 )
-def test_only_replies_that_ask_for_it_count_as_throttled(server, quick, answer, error, throttled):
+def test_only_replies_that_ask_for_it_count_as_throttled(
+    server, make_session, answer, error, throttled
+):
     server.answers["/x"] = answer
-    (found,) = asked(quick(), f"{server.url}/x", error=error).values()
+    (found,) = measure_traffic(make_session(), f"{server.url}/x", error=error).values()
     assert (found.requests, found.retries, found.throttled) == (3, 2, throttled)
 
 
-def test_what_failed_counts_too(server, quick):
-    (found,) = asked(quick(), f"{server.url}/none", error=NotFound).values()
+def test_failed_requests_are_counted_too(server, make_session):
+    (found,) = measure_traffic(make_session(), f"{server.url}/none", error=NotFoundError).values()
     assert found.requests == 1
     assert found.bytes == len(b'{"detail": "Not found."}')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = f"127.0.0.1:{free.getsockname()[1]}"
-        found = asked(quick(), f"http://{nobody}/x", error=Unreachable)
+        unused_address = f"127.0.0.1:{free.getsockname()[1]}"
+        found = measure_traffic(
+            make_session(), f"http://{unused_address}/x", error=UnreachableError
+        )
     (refused,) = found.values()
-    assert (list(found), refused.requests, refused.retries) == ([nobody], 3, 2)
+    assert (list(found), refused.requests, refused.retries) == ([unused_address], 3, 2)
 
 
-def test_heads_count_without_bytes(server, quick):
-    server.answers["/x"] = gives(200, b"never sent")
+def test_heads_count_without_bytes(server, make_session):
+    server.answers["/x"] = responds_with(200, b"never sent")
     counter = TrafficCounter()
-    with counted(counter):
-        quick().head(f"{server.url}/x")
+    with count_traffic(counter):
+        make_session().head(f"{server.url}/x")
     assert counter.hosts() == {host(server): Traffic(requests=1)}
 
 
-def test_visits_side_by_side_count_their_own_and_the_run_counts_all(server, quick):
-    session, run = quick(), TrafficCounter()
-    server.answers["/x"] = value(1)
+def test_visits_side_by_side_count_their_own_and_the_run_counts_all(server, make_session):
+    session, run = make_session(), TrafficCounter()
+    server.answers["/x"] = responds_with_json(1)
     together = threading.Barrier(3)
 
     def visit(times: int) -> TrafficCounter:
         own = TrafficCounter()
-        with counted(run), counted(own), CountedPool(4) as pool:
+        with count_traffic(run), count_traffic(own), ContextThreadPool(4) as pool:
             together.wait()
             list(pool.map(lambda _: session.get_json(f"{server.url}/x"), range(times)))
         session.get_json(f"{server.url}/x")  # after the visit
@@ -120,10 +126,10 @@ def test_visits_side_by_side_count_their_own_and_the_run_counts_all(server, quic
         visits = list(pool.map(visit, (3, 7, 12)))
     assert [total_traffic(one.hosts()).requests for one in visits] == [3, 7, 12]
     assert total_traffic(run.hosts()).requests == 22
-    assert len(server.asked) == 25
+    assert len(server.requests) == 25
 
 
-def test_a_listing_in_parallel_counts_for_the_one_who_lists(server, quick):
+def test_requests_of_a_parallel_listing_are_counted_for_its_caller(server, make_session):
     keys = [f"f{folder}/{number:03}" for folder in range(4) for number in range(25)]
 
     def page(handler) -> None:
@@ -137,7 +143,7 @@ def test_a_listing_in_parallel_counts_for_the_one_who_lists(server, quick):
             for key in rest[:3]
         )
         cut = str(len(rest) > 3).lower()
-        reply(
+        send_reply(
             handler,
             200,
             (
@@ -147,39 +153,39 @@ def test_a_listing_in_parallel_counts_for_the_one_who_lists(server, quick):
             "application/xml",
         )
 
-    bucket = S3Bucket(quick(), "b0cket", endpoint=server.url, page_size=3)
+    bucket = S3Bucket(make_session(), "b0cket", endpoint=server.url, page_size=3)
     server.answers["/b0cket/"] = page
     counter = TrafficCounter()
-    with counted(counter):
+    with count_traffic(counter):
         rows = list(bucket.objects(b"", connections=4).rows())
     assert len(rows) == len(keys)
-    assert total_traffic(counter.hosts()).requests == len(server.asked) > 30
+    assert total_traffic(counter.hosts()).requests == len(server.requests) > 30
 
 
 def test_an_archive_cannot_name_hosts_without_end():
     counter = TrafficCounter()
-    with counted(counter):
+    with count_traffic(counter):
         for number in range(1000):
-            count(f"{number}.example.org", Traffic(requests=1))
+            record_traffic(f"{number}.example.org", Traffic(requests=1))
     found = counter.hosts()
     assert len(found) < 50
-    assert found[OTHERS].requests > 900
+    assert found[OTHER_HOSTS].requests > 900
     assert total_traffic(found).requests == 1000
 
 
-def test_nobody_counting_is_no_error(server, quick):
-    server.answers["/x"] = value(1)
-    assert quick().get_json(f"{server.url}/x") == 1
+def test_requests_without_a_counter_are_no_error(server, make_session):
+    server.answers["/x"] = responds_with_json(1)
+    assert make_session().get_json(f"{server.url}/x") == 1
 
 
-def test_traffic_comes_back_from_the_journals_words():
+def test_traffic_comes_back_from_its_journal_form():
     found = {"b": Traffic(1, 2, 0, 0, 0.0), "a": Traffic(5, 0, 3, 2, 1.5)}
-    words = dump_traffic(found)
-    assert words == {
+    document = dump_traffic(found)
+    assert document == {
         "a": {"requests": 5, "retries": 3, "throttled": 2, "waited": 1.5},
         "b": {"bytes": 2, "requests": 1},
     }
-    assert list(words) == ["a", "b"]
-    assert load_traffic(words) == found
+    assert list(document) == ["a", "b"]
+    assert load_traffic(document) == found
     with pytest.raises(TypeError):
         load_traffic({"a": {"cost": 1}})

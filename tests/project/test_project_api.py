@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror import lab
-from neuromirror.crawl import Sync, load_mirrors, parse_requests
+from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 
@@ -23,10 +23,12 @@ def blocks() -> list[str]:
 
 
 @pytest.fixture
-def folder(still_demo: DemoArchive, tmp_path: Path) -> Path:
+def folder(shared_demo: DemoArchive, tmp_path: Path) -> Path:
     """The folder of the tutorial, as far as these examples need it."""
     store = Store.open(tmp_path / "store", create=True)
-    requests = parse_requests(["demo:000002", "demo:000005"], load_mirrors(still_demo.mirrors))
+    requests = parse_sync_requests(
+        ["demo:000002", "demo:000005"], load_mirrors(shared_demo.mirrors)
+    )
     done = list(Sync(store, store.index_path).results(requests))
     assert {one.status for one in done} == {"ok"}
     return tmp_path
@@ -42,13 +44,13 @@ def test_the_examples_of_the_page_run_in_order(folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = done.stdout
-    assert "demo:000002@0.240301.1055 5 " in told
-    assert "ok demo:000005 " in told
-    assert "notneeded sub-201/" in told
-    assert "removed sub-202/sub-202_ses-01_behavior.nwb" in told
-    assert "@dataset{" in told
-    assert "there is no lock no.lock" in told
+    output = done.stdout
+    assert "demo:000002@0.240301.1055 5 " in output
+    assert "ok demo:000005 " in output
+    assert "notneeded sub-201/" in output
+    assert "removed sub-202/sub-202_ses-01_behavior.nwb" in output
+    assert "@dataset{" in output
+    assert "there is no lock no.lock" in output
 
 
 def test_the_page_shows_each_verb_and_names_only_what_there_is() -> None:

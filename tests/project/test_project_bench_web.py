@@ -28,5 +28,5 @@ def test_every_page_that_the_bench_asks_for_is_there(
                 assert reply.status_code == 200, (kind, address)
         assert server.memory_mb() > 0
         assert server.descriptors() > 0
-    again = bench_web_store.ready(tmp_path, sizes)
-    assert (again.store, again.seconds) == (made.store, 0)
+    second = bench_web_store.ready(tmp_path, sizes)
+    assert (second.store, second.seconds) == (made.store, 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from named_tests import ROOT, check_rows, named_tests, table_rows
+
+from support.documented_tests import ROOT, check_rows, named_tests, table_rows
 
 PAGE = ROOT / "docs" / "faults.md"
 HEAD = ["fault", "what must hold", "what the operator sees", "test"]

@@ -41,8 +41,8 @@ def test_a_source_file_stays_short_enough_to_read(path: Path) -> None:
 
 
 def test_nothing_is_left_to_do_in_the_text() -> None:
-    words = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
-    assert [name for name, text in texts() if words.search(text)] == []
+    pattern = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
+    assert [name for name, text in texts() if pattern.search(text)] == []
 
 
 def test_no_file_mentions_a_machine() -> None:
@@ -58,8 +58,8 @@ def test_no_file_mentions_a_machine() -> None:
 
 
 def test_no_test_skips_itself_because_something_is_missing() -> None:
-    words = re.compile(r"import" r"orskip|skip" r"if\(\s*(not )?(shutil|which|find_spec)")
-    assert [path.name for path in TESTS if words.search(path.read_text("utf-8"))] == []
+    pattern = re.compile(r"import" r"orskip|skip" r"if\(\s*(not )?(shutil|which|find_spec)")
+    assert [path.name for path in TESTS if pattern.search(path.read_text("utf-8"))] == []
 
 
 def test_test_files_have_names_of_their_own() -> None:
@@ -67,10 +67,10 @@ def test_test_files_have_names_of_their_own() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
-def test_every_room_has_tests() -> None:
-    rooms = {path.parent.name for path in (ROOT / "src" / "neuromirror").glob("*/__init__.py")}
+def test_every_package_has_tests() -> None:
+    packages = {path.parent.name for path in (ROOT / "src" / "neuromirror").glob("*/__init__.py")}
     tested = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert rooms - tested == set()
+    assert packages - tested == set()
 
 
 @pytest.mark.parametrize("name", ["scripts/demo", "scripts/test"])
@@ -107,7 +107,7 @@ def test_the_index_of_the_docs_names_every_page() -> None:
     assert {name for name in pages if f"({name})" not in index} == set()
 
 
-def test_import_rules_name_every_room() -> None:
+def test_import_rules_name_every_package() -> None:
     rules = (ROOT / ".importlinter").read_text("utf-8")
     for path in (ROOT / "src" / "neuromirror").glob("*/__init__.py"):
         # rooms beside each other share a line
@@ -120,7 +120,7 @@ def test_mirror_files_fit_the_schema_and_open() -> None:
 
     from jsonschema import Draft202012Validator
 
-    from neuromirror.crawl.mirrors import load_mirrors
+    from neuromirror.config.mirror_files import load_mirrors
 
     schema = json.loads((ROOT / "docs" / "mirror.schema.json").read_text("utf-8"))
     Draft202012Validator.check_schema(schema)

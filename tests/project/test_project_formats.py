@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from neuromirror.annex import extension
-from neuromirror.mint import Parents, Snapshot, mint
+from neuromirror.annex import key_extension
+from neuromirror.mint import ParentCommits, Snapshot, mint
 from neuromirror.model import (
     DatasetFacts,
     DatasetRef,
@@ -27,7 +27,7 @@ from neuromirror.model import (
     Document,
     FileRecord,
     Location,
-    PlacedFile,
+    SnapshotEntry,
     SnapshotHeader,
     VersionKind,
     VersionRef,
@@ -222,7 +222,7 @@ def snapshot(given: dict[str, Any]) -> Snapshot:
         ),
     )
     placed = [
-        PlacedFile(
+        SnapshotEntry(
             one["path"].encode(),
             key_of(one),
             FileRecord(
@@ -243,7 +243,7 @@ def test_neuromirror_mints_the_example(given: dict[str, Any], tmp_path: Path) ->
     repository.create()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    minted = mint(shot, repository.path, Parents(), lambda state: given["version"], scratch)
+    minted = mint(shot, repository.path, ParentCommits(), lambda state: given["version"], scratch)
     ids = examples("mint.md")["ids"]
     for one in (minted.commit, minted.tree, minted.annex_commit):
         assert one in ids
@@ -257,4 +257,4 @@ def test_extensions_are_as_the_table_says() -> None:
     )
     assert len(rows) == 6
     for name, ending in rows:
-        assert extension(name) == ending, name
+        assert key_extension(name) == ending, name

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from test_project_tutorial import neighbouring_ports
-from typed_pages import DOCS, blocks, not_run, type_page
 
 from neuromirror.cli import main
 from neuromirror.sources import source_kinds
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
+from support.documented_commands import DOCS, blocks, not_run, run_page
 
 ROOT = DOCS.parent
 HOWTOS = sorted(path.name for path in (DOCS / "howto").glob("*.md"))
@@ -59,30 +59,30 @@ def checkout(archives: dict[str, str], tmp_path: Path, request: pytest.FixtureRe
     (folder / "mirrors").mkdir(parents=True)
     for name in request.param:
         text = (ROOT / "mirrors" / f"{name}.toml").read_text("utf-8")
-        for said, meant in archives.items():
-            text = text.replace(said, meant)
+        for placeholder, replacement in archives.items():
+            text = text.replace(placeholder, replacement)
         (folder / "mirrors" / f"{name}.toml").write_text(text, "utf-8")
     return folder
 
 
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
 def test_mirroring_a_dandiset_goes_as_its_page_says(checkout: Path) -> None:
-    type_page("dandiset.md", checkout, DANDISET)
+    run_page("dandiset.md", checkout, DANDISET)
 
 
 @pytest.mark.parametrize("checkout", [["aind"]], indirect=True)
 def test_mirroring_a_project_of_aind_goes_as_its_page_says(checkout: Path) -> None:
-    type_page("aind.md", checkout, PROJECT)
+    run_page("aind.md", checkout, PROJECT)
 
 
 @pytest.mark.parametrize("checkout", [["bossdb"]], indirect=True)
 def test_mirroring_a_channel_goes_as_its_page_says(checkout: Path) -> None:
-    type_page("boss.md", checkout, CHANNEL)
+    run_page("boss.md", checkout, CHANNEL)
 
 
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
 def test_the_service_runs_as_its_page_says(checkout: Path) -> None:
-    type_page("service.md", checkout, {"9464": str(neighbouring_ports(1))})
+    run_page("service.md", checkout, {"9464": str(neighbouring_ports(1))})
 
 
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
@@ -99,11 +99,11 @@ def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None
         .exit_code
         == 0
     )
-    nobody = f"ria+http://127.0.0.1:{neighbouring_ports(1)}/"
-    type_page("pin.md", checkout, {**DANDISET, "ria+https://mirror.example.org/": nobody})
+    dead_url = f"ria+http://127.0.0.1:{neighbouring_ports(1)}/"
+    run_page("pin.md", checkout, {**DANDISET, "ria+https://mirror.example.org/": dead_url})
     # whoever restores has the paper's repository, and no store
     (checkout / "store").rename(checkout / "gone")
-    type_page("restore.md", checkout / "paper", DANDISET)
+    run_page("restore.md", checkout / "paper", DANDISET)
 
 
 @pytest.mark.parametrize("page", HOWTOS)
@@ -116,8 +116,8 @@ def test_a_how_to_says_for_whom_it_is_and_what_can_go_wrong(page: str) -> None:
 
 @pytest.mark.parametrize("page", HOWTOS)
 def test_only_installations_are_not_run(page: str) -> None:
-    for words in not_run(page):
-        assert words[:2] == ["pip", "install"], words
+    for argv in not_run(page):
+        assert argv[:2] == ["pip", "install"], argv
 
 
 @pytest.mark.parametrize("page", HOWTOS)
@@ -127,8 +127,8 @@ def test_commands_that_a_how_to_names_are_ones_that_there_are(page: str) -> None
         assert name in main.commands
     for block in blocks(page):
         if block.language == "toml" and not block.mark.endswith("pyproject.toml"):
-            told = tomllib.loads(block.body)
-            assert told.get("source", "shelf") in {*source_kinds(), "shelf"}
+            settings = tomllib.loads(block.body)
+            assert settings.get("source", "shelf") in {*source_kinds(), "shelf"}
 
 
 def test_every_how_to_is_typed_by_a_test() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from test_project_tutorial import neighbouring_ports
-from typed_pages import blocks, not_run, type_page
+
+from support.documented_commands import blocks, not_run, run_page
 
 PAGE = "source.md"
 
@@ -34,5 +35,5 @@ def test_the_example_package_is_installed_and_mirrors(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
     folder = tmp_path / "work"
     folder.mkdir()
-    typed = type_page(PAGE, folder, {"8900": str(neighbouring_ports(1))})
+    typed = run_page(PAGE, folder, {"8900": str(neighbouring_ports(1))})
     assert "neuromirror sync shelf" in typed

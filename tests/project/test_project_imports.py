@@ -11,9 +11,11 @@ import pytest
 
 import neuromirror
 
-ROOMS = sorted(path.parent.name for path in Path(neuromirror.__file__).parent.glob("*/__init__.py"))
+PACKAGES = sorted(
+    path.parent.name for path in Path(neuromirror.__file__).parent.glob("*/__init__.py")
+)
 
-OF_THE_EXTRAS = [
+EXTRA_PACKAGES = [
     "boto3",
     "botocore",
     "dandi",
@@ -31,7 +33,7 @@ OF_THE_EXTRAS = [
     "werkzeug",
     "zarr",
 ]
-HEAVY = [*OF_THE_EXTRAS, "pydantic", "requests", "sqlite3", "sqlite_utils", "urllib3", "zstandard"]
+HEAVY = [*EXTRA_PACKAGES, "pydantic", "requests", "sqlite3", "sqlite_utils", "urllib3", "zstandard"]
 
 HELP = """
 import json, sys
@@ -43,7 +45,7 @@ except SystemExit as end:
 print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
 
-ALONE = """
+STANDALONE = """
 import sys
 
 class Missing:
@@ -71,9 +73,9 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert loaded & set(HEAVY) == set()
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_can_be_imported_without_any_extra(room: str) -> None:
-    program = ALONE.format(names=OF_THE_EXTRAS, room=room)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_can_be_imported_without_any_extra(package: str) -> None:
+    program = STANDALONE.format(names=EXTRA_PACKAGES, room=package)
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -81,7 +83,7 @@ def test_a_room_can_be_imported_without_any_extra(room: str) -> None:
 
 
 def test_the_check_for_a_small_install_can_fail() -> None:
-    program = ALONE.format(names=["click"], room="model") + "import click\n"
+    program = STANDALONE.format(names=["click"], room="model") + "import click\n"
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )

@@ -62,15 +62,17 @@ def test_citation_and_changelog_name_the_version_and_its_day() -> None:
 
 
 def test_the_metadata_says_what_a_person_needs_to_know() -> None:
-    told = metadata("neuromirror")
-    assert told["Name"] == "neuromirror"
-    assert told["Requires-Python"] == ">=3.11"
-    assert "MIT" in (told.get_all("License-Expression") or told.get_all("License") or [])
-    assert told["Author"] == "The neuromirror developers"
+    fields = metadata("neuromirror")
+    assert fields["Name"] == "neuromirror"
+    assert fields["Requires-Python"] == ">=3.11"
+    assert "MIT" in (fields.get_all("License-Expression") or fields.get_all("License") or [])
+    assert fields["Author"] == "The neuromirror developers"
     assert "MIT License" in (ROOT / "LICENSE").read_text("utf-8")
-    assert told["Description-Content-Type"] == "text/markdown"
+    assert fields["Description-Content-Type"] == "text/markdown"
     for minor in (11, 12, 13):
-        assert f"Programming Language :: Python :: 3.{minor}" in (told.get_all("Classifier") or [])
+        assert f"Programming Language :: Python :: 3.{minor}" in (
+            fields.get_all("Classifier") or []
+        )
 
 
 def test_entry_points_lead_to_something(setup: configparser.ConfigParser) -> None:

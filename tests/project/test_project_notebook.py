@@ -10,13 +10,13 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from typed_pages import DOCS, type_page
 
-from neuromirror.crawl import Sync, load_mirrors, parse_requests
+from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
 from neuromirror.index import Index
-from neuromirror.lab import Wanted, pin
+from neuromirror.lab import PinRequest, pin
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
+from support.documented_commands import DOCS, run_page
 
 NOTEBOOK = DOCS / "notebooks" / "pinned-version.ipynb"
 VERSION = "demo:000002@0.240301.1055"
@@ -38,42 +38,44 @@ def pictures(notebook: Any) -> int:
 
 
 @pytest.fixture
-def paper(still_demo: DemoArchive, tmp_path: Path) -> Path:
+def paper(shared_demo: DemoArchive, tmp_path: Path) -> Path:
     """A lock with a bundle beside it, whose store is gone."""
     store = Store.open(tmp_path / "gone", create=True)
-    requests = parse_requests(["demo:000002"], load_mirrors(still_demo.mirrors))
+    requests = parse_sync_requests(["demo:000002"], load_mirrors(shared_demo.mirrors))
     assert {one.status for one in Sync(store, store.index_path).results(requests)} == {"ok"}
     folder = tmp_path / "paper"
     folder.mkdir()
     with Index.open_readonly(store.index_path) as index:
-        wanted = [Wanted("demo:000002", "0.240301.1055", bundle=True)]
-        assert {one.status for one in pin(folder / "datasets.lock", wanted, store, index)} == {"ok"}
+        pin_requests = [PinRequest("demo:000002", "0.240301.1055", bundle=True)]
+        assert {
+            one.status for one in pin(folder / "datasets.lock", pin_requests, store, index)
+        } == {"ok"}
     return folder
 
 
 def test_the_notebook_opens_a_version_from_nothing_but_its_name(
-    still_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PINNED_VERSION", VERSION)
-    monkeypatch.setenv("PINNED_API", still_demo.api_url)
+    monkeypatch.setenv("PINNED_API", shared_demo.api_url)
     ran = read()
     NotebookClient(
         ran, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
-    told = printed(ran)
-    assert f"{VERSION}: 5 files, 211,122 bytes, swh:1:rev:" in told
-    assert "sha256 holds: " in told
+    output = printed(ran)
+    assert f"{VERSION}: 5 files, 211,122 bytes, swh:1:rev:" in output
+    assert "sha256 holds: " in output
     for line in ("commit: 1 ok", "state: 1 ok", "file: 1 ok", "file: 4 notneeded"):
-        assert f"{line}\n" in told
-    assert "Series, (500, " in told
-    assert "(Version 0.240301.1055) [Data set]. DANDI Archive." in told
+        assert f"{line}\n" in output
+    assert "Series, (500, " in output
+    assert "(Version 0.240301.1055) [Data set]. DANDI Archive." in output
     assert pictures(ran) == 1
 
 
 def test_a_lock_is_opened_as_the_how_to_says(paper: Path) -> None:
     copy = paper / "pinned-version.ipynb"
     copy.write_bytes(NOTEBOOK.read_bytes())
-    type_page(
+    run_page(
         "notebook.md", paper, {"sub-RAT123/sub-RAT123.nwb": "sub-201/sub-201_ses-01_ecephys.nwb"}
     )
     ran = nbformat.read(paper / "result.ipynb", as_version=4)

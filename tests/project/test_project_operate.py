@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 from test_project_tutorial import Terminal, matches, neighbouring_ports
 
 from neuromirror.cli import main
-from neuromirror.crawl import load_mirror, recording
+from neuromirror.crawl import load_mirror, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store
@@ -80,20 +80,18 @@ def _is_of_this_checkout(command: str) -> None:
 
 
 def _options_are_known(command: str) -> None:
-    program, *words = shlex.split(command)
-    told = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
-    for word in words:
-        if word.startswith("--"):
-            assert word in told.stdout + told.stderr, word
+    program, *arguments = shlex.split(command)
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    for argument in arguments:
+        if argument.startswith("--"):
+            assert argument in usage.stdout + usage.stderr, argument
 
 
 def _is_the_program_of_unit_and_cron(command: str) -> None:
-    place = shlex.split(command)[-1]
+    path = shlex.split(command)[-1]
     unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
-    assert f"ExecStart={place} serve" in unit
-    assert f"{Path(place).parent}:" in (ROOT / "scripts" / "cron" / "neuromirror").read_text(
-        "utf-8"
-    )
+    assert f"ExecStart={path} serve" in unit
+    assert f"{Path(path).parent}:" in (ROOT / "scripts" / "cron" / "neuromirror").read_text("utf-8")
 
 
 def _is_the_user_of_unit_and_cron(command: str) -> None:
@@ -130,12 +128,12 @@ def _is_nginxs_own(command: str) -> None:
     text = PAGE.read_text("utf-8")
     for file in re.findall(r"/etc/nginx/\S+available/\S+", command):
         assert f"as `{file}`" in text
-    (told,) = re.findall(r"^```nginx\n(.*?)^```$", text, re.M | re.S)
-    assert told.count("{") == told.count("}")
+    (configuration,) = re.findall(r"^```nginx\n(.*?)^```$", text, re.M | re.S)
+    assert configuration.count("{") == configuration.count("}")
     unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
-    (place,) = re.findall(r"proxy_pass http://(\S+);", told)
-    assert f"--catalogue {place} " in unit
-    (name,) = re.findall(r"server_name (\S+);", told)
+    (upstream,) = re.findall(r"proxy_pass http://(\S+);", configuration)
+    assert f"--catalogue {upstream} " in unit
+    (name,) = re.findall(r"server_name (\S+);", configuration)
     assert f"NEUROMIRROR_CATALOGUE_ADDRESS=https://{name}\\n" in text
 
 
@@ -232,12 +230,12 @@ class Systemd:
         self._listening.settimeout(120)
         self._socket.unlink(missing_ok=True)
         self._listening.bind(str(self._socket))
-        program, *words = shlex.split(command)
+        program, *arguments = shlex.split(command)
         found = shutil.which(Path(program).name)
         assert found is not None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [found, *words],
+                [found, *arguments],
                 env={
                     **os.environ,
                     **dict(line.split("=", 1) for line in lines),
@@ -248,8 +246,8 @@ class Systemd:
                 stderr=log,
             )
         # its log says why nothing came
-        told = {self._listening.recv(4096).split(b"\n")[0] for _ in range(2)}
-        assert told == {b"READY=1", b"WATCHDOG=1"}, self.log.read_text()
+        states = {self._listening.recv(4096).split(b"\n")[0] for _ in range(2)}
+        assert states == {b"READY=1", b"WATCHDOG=1"}, self.log.read_text()
 
     def stop(self) -> None:
         if self._process is None or self._listening is None:
@@ -370,15 +368,15 @@ def test_every_block_of_commands_is_seen() -> None:
     assert len(ran) > 20
 
 
-def test_prometheus_is_told_where_the_unit_serves_its_figures() -> None:
+def test_the_prometheus_example_scrapes_the_address_of_the_unit() -> None:
     text = PAGE.read_text("utf-8")
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)
-    told = YAML(typ="safe").load(block)
-    (job,) = told["scrape_configs"]
+    configuration = YAML(typ="safe").load(block)
+    (job,) = configuration["scrape_configs"]
     unit = (ROOT / "scripts" / "systemd" / "neuromirror.service").read_text("utf-8")
     (target,) = job["static_configs"][0]["targets"]
     assert f"--metrics {target} " in unit
-    assert f"cp scripts/alerts.yml {told['rule_files'][0]}" in text
+    assert f"cp scripts/alerts.yml {configuration['rule_files'][0]}" in text
     alerts = (ROOT / "scripts" / "alerts.yml").read_text("utf-8")
     # the rules ask for figures of the job by its name
     assert set(re.findall(r'job="(\w+)"', alerts)) == {job["job_name"]}
@@ -399,7 +397,7 @@ def test_the_log_has_the_fields_that_the_how_to_names() -> None:
 
 def test_the_figures_that_the_how_to_names_are_there(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", create=True)
-    with recording(store, store.index_path), Schedule.open(store.schedule_path) as schedule:
+    with open_recorder(store, store.index_path), Schedule.open(store.schedule_path) as schedule:
         page = Metrics(store, store.index_path, schedule, []).page().decode()
     names = set(re.findall(r"`(neuromirror_[a-z_]+)`", PAGE.read_text("utf-8")))
     assert len(names) > 10

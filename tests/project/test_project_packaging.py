@@ -22,11 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
 from neuromirror.cli import main
-from neuromirror.crawl import FailureLog, recording
+from neuromirror.crawl import FailureLog, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import Traffic
 from neuromirror.net import urls
-from neuromirror.service.health import HealthServer, Pulse
+from neuromirror.service.health import HealthServer, Heartbeat
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store
 
@@ -43,18 +43,18 @@ def test_the_command_of_a_recipe_is_one_that_there_is() -> None:
     lines = [line for _, key, line in settings() if key == "ExecStart"]
     cron = cron_line().rpartition(" neuromirror serve")
     container = instructions()
-    places = "--metrics 127.0.0.1:9464 --catalogue 127.0.0.1:8270"
-    assert lines == [f"{INSTALLED} serve {places} --log-json"]
-    for words in (
+    addresses = "--metrics 127.0.0.1:9464 --catalogue 127.0.0.1:8270"
+    assert lines == [f"{INSTALLED} serve {addresses} --log-json"]
+    for arguments in (
         shlex.split(lines[0])[1:],
         shlex.split(f"serve{cron[2]}"),
         json.loads(container["CMD"]),
     ):
-        command = main.commands[words[0]]
-        parsed = command.make_context(words[0], words[1:], resilient_parsing=True).params
+        command = main.commands[arguments[0]]
+        parsed = command.make_context(arguments[0], arguments[1:], resilient_parsing=True).params
         # nothing was left over, and each option was understood
         assert parsed["names"] == ()
-        assert sum(word.startswith("--") for word in words) == sum(
+        assert sum(argument.startswith("--") for argument in arguments) == sum(
             parsed[name] not in (None, False)
             for name in ("metrics", "catalogue", "log_json", "once")
         )
@@ -93,9 +93,9 @@ def test_systemd_accepts_the_unit(analyze: list[str]) -> None:
     program, unit = analyze
     done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False)
     # of other units of the machine it may say what it likes
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert UNIT.name not in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert UNIT.name not in output
 
     # it does look: a setting that does not exist is told of
     Path(unit).write_text(Path(unit).read_text().replace("NoNewPrivileges", "NoNewPrivilege"))
@@ -112,35 +112,38 @@ def test_the_unit_leaves_little_to_an_intruder(analyze: list[str]) -> None:
 
 
 def test_the_unit_says_what_the_service_counts_on() -> None:
-    told = {name: value for section, name, value in settings() if section == "[Service]"}
-    # what neuromirror.service.notify says is taken from the process that says it
-    assert (told["Type"], told["NotifyAccess"]) == ("notify", "main")
+    unit = {name: value for section, name, value in settings() if section == "[Service]"}
+    # what neuromirror.service.systemd_notifier says is taken from the process that says it
+    assert (unit["Type"], unit["NotifyAccess"]) == ("notify", "main")
     # a service that is told to end does so in 30 s
-    assert int(told["TimeoutStopSec"].removesuffix("s")) > 30
+    assert int(unit["TimeoutStopSec"].removesuffix("s")) > 30
     # what is wrong with a configuration (exit code 2) is not tried again and again
-    assert (told["Restart"], told["RestartPreventExitStatus"]) == ("on-failure", "2")
+    assert (unit["Restart"], unit["RestartPreventExitStatus"]) == ("on-failure", "2")
     # one worker that takes too much memory is not the end of all
-    assert told["OOMPolicy"] == "continue"
+    assert unit["OOMPolicy"] == "continue"
     # all together leave memory to the rest of the machine
-    assert 0 < int(told["MemoryMax"].removesuffix("%")) < 100
-    writable = told["ReadWritePaths"]
+    assert 0 < int(unit["MemoryMax"].removesuffix("%")) < 100
+    writable = unit["ReadWritePaths"]
     for name, value in variables().items():
         if name.endswith(("STORE", "BACKUP")):
             assert value.startswith(f"{writable}/")
 
 
 def test_unit_and_container_bound_what_an_intruder_or_a_visitor_can_take() -> None:
-    told = {name: value for section, name, value in settings() if section == "[Service]"}
-    assert told["ProtectSystem"] == "strict"
-    assert told["LimitCORE"] == "0"
+    unit = {name: value for section, name, value in settings() if section == "[Service]"}
+    assert unit["ProtectSystem"] == "strict"
+    assert unit["LimitCORE"] == "0"
     assert all(
-        told[name] == "yes" for name in ("NoNewPrivileges", "PrivateTmp", "RestrictSUIDSGID")
+        unit[name] == "yes" for name in ("NoNewPrivileges", "PrivateTmp", "RestrictSUIDSGID")
     )
     bounds = {"MemoryHigh", "MemoryMax", "TasksMax", "LimitNOFILE", "CPUWeight", "SystemCallFilter"}
-    assert bounds <= set(told)
+    assert bounds <= set(unit)
     # each address at which a cloud serves credentials
     denied = {
-        word for _, name, line in settings() if name == "IPAddressDeny" for word in line.split()
+        network
+        for _, name, line in settings()
+        if name == "IPAddressDeny"
+        for network in line.split()
     }
     assert {"link-local", "multicast"} <= denied
     assert denied - {"link-local", "multicast"} == {
@@ -151,8 +154,8 @@ def test_unit_and_container_bound_what_an_intruder_or_a_visitor_can_take() -> No
     for name in ("--memory", "--pids-limit", "--read-only", "--cap-drop all", "--cpu-shares"):
         assert f"{name} " in run
     for limit in ("nofile", "core"):
-        assert f"--ulimit {limit}={told[f'Limit{limit.upper()}']} " in run
-    assert f"--pids-limit {told['TasksMax']} " in run
+        assert f"--ulimit {limit}={unit[f'Limit{limit.upper()}']} " in run
+    assert f"--pids-limit {unit['TasksMax']} " in run
     assert "--security-opt no-new-privileges " in run
     for name in (*bounds, "LimitCORE", "ProtectSystem", "NoNewPrivileges", "IPAddressDeny"):
         assert f"`{name}=" in page, name
@@ -162,7 +165,7 @@ def test_the_environment_file_is_read_alike_by_systemd_and_by_a_shell(tmp_path: 
     found = variables()
     assert {"NEUROMIRROR_MIRRORS", "NEUROMIRROR_STORE"} <= set(found)
     command = 'set -a; . "$1"; exec env'
-    said = subprocess.run(
+    output = subprocess.run(
         ["sh", "-c", command, "sh", str(ENVIRONMENT)],
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
@@ -170,7 +173,7 @@ def test_the_environment_file_is_read_alike_by_systemd_and_by_a_shell(tmp_path: 
         check=True,
     ).stdout
     for name, value in found.items():
-        assert f"{name}={value}\n" in said
+        assert f"{name}={value}\n" in output
 
 
 def variables() -> dict[str, str]:
@@ -220,11 +223,11 @@ def test_cron_does_what_is_due_once_and_never_twice_at_a_time(tmp_path: Path) ->
             assert second.returncode == 0
         os.killpg(first.pid, signal.SIGTERM)
     # what was killed may hold the lock for an instant yet
-    said = ""
-    while not said:
+    output = ""
+    while not output:
         with run() as third:
-            said = third.communicate()[0]
-    assert said == "serve --once in somewhere\n"
+            output = third.communicate()[0]
+    assert output == "serve --once in somewhere\n"
 
 
 # --- containers
@@ -238,14 +241,14 @@ def instructions() -> dict[str, str]:
 
 
 def test_a_container_is_of_debian_12_and_nobodys_root() -> None:
-    told = instructions()
-    assert told["FROM"] == "docker.io/library/debian:12-slim"
-    assert int(told["USER"]) >= 1000
-    assert f"--uid {told['USER']} " in CONTAINER.read_text("utf-8")
-    assert told["STOPSIGNAL"] == "SIGTERM"
-    assert json.loads(told["ENTRYPOINT"]) == ["tini", "--", "neuromirror"]
-    settings = dict(one.split("=", 1) for one in shlex.split(told["ENV"]))
-    assert settings["NEUROMIRROR_STORE"].startswith(told["VOLUME"])
+    found = instructions()
+    assert found["FROM"] == "docker.io/library/debian:12-slim"
+    assert int(found["USER"]) >= 1000
+    assert f"--uid {found['USER']} " in CONTAINER.read_text("utf-8")
+    assert found["STOPSIGNAL"] == "SIGTERM"
+    assert json.loads(found["ENTRYPOINT"]) == ["tini", "--", "neuromirror"]
+    settings = dict(one.split("=", 1) for one in shlex.split(found["ENV"]))
+    assert settings["NEUROMIRROR_STORE"].startswith(found["VOLUME"])
     for name, value in variables().items():
         assert settings[name] == value
 
@@ -254,10 +257,10 @@ def test_what_a_container_is_made_of_is_there_and_let_through(tmp_path: Path) ->
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert ignored[0] == "*"
     copied = [
-        word
+        source
         for line in CONTAINER.read_text("utf-8").splitlines()
         if line.startswith("COPY ")
-        for word in line.split()[1:-1]
+        for source in line.split()[1:-1]
     ]
     assert {"setup.cfg", "constraints.txt", "src"} <= set(copied)
     for name in copied:
@@ -299,8 +302,8 @@ def test_a_container_is_healthy_while_the_loop_turns() -> None:
     program, option, code = ast.literal_eval(check)
     assert (program, option) == ("python3", "-c")
     now = [0.0]
-    pulse = Pulse(30, clock=lambda: now[0])
-    with HealthServer(("127.0.0.1", 0), pulse=pulse, problems=list, metrics=bytes) as server:
+    pulse = Heartbeat(30, clock=lambda: now[0])
+    with HealthServer(("127.0.0.1", 0), heartbeat=pulse, problems=list, metrics=bytes) as server:
         command = [sys.executable, "-c", code.replace("9464", str(server.address[1]))]
         assert subprocess.run(command, check=False).returncode == 0
         now[0] = 60
@@ -322,15 +325,15 @@ def figures(tmp_path: Path) -> dict[str, set[str]]:
     """The names of all samples, and the labels that they have."""
     store = Store.open(tmp_path / "store", create=True)
     with (
-        recording(store, store.index_path) as recorder,
+        open_recorder(store, store.index_path) as recorder,
         Schedule.open(store.schedule_path) as schedule,
     ):
-        FailureLog(recorder).failed("list", "HTTP 503", "demo")
+        FailureLog(recorder).record_failure("list", "HTTP 503", "demo")
         metrics = Metrics(store, store.index_path, schedule, ["demo"])
-        metrics.job_ended("visit", "demo", "failed", 1)
-        metrics.chore_ended("backup", True, 1)
-        metrics.asked("demo", {"host": Traffic(requests=1)})
-        metrics.ticked(1)
+        metrics.job_finished("visit", "demo", "failed", 1)
+        metrics.housekeeping_finished("backup", True, 1)
+        metrics.requests_sent("demo", {"host": Traffic(requests=1)})
+        metrics.tick_finished(1)
         page = metrics.page().decode()
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(page):
@@ -343,12 +346,12 @@ def figures(tmp_path: Path) -> dict[str, set[str]]:
 
 
 def test_alerts_are_about_figures_that_there_are(figures: dict[str, set[str]]) -> None:
-    asked = set()
+    metrics = set()
     for rule in rules():
         expression = rule["expr"]
         assert expression.count("(") == expression.count(")")
         names = set(re.findall(r"\b(?:neuromirror|process)_\w+", expression))
-        asked |= names
+        metrics |= names
         assert names or expression == 'up{job="neuromirror"} == 0'
         for name in names:
             assert name in figures, f"{rule['alert']}: {name}"
@@ -358,7 +361,7 @@ def test_alerts_are_about_figures_that_there_are(figures: dict[str, set[str]]) -
         used |= {name for name in re.findall(r"[{,]\s*(\w+)=~?\"", expression) if name != "job"}
         assert used <= labels, rule["alert"]
     for what in ("list_last_success", "open_holds", "incidents", "jobs_total", "store_free_bytes"):
-        assert any(what in name for name in asked), what
+        assert any(what in name for name in metrics), what
 
 
 def test_each_alert_says_what_it_means_and_what_to_do() -> None:

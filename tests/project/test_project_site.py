@@ -99,16 +99,16 @@ def build(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
 
     Not with ``--quiet``: then warnings are not counted, and ``--strict`` lets them pass.
     """
-    nobody = "http://127.0.0.1:9"
+    dead_proxy = "http://127.0.0.1:9"
     return subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", target],
         cwd=root,
         env={
             **os.environ,
             "NO_MKDOCS_2_WARNING": "1",
-            "http_proxy": nobody,
-            "https_proxy": nobody,
-            "all_proxy": nobody,
+            "http_proxy": dead_proxy,
+            "https_proxy": dead_proxy,
+            "all_proxy": dead_proxy,
         },
         capture_output=True,
         text=True,
@@ -225,13 +225,13 @@ def test_the_pages_are_the_readers_own(site: Path) -> None:
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     text = (DOCS / "api.md").read_text("utf-8")
     packages = re.findall(r"^\| \[`neuromirror\.(\w+)`\]\(python/(\w+)\.md\)", text, re.M)
-    assert {"lab", "model", "sources"} <= {room for room, _ in packages}
+    assert {"lab", "model", "sources"} <= {package for package, _ in packages}
     assert {page for _, page in packages} == {path.stem for path in (DOCS / "python").iterdir()}
-    for room, page in packages:
+    for package, page in packages:
         built = parsed(site / "python" / f"{page}.html")
-        names = importlib.import_module(f"neuromirror.{room}").__all__
+        names = importlib.import_module(f"neuromirror.{package}").__all__
         assert names
-        assert {name for name in names if f"neuromirror.{room}.{name}" not in built.ids} == set()
+        assert {name for name in names if f"neuromirror.{package}.{name}" not in built.ids} == set()
 
 
 def test_docstrings_are_shown_without_marks_of_another_language(site: Path) -> None:
@@ -250,7 +250,7 @@ def test_the_notebook_and_the_formats_can_be_found(site: Path) -> None:
     assert (site / "mirror.schema.json").is_file()
 
 
-def test_a_page_without_a_place_in_the_menu_and_a_dead_link_are_refused(tmp_path: Path) -> None:
+def test_a_page_missing_from_the_menu_and_a_broken_link_are_refused(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "README.md").write_text("# Home\n\n[away](gone.md)\n", "utf-8")
     (tmp_path / "docs" / "left.md").write_text("# Left out\n", "utf-8")
@@ -267,9 +267,9 @@ def test_a_page_without_a_place_in_the_menu_and_a_dead_link_are_refused(tmp_path
 
 def test_the_script_makes_the_site_in_the_projects_own_environment() -> None:
     script = (ROOT / "scripts" / "docs").read_text("utf-8")
-    told = subprocess.run(
+    output = subprocess.run(
         [ROOT / "scripts" / "docs", "--help"], capture_output=True, text=True, check=True
     )
-    assert "scripts/docs --site [DIR]" in told.stdout
+    assert "scripts/docs --site [DIR]" in output.stdout
     assert '"$root/scripts/bootstrap" test\n' in script
     assert '"$root/.venv/bin/mkdocs" build --strict --site-dir "$target"' in script

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from named_tests import ROOT, check_rows, named_tests, table_rows
+
+from support.documented_tests import ROOT, check_rows, named_tests, table_rows
 
 PAGE = ROOT / "docs" / "threat-model.md"
 HEAD = ["entry point", "attack", "defence", "module", "test"]

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# the places of the crawl's tests
-sys.path.append(str(Path(__file__).parents[1] / "crawl"))
-# and the simulation
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-
-from crawl_place import Place
-from service_office import Office, office_of
-from service_store import copy_of, synced
-
 from neuromirror_demo import DemoArchive
+from support.job_harness import JobHarness, open_job_harness
+from support.mirror_harness import MirrorHarness
+from support.synced_mirror import copy_mirror, sync_mirror
 
 
 @pytest.fixture
-def place(demo: DemoArchive, tmp_path: Path) -> Place:
+def mirror_harness(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
     """An empty place for a store, beside a fresh demo archive."""
-    return Place(demo.mirrors, tmp_path / "store")
+    return MirrorHarness(demo.mirrors, tmp_path / "store")
 
 
 @pytest.fixture
-def office(place: Place) -> Iterator[Office]:
+def job_harness(mirror_harness: MirrorHarness) -> Iterator[JobHarness]:
     """A desk over the place's store, with its schedule."""
-    with office_of(place) as running:
+    with open_job_harness(mirror_harness) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def still_place(still_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def shared_mirror_harness(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
     """A store of the archive that stands still, to read only."""
-    return synced(still_demo, tmp_path_factory.mktemp("synced"))
+    return sync_mirror(shared_demo, tmp_path_factory.mktemp("synced"))
 
 
 @pytest.fixture
-def copied(still_place: Place, tmp_path: Path) -> Place:
+def copied_mirror_harness(shared_mirror_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
     """A copy of that store, to write to."""
-    return copy_of(still_place, tmp_path / "copied")
+    return copy_mirror(shared_mirror_harness, tmp_path / "copied")

@@ -11,59 +11,59 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from crawl_place import Place
-from service_store import copy_of, dump, flip
 
-from neuromirror.crawl import recording
-from neuromirror.index import IndexUnusable, Schedule, TaskRow
-from neuromirror.index.backup import flaws, position_of
+from neuromirror.crawl import open_recorder
+from neuromirror.index import IndexUnusableError, Schedule, TaskRow
+from neuromirror.index.backup import integrity_errors, read_position
 from neuromirror.model import EventRaised, MirrorSeen
 from neuromirror.service.backup import (
-    BackupFailed,
-    BackupForeign,
-    NoBackup,
+    BackupError,
+    BackupNotFoundError,
+    ForeignBackupError,
     back_up,
     generations,
-    restore_index,
+    restore_from_backup,
 )
-from neuromirror.store import StoreBusy, locked
+from neuromirror.store import StoreBusyError, file_lock
+from support.mirror_harness import MirrorHarness
+from support.synced_mirror import copy_mirror, dump_index, flip_bit
 
 EVENT = EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00:00+00:00")
 
 
 def test_an_old_backup_is_caught_up_by_the_journal_to_equal_tables(
-    copied: Place, tmp_path: Path
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied.store
+    store = copied_mirror_harness.store
     made = back_up(store, store.index_path, tmp_path / "kept")
     assert made.position == store.journal_size()
-    with recording(store, store.index_path) as recorder:
+    with open_recorder(store, store.index_path) as recorder:
         recorder.record(EVENT, EVENT)
-    wanted = dump(store.index_path)
+    expected = dump_index(store.index_path)
     store.index_path.unlink()
-    done = restore_index(store, store.index_path, tmp_path / "kept")
-    assert (done.generation, done.entries, done.passed_over) == (made, 2, ())
-    assert dump(store.index_path) == wanted
+    done = restore_from_backup(store, store.index_path, tmp_path / "kept")
+    assert (done.generation, done.entries, done.skipped) == (made, 2, ())
+    assert dump_index(store.index_path) == expected
 
 
 def test_a_backup_made_while_the_index_is_open_and_written_is_whole(
-    copied: Place, tmp_path: Path
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied.store
-    with recording(store, store.index_path) as recorder:
+    store = copied_mirror_harness.store
+    with open_recorder(store, store.index_path) as recorder:
         # what was written is in the log beside the file, and not in the file yet
         recorder.record(EVENT)
         made = back_up(store, store.index_path, tmp_path / "kept")
         recorder.record(EVENT)
     assert [path.name for path in sorted(made.folder.iterdir())] == ["backup.json", "index.sqlite"]
-    assert flaws(made.folder / "index.sqlite", deep=True) == []
-    assert position_of(made.folder / "index.sqlite") == made.position < store.journal_size()
+    assert integrity_errors(made.folder / "index.sqlite", deep=True) == []
+    assert read_position(made.folder / "index.sqlite") == made.position < store.journal_size()
 
 
 def test_only_the_newest_copies_are_kept_and_the_schedule_is_among_them(
-    copied: Place, tmp_path: Path
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, kept = copied.store, tmp_path / "kept"
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
     with Schedule.open(store.schedule_path) as schedule:
         schedule.put([TaskRow("demo:000001", "demo", "000001", due=5.0)])
         made = [back_up(store, store.index_path, kept, keep=2) for _ in range(4)]
@@ -78,45 +78,51 @@ def test_only_the_newest_copies_are_kept_and_the_schedule_is_among_them(
         assert [row.due for row in schedule.tasks()] == [5.0]
 
 
-def test_a_damaged_index_makes_no_backup_and_drops_none(copied: Place, tmp_path: Path) -> None:
-    store, kept = copied.store, tmp_path / "kept"
+def test_a_damaged_index_makes_no_backup_and_drops_none(
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
     made = back_up(store, store.index_path, kept, keep=1)
     content = bytearray(store.index_path.read_bytes())
     page = int.from_bytes(content[16:18], "big")
     content[page * 3 : page * 3 + 8] = b"\xff" * 8  # the head of a page
     store.index_path.write_bytes(content)
-    with pytest.raises((BackupFailed, IndexUnusable)):
+    with pytest.raises((BackupError, IndexUnusableError)):
         back_up(store, store.index_path, kept, keep=1)
     assert [one.folder for one in generations(kept)] == [made.folder]
 
 
-def test_a_damaged_copy_is_passed_over_for_an_older_one(copied: Place, tmp_path: Path) -> None:
-    store, kept = copied.store, tmp_path / "kept"
-    wanted = dump(store.index_path)
+def test_a_damaged_copy_is_passed_over_for_an_older_one(
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    expected = dump_index(store.index_path)
     older = back_up(store, store.index_path, kept)
     newer = back_up(store, store.index_path, kept)
     content = bytearray((newer.folder / "index.sqlite").read_bytes())
     page = int.from_bytes(content[16:18], "big")
     content[page * 3 : page * 3 + 8] = b"\xff" * 8
     (newer.folder / "index.sqlite").write_bytes(content)
-    done = restore_index(store, store.index_path, kept)
+    done = restore_from_backup(store, store.index_path, kept)
     assert done.generation.folder == older.folder
-    assert len(done.passed_over) == 1
-    assert newer.folder.name in done.passed_over[0]
-    assert dump(store.index_path) == wanted
+    assert len(done.skipped) == 1
+    assert newer.folder.name in done.skipped[0]
+    assert dump_index(store.index_path) == expected
     assert not list(store.index_path.parent.glob("*.restore*"))
 
 
 @pytest.mark.parametrize("name", ["index.sqlite", "index.sqlite-journal", "backup.json"])
-def test_a_pipe_in_a_copy_keeps_nobody_waiting(copied: Place, tmp_path: Path, name: str) -> None:
-    store, kept = copied.store, tmp_path / "kept"
+def test_a_pipe_in_a_copy_keeps_nobody_waiting(
+    copied_mirror_harness: MirrorHarness, tmp_path: Path, name: str
+) -> None:
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
     made = back_up(store, store.index_path, kept)
-    before = dump(store.index_path)
+    before = dump_index(store.index_path)
     (made.folder / name).unlink(missing_ok=True)
     os.mkfifo(made.folder / name)
-    with pytest.raises((NoBackup, BackupForeign)):
-        restore_index(store, store.index_path, kept)
-    assert dump(store.index_path) == before
+    with pytest.raises((BackupNotFoundError, ForeignBackupError)):
+        restore_from_backup(store, store.index_path, kept)
+    assert dump_index(store.index_path) == before
 
 
 @pytest.mark.parametrize(
@@ -132,55 +138,57 @@ def test_a_pipe_in_a_copy_keeps_nobody_waiting(copied: Place, tmp_path: Path, na
     ],
 )
 def test_a_copy_with_another_schema_is_refused(
-    copied: Place, tmp_path: Path, statement: str
+    copied_mirror_harness: MirrorHarness, tmp_path: Path, statement: str
 ) -> None:
-    store, kept = copied.store, tmp_path / "kept"
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
     made = back_up(store, store.index_path, kept)
-    before = dump(store.index_path)
+    before = dump_index(store.index_path)
     with closing(sqlite3.connect(made.folder / "index.sqlite")) as connection:
         connection.execute(statement)
         if statement.endswith("= 3"):
             connection.execute("CREATE TRIGGER t AFTER UPDATE ON holds BEGIN SELECT 1; END")
         connection.commit()
-    with pytest.raises(BackupForeign):
-        restore_index(store, store.index_path, kept)
-    assert dump(store.index_path) == before
+    with pytest.raises(ForeignBackupError):
+        restore_from_backup(store, store.index_path, kept)
+    assert dump_index(store.index_path) == before
     assert not list(store.index_path.parent.glob("*.restore*"))
 
 
 def test_a_copy_of_another_store_is_refused_and_the_index_stays(
-    copied: Place, still_place: Place, tmp_path: Path
+    copied_mirror_harness: MirrorHarness, shared_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store, kept = copied.store, tmp_path / "kept"
-    other = copy_of(still_place, tmp_path / "other").store
-    with recording(other, other.index_path) as recorder:
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
+    other = copy_mirror(shared_mirror_harness, tmp_path / "other").store
+    with open_recorder(other, other.index_path) as recorder:
         recorder.record(EVENT)
-    with recording(store, store.index_path) as recorder:
+    with open_recorder(store, store.index_path) as recorder:
         recorder.record(MirrorSeen("else", "dandi", "https://else.invalid/", "2026"), EVENT)
     back_up(other, other.index_path, kept)
-    before = dump(store.index_path)
-    with pytest.raises(BackupForeign, match="rebuild-index"):
-        restore_index(store, store.index_path, kept)
-    assert dump(store.index_path) == before
-    with pytest.raises(NoBackup, match="rebuild-index"):
-        restore_index(store, store.index_path, tmp_path / "nothing")
+    before = dump_index(store.index_path)
+    with pytest.raises(ForeignBackupError, match="rebuild-index"):
+        restore_from_backup(store, store.index_path, kept)
+    assert dump_index(store.index_path) == before
+    with pytest.raises(BackupNotFoundError, match="rebuild-index"):
+        restore_from_backup(store, store.index_path, tmp_path / "nothing")
 
 
 def test_a_copy_older_than_a_setting_that_holds_for_all_versions_is_refused(
-    copied: Place, tmp_path: Path
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied.store
+    store = copied_mirror_harness.store
     back_up(store, store.index_path, tmp_path / "kept")
-    with recording(store, store.index_path) as recorder:
+    with open_recorder(store, store.index_path) as recorder:
         recorder.record(MirrorSeen("demo", "dandi", "", "2026", index_entries=3))
-    with pytest.raises(BackupForeign, match="index_entries"):
-        restore_index(store, store.index_path, tmp_path / "kept")
+    with pytest.raises(ForeignBackupError, match="index_entries"):
+        restore_from_backup(store, store.index_path, tmp_path / "kept")
 
 
-def test_two_backups_do_not_meet_in_one_folder(copied: Place, tmp_path: Path) -> None:
-    store, kept = copied.store, tmp_path / "kept"
+def test_two_backups_do_not_meet_in_one_folder(
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
     kept.mkdir()
-    with locked(kept / ".lock", "a test"), pytest.raises(StoreBusy, match="backup folder"):
+    with file_lock(kept / ".lock", "a test"), pytest.raises(StoreBusyError, match="backup folder"):
         back_up(store, store.index_path, kept)
 
 
@@ -208,34 +216,34 @@ backup.back_up(store, store.index_path, Path(sys.argv[2]), keep=1)
 
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_backup_killed_at_any_step_leaves_a_sound_copy_and_the_next_one_cleans_up(
-    copied: Place, tmp_path: Path, renames: int
+    copied_mirror_harness: MirrorHarness, tmp_path: Path, renames: int
 ) -> None:
-    store, kept = copied.store, tmp_path / "kept"
+    store, kept = copied_mirror_harness.store, tmp_path / "kept"
     back_up(store, store.index_path, kept, keep=1)
     command = [sys.executable, "-c", _KILLED, str(store.root), str(kept), str(renames)]
     done = subprocess.run(command, check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert len(generations(kept)) == 1 + renames
-    assert flaws(generations(kept)[0].folder / "index.sqlite") == []
+    assert integrity_errors(generations(kept)[0].folder / "index.sqlite") == []
     last = back_up(store, store.index_path, kept, keep=1)
     assert sorted(path.name for path in kept.iterdir()) == [".lock", last.folder.name]
 
 
 def test_a_bit_of_the_journal_that_turned_makes_the_copy_no_copy_of_it(
-    copied: Place, tmp_path: Path
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    store = copied.store
+    store = copied_mirror_harness.store
     back_up(store, store.index_path, tmp_path / "kept")
-    flip(store.journal_path)
-    with pytest.raises(BackupForeign):
-        restore_index(store, store.index_path, tmp_path / "kept")
+    flip_bit(store.journal_path)
+    with pytest.raises(ForeignBackupError):
+        restore_from_backup(store, store.index_path, tmp_path / "kept")
 
 
-def test_a_disk_too_small_for_a_copy_is_said_before_anything_is_written(
-    copied: Place, disk_of: object
+def test_too_little_disk_space_is_reported_before_anything_is_written(
+    copied_mirror_harness: MirrorHarness, mount_disk: object
 ) -> None:
-    kept = disk_of("64k") / "kept"  # type: ignore[operator]
-    store = copied.store
-    with pytest.raises(BackupFailed, match=r"takes .* bytes, and .* free"):
+    kept = mount_disk("64k") / "kept"  # type: ignore[operator]
+    store = copied_mirror_harness.store
+    with pytest.raises(BackupError, match=r"takes .* bytes, and .* free"):
         back_up(store, store.index_path, kept)
     assert [path.name for path in kept.iterdir()] == [".lock"]

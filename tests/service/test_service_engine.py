@@ -7,343 +7,359 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from crawl_place import Place
-from service_engine import DAY, HOUR, Held, works_of
-
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, VersionMinted, VisitEnded
-from neuromirror.service.crew import WorkerLost
-from neuromirror.service.desk import DeskGone
+from neuromirror.service.worker_pool import WorkerLostError
+from neuromirror.service.write_server import WriteServerLostError
 from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+from support.service_harness import DAY, HOUR, ManualExecutor, open_service_harness
 
 
-def published(place: Place) -> dict[str, str]:
+def published(mirror_harness: MirrorHarness) -> dict[str, str]:
     """The refs that are the same whenever they were made."""
-    return {name: sha for name, sha in place.refs().items() if "/published" in name}
+    return {name: sha for name, sha in mirror_harness.refs().items() if "/published" in name}
 
 
-def states(place: Place) -> dict[str, list[str]]:
+def states(mirror_harness: MirrorHarness) -> dict[str, list[str]]:
     """The states of each dataset, in the order in which they came."""
     found: dict[str, list[str]] = {}
-    for one in place.entries(VersionMinted):
+    for one in mirror_harness.entries(VersionMinted):
         found.setdefault(one.local_id, []).append(one.state)
     return found
 
 
-def test_a_served_mirror_becomes_the_store_that_a_sync_makes(place: Place) -> None:
-    with works_of(place) as works:
-        assert works.settle().count("visit") > 3
+def test_a_served_mirror_becomes_the_store_that_a_sync_makes(mirror_harness: MirrorHarness) -> None:
+    with open_service_harness(mirror_harness) as harness:
+        assert harness.settle().count("visit") > 3
         # of the mirror, and of all mirrors
-        assert works.group() == ["group", "group"]
-        heard = works.heard()
+        assert harness.write_superdatasets() == ["group", "group"]
+        heard = harness.take_results()
         assert {one.exit_code for one in heard.values()} == {0}
 
-    other = Place(place.mirrors, place.folder.with_name("by-sync"))
+    other = MirrorHarness(mirror_harness.mirrors, mirror_harness.folder.with_name("by-sync"))
     synced = other.sync()
-    assert published(place) == published(other)
-    assert states(place) == states(other)
+    assert published(mirror_harness) == published(other)
+    assert states(mirror_harness) == states(other)
     assert {name for name in synced if ":" in name} <= set(heard)
-    alias = {name for name, _ in place.store.aliases()}
+    alias = {name for name, _ in mirror_harness.store.aliases()}
     assert alias == {name for name, _ in other.store.aliases()}
-    place.fsck()
+    mirror_harness.fsck()
 
 
-def test_nothing_is_asked_again_before_it_is_due(place: Place, demo: DemoArchive) -> None:
-    with works_of(place) as works:
-        works.settle()
-        works.group()
+def test_no_request_is_sent_before_it_is_due(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        harness.write_superdatasets()
         demo.clear_requests()
-        works.clock.now += 40 * 60
-        works.service.tick()
+        harness.clock.now += 40 * 60
+        harness.service.tick()
         # one file waits for its sha256
-        assert works.settle() in ([], ["visit"])
-        works.clock.now += 30 * 60
-        assert "list" in works.settle()
+        assert harness.settle() in ([], ["visit"])
+        harness.clock.now += 30 * 60
+        assert "list" in harness.settle()
 
 
-def test_what_changed_upstream_is_found_with_the_next_list(place: Place, demo: DemoArchive) -> None:
-    with works_of(place) as works:
-        works.settle()
-        works.heard()
+def test_what_changed_upstream_is_found_with_the_next_list(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        harness.take_results()
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
-        works.clock.now += 2 * HOUR
-        done = works.settle()
+        harness.clock.now += 2 * HOUR
+        done = harness.settle()
         # super-datasets may be due, too, and be done first
         assert done.index("list") < done.index("visit")
-        result = works.heard()["demo:000001"]
+        result = harness.take_results()["demo:000001"]
         assert result.versions
-        assert works.row("demo:000001").status == "changed"
+        assert harness.row("demo:000001").status == "changed"
 
 
-def test_a_list_that_is_overdue_many_times_is_read_once(place: Place, demo: DemoArchive) -> None:
-    with works_of(place) as works:
-        works.settle()
-        works.clock.now += 30 * DAY
-        done = works.settle()
+def test_a_list_that_is_overdue_many_times_is_read_once(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        harness.clock.now += 30 * DAY
+        done = harness.settle()
         assert done.count("list") == 1
 
 
 def test_a_failing_dataset_blocks_no_other_is_disabled_and_comes_back_with_a_change(
-    place: Place, demo: DemoArchive
+    mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     demo.fault("status", path=r"/dandisets/000002/versions/", status=403)
-    with works_of(place) as works:
-        works.settle()
-        heard = works.heard()
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        heard = harness.take_results()
         bad = {name for name, one in heard.items() if one.exit_code}
         assert bad == {"demo:000002"}
         for _ in range(2):
-            assert not works.row("demo:000002").disabled
-            works.clock.now = (works.row("demo:000002").due or 0) + 1
-            works.settle()
-        row = works.row("demo:000002")
+            assert not harness.row("demo:000002").disabled
+            harness.clock.now = (harness.row("demo:000002").due or 0) + 1
+            harness.settle()
+        row = harness.row("demo:000002")
         assert (row.disabled, row.failures, row.status) == (True, 3, "failed")
         assert "403" in row.message
-        works.clock.now += 2 * DAY
-        works.heard()
-        works.settle()
-        assert "demo:000002" not in works.heard()
+        harness.clock.now += 2 * DAY
+        harness.take_results()
+        harness.settle()
+        assert "demo:000002" not in harness.take_results()
 
         demo.clear_faults()
         demo.touch("000002")
-        works.clock.now += 2 * HOUR
-        works.settle()
-        assert works.heard()["demo:000002"].exit_code == 0
-        assert (works.row("demo:000002").disabled, works.row("demo:000002").failures) == (False, 0)
+        harness.clock.now += 2 * HOUR
+        harness.settle()
+        assert harness.take_results()["demo:000002"].exit_code == 0
+        assert (harness.row("demo:000002").disabled, harness.row("demo:000002").failures) == (
+            False,
+            0,
+        )
 
 
-def test_a_job_that_dies_is_a_failed_visit_and_the_others_go_on(place: Place) -> None:
-    held = Held()
-    with works_of(place, executor=held, workers=3) as works:
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        works.service.tick()
-        assert len(held.names) == 3
-        one, two, three = held.names
-        held.fail(one, WorkerLost("the worker died of a bullet"))
-        held.fail(two, ValueError("a bug"))
-        held.fail(three, DeskGone("nobody there"))
-        works.service.tick()
-        heard = works.heard()
+def test_a_job_that_dies_is_a_failed_visit_and_the_others_go_on(
+    mirror_harness: MirrorHarness,
+) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=3) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        harness.service.tick()
+        assert len(manual_executor.names) == 3
+        one, two, three = manual_executor.names
+        manual_executor.fail(one, WorkerLostError("the worker died of a bullet"))
+        manual_executor.fail(two, ValueError("a bug"))
+        manual_executor.fail(three, WriteServerLostError("nobody there"))
+        harness.service.tick()
+        heard = harness.take_results()
         assert heard[one].message == "the worker died of a bullet"
         assert heard[two].message == "unexpected ValueError: a bug; please report this"
         for name in (one, two, three):
-            assert (works.row(name).status, works.row(name).failures) == ("failed", 1)
+            assert (harness.row(name).status, harness.row(name).failures) == ("failed", 1)
         # and the journal knows
-        ended = {f"demo:{one.local_id}": one for one in place.entries(VisitEnded)}
+        ended = {f"demo:{one.local_id}": one for one in mirror_harness.entries(VisitEnded)}
         assert ended[one].status == "failed"
         assert ended[one].message == "the worker died of a bullet"
         # their places are taken at once
-        assert len(held.names) == 3
-        assert {one, two, three}.isdisjoint(held.names)
-        assert not works.office.schedule.lease(one, works.clock.now)
+        assert len(manual_executor.names) == 3
+        assert {one, two, three}.isdisjoint(manual_executor.names)
+        assert not harness.job_harness.schedule.lease(one, harness.clock.now)
 
 
-def test_jobs_keep_to_the_limits_of_the_mirror_and_of_all(place: Place) -> None:
-    for path in place.mirrors.glob("*.toml"):
+def test_jobs_keep_to_the_limits_of_the_mirror_and_of_all(mirror_harness: MirrorHarness) -> None:
+    for path in mirror_harness.mirrors.glob("*.toml"):
         path.write_text(path.read_text("utf-8") + "\n[schedule]\nworkers = 2\n", "utf-8")
-    held = Held()
-    with works_of(place, executor=held, workers=4) as works:
-        works.service.tick()
-        held.do("demo")
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=4) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
         for _ in range(3):
-            works.service.tick()
-        assert len(held.names) == 2
-        net = held.jobs[0][2][1].mirror.settings.net
+            harness.service.tick()
+        assert len(manual_executor.names) == 2
+        net = manual_executor.jobs[0][2][1].write_mirror_file.settings.net
         assert net.connections_per_host == 8
-    held = Held()
-    with works_of(place, executor=held, workers=1) as works:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=1) as harness:
         for _ in range(3):
-            works.service.tick()
-        assert len(held.names) == 1
+            harness.service.tick()
+        assert len(manual_executor.names) == 1
 
 
-def test_what_waited_longest_is_done_first(place: Place) -> None:
-    held = Held()
-    with works_of(place, executor=held, workers=1) as works:
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        works.settle_writing()
-        schedule, now = works.office.schedule, works.clock.now
+def test_what_waited_longest_is_done_first(mirror_harness: MirrorHarness) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=1) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        harness.settle_writing()
+        schedule, now = harness.job_harness.schedule, harness.clock.now
         rows = [row for row in schedule.due(now, 100) if row.local_id]
         assert len(rows) > 3
-        held.do(held.names[0])
-        wanted = [row.name for row in reversed(rows)]
-        schedule.put(replace(row, due=now - 1000 + wanted.index(row.name)) for row in rows)
+        manual_executor.run(manual_executor.names[0])
+        expected = [row.name for row in reversed(rows)]
+        schedule.put(replace(row, due=now - 1000 + expected.index(row.name)) for row in rows)
         done = []
-        for _ in wanted:
-            works.service.tick()
-            done += held.names
-            held.do(held.names[0])
-        assert done == wanted
+        for _ in expected:
+            harness.service.tick()
+            done += manual_executor.names
+            manual_executor.run(manual_executor.names[0])
+        assert done == expected
 
 
-def test_deep_visits_are_a_share_of_the_jobs_and_are_deep(place: Place) -> None:
-    with works_of(place) as works:
-        works.settle()
-        works.group()
-    held = Held()
-    with works_of(place, executor=held, workers=8) as works:
-        schedule, now = works.office.schedule, works.clock.now
+def test_deep_visits_are_a_share_of_the_jobs_and_are_deep(mirror_harness: MirrorHarness) -> None:
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        harness.write_superdatasets()
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=8) as harness:
+        schedule, now = harness.job_harness.schedule, harness.clock.now
         rows = [row for row in schedule.tasks("demo") if row.local_id]
         schedule.put(replace(row, due=None, deep_due=now - 60) for row in rows)
         # some of them are due anyway: that is done, and the deep visit still to come
         due = [row.name for row in rows[:3]]
         schedule.put(replace(row, due=now - 5, deep_due=now - 60) for row in rows[:3])
         for _ in range(3):
-            works.service.tick()
-        deep = [args[1].lease.name for _, _, args in held.jobs if args[1].deep]
+            harness.service.tick()
+        deep = [args[1].lease.name for _, _, args in manual_executor.jobs if args[1].deep]
         assert len(deep) == 2
-        plain = set(held.names) - set(deep)
+        plain = set(manual_executor.names) - set(deep)
         assert plain <= set(due)
-        asked = {}
-        for name in list(held.names):
-            held.do(name)
-            works.service.tick()
-            asked[name] = works.row(name)
+        visited = {}
+        for name in list(manual_executor.names):
+            manual_executor.run(name)
+            harness.service.tick()
+            visited[name] = harness.row(name)
         for name in deep:
-            assert (asked[name].deep_due or 0) > now + DAY
+            assert (visited[name].deep_due or 0) > now + DAY
         for name in plain:
-            assert asked[name].deep_due == now - 60
+            assert visited[name].deep_due == now - 60
 
 
 def test_super_datasets_follow_their_datasets_once_a_minute(
-    place: Place, demo: DemoArchive
+    mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    with works_of(place) as works:
-        works.settle()
-        works.group()
-        before = place.refs()["demo refs/heads/main"]
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        harness.write_superdatasets()
+        before = mirror_harness.refs()["demo refs/heads/main"]
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
-        works.clock.now += 2 * HOUR
-        assert "group" not in works.settle()
-        works.clock.now += 6
-        assert works.settle() == ["group"]
-        after = place.refs()["demo refs/heads/main"]
+        harness.clock.now += 2 * HOUR
+        assert "group" not in harness.settle()
+        harness.clock.now += 6
+        assert harness.settle() == ["group"]
+        after = mirror_harness.refs()["demo refs/heads/main"]
         assert after != before
         # and not again within the minute, whatever comes
-        works.office.schedule.put([replace(works.row("demo"), due=works.clock.now)])
+        harness.job_harness.schedule.put([replace(harness.row("demo"), due=harness.clock.now)])
         demo.add_file("000001", "sub-9/sub-9_newer.nwb", content=b"newer")
-        assert works.settle()[:2] == ["list", "visit"]
-        works.clock.now += 50
-        assert "group" not in works.settle()
-        works.clock.now += 11
-        assert "group" in works.settle()
-        assert place.refs()["demo refs/heads/main"] != after
+        assert harness.settle()[:2] == ["list", "visit"]
+        harness.clock.now += 50
+        assert "group" not in harness.settle()
+        harness.clock.now += 11
+        assert "group" in harness.settle()
+        assert mirror_harness.refs()["demo refs/heads/main"] != after
 
 
-def test_what_changes_while_super_datasets_are_made_is_not_forgotten(place: Place) -> None:
-    held = Held()
-    with works_of(place, executor=held, workers=8) as works:
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        works.settle_writing()
-        works.service.tick()
-        while held.names:
-            held.do(held.names[0])
-            works.service.tick()
-        works.clock.now += 6
-        works.service.tick()
-        assert "group demo" in held.names
-        works.office.schedule.put([replace(works.row("demo"), due=works.clock.now)])
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        works.settle_writing()
-        held.do("group demo")
-        works.service.tick()
-        assert works.row("group demo").due is not None
-        works.clock.now += 61
-        works.service.tick()
-        held.do("group demo")
-        works.service.tick()
-        assert works.row("group demo").due is None
+def test_what_changes_while_super_datasets_are_made_is_not_forgotten(
+    mirror_harness: MirrorHarness,
+) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=8) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        harness.settle_writing()
+        harness.service.tick()
+        while manual_executor.names:
+            manual_executor.run(manual_executor.names[0])
+            harness.service.tick()
+        harness.clock.now += 6
+        harness.service.tick()
+        assert "group demo" in manual_executor.names
+        harness.job_harness.schedule.put([replace(harness.row("demo"), due=harness.clock.now)])
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        harness.settle_writing()
+        manual_executor.run("group demo")
+        harness.service.tick()
+        assert harness.row("group demo").due is not None
+        harness.clock.now += 61
+        harness.service.tick()
+        manual_executor.run("group demo")
+        harness.service.tick()
+        assert harness.row("group demo").due is None
 
 
-def test_a_list_that_cannot_be_read_is_tried_again_and_nothing_is_lost(
-    place: Place, demo: DemoArchive
+def test_a_failed_listing_is_retried_and_nothing_is_lost(
+    mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     fault = demo.fault("status", path=r"^/api/dandisets/$", status=403)
-    with works_of(place) as works:
-        assert works.settle() == ["list"]
-        assert works.heard()["demo"].exit_code == 1
-        row = works.row("demo")
+    with open_service_harness(mirror_harness) as harness:
+        assert harness.settle() == ["list"]
+        assert harness.take_results()["demo"].exit_code == 1
+        row = harness.row("demo")
         assert (row.failures, row.status, row.disabled) == (1, "failed", False)
         assert "403" in row.message
-        works.clock.now += DAY
-        works.settle()
-        assert works.row("demo").failures == 2
+        harness.clock.now += DAY
+        harness.settle()
+        assert harness.row("demo").failures == 2
         fault.clear()
-        works.clock.now += DAY
-        works.settle()
-        assert works.row("demo").failures == 0
-        assert works.heard()["demo:000001"].versions
+        harness.clock.now += DAY
+        harness.settle()
+        assert harness.row("demo").failures == 0
+        assert harness.take_results()["demo:000001"].versions
 
 
-def test_a_change_that_the_list_tells_of_while_it_is_visited_is_visited_again(
-    place: Place, demo: DemoArchive
+def test_a_change_listed_during_a_visit_causes_another_visit(
+    mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    with works_of(place) as works:
-        works.settle()
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
     demo.touch("000001")
-    held = Held()
-    with works_of(place, executor=held, workers=4) as works:
-        works.clock.now += 2 * HOUR
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        assert "demo:000001" in held.names
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=4) as harness:
+        harness.clock.now += 2 * HOUR
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        assert "demo:000001" in manual_executor.names
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
-        works.clock.now += 2 * HOUR
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        assert works.row("demo:000001").due == works.clock.now
-        held.do("demo:000001")
-        works.service.tick()
-        assert "demo:000001" in held.names
+        harness.clock.now += 2 * HOUR
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        assert harness.row("demo:000001").due == harness.clock.now
+        manual_executor.run("demo:000001")
+        harness.service.tick()
+        assert "demo:000001" in manual_executor.names
 
 
-def test_a_visit_that_is_under_way_is_not_due_again_for_the_same_news(place: Place) -> None:
-    held = Held()
-    with works_of(place, executor=held, workers=20) as works:
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        name = held.names[0]
-        works.clock.now += 2 * HOUR
-        works.service.tick()
-        held.do("demo")
-        held.do(name)
-        works.service.tick()
-        assert works.row(name).due is None
+def test_a_visit_in_progress_is_not_scheduled_twice_for_the_same_change(
+    mirror_harness: MirrorHarness,
+) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=20) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        name = manual_executor.names[0]
+        harness.clock.now += 2 * HOUR
+        harness.service.tick()
+        manual_executor.run("demo")
+        manual_executor.run(name)
+        harness.service.tick()
+        assert harness.row(name).due is None
 
 
-def test_what_somebody_else_has_taken_over_is_not_written_twice(place: Place) -> None:
-    held = Held()
-    with works_of(place, executor=held, workers=1) as works:
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        (name,) = held.names
+def test_a_job_taken_over_by_another_owner_is_not_recorded_twice(
+    mirror_harness: MirrorHarness,
+) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=1) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        (name,) = manual_executor.names
         # this machine slept, and somebody came to help
-        far = works.clock.now + 1000
-        token = works.office.schedule.claim(name, "a sync", far, 60)
+        far = harness.clock.now + 1000
+        token = harness.job_harness.schedule.claim(name, "a sync", far, 60)
         assert token is not None
-        before = works.row(name)
-        held.do(name)
-        works.service.tick()
-        assert works.row(name) == before
-        lease = works.office.schedule.lease(name, far)
+        before = harness.row(name)
+        manual_executor.run(name)
+        harness.service.tick()
+        assert harness.row(name) == before
+        lease = harness.job_harness.schedule.lease(name, far)
         assert lease is not None
         assert lease.token == token
 
 
-def test_a_service_without_workers_blames_no_dataset(place: Place) -> None:
-    class Broken(Held):
+def test_a_service_without_workers_blames_no_dataset(mirror_harness: MirrorHarness) -> None:
+    class Broken(ManualExecutor):
         broken = True
 
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -352,40 +368,40 @@ def test_a_service_without_workers_blames_no_dataset(place: Place) -> None:
             return super().submit(fn, *args, **kwargs)
 
     broken = Broken()
-    with works_of(place, executor=broken, workers=2) as works:
+    with open_service_harness(mirror_harness, executor=broken, workers=2) as harness:
         for _ in range(3):
-            assert works.service.tick() == 0
-        assert works.service.broken == "no worker can be had: the cluster is away"
-        assert (works.row("demo").failures, works.row("demo").ended) == (0, None)
-        assert works.office.schedule.leases(works.clock.now) == []
+            assert harness.service.tick() == 0
+        assert harness.service.worker_error == "no worker can be had: the cluster is away"
+        assert (harness.row("demo").failures, harness.row("demo").ended) == (0, None)
+        assert harness.job_harness.schedule.leases(harness.clock.now) == []
         broken.broken = False
-        works.service._paused = 0.0
-        works.service.tick()
+        harness.service._paused_until = 0.0
+        harness.service.tick()
         assert broken.names == ["demo"]
 
 
-def test_what_is_abandoned_stays_due_and_is_free_for_others(place: Place) -> None:
-    held = Held()
-    with works_of(place, executor=held, workers=2) as works:
-        works.service.tick()
-        held.do("demo")
-        works.service.tick()
-        works.settle_writing()
-        names = sorted(held.names)
-        works.service.close()
-        assert works.service.tick() == 0
-        assert works.service.abandon() == names
-        assert works.office.schedule.leases(works.clock.now) == []
-        assert works.service.idle
-        due = {row.name for row in works.office.schedule.due(works.clock.now, 100)}
+def test_what_is_abandoned_stays_due_and_is_free_for_others(mirror_harness: MirrorHarness) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=2) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        harness.settle_writing()
+        names = sorted(manual_executor.names)
+        harness.service.close()
+        assert harness.service.tick() == 0
+        assert harness.service.abandon() == names
+        assert harness.job_harness.schedule.leases(harness.clock.now) == []
+        assert harness.service.is_idle
+        due = {row.name for row in harness.job_harness.schedule.due(harness.clock.now, 100)}
         assert set(names) <= due
 
 
-def test_a_tick_over_ten_thousand_tasks(place: Place) -> None:
-    held = Held()
-    with works_of(place, executor=held, workers=4) as works:
-        now = works.clock.now
-        works.office.schedule.put(
+def test_a_tick_over_ten_thousand_tasks(mirror_harness: MirrorHarness) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=4) as harness:
+        now = harness.clock.now
+        harness.job_harness.schedule.put(
             TaskRow(
                 f"demo:{number:06}",
                 "demo",
@@ -398,11 +414,11 @@ def test_a_tick_over_ten_thousand_tasks(place: Place) -> None:
             )
             for number in range(10_000)
         )
-        works.settle_writing()
-        works.service.tick()
-        assert held.names == ["demo", "demo:009999", "demo:009997", "demo:009995"]
-        for name in held.names[1:]:
-            held.fail(name, WorkerLost("gone"))
-        works.service.tick()
-        assert len(held.names) == 4
-        sys.stderr.write(f"ticks: {[round(1000 * one) for one in works.counted.ticks]} ms\n")
+        harness.settle_writing()
+        harness.service.tick()
+        assert manual_executor.names == ["demo", "demo:009999", "demo:009997", "demo:009995"]
+        for name in manual_executor.names[1:]:
+            manual_executor.fail(name, WorkerLostError("gone"))
+        harness.service.tick()
+        assert len(manual_executor.names) == 4
+        sys.stderr.write(f"ticks: {[round(1000 * one) for one in harness.observer.ticks]} ms\n")

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.crawl import recording
+from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule
 from neuromirror.model import ConfigurationError
-from neuromirror.service.health import HealthServer, Pulse, Readiness
-from neuromirror.service.listening import address_of, shown_address, typed_address
+from neuromirror.service.health import HealthServer, Heartbeat, Readiness
+from neuromirror.service.listen_address import format_address, parse_listen_address, parse_site_url
 from neuromirror.service.logs import logging_to
 from neuromirror.store import Store
 
 
 @dataclass
-class Asked:
+class HealthProbe:
     """A server, and what it looks at."""
 
     now: float = 0.0
@@ -41,18 +41,18 @@ class Asked:
 
 
 @pytest.fixture
-def asked() -> Iterator[Asked]:
-    told = Asked()
-    pulse = Pulse(limit=30, clock=lambda: told.now)
+def probe() -> Iterator[HealthProbe]:
+    probe = HealthProbe()
+    pulse = Heartbeat(limit=30, clock=lambda: probe.now)
     with HealthServer(
         ("127.0.0.1", 0),
-        pulse=pulse,
-        problems=lambda: told.problems,
-        metrics=lambda: told.page,
-        remarks=lambda: told.remarks,
+        heartbeat=pulse,
+        problems=lambda: probe.problems,
+        metrics=lambda: probe.page,
+        remarks=lambda: probe.remarks,
     ) as server:
-        told.address = server.address
-        yield told
+        probe.address = server.address
+        yield probe
 
 
 @pytest.fixture
@@ -62,64 +62,64 @@ def store(tmp_path: Path) -> Store:
 
 def _made(folder: Path) -> Store:
     store = Store.open(folder, create=True)
-    with recording(store, store.index_path):
+    with open_recorder(store, store.index_path):
         pass
     return store
 
 
-def test_healthz_says_whether_the_loop_turns(asked: Asked) -> None:
-    assert asked.get("/healthz") == (200, "ok\n")
-    asked.now = 42
-    status, text = asked.get("/healthz")
+def test_healthz_says_whether_the_loop_turns(probe: HealthProbe) -> None:
+    assert probe.get("/healthz") == (200, "ok\n")
+    probe.now = 42
+    status, text = probe.get("/healthz")
     assert status == 503
     assert "the loop turned 42 s ago" in text
     # readiness is another matter
-    assert asked.get("/readyz") == (200, "ok\n")
+    assert probe.get("/readyz") == (200, "ok\n")
 
 
-def test_readyz_says_what_is_wrong(asked: Asked) -> None:
-    asked.problems = ["stopping: no work is taken", "index: cannot be read (IndexMissing)"]
-    status, text = asked.get("/readyz")
-    assert (status, text.splitlines()) == (503, asked.problems)
+def test_readyz_says_what_is_wrong(probe: HealthProbe) -> None:
+    probe.problems = ["stopping: no work is taken", "index: cannot be read (IndexMissing)"]
+    status, text = probe.get("/readyz")
+    assert (status, text.splitlines()) == (503, probe.problems)
 
 
-def test_readyz_tells_of_what_keeps_it_from_nothing(asked: Asked) -> None:
-    asked.remarks = ["degraded: the catalogue does not answer"]
-    assert asked.get("/readyz") == (200, "ok\ndegraded: the catalogue does not answer\n")
-    asked.problems = ["stopping: no work is taken"]
-    status, text = asked.get("/readyz")
-    assert (status, text.splitlines()) == (503, [*asked.problems, *asked.remarks])
-    assert asked.get("/healthz") == (200, "ok\n")
+def test_readyz_lists_remarks_and_stays_ready(probe: HealthProbe) -> None:
+    probe.remarks = ["degraded: the catalogue does not answer"]
+    assert probe.get("/readyz") == (200, "ok\ndegraded: the catalogue does not answer\n")
+    probe.problems = ["stopping: no work is taken"]
+    status, text = probe.get("/readyz")
+    assert (status, text.splitlines()) == (503, [*probe.problems, *probe.remarks])
+    assert probe.get("/healthz") == (200, "ok\n")
 
 
-def test_metrics_are_given_as_they_are(asked: Asked) -> None:
-    assert asked.get("/metrics") == (200, "figures 1\n")
-    assert asked.get("/metrics?name[]=x") == (200, "figures 1\n")
-    assert asked.get("/metrics", "HEAD") == (200, "")
+def test_metrics_are_given_as_they_are(probe: HealthProbe) -> None:
+    assert probe.get("/metrics") == (200, "figures 1\n")
+    assert probe.get("/metrics?name[]=x") == (200, "figures 1\n")
+    assert probe.get("/metrics", "HEAD") == (200, "")
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/etc/passwd", "/%2e%2e/healthz"])
-def test_there_is_nothing_else(asked: Asked, path: str) -> None:
-    assert asked.get(path) == (404, "no such page\n")
+def test_there_is_nothing_else(probe: HealthProbe, path: str) -> None:
+    assert probe.get(path) == (404, "no such page\n")
 
 
-def test_nothing_can_be_sent_to_it(asked: Asked) -> None:
-    status, text = asked.get("/healthz", "POST")
+def test_nothing_can_be_sent_to_it(probe: HealthProbe) -> None:
+    status, text = probe.get("/healthz", "POST")
     assert status == 501
     assert "Python" not in text
 
 
-def test_those_who_dawdle_keep_nobody_waiting(asked: Asked) -> None:
+def test_slow_clients_delay_no_other_client(probe: HealthProbe) -> None:
     with ExitStack() as slow:
         for _ in range(20):
-            one = slow.enter_context(socket.create_connection(asked.address))
+            one = slow.enter_context(socket.create_connection(probe.address))
             one.sendall(b"GET /healthz HTTP/1.0\r\nX-")
-        assert asked.get("/healthz") == (200, "ok\n")
+        assert probe.get("/healthz") == (200, "ok\n")
 
 
-def test_an_address_that_is_taken_is_named(asked: Asked) -> None:
-    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{asked.address[1]}: Address already"):
-        HealthServer(asked.address, pulse=Pulse(1), problems=list, metrics=bytes)
+def test_an_address_that_is_taken_is_named(probe: HealthProbe) -> None:
+    with pytest.raises(ConfigurationError, match=f"127.0.0.1:{probe.address[1]}: Address already"):
+        HealthServer(probe.address, heartbeat=Heartbeat(1), problems=list, metrics=bytes)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def test_an_address_that_is_taken_is_named(asked: Asked) -> None:
     ],
 )
 def test_addresses_are_understood(text: str, address: tuple[str, int]) -> None:
-    assert address_of(text) == address
-    assert address_of(shown_address(address)) == address
+    assert parse_listen_address(text) == address
+    assert parse_listen_address(format_address(address)) == address
 
 
 @pytest.mark.parametrize(
     "text", ["", "9464", "localhost", "localhost:", "::1:9464x", "h:70000", "h:80/x", "u@h:80"]
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="is not an address; write host:port"):
-        address_of(text)
+        parse_listen_address(text)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     ],
 )
 def test_the_address_of_a_site_is_understood(text: str, address: str) -> None:
-    assert typed_address(text) == address
+    assert parse_site_url(text) == address
 
 
 @pytest.mark.parametrize(
@@ -170,19 +170,19 @@ def test_the_address_of_a_site_is_understood(text: str, address: str) -> None:
         "/",
     ],
 )
-def test_what_no_site_has_is_refused(text: str) -> None:
+def test_an_invalid_site_url_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="the address of a site"):
-        typed_address(text)
+        parse_site_url(text)
 
 
-def test_it_answers_at_an_address_of_six(asked: Asked) -> None:
+def test_it_answers_on_ipv6(probe: HealthProbe) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no IPv6")
-    with HealthServer(("::1", 0), pulse=Pulse(1), problems=list, metrics=bytes) as server:
-        asked.address = server.address
-        assert asked.get("/readyz") == (200, "ok\n")
+    with HealthServer(("::1", 0), heartbeat=Heartbeat(1), problems=list, metrics=bytes) as server:
+        probe.address = server.address
+        assert probe.get("/readyz") == (200, "ok\n")
 
 
 # --- readiness
@@ -204,8 +204,8 @@ def _files(store: Store) -> list[str]:
     return sorted(name for name in names if not name.endswith(("-wal", "-shm")))
 
 
-def test_a_full_disk_is_not_ready(disk_of: Callable[[str], Path]) -> None:
-    store = _made(disk_of("4m") / "store")
+def test_a_full_disk_is_not_ready(mount_disk: Callable[[str], Path]) -> None:
+    store = _made(mount_disk("4m") / "store")
     with Schedule.open(store.schedule_path) as schedule:
         readiness = Readiness(store, store.index_path, schedule)
         assert readiness.problems() == []
@@ -219,14 +219,14 @@ def _fill(path: Path) -> None:
             pass
 
 
-def test_a_store_that_is_gone_is_not_ready_and_no_path_is_told(store: Store) -> None:
+def test_a_missing_store_is_not_ready_and_no_path_is_shown(store: Store) -> None:
     with Schedule.open(store.schedule_path) as schedule:
         readiness = Readiness(store, store.index_path, schedule)
         store.root.rename(store.root.with_name("elsewhere"))
-        told = readiness.problems()
-    assert "store: cannot be written to (No such file or directory)" in told
-    assert "index: cannot be read (IndexMissing)" in told
-    assert not any("/" in line for line in told)
+        problems = readiness.problems()
+    assert "store: cannot be written to (No such file or directory)" in problems
+    assert "index: cannot be read (IndexMissing)" in problems
+    assert not any("/" in line for line in problems)
 
 
 def test_a_damaged_index_is_not_ready(store: Store) -> None:
@@ -247,11 +247,11 @@ def test_a_damaged_schedule_is_not_ready(store: Store) -> None:
         assert readiness.problems() == ["schedule: cannot be read (IndexDamaged)"]
 
 
-def test_a_page_that_fails_is_told_of(asked: Asked) -> None:
+def test_a_failing_page_is_logged(probe: HealthProbe) -> None:
     stream = io.StringIO()
     with logging_to(stream, mirrors={}):
-        asked.page = "no bytes"  # type: ignore[assignment]
+        probe.page = "no bytes"  # type: ignore[assignment]
         with pytest.raises(http.client.HTTPException):
-            asked.get("/metrics")
+            probe.get("/metrics")
     assert "health page failed" in stream.getvalue()
     assert "TypeError" in stream.getvalue()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.crawl import Mirror, load_mirror
-from neuromirror.service.logs import Secrets, logging_to, tell
+from neuromirror.service.logs import Secrets, log_event, logging_to
 
 CANARY = "c4n4ry-0f-a-t0ken"
 
@@ -28,10 +28,10 @@ def mirrors(tmp_path: Path) -> dict[str, Mirror]:
     return {"demo": load_mirror(path)}
 
 
-def test_a_line_tells_time_level_event_and_what_it_is_about(mirrors: dict[str, Mirror]) -> None:
+def test_a_line_has_time_level_event_and_subject(mirrors: dict[str, Mirror]) -> None:
     stream = io.StringIO()
     with logging_to(stream, mirrors=mirrors):
-        tell(
+        log_event(
             "visited",
             "new: 0.1",
             mirror="demo",
@@ -51,7 +51,7 @@ def test_a_line_tells_time_level_event_and_what_it_is_about(mirrors: dict[str, M
 def test_json_has_the_same_in_fields_of_their_own(mirrors: dict[str, Mirror]) -> None:
     stream = io.StringIO()
     with logging_to(stream, as_json=True, mirrors=mirrors):
-        tell(
+        log_event(
             "visited",
             "100 % of it",
             level=logging.WARNING,
@@ -62,7 +62,7 @@ def test_json_has_the_same_in_fields_of_their_own(mirrors: dict[str, Mirror]) ->
             outcome="held",
             seconds=1,
         )
-        tell("started")
+        log_event("started")
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
     assert first == {
@@ -80,10 +80,10 @@ def test_json_has_the_same_in_fields_of_their_own(mirrors: dict[str, Mirror]) ->
     assert second == {"level": "info", "event": "started", "message": ""}
 
 
-def _said(as_json: bool, mirrors: dict[str, Mirror], message: str) -> str:
+def _logged(as_json: bool, mirrors: dict[str, Mirror], message: str) -> str:
     stream = io.StringIO()
     with logging_to(stream, as_json=as_json, mirrors=mirrors):
-        tell("visit failed", message, dataset=message, visit=message, outcome=message)
+        log_event("visit failed", message, dataset=message, visit=message, outcome=message)
         logging.getLogger("urllib3.connectionpool").warning("Retrying: %s", message)
         try:
             try:
@@ -91,7 +91,7 @@ def _said(as_json: bool, mirrors: dict[str, Mirror], message: str) -> str:
             except OSError as error:
                 raise ValueError(message) from error
         except ValueError as error:
-            tell("broken", message, error=error)
+            log_event("broken", message, error=error)
     return stream.getvalue()
 
 
@@ -115,17 +115,17 @@ def test_secrets_are_in_no_line(
     # the first holds of what nothing but the environment says that it is one
     if message == "401 for {}":
         monkeypatch.setenv("DEMO_WORD", CANARY)
-    said = _said(as_json, mirrors, message.format(CANARY))
-    assert CANARY not in said
-    assert "visit failed" in said
-    assert "urllib3.connectionpool" in said
-    assert "Traceback" in said
+    output = _logged(as_json, mirrors, message.format(CANARY))
+    assert CANARY not in output
+    assert "visit failed" in output
+    assert "urllib3.connectionpool" in output
+    assert "Traceback" in output
 
 
 @pytest.mark.parametrize(
     "name", ["DANDI_API_KEY", "BOSS_TOKEN", "AWS_SECRET_ACCESS_KEY", "SOME_PASSWORD", "DEMO_WORD"]
 )
-def test_what_the_environment_calls_secret_is_not_told(
+def test_secret_variables_of_the_environment_are_redacted(
     mirrors: dict[str, Mirror], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     secret = "a/b+c d=e&f"
@@ -138,7 +138,7 @@ def test_what_the_environment_calls_secret_is_not_told(
     assert redact("go on") == "go on"
 
 
-def test_other_words_of_the_environment_are_told(
+def test_other_variables_of_the_environment_are_not_redacted(
     mirrors: dict[str, Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDITOR_OF_CHOICE", "neurovim")
@@ -149,23 +149,23 @@ def test_other_words_of_the_environment_are_told(
 def test_upstreams_text_makes_no_line_of_its_own(mirrors: dict[str, Mirror], as_json: bool) -> None:
     stream = io.StringIO()
     with logging_to(stream, as_json=as_json, mirrors=mirrors):
-        tell(
+        log_event(
             "held", "bad\n2026-01-01T00:00:00.000Z info  forged\r\x1b[2J\u2028\u202e", mirror="a\nb"
         )
-    said = stream.getvalue()
-    assert said.count("\n") == 1
-    assert said.isprintable() is False
-    assert said.rstrip("\n").isprintable()
+    output = stream.getvalue()
+    assert output.count("\n") == 1
+    assert output.isprintable() is False
+    assert output.rstrip("\n").isprintable()
 
 
 def test_a_message_without_end_is_cut(mirrors: dict[str, Mirror]) -> None:
     stream = io.StringIO()
     with logging_to(stream, mirrors=mirrors):
-        tell("held", "x" * 1_000_000)
+        log_event("held", "x" * 1_000_000)
     assert len(stream.getvalue()) < 10_000
 
 
-def test_a_thread_that_dies_is_told_of_without_its_secrets(
+def test_a_dead_thread_is_logged_without_secrets(
     mirrors: dict[str, Mirror], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DEMO_WORD", CANARY)
@@ -179,10 +179,10 @@ def test_a_thread_that_dies_is_told_of_without_its_secrets(
         thread = threading.Thread(target=die, name="poor one")
         thread.start()
         thread.join()
-    said = stream.getvalue() + "".join(capfd.readouterr())
-    assert "critical" in said
-    assert "poor one: RuntimeError: no way with ***" in said
-    assert CANARY not in said
+    output = stream.getvalue() + "".join(capfd.readouterr())
+    assert "critical" in output
+    assert "poor one: RuntimeError: no way with ***" in output
+    assert CANARY not in output
     assert threading.excepthook is before
 
 
@@ -191,6 +191,6 @@ def test_after_the_block_nothing_is_logged_any_more(mirrors: dict[str, Mirror]) 
     stream = io.StringIO()
     with logging_to(stream, mirrors=mirrors):
         pass
-    tell("late")
+    log_event("late")
     assert stream.getvalue() == ""
     assert logging.getLogger().handlers == handlers

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from crawl_place import Place
 from prometheus_client.parser import text_string_to_metric_families
 
 from neuromirror import __version__
-from neuromirror.crawl import recording
+from neuromirror.crawl import open_recorder
 from neuromirror.index import Schedule, TaskRow
-from neuromirror.model import EventRaised, HoldPlaced, PlacesAsked, Traffic, VisitEnded
+from neuromirror.model import EventRaised, HoldPlaced, LocationsChecked, Traffic, VisitEnded
+from neuromirror.service.integrity import IntegrityState
 from neuromirror.service.metrics import Metrics
-from neuromirror.service.rounds import Integrity
 from neuromirror.store import Store
+from support.mirror_harness import MirrorHarness
 
 NOW = 1_790_000_000.0
 SERVED = ("demo", "other")
@@ -27,7 +27,7 @@ SERVED = ("demo", "other")
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store.open(tmp_path / "store", create=True)
-    with recording(made, made.index_path):
+    with open_recorder(made, made.index_path):
         pass
     return made
 
@@ -54,10 +54,10 @@ def read(metrics: Metrics) -> dict[str, float]:
 
 
 def test_jobs_are_counted_by_kind_mirror_and_outcome(metrics: Metrics) -> None:
-    metrics.job_ended("visit", "demo", "changed", 2.5)
-    metrics.job_ended("visit", "demo", "changed", 0.5)
-    metrics.job_ended("visit", "demo", "failed", 1.0)
-    metrics.job_ended("list", "other", "unchanged", 0.25)
+    metrics.job_finished("visit", "demo", "changed", 2.5)
+    metrics.job_finished("visit", "demo", "changed", 0.5)
+    metrics.job_finished("visit", "demo", "failed", 1.0)
+    metrics.job_finished("list", "other", "unchanged", 0.25)
     found = read(metrics)
     assert found["neuromirror_jobs_total{kind=visit,mirror=demo,outcome=changed}"] == 2
     assert found["neuromirror_jobs_total{kind=visit,mirror=demo,outcome=failed}"] == 1
@@ -67,10 +67,10 @@ def test_jobs_are_counted_by_kind_mirror_and_outcome(metrics: Metrics) -> None:
     assert found["neuromirror_job_duration_seconds_bucket{kind=visit,le=1.0,mirror=demo}"] == 2
 
 
-def test_chores_and_ticks_are_counted(metrics: Metrics) -> None:
-    metrics.chore_ended("backup", True, 3.0)
-    metrics.chore_ended("backup", False, 1.0)
-    metrics.ticked(0.125)
+def test_housekeeping_tasks_and_ticks_are_counted(metrics: Metrics) -> None:
+    metrics.housekeeping_finished("backup", True, 3.0)
+    metrics.housekeeping_finished("backup", False, 1.0)
+    metrics.tick_finished(0.125)
     found = read(metrics)
     assert found["neuromirror_chores_total{chore=backup,outcome=ok}"] == 1
     assert found["neuromirror_chores_total{chore=backup,outcome=failed}"] == 1
@@ -78,13 +78,13 @@ def test_chores_and_ticks_are_counted(metrics: Metrics) -> None:
     assert found["neuromirror_tick_duration_seconds_sum"] == 0.125
 
 
-def test_what_archives_were_asked_is_added_up(metrics: Metrics) -> None:
+def test_requests_to_archives_are_summed(metrics: Metrics) -> None:
     hosts = {
         "api.example.org": Traffic(requests=10, bytes=500, retries=2, throttled=1, waited=1.5),
         "s3.example.org": Traffic(requests=3, bytes=20),
     }
-    metrics.asked("demo", hosts)
-    metrics.asked("demo", {"api.example.org": Traffic(requests=1, throttled=1)})
+    metrics.requests_sent("demo", hosts)
+    metrics.requests_sent("demo", {"api.example.org": Traffic(requests=1, throttled=1)})
     found = read(metrics)
     assert found["neuromirror_http_requests_total{mirror=demo}"] == 14
     assert found["neuromirror_http_received_bytes_total{mirror=demo}"] == 520
@@ -94,11 +94,11 @@ def test_what_archives_were_asked_is_added_up(metrics: Metrics) -> None:
     assert not any("example.org" in name for name in found)
 
 
-def test_what_is_no_word_of_ours_becomes_no_label(metrics: Metrics) -> None:
-    for word in ("https://user:secret@host/", 'a"b', "a\nb", "", "x" * 100, "ä"):
-        metrics.job_ended(word, word, word, 1)
-        metrics.chore_ended(word, True, 1)
-        metrics.asked(word, {})
+def test_unknown_values_become_no_label(metrics: Metrics) -> None:
+    for value in ("https://user:secret@host/", 'a"b', "a\nb", "", "x" * 100, "ä"):
+        metrics.job_finished(value, value, value, 1)
+        metrics.housekeeping_finished(value, True, 1)
+        metrics.requests_sent(value, {})
     found = read(metrics)
     assert found["neuromirror_jobs_total{kind=other,mirror=other,outcome=other}"] == 6
     assert "secret" not in metrics.page().decode()
@@ -108,8 +108,8 @@ def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
     metrics: Metrics, schedule: Schedule
 ) -> None:
     def row(number: int, **more: object) -> TaskRow:
-        told = {"ended": NOW - 100, "spacing": 500.0, **more}
-        return TaskRow(f"demo:{number}", "demo", str(number), **told)  # type: ignore[arg-type]
+        fields = {"ended": NOW - 100, "spacing": 500.0, **more}
+        return TaskRow(f"demo:{number}", "demo", str(number), **fields)  # type: ignore[arg-type]
 
     schedule.put(
         [
@@ -151,14 +151,14 @@ def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
     assert found["neuromirror_schedule_readable"] == 1
 
 
-def test_how_mirrors_stand_comes_from_the_index(place: Place) -> None:
+def test_how_mirrors_stand_comes_from_the_index(mirror_harness: MirrorHarness) -> None:
     began = time.time()
-    place.sync("demo")
-    store = place.store
-    gone, other = (one.url for one in place.index().places_due(2, "9999"))
-    with recording(store, store.index_path) as recorder:
+    mirror_harness.sync("demo")
+    store = mirror_harness.store
+    gone, other = (one.url for one in mirror_harness.index().due_locations(2, "9999"))
+    with open_recorder(store, store.index_path) as recorder:
         recorder.record(
-            PlacesAsked("demo", "000001", {"gone": [gone], "unreachable": [other]}, _at(NOW)),
+            LocationsChecked("demo", "000001", {"gone": [gone], "unreachable": [other]}, _at(NOW)),
             HoldPlaced("h1", "demo", "000001", "draft", "sha256:0", "fewer", 9, 10, _at(NOW)),
             EventRaised("demo", "000001", "incident", "an incident", _at(NOW)),
             EventRaised("demo", "000001", "unavailable", "no incident", _at(NOW)),
@@ -166,7 +166,7 @@ def test_how_mirrors_stand_comes_from_the_index(place: Place) -> None:
         )
     with Schedule.open(store.schedule_path) as schedule:
         found = read(Metrics(store, store.index_path, schedule, ["demo", "new"]))
-    (status,) = place.index().mirror_status()
+    (status,) = mirror_harness.index().mirror_status()
     for name, value in {
         "datasets": status.datasets,
         "mirrored_datasets": status.mirrored,
@@ -174,7 +174,7 @@ def test_how_mirrors_stand_comes_from_the_index(place: Place) -> None:
         "files": status.files,
         "content_bytes": status.bytes,
         "failing_datasets": 1,
-        "waiting_datasets": status.waiting,
+        "waiting_datasets": status.settling,
         "open_holds": 1,
         "incidents": 1,
     }.items():
@@ -199,8 +199,8 @@ def _failed(local_id: str) -> VisitEnded:
 
 
 def test_a_mirror_that_is_served_no_more_is_late_for_nothing(store: Store) -> None:
-    store.mark_checked("old")
-    with recording(store, store.index_path) as recorder:
+    store.mark_listed("old")
+    with open_recorder(store, store.index_path) as recorder:
         recorder.record(EventRaised("old", "", "unavailable", "off", _at(NOW)))
     with Schedule.open(store.schedule_path) as schedule:
         found = read(Metrics(store, store.index_path, schedule, SERVED))
@@ -208,7 +208,7 @@ def test_a_mirror_that_is_served_no_more_is_late_for_nothing(store: Store) -> No
     assert "neuromirror_list_last_success_timestamp_seconds{mirror=old}" not in found
 
 
-def test_the_store_and_the_process_are_told_of(metrics: Metrics, store: Store) -> None:
+def test_store_and_process_metrics_exist(metrics: Metrics, store: Store) -> None:
     found = read(metrics)
     assert 0 < found["neuromirror_store_free_bytes"] <= found["neuromirror_store_disk_bytes"]
     assert found[f"neuromirror_build_info{{version={__version__}}}"] == 1
@@ -228,7 +228,7 @@ def test_what_cannot_be_read_is_missing_and_the_rest_is_there(
     assert "neuromirror_visit_last_success_timestamp_seconds{mirror=demo}" not in found
 
 
-def test_of_a_damaged_schedule_that_much_is_said(store: Store) -> None:
+def test_a_damaged_schedule_is_reported_as_unreadable(store: Store) -> None:
     Schedule.open(store.schedule_path).close()
     with store.schedule_path.open("r+b") as file:
         file.seek(4096)
@@ -241,8 +241,8 @@ def test_of_a_damaged_schedule_that_much_is_said(store: Store) -> None:
 
 
 def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
-    metrics.job_ended("visit", "demo", "changed", 1)
-    metrics.chore_ended("backup", True, 1)
+    metrics.job_finished("visit", "demo", "changed", 1)
+    metrics.housekeeping_finished("backup", True, 1)
     families = {one.name: one for one in text_string_to_metric_families(metrics.page().decode())}
     ours = {name: one for name, one in families.items() if not name.startswith("process_")}
     assert len(ours) > 30
@@ -259,13 +259,13 @@ def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
 
 def test_what_was_found_broken_is_counted(metrics: Metrics, store: Store) -> None:
     assert read(metrics)["neuromirror_broken"] == 0
-    known = Integrity.of(store)
-    known.broken = {"demo--000001": ["a pack", "a manifest"], "index": ["a table"]}
+    known = IntegrityState.load(store)
+    known.damage = {"demo--000001": ["a pack", "a manifest"], "index": ["a table"]}
     known.save(store)
     assert read(metrics)["neuromirror_broken"] == 3
 
 
 def test_the_figures_of_two_services_do_not_mix(store: Store, schedule: Schedule) -> None:
     first, second = (Metrics(store, store.index_path, schedule, SERVED) for _ in range(2))
-    first.ticked(1)
+    first.tick_finished(1)
     assert read(second)["neuromirror_tick_duration_seconds_count"] == 0

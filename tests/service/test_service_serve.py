@@ -12,140 +12,153 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from crawl_place import Place
-from served import environment, once, serving
 
 from neuromirror.index import Schedule
 from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+from support.service_process import environment, running_service, serve_once
 
-HASTY = "import neuromirror.service.serve as s; s._PATIENCE, s._LAST, s._REREAD = 1.0, 6.0, 1"
+SHORT_TIMEOUTS = (
+    "import neuromirror.service.serve as s; s._PATIENCE, s._LAST, s._REREAD = 1.0, 6.0, 1"
+)
 
 
-def published(place: Place) -> dict[str, str]:
-    return {name: sha for name, sha in place.refs().items() if "/published" in name}
+def published(mirror_harness: MirrorHarness) -> dict[str, str]:
+    return {name: sha for name, sha in mirror_harness.refs().items() if "/published" in name}
 
 
-def minted(place: Place) -> Counter[tuple[str, str, str, str]]:
+def minted_versions(mirror_harness: MirrorHarness) -> Counter[tuple[str, str, str, str]]:
     """How often each version of each dataset was minted."""
     return Counter(
-        (one.local_id, one.kind, one.label, one.state) for one in place.entries(VersionMinted)
+        (one.local_id, one.kind, one.label, one.state)
+        for one in mirror_harness.entries(VersionMinted)
     )
 
 
-def test_killed_mid_visit_and_started_again_it_makes_what_a_sync_makes(
-    place: Place, demo: DemoArchive
+def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
+    mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    other = Place(place.mirrors, place.folder.with_name("by-sync"))
+    other = MirrorHarness(mirror_harness.mirrors, mirror_harness.folder.with_name("by-sync"))
     other.sync()
     fault = demo.fault("hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=3600)
-    with serving(place, "--workers", "3") as served:
-        served.wait_for("visited", outcome="changed")
-        served.wait(lambda: fault.struck)
-        workers = served.children()
+    with running_service(mirror_harness, "--workers", "3") as service:
+        service.wait_for("visited", outcome="changed")
+        service.wait(lambda: fault.struck)
+        workers = service.children()
         assert workers
-        with Schedule.open(place.store.schedule_path) as schedule:
+        with Schedule.open(mirror_harness.store.schedule_path) as schedule:
             assert schedule.leases(0)
-        assert served.end(signal.SIGKILL) == -signal.SIGKILL
+        assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
     fault.clear()
-    served.wait_gone(workers)
-    before = minted(place)
+    service.wait_until_gone(workers)
+    before = minted_versions(mirror_harness)
     assert before
-    assert before < minted(other)
+    assert before < minted_versions(other)
 
-    results = once(place)
+    results = serve_once(mirror_harness)
     assert {one["status"] for one in results} <= {"ok", "notneeded"}
-    assert minted(place) == minted(other)
-    assert set(minted(place).values()) == {1}
-    assert published(place) == published(other)
-    with Schedule.open(place.store.schedule_path) as schedule:
+    assert minted_versions(mirror_harness) == minted_versions(other)
+    assert set(minted_versions(mirror_harness).values()) == {1}
+    assert published(mirror_harness) == published(other)
+    with Schedule.open(mirror_harness.store.schedule_path) as schedule:
         assert schedule.leases(0) == []
         assert all(row.failures == 0 for row in schedule.tasks())
-    place.fsck(killed=True)
+    mirror_harness.fsck(killed=True)
 
 
-def test_a_worker_that_is_killed_costs_one_visit(place: Place, demo: DemoArchive) -> None:
+def test_a_worker_that_is_killed_costs_one_visit(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
     fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
-    with serving(place, "--workers", "1", first=HASTY) as served:
-        served.wait(lambda: fault.struck)
-        (worker,) = served.children()
+    with running_service(mirror_harness, "--workers", "1", first=SHORT_TIMEOUTS) as service:
+        service.wait(lambda: fault.struck)
+        (worker,) = service.children()
         os.kill(worker, signal.SIGKILL)
-        failed = served.wait_for("visited", outcome="failed")
+        failed = service.wait_for("visited", outcome="failed")
         assert failed["dataset"] == "demo:000002"
         assert "demo:000002" in failed["message"]
         assert failed["visit"]
         # a new one takes its place
-        served.wait(lambda: len(served.told("visited", outcome="changed")) > 3)
-        assert served.end(signal.SIGTERM) == 0
+        service.wait(lambda: len(service.find_events("visited", outcome="changed")) > 3)
+        assert service.send_signal(signal.SIGTERM) == 0
     fault.clear()
-    (row,) = place.index().visits("demo:000002")
+    (row,) = mirror_harness.index().visits("demo:000002")
     assert (row.status, row.message) == ("failed", failed["message"])
-    place.sync()
-    assert place.index().dataset("demo:000002").versions > 0
+    mirror_harness.sync()
+    assert mirror_harness.index().dataset("demo:000002").versions > 0
 
 
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
-    place: Place, demo: DemoArchive, kind: str
+    mirror_harness: MirrorHarness, demo: DemoArchive, kind: str
 ) -> None:
     fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
-    with serving(place, "--workers", "2", "--executor", kind, first=HASTY) as served:
-        served.wait(lambda: fault.struck)
-        workers = served.children()
+    with running_service(
+        mirror_harness, "--workers", "2", "--executor", kind, first=SHORT_TIMEOUTS
+    ) as service:
+        service.wait(lambda: fault.struck)
+        workers = service.children()
         assert bool(workers) == (kind == "processes")
-        assert served.end(signal.SIGTERM, 30) == 0
-        assert served.told("stopping")[0]["message"].startswith("SIGTERM")
-        assert "demo:000002" in served.told("stopped")[0]["message"]
-        assert served.other == []
-    served.wait_gone(workers)
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+        assert service.find_events("stopping")[0]["message"].startswith("SIGTERM")
+        assert "demo:000002" in service.find_events("stopped")[0]["message"]
+        assert service.other_lines == []
+    service.wait_until_gone(workers)
     fault.clear()
-    with Schedule.open(place.store.schedule_path) as schedule:
+    with Schedule.open(mirror_harness.store.schedule_path) as schedule:
         assert schedule.leases(0) == []
         row = schedule.task("demo:000002")
         assert row is not None
         assert (row.failures, row.ended) == (0, None)
-    once(place)
-    assert place.index().dataset("demo:000002").versions > 0
+    serve_once(mirror_harness)
+    assert mirror_harness.index().dataset("demo:000002").versions > 0
 
 
-def test_sigterm_lets_a_visit_come_to_its_end(place: Place, demo: DemoArchive) -> None:
+def test_sigterm_lets_a_visit_come_to_its_end(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
     fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=2, times=1)
-    with serving(place, "--workers", "1") as served:
-        served.wait(lambda: fault.struck)
-        assert served.end(signal.SIGTERM, 30) == 0
-        assert served.told("stopped")[0]["message"] == "nothing was left"
+    with running_service(mirror_harness, "--workers", "1") as service:
+        service.wait(lambda: fault.struck)
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+        assert service.find_events("stopped")[0]["message"] == "nothing was left"
         # but nothing new is begun
-        assert served.told("visited")[-1]["dataset"] == "demo:000002"
-    assert place.index().dataset("demo:000002").versions > 0
+        assert service.find_events("visited")[-1]["dataset"] == "demo:000002"
+    assert mirror_harness.index().dataset("demo:000002").versions > 0
 
 
-def test_a_second_signal_ends_it_at_once(place: Place, demo: DemoArchive) -> None:
+def test_a_second_signal_ends_it_at_once(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:
     fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
-    with serving(place, "--workers", "1") as served:
-        served.wait(lambda: fault.struck)
-        served.process.send_signal(signal.SIGINT)
-        served.wait_for("stopping")
-        assert served.end(signal.SIGINT, 5) == 130
+    with running_service(mirror_harness, "--workers", "1") as service:
+        service.wait(lambda: fault.struck)
+        service.process.send_signal(signal.SIGINT)
+        service.wait_for("stopping")
+        assert service.send_signal(signal.SIGINT, 5) == 130
     fault.clear()
 
 
-def test_a_store_has_one_service(place: Place) -> None:
-    with serving(place) as served:
-        served.wait_for("started")
-        (said,) = once(place, code=1)
-        assert said["message"].startswith("another 'neuromirror serve' works on the store")
-        assert "stop that one first" in said["message"]
+def test_a_store_has_one_service(mirror_harness: MirrorHarness) -> None:
+    with running_service(mirror_harness) as service:
+        service.wait_for("started")
+        (result,) = serve_once(mirror_harness, code=1)
+        assert result["message"].startswith("another 'neuromirror serve' works on the store")
+        assert "stop that one first" in result["message"]
         # and the first one took no notice
-        assert served.end(signal.SIGTERM) == 0
+        assert service.send_signal(signal.SIGTERM) == 0
 
 
-def test_it_serves_figures_and_reads_its_files_again(place: Place, demo: DemoArchive) -> None:
-    file = place.mirrors / "demo.toml"
+def test_it_serves_metrics_and_reloads_mirror_files(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    file = mirror_harness.mirrors / "demo.toml"
     right = file.read_text("utf-8")
-    with serving(place, "--metrics", "127.0.0.1:0", first=HASTY) as served:
-        address = served.wait_for("health")["message"].removesuffix("/healthz")
-        served.wait_for("started")
-        served.wait(lambda: len(served.told("visited")) > 5)
+    with running_service(
+        mirror_harness, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
+    ) as service:
+        address = service.wait_for("health")["message"].removesuffix("/healthz")
+        service.wait_for("started")
+        service.wait(lambda: len(service.find_events("visited")) > 5)
 
         def page(name: str) -> str:
             with urllib.request.urlopen(f"{address}/{name}") as answer:
@@ -159,36 +172,38 @@ def test_it_serves_figures_and_reads_its_files_again(place: Place, demo: DemoArc
         assert int(found[1]) > 3
 
         file.write_text("source = \n", "utf-8")
-        assert "not valid TOML" in served.wait_for("mirror file wrong")["message"]
+        assert "not valid TOML" in service.wait_for("mirror file wrong")["message"]
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
         file.write_text(f"{right}\n[schedule]\nlist_minutes = 30\n", "utf-8")
-        served.wait_for("mirror changed")
-        served.wait(lambda: len(served.told("visited", dataset="demo:000001")) > 1)
+        service.wait_for("mirror changed")
+        service.wait(lambda: len(service.find_events("visited", dataset="demo:000001")) > 1)
         # the super-datasets follow
-        served.wait_for("grouped", outcome="changed")
-        assert served.end(signal.SIGTERM) == 0
-    assert served.other == []
+        service.wait_for("grouped", outcome="changed")
+        assert service.send_signal(signal.SIGTERM) == 0
+    assert service.other_lines == []
 
 
-def test_once_does_what_is_due_and_says_it_as_a_sync_does(place: Place, demo: DemoArchive) -> None:
+def test_once_does_what_is_due_and_says_it_as_a_sync_does(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
     demo.fault("status", path=r"/dandisets/000002/versions/", status=403)
-    first = once(place, "--executor", "threads", code=1)
-    told = {one["dataset"]: one for one in first}
-    assert told["demo:000002"]["status"] == "error"
+    first = serve_once(mirror_harness, "--executor", "threads", code=1)
+    results = {one["dataset"]: one for one in first}
+    assert results["demo:000002"]["status"] == "error"
     assert {one["action"] for one in first} == {"serve"}
-    assert told["demo:000001"]["versions"]
-    assert "demo refs/heads/main" in place.refs()
+    assert results["demo:000001"]["versions"]
+    assert "demo refs/heads/main" in mirror_harness.refs()
     # what failed waits for its time
-    assert once(place, "--executor", "threads") == []
+    assert serve_once(mirror_harness, "--executor", "threads") == []
 
 
-def test_without_its_extra_it_says_what_to_install(place: Place) -> None:
+def test_without_its_extra_it_says_what_to_install(mirror_harness: MirrorHarness) -> None:
     program = (
         "import sys; sys.modules['apscheduler'] = None; from neuromirror.cli import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "serve"],
-        env=environment(place),
+        env=environment(mirror_harness),
         capture_output=True,
         text=True,
         check=False,
@@ -196,11 +211,13 @@ def test_without_its_extra_it_says_what_to_install(place: Place) -> None:
     assert done.returncode == 2
     assert "needs the extra 'service'" in done.stderr
     assert "pip install 'neuromirror[service]'" in done.stderr
-    assert not place.folder.exists()
+    assert not mirror_harness.folder.exists()
 
 
-def test_wrong_words_are_refused_before_anything_is_made(place: Place, tmp_path: Path) -> None:
-    for words, said in (
+def test_invalid_arguments_are_refused_before_anything_is_created(
+    mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    for arguments, expected in (
         (["demo:000001"], "'demo:000001' is a dataset, and mirrors are served"),
         (["dmeo"], "there is no mirror 'dmeo'"),
         (["--metrics", "here"], "'here' is not an address"),
@@ -208,11 +225,11 @@ def test_wrong_words_are_refused_before_anything_is_made(place: Place, tmp_path:
         (["--worker-memory", "1M"], "a worker needs 256M at the least"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "neuromirror", "serve", *words],
-            env=environment(place),
+            [sys.executable, "-m", "neuromirror", "serve", *arguments],
+            env=environment(mirror_harness),
             capture_output=True,
             text=True,
             check=False,
         )
-        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
-    assert not place.folder.exists()
+        assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
+    assert not mirror_harness.folder.exists()

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from simulate_costs import COSTS, measured
-from simulate_engine import Engine
+from simulate_engine import SimulatedService
 from simulate_figures import Measure
-from simulate_policies import POLICIES, Ours, Policy
+from simulate_policies import POLICIES, Policy, ServicePolicy
 from simulate_run import Limits, Simulation
-from simulate_world import DAY, EPOCH, HOUR, Subject, World, draw
+from simulate_world import DAY, EPOCH, HOUR, SimulatedDataset, World, draw
 
 from neuromirror.model import DatasetRef
 
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_figures(policy: Policy) -> None:
 
 
 def test_another_seed_gives_other_figures() -> None:
-    assert _run(Ours(), 2) != _figures("neuromirror")
+    assert _run(ServicePolicy(), 2) != _figures("neuromirror")
 
 
 def test_ours_keeps_what_changes_fresh_with_fewer_requests_than_a_visit_a_day() -> None:
@@ -49,21 +49,21 @@ def test_ours_keeps_what_changes_fresh_with_fewer_requests_than_a_visit_a_day() 
     assert ours["fresh_percent"] > 95
     assert ours["fresh_percent"] > exponential["fresh_percent"]
     assert ours["visits_a_day"] < fixed["visits_a_day"]
-    for host, asked in ours["requests_a_day"].items():
-        assert asked["per_s"] < LIMITS.rate, host
+    for host, count in ours["requests_a_day"].items():
+        assert count["per_s"] < LIMITS.rate, host
 
 
 def test_an_overview_that_is_believed_spares_visits() -> None:
-    believing, alone = _figures("neuromirror"), _figures("neuromirror, no overview")
-    assert believing["visits_a_day"] < 0.8 * alone["visits_a_day"]
-    assert believing["fresh_percent"] >= alone["fresh_percent"]
+    believing, unaided = _figures("neuromirror"), _figures("neuromirror, no overview")
+    assert believing["visits_a_day"] < 0.8 * unaided["visits_a_day"]
+    assert believing["fresh_percent"] >= unaided["fresh_percent"]
 
 
 def test_a_downtime_is_caught_up_with_once() -> None:
     world = draw(1, 200, 30, 10)
     down, up = world.down
     assert (up - down, up - EPOCH) == (10 * DAY, 25 * DAY)
-    found = Simulation(world, Ours(), LIMITS, 1).run().figures()
+    found = Simulation(world, ServicePolicy(), LIMITS, 1).run().figures()
     assert found["caught_up_hours"] < 24
     assert found["peak_queue_after_downtime"] > found["peak_queue"]
     without = _figures("neuromirror")
@@ -73,15 +73,17 @@ def test_a_downtime_is_caught_up_with_once() -> None:
 
 def test_the_engine_itself_does_what_the_simulation_says() -> None:
     world = draw(3, 60, 4, 0)
-    said = Simulation(world, Ours(), LIMITS, 3).run().figures()
-    engine = Engine(world, LIMITS, 3)
+    simulated = Simulation(world, ServicePolicy(), LIMITS, 3).run().figures()
+    engine = SimulatedService(world, LIMITS, 3)
     done = engine.run().figures()
     assert engine.ticks.jobs > 200
-    assert done["visits_a_day"] == pytest.approx(said["visits_a_day"], rel=0.1)
-    assert done["fresh_percent"] == pytest.approx(said["fresh_percent"], abs=1.5)
-    assert done["first_crawl_hours"] == pytest.approx(said["first_crawl_hours"], rel=0.1, abs=0.3)
-    for host, asked in done["requests_a_day"].items():
-        assert asked["mean"] == pytest.approx(said["requests_a_day"][host]["mean"], rel=0.15)
+    assert done["visits_a_day"] == pytest.approx(simulated["visits_a_day"], rel=0.1)
+    assert done["fresh_percent"] == pytest.approx(simulated["fresh_percent"], abs=1.5)
+    assert done["first_crawl_hours"] == pytest.approx(
+        simulated["first_crawl_hours"], rel=0.1, abs=0.3
+    )
+    for host, count in done["requests_a_day"].items():
+        assert count["mean"] == pytest.approx(simulated["requests_a_day"][host]["mean"], rel=0.15)
 
 
 def _watched(changes: list[float], down: tuple[float, float] = (0.0, 0.0)) -> tuple[Measure, World]:
@@ -89,7 +91,7 @@ def _watched(changes: list[float], down: tuple[float, float] = (0.0, 0.0)) -> tu
     times = [EPOCH + day * DAY for day in changes]
     ref = DatasetRef("dandi", "000001", "s3://dandi/000001")
     outage = (EPOCH + down[0] * DAY, EPOCH + down[1] * DAY)
-    world = World(10, [Subject(ref, 0, 1, times, times)], outage, {})
+    world = World(10, [SimulatedDataset(ref, 0, 1, times, times)], outage, {})
     return Measure(world), world
 
 

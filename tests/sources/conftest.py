@@ -3,27 +3,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from dandi_replay import Replay
-from s3_buckets import Bucket, Buckets, moto_server
 
-from neuromirror.net import Limits, Session
+from neuromirror.net import RequestLimits, Session
 from neuromirror.sources.dandi import DandiOptions, DandiSource
+from support.dandi_replay import DandiReplayServer
+from support.moto_buckets import Bucket, Buckets, moto_server
 
 
 @pytest.fixture
-def archive() -> Iterator[Replay]:
-    with Replay() as running:
+def archive() -> Iterator[DandiReplayServer]:
+    with DandiReplayServer() as running:
         yield running
 
 
 @pytest.fixture
-def source_of(archive: Replay) -> Callable[..., DandiSource]:
+def make_source(archive: DandiReplayServer) -> Callable[..., DandiSource]:
     """Makes sources of the archive that hardly wait; keywords are options."""
 
     def make(mirror: str = "dandi", **options: object) -> DandiSource:
         checked = DandiOptions.model_validate({"api": archive.api, **options})
         tokens = {checked.api: checked.token_env} if checked.token_env else {}
-        limits = Limits(attempts=2, wait=0.01, wait_max=0.02)
+        limits = RequestLimits(attempts=2, wait=0.01, wait_max=0.02)
         return DandiSource(
             mirror, checked, Session(allow_private=True, tokens=tokens, limits=limits)
         )
@@ -45,6 +45,6 @@ def bucket(buckets: Buckets) -> Bucket:
 
 
 @pytest.fixture
-def versioned(buckets: Buckets) -> Bucket:
+def versioned_bucket(buckets: Buckets) -> Bucket:
     """A new bucket that keeps old versions."""
     return buckets.make(versioned=True)

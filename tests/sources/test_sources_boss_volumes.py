@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from boss_place import (
-    TOKEN,
-    Detour,
-    add_volume,
-    documents_of,
-    level_of,
-    listing_of,
-    make_source,
-)
 from werkzeug.wrappers import Response
 
-from neuromirror.model import ConfigurationError, FileRecord, NamedException
+from neuromirror.model import ConfigurationError, ExcludedEntry, FileRecord
 from neuromirror.net import HttpError
-from neuromirror.sources import ListingNotProven, UnexpectedReply
-from neuromirror.sources.volumes import TooManyFiles
+from neuromirror.sources import UnexpectedReplyError, UnreliableListingError
+from neuromirror.sources.volumes import TooManyFilesError
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH, TISSUE, DemoBoss
+from support.boss_sources import (
+    TOKEN,
+    RewritingProxy,
+    add_volume,
+    documents_of,
+    listing_of,
+    make_source,
+    read_level,
+)
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
+def shared_boss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
     """A BOSS for tests that only read it."""
     with DemoBoss(tmp_path_factory.mktemp("boss")) as running:
         yield running
@@ -58,7 +58,7 @@ def multiscales(documents: dict[str, bytes]) -> list[tuple[str, list[float], lis
     ]
 
 
-def levels_in(entries: list[FileRecord | NamedException]) -> set[bytes]:
+def levels_in(entries: list[FileRecord | ExcludedEntry]) -> set[bytes]:
     return {one.path.partition(b"/")[0] for one in entries if isinstance(one, FileRecord)}
 
 
@@ -69,19 +69,19 @@ def levels_in(entries: list[FileRecord | NamedException]) -> set[bytes]:
     ("path", "dtype"), [(TISSUE, "uint8"), (CELLS, "uint64"), (ACTIVITY, "uint16")]
 )
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_all_blocks_together_are_the_volume(still, path, dtype, level):
-    source = make_source(still.api, levels=[level])
-    there = still.voxels(path, level)
+def test_all_blocks_together_are_the_volume(shared_boss, path, dtype, level):
+    source = make_source(shared_boss.api, levels=[level])
+    there = shared_boss.voxels(path, level)
     listing = listing_of(source, path)
-    assert (level_of(source, listing, level, there.shape, dtype) == there).all()
-    assert listing.closing() == listing.version
+    assert (read_level(source, listing, level, there.shape, dtype) == there).all()
+    assert listing.confirm_version() == listing.version
 
 
 # --- geometry
 
 
-def test_an_anisotropic_volume_with_an_offset_stands_where_it_is(still):
-    documents = documents_of(listing_of(make_source(still.api), TISSUE))
+def test_an_anisotropic_volume_with_an_offset_stands_where_it_is(shared_boss):
+    documents = documents_of(listing_of(make_source(shared_boss.api), TISSUE))
     assert multiscales(documents) == [
         ("0", [40, 4, 4], [480, 0, 0]),
         ("1", [40, 8, 8], [480, 2, 2]),
@@ -91,8 +91,8 @@ def test_an_anisotropic_volume_with_an_offset_stands_where_it_is(still):
     assert shapes == [[70, 260, 300], [70, 130, 150], [70, 65, 75]]
 
 
-def test_an_isotropic_time_series_has_its_axes(still):
-    documents = documents_of(listing_of(make_source(still.api), ACTIVITY))
+def test_an_isotropic_time_series_has_its_axes(shared_boss):
+    documents = documents_of(listing_of(make_source(shared_boss.api), ACTIVITY))
     (only,) = json.loads(documents["zarr.json"])["attributes"]["ome"]["multiscales"]
     assert [axis.get("unit") for axis in only["axes"]] == ["millisecond", *3 * ["micrometer"]]
     assert multiscales(documents) == [
@@ -104,7 +104,7 @@ def test_an_isotropic_time_series_has_its_axes(still):
 
 
 @pytest.mark.parametrize("status", ["NOT_DOWNSAMPLED", "QUEUED", "IN_PROGRESS", "FAILED"])
-def test_without_downsampling_there_is_the_written_level_alone(boss, status):
+def test_without_downsampling_only_the_base_level_is_listed(boss, status):
     add_volume(boss, "c/e/ch", noise((8, 40, 40)), levels=3)
     source = make_source(boss.api)
     assert levels_in(list(listing_of(source, "c/e/ch").entries)) == {b"0", b"1", b"2"}
@@ -135,31 +135,31 @@ def test_levels_begin_with_the_one_that_was_written_on(boss):
         ("2", [40, 16, 16], [0, 6, 6]),
         ("3", [40, 32, 32], [0, 14, 14]),
     ]
-    found = level_of(source, listing_of(source, "c/e/ch"), 2, shape, "uint8")
+    found = read_level(source, listing_of(source, "c/e/ch"), 2, shape, "uint8")
     assert (found == boss.voxels("c/e/ch", 2)).all()
 
 
-def test_what_lies_before_the_start_of_the_frame_is_told_and_not_listed(boss):
+def test_voxels_before_the_frame_start_are_reported_and_not_listed(boss):
     """Upstream measures every level by the frame of level 0, and refuses what is before it."""
     add_volume(boss, "c/e/ch", noise((8, 60, 60)), start=(20, 0, 0), levels=4)
     source = make_source(boss.api)
     listing = listing_of(source, "c/e/ch")
     entries = list(listing.entries)
-    told = {one.path: one for one in entries if isinstance(one, NamedException)}
+    exceptions = {one.path: one for one in entries if isinstance(one, ExcludedEntry)}
     # in x, level 1 has 10:40, level 2 has 5:20, level 3 has 2:10
     assert levels_in(entries) == {b"0", b"1"}
-    assert sorted(told) == [b"1", b"2", b"3"]
-    assert {one.reason for one in told.values()} == {"out-of-reach"}
-    assert "x 10:20" in told[b"1"].detail
-    assert "x 5:20" in told[b"2"].detail
-    assert "x 2:10" in told[b"3"].detail
+    assert sorted(exceptions) == [b"1", b"2", b"3"]
+    assert {one.reason for one in exceptions.values()} == {"out-of-reach"}
+    assert "x 10:20" in exceptions[b"1"].detail
+    assert "x 5:20" in exceptions[b"2"].detail
+    assert "x 2:10" in exceptions[b"3"].detail
     there = boss.voxels("c/e/ch", 1)[:, :, 10:]
-    found = level_of(source, listing_of(source, "c/e/ch"), 1, there.shape, "uint8")
+    found = read_level(source, listing_of(source, "c/e/ch"), 1, there.shape, "uint8")
     assert (found == there).all()
     assert multiscales(documents_of(listing))[1][2] == [0, 2, 20 * 8 + 2]
 
 
-def test_levels_that_are_not_wanted_are_not_told_either(boss):
+def test_levels_that_are_not_selected_are_not_reported(boss):
     add_volume(boss, "c/e/ch", noise((8, 60, 60)), start=(20, 0, 0), levels=3)
     entries = list(listing_of(make_source(boss.api, levels=[0]), "c/e/ch").entries)
     assert levels_in(entries) == {one.path.partition(b"/")[0] for one in entries} == {b"0"}
@@ -173,7 +173,7 @@ def test_voxels_that_are_not_square_have_their_own_level(boss):
     listing = listing_of(source, "c/e/ch")
     assert multiscales(documents_of(listing)) == [("0", [40, 5, 4], [0, 0, 0])]
     assert ".boss/downsample.json" not in documents_of(listing)
-    assert (level_of(source, listing, 0, voxels.shape, "uint8") == voxels).all()
+    assert (read_level(source, listing, 0, voxels.shape, "uint8") == voxels).all()
 
 
 def test_what_intern_cannot_read_is_read(boss):
@@ -210,57 +210,59 @@ def test_what_intern_cannot_read_is_read(boss):
         ("downsample/", "{", "[", "no JSON object|not JSON"),
     ],
 )
-def test_a_description_that_makes_no_volume_is_an_error(still, httpserver, part, old, new, match):
-    around = Detour(httpserver, still)
+def test_a_description_that_makes_no_volume_is_an_error(
+    shared_boss, httpserver, part, old, new, match
+):
+    around = RewritingProxy(httpserver, shared_boss)
     path = {
         "channel/em$": "collection/demo_cortex/experiment/sections/channel/em",
         "/sections$": "collection/demo_cortex/experiment/sections",
         "coord/": "coord/demo_sections",
         "downsample/": f"downsample/{TISSUE}",
     }[part]
-    truth = json.dumps(requests.get(f"{still.url}/v1/{path}", timeout=300).json())
+    truth = json.dumps(requests.get(f"{shared_boss.url}/v1/{path}", timeout=300).json())
     assert old in truth
     body = truth.replace(old, new) if new != "[" else "[]"
-    around.instead[f"v1/{path}$"] = Response(body, content_type="application/json")
-    with pytest.raises(UnexpectedReply, match=match):
+    around.replacements[f"v1/{path}$"] = Response(body, content_type="application/json")
+    with pytest.raises(UnexpectedReplyError, match=match):
         listing_of(make_source(around.api), TISSUE)
 
 
 # --- options
 
 
-def test_a_box_and_a_level_may_be_chosen(still):
-    source = make_source(still.api, levels=[1], box=[[100, 200], [0, 260], [20, 60]])
-    there = still.voxels(TISSUE, 1)[8:48, :, 50:100]
+def test_a_box_and_a_level_may_be_chosen(shared_boss):
+    source = make_source(shared_boss.api, levels=[1], box=[[100, 200], [0, 260], [20, 60]])
+    there = shared_boss.voxels(TISSUE, 1)[8:48, :, 50:100]
     listing = listing_of(source, TISSUE)
-    assert (level_of(source, listing, 1, there.shape, "uint8") == there).all()
+    assert (read_level(source, listing, 1, there.shape, "uint8") == there).all()
     assert multiscales(documents_of(listing)) == [("1", [40, 8, 8], [800, 2, 402])]
 
 
-def test_a_level_that_upstream_does_not_have_is_an_error(still):
+def test_a_level_that_upstream_does_not_have_is_an_error(shared_boss):
     with pytest.raises(ConfigurationError, match="no level 1"):
-        listing_of(make_source(still.api, levels=[0, 1]), SKETCH)
+        listing_of(make_source(shared_boss.api, levels=[0, 1]), SKETCH)
 
 
-def test_an_estimate_tells_what_a_visit_lists(still):
-    source = make_source(still.api, hash="fetch")
+def test_an_estimate_equals_the_listing_of_a_visit(shared_boss):
+    source = make_source(shared_boss.api, hash="fetch")
     estimate = source.estimate(source.dataset(TISSUE))
-    records = list(listing_of(make_source(still.api), TISSUE).entries)
+    records = list(listing_of(make_source(shared_boss.api), TISSUE).entries)
     assert estimate is not None
     assert estimate.files == len(records) == estimate.requests
     assert estimate.bytes == sum(record.size for record in records) == estimate.fetched
 
 
-def test_too_many_files_fail_in_words(still):
-    with pytest.raises(TooManyFiles, match="max_files"):
-        listing_of(make_source(still.api, max_files=10), TISSUE)
+def test_too_many_files_fail_with_a_message(shared_boss):
+    with pytest.raises(TooManyFilesError, match="max_files"):
+        listing_of(make_source(shared_boss.api, max_files=10), TISSUE)
 
 
 # --- documents and facts
 
 
-def test_the_documents_are_upstreams_json_without_what_moves(still):
-    documents = documents_of(listing_of(make_source(still.api), CELLS))
+def test_the_documents_are_upstreams_json_without_what_moves(shared_boss):
+    documents = documents_of(listing_of(make_source(shared_boss.api), CELLS))
     names = ["channel", "collection", "coordinate_frame", "downsample", "experiment", "metadata"]
     kept = {name: json.loads(documents[f".boss/{name}.json"]) for name in names}
     assert sorted(one for one in documents if one.startswith(".boss/")) == [
@@ -298,7 +300,7 @@ def test_the_order_in_which_siblings_are_named_means_nothing(boss):
     assert json.loads(before[".boss/channel.json"])["related"] == ["a", "b"]
 
 
-def test_a_move_of_the_storage_changes_the_links_alone(boss):
+def test_a_storage_move_changes_only_the_links(boss):
     add_volume(boss, "c/e/ch", noise((8, 40, 40)))
     source = make_source(boss.api)
     before = listing_of(source, "c/e/ch")
@@ -306,9 +308,9 @@ def test_a_move_of_the_storage_changes_the_links_alone(boss):
     after = listing_of(source, "c/e/ch")
     assert documents_of(after) == documents_of(before)
     assert list(after.entries) == list(before.entries)
-    place = "precomputed://https://bossdb-open-data.s3.amazonaws.com/c/e/ch"
+    link = "precomputed://https://bossdb-open-data.s3.amazonaws.com/c/e/ch"
     assert "precomputed" not in dict(before.facts.links)
-    assert dict(after.facts.links)["precomputed"] == place
+    assert dict(after.facts.links)["precomputed"] == link
 
 
 def state_of(link: str) -> Any:
@@ -330,17 +332,17 @@ def test_links_lead_to_viewers(boss):
     assert state_of(links["ndviz"])["layers"]["ids"]["source"] == own
     boss.move_storage("c/e/ids", bucket="a.bucket.of.mine", cv_path="c/e/i d")
     links = dict(listing_of(source, "c/e/ids").facts.links)
-    place = "precomputed://https://s3.amazonaws.com/a.bucket.of.mine/c/e/i%20d"
-    assert links["precomputed"] == place
-    assert state_of(links["neuroglancer"])["layers"][0]["source"] == place
+    link = "precomputed://https://s3.amazonaws.com/a.bucket.of.mine/c/e/i%20d"
+    assert links["precomputed"] == link
+    assert state_of(links["neuroglancer"])["layers"][0]["source"] == link
 
 
-def test_a_path_that_a_channel_was_once_kept_at_is_no_link(still, httpserver):
-    around = Detour(httpserver, still)
+def test_a_path_that_a_channel_was_once_kept_at_is_no_link(shared_boss, httpserver):
+    around = RewritingProxy(httpserver, shared_boss)
     path = "/v1/collection/demo_cortex/experiment/sections/channel/em"
-    channel = requests.get(f"{still.url}{path}", timeout=300).json()
+    channel = requests.get(f"{shared_boss.url}{path}", timeout=300).json()
     channel |= {"storage_type": "spdb", "bucket": "b", "cv_path": "/once"}
-    around.instead[f"{path}$"] = Response(json.dumps(channel), content_type="application/json")
+    around.replacements[f"{path}$"] = Response(json.dumps(channel), content_type="application/json")
     links = listing_of(make_source(around.api), TISSUE).facts.links
     assert [kind for kind, _ in links] == ["boss", "ndviz", "neuroglancer"]
 
@@ -376,18 +378,18 @@ def test_secrets_in_the_metadata_are_not_kept(boss):
     assert "hunter2" not in kept
 
 
-def test_metadata_that_may_not_be_read_are_left_out(still, httpserver):
-    around = Detour(httpserver, still)
+def test_metadata_that_may_not_be_read_are_left_out(shared_boss, httpserver):
+    around = RewritingProxy(httpserver, shared_boss)
     refusal = '{"status": 403, "code": 3001, "message": "no"}'
-    around.instead["/meta/"] = Response(refusal, 403, content_type="application/json")
+    around.replacements["/meta/"] = Response(refusal, 403, content_type="application/json")
     listing = listing_of(make_source(around.api), TISSUE)
     assert ".boss/metadata.json" not in documents_of(listing)
     assert listing.facts.license == ()
 
 
-def test_other_trouble_with_metadata_is_an_error(still, httpserver):
-    around = Detour(httpserver, still)
-    around.instead["/meta/"] = Response("{}", 400, content_type="application/json")
+def test_other_trouble_with_metadata_is_an_error(shared_boss, httpserver):
+    around = RewritingProxy(httpserver, shared_boss)
+    around.replacements["/meta/"] = Response("{}", 400, content_type="application/json")
     with pytest.raises(HttpError, match="HTTP 400"):
         listing_of(make_source(around.api), TISSUE)
 
@@ -400,13 +402,13 @@ def test_a_volume_that_grows_while_it_is_read_is_not_proven(boss):
     listing = listing_of(make_source(boss.api), "c/e/ch")
     list(listing.entries)
     boss.downsample("c/e/ch")
-    with pytest.raises(ListingNotProven, match="changed while it was read"):
-        listing.closing()
+    with pytest.raises(UnreliableListingError, match="changed while it was read"):
+        listing.confirm_version()
 
 
-def test_the_token_is_in_no_record(still, monkeypatch):
-    monkeypatch.setenv(TOKEN, still.token)
-    source = make_source(still.api, token_env=TOKEN, hash="fetch", levels=[2])
+def test_the_token_is_in_no_record(shared_boss, monkeypatch):
+    monkeypatch.setenv(TOKEN, shared_boss.token)
+    source = make_source(shared_boss.api, token_env=TOKEN, hash="fetch", levels=[2])
     listing = listing_of(source, ACTIVITY)
-    told = repr((list(listing.entries), listing.documents, listing.facts, listing.memo()))
-    assert still.token not in told
+    output = repr((list(listing.entries), listing.documents, listing.facts, listing.memo()))
+    assert shared_boss.token not in output

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neuromirror.model import dandi_part_size
-from neuromirror.sources.dandi.digests import parts_of
+from neuromirror.sources.dandi.digests import part_count
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ def test_parts_are_dandischemas(size):
     from dandischema.digests.dandietag import PartGenerator
 
     theirs = PartGenerator.for_file_size(size)
-    assert parts_of(size) == len(theirs)
+    assert part_count(size) == len(theirs)
     if len(theirs) > 1:
         assert dandi_part_size(size) == theirs.initial_part_size
     else:
@@ -32,7 +32,7 @@ def test_parts_are_dandischemas(size):
 
 
 def test_an_empty_file_has_no_parts():
-    assert parts_of(0) == 0
+    assert part_count(0) == 0
     assert dandi_part_size(0) == 64 * MIB
 
 

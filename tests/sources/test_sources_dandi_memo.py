@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from dandi_replay import send
-from memory import NOTHING, Memory
 
 from neuromirror.model import Location
-from neuromirror.net import ServerTrouble
+from neuromirror.net import ServerError
+from support.dandi_replay import send
+from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 
 ASSETS = "/api/dandisets/000002/versions/draft/assets/"
 
 
-def listing_of(source, known=NOTHING, name="000002", label="draft"):
+def listing_of(source, known=EMPTY_CONTEXT, name="000002", label="draft"):
     versions = source.versions(source.dataset(name))
     return source.listing(next(v for v in versions if v.upstream == label), known)
 
@@ -25,32 +25,32 @@ def memo_of(source, **which):
     return listing.memo()
 
 
-def pages_asked(archive):
+def requested_pages(archive):
     return [path for path in archive.asked if path.startswith(ASSETS)]
 
 
 @pytest.mark.parametrize("page_size", [2, 3, 7, 1000])
-def test_an_unchanged_list_is_known_again_by_asking_each_page_once(source_of, archive, page_size):
-    source = source_of(page_size=page_size)
+def test_an_unchanged_list_is_recognized_with_one_request_per_page(make_source, archive, page_size):
+    source = make_source(page_size=page_size)
     memo = memo_of(source)
     assert memo is not None
-    first = pages_asked(archive)
-    archive.asked.clear()
+    first = requested_pages(archive)
+    archive.requests.clear()
     archive.heads.clear()
-    assert listing_of(source, Memory(memo=memo)).unchanged()
-    assert pages_asked(archive) == first
+    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert requested_pages(archive) == first
     assert archive.heads == []
 
 
 @pytest.mark.parametrize("name", ["000001", "000003", "000005"])
-def test_small_zarr_and_empty_lists_are_known_again(source_of, name):
-    source = source_of()
+def test_small_zarr_and_empty_lists_are_recognized(make_source, name):
+    source = make_source()
     memo = memo_of(source, name=name)
-    assert listing_of(source, Memory(memo=memo), name=name).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo), name=name).unchanged()
 
 
-def test_a_memo_is_the_same_whoever_reads(source_of):
-    assert memo_of(source_of(page_size=3)) == memo_of(source_of(page_size=3, connections=2))
+def test_a_memo_does_not_depend_on_the_reader(make_source):
+    assert memo_of(make_source(page_size=3)) == memo_of(make_source(page_size=3, connections=2))
 
 
 @pytest.mark.parametrize(
@@ -66,116 +66,118 @@ def test_a_memo_is_the_same_whoever_reads(source_of):
     ids=["path", "size", "asset", "created", "digest", "address"],
 )
 @pytest.mark.parametrize("number", [0, 3, 6])
-def test_any_change_of_a_row_is_noticed(source_of, archive, change, number):
-    source = source_of(page_size=3)
+def test_any_change_of_a_row_is_noticed(make_source, archive, change, number):
+    source = make_source(page_size=3)
     memo = memo_of(source)
     change(archive.assets("000002_draft")[number])
-    assert not listing_of(source, Memory(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
 
 
-def test_a_sha256_that_comes_late_is_noticed(source_of, archive):
+def test_a_sha256_that_comes_late_is_noticed(make_source, archive):
     digest = archive.assets("000002_draft")[4]["metadata"]["digest"]
     sha256 = digest.pop("dandi:sha2-256", "b" * 64)
-    source = source_of()
+    source = make_source()
     memo = memo_of(source)
-    assert listing_of(source, Memory(memo=memo)).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
     digest["dandi:sha2-256"] = sha256
-    assert not listing_of(source, Memory(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("asset_count", 8), ("size", 1), ("modified", "2031-01-01T00:00:00Z")]
 )
-def test_another_summary_or_time_is_noticed_without_a_page(source_of, archive, field, value):
-    source = source_of()
+def test_another_summary_or_time_is_noticed_without_a_page(make_source, archive, field, value):
+    source = make_source()
     memo = memo_of(source)
-    archive.state["v000002_draft_info"][field] = value
-    archive.asked.clear()
-    assert not listing_of(source, Memory(memo=memo)).unchanged()
-    assert pages_asked(archive) == []
+    archive.replies["v000002_draft_info"][field] = value
+    archive.requests.clear()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert requested_pages(archive) == []
 
 
-def test_other_metadata_of_the_dandiset_is_noticed_without_a_page(source_of, archive):
-    source = source_of()
+def test_other_metadata_of_the_dandiset_is_noticed_without_a_page(make_source, archive):
+    source = make_source()
     memo = memo_of(source)
-    archive.state["v000002_draft_info"]["metadata"]["description"] = "Said anew"
-    archive.asked.clear()
-    assert not listing_of(source, Memory(memo=memo)).unchanged()
-    assert pages_asked(archive) == []
+    archive.replies["v000002_draft_info"]["metadata"]["description"] = "Said anew"
+    archive.requests.clear()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert requested_pages(archive) == []
 
 
 @pytest.mark.parametrize("options", [{"page_size": 4}, {"mirror": "other"}])
-def test_a_memo_made_under_other_options_is_of_no_use(source_of, archive, options):
-    memo = memo_of(source_of(page_size=3))
-    archive.asked.clear()
-    assert not listing_of(source_of(**{"page_size": 3, **options}), Memory(memo=memo)).unchanged()
-    assert pages_asked(archive) == []
+def test_a_memo_made_under_other_options_is_of_no_use(make_source, archive, options):
+    memo = memo_of(make_source(page_size=3))
+    archive.requests.clear()
+    assert not listing_of(
+        make_source(**{"page_size": 3, **options}), FakeVisitContext(memo=memo)
+    ).unchanged()
+    assert requested_pages(archive) == []
 
 
-def test_a_memo_of_another_version_is_of_no_use(source_of):
-    source = source_of()
+def test_a_memo_of_another_version_is_of_no_use(make_source):
+    source = make_source()
     memo = memo_of(source, label="0.261121.0904")
-    assert not listing_of(source, Memory(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
 
 
 @pytest.mark.parametrize(
     "memo",
     [None, b"", b"{", b"[]", b'{"bound":"x"}', b'{"bound":1,"pages":[]}', b"\xff", b'{"pages":[]}'],
 )
-def test_what_is_no_memo_is_nothing_remembered(source_of, archive, memo):
-    assert not listing_of(source_of(), Memory(memo=memo)).unchanged()
-    assert pages_asked(archive) == []
+def test_what_is_no_memo_is_nothing_remembered(make_source, archive, memo):
+    assert not listing_of(make_source(), FakeVisitContext(memo=memo)).unchanged()
+    assert requested_pages(archive) == []
 
 
-def test_no_page_is_asked_after_the_first_that_differs(source_of, archive):
-    source = source_of(page_size=2)
+def test_no_page_is_requested_after_the_first_that_differs(make_source, archive):
+    source = make_source(page_size=2)
     memo = memo_of(source)
     changed = sorted(archive.assets("000002_draft"), key=lambda row: row["path"])[2]
     changed["size"] += 1
-    archive.asked.clear()
-    assert not listing_of(source, Memory(memo=memo)).unchanged()
-    assert len(pages_asked(archive)) == 2
+    archive.requests.clear()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert len(requested_pages(archive)) == 2
 
 
-def test_a_page_that_cannot_be_had_leaves_it_to_the_reading(source_of, archive):
-    source = source_of(page_size=2)
+def test_a_page_that_cannot_be_had_leaves_it_to_the_reading(make_source, archive):
+    source = make_source(page_size=2)
     memo = memo_of(source)
-    archive.before = lambda handler, path, _: path == ASSETS and send(handler, 503, b"{}")
-    listing = listing_of(source, Memory(memo=memo))
+    archive.on_request = lambda handler, path, _: path == ASSETS and send(handler, 503, b"{}")
+    listing = listing_of(source, FakeVisitContext(memo=memo))
     assert not listing.unchanged()
-    with pytest.raises(ServerTrouble):
+    with pytest.raises(ServerError):
         list(listing.entries)
     assert listing.memo() is None
 
 
-def test_smaller_pages_that_a_weak_server_gave_are_asked_for_again(source_of, archive):
-    archive.grow("000002_draft", 90)
+def test_the_smaller_pages_of_a_weak_server_are_requested_in_the_same_size(make_source, archive):
+    archive.set_blob_count("000002_draft", 90)
 
     def before(handler, path, query):
         weak = path == ASSETS and int(query["page_size"]) > 20
         return weak and send(handler, 502, b"{}")
 
-    archive.before = before
-    source = source_of(page_size=80)
+    archive.on_request = before
+    source = make_source(page_size=80)
     memo = memo_of(source)
-    archive.asked.clear()
-    assert listing_of(source, Memory(memo=memo)).unchanged()
-    assert len(pages_asked(archive)) == 5
+    archive.requests.clear()
+    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert len(requested_pages(archive)) == 5
 
 
-def test_rows_beyond_unicode_are_remembered(source_of, archive):
+def test_rows_beyond_unicode_are_remembered(make_source, archive):
     row = archive.assets("000002_draft")[0]
     row["path"] = "half \ud800"
     row["metadata"]["anything"] = 10**40
-    source = source_of()
+    source = make_source()
     memo = memo_of(source)
-    assert listing_of(source, Memory(memo=memo)).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
     row["path"] = "half \ud801"
-    assert not listing_of(source, Memory(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
 
 
-def test_nothing_is_remembered_before_the_list_was_read_to_its_end(source_of):
-    listing = listing_of(source_of(page_size=3))
+def test_nothing_is_remembered_before_the_list_was_read_to_its_end(make_source):
+    listing = listing_of(make_source(page_size=3))
     assert listing.memo() is None
     for _ in range(7):
         next(listing.entries)
@@ -185,38 +187,36 @@ def test_nothing_is_remembered_before_the_list_was_read_to_its_end(source_of):
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_an_object_that_the_bucket_does_not_have_is_asked_for_again_next_time(
-    source_of, archive, status
-):
+def test_a_missing_object_is_requested_in_the_next_visit(make_source, archive, status):
     refused = next(iter(archive.objects))
 
     def before(handler, path, _query):
         return handler.command == "HEAD" and path == refused and send(handler, status, b"")
 
-    archive.before = before
-    source = source_of()
+    archive.on_request = before
+    source = make_source()
     listing = listing_of(source, name="000001")
     entries = list(listing.entries)
     assert len(entries) == 3
     assert any(refused in path for path in archive.heads)
     assert listing.memo() is None
-    archive.before = None
+    archive.on_request = None
     assert memo_of(source, name="000001") is not None
 
 
-def test_an_object_of_another_size_is_asked_again_next_time(source_of, archive):
+def test_an_object_of_another_size_is_requested_in_the_next_visit(make_source, archive):
     path = next(path for path in archive.objects if "9e3cb77f" in path)
     archive.objects[path] = (13, "v1")
-    assert memo_of(source_of(), name="000001") is None
+    assert memo_of(make_source(), name="000001") is None
 
 
-def test_what_is_known_is_asked_for_a_page_at_a_time(source_of, archive):
-    archive.grow("000002_draft", 90)
-    asked: list[int] = []
+def test_known_locations_are_looked_up_page_by_page(make_source, archive):
+    archive.set_blob_count("000002_draft", 90)
+    lookup_sizes: list[int] = []
 
-    class Counting(Memory):
+    class Counting(FakeVisitContext):
         def locations(self, urls):
-            asked.append(len(urls))
+            lookup_sizes.append(len(urls))
             # every other one, to see that answers are not mixed up
             return [
                 Location(f"{url}?versionId=k-{url[-4:]}", "s3", f"k-{url[-4:]}")
@@ -225,8 +225,8 @@ def test_what_is_known_is_asked_for_a_page_at_a_time(source_of, archive):
                 for url in urls
             ]
 
-    records = list(listing_of(source_of(page_size=40), Counting()).entries)
-    assert asked == [40, 40, 10]
+    records = list(listing_of(make_source(page_size=40), Counting()).entries)
+    assert lookup_sizes == [40, 40, 10]
     assert [record.path for record in records] == [b"sub-%05d.nwb" % n for n in range(90)]
     assert [record.locations[0].version_id[:2] for record in records] == ["v-", "k-"] * 45
     assert len(archive.heads) == 45

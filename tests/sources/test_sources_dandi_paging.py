@@ -8,18 +8,25 @@ import threading
 import tracemalloc
 
 import pytest
-from dandi_replay import page_of, recorded, send
-from memory import NOTHING
 
-from neuromirror.net import Forbidden, NetError, NotFound, NotJson, ServerTrouble, Unreachable
-from neuromirror.sources import ListingNotProven
+from neuromirror.net import (
+    AccessDeniedError,
+    InvalidJsonError,
+    NetError,
+    NotFoundError,
+    ServerError,
+    UnreachableError,
+)
+from neuromirror.sources import UnreliableListingError
+from support.dandi_replay import page_of, recorded, send
+from support.visit_context import EMPTY_CONTEXT
 
 ASSETS = "/api/dandisets/000002/versions/draft/assets/"
 
 
 def listing_of(source, name="000002", label="draft"):
     versions = source.versions(source.dataset(name))
-    return source.listing(next(v for v in versions if v.upstream == label), NOTHING)
+    return source.listing(next(v for v in versions if v.upstream == label), EMPTY_CONTEXT)
 
 
 def paths_of(source):
@@ -29,10 +36,10 @@ def paths_of(source):
 def change_page(archive, number, change, path=ASSETS):
     """Lets ``change`` alter one page of a list before it is sent."""
 
-    def before(handler, asked, query):
-        if asked != path or int(query.get("page", 1)) != number:
+    def before(handler, request_path, query):
+        if request_path != path or int(query.get("page", 1)) != number:
             return False
-        status, body = archive.answer(asked, query)
+        status, body = archive.answer(request_path, query)
         page = json.loads(body)
         change(page)
         return send(handler, status, json.dumps(page).encode())
@@ -58,56 +65,59 @@ def test_the_replay_pages_as_the_real_archive_did():
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 6, 7, 8])
-def test_every_page_size_gives_every_asset_once(source_of, archive, page_size):
+def test_every_page_size_gives_every_asset_once(make_source, archive, page_size):
     expected = sorted(row["path"].encode() for row in archive.assets("000002_draft"))
-    assert paths_of(source_of(page_size=page_size)) == expected
+    assert paths_of(make_source(page_size=page_size)) == expected
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_cut_page_is_not_a_whole_listing(source_of, archive, number):
+def test_a_cut_page_is_not_a_whole_listing(make_source, archive, number):
     change_page(archive, number, lambda page: page["results"].pop())
-    with pytest.raises(ListingNotProven, match=r"nothing was changed, try again$"):
-        paths_of(source_of(page_size=3))
+    with pytest.raises(UnreliableListingError, match=r"nothing was changed, try again$"):
+        paths_of(make_source(page_size=3))
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_list_that_ends_early_is_not_whole(source_of, archive, number):
+def test_a_list_that_ends_early_is_not_whole(make_source, archive, number):
     change_page(archive, number, lambda page: page.update(next=None))
-    with pytest.raises(ListingNotProven, match="7 were promised"):
-        paths_of(source_of(page_size=3))
+    with pytest.raises(UnreliableListingError, match="7 were promised"):
+        paths_of(make_source(page_size=3))
 
 
-def test_the_errors_survive_the_way_between_processes():
-    for error in (ListingNotProven("x: 3 came"), NotFound("gone", url="http://h/", status=404)):
+def test_the_errors_can_be_pickled():
+    for error in (
+        UnreliableListingError("x: 3 came"),
+        NotFoundError("gone", url="http://h/", status=404),
+    ):
         copied = pickle.loads(pickle.dumps(error))
         assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
-def test_an_empty_page_is_not_an_empty_version(source_of, archive):
+def test_an_empty_page_is_not_an_empty_version(make_source, archive):
     change_page(archive, 1, lambda page: page.update(results=[], next=None))
-    with pytest.raises(ListingNotProven, match="7 were promised and 0 came"):
-        paths_of(source_of())
+    with pytest.raises(UnreliableListingError, match="7 were promised and 0 came"):
+        paths_of(make_source())
 
 
-def test_more_rows_than_promised_are_not_a_whole_listing(source_of, archive):
+def test_more_rows_than_promised_are_not_a_whole_listing(make_source, archive):
     change_page(archive, 1, lambda page: page.update(count=5))
-    with pytest.raises(ListingNotProven, match="5 were promised"):
-        paths_of(source_of(page_size=3))
+    with pytest.raises(UnreliableListingError, match="5 were promised"):
+        paths_of(make_source(page_size=3))
 
 
 @pytest.mark.parametrize("target", [1, 2, 4, 0, "x"])
-def test_a_next_that_is_not_the_next_page_is_refused(source_of, archive, target):
+def test_a_next_that_is_not_the_next_page_is_refused(make_source, archive, target):
     change_page(
         archive,
         2,
         lambda page: page.update(next=page["next"].replace("page=3", f"page={target}")),
     )
-    with pytest.raises(ListingNotProven, match="as the next page"):
-        paths_of(source_of(page_size=3))
-    assert len([path for path in archive.asked if path.startswith(ASSETS)]) == 2
+    with pytest.raises(UnreliableListingError, match="as the next page"):
+        paths_of(make_source(page_size=3))
+    assert len([path for path in archive.requests if path.startswith(ASSETS)]) == 2
 
 
-def test_a_list_that_always_gives_its_first_page_is_noticed(source_of, archive):
+def test_a_list_that_always_gives_its_first_page_is_noticed(make_source, archive):
     first = archive.answer(ASSETS, {"page_size": "3", "page": "1", "order": "path"})
 
     def before(handler, path, query):
@@ -117,27 +127,27 @@ def test_a_list_that_always_gives_its_first_page_is_noticed(source_of, archive):
         page["next"] = page["next"].replace("page=2", f"page={int(query['page']) + 1}")
         return send(handler, 200, json.dumps(page).encode())
 
-    archive.before = before
-    with pytest.raises(ListingNotProven):
-        paths_of(source_of(page_size=3))
-    assert len([path for path in archive.asked if path.startswith(ASSETS)]) == 2
+    archive.on_request = before
+    with pytest.raises(UnreliableListingError):
+        paths_of(make_source(page_size=3))
+    assert len([path for path in archive.requests if path.startswith(ASSETS)]) == 2
 
 
 @pytest.mark.parametrize("host", ["http://evil.example", "http://169.254.169.254", "file://"])
-def test_a_next_on_another_host_is_never_asked(source_of, archive, host):
+def test_a_next_page_on_another_host_is_never_requested(make_source, archive, host):
     change_page(archive, 1, lambda page: page.update(next=page["next"].replace(archive.url, host)))
-    with pytest.raises(ListingNotProven, match="another host"):
-        paths_of(source_of(page_size=3))
+    with pytest.raises(UnreliableListingError, match="another host"):
+        paths_of(make_source(page_size=3))
 
 
-def test_a_next_that_only_differs_in_the_scheme_is_the_same_archive(source_of, archive):
+def test_a_next_that_only_differs_in_the_scheme_is_the_same_archive(make_source, archive):
     change_page(
         archive, 1, lambda page: page.update(next=page["next"].replace("http://", "https://"))
     )
-    assert len(paths_of(source_of(page_size=3))) == 7
+    assert len(paths_of(make_source(page_size=3))) == 7
 
 
-def test_a_row_on_two_pages_is_noticed(source_of, archive):
+def test_a_row_on_two_pages_is_noticed(make_source, archive):
     """An asset added early in the order while listing pushes the last row to the next page."""
     rows = archive.assets("000002_draft")
     model = rows[0]
@@ -147,12 +157,12 @@ def test_a_row_on_two_pages_is_noticed(source_of, archive):
             rows.append({**model, "path": "A-new-one.txt"})
         return False
 
-    archive.before = before
-    with pytest.raises(ListingNotProven, match="repeats rows"):
-        paths_of(source_of(page_size=3))
+    archive.on_request = before
+    with pytest.raises(UnreliableListingError, match="repeats rows"):
+        paths_of(make_source(page_size=3))
 
 
-def test_a_row_that_slips_away_between_pages_is_noticed(source_of, archive):
+def test_a_row_that_slips_away_between_pages_is_noticed(make_source, archive):
     """An asset removed early in the order makes the next page skip one."""
     rows = archive.assets("000002_draft")
 
@@ -161,16 +171,16 @@ def test_a_row_that_slips_away_between_pages_is_noticed(source_of, archive):
             rows.remove(min(rows, key=lambda row: row["path"]))
         return False
 
-    archive.before = before
-    with pytest.raises(ListingNotProven, match="7 were promised"):
-        paths_of(source_of(page_size=3))
+    archive.on_request = before
+    with pytest.raises(UnreliableListingError, match="7 were promised"):
+        paths_of(make_source(page_size=3))
 
 
-def test_a_path_twice_on_a_page_is_noticed(source_of, archive):
+def test_a_path_twice_on_a_page_is_noticed(make_source, archive):
     rows = archive.assets("000002_draft")
     rows[1]["path"] = rows[0]["path"]
-    with pytest.raises(ListingNotProven, match="repeats"):
-        paths_of(source_of())
+    with pytest.raises(UnreliableListingError, match="repeats"):
+        paths_of(make_source())
 
 
 @pytest.mark.parametrize(
@@ -189,61 +199,61 @@ def test_a_path_twice_on_a_page_is_noticed(source_of, archive):
         {"count": 0, "next": 5, "results": []},
     ],
 )
-def test_what_is_no_page_is_not_an_empty_list(source_of, archive, page):
-    archive.before = lambda handler, path, _query: (
+def test_what_is_no_page_is_not_an_empty_list(make_source, archive, page):
+    archive.on_request = lambda handler, path, _query: (
         path == ASSETS and send(handler, 200, json.dumps(page).encode())
     )
-    with pytest.raises(ListingNotProven):
-        paths_of(source_of())
+    with pytest.raises(UnreliableListingError):
+        paths_of(make_source())
 
 
 @pytest.mark.parametrize(
     ("status", "body", "kind", "error"),
     [
-        (200, b"", "application/json", NotJson),
-        (200, b"<html>Please log in", "text/html", NotJson),
-        (401, b'{"detail": "Invalid token."}', "application/json", Forbidden),
-        (403, b"", "text/html", Forbidden),
-        (404, b'{"detail": "Not found."}', "application/json", ListingNotProven),
-        (410, b"", "text/html", ListingNotProven),
-        (500, b"", "text/html", ServerTrouble),
+        (200, b"", "application/json", InvalidJsonError),
+        (200, b"<html>Please log in", "text/html", InvalidJsonError),
+        (401, b'{"detail": "Invalid token."}', "application/json", AccessDeniedError),
+        (403, b"", "text/html", AccessDeniedError),
+        (404, b'{"detail": "Not found."}', "application/json", UnreliableListingError),
+        (410, b"", "text/html", UnreliableListingError),
+        (500, b"", "text/html", ServerError),
         (302, b"", "text/html", NetError),
     ],
 )
-def test_a_page_that_cannot_be_had_ends_the_listing(source_of, archive, status, body, kind, error):
+def test_a_page_that_cannot_be_had_ends_the_listing(
+    make_source, archive, status, body, kind, error
+):
     def before(handler, path, query):
-        wanted = path == ASSETS and int(query["page"]) > 1
-        return wanted and send(handler, status, body, kind=kind)
+        is_later_page = path == ASSETS and int(query["page"]) > 1
+        return is_later_page and send(handler, status, body, kind=kind)
 
-    archive.before = before
+    archive.on_request = before
     with pytest.raises(error):
-        paths_of(source_of(page_size=3))
+        paths_of(make_source(page_size=3))
 
 
-def test_dandisets_are_counted_too(source_of, archive):
+def test_dandisets_are_counted_too(make_source, archive):
     path = "/api/dandisets/"
     for number in (1, 2):
         change_page(archive, number, lambda page: page.update(next=None), path)
-        with pytest.raises(ListingNotProven, match="9 were promised"):
-            list(source_of(page_size=4).datasets())
+        with pytest.raises(UnreliableListingError, match="9 were promised"):
+            list(make_source(page_size=4).datasets())
     change_page(archive, 2, lambda page: page.update(count=8), path)
-    with pytest.raises(ListingNotProven, match="8 on page 2"):
-        list(source_of(page_size=4).datasets())
+    with pytest.raises(UnreliableListingError, match="8 on page 2"):
+        list(make_source(page_size=4).datasets())
     change_page(archive, 1, lambda page: page["results"][1].update(identifier="000001"), path)
-    with pytest.raises(ListingNotProven, match="repeats"):
-        list(source_of().datasets())
+    with pytest.raises(UnreliableListingError, match="repeats"):
+        list(make_source().datasets())
     change_page(archive, 1, lambda page: page["results"][1].pop("identifier"), path)
-    with pytest.raises(ListingNotProven, match="without a dandiset id"):
-        list(source_of().datasets())
+    with pytest.raises(UnreliableListingError, match="without a dandiset id"):
+        list(make_source().datasets())
 
 
 @pytest.mark.parametrize("limit", [1, 20, 62])
 @pytest.mark.parametrize("begin", [0, 60])
-def test_pages_too_large_for_the_server_are_asked_for_in_smaller_ones(
-    source_of, archive, limit, begin
-):
+def test_pages_too_large_for_the_server_are_split(make_source, archive, limit, begin):
     """From some offset on the server manages small pages only; no row is lost or doubled."""
-    archive.grow("000002_draft", 333)
+    archive.set_blob_count("000002_draft", 333)
 
     def before(handler, path, query):
         if path != ASSETS:
@@ -252,13 +262,13 @@ def test_pages_too_large_for_the_server_are_asked_for_in_smaller_ones(
         end = int(query["page"]) * size
         return end > begin and size > max(limit, 10) and send(handler, 504, b"")
 
-    archive.before = before
-    paths = paths_of(source_of(page_size=100))
+    archive.on_request = before
+    paths = paths_of(make_source(page_size=100))
     assert paths == [b"sub-%05d.nwb" % index for index in range(333)]
 
 
-def test_a_page_that_times_out_or_breaks_off_is_asked_for_in_smaller_ones(source_of, archive):
-    archive.grow("000002_draft", 50)
+def test_a_page_that_times_out_or_is_cut_off_is_split(make_source, archive):
+    archive.set_blob_count("000002_draft", 50)
 
     def before(handler, path, query):
         if path != ASSETS or int(query["page_size"]) <= 12:
@@ -266,21 +276,23 @@ def test_a_page_that_times_out_or_breaks_off_is_asked_for_in_smaller_ones(source
         handler.close_connection = True
         return send(handler, 200, b"[1,", {"Content-Length": "9999"})
 
-    archive.before = before
-    assert len(paths_of(source_of(page_size=48))) == 50
+    archive.on_request = before
+    assert len(paths_of(make_source(page_size=48))) == 50
 
 
-def test_a_server_that_is_down_stays_an_error(source_of, archive):
-    archive.before = lambda handler, path, _query: path == ASSETS and send(handler, 503, b"")
-    with pytest.raises(ServerTrouble):
-        paths_of(source_of(page_size=1000))
-    sizes = {path.partition("page_size=")[2] for path in archive.asked if path.startswith(ASSETS)}
+def test_a_server_that_is_down_stays_an_error(make_source, archive):
+    archive.on_request = lambda handler, path, _query: path == ASSETS and send(handler, 503, b"")
+    with pytest.raises(ServerError):
+        paths_of(make_source(page_size=1000))
+    sizes = {
+        path.partition("page_size=")[2] for path in archive.requests if path.startswith(ASSETS)
+    }
     assert sizes == {"1000", "250", "62", "15", "3"}
 
 
-def test_rows_that_move_while_pages_shrink_are_noticed(source_of, archive):
+def test_rows_that_move_while_pages_shrink_are_noticed(make_source, archive):
     """One removed early and one added late leave the count as it was."""
-    archive.grow("000002_draft", 120)
+    archive.set_blob_count("000002_draft", 120)
     rows = archive.assets("000002_draft")
 
     def before(handler, path, query):
@@ -290,13 +302,13 @@ def test_rows_that_move_while_pages_shrink_are_noticed(source_of, archive):
             rows.append({**rows.pop(0), "path": "zzz.nwb"})
         return send(handler, 502, b"")
 
-    archive.before = before
-    with pytest.raises(ListingNotProven, match="moved while they were read"):
-        paths_of(source_of(page_size=30))
+    archive.on_request = before
+    with pytest.raises(UnreliableListingError, match="moved while they were read"):
+        paths_of(make_source(page_size=30))
 
 
-def test_order_is_kept_however_slowly_the_bucket_answers(source_of, archive):
-    archive.grow("000002_draft", 60)
+def test_order_is_kept_however_slowly_the_bucket_answers(make_source, archive):
+    archive.set_blob_count("000002_draft", 60)
     turn = threading.Event()
 
     def before(handler, _path, _query):
@@ -309,48 +321,48 @@ def test_order_is_kept_however_slowly_the_bucket_answers(source_of, archive):
             turn.set()
         return False
 
-    archive.before = before
-    entries = list(listing_of(source_of()).entries)
+    archive.on_request = before
+    entries = list(listing_of(make_source()).entries)
     assert [entry.path for entry in entries] == [b"sub-%05d.nwb" % i for i in range(60)]
     assert [entry.locations[0].version_id for entry in entries] == [f"v-{i}" for i in range(60)]
 
 
-def test_little_is_asked_ahead_of_what_is_read(source_of, archive):
-    archive.grow("000002_draft", 300)
-    entries = listing_of(source_of(connections=2)).entries
+def test_few_pages_are_requested_ahead_of_the_reader(make_source, archive):
+    archive.set_blob_count("000002_draft", 300)
+    entries = listing_of(make_source(connections=2)).entries
     next(entries)
     entries.close()
     assert 0 < len(archive.heads) < 40
 
 
-def test_a_single_object_in_trouble_ends_the_listing(source_of, archive):
+def test_a_single_object_in_trouble_ends_the_listing(make_source, archive):
     """Its record without a version id would stay in the git-annex branch for ever."""
-    archive.grow("000002_draft", 20)
+    archive.set_blob_count("000002_draft", 20)
     bad = next(path for path in archive.objects if path.endswith("-0000-4000-8000-000000000000"))
-    archive.before = lambda handler, path, _query: path == bad and send(handler, 503, b"")
-    with pytest.raises(ServerTrouble):
-        list(listing_of(source_of()).entries)
+    archive.on_request = lambda handler, path, _query: path == bad and send(handler, 503, b"")
+    with pytest.raises(ServerError):
+        list(listing_of(make_source()).entries)
 
 
-def test_a_bucket_in_trouble_ends_the_listing(source_of, archive):
+def test_a_bucket_in_trouble_ends_the_listing(make_source, archive):
     """Else a passing outage would be recorded as files without exact addresses."""
-    archive.before = lambda handler, *_: handler.command == "HEAD" and send(handler, 503, b"")
-    with pytest.raises(ServerTrouble):
-        paths_of(source_of())
+    archive.on_request = lambda handler, *_: handler.command == "HEAD" and send(handler, 503, b"")
+    with pytest.raises(ServerError):
+        paths_of(make_source())
 
 
-def test_a_bucket_out_of_reach_ends_the_listing(source_of, archive):
+def test_a_bucket_out_of_reach_ends_the_listing(make_source, archive):
     for row in archive.assets("000002_draft"):
         row["metadata"]["contentUrl"][1] = "http://127.0.0.1:9/blobs/x"
-    with pytest.raises(Unreachable):
-        paths_of(source_of())
+    with pytest.raises(UnreachableError):
+        paths_of(make_source())
 
 
-def test_a_long_listing_needs_no_more_memory(source_of, archive):
-    source = source_of(page_size=100)
+def test_a_long_listing_needs_no_more_memory(make_source, archive):
+    source = make_source(page_size=100)
 
     def peak(number):
-        archive.grow("000002_draft", number)
+        archive.set_blob_count("000002_draft", number)
         listing = listing_of(source)
         for row in archive.assets("000002_draft"):
             row["metadata"]["contentUrl"].pop()
@@ -366,7 +378,7 @@ def test_a_long_listing_needs_no_more_memory(source_of, archive):
 
 
 @pytest.mark.parametrize("secret", ["0123456789abcdef-token"])
-def test_the_token_reaches_the_api_and_not_the_bucket(source_of, archive, monkeypatch, secret):
+def test_the_token_reaches_the_api_and_not_the_bucket(make_source, archive, monkeypatch, secret):
     monkeypatch.setenv("DANDI_TEST_TOKEN", secret)
     sent = []
 
@@ -374,17 +386,17 @@ def test_the_token_reaches_the_api_and_not_the_bucket(source_of, archive, monkey
         sent.append((handler.command, handler.headers.get("Authorization")))
         return False
 
-    archive.before = before
-    from dandi_replay import Replay
+    archive.on_request = before
+    from support.dandi_replay import DandiReplayServer
 
-    with Replay() as bucket:
+    with DandiReplayServer() as bucket:
         for row in archive.assets("000002_draft"):
             row["metadata"]["contentUrl"][1] = row["metadata"]["contentUrl"][1].replace(
                 "http://127.0.0.1:15900", bucket.url
             )
         leaked = []
-        bucket.before = lambda handler, *_: leaked.append(handler.headers.get("Authorization"))
-        entries = list(listing_of(source_of(token_env="DANDI_TEST_TOKEN")).entries)
+        bucket.on_request = lambda handler, *_: leaked.append(handler.headers.get("Authorization"))
+        entries = list(listing_of(make_source(token_env="DANDI_TEST_TOKEN")).entries)
     assert set(sent) == {("GET", f"token {secret}")}
     assert leaked == [None] * 7
     assert secret not in repr(entries)

@@ -8,21 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from ndstore_place import (
-    digests,
-    document,
-    got,
-    listing_of,
-    make_source,
-    places,
-    read,
-)
 from ome_zarr_models.v05 import Image
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import NetError
-from neuromirror.sources import ListingNotProven
-from neuromirror.sources.volumes import BlockFailed, TooManyFiles
+from neuromirror.sources import UnreliableListingError
+from neuromirror.sources.volumes import BlockReadError, TooManyFilesError
 from neuromirror_demo.ndstore import (
     CALCIUM,
     CELLS,
@@ -31,6 +22,15 @@ from neuromirror_demo.ndstore import (
     SINGLE_12,
     SYNAPSES,
     DemoNdstore,
+)
+from support.ndstore_sources import (
+    digests,
+    document,
+    fetch_dataset,
+    listing_of,
+    make_source,
+    read,
+    transformations_by_level,
 )
 
 
@@ -41,7 +41,7 @@ def ndstore(tmp_path: Path) -> Iterator[DemoNdstore]:
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNdstore]:
+def shared_ndstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNdstore]:
     """An ndstore for all tests that only read it."""
     with DemoNdstore(tmp_path_factory.mktemp("ndstore")) as running:
         yield running
@@ -53,34 +53,34 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNdstore]:
 @pytest.mark.filterwarnings("ignore:Object at .ndstore is not recognized")
 @pytest.mark.parametrize("path", [IMAGE_11, MEMBRANES, CELLS, CALCIUM, SYNAPSES, SINGLE_12])
 def test_every_level_opens_as_the_array_that_the_service_holds(
-    still: DemoNdstore, tmp_path: Path, path: str
+    shared_ndstore: DemoNdstore, tmp_path: Path, path: str
 ) -> None:
-    source = make_source(still)
-    opened = zarr.open_group(got(source, listing_of(source, path), tmp_path), mode="r")
+    source = make_source(shared_ndstore)
+    opened = zarr.open_group(fetch_dataset(source, listing_of(source, path), tmp_path), mode="r")
     token, _, name = path.partition("/")
-    tables = still.projects[token].channels[name].tables
+    tables = shared_ndstore.projects[token].channels[name].tables
     assert sorted(opened.array_keys()) == sorted(map(str, tables))
     for level in tables:
-        found, wanted = opened[str(level)], still.voxels(path, level)
-        assert found.dtype == wanted.dtype
-        assert np.array_equal(found[...], wanted)
+        found, expected = opened[str(level)], shared_ndstore.voxels(path, level)
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found[...], expected)
     Image.from_zarr(opened)
 
 
-def test_blocks_are_hashed_where_the_options_say_so(still: DemoNdstore) -> None:
-    records, _ = read(listing_of(make_source(still, hash="fetch"), CELLS))
+def test_blocks_are_hashed_where_the_options_say_so(shared_ndstore: DemoNdstore) -> None:
+    records, _ = read(listing_of(make_source(shared_ndstore, hash="fetch"), CELLS))
     assert all(one.digests[0].checked for one in records)
     known = {f"{n}/c/0/0/0" for n in range(3)}
     assert known < digests(records).keys()
-    unread, _ = read(listing_of(make_source(still), CELLS))
+    unread, _ = read(listing_of(make_source(shared_ndstore), CELLS))
     assert [one.path for one in unread] == [one.path for one in records]
     assert [one.size for one in unread] == [one.size for one in records]
     assert not any(one.digests for one in unread)
 
 
-def test_a_level_lies_where_the_service_has_it(still: DemoNdstore) -> None:
-    source = make_source(still)
-    sections = places(listing_of(source, IMAGE_11))
+def test_a_level_lies_where_the_service_has_it(shared_ndstore: DemoNdstore) -> None:
+    source = make_source(shared_ndstore)
+    sections = transformations_by_level(listing_of(source, IMAGE_11))
     # z begins at 1, and is not scaled; a pixel's centre moves as they are joined.
     assert sections["0"] == ([30.0, 3.0, 3.0], [30.0, 0.0, 0.0])
     assert sections["1"] == ([30.0, 6.0, 6.0], [30.0, 1.5, 1.5])
@@ -88,25 +88,30 @@ def test_a_level_lies_where_the_service_has_it(still: DemoNdstore) -> None:
 
 
 def test_a_level_lies_where_it_was_made_even_where_its_offset_is_rounded(
-    still: DemoNdstore,
+    shared_ndstore: DemoNdstore,
 ) -> None:
     # The offset is 10, 6, 4: of level 2 ndstore says 2, 1, 1, but makes it of voxels 10 to 13.
-    moved = places(listing_of(make_source(still), CALCIUM))
+    moved = transformations_by_level(listing_of(make_source(shared_ndstore), CALCIUM))
     assert moved["0"] == ([1.0, 500.0, 500.0, 500.0], [5.0, 2000.0, 3000.0, 5000.0])
     assert moved["1"][1] == [5.0, 2250.0, 3250.0, 5250.0]
     assert moved["2"][1] == [5.0, 2750.0, 3750.0, 5750.0]
 
 
-def test_where_a_box_lies_does_not_move_with_it(still: DemoNdstore) -> None:
+def test_where_a_box_lies_does_not_move_with_it(shared_ndstore: DemoNdstore) -> None:
     box = [[42, 110], [38, 96], [12, 40]]
-    cropped = listing_of(make_source(still, box=box, levels=[2]), CALCIUM)
+    cropped = listing_of(make_source(shared_ndstore, box=box, levels=[2]), CALCIUM)
     # Level 2 from 42 // 4 = 10, 9, 3 on: eight voxels of 2000 nm from where it begins (2).
-    assert places(cropped)["2"][1] == [5.0, 2750.0 + 2 * 2000, 3750.0 + 8 * 2000, 5750.0 + 8 * 2000]
+    assert transformations_by_level(cropped)["2"][1] == [
+        5.0,
+        2750.0 + 2 * 2000,
+        3750.0 + 8 * 2000,
+        5750.0 + 8 * 2000,
+    ]
 
 
-def test_the_unit_is_what_the_mirror_says(still: DemoNdstore) -> None:
+def test_the_unit_is_what_the_mirror_says(shared_ndstore: DemoNdstore) -> None:
     axes = [
-        document(listing_of(make_source(still, **given), IMAGE_11), "zarr.json")
+        document(listing_of(make_source(shared_ndstore, **given), IMAGE_11), "zarr.json")
         for given in ({}, {"unit": "micrometer"})
     ]
     units = [one["attributes"]["ome"]["multiscales"][0]["axes"][0] for one in axes]
@@ -116,10 +121,10 @@ def test_the_unit_is_what_the_mirror_says(still: DemoNdstore) -> None:
     ]
 
 
-def test_no_request_is_larger_than_the_service_can_bear(still: DemoNdstore) -> None:
-    big = still.projects["demo11_anno"].space
+def test_no_request_is_larger_than_the_service_can_bear(shared_ndstore: DemoNdstore) -> None:
+    big = shared_ndstore.projects["demo11_anno"].space
     assert big.image_size[0] < 2048
-    source = make_source(still, block=[1 << 20, 1 << 20, 1 << 20])
+    source = make_source(shared_ndstore, block=[1 << 20, 1 << 20, 1 << 20])
     (record, *_), _ = read(listing_of(source, CELLS))
     assert record.size == 200 * 150 * 40 * 8
 
@@ -127,25 +132,27 @@ def test_no_request_is_larger_than_the_service_can_bear(still: DemoNdstore) -> N
 # -- what is made up
 
 
-def test_levels_that_were_never_made_are_named_and_not_mirrored(still: DemoNdstore) -> None:
-    records, left_out = read(listing_of(make_source(still), SINGLE_12))
+def test_levels_that_were_never_made_are_named_and_not_mirrored(
+    shared_ndstore: DemoNdstore,
+) -> None:
+    records, left_out = read(listing_of(make_source(shared_ndstore), SINGLE_12))
     assert {one.path.partition(b"/")[0] for one in records} == {b"0"}
     assert [(one.path, one.reason) for one in left_out] == [
         (b"1", "no-voxels"),
         (b"2", "no-voxels"),
     ]
     assert "propagate is 0" in left_out[0].detail
-    records, left_out = read(listing_of(make_source(still), SYNAPSES))
+    records, left_out = read(listing_of(make_source(shared_ndstore), SYNAPSES))
     assert {one.path.partition(b"/")[0] for one in records} == {b"1", b"2"}
     assert [one.path for one in left_out] == [b"0"]
     assert "finer than the one that was uploaded (1)" in left_out[0].detail
 
 
-def test_a_level_that_is_made_up_cannot_be_asked_for(still: DemoNdstore) -> None:
+def test_a_synthetic_level_cannot_be_requested(shared_ndstore: DemoNdstore) -> None:
     for path, level in ((SINGLE_12, 1), (SYNAPSES, 0)):
         with pytest.raises(ConfigurationError, match=f"no level {level}, only"):
-            listing_of(make_source(still, levels=[level]), path)
-    records, left_out = read(listing_of(make_source(still, levels=[2]), SYNAPSES))
+            listing_of(make_source(shared_ndstore, levels=[level]), path)
+    records, left_out = read(listing_of(make_source(shared_ndstore, levels=[2]), SYNAPSES))
     assert {one.path.partition(b"/")[0] for one in records} == {b"2"}
     assert not left_out
 
@@ -153,15 +160,17 @@ def test_a_level_that_is_made_up_cannot_be_asked_for(still: DemoNdstore) -> None
 # -- what changes
 
 
-def test_an_unchanged_channel_is_found_unchanged(still: DemoNdstore, tmp_path: Path) -> None:
-    source = make_source(still, hash="fetch", sample=4, rolling=5)
+def test_an_unchanged_channel_is_found_unchanged(
+    shared_ndstore: DemoNdstore, tmp_path: Path
+) -> None:
+    source = make_source(shared_ndstore, hash="fetch", sample=4, rolling=5)
     first = listing_of(source, IMAGE_11, workspace=tmp_path)
     read(first)
-    still.clear_requests()
-    again = listing_of(source, IMAGE_11, memo=first.memo())
-    assert again.unchanged()
-    assert again.checked().startswith("metadata, 4 sampled blocks, blocks 1–5 of 51")
-    assert still.count_requests("/npz/") <= 9
+    shared_ndstore.clear_requests()
+    second = listing_of(source, IMAGE_11, memo=first.memo())
+    assert second.is_unchanged()
+    assert second.describe_checks().startswith("metadata, 4 sampled blocks, blocks 1–5 of 51")
+    assert shared_ndstore.count_requests("/npz/") <= 9
 
 
 def test_a_voxel_that_changed_is_found(ndstore: DemoNdstore, tmp_path: Path) -> None:
@@ -169,9 +178,9 @@ def test_a_voxel_that_changed_is_found(ndstore: DemoNdstore, tmp_path: Path) -> 
     first = listing_of(source, IMAGE_11, workspace=tmp_path / "1")
     before = digests(read(first)[0])
     ndstore.edit(IMAGE_11, ((199, 200), (149, 150), (40, 41)), spread=False)
-    again = listing_of(source, IMAGE_11, memo=first.memo())
-    assert not again.unchanged()
-    after = digests(read(again)[0])
+    second = listing_of(source, IMAGE_11, memo=first.memo())
+    assert not second.is_unchanged()
+    after = digests(read(second)[0])
     assert {path for path in after if after[path] != before[path]} == {"0/c/2/2/3"}
 
 
@@ -184,12 +193,12 @@ def test_what_moves_only_upstream_makes_no_other_state(
     ndstore.move_storage("demo11")
     ndstore.lose_lims("demo11")
     ndstore.remove(MEMBRANES)
-    again = listing_of(source, IMAGE_11, memo=first.memo())
-    assert again.documents == first.documents
-    assert again.unchanged()
+    second = listing_of(source, IMAGE_11, memo=first.memo())
+    assert second.documents == first.documents
+    assert second.is_unchanged()
     ndstore.describe(IMAGE_11, "Another word for it")
     other = listing_of(source, IMAGE_11, memo=first.memo())
-    assert not other.unchanged()
+    assert not other.is_unchanged()
     assert document(other, ".ndstore/channel.json")["description"] == "Another word for it"
 
 
@@ -200,18 +209,18 @@ def test_a_channel_that_was_opened_for_writing_is_read_anew(
     first = listing_of(source, IMAGE_11, workspace=tmp_path)
     before = digests(read(first)[0])
     ndstore.edit(IMAGE_11, ((0, 1), (0, 1), (1, 2)), spread=False)
-    assert listing_of(source, IMAGE_11, memo=first.memo()).unchanged()  # nothing tells
+    assert listing_of(source, IMAGE_11, memo=first.memo()).is_unchanged()  # nothing tells
     ndstore.set_propagate(IMAGE_11, 2)
-    again = listing_of(source, IMAGE_11, memo=first.memo())
-    assert not again.unchanged()
-    assert digests(read(again)[0])["0/c/0/0/0"] != before["0/c/0/0/0"]
+    second = listing_of(source, IMAGE_11, memo=first.memo())
+    assert not second.is_unchanged()
+    assert digests(read(second)[0])["0/c/0/0/0"] != before["0/c/0/0/0"]
 
 
 def test_nothing_is_listed_while_levels_are_being_made(ndstore: DemoNdstore) -> None:
     source = make_source(ndstore)
     ndstore.set_propagate(IMAGE_11, 1)
     assert "being made" in (source.hint(source.dataset(IMAGE_11)).unavailable or "")
-    with pytest.raises(ListingNotProven, match=r"nd:demo11/image: .* being made"):
+    with pytest.raises(UnreliableListingError, match=r"nd:demo11/image: .* being made"):
         listing_of(source, IMAGE_11)
 
 
@@ -219,8 +228,8 @@ def test_a_level_that_comes_while_blocks_are_read_is_no_proof(ndstore: DemoNdsto
     listing = listing_of(make_source(ndstore), SINGLE_12)
     list(listing.entries)
     ndstore.propagate(SINGLE_12)
-    with pytest.raises(ListingNotProven, match="levels changed"):
-        listing.closing()
+    with pytest.raises(UnreliableListingError, match="levels changed"):
+        listing.confirm_version()
 
 
 # -- what goes wrong
@@ -246,7 +255,7 @@ def test_a_block_that_cannot_be_had_fails_the_listing_and_is_named(
     where = "/npz/0/64,128/64,128/17,33/"
     with ndstore.fault(fault, path=where, **options), pytest.raises(NeuromirrorError) as raised:
         list(listing.entries)
-    assert isinstance(raised.value, BlockFailed | NetError)
+    assert isinstance(raised.value, BlockReadError | NetError)
     assert "0/64:128/64:128/17:33" in str(raised.value)
     assert says in str(raised.value)
 
@@ -257,18 +266,21 @@ def test_a_short_trouble_passes(ndstore: DemoNdstore) -> None:
         assert len(read(listing)[0]) == 45
 
 
-def test_too_many_files_are_refused_before_anything_is_read(still: DemoNdstore) -> None:
-    still.clear_requests()
-    with pytest.raises(TooManyFiles, match="nd:demo11/image would be 51 chunk files"):
-        listing_of(make_source(still, max_files=50), IMAGE_11)
-    assert still.count_requests() == 1
+def test_too_many_files_are_refused_before_anything_is_read(shared_ndstore: DemoNdstore) -> None:
+    shared_ndstore.clear_requests()
+    with pytest.raises(TooManyFilesError, match="nd:demo11/image would be 51 chunk files"):
+        listing_of(make_source(shared_ndstore, max_files=50), IMAGE_11)
+    assert shared_ndstore.count_requests() == 1
 
 
-def test_an_estimate_is_what_is_then_listed(still: DemoNdstore) -> None:
+def test_an_estimate_is_what_is_then_listed(shared_ndstore: DemoNdstore) -> None:
     for options in ({}, {"hash": "fetch"}, {"levels": [1]}):
-        source = make_source(still, **options)
+        source = make_source(shared_ndstore, **options)
         for path in (IMAGE_11, CALCIUM):
-            told = source.estimate(source.dataset(path))
+            estimate = source.estimate(source.dataset(path))
             records, _ = read(listing_of(source, path))
-            assert told is not None
-            assert (told.files, told.bytes) == (len(records), sum(one.size or 0 for one in records))
+            assert estimate is not None
+            assert (estimate.files, estimate.bytes) == (
+                len(records),
+                sum(one.size or 0 for one in records),
+            )

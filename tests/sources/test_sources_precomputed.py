@@ -8,16 +8,21 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from precomputed_place import ENCODINGS, INFO, Layers, key_of, layers_at, listing_of, read
 
 from neuromirror.model import FileRecord
-from neuromirror.sources import DatasetNotFound, MalformedId, UnexpectedReply, open_source
+from neuromirror.sources import (
+    DatasetNotFoundError,
+    MalformedIdError,
+    UnexpectedReplyError,
+    open_source,
+)
 from neuromirror.sources.precomputed import PrecomputedSource
 from neuromirror_demo.layer_contents import CELLS, DRAFT, EM, GCAMP, LAYERS, POINTS
+from support.precomputed_layers import ENCODINGS, INFO, Layers, key_of, layers_at, listing_of, read
 
 
 @pytest.fixture(scope="module")
-def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layers]:
+def shared_layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layers]:
     """The demo's layers, for tests that only read them."""
     with layers_at(tmp_path_factory.mktemp("layers"), empty=False) as layers:
         yield layers
@@ -30,16 +35,16 @@ def layers(tmp_path: Path) -> Iterator[Layers]:
         yield made
 
 
-def found(source: PrecomputedSource) -> dict[str, str | None]:
+def unavailable_by_id(source: PrecomputedSource) -> dict[str, str | None]:
     return {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
 
 
 # --- discovery
 
 
-def test_every_volume_is_a_dataset_and_the_rest_is_told(still):
-    source = still.source()
-    assert found(source) == {
+def test_every_volume_is_a_dataset_and_the_rest_is_reported(shared_layers):
+    source = shared_layers.source()
+    assert unavailable_by_id(source) == {
         **dict.fromkeys(LAYERS),
         "==above": "1 object (17 bytes) above the datasets' depth, in no dataset: README.md",
         "==no-layer": "2 folders hold no layer that can be mirrored:"
@@ -47,30 +52,30 @@ def test_every_volume_is_a_dataset_and_the_rest_is_told(still):
     }
     hints = {hint.dataset.local_id: hint for hint in source.datasets()}
     assert hints[EM].fingerprint is None
-    base = f"{still.demo.endpoint}/{still.name}"
+    base = f"{shared_layers.demo.endpoint}/{shared_layers.name}"
     assert hints[EM].dataset.source_uri == f"{base}/{EM}/"
     assert source.hint(source.dataset(EM)) == hints[EM]
     assert source.uri == base
 
 
-def test_the_search_lists_no_folder_of_chunks_and_reads_no_layer_twice(still):
-    still.demo.clear_requests()
-    list(still.source().datasets())
-    listed = [unquote(one) for one in still.demo.requests if "list-type" in one]
+def test_the_search_lists_no_folder_of_chunks_and_reads_no_layer_twice(shared_layers):
+    shared_layers.demo.clear_requests()
+    list(shared_layers.source().datasets())
+    listed = [unquote(one) for one in shared_layers.demo.requests if "list-type" in one]
     folders = sorted(one.partition("&prefix=")[2].partition("&")[0] for one in listed)
     assert folders == [
         *("", "demo_activity/", "demo_activity/calcium/", "demo_cortex/"),
         *("demo_cortex/drafts/", f"{DRAFT}/", "demo_cortex/sections/"),
     ]
-    asked = [one for one in still.demo.requests if one.endswith("/info")]
-    assert len(asked) == len(set(asked))
+    info_requests = [one for one in shared_layers.demo.requests if one.endswith("/info")]
+    assert len(info_requests) == len(set(info_requests))
 
 
 def test_chunks_without_an_info_end_the_search(layers):
     layers.scale("c/e/ch", 3)
     layers.put("c/x/info", INFO)
     layers.put("c/e/ch/deeper/info", INFO)
-    assert found(layers.source()) == {
+    assert unavailable_by_id(layers.source()) == {
         "c/x": None,
         "==no-layer": "1 folder holds no layer that can be mirrored:"
         " c/e/ch (chunks without an info)",
@@ -82,7 +87,7 @@ def test_a_crowded_folder_is_not_paged_through(layers, monkeypatch):
     for number in range(30):
         layers.put(f"tiffs/{number:03d}.tif")
     layers.put("tiffs/a/info", INFO)
-    assert found(layers.source())["==no-layer"].endswith("tiffs (more than 20 names)")
+    assert unavailable_by_id(layers.source())["==no-layer"].endswith("tiffs (more than 20 names)")
 
 
 def test_depth_prefix_include_and_exclude_bound_the_search(layers):
@@ -90,7 +95,9 @@ def test_depth_prefix_include_and_exclude_bound_the_search(layers):
         layers.put(f"{layer}/info", INFO)
 
     def only(**options: object) -> list[str]:
-        return [one for one in found(layers.source(**options)) if not one.startswith("==")]
+        return [
+            one for one in unavailable_by_id(layers.source(**options)) if not one.startswith("==")
+        ]
 
     assert only() == ["c/e/one", "c/e/two", "c/f/three", "d/four"]
     assert only(depth=5)[0] == "a/b/c/d/five"
@@ -112,9 +119,9 @@ def test_a_bucket_that_is_a_layer_is_one_dataset(layers):
     layers.put("info", INFO)
     layers.put("4_4_40/0-64_0-64_0-16")
     source = layers.source(depth=0)
-    assert list(found(source)) == [layers.name]
+    assert list(unavailable_by_id(source)) == [layers.name]
     assert b"4_4_40/0-64_0-64_0-16" in read(listing_of(source, layers.name))
-    assert list(found(layers.source())) == ["==above", "==no-layer"]
+    assert list(unavailable_by_id(layers.source())) == ["==above", "==no-layer"]
 
 
 def test_what_lies_below_a_layer_is_the_layers(layers):
@@ -122,7 +129,7 @@ def test_what_lies_below_a_layer_is_the_layers(layers):
     layers.put("c/seg/proofread/info", INFO)
     layers.put("c/seg/proofread/8_8_8/0-64_0-64_0-16")
     source = layers.source()
-    assert list(found(source)) == ["c/seg"]
+    assert list(unavailable_by_id(source)) == ["c/seg"]
     listing = listing_of(source, "c/seg")
     assert list(read(listing)) == [b"proofread/8_8_8/0-64_0-64_0-16"]
     assert [one.path for one in listing.documents] == [
@@ -130,21 +137,21 @@ def test_what_lies_below_a_layer_is_the_layers(layers):
     ]
 
 
-def test_an_info_that_is_no_layer_is_told_with_the_reason(layers):
+def test_an_info_that_is_no_layer_is_reported_with_the_reason(layers):
     layers.put("broken/info", "{")
     layers.put("list/info", "[]")
     layers.put("packed/info", INFO, "br")
     layers.put("squeezed/info", INFO, "gzip")
     layers.put("other/info", '{"hello": 1}')
-    told = found(layers.source())
-    assert told.pop("squeezed") is None
-    (words,) = told.values()
-    assert words is not None
-    assert words.startswith("4 folders hold no layer")
+    reasons = unavailable_by_id(layers.source())
+    assert reasons.pop("squeezed") is None
+    (text,) = reasons.values()
+    assert text is not None
+    assert text.startswith("4 folders hold no layer")
     for one in ("broken (its info is no JSON)", "list (its info is no JSON)"):
-        assert one in words
-    assert "other (its info is of 'something else')" in words
-    assert "packed (its info cannot be read" in words
+        assert one in text
+    assert "other (its info is of 'something else')" in text
+    assert "packed (its info cannot be read" in text
 
 
 def test_a_layer_is_gone_only_when_its_info_is(layers):
@@ -154,37 +161,37 @@ def test_a_layer_is_gone_only_when_its_info_is(layers):
     dataset = source.dataset("c/e/ch")
     assert source.hint(dataset).unavailable is None
     layers.put("c/e/ch/info", "{")
-    with pytest.raises(UnexpectedReply, match="no JSON object"):
+    with pytest.raises(UnexpectedReplyError, match="no JSON object"):
         source.hint(dataset)
     layers.demo.delete_object("c/e/ch/info", bucket=layers.name)
-    with pytest.raises(DatasetNotFound, match="there is no layer at"):
+    with pytest.raises(DatasetNotFoundError, match="there is no layer at"):
         source.hint(dataset)
 
 
 # --- names
 
 
-def test_groups_are_the_folders_around_layers(still):
-    source = still.source()
-    experiment = source.group("demo_cortex/sections")
+def test_groups_are_the_folders_around_layers(shared_layers):
+    source = shared_layers.source()
+    experiment = source.superdataset("demo_cortex/sections")
     assert experiment is not None
-    base = f"{still.demo.endpoint}/{still.name}"
+    base = f"{shared_layers.demo.endpoint}/{shared_layers.name}"
     assert experiment.source_uri == f"{base}/demo_cortex/sections/"
     assert experiment.name == "m:demo_cortex/sections"
-    assert source.group("no name") is None
-    within = still.source(prefix="demo_cortex")
-    assert within.group("demo_cortex") is None  # that is the mirror's own
-    assert within.group("demo_cortex/sections") == experiment
+    assert source.superdataset("no name") is None
+    within = shared_layers.source(prefix="demo_cortex")
+    assert within.superdataset("demo_cortex") is None  # that is the mirror's own
+    assert within.superdataset("demo_cortex/sections") == experiment
 
 
 def test_names_and_addresses_are_those_of_the_bucket():
     source = open_source("precomputed", "open-neurodata", {"bucket": "open-neurodata"})
     dataset = source.dataset("kasthuri/ac4/em")
     assert dataset.source_uri == "s3://open-neurodata/kasthuri/ac4/em/"
-    group = source.group("kasthuri")
+    group = source.superdataset("kasthuri")
     assert group is not None
     assert group.source_uri == "s3://open-neurodata/kasthuri/"
-    with pytest.raises(MalformedId):
+    with pytest.raises(MalformedIdError):
         source.dataset("a//b")
     assert source.versions(dataset)[0].upstream == "current"
     assert source.estimate(dataset) is None
@@ -194,24 +201,24 @@ def test_names_and_addresses_are_those_of_the_bucket():
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_every_object_is_a_file_under_its_etag_or_a_document(still, layer):
-    source = still.source()
+def test_every_object_is_a_file_under_its_etag_or_a_document(shared_layers, layer):
+    source = shared_layers.source()
     listing = listing_of(source, layer)
     files = read(listing)
     assert all(isinstance(one, FileRecord) for one in files.values())
     documents = {one.path.decode() for one in listing.documents} - {ENCODINGS}
     keys = {key_of(one).removeprefix(f"{layer}/") for one in files.values()} | documents
-    present = still.demo.present(f"{layer}/", bucket=still.name)
+    present = shared_layers.demo.present(f"{layer}/", bucket=shared_layers.name)
     assert sorted(keys) == [one.decode().removeprefix(f"{layer}/") for one in present]
     assert len(keys) == len(files) + len(documents)
     for one in files.values():
-        head = still.demo.head(key_of(one), bucket=still.name)
+        head = shared_layers.demo.head(key_of(one), bucket=shared_layers.name)
         assert (one.size, one.digests[0].value) == (head.size, head.etag)
     assert {"info", "provenance"} <= documents
 
 
-def test_facts_and_links_come_from_info_and_provenance(still):
-    source = still.source()
+def test_facts_and_links_come_from_info_and_provenance(shared_layers):
+    source = shared_layers.source()
     listing = listing_of(source, CELLS)
     read(listing)
     facts = listing.facts
@@ -219,22 +226,22 @@ def test_facts_and_links_come_from_info_and_provenance(still):
     assert facts.inputs == (EM,)
     assert ("project", "demo_cortex") in facts.attributes
     links = dict(facts.links)
-    place = f"precomputed://{still.demo.endpoint}/{still.name}/{CELLS}"
-    assert links["precomputed"] == place
+    link = f"precomputed://{shared_layers.demo.endpoint}/{shared_layers.name}/{CELLS}"
+    assert links["precomputed"] == link
     page, _, state = links["neuroglancer"].partition("#!")
     assert page == "https://neuroglancer-demo.appspot.com/"
     (layer,) = json.loads(unquote(state))["layers"]
-    assert layer == {"name": "cells", "source": place, "type": "segmentation"}
+    assert layer == {"name": "cells", "source": link, "type": "segmentation"}
 
 
 def test_links_of_an_aws_bucket_are_what_a_browser_can_ask_for():
     source = open_source("precomputed", "m", {"bucket": "open-neurodata", "region": "us-east-1"})
     assert isinstance(source, PrecomputedSource)
     facts = source._profile.facts("c/e/a=20b", [], [])
-    place = "precomputed://https://open-neurodata.s3.us-east-1.amazonaws.com/c/e/a%20b"
-    assert dict(facts.links)["precomputed"] == place
+    link = "precomputed://https://open-neurodata.s3.us-east-1.amazonaws.com/c/e/a%20b"
+    assert dict(facts.links)["precomputed"] == link
 
 
-def test_shards_are_files_as_they_are(still):
-    paths = {path for path in read(listing_of(still.source(), GCAMP)) if b"/" in path}
+def test_shards_are_files_as_they_are(shared_layers):
+    paths = {path for path in read(listing_of(shared_layers.source(), GCAMP)) if b"/" in path}
     assert {path.rpartition(b".")[2] for path in paths} == {b"shard"}

@@ -12,17 +12,31 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from memory import Memory
-from precomputed_place import INFO, TEXT, Layers, key_of, layers_at, learnt, listing_of, read
 
-from neuromirror.model import FileRecord, NamedException
-from neuromirror.net import CountedPool, ObjectRow, Reply
-from neuromirror.sources import ListingNotProven
+from neuromirror.model import ExcludedEntry, FileRecord
+from neuromirror.net import ContextThreadPool, ObjectRow, ResponseHead
+from neuromirror.sources import UnreliableListingError
 from neuromirror.sources.precomputed import PrecomputedSource
-from neuromirror.sources.precomputed.encodings import FRESH, SAMPLE, Encodings, encoding_of
+from neuromirror.sources.precomputed.encodings import (
+    FRESH_SAMPLE,
+    SAMPLE,
+    EncodingNaming,
+    encoding_of,
+)
 from neuromirror.sources.s3.history import upstream_name
 from neuromirror_demo.layer_contents import CELLS, EM
-from neuromirror_demo.layers import packed
+from neuromirror_demo.layers import encode_object
+from support.precomputed_layers import (
+    INFO,
+    TEXT,
+    Layers,
+    encodings_by_folder,
+    key_of,
+    layers_at,
+    listing_of,
+    read,
+)
+from support.visit_context import FakeVisitContext
 
 CH = "c/e/ch"
 
@@ -35,15 +49,15 @@ def layers(tmp_path: Path) -> Iterator[Layers]:
         yield made
 
 
-def paths(source: PrecomputedSource, known: Memory | None = None) -> set[str]:
+def paths(source: PrecomputedSource, known: FakeVisitContext | None = None) -> set[str]:
     listing = listing_of(source, CH) if known is None else listing_of(source, CH, known)
     return {path.decode() for path in read(listing)}
 
 
-def memo_of(source: PrecomputedSource, known: Memory | None = None) -> Memory:
+def memo_of(source: PrecomputedSource, known: FakeVisitContext | None = None) -> FakeVisitContext:
     listing = listing_of(source, CH) if known is None else listing_of(source, CH, known)
     read(listing)
-    return Memory(memo=listing.memo())
+    return FakeVisitContext(memo=listing.memo())
 
 
 def chunk(number: int) -> str:
@@ -66,7 +80,7 @@ def test_a_sample_of_each_scale_gives_all_of_it_its_ending(layers):
         name = key_of(record).removeprefix(f"{CH}/")
         ending = {"4_4_40": ".br", "8_8_40": ".gz", "16_16_40": ""}[name.partition("/")[0]]
         assert path.decode() == name + ending
-    assert learnt(listing) == {
+    assert encodings_by_folder(listing) == {
         "*": ("each object", ["identity"]),
         "16_16_40/*": ("each object", ["identity"]),
         "4_4_40/*": ("a sample", ["br"]),
@@ -75,23 +89,23 @@ def test_a_sample_of_each_scale_gives_all_of_it_its_ending(layers):
     assert {one for name, one in listing.facts.attributes if name == "encoding"} == {"br", "gzip"}
     # eight more find out whether ETags are MD5s
     assert len(layers.heads()) <= 1 + 5 + 2 * SAMPLE + 8
-    again = listing_of(layers.source(), CH)
-    read(again)
-    assert again.documents == listing.documents
+    second = listing_of(layers.source(), CH)
+    read(second)
+    assert second.documents == listing.documents
 
 
 def test_the_demo_layers_are_learnt_as_they_were_written(tmp_path):
     with layers_at(tmp_path, empty=False) as still:
         listing = listing_of(still.source(), EM)
         read(listing)
-        assert learnt(listing)["4_4_40/*"] == ("a sample", ["br"])
+        assert encodings_by_folder(listing)["4_4_40/*"] == ("a sample", ["br"])
         listing = listing_of(still.source(), CELLS)
         read(listing)
-        told = learnt(listing)
-        assert (told["mesh/*:*"][1], told["mesh/*:*:*"][1]) == (["identity"], ["gzip"])
+        encodings = encodings_by_folder(listing)
+        assert (encodings["mesh/*:*"][1], encodings["mesh/*:*:*"][1]) == (["identity"], ["gzip"])
 
 
-def test_lists_and_pieces_of_meshes_are_told_apart_without_asking_each(layers):
+def test_mesh_manifests_and_fragments_are_sampled_separately(layers):
     for number in range(1, 41):
         layers.put(f"{CH}/mesh/{number}:0", "{}")
         layers.put(f"{CH}/mesh/{number}:0:0-9_0-9_0-9", TEXT, "gzip")
@@ -105,7 +119,7 @@ def test_lists_and_pieces_of_meshes_are_told_apart_without_asking_each(layers):
     assert len(layers.heads()) <= 1 + 2 * SAMPLE + 8
 
 
-def test_a_scale_that_is_found_mixed_is_asked_about_object_by_object(layers):
+def test_every_object_of_a_mixed_scale_is_requested(layers):
     layers.scale(f"{CH}/8_8_8", 30, "br")
     layers.scale(f"{CH}/8_8_8", 30, "gzip", first=30)
     layers.scale(f"{CH}/8_8_8", 1, first=60)
@@ -115,7 +129,7 @@ def test_a_scale_that_is_found_mixed_is_asked_about_object_by_object(layers):
         key = chunk(number)
         ending = ".br" if number < 30 else ".gz" if number < 60 else ""
         assert names[key] == key.removeprefix(f"{CH}/") + ending
-    assert learnt(listing)["8_8_8/*"] == ("each object", ["br", "gzip", "identity"])
+    assert encodings_by_folder(listing)["8_8_8/*"] == ("each object", ["br", "gzip", "identity"])
 
 
 def test_each_asks_for_every_object(layers):
@@ -138,7 +152,7 @@ def sampled(layers: Layers) -> set[str]:
 # --- later visits
 
 
-def test_an_unchanged_layer_is_not_asked_again(layers):
+def test_an_unchanged_layer_needs_no_head_requests(layers):
     layers.scale(f"{CH}/8_8_8", 30, "br")
     layers.scale(f"{CH}/4_4_4", 30, "br")
     layers.scale(f"{CH}/4_4_4", 30, "gzip", first=30)
@@ -146,41 +160,41 @@ def test_an_unchanged_layer_is_not_asked_again(layers):
     known = memo_of(source)
     layers.demo.clear_requests()
     listing = listing_of(source, CH, known)
-    assert listing.unchanged()
+    assert listing.is_unchanged()
     assert {kind for kind, _ in listing.facts.links} == {"neuroglancer", "precomputed"}
     assert layers.heads() == []
     assert len(layers.demo.requests) == 1
-    assert not listing_of(layers.source(encodings="each"), CH, known).unchanged()
+    assert not listing_of(layers.source(encodings="each"), CH, known).is_unchanged()
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
-def test_an_object_put_again_in_another_encoding_gets_another_name(layers, encoding):
+def test_an_object_rewritten_in_another_encoding_gets_another_path(layers, encoding):
     layers.scale(f"{CH}/8_8_8", 30, "br")
     source = layers.source()
     known = memo_of(source)
     odd = next(number for number in range(30) if chunk(number) not in sampled(layers))
-    layers.later(chunk(odd), TEXT, encoding)
+    layers.put_later(chunk(odd), TEXT, encoding)
     name = chunk(odd).removeprefix(f"{CH}/")
     ending = {"": "", "gzip": ".gz"}[encoding]
     listing = listing_of(source, CH, known)
-    assert not listing.unchanged()
+    assert not listing.is_unchanged()
     found = read(listing)
     assert (name + ending).encode() in found
     assert f"{name}.br".encode() not in found
     assert len(found) == 30
-    assert listing.still_there is not None
-    assert listing.still_there([f"{name}.br".encode()]) == []
+    assert listing.find_present is not None
+    assert listing.find_present([f"{name}.br".encode()]) == []
     # what was found once is not forgotten when something else changes
     for number in (30, 31):
-        known = Memory(memo=listing.memo())
-        layers.later(chunk(number), TEXT, "br")
+        known = FakeVisitContext(memo=listing.memo())
+        layers.put_later(chunk(number), TEXT, "br")
         listing = listing_of(source, CH, known)
-        again = {path.decode() for path in read(listing)}
-        assert {name + ending, f"{chunk(number)}.br".removeprefix(f"{CH}/")} <= again
-        assert len(again) == number + 1
+        second = {path.decode() for path in read(listing)}
+        assert {name + ending, f"{chunk(number)}.br".removeprefix(f"{CH}/")} <= second
+        assert len(second) == number + 1
 
 
-def test_an_object_put_again_in_the_second_of_the_newest_is_asked_about(layers):
+def test_an_object_rewritten_in_the_second_of_the_newest_is_requested(layers):
     layers.scale(f"{CH}/8_8_8", 30, "br")
     source = layers.source()
     known = memo_of(source)
@@ -191,43 +205,43 @@ def test_an_object_put_again_in_the_second_of_the_newest_is_asked_about(layers):
 
 
 def test_the_same_bytes_under_another_encoding_are_noticed(layers):
-    data = packed(TEXT, "br").data
+    data = encode_object(TEXT, "br").data
     layers.scale(f"{CH}/8_8_8", 30, "br")
     source = layers.source()
     known = memo_of(source)
     odd = next(number for number in range(30) if chunk(number) not in sampled(layers))
-    layers.later(chunk(odd), data)
+    layers.put_later(chunk(odd), data)
     assert chunk(odd).removeprefix(f"{CH}/") in paths(source, known)
 
 
-def test_a_mixed_scale_that_is_put_right_is_sampled_again(layers):
+def test_a_repaired_mixed_scale_is_sampled(layers):
     layers.scale(f"{CH}/8_8_8", 20, "br")
     source = layers.source()
-    layers.later(chunk(20), TEXT)
+    layers.put_later(chunk(20), TEXT)
     known = memo_of(source, memo_of(source))
-    layers.later(chunk(20), TEXT, "br")
+    layers.put_later(chunk(20), TEXT, "br")
     listing = listing_of(source, CH, known)
     read(listing)
-    assert learnt(listing)["8_8_8/*"] == ("each object", ["br"])
-    after = Memory(memo=listing.memo())
-    layers.later(chunk(21), TEXT, "br")
+    assert encodings_by_folder(listing)["8_8_8/*"] == ("each object", ["br"])
+    after = FakeVisitContext(memo=listing.memo())
+    layers.put_later(chunk(21), TEXT, "br")
     listing = listing_of(source, CH, after)
     read(listing)
-    assert learnt(listing)["8_8_8/*"] == ("a sample", ["br"])
+    assert encodings_by_folder(listing)["8_8_8/*"] == ("a sample", ["br"])
 
 
 def test_a_broken_memo_is_no_memo(layers):
     layers.scale(f"{CH}/8_8_8", 3, "br")
     source = layers.source()
     for memo in (b"", b"\n", b"{}\nrest", b"nonsense", b"\xff"):
-        assert not listing_of(source, CH, Memory(memo=memo)).unchanged()
-        assert len(paths(source, Memory(memo=memo))) == 3
+        assert not listing_of(source, CH, FakeVisitContext(memo=memo)).is_unchanged()
+        assert len(paths(source, FakeVisitContext(memo=memo))) == 3
 
 
 # --- names
 
 
-def test_two_objects_that_want_one_name_are_told(layers):
+def test_two_objects_with_the_same_path_are_reported(layers):
     layers.put(f"{CH}/8_8_8/a", TEXT, "br")
     layers.put(f"{CH}/8_8_8/a.br", "by itself")
     layers.put(f"{CH}/8_8_8/b", TEXT)
@@ -235,7 +249,7 @@ def test_two_objects_that_want_one_name_are_told(layers):
     layers.put(f"{CH}/8_8_8/c.gz", TEXT, "br")
     layers.put(f"{CH}/8_8_8/d.gz", TEXT, "gzip")
     entries = list(listing_of(layers.source(), CH).entries)
-    exceptions = [one for one in entries if isinstance(one, NamedException)]
+    exceptions = [one for one in entries if isinstance(one, ExcludedEntry)]
     assert [(one.path, one.reason, one.size) for one in exceptions] == [
         (b"8_8_8/a.br", "name-taken", len("by itself"))
     ]
@@ -250,7 +264,7 @@ def test_two_objects_that_want_one_name_are_told(layers):
 
 
 @pytest.mark.parametrize(
-    ("word", "ending"),
+    ("encoding", "ending"),
     [
         ("br", ".br"),
         ("gzip", ".gz"),
@@ -266,12 +280,12 @@ def test_two_objects_that_want_one_name_are_told(layers):
         ("gzip, br", ""),
     ],
 )
-def test_endings_are_those_that_cloudvolume_looks_for(layers, word, ending):
-    layers.put(f"{CH}/8_8_8/a", "stored", word)
+def test_endings_are_those_that_cloudvolume_looks_for(layers, encoding, ending):
+    layers.put(f"{CH}/8_8_8/a", "stored", encoding)
     assert paths(layers.source()) == {f"8_8_8/a{ending}"}
 
 
-def test_headers_without_an_encoding_tell_none():
+def test_headers_without_an_encoding_give_none():
     assert encoding_of({}) == ""
 
 
@@ -298,13 +312,13 @@ def test_documents_are_readable_however_they_are_stored(layers):
 # --- what upstream does not let be known
 
 
-def test_what_is_refused_keeps_its_name_and_is_asked_again_next_time(layers):
+def test_a_refused_object_keeps_its_path_and_is_requested_in_the_next_visit(layers):
     layers.scale(f"{CH}/8_8_8", 2, "br")
     source = layers.source()
     head = source.bucket.head
     refused = chunk(1).encode()
     source.bucket.head = lambda key, **more: (  # type: ignore[method-assign]
-        Reply(403, {}) if key == refused else head(key, **more)
+        ResponseHead(403, {}) if key == refused else head(key, **more)
     )
     listing = listing_of(source, CH)
     names = set(read(listing))
@@ -312,7 +326,7 @@ def test_what_is_refused_keeps_its_name_and_is_asked_again_next_time(layers):
     assert listing.memo() is None
 
 
-def test_an_object_that_changes_while_it_is_asked_about_is_not_believed(layers):
+def test_an_object_that_changes_during_its_head_request_fails_the_listing(layers):
     layers.scale(f"{CH}/8_8_8", 2, "br")
     source = layers.source()
     head = source.bucket.head
@@ -325,7 +339,7 @@ def test_an_object_that_changes_while_it_is_asked_about_is_not_believed(layers):
         return head(key, **more)
 
     source.bucket.head = changing  # type: ignore[method-assign]
-    with pytest.raises(ListingNotProven, match="no longer as it was listed"):
+    with pytest.raises(UnreliableListingError, match="no longer as it was listed"):
         read(listing_of(source, CH))
 
 
@@ -335,22 +349,22 @@ def test_what_a_listing_lacks_is_looked_for_under_both_names(layers, monkeypatch
     layers.put(f"{CH}/packed.json", "{}", "gzip")
     listing = listing_of(layers.source(), CH)
     read(listing)
-    assert listing.still_there is not None
+    assert listing.find_present is not None
     there = [f"{chunk(0)}.br"[len(CH) + 1 :], "8_8_8/plain", "info", "packed.json"]
     gone = [
         *(chunk(0)[len(CH) + 1 :], f"{chunk(0)}.gz"[len(CH) + 1 :], "8_8_8/plain.br"),
         *("8_8_8/no", "8_8_8/no.br"),
     ]
-    asked = [one.encode() for one in (*there, *gone)]
-    assert listing.still_there(asked) == [one.encode() for one in there]
-    monkeypatch.setattr("neuromirror.sources.s3.reading._PIECE", 3)
-    assert listing.still_there(asked) == [one.encode() for one in there]
+    requested_paths = [one.encode() for one in (*there, *gone)]
+    assert listing.find_present(requested_paths) == [one.encode() for one in there]
+    monkeypatch.setattr("neuromirror.sources.s3.listing_reader._PIECE", 3)
+    assert listing.find_present(requested_paths) == [one.encode() for one in there]
 
 
 def test_earlier_states_are_named_by_their_own_versions(layers):
     demo, name = layers.demo, layers.demo.benchmark
     demo.put("layer/info", INFO, bucket=name)
-    first = packed(TEXT, "br")
+    first = encode_object(TEXT, "br")
     demo.put("layer/8_8_8/a", first.data, bucket=name, encoding="br")
     before = demo.clock.now
     demo.clock.now += timedelta(hours=5)
@@ -359,7 +373,7 @@ def test_earlier_states_are_named_by_their_own_versions(layers):
     dataset = source.dataset("layer")
     (past,) = source.history(dataset, None)
     assert past.upstream == upstream_name(past.time or before)
-    known = Memory()
+    known = FakeVisitContext()
     assert set(read(source.listing(past, known))) == {b"8_8_8/a.br"}
     assert set(read(source.listing(source.versions(dataset)[0], known))) == {b"8_8_8/a"}
 
@@ -369,22 +383,24 @@ def test_earlier_states_are_named_by_their_own_versions(layers):
 
 def named(rows: list[ObjectRow], stored: dict[bytes, str], **options: object) -> dict[bytes, str]:
     """The paths that a naming gives to rows, and what its document says, under an empty name."""
-    encodings = Encodings(b"", lambda _: False, each=False, remembered=None, folder=None, **options)
-    asked: list[bytes] = []
+    encodings = EncodingNaming(
+        b"", lambda _: False, head_each=False, memo=None, folder=None, **options
+    )
+    requests: list[bytes] = []
 
     def ask(row: ObjectRow) -> dict[str, str]:
-        asked.append(row.key)
+        requests.append(row.key)
         return {"Content-Encoding": stored[row.key]}
 
     made: dict[bytes, str] = {}
-    with CountedPool(2) as pool:
-        for row in encodings.rows(rows, ask, pool):
-            path = encodings.path(row, row.key, ask, pool)
+    with ContextThreadPool(2) as pool:
+        for row in encodings.prepare_rows(rows, ask, pool):
+            path = encodings.file_path(row, row.key, ask, pool)
             path = path.result() if isinstance(path, Future) else path
             assert isinstance(path, bytes)
             made[row.key] = path.decode()
     made[b""] = encodings._document().content.decode()
-    made[b"asked"] = str(len(set(asked)))
+    made[b"asked"] = str(len(set(requests)))
     return made
 
 
@@ -416,9 +432,9 @@ def test_folders_without_end_are_sampled_together():
     assert set(json.loads(named(crowd, stored)[b""])["objects"]) == {"*"}
 
 
-def test_many_new_objects_are_sampled_and_few_are_each_asked(layers, monkeypatch):
+def test_many_new_objects_are_sampled_and_few_are_all_requested(layers, monkeypatch):
     monkeypatch.setattr("neuromirror.sources.precomputed.encodings.FRESH", 12)
-    assert FRESH > 12
+    assert FRESH_SAMPLE > 12
     layers.scale(f"{CH}/8_8_8", 10, "br")
     source = layers.source(etags="md5")
     known = memo_of(source)
@@ -426,5 +442,5 @@ def test_many_new_objects_are_sampled_and_few_are_each_asked(layers, monkeypatch
     layers.scale(f"{CH}/4_4_4", 40, "br")
     layers.demo.clear_requests()
     assert len(paths(source, known)) == 50
-    asked = [one for one in layers.heads() if "/4_4_4/" in one]
-    assert len(asked) == 12
+    requests = [one for one in layers.heads() if "/4_4_4/" in one]
+    assert len(requests) == 12

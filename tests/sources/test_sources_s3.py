@@ -6,12 +6,12 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from memory import NOTHING, Memory
-from s3_buckets import MIB, files_of, listing_of, md5, read, refuse
 
 from neuromirror.model import Digest, Evidence, VersionKind
-from neuromirror.net import NotFound
-from neuromirror.sources import DatasetNotFound, ListingNotProven, MalformedId
+from neuromirror.net import NotFoundError
+from neuromirror.sources import DatasetNotFoundError, MalformedIdError, UnreliableListingError
+from support.moto_buckets import MIB, files_of, listing_of, md5, read, refuse_heads
+from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 
 # --- discovery
 
@@ -50,7 +50,7 @@ def test_depths_differ_by_prefix_as_in_the_benchmark_bucket(bucket):
     assert set(files_of(source, "ephys-compression/mearec")) == {b"a/x", b"b"}
 
 
-def test_objects_above_the_depth_are_told(bucket):
+def test_objects_above_the_depth_are_reported(bucket):
     bucket.put_all("README", "index.html", "g/notes", "g/s/1")
     hints = list(bucket.source(depth=2).datasets())
     assert [hint.dataset.local_id for hint in hints] == ["g/s", "==above"]
@@ -94,11 +94,11 @@ def test_a_dataset_is_gone_only_when_its_prefix_lists_empty(bucket):
     hint = source.hint(source.dataset("a"))
     assert hint in list(source.datasets())
     bucket.delete("a/1")
-    with pytest.raises(DatasetNotFound, match=r"test:a: .* holds no object"):
+    with pytest.raises(DatasetNotFoundError, match=r"test:a: .* holds no object"):
         source.hint(source.dataset("a"))
     bucket.delete("ab/1")
     bucket.client.delete_bucket(Bucket=bucket.name)
-    with pytest.raises(NotFound, match="no bucket has this name"):
+    with pytest.raises(NotFoundError, match="no bucket has this name"):
         source.hint(source.dataset("a"))
 
 
@@ -106,14 +106,14 @@ def test_a_malformed_id_is_refused_without_a_request(bucket):
     bucket.client.delete_bucket(Bucket=bucket.name)
     source = bucket.source()
     for wrong in ("", "a/", "/a", "a--b", "-a", ".git", "a b", "==above", "a=2", "a=41", "ü"):
-        with pytest.raises(MalformedId):
+        with pytest.raises(MalformedIdError):
             source.dataset(wrong)
 
 
 # --- capabilities
 
 
-def test_capabilities_are_told_in_words(bucket, versioned):
+def test_capabilities_are_described(bucket, versioned_bucket):
     bucket.put("a/1", b"1", ChecksumAlgorithm="SHA256")
     assert bucket.source().capabilities() == {
         "versions": "listable",
@@ -121,8 +121,8 @@ def test_capabilities_are_told_in_words(bucket, versioned):
         "checksums": "returned",
         "durability": "mutable-bucket",
     }
-    versioned.put("a/1", b"1")
-    assert versioned.source().capabilities() == {
+    versioned_bucket.put("a/1", b"1")
+    assert versioned_bucket.source().capabilities() == {
         "versions": "listable",
         "version-reads": "allowed",
         "checksums": "nothing to try",
@@ -139,12 +139,12 @@ def test_an_unchanged_prefix_is_known_by_its_memo(bucket):
     read(listing)
     memo = listing.memo()
     assert not listing_of(bucket.source(), "a").unchanged()
-    assert listing_of(bucket.source(), "a", Memory(memo=memo)).unchanged()
-    changed = listing_of(bucket.source(overwrites="incident"), "a", Memory(memo=memo))
+    assert listing_of(bucket.source(), "a", FakeVisitContext(memo=memo)).unchanged()
+    changed = listing_of(bucket.source(overwrites="incident"), "a", FakeVisitContext(memo=memo))
     assert not changed.unchanged()
-    assert not listing_of(bucket.source(), "a", Memory(memo=b"broken")).unchanged()
+    assert not listing_of(bucket.source(), "a", FakeVisitContext(memo=b"broken")).unchanged()
     bucket.put("a/2", b"other")
-    later = listing_of(bucket.source(), "a", Memory(memo=memo))
+    later = listing_of(bucket.source(), "a", FakeVisitContext(memo=memo))
     assert not later.unchanged()
     assert read(later)[b"2"].digests == (Digest("md5", md5(b"other"), "s3"),)
 
@@ -152,7 +152,7 @@ def test_an_unchanged_prefix_is_known_by_its_memo(bucket):
 def test_what_was_refused_is_not_remembered(bucket):
     bucket.upload("a/big", bytes(6 * MIB), 5 * MIB)
     source = bucket.source()
-    refuse(source, b"a/big")
+    refuse_heads(source, b"a/big")
     listing = listing_of(source, "a")
     assert read(listing)[b"big"].evidence is Evidence.SIZE
     assert listing.memo() is None
@@ -173,7 +173,7 @@ def test_an_object_that_changed_since_it_was_listed_breaks_the_proof(bucket):
         return listing
 
     source.bucket.objects = then_change
-    with pytest.raises(ListingNotProven, match="no longer as it was listed"):
+    with pytest.raises(UnreliableListingError, match="no longer as it was listed"):
         list(listing_of(source, "a").entries)
 
 
@@ -184,7 +184,7 @@ def test_writes_during_a_listing_break_the_proof(bucket):
     listing = listing_of(bucket.source(), "a")
     list(listing.entries)
     until(begin + timedelta(seconds=3))
-    with pytest.raises(ListingNotProven, match="written while they were listed"):
+    with pytest.raises(UnreliableListingError, match="written while they were listed"):
         listing.closing()
 
 
@@ -195,16 +195,16 @@ def until(moment: datetime) -> None:
 
 def test_a_listing_that_was_killed_began_when_it_first_began(bucket, tmp_path):
     bucket.put_all("a/1", "a/2")
-    killed = listing_of(bucket.source(), "a", Memory(workspace=tmp_path))
+    killed = listing_of(bucket.source(), "a", FakeVisitContext(workspace=tmp_path))
     next(iter(killed.entries))
     until(datetime.now(UTC) + timedelta(seconds=2))
     for left in tmp_path.iterdir():
         if left.name != "began":
             left.unlink()
     bucket.put("a/2", b"written between")
-    going_on = listing_of(bucket.source(), "a", Memory(workspace=tmp_path))
+    going_on = listing_of(bucket.source(), "a", FakeVisitContext(workspace=tmp_path))
     list(going_on.entries)
-    with pytest.raises(ListingNotProven, match="written while they were listed"):
+    with pytest.raises(UnreliableListingError, match="written while they were listed"):
         going_on.closing()
     assert set(files_of(bucket.source(), "a")) == {b"1", b"2"}
 
@@ -215,21 +215,21 @@ def test_a_time_to_come_is_no_write(bucket):
     assert set(files_of(bucket.source(), "a")) == {b"1"}
 
 
-def test_missing_files_are_asked_for_before_they_are_believed_gone(bucket):
+def test_missing_files_are_requested_before_they_count_as_removed(bucket):
     bucket.put_all("a/1", "a/up/../2", "b/3")
     listing = listing_of(bucket.source(), "a")
-    assert listing.still_there is not None
-    assert listing.still_there([b"1", b"3", b"up/../2", b"none"]) == [b"1", b"up/../2"]
+    assert listing.find_present is not None
+    assert listing.find_present([b"1", b"3", b"up/../2", b"none"]) == [b"1", b"up/../2"]
     many = [b"no/%d" % number for number in range(1500)]
-    assert listing.still_there([*many, b"1"]) == [b"1"]
+    assert listing.find_present([*many, b"1"]) == [b"1"]
 
 
 def test_a_version_that_is_none_is_refused(bucket):
     source = bucket.source()
     (current,) = source.versions(source.dataset("a"))
     assert (current.upstream, current.kind) == ("current", VersionKind.OBSERVED)
-    assert (current.time, current.claimed) == (None, None)
+    assert (current.time, current.claimed_totals) == (None, None)
     for wrong in ("draft", "at noon", "at 2024-01-01T00:00:00"):
         odd = type(current)(current.dataset, wrong, current.kind, None)
-        with pytest.raises(MalformedId, match="no version"):
-            source.listing(odd, NOTHING)
+        with pytest.raises(MalformedIdError, match="no version"):
+            source.listing(odd, EMPTY_CONTEXT)

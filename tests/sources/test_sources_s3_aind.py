@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.model import DatasetFacts, Document
-from neuromirror.sources.s3.aind import facts, is_document, kept, name_parts
+from neuromirror.sources.s3.aind import asset_facts, is_document, name_parts, normalize
 from neuromirror.sources.s3.sidecars import without_members, without_secrets
 
 RAW = "ecephys_625749_2022-08-03_15-15-06"
@@ -19,7 +19,7 @@ DERIVED = f"{RAW}_sorted_2022-08-05_10-11-12"
 
 def read(name: str = RAW, **sidecars: object) -> DatasetFacts:
     """The facts of an asset with these sidecars; ``__`` in a name is a dot."""
-    return facts(
+    return asset_facts(
         name,
         [
             Document(f"{stem.replace('__', '.')}.json".encode(), json.dumps(content).encode())
@@ -36,7 +36,7 @@ def of(found: DatasetFacts) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         (
             RAW,
@@ -71,9 +71,9 @@ def of(found: DatasetFacts) -> dict[str, list[str]]:
         ("", {}),
     ],
 )
-def test_a_name_tells_what_it_can_and_is_never_refused(name, wanted):
-    assert name_parts(name) == wanted
-    assert facts(name, []).title == name
+def test_any_asset_name_is_parsed_as_far_as_possible(name, expected):
+    assert name_parts(name) == expected
+    assert asset_facts(name, []).title == name
 
 
 def test_schema_0_3():
@@ -195,11 +195,11 @@ def test_an_asset_is_not_made_of_itself():
     described = Document(
         b"data_description.json", json.dumps({"source_data": [name, "other"]}).encode()
     )
-    assert facts(name, [described]).inputs == ("other",)
-    assert facts(f"folder/{name}", [described]).inputs == ("other",)
+    assert asset_facts(name, [described]).inputs == ("other",)
+    assert asset_facts(f"folder/{name}", [described]).inputs == ("other",)
 
 
-def test_without_a_field_the_name_tells_the_input():
+def test_without_a_field_the_input_comes_from_the_name():
     assert read(DERIVED).inputs == (RAW,)
     assert read(DERIVED, data_description={"source_data": [], "input_data_name": None}).inputs == (
         RAW,
@@ -232,8 +232,8 @@ def test_facts_of_any_json_are_sound(name, sidecars):
         Document(f"{stem}.json".encode(), json.dumps(content).encode())
         for stem, content in sidecars.items()
     ]
-    found = facts(name, documents)
-    assert found == facts(name, documents)
+    found = asset_facts(name, documents)
+    assert found == asset_facts(name, documents)
     assert list(found.attributes) == sorted(set(found.attributes))
     assert list(found.inputs) == sorted(set(found.inputs))
     for text in (*found.inputs, *found.license, *(value for _, value in found.attributes)):
@@ -244,7 +244,7 @@ def test_facts_of_any_json_are_sound(name, sidecars):
 
 def test_deeply_nested_or_broken_sidecars_say_nothing():
     for content in (b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"", b"NaN"):
-        assert facts(RAW, [Document(b"data_description.json", content)]).title == RAW
+        assert asset_facts(RAW, [Document(b"data_description.json", content)]).title == RAW
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ NAMES = frozenset({"last_modified", "_last_modified"})
 )
 def test_a_member_is_cut_out_and_all_else_stays(before, after):
     assert without_members(before, NAMES) == after
-    assert kept(b"metadata.nd.json", before) == after
-    assert kept(b"subject.json", before) == before
+    assert normalize(b"metadata.nd.json", before) == after
+    assert normalize(b"subject.json", before) == before
 
 
 @given(
@@ -297,9 +297,9 @@ def test_a_member_is_cut_out_and_all_else_stays(before, after):
 def test_cutting_out_gives_the_same_json_but_for_the_members(content, indent):
     before = json.dumps(content, indent=indent)
     after = without_members(before.encode(), NAMES)
-    wanted = {name: value for name, value in content.items() if name not in NAMES}
-    assert json.dumps(json.loads(after)) == json.dumps(wanted)
-    if wanted == content:
+    expected = {name: value for name, value in content.items() if name not in NAMES}
+    assert json.dumps(json.loads(after)) == json.dumps(expected)
+    if expected == content:
         assert after == before.encode()
     assert without_members(after, NAMES) == after
 

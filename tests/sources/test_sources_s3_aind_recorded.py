@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.model import INFERRED, UNREADABLE, DatasetFacts, Document
-from neuromirror.sources.s3.aind import facts
+from neuromirror.sources.s3.aind import asset_facts
 
 RECORDED = Path(__file__).parent / "data" / "aind"
 RAW = "ecephys_600000_2022-06-28_10-31-30"
@@ -102,7 +102,7 @@ def attributes(found: DatasetFacts) -> dict[str, list[str]]:
     ],
 )
 def test_raw_assets_of_each_generation(release, asset, expected):
-    found = facts(asset, recorded(release, asset))
+    found = asset_facts(asset, recorded(release, asset))
     assert attributes(found) == expected
     assert found.license == ("CC-BY-4.0",)
     assert found.title == asset
@@ -123,7 +123,7 @@ def test_raw_assets_of_each_generation(release, asset, expected):
     ],
 )
 def test_derived_assets_name_their_input_and_all_processes(release, asset, process):
-    found = facts(asset, recorded(release, asset))
+    found = asset_facts(asset, recorded(release, asset))
     assert found.inputs == (asset.rpartition("_")[0].rpartition("_")[0].rpartition("_")[0],)
     assert attributes(found).get("process") == process
     assert attributes(found)["data-level"] == ["derived"]
@@ -132,22 +132,22 @@ def test_derived_assets_name_their_input_and_all_processes(release, asset, proce
 
 def test_nothing_is_inferred_from_the_name_of_a_described_asset():
     asset = "multiday_pool_2023-01-02_03-04-05"
-    found = attributes(facts(asset, recorded("2.9.2", asset)))
+    found = attributes(asset_facts(asset, recorded("2.9.2", asset)))
     assert "subject" not in found
     assert "platform" not in found
     assert INFERRED not in found
-    bare = attributes(facts(asset, []))
+    bare = attributes(asset_facts(asset, []))
     assert (bare["platform"], bare["subject"]) == (["multiday"], ["pool"])
     assert bare[INFERRED] == ["created", "platform", "subject"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"subject_id": "1', b"\xff\xfe", b"<html>"])
-def test_an_unreadable_description_is_listed_and_nothing_is_inferred_in_its_place(content):
+def test_an_unreadable_description_is_listed_and_nothing_is_inferred_instead(content):
     documents = [one for one in recorded("1.4.0", RAW) if one.path != b"data_description.json"]
     refused = [b"data_description.json"] if content is None else []
     if content is not None:
         documents.append(Document(b"data_description.json", content))
-    found = attributes(facts(RAW, documents, refused))
+    found = attributes(asset_facts(RAW, documents, refused))
     assert found[UNREADABLE] == ["data_description.json"]
     assert INFERRED not in found
     assert "platform" not in found
@@ -157,5 +157,5 @@ def test_an_unreadable_description_is_listed_and_nothing_is_inferred_in_its_plac
 @pytest.mark.parametrize("time", ["yesterday", "2022-13-45T00:00:00Z", ""])
 def test_a_time_of_creation_that_is_none_is_left_out(time):
     content = b'{"creation_time": "%s"}' % time.encode()
-    found = attributes(facts(RAW, [Document(b"data_description.json", content)]))
+    found = attributes(asset_facts(RAW, [Document(b"data_description.json", content)]))
     assert "created" not in found

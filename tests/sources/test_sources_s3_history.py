@@ -8,15 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from memory import NOTHING, Memory
 from pytest_httpserver import HTTPServer
-from s3_buckets import Bucket, Buckets, moto_server
 from werkzeug import Request, Response
 
 from neuromirror.model import Retention, VersionKind
 from neuromirror.net import ObjectRow
-from neuromirror.sources import DatasetNotFound
-from neuromirror.sources.s3.history import bursts, moment_of, state_at, upstream_name
+from neuromirror.sources import DatasetNotFoundError
+from neuromirror.sources.s3.history import burst_ends, moment_of, state_at, upstream_name
+from support.moto_buckets import Bucket, Buckets, moto_server
+from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 
 T0 = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -55,7 +55,7 @@ def lived_in(buckets: Buckets) -> Bucket:
 def states_of(source, workspace=None, since=None):
     states = []
     for version in source.history(source.dataset("a"), since):
-        known = NOTHING if workspace is None else Memory(workspace=workspace)
+        known = EMPTY_CONTEXT if workspace is None else FakeVisitContext(workspace=workspace)
         listing = source.listing(version, known)
         entries = {entry.path: entry for entry in listing.entries}
         assert listing.closing() == version
@@ -101,7 +101,7 @@ def test_a_state_of_the_past_has_versions_and_no_memo(lived_in):
     assert ("subject", "7") in listing.facts.attributes
     assert listing.memo() is None
     assert not listing.unchanged()
-    assert listing.still_there is None
+    assert listing.find_present is None
 
 
 def test_history_begins_where_it_was_left(lived_in):
@@ -127,7 +127,7 @@ def test_a_bucket_without_versions_has_no_history(buckets):
     assert source.history(source.dataset("a"), None) == []
 
 
-def test_what_was_before_the_first_version_id_is_not_told(buckets):
+def test_states_before_the_first_version_id_are_left_out(buckets):
     bucket = buckets.make()
     put(bucket, "a/1", 0, b"one")
     put(bucket, "a/2", 10, b"two")
@@ -153,11 +153,11 @@ def row(key: bytes, hours: float, *, deleted: bool = False, version: str | None 
 
 def test_bursts_are_the_same_in_any_order():
     rows = [row(b"a", hours / 7) for hours in (*range(10), *range(40, 50), 90)]
-    wanted = [T0 + hours / 7 * HOUR for hours in (9, 49, 90)]
-    assert bursts(rows, HOUR) == bursts(reversed(rows), HOUR) == wanted
-    assert bursts([], HOUR) == []
+    expected = [T0 + hours / 7 * HOUR for hours in (9, 49, 90)]
+    assert burst_ends(rows, HOUR) == burst_ends(reversed(rows), HOUR) == expected
+    assert burst_ends([], HOUR) == []
     # A pause of the gap itself divides.
-    assert len(bursts([row(b"a", 0.5), row(b"b", 1.5)], HOUR)) == 2
+    assert len(burst_ends([row(b"a", 0.5), row(b"b", 1.5)], HOUR)) == 2
 
 
 def test_of_two_versions_of_a_second_the_first_listed_is_newer(tmp_path):
@@ -179,7 +179,7 @@ class DocDb:
 
     def __init__(self, server: HTTPServer, bucket: str, most: int = 2) -> None:
         self.rows: list[Any] = []
-        self.asked: list[dict[str, Any]] = []
+        self.queries: list[dict[str, Any]] = []
         self.bucket = bucket
         self._most = most
         server.expect_request("/v2/metadata_index/data_assets/find").respond_with_handler(
@@ -193,11 +193,11 @@ class DocDb:
         )
 
     def _find(self, request: Request) -> Response:
-        wanted = json.loads(request.args["filter"])["location"]
-        self.asked.append(wanted)
-        if "$in" in wanted:
+        location_filter = json.loads(request.args["filter"])["location"]
+        self.queries.append(location_filter)
+        if "$in" in location_filter:
             records = [one for one in self.rows if isinstance(one, dict)]
-            rows = [one for one in records if one["location"] in wanted["$in"]]
+            rows = [one for one in records if one["location"] in location_filter["$in"]]
         else:
             rows = self.rows
         skip = int(request.args["skip"])
@@ -220,7 +220,7 @@ def hints_of(source):
     return {hint.dataset.local_id: hint for hint in source.datasets()}
 
 
-def test_docdb_tells_what_changed_page_by_page(assets, docdb):
+def test_docdb_changes_are_read_page_by_page(assets, docdb):
     docdb.add("a", last_modified="2024-01-01T00:00:00")
     docdb.add("b/", _last_modified="2024-02-02T00:00:00")
     docdb.add("c", status="without a time")
@@ -256,11 +256,11 @@ def test_docdb_is_never_believed_about_what_there_is(assets, docdb):
     source = assets.source(docdb=docdb.url, exclude=["tmp"])
     hints = hints_of(source)
     assert set(hints) == {"a", "b", "c", "d", "==docdb"}
-    assert hints["==docdb"].unavailable == (
+    assert hints["==docdb"].unavailable_result == (
         "in DocDB, but no dataset of the bucket (7):"
         " lost-0, lost-1, lost-2, lost-3, lost-4 and 2 more"
     )
-    with pytest.raises(DatasetNotFound):
+    with pytest.raises(DatasetNotFoundError):
         source.hint(source.dataset("lost-1"))
 
 
@@ -268,10 +268,10 @@ def test_without_docdb_discovery_goes_on_and_says_so(assets, httpserver):
     httpserver.expect_request("/find").respond_with_data("<p>down", status=503)
     source = assets.source(docdb=httpserver.url_for("/find"))
     hints = hints_of(source)
-    told = hints.pop("==docdb").unavailable
-    assert told is not None
-    assert "every dataset is visited" in told
-    assert "503" in told
+    notice = hints.pop("==docdb").unavailable_result
+    assert notice is not None
+    assert "every dataset is visited" in notice
+    assert "503" in notice
     assert {hint.fingerprint for hint in hints.values()} == {None}
     assert set(hints) == {"a", "b", "c", "d"}
     assert source.hint(source.dataset("a")).fingerprint is None
@@ -281,5 +281,5 @@ def test_without_docdb_discovery_goes_on_and_says_so(assets, httpserver):
 def test_nonsense_from_docdb_is_no_list(assets, httpserver, reply):
     httpserver.expect_request("/find").respond_with_data(reply, mimetype="application/json")
     hints = hints_of(assets.source(docdb=httpserver.url_for("/find")))
-    assert "DocDB gave no list" in hints["==docdb"].unavailable
+    assert "DocDB gave no list" in hints["==docdb"].unavailable_result
     assert "a" in hints

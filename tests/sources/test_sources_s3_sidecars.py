@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from s3_buckets import MIB, listing_of, read
 
-from neuromirror.sources import ListingNotProven
+from neuromirror.sources import UnreliableListingError
+from support.moto_buckets import MIB, listing_of, read
 
 
 def put_asset(bucket, root="asset"):
@@ -103,7 +103,7 @@ def test_a_sidecar_that_changes_while_it_is_read_breaks_the_proof(bucket):
         return whole(key, **more)
 
     source.bucket.read = late
-    with pytest.raises(ListingNotProven, match="written since"):
+    with pytest.raises(UnreliableListingError, match="written since"):
         list(listing_of(source, "asset").entries)
 
 
@@ -113,7 +113,7 @@ def test_the_same_bucket_gives_the_same_listing_in_any_order(bucket):
         bucket.put(f"asset/f{number % 3}/{number}", b"%d" % number)
     source = bucket.source(profile="aind")
     first = listing_of(source, "asset")
-    wanted = read(first)
+    expected = read(first)
     objects = source.bucket.objects
 
     def backwards(*args, **named):
@@ -124,5 +124,5 @@ def test_the_same_bucket_gives_the_same_listing_in_any_order(bucket):
 
     source.bucket.objects = backwards
     second = listing_of(source, "asset")
-    assert read(second) == wanted
+    assert read(second) == expected
     assert (second.documents, second.facts) == (first.documents, first.facts)

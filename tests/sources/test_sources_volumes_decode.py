@@ -13,16 +13,16 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from volume_service import npy
 
 from neuromirror.sources.volumes import (
     Level,
     Volume,
-    WrongVoxels,
+    WrongVoxelsError,
     blocks,
-    canonical,
-    documents,
+    decode_cutout,
+    zarr_documents,
 )
+from support.volume_service import npy
 
 _DTYPES = ["uint8", "uint16", "uint32", "uint64", "float32"]
 
@@ -32,7 +32,7 @@ def pieces(body: bytes, size: int = 1000) -> Iterator[bytes]:
 
 
 def file_of(body: bytes, box: Any, chunk: Any, dtype: str | None, encoding: str = "npygz") -> bytes:
-    return b"".join(canonical(pieces(body), encoding, box, chunk, dtype, where="boss://h/x"))
+    return b"".join(decode_cutout(pieces(body), encoding, box, chunk, dtype, where="boss://h/x"))
 
 
 def box_of(array: Any) -> Any:
@@ -51,7 +51,7 @@ def some(shape: tuple[int, ...], dtype: str = "uint8") -> Any:
 
 
 def write(volume: Volume, folder: Path) -> None:
-    for document in documents(volume):
+    for document in zarr_documents(volume):
         path = folder / document.path.decode()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(document.content)
@@ -97,7 +97,7 @@ def test_chunk_files_are_byte_for_byte_what_zarr_writes(
         body = zlib.compress(npy(part), data.draw(st.sampled_from([0, 1])))
         size = data.draw(st.sampled_from([1, 7, 1000]), "pieces")
         found = b"".join(
-            canonical(pieces(body, size), "npygz", block.box, chunk, dtype, where=block.url)
+            decode_cutout(pieces(body, size), "npygz", block.box, chunk, dtype, where=block.url)
         )
         assert found == (folder / block.path.decode()).read_bytes()
         assert len(found) == block.size
@@ -121,7 +121,7 @@ def test_no_more_than_a_few_pieces_are_held_at_a_time() -> None:
     array = np.zeros((64, 512, 512), "uint8")
     sizes = [
         len(piece)
-        for piece in canonical(
+        for piece in decode_cutout(
             pieces(zlib.compress(npy(array)), 1 << 16),
             "npz",
             box_of(array),
@@ -134,27 +134,29 @@ def test_no_more_than_a_few_pieces_are_held_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("dtype", _DTYPES)
-def test_a_type_that_is_not_asked_for_is_refused(dtype: str) -> None:
+def test_an_unexpected_dtype_is_refused(dtype: str) -> None:
     array = some((2, 3, 4), dtype)
     body = zlib.compress(npy(array))
     assert file_of(body, box_of(array), chunk_of(array), dtype) == array.tobytes()
     other = "uint16" if dtype == "uint8" else "uint8"
-    with pytest.raises(WrongVoxels, match=f"type {dtype}, not {other}") as caught:
+    with pytest.raises(WrongVoxelsError, match=f"type {dtype}, not {other}") as caught:
         file_of(body, box_of(array), chunk_of(array), other)
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 def test_without_a_type_any_unsigned_integer_will_do() -> None:
     array = some((2, 3, 4), "uint32")
     assert file_of(zlib.compress(npy(array)), box_of(array), (4, 3, 2), None) == array.tobytes()
-    with pytest.raises(WrongVoxels, match="float32, not an unsigned integer"):
+    with pytest.raises(WrongVoxelsError, match="float32, not an unsigned integer"):
         file_of(zlib.compress(npy(array.astype("float32"))), box_of(array), (4, 3, 2), None)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (4, 3, 2), (24,), (2, 2, 3, 4), (), (1, 2, 3, 4, 1)])
 def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     body = zlib.compress(npy(np.ones(shape, "uint8")))
-    with pytest.raises(WrongVoxels, match=r"boss://h/x gave an array of shape .* not \(2, 3, 4\)"):
+    with pytest.raises(
+        WrongVoxelsError, match=r"boss://h/x gave an array of shape .* not \(2, 3, 4\)"
+    ):
         file_of(body, ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8")
 
 
@@ -165,9 +167,9 @@ def test_a_body_that_is_cut_anywhere_is_refused(encoding: str, tmp_path: Path) -
     assert file_of(body, box_of(array), (16, 8, 4), "uint16", encoding)[:768] == array.tobytes()
     for cut in {0, 1, 9, 100, 130, len(body) // 2, len(body) - 5, len(body) - 1}:
         if cut < len(body):
-            with pytest.raises(WrongVoxels) as caught:
+            with pytest.raises(WrongVoxelsError) as caught:
                 file_of(body[:cut], box_of(array), (16, 8, 4), "uint16", encoding)
-            assert caught.value.passing
+            assert caught.value.transient
             assert "boss://h/x" in str(caught.value)
 
 
@@ -186,10 +188,10 @@ def encoded(array: Any, encoding: str, folder: Path) -> bytes:
 def test_a_body_that_goes_on_after_its_voxels_is_refused(encoding: str, tmp_path: Path) -> None:
     array = some((3, 8, 16), "uint16")
     body = encoded(array, encoding, tmp_path) + b"\0"
-    with pytest.raises(WrongVoxels, match="gave more"):
+    with pytest.raises(WrongVoxelsError, match="gave more"):
         file_of(body, box_of(array), (16, 8, 4), "uint16", encoding)
     longer = zlib.compress(npy(array) + b"\0\0")
-    with pytest.raises(WrongVoxels, match="gave more"):
+    with pytest.raises(WrongVoxelsError, match="gave more"):
         file_of(longer, box_of(array), (16, 8, 4), "uint16")
 
 
@@ -203,8 +205,8 @@ def test_a_bomb_is_not_unpacked() -> None:
             given.append(len(piece))
             yield piece
 
-    with pytest.raises(WrongVoxels, match="gave more than the 16 bytes"):
-        list(canonical(body(), "npygz", box_of(array), (4, 4, 1), "uint8"))
+    with pytest.raises(WrongVoxelsError, match="gave more than the 16 bytes"):
+        list(decode_cutout(body(), "npygz", box_of(array), (4, 4, 1), "uint8"))
     assert sum(given) < len(bomb) / 10
 
 
@@ -217,8 +219,8 @@ def test_a_stream_that_never_gives_anything_is_given_up() -> None:
             given.append(50_000)
             yield b"\0\0\0\xff\xff" * 10_000  # empty stored blocks
 
-    with pytest.raises(WrongVoxels, match="than any packing"):
-        list(canonical(endless(), "npygz", ((0, 4), (0, 4), (0, 1)), (4, 4, 1), "uint8"))
+    with pytest.raises(WrongVoxelsError, match="than any packing"):
+        list(decode_cutout(endless(), "npygz", ((0, 4), (0, 4), (0, 1)), (4, 4, 1), "uint8"))
     assert sum(given) < 2 << 20
 
 
@@ -259,7 +261,7 @@ def test_heads_of_old_and_new_numpy_are_read(text: str) -> None:
     ],
 )
 def test_a_head_that_says_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(WrongVoxels, match="whose head is refused"):
+    with pytest.raises(WrongVoxelsError, match="whose head is refused"):
         file_of(head(text), ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8", "npy")
 
 
@@ -268,14 +270,14 @@ def test_pickled_arrays_and_other_things_are_refused() -> None:
     np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     box = ((0, 1), (0, 1), (0, 1))
     for body in (zlib.compress(pickled.getvalue()), zlib.compress(b"PK\x03\x04 and so on")):
-        with pytest.raises(WrongVoxels):
+        with pytest.raises(WrongVoxelsError):
             file_of(body, box, (1, 1, 1), "uint8")
-    with pytest.raises(WrongVoxels, match="not zlib's"):
+    with pytest.raises(WrongVoxelsError, match="not zlib's"):
         file_of(b"<html>not found</html>", box, (1, 1, 1), "uint8")
     with pytest.raises(ValueError, match="'blosc-python' is no encoding"):
         file_of(b"", box, (1, 1, 1), "uint8", "blosc-python")
     long = b"\x93NUMPY\x02\0" + struct.pack("<I", 1 << 30)
-    with pytest.raises(WrongVoxels, match="a head of 1073741824 bytes"):
+    with pytest.raises(WrongVoxelsError, match="a head of 1073741824 bytes"):
         file_of(long, box, (1, 1, 1), "uint8", "npy")
 
 
@@ -306,19 +308,19 @@ def test_hdf5_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         outside = [(str(secret), 0, 24)]
         file.create_dataset("em/CUTOUT", shape=array.shape, dtype="uint8", external=outside)
-    with pytest.raises(WrongVoxels, match="not stored in it plainly"):
+    with pytest.raises(WrongVoxelsError, match="not stored in it plainly"):
         file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.create_dataset("CUTOUT", data=array)
     with h5py.File(path, "w") as file:
         file["CUTOUT"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "CUTOUT")
-    with pytest.raises(WrongVoxels, match="0 datasets"):
+    with pytest.raises(WrongVoxelsError, match="0 datasets"):
         file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
     with h5py.File(path, "w") as file:
         layout = h5py.VirtualLayout(shape=array.shape, dtype="uint8")
         layout[...] = h5py.VirtualSource(tmp_path / "other.h5", "CUTOUT", shape=array.shape)
         file.create_virtual_dataset("em/CUTOUT", layout)
-    with pytest.raises(WrongVoxels, match="not stored in it plainly"):
+    with pytest.raises(WrongVoxelsError, match="not stored in it plainly"):
         file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
-    with pytest.raises(WrongVoxels, match="no HDF5 file"):
+    with pytest.raises(WrongVoxelsError, match="no HDF5 file"):
         file_of(b"no such thing", box, chunk, "uint8", "hdf5")

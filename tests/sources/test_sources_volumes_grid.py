@@ -12,19 +12,19 @@ from neuromirror.sources.volumes import (
     Block,
     BlockUrl,
     Level,
-    MalformedUrl,
-    TooManyFiles,
+    MalformedUrlError,
+    TooManyFilesError,
     Volume,
     VolumeOptions,
     block_at,
     blocks,
     check_size,
     choose_chunk,
-    estimated,
+    estimate_volume,
     is_secure,
     level_blocks,
     parse_url,
-    planned,
+    plan_volume,
 )
 from neuromirror.sources.volumes.grid import blocks_by_number
 
@@ -89,7 +89,7 @@ def test_blocks_cover_each_voxel_once_and_count_as_promised(volume: Volume) -> N
 
 
 @given(volumes())
-def test_a_blocks_url_tells_all_but_its_size(volume: Volume) -> None:
+def test_a_block_url_defines_everything_but_the_size(volume: Volume) -> None:
     for block in blocks(volume):
         url = parse_url(block.url)
         assert str(url) == block.url
@@ -100,7 +100,7 @@ def test_a_blocks_url_tells_all_but_its_size(volume: Volume) -> None:
 
 
 @given(volumes(), st.data())
-def test_a_block_is_found_by_its_place_and_by_its_number(
+def test_a_block_is_found_by_its_index_and_by_its_number(
     volume: Volume, data: st.DataObject
 ) -> None:
     every = list(blocks(volume))
@@ -122,7 +122,7 @@ def test_paths_are_in_order_of_t_z_y_x_and_times_are_upstreams() -> None:
     assert found[-1].index == (1, 1, 0, 1)
 
 
-def test_a_place_outside_of_the_grid_is_no_block() -> None:
+def test_an_index_outside_of_the_grid_is_no_block() -> None:
     made = volume(level())
     for index in [(0, 0, 0, 3), (1, 0, 0, 0), (0, -1, 0, 0)]:
         with pytest.raises(IndexError, match="level 0 has no block"):
@@ -130,7 +130,7 @@ def test_a_place_outside_of_the_grid_is_no_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "extent", "item", "chosen"),
+    ("requested", "extent", "item", "chosen"),
     [
         ((2048, 2048, 64), (10752, 13312, 1849), 1, (2048, 2048, 64)),
         ((2048, 2048, 64), (300, 13312, 17), 1, (300, 2048, 17)),
@@ -139,21 +139,21 @@ def test_a_place_outside_of_the_grid_is_no_block() -> None:
     ],
 )
 def test_a_chunk_is_no_larger_than_the_extent_or_one_request(
-    wanted: tuple[int, int, int],
+    requested: tuple[int, int, int],
     extent: tuple[int, int, int],
     item: int,
     chosen: tuple[int, int, int],
 ) -> None:
-    assert choose_chunk(wanted, extent, item) == chosen
+    assert choose_chunk(requested, extent, item) == chosen
 
 
 @given(triples, triples, st.sampled_from([1, 2, 4, 8]), st.integers(8, 2000))
 def test_no_chunk_is_over_the_limit(
-    wanted: tuple[int, int, int], extent: tuple[int, int, int], item: int, limit: int
+    requested: tuple[int, int, int], extent: tuple[int, int, int], item: int, limit: int
 ) -> None:
-    chunk = choose_chunk(wanted, extent, item, limit)
+    chunk = choose_chunk(requested, extent, item, limit)
     assert math.prod(chunk) * item <= limit
-    assert all(1 <= a <= min(b, c) for a, b, c in zip(chunk, wanted, extent, strict=True))
+    assert all(1 <= a <= min(b, c) for a, b, c in zip(chunk, requested, extent, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_no_chunk_is_over_the_limit(
         "boss://api.bossdb.io/c/e/ch/0/0:1/0:1/0:1\n",
     ],
 )
-def test_what_is_spelled_in_another_way_names_no_block(url: str) -> None:
-    with pytest.raises(MalformedUrl) as caught:
+def test_a_noncanonical_block_url_is_refused(url: str) -> None:
+    with pytest.raises(MalformedUrlError) as caught:
         parse_url(url)
     assert "secret" not in str(caught.value)
 
@@ -204,9 +204,9 @@ def test_a_size_that_no_file_of_the_block_has_is_refused() -> None:
     assert url.voxel_type(12) == "uint8"
     assert url.voxel_type(96) == "uint64"
     for size in (0, 13, 36, 192):
-        with pytest.raises(MalformedUrl, match=f"no file of {size} bytes"):
+        with pytest.raises(MalformedUrlError, match=f"no file of {size} bytes"):
             url.voxel_type(size)
-    with pytest.raises(MalformedUrl):
+    with pytest.raises(MalformedUrlError):
         parse_url("boss://h/c/e/ch/0/0:2/0:2/0:2?dtype=float32").voxel_type(8)
 
 
@@ -221,15 +221,15 @@ def hierarchy() -> Volume:
     )
 
 
-def test_a_plan_takes_all_levels_in_chunks_of_the_wanted_shape() -> None:
-    made = planned(hierarchy(), options(block=[512, 512, 16]))
+def test_a_plan_takes_all_levels_in_chunks_of_the_requested_shape() -> None:
+    made = plan_volume(hierarchy(), options(block=[512, 512, 16]))
     assert [one.chunk for one in made.levels] == [(512, 512, 16), (500, 450, 16), (250, 225, 16)]
     assert made.files == 2 * 2 * 4 + 4 + 2
 
 
 def test_a_box_is_of_level_0_and_covers_the_others_accordingly() -> None:
     box = [[101, 203], [0, 10**9], [2, 5]]
-    made = planned(hierarchy(), options(box=box))
+    made = plan_volume(hierarchy(), options(box=box))
     assert [(one.start, one.stop) for one in made.levels] == [
         ((101, 0, 2), (203, 900, 5)),
         ((50, 0, 2), (102, 450, 5)),
@@ -238,59 +238,61 @@ def test_a_box_is_of_level_0_and_covers_the_others_accordingly() -> None:
 
 
 def test_a_level_left_out_moves_no_other() -> None:
-    made = planned(hierarchy(), options(levels=[2, 1]))
+    made = plan_volume(hierarchy(), options(levels=[2, 1]))
     assert [one.name for one in made.levels] == ["1", "2"]
     assert made.base_voxel == (4.0, 4.0, 40.0)
 
 
 def test_a_level_or_a_box_that_upstream_has_not_is_a_fault_of_the_configuration() -> None:
     with pytest.raises(ConfigurationError, match="has no level 7, only 0, 1, 2"):
-        planned(hierarchy(), options(levels=[0, 7]))
+        plan_volume(hierarchy(), options(levels=[0, 7]))
     with pytest.raises(ConfigurationError, match="holds nothing of level 0, which has 0:1000"):
-        planned(hierarchy(), options(box=[[1000, 1001], [0, 1], [1, 2]]))
+        plan_volume(hierarchy(), options(box=[[1000, 1001], [0, 1], [1, 2]]))
 
 
-def test_too_many_files_are_refused_in_words_that_help() -> None:
-    made = planned(hierarchy(), options(block=[512, 512, 16]))
+def test_too_many_files_are_refused_with_a_helpful_message() -> None:
+    made = plan_volume(hierarchy(), options(block=[512, 512, 16]))
     check_size(made, options(max_files=22), "bossdb:c/e/ch")
-    with pytest.raises(TooManyFiles) as caught:
+    with pytest.raises(TooManyFilesError) as caught:
         check_size(made, options(max_files=21), "bossdb:c/e/ch")
-    for words in (
+    for expected in (
         "bossdb:c/e/ch",
         "22 chunk files",
         f"{made.bytes:,}",
         "16 of level 0",
         "max_files",
     ):
-        assert words in str(caught.value)
+        assert expected in str(caught.value)
 
 
-def test_an_estimate_tells_what_is_fetched() -> None:
-    made = planned(hierarchy(), options(block=[512, 512, 16]))
-    whole = estimated(made, options(hash="fetch"))
+def test_an_estimate_counts_the_fetched_bytes() -> None:
+    made = plan_volume(hierarchy(), options(block=[512, 512, 16]))
+    whole = estimate_volume(made, options(hash="fetch"))
     assert (whole.files, whole.bytes, whole.fetched) == (22, made.bytes, made.bytes)
     assert whole.requests == 22
-    assert estimated(made, options()).requests == estimated(made, options()).fetched == 0
-    assert estimated(made, options(sample=5)).requests == 5
+    assert (
+        estimate_volume(made, options()).requests == estimate_volume(made, options()).fetched == 0
+    )
+    assert estimate_volume(made, options(sample=5)).requests == 5
 
 
 # --- options
 
 
 def test_only_what_is_hashed_is_sampled_by_default() -> None:
-    assert (options().sampled, options().rolled) == (0, 0)
+    assert (options().sample_count, options().rolling_count) == (0, 0)
     hashed = options(hash="fetch")
-    assert (hashed.sampled, hashed.rolled) == (16, 64)
-    assert options(hash="fetch", sample=0, rolling=3).rolled == 3
+    assert (hashed.sample_count, hashed.rolling_count) == (16, 64)
+    assert options(hash="fetch", sample=0, rolling=3).rolling_count == 3
 
 
 def test_patterns_choose_among_local_ids() -> None:
     some = options(include=["kasthuri*/*", "one/two/three"], exclude=["*/secret/*"])
-    assert some.wants("kasthuri2015/em/cc")
-    assert some.wants("one/two/three")
-    assert not some.wants("one/two/four")
-    assert not some.wants("kasthuri2015/secret/cc")
-    assert options().wants("anything")
+    assert some.includes("kasthuri2015/em/cc")
+    assert some.includes("one/two/three")
+    assert not some.includes("one/two/four")
+    assert not some.includes("kasthuri2015/secret/cc")
+    assert options().includes("anything")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_options_that_make_no_sense_are_refused(wrong: dict[str, object]) -> Non
         options(**wrong)
 
 
-def test_a_session_gives_its_token_to_the_api_alone() -> None:
+def test_a_session_sends_its_token_only_to_the_api() -> None:
     session = options(api="http://127.0.0.1:1/", token_env="BOSS_TOKEN").session()
     assert session.allow_private
     assert session.limits.per_host < 25

@@ -11,24 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from boss_place import Detour, documents_of, listing_of, make_source
-from memory import Memory
 from pytest_httpserver import HTTPServer
-from volume_service import VolumeService, npy
 from werkzeug.wrappers import Response
 
-from neuromirror.net import Limits, NetError, Session
-from neuromirror.sources.errors import UnexpectedReply
+from neuromirror.net import NetError, RequestLimits, Session
+from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.ndstore import NdstoreOptions, NdstoreSource
 from neuromirror.sources.volumes import (
     BlockUrl,
-    MalformedUrl,
-    canonical,
+    MalformedUrlError,
     cutout_request,
-    fetch,
+    decode_cutout,
+    fetch_block,
     parse_url,
 )
 from neuromirror_demo.boss import DemoBoss
+from support.boss_sources import RewritingProxy, documents_of, listing_of, make_source
+from support.visit_context import FakeVisitContext
+from support.volume_service import VolumeService, npy
 
 EM = "demo_cortex/sections/em"
 BLOCK = "boss://lab.example/c/e/ch/0/0:1/0:1/0:1"
@@ -42,11 +42,13 @@ def boss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
         yield running
 
 
-def said(boss: DemoBoss, server: HTTPServer, path: str, **changed: Any) -> Detour:
+def replace_record(boss: DemoBoss, server: HTTPServer, path: str, **changed: Any) -> RewritingProxy:
     """A BOSS that says something else of one thing."""
-    detour = Detour(server, boss)
+    detour = RewritingProxy(server, boss)
     record = make_source(boss.api)._client._object(path) | changed
-    detour.instead[rf"^/v1/{path}/?$"] = Response(json.dumps(record), mimetype="application/json")
+    detour.replacements[rf"^/v1/{path}/?$"] = Response(
+        json.dumps(record), mimetype="application/json"
+    )
     return detour
 
 
@@ -67,14 +69,14 @@ DOWNSAMPLED = f"downsample/{EM}"
 def test_what_no_boss_says_is_an_unexpected_reply(
     boss: DemoBoss, httpserver: HTTPServer, path: str, changed: dict[str, Any]
 ) -> None:
-    detour = said(boss, httpserver, path, **changed)
-    with pytest.raises(UnexpectedReply):
+    detour = replace_record(boss, httpserver, path, **changed)
+    with pytest.raises(UnexpectedReplyError):
         listing_of(make_source(detour.api), EM)
 
 
 def test_a_step_of_time_that_no_float_holds_is_none(boss: DemoBoss, httpserver: HTTPServer) -> None:
     changed = {"num_time_samples": 2, "time_step": HUGE, "time_step_unit": "seconds"}
-    detour = said(boss, httpserver, EXPERIMENT, **changed)
+    detour = replace_record(boss, httpserver, EXPERIMENT, **changed)
     group = json.loads(documents_of(listing_of(make_source(detour.api), EM))["zarr.json"])
     (multiscale,) = group["attributes"]["ome"]["multiscales"]
     assert multiscale["axes"][0] == {"name": "t", "type": "time"}
@@ -83,13 +85,13 @@ def test_a_step_of_time_that_no_float_holds_is_none(boss: DemoBoss, httpserver: 
 def test_a_number_that_is_no_json_gets_into_no_dataset(
     boss: DemoBoss, httpserver: HTTPServer
 ) -> None:
-    detour = said(boss, httpserver, CHANNEL, gain=float("nan"))
-    with pytest.raises(UnexpectedReply, match="no JSON"):
+    detour = replace_record(boss, httpserver, CHANNEL, gain=float("nan"))
+    with pytest.raises(UnexpectedReplyError, match="no JSON"):
         listing_of(make_source(detour.api), EM)
 
 
 def test_siblings_that_are_no_names_are_passed_over(boss: DemoBoss, httpserver: HTTPServer) -> None:
-    detour = said(boss, httpserver, CHANNEL, sources=["\ud800", 7, None, "cells"])
+    detour = replace_record(boss, httpserver, CHANNEL, sources=["\ud800", 7, None, "cells"])
     facts = listing_of(make_source(detour.api), EM).facts
     assert facts.inputs == ("demo_cortex/sections/cells",)
 
@@ -99,7 +101,7 @@ def test_a_bucket_that_is_none_makes_no_link(
     boss: DemoBoss, httpserver: HTTPServer, bucket: str
 ) -> None:
     changed = {"storage_type": "cloudvol", "bucket": bucket, "cv_path": "/x"}
-    detour = said(boss, httpserver, CHANNEL, **changed)
+    detour = replace_record(boss, httpserver, CHANNEL, **changed)
     links = dict(listing_of(make_source(detour.api), EM).facts.links)
     assert "precomputed" not in links
     assert "s3.amazonaws" not in "".join(links.values())
@@ -121,7 +123,9 @@ def ndstore(server: HTTPServer, info: dict[str, Any]) -> NdstoreSource:
     server.expect_request("/nd/ca/public_tokens/").respond_with_json(["P"])
     server.expect_request("/nd/ca/P/info/").respond_with_json(info)
     options = NdstoreOptions(api=server.url_for("/nd/ca"))
-    return NdstoreSource("nd", options, Session(allow_private=True, limits=Limits(attempts=1)))
+    return NdstoreSource(
+        "nd", options, Session(allow_private=True, limits=RequestLimits(attempts=1))
+    )
 
 
 def test_a_channel_that_cannot_be_read_stops_no_other(httpserver: HTTPServer) -> None:
@@ -134,18 +138,18 @@ def test_a_channel_that_cannot_be_read_stops_no_other(httpserver: HTTPServer) ->
     for local_id, fails in (("P/odd", True), ("P/ch", False)):
         (version,) = source.versions(source.dataset(local_id))
         if fails:
-            with pytest.raises(UnexpectedReply, match="propagate"):
-                source.listing(version, Memory())
+            with pytest.raises(UnexpectedReplyError, match="propagate"):
+                source.listing(version, FakeVisitContext())
         else:
-            assert len(list(source.listing(version, Memory()).entries)) == 1
+            assert len(list(source.listing(version, FakeVisitContext()).entries)) == 1
 
 
 def test_an_ndstores_voxels_have_sizes_that_can_be_meant(httpserver: HTTPServer) -> None:
     dataset = {**INFO["dataset"], "voxelres": {"0": [HUGE, 3, 3]}}
     source = ndstore(httpserver, {**INFO, "dataset": dataset})
     (version,) = source.versions(source.dataset("P/ch"))
-    with pytest.raises(UnexpectedReply, match="voxelres"):
-        source.listing(version, Memory())
+    with pytest.raises(UnexpectedReplyError, match="voxelres"):
+        source.listing(version, FakeVisitContext())
 
 
 @pytest.mark.parametrize(
@@ -158,14 +162,14 @@ def test_an_ndstores_voxels_have_sizes_that_can_be_meant(httpserver: HTTPServer)
     ],
 )
 def test_a_url_of_more_than_one_request_gives_names_no_block(url: str) -> None:
-    with pytest.raises(MalformedUrl, match="larger than one request"):
+    with pytest.raises(MalformedUrlError, match="larger than one request"):
         parse_url(url)
 
 
 def test_a_size_of_more_than_one_request_gives_is_no_blocks() -> None:
     url = parse_url(f"{BLOCK}?chunk=1024,1024,512")
     assert url.voxel_type(1 << 29) == "uint8"
-    with pytest.raises(MalformedUrl, match="larger than any"):
+    with pytest.raises(MalformedUrlError, match="larger than any"):
         url.voxel_type(1 << 32)
 
 
@@ -174,7 +178,7 @@ def test_padding_is_never_held(chunk: tuple[int, int, int]) -> None:
     body = zlib.compress(npy(np.full((1, 1, 1), 7, "uint8")))
     tracemalloc.start()
     try:
-        pieces = canonical([body], "npygz", ((0, 1), (0, 1), (0, 1)), chunk, "uint8")
+        pieces = decode_cutout([body], "npygz", ((0, 1), (0, 1), (0, 1)), chunk, "uint8")
         assert sum(len(piece) for piece in pieces) == 1 << 26
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
@@ -184,7 +188,7 @@ def test_padding_is_never_held(chunk: tuple[int, int, int]) -> None:
 def test_rows_longer_than_a_piece_are_padded_rightly() -> None:
     box, chunk = ((0, 3), (0, 2), (0, 2)), (1 << 20, 3, 2)
     voxels = np.arange(1, 13, dtype="<u2").reshape(2, 2, 3)
-    made = b"".join(canonical([zlib.compress(npy(voxels))], "npygz", box, chunk, "uint16"))
+    made = b"".join(decode_cutout([zlib.compress(npy(voxels))], "npygz", box, chunk, "uint16"))
     expected = np.zeros((2, 3, 1 << 20), "<u2")
     expected[:, :2, :3] = voxels
     assert made == expected.tobytes()
@@ -195,11 +199,11 @@ def test_a_service_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     voxels = rng.integers(0, 256, (1, 512, 1024), "uint8")
     with VolumeService({"0": voxels}, {"0": (0, 0, 0)}) as service:
         url = parse_url(f"boss://{service.host}/c/e/ch/0/0:1024/0:512/0:1")
-        monkeypatch.setattr(import_module(fetch.__module__), "_SLOWEST", 1 << 30)
-        service.answers["*"] = [0.5]
-        limits = Limits(attempts=1, read=1.0, total=0.2)
+        monkeypatch.setattr(import_module(fetch_block.__module__), "_SLOWEST", 1 << 30)
+        service.replacements["*"] = [0.5]
+        limits = RequestLimits(attempts=1, read=1.0, total=0.2)
         with Session(allow_private=True, limits=limits) as session, pytest.raises(NetError):
-            b"".join(fetch(session, url, size=voxels.size))
+            b"".join(fetch_block(session, url, size=voxels.size))
 
 
 def of_host(host: str, *, secure: bool) -> BlockUrl:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory import Memory
-from volume_service import VolumeService, npy
 
 from neuromirror.model import (
     DatasetFacts,
@@ -21,20 +19,22 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.net import Limits, Session
-from neuromirror.sources import Listing, ListingNotProven
+from neuromirror.net import RequestLimits, Session
+from neuromirror.sources import Listing, UnreliableListingError
 from neuromirror.sources.volumes import (
     VOLUME_REMOTE,
-    BlockFailed,
+    BlockReadError,
     Level,
-    TooManyFiles,
+    TooManyFilesError,
     Volume,
     VolumeOptions,
     blocks,
-    documents,
     volume_listing,
+    zarr_documents,
 )
-from neuromirror.sources.volumes.digests import Digests, Progress, dump_memo, load_memo
+from neuromirror.sources.volumes.digests import BlockDigests, DigestLog, dump_memo, load_memo
+from support.visit_context import FakeVisitContext
+from support.volume_service import VolumeService, npy
 
 _DATASET = DatasetRef("bossdb", "c/e/ch", "boss://api.bossdb.io/c/e/ch")
 _VERSION = VersionRef(_DATASET, "current", VersionKind.OBSERVED, None)
@@ -61,60 +61,60 @@ class Visits:
     def __init__(self, service: VolumeService, workspace: Path) -> None:
         self.service = service
         self.session = Session(
-            allow_private=True, limits=Limits(attempts=2, wait=0.01, wait_max=0.02)
+            allow_private=True, limits=RequestLimits(attempts=2, wait=0.01, wait_max=0.02)
         )
         self.volume = Volume("boss", service.host, "c/e/ch", "uint8", "nanometer", _LEVELS)
         self.upstream = (Document(b".boss/channel.json", b"{}\n"),)
         self.signal = ""
-        self.again: Callable[[], Volume] = lambda: self.volume
+        self.reload_volume: Callable[[], Volume] = lambda: self.volume
         self.workspace = workspace
         self.memo: bytes | None = None
-        self.words = ""
+        self.check_description = ""
         self.records: list[FileRecord] = []
         self.listing: Listing | None = None
 
     def open(self, *, deep: bool = False, **options: Any) -> Listing:
         self.workspace.mkdir(exist_ok=True)
-        self.service.asked.clear()
+        self.service.requests.clear()
         given = {"api": self.service.api, "hash": "fetch", "sample": 4, "rolling": 6, **options}
         return volume_listing(
             _VERSION,
             self.volume,
-            Memory(memo=self.memo, workspace=self.workspace, deep=deep),
+            FakeVisitContext(memo=self.memo, workspace=self.workspace, deep=deep),
             self.session,
             VolumeOptions.model_validate(given),
             facts=DatasetFacts(attributes=(("type", "image"),)),
             documents=self.upstream,
-            again=self.again,
+            reload_volume=self.reload_volume,
             signal=self.signal,
         )
 
     def visit(self, **options: Any) -> bool:
         """Whether the volume was found to be unchanged; else it was read anew."""
         listing = self.listing = self.open(**options)
-        if self.memo is not None and listing.unchanged():
-            self.memo = listing.renewed() or self.memo
+        if self.memo is not None and listing.is_unchanged():
+            self.memo = listing.renewed_memo() or self.memo
             same = True
         else:
             self.records = list(listing.entries)  # type: ignore[arg-type]
-            listing.closing()
+            listing.confirm_version()
             self.memo = listing.memo()
             same = False
-        self.words = listing.checked()
+        self.check_description = listing.describe_checks()
         for left in self.workspace.iterdir():
             left.unlink()
         return same
 
     @property
-    def asked(self) -> int:
-        return self.service.asked.total()
+    def request_count(self) -> int:
+        return self.service.requests.total()
 
     @property
-    def vouched(self) -> str:
+    def evidence(self) -> str:
         assert self.listing is not None
         return dict(self.listing.facts.attributes)["checked"]
 
-    def told(self) -> dict[bytes, str]:
+    def digests(self) -> dict[bytes, str]:
         return {one.path: one.digests[0].value for one in self.records if one.digests}
 
 
@@ -145,8 +145,8 @@ def path_of(z: int, y: int, x: int, level: str = "0") -> bytes:
 
 def test_every_block_is_read_once_and_its_sha256_is_checked(visits: Visits) -> None:
     assert not visits.visit()
-    assert visits.told() == true_digests(visits)
-    assert len(visits.service.asked) == visits.asked == _COUNT == len(visits.records)
+    assert visits.digests() == true_digests(visits)
+    assert len(visits.service.requests) == visits.request_count == _COUNT == len(visits.records)
     one = visits.records[-1]
     assert (one.digests[0].claimed_by, one.digests[0].checked) == ("neuromirror", True)
     assert one.size == 8 * 8 * 4
@@ -154,7 +154,7 @@ def test_every_block_is_read_once_and_its_sha256_is_checked(visits: Visits) -> N
         f"boss://{visits.service.host}/c/e/ch/1/16:20/8:15/4:7?chunk=8,8,4"
     )
     assert one.locations[0].kind == "boss"
-    assert (visits.words, visits.vouched) == ("", "every block")
+    assert (visits.check_description, visits.evidence) == ("", "every block")
 
 
 def test_a_listing_brings_the_zarrs_metadata_and_its_remote(visits: Visits) -> None:
@@ -163,31 +163,31 @@ def test_a_listing_brings_the_zarrs_metadata_and_its_remote(visits: Visits) -> N
     assert [one.path for one in listing.documents] == [
         *(b".boss/channel.json", b"0/zarr.json", b"1/zarr.json", b"zarr.json")
     ]
-    assert set(documents(visits.volume)) < set(listing.documents)
+    assert set(zarr_documents(visits.volume)) < set(listing.documents)
 
 
 def test_no_more_blocks_are_read_at_once_than_workers(visits: Visits) -> None:
     visits.visit(workers=2)
-    assert visits.service.busiest <= 2
+    assert visits.service.peak_requests <= 2
     visits.visit(workers=1, deep=True)
-    assert visits.told() == true_digests(visits)
+    assert visits.digests() == true_digests(visits)
 
 
 def test_records_come_as_their_blocks_are_read(visits: Visits) -> None:
     entries = visits.open(workers=2).entries
     assert len(list(islice(entries, 3))) == 3
-    assert visits.asked < _COUNT / 2
+    assert visits.request_count < _COUNT / 2
     entries.close()  # type: ignore[attr-defined]
 
 
 # --- unchanged
 
 
-def test_an_unchanged_volume_is_told_by_a_sample_and_some_in_turn(visits: Visits) -> None:
+def test_an_unchanged_volume_is_recognized_by_a_sample_and_a_rolling_check(visits: Visits) -> None:
     visits.visit()
     assert visits.visit()
-    assert 6 <= visits.asked <= 10
-    assert visits.words.startswith(
+    assert 6 <= visits.request_count <= 10
+    assert visits.check_description.startswith(
         f"metadata, 4 sampled blocks, blocks 1–6 of {_COUNT} in the rolling pass begun 20"
     )
     assert visits.visit()
@@ -199,36 +199,36 @@ def test_in_time_every_block_is_read_in_turn_and_the_pass_begins_anew(visits: Vi
     seen: set[str] = set()
     for _ in range(-(-_COUNT // 7)):
         assert visits.visit(sample=0, rolling=7)
-        seen |= set(visits.service.asked)
+        seen |= set(visits.service.requests)
     assert len(seen) == _COUNT
     assert visits.visit(sample=0, rolling=7)
     assert "blocks 1–7 of" in visits.words
 
 
-def test_each_visit_samples_other_blocks_and_the_same_when_made_again(visits: Visits) -> None:
+def test_each_visit_samples_other_blocks_and_a_rerun_the_same(visits: Visits) -> None:
     visits.visit()
     first = visits.memo
     visits.visit(rolling=0)
-    one = set(visits.service.asked)
+    one = set(visits.service.requests)
     visits.visit(rolling=0)
-    other = set(visits.service.asked)
+    other = set(visits.service.requests)
     visits.memo = first
     visits.visit(rolling=0)
     assert len(one) == len(other) == 4
     assert one != other
-    assert set(visits.service.asked) == one
+    assert set(visits.service.requests) == one
 
 
 def test_a_changed_block_that_is_sampled_makes_every_block_be_read(visits: Visits) -> None:
     visits.visit()
-    before = visits.told()
+    before = visits.digests()
     visits.service.levels["0"][0, 0, 0] ^= 255
     visits.service.levels["1"][-1, -1, -1] ^= 255
     assert not visits.visit(sample=_COUNT, rolling=0)
-    assert visits.told() == true_digests(visits)
-    changed = {path for path, digest in visits.told().items() if before[path] != digest}
+    assert visits.digests() == true_digests(visits)
+    changed = {path for path, digest in visits.digests().items() if before[path] != digest}
     assert changed == {path_of(0, 0, 0), path_of(1, 1, 2, "1")}
-    assert visits.vouched == "every block"
+    assert visits.evidence == "every block"
     assert visits.visit()
 
 
@@ -237,26 +237,26 @@ def test_a_changed_block_that_is_not_sampled_is_found_in_turn(visits: Visits) ->
     visits.service.levels["1"][-1, -1, -1] ^= 255
     results = [visits.visit(sample=0, rolling=10) for _ in range(-(-_COUNT // 10))]
     assert results == [True] * (len(results) - 1) + [False]
-    assert visits.told() == true_digests(visits)
+    assert visits.digests() == true_digests(visits)
 
 
 def test_a_deep_visit_reads_every_block(visits: Visits) -> None:
     visits.visit()
     visits.service.levels["1"][-1, -1, -1] ^= 255
     assert not visits.visit(sample=0, rolling=0, deep=True)
-    assert visits.asked == _COUNT
-    assert visits.told() == true_digests(visits)
+    assert visits.request_count == _COUNT
+    assert visits.digests() == true_digests(visits)
 
 
 def test_other_metadata_with_the_same_sample_read_no_more(visits: Visits) -> None:
     visits.visit()
-    before = visits.told()
+    before = visits.digests()
     visits.upstream = (Document(b".boss/channel.json", b'{"description": "new"}\n'),)
     assert not visits.visit()
-    assert visits.asked <= 10
-    assert visits.told() == before
-    assert visits.vouched == "metadata and a sample of 10 blocks"
-    assert visits.words.startswith("metadata, 4 sampled blocks, blocks 1–6")
+    assert visits.request_count <= 10
+    assert visits.digests() == before
+    assert visits.evidence == "metadata and a sample of 10 blocks"
+    assert visits.check_description.startswith("metadata, 4 sampled blocks, blocks 1–6")
     assert visits.visit()
     assert "blocks 7–12" in visits.words
 
@@ -266,18 +266,18 @@ def test_other_metadata_and_another_sample_read_all(visits: Visits) -> None:
     visits.upstream = ()
     visits.service.levels["0"][...] ^= 255
     assert not visits.visit()
-    assert visits.told() == true_digests(visits)
-    assert visits.vouched == "every block"
-    assert visits.words == ""
+    assert visits.digests() == true_digests(visits)
+    assert visits.evidence == "every block"
+    assert visits.check_description == ""
 
 
-def test_upstreams_word_that_voxels_were_written_makes_every_block_be_read(visits: Visits) -> None:
+def test_an_upstream_write_signal_makes_every_block_be_read(visits: Visits) -> None:
     visits.signal = "DOWNSAMPLED"
     visits.visit()
     assert visits.visit()
     visits.signal = "NOT_DOWNSAMPLED"
     assert not visits.visit(sample=0, rolling=0)
-    assert visits.asked == _COUNT
+    assert visits.request_count == _COUNT
     assert visits.visit()
 
 
@@ -286,13 +286,15 @@ def test_other_blocks_than_remembered_are_read_anew(visits: Visits) -> None:
     smaller = replace(_LEVELS[0], stop=(40, 30, 12))
     visits.volume = replace(visits.volume, levels=(smaller, _LEVELS[1]))
     assert not visits.visit()
-    assert visits.asked == visits.volume.files == len(visits.records)
+    assert visits.request_count == visits.volume.files == len(visits.records)
 
 
 def test_a_volume_that_changes_while_it_is_read_is_not_proven(visits: Visits) -> None:
     longer = replace(_LEVELS[1], stop=(20, 15, 8))
-    visits.again = lambda: replace(visits.volume, levels=(_LEVELS[0], longer))
-    with pytest.raises(ListingNotProven, match="bossdb:c/e/ch: the volume's extent or levels"):
+    visits.reload_volume = lambda: replace(visits.volume, levels=(_LEVELS[0], longer))
+    with pytest.raises(
+        UnreliableListingError, match="bossdb:c/e/ch: the volume's extent or levels"
+    ):
         visits.visit()
 
 
@@ -302,8 +304,8 @@ def test_a_memo_that_is_damaged_is_no_memo(visits: Visits) -> None:
     assert good is not None
     for bad in (b"", b"{}\n", good[:-1], good + b"\0", good[:400] + b"\xff" * 40, b"\xff\n" + good):
         visits.memo = bad
-        assert not visits.open().unchanged()
-        assert visits.asked == 0
+        assert not visits.open().is_unchanged()
+        assert visits.request_count == 0
 
 
 # --- going on
@@ -313,35 +315,35 @@ def test_a_visit_that_was_killed_goes_on_where_it_was(visits: Visits) -> None:
     entries = visits.open().entries
     assert len(list(islice(entries, 30))) == 30
     entries.close()  # type: ignore[attr-defined]
-    before = visits.asked
+    before = visits.request_count
     assert before < _COUNT
     assert not visits.visit()
-    assert _COUNT - before <= visits.asked <= _COUNT - 30
-    assert visits.told() == true_digests(visits)
+    assert _COUNT - before <= visits.request_count <= _COUNT - 30
+    assert visits.digests() == true_digests(visits)
 
 
 def test_a_visit_that_failed_goes_on_with_the_block_that_failed(visits: Visits) -> None:
-    visits.service.answers["0/32:40/24:30/9:13"] = [(404, {}, b"")]
-    with pytest.raises(BlockFailed):
+    visits.service.replacements["0/32:40/24:30/9:13"] = [(404, {}, b"")]
+    with pytest.raises(BlockReadError):
         list(visits.open(workers=1).entries)
     assert not visits.visit()
-    assert visits.asked < 20
-    assert visits.told() == true_digests(visits)
+    assert visits.request_count < 20
+    assert visits.digests() == true_digests(visits)
 
 
 def test_a_change_once_seen_is_not_forgotten_when_the_visit_is_killed(visits: Visits) -> None:
     visits.visit()
     visits.service.levels["0"][0, 0, 0] ^= 255
     listing = visits.open(sample=0, rolling=1)
-    assert not listing.unchanged()
+    assert not listing.is_unchanged()
     # killed here; the next visit would look at other blocks
     assert not visits.visit(sample=0, rolling=0)
-    assert visits.asked == _COUNT - 1
-    assert visits.told() == true_digests(visits)
+    assert visits.request_count == _COUNT - 1
+    assert visits.digests() == true_digests(visits)
 
 
 def test_half_an_entry_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
-    progress = Progress(tmp_path / "digests")
+    progress = DigestLog(tmp_path / "digests")
     assert list(progress.read()) == []
     for number in range(3):
         progress.add(number, bytes([number]) * 32)
@@ -368,8 +370,8 @@ def test_half_an_entry_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
 def test_a_block_that_cannot_be_read_fails_the_listing_and_is_named(
     answer: Any, visits: Visits
 ) -> None:
-    visits.service.answers["0/8:16/8:16/5:9"] = [answer] * 9
-    with pytest.raises(BlockFailed) as caught:
+    visits.service.replacements["0/8:16/8:16/5:9"] = [answer] * 9
+    with pytest.raises(BlockReadError) as caught:
         visits.visit()
     assert "bossdb:c/e/ch: the block 0/c/1/1/1 (boss://" in str(caught.value)
     assert "/0/8:16/8:16/5:9)" in str(caught.value)
@@ -377,49 +379,49 @@ def test_a_block_that_cannot_be_read_fails_the_listing_and_is_named(
 
 
 def test_a_storm_fails_the_listing_and_a_wrong_shape_does(visits: Visits) -> None:
-    visits.service.answers["*"] = [(503, {}, b"")] * 1000
-    with pytest.raises(BlockFailed, match="503"):
+    visits.service.replacements["*"] = [(503, {}, b"")] * 1000
+    with pytest.raises(BlockReadError, match="503"):
         visits.visit()
-    assert visits.asked < 100
-    visits.service.answers["*"] = []
+    assert visits.request_count < 100
+    visits.service.replacements["*"] = []
     wrong = zlib.compress(npy(np.zeros((4, 8, 9), "uint8")))
-    visits.service.answers["0/0:8/0:8/1:5"] = [(200, {}, wrong)]
-    with pytest.raises(BlockFailed, match=r"shape \(4, 8, 9\), not \(4, 8, 8\)"):
+    visits.service.replacements["0/0:8/0:8/1:5"] = [(200, {}, wrong)]
+    with pytest.raises(BlockReadError, match=r"shape \(4, 8, 9\), not \(4, 8, 8\)"):
         visits.visit()
 
 
-def test_where_one_block_failed_nobody_waits_for_the_others(visits: Visits) -> None:
+def test_one_failed_block_cancels_the_others(visits: Visits) -> None:
     rng = np.random.default_rng(2)
     visits.service.levels["0"] = rng.integers(0, 256, (16, 512, 1024), "uint8")
     visits.service.starts["0"] = (0, 0, 0)
     wide = Level("0", (0, 0, 0), (1024, 512, 16), (1.0, 1.0, 1.0), (512, 512, 16))
     visits.volume = replace(visits.volume, levels=(wide,))
-    visits.service.answers["0/0:512/0:512/0:16"] = [(404, {}, b"")]
-    visits.service.answers["0/512:1024/0:512/0:16"] = [0.05]
-    with pytest.raises(BlockFailed, match="404"):
+    visits.service.replacements["0/0:512/0:512/0:16"] = [(404, {}, b"")]
+    visits.service.replacements["0/512:1024/0:512/0:16"] = [0.05]
+    with pytest.raises(BlockReadError, match="404"):
         visits.visit()
     visits.service.wait()
-    assert visits.service.given_up == ["0/512:1024/0:512/0:16"]
+    assert visits.service.abandoned == ["0/512:1024/0:512/0:16"]
 
 
-def test_a_body_that_breaks_off_is_asked_for_again(visits: Visits) -> None:
-    visits.service.answers["0/0:8/0:8/1:5"] = [100, 20]
+def test_an_interrupted_body_is_requested_anew(visits: Visits) -> None:
+    visits.service.replacements["0/0:8/0:8/1:5"] = [100, 20]
     visits.visit()
-    assert visits.told() == true_digests(visits)
-    assert visits.asked == _COUNT + 2
+    assert visits.digests() == true_digests(visits)
+    assert visits.request_count == _COUNT + 2
 
 
 def test_a_sample_that_cannot_be_read_is_an_error_and_no_change(visits: Visits) -> None:
     visits.visit()
-    visits.service.answers["*"] = [(404, {}, b"")]
-    with pytest.raises(BlockFailed):
+    visits.service.replacements["*"] = [(404, {}, b"")]
+    with pytest.raises(BlockReadError):
         visits.visit()
 
 
-def test_too_many_files_fail_before_anything_is_asked(visits: Visits) -> None:
-    with pytest.raises(TooManyFiles, match=f"{_COUNT} chunk files"):
+def test_too_many_files_fail_before_any_request(visits: Visits) -> None:
+    with pytest.raises(TooManyFilesError, match=f"{_COUNT} chunk files"):
         visits.open(max_files=_COUNT - 1)
-    assert visits.asked == 0
+    assert visits.request_count == 0
 
 
 # --- without hashing
@@ -428,38 +430,38 @@ def test_too_many_files_fail_before_anything_is_asked(visits: Visits) -> None:
 def test_without_hashing_nothing_is_read(visits: Visits) -> None:
     plain = {"hash": "none", "sample": None, "rolling": None}
     assert not visits.visit(**plain)
-    assert visits.told() == {}
+    assert visits.digests() == {}
     assert [one.path for one in visits.records] == [one.path for one in blocks(visits.volume)]
-    assert (visits.words, visits.vouched) == ("metadata only", "metadata only")
+    assert (visits.check_description, visits.evidence) == ("metadata only", "metadata only")
     memo = visits.memo
     assert visits.visit(**plain)
-    assert visits.words == "metadata only"
+    assert visits.check_description == "metadata only"
     assert visits.memo == memo  # nothing to be written
     assert not visits.visit(**plain, deep=True)
-    assert visits.asked == 0
+    assert visits.request_count == 0
 
 
 def test_without_hashing_the_same_few_blocks_are_known_each_time(visits: Visits) -> None:
     few = {"hash": "none", "sample": 5, "rolling": None}
     assert not visits.visit(**few)
-    told = visits.told()
-    assert len(told) == visits.asked == 5
-    assert told.items() < true_digests(visits).items()
-    assert visits.vouched == "metadata and a sample of 5 blocks"
+    digests = visits.digests()
+    assert len(digests) == visits.request_count == 5
+    assert digests.items() < true_digests(visits).items()
+    assert visits.evidence == "metadata and a sample of 5 blocks"
     assert visits.visit(**few)
-    assert visits.asked == 5
-    assert visits.words == "metadata, 5 sampled blocks"
+    assert visits.request_count == 5
+    assert visits.check_description == "metadata, 5 sampled blocks"
     visits.memo = None
     visits.visit(**few)
-    assert visits.told() == told
+    assert visits.digests() == digests
     visits.service.levels["0"][...] ^= 255
     visits.service.levels["1"][...] ^= 255
     assert not visits.visit(**few)
-    assert visits.told().keys() == told.keys()
-    assert visits.told().items() < true_digests(visits).items()
+    assert visits.digests().keys() == digests.keys()
+    assert visits.digests().items() < true_digests(visits).items()
 
 
-def test_without_hashing_a_change_is_found_by_the_second_pass_and_told(visits: Visits) -> None:
+def test_without_hashing_the_second_pass_finds_and_reports_a_change(visits: Visits) -> None:
     rolling = {"hash": "none", "sample": 0, "rolling": 40}
     visits.visit(**rolling)
     assert visits.visit(**rolling)
@@ -468,12 +470,12 @@ def test_without_hashing_a_change_is_found_by_the_second_pass_and_told(visits: V
     visits.service.levels["1"][-1, -1, -1] ^= 255
     assert not visits.visit(**rolling)
     path = path_of(1, 1, 2, "1")
-    assert visits.told() == {path: true_digests(visits)[path]}
+    assert visits.digests() == {path: true_digests(visits)[path]}
     [record] = [one for one in visits.records if one.digests]
     assert record.upstream_id is not None
     before = visits.records
     assert not visits.visit(**rolling, deep=True)
-    assert visits.asked == _COUNT
+    assert visits.request_count == _COUNT
     assert visits.records == before
     visits.upstream = ()
     assert not visits.visit(**rolling)
@@ -483,7 +485,7 @@ def test_without_hashing_a_change_is_found_by_the_second_pass_and_told(visits: V
 def test_hashing_that_is_switched_on_reads_every_block(visits: Visits) -> None:
     visits.visit(hash="none", sample=2)
     assert not visits.visit()
-    assert visits.told() == true_digests(visits)
+    assert visits.digests() == true_digests(visits)
 
 
 # --- memos
@@ -491,21 +493,21 @@ def test_hashing_that_is_switched_on_reads_every_block(visits: Visits) -> None:
 
 @pytest.mark.parametrize("known", [[], [3], [0, 5, 9], list(range(10))])
 def test_a_memo_gives_back_what_was_known(known: list[int], visits: Visits) -> None:
-    digests = Digests(10)
+    digests = BlockDigests(10)
     for number in known:
         digests.put(number, bytes([number]) * 32, 1 + number % 3)
     visits.visit(hash="none", sample=0, rolling=0)
     found = load_memo(visits.memo, visits_shape(visits), _COUNT)
     assert found is not None
     course = replace(found[0], cursor=4)
-    again = load_memo(dump_memo(course, digests), course.shape, 10)
-    assert again is not None
-    assert again[0] == course
-    assert again[1].known() == known
-    assert [again[1].get(number) for number in range(10)] == [
+    loaded = load_memo(dump_memo(course, digests), course.shape, 10)
+    assert loaded is not None
+    assert loaded[0] == course
+    assert loaded[1].known() == known
+    assert [loaded[1].get(number) for number in range(10)] == [
         bytes([number]) * 32 if number in known else None for number in range(10)
     ]
-    assert again[1].states == digests.states
+    assert loaded[1].states == digests.states
     assert load_memo(dump_memo(course, digests), "other", 10) is None
     assert load_memo(dump_memo(course, digests), course.shape, 11) is None
 

@@ -15,9 +15,9 @@ from neuromirror.sources.volumes import (
     Volume,
     VolumeOptions,
     blocks,
-    canonical,
-    documents,
-    planned,
+    decode_cutout,
+    plan_volume,
+    zarr_documents,
 )
 
 ANISOTROPIC = Volume(
@@ -32,7 +32,7 @@ ANISOTROPIC = Volume(
 
 
 def written(volume: Volume, folder: Path) -> Path:
-    for document in documents(volume):
+    for document in zarr_documents(volume):
         path = folder / document.path.decode()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(document.content)
@@ -40,7 +40,7 @@ def written(volume: Volume, folder: Path) -> Path:
 
 
 def group_of(volume: Volume) -> Any:
-    [group] = [one for one in documents(volume) if one.path == b"zarr.json"]
+    [group] = [one for one in zarr_documents(volume) if one.path == b"zarr.json"]
     return json.loads(group.content)["attributes"]["ome"]
 
 
@@ -88,7 +88,7 @@ def test_zarr_reads_chunk_files_at_every_level_and_time(tmp_path: Path) -> None:
         part = arrays[block.level.name][block.index[0], z0:z1, y0:y1, x0:x1]
         path = folder / block.path.decode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        pieces = canonical([part.tobytes()], "raw", block.box, block.level.chunk, "uint16")
+        pieces = decode_cutout([part.tobytes()], "raw", block.box, block.level.chunk, "uint16")
         path.write_bytes(b"".join(pieces))
     group = zarr.open_group(folder, mode="r")
     for name, array in arrays.items():
@@ -105,7 +105,7 @@ def test_levels_lie_on_each_other_where_upstream_has_them() -> None:
 
 def test_a_level_lies_where_it_does_though_others_are_left_out() -> None:
     some = VolumeOptions(api="https://api.bossdb.io", levels=(2,), box=((9, 30), (0, 8), (2, 9)))
-    made = planned(ANISOTROPIC, some)
+    made = plan_volume(ANISOTROPIC, some)
     assert transformations(made, "2") == ([60.0, 12.0, 12.0], [75.0, 4.5, 28.5])
 
 
@@ -119,6 +119,8 @@ def test_time_begins_with_upstreams_first_sample() -> None:
 
 
 def test_equal_volumes_give_equal_bytes_and_where_it_is_kept_is_not_in_them() -> None:
-    again = replace(ANISOTROPIC, host="elsewhere.example", scheme="ndstore", path="a/b")
-    assert documents(again) == documents(replace(ANISOTROPIC, levels=tuple(ANISOTROPIC.levels)))
-    assert documents(replace(ANISOTROPIC, unit="micrometer")) != documents(ANISOTROPIC)
+    moved = replace(ANISOTROPIC, host="elsewhere.example", scheme="ndstore", path="a/b")
+    assert zarr_documents(moved) == zarr_documents(
+        replace(ANISOTROPIC, levels=tuple(ANISOTROPIC.levels))
+    )
+    assert zarr_documents(replace(ANISOTROPIC, unit="micrometer")) != zarr_documents(ANISOTROPIC)

@@ -17,6 +17,6 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def small_disk(disk_of: Callable[[str], Path]) -> Path:
+def small_disk(mount_disk: Callable[[str], Path]) -> Path:
     """A disk of its own, of 4 MiB."""
-    return disk_of("4m")
+    return mount_disk("4m")

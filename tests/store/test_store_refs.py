@@ -12,45 +12,49 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_world import bare, commits, files_of, git, git_refs, kill_steps
 
 from neuromirror.store import (
-    ANNEX,
-    MAIN,
-    PUBLISHED,
-    TAGS,
-    RefRefused,
-    RefsMoved,
+    ANNEX_BRANCH,
+    MAIN_BRANCH,
+    PUBLISHED_BRANCH,
+    TAG_PREFIX,
+    InvalidRefNameError,
+    RefsMovedError,
     Repository,
-    StoreBusy,
+    StoreBusyError,
     is_ref_name,
-    move_refs,
     read_refs,
+    update_refs,
 )
+from support.store_publisher import bare_repository, commits, git, git_refs, kill_steps, read_files
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    return bare(tmp_path / "r")
+    return bare_repository(tmp_path / "r")
 
 
-def leftovers(repository: Path) -> list[str]:
+def stale_files(repository: Path) -> list[str]:
     return [
         name
-        for name in files_of(repository)
+        for name in read_files(repository)
         if name.endswith(".lock") or ".new-" in name or name.startswith("info/refs_")
     ]
 
 
 def test_refs_move_together_and_git_sees_them(repository: Repository) -> None:
     one, two = commits(repository.path, 2)
-    label = TAGS + "0.210831.2033"
-    move_refs(repository.path, {MAIN: None, ANNEX: None}, {MAIN: one, ANNEX: two, label: one})
-    assert git_refs(repository.path) == {MAIN: one, ANNEX: two, label: one}
-    move_refs(repository.path, {MAIN: one, ANNEX: two}, {MAIN: two})
-    assert git_refs(repository.path) == {MAIN: two, ANNEX: two, label: one}
+    label = TAG_PREFIX + "0.210831.2033"
+    update_refs(
+        repository.path,
+        {MAIN_BRANCH: None, ANNEX_BRANCH: None},
+        {MAIN_BRANCH: one, ANNEX_BRANCH: two, label: one},
+    )
+    assert git_refs(repository.path) == {MAIN_BRANCH: one, ANNEX_BRANCH: two, label: one}
+    update_refs(repository.path, {MAIN_BRANCH: one, ANNEX_BRANCH: two}, {MAIN_BRANCH: two})
+    assert git_refs(repository.path) == {MAIN_BRANCH: two, ANNEX_BRANCH: two, label: one}
     assert read_refs(repository.path) == git_refs(repository.path)
-    assert leftovers(repository.path) == []
+    assert stale_files(repository.path) == []
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -58,28 +62,42 @@ def test_a_ref_that_is_elsewhere_stops_the_move_and_nothing_changes(
     repository: Repository, packed: bool
 ) -> None:
     one, two = commits(repository.path, 2)
-    git(repository.path, "update-ref", MAIN, one)
+    git(repository.path, "update-ref", MAIN_BRANCH, one)
     if packed:
         git(repository.path, "pack-refs", "--all")
-    before = files_of(repository.path)
-    for expected in ({MAIN: two}, {MAIN: None}, {MAIN: one, ANNEX: two}, {PUBLISHED: one}):
-        with pytest.raises(RefsMoved, match="run the sync again"):
-            move_refs(repository.path, expected, {MAIN: two, ANNEX: two})
-    assert files_of(repository.path) == before
+    before = read_files(repository.path)
+    for expected in (
+        {MAIN_BRANCH: two},
+        {MAIN_BRANCH: None},
+        {MAIN_BRANCH: one, ANNEX_BRANCH: two},
+        {PUBLISHED_BRANCH: one},
+    ):
+        with pytest.raises(RefsMovedError, match="run the sync again"):
+            update_refs(repository.path, expected, {MAIN_BRANCH: two, ANNEX_BRANCH: two})
+    assert read_files(repository.path) == before
 
 
 def test_loose_refs_do_not_hide_the_new_ones(repository: Repository) -> None:
     one, two, three = commits(repository.path, 3)
-    for name in (MAIN, TAGS + "x", "refs/heads/theirs"):
+    for name in (MAIN_BRANCH, TAG_PREFIX + "x", "refs/heads/theirs"):
         git(repository.path, "update-ref", name, one)
     git(repository.path, "pack-refs", "--all")
-    git(repository.path, "update-ref", MAIN, two)
+    git(repository.path, "update-ref", MAIN_BRANCH, two)
     git(repository.path, "update-ref", "refs/heads/theirs", two)
     assert read_refs(repository.path) == git_refs(repository.path)
-    move_refs(repository.path, {MAIN: two, TAGS + "x": one}, {MAIN: three, ANNEX: three})
-    wanted = {MAIN: three, ANNEX: three, TAGS + "x": one, "refs/heads/theirs": two}
-    assert git_refs(repository.path) == wanted
-    assert read_refs(repository.path) == wanted
+    update_refs(
+        repository.path,
+        {MAIN_BRANCH: two, TAG_PREFIX + "x": one},
+        {MAIN_BRANCH: three, ANNEX_BRANCH: three},
+    )
+    expected = {
+        MAIN_BRANCH: three,
+        ANNEX_BRANCH: three,
+        TAG_PREFIX + "x": one,
+        "refs/heads/theirs": two,
+    }
+    assert git_refs(repository.path) == expected
+    assert read_refs(repository.path) == expected
 
 
 def test_an_annotated_tag_of_an_operator_keeps_what_it_is_of(repository: Repository) -> None:
@@ -89,20 +107,20 @@ def test_an_annotated_tag_of_an_operator_keeps_what_it_is_of(repository: Reposit
     git(repository.path, "tag", "-a", "-m", "m", "loose", one)
     before = git(repository.path, "show-ref", "-d")
     assert before.count("^{}") == 2
-    move_refs(repository.path, {}, {MAIN: one})
+    update_refs(repository.path, {}, {MAIN_BRANCH: one})
     after = git(repository.path, "show-ref", "-d")
-    assert sorted(after.splitlines()) == sorted([*before.splitlines(), f"{one} {MAIN}"])
+    assert sorted(after.splitlines()) == sorted([*before.splitlines(), f"{one} {MAIN_BRANCH}"])
 
 
 def test_names_in_any_encoding_are_kept(repository: Repository) -> None:
     (one,) = commits(repository.path, 1)
     with (repository.path / "packed-refs").open("ab") as file:
         file.write(b"%s refs/heads/\xff\n" % one.encode())
-    move_refs(repository.path, {}, {TAGS + "é": one})
+    update_refs(repository.path, {}, {TAG_PREFIX + "é": one})
     listed = (repository.path / "packed-refs").read_bytes()
     assert b" refs/heads/\xff\n" in listed
-    assert f" {TAGS}é\n".encode() in listed
-    assert git(repository.path, "rev-parse", TAGS + "é").strip() == one
+    assert f" {TAG_PREFIX}é\n".encode() in listed
+    assert git(repository.path, "rev-parse", TAG_PREFIX + "é").strip() == one
 
 
 @pytest.mark.parametrize("odd", ["\x85", "\u2028", "\u2029"])
@@ -110,8 +128,8 @@ def test_what_unicode_calls_the_end_of_a_line_ends_no_name(
     repository: Repository, odd: str
 ) -> None:
     (one,) = commits(repository.path, 1)
-    move_refs(repository.path, {}, {f"{TAGS}a{odd}b": one, TAGS + "c": one})
-    assert repository.refs() == {f"{TAGS}a{odd}b": one, TAGS + "c": one}
+    update_refs(repository.path, {}, {f"{TAG_PREFIX}a{odd}b": one, TAG_PREFIX + "c": one})
+    assert repository.refs() == {f"{TAG_PREFIX}a{odd}b": one, TAG_PREFIX + "c": one}
 
 
 REFUSED = [
@@ -121,7 +139,12 @@ REFUSED = [
     *("refs/tags/a*", "refs/tags/a[b", "refs/tags/a\\b", "refs/tags/a@{1}", "refs/tags/a."),
     *("refs/tags/a\x7f", "refs/tags/a\x00"),
 ]
-GOOD = [TAGS + "0.210831.2033", TAGS + "2022-12-13T101112Z-ab12cd34", TAGS + "é", TAGS + "a/b@c"]
+GOOD = [
+    TAG_PREFIX + "0.210831.2033",
+    TAG_PREFIX + "2022-12-13T101112Z-ab12cd34",
+    TAG_PREFIX + "é",
+    TAG_PREFIX + "a/b@c",
+]
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *GOOD])
@@ -129,53 +152,57 @@ def test_names_that_git_refuses_are_refused_before_anything_is_written(
     repository: Repository, name: str
 ) -> None:
     (one,) = commits(repository.path, 1)
-    before = files_of(repository.path)
+    before = read_files(repository.path)
     if name in GOOD:
         git(repository.path, "check-ref-format", name)
-        move_refs(repository.path, {}, {name: one})
+        update_refs(repository.path, {}, {name: one})
         assert git_refs(repository.path) == {name: one}
         return
     if "\0" not in name and name != "HEAD":
         command = ["git", "check-ref-format", name]
         assert subprocess.run(command, check=False).returncode == 1
-    with pytest.raises(RefRefused):
-        move_refs(repository.path, {}, {name: one})
-    assert files_of(repository.path) == before
+    with pytest.raises(InvalidRefNameError):
+        update_refs(repository.path, {}, {name: one})
+    assert read_files(repository.path) == before
 
 
-@pytest.mark.parametrize("lock", ["packed-refs.lock", f"{MAIN}.lock", f"{ANNEX}.lock"])
+@pytest.mark.parametrize(
+    "lock", ["packed-refs.lock", f"{MAIN_BRANCH}.lock", f"{ANNEX_BRANCH}.lock"]
+)
 def test_while_git_holds_a_lock_nothing_is_moved(repository: Repository, lock: str) -> None:
     one, two = commits(repository.path, 2)
-    move_refs(repository.path, {}, {MAIN: one})
+    update_refs(repository.path, {}, {MAIN_BRANCH: one})
     (repository.path / lock).write_text("# pack-refs with: peeled fully-peeled sorted \n")
-    before = files_of(repository.path)
-    with pytest.raises(StoreBusy, match=r"\.lock exists"):
-        move_refs(repository.path, {MAIN: one, ANNEX: None}, {MAIN: two})
-    repository.clean()
-    assert files_of(repository.path) == before
+    before = read_files(repository.path)
+    with pytest.raises(StoreBusyError, match=r"\.lock exists"):
+        update_refs(repository.path, {MAIN_BRANCH: one, ANNEX_BRANCH: None}, {MAIN_BRANCH: two})
+    repository.remove_stale_files()
+    assert read_files(repository.path) == before
     (repository.path / lock).unlink()
-    move_refs(repository.path, {MAIN: one, ANNEX: None}, {MAIN: two})
-    assert git_refs(repository.path) == {MAIN: two}
+    update_refs(repository.path, {MAIN_BRANCH: one, ANNEX_BRANCH: None}, {MAIN_BRANCH: two})
+    assert git_refs(repository.path) == {MAIN_BRANCH: two}
 
 
-@pytest.mark.parametrize("loose", [(), (MAIN,), (ANNEX,), (MAIN, ANNEX)])
+@pytest.mark.parametrize(
+    "loose", [(), (MAIN_BRANCH,), (ANNEX_BRANCH,), (MAIN_BRANCH, ANNEX_BRANCH)]
+)
 def test_killed_at_any_step_all_refs_have_moved_or_none(
     repository: Repository, tmp_path: Path, loose: tuple[str, ...]
 ) -> None:
     one, two, three, four = commits(repository.path, 4)
-    old = {MAIN: one, ANNEX: two, TAGS + "x": one}
-    new = {MAIN: three, ANNEX: four, TAGS + "y": three}
-    move_refs(repository.path, {}, old)
+    old = {MAIN_BRANCH: one, ANNEX_BRANCH: two, TAG_PREFIX + "x": one}
+    new = {MAIN_BRANCH: three, ANNEX_BRANCH: four, TAG_PREFIX + "y": three}
+    update_refs(repository.path, {}, old)
     for name in loose:
         git(repository.path, "update-ref", name, four)
         git(repository.path, "update-ref", name, old[name])
-    assert (repository.path / MAIN).exists() == (MAIN in loose)
+    assert (repository.path / MAIN_BRANCH).exists() == (MAIN_BRANCH in loose)
     seen = set()
 
     def prepare(step: int) -> Callable[[], object]:
         copy = tmp_path / f"killed-{step}"
         shutil.copytree(repository.path, copy)
-        return lambda: move_refs(copy, {name: old.get(name) for name in new}, new)
+        return lambda: update_refs(copy, {name: old.get(name) for name in new}, new)
 
     for step in kill_steps(prepare):
         copy = tmp_path / f"killed-{step}"
@@ -183,10 +210,10 @@ def test_killed_at_any_step_all_refs_have_moved_or_none(
         assert found in (old, old | new), f"step {step}"
         assert read_refs(copy) == found
         seen.add(len(found))
-        Repository(copy).clean()
-        assert leftovers(copy) == []
+        Repository(copy).remove_stale_files()
+        assert stale_files(copy) == []
         git(copy, "update-ref", "refs/heads/operator", one)
-        move_refs(copy, {name: found.get(name) for name in new}, new)
+        update_refs(copy, {name: found.get(name) for name in new}, new)
         assert git_refs(copy) == old | new | {"refs/heads/operator": one}
         shutil.rmtree(copy)
     assert seen == {3, 4}
@@ -195,26 +222,26 @@ def test_killed_at_any_step_all_refs_have_moved_or_none(
 
 def test_the_lock_of_a_killed_process_is_taken_over(repository: Repository, tmp_path: Path) -> None:
     one, two = commits(repository.path, 2)
-    move_refs(repository.path, {}, {MAIN: one})
+    update_refs(repository.path, {}, {MAIN_BRANCH: one})
     locked = 0
 
     def prepare(step: int) -> Callable[[], object]:
         copy = tmp_path / f"killed-{step}"
         shutil.copytree(repository.path, copy)
-        return lambda: move_refs(copy, {MAIN: one}, {MAIN: two})
+        return lambda: update_refs(copy, {MAIN_BRANCH: one}, {MAIN_BRANCH: two})
 
     for step in kill_steps(prepare):
         copy = tmp_path / f"killed-{step}"
-        where = git_refs(copy)[MAIN]
+        where = git_refs(copy)[MAIN_BRANCH]
         locked += (copy / "packed-refs.lock").exists()
-        move_refs(copy, {MAIN: where}, {ANNEX: two})
-        assert [name for name in leftovers(copy) if name.endswith(".lock")] == []
+        update_refs(copy, {MAIN_BRANCH: where}, {ANNEX_BRANCH: two})
+        assert [name for name in stale_files(copy) if name.endswith(".lock")] == []
     assert locked > 0
 
 
 def test_what_git_writes_at_the_same_time_is_not_lost(repository: Repository) -> None:
     chain = commits(repository.path, 30)
-    move_refs(repository.path, {}, {MAIN: chain[0]})
+    update_refs(repository.path, {}, {MAIN_BRANCH: chain[0]})
     written: dict[str, str] = {}
     done = threading.Event()
 
@@ -233,8 +260,8 @@ def test_what_git_writes_at_the_same_time_is_not_lost(repository: Repository) ->
     while not done.is_set():
         following = chain[(chain.index(at) + 1) % len(chain)]
         try:
-            move_refs(repository.path, {MAIN: at}, {MAIN: following})
-        except StoreBusy:
+            update_refs(repository.path, {MAIN_BRANCH: at}, {MAIN_BRANCH: following})
+        except StoreBusyError:
             continue
         at = following
         moves += 1
@@ -242,7 +269,7 @@ def test_what_git_writes_at_the_same_time_is_not_lost(repository: Repository) ->
     thread.join()
     assert moves > 0
     assert len(written) == len(chain)
-    assert git_refs(repository.path) == written | {MAIN: at}
+    assert git_refs(repository.path) == written | {MAIN_BRANCH: at}
 
 
 NAMES = st.lists(

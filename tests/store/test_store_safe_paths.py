@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.store.safe_paths import SafeFolder, UnsafePath, refuse_symlinks
+from neuromirror.store.safe_paths import SafeFolder, UnsafePathError, refuse_symlinks
 
 
 @pytest.fixture
@@ -36,21 +36,21 @@ def top(tmp_path: Path, victim: Path) -> Path:
 def test_no_folder_is_opened_through_a_symlink(
     top: Path, victim: Path, names: tuple[str, ...], *, create: bool
 ) -> None:
-    with SafeFolder.at(top) as folder, pytest.raises(UnsafePath):
+    with SafeFolder.open_path(top) as folder, pytest.raises(UnsafePathError):
         folder.folder(*names, "below", create=create)
     assert [path.name for path in victim.iterdir()] == ["diary"]
 
 
 @pytest.mark.parametrize("name", ["file", "dangling", "link", "loop", "..", "a/b", "", "."])
 def test_no_file_is_opened_through_a_symlink(top: Path, victim: Path, name: str) -> None:
-    with SafeFolder.at(top) as folder, pytest.raises(UnsafePath):
+    with SafeFolder.open_path(top) as folder, pytest.raises(UnsafePathError):
         folder.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     assert (victim / "diary").read_text() == "mine"
     assert not (victim / "new").exists()
 
 
 def test_what_is_removed_or_replaced_is_the_symlink_itself(top: Path, victim: Path) -> None:
-    with SafeFolder.at(top) as folder:
+    with SafeFolder.open_path(top) as folder:
         folder.unlink("file")
         folder.remove_tree("link")
         name, descriptor = folder.new_file()
@@ -61,8 +61,8 @@ def test_what_is_removed_or_replaced_is_the_symlink_itself(top: Path, victim: Pa
     assert not (top / "dangling").is_symlink()
 
 
-def test_a_scratch_folder_is_its_owner_s_alone_and_removed(top: Path) -> None:
-    with SafeFolder.at(top) as folder:
+def test_scratch_folder_is_private_to_its_owner_and_removed(top: Path) -> None:
+    with SafeFolder.open_path(top) as folder:
         with folder.scratch() as made:
             assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
             (made.path / "link").symlink_to(top / "real")
@@ -70,19 +70,19 @@ def test_a_scratch_folder_is_its_owner_s_alone_and_removed(top: Path) -> None:
     assert (top / "real" / "inner").is_dir()
 
 
-def test_an_absolute_path_is_its_owner_s_word_but_not_below_the_folder_of_others(
+def test_absolute_path_may_contain_symlinks_but_not_below_a_foreign_folder(
     top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with SafeFolder.at(top / "link" / "made", create=True) as folder:
+    with SafeFolder.open_path(top / "link" / "made", create=True) as folder:
         assert folder.path == top / "link" / "made"
-    with pytest.raises(UnsafePath):
-        SafeFolder.at(top / "link" / "more", create=True, below=top)
+    with pytest.raises(UnsafePathError):
+        SafeFolder.open_path(top / "link" / "more", create=True, below=top)
     monkeypatch.chdir(top)
-    with pytest.raises(UnsafePath):
-        SafeFolder.at(Path("link/more"), create=True)
-    with SafeFolder.at(Path("real/inner")) as folder:
+    with pytest.raises(UnsafePathError):
+        SafeFolder.open_path(Path("link/more"), create=True)
+    with SafeFolder.open_path(Path("real/inner")) as folder:
         assert folder.names() == []
-    with SafeFolder.at(Path("../victim")) as folder:
+    with SafeFolder.open_path(Path("../victim")) as folder:
         assert folder.names() == ["diary", "made"]
     assert not (top / "link" / "more").exists()
 
@@ -90,7 +90,7 @@ def test_an_absolute_path_is_its_owner_s_word_but_not_below_the_folder_of_others
 def test_a_folder_that_is_moved_away_stays_the_folder_that_was_opened(
     top: Path, victim: Path
 ) -> None:
-    with SafeFolder.at(top / "real") as folder:
+    with SafeFolder.open_path(top / "real") as folder:
         (top / "real").rename(top / "away")
         (top / "real").symlink_to(victim)
         os.close(folder.open("written", os.O_WRONLY | os.O_CREAT))
@@ -101,5 +101,5 @@ def test_a_folder_that_is_moved_away_stays_the_folder_that_was_opened(
 def test_paths_for_other_programs_are_looked_at(top: Path) -> None:
     refuse_symlinks(top, "real/inner/missing", "missing/more")
     for path in ("link", "link/x", "real/../link", "dangling"):
-        with pytest.raises(UnsafePath):
+        with pytest.raises(UnsafePathError):
             refuse_symlinks(top, path)

@@ -7,20 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_world import Publisher, dataset, files_of, git, kill_steps
 
 from neuromirror.model import DatasetRef
-from neuromirror.store import MAIN, Member, Repository, Store, update_superdataset
+from neuromirror.store import (
+    MAIN_BRANCH,
+    Repository,
+    Store,
+    SuperdatasetMember,
+    update_superdataset,
+)
+from support.store_publisher import Publisher, dataset, git, kill_steps, read_files
 
 TOP = DatasetRef("demo", "", "https://api.example.org/api/")
 
 
-def member(publisher: Publisher, path: str | None = None) -> Member:
+def member(publisher: Publisher, path: str | None = None) -> SuperdatasetMember:
     one = publisher.dataset
-    newest = publisher.repository.main()
+    newest = publisher.repository.main_tip()
     assert newest is not None
     commit, date = newest
-    return Member(path or one.local_id, one, commit, date, f"../{one.alias}")
+    return SuperdatasetMember(path or one.local_id, one, commit, date, f"../{one.alias}")
 
 
 @pytest.fixture
@@ -37,13 +43,13 @@ def top(store: Store) -> Repository:
     return store.repository(TOP)
 
 
-def test_a_super_dataset_says_where_its_members_are(
+def test_superdataset_names_the_urls_of_its_members(
     store: Store, publishers: list[Publisher]
 ) -> None:
     one, two = map(member, publishers)
     commit = update_superdataset(store, TOP, "demo", [two, one])
     repository = top(store)
-    assert repository.refs() == {MAIN: commit}
+    assert repository.refs() == {MAIN_BRANCH: commit}
     assert git(repository.path, "show", "main:.gitmodules") == (
         '[submodule "000001"]\n\tpath = 000001\n\turl = ../demo--000001\n'
         f"\tdatalad-id = {one.dataset.dataset_id}\n"
@@ -65,9 +71,9 @@ def test_unchanged_members_make_no_commit_and_write_nothing(
 ) -> None:
     members = [member(one) for one in publishers]
     first = update_superdataset(store, TOP, "demo", members)
-    before = files_of(store.root)
+    before = read_files(store.root)
     assert update_superdataset(store, TOP, "demo", members[::-1]) is None
-    assert files_of(store.root) == before
+    assert read_files(store.root) == before
     publishers[0].publish("later", {"a": 5})
     second = update_superdataset(store, TOP, "demo", [member(one) for one in publishers])
     assert second is not None
@@ -96,18 +102,18 @@ def test_killed_anywhere_it_converges(store: Store, publishers: list[Publisher])
     update_superdataset(store, TOP, "demo", members[:1])
     before = top(store).refs()
     update_superdataset(store, TOP, "demo", members)
-    wanted = git(top(store).path, "rev-parse", "main^{tree}")
+    expected = git(top(store).path, "rev-parse", "main^{tree}")
     trees = set()
 
     def prepare(step: int) -> Callable[[], object]:
-        git(top(store).path, "update-ref", MAIN, before[MAIN])
+        git(top(store).path, "update-ref", MAIN_BRANCH, before[MAIN_BRANCH])
         return lambda: update_superdataset(store, TOP, "demo", members)
 
     for _ in kill_steps(prepare):
         git(top(store).path, "fsck", "--strict", "--full")
         trees.add(git(top(store).path, "rev-parse", "main^{tree}"))
         update_superdataset(store, TOP, "demo", members)
-        assert git(top(store).path, "rev-parse", "main^{tree}") == wanted
+        assert git(top(store).path, "rev-parse", "main^{tree}") == expected
     assert len(trees) == 2
 
 
@@ -122,20 +128,20 @@ def datalad(folder: Path, *arguments: str) -> None:
 def test_datalad_gets_members_of_members_over_http(
     store: Store,
     publishers: list[Publisher],
-    serve: Callable[[Path], str],
+    serve_directory: Callable[[Path], str],
     tmp_path: Path,
     address: str,
 ) -> None:
     update_superdataset(store, TOP, "demo", [member(one) for one in publishers])
     everything = DatasetRef("all", "", "https://example.org/all")
-    newest = top(store).main()
+    newest = top(store).main_tip()
     assert newest is not None
-    members = [Member("demo", TOP, *newest, url="../demo")]
+    members = [SuperdatasetMember("demo", TOP, *newest, url="../demo")]
     update_superdataset(store, everything, "all", members)
-    datalad(tmp_path, "clone", address.format(serve(store.root)), "clone")
+    datalad(tmp_path, "clone", address.format(serve_directory(store.root)), "clone")
     datalad(tmp_path / "clone", "get", "-n", "-r", ".")
     for one in publishers:
         path = tmp_path / "clone" / "demo" / one.dataset.local_id
-        assert git(path, "rev-parse", "HEAD").strip() == one.made[-1].commit
+        assert git(path, "rev-parse", "HEAD").strip() == one.minted[-1].commit
         assert (path / "a").is_symlink()
     assert git(tmp_path / "clone", "status", "--porcelain") == ""

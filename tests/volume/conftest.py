@@ -1,6 +1,14 @@
 """Fixtures of the volumes' tests."""
 
-from volume_boss import annex, boss, made_annex
-from volume_store import clone, held, made_clone, mirrored
+from support.annex_with_boss import annex, annex_template, boss
+from support.volume_mirror import boss_mirror, clone, clone_template, shared_boss_mirror
 
-__all__ = ["annex", "boss", "clone", "held", "made_annex", "made_clone", "mirrored"]
+__all__ = [
+    "annex",
+    "annex_template",
+    "boss",
+    "boss_mirror",
+    "clone",
+    "clone_template",
+    "shared_boss_mirror",
+]

@@ -12,47 +12,49 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
-from volume_store import ACTIVITY, CELLS, EM, FLAT, Held
 
 import neuromirror.volume
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.volume import BlockMissing, NoSuchLevel, NotAVolume
-from neuromirror.volume.tokens import variable
+from neuromirror.volume import BlockUnavailableError, NotAVolumeError, UnknownLevelError
+from neuromirror.volume.tokens import token_variable
+from support.volume_mirror import ACTIVITY, CELLS, EM, FLAT, BossMirror
 
 
 @pytest.mark.parametrize("path", [EM, CELLS, ACTIVITY])
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_every_level_is_what_upstream_has(held: Held, path: str, level: int) -> None:
-    array = held.open(path, level)
-    assert array.dtype == held.voxels(path, level).dtype
-    assert np.array_equal(array[...], held.voxels(path, level))
+def test_every_level_is_what_upstream_has(boss_mirror: BossMirror, path: str, level: int) -> None:
+    array = boss_mirror.open(path, level)
+    assert array.dtype == boss_mirror.voxels(path, level).dtype
+    assert np.array_equal(array[...], boss_mirror.voxels(path, level))
 
 
-def test_a_slice_asks_for_its_own_blocks_and_each_only_once(held: Held) -> None:
-    array = held.open()
-    held.boss.clear_requests()
-    assert np.array_equal(array[30:34, 5, 100:150], held.voxels()[30:34, 5, 100:150])
-    assert held.boss.count_requests("/cutout/") == 4
+def test_a_slice_asks_for_its_own_blocks_and_each_only_once(boss_mirror: BossMirror) -> None:
+    array = boss_mirror.open()
+    boss_mirror.boss.clear_requests()
+    assert np.array_equal(array[30:34, 5, 100:150], boss_mirror.voxels()[30:34, 5, 100:150])
+    assert boss_mirror.boss.count_requests("/cutout/") == 4
     array[31, 6:9, 128]
-    assert held.boss.count_requests("/cutout/") == 4
+    assert boss_mirror.boss.count_requests("/cutout/") == 4
 
 
-def test_blocks_without_a_checksum_can_be_read(held: Held) -> None:
-    array = held.open(mirror="plain", level=1)
-    assert np.array_equal(array[...], held.voxels(level=1))
+def test_blocks_without_a_checksum_can_be_read(boss_mirror: BossMirror) -> None:
+    array = boss_mirror.open(mirror="plain", level=1)
+    assert np.array_equal(array[...], boss_mirror.voxels(level=1))
 
 
-def test_a_block_that_upstream_has_no_more_is_an_error_that_names_it(held: Held) -> None:
-    array = held.open()
-    held.boss.fault("status", status=404, path="/cutout/.*/128:256/0:128/12:44/")
-    with pytest.raises(BlockMissing, match=r"block 0/c/0/0/1 of held:.*404") as caught:
+def test_a_block_that_upstream_has_no_more_is_an_error_that_names_it(
+    boss_mirror: BossMirror,
+) -> None:
+    array = boss_mirror.open()
+    boss_mirror.boss.fault("status", status=404, path="/cutout/.*/128:256/0:128/12:44/")
+    with pytest.raises(BlockUnavailableError, match=r"block 0/c/0/0/1 of held:.*404") as caught:
         array[0, 0, 100:200]
     assert caught.value.block == "0/c/0/0/1"
-    assert array[0, 0, 100] == held.voxels()[0, 0, 100]
+    assert array[0, 0, 100] == boss_mirror.voxels()[0, 0, 100]
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("zeros", "now gives other voxels than when it was mirrored"),
         ("wrong_shape", "voxels"),
@@ -60,89 +62,89 @@ def test_a_block_that_upstream_has_no_more_is_an_error_that_names_it(held: Held)
     ],
 )
 def test_other_voxels_than_those_that_were_mirrored_are_an_error(
-    held: Held, fault: str, told: str
+    boss_mirror: BossMirror, fault: str, message: str
 ) -> None:
-    array = held.open()
-    held.boss.fault(fault)
-    with pytest.raises(BlockMissing, match=told):
+    array = boss_mirror.open()
+    boss_mirror.boss.fault(fault)
+    with pytest.raises(BlockUnavailableError, match=message):
         array[0, 0, 0]
 
 
-def test_a_body_that_was_cut_is_asked_for_again(held: Held) -> None:
-    array = held.open()
-    fault = held.boss.fault("cut", path="/cutout/", times=1)
-    assert array[0, 0, 0] == held.voxels()[0, 0, 0]
+def test_truncated_body_is_retried(boss_mirror: BossMirror) -> None:
+    array = boss_mirror.open()
+    fault = boss_mirror.boss.fault("cut", path="/cutout/", times=1)
+    assert array[0, 0, 0] == boss_mirror.voxels()[0, 0, 0]
     assert fault.struck == 1
 
 
-def test_a_block_is_asked_for_in_its_own_place_and_then_in_others_of_the_same_bytes(
-    held: Held,
+def test_block_is_fetched_from_its_own_url_first(
+    boss_mirror: BossMirror,
 ) -> None:
-    array = held.open(FLAT)
-    held.boss.clear_requests()
-    held.boss.fault("status", status=404, path="/cutout/.*/128:256/128:256/44:76/")
+    array = boss_mirror.open(FLAT)
+    boss_mirror.boss.clear_requests()
+    boss_mirror.boss.fault("status", status=404, path="/cutout/.*/128:256/128:256/44:76/")
     assert (array[32:64, 128:256, 128:256] == 7).all()
-    own, other = [one for one in held.boss.requests if "/cutout/" in one]
+    own, other = [one for one in boss_mirror.boss.requests if "/cutout/" in one]
     assert "/128:256/128:256/44:76/" in own
     assert own != other
     assert (array[:32, :128, :128] == 7).all()
-    assert held.boss.count_requests("/cutout/") == 2
+    assert boss_mirror.boss.count_requests("/cutout/") == 2
 
 
-def test_nothing_waits_for_a_running_event_loop(held: Held) -> None:
+def test_nothing_waits_for_a_running_event_loop(boss_mirror: BossMirror) -> None:
     async def notebook() -> Any:
-        return held.open()[0:2, 0:2, 0:2]
+        return boss_mirror.open()[0:2, 0:2, 0:2]
 
-    assert np.array_equal(asyncio.run(notebook()), held.voxels()[0:2, 0:2, 0:2])
-
-
-def test_a_document_is_read_from_git_or_not_at_all(held: Held) -> None:
-    files = held.open().store._files
-    held.boss.clear_requests()
-    assert files.in_git("zarr.json") == files.document("zarr.json")
-    assert files.in_git("0/c/0/0/0") is None
-    assert files.in_git("0") is None
-    assert files.in_git("nothing.json") is None
-    assert not held.boss.requests
+    assert np.array_equal(asyncio.run(notebook()), boss_mirror.voxels()[0:2, 0:2, 0:2])
 
 
-def test_threads_share_what_one_of_them_fetched(held: Held) -> None:
-    array = held.open()
-    held.boss.clear_requests()
+def test_a_document_is_read_from_git_or_not_at_all(boss_mirror: BossMirror) -> None:
+    files = boss_mirror.open().store._files
+    boss_mirror.boss.clear_requests()
+    assert files.git_document("zarr.json") == files.document("zarr.json")
+    assert files.git_document("0/c/0/0/0") is None
+    assert files.git_document("0") is None
+    assert files.git_document("nothing.json") is None
+    assert not boss_mirror.boss.requests
+
+
+def test_threads_share_what_one_of_them_fetched(boss_mirror: BossMirror) -> None:
+    array = boss_mirror.open()
+    boss_mirror.boss.clear_requests()
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda z: array[z, 3, 4], range(32)))
-    assert found == [held.voxels()[z, 3, 4] for z in range(32)]
-    assert held.boss.count_requests("/cutout/") == 1
+    assert found == [boss_mirror.voxels()[z, 3, 4] for z in range(32)]
+    assert boss_mirror.boss.count_requests("/cutout/") == 1
 
 
-def test_dask_goes_on_top(held: Held) -> None:
-    lazy = dask.array.from_zarr(held.open(level=1))
-    assert int(lazy.max().compute()) == held.voxels(level=1).max()
+def test_dask_reads_the_array(boss_mirror: BossMirror) -> None:
+    lazy = dask.array.from_zarr(boss_mirror.open(level=1))
+    assert int(lazy.max().compute()) == boss_mirror.voxels(level=1).max()
 
 
-def test_an_array_can_be_sent_to_another_process(held: Held) -> None:
-    array = pickle.loads(pickle.dumps(held.open()))
-    assert array[3, 2, 1] == held.voxels()[3, 2, 1]
+def test_an_array_can_be_sent_to_another_process(boss_mirror: BossMirror) -> None:
+    array = pickle.loads(pickle.dumps(boss_mirror.open()))
+    assert array[3, 2, 1] == boss_mirror.voxels()[3, 2, 1]
 
 
-def test_nothing_can_be_written(held: Held) -> None:
-    array = held.open()
+def test_nothing_can_be_written(boss_mirror: BossMirror) -> None:
+    array = boss_mirror.open()
     with pytest.raises(ValueError, match="read-only"):
         array[0, 0, 0] = 1
     with pytest.raises(ValueError, match="nothing can be written here"):
         array.store.with_read_only(False)
 
 
-def test_the_store_lists_the_zarr_and_nothing_else(held: Held) -> None:
-    group = zarr.open_group(held.open().store, mode="r")
+def test_the_store_lists_the_zarr_and_nothing_else(boss_mirror: BossMirror) -> None:
+    group = zarr.open_group(boss_mirror.open().store, mode="r")
     assert sorted(group.keys()) == ["0", "1", "2"]
-    assert group["1"][5, 6, 7] == held.voxels(level=1)[5, 6, 7]
+    assert group["1"][5, 6, 7] == boss_mirror.voxels(level=1)[5, 6, 7]
     store = group.store
 
     async def listed(of: Any) -> list[str]:
         return [one async for one in of]
 
-    async def asked() -> None:
+    async def check_listing() -> None:
         everything = await listed(store.list())
         assert not [one for one in everything if one.startswith(".")]
         assert len(everything) == len(set(everything)) == 27 + 12 + 3 + 4
@@ -153,76 +155,80 @@ def test_the_store_lists_the_zarr_and_nothing_else(held: Held) -> None:
         assert await store.exists("0/c/2/2/2")
         assert not await store.exists("0/c/2/2/3")
 
-    asyncio.run(asked())
+    asyncio.run(check_listing())
 
 
-def test_parts_of_a_block_can_be_read(held: Held) -> None:
+def test_parts_of_a_block_can_be_read(boss_mirror: BossMirror) -> None:
     from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
     from zarr.core.buffer import default_buffer_prototype
 
-    store = held.open().store
-    whole = held.voxels()[:32, :128, :128].tobytes()
+    store = boss_mirror.open().store
+    whole = boss_mirror.voxels()[:32, :128, :128].tobytes()
     ranges = [RangeByteRequest(5, 9), OffsetByteRequest(len(whole) - 3), SuffixByteRequest(2)]
 
-    async def asked() -> list[bytes]:
+    async def read_ranges() -> list[bytes]:
         pairs = [("0/c/0/0/0", one) for one in [*ranges, None]]
         found = await store.get_partial_values(default_buffer_prototype(), pairs)
         return [one.to_bytes() for one in found if one is not None]
 
-    assert asyncio.run(asked()) == [whole[5:9], whole[-3:], whole[-2:], whole]
+    assert asyncio.run(read_ranges()) == [whole[5:9], whole[-3:], whole[-2:], whole]
 
 
-def test_a_block_of_which_there_is_no_file_is_an_error_too(held: Held) -> None:
+def test_a_block_of_which_there_is_no_file_is_an_error_too(boss_mirror: BossMirror) -> None:
     from zarr.core.buffer import default_buffer_prototype
 
-    store = held.open().store
-    with pytest.raises(BlockMissing, match="no such file"):
+    store = boss_mirror.open().store
+    with pytest.raises(BlockUnavailableError, match="no such file"):
         asyncio.run(store.get("0/c/9/9/9", default_buffer_prototype()))
     assert asyncio.run(store.get("9/zarr.json", default_buffer_prototype())) is None
 
 
-def test_a_token_opens_what_is_not_public(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
-    held.boss.set_public(EM, False)
-    try:
-        with pytest.raises(BlockMissing):
-            held.open()[0, 0, 0]
-        monkeypatch.setenv(variable(held.boss.host), held.boss.token)
-        assert held.open()[0, 0, 0] == held.voxels()[0, 0, 0]
-    finally:
-        held.boss.set_public(EM, True)
-
-
-def test_this_machine_is_asked_only_where_the_source_or_git_annex_may(
-    held: Held, monkeypatch: pytest.MonkeyPatch
+def test_a_token_opens_what_is_not_public(
+    boss_mirror: BossMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, (*given, host) = held.open().store._files.__reduce__()
-    assert host == held.boss.host
+    boss_mirror.boss.set_public(EM, False)
+    try:
+        with pytest.raises(BlockUnavailableError):
+            boss_mirror.open()[0, 0, 0]
+        monkeypatch.setenv(token_variable(boss_mirror.boss.host), boss_mirror.boss.token)
+        assert boss_mirror.open()[0, 0, 0] == boss_mirror.voxels()[0, 0, 0]
+    finally:
+        boss_mirror.boss.set_public(EM, True)
+
+
+def test_loopback_needs_permission_of_source_or_git_annex(
+    boss_mirror: BossMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, (*given, host) = boss_mirror.open().store._files.__reduce__()
+    assert host == boss_mirror.boss.host
     elsewhere = made(*given, "api.example.org")
     assert len(elsewhere.block("0/c/0/0/0")) == 128 * 128 * 32
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     assert len(made(*given, host).block("0/c/0/0/0")) == 128 * 128 * 32
-    held.boss.clear_requests()
-    with pytest.raises(BlockMissing, match=r"annex\.security\.allowed-ip-addresses says what may"):
+    boss_mirror.boss.clear_requests()
+    with pytest.raises(
+        BlockUnavailableError, match=r"annex\.security\.allowed-ip-addresses says what may"
+    ):
         made(*given, "api.example.org").block("0/c/0/0/0")
-    assert not held.boss.requests
+    assert not boss_mirror.boss.requests
 
 
 def test_the_store_is_found_as_on_the_command_line(
-    held: Held, monkeypatch: pytest.MonkeyPatch
+    boss_mirror: BossMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NEUROMIRROR_STORE", str(held.store))
+    monkeypatch.setenv("NEUROMIRROR_STORE", str(boss_mirror.store))
     label = neuromirror.volume.open_volume(f"held:{EM}").version.partition("@")[2]
-    assert neuromirror.volume.open(f"held:{EM}@{label}").shape == held.voxels().shape
+    assert neuromirror.volume.open(f"held:{EM}@{label}").shape == boss_mirror.voxels().shape
 
 
-def test_what_cannot_be_opened_says_why(held: Held, tmp_path: Path) -> None:
-    with pytest.raises(NoSuchLevel, match="has no level 7, only 0, 1, 2"):
-        held.open(level=7)
-    with pytest.raises(NotAVolume, match="neither a folder nor a version"):
+def test_what_cannot_be_opened_says_why(boss_mirror: BossMirror, tmp_path: Path) -> None:
+    with pytest.raises(UnknownLevelError, match="has no level 7, only 0, 1, 2"):
+        boss_mirror.open(level=7)
+    with pytest.raises(NotAVolumeError, match="neither a folder nor a version"):
         neuromirror.volume.open("nowhere")
-    with pytest.raises(NotAVolume, match=r"it has no zarr\.json"):
+    with pytest.raises(NotAVolumeError, match=r"it has no zarr\.json"):
         neuromirror.volume.open(tmp_path)
     with pytest.raises(NeuromirrorError, match="no version 'then'"):
-        neuromirror.volume.open(f"held:{EM}@then", store=held.store)
+        neuromirror.volume.open(f"held:{EM}@then", store=boss_mirror.store)
     with pytest.raises(ConfigurationError):
         neuromirror.volume.open(f"held:{EM}", store=tmp_path / "elsewhere")

@@ -13,21 +13,21 @@ import pytest
 import tifffile
 import zarr
 from ome_zarr_models.v05.image import Image
-from volume_boss import Annex
-from volume_store import ACTIVITY, CELLS, EM, FIRST_Z, Held, got
 
-from neuromirror.store import UnsafePath
+from neuromirror.store import UnsafePathError
 from neuromirror.volume import (
     FORMATS,
-    BlockMissing,
-    Exported,
-    ExportRefused,
-    ExtraMissing,
-    OutsideVolume,
+    BlockUnavailableError,
+    ExportRefusedError,
+    ExportResult,
+    MissingExtraError,
+    OutsideVolumeError,
     export,
 )
-from neuromirror.volume.errors import WrongBytes
-from neuromirror.volume.exporting import _Rows
+from neuromirror.volume.errors import BlockMismatchError
+from neuromirror.volume.exporter import _RowSplitter
+from support.annex_with_boss import AnnexRepository
+from support.volume_mirror import ACTIVITY, CELLS, EM, FIRST_Z, BossMirror, count_contents
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -35,11 +35,11 @@ BOX: Box = ((70, 290), (100, 260), (30, 81))
 """Of EM, in upstream's voxels: nine blocks in each of the slabs 30:44, 44:76 and 76:81."""
 
 
-def exported(held: Held, folder: Path, path: str = EM, **how: Any) -> Exported:
+def exported(held: BossMirror, folder: Path, path: str = EM, **how: Any) -> ExportResult:
     return export(f"held:{path}", folder, store=held.store, **how)
 
 
-def cut(held: Held, box: Box = BOX) -> Any:
+def cut(held: BossMirror, box: Box = BOX) -> Any:
     (x0, x1), (y0, y1), (z0, z1) = box
     return held.voxels()[z0 - FIRST_Z : z1 - FIRST_Z, y0:y1, x0:x1]
 
@@ -53,16 +53,18 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def test_a_tiff_a_slice_is_named_as_ndpull_names_them(held: Held, tmp_path: Path) -> None:
-    made = exported(held, tmp_path / "out", box=((0, 20), (5, 30), (12, 15)))
+def test_a_tiff_a_slice_is_named_as_ndpull_names_them(
+    boss_mirror: BossMirror, tmp_path: Path
+) -> None:
+    made = exported(boss_mirror, tmp_path / "out", box=((0, 20), (5, 30), (12, 15)))
     stem = "demo_cortex_sections_em_x0-20_y5-30"
     assert made.paths == tuple(f"{stem}_z{z}.tif" for z in (12, 13, 14))
     assert sorted(contents(tmp_path / "out")) == sorted(made.paths)
     found = np.stack([tifffile.imread(tmp_path / "out" / path) for path in made.paths])
-    assert np.array_equal(found, cut(held, ((0, 20), (5, 30), (12, 15))))
+    assert np.array_equal(found, cut(boss_mirror, ((0, 20), (5, 30), (12, 15))))
 
 
-def read(folder: Path, made: Exported) -> Any:
+def read(folder: Path, made: ExportResult) -> Any:
     """What another program reads of an export."""
     paths = [folder / path for path in made.paths]
     if made.format == "tiff":
@@ -76,43 +78,51 @@ def read(folder: Path, made: Exported) -> Any:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_other_programs_read_the_voxels_of_the_box(held: Held, tmp_path: Path, format: str) -> None:
-    made = exported(held, tmp_path, box=BOX, format=format)
+def test_other_programs_read_the_voxels_of_the_box(
+    boss_mirror: BossMirror, tmp_path: Path, format: str
+) -> None:
+    made = exported(boss_mirror, tmp_path, box=BOX, format=format)
     found = read(tmp_path, made)
     assert found.dtype == np.uint8
-    assert np.array_equal(found, cut(held))
+    assert np.array_equal(found, cut(boss_mirror))
 
 
 @pytest.mark.parametrize("format", ["tiff", "zarr", "npy"])
-def test_labels_keep_every_bit(held: Held, tmp_path: Path, format: str) -> None:
+def test_labels_keep_every_bit(boss_mirror: BossMirror, tmp_path: Path, format: str) -> None:
     made = exported(
-        held, tmp_path, CELLS, box=((0, 70), (40, 90), (20, 24)), level=1, format=format
+        boss_mirror, tmp_path, CELLS, box=((0, 70), (40, 90), (20, 24)), level=1, format=format
     )
     found = read(tmp_path, made)
     assert found.dtype == np.uint64
-    assert np.array_equal(found, held.voxels(CELLS, 1)[8:12, 40:90, :70])
+    assert np.array_equal(found, boss_mirror.voxels(CELLS, 1)[8:12, 40:90, :70])
     assert found.max() > 1 << 60
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_one_sample_of_a_time_series_is_exported(held: Held, tmp_path: Path, format: str) -> None:
-    made = exported(held, tmp_path, ACTIVITY, level=1, time=2, format=format)
-    assert np.array_equal(read(tmp_path, made), held.voxels(ACTIVITY, 1)[2])
+def test_one_sample_of_a_time_series_is_exported(
+    boss_mirror: BossMirror, tmp_path: Path, format: str
+) -> None:
+    made = exported(boss_mirror, tmp_path, ACTIVITY, level=1, time=2, format=format)
+    assert np.array_equal(read(tmp_path, made), boss_mirror.voxels(ACTIVITY, 1)[2])
     assert "_t2_z" in made.paths[0]
 
 
-def test_an_ome_tiff_tells_how_large_a_voxel_is(held: Held, tmp_path: Path) -> None:
-    made = exported(held, tmp_path, format="ome-tiff", level=1, box=((0, 9), (0, 9), (12, 15)))
+def test_ome_tiff_records_the_voxel_size(boss_mirror: BossMirror, tmp_path: Path) -> None:
+    made = exported(
+        boss_mirror, tmp_path, format="ome-tiff", level=1, box=((0, 9), (0, 9), (12, 15))
+    )
     with tifffile.TiffFile(tmp_path / made.paths[0]) as file:
-        said = file.ome_metadata or ""
+        metadata = file.ome_metadata or ""
         assert file.series[0].axes == "ZYX"
     for axis, size in (("X", 8.0), ("Y", 8.0), ("Z", 40.0)):
-        assert f'PhysicalSize{axis}="{size}" PhysicalSize{axis}Unit="nm"' in said
+        assert f'PhysicalSize{axis}="{size}" PhysicalSize{axis}Unit="nm"' in metadata
 
 
-def test_an_exported_zarr_lies_where_the_volume_does(held: Held, tmp_path: Path) -> None:
+def test_an_exported_zarr_lies_where_the_volume_does(
+    boss_mirror: BossMirror, tmp_path: Path
+) -> None:
     box = ((70, 140), (10, 90), (30, 40))
-    exported(held, tmp_path, format="zarr", level=1, box=box)
+    exported(boss_mirror, tmp_path, format="zarr", level=1, box=box)
     (root,) = tmp_path.glob("*.ome.zarr")
     image = Image.from_zarr(zarr.open_group(root, mode="r"))
     scale, move = image.ome_attributes.multiscales[0].datasets[0].coordinateTransformations
@@ -121,58 +131,62 @@ def test_an_exported_zarr_lies_where_the_volume_does(held: Held, tmp_path: Path)
 
 
 def test_the_same_bytes_come_from_a_clone_and_from_the_store(
-    held: Held, clone: Annex, tmp_path: Path
+    boss_mirror: BossMirror, clone: AnnexRepository, tmp_path: Path
 ) -> None:
     box: Box = ((100, 160), (0, 20), (40, 50))
     for format in FORMATS:
         one, other = tmp_path / "store" / format, tmp_path / "clone" / format
-        exported(held, one, box=box, format=format)
+        exported(boss_mirror, one, box=box, format=format)
         export(clone.path, other, box=box, format=format)
         assert contents(one) == contents(other) != {}
-    assert got(clone) == 4
+    assert count_contents(clone) == 4
 
 
 @pytest.mark.parametrize("format", ["tiff", "zarr", "npy"])
-def test_an_export_that_broke_off_goes_on(held: Held, tmp_path: Path, format: str) -> None:
-    exported(held, tmp_path / "whole", box=BOX, format=format)
-    held.boss.fault("status", status=404, path="/cutout/.*/44:76/")
-    with pytest.raises(BlockMissing, match="404"):
-        exported(held, tmp_path / "out", box=BOX, format=format)
+def test_an_export_that_broke_off_goes_on(
+    boss_mirror: BossMirror, tmp_path: Path, format: str
+) -> None:
+    exported(boss_mirror, tmp_path / "whole", box=BOX, format=format)
+    boss_mirror.boss.fault("status", status=404, path="/cutout/.*/44:76/")
+    with pytest.raises(BlockUnavailableError, match="404"):
+        exported(boss_mirror, tmp_path / "out", box=BOX, format=format)
     finished = {one: (tmp_path / "out" / one).stat() for one in contents(tmp_path / "out")}
     assert len([one for one in finished if one.endswith(".tif")]) == (14 if format == "tiff" else 0)
-    held.boss.clear_faults()
-    held.boss.clear_requests()
-    made = exported(held, tmp_path / "out", box=BOX, format=format)
-    assert made.kept == (14 if format == "tiff" else 0)
-    assert held.boss.count_requests("/cutout/.*/12:44/") == 0
+    boss_mirror.boss.clear_faults()
+    boss_mirror.boss.clear_requests()
+    made = exported(boss_mirror, tmp_path / "out", box=BOX, format=format)
+    assert made.unchanged == (14 if format == "tiff" else 0)
+    assert boss_mirror.boss.count_requests("/cutout/.*/12:44/") == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    held.boss.clear_requests()
-    assert exported(held, tmp_path / "out", box=BOX, format=format).kept == len(made.paths)
-    assert held.boss.count_requests("/cutout/") == 0
+    boss_mirror.boss.clear_requests()
+    assert exported(boss_mirror, tmp_path / "out", box=BOX, format=format).unchanged == len(
+        made.paths
+    )
+    assert boss_mirror.boss.count_requests("/cutout/") == 0
 
 
-def test_voxels_that_were_changed_upstream_are_not_published(held: Held, tmp_path: Path) -> None:
-    fault = held.boss.fault("zeros", path="/cutout/.*/44:76/")
-    with pytest.raises(BlockMissing) as caught:
-        exported(held, tmp_path / "out", box=BOX)
+def test_voxels_that_were_changed_upstream_are_not_published(
+    boss_mirror: BossMirror, tmp_path: Path
+) -> None:
+    fault = boss_mirror.boss.fault("zeros", path="/cutout/.*/44:76/")
+    with pytest.raises(BlockUnavailableError) as caught:
+        exported(boss_mirror, tmp_path / "out", box=BOX)
     assert fault.struck
-    assert any(isinstance(cause, WrongBytes) for cause in caught.value.causes)
+    assert any(isinstance(cause, BlockMismatchError) for cause in caught.value.causes)
     finished = [path for path in contents(tmp_path / "out") if path.endswith(".tif")]
     assert len([path for path in finished if not path.startswith(".")]) == 14
-    held.boss.clear_faults()
-    exported(held, tmp_path / "out", box=BOX)
-    exported(held, tmp_path / "whole", box=BOX)
+    boss_mirror.boss.clear_faults()
+    exported(boss_mirror, tmp_path / "out", box=BOX)
+    exported(boss_mirror, tmp_path / "whole", box=BOX)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_block_whose_reply_was_cut_is_written_again(
-    held: Held, tmp_path: Path, format: str
-) -> None:
-    fault = held.boss.fault("cut", path="/cutout/", times=2)
-    made = exported(held, tmp_path, box=BOX, format=format)
+def test_truncated_block_is_rewritten(boss_mirror: BossMirror, tmp_path: Path, format: str) -> None:
+    fault = boss_mirror.boss.fault("cut", path="/cutout/", times=2)
+    made = exported(boss_mirror, tmp_path, box=BOX, format=format)
     assert fault.struck == 2
-    assert np.array_equal(read(tmp_path, made), cut(held))
+    assert np.array_equal(read(tmp_path, made), cut(boss_mirror))
 
 
 @pytest.mark.parametrize("size", [1, 5, 24, 25, 96, 1000])
@@ -184,20 +198,20 @@ def test_pieces_of_any_size_fill_the_boxes_of_a_block(size: int) -> None:
         xs, ys, zs = (slice(start - 10, stop - 10) for start, stop in box)
         found[zs, ys, xs] = np.frombuffer(content, "<u2").reshape(found[zs, ys, xs].shape)
 
-    rows = _Rows(((10, 16), (10, 14), (10, 13)), 2, put_box)
+    rows = _RowSplitter(((10, 16), (10, 14), (10, 13)), 2, put_box)
     content = voxels.tobytes()
-    rows.take(0, memoryview(b"what an attempt that failed has left")[:size])
+    rows.feed(0, memoryview(b"what an attempt that failed has left")[:size])
     for start in range(0, len(content), size):
-        rows.take(start, memoryview(content)[start : start + size])
+        rows.feed(start, memoryview(content)[start : start + size])
     assert rows.size == len(content)
     assert np.array_equal(found, voxels)
 
 
 @pytest.mark.parametrize("format", ["tiff", "npy"])
 def test_an_export_that_was_interrupted_anywhere_comes_out_the_same(
-    held: Held, tmp_path: Path, format: str
+    boss_mirror: BossMirror, tmp_path: Path, format: str
 ) -> None:
-    exported(held, tmp_path / "whole", box=BOX, format=format)
+    exported(boss_mirror, tmp_path / "whole", box=BOX, format=format)
 
     def interrupt(left: int) -> Any:
         def progress(done: int, whole: int) -> None:
@@ -210,86 +224,88 @@ def test_an_export_that_was_interrupted_anywhere_comes_out_the_same(
 
     for calls in (1, 9, 10, 7):
         with pytest.raises(KeyboardInterrupt):
-            exported(held, tmp_path / "out", box=BOX, format=format, progress=interrupt(calls))
-    exported(held, tmp_path / "out", box=BOX, format=format)
+            exported(
+                boss_mirror, tmp_path / "out", box=BOX, format=format, progress=interrupt(calls)
+            )
+    exported(boss_mirror, tmp_path / "out", box=BOX, format=format)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_a_finished_slice_that_was_touched_is_made_again(held: Held, tmp_path: Path) -> None:
-    made = exported(held, tmp_path, box=((0, 9), (0, 9), (12, 20)))
+def test_modified_slice_is_exported_again(boss_mirror: BossMirror, tmp_path: Path) -> None:
+    made = exported(boss_mirror, tmp_path, box=((0, 9), (0, 9), (12, 20)))
     before = contents(tmp_path)
     (tmp_path / made.paths[3]).write_bytes(b"edited")
     (tmp_path / made.paths[5]).unlink()
-    again = exported(held, tmp_path, box=((0, 9), (0, 9), (12, 20)))
-    assert again.kept == 6
+    second = exported(boss_mirror, tmp_path, box=((0, 9), (0, 9), (12, 20)))
+    assert second.unchanged == 6
     assert contents(tmp_path) == before
 
 
-def test_progress_comes_to_its_end(held: Held, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_comes_to_its_end(boss_mirror: BossMirror, tmp_path: Path) -> None:
+    reports: list[tuple[int, int]] = []
 
     def progress(done: int, whole: int) -> None:
-        told.append((done, whole))
+        reports.append((done, whole))
 
     for _ in range(2):
-        told.clear()
-        made = exported(held, tmp_path, box=BOX, progress=progress)
-        assert told[-1] == (made.bytes, made.bytes) == (220 * 160 * 51,) * 2
-        assert told == sorted(told)
+        reports.clear()
+        made = exported(boss_mirror, tmp_path, box=BOX, progress=progress)
+        assert reports[-1] == (made.bytes, made.bytes) == (220 * 160 * 51,) * 2
+        assert reports == sorted(reports)
 
 
-def test_a_folder_of_another_export_is_left_alone(held: Held, tmp_path: Path) -> None:
+def test_folder_of_another_export_is_untouched(boss_mirror: BossMirror, tmp_path: Path) -> None:
     small: Box = ((0, 9), (0, 9), (12, 14))
-    exported(held, tmp_path, box=small)
+    exported(boss_mirror, tmp_path, box=small)
     before = contents(tmp_path)
-    with pytest.raises(ExportRefused, match=r"holds another export \(level 0\)"):
-        exported(held, tmp_path, box=small, level=1)
-    with pytest.raises(ExportRefused, match=r"holds another export \(box 0:9,0:9,12:14\)"):
-        exported(held, tmp_path, box=((0, 9), (0, 9), (12, 15)))
+    with pytest.raises(ExportRefusedError, match=r"holds another export \(level 0\)"):
+        exported(boss_mirror, tmp_path, box=small, level=1)
+    with pytest.raises(ExportRefusedError, match=r"holds another export \(box 0:9,0:9,12:14\)"):
+        exported(boss_mirror, tmp_path, box=((0, 9), (0, 9), (12, 15)))
     assert contents(tmp_path) == before
 
 
-def test_a_persons_file_is_not_written_over(held: Held, tmp_path: Path) -> None:
+def test_a_persons_file_is_not_written_over(boss_mirror: BossMirror, tmp_path: Path) -> None:
     own = tmp_path / "demo_cortex_sections_em_x0-9_y0-9_z13.tif"
     own.write_text("mine")
-    with pytest.raises(ExportRefused, match=r"z13\.tif is there already"):
-        exported(held, tmp_path, box=((0, 9), (0, 9), (12, 14)))
+    with pytest.raises(ExportRefusedError, match=r"z13\.tif is there already"):
+        exported(boss_mirror, tmp_path, box=((0, 9), (0, 9), (12, 14)))
     assert own.read_text() == "mine"
 
 
-def test_what_cannot_be_exported_says_why(held: Held, tmp_path: Path) -> None:
-    with pytest.raises(OutsideVolume, match="level 0 has 0:300,0:260,12:82"):
-        exported(held, tmp_path, box=((0, 9), (0, 9), (0, 20)))
-    with pytest.raises(OutsideVolume, match="level 1 has 0:150,0:130,12:82"):
-        exported(held, tmp_path, level=1, box=((0, 151), (0, 9), (12, 20)))
-    with pytest.raises(OutsideVolume, match="is empty"):
-        exported(held, tmp_path, box=((9, 9), (0, 9), (12, 20)))
-    with pytest.raises(OutsideVolume, match="no time axis"):
-        exported(held, tmp_path, time=0)
-    with pytest.raises(OutsideVolume, match="time samples 0 to 2; name one"):
-        exported(held, tmp_path, ACTIVITY)
-    with pytest.raises(OutsideVolume, match="time samples 0 to 2; 3 is none of them"):
-        exported(held, tmp_path, ACTIVITY, time=3)
-    with pytest.raises(ExportRefused, match="'png' is no format; there are tiff, ome-tiff"):
-        exported(held, tmp_path, format="png")
-    with pytest.raises(ExportRefused, match="no voxels of type uint64; export as tiff, zarr"):
-        exported(held, tmp_path, CELLS, format="ome-tiff")
+def test_what_cannot_be_exported_says_why(boss_mirror: BossMirror, tmp_path: Path) -> None:
+    with pytest.raises(OutsideVolumeError, match="level 0 has 0:300,0:260,12:82"):
+        exported(boss_mirror, tmp_path, box=((0, 9), (0, 9), (0, 20)))
+    with pytest.raises(OutsideVolumeError, match="level 1 has 0:150,0:130,12:82"):
+        exported(boss_mirror, tmp_path, level=1, box=((0, 151), (0, 9), (12, 20)))
+    with pytest.raises(OutsideVolumeError, match="is empty"):
+        exported(boss_mirror, tmp_path, box=((9, 9), (0, 9), (12, 20)))
+    with pytest.raises(OutsideVolumeError, match="no time axis"):
+        exported(boss_mirror, tmp_path, time=0)
+    with pytest.raises(OutsideVolumeError, match="time samples 0 to 2; name one"):
+        exported(boss_mirror, tmp_path, ACTIVITY)
+    with pytest.raises(OutsideVolumeError, match="time samples 0 to 2; 3 is none of them"):
+        exported(boss_mirror, tmp_path, ACTIVITY, time=3)
+    with pytest.raises(ExportRefusedError, match="'png' is no format; there are tiff, ome-tiff"):
+        exported(boss_mirror, tmp_path, format="png")
+    with pytest.raises(ExportRefusedError, match="no voxels of type uint64; export as tiff, zarr"):
+        exported(boss_mirror, tmp_path, CELLS, format="ome-tiff")
     assert not contents(tmp_path)
 
 
 def test_without_tifffile_the_missing_extra_is_named(
-    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    boss_mirror: BossMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(ExtraMissing, match=r"tifffile: pip install 'neuromirror\[volumes\]'"):
-        exported(held, tmp_path)
+    with pytest.raises(MissingExtraError, match=r"tifffile: pip install 'neuromirror\[volumes\]'"):
+        exported(boss_mirror, tmp_path)
 
 
-def test_the_state_file_says_what_the_folder_holds(held: Held, tmp_path: Path) -> None:
-    made = exported(held, tmp_path, box=((0, 9), (0, 9), (12, 14)), format="npy")
-    told = json.loads((tmp_path / ".neuromirror-export.json").read_text())
-    assert told["export"]["state"] == made.state
-    assert list(told["finished"]) == list(made.paths)
+def test_the_state_file_says_what_the_folder_holds(boss_mirror: BossMirror, tmp_path: Path) -> None:
+    made = exported(boss_mirror, tmp_path, box=((0, 9), (0, 9), (12, 14)), format="npy")
+    document = json.loads((tmp_path / ".neuromirror-export.json").read_text())
+    assert document["export"]["state"] == made.state
+    assert list(document["finished"]) == list(made.paths)
 
 
 @pytest.mark.parametrize(
@@ -302,27 +318,29 @@ def test_the_state_file_says_what_the_folder_holds(held: Held, tmp_path: Path) -
         "demo_cortex_sections_em_x0-20_y5-30_z12.tif",
     ],
 )
-def test_an_export_writes_through_no_symlink(held: Held, tmp_path: Path, link: str) -> None:
+def test_an_export_writes_through_no_symlink(
+    boss_mirror: BossMirror, tmp_path: Path, link: str
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     out = tmp_path / "out"
     out.mkdir()
     (out / link).symlink_to(victim)
-    with pytest.raises(UnsafePath):
-        exported(held, out, box=((0, 20), (5, 30), (12, 13)))
+    with pytest.raises(UnsafePathError):
+        exported(boss_mirror, out, box=((0, 20), (5, 30), (12, 13)))
     assert victim.read_text() == "mine"
     assert (out / link).is_symlink()
 
 
 @pytest.mark.parametrize("link", ["out", "out/demo_cortex_sections_em_x0-20_y5-30_z12-13.ome.zarr"])
 def test_an_export_enters_no_folder_through_a_symlink(
-    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+    boss_mirror: BossMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(victim)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnsafePath):
-        exported(held, Path("out"), box=((0, 20), (5, 30), (12, 13)), format="zarr")
+    with pytest.raises(UnsafePathError):
+        exported(boss_mirror, Path("out"), box=((0, 20), (5, 30), (12, 13)), format="zarr")
     assert list(victim.iterdir()) == []

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuromirror.sources.volumes import Level, Volume, blocks, documents
-from neuromirror.volume import NoSuchLevel, NotAVolume
-from neuromirror.volume.geometry import block_of, read_volume
+from neuromirror.sources.volumes import Level, Volume, blocks, zarr_documents
+from neuromirror.volume import NotAVolumeError, UnknownLevelError
+from neuromirror.volume.geometry import block_box, read_volume
 
 sizes = st.one_of(st.integers(1, 500).map(float), st.floats(0.01, 900, allow_nan=False))
 triples = st.tuples(*[st.integers(0, 2_000_000)] * 3)
@@ -23,7 +23,7 @@ def read(volume: Volume, level: str) -> Volume:
 
 
 def reader(volume: Volume) -> Callable[[str], bytes | None]:
-    return {one.path.decode(): one.content for one in documents(volume)}.get
+    return {one.path.decode(): one.content for one in zarr_documents(volume)}.get
 
 
 def made(
@@ -56,25 +56,25 @@ def test_a_time_axis_and_labels_come_back() -> None:
     )
     found = read(timed, level.name)
     assert replace(timed, scheme="", host="", path="") == found
-    assert documents(found) == documents(timed)
+    assert zarr_documents(found) == zarr_documents(timed)
 
 
 @pytest.mark.parametrize("times", [None, (5, 6)])
 def test_the_box_of_a_chunk_file_is_that_of_its_block(times: tuple[int, ...] | None) -> None:
     volume = replace(made((3, 4, 5), (4.0, 4.0, 40.0), 1)[0], times=times)
     for block in blocks(volume):
-        assert block_of(volume, block.path.decode()) == (block.box, block.time)
+        assert block_box(volume, block.path.decode()) == (block.box, block.time)
     rest = "0/0/0" if times is None else "0/0/0/0"
     outside = [f"0/c/{rest}", f"1/c/{rest}/0", f"1/c/{rest[:-1]}2", f"1/c/0{rest}", "1/zarr.json"]
     for path in outside:
-        assert block_of(volume, path) is None
+        assert block_box(volume, path) is None
 
 
-def test_what_is_no_volume_is_told() -> None:
+def test_non_volume_is_reported() -> None:
     volume, _ = made((0, 0, 0), (4.0, 4.0, 40.0), 0)
-    with pytest.raises(NoSuchLevel, match="here has no level 3, only 0"):
+    with pytest.raises(UnknownLevelError, match="here has no level 3, only 0"):
         read(volume, "3")
-    with pytest.raises(NotAVolume, match="here holds no OME-Zarr"):
+    with pytest.raises(NotAVolumeError, match="here holds no OME-Zarr"):
         read_volume({}.get, "0", "here")
     real = reader(volume)
 
@@ -82,9 +82,9 @@ def test_what_is_no_volume_is_told() -> None:
         content = real(path)
         if path != "0/zarr.json" or content is None:
             return content
-        told = json.loads(content)
-        told["codecs"].append({"name": "gzip"})
-        return json.dumps(told).encode()
+        document = json.loads(content)
+        document["codecs"].append({"name": "gzip"})
+        return json.dumps(document).encode()
 
-    with pytest.raises(NotAVolume):
+    with pytest.raises(NotAVolumeError):
         read_volume(packed, "0", "here")

@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from volume_boss import Annex, chunk, url
 
-from neuromirror.volume.tokens import variable
+from neuromirror.volume.tokens import token_variable
 from neuromirror_demo.boss import DemoBoss
+from support.annex_with_boss import AnnexRepository, chunk, url
 
 EM, CELLS = "demo_cortex/sections/em", "demo_cortex/sections/cells"
 BOX = ((0, 64), (64, 128), (12, 28))
 EDGE = ((256, 300), (256, 260), (76, 82))
 
 
-def test_a_block_is_got_checked_and_dropped_again(boss: DemoBoss, annex: Annex) -> None:
+def test_block_is_retrieved_checked_and_dropped(boss: DemoBoss, annex: AnnexRepository) -> None:
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     assert not link.exists()
     annex.run("get", "block")
@@ -44,7 +44,7 @@ def test_what_git_annex_asks_at_the_start_needs_no_network_code() -> None:
     assert not {"requests", "urllib3", "numpy", "msgspec"} & set(modules.split())
 
 
-def test_blocks_at_the_edge_are_padded_with_zeros(boss: DemoBoss, annex: Annex) -> None:
+def test_blocks_at_the_edge_are_padded_with_zeros(boss: DemoBoss, annex: AnnexRepository) -> None:
     shape = (64, 64, 16)
     content = chunk(boss, CELLS, EDGE, shape=shape)
     link = annex.put("edge", content, url(boss, CELLS, EDGE) + "?chunk=64,64,16")
@@ -53,7 +53,7 @@ def test_blocks_at_the_edge_are_padded_with_zeros(boss: DemoBoss, annex: Annex) 
     assert len(content) == 64 * 64 * 16 * 8
 
 
-def test_many_jobs_get_many_blocks(boss: DemoBoss, annex: Annex) -> None:
+def test_many_jobs_get_many_blocks(boss: DemoBoss, annex: AnnexRepository) -> None:
     boxes = [((x, x + 64), (y, y + 64), (12, 28)) for x in (0, 64) for y in (0, 64)]
     links = [
         annex.put(f"b{number}", chunk(boss, EM, box), url(boss, EM, box))
@@ -64,7 +64,7 @@ def test_many_jobs_get_many_blocks(boss: DemoBoss, annex: Annex) -> None:
 
 
 def test_a_url_can_be_added_without_its_bytes_and_its_size_is_learnt(
-    boss: DemoBoss, annex: Annex
+    boss: DemoBoss, annex: AnnexRepository
 ) -> None:
     annex.run("addurl", "--fast", "--file=later", url(boss, EM, BOX))
     annex.run("get", "later")
@@ -73,29 +73,31 @@ def test_a_url_can_be_added_without_its_bytes_and_its_size_is_learnt(
     assert f"VURL-s{64 * 64 * 16}--" in annex.run("lookupkey", "sized")
 
 
-def test_git_annex_itself_finds_the_remote_right(boss: DemoBoss, annex: Annex) -> None:
+def test_git_annex_itself_finds_the_remote_right(boss: DemoBoss, annex: AnnexRepository) -> None:
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     annex.run("get", "block")
-    said = annex.run("testremote", "--test-readonly=block", "neuromirror")
-    assert "tests passed" in said
+    output = annex.run("testremote", "--test-readonly=block", "neuromirror")
+    assert "tests passed" in output
 
 
-def test_voxels_that_were_changed_upstream_are_refused(boss: DemoBoss, annex: Annex) -> None:
+def test_voxels_that_were_changed_upstream_are_refused(
+    boss: DemoBoss, annex: AnnexRepository
+) -> None:
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     annex.run("get", "block")
     boss.edit(EM, ((5, 6), (70, 71), (13, 14)))
     # our copy is the last one there is
-    said = annex.run("drop", "block", ok=False)
+    output = annex.run("drop", "block", ok=False)
     assert link.exists()
-    assert "unsafe" in said
+    assert "unsafe" in output
     annex.run("drop", "--force", "block")
-    said = annex.run("get", "block", ok=False)
-    assert "now gives other voxels than when it was mirrored" in said
+    output = annex.run("get", "block", ok=False)
+    assert "now gives other voxels than when it was mirrored" in output
     assert not link.exists()
 
 
 def test_another_url_is_tried_where_the_first_gives_other_voxels(
-    boss: DemoBoss, annex: Annex
+    boss: DemoBoss, annex: AnnexRepository
 ) -> None:
     other = ((128, 192), (64, 128), (12, 28))
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, other), url(boss, EM, BOX))
@@ -104,7 +106,9 @@ def test_another_url_is_tried_where_the_first_gives_other_voxels(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_troubles_that_pass_are_waited_for(boss: DemoBoss, annex: Annex, status: int) -> None:
+def test_temporary_failures_are_retried(
+    boss: DemoBoss, annex: AnnexRepository, status: int
+) -> None:
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     fault = boss.fault("status", status=status, path="/cutout/", times=2, retry_after=1)
     annex.run("get", "block")
@@ -112,7 +116,7 @@ def test_troubles_that_pass_are_waited_for(boss: DemoBoss, annex: Annex, status:
     assert link.exists()
 
 
-def test_a_body_that_was_cut_is_asked_for_again(boss: DemoBoss, annex: Annex) -> None:
+def test_truncated_body_is_retried(boss: DemoBoss, annex: AnnexRepository) -> None:
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     fault = boss.fault("cut", path="/cutout/", times=1)
     annex.run("get", "block")
@@ -121,32 +125,32 @@ def test_a_body_that_was_cut_is_asked_for_again(boss: DemoBoss, annex: Annex) ->
 
 
 @pytest.mark.parametrize("lying", [False, True])
-def test_a_body_that_is_always_cut_is_told_and_leaves_nothing(
-    boss: DemoBoss, annex: Annex, lying: bool
+def test_always_truncated_body_is_reported_and_leaves_nothing(
+    boss: DemoBoss, annex: AnnexRepository, lying: bool
 ) -> None:
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     boss.fault("cut", path="/cutout/", lying=lying)
-    said = annex.run("get", "block", ok=False)
-    assert f"{EM}/0/0:64/64:128/12:28" in said
+    output = annex.run("get", "block", ok=False)
+    assert f"{EM}/0/0:64/64:128/12:28" in output
     assert not link.exists()
 
 
-def test_a_channel_that_is_gone_is_named(boss: DemoBoss, annex: Annex) -> None:
+def test_a_channel_that_is_gone_is_named(boss: DemoBoss, annex: AnnexRepository) -> None:
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     boss.soft_delete(EM)
-    said = annex.run("get", "block", ok=False)
-    assert "the channel may be gone, or marked as deleted" in said
+    output = annex.run("get", "block", ok=False)
+    assert "the channel may be gone, or marked as deleted" in output
 
 
-def test_a_token_goes_to_its_own_host_alone(
-    boss: DemoBoss, annex: Annex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_token_is_sent_only_to_its_host(
+    boss: DemoBoss, annex: AnnexRepository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     boss.set_public(EM, False)
     annex.run("get", "block", ok=False)
     monkeypatch.setenv("NEUROMIRROR_TOKEN_API_BOSSDB_IO", boss.token)
     annex.run("get", "block", ok=False)
-    monkeypatch.setenv(variable(boss.host), boss.token)
+    monkeypatch.setenv(token_variable(boss.host), boss.token)
     annex.run("get", "block")
     assert link.exists()
     written = [one for one in annex.path.rglob("*") if one.is_file() and not one.is_symlink()]
@@ -154,39 +158,39 @@ def test_a_token_goes_to_its_own_host_alone(
 
 
 def test_a_wrong_token_is_not_shown(
-    boss: DemoBoss, annex: Annex, monkeypatch: pytest.MonkeyPatch
+    boss: DemoBoss, annex: AnnexRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
-    monkeypatch.setenv(variable(boss.host), "0123456789abcdef-secret")
-    said = annex.run("get", "block", ok=False)
-    assert "token" in said
-    assert "0123456789abcdef" not in said
+    monkeypatch.setenv(token_variable(boss.host), "0123456789abcdef-secret")
+    output = annex.run("get", "block", ok=False)
+    assert "token" in output
+    assert "0123456789abcdef" not in output
 
 
-def test_this_machine_is_asked_only_where_git_annex_may(boss: DemoBoss, annex: Annex) -> None:
+def test_loopback_needs_git_annex_permission(boss: DemoBoss, annex: AnnexRepository) -> None:
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     annex.git("config", "annex.security.allowed-ip-addresses", "10.0.0.7 [127.0.0.1]:1")
-    said = annex.run("get", "block", ok=False)
-    assert "127.0.0.1" in said
+    output = annex.run("get", "block", ok=False)
+    assert "127.0.0.1" in output
     assert boss.count_requests("/cutout/") == 0
     port = boss.host.rpartition(":")[2]
     annex.git("config", "annex.security.allowed-ip-addresses", f"[127.0.0.1]:{port}")
     annex.run("get", "block")
 
 
-def test_nothing_can_be_stored_or_removed(boss: DemoBoss, annex: Annex) -> None:
+def test_nothing_can_be_stored_or_removed(boss: DemoBoss, annex: AnnexRepository) -> None:
     (annex.path / "own").write_text("own")
     annex.run("add", "own")
-    said = annex.run("copy", "--to", "neuromirror", "own", ok=False)
-    assert "nothing can be stored here" in said
+    output = annex.run("copy", "--to", "neuromirror", "own", ok=False)
+    assert "nothing can be stored here" in output
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     annex.run("get", "block")
-    said = annex.run("drop", "--from", "neuromirror", "--force", "block", ok=False)
-    assert "nothing can be removed here" in said
+    output = annex.run("drop", "--from", "neuromirror", "--force", "block", ok=False)
+    assert "nothing can be removed here" in output
 
 
 def test_without_the_program_git_annex_says_which_one_it_lacks(
-    boss: DemoBoss, annex: Annex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    boss: DemoBoss, annex: AnnexRepository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     programs = tmp_path / "programs"
@@ -197,5 +201,5 @@ def test_without_the_program_git_annex_says_which_one_it_lacks(
                 (programs / one.name).unlink(missing_ok=True)
                 (programs / one.name).symlink_to(one)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    said = annex.run("get", "block", ok=False)
-    assert "git-annex-remote-neuromirror" in said
+    output = annex.run("get", "block", ok=False)
+    assert "git-annex-remote-neuromirror" in output

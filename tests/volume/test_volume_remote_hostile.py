@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from volume_boss import Annex, chunk, url
 
-from neuromirror.volume.tokens import from_environment, variable
+from neuromirror.volume.tokens import token_from_environment, token_variable
 from neuromirror_demo.boss import DemoBoss
+from support.annex_with_boss import AnnexRepository, chunk, url
 
 EM = "demo_cortex/sections/em"
 BOX = ((0, 64), (64, 128), (12, 28))
@@ -20,31 +20,33 @@ def test_a_host_that_looks_like_another_does_not_get_its_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NEUROMIRROR_TOKEN_API_BOSSDB_IO", "mine")
-    assert from_environment("API.BossDB.io") == from_environment("api.bossdb.io.") == "mine"
+    assert (
+        token_from_environment("API.BossDB.io")
+        == token_from_environment("api.bossdb.io.")
+        == "mine"
+    )
     for other in ("api-bossdb.io", "api_bossdb.io", "api.bossdb-io", "api..bossdb.io", "bossdb.io"):
-        assert from_environment(other) is None
-    assert variable("127.0.0.1:8080") == "NEUROMIRROR_TOKEN_127_0_0_1_8080"
-    assert variable("[::1]:8080") == "NEUROMIRROR_TOKEN___1__8080"
+        assert token_from_environment(other) is None
+    assert token_variable("127.0.0.1:8080") == "NEUROMIRROR_TOKEN_127_0_0_1_8080"
+    assert token_variable("[::1]:8080") == "NEUROMIRROR_TOKEN___1__8080"
 
 
-def test_whose_service_is_on_this_machine_is_told_how_to_have_it_asked(
-    boss: DemoBoss, annex: Annex
-) -> None:
+def test_refused_loopback_names_the_git_setting(boss: DemoBoss, annex: AnnexRepository) -> None:
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     annex.git("config", "annex.security.allowed-ip-addresses", "10.0.0.7")
-    said = annex.run("get", "block", ok=False)
-    assert "git config annex.security.allowed-ip-addresses" in said
-    assert "allow_private" not in said  # which is an operator's, of a mirror
+    output = annex.run("get", "block", ok=False)
+    assert "git config annex.security.allowed-ip-addresses" in output
+    assert "allow_private" not in output  # which is an operator's, of a mirror
 
 
-def test_what_cannot_be_a_block_is_refused_before_anybody_is_asked(
-    boss: DemoBoss, annex: Annex
+def test_invalid_block_url_is_refused_without_requests(
+    boss: DemoBoss, annex: AnnexRepository
 ) -> None:
     one = url(boss, EM, ((0, 1), (64, 65), (12, 13)))
     for address in (f"{one}?chunk=1000000000000,1,1", one.replace("://", "://me:word@")):
-        said = annex.run("addurl", "--fast", "--file=odd", address, ok=False)
-        assert "names no block of a volume" in said
-        assert "word" not in said.replace(address, "")
+        output = annex.run("addurl", "--fast", "--file=odd", address, ok=False)
+        assert "names no block of a volume" in output
+        assert "word" not in output.replace(address, "")
     link = annex.put("block", b"x" * 100, f"{one}?chunk=1000000000000,1,1")
     assert "larger than one request" in annex.run("get", "block", ok=False)
     assert not link.exists()
@@ -80,12 +82,12 @@ def leads_to() -> Iterator[Callable[[str], str]]:
         thread.join()
 
 
-def test_a_service_that_may_be_asked_here_does_not_lead_to_its_neighbours(
-    boss: DemoBoss, annex: Annex, leads_to: Callable[[str], str]
+def test_allowed_loopback_service_cannot_redirect_to_others(
+    boss: DemoBoss, annex: AnnexRepository, leads_to: Callable[[str], str]
 ) -> None:
     host = leads_to(f"http://{boss.host}")
     link = annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX).replace(boss.host, host))
-    said = annex.run("get", "block", ok=False)
-    assert f"127.0.0.1:{boss.host.rpartition(':')[2]}" in said or "this machine itself" in said
+    output = annex.run("get", "block", ok=False)
+    assert f"127.0.0.1:{boss.host.rpartition(':')[2]}" in output or "this machine itself" in output
     assert not link.exists()
     assert boss.count_requests("/cutout/") == 0

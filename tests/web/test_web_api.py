@@ -13,13 +13,19 @@ from xml.etree import ElementTree
 
 import pytest
 import requests
-from scripted import Box, File, Scripted, Thing, at
-from web_site import Running, running
 
 from neuromirror.model import DatasetFacts
+from support.running_catalogue import RunningCatalogue, run_catalogue
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    at,
+)
 
 
-def pages(site: Running, address: str) -> Iterator[Any]:
+def pages(site: RunningCatalogue, address: str) -> Iterator[Any]:
     """The pages of a list, each by the ``next`` of the one before."""
     following: str | None = f"/api/v1{address}"
     while following:
@@ -31,7 +37,7 @@ def pages(site: Running, address: str) -> Iterator[Any]:
         yield page
 
 
-def test_datasets_come_in_pages_and_all_of_them_come(site: Running) -> None:
+def test_datasets_come_in_pages_and_all_of_them_come(site: RunningCatalogue) -> None:
     whole = site.api("/datasets")
     assert whole["next"] is None
     names = [one["name"] for page in pages(site, "/datasets?limit=2") for one in page["datasets"]]
@@ -39,7 +45,7 @@ def test_datasets_come_in_pages_and_all_of_them_come(site: Running) -> None:
     assert len(set(names)) == len(names) >= 5
 
 
-def test_files_of_a_version_come_in_pages_with_their_checksums(site: Running) -> None:
+def test_files_of_a_version_come_in_pages_with_their_checksums(site: RunningCatalogue) -> None:
     address = "/datasets/demo:000001@draft/files"
     whole = site.api(address)["files"]
     assert [one for page in pages(site, f"{address}?limit=1") for one in page["files"]] == whole
@@ -48,7 +54,7 @@ def test_files_of_a_version_come_in_pages_with_their_checksums(site: Running) ->
         assert f"{one['digests']['sha256']}  {one['path']}\n" in sums
 
 
-def test_a_version_is_gone_through_folder_by_folder(site: Running) -> None:
+def test_a_version_is_gone_through_folder_by_folder(site: RunningCatalogue) -> None:
     address = "/datasets/demo:000001@draft"
     waiting, found = [""], []
     while waiting:
@@ -62,12 +68,14 @@ def test_a_version_is_gone_through_folder_by_folder(site: Running) -> None:
 
 
 def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
-    box: Box, source: Scripted
+    box: ScriptedHarness, source: ScriptedSource
 ) -> None:
     for name in ("b", "d", "f"):
-        source.things[name] = Thing({f"{one}.txt": File(b"same") for one in "abc"})
+        source.scripted_datasets[name] = ScriptedDataset(
+            {f"{one}.txt": ScriptedFile(b"same") for one in "abc"}
+        )
     box.sync()
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         lists = {
             "/datasets?limit=1": ("datasets", "name"),
             "/datasets/box:b/versions?limit=1": ("versions", "version"),
@@ -77,25 +85,25 @@ def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
         }
         md5 = site.api("/datasets/box:b@latest/files")["files"][0]["digests"]["md5"]
         lists[f"/find?checksum=md5:{md5}&limit=2"] = ("found", "dataset", "path")  # type: ignore[assignment]
-        before, told = {}, {}
+        before, after = {}, {}
         walks = {address: pages(site, address) for address in lists}
         for address, (of, *keys) in lists.items():
             whole = site.api(re.sub(r"limit=\d", "limit=1000", address))[of]
             before[address] = [tuple(one[key] for key in keys) for one in whole]
-            told[address] = [next(walks[address])]
+            after[address] = [next(walks[address])]
         # names that sort before, between and behind; a label that means another version
         for name in ("a", "c", "g"):
-            source.things[name] = Thing({"a.txt": File(b"same")})
-        source.things["b"] = Thing(
-            {f"{one}.txt": File(b"same", modified=at(5)) for one in "0abcz"},
+            source.scripted_datasets[name] = ScriptedDataset({"a.txt": ScriptedFile(b"same")})
+        source.scripted_datasets["b"] = ScriptedDataset(
+            {f"{one}.txt": ScriptedFile(b"same", modified=at(5)) for one in "0abcz"},
         )
-        del source.things["f"]
+        del source.scripted_datasets["f"]
         box.sync()
         assert len(site.api("/datasets/box:b")["all_versions"]) == 2
         for address, (of, *keys) in lists.items():
             rows = [
                 tuple(one[key] for key in keys)
-                for page in [*told[address], *walks[address]]
+                for page in [*after[address], *walks[address]]
                 for one in page[of]
             ]
             assert len(set(rows)) == len(rows), address
@@ -105,19 +113,19 @@ def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
         assert len(before["/datasets/box:b@latest/files?limit=1"]) == 3
 
 
-def test_a_file_is_told_with_its_places_its_past_and_its_likes(site: Running) -> None:
+def test_file_lists_locations_history_and_other_occurrences(site: RunningCatalogue) -> None:
     name = "demo:000001@draft"
     (first, *_) = [
         one for one in site.api(f"/datasets/{name}/files")["files"] if one["path"].endswith(".nwb")
     ]
-    told = site.api(f"/datasets/{name}/file?path={first['path']}")
-    assert {key: told[key] for key in first} == first
-    assert told["places"][0]["url"].startswith("http")
-    assert told["history"][-1]["current"]
-    assert site.get(told["page"]).status_code == 200
+    file = site.api(f"/datasets/{name}/file?path={first['path']}")
+    assert {key: file[key] for key in first} == first
+    assert file["places"][0]["url"].startswith("http")
+    assert file["history"][-1]["current"]
+    assert site.get(file["page"]).status_code == 200
 
 
-def test_two_versions_are_compared_in_pages(site: Running) -> None:
+def test_two_versions_are_compared_in_pages(site: RunningCatalogue) -> None:
     names = [one["name"] for one in site.api("/datasets/demo:000002")["all_versions"]]
     address = f"/diff?a={names[0]}&b={names[-1]}"
     whole = site.api(address)
@@ -128,13 +136,15 @@ def test_two_versions_are_compared_in_pages(site: Running) -> None:
     assert {page["new"] for page in found} == {whole["new"]}
 
 
-def test_a_version_leads_to_its_manifest_its_citation_and_its_ancestry(site: Running) -> None:
-    told = site.api("/datasets/demo:000001@draft")
-    manifest = site.get(told["manifest"])
+def test_a_version_leads_to_its_manifest_its_citation_and_its_ancestry(
+    site: RunningCatalogue,
+) -> None:
+    version = site.api("/datasets/demo:000001@draft")
+    manifest = site.get(version["manifest"])
     assert manifest.content[:4] == bytes.fromhex("28b52ffd")
-    assert site.get(told["sums"]).status_code == 200
+    assert site.get(version["sums"]).status_code == 200
     cited = site.api("/datasets/demo:000001@draft/citation?format=bibtex")
-    assert told["swhid"] in cited["citation"]
+    assert version["swhid"] in cited["citation"]
     assert set(site.api("/datasets/demo:000001@draft/ancestry")) == {
         "version",
         "ancestors",
@@ -142,7 +152,7 @@ def test_a_version_leads_to_its_manifest_its_citation_and_its_ancestry(site: Run
     }
 
 
-def test_words_find_datasets_and_paths(site: Running) -> None:
+def test_search_finds_datasets_and_paths(site: RunningCatalogue) -> None:
     found = site.api("/search?q=hippocampal")
     assert "demo:000001" in [one["dataset"]["name"] for one in found["found"]]
     assert found["total"] >= 1
@@ -152,21 +162,21 @@ def test_words_find_datasets_and_paths(site: Running) -> None:
     assert paths["whole"]
 
 
-def test_a_version_is_told_with_its_ids_and_how_to_clone_it(site: Running) -> None:
-    told = site.api("/datasets/demo:000001@draft")
-    assert re.fullmatch(r"swh:1:rev:[0-9a-f]{40}", told["swhid"])
-    assert told["clone"].startswith(f"ria+{site.address}/#~demo--000001@")
-    by_commit = site.api(f"/datasets/demo:000001@{told['commit'][:12]}")
-    assert by_commit["name"] == told["name"]
+def test_version_lists_its_ids_and_clone_url(site: RunningCatalogue) -> None:
+    version = site.api("/datasets/demo:000001@draft")
+    assert re.fullmatch(r"swh:1:rev:[0-9a-f]{40}", version["swhid"])
+    assert version["clone"].startswith(f"ria+{site.address}/#~demo--000001@")
+    by_commit = site.api(f"/datasets/demo:000001@{version['commit'][:12]}")
+    assert by_commit["name"] == version["name"]
 
 
-def test_bytes_are_found_by_their_checksum(site: Running) -> None:
+def test_bytes_are_found_by_their_checksum(site: RunningCatalogue) -> None:
     (first, *_) = site.api("/datasets/demo:000001@draft/files")["files"]
     found = site.api(f"/find?checksum=sha256:{first['digests']['sha256']}")["found"]
     assert ("demo:000001", first["path"]) in {(one["dataset"], one["path"]) for one in found}
 
 
-def test_what_is_wrong_is_told_as_json(site: Running) -> None:
+def test_errors_are_problem_json(site: RunningCatalogue) -> None:
     for path, status in (
         ("/datasets/demo:999999", 404),
         ("/datasets/demo:000001@no", 404),
@@ -175,13 +185,13 @@ def test_what_is_wrong_is_told_as_json(site: Running) -> None:
         ("/find", 400),
         ("/nothing", 404),
     ):
-        told = site.api(path, status)
-        assert told["status"] == status
-        assert told["title"]
-        assert told["detail"]
+        problem = site.api(path, status)
+        assert problem["status"] == status
+        assert problem["title"]
+        assert problem["detail"]
 
 
-def test_a_value_that_an_address_does_not_take_is_refused_with_words(site: Running) -> None:
+def test_unknown_parameter_is_refused_with_a_message(site: RunningCatalogue) -> None:
     for path, says in (
         ("/datasets?limt=5", "it takes q, mirror, limit, after"),
         ("/mirrors?limit=5", "it takes none"),
@@ -198,16 +208,20 @@ def test_a_value_that_an_address_does_not_take_is_refused_with_words(site: Runni
         assert says in site.api(path, 400)["detail"], path
 
 
-def test_what_is_taken_down_is_told_as_that_and_nowhere_else(box: Box, source: Scripted) -> None:
+def test_withdrawn_dataset_is_only_listed_as_tombstone(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
     facts = DatasetFacts(title="Titled never")
-    source.things["secret"] = Thing({"a-name.txt": File(b"1")}, facts=facts)
-    source.things["open"] = Thing({"b.txt": File(b"1")})
+    source.scripted_datasets["secret"] = ScriptedDataset(
+        {"a-name.txt": ScriptedFile(b"1")}, facts=facts
+    )
+    source.scripted_datasets["open"] = ScriptedDataset({"b.txt": ScriptedFile(b"1")})
     box.sync()
     command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
     subprocess.run([*command, "box:secret", "--reason", "asked by its owner"], check=False)
-    with running(box.store) as site:
-        (told,) = site.api("/tombstones")["tombstones"]
-        assert (told["dataset"], told["reason"]) == ("box:secret", "asked by its owner")
+    with run_catalogue(box.store) as site:
+        (tombstone,) = site.api("/tombstones")["tombstones"]
+        assert (tombstone["dataset"], tombstone["reason"]) == ("box:secret", "asked by its owner")
         for rest in ("", "/versions", "@latest", "@latest/files", "@latest/file?path=a-name.txt"):
             assert "asked by its owner" in site.api(f"/datasets/box:secret{rest}", 410)["detail"]
         for path in ("/datasets", "/search?q=titled", "/mirrors", "/find?checksum=md5:" + "c" * 32):
@@ -217,15 +231,15 @@ def test_what_is_taken_down_is_told_as_that_and_nowhere_else(box: Box, source: S
 
 
 @pytest.mark.parametrize("path", ["", "/datasets", "/datasets/demo:000001@draft/files?limit=1"])
-def test_who_has_a_reply_already_gets_no_second_copy(site: Running, path: str) -> None:
+def test_who_has_a_reply_already_gets_no_second_copy(site: RunningCatalogue, path: str) -> None:
     address = f"/api/v1{path}"
     first = site.get(address)
     etag = first.headers["etag"]
     assert re.fullmatch(r'W/"[0-9a-f]{32}"', etag)
     for known in (etag, etag.removeprefix("W/"), f'"other", {etag}, W/"more, or less"', "*"):
-        again = site.get(address, headers={"If-None-Match": known})
-        assert (again.status_code, again.text) == (304, ""), known
-        assert again.headers["etag"] == etag
+        second = site.get(address, headers={"If-None-Match": known})
+        assert (second.status_code, second.text) == (304, ""), known
+        assert second.headers["etag"] == etag
     for other in ('"other"', etag[3:-1], "", etag[:-2] + '"'):
         assert site.get(address, headers={"If-None-Match": other}).status_code == 200, other
     head = requests.head(site.address + address, timeout=300)
@@ -233,7 +247,7 @@ def test_who_has_a_reply_already_gets_no_second_copy(site: Running, path: str) -
     assert head.headers["etag"] == etag
 
 
-def test_a_script_of_another_site_may_read_and_only_read(site: Running) -> None:
+def test_a_script_of_another_site_may_read_and_only_read(site: RunningCatalogue) -> None:
     address = f"{site.address}/api/v1/datasets?limit=1"
     origin = {"Origin": "https://lab.example.org"}
     reply = requests.get(address, headers=origin, timeout=300)
@@ -252,12 +266,12 @@ def test_a_script_of_another_site_may_read_and_only_read(site: Running) -> None:
     assert "access-control-allow-origin" not in site.get("/").headers
 
 
-def test_an_index_that_is_lacking_is_told_without_a_path_of_the_machine(
-    box: Box, source: Scripted
+def test_missing_index_is_reported_without_local_paths(
+    box: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.things["one"] = Thing({"a.txt": File(b"1")})
+    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
     box.sync()
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         away = box.store.index_path.with_name("away")
         box.store.index_path.rename(away)
         for path in ("/api/v1/datasets", "/", "/dataset/box:one"):
@@ -269,43 +283,49 @@ def test_an_index_that_is_lacking_is_told_without_a_path_of_the_machine(
         assert site.api("/datasets")["datasets"]
 
 
-def test_a_badge_names_the_state(site: Running) -> None:
-    told = site.api("/datasets/demo:000001@draft")
-    reply = site.get(f"/badge/demo:000001@{told['version']}.svg")
+def test_a_badge_names_the_state(site: RunningCatalogue) -> None:
+    version = site.api("/datasets/demo:000001@draft")
+    reply = site.get(f"/badge/demo:000001@{version['version']}.svg")
     assert reply.headers["content-type"].startswith("image/svg+xml")
     ElementTree.fromstring(reply.text)
-    assert told["state"].removeprefix("sha256:")[:12] in reply.text
+    assert version["state"].removeprefix("sha256:")[:12] in reply.text
 
 
-def test_search_engines_read_a_dataset(site: Running) -> None:
+def test_search_engines_read_a_dataset(site: RunningCatalogue) -> None:
     page = site.page("/dataset/demo:000001")
     found = re.search(r'<script type="application/ld\+json">(.*?)</script>', page)
     assert found is not None
-    told = json.loads(found[1])
-    assert (told["@type"], told["name"]) == (
+    document = json.loads(found[1])
+    assert (document["@type"], document["name"]) == (
         "Dataset",
         "Hippocampal CA1 activity on a linear track (demo)",
     )
-    assert told["creator"]
-    assert told["license"]
-    assert told["identifier"]
+    assert document["creator"]
+    assert document["license"]
+    assert document["identifier"]
 
 
-def test_the_tables_can_be_asked_and_only_read(site: Running) -> None:
+def test_tables_are_read_only(site: RunningCatalogue) -> None:
     rows = site.get("/index/versions.json?_shape=array&_size=max").json()
     assert len(rows) > 5
     assert site.get("/index.json?sql=delete+from+versions").status_code == 400
     assert site.get("/index/newest_versions").status_code == 200
 
 
-def test_the_past_of_a_path_hides_none_of_the_other_places(box: Box, source: Scripted) -> None:
-    same = File(b"the same bytes")
-    for hour, first in enumerate((same, File(b"others"), same, File(b"others"), same)):
+def test_history_of_a_path_hides_no_other_occurrence(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    same = ScriptedFile(b"the same bytes")
+    for hour, first in enumerate(
+        (same, ScriptedFile(b"others"), same, ScriptedFile(b"others"), same)
+    ):
         copies = {f"copy-{number:03}.txt": same for number in range(101)}
-        source.things["one"] = Thing({"a.txt": replace(first, modified=at(hour)), **copies})
+        source.scripted_datasets["one"] = ScriptedDataset(
+            {"a.txt": replace(first, modified=at(hour)), **copies}
+        )
         box.sync()
-    with running(box.store) as site:
-        told = site.api("/datasets/box:one@latest/file?path=a.txt")
-        assert len(told["history"]) == 5
-        assert len(told["others"]) == 100
-        assert told["more_others"] is not None
+    with run_catalogue(box.store) as site:
+        document = site.api("/datasets/box:one@latest/file?path=a.txt")
+        assert len(document["history"]) == 5
+        assert len(document["others"]) == 100
+        assert document["more_others"] is not None

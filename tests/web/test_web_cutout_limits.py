@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 import tifffile
-from web_site import Running, plain, running
-from web_volumes import EM, Volumes, cut
 
 from neuromirror.index import VersionRow
-from neuromirror.volume import CUTOUT_FORMATS, cutout, middle
-from neuromirror.volume.tokens import variable
-from neuromirror.web.cutouts import MOST_AT_ONCE, MOST_SENT, CutoutFailed, Cutouts, Picture
+from neuromirror.volume import CUTOUT_FORMATS, middle_plane, plan_cutout
+from neuromirror.volume.tokens import token_variable
+from neuromirror.web.cutouts import (
+    MAX_CONCURRENT,
+    MAX_SENDING,
+    CutoutFailedError,
+    CutoutService,
+    Picture,
+)
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE
+from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
+from support.volume_archives import EM, VolumeArchives, cutout_path
 
 # --- what is not given
 
@@ -26,42 +32,44 @@ from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE
     ("path", "says"),
     [
         (
-            cut(EM, 0, "0:301,0:260,12:82"),
+            cutout_path(EM, 0, "0:301,0:260,12:82"),
             "level 0 has 0:300,0:260,12:82 (x, y, z), and x is 0:301",
         ),
-        (cut(EM, 0, "0:10,0:10,0:20"), "and z is 0:20"),
-        (cut(EM, 0, "10:10,0:10,12:20"), "is empty"),
-        (cut(EM, 0, "-5:10,0:10,12:20"), "not wholly"),
-        (cut(EM, 0, "a:10,0:10,12:20"), "x0 is a whole number of voxels, not 'a'"),
-        (cut(EM, 0, "0:10,0:10,12:99999999999999999999"), "z1 is a whole number"),
-        (cut(EM, 7, "0:10,0:10,12:20"), "has no level '7', only 0, 1, 2"),
-        (cut(EM, 0, "0:10,0:10,12:20", format="jpeg"), "tiff or png, not 'jpeg'"),
-        (cut(EM, 0, "0:10,0:10,12:20", t=0), "has no time axis"),
-        (cut(f"b:{ACTIVITY}", 0, "0:10,0:10,2:3"), "has the time samples 0 to 2; name one"),
-        (cut(f"b:{ACTIVITY}", 0, "0:10,0:10,2:3", t=9), "9 is none of them"),
+        (cutout_path(EM, 0, "0:10,0:10,0:20"), "and z is 0:20"),
+        (cutout_path(EM, 0, "10:10,0:10,12:20"), "is empty"),
+        (cutout_path(EM, 0, "-5:10,0:10,12:20"), "not wholly"),
+        (cutout_path(EM, 0, "a:10,0:10,12:20"), "x0 is a whole number of voxels, not 'a'"),
+        (cutout_path(EM, 0, "0:10,0:10,12:99999999999999999999"), "z1 is a whole number"),
+        (cutout_path(EM, 7, "0:10,0:10,12:20"), "has no level '7', only 0, 1, 2"),
+        (cutout_path(EM, 0, "0:10,0:10,12:20", format="jpeg"), "tiff or png, not 'jpeg'"),
+        (cutout_path(EM, 0, "0:10,0:10,12:20", t=0), "has no time axis"),
+        (cutout_path(f"b:{ACTIVITY}", 0, "0:10,0:10,2:3"), "has the time samples 0 to 2; name one"),
+        (cutout_path(f"b:{ACTIVITY}", 0, "0:10,0:10,2:3", t=9), "9 is none of them"),
     ],
 )
-def test_what_cannot_be_cut_is_told_on_the_page_and_asked_of_nobody(
-    volume_site: Running, quiet_volumes: Volumes, path: str, says: str
+def test_impossible_cutout_is_refused_without_upstream_requests(
+    volume_site: RunningCatalogue, quiet_volumes: VolumeArchives, path: str, says: str
 ) -> None:
     page = volume_site.page(path, 400)
-    assert says in plain(page)
+    assert says in visible_text(page)
     assert 'role="alert"' in page
     assert 'name="x0"' in page
-    assert quiet_volumes.count() == 0
+    assert quiet_volumes.count_voxel_requests() == 0
 
 
-def test_the_form_sends_what_can_be_cut_and_keeps_what_was_sent(volume_site: Running) -> None:
+def test_the_form_sends_what_can_be_cut_and_keeps_what_was_sent(
+    volume_site: RunningCatalogue,
+) -> None:
     page = volume_site.page(f"/volume/b:{ACTIVITY}@latest?level=1")
     assert 'name="x1" id="cut-x1" min="1" max="75" value="75"' in page
     assert 'name="t" id="cut-t" min="0" max="2" value="0"' in page
-    wrong = volume_site.page(cut(EM, 1, "0:5000,7:50,12:20", format="png"), 400)
+    wrong = volume_site.page(cutout_path(EM, 1, "0:5000,7:50,12:20", format="png"), 400)
     assert 'value="5000"' in wrong
     assert 'name="y0" id="cut-y0" min="0" max="129" value="7"' in wrong
     assert 'value="png" checked' in wrong
-    hostile = volume_site.page(cut(EM, 1, "1;$(id)%3Cb%3E:5,7:50,12:20"), 400)
+    hostile = volume_site.page(cutout_path(EM, 1, "1;$(id)%3Cb%3E:5,7:50,12:20"), 400)
     assert "<b>" not in hostile
-    assert "--box 0:150,0:130,12:82" in plain(hostile)
+    assert "--box 0:150,0:130,12:82" in visible_text(hostile)
 
 
 @pytest.mark.parametrize(
@@ -74,73 +82,74 @@ def test_the_form_sends_what_can_be_cut_and_keeps_what_was_sent(volume_site: Run
         ("html", {}, 502, "refused"),
     ],
 )
-def test_upstreams_trouble_is_told_in_words(
-    volume_site: Running,
-    quiet_volumes: Volumes,
+def test_upstream_failure_is_explained(
+    volume_site: RunningCatalogue,
+    quiet_volumes: VolumeArchives,
     fault: str,
     options: dict[str, Any],
     status: int,
     says: str,
 ) -> None:
     quiet_volumes.boss.fault(fault, **({"path": "/cutout/"} | options))
-    reply = volume_site.get(cut(EM, 2, "0:10,0:10,12:13"))
-    assert reply.status_code == status, plain(reply.text)
-    assert says in plain(reply.text)
+    reply = volume_site.get(cutout_path(EM, 2, "0:10,0:10,12:13"))
+    assert reply.status_code == status, visible_text(reply.text)
+    assert says in visible_text(reply.text)
     assert ("retry-after" in reply.headers) == (status == 503)
-    assert str(quiet_volumes.place.folder) not in reply.text
+    assert str(quiet_volumes.mirror_harness.folder) not in reply.text
 
 
 def test_what_only_a_token_opens_stays_closed_though_the_operator_has_one(
-    quiet_volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+    quiet_volumes: VolumeArchives, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(variable(quiet_volumes.boss.host), quiet_volumes.boss.token)
+    monkeypatch.setenv(token_variable(quiet_volumes.boss.host), quiet_volumes.boss.token)
     quiet_volumes.boss.set_public(TISSUE, False)
     try:
-        with running(quiet_volumes.place.store) as site:
-            told = site.text(cut(EM, 2, "0:10,0:10,12:13"), 403)
-            assert "only to those who have a token" in told
+        with run_catalogue(quiet_volumes.mirror_harness.store) as site:
+            text = site.text(cutout_path(EM, 2, "0:10,0:10,12:13"), 403)
+            assert "only to those who have a token" in text
             assert site.get(f"/slice/{EM}@latest.png").status_code == 403
     finally:
         quiet_volumes.boss.set_public(TISSUE, True)
 
 
-def test_a_third_cut_out_at_a_time_is_asked_to_wait(
-    volume_site: Running, quiet_volumes: Volumes
+def test_third_concurrent_cutout_is_refused_with_503(
+    volume_site: RunningCatalogue, quiet_volumes: VolumeArchives
 ) -> None:
     fault = quiet_volumes.boss.fault("hang", path="/cutout/", seconds=60)
     with ThreadPoolExecutor(2) as pool:
         first = [
-            pool.submit(volume_site.get, cut(EM, 2, f"0:10,0:10,{z}:{z + 1}")) for z in (12, 50)
+            pool.submit(volume_site.get, cutout_path(EM, 2, f"0:10,0:10,{z}:{z + 1}"))
+            for z in (12, 50)
         ]
-        while quiet_volumes.count() < 2:
+        while quiet_volumes.count_voxel_requests() < 2:
             assert not any(one.done() for one in first)
             time.sleep(0.02)
-        third = volume_site.get(cut(EM, 2, "0:10,0:10,70:71"))
+        third = volume_site.get(cutout_path(EM, 2, "0:10,0:10,70:71"))
         assert (third.status_code, third.headers["retry-after"]) == (503, "30")
-        assert "2 cut-outs are made at a time" in plain(third.text)
-        assert quiet_volumes.count() == 2
+        assert "2 cut-outs are made at a time" in visible_text(third.text)
+        assert quiet_volumes.count_voxel_requests() == 2
         assert volume_site.get(f"/volume/{EM}@latest").status_code == 200
         fault.clear()
         assert [one.result().status_code for one in first] == [200, 200]
-    assert volume_site.get(cut(EM, 2, "0:10,0:10,70:71")).status_code == 200
+    assert volume_site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).status_code == 200
 
 
-def test_without_cut_outs_there_are_facts_and_the_command_and_nobody_is_asked(
-    quiet_volumes: Volumes,
+def test_page_without_cutouts_sends_no_upstream_requests(
+    quiet_volumes: VolumeArchives,
 ) -> None:
-    with running(quiet_volumes.place.store, "--no-cutouts") as site:
+    with run_catalogue(quiet_volumes.mirror_harness.store, "--no-cutouts") as site:
         page = site.page(f"/volume/{EM}@latest?level=1")
         assert "<img" not in page
         assert 'name="x0"' not in page
-        assert "4 × 4 × 40 nm" in plain(page)
-        assert "--level 1 --box 0:150,0:130,12:82 --format ome-tiff" in plain(page)
-        assert "--no-cutouts" in site.text(cut(EM, 0, "0:10,0:10,12:20"), 403)
+        assert "4 × 4 × 40 nm" in visible_text(page)
+        assert "--level 1 --box 0:150,0:130,12:82 --format ome-tiff" in visible_text(page)
+        assert "--no-cutouts" in site.text(cutout_path(EM, 0, "0:10,0:10,12:20"), 403)
         assert site.get(f"/slice/{EM}@latest.png").status_code == 403
-        assert quiet_volumes.count() == 0
+        assert quiet_volumes.count_voxel_requests() == 0
 
 
 def test_without_the_extra_there_are_facts_and_its_name(
-    quiet_volumes: Volumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quiet_volumes: VolumeArchives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "from importlib.machinery import PathFinder\n"
@@ -150,76 +159,76 @@ def test_without_the_extra_there_are_facts_and_its_name(
         "    None if name in hidden else find(name, path, target))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with running(quiet_volumes.place.store) as site:
-        told = site.text(f"/volume/{EM}@latest")
-        assert "4 × 4 × 40 nm" in told
-        assert "pip install 'neuromirror[volumes]'" in told
-        assert "numpy" in site.text(cut(EM, 0, "0:10,0:10,12:20"), 501)
+    with run_catalogue(quiet_volumes.mirror_harness.store) as site:
+        text = site.text(f"/volume/{EM}@latest")
+        assert "4 × 4 × 40 nm" in text
+        assert "pip install 'neuromirror[volumes]'" in text
+        assert "numpy" in site.text(cutout_path(EM, 0, "0:10,0:10,12:20"), 501)
         assert site.get(f"/slice/{EM}@latest.png").status_code == 501
-        assert quiet_volumes.count() == 0
+        assert quiet_volumes.count_voxel_requests() == 0
 
 
 # --- the bounds, from inside
 
 
-def row_of(volumes: Volumes, name: str) -> VersionRow:
-    with volumes.place.index() as index:
+def row_of(volumes: VolumeArchives, name: str) -> VersionRow:
+    with volumes.mirror_harness.index() as index:
         return index.resolve(name)
 
 
-def test_as_many_are_on_their_way_as_may_be(quiet_volumes: Volumes) -> None:
-    async def asked() -> None:
-        cutouts = Cutouts(quiet_volumes.place.store)
+def test_cutouts_being_sent_are_limited(quiet_volumes: VolumeArchives) -> None:
+    async def request_cutouts() -> None:
+        cutouts = CutoutService(quiet_volumes.mirror_harness.store)
         row = row_of(quiet_volumes, EM)
-        region = cutout(cutouts.described(row), "2", ((0, 4), (0, 4), (12, 13)))
+        region = plan_cutout(cutouts.describe(row), "2", ((0, 4), (0, 4), (12, 13)))
         kind = CUTOUT_FORMATS["tiff"](region.region)
-        files = [await cutouts.cut(row, region, kind) for _ in range(MOST_SENT)]
-        with pytest.raises(CutoutFailed, match="others are under way") as caught:
+        files = [await cutouts.cut(row, region, kind) for _ in range(MAX_SENDING)]
+        with pytest.raises(CutoutFailedError, match="others are under way") as caught:
             await cutouts.cut(row, region, kind)
         assert caught.value.status == 503
-        cutouts.sent()
+        cutouts.finish_sending()
         files.append(await cutouts.cut(row, region, kind))
         for file in files:
             assert tifffile.imread(file).shape == (4, 4)
             file.close()
 
-    asyncio.run(asked())
+    asyncio.run(request_cutouts())
 
 
-def test_what_takes_too_long_ends_in_words_and_its_place_is_free_again(
-    quiet_volumes: Volumes,
+def test_cutout_timeout_frees_its_slot(
+    quiet_volumes: VolumeArchives,
 ) -> None:
-    async def asked() -> None:
-        cutouts = Cutouts(quiet_volumes.place.store, seconds=0.5)
+    async def request_cutouts() -> None:
+        cutouts = CutoutService(quiet_volumes.mirror_harness.store, seconds=0.5)
         row = row_of(quiet_volumes, EM)
-        of = cutouts.described(row)
-        region = cutout(of, "0", ((0, 4), (0, 4), (12, 13)))
+        of = cutouts.describe(row)
+        region = plan_cutout(of, "0", ((0, 4), (0, 4), (12, 13)))
         kind = CUTOUT_FORMATS["tiff"](region.region)
         with quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.2, chunk=512):
-            for _ in range(MOST_AT_ONCE + 1):
-                with pytest.raises(CutoutFailed, match="took longer") as caught:
+            for _ in range(MAX_CONCURRENT + 1):
+                with pytest.raises(CutoutFailedError, match="took longer") as caught:
                     await cutouts.cut(row, region, kind)
                 assert caught.value.status == 504
-            with pytest.raises(CutoutFailed, match="took longer"):
-                await cutouts.picture(row, of, middle(of))
-            known = cutouts.known(row.commit)
-            assert isinstance(known, CutoutFailed)
-        cutouts = Cutouts(quiet_volumes.place.store)
+            with pytest.raises(CutoutFailedError, match="took longer"):
+                await cutouts.picture(row, of, middle_plane(of))
+            known = cutouts.cached_picture(row.commit)
+            assert isinstance(known, CutoutFailedError)
+        cutouts = CutoutService(quiet_volumes.mirror_harness.store)
         (await cutouts.cut(row, region, kind)).close()
 
-    asyncio.run(asked())
+    asyncio.run(request_cutouts())
 
 
-def test_pictures_are_kept_within_a_bound(quiet_volumes: Volumes) -> None:
-    async def asked() -> None:
-        cutouts = Cutouts(quiet_volumes.place.store, kept=12_000)
+def test_pictures_are_kept_within_a_bound(quiet_volumes: VolumeArchives) -> None:
+    async def request_pictures() -> None:
+        cutouts = CutoutService(quiet_volumes.mirror_harness.store, cache_bytes=12_000)
         rows = [
             row_of(quiet_volumes, one) for one in (f"b:{ACTIVITY}", f"b:{CELLS}", "n:demo11/image")
         ]
         for row in rows:
-            of = cutouts.described(row)
-            await cutouts.picture(row, of, middle(of))
-        kept = [isinstance(cutouts.known(row.commit), Picture) for row in rows]
+            of = cutouts.describe(row)
+            await cutouts.picture(row, of, middle_plane(of))
+        kept = [isinstance(cutouts.cached_picture(row.commit), Picture) for row in rows]
         assert kept == [False, True, True]
 
-    asyncio.run(asked())
+    asyncio.run(request_pictures())

@@ -11,27 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import START, Box, File, Scripted, Thing, Zarr, files
-from web_site import Running, commands, links, plain, running
 
 from neuromirror.model import DatasetFacts, Document, NeuromirrorError
+from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
+from support.scripted_source import (
+    START,
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    ScriptedZarr,
+    files,
+)
 
 SIGNS = "1 < 2 & 3 > 2"
 SHOWN = "https://neuroglancer-demo.appspot.com/#!%7B%7D"
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCatalogue]:
     """Datasets of each sort, which tests only look at."""
-    source = Scripted()
-    box = Box(tmp_path_factory.mktemp("shelf"), source)
-    source.things["raw"] = Thing(files("a.txt"))
+    source = ScriptedSource()
+    box = ScriptedHarness(tmp_path_factory.mktemp("shelf"), source)
+    source.scripted_datasets["raw"] = ScriptedDataset(files("a.txt"))
     made = DatasetFacts(title="Made", inputs=("elsewhere", "raw"))
-    source.things["sorted"] = Thing(files("b.txt"), facts=made)
+    source.scripted_datasets["sorted"] = ScriptedDataset(files("b.txt"), facts=made)
     kinds = (("boss", "boss://x/y"), ("evil", "javascript:alert(1)"), ("neuroglancer", SHOWN))
-    words = (("modality", "ecephys"), ("species", "Mus musculus"), ("subject", "625749"))
-    linked = DatasetFacts(title="Linked", links=kinds, attributes=words)
-    source.things["linked"] = Thing(files("c.txt"), facts=linked)
+    attributes = (("modality", "ecephys"), ("species", "Mus musculus"), ("subject", "625749"))
+    linked = DatasetFacts(title="Linked", links=kinds, attributes=attributes)
+    source.scripted_datasets["linked"] = ScriptedDataset(files("c.txt"), facts=linked)
     for name, text in (
         ("without", ""),
         ("short", "Short."),
@@ -39,10 +47,12 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     ):
         about = json.dumps({"data_summary": text}).encode()
         described = [Document(b"data_description.json", about)]
-        source.things[name] = Thing(files("d.txt"), documents=described)
-    source.things["signs"] = Thing(files("e.txt"), facts=DatasetFacts(title=SIGNS))
+        source.scripted_datasets[name] = ScriptedDataset(files("d.txt"), documents=described)
+    source.scripted_datasets["signs"] = ScriptedDataset(
+        files("e.txt"), facts=DatasetFacts(title=SIGNS)
+    )
     box.sync()
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         yield site
 
 
@@ -52,53 +62,62 @@ def linked_data(page: str) -> Any:
     return json.loads(found[1])
 
 
-def test_the_timeline_tells_published_from_observed_and_what_latest_means(
-    box: Box, source: Scripted
+def test_timeline_marks_published_observed_and_latest(
+    box: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.things["one"] = Thing(files("a.txt"), published={"1.0": files("a.txt")})
+    source.scripted_datasets["one"] = ScriptedDataset(
+        files("a.txt"), published_versions={"1.0": files("a.txt")}
+    )
     box.sync()
-    source.things["one"].files = files("a.txt", "b.txt", modified=START + timedelta(hours=1))
+    source.scripted_datasets["one"].files = files(
+        "a.txt", "b.txt", modified=START + timedelta(hours=1)
+    )
     box.sync()
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         page = site.page("/dataset/box:one")
         items = re.findall(r'<li class="(published|observed)"(.*?)</li>', page, flags=re.DOTALL)
         kinds = [kind for kind, _ in items]
         assert sorted(set(kinds)) == ["observed", "published"]
-        for kind, told in items:
-            assert kind in plain(told)
-        (latest,) = [kind for kind, told in items if "what “latest” means" in told]
+        for kind, item in items:
+            assert kind in visible_text(item)
+        (latest,) = [kind for kind, item in items if "what “latest” means" in item]
         assert latest == "published"
-        newest = plain(items[0][1])
+        newest = visible_text(items[0][1])
         assert "+ 1 added" in newest
         assert "all by MD5" in newest
         assert "kept by version" in newest
         diff = next(one for one in links(items[0][1]) if one.startswith("/diff?"))
         assert "b.txt" in site.text(diff)
-        assert "the first" in plain(items[-1][1])
+        assert "the first" in visible_text(items[-1][1])
 
 
 def test_a_version_in_which_only_a_sub_dataset_differs_says_so(
-    tmp_path: Path, source: Scripted
+    tmp_path: Path, source: ScriptedSource
 ) -> None:
-    box = Box(tmp_path / "parts", source, "[zarr]\ninline = 1\n")
-    source.zarrs["z"] = Zarr(files(".zgroup", "0/0"))
-    source.things["imaged"] = Thing(files("a.txt"), zarrs={"brain.zarr": "z"})
+    box = ScriptedHarness(tmp_path / "parts", source, "[zarr]\ninline = 1\n")
+    source.zarrs["z"] = ScriptedZarr(files(".zgroup", "0/0"))
+    source.scripted_datasets["imaged"] = ScriptedDataset(files("a.txt"), zarrs={"brain.zarr": "z"})
     box.sync()
-    source.zarrs["z"].files["0/1"] = File(b"more", START + timedelta(hours=1))
+    source.zarrs["z"].files["0/1"] = ScriptedFile(b"more", START + timedelta(hours=1))
     box.sync()
-    with running(box.store) as site:
-        told = site.text("/dataset/box:imaged")
-        assert "1 sub-dataset differs · compare" in told
-        assert "no file differs" not in told
+    with run_catalogue(box.store) as site:
+        text = site.text("/dataset/box:imaged")
+        assert "1 sub-dataset differs · compare" in text
+        assert "no file differs" not in text
 
 
-def test_of_hundreds_of_versions_each_is_told_once(box: Box, source: Scripted) -> None:
+def test_each_of_hundreds_of_versions_is_listed_once(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
     past = {
-        START + timedelta(minutes=number): {"a.txt": File(b"%d" % number)} for number in range(105)
+        START + timedelta(minutes=number): {"a.txt": ScriptedFile(b"%d" % number)}
+        for number in range(105)
     }
-    source.things["old"] = Thing({"a.txt": File(b"now")}, past=past)
+    source.scripted_datasets["old"] = ScriptedDataset(
+        {"a.txt": ScriptedFile(b"now")}, earlier_states=past
+    )
     box.sync(history=True)
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         seen: list[str] = []
         path = "/dataset/box:old"
         first = site.page(path)
@@ -113,11 +132,11 @@ def test_of_hundreds_of_versions_each_is_told_once(box: Box, source: Scripted) -
 
 
 def test_the_commands_of_a_page_work_as_pasted(
-    site: Running, tmp_path: Path, isolated_home: Path
+    site: RunningCatalogue, tmp_path: Path, isolated_home: Path
 ) -> None:
     found = commands(site.page("/dataset/demo:000001"))
-    wanted = ["datalad clone", "datalad get", "(cd ", "neuromirror verify"]
-    for beginning in wanted:
+    prefixes = ["datalad clone", "datalad get", "(cd ", "neuromirror verify"]
+    for beginning in prefixes:
         command = next(one for one in found if one.startswith(beginning))
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
@@ -129,44 +148,48 @@ def test_the_commands_of_a_page_work_as_pasted(
     assert content.resolve().stat().st_size > 0
 
 
-def test_a_citation_names_upstream_before_the_state(site: Running) -> None:
+def test_a_citation_names_upstream_before_the_state(site: RunningCatalogue) -> None:
     page = site.page("/dataset/demo:000001")
     text = next(one for one in commands(page) if "Retrieved as" in one)
     assert text.index("Doe, Jane") < text.index("DANDI Archive") < text.index("swh:1:rev:")
     for form, says in (("bibtex", "@dataset"), ("csl", '"DOI"'), ("cff", "cff-version")):
         address = next(one for one in links(page) if f"format={form}" in one)
-        told = site.page(address)
-        assert says in told or form == "csl"
-        assert "swh:1:rev:" in told
-        assert any(plain(told)[:60] in plain(one) for one in commands(page))
+        citation = site.page(address)
+        assert says in citation or form == "csl"
+        assert "swh:1:rev:" in citation
+        assert any(visible_text(citation)[:60] in visible_text(one) for one in commands(page))
 
 
-def test_what_was_derived_from_what_is_told_both_ways(shelf: Running) -> None:
-    raw, made_of = shelf.page("/dataset/box:raw"), shelf.page("/dataset/box:sorted")
-    assert re.search(r"was derived from .*elsewhere \(not mirrored here\)", plain(made_of))
-    label = shelf.api("/datasets/box:raw")["newest"]
+def test_derivation_is_listed_in_both_directions(catalogue: RunningCatalogue) -> None:
+    raw, made_of = catalogue.page("/dataset/box:raw"), catalogue.page("/dataset/box:sorted")
+    assert re.search(r"was derived from .*elsewhere \(not mirrored here\)", visible_text(made_of))
+    label = catalogue.api("/datasets/box:raw")["newest"]
     assert f"/dataset/box:raw@{label}" in links(made_of)
-    assert "It was used to make box:sorted@" in plain(raw)
+    assert "It was used to make box:sorted@" in visible_text(raw)
 
 
-def test_search_engines_read_what_they_need(site: Running) -> None:
-    told = linked_data(site.page("/dataset/demo:000001"))
-    assert told["@type"] == "Dataset"
-    assert told["name"] == "Hippocampal CA1 activity on a linear track (demo)"
-    assert 50 <= len(told["description"]) <= 5000
-    assert told["creator"][0] == {
+def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
+    document = linked_data(site.page("/dataset/demo:000001"))
+    assert document["@type"] == "Dataset"
+    assert document["name"] == "Hippocampal CA1 activity on a linear track (demo)"
+    assert 50 <= len(document["description"]) <= 5000
+    assert document["creator"][0] == {
         "@type": "Person",
         "name": "Doe, Jane",
         "givenName": "Jane",
         "familyName": "Doe",
-        **({"sameAs": told["creator"][0]["sameAs"]} if "sameAs" in told["creator"][0] else {}),
+        **(
+            {"sameAs": document["creator"][0]["sameAs"]}
+            if "sameAs" in document["creator"][0]
+            else {}
+        ),
     }
-    assert all(one.startswith("https://") for one in told["license"])
-    assert told["isAccessibleForFree"] is True
-    assert told["includedInDataCatalog"]["url"] == f"{site.address}/"
-    assert told["url"] == f"{site.address}/dataset/demo:000001"
-    assert told["sameAs"]
-    git, manifest, sums = told["distribution"]
+    assert all(one.startswith("https://") for one in document["license"])
+    assert document["isAccessibleForFree"] is True
+    assert document["includedInDataCatalog"]["url"] == f"{site.address}/"
+    assert document["url"] == f"{site.address}/dataset/demo:000001"
+    assert document["sameAs"]
+    git, manifest, sums = document["distribution"]
     assert git["encodingFormat"] == "git+http"
     listed = subprocess.run(
         ["git", "ls-remote", git["contentUrl"], "refs/heads/main"],
@@ -180,60 +203,64 @@ def test_search_engines_read_what_they_need(site: Running) -> None:
 
 
 @pytest.mark.parametrize("name", ["without", "short", "long"])
-def test_a_description_is_as_long_as_search_engines_take_it(shelf: Running, name: str) -> None:
-    page = shelf.page(f"/dataset/box:{name}")
-    told = linked_data(page)
-    assert 50 <= len(told["description"]) <= 5000
-    assert told["name"] == "Scripted"
+def test_a_description_is_as_long_as_search_engines_take_it(
+    catalogue: RunningCatalogue, name: str
+) -> None:
+    page = catalogue.page(f"/dataset/box:{name}")
+    document = linked_data(page)
+    assert 50 <= len(document["description"]) <= 5000
+    assert document["name"] == "Scripted"
 
 
-def test_search_engines_read_species_and_modality(shelf: Running) -> None:
-    told = linked_data(shelf.page("/dataset/box:linked"))
-    assert told["keywords"] == ["Mus musculus", "ecephys"]
-    assert told["measurementTechnique"] == ["ecephys"]
+def test_search_engines_read_species_and_modality(catalogue: RunningCatalogue) -> None:
+    document = linked_data(catalogue.page("/dataset/box:linked"))
+    assert document["keywords"] == ["Mus musculus", "ecephys"]
+    assert document["measurementTechnique"] == ["ecephys"]
 
 
-def test_a_title_does_not_end_what_search_engines_read(shelf: Running) -> None:
-    page = shelf.page("/dataset/box:signs")
+def test_a_title_does_not_end_what_search_engines_read(catalogue: RunningCatalogue) -> None:
+    page = catalogue.page("/dataset/box:signs")
     assert linked_data(page)["name"] == SIGNS
     found = re.search(r'<script type="application/ld\+json">(.*)</script>', page)
     assert found is not None
     assert not set("<>&") & set(found[1])
 
 
-def test_only_what_a_browser_can_follow_is_a_link(shelf: Running) -> None:
-    page = shelf.page("/dataset/box:linked")
+def test_only_what_a_browser_can_follow_is_a_link(catalogue: RunningCatalogue) -> None:
+    page = catalogue.page("/dataset/box:linked")
     assert SHOWN in links(page)
-    assert "boss://x/y" in plain(page)
+    assert "boss://x/y" in visible_text(page)
     assert not any(one.startswith(("boss:", "javascript:")) for one in links(page))
     assert "https://bucket.example.invalid/linked/" in links(page)
 
 
-def test_a_dataset_that_could_not_be_read_yet_has_a_page(box: Box, source: Scripted) -> None:
+def test_a_dataset_that_could_not_be_read_yet_has_a_page(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
     def refuse() -> None:
         raise NeuromirrorError("upstream is on fire")
 
-    source.things["new"] = Thing(files("a.txt"))
+    source.scripted_datasets["new"] = ScriptedDataset(files("a.txt"))
     source.on_entries = refuse
     box.sync()
-    with running(box.store) as site:
-        told = site.text("/dataset/box:new")
-        assert "No version is mirrored yet." in told
-        assert "failed" in told
+    with run_catalogue(box.store) as site:
+        text = site.text("/dataset/box:new")
+        assert "No version is mirrored yet." in text
+        assert "failed" in text
         assert "No version is mirrored yet." not in site.text("/")
         assert site.get("/dataset/box:new@latest").status_code == 404
 
 
 def test_a_dataset_whose_repository_cannot_be_read_still_has_its_pages(
-    box: Box, source: Scripted
+    box: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.things["one"] = Thing(files("a.txt"))
+    source.scripted_datasets["one"] = ScriptedDataset(files("a.txt"))
     box.sync()
     objects = box.repository("box:one") / "objects"
     objects.rename(objects.with_name("away"))
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         for path in ("/dataset/box:one", "/dataset/box:one@latest"):
-            told = site.text(path)
-            assert "cannot be cited" in told
-            assert "datalad clone" in told
+            text = site.text(path)
+            assert "cannot be cited" in text
+            assert "datalad clone" in text
         assert site.get("/cite/box:one@latest").status_code == 500

@@ -9,12 +9,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from embargo_place import ID, NAME, Embargo, prepared
-from test_web_hostile import _APIS, _PAGES, Answer, asked
-from web_site import Running, running
+from test_web_hostile import _APIS, _PAGES, Answer, get_unnormalized
 
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
+from support.embargo_harness import ID, NAME, EmbargoHarness, prepare_embargo
+from support.running_catalogue import RunningCatalogue, run_catalogue
 
 UNKNOWN, UNKNOWN_ID = "demo:000007", "000007"
 PAGES = [
@@ -28,18 +28,18 @@ PAGES = [
 
 
 @dataclass
-class Beside:
+class EmbargoSite:
     """The catalogue, and the stores."""
 
-    site: Running
-    embargo: Embargo
+    site: RunningCatalogue
+    embargo: EmbargoHarness
     secrets: list[str]
 
     def get(self, path: str) -> Answer:
-        return asked(self.site.address, path)
+        return get_unnormalized(self.site.address, path)
 
 
-def secrets_of(embargo: Embargo) -> list[str]:
+def secrets_of(embargo: EmbargoHarness) -> list[str]:
     """Words by which the private store names the dandiset's versions and files."""
     found = [one.decode() for one in embargo.canaries()]
     with embargo.index(embargo.private) as index:
@@ -50,58 +50,60 @@ def secrets_of(embargo: Embargo) -> list[str]:
 
 
 @pytest.fixture
-def beside(small: DemoArchive, tmp_path: Path) -> Iterator[Beside]:
-    embargo = prepared(small, tmp_path / "stores")
+def embargo_site(empty_archive: DemoArchive, tmp_path: Path) -> Iterator[EmbargoSite]:
+    embargo = prepare_embargo(empty_archive, tmp_path / "stores")
     embargo.sync()
     # failures, a hold and an open dandiset with the same bytes
-    small.add_file("000001", "same.txt", "open too\n")
-    small.add_file(ID, "later.txt", "not yet public either\n")
-    with small.fault("status", path=rf"{ID}/versions/draft/assets/", status=403):
+    empty_archive.add_file("000001", "same.txt", "open too\n")
+    empty_archive.add_file(ID, "later.txt", "not yet public either\n")
+    with empty_archive.fault("status", path=rf"{ID}/versions/draft/assets/", status=403):
         embargo.sync(code=1)
     embargo.sync()
-    with running(Store.open(embargo.public)) as site:
-        yield Beside(site, embargo, secrets_of(embargo))
+    with run_catalogue(Store.open(embargo.public)) as site:
+        yield EmbargoSite(site, embargo, secrets_of(embargo))
 
 
-def replies(beside: Beside, name: str, local_id: str, words: list[str]) -> dict[str, Answer]:
+def replies(beside: EmbargoSite, name: str, local_id: str, terms: list[str]) -> dict[str, Answer]:
     """What is answered to each address that names a dataset, or something of it."""
     found = {}
     for template in [*_PAGES, *_APIS]:
-        for word in [name, local_id, *words]:
-            path = template.replace("{}", quote(word, safe=":"))
+        for term in [name, local_id, *terms]:
+            path = template.replace("{}", quote(term, safe=":"))
             found[path] = beside.get(path)
     return found
 
 
-def told(answer: Answer, *words: str) -> tuple[int, str, str]:
+def normalized(answer: Answer, *terms: str) -> tuple[int, str, str]:
     """A reply without the words that were asked for, and without numbers."""
     text = answer.body.decode("utf-8", "replace")
-    for word in words:
-        text = text.replace(quote(word, safe=""), "#").replace(quote(word), "#").replace(word, "#")
+    for term in terms:
+        text = text.replace(quote(term, safe=""), "#").replace(quote(term), "#").replace(term, "#")
     return answer.status, answer.kind, re.sub(r"\d+", "0", text)
 
 
-def test_no_reply_holds_anything_of_the_private_store(beside: Beside) -> None:
-    answers = {path: beside.get(path) for path in PAGES}
-    answers |= replies(beside, NAME, ID, [])
+def test_no_reply_holds_anything_of_the_private_store(embargo_site: EmbargoSite) -> None:
+    answers = {path: embargo_site.get(path) for path in PAGES}
+    answers |= replies(embargo_site, NAME, ID, [])
     for path, answer in answers.items():
         assert answer.status < 500, path
-        held = [one for one in beside.secrets if one.encode().lower() in answer.body.lower()]
+        held = [one for one in embargo_site.secrets if one.encode().lower() in answer.body.lower()]
         assert [one for one in held if one.lower() not in path.lower()] == [], path
 
 
-def test_what_is_under_embargo_is_answered_like_what_is_not_there(beside: Beside) -> None:
-    private = replies(beside, NAME, ID, [])
-    unknown = replies(beside, UNKNOWN, UNKNOWN_ID, [])
+def test_what_is_under_embargo_is_answered_like_what_is_not_there(
+    embargo_site: EmbargoSite,
+) -> None:
+    private = replies(embargo_site, NAME, ID, [])
+    unknown = replies(embargo_site, UNKNOWN, UNKNOWN_ID, [])
     for (path, one), other in zip(private.items(), unknown.values(), strict=True):
-        assert told(one, NAME, ID) == told(other, UNKNOWN, UNKNOWN_ID), path
+        assert normalized(one, NAME, ID) == normalized(other, UNKNOWN, UNKNOWN_ID), path
 
 
-def test_the_catalogue_never_looks_at_the_private_store(beside: Beside) -> None:
-    with_it = replies(beside, NAME, ID, [])
-    opened = [path.resolve() for path in Path(f"/proc/{beside.site.pid}/fd").iterdir()]
-    assert not [one for one in opened if one.is_relative_to(beside.embargo.private)]
-    beside.embargo.private.rename(beside.embargo.private.with_name("elsewhere"))
-    without = replies(beside, NAME, ID, [])
+def test_the_catalogue_never_looks_at_the_private_store(embargo_site: EmbargoSite) -> None:
+    with_it = replies(embargo_site, NAME, ID, [])
+    opened = [path.resolve() for path in Path(f"/proc/{embargo_site.site.pid}/fd").iterdir()]
+    assert not [one for one in opened if one.is_relative_to(embargo_site.embargo.private)]
+    embargo_site.embargo.private.rename(embargo_site.embargo.private.with_name("elsewhere"))
+    without = replies(embargo_site, NAME, ID, [])
     for path, answer in with_it.items():
-        assert told(answer) == told(without[path]), path
+        assert normalized(answer) == normalized(without[path]), path

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripted import Box, Scripted, Thing, files
-from web_site import Running, running
+from neuromirror.crawl import FailureLog, open_recorder
+from support.running_catalogue import RunningCatalogue, run_catalogue
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
-from neuromirror.crawl import FailureLog, recording
 
-
-def failures(site: Running) -> list[dict[str, Any]]:
+def failures(site: RunningCatalogue) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = site.api("/mirrors")["failures"]
     return found
 
 
 def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
-    box: Box, source: Scripted
+    box: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    source.things["one"] = Thing(files("a"))
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
     box.sync()
     store = box.store
     message = "cannot write to /srv/secret"
-    with recording(store, store.index_path) as recorder, running(store) as site:
+    with open_recorder(store, store.index_path) as recorder, run_catalogue(store) as site:
         log = FailureLog(recorder)
         assert failures(site) == []
-        log.failed("list", message, "box")
-        log.failed("backup", message)
+        log.record_failure("list", message, "box")
+        log.record_failure("backup", message)
         found = failures(site)
         assert [(one["task"], one["mirror"], one["dataset"]) for one in found] == [
             ("backup", "", None),
@@ -36,7 +35,7 @@ def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
         assert "list box since" in page
         assert "Nothing is amiss" not in page
         assert "/srv/secret" not in page
-        log.succeeded("list", "box")
-        log.succeeded("backup")
+        log.record_success("list", "box")
+        log.record_success("backup")
         assert failures(site) == []
         assert "Nothing is amiss" in site.text("/mirrors")

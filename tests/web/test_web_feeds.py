@@ -10,10 +10,10 @@ from datetime import datetime
 from xml.etree import ElementTree
 
 import pytest
-from scripted import Box, File, Scripted, Thing
-from web_site import Running, running
 
 from neuromirror.model import DatasetFacts
+from support.running_catalogue import RunningCatalogue, run_catalogue
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 _ATOM = "{http://www.w3.org/2005/Atom}"
 _MAP = "{http://www.sitemaps.org/schemas/sitemap/0.9}"
@@ -48,7 +48,9 @@ def links_of(one: ElementTree.Element) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/feed.atom", "/feed/demo.atom", "/feed/demo:000001.atom"])
-def test_a_feed_is_atom_and_every_link_in_it_leads_somewhere(site: Running, path: str) -> None:
+def test_a_feed_is_atom_and_every_link_in_it_leads_somewhere(
+    site: RunningCatalogue, path: str
+) -> None:
     reply = site.get(path)
     assert reply.headers["content-type"].startswith("application/atom+xml")
     feed = valid(reply.text)
@@ -56,29 +58,31 @@ def test_a_feed_is_atom_and_every_link_in_it_leads_somewhere(site: Running, path
     assert entries
     for one in (feed, *entries[:5]):
         assert site.get(links_of(one)["alternate"]).status_code == 200
-    again = site.get(path, headers={"If-None-Match": reply.headers["etag"]})
-    assert (again.status_code, again.text) == (304, "")
+    second = site.get(path, headers={"If-None-Match": reply.headers["etag"]})
+    assert (second.status_code, second.text) == (304, "")
     assert site.get(links_of(feed)["self"]).text == reply.text
 
 
-def test_a_feed_of_nothing_that_is_here_is_not_found(site: Running) -> None:
+def test_a_feed_of_nothing_that_is_here_is_not_found(site: RunningCatalogue) -> None:
     assert site.get("/feed/nowhere.atom").status_code == 404
     assert site.get("/feed/demo:999999.atom").status_code == 404
 
 
-def test_a_feed_tells_of_what_upstream_took_away_and_keeps_odd_titles_from_breaking_it(
-    box: Box, source: Scripted
+def test_feed_lists_removals_and_escapes_titles(
+    box: ScriptedHarness, source: ScriptedSource
 ) -> None:
     title = "<b>&amp; ]]> \ufffe\uffff\x07\u202e {{ 1 }} \"'"
     for name in ("stays", "goes", "secret"):
-        source.things[name] = Thing({"a.txt": File(b"1")}, facts=DatasetFacts(title=title))
-    source.things["secret"].facts = DatasetFacts(title="Titled never")
+        source.scripted_datasets[name] = ScriptedDataset(
+            {"a.txt": ScriptedFile(b"1")}, facts=DatasetFacts(title=title)
+        )
+    source.scripted_datasets["secret"].facts = DatasetFacts(title="Titled never")
     box.sync()
-    del source.things["goes"]
+    del source.scripted_datasets["goes"]
     box.sync()
     command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
     subprocess.run([*command, "box:secret", "--reason", "asked"], check=False)
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         for path in ("/feed.atom", "/feed/box.atom", "/feed/box:goes.atom"):
             page = site.page(path)
             entries = valid(page).findall(f"{_ATOM}entry")
@@ -91,14 +95,14 @@ def test_a_feed_tells_of_what_upstream_took_away_and_keeps_odd_titles_from_break
         assert "secret" not in site.page("/sitemap.xml")
 
 
-def test_an_empty_feed_is_a_feed(box: Box) -> None:
+def test_an_empty_feed_is_a_feed(box: ScriptedHarness) -> None:
     box.sync()
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         assert not valid(site.page("/feed.atom")).findall(f"{_ATOM}entry")
         assert not list(ElementTree.fromstring(site.page("/sitemap.xml")))
 
 
-def test_the_sitemap_names_all_datasets_and_when_they_changed(site: Running) -> None:
+def test_the_sitemap_names_all_datasets_and_when_they_changed(site: RunningCatalogue) -> None:
     root = ElementTree.fromstring(site.page("/sitemap.xml"))
     assert root.tag == f"{_MAP}urlset"
     found = {one.findtext(f"{_MAP}loc") or "": one.findtext(f"{_MAP}lastmod") or "" for one in root}
@@ -110,8 +114,10 @@ def test_the_sitemap_names_all_datasets_and_when_they_changed(site: Running) -> 
     assert "Disallow: /file/\n" in robots
 
 
-def test_more_datasets_than_a_sitemap_holds_are_in_several(box: Box, source: Scripted) -> None:
-    source.things["one"] = Thing({"a.txt": File(b"1")})
+def test_more_datasets_than_a_sitemap_holds_are_in_several(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
     box.sync()
     with sqlite3.connect(box.store.index_path) as connection:
         connection.execute(
@@ -119,7 +125,7 @@ def test_more_datasets_than_a_sitemap_holds_are_in_several(box: Box, source: Scr
             "(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50001) SELECT 1, 'made-' || i FROM n"
         )
     connection.close()
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         root = ElementTree.fromstring(site.page("/sitemap.xml"))
         assert root.tag == f"{_MAP}sitemapindex"
         addresses = [one.findtext(f"{_MAP}loc") or "" for one in root]

@@ -13,15 +13,15 @@ from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
 import pytest
-from crawl_place import Place
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from scripted import Box, File, Scripted, Thing
-from web_site import Running, links, plain, running
 
 from neuromirror.model import DatasetFacts, Digest, FileRecord, Location
 from neuromirror.web.api.datasets import OPERATIONS
 from neuromirror.web.api.operations import ROOT
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 _MARK = "<script>alert(1)</script>"
 _ODD = [
@@ -98,7 +98,7 @@ class Answer:
     body: bytes
 
 
-def asked(address: str, path: str) -> Answer:
+def get_unnormalized(address: str, path: str) -> Answer:
     """An address as it stands: nothing is put right before it is sent."""
     where = urlsplit(address)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
@@ -146,14 +146,20 @@ def check(answer: Answer, path: str, store: Path) -> None:
 @example("/api/v1/datasets?limit={}", [b"9" * 5000] * 5, "")
 @example("/file/{}@{}?path={}", [b"demo:000001", b"draft", b"\x00"] * 2, "")
 def test_no_value_in_any_address_breaks_a_page(
-    site: Running, shown: Place, template: str, given: list[bytes], safe: str
+    site: RunningCatalogue,
+    demo_harness: MirrorHarness,
+    template: str,
+    given: list[bytes],
+    safe: str,
 ) -> None:
-    wanted = template.count("{}")
-    path = template.format(*(quote(one, safe=safe) for one in (given * 2)[:wanted]))
-    check(asked(site.address, path), path, shown.folder)
+    placeholders = template.count("{}")
+    path = template.format(*(quote(one, safe=safe) for one in (given * 2)[:placeholders]))
+    check(get_unnormalized(site.address, path), path, demo_harness.folder)
 
 
-def test_the_oddest_values_are_taken_in_every_address(site: Running, shown: Place) -> None:
+def test_the_oddest_values_are_taken_in_every_address(
+    site: RunningCatalogue, demo_harness: MirrorHarness
+) -> None:
     for template in [*_PAGES, *_APIS]:
         for one in (
             _MARK.encode(),
@@ -164,7 +170,7 @@ def test_the_oddest_values_are_taken_in_every_address(site: Running, shown: Plac
             b"9" * 5000,
         ):
             path = template.replace("{}", quote(one, safe=""))
-            check(asked(site.address, path), path, shown.folder)
+            check(get_unnormalized(site.address, path), path, demo_harness.folder)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,7 @@ def test_the_oddest_values_are_taken_in_every_address(site: Running, shown: Plac
     ],
 )
 def test_a_request_that_no_browser_makes_breaks_nothing(
-    site: Running, shown: Place, lines: bytes
+    site: RunningCatalogue, demo_harness: MirrorHarness, lines: bytes
 ) -> None:
     where = urlsplit(site.address)
     with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as asking:
@@ -199,7 +205,11 @@ def test_a_request_that_no_browser_makes_breaks_nothing(
     head, _, body = reply.partition(b"\r\n\r\n")
     status = int(head.split(b" ")[1])
     kind = re.search(rb"(?im)^content-type: (.*?)\r?$", head)
-    check(Answer(status, kind[1].decode() if kind else "", body), repr(lines[:80]), shown.folder)
+    check(
+        Answer(status, kind[1].decode() if kind else "", body),
+        repr(lines[:80]),
+        demo_harness.folder,
+    )
     assert b"X-Secret" not in reply
     assert site.get("/api/v1").status_code == 200
 
@@ -229,7 +239,7 @@ _DATASETS = ["o@d", "a?b/<d> #x", "é&'\"+", "{{1}}/files", "a/versions", "a/b@c
 
 
 @dataclass
-class Odd(File):
+class HostileMirror(ScriptedFile):
     """A file with a name of any bytes."""
 
     def record(self, path: str) -> FileRecord:
@@ -247,36 +257,38 @@ class Odd(File):
 
 
 @dataclass
-class Shown(Running):
+class HostileSite(RunningCatalogue):
     """The catalogue of the store in ``folder``."""
 
     folder: Path = Path()
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostileSite]:
     """The catalogue of a dataset with files of such names, and of some with odd ones themselves."""
-    source = Scripted()
-    box = Box(tmp_path_factory.mktemp("odd") / "box", source)
-    files: dict[str, File] = {
-        name.decode("utf-8", "surrogateescape"): Odd(b"content of %d" % number)
+    source = ScriptedSource()
+    box = ScriptedHarness(tmp_path_factory.mktemp("odd") / "box", source)
+    files: dict[str, ScriptedFile] = {
+        name.decode("utf-8", "surrogateescape"): HostileMirror(b"content of %d" % number)
         for number, name in enumerate(_NAMES)
     }
-    source.things["odd"] = Thing(files, facts=DatasetFacts(title=f"Odd {_MARK}"))
+    source.scripted_datasets["odd"] = ScriptedDataset(
+        files, facts=DatasetFacts(title=f"Odd {_MARK}")
+    )
     for name in _DATASETS:
-        source.things[name] = Thing({"a.txt": File(b"1")})
+        source.scripted_datasets[name] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
     box.sync()
-    with running(box.store) as site:
-        yield Shown(site.address, folder=box.folder)
+    with run_catalogue(box.store) as site:
+        yield HostileSite(site.address, folder=box.folder)
 
 
 def test_every_file_that_is_shown_can_be_followed_to_its_page_and_its_checksum(
-    odd: Shown,
+    hostile_site: HostileSite,
 ) -> None:
-    listed = odd.api("/datasets/box:odd@latest/files?limit=1000")["files"]
+    listed = hostile_site.api("/datasets/box:odd@latest/files?limit=1000")["files"]
     digests = {one["path"]: one["digests"]["sha256"] for one in listed}
     assert len(digests) >= len(_NAMES) - 2
-    sums = odd.page("/sums/box:odd@latest").splitlines()
+    sums = hostile_site.page("/sums/box:odd@latest").splitlines()
     waiting, followed = ["/dataset/box:odd@latest"], []
     seen: set[str] = set()
     while waiting:
@@ -284,36 +296,38 @@ def test_every_file_that_is_shown_can_be_followed_to_its_page_and_its_checksum(
         if path in seen:
             continue
         seen.add(path)
-        page = odd.page(path)
-        check(asked(odd.address, path), path, odd.folder)
+        page = hostile_site.page(path)
+        check(get_unnormalized(hostile_site.address, path), path, hostile_site.folder)
         found = links(page)
         waiting += [one for one in found if "under=" in one or "start=" in one]
         for link in found:
             if link.startswith("/file/") and link not in seen:
                 seen.add(link)
-                check(asked(odd.address, link), link, odd.folder)
-                told = plain(odd.page(link))
-                (digest,) = {one for one in digests.values() if one in told}
+                check(get_unnormalized(hostile_site.address, link), link, hostile_site.folder)
+                text = visible_text(hostile_site.page(link))
+                (digest,) = {one for one in digests.values() if one in text}
                 followed.append(digest)
     assert sorted(followed) == sorted(digests.values())
     for path, digest in digests.items():
         assert f"{digest}  {path}" in sums
-        file = odd.get("/api/v1/datasets/box:odd@latest/file", params={"path": path}).json()
+        file = hostile_site.get(
+            "/api/v1/datasets/box:odd@latest/file", params={"path": path}
+        ).json()
         assert file["digests"]["sha256"] == digest
-        assert odd.get(file["page"]).status_code == 200
+        assert hostile_site.get(file["page"]).status_code == 200
 
 
-def test_files_with_odd_names_come_in_pages_and_by_their_words(odd: Shown) -> None:
-    whole = [one["path"] for one in odd.api("/datasets/box:odd@latest/files")["files"]]
+def test_files_with_odd_names_are_paged_and_searchable(hostile_site: HostileSite) -> None:
+    whole = [one["path"] for one in hostile_site.api("/datasets/box:odd@latest/files")["files"]]
     found: list[str] = []
     following = "/datasets/box:odd@latest/files?limit=3"
     while following:
-        page = odd.api(following)
+        page = hostile_site.api(following)
         found += [one["path"] for one in page["files"]]
         following = (page["next"] or "").partition(ROOT)[2]
     assert found == whole
     for path in whole:
-        reply = odd.get("/api/v1/datasets/box:odd@latest/paths", params={"q": path})
+        reply = hostile_site.get("/api/v1/datasets/box:odd@latest/paths", params={"q": path})
         if any(letter.isalnum() for letter in path):
             assert path in [one["path"] for one in reply.json()["files"]], path
         else:
@@ -322,27 +336,27 @@ def test_files_with_odd_names_come_in_pages_and_by_their_words(odd: Shown) -> No
 
 @pytest.mark.parametrize("local_id", _DATASETS)
 def test_a_dataset_with_an_odd_name_is_reached_by_every_link_to_it(
-    odd: Shown, local_id: str
+    hostile_site: HostileSite, local_id: str
 ) -> None:
     name = f"box:{local_id}"
-    (listed,) = [one for one in odd.api("/datasets")["datasets"] if one["name"] == name]
-    told = odd.api(f"/datasets/{quote(name, safe=':')}")
-    assert told["name"] == name == listed["name"]
-    (version,) = told["all_versions"]
-    whole = odd.api(f"/datasets/{quote(name, safe=':')}@{version['version']}")
+    (listed,) = [one for one in hostile_site.api("/datasets")["datasets"] if one["name"] == name]
+    document = hostile_site.api(f"/datasets/{quote(name, safe=':')}")
+    assert document["name"] == name == listed["name"]
+    (version,) = document["all_versions"]
+    whole = hostile_site.api(f"/datasets/{quote(name, safe=':')}@{version['version']}")
     assert whole["name"] == f"{name}@{version['version']}"
     for rest in ("/files", "/levels", "/file?path=a.txt", "/citation", "/ancestry"):
         path = f"/datasets/{quote(name, safe=':')}@{version['version']}{rest}"
-        assert odd.api(path).get("version", whole["name"]) == whole["name"]
-    diff = odd.get("/api/v1/diff", params={"a": whole["name"], "b": whole["name"]})
+        assert hostile_site.api(path).get("version", whole["name"]) == whole["name"]
+    diff = hostile_site.get("/api/v1/diff", params={"a": whole["name"], "b": whole["name"]})
     assert diff.json()["changes"] == []
-    for start in (told["page"], whole["page"]):
-        page = odd.page(start)
-        assert name in plain(page)
+    for start in (document["page"], whole["page"]):
+        page = hostile_site.page(start)
+        assert name in visible_text(page)
         for link in links(page):
-            if link.startswith(("/", odd.address)) and "neuromirror/catalogue" not in link:
-                assert odd.get(link).status_code == 200, (start, link)
-    assert name in odd.page(whole["sums"])
-    feed = ElementTree.fromstring(odd.page(f"/feed/{quote(name, safe=':')}.atom"))
+            if link.startswith(("/", hostile_site.address)) and "neuromirror/catalogue" not in link:
+                assert hostile_site.get(link).status_code == 200, (start, link)
+    assert name in hostile_site.page(whole["sums"])
+    feed = ElementTree.fromstring(hostile_site.page(f"/feed/{quote(name, safe=':')}.atom"))
     for link in feed.iter("{http://www.w3.org/2005/Atom}link"):
-        assert odd.get(link.get("href", "")).status_code == 200
+        assert hostile_site.get(link.get("href", "")).status_code == 200

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from crawl_place import Place
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
@@ -24,10 +23,11 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from web_site import Running, running
 
 from neuromirror.web.api.datasets import OPERATIONS
 from neuromirror_demo import DemoBuckets
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, run_catalogue
 
 _CHECKS = [
     not_a_server_error,
@@ -51,18 +51,18 @@ _bounded = settings(
 
 
 @pytest.fixture(scope="module")
-def described(site: Running) -> Any:
+def openapi_schema(site: RunningCatalogue) -> Any:
     """The description, in which no reply may have anything that it does not tell of."""
-    told = site.api("/openapi.json")
-    for schema in told["components"]["schemas"].values():
+    document = site.api("/openapi.json")
+    for schema in document["components"]["schemas"].values():
         schema["additionalProperties"] = False
-    return schemathesis.openapi.from_dict(told)
+    return schemathesis.openapi.from_dict(document)
 
 
-class Known:
+class KnownValues:
     """What the catalogue really has, in the words of the API's parameters."""
 
-    def __init__(self, site: Running) -> None:
+    def __init__(self, site: RunningCatalogue) -> None:
         self.names = [one["name"] for one in site.api("/datasets")["datasets"]]
         self.versions = {
             name: [one["version"] for one in site.api(f"/datasets/{name}")["all_versions"]]
@@ -79,7 +79,9 @@ class Known:
         labels = [*self.versions[name], "latest", "draft"]
         path = draw(st.sampled_from([one["path"] for one in self.files[name]] or ["none"]))
         digests = [
-            f"{word}:{value}" for one in self.files[name] for word, value in one["digests"].items()
+            f"{algorithm}:{value}"
+            for one in self.files[name]
+            for algorithm, value in one["digests"].items()
         ]
         values = {
             "name": [name],
@@ -105,36 +107,42 @@ class Known:
 
 
 @pytest.fixture(scope="module")
-def known(site: Running) -> Known:
-    return Known(site)
+def known_values(site: RunningCatalogue) -> KnownValues:
+    return KnownValues(site)
 
 
 @pytest.fixture(scope="module")
-def layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def layer_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCatalogue]:
     """The catalogue of a store of volumes."""
     folder = tmp_path_factory.mktemp("layers")
     with DemoBuckets(folder / "buckets", layers=True) as buckets:
         mirror = folder / "mirrors" / "demo-precomputed.toml"
         mirror.parent.mkdir()
         mirror.write_text((buckets.mirrors / mirror.name).read_text())
-        place = Place(mirror.parent, folder / "store")
-        place.sync()
-        with running(place.store) as found:
+        mirror_harness = MirrorHarness(mirror.parent, folder / "store")
+        mirror_harness.sync()
+        with run_catalogue(mirror_harness.store) as found:
             yield found
 
 
 @pytest.mark.parametrize("path", [one for one in _PATHS if not one.endswith("/volume")])
 def test_an_address_answers_as_it_is_described(
-    site: Running, described: Any, known: Known, path: str
+    site: RunningCatalogue, openapi_schema: Any, known_values: KnownValues, path: str
 ) -> None:
-    _compare(site, described[path]["GET"], known)
+    _compare(site, openapi_schema[path]["GET"], known_values)
 
 
-def test_a_volume_is_told_as_it_is_described(layers: Running, described: Any) -> None:
-    _compare(layers, described["/datasets/{name}@{version}/volume"]["GET"], Known(layers))
+def test_volume_response_matches_its_schema(
+    layer_catalogue: RunningCatalogue, openapi_schema: Any
+) -> None:
+    _compare(
+        layer_catalogue,
+        openapi_schema["/datasets/{name}@{version}/volume"]["GET"],
+        KnownValues(layer_catalogue),
+    )
 
 
-def _compare(site: Running, operation: Any, known: Known) -> None:
+def _compare(site: RunningCatalogue, operation: Any, known: KnownValues) -> None:
     """Asks an operation for what is there and for what is not, and looks at the replies."""
     seen: Counter[int] = Counter()
     with requests.Session() as session:
@@ -149,9 +157,9 @@ def _compare(site: Running, operation: Any, known: Known) -> None:
             case.validate_response(reply, checks=_CHECKS)
             if reply.status_code == 200:
                 case.headers["If-None-Match"] = reply.headers["etag"][0]
-                again = case.call(base_url=f"{site.address}/api/v1", session=session)
-                assert again.status_code == 304
-                case.validate_response(again, checks=_CHECKS)
+                repeated = case.call(base_url=f"{site.address}/api/v1", session=session)
+                assert repeated.status_code == 304
+                case.validate_response(repeated, checks=_CHECKS)
 
         ask()
     assert seen[200], seen
@@ -159,9 +167,9 @@ def _compare(site: Running, operation: Any, known: Known) -> None:
 
 @pytest.mark.parametrize("path", [one.path for one in OPERATIONS if one.parameters])
 def test_an_address_refuses_what_it_does_not_take(
-    site: Running, described: Any, known: Known, path: str
+    site: RunningCatalogue, openapi_schema: Any, known_values: KnownValues, path: str
 ) -> None:
-    operation = described[path]["GET"]
+    operation = openapi_schema[path]["GET"]
     seen: Counter[int] = Counter()
     with requests.Session() as session:
 
@@ -169,9 +177,9 @@ def test_an_address_refuses_what_it_does_not_take(
         @given(st.data())
         def ask(data: Any) -> None:
             case = data.draw(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
-            told = case.meta.components.get(ParameterLocation.PATH)
-            if told is not None and told.mode == GenerationMode.POSITIVE:
-                known.put(data.draw, case, only_path=True)
+            component = case.meta.components.get(ParameterLocation.PATH)
+            if component is not None and component.mode == GenerationMode.POSITIVE:
+                known_values.put(data.draw, case, only_path=True)
             reply = case.call(base_url=f"{site.address}/api/v1", session=session)
             seen[reply.status_code] += 1
             case.validate_response(reply, checks=[*_CHECKS, negative_data_rejection])
@@ -180,12 +188,12 @@ def test_an_address_refuses_what_it_does_not_take(
     assert seen[400] or seen[404], seen
 
 
-def test_the_description_tells_of_every_address_once(site: Running) -> None:
-    told = site.api("/openapi.json")
-    assert sorted(told["paths"]) == sorted(set(_PATHS))
-    names = [one["get"]["operationId"] for one in told["paths"].values()]
+def test_openapi_document_lists_every_path_once(site: RunningCatalogue) -> None:
+    document = site.api("/openapi.json")
+    assert sorted(document["paths"]) == sorted(set(_PATHS))
+    names = [one["get"]["operationId"] for one in document["paths"].values()]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"/|(/[^/]+)+", one) for one in told["paths"])
+    assert all(re.fullmatch(r"/|(/[^/]+)+", one) for one in document["paths"])
     assert site.api("") == site.api("/")
     assert site.api("")["description"] == f"{site.address}/api/v1/openapi.json"
     assert set(site.api("")["addresses"]) == set(names) - {"start"}
@@ -196,9 +204,11 @@ _EXAMPLES = re.findall(r"^\| `(/api/v1[^`]*)` \|", _DOCS, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("address", _EXAMPLES)
-def test_an_example_of_the_docs_is_answered(site: Running, layers: Running, address: str) -> None:
-    asked = layers if "demo-precomputed" in address else site
-    assert asked.get(address).status_code == 200
+def test_an_example_of_the_docs_is_answered(
+    site: RunningCatalogue, layer_catalogue: RunningCatalogue, address: str
+) -> None:
+    catalogue = layer_catalogue if "demo-precomputed" in address else site
+    assert catalogue.get(address).status_code == 200
 
 
 def test_the_docs_have_an_example_of_every_address() -> None:
@@ -210,7 +220,7 @@ def test_the_docs_have_an_example_of_every_address() -> None:
     assert answered == set(patterns)
 
 
-def test_the_loop_of_the_docs_gives_all_rows(site: Running) -> None:
+def test_the_loop_of_the_docs_gives_all_rows(site: RunningCatalogue) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", _DOCS, flags=re.DOTALL)
     known: dict[str, Any] = {}
     exec(code.replace("http://127.0.0.1:8270", site.address), known)

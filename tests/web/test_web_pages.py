@@ -7,41 +7,41 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from crawl_place import Place
-from scripted import Box, File, Scripted, Thing
-from web_site import Running, links, plain, running
 
 from neuromirror.model import DatasetFacts
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 
-def test_the_front_page_shows_archives_and_what_is_new(site: Running) -> None:
+def test_the_front_page_shows_archives_and_what_is_new(site: RunningCatalogue) -> None:
     page = site.page("/")
-    told = plain(page)
-    assert "demo" in told
-    assert "datasets" in told
+    text = visible_text(page)
+    assert "demo" in text
+    assert "datasets" in text
     new = [one for one in links(page) if one.startswith("/dataset/demo:")]
     assert len(new) >= 5
     assert len(page.encode()) < 60_000
 
 
-def test_words_find_a_dataset_and_its_page_leads_to_a_file_and_back(site: Running) -> None:
+def test_search_leads_to_dataset_file_and_back(site: RunningCatalogue) -> None:
     page = site.page("/?q=hippocampal")
     assert "/dataset/demo:000001" in links(page)
     dataset = site.page("/dataset/demo:000001")
     version = next(one for one in links(dataset) if one.startswith("/dataset/demo:000001@"))
     folder = next(one for one in links(site.page(version)) if "under=" in one)
     file = next(one for one in links(site.page(folder)) if one.startswith("/file/"))
-    told = site.text(file)
-    assert "SHA-256" in told
-    assert "Where its bytes can be had" in told
-    digest = re.search(r"sha256 ([0-9a-f]{64})", told)
+    text = site.text(file)
+    assert "SHA-256" in text
+    assert "Where its bytes can be had" in text
+    digest = re.search(r"sha256 ([0-9a-f]{64})", text)
     assert digest is not None
     found = site.get(f"/?q={digest[1]}")
     assert "/find?checksum=" in found.url
-    assert "demo:000001" in plain(found.text)
+    assert "demo:000001" in visible_text(found.text)
 
 
-def test_every_address_on_every_page_leads_somewhere(site: Running) -> None:
+def test_every_address_on_every_page_leads_somewhere(site: RunningCatalogue) -> None:
     seen: set[str] = set()
     waiting = ["/"]
     while waiting:
@@ -57,11 +57,11 @@ def test_every_address_on_every_page_leads_somewhere(site: Running) -> None:
     assert len(seen) > 20
 
 
-def test_a_citation_names_upstream_and_the_state(site: Running) -> None:
+def test_a_citation_names_upstream_and_the_state(site: RunningCatalogue) -> None:
     version = site.api("/datasets/demo:000001")["all_versions"][-1]
-    told = site.text(f"/cite/demo:000001@{version['version']}?format=bibtex")
-    assert "@dataset" in told
-    assert version["swhid"] in told
+    citation = site.text(f"/cite/demo:000001@{version['version']}?format=bibtex")
+    assert "@dataset" in citation
+    assert version["swhid"] in citation
     assert site.get("/cite/demo:000001@draft?format=poem").status_code == 400
 
 
@@ -79,20 +79,22 @@ def test_a_citation_names_upstream_and_the_state(site: Running) -> None:
     ],
 )
 def test_a_wrong_address_is_a_page_that_helps(
-    site: Running, path: str, status: int, says: str
+    site: RunningCatalogue, path: str, status: int, says: str
 ) -> None:
     page = site.page(path, status)
-    assert says in plain(page)
+    assert says in visible_text(page)
     assert 'role="search"' in page
 
 
-def test_upstream_text_is_shown_and_never_run(box: Box, source: Scripted) -> None:
+def test_upstream_text_is_shown_and_never_run(box: ScriptedHarness, source: ScriptedSource) -> None:
     title = "<script>alert(1)</script> & \u202e\x07 {{ 1234 * 5678 }} ' onload=x"
     hostile = "a<b>&c 'd' \"e\" %2e%2e ;$(id) {{1234*5678}}.txt"
-    source.things["odd"] = Thing({hostile: File(b"content")}, facts=DatasetFacts(title=title))
+    source.scripted_datasets["odd"] = ScriptedDataset(
+        {hostile: ScriptedFile(b"content")}, facts=DatasetFacts(title=title)
+    )
     box.sync()
     name = "box:odd"
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         for path in ("/", "/?q=script", f"/dataset/{name}", f"/dataset/{name}@latest"):
             page = site.page(path)
             assert "<script>alert" not in page
@@ -107,15 +109,17 @@ def test_upstream_text_is_shown_and_never_run(box: Box, source: Scripted) -> Non
         assert "<script>alert" not in feed
 
 
-def test_an_empty_catalogue_says_how_to_begin(box: Box) -> None:
+def test_an_empty_catalogue_says_how_to_begin(box: ScriptedHarness) -> None:
     box.sync()
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         assert "Nothing is mirrored here yet" in site.text("/") or "0 datasets" in site.text("/")
         assert site.api("/datasets") == {"datasets": [], "next": None}
         assert site.get("/feed.atom").status_code == 200
 
 
-def test_the_store_is_served_and_nothing_beside_it(site: Running, shown: Place) -> None:
+def test_the_store_is_served_and_nothing_beside_it(
+    site: RunningCatalogue, demo_harness: MirrorHarness
+) -> None:
     head = site.get("/alias/demo--000001/HEAD")
     assert head.text.startswith("ref: refs/heads/main")
     for path in (
@@ -130,10 +134,10 @@ def test_the_store_is_served_and_nothing_beside_it(site: Running, shown: Place) 
     ):
         with_dots = site.get(path)
         assert with_dots.status_code in (403, 404), path
-        assert str(shown.folder) not in with_dots.text
+        assert str(demo_harness.folder) not in with_dots.text
 
 
-def test_replies_carry_the_headers_that_keep_browsers_safe(site: Running) -> None:
+def test_replies_carry_the_headers_that_keep_browsers_safe(site: RunningCatalogue) -> None:
     for path in ("/", "/api/v1", "/alias/demo--000001/HEAD", "/index", "/no/such/page"):
         headers = site.get(path).headers
         assert "script-src 'self'" in headers["content-security-policy"], path
@@ -141,12 +145,12 @@ def test_replies_carry_the_headers_that_keep_browsers_safe(site: Running) -> Non
         assert "set-cookie" not in headers
 
 
-def test_nothing_can_be_changed(site: Running) -> None:
+def test_nothing_can_be_changed(site: RunningCatalogue) -> None:
     for path in ("/", "/index/datasets", "/-/messages"):
         assert requests.post(site.address + path, timeout=300).status_code == 405
 
 
-def test_who_has_a_page_already_gets_no_second_copy(site: Running) -> None:
+def test_who_has_a_page_already_gets_no_second_copy(site: RunningCatalogue) -> None:
     first = site.get("/dataset/demo:000001")
-    again = site.get("/dataset/demo:000001", headers={"If-None-Match": first.headers["etag"]})
-    assert (again.status_code, again.text) == (304, "")
+    second = site.get("/dataset/demo:000001", headers={"If-None-Match": first.headers["etag"]})
+    assert (second.status_code, second.text) == (304, "")

@@ -9,15 +9,16 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
-from crawl_place import Place
-from web_site import Running, running
+
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, run_catalogue
 
 
-def exchanged(site: Running, request: bytes) -> bytes:
+def exchange(site: RunningCatalogue, request: bytes) -> bytes:
     """Return all that is replied before the server closes the connection."""
-    place = urlsplit(site.address)
+    parts = urlsplit(site.address)
     got = b""
-    with socket.create_connection((str(place.hostname), int(place.port or 0)), 30) as made:
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), 30) as made:
         made.sendall(request)
         while block := made.recv(1 << 16):
             got += block
@@ -32,10 +33,10 @@ def exchanged(site: Running, request: bytes) -> bytes:
     ],
 )
 def test_a_target_that_is_not_a_path_is_refused_and_leads_nowhere(
-    site: Running, target: str
+    site: RunningCatalogue, target: str
 ) -> None:
     request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    head = exchanged(site, request.encode()).partition(b"\r\n\r\n")[0].lower()
+    head = exchange(site, request.encode()).partition(b"\r\n\r\n")[0].lower()
     assert head.startswith(b"http/1.1 400 ")
     assert b"\nlocation:" not in head
 
@@ -50,7 +51,7 @@ def test_a_target_that_is_not_a_path_is_refused_and_leads_nowhere(
 )
 @pytest.mark.parametrize("path", ["/feed.atom", "/dataset/demo:000001", "/index"])
 def test_a_host_that_cannot_be_one_gets_into_no_link(
-    site: Running, path: str, host: str, status: int
+    site: RunningCatalogue, path: str, host: str, status: int
 ) -> None:
     assert site.get(path, headers={"Host": host}).status_code == status
 
@@ -64,9 +65,11 @@ def test_a_host_that_cannot_be_one_gets_into_no_link(
         "GET /robots.txt HTTP/1.1\r\nContent-Length: 5",
     ],
 )
-def test_a_request_with_a_body_is_the_last_of_its_connection(site: Running, head: str) -> None:
+def test_a_request_with_a_body_is_the_last_of_its_connection(
+    site: RunningCatalogue, head: str
+) -> None:
     smuggled = b"0\r\n\r\nGET /mirrors HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    got = exchanged(site, head.encode() + b"\r\nHost: x\r\n\r\n" + smuggled)
+    got = exchange(site, head.encode() + b"\r\nHost: x\r\n\r\n" + smuggled)
     assert got.count(b"HTTP/1.1 ") == 1
 
 
@@ -81,11 +84,13 @@ def test_a_request_with_a_body_is_the_last_of_its_connection(site: Running, head
         *(f"_facet_{kind}={quote('{}')}" for kind in ("array", "date", "size", "no")),
     ],
 )
-def test_a_filter_that_is_malformed_is_refused_in_words(site: Running, query: str) -> None:
+def test_malformed_filter_is_refused_with_a_message(site: RunningCatalogue, query: str) -> None:
     assert site.get(f"/index/datasets?{query}").status_code == 400
 
 
-def test_a_filter_through_another_table_and_a_facet_in_json_are_taken(site: Running) -> None:
+def test_a_filter_through_another_table_and_a_facet_in_json_are_taken(
+    site: RunningCatalogue,
+) -> None:
     through = quote('{"table": "versions", "column": "label", "value": "no"}')
     assert site.get(f"/index/datasets.json?_through={through}").status_code == 200
     facet = quote('{"column": "title"}')
@@ -102,19 +107,19 @@ def test_a_filter_through_another_table_and_a_facet_in_json_are_taken(site: Runn
     ],
 )
 def test_of_a_repository_only_what_git_asks_for_is_given(
-    site: Running, shown: Place, name: str
+    site: RunningCatalogue, demo_harness: MirrorHarness, name: str
 ) -> None:
-    repository = (shown.folder / "alias" / "demo--000001").resolve()
-    address = f"/{repository.relative_to(shown.folder.resolve())}"
+    repository = (demo_harness.folder / "alias" / "demo--000001").resolve()
+    address = f"/{repository.relative_to(demo_harness.folder.resolve())}"
     path = repository / name
     made = [one for one in path.parents if not one.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.write_bytes(b"not for others")
-        for place in ("/alias/demo--000001", address):
-            assert site.get(f"{place}/{name}").status_code == 404
+        for folder in ("/alias/demo--000001", address):
+            assert site.get(f"{folder}/{name}").status_code == 404
             assert (
-                site.get(f"{place}/{quote(name, safe='').replace('.', '%2e')}").status_code == 404
+                site.get(f"{folder}/{quote(name, safe='').replace('.', '%2e')}").status_code == 404
             )
     finally:
         path.unlink()
@@ -123,23 +128,23 @@ def test_of_a_repository_only_what_git_asks_for_is_given(
 
 
 def test_malformed_requests_write_nothing_to_the_log(
-    shown: Place, capfd: pytest.CaptureFixture[str]
+    demo_harness: MirrorHarness, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with running(shown.store) as site:
+    with run_catalogue(demo_harness.store) as site:
         capfd.readouterr()
         for _ in range(20):
-            assert b" 400 " in exchanged(site, b"\x00\r\n\r\n")
+            assert b" 400 " in exchange(site, b"\x00\r\n\r\n")
     assert capfd.readouterr().err == ""
 
 
 def test_processes_for_tables_log_in_the_form_of_the_catalogue(
-    shown: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    demo_harness: MirrorHarness, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(shown.folder, tmp_path / "store", symlinks=True)
-    place = Place(shown.mirrors, tmp_path / "store")
-    with running(place.store, "--log-json") as site:
+    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
+    mirror_harness = MirrorHarness(demo_harness.mirrors, tmp_path / "store")
+    with run_catalogue(mirror_harness.store, "--log-json") as site:
         site.page("/index")
-        place.store.index_path.unlink()
+        mirror_harness.store.index_path.unlink()
         site.page("/index", 503)
     lines = capfd.readouterr().err.splitlines()
     assert [json.loads(line) for line in lines]

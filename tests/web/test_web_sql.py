@@ -12,21 +12,22 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from crawl_place import Place
-from web_site import Running, running
+
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, run_catalogue
 
 _MEMORY = 1 << 30
 """What all processes of a catalogue have together, while they are attacked."""
 
 
 @pytest.fixture(scope="module")
-def free(shown: Place) -> Iterator[Running]:
+def sql_catalogue(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
     """A catalogue that runs the SQL of its visitors."""
-    with running(shown.store, "--sql") as found:
+    with run_catalogue(demo_harness.store, "--sql") as found:
         yield found
 
 
-def asking(sql: str, form: str = "json", **more: str) -> str:
+def sql_url(sql: str, form: str = "json", **more: str) -> str:
     extra = "".join(f"&{name}={quote(value, safe='')}" for name, value in more.items())
     return f"/index.{form}?sql={quote(sql, safe='')}{extra}"
 
@@ -40,7 +41,7 @@ def of_family(pid: int) -> list[int]:
     return found
 
 
-class Watch:
+class MemoryMonitor:
     """The most memory that a family of processes had while the block lasted."""
 
     def __init__(self, pid: int) -> None:
@@ -48,7 +49,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> MemoryMonitor:
         self._thread.start()
         return self
 
@@ -134,22 +135,24 @@ TABLES = [
 ]
 
 
-def test_no_statement_takes_more_memory_than_its_process_may_have(free: Running) -> None:
-    with Watch(free.pid) as watch:
+def test_no_statement_takes_more_memory_than_its_process_may_have(
+    sql_catalogue: RunningCatalogue,
+) -> None:
+    with MemoryMonitor(sql_catalogue.pid) as watch:
         for name, sql in ATTACKS.items():
             for form in ("json", "csv"):
-                reply = free.get(asking(sql, form, _shape="objects"))
+                reply = sql_catalogue.get(sql_url(sql, form, _shape="objects"))
                 assert reply.status_code in (200, 400), (name, reply.status_code, reply.text[:300])
                 assert len(reply.content) <= 17 << 20, name
-            assert free.get("/mirrors").status_code == 200
-    assert free.get(asking("select 1")).status_code == 200
+            assert sql_catalogue.get("/mirrors").status_code == 200
+    assert sql_catalogue.get(sql_url("select 1")).status_code == 200
     assert 0 < watch.most < _MEMORY
 
 
-def test_two_statements_at_a_time_and_no_more_memory(free: Running) -> None:
-    asked = [asking(sql, "json") for sql in ATTACKS.values()] * 2
-    with Watch(free.pid) as watch, ThreadPoolExecutor(6) as pool:
-        replies = list(pool.map(free.get, asked))
+def test_two_statements_at_a_time_and_no_more_memory(sql_catalogue: RunningCatalogue) -> None:
+    urls = [sql_url(sql, "json") for sql in ATTACKS.values()] * 2
+    with MemoryMonitor(sql_catalogue.pid) as watch, ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(sql_catalogue.get, urls))
     assert {one.status_code for one in replies} <= {200, 400, 429, 503}
     refused = [one for one in replies if one.status_code in (429, 503)]
     assert all("retry-after" in one.headers for one in refused)
@@ -158,36 +161,38 @@ def test_two_statements_at_a_time_and_no_more_memory(free: Running) -> None:
 
 @pytest.mark.parametrize("path", TABLES)
 def test_a_table_with_the_dearest_options_is_answered_within_limits(
-    free: Running, path: str
+    sql_catalogue: RunningCatalogue, path: str
 ) -> None:
-    with Watch(free.pid) as watch:
-        reply = free.get(path)
+    with MemoryMonitor(sql_catalogue.pid) as watch:
+        reply = sql_catalogue.get(path)
     assert reply.status_code in (200, 400, 404), (reply.status_code, reply.text[:500])
     assert len(reply.content) <= 17 << 20
     assert watch.most < _MEMORY
 
 
-def test_others_wait_or_come_again_while_two_statements_run(free: Running) -> None:
+def test_further_statements_wait_or_retry(sql_catalogue: RunningCatalogue) -> None:
     slow = "with recursive n(i) as (select :x union all select i+1 from n) select max(i) from n"
-    free.get(asking("select 1"))
+    sql_catalogue.get(sql_url("select 1"))
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda x: free.get(asking(slow, x=str(x))), range(8)))
+        replies = list(pool.map(lambda x: sql_catalogue.get(sql_url(slow, x=str(x))), range(8)))
     statuses = [one.status_code for one in replies]
     refused = [one for one in replies if one.status_code in (429, 503)]
-    assert len(of_family(free.pid)) <= 1 + 2
+    assert len(of_family(sql_catalogue.pid)) <= 1 + 2
     assert statuses.count(400) >= 2
     assert statuses.count(400) + len(refused) == len(replies)
     assert all(int(one.headers["retry-after"]) > 0 for one in refused)
 
 
-def test_a_function_that_nothing_interrupts_is_ended_with_its_process(free: Running) -> None:
+def test_a_function_that_nothing_interrupts_is_ended_with_its_process(
+    sql_catalogue: RunningCatalogue,
+) -> None:
     half = "printf('%.*c',400000,'a')"
     begun = time.monotonic()
     quadratic = f"{COUNT.format(40)} select sum(instr(replace({BIG},'x','a'), {half}||i)) from n"
-    reply = free.get(asking(quadratic))
+    reply = sql_catalogue.get(sql_url(quadratic))
     assert reply.status_code in (200, 400)
     assert time.monotonic() - begun < 600
-    assert free.get(asking("select 1")).status_code == 200
+    assert sql_catalogue.get(sql_url("select 1")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -213,15 +218,17 @@ def test_a_function_that_nothing_interrupts_is_ended_with_its_process(free: Runn
         "select edit('x')",
     ],
 )
-def test_what_tells_of_the_machine_is_refused(free: Running, shown: Place, sql: str) -> None:
-    reply = free.get(asking(sql))
+def test_statements_revealing_the_machine_are_refused(
+    sql_catalogue: RunningCatalogue, demo_harness: MirrorHarness, sql: str
+) -> None:
+    reply = sql_catalogue.get(sql_url(sql))
     assert reply.status_code == 400, (sql, reply.text[:300])
-    assert str(shown.folder) not in reply.text
-    table = free.get(asking(sql, "csv"))
+    assert str(demo_harness.folder) not in reply.text
+    table = sql_catalogue.get(sql_url(sql, "csv"))
     assert table.status_code == 400 or table.text.strip() == ""
-    page = free.get(f"/index?sql={quote(sql)}")
+    page = sql_catalogue.get(f"/index?sql={quote(sql)}")
     assert page.status_code == 400
-    assert str(shown.folder) not in page.text
+    assert str(demo_harness.folder) not in page.text
 
 
 @pytest.mark.parametrize(
@@ -236,12 +243,12 @@ def test_what_tells_of_the_machine_is_refused(free: Running, shown: Place, sql: 
         "select 1; select 2",
     ],
 )
-def test_nothing_but_reading_is_a_statement(free: Running, sql: str) -> None:
+def test_nothing_but_reading_is_a_statement(sql_catalogue: RunningCatalogue, sql: str) -> None:
     if not sql.startswith("explain query"):
-        assert free.get(asking(sql)).status_code == 400
+        assert sql_catalogue.get(sql_url(sql)).status_code == 400
 
 
-def test_ordinary_questions_are_answered(free: Running) -> None:
+def test_ordinary_questions_are_answered(sql_catalogue: RunningCatalogue) -> None:
     for sql in (
         "select count(*) as n from versions",
         "with v as (select * from versions) select count(*) from v",
@@ -256,15 +263,15 @@ def test_ordinary_questions_are_answered(free: Running) -> None:
         "select name, sql from sqlite_master",
         "select date(minted), strftime('%Y', minted) from versions",
     ):
-        reply = free.get(asking(sql, _shape="array"))
+        reply = sql_catalogue.get(sql_url(sql, _shape="array"))
         assert reply.status_code == 200, (sql, reply.text)
         assert reply.json() or "match" in sql or "json" in sql, sql
     for path in ("/index", "/index/files", "/index/datasets?_facet=mirror", "/index.json"):
-        assert free.get(path).status_code == 200
+        assert sql_catalogue.get(path).status_code == 200
 
 
-def test_free_sql_is_off_unless_it_is_switched_on(site: Running) -> None:
-    for path in (asking("select 1"), asking("select 1", "csv"), "/index?sql=select+1"):
+def test_visitor_sql_is_off_by_default(site: RunningCatalogue) -> None:
+    for path in (sql_url("select 1"), sql_url("select 1", "csv"), "/index?sql=select+1"):
         assert site.get(path).status_code == 403
     assert site.get("/index/files.json?_where=1").status_code in (400, 403)
     assert site.get("/index/newest_versions.json").status_code == 200
@@ -275,10 +282,10 @@ def test_free_sql_is_off_unless_it_is_switched_on(site: Running) -> None:
 
 
 def test_the_processes_that_answer_have_no_secrets_and_end_with_the_catalogue(
-    shown: Place, monkeypatch: pytest.MonkeyPatch
+    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DANDI_API_KEY", "very-secret-0815")
-    with running(shown.store) as found:
+    with run_catalogue(demo_harness.store) as found:
         assert found.get("/index").status_code == 200
         children = of_family(found.pid)[1:]
         assert children

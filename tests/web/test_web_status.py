@@ -9,32 +9,36 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from scripted import Box, File, Scripted, Thing
-from web_site import Running, commands, links, plain, running
 
 from neuromirror.crawl import JournalRecorder
-from neuromirror.model import DatasetFacts, EventRaised, PlacesAsked
+from neuromirror.model import DatasetFacts, EventRaised, LocationsChecked
+from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Box:
+def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
     """A store in which much went wrong; tests only look at it."""
-    source = Scripted()
-    found = Box(tmp_path_factory.mktemp("status"), source)
-    many = {f"{number}.txt": File(b"%d" % number) for number in range(40)}
+    source = ScriptedSource()
+    found = ScriptedHarness(tmp_path_factory.mktemp("status"), source)
+    many = {f"{number}.txt": ScriptedFile(b"%d" % number) for number in range(40)}
     for name in ("held", "gone", "dead"):
-        source.things[name] = Thing({f"{name}/{path}": one for path, one in many.items()})
+        source.scripted_datasets[name] = ScriptedDataset(
+            {f"{name}/{path}": one for path, one in many.items()}
+        )
     found.sync()
-    source.things["held"] = Thing({})
-    del source.things["gone"]
+    source.scripted_datasets["held"] = ScriptedDataset({})
+    del source.scripted_datasets["gone"]
     found.sync()
     with found.index() as index:
         row = index.resolve("box:dead")
-        urls = [place.url for file in index.files(row) for place in index.locations(file.content)]
+        urls = [
+            location.url for file in index.files(row) for location in index.locations(file.content)
+        ]
     dead = sorted(one for one in set(urls) if "/dead/" in one)
-    told = {"gone": dead[:7], "refused": dead[7:10], "ok": dead[10:]}
+    probe_results = {"gone": dead[:7], "refused": dead[7:10], "ok": dead[10:]}
     with closing(JournalRecorder(found.store, found.store.index_path)) as recorder:
-        recorder.record(PlacesAsked("box", "dead", told, "2026-03-01T12:00:00+00:00"))
+        recorder.record(LocationsChecked("box", "dead", probe_results, "2026-03-01T12:00:00+00:00"))
         for number in range(120):
             at = f"2026-04-01T12:{number // 60:02}:{number % 60:02}+00:00"
             recorder.record(EventRaised("box", "dead", "incident", f"number {number}", at))
@@ -44,70 +48,76 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Box:
 
 
 @pytest.fixture(scope="module")
-def shelf(box: Box) -> Iterator[Running]:
+def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
     """The catalogue of that store."""
-    with running(box.store) as site:
+    with run_catalogue(box.store) as site:
         yield site
 
 
-def test_a_held_and_a_vanished_dataset_say_so(shelf: Running) -> None:
-    held = shelf.text("/dataset/box:held")
+def test_a_held_and_a_vanished_dataset_say_so(catalogue: RunningCatalogue) -> None:
+    held = catalogue.text("/dataset/box:held")
     assert "Held. A newer listing waits for an operator since" in held
     assert "the last state that was accepted" in held
-    assert re.search(r"Gone upstream\. .* as was seen on 20\d\d-", shelf.text("/dataset/box:gone"))
-    assert "Gone upstream." in shelf.text("/dataset/box:gone@latest")
-    assert "tombstone" in shelf.text("/events")
+    assert re.search(
+        r"Gone upstream\. .* as was seen on 20\d\d-", catalogue.text("/dataset/box:gone")
+    )
+    assert "Gone upstream." in catalogue.text("/dataset/box:gone@latest")
+    assert "tombstone" in catalogue.text("/events")
 
 
-def test_the_mirrors_page_says_what_lets_a_listing_through(box: Box, shelf: Running) -> None:
-    page = shelf.page("/mirrors")
+def test_the_mirrors_page_says_what_lets_a_listing_through(
+    box: ScriptedHarness, catalogue: RunningCatalogue
+) -> None:
+    page = catalogue.page("/mirrors")
     (command,) = commands(page)
     with box.index() as index:
         (hold,) = index.open_holds()
     assert command == f"neuromirror release {hold.hold}"
-    told = plain(page)
-    assert hold.reason in told
-    assert "40 of 40 files would go" in told
-    assert re.search(r"list was (last|never) read", told)
-    assert "1 listing is held" in told
-    assert "120 incidents" in told
+    text = visible_text(page)
+    assert hold.reason in text
+    assert "40 of 40 files would go" in text
+    assert re.search(r"list was (last|never) read", text)
+    assert "1 listing is held" in text
+    assert "120 incidents" in text
 
 
-def test_dead_places_are_counted_by_host_and_word(shelf: Running) -> None:
-    told = shelf.text("/mirrors")
-    assert "box bucket.example.invalid gone 7 2026-03-01 12:00 UTC" in told
-    assert "box bucket.example.invalid refused 3 2026-03-01 12:00 UTC" in told
+def test_failing_locations_are_counted_by_host_and_result(catalogue: RunningCatalogue) -> None:
+    text = catalogue.text("/mirrors")
+    assert "box bucket.example.invalid gone 7 2026-03-01 12:00 UTC" in text
+    assert "box bucket.example.invalid refused 3 2026-03-01 12:00 UTC" in text
 
 
-def test_events_come_in_pages_by_kind_and_mirror(shelf: Running) -> None:
+def test_events_come_in_pages_by_kind_and_mirror(catalogue: RunningCatalogue) -> None:
     path, seen = "/events?kind=incident&mirror=box", []
     while path:
-        page = shelf.page(path)
+        page = catalogue.page(path)
         seen += re.findall(r"<td>(number \d+)</td>", page)
         assert "tombstone</a>" not in page
         path = next((one for one in links(page) if "before=" in one), "")
     assert seen == [f"number {number}" for number in reversed(range(120))]
-    assert "elsewhere" not in shelf.text("/events?kind=incident&mirror=box")
-    assert "elsewhere" in shelf.text("/events?kind=incident")
-    assert "There are none of these" in shelf.text("/events?kind=nothing")
-    assert "no mirror" in shelf.text("/events?mirror=nowhere", 404)
+    assert "elsewhere" not in catalogue.text("/events?kind=incident&mirror=box")
+    assert "elsewhere" in catalogue.text("/events?kind=incident")
+    assert "There are none of these" in catalogue.text("/events?kind=nothing")
+    assert "no mirror" in catalogue.text("/events?mirror=nowhere", 404)
 
 
-def test_of_a_dataset_that_was_taken_down_only_that_is_shown(box: Box, source: Scripted) -> None:
-    box = Box(box.folder.parent / "takedown", source)
-    source.things["secret"] = Thing(
-        {"a-name.txt": File(b"1")}, facts=DatasetFacts(title="Titled never")
+def test_of_a_dataset_that_was_taken_down_only_that_is_shown(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    box = ScriptedHarness(box.folder.parent / "takedown", source)
+    source.scripted_datasets["secret"] = ScriptedDataset(
+        {"a-name.txt": ScriptedFile(b"1")}, facts=DatasetFacts(title="Titled never")
     )
-    source.things["open"] = Thing({"b.txt": File(b"2")})
+    source.scripted_datasets["open"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
     box.sync()
     commit = box.refs()["box--secret refs/heads/main"]
     command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
     # no mirror file names the scripted source, so that its super-dataset stays as it was
     subprocess.run([*command, "box:secret", "--reason", "asked by its owner"], check=False)
-    with running(box.store) as site:
-        told = site.text("/dataset/box:secret", 410)
-        assert "Why asked by its owner" in told
-        assert re.search(r"When 20\d\d-\d\d-\d\d", told)
+    with run_catalogue(box.store) as site:
+        text = site.text("/dataset/box:secret", 410)
+        assert "Why asked by its owner" in text
+        assert re.search(r"When 20\d\d-\d\d-\d\d", text)
         assert site.get("/dataset/box:secret@latest").status_code == 410
         assert site.api("/datasets/box:secret", 410)["status"] == 410
         for path in ("/", "/?q=titled", "/events", "/feed.atom", "/sitemap.xml", "/index/files"):
@@ -119,12 +129,14 @@ def test_of_a_dataset_that_was_taken_down_only_that_is_shown(box: Box, source: S
         assert site.get(f"/dataset/box:open@{commit}").status_code == 404
 
 
-def test_an_unknown_version_or_dataset_leads_to_those_that_are_near(shelf: Running) -> None:
-    page = shelf.page("/dataset/box:dead@nope", 404)
+def test_an_unknown_version_or_dataset_leads_to_those_that_are_near(
+    catalogue: RunningCatalogue,
+) -> None:
+    page = catalogue.page("/dataset/box:dead@nope", 404)
     near = [one for one in links(page) if one.startswith("/dataset/box:dead")]
     assert "/dataset/box:dead" in near
     assert len(near) >= 2
-    assert {shelf.get(one).status_code for one in near} == {200}
-    other = shelf.page("/dataset/box:dea", 404)
+    assert {catalogue.get(one).status_code for one in near} == {200}
+    other = catalogue.page("/dataset/box:dea", 404)
     assert "/dataset/box:dead" in links(other)
     assert 'role="search"' in other

@@ -14,17 +14,24 @@ import pytest
 import requests
 import tifffile
 from PIL import Image
-from web_site import Running, links, plain, running
-from web_volumes import EM, LAYER, Volumes, cut, opened, part
 
 from neuromirror_demo.boss import ACTIVITY, CELLS, SKETCH
+from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
+from support.volume_archives import (
+    EM,
+    LAYER,
+    VolumeArchives,
+    cutout_path,
+    expected_voxels,
+    read_image,
+)
 
 # --- what the page says
 
 
-def test_a_page_tells_levels_sizes_blocks_and_the_frame(volume_site: Running) -> None:
-    told = volume_site.text(f"/volume/{EM}@latest")
-    for words in (
+def test_page_shows_levels_sizes_blocks_and_frame(volume_site: RunningCatalogue) -> None:
+    page_text = volume_site.text(f"/volume/{EM}@latest")
+    for text in (
         "uint8, 300 × 260 × 70 (x, y, z); 5.5 MB at level 0",
         "Voxel size 4 × 4 × 40 nm",
         "demo_sections: Sections are counted from the block's face.",
@@ -33,17 +40,17 @@ def test_a_page_tells_levels_sizes_blocks_and_the_frame(volume_site: Running) ->
         "Image, 3 levels",
         "Neuroglancer",
     ):
-        assert words in told
+        assert text in page_text
     assert "3 time samples" in volume_site.text(f"/volume/b:{ACTIVITY}@latest")
     assert "50 ms apart" in volume_site.text(f"/volume/b:{ACTIVITY}@latest")
     assert "id of an object" in volume_site.text(f"/volume/b:{CELLS}@latest")
 
 
-def test_the_api_tells_the_same(volume_site: Running) -> None:
-    told = volume_site.api(f"/datasets/{EM}@latest/volume")
-    assert (told["kind"], told["data_type"], told["unit"]) == ("image", "uint8", "nanometer")
-    assert told["frame"]["name"] == "demo_sections"
-    assert told["levels"][2] == {
+def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
+    volume = volume_site.api(f"/datasets/{EM}@latest/volume")
+    assert (volume["kind"], volume["data_type"], volume["unit"]) == ("image", "uint8", "nanometer")
+    assert volume["frame"]["name"] == "demo_sections"
+    assert volume["levels"][2] == {
         "level": "2",
         "folder": "2",
         "start": [0, 0, 12],
@@ -64,26 +71,30 @@ def test_the_api_tells_the_same(volume_site: Running) -> None:
     )
 
 
-def test_the_pages_of_a_dataset_and_a_version_lead_to_the_volume(volume_site: Running) -> None:
+def test_the_pages_of_a_dataset_and_a_version_lead_to_the_volume(
+    volume_site: RunningCatalogue,
+) -> None:
     for path in (f"/dataset/{EM}", f"/dataset/{EM}@latest", f"/dataset/demo-precomputed:{LAYER}"):
         (found,) = [one for one in links(volume_site.page(path)) if one.startswith("/volume/")]
         assert "A slice from the middle" in volume_site.text(found)
 
 
-def test_what_is_no_volume_has_no_such_page(site: Running) -> None:
+def test_what_is_no_volume_has_no_such_page(site: RunningCatalogue) -> None:
     assert "is no volume" in site.text("/volume/demo:000001@draft", 404)
     assert "is no volume" in site.text("/slice/demo:000001@draft.png", 404)
     assert "/volume/" not in site.page("/dataset/demo:000001")
     assert "is no volume" in site.api("/datasets/demo:000001@draft/volume", 404)["detail"]
 
 
-def test_a_layer_in_shards_is_described_and_says_why_it_is_not_cut(volume_site: Running) -> None:
-    told = volume_site.text(f"/volume/demo-precomputed:{ACTIVITY}@latest")
-    assert "150 × 130 × 40" in told
-    assert "There is no picture: its chunks are packed into shards." in told
-    assert "mip=0, fill_missing=True)[0:150, 0:130, 0:40]" in told
+def test_a_layer_in_shards_is_described_and_says_why_it_is_not_cut(
+    volume_site: RunningCatalogue,
+) -> None:
+    text = volume_site.text(f"/volume/demo-precomputed:{ACTIVITY}@latest")
+    assert "150 × 130 × 40" in text
+    assert "There is no picture: its chunks are packed into shards." in text
+    assert "mip=0, fill_missing=True)[0:150, 0:130, 0:40]" in text
     assert 'name="x0"' not in volume_site.page(f"/volume/demo-precomputed:{ACTIVITY}@latest")
-    refused = volume_site.text(cut(f"demo-precomputed:{ACTIVITY}", 0, "0:9,0:9,0:9"), 400)
+    refused = volume_site.text(cutout_path(f"demo-precomputed:{ACTIVITY}", 0, "0:9,0:9,0:9"), 400)
     assert "packed into shards" in refused
 
 
@@ -95,9 +106,9 @@ def test_a_layer_in_shards_is_described_and_says_why_it_is_not_cut(volume_site: 
     [(EM, 0, 47), ("n:demo11/image", 0, 21), (f"demo-precomputed:{LAYER}", 0, 32)],
 )
 def test_a_picture_is_the_archives_middle_plane(
-    volume_site: Running, volumes: Volumes, name: str, level: int, z: int
+    volume_site: RunningCatalogue, volumes: VolumeArchives, name: str, level: int, z: int
 ) -> None:
-    shown = opened(volume_site.get(f"/slice/{name}@latest.png"))
+    shown = read_image(volume_site.get(f"/slice/{name}@latest.png"))
     voxels, (_, _, first) = volumes.voxels(name, level)
     assert np.array_equal(shown, voxels[z - first])
     page = volume_site.page(f"/volume/{name}@latest?shown")
@@ -106,9 +117,11 @@ def test_a_picture_is_the_archives_middle_plane(
     assert "brightness as it is" in page
 
 
-def test_labels_are_colours_one_each_and_0_is_black(volume_site: Running, volumes: Volumes) -> None:
+def test_labels_are_colours_one_each_and_0_is_black(
+    volume_site: RunningCatalogue, volumes: VolumeArchives
+) -> None:
     for name in (f"b:{CELLS}", f"demo-precomputed:{CELLS}"):
-        shown = opened(volume_site.get(f"/slice/{name}@latest.png"))
+        shown = read_image(volume_site.get(f"/slice/{name}@latest.png"))
         voxels, (_, _, first) = volumes.voxels(name, 0)
         ids = voxels[first + len(voxels) // 2 - first]
         assert shown.shape == (*ids.shape, 3)
@@ -121,47 +134,49 @@ def test_labels_are_colours_one_each_and_0_is_black(volume_site: Running, volume
         assert (0, (0, 0, 0)) in pairs
 
 
-def test_contrast_of_16_bits_is_stretched_and_told(volume_site: Running, volumes: Volumes) -> None:
-    shown = opened(volume_site.get(f"/slice/b:{ACTIVITY}@latest.png"))
+def test_16_bit_contrast_is_stretched_and_labelled(
+    volume_site: RunningCatalogue, volumes: VolumeArchives
+) -> None:
+    shown = read_image(volume_site.get(f"/slice/b:{ACTIVITY}@latest.png"))
     plane = volumes.voxels(f"b:{ACTIVITY}", 0)[0][0, 18].astype(float)
     low, high = np.percentile(plane, (1, 99))
-    wanted = np.rint(np.clip((plane - low) / (high - low), 0, 1) * 255)
-    assert np.array_equal(shown, wanted)
+    expected = np.rint(np.clip((plane - low) / (high - low), 0, 1) * 255)
+    assert np.array_equal(shown, expected)
     assert f"contrast stretched from {low:,.6g} (black)" in volume_site.text(
         f"/volume/b:{ACTIVITY}@latest?shown"
     )
 
 
-def test_a_picture_is_made_once_for_all_who_ask(quiet_volumes: Volumes) -> None:
-    with running(quiet_volumes.place.store) as site:
+def test_a_picture_is_made_once_for_all_who_ask(quiet_volumes: VolumeArchives) -> None:
+    with run_catalogue(quiet_volumes.mirror_harness.store) as site:
         quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.01)
         with ThreadPoolExecutor(6) as pool:
             replies = list(pool.map(lambda _: site.get(f"/slice/{EM}@latest.png"), range(6)))
         assert [one.status_code for one in replies] == [200] * 6
-        asked = quiet_volumes.count()
-        assert asked == 9
+        requests_before = quiet_volumes.count_voxel_requests()
+        assert requests_before == 9
         tag = replies[0].headers["etag"]
-        again = site.get(f"/slice/{EM}@latest.png", headers={"If-None-Match": tag})
-        assert (again.status_code, again.content) == (304, b"")
+        second = site.get(f"/slice/{EM}@latest.png", headers={"If-None-Match": tag})
+        assert (second.status_code, second.content) == (304, b"")
         site.get(f"/slice/{EM}@latest.png")
-        assert quiet_volumes.count() == asked
+        assert quiet_volumes.count_voxel_requests() == requests_before
 
 
-def test_a_picture_that_cannot_be_had_is_words_and_not_asked_for_again(
-    quiet_volumes: Volumes,
+def test_failed_picture_is_a_message_and_not_retried(
+    quiet_volumes: VolumeArchives,
 ) -> None:
-    with running(quiet_volumes.place.store) as site:
+    with run_catalogue(quiet_volumes.mirror_harness.store) as site:
         quiet_volumes.boss.fault("status", status=503, path="/cutout/")
         reply = site.get(f"/slice/{EM}@latest.png")
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "30")
         assert reply.headers["content-type"].startswith("image/svg+xml")
-        assert "upstream is busy (503)" in plain(reply.text)
-        asked = quiet_volumes.count()
+        assert "upstream is busy (503)" in visible_text(reply.text)
+        requests_before = quiet_volumes.count_voxel_requests()
         page = site.page(f"/volume/{EM}@latest")
-        assert "There is no picture just now: block 0/c/" in plain(page)
+        assert "There is no picture just now: block 0/c/" in visible_text(page)
         assert "<img" not in page
         assert site.get(f"/slice/{EM}@latest.png").status_code == 503
-        assert quiet_volumes.count() == asked
+        assert quiet_volumes.count_voxel_requests() == requests_before
 
 
 # --- cut-outs
@@ -182,18 +197,23 @@ def test_a_picture_that_cannot_be_had_is_words_and_not_asked_for_again(
     ],
 )
 def test_a_tiff_is_the_archives_voxels(
-    volume_site: Running, volumes: Volumes, name: str, level: int, box: str, time: int | None
+    volume_site: RunningCatalogue,
+    volumes: VolumeArchives,
+    name: str,
+    level: int,
+    box: str,
+    time: int | None,
 ) -> None:
     more = {} if time is None else {"t": time}
-    reply = volume_site.get(cut(name, level, box, format="tiff", **more))
-    assert reply.status_code == 200, plain(reply.text)
+    reply = volume_site.get(cutout_path(name, level, box, format="tiff", **more))
+    assert reply.status_code == 200, visible_text(reply.text)
     assert reply.headers["content-type"] == "image/tiff"
-    wanted = part(volumes, name, level, box, time)
+    expected = expected_voxels(volumes, name, level, box, time)
     with tifffile.TiffFile(io.BytesIO(reply.content)) as file:
         found = file.asarray()
-        assert found.dtype == wanted.dtype
-        assert np.array_equal(found.reshape(wanted.shape), wanted)
-        assert len(file.pages) == len(wanted)
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found.reshape(expected.shape), expected)
+        assert len(file.pages) == len(expected)
         assert file.is_ome == (found.dtype != np.uint64)
         if file.is_ome:
             voxel = volume_site.api(f"/datasets/{name}@latest/volume")["levels"][level][
@@ -202,63 +222,67 @@ def test_a_tiff_is_the_archives_voxels(
             assert f'PhysicalSizeX="{voxel[0]}"' in str(file.ome_metadata)
 
 
-def test_a_chunk_that_a_layer_leaves_out_is_zeros(volume_site: Running) -> None:
-    reply = volume_site.get(cut(f"demo-precomputed:{LAYER}", 0, "0:70,0:64,12:28"))
+def test_a_chunk_that_a_layer_leaves_out_is_zeros(volume_site: RunningCatalogue) -> None:
+    reply = volume_site.get(cutout_path(f"demo-precomputed:{LAYER}", 0, "0:70,0:64,12:28"))
     found = tifffile.imread(io.BytesIO(reply.content))
     assert not found[:, :, :64].any()
     assert found[:, :, 64:].any()
 
 
 def test_a_cut_out_has_the_bytes_of_the_command_on_its_page(
-    volume_site: Running, volumes: Volumes, tmp_path: Path
+    volume_site: RunningCatalogue, volumes: VolumeArchives, tmp_path: Path
 ) -> None:
     page = volume_site.text(f"/volume/{EM}@latest?level=2")
     command = page[page.index("neuromirror export b:") :].partition(" -o ")[0].split()[1:]
-    program = [sys.executable, "-m", "neuromirror", "--store", str(volumes.place.folder)]
+    program = [sys.executable, "-m", "neuromirror", "--store", str(volumes.mirror_harness.folder)]
     done = subprocess.run(
         [*program, *command, "-o", str(tmp_path)], capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
     (made,) = tmp_path.glob("*.tif")
-    reply = volume_site.get(cut(EM, 2, "0:75,0:65,12:82"))
+    reply = volume_site.get(cutout_path(EM, 2, "0:75,0:65,12:82"))
     assert reply.headers["content-disposition"] == f'attachment; filename="{made.name}"'
     assert reply.content == made.read_bytes()
 
 
 def test_one_slice_is_a_png_and_several_are_a_zip_of_them(
-    volume_site: Running, volumes: Volumes
+    volume_site: RunningCatalogue, volumes: VolumeArchives
 ) -> None:
-    one = volume_site.get(cut(EM, 0, "10:200,20:210,30:31", format="png"))
+    one = volume_site.get(cutout_path(EM, 0, "10:200,20:210,30:31", format="png"))
     assert one.headers["content-disposition"].endswith('_x10-200_y20-210_z30.png"')
-    assert np.array_equal(opened(one), part(volumes, EM, 0, "10:200,20:210,30:31")[0])
+    assert np.array_equal(
+        read_image(one), expected_voxels(volumes, EM, 0, "10:200,20:210,30:31")[0]
+    )
     box = "5:100,3:90,8:11"
-    several = volume_site.get(cut(f"b:{ACTIVITY}", 0, box, format="png", t=1))
-    wanted = part(volumes, f"b:{ACTIVITY}", 0, box, 1)
+    several = volume_site.get(cutout_path(f"b:{ACTIVITY}", 0, box, format="png", t=1))
+    expected = expected_voxels(volumes, f"b:{ACTIVITY}", 0, box, 1)
     with zipfile.ZipFile(io.BytesIO(several.content)) as file:
         names = file.namelist()
         assert [one.rpartition("_")[2] for one in names] == ["z08.png", "z09.png", "z10.png"]
-        for name, plane in zip(names, wanted, strict=True):
+        for name, plane in zip(names, expected, strict=True):
             assert np.array_equal(np.asarray(Image.open(file.open(name))), plane)
-    again = volume_site.get(cut(f"b:{ACTIVITY}", 0, box, format="png", t=1))
-    assert again.content == several.content
-    refused = volume_site.text(cut("n:demo11/membranes", 0, "0:9,0:9,1:2", format="png"), 400)
+    second = volume_site.get(cutout_path(f"b:{ACTIVITY}", 0, box, format="png", t=1))
+    assert second.content == several.content
+    refused = volume_site.text(
+        cutout_path("n:demo11/membranes", 0, "0:9,0:9,1:2", format="png"), 400
+    )
     assert "PNG has no voxels of type float32" in refused
 
 
-def test_who_has_a_cut_out_or_wants_its_headers_costs_upstream_nothing(
-    volume_site: Running, quiet_volumes: Volumes
+def test_conditional_and_head_cutouts_send_no_upstream_requests(
+    volume_site: RunningCatalogue, quiet_volumes: VolumeArchives
 ) -> None:
-    path = cut(EM, 2, "0:10,0:10,12:13")
+    path = cutout_path(EM, 2, "0:10,0:10,12:13")
     tag = volume_site.get(path).headers["etag"]
-    asked = quiet_volumes.count()
+    requests_before = quiet_volumes.count_voxel_requests()
     assert volume_site.get(path, headers={"If-None-Match": tag}).status_code == 304
     head = requests.head(volume_site.address + path, timeout=300)
     assert (head.status_code, head.headers["etag"]) == (200, tag)
-    assert quiet_volumes.count() == asked
-    assert volume_site.get(cut(EM, 2, "0:10,0:10,12:14")).headers["etag"] != tag
+    assert quiet_volumes.count_voxel_requests() == requests_before
+    assert volume_site.get(cutout_path(EM, 2, "0:10,0:10,12:14")).headers["etag"] != tag
 
 
-def test_a_page_says_checked_only_where_something_is_known(volume_site: Running) -> None:
+def test_a_page_says_checked_only_where_something_is_known(volume_site: RunningCatalogue) -> None:
     volume_site.get(f"/slice/plain:{SKETCH}@latest.png")
     assert "nothing is known to compare them with" in volume_site.text(
         f"/volume/plain:{SKETCH}@latest?shown"
@@ -266,7 +290,7 @@ def test_a_page_says_checked_only_where_something_is_known(volume_site: Running)
     assert "blocks, and checked" in volume_site.text(f"/volume/{EM}@latest")
 
 
-def test_robots_are_told_to_leave_voxels_alone(volume_site: Running) -> None:
-    told = volume_site.page("/robots.txt")
-    assert "Disallow: /cutout/\n" in told
-    assert "Disallow: /slice/\n" in told
+def test_robots_txt_disallows_cutouts(volume_site: RunningCatalogue) -> None:
+    text = volume_site.page("/robots.txt")
+    assert "Disallow: /cutout/\n" in text
+    assert "Disallow: /slice/\n" in text

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import BinaryIO
 
-from neuromirror.annex.etags import etag_of, unheard
-from neuromirror.model.etags import dandi_part_size
+from neuromirror.annex.etags import etag_of, ignore_progress
+from neuromirror.model.dandi_etag import dandi_part_size
 
 _PROGRESS_STEP = 16 * 1024**2
 # What S3 answers for an upload of one part that holds nothing.
@@ -29,29 +29,29 @@ _PROPERTIES = {
 def serve(requests: BinaryIO, replies: BinaryIO) -> int:
     """Answers requests until there are no more; gives the exit code of the program."""
 
-    def say(line: bytes) -> None:
+    def send(line: bytes) -> None:
         replies.write(line + b"\n")
         replies.flush()
 
     for request in requests:
         command, _, rest = request.rstrip(b"\n").partition(b" ")
         if command in _PROPERTIES:
-            say(_PROPERTIES[command])
+            send(_PROPERTIES[command])
         elif command == b"GENKEY":
-            say(_generate(rest, say))
+            send(_generate(rest, send))
         elif command == b"VERIFYKEYCONTENT":
             key, _, path = rest.partition(b" ")
-            say(_verify(key, path, say))
+            send(_verify(key, path, send))
         elif command == b"ERROR":
             return 1
         else:
-            say(b"ERROR XS3ETAG does not know the request " + command)
+            send(b"ERROR XS3ETAG does not know the request " + command)
             return 1
     return 0
 
 
-def matches(
-    stream: BinaryIO, size: int | None, name: str, progress: Callable[[int], None] = unheard
+def matches_key(
+    stream: BinaryIO, size: int | None, name: str, progress: Callable[[int], None] = ignore_progress
 ) -> bool:
     """Whether content is that of a key: ``name`` is its ``<md5>-<parts>-<part size>``.
 
@@ -69,38 +69,38 @@ def matches(
     return etag_of(stream, int(part_size), progress) == etag
 
 
-def _report(say: Callable[[bytes], None]) -> Callable[[int], None]:
-    told = 0
+def _progress_reporter(send: Callable[[bytes], None]) -> Callable[[int], None]:
+    last_reported = 0
 
     def progress(position: int) -> None:
-        nonlocal told
-        if position - told >= _PROGRESS_STEP:
-            told = position
-            say(b"PROGRESS %d" % position)
+        nonlocal last_reported
+        if position - last_reported >= _PROGRESS_STEP:
+            last_reported = position
+            send(b"PROGRESS %d" % position)
 
     return progress
 
 
-def _generate(path: bytes, say: Callable[[bytes], None]) -> bytes:
+def _generate(path: bytes, send: Callable[[bytes], None]) -> bytes:
     """A key by dandi-etag's part size: the one that an upload to DANDI gives the file."""
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             part_size = dandi_part_size(size)
-            etag = etag_of(stream, part_size, _report(say))
+            etag = etag_of(stream, part_size, _progress_reporter(send))
     except (OSError, ValueError) as error:
         return b"GENKEY-FAILURE " + str(error).replace("\n", " ").encode("utf-8", "replace")
     return f"GENKEY-SUCCESS XS3ETAG-s{size}--{etag}-{part_size}".encode("ascii")
 
 
-def _verify(key: bytes, path: bytes, say: Callable[[bytes], None]) -> bytes:
+def _verify(key: bytes, path: bytes, send: Callable[[bytes], None]) -> bytes:
     name = key.partition(b"--")[2].decode("utf-8", "replace")
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            good = matches(stream, size, name, _report(say))
+            good = matches_key(stream, size, name, _progress_reporter(send))
     except (OSError, ValueError) as error:
-        say(b"DEBUG " + str(error).replace("\n", " ").encode("utf-8", "replace"))
+        send(b"DEBUG " + str(error).replace("\n", " ").encode("utf-8", "replace"))
         good = False
     return b"VERIFYKEYCONTENT-SUCCESS" if good else b"VERIFYKEYCONTENT-FAILURE"
 

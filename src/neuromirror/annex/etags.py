@@ -13,11 +13,13 @@ from typing import BinaryIO
 _BLOCK = 1024**2
 
 
-def unheard(position: int) -> None:
+def ignore_progress(position: int) -> None:
     """Progress that nobody asked for."""
 
 
-def etag_of(stream: BinaryIO, part_size: int, progress: Callable[[int], None] = unheard) -> str:
+def etag_of(
+    stream: BinaryIO, part_size: int, progress: Callable[[int], None] = ignore_progress
+) -> str:
     """The multipart ETag of what is left in a stream, in memory that stays flat.
 
     ``part_size`` is in bytes; ``progress`` is told how many bytes were read so far, about once a

@@ -39,7 +39,7 @@ class KeyParts(NamedTuple):
     name: str
 
 
-def extension(name: bytes | str) -> str:
+def key_extension(name: bytes | str) -> str:
     """What git-annex's ``…E`` backends append to a key for a file of this name (or path).
 
     At most two extensions of at most four bytes each, counted from the end; an extension with
@@ -66,12 +66,12 @@ def _extension(endings: bytes) -> str:
 
 def sha256e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
     """The SHA256E key of a file with this name (or path)."""
-    return f"SHA256E{_size_field(size)}--{hexdigest}{extension(name)}"
+    return f"SHA256E{_size_field(size)}--{hexdigest}{key_extension(name)}"
 
 
 def md5e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
     """The MD5E key of a file with this name (or path)."""
-    return f"MD5E{_size_field(size)}--{hexdigest}{extension(name)}"
+    return f"MD5E{_size_field(size)}--{hexdigest}{key_extension(name)}"
 
 
 def xs3etag_key(size: int, etag: str, part_size: int) -> str:
@@ -155,7 +155,7 @@ def key_digest(key: str) -> tuple[str, str] | None:
     return None
 
 
-def key_file(key: str) -> bytes:
+def key_file_name(key: str) -> bytes:
     """The file name of a key: ``&``, ``%``, ``:`` and ``/`` are escaped."""
     raw = key.encode("utf-8")
     if len(raw.translate(None, _ESCAPED_IN_FILES)) == len(raw):
@@ -163,8 +163,8 @@ def key_file(key: str) -> bytes:
     return raw.replace(b"&", b"&a").replace(b"%", b"&s").replace(b":", b"&c").replace(b"/", b"%")
 
 
-def key_of_file(name: bytes) -> str:
-    """The key that a file name stands for: the inverse of :func:`key_file`."""
+def key_from_file_name(name: bytes) -> str:
+    """The key that a file name stands for: the inverse of :func:`key_file_name`."""
     raw = name.replace(b"%", b"/").replace(b"&c", b":").replace(b"&s", b"%").replace(b"&a", b"&")
     return raw.decode("utf-8")
 
@@ -178,21 +178,21 @@ def hash_lower(key: str) -> bytes:
 def hash_mixed(key: str) -> bytes:
     """The directories of a key's object in a repository with a work tree: ``pX/ZJ``."""
     digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).digest()
-    word = int.from_bytes(digest[:3], "little")
-    return _MIXED[word & 0xFFF] + b"/" + _MIXED[word >> 12]
+    bits = int.from_bytes(digest[:3], "little")
+    return _MIXED[bits & 0xFFF] + b"/" + _MIXED[bits >> 12]
 
 
 def link_target(key: str, git_path: bytes) -> bytes:
     """The target of the symlink that stands for a locked file at ``git_path``."""
     depth = git_path.count(b"/")
     up = _UP[depth] if depth < len(_UP) else b"../" * depth + _UP[0]
-    name = key_file(key)
+    name = key_file_name(key)
     return up + hash_mixed(key) + b"/" + name + b"/" + name
 
 
-def pointer(key: str) -> bytes:
+def pointer_content(key: str) -> bytes:
     """The content of the pointer file that stands for an unlocked file."""
-    return b"/annex/objects/" + key_file(key) + b"\n"
+    return b"/annex/objects/" + key_file_name(key) + b"\n"
 
 
 def log_path(key: str) -> bytes:
@@ -200,13 +200,13 @@ def log_path(key: str) -> bytes:
     raw = key.encode("utf-8")
     digest = hashlib.md5(raw, usedforsecurity=False).hexdigest().encode("ascii")
     if len(raw.translate(None, _ESCAPED_IN_FILES)) != len(raw):
-        raw = key_file(key)
+        raw = key_file_name(key)
     return b"%s/%s/%s.log" % (digest[:3], digest[3:6], raw)
 
 
 def url_log_path(key: str) -> bytes:
     """The path of a key's URL log on the git-annex branch."""
-    return hash_lower(key) + b"/" + key_file(key) + b".log.web"
+    return hash_lower(key) + b"/" + key_file_name(key) + b".log.web"
 
 
 def _size_field(size: int | None) -> str:

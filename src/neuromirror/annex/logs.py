@@ -88,13 +88,13 @@ def parse_remote_log(content: bytes) -> dict[str, dict[str, str]]:
     """Return the configuration of each remote in ``remote.log``: of several lines the newest."""
     found: dict[str, tuple[float, dict[str, str]]] = {}
     for line in content.decode("utf-8", "surrogateescape").splitlines():
-        uuid, *words = line.split(" ")
-        fields = dict(word.partition("=")[::2] for word in words)
+        uuid, *tokens = line.split(" ")
+        fields = dict(token.partition("=")[::2] for token in tokens)
         try:
             when = float(fields.pop("timestamp", "").removesuffix("s"))
         except ValueError:
             when = 0.0
-        config = {name: _unescaped(value) for name, value in fields.items()}
+        config = {name: _unescape(value) for name, value in fields.items()}
         if uuid not in found or when >= found[uuid][0]:
             found[uuid] = (when, config)
     return {uuid: config for uuid, (_, config) in found.items()}
@@ -150,7 +150,7 @@ def _merge(existing: bytes, values: list[bytes], timestamp: int) -> bytes:
     return b"".join([raw + b"\n" for raw in [*unread, *(raw for _, raw in kept)]])
 
 
-def _unescaped(value: str) -> str:
+def _unescape(value: str) -> str:
     return _ESCAPED.sub(lambda code: chr(int(code[1])) if int(code[1]) < 0x110000 else "", value)
 
 

@@ -51,11 +51,11 @@ _NAMES = (
 _NTFS_HASHED = (b"gi7eba", b"gi7d29", b"gi250a", b"maba30")
 
 
-def _any_case(word: bytes) -> bytes:
+def _any_case(text: bytes) -> bytes:
     # Spelled out rather than re.IGNORECASE: the search keeps its literal prefix, which is quick.
     return b"".join(
         b"[%c%c]" % (byte, byte - 32) if 97 <= byte <= 122 else re.escape(bytes((byte,)))
-        for byte in word
+        for byte in text
     )
 
 
@@ -125,7 +125,7 @@ def mark_clash(git_path: bytes) -> bytes:
     return folder + slash + name + _CLASH
 
 
-def fits(git_path: bytes) -> bool:
+def fits_path_limits(git_path: bytes) -> bool:
     """Whether the path and any link target it may have are short enough for a checkout.
 
     The limits, 3,800 bytes for the path and 4,000 for the target, stay below PATH_MAX (4,096).
@@ -154,11 +154,11 @@ def _component(name: bytes) -> bytes:
         return b"%2E" * len(name)
     text = name.decode("utf-8", "surrogateescape")
     encoded = _ESCAPED.sub(_escape, text).encode("utf-8")
-    encoded = _guarded(encoded)
+    encoded = _escape_interpreted(encoded)
     return encoded if len(encoded) <= _COMPONENT_LIMIT else _split(encoded)
 
 
-def _guarded(name: bytes) -> bytes:
+def _escape_interpreted(name: bytes) -> bytes:
     """The escaped component, its first character escaped too where git would interpret it."""
     if not _INTERPRETED.match(_HFS_IGNORED.sub(b"", name)):
         return name
@@ -181,9 +181,9 @@ def _split(name: bytes) -> bytes:
         end = start
         while (following := _unit_at(name, end)) - start <= _CHUNK:
             end = following
-        pieces.append(_guarded(name[start:end] + _CONTINUES))
+        pieces.append(_escape_interpreted(name[start:end] + _CONTINUES))
         start = end
-    pieces.append(_guarded(name[start:]))
+    pieces.append(_escape_interpreted(name[start:]))
     return b"/".join(pieces)
 
 

@@ -11,7 +11,7 @@ from neuromirror.annex.keys import key_digest, parse_key
 _PIECE: Final = bytes(1 << 20)
 
 
-def is_zeros(key: str) -> bool:
+def is_all_zeros(key: str) -> bool:
     """Return whether a key's sha256 is that of as many zero bytes as its size states.
 
     The first call for a size hashes that many bytes; later calls look the digest up.

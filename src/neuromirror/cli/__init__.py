@@ -24,13 +24,13 @@ from neuromirror.cli.doctor import doctor_command
 from neuromirror.cli.export import export_command
 from neuromirror.cli.get import get_command
 from neuromirror.cli.housekeeping import housekeeping_command
-from neuromirror.cli.operate import check_config_command, rebuild_index_command, status_command
 from neuromirror.cli.pin import outdated_command, pin_command
 from neuromirror.cli.repair import repair_command
 from neuromirror.cli.reproduce import reproduce_command
 from neuromirror.cli.restore import restore_command
 from neuromirror.cli.serve import serve_command
 from neuromirror.cli.show import show_command
+from neuromirror.cli.status import check_config_command, rebuild_index_command, status_command
 from neuromirror.cli.sync import holds_command, release_command, sync_command
 from neuromirror.cli.takedown import takedown_command
 from neuromirror.cli.verify import verify_command

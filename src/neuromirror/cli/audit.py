@@ -10,7 +10,7 @@ import click
 
 from neuromirror.cli.common import HostMessages, Settings, settings_options
 
-_NAMED = 20
+_MAX_SHOWN = 20
 """Places that are named up to so many; --json names all."""
 
 
@@ -50,27 +50,27 @@ def audit_command(
 
     from tqdm import tqdm
 
-    from neuromirror.crawl import FailureLog, recording
-    from neuromirror.crawl.failures import AUDIT
-    from neuromirror.lab.audit import Scope, audit
-    from neuromirror.service.chores import asking_of
+    from neuromirror.crawl import FailureLog, open_recorder
+    from neuromirror.crawl.failure_log import AUDIT
+    from neuromirror.lab.audit import AuditScope, audit
+    from neuromirror.service.housekeeping_tasks import audit_settings_of
 
     store = settings.store()
     # the store alone is enough; mirror files say how hard their archives may be asked
     mirrors = settings.mirrors().values() if any(settings.mirrors_folder.glob("*.toml")) else ()
-    said: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     failed = named = 0
     hosts = HostMessages("audit")
     with (
-        recording(store, settings.index_path(store)) as recorder,
+        open_recorder(store, settings.index_path(store)) as recorder,
         FailureLog(recorder).watch(AUDIT),
     ):
         asking = audit(
             recorder,
-            tuple(map(Scope.of, names)) or (Scope(),),
+            tuple(map(AuditScope.parse, names)) or (AuditScope(),),
             budget=budget,
             older_than=timedelta(days=older_than),
-            asking=asking_of(store, mirrors),
+            settings=audit_settings_of(store, mirrors),
             now=datetime.now(UTC),
         )
         with (
@@ -81,20 +81,20 @@ def audit_command(
         ):
             for finding in findings:
                 progress.update()
-                said[finding.health.value if finding.health else "unknown"] += 1
+                counts[finding.health.value if finding.health else "unknown"] += 1
                 failed += finding.failed
-                told = finding.failed and hosts.is_news(finding)
+                is_shown = finding.failed and hosts.is_first(finding)
                 if finding.host is None:
                     line = f"{finding.dataset} {finding.path}  {finding.message} ({finding.url})"
-                    named += told
-                    told = told and named <= _NAMED
+                    named += is_shown
+                    is_shown = is_shown and named <= _MAX_SHOWN
                 else:
                     line = f"{finding.host}  {finding.message}"
                 line = f"{finding.status:<10} {line}"
-                settings.emit("audit", finding.record(), line if told else None)
-    hosts.sum_up(settings)
-    if named > _NAMED:
-        settings.say(f"… and {named - _NAMED} more (--json lists all)")
-    words = ", ".join(f"{count} {word}" for word, count in sorted(said.items()))
-    settings.say(f"{said.total()} places asked" + (f": {words}" if words else ""))
+                settings.emit("audit", finding.to_json(), line if is_shown else None)
+    hosts.print_counts(settings)
+    if named > _MAX_SHOWN:
+        settings.print_text(f"… and {named - _MAX_SHOWN} more (--json lists all)")
+    summary = ", ".join(f"{count} {health}" for health, count in sorted(counts.items()))
+    settings.print_text(f"{counts.total()} places asked" + (f": {summary}" if summary else ""))
     sys.exit(1 if failed else 0)

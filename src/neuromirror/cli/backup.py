@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from neuromirror.cli.common import NamedPath, Settings, settings_options
-from neuromirror.model.shown import human_bytes
+from neuromirror.model.display import format_bytes
 
 
 @click.command("backup")
@@ -32,7 +32,7 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
 
     Exit code: 0 done, 1 the copy failed or is damaged (older ones are kept).
     """
-    from neuromirror.crawl.failures import BACKUP
+    from neuromirror.crawl.failure_log import BACKUP
     from neuromirror.service.backup import back_up
 
     store = settings.store()
@@ -47,7 +47,7 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
         "position": made.position,
         "bytes": made.bytes,
     }
-    settings.emit("backup", record, f"ok         {made.folder}  {human_bytes(made.bytes)}")
+    settings.emit("backup", record, f"ok         {made.folder}  {format_bytes(made.bytes)}")
 
 
 @click.command("restore-index")
@@ -63,12 +63,12 @@ def restore_index_command(settings: Settings, folder: Path) -> None:
 
     Exit code: 0 done, 1 no copy fits this store or all are damaged, 2 there is none.
     """
-    from neuromirror.service.backup import restore_index
+    from neuromirror.service.backup import restore_from_backup
 
     store = settings.store()
     path = settings.index_path(store)
-    done = restore_index(store, path, folder)
-    for message in done.passed_over:
+    done = restore_from_backup(store, path, folder)
+    for message in done.skipped:
         settings.emit(
             "restore-index",
             {"status": "impossible", "path": str(folder), "message": message},
@@ -101,34 +101,36 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
 
     Exit code: 0 all is whole, 1 something is broken or could not be looked at.
     """
-    from neuromirror.index import UnknownDataset
+    from neuromirror.index import UnknownDatasetError
     from neuromirror.model import ConfigurationError, alias_of
-    from neuromirror.service.rounds import look
+    from neuromirror.service.integrity import check_integrity
 
     if names and budget is not None:
         raise ConfigurationError("--budget goes on through the whole store; give no DATASET to it")
     store = settings.store()
-    wanted = {alias_of(name): name for name in names}
+    requested = {alias_of(name): name for name in names}
     known = {alias for alias, _ in store.aliases()}
     whole = failed = 0
     seen: set[str] = set()
-    for checked in look(store, settings.index_path(store), set(wanted) or None, budget):
-        seen.add(checked.mark.alias)
+    for checked in check_integrity(
+        store, settings.index_path(store), set(requested) or None, budget
+    ):
+        seen.add(checked.position.alias)
         record = {
-            "what": checked.what,
+            "what": checked.subject,
             "path": checked.name,
             "status": checked.status,
             "message": checked.message,
         }
         whole += checked.status == "ok"
         failed += checked.status != "ok"
-        line = f"{checked.status:<10} {checked.what:<8} {checked.name}  {checked.message}"
+        line = f"{checked.status:<10} {checked.subject:<8} {checked.name}  {checked.message}"
         settings.emit("fsck", record, line if checked.status != "ok" else None)
-    for alias, name in wanted.items():
+    for alias, name in requested.items():
         if alias not in seen and alias not in known:
-            raise UnknownDataset(
+            raise UnknownDatasetError(
                 f"there is no dataset {name!r} in the store; 'neuromirror list' shows those that "
                 "are"
             )
-    settings.say(f"{whole} things are whole, {failed} are not or could not be looked at")
+    settings.print_text(f"{whole} things are whole, {failed} are not or could not be looked at")
     sys.exit(1 if failed else 0)

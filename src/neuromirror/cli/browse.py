@@ -17,9 +17,9 @@ from neuromirror.cli.common import (
     split_condition,
     split_version,
 )
-from neuromirror.cli.sums import print_sums
+from neuromirror.cli.sha256sums import print_sha256sums
+from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
-from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
         FileRow,
         FoundFile,
         Index,
-        NotIndexed,
-        PartRow,
+        SubdatasetRow,
+        UnindexedFiles,
         VersionRow,
     )
 
-SHOWN = 10
+MAX_SHOWN = 10
 """Lines of a kind that are shown before the rest is only counted."""
 _SETTING = "[zarr] index_entries"
-NOT_THERE = "has this state, not its files: 'files' lists them, 'find' does not look at them"
+NOT_INDEXED = "has this state, not its files: 'files' lists them, 'find' does not look at them"
 
 
 @click.command("list")
@@ -60,7 +60,7 @@ def list_command(
     settings: Settings,
     mirror: str | None,
     conditions: tuple[str, ...],
-    words: str | None,
+    search_terms: str | None,
     *,
     parts: bool,
 ) -> None:
@@ -75,34 +75,34 @@ def list_command(
     rows = []
     where = [split_condition(condition) for condition in conditions]
     with settings.index() as index:
-        for dataset in index.datasets(mirror, where=where, words=words, parts=parts):
+        for dataset in index.datasets(mirror, where=where, text=search_terms, subdatasets=parts):
             newest = index.resolve(dataset.name) if dataset.versions else None
             record = {
                 "dataset": dataset.name,
                 "title": dataset.title,
                 "dataset_id": dataset.dataset_id,
                 "part": bool(dataset.within),
-                "gone": dataset.gone,
+                "gone": dataset.is_removed_upstream,
                 "version": None if newest is None else newest.label,
                 "files": None if newest is None else newest.files,
                 "bytes": None if newest is None else newest.bytes,
             }
             settings.emit("list", record)
-            title = "(gone upstream) " * dataset.gone + dataset.title
+            title = "(gone upstream) " * dataset.is_removed_upstream + dataset.title
             if newest is None:
                 rows.append([dataset.name, "-", "-", "-", title])
             else:
-                size = human_bytes(newest.bytes)
+                size = format_bytes(newest.bytes)
                 rows.append([dataset.name, newest.label, str(newest.files), size, title])
-        stones = [] if conditions or words else index.withheld(mirror)
-    settings.table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
+        stones = [] if conditions or search_terms else index.tombstones(mirror)
+    settings.print_table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
     for stone in stones:
         if parts or not stone.within:
-            settings.say(f"taken down  {stone.dataset}  {stone.at[:10]}: {stone.reason}")
-    if not rows and (conditions or words):
-        settings.say("no dataset is like that")
+            settings.print_text(f"taken down  {stone.dataset}  {stone.at[:10]}: {stone.reason}")
+    if not rows and (conditions or search_terms):
+        settings.print_text("no dataset is like that")
     elif not rows:
-        settings.say("the store holds no datasets yet; run 'neuromirror sync'")
+        settings.print_text("the store holds no datasets yet; run 'neuromirror sync'")
 
 
 @click.command("versions")
@@ -119,24 +119,24 @@ def versions_command(settings: Settings, dataset: str) -> None:
     rows = []
     with settings.index() as index:
         for version in index.versions(dataset):
-            settings.emit("versions", version_record(dataset, version))
+            settings.emit("versions", version_json(dataset, version))
             rows.append(
                 [
                     version.label,
                     version.kind + ", metadata only" * version.metadata_only,
                     str(version.files),
-                    human_bytes(version.bytes),
-                    evidence_words(version.evidence),
+                    format_bytes(version.bytes),
+                    format_counts(version.evidence),
                     version.commit[:12],
                 ]
             )
     heads = ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"]
-    settings.table(rows, heads, ["FILES", "SIZE"])
+    settings.print_table(rows, heads, ["FILES", "SIZE"])
     if not rows:
-        settings.say(f"{dataset} has no versions yet; see 'neuromirror status'")
+        settings.print_text(f"{dataset} has no versions yet; see 'neuromirror status'")
 
 
-def version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
+def version_json(dataset: str, version: VersionRow) -> dict[str, Any]:
     """What programs are told of a version."""
     return {
         "dataset": dataset,
@@ -145,7 +145,7 @@ def version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
         "kind": version.kind,
         "upstream": version.upstream,
         "time": version.upstream_time,
-        "observed_at": version.minted,
+        "observed_at": version.recorded_at,
         "commit": version.commit,
         "tree": version.tree,
         "state": version.state,
@@ -159,12 +159,12 @@ def version_record(dataset: str, version: VersionRow) -> dict[str, Any]:
     }
 
 
-def evidence_words(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """``12 sha256, 3 etag``; a dash for no files."""
-    return ", ".join(f"{count} {word}" for word, count in counts.items()) or "-"
+    return ", ".join(f"{count} {label}" for label, count in counts.items()) or "-"
 
 
-def part_record(part: PartRow) -> dict[str, Any]:
+def subdataset_json(part: SubdatasetRow) -> dict[str, Any]:
     """What programs are told of a sub-dataset."""
     return {
         "path": part.path,
@@ -208,45 +208,55 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
     with settings.index() as index:
         row = index.resolve(name, label)
         if form == "sha256sum":
-            files = _indexed(index, row, settings) if row.indexed else _stored(row, settings)
-            sys.exit(print_sums(files, _not_files(index, row)))
-        for file in _indexed(index, row, settings) if row.indexed else _stored(row, settings):
+            files = (
+                _indexed_files(index, row, settings)
+                if row.indexed
+                else _stored_files(row, settings)
+            )
+            sys.exit(print_sha256sums(files, _unlisted_content(index, row)))
+        for file in (
+            _indexed_files(index, row, settings) if row.indexed else _stored_files(row, settings)
+        ):
             record = {"type": "file", "dataset": name, "version": row.label, **file}
-            word = "checked" if file["checked"] else "claimed"
+            status = "checked" if file["checked"] else "claimed"
             digest = file["digest"] or file["evidence"]
-            settings.emit("files", record, _line(digest, word, file["size"], file["path"]))
-        for part in index.parts(row):
-            record = {"type": "part", **part_record(part), "whole": f"{name}@{row.label}"}
-            told = f"{part.dataset}@{part.label or part.commit[:12]}"
-            settings.emit("files", record, _line(told, "part", part.bytes, part.path))
+            settings.emit("files", record, _file_line(digest, status, file["size"], file["path"]))
+        for part in index.subdatasets(row):
+            record = {"type": "part", **subdataset_json(part), "whole": f"{name}@{row.label}"}
+            version_name = f"{part.dataset}@{part.label or part.commit[:12]}"
+            settings.emit("files", record, _file_line(version_name, "part", part.bytes, part.path))
         exceptions = index.exceptions(row)
     for one in exceptions:
         record = {"type": "exception", "dataset": name, "version": row.label, **one}
         settings.emit("files", {**record, "status": "impossible", "message": one["detail"]})
-        settings.say(_line(f"not mirrored: {one['reason']}", "", one["size"], one["path"]))
+        settings.print_text(
+            _file_line(f"not mirrored: {one['reason']}", "", one["size"], one["path"])
+        )
 
 
-def _not_files(index: Index, version: VersionRow) -> Iterator[str]:
+def _unlisted_content(index: Index, version: VersionRow) -> Iterator[str]:
     """What is in a version and has no line of its own in a list of files."""
-    for part in index.parts(version):
+    for part in index.subdatasets(version):
         named = f"{part.dataset}@{part.label or part.commit}"
         yield f"{part.path}, a sub-dataset: 'neuromirror files {named} --format sha256sum'"
     for one in index.exceptions(version):
         yield f"{one['path']}, which is not mirrored: {one['detail']}"
 
 
-def _indexed(index: Index, version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
+def _indexed_files(
+    index: Index, version: VersionRow, settings: Settings
+) -> Iterator[dict[str, Any]]:
     for file in index.files(version):
-        urls = [place.url for place in index.locations(file.content)] if settings.json else []
-        yield _file(file, urls)
+        urls = [location.url for location in index.locations(file.content)] if settings.json else []
+        yield _file_json(file, urls)
 
 
-def _stored(version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
-    from neuromirror.lab.again import stored_lines
-    from neuromirror.model import load_all
+def _stored_files(version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
+    from neuromirror.lab.remint import stored_record_lines
+    from neuromirror.model import load_snapshot_entries
 
-    for placed in load_all(stored_lines(settings.store(), version)):
-        if placed.part is not None:
+    for placed in load_snapshot_entries(stored_record_lines(settings.store(), version)):
+        if placed.subdataset is not None:
             continue  # the index has it
         record = placed.record
         best = record.digest(record.evidence.value)
@@ -259,16 +269,16 @@ def _stored(version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]
             "evidence": record.evidence.value,
             "checked": best is not None and best.checked,
             "retention": record.retention.value,
-            "urls": [place.url for place in record.locations],
+            "urls": [location.url for location in record.locations],
         }
 
 
-def _line(digest: str, word: str, size: int | None, path: str) -> str:
+def _file_line(digest: str, status: str, size: int | None, path: str) -> str:
     """A file in columns as wide as a sha256 and a size of up to a terabyte need."""
-    return f"{digest:<71}  {word:<7}  {'-' if size is None else size:>13}  {path}"
+    return f"{digest:<71}  {status:<7}  {'-' if size is None else size:>13}  {path}"
 
 
-def _best(file: FileRow | FoundFile) -> str | None:
+def _evidence_digest(file: FileRow | FoundFile) -> str | None:
     """The digest that the evidence names, None where it is by size alone or nothing."""
     for digest in file.digests:
         if digest.algorithm == file.evidence.value:
@@ -276,12 +286,12 @@ def _best(file: FileRow | FoundFile) -> str | None:
     return None
 
 
-def _file(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
+def _file_json(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
     return {
         "path": file.path,
         "size": file.size,
         "key": file.key,
-        "digest": _best(file),
+        "digest": _evidence_digest(file),
         "digests": {one.algorithm: one.value for one in file.digests},
         "evidence": file.evidence.value,
         "checked": file.checked,
@@ -314,20 +324,20 @@ def find_command(settings: Settings, checksum: str) -> None:
                 "first": found.first,
                 "last": found.last,
                 "current": found.current,
-                **_file(found, found.urls),
+                **_file_json(found, found.urls),
             }
             settings.emit("find", record)
             until = "" if found.last == found.first else f" to {found.last}"
             size = "-" if found.size is None else str(found.size)
             rows.append([found.dataset, f"{found.first}{until}", size, found.path])
-        passed_over = index.not_indexed()
-    settings.table(sorted(rows), ["DATASET", "VERSIONS", "BYTES", "PATH"], ["BYTES"])
+        not_searched = index.unindexed_files()
+    settings.print_table(sorted(rows), ["DATASET", "VERSIONS", "BYTES", "PATH"], ["BYTES"])
     if not rows:
         what = "with checksum" if queries == [checksum] else "with the bytes of"
         message = f"no file {what} {checksum} is in the index; is its dataset mirrored?"
         settings.emit("find", {"status": "impossible", "message": message}, message)
-    for one in passed_over:
-        message = _passed_over(one)
+    for one in not_searched:
+        message = _not_searched_message(one)
         record = {"type": "not-indexed", **asdict(one), "setting": _SETTING, "message": message}
         settings.emit("find", {**record, "status": "notneeded"})
         if not settings.json:
@@ -336,23 +346,23 @@ def find_command(settings: Settings, checksum: str) -> None:
         sys.exit(1)
 
 
-def _queries(index: Index, asked: str) -> list[str]:
+def _queries(index: Index, query: str) -> list[str]:
     """What to look for: a checksum as it stands, or all those of a file."""
-    from neuromirror.index import MalformedQuery
+    from neuromirror.index import MalformedQueryError
     from neuromirror.lab.find import queries_of_file
 
     try:
-        index.find(asked)
-    except MalformedQuery as error:
-        path = Path(asked)
+        index.find(query)
+    except MalformedQueryError as error:
+        path = Path(query)
         # os.path says no to names that no file can have, and pathlib raises
         if not (os.path.isfile(path) or os.path.islink(path)):
-            raise MalformedQuery(f"{error}; nor is there a file of this name") from error
+            raise MalformedQueryError(f"{error}; nor is there a file of this name") from error
         return queries_of_file(path)
-    return [asked]
+    return [query]
 
 
-def _passed_over(one: NotIndexed) -> str:
+def _not_searched_message(one: UnindexedFiles) -> str:
     zarrs = "1 Zarr" if one.zarrs == 1 else f"{one.zarrs} Zarrs"
     return (
         f"not looked at: the files of {zarrs} of {one.mirror} ({one.files} files), which are not "
@@ -377,4 +387,4 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
         line = f"{event.at}  {event.kind:<14} {event.dataset or event.mirror}  {event.message}"
         settings.emit("events", asdict(event), line)
     if not events:
-        settings.say("no events")
+        settings.print_text("no events")

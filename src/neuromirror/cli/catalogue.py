@@ -81,36 +81,36 @@ def catalogue_command(
 
     Ctrl-C and SIGTERM end it; replies under way have 5 seconds. Needs the extra "web".
     """
-    from neuromirror.service.catalogue import KeptBy
-    from neuromirror.service.extra import check_json, check_web
-    from neuromirror.service.listening import (
-        address_of,
-        listening,
-        shown_address,
-        taken_address,
-        typed_address,
+    from neuromirror.service.catalogue_process import SupervisorConnection
+    from neuromirror.service.listen_address import (
+        bound_address,
+        format_address,
+        open_listener,
+        parse_listen_address,
+        parse_site_url,
     )
-    from neuromirror.service.logs import logging_to, printing_told
+    from neuromirror.service.logs import log_printed_output, logging_to
+    from neuromirror.service.optional_dependencies import require_json_logging, require_web
 
-    check_web()
+    require_web()
     if log_json:
-        check_json()
-    from neuromirror.web.limiting import parse_limits, parse_proxies
+        require_json_logging()
+    from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
     per_minute, trusted = parse_limits(limits), parse_proxies(proxies)
     beat: Callable[[Mapping[str, int]], None] | None = None
     with ExitStack() as stack:
         stack.enter_context(logging_to(as_json=log_json, mirrors={}))
         if kept is None:
-            listens = listening(address_of(listen), "the catalogue")
+            listens = open_listener(parse_listen_address(listen), "the catalogue")
         else:
             # "neuromirror serve" gave the socket, and the one over which it hears of this process
             listens = socket.socket(fileno=kept[0])
-            beat = stack.enter_context(KeptBy(kept[1])).beat
-            stack.enter_context(printing_told())
-        from neuromirror.web.server.serving import serve_catalogue
+            beat = stack.enter_context(SupervisorConnection(kept[1])).beat
+            stack.enter_context(log_printed_output())
+        from neuromirror.web.server.uvicorn_server import serve_catalogue
 
-        url = f"http://{shown_address(taken_address(listens))}"
+        url = f"http://{format_address(bound_address(listens))}"
 
         def ready() -> None:
             if kept is None:
@@ -123,11 +123,11 @@ def catalogue_command(
             settings.index_path(store),
             listens,
             title=title,
-            address=typed_address(address),
+            address=parse_site_url(address),
             cutouts=cutouts,
             per_minute=per_minute,
             proxies=trusted,
             sql=sql,
-            ready=ready,
-            beat=beat,
+            on_ready=ready,
+            heartbeat=beat,
         )

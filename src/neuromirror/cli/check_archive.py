@@ -11,7 +11,7 @@ import click
 from neuromirror.cli.common import Settings, settings_options
 
 if TYPE_CHECKING:
-    from neuromirror.conformance import Finding, Report
+    from neuromirror.conformance import ConformanceFinding, ConformanceReport
     from neuromirror.sources import Source
 
 
@@ -38,9 +38,9 @@ def check_archive_command(settings: Settings, archive: str, output: Path | None)
     """
     from neuromirror.conformance import check_archive
 
-    kind, source = _opened(settings, archive)
+    kind, source = _open_source(settings, archive)
 
-    def show(finding: Finding) -> None:
+    def show(finding: ConformanceFinding) -> None:
         record = {
             "path": archive,
             "rule": finding.rule,
@@ -54,28 +54,30 @@ def check_archive_command(settings: Settings, archive: str, output: Path | None)
         settings.emit("check-archive", record, line)
 
     report = check_archive(source, archive, kind, show)
-    kept = _keep(settings, archive, report, output)
-    settings.say(
+    kept = _save_report(settings, archive, report, output)
+    settings.print_text(
         f"{report.requests} requests, {len(report.findings)} findings, {len(report.broken)} broken"
         + (f"; report in {kept}" if kept else "")
     )
     sys.exit(1 if report.broken else 0)
 
 
-def _opened(settings: Settings, archive: str) -> tuple[str, Source]:
+def _open_source(settings: Settings, archive: str) -> tuple[str, Source]:
     """The kind and the source of a mirror or an address."""
-    from neuromirror.conformance import open_address
+    from neuromirror.conformance import open_archive
     from neuromirror.crawl import find_mirror
 
     if "://" in archive:
-        return open_address(archive)
+        return open_archive(archive)
     mirror = find_mirror(settings.mirrors(), archive)
     return mirror.settings.source, mirror.open()
 
 
-def _keep(settings: Settings, archive: str, report: Report, output: Path | None) -> Path | None:
+def _save_report(
+    settings: Settings, archive: str, report: ConformanceReport, output: Path | None
+) -> Path | None:
     """Write the report to ``output`` and, for a mirror, into the store; return where it is."""
-    from neuromirror.store import NotAStore
+    from neuromirror.store import NotAStoreError
 
     content = report.dump()
     if output is not None:
@@ -84,7 +86,7 @@ def _keep(settings: Settings, archive: str, report: Report, output: Path | None)
         return output
     try:
         store = settings.store()
-    except NotAStore:
+    except NotAStoreError:
         return output
     path = store.archive_report_path(archive)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from neuromirror.cli.common import NamedPath, Settings, settings_options, split_
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from neuromirror.lab.cite import Collection, State
+    from neuromirror.lab.cite import CitationCollection, CitedState
 
 _IN_MEMORY = 1 << 20
 
@@ -88,20 +88,20 @@ def cite_command(
             sys.stdout.buffer.flush()
 
 
-def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> Collection:
-    from neuromirror.lab.cite import Collection, read_work
+def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> CitationCollection:
+    from neuromirror.lab.cite import CitationCollection, read_work
 
     states = [state for name in what for state in _states(settings, name, stack)]
     works = tuple(read_work(state) for state in states)
     if len(what) == 1 and Path(what[0]).is_file():
-        return Collection(works, f"Datasets pinned in {Path(what[0]).name}")
-    return Collection(works)
+        return CitationCollection(works, f"Datasets pinned in {Path(what[0]).name}")
+    return CitationCollection(works)
 
 
-def _states(settings: Settings, name: str, stack: ExitStack) -> list[State]:
+def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]:
     """The states that an argument means: a lock, a clone, or else a version."""
     from neuromirror.lab.cite import (
-        NothingToCite,
+        NothingToCiteError,
         state_of_clone,
         state_of_version,
         states_of_lock,
@@ -109,23 +109,23 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[State]:
 
     path = Path(name)
     if not name:
-        raise NothingToCite("one of the names is empty; is a variable of a script unset?")
+        raise NothingToCiteError("one of the names is empty; is a variable of a script unset?")
     if path.is_file():
         from neuromirror.lab.lockfile import load_lock
-        from neuromirror.store import NotAStore
+        from neuromirror.store import NotAStoreError
 
         try:
             store = settings.store()
-        except NotAStore:
+        except NotAStoreError:
             store = None
         states = states_of_lock(load_lock(path), store, stack)
         if not states:
-            raise NothingToCite(f"{path} pins nothing")
+            raise NothingToCiteError(f"{path} pins nothing")
         return states
     if path.is_dir():
         return [state_of_clone(path)]
     if ":" not in name:
-        raise NothingToCite(
+        raise NothingToCiteError(
             f"there is no lock and no clone {name!r}, and it is not a version; write "
             "<mirror>:<id>@<label>, for example dandi:000027@0.210831.2033"
         )

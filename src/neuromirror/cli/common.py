@@ -21,22 +21,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from neuromirror.cli.process import forbid_core_dumps
+from neuromirror.model.display import UNPRINTABLE, escape_unprintable, format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
-from neuromirror.model.shown import UNPRINTABLE, escaped, human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import FailureLog, Mirror
     from neuromirror.index import Index
-    from neuromirror.lab.results import Outcome
     from neuromirror.model import Traffic
     from neuromirror.store import Store
+    from neuromirror.transfer.outcomes import Outcome
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _FAILURES = ("error", "impossible")
-_LEAST = 12
+_MIN_COLUMN = 12
 """Characters of a last column that are worth showing."""
-_HOSTS = 5
+_MAX_HOSTS = 5
 """Hosts that are named; the JSON output names all."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
@@ -49,14 +49,14 @@ class HostMessages:
     action: str
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def is_news(self, outcome: Outcome) -> bool:
+    def is_first(self, outcome: Outcome) -> bool:
         """Count an outcome; return whether its message was not printed yet."""
         if outcome.host is None:
             return True
         self.counts[outcome.host, outcome.status] += 1
         return self.counts[outcome.host, outcome.status] == 1
 
-    def sum_up(self, settings: Settings) -> None:
+    def print_counts(self, settings: Settings) -> None:
         """Print how many files or locations each message is about."""
         for (host, status), count in self.counts.items():
             record = {"what": "host", "host": host, "status": status, "count": count}
@@ -80,30 +80,34 @@ class Settings:
         return load_mirrors(self.mirrors_folder)
 
     def store(self, *, create: bool = False) -> Store:
-        """The store; raises NotAStore."""
+        """The store; raises NotAStoreError."""
         from neuromirror.store import Store
 
         return Store.open(self.store_folder, create=create)
 
     def index_path(self, store: Store) -> Path:
         """The index file: the one named, or the store's own; of a private store only that."""
-        from neuromirror.store.private import is_private
+        from neuromirror.store.private_store import is_private_store
 
-        return store.index_path if is_private(store.root) else self.index_file or store.index_path
+        return (
+            store.index_path
+            if is_private_store(store.root)
+            else self.index_file or store.index_path
+        )
 
     @contextmanager
     def index(self) -> Iterator[Index]:
         """The index, read only, closed at the end of the block.
 
-        Values of a wrong type that a damaged one gives raise IndexDamaged where they are used.
+        Values of a wrong type that a damaged one gives raise IndexDamagedError where they are used.
         """
-        from neuromirror.index import Index, check_damage
+        from neuromirror.index import Index, raise_if_damaged
 
         index = Index.open_readonly(self.index_path(self.store()))
         try:
             yield index
         except (AttributeError, TypeError, ValueError, LookupError) as error:
-            check_damage(index.path, error)
+            raise_if_damaged(index.path, error)
             raise
         finally:
             index.close()
@@ -111,11 +115,11 @@ class Settings:
     @contextmanager
     def failure_log(self, store: Store) -> Iterator[FailureLog | None]:
         """The store's record of failures; None where journal or index cannot be written."""
-        from neuromirror.crawl import FailureLog, recording
+        from neuromirror.crawl import FailureLog, open_recorder
 
         with ExitStack() as stack:
             try:
-                recorder = stack.enter_context(recording(store, self.index_path(store)))
+                recorder = stack.enter_context(open_recorder(store, self.index_path(store)))
             except (OSError, NeuromirrorError) as error:
                 click.echo(
                     printable(f"neuromirror: success or failure is not recorded: {error}"), err=True
@@ -137,14 +141,14 @@ class Settings:
         if line is not None and failed:
             click.echo(printable(line), err=True)
         elif line is not None:
-            self.say(line)
+            self.print_text(line)
 
-    def say(self, line: str) -> None:
+    def print_text(self, line: str) -> None:
         """Prints a line in text mode only."""
         if not self.json:
             click.echo(printable(line))
 
-    def table(
+    def print_table(
         self, rows: Sequence[Sequence[str]], heads: Sequence[str], numbers: Sequence[str] = ()
     ) -> None:
         """Prints rows in columns, in text mode only; ``numbers`` are heads of columns set right.
@@ -155,16 +159,16 @@ class Settings:
             return
         lines = [heads, *([printable(cell) for cell in row] for row in rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-        if room < sum(widths[:-1]) + 2 * len(widths) + _LEAST:
-            room = sys.maxsize
+        terminal_width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+        if terminal_width < sum(widths[:-1]) + 2 * len(widths) + _MIN_COLUMN:
+            terminal_width = sys.maxsize
         for line in lines:
             cells = [
                 cell.rjust(width) if head in numbers else cell.ljust(width)
                 for cell, width, head in zip(line, widths, heads, strict=True)
             ]
-            told = "  ".join(cells).rstrip()
-            click.echo(told if len(told) <= room else f"{told[: room - 1]}…")
+            text = "  ".join(cells).rstrip()
+            click.echo(text if len(text) <= terminal_width else f"{text[: terminal_width - 1]}…")
 
 
 def printable(text: str) -> str:
@@ -173,7 +177,7 @@ def printable(text: str) -> str:
     So are characters that stdout's encoding lacks, and bytes that are not UTF-8.
     """
     encoding = sys.stdout.encoding or "utf-8"
-    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+    return escape_unprintable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def json_line(content: Mapping[str, Any]) -> str:
@@ -268,7 +272,7 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             message, code = "interrupted", INTERRUPTED
         except OSError as error:
-            message, code = _told(error, ctx.obj), 1
+            message, code = _os_error_message(error, ctx.obj), 1
         if ctx.obj.json:
             record = {"action": ctx.invoked_subcommand or "", "status": "error"}
             click.echo(json_line({**record, "message": message}))
@@ -276,7 +280,7 @@ class Commands(click.Group):
         ctx.exit(code)
 
 
-def _told(error: OSError, settings: Settings) -> str:
+def _os_error_message(error: OSError, settings: Settings) -> str:
     """What the system refused, where, and what to do about it."""
     advice = {
         errno.ENOSPC: "free some space there and run the command again",
@@ -290,23 +294,23 @@ def _told(error: OSError, settings: Settings) -> str:
     return f"{what}: {where}{f'; {advice}' if advice else ''}"
 
 
-def told_traffic(hosts: Mapping[str, Traffic]) -> str:
+def format_traffic(hosts: Mapping[str, Traffic]) -> str:
     """What was asked, for people: ``12 requests, 3.4 MB received (api.example.org 2, …)``."""
     from neuromirror.model import total_traffic
 
-    asked = total_traffic(hosts)
+    total = total_traffic(hosts)
     parts = [
-        "1 request" if asked.requests == 1 else f"{asked.requests} requests",
-        f"{human_bytes(asked.bytes)} received",
+        "1 request" if total.requests == 1 else f"{total.requests} requests",
+        f"{format_bytes(total.bytes)} received",
     ]
-    if asked.retries:
-        parts.append(f"{asked.retries} sent again after {asked.waited:.0f} s of waiting")
-    if asked.throttled:
-        times = "once" if asked.throttled == 1 else f"{asked.throttled} times"
+    if total.retries:
+        parts.append(f"{total.retries} sent again after {total.waited:.0f} s of waiting")
+    if total.throttled:
+        times = "once" if total.throttled == 1 else f"{total.throttled} times"
         parts.append(f"told {times} to slow down")
     most = sorted(hosts, key=lambda host: (-hosts[host].requests, host))
-    named = [f"{host} {hosts[host].requests}" for host in most[:_HOSTS]]
-    named += [f"{len(most) - _HOSTS} more hosts"] * (len(most) > _HOSTS)
+    named = [f"{host} {hosts[host].requests}" for host in most[:_MAX_HOSTS]]
+    named += [f"{len(most) - _MAX_HOSTS} more hosts"] * (len(most) > _MAX_HOSTS)
     return ", ".join(parts) + (f" ({', '.join(named)})" if named else "")
 
 

@@ -29,6 +29,6 @@ def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input
     type, with what it gave. With --serve it stays, and prints the address at which the catalogue
     shows all of it, until Ctrl-C. Needs the extras 'demo' and 'datalad', and for pages 'web'.
     """
-    from neuromirror_demo.walk import walk
+    from neuromirror_demo.walkthrough import run_walkthrough
 
-    sys.exit(walk(keep=keep, serve=serve, ask=not no_input, as_json=settings.json))
+    sys.exit(run_walkthrough(keep=keep, serve=serve, ask=not no_input, as_json=settings.json))

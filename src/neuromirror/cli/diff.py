@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neuromirror.cli.common import Settings, settings_options, split_version
+from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
-from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from neuromirror.lab.diff import Counts, FileChange, Side
+    from neuromirror.lab.diff import ChangeCounts, DiffSide, FileChange
 
 _KINDS = ("added", "removed", "changed", "moved", "metadata", "document")
 _EXIT = 1
@@ -48,22 +48,26 @@ def diff_command(
     """
     from tempfile import TemporaryDirectory
 
-    from neuromirror.lab.diff import Counts, diff
+    from neuromirror.lab.diff import ChangeCounts, diff
 
-    counts = Counts()
+    counts = ChangeCounts()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="neuromirror-")))
         sides = _Sides(settings, stack)
-        one, other = sides.of(old), sides.of(new)
+        one, other = sides.open(old), sides.open(new)
         for change in diff(one, other, scratch, recursive=recursive):
             counts.add(change)
-            settings.emit("diff", _record(change), _line(change))
+            settings.emit("diff", _change_json(change), _change_line(change))
     names = {"old": one.name, "new": other.name}
-    totals = {"files": dict(counts.files), "bytes": dict(counts.bytes), "parts": dict(counts.parts)}
+    totals = {
+        "files": dict(counts.files),
+        "bytes": dict(counts.bytes),
+        "parts": dict(counts.subdatasets),
+    }
     message = _summary(counts)
     settings.emit("diff", {"type": "summary", **names, **totals, "message": message})
-    settings.say(f"{one.name} → {other.name}: {message}")
-    differs = bool(counts.files or counts.parts)
+    settings.print_text(f"{one.name} → {other.name}: {message}")
+    differs = bool(counts.files or counts.subdatasets)
     sys.exit(_EXIT if exit_code and differs else 0)
 
 
@@ -73,22 +77,22 @@ class _Sides:
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self._settings = settings
         self._stack = stack
-        self._version: Callable[[str], Side] | None = None
+        self._version: Callable[[str], DiffSide] | None = None
 
-    def of(self, name: str) -> Side:
+    def open(self, name: str) -> DiffSide:
         """The side of a name; raises what the store, the index and git raise."""
         folder = Path(name)
         if folder.is_dir():
             from neuromirror.lab.diff import clone_side
-            from neuromirror.lab.verify import Clone
+            from neuromirror.lab.verify import VerifiedRepository
 
-            with Clone.at(folder) as clone:
+            with VerifiedRepository.at(folder) as clone:
                 return clone_side(clone.git_dir, folder, clone.head())
         if "/" in name and ":" not in name:
             raise ConfigurationError(f"there is no folder {name}, and it is no version's name")
-        return self._opened()(name)
+        return self._version_opener()(name)
 
-    def _opened(self) -> Callable[[str], Side]:
+    def _version_opener(self) -> Callable[[str], DiffSide]:
         if self._version is None:
             from neuromirror.lab.diff import version_side
 
@@ -100,7 +104,7 @@ class _Sides:
         return self._version
 
 
-def _record(change: FileChange) -> dict[str, Any]:
+def _change_json(change: FileChange) -> dict[str, Any]:
     return {
         "type": "change",
         "kind": change.kind,
@@ -116,28 +120,28 @@ def _record(change: FileChange) -> dict[str, Any]:
     }
 
 
-def _line(change: FileChange) -> str:
+def _change_line(change: FileChange) -> str:
     """A change in columns as wide as a size of up to a terabyte needs."""
     size = change.old_size if change.kind == "removed" else change.new_size
-    told = [change.path]
+    columns = [change.path]
     if change.before is not None:
-        told.append(f"(was {change.before})")
+        columns.append(f"(was {change.before})")
     if change.kind == "changed" and change.old_size not in (None, change.new_size):
-        told.append(f"(was {change.old_size} bytes)")
+        columns.append(f"(was {change.old_size} bytes)")
     if change.files is not None:
-        told.append(f"(a sub-dataset of {change.files} files)")
+        columns.append(f"(a sub-dataset of {change.files} files)")
     if change.message:
-        told.append(f"({change.message})")
-    return f"{change.kind:<8}  {'-' if size is None else size:>13}  {' '.join(told)}"
+        columns.append(f"({change.message})")
+    return f"{change.kind:<8}  {'-' if size is None else size:>13}  {' '.join(columns)}"
 
 
-def _summary(counts: Counts) -> str:
-    told = []
+def _summary(counts: ChangeCounts) -> str:
+    changes = []
     for kind in _KINDS:
-        files, parts = counts.files[kind], counts.parts[kind]
-        size = "" if kind == "document" else f" ({human_bytes(counts.bytes[kind])})"
+        files, parts = counts.files[kind], counts.subdatasets[kind]
+        size = "" if kind == "document" else f" ({format_bytes(counts.bytes[kind])})"
         if files:
-            told.append(f"{files} {kind}{size}")
+            changes.append(f"{files} {kind}{size}")
         if parts:
-            told.append(f"{parts} sub-dataset{'s' * (parts > 1)} {kind}")
-    return ", ".join(told) or "no difference"
+            changes.append(f"{parts} sub-dataset{'s' * (parts > 1)} {kind}")
+    return ", ".join(changes) or "no difference"

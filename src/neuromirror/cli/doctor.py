@@ -29,10 +29,10 @@ def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None
 
     Exit code: 0 nothing is wrong (there may be warnings), 1 something is.
     """
-    from neuromirror.service.doctor import examine
+    from neuromirror.service.doctor import run_doctor_checks
 
     worst = 0
-    for one in examine(
+    for one in run_doctor_checks(
         settings.mirrors_folder,
         settings.store_folder,
         settings.index_file,
@@ -42,10 +42,10 @@ def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None
         failed = one.level == "error"
         worst = max(worst, int(failed))
         record = {
-            "what": one.what,
+            "what": one.subject,
             "level": one.level,
             "status": "error" if failed else "ok",
             "message": one.message,
         }
-        settings.emit("doctor", record, f"{one.level:<8} {one.what:<12} {one.message}")
+        settings.emit("doctor", record, f"{one.level:<8} {one.subject:<12} {one.message}")
     sys.exit(worst)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from neuromirror.cli.common import NamedPath, Settings, settings_options
-from neuromirror.model.shown import human_bytes
+from neuromirror.model.display import format_bytes
 
 _FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
 
@@ -73,7 +73,7 @@ def export_command(
             index=settings.index_file,
             progress=progress,
         )
-    status = "notneeded" if made.kept == len(made.paths) else "ok"
+    status = "notneeded" if made.unchanged == len(made.paths) else "ok"
     record = {
         "status": status,
         "version": made.version,
@@ -84,13 +84,13 @@ def export_command(
         "format": made.format,
         "path": str(made.folder.absolute()),
         "files": len(made.paths),
-        "kept": made.kept,
+        "kept": made.unchanged,
         "bytes": made.bytes,
     }
     files = "1 file" if len(made.paths) == 1 else f"{len(made.paths)} files"
-    kept = f", {made.kept} of them as they were" if made.kept else ""
-    told = f"{files}, {human_bytes(made.bytes)} of voxels, in {made.folder}{kept}"
-    settings.emit("export", record, f"{status:<10} {made.version}  {told}")
+    kept = f", {made.unchanged} of them as they were" if made.unchanged else ""
+    summary = f"{files}, {format_bytes(made.bytes)} of voxels, in {made.folder}{kept}"
+    settings.emit("export", record, f"{status:<10} {made.version}  {summary}")
 
 
 @contextmanager
@@ -100,8 +100,8 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
     with tqdm(disable=None, leave=False, file=sys.stderr, unit="B", unit_scale=True) as bar:
 
-        def tell(done: int, whole: int) -> None:
+        def show(done: int, whole: int) -> None:
             bar.total = whole
             bar.update(done - bar.n)
 
-        yield tell
+        yield show

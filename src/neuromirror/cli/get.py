@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
-from neuromirror.model.shown import human_bytes
+from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.lab import Outcome, Tally
 
-_TOLD_EVERY: Final = 0.1
+_REFRESH_SECONDS: Final = 0.1
 """Seconds between changes of the progress bar."""
 
 
@@ -64,12 +64,12 @@ def get_command(
     repository that is refused.
     """
     from neuromirror.lab import Tally
-    from neuromirror.lab.get import JOBS, get
+    from neuromirror.transfer import JOBS, get
 
     here = Path.cwd()
     chosen = [here / path for path in paths] or [here]
     counted = Tally()
-    come = 0
+    received = 0
     hosts = HostMessages("get")
     with _progress() as progress:
         outcomes = get(
@@ -82,11 +82,11 @@ def get_command(
         )
         for outcome in outcomes:
             counted.add(outcome)
-            come += (outcome.size or 0) * (outcome.status == "ok")
-            shown = outcome.status != "notneeded" and hosts.is_news(outcome)
-            settings.emit("get", outcome.record(), _line(outcome) if shown else None)
-    hosts.sum_up(settings)
-    settings.say(_summary(counted, come))
+            received += (outcome.size or 0) * (outcome.status == "ok")
+            shown = outcome.status != "notneeded" and hosts.is_first(outcome)
+            settings.emit("get", outcome.to_json(), _outcome_line(outcome) if shown else None)
+    hosts.print_counts(settings)
+    settings.print_text(_summary(counted, received))
     sys.exit(counted.exit_code)
 
 
@@ -103,28 +103,28 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         unit="B",
         unit_scale=True,
         total=0,
-        mininterval=_TOLD_EVERY,
+        mininterval=_REFRESH_SECONDS,
     ) as bar:
 
-        def progress(come: int, wanted: int) -> None:
-            bar.total = wanted
-            bar.update(come - bar.n)
+        def progress(received: int, total: int) -> None:
+            bar.total = total
+            bar.update(received - bar.n)
 
         yield progress
 
 
-def _line(outcome: Outcome) -> str:
+def _outcome_line(outcome: Outcome) -> str:
     if outcome.failed:
         return f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
-    size = "" if outcome.size is None else f"  {human_bytes(outcome.size)}"
+    size = "" if outcome.size is None else f"  {format_bytes(outcome.size)}"
     proved = f"  {outcome.evidence}" if outcome.checked == "checked" and outcome.evidence else ""
     return f"{outcome.status:<10} {outcome.path}{size}{proved}"
 
 
-def _summary(counted: Tally, come: int) -> str:
-    had, here = counted.statuses["ok"], counted.statuses["notneeded"]
+def _summary(counted: Tally, received: int) -> str:
+    fetched, here = counted.statuses["ok"], counted.statuses["notneeded"]
     failed = counted.statuses["error"] + counted.statuses["impossible"]
-    parts = [f"{had} got, {human_bytes(come)}"] if had else []
+    parts = [f"{fetched} got, {format_bytes(received)}"] if fetched else []
     if here:
         parts.append(f"{here} here already")
     if failed:

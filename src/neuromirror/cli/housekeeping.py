@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.model.shown import human_bytes
+from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,19 +44,19 @@ def housekeeping_command(
     """
     from datetime import timedelta
 
-    from neuromirror.crawl.failures import name_of, record_kept
-    from neuromirror.store.housekeeping import Rules, keep_house
+    from neuromirror.crawl.failure_log import name_from_alias, record_housekeeping
+    from neuromirror.store.housekeeping import HousekeepingPolicy, run_housekeeping
 
     store = settings.store()
     aliases = aliases_of(store, names) if names else None
-    rules = Rules(grace=timedelta(hours=grace))
+    rules = HousekeepingPolicy(grace_period=timedelta(hours=grace))
     code = unneeded = freed = 0
     with ExitStack() as stack:
         log = None if dry_run else stack.enter_context(settings.failure_log(store))
-        for kept in keep_house(store, aliases, rules, dry_run=dry_run):
+        for kept in run_housekeeping(store, aliases, rules, dry_run=dry_run):
             if log is not None:
-                record_kept(log, kept)
-            dataset = name_of(kept.alias)
+                record_housekeeping(log, kept)
+            dataset = name_from_alias(kept.alias)
             line: str | None = f"{kept.status:<10} {dataset}  {kept.message}"
             if kept.status == "notneeded":
                 unneeded += 1
@@ -66,15 +66,17 @@ def housekeeping_command(
             freed += kept.bytes_before - kept.bytes_after
             settings.emit("housekeeping", {"dataset": dataset, **asdict(kept)}, line)
     if unneeded:
-        settings.say(f"notneeded  {unneeded} of them need nothing")
+        settings.print_text(f"notneeded  {unneeded} of them need nothing")
     if freed > 0 and not dry_run:
-        settings.say(f"{human_bytes(freed)} less once the packs that were replaced are deleted")
+        settings.print_text(
+            f"{format_bytes(freed)} less once the packs that were replaced are deleted"
+        )
     sys.exit(code)
 
 
 def aliases_of(store: Store, names: Iterable[str]) -> set[str]:
-    """The aliases that are named, each by its dataset or its mirror; raises UnknownDataset."""
-    from neuromirror.index import UnknownDataset
+    """The aliases that are named, each by its dataset or its mirror; raises UnknownDatasetError."""
+    from neuromirror.index import UnknownDatasetError
     from neuromirror.model import alias_of
 
     known = {alias for alias, _ in store.aliases()}
@@ -83,7 +85,7 @@ def aliases_of(store: Store, names: Iterable[str]) -> set[str]:
         alias = alias_of(name)
         of_mirror = {one for one in known if ":" not in name and one.startswith(f"{alias}--")}
         if alias not in known and not of_mirror:
-            raise UnknownDataset(
+            raise UnknownDatasetError(
                 f"there is no dataset or mirror {name!r} in the store; 'neuromirror list' shows "
                 "those that are"
             )

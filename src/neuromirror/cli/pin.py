@@ -16,14 +16,14 @@ from neuromirror.cli.common import (
     split_version,
 )
 from neuromirror.cli.restore import progress_line
+from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
-from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.index import Index
     from neuromirror.lab import Outcome
 
-LOCK = Path("datasets.lock")
+DEFAULT_LOCK = Path("datasets.lock")
 
 
 @click.command("pin")
@@ -33,7 +33,7 @@ LOCK = Path("datasets.lock")
     "--output",
     type=NamedPath(),
     metavar="FILE",
-    default=LOCK,
+    default=DEFAULT_LOCK,
     show_default=True,
     help="The lock, made if it is missing.",
 )
@@ -89,14 +89,14 @@ def pin_command(
     Exit code: 0 all is pinned, 1 the store cannot give a version, 2 wrong usage, or a file that is
     no lock.
     """
-    from neuromirror.lab.clones import is_general
-    from neuromirror.lab.pin import Wanted, pin, wanted_of_clone
+    from neuromirror.lab.clone_urls import is_per_dataset
+    from neuromirror.lab.pin import PinRequest, pin, pin_request_for_clone
 
     if not versions and not remove:
         raise ConfigurationError("name a VERSION to pin, or a dataset to --remove")
     if paths and whole:
         raise ConfigurationError("--path pins a part and --whole all of it; give one of them")
-    one_for_all = [url for url in clones if not is_general(url)]
+    one_for_all = [url for url in clones if not is_per_dataset(url)]
     if one_for_all and len(versions) > 1:
         raise ConfigurationError(
             f"{one_for_all[0]} cannot be the clone URL of {len(versions)} datasets; put {{alias}} "
@@ -104,27 +104,27 @@ def pin_command(
         )
     globs = () if whole else paths or None
 
-    def wanted_of(name: str, index: Index) -> Wanted:
+    def pin_request(name: str, index: Index) -> PinRequest:
         if Path(name).is_dir():
-            return wanted_of_clone(Path(name), index, globs, clones or None, bundle)
-        return Wanted(*split_version(name), globs, clones or None, bundle)
+            return pin_request_for_clone(Path(name), index, globs, clones or None, bundle)
+        return PinRequest(*split_version(name), globs, clones or None, bundle)
 
     with settings.index() as index, progress_line("pinning") as progress:
         store = settings.store()
-        wanted = [wanted_of(name, index) for name in versions]
-        outcomes = list(pin(output, wanted, store, index, remove=remove, progress=progress))
+        requests = [pin_request(name, index) for name in versions]
+        outcomes = list(pin(output, requests, store, index, remove=remove, progress=progress))
     for outcome in outcomes:
-        settings.emit("pin", outcome.record(), _line(outcome))
+        settings.emit("pin", outcome.to_json(), _outcome_line(outcome))
         if outcome.latest is not None:
-            told = (
+            warning = (
                 f"neuromirror: warning: {outcome.dataset}@{outcome.version} is checked out and "
                 f"pinned, but {outcome.dataset} means {outcome.latest}"
             )
-            click.echo(printable(told), err=True)
+            click.echo(printable(warning), err=True)
 
 
 @click.command("outdated")
-@click.argument("lock", type=NamedPath(), default=LOCK, metavar="[LOCK]")
+@click.argument("lock", type=NamedPath(), default=DEFAULT_LOCK, metavar="[LOCK]")
 @settings_options
 def outdated_command(settings: Settings, lock: Path) -> None:
     """Tell which pins of a LOCK have newer versions in the store.
@@ -139,17 +139,17 @@ def outdated_command(settings: Settings, lock: Path) -> None:
     """
     from neuromirror.lab import tally
     from neuromirror.lab.lockfile import load_lock
-    from neuromirror.lab.outdated import outdated
+    from neuromirror.lab.outdated import find_outdated
 
     with settings.index() as index:
-        outcomes = list(outdated(load_lock(lock), index))
+        outcomes = list(find_outdated(load_lock(lock), index))
     for outcome in outcomes:
-        word = {"ok": "newer", "notneeded": "newest"}.get(outcome.status, outcome.status)
-        line = f"{word:<10} {outcome.path}  {outcome.message}"
-        settings.emit("outdated", outcome.record(), line)
+        status = {"ok": "newer", "notneeded": "newest"}.get(outcome.status, outcome.status)
+        line = f"{status:<10} {outcome.path}  {outcome.message}"
+        settings.emit("outdated", outcome.to_json(), line)
     sys.exit(tally(outcomes).exit_code)
 
 
-def _line(outcome: Outcome) -> str:
-    size = "" if outcome.size is None else f", {human_bytes(outcome.size)}"
+def _outcome_line(outcome: Outcome) -> str:
+    size = "" if outcome.size is None else f", {format_bytes(outcome.size)}"
     return f"{outcome.status:<10} {outcome.path}  {outcome.message}{size}"

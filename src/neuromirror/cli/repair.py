@@ -26,19 +26,19 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
     Exit code: 0 done, 1 some repository could not be repaired (the others are), 2 wrong usage.
     """
     from neuromirror.cli.housekeeping import aliases_of
-    from neuromirror.crawl.repair import repair
+    from neuromirror.crawl.repair import repair_repositories
 
     store = settings.store()
-    wanted = aliases_of(store, names) if names else None
+    aliases = aliases_of(store, names) if names else None
     code = repaired = unneeded = 0
-    for one in repair(store, settings.index_path(store), wanted, dry_run=dry_run):
+    for one in repair_repositories(store, settings.index_path(store), aliases, dry_run=dry_run):
         unneeded += one.status == "notneeded"
         repaired += one.status == "ok"
         code |= one.status == "error"
         line = f"{one.status:<10} {one.dataset}  {one.message}"
         settings.emit("repair", asdict(one), None if one.status == "notneeded" else line)
     if unneeded:
-        settings.say(f"notneeded  {unneeded} repositories hold nothing foreign")
+        settings.print_text(f"notneeded  {unneeded} repositories hold nothing foreign")
     if repaired and not dry_run:
-        settings.say("repaired; now run: neuromirror sync")
+        settings.print_text("repaired; now run: neuromirror sync")
     sys.exit(code)

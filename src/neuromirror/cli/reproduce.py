@@ -46,7 +46,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
     """
     from neuromirror.crawl import find_mirror
     from neuromirror.lab import reproduce
-    from neuromirror.store.private import is_private
+    from neuromirror.store.private_store import is_private_store
 
     mirrors = settings.mirrors()
     store = settings.store()
@@ -57,7 +57,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
             row.name: (row, find_mirror(mirrors, row.mirror))
             for row in (index.resolve(*split_version(name)) for name in versions)
         }
-        scratch = stack.enter_context(_scratch(keep, private=is_private(store.root)))
+        scratch = stack.enter_context(_scratch(keep, private=is_private_store(store.root)))
         for number, (row, mirror) in enumerate(rows.values()):
             folder = scratch / f"{number + 1:02d}-{_folder_name(row)}"
             try:
@@ -66,15 +66,20 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
             except ConfigurationError:
                 raise
             except NeuromirrorError as error:
-                record = {**_named(row), "status": "error", "message": str(error), "minted": None}
-                settings.emit("reproduce", record, _line("error", row.name, str(error)))
+                record = {
+                    **_version_json(row),
+                    "status": "error",
+                    "message": str(error),
+                    "minted": None,
+                }
+                settings.emit("reproduce", record, _result_line("error", row.name, str(error)))
                 code = 1
                 continue
             code = max(code, found.exit_code)
             kept = None if keep is None else str(folder.absolute())
-            record = {**_named(row), **_record(found), "kept": kept}
-            settings.emit("reproduce", record, _line(found.status, row.name, found.message))
-            _say_ids(settings, found)
+            record = {**_version_json(row), **_reproduction_json(found), "kept": kept}
+            settings.emit("reproduce", record, _result_line(found.status, row.name, found.message))
+            _print_ids(settings, found)
     sys.exit(code)
 
 
@@ -114,13 +119,13 @@ def _folder_name(row: VersionRow) -> str:
     return name if len(name) <= 200 else row.commit
 
 
-def _line(status: str, name: str, message: str) -> str:
+def _result_line(status: str, name: str, message: str) -> str:
     # many messages begin with the dataset, for those who see nothing else
     dataset = name.partition("@")[0]
     return f"{status:<10} {name}  {message.removeprefix(f'{dataset}: ')}"
 
 
-def _named(row: VersionRow) -> dict[str, Any]:
+def _version_json(row: VersionRow) -> dict[str, Any]:
     return {
         "dataset": row.dataset_name,
         "version": row.label,
@@ -129,26 +134,26 @@ def _named(row: VersionRow) -> dict[str, Any]:
     }
 
 
-def _record(found: Reproduction) -> dict[str, Any]:
+def _reproduction_json(found: Reproduction) -> dict[str, Any]:
     record = asdict(found)
-    for word in ("dataset", "label", "kind"):
-        del record[word]
+    for field in ("dataset", "label", "kind"):
+        del record[field]
     return record
 
 
-def _say_ids(settings: Settings, found: Reproduction) -> None:
+def _print_ids(settings: Settings, found: Reproduction) -> None:
     """The ids in the store, and where they differ, those that were minted."""
     if found.exit_code:
-        settings.say(found.name)
-    for word in ("commit", "tree", "state"):
-        stored = getattr(found.stored, word)
-        again = None if found.minted is None else getattr(found.minted, word)
-        if found.minted is None or again == stored:
+        settings.print_text(found.name)
+    for field in ("commit", "tree", "state"):
+        stored = getattr(found.stored, field)
+        reminted = None if found.minted is None else getattr(found.minted, field)
+        if found.minted is None or reminted == stored:
             same = "" if found.minted is None else "the same"
-        elif word not in found.promised:
+        elif field not in found.promised:
             same = "not promised"
         else:
-            same = f"minted again: {again}"
-        settings.say(f"  {word:<6} {stored}  {same}".rstrip())
+            same = f"minted again: {reminted}"
+        settings.print_text(f"  {field:<6} {stored}  {same}".rstrip())
     for part in found.parts:
-        settings.say(f"  {part.path}: {part.dataset} differs")
+        settings.print_text(f"  {part.path}: {part.dataset} differs")

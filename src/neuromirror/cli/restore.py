@@ -58,9 +58,9 @@ def restore_command(
     pinned, 2 wrong usage, a file that is no lock, or something else in a dataset's place.
     """
     from neuromirror.lab import Tally
-    from neuromirror.lab.get import JOBS
     from neuromirror.lab.lockfile import load_lock
     from neuromirror.lab.restore import restore
+    from neuromirror.transfer import JOBS
 
     found = load_lock(lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
@@ -72,7 +72,7 @@ def restore_command(
             counted.add(outcome)
             shown = outcome.failed or outcome.action == "restore"
             line = f"{outcome.status:<10} {outcome.path}  {outcome.message}" if shown else None
-            settings.emit(outcome.action, outcome.record(), line)
+            settings.emit(outcome.action, outcome.to_json(), line)
     sys.exit(counted.exit_code)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from neuromirror.cli.common import NamedPath, Settings, settings_options
-from neuromirror.cli.sync import told_result, worse
+from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_LEAST = 256 << 20
+_MIN_WORKER_MEMORY = 256 << 20
 """Bytes without which a worker does not even start."""
 
 
-def _size(context: click.Context, option: click.Parameter, value: str) -> int:
+def _parse_size(context: click.Context, option: click.Parameter, value: str) -> int:
     """Bytes of ``4G`` or ``512M`` (powers of 1024)."""
     found = _SIZE.fullmatch(value.strip())
     if found is None:
         raise click.BadParameter(f"'{value}' is not a size; write for example 4G or 512M")
     size = int(float(found[1]) * 1024 ** _UNITS[found[2].lower()])
-    if size < _LEAST:
+    if size < _MIN_WORKER_MEMORY:
         raise click.BadParameter(f"a worker needs 256M at the least, not {value}")
     return size
 
@@ -57,7 +57,7 @@ def _size(context: click.Context, option: click.Parameter, value: str) -> int:
 )
 @click.option(
     "--worker-memory",
-    callback=_size,
+    callback=_parse_size,
     metavar="SIZE",
     default="4G",
     show_default=True,
@@ -157,20 +157,20 @@ def serve_command(
     Exit code: 0 ended as it was told, 1 something failed, 2 wrong usage or configuration; with
     --once as "neuromirror sync": 3 a listing is held for approval.
     """
-    from neuromirror.service.extra import check_extra, check_web
+    from neuromirror.service.optional_dependencies import require_service, require_web
 
-    check_extra()
+    require_service()
     if catalogue is not None:
-        check_web()
-    from neuromirror.service.catalogue import CatalogueOptions
-    from neuromirror.service.chores import ChoreSettings
-    from neuromirror.service.listening import address_of, typed_address
-    from neuromirror.service.serve import ServeOptions, mirror_files, serve, serve_once
+        require_web()
+    from neuromirror.service.catalogue_process import CatalogueOptions
+    from neuromirror.service.housekeeping_tasks import HousekeepingSettings
+    from neuromirror.service.listen_address import parse_listen_address, parse_site_url
+    from neuromirror.service.serve import ServeOptions, open_mirror_files, serve, serve_once
     from neuromirror.store import Store
-    from neuromirror.store.private import refuse_private
+    from neuromirror.store.private_store import require_public_store
 
-    private_store = private_store or _of_environment("NEUROMIRROR_PRIVATE_STORE")
-    backup = backup or _of_environment("NEUROMIRROR_BACKUP")
+    private_store = private_store or _environment_path("NEUROMIRROR_PRIVATE_STORE")
+    backup = backup or _environment_path("NEUROMIRROR_BACKUP")
     for name in names:
         if ":" in name:
             mirror = name.partition(":")[0]
@@ -178,22 +178,24 @@ def serve_command(
                 f"'{name}' is a dataset, and mirrors are served; write {mirror}, or use "
                 f"'neuromirror sync {name}'"
             )
-    shown = None
+    catalogue_options = None
     if catalogue is not None:
         if once:
             raise ConfigurationError(
                 "--catalogue is for a service that stays, and with --once it ends; run "
                 "'neuromirror catalogue' beside it"
             )
-        from neuromirror.web.limiting import parse_limits, parse_proxies
+        from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
-        limits = catalogue_limits or _words("NEUROMIRROR_CATALOGUE_LIMITS")
-        proxies = catalogue_proxies or _words("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
+        limits = catalogue_limits or _environment_values("NEUROMIRROR_CATALOGUE_LIMITS")
+        proxies = catalogue_proxies or _environment_values("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
         parse_limits(limits)
         parse_proxies(proxies)
-        shown = CatalogueOptions(
-            address_of(catalogue),
-            typed_address(catalogue_address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")),
+        catalogue_options = CatalogueOptions(
+            parse_listen_address(catalogue),
+            parse_site_url(
+                catalogue_address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")
+            ),
             catalogue_title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
             cutouts=not catalogue_no_cutouts,
             limits=limits,
@@ -212,7 +214,7 @@ def serve_command(
             "--catalogue-… says how pages are; name where they are with --catalogue HOST:PORT"
         )
     folder = settings.store_folder.absolute()
-    refuse_private(folder)
+    require_public_store(folder)
     options = ServeOptions(
         workers=workers,
         executor=executor,
@@ -220,12 +222,14 @@ def serve_command(
         visit_seconds=visit_hours * 3600,
         worker_memory=worker_memory,
         private=None if private_store is None else private_store.absolute(),
-        metrics=None if metrics is None else address_of(metrics),
-        catalogue=shown,
+        metrics=None if metrics is None else parse_listen_address(metrics),
+        catalogue=catalogue_options,
         log_json=log_json,
-        chores=ChoreSettings(backup=None if backup is None else backup.absolute()),
+        housekeeping=HousekeepingSettings(
+            backup_folder=None if backup is None else backup.absolute()
+        ),
     )
-    files = mirror_files(settings.mirrors_folder, names, Store(folder), options.private)
+    files = open_mirror_files(settings.mirrors_folder, names, Store(folder), options.private)
     store = Store.open(folder, create=True)
     index_path = settings.index_path(store).absolute()
     if not once:
@@ -233,22 +237,22 @@ def serve_command(
         return
     code, anything = 0, False
 
-    def heard(result: Result) -> None:
+    def on_result(result: Result) -> None:
         nonlocal code, anything
-        code, anything = worse(code, result.exit_code), True
+        code, anything = worst_exit_code(code, result.exit_code), True
         if (result.status, result.message) != ("notneeded", "unchanged"):
-            settings.emit("serve", asdict(result), told_result(result))
+            settings.emit("serve", asdict(result), format_result(result))
 
-    ended = serve_once(store, index_path, files, options, heard)
+    ended = serve_once(store, index_path, files, options, on_result)
     if not anything:
-        settings.say("notneeded  nothing is due")
-    sys.exit(ended if ended > 1 else worse(code, ended))
+        settings.print_text("notneeded  nothing is due")
+    sys.exit(ended if ended > 1 else worst_exit_code(code, ended))
 
 
-def _words(name: str) -> tuple[str, ...]:
+def _environment_values(name: str) -> tuple[str, ...]:
     return tuple(os.environ.get(name, "").replace(",", " ").split())
 
 
-def _of_environment(name: str) -> Path | None:
+def _environment_path(name: str) -> Path | None:
     named = os.environ.get(name)
     return Path(named) if named else None

@@ -17,11 +17,11 @@ import click
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
+    format_traffic,
     printable,
     settings_options,
-    told_traffic,
 )
-from neuromirror.model.shown import human_bytes
+from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Result, Sync
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from neuromirror.sources import Estimate
 
 
-_NAMED = 20
+_MAX_SHOWN = 20
 """Datasets in progress that are named when a sync is ended."""
 
 
@@ -85,19 +85,19 @@ def sync_command(
     Exit code: 0 all done, 1 something failed (the others are done), 2 wrong usage or
     configuration, 3 a listing is held for approval, 130 or 143 ended by a signal.
     """
-    from neuromirror.crawl import PrivateSide, Sync, parse_requests
+    from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
     from neuromirror.crawl import dry_run as dry_results
-    from neuromirror.service.leases import claims_of
+    from neuromirror.service.leases import open_lease_manager
     from neuromirror.store import Store
-    from neuromirror.store.private import refuse_private
+    from neuromirror.store.private_store import require_public_store
 
     if private_store is None and (named := os.environ.get("NEUROMIRROR_PRIVATE_STORE")):
         private_store = Path(named)
     mirrors = settings.mirrors()
-    requests = parse_requests(names, mirrors)
-    refuse_private(settings.store_folder)
-    private = PrivateSide(private_store, Store(settings.store_folder.absolute()))
-    private.check([request.mirror.open() for request in requests])
+    requests = parse_sync_requests(names, mirrors)
+    require_public_store(settings.store_folder)
+    private = PrivateStore(private_store, Store(settings.store_folder.absolute()))
+    private.check_sources([request.mirror.open() for request in requests])
     results: Iterable[Result]
     if dry_run:
         with _index_if_any(settings) as index:
@@ -106,7 +106,7 @@ def sync_command(
     else:
         store = settings.store(create=True)
         index_path = settings.index_path(store)
-        with claims_of(store.schedule_path, "sync") as claims:
+        with open_lease_manager(store.schedule_path, "sync") as claims:
             run = Sync(
                 store,
                 index_path,
@@ -115,24 +115,24 @@ def sync_command(
                 jobs=jobs,
                 private=private_store,
                 claim=None if claims is None else claims.claim,
-                declared=mirrors,
+                declared_mirrors=mirrors,
             )
-            with _stopping_at_once(run):
+            with _exit_on_signal(run):
                 results = _with_progress(run, run.results(requests))
                 code = _report(settings, results, count_unchanged=True)
         if not quiet:
-            _tell_traffic(run)
+            _print_traffic(run)
     sys.exit(code)
 
 
 @contextmanager
 def _index_if_any(settings: Settings) -> Iterator[Index | None]:
     """The index for a dry run, which must work before the first sync too."""
-    from neuromirror.store import NotAStore
+    from neuromirror.store import NotAStoreError
 
     try:
         store = settings.store()
-    except NotAStore:
+    except NotAStoreError:
         folder = settings.store_folder
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise
@@ -146,7 +146,7 @@ def _index_if_any(settings: Settings) -> Iterator[Index | None]:
 
 
 @contextmanager
-def _stopping_at_once(run: Sync) -> Iterator[None]:
+def _exit_on_signal(run: Sync) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the process there and then, without waiting for visits.
 
     They may be minutes from their end. A store takes no harm from a process that dies (its writes
@@ -156,9 +156,9 @@ def _stopping_at_once(run: Sync) -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         # a bar may stand in the line; the process ends here, so nothing is left to draw it again
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
-        word = "interrupted" if number == signal.SIGINT else "terminated"
-        left = _left(run.visiting, max(0, run.total - run.finished))
-        line = f"neuromirror: {word}{left}; the store is whole, run the sync again to go on"
+        reason = "interrupted" if number == signal.SIGINT else "terminated"
+        left = _remaining_text(run.active_datasets, max(0, run.total - run.finished))
+        line = f"neuromirror: {reason}{left}; the store is whole, run the sync again to go on"
         os.write(2, f"{start}{printable(line)}\n".encode())
         os._exit(128 + number)
 
@@ -173,12 +173,12 @@ def _stopping_at_once(run: Sync) -> Iterator[None]:
             signal.signal(one, was)
 
 
-def _left(visiting: Sequence[str], unfinished: int) -> str:
+def _remaining_text(visiting: Sequence[str], unfinished: int) -> str:
     """``; in progress: demo:1, demo:2; not started: 5 datasets``, as far as there is any."""
     parts = []
     if visiting:
-        more = f" and {len(visiting) - _NAMED} more" if len(visiting) > _NAMED else ""
-        parts.append(f"; in progress: {', '.join(visiting[:_NAMED])}{more}")
+        more = f" and {len(visiting) - _MAX_SHOWN} more" if len(visiting) > _MAX_SHOWN else ""
+        parts.append(f"; in progress: {', '.join(visiting[:_MAX_SHOWN])}{more}")
     if unfinished > len(visiting):
         parts.append(f"; not visited: {unfinished - len(visiting)} datasets")
     return "".join(parts)
@@ -219,45 +219,45 @@ def _report(settings: Settings, results: Iterable[Result], *, count_unchanged: b
     unchanged: list[str] = []
     for result in results:
         any_result = True
-        code = worse(code, result.exit_code)
-        line: str | None = told_result(result)
+        code = worst_exit_code(code, result.exit_code)
+        line: str | None = format_result(result)
         if count_unchanged and (result.status, result.message) == ("notneeded", "unchanged"):
             unchanged.append(result.dataset)
             line = None
         settings.emit("sync", asdict(result), line)
     if len(unchanged) == 1:
-        settings.say(f"notneeded  {unchanged[0]}  unchanged")
+        settings.print_text(f"notneeded  {unchanged[0]}  unchanged")
     elif unchanged:
-        settings.say(f"notneeded  {len(unchanged)} datasets are unchanged")
+        settings.print_text(f"notneeded  {len(unchanged)} datasets are unchanged")
     if not any_result:
-        settings.say("notneeded  the archive lists no datasets")
+        settings.print_text("notneeded  the archive lists no datasets")
     return code
 
 
-def _tell_traffic(run: Sync) -> None:
+def _print_traffic(run: Sync) -> None:
     for mirror, hosts in run.traffic().items():
         if hosts:
-            click.echo(printable(f"neuromirror: {mirror}: {told_traffic(hosts)}"), err=True)
+            click.echo(printable(f"neuromirror: {mirror}: {format_traffic(hosts)}"), err=True)
 
 
-def told_result(result: Result) -> str:
+def format_result(result: Result) -> str:
     """How a dataset fared, in a line."""
     # many messages begin with the dataset, for those who see nothing else
     message = result.message.removeprefix(f"{result.dataset}: ")
-    estimate = "" if result.estimate is None else f"; {_taking(result.estimate)}"
+    estimate = "" if result.estimate is None else f"; {_estimate_text(result.estimate)}"
     return f"{result.status:<10} {result.dataset}  {message}{estimate}"
 
 
-def _taking(estimate: Estimate) -> str:
+def _estimate_text(estimate: Estimate) -> str:
     """``1,218 files, 252.0 GB; 252.0 GB read once, in 1,218 requests``."""
-    words = f"{estimate.files:,} files, {human_bytes(estimate.bytes)}"
+    size = f"{estimate.files:,} files, {format_bytes(estimate.bytes)}"
     if not estimate.fetched:
-        return f"{words}; nothing would be read of them"
-    read = f"{human_bytes(estimate.fetched)} read once, in {estimate.requests:,} requests"
-    return f"{words}; {read}"
+        return f"{size}; nothing would be read of them"
+    read = f"{format_bytes(estimate.fetched)} read once, in {estimate.requests:,} requests"
+    return f"{size}; {read}"
 
 
-def worse(one: int, other: int) -> int:
+def worst_exit_code(one: int, other: int) -> int:
     """1 (failed) outranks 3 (held), which outranks 0."""
     ranks = {0: 0, 3: 1, 1: 2}
     return max(one, other, key=lambda code: ranks[code])
@@ -277,12 +277,12 @@ def holds_command(settings: Settings) -> None:
         holds = list(index.open_holds())
     for hold in holds:
         settings.emit("holds", asdict(hold))
-    settings.table(
-        [[h.hold, h.dataset, h.upstream, h.reason, h.placed] for h in holds],
+    settings.print_table(
+        [[h.hold, h.dataset, h.upstream, h.reason, h.placed_at] for h in holds],
         ["HOLD", "DATASET", "VERSION", "WHY", "SINCE"],
     )
     if not holds:
-        settings.say("nothing is held")
+        settings.print_text("nothing is held")
     sys.exit(3 if holds else 0)
 
 
@@ -295,7 +295,7 @@ def release_command(settings: Settings, hold: str) -> None:
     HOLD is its id in "neuromirror holds", or the first digits of it. The next sync accepts that
     very listing, and holds any other. A service visits the dataset at once.
     """
-    from neuromirror.service.releasing import release_and_make_due
+    from neuromirror.service.hold_release import release_and_make_due
 
     store = settings.store()
     dataset = release_and_make_due(store, settings.index_path(store), hold)

@@ -30,7 +30,7 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
 
     Exit code: 0 done, 1 something failed (repeat it), 2 there is no such dataset, or it is a part.
     """
-    from neuromirror.crawl import recording
+    from neuromirror.crawl import open_recorder
     from neuromirror.crawl.takedown import reinstate, take_down
 
     if undo == (reason is not None):
@@ -42,7 +42,7 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
     store = settings.store()
     mirrors = settings.mirrors()
     by, code = getpass.getuser(), 0
-    with recording(store, settings.index_path(store)) as recorder:
+    with open_recorder(store, settings.index_path(store)) as recorder:
         done = (
             reinstate(store, recorder, dataset, by, mirrors)
             if undo

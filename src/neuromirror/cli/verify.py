@@ -22,15 +22,15 @@ from neuromirror.cli.common import (
     printable,
     settings_options,
 )
+from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
-from neuromirror.model.shown import human_bytes
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Recorder
     from neuromirror.lab.verify import Finding, Mode
     from neuromirror.model import Digest
 
-_NAMED = 20
+_MAX_SHOWN = 20
 """Files that are not here, or not the mirror's, are named up to so many; --json names all."""
 
 
@@ -94,18 +94,18 @@ def verify_command(
         raise ConfigurationError(f"--in says where datasets of a lock are; {target} is a folder")
     with ExitStack() as stack:
         recorder = stack.enter_context(_recorder(settings)) if mode != "local" else None
-        asking: dict[str, Any] = {}
+        remote_options: dict[str, Any] = {}
         if mode != "local":
-            from neuromirror.volume.tokens import from_environment
+            from neuromirror.volume.tokens import token_from_environment
 
-            asking = {"token": from_environment, "claims": _Claims(recorder)}
+            remote_options = {"token": token_from_environment, "claims": _KnownDigests(recorder)}
         findings = verify(
-            target, mode, within=folder, allow_missing=allow_missing, jobs=jobs, **asking
+            target, mode, within=folder, allow_missing=allow_missing, jobs=jobs, **remote_options
         )
         if recorder is not None:
-            from neuromirror.lab.verify.health import recorded
+            from neuromirror.transfer.url_health import record_health
 
-            findings = recorded(findings, recorder, datetime.now(UTC))
+            findings = record_health(findings, recorder, datetime.now(UTC))
         try:
             code = _report(settings, _with_progress(findings), mode, str(target))
         except KeyboardInterrupt:
@@ -116,14 +116,14 @@ def verify_command(
     sys.exit(code)
 
 
-class _Claims:
+class _KnownDigests:
     """More checksums of a key's bytes, as far as the store's index has some."""
 
     def __init__(self, recorder: Recorder | None) -> None:
         self._recorder = recorder
 
     def __call__(self, key: str) -> tuple[Digest, ...]:
-        from neuromirror.index import Index, MalformedQuery
+        from neuromirror.index import Index, MalformedQueryError
 
         if self._recorder is None:
             return ()
@@ -131,7 +131,7 @@ class _Claims:
         def digests(index: Index) -> tuple[Digest, ...]:
             try:
                 found = next(index.find(key), None)
-            except MalformedQuery:
+            except MalformedQueryError:
                 return ()
             return () if found is None else found.digests
 
@@ -141,22 +141,22 @@ class _Claims:
 @contextmanager
 def _recorder(settings: Settings) -> Iterator[Recorder | None]:
     """What records answers in the store, if there is one that can be written."""
-    from neuromirror.crawl import recording
-    from neuromirror.store import NotAStore
+    from neuromirror.crawl import open_recorder
+    from neuromirror.store import NotAStoreError
 
     try:
         store = settings.store()
-    except NotAStore:
+    except NotAStoreError:
         if settings.store_folder != Settings().store_folder:
             raise
         yield None
         return
     with ExitStack() as stack:
         try:
-            recorder = stack.enter_context(recording(store, settings.index_path(store)))
+            recorder = stack.enter_context(open_recorder(store, settings.index_path(store)))
         except (OSError, NeuromirrorError) as error:
-            told = f"neuromirror: what places answer is not recorded: {error}"
-            click.echo(printable(told), err=True)
+            warning = f"neuromirror: what places answer is not recorded: {error}"
+            click.echo(printable(warning), err=True)
             yield None
             return
         yield recorder
@@ -176,7 +176,7 @@ def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:
 
 
 @dataclass(slots=True)
-class _Sum:
+class _DatasetSummary:
     """What was found of one dataset, counted."""
 
     name: str
@@ -184,20 +184,20 @@ class _Sum:
     statuses: Counter[str] = field(default_factory=Counter)
     checked: Counter[str] = field(default_factory=Counter)
     claimed: Counter[str] = field(default_factory=Counter)
-    places: Counter[str] = field(default_factory=Counter)
+    locations: Counter[str] = field(default_factory=Counter)
     stated: Counter[str] = field(default_factory=Counter)
     whole: set[str] = field(default_factory=set)
     documents: int = 0
     bytes: int = 0
-    not_here: int = 0
-    own: int = 0
+    missing: int = 0
+    local_changes: int = 0
 
     def add(self, finding: Finding) -> None:
         self.statuses[finding.status] += 1
         if finding.what == "place" and finding.health is not None:
-            self.places[finding.health.value] += 1
-        self.not_here += _is_absent(finding)
-        self.own += finding.what == "own"
+            self.locations[finding.health.value] += 1
+        self.missing += _is_absent(finding)
+        self.local_changes += finding.what == "own"
         if finding.status != "ok":
             return
         if finding.path == ".":
@@ -207,8 +207,8 @@ class _Sum:
         elif finding.what == "document":
             self.documents += 1
         elif finding.what == "file":
-            words = self.checked if finding.checked == "checked" else self.claimed
-            words["other" if finding.evidence is None else finding.evidence.value] += 1
+            counter = self.checked if finding.checked == "checked" else self.claimed
+            counter["other" if finding.evidence is None else finding.evidence.value] += 1
             self.bytes += finding.size or 0
 
     @property
@@ -225,33 +225,33 @@ def _is_absent(finding: Finding) -> bool:
 def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target: str) -> int:
     """Prints what is not as it should be, sums up each dataset; gives the exit code."""
     code = 0
-    sums: _Sum | None = None
+    summary: _DatasetSummary | None = None
     hosts = HostMessages("verify")
     for finding in findings:
         name = finding.dataset or target
-        if sums is None or (sums.name, sums.version) != (name, finding.version):
-            code = max(code, _sum_up(settings, sums, mode))
-            sums = _Sum(name, finding.version)
-        sums.add(finding)
-        news = finding.failed and hosts.is_news(finding)
-        line = _line(finding) if news or finding.what == "own" else None
-        if _is_absent(finding) and sums.not_here > _NAMED:
+        if summary is None or (summary.name, summary.version) != (name, finding.version):
+            code = max(code, _print_summary(settings, summary, mode))
+            summary = _DatasetSummary(name, finding.version)
+        summary.add(finding)
+        news = finding.failed and hosts.is_first(finding)
+        line = _finding_line(finding) if news or finding.what == "own" else None
+        if _is_absent(finding) and summary.missing > _MAX_SHOWN:
             line = None
-        if finding.what == "own" and sums.own > _NAMED:
+        if finding.what == "own" and summary.local_changes > _MAX_SHOWN:
             line = None
-        settings.emit("verify", finding.record(), line)
-    if sums is None:
-        settings.say(f"{target} pins no dataset")
-    hosts.sum_up(settings)
-    return max(code, _sum_up(settings, sums, mode))
+        settings.emit("verify", finding.to_json(), line)
+    if summary is None:
+        settings.print_text(f"{target} pins no dataset")
+    hosts.print_counts(settings)
+    return max(code, _print_summary(settings, summary, mode))
 
 
-def _line(finding: Finding) -> str:
+def _finding_line(finding: Finding) -> str:
     if finding.what == "own":
         return f"{finding.what:<10} {finding.path}  {finding.message}"
     where = finding.host or (finding.path if finding.path != "." else finding.what)
-    place = f" ({finding.url})" if _needs_url(finding) else ""
-    return f"{finding.status:<10} {where}  {finding.message}{place}"
+    location = f" ({finding.url})" if _needs_url(finding) else ""
+    return f"{finding.status:<10} {where}  {finding.message}{location}"
 
 
 def _needs_url(finding: Finding) -> bool:
@@ -259,59 +259,64 @@ def _needs_url(finding: Finding) -> bool:
     return url is not None and finding.host is None and url not in finding.message
 
 
-def _sum_up(settings: Settings, sums: _Sum | None, mode: Mode) -> int:
-    if sums is None:
+def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mode) -> int:
+    if summary is None:
         return 0
-    failed = sums.failed
-    name = sums.name if sums.version is None else f"{sums.name}@{sums.version}"
-    message = _told(sums, mode)
+    failed = summary.failed
+    name = summary.name if summary.version is None else f"{summary.name}@{summary.version}"
+    message = _summary_text(summary, mode)
     record = {
         "what": "dataset",
         "status": "error" if failed else "ok",
         "path": ".",
-        "dataset": sums.name,
-        "version": sums.version,
+        "dataset": summary.name,
+        "version": summary.version,
         "mode": mode,
         "failed": failed,
-        "not_here": sums.not_here,
-        "own": sums.own,
-        "documents": sums.documents,
-        "files": {"checked": dict(sums.checked), "claimed": dict(sums.claimed)},
-        "places": dict(sums.places),
-        "bytes": sums.bytes,
+        "not_here": summary.missing,
+        "own": summary.local_changes,
+        "documents": summary.documents,
+        "files": {"checked": dict(summary.checked), "claimed": dict(summary.claimed)},
+        "places": dict(summary.locations),
+        "bytes": summary.bytes,
         "message": message,
     }
     settings.emit("verify", record, f"{record['status']:<10} {name}  {message}")
     return 1 if failed else 0
 
 
-def _told(sums: _Sum, mode: Mode) -> str:
-    told = []
-    if sums.whole >= {"commit", "state"}:
-        told.append("commit and state digest hold")
-    if sums.checked:
-        words = ", ".join(f"{count} by {word}" for word, count in sums.checked.items())
+def _summary_text(summary: _DatasetSummary, mode: Mode) -> str:
+    parts = []
+    if summary.whole >= {"commit", "state"}:
+        parts.append("commit and state digest hold")
+    if summary.checked:
+        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.checked.items())
         how = "fetched and hashed" if mode == "full" else "hashed here"
-        told.append(f"{_count(sums.checked, 'file')} {how} ({words}; {human_bytes(sums.bytes)})")
-    if sums.claimed:
-        words = ", ".join(f"{count} by {word}" for word, count in sums.claimed.items())
-        told.append(f"{_count(sums.claimed, 'file')} not proved ({words})")
-    if sums.places:
-        words = ", ".join(f"{count} {word}" for word, count in sums.places.items())
+        parts.append(
+            f"{_count(summary.checked, 'file')} {how} ({breakdown}; {format_bytes(summary.bytes)})"
+        )
+    if summary.claimed:
+        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.claimed.items())
+        parts.append(f"{_count(summary.claimed, 'file')} not proved ({breakdown})")
+    if summary.locations:
+        breakdown = ", ".join(f"{count} {label}" for label, count in summary.locations.items())
         what = "asked" if mode == "remote" else "gave no right bytes"
-        told.append(f"{_count(sums.places, 'place')} {what}: {words}")
-    if sums.stated:
-        words = ", ".join(f"{count} by {word}" for word, count in sums.stated.items())
-        told.append(f"claimed by the servers, not checked ({words})")
-    if sums.not_here:
-        told.append(f"{sums.not_here} not here")
-    if sums.own:
-        told.append(f"{sums.own} of the clone's own commits, not from the mirror and not looked at")
-    if sums.failed:
-        told.append(f"{sums.failed} not as pinned, or not to be had")
-    return "; ".join(told) or "no files"
+        parts.append(f"{_count(summary.locations, 'place')} {what}: {breakdown}")
+    if summary.stated:
+        breakdown = ", ".join(f"{count} by {label}" for label, count in summary.stated.items())
+        parts.append(f"claimed by the servers, not checked ({breakdown})")
+    if summary.missing:
+        parts.append(f"{summary.missing} not here")
+    if summary.local_changes:
+        parts.append(
+            f"{summary.local_changes} of the clone's own commits, not from the mirror and not "
+            f"looked at"
+        )
+    if summary.failed:
+        parts.append(f"{summary.failed} not as pinned, or not to be had")
+    return "; ".join(parts) or "no files"
 
 
-def _count(words: Counter[str], what: str) -> str:
-    count = words.total()
+def _count(counts: Counter[str], what: str) -> str:
+    count = counts.total()
     return f"1 {what}" if count == 1 else f"{count} {what}s"

@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Final
 
-from neuromirror.conformance.report import Finding
+from neuromirror.conformance.report import ConformanceFinding
 from neuromirror.net import HttpError
 from neuromirror.sources.boss import BossSource
-from neuromirror.sources.boss.client import BossClient, path
+from neuromirror.sources.boss.client import BossClient, url_path
 
 _CUBE: Final = 16
 _MOST: Final = 1 << 20
 _TRIED: Final = 5
 """Collections and experiments that are searched for a channel."""
 
-Check = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def checks(source: BossSource) -> Iterator[tuple[str, Check]]:
     """Yield the name and the function of each check, in their order."""
-    made = ServiceChecks(source)
-    for check in (made.lists, made.documents, made.cutouts):
+    service_checks = BossChecks(source)
+    for check in (service_checks.lists, service_checks.documents, service_checks.cutouts):
         yield f"boss.{check.__name__}", check
 
 
-class ServiceChecks:
+class BossChecks:
     """The checks of one service, which share one channel."""
 
     def __init__(self, source: BossSource) -> None:
@@ -45,46 +45,46 @@ class ServiceChecks:
                         return collection, experiment, channel
         return None
 
-    def lists(self) -> Iterator[Finding]:
+    def lists(self) -> Iterator[ConformanceFinding]:
         """Collections, experiments and channels are listed."""
         count = len(self._client.collections())
-        yield Finding("boss.lists", "ok" if count else "limited", f"{count} collections")
+        yield ConformanceFinding("boss.lists", "ok" if count else "limited", f"{count} collections")
         found = self._channel
-        yield Finding(
+        yield ConformanceFinding(
             "boss.channels",
             "ok" if found else "unknown",
             "/".join(found) if found else "no channel that may be read without a token",
         )
 
-    def documents(self) -> Iterator[Finding]:
+    def documents(self) -> Iterator[ConformanceFinding]:
         """A channel says its type, and its levels their extents."""
         if self._channel is None:
             return
         channel = self._client.channel(*self._channel)
         datatype = channel.get("datatype")
-        yield Finding(
+        yield ConformanceFinding(
             "boss.datatype",
             "ok" if datatype in ("uint8", "uint16", "uint32", "uint64") else "broken",
             f"datatype {datatype}",
         )
-        levels = self._client.downsampled(*self._channel)
-        yield Finding(
+        levels = self._client.downsample_info(*self._channel)
+        yield ConformanceFinding(
             "boss.levels",
             "ok" if levels else "limited",
             f"downsampling: {channel.get('downsample_status', 'not said')}",
             "" if levels else "the levels are computed from the coordinate frame",
         )
 
-    def cutouts(self) -> Iterator[Finding]:
+    def cutouts(self) -> Iterator[ConformanceFinding]:
         """The same voxels come in each encoding, and again."""
         if self._channel is None:
             return
         box = "/".join(["0", *[f"0:{_CUBE}"] * 3])
-        url = f"{self._api}/{path('cutout', *self._channel)}/{box}/"
+        url = f"{self._api}/{url_path('cutout', *self._channel)}/{box}/"
         for kind in ("application/npygz", "application/blosc"):
             try:
                 bodies = [
-                    self._session.get_bytes(url, limit=_MOST, accept=kind, then=lambda got: got)
+                    self._session.get_bytes(url, limit=_MOST, accept=kind, parse=lambda got: got)
                     for _ in range(2)
                 ]
             except HttpError as error:
@@ -98,4 +98,4 @@ class ServiceChecks:
                     f"{'the same' if same else 'encoded differently'} when asked for again"
                 )
             rule = f"boss.cutout-{kind.rpartition('/')[2]}"
-            yield Finding(rule, status, seen, "identity is that of the decoded voxels")  # type: ignore[arg-type]
+            yield ConformanceFinding(rule, status, seen, "identity is that of the decoded voxels")  # type: ignore[arg-type]

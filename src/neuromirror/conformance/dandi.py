@@ -8,34 +8,34 @@ from itertools import chain
 from typing import Any, Final
 
 from neuromirror.conformance import s3
-from neuromirror.conformance.report import Finding
+from neuromirror.conformance.report import ConformanceFinding
 from neuromirror.net import HttpError, Session
 from neuromirror.sources.dandi import DandiSource
-from neuromirror.sources.dandi.buckets import Buckets, address_of
+from neuromirror.sources.dandi.buckets import BucketCache, parse_object_url
 
 _DANDISETS: Final = 5
 _ASSETS: Final = 3
 _ROWS: Final = 100
 
-Check = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[ConformanceFinding]]
 Json = Mapping[str, Any]
 
 
 def checks(source: DandiSource) -> Iterator[tuple[str, Check]]:
     """Yield the name and the function of each check, in their order."""
-    made = ApiChecks(source.session, source.options.api)
+    api_checks = DandiChecks(source.session, source.options.api)
     for check in (
-        made.info,
-        made.lists,
-        made.errors,
-        made.assets,
-        made.downloads,
+        api_checks.info,
+        api_checks.lists,
+        api_checks.errors,
+        api_checks.assets,
+        api_checks.downloads,
     ):
         yield f"dandi.{check.__name__}", check
-    yield "dandi.bucket", made.bucket
+    yield "dandi.bucket", api_checks.bucket
 
 
-class ApiChecks:
+class DandiChecks:
     """The checks of one API, which share a few dandisets and their assets."""
 
     def __init__(self, session: Session, api: str) -> None:
@@ -72,34 +72,34 @@ class ApiChecks:
 
     # --- rules
 
-    def info(self) -> Iterator[Finding]:
+    def info(self) -> Iterator[ConformanceFinding]:
         """``/info/`` says which instance this is."""
         info = self._json("info/")
         config = info.get("instance_config") if isinstance(info, Mapping) else None
         name = config.get("instance_name") if isinstance(config, Mapping) else None
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.info",
             "ok" if name else "limited",
             f"instance {name or 'not named'}, archive version {info.get('version', 'not said')}",
         )
 
-    def lists(self) -> Iterator[Finding]:
+    def lists(self) -> Iterator[ConformanceFinding]:
         """Lists have DANDI's envelope, and their pages follow each other."""
         one = self._json("dandisets/", page_size=1, page=1, ordering="id")
         envelope = isinstance(one, Mapping) and {"count", "next", "results"} <= one.keys()
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.list-envelope",
             "ok" if envelope else "broken",
             f"members: {', '.join(sorted(one))}" if isinstance(one, Mapping) else "no object",
             "" if envelope else "no list of this archive is used",
         )
         if not envelope or one["count"] < 2:
-            yield Finding("dandi.list-paging", "unknown", "fewer than 2 dandisets")
+            yield ConformanceFinding("dandi.list-paging", "unknown", "fewer than 2 dandisets")
             return
         two = self._json("dandisets/", page_size=1, page=2, ordering="id")
         first, second = _identifiers(one), _identifiers(two)
         follows = len(first) == len(second) == 1 and first < second
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.list-paging",
             "ok" if follows else "broken",
             f"pages of one row: {first}, {second} of {one['count']}",
@@ -107,7 +107,7 @@ class ApiChecks:
         )
         draft = one["results"][0].get("draft_version") if one["results"] else None
         embedded = isinstance(draft, Mapping) and "modified" in draft
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.list-versions",
             "ok" if embedded else "limited",
             "rows hold draft_version.modified" if embedded else "rows hold no draft_version",
@@ -116,23 +116,23 @@ class ApiChecks:
             else "each dandiset is asked for by itself",
         )
 
-    def errors(self) -> Iterator[Finding]:
+    def errors(self) -> Iterator[ConformanceFinding]:
         """What is missing answers 404, with a JSON body."""
         status, detail = self._status("dandisets/999999/")
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.not-found",
             "ok" if status == 404 and detail else "limited" if status == 404 else "broken",
             f"HTTP {status} {'with' if detail else 'without'} a JSON body for no dandiset",
             "" if status == 404 else "a vanished dandiset cannot be told from a failure",
         )
         status, _ = self._status("dandisets/", page=1_000_000)
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.beyond-the-end",
             "ok" if status == 404 else "limited",
             f"HTTP {status} for a page beyond the end of a list",
         )
 
-    def assets(self) -> Iterator[Finding]:
+    def assets(self) -> Iterator[ConformanceFinding]:
         """Assets are as many as the version says, and have digests."""
         wrong = [
             f"{version['asset_count']} stated, {len(rows)} listed"
@@ -140,7 +140,7 @@ class ApiChecks:
             if version["asset_count"] <= _ROWS and len(rows) != version["asset_count"]
         ]
         every = [row for _, rows in self._assets for row in rows]
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.asset-count",
             "unknown" if not self._assets else "broken" if wrong else "ok",
             "; ".join(wrong) or f"{len(self._assets)} versions list as many assets as they state",
@@ -153,14 +153,14 @@ class ApiChecks:
             ("digest-etag", "dandi:dandi-etag", "etag"),
         ):
             count = sum(name in digest for digest in digests)
-            yield Finding(
+            yield ConformanceFinding(
                 f"dandi.{rule}",
                 "unknown" if not blobs else "ok" if count == len(blobs) else "limited",
                 f"{count} of {len(blobs)} blobs have {name}",
                 f"evidence of {count} files: {evidence}" if count else "",
             )
 
-    def downloads(self) -> Iterator[Finding]:
+    def downloads(self) -> Iterator[ConformanceFinding]:
         """Assets have an address in the bucket, and the API leads there."""
         rows = [row for _, found in self._assets for row in found if row.get("blob")]
         direct = led = 0
@@ -177,28 +177,30 @@ class ApiChecks:
                     length = reply.headers.get("Content-Length")
                     direct += reply.status == 200 and length == str(row.get("size"))
         status = ", ".join(map(str, seen)) or "no asset"
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.content-url",
             "unknown" if not rows else "ok" if direct else "limited",
             f"{direct} assets have the stated size at their address in the bucket ({status})",
             "content is read from the bucket" if direct else "content is read through the API",
         )
-        yield Finding(
+        yield ConformanceFinding(
             "dandi.download",
             "unknown" if not rows else "ok" if led else "limited",
             f"{led} downloads through the API redirect",
         )
 
-    def bucket(self) -> Iterator[Finding]:
+    def bucket(self) -> Iterator[ConformanceFinding]:
         """Check the bucket that holds the blobs as any other."""
         rows = (row for _, found in self._assets for row in found if row.get("blob"))
         urls = chain.from_iterable(map(_addresses, rows))
         url = next((one for one in urls if not one.startswith(self._api)), None)
         if url is None:
-            yield Finding("dandi.bucket", "unknown", "no asset has an address in a bucket")
+            yield ConformanceFinding(
+                "dandi.bucket", "unknown", "no asset has an address in a bucket"
+            )
             return
-        address = address_of(url)
-        bucket = Buckets(self._session).bucket(address)
+        address = parse_object_url(url)
+        bucket = BucketCache(self._session).bucket(address)
         prefix = address.key.partition(b"/")[0] + b"/" if b"/" in address.key else b""
         for _, check in s3.checks(bucket, prefix, "dandi.bucket"):
             yield from check()

@@ -7,19 +7,19 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from neuromirror.model import ConfigurationError
-from neuromirror.net import Limits, Manners, NetError, Session, is_local_name, origin
+from neuromirror.net import NetError, RequestLimits, RequestPolicy, Session, is_local_name, origin
 from neuromirror.sources import Source, open_source
-from neuromirror.sources.dandi.buckets import Address, Buckets, address_of
+from neuromirror.sources.dandi.buckets import BucketCache, ObjectAddress, parse_object_url
 
-_LIMITS: Final = Limits(attempts=2, wait=0.5, wait_max=1.0, retry_after_max=5, read=30)
+_LIMITS: Final = RequestLimits(attempts=2, wait=0.5, wait_max=1.0, retry_after_max=5, read=30)
 _NAME: Final = "archive"
 
 
-class ArchiveUnknown(ConfigurationError):
+class UnknownArchiveError(ConfigurationError):
     """No known kind of archive answers at an address."""
 
 
-def open_address(url: str) -> tuple[str, Source]:
+def open_archive(url: str) -> tuple[str, Source]:
     """Open the archive at an address.
 
     Parameters
@@ -37,13 +37,13 @@ def open_address(url: str) -> tuple[str, Source]:
 
     Raises
     ------
-    ArchiveUnknown
+    UnknownArchiveError
         No known kind of archive answers there.
     """
     if url.startswith("s3://"):
         return "s3", _open_on_aws(url)
     if not url.startswith(("https://", "http://")):
-        raise ArchiveUnknown(
+        raise UnknownArchiveError(
             f"{url[:200]!r} is neither a mirror nor an address; give the name of a mirror, or an "
             "address that begins with https://, http:// or s3://"
         )
@@ -51,7 +51,7 @@ def open_address(url: str) -> tuple[str, Source]:
     with Session(allow_private=is_local_name(origin(url)[1]), limits=_LIMITS) as session:
         for kind, options in _candidates(session, base):
             return kind, _open(kind, **options)
-    raise ArchiveUnknown(
+    raise UnknownArchiveError(
         f"{session.redact(base)}: no DANDI API, S3 bucket, BOSS or ndstore answers there; give the "
         "base of the API (https://api.dandiarchive.org/api) or the bucket (s3://NAME)"
     )
@@ -62,13 +62,13 @@ def _open_on_aws(url: str) -> Source:
     parts = urlsplit(url)
     prefix = parts.path.lstrip("/")
     with Session(limits=_LIMITS) as session:
-        place = Address(parts.netloc, None, None, prefix.encode("utf-8"))
-        region = Buckets(session).bucket(place).region
+        address = ObjectAddress(parts.netloc, None, None, prefix.encode("utf-8"))
+        region = BucketCache(session).bucket(address).region
     return _open("s3", bucket=parts.netloc, prefix=prefix, region=region, depth=0)
 
 
 def _open(kind: str, **options: Any) -> Source:
-    return open_source(kind, _NAME, options, Manners())
+    return open_source(kind, _NAME, options, RequestPolicy())
 
 
 def _candidates(session: Session, base: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,26 +82,26 @@ def _candidates(session: Session, base: str) -> Iterator[tuple[str, dict[str, An
         if isinstance(listed, dict) and "collections" in listed:
             yield "boss", {"api": address}
     try:
-        place = address_of(base)
-        prefix = place.key.decode("utf-8")
+        bucket_address = parse_object_url(base)
+        prefix = bucket_address.key.decode("utf-8")
         body = session.get_bytes(
-            f"{_bucket_url(base, place.bucket)}?list-type=2&max-keys=1",
+            f"{_bucket_url(base, bucket_address.bucket)}?list-type=2&max-keys=1",
             limit=1 << 20,
             accept="application/xml",
-            then=lambda got: got.content,
+            parse=lambda got: got.content,
         )
     except (NetError, ValueError):  # ValueError: no bucket, or a prefix that is not UTF-8
         return
     if b"<ListBucketResult" in body:
         options: dict[str, Any] = {
-            "bucket": place.bucket,
+            "bucket": bucket_address.bucket,
             "prefix": prefix,
             "depth": 0,
         }
-        if place.region:
-            options["region"] = place.region
-        if place.endpoint:
-            options["endpoint"] = place.endpoint
+        if bucket_address.region:
+            options["region"] = bucket_address.region
+        if bucket_address.endpoint:
+            options["endpoint"] = bucket_address.endpoint
         yield "s3", options
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from neuromirror.conformance.report import Finding
+from neuromirror.conformance.report import ConformanceFinding
 from neuromirror.net import HttpError
 from neuromirror.sources.ndstore import NdstoreSource
 
 _TRIED: Final = 3
 
-Check = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
     """Yield the name and the function of each check, in their order."""
 
-    def lists() -> Iterator[Finding]:
+    def lists() -> Iterator[ConformanceFinding]:
         """Public tokens are listed, and describe their channels."""
         tokens: Any = source.session.get_json(f"{source.options.api}/public_tokens/")
         is_list = isinstance(tokens, list)
-        yield Finding(
+        yield ConformanceFinding(
             "ndstore.tokens",
             "ok" if is_list and tokens else "limited" if is_list else "broken",
             f"{len(tokens)} public tokens" if is_list else "the reply is no list",
@@ -29,20 +29,20 @@ def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
         for token in tokens[:_TRIED] if is_list else ():
             info: Any = source.session.get_json(f"{source.options.api}/{token}/info/")
             whole = isinstance(info, dict) and {"dataset", "channels"} <= info.keys()
-            yield Finding(
+            yield ConformanceFinding(
                 "ndstore.info",
                 "ok" if whole else "broken",
                 f"{token}: {'dataset and channels' if whole else 'no dataset or channels'}",
             )
 
-    def errors() -> Iterator[Finding]:
+    def errors() -> Iterator[ConformanceFinding]:
         """A token that does not exist answers 404."""
         status = 200
         try:
             source.session.get_json(f"{source.options.api}/neuromirror-no-such-token/info/")
         except HttpError as error:
             status = error.status or 0
-        yield Finding(
+        yield ConformanceFinding(
             "ndstore.not-found",
             "ok" if status == 404 else "broken",
             f"HTTP {status} for a token that does not exist",

@@ -14,11 +14,11 @@ Status = Literal["ok", "limited", "broken", "unknown"]
 FORMAT: Final = 1
 
 
-class ReportUnusable(NeuromirrorError):
+class InvalidReportError(NeuromirrorError):
     """A stored report that cannot be read."""
 
 
-class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one check found.
 
     Parameters
@@ -41,7 +41,7 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     consequence: str = ""
 
 
-class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All findings about an archive.
 
     Parameters
@@ -65,11 +65,11 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uri: str
     at: str
     requests: int
-    findings: list[Finding]
+    findings: list[ConformanceFinding]
     format: int = FORMAT
 
     @property
-    def broken(self) -> list[Finding]:
+    def broken(self) -> list[ConformanceFinding]:
         """The rules that the archive contradicts."""
         return [one for one in self.findings if one.status == "broken"]
 
@@ -78,18 +78,20 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
-def load_report(content: bytes) -> Report:
-    """Return the report in a JSON document; raises ReportUnusable."""
+def load_report(content: bytes) -> ConformanceReport:
+    """Return the report in a JSON document; raises InvalidReportError."""
     try:
-        report = msgspec.json.decode(content, type=Report)
+        report = msgspec.json.decode(content, type=ConformanceReport)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ReportUnusable(f"not a report of check-archive: {error}") from error
+        raise InvalidReportError(f"not a report of check-archive: {error}") from error
     if report.format != FORMAT:
-        raise ReportUnusable(f"a report of format {report.format}; this program reads {FORMAT}")
+        raise InvalidReportError(f"a report of format {report.format}; this program reads {FORMAT}")
     return report
 
 
-def compare_reports(before: Report, after: Report) -> Iterator[tuple[Finding, Finding]]:
+def compare_reports(
+    before: ConformanceReport, after: ConformanceReport
+) -> Iterator[tuple[ConformanceFinding, ConformanceFinding]]:
     """Yield the findings whose status changed, before and after.
 
     A check that found nothing to try its rule on, in either report, is no change.

@@ -9,8 +9,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
-from neuromirror.conformance.report import Finding
-from neuromirror.net import HttpError, ObjectRow, Reply, S3Bucket
+from neuromirror.conformance.report import ConformanceFinding
+from neuromirror.net import HttpError, ObjectRow, ResponseHead, S3Bucket
 
 _SMALL: Final = 1 << 20
 """Bytes of an object that is read whole."""
@@ -20,7 +20,7 @@ _PAGES: Final = 5
 _EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
 _RATE_HEADERS: Final = ("retry-after", "ratelimit", "x-ratelimit", "x-rate-limit")
 
-Check = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[str, Check]]:
@@ -35,19 +35,19 @@ def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[
     kind
         What the names of the rules begin with.
     """
-    made = BucketChecks(bucket, prefix, kind)
+    bucket_checks = BucketChecks(bucket, prefix, kind)
     for check in (
-        made.listing,
-        made.paging,
-        made.versions,
-        made.sizes,
-        made.digests,
-        made.checksums,
-        made.parts,
-        made.ranges,
-        made.conditions,
-        made.missing,
-        made.rates,
+        bucket_checks.listing,
+        bucket_checks.paging,
+        bucket_checks.versions,
+        bucket_checks.sizes,
+        bucket_checks.digests,
+        bucket_checks.checksums,
+        bucket_checks.parts,
+        bucket_checks.ranges,
+        bucket_checks.conditions,
+        bucket_checks.missing,
+        bucket_checks.rates,
     ):
         yield f"{kind}.{check.__name__}", check
 
@@ -69,12 +69,12 @@ class BucketChecks:
         consequence: str = "",
         *,
         optional: bool = False,
-    ) -> Finding:
+    ) -> ConformanceFinding:
         """Return a finding; a rule that does not hold is ``limited`` if it is ``optional``."""
         if holds is None:
-            return Finding(f"{self._kind}.{rule}", "unknown", observed)
+            return ConformanceFinding(f"{self._kind}.{rule}", "unknown", observed)
         status = "ok" if holds else "limited" if optional else "broken"
-        return Finding(f"{self._kind}.{rule}", status, observed, consequence)  # type: ignore[arg-type]
+        return ConformanceFinding(f"{self._kind}.{rule}", status, observed, consequence)  # type: ignore[arg-type]
 
     @cached_property
     def _rows(self) -> list[ObjectRow]:
@@ -100,14 +100,14 @@ class BucketChecks:
         step = max(1, len(found) // _SAMPLES)
         return found[::step][:_SAMPLES]
 
-    def _head(self, row: ObjectRow, **options: int | bool) -> Reply:
+    def _head(self, row: ObjectRow, **options: int | bool) -> ResponseHead:
         reply = self._bucket.head(row.key, **options)  # type: ignore[arg-type]
         self._headers.append(reply.headers)
         return reply
 
     # --- rules
 
-    def listing(self) -> Iterator[Finding]:
+    def listing(self) -> Iterator[ConformanceFinding]:
         """The bucket lists, in the order of the keys' bytes."""
         keys = [row.key for row in self._rows]
         yield self._finding("listing", True, f"{len(keys)} objects on the first page")
@@ -119,7 +119,7 @@ class BucketChecks:
             "listings are read in parallel" if ordered else "no listing of this bucket is used",
         )
 
-    def paging(self) -> Iterator[Finding]:
+    def paging(self) -> Iterator[ConformanceFinding]:
         """A listing continues after a key, by token and by prefix as it began."""
         keys = [row.key for row in self._rows]
         if len(keys) < 3:
@@ -151,7 +151,7 @@ class BucketChecks:
             "the token continues the listing" if by_token == keys[2:4] else f"gave {by_token!r}",
         )
 
-    def versions(self) -> Iterator[Finding]:
+    def versions(self) -> Iterator[ConformanceFinding]:
         """Versions are listed and can be read."""
         allowed = self._bucket.probe(self._prefix)
         yield self._finding(
@@ -176,7 +176,7 @@ class BucketChecks:
             optional=True,
         )
 
-    def sizes(self) -> Iterator[Finding]:
+    def sizes(self) -> Iterator[ConformanceFinding]:
         """HEAD gives the listed size; Swift's large objects are listed with another."""
         rows = [*self._samples(most=1 << 62), *(row for row in self._rows if not row.size)][:8]
         wrong: list[str] = []
@@ -196,7 +196,7 @@ class BucketChecks:
             optional=True,
         )
 
-    def digests(self) -> Iterator[Finding]:
+    def digests(self) -> Iterator[ConformanceFinding]:
         """The ETag of an object in one part is the MD5 of its bytes."""
         rows = [row for row in self._samples() if "-" not in row.etag]
         wrong = []
@@ -212,7 +212,7 @@ class BucketChecks:
             optional=True,
         )
 
-    def checksums(self) -> Iterator[Finding]:
+    def checksums(self) -> Iterator[ConformanceFinding]:
         """HEAD returns the checksums that S3 keeps."""
         rows = [row for row in self._rows if row.checksum_algorithm] or self._samples()
         found = ""
@@ -231,7 +231,7 @@ class BucketChecks:
             optional=True,
         )
 
-    def parts(self) -> Iterator[Finding]:
+    def parts(self) -> Iterator[ConformanceFinding]:
         """``HEAD ?partNumber=1`` gives the size of the first part."""
         row = self._multipart
         if row is None:
@@ -249,7 +249,7 @@ class BucketChecks:
             optional=True,
         )
 
-    def ranges(self) -> Iterator[Finding]:
+    def ranges(self) -> Iterator[ConformanceFinding]:
         """A range of bytes can be read, so that downloads resume and streams seek."""
         row = next((one for one in self._samples(most=1 << 62) if one.size > 20), None)
         if row is None:
@@ -269,7 +269,7 @@ class BucketChecks:
             optional=True,
         )
 
-    def conditions(self) -> Iterator[Finding]:
+    def conditions(self) -> Iterator[ConformanceFinding]:
         """``If-Match`` refuses another ETag."""
         row = next(iter(self._samples()), None)
         if row is None:
@@ -277,7 +277,7 @@ class BucketChecks:
             return
         url, wrong = self._bucket.object_url(row.key), {"If-Match": '"0"'}
         try:
-            self._bucket.session.get_bytes(url, limit=_SMALL, headers=wrong, then=lambda got: got)
+            self._bucket.session.get_bytes(url, limit=_SMALL, headers=wrong, parse=lambda got: got)
             status = 200
         except HttpError as error:
             status = error.status or 0
@@ -289,7 +289,7 @@ class BucketChecks:
             optional=True,
         )
 
-    def missing(self) -> Iterator[Finding]:
+    def missing(self) -> Iterator[ConformanceFinding]:
         """An object that does not exist answers 404."""
         reply = self._bucket.head(self._prefix + b"neuromirror-check-archive/does-not-exist")
         self._headers.append(reply.headers)
@@ -301,12 +301,12 @@ class BucketChecks:
             optional=reply.status == 403,
         )
 
-    def rates(self) -> Iterator[Finding]:
+    def rates(self) -> Iterator[ConformanceFinding]:
         """Report headers that limit the rate of requests."""
         yield rate_limits(f"{self._kind}.rate-limits", self._headers)
 
 
-def rate_limits(rule: str, replies: list[Mapping[str, str]]) -> Finding:
+def rate_limits(rule: str, replies: list[Mapping[str, str]]) -> ConformanceFinding:
     """Return the finding about rate-limit headers in some replies."""
     found = sorted(
         {
@@ -317,5 +317,7 @@ def rate_limits(rule: str, replies: list[Mapping[str, str]]) -> Finding:
         }
     )
     if not found:
-        return Finding(rule, "ok", f"no rate-limit header in {len(replies)} replies")
-    return Finding(rule, "limited", "; ".join(found[:4]), "set [net] requests_per_second to fit")
+        return ConformanceFinding(rule, "ok", f"no rate-limit header in {len(replies)} replies")
+    return ConformanceFinding(
+        rule, "limited", "; ".join(found[:4]), "set [net] requests_per_second to fit"
+    )

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from neuromirror.conformance import boss, dandi, ndstore, s3
-from neuromirror.conformance.report import Finding, Report
+from neuromirror.conformance.report import ConformanceFinding, ConformanceReport
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
-from neuromirror.net import NetError, TrafficCounter, counted
+from neuromirror.net import NetError, TrafficCounter, count_traffic
 from neuromirror.sources import Source
 from neuromirror.sources.boss import BossSource
 from neuromirror.sources.dandi import DandiSource
@@ -20,29 +20,32 @@ REQUEST_LIMIT: Final = 200
 """Requests that one run makes at most, retries and redirects included."""
 
 
-class BudgetSpent(NeuromirrorError):
+class RequestBudgetExceededError(NeuromirrorError):
     """The requests that one run may make were made."""
 
 
-class _Budget(TrafficCounter):
+class _RequestBudget(TrafficCounter):
     """Counts requests, and ends the check that makes one too many."""
 
     def add(self, host: str, more: Traffic) -> None:
         super().add(host, more)
         if self.requests > REQUEST_LIMIT:  # it is counted before it is sent
-            raise BudgetSpent(f"not checked: {REQUEST_LIMIT} requests were made")
+            raise RequestBudgetExceededError(f"not checked: {REQUEST_LIMIT} requests were made")
 
     @property
     def requests(self) -> int:
         return total_traffic(self.hosts()).requests
 
 
-Check = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def check_archive(
-    source: Source, name: str, kind: str, progress: Callable[[Finding], None] = lambda one: None
-) -> Report:
+    source: Source,
+    name: str,
+    kind: str,
+    progress: Callable[[ConformanceFinding], None] = lambda one: None,
+) -> ConformanceReport:
     """Check a live archive.
 
     Nothing is written anywhere: the archive is only read, with at most :data:`REQUEST_LIMIT`
@@ -65,25 +68,29 @@ def check_archive(
         A check that could not be made is a finding ``broken`` where the archive failed, and
         ``unknown`` where the budget did not reach.
     """
-    counter = _Budget()
-    findings: list[Finding] = []
+    counter = _RequestBudget()
+    findings: list[ConformanceFinding] = []
 
-    def add(finding: Finding) -> None:
+    def add(finding: ConformanceFinding) -> None:
         findings.append(finding)
         progress(finding)
 
-    with counted(counter):
+    with count_traffic(counter):
         for rule, check in _checks(source):
             try:
                 for finding in check():
                     add(finding)
-            except BudgetSpent as error:
-                add(Finding(rule, "unknown", str(error)))
+            except RequestBudgetExceededError as error:
+                add(ConformanceFinding(rule, "unknown", str(error)))
             except NetError as error:
-                add(Finding(rule, "broken", str(error), "the check could not be made; try again"))
+                add(
+                    ConformanceFinding(
+                        rule, "broken", str(error), "the check could not be made; try again"
+                    )
+                )
             except NeuromirrorError as error:
-                add(Finding(rule, "broken", str(error)))
-    return Report(
+                add(ConformanceFinding(rule, "broken", str(error)))
+    return ConformanceReport(
         archive=name,
         source=kind,
         uri=source.uri,
@@ -104,5 +111,5 @@ def _checks(source: Source) -> Iterator[tuple[str, Check]]:
     elif isinstance(source, NdstoreSource):
         yield from ndstore.checks(source)
     else:
-        finding = Finding("source", "unknown", f"no checks for {type(source).__name__}")
+        finding = ConformanceFinding("source", "unknown", f"no checks for {type(source).__name__}")
         yield "source", lambda: iter([finding])

@@ -1,66 +1,66 @@
 """Plan, visit, record: the one room that joins sources, mint and index."""
 
-from neuromirror.crawl.compare import Changes, Difference
-from neuromirror.crawl.failures import FailureLog
-from neuromirror.crawl.holds import release
-from neuromirror.crawl.mirror_run import NotNow
-from neuromirror.crawl.mirrors import (
-    Guards,
+from neuromirror.config.mirror_files import (
+    GuardSettings,
     Mirror,
     MirrorFile,
     NetSettings,
     ScheduleSettings,
     ZarrLimits,
     find_mirror,
+    list_mirror_files,
     load_mirror,
     load_mirrors,
-    mirror_files,
 )
-from neuromirror.crawl.outcome import Outcome
-from neuromirror.crawl.plan import RELEASED, Task
-from neuromirror.crawl.private import PrivateSide
-from neuromirror.crawl.prove import Proven, Spool, prove
-from neuromirror.crawl.publish import Published, Publisher
-from neuromirror.crawl.rebuild import rebuild_index
-from neuromirror.crawl.recorder import JournalRecorder, Recorder, recording
-from neuromirror.crawl.requests import Request, parse_requests
+from neuromirror.crawl.dataset_visit import DatasetVisit
+from neuromirror.crawl.embargo import PrivateStore
+from neuromirror.crawl.failure_log import FailureLog
+from neuromirror.crawl.guards.difference import StateChanges, StateDifference
+from neuromirror.crawl.guards.holds import release_hold
+from neuromirror.crawl.index_rebuild import rebuild_index
+from neuromirror.crawl.mirror_run import VisitSkippedError
+from neuromirror.crawl.plan import RELEASED, DatasetTask
+from neuromirror.crawl.planner import SyncRequest, parse_sync_requests
+from neuromirror.crawl.recorder import JournalRecorder, Recorder, open_recorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync, dry_run
-from neuromirror.crawl.visit import Visit
+from neuromirror.crawl.visit.outcome import VisitOutcome
+from neuromirror.crawl.visit.publisher import PublishedState, Publisher
+from neuromirror.crawl.visit.validate import RecordSpool, SpooledSnapshot, validate_listing
 
 __all__ = [
     "RELEASED",
-    "Changes",
-    "Difference",
+    "DatasetTask",
+    "DatasetVisit",
     "FailureLog",
-    "Guards",
+    "GuardSettings",
     "JournalRecorder",
     "Mirror",
     "MirrorFile",
     "NetSettings",
-    "NotNow",
-    "Outcome",
-    "PrivateSide",
-    "Proven",
-    "Published",
+    "PrivateStore",
+    "PublishedState",
     "Publisher",
+    "RecordSpool",
     "Recorder",
-    "Request",
     "Result",
     "ScheduleSettings",
-    "Spool",
+    "SpooledSnapshot",
+    "StateChanges",
+    "StateDifference",
     "Sync",
-    "Task",
-    "Visit",
+    "SyncRequest",
+    "VisitOutcome",
+    "VisitSkippedError",
     "ZarrLimits",
     "dry_run",
     "find_mirror",
+    "list_mirror_files",
     "load_mirror",
     "load_mirrors",
-    "mirror_files",
-    "parse_requests",
-    "prove",
+    "open_recorder",
+    "parse_sync_requests",
     "rebuild_index",
-    "recording",
-    "release",
+    "release_hold",
+    "validate_listing",
 ]

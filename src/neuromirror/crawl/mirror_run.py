@@ -8,15 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from neuromirror.crawl.events import tell_returned, tell_vanished
-from neuromirror.crawl.failures import LIST, PROBE, FailureLog, attempt
-from neuromirror.crawl.mirrors import Mirror
-from neuromirror.crawl.plan import RELEASED, Task, taken_down
+from neuromirror.config.mirror_files import Mirror
+from neuromirror.crawl.dataset_visit import DatasetVisit
+from neuromirror.crawl.failure_log import LIST, PROBE, FailureLog, run_step
+from neuromirror.crawl.guards.events import record_return, record_tombstone
+from neuromirror.crawl.plan import RELEASED, DatasetTask, takedown_message
+from neuromirror.crawl.planner import Planner, SyncRequest
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.requests import Planner, Request
-from neuromirror.crawl.results import Result, explain, result_of, unplanned
-from neuromirror.crawl.times import now
-from neuromirror.crawl.visit import Visit
+from neuromirror.crawl.results import Result, describe_error, result_from_outcome, unplanned_result
+from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import Index, LastVisit, MirrorStatus
 from neuromirror.model import (
     ConfigurationError,
@@ -29,19 +29,19 @@ from neuromirror.model import (
     VisitEnded,
     dump_traffic,
 )
-from neuromirror.net import TrafficCounter, counted
-from neuromirror.sources import DatasetNotFound, Source
+from neuromirror.net import TrafficCounter, count_traffic
+from neuromirror.sources import DatasetNotFoundError, Source
 from neuromirror.store import Store
 
-JOBS = 16
+DEFAULT_JOBS = 16
 """Datasets visited at a time by default: most of a visit is waiting for the archive."""
 
-_SELDOM = 50_000
+_GC_THRESHOLD = 50_000
 """New objects after which Python looks for cycles of garbage among them."""
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class RunOptions:
     """How a run visits: ``deep`` and ``history`` as :class:`~neuromirror.crawl.Sync` has them.
 
     ``jobs`` datasets are visited at a time.
@@ -49,49 +49,51 @@ class How:
 
     deep: bool = False
     history: bool = False
-    jobs: int = JOBS
+    jobs: int = DEFAULT_JOBS
 
     @property
-    def regardless(self) -> str:
+    def visit_all_reason(self) -> str:
         """Why all datasets are to be visited, whether upstream's overview has moved or not."""
         if self.deep:
             return "deep visit"
         return "looking for earlier states" if self.history else ""
 
 
-class NotNow(NeuromirrorError):
+class VisitSkippedError(NeuromirrorError):
     """A dataset that must not be visited now, and nothing recorded of it; not a failure."""
 
 
 Claim = Callable[[DatasetRef], AbstractContextManager[object]]
-"""Keeps others from a dataset while the block runs; raises NotNow where they have it already."""
+"""Keeps others from a dataset while the block runs; raises VisitSkippedError where they have it
+already."""
 
 
-def _nobody_else(dataset: DatasetRef) -> AbstractContextManager[object]:
+def _no_claim(dataset: DatasetRef) -> AbstractContextManager[object]:
     return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class VisitPolicy:
     """What one store does differently with some datasets.
 
     ``moving`` are visited in any case; ``before`` is done before a visit, under the dataset's
-    lock, and gives words to begin the result with (or raises NotNow); ``unavailable`` says how a
+    lock, and gives words to begin the result with (or raises VisitSkippedError); ``unavailable``
+    says how a
     dataset fares that cannot be read, given the reason, None to say nothing; ``passed_over`` tells
     datasets that this store has nothing to do with; ``claim`` is held while one is visited.
     """
 
-    moving: Container[DatasetRef] = ()
-    before: Callable[[DatasetRef], str] = lambda dataset: ""
-    unavailable: Callable[[DatasetRef, str], Result | None] = lambda dataset, why: Result(
-        dataset.name, "notneeded", why
+    in_private_store: Container[DatasetRef] = ()
+    prepare: Callable[[DatasetRef], str] = lambda dataset: ""
+    unavailable_result: Callable[[DatasetRef, str], Result | None] = lambda dataset, reason: Result(
+        dataset.name, "notneeded", reason
     )
-    passed_over: Callable[[DatasetRef], bool] = lambda dataset: False
-    claim: Claim = _nobody_else
+    is_excluded: Callable[[DatasetRef], bool] = lambda dataset: False
+    claim: Claim = _no_claim
 
 
 @contextmanager
-def _seldom_collected() -> Iterator[None]:
+def _infrequent_gc() -> Iterator[None]:
     """Makes Python look for cycles of garbage seldom.
 
     A page of a list is some ten thousand objects, none of them in a cycle; to look at them all
@@ -99,7 +101,7 @@ def _seldom_collected() -> Iterator[None]:
     """
     before = gc.get_threshold()
     # 0 is never, which somebody has chosen
-    gc.set_threshold(before[0] and max(before[0], _SELDOM), *before[1:])
+    gc.set_threshold(before[0] and max(before[0], _GC_THRESHOLD), *before[1:])
     try:
         yield
     finally:
@@ -117,259 +119,282 @@ class MirrorRun:
         store: Store,
         recorder: Recorder,
         source: Source,
-        how: How,
-        rules: Rules,
-        count: Callable[[int], None],
+        options: RunOptions,
+        policy: VisitPolicy,
+        add_to_total: Callable[[int], None],
         traffic: TrafficCounter,
     ) -> None:
         self._store = store
         self._recorder = recorder
         self._source = source
-        self._how = how
-        self._rules = rules
-        self._count = count
+        self._options = options
+        self._policy = policy
+        self._add_to_total = add_to_total
         self._traffic = traffic
         self._log = FailureLog(recorder)
 
-    def visit(self, request: Request) -> Iterator[Result]:
+    def visit(self, request: SyncRequest) -> Iterator[Result]:
         """How the datasets of a request fare, and nothing is done for the mirror as a whole."""
         planned = yield from self._plan(request)
         if planned is None:
             return
-        tasks, gone = planned
-        self._count(len(tasks) + len(gone))
-        yield from self._standing(tasks)
+        tasks, vanished_ids = planned
+        self._add_to_total(len(tasks) + len(vanished_ids))
+        yield from self._unvisited_results(tasks)
         due = [task for task in tasks if task.action == "visit"]
         yield from self._visit_all(due, request.mirror, [])
-        yield from self._all_vanished(gone, request)
+        yield from self._check_all_vanished(vanished_ids, request)
 
     def _plan(
-        self, request: Request
-    ) -> Generator[Result, None, tuple[list[Task], list[str]] | None]:
-        def plan(index: Index) -> tuple[list[Task], list[str]]:
-            with counted(self._traffic):
-                planner = Planner(index, self._how.regardless, self._rules.moving)
+        self, request: SyncRequest
+    ) -> Generator[Result, None, tuple[list[DatasetTask], list[str]] | None]:
+        def plan(index: Index) -> tuple[list[DatasetTask], list[str]]:
+            with count_traffic(self._traffic):
+                planner = Planner(
+                    index, self._options.visit_all_reason, self._policy.in_private_store
+                )
                 return planner.plan(request, self._source)
 
         try:
-            tasks, gone = self._recorder.ask(plan)
+            tasks, vanished_ids = self._recorder.ask(plan)
         except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded, and a result
-            yield self._unplanned(request, error)
+            yield self._record_unplanned(request, error)
             return None
         try:
-            self._listed(request)
+            self._record_overview(request)
         except (NeuromirrorError, OSError) as error:
-            yield Result(request.name, "error", explain(error, self._store), "failed")
+            yield Result(request.name, "error", describe_error(error, self._store), "failed")
             return None
-        return [task for task in tasks if not self._rules.passed_over(task.hint.dataset)], gone
+        return [
+            task for task in tasks if not self._policy.is_excluded(task.hint.dataset)
+        ], vanished_ids
 
-    def _listed(self, request: Request) -> None:
+    def _record_overview(self, request: SyncRequest) -> None:
         """Record that the overview was read: of the mirror, or of one dataset."""
         if request.local_id is None:
-            self._store.mark_checked(request.mirror.name)
-        self._log.succeeded(LIST, request.name, with_datasets=request.local_id is None)
+            self._store.mark_listed(request.mirror.name)
+        self._log.record_success(LIST, request.name, with_datasets=request.local_id is None)
 
-    def _unplanned(self, request: Request, error: Exception) -> Result:
+    def _record_unplanned(self, request: SyncRequest, error: Exception) -> Result:
         """Record that the overview could not be read, and return that as a result."""
-        result = unplanned(request, error, explain(error, self._store))
+        result = unplanned_result(request, error, describe_error(error, self._store))
         name = request.mirror.name
         try:
             last = None
             if request.local_id is not None:
-                last = self._recorder.ask(lambda index: index.hints(name)).get(request.local_id)
+                last = self._recorder.ask(lambda index: index.last_visits(name)).get(
+                    request.local_id
+                )
             if last is not None and request.local_id is not None:
                 dataset = self._source.dataset(request.local_id)
-                self._record_result(dataset, now(), last, result, TrafficCounter())
-            elif not isinstance(error, DatasetNotFound):
+                self._record_result(dataset, current_timestamp(), last, result, TrafficCounter())
+            elif not isinstance(error, DatasetNotFoundError):
                 # an id that upstream does not know is a mistyped one
-                self._log.failed(LIST, result.message, request.name)
+                self._log.record_failure(LIST, result.message, request.name)
         except (NeuromirrorError, OSError) as failure:
             return replace(result, message=f"{result.message}; not recorded: {failure}")
         return result
 
     def results(
-        self, request: Request, defer: Callable[[Task], None] | None = None
+        self, request: SyncRequest, defer: Callable[[DatasetTask], None] | None = None
     ) -> Iterator[Result]:
         """How each dataset fared, as they end; those that are due are only told to ``defer``."""
         recorder, source = self._recorder, self._source
         planned = yield from self._plan(request)
         if planned is None:
             return
-        tasks, gone = planned
+        tasks, vanished_ids = planned
         name = request.mirror.name
         failed = list(
-            self._attempt(PROBE, name, lambda: self._introduce(request.mirror, source, recorder))
+            self._run_step(
+                PROBE, name, lambda: self._record_mirror(request.mirror, source, recorder)
+            )
         )
         if failed:
             yield from failed
             return
-        yield from self._attempt(PROBE, name, lambda: self._probe(request.mirror, source, recorder))
-        self._count(len(tasks) + len(gone))
-        yield from self._standing(tasks)
+        yield from self._run_step(
+            PROBE, name, lambda: self._record_capabilities(request.mirror, source, recorder)
+        )
+        self._add_to_total(len(tasks) + len(vanished_ids))
+        yield from self._unvisited_results(tasks)
         due = [task for task in tasks if task.action == "visit"]
         if defer is not None:
-            self._count(-len(due))
+            self._add_to_total(-len(due))
             for task in due:
                 defer(task)
         else:
-            past: list[int] = []
-            yield from self._visit_all(due, request.mirror, past)
-            if self._how.history and past and not any(past):
-                said = "no earlier states: upstream keeps none, or they are all here"
-                yield Result(name, "notneeded", said)
-        yield from self._all_vanished(gone, request)
+            earlier_state_counts: list[int] = []
+            yield from self._visit_all(due, request.mirror, earlier_state_counts)
+            if self._options.history and earlier_state_counts and not any(earlier_state_counts):
+                message = "no earlier states: upstream keeps none, or they are all here"
+                yield Result(name, "notneeded", message)
+        yield from self._check_all_vanished(vanished_ids, request)
 
-    def _attempt(self, task: str, name: str, step: Callable[[], object]) -> Iterator[Result]:
-        return attempt(task, name, self._store, self._log, step)
+    def _run_step(self, task: str, name: str, step: Callable[[], object]) -> Iterator[Result]:
+        return run_step(task, name, self._store, self._log, step)
 
-    def _standing(self, tasks: Iterable[Task]) -> Iterator[Result]:
+    def _unvisited_results(self, tasks: Iterable[DatasetTask]) -> Iterator[Result]:
         """How those datasets fare that are not to be visited."""
         for task in tasks:
             if task.action == "unavailable":
-                yield from self._unavailable(task.hint.dataset, task.why, task.last)
+                yield from self._report_unavailable(task.hint.dataset, task.reason, task.last_visit)
             elif task.action == "held":
-                yield Result(task.hint.dataset.name, "impossible", task.why, "held")
+                yield Result(task.hint.dataset.name, "impossible", task.reason, "held")
             elif task.action != "visit":
-                yield Result(task.hint.dataset.name, "notneeded", task.why)
+                yield Result(task.hint.dataset.name, "notneeded", task.reason)
 
-    def _all_vanished(self, gone: Iterable[str], request: Request) -> Iterator[Result]:
+    def _check_all_vanished(
+        self, vanished_ids: Iterable[str], request: SyncRequest
+    ) -> Iterator[Result]:
         known: Mapping[str, LastVisit] = {}
-        if gone:
-            known = self._recorder.ask(lambda index: index.hints(request.mirror.name))
-        for local_id in gone:
-            yield from self._vanished(self._source.dataset(local_id), known.get(local_id))
+        if vanished_ids:
+            known = self._recorder.ask(lambda index: index.last_visits(request.mirror.name))
+        for local_id in vanished_ids:
+            yield from self._check_vanished(self._source.dataset(local_id), known.get(local_id))
 
-    def _unavailable(
-        self, dataset: DatasetRef, why: str, last: LastVisit | None
+    def _report_unavailable(
+        self, dataset: DatasetRef, reason: str, last: LastVisit | None
     ) -> Iterator[Result]:
         """How a dataset fares that upstream itself says cannot be read, with its reason."""
         try:
-            said = self._rules.unavailable(dataset, why)
-            if said is not None and said.visit == "failed" and last is None:
+            result = self._policy.unavailable_result(dataset, reason)
+            if result is not None and result.visit == "failed" and last is None:
                 # of a dataset that was never visited nothing is known that could vanish
-                self._log.failed(LIST, said.message, dataset.name)
-            elif said is not None and said.visit == "failed":
-                self._record_result(dataset, now(), last, said, TrafficCounter())
+                self._log.record_failure(LIST, result.message, dataset.name)
+            elif result is not None and result.visit == "failed":
+                self._record_result(dataset, current_timestamp(), last, result, TrafficCounter())
             elif last is not None and last.status in ("failed", "partial"):
                 # what failed is over: upstream says why
-                ended = Result(dataset.name, "notneeded", why, "unavailable")
-                self._record_result(dataset, now(), last, ended, TrafficCounter())
+                ended = Result(dataset.name, "notneeded", reason, "unavailable")
+                self._record_result(dataset, current_timestamp(), last, ended, TrafficCounter())
         except (NeuromirrorError, OSError) as error:
-            said = Result(dataset.name, "error", explain(error, self._store), "failed")
-        if said is None:
-            self._count(-1)
+            result = Result(dataset.name, "error", describe_error(error, self._store), "failed")
+        if result is None:
+            self._add_to_total(-1)
         else:
-            yield said
+            yield result
 
-    def _introduce(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
-        seen = {one.mirror: (one.source, one.uri) for one in known_mirrors(recorder)}
+    def _record_mirror(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
+        seen = {one.mirror: (one.source, one.uri) for one in mirror_statuses(recorder)}
         kind = mirror.settings.source
         if seen.get(mirror.name) != (kind, source.uri):
-            recorder.record(MirrorSeen(mirror.name, kind, source.uri, now()))
+            recorder.record(MirrorSeen(mirror.name, kind, source.uri, current_timestamp()))
 
-    def _probe(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
+    def _record_capabilities(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
         """Records what upstream allows, where that is not what it was."""
-        with counted(self._traffic):
+        with count_traffic(self._traffic):
             found = dict(source.capabilities())
         if recorder.ask(lambda index: index.capabilities(mirror.name)) != found:
-            recorder.record(MirrorProbed(mirror.name, found, now()))
+            recorder.record(MirrorProbed(mirror.name, found, current_timestamp()))
 
-    def _visit_all(self, due: list[Task], mirror: Mirror, past: list[int]) -> Iterator[Result]:
+    def _visit_all(
+        self, due: list[DatasetTask], mirror: Mirror, earlier_state_counts: list[int]
+    ) -> Iterator[Result]:
         """Visits datasets; ``past`` gets the number of earlier states that each has upstream."""
-        jobs = max(1, min(self._how.jobs, len(due)))
-        with _seldom_collected(), ThreadPoolExecutor(jobs) as pool:
-            running: dict[Future[Result], Task] = {
-                pool.submit(self._visit, task, mirror, past): task for task in due
+        jobs = max(1, min(self._options.jobs, len(due)))
+        with _infrequent_gc(), ThreadPoolExecutor(jobs) as pool:
+            running: dict[Future[Result], DatasetTask] = {
+                pool.submit(self._visit_and_count, task, mirror, earlier_state_counts): task
+                for task in due
             }
             try:
                 for future in as_completed(running):
-                    broken = future.exception()
-                    if broken is None:
+                    failure = future.exception()
+                    if failure is None:
                         yield future.result()
-                    elif isinstance(broken, KeyboardInterrupt | SystemExit):
-                        raise broken
+                    elif isinstance(failure, KeyboardInterrupt | SystemExit):
+                        raise failure
                     else:
                         # a defect of ours in one dataset must not stop the others
                         yield Result(
                             running[future].hint.dataset.name,
                             "error",
-                            f"unexpected {type(broken).__name__}: {broken}; please report this",
+                            f"unexpected {type(failure).__name__}: {failure}; please report this",
                             "failed",
                         )
             finally:
                 for future in running:
                     future.cancel()
 
-    def _visit(self, task: Task, mirror: Mirror, past: list[int]) -> Result:
-        own = TrafficCounter()
-        with counted(self._traffic), counted(own):
-            result = self._fare(task, mirror, past, own)
-        return replace(result, traffic=own.hosts())
+    def _visit_and_count(
+        self, task: DatasetTask, mirror: Mirror, earlier_state_counts: list[int]
+    ) -> Result:
+        visit_traffic = TrafficCounter()
+        with count_traffic(self._traffic), count_traffic(visit_traffic):
+            result = self._visit_dataset(task, mirror, earlier_state_counts, visit_traffic)
+        return replace(result, traffic=visit_traffic.hosts())
 
-    def _fare(self, task: Task, mirror: Mirror, past: list[int], own: TrafficCounter) -> Result:
+    def _visit_dataset(
+        self,
+        task: DatasetTask,
+        mirror: Mirror,
+        earlier_state_counts: list[int],
+        visit_traffic: TrafficCounter,
+    ) -> Result:
         """Visits a dataset; ``own`` counts what the visit asks."""
         source, recorder = self._source, self._recorder
         hint, dataset = task.hint, task.hint.dataset
-        started, said = now(), ""
-        visit = Visit(source, self._store, recorder, mirror.settings, hint)
+        started, prefix = current_timestamp(), ""
+        visit = DatasetVisit(source, self._store, recorder, mirror.settings, hint)
         try:
             with (
-                self._rules.claim(dataset),
+                self._policy.claim(dataset),
                 self._store.lock(dataset.dataset_id, dataset.name),
             ):
-                stone = recorder.ask(lambda index: index.tombstone(dataset.name))
-                if stone is not None:
+                tombstone = recorder.ask(lambda index: index.tombstone(dataset.name))
+                if tombstone is not None:
                     # since the visit was planned
-                    raise NotNow(taken_down(stone))
-                said = self._rules.before(dataset)
-                if task.last is not None and task.last.status == "not_found":
-                    tell_returned(recorder, dataset)
+                    raise VisitSkippedError(takedown_message(tombstone))
+                prefix = self._policy.prepare(dataset)
+                if task.last_visit is not None and task.last_visit.status == "not_found":
+                    record_return(recorder, dataset)
                 outcome = visit.run(
-                    deep=self._how.deep,
-                    history=self._how.history,
+                    deep=self._options.deep,
+                    history=self._options.history,
                     pending_only=task.pending_only,
                 )
-        except NotNow as error:
+        except VisitSkippedError as error:
             return Result(dataset.name, "notneeded", str(error))
         except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
-            status = "partial" if visit.outcome.minted else "failed"
-            message = explain(error, self._store)
-            result = Result(dataset.name, "error", message, status, tuple(visit.outcome.minted))
+            status = "partial" if visit.outcome.new_labels else "failed"
+            message = describe_error(error, self._store)
+            result = Result(dataset.name, "error", message, status, tuple(visit.outcome.new_labels))
         else:
-            past.append(outcome.past)
-            result = result_of(dataset, outcome)
-        if said:
+            earlier_state_counts.append(outcome.earlier_state_count)
+            result = result_from_outcome(dataset, outcome)
+        if prefix:
             status = "ok" if result.status == "notneeded" else result.status
-            result = replace(result, status=status, message=said + result.message)
+            result = replace(result, status=status, message=prefix + result.message)
         try:
-            pending = max(visit.outcome.pending, len(visit.outcome.writing))
-            self._record_visit(task, started, result, pending, own)
+            pending = max(visit.outcome.pending_files, len(visit.outcome.unfinished_components))
+            self._record_visit(task, started, result, pending, visit_traffic)
         except (NeuromirrorError, OSError) as error:
-            return Result(dataset.name, "error", explain(error, self._store), "failed")
+            return Result(dataset.name, "error", describe_error(error, self._store), "failed")
         return result
 
     def _record_visit(
         self,
-        task: Task,
+        task: DatasetTask,
         started: str,
         result: Result,
         pending: int,
-        own: TrafficCounter,
+        visit_traffic: TrafficCounter,
     ) -> None:
         """Records the visit, unless it says nothing that the last one did not."""
-        hint, last, dataset = task.hint, task.last, task.hint.dataset
+        hint, last, dataset = task.hint, task.last_visit, task.hint.dataset
         if (
             last is not None
-            and task.why != RELEASED
+            and task.reason != RELEASED
             and result.status == "notneeded"
             and (last.status, last.fingerprint, last.pending)
             == (result.visit, hint.fingerprint or "", pending)
         ):
             return
         self._recorder.record(
-            _ended(
+            _visit_ended_entry(
                 dataset,
                 started,
                 result.visit,
@@ -377,55 +402,59 @@ class MirrorRun:
                 title=hint.title,
                 fingerprint=hint.fingerprint or "",
                 pending=pending,
-                own=own,
+                visit_traffic=visit_traffic,
             )
         )
 
-    def _vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
+    def _check_vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
         """A dataset that is no longer listed: a tombstone, once upstream says so to our face."""
-        started, own = now(), TrafficCounter()
+        started, visit_traffic = current_timestamp(), TrafficCounter()
         try:
-            hint = self._hint(dataset, own)
-        except DatasetNotFound as error:
+            hint = self._hint(dataset, visit_traffic)
+        except DatasetNotFoundError as error:
             message = "gone upstream; everything mirrored of it is kept"
             status = "error"
             if error.owner_may_delete and not self._has_published(dataset):
                 message = f"a draft that its owner may delete is {message}"
                 status = "ok"
             try:
-                tell_vanished(self._recorder, dataset, str(error))
+                record_tombstone(self._recorder, dataset, str(error))
                 if last is None or last.status != "not_found":
-                    ended = _ended(dataset, started, "not_found", message, own=own)
+                    ended = _visit_ended_entry(
+                        dataset, started, "not_found", message, visit_traffic=visit_traffic
+                    )
                     self._recorder.record(ended)
             except (NeuromirrorError, OSError) as failure:
-                message, status = explain(failure, self._store), "error"
-            yield Result(dataset.name, status, message, "not_found", traffic=own.hosts())
+                message, status = describe_error(failure, self._store), "error"
+            yield Result(dataset.name, status, message, "not_found", traffic=visit_traffic.hosts())
         except Exception as error:  # noqa: BLE001 - recorded, and a result
-            yield self._vanished_failed(dataset, started, last, explain(error, self._store), own)
+            yield self._vanished_check_failed(
+                dataset, started, last, describe_error(error, self._store), visit_traffic
+            )
         else:
             if hint.unavailable is not None:
-                yield from self._unavailable(dataset, hint.unavailable, last)
+                yield from self._report_unavailable(dataset, hint.unavailable, last)
                 return
             message = "not in upstream's list, yet it answers; try again"
-            yield self._vanished_failed(dataset, started, last, message, own)
+            yield self._vanished_check_failed(dataset, started, last, message, visit_traffic)
 
     def _has_published(self, dataset: DatasetRef) -> bool:
         """Whether the store has a version of a dataset that upstream published."""
         kind, name = VersionKind.PUBLISHED.value, dataset.name
         return self._recorder.ask(lambda index: index.last_version(name, kind)) is not None
 
-    def _vanished_failed(
+    def _vanished_check_failed(
         self,
         dataset: DatasetRef,
         started: str,
         last: LastVisit | None,
         message: str,
-        own: TrafficCounter,
+        visit_traffic: TrafficCounter,
     ) -> Result:
         """Record that it is not known what became of a dataset, and return that as a result."""
-        result = Result(dataset.name, "error", message, "failed", traffic=own.hosts())
+        result = Result(dataset.name, "error", message, "failed", traffic=visit_traffic.hosts())
         try:
-            self._record_result(dataset, started, last, result, own)
+            self._record_result(dataset, started, last, result, visit_traffic)
         except (NeuromirrorError, OSError) as error:
             return replace(result, message=f"{message}; not recorded: {error}")
         return result
@@ -436,7 +465,7 @@ class MirrorRun:
         started: str,
         last: LastVisit | None,
         result: Result,
-        own: TrafficCounter,
+        visit_traffic: TrafficCounter,
     ) -> None:
         """Record a result as a visit that learned nothing about the dataset's content.
 
@@ -448,23 +477,23 @@ class MirrorRun:
             if before.message == result.message:
                 return
         self._recorder.record(
-            _ended(
+            _visit_ended_entry(
                 dataset,
                 started,
                 result.visit,
                 result.message,
                 fingerprint="" if last is None else last.fingerprint,
                 pending=0 if last is None else last.pending,
-                own=own,
+                visit_traffic=visit_traffic,
             )
         )
 
-    def _hint(self, dataset: DatasetRef, own: TrafficCounter) -> DatasetHint:
-        with counted(self._traffic), counted(own):
+    def _hint(self, dataset: DatasetRef, visit_traffic: TrafficCounter) -> DatasetHint:
+        with count_traffic(self._traffic), count_traffic(visit_traffic):
             return self._source.hint(dataset)
 
 
-def _ended(
+def _visit_ended_entry(
     dataset: DatasetRef,
     started: str,
     status: str,
@@ -473,7 +502,7 @@ def _ended(
     title: str = "",
     fingerprint: str = "",
     pending: int = 0,
-    own: TrafficCounter,
+    visit_traffic: TrafficCounter,
 ) -> VisitEnded:
     return VisitEnded(
         visit=f"{started}-{dataset.dataset_id[:8]}",
@@ -482,15 +511,15 @@ def _ended(
         source_uri=dataset.source_uri,
         title=title,
         started=started,
-        ended=now(),
+        ended=current_timestamp(),
         status=status,
         fingerprint=fingerprint,
         pending=pending,
         message=message,
-        traffic=dump_traffic(own.hosts()),
+        traffic=dump_traffic(visit_traffic.hosts()),
     )
 
 
-def known_mirrors(recorder: Recorder) -> list[MirrorStatus]:
+def mirror_statuses(recorder: Recorder) -> list[MirrorStatus]:
     """The mirrors that a store knows."""
     return recorder.ask(lambda index: list(index.mirror_status()))

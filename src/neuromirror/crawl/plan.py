@@ -13,7 +13,7 @@ RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class DatasetTask:
     """A dataset and what the run is to do with it.
 
     ``action`` is visit | skip | held | unavailable; ``why`` says it in words; ``last`` is how
@@ -23,20 +23,20 @@ class Task:
 
     hint: DatasetHint
     action: str
-    why: str
-    last: LastVisit | None = None
+    reason: str
+    last_visit: LastVisit | None = None
     pending_only: bool = False
 
 
-def plan_one(
+def plan_dataset(
     hint: DatasetHint,
     last: LastVisit | None,
     held: frozenset[str],
-    regardless: str = "",
+    visit_all_reason: str = "",
     *,
     released: frozenset[str] = frozenset(),
-    moving: bool = False,
-) -> Task:
+    in_private_store: bool = False,
+) -> DatasetTask:
     """What to do with one dataset.
 
     ``held`` names datasets that wait for an operator, ``released`` those that do no longer and were
@@ -44,26 +44,26 @@ def plan_one(
     visited whatever upstream's overview says, empty where that decides; ``moving`` that it is to
     come over from the private store.
     """
-    action, why = _due(hint, last, held, regardless)
+    action, reason = _choose_action(hint, last, held, visit_all_reason)
     pending_only = action == "skip" and last is not None and last.pending > 0
     if pending_only and last is not None:
-        action, why = "visit", f"{files_waiting(last.pending, 'waited')} for a checksum"
+        action, reason = "visit", f"{pending_files_text(last.pending, 'waited')} for a checksum"
     if last is not None and hint.unavailable is None and hint.dataset.name in released:
-        action, why, pending_only = "visit", RELEASED, False
-    if moving and hint.unavailable is None:
-        action, why, pending_only = "visit", "opened upstream", False
-    return Task(hint, action, why, last, pending_only)
+        action, reason, pending_only = "visit", RELEASED, False
+    if in_private_store and hint.unavailable is None:
+        action, reason, pending_only = "visit", "opened upstream", False
+    return DatasetTask(hint, action, reason, last, pending_only)
 
 
-def _due(
-    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], regardless: str
+def _choose_action(
+    hint: DatasetHint, last: LastVisit | None, held: frozenset[str], visit_all_reason: str
 ) -> tuple[str, str]:
     if hint.unavailable is not None:
         return "unavailable", hint.unavailable
     if last is None:
         return "visit", "new"
-    if regardless:
-        return "visit", regardless
+    if visit_all_reason:
+        return "visit", visit_all_reason
     if last.status == "waiting":
         return "visit", "waited to settle"
     if hint.fingerprint is None:
@@ -79,19 +79,21 @@ def _due(
     return "skip", "unchanged"
 
 
-def taken_down(stone: Tombstone) -> str:
+def takedown_message(tombstone: Tombstone) -> str:
     """What is said of a dataset that the operator took down."""
-    return f"taken down on {stone.at[:10]}: {stone.reason}"
+    return f"taken down on {tombstone.at[:10]}: {tombstone.reason}"
 
 
-def files_waiting(count: int, verb: str) -> str:
+def pending_files_text(count: int, verb: str) -> str:
     """``1 file waits``, ``2 files wait``, ``2 files waited``."""
     if count == 1:
         return f"1 file {'waits' if verb == 'wait' else verb}"
     return f"{count} files {verb}"
 
 
-def vanished(hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]) -> list[str]:
+def vanished_datasets(
+    hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]
+) -> list[str]:
     """Local ids that were visited once and are not in the archive's list any more."""
     return sorted(
         local_id

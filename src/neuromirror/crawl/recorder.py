@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from neuromirror.crawl.rebuild import rebuild_index
+from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.index import Index
-from neuromirror.model import Entry
+from neuromirror.model import JournalEntry
 from neuromirror.store import Store
 
 _T = TypeVar("_T")
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 class Recorder(Protocol):
     """What visits read the index by, and tell the journal; many threads may share one."""
 
-    def record(self, *entries: Entry) -> None:
+    def record(self, *entries: JournalEntry) -> None:
         """Adds entries; they are in the journal before they are in the index."""
         ...
 
@@ -62,8 +62,8 @@ class JournalRecorder:
         index.catch_up(self._store)
         return index
 
-    def record(self, *entries: Entry) -> None:
-        """See :class:`Recorder`."""
+    def record(self, *entries: JournalEntry) -> None:
+        """See :class:`LocationRecorder`."""
         self._thread.submit(self._record, entries).result()
 
     @property
@@ -71,25 +71,25 @@ class JournalRecorder:
         """The index that is brought up to date."""
         return self._path
 
-    def renew(self) -> None:
+    def rebuild(self) -> None:
         """Makes the index anew from the store, and goes on with that."""
-        self._thread.submit(self._renew).result()
+        self._thread.submit(self._rebuild).result()
 
-    def _renew(self) -> None:
+    def _rebuild(self) -> None:
         rebuild_index(self._store, self._path)
         self._index.close()
         self._index = Index.open(self._path)
 
-    def _record(self, entries: tuple[Entry, ...]) -> None:
-        self._store.append(*entries)
+    def _record(self, entries: tuple[JournalEntry, ...]) -> None:
+        self._store.append_entries(*entries)
         self._index.catch_up(self._store)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """See :class:`Recorder`."""
+        """See :class:`LocationRecorder`."""
         return self._thread.submit(self._ask, question).result()
 
     def _ask(self, question: Callable[[Index], _T]) -> _T:
-        if self._index.replaced:
+        if self._index.is_replaced:
             # one that cannot be opened may be put right again: the old one stays until then
             renewed = self._open(self._path)
             self._index.close()
@@ -97,7 +97,7 @@ class JournalRecorder:
         return question(self._index)
 
     def reader(self) -> Index:
-        """See :class:`Recorder`."""
+        """See :class:`LocationRecorder`."""
         return Index.open_readonly(self._path)
 
     def confirm(self) -> None:
@@ -110,7 +110,7 @@ class JournalRecorder:
 
 
 @contextmanager
-def recording(store: Store, index_path: Path) -> Iterator[JournalRecorder]:
+def open_recorder(store: Store, index_path: Path) -> Iterator[JournalRecorder]:
     """A recorder that is closed at the end of the block."""
     recorder = JournalRecorder(store, index_path)
     try:

@@ -7,29 +7,33 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neuromirror.crawl.rebuild import rebuild_index
-from neuromirror.crawl.recorder import recording
-from neuromirror.crawl.times import now
+from neuromirror.crawl.index_rebuild import rebuild_index
+from neuromirror.crawl.recorder import open_recorder
+from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.model import (
-    AnnexMoved,
+    AnnexBranchMoved,
     DatasetRef,
-    Entry,
     EventRaised,
+    JournalEntry,
     NeuromirrorError,
     VersionMinted,
     VisitEnded,
 )
-from neuromirror.store import Repository, Store, dataset_of
-from neuromirror.store.foreign import Damage, find_damage
-from neuromirror.store.protection import protect
-from neuromirror.store.quarantine import keep_foreign, restore_refs, take_out_annex
+from neuromirror.store import Repository, Store, dataset_ref_of
+from neuromirror.store.foreign_commits import RepositoryDamage, find_damage
+from neuromirror.store.quarantine import (
+    quarantine_annex_files,
+    quarantine_foreign_refs,
+    restore_refs,
+)
+from neuromirror.store.write_protection import protect
 
 _WAIT = 60.0
 """Seconds to wait for a visit that is in progress."""
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
+class RepairResult:
     """The result for one repository, in DataLad's words.
 
     ``status`` is ok | notneeded | error; ``refs`` are those that were put back, ``versions`` the
@@ -44,21 +48,21 @@ class Repaired:
     folder: str = ""
 
 
-def repair(
+def repair_repositories(
     store: Store, index_path: Path, aliases: Collection[str] | None, *, dry_run: bool = False
-) -> Iterator[Repaired]:
+) -> Iterator[RepairResult]:
     """Repair the repositories behind ``aliases`` (None: all), one after the other.
 
     What is foreign is kept in quarantine (:mod:`neuromirror.store.quarantine`), refs go back to
     where the journal has them, and what the journal has of foreign commits is removed from it. A
     dataset that fails keeps all it has; the others are repaired. ``dry_run`` writes nothing.
     """
-    by_alias: dict[str, list[VersionMinted | AnnexMoved]] = {}
-    for _, entry in store.journal_from(0):
-        if isinstance(entry, VersionMinted | AnnexMoved):
+    by_alias: dict[str, list[VersionMinted | AnnexBranchMoved]] = {}
+    for _, entry in store.read_entries(0):
+        if isinstance(entry, VersionMinted | AnnexBranchMoved):
             dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
             by_alias.setdefault(dataset.alias, []).append(entry)
-    dropped = False
+    has_dropped_versions = False
     done: set[Path] = set()
     for alias, repository in store.aliases():
         if (aliases is not None and alias not in aliases) or repository.path in done:
@@ -67,28 +71,30 @@ def repair(
         if not repository.exists():
             continue  # fsck names it
         try:
-            one = _repair(store, alias, repository, by_alias.get(alias, []), dry_run=dry_run)
+            one = _repair_repository(
+                store, alias, repository, by_alias.get(alias, []), dry_run=dry_run
+            )
         except (NeuromirrorError, OSError) as error:
-            yield Repaired(_name(alias, by_alias), "error", str(error))
+            yield RepairResult(_name(alias, by_alias), "error", str(error))
         else:
-            dropped |= bool(one.versions)
+            has_dropped_versions |= bool(one.versions)
             yield one
     if dry_run:
         return
-    if dropped:
+    if has_dropped_versions:
         rebuild_index(store, index_path)
-    with recording(store, index_path):
+    with open_recorder(store, index_path):
         pass  # applies what the journal has since
 
 
-def _repair(
+def _repair_repository(
     store: Store,
     alias: str,
     repository: Repository,
-    entries: list[VersionMinted | AnnexMoved],
+    entries: list[VersionMinted | AnnexBranchMoved],
     *,
     dry_run: bool,
-) -> Repaired:
+) -> RepairResult:
     name = _name(alias, {alias: entries})
     with ExitStack() as stack:
         if not dry_run:
@@ -100,51 +106,51 @@ def _repair(
         ]
         labels = [one.label for one in damage.versions]
         if not damage:
-            return Repaired(name, "notneeded", "nothing in it is foreign")
+            return RepairResult(name, "notneeded", "nothing in it is foreign")
         message = "; ".join(damage.messages())
         if dry_run:
-            return Repaired(name, "ok", f"would be repaired: {message}", refs, labels)
+            return RepairResult(name, "ok", f"would be repaired: {message}", refs, labels)
         folder = ""
-        if damage.refs or damage.versions or damage.leftovers:
-            folder = str(_put_back(store, alias, repository, entries, damage))
+        if damage.refs or damage.versions or damage.annex_files:
+            folder = str(_quarantine_and_restore(store, alias, repository, entries, damage))
             message += f"; kept in {folder}"
         protect(repository.path)
-    return Repaired(name, "ok", f"repaired: {message}", refs, labels, folder)
+    return RepairResult(name, "ok", f"repaired: {message}", refs, labels, folder)
 
 
-def _put_back(
+def _quarantine_and_restore(
     store: Store,
     alias: str,
     repository: Repository,
-    entries: list[VersionMinted | AnnexMoved],
-    damage: Damage,
+    entries: list[VersionMinted | AnnexBranchMoved],
+    damage: RepositoryDamage,
 ) -> Path:
     """Quarantine what is foreign and restore the rest; the caller holds the dataset's lock."""
-    at = now()
-    folder = keep_foreign(store, alias, repository, damage.refs, damage.history, at)
-    if damage.leftovers:
-        take_out_annex(repository, folder)
+    at = current_timestamp()
+    folder = quarantine_foreign_refs(store, alias, repository, damage.refs, damage.history, at)
+    if damage.annex_files:
+        quarantine_annex_files(repository, folder)
     if damage.versions:
-        dataset = dataset_of(damage.versions[0])
-        foreign = damage.history.foreign
+        dataset = dataset_ref_of(damage.versions[0])
+        foreign = damage.history.foreign_commits
 
-        def unwanted(entry: Entry) -> bool:
-            if not isinstance(entry, VersionMinted | AnnexMoved):
+        def is_foreign(entry: JournalEntry) -> bool:
+            if not isinstance(entry, VersionMinted | AnnexBranchMoved):
                 return False
             ids = {entry.annex_commit, getattr(entry, "commit", "")}
             same = (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
             return same and bool(ids & foreign)
 
-        lines = store.drop_entries(unwanted)
+        lines = store.drop_entries(is_foreign)
         (folder / "journal.jsonl").write_bytes(b"".join(lines))
     if damage.refs:
         restore_refs(repository, damage.refs)
     if entries:
-        store.append(*_entries(dataset_of_entry(entries[0]), damage, at))
+        store.append_entries(*_repair_entries(dataset_of_entry(entries[0]), damage, at))
     return folder
 
 
-def _entries(dataset: DatasetRef, damage: Damage, at: str) -> list[Entry]:
+def _repair_entries(dataset: DatasetRef, damage: RepositoryDamage, at: str) -> list[JournalEntry]:
     """What the journal says of a repair: an event, and that the dataset is to be visited."""
     message = f"{dataset.name} was repaired: {'; '.join(damage.messages())}"
     refs = {one.name: one.found for one in damage.refs}
@@ -165,11 +171,11 @@ def _entries(dataset: DatasetRef, damage: Damage, at: str) -> list[Entry]:
     return [visit, event]
 
 
-def dataset_of_entry(entry: VersionMinted | AnnexMoved) -> DatasetRef:
+def dataset_of_entry(entry: VersionMinted | AnnexBranchMoved) -> DatasetRef:
     """Return the dataset that an entry is of."""
     return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
 
 
-def _name(alias: str, by_alias: dict[str, list[VersionMinted | AnnexMoved]]) -> str:
+def _name(alias: str, by_alias: dict[str, list[VersionMinted | AnnexBranchMoved]]) -> str:
     entries = by_alias.get(alias)
     return dataset_of_entry(entries[0]).name if entries else alias

@@ -6,17 +6,17 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from neuromirror.crawl.outcome import Outcome
-from neuromirror.crawl.plan import files_waiting
-from neuromirror.crawl.requests import Request
+from neuromirror.crawl.plan import pending_files_text
+from neuromirror.crawl.planner import SyncRequest
+from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
-from neuromirror.net import Unreachable, redact
-from neuromirror.sources import DatasetNotFound, Estimate
+from neuromirror.net import UnreachableError, redact
+from neuromirror.sources import DatasetNotFoundError, Estimate
 from neuromirror.store import Store
 
-_NAMED = 5
+_MAX_PROBLEMS = 5
 """Parts that are not proven and named one by one."""
-_BEGINNING, _END = 5000, 1000
+_HEAD_LENGTH, _TAIL_LENGTH = 5000, 1000
 """Characters of a failure's message: it may quote upstream, and stays in the journal."""
 
 
@@ -46,53 +46,59 @@ class Result:
         return 0 if self.status in ("ok", "notneeded") else 1
 
 
-def result_of(dataset: DatasetRef, outcome: Outcome) -> Result:
+def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
     """How a visit fared that went to its end."""
-    versions = tuple(outcome.minted)
+    versions = tuple(outcome.new_labels)
     notes = ""
-    if outcome.left_out:
-        notes += f"; {outcome.left_out} listed upstream but not mirrored"
-    if outcome.parts:
-        states = "1 new state" if outcome.parts == 1 else f"{outcome.parts} new states"
+    if outcome.exception_count:
+        notes += f"; {outcome.exception_count} listed upstream but not mirrored"
+    if outcome.new_component_states:
+        states = (
+            "1 new state"
+            if outcome.new_component_states == 1
+            else f"{outcome.new_component_states} new states"
+        )
         notes += f"; {states} of its Zarrs"
-    writing = len(outcome.writing)
-    if outcome.pending > writing:  # a Zarr that is being written has no checksum, either
-        notes += f"; {files_waiting(outcome.pending - writing, 'wait')} for a checksum"
+    writing = len(outcome.unfinished_components)
+    if outcome.pending_files > writing:  # a Zarr that is being written has no checksum, either
+        notes += f"; {pending_files_text(outcome.pending_files - writing, 'wait')} for a checksum"
     if writing:
         zarrs = "1 Zarr is" if writing == 1 else f"{writing} Zarrs are"
         notes += f"; {zarrs} still being written upstream"
-    if outcome.refused:
-        objects = "1 object" if outcome.refused == 1 else f"{outcome.refused} objects"
+    if outcome.refused_count:
+        objects = "1 object" if outcome.refused_count == 1 else f"{outcome.refused_count} objects"
         notes += f"; {objects} refused by the bucket, known by what it lists alone"
-    if outcome.checked:
-        notes += f"; compared: {outcome.checked}"
-    unproven = outcome.unproven[:_NAMED]
-    if len(outcome.unproven) > _NAMED:
-        unproven.append(f"and {len(outcome.unproven) - _NAMED} more parts that are not proven")
-    problems = "; ".join([*outcome.incidents, *outcome.held, *unproven])
-    if outcome.incidents or (unproven and not outcome.held):
+    if outcome.comparison_scope:
+        notes += f"; compared: {outcome.comparison_scope}"
+    problem_lines = outcome.problems[:_MAX_PROBLEMS]
+    if len(outcome.problems) > _MAX_PROBLEMS:
+        problem_lines.append(
+            f"and {len(outcome.problems) - _MAX_PROBLEMS} more parts that are not proven"
+        )
+    problems = "; ".join([*outcome.incidents, *outcome.hold_messages, *problem_lines])
+    if outcome.incidents or (problem_lines and not outcome.hold_messages):
         return Result(dataset.name, "error", problems, "partial", versions)
-    if outcome.held:
+    if outcome.hold_messages:
         return Result(dataset.name, "impossible", problems, "held", versions)
-    notes += "".join(f"; known incident: {one}" for one in outcome.known)
-    if outcome.waiting:
-        return Result(dataset.name, "notneeded", outcome.waiting + notes, "waiting")
+    notes += "".join(f"; known incident: {one}" for one in outcome.known_incidents)
+    if outcome.waiting_reason:
+        return Result(dataset.name, "notneeded", outcome.waiting_reason + notes, "waiting")
     if versions:
         return Result(dataset.name, "ok", f"new: {', '.join(versions)}{notes}", "full", versions)
-    if outcome.parts:
+    if outcome.new_component_states:
         return Result(dataset.name, "ok", f"nothing new{notes}", "full")
     return Result(dataset.name, "notneeded", f"nothing new{notes}", "full")
 
 
-def explain(error: Exception, store: Store) -> str:
+def describe_error(error: Exception, store: Store) -> str:
     """What a failure means, in one line; of one that is very long the beginning and the end."""
-    said = _explained(error, store)
-    if len(said) <= _BEGINNING + _END:
-        return said
-    return f"{said[:_BEGINNING]} … {said[-_END:]}"
+    description = _describe_fully(error, store)
+    if len(description) <= _HEAD_LENGTH + _TAIL_LENGTH:
+        return description
+    return f"{description[:_HEAD_LENGTH]} … {description[-_TAIL_LENGTH:]}"
 
 
-def _explained(error: Exception, store: Store) -> str:
+def _describe_fully(error: Exception, store: Store) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk of the store {store.root} is full; free some space and run the sync again "
@@ -108,16 +114,16 @@ def _explained(error: Exception, store: Store) -> str:
     return redact(f"unexpected {type(error).__name__}: {error}; please report this")
 
 
-def unplanned(request: Request, error: Exception, message: str) -> Result:
+def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Result:
     """How a request fares whose archive gave no list, or has no such dataset."""
     mirror, visit = request.mirror, "failed"
-    if isinstance(error, DatasetNotFound):
+    if isinstance(error, DatasetNotFoundError):
         visit = "not_found"
         message = (
             f"{message.rstrip('.')}; check its id ('neuromirror sync {mirror.name} --dry-run' "
             "names all)"
         )
-    elif isinstance(error, Unreachable):
+    elif isinstance(error, UnreachableError):
         message = (
             f"{message.removesuffix('; try again')}; check the network and the address in "
             f"{mirror.path}, then run the sync again"

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
-from neuromirror.crawl.mirrors import Mirror
+from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.recorder import JournalRecorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync
-from neuromirror.crawl.times import now
-from neuromirror.index import Index, UnknownDataset
-from neuromirror.model import ConfigurationError, DatasetRef, Reinstated, Withheld
+from neuromirror.crawl.timestamps import current_timestamp
+from neuromirror.index import Index, UnknownDatasetError
+from neuromirror.model import ConfigurationError, DatasetRef, DatasetReinstated, DatasetWithdrawn
 from neuromirror.store import Store
-from neuromirror.store.private import refuse_private
-from neuromirror.store.withheld import (
-    down_in,
-    forget,
-    kept_of,
-    move_back,
-    move_out,
-    withheld_folder,
+from neuromirror.store.private_store import require_public_store
+from neuromirror.store.withdrawn_datasets import (
+    find_withdrawn_datasets,
+    find_withdrawn_folder,
+    finish_reinstatement,
+    reinstate_dataset,
+    withdraw_dataset,
+    withdrawn_folder,
 )
 
 _WAIT = 60.0
@@ -41,24 +41,24 @@ def take_down(
 ) -> Iterator[Result]:
     """Stops showing a dataset, with the parts that only it has; yields how each fared.
 
-    Nothing is deleted; see :mod:`neuromirror.store.withheld`. Without its mirror among
-    ``mirrors`` its super-datasets stay as they are, which is a failure. Raises UnknownDataset,
-    ConfigurationError for a part, StoreBusy for one that is being visited.
+    Nothing is deleted; see :mod:`neuromirror.store.withdrawn_datasets`. Without its mirror among
+    ``mirrors`` its super-datasets stay as they are, which is a failure. Raises UnknownDatasetError,
+    ConfigurationError for a part, StoreBusyError for one that is being visited.
     """
-    refuse_private(store.root)
-    down = _of(down_in(store), name)
+    require_public_store(store.root)
+    down = _dataset_entries(find_withdrawn_datasets(store), name)
     if not down:
-        entries = recorder.ask(lambda index: _entries(index, name, reason, by))
+        entries = recorder.ask(lambda index: _new_entries(index, name, reason, by))
         recorder.record(*entries)
-        down = _of(down_in(store), name)
+        down = _dataset_entries(find_withdrawn_datasets(store), name)
     for dataset, entry in down.items():
         with store.lock(dataset.dataset_id, dataset.name, _WAIT):
-            moved = move_out(store, entry)
-        said = f"taken down: {entry.reason}"
-        yield Result(dataset.name, "ok" if moved else "notneeded", said)
-    if not all(recorder.ask(lambda index: [index.is_bare(one.name) for one in down])):
-        recorder.renew()
-    yield from _regroup(store, recorder, name, mirrors)
+            moved = withdraw_dataset(store, entry)
+        message = f"taken down: {entry.reason}"
+        yield Result(dataset.name, "ok" if moved else "notneeded", message)
+    if not all(recorder.ask(lambda index: [index.has_only_version_ids(one.name) for one in down])):
+        recorder.rebuild()
+    yield from _update_superdatasets(store, recorder, name, mirrors)
 
 
 def reinstate(
@@ -72,41 +72,47 @@ def reinstate(
 
     Raises ConfigurationError for one that was not.
     """
-    refuse_private(store.root)
+    require_public_store(store.root)
     ever = {
         DatasetRef(one.mirror, one.local_id, one.source_uri): one
-        for _, one in store.journal_from(0)
-        if isinstance(one, Withheld)
+        for _, one in store.read_entries(0)
+        if isinstance(one, DatasetWithdrawn)
     }
-    down = down_in(store)
-    back = [one for one in _of(ever, name) if one in down or kept_of(store, one)]
+    down = find_withdrawn_datasets(store)
+    back = [
+        one
+        for one in _dataset_entries(ever, name)
+        if one in down or find_withdrawn_folder(store, one)
+    ]
     if not back:
         raise ConfigurationError(f"{name} is not taken down; there is nothing to undo")
     for one in back:
-        if kept_of(store, one) is None and not store.repository(one).exists():
+        if find_withdrawn_folder(store, one) is None and not store.repository(one).exists():
             raise ConfigurationError(
-                f"what was kept of {one.name} is not in {withheld_folder(store)} any more; put "
+                f"what was kept of {one.name} is not in {withdrawn_folder(store)} any more; put "
                 f"{one.dataset_id} back there (from a backup), or leave it taken down"
             )
     with ExitStack() as stack:
         for one in back:
             stack.enter_context(store.lock(one.dataset_id, one.name, _WAIT))
-            move_back(store, one)
+            reinstate_dataset(store, one)
         recorder.record(
             *(
-                Reinstated(one.mirror, one.local_id, one.source_uri, by, now())
+                DatasetReinstated(one.mirror, one.local_id, one.source_uri, by, current_timestamp())
                 for one in back
                 if one in down
             )
         )
-        recorder.renew()
+        recorder.rebuild()
         for one in back:
-            forget(store, one)
+            finish_reinstatement(store, one)
             yield Result(one.name, "ok", "shown again")
-    yield from _regroup(store, recorder, name, mirrors)
+    yield from _update_superdatasets(store, recorder, name, mirrors)
 
 
-def _of(entries: Mapping[DatasetRef, Withheld], name: str) -> dict[DatasetRef, Withheld]:
+def _dataset_entries(
+    entries: Mapping[DatasetRef, DatasetWithdrawn], name: str
+) -> dict[DatasetRef, DatasetWithdrawn]:
     """The entries about a dataset and its parts, those of the parts first."""
     mirror, _, local_id = name.partition(":")
     found = {
@@ -117,25 +123,33 @@ def _of(entries: Mapping[DatasetRef, Withheld], name: str) -> dict[DatasetRef, W
     return dict(sorted(found.items(), key=lambda one: (one[1].within == "", one[0].local_id)))
 
 
-def _entries(index: Index, name: str, reason: str, by: str) -> list[Withheld]:
+def _new_entries(index: Index, name: str, reason: str, by: str) -> list[DatasetWithdrawn]:
     row = index.dataset(name)
     if row.within:
-        around = " and ".join(index.holders(name)) or "another dataset"
+        around = " and ".join(index.superdatasets(name)) or "another dataset"
         raise ConfigurationError(f"{name} is a part of {around}; take that down")
-    at = now()
+    at = current_timestamp()
     found = []
-    for local_id in index.own_parts(name):
+    for local_id in index.exclusive_subdatasets(name):
         try:
-            part = index.dataset(f"{row.mirror}:{local_id}")
-        except UnknownDataset:
+            row_of_component = index.dataset(f"{row.mirror}:{local_id}")
+        except UnknownDatasetError:
             continue
         found.append(
-            Withheld(row.mirror, local_id, part.source_uri, reason, by, at, within=row.local_id)
+            DatasetWithdrawn(
+                row.mirror,
+                local_id,
+                row_of_component.source_uri,
+                reason,
+                by,
+                at,
+                within=row.local_id,
+            )
         )
-    return [*found, Withheld(row.mirror, row.local_id, row.source_uri, reason, by, at)]
+    return [*found, DatasetWithdrawn(row.mirror, row.local_id, row.source_uri, reason, by, at)]
 
 
-def _regroup(
+def _update_superdatasets(
     store: Store, recorder: JournalRecorder, name: str, mirrors: Mapping[str, Mirror]
 ) -> Iterator[Result]:
     mirror = mirrors.get(name.partition(":")[0])
@@ -147,5 +161,5 @@ def _regroup(
         yield Result(name.partition(":")[0], "error", message, "failed")
         return
     sync = Sync(store, recorder.index_path, recorder=recorder)
-    yield from sync.regroup(mirror, wait=False)
-    yield from sync.regroup_top(wait=False)
+    yield from sync.update_superdatasets(mirror, wait=False)
+    yield from sync.update_top_superdataset(wait=False)

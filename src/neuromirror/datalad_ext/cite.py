@@ -7,7 +7,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from neuromirror.datalad_ext.of_datalad import (
+from neuromirror.datalad_ext.common import (
+    DATASET,
+    STORE,
+    ResultRecord,
+    as_tuple,
+    failure_result,
+    open_index,
+    open_store,
+    reference_path,
+    require_installed,
+    resolve_datalad_path,
+    split_version,
+)
+from neuromirror.datalad_ext.datalad_api import (
     EnsureChoice,
     EnsureNone,
     EnsureStr,
@@ -20,23 +33,10 @@ from neuromirror.datalad_ext.of_datalad import (
     get_status_dict,
     ui,
 )
-from neuromirror.datalad_ext.records import (
-    DATASET,
-    STORE,
-    Record,
-    dataset_at,
-    failure,
-    index_of,
-    listed,
-    place_of,
-    refds_of,
-    store_at,
-    version_of,
-)
 from neuromirror.model import NeuromirrorError
 
 if TYPE_CHECKING:
-    from neuromirror.lab.cite import State
+    from neuromirror.lab.cite import CitedState
 
 # as in lab.cite.FORMATS, which takes time to import
 _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "croissant")
@@ -100,33 +100,40 @@ class MirrorCite(Interface):  # type: ignore[misc]
         format: Any = "text",
         output: str | None = None,
         store: str | None = None,
-    ) -> Iterator[Record]:
+    ) -> Iterator[ResultRecord]:
         """Yields one result, whose ``citation`` is the text where no file was asked for."""
-        from neuromirror.lab import Collection, cite, read_work, write_citation
+        from neuromirror.lab import CitationCollection, cite, read_work, write_citation
 
-        refds = refds_of(dataset)
-        names, file = listed(version), None if lock is None else place_of(lock, dataset)
+        refds = reference_path(dataset)
+        names, file = (
+            as_tuple(version),
+            None if lock is None else resolve_datalad_path(lock, dataset),
+        )
         if file is None and not names:
-            refds = str(dataset_at(dataset, "cite it").path)
+            refds = str(require_installed(dataset, "cite it").path)
         cited = file or Path(refds or Path.cwd())
-        told = {"action": "mirror_cite", "status": "ok", "refds": refds, "format": format}
+        result = {"action": "mirror_cite", "status": "ok", "refds": refds, "format": format}
         try:
             with ExitStack() as stack:
                 works = tuple(map(read_work, _states(names, file, cited, store, stack)))
                 title = "" if file is None else f"Datasets pinned in {file.name}"
-                collection = Collection(works, title) if title else Collection(works)
-                told["swhids"] = [work.swhid for work in works]
+                collection = (
+                    CitationCollection(works, title) if title else CitationCollection(works)
+                )
+                result["swhids"] = [work.swhid for work in works]
                 if output is None:
-                    told["citation"] = "".join(cite(collection, format))
+                    result["citation"] = "".join(cite(collection, format))
                 else:
-                    cited = write_citation(collection, format, place_of(output, dataset))
+                    cited = write_citation(
+                        collection, format, resolve_datalad_path(output, dataset)
+                    )
         except NeuromirrorError as error:
-            yield failure("mirror_cite", cited, _kind(cited), refds, error)
+            yield failure_result("mirror_cite", cited, _kind(cited), refds, error)
             return
-        yield get_status_dict(path=str(cited), type=_kind(cited), **told)
+        yield get_status_dict(path=str(cited), type=_kind(cited), **result)
 
     @staticmethod
-    def custom_result_renderer(res: Record, **_: Any) -> None:
+    def custom_result_renderer(res: ResultRecord, **_: Any) -> None:
         """Prints the citation itself, or what DataLad prints of any result."""
         if "citation" in res:
             ui.message(res["citation"].removesuffix("\n"))
@@ -140,21 +147,21 @@ def _kind(path: Path) -> str:
 
 def _states(
     names: tuple[str, ...], lock: Path | None, folder: Path, store: str | None, stack: ExitStack
-) -> list[State]:
+) -> list[CitedState]:
     """What is to be cited: versions in the store, the pins of a lock, or else the dataset."""
     from neuromirror.lab import load_lock, state_of_clone, state_of_version, states_of_lock
-    from neuromirror.store import NotAStore
+    from neuromirror.store import NotAStoreError
 
-    found: list[State] = []
+    found: list[CitedState] = []
     if lock is not None:
         pinned = load_lock(lock)
         try:
-            opened = store_at(store)
-        except NotAStore:
+            opened = open_store(store)
+        except NotAStoreError:
             opened = None
         found += states_of_lock(pinned, opened, stack)
     if names:
-        opened = store_at(store)
-        index = stack.enter_context(index_of(opened))
-        found += [state_of_version(opened, index.resolve(*version_of(one))) for one in names]
+        opened = open_store(store)
+        index = stack.enter_context(open_index(opened))
+        found += [state_of_version(opened, index.resolve(*split_version(one))) for one in names]
     return found or [state_of_clone(folder)]

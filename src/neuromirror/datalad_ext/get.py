@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from neuromirror.datalad_ext.of_datalad import (
+from neuromirror.datalad_ext.common import (
+    DATASET,
+    JOBS,
+    ResultRecord,
+    as_tuple,
+    failure_result,
+    outcome_result,
+    require_installed,
+    resolve_datalad_path,
+)
+from neuromirror.datalad_ext.datalad_api import (
     EnsureNone,
     EnsureStr,
     Interface,
@@ -15,16 +25,6 @@ from neuromirror.datalad_ext.of_datalad import (
     datasetmethod,
     eval_results,
     recursion_flag,
-)
-from neuromirror.datalad_ext.records import (
-    DATASET,
-    JOBS,
-    Record,
-    dataset_at,
-    failure,
-    listed,
-    place_of,
-    record,
 )
 from neuromirror.model import NeuromirrorError
 
@@ -76,19 +76,19 @@ class MirrorGet(Interface):  # type: ignore[misc]
         recursive: bool = False,
         jobs: int | None = None,
         trust_config: bool = False,
-    ) -> Iterator[Record]:
+    ) -> Iterator[ResultRecord]:
         """Yields a result for each file."""
-        from neuromirror.lab.get import JOBS as AT_ONCE
-        from neuromirror.lab.get import get
+        from neuromirror.transfer import JOBS as AT_ONCE
+        from neuromirror.transfer import get
 
-        refds = dataset_at(dataset, "get content")
+        refds = require_installed(dataset, "get content")
         top = Path(refds.path)
-        paths = [place_of(one, dataset) for one in listed(path)] or None
+        paths = [resolve_datalad_path(one, dataset) for one in as_tuple(path)] or None
         try:
             found = get(
                 top, paths, recursive=recursive, jobs=jobs or AT_ONCE, trust_config=trust_config
             )
             for outcome in found:
-                yield record(outcome, "mirror_get", top / outcome.path, "file", refds.path)
+                yield outcome_result(outcome, "mirror_get", top / outcome.path, "file", refds.path)
         except NeuromirrorError as error:
-            yield failure("mirror_get", top, "dataset", refds.path, error)
+            yield failure_result("mirror_get", top, "dataset", refds.path, error)

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from neuromirror.datalad_ext.of_datalad import (
+from neuromirror.datalad_ext.common import (
+    DATASET,
+    STORE,
+    ResultRecord,
+    as_tuple,
+    failure_result,
+    lock_path,
+    open_index,
+    open_store,
+    outcome_result,
+    reference_path,
+    resolve_datalad_path,
+    split_version,
+)
+from neuromirror.datalad_ext.datalad_api import (
     EnsureNone,
     EnsureStr,
     Interface,
@@ -13,20 +27,6 @@ from neuromirror.datalad_ext.of_datalad import (
     build_doc,
     datasetmethod,
     eval_results,
-)
-from neuromirror.datalad_ext.records import (
-    DATASET,
-    STORE,
-    Record,
-    failure,
-    index_of,
-    listed,
-    lock_of,
-    place_of,
-    record,
-    refds_of,
-    store_at,
-    version_of,
 )
 from neuromirror.model import NeuromirrorError
 
@@ -107,23 +107,27 @@ class MirrorPin(Interface):  # type: ignore[misc]
         clone: Any = None,
         remove: Any = None,
         store: str | None = None,
-    ) -> Iterator[Record]:
+    ) -> Iterator[ResultRecord]:
         """Yields a result for each version."""
-        from neuromirror.lab import Wanted, pin
-        from neuromirror.lab.pin import wanted_of_clone
+        from neuromirror.lab import PinRequest, pin
+        from neuromirror.lab.pin import pin_request_for_clone
 
-        path, refds = lock_of(lock, dataset), refds_of(dataset)
-        globs, clones = listed(glob) or None, listed(clone) or None
+        path, refds = lock_path(lock, dataset), reference_path(dataset)
+        globs, clones = as_tuple(glob) or None, as_tuple(clone) or None
         try:
-            opened = store_at(store)
-            with index_of(opened) as index:
-                wanted = []
-                for one in listed(version):
-                    if (folder := place_of(one, dataset)).is_dir():
-                        wanted.append(wanted_of_clone(folder, index, globs, clones, bundle or None))
+            opened = open_store(store)
+            with open_index(opened) as index:
+                requests = []
+                for one in as_tuple(version):
+                    if (folder := resolve_datalad_path(one, dataset)).is_dir():
+                        requests.append(
+                            pin_request_for_clone(folder, index, globs, clones, bundle or None)
+                        )
                     else:
-                        wanted.append(Wanted(*version_of(one), globs, clones, bundle or None))
-                for outcome in pin(path, wanted, opened, index, remove=listed(remove)):
-                    yield record(outcome, "mirror_pin", path, "file", refds)
+                        requests.append(
+                            PinRequest(*split_version(one), globs, clones, bundle or None)
+                        )
+                for outcome in pin(path, requests, opened, index, remove=as_tuple(remove)):
+                    yield outcome_result(outcome, "mirror_pin", path, "file", refds)
         except NeuromirrorError as error:
-            yield failure("mirror_pin", path, "file", refds, error)
+            yield failure_result("mirror_pin", path, "file", refds, error)

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from neuromirror.datalad_ext.of_datalad import (
+from neuromirror.datalad_ext.common import (
+    DATASET,
+    JOBS,
+    ResultRecord,
+    failure_result,
+    outcome_result,
+    reference_path,
+    require_installed,
+    resolve_datalad_path,
+)
+from neuromirror.datalad_ext.datalad_api import (
     EnsureChoice,
     EnsureNone,
     EnsureStr,
@@ -16,22 +26,12 @@ from neuromirror.datalad_ext.of_datalad import (
     datasetmethod,
     eval_results,
 )
-from neuromirror.datalad_ext.records import (
-    DATASET,
-    JOBS,
-    Record,
-    dataset_at,
-    failure,
-    place_of,
-    record,
-    refds_of,
-)
 from neuromirror.model import NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.lab import Finding
 
-_FILES = ("file", "document", "place", "manifest", "lock")
+_FILE_KINDS = ("file", "document", "place", "manifest", "lock")
 
 
 @build_doc
@@ -92,19 +92,19 @@ class MirrorVerify(Interface):  # type: ignore[misc]
         what: Any = "local",
         allow_missing: bool = False,
         jobs: int | None = None,
-    ) -> Iterator[Record]:
+    ) -> Iterator[ResultRecord]:
         """Yields a result for each thing that was looked at."""
         from neuromirror.lab import load_lock, verify
-        from neuromirror.volume.tokens import from_environment
+        from neuromirror.volume.tokens import token_from_environment
 
         action = "mirror_verify"
         folders: dict[str | None, Path] = {}
         if lock is None:
-            found = dataset_at(dataset, "verify it")
+            found = require_installed(dataset, "verify it")
             target, refds = Path(found.path), found.path
         else:
-            target, refds = place_of(lock, dataset), refds_of(dataset)
-        inside = None if within is None else place_of(within, dataset)
+            target, refds = resolve_datalad_path(lock, dataset), reference_path(dataset)
+        inside = None if within is None else resolve_datalad_path(within, dataset)
         try:
             if lock is not None:
                 above = inside or target.parent
@@ -117,18 +117,20 @@ class MirrorVerify(Interface):  # type: ignore[misc]
                 within=inside,
                 allow_missing=allow_missing,
                 jobs=jobs,
-                token=from_environment,
+                token=token_from_environment,
             ):
                 folder = folders.get(finding.dataset, target)
-                yield _told(finding, folder, refds)
+                yield _finding_result(finding, folder, refds)
         except NeuromirrorError as error:
-            yield failure(action, target, "dataset" if lock is None else "file", refds, error)
+            yield failure_result(
+                action, target, "dataset" if lock is None else "file", refds, error
+            )
 
 
-def _told(finding: Finding, folder: Path, refds: str | None) -> Record:
-    kind = "file" if finding.what in _FILES and finding.path != "." else "dataset"
-    told = record(finding, "mirror_verify", folder / finding.path, kind, refds)
-    told["what"] = finding.what
+def _finding_result(finding: Finding, folder: Path, refds: str | None) -> ResultRecord:
+    kind = "file" if finding.what in _FILE_KINDS and finding.path != "." else "dataset"
+    result = outcome_result(finding, "mirror_verify", folder / finding.path, kind, refds)
+    result["what"] = finding.what
     if finding.health is not None:
-        told["health"] = finding.health.value
-    return told
+        result["health"] = finding.health.value
+    return result

@@ -17,32 +17,38 @@ from pathlib import Path
 from urllib.parse import quote
 
 from neuromirror.index import schedule, schema
-from neuromirror.index.applying import Journal
-from neuromirror.index.connection import OLDEST_SQLITE, READ_TIMEOUT, translated, writing_lock
-from neuromirror.index.damage import damaged
-from neuromirror.index.database import LOCK_WAIT, Index, put_in_place
-from neuromirror.index.errors import REBUILD, IndexMissing, IndexUnusable
+from neuromirror.index.connection import (
+    MIN_SQLITE_VERSION,
+    READ_TIMEOUT,
+    translate_errors,
+    write_lock,
+)
+from neuromirror.index.damage import damage_error
+from neuromirror.index.database import LOCK_WAIT, Index, replace_index_file
+from neuromirror.index.errors import REBUILD_HINT, IndexMissingError, IndexUnusableError
+from neuromirror.index.replay import Journal
 
 _STEPS = 100_000
 """Steps of SQLite's machine (some milliseconds) after which it looks at the clock."""
 
-_OURS = {schema.APPLICATION_ID: "index", schedule.APPLICATION_ID: "schedule"}
+_DATABASE_KINDS = {schema.APPLICATION_ID: "index", schedule.APPLICATION_ID: "schedule"}
 
 
 def copy_database(source: Path, target: Path) -> None:
     """Copies an index or a schedule as it is now to a file that is not there yet, and to disk.
 
-    Raises IndexMissing, and IndexUnusable for what is neither, is corrupt, or does not fit.
+    Raises IndexMissingError, and IndexUnusableError for what is neither, is corrupt, or does not
+    fit.
     """
     if not source.is_file():
-        raise IndexMissing(f"there is no database at {source}")
+        raise IndexMissingError(f"there is no database at {source}")
     _check_regular(source)
-    with translated(source):
+    with translate_errors(source):
         reading = _connect(source, "ro")
         try:
             (application,) = reading.execute("PRAGMA application_id").fetchone()
-            if application not in _OURS:
-                raise IndexUnusable(f"{source} is a database, but not one of neuromirror")
+            if application not in _DATABASE_KINDS:
+                raise IndexUnusableError(f"{source} is a database, but not one of neuromirror")
             writing = _connect(target, "rwc")
             try:
                 # all in one: a copy made piece by piece begins anew with each write to its source
@@ -59,26 +65,26 @@ def copy_database(source: Path, target: Path) -> None:
         os.close(descriptor)
 
 
-def position_of(path: Path) -> int:
+def read_position(path: Path) -> int:
     """The bytes of the journal that an index, or a copy of one, has applied.
 
-    Raises IndexUnusable for what is no regular file.
+    Raises IndexUnusableError for what is no regular file.
     """
     _check_regular(path)
-    with translated(path):
+    with translate_errors(path):
         connection = _connect(path, "ro")
         try:
             if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
-                raise IndexUnusable(f"{path} is not an index of neuromirror")
+                raise IndexUnusableError(f"{path} is not an index of neuromirror")
             row = connection.execute("SELECT position FROM progress").fetchone()
         finally:
             connection.close()
     if row is None:
-        raise IndexUnusable(f"the index {path} does not say how much it has of the journal")
+        raise IndexUnusableError(f"the index {path} does not say how much it has of the journal")
     return int(row[0])
 
 
-def flaws(path: Path, *, deep: bool = False) -> list[str]:
+def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
     """What SQLite finds wrong with a database as a whole; empty where it is sound.
 
     By its pages, or ``deep``, which takes some times as long, by the agreement of tables with
@@ -95,13 +101,14 @@ def flaws(path: Path, *, deep: bool = False) -> list[str]:
         return [str(error)]
 
 
-def check_damage(path: Path, error: Exception) -> None:
-    """Raise IndexDamaged for an error that a value of a wrong type led to, where it has such."""
-    if flaws(path):
-        raise damaged(path, error) from error
+def raise_if_damaged(path: Path, error: Exception) -> None:
+    """Raise IndexDamagedError for an error that a value of a wrong type led to, where it has
+    such."""
+    if integrity_errors(path):
+        raise damage_error(path, error) from error
 
 
-def flaws_by_table(
+def integrity_errors_by_table(
     path: Path, after: str, seconds: float
 ) -> Iterator[tuple[str, list[str] | None]]:
     """As :func:`flaws`, a table at a time, from the one that comes ``after`` a name.
@@ -134,24 +141,27 @@ def flaws_by_table(
         connection.close()
 
 
-def restore(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_WAIT) -> int:
+def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_WAIT) -> int:
     """Puts a copy of an index in the index's place, in one step, and brings it up to date.
 
     Gives the number of entries that the copy lacked. The copy itself stays. Readers that have the
-    old index open keep it, as in :func:`neuromirror.index.rebuild`. Raises IndexUnusable for a copy
+    old index open keep it, as in :func:`neuromirror.index.rebuild`. Raises IndexUnusableError for
+    a copy
     that is damaged, or whose tables are not those of an index.
     """
     draft = path.with_name(path.name + ".restore")
     if not path.parent.is_dir():
-        raise IndexUnusable(f"the folder of the index {path} does not exist; create it first")
-    with writing_lock(path, lock_wait), translated(draft):
+        raise IndexUnusableError(f"the folder of the index {path} does not exist; create it first")
+    with write_lock(path, lock_wait), translate_errors(draft):
         draft.unlink(missing_ok=True)
         try:
             copy_database(source, draft)
-            if wrong := flaws(draft):
-                raise IndexUnusable(f"{source} is damaged ({wrong[0]}); use another, or {REBUILD}")
+            if wrong := integrity_errors(draft):
+                raise IndexUnusableError(
+                    f"{source} is damaged ({wrong[0]}); use another, or {REBUILD_HINT}"
+                )
             _check_schema(draft, source)
-            put_in_place(draft, path)
+            replace_index_file(draft, path)
         finally:
             draft.unlink(missing_ok=True)
     with Index.open(path, lock_wait=lock_wait) as index:
@@ -159,7 +169,7 @@ def restore(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_
 
 
 def _check_regular(path: Path) -> None:
-    """Raise IndexUnusable where a database, or a log beside it, would keep SQLite waiting."""
+    """Raise IndexUnusableError where a database, or a log beside it, would keep SQLite waiting."""
     for ending in ("", "-journal", "-wal", "-shm"):
         place = path.with_name(path.name + ending)
         try:
@@ -167,23 +177,25 @@ def _check_regular(path: Path) -> None:
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(mode):
-            raise IndexUnusable(f"{place} is no regular file; use another copy, or {REBUILD}")
+            raise IndexUnusableError(
+                f"{place} is no regular file; use another copy, or {REBUILD_HINT}"
+            )
 
 
 def _check_schema(draft: Path, source: Path) -> None:
     """Bring a copy to this release's schema, and check that it has its tables and nothing else.
 
     A trigger or a view of a copy would act on all that is recorded or asked from then on. Raises
-    IndexUnusable.
+    IndexUnusableError.
     """
     with closing(_connect(draft, "rw")) as connection, closing(sqlite3.connect(":memory:")) as new:
         connection.execute("PRAGMA trusted_schema = OFF")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         kinds = {kind for kind, *_ in _schema_of(connection)}
         if version > schema.SCHEMA or not kinds <= {"table", "index"}:
-            raise IndexUnusable(
+            raise IndexUnusableError(
                 f"{source} has {', '.join(sorted(kinds))} of schema {version}, which no index of "
-                f"this release has; use another copy, or {REBUILD}"
+                f"this release has; use another copy, or {REBUILD_HINT}"
             )
         new.isolation_level = None
         schema.migrate(new)
@@ -191,9 +203,9 @@ def _check_schema(draft: Path, source: Path) -> None:
             schema.migrate(connection)
         different = {name for _, name, *_ in _schema_of(connection) ^ _schema_of(new)}
     if different:
-        raise IndexUnusable(
+        raise IndexUnusableError(
             f"{source} has other tables than an index has ({', '.join(sorted(different)[:3])}); "
-            f"use another copy, or {REBUILD}"
+            f"use another copy, or {REBUILD_HINT}"
         )
 
 
@@ -213,10 +225,10 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None)
 
 
-def sqlite_lacks() -> tuple[str, str]:
+def missing_sqlite_features() -> tuple[str, str]:
     """The version of Python's SQLite, and in words what it lacks that the index needs."""
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        return sqlite3.sqlite_version, f"is older than {'.'.join(map(str, OLDEST_SQLITE))}"
+    if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
+        return sqlite3.sqlite_version, f"is older than {'.'.join(map(str, MIN_SQLITE_VERSION))}"
     connection = sqlite3.connect(":memory:")
     try:
         connection.execute("CREATE VIRTUAL TABLE words USING fts5 (word)")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from neuromirror.index.errors import UnknownFile
+from neuromirror.index.errors import UnknownFileError
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
-from neuromirror.index.reading import (
+from neuromirror.index.query_base import (
     VERSION_COLUMNS,
     VERSION_TABLES,
     version_row,
@@ -18,7 +18,7 @@ _PRESENT = "f.since <= ? AND (f.until IS NULL OR f.until > ?)"
 
 
 @dataclass(frozen=True, slots=True)
-class LevelRow:
+class FolderEntryRow:
     """What stands in a folder: a file, or a folder with what is below it at any depth.
 
     ``path`` is the whole path in git. ``files`` and ``bytes`` of a folder are None where counting
@@ -33,7 +33,7 @@ class LevelRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SpanRow:
+class ContentSpanRow:
     """A content that a path had from the version ``first`` to the version ``last``, unbroken.
 
     ``size`` in bytes; ``current`` says that it still has it.
@@ -49,21 +49,22 @@ class SpanRow:
 class BrowseQueries(FileQueries):
     """Questions for browsers; a folder of a million files costs no more than one of ten."""
 
-    def level(
-        self, version: VersionRow, under: str = "", start: str = "", counted: int = 20_000
-    ) -> Iterator[LevelRow]:
+    def folder_entries(
+        self, version: VersionRow, under: str = "", start: str = "", max_counted: int = 20_000
+    ) -> Iterator[FolderEntryRow]:
         """What stands in the folder ``under``, by the bytes of its path.
 
         ``start`` is the ``next`` of the last row of the page before. Below folders ``counted``
-        files are counted at most, in all. Raises :class:`FilesNotIndexed` at once for a version
+        files are counted at most, in all. Raises :class:`FilesNotIndexedError` at once for a
+        version
         that only the store knows.
         """
         self.files(version, limit=0)
-        return self._level(version, under, start, counted)
+        return self._folder_entries(version, under, start, max_counted)
 
-    def _level(
-        self, version: VersionRow, under: str, start: str, counted: int
-    ) -> Iterator[LevelRow]:
+    def _folder_entries(
+        self, version: VersionRow, under: str, start: str, max_counted: int
+    ) -> Iterator[FolderEntryRow]:
         folder = f"{under.rstrip('/')}/" if under else ""
         # "0" sorts next after "/"
         end = f"{folder[:-1]}0" if folder else "\U0010ffff"
@@ -84,17 +85,17 @@ class BrowseQueries(FileQueries):
                 if slash:
                     path = folder + name
                     break
-                yield LevelRow(file.path, file, None, None, f"{file.path}\0")
+                yield FolderEntryRow(file.path, file, None, None, f"{file.path}\0")
             if path is None:
                 return
             # what is in a folder is passed over
             at = f"{path}0"
-            files, size = self._below(version, path, counted)
-            counted -= files
-            whole = counted > 0
-            yield LevelRow(path, None, files if whole else None, size if whole else None, at)
+            files, size = self._count_below(version, path, max_counted)
+            max_counted -= files
+            whole = max_counted > 0
+            yield FolderEntryRow(path, None, files if whole else None, size if whole else None, at)
 
-    def _below(self, version: VersionRow, path: str, most: int) -> tuple[int, int]:
+    def _count_below(self, version: VersionRow, path: str, most: int) -> tuple[int, int]:
         row = self._row(
             "SELECT count(*), CAST(total(c.size) AS INTEGER) FROM (SELECT f.content FROM files f "
             f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT} LIMIT ?) b "
@@ -105,7 +106,7 @@ class BrowseQueries(FileQueries):
         return int(row[0]), int(row[1])
 
     def file(self, version: VersionRow, path: str) -> FileRow:
-        """A version's file; raises :class:`UnknownFile`, and as :meth:`level`."""
+        """A version's file; raises :class:`UnknownFileError`, and as :meth:`level`."""
         self.files(version, limit=0)
         row = self._row(
             f"SELECT {FILE_COLUMNS} FROM files f JOIN contents c ON c.id = f.content "
@@ -113,10 +114,10 @@ class BrowseQueries(FileQueries):
             (version.dataset, path, version.seq, version.seq),
         )
         if row is None:
-            raise UnknownFile(f"{version.name} has no file {path!r}")
+            raise UnknownFileError(f"{version.name} has no file {path!r}")
         return file_row(row, self._claimants())
 
-    def spans(self, version: VersionRow, path: str) -> list[SpanRow]:
+    def content_spans(self, version: VersionRow, path: str) -> list[ContentSpanRow]:
         """What a path of a dataset had in all of its versions, in their order."""
         rows = self._rows(
             "SELECT a.label, b.label, f.until IS NULL, c.size, c.key FROM files f "
@@ -128,7 +129,10 @@ class BrowseQueries(FileQueries):
             "WHERE f.dataset = ? AND f.path = ? ORDER BY f.since",
             (version.dataset, path),
         )
-        return [SpanRow(first, last, bool(now), size, key) for first, last, now, size, key in rows]
+        return [
+            ContentSpanRow(first, last, bool(now), size, key)
+            for first, last, now, size, key in rows
+        ]
 
     def recent_versions(
         self, limit: int, dataset: str | None = None, *, mirror: str | None = None
@@ -150,13 +154,13 @@ class BrowseQueries(FileQueries):
         )
         return list(map(version_row, rows))
 
-    def count_pages(self) -> int:
+    def count_top_level_datasets(self) -> int:
         """How many datasets have a page of their own that is not a part's."""
         row = self._row("SELECT count(*) FROM datasets WHERE withheld = '' AND within = ''")
         assert row is not None
         return int(row[0])
 
-    def pages(self, first: int, limit: int) -> list[tuple[str, str | None]]:
+    def top_level_datasets(self, first: int, limit: int) -> list[tuple[str, str | None]]:
         """Those datasets from the ``first`` (0) on: name, and when their newest was recorded.
 
         In the order in which they came to be known, so that new ones come last.
@@ -169,7 +173,7 @@ class BrowseQueries(FileQueries):
         )
         return [(name, minted) for name, minted in rows]
 
-    def comings(self, dataset: str) -> dict[int, tuple[int, int, int]]:
+    def change_counts(self, dataset: str) -> dict[int, tuple[int, int, int]]:
         """How many files each version added, removed and changed, by its ordinal.
 
         Against the version recorded before it. One that changed nothing is not in it.

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import astuple
 
-from neuromirror.index.bulk import insert_rows
+from neuromirror.index.bulk_insert import insert_rows
 from neuromirror.index.urls import key_hash
 from neuromirror.model import Digest, RecordLine
 
-CHECKED = {"sha256": 1, "md5": 2, "etag": 4}
+CHECKED_BITS = {"sha256": 1, "md5": 2, "etag": 4}
 """The bit of ``contents.checked`` that says the bytes were hashed here."""
 
-ETAG = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,9})\Z")
+MULTIPART_ETAG = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,9})\Z")
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}\Z"), "md5": re.compile(r"[0-9a-f]{32}\Z")}
 
 _COLUMNS = (
@@ -43,7 +43,7 @@ class _Content(msgspec.Struct, gc=False):
     etag_by: int | None = None
 
 
-_Other = tuple[int, str, str, int, int, int]
+_OtherDigest = tuple[int, str, str, int, int, int]
 
 
 class ContentWriter:
@@ -55,22 +55,22 @@ class ContentWriter:
         self._claimants = {
             name: number for number, name in connection.execute("SELECT id, name FROM claimants")
         }
-        self.added = 0
+        self.added_count = 0
         """How many contents were new."""
 
     def resolve(self, files: Sequence[RecordLine]) -> tuple[list[int], int]:
         """The content id of each file, and the least of those that are new with this call."""
         first_new = number = self._last + 1
         hashes = [key_hash(record.key) for record in files]
-        known = self._known(hashes)
+        known = self._read_known(hashes)
         fresh: list[_Content] = []
         changed: dict[int, _Content] = {}
-        others: list[_Other] = []
+        others: list[_OtherDigest] = []
         ids = []
         for record, hashed in zip(files, hashes, strict=True):
             content = known.get(record.key)
             if content is None:
-                content = self._new(number, record, hashed, others)
+                content = self._new_content(number, record, hashed, others)
                 known[record.key] = content
                 fresh.append(content)
                 number += 1
@@ -79,11 +79,11 @@ class ContentWriter:
             ids.append(content.id)
         self._last = number - 1
         self._write(fresh, changed, others)
-        self.added += len(fresh)
+        self.added_count += len(fresh)
         return ids, first_new
 
-    def _new(
-        self, number: int, record: RecordLine, hashed: bytes, others: list[_Other]
+    def _new_content(
+        self, number: int, record: RecordLine, hashed: bytes, others: list[_OtherDigest]
     ) -> _Content:
         """Return the row of a content that is not in the index yet."""
         content = _Content(number, record.key, hashed, record.size)
@@ -98,13 +98,13 @@ class ContentWriter:
                 else:
                     content.md5, content.md5_by = value, claimant
                 if digest.checked:
-                    content.checked = CHECKED[digest.algorithm]
+                    content.checked = CHECKED_BITS[digest.algorithm]
                 return content
         for digest in record.digests:
             self._merge_digest(content, digest, record.part, others)
         return content
 
-    def _known(self, hashes: list[bytes]) -> dict[str, _Content]:
+    def _read_known(self, hashes: list[bytes]) -> dict[str, _Content]:
         marks = ",".join("?" * len(hashes))
         found = self._db.execute(
             f"SELECT {_COLUMNS} FROM contents WHERE key_hash IN ({marks})", hashes
@@ -112,7 +112,7 @@ class ContentWriter:
         return {row[1]: _Content(*row) for row in found}
 
     def _write(
-        self, fresh: list[_Content], changed: dict[int, _Content], others: list[_Other]
+        self, fresh: list[_Content], changed: dict[int, _Content], others: list[_OtherDigest]
     ) -> None:
         insert_rows(self._db, f"contents ({_COLUMNS})", list(map(astuple, fresh)))
         self._db.executemany(
@@ -126,7 +126,7 @@ class ContentWriter:
             others,
         )
 
-    def _merge(self, content: _Content, record: RecordLine, others: list[_Other]) -> bool:
+    def _merge(self, content: _Content, record: RecordLine, others: list[_OtherDigest]) -> bool:
         """Take over what the record adds; True where the row must be written."""
         grew = False
         if content.size is None and record.size is not None:
@@ -137,23 +137,23 @@ class ContentWriter:
         return grew
 
     def _merge_digest(
-        self, content: _Content, digest: Digest, part_size: int | None, others: list[_Other]
+        self, content: _Content, digest: Digest, part_size: int | None, others: list[_OtherDigest]
     ) -> bool:
         if digest.algorithm == "etag":
             return self._merge_etag(content, digest, part_size, others)
         form = _HEX.get(digest.algorithm)
         if form is None or not form.match(digest.value):
-            others.append(self._other(content, digest, None))
+            others.append(self._other_digest(content, digest, None))
             return False
         is_sha256 = digest.algorithm == "sha256"
         value = bytes.fromhex(digest.value)
         known = content.sha256 if is_sha256 else content.md5
-        bit = CHECKED[digest.algorithm]
+        bit = CHECKED_BITS[digest.algorithm]
         if known == value and (content.checked & bit or not digest.checked):
             return False
         if known is not None and known != value:
             if content.checked & bit or not digest.checked:
-                others.append(self._other(content, digest, None))
+                others.append(self._other_digest(content, digest, None))
                 return False
             by = content.sha256_by if is_sha256 else content.md5_by
             assert by is not None
@@ -168,14 +168,14 @@ class ContentWriter:
         return True
 
     def _merge_etag(
-        self, content: _Content, digest: Digest, part_size: int | None, others: list[_Other]
+        self, content: _Content, digest: Digest, part_size: int | None, others: list[_OtherDigest]
     ) -> bool:
-        form = ETAG.match(digest.value)
+        form = MULTIPART_ETAG.match(digest.value)
         if form is None:
-            others.append(self._other(content, digest, part_size))
+            others.append(self._other_digest(content, digest, part_size))
             return False
         value, parts = bytes.fromhex(form[1]), int(form[2])
-        bit = CHECKED["etag"]
+        bit = CHECKED_BITS["etag"]
         same = (content.etag, content.parts) == (value, parts) and (
             part_size is None or content.part_size in (None, part_size)
         )
@@ -184,7 +184,7 @@ class ContentWriter:
             return False
         if content.etag is not None and not same:
             if not upgrade:
-                others.append(self._other(content, digest, part_size))
+                others.append(self._other_digest(content, digest, part_size))
                 return False
             assert content.etag_by is not None
             old = f"{content.etag.hex()}-{content.parts}"
@@ -198,7 +198,9 @@ class ContentWriter:
             content.checked |= bit
         return True
 
-    def _other(self, content: _Content, digest: Digest, part_size: int | None) -> _Other:
+    def _other_digest(
+        self, content: _Content, digest: Digest, part_size: int | None
+    ) -> _OtherDigest:
         claimant = self._claimant(digest.claimed_by)
         checked = int(digest.checked)
         return (content.id, digest.algorithm, digest.value, part_size or 0, claimant, checked)

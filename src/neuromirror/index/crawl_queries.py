@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from neuromirror.index.errors import UnknownHold
-from neuromirror.index.reading import CURRENT, Reading
+from neuromirror.index.errors import UnknownHoldError
+from neuromirror.index.query_base import CURRENT, QueryBase
 from neuromirror.index.rows import EventRow, FailureRow, HoldRow, LastVisit, MirrorStatus, VisitRow
 from neuromirror.model import UNREADABLE, load_traffic
 
@@ -55,10 +55,10 @@ ORDER BY f.mirror, f.task, f.local_id
 """
 
 
-class CrawlQueries(Reading):
+class CrawlQueries(QueryBase):
     """Questions about how the crawl goes."""
 
-    def hints(self, mirror: str) -> dict[str, LastVisit]:
+    def last_visits(self, mirror: str) -> dict[str, LastVisit]:
         """The last visit of each dataset of a mirror, by local id; empty for a new mirror."""
         rows = self._rows(
             "SELECT d.local_id, t.fingerprint, t.status, t.pending, t.ended FROM datasets d "
@@ -87,12 +87,12 @@ class CrawlQueries(Reading):
         )
 
     def hold(self, hold: str) -> HoldRow:
-        """A hold by its id, the newest where the id came back; raises :class:`UnknownHold`."""
+        """A hold by its id, the newest where the id came back; raises :class:`UnknownHoldError`."""
         found = next(self._holds("WHERE h.hold = ? ORDER BY h.id DESC LIMIT 1", (hold,)), None)
         if found is None:
             waiting = [row.hold for row in self.open_holds()]
             known = f"open are {', '.join(waiting[:10])}" if waiting else "none is open"
-            raise UnknownHold(f"there is no hold {hold!r}; {known} (`neuromirror holds`)")
+            raise UnknownHoldError(f"there is no hold {hold!r}; {known} (`neuromirror holds`)")
         return found
 
     def released_states(self, dataset: str) -> set[tuple[str, str]]:
@@ -120,21 +120,21 @@ class CrawlQueries(Reading):
         ``before`` is the id of the last one of the page before.
         """
         number = None if dataset is None else self._dataset_number(dataset)
-        of = None if mirror is None else self._mirror_number(mirror)
+        mirror_number = None if mirror is None else self._mirror_number(mirror)
         clauses = {
             "e.dataset = ?": number,
             "e.kind = ?": kind,
-            "e.mirror = ?": of,
+            "e.mirror = ?": mirror_number,
             "e.id < ?": before,
         }
-        asked = {clause: value for clause, value in clauses.items() if value is not None}
+        conditions = {clause: value for clause, value in clauses.items() if value is not None}
         # of what was taken down no more is told than that
         shown = "(coalesce(d.withheld, '') = '' OR e.kind = 'takedown')"
         rows = self._rows(
             "SELECT e.id, m.name, d.local_id, e.kind, e.message, e.at, e.data FROM events e "
             "JOIN mirrors m ON m.id = e.mirror LEFT JOIN datasets d ON d.id = e.dataset "
-            f"WHERE {' AND '.join([shown, *asked])} ORDER BY e.id DESC LIMIT ?",
-            (*asked.values(), -1 if limit is None else limit),
+            f"WHERE {' AND '.join([shown, *conditions])} ORDER BY e.id DESC LIMIT ?",
+            (*conditions.values(), -1 if limit is None else limit),
         )
         return map(_event, rows)
 
@@ -156,7 +156,7 @@ class CrawlQueries(Reading):
         """The last visits of those datasets whose last visit failed, by name."""
         return [_failure(row) for row in self._rows(_FAILED_VISITS)]
 
-    def has_failing(self, mirror: str | None = None) -> bool:
+    def has_failures(self, mirror: str | None = None) -> bool:
         """Return whether a list or the last visit of a dataset failed, of one mirror or of any."""
         row = self._row(
             "SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror "
@@ -167,7 +167,7 @@ class CrawlQueries(Reading):
         )
         return row is not None
 
-    def released(self) -> frozenset[str]:
+    def released_datasets(self) -> frozenset[str]:
         """Names of the datasets that were not visited since a hold on them was released."""
         return frozenset(
             name
@@ -200,8 +200,8 @@ def _failure(row: tuple[Any, ...]) -> FailureRow:
 
 
 def _visit(dataset: str, row: tuple[Any, ...]) -> VisitRow:
-    told: tuple[Any, ...] = (*row[:-1], load_traffic(json.loads(row[-1])))
-    return VisitRow(dataset, *told)
+    values: tuple[Any, ...] = (*row[:-1], load_traffic(json.loads(row[-1])))
+    return VisitRow(dataset, *values)
 
 
 def _status(row: tuple[Any, ...]) -> MirrorStatus:

@@ -11,28 +11,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from neuromirror.index.ancestry import AncestryQueries
-from neuromirror.index.applying import Journal, apply_entry, record_left_out
+from neuromirror.index.ancestry_queries import AncestryQueries
 from neuromirror.index.browse_queries import BrowseQueries
 from neuromirror.index.connection import (
-    identity,
+    file_identity,
     is_stale,
     open_reader,
     open_scratch,
     open_writer,
-    translated,
-    writing_lock,
+    translate_errors,
+    write_lock,
 )
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.crawl_queries import CrawlQueries
-from neuromirror.index.errors import IndexUnusable
-from neuromirror.index.known_queries import KnownQueries
+from neuromirror.index.effective_entries import effective_entries
+from neuromirror.index.errors import IndexUnusableError
+from neuromirror.index.location_queries import LocationQueries
+from neuromirror.index.lookup_queries import LookupQueries
 from neuromirror.index.name_queries import NameQueries
-from neuromirror.index.place_queries import PlaceQueries
+from neuromirror.index.replay import Journal, apply_entry, record_skipped_version
 from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
-from neuromirror.index.settings import settled
-from neuromirror.model import NeuromirrorError, PlacedFile, VersionMinted, line_of
+from neuromirror.model import NeuromirrorError, SnapshotEntry, VersionMinted, record_line_of
 
 LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
@@ -42,7 +42,9 @@ Progress = Callable[[int], None]
 
 _BATCH = 8000
 
-_CLOCKED = "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
+_MIGRATIONS_TABLE = (
+    "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
+)
 
 
 class Index(
@@ -50,9 +52,9 @@ class Index(
     SearchQueries,
     NameQueries,
     BrowseQueries,
-    KnownQueries,
+    LookupQueries,
     CrawlQueries,
-    PlaceQueries,
+    LocationQueries,
 ):
     """The index of a store, for the thread that opened it; opening another takes milliseconds.
 
@@ -71,35 +73,37 @@ class Index(
         self._db = connection
         self._writable = writable
         self._lock_wait = lock_wait
-        self._file = file or identity(path)
+        self._file = file or file_identity(path)
 
     @classmethod
     def open(cls, path: Path, *, lock_wait: float = LOCK_WAIT) -> Self:
         """Open to read and write; makes the file, or migrates an older one.
 
-        Raises :class:`IndexUnusable` for a file that is corrupt, of a newer schema or not ours.
+        Raises :class:`IndexUnusableError` for a file that is corrupt, of a newer schema or not
+        ours.
         """
-        before = identity(path)  # what comes in its place while it is opened is another one
+        before = file_identity(path)  # what comes in its place while it is opened is another one
         return cls(path, open_writer(path, lock_wait), True, lock_wait, before)
 
     @classmethod
     def open_readonly(cls, path: Path) -> Self:
-        """Open to read, beside a writer if there is one; raises :class:`IndexMissing` as well."""
-        before = identity(path)
+        """Open to read, beside a writer if there is one; raises :class:`IndexMissingError` as
+        well."""
+        before = file_identity(path)
         return cls(path, open_reader(path), False, LOCK_WAIT, before)
 
     @classmethod
-    def of_contents(cls, path: Path, files: Iterable[PlacedFile]) -> Self:
+    def of_contents(cls, path: Path, files: Iterable[SnapshotEntry]) -> Self:
         """An index of what is known of the contents of some files, and of nothing else.
 
         It takes the place on disk, and not in memory, that a large version needs; ``path`` names a
         file that is not there yet, and that the caller removes.
         """
-        with translated(path):
+        with translate_errors(path):
             connection = open_scratch(path)
             try:
                 connection.execute("BEGIN")
-                contents, left = ContentWriter(connection), map(line_of, files)
+                contents, left = ContentWriter(connection), map(record_line_of, files)
                 while some := list(islice(left, _BATCH)):
                     contents.resolve(some)
                 connection.execute("COMMIT")
@@ -131,7 +135,7 @@ class Index(
         return int(row[0])
 
     @property
-    def replaced(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether this connection sees an old state for good; open the index again.
 
         So after a rebuild has put another file in place, or after any write where the index was
@@ -144,22 +148,23 @@ class Index(
 
         Each entry is one transaction together with its position: killed anywhere and repeated,
         the tables are the same. A version whose records are missing or damaged is left out and
-        recorded as a failure, and the others go on. Raises :class:`IndexBusy` if another process
+        recorded as a failure, and the others go on. Raises :class:`IndexBusyError` if another
+        process
         writes for more than a minute.
         """
         if not self._writable:
-            raise IndexUnusable(f"the index {self.path} was opened to be read only")
-        with writing_lock(self.path, self._lock_wait), translated(self.path):
-            if self.replaced:
+            raise IndexUnusableError(f"the index {self.path} was opened to be read only")
+        with write_lock(self.path, self._lock_wait), translate_errors(self.path):
+            if self.is_replaced:
                 self._db.close()
                 self._db = open_writer(self.path, None)
-                self._file = identity(self.path)
+                self._file = file_identity(self.path)
             return _apply_all(self._db, journal, self.position, progress, leave_out=True)
 
     def failures(self) -> list[FailureRow]:
         """Everything that fails now: tasks, visits, and locations that lost what they had."""
         return sorted(
-            [*self.failed_tasks(), *self.failed_visits(), *self.lost()],
+            [*self.failed_tasks(), *self.failed_visits(), *self.location_failures()],
             key=lambda one: (one.mirror, one.task, one.dataset or ""),
         )
 
@@ -171,7 +176,7 @@ class Index(
         names = self._rows(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN "
             r"('sqlite_sequence', ?) AND name NOT LIKE '%\_text\_%' ESCAPE '\' ORDER BY name",
-            (_CLOCKED,),
+            (_MIGRATIONS_TABLE,),
         )
         for (name,) in list(names):
             columns = [row[1] for row in self._rows(f'PRAGMA table_info("{name}")')]
@@ -180,7 +185,7 @@ class Index(
                 yield f"{name} {row!r}"
 
 
-def rebuild(
+def rebuild_from_journal(
     path: Path, journal: Journal, progress: Progress | None = None, lock_wait: float = LOCK_WAIT
 ) -> int:
     """Make the index again from the whole journal; gives the number of entries.
@@ -191,8 +196,8 @@ def rebuild(
     """
     scratch = path.with_name(path.name + ".rebuild")
     if not path.parent.is_dir():
-        raise IndexUnusable(f"the folder of the index {path} does not exist; create it first")
-    with writing_lock(path, lock_wait), translated(scratch):
+        raise IndexUnusableError(f"the folder of the index {path} does not exist; create it first")
+    with write_lock(path, lock_wait), translate_errors(scratch):
         scratch.unlink(missing_ok=True)
         try:
             connection = open_scratch(scratch)
@@ -205,9 +210,9 @@ def rebuild(
             finally:
                 connection.close()
             _fsync(scratch)
-            put_in_place(scratch, path)
+            replace_index_file(scratch, path)
         finally:
-            for name in (scratch, *_beside(scratch)):
+            for name in (scratch, *_log_files(scratch)):
                 name.unlink(missing_ok=True)
     return entries
 
@@ -222,7 +227,7 @@ def _apply_all(
 ) -> int:
     """Apply entries from a position on; ``leave_out`` versions whose records are damaged."""
     entries = 0
-    for end, entry in settled(journal, position):
+    for end, entry in effective_entries(journal, position):
         try:
             with _transaction(connection):
                 apply_entry(connection, entry, journal)
@@ -231,7 +236,7 @@ def _apply_all(
             if not (leave_out and isinstance(entry, VersionMinted)):
                 raise
             with _transaction(connection):
-                record_left_out(connection, entry, error)
+                record_skipped_version(connection, entry, error)
                 connection.execute("UPDATE progress SET position = ?", (end,))
         entries += 1
         if progress is not None:
@@ -251,14 +256,14 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def put_in_place(scratch: Path, path: Path) -> None:
+def replace_index_file(scratch: Path, path: Path) -> None:
     """Replace the old index; a log of the old one must never be read into the new one.
 
     The caller holds the writing lock, and ``scratch`` is on disk.
     """
     if not _log_is_empty(path):
         path.unlink(missing_ok=True)
-    for name in _beside(path):
+    for name in _log_files(path):
         name.unlink(missing_ok=True)
     os.replace(scratch, path)
     _fsync(path.parent)
@@ -278,7 +283,7 @@ def _log_is_empty(path: Path) -> bool:
     return False
 
 
-def _beside(path: Path) -> tuple[Path, Path]:
+def _log_files(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 

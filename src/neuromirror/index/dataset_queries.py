@@ -8,19 +8,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from neuromirror.index.errors import (
-    AmbiguousName,
-    UnknownAttribute,
-    UnknownVersion,
+    AmbiguousNameError,
+    UnknownAttributeError,
+    UnknownVersionError,
 )
-from neuromirror.index.matching import BLOCKS, Matching
-from neuromirror.index.reading import (
+from neuromirror.index.query_base import (
     CURRENT,
     HAS_ROWS,
     VERSION_COLUMNS,
     VERSION_TABLES,
     version_row,
 )
-from neuromirror.index.rows import DatasetRow, PartRow, Tombstone, VersionRow
+from neuromirror.index.rows import DatasetRow, SubdatasetRow, Tombstone, VersionRow
+from neuromirror.index.term_queries import MAX_BLOCKS, TermQueries
 from neuromirror.model import parse_time_label
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
@@ -37,7 +37,7 @@ LEFT JOIN versions n ON n.id = d.newest LEFT JOIN versions c ON c.id = {CURRENT}
 LEFT JOIN visits t ON t.id = d.last_visit
 """
 
-_PARTS = """
+_SUBDATASETS = """
 SELECT p.path, p.source_path, m.name || ':' || p.local_id, p.dataset_id,
     (SELECT v.label FROM versions v JOIN datasets e ON e.id = v.dataset
      WHERE e.mirror = d.mirror AND e.local_id = p.local_id AND v.commit_id = p.commit_id),
@@ -47,7 +47,7 @@ WHERE p.dataset = ? AND p.since <= ? AND (p.until IS NULL OR p.until > ?) ORDER 
 """
 
 
-class DatasetQueries(Matching):
+class DatasetQueries(TermQueries):
     """Questions about datasets and versions."""
 
     def datasets(
@@ -55,8 +55,8 @@ class DatasetQueries(Matching):
         mirror: str | None = None,
         *,
         where: Sequence[tuple[str, str]] = (),
-        words: str | None = None,
-        parts: bool = True,
+        text: str | None = None,
+        subdatasets: bool = True,
         after: str = "",
     ) -> Iterator[DatasetRow]:
         """All datasets, of one mirror or of all, by name; ``after`` a name, only those behind it.
@@ -64,37 +64,37 @@ class DatasetQueries(Matching):
         ``where`` are (name, value) pairs of attributes that must all hold of the version that the
         dataset's name means, whatever their case; a value that ends in ``*`` is the beginning of
         one. ``words`` are as :meth:`SearchQueries.find_datasets` takes them. ``parts`` says whether
-        those that are parts of another are given too. Raises :class:`UnknownMirror`,
-        :class:`UnknownAttribute` and :class:`MalformedQuery`.
+        those that are parts of another are given too. Raises :class:`UnknownMirrorError`,
+        :class:`UnknownAttributeError` and :class:`MalformedQueryError`.
         """
         clauses = ["d.withheld = ''"]
         given: list[int | str] = []
         if mirror is not None:
             clauses.append("d.mirror = ?")
             given.append(self._mirror_number(mirror))
-        if not parts:
+        if not subdatasets:
             clauses.append("d.within = ''")
         if after:
             mirror_name, _, local_id = after.partition(":")
             clauses.append("(m.name, d.local_id) > (?, ?)")
             given += [mirror_name, local_id]
         for name, value in where:
-            clause, values = self._attribute(name, value)
+            clause, values = self._attribute_condition(name, value)
             clauses.append(clause)
             given.extend(values)
-        if words is not None:
+        if text is not None:
             clauses.append("d.id IN (SELECT value FROM json_each(?))")
-            given.append(json.dumps(self._dataset_ids(words, BLOCKS)))
+            given.append(json.dumps(self._dataset_ids(text, MAX_BLOCKS)))
         return self._datasets(
             f"WHERE {' AND '.join(clauses)} ORDER BY m.name, d.local_id", tuple(given)
         )
 
-    def _attribute(self, name: str, value: str) -> tuple[str, tuple[Any, ...]]:
+    def _attribute_condition(self, name: str, value: str) -> tuple[str, tuple[Any, ...]]:
         """The condition that a dataset has this attribute."""
         if self._row("SELECT 1 FROM attributes WHERE name = ? LIMIT 1", (name,)) is None:
             names = [row[0] for row in self._rows("SELECT DISTINCT name FROM attributes")]
             known = f"there are {', '.join(names)}" if names else "no dataset has any yet"
-            raise UnknownAttribute(f"no dataset has an attribute {name!r}; {known}")
+            raise UnknownAttributeError(f"no dataset has an attribute {name!r}; {known}")
         folded = value.casefold()
         matches = "folded = ?"
         values: tuple[Any, ...] = (name, folded)
@@ -104,7 +104,7 @@ class DatasetQueries(Matching):
         return f"d.id IN (SELECT dataset FROM attributes WHERE name = ? AND {matches})", values
 
     def dataset(self, name: str) -> DatasetRow:
-        """One dataset; raises :class:`UnknownMirror` or :class:`UnknownDataset`."""
+        """One dataset; raises :class:`UnknownMirrorError` or :class:`UnknownDatasetError`."""
         return next(self._datasets("WHERE d.id = ?", (self._dataset_number(name),)))
 
     def _datasets(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[DatasetRow]:
@@ -112,7 +112,7 @@ class DatasetQueries(Matching):
             rest: tuple[Any, ...] = (tuple(json.loads(row[6] or "[]")), *row[7:])
             yield DatasetRow(*row[:6], *rest)
 
-    def withheld(self, mirror: str | None = None) -> list[Tombstone]:
+    def tombstones(self, mirror: str | None = None) -> list[Tombstone]:
         """The datasets that were taken down, by name, their own parts among them."""
         rows = self._rows(
             "SELECT m.name || ':' || d.local_id, d.withheld FROM datasets d "
@@ -120,7 +120,7 @@ class DatasetQueries(Matching):
             " ORDER BY m.name, d.local_id",
             (mirror, mirror),
         )
-        return [Tombstone(name, **json.loads(told)) for name, told in rows]
+        return [Tombstone(name, **json.loads(document)) for name, document in rows]
 
     def tombstone(self, name: str) -> Tombstone | None:
         """What is said of a dataset that was taken down; None for any other."""
@@ -132,7 +132,7 @@ class DatasetQueries(Matching):
         )
         return Tombstone(name, **json.loads(row[0])) if row and row[0] else None
 
-    def is_bare(self, name: str) -> bool:
+    def has_only_version_ids(self, name: str) -> bool:
         """Whether nothing is in the index of a dataset but the ids of its versions."""
         mirror, _, local_id = name.partition(":")
         row = self._row(
@@ -142,7 +142,7 @@ class DatasetQueries(Matching):
         )
         return row is None or not row[0]
 
-    def own_parts(self, name: str) -> list[str]:
+    def exclusive_subdatasets(self, name: str) -> list[str]:
         """The local ids of the sub-datasets, in any version, that no other dataset ever had."""
         number = self._dataset_number(name)
         rows = self._rows(
@@ -171,7 +171,7 @@ class DatasetQueries(Matching):
         """
         return self._last(name, "AND (? IS NULL OR v.kind = ?)", (kind, kind))
 
-    def records_known(self, name: str, upstream: str) -> VersionRow | None:
+    def published_version(self, name: str, upstream: str) -> VersionRow | None:
         """The published version that was minted of upstream's label, or None."""
         return self._last(name, "AND v.kind = 'published' AND v.upstream = ?", (upstream,))
 
@@ -181,7 +181,7 @@ class DatasetQueries(Matching):
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
-    def inline(self, version: VersionRow) -> list[dict[str, Any]]:
+    def inline_components(self, version: VersionRow) -> list[dict[str, Any]]:
         """The parts of a version that stand as folders of files, as the journal has them."""
         row = self._row("SELECT inline FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
@@ -203,14 +203,14 @@ class DatasetQueries(Matching):
         )
         return [(kind, address) for kind, address in json.loads(row[0])] if row else []
 
-    def parts(self, version: VersionRow) -> Iterator[PartRow]:
+    def subdatasets(self, version: VersionRow) -> Iterator[SubdatasetRow]:
         """The sub-datasets that stand in a version's tree, by path."""
         for path, source_path, *rest in self._rows(
-            _PARTS, (version.dataset, version.seq, version.seq)
+            _SUBDATASETS, (version.dataset, version.seq, version.seq)
         ):
-            yield PartRow(path, path.encode() if source_path is None else source_path, *rest)
+            yield SubdatasetRow(path, path.encode() if source_path is None else source_path, *rest)
 
-    def mirrored_elsewhere(self, mirror: str) -> dict[str, str]:
+    def names_in_other_mirrors(self, mirror: str) -> dict[str, str]:
         """The names of datasets that other mirrors have a version of, by source URI."""
         rows = self._rows(
             "SELECT d.source_uri, m.name || ':' || d.local_id FROM datasets d "
@@ -219,7 +219,7 @@ class DatasetQueries(Matching):
         )
         return dict(rows)
 
-    def holders(self, name: str) -> list[str]:
+    def superdatasets(self, name: str) -> list[str]:
         """The names of the datasets whose newest state has this one as a sub-dataset."""
         rows = self._rows(
             "SELECT DISTINCT m.name || ':' || h.local_id FROM datasets d "
@@ -238,27 +238,30 @@ class DatasetQueries(Matching):
         observed), ``draft`` (as last observed), at least 7 digits of a commit id, or
         ``state:<7 or more digits of the state digest>``. A state without an upstream time also
         has the time at which this store observed it as a label: ``2026-11-22T072636Z``. Raises
-        :class:`UnknownMirror`, :class:`UnknownDataset`, :class:`UnknownVersion` or
-        :class:`AmbiguousName`.
+        :class:`UnknownMirrorError`, :class:`UnknownDatasetError`, :class:`UnknownVersionError` or
+        :class:`AmbiguousNameError`.
         """
         dataset = self._dataset_number(name)
         found = (
-            self._by_word(dataset, label)
+            self._by_label(dataset, label)
             or self._observed_at(dataset, label)
             or self._by_digest(name, dataset, label.lower())
         )
         if found is None:
-            raise UnknownVersion(f"{name} has no version {label!r}; {self._newest(dataset)}")
+            raise UnknownVersionError(
+                f"{name} has no version {label!r}; {self._describe_newest(dataset)}"
+            )
         return found
 
-    def _by_word(self, dataset: int, label: str) -> VersionRow | None:
+    def _by_label(self, dataset: int, label: str) -> VersionRow | None:
         if label == "latest":
             order = "ORDER BY v.kind = 'published' DESC, v.seq DESC LIMIT 1"
             return next(self._versions(f"WHERE v.dataset = ? {order}", (dataset,)), None)
-        word = "upstream = ? AND v.kind = 'observed'" if label == "draft" else "label = ?"
+        condition = "upstream = ? AND v.kind = 'observed'" if label == "draft" else "label = ?"
         return next(
             self._versions(
-                f"WHERE v.dataset = ? AND v.{word} ORDER BY v.seq DESC LIMIT 1", (dataset, label)
+                f"WHERE v.dataset = ? AND v.{condition} ORDER BY v.seq DESC LIMIT 1",
+                (dataset, label),
             ),
             None,
         )
@@ -291,13 +294,13 @@ class DatasetQueries(Matching):
         )
         values = sorted({row.commit if column == "commit_id" else row.state for row in found})
         if len(values) > 1:
-            raise AmbiguousName(
+            raise AmbiguousNameError(
                 f"{label!r} fits {len(values)} versions of {name}: {', '.join(values[:5])}"
                 f"{', …' if len(values) > 5 else ''}; give more digits"
             )
         return found[0] if found else None
 
-    def _newest(self, dataset: int) -> str:
+    def _describe_newest(self, dataset: int) -> str:
         found = [
             row[0]
             for row in self._rows(

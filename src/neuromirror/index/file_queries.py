@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from neuromirror.index.checksums import Lookup, parse_query
-from neuromirror.index.contents import CHECKED
-from neuromirror.index.errors import FilesNotIndexed
+from neuromirror.index.checksums import ContentLookup, parse_checksum
+from neuromirror.index.contents import CHECKED_BITS
+from neuromirror.index.errors import FilesNotIndexedError
 from neuromirror.index.locations import EXACT
-from neuromirror.index.reading import CONTENT_COLUMNS, Reading, digests, evidence
+from neuromirror.index.query_base import CONTENT_COLUMNS, QueryBase, digests, evidence
 from neuromirror.index.rows import (
     RETENTION,
     CopyRow,
+    EvidenceCounts,
     FileRow,
     FoundFile,
     LocationRow,
-    NotIndexed,
+    UnindexedFiles,
     VersionRow,
-    Vouched,
 )
-from neuromirror.index.urls import plain_url, short_hash, version_of
+from neuromirror.index.urls import plain_url, short_hash, url_version_id
 
-_URLS = 5
+_MAX_LOCATIONS = 5
 _CONTENT_WIDTH = 12
 FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since, f.retention"
 
@@ -35,7 +35,7 @@ WHERE l.content = ? AND (l.rank = ? OR NOT EXISTS (
 ORDER BY l.rank, l.id LIMIT ?
 """
 
-_FOUND = f"""
+_FOUND_FILES = f"""
 SELECT {CONTENT_COLUMNS}, m.name || ':' || d.local_id, f.path, first.label, last.label,
     f.until IS NULL, f.dataset, f.since, f.retention
 FROM contents c CROSS JOIN files f ON f.content = c.id
@@ -48,7 +48,7 @@ WHERE c.id = ? AND (f.dataset, f.path, f.since) > (?, ?, ?) AND d.withheld = ''
 ORDER BY f.dataset, f.path, f.since
 """
 
-_NOT_INDEXED = """
+_UNINDEXED_FILES = """
 SELECT m.name, count(*), sum(z.files), max(z.files)
 FROM (SELECT dataset, max(files) AS files FROM versions WHERE NOT indexed GROUP BY dataset) z
 JOIN datasets d ON d.id = z.dataset AND d.withheld = '' JOIN mirrors m ON m.id = d.mirror
@@ -56,13 +56,13 @@ GROUP BY m.id ORDER BY m.name
 """
 
 
-_VOUCHED = f"""
+_EVIDENCE_COUNTS = f"""
 SELECT f.since, f.until, f.retention,
     CASE WHEN c.sha256 IS NOT NULL THEN 'sha256' WHEN c.md5 IS NOT NULL THEN 'md5' ELSE 'etag' END
         AS word,
-    CASE WHEN c.sha256 IS NOT NULL THEN c.checked & {CHECKED["sha256"]}
-        WHEN c.md5 IS NOT NULL THEN c.checked & {CHECKED["md5"]}
-        ELSE c.checked & {CHECKED["etag"]} END <> 0 AS sure, count(*)
+    CASE WHEN c.sha256 IS NOT NULL THEN c.checked & {CHECKED_BITS["sha256"]}
+        WHEN c.md5 IS NOT NULL THEN c.checked & {CHECKED_BITS["md5"]}
+        ELSE c.checked & {CHECKED_BITS["etag"]} END <> 0 AS sure, count(*)
 FROM files f JOIN contents c ON c.id = f.content
 WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?)
 GROUP BY f.since, f.until, f.retention, word, sure
@@ -82,7 +82,7 @@ WHERE d.withheld = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_id
 """
 
 
-class FileQueries(Reading):
+class FileQueries(QueryBase):
     """Questions about files, by version or by checksum."""
 
     def files(
@@ -92,10 +92,10 @@ class FileQueries(Reading):
 
         ``under`` is a folder to stay in (``sub-01``), ``after`` the last path of the page before,
         ``limit`` the length of a page. The places of each: :meth:`locations`. Raises
-        :class:`FilesNotIndexed` at once for a version of a Zarr that only the store knows.
+        :class:`FilesNotIndexedError` at once for a version of a Zarr that only the store knows.
         """
         if not version.indexed:
-            raise FilesNotIndexed(
+            raise FilesNotIndexedError(
                 f"the files of {version.name} are not in the index but in the store's records: "
                 f"'neuromirror files {version.name}' lists them"
             )
@@ -125,16 +125,16 @@ class FileQueries(Reading):
         for row in rows:
             yield file_row(row, claimants)
 
-    def locations(self, content: int, limit: int = _URLS) -> list[LocationRow]:
+    def locations(self, content: int, limit: int = _MAX_LOCATIONS) -> list[LocationRow]:
         """The best places of a content (``FileRow.content``), the most exact first."""
         rows = self._rows(_LOCATIONS, (content, EXACT, limit))
-        return [_place(row) for row in rows]
+        return [_location_row(row) for row in rows]
 
-    def vouched(self, version: VersionRow) -> Vouched:
+    def evidence_counts(self, version: VersionRow) -> EvidenceCounts:
         """What was checked of a version's files, and how long upstream keeps them."""
-        return self.vouched_each([version])[0]
+        return self.evidence_counts_each([version])[0]
 
-    def vouched_each(self, versions: Sequence[VersionRow]) -> list[Vouched]:
+    def evidence_counts_each(self, versions: Sequence[VersionRow]) -> list[EvidenceCounts]:
         """What :meth:`vouched` says of some versions of one dataset; its files are looked at once.
 
         Those of all versions between the first and the last of them, that is.
@@ -142,8 +142,10 @@ class FileQueries(Reading):
         indexed = [one.seq for one in versions if one.indexed]
         counts: list[tuple[Any, ...]] = []
         if indexed:
-            counts += self._rows(_VOUCHED, (versions[0].dataset, max(indexed), min(indexed)))
-        return [_vouched(one, counts) for one in versions]
+            counts += self._rows(
+                _EVIDENCE_COUNTS, (versions[0].dataset, max(indexed), min(indexed))
+            )
+        return [_evidence_counts(one, counts) for one in versions]
 
     def copies(self, version: VersionRow, limit: int = 5) -> list[CopyRow]:
         """Return the other datasets that hold the same bytes with a stronger promise, most first.
@@ -153,16 +155,18 @@ class FileQueries(Reading):
         rows = self._rows(
             _COPIES, (version.dataset, version.seq, version.seq, version.dataset, limit)
         )
-        return [CopyRow(name, RETENTION[promise], files) for name, promise, files in rows]
+        return [
+            CopyRow(name, RETENTION[retention_rank], files) for name, retention_rank, files in rows
+        ]
 
-    def places(self, url: str) -> list[LocationRow]:
+    def url_locations(self, url: str) -> list[LocationRow]:
         """What is known of a URL, once for each content that was had from it."""
         rows = self._rows(
             "SELECT url, kind, version_id, checked_at, result FROM locations "
             "WHERE plain_hash = ? AND url = ? ORDER BY id",
             (short_hash(plain_url(url)), url),
         )
-        return [_place(row) for row in rows]
+        return [_location_row(row) for row in rows]
 
     def find(
         self, query: str, after: tuple[int, int, str, int] = (0, 0, "", 0)
@@ -173,16 +177,19 @@ class FileQueries(Reading):
 
         ``query`` is ``sha256:<hex>`` (or its first 8 or more digits), ``md5:<hex>``,
         ``etag:<md5>-<parts>``, a bare checksum, or a git-annex key. Raises
-        :class:`MalformedQuery` at once; gives nothing for what is not known, or only in versions
-        that :meth:`not_indexed` counts.
+        :class:`MalformedQueryError` at once; gives nothing for what is not known, or only in
+        versions
+        that :meth:`unindexed_files` counts.
         """
-        return self._find(parse_query(query), after)
+        return self._found_files(parse_checksum(query), after)
 
-    def not_indexed(self) -> list[NotIndexed]:
+    def unindexed_files(self) -> list[UnindexedFiles]:
         """What :meth:`find` does not look at, by mirror; empty where every file is in the index."""
-        return [NotIndexed(*row) for row in self._rows(_NOT_INDEXED)]
+        return [UnindexedFiles(*row) for row in self._rows(_UNINDEXED_FILES)]
 
-    def _find(self, lookups: list[Lookup], after: tuple[int, int, str, int]) -> Iterator[FoundFile]:
+    def _found_files(
+        self, lookups: list[ContentLookup], after: tuple[int, int, str, int]
+    ) -> Iterator[FoundFile]:
         claimants = self._claimants()
         union = " UNION ".join(lookup.sql for lookup in lookups)
         given = [value for lookup in lookups for value in lookup.parameters]
@@ -191,16 +198,16 @@ class FileQueries(Reading):
                 continue
             start = after[1:] if content == after[0] else (0, "", 0)
             urls: tuple[str, ...] | None = None
-            for row in self._rows(_FOUND, (content, *start)):
+            for row in self._rows(_FOUND_FILES, (content, *start)):
                 if urls is None:
-                    urls = tuple(place.url for place in self.locations(content))
-                yield _found(row, urls, claimants)
+                    urls = tuple(location.url for location in self.locations(content))
+                yield _found_file(row, urls, claimants)
 
 
 def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
     """A file of :data:`FILE_COLUMNS`."""
-    path, source_path, since, promise = row[_CONTENT_WIDTH:]
-    word, checked = evidence(row)
+    path, source_path, since, retention_rank = row[_CONTENT_WIDTH:]
+    strongest, checked = evidence(row)
     return FileRow(
         path=path,
         source_path=path.encode("utf-8") if source_path is None else source_path,
@@ -208,34 +215,36 @@ def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
         key=row[1],
         digests=digests(row, claimants),
         part_size=row[7],
-        evidence=word,
+        evidence=strongest,
         checked=checked,
-        retention=RETENTION[promise],
+        retention=RETENTION[retention_rank],
         since=since,
         content=row[0],
     )
 
 
-def _vouched(version: VersionRow, counts: Sequence[tuple[Any, ...]]) -> Vouched:
+def _evidence_counts(version: VersionRow, counts: Sequence[tuple[Any, ...]]) -> EvidenceCounts:
     checked: dict[str, int] = {}
     kept: dict[str, int] = {}
-    for since, until, place, word, sure, count in counts if version.indexed else ():
+    for since, until, rank, strongest, sure, count in counts if version.indexed else ():
         if since <= version.seq and (until is None or version.seq < until):
-            retention = RETENTION[place].value
+            retention = RETENTION[rank].value
             kept[retention] = kept.get(retention, 0) + count
             if sure:
-                checked[word] = checked.get(word, 0) + count
-    return Vouched(dict(sorted(checked.items())), dict(sorted(kept.items())))
+                checked[strongest] = checked.get(strongest, 0) + count
+    return EvidenceCounts(dict(sorted(checked.items())), dict(sorted(kept.items())))
 
 
-def _place(row: tuple[Any, ...]) -> LocationRow:
+def _location_row(row: tuple[Any, ...]) -> LocationRow:
     url, kind, version_id, checked_at, result = row
-    return LocationRow(url, kind, version_id or version_of(url), checked_at, result)
+    return LocationRow(url, kind, version_id or url_version_id(url), checked_at, result)
 
 
-def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str]) -> FoundFile:
-    dataset, path, first, last, current, number, since, promise = row[_CONTENT_WIDTH:]
-    word, checked = evidence(row)
+def _found_file(
+    row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str]
+) -> FoundFile:
+    dataset, path, first, last, current, number, since, retention_rank = row[_CONTENT_WIDTH:]
+    strongest, checked = evidence(row)
     return FoundFile(
         dataset=dataset,
         path=path,
@@ -245,9 +254,9 @@ def _found(row: tuple[Any, ...], urls: tuple[str, ...], claimants: dict[int, str
         size=row[2],
         key=row[1],
         digests=digests(row, claimants),
-        evidence=word,
+        evidence=strongest,
         checked=checked,
-        retention=RETENTION[promise],
+        retention=RETENTION[retention_rank],
         urls=urls,
         position=(row[0], number, path, since),
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from neuromirror.index.bulk import insert_rows
+from neuromirror.index.bulk_insert import insert_rows
 from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import Location, RecordLine
 
-_Wanted = tuple[Location, int, bool]
+_PendingLocation = tuple[Location, int, bool]
 """A place, the hash of its plain URL, whether a changed file brings it."""
 
-_INTO = "locations (content, rank, url, kind, version_id, plain_hash, learned)"
+_COLUMNS = "locations (content, rank, url, kind, version_id, plain_hash, learned)"
 
 EXACT, OBJECT, ADDRESS = 0, 1, 2
 """Ranks: an exact object version, an object that may be overwritten, another address."""
@@ -32,58 +32,70 @@ class LocationWriter:
         self._db = connection
         self._version = version
 
-    def learn(self, files: Iterable[tuple[int, bool, bool, Sequence[Location]]]) -> None:
+    def add(self, files: Iterable[tuple[int, bool, bool, Sequence[Location]]]) -> None:
         """Take (content id, the content is new, the file changed, its places) of each file.
 
         A place that a changed file brings counts as learnt anew, so that after a roll-back
         upstream the exact version of a plain URL is the one that is served again.
         """
         # in order of appearance, whatever the size of a batch is: the row ids follow it (I8)
-        wanted: dict[tuple[int, str], _Wanted] = {}
-        asked: list[int] = []
-        for content, fresh, changed, places in files:
-            for place in places:
-                at = (content, place.url)
-                before = wanted.get(at)
+        pending: dict[tuple[int, str], _PendingLocation] = {}
+        hashes: list[int] = []
+        for content, fresh, changed, locations in files:
+            for location in locations:
+                at = (content, location.url)
+                before = pending.get(at)
                 if before is None:
-                    plain = short_hash(plain_url(place.url))
-                    wanted[at] = (place, plain, changed)
+                    plain = short_hash(plain_url(location.url))
+                    pending[at] = (location, plain, changed)
                     if not fresh:
-                        asked.append(plain)
+                        hashes.append(plain)
                 elif changed and not before[2]:
-                    wanted[at] = (before[0], before[1], True)
-        known = self._known(asked)
+                    pending[at] = (before[0], before[1], True)
+        known = self._read_known(hashes)
         version = self._version
         new: list[tuple[int, int, str, str, str | None, int, int]] = []
-        anew: list[tuple[int, int]] = []
-        for at, (place, plain, changed) in wanted.items():
+        relearned: list[tuple[int, int]] = []
+        for at, (location, plain, changed) in pending.items():
             found = known.get(at)
             if found is None:
-                kept = _kept_version(place)
-                new.append((at[0], rank(place), at[1], place.kind, kept, plain, version))
+                version_id = _explicit_version_id(location)
+                new.append(
+                    (at[0], rank(location), at[1], location.kind, version_id, plain, version)
+                )
             elif changed and found[1] != version:
-                anew.append((version, found[0]))
-        self._db.executemany("UPDATE locations SET learned = ? WHERE id = ?", anew)
-        insert_rows(self._db, _INTO, new)
+                relearned.append((version, found[0]))
+        self._db.executemany("UPDATE locations SET learned = ? WHERE id = ?", relearned)
+        insert_rows(self._db, _COLUMNS, new)
 
-    def learn_new(self, contents: Sequence[int], records: Sequence[RecordLine]) -> None:
+    def add_new(self, contents: Sequence[int], records: Sequence[RecordLine]) -> None:
         """Take the places of files whose contents are all new and differ from each other."""
         version = self._version
         new = []
         for content, record in zip(contents, records, strict=True):
-            places: Iterable[Location] = record.at
+            locations: Iterable[Location] = record.at
             if len(record.at) > 1:
                 once: dict[str, Location] = {}
-                for place in record.at:
-                    once.setdefault(place.url, place)
-                places = once.values()
-            for place in places:
-                plain = short_hash(plain_url(place.url))
-                kept = _kept_version(place)
-                new.append((content, rank(place), place.url, place.kind, kept, plain, version))
-        insert_rows(self._db, _INTO, new)
+                for location in record.at:
+                    once.setdefault(location.url, location)
+                locations = once.values()
+            for location in locations:
+                plain = short_hash(plain_url(location.url))
+                version_id = _explicit_version_id(location)
+                new.append(
+                    (
+                        content,
+                        rank(location),
+                        location.url,
+                        location.kind,
+                        version_id,
+                        plain,
+                        version,
+                    )
+                )
+        insert_rows(self._db, _COLUMNS, new)
 
-    def _known(self, hashes: list[int]) -> dict[tuple[int, str], tuple[int, int]]:
+    def _read_known(self, hashes: list[int]) -> dict[tuple[int, str], tuple[int, int]]:
         """(row id, learned) of the places that are there already."""
         found: dict[tuple[int, str], tuple[int, int]] = {}
         # by the URL, not by the content: one content may have very many places
@@ -98,8 +110,8 @@ class LocationWriter:
         return found
 
 
-def _kept_version(place: Location) -> str | None:
+def _explicit_version_id(location: Location) -> str | None:
     """The version id if it must be kept beside the URL: most URLs say it themselves."""
-    if place.version_id is None or place.url.endswith(f"versionId={place.version_id}"):
+    if location.version_id is None or location.url.endswith(f"versionId={location.version_id}"):
         return None
-    return place.version_id
+    return location.version_id

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from neuromirror.index.dataset_queries import DatasetQueries
-from neuromirror.index.matching import LONGEST
-from neuromirror.index.schema import TAIL
+from neuromirror.index.schema import LAST_COMPONENT
+from neuromirror.index.term_queries import MAX_QUERY_LENGTH
 from neuromirror.index.urls import plain_url, short_hash
 
 _COMMIT = re.compile(r"(?:swh:1:rev:)?([0-9a-f]{40}|[0-9a-f]{64})\Z")
-_BEGINNING = re.compile(r"[0-9a-f]{7,39}\Z")
+_COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,39}\Z")
 _TREE = re.compile(r"swh:1:dir:([0-9a-f]{40})\Z")
 _STATE = re.compile(r"state:sha256:([0-9a-f]{64})\Z")
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)\Z", re.IGNORECASE)
@@ -21,7 +21,7 @@ _VERSIONS = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NameMatch:
     """What a name is of: a dataset, a version of it (``label``), or else the bytes of a ``key``."""
 
     dataset: str
@@ -32,7 +32,7 @@ class Named:
 class NameQueries(DatasetQueries):
     """Whose name that is."""
 
-    def named(self, text: str) -> Named | None:
+    def match_name(self, text: str) -> NameMatch | None:
         """The one thing that a text is the name of; None for words, and where it is of several.
 
         It may be a commit or SWHID, ``state:sha256:…``, a DOI, upstream's address of a dataset, a
@@ -40,26 +40,28 @@ class NameQueries(DatasetQueries):
         ``000027``, ``DANDI:000027/0.210831.2033``, ``000027@draft``.
         """
         text = text.strip()
-        if not text or len(text) > LONGEST * 4 or any(sign.isspace() for sign in text):
+        if not text or len(text) > MAX_QUERY_LENGTH * 4 or any(sign.isspace() for sign in text):
             return None
         text = text.encode("utf-8", "replace").decode().replace("\0", "")
         return self._by_id(text) or self._by_doi(text) or self._by_url(text) or self._by_name(text)
 
-    def _by_id(self, text: str) -> Named | None:
-        word = text.lower()
+    def _by_id(self, text: str) -> NameMatch | None:
+        lowered = text.lower()
         for form, column, start in (
             (_COMMIT, "commit_id", ""),
             (_TREE, "tree_id", ""),
             (_STATE, "state", "sha256:"),
         ):
-            if found := form.match(word):
-                return self._version(f"v.{column} = ?", f"{start}{found[1]}")
-        if _BEGINNING.match(word):
+            if found := form.match(lowered):
+                return self._match_version(f"v.{column} = ?", f"{start}{found[1]}")
+        if _COMMIT_PREFIX.match(lowered):
             # "g" sorts after all hex digits
-            return self._version("v.commit_id >= ? AND v.commit_id < ?", word, f"{word}g")
+            return self._match_version(
+                "v.commit_id >= ? AND v.commit_id < ?", lowered, f"{lowered}g"
+            )
         return None
 
-    def _version(self, condition: str, *values: str) -> Named | None:
+    def _match_version(self, condition: str, *values: str) -> NameMatch | None:
         """The version that is so; of a state that came back the one minted last."""
         rows = list(
             self._rows(
@@ -68,9 +70,9 @@ class NameQueries(DatasetQueries):
                 values,
             )
         )
-        return Named(*rows[0]) if len({name for name, _ in rows}) == 1 else None
+        return NameMatch(*rows[0]) if len({name for name, _ in rows}) == 1 else None
 
-    def _by_doi(self, text: str) -> Named | None:
+    def _by_doi(self, text: str) -> NameMatch | None:
         form = _DOI.match(text)
         if form is None:
             return None
@@ -88,9 +90,9 @@ class NameQueries(DatasetQueries):
         exact = {name: label for name, label, known in reversed(rows) if known == doi}
         # a dataset's own DOI is the beginning of those of its versions
         names = exact or {name: "" for name, _, known in rows if known.startswith(f"{doi}/")}
-        return Named(*next(iter(names.items()))) if len(names) == 1 else None
+        return NameMatch(*next(iter(names.items()))) if len(names) == 1 else None
 
-    def _by_url(self, text: str) -> Named | None:
+    def _by_url(self, text: str) -> NameMatch | None:
         if "://" not in text:
             return None
         row = self._row(
@@ -100,7 +102,7 @@ class NameQueries(DatasetQueries):
             (short_hash(plain_url(text)), text, text),
         )
         if row is not None:
-            return Named("", key=row[0])
+            return NameMatch("", key=row[0])
         try:
             address = urlsplit(text)
         except ValueError:
@@ -110,34 +112,34 @@ class NameQueries(DatasetQueries):
         fits = {
             (name, number)
             for piece in pieces[:16]
-            for name, number, uri in self._with_tail(piece)
-            if uri and _same_place(address.netloc, pieces, uri)
+            for name, number, uri in self._datasets_by_tail(piece)
+            if uri and _is_same_archive(address.netloc, pieces, uri)
         }
         if len(fits) != 1:
             return None
         name, number = fits.pop()
         for piece in reversed(pieces[:16]):
-            if label := self._labelled(number, piece):
-                return Named(name, label)
-        return Named(name)
+            if label := self._find_label(number, piece):
+                return NameMatch(name, label)
+        return NameMatch(name)
 
-    def _by_name(self, text: str) -> Named | None:
+    def _by_name(self, text: str) -> NameMatch | None:
         name, at, label = text.partition("@")
         mirror, colon, local_id = name.rpartition(":")
-        known = self._called(mirror if colon else None, local_id)
+        known = self._find_datasets(mirror if colon else None, local_id)
         if not at and not known and "/" in local_id:
             # as archives write it: DANDI:000027/0.210831.2033
             local_id, _, label = local_id.rpartition("/")
-            known = self._called(mirror if colon else None, local_id)
+            known = self._find_datasets(mirror if colon else None, local_id)
         if len(known) != 1:
             return None
         number, found = known[0]
         if not label:
-            return Named(found)
-        word = self._labelled(number, label)
-        return Named(found, word) if word else None
+            return NameMatch(found)
+        version_label = self._find_label(number, label)
+        return NameMatch(found, version_label) if version_label else None
 
-    def _called(self, mirror: str | None, local_id: str) -> list[tuple[int, str]]:
+    def _find_datasets(self, mirror: str | None, local_id: str) -> list[tuple[int, str]]:
         """Ids and names of the datasets of a local id, or of a last component if it has digits.
 
         A title's word may be the last component of some id; it is words, then.
@@ -154,22 +156,22 @@ class NameQueries(DatasetQueries):
             return [(number, name) for number, name in whole]
         return [
             (number, name)
-            for name, number, _ in self._with_tail(local_id)
+            for name, number, _ in self._datasets_by_tail(local_id)
             if mirror is None or name.lower().startswith(f"{mirror.lower()}:")
         ]
 
-    def _with_tail(self, tail: str) -> list[tuple[str, int, str]]:
+    def _datasets_by_tail(self, tail: str) -> list[tuple[str, int, str]]:
         return [
             (name, number, uri)
             for name, number, uri in self._rows(
                 "SELECT m.name || ':' || d.local_id, d.id, coalesce(d.source_uri, '') "
                 "FROM datasets d JOIN mirrors m ON m.id = d.mirror "
-                f"WHERE {TAIL.format('d.local_id')} = ? AND d.withheld = ''",
+                f"WHERE {LAST_COMPONENT.format('d.local_id')} = ? AND d.withheld = ''",
                 (tail,),
             )
         ]
 
-    def _labelled(self, dataset: int, label: str) -> str:
+    def _find_label(self, dataset: int, label: str) -> str:
         """The label of a dataset's version of this label, or upstream's word for it.
 
         The time at which a state without an upstream time was observed is such a label, too.
@@ -185,7 +187,7 @@ class NameQueries(DatasetQueries):
         return "" if observed is None else observed.label
 
 
-def _same_place(host: str, pieces: list[str], uri: str) -> bool:
+def _is_same_archive(host: str, pieces: list[str], uri: str) -> bool:
     """Whether an address may be one of the archive's that has the dataset at ``uri``.
 
     Its pages and its API have hosts of one domain; a bucket is a host of s3://, or a part of a

@@ -59,7 +59,7 @@ class DatasetRow:
         return f"{self.mirror}:{self.local_id}"
 
     @property
-    def gone(self) -> bool:
+    def is_removed_upstream(self) -> bool:
         """Whether upstream no longer has it; what is mirrored is kept."""
         return self.status == "not_found"
 
@@ -69,8 +69,10 @@ class VersionRow:
     """A version; ``seq`` is its ordinal in the dataset, ``exceptions`` how many are named.
 
     ``metadata`` is the metadata digest, empty for a version that was recorded without one.
-    ``form`` is files | manifest, empty for a version that was recorded without it; ``only_files``
-    and ``only_bytes`` count what has no place in git. ``indexed`` says whether its files are in the
+    ``form`` is files | manifest, empty for a version that was recorded without it;
+    ``manifest_only_files``
+    and ``manifest_only_bytes`` count what has no place in git. ``indexed`` says whether its files
+    are in the
     index, or only in the store's records. ``minted`` is when this store recorded the version.
     ``upstream_time`` is None where upstream has none.
     """
@@ -97,11 +99,11 @@ class VersionRow:
     license: tuple[str, ...]
     doi: str | None
     metadata_only: bool
-    minted: str
+    recorded_at: str
     metadata: str
     form: str
-    only_files: int
-    only_bytes: int
+    manifest_only_files: int
+    manifest_only_bytes: int
     indexed: bool
 
     @property
@@ -117,7 +119,7 @@ class VersionRow:
     @property
     def time(self) -> str:
         """Upstream's time of the version; where it has none, when this store recorded it."""
-        return self.upstream_time or self.minted
+        return self.upstream_time or self.recorded_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class CopyRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Vouched:
+class EvidenceCounts:
     """What stands behind the files of a version, as counts of them.
 
     ``checked`` has those whose bytes were hashed here, by the words of Evidence; ``kept`` all of
@@ -191,11 +193,11 @@ class Vouched:
     """
 
     checked: dict[str, int]
-    kept: dict[str, int]
+    retention: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ProbeSummary:
     """What vouches for a version's files today, as counts of them.
 
     ``hashed`` are those of which a checksum was computed here, ``fine`` those of which a place said
@@ -205,24 +207,24 @@ class Answers:
 
     files: int
     hashed: int
-    fine: int
-    asked: int
+    available: int
+    probed: int
     since: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class AilingHost:
+class FailingHost:
     """How many places at a host said something else than ok, and when the last of them did."""
 
     mirror: str
     host: str
     result: str
-    places: int
+    locations: int
     last: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class NotIndexed:
+class UnindexedFiles:
     """The Zarrs of a mirror that have a version whose files are not in the index.
 
     ``files`` counts those of the largest such version of each, ``largest`` those of the largest of
@@ -247,7 +249,7 @@ class LocationRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceDue:
+class DueLocation:
     """A place that is to be asked for what it has: the bytes of ``key``.
 
     ``digests`` are what is known of them. ``dataset`` is the one that last brought a file from
@@ -262,7 +264,7 @@ class PlaceDue:
     path: str
     checked_at: str | None
     result: str | None
-    alone: bool
+    is_only_location: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +281,7 @@ class Tombstone:
 
 
 @dataclass(frozen=True, slots=True)
-class PartRow:
+class SubdatasetRow:
     """A sub-dataset that stands in a version's tree.
 
     ``path`` is the one in git, ``source_path`` upstream's. ``dataset`` is its name and ``label``
@@ -323,19 +325,19 @@ class EdgeRow:
     name: str
     dataset: str | None
     label: str | None
-    of: str
+    own_label: str
 
 
 @dataclass(frozen=True, slots=True)
-class Relative:
+class RelatedVersion:
     """An edge and, as far as they were asked for, those that go on from its other end.
 
     ``more`` says that there are some which are not told here: too deep, or told elsewhere.
     """
 
     edge: EdgeRow
-    relatives: tuple[Relative, ...]
-    more: bool
+    relatives: tuple[RelatedVersion, ...]
+    is_truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,9 +374,9 @@ class HoldRow:
     upstream: str
     state: str
     reason: str
-    removed: int
-    before: int
-    placed: str
+    files_removed: int
+    files_before: int
+    placed_at: str
     outcome: str | None
     ended: str | None
     released_by: str | None
@@ -438,8 +440,8 @@ class MirrorStatus:
     failing: int
     open_holds: int
     incidents: int
-    parts: int
-    waiting: int
+    subdatasets: int
+    settling: int
     unreadable_sidecars: int
-    gone: int
+    removed_upstream: int
     capabilities: dict[str, str]

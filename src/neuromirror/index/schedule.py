@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from neuromirror.index.connection import READ_TIMEOUT, translated
-from neuromirror.index.errors import IndexUnusable
+from neuromirror.index.connection import READ_TIMEOUT, translate_errors
+from neuromirror.index.errors import IndexUnusableError
 
 APPLICATION_ID = 0x6E6D7363  # "nmsc"
 SCHEMA = 1
@@ -121,8 +121,9 @@ class Schedule:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens the file, or makes it; raises IndexUnusable for one that is not of this kind."""
-        with translated(path):
+        """Opens the file, or makes it; raises IndexUnusableError for one that is not of this
+        kind."""
+        with translate_errors(path):
             uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
             connection = sqlite3.connect(
                 uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, check_same_thread=False
@@ -184,16 +185,18 @@ class Schedule:
         with self._writing() as db:
             db.executemany("DELETE FROM tasks WHERE name = ?", ((name,) for name in names))
 
-    def due(self, now: float, limit: int, without: Iterable[str] = ()) -> list[TaskRow]:
+    def due(self, now: float, limit: int, excluded_mirrors: Iterable[str] = ()) -> list[TaskRow]:
         """Tasks whose time has come and that nobody is at, the longest due first.
 
         Those of the mirrors ``without`` are left out.
         """
-        return self._due("due", now, limit, without)
+        return self._due("due", now, limit, excluded_mirrors)
 
-    def deep_due(self, now: float, limit: int, without: Iterable[str] = ()) -> list[TaskRow]:
+    def deep_due(
+        self, now: float, limit: int, excluded_mirrors: Iterable[str] = ()
+    ) -> list[TaskRow]:
         """As :meth:`due`, for visits that do not trust the overview."""
-        return self._due("deep_due", now, limit, without)
+        return self._due("deep_due", now, limit, excluded_mirrors)
 
     def waiting(self, now: float) -> dict[str, int]:
         """How many tasks of each mirror are due and have nobody at them."""
@@ -206,8 +209,10 @@ class Schedule:
                 )
             )
 
-    def _due(self, column: str, now: float, limit: int, without: Iterable[str]) -> list[TaskRow]:
-        left_out = list(without)
+    def _due(
+        self, column: str, now: float, limit: int, excluded_mirrors: Iterable[str]
+    ) -> list[TaskRow]:
+        left_out = list(excluded_mirrors)
         marks = ", ".join("?" for _ in left_out)
         return self._tasks(
             f"disabled = 0 AND {column} <= ? AND mirror NOT IN ({marks}) AND {_FREE}",
@@ -254,7 +259,7 @@ class Schedule:
             row = db.execute("SELECT token, until FROM leases WHERE name = ?", (name,)).fetchone()
         return row is not None and row[0] == token and row[1] is not None
 
-    def give_back(self, name: str, token: int) -> None:
+    def release(self, name: str, token: int) -> None:
         """Ends a lease, if it is still the last one of the name."""
         with self._writing() as db:
             db.execute("UPDATE leases SET until = NULL WHERE name = ? AND token = ?", (name, token))
@@ -273,12 +278,12 @@ class Schedule:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self.path):
+        with self._lock, translate_errors(self.path):
             yield self._db
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self.path):
+        with self._lock, translate_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -298,12 +303,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA and application == APPLICATION_ID:
-        raise IndexUnusable(
+        raise IndexUnusableError(
             f"the schedule {path} was made by a newer neuromirror (schema {version}, this one "
             f"knows {SCHEMA}); install that release, or remove the file: it is made again"
         )
     if application not in (0, APPLICATION_ID):
-        raise IndexUnusable(f"{path} is a database, but not a schedule of neuromirror")
+        raise IndexUnusableError(f"{path} is a database, but not a schedule of neuromirror")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     if version < SCHEMA:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from neuromirror.index import path_words
+from neuromirror.index import path_terms
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -206,7 +206,7 @@ CREATE VIRTUAL TABLE dataset_text USING fts5 (
 
 # The last component of a local id is found by the index of it: SQLite has no function for that,
 # so what is left when everything but slashes is trimmed off the end is cut off.
-TAIL = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
+LAST_COMPONENT = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
 
 _SECOND = f"""
 ALTER TABLE mirrors ADD COLUMN capabilities TEXT NOT NULL DEFAULT '{{}}';  -- JSON: word by name
@@ -214,7 +214,7 @@ ALTER TABLE datasets ADD COLUMN within TEXT NOT NULL DEFAULT '';  -- local id of
 ALTER TABLE versions ADD COLUMN metadata TEXT NOT NULL DEFAULT '';  -- metadata digest
 ALTER TABLE versions ADD COLUMN attributes TEXT NOT NULL DEFAULT '{{}}';  -- JSON: values by name
 
-CREATE INDEX datasets_tail ON datasets ({TAIL.format("local_id")});
+CREATE INDEX datasets_tail ON datasets ({LAST_COMPONENT.format("local_id")});
 
 -- Of the version that each dataset's name means.
 CREATE TABLE attributes (
@@ -274,7 +274,7 @@ CREATE INDEX locations_checked ON locations (checked_at);  -- those asked longes
 CREATE INDEX locations_ailing ON locations (result) WHERE result <> 'ok';
 """
 
-# Paths that versions brought, without those of parts, in blocks: see path_words. A dataset that is
+# Paths that versions brought, without those of parts, in blocks: see path_terms. A dataset that is
 # a part is one for good. The text is of words alone and gives none back.
 _SIXTH = """
 CREATE TABLE path_blocks (
@@ -318,7 +318,7 @@ CREATE VIRTUAL TABLE dataset_text USING fts5 (
 """
 
 
-def statements(script: str) -> list[str]:
+def split_statements(script: str) -> list[str]:
     """The script's statements one by one: ``executescript`` would commit the migration early."""
     found: list[str] = []
     pending = ""
@@ -331,7 +331,7 @@ def statements(script: str) -> list[str]:
 
 
 @contextmanager
-def _unseen(*names: str) -> Iterator[None]:
+def _hide_packages(*names: str) -> Iterator[None]:
     """Hides packages that something else takes in where it finds them.
 
     sqlite_utils names column types by them, which nobody asks for here; it takes half a second.
@@ -348,28 +348,28 @@ def _unseen(*names: str) -> Iterator[None]:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring an empty or older index to :data:`SCHEMA`; safe to kill and repeat."""
-    with _unseen("numpy", "pandas"):
+    with _hide_packages("numpy", "pandas"):
         from sqlite_utils import Database, Migrations
 
     migrations = Migrations("neuromirror.index")
 
     @migrations()
     def first(db: Database) -> None:
-        for statement in statements(_FIRST):
+        for statement in split_statements(_FIRST):
             db.conn.execute(statement)
         db.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.conn.execute("PRAGMA user_version = 1")
 
     @migrations()
     def second(db: Database) -> None:
-        for statement in statements(_SECOND):
+        for statement in split_statements(_SECOND):
             db.conn.execute(statement)
         # a table of full-text search takes no further column: it is made anew
         rows = db.conn.execute(
             "SELECT rowid, name, title, license, doi FROM dataset_text ORDER BY rowid"
         ).fetchall()
         db.conn.execute("DROP TABLE dataset_text")
-        for statement in statements(_TEXT):
+        for statement in split_statements(_TEXT):
             db.conn.execute(statement)
         db.conn.executemany(
             "INSERT INTO dataset_text (rowid, name, title, license, doi, attributes) "
@@ -380,45 +380,45 @@ def migrate(connection: sqlite3.Connection) -> None:
 
     @migrations()
     def third(db: Database) -> None:
-        for statement in statements(_THIRD):
+        for statement in split_statements(_THIRD):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 3")
 
     @migrations()
     def fourth(db: Database) -> None:
-        for statement in statements(_FOURTH):
+        for statement in split_statements(_FOURTH):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 4")
 
     @migrations()
     def fifth(db: Database) -> None:
-        for statement in statements(_FIFTH):
+        for statement in split_statements(_FIFTH):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 5")
 
     @migrations()
     def sixth(db: Database) -> None:
-        for statement in statements(_SIXTH):
+        for statement in split_statements(_SIXTH):
             db.conn.execute(statement)
-        path_words.fill(db.conn)
+        path_terms.write_all_blocks(db.conn)
         db.conn.execute("PRAGMA user_version = 6")
 
     @migrations()
     def seventh(db: Database) -> None:
-        for statement in statements(_SEVENTH):
+        for statement in split_statements(_SEVENTH):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 7")
 
     @migrations()
     def eighth(db: Database) -> None:
-        from neuromirror.index.applying import describe_published
+        from neuromirror.index.replay import update_published_datasets
 
-        describe_published(db.conn)
+        update_published_datasets(db.conn)
         db.conn.execute("PRAGMA user_version = 8")
 
     @migrations()
     def ninth(db: Database) -> None:
-        for statement in statements(_NINTH):
+        for statement in split_statements(_NINTH):
             db.conn.execute(statement)
         db.conn.execute("PRAGMA user_version = 9")
 

@@ -12,15 +12,21 @@ from itertools import zip_longest
 
 from neuromirror.index.dataset_queries import DatasetQueries
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
-from neuromirror.index.matching import BLOCKS, Candidate, PathMatch, path_conditions, split_words
-from neuromirror.index.path_words import SHIFT, blocks_of, is_one, path_words
+from neuromirror.index.path_terms import BLOCK_SHIFT, is_single_token, path_terms, split_blocks
 from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
+from neuromirror.index.term_queries import (
+    MAX_BLOCKS,
+    Candidate,
+    PathMatch,
+    path_conditions,
+    split_terms,
+)
 
-_LISTED = 200
-_EACH = 8
-_CLOSE = 0.75
-_KNOWN = 5000
-_TOGETHER = 50
+_MAX_LISTED = 200
+_MAX_COUNTED_TERMS = 8
+_MIN_SIMILARITY = 0.75
+_MAX_KNOWN_TEXTS = 5000
+_TERMS_PER_QUERY = 50
 _FIELDS = ("name", "title", "license", "doi")
 
 
@@ -35,7 +41,7 @@ class FoundDataset:
     """
 
     dataset: DatasetRow
-    said: tuple[tuple[str, str], ...]
+    matched: tuple[tuple[str, str], ...]
     version: str | None
     path: str | None
     in_paths: tuple[str, ...] = ()
@@ -58,7 +64,7 @@ class FoundDatasets:
 
 
 @dataclass(frozen=True, slots=True)
-class MatchedPaths:
+class MatchingFiles:
     """Files of a version whose paths have some words, by path.
 
     ``next`` is the start of the page behind, '' at the end; ``whole`` is False where the search
@@ -67,17 +73,19 @@ class MatchedPaths:
 
     files: tuple[FileRow, ...]
     next: str
-    whole: bool
+    is_complete: bool
 
 
-def _in_lots(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (words[place : place + _TOGETHER] for place in range(0, len(words), _TOGETHER))
+def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (
+        terms[start : start + _TERMS_PER_QUERY] for start in range(0, len(terms), _TERMS_PER_QUERY)
+    )
 
 
 class SearchQueries(DatasetQueries, FileQueries):
     """Questions in words."""
 
-    def words_agree(self, version: VersionRow) -> bool:
+    def path_terms_agree(self, version: VersionRow) -> bool:
         """Whether the words of the paths that a version brought are those of its files."""
         row = self._row(
             "SELECT v.id, d.within FROM versions v JOIN datasets d ON d.id = v.dataset "
@@ -88,7 +96,7 @@ class SearchQueries(DatasetQueries, FileQueries):
         number, within = int(row[0]), row[1]
         kept = self._rows(
             "SELECT id, first, last FROM path_blocks WHERE id >= ? AND id < ? ORDER BY id",
-            (number << SHIFT, (number + 1) << SHIFT),
+            (number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT),
         )
         paths = (
             path
@@ -97,56 +105,56 @@ class SearchQueries(DatasetQueries, FileQueries):
                 (version.dataset, version.seq),
             )
         )
-        wanted = () if within else blocks_of(number, paths)
+        expected = () if within else split_blocks(number, paths)
         return all(
             block is not None
             and found is not None
             and (block.id, block.paths[0], block.paths[-1]) == found
-            and self._has_words(block.id, block.words)
-            for block, found in zip_longest(wanted, kept)
+            and self._has_terms(block.id, block.terms)
+            for block, found in zip_longest(expected, kept)
         )
 
-    def _has_words(self, block: int, words: Sequence[str]) -> bool:
+    def _has_terms(self, block: int, terms: Sequence[str]) -> bool:
         """Whether a block has those of the words that SQLite can be asked for."""
         return all(
             self._row(
                 "SELECT 1 FROM path_text WHERE path_text MATCH ? AND rowid = ?",
-                (" ".join(f'"{word}"' for word in some), block),
+                (" ".join(f'"{term}"' for term in some), block),
             )
-            for some in _in_lots([word for word in words if is_one(word)])
+            for some in _batches([term for term in terms if is_single_token(term)])
         )
 
     def find_datasets(
-        self, words: str, mirror: str | None = None, *, start: int = 0, limit: int = 50
+        self, text: str, mirror: str | None = None, *, start: int = 0, limit: int = 50
     ) -> FoundDatasets:
         """Datasets that have all the words, best first; of all mirrors or one.
 
         Words are looked for in name, title, license, DOIs and attributes, then in the paths of all
         versions; a word may be the beginning of one. ``start`` is the ``next`` of the page before.
-        Raises :class:`MalformedQuery` and :class:`UnknownMirror`.
+        Raises :class:`MalformedQueryError` and :class:`UnknownMirrorError`.
         """
         if mirror is not None:
             self._mirror_number(mirror)
-        candidates = self._candidates(words)
+        candidates = self._candidates(text)
         mirrors = Counter(one.mirror for one in candidates)
         chosen = [one for one in candidates if mirror in (None, one.mirror)]
         page = chosen[start : start + limit]
-        budget = BLOCKS
+        budget = MAX_BLOCKS
         matches: dict[int, PathMatch | None] = {}
         for one in page:
             if one.missing:
-                match, looked = self._confirmed(one, budget)
-                budget -= looked
+                match, scanned = self._find_path(one, budget)
+                budget -= scanned
                 if match is None:
                     continue
                 matches[one.dataset] = match
             else:
                 matches[one.dataset] = None
-        rows = {row.id: row for row in self._chosen(list(matches))}
-        asked = split_words(words)
+        rows = {row.id: row for row in self._datasets_by_id(list(matches))}
+        terms = split_terms(text)
         return FoundDatasets(
             rows=tuple(
-                self._found_dataset(rows[one.dataset], asked, one.missing, matches[one.dataset])
+                self._found_dataset(rows[one.dataset], terms, one.missing, matches[one.dataset])
                 for one in page
                 if one.dataset in matches
             ),
@@ -156,12 +164,12 @@ class SearchQueries(DatasetQueries, FileQueries):
             next=start + limit if len(chosen) > start + limit else None,
         )
 
-    def _chosen(self, datasets: list[int]) -> Iterator[DatasetRow]:
+    def _datasets_by_id(self, datasets: list[int]) -> Iterator[DatasetRow]:
         marks = ",".join("?" * len(datasets))
         return self._datasets(f"WHERE d.id IN ({marks})", tuple(datasets))
 
     def _found_dataset(
-        self, row: DatasetRow, words: list[str], missing: tuple[str, ...], match: PathMatch | None
+        self, row: DatasetRow, terms: list[str], missing: tuple[str, ...], match: PathMatch | None
     ) -> FoundDataset:
         text = self._row(
             "SELECT name, title, license, doi FROM dataset_text WHERE rowid = ?", (row.id,)
@@ -170,29 +178,32 @@ class SearchQueries(DatasetQueries, FileQueries):
         values = self._rows(
             "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (row.id,)
         )
-        told = [*zip(_FIELDS, text, strict=True), *values]
-        wanted = list(map(_tokens, words))
-        said = tuple(
+        fields = [*zip(_FIELDS, text, strict=True), *values]
+        term_tokens = list(map(_tokens, terms))
+        matched = tuple(
             (name, value)
-            for name, value in told
-            if (tokens := _tokens(value)) and any(_has(tokens, w) for w in wanted)
+            for name, value in fields
+            if (tokens := _tokens(value)) and any(_has_sequence(tokens, w) for w in term_tokens)
         )
         if match is None:
-            return FoundDataset(row, said, None, None)
+            return FoundDataset(row, matched, None, None)
         label = row.newest if match.current else self._label(match.version)
-        return FoundDataset(row, said, label, match.path, missing)
+        return FoundDataset(row, matched, label, match.path, missing)
 
     def _label(self, version: int) -> str:
         row = self._row("SELECT label FROM versions WHERE id = ?", (version,))
         assert row is not None
         return str(row[0])
 
-    def each_word(self, words: str) -> dict[str, int]:
+    def count_terms(self, text: str) -> dict[str, int]:
         """How many datasets have each of the words alone, about; raises as :meth:`search`."""
-        return {word: len(self._candidates(word)) for word in split_words(words)[:_EACH]}
+        return {
+            term: len(self._candidates(term)) for term in split_terms(text)[:_MAX_COUNTED_TERMS]
+        }
 
-    def alike(self, counts: Mapping[str, int]) -> str:
-        """The words of :meth:`each_word`, those without datasets as names and attributes have them.
+    def suggest_terms(self, counts: Mapping[str, int]) -> str:
+        """The words of :meth:`count_terms`, those without datasets as names and attributes have
+        them.
 
         Empty where there is nothing to put right, or nothing is near.
         """
@@ -201,45 +212,45 @@ class SearchQueries(DatasetQueries, FileQueries):
             rows = self._rows(
                 "SELECT t.name || ' ' || t.title || ' ' || t.attributes FROM dataset_text t "
                 "JOIN datasets d ON d.id = t.rowid WHERE d.withheld = '' AND d.within = '' LIMIT ?",
-                (_KNOWN,),
+                (_MAX_KNOWN_TEXTS,),
             )
             known = {token for (text,) in rows for token in _tokens(text)}
         found = []
-        for word, count in counts.items():
-            self.check_stop()
+        for term, count in counts.items():
+            self.raise_if_stopped()
             # a slip is seldom in the first letter, and comparing with all would take too long
-            near = [one for one in known if one[:1] == word[:1].casefold()] if not count else []
-            close = difflib.get_close_matches(word.casefold(), sorted(near), 1, _CLOSE)
-            found += close or [word]
+            near = [one for one in known if one[:1] == term[:1].casefold()] if not count else []
+            close = difflib.get_close_matches(term.casefold(), sorted(near), 1, _MIN_SIMILARITY)
+            found += close or [term]
         return " ".join(found) if found != list(counts) else ""
 
-    def search(self, words: str) -> Iterator[DatasetRow]:
+    def search(self, text: str) -> Iterator[DatasetRow]:
         """All that :meth:`find_datasets` finds, best first."""
-        found = self.find_datasets(words)
-        return self._searched(words, found)
+        found = self.find_datasets(text)
+        return self._search_pages(text, found)
 
-    def _searched(self, words: str, found: FoundDatasets) -> Iterator[DatasetRow]:
+    def _search_pages(self, text: str, found: FoundDatasets) -> Iterator[DatasetRow]:
         while True:
             yield from (one.dataset for one in found.rows)
             if found.next is None:
                 return
-            found = self.find_datasets(words, start=found.next)
+            found = self.find_datasets(text, start=found.next)
 
-    def matching_paths(
-        self, version: VersionRow, words: str, start: str = "", looked: int = 200_000
-    ) -> MatchedPaths:
+    def matching_files(
+        self, version: VersionRow, text: str, start: str = "", scanned: int = 200_000
+    ) -> MatchingFiles:
         """The files of a version whose path has all the words, whatever the case of ASCII letters.
 
         A word may be any part of a path. ``start`` is the ``next`` of the page before; at most
         ``looked`` rows of files are looked at, those of other versions too. Raises
-        :class:`MalformedQuery`, and :class:`FilesNotIndexed` as :meth:`files`.
+        :class:`MalformedQueryError`, and :class:`FilesNotIndexedError` as :meth:`files`.
         """
         self.files(version, limit=0)
-        conditions, values, fits = path_conditions(split_words(words), "f.path")
+        conditions, values, fits = path_conditions(split_terms(text), "f.path")
         end = self._row(
             "SELECT path FROM files WHERE dataset = ? AND path > ? ORDER BY path, since "
             "LIMIT 1 OFFSET ?",
-            (version.dataset, start, looked),
+            (version.dataset, start, scanned),
         )
         rows = self._rows(
             f"SELECT {FILE_COLUMNS} FROM files f CROSS JOIN contents c ON c.id = f.content "
@@ -254,16 +265,16 @@ class SearchQueries(DatasetQueries, FileQueries):
             file = file_row(row, claimants)
             if not fits(file.path):
                 continue
-            if len(found) == _LISTED:
-                return MatchedPaths(tuple(found), file.path, True)
+            if len(found) == _MAX_LISTED:
+                return MatchingFiles(tuple(found), file.path, True)
             found.append(file)
-        return MatchedPaths(tuple(found), str(end[0]) if end else "", end is None)
+        return MatchingFiles(tuple(found), str(end[0]) if end else "", end is None)
 
 
 def _is_sure(candidate: Candidate) -> bool:
     """Whether what full-text search tells needs no look at paths: of one word that is in them."""
     missing = candidate.missing
-    return not missing or (len(missing) == 1 and path_words(missing[0]) == {missing[0].lower()})
+    return not missing or (len(missing) == 1 and path_terms(missing[0]) == {missing[0].lower()})
 
 
 def _tokens(text: str) -> list[str]:
@@ -274,12 +285,12 @@ def _tokens(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.casefold())
 
 
-def _has(tokens: list[str], word: list[str]) -> bool:
+def _has_sequence(tokens: list[str], sequence: list[str]) -> bool:
     """Whether the tokens of a word follow each other somewhere, the last one perhaps longer."""
-    if not word:
+    if not sequence:
         return False
     return any(
-        tokens[place : place + len(word) - 1] == word[:-1]
-        and tokens[place + len(word) - 1].startswith(word[-1])
-        for place in range(len(tokens) - len(word) + 1)
+        tokens[start : start + len(sequence) - 1] == sequence[:-1]
+        and tokens[start + len(sequence) - 1].startswith(sequence[-1])
+        for start in range(len(tokens) - len(sequence) + 1)
     )

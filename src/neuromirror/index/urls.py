@@ -19,7 +19,7 @@ def plain_url(url: str) -> str:
     return f"{address}?{'&'.join(kept)}" if kept else address
 
 
-def version_of(url: str) -> str | None:
+def url_version_id(url: str) -> str | None:
     """The ``versionId`` of a URL, None where it has none."""
     for pair in url.partition("?")[2].split("&"):
         if pair.startswith(_VERSION):

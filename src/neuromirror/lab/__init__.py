@@ -11,12 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuromirror.lab.again import NotMinted
-    from neuromirror.lab.alone import LockBusy
     from neuromirror.lab.audit import audit
     from neuromirror.lab.cite import (
-        Collection,
-        Work,
+        CitationCollection,
+        CitedWork,
         cite,
         read_work,
         state_of_clone,
@@ -24,118 +22,132 @@ if TYPE_CHECKING:
         states_of_lock,
         write_citation,
     )
-    from neuromirror.lab.diff import Counts, FileChange, Side, clone_side, diff, version_side
-    from neuromirror.lab.differences import Differences, Ids, Paths
+    from neuromirror.lab.diff import (
+        ChangeCounts,
+        DiffSide,
+        FileChange,
+        clone_side,
+        diff,
+        version_side,
+    )
+    from neuromirror.lab.exclusive_write import LockBusyError
     from neuromirror.lab.find import find_any, queries_of_file
-    from neuromirror.lab.get import get
+    from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset, LockManifestReader
     from neuromirror.lab.lockfile import Lock, Pin, load_lock
-    from neuromirror.lab.manifests import ListedFile, ListedPart, ManifestReader
-    from neuromirror.lab.outdated import outdated
-    from neuromirror.lab.pin import Wanted, pin
-    from neuromirror.lab.reproduce import PartReproduction, Progress, Reproduction, reproduce
+    from neuromirror.lab.mint_differences import MintDifferences, PathSample, VersionIds
+    from neuromirror.lab.outdated import find_outdated
+    from neuromirror.lab.pin import PinRequest, pin
+    from neuromirror.lab.remint import NotMintedError
+    from neuromirror.lab.reproduce import (
+        MessageCallback,
+        Reproduction,
+        SubdatasetReproduction,
+        reproduce,
+    )
     from neuromirror.lab.restore import restore
-    from neuromirror.lab.results import Outcome, Tally, tally
-    from neuromirror.lab.verify import Finding, Health, NotADataset, verify
+    from neuromirror.lab.verify import Finding, Health, NotADatasetError, verify
+    from neuromirror.transfer import get
+    from neuromirror.transfer.outcomes import Outcome, Tally, tally
 
-_HOMES = {
-    "Collection": "cite",
-    "Counts": "diff",
-    "Differences": "differences",
-    "FileChange": "diff",
-    "Finding": "verify",
-    "Health": "verify",
-    "Ids": "differences",
-    "ListedFile": "manifests",
-    "ListedPart": "manifests",
-    "Lock": "lockfile",
-    "LockBusy": "alone",
-    "ManifestReader": "manifests",
-    "NotADataset": "verify",
-    "NotMinted": "again",
-    "Outcome": "results",
-    "PartReproduction": "reproduce",
-    "Paths": "differences",
-    "Pin": "lockfile",
-    "Progress": "reproduce",
-    "Reproduction": "reproduce",
-    "Side": "diff",
-    "Tally": "results",
-    "Wanted": "pin",
-    "Work": "cite",
-    "audit": "audit",
-    "cite": "cite",
-    "clone_side": "diff",
-    "diff": "diff",
-    "find_any": "find",
-    "get": "get",
-    "load_lock": "lockfile",
-    "outdated": "outdated",
-    "pin": "pin",
-    "queries_of_file": "find",
-    "read_work": "cite",
-    "reproduce": "reproduce",
-    "restore": "restore",
-    "state_of_clone": "cite",
-    "state_of_version": "cite",
-    "states_of_lock": "cite",
-    "tally": "results",
-    "verify": "verify",
-    "version_side": "diff",
-    "write_citation": "cite",
+_EXPORTS = {
+    "ChangeCounts": "neuromirror.lab.diff",
+    "CitationCollection": "neuromirror.lab.cite",
+    "CitedWork": "neuromirror.lab.cite",
+    "DiffSide": "neuromirror.lab.diff",
+    "FileChange": "neuromirror.lab.diff",
+    "Finding": "neuromirror.lab.verify",
+    "Health": "neuromirror.lab.verify",
+    "ListedFile": "neuromirror.lab.lock_manifests",
+    "ListedSubdataset": "neuromirror.lab.lock_manifests",
+    "Lock": "neuromirror.lab.lockfile",
+    "LockBusyError": "neuromirror.lab.exclusive_write",
+    "LockManifestReader": "neuromirror.lab.lock_manifests",
+    "MessageCallback": "neuromirror.lab.reproduce",
+    "MintDifferences": "neuromirror.lab.mint_differences",
+    "NotADatasetError": "neuromirror.lab.verify",
+    "NotMintedError": "neuromirror.lab.remint",
+    "Outcome": "neuromirror.transfer.outcomes",
+    "PathSample": "neuromirror.lab.mint_differences",
+    "Pin": "neuromirror.lab.lockfile",
+    "PinRequest": "neuromirror.lab.pin",
+    "Reproduction": "neuromirror.lab.reproduce",
+    "SubdatasetReproduction": "neuromirror.lab.reproduce",
+    "Tally": "neuromirror.transfer.outcomes",
+    "VersionIds": "neuromirror.lab.mint_differences",
+    "audit": "neuromirror.lab.audit",
+    "cite": "neuromirror.lab.cite",
+    "clone_side": "neuromirror.lab.diff",
+    "diff": "neuromirror.lab.diff",
+    "find_any": "neuromirror.lab.find",
+    "find_outdated": "neuromirror.lab.outdated",
+    "get": "neuromirror.transfer",
+    "load_lock": "neuromirror.lab.lockfile",
+    "pin": "neuromirror.lab.pin",
+    "queries_of_file": "neuromirror.lab.find",
+    "read_work": "neuromirror.lab.cite",
+    "reproduce": "neuromirror.lab.reproduce",
+    "restore": "neuromirror.lab.restore",
+    "state_of_clone": "neuromirror.lab.cite",
+    "state_of_version": "neuromirror.lab.cite",
+    "states_of_lock": "neuromirror.lab.cite",
+    "tally": "neuromirror.transfer.outcomes",
+    "verify": "neuromirror.lab.verify",
+    "version_side": "neuromirror.lab.diff",
+    "write_citation": "neuromirror.lab.cite",
 }
 """The module of each name."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_EXPORTS[name]), name)
 
 
-class _Lab(ModuleType):
+class _LabModule(ModuleType):
     # a verb and the module it stands in share a name: on the package it is the verb, whichever
     # of the two is imported first
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
+        if isinstance(value, ModuleType) and _EXPORTS.get(name) == f"{__name__}.{name}":
             value = getattr(value, name)
         super().__setattr__(name, value)
 
 
-sys.modules[__name__].__class__ = _Lab
+sys.modules[__name__].__class__ = _LabModule
 
 __all__ = [
-    "Collection",
-    "Counts",
-    "Differences",
+    "ChangeCounts",
+    "CitationCollection",
+    "CitedWork",
+    "DiffSide",
     "FileChange",
     "Finding",
     "Health",
-    "Ids",
     "ListedFile",
-    "ListedPart",
+    "ListedSubdataset",
     "Lock",
-    "LockBusy",
-    "ManifestReader",
-    "NotADataset",
-    "NotMinted",
+    "LockBusyError",
+    "LockManifestReader",
+    "MessageCallback",
+    "MintDifferences",
+    "NotADatasetError",
+    "NotMintedError",
     "Outcome",
-    "PartReproduction",
-    "Paths",
+    "PathSample",
     "Pin",
-    "Progress",
+    "PinRequest",
     "Reproduction",
-    "Side",
+    "SubdatasetReproduction",
     "Tally",
-    "Wanted",
-    "Work",
+    "VersionIds",
     "audit",
     "cite",
     "clone_side",
     "diff",
     "find_any",
+    "find_outdated",
     "get",
     "load_lock",
-    "outdated",
     "pin",
     "queries_of_file",
     "read_work",

@@ -11,9 +11,9 @@ from typing import Final
 
 from neuromirror.annex import EtagDigest
 from neuromirror.index import FoundFile, Index
-from neuromirror.lab.verify.clone import linked_key, pointed_key
-from neuromirror.lab.verify.proofs import Hashing
 from neuromirror.model import NeuromirrorError, dandi_part_size
+from neuromirror.transfer.key_checksums import KeyHasher
+from neuromirror.transfer.verified_repository import pointer_key, symlink_key
 
 _MIB: Final = 1 << 20
 _BLOCK: Final = 4 * _MIB
@@ -25,7 +25,7 @@ S3's least (rclone, Java's SDK); the AWS CLI and boto3; s3cmd; the AWS console; 
 """
 
 
-class NothingToHash(NeuromirrorError):
+class ContentUnavailableError(NeuromirrorError):
     """A file whose content is not here, and which is not git-annex's either."""
 
 
@@ -33,46 +33,50 @@ def queries_of_file(path: Path) -> list[str]:
     """What to ask an index for to find a file's bytes: every checksum they may be known by.
 
     sha256, md5, and S3's multipart ETag for all usual sizes of parts, made in one pass. An annexed
-    file whose content is not here is known by its key. Raises NothingToHash, and OSError for what
+    file whose content is not here is known by its key. Raises ContentUnavailableError, and OSError
+    for what
     cannot be read.
     """
     key = _key(path)
     try:
         with path.open("rb", buffering=0) as file:
-            if key is not None and pointed_key(os.pread(file.fileno(), 1 << 12, 0)) == key:
+            if key is not None and pointer_key(os.pread(file.fileno(), 1 << 12, 0)) == key:
                 return [key]
-            return _hashed(file.fileno())
+            return _checksum_queries(file.fileno())
     except FileNotFoundError as error:
         if key is None:
-            raise NothingToHash(f"there is no file {path}, or its link leads nowhere") from error
+            raise ContentUnavailableError(
+                f"there is no file {path}, or its link leads nowhere"
+            ) from error
         return [key]
 
 
 def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
-    """Every place of bytes that one of some queries finds, each once; raises MalformedQuery."""
-    told: set[FoundFile] = set()
+    """Every place of bytes that one of some queries finds, each once; raises
+    MalformedQueryError."""
+    seen: set[FoundFile] = set()
     for query in queries:
         for found in index.find(query):
-            if found not in told:
-                told.add(found)
+            if found not in seen:
+                seen.add(found)
                 yield found
 
 
 def _key(path: Path) -> str | None:
     """The key of an annexed file, locked or not."""
     if path.is_symlink():
-        return linked_key(os.fsencode(os.readlink(path)))
+        return symlink_key(os.fsencode(os.readlink(path)))
     if path.is_file() and path.stat().st_size < 1 << 12:
-        return pointed_key(path.read_bytes())
+        return pointer_key(path.read_bytes())
     return None
 
 
-def _hashed(descriptor: int) -> list[str]:
+def _checksum_queries(descriptor: int) -> list[str]:
     size = os.fstat(descriptor).st_size
     parts = {dandi_part_size(size), *PART_SIZES} if size < 5 << 40 else set(PART_SIZES)
     # a whole that is one part has one ETag, however large the part might have been
     sizes = sorted({min(one, max(size, 1)) for one in parts})
-    hashes: dict[str, Hashing] = {
+    hashes: dict[str, KeyHasher] = {
         "sha256": hashlib.sha256(usedforsecurity=False),
         "md5": hashlib.md5(usedforsecurity=False),
         **{f"etag {one}": EtagDigest(one) for one in sizes},

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 
 from neuromirror.model import ConfigurationError
 
-LONGEST = 4096
+MAX_GLOB_LENGTH = 4096
 """Characters of a glob."""
-MOST_WILD = 1 << 14
+MAX_WILDCARD_CHARACTERS = 1 << 14
 """Characters of all globs with wildcards together."""
 
 _ANY = "**"
@@ -41,10 +41,11 @@ class Globs:
             if _WILD.search(glob):
                 wild.append(_parts(glob))
             else:
-                _plant(self._plain, _parts(glob))
-        if sum(len(part) + 1 for parts in wild for part in parts) > MOST_WILD:
+                _insert(self._plain, _parts(glob))
+        if sum(len(part) + 1 for parts in wild for part in parts) > MAX_WILDCARD_CHARACTERS:
             raise ConfigurationError(
-                f"globs with wildcards have more than {MOST_WILD} characters together; use fewer, "
+                f"globs with wildcards have more than {MAX_WILDCARD_CHARACTERS} characters "
+                f"together; use fewer, "
                 "or name folders as they are"
             )
         self._whole = re.compile("|".join(map(_path, wild))) if wild else None
@@ -71,12 +72,14 @@ def _parts(glob: str) -> list[str]:
             f"{glob[:80]!r} is not a path in a dataset, nor a glob of paths; write for example "
             "sub-01, sub-*/anat or **/*.nwb"
         )
-    if len(glob) > LONGEST:
-        raise ConfigurationError(f"the glob {glob[:80]!r}… has more than {LONGEST} characters")
+    if len(glob) > MAX_GLOB_LENGTH:
+        raise ConfigurationError(
+            f"the glob {glob[:80]!r}… has more than {MAX_GLOB_LENGTH} characters"
+        )
     return parts
 
 
-def _plant(root: _Node, parts: list[str]) -> None:
+def _insert(root: _Node, parts: list[str]) -> None:
     node = root
     for part in parts[:-1]:
         below = node.setdefault(part, {})
@@ -165,20 +168,20 @@ def _reaches(parts: list[tuple[str, re.Pattern[str]]], names: list[str]) -> bool
 
     Followed are the places in the glob that may come next; at its end everything below fits.
     """
-    places = {0}
+    positions = {0}
     for name in names:
         # a ``**`` may stand for no folder at all
-        for place in range(len(parts) - 1):
-            if place in places and parts[place][0] == _ANY:
-                places.add(place + 1)
+        for position in range(len(parts) - 1):
+            if position in positions and parts[position][0] == _ANY:
+                positions.add(position + 1)
         moved = set()
-        for place in places:
-            part, expression = parts[place]
+        for position in positions:
+            part, expression = parts[position]
             if part == _ANY:
-                moved |= {place, place + 1} if place == len(parts) - 1 else {place}
+                moved |= {position, position + 1} if position == len(parts) - 1 else {position}
             elif expression.fullmatch(name):
-                moved.add(place + 1)
+                moved.add(position + 1)
         if len(parts) in moved:
             return True
-        places = moved
-    return bool(places)
+        positions = moved
+    return bool(positions)

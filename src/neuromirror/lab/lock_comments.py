@@ -25,14 +25,14 @@ class _Block:
 
 
 @dataclass(slots=True)
-class Blocks:
+class LockBlocks:
     """The lines before the first dataset, and each dataset's."""
 
     head: list[str]
     blocks: list[_Block]
 
     @classmethod
-    def of(cls, text: str) -> Blocks:
+    def parse(cls, text: str) -> LockBlocks:
         """The blocks of a lock's text."""
         found: list[list[str]] = [[]]
         for line in text.splitlines():
@@ -44,19 +44,19 @@ class Blocks:
         head, *rest = found
         return cls(head, [_Block(_name(lines), lines) for lines in rest])
 
-    def with_tables(self, wanted: Mapping[str, Mapping[str, str] | None]) -> str:
+    def render(self, tables: Mapping[str, Mapping[str, str] | None]) -> str:
         """The text with these datasets, by name: the lines of each key, or None for no change.
 
         Those that are there keep their places, and others follow in the order given.
         """
         written = ["\n".join(self.head).rstrip("\n")]
         for block in self.blocks:
-            if block.name in wanted:
-                keys = wanted[block.name]
-                lines = block.lines if keys is None else _replaced(block.lines, keys)
+            if block.name in tables:
+                keys = tables[block.name]
+                lines = block.lines if keys is None else _replace_values(block.lines, keys)
                 written.append("\n".join(lines).strip("\n"))
         there = {block.name for block in self.blocks}
-        for name, keys in wanted.items():
+        for name, keys in tables.items():
             if name not in there and keys is not None:
                 written.append("\n".join(["[[dataset]]", *keys.values()]))
         return "\n\n".join(written) + "\n"
@@ -81,7 +81,7 @@ def _name(lines: list[str]) -> str:
         return ""
 
 
-def _replaced(lines: list[str], keys: Mapping[str, str]) -> list[str]:
+def _replace_values(lines: list[str], keys: Mapping[str, str]) -> list[str]:
     """A block with other values; comments stay before, behind or after the key they stood at."""
     before: dict[str, list[str]] = {}
     behind: dict[str, str] = {}

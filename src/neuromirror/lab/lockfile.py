@@ -19,23 +19,23 @@ from typing import Annotated, Any
 import msgspec
 
 from neuromirror import __version__
-from neuromirror.lab.clones import refuse_clone_url
+from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
-from neuromirror.lab.lock_comments import Blocks
-from neuromirror.lab.regular import NoRegularFile, open_regular
+from neuromirror.lab.lock_comments import LockBlocks
+from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.model import (
     CommitId,
     ConfigurationError,
     Count,
     DatasetName,
     DatasetRef,
-    DocumentRefused,
     Evidence,
-    OneLine,
+    InvalidDocumentError,
     Retention,
-    StateText,
+    SingleLine,
+    StateDigestText,
     check_values,
-    escaped,
+    escape_unprintable,
 )
 
 LOCK_VERSION = 1
@@ -47,47 +47,47 @@ _HEAD = (
 )
 _UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
-_PLACE = re.compile(r" - at `\$(?:\.dataset\[(\d+)\])?\.?([^`]*)`\Z")
+_POSITION = re.compile(r" - at `\$(?:\.dataset\[(\d+)\])?\.?([^`]*)`\Z")
 
-_LARGEST = 1 << 24
-_MOST_KEY_PARTS = 8
+_MAX_BYTES = 1 << 24
+_MAX_KEY_PARTS = 8
 # strings and comments: what is in them is no key
-_NO_KEY = re.compile(
+_STRINGS_AND_COMMENTS = re.compile(
     r'''"""(?:[^\\]|\\.)*?(?:"""|\Z)|'{3}.*?(?:'{3}|\Z)|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|'''
     r"#[^\n]*+",
     re.DOTALL,
 )
 _LONG_KEY = re.compile(
-    rf'(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"")[ \t]*+\.[ \t]*+){{{_MOST_KEY_PARTS}}}'
+    rf'(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"")[ \t]*+\.[ \t]*+){{{_MAX_KEY_PARTS}}}'
 )
 _GitPath = bytes
 """For a class that has a field ``bytes``."""
 
 
-class LockUnusable(ConfigurationError):
+class LockUnusableError(ConfigurationError):
     """The file is no lock, or says what cannot be: it was damaged, or edited by hand."""
 
 
-class LockMissing(LockUnusable):
+class LockMissingError(LockUnusableError):
     """There is no file of this name."""
 
 
-class LockFromFuture(LockUnusable):
+class LockVersionError(LockUnusableError):
     """The lock is of a later version of the format than this neuromirror knows."""
 
 
-class LockEdited(LockUnusable):
+class LockInconsistentError(LockUnusableError):
     """Two things that the lock says of one dataset cannot both be true."""
 
 
-class Resolved(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ResolvedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What was asked for as it was found: the version's label, and its DOI if it has one."""
 
-    version: OneLine
+    version: SingleLine
     doi: str | None = None
 
 
-class Proved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PinnedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Files by whether their bytes were hashed by the mirror, or upstream claims the digest."""
 
     checked: Count = 0
@@ -114,15 +114,15 @@ class Pin(
     """
 
     name: DatasetName
-    requested: OneLine
-    resolved: Resolved
+    requested: SingleLine
+    resolved: ResolvedVersion
     dataset_id: str
-    source: OneLine
+    source: SingleLine
     commit: CommitId
     annex_commit: CommitId
     tree: CommitId
     swhid: str
-    state: StateText
+    state: StateDigestText
     metadata: Annotated[str, msgspec.Meta(pattern=r"^(?:sha256:[0-9a-f]{64})?\Z")] = ""
     manifest: str
     bundle: str | None = None
@@ -130,7 +130,7 @@ class Pin(
     files: Count
     bytes: Count
     paths: tuple[str, ...] = ()
-    evidence: dict[Evidence, Proved] = {}
+    evidence: dict[Evidence, PinnedEvidence] = {}
     durability: Retention
 
     @property
@@ -157,24 +157,24 @@ class Pin(
         """Whether a folder or sub-dataset may hold a file that is pinned."""
         return not self.paths or self.globs.reaches(git_path.decode("utf-8", "surrogateescape"))
 
-    def contradicted(self, described: Mapping[str, Any]) -> str:
+    def contradictions(self, description: Mapping[str, Any]) -> str:
         """What the commit says of itself that the pin says otherwise; empty where nothing is.
 
         ``described`` is what stands in its ``.neuromirror/dataset.json``. The label of a draft is
         not in there.
         """
-        told = [
-            ("dataset", self.name, described["dataset"]),
-            ("DOI", self.resolved.doi, described.get("doi")),
+        comparisons = [
+            ("dataset", self.name, description["dataset"]),
+            ("DOI", self.resolved.doi, description.get("doi")),
         ]
-        if self.metadata and described.get("metadata"):
-            told.append(("metadata digest", self.metadata, described["metadata"]))
-        if described.get("kind") == "published":
-            told.append(("version", self.resolved.version, described["version"]))
+        if self.metadata and description.get("metadata"):
+            comparisons.append(("metadata digest", self.metadata, description["metadata"]))
+        if description.get("kind") == "published":
+            comparisons.append(("version", self.resolved.version, description["version"]))
         return "; ".join(
             f"the lock says that its {what} is {ours or 'none'}, but commit {self.commit} says "
             f"{theirs or 'none'}"
-            for what, ours, theirs in told
+            for what, ours, theirs in comparisons
             if (ours or None) != (theirs or None)
         )
 
@@ -211,24 +211,25 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 def load_lock(path: Path) -> Lock:
     """The lock in a file.
 
-    Raises LockMissing, LockFromFuture, LockEdited, or LockUnusable for anything else that is wrong.
+    Raises LockMissingError, LockVersionError, LockInconsistentError, or LockUnusableError for
+    anything else that is wrong.
     """
     try:
-        content = lock_content(path)
+        content = read_lock_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise LockMissing(f"there is no lock {path}; 'neuromirror pin -o {path}' makes one") from (
-            error
-        )
+        raise LockMissingError(
+            f"there is no lock {path}; 'neuromirror pin -o {path}' makes one"
+        ) from (error)
     return parse_lock(path, content)
 
 
-def lock_content(path: Path) -> bytes:
-    """What is in a file, little more than a lock may have; raises LockUnusable for a pipe."""
+def read_lock_bytes(path: Path) -> bytes:
+    """What is in a file, little more than a lock may have; raises LockUnusableError for a pipe."""
     try:
         with open_regular(path) as file:
-            return file.read(_LARGEST + 1)
-    except NoRegularFile as error:
-        raise LockUnusable(f"{error}, and so no lock; name another, or remove it") from error
+            return file.read(_MAX_BYTES + 1)
+    except NotARegularFileError as error:
+        raise LockUnusableError(f"{error}, and so no lock; name another, or remove it") from error
 
 
 def parse_lock(path: Path, content: bytes) -> Lock:
@@ -236,45 +237,49 @@ def parse_lock(path: Path, content: bytes) -> Lock:
     table = _table(path, content)
     found = table.get("lock-version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise LockUnusable(f"{path} has no lock-version: it is not a lock of neuromirror")
+        raise LockUnusableError(f"{path} has no lock-version: it is not a lock of neuromirror")
     if found > LOCK_VERSION:
-        raise LockFromFuture(
+        raise LockVersionError(
             f"{path} is of lock-version {min(found, 1 << 32)}; this neuromirror ({__version__}) "
             f"knows versions up to {LOCK_VERSION}: install a newer neuromirror. Nothing was done"
         )
     try:
         check_values(table, str(path))
         pins = msgspec.convert(table, _File).dataset
-    except DocumentRefused as error:
-        raise LockUnusable(f"{error}; {_ADVICE}") from None
+    except InvalidDocumentError as error:
+        raise LockUnusableError(f"{error}; {_ADVICE}") from None
     except msgspec.ValidationError as error:
-        raise LockUnusable(f"{path}: {escaped(_told(str(error), table))}; {_ADVICE}") from error
+        raise LockUnusableError(
+            f"{path}: {escape_unprintable(_explain_error(str(error), table))}; {_ADVICE}"
+        ) from error
     twice = [name for name, count in Counter(pin.name for pin in pins).items() if count > 1]
     if twice:
-        raise LockEdited(f"{path} pins {twice[0]} twice; {_ADVICE}")
+        raise LockInconsistentError(f"{path} pins {twice[0]} twice; {_ADVICE}")
     for pin in pins:
         _check(path, pin)
     return Lock(path, tuple(pins))
 
 
 def _table(path: Path, content: bytes) -> dict[str, Any]:
-    """Parse the TOML of a lock; raises LockUnusable.
+    """Parse the TOML of a lock; raises LockUnusableError.
 
     Deep nesting, and keys of many parts, would take a TOML parser all its stack or all day.
     """
-    if len(content) > _LARGEST:
-        raise LockUnusable(f"{path} is no lock: it has more than {_LARGEST} bytes")
+    if len(content) > _MAX_BYTES:
+        raise LockUnusableError(f"{path} is no lock: it has more than {_MAX_BYTES} bytes")
     try:
         text = content.decode("utf-8")
-        if _LONG_KEY.search(_NO_KEY.sub('""', text)):
-            raise LockUnusable(
-                f"{path}: a key has more than {_MOST_KEY_PARTS} parts; keys of a lock have one"
+        if _LONG_KEY.search(_STRINGS_AND_COMMENTS.sub('""', text)):
+            raise LockUnusableError(
+                f"{path}: a key has more than {_MAX_KEY_PARTS} parts; keys of a lock have one"
             )
         return tomllib.loads(text)
     except RecursionError:
-        raise LockUnusable(f"{path} is nested too deeply for a lock; {_ADVICE}") from None
+        raise LockUnusableError(f"{path} is nested too deeply for a lock; {_ADVICE}") from None
     except ValueError as error:
-        raise LockUnusable(f"{path} is not TOML: {escaped(str(error))}; {_ADVICE}") from error
+        raise LockUnusableError(
+            f"{path} is not TOML: {escape_unprintable(str(error))}; {_ADVICE}"
+        ) from error
 
 
 def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
@@ -282,16 +287,16 @@ def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
 
     Lines of pins that did not change stay as they are.
     """
-    blocks = Blocks.of(before.decode("utf-8")) if before else None
+    blocks = LockBlocks.parse(before.decode("utf-8")) if before else None
     old = {pin.name: pin for pin in parse_lock(lock.path, before).datasets} if before else {}
     head = _HEAD.format(name=lock.path.name, version=LOCK_VERSION)
     if blocks is None:
         written = head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)
     else:
-        written = blocks.with_tables(
+        written = blocks.render(
             {pin.name: None if old.get(pin.name) == pin else _lines(pin) for pin in lock.datasets}
         )
-        if not _says(written, lock):
+        if not _parses_to(written, lock):
             # written by hand in a way that cannot be taken apart line by line
             written = head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)
     return written.encode("utf-8")
@@ -303,19 +308,19 @@ _ADVICE = (
 )
 
 
-def _told(message: str, table: Mapping[str, Any]) -> str:
+def _explain_error(message: str, table: Mapping[str, Any]) -> str:
     """msgspec's words with the dataset's name in place of its number."""
-    place = _PLACE.search(message)
+    position = _POSITION.search(message)
     where = ""
-    if place is not None:
-        message = message[: place.start()]
-        if place[1] is not None:
-            number = int(place[1])
+    if position is not None:
+        message = message[: position.start()]
+        if position[1] is not None:
+            number = int(position[1])
             entries = table.get("dataset")
             entry = entries[number] if isinstance(entries, list) else None
             name = entry.get("name") if isinstance(entry, dict) else None
             where = f" of dataset {name if isinstance(name, str) else number + 1}"
-        where = f" in {place[2]}{where}" if place[2] else where
+        where = f" in {position[2]}{where}" if position[2] else where
     if unknown := _UNKNOWN.search(message):
         return f"unknown key {unknown[1]!r}{where}"
     if missing := _MISSING.search(message):
@@ -326,27 +331,33 @@ def _told(message: str, table: Mapping[str, Any]) -> str:
 def _check(path: Path, pin: Pin) -> None:
     """Raises for what cannot be true together, or would lead out of the lock's own folder."""
     if pin.swhid != f"swh:1:rev:{pin.commit}":
-        raise LockEdited(f"{path}: the swhid of {pin.name} is not of its commit; {_ADVICE}")
+        raise LockInconsistentError(
+            f"{path}: the swhid of {pin.name} is not of its commit; {_ADVICE}"
+        )
     if pin.dataset_id != pin.dataset.dataset_id:
-        raise LockEdited(f"{path}: the dataset-id of {pin.name} is not of its source; {_ADVICE}")
+        raise LockInconsistentError(
+            f"{path}: the dataset-id of {pin.name} is not of its source; {_ADVICE}"
+        )
     if sum(one.checked + one.claimed for one in pin.evidence.values()) != pin.files:
-        raise LockEdited(f"{path}: the evidence of {pin.name} is not of all its files; {_ADVICE}")
+        raise LockInconsistentError(
+            f"{path}: the evidence of {pin.name} is not of all its files; {_ADVICE}"
+        )
     for name in (pin.manifest, pin.bundle):
         parts = () if name is None else tuple(name.split("/"))
         if name is not None and (name[:1] == "/" or "\0" in name or {"", ".", ".."} & set(parts)):
-            raise LockUnusable(f"{path}: {name!r} of {pin.name} is not a path beside the lock")
+            raise LockUnusableError(f"{path}: {name!r} of {pin.name} is not a path beside the lock")
     try:
         for url in pin.clone:
             refuse_clone_url(url)
         Globs(pin.paths)
     except ConfigurationError as error:
-        raise LockUnusable(f"{path}, {pin.name}: {error}") from error
+        raise LockUnusableError(f"{path}, {pin.name}: {error}") from error
 
 
-def _says(text: str, lock: Lock) -> bool:
+def _parses_to(text: str, lock: Lock) -> bool:
     try:
         return parse_lock(lock.path, text.encode("utf-8")).datasets == lock.datasets
-    except LockUnusable:
+    except LockUnusableError:
         return False
 
 
@@ -358,19 +369,21 @@ def _lines(pin: Pin) -> dict[str, str]:
     """The lines of each key, without the last newline, in the order of the format."""
     table = msgspec.to_builtins(pin, order=None)
     table["evidence"] = {
-        word.value: table["evidence"][word.value] for word in Evidence if word in pin.evidence
+        evidence.value: table["evidence"][evidence.value]
+        for evidence in Evidence
+        if evidence in pin.evidence
     }
-    return {name: f"{name} = {_value(value)}" for name, value in table.items() if value != {}}
+    return {name: f"{name} = {_to_toml(value)}" for name, value in table.items() if value != {}}
 
 
-def _value(value: Any) -> str:
+def _to_toml(value: Any) -> str:
     """A value in TOML: a list of more than one thing has a line for each."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {_value(one)}" for name, one in value.items()) + "}"
+        return "{" + ", ".join(f"{name} = {_to_toml(one)}" for name, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         if len(value) < 2:
-            return f"[{''.join(map(_value, value))}]"
-        return "[\n" + "".join(f"    {_value(one)},\n" for one in value) + "]"
+            return f"[{''.join(map(_to_toml, value))}]"
+        return "[\n" + "".join(f"    {_to_toml(one)},\n" for one in value) + "]"
     if isinstance(value, str):
         # TOML's basic strings are JSON's, but for one character
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from neuromirror.index import Index, UnknownDataset, UnknownMirror, UnknownVersion, VersionRow
+from neuromirror.index import (
+    Index,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    UnknownVersionError,
+    VersionRow,
+)
 from neuromirror.lab.lockfile import Lock, Pin
-from neuromirror.lab.results import Outcome, Status
+from neuromirror.transfer.outcomes import Outcome, Status
 
 _DRAFT = "draft"
 
 
-def outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
+def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
     """An outcome for each pin: ``ok`` where there is a newer version, ``notneeded`` where not.
 
     A pin of a draft is compared with the draft as last observed, any other with the newest
@@ -22,20 +28,20 @@ def outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
         try:
             newest = index.resolve(pin.name, _DRAFT if pin.requested == _DRAFT else "latest")
             pinned = index.resolve(pin.name, pin.commit)
-        except (UnknownMirror, UnknownDataset, UnknownVersion) as error:
+        except (UnknownMirrorError, UnknownDatasetError, UnknownVersionError) as error:
             yield _outcome(pin, "impossible", str(error))
             continue
         if newest.seq <= pinned.seq:
             yield _outcome(pin, "notneeded", f"{pin.resolved.version} is the newest")
         else:
-            yield _outcome(pin, "ok", _told(pinned, newest), newest)
+            yield _outcome(pin, "ok", _message(pinned, newest), newest)
 
 
-def _told(pinned: VersionRow, newest: VersionRow) -> str:
+def _message(pinned: VersionRow, newest: VersionRow) -> str:
     what = "other files" if newest.state != pinned.state else "the same files"
     if newest.state == pinned.state and newest.metadata != pinned.metadata:
         what += ", other metadata"
-    when = f"of {newest.time}" if newest.upstream_time else f"observed {newest.minted}"
+    when = f"of {newest.time}" if newest.upstream_time else f"observed {newest.recorded_at}"
     return f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"
 
 

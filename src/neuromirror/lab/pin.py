@@ -12,52 +12,54 @@ from typing import Any
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.index.rows import RETENTION
-from neuromirror.lab.again import stored_lines
-from neuromirror.lab.alone import alone
 from neuromirror.lab.bundles import write_bundle
-from neuromirror.lab.clones import clone_urls
+from neuromirror.lab.clone_urls import clone_urls
+from neuromirror.lab.exclusive_write import exclusive_write
 from neuromirror.lab.globs import Globs
-from neuromirror.lab.lockfile import (
-    Lock,
-    LockMissing,
-    Pin,
-    Proved,
-    Resolved,
-    dump_lock,
-    lock_content,
-    parse_lock,
-)
-from neuromirror.lab.manifests import (
+from neuromirror.lab.lock_manifests import (
     MANIFEST_VERSION,
     ListedFile,
-    ListedPart,
-    ManifestHead,
-    ManifestWriter,
-    listed,
+    ListedSubdataset,
+    LockManifestHead,
+    LockManifestWriter,
+    manifest_entry,
 )
-from neuromirror.lab.results import Outcome
-from neuromirror.lab.verify.clone import Clone
-from neuromirror.mint import ObjectMissing, ObjectReader
+from neuromirror.lab.lockfile import (
+    Lock,
+    LockMissingError,
+    Pin,
+    PinnedEvidence,
+    ResolvedVersion,
+    dump_lock,
+    parse_lock,
+    read_lock_bytes,
+)
+from neuromirror.lab.remint import stored_record_lines
+from neuromirror.mint import ObjectMissingError, ObjectReader
 from neuromirror.model import (
-    DESCRIPTION,
+    DESCRIPTION_PATH,
     ConfigurationError,
     DatasetRef,
     Evidence,
     NeuromirrorError,
     Retention,
     alias_of,
-    load_placed,
+    load_snapshot_entry,
     parse_description,
 )
 from neuromirror.store import SafeFolder, Store, write_atomically
+from neuromirror.transfer.outcomes import Outcome
+from neuromirror.transfer.verified_repository import VerifiedRepository
 
 MANIFEST_ENDING = ".jsonl.zst"
 BUNDLE_ENDING = ".bundle"
 
-Progress = Callable[[str], None]
+MessageCallback = Callable[[str], None]
 """Is told in words what is being done."""
 
-_OWN = re.compile(rf"[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})\Z")
+_OWN_FILE_NAME = re.compile(
+    rf"[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})\Z"
+)
 
 _PERISHABLE = {
     Retention.DRAFT: "upstream may delete what is replaced in a draft (DANDI after 30 days)",
@@ -65,16 +67,17 @@ _PERISHABLE = {
 }
 
 
-class NotPinned(NeuromirrorError):
+class NotPinnedError(NeuromirrorError):
     """A version that could not be pinned, or a pin that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PinRequest:
     """What to pin: a dataset's name and a label; what is None stays as the lock has it.
 
     ``paths`` are globs (lab.globs), none of them for the whole; ``clones`` URLs, or patterns of
-    URLs (lab.clones); ``bundle`` says whether git bundles are made. ``checked_out`` says that the
+    URLs (lab.clones); ``bundle`` says whether git bundles are made. ``is_checked_out`` says that
+    the
     version was read from a clone, and not chosen by its label.
     """
 
@@ -83,47 +86,49 @@ class Wanted:
     paths: tuple[str, ...] | None = None
     clones: tuple[str, ...] | None = None
     bundle: bool | None = None
-    checked_out: bool = False
+    is_checked_out: bool = False
 
 
-def wanted_of_clone(
+def pin_request_for_clone(
     folder: Path,
     index: Index,
     paths: tuple[str, ...] | None = None,
     clones: tuple[str, ...] | None = None,
     bundle: bool | None = None,
-) -> Wanted:
-    """Return what pins the version that is checked out in a clone; the rest as in :class:`Wanted`.
+) -> PinRequest:
+    """Return what pins the version that is checked out in a clone; the rest as in
+    :class:`PinRequest`.
 
-    Raises NotADataset for a folder that is no clone, NotPinned where a commit is checked out that
+    Raises NotADatasetError for a folder that is no clone, NotPinnedError where a commit is checked
+    out that
     the mirror did not make, and what the index raises for a dataset that it does not have.
     """
-    with Clone.at(folder) as clone:
+    with VerifiedRepository.at(folder) as clone:
         head = clone.head()
-        minted = clone.minted(head)
-        described = None if minted is None else clone.described(minted)
+        minted = clone.newest_minted(head)
+        described = None if minted is None else clone.describe(minted)
     if described is None or not described.dataset:
-        raise NotPinned(
+        raise NotPinnedError(
             f"{folder}: the commit {head[:12]} that is checked out is of no mirror; name a VERSION"
         )
     if minted != head:
-        raise NotPinned(
+        raise NotPinnedError(
             f"{folder}: the commit {head[:12]} that is checked out is not the mirror's, but stands "
             f"on its {described.dataset}@{described.label}; a lock names states of the mirror: pin "
             f"{described.dataset}@{described.label}, and keep your own commits with your work"
         )
     row = index.resolve(described.dataset, head)
-    return Wanted(row.dataset_name, row.label, paths, clones, bundle, checked_out=True)
+    return PinRequest(row.dataset_name, row.label, paths, clones, bundle, is_checked_out=True)
 
 
 def pin(
     path: Path,
-    wanted: Sequence[Wanted],
+    requests: Sequence[PinRequest],
     store: Store,
     index: Index,
     *,
     remove: Sequence[str] = (),
-    progress: Progress = lambda what: None,
+    progress: MessageCallback = lambda what: None,
 ) -> Iterator[Outcome]:
     """Pins versions in the lock at ``path``, made if it is missing; yields an outcome for each.
 
@@ -131,19 +136,19 @@ def pin(
     file. The lock is written once, at the end, and manifests and bundles that it no longer names
     are removed after that; nothing of it changes where anything fails.
 
-    Raises ConfigurationError for what is asked for wrongly, LockUnusable for a file that is no
-    lock, LockBusy while another process writes it, and what the store and the index raise.
+    Raises ConfigurationError for what is asked for wrongly, LockUnusableError for a file that is no
+    lock, LockBusyError while another process writes it, and what the store and the index raise.
     """
-    names = [*(one.dataset for one in wanted), *remove]
+    names = [*(one.dataset for one in requests), *remove]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigurationError(
             f"{twice} is named twice; a lock holds one version of a dataset (use a second lock for "
             "another)"
         )
-    for one in wanted:
+    for one in requests:
         Globs(one.paths or ())
-    rows = [(one, index.resolve(one.dataset, one.label)) for one in wanted]
-    with alone(path) as folder:
+    rows = [(one, index.resolve(one.dataset, one.label)) for one in requests]
+    with exclusive_write(path) as folder:
         outcomes = _write(folder, path, rows, store, index, remove, progress)
     yield from outcomes
 
@@ -151,11 +156,11 @@ def pin(
 def _write(
     beside: SafeFolder,
     path: Path,
-    rows: Sequence[tuple[Wanted, VersionRow]],
+    rows: Sequence[tuple[PinRequest, VersionRow]],
     store: Store,
     index: Index,
     remove: Sequence[str],
-    progress: Progress,
+    progress: MessageCallback,
 ) -> list[Outcome]:
     """Writes the lock and what belongs beside it; nobody else may do so meanwhile."""
     content, lock = _read(path)
@@ -169,12 +174,14 @@ def _write(
         for one, row in rows:
             old = pins.get(row.dataset_name)
             folder = folders.enter_context(_own_folder(beside, lock, row.dataset_name))
-            pinning = _Pinning(lock, folder, one, row, old, store, index, progress)
+            pinning = _PinWriter(lock, folder, one, row, old, store, index, progress)
             undo.callback(pinning.undo)
             new = pinning.run()
             kept |= pinning.files
             pins[new.name] = new
-            outcomes.append(_told(old, new, _latest(index, row) if one.checked_out else None))
+            outcomes.append(
+                _pin_outcome(old, new, _latest(index, row) if one.is_checked_out else None)
+            )
         undo.pop_all()
     for name in remove:
         del pins[name]
@@ -183,31 +190,32 @@ def _write(
     if written != content:
         write_atomically(path, written)
     for name in (*(one.dataset for one, _ in rows), *remove):
-        _clear(beside, lock, name, kept)
+        _remove_unused(beside, lock, name, kept)
     return outcomes
 
 
 def _read(path: Path) -> tuple[bytes, Lock]:
     try:
-        content = lock_content(path)
+        content = read_lock_bytes(path)
     except FileNotFoundError:
         return b"", Lock(path)
     except IsADirectoryError as error:
-        raise LockMissing(f"{path} is a folder; name a file with -o") from error
+        raise LockMissingError(f"{path} is a folder; name a file with -o") from error
     return content, parse_lock(path, content)
 
 
 def _own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True) -> SafeFolder:
-    """Open the folder for a dataset's manifests and bundles; raises UnsafePath for a symlink."""
+    """Open the folder for a dataset's manifests and bundles; raises UnsafePathError for a
+    symlink."""
     return beside.folder(lock.folder.name, alias_of(name), create=create)
 
 
-def _clear(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
+def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
     """Removes manifests and bundles that nothing names any more, and the folder if it is empty."""
     try:
         with _own_folder(beside, lock, name, create=False) as folder:
             for file in folder.names():
-                if folder.path / file not in kept and _OWN.match(file):
+                if folder.path / file not in kept and _OWN_FILE_NAME.match(file):
                     folder.unlink(file)
             if folder.names():
                 return
@@ -226,10 +234,10 @@ def _latest(index: Index, row: VersionRow) -> str | None:
     return None if latest.commit == row.commit else latest.label
 
 
-def _told(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
-    asked = "" if new.requested == new.resolved.version else f" ({new.requested})"
+def _pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
+    requested = "" if new.requested == new.resolved.version else f" ({new.requested})"
     count = "1 file" if new.files == 1 else f"{new.files} files"
-    message = f"{new.resolved.version}{asked}, {count}"
+    message = f"{new.resolved.version}{requested}, {count}"
     if old is not None and old.commit != new.commit:
         message += f", before {old.resolved.version}"
     if warning := _PERISHABLE.get(new.durability):
@@ -249,58 +257,60 @@ def _told(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
 
 
 @dataclass(slots=True)
-class _Sums:
+class _PinTotals:
     """What is pinned of a version, counted."""
 
     files: int = 0
     bytes: int = 0
-    proofs: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    promises: set[Retention] = field(default_factory=set)
+    evidence_counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    retentions: set[Retention] = field(default_factory=set)
     _last: Retention | None = None
 
     def add(self, one: ListedFile, retention: Retention) -> None:
         self.files += 1
         self.bytes += one.size or 0
         # enums are slow to hash, and there are a million of them
-        self.proofs[one.evidence._value_, one.checked] += 1
+        self.evidence_counts[one.evidence._value_, one.checked] += 1
         if retention is not self._last:
-            self.promises.add(retention)
+            self.retentions.add(retention)
             self._last = retention
 
-    def evidence(self) -> dict[Evidence, Proved]:
+    def evidence(self) -> dict[Evidence, PinnedEvidence]:
         counts = {
-            word: Proved(self.proofs[word.value, True], self.proofs[word.value, False])
-            for word in Evidence
+            kind: PinnedEvidence(
+                self.evidence_counts[kind.value, True], self.evidence_counts[kind.value, False]
+            )
+            for kind in Evidence
         }
-        return {word: one for word, one in counts.items() if one.checked or one.claimed}
+        return {kind: one for kind, one in counts.items() if one.checked or one.claimed}
 
     def durability(self) -> Retention:
         """The weakest promise; of no file at all it is kept as long as anything."""
-        return next((one for one in RETENTION if one in self.promises), Retention.PUBLISHED)
+        return next((one for one in RETENTION if one in self.retentions), Retention.PUBLISHED)
 
 
-class _Pinning:
+class _PinWriter:
     """One version on its way into a lock; ``files`` are the manifests and bundles it needs."""
 
     def __init__(
         self,
         lock: Lock,
         folder: SafeFolder,
-        wanted: Wanted,
+        request: PinRequest,
         row: VersionRow,
         old: Pin | None,
         store: Store,
         index: Index,
-        progress: Progress,
+        progress: MessageCallback,
     ) -> None:
         self._lock = lock
-        self._wanted = wanted
+        self._request = request
         self._row = row
         self._old = old
         self._store = store
         self._index = index
         self._progress = progress
-        self._sums = _Sums()
+        self._totals = _PinTotals()
         self._folder = folder
         self._new: set[Path] = set()
         self.files: set[Path] = set()
@@ -311,20 +321,20 @@ class _Pinning:
             self._folder.unlink(path.name)
 
     def run(self) -> Pin:
-        wanted, row, old = self._wanted, self._row, self._old
-        paths = wanted.paths
+        request, row, old = self._request, self._row, self._old
+        paths = request.paths
         if paths is None:
             paths = () if old is None else old.paths
-        bundle = wanted.bundle
+        bundle = request.bundle
         if bundle is None:
             bundle = old is not None and old.bundle is not None
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         clones = () if old is None else old.clone
-        if wanted.clones is not None:
-            clones = clone_urls(wanted.clones, dataset)
+        if request.clones is not None:
+            clones = clone_urls(request.clones, dataset)
         globs = Globs(paths)
-        manifest = self._keep(row, b"", globs, bundle=bundle)
-        if paths and not self._sums.files:
+        manifest = self._write_files(row, b"", globs, bundle=bundle)
+        if paths and not self._totals.files:
             raise ConfigurationError(
                 f"{row.name} has no file that fits {' or '.join(paths)}; 'neuromirror files "
                 f"{row.name}' lists what it has"
@@ -332,8 +342,8 @@ class _Pinning:
         here = self._lock.path.parent
         return Pin(
             name=row.dataset_name,
-            requested=wanted.label,
-            resolved=Resolved(row.label, row.doi),
+            requested=request.label,
+            resolved=ResolvedVersion(row.label, row.doi),
             dataset_id=dataset.dataset_id,
             source=row.source_uri,
             commit=row.commit,
@@ -345,73 +355,75 @@ class _Pinning:
             manifest=manifest.relative_to(here).as_posix(),
             bundle=self._bundle_path(row).relative_to(here).as_posix() if bundle else None,
             clone=clones,
-            files=self._sums.files,
-            bytes=self._sums.bytes,
+            files=self._totals.files,
+            bytes=self._totals.bytes,
             paths=paths,
-            evidence=self._sums.evidence(),
-            durability=self._sums.durability(),
+            evidence=self._totals.evidence(),
+            durability=self._totals.durability(),
         )
 
     def _bundle_path(self, row: VersionRow) -> Path:
         return self._folder.path / f"{row.commit}{BUNDLE_ENDING}"
 
-    def _keep(self, row: VersionRow, prefix: bytes, globs: Globs, *, bundle: bool) -> Path:
+    def _write_files(self, row: VersionRow, prefix: bytes, globs: Globs, *, bundle: bool) -> Path:
         """Writes the manifest of a version, and those of its parts as far as they are pinned."""
         self._progress(f"{row.name}, {row.files} files")
         target = self._folder.path / f"{row.commit}{MANIFEST_ENDING}"
-        self._need(target)
+        self._record_needed(target)
         parts = self._write(row, target, prefix, globs)
         if bundle:
             self._progress(f"{row.name}, the bundle")
-            self._need(self._bundle_path(row))
+            self._record_needed(self._bundle_path(row))
             write_bundle(self._store, row, self._folder, self._bundle_path(row).name)
         for part in parts:
             inner = self._index.resolve(part.name, part.commit)
-            self._keep(inner, prefix + part.path.encode() + b"/", globs, bundle=bundle)
+            self._write_files(inner, prefix + part.path.encode() + b"/", globs, bundle=bundle)
         return target
 
-    def _need(self, path: Path) -> None:
+    def _record_needed(self, path: Path) -> None:
         self.files.add(path)
         if not path.exists():
             self._new.add(path)
 
     def _write(
         self, row: VersionRow, target: Path, prefix: bytes, globs: Globs
-    ) -> list[ListedPart]:
+    ) -> list[ListedSubdataset]:
         """Writes one manifest and counts its files; gives the parts that may hold pinned ones."""
-        parts: list[ListedPart] = []
+        parts: list[ListedSubdataset] = []
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         repository = self._store.repository(dataset)
         with ObjectReader(repository.path) as reader:
             described = parse_description(
-                reader.read(f"{row.commit}:{DESCRIPTION}"), f"{row.name}: {DESCRIPTION}"
+                reader.read(f"{row.commit}:{DESCRIPTION_PATH}"), f"{row.name}: {DESCRIPTION_PATH}"
             )
             head = _head(reader, row, dataset, described.get("form", "files"))
-            with ManifestWriter(self._folder, target.name, head) as writer:
+            with LockManifestWriter(self._folder, target.name, head) as writer:
                 for name in _plain_names(described):
-                    writer.plain(name, reader.read(f"{row.commit}:{name}"))
-                for line in stored_lines(self._store, row):
-                    placed = load_placed(line)
-                    one = listed(placed, row.mirror, head.form)
+                    writer.add_plain(name, reader.read(f"{row.commit}:{name}"))
+                for line in stored_record_lines(self._store, row):
+                    placed = load_snapshot_entry(line)
+                    one = manifest_entry(placed, row.mirror, head.form)
                     writer.add(one)
                     path = (prefix + placed.git_path).decode()
-                    if isinstance(one, ListedPart):
+                    if isinstance(one, ListedSubdataset):
                         if globs.reaches(path):
                             parts.append(one)
                     elif globs.matches(path):
-                        self._sums.add(one, placed.record.retention)
+                        self._totals.add(one, placed.record.retention)
                 writer.finish()
         return parts
 
 
-def _head(reader: ObjectReader, row: VersionRow, dataset: DatasetRef, form: str) -> ManifestHead:
+def _head(
+    reader: ObjectReader, row: VersionRow, dataset: DatasetRef, form: str
+) -> LockManifestHead:
     commit = reader.read(row.commit).decode("utf-8")
     if commit.partition("\n")[0] != f"tree {row.tree}":
-        raise NotPinned(
+        raise NotPinnedError(
             f"the index says that {row.name} has the tree {row.tree}, and the store that it has "
             "not; run 'neuromirror rebuild-index'"
         )
-    return ManifestHead(
+    return LockManifestHead(
         manifest=MANIFEST_VERSION,
         dataset=row.dataset_name,
         dataset_id=dataset.dataset_id,
@@ -431,7 +443,7 @@ def _head(reader: ObjectReader, row: VersionRow, dataset: DatasetRef, form: str)
 def _text(reader: ObjectReader, name: str) -> str:
     try:
         return reader.read(name).decode("utf-8")
-    except ObjectMissing:
+    except ObjectMissingError:
         return ""
 
 

@@ -21,11 +21,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from neuromirror.crawl import Mirror, recording
-from neuromirror.crawl.private import private_view
-from neuromirror.index import Index, PartRow, VersionRow
-from neuromirror.lab.again import Again, Narrowed, stored_lines
-from neuromirror.lab.differences import NAMED, Differences, Ids, Side, differences
+from neuromirror.crawl import Mirror, open_recorder
+from neuromirror.crawl.embargo import private_source
+from neuromirror.index import Index, SubdatasetRow, VersionRow
+from neuromirror.lab.mint_differences import (
+    MAX_NAMED_PATHS,
+    MintDifferences,
+    MintedSide,
+    VersionIds,
+    find_differences,
+)
+from neuromirror.lab.remint import Reminter, SelectedVersionsSource, stored_record_lines
 from neuromirror.mint import ObjectReader
 from neuromirror.model import (
     ConfigurationError,
@@ -34,21 +40,21 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import DatasetNotFound, Source
-from neuromirror.store import TAGS, Repository, Store
-from neuromirror.store.private import is_private
+from neuromirror.sources import DatasetNotFoundError, Source
+from neuromirror.store import TAG_PREFIX, Repository, Store
+from neuromirror.store.private_store import is_private_store
 
 _PUBLISHED = ("commit", "tree", "state")
 _OBSERVED = ("tree", "state")
-_TRIALS = 8
+_MAX_EARLIER_STATES = 8
 """Earlier states of upstream that are tried in the place of an observed one."""
 
-Progress = Callable[[str], None]
+MessageCallback = Callable[[str], None]
 """Is told in words what is being minted."""
 
 
 @dataclass(frozen=True, slots=True)
-class PartReproduction:
+class SubdatasetReproduction:
     """A sub-dataset of a version that does not come out again.
 
     ``path`` is its place, ``dataset`` its name; ``stored`` and ``minted`` are None where there is
@@ -57,9 +63,9 @@ class PartReproduction:
 
     path: str
     dataset: str
-    stored: Ids | None
-    minted: Ids | None
-    differences: Differences | None
+    stored: VersionIds | None
+    minted: VersionIds | None
+    differences: MintDifferences | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Reproduction:
     names the ids that must be equal; ``stored`` and ``minted`` are those of the version itself,
     ``minted`` None where nothing could be minted. ``chain`` are the labels that were minted, oldest
     first; ``first`` is the first of them that differs, of which ``differences`` and ``parts`` (the
-    first twenty that differ) tell; ``parts_compared`` counts sub-datasets.
+    first twenty that differ) tell; ``subdatasets_compared`` counts sub-datasets.
     """
 
     dataset: str
@@ -80,12 +86,12 @@ class Reproduction:
     status: str
     message: str
     promised: tuple[str, ...]
-    stored: Ids
-    minted: Ids | None = None
+    stored: VersionIds
+    minted: VersionIds | None = None
     chain: tuple[str, ...] = ()
     first: str | None = None
-    differences: Differences | None = None
-    parts: tuple[PartReproduction, ...] = ()
+    differences: MintDifferences | None = None
+    parts: tuple[SubdatasetReproduction, ...] = ()
     parts_compared: int = 0
 
     @property
@@ -105,7 +111,7 @@ def reproduce(
     index: Index,
     mirror: Mirror,
     scratch: Path,
-    progress: Progress = lambda told: None,
+    progress: MessageCallback = lambda told: None,
 ) -> Reproduction:
     """Mints a version again from upstream and compares it with what the store has.
 
@@ -113,37 +119,38 @@ def reproduce(
     its name. ``scratch`` is an empty or missing folder for stores that are filled on the way and
     stay there; the caller removes it. Nothing is written to ``store`` or ``index``.
 
-    Raises what the source raises where upstream cannot be read (NetError, ListingNotProven),
-    StoreDamaged or ObjectMissing where the store cannot, and ConfigurationError where the mirror
+    Raises what the source raises where upstream cannot be read (NetError, UnreliableListingError),
+    StoreDamagedError or ObjectMissingError where the store cannot, and ConfigurationError where
+    the mirror
     is of another archive than the version.
     """
-    return _Reproducing(row, store, index, mirror, scratch, progress).run()
+    return _Reproducer(row, store, index, mirror, scratch, progress).run()
 
 
 @dataclass(slots=True)
-class _Compared:
+class _Comparison:
     """A version beside the same minted again."""
 
-    stored: Ids
-    minted: Ids
-    differences: Differences
-    parts: list[PartReproduction] = field(default_factory=list)
-    parts_compared: int = 0
+    stored: VersionIds
+    minted: VersionIds
+    differences: MintDifferences
+    subdatasets: list[SubdatasetReproduction] = field(default_factory=list)
+    subdatasets_compared: int = 0
 
-    def equal(self, promised: Sequence[str]) -> bool:
-        return all(getattr(self.stored, word) == getattr(self.minted, word) for word in promised)
+    def is_equal(self, promised: Sequence[str]) -> bool:
+        return all(getattr(self.stored, name) == getattr(self.minted, name) for name in promised)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What differs, in words."""
-        told = "; ".join(self.differences.sentences())
-        for part in self.parts:
+        description = "; ".join(self.differences.sentences())
+        for part in self.subdatasets:
             inner = part.differences.sentences() if part.differences is not None else []
             if inner:
-                return f"{told}; in {part.path}: {'; '.join(inner)}"
-        return told
+                return f"{description}; in {part.path}: {'; '.join(inner)}"
+        return description
 
 
-class _Reproducing:
+class _Reproducer:
     def __init__(
         self,
         row: VersionRow,
@@ -151,7 +158,7 @@ class _Reproducing:
         index: Index,
         mirror: Mirror,
         scratch: Path,
-        progress: Progress,
+        progress: MessageCallback,
     ) -> None:
         self._row = row
         self._store = store
@@ -175,25 +182,25 @@ class _Reproducing:
             stored=stored,
         )
         if self._within:
-            around = " and ".join(self._index.holders(row.dataset_name)) or "other datasets"
+            around = " and ".join(self._index.superdatasets(row.dataset_name)) or "other datasets"
             return replace(
                 whole,
                 message=f"it is a part of {around} and minted with it: reproduce a version of that",
             )
         source = self._mirror.open()
         self._check_archive(source)
-        if is_private(self._store.root):
-            source = private_view(source) or source
+        if is_private_store(self._store.root):
+            source = private_source(source) or source
         try:
             hint = source.hint(self._dataset)
             versions = [] if hint.unavailable else source.versions(self._dataset)
-        except DatasetNotFound as error:
+        except DatasetNotFoundError as error:
             return replace(whole, message=f"the dataset is gone upstream: {error}")
         if hint.unavailable:
             return replace(whole, message=f"upstream does not show it now: {hint.unavailable}")
         if self._is_published():
-            return self._published(whole, source, hint, versions)
-        return self._observed(whole, source, hint, versions)
+            return self._reproduce_published(whole, source, hint, versions)
+        return self._reproduce_observed(whole, source, hint, versions)
 
     def _is_published(self) -> bool:
         return self._row.kind == VersionKind.PUBLISHED.value
@@ -211,7 +218,7 @@ class _Reproducing:
 
     # --- published versions
 
-    def _published(
+    def _reproduce_published(
         self, whole: Reproduction, source: Source, hint: DatasetHint, versions: list[VersionRef]
     ) -> Reproduction:
         row = self._row
@@ -226,24 +233,24 @@ class _Reproducing:
             if one.kind == row.kind and one.seq <= row.seq
         ]
         rows = {one.upstream: one for one in kept}
-        first: tuple[str, str | _Compared] | None = None
-        with self._again("published", hint) as again:
+        first: tuple[str, str | _Comparison] | None = None
+        with self._open_reminter("published", hint) as reminter:
             for number, version in enumerate(chain):
                 self._progress(
                     f"{row.dataset_name}@{version.upstream} ({number + 1} of {len(chain)})"
                 )
-                first = first or _other_history(number, chain, kept)
+                first = first or _history_difference(number, chain, kept)
                 known = rows.get(version.upstream)
-                minted = again.mint(Narrowed(source, chain[: number + 1]), version)
+                minted = reminter.mint(SelectedVersionsSource(source, chain[: number + 1]), version)
                 if known is not None:
-                    last = self._compare(known, minted, again, _PUBLISHED)
-                    if first is None and not last.equal(_PUBLISHED):
+                    last = self._compare(known, minted, reminter, _PUBLISHED)
+                    if first is None and not last.is_equal(_PUBLISHED):
                         first = (known.label, last)
         whole = replace(
             whole,
             minted=last.minted,
             chain=tuple(one.upstream for one in chain),
-            parts_compared=last.parts_compared,
+            parts_compared=last.subdatasets_compared,
         )
         if first is None:
             minted_too = f"; {len(chain)} versions were minted" if len(chain) > 1 else ""
@@ -251,37 +258,41 @@ class _Reproducing:
                 whole, status="ok", message=f"the same commit, tree and state digest{minted_too}"
             )
         label, found = first
-        what = found if isinstance(found, str) else found.told()
+        what = found if isinstance(found, str) else found.describe()
         message = f"it differs: {what}"
         if label != row.label:
-            same = last.equal(_OBSERVED)
-            own = "its own tree and state digest are the same" if same else f"itself: {last.told()}"
+            same = last.is_equal(_OBSERVED)
+            own = (
+                "its own tree and state digest are the same"
+                if same
+                else f"itself: {last.describe()}"
+            )
             message = f"the history before it differs, first in {label}: {what}; {own}"
         whole = replace(whole, status="error", message=message, first=label)
         if isinstance(found, str):
             return whole
-        return replace(whole, differences=found.differences, parts=tuple(found.parts))
+        return replace(whole, differences=found.differences, parts=tuple(found.subdatasets))
 
     # --- observed states
 
-    def _observed(
+    def _reproduce_observed(
         self, whole: Reproduction, source: Source, hint: DatasetHint, versions: list[VersionRef]
     ) -> Reproduction:
         row = self._row
         observed = [one for one in versions if one.kind is VersionKind.OBSERVED]
         present = next((one for one in observed if one.upstream == row.upstream), None)
-        found: tuple[_Compared, VersionRow] | None = None
+        found: tuple[_Comparison, VersionRow] | None = None
         if present is not None:
-            found = self._state(present, None, source, hint, "present")
-            if found[0].equal(_OBSERVED):
-                return _same(whole, found[0], "upstream's present state")
-        earlier = self._earlier(source)
+            found = self._remint_state(present, None, source, hint, "present")
+            if found[0].is_equal(_OBSERVED):
+                return _equal_to(whole, found[0], "upstream's present state")
+        earlier = self._earlier_candidates(source)
         for number, version in enumerate(earlier):
-            compared, _ = self._state(
+            compared, _ = self._remint_state(
                 replace(version, upstream=row.upstream), version, source, hint, f"earlier-{number}"
             )
-            if compared.equal(_OBSERVED):
-                return _same(whole, compared, f"upstream's earlier state {version.upstream!r}")
+            if compared.is_equal(_OBSERVED):
+                return _equal_to(whole, compared, f"upstream's earlier state {version.upstream!r}")
         tried = "upstream lists no earlier state that could be it"
         if earlier:
             tried = f"none of {len(earlier)} earlier states that upstream lists is it"
@@ -295,16 +306,20 @@ class _Reproducing:
             minted=compared.minted,
             first=row.label,
             differences=compared.differences,
-            parts=tuple(compared.parts),
-            parts_compared=compared.parts_compared,
+            parts=tuple(compared.subdatasets),
+            parts_compared=compared.subdatasets_compared,
         )
-        moved = _moved_on(row, minted, present, compared.differences) or self._followed_by(minted)
+        moved = _upstream_change(
+            row, minted, present, compared.differences
+        ) or self._newer_equal_label(minted)
         if moved:
-            message = f"upstream has moved on ({moved}), and {tried}; since then: {compared.told()}"
+            message = (
+                f"upstream has moved on ({moved}), and {tried}; since then: {compared.describe()}"
+            )
             return replace(whole, message=message)
-        return replace(whole, status="error", message=f"it differs: {compared.told()}")
+        return replace(whole, status="error", message=f"it differs: {compared.describe()}")
 
-    def _followed_by(self, minted: VersionRow) -> str:
+    def _newer_equal_label(self, minted: VersionRow) -> str:
         """The younger version in the store that upstream's present state is; empty for none."""
         row = self._row
         for one in self._index.versions(row.dataset_name):
@@ -313,23 +328,25 @@ class _Reproducing:
                 return f"to {one.label}"
         return ""
 
-    def _state(
+    def _remint_state(
         self,
         version: VersionRef,
-        asked: VersionRef | None,
+        upstream_version: VersionRef | None,
         source: Source,
         hint: DatasetHint,
         folder: str,
-    ) -> tuple[_Compared, VersionRow]:
+    ) -> tuple[_Comparison, VersionRow]:
         """An observed state minted again beside the version, and its row."""
-        name = (asked or version).upstream
+        name = (upstream_version or version).upstream
         self._progress(f"{self._row.dataset_name}, state {name}")
-        narrowed = Narrowed(source, [version], {version.upstream: asked} if asked else None)
-        with self._again(folder, hint) as again:
-            minted = again.mint(narrowed, version)
-            return self._compare(self._row, minted, again, _OBSERVED), minted
+        narrowed = SelectedVersionsSource(
+            source, [version], {version.upstream: upstream_version} if upstream_version else None
+        )
+        with self._open_reminter(folder, hint) as reminter:
+            minted = reminter.mint(narrowed, version)
+            return self._compare(self._row, minted, reminter, _OBSERVED), minted
 
-    def _earlier(self, source: Source) -> list[VersionRef]:
+    def _earlier_candidates(self, source: Source) -> list[VersionRef]:
         """Earlier states of upstream that may be the version, the likeliest first."""
         row = self._row
         states = source.history(self._dataset, None)
@@ -337,93 +354,99 @@ class _Reproducing:
         if named:
             return named
         # no file in it is younger than its time, and it was there when it was seen
-        oldest, newest = (datetime.fromisoformat(one) for one in (row.time, row.minted))
+        oldest, newest = (datetime.fromisoformat(one) for one in (row.time, row.recorded_at))
         fitting = [
             one
             for one in states
             if one.time is not None and oldest <= one.time.replace(microsecond=0) <= newest
         ]
-        return fitting[: -_TRIALS - 1 : -1]
+        return fitting[: -_MAX_EARLIER_STATES - 1 : -1]
 
     # --- both
 
     @contextmanager
-    def _again(self, folder: str, hint: DatasetHint) -> Iterator[Again]:
+    def _open_reminter(self, folder: str, hint: DatasetHint) -> Iterator[Reminter]:
         scratch = Store.open(self._scratch / folder, create=True)
-        with recording(scratch, scratch.index_path) as recorder:
-            yield Again(self._mirror, hint, scratch, recorder)
+        with open_recorder(scratch, scratch.index_path) as recorder:
+            yield Reminter(self._mirror, hint, scratch, recorder)
 
-    def _stored_ids(self, row: VersionRow) -> Ids:
+    def _stored_ids(self, row: VersionRow) -> VersionIds:
         """What git has under the version's name: the index is only a cache of it."""
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         repository = self._store.repository(dataset)
-        commit = repository.refs().get(TAGS + row.label, row.commit)
-        return _ids(repository, commit, row.state)
+        commit = repository.refs().get(TAG_PREFIX + row.label, row.commit)
+        return _read_ids(repository, commit, row.state)
 
     def _compare(
-        self, row: VersionRow, minted: VersionRow, again: Again, promised: Sequence[str]
-    ) -> _Compared:
+        self, row: VersionRow, minted: VersionRow, reminter: Reminter, promised: Sequence[str]
+    ) -> _Comparison:
         stored = self._stored_ids(row)
-        compared = _Compared(stored, Ids(minted.commit, minted.tree, minted.state), Differences())
-        self._compare_parts(compared, row, minted, again)
-        if not compared.equal(promised):
-            compared.differences = self._differences(row, stored.commit, minted, again)
+        compared = _Comparison(
+            stored, VersionIds(minted.commit, minted.tree, minted.state), MintDifferences()
+        )
+        self._compare_subdatasets(compared, row, minted, reminter)
+        if not compared.is_equal(promised):
+            compared.differences = self._differences(row, stored.commit, minted, reminter)
         return compared
 
     def _differences(
-        self, row: VersionRow, commit: str, minted: VersionRow, again: Again
-    ) -> Differences:
+        self, row: VersionRow, commit: str, minted: VersionRow, reminter: Reminter
+    ) -> MintDifferences:
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-        with again.store.scratch() as folder:
-            return differences(
-                Side(self._store.repository(dataset).path, commit, stored_lines(self._store, row)),
-                Side(
-                    again.store.repository(dataset).path,
+        with reminter.store.scratch() as folder:
+            return find_differences(
+                MintedSide(
+                    self._store.repository(dataset).path,
+                    commit,
+                    stored_record_lines(self._store, row),
+                ),
+                MintedSide(
+                    reminter.store.repository(dataset).path,
                     minted.commit,
-                    stored_lines(again.store, minted),
+                    stored_record_lines(reminter.store, minted),
                 ),
                 folder,
             )
 
-    def _compare_parts(
-        self, compared: _Compared, row: VersionRow, minted: VersionRow, again: Again
+    def _compare_subdatasets(
+        self, compared: _Comparison, row: VersionRow, minted: VersionRow, reminter: Reminter
     ) -> None:
-        olds = {one.path: one for one in self._index.parts(row)}
-        news = {one.path: one for one in again.parts(minted)}
-        compared.parts_compared = len(olds.keys() | news.keys())
+        olds = {one.path: one for one in self._index.subdatasets(row)}
+        news = {one.path: one for one in reminter.subdatasets(minted)}
+        compared.subdatasets_compared = len(olds.keys() | news.keys())
         for path in sorted(olds.keys() | news.keys()):
             old, new = olds.get(path), news.get(path)
             if (old and old.commit) == (new and new.commit):
                 continue
-            compared.parts.append(self._compare_part(path, old, new, again))
-            if len(compared.parts) == NAMED:
+            compared.subdatasets.append(self._compare_subdataset(path, old, new, reminter))
+            if len(compared.subdatasets) == MAX_NAMED_PATHS:
                 return
 
-    def _compare_part(
-        self, path: str, old: PartRow | None, new: PartRow | None, again: Again
-    ) -> PartReproduction:
+    def _compare_subdataset(
+        self, path: str, old: SubdatasetRow | None, new: SubdatasetRow | None, reminter: Reminter
+    ) -> SubdatasetReproduction:
         before = None if old is None else self._index.resolve(old.dataset, old.commit)
-        after = None if new is None else again.resolve(new.dataset, new.commit)
+        after = None if new is None else reminter.version_at(new.dataset, new.commit)
         found = None
         if before is not None and after is not None and before.source_uri == after.source_uri:
-            found = self._differences(before, before.commit, after, again)
+            found = self._differences(before, before.commit, after, reminter)
         one = old or new
         assert one is not None
-        return PartReproduction(
+        return SubdatasetReproduction(
             path,
             one.dataset,
-            None if before is None else Ids(before.commit, before.tree, before.state),
-            None if after is None else Ids(after.commit, after.tree, after.state),
+            None if before is None else VersionIds(before.commit, before.tree, before.state),
+            None if after is None else VersionIds(after.commit, after.tree, after.state),
             found,
         )
 
 
-def _ids(repository: Repository, commit: str, state: str) -> Ids:
+def _read_ids(repository: Repository, commit: str, state: str) -> VersionIds:
     with ObjectReader(repository.path) as reader:
-        return Ids(commit, reader.commit_tree(commit).hex(), state)
+        return VersionIds(commit, reader.read_commit_tree(commit).hex(), state)
 
 
-def _other_history(
+def _history_difference(
     number: int, chain: Sequence[VersionRef], kept: Sequence[VersionRow]
 ) -> tuple[str, str] | None:
     """Whether upstream and store differ in which version stands at a place in the chain.
@@ -439,18 +462,20 @@ def _other_history(
     return listed, "upstream lists it at this place, and the store does not"
 
 
-def _same(whole: Reproduction, compared: _Compared, what: str) -> Reproduction:
+def _equal_to(whole: Reproduction, compared: _Comparison, what: str) -> Reproduction:
     return replace(
         whole,
         status="ok",
         message=f"the same tree and state digest as {what}; of an observed state no more is "
         "promised",
         minted=compared.minted,
-        parts_compared=compared.parts_compared,
+        parts_compared=compared.subdatasets_compared,
     )
 
 
-def _moved_on(row: VersionRow, minted: VersionRow, present: VersionRef, found: Differences) -> str:
+def _upstream_change(
+    row: VersionRow, minted: VersionRow, present: VersionRef, found: MintDifferences
+) -> str:
     """How one can tell that upstream has another state now; empty where nothing says so."""
     if minted.upstream_time is None and row.upstream_time is None:
         return f"to {minted.label}; it gives no times" if minted.state != row.state else ""

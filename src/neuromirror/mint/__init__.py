@@ -1,12 +1,7 @@
 """Snapshots become git objects, written as packs: same snapshot, same object ids."""
 
-from neuromirror.mint.commits import SPEC, commit_bytes
-from neuromirror.mint.delta import Base, BaseUnfit, ManifestDamaged, mint_delta
-from neuromirror.mint.lines import LONGEST_LINE, FrameRefused, Limits, read_lines, unpacked
-from neuromirror.mint.mint import Snapshot, mint
-from neuromirror.mint.modules import Module, modules_file, ria_url
-from neuromirror.mint.objects import ObjectMissing, ObjectReader, git_environment
-from neuromirror.mint.packs import (
+from neuromirror.git.objects import ObjectMissingError, ObjectReader, git_environment
+from neuromirror.git.packs import (
     BLOB,
     COMMIT,
     TREE,
@@ -14,44 +9,67 @@ from neuromirror.mint.packs import (
     Pack,
     PackWriter,
 )
-from neuromirror.mint.sorting import LineSorter
-from neuromirror.mint.trees import FILE, FOLDER, LINK, SUBDATASET, TreeBuilder, write_tree
-from neuromirror.mint.work import Minted, Parents, next_second
+from neuromirror.git.submodules import Submodule, gitmodules_content, ria_url
+from neuromirror.git.trees import (
+    GITLINK_MODE,
+    REGULAR_FILE_MODE,
+    SYMLINK_MODE,
+    TREE_MODE,
+    TreeBuilder,
+    write_tree,
+)
+from neuromirror.mint.commits import MINT_SPEC, commit_bytes
+from neuromirror.mint.delta_writer import (
+    BaseManifestDamagedError,
+    DeltaBase,
+    UnsuitableBaseError,
+    mint_delta,
+)
+from neuromirror.mint.line_sorter import LineSorter
+from neuromirror.mint.snapshot_writer import Snapshot, mint
+from neuromirror.mint.transaction import MintResult, ParentCommits, next_commit_second
+from neuromirror.mint.zstd_lines import (
+    LONGEST_LINE,
+    FrameLimits,
+    ZstdFrameError,
+    decompress_frame,
+    read_lines,
+)
 
 __all__ = [
     "BLOB",
     "COMMIT",
-    "FILE",
-    "FOLDER",
-    "LINK",
+    "GITLINK_MODE",
     "LONGEST_LINE",
-    "SPEC",
-    "SUBDATASET",
+    "MINT_SPEC",
+    "REGULAR_FILE_MODE",
+    "SYMLINK_MODE",
     "TREE",
-    "Base",
-    "BaseUnfit",
-    "FrameRefused",
+    "TREE_MODE",
+    "BaseManifestDamagedError",
+    "DeltaBase",
+    "FrameLimits",
     "KnownObjects",
-    "Limits",
     "LineSorter",
-    "ManifestDamaged",
-    "Minted",
-    "Module",
-    "ObjectMissing",
+    "MintResult",
+    "ObjectMissingError",
     "ObjectReader",
     "Pack",
     "PackWriter",
-    "Parents",
+    "ParentCommits",
     "Snapshot",
+    "Submodule",
     "TreeBuilder",
+    "UnsuitableBaseError",
+    "ZstdFrameError",
     "commit_bytes",
+    "decompress_frame",
     "git_environment",
+    "gitmodules_content",
     "mint",
     "mint_delta",
-    "modules_file",
-    "next_second",
+    "next_commit_second",
     "read_lines",
     "ria_url",
-    "unpacked",
     "write_tree",
 ]

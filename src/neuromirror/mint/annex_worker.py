@@ -15,30 +15,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from neuromirror.annex import Holder
-from neuromirror.mint.annex_branch import AnnexBranch, annex_line_of
-from neuromirror.mint.objects import ObjectReader
-from neuromirror.mint.packs import KnownObjects, Pack, PackWriter
-from neuromirror.mint.sorting import LineSorter
-from neuromirror.mint.work import Work
+from neuromirror.annex import UrlRemote
+from neuromirror.git.objects import ObjectReader
+from neuromirror.git.packs import KnownObjects, Pack, PackWriter
+from neuromirror.mint.annex_branch import AnnexBranchWriter, annex_line_from_record
+from neuromirror.mint.line_sorter import LineSorter
+from neuromirror.mint.transaction import MintTransaction
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 
 
-class WorkerFailed(NeuromirrorError):
+class AnnexWorkerError(NeuromirrorError):
     """The second process of a mint ended without an answer."""
 
 
 class AnnexWorker:
     """The second process of a mint, from the beginning of the block to its end."""
 
-    def __init__(self, records: Path, repository: Path, work: Work, scratch: Path) -> None:
+    def __init__(
+        self, records: Path, repository: Path, transaction: MintTransaction, scratch: Path
+    ) -> None:
         task = {
             "records": str(records),
             "repository": str(repository),
             "scratch": str(scratch),
-            "timestamp": work.timestamp,
-            "root": None if work.annex_root is None else work.annex_root.hex(),
-            "holders": [asdict(one) for one in work.holders],
+            "timestamp": transaction.timestamp,
+            "root": None if transaction.annex_root is None else transaction.annex_root.hex(),
+            "holders": [asdict(one) for one in transaction.holders],
         }
         self._task = json.dumps(task).encode()
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,34 +74,36 @@ class AnnexWorker:
     def result(self) -> tuple[bytes, Pack | None]:
         """The branch's root tree and its pack; waits for the process.
 
-        Raises the OSError that the process met, else WorkerFailed.
+        Raises the OSError that the process met, else AnnexWorkerError.
         """
         assert self._process is not None
-        answer, complaint = self._process.communicate()
+        stdout, stderr = self._process.communicate()
         try:
-            said = json.loads(answer)
+            response = json.loads(stdout)
         except ValueError:
-            words = complaint.decode(errors="replace").strip().splitlines() or ["no reason given"]
-            raise WorkerFailed(
+            stderr_lines = stderr.decode(errors="replace").strip().splitlines() or [
+                "no reason given"
+            ]
+            raise AnnexWorkerError(
                 f"the second process of a mint died (exit code {self._process.returncode}): "
-                f"{words[-1]}; run the sync again"
+                f"{stderr_lines[-1]}; run the sync again"
             ) from None
-        if "errno" in said:
-            raise OSError(said["errno"], said["message"], said["file"])
-        pack = said["pack"]
+        if "errno" in response:
+            raise OSError(response["errno"], response["message"], response["file"])
+        pack = response["pack"]
         if pack is None:
-            return bytes.fromhex(said["tree"]), None
+            return bytes.fromhex(response["tree"]), None
         pack["pack"], pack["index"] = Path(pack["pack"]), Path(pack["index"])
-        return bytes.fromhex(said["tree"]), Pack(**pack)
+        return bytes.fromhex(response["tree"]), Pack(**pack)
 
 
 def main() -> None:
     """Does one task."""
     try:
-        said = _write(json.load(sys.stdin))
+        response = _write(json.load(sys.stdin))
     except OSError as error:
-        said = {"errno": error.errno, "message": error.strerror, "file": error.filename}
-    json.dump(said, sys.stdout)
+        response = {"errno": error.errno, "message": error.strerror, "file": error.filename}
+    json.dump(response, sys.stdout)
 
 
 def _write(task: dict[str, Any]) -> dict[str, Any]:
@@ -113,23 +117,23 @@ def _write(task: dict[str, Any]) -> dict[str, Any]:
         Path(task["records"]).open("rb", buffering=1 << 18) as file,
     ):
         for record in file:
-            line = annex_line_of(record)
+            line = annex_line_from_record(record)
             if line is not None:
                 lines.add(line)
-        holders = [Holder(**one) for one in task["holders"]]
-        tree = AnnexBranch(pack, reader, task["timestamp"], root, holders).write(lines)
+        holders = [UrlRemote(**one) for one in task["holders"]]
+        tree = AnnexBranchWriter(pack, reader, task["timestamp"], root, holders).write(lines)
         done = pack.finish()
     known.close()
-    described = None
+    description = None
     if done is not None:
-        described = {
+        description = {
             "name": done.name,
             "pack": str(done.pack),
             "index": str(done.index),
             "objects": done.objects,
             "bytes": done.bytes,
         }
-    return {"tree": tree.hex(), "pack": described}
+    return {"tree": tree.hex(), "pack": description}
 
 
 if __name__ == "__main__":

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from neuromirror.model import SnapshotHeader
 
-SPEC = 1
+MINT_SPEC = 1
 
 
 def commit_bytes(
     mirror: str, tree: bytes, parent: str | None, timestamp: int, message: str
 ) -> bytes:
     """A commit object; ``tree`` is a 20-byte id, ``timestamp`` whole seconds, zone +0000."""
-    who = f"neuromirror <{mirror}@neuromirror.invalid> {timestamp} +0000"
+    identity = f"neuromirror <{mirror}@neuromirror.invalid> {timestamp} +0000"
     lines = [f"tree {tree.hex()}"]
     if parent is not None:
         lines.append(f"parent {parent}")
-    lines += [f"author {who}", f"committer {who}", "", message]
+    lines += [f"author {identity}", f"committer {identity}", "", message]
     return "\n".join(lines).encode()
 
 
@@ -24,7 +24,7 @@ def version_message(header: SnapshotHeader, label: str, state: str, files: int, 
     version = header.version
     return (
         f"{version.dataset.name} {label}\n\n"
-        f"Mirror-Spec: {SPEC}\n"
+        f"Mirror-Spec: {MINT_SPEC}\n"
         f"Source: {version.dataset.source_uri}\n"
         f"Version: {version.upstream}\n"
         f"State: {state}\n"
@@ -35,4 +35,4 @@ def version_message(header: SnapshotHeader, label: str, state: str, files: int, 
 
 def annex_message(header: SnapshotHeader, label: str) -> str:
     """The message of the git-annex branch's commit for a state."""
-    return f"{header.version.dataset.name} {label}\n\nMirror-Spec: {SPEC}\n"
+    return f"{header.version.dataset.name} {label}\n\nMirror-Spec: {MINT_SPEC}\n"

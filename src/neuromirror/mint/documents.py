@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from neuromirror.annex import fits, git_path
-from neuromirror.mint.commits import SPEC
-from neuromirror.mint.modules import Module, modules_file, ria_url
-from neuromirror.mint.packs import BLOB, PackWriter
-from neuromirror.mint.sums import Sums
-from neuromirror.mint.trees import FILE, FOLDER, write_tree
-from neuromirror.model import CHECKED_BY_VISIT, Document, SnapshotHeader, metadata_digest, text
+from neuromirror.annex import fits_path_limits, git_path
+from neuromirror.git.packs import BLOB, PackWriter
+from neuromirror.git.submodules import Submodule, gitmodules_content, ria_url
+from neuromirror.git.trees import REGULAR_FILE_MODE, TREE_MODE, write_tree
+from neuromirror.mint.commits import MINT_SPEC
+from neuromirror.mint.state_counts import StateCounts
+from neuromirror.model import (
+    CHECKED_BY_VISIT,
+    Document,
+    SnapshotHeader,
+    metadata_digest,
+    path_to_text,
+)
 
 OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
 
@@ -38,7 +44,7 @@ Documents larger than 4 MiB are annexed files (``sources.s3.sidecars.LARGEST``).
 """
 
 
-def plain_documents(header: SnapshotHeader) -> list[Document]:
+def sorted_documents(header: SnapshotHeader) -> list[Document]:
     """Upstream's documents in order of path.
 
     Raises ValueError for a path that is there twice, or that git paths do not map to itself.
@@ -46,14 +52,18 @@ def plain_documents(header: SnapshotHeader) -> list[Document]:
     documents = sorted(header.documents, key=lambda one: one.path)
     last = b""
     for one in documents:
-        if one.path == last or not fits(one.path) or git_path(one.path) != one.path:
+        if one.path == last or not fits_path_limits(one.path) or git_path(one.path) != one.path:
             raise ValueError(f"a document cannot have the path {one.path!r}")
         last = one.path
     return documents
 
 
-def describe(
-    header: SnapshotHeader, documents: Sequence[Document], within: str, state: str, sums: Sums
+def dataset_json(
+    header: SnapshotHeader,
+    documents: Sequence[Document],
+    within: str,
+    state: str,
+    sums: StateCounts,
 ) -> bytes:
     """``.neuromirror/dataset.json``: a pure function of the state, with no volatile field."""
     facts = header.facts
@@ -62,7 +72,7 @@ def describe(
         if name != CHECKED_BY_VISIT:
             attributes.setdefault(name, []).append(value)
     content = {
-        "mirror-spec": SPEC,
+        "mirror-spec": MINT_SPEC,
         "dataset": header.version.dataset.name,
         "source": header.version.dataset.source_uri,
         "within": within,
@@ -73,10 +83,10 @@ def describe(
         "metadata": metadata_digest(documents),
         "files": sums.files,
         "bytes": sums.bytes,
-        "manifest-only": {"files": sums.only_files, "bytes": sums.only_bytes},
-        "parts": sums.parts,
+        "manifest-only": {"files": sums.manifest_only_files, "bytes": sums.manifest_only_bytes},
+        "parts": sums.subdatasets,
         "inline": {
-            text(one.path): {
+            path_to_text(one.path): {
                 "source": one.source_uri,
                 "checksum": one.checksum,
                 "files": one.files,
@@ -91,43 +101,48 @@ def describe(
         "landing-page": facts.landing_page,
         "attributes": attributes,
         "inputs": sorted(facts.inputs),
-        "documents": [text(document.path) for document in documents],
+        "documents": [path_to_text(document.path) for document in documents],
         "exceptions": [
-            {"path": text(one.path), "reason": one.reason, "detail": one.detail, "size": one.size}
+            {
+                "path": path_to_text(one.path),
+                "reason": one.reason,
+                "detail": one.detail,
+                "size": one.size,
+            }
             for one in header.exceptions
         ],
-        "escaped": sums.escaped,
+        "escaped": sums.escaped_paths,
     }
     return json.dumps(content, indent=1, sort_keys=True).encode("ascii") + b"\n"
 
 
-def root_entries(
+def write_root_entries(
     pack: PackWriter,
     header: SnapshotHeader,
     documents: Sequence[Document],
-    described: bytes,
-    sums: Sums,
+    description: bytes,
+    sums: StateCounts,
 ) -> dict[bytes, tuple[bytes, bytes]]:
     """Writes the root's own files and gives their entries: name → (mode, id)."""
     dataset = header.version.dataset
     config = b'[datalad "dataset"]\n\tid = %s\n' % dataset.dataset_id.encode()
     entries = {
-        b".datalad": (FOLDER, _folder(pack, b"config", config)),
-        b".neuromirror": (FOLDER, _folder(pack, b"dataset.json", described)),
-        b".gitattributes": (FILE, pack.add(BLOB, _ATTRIBUTES)),
+        b".datalad": (TREE_MODE, _write_folder(pack, b"config", config)),
+        b".neuromirror": (TREE_MODE, _write_folder(pack, b"dataset.json", description)),
+        b".gitattributes": (REGULAR_FILE_MODE, pack.add(BLOB, _ATTRIBUTES)),
     }
-    if sums.parts:
-        entries[b".gitmodules"] = (FILE, pack.add(BLOB, _modules(sums)))
+    if sums.subdatasets:
+        entries[b".gitmodules"] = (REGULAR_FILE_MODE, pack.add(BLOB, _gitmodules(sums)))
     return entries
 
 
-def _folder(pack: PackWriter, name: bytes, content: bytes) -> bytes:
-    return write_tree(pack, {name: (FILE, pack.add(BLOB, content))})
+def _write_folder(pack: PackWriter, name: bytes, content: bytes) -> bytes:
+    return write_tree(pack, {name: (REGULAR_FILE_MODE, pack.add(BLOB, content))})
 
 
-def _modules(sums: Sums) -> bytes:
-    if any(path.startswith("-") for path in sums.parts):
+def _gitmodules(sums: StateCounts) -> bytes:
+    if any(path.startswith("-") for path in sums.subdatasets):
         raise ValueError("git takes no sub-dataset at a path that begins with a dash")
-    return modules_file(
-        Module(path, ria_url(part["id"]), part["id"]) for path, part in sums.parts.items()
+    return gitmodules_content(
+        Submodule(path, ria_url(part["id"]), part["id"]) for path, part in sums.subdatasets.items()
     )

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from neuromirror.model.placed import PlacedFile, load_placed
+from neuromirror.model.snapshot_entries import SnapshotEntry, load_snapshot_entry
 
 LinePair = tuple[bytes | None, bytes | None]
 """A file's record line before and after; None where it was not, or is no more."""
 
-Change = tuple[PlacedFile | None, PlacedFile | None]
+Change = tuple[SnapshotEntry | None, SnapshotEntry | None]
 """A file before and after."""
 
 _HEAD = b'{"git":"'
@@ -27,7 +27,7 @@ class _Path(msgspec.Struct):
 _path = msgspec.json.Decoder(_Path).decode
 
 
-def path_of_line(line: bytes) -> bytes:
+def line_path(line: bytes) -> bytes:
     """The git path of a record line, without reading the rest of it."""
     end = line.find(b'"', 8)
     if end > 0 and line.startswith(_HEAD) and line.find(b"\\", 8, end + 1) < 0:
@@ -49,7 +49,7 @@ def diff_lines(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[Line
             yield None, new
             new = next(news, None)
         else:
-            old_path, new_path = path_of_line(old), path_of_line(new)
+            old_path, new_path = line_path(old), line_path(new)
             if old_path == new_path:
                 yield old, new
                 old, new = next(olds, None), next(news, None)
@@ -68,13 +68,13 @@ def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[
     """
     olds = iter(before)
     old = next(olds, None)
-    for wanted, new in pairs:
-        path = path_of_line(wanted or new or b"")
-        while old is not None and path_of_line(old) < path:
+    for expected, new in pairs:
+        path = line_path(expected or new or b"")
+        while old is not None and line_path(old) < path:
             yield old
             old = next(olds, None)
-        if wanted is not None:
-            if old != wanted:
+        if expected is not None:
+            if old != expected:
                 raise ValueError(f"no such file to change: {path!r}")
             old = next(olds, None)
         if new is not None:
@@ -84,21 +84,21 @@ def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[
         old = next(olds, None)
 
 
-def turned(pairs: Iterable[LinePair]) -> Iterator[LinePair]:
+def reverse_pairs(pairs: Iterable[LinePair]) -> Iterator[LinePair]:
     """The pairs that lead back."""
     return ((new, old) for old, new in pairs)
 
 
-def joined(first: Iterable[LinePair], then: Iterable[LinePair]) -> Iterator[LinePair]:
+def compose_pairs(earlier: Iterable[LinePair], later: Iterable[LinePair]) -> Iterator[LinePair]:
     """The pairs that lead from before ``first`` to after ``then``, in order of path.
 
     Raises ValueError where ``then`` begins with another line than ``first`` ended with.
     """
-    ones, others = iter(first), iter(then)
+    ones, others = iter(earlier), iter(later)
     one, other = next(ones, None), next(others, None)
     while one is not None or other is not None:
-        path = None if one is None else path_of_line(one[0] or one[1] or b"")
-        other_path = None if other is None else path_of_line(other[0] or other[1] or b"")
+        path = None if one is None else line_path(one[0] or one[1] or b"")
+        other_path = None if other is None else line_path(other[0] or other[1] or b"")
         if one is not None and (other_path is None or (path is not None and path < other_path)):
             yield one
             one = next(ones, None)
@@ -133,7 +133,7 @@ def load_pairs(lines: Iterable[bytes]) -> Iterator[LinePair]:
             if old is not None:
                 yield old, None
             old = rest
-        elif old is not None and path_of_line(old) != path_of_line(rest):
+        elif old is not None and line_path(old) != line_path(rest):
             yield old, None
             yield None, rest
             old = None
@@ -148,20 +148,20 @@ def load_changes(pairs: Iterable[LinePair]) -> Iterator[Change]:
     """Pairs of lines as pairs of placed files."""
     for old, new in pairs:
         yield (
-            None if old is None else load_placed(old),
-            None if new is None else load_placed(new),
+            None if old is None else load_snapshot_entry(old),
+            None if new is None else load_snapshot_entry(new),
         )
 
 
 __all__ = [
     "Change",
     "LinePair",
+    "compose_pairs",
     "diff_lines",
     "dump_pairs",
-    "joined",
+    "line_path",
     "load_changes",
     "load_pairs",
     "patch_lines",
-    "path_of_line",
-    "turned",
+    "reverse_pairs",
 ]

@@ -6,31 +6,31 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from neuromirror.model.documents import (
+from neuromirror.model.validation import (
     Count,
     DatasetId,
     DatasetName,
-    DocumentRefused,
-    StateText,
+    InvalidDocumentError,
+    StateDigestText,
     convert,
     is_git_path,
     parse_json,
 )
 
-DESCRIPTION: Final = ".neuromirror/dataset.json"
+DESCRIPTION_PATH: Final = ".neuromirror/dataset.json"
 
 
-class _Part(msgspec.Struct, rename="kebab"):
+class _SubdatasetMember(msgspec.Struct, rename="kebab"):
     """A sub-dataset."""
 
     id: DatasetId
     local_id: str
-    state: StateText
+    state: StateDigestText
     files: Count
     bytes: Count
 
 
-class _Inline(msgspec.Struct):
+class _InlineMember(msgspec.Struct):
     """A component that stands as a folder of files."""
 
     source: str
@@ -39,7 +39,7 @@ class _Inline(msgspec.Struct):
     bytes: Count
 
 
-class _Only(msgspec.Struct, frozen=True):
+class _ManifestOnlyMember(msgspec.Struct, frozen=True):
     """The files that have no place in git."""
 
     files: Count = 0
@@ -53,7 +53,7 @@ class _Description(msgspec.Struct, kw_only=True, rename="kebab"):
     source: str
     version: str
     kind: str
-    state: StateText
+    state: StateDigestText
     files: Count
     bytes: Count
     evidence: dict[str, Count]
@@ -66,9 +66,9 @@ class _Description(msgspec.Struct, kw_only=True, rename="kebab"):
     form: Annotated[str, msgspec.Meta(pattern=r"^(?:files|manifest)\Z")] = "files"
     metadata: str = ""
     within: str = ""
-    manifest_only: _Only = _Only()
-    parts: dict[str, _Part] = {}
-    inline: dict[str, _Inline] = {}
+    manifest_only: _ManifestOnlyMember = _ManifestOnlyMember()
+    parts: dict[str, _SubdatasetMember] = {}
+    inline: dict[str, _InlineMember] = {}
     landing_page: str | None = None
     attributes: dict[str, list[str]] = {}
     inputs: list[str] = []
@@ -77,7 +77,8 @@ class _Description(msgspec.Struct, kw_only=True, rename="kebab"):
 def parse_description(content: bytes, document: str) -> dict[str, Any]:
     """Return the description in a file's content.
 
-    Raises DocumentRefused, which names ``document``, for one that no mirror wrote: its members and
+    Raises InvalidDocumentError, which names ``document``, for one that no mirror wrote: its
+    members and
     their types are as :func:`neuromirror.mint.documents.describe` writes them.
     """
     found = parse_json(content, document)
@@ -85,6 +86,8 @@ def parse_description(content: bytes, document: str) -> dict[str, Any]:
     for member, paths in (("parts", checked.parts), ("documents", checked.documents)):
         for path in paths:
             if not is_git_path(path):
-                raise DocumentRefused(document, member, "paths that git checks out", repr(path))
-    described: dict[str, Any] = found
-    return described
+                raise InvalidDocumentError(
+                    document, member, "paths that git checks out", repr(path)
+                )
+    description: dict[str, Any] = found
+    return description

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from neuromirror.model.documents import Count, convert
+from neuromirror.model.validation import Count, convert
 
 CommitText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40})?\Z")]
 """A commit (hex), or an empty text for none."""
@@ -56,10 +56,12 @@ class VersionMinted:
     (model.metadata_digest), ``attributes`` values by name and ``inputs`` upstream's names of the
     datasets it was derived from (model.DatasetFacts); ``within`` is the local id of the dataset of
     which this one is a part, empty for one that stands alone. ``form`` is model.SnapshotHeader's,
-    empty where an earlier release did not record it; ``only_files`` and ``only_bytes`` count what
+    empty where an earlier release did not record it; ``manifest_only_files`` and
+    ``manifest_only_bytes`` count what
     has no place in git. ``inline`` are the parts that stand as folders of files: path, source,
     checksum, files and bytes of each. ``indexed`` says whether its files are in the index, or only
-    in its records; ``in_parts`` counts the files of its sub-datasets, None where an earlier release
+    in its records; ``in_subdatasets`` counts the files of its sub-datasets, None where an earlier
+    release
     did not.
     """
 
@@ -96,7 +98,7 @@ class VersionMinted:
 
 
 @dataclass(frozen=True, slots=True)
-class AnnexMoved:
+class AnnexBranchMoved:
     """The git-annex branch of a dataset moved without a new version, to ``annex_commit``."""
 
     mirror: str
@@ -199,7 +201,7 @@ class LinksFound:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacesAsked:
+class LocationsChecked:
     """What places said when they were asked for the bytes that a dataset has from them.
 
     ``found`` are URLs, as the records have them, by a word: ok | gone | refused | not-offered |
@@ -213,7 +215,7 @@ class PlacesAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class Withheld:
+class DatasetWithdrawn:
     """A dataset that the operator has taken down: nothing of it is shown, and none of it is lost.
 
     ``reason`` is told to everybody who asks for it. ``within`` is the local id of the dataset that
@@ -231,7 +233,7 @@ class Withheld:
 
 
 @dataclass(frozen=True, slots=True)
-class Reinstated:
+class DatasetReinstated:
     """A dataset that was taken down and is shown again, as if it never had been."""
 
     mirror: str
@@ -268,51 +270,51 @@ class TaskRecovered:
     at: str
 
 
-Entry = (
+JournalEntry = (
     MirrorSeen
     | MirrorProbed
     | VersionMinted
-    | AnnexMoved
+    | AnnexBranchMoved
     | VisitEnded
     | LinksFound
     | HoldPlaced
     | HoldReleased
     | HoldLapsed
     | EventRaised
-    | PlacesAsked
-    | Withheld
-    | Reinstated
+    | LocationsChecked
+    | DatasetWithdrawn
+    | DatasetReinstated
     | TaskFailed
     | TaskRecovered
 )
 
-_TYPES: dict[str, type[Entry]] = {
+_TYPES: dict[str, type[JournalEntry]] = {
     "mirror": MirrorSeen,
     "probe": MirrorProbed,
     "version": VersionMinted,
-    "annex": AnnexMoved,
+    "annex": AnnexBranchMoved,
     "visit": VisitEnded,
     "links": LinksFound,
     "hold": HoldPlaced,
     "release": HoldReleased,
     "lapse": HoldLapsed,
     "event": EventRaised,
-    "places": PlacesAsked,
-    "withheld": Withheld,
-    "reinstated": Reinstated,
+    "places": LocationsChecked,
+    "withheld": DatasetWithdrawn,
+    "reinstated": DatasetReinstated,
     "failure": TaskFailed,
     "recovery": TaskRecovered,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
-def dump_entry(entry: Entry) -> bytes:
+def dump_entry(entry: JournalEntry) -> bytes:
     """One line of the journal, newline included: ASCII JSON with sorted keys."""
     line = {"type": _NAMES[type(entry)], **asdict(entry)}
     return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def load_entry(line: bytes) -> Entry:
+def load_entry(line: bytes) -> JournalEntry:
     """The entry of a line; raises ValueError for a line that is not one."""
     try:
         got = json.loads(line)

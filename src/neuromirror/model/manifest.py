@@ -11,8 +11,8 @@ import json
 import re
 from collections.abc import Iterable
 
-from neuromirror.model.placed import PlacedFile
 from neuromirror.model.records import Document, FileRecord, strongest_digest
+from neuromirror.model.snapshot_entries import SnapshotEntry
 
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*\Z')
 
@@ -39,12 +39,12 @@ def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
     return b'{"digest":"%s","path":%s,"size":%s}\n' % (digest.encode(), quoted, count)
 
 
-def placed_line(placed: PlacedFile) -> bytes:
+def entry_line(entry: SnapshotEntry) -> bytes:
     """The line of a file or a sub-dataset, newline included."""
-    part, record = placed.part, placed.record
-    if part is not None:
-        return subdataset_line(placed.git_path, part.dataset_id, part.state)
-    return manifest_line(placed.git_path, manifest_digest(record), record.size)
+    subdataset, record = entry.subdataset, entry.record
+    if subdataset is not None:
+        return subdataset_line(entry.git_path, subdataset.dataset_id, subdataset.state)
+    return manifest_line(entry.git_path, manifest_digest(record), record.size)
 
 
 def metadata_digest(documents: Iterable[Document]) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 _TIME_LABEL = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z\Z", re.ASCII)
-_COUNTED = 86_400
+_FIRST_REAL_SECOND = 86_400
 """Commits are dated by upstream's times, or with seconds of the first day of 1970 (mint.work)."""
 
 
@@ -136,7 +136,7 @@ def strongest_digest(record: FileRecord) -> Digest | None:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedException:
+class ExcludedEntry:
     """Something upstream lists that is not committed, and why (I5: listed = committed + these).
 
     ``reason`` is a short fixed word (``zarr``, ``path-too-long``, …), ``detail`` a sentence.
@@ -183,7 +183,7 @@ class DatasetRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class FileTotals:
     """How many files and bytes a version holds."""
 
     files: int
@@ -202,7 +202,7 @@ class VersionRef:
     upstream: str
     kind: VersionKind
     time: datetime | None
-    claimed: Summary | None = None
+    claimed_totals: FileTotals | None = None
 
 
 _TITLE: Final = 10_000
@@ -211,13 +211,13 @@ _VALUES: Final = 5_000
 _LICENSES: Final = 100
 
 
-def _shortened(text: str, most: int = _TEXT) -> str:
+def _shorten(text: str, most: int = _TEXT) -> str:
     """Return a text of at most ``most`` characters, the last of them an ellipsis if it was cut."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _pairs(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((_shortened(name), _shortened(value)) for name, value in pairs[:_VALUES])
+def _shorten_pairs(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((_shorten(name), _shorten(value)) for name, value in pairs[:_VALUES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class DatasetHint:
     unavailable: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "title", _shortened(self.title, _TITLE))
+        object.__setattr__(self, "title", _shorten(self.title, _TITLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,17 +295,17 @@ class DatasetFacts:
     links: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        kept: dict[str, object] = {
-            "title": _shortened(self.title, _TITLE),
-            "license": tuple(map(_shortened, self.license[:_LICENSES])),
-            "attributes": _pairs(self.attributes),
-            "inputs": tuple(map(_shortened, self.inputs[:_VALUES])),
+        shortened: dict[str, object] = {
+            "title": _shorten(self.title, _TITLE),
+            "license": tuple(map(_shorten, self.license[:_LICENSES])),
+            "attributes": _shorten_pairs(self.attributes),
+            "inputs": tuple(map(_shorten, self.inputs[:_VALUES])),
             "links": tuple(one for one in self.links[:_VALUES] if len(one[1]) <= _TEXT),
         }
         for name in ("doi", "landing_page"):
             if len(getattr(self, name) or "") > _TEXT:
-                kept[name] = None
-        for name, value in kept.items():
+                shortened[name] = None
+        for name, value in shortened.items():
             object.__setattr__(self, name, value)
 
 
@@ -339,7 +339,7 @@ class SpecialRemote:
 
 
 @dataclass(frozen=True, slots=True)
-class InlineFolder:
+class InlineComponent:
     """A part of upstream (a small Zarr) whose files are the dataset's own, in a folder of it.
 
     ``path`` is upstream's; ``source_uri`` names the part, and ``checksum`` is upstream's of the
@@ -369,13 +369,13 @@ class SnapshotHeader:
     version: VersionRef
     facts: DatasetFacts = field(default_factory=DatasetFacts)
     documents: tuple[Document, ...] = ()
-    exceptions: tuple[NamedException, ...] = ()
+    exceptions: tuple[ExcludedEntry, ...] = ()
     newest: datetime | None = None
     web_remotes: tuple[WebRemote, ...] = ()
     special_remotes: tuple[SpecialRemote, ...] = ()
     form: str = "files"
     unversioned: bool = False
-    inline: tuple[InlineFolder, ...] = ()
+    inline: tuple[InlineComponent, ...] = ()
 
 
 def epoch(moment: datetime) -> int:
@@ -418,4 +418,4 @@ def time_of_commit(seconds: int) -> datetime | None:
 
     None for a date that only counts the commits of a chain, since upstream has no time.
     """
-    return None if seconds < _COUNTED else datetime.fromtimestamp(seconds, UTC)
+    return None if seconds < _FIRST_REAL_SECOND else datetime.fromtimestamp(seconds, UTC)

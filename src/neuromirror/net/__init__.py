@@ -1,85 +1,98 @@
 """The way out to the network: one session with bounds, retries and redaction."""
 
-from neuromirror.net.bounds import ListingBounds, ListingLimits
-from neuromirror.net.circuit import HostCircuitBreaker
+from neuromirror.net.circuit_breaker import HostCircuitBreaker
 from neuromirror.net.errors import (
-    BrokenOff,
-    Forbidden,
-    HostGivenUp,
+    AccessDeniedError,
+    CircuitOpenError,
     HttpError,
-    ListingBroken,
-    ListingTooLong,
+    IncompleteResponseError,
+    InvalidJsonError,
+    InvalidListingError,
+    ListingTooLongError,
     NetError,
-    NotFound,
-    NotJson,
-    ObjectChanged,
-    RetryAfterTooLong,
-    ServerTrouble,
-    TimedOut,
-    TooLarge,
-    TooManyRequests,
-    Unreachable,
-    UnsafeAddress,
-    WrongRegion,
+    NotFoundError,
+    ObjectChangedError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+    RetryAfterTooLongError,
+    ServerError,
+    TooManyRequestsError,
+    UnreachableError,
+    UnsafeAddressError,
+    WrongRegionError,
 )
-from neuromirror.net.lanes import Lane, Lanes, OpenBody
-from neuromirror.net.manners import Manners, checked_contact
-from neuromirror.net.replies import Body, Reply, Stream, stated_date, stated_length
-from neuromirror.net.s3 import S3Bucket, S3Capabilities
+from neuromirror.net.listing_limits import ListingBudget, ListingLimits
+from neuromirror.net.persistent_connections import ConnectionFactory, OpenBody, PersistentConnection
+from neuromirror.net.request_limits import RequestLimits
+from neuromirror.net.request_policy import RequestPolicy, validate_contact
+from neuromirror.net.responses import (
+    Response,
+    ResponseHead,
+    ResponseStream,
+    content_length,
+    parse_http_date,
+)
+from neuromirror.net.s3_bucket import S3Bucket, S3Capabilities
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session
-from neuromirror.net.signed_urls import SignedUrls
-from neuromirror.net.traffic import CountedPool, TrafficCounter, counted
-from neuromirror.net.urls import clean_url, is_local_name, never_asked, only_at, origin, redact
-from neuromirror.net.waits import Limits
+from neuromirror.net.signed_urls import SignedUrlPattern
+from neuromirror.net.traffic import ContextThreadPool, TrafficCounter, count_traffic
+from neuromirror.net.urls import (
+    clean_url,
+    is_local_name,
+    only_host_of,
+    origin,
+    permanent_refusal,
+    redact,
+)
 
 __all__ = [
-    "Body",
-    "BrokenOff",
-    "CountedPool",
-    "Forbidden",
+    "AccessDeniedError",
+    "CircuitOpenError",
+    "ConnectionFactory",
+    "ContextThreadPool",
     "HostCircuitBreaker",
-    "HostGivenUp",
     "HttpError",
-    "Lane",
-    "Lanes",
-    "Limits",
-    "ListingBounds",
-    "ListingBroken",
+    "IncompleteResponseError",
+    "InvalidJsonError",
+    "InvalidListingError",
+    "ListingBudget",
     "ListingLimits",
-    "ListingTooLong",
-    "Manners",
+    "ListingTooLongError",
     "NetError",
-    "NotFound",
-    "NotJson",
-    "ObjectChanged",
+    "NotFoundError",
+    "ObjectChangedError",
     "ObjectRow",
     "OpenBody",
-    "Reply",
-    "RetryAfterTooLong",
+    "PersistentConnection",
+    "RequestLimits",
+    "RequestPolicy",
+    "RequestTimeoutError",
+    "Response",
+    "ResponseHead",
+    "ResponseStream",
+    "ResponseTooLargeError",
+    "RetryAfterTooLongError",
     "S3Bucket",
     "S3Capabilities",
     "S3Listing",
-    "ServerTrouble",
+    "ServerError",
     "Session",
-    "SignedUrls",
-    "Stream",
-    "TimedOut",
-    "TooLarge",
-    "TooManyRequests",
+    "SignedUrlPattern",
+    "TooManyRequestsError",
     "TrafficCounter",
-    "Unreachable",
-    "UnsafeAddress",
-    "WrongRegion",
-    "checked_contact",
+    "UnreachableError",
+    "UnsafeAddressError",
+    "WrongRegionError",
     "clean_url",
-    "counted",
+    "content_length",
+    "count_traffic",
     "is_local_name",
-    "never_asked",
-    "only_at",
+    "only_host_of",
     "origin",
+    "parse_http_date",
+    "permanent_refusal",
     "redact",
-    "stated_date",
-    "stated_length",
+    "validate_contact",
 ]

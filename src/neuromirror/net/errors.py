@@ -14,7 +14,7 @@ class NetError(NeuromirrorError):
     is the HTTP status where there was a reply; ``passing`` says that another attempt may help.
     """
 
-    passing: bool = False
+    transient: bool = False
 
     def __init__(self, message: str, *, url: str | None = None, status: int | None = None) -> None:
         super().__init__(message)
@@ -22,21 +22,21 @@ class NetError(NeuromirrorError):
         self.status = status
 
 
-class Unreachable(NetError):
+class UnreachableError(NetError):
     """No reply, or one that broke off: name not known, refused, cut, TLS failure."""
 
-    passing = True
+    transient = True
 
 
-class TimedOut(Unreachable):
+class RequestTimeoutError(UnreachableError):
     """No reply within the time allowed, or one that dripped in too slowly."""
 
 
-class BrokenOff(Unreachable):
+class IncompleteResponseError(UnreachableError):
     """A reply that began, and was not whole when it ended."""
 
 
-class HostGivenUp(Unreachable):
+class CircuitOpenError(UnreachableError):
     """A request that was not made: its host failed before; ``cause`` is how, where that is known.
 
     ``host`` has its port. See :class:`~neuromirror.net.HostCircuitBreaker`.
@@ -48,25 +48,27 @@ class HostGivenUp(Unreachable):
         super().__init__(f"{host} is not asked again: {why}", url=url, status=status)
         self.host = host
         self.cause = cause
-        self.passing = False
+        self.transient = False
 
 
-class UnsafeAddress(NetError):
+class UnsafeAddressError(NetError):
     """An address that must not be asked: no http(s), or this machine's or site's own network.
 
     ``never`` says that no setting allows it.
     """
 
-    def __init__(self, message: str, *, url: str | None = None, never: bool = False) -> None:
+    def __init__(
+        self, message: str, *, url: str | None = None, always_refused: bool = False
+    ) -> None:
         super().__init__(message, url=url)
-        self.never = never
+        self.always_refused = always_refused
 
 
-class TooLarge(NetError):
+class ResponseTooLargeError(NetError):
     """The body is longer than allowed, counted after decompression."""
 
 
-class NotJson(NetError):
+class InvalidJsonError(NetError):
     """A successful reply whose body is not the JSON that was asked for."""
 
 
@@ -94,53 +96,55 @@ class HttpError(NetError):
         self.fields: Mapping[str, str] = fields or {}
 
 
-class NotFound(HttpError):
+class NotFoundError(HttpError):
     """404 or 410."""
 
 
-class Forbidden(HttpError):
+class AccessDeniedError(HttpError):
     """401 or 403: a token is needed, or the one given is refused."""
 
 
-class TooManyRequests(HttpError):
-    """429, still after all attempts; ``retry_after`` in seconds, where the server said so."""
+class TooManyRequestsError(HttpError):
+    """429, still after all attempts; ``parse_retry_after`` in seconds, where the server said so."""
 
-    passing = True
+    transient = True
     retry_after: float | None = None
 
 
-class ServerTrouble(HttpError):
-    """500, 502, 503 or 504 and the like, still after all attempts; ``retry_after`` in seconds."""
+class ServerError(HttpError):
+    """500, 502, 503 or 504 and the like, still after all attempts; ``parse_retry_after`` in
+    seconds."""
 
-    passing = True
+    transient = True
     retry_after: float | None = None
 
 
-class RetryAfterTooLong(HttpError):
-    """The server asks to wait longer than is allowed; ``retry_after`` says how many seconds."""
+class RetryAfterTooLongError(HttpError):
+    """The server asks to wait longer than is allowed; ``parse_retry_after`` says how many
+    seconds."""
 
     retry_after: float = 0.0
 
 
-class WrongRegion(HttpError):
+class WrongRegionError(HttpError):
     """The bucket is kept in another region, ``region``, than the one that was asked."""
 
     region: str = ""
 
 
-class ObjectChanged(NetError):
+class ObjectChangedError(NetError):
     """An object is no longer the one that was listed: its ETag is another."""
 
 
-class ListingBroken(NetError):
+class InvalidListingError(NetError):
     """A page of a listing that cannot be what the store holds; nothing of it is used."""
 
 
-class ListingTooLong(ListingBroken):
+class ListingTooLongError(InvalidListingError):
     """A listing that goes on beyond what is read of one; see ListingLimits."""
 
 
-def innermost(error: BaseException) -> str:
+def root_cause_text(error: BaseException) -> str:
     """What really went wrong: the deepest cause, without urllib3's layers around it."""
     seen: BaseException = error
     while True:

@@ -21,21 +21,21 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 import zstandard
 
-from neuromirror.net.bounds import ListingBounds, ListingLimits
-from neuromirror.net.errors import ListingBroken
-from neuromirror.net.s3_crew import Crew, Range, take_page
+from neuromirror.net.errors import InvalidListingError
+from neuromirror.net.listing_limits import ListingBudget, ListingLimits
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
-from neuromirror.net.s3_spool import Listed, Piece, Spool, page_digest
-from neuromirror.net.traffic import CountedPool
+from neuromirror.net.s3_parallel import KeyRange, ParallelLister, clip_page
+from neuromirror.net.s3_spool import ListingIdentity, ListingSpool, PageCoverage, page_digest
+from neuromirror.net.traffic import ContextThreadPool
 
-_MEMO_MOST: Final = 2**28
+_MAX_MEMO_BYTES: Final = 2**28
 _NO_MEMO: Final = "a listing can only be remembered after its last row"
 
 T = TypeVar("T")
 
 
 class _Memo(msgspec.Struct, frozen=True, array_like=True):
-    listed: Listed
+    identity: ListingIdentity
     starts: list[tuple[bytes, str]]
     digests: bytes
 
@@ -44,7 +44,7 @@ class _Memo(msgspec.Struct, frozen=True, array_like=True):
         return self.digests[16 * at : 16 * at + 16]
 
 
-class Bucket(Protocol):
+class ListableBucket(Protocol):
     """What a listing needs of a bucket."""
 
     uri: str
@@ -54,7 +54,7 @@ class Bucket(Protocol):
         """One level of folders and objects after a key."""
         ...
 
-    def page_body(
+    def fetch_page(
         self,
         prefix: bytes,
         *,
@@ -65,7 +65,7 @@ class Bucket(Protocol):
         """A page of objects, or with a ``version`` (even "") of versions, as ``parse`` takes it."""
         ...
 
-    def broken(self, what: str, after: bytes) -> ListingBroken:
+    def invalid_listing_error(self, what: str, after: bytes) -> InvalidListingError:
         """An error."""
         ...
 
@@ -80,81 +80,81 @@ class S3Listing:
 
     def __init__(
         self,
-        bucket: Bucket,
+        bucket: ListableBucket,
         prefix: bytes,
         *,
         workspace: Path | None = None,
         memo: bytes | None = None,
         versions: bool = False,
         connections: int = 8,
-        bounds: ListingBounds | None = None,
+        budget: ListingBudget | None = None,
     ) -> None:
         self._bucket = bucket
-        self._bounds = bounds or ListingBounds(ListingLimits(), bucket.uri)
+        self._budget = budget or ListingBudget(ListingLimits(), bucket.uri)
         self._prefix = prefix
         self._versions = versions
         self._connections = max(1, connections)
-        self._listed = Listed(bucket.uri, prefix, versions, bucket.page_size)
-        self._known = None if memo is None else _read_memo(memo, self._listed)
-        self._remembered = memo
+        self._identity = ListingIdentity(bucket.uri, prefix, versions, bucket.page_size)
+        self._previous = None if memo is None else _read_memo(memo, self._identity)
+        self._previous_memo = memo
         self._workspace = workspace
-        self._spool: Spool | None = None
-        self._pieces: list[Piece] = []
-        self._whole = False
-        self._same = False
+        self._spool: ListingSpool | None = None
+        self._pages_covered: list[PageCoverage] = []
+        self._is_complete = False
+        self._is_unchanged = False
 
     def rows(self) -> Iterator[ObjectRow]:
         """Every object once; by ranges as they come, in the order of keys within a page.
 
-        Raises a NetError; :class:`ListingBroken` where a page cannot be what the store holds.
+        Raises a NetError; :class:`InvalidListingError` where a page cannot be what the store holds.
         Only after the last row is the listing whole.
         """
-        spool = self._opened()
-        self._whole = False
+        spool = self._open_spool()
+        self._is_complete = False
         try:
-            pieces, gaps = _account(spool.pieces(), self._versions)
-            self._pieces = list(pieces)
+            pieces, gaps = _coverage_and_gaps(spool.coverages(), self._versions)
+            self._pages_covered = list(pieces)
             for piece, body in spool.bodies(pieces):
-                start = Range(piece.start, piece.until, piece.version)
-                yield from self._taken(start, self._counted(body)[0], piece.digest)[1]
+                start = KeyRange(piece.start, piece.until, piece.version)
+                yield from self._clip_page(start, self._parse_and_count(body)[0], piece.digest)[1]
             if len(gaps) == 1 and not pieces:
-                yield from self._first(gaps)
+                yield from self._first_rows(gaps)
             if gaps:
                 for gap in gaps:
                     gap.level = self._prefix
-                crew = Crew(
+                lister = ParallelLister(
                     gaps,
                     prefix=self._prefix,
                     connections=1 if self._versions else self._connections,
                     versions=self._versions,
                     fetch=self._fetch,
-                    look=self._look,
-                    pack=self._pack,
-                    keep=self._keep,
-                    broken=self._bucket.broken,
+                    list_folders=self._list_folders,
+                    compress=self._compress,
+                    store=self._store_page,
+                    invalid_listing_error=self._bucket.invalid_listing_error,
                 )
                 # Its threads must be gone before the spool is closed.
-                with closing(crew.rows()) as pages:
+                with closing(lister.rows()) as pages:
                     for rows in pages:
                         yield from rows
-            self._whole = True
-        except ListingBroken:
+            self._is_complete = True
+        except InvalidListingError:
             # What else is kept may be as wrong.
-            spool.forget()
+            spool.delete()
             raise
         finally:
             spool.close()
             self._spool = None
 
-    def _first(self, gaps: list[Range]) -> list[ObjectRow]:
+    def _first_rows(self, gaps: list[KeyRange]) -> list[ObjectRow]:
         """The rows of the first page; most listings have no other, and need no threads."""
         page, body = self._fetch(gaps[0])
-        piece, rows = self._taken(gaps[0], page, page_digest(body))
-        self._keep(piece, self._pack(body))
-        if piece.following is None:
+        piece, rows = self._clip_page(gaps[0], page, page_digest(body))
+        self._store_page(piece, self._compress(body))
+        if piece.next_key is None:
             gaps.clear()
         else:
-            gaps[0].at, gaps[0].version = piece.following, piece.following_version
+            gaps[0].start, gaps[0].version = piece.next_key, piece.next_version
             gaps[0].pages = 1
         return rows
 
@@ -164,188 +164,202 @@ class S3Listing:
         Asks for those very pages in parallel, and for no more once one differs; what was
         fetched is not asked again by :meth:`rows`. False without a memo of this very listing.
         """
-        known = self._known
-        if known is None:
+        previous = self._previous
+        if previous is None:
             return False
-        spool = self._opened()
-        have = {(piece.start, piece.version): piece.digest for piece in spool.pieces()}
-        missing = [at for at, start in enumerate(known.starts) if start not in have]
+        spool = self._open_spool()
+        digests_by_start = {
+            (piece.start, piece.version): piece.digest for piece in spool.coverages()
+        }
+        missing = [at for at, start in enumerate(previous.starts) if start not in digests_by_start]
         same = all(
-            have.get(start, known.digest(at)) == known.digest(at)
-            for at, start in enumerate(known.starts)
+            digests_by_start.get(start, previous.digest(at)) == previous.digest(at)
+            for at, start in enumerate(previous.starts)
         )
-        left = iter(missing)
-        turn = threading.Lock()
+        remaining = iter(missing)
+        lock = threading.Lock()
 
         def compare() -> None:
             nonlocal same
             while True:
-                with turn:
-                    at = next(left, None) if same else None
+                with lock:
+                    at = next(remaining, None) if same else None
                 if at is None:
                     return
                 equal = False
                 try:
-                    equal = self._compared(spool, known, at)
+                    equal = self._is_same_page(spool, previous, at)
                 finally:
                     same = same and equal
 
-        with CountedPool(self._connections, "unchanged") as pool:
+        with ContextThreadPool(self._connections, "unchanged") as pool:
             for done in [pool.submit(compare) for _ in range(self._connections)]:
                 done.result()
         if same:
             # The next visit must look again, not here.
-            spool.forget()
+            spool.delete()
             spool.close()
             self._spool = None
-            self._same = True
+            self._is_unchanged = True
         return same
 
-    def _compared(self, spool: Spool, known: _Memo, at: int) -> bool:
+    def _is_same_page(self, spool: ListingSpool, previous: _Memo, at: int) -> bool:
         """Whether a page is as remembered; it is kept for :meth:`rows` in any case."""
-        start, version = known.starts[at]
-        until, version_after = known.starts[at + 1] if at + 1 < len(known.starts) else (None, "")
-        asked = Range(start, None if self._versions else until, version)
-        body = self._page(asked, bytes)
+        start, version = previous.starts[at]
+        until, version_after = (
+            previous.starts[at + 1] if at + 1 < len(previous.starts) else (None, "")
+        )
+        requested = KeyRange(start, None if self._versions else until, version)
+        body = self._request_page(requested, bytes)
         digest = page_digest(body)
-        if digest == known.digest(at):
+        if digest == previous.digest(at):
             following = until if self._versions else None
-            piece = Piece(start, version, asked.until, following, version_after, until, digest)
+            piece = PageCoverage(
+                start, version, requested.until, following, version_after, until, digest
+            )
         else:
             try:
-                page = self._parsed(body)[0]
-            except ListingBroken:
-                page, body = self._fetch(asked)
+                page = self._parse_page(body)[0]
+            except InvalidListingError:
+                page, body = self._fetch(requested)
                 digest = page_digest(body)
-            piece = self._taken(asked, page, digest)[0]
-        spool.append(piece, spool.packed(body))
-        return digest == known.digest(at)
+            piece = self._clip_page(requested, page, digest)[0]
+        spool.append(piece, spool.compress(body))
+        return digest == previous.digest(at)
 
     def memo(self) -> bytes:
         """What :meth:`unchanged` needs next time: about 40 bytes a page.
 
         Raises RuntimeError before :meth:`rows` ended or :meth:`unchanged` was true.
         """
-        if self._same and self._remembered is not None:
-            return self._remembered
-        if not self._whole:
+        if self._is_unchanged and self._previous_memo is not None:
+            return self._previous_memo
+        if not self._is_complete:
             raise RuntimeError(_NO_MEMO)
-        pieces = self._pieces if self._versions else _covering(self._pieces)
+        pieces = self._pages_covered if self._versions else _minimal_cover(self._pages_covered)
         starts = [(piece.start, piece.version) for piece in pieces]
-        memo = _Memo(self._listed, starts, b"".join(piece.digest for piece in pieces))
+        memo = _Memo(self._identity, starts, b"".join(piece.digest for piece in pieces))
         done: bytes = zstandard.ZstdCompressor(level=9).compress(msgspec.msgpack.encode(memo))
         return done
 
-    def _opened(self) -> Spool:
+    def _open_spool(self) -> ListingSpool:
         if self._spool is None:
-            self._spool = Spool(self._workspace, self._listed)
+            self._spool = ListingSpool(self._workspace, self._identity)
             self._spool.resume()
         return self._spool
 
-    def _page(self, start: Range, parse: Callable[[bytes], T]) -> T:
+    def _request_page(self, start: KeyRange, parse: Callable[[bytes], T]) -> T:
         version = start.version if self._versions else None
-        return self._bucket.page_body(self._prefix, after=start.at, version=version, parse=parse)
+        return self._bucket.fetch_page(
+            self._prefix, after=start.start, version=version, parse=parse
+        )
 
-    def _fetch(self, start: Range) -> tuple[Page, bytes]:
-        return self._page(start, self._counted)
+    def _fetch(self, start: KeyRange) -> tuple[Page, bytes]:
+        return self._request_page(start, self._parse_and_count)
 
-    def _counted(self, body: bytes) -> tuple[Page, bytes]:
-        page = self._parsed(body)
-        self._bounds.take(len(page[0].rows), len(body))
+    def _parse_and_count(self, body: bytes) -> tuple[Page, bytes]:
+        page = self._parse_page(body)
+        self._budget.count_page(len(page[0].rows), len(body))
         return page
 
-    def _parsed(self, body: bytes) -> tuple[Page, bytes]:
+    def _parse_page(self, body: bytes) -> tuple[Page, bytes]:
         page = parse_page(body, self._bucket.uri, versions=self._versions)
         rows = page.rows
         if rows and not (
             rows[0].key.startswith(self._prefix) and rows[-1].key.startswith(self._prefix)
         ):
-            raise self._bucket.broken("keys outside of the prefix", rows[0].key)
+            raise self._bucket.invalid_listing_error("keys outside of the prefix", rows[0].key)
         return page, body
 
-    def _look(self, at: bytes, level: bytes) -> Page:
+    def _list_folders(self, at: bytes, level: bytes) -> Page:
         return self._bucket.page(level, after=at, delimiter=b"/")
 
-    def _pack(self, body: bytes) -> bytes:
+    def _compress(self, body: bytes) -> bytes:
         if self._workspace is None or self._spool is None:
             return b""
-        return self._spool.packed(body)
+        return self._spool.compress(body)
 
-    def _keep(self, piece: Piece, packed: bytes) -> None:
-        self._pieces.append(piece)
+    def _store_page(self, piece: PageCoverage, packed: bytes) -> None:
+        self._pages_covered.append(piece)
         if self._workspace is not None and self._spool is not None:
             self._spool.append(piece, packed)
 
-    def _taken(self, start: Range, page: Page, digest: bytes) -> tuple[Piece, list[ObjectRow]]:
+    def _clip_page(
+        self, start: KeyRange, page: Page, digest: bytes
+    ) -> tuple[PageCoverage, list[ObjectRow]]:
         try:
-            return take_page(start, page, digest, versions=self._versions)
+            return clip_page(start, page, digest, versions=self._versions)
         except ValueError as error:
-            raise self._bucket.broken(str(error), start.at) from error
+            raise self._bucket.invalid_listing_error(str(error), start.start) from error
 
 
-def _read_memo(memo: bytes, listed: Listed) -> _Memo | None:
+def _read_memo(memo: bytes, identity: ListingIdentity) -> _Memo | None:
     """The memo, if it is one of this very listing."""
     try:
-        packed = zstandard.ZstdDecompressor().decompress(memo, max_output_size=_MEMO_MOST)
+        packed = zstandard.ZstdDecompressor().decompress(memo, max_output_size=_MAX_MEMO_BYTES)
         found = msgspec.msgpack.decode(packed, type=_Memo)
     except (zstandard.ZstdError, msgspec.MsgspecError):
         return None
-    fits = found.listed == listed and len(found.digests) == 16 * len(found.starts)
+    fits = found.identity == identity and len(found.digests) == 16 * len(found.starts)
     return found if fits and found.starts[:1] == [(b"", "")] else None
 
 
-def _account(pieces: list[Piece], versions: bool) -> tuple[list[Piece], list[Range]]:
+def _coverage_and_gaps(
+    pieces: list[PageCoverage], versions: bool
+) -> tuple[list[PageCoverage], list[KeyRange]]:
     """The pieces that follow each other, and the ranges that they leave open."""
     if versions:
-        return _chain(pieces)
-    taken: list[Piece] = []
-    gaps: list[Range] = []
+        return _version_coverage_and_gaps(pieces)
+    taken: list[PageCoverage] = []
+    gaps: list[KeyRange] = []
     at: bytes | None = b""
     for piece in sorted(pieces, key=lambda piece: piece.start):
         # Two listings may have begun at the same place; what the first has is not taken again.
         if at is None or piece.start < at:
             continue
         if piece.start > at:
-            gaps.append(Range(at, piece.start))
+            gaps.append(KeyRange(at, piece.start))
         taken.append(piece)
         at = piece.end
     if at is not None:
-        gaps.append(Range(at, None))
+        gaps.append(KeyRange(at, None))
     return taken, gaps
 
 
-def _chain(pieces: list[Piece]) -> tuple[list[Piece], list[Range]]:
+def _version_coverage_and_gaps(
+    pieces: list[PageCoverage],
+) -> tuple[list[PageCoverage], list[KeyRange]]:
     """The pieces that lead from the first page on, and what is left behind the last of them."""
     starting = {(piece.start, piece.version): piece for piece in pieces}
-    taken: list[Piece] = []
+    taken: list[PageCoverage] = []
     at, version = b"", ""
     while (piece := starting.pop((at, version), None)) is not None:
         taken.append(piece)
-        if piece.following is None:
+        if piece.next_key is None:
             return taken, []
-        at, version = piece.following, piece.following_version
-    return taken, [Range(at, None, version)]
+        at, version = piece.next_key, piece.next_version
+    return taken, [KeyRange(at, None, version)]
 
 
-def _covering(pieces: list[Piece]) -> list[Piece]:
+def _minimal_cover(pieces: list[PageCoverage]) -> list[PageCoverage]:
     """The fewest pages that together are the whole listing: each reaches the next one's start.
 
     Pages that found nothing of their own, because a range was cut behind its last key, are not
     among them.
     """
-    chosen: list[Piece] = []
+    chosen: list[PageCoverage] = []
     at = b""
-    best: Piece | None = None
+    best: PageCoverage | None = None
     for piece in sorted(pieces, key=lambda piece: piece.start):
         if piece.start > at:
-            if best is None or best.reach is None or best.reach < piece.start:
+            if best is None or best.last_key is None or best.last_key < piece.start:
                 break
             chosen.append(best)
-            at, best = best.reach, None
+            at, best = best.last_key, None
         if best is None or (
-            best.reach is not None and (piece.reach is None or piece.reach > best.reach)
+            best.last_key is not None and (piece.last_key is None or piece.last_key > best.last_key)
         ):
             best = piece
-    if best is None or best.reach is not None:
+    if best is None or best.last_key is not None:
         raise RuntimeError("the pages of a whole listing do not cover it")
     return [*chosen, best]

@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 import msgspec
 
-from neuromirror.net.errors import ListingBroken
+from neuromirror.net.errors import InvalidListingError
 
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 20
@@ -56,7 +56,7 @@ class Page(msgspec.Struct, frozen=True):
     next_version: str | None = None
 
 
-def decoded(name: str, *, encoded: bool) -> bytes:
+def decode_key(name: str, *, encoded: bool) -> bytes:
     """A key's bytes from its name in a page."""
     if not encoded:
         return name.encode()
@@ -92,17 +92,18 @@ _SPACE: Final = " \t\r\n"
 _TAIL: Final = "</ListBucketResult>"
 
 
-def parse_page(body: bytes, shown: str, *, versions: bool = False) -> Page:
+def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
     """The page that an XML body holds.
 
-    Raises :class:`ListingBroken` for everything that is not a whole and sound page. ``shown`` is
+    Raises :class:`InvalidListingError` for everything that is not a whole and sound page.
+    ``shown`` is
     the address for messages.
     """
-    page = None if versions else _fast(body)
-    return page or _strict(body, shown, versions)
+    page = None if versions else _parse_fast(body)
+    return page or _parse_strict(body, uri, versions)
 
 
-def _fast(body: bytes) -> Page | None:
+def _parse_fast(body: bytes) -> Page | None:
     """The page, if every byte of it is as S3 itself writes it; else None."""
     try:
         text = body.decode("ascii")
@@ -120,7 +121,7 @@ def _fast(body: bytes) -> Page | None:
         return None
     found = _ONE.findall(text, many.start())
     if text.find("%", many.start()) >= 0 or text.find("+", many.start()) >= 0:
-        keys = [decoded(row[0], encoded=True) for row in found]
+        keys = [decode_key(row[0], encoded=True) for row in found]
     else:
         keys = [row[0].encode() for row in found]
     try:
@@ -134,10 +135,10 @@ def _fast(body: bytes) -> Page | None:
     ]
     if not all(map(lt, keys, keys[1:])):
         return None
-    return _page(rows, [], fields)
+    return _page_of(rows, [], fields)
 
 
-class _Reader:
+class _PageReader:
     """Takes a page apart with expat; every odd thing is a ValueError."""
 
     _ROWS: Final = frozenset({"Contents", "Version", "DeleteMarker"})
@@ -182,14 +183,14 @@ class _Reader:
             if name in self._ROWS:
                 self.rows.append((name, self._row))
             elif name == "CommonPrefixes":
-                self.prefixes.append(_only(self._row, "Prefix"))
+                self.prefixes.append(_required(self._row, "Prefix"))
             elif not self._row and name in self.fields:
                 raise ValueError(f"it says {name} twice")
             elif not self._row:
                 self.fields[name] = text
 
 
-def _only(row: Mapping[str, Sequence[str]], name: str) -> str:
+def _required(row: Mapping[str, Sequence[str]], name: str) -> str:
     values = row.get(name, ())
     if len(values) != 1 or not values[0]:
         raise ValueError(f"a row has {len(values) if values != [''] else 'an empty'} {name}")
@@ -197,7 +198,7 @@ def _only(row: Mapping[str, Sequence[str]], name: str) -> str:
 
 
 def _optional(row: Mapping[str, Sequence[str]], name: str) -> str | None:
-    return _only(row, name) if any(row.get(name, ())) else None
+    return _required(row, name) if any(row.get(name, ())) else None
 
 
 def _time(stamp: str) -> datetime:
@@ -214,12 +215,12 @@ def _time(stamp: str) -> datetime:
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
 
-def _object(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> ObjectRow:
-    stamp = _only(row, "LastModified")
+def _parse_row(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> ObjectRow:
+    stamp = _required(row, "LastModified")
     if not _STAMP.fullmatch(stamp):
         raise ValueError(f"{stamp[:40]!r} is no time")
     deleted = kind == "DeleteMarker"
-    size, etag = ("0", "") if deleted else (_only(row, "Size"), _only(row, "ETag"))
+    size, etag = ("0", "") if deleted else (_required(row, "Size"), _required(row, "ETag"))
     if not (size.isascii() and size.isdecimal() and len(size) < _LONG):
         raise ValueError(f"{size[:40]!r} is no size")
     if etag[:1] == '"' and etag[-1:] == '"':
@@ -228,11 +229,11 @@ def _object(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> Objec
         raise ValueError("a row has an odd ETag")
     version = latest = None
     if kind != "Contents":
-        version, latest = _only(row, "VersionId"), _only(row, "IsLatest")
+        version, latest = _required(row, "VersionId"), _required(row, "IsLatest")
         if latest not in ("true", "false"):
             raise ValueError(f"{latest[:40]!r} stands for IsLatest")
     return ObjectRow(
-        decoded(_only(row, "Key"), encoded=encoded),
+        decode_key(_required(row, "Key"), encoded=encoded),
         int(size),
         etag,
         _time(stamp),
@@ -244,37 +245,37 @@ def _object(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> Objec
     )
 
 
-def _strict(body: bytes, shown: str, versions: bool) -> Page:
-    reader = _Reader("ListVersionsResult" if versions else "ListBucketResult")
+def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
+    reader = _PageReader("ListVersionsResult" if versions else "ListBucketResult")
     try:
         reader.read(body)
         encoded = reader.fields.get("EncodingType") == "url"
         if not encoded and b"\r" in body:
             # XML makes a line feed of it, and nobody could tell the keys apart.
             raise ValueError("it has carriage returns and does not encode its keys")
-        rows = [_object(kind, row, encoded) for kind, row in reader.rows]
+        rows = [_parse_row(kind, row, encoded) for kind, row in reader.rows]
         if versions:
-            rows = _merged(rows)
+            rows = _merge_versions(rows)
         keys = list(map(attrgetter("key"), rows))
         if not all(map(le if versions else lt, keys, keys[1:])):
             raise ValueError("its keys are not in the order of their bytes")
-        prefixes = [decoded(name, encoded=encoded) for name in reader.prefixes]
-        page = _page(rows, prefixes, reader.fields)
+        prefixes = [decode_key(name, encoded=encoded) for name in reader.prefixes]
+        page = _page_of(rows, prefixes, reader.fields)
         if page is None:
             raise ValueError("its IsTruncated or KeyCount is missing or wrong")
     except (expat.ExpatError, ValueError) as error:
-        broken = ListingBroken(
-            f"{shown} gave a page of a listing that cannot be used: {error}; try again, and if"
+        broken = InvalidListingError(
+            f"{uri} gave a page of a listing that cannot be used: {error}; try again, and if"
             " it stays so, tell those who run the store",
-            url=shown,
+            url=uri,
             status=200,
         )
-        broken.passing = True
+        broken.transient = True
         raise broken from error
     return page
 
 
-def _merged(rows: list[ObjectRow]) -> list[ObjectRow]:
+def _merge_versions(rows: list[ObjectRow]) -> list[ObjectRow]:
     """Versions and delete markers in one order: key, newest first; some servers give two lists."""
     order = [(row.key, not row.latest) for row in rows]
     if all(map(le, order, order[1:])):
@@ -286,7 +287,9 @@ def _merged(rows: list[ObjectRow]) -> list[ObjectRow]:
     return sorted(rows, key=lambda row: (row.key, not row.latest, -row.modified.timestamp()))
 
 
-def _page(rows: list[ObjectRow], prefixes: list[bytes], fields: Mapping[str, str]) -> Page | None:
+def _page_of(
+    rows: list[ObjectRow], prefixes: list[bytes], fields: Mapping[str, str]
+) -> Page | None:
     truncated = fields.get("IsTruncated")
     count = fields.get("KeyCount")
     if truncated not in ("true", "false"):
@@ -301,6 +304,6 @@ def _page(rows: list[ObjectRow], prefixes: list[bytes], fields: Mapping[str, str
         prefixes,
         truncated == "true",
         fields.get("NextContinuationToken") or None,
-        decoded(marker, encoded=encoded) if marker else None,
+        decode_key(marker, encoded=encoded) if marker else None,
         fields.get("NextVersionIdMarker") or None,
     )

@@ -22,16 +22,16 @@ import msgspec
 import zstandard
 
 FORMAT: Final = 1
-OLDEST: Final = 24 * 3600.0
+MAX_AGE_SECONDS: Final = 24 * 3600.0
 """Seconds after which what was listed is listed again."""
 
 _HEAD: Final = struct.Struct("<II")
-_DESCRIBED: Final = struct.Struct("<I")
-_MOST: Final = 64 * 2**20
-_PAGE_MOST: Final = 2**25
+_COVERAGE_LENGTH: Final = struct.Struct("<I")
+_MAX_RECORD_BYTES: Final = 64 * 2**20
+_MAX_PAGE_BYTES: Final = 2**25
 
 
-class Listed(msgspec.Struct, frozen=True, array_like=True):
+class ListingIdentity(msgspec.Struct, frozen=True, array_like=True):
     """What a spool is a listing of; with another of these it is of no use."""
 
     uri: str
@@ -39,10 +39,10 @@ class Listed(msgspec.Struct, frozen=True, array_like=True):
     versions: bool
     page_size: int
     format: int = FORMAT
-    began: float = 0.0
+    started: float = 0.0
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class PageCoverage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one page is good for: the keys greater than ``start`` and not greater than ``until``.
 
     ``until`` None stands for the end. ``following`` is the key (and ``version``, of a versions
@@ -54,15 +54,15 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
     start: bytes
     version: str
     until: bytes | None
-    following: bytes | None
-    following_version: str
-    reach: bytes | None
+    next_key: bytes | None
+    next_version: str
+    last_key: bytes | None
     digest: bytes
 
     @property
     def end(self) -> bytes | None:
         """The last key that was asked for; None for the end of all."""
-        return self.until if self.following is None else self.following
+        return self.until if self.next_key is None else self.next_key
 
 
 def page_digest(body: bytes) -> bytes:
@@ -77,121 +77,128 @@ def page_digest(body: bytes) -> bytes:
     return hashed.digest()[:16]
 
 
-class Spool:
+class ListingSpool:
     """Pieces and bodies in ``workspace``, or in an unnamed file where that is None."""
 
-    def __init__(self, workspace: Path | None, listed: Listed) -> None:
+    def __init__(self, workspace: Path | None, identity: ListingIdentity) -> None:
         # Several listings may share a workspace.
-        name = hashlib.sha256(msgspec.msgpack.encode(listed)).hexdigest()[:16]
+        name = hashlib.sha256(msgspec.msgpack.encode(identity)).hexdigest()[:16]
         self._path = None if workspace is None else workspace / f"{name}.listing"
-        self._listed = listed
+        self._identity = identity
         self._file: IO[bytes] | None = None
-        self._places: list[tuple[Piece, int, int]] = []
+        self._positions: list[tuple[PageCoverage, int, int]] = []
         self._lock = threading.Lock()
-        self._packer = threading.local()
+        self._compressor = threading.local()
 
-    def pieces(self) -> list[Piece]:
+    def coverages(self) -> list[PageCoverage]:
         """The pieces there are."""
-        return [piece for piece, *_ in self._places]
+        return [piece for piece, *_ in self._positions]
 
     def resume(self) -> None:
         """Take up what an earlier process left, if it is of this listing, young and sound."""
         if self._path is None or not self._path.is_file():
             return
-        opened = self._path.open("r+b")
-        places, end = self._read(opened)
-        if places is None:
-            opened.close()
+        file = self._path.open("r+b")
+        positions, end = self._read(file)
+        if positions is None:
+            file.close()
             self._path.unlink()
             return
-        opened.truncate(end)
-        opened.seek(end)
-        self._file, self._places = opened, places
+        file.truncate(end)
+        file.seek(end)
+        self._file, self._positions = file, positions
 
-    def _read(self, opened: IO[bytes]) -> tuple[list[tuple[Piece, int, int]] | None, int]:
+    def _read(self, file: IO[bytes]) -> tuple[list[tuple[PageCoverage, int, int]] | None, int]:
         """Pieces with the place and length of their bodies, None for a useless file; its end."""
-        places: list[tuple[Piece, int, int]] = []
-        of = piece = None
+        positions: list[tuple[PageCoverage, int, int]] = []
+        identity = piece = None
         end = 0
-        while len(head := opened.read(_HEAD.size)) == _HEAD.size:
+        while len(head := file.read(_HEAD.size)) == _HEAD.size:
             length, crc = _HEAD.unpack(head)
-            if length > _MOST:
+            if length > _MAX_RECORD_BYTES:
                 return None, 0
-            payload = opened.read(length)
+            payload = file.read(length)
             if len(payload) < length:
                 break
             if zlib.crc32(payload) != crc:
                 return None, 0
             try:
-                if of is None:
-                    of = msgspec.msgpack.decode(payload, type=Listed)
-                    if not self._fits(of):
+                if identity is None:
+                    identity = msgspec.msgpack.decode(payload, type=ListingIdentity)
+                    if not self._fits(identity):
                         return None, 0
                 else:
-                    (described,) = _DESCRIBED.unpack_from(payload)
-                    body = _DESCRIBED.size + described
-                    piece = msgspec.msgpack.decode(payload[_DESCRIBED.size : body], type=Piece)
-                    places.append((piece, end + _HEAD.size + body, length - body))
+                    (coverage_length,) = _COVERAGE_LENGTH.unpack_from(payload)
+                    body = _COVERAGE_LENGTH.size + coverage_length
+                    piece = msgspec.msgpack.decode(
+                        payload[_COVERAGE_LENGTH.size : body], type=PageCoverage
+                    )
+                    positions.append((piece, end + _HEAD.size + body, length - body))
             except (msgspec.MsgspecError, struct.error):
                 return None, 0
             end += _HEAD.size + length
-        return (None, 0) if of is None else (places, end)
+        return (None, 0) if identity is None else (positions, end)
 
-    def _fits(self, of: Listed) -> bool:
-        age = time.time() - of.began
-        return 0 <= age < OLDEST and msgspec.structs.replace(of, began=0.0) == self._listed
+    def _fits(self, identity: ListingIdentity) -> bool:
+        age = time.time() - identity.started
+        return (
+            0 <= age < MAX_AGE_SECONDS
+            and msgspec.structs.replace(identity, started=0.0) == self._identity
+        )
 
-    def packed(self, body: bytes) -> bytes:
+    def compress(self, body: bytes) -> bytes:
         """A body as :meth:`append` takes it; any thread may do this work."""
-        packer = getattr(self._packer, "zstd", None)
-        if packer is None:
-            packer = self._packer.zstd = zstandard.ZstdCompressor(level=1)
-        done: bytes = packer.compress(body)
-        return done
+        compressor = getattr(self._compressor, "zstd", None)
+        if compressor is None:
+            compressor = self._compressor.zstd = zstandard.ZstdCompressor(level=1)
+        compressed: bytes = compressor.compress(body)
+        return compressed
 
-    def append(self, piece: Piece, packed: bytes) -> None:
+    def append(self, piece: PageCoverage, compress: bytes) -> None:
         """Keep a piece; after this it survives the end of the process.
 
         Raises OSError when the disk is full.
         """
-        described = msgspec.msgpack.encode(piece)
-        payload = _DESCRIBED.pack(len(described)) + described + packed
+        encoded = msgspec.msgpack.encode(piece)
+        payload = _COVERAGE_LENGTH.pack(len(encoded)) + encoded + compress
         with self._lock:
             if self._file is None:
-                self._file = self._begin()
+                self._file = self._create()
             at = self._file.seek(0, os.SEEK_END)
             self._write(payload)
-            place = at + _HEAD.size + len(payload) - len(packed)
-            self._places.append((piece, place, len(packed)))
+            position = at + _HEAD.size + len(payload) - len(compress)
+            self._positions.append((piece, position, len(compress)))
 
-    def _begin(self) -> IO[bytes]:
+    def _create(self) -> IO[bytes]:
         # Closed by close(): it is read and written for as long as the listing lasts.
-        opened = tempfile.TemporaryFile() if self._path is None else self._path.open("w+b")  # noqa: SIM115
-        self._file = opened
+        file = tempfile.TemporaryFile() if self._path is None else self._path.open("w+b")  # noqa: SIM115
+        self._file = file
         self._write(
-            msgspec.msgpack.encode(msgspec.structs.replace(self._listed, began=time.time()))
+            msgspec.msgpack.encode(msgspec.structs.replace(self._identity, started=time.time()))
         )
-        return opened
+        return file
 
     def _write(self, payload: bytes) -> None:
         if self._file is not None:
             self._file.write(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
             self._file.flush()
 
-    def bodies(self, pieces: list[Piece]) -> Iterator[tuple[Piece, bytes]]:
+    def bodies(self, coverages: list[PageCoverage]) -> Iterator[tuple[PageCoverage, bytes]]:
         """The pieces that are kept, of those asked for, with their bodies."""
-        wanted = set(map(id, pieces))
-        for piece, place, length in list(self._places):
-            if id(piece) in wanted and self._file is not None:
+        requested = set(map(id, coverages))
+        for piece, position, length in list(self._positions):
+            if id(piece) in requested and self._file is not None:
                 with self._lock:
-                    self._file.seek(place)
-                    packed = self._file.read(length)
+                    self._file.seek(position)
+                    compress = self._file.read(length)
                 yield (
                     piece,
-                    zstandard.ZstdDecompressor().decompress(packed, max_output_size=_PAGE_MOST),
+                    zstandard.ZstdDecompressor().decompress(
+                        compress, max_output_size=_MAX_PAGE_BYTES
+                    ),
                 )
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Leave nothing on disk; what is open stays readable until :meth:`close`."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)

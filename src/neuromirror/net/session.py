@@ -20,26 +20,31 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from urllib3.exceptions import HTTPError as TransportError
 
 from neuromirror.model import ConfigurationError, Traffic, declare_secrets
-from neuromirror.net.bodies import error_fields, parse_json, raw_chunks, read_bounded
 from neuromirror.net.errors import (
-    Forbidden,
+    AccessDeniedError,
     HttpError,
     NetError,
-    NotFound,
-    RetryAfterTooLong,
-    ServerTrouble,
-    TimedOut,
-    TooManyRequests,
-    Unreachable,
-    UnsafeAddress,
-    innermost,
+    NotFoundError,
+    RequestTimeoutError,
+    RetryAfterTooLongError,
+    ServerError,
+    TooManyRequestsError,
+    UnreachableError,
+    UnsafeAddressError,
+    root_cause_text,
 )
-from neuromirror.net.guard import Deadline, GuardedAdapter, mirror_hint, refuse_behind_proxy
-from neuromirror.net.manners import Manners, Turns, agent
-from neuromirror.net.replies import Body, Reply, Stream, dict_of
-from neuromirror.net.traffic import count
-from neuromirror.net.urls import clean_url, host_of, origin, redact
-from neuromirror.net.waits import Limits, shown_wait, wait_of
+from neuromirror.net.guarded_connections import (
+    Deadline,
+    GuardedAdapter,
+    allow_private_hint,
+    refuse_behind_proxy,
+)
+from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
+from neuromirror.net.request_policy import HostLimiter, RequestPolicy, user_agent
+from neuromirror.net.response_bodies import error_fields, parse_json, raw_chunks, read_bounded
+from neuromirror.net.responses import Response, ResponseHead, ResponseStream, case_insensitive
+from neuromirror.net.traffic import record_traffic
+from neuromirror.net.urls import clean_url, display_host, origin, redact
 
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
@@ -48,18 +53,18 @@ _URL_SHOWN: Final = 4000
 _TOKEN_LENGTH: Final = 6
 """What is shorter would be found inside ordinary words."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_PASSING: Final = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_TRANSIENT_STATUSES: Final = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
 _SLOW_DOWN: Final = "SlowDown"
 """What S3 says with 503 where others say 429."""
 
-_PRINTED: Final = re.compile(r"[!-~]+")
+_PRINTABLE: Final = re.compile(r"[!-~]+")
 
 T = TypeVar("T")
 
 
-def _worth_another_try(error: BaseException) -> bool:
-    return isinstance(error, NetError) and error.passing
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, NetError) and error.transient
 
 
 class Session:
@@ -68,7 +73,8 @@ class Session:
     ``tokens`` maps the origin of an API (``https://api.dandiarchive.org``) to the name of the
     environment variable that holds its token; the token goes to that origin only, never along a
     redirect elsewhere. ``allow_private`` lets loopback and private addresses be asked (link-local
-    ones never are); ``private_at`` says it of a host and port instead, at each redirect too, and
+    ones never are); ``is_private_allowed`` says it of a host and port instead, at each redirect
+    too, and
     ``private_hint`` says what lets one. ``contact`` is the address in the agent string.
     """
 
@@ -77,28 +83,28 @@ class Session:
         *,
         allow_private: bool = False,
         tokens: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
         contact: str | None = None,
-        private_at: Callable[[str, int], bool] | None = None,
-        private_hint: Callable[[str], str] = mirror_hint,
+        is_private_allowed: Callable[[str, int], bool] | None = None,
+        private_hint: Callable[[str], str] = allow_private_hint,
     ) -> None:
         self.allow_private = allow_private
         self.private_hint = private_hint
-        self.private_at = private_at or (lambda host, port: allow_private)
-        self.limits = limits or Limits()
-        self._named = dict(tokens or {})
+        self.is_private_allowed = is_private_allowed or (lambda host, port: allow_private)
+        self.limits = limits or RequestLimits()
+        self._tokens_by_url = dict(tokens or {})
         self._contact = contact
-        self._tokens = {origin(url): name for url, name in self._named.items()}
+        self._tokens = {origin(url): name for url, name in self._tokens_by_url.items()}
         declare_secrets(self._tokens.values())
         self._deadline = Deadline(threading.Event())
-        self._turns: dict[tuple[str, str, int], Turns] = {}
-        self._turns_lock = threading.Lock()
+        self._limiters: dict[tuple[str, str, int], HostLimiter] = {}
+        self._limiters_lock = threading.Lock()
         self._http = requests.Session()
         self._http.trust_env = False  # no credentials from netrc; proxies are looked up below
         self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._http.headers["User-Agent"] = agent(contact)
+        self._http.headers["User-Agent"] = user_agent(contact)
         adapter = GuardedAdapter(
-            private_at=self.private_at,
+            is_private_allowed=self.is_private_allowed,
             private_hint=private_hint,
             deadline=self._deadline,
             connections=self.limits.per_host,
@@ -106,20 +112,20 @@ class Session:
         for scheme in ("http://", "https://"):
             self._http.mount(scheme, adapter)
 
-    def politely(self, manners: Manners) -> Session:
+    def with_policy(self, policy: RequestPolicy) -> Session:
         """A session like this one that asks as an operator wants it."""
-        limits = manners.applied_to(self.limits)
-        return self._like(limits, tokens=self._named, contact=manners.contact)
+        limits = policy.apply_to(self.limits)
+        return self._derive(limits, tokens=self._tokens_by_url, contact=policy.contact)
 
     def anonymous(self) -> Session:
         """A session like this one that has no tokens; hosts are not asked more often for that."""
-        made = self._like(self.limits)
-        made._turns, made._turns_lock = self._turns, self._turns_lock
+        made = self._derive(self.limits)
+        made._limiters, made._limiters_lock = self._limiters, self._limiters_lock
         return made
 
-    def _like(self, limits: Limits, **other: Any) -> Session:
+    def _derive(self, limits: RequestLimits, **other: Any) -> Session:
         other["contact"] = other.get("contact") or self._contact
-        other |= {"private_at": self.private_at, "private_hint": self.private_hint}
+        other |= {"private_at": self.is_private_allowed, "private_hint": self.private_hint}
         return Session(allow_private=self.allow_private, limits=limits, **other)
 
     def __enter__(self) -> Session:
@@ -150,7 +156,7 @@ class Session:
         params: Mapping[str, str | int] | None = None,
         *,
         attempts: int | None = None,
-        received: Callable[[int], object] | None = None,
+        check_size: Callable[[int], object] | None = None,
     ) -> Any:
         """The value of a JSON reply; redirects are followed, passing troubles tried again.
 
@@ -162,14 +168,14 @@ class Session:
                 self._deadline.within(self.limits.total),
                 self._open("GET", url, params, accept="application/json", coding="gzip") as reply,
             ):
-                shown = self._shown(reply.url)
-                self._check(reply, shown)
-                body = read_bounded(reply, shown, self.limits.json_bytes)
-            if received is not None:
-                received(len(body))
-            return parse_json(body, reply.headers.get("Content-Type", ""), shown)
+                redacted_url = self._redact_url(reply.url)
+                self._raise_for_status(reply, redacted_url)
+                body = read_bounded(reply, redacted_url, self.limits.json_bytes)
+            if check_size is not None:
+                check_size(len(body))
+            return parse_json(body, reply.headers.get("Content-Type", ""), redacted_url)
 
-        return self._retrying(ask, url, attempts)
+        return self._retry(ask, url, attempts)
 
     def get_bytes(
         self,
@@ -178,7 +184,7 @@ class Session:
         limit: int,
         headers: Mapping[str, str] | None = None,
         accept: str = "*/*",
-        then: Callable[[Body], T],
+        parse: Callable[[Response], T],
     ) -> T:
         """What ``then`` makes of a whole body of at most ``limit`` bytes.
 
@@ -194,22 +200,22 @@ class Session:
                     "GET", url, None, accept=accept, coding="identity", headers=headers
                 ) as reply,
             ):
-                shown = self._shown(reply.url)
-                self._check(reply, shown)
-                body = read_bounded(reply, shown, limit)
-                return then(Body(reply.status_code, dict_of(reply.headers), body))
+                redacted_url = self._redact_url(reply.url)
+                self._raise_for_status(reply, redacted_url)
+                body = read_bounded(reply, redacted_url, limit)
+                return parse(Response(reply.status_code, case_insensitive(reply.headers), body))
 
-        return self._retrying(ask, url)
+        return self._retry(ask, url)
 
     def head(
         self, url: str, *, redirects: int = 0, headers: Mapping[str, str] | None = None
-    ) -> Reply:
+    ) -> ResponseHead:
         """Status and headers as they are, for any status but 429 and passing server troubles.
 
         Redirects are not followed unless asked for; the reply is then a 3xx.
         """
 
-        def ask() -> Reply:
+        def ask() -> ResponseHead:
             with (
                 self._deadline.within(self.limits.total),
                 self._open(
@@ -220,14 +226,14 @@ class Session:
                     headers=headers,
                 ) as reply,
             ):
-                if reply.status_code == 429 or reply.status_code in _PASSING:
-                    self._check(reply, self._shown(reply.url))
+                if reply.status_code == 429 or reply.status_code in _TRANSIENT_STATUSES:
+                    self._raise_for_status(reply, self._redact_url(reply.url))
                 # Only a reply read to its end gives its connection back; the headers are here.
                 with suppress(TransportError, OSError):
                     reply.raw.read(1, decode_content=False)
-                return Reply(reply.status_code, dict_of(reply.headers))
+                return ResponseHead(reply.status_code, case_insensitive(reply.headers))
 
-        return self._retrying(ask, url)
+        return self._retry(ask, url)
 
     @contextmanager
     def stream(
@@ -238,7 +244,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         redirects: int | None = None,
         attempts: int | None = None,
-    ) -> Iterator[Stream]:
+    ) -> Iterator[ResponseStream]:
         """An open reply whose chunks are the stored bytes (no transfer compression is asked for).
 
         Opening is tried again after passing troubles, reading is not. Each wait is bounded; the
@@ -252,29 +258,31 @@ class Session:
             with self._deadline.within(total):
                 reply = self._follow("GET", url, None, "*/*", "identity", most, headers)
                 try:
-                    self._check(reply, self._shown(reply.url))
+                    self._raise_for_status(reply, self._redact_url(reply.url))
                 except NetError:
                     reply.close()
                     raise
             return reply
 
-        with self._turn(url), self._retrying(ask, url, attempts) as reply:
-            shown = self._shown(reply.url)
-            yield Stream(reply.status_code, dict_of(reply.headers), raw_chunks(reply, shown))
+        with self._slot(url), self._retry(ask, url, attempts) as reply:
+            redacted_url = self._redact_url(reply.url)
+            yield ResponseStream(
+                reply.status_code, case_insensitive(reply.headers), raw_chunks(reply, redacted_url)
+            )
 
-    def _retrying(self, ask: Callable[[], T], url: str, attempts: int | None = None) -> T:
-        def tell(state: RetryCallState) -> None:
+    def _retry(self, ask: Callable[[], T], url: str, attempts: int | None = None) -> T:
+        def count_retry(state: RetryCallState) -> None:
             waited = 0.0 if state.next_action is None else state.next_action.sleep
-            count(host_of(url), Traffic(retries=1, waited=waited))
+            record_traffic(display_host(url), Traffic(retries=1, waited=waited))
 
-        again = Retrying(
+        retrying = Retrying(
             stop=stop_after_attempt(attempts or self.limits.attempts),
-            retry=retry_if_exception(_worth_another_try),
+            retry=retry_if_exception(_is_transient),
             wait=self._wait,
-            before_sleep=tell,
+            before_sleep=count_retry,
             reraise=True,
         )
-        return again(ask)
+        return retrying(ask)
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -295,44 +303,45 @@ class Session:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[requests.Response]:
         most = self.limits.redirects if redirects is None else redirects
-        with self._turn(url):
+        with self._slot(url):
             reply = self._follow(method, url, params, accept, coding, most, headers)
             with reply:
                 yield reply
 
     @contextmanager
-    def _turn(self, url: str) -> Iterator[None]:
+    def _slot(self, url: str) -> Iterator[None]:
         """One of the connections that may be at a host at a time."""
-        with self._turns_at(self._place(url)).place() as waited:
-            self._deadline.put_off(waited)
+        with self._limiter_for(self._origin_of(url)).slot() as waited:
+            self._deadline.extend(waited)
             yield
 
-    def _turns_at(self, place: tuple[str, str, int]) -> Turns:
-        with self._turns_lock:
-            found = self._turns.get(place)
+    def _limiter_for(self, url_origin: tuple[str, str, int]) -> HostLimiter:
+        with self._limiters_lock:
+            found = self._limiters.get(url_origin)
             if found is None:
-                found = Turns(self.limits.per_host, self.limits.per_second)
-                self._turns[place] = found
+                found = HostLimiter(self.limits.per_host, self.limits.per_second)
+                self._limiters[url_origin] = found
             return found
 
-    def _place(self, url: str) -> tuple[str, str, int]:
-        """Scheme, host and port; raises UnsafeAddress for what is no http(s) address."""
+    def _origin_of(self, url: str) -> tuple[str, str, int]:
+        """Scheme, host and port; raises UnsafeAddressError for what is no http(s) address."""
         try:
             return origin(url)
         except ValueError as error:
-            raise UnsafeAddress(
-                f"{self._shown(url)} is not asked: only http and https addresses are",
-                url=self._shown(url),
+            raise UnsafeAddressError(
+                f"{self._redact_url(url)} is not asked: only http and https addresses are",
+                url=self._redact_url(url),
             ) from error
 
-    def _redirected(self, here: str, target: str) -> str:
-        """The address that a reply redirects to; raises UnsafeAddress for what is none."""
+    def _redirect_target(self, current_url: str, target: str) -> str:
+        """The address that a reply redirects to; raises UnsafeAddressError for what is none."""
         try:
-            return urljoin(here, target)
+            return urljoin(current_url, target)
         except ValueError:
-            shown = self._shown(here)
-            raise UnsafeAddress(
-                f"{shown} redirects to {redact(target[:200])!r}, which is no address", url=shown
+            redacted_url = self._redact_url(current_url)
+            raise UnsafeAddressError(
+                f"{redacted_url} redirects to {redact(target[:200])!r}, which is no address",
+                url=redacted_url,
             ) from None
 
     def _follow(
@@ -346,20 +355,22 @@ class Session:
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """The first reply that is no redirect; each hop is checked like the first."""
-        first = self._shown(url)
+        first = self._redact_url(url)
         for hop in range(most + 1):
-            reply = self._once(method, url, params if hop == 0 else None, accept, coding, headers)
+            reply = self._send_once(
+                method, url, params if hop == 0 else None, accept, coding, headers
+            )
             target = reply.headers.get("Location")
             if reply.status_code not in _REDIRECTS or target is None or most == 0:
                 return reply
-            here = reply.url
+            current_url = reply.url
             reply.close()
-            url = self._redirected(here, target)
-        endless = Unreachable(f"{first} redirects more than {most} times", url=first)
-        endless.passing = False
+            url = self._redirect_target(current_url, target)
+        endless = UnreachableError(f"{first} redirects more than {most} times", url=first)
+        endless.transient = False
         raise endless
 
-    def _once(
+    def _send_once(
         self,
         method: str,
         url: str,
@@ -368,34 +379,34 @@ class Session:
         coding: str,
         extra: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        place = self._place(url)
-        shown = self._shown(url)
+        url_origin = self._origin_of(url)
+        redacted_url = self._redact_url(url)
         parts = urlsplit(url)
         # Credentials in an address would be sent, and recorded by others, as they are.
         bare = urlunsplit(
             (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, "")
         )
         proxies = requests.utils.get_environ_proxies(bare)
-        if proxies.get(place[0]) or proxies.get("all"):
-            private = self.private_at(*place[1:])
-            refuse_behind_proxy(place[1], shown, allow_private=private)
+        if proxies.get(url_origin[0]) or proxies.get("all"):
+            private = self.is_private_allowed(*url_origin[1:])
+            refuse_behind_proxy(url_origin[1], redacted_url, allow_private=private)
         headers = {
             **{"Accept": accept, "Accept-Encoding": coding},
             **(extra or {}),
-            **self._authorization(place),
+            **self._authorization(url_origin),
         }
         try:
-            asked = self._http.prepare_request(
+            request = self._http.prepare_request(
                 requests.Request(method, bare, params=dict(params or {}), headers=headers)
             )
-            if not params and _PRINTED.fullmatch(bare):
+            if not params and _PRINTABLE.fullmatch(bare):
                 # requests would take "up/../x" for "x"; in a store of objects these are two.
-                asked.url = bare
-            self._turns_at(place).check()
-            self._deadline.put_off(self._turns_at(place).pace())
-            count(host_of(bare), Traffic(requests=1))
+                request.url = bare
+            self._limiter_for(url_origin).check()
+            self._deadline.extend(self._limiter_for(url_origin).wait_for_rate())
+            record_traffic(display_host(bare), Traffic(requests=1))
             return self._http.send(
-                asked,
+                request,
                 timeout=(self.limits.connect, self.limits.read),
                 allow_redirects=False,
                 stream=True,
@@ -404,17 +415,23 @@ class Session:
                 or os.environ.get("CURL_CA_BUNDLE")
                 or True,
             )
-        except UnsafeAddress as error:
-            raise UnsafeAddress(str(error), url=shown, never=error.never) from None
+        except UnsafeAddressError as error:
+            raise UnsafeAddressError(
+                str(error), url=redacted_url, always_refused=error.always_refused
+            ) from None
         except requests.exceptions.Timeout:
-            raise TimedOut(f"{shown} did not answer in time; try again", url=shown) from None
+            raise RequestTimeoutError(
+                f"{redacted_url} did not answer in time; try again", url=redacted_url
+            ) from None
         # requests parses where a reply redirects to, and lets that fail as it may
         except (requests.exceptions.RequestException, ValueError) as error:
-            why = self.redact(innermost(error))[:_DETAIL_SHOWN]
-            raise Unreachable(f"{shown} cannot be reached: {why}", url=shown) from None
+            why = self.redact(root_cause_text(error))[:_DETAIL_SHOWN]
+            raise UnreachableError(
+                f"{redacted_url} cannot be reached: {why}", url=redacted_url
+            ) from None
 
-    def _authorization(self, place: tuple[str, str, int]) -> dict[str, str]:
-        name = self._tokens.get(place)
+    def _authorization(self, url_origin: tuple[str, str, int]) -> dict[str, str]:
+        name = self._tokens.get(url_origin)
         token = os.environ.get(name, "").strip() if name else ""
         if not token:
             return {}
@@ -424,74 +441,91 @@ class Session:
             )
         return {"Authorization": f"token {token}"}
 
-    def _shown(self, url: str) -> str:
+    def _redact_url(self, url: str) -> str:
         try:
-            shown = self.redact(clean_url(url))
-            return shown if len(shown) <= _URL_SHOWN else f"{shown[:_URL_SHOWN]}…"
+            redacted_url = self.redact(clean_url(url))
+            return (
+                redacted_url if len(redacted_url) <= _URL_SHOWN else f"{redacted_url[:_URL_SHOWN]}…"
+            )
         except ValueError:
             return "<an address that is no URL>"
 
-    def _check(self, reply: requests.Response, shown: str) -> None:
+    def _raise_for_status(self, reply: requests.Response, redacted_url: str) -> None:
         """Raises the error that the status stands for, if any."""
         status = reply.status_code
         if 200 <= status < 300:
             return
-        detail, fields = self._detail(reply, shown)
-        words = detail or ": ".join(filter(None, map(fields.get, ("Code", "Message"))))
-        said = f": {words}" if words else ""
-        named: dict[str, Any] = {
-            **{"url": shown, "status": status},
+        detail, fields = self._error_detail(reply, redacted_url)
+        reason = detail or ": ".join(filter(None, map(fields.get, ("Code", "Message"))))
+        reason_suffix = f": {reason}" if reason else ""
+        context: dict[str, Any] = {
+            **{"url": redacted_url, "status": status},
             **{"detail": detail, "fields": fields},
         }
         if status in (404, 410):
-            raise NotFound(f"{shown} is not there (HTTP {status}){said}", **named)
+            raise NotFoundError(
+                f"{redacted_url} is not there (HTTP {status}){reason_suffix}", **context
+            )
         if status in (401, 403):
-            raise Forbidden(self._refused(reply, shown, status) + said, **named)
-        if status == 429 or status in _PASSING:
-            asked = wait_of(reply.headers, detail)
-            slower = status == 503 and (asked is not None or fields.get("Code") == _SLOW_DOWN)
+            raise AccessDeniedError(
+                self._access_denied_message(reply, redacted_url, status) + reason_suffix, **context
+            )
+        if status == 429 or status in _TRANSIENT_STATUSES:
+            requested_seconds = requested_wait(reply.headers, detail)
+            slower = status == 503 and (
+                requested_seconds is not None or fields.get("Code") == _SLOW_DOWN
+            )
             if status == 429 or slower:
-                count(host_of(reply.url), Traffic(throttled=1))
-            if asked is not None and asked > self.limits.retry_after_max:
-                late = RetryAfterTooLong(
-                    f"{shown} (HTTP {status}) asks to wait {shown_wait(asked, detail)}: longer than"
-                    f" {self.limits.retry_after_max:.0f} seconds{said}; run again later",
-                    **named,
+                record_traffic(display_host(reply.url), Traffic(throttled=1))
+            if requested_seconds is not None and requested_seconds > self.limits.retry_after_max:
+                too_long = RetryAfterTooLongError(
+                    f"{redacted_url} (HTTP {status}) asks to wait "
+                    f"{format_wait(requested_seconds, detail)}: longer than"
+                    f" {self.limits.retry_after_max:.0f} seconds{reason_suffix}; run again later",
+                    **context,
                 )
-                late.retry_after = asked
-                self._turns_at(self._place(reply.url)).close(asked, late)
-                raise late
-            kind: type[TooManyRequests | ServerTrouble]
-            kind = TooManyRequests if status == 429 else ServerTrouble
+                too_long.retry_after = requested_seconds
+                self._limiter_for(self._origin_of(reply.url)).block(requested_seconds, too_long)
+                raise too_long
+            error_class: type[TooManyRequestsError | ServerError]
+            error_class = TooManyRequestsError if status == 429 else ServerError
             what = "too many requests" if status == 429 else "trouble on the server"
-            passing = kind(f"{shown}: {what} (HTTP {status}){said}; try again later", **named)
-            passing.retry_after = asked
-            raise passing
-        raise HttpError(f"{shown} answered HTTP {status}{said}", **named)
+            transient = error_class(
+                f"{redacted_url}: {what} (HTTP {status}){reason_suffix}; try again later", **context
+            )
+            transient.retry_after = requested_seconds
+            raise transient
+        raise HttpError(f"{redacted_url} answered HTTP {status}{reason_suffix}", **context)
 
-    def _refused(self, reply: requests.Response, shown: str, status: int) -> str:
+    def _access_denied_message(
+        self, reply: requests.Response, redacted_url: str, status: int
+    ) -> str:
         name = self._tokens.get(origin(reply.url))
         if name is None:
-            return f"{shown} refuses access (HTTP {status}); no token is configured for it"
+            return f"{redacted_url} refuses access (HTTP {status}); no token is configured for it"
         if "Authorization" not in reply.request.headers:
-            return f"{shown} needs a token (HTTP {status}); set the environment variable {name}"
+            return (
+                f"{redacted_url} needs a token (HTTP {status}); set the environment variable {name}"
+            )
         return (
-            f"{shown} refuses the token in the environment variable {name} (HTTP {status}):"
+            f"{redacted_url} refuses the token in the environment variable {name} (HTTP {status}):"
             " it may have expired or lack the right"
         )
 
-    def _detail(self, reply: requests.Response, shown: str) -> tuple[str | None, Mapping[str, str]]:
+    def _error_detail(
+        self, reply: requests.Response, redacted_url: str
+    ) -> tuple[str | None, Mapping[str, str]]:
         try:
-            body = read_bounded(reply, shown, _DETAIL_BYTES)
+            body = read_bounded(reply, redacted_url, _DETAIL_BYTES)
         except NetError:
             return None, {}
         fields = error_fields(body, reply.headers)
         fields = {name: self.redact(text)[:_DETAIL_SHOWN] for name, text in fields.items()}
         try:
-            said = json.loads(body)
+            document = json.loads(body)
         except (ValueError, RecursionError):
             return None, fields
-        if isinstance(said, dict):
+        if isinstance(document, dict):
             # a BOSS gives a code too; a message alone may come from a gateway on the way
-            said = said.get("message" if "code" in said else "detail")
-        return self.redact(said)[:_DETAIL_SHOWN] if isinstance(said, str) else None, fields
+            document = document.get("message" if "code" in document else "detail")
+        return self.redact(document)[:_DETAIL_SHOWN] if isinstance(document, str) else None, fields

@@ -13,7 +13,7 @@ from typing import Final
 _ENDS: Final = r"\s'\"<>"
 
 
-class SignedUrls:
+class SignedUrlPattern:
     """The addresses in a text that hold user info, or a query parameter that signs them.
 
     ``schemes`` and ``names`` (of parameters) are regular expressions; ``marks`` are the characters
@@ -29,15 +29,15 @@ class SignedUrls:
         """Return whether a text holds such an address."""
         return any(self._start(found.group()) is not None for found in self._address.finditer(text))
 
-    def sub(self, cleaned: Callable[[str], str], text: str) -> str:
+    def sub(self, clean: Callable[[str], str], text: str) -> str:
         """Return the text with what ``cleaned`` makes of each such address."""
 
-        def of(found: re.Match[str]) -> str:
+        def replacement(found: re.Match[str]) -> str:
             address = found.group()
             start = self._start(address)
-            return address if start is None else address[:start] + cleaned(address[start:])
+            return address if start is None else address[:start] + clean(address[start:])
 
-        return self._address.sub(of, text)
+        return self._address.sub(replacement, text)
 
     def _start(self, address: str) -> int | None:
         """Return where the address to clean begins; None where nothing is to be cleaned.

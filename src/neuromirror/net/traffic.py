@@ -2,7 +2,7 @@
 
 A run counts, and so does each visit in it; visits run side by side, and each has threads of its
 own. Who counts is therefore a matter of the context in which a request is made, and what makes
-threads hands its context on to them: :class:`CountedPool`.
+threads hands its context on to them: :class:`ContextThreadPool`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from neuromirror.model import Traffic
 
-OTHERS: Final = "(others)"
+OTHER_HOSTS: Final = "(others)"
 """Stands for the hosts after the first so many: redirects could name new ones without end."""
 
 _MOST_HOSTS: Final = 32
@@ -38,7 +38,7 @@ class TrafficCounter:
         """Counts something more."""
         with self._lock:
             if host not in self._hosts and len(self._hosts) >= _MOST_HOSTS:
-                host = OTHERS
+                host = OTHER_HOSTS
             self._hosts[host] = self._hosts.get(host, Traffic()) + more
 
     def hosts(self) -> dict[str, Traffic]:
@@ -48,26 +48,26 @@ class TrafficCounter:
         return {host: replace(one, waited=round(one.waited, 1)) for host, one in found}
 
 
-_COUNTING: ContextVar[tuple[TrafficCounter, ...]] = ContextVar("counting", default=())
+_COUNTERS: ContextVar[tuple[TrafficCounter, ...]] = ContextVar("counting", default=())
 
 
 @contextmanager
-def counted(counter: TrafficCounter) -> Iterator[None]:
-    """Lets ``counter``, too, count the requests made inside, also those of a CountedPool."""
-    before = _COUNTING.set((*_COUNTING.get(), counter))
+def count_traffic(counter: TrafficCounter) -> Iterator[None]:
+    """Lets ``counter``, too, count the requests made inside, also those of a ContextThreadPool."""
+    before = _COUNTERS.set((*_COUNTERS.get(), counter))
     try:
         yield
     finally:
-        _COUNTING.reset(before)
+        _COUNTERS.reset(before)
 
 
-def count(host: str, more: Traffic) -> None:
+def record_traffic(host: str, more: Traffic) -> None:
     """Tells all who count here."""
-    for counter in _COUNTING.get():
+    for counter in _COUNTERS.get():
         counter.add(host, more)
 
 
-class CountedPool(ThreadPoolExecutor):
+class ContextThreadPool(ThreadPoolExecutor):
     """Threads whose requests count for whoever submitted the work."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:

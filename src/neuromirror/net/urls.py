@@ -24,7 +24,9 @@ _SECRET_NAMES: Final = frozenset(
         *("expires", "sig", "signature"),
     }
 )
-_WORDS: Final = frozenset({"auth", "code", "expires", "pass", "policy", "secret", "session"})
+_AMBIGUOUS_NAMES: Final = frozenset(
+    {"auth", "code", "expires", "pass", "policy", "secret", "session"}
+)
 """Secret as parameters of a URL, but words of a sentence elsewhere."""
 # Azure's shared access signatures: harmless words unless a ``sig`` stands beside them.
 _SAS_NAMES: Final = frozenset(
@@ -34,7 +36,7 @@ _SAS_NAMES: Final = frozenset(
 _URL_IN_TEXT: Final = re.compile(r"(?i)\b(?:https?|ftp|s3)://[^\s'\"<>]+")
 _PARAMETER_IN_TEXT: Final = re.compile(
     r"(?i)(?<![\w-])((?:x-(?:amz|goog|oss)-[a-z0-9-]+|"
-    + "|".join(sorted(map(re.escape, _SECRET_NAMES - _WORDS)))
+    + "|".join(sorted(map(re.escape, _SECRET_NAMES - _AMBIGUOUS_NAMES)))
     + r")\s*[=:]\s*)(?:(?:token|bearer|basic)\s+)?[^\s&'\"<>,;)]+"
 )
 _CREDENTIAL_IN_TEXT: Final = re.compile(r"(?i)\b((?:bearer|basic|token)\s+)(?=\S*\d)[\w.~+/=-]{8,}")
@@ -102,7 +104,7 @@ def redact(text: str) -> str:
     headers and bearer tokens that stand outside a URL become ``***``.
     """
 
-    def cleaned(found: re.Match[str]) -> str:
+    def clean_match(found: re.Match[str]) -> str:
         url = found.group()
         bare = url.rstrip(_TRAILING)
         try:
@@ -110,7 +112,7 @@ def redact(text: str) -> str:
         except ValueError:
             return "<an address that is no URL>"
 
-    text = _URL_IN_TEXT.sub(cleaned, text)
+    text = _URL_IN_TEXT.sub(clean_match, text)
     text = _PARAMETER_IN_TEXT.sub(r"\1***", text)
     return _CREDENTIAL_IN_TEXT.sub(r"\1***", text)
 
@@ -131,24 +133,25 @@ def origin(url: str) -> tuple[str, str, int]:
     return scheme, parts.hostname.lower(), parts.port or (443 if scheme == "https" else 80)
 
 
-def only_at(url: str) -> Callable[[str, int], bool]:
+def only_host_of(url: str) -> Callable[[str, int], bool]:
     """Says of a host and port whether they are those of an http(s) URL.
 
-    For ``private_at`` of a session: whoever may ask one address of a private network must not be
+    For ``is_private_allowed`` of a session: whoever may ask one address of a private network must
+    not be
     redirected to its neighbours.
     """
     _, *its = origin(url)
     return lambda host, port: [host, port] == its
 
 
-def host_of(url: str) -> str:
+def display_host(url: str) -> str:
     """The host of an http(s) URL as people write it, with a port that is not the usual one."""
     scheme, host, port = origin(url)
-    shown = f"[{host}]" if ":" in host else host
-    return shown if port == (443 if scheme == "https" else 80) else f"{shown}:{port}"
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port == (443 if scheme == "https" else 80) else f"{bracketed}:{port}"
 
 
-def _bare(host: str) -> str:
+def _normalize_host(host: str) -> str:
     """Return a host as resolvers read it: folded, without brackets, zone and trailing dots."""
     name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower()
     return name.strip("[]").partition("%")[0].rstrip(".")
@@ -159,7 +162,7 @@ def literal_address(host: str) -> IPAddress | None:
 
     IPv4 addresses have all spellings that resolvers know: ``127.1``, ``0x7f000001``, ``0177.0.1``.
     """
-    name = _bare(host)
+    name = _normalize_host(host)
     with suppress(ValueError):
         return ipaddress.ip_address(name)
     if name.isascii() and not any(map(str.isspace, name)):
@@ -170,14 +173,14 @@ def literal_address(host: str) -> IPAddress | None:
 
 def is_local_name(host: str) -> bool:
     """Whether a host name or literal is this machine or a private network, without asking DNS."""
-    name = _bare(host)
+    name = _normalize_host(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = literal_address(name)
-    return address is not None and not _embedded(address).is_global
+    return address is not None and not _embedded_ipv4(address).is_global
 
 
-def _embedded(address: IPAddress) -> IPAddress:
+def _embedded_ipv4(address: IPAddress) -> IPAddress:
     """The IPv4 address inside a mapped, 6to4, Teredo or NAT64 IPv6 address, else itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
@@ -191,31 +194,33 @@ def _embedded(address: IPAddress) -> IPAddress:
     return address
 
 
-def name_refusal(host: str) -> str | None:
+def host_name_refusal(host: str) -> str | None:
     """Return why a host must not be asked whatever its address is, or None.
 
     A resolver or proxy may know the name of a metadata service at an address that no list has.
     """
-    return _SERVICE if _bare(host) in _METADATA_NAMES else None
+    return _SERVICE if _normalize_host(host) in _METADATA_NAMES else None
 
 
-def never_asked(url: str) -> str | None:
+def permanent_refusal(url: str) -> str | None:
     """Return why no setting lets the host be asked that a URL spells out, or None."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
         return None
     address = literal_address(host)
-    return name_refusal(host) if address is None else refusal(address, allow_private=True)
+    return (
+        host_name_refusal(host) if address is None else address_refusal(address, allow_private=True)
+    )
 
 
-def refusal(address: IPAddress, *, allow_private: bool) -> str | None:
+def address_refusal(address: IPAddress, *, allow_private: bool) -> str | None:
     """Why an address must not be asked, or None.
 
     Link-local addresses, the others where clouds serve credentials, multicast and reserved ones
     never; loopback and private ones only with ``allow_private``.
     """
-    inner = _embedded(address)
+    inner = _embedded_ipv4(address)
     if inner.is_link_local:
         return "link-local, where clouds serve credentials"
     if any(inner in network for network in _METADATA):

@@ -22,36 +22,36 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from neuromirror.index import IndexUnusable
-from neuromirror.index.backup import copy_database, flaws, position_of, restore
+from neuromirror.index import IndexUnusableError
+from neuromirror.index.backup import copy_database, integrity_errors, read_position, restore_copy
 from neuromirror.model import (
     ConfigurationError,
+    DatasetReinstated,
+    DatasetWithdrawn,
     MirrorSeen,
     NeuromirrorError,
-    Reinstated,
-    Withheld,
     parse_json,
 )
-from neuromirror.store import Store, locked, write_atomically
+from neuromirror.store import Store, file_lock, write_atomically
 
-KEPT = 7
+DEFAULT_GENERATIONS = 7
 """Generations that are kept unless somebody says otherwise."""
 
 _FORMAT = 1
-_OWNER = 0o700
-_TOLD = "backup.json"
+_PRIVATE_MODE = 0o700
+_METADATA_FILE = "backup.json"
 _BLOCK = 1 << 20
 
 
-class BackupFailed(NeuromirrorError):
+class BackupError(NeuromirrorError):
     """A copy could not be made, or is not what it should be; older ones are kept."""
 
 
-class NoBackup(ConfigurationError):
+class BackupNotFoundError(ConfigurationError):
     """There is no copy of this store's index where one was looked for."""
 
 
-class BackupForeign(NeuromirrorError):
+class ForeignBackupError(NeuromirrorError):
     """A copy that this store's journal does not go on from: it cannot be caught up."""
 
 
@@ -70,7 +70,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoredIndex:
     """An index put back: from which copy, and how many entries of the journal came after it.
 
     ``passed_over`` says what was wrong with newer copies.
@@ -78,104 +78,109 @@ class Restored:
 
     generation: Generation
     entries: int
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
-def back_up(store: Store, index_path: Path, folder: Path, keep: int = KEPT) -> Generation:
+def back_up(
+    store: Store, index_path: Path, folder: Path, keep: int = DEFAULT_GENERATIONS
+) -> Generation:
     """Adds a copy to a folder, looks it over, and only then drops those beyond ``keep``.
 
     The folder is made where it is missing, for its owner alone. Killed anywhere, the older copies
-    are whole. Raises BackupFailed, IndexUnusable, StoreBusy.
+    are whole. Raises BackupError, IndexUnusableError, StoreBusyError.
     """
     if not folder.is_dir():
-        folder.mkdir(parents=True, mode=_OWNER)
-        folder.chmod(_OWNER)
-    with locked(folder / ".lock", f"the backup folder {folder}"):
+        folder.mkdir(parents=True, mode=_PRIVATE_MODE)
+        folder.chmod(_PRIVATE_MODE)
+    with file_lock(folder / ".lock", f"the backup folder {folder}"):
         _drop_unfinished(folder)
         needed = sum(path.stat().st_size for path in _sources(store, index_path))
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise BackupFailed(
+            raise BackupError(
                 f"a copy takes {needed:,} bytes, and {folder} has {free:,} free; make room there, "
                 "or keep fewer copies (--keep)"
             )
         at = datetime.now(UTC)
-        place = folder / at.strftime("%Y-%m-%dT%H%M%S.%fZ")
-        draft = folder / f".new-{place.name}"
-        draft.mkdir(_OWNER)
+        destination = folder / at.strftime("%Y-%m-%dT%H%M%S.%fZ")
+        draft = folder / f".new-{destination.name}"
+        draft.mkdir(_PRIVATE_MODE)
         for path in _sources(store, index_path):
             name = "index.sqlite" if path == index_path else "schedule.sqlite"
             copy_database(path, draft / name)
-            if wrong := flaws(draft / name):
-                raise BackupFailed(
+            if wrong := integrity_errors(draft / name):
+                raise BackupError(
                     f"the copy of {path} is damaged ({wrong[0]}); older copies are kept. Run "
                     "'neuromirror fsck'"
                 )
-        position = position_of(draft / "index.sqlite")
-        told = {
+        position = read_position(draft / "index.sqlite")
+        metadata = {
             "format": _FORMAT,
             "at": at.isoformat(timespec="seconds"),
             "position": position,
             "journal": _journal_digest(store, position),
         }
-        write_atomically(draft / _TOLD, json.dumps(told, indent=1).encode() + b"\n")
-        os.rename(draft, place)
-        _sync(folder)
+        write_atomically(draft / _METADATA_FILE, json.dumps(metadata, indent=1).encode() + b"\n")
+        os.rename(draft, destination)
+        _fsync_folder(folder)
         for old in generations(folder)[max(1, keep) :]:
-            dying = old.folder.with_name(f".old-{old.folder.name}")
-            os.rename(old.folder, dying)
-            shutil.rmtree(dying)
-    return _generation(place)
+            expired = old.folder.with_name(f".old-{old.folder.name}")
+            os.rename(old.folder, expired)
+            shutil.rmtree(expired)
+    return _read_generation(destination)
 
 
 def generations(folder: Path) -> list[Generation]:
     """The copies in a folder, newest first."""
-    found = sorted((path.parent for path in folder.glob(f"[!.]*/{_TOLD}")), reverse=True)
-    return [_generation(path) for path in found]
+    found = sorted((path.parent for path in folder.glob(f"[!.]*/{_METADATA_FILE}")), reverse=True)
+    return [_read_generation(path) for path in found]
 
 
-def restore_index(store: Store, index_path: Path, folder: Path) -> Restored:
+def restore_from_backup(store: Store, index_path: Path, folder: Path) -> RestoredIndex:
     """Puts the newest sound copy in the index's place, and brings it up to date by the journal.
 
     ``folder`` is one that :func:`back_up` fills, or one copy in it. No other process may be writing
-    the index; readers keep the one they have. Raises NoBackup, BackupForeign, IndexBusy.
+    the index; readers keep the one they have. Raises BackupNotFoundError, ForeignBackupError,
+    IndexBusyError.
     """
-    found = [_generation(folder)] if (folder / _TOLD).exists() else generations(folder)
+    found = (
+        [_read_generation(folder)] if (folder / _METADATA_FILE).exists() else generations(folder)
+    )
     if not found:
-        raise NoBackup(
+        raise BackupNotFoundError(
             f"there is no backup of an index in {folder}; 'neuromirror rebuild-index' makes the "
             "index anew from the store"
         )
     wrong: list[str] = []
     for one in found:
         try:
-            _check_of(store, one)
-            entries = restore(index_path, one.folder / "index.sqlite", store)
-        except (BackupForeign, IndexUnusable) as error:
+            _check_generation(store, one)
+            entries = restore_copy(index_path, one.folder / "index.sqlite", store)
+        except (ForeignBackupError, IndexUnusableError) as error:
             wrong.append(str(error))
             continue
-        return Restored(one, entries, tuple(wrong))
-    raise BackupForeign("; ".join(wrong))
+        return RestoredIndex(one, entries, tuple(wrong))
+    raise ForeignBackupError("; ".join(wrong))
 
 
-def _check_of(store: Store, one: Generation) -> None:
+def _check_generation(store: Store, one: Generation) -> None:
     if (
         one.position > store.journal_size()
         or _journal_digest(store, one.position) != one.journal
-        or position_of(one.folder / "index.sqlite") != one.position
+        or read_position(one.folder / "index.sqlite") != one.position
     ):
-        raise BackupForeign(
+        raise ForeignBackupError(
             f"{one.folder} is of another journal than {store.root} has; 'neuromirror "
             "rebuild-index' makes the index anew from the store"
         )
-    for _, entry in store.journal_from(one.position):
+    for _, entry in store.read_entries(one.position):
         if isinstance(entry, MirrorSeen) and entry.index_entries is not None:
-            raise BackupForeign(
+            raise ForeignBackupError(
                 f"{one.folder} is older than a change of [zarr] index_entries, which holds for "
                 "all versions; run 'neuromirror rebuild-index'"
             )
-        if isinstance(entry, Withheld | Reinstated):
-            raise BackupForeign(
+        if isinstance(entry, DatasetWithdrawn | DatasetReinstated):
+            raise ForeignBackupError(
                 f"{one.folder} is older than the takedown of {entry.mirror}:{entry.local_id}, or "
                 "than its end; run 'neuromirror rebuild-index'"
             )
@@ -187,22 +192,24 @@ def _sources(store: Store, index_path: Path) -> Iterator[Path]:
         yield store.schedule_path
 
 
-def _generation(folder: Path) -> Generation:
-    if not (folder / _TOLD).is_file():
-        raise NoBackup(f"{folder / _TOLD} is no regular file; remove {folder}")
+def _read_generation(folder: Path) -> Generation:
+    if not (folder / _METADATA_FILE).is_file():
+        raise BackupNotFoundError(f"{folder / _METADATA_FILE} is no regular file; remove {folder}")
     try:
-        told = parse_json((folder / _TOLD).read_bytes(), _TOLD)
-        if told["format"] != _FORMAT:
-            raise BackupForeign(
-                f"{folder} is a backup of format {told['format']!r}, and this neuromirror knows "
-                f"{_FORMAT}; restore it with the release that made it, or name another folder"
+        metadata = parse_json((folder / _METADATA_FILE).read_bytes(), _METADATA_FILE)
+        if metadata["format"] != _FORMAT:
+            raise ForeignBackupError(
+                f"{folder} is a backup of format {metadata['format']!r}, and this neuromirror "
+                f"knows {_FORMAT}; restore it with the release that made it, or name another folder"
             )
         size = sum(path.stat().st_size for path in folder.iterdir())
         return Generation(
-            folder, str(told["at"]), int(told["position"]), str(told["journal"]), size
+            folder, str(metadata["at"]), int(metadata["position"]), str(metadata["journal"]), size
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NoBackup(f"{folder / _TOLD} cannot be read: {error!r}; remove {folder}") from error
+        raise BackupNotFoundError(
+            f"{folder / _METADATA_FILE} cannot be read: {error!r}; remove {folder}"
+        ) from error
 
 
 def _journal_digest(store: Store, position: int) -> str:
@@ -220,7 +227,7 @@ def _drop_unfinished(folder: Path) -> None:
         shutil.rmtree(left)
 
 
-def _sync(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

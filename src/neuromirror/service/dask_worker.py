@@ -15,15 +15,15 @@ from distributed import Event, Worker, WorkerPlugin, get_worker
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.service.crew import Crew, WorkerLost, named
-from neuromirror.service.jobs import Place
-from neuromirror.store import NotAStore, Store, StoreBusy
+from neuromirror.service.jobs import JobContext
+from neuromirror.service.worker_pool import WorkerLostError, WorkerPool, job_label
+from neuromirror.store import NotAStoreError, Store, StoreBusyError
 
-LOCK = "cluster"
+CLUSTER_LOCK = "cluster"
 """The lock of a store that is held while a service has workers elsewhere."""
 
 
-class Sealed:
+class PickledCall:
     """A call as Dask sees it: it logs the arguments of what fails, and one of them is a key.
 
     ``ticket`` is a name of Dask's that is set when a worker begins with it.
@@ -37,64 +37,64 @@ class Sealed:
         kwargs: dict[str, Any],
     ) -> None:
         self.ticket = ticket
-        self.what = named(function, args)
+        self.label = job_label(function, args)
         try:
-            self._said = pickle.dumps((function, args, kwargs))
+            self._pickled = pickle.dumps((function, args, kwargs))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            raise NeuromirrorError(f"{self.what} cannot be given to a worker: {error}") from error
+            raise NeuromirrorError(f"{self.label} cannot be given to a worker: {error}") from error
 
-    def done_by(self, crew: Crew) -> Any:
+    def run_in(self, pool: WorkerPool) -> Any:
         """What the call gives."""
-        function, args, kwargs = pickle.loads(self._said)
+        function, args, kwargs = pickle.loads(self._pickled)
         for one in args:
-            if isinstance(one, Place):
+            if isinstance(one, JobContext):
                 _check_shared(one)
-        return crew.do(function, *args, **kwargs)
+        return pool.run(function, *args, **kwargs)
 
 
-def _check_shared(place: Place) -> None:
+def _check_shared(context: JobContext) -> None:
     """Raises ConfigurationError where the service's lock of the store is not seen."""
     try:
-        with Store.open(place.store).lock(LOCK, "the store"):
+        with Store.open(context.store).lock(CLUSTER_LOCK, "the store"):
             why = "or the locks of its file system do not reach from one machine to another"
-    except StoreBusy:
+    except StoreBusyError:
         return
-    except NotAStore as error:
+    except NotAStoreError as error:
         why = str(error)
     raise ConfigurationError(
-        f"on {socket.gethostname()}, {place.store} is not the folder that the service has there "
+        f"on {socket.gethostname()}, {context.store} is not the folder that the service has there "
         f"({why}); share the store's folder with the machines of all Dask workers, see "
         "docs/cluster.md"
     )
 
 
-class CrewPlugin(WorkerPlugin):
+class WorkerPoolPlugin(WorkerPlugin):
     """A crew on every Dask worker: a process for each of its threads."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds = seconds
         self._memory = memory
-        self.crew: Crew | None = None
+        self.pool: WorkerPool | None = None
 
     def setup(self, worker: Worker) -> None:
         """Dask's, when a worker comes."""
-        self.crew = Crew(worker.state.nthreads, self._seconds, self._memory)
+        self.pool = WorkerPool(worker.state.nthreads, self._seconds, self._memory)
 
     def teardown(self, worker: Worker) -> None:
         """Dask's, when a worker or the service goes."""
-        if self.crew is not None:
-            self.crew.close()
+        if self.pool is not None:
+            self.pool.close()
 
 
-def lost(what: str, worker: str) -> WorkerLost:
+def worker_lost_error(label: str, worker: str) -> WorkerLostError:
     """What those are told who wait for a job of a Dask worker that died."""
-    return WorkerLost(
-        f"{what}: the Dask worker {worker} died; its log says why (most often it had no memory "
+    return WorkerLostError(
+        f"{label}: the Dask worker {worker} died; its log says why (most often it had no memory "
         "left). It is done again"
     )
 
 
-def there(version: str, plugin: str, call: Sealed) -> Any:
+def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
     """A job, on the worker; raises ConfigurationError where that has another release.
 
     Dask gives to others what a worker had that is gone, for all that Dask knows. That one may work
@@ -106,11 +106,11 @@ def there(version: str, plugin: str, call: Sealed) -> Any:
             "the same release everywhere"
         )
     found = get_worker().plugins.get(plugin)
-    if not isinstance(found, CrewPlugin) or found.crew is None:
-        raise WorkerLost(f"{call.what}: the service that gave this job to Dask is gone")
+    if not isinstance(found, WorkerPoolPlugin) or found.pool is None:
+        raise WorkerLostError(f"{call.label}: the service that gave this job to Dask is gone")
     untyped: Any = Event
     begun = untyped(call.ticket)
     if begun.is_set():
-        raise lost(call.what, "that had begun it")
+        raise worker_lost_error(call.label, "that had begun it")
     begun.set()
-    return call.done_by(found.crew)
+    return call.run_in(found.pool)

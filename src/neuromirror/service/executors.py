@@ -16,50 +16,54 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from neuromirror.model import ConfigurationError
-from neuromirror.service.crew import Crew, TookTooLong, WorkerLost
-from neuromirror.service.desk import DeskAddress
-from neuromirror.service.jobs import Place
-from neuromirror.service.on_dask import ANSWER, NoScheduler, OnDask
+from neuromirror.service.dask_cluster import (
+    SCHEDULER_TIMEOUT,
+    DaskExecutor,
+    SchedulerUnavailableError,
+)
+from neuromirror.service.jobs import JobContext
+from neuromirror.service.worker_pool import JobTimeoutError, WorkerLostError, WorkerPool
+from neuromirror.service.write_server import WriteServerAddress
 from neuromirror.store import Store
 
 __all__ = [
-    "GRACE",
-    "MEMORY",
-    "SECONDS",
-    "NoScheduler",
-    "TookTooLong",
-    "WorkerLost",
-    "dask",
-    "desk_host",
-    "processes",
-    "threads",
-    "workplace",
+    "GRACE_SECONDS",
+    "JOB_MEMORY",
+    "JOB_SECONDS",
+    "JobTimeoutError",
+    "SchedulerUnavailableError",
+    "WorkerLostError",
+    "dask_executor",
+    "job_context",
+    "process_executor",
+    "thread_executor",
+    "write_server_host",
 ]
 
 _T = TypeVar("_T")
 
-SECONDS = 24 * 3600.0
+JOB_SECONDS = 24 * 3600.0
 """A job's time where nothing else is said."""
 
-MEMORY = 4 << 30
+JOB_MEMORY = 4 << 30
 """A job's bytes of memory where nothing else is said."""
 
-GRACE = 20.0
+GRACE_SECONDS = 20.0
 """Seconds in which jobs may come to their end when a service stops."""
 
 
-class _Threads(Executor):
+class _ThreadExecutor(Executor):
     """Threads that do jobs by ``do``, and that can be left while they have some."""
 
-    def __init__(self, workers: int, do: Callable[..., Any]) -> None:
-        self._do = do
+    def __init__(self, workers: int, run: Callable[..., Any]) -> None:
+        self._run = run
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="job")
         self._lock = threading.Lock()
         self._jobs: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """See :meth:`concurrent.futures.Executor.submit`."""
-        job: Future[_T] = self._pool.submit(self._do, fn, *args, **kwargs)
+        job: Future[_T] = self._pool.submit(self._run, fn, *args, **kwargs)
         with self._lock:
             self._jobs.add(job)
         job.add_done_callback(self._forget)
@@ -82,9 +86,9 @@ class _Threads(Executor):
 
 
 @contextmanager
-def threads(workers: int, grace: float = GRACE) -> Iterator[Executor]:
+def thread_executor(workers: int, grace: float = GRACE_SECONDS) -> Iterator[Executor]:
     """Jobs in this process; nothing ends one that hangs, and Python waits for it before it ends."""
-    pool = _Threads(workers, lambda function, *args, **kwargs: function(*args, **kwargs))
+    pool = _ThreadExecutor(workers, lambda function, *args, **kwargs: function(*args, **kwargs))
     try:
         yield pool
     finally:
@@ -92,44 +96,49 @@ def threads(workers: int, grace: float = GRACE) -> Iterator[Executor]:
 
 
 @contextmanager
-def processes(
-    workers: int, seconds: float, memory: int, grace: float = GRACE
+def process_executor(
+    workers: int, seconds: float, memory: int, grace: float = GRACE_SECONDS
 ) -> Iterator[Executor]:
     """Jobs in processes beside this one, each for ``seconds`` and with ``memory`` bytes.
 
-    See :class:`~neuromirror.service.crew.Crew` for what the limits are worth.
+    See :class:`~neuromirror.service.worker_pool.Crew` for what the limits are worth.
     """
-    crew = Crew(workers, seconds, memory)
-    pool = _Threads(workers, crew.do)
+    worker_pool = WorkerPool(workers, seconds, memory)
+    pool = _ThreadExecutor(workers, worker_pool.run)
     try:
         yield pool
     finally:
         pool.leave(grace)
-        crew.close()
+        worker_pool.close()
         pool.shutdown()
 
 
 @contextmanager
-def dask(
-    address: str, seconds: float = SECONDS, memory: int = MEMORY, grace: float = GRACE
+def dask_executor(
+    address: str,
+    seconds: float = JOB_SECONDS,
+    memory: int = JOB_MEMORY,
+    grace: float = GRACE_SECONDS,
 ) -> Iterator[Executor]:
     """Jobs on the workers of a Dask scheduler, as ``tcp://HOST:8786``; limits as of processes.
 
-    Raises NoScheduler, and ConfigurationError where Dask is not installed, or other releases of
-    neuromirror are. See :class:`~neuromirror.service.on_dask.OnDask`.
+    Raises SchedulerUnavailableError, and ConfigurationError where Dask is not installed, or other
+    releases of
+    neuromirror are. See :class:`~neuromirror.service.dask_cluster.DaskExecutor`.
     """
-    cluster = OnDask(address, seconds, memory)
+    cluster = DaskExecutor(address, seconds, memory)
     try:
         yield cluster
     finally:
         cluster.leave(grace)
 
 
-def desk_host(scheduler: str | None, host: str | None = None) -> str | None:
+def write_server_host(scheduler: str | None, host: str | None = None) -> str | None:
     """The address at which the desk is to listen: None where all workers are of this machine.
 
     By default that is the address by which this machine reaches the Dask scheduler; ``host`` is
-    another one that the workers can reach. Raises NoScheduler, and ConfigurationError for an
+    another one that the workers can reach. Raises SchedulerUnavailableError, and
+    ConfigurationError for an
     address of a scheduler that is none.
     """
     if scheduler is None or host is not None:
@@ -145,26 +154,30 @@ def desk_host(scheduler: str | None, host: str | None = None) -> str | None:
         )
     try:
         # of IPv4, as the desk's connections are
-        with socket.create_connection((socket.gethostbyname(name), port), ANSWER) as way:
-            return str(way.getsockname()[0])
+        with socket.create_connection(
+            (socket.gethostbyname(name), port), SCHEDULER_TIMEOUT
+        ) as connection:
+            return str(connection.getsockname()[0])
     except OSError as error:
-        raise NoScheduler(
+        raise SchedulerUnavailableError(
             f"the Dask scheduler at {scheduler} cannot be reached: {error}; start it, or name "
             "another"
         ) from error
 
 
-def workplace(store: Store, index: Path, private: Path | None, desk: DeskAddress) -> Place:
+def job_context(
+    store: Store, index: Path, private: Path | None, address: WriteServerAddress
+) -> JobContext:
     """Where jobs are done, for workers of this machine or, by a desk that has a host, of others.
 
     These have no index: SQLite's files must not be read over a network, and the desk answers for
     it. Nor have they a private store, which has an index of its own: raises ConfigurationError.
     """
-    if not isinstance(desk.place, tuple):
-        return Place(store.root, index, private, desk)
+    if not isinstance(address.socket_address, tuple):
+        return JobContext(store.root, index, private, address)
     if private is not None:
         raise ConfigurationError(
             "a private store cannot be kept by workers on other machines: its index must not be "
             "read over a network. Leave out --scheduler or --private-store"
         )
-    return Place(store.root, None, None, desk)
+    return JobContext(store.root, None, None, address)

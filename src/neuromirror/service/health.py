@@ -22,21 +22,21 @@ from typing import Any, Final, Self
 
 from neuromirror.index import Index, Schedule
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.service.admission import Admission
-from neuromirror.service.listening import shown_address
-from neuromirror.service.logs import tell
+from neuromirror.service.listen_address import format_address
+from neuromirror.service.logs import log_event
+from neuromirror.service.pending_connections import PendingConnections
 from neuromirror.store import Store
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
-_SLOWEST: Final = 10.0
+_CLIENT_TIMEOUT: Final = 10.0
 """Seconds that somebody who asks may take for the request, and to read the reply."""
 
-_PAGES: Final = 8
+_MAX_PAGES: Final = 8
 """Pages that are made at a time; others are told to come again."""
 
 
-class Pulse:
+class Heartbeat:
     """When the service's loop turned last; ``limit`` are the seconds after which it hangs."""
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +52,7 @@ class Pulse:
         """Seconds since then (since the start, before the first)."""
         return self._clock() - self._last
 
-    def turns(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it turned lately."""
         return self.age() < self.limit
 
@@ -117,23 +117,23 @@ class HealthServer:
         self,
         address: tuple[str, int],
         *,
-        pulse: Pulse,
+        heartbeat: Heartbeat,
         problems: Callable[[], list[str]],
         metrics: Callable[[], bytes],
         remarks: Callable[[], list[str]] = list,
     ) -> None:
         pages = {
-            "/healthz": lambda: _judged(_hanging(pulse), []),
-            "/readyz": lambda: _judged(problems(), remarks()),
+            "/healthz": lambda: _health_page(_loop_problems(heartbeat), []),
+            "/readyz": lambda: _health_page(problems(), remarks()),
             "/metrics": lambda: (HTTPStatus.OK, METRICS_TYPE, metrics()),
         }
         host, port = address
-        kind = _SixServer if ":" in host else _Server
+        kind = _IPv6Server if ":" in host else _Server
         try:
-            self._server = kind((host, port), _asked(pages))
+            self._server = kind((host, port), _handler_class(pages))
         except OSError as error:
             raise ConfigurationError(
-                f"health and metrics cannot be served at {shown_address(address)}: "
+                f"health and metrics cannot be served at {format_address(address)}: "
                 f"{error.strerror}; name another address"
             ) from error
         self.address: tuple[str, int] = (host, self._server.server_address[1])
@@ -160,12 +160,14 @@ _Page = tuple[HTTPStatus, str, bytes]
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
-def _hanging(pulse: Pulse) -> list[str]:
-    age = pulse.age()
-    return [] if pulse.turns() else [f"the loop turned {age:.0f} s ago, and should each second"]
+def _loop_problems(heartbeat: Heartbeat) -> list[str]:
+    age = heartbeat.age()
+    return (
+        [] if heartbeat.is_alive() else [f"the loop turned {age:.0f} s ago, and should each second"]
+    )
 
 
-def _judged(problems: list[str], remarks: list[str]) -> _Page:
+def _health_page(problems: list[str], remarks: list[str]) -> _Page:
     status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
     text = "\n".join([*(problems or ["ok"]), *remarks])
     return status, _TEXT, f"{text}\n".encode()
@@ -177,38 +179,38 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, *given: Any) -> None:
-        self.asking = Admission(seconds=_SLOWEST)
-        self.pages = threading.BoundedSemaphore(_PAGES)
+        self.pending = PendingConnections(seconds=_CLIENT_TIMEOUT)
+        self.pages = threading.BoundedSemaphore(_MAX_PAGES)
         super().__init__(*given)
 
     def service_actions(self) -> None:
         """Cut off those who dawdle (called by the loop that accepts)."""
-        self.asking.cut_off_overdue()
+        self.pending.cut_off_overdue()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection in a thread of its own, if it asks soon."""
-        self.asking.add(request)
+        self.pending.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
-        self.asking.discard(request)
+        self.pending.discard(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Tells of a page that failed; that somebody hung up, or dawdled, is no matter of ours."""
         error = sys.exception()
         if not isinstance(error, OSError):
-            tell("health page failed", level=logging.ERROR, error=error)
+            log_event("health page failed", level=logging.ERROR, error=error)
 
 
-class _SixServer(_Server):
+class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
-def _asked(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPRequestHandler]:
-    class Asked(BaseHTTPRequestHandler):
-        timeout = _SLOWEST
+def _handler_class(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPRequestHandler]:
+    class HealthHandler(BaseHTTPRequestHandler):
+        timeout = _CLIENT_TIMEOUT
         server_version = "neuromirror"
         sys_version = ""
 
@@ -221,7 +223,7 @@ def _asked(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPRequestHandler
         def _answer(self, *, body: bool) -> None:
             server = self.server
             assert isinstance(server, _Server)
-            server.asking.discard(self.connection)
+            server.pending.discard(self.connection)
             if not server.pages.acquire(blocking=False):
                 self._send(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"too many requests\n", body)
                 return
@@ -244,4 +246,4 @@ def _asked(pages: dict[str, Callable[[], _Page]]) -> type[BaseHTTPRequestHandler
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    return Asked
+    return HealthHandler

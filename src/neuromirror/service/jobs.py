@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from neuromirror.crawl import Mirror, MirrorFile, Request, Result, Sync, Task
-from neuromirror.crawl.failures import TOP_ALIAS
+from neuromirror.crawl import DatasetTask, Mirror, MirrorFile, Result, Sync, SyncRequest
+from neuromirror.crawl.failure_log import TOP_ALIAS
 from neuromirror.model import DatasetHint
-from neuromirror.service.desk import DeskAddress, DeskRecorder
 from neuromirror.service.leases import Lease
+from neuromirror.service.write_server import RemoteRecorder, WriteServerAddress
 from neuromirror.store import Store
 
-TOP: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
+ALL_MIRRORS: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
 """Stands for all mirrors in a group job: that of the superdataset above theirs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JobContext:
     """Where a worker works: the store's folder, its index, the private store, the desk.
 
     ``index`` is None for workers on machines that see the store's folder over a network.
@@ -32,7 +32,7 @@ class Place:
     store: Path
     index: Path | None
     private: Path | None
-    desk: DeskAddress
+    write_server: WriteServerAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +51,37 @@ class Job:
 
 
 @dataclass(slots=True)
-class Report:
+class JobReport:
     """What came of a job: how datasets fared, and which are to be visited; it took ``seconds``."""
 
     results: list[Result] = field(default_factory=list)
-    due: list[Task] = field(default_factory=list)
+    due: list[DatasetTask] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def do(place: Place, job: Job) -> Report:
-    """Does a job in this process. Raises what a run raises, DeskGone, and LeaseLost."""
-    began, report = time.monotonic(), Report()
-    recorder = DeskRecorder(place.desk, job.lease, place.index)
+def run_job(context: JobContext, job: Job) -> JobReport:
+    """Does a job in this process. Raises what a run raises, WriteServerLostError, and
+    LeaseLostError."""
+    began, report = time.monotonic(), JobReport()
+    recorder = RemoteRecorder(context.write_server, job.lease, context.index)
     try:
-        store = Store.open(place.store)
+        store = Store.open(context.store)
         sync = Sync(
             store,
-            place.index or store.index_path,
+            context.index or store.index_path,
             deep=job.deep,
             jobs=1,
-            private=place.private,
+            private=context.private,
             recorder=recorder,
         )
         if job.kind == "visit":
-            found = sync.visit(Request(job.mirror, job.local_id, job.hint))
+            found = sync.visit(SyncRequest(job.mirror, job.local_id, job.hint))
         elif job.kind == "list":
             found = sync.survey(job.mirror, report.due.append)
-        elif job.mirror.name == TOP.name:
-            found = sync.regroup_top()
+        elif job.mirror.name == ALL_MIRRORS.name:
+            found = sync.update_top_superdataset()
         else:
-            found = sync.regroup(job.mirror)
+            found = sync.update_superdatasets(job.mirror)
         report.results.extend(found)
     finally:
         recorder.close()

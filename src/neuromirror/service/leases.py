@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuromirror.crawl import NotNow
+from neuromirror.crawl import VisitSkippedError
 from neuromirror.index import Schedule
 from neuromirror.model import DatasetRef, NeuromirrorError
 
-SECONDS = 60.0
+LEASE_SECONDS = 60.0
 """How long a lease holds without being renewed."""
 
-_RENEWED = SECONDS / 3
+_RENEW_SECONDS = LEASE_SECONDS / 3
 
 
-class LeaseLost(NeuromirrorError):
+class LeaseLostError(NeuromirrorError):
     """Somebody else has taken a dataset over, and what was found out about it is not written."""
 
 
@@ -34,12 +34,12 @@ class Lease:
     token: int
 
 
-def owner(what: str) -> str:
+def lease_owner(what: str) -> str:
     """A name for whoever takes leases, told to people: machine, process, and what it does."""
     return f"{what} on {socket.gethostname()}, process {os.getpid()} ({secrets.token_hex(3)})"
 
 
-class Claims:
+class LeaseManager:
     """Takes leases for runs outside of the service, dataset by dataset, and renews them."""
 
     def __init__(
@@ -51,34 +51,35 @@ class Claims:
 
     @contextmanager
     def claim(self, dataset: DatasetRef) -> Iterator[None]:
-        """Holds the dataset's lease; raises NotNow, naming who has it, where somebody does."""
+        """Holds the dataset's lease; raises VisitSkippedError, naming who has it, where somebody
+        does."""
         name, clock = dataset.name, self._clock
-        token = self._schedule.claim(name, self._owner, clock(), SECONDS)
+        token = self._schedule.claim(name, self._owner, clock(), LEASE_SECONDS)
         if token is None:
             other = self._schedule.lease(name, clock())
             by = "another run" if other is None else other.owner
-            raise NotNow(f"is being visited by {by}")
-        over = threading.Event()
+            raise VisitSkippedError(f"is being visited by {by}")
+        stopped = threading.Event()
 
         def renew() -> None:
-            while not over.wait(_RENEWED):
-                self._schedule.renew([(name, token)], clock(), SECONDS)
+            while not stopped.wait(_RENEW_SECONDS):
+                self._schedule.renew([(name, token)], clock(), LEASE_SECONDS)
 
         renewing = threading.Thread(target=renew, name=f"lease {name}", daemon=True)
         renewing.start()
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
             renewing.join()
-            self._schedule.give_back(name, token)
+            self._schedule.release(name, token)
 
 
 @contextmanager
-def claims_of(path: Path, what: str) -> Iterator[Claims | None]:
+def open_lease_manager(path: Path, what: str) -> Iterator[LeaseManager | None]:
     """Claims in the schedule of a store; None where no service ever ran on it."""
     if not path.exists():
         yield None
         return
     with Schedule.open(path) as schedule:
-        yield Claims(schedule, owner(what))
+        yield LeaseManager(schedule, lease_owner(what))

@@ -21,19 +21,21 @@ from typing import Final, TextIO
 from urllib.parse import quote
 
 from neuromirror.crawl import Mirror
-from neuromirror.model import escaped, is_secret
+from neuromirror.model import escape_unprintable, is_secret
 from neuromirror.net import redact
 
 LOGGER: Final = "neuromirror.service"
 
 _FIELDS: Final = ("event", "mirror", "dataset", "visit", "kind", "outcome", "seconds")
-_LEAST: Final = 6
+_SHORTEST_SECRET: Final = 6
 """Characters of a value that can be a secret; to blot out shorter ones would spoil every line."""
-_LONGEST: Final = 4_000
+_LONGEST_TEXT: Final = 4_000
 """Characters of a message or a trace that are told."""
 
 
-_Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+_ExceptionInfo = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
 
 
 class Secrets:
@@ -60,7 +62,7 @@ class Secrets:
     def values(self) -> set[str]:
         """What must not be told, as it is and as it stands in a URL."""
         plain = {os.environ.get(name, "").strip() for name in self.names()}
-        plain = {value for value in plain if len(value) >= _LEAST}
+        plain = {value for value in plain if len(value) >= _SHORTEST_SECRET}
         return plain | {quote(value, safe="") for value in plain}
 
     def redact(self, text: str) -> str:
@@ -71,7 +73,7 @@ class Secrets:
         return redact(text)
 
 
-def tell(
+def log_event(
     event: str,
     message: str = "",
     *,
@@ -88,7 +90,7 @@ def tell(
 
     ``error`` adds its trace: for what should not have happened.
     """
-    told = {
+    fields = {
         "event": event,
         "mirror": mirror,
         "dataset": dataset,
@@ -97,9 +99,9 @@ def tell(
         "outcome": outcome,
         "seconds": None if seconds is None else round(seconds, 3),
     }
-    about = {name: value for name, value in told.items() if value not in ("", None)}
+    extra = {name: value for name, value in fields.items() if value not in ("", None)}
     # %-signs of upstream's are no business of the logger's
-    logging.getLogger(LOGGER).log(level, "%s", message, extra=about, exc_info=error)
+    logging.getLogger(LOGGER).log(level, "%s", message, extra=extra, exc_info=error)
 
 
 @contextmanager
@@ -130,40 +132,40 @@ def logging_to(
 
 
 @contextmanager
-def printing_told() -> Iterator[None]:
+def log_printed_output() -> Iterator[None]:
     """Logs what is printed in the block, a line an event: other packages print their troubles.
 
     To be used inside of :func:`logging_to`, whose stream stays what it was.
     """
-    printed = _Printed()
+    printed = _PrintedLines()
     with redirect_stdout(printed), redirect_stderr(printed):
         yield
 
 
-class _Printed(io.TextIOBase):
+class _PrintedLines(io.TextIOBase):
     """Where lines become events."""
 
     def __init__(self) -> None:
-        self._telling = threading.local()
-        self._begun = ""
+        self._logging = threading.local()
+        self._partial = ""
 
     def write(self, text: str) -> int:
         """Tells of the lines that are whole now."""
-        if getattr(self._telling, "now", False):  # of a line that could not be told
+        if getattr(self._logging, "now", False):  # of a line that could not be told
             return len(text)
-        *lines, self._begun = (self._begun + text).split("\n")
-        self._telling.now = True
+        *lines, self._partial = (self._partial + text).split("\n")
+        self._logging.now = True
         try:
             for line in filter(str.strip, lines):
-                tell("printed", line, level=logging.WARNING)
+                log_event("printed", line, level=logging.WARNING)
         finally:
-            self._telling.now = False
+            self._logging.now = False
         return len(text)
 
 
 def _thread_died(what: threading.ExceptHookArgs) -> None:
     name = what.thread.name if what.thread is not None else "of no name"
-    tell(
+    log_event(
         "thread died",
         f"{name}: {what.exc_type.__name__}: {what.exc_value}",
         level=logging.CRITICAL,
@@ -171,7 +173,7 @@ def _thread_died(what: threading.ExceptHookArgs) -> None:
     )
 
 
-def _at(record: logging.LogRecord) -> str:
+def _timestamp(record: logging.LogRecord) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     return f"{whole}.{int(record.msecs):03d}Z"
 
@@ -182,10 +184,10 @@ def _event(record: logging.LogRecord) -> str:
 
 
 def _formatter(secrets: Secrets, *, as_json: bool) -> logging.Formatter:
-    return _as_json(secrets) if as_json else _Lines(secrets)
+    return _json_formatter(secrets) if as_json else _TextFormatter(secrets)
 
 
-class _Lines(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     """One line an event, whatever stands in it; the lines of a trace are set in."""
 
     def __init__(self, secrets: Secrets) -> None:
@@ -202,25 +204,30 @@ class _Lines(logging.Formatter):
         ]
         if hasattr(record, "seconds"):
             notes.append(f"{record.seconds} s")
-        said = [_event(record), subject, record.getMessage(), f"({', '.join(notes)})" * bool(notes)]
-        line = _shown(self._secrets, "  ".join(filter(None, said)))
-        text = f"{_at(record)} {record.levelname.lower():<8} {line}"
+        parts = [
+            _event(record),
+            subject,
+            record.getMessage(),
+            f"({', '.join(notes)})" * bool(notes),
+        ]
+        line = _printable(self._secrets, "  ".join(filter(None, parts)))
+        text = f"{_timestamp(record)} {record.levelname.lower():<8} {line}"
         if record.exc_info:
             text += "".join(f"\n    {one}" for one in _trace(self._secrets, record.exc_info))
         return text
 
 
-def _as_json(secrets: Secrets) -> logging.Formatter:
+def _json_formatter(secrets: Secrets) -> logging.Formatter:
     """One JSON object a line."""
     from pythonjsonlogger.json import JsonFormatter
 
-    class Objects(JsonFormatter):
+    class EventFormatter(JsonFormatter):
         """What :func:`tell` was told, and nothing else that a record may hold."""
 
         def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
             """Each text without secrets, before it is written as JSON."""
             return {
-                name: _shown(secrets, value) if isinstance(value, str) else value
+                name: _printable(secrets, value) if isinstance(value, str) else value
                 for name, value in log_data.items()
             }
 
@@ -231,20 +238,20 @@ def _as_json(secrets: Secrets) -> logging.Formatter:
             message_dict: dict[str, object],
         ) -> None:
             """Puts the fields in, in the order in which people read them."""
-            log_data |= {"time": _at(record), "level": record.levelname.lower()}
+            log_data |= {"time": _timestamp(record), "level": record.levelname.lower()}
             log_data |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
             log_data |= {"event": _event(record), "message": record.getMessage()}
             if record.exc_info:
                 log_data["trace"] = _trace(secrets, record.exc_info)
 
-    return Objects()
+    return EventFormatter()
 
 
-def _trace(secrets: Secrets, raised: _Raised) -> list[str]:
-    trace = secrets.redact("".join(traceback.format_exception(*raised)))[-_LONGEST:]
-    return [escaped(line) for line in trace.splitlines()]
+def _trace(secrets: Secrets, raised: _ExceptionInfo) -> list[str]:
+    trace = secrets.redact("".join(traceback.format_exception(*raised)))[-_LONGEST_TEXT:]
+    return [escape_unprintable(line) for line in trace.splitlines()]
 
 
-def _shown(secrets: Secrets, text: str) -> str:
-    shown = escaped(secrets.redact(text))
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+def _printable(secrets: Secrets, text: str) -> str:
+    shown = escape_unprintable(secrets.redact(text))
+    return shown if len(shown) <= _LONGEST_TEXT else f"{shown[:_LONGEST_TEXT]}…"

@@ -24,15 +24,15 @@ from prometheus_client.registry import Collector
 from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
-from neuromirror.service.books import GROUP
-from neuromirror.service.chore_times import CHORE
-from neuromirror.service.jobs import TOP
-from neuromirror.service.standing import broken_in
+from neuromirror.service.housekeeping_scheduler import HOUSEKEEPING_PREFIX
+from neuromirror.service.jobs import ALL_MIRRORS
+from neuromirror.service.schedule_writer import SUPERDATASET_PREFIX
+from neuromirror.service.store_status import known_damage
 from neuromirror.store import Store
 
-_WORD: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")
-_JOBS: Final = (0.1, 1, 10, 60, 300, 900, 3_600, 14_400, 86_400)
-_TICKS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30)
+_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9 _-]{0,63}")
+_JOB_BUCKETS: Final = (0.1, 1, 10, 60, 300, 900, 3_600, 14_400, 86_400)
+_TICK_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30)
 
 
 class Metrics:
@@ -52,8 +52,8 @@ class Metrics:
     ) -> None:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        registry.register(_Now(store, index, schedule, served, clock))
-        self._catalogue = _Pages()
+        registry.register(_StateCollector(store, index, schedule, served, clock))
+        self._catalogue = _CatalogueCollector()
         registry.register(self._catalogue)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -70,16 +70,16 @@ class Metrics:
             *("kind", "mirror", "outcome"),
         )
         self._job_seconds = histogram(
-            "job_duration_seconds", "How long jobs took.", _JOBS, "kind", "mirror"
+            "job_duration_seconds", "How long jobs took.", _JOB_BUCKETS, "kind", "mirror"
         )
-        self._chores = counter(
+        self._housekeeping = counter(
             "chores", "Chores that ended, by outcome (ok, failed).", "chore", "outcome"
         )
-        self._chore_seconds = histogram(
-            "chore_duration_seconds", "How long chores took.", _JOBS, "chore"
+        self._housekeeping_seconds = histogram(
+            "chore_duration_seconds", "How long chores took.", _JOB_BUCKETS, "chore"
         )
         self._tick_seconds = histogram(
-            "tick_duration_seconds", "How long turns of the service's loop took.", _TICKS
+            "tick_duration_seconds", "How long turns of the service's loop took.", _TICK_BUCKETS
         )
         self._requests = counter(
             "http_requests", "Requests sent to archives, those sent again too.", "mirror"
@@ -97,12 +97,12 @@ class Metrics:
             "http_wait_seconds", "Pauses before requests were sent again, added up.", "mirror"
         )
 
-    def job_ended(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
+    def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
         """A job has ended; ``kind`` is visit | list | group, ``outcome`` one of our words."""
         self._jobs.labels(_label(kind), _label(mirror), _label(outcome)).inc()
         self._job_seconds.labels(_label(kind), _label(mirror)).observe(seconds)
 
-    def asked(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
+    def requests_sent(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
         """What a job asked of each host (``Result.traffic``)."""
         total, name = total_traffic(traffic), _label(mirror)
         self._requests.labels(name).inc(total.requests)
@@ -111,22 +111,22 @@ class Metrics:
         self._throttled.labels(name).inc(total.throttled)
         self._waited.labels(name).inc(total.waited)
 
-    def chore_ended(self, name: str, ok: bool, seconds: float) -> None:
+    def housekeeping_finished(self, name: str, ok: bool, seconds: float) -> None:
         """A chore has ended, well or not."""
-        self._chores.labels(_label(name), "ok" if ok else "failed").inc()
-        self._chore_seconds.labels(_label(name)).observe(seconds)
+        self._housekeeping.labels(_label(name), "ok" if ok else "failed").inc()
+        self._housekeeping_seconds.labels(_label(name)).observe(seconds)
 
-    def ticked(self, seconds: float) -> None:
+    def tick_finished(self, seconds: float) -> None:
         """The loop has turned, which took so long."""
         self._tick_seconds.observe(seconds)
 
-    def of_catalogue(
+    def add_catalogue(
         self, up: Callable[[], bool], refused: Callable[[], Mapping[str, int]]
     ) -> None:
         """There is a catalogue: ``up`` says whether it answers, ``refused`` what it refused."""
         self._catalogue.up, self._catalogue.refused = up, refused
 
-    def catalogue_ended(self) -> None:
+    def catalogue_exited(self) -> None:
         """A catalogue has died, and is started again."""
         self._catalogue.restarts += 1
 
@@ -135,16 +135,16 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-def _label(word: str) -> str:
+def _label(value: str) -> str:
     """A word of ours; whatever else comes would be told to everybody, and make rows without end."""
-    return word if _WORD.fullmatch(word) else "other"
+    return value if _LABEL.fullmatch(value) else "other"
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"neuromirror_{name}", text, labels=labels)
 
 
-class _Pages(Collector):
+class _CatalogueCollector(Collector):
     """How the catalogue is; without samples where the service keeps none."""
 
     def __init__(self) -> None:
@@ -176,7 +176,7 @@ class _Pages(Collector):
         yield from (up, restarts, refused)
 
 
-class _Now(Collector):
+class _StateCollector(Collector):
     """How things stand, read anew for each page.
 
     What cannot be read has no samples, and its ``…_readable`` is 0.
@@ -217,31 +217,33 @@ class _Now(Collector):
         except NeuromirrorError:
             tasks, readable = {}, False
         yield leases
-        yield _yes("schedule_readable", "Whether the schedule can be read (1 or 0).", readable)
+        yield _boolean_gauge(
+            "schedule_readable", "Whether the schedule can be read (1 or 0).", readable
+        )
         others = {row.name: row for row in tasks.pop("", [])}
-        yield from _of_chores(others)
-        yield from _of_mirrors(tasks, leased, now)
+        yield from _housekeeping_metrics(others)
+        yield from _schedule_metrics(tasks, leased, now)
         groups = _gauge(
             "failing_groups",
             "Times in a row that the mirror's super-datasets could not be brought on.",
             "mirror",
         )
-        for name in (*served, TOP.name):
-            if (row := others.get(GROUP + name)) is not None:
+        for name in (*served, ALL_MIRRORS.name):
+            if (row := others.get(SUPERDATASET_PREFIX + name)) is not None:
                 groups.add_metric([name], row.failures)
         yield groups
-        status, ailing, failures, readable = self._status()
-        yield _yes("index_readable", "Whether the index can be read (1 or 0).", readable)
-        yield from _of_status(status)
-        dead = _gauge(
+        status, unavailable_counts, failures, readable = self._status()
+        yield _boolean_gauge("index_readable", "Whether the index can be read (1 or 0).", readable)
+        yield from _index_metrics(status)
+        unavailable = _gauge(
             "dead_links",
             "Places that did not have what was mirrored when asked last, by what they said.",
             *("mirror", "answer"),
         )
-        for mirror, answers in ailing.items():
+        for mirror, answers in unavailable_counts.items():
             for answer, count in answers.items():
-                dead.add_metric([mirror, _label(answer)], count)
-        yield dead
+                unavailable.add_metric([mirror, _label(answer)], count)
+        yield unavailable
         failing = _gauge(
             "failures",
             "What failed and has not succeeded since, by task (list, visit, backup ...); mirror is "
@@ -252,7 +254,7 @@ class _Now(Collector):
             failing.add_metric([mirror and _label(mirror), _label(task)], count)
         yield failing
         broken = _gauge("broken", "What the look at store and index found broken.")
-        broken.add_metric([], len(broken_in(self._store)))
+        broken.add_metric([], len(known_damage(self._store)))
         yield broken
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()
@@ -263,7 +265,7 @@ class _Now(Collector):
         try:
             with Index.open_readonly(self._index) as index:
                 failures = Tally((one.mirror, one.task) for one in index.failures())
-                return list(index.mirror_status()), index.ailing(), failures, True
+                return list(index.mirror_status()), index.failing_locations(), failures, True
         except (NeuromirrorError, OSError):
             return [], {}, {}, False
 
@@ -282,7 +284,7 @@ class _Now(Collector):
             "mirror",
         )
         for name in mirrors:
-            checked = self._store.last_checked(name)
+            checked = self._store.last_listed(name)
             listed.add_metric([name], 0 if checked is None else checked.timestamp())
             if readable:
                 last = status[name].last_full_visit if name in status else None
@@ -303,13 +305,13 @@ class _Now(Collector):
         yield from (free, size)
 
 
-def _yes(name: str, text: str, value: bool) -> Metric:
+def _boolean_gauge(name: str, text: str, value: bool) -> Metric:
     found = _gauge(name, text)
     found.add_metric([], int(value))
     return found
 
 
-def _of_mirrors(
+def _schedule_metrics(
     tasks: Mapping[str, list[TaskRow]], leased: set[str], now: float
 ) -> Iterator[Metric]:
     """How far each mirror is behind its schedule."""
@@ -340,19 +342,19 @@ def _of_mirrors(
     yield from (queue, oldest, current, disabled, failing)
 
 
-def _of_chores(tasks: Mapping[str, TaskRow]) -> Iterator[Metric]:
+def _housekeeping_metrics(tasks: Mapping[str, TaskRow]) -> Iterator[Metric]:
     """How chores fare."""
     ended = _gauge(
         "chore_last_end_timestamp_seconds", "When the chore ended last, in POSIX seconds.", "chore"
     )
     failures = _gauge("failing_chores", "Times in a row that the chore failed.", "chore")
     for name, row in tasks.items():
-        if not name.startswith(CHORE):
+        if not name.startswith(HOUSEKEEPING_PREFIX):
             continue
-        chore = _label(name.removeprefix(CHORE))
+        task = _label(name.removeprefix(HOUSEKEEPING_PREFIX))
         if row.ended is not None:
-            ended.add_metric([chore], row.ended)
-        failures.add_metric([chore], row.failures)
+            ended.add_metric([task], row.ended)
+        failures.add_metric([task], row.failures)
     yield from (ended, failures)
 
 
@@ -365,7 +367,7 @@ def _is_current(row: TaskRow, now: float) -> bool:
     return well and not _is_due(row, now)
 
 
-def _of_status(status: list[MirrorStatus]) -> Iterator[Metric]:
+def _index_metrics(status: list[MirrorStatus]) -> Iterator[Metric]:
     """What the index says of each mirror."""
     figures: list[tuple[str, str, Callable[[MirrorStatus], float]]] = [
         ("datasets", "Datasets known, parts of others too.", lambda one: one.datasets),
@@ -378,8 +380,12 @@ def _of_status(status: list[MirrorStatus]) -> Iterator[Metric]:
             "Datasets whose last visit ended failed or partial.",
             lambda one: one.failing,
         ),
-        ("gone_datasets", "Datasets that upstream no longer has.", lambda one: one.gone),
-        ("waiting_datasets", "Datasets that were left to settle.", lambda one: one.waiting),
+        (
+            "gone_datasets",
+            "Datasets that upstream no longer has.",
+            lambda one: one.removed_upstream,
+        ),
+        ("waiting_datasets", "Datasets that were left to settle.", lambda one: one.settling),
         (
             "unreadable_sidecar_datasets",
             "Datasets in whose newest version a sidecar could not be read.",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neuromirror.crawl import Mirror, find_mirror, load_mirror, load_mirrors, mirror_files
+from neuromirror.crawl import Mirror, find_mirror, list_mirror_files, load_mirror, load_mirrors
 from neuromirror.model import ConfigurationError
 
 _Stamp = tuple[int, int, int]
@@ -14,7 +14,7 @@ _Stamp = tuple[int, int, int]
 
 
 @dataclass(slots=True)
-class Reread:
+class MirrorFileChanges:
     """What changed since the last look: names of mirrors, and what is wrong with files now.
 
     ``wrong`` has messages by mirror, the folder's by the empty name; ``right`` are the names of
@@ -22,9 +22,9 @@ class Reread:
     """
 
     changed: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    wrong: dict[str, str] = field(default_factory=dict)
-    right: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    valid: list[str] = field(default_factory=list)
 
 
 class MirrorFiles:
@@ -40,55 +40,55 @@ class MirrorFiles:
         self._names = frozenset(names)
         self._check = check
         # looked at before they are read: what is written meanwhile is seen the next time
-        self._seen = {path.stem: _stamp(path) for path in mirror_files(folder)}
+        self._stamps = {path.stem: _stamp(path) for path in list_mirror_files(folder)}
         loaded = load_mirrors(folder)
         for name in names:
             find_mirror(loaded, name)
         self.mirrors = {name: one for name, one in loaded.items() if self._serves(name)}
         for mirror in self.mirrors.values():
             check(mirror)
-        self._folder_wrong = ""
+        self._folder_error = ""
 
-    def served(self) -> list[Mirror]:
+    def served_mirrors(self) -> list[Mirror]:
         """The mirrors as they are now, for any thread."""
         return list(self.mirrors.values())
 
-    def reread(self) -> Reread:
+    def reload(self) -> MirrorFileChanges:
         """Reads what was written since; a mirror whose file is wrong now stays as it was."""
-        found = Reread()
+        changes = MirrorFileChanges()
         try:
-            paths = {path.stem: path for path in mirror_files(self._folder)}
+            paths = {path.stem: path for path in list_mirror_files(self._folder)}
         except ConfigurationError as error:
-            if self._folder_wrong != str(error):
-                self._folder_wrong = str(error)
-                found.wrong[""] = str(error)
-            return found
-        if self._folder_wrong:
-            self._folder_wrong = ""
-            found.right.append("")
+            if self._folder_error != str(error):
+                self._folder_error = str(error)
+                changes.errors[""] = str(error)
+            return changes
+        if self._folder_error:
+            self._folder_error = ""
+            changes.valid.append("")
         for name in [one for one in self.mirrors if one not in paths]:
             del self.mirrors[name]
-            found.gone.append(name)
+            changes.removed.append(name)
         for name, path in paths.items():
             stamp = _stamp(path)
-            if stamp is None or self._seen.get(name) == stamp or not self._serves(name):
+            if stamp is None or self._stamps.get(name) == stamp or not self._serves(name):
                 continue
-            self._seen[name] = stamp
-            self._read(path, found)
-        self._seen = {name: stamp for name, stamp in self._seen.items() if name in paths}
-        return found
+            self._stamps[name] = stamp
+            self._read(path, changes)
+        self._stamps = {name: stamp for name, stamp in self._stamps.items() if name in paths}
+        return changes
 
-    def _read(self, path: Path, found: Reread) -> None:
+    def _read(self, path: Path, changes: MirrorFileChanges) -> None:
         try:
             mirror = load_mirror(path)
             self._check(mirror)
         except ConfigurationError as error:
-            found.wrong[path.stem] = str(error)
+            changes.errors[path.stem] = str(error)
             return
-        found.right.append(path.stem)
+        changes.valid.append(path.stem)
         if self.mirrors.get(mirror.name) != mirror:
             self.mirrors[mirror.name] = mirror
-            found.changed.append(mirror.name)
+            changes.changed.append(mirror.name)
 
     def _serves(self, name: str) -> bool:
         return not self._names or name in self._names
@@ -96,7 +96,7 @@ class MirrorFiles:
 
 def _stamp(path: Path) -> _Stamp | None:
     try:
-        found = path.stat()
+        changes = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return changes.st_mtime_ns, changes.st_size, changes.st_ino

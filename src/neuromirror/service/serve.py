@@ -17,32 +17,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuromirror.crawl import FailureLog, Mirror, PrivateSide, Result, recording
-from neuromirror.crawl.failures import SERVICE
+from neuromirror.crawl import FailureLog, Mirror, PrivateStore, Result, open_recorder
+from neuromirror.crawl.failure_log import SERVICE
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
-from neuromirror.service.catalogue import CatalogueOptions, KeptCatalogue
-from neuromirror.service.chore_times import ChoreTimes
-from neuromirror.service.chores import ChoreSettings, chores
-from neuromirror.service.desk import Desk
-from neuromirror.service.engine import GROUP_WAIT, Service
+from neuromirror.service.catalogue_process import CatalogueOptions, SupervisedCatalogue
+from neuromirror.service.engine import SUPERDATASET_WAIT, Service
 from neuromirror.service.executors import (
-    MEMORY,
-    SECONDS,
-    dask,
-    desk_host,
-    processes,
-    threads,
-    workplace,
+    JOB_MEMORY,
+    JOB_SECONDS,
+    dask_executor,
+    job_context,
+    process_executor,
+    thread_executor,
+    write_server_host,
 )
-from neuromirror.service.health import HealthServer, Pulse, Readiness
-from neuromirror.service.leases import owner
-from neuromirror.service.leftovers import Leftovers
-from neuromirror.service.listening import shown_address
-from neuromirror.service.logs import Secrets, logging_to, tell
+from neuromirror.service.health import HealthServer, Heartbeat, Readiness
+from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
+from neuromirror.service.housekeeping_tasks import HousekeepingSettings, housekeeping_tasks
+from neuromirror.service.leases import lease_owner
+from neuromirror.service.listen_address import format_address
+from neuromirror.service.logs import Secrets, log_event, logging_to
 from neuromirror.service.mirror_files import MirrorFiles
-from neuromirror.service.notify import Notifier
-from neuromirror.store import Store, StoreBusy
+from neuromirror.service.stale_leases import StaleLeases
+from neuromirror.service.systemd_notifier import SystemdNotifier
+from neuromirror.service.write_server import WriteServer
+from neuromirror.store import Store, StoreBusyError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -52,21 +52,21 @@ if TYPE_CHECKING:
 _TURN = 1.0
 """Seconds between two turns of the loop where nothing wakes it."""
 
-_REREAD, _CHORES, _STATUS = 10, 60, 60
-_HANGS = 120.0
+_RELOAD, _HOUSEKEEPING, _STATUS = 10, 60, 60
+_HANG_SECONDS = 120.0
 """Seconds after which a loop that does not turn hangs."""
 
 _STEP = 0.2
 """Seconds after which the main thread looks whether it was told to end."""
 
-_PATIENCE = 20.0
+_STOP_TIMEOUT = 20.0
 """Seconds that jobs under way have when the service is to end …"""
 
-_LAST = 28.0
+_EXIT_TIMEOUT = 28.0
 """… and that all of it may take."""
 
 
-class ServiceRuns(NeuromirrorError):
+class ServiceRunningError(NeuromirrorError):
     """A store has a service already."""
 
 
@@ -83,28 +83,28 @@ class ServeOptions:
     workers: int = 4
     executor: str = "processes"
     scheduler: str | None = None
-    visit_seconds: float = SECONDS
-    worker_memory: int = MEMORY
+    visit_seconds: float = JOB_SECONDS
+    worker_memory: int = JOB_MEMORY
     private: Path | None = None
     metrics: tuple[str, int] | None = None
     catalogue: CatalogueOptions | None = None
     log_json: bool = False
-    chores: ChoreSettings = field(default_factory=ChoreSettings)
+    housekeeping: HousekeepingSettings = field(default_factory=HousekeepingSettings)
 
 
-def mirror_files(
+def open_mirror_files(
     folder: Path, names: Sequence[str], store: Store, private: Path | None
 ) -> MirrorFiles:
     """The mirrors to be served; raises ConfigurationError."""
-    side = PrivateSide(private, store)
+    side = PrivateStore(private, store)
 
     def check(mirror: Mirror) -> None:
-        side.check([mirror.open()])
+        side.check_sources([mirror.open()])
 
     return MirrorFiles(folder, names, check)
 
 
-class Stop:
+class StopSignal:
     """Whether the process was told to end: SIGTERM or SIGINT; the second time it ends at once.
 
     To be used in the main thread, as a context. What the signal's handler does is to set a number:
@@ -112,27 +112,29 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.by = 0
+        self.signal_number = 0
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def handled(self) -> Iterator[None]:
         """Signals are heeded in the block."""
-        before = [(one, signal.signal(one, self._tell)) for one in (signal.SIGTERM, signal.SIGINT)]
+        before = [
+            (one, signal.signal(one, self._handle)) for one in (signal.SIGTERM, signal.SIGINT)
+        ]
         try:
             yield
         finally:
             for one, was in before:
                 signal.signal(one, was)
 
-    def _tell(self, number: int, frame: object) -> None:
-        if self.by:
+    def _handle(self, number: int, frame: object) -> None:
+        if self.signal_number:
             # workers end with the process, and leases by themselves
             os._exit(128 + number)
-        self.by = number
+        self.signal_number = number
 
-    def told(self) -> bool:
+    def is_received(self) -> bool:
         """Whether it was."""
-        return self.by != 0
+        return self.signal_number != 0
 
     def wait(self) -> None:
         """Until it is.
@@ -140,61 +142,63 @@ class Stop:
         In short steps: the system may give a signal to any thread, and Python heeds it when the
         main thread does something next.
         """
-        while not self.by:
+        while not self.signal_number:
             time.sleep(_STEP)
 
 
 @dataclass(frozen=True, slots=True)
-class _Office:
+class _RunningService:
     """A service and what there is around it."""
 
     service: Service
     metrics: Metrics
     schedule: Schedule
-    chores: ChoreTimes
-    chore: threading.Lock
+    housekeeping: HousekeepingScheduler
+    housekeeping_lock: threading.Lock
     log: FailureLog
 
 
 @contextmanager
-def _alone(store: Store) -> Iterator[None]:
+def _sole_service(store: Store) -> Iterator[None]:
     try:
         with store.lock("service", "the service"):
             yield
-    except StoreBusy as error:
-        raise ServiceRuns(
+    except StoreBusyError as error:
+        raise ServiceRunningError(
             f"another 'neuromirror serve' works on the store {store.root}, and one writes for all; "
             "stop that one first ('neuromirror sync' can be used beside it)"
         ) from error
 
 
 @contextmanager
-def _office(
+def _open_service(
     store: Store,
     index_path: Path,
     files: MirrorFiles,
     options: ServeOptions,
-    stop: Stop,
-    heard: Callable[[Result], None],
-    group_wait: float = GROUP_WAIT,
-) -> Iterator[_Office]:
-    """Raises ServiceRuns, ConfigurationError, NoScheduler."""
+    stop: StopSignal,
+    on_result: Callable[[Result], None],
+    group_wait: float = SUPERDATASET_WAIT,
+) -> Iterator[_RunningService]:
+    """Raises ServiceRunningError, ConfigurationError, SchedulerUnavailableError."""
     from neuromirror.service.metrics import Metrics
 
     with ExitStack() as stack:
-        stack.enter_context(_alone(store))
-        recorder = stack.enter_context(recording(store, index_path))
+        stack.enter_context(_sole_service(store))
+        recorder = stack.enter_context(open_recorder(store, index_path))
         schedule = stack.enter_context(Schedule.open(store.schedule_path))
         metrics = Metrics(store, index_path, schedule, files.mirrors)
-        desk = stack.enter_context(Desk(recorder, schedule, desk_host(options.scheduler)))
-        place = workplace(store, index_path, options.private, desk.address)
-        chore = threading.Lock()
+        write_server = stack.enter_context(
+            WriteServer(recorder, schedule, write_server_host(options.scheduler))
+        )
+        context = job_context(store, index_path, options.private, write_server.address)
+        housekeeping_lock = threading.Lock()
         # a chore that is at it uses all of the above
-        stack.callback(chore.acquire)
+        stack.callback(housekeeping_lock.acquire)
         executor = stack.enter_context(_executor(options))
-        name = owner("serve")
+        name = lease_owner("serve")
         service = Service(
-            place,
+            context,
             files,
             schedule,
             recorder,
@@ -202,31 +206,33 @@ def _office(
             workers=options.workers,
             owner=name,
             observer=metrics,
-            leftovers=Leftovers(store, schedule, name),
-            heard=heard,
-            group_wait=group_wait,
+            stale_leases=StaleLeases(store, schedule, name),
+            on_result=on_result,
+            superdataset_wait=group_wait,
         )
-        work = chores(
+        tasks = housekeeping_tasks(
             store,
             index_path,
             recorder,
             schedule,
-            options.chores,
-            over=stop.told,
-            mirrors=files.served,
+            options.housekeeping,
+            is_stopping=stop.is_received,
+            mirrors=files.served_mirrors,
         )
         log = FailureLog(recorder)
-        times = ChoreTimes(work, schedule, metrics, log, stop.told)
-        yield _Office(service, metrics, schedule, times, chore, log)
+        housekeeping = HousekeepingScheduler(tasks, schedule, metrics, log, stop.is_received)
+        yield _RunningService(service, metrics, schedule, housekeeping, housekeeping_lock, log)
 
 
 def _executor(options: ServeOptions) -> AbstractContextManager[Executor]:
     """Jobs that are still under way when it is left had their time before."""
     if options.scheduler is not None:
-        return dask(options.scheduler, options.visit_seconds, options.worker_memory, grace=0)
+        return dask_executor(
+            options.scheduler, options.visit_seconds, options.worker_memory, grace=0
+        )
     if options.executor == "threads":
-        return threads(options.workers, grace=0)
-    return processes(options.workers, options.visit_seconds, options.worker_memory, grace=0)
+        return thread_executor(options.workers, grace=0)
+    return process_executor(options.workers, options.visit_seconds, options.worker_memory, grace=0)
 
 
 # --- for months
@@ -234,154 +240,164 @@ def _executor(options: ServeOptions) -> AbstractContextManager[Executor]:
 
 def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOptions) -> None:
     """Keeps mirrors current until the process is told to end. Raises before it begins only."""
-    stop = Stop()
+    stop = StopSignal()
     with (
-        stop.heeded(),
+        stop.handled(),
         logging_to(as_json=options.log_json, mirrors=files.mirrors),
-        _office(store, index_path, files, options, stop, lambda result: None) as office,
+        _open_service(store, index_path, files, options, stop, lambda result: None) as running,
         ExitStack() as stack,
     ):
-        pulse, readiness = Pulse(_HANGS), Readiness(store, index_path, office.schedule)
+        heartbeat, readiness = (
+            Heartbeat(_HANG_SECONDS),
+            Readiness(store, index_path, running.schedule),
+        )
         catalogue = None
         if options.catalogue is not None:
-            catalogue = _catalogue(store, index_path, options, options.catalogue, office, files)
+            catalogue = _supervised_catalogue(
+                store, index_path, options, options.catalogue, running, files
+            )
             stack.enter_context(catalogue)
         if options.metrics is not None:
             server = HealthServer(
                 options.metrics,
-                pulse=pulse,
+                heartbeat=heartbeat,
                 problems=readiness.problems,
-                metrics=office.metrics.page,
+                metrics=running.metrics.page,
                 remarks=list if catalogue is None else catalogue.remarks,
             )
             stack.enter_context(server)
-            tell("health", f"http://{shown_address(server.address)}/healthz")
-        notifier = Notifier.of_environment()
-        office.service.start()
-        loop = _Loop(office, pulse, stop)
-        stack.enter_context(notifier.watching(pulse))
-        with _clock(loop, notifier, office):
+            log_event("health", f"http://{format_address(server.address)}/healthz")
+        notifier = SystemdNotifier.from_environment()
+        running.service.start()
+        loop = _ServiceLoop(running, heartbeat, stop)
+        stack.enter_context(notifier.feed_watchdog(heartbeat))
+        with _clock(loop, notifier, running):
             names = ", ".join(sorted(files.mirrors))
-            tell("started", f"store {store.root}, mirrors {names}, {options.workers} workers")
+            log_event("started", f"store {store.root}, mirrors {names}, {options.workers} workers")
             notifier.ready(f"{len(files.mirrors)} mirrors")
             stop.wait()
             notifier.stopping()
             readiness.stop()
             if catalogue is not None:
                 catalogue.stop()
-            guard = _guard(0)
-        tell("stopping", f"{signal.Signals(stop.by).name}; jobs have {_PATIENCE:.0f} s")
-        left = loop.end(_PATIENCE)
+            guard = _exit_timer(0)
+        log_event(
+            "stopping",
+            f"{signal.Signals(stop.signal_number).name}; jobs have {_STOP_TIMEOUT:.0f} s",
+        )
+        left = loop.stop(_STOP_TIMEOUT)
     if not left:
         guard.cancel()
 
 
-def _catalogue(
+def _supervised_catalogue(
     store: Store,
     index_path: Path,
     options: ServeOptions,
     shown: CatalogueOptions,
-    office: _Office,
+    running: _RunningService,
     files: MirrorFiles,
-) -> KeptCatalogue:
+) -> SupervisedCatalogue:
     """The catalogue of a store, not started yet; raises ConfigurationError."""
     command = ["--store", str(store.root), "--index", str(index_path), "catalogue"]
     command += ["--address", shown.address, "--title", shown.title]
     command += [] if shown.cutouts else ["--no-cutouts"]
-    command += [word for limit in shown.limits for word in ("--limit", limit)]
-    command += [word for proxy in shown.proxies for word in ("--trusted-proxy", proxy)]
+    command += [argument for limit in shown.limits for argument in ("--limit", limit)]
+    command += [argument for proxy in shown.proxies for argument in ("--trusted-proxy", proxy)]
     command += ["--sql"] if shown.sql else []
     command += ["--log-json"] if options.log_json else []
-    kept = KeptCatalogue(
+    supervised = SupervisedCatalogue(
         shown.listen,
         command,
         # pages need no token
-        withheld=Secrets(files.mirrors).names,
-        ended=office.metrics.catalogue_ended,
-        log=office.log,
+        secret_variables=Secrets(files.mirrors).names,
+        on_exit=running.metrics.catalogue_exited,
+        log=running.log,
     )
-    office.metrics.of_catalogue(lambda: kept.up, lambda: dict(kept.refused))
-    return kept
+    running.metrics.add_catalogue(lambda: supervised.is_up, lambda: dict(supervised.refused))
+    return supervised
 
 
-def _guard(code: int) -> threading.Timer:
+def _exit_timer(code: int) -> threading.Timer:
     """Ends the process when its time is over, whatever hangs: a chore, or a job in a thread.
 
     Leases were given back by then, and nothing is ever half written.
     """
-    guard = threading.Timer(_LAST, os._exit, [code])
+    guard = threading.Timer(_EXIT_TIMEOUT, os._exit, [code])
     guard.daemon = True
     guard.start()
     return guard
 
 
-class _Loop:
+class _ServiceLoop:
     """Turns the service, in one thread at a time."""
 
-    def __init__(self, office: _Office, pulse: Pulse, stop: Stop) -> None:
-        self._service = office.service
-        self._log = office.log
-        self._pulse = pulse
+    def __init__(self, running: _RunningService, heartbeat: Heartbeat, stop: StopSignal) -> None:
+        self._service = running.service
+        self._log = running.log
+        self._heartbeat = heartbeat
         self._stop = stop
         self._lock = threading.Lock()
-        self._trouble = self._recorded = ""
+        self._error = self._recorded_error = ""
 
     def turn(self) -> None:
         """Ticks, and again as soon as a job is over, for about as long as to the next turn."""
         until = time.monotonic() + 0.8 * _TURN
         while True:
             with self._lock:
-                self._do(self._service.tick)
+                self._call(self._service.tick)
             left = until - time.monotonic()
-            if self._stop.told() or left <= 0 or not self._service.woken.wait(left):
+            if self._stop.is_received() or left <= 0 or not self._service.wakeup.wait(left):
                 return
 
-    def reread(self) -> None:
+    def reload_mirror_files(self) -> None:
         """Looks at the mirror files."""
         with self._lock:
-            self._do(self._service.reread)
+            self._call(self._service.reload_mirror_files)
 
-    def end(self, patience: float) -> list[str]:
+    def stop(self, timeout: float) -> list[str]:
         """Lets what is under way come to its end; gives what does not, whose leases are over."""
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         with self._lock:
             self._service.close()
-            while not self._service.idle and time.monotonic() < until:
-                self._do(self._service.tick)
-                self._service.woken.wait(0.1)
+            while not self._service.is_idle and time.monotonic() < until:
+                self._call(self._service.tick)
+                self._service.wakeup.wait(0.1)
             left = self._service.abandon()
-        tell("stopped", f"left under way: {', '.join(left)}" if left else "nothing was left")
+        log_event("stopped", f"left under way: {', '.join(left)}" if left else "nothing was left")
         return left
 
-    def _do(self, what: Callable[[], object]) -> None:
+    def _call(self, what: Callable[[], object]) -> None:
         """A full disk, an index that is away: it is told once, and tried again."""
         try:
             what()
         except (NeuromirrorError, OSError) as error:
-            if self._trouble != str(error):
-                self._trouble = str(error)
-                tell("trouble", self._trouble, level=logging.ERROR)
+            if self._error != str(error):
+                self._error = str(error)
+                log_event("trouble", self._error, level=logging.ERROR)
         else:
-            self._trouble = ""
-        if self._trouble != self._recorded:
-            self._record_trouble()
-        self._pulse.beat()
+            self._error = ""
+        if self._error != self._recorded_error:
+            self._record_error()
+        self._heartbeat.beat()
 
-    def _record_trouble(self) -> None:
+    def _record_error(self) -> None:
         """Record what keeps the loop from working, or that nothing does any more.
 
         On a full disk that cannot be done; the next turn tries again.
         """
         with suppress(NeuromirrorError, OSError):
-            if self._trouble:
-                self._log.failed(SERVICE, self._trouble)
+            if self._error:
+                self._log.record_failure(SERVICE, self._error)
             else:
-                self._log.succeeded(SERVICE)
-            self._recorded = self._trouble
+                self._log.record_success(SERVICE)
+            self._recorded_error = self._error
 
 
 @contextmanager
-def _clock(loop: _Loop, notifier: Notifier, office: _Office) -> Iterator[None]:
+def _clock(
+    loop: _ServiceLoop, notifier: SystemdNotifier, running: _RunningService
+) -> Iterator[None]:
     """Runs the service's jobs at their times while the block lasts."""
     from apscheduler.executors.pool import ThreadPoolExecutor  # type: ignore[import-untyped]
     from apscheduler.jobstores.memory import MemoryJobStore  # type: ignore[import-untyped]
@@ -392,13 +408,13 @@ def _clock(loop: _Loop, notifier: Notifier, office: _Office) -> Iterator[None]:
     # it warns of each turn that is left out because the last one is not over, as it is meant to be
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
-    def chores() -> None:
-        with office.chore:
-            office.chores.run_due()
+    def run_housekeeping() -> None:
+        with running.housekeeping_lock:
+            running.housekeeping.run_due()
 
     def status() -> None:
-        waiting = sum(office.schedule.waiting(time.time()).values())
-        notifier.status(f"{office.service.under_way} jobs under way, {waiting} tasks due")
+        waiting = sum(running.schedule.waiting(time.time()).values())
+        notifier.status(f"{running.service.running_count} jobs under way, {waiting} tasks due")
 
     clock = BackgroundScheduler(
         timezone="UTC",
@@ -408,8 +424,8 @@ def _clock(loop: _Loop, notifier: Notifier, office: _Office) -> Iterator[None]:
     )
     for name, job, seconds in (
         ("turn", loop.turn, _TURN),
-        ("mirror files", loop.reread, _REREAD),
-        ("chores", chores, _CHORES),
+        ("mirror files", loop.reload_mirror_files, _RELOAD),
+        ("chores", run_housekeeping, _HOUSEKEEPING),
         ("status", status, _STATUS),
     ):
         clock.add_job(job, "interval", seconds=seconds, id=name)
@@ -428,33 +444,33 @@ def serve_once(
     index_path: Path,
     files: MirrorFiles,
     options: ServeOptions,
-    heard: Callable[[Result], None],
+    on_result: Callable[[Result], None],
 ) -> int:
     """Does what is due now, chores too, and tells ``heard`` how each dataset fared.
 
     Gives 0, 1 where a chore failed, or 128 and the number of the signal that ended it.
     """
-    stop = Stop()
+    stop = StopSignal()
     logged = logging_to(as_json=True, mirrors=files.mirrors) if options.log_json else _unlogged()
     # superdatasets are written at the end, however long it takes
-    opened = _office(store, index_path, files, options, stop, heard, math.inf)
-    with stop.heeded(), logged, opened as office:
-        service = office.service
+    opened = _open_service(store, index_path, files, options, stop, on_result, math.inf)
+    with stop.handled(), logged, opened as running:
+        service = running.service
         service.start()
-        while not stop.told():
-            if service.tick() or not service.idle:
-                service.woken.wait(0.2)
-            elif service.broken:
-                raise NeuromirrorError(service.broken)
-            elif not service.group_at_once():
+        while not stop.is_received():
+            if service.tick() or not service.is_idle:
+                service.wakeup.wait(0.2)
+            elif service.worker_error:
+                raise NeuromirrorError(service.worker_error)
+            elif not service.make_superdatasets_due():
                 break
-        failed = office.chores.run_due()
-        guard = _guard(128 + stop.by) if stop.told() else None
-        left = _Loop(office, Pulse(_HANGS), stop).end(_PATIENCE)
+        failed = running.housekeeping.run_due()
+        guard = _exit_timer(128 + stop.signal_number) if stop.is_received() else None
+        left = _ServiceLoop(running, Heartbeat(_HANG_SECONDS), stop).stop(_STOP_TIMEOUT)
     if guard is not None:
         if not left:
             guard.cancel()
-        return 128 + stop.by
+        return 128 + stop.signal_number
     return 1 if failed else 0
 
 

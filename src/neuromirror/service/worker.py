@@ -26,10 +26,10 @@ from neuromirror.model import NeuromirrorError
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """A function, its arguments by place and by name."""
 
-THREADS = 1 << 29
+THREAD_STACK_BYTES = 1 << 29
 """Bytes that threads have for their stacks, and do not use; they count where the kernel counts."""
 
-_FIRST_TO_GO = 500
+_OOM_SCORE = 500
 """Of 1000: the kernel, out of memory, takes a worker and not the service."""
 
 
@@ -53,8 +53,8 @@ def serve(number: int) -> None:
     threading.Thread(target=_listen, args=(connection, calls), daemon=True).start()
     with ThreadPoolExecutor(1, thread_name_prefix="job") as pool:
         while True:
-            function, given, named = calls.get()
-            connection.send_bytes(_answer(pool.submit(function, *given, **named)))
+            function, arguments, named = calls.get()
+            connection.send_bytes(_pickled_result(pool.submit(function, *arguments, **named)))
 
 
 def _listen(connection: Connection, calls: queue.SimpleQueue[Call]) -> None:
@@ -68,24 +68,24 @@ def _limit(memory: int) -> None:
     """No process of a job gets much more; for all but Linux there is no such limit."""
     if sys.platform != "linux":
         return
-    most = memory + THREADS
+    most = memory + THREAD_STACK_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or hard > most:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_FIRST_TO_GO))
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
 
 
-def _answer(done: Future[Any]) -> bytes:
+def _pickled_result(done: Future[Any]) -> bytes:
     error = done.exception()
     try:
         if error is None:
             return pickle.dumps((True, done.result()))
         if not isinstance(error, NeuromirrorError):
             error.add_note("".join(traceback.format_exception(error)))
-        said = pickle.dumps((False, error))
+        content = pickle.dumps((False, error))
         # some errors can be packed and not unpacked
-        pickle.loads(said)
+        pickle.loads(content)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as other:
-        said = pickle.dumps((False, NeuromirrorError(f"{error or 'no answer'} ({other})")))
-    return said
+        content = pickle.dumps((False, NeuromirrorError(f"{error or 'no answer'} ({other})")))
+    return content

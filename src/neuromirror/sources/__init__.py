@@ -11,42 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuromirror.sources.errors import (
-        DatasetNotFound,
-        ListingNotProven,
-        MalformedId,
-        PartContradicted,
-        PartRefused,
-        PartUnavailable,
-        UnexpectedReply,
+        ComponentMismatchError,
+        ComponentRefusedError,
+        ComponentUnavailableError,
+        DatasetNotFoundError,
+        MalformedIdError,
+        UnexpectedReplyError,
+        UnreliableListingError,
     )
     from neuromirror.sources.options import SourceOptions
     from neuromirror.sources.protocol import (
-        ChecksPending,
+        ComponentEntry,
         Estimate,
-        Known,
         KnownContent,
         Listing,
-        Part,
         Source,
+        SupportsPendingCheck,
+        VisitContext,
     )
     from neuromirror.sources.registry import open_source, source_kinds
 
 __all__ = [
-    "ChecksPending",
-    "DatasetNotFound",
+    "ComponentEntry",
+    "ComponentMismatchError",
+    "ComponentRefusedError",
+    "ComponentUnavailableError",
+    "DatasetNotFoundError",
     "Estimate",
-    "Known",
     "KnownContent",
     "Listing",
-    "ListingNotProven",
-    "MalformedId",
-    "Part",
-    "PartContradicted",
-    "PartRefused",
-    "PartUnavailable",
+    "MalformedIdError",
     "Source",
     "SourceOptions",
-    "UnexpectedReply",
+    "SupportsPendingCheck",
+    "UnexpectedReplyError",
+    "UnreliableListingError",
+    "VisitContext",
     "open_source",
     "source_kinds",
 ]

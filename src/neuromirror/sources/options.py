@@ -19,7 +19,7 @@ class SourceOptions(BaseModel):
         return Session()
 
 
-def base_address(address: str, instead: str) -> str:
+def base_address(address: str, alternative: str) -> str:
     """An http(s) address in its normal form, without a slash at its end.
 
     Raises ValueError for anything else, for a query, and for a user or password in it, then
@@ -28,7 +28,7 @@ def base_address(address: str, instead: str) -> str:
     scheme, host, port = origin(address)
     parts = urlsplit(address)
     if "@" in parts.netloc:
-        raise ValueError(f"an address must not hold a user or password; {instead}")
+        raise ValueError(f"an address must not hold a user or password; {alternative}")
     if parts.query or parts.fragment:
         raise ValueError("an address ends with its path")
     host = f"[{host}]" if ":" in host else host

@@ -19,9 +19,9 @@ from neuromirror.model import (
     DatasetRef,
     Digest,
     Document,
+    ExcludedEntry,
     FileRecord,
     Location,
-    NamedException,
     SpecialRemote,
     VersionRef,
     WebRemote,
@@ -41,10 +41,11 @@ class KnownContent:
     sha256: Digest | None
 
 
-class Known(Protocol):
+class VisitContext(Protocol):
     """What earlier visits learnt, so that a source need not ask again.
 
-    ``memo`` is what :attr:`Listing.memo` gave when this version was last taken whole, None where
+    ``memo`` is what :attr:`AnnexedFileListing.memo` gave when this version was last taken whole,
+    None where
     nothing is remembered. ``workspace`` is a folder of this version's own (it exists, and is
     empty at first) that stays when a visit is killed, and is removed once its listing was taken.
     ``deep`` asks for the thorough way: nothing that could be read again is to be believed.
@@ -57,7 +58,7 @@ class Known(Protocol):
 
     @property
     def memo(self) -> bytes | None:
-        """What :attr:`Listing.memo` gave the last time."""
+        """What :attr:`AnnexedFileListing.memo` gave the last time."""
         ...
 
     @property
@@ -69,7 +70,7 @@ class Known(Protocol):
         """The exact location last learnt for each plain URL."""
         ...
 
-    def is_lasting_refusal(self, url: str) -> bool:
+    def record_refusal(self, url: str) -> bool:
         """Record that a bucket refuses an object, and return whether that is no passing fault.
 
         It is none once the object was refused in visits of a day or longer. May be called by any
@@ -82,7 +83,7 @@ class Known(Protocol):
         ...
 
 
-def _not_known() -> bool:
+def _never_unchanged() -> bool:
     return False
 
 
@@ -90,7 +91,7 @@ def _no_memo() -> bytes | None:
     return None
 
 
-def _nothing_said() -> str:
+def _no_text() -> str:
     return ""
 
 
@@ -103,7 +104,8 @@ class Listing:
     """One reading of a version's files.
 
     ``entries`` may be read once, in any order upstream gives; it raises
-    :class:`~neuromirror.sources.ListingNotProven` or a :class:`~neuromirror.net.NetError` when
+    :class:`~neuromirror.sources.UnreliableListingError` or a :class:`~neuromirror.net.NetError`
+    when
     the listing cannot be trusted to be whole. After the last entry ``closing`` asks upstream for
     the version once more: the proof is that nothing moved meanwhile.
 
@@ -114,7 +116,7 @@ class Listing:
     that is less than everything (upstream gives no checksums, and a sample was read).
 
     ``pending``, after the last entry, names what upstream has yet to complete, as
-    :meth:`ChecksPending.still_pending` takes it (None: only a visit can tell).
+    :meth:`SupportsPendingCheck.still_pending` takes it (None: only a visit can tell).
 
     ``loss_hint`` says why files may be missing that an earlier listing had, where upstream tells:
     it is shown to the operator whose approval a loss needs.
@@ -124,46 +126,48 @@ class Listing:
     ``refused`` returns how many files upstream lists and refuses to be asked about: what it said
     in the listing is all that is known of them.
 
-    ``still_there`` gives those of some missing paths that upstream has after all; None where the
+    ``find_present`` gives those of some missing paths that upstream has after all; None where the
     listing proves itself by a summary.
     """
 
     version: VersionRef
     facts: DatasetFacts
     documents: tuple[Document, ...]  # both may be set until the last entry was read
-    entries: Iterator[FileRecord | NamedException | Part]
-    closing: Callable[[], VersionRef] = field(repr=False)
+    entries: Iterator[FileRecord | ExcludedEntry | ComponentEntry]
+    confirm_version: Callable[[], VersionRef] = field(repr=False)
     web_remotes: tuple[WebRemote, ...] = ()
     special_remotes: tuple[SpecialRemote, ...] = ()
     late_sha256: bool = False  # upstream will tell a sha256 of every file some time later
     loss_hint: str = ""
     unversioned: bool = False  # the bucket keeps no old object versions
-    whole: bool = False  # it is one array: too large for git, its files are in a manifest alone
-    unchanged: Callable[[], bool] = field(default=_not_known, repr=False)
+    manifest_only: bool = (
+        False  # it is one array: too large for git, its files are in a manifest alone
+    )
+    is_unchanged: Callable[[], bool] = field(default=_never_unchanged, repr=False)
     memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
-    renewed: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
-    pending: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
-    still_there: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
-    checked: Callable[[], str] = field(default=_nothing_said, repr=False)
+    renewed_memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
+    pending_items: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
+    find_present: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
+    describe_checks: Callable[[], str] = field(default=_no_text, repr=False)
     problems: Callable[[], Sequence[str]] = field(default=_no_problems, repr=False)
-    refused: Callable[[], int] = field(default=lambda: 0, repr=False)
+    refused_count: Callable[[], int] = field(default=lambda: 0, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComponentEntry:
     """An entry of a listing that is a dataset of its own: a Zarr asset.
 
     ``path`` is its place in the version listed, ``size`` in bytes what upstream's summary counts
     it as (one file of that many bytes). ``version`` names its state: ``version.upstream`` is
     upstream's checksum of it where there is one, and then the label too; ``version.claimed``
     counts its entries. ``listing`` reads them; it raises
-    :class:`~neuromirror.sources.ListingNotProven` when they do not add up to the checksum.
+    :class:`~neuromirror.sources.UnreliableListingError` when they do not add up to the checksum.
     """
 
     path: bytes
     size: int
     version: VersionRef
-    listing: Callable[[Known], Listing] = field(repr=False)
+    listing: Callable[[VisitContext], Listing] = field(repr=False)
 
     @property
     def dataset(self) -> DatasetRef:
@@ -186,11 +190,12 @@ class Estimate:
 
 
 @runtime_checkable
-class ChecksPending(Protocol):
+class SupportsPendingCheck(Protocol):
     """A source that can ask about the pending items of a dataset alone."""
 
-    def still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
-        """Return whether upstream has completed none of the items of :attr:`Listing.pending`.
+    def is_still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
+        """Return whether upstream has completed none of the items of
+        :attr:`AnnexedFileListing.pending`.
 
         False also where that cannot be found out: then a visit is made.
         """
@@ -218,7 +223,7 @@ class Source(Protocol):
         ...
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One dataset's hint, asked for alone; raises :class:`DatasetNotFound`."""
+        """One dataset's hint, asked for alone; raises :class:`DatasetNotFoundError`."""
         ...
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
@@ -237,7 +242,7 @@ class Source(Protocol):
         """What upstream was found to allow, in words by name; a few requests; empty if fixed."""
         ...
 
-    def listing(self, version: VersionRef, known: Known) -> Listing:
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """The files of a version."""
         ...
 
@@ -245,7 +250,7 @@ class Source(Protocol):
         """What a first visit would take; None where only listing it can tell."""
         ...
 
-    def group(self, local_ids: str) -> DatasetRef | None:
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """The super-dataset of all datasets whose local id begins with ``local_ids`` and a slash.
 
         None where there is none between them and the mirror's own. Its URI is upstream's of what

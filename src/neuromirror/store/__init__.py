@@ -1,47 +1,70 @@
 """The store: bare repositories in RIA layout, atomic refs, the journal, super-datasets."""
 
-from neuromirror.store.disk import write_atomically
-from neuromirror.store.errors import NotAStore, RefRefused, RefsMoved, StoreBusy, StoreDamaged
-from neuromirror.store.from_git import record_lines_in_git
-from neuromirror.store.history import dataset_of, versions_in_git
-from neuromirror.store.housekeeping import Kept, RepackFailed, Rules, keep_house
-from neuromirror.store.locks import locked
-from neuromirror.store.refs import is_ref_name, move_refs, read_refs
-from neuromirror.store.repository import ANNEX, DRAFT, MAIN, PUBLISHED, TAGS, Repository, git
-from neuromirror.store.safe_paths import SafeFolder, UnsafePath, refuse_symlinks
+from neuromirror.store.durable_files import write_atomically
+from neuromirror.store.errors import (
+    InvalidRefNameError,
+    NotAStoreError,
+    RefsMovedError,
+    StoreBusyError,
+    StoreDamagedError,
+)
+from neuromirror.store.housekeeping import (
+    HousekeepingPolicy,
+    HousekeepingResult,
+    RepackError,
+    run_housekeeping,
+)
+from neuromirror.store.locks import file_lock
+from neuromirror.store.records_from_git import read_records_from_git
+from neuromirror.store.refs import is_ref_name, read_refs, update_refs
+from neuromirror.store.repository import (
+    ANNEX_BRANCH,
+    DRAFT_BRANCH,
+    MAIN_BRANCH,
+    PUBLISHED_BRANCH,
+    TAG_PREFIX,
+    Repository,
+    run_git,
+)
+from neuromirror.store.safe_paths import SafeFolder, UnsafePathError, refuse_symlinks
 from neuromirror.store.store import Store
-from neuromirror.store.superdatasets import Member, may_wait, update_superdataset
+from neuromirror.store.superdatasets import (
+    SuperdatasetMember,
+    has_complete_commit,
+    update_superdataset,
+)
+from neuromirror.store.versions_from_git import dataset_ref_of, read_versions_from_git
 
 __all__ = [
-    "ANNEX",
-    "DRAFT",
-    "MAIN",
-    "PUBLISHED",
-    "TAGS",
-    "Kept",
-    "Member",
-    "NotAStore",
-    "RefRefused",
-    "RefsMoved",
-    "RepackFailed",
+    "ANNEX_BRANCH",
+    "DRAFT_BRANCH",
+    "MAIN_BRANCH",
+    "PUBLISHED_BRANCH",
+    "TAG_PREFIX",
+    "HousekeepingPolicy",
+    "HousekeepingResult",
+    "InvalidRefNameError",
+    "NotAStoreError",
+    "RefsMovedError",
+    "RepackError",
     "Repository",
-    "Rules",
     "SafeFolder",
     "Store",
-    "StoreBusy",
-    "StoreDamaged",
-    "UnsafePath",
-    "dataset_of",
-    "git",
+    "StoreBusyError",
+    "StoreDamagedError",
+    "SuperdatasetMember",
+    "UnsafePathError",
+    "dataset_ref_of",
+    "file_lock",
+    "has_complete_commit",
     "is_ref_name",
-    "keep_house",
-    "locked",
-    "may_wait",
-    "move_refs",
+    "read_records_from_git",
     "read_refs",
-    "record_lines_in_git",
+    "read_versions_from_git",
     "refuse_symlinks",
+    "run_git",
+    "run_housekeeping",
+    "update_refs",
     "update_superdataset",
-    "versions_in_git",
     "write_atomically",
 ]

@@ -5,21 +5,21 @@ from __future__ import annotations
 from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
-class NotAStore(ConfigurationError):
+class NotAStoreError(ConfigurationError):
     """The folder is not a neuromirror store, and not an empty place for one."""
 
 
-class StoreBusy(NeuromirrorError):
+class StoreBusyError(NeuromirrorError):
     """Another process is at work on the same thing."""
 
 
-class RefsMoved(NeuromirrorError):
+class RefsMovedError(NeuromirrorError):
     """A ref is not where this visit found it: somebody else wrote to the repository."""
 
 
-class RefRefused(NeuromirrorError):
+class InvalidRefNameError(NeuromirrorError):
     """A name that git takes for no ref."""
 
 
-class StoreDamaged(NeuromirrorError):
+class StoreDamagedError(NeuromirrorError):
     """Something in the store that ought to be there is not, or cannot be read."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from neuromirror.mint import FrameRefused, unpacked
-from neuromirror.mint.lines import lines_of
+from neuromirror.mint import ZstdFrameError, decompress_frame
+from neuromirror.mint.zstd_lines import split_lines
 from neuromirror.model import StateDigest
-from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.errors import StoreDamagedError
 
 
 def manifest_file(root: Path, state: str) -> Path:
@@ -21,22 +21,25 @@ def manifest_file(root: Path, state: str) -> Path:
 def manifest_lines(path: Path) -> Iterator[bytes]:
     """The lines of a manifest, without newline.
 
-    Raises StoreDamaged, at the latest at its end, where it is missing or of another state than its
+    Raises StoreDamagedError, at the latest at its end, where it is missing or of another state
+    than its
     name says.
     """
     digest = StateDigest()
 
     def hashed(file: IO[bytes]) -> Iterator[bytes]:
-        for piece in unpacked(file):
+        for piece in decompress_frame(file):
             digest.add(piece)
             yield piece
 
     try:
         with path.open("rb") as file:
-            yield from lines_of(hashed(file))
-    except (FileNotFoundError, FrameRefused) as error:
-        raise StoreDamaged(
+            yield from split_lines(hashed(file))
+    except (FileNotFoundError, ZstdFrameError) as error:
+        raise StoreDamagedError(
             f"the manifest {path} cannot be read ({error}); restore it from a backup"
         ) from error
     if manifest_file(path.parents[2], digest.value()) != path:
-        raise StoreDamaged(f"the manifest {path} is of another state; restore it from a backup")
+        raise StoreDamagedError(
+            f"the manifest {path} is of another state; restore it from a backup"
+        )

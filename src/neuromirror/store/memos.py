@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuromirror.model import parse_json
-from neuromirror.store.disk import make_folder, write_atomically
+from neuromirror.store.durable_files import make_folder, write_atomically
 
 _FORMAT = 2
-_STALE = 24 * 3600.0
+_MAX_IDLE_SECONDS = 24 * 3600.0
 """Seconds without a word written after which what is left of a listing is of no use any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Memo:
+class StoredMemo:
     """A source's memo of a listing, and the commits (hex) of the state that was made of it.
 
     ``pending`` counts the files and Zarrs whose checksums upstream has yet to compute.
@@ -47,21 +47,21 @@ class MemoFolder:
         self._root = store / "neuromirror" / "memos"
 
     def _path(self, dataset_id: str, upstream: str) -> Path:
-        return self._root / dataset_id[:3] / dataset_id[3:] / f"{_word(upstream)}.memo"
+        return self._root / dataset_id[:3] / dataset_id[3:] / f"{_file_name(upstream)}.memo"
 
-    def read(self, dataset_id: str, upstream: str) -> Memo | None:
+    def read(self, dataset_id: str, upstream: str) -> StoredMemo | None:
         """The memo of a version, by upstream's word for it; None where none can be read."""
         try:
             head, _, content = self._path(dataset_id, upstream).read_bytes().partition(b"\n")
             found = parse_json(head, "memo")
             if (found["format"], found["version"]) != (_FORMAT, upstream):
                 return None
-            memo = Memo(found["commit"], found["annex"], content, found["pending"])
+            memo = StoredMemo(found["commit"], found["annex"], content, found["pending"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return memo if found.get("sum") == _sum(memo) else None
+        return memo if found.get("sum") == _checksum(memo) else None
 
-    def keep(self, dataset_id: str, upstream: str, memo: Memo | None) -> None:
+    def write(self, dataset_id: str, upstream: str, memo: StoredMemo | None) -> None:
         """Keeps a memo in the place of an older one; None removes it.
 
         Nothing is written where it is the same.
@@ -78,14 +78,14 @@ class MemoFolder:
             "commit": memo.commit,
             "annex": memo.annex_commit,
             "pending": memo.pending,
-            "sum": _sum(memo),
+            "sum": _checksum(memo),
         }
         # not forced to disk: its sum tells when it was cut off, and then the listing is read again
-        make_folder(path.parent, lasting=False)
+        make_folder(path.parent, durable=False)
         for left in path.parent.glob(".new-*"):
             left.unlink(missing_ok=True)
         line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
-        write_atomically(path, line + b"\n" + memo.content, lasting=False)
+        write_atomically(path, line + b"\n" + memo.content, durable=False)
 
 
 class Workspace:
@@ -96,8 +96,8 @@ class Workspace:
     """
 
     def __init__(self, store: Path, dataset_id: str, upstream: str) -> None:
-        self._of_dataset = store / "neuromirror" / "workspaces" / dataset_id
-        self._folder = self._of_dataset / _word(upstream)
+        self._dataset_folder = store / "neuromirror" / "workspaces" / dataset_id
+        self._folder = self._dataset_folder / _file_name(upstream)
 
     def path(self) -> Path:
         """The folder; where nothing was written in it for a day or longer, it is empty."""
@@ -105,7 +105,7 @@ class Workspace:
         with suppress(FileNotFoundError):
             # reading all of a large volume takes longer than that
             times = [one.stat().st_mtime for one in (pages, *pages.iterdir())]
-            if abs(time.time() - max(times)) > _STALE:
+            if abs(time.time() - max(times)) > _MAX_IDLE_SECONDS:
                 self.remove()
         # not forced to disk: nothing is lost with it but time
         pages.mkdir(parents=True, exist_ok=True)
@@ -115,25 +115,25 @@ class Workspace:
         """Removes the folder with all that is in it."""
         if self._folder.exists():
             shutil.rmtree(self._folder)
-        self._tidy()
+        self._remove_empty_parent()
 
-    def leave(self) -> None:
+    def remove_if_empty(self) -> None:
         """Removes the folder if nothing is in it."""
         with suppress(OSError):
             (self._folder / "pages").rmdir()
             self._folder.rmdir()
-        self._tidy()
+        self._remove_empty_parent()
 
-    def _tidy(self) -> None:
+    def _remove_empty_parent(self) -> None:
         with suppress(OSError):  # another version's folder is in it, or there is none
-            self._of_dataset.rmdir()
+            self._dataset_folder.rmdir()
 
 
-def _word(upstream: str) -> str:
+def _file_name(upstream: str) -> str:
     return hashlib.sha256(upstream.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _sum(memo: Memo) -> str:
+def _checksum(memo: StoredMemo) -> str:
     digest = hashlib.sha256(f"{memo.commit} {memo.annex_commit} {memo.pending}\n".encode())
     digest.update(memo.content)
     return digest.hexdigest()

@@ -16,13 +16,13 @@ from operator import le
 from pathlib import Path
 from typing import BinaryIO
 
-from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.errors import StoreDamagedError
 
 _FANOUT = struct.Struct(">256I")
 _MAGIC = b"\xfftOc\x00\x00\x00\x02"
-_IDS = len(_MAGIC) + _FANOUT.size
+_IDS_OFFSET = len(_MAGIC) + _FANOUT.size
 _ENTRY_BYTES = 20 + 4 + 4
-_CHECKSUMS = 2 * 20
+_CHECKSUM_BYTES = 2 * 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +34,37 @@ class PackSize:
     bytes: int
 
 
-def file_size(folder: Path, name: str) -> int:
+def pack_bytes(folder: Path, name: str) -> int:
     """Bytes of a pack with its index."""
     return sum((folder / f"{name}{suffix}").stat().st_size for suffix in (".pack", ".idx"))
 
 
 def pack_size(folder: Path, name: str) -> PackSize:
-    """The size of a pack; raises StoreDamaged where its index is none."""
+    """The size of a pack; raises StoreDamagedError where its index is none."""
     with (folder / f"{name}.idx").open("rb") as file:
-        ends = _fanout(file)
-    return PackSize(name, ends[-1], file_size(folder, name))
+        ends = _read_fanout(file)
+    return PackSize(name, ends[-1], pack_bytes(folder, name))
 
 
-def _fanout(file: BinaryIO) -> tuple[int, ...]:
-    """Return how many ids begin with each byte or a lower one; raises StoreDamaged.
+def _read_fanout(file: BinaryIO) -> tuple[int, ...]:
+    """Return how many ids begin with each byte or a lower one; raises StoreDamagedError.
 
     The file is long enough for what they promise.
     """
-    start = file.read(_IDS)
-    if start.startswith(_MAGIC) and len(start) == _IDS:
+    start = file.read(_IDS_OFFSET)
+    if start.startswith(_MAGIC) and len(start) == _IDS_OFFSET:
         ends = _FANOUT.unpack(start[len(_MAGIC) :])
-        needed = _IDS + _ENTRY_BYTES * ends[-1] + _CHECKSUMS
+        needed = _IDS_OFFSET + _ENTRY_BYTES * ends[-1] + _CHECKSUM_BYTES
         if all(map(le, ends, ends[1:])) and os.fstat(file.fileno()).st_size >= needed:
             return ends
     path = Path(file.name)
-    raise StoreDamaged(
+    raise StoreDamagedError(
         f"{path} is no pack index of version 2, or damaged; check the repository with "
         f"'git -C {path.parents[2]} fsck'. Nothing was changed"
     )
 
 
-class PackIds:
+class PackObjectIds:
     """The object ids that a pack's index names, by their first byte."""
 
     def __init__(self, view: mmap.mmap, ends: tuple[int, ...]) -> None:
@@ -73,21 +73,21 @@ class PackIds:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path) -> Iterator[PackIds]:
-        """The ids of an index file, while the block runs; raises StoreDamaged."""
+    def open(cls, path: Path) -> Iterator[PackObjectIds]:
+        """The ids of an index file, while the block runs; raises StoreDamagedError."""
         with path.open("rb") as file:
-            ends = _fanout(file)
+            ends = _read_fanout(file)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 yield cls(view, ends)
 
-    def beginning(self, first: int) -> set[bytes]:
+    def ids_starting_with(self, first: int) -> set[bytes]:
         """The 20-byte ids whose first byte is this."""
         start, end = (self._ends[first - 1] if first else 0), self._ends[first]
-        block = self._view[_IDS + 20 * start : _IDS + 20 * end]
+        block = self._view[_IDS_OFFSET + 20 * start : _IDS_OFFSET + 20 * end]
         return {sha for (sha,) in struct.iter_unpack("20s", block)}
 
 
-def packs_indexed(path: Path) -> set[str] | None:
+def multi_pack_index_names(path: Path) -> set[str] | None:
     """The packs that a multi-pack index names; None without one.
 
     An index that cannot be read names a pack that is nowhere.

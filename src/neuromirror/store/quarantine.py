@@ -18,54 +18,56 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from neuromirror.store.disk import make_folder, sync, sync_tree, write_atomically
-from neuromirror.store.foreign import ForeignRef, History
-from neuromirror.store.protection import CONFIG, protect
-from neuromirror.store.refs import move_refs
-from neuromirror.store.repository import Repository, git
+from neuromirror.store.durable_files import fsync_path, fsync_tree, make_folder, write_atomically
+from neuromirror.store.foreign_commits import CommitHistory, ForeignRef
+from neuromirror.store.refs import update_refs
+from neuromirror.store.repository import Repository, run_git
 from neuromirror.store.store import Store
+from neuromirror.store.write_protection import CONFIG, protect
 
-_OWNER = 0o700
+_OWNER_MODE = 0o700
 
 
-def keep_foreign(
+def quarantine_foreign_refs(
     store: Store,
     alias: str,
     repository: Repository,
     refs: Sequence[ForeignRef],
-    history: History,
+    history: CommitHistory,
     at: str,
 ) -> Path:
     """Keep what foreign refs lead to; return the folder, which is for the store's owner alone."""
     parent = store.root / "neuromirror" / "quarantine"
     make_folder(parent)
-    parent.chmod(_OWNER)
+    parent.chmod(_OWNER_MODE)
     folder = _new_folder(parent / alias, at.replace(":", "").replace("-", ""))
-    told = {one.name: {"found": one.found, "restored": one.expected} for one in refs}
-    content = json.dumps({"at": at, "refs": told}, indent=1, sort_keys=True)
+    refs_json = {one.name: {"found": one.found, "restored": one.expected} for one in refs}
+    content = json.dumps({"at": at, "refs": refs_json}, indent=1, sort_keys=True)
     write_atomically(folder / "refs.json", content.encode() + b"\n")
-    foreign = [one.name for one in refs if one.found is not None and one.found not in history.own]
+    foreign = [
+        one.name for one in refs if one.found is not None and one.found not in history.own_commits
+    ]
     if foreign:
-        own = {one for one in repository.refs().values() if one in history.own}
+        own = {one for one in repository.refs().values() if one in history.own_commits}
         own |= {one.expected for one in refs if one.expected is not None}
         bundle = folder / "foreign.bundle"
-        git(repository.path, "bundle", "create", str(bundle), *foreign, "--not", *sorted(own))
+        run_git(repository.path, "bundle", "create", str(bundle), *foreign, "--not", *sorted(own))
         bundle.chmod(0o600)
-        sync(bundle)
-    sync(folder)
+        fsync_path(bundle)
+    fsync_path(folder)
     return folder
 
 
-def take_out_annex(repository: Repository, folder: Path) -> None:
+def quarantine_annex_files(repository: Repository, folder: Path) -> None:
     """Move what an initialized git-annex left into ``folder``, content of files included."""
     config = repository.path / "config"
     write_atomically(folder / "config", config.read_bytes())
     annex = repository.path / "annex"
     if annex.exists():
-        sync_tree(annex)
+        fsync_tree(annex)
         os.rename(annex, folder / "annex")
-        sync(folder)
-        sync(repository.path)
+        fsync_path(folder)
+        fsync_path(repository.path)
     write_atomically(config, CONFIG.encode())
 
 
@@ -73,8 +75,8 @@ def restore_refs(repository: Repository, refs: Sequence[ForeignRef]) -> None:
     """Put refs where they belong, and protect the repository; the caller holds its lock."""
     protect(repository.path)
     found: Mapping[str, str | None] = {one.name: one.found for one in refs}
-    move_refs(repository.path, found, {one.name: one.expected for one in refs})
-    repository.refresh()
+    update_refs(repository.path, found, {one.name: one.expected for one in refs})
+    repository.update_server_info()
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -83,5 +85,5 @@ def _new_folder(parent: Path, name: str) -> Path:
     number, folder = 1, parent / name
     while folder.exists():
         number, folder = number + 1, parent / f"{name}-{number}"
-    folder.mkdir(_OWNER)
+    folder.mkdir(_OWNER_MODE)
     return folder

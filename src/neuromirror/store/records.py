@@ -15,24 +15,24 @@ from pathlib import Path
 import msgspec
 import zstandard
 
-from neuromirror.mint import FrameRefused, read_lines
+from neuromirror.mint import ZstdFrameError, read_lines
 from neuromirror.model import (
     CommitId,
     Count,
-    DocumentRefused,
+    InvalidDocumentError,
     LinePair,
+    compose_pairs,
     convert,
     dump_pairs,
-    joined,
     load_pairs,
     parse_json,
     patch_lines,
-    turned,
+    reverse_pairs,
 )
-from neuromirror.store.disk import make_folder, seal, sync
-from neuromirror.store.errors import StoreDamaged
+from neuromirror.store.durable_files import finish_file, fsync_path, make_folder
+from neuromirror.store.errors import StoreDamagedError
 
-MAX_DEPTH = 16
+MAX_DELTA_DEPTH = 16
 """Deltas that may stand on each other before a version is kept whole again."""
 
 
@@ -49,12 +49,14 @@ class RecordsFolder:
         """Whether a version's records are here."""
         return any(self._path(dataset_id, commit, ending).exists() for ending in ("jsonl", "delta"))
 
-    def keep(self, dataset_id: str, commit: str, lines: Iterable[bytes], scratch: Path) -> None:
+    def write(
+        self, dataset_id: str, commit: str, record_lines: Iterable[bytes], scratch: Path
+    ) -> None:
         """Keeps a version whole."""
         if not self.has(dataset_id, commit):
-            _write(self._path(dataset_id, commit, "jsonl"), lines, scratch)
+            _write(self._path(dataset_id, commit, "jsonl"), record_lines, scratch)
 
-    def keep_changes(
+    def write_changes(
         self,
         dataset_id: str,
         commit: str,
@@ -69,110 +71,111 @@ class RecordsFolder:
         if self.has(dataset_id, commit):
             return True
         depth = self._depth(dataset_id, base) + 1
-        if depth > MAX_DEPTH:
+        if depth > MAX_DELTA_DEPTH:
             return False
         head = json.dumps({"base": base, "depth": depth}, separators=(",", ":")).encode()
         target = self._path(dataset_id, commit, "delta")
-        _write(target, _with_head(head, dump_pairs(pairs)), scratch)
+        _write(target, _prepend(head, dump_pairs(pairs)), scratch)
         return True
 
     def _depth(self, dataset_id: str, commit: str) -> int:
         path = self._path(dataset_id, commit, "delta")
         if not path.exists():
             return 0
-        return _head(_read(path), path).depth
+        return _read_header(_read(path), path).depth
 
-    def changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
+    def read_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
         """The version that a version is kept as changes of, and the changes; None if it is whole.
 
-        Raises StoreDamaged, also while the pairs are read.
+        Raises StoreDamagedError, also while the pairs are read.
         """
         path = self._path(dataset_id, commit, "delta")
         if not path.exists():
             return None
-        lines = _read(path)
-        return _head(lines, path).base, load_pairs(lines)
+        record_lines = _read(path)
+        return _read_header(record_lines, path).base, load_pairs(record_lines)
 
-    def between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
+    def pairs_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
         """The pairs of lines in which two versions differ, without reading either whole.
 
-        None where they are not kept as changes of one version. Raises StoreDamaged, also while
+        None where they are not kept as changes of one version. Raises StoreDamagedError, also while
         the pairs are read.
         """
-        olds, news = (self._bases(dataset_id, commit) for commit in (old, new))
+        olds, news = (self._base_chain(dataset_id, commit) for commit in (old, new))
         shared = next((commit for commit in news if commit in olds), None)
         if shared is None:
             return None
         pairs: Iterator[LinePair] = iter(())
         for commit in olds[: olds.index(shared)]:
-            pairs = joined(pairs, turned(self._changes(dataset_id, commit)))
+            pairs = compose_pairs(pairs, reverse_pairs(self._read_pairs(dataset_id, commit)))
         for commit in reversed(news[: news.index(shared)]):
-            pairs = joined(pairs, self._changes(dataset_id, commit))
-        return self._fitting(pairs, dataset_id, old, new)
+            pairs = compose_pairs(pairs, self._read_pairs(dataset_id, commit))
+        return self._check_pairs(pairs, dataset_id, old, new)
 
-    def _bases(self, dataset_id: str, commit: str) -> list[str]:
+    def _base_chain(self, dataset_id: str, commit: str) -> list[str]:
         """A version, what it is kept as changes of, and so on to one that is kept whole."""
         found = [commit]
-        while changed := self.changes(dataset_id, found[-1]):
+        while changed := self.read_changes(dataset_id, found[-1]):
             found.append(changed[0])
-            if len(found) > MAX_DEPTH + 1:
+            if len(found) > MAX_DELTA_DEPTH + 1:
                 path = self._path(dataset_id, commit, "delta")
-                raise StoreDamaged(
-                    f"the records {path} stand on more than {MAX_DEPTH} others, or on themselves; "
+                raise StoreDamagedError(
+                    f"the records {path} stand on more than {MAX_DELTA_DEPTH} others, or on "
+                    f"themselves; "
                     "restore the file from a backup"
                 )
         return found if self.has(dataset_id, found[-1]) else []
 
-    def _changes(self, dataset_id: str, commit: str) -> Iterator[LinePair]:
-        found = self.changes(dataset_id, commit)
+    def _read_pairs(self, dataset_id: str, commit: str) -> Iterator[LinePair]:
+        found = self.read_changes(dataset_id, commit)
         if found is not None:
             yield from found[1]
 
-    def _fitting(
+    def _check_pairs(
         self, pairs: Iterator[LinePair], dataset_id: str, old: str, new: str
     ) -> Iterator[LinePair]:
         try:
             yield from pairs
         except ValueError as error:
-            raise StoreDamaged(
+            raise StoreDamagedError(
                 f"the records of commits {old} and {new} do not fit each other ({error}); restore "
                 f"{self._path(dataset_id, new, '*').parent} from a backup"
             ) from error
 
-    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """A version's record lines, sorted by git path; raises StoreDamaged while reading."""
-        found = self.changes(dataset_id, commit)
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        """A version's record lines, sorted by git path; raises StoreDamagedError while reading."""
+        found = self.read_changes(dataset_id, commit)
         if found is None:
             yield from _read(self._path(dataset_id, commit, "jsonl"))
             return
         base, pairs = found
-        self._bases(dataset_id, commit)
+        self._base_chain(dataset_id, commit)
         try:
-            yield from patch_lines(self.lines(dataset_id, base), pairs)
+            yield from patch_lines(self.record_lines(dataset_id, base), pairs)
         except ValueError as error:
-            raise StoreDamaged(
+            raise StoreDamagedError(
                 f"the records of commit {commit} do not fit those of {base} ({error}); restore "
                 f"{self._path(dataset_id, base, '*')} from a backup"
             ) from error
 
 
-def _with_head(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
+def _prepend(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
     yield head
     yield from lines
 
 
-class _Head(msgspec.Struct):
+class _DeltaHeader(msgspec.Struct):
     """The first line of a version that is kept as changes."""
 
     base: CommitId
     depth: Count
 
 
-def _head(lines: Iterator[bytes], path: Path) -> _Head:
+def _read_header(lines: Iterator[bytes], path: Path) -> _DeltaHeader:
     try:
-        return convert(parse_json(next(lines), str(path)), _Head, str(path))
-    except (DocumentRefused, StopIteration) as error:
-        raise StoreDamaged(f"{path} does not begin as it should; restore it") from error
+        return convert(parse_json(next(lines), str(path)), _DeltaHeader, str(path))
+    except (InvalidDocumentError, StopIteration) as error:
+        raise StoreDamagedError(f"{path} does not begin as it should; restore it") from error
 
 
 def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:
@@ -189,17 +192,17 @@ def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:
                     zstd.write(bytes(block))
                     block.clear()
             zstd.write(bytes(block))
-        seal(file)
+        finish_file(file)
     os.replace(draft, target)
-    sync(target.parent)
+    fsync_path(target.parent)
 
 
 def _read(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             yield from read_lines(file)
-    except (FileNotFoundError, FrameRefused) as error:
-        raise StoreDamaged(
+    except (FileNotFoundError, ZstdFrameError) as error:
+        raise StoreDamagedError(
             f"the records {path} cannot be read ({error}); restore the file from a backup, or run "
             "'neuromirror rebuild-index', which reads them back from git"
         ) from error

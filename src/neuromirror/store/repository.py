@@ -9,39 +9,45 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neuromirror.mint import Pack, git_environment
-from neuromirror.store.disk import (
+from neuromirror.store.durable_files import (
     FILE_MODE,
     FOLDER_MODE,
     UMASK,
+    fsync_path,
+    fsync_tree,
     make_folder,
-    sync,
-    sync_tree,
     write_atomically,
 )
-from neuromirror.store.errors import StoreDamaged
-from neuromirror.store.protection import CONFIG, protect
-from neuromirror.store.refs import DRAFTS, drop_own_locks, info_refs, move_refs, read_refs
-from neuromirror.store.retired import are_listed, list_packs
+from neuromirror.store.errors import StoreDamagedError
+from neuromirror.store.refs import (
+    DRAFT_PREFIX,
+    info_refs_content,
+    read_refs,
+    remove_own_locks,
+    update_refs,
+)
+from neuromirror.store.retired_packs import is_pack_list_current, write_pack_list
+from neuromirror.store.write_protection import CONFIG, protect
 
-MAIN = "refs/heads/main"
-PUBLISHED = "refs/heads/published"
-DRAFT = "refs/heads/draft"
+MAIN_BRANCH = "refs/heads/main"
+PUBLISHED_BRANCH = "refs/heads/published"
+DRAFT_BRANCH = "refs/heads/draft"
 """Where upstream calls what is observed its draft: the same as ``main``, to be cloned by name."""
-ANNEX = "refs/heads/git-annex"
-TAGS = "refs/tags/"
+ANNEX_BRANCH = "refs/heads/git-annex"
+TAG_PREFIX = "refs/tags/"
 
 _FOLDERS = (
     *("", "info", "objects", "objects/info", "objects/pack"),
     *("refs", "refs/heads", "refs/tags"),
 )
 _FILES = {
-    "HEAD": f"ref: {MAIN}\n",
+    "HEAD": f"ref: {MAIN_BRANCH}\n",
     "config": CONFIG,
     "ria-layout-version": "2\n",
 }
 """What ``git init --bare`` makes (gitrepository-layout(5)), and what RIA stores want beside it."""
-_LEFT_BEHIND = (
-    *(f"{DRAFTS}*", ".new-*", "info/.new-*", "info/refs_*"),
+_TEMPORARY_PATTERNS = (
+    *(f"{DRAFT_PREFIX}*", ".new-*", "info/.new-*", "info/refs_*"),
     *("objects/info/.new-*", "objects/info/packs_*"),
 )
 """Drafts, ours and git's, of files that are put in place by a rename."""
@@ -71,16 +77,16 @@ class Repository:
             (draft / name).write_text(content)
             (draft / name).chmod(FILE_MODE)
         protect(draft)
-        sync_tree(draft)
+        fsync_tree(draft)
         os.rename(draft, self.path)
-        sync(self.path.parent)
+        fsync_path(self.path.parent)
 
-    def clean(self) -> None:
+    def remove_stale_files(self) -> None:
         """Removes what a killed visit left; the caller holds the dataset's lock."""
-        drop_own_locks(self.path)
+        remove_own_locks(self.path)
         if self.exists():
             protect(self.path)
-        for pattern in _LEFT_BEHIND:
+        for pattern in _TEMPORARY_PATTERNS:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -88,26 +94,26 @@ class Repository:
         """All refs: full name → object id in hex."""
         return read_refs(self.path) if self.exists() else {}
 
-    def main(self) -> tuple[str, int] | None:
+    def main_tip(self) -> tuple[str, int] | None:
         """The newest commit on ``main`` and its date in whole seconds, or None."""
-        commit = self.refs().get(MAIN)
+        commit = self.refs().get(MAIN_BRANCH)
         if commit is None:
             return None
-        return commit, int(git(self.path, "show", "-s", "--format=%ct", commit))
+        return commit, int(run_git(self.path, "show", "-s", "--format=%ct", commit))
 
-    def place(self, pack: Pack) -> None:
+    def add_pack(self, pack: Pack) -> None:
         """Gives a finished pack its name; its objects are in the repository from then on."""
         folder = self.path / "objects" / "pack"
         os.replace(pack.pack, folder / f"{pack.name}.pack")
         os.replace(pack.index, folder / f"{pack.name}.idx")
-        sync(folder)
+        fsync_path(folder)
 
     def publish(self, expected: Mapping[str, str | None], new: Mapping[str, str]) -> None:
         """Moves refs in one transaction, then makes them seen over plain HTTP."""
-        move_refs(self.path, expected, new)
-        self.refresh()
+        update_refs(self.path, expected, new)
+        self.update_server_info()
 
-    def refresh(self) -> None:
+    def update_server_info(self) -> None:
         """Brings HEAD and the files for plain HTTP in line with the refs, where they are not.
 
         HEAD is the branch of the newest published version, and ``main`` where there is none: a
@@ -117,39 +123,41 @@ class Repository:
         where somebody else has put refs here.
         """
         refs = self.refs()
-        head = PUBLISHED if PUBLISHED in refs else MAIN
-        wanted = f"ref: {head}\n"
-        if (self.path / "HEAD").read_text() != wanted:
-            write_atomically(self.path / "HEAD", wanted.encode())
+        head = PUBLISHED_BRANCH if PUBLISHED_BRANCH in refs else MAIN_BRANCH
+        expected = f"ref: {head}\n"
+        if (self.path / "HEAD").read_text() != expected:
+            write_atomically(self.path / "HEAD", expected.encode())
         info = self.path / "info" / "refs"
         listed = "".join(f"{sha}\t{name}\n" for name, sha in sorted(refs.items()))
         # lines that end so tell what annotated tags of others stand for
-        told = [line for line in _text(info).splitlines(True) if not line.endswith("^{}\n")]
+        current_lines = [
+            line for line in _read_text(info).splitlines(True) if not line.endswith("^{}\n")
+        ]
         # packs first: refs must not be told of before what they lead to
-        if not are_listed(self.path):
-            list_packs(self.path)
-        if "".join(told) == listed:
+        if not is_pack_list_current(self.path):
+            write_pack_list(self.path)
+        if "".join(current_lines) == listed:
             return
-        content = info_refs(self.path)
+        content = info_refs_content(self.path)
         if content is not None:
             write_atomically(info, content)
             return
-        git(self.path, "update-server-info", "--force")
-        sync(info)
-        sync(info.parent)
-        if not are_listed(self.path):
-            list_packs(self.path)
+        run_git(self.path, "update-server-info", "--force")
+        fsync_path(info)
+        fsync_path(info.parent)
+        if not is_pack_list_current(self.path):
+            write_pack_list(self.path)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except FileNotFoundError:
         return ""
 
 
-def git(repository: Path, *arguments: str) -> str:
-    """What a git command printed; raises StoreDamaged with git's own words when it failed."""
+def run_git(repository: Path, *arguments: str) -> str:
+    """What a git command printed; raises StoreDamagedError with git's own words when it failed."""
     done = subprocess.run(
         ["git", *arguments],
         env=git_environment(repository),
@@ -159,7 +167,7 @@ def git(repository: Path, *arguments: str) -> str:
         check=False,
     )
     if done.returncode:
-        raise StoreDamaged(
+        raise StoreDamagedError(
             f"'git {' '.join(arguments[:2])}' failed in {repository}: {done.stderr.strip()}"
         )
     return done.stdout

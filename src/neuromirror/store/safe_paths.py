@@ -21,18 +21,18 @@ from typing import Final, Self
 
 from neuromirror.model import ConfigurationError
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OWNER: Final = 0o700
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OWNER_MODE: Final = 0o700
 
 
-class UnsafePath(ConfigurationError):
+class UnsafePathError(ConfigurationError):
     """A path that leads through a symlink, or out of the folder that it should be in."""
 
 
 class SafeFolder:
     """A folder that is held open; a context manager. ``path`` is its name in messages.
 
-    All names are single components: they are refused (UnsafePath) with a slash, or as ``..``.
+    All names are single components: they are refused (UnsafePathError) with a slash, or as ``..``.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -40,17 +40,17 @@ class SafeFolder:
         self.descriptor = descriptor
 
     @classmethod
-    def at(cls, path: Path, *, create: bool = False, below: Path | None = None) -> Self:
+    def open_path(cls, path: Path, *, create: bool = False, below: Path | None = None) -> Self:
         """Open a folder.
 
         Of a relative path, and of one in the folder ``below``, no component may be a symlink.
         The symlinks of any other absolute path are those of the person who named it. Raises
-        UnsafePath, and NotADirectoryError or FileNotFoundError as ``os.open`` does.
+        UnsafePathError, and NotADirectoryError or FileNotFoundError as ``os.open`` does.
         """
-        top, names = _split(path, below)
+        top, names = _split_trusted(path, below)
         if create and not top.exists():
             top.mkdir(parents=True, exist_ok=True)
-        opened = cls(path if not names else top, os.open(top, _FOLDER & ~os.O_NOFOLLOW))
+        opened = cls(path if not names else top, os.open(top, _FOLDER_FLAGS & ~os.O_NOFOLLOW))
         if not names:
             return opened
         with opened:
@@ -69,11 +69,11 @@ class SafeFolder:
         path, opened = self.path, os.dup(self.descriptor)
         try:
             for name in names:
-                path /= _checked(path, name)
+                path /= _check_name(path, name)
                 if create:
                     with suppress(FileExistsError):
                         os.mkdir(name, mode, dir_fd=opened)
-                inner = _open(path, name, _FOLDER, opened)
+                inner = _open(path, name, _FOLDER_FLAGS, opened)
                 os.close(opened)
                 opened = inner
         except BaseException:
@@ -83,7 +83,7 @@ class SafeFolder:
 
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
         """Open a file; returns a descriptor."""
-        path = self.path / _checked(self.path, name)
+        path = self.path / _check_name(self.path, name)
         return _open(path, name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, self.descriptor, mode)
 
     def new_file(self, mode: int = 0o600) -> tuple[str, int]:
@@ -98,34 +98,34 @@ class SafeFolder:
     def status(self, name: str) -> os.stat_result | None:
         """Return the status of an entry, of a symlink its own; None where there is nothing."""
         try:
-            return os.lstat(_checked(self.path, name), dir_fd=self.descriptor)
+            return os.lstat(_check_name(self.path, name), dir_fd=self.descriptor)
         except FileNotFoundError:
             return None
 
     def refuse_symlink(self, name: str) -> None:
-        """Raise UnsafePath where an entry is a symlink."""
+        """Raise UnsafePathError where an entry is a symlink."""
         found = self.status(name)
         if found is not None and stat.S_ISLNK(found.st_mode):
-            raise _refusal(self.path / name)
+            raise _symlink_error(self.path / name)
 
     def unlink(self, name: str) -> None:
         """Remove a file or a symlink; nothing happens where there is none."""
         with suppress(FileNotFoundError):
-            os.unlink(_checked(self.path, name), dir_fd=self.descriptor)
+            os.unlink(_check_name(self.path, name), dir_fd=self.descriptor)
 
     def rmdir(self, name: str) -> None:
         """Remove an empty folder."""
-        os.rmdir(_checked(self.path, name), dir_fd=self.descriptor)
+        os.rmdir(_check_name(self.path, name), dir_fd=self.descriptor)
 
     def remove_tree(self, name: str) -> None:
         """Remove a folder with all that is in it, as far as that is possible."""
-        shutil.rmtree(_checked(self.path, name), ignore_errors=True, dir_fd=self.descriptor)
+        shutil.rmtree(_check_name(self.path, name), ignore_errors=True, dir_fd=self.descriptor)
 
     def replace(self, name: str, folder: SafeFolder, new_name: str) -> None:
         """Move an entry to a folder, in the place of what is there (``os.replace``)."""
         os.replace(
-            _checked(self.path, name),
-            _checked(folder.path, new_name),
+            _check_name(self.path, name),
+            _check_name(folder.path, new_name),
             src_dir_fd=self.descriptor,
             dst_dir_fd=folder.descriptor,
         )
@@ -134,7 +134,7 @@ class SafeFolder:
     def scratch(self, prefix: str = ".new-") -> Iterator[Self]:
         """Make a folder for its owner alone, and remove it at the end of the block."""
         name = f"{prefix}{secrets.token_hex(8)}"
-        os.mkdir(name, _OWNER, dir_fd=self.descriptor)
+        os.mkdir(name, _OWNER_MODE, dir_fd=self.descriptor)
         try:
             with self.folder(name) as made:
                 yield made
@@ -143,7 +143,7 @@ class SafeFolder:
 
 
 def refuse_symlinks(top: Path, *relative: str) -> None:
-    """Raise UnsafePath where a symlink stands at a path below a folder, or on the way to it.
+    """Raise UnsafePathError where a symlink stands at a path below a folder, or on the way to it.
 
     What is missing is no symlink. For folders whose files another program opens by path.
     """
@@ -151,13 +151,13 @@ def refuse_symlinks(top: Path, *relative: str) -> None:
     for path in relative:
         at = top
         for name in Path(path).parts:
-            at /= _checked(at, name)
+            at /= _check_name(at, name)
             if at not in seen and at.is_symlink():
-                raise _refusal(at)
+                raise _symlink_error(at)
             seen.add(at)
 
 
-def _split(path: Path, below: Path | None) -> tuple[Path, tuple[str, ...]]:
+def _split_trusted(path: Path, below: Path | None) -> tuple[Path, tuple[str, ...]]:
     """Take a path apart into the folder that is trusted, and the names below it."""
     full = Path(os.path.abspath(path))
     tops = [] if below is None else [Path(os.path.abspath(below))]
@@ -169,9 +169,11 @@ def _split(path: Path, below: Path | None) -> tuple[Path, tuple[str, ...]]:
     return top, full.relative_to(top).parts
 
 
-def _checked(folder: Path, name: str) -> str:
+def _check_name(folder: Path, name: str) -> str:
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise UnsafePath(f"{name!r} is no name for a file or folder in {folder}; nothing was done")
+        raise UnsafePathError(
+            f"{name!r} is no name for a file or folder in {folder}; nothing was done"
+        )
     return name
 
 
@@ -183,13 +185,13 @@ def _open(path: Path, name: str, flags: int, folder: int, mode: int = 0o666) -> 
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
             with suppress(FileNotFoundError):
                 if stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
-                    raise _refusal(path) from error
+                    raise _symlink_error(path) from error
         error.filename = str(path)
         raise
 
 
-def _refusal(path: Path) -> UnsafePath:
-    return UnsafePath(
+def _symlink_error(path: Path) -> UnsafePathError:
+    return UnsafePathError(
         f"{path} is a symlink, and nothing is read or written through symlinks that came with a "
         "folder; remove it, or name the folder that it leads to by its absolute path"
     )

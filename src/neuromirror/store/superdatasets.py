@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from neuromirror.mint import (
     BLOB,
     COMMIT,
-    FILE,
-    FOLDER,
-    SPEC,
-    SUBDATASET,
+    GITLINK_MODE,
+    MINT_SPEC,
+    REGULAR_FILE_MODE,
+    TREE_MODE,
     KnownObjects,
-    Module,
     ObjectReader,
     PackWriter,
+    Submodule,
     TreeBuilder,
     commit_bytes,
-    modules_file,
-    next_second,
+    gitmodules_content,
+    next_commit_second,
     write_tree,
 )
 from neuromirror.model import DatasetRef
-from neuromirror.store.repository import MAIN
+from neuromirror.store.repository import MAIN_BRANCH
 from neuromirror.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class SuperdatasetMember:
     """A sub-dataset: its path in the super-dataset, what it is, and its newest commit.
 
     ``date`` is the commit's, in whole seconds, None where upstream has no time of the state;
@@ -43,7 +43,7 @@ class Member:
     url: str
 
 
-_INCOMPLETE = "Incomplete: visits of some datasets failed\n"
+_INCOMPLETE_TRAILER = "Incomplete: visits of some datasets failed\n"
 """The trailer of a first commit that is to be replaced."""
 
 
@@ -51,7 +51,7 @@ def update_superdataset(
     store: Store,
     top: DatasetRef,
     alias: str,
-    members: Sequence[Member],
+    members: Sequence[SuperdatasetMember],
     *,
     complete: bool = True,
 ) -> str | None:
@@ -69,17 +69,17 @@ def update_superdataset(
     with store.lock(top.dataset_id, f"the super-dataset {alias}", wait=60):
         repository = store.repository(top)
         repository.create()
-        repository.clean()
-        made = _write(store, top, alias, members, complete=complete)
-        repository.refresh()
+        repository.remove_stale_files()
+        made = _write_commit(store, top, alias, members, complete=complete)
+        repository.update_server_info()
         store.alias(top, alias)
         return made
 
 
-def may_wait(store: Store, top: DatasetRef) -> bool:
+def has_complete_commit(store: Store, top: DatasetRef) -> bool:
     """Return whether a super-dataset has a complete commit, which may stay its newest."""
     repository = store.repository(top)
-    tip = repository.refs().get(MAIN)
+    tip = repository.refs().get(MAIN_BRANCH)
     if tip is None:
         return False
     with ObjectReader(repository.path) as reader:
@@ -87,14 +87,19 @@ def may_wait(store: Store, top: DatasetRef) -> bool:
 
 
 def _is_incomplete(reader: ObjectReader, commit: str) -> bool:
-    return reader.read(commit).endswith(_INCOMPLETE.encode())
+    return reader.read(commit).endswith(_INCOMPLETE_TRAILER.encode())
 
 
-def _write(
-    store: Store, top: DatasetRef, alias: str, members: Sequence[Member], *, complete: bool
+def _write_commit(
+    store: Store,
+    top: DatasetRef,
+    alias: str,
+    members: Sequence[SuperdatasetMember],
+    *,
+    complete: bool,
 ) -> str | None:
     repository = store.repository(top)
-    tip = repository.refs().get(MAIN)
+    tip = repository.refs().get(MAIN_BRANCH)
     known = KnownObjects(repository.path / "objects")
     with (
         closing(known),
@@ -104,39 +109,39 @@ def _write(
     ):
         # only the first commit is ever incomplete: it has no parent
         parent = None if tip is None or _is_incomplete(reader, tip) else tip
-        tree = _tree(pack, top, members)
-        if parent is not None and reader.commit_tree(parent) == tree:
+        tree = _write_tree(pack, top, members)
+        if parent is not None and reader.read_commit_tree(parent) == tree:
             return None
-        message = f"{alias}: {len(members)} datasets\n\nMirror-Spec: {SPEC}\n"
+        message = f"{alias}: {len(members)} datasets\n\nMirror-Spec: {MINT_SPEC}\n"
         if not complete and parent is None:
-            message += _INCOMPLETE
+            message += _INCOMPLETE_TRAILER
         dates = [member.date for member in members if member.date is not None]
-        date = max(dates) if dates else next_second(repository.path, parent)
+        date = max(dates) if dates else next_commit_second(repository.path, parent)
         commit = pack.add(COMMIT, commit_bytes(alias, tree, parent, date, message)).hex()
         if commit == tip:
             return None
         finished = pack.finish()
         if finished is not None:
-            repository.place(finished)
-    repository.publish({MAIN: tip}, {MAIN: commit})
+            repository.add_pack(finished)
+    repository.publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
     return commit
 
 
-def _tree(pack: PackWriter, top: DatasetRef, members: Sequence[Member]) -> bytes:
+def _write_tree(pack: PackWriter, top: DatasetRef, members: Sequence[SuperdatasetMember]) -> bytes:
     config = f'[datalad "dataset"]\n\tid = {top.dataset_id}\n'.encode()
     ordered = sorted(members, key=lambda member: member.path.encode())
-    modules = modules_file(
-        Module(member.path, member.url, member.dataset.dataset_id) for member in ordered
+    modules = gitmodules_content(
+        Submodule(member.path, member.url, member.dataset.dataset_id) for member in ordered
     )
     attributes = b"* annex.backend=SHA256E\n**/.git* annex.largefiles=nothing\n"
     trees = TreeBuilder(pack)
     for member in ordered:
-        trees.add(member.path.encode(), SUBDATASET, bytes.fromhex(member.commit))
-    folder = write_tree(pack, {b"config": (FILE, pack.add(BLOB, config))})
+        trees.add(member.path.encode(), GITLINK_MODE, bytes.fromhex(member.commit))
+    folder = write_tree(pack, {b"config": (REGULAR_FILE_MODE, pack.add(BLOB, config))})
     return trees.finish(
         {
-            b".datalad": (FOLDER, folder),
-            b".gitmodules": (FILE, pack.add(BLOB, modules)),
-            b".gitattributes": (FILE, pack.add(BLOB, attributes)),
+            b".datalad": (TREE_MODE, folder),
+            b".gitmodules": (REGULAR_FILE_MODE, pack.add(BLOB, modules)),
+            b".gitattributes": (REGULAR_FILE_MODE, pack.add(BLOB, attributes)),
         }
     )

@@ -10,84 +10,116 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuromirror.volume.array import OpenVolume, open, open_volume, opened
-    from neuromirror.volume.cutting import MOST_VOXELS, Cutout, cutout, voxels
-    from neuromirror.volume.described import PRECOMPUTED, DescribedVolume, describe
+    from neuromirror.volume.array import OpenVolume, open, open_volume, volume_context
+    from neuromirror.volume.cutouts import MAX_VOXEL_BYTES, Cutout, plan_cutout, read_voxels
+    from neuromirror.volume.description import PRECOMPUTED, VolumeDescription, describe
     from neuromirror.volume.errors import (
-        BlockMissing,
-        ExportFailed,
-        ExportRefused,
-        ExtraMissing,
-        NoSuchLevel,
-        NotAVolume,
-        NotReadable,
-        OutsideVolume,
-        TooMuch,
+        BlockUnavailableError,
+        CutoutTooLargeError,
+        ExportFailedError,
+        ExportRefusedError,
+        MissingExtraError,
+        NotAVolumeError,
+        OutsideVolumeError,
+        UnknownLevelError,
+        UnreadableVolumeError,
     )
-    from neuromirror.volume.exporting import FORMATS, Exported, export
+    from neuromirror.volume.exporter import FORMATS, ExportResult, export
+    from neuromirror.volume.image_files import CUTOUT_FORMATS, OutputFile
+    from neuromirror.volume.images import (
+        MiddlePlane,
+        encode_png,
+        middle_plane,
+        nested_boxes,
+        to_display,
+    )
     from neuromirror.volume.layouts import has_ome_type
-    from neuromirror.volume.pictures import Middle, around, middle, png, shown
-    from neuromirror.volume.regions import checked_box, parse_box, told_box
-    from neuromirror.volume.stacks import CUTOUT_FORMATS, FileKind
-    from neuromirror.volume.tokens import nobody
-    from neuromirror.volume.version_files import VersionFiles, files_of
+    from neuromirror.volume.regions import format_box, parse_box, validate_box
+    from neuromirror.volume.tokens import no_token
+    from neuromirror.volume.version_files import VersionFiles, open_version_files
 
 __all__ = [
     "CUTOUT_FORMATS",
     "FORMATS",
-    "MOST_VOXELS",
+    "MAX_VOXEL_BYTES",
     "PRECOMPUTED",
-    "BlockMissing",
+    "BlockUnavailableError",
     "Cutout",
-    "DescribedVolume",
-    "ExportFailed",
-    "ExportRefused",
-    "Exported",
-    "ExtraMissing",
-    "FileKind",
-    "Middle",
-    "NoSuchLevel",
-    "NotAVolume",
-    "NotReadable",
+    "CutoutTooLargeError",
+    "ExportFailedError",
+    "ExportRefusedError",
+    "ExportResult",
+    "MiddlePlane",
+    "MissingExtraError",
+    "NotAVolumeError",
     "OpenVolume",
-    "OutsideVolume",
-    "TooMuch",
+    "OutputFile",
+    "OutsideVolumeError",
+    "UnknownLevelError",
+    "UnreadableVolumeError",
     "VersionFiles",
-    "around",
-    "checked_box",
-    "cutout",
+    "VolumeDescription",
     "describe",
+    "encode_png",
     "export",
-    "files_of",
+    "format_box",
     "has_ome_type",
-    "middle",
-    "nobody",
+    "middle_plane",
+    "nested_boxes",
+    "no_token",
     "open",
+    "open_version_files",
     "open_volume",
-    "opened",
     "parse_box",
-    "png",
-    "shown",
-    "told_box",
-    "voxels",
+    "plan_cutout",
+    "read_voxels",
+    "to_display",
+    "validate_box",
+    "volume_context",
 ]
 
-_WHERE = {
-    **dict.fromkeys(("OpenVolume", "open", "open_volume", "opened"), "array"),
-    **dict.fromkeys(("MOST_VOXELS", "Cutout", "cutout", "voxels"), "cutting"),
-    **dict.fromkeys(("PRECOMPUTED", "DescribedVolume", "describe"), "described"),
-    **dict.fromkeys(("FORMATS", "Exported", "export"), "exporting"),
-    **dict.fromkeys(("has_ome_type",), "layouts"),
-    **dict.fromkeys(("Middle", "around", "middle", "png", "shown"), "pictures"),
-    **dict.fromkeys(("checked_box", "parse_box", "told_box"), "regions"),
-    **dict.fromkeys(("CUTOUT_FORMATS", "FileKind"), "stacks"),
-    **dict.fromkeys(("nobody",), "tokens"),
-    **dict.fromkeys(("VersionFiles", "files_of"), "version_files"),
+_EXPORTS = {
+    "BlockUnavailableError": "neuromirror.volume.errors",
+    "CUTOUT_FORMATS": "neuromirror.volume.image_files",
+    "Cutout": "neuromirror.volume.cutouts",
+    "CutoutTooLargeError": "neuromirror.volume.errors",
+    "ExportFailedError": "neuromirror.volume.errors",
+    "ExportRefusedError": "neuromirror.volume.errors",
+    "ExportResult": "neuromirror.volume.exporter",
+    "FORMATS": "neuromirror.volume.exporter",
+    "MAX_VOXEL_BYTES": "neuromirror.volume.cutouts",
+    "MiddlePlane": "neuromirror.volume.images",
+    "MissingExtraError": "neuromirror.volume.errors",
+    "NotAVolumeError": "neuromirror.volume.errors",
+    "OpenVolume": "neuromirror.volume.array",
+    "OutputFile": "neuromirror.volume.image_files",
+    "OutsideVolumeError": "neuromirror.volume.errors",
+    "PRECOMPUTED": "neuromirror.volume.description",
+    "UnknownLevelError": "neuromirror.volume.errors",
+    "UnreadableVolumeError": "neuromirror.volume.errors",
+    "VersionFiles": "neuromirror.volume.version_files",
+    "VolumeDescription": "neuromirror.volume.description",
+    "describe": "neuromirror.volume.description",
+    "encode_png": "neuromirror.volume.images",
+    "export": "neuromirror.volume.exporter",
+    "format_box": "neuromirror.volume.regions",
+    "has_ome_type": "neuromirror.volume.layouts",
+    "middle_plane": "neuromirror.volume.images",
+    "nested_boxes": "neuromirror.volume.images",
+    "no_token": "neuromirror.volume.tokens",
+    "open": "neuromirror.volume.array",
+    "open_version_files": "neuromirror.volume.version_files",
+    "open_volume": "neuromirror.volume.array",
+    "parse_box": "neuromirror.volume.regions",
+    "plan_cutout": "neuromirror.volume.cutouts",
+    "read_voxels": "neuromirror.volume.cutouts",
+    "to_display": "neuromirror.volume.images",
+    "validate_box": "neuromirror.volume.regions",
+    "volume_context": "neuromirror.volume.array",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_WHERE.get(name, 'errors')}")
-    return getattr(module, name)
+    return getattr(import_module(_EXPORTS[name]), name)

@@ -29,8 +29,8 @@ from annexremote import RemoteError  # type: ignore[import-untyped]
 from neuromirror.annex import key_digest
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import NetError, Session
-from neuromirror.volume.block_remote import BlockRemote, Refused
-from neuromirror.volume.tokens import variable
+from neuromirror.volume.block_remote import BlockRemote, RetrieveError
+from neuromirror.volume.tokens import token_variable
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _NOT_FOUND = (404, 410)
@@ -72,11 +72,11 @@ class ArchiveRemote(BlockRemote):
         self._check_token(host)
         for url in self._urls(host, key):
             try:
-                with self._opened(host, url):
+                with self._open_reply(host, url):
                     return True
             except NetError as error:
                 if error.status not in _NOT_FOUND:
-                    raise Refused(self._explain(host, error), final=False) from error
+                    raise RetrieveError(self._explain(host, error), final=False) from error
         return False
 
     def _retrieve(self, host: str, key: str, file: BinaryIO) -> None:
@@ -89,7 +89,7 @@ class ArchiveRemote(BlockRemote):
                 reasons.append(self._explain(host, error))
             else:
                 return
-        raise Refused(" | ".join(reasons) or f"{key} has no address at {host}", final=False)
+        raise RetrieveError(" | ".join(reasons) or f"{key} has no address at {host}", final=False)
 
     def _download(self, host: str, url: str, key: str, file: BinaryIO) -> None:
         file.seek(0)
@@ -97,7 +97,7 @@ class ArchiveRemote(BlockRemote):
         digest = key_digest(key)
         hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
         reported, done = time.monotonic(), 0
-        with self._opened(host, url) as reply:
+        with self._open_reply(host, url) as reply:
             for piece in reply.chunks:
                 file.write(piece)
                 done += len(piece)
@@ -108,16 +108,16 @@ class ArchiveRemote(BlockRemote):
                     self.annex.progress(done)
         file.flush()
         if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
-            raise Refused(f"{url} gives other bytes than were mirrored", final=False)
+            raise RetrieveError(f"{url} gives other bytes than were mirrored", final=False)
 
     def _archive(self) -> str | None:
         found: str = self.annex.getconfig("archive")
         return found or None
 
     def _check_token(self, host: str) -> None:
-        if not os.environ.get(variable(host), "").strip():
+        if not os.environ.get(token_variable(host), "").strip():
             raise RemoteError(
-                f"there is no token for {host} in the environment: set {variable(host)}"
+                f"there is no token for {host} in the environment: set {token_variable(host)}"
             )
 
     def _urls(self, host: str, key: str) -> list[str]:
@@ -125,17 +125,19 @@ class ArchiveRemote(BlockRemote):
         prefix = _origin(host) + "/"
         return [url for url in self.annex.geturls(key, prefix) if url.startswith(prefix)]
 
-    def _opened(self, host: str, url: str) -> Any:
+    def _open_reply(self, host: str, url: str) -> Any:
         """Return the context of an open reply."""
         if self._session_for is None or self._session_for[0] != host:
             allowed = self._may_be_private(host)
-            session = Session(tokens={_origin(host): variable(host)}, allow_private=allowed)
+            session = Session(tokens={_origin(host): token_variable(host)}, allow_private=allowed)
             self._session_for = host, session
         return self._session_for[1].stream(url)
 
     def _explain(self, host: str, error: NeuromirrorError) -> str:
         if isinstance(error, NetError) and error.status in (401, 403):
-            return f"{host} refused the token in {variable(host)} (HTTP {error.status}): {error}"
+            return (
+                f"{host} refused the token in {token_variable(host)} (HTTP {error.status}): {error}"
+            )
         return str(error)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuromirror.model import (
-    DESCRIPTION,
+    DESCRIPTION_PATH,
     ConfigurationError,
     environment_without_secrets,
     parse_json,
 )
 from neuromirror.sources.volumes import Level, Volume
-from neuromirror.volume.errors import ExtraMissing, NotAVolume
+from neuromirror.volume.errors import MissingExtraError, NotAVolumeError
 from neuromirror.volume.geometry import METADATA, read_volume
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from neuromirror.volume.block_store import VolumeFiles
 
-_ABOUT = ".neuromirror/dataset.json"
+_DESCRIPTION_PATH = ".neuromirror/dataset.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,14 @@ class OpenVolume:
         return self.volume.levels[0]
 
     def array(self) -> zarr.Array[Any]:
-        """Open a lazy array with the axes ``[t,] z, y, x``, counted from 0; raises ExtraMissing."""
+        """Open a lazy array with the axes ``[t,] z, y, x``, counted from 0; raises
+        MissingExtraError."""
         try:
             import zarr
 
             from neuromirror.volume.block_store import BlockStore
         except ImportError as error:
-            raise ExtraMissing(error) from error
+            raise MissingExtraError(error) from error
         store = BlockStore(self.files, self.volume)
         return zarr.open_array(store, path=self.level.name, mode="r", zarr_format=3)
 
@@ -82,17 +83,19 @@ def open(
 
     A block that is not in a clone is got with git-annex, from whatever remote has it, and stays
     there; of a version it is fetched from its service. Reading raises
-    :class:`~neuromirror.volume.BlockMissing` for one that cannot be had, or is not what the version
+    :class:`~neuromirror.volume.BlockUnavailableError` for one that cannot be had, or is not what
+    the version
     says: never are zeros put in its place.
 
-    Raises :class:`~neuromirror.volume.NotAVolume`, :class:`~neuromirror.volume.NoSuchLevel`, and
+    Raises :class:`~neuromirror.volume.NotAVolumeError`,
+    :class:`~neuromirror.volume.UnknownLevelError`, and
     what the store and the index raise.
     """
     return open_volume(path_or_version, level, store=store, index=index).array()
 
 
 @contextmanager
-def opened(
+def volume_context(
     path_or_version: str | os.PathLike[str],
     level: int | str = 0,
     *,
@@ -118,29 +121,29 @@ def open_volume(
     given = os.fspath(path_or_version)
     folder = Path(given)
     if folder.is_dir():
-        return _clone(folder, str(level))
+        return _open_clone(folder, str(level))
     dataset, _, label = given.partition("@")
     if isinstance(path_or_version, str) and ":" in dataset:
-        return _version(dataset, label or "latest", str(level), store, index)
-    raise NotAVolume(
+        return _open_version(dataset, label or "latest", str(level), store, index)
+    raise NotAVolumeError(
         f"'{given}' is neither a folder nor a version; name a clone's folder, or a version as"
         " 'neuromirror list' has them, such as bossdb:collection/experiment/channel@latest"
     )
 
 
-def _clone(folder: Path, level: str) -> OpenVolume:
+def _open_clone(folder: Path, level: str) -> OpenVolume:
     from neuromirror.volume.clone_files import CloneFiles
 
     files = CloneFiles(folder)
     if not (folder / METADATA).exists() and not (folder / ".git").exists():
-        raise NotAVolume(f"{folder} is no clone of a volume: it has no {METADATA}")
-    about = _about(files.document(_ABOUT))
+        raise NotAVolumeError(f"{folder} is no clone of a volume: it has no {METADATA}")
+    about = _read_description(files.document(_DESCRIPTION_PATH))
     state = _state(folder, about.get("state", ""))
     name = about.get("dataset") or folder.resolve().name
-    return _opened(files, level, name, str(folder), about.get("source") or name, state)
+    return _open_files(files, level, name, str(folder), about.get("source") or name, state)
 
 
-def _version(
+def _open_version(
     dataset: str,
     label: str,
     level: str,
@@ -149,50 +152,50 @@ def _version(
 ) -> OpenVolume:
     from neuromirror.index import Index
     from neuromirror.store import Store
-    from neuromirror.store.private import is_private
-    from neuromirror.volume.version_files import files_of
+    from neuromirror.store.private_store import is_private_store
+    from neuromirror.volume.version_files import open_version_files
 
     held = Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
     named = index or os.environ.get("NEUROMIRROR_INDEX")
-    path = held.index_path if named is None or is_private(held.root) else Path(named)
+    path = held.index_path if named is None or is_private_store(held.root) else Path(named)
     with Index.open_readonly(path) as opened_index:
         row = opened_index.resolve(dataset, label)
-    files = files_of(held, row)
-    found = _opened(files, level, row.dataset_name, row.name, row.source_uri, row.state)
+    files = open_version_files(held, row)
+    found = _open_files(files, level, row.dataset_name, row.name, row.source_uri, row.state)
     files.volume = found.volume
     return found
 
 
-def _opened(
+def _open_files(
     files: VolumeFiles, level: str, name: str, version: str, source: str, state: str
 ) -> OpenVolume:
     volume = read_volume(files.document, level, files.where)
     return OpenVolume(volume, name, version, source, state, files)
 
 
-def _about(content: bytes | None) -> dict[str, str]:
+def _read_description(content: bytes | None) -> dict[str, str]:
     """What a dataset says of itself; empty for one that was not mirrored by us."""
     try:
-        told = parse_json(content or b"{}", DESCRIPTION)
+        document = parse_json(content or b"{}", DESCRIPTION_PATH)
     except ValueError:
-        told = None
-    if not isinstance(told, dict):
+        document = None
+    if not isinstance(document, dict):
         return {}
-    words = ((word, told.get(word)) for word in ("dataset", "source", "state"))
-    return {word: value for word, value in words if isinstance(value, str) and value}
+    fields = ((field, document.get(field)) for field in ("dataset", "source", "state"))
+    return {field: value for field, value in fields if isinstance(value, str) and value}
 
 
-def _state(folder: Path, told: str) -> str:
+def _state(folder: Path, recorded: str) -> str:
     """What a clone is a state of: as the dataset says, unless somebody committed on top of it.
 
     Then it is the commit. Raises ConfigurationError.
     """
     # a configuration could name the program that looks at signatures
     unsigned = ("-c", "log.showSignature=false")
-    asked = ["git", "-C", str(folder), *unsigned, "show", "-s", "--format=%H%n%B", "HEAD"]
+    command = ["git", "-C", str(folder), *unsigned, "show", "-s", "--format=%H%n%B", "HEAD"]
     environment = environment_without_secrets()
-    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigurationError(f"{folder} is no clone: {done.stderr.strip()}")
     commit, *message = done.stdout.splitlines()
-    return told if f"State: {told}" in message else commit
+    return recorded if f"State: {recorded}" in message else commit

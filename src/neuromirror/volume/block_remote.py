@@ -16,16 +16,22 @@ from typing import Any, BinaryIO, cast
 
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
-from neuromirror.annex import ALLOWED_ADDRESSES, is_zeros, key_digest, may_be_private, parse_key
+from neuromirror.annex import (
+    ALLOWED_ADDRESSES,
+    is_all_zeros,
+    is_private_host_allowed,
+    key_digest,
+    parse_key,
+)
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
-    BrokenOff,
     HostCircuitBreaker,
-    Limits,
+    IncompleteResponseError,
     NetError,
+    RequestLimits,
     Session,
-    UnsafeAddress,
-    only_at,
+    UnsafeAddressError,
+    only_host_of,
 )
 from neuromirror.sources.volumes import (
     ITEM_SIZES,
@@ -33,25 +39,25 @@ from neuromirror.sources.volumes import (
     SCHEMES,
     BlockUrl,
     Box,
-    WrongVoxels,
-    fetch,
+    WrongVoxelsError,
+    fetch_block,
     parse_url,
 )
-from neuromirror.volume.errors import WrongBytes, group_of, summary
-from neuromirror.volume.tokens import from_environment, variable
+from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
+from neuromirror.volume.tokens import token_from_environment, token_variable
 
-_LIMITS = Limits(per_host=4, read=300.0)
+_LIMITS = RequestLimits(per_host=4, read=300.0)
 """A cut-out is made before its first byte is sent, which may take minutes."""
 
-_TOLD_EVERY = 0.2
+_PROGRESS_SECONDS = 0.2
 """Seconds between words on progress."""
 
 _ATTEMPTS = 3
-_GONE = (404, 410)
+_GONE_STATUSES = (404, 410)
 _CREDENTIALS = "token"
 
 
-class Refused(RemoteError):  # type: ignore[misc]
+class RetrieveError(RemoteError):  # type: ignore[misc]
     """Nothing was to be had; ``final`` says that this is upstream's last word.
 
     The protocol is one of lines, so the message is one.
@@ -68,21 +74,21 @@ class BlockRemote:
     def __init__(self, annex: Any) -> None:
         self.annex = annex
         self._sessions: dict[str | None, Session] = {}
-        self._allowed: list[str] | None = None
+        self._allowed_addresses_cache: list[str] | None = None
         self._credentials: dict[str, str] | None = None
         # once for as long as git-annex runs this program
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
-        self._reported: dict[str, int] = {}
+        self._mismatch_counts: dict[str, int] = {}
 
     def initremote(self) -> None:
         """Takes a token for ``host`` from the environment into git-annex's own credentials."""
         host = self.annex.getconfig("host")
         if not host:
             return
-        token = from_environment(host)
+        token = token_from_environment(host)
         if token is None:
             raise RemoteError(
-                f"there is no token for {host} in the environment: set {variable(host)}"
+                f"there is no token for {host} in the environment: set {token_variable(host)}"
             )
         self.annex.setcreds(_CREDENTIALS, host, token)
 
@@ -91,7 +97,7 @@ class BlockRemote:
         try:
             block = parse_url(url)
         except NeuromirrorError as error:
-            raise Refused(str(error), final=True) from error
+            raise RetrieveError(str(error), final=True) from error
         if block.dtype is None:
             return True  # only the reply tells how large a voxel is
         return [{"size": math.prod(block.chunk) * ITEM_SIZES[block.dtype]}]
@@ -103,10 +109,10 @@ class BlockRemote:
         """
         try:
             with open(filename, "wb") as file:
-                if is_zeros(key):
+                if is_all_zeros(key):
                     file.truncate(parse_key(key).size)
                     return
-                self._first_that(lambda url: self._copy(url, key, file), key)
+                self._try_urls(lambda url: self._copy(url, key, file), key)
         except OSError as error:
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 
@@ -117,17 +123,17 @@ class BlockRemote:
         word git-annex drops a copy of its own. Of a key without, one voxel is asked for. Zeros can
         always be had.
         """
-        if is_zeros(key):
+        if is_all_zeros(key):
             return True
         try:
-            self._first_that(lambda url: self._try(url, key), key)
-        except Refused as error:
+            self._try_urls(lambda url: self._probe(url, key), key)
+        except RetrieveError as error:
             if error.final:
                 return False
             raise
         return True
 
-    def _first_that(self, works: Callable[[BlockUrl], None], key: str) -> None:
+    def _try_urls(self, attempt: Callable[[BlockUrl], None], key: str) -> None:
         """Tries a key's URLs in turn; raises Refused where none works.
 
         A host that failed is not asked again, and the message has each reason once.
@@ -137,27 +143,31 @@ class BlockRemote:
         for text in [one for scheme in SCHEMES for one in self.annex.geturls(key, f"{scheme}:")]:
             host = text.partition("://")[2].partition("/")[0]
             try:
-                _trying(works, parse_url(text))
+                _with_retries(attempt, parse_url(text))
                 return
-            except UnsafeAddress as error:
+            except UnsafeAddressError as error:
                 final = False
                 why = str(error).partition(";")[0]
                 message = (
                     f"{text}: {why}; if this service is yours, let git-annex ask it: git config"
                     f" {ALLOWED_ADDRESSES} ADDRESS (all, where the URL has a name)"
                 )
-                failures.append((group_of(host, error), message))
+                failures.append((failure_group(host, error), message))
             except NeuromirrorError as error:
-                gone = isinstance(error, NetError) and error.status in _GONE
-                final &= gone or isinstance(error, WrongBytes)
-                failures.append((group_of(host, error), self._message(error)))
-        raise Refused(summary(failures) or f"no URL of a volume is known for {key}", final=final)
+                gone = isinstance(error, NetError) and error.status in _GONE_STATUSES
+                final &= gone or isinstance(error, BlockMismatchError)
+                failures.append((failure_group(host, error), self._message(error)))
+        raise RetrieveError(
+            summarize_failures(failures) or f"no URL of a volume is known for {key}", final=final
+        )
 
     def _message(self, error: NeuromirrorError) -> str:
         """What to say of an error; of voxels that were changed, all of it only once a channel."""
-        if not isinstance(error, WrongBytes):
+        if not isinstance(error, BlockMismatchError):
             return str(error)
-        count = self._reported[error.channel] = self._reported.get(error.channel, 0) + 1
+        count = self._mismatch_counts[error.channel] = (
+            self._mismatch_counts.get(error.channel, 0) + 1
+        )
         if count == 1:
             return str(error)
         return f"{error.channel} gives other voxels for {count} addresses so far"
@@ -166,18 +176,18 @@ class BlockRemote:
         """Writes the file anew; what an earlier attempt left in it is gone."""
         file.seek(0)
         file.truncate()
-        told = time.monotonic()
+        last_report = time.monotonic()
 
         def progress(done: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > _TOLD_EVERY:
-                told = time.monotonic()
+            nonlocal last_report
+            if time.monotonic() - last_report > _PROGRESS_SECONDS:
+                last_report = time.monotonic()
                 self.annex.progress(done)
 
         self._read(url, key, file.write, progress)
         file.flush()
 
-    def _try(self, url: BlockUrl, key: str) -> None:
+    def _probe(self, url: BlockUrl, key: str) -> None:
         """Reads what must be read to know that the block is there, and keeps nothing of it."""
         if key_digest(key) is not None:
             self._read(url, key, lambda piece: None, lambda done: None)
@@ -186,7 +196,7 @@ class BlockRemote:
         first = tuple((start, start + 1) for start, _ in url.box)
         dtype = url.dtype if size is None else url.voxel_type(size)
         one = replace(url, box=cast(Box, first), chunk=(1, 1, 1), dtype=dtype)
-        for _ in self._fetched(one, None, lambda done: None):
+        for _ in self._fetch(one, None, lambda done: None):
             pass
 
     def _read(
@@ -199,22 +209,22 @@ class BlockRemote:
         """Reads a block; raises WrongBytes where it is not what the key names."""
         digest = key_digest(key)
         hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
-        for piece in self._fetched(url, parse_key(key).size, progress):
+        for piece in self._fetch(url, parse_key(key).size, progress):
             take(piece)
             if hashing is not None:
                 hashing.update(piece)
         if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
             channel = f"{url.scheme}://{url.host}/{url.path}"
             found = f"{digest[0]} {hashing.hexdigest()}"
-            raise WrongBytes(str(url), channel, found, digest[1])
+            raise BlockMismatchError(str(url), channel, found, digest[1])
 
-    def _fetched(
+    def _fetch(
         self, url: BlockUrl, size: int | None, progress: Callable[[int], None]
     ) -> Iterator[bytes | memoryview]:
-        token, name = from_environment(url.host), variable(url.host)
-        if token is None and (token := self._kept_token(url.host)) is not None:
+        token, name = token_from_environment(url.host), token_variable(url.host)
+        if token is None and (token := self._stored_token(url.host)) is not None:
             name = f"git-annex's credentials of the remote for {url.host}"
-        return fetch(
+        return fetch_block(
             self._session(url),
             url,
             size=size,
@@ -225,7 +235,7 @@ class BlockRemote:
             parallel=PARALLEL,
         )
 
-    def _kept_token(self, host: str) -> str | None:
+    def _stored_token(self, host: str) -> str | None:
         """The token that git-annex keeps, where it is this host's."""
         if self._credentials is None:
             self._credentials = self.annex.getcreds(_CREDENTIALS)
@@ -236,17 +246,18 @@ class BlockRemote:
         private = url.origin if self._may_be_private(url.host) else None
         if private not in self._sessions:
             self._sessions[private] = Session(
-                limits=_LIMITS, private_at=None if private is None else only_at(private)
+                limits=_LIMITS,
+                is_private_allowed=None if private is None else only_host_of(private),
             )
         return self._sessions[private]
 
     def _may_be_private(self, host: str) -> bool:
         """Whether git-annex may ask this address of a private network, or this machine."""
-        return may_be_private(host, self._allowed_addresses())
+        return is_private_host_allowed(host, self._allowed_addresses())
 
     def _allowed_addresses(self) -> list[str]:
-        if self._allowed is None:
-            asked = [
+        if self._allowed_addresses_cache is None:
+            command = [
                 "git",
                 "--git-dir",
                 self.annex.getgitdir(),
@@ -255,23 +266,23 @@ class BlockRemote:
                 ALLOWED_ADDRESSES,
             ]
             done = subprocess.run(
-                asked,
+                command,
                 env=environment_without_secrets(),
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            self._allowed = done.stdout.split()
-        return self._allowed
+            self._allowed_addresses_cache = done.stdout.split()
+        return self._allowed_addresses_cache
 
 
-def _trying(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
+def _with_retries(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
     """Does a step again where the reply broke off: the session itself insists on an answer."""
     for left in reversed(range(_ATTEMPTS)):
         try:
             step(url)
-        except (BrokenOff, WrongVoxels) as error:
-            if not (left and error.passing):
+        except (IncompleteResponseError, WrongVoxelsError) as error:
+            if not (left and error.transient):
                 raise
         else:
             return

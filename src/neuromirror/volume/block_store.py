@@ -22,10 +22,10 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from neuromirror.sources.volumes import Volume
-from neuromirror.volume.errors import BlockMissing
+from neuromirror.volume.errors import BlockUnavailableError
 from neuromirror.volume.geometry import METADATA
 
-Take = Callable[[int, memoryview], None]
+BytesCallback = Callable[[int, memoryview], None]
 """Takes bytes of a file, with the place of the first one."""
 
 
@@ -39,10 +39,10 @@ class VolumeFiles(Protocol):
         """The content of a document; None where there is no such file."""
 
     def block(self, path: str) -> mmap.mmap:
-        """A block's bytes, checked; raises BlockMissing."""
+        """A block's bytes, checked; raises BlockUnavailableError."""
 
-    def copy(self, path: str, take: Take) -> None:
-        """Pass a block's bytes to ``take``, in order; raises BlockMissing.
+    def copy(self, path: str, take: BytesCallback) -> None:
+        """Pass a block's bytes to ``take``, in order; raises BlockUnavailableError.
 
         They are known to be the block's once this returns, not before. An attempt that failed
         begins again at 0. What ``take`` raises is passed on.
@@ -96,7 +96,7 @@ class BlockStore(Store):
     ) -> Buffer | None:
         """The content of a file; None for metadata that is not there, never for a block.
 
-        Raises :class:`~neuromirror.volume.errors.BlockMissing`.
+        Raises :class:`~neuromirror.volume.errors.BlockUnavailableError`.
         """
         content = await asyncio.to_thread(self._read, key)
         if content is None:
@@ -110,8 +110,8 @@ class BlockStore(Store):
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
         """Parts of files, in the order of the question; as :meth:`get`."""
-        asked = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
-        return list(await asyncio.gather(*asked))
+        reads = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
+        return list(await asyncio.gather(*reads))
 
     async def exists(self, key: str) -> bool:
         """Whether the volume has such a file, be its content here or not."""
@@ -162,15 +162,15 @@ class BlockStore(Store):
         content = self._files.block(key)
         if key.startswith(self._level) and len(content) != self._size:
             why = f"it has {len(content)} bytes, not {self._size}, as every block of this level"
-            raise BlockMissing(key, self._files.where, why)
+            raise BlockUnavailableError(key, self._files.where, why)
         return content
 
 
-def _slice(asked: ByteRequest, size: int) -> slice:
-    match asked:
+def _slice(byte_range: ByteRequest, size: int) -> slice:
+    match byte_range:
         case RangeByteRequest():
-            return slice(asked.start, asked.end)
+            return slice(byte_range.start, byte_range.end)
         case OffsetByteRequest():
-            return slice(asked.offset, None)
+            return slice(byte_range.offset, None)
         case SuffixByteRequest():
-            return slice(max(0, size - asked.suffix), None)
+            return slice(max(0, size - byte_range.suffix), None)

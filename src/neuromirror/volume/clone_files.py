@@ -12,11 +12,11 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from neuromirror.annex import key_of_file, parse_key
-from neuromirror.mint import ObjectMissing, ObjectReader
+from neuromirror.annex import key_from_file_name, parse_key
+from neuromirror.mint import ObjectMissingError, ObjectReader
 from neuromirror.volume.annex_get import AnnexGet
-from neuromirror.volume.checking import check, mapped
-from neuromirror.volume.errors import BlockMissing
+from neuromirror.volume.content_check import check_content, map_file
+from neuromirror.volume.errors import BlockUnavailableError
 
 _OBJECTS: Final = b"annex/objects/"
 _LONGEST_POINTER: Final = 32 << 10
@@ -33,7 +33,7 @@ class CloneFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.where = str(folder)
-        self._getting = AnnexGet(self.folder)
+        self._annex_get = AnnexGet(self.folder)
         self._checked: set[tuple[str, int, int, int]] = set()
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
 
@@ -50,21 +50,21 @@ class CloneFiles:
         return bytes(self.block(path))
 
     def block(self, path: str) -> mmap.mmap:
-        """A block's bytes, checked; raises BlockMissing."""
+        """A block's bytes, checked; raises BlockUnavailableError."""
         with self._locks[hash(path) % _STRIPES]:
             file = self.folder / path
             key = self._key(path)
             why = ""
             if not self._is_here(file, key):
-                why = self._getting.get(path)
+                why = self._annex_get.get(path)
             try:
                 with file.open("rb") as opened:
                     if key is not None and _is_pointer(opened):
                         raise FileNotFoundError
                     self._check(path, key, opened)
-                    return mapped(opened)
+                    return map_file(opened)
             except FileNotFoundError as error:
-                raise BlockMissing(
+                raise BlockUnavailableError(
                     path,
                     self.where,
                     f"its content is not here and git-annex cannot get it: {why or 'no reason'};"
@@ -72,7 +72,7 @@ class CloneFiles:
                 ) from error
 
     def copy(self, path: str, take: Callable[[int, memoryview], None]) -> None:
-        """Pass a block's bytes to ``take``, checked; raises BlockMissing."""
+        """Pass a block's bytes to ``take``, checked; raises BlockUnavailableError."""
         take(0, memoryview(self.block(path)))
 
     def has(self, path: str) -> bool:
@@ -87,7 +87,7 @@ class CloneFiles:
 
     def close(self) -> None:
         """Lets git-annex come to its end."""
-        self._getting.close()
+        self._annex_get.close()
 
     def _is_here(self, file: Path, key: str | None) -> bool:
         if key is None or not file.exists():
@@ -101,14 +101,14 @@ class CloneFiles:
         try:
             mode = os.lstat(file).st_mode
             if stat.S_ISLNK(mode):
-                return _key_in(os.readlink(os.fsencode(file)))
+                return _parse_pointer(os.readlink(os.fsencode(file)))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BlockMissing(
+            raise BlockUnavailableError(
                 path, self.where, "there is no such file; 'git status' there may say why"
             ) from error
         # an unlocked file: what stands for it in git names the key
-        with suppress(ObjectMissing), ObjectReader(self._git_folder()) as reader:
-            return _key_in(reader.read(f":{path}"))
+        with suppress(ObjectMissingError), ObjectReader(self._git_folder()) as reader:
+            return _parse_pointer(reader.read(f":{path}"))
         return None
 
     def _git_folder(self) -> Path:
@@ -124,9 +124,9 @@ class CloneFiles:
         seen = key, now.st_ino, now.st_size, now.st_mtime_ns
         if seen in self._checked:
             return
-        wrong = check(file, key)
+        wrong = check_content(file, key)
         if wrong:
-            raise BlockMissing(
+            raise BlockUnavailableError(
                 path,
                 self.where,
                 f"the file that is there is not the block: {wrong}; 'git annex fsck {path}' there"
@@ -135,13 +135,13 @@ class CloneFiles:
         self._checked.add(seen)
 
 
-def _key_in(target: bytes) -> str | None:
+def _parse_pointer(target: bytes) -> str | None:
     """The key in a link's target or a pointer file; None where it is neither."""
     first = target.split(b"\n", 1)[0]
     if _OBJECTS not in first:
         return None
     with suppress(ValueError):  # no key, or not UTF-8
-        key = key_of_file(first.rpartition(b"/")[2])
+        key = key_from_file_name(first.rpartition(b"/")[2])
         parse_key(key)
         return key
     return None

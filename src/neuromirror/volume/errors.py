@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.net import HostGivenUp, NetError
+from neuromirror.net import CircuitOpenError, NetError
 
-EXTRA = "pip install 'neuromirror[volumes]'"
+INSTALL_COMMAND = "pip install 'neuromirror[volumes]'"
 
 
-class NotAVolume(ConfigurationError):
+class NotAVolumeError(ConfigurationError):
     """A folder or version that is no OME-Zarr as volumes are mirrored, or is not there at all."""
 
 
-class NoSuchLevel(ConfigurationError):
+class UnknownLevelError(ConfigurationError):
     """A level that the volume does not have."""
 
 
-class OutsideVolume(ConfigurationError):
+class OutsideVolumeError(ConfigurationError):
     """A region that is not wholly in the volume, or in time where the volume has none."""
 
 
-class ExtraMissing(ConfigurationError):
+class MissingExtraError(ConfigurationError):
     """A package that only volumes need, and that is not installed."""
 
     def __init__(self, error: ImportError) -> None:
-        super().__init__(f"volumes need the package {error.name}: {EXTRA}")
+        super().__init__(f"volumes need the package {error.name}: {INSTALL_COMMAND}")
 
 
-class BlockMissing(NeuromirrorError):
+class BlockUnavailableError(NeuromirrorError):
     """A block that cannot be had, or has other bytes than the version says.
 
     ``block`` is its path in the volume (``0/c/3/0/2``); ``causes`` are the errors of the places
@@ -51,23 +51,23 @@ class BlockMissing(NeuromirrorError):
         self.closed = closed
 
 
-class TooMuch(ConfigurationError):
+class CutoutTooLargeError(ConfigurationError):
     """A cut-out of more voxels, or from more blocks, than is given at once."""
 
 
-class NotReadable(ConfigurationError):
+class UnreadableVolumeError(ConfigurationError):
     """A volume, or a level of one, whose blocks are stored in a way that is not read here."""
 
 
-class ExportRefused(ConfigurationError):
+class ExportRefusedError(ConfigurationError):
     """A folder that holds what another export, or a person, put there; or a format that cannot."""
 
 
-class ExportFailed(NeuromirrorError):
+class ExportFailedError(NeuromirrorError):
     """A file of an export that could not be written."""
 
 
-class WrongBytes(NeuromirrorError):
+class BlockMismatchError(NeuromirrorError):
     """An address that no longer gives what the key stands for; ``channel`` is what it belongs to.
 
     ``found`` and ``expected`` are digests, each with its algorithm.
@@ -82,7 +82,7 @@ class WrongBytes(NeuromirrorError):
         self.channel = channel
 
 
-def summary(failures: Sequence[tuple[str, str]]) -> str:
+def summarize_failures(failures: Sequence[tuple[str, str]]) -> str:
     """Return one message for many failed addresses, each given as a group and a message.
 
     Of each group the first message is shown, with the number of addresses that failed alike.
@@ -96,11 +96,11 @@ def summary(failures: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def group_of(host: str, error: NeuromirrorError) -> str:
+def failure_group(host: str, error: NeuromirrorError) -> str:
     """Return what makes failures of several addresses the same one."""
-    if isinstance(error, WrongBytes):
+    if isinstance(error, BlockMismatchError):
         return f"{type(error).__name__} {error.channel}"
-    if isinstance(error, HostGivenUp):
-        return host if error.cause is None else group_of(host, error.cause)
+    if isinstance(error, CircuitOpenError):
+        return host if error.cause is None else failure_group(host, error.cause)
     status = error.status if isinstance(error, NetError) else None
     return f"{host} {type(error).__name__} {status}"

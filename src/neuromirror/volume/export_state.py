@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from neuromirror.model import parse_json
 from neuromirror.store import write_atomically
-from neuromirror.volume.errors import ExportRefused
+from neuromirror.volume.errors import ExportRefusedError
 
 STATE: Final = ".neuromirror-export.json"
 LOCK: Final = ".neuromirror-export.lock"
@@ -35,57 +35,59 @@ class ExportState:
 
     @classmethod
     def read(cls, folder: Path, export: dict[str, Any]) -> ExportState:
-        """The state of this export in a folder; raises ExportRefused where another's is there."""
+        """The state of this export in a folder; raises ExportRefusedError where another's is
+        there."""
         path = folder / STATE
         try:
-            told = parse_json(path.read_bytes(), path.name)
+            document = parse_json(path.read_bytes(), path.name)
         except FileNotFoundError:
             return cls(folder, export)
         except ValueError:
-            told = None
-        if not isinstance(told, dict) or told.get("format") != _FORMAT:
-            raise ExportRefused(f"{path} cannot be read; name another folder, or remove it")
-        if told["export"] != export:
-            had = ", ".join(
-                f"{name} {told['export'].get(name)}"
+            document = None
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise ExportRefusedError(f"{path} cannot be read; name another folder, or remove it")
+        if document["export"] != export:
+            differences = ", ".join(
+                f"{name} {document['export'].get(name)}"
                 for name, value in export.items()
-                if told["export"].get(name) != value
+                if document["export"].get(name) != value
             )
-            raise ExportRefused(
-                f"{folder} holds another export ({had}); name another folder, or empty this one"
+            raise ExportRefusedError(
+                f"{folder} holds another export ({differences}); name another folder, or empty "
+                f"this one"
             )
-        slabs = {(start, stop) for start, stop in told["slabs"]}
-        return cls(folder, export, told["finished"], slabs)
+        slabs = {(start, stop) for start, stop in document["slabs"]}
+        return cls(folder, export, document["finished"], slabs)
 
     def write(self) -> None:
         """Keeps the state; what it tells must be on disk before."""
-        told = {
+        document = {
             "format": _FORMAT,
             "export": self.export,
             "finished": self.finished,
             "slabs": sorted(self.slabs),
         }
-        content = json.dumps(told, indent=1, sort_keys=True).encode()
+        content = json.dumps(document, indent=1, sort_keys=True).encode()
         write_atomically(self.folder / STATE, content + b"\n")
 
     @property
-    def is_kept(self) -> bool:
+    def is_saved(self) -> bool:
         """Whether the folder knows whose it is."""
         return (self.folder / STATE).exists()
 
     def finish(self, path: str, draft: Path) -> None:
         """Remembers a file that only needs to be put in its place."""
-        self.finished[path] = _seen(draft)
+        self.finished[path] = _size_and_mtime(draft)
 
-    def has(self, path: str) -> bool:
+    def is_finished(self, path: str) -> bool:
         """Whether a file is there as it was finished."""
         known = self.finished.get(path)
         try:
-            return known is not None and _seen(self.folder / path) == known
+            return known is not None and _size_and_mtime(self.folder / path) == known
         except FileNotFoundError:
             return False
 
 
-def _seen(path: Path) -> list[int]:
+def _size_and_mtime(path: Path) -> list[int]:
     found = os.stat(path)
     return [found.st_size, found.st_mtime_ns]

@@ -12,25 +12,25 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from neuromirror.sources.volumes import ITEM_SIZES, Box, Level, Triple, Volume
-from neuromirror.volume.errors import NoSuchLevel, NotAVolume
+from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 
 METADATA = "zarr.json"
 
 _SPACE = ["z", "y", "x"]
-_NEARLY = 1e-6
+_ROUNDING_TOLERANCE = 1e-6
 """How far a start in voxels, read from lengths, may lie below its whole number."""
-_MOST_TIMES = 1 << 20
+_MAX_TIMES = 1 << 20
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
 _Lengths = Annotated[list[float], msgspec.Meta(max_length=4)]
 
 
-class _Named(msgspec.Struct):
+class _NamedObject(msgspec.Struct):
     name: str
     unit: str | None = None
 
 
-class _Change(msgspec.Struct):
+class _CoordinateTransformation(msgspec.Struct):
     type: str
     scale: _Lengths = []
     translation: _Lengths = []
@@ -38,11 +38,11 @@ class _Change(msgspec.Struct):
 
 class _Dataset(msgspec.Struct):
     path: str
-    coordinateTransformations: list[_Change]
+    coordinateTransformations: list[_CoordinateTransformation]
 
 
 class _Multiscale(msgspec.Struct):
-    axes: list[_Named]
+    axes: list[_NamedObject]
     datasets: list[_Dataset]
     name: str = ""
 
@@ -71,7 +71,7 @@ class _Grid(msgspec.Struct):
 class _Array(msgspec.Struct):
     shape: list[_Count]
     chunk_grid: _Grid
-    codecs: list[_Named]
+    codecs: list[_NamedObject]
     data_type: str
 
 
@@ -82,32 +82,33 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
     """The volume with this one level, from the documents that ``read`` gives by their paths.
 
     Only what the Zarr tells is in it: ``scheme``, ``host`` and ``path`` are empty. Raises
-    :class:`NotAVolume`, naming ``where``, and :class:`NoSuchLevel`.
+    :class:`NotAVolumeError`, naming ``where``, and :class:`UnknownLevelError`.
     """
     ome = _group(read(METADATA), where)
     multiscale = ome.multiscales[0]
     names = [one.path for one in multiscale.datasets]
     if level not in names:
-        raise NoSuchLevel(f"{where} has no level {level}, only {', '.join(names)}")
-    found = _decoded(read(f"{level}/{METADATA}"), _Array, where)
+        raise UnknownLevelError(f"{where} has no level {level}, only {', '.join(names)}")
+    found = _decode(read(f"{level}/{METADATA}"), _Array, where)
     try:
         return _volume(ome, multiscale.datasets[names.index(level)], found)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-        raise _no_volume(where) from error
+        raise _not_a_volume_error(where) from error
 
 
 def level_names(content: bytes | None, where: str) -> list[str]:
-    """The names of a volume's levels, from its group's document; raises :class:`NotAVolume`."""
+    """The names of a volume's levels, from its group's document; raises
+    :class:`NotAVolumeError`."""
     return [one.path for one in _group(content, where).multiscales[0].datasets]
 
 
-def block_of(volume: Volume, path: str) -> tuple[Box, int | None] | None:
+def block_box(volume: Volume, path: str) -> tuple[Box, int | None] | None:
     """What upstream has of a chunk file: its box and time sample; None where there is no such."""
     level = volume.levels[0]
     name, _, rest = path.partition("/c/")
     index = [int(one) for one in rest.split("/") if one.isdecimal()]
-    wanted = 3 if volume.times is None else 4
-    if name != level.name or len(index) != wanted or rest != "/".join(map(str, index)):
+    axes = 3 if volume.times is None else 4
+    if name != level.name or len(index) != axes or rest != "/".join(map(str, index)):
         return None
     *times, z, y, x = index
     if any(at >= count for at, count in zip((x, y, z), level.grid, strict=True)):
@@ -124,18 +125,18 @@ def block_of(volume: Volume, path: str) -> tuple[Box, int | None] | None:
 
 
 def _group(content: bytes | None, where: str) -> _Ome:
-    return _decoded(content, _Group, where).attributes.ome
+    return _decode(content, _Group, where).attributes.ome
 
 
-def _decoded(content: bytes | None, kind: type[_Document], where: str) -> _Document:
+def _decode(content: bytes | None, kind: type[_Document], where: str) -> _Document:
     try:
         return msgspec.json.decode(content or b"", type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _no_volume(where) from error
+        raise _not_a_volume_error(where) from error
 
 
-def _no_volume(where: str) -> NotAVolume:
-    return NotAVolume(
+def _not_a_volume_error(where: str) -> NotAVolumeError:
+    return NotAVolumeError(
         f"{where} holds no OME-Zarr (0.5) with the axes [t,] z, y, x, as volumes of BOSS and"
         " ndstore are mirrored; what is mirrored in another format is opened by other programs"
     )
@@ -160,7 +161,7 @@ def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
     voxel = scale[-1], scale[-2], scale[-3]
     # a coarser voxel's centre lies up to half of it beyond that of the first one it stands for
     ratios = [at / size for at, size in zip(move[:-4:-1], voxel, strict=True)]
-    start = _triple([math.floor(ratio + _NEARLY) for ratio in ratios])
+    start = _triple([math.floor(ratio + _ROUNDING_TOLERANCE) for ratio in ratios])
     beyond = [at - first * size for at, first, size in zip(move[:-4:-1], start, voxel, strict=True)]
     base = [size - 2 * more for size, more in zip(voxel, beyond, strict=True)]
     extent = shape[:-4:-1]
@@ -172,7 +173,7 @@ def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
         chunk=_triple(chunk[:-4:-1]),
     )
     first_time = round(move[0] / scale[0]) if timed else 0
-    if timed and shape[0] > _MOST_TIMES:
+    if timed and shape[0] > _MAX_TIMES:
         raise ValueError("too many times")
     return Volume(
         scheme="",

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from neuromirror.model import Document
-from neuromirror.sources.volumes import Box, Level, Triple, Volume, choose_chunk, documents
-from neuromirror.volume.errors import ExportRefused, ExtraMissing
-from neuromirror.volume.regions import cut, told_box
+from neuromirror.sources.volumes import Box, Level, Triple, Volume, choose_chunk, zarr_documents
+from neuromirror.volume.errors import ExportRefusedError, MissingExtraError
+from neuromirror.volume.regions import format_box, split_range
 
-_BIG: Final = (1 << 32) - (1 << 25)
+_BIGTIFF_BYTES: Final = (1 << 32) - (1 << 25)
 """Bytes of voxels from which on a TIFF has addresses of 64 bits."""
 
 _IN_CENTIMETRES: Final = {
@@ -41,7 +41,7 @@ _OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "flo
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetFile:
     """A file that gets voxels.
 
     ``box`` is what it holds (x, y, z, upstream's voxels), ``shape`` the voxels along z, y, x that
@@ -59,11 +59,11 @@ class Target:
 class Layout:
     """The files of an export; ``documents`` are written when all else is there."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[TargetFile, ...]
     documents: tuple[Document, ...] = ()
 
 
-class Named(Protocol):
+class NamedLevel(Protocol):
     """A level of a volume, with what its files are called by; an ``OpenVolume`` is one."""
 
     @property
@@ -91,7 +91,7 @@ class Named(Protocol):
 class Region:
     """What is exported: a box of a volume, of one time sample where it has several."""
 
-    volume: Named
+    volume: NamedLevel
     box: Box
     time: int | None
 
@@ -125,10 +125,10 @@ def tiff(region: Region) -> Layout:
     xs, ys, (z0, z1) = region.box
     _, height, width = region.shape
     digits = len(str(z1))
-    make = _made_tiff(region, (height, width))
+    make = _tiff_maker(region, (height, width))
     return Layout(
         tuple(
-            Target(
+            TargetFile(
                 f"{region.stem}_z{z:0{digits}d}.tif", (xs, ys, (z, z + 1)), (1, height, width), make
             )
             for z in range(z0, z1)
@@ -137,34 +137,34 @@ def tiff(region: Region) -> Layout:
 
 
 def ome_tiff(region: Region) -> Layout:
-    """One OME-TIFF; raises ExportRefused for a type of voxels that OME does not have."""
+    """One OME-TIFF; raises ExportRefusedError for a type of voxels that OME does not have."""
     found = region.volume.volume
     if not has_ome_type(found.dtype):
-        raise ExportRefused(
+        raise ExportRefusedError(
             f"OME-TIFF has no voxels of type {found.dtype}; export as tiff, zarr or npy"
         )
-    said: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "axes": "ZYX",
         "Creator": "neuromirror",
-        "Name": f"{region.volume.name} level {region.volume.level.name} {told_box(region.box)}",
-        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, _told(region))}",
+        "Name": f"{region.volume.name} level {region.volume.level.name} {format_box(region.box)}",
+        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, _region_id(region))}",
     }
     unit = _OME_UNITS.get(found.unit)
     for axis, size in zip("XYZ", region.volume.level.voxel, strict=True):
         if unit is not None:
-            said |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit}
     path = f"{_whole_stem(region)}.ome.tif"
-    make = _made_tiff(region, region.shape, ome=said)
-    return Layout((Target(path, region.box, region.shape, make),))
+    make = _tiff_maker(region, region.shape, ome=metadata)
+    return Layout((TargetFile(path, region.box, region.shape, make),))
 
 
 def tiff_stack(region: Region) -> Layout:
     """One TIFF with a page a z-slice, for any type of voxels."""
-    make = _made_tiff(region, region.shape)
-    return Layout((Target(f"{_whole_stem(region)}.tif", region.box, region.shape, make),))
+    make = _tiff_maker(region, region.shape)
+    return Layout((TargetFile(f"{_whole_stem(region)}.tif", region.box, region.shape, make),))
 
 
-def stack(region: Region) -> Layout:
+def ome_or_plain_tiff(region: Region) -> Layout:
     """One TIFF: an OME-TIFF where OME has the type of voxels."""
     has_type = has_ome_type(region.volume.volume.dtype)
     return ome_tiff(region) if has_type else tiff_stack(region)
@@ -187,7 +187,7 @@ def npy(region: Region) -> Layout:
             write_array_header_1_0(file, head)
             return file.tell()
 
-    return Layout((Target(f"{_whole_stem(region)}.npy", region.box, region.shape, make),))
+    return Layout((TargetFile(f"{_whole_stem(region)}.npy", region.box, region.shape, make),))
 
 
 def zarr(region: Region) -> Layout:
@@ -208,12 +208,14 @@ def zarr(region: Region) -> Layout:
         return 0
 
     targets = [
-        Target(f"{folder}/{level.name}/c/{z}/{y}/{x}", (xs, ys, zs), shape, make)
-        for z, zs in enumerate(cut(z0, z1, z0, chunk[2]))
-        for y, ys in enumerate(cut(y0, y1, y0, chunk[1]))
-        for x, xs in enumerate(cut(x0, x1, x0, chunk[0]))
+        TargetFile(f"{folder}/{level.name}/c/{z}/{y}/{x}", (xs, ys, zs), shape, make)
+        for z, zs in enumerate(split_range(z0, z1, z0, chunk[2]))
+        for y, ys in enumerate(split_range(y0, y1, y0, chunk[1]))
+        for x, xs in enumerate(split_range(x0, x1, x0, chunk[0]))
     ]
-    described = [Document(f"{folder}/".encode() + one.path, one.content) for one in documents(made)]
+    described = [
+        Document(f"{folder}/".encode() + one.path, one.content) for one in zarr_documents(made)
+    ]
     # the group comes last: what it does not tell of, nobody opens
     return Layout(tuple(targets), tuple(reversed(described)))
 
@@ -227,14 +229,14 @@ LAYOUTS: Final[Mapping[str, Callable[[Region], Layout]]] = {
 """The formats, by what they are called."""
 
 
-def _made_tiff(
+def _tiff_maker(
     region: Region, shape: tuple[int, ...], ome: dict[str, Any] | None = None
 ) -> Callable[[Path], int]:
     """A TIFF without its voxels; no date, no name of a program, nothing that varies."""
     try:
         from tifffile import TiffWriter
     except ImportError as error:
-        raise ExtraMissing(error) from error
+        raise MissingExtraError(error) from error
     dtype = _little_endian(region)
     size = math.prod(shape) * region.volume.volume.item_size
     options: dict[str, Any] = {}
@@ -244,8 +246,10 @@ def _made_tiff(
         options = {"resolution": (1 / (x * unit), 1 / (y * unit)), "resolutionunit": "CENTIMETER"}
 
     def make(path: Path) -> int:
-        with TiffWriter(path, bigtiff=size >= _BIG, byteorder="<", ome=ome is not None) as file:
-            place = file.write(
+        with TiffWriter(
+            path, bigtiff=size >= _BIGTIFF_BYTES, byteorder="<", ome=ome is not None
+        ) as file:
+            offset_and_size = file.write(
                 None,
                 shape=shape,
                 dtype=dtype,
@@ -255,8 +259,8 @@ def _made_tiff(
                 returnoffset=True,
                 **options,
             )
-        assert place is not None
-        return place[0]
+        assert offset_and_size is not None
+        return offset_and_size[0]
 
     return make
 
@@ -272,14 +276,14 @@ def _whole_stem(region: Region) -> str:
     return f"{region.stem}_z{z0}-{z1}"
 
 
-def _told(region: Region) -> str:
+def _region_id(region: Region) -> str:
     """The region in one line: what is told so is the same voxels."""
     found = region.volume
     sample = "" if region.time is None else f"/{region.time}"
-    return f"{found.source}@{found.state}/{found.level.name}/{told_box(region.box)}{sample}"
+    return f"{found.source}@{found.state}/{found.level.name}/{format_box(region.box)}{sample}"
 
 
-def intersecting(targets: tuple[Target, ...], zs: tuple[int, int]) -> Iterator[Target]:
+def targets_in_range(targets: tuple[TargetFile, ...], zs: tuple[int, int]) -> Iterator[TargetFile]:
     """Yields the files that hold some of a range along z."""
     for target in targets:
         start, stop = target.box[2]

@@ -7,29 +7,29 @@ from collections.abc import Iterator
 from typing import Final
 
 from neuromirror.sources.volumes import Box, Volume
-from neuromirror.volume.errors import OutsideVolume
+from neuromirror.volume.errors import OutsideVolumeError
 
 _BOX: Final = re.compile(r"\s*,\s*".join([r"(\d{1,15}):(\d{1,15})"] * 3))
 
 
 def parse_box(text: str) -> Box:
-    """The box of ``x0:x1,y0:y1,z0:z1``; raises OutsideVolume for other text."""
+    """The box of ``x0:x1,y0:y1,z0:z1``; raises OutsideVolumeError for other text."""
     found = _BOX.fullmatch(text.strip())
     if found is None:
-        raise OutsideVolume(f"'{text}' is no box; write x0:x1,y0:y1,z0:z1 in whole voxels")
+        raise OutsideVolumeError(f"'{text}' is no box; write x0:x1,y0:y1,z0:z1 in whole voxels")
     x0, x1, y0, y1, z0, z1 = map(int, found.groups())
     return (x0, x1), (y0, y1), (z0, z1)
 
 
-def told_box(box: Box) -> str:
+def format_box(box: Box) -> str:
     """A box as a person writes it."""
     return ",".join(f"{start}:{stop}" for start, stop in box)
 
 
-def checked_box(volume: Volume, box: Box | None, where: str) -> Box:
+def validate_box(volume: Volume, box: Box | None, where: str) -> Box:
     """A box that is wholly in the volume's level, all of it where none is given.
 
-    Raises OutsideVolume.
+    Raises OutsideVolumeError.
     """
     level = volume.levels[0]
     (x, y, z), (x1, y1, z1) = level.start, level.stop
@@ -38,11 +38,13 @@ def checked_box(volume: Volume, box: Box | None, where: str) -> Box:
         return whole
     for name, (start, stop), (least, most) in zip("xyz", box, whole, strict=True):
         if start >= stop:
-            raise OutsideVolume(f"the box {told_box(box)} is empty: {start}:{stop} along {name}")
+            raise OutsideVolumeError(
+                f"the box {format_box(box)} is empty: {start}:{stop} along {name}"
+            )
         if start < least or stop > most:
-            raise OutsideVolume(
-                f"the box {told_box(box)} is not wholly in {where}: level {level.name} has"
-                f" {told_box(whole)} (x, y, z), and {name} is {start}:{stop}"
+            raise OutsideVolumeError(
+                f"the box {format_box(box)} is not wholly in {where}: level {level.name} has"
+                f" {format_box(whole)} (x, y, z), and {name} is {start}:{stop}"
             )
     return box
 
@@ -50,21 +52,21 @@ def checked_box(volume: Volume, box: Box | None, where: str) -> Box:
 def sample_index(volume: Volume, time: int | None, where: str) -> int | None:
     """The place in the array of upstream's time sample; None where there is no time axis.
 
-    Raises OutsideVolume.
+    Raises OutsideVolumeError.
     """
     if volume.times is None:
         if time is not None:
-            raise OutsideVolume(f"{where} has no time axis; leave the time out")
+            raise OutsideVolumeError(f"{where} has no time axis; leave the time out")
         return None
     if time is None or time not in volume.times:
-        asked = "name one" if time is None else f"{time} is none of them"
-        raise OutsideVolume(
-            f"{where} has the time samples {volume.times[0]} to {volume.times[-1]}; {asked}"
+        hint = "name one" if time is None else f"{time} is none of them"
+        raise OutsideVolumeError(
+            f"{where} has the time samples {volume.times[0]} to {volume.times[-1]}; {hint}"
         )
     return volume.times.index(time)
 
 
-def cut(start: int, stop: int, origin: int, size: int) -> Iterator[tuple[int, int]]:
+def split_range(start: int, stop: int, origin: int, size: int) -> Iterator[tuple[int, int]]:
     """Yields the parts of a range, cut where a grid of ``size`` that begins at ``origin`` is."""
     while start < stop:
         end = min(stop, start + size - (start - origin) % size)

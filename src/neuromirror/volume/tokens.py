@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from neuromirror.sources.volumes.tokens import from_environment, variable
+from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 
-__all__ = ["from_environment", "nobody", "variable"]
+__all__ = ["no_token", "token_from_environment", "token_variable"]
 
 
-def nobody(host: str) -> None:
+def no_token(host: str) -> None:
     """No token for any host: what is read is what anybody may read."""

@@ -21,52 +21,65 @@ from urllib.parse import urlsplit
 from neuromirror.annex import (
     ALLOWED_ADDRESSES,
     EtagDigest,
-    is_zeros,
+    is_all_zeros,
+    is_private_host_allowed,
     key_digest,
-    key_of_file,
-    may_be_private,
+    key_from_file_name,
     parse_key,
     parse_log,
-    unclaimed,
+    strip_claim_prefix,
     url_log_path,
 )
-from neuromirror.mint import FOLDER, LINK, ObjectMissing, ObjectReader
+from neuromirror.mint import SYMLINK_MODE, TREE_MODE, ObjectMissingError, ObjectReader
 from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
-    BrokenOff,
     HostCircuitBreaker,
-    Limits,
+    IncompleteResponseError,
+    RequestLimits,
     Session,
-    UnsafeAddress,
+    UnsafeAddressError,
     is_local_name,
-    only_at,
+    only_host_of,
 )
-from neuromirror.sources.volumes import PARALLEL, BlockUrl, Volume, WrongVoxels, fetch, parse_url
-from neuromirror.volume.checking import mapped
-from neuromirror.volume.errors import BlockMissing, ExportFailed, WrongBytes, group_of, summary
-from neuromirror.volume.geometry import block_of
-from neuromirror.volume.tokens import from_environment, variable
+from neuromirror.sources.volumes import (
+    PARALLEL,
+    BlockUrl,
+    Volume,
+    WrongVoxelsError,
+    fetch_block,
+    parse_url,
+)
+from neuromirror.volume.content_check import map_file
+from neuromirror.volume.errors import (
+    BlockMismatchError,
+    BlockUnavailableError,
+    ExportFailedError,
+    failure_group,
+    summarize_failures,
+)
+from neuromirror.volume.geometry import block_box
+from neuromirror.volume.tokens import token_from_environment, token_variable
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
     from neuromirror.store import Store
 
-_LIMITS: Final = Limits(per_host=4, read=300.0)
+_LIMITS: Final = RequestLimits(per_host=4, read=300.0)
 """A cut-out is made before its first byte is sent, which may take minutes."""
 
 _ATTEMPTS: Final = 3
-_PLACES: Final = 5
+_MAX_LOCATIONS: Final = 5
 """Places of one block that are tried; a block of zeros has as many as there are such."""
 
-_KEPT: Final = 4
-_FOLDERS: Final = 256
+_CACHED_BLOCKS: Final = 4
+_CACHED_FOLDERS: Final = 256
 _CLOSED: Final = "the volume was closed"
 _STRIPES: Final = 64
 
 Entry = tuple[bytes, bytes]
 """Mode and object id."""
 
-Place = BlockUrl | str
+ByteLocation = BlockUrl | str
 """Where bytes are: a block of a service, or the web address of an object."""
 
 
@@ -91,60 +104,62 @@ class VersionFiles:
         where: str,
         host: str,
         *,
-        token: Callable[[str], str | None] = from_environment,
-        limits: Limits = _LIMITS,
+        token: Callable[[str], str | None] = token_from_environment,
+        limits: RequestLimits = _LIMITS,
         seconds: float | None = None,
     ) -> None:
         self.where = where
         self.volume: Volume | None = None
         """Tells of which place each block is, once it is known."""
-        self._given = (repository, commit, annex_commit, where, host)
-        self._made_by = partial(VersionFiles, token=token, limits=limits, seconds=seconds)
+        self._arguments = (repository, commit, annex_commit, where, host)
+        self._factory = partial(VersionFiles, token=token, limits=limits, seconds=seconds)
         self._commit, self._annex_commit = commit, annex_commit
         self._token, self._limits = token, limits
         self._reader = ObjectReader(repository)
-        self._reading = threading.RLock()
-        self._root = self._reader.commit_tree(commit)
-        self._folder = lru_cache(_FOLDERS)(partial(_read_folder, self._reader, self._reading))
-        self._own = host if is_local_name(_name(host)) else None
-        self._allowed = _allowed(repository)
+        self._reader_lock = threading.RLock()
+        self._root = self._reader.read_commit_tree(commit)
+        self._folder = lru_cache(_CACHED_FOLDERS)(
+            partial(_read_folder, self._reader, self._reader_lock)
+        )
+        self._source_host = host if is_local_name(_host_name(host)) else None
+        self._allowed = _allowed_addresses(repository)
         self._public = Session(limits=limits)
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0)
         self._private: dict[str, Session] = {}
-        self._kept: OrderedDict[str, BinaryIO] = OrderedDict()
-        self._keeping = threading.Lock()
+        self._cached_files: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._cache_lock = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
-        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         self._closed = False
-        weakref.finalize(self, _let_go, self._reader, self._kept)
+        weakref.finalize(self, _release, self._reader, self._cached_files)
 
     def __reduce__(self) -> tuple[Callable[..., VersionFiles], tuple[Path, str, str, str, str]]:
-        return self._made_by, self._given
+        return self._factory, self._arguments
 
     def document(self, path: str) -> bytes | None:
         """The content of a document; None where the version has no such file."""
         entry = self._entry(path)
-        if entry is None or entry[0] == FOLDER:
+        if entry is None or entry[0] == TREE_MODE:
             return None
-        if entry[0] == LINK:
+        if entry[0] == SYMLINK_MODE:
             return bytes(self.block(path))
-        with self._reading:
+        with self._reader_lock:
             return self._reader.read(entry[1].hex())
 
-    def in_git(self, path: str) -> bytes | None:
+    def git_document(self, path: str) -> bytes | None:
         """The content of a document that is in git itself: nobody is asked for it."""
         entry = self._entry(path)
-        if entry is None or entry[0] in (FOLDER, LINK):
+        if entry is None or entry[0] in (TREE_MODE, SYMLINK_MODE):
             return None
-        with self._reading:
+        with self._reader_lock:
             return self._reader.read(entry[1].hex())
 
     def block(self, path: str) -> mmap.mmap:
-        """A block's bytes, checked; raises BlockMissing."""
-        return self._had(path, self._block_key(path), self._urls)
+        """A block's bytes, checked; raises BlockUnavailableError."""
+        return self._cached_block(path, self._block_key(path), self._urls)
 
     def copy(self, path: str, take: Callable[[int, memoryview], None]) -> None:
-        """Pass a block's bytes to ``take``, in order; raises BlockMissing.
+        """Pass a block's bytes to ``take``, in order; raises BlockUnavailableError.
 
         They are known to be the block's once this returns, not before. An attempt that failed
         begins again at 0. A block whose bytes are of other places too, or are kept already, comes
@@ -152,54 +167,59 @@ class VersionFiles:
         """
         key = self._block_key(path)
         urls = self._urls(path, key)
-        with self._keeping:
-            is_kept = key in self._kept
-        if is_kept or is_zeros(key) or len(urls) != 1:
-            take(0, memoryview(self._had(path, key, self._urls)))
+        with self._cache_lock:
+            is_kept = key in self._cached_files
+        if is_kept or is_all_zeros(key) or len(urls) != 1:
+            take(0, memoryview(self._cached_block(path, key, self._urls)))
         else:
-            self._fetched(path, key, urls, lambda: cast(BinaryIO, _Taken(take)))
+            self._fetch(path, key, urls, lambda: cast(BinaryIO, _CallbackFile(take)))
 
     def _block_key(self, path: str) -> str:
-        """The annex key of a block; raises BlockMissing where there is no such file."""
+        """The annex key of a block; raises BlockUnavailableError where there is no such file."""
         entry = self._entry(path)
-        if entry is None or entry[0] != LINK:
-            raise BlockMissing(path, self.where, "the version has no such file")
-        with self._reading:
-            return key_of_file(self._reader.read(entry[1].hex()).rpartition(b"/")[2])
+        if entry is None or entry[0] != SYMLINK_MODE:
+            raise BlockUnavailableError(path, self.where, "the version has no such file")
+        with self._reader_lock:
+            return key_from_file_name(self._reader.read(entry[1].hex()).rpartition(b"/")[2])
 
-    def object(self, path: str, most: int) -> mmap.mmap | None:
+    def read_object(self, path: str, max_bytes: int) -> mmap.mmap | None:
         """The bytes of an annexed file, checked; None where the version has no such file.
 
-        Its folder may hold very many: git looks it up. Raises BlockMissing, and so it does for one
+        Its folder may hold very many: git looks it up. Raises BlockUnavailableError, and so it
+        does for one
         of more than ``most`` bytes, or of unknown size.
         """
         try:
-            with self._reading:
+            with self._reader_lock:
                 target = self._reader.read(f"{self._commit}:{path}")
-        except ObjectMissing:
+        except ObjectMissingError:
             return None
-        key = key_of_file(target.rpartition(b"/")[2])
+        key = key_from_file_name(target.rpartition(b"/")[2])
         size = parse_key(key).size
-        if size is None or not 0 < size <= most:
-            told = "of unknown size" if size is None else f"of {size} bytes"
-            raise BlockMissing(path, self.where, f"it is {told}, where 1 to {most} are expected")
-        return self._had(path, key, self._web_urls)
+        if size is None or not 0 < size <= max_bytes:
+            size_text = "of unknown size" if size is None else f"of {size} bytes"
+            raise BlockUnavailableError(
+                path, self.where, f"it is {size_text}, where 1 to {max_bytes} are expected"
+            )
+        return self._cached_block(path, key, self._web_urls)
 
-    def _had(self, path: str, key: str, urls: Callable[[str, str], Sequence[Place]]) -> mmap.mmap:
+    def _cached_block(
+        self, path: str, key: str, urls: Callable[[str, str], Sequence[ByteLocation]]
+    ) -> mmap.mmap:
         with self._locks[hash(key) % _STRIPES]:
-            with self._keeping:
-                kept = self._kept.get(key)
+            with self._cache_lock:
+                kept = self._cached_files.get(key)
                 if kept is not None:
-                    self._kept.move_to_end(key)
-                    return mapped(kept)
-            file = self._fetched(path, key, urls(path, key))
-            with self._keeping:
+                    self._cached_files.move_to_end(key)
+                    return map_file(kept)
+            file = self._fetch(path, key, urls(path, key))
+            with self._cache_lock:
                 if self._closed:
-                    raise BlockMissing(path, self.where, _CLOSED, closed=True)
-                self._kept[key] = file
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)[1].close()
-                return mapped(file)
+                    raise BlockUnavailableError(path, self.where, _CLOSED, closed=True)
+                self._cached_files[key] = file
+                while len(self._cached_files) > _CACHED_BLOCKS:
+                    self._cached_files.popitem(last=False)[1].close()
+                return map_file(file)
 
     def has(self, path: str) -> bool:
         """Whether the version has the file."""
@@ -209,18 +229,18 @@ class VersionFiles:
         """Yields the names in a folder, each with whether it is a folder."""
         found = self._tree(folder)
         if found is not None:
-            yield from ((name.decode(), mode == FOLDER) for name, (mode, _) in found.items())
+            yield from ((name.decode(), mode == TREE_MODE) for name, (mode, _) in found.items())
 
     def close(self) -> None:
         """Ends what is under way; nothing can be read afterwards."""
         self._closed = True
-        with self._keeping:
+        with self._cache_lock:
             sessions = (self._public, *self._private.values())
         for session in sessions:
             # a thread that reads a reply would wait for all of it, or for its deadline
             session.abort()
-        with self._keeping, self._reading:
-            _let_go(self._reader, self._kept)
+        with self._cache_lock, self._reader_lock:
+            _release(self._reader, self._cached_files)
         for session in sessions:
             session.close()
 
@@ -230,7 +250,7 @@ class VersionFiles:
         found = self._folder(self._root)
         for name in filter(None, folder.split("/")):
             entry = found.get(name.encode())
-            if entry is None or entry[0] != FOLDER:
+            if entry is None or entry[0] != TREE_MODE:
                 return None
             found = self._folder(entry[1])
         return found
@@ -240,38 +260,38 @@ class VersionFiles:
         found = self._tree(folder)
         return None if found is None else found.get(name.encode())
 
-    def _places_of(self, key: str) -> list[str]:
+    def _known_urls(self, key: str) -> list[str]:
         """The addresses that git-annex knows of some bytes."""
         try:
-            with self._reading:
+            with self._reader_lock:
                 log = self._reader.read(f"{self._annex_commit}:{url_log_path(key).decode()}")
-        except ObjectMissing:
+        except ObjectMissingError:
             return []
         return [line.value for line in parse_log(log) if line.status == "1"]
 
     def _web_urls(self, path: str, key: str) -> list[str]:
         """The web addresses of an object's bytes."""
-        found = [one for one in self._places_of(key) if one.startswith(("https://", "http://"))]
-        return found[:_PLACES]
+        found = [one for one in self._known_urls(key) if one.startswith(("https://", "http://"))]
+        return found[:_MAX_LOCATIONS]
 
     def _urls(self, path: str, key: str) -> list[BlockUrl]:
         """The addresses of a block's bytes, that of its own place first."""
         found: list[BlockUrl] = []
-        for place in self._places_of(key):
+        for address in self._known_urls(key):
             with suppress(NeuromirrorError):
-                found.append(parse_url(unclaimed(place)))
-        own = None if self.volume is None else block_of(self.volume, path)
+                found.append(parse_url(strip_claim_prefix(address)))
+        own = None if self.volume is None else block_box(self.volume, path)
         level = path.partition("/")[0]
         found.sort(key=lambda url: url.level != level or (url.box, url.time) != own)
-        return found[:_PLACES]
+        return found[:_MAX_LOCATIONS]
 
     # --- the service
 
-    def _fetched(
+    def _fetch(
         self,
         path: str,
         key: str,
-        urls: Sequence[Place],
+        urls: Sequence[ByteLocation],
         make: Callable[[], BinaryIO] | None = None,
     ) -> BinaryIO:
         """A block in a file that ``make`` gives, else in one without a name.
@@ -279,10 +299,10 @@ class VersionFiles:
         Zeros need no request.
         """
         if make is None:
-            make = partial(self._nameless, path)
+            make = partial(self._temporary_file, path)
         failures: list[tuple[str, str]] = []
         causes: list[NeuromirrorError] = []
-        if is_zeros(key):
+        if is_all_zeros(key):
             file = make()
             file.truncate(parse_key(key).size)
             return file
@@ -290,66 +310,71 @@ class VersionFiles:
             file = make()
             host = url.host if isinstance(url, BlockUrl) else urlsplit(url).netloc
             try:
-                wrong = self._tried(url, key, file)
+                wrong = self._write_with_retries(url, key, file)
                 group = ""
-            except ExportFailed:
+            except ExportFailedError:
                 raise  # of where the bytes go, not of where they come from
-            except UnsafeAddress as error:
+            except UnsafeAddressError as error:
                 wrong = f"{error} (git's setting {ALLOWED_ADDRESSES} says what may be asked)"
-                group = group_of(host, error)
+                group = failure_group(host, error)
             except NeuromirrorError as error:
-                wrong, group = str(error), group_of(host, error)
+                wrong, group = str(error), failure_group(host, error)
                 causes.append(error)
             except OSError as error:
                 file.close()
-                raise self._no_room(path, error) from error
+                raise self._no_space_error(path, error) from error
             if not wrong:
                 return file
             file.close()
             failures.append((group or wrong, wrong))
-        why = summary(failures) or "no place of it is known; 'neuromirror sync' may find one"
-        raise BlockMissing(path, self.where, why, tuple(causes), closed=self._ended)
+        why = (
+            summarize_failures(failures)
+            or "no place of it is known; 'neuromirror sync' may find one"
+        )
+        raise BlockUnavailableError(
+            path, self.where, why, tuple(causes), closed=self._is_closed_or_late
+        )
 
-    def _nameless(self, path: str) -> BinaryIO:
+    def _temporary_file(self, path: str) -> BinaryIO:
         try:
             return cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))
         except OSError as error:
-            raise self._no_room(path, error) from error
+            raise self._no_space_error(path, error) from error
 
-    def _no_room(self, path: str, error: OSError) -> BlockMissing:
-        return BlockMissing(
+    def _no_space_error(self, path: str, error: OSError) -> BlockUnavailableError:
+        return BlockUnavailableError(
             path,
             self.where,
             f"it cannot be kept in {tempfile.gettempdir()} while it is read"
             f" ({error.strerror}); free some space there, or name another folder in TMPDIR",
         )
 
-    def _tried(self, url: Place, key: str, file: BinaryIO) -> str:
+    def _write_with_retries(self, url: ByteLocation, key: str, file: BinaryIO) -> str:
         """Writes a block, again where the reply broke off; says what is wrong with it."""
         for left in reversed(range(_ATTEMPTS)):
-            if self._ended:
+            if self._is_closed_or_late:
                 return _CLOSED
             file.seek(0)
             file.truncate()
             try:
-                return self._written(url, key, file)
-            except (BrokenOff, WrongVoxels) as error:
-                if not (left and error.passing):
+                return self._write(url, key, file)
+            except (IncompleteResponseError, WrongVoxelsError) as error:
+                if not (left and error.transient):
                     raise
         return ""
 
     @property
-    def _left(self) -> float | None:
+    def _seconds_left(self) -> float | None:
         """Seconds that are left; None where nobody counts them."""
-        return None if self._ends is None else self._ends - time.monotonic()
+        return None if self._deadline is None else self._deadline - time.monotonic()
 
     @property
-    def _ended(self) -> bool:
+    def _is_closed_or_late(self) -> bool:
         """Whether no more is to be fetched."""
-        return self._closed or (self._left or 1.0) <= 0
+        return self._closed or (self._seconds_left or 1.0) <= 0
 
-    def _written(self, url: Place, key: str, file: BinaryIO) -> str:
-        size, digest, hashing, done = parse_key(key).size, key_digest(key), _hashing(key), 0
+    def _write(self, url: ByteLocation, key: str, file: BinaryIO) -> str:
+        size, digest, hashing, done = parse_key(key).size, key_digest(key), _new_hash(key), 0
         with closing(self._pieces(url, size)) as pieces:
             for piece in pieces:
                 if self._closed:
@@ -368,41 +393,43 @@ class VersionFiles:
             if isinstance(url, BlockUrl):
                 channel = f"{url.scheme}://{url.host}/{url.path}"
             found = f"{digest[0]} {hashing.hexdigest()}"
-            raise WrongBytes(str(url), channel, found, digest[1])
+            raise BlockMismatchError(str(url), channel, found, digest[1])
         return ""
 
-    def _pieces(self, url: Place, size: int | None) -> Generator[bytes | memoryview, None, None]:
+    def _pieces(
+        self, url: ByteLocation, size: int | None
+    ) -> Generator[bytes | memoryview, None, None]:
         """Yields the bytes of a place as they come."""
         if isinstance(url, BlockUrl):
             session, token = self._session(url.host, url.origin), self._token(url.host)
-            yield from fetch(
+            yield from fetch_block(
                 session,
                 url,
                 size=size,
                 token=token,
-                token_name=variable(url.host),
-                seconds=self._left,
+                token_name=token_variable(url.host),
+                seconds=self._seconds_left,
                 breaker=self._breaker,
                 parallel=PARALLEL,
             )
             return
         parts = urlsplit(url)
         session = self._session(parts.netloc, f"{parts.scheme}://{parts.netloc}")
-        with session.stream(url, total=self._left or self._limits.total) as reply:
+        with session.stream(url, total=self._seconds_left or self._limits.total) as reply:
             yield from reply.chunks
 
     def _session(self, host: str, origin: str) -> Session:
         """One that asks this host; another that is private it does not, wherever it is sent."""
-        if host != self._own and not may_be_private(host, self._allowed):
+        if host != self._source_host and not is_private_host_allowed(host, self._allowed):
             return self._public
-        with self._keeping:
+        with self._cache_lock:
             if origin not in self._private:
-                made = Session(limits=self._limits, private_at=only_at(origin))
+                made = Session(limits=self._limits, is_private_allowed=only_host_of(origin))
                 self._private[origin] = made
             return self._private[origin]
 
 
-class _Taken(io.RawIOBase):
+class _CallbackFile(io.RawIOBase):
     """A file that passes on what is written to it, and keeps nothing."""
 
     def __init__(self, take: Callable[[int, memoryview], None]) -> None:
@@ -427,12 +454,12 @@ class _Taken(io.RawIOBase):
         return len(view)
 
 
-def files_of(
+def open_version_files(
     store: Store,
     row: VersionRow,
     *,
-    token: Callable[[str], str | None] = from_environment,
-    limits: Limits = _LIMITS,
+    token: Callable[[str], str | None] = token_from_environment,
+    limits: RequestLimits = _LIMITS,
     seconds: float | None = None,
 ) -> VersionFiles:
     """The files of a version of the store; see :class:`VersionFiles`."""
@@ -442,7 +469,7 @@ def files_of(
     return VersionFiles(*given, token=token, limits=limits, seconds=seconds)
 
 
-def _hashing(key: str) -> Any:
+def _new_hash(key: str) -> Any:
     """A digest of the kind that a key proves; None where it proves none."""
     digest = key_digest(key)
     if digest is None:
@@ -452,7 +479,7 @@ def _hashing(key: str) -> Any:
     return hashlib.new(digest[0], usedforsecurity=False)
 
 
-def _let_go(reader: ObjectReader, kept: OrderedDict[str, BinaryIO]) -> None:
+def _release(reader: ObjectReader, kept: OrderedDict[str, BinaryIO]) -> None:
     while kept:
         kept.popitem()[1].close()
     reader.__exit__()
@@ -460,17 +487,17 @@ def _let_go(reader: ObjectReader, kept: OrderedDict[str, BinaryIO]) -> None:
 
 def _read_folder(reader: ObjectReader, lock: threading.RLock, sha: bytes) -> dict[bytes, Entry]:
     with lock:
-        return reader.tree(sha)
+        return reader.read_tree(sha)
 
 
-def _allowed(repository: Path) -> list[str]:
+def _allowed_addresses(repository: Path) -> list[str]:
     """The addresses of private networks that git-annex may ask, as git's setting has them."""
-    asked = ["git", "--git-dir", str(repository), "config", "--get", ALLOWED_ADDRESSES]
+    command = ["git", "--git-dir", str(repository), "config", "--get", ALLOWED_ADDRESSES]
     environment = environment_without_secrets()
-    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done.stdout.split()
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """A host without its port and brackets."""
     return host[1 : host.index("]")] if host.startswith("[") else host.partition(":")[0]

@@ -4,6 +4,6 @@ Where Datasette finds this package (entry point group ``datasette``) it does not
 metadata say which store it is of; :func:`neuromirror.web.site.catalogue` does that.
 """
 
-from neuromirror.web.hooks import asgi_wrapper, handle_exception, skip_csrf
+from neuromirror.web.datasette_hooks import asgi_wrapper, handle_exception, skip_csrf
 
 __all__ = ["asgi_wrapper", "handle_exception", "skip_csrf"]

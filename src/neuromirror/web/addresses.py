@@ -16,8 +16,8 @@ def version_address(
 ) -> str:
     """``/dataset/dandi:000027@0.210831.2033``, at a folder, or at the paths with some words."""
     query = {"under": under, "match": match, "start": start}
-    told = {key: value for key, value in query.items() if value}
-    return f"{dataset_address(name)}@{quote(label, safe='')}" + _query(told)
+    present = {key: value for key, value in query.items() if value}
+    return f"{dataset_address(name)}@{quote(label, safe='')}" + _query(present)
 
 
 def file_address(name: str, label: str, path: str) -> str:
@@ -41,12 +41,12 @@ def cutout_address(name: str, label: str) -> str:
     return f"/cutout/{quote(name, safe='/:')}@{quote(label, safe='')}"
 
 
-def diff_address(one: str, other: str, page: int = 1) -> str:
+def diff_address(old: str, new: str, page: int = 1) -> str:
     """What is different between two versions (``dandi:000027@0.210831.2033``)."""
-    return "/diff" + _query({"a": one, "b": other, **({"page": str(page)} if page > 1 else {})})
+    return "/diff" + _query({"a": old, "b": new, **({"page": str(page)} if page > 1 else {})})
 
 
-def sums_address(name: str, label: str) -> str:
+def checksums_address(name: str, label: str) -> str:
     """The list of checksums of a version."""
     return f"/sums/{quote(name, safe='/:')}@{quote(label, safe='')}"
 
@@ -70,13 +70,13 @@ def manifest_address(state: str) -> str:
 
 def events_address(kind: str = "", mirror: str = "", before: int | None = None) -> str:
     """Events, of one kind or mirror."""
-    told = {"kind": kind, "mirror": mirror, "before": "" if before is None else str(before)}
-    return "/events" + _query({key: value for key, value in told.items() if value})
+    present = {"kind": kind, "mirror": mirror, "before": "" if before is None else str(before)}
+    return "/events" + _query({key: value for key, value in present.items() if value})
 
 
-def search_address(words: str) -> str:
+def search_address(terms: str) -> str:
     """What is found for some words, or a checksum."""
-    return "/" + _query({"q": words})
+    return "/" + _query({"q": terms})
 
 
 def find_address(checksum: str) -> str:
@@ -88,7 +88,7 @@ def _query(values: Mapping[str, str]) -> str:
     return f"?{urlencode(values, safe='/:', errors='surrogateescape')}" if values else ""
 
 
-BY_NAME: Mapping[str, Callable[..., str]] = {
+TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
     "dataset_address": dataset_address,
     "version_address": version_address,
     "file_address": file_address,
@@ -96,7 +96,7 @@ BY_NAME: Mapping[str, Callable[..., str]] = {
     "slice_address": slice_address,
     "cutout_address": cutout_address,
     "diff_address": diff_address,
-    "sums_address": sums_address,
+    "sums_address": checksums_address,
     "cite_address": cite_address,
     "badge_address": badge_address,
     "manifest_address": manifest_address,

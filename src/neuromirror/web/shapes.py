@@ -1,5 +1,5 @@
 """The shapes of what is told: mypy holds the records to them, and the API's description is made
-of them (:mod:`neuromirror.web.api.openapi`). Whole replies: :mod:`neuromirror.web.api.replies`.
+of them (:mod:`neuromirror.web.api.openapi`). Whole replies: :mod:`neuromirror.web.api.responses`.
 
 Times are ISO 8601 with their zone, sizes bytes, digests lower-case hexadecimal.
 """
@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic reads no other one before Python 3.12
 
-_told = with_config(ConfigDict(use_attribute_docstrings=True))
+_with_field_docs = with_config(ConfigDict(use_attribute_docstrings=True))
 
 
-@_told
-class Dataset(TypedDict):
+@_with_field_docs
+class DatasetJson(TypedDict):
     """A dataset and where it stands; counts, license and DOI are of the version minted last."""
 
     name: str
@@ -52,8 +52,8 @@ class Dataset(TypedDict):
     """It is a part of another dataset."""
 
 
-@_told
-class Version(TypedDict):
+@_with_field_docs
+class VersionJson(TypedDict):
     """A version: its ids, counts and evidence."""
 
     name: str
@@ -86,8 +86,8 @@ class Version(TypedDict):
     """It differs from the one before in metadata alone."""
 
 
-@_told
-class File(TypedDict):
+@_with_field_docs
+class FileJson(TypedDict):
     """A file of a version."""
 
     path: str
@@ -104,15 +104,15 @@ class File(TypedDict):
     """How long upstream promises to keep these bytes."""
 
 
-@_told
-class LevelFile(File):
+@_with_field_docs
+class FolderFileJson(FileJson):
     """A file that stands in a folder."""
 
     type: Literal["file"]
 
 
-@_told
-class LevelFolder(TypedDict):
+@_with_field_docs
+class SubfolderJson(TypedDict):
     """A folder with what is below it at any depth; counts are null where they would take long."""
 
     type: Literal["folder"]
@@ -121,11 +121,11 @@ class LevelFolder(TypedDict):
     bytes: int | None
 
 
-Level = Annotated[LevelFile | LevelFolder, Field(discriminator="type")]
+FolderEntryJson = Annotated[FolderFileJson | SubfolderJson, Field(discriminator="type")]
 
 
-@_told
-class Found(File):
+@_with_field_docs
+class OccurrenceJson(FileJson):
     """A place of some bytes: a dataset, a path, and an unbroken range of versions."""
 
     dataset: str
@@ -138,8 +138,8 @@ class Found(File):
     """The best few places upstream."""
 
 
-@_told
-class Event(TypedDict):
+@_with_field_docs
+class EventJson(TypedDict):
     """What people should know: a tombstone, a return, an incident, a takedown."""
 
     id: int
@@ -150,8 +150,8 @@ class Event(TypedDict):
     at: str
 
 
-@_told
-class Mirror(TypedDict):
+@_with_field_docs
+class MirrorJson(TypedDict):
     """A mirror at a glance; files and bytes are of the latest versions."""
 
     mirror: str
@@ -182,8 +182,8 @@ class Mirror(TypedDict):
     """What upstream was found to allow."""
 
 
-@_told
-class Failure(TypedDict):
+@_with_field_docs
+class FailureJson(TypedDict):
     """Something that failed and has not succeeded since; the operator sees why.
 
     Visits of datasets are among them.
@@ -196,8 +196,8 @@ class Failure(TypedDict):
     since: str
 
 
-@_told
-class Hold(TypedDict):
+@_with_field_docs
+class HoldJson(TypedDict):
     """A listing that waits for an operator, since it would take away too much."""
 
     hold: str
@@ -211,8 +211,8 @@ class Hold(TypedDict):
     placed: str
 
 
-@_told
-class Tombstone(TypedDict):
+@_with_field_docs
+class TombstoneJson(TypedDict):
     """A dataset that was taken down by the operator: when, and why."""
 
     dataset: str
@@ -222,8 +222,8 @@ class Tombstone(TypedDict):
     """Upstream's id of the dataset that it was a part of, or empty."""
 
 
-@_told
-class Place(TypedDict):
+@_with_field_docs
+class LocationJson(TypedDict):
     """A place of some bytes upstream, and what its last probe said."""
 
     url: str
@@ -233,8 +233,8 @@ class Place(TypedDict):
     result: str | None
 
 
-@_told
-class Span(TypedDict):
+@_with_field_docs
+class SpanJson(TypedDict):
     """A content that a path had from one version to another, unbroken."""
 
     first: str
@@ -244,8 +244,8 @@ class Span(TypedDict):
     key: str
 
 
-@_told
-class Part(TypedDict):
+@_with_field_docs
+class SubdatasetJson(TypedDict):
     """A sub-dataset in a version's tree."""
 
     path: str
@@ -258,8 +258,8 @@ class Part(TypedDict):
     bytes: int
 
 
-@_told
-class Edge(TypedDict):
+@_with_field_docs
+class EdgeJson(TypedDict):
     """One end of "was derived from"."""
 
     name: str
@@ -269,14 +269,14 @@ class Edge(TypedDict):
     version: str | None
     of: str
     """The label at this end."""
-    relatives: list[Edge]
+    relatives: list[EdgeJson]
     """Those that go on from the other end, as far as they were asked for."""
     more: bool
     """There are some that are not told here: too deep, or told elsewhere."""
 
 
-@_told
-class Change(TypedDict):
+@_with_field_docs
+class ChangeJson(TypedDict):
     """What became of a file between two versions."""
 
     kind: Literal["added", "removed", "changed", "moved", "metadata", "document"]
@@ -293,16 +293,16 @@ class Change(TypedDict):
     """What else is to be said, empty mostly."""
 
 
-@_told
-class Link(TypedDict):
+@_with_field_docs
+class LinkJson(TypedDict):
     """Where people can look at a dataset."""
 
     kind: str
     url: str
 
 
-@_told
-class Said(TypedDict):
+@_with_field_docs
+class MatchedFieldJson(TypedDict):
     """What is said of a dataset and has a word that was searched."""
 
     name: str
@@ -310,12 +310,12 @@ class Said(TypedDict):
     value: str
 
 
-@_told
-class Match(TypedDict):
+@_with_field_docs
+class MatchJson(TypedDict):
     """A dataset that has all words of a search."""
 
-    dataset: Dataset
-    said: list[Said]
+    dataset: DatasetJson
+    said: list[MatchedFieldJson]
     version: str | None
     """Label of a version that has the other words in a path, null where there are no others."""
     path: str | None

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from neuromirror.index import Index
 from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
-from neuromirror.store.private import refuse_private
-from neuromirror.web.cutouts import Cutouts
-from neuromirror.web.limiting import Limiter, parse_limits
-from neuromirror.web.reader import Reader
-from neuromirror.web.server.tables import Tables
+from neuromirror.store.private_store import require_public_store
+from neuromirror.web.async_index import AsyncIndexReader
+from neuromirror.web.cutouts import CutoutService
+from neuromirror.web.rate_limits import RequestLimiter, parse_limits
+from neuromirror.web.server.datasette_pool import DatasettePool
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -29,25 +29,25 @@ class Site:
     """
 
     store: Store
-    reader: Reader
+    reader: AsyncIndexReader
     title: str
     address: str
-    cutouts: Cutouts
-    limiter: Limiter
+    cutouts: CutoutService
+    limiter: RequestLimiter
     templates: Environment
-    tables: Tables | None = None
+    tables: DatasettePool | None = None
 
 
 _SITES: weakref.WeakKeyDictionary[Any, Site] = weakref.WeakKeyDictionary()
 """Of each Datasette that shows a store."""
 
 
-def site_of(datasette: Datasette) -> Site | None:
+def find_site(datasette: Datasette) -> Site | None:
     """The site that a Datasette shows, or None: it is another one's Datasette."""
     return _SITES.get(datasette)
 
 
-def catalogue(
+def catalogue_app(
     store: Store,
     index_path: Path,
     *,
@@ -55,17 +55,17 @@ def catalogue(
     address: str = "",
     cutouts: bool = True,
     sql: bool = False,
-    limiter: Limiter | None = None,
+    limiter: RequestLimiter | None = None,
 ) -> Any:
     """The site of a store, as an ASGI application; see :class:`Site`.
 
     ``cutouts`` says whether voxels may be had from upstream for those who ask, ``sql`` whether
     visitors may write SQL statements of their own; ``limiter`` admits expensive requests, by
-    default as :data:`~neuromirror.web.limiting.KINDS` says.
+    default as :data:`~neuromirror.web.rate_limits.REQUEST_KINDS` says.
 
-    Raises ConfigurationError without the extra ``web``, for a private store, and IndexMissing.
+    Raises ConfigurationError without the extra ``web``, for a private store, and IndexMissingError.
     """
-    refuse_private(store.root)
+    require_public_store(store.root)
     try:
         from datasette.app import Datasette
         from datasette.plugins import pm
@@ -82,8 +82,8 @@ def catalogue(
     title = title or "neuromirror"
     # for its style sheets; what asks the index runs in processes of its own
     datasette = Datasette([], metadata={"title": title})
-    found = Tables(store.root, index_path, title=title, address=address, sql=sql)
-    show(
+    found = DatasettePool(store.root, index_path, title=title, address=address, sql=sql)
+    attach_site(
         datasette,
         store,
         index_path,
@@ -96,7 +96,7 @@ def catalogue(
     return datasette.app()
 
 
-def show(
+def attach_site(
     datasette: Datasette,
     store: Store,
     index_path: Path,
@@ -104,19 +104,19 @@ def show(
     title: str,
     address: str,
     cutouts: bool = False,
-    limiter: Limiter | None = None,
-    tables: Tables | None = None,
+    limiter: RequestLimiter | None = None,
+    tables: DatasettePool | None = None,
 ) -> None:
     """Make a Datasette show a store; see :class:`Site`."""
-    from neuromirror.web.rendering import environment
+    from neuromirror.web.template_environment import template_environment
 
     _SITES[datasette] = Site(
         store,
-        Reader(index_path),
+        AsyncIndexReader(index_path),
         title,
         address,
-        Cutouts(store, allowed=cutouts),
-        limiter or Limiter(parse_limits(())),
-        environment(),
+        CutoutService(store, is_allowed=cutouts),
+        limiter or RequestLimiter(parse_limits(())),
+        template_environment(),
         tables,
     )

@@ -7,19 +7,19 @@ from typing import Literal
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic reads no other one before Python 3.12
 
-_told = with_config(ConfigDict(use_attribute_docstrings=True))
+_with_field_docs = with_config(ConfigDict(use_attribute_docstrings=True))
 
 
-@_told
-class Frame(TypedDict):
+@_with_field_docs
+class FrameJson(TypedDict):
     """The coordinate frame in which upstream has a volume."""
 
     name: str
     description: str
 
 
-@_told
-class Times(TypedDict):
+@_with_field_docs
+class TimesJson(TypedDict):
     """The samples of a time series, by upstream's numbers."""
 
     first: int
@@ -29,8 +29,8 @@ class Times(TypedDict):
     unit: str | None
 
 
-@_told
-class VolumeLevel(TypedDict):
+@_with_field_docs
+class VolumeLevelJson(TypedDict):
     """One resolution of a volume; lists are along x, y, z, in voxels of this level."""
 
     level: str
@@ -56,8 +56,8 @@ class VolumeLevel(TypedDict):
     """Why the catalogue cuts nothing out of it; null where it does."""
 
 
-@_told
-class Volume(TypedDict):
+@_with_field_docs
+class VolumeJson(TypedDict):
     """A version that is a volume: a channel of a BOSS or an ndstore, or a precomputed layer."""
 
     version: str
@@ -67,7 +67,7 @@ class Volume(TypedDict):
     data_type: str
     unit: str
     """Of voxel sizes."""
-    frame: Frame | None
-    times: Times | None
-    levels: list[VolumeLevel]
+    frame: FrameJson | None
+    times: TimesJson | None
+    levels: list[VolumeLevelJson]
     """From the finest on."""

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.wrappers import Request, Response
 
-from neuromirror_demo.boss.cutouts import Cutouts, check, locate, struck
+from neuromirror_demo.boss.cutouts import BossCutouts, active_faults, check, locate
 from neuromirror_demo.boss.documents import ANONYMOUS, OWNER, PUBLIC, Json
 from neuromirror_demo.boss.encodings import JSON, accepted_type
-from neuromirror_demo.boss.errors import Broken, Code, Denied, Refused, broken, missing
+from neuromirror_demo.boss.errors import (
+    BossError,
+    Code,
+    FrameworkError,
+    UpstreamDefectError,
+    not_found_page,
+    server_error_page,
+)
 from neuromirror_demo.boss.resources import Resources
 from neuromirror_demo.boss.state import BossState
 from neuromirror_demo.paging import json_response
@@ -30,7 +37,7 @@ _ALL: Final = (*_READ, "POST", "PUT", "DELETE")
 class BossApi:
     """Answers requests; ``tokens`` gives the user of each. ``/latest`` means ``/v1``."""
 
-    def __init__(self, state: BossState, cutouts: Cutouts, tokens: dict[str, str]) -> None:
+    def __init__(self, state: BossState, cutouts: BossCutouts, tokens: dict[str, str]) -> None:
         self._state = state
         self._tokens = tokens
         self._cutouts = cutouts
@@ -67,30 +74,30 @@ class BossApi:
                 return json_response({"ip": "127.0.0.1"})
             if re.match(r"/v0\.\d/", path):
                 what = " This API version is unsupported. Update to version v1"
-                raise Refused(what, Code.UNSUPPORTED_VERSION)
+                raise BossError(what, Code.UNSUPPORTED_VERSION)
             for pattern, answer, methods in self._routes:
                 if found := pattern.fullmatch(path):
-                    return self._called(answer, methods, request, found.groupdict())
-        except (Refused, Denied) as error:
+                    return self._call(answer, methods, request, found.groupdict())
+        except (BossError, FrameworkError) as error:
             return error.response()
-        except Broken:
-            return broken()
-        return missing()
+        except UpstreamDefectError:
+            return server_error_page()
+        return not_found_page()
 
-    def _called(
+    def _call(
         self, answer: Answer, methods: Iterable[str], request: Request, names: dict[str, Any]
     ) -> Response:
         try:
             user = self._user(request)
             if request.method not in methods:
-                raise Denied(405, f'Method "{request.method}" not allowed.')
+                raise FrameworkError(405, f'Method "{request.method}" not allowed.')
             if user == ANONYMOUS and request.method not in _READ:
-                raise Denied(401, "Authentication credentials were not provided.")
+                raise FrameworkError(401, "Authentication credentials were not provided.")
             made = answer(request, user, **names)
-        except Denied as error:
+        except FrameworkError as error:
             if answer == self._cutouts.cutout and accepted_type(request) != JSON:
                 # What renders voxels finds none in the error, and fails at that.
-                raise Broken(error.detail) from error
+                raise UpstreamDefectError(error.detail) from error
             raise
         return made if isinstance(made, Response) else json_response(made)
 
@@ -98,8 +105,8 @@ class BossApi:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "token":
             return ANONYMOUS
-        if token not in self._tokens or "bad_token" in struck(request):
-            raise Denied(401, "Invalid token.")
+        if token not in self._tokens or "bad_token" in active_faults(request):
+            raise FrameworkError(401, "Invalid token.")
         return self._tokens[token]
 
     def _meta(self, request: Request, user: str, **names: str | None) -> Json | Response:
@@ -133,5 +140,5 @@ class BossApi:
         return Response(status=201 if request.method == "POST" else 200)
 
 
-def _bad(message: str) -> Refused:
-    return Refused(message, Code.INVALID_POST_ARGUMENT)
+def _bad(message: str) -> BossError:
+    return BossError(message, Code.INVALID_POST_ARGUMENT)

@@ -22,7 +22,7 @@ class Cuboids:
     def __init__(self, datatype: str, stop: XYZ) -> None:
         self._datatype = datatype
         self._stop = stop
-        self._held: dict[tuple[int, int], dict[XYZ, Voxels]] = {}
+        self._cuboids: dict[tuple[int, int], dict[XYZ, Voxels]] = {}
 
     def read(self, level: int, sample: int, start: XYZ, stop: XYZ) -> Voxels:
         """A copy of a box, axes ``z, y, x``."""
@@ -30,7 +30,7 @@ class Cuboids:
 
         wide, high, deep = (b - a for a, b in zip(start, stop, strict=True))
         found = np.zeros((deep, high, wide), self._datatype)
-        held = self._held.get((level, sample), {})
+        held = self._cuboids.get((level, sample), {})
         for corner, inside, outside in _pieces(start, stop):
             if corner in held:
                 found[outside] = held[corner][inside]
@@ -42,7 +42,7 @@ class Cuboids:
 
         depth, height, width = voxels.shape
         stop = (start[0] + width, start[1] + height, start[2] + depth)
-        held = self._held.setdefault((level, sample), {})
+        held = self._cuboids.setdefault((level, sample), {})
         for corner, inside, outside in _pieces(start, stop):
             if corner not in held:
                 shape = tuple(
@@ -54,7 +54,7 @@ class Cuboids:
 
     def extent(self, level: int) -> tuple[XYZ, XYZ] | None:
         """The box, of whole cuboids, around all that was written at a level."""
-        corners = [one for (at, _), held in self._held.items() if at == level for one in held]
+        corners = [one for (at, _), held in self._cuboids.items() if at == level for one in held]
         if not corners:
             return None
         (ax, bx), (ay, by), (az, bz) = (

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from werkzeug.wrappers import Request, Response
 
 from neuromirror_demo.boss.documents import OWNER, Json, isotropic_level, levels_document
-from neuromirror_demo.boss.encodings import Asked, accepted_type, decoded, encoded
-from neuromirror_demo.boss.errors import Broken, Code, Refused
+from neuromirror_demo.boss.encodings import BossCutoutRequest, accepted_type, decode, encode
+from neuromirror_demo.boss.errors import BossError, Code, UpstreamDefectError
 from neuromirror_demo.boss.records import (
     DOWNSAMPLED,
     NOT_DOWNSAMPLED,
-    Channel,
-    Experiment,
+    BossChannel,
+    BossExperiment,
     Resource,
 )
 from neuromirror_demo.boss.state import BossState
@@ -24,36 +24,42 @@ from neuromirror_demo.volumes import XYZ
 if TYPE_CHECKING:
     from neuromirror_demo.volumes import Voxels
 
-MOST: Final = 520 << 20
+MAX_REQUEST_BYTES: Final = 520 << 20
 """Bytes of voxels in a request; four times as many where voxels have 64 bits."""
 
 
-class Cutouts:
+class BossCutouts:
     """Cuts out and takes in voxels, and tells of levels; ``most`` is a request's limit, bytes."""
 
-    def __init__(self, state: BossState, most: int = MOST) -> None:
-        self.most = most
+    def __init__(self, state: BossState, max_bytes: int = MAX_REQUEST_BYTES) -> None:
+        self.max_bytes = max_bytes
         self._state = state
         self._turn = itertools.count()
 
     def cutout(self, request: Request, user: str, **names: str) -> Response:
         """Reads or writes a box."""
-        asked = self._asked(request, user, names)
+        cutout_request = self._parse_request(request, user, names)
         if request.method == "POST":
-            self._take(decoded(request, asked), asked)
+            self._store_upload(decode(request, cutout_request), cutout_request)
             return Response(status=201)
         accepted = accepted_type(request)
-        voxels = _spoiled(self._voxels(asked, request.args.get("filter")), struck(request))
-        return Response(encoded(voxels, accepted, next(self._turn)), content_type=accepted)
+        voxels = _apply_faults(
+            self._voxels(cutout_request, request.args.get("filter")), active_faults(request)
+        )
+        return Response(encode(voxels, accepted, next(self._turn)), content_type=accepted)
 
     def to_black(self, request: Request, user: str, **names: str) -> Response:
         """Writes zeros into a box: the zeros of an upload are not written."""
         import numpy as np
 
-        asked = self._asked(request, user, names)
-        depth, height, width = asked.shape[-3:]
-        for sample in asked.samples:
-            self._write(asked, sample, np.zeros((depth, height, width), asked.channel.datatype))
+        cutout_request = self._parse_request(request, user, names)
+        depth, height, width = cutout_request.shape[-3:]
+        for sample in cutout_request.samples:
+            self._write(
+                cutout_request,
+                sample,
+                np.zeros((depth, height, width), cutout_request.channel.datatype),
+            )
         return Response(status=200)
 
     def levels(self, request: Request, user: str, **names: str) -> Json | Response:
@@ -62,7 +68,7 @@ class Cutouts:
         if request.method == "POST":
             if channel.downsample_status == DOWNSAMPLED:
                 what = "Channel is already downsampled. Invalid Request."
-                raise Refused(what, Code.INVALID_STATE)
+                raise BossError(what, Code.INVALID_STATE)
             self._state.downsample("/".join(names.values()))
             return Response(status=201)
         iso = request.args.get("iso", "").lower() == "true"
@@ -72,16 +78,18 @@ class Cutouts:
 
     def _channel(
         self, request: Request, user: str, names: dict[str, str]
-    ) -> tuple[Experiment, Channel]:
+    ) -> tuple[BossExperiment, BossChannel]:
         where = [names[name] for name in ("collection", "experiment", "channel")]
         _, experiment, channel = locate(self._state, where)
-        assert isinstance(experiment, Experiment)
-        assert isinstance(channel, Channel)
+        assert isinstance(experiment, BossExperiment)
+        assert isinstance(channel, BossChannel)
         if not channel.public or request.method != "GET":
             check(request, user == OWNER)
         return experiment, channel
 
-    def _asked(self, request: Request, user: str, names: dict[str, str]) -> Asked:
+    def _parse_request(
+        self, request: Request, user: str, names: dict[str, str]
+    ) -> BossCutoutRequest:
         experiment, channel = self._channel(request, user, names)
         samples = range(channel.default_time_sample, channel.default_time_sample + 1)
         if names.get("t"):
@@ -90,75 +98,84 @@ class Cutouts:
         if level not in range(first, first + experiment.levels):
             last = first + experiment.levels
             what = f"Invalid resolution {level}. The resolution has to be within {first} and {last}"
-            raise Refused(what, Code.TYPE_ERROR)
+            raise BossError(what, Code.TYPE_ERROR)
         start, stop = _corners(names, experiment)
-        asked = Asked(experiment, channel, level, start, stop, samples, bool(names.get("t")))
+        cutout_request = BossCutoutRequest(
+            experiment, channel, level, start, stop, samples, bool(names.get("t"))
+        )
         if channel.datatype == "uint32":
-            raise Broken("upstream knows no size of 32-bit voxels (spdb/project/resource.py)")
-        if asked.size > self.most * (4 if channel.datatype == "uint64" else 1):
+            raise UpstreamDefectError(
+                "upstream knows no size of 32-bit voxels (spdb/project/resource.py)"
+            )
+        if cutout_request.size > self.max_bytes * (4 if channel.datatype == "uint64" else 1):
             what = "Cutout request is over 500MB when uncompressed. Reduce cutout dimensions."
-            raise Refused(what, Code.REQUEST_TOO_LARGE)
+            raise BossError(what, Code.REQUEST_TOO_LARGE)
         iso = request.args.get("iso", "").lower() == "true" and experiment.method == "anisotropic"
         if iso and level > isotropic_level(experiment):
-            raise Refused("This demo keeps no isotropic levels.", Code.INVALID_CUTOUT_ARGS)
-        return asked
+            raise BossError("This demo keeps no isotropic levels.", Code.INVALID_CUTOUT_ARGS)
+        return cutout_request
 
     # -- reading and writing
 
-    def _voxels(self, asked: Asked, only: str | None) -> Voxels:
+    def _voxels(self, cutout_request: BossCutoutRequest, only: str | None) -> Voxels:
         """The voxels, of the shape asked; ``only`` are the ids to keep, others become 0."""
         import numpy as np
 
-        experiment, channel = asked.experiment, asked.channel
+        experiment, channel = cutout_request.experiment, cutout_request.channel
         if channel.storage_type == "cloudvol":
             # A layer is read with its bounds on (cvdb/cloudvolumedb.py).
-            first, last = experiment.box(asked.level)
-            ends = zip((*first, *asked.stop), (*asked.start, *last), strict=True)
+            first, last = experiment.box(cutout_request.level)
+            ends = zip((*first, *cutout_request.stop), (*cutout_request.start, *last), strict=True)
             if any(a > b for a, b in ends):
-                raise Broken("beyond the layer")
+                raise UpstreamDefectError("beyond the layer")
         elif (
             channel.labels
-            and asked.level > channel.base_resolution
+            and cutout_request.level > channel.base_resolution
             and channel.downsample_status != DOWNSAMPLED
         ):
-            raise Broken("labels are not downsampled on the fly (spdb/spatialdb.py)")
-        if not asked.samples:
-            raise Broken("no time at all")
+            raise UpstreamDefectError("labels are not downsampled on the fly (spdb/spatialdb.py)")
+        if not cutout_request.samples:
+            raise UpstreamDefectError("no time at all")
         with self._state.lock:
             self._state.fill(experiment, channel)
             read = channel.cuboids.read
-            found = [read(asked.level, one, asked.start, asked.stop) for one in asked.samples]
-        voxels: Voxels = np.stack(found) if asked.with_time else found[0]
+            found = [
+                read(cutout_request.level, one, cutout_request.start, cutout_request.stop)
+                for one in cutout_request.samples
+            ]
+        voxels: Voxels = np.stack(found) if cutout_request.with_time else found[0]
         if only is not None:
             if not channel.labels:
                 what = f"The channel in request has type {channel.kind}. Filter is only valid for "
-                raise Refused(f"{what}annotation channels", Code.DATATYPE_NOT_SUPPORTED)
+                raise BossError(f"{what}annotation channels", Code.DATATYPE_NOT_SUPPORTED)
             voxels[~np.isin(voxels, np.array(only.split(","), np.uint64))] = 0
         return voxels
 
-    def _take(self, voxels: Voxels, asked: Asked) -> None:
+    def _store_upload(self, voxels: Voxels, cutout_request: BossCutoutRequest) -> None:
         with self._state.lock:
-            self._state.fill(asked.experiment, asked.channel)
-            given = voxels if asked.with_time else [voxels]
-            for sample, one in zip(asked.samples, given, strict=True):
-                there = asked.channel.cuboids.read(asked.level, sample, asked.start, asked.stop)
+            self._state.fill(cutout_request.experiment, cutout_request.channel)
+            given = voxels if cutout_request.with_time else [voxels]
+            for sample, one in zip(cutout_request.samples, given, strict=True):
+                there = cutout_request.channel.cuboids.read(
+                    cutout_request.level, sample, cutout_request.start, cutout_request.stop
+                )
                 # Upstream writes no zeros over what is there (spdb: Cube.overwrite).
                 there[one != 0] = one[one != 0]
-                self._write(asked, sample, there)
+                self._write(cutout_request, sample, there)
 
-    def _write(self, asked: Asked, sample: int, voxels: Voxels) -> None:
-        channel = asked.channel
-        if asked.level - channel.base_resolution not in {0, 1}:
-            raise Refused(
+    def _write(self, cutout_request: BossCutoutRequest, sample: int, voxels: Voxels) -> None:
+        channel = cutout_request.channel
+        if cutout_request.level - channel.base_resolution not in {0, 1}:
+            raise BossError(
                 "Error during write_cuboid: You can only write data to a channel's base "
                 "resolution or one resolution above it. Base Resolution: "
-                f"{channel.base_resolution}, Request Resolution: {asked.level}",
+                f"{channel.base_resolution}, Request Resolution: {cutout_request.level}",
                 Code.BOSS_SYSTEM_ERROR,
             )
         with self._state.lock:
             if channel.storage_type == "spdb":
-                self._state.fill(asked.experiment, channel)
-                channel.cuboids.write(asked.level, sample, asked.start, voxels)
+                self._state.fill(cutout_request.experiment, channel)
+                channel.cuboids.write(cutout_request.level, sample, cutout_request.start, voxels)
             if channel.downsample_status == DOWNSAMPLED:
                 channel.downsample_status = NOT_DOWNSAMPLED
 
@@ -172,10 +189,10 @@ def locate(state: BossState, names: Iterable[str | None]) -> list[Resource]:
         if name is None:
             break
         if name not in held:
-            raise Refused(f"{kind} {name} not found", Code.RESOURCE_NOT_FOUND)
+            raise BossError(f"{kind} {name} not found", Code.RESOURCE_NOT_FOUND)
         if held[name].deleted:
             what = f"Invalid Request. This resource {name} has been marked for deletion"
-            raise Refused(what, Code.RESOURCE_MARKED_FOR_DELETION)
+            raise BossError(what, Code.RESOURCE_MARKED_FOR_DELETION)
         found.append(held[name])
         held = getattr(held[name], within, None)
     return found
@@ -184,19 +201,19 @@ def locate(state: BossState, names: Iterable[str | None]) -> list[Resource]:
 def check(request: Request, allowed: bool) -> None:
     """Raises Refused where the user may not do this; upstream knows of no ``HEAD``."""
     if request.method == "HEAD":
-        raise Refused("Unable to get permissions for this request", Code.INVALID_POST_ARGUMENT)
+        raise BossError("Unable to get permissions for this request", Code.INVALID_POST_ARGUMENT)
     if not allowed:
         what = "This user does not have the required permissions"
-        raise Refused(what, Code.MISSING_PERMISSION)
+        raise BossError(what, Code.MISSING_PERMISSION)
 
 
-def struck(request: Request) -> set[str]:
+def active_faults(request: Request) -> set[str]:
     """The names of the faults that strike the request."""
     found: list[Any] = request.environ.get("neuromirror_demo.struck", [])
     return {one.name for one in found}
 
 
-def _spoiled(voxels: Voxels, faults: set[str]) -> Voxels:
+def _apply_faults(voxels: Voxels, faults: set[str]) -> Voxels:
     if "zeros" in faults:
         voxels[...] = 0
     if "wrong_shape" in faults:
@@ -206,7 +223,7 @@ def _spoiled(voxels: Voxels, faults: set[str]) -> Voxels:
     return voxels
 
 
-def _corners(names: dict[str, str], experiment: Experiment) -> tuple[XYZ, XYZ]:
+def _corners(names: dict[str, str], experiment: BossExperiment) -> tuple[XYZ, XYZ]:
     """Start and stop of the box; at every level, the bounds are those of level 0."""
     starts, stops = zip(
         *([int(end) for end in names[one].split(":")] for one in "xyz"), strict=True
@@ -215,7 +232,7 @@ def _corners(names: dict[str, str], experiment: Experiment) -> tuple[XYZ, XYZ]:
     for a, b, low, high in zip(starts, stops, frame.start, frame.stop, strict=True):
         if not low <= a < b <= high:
             ranges = "/".join(names[one] for one in ("level", "x", "y", "z"))
-            raise Refused(f"Incorrect cutout arguments {ranges}", Code.INVALID_CUTOUT_ARGS)
+            raise BossError(f"Incorrect cutout arguments {ranges}", Code.INVALID_CUTOUT_ARGS)
     return (starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])
 
 
@@ -225,8 +242,8 @@ def _times(text: str, samples: int) -> range:
     what = f"Invalid time range {text}. "
     if start > samples:
         more = "Start time is greater than the maximum time sample"
-        raise Refused(f"{what}{more} {samples}", Code.INVALID_URL)
+        raise BossError(f"{what}{more} {samples}", Code.INVALID_URL)
     if start > stop or stop > samples + 1:
         more = "End time is greater than the start time or out of bounds with maximum time sample"
-        raise Refused(f"{what}{more} {samples}", Code.INVALID_URL)
+        raise BossError(f"{what}{more} {samples}", Code.INVALID_URL)
     return range(start, stop)

@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuromirror_demo.boss.cuboids import SIZE
-from neuromirror_demo.boss.errors import Code, Refused
-from neuromirror_demo.boss.records import Channel, Collection, Experiment, Frame
+from neuromirror_demo.boss.errors import BossError, Code
+from neuromirror_demo.boss.records import (
+    BossChannel,
+    BossCollection,
+    BossExperiment,
+    CoordinateFrame,
+)
 from neuromirror_demo.volumes import HALVING, coarser_box
 
 Json = dict[str, Any]
@@ -21,13 +26,13 @@ PUBLIC = "public"
 ANONYMOUS = ""
 
 
-def readable(resource: Collection | Experiment | Channel, user: str) -> bool:
+def readable(resource: BossCollection | BossExperiment | BossChannel, user: str) -> bool:
     """Whether the user may see it."""
     return resource.public or user == OWNER
 
 
 def names(
-    held: Mapping[str, Experiment] | Mapping[str, Channel], whole: bool, user: str
+    held: Mapping[str, BossExperiment] | Mapping[str, BossChannel], whole: bool, user: str
 ) -> list[str]:
     """Those not deleted; with ``whole`` even those that the user may not see."""
     found: Mapping[str, Any] = held
@@ -36,7 +41,7 @@ def names(
     ]
 
 
-def collection_document(one: Collection, user: str) -> Json:
+def collection_document(one: BossCollection, user: str) -> Json:
     """A collection."""
     return {
         "name": one.name,
@@ -47,7 +52,7 @@ def collection_document(one: Collection, user: str) -> Json:
     }
 
 
-def frame_document(one: Frame) -> Json:
+def frame_document(one: CoordinateFrame) -> Json:
     """A coordinate frame."""
     axes = "xyz"
     ends = {
@@ -60,7 +65,7 @@ def frame_document(one: Frame) -> Json:
     return {**about, **ends, **sizes, "voxel_unit": one.unit}
 
 
-def experiment_document(collection: str, one: Experiment, user: str) -> Json:
+def experiment_document(collection: str, one: BossExperiment, user: str) -> Json:
     """An experiment; a public one names even the channels that are not."""
     return {
         "channels": names(one.channels, one.public or user == OWNER, user),
@@ -78,7 +83,7 @@ def experiment_document(collection: str, one: Experiment, user: str) -> Json:
     }
 
 
-def channel_document(experiment: Experiment, one: Channel) -> Json:
+def channel_document(experiment: BossExperiment, one: BossChannel) -> Json:
     """A channel; sources and related ones that are deleted are left out."""
     there = names(experiment.channels, True, OWNER)
     return {
@@ -100,7 +105,7 @@ def channel_document(experiment: Experiment, one: Channel) -> Json:
     }
 
 
-def levels_document(experiment: Experiment, channel: Channel, *, iso: bool) -> Json:
+def levels_document(experiment: BossExperiment, channel: BossChannel, *, iso: bool) -> Json:
     """A channel's levels (spdb/project/resource.py).
 
     The extent is halved from the frame's stop alone, as if everything began at 0. With ``iso``
@@ -123,7 +128,7 @@ def levels_document(experiment: Experiment, channel: Channel, *, iso: bool) -> J
     }
 
 
-def isotropic_level(experiment: Experiment) -> int:
+def isotropic_level(experiment: BossExperiment) -> int:
     """The level at which voxels are nearest to cubes; 0 for isotropic experiments.
 
     Raises Refused, as upstream does, where voxels of an anisotropic one are not square.
@@ -132,7 +137,7 @@ def isotropic_level(experiment: Experiment) -> int:
     if experiment.method == "isotropic":
         return 0
     if x != y:
-        raise Refused(
+        raise BossError(
             "Error while getting downsampled voxel dimensions: X voxel size != Y voxel size. "
             "Currently unable to determine isotropic level",
             Code.BOSS_SYSTEM_ERROR,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from werkzeug.wrappers import Request
 
-from neuromirror_demo.boss.errors import Broken, Code, Denied, Refused
-from neuromirror_demo.boss.records import Channel, Experiment
+from neuromirror_demo.boss.errors import BossError, Code, FrameworkError, UpstreamDefectError
+from neuromirror_demo.boss.records import BossChannel, BossExperiment
 from neuromirror_demo.volumes import XYZ
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ OFFERED: Final = (BLOSC, BLOSC_PYTHON, NPYGZ, JPEG, JSON)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BossCutoutRequest:
     """What one request asks for."""
 
-    experiment: Experiment
-    channel: Channel
+    experiment: BossExperiment
+    channel: BossChannel
     level: int
     start: XYZ
     stop: XYZ
@@ -58,15 +58,17 @@ def accepted_type(request: Request) -> str:
     Raises Broken where upstream has nothing of the kind: its first renderer then fails at the
     error's own JSON.
     """
-    asked = [mime.lower() for mime, quality in request.accept_mimetypes if quality > 0] or ["*/*"]
-    for mime in sorted(asked, key=lambda one: one.count("*")):
+    accepted_types = [
+        mime.lower() for mime, quality in request.accept_mimetypes if quality > 0
+    ] or ["*/*"]
+    for mime in sorted(accepted_types, key=lambda one: one.count("*")):
         for offered in OFFERED:
             if mime in {offered, f"{offered.partition('/')[0]}/*", "*/*"}:
                 return offered
-    raise Broken(f"cannot give {asked}")
+    raise UpstreamDefectError(f"cannot give {accepted_types}")
 
 
-def encoded(voxels: Voxels, accepted: str, turn: int) -> bytes:
+def encode(voxels: Voxels, accepted: str, turn: int) -> bytes:
     """The body of a reply.
 
     Upstream's blosc streams differ as its threads finish in one order or another. Here they do
@@ -77,7 +79,7 @@ def encoded(voxels: Voxels, accepted: str, turn: int) -> bytes:
     if accepted == JPEG:
         return _jpeg(voxels)
     if accepted == JSON:
-        raise Broken("voxels are no JSON")
+        raise UpstreamDefectError("voxels are no JSON")
     import blosc  # type: ignore[import-untyped]
 
     if accepted == BLOSC_PYTHON:
@@ -101,57 +103,57 @@ def _jpeg(voxels: Voxels) -> bytes:
 
     if voxels.ndim != 3:
         what = "The cutout service JPEG interface does not support 4D cutouts"
-        raise Refused(what, Code.UNSUPPORTED_4D)
+        raise BossError(what, Code.UNSUPPORTED_4D)
     if voxels.dtype != "uint8":
         what = "The cutout service JPEG interface only supports uint8 image data"
-        raise Refused(what, Code.DATATYPE_DOES_NOT_MATCH)
+        raise BossError(what, Code.DATATYPE_DOES_NOT_MATCH)
     depth, height, width = voxels.shape
     file = io.BytesIO()
     Image.fromarray(voxels.reshape(depth * height, width)).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 
-def decoded(request: Request, asked: Asked) -> Voxels:
+def decode(request: Request, cutout_request: BossCutoutRequest) -> Voxels:
     """The voxels in a request's body, of the shape and type that it should have."""
     if request.mimetype == NPYGZ:
-        return _from_npygz(request.get_data(), asked)
+        return _from_npygz(request.get_data(), cutout_request)
     if request.mimetype == BLOSC:
-        return _from_blosc(request.get_data(), asked)
+        return _from_blosc(request.get_data(), cutout_request)
     # Upstream takes pickles, too; a demo runs no code from outside.
-    raise Denied(415, f'Unsupported media type "{request.mimetype}" in request.')
+    raise FrameworkError(415, f'Unsupported media type "{request.mimetype}" in request.')
 
 
-def _from_npygz(body: bytes, asked: Asked) -> Voxels:
+def _from_npygz(body: bytes, cutout_request: BossCutoutRequest) -> Voxels:
     import numpy as np
 
     try:
         voxels: Voxels = np.load(io.BytesIO(zlib.decompress(body)), allow_pickle=False)
     except (ValueError, zlib.error) as error:
-        raise Broken("unreadable") from error
-    if voxels.dtype != asked.channel.datatype:
-        raise Refused("Datatype does not match channel", Code.DATATYPE_DOES_NOT_MATCH)
-    if voxels.shape != asked.shape:
+        raise UpstreamDefectError("unreadable") from error
+    if voxels.dtype != cutout_request.channel.datatype:
+        raise BossError("Datatype does not match channel", Code.DATATYPE_DOES_NOT_MATCH)
+    if voxels.shape != cutout_request.shape:
         what = "Data dimensions in URL do not match POSTed data."
-        raise Refused(what, Code.DATA_DIMENSION_MISMATCH)
+        raise BossError(what, Code.DATA_DIMENSION_MISMATCH)
     return voxels
 
 
-def _from_blosc(body: bytes, asked: Asked) -> Voxels:
+def _from_blosc(body: bytes, cutout_request: BossCutoutRequest) -> Voxels:
     import blosc
     import numpy as np
 
     try:
-        flat = np.frombuffer(blosc.decompress(body), asked.channel.datatype)
+        flat = np.frombuffer(blosc.decompress(body), cutout_request.channel.datatype)
     except (ValueError, blosc.blosc_extension.error) as error:
-        raise Refused(
+        raise BossError(
             "Failed to decompress data. Verify the datatype/bitdepth of your data matches the "
             "channel.",
             Code.DATATYPE_DOES_NOT_MATCH,
         ) from error
-    if flat.nbytes != asked.size:
-        raise Refused(
+    if flat.nbytes != cutout_request.size:
+        raise BossError(
             "Failed to unpack data. Verify the datatype of your POSTed data and xyz dimensions "
             "used in the POST URL.",
             Code.DATA_DIMENSION_MISMATCH,
         )
-    return flat.reshape(asked.shape)
+    return flat.reshape(cutout_request.shape)

@@ -42,7 +42,7 @@ _STATUS: Final = {
 }
 
 
-class Refused(Exception):
+class BossError(Exception):
     """The request is answered with BOSS's own error."""
 
     def __init__(self, message: str, code: Code) -> None:
@@ -61,7 +61,7 @@ class Refused(Exception):
         return Response(json.dumps(body), status, content_type="application/json")
 
 
-class Denied(Exception):
+class FrameworkError(Exception):
     """The framework below BOSS refuses: wrong credentials, wrong method, nothing acceptable."""
 
     def __init__(self, status: int, detail: str) -> None:
@@ -79,18 +79,18 @@ class Denied(Exception):
         return response
 
 
-class Broken(Exception):
+class UpstreamDefectError(Exception):
     """Upstream's own code fails at this: 500."""
 
 
-def broken(status: int = 500, words: str = "Server Error (500)") -> Response:
+def server_error_page(status: int = 500, text: str = "Server Error (500)") -> Response:
     """The page of a server that failed, with nothing to go by."""
     from neuromirror_demo.paging import html_response
 
-    return html_response(f"<h1>{words}</h1>", status)
+    return html_response(f"<h1>{text}</h1>", status)
 
 
-def missing() -> Response:
+def not_found_page() -> Response:
     """The page of an address that means nothing."""
     from neuromirror_demo.paging import html_response
 

@@ -24,7 +24,7 @@ STORAGE = ("spdb", "cloudvol")
 
 
 @dataclass(slots=True, eq=False)
-class Frame:
+class CoordinateFrame:
     """A coordinate frame: half-open, in voxels of level 0; ``voxel`` is a voxel's size."""
 
     name: str
@@ -37,7 +37,7 @@ class Frame:
 
 
 @dataclass(slots=True, eq=False)
-class Channel:
+class BossChannel:
     """One volume. ``pending`` gives its voxels of the base level when they are first wanted."""
 
     name: str
@@ -64,11 +64,11 @@ class Channel:
 
 
 @dataclass(slots=True, eq=False)
-class Experiment:
+class BossExperiment:
     """Channels in one coordinate frame, at so many levels and times."""
 
     name: str
-    frame: Frame
+    frame: CoordinateFrame
     levels: int = 1
     method: str = "anisotropic"
     samples: int = 1
@@ -77,7 +77,7 @@ class Experiment:
     description: str = ""
     public: bool = False
     deleted: bool = False
-    channels: dict[str, Channel] = field(default_factory=dict)
+    channels: dict[str, BossChannel] = field(default_factory=dict)
 
     @property
     def factor(self) -> XYZ:
@@ -93,14 +93,14 @@ class Experiment:
 
 
 @dataclass(slots=True, eq=False)
-class Collection:
+class BossCollection:
     """Experiments by name, those deleted among them."""
 
     name: str
     description: str = ""
     public: bool = False
     deleted: bool = False
-    experiments: dict[str, Experiment] = field(default_factory=dict)
+    experiments: dict[str, BossExperiment] = field(default_factory=dict)
 
 
-Resource = Collection | Experiment | Channel
+Resource = BossCollection | BossExperiment | BossChannel

@@ -18,16 +18,16 @@ from neuromirror_demo.boss.documents import (
     names,
     readable,
 )
-from neuromirror_demo.boss.errors import Broken, Code, Denied, Refused
+from neuromirror_demo.boss.errors import BossError, Code, FrameworkError, UpstreamDefectError
 from neuromirror_demo.boss.records import (
     DATATYPES,
     KINDS,
     STORAGE,
     TIME_UNITS,
     UNITS,
-    Channel,
-    Collection,
-    Experiment,
+    BossChannel,
+    BossCollection,
+    BossExperiment,
 )
 from neuromirror_demo.boss.state import BossState
 from neuromirror_demo.paging import json_response
@@ -55,13 +55,13 @@ class Resources:
 
     def experiments(self, request: Request, user: str, collection: str) -> Json:
         """Names of a collection's experiments; upstream breaks where there is no such one."""
-        held = _there(self._state.collections, collection).experiments
+        held = _require(self._state.collections, collection).experiments
         return {"experiments": names(held, False, user)}
 
     def channels(self, request: Request, user: str, collection: str, experiment: str) -> Json:
         """Names of an experiment's channels."""
-        held = _there(self._state.collections, collection).experiments
-        return {"channels": names(_there(held, experiment).channels, False, user)}
+        held = _require(self._state.collections, collection).experiments
+        return {"channels": names(_require(held, experiment).channels, False, user)}
 
     def frames(self, request: Request, user: str) -> Json:
         """Names of all coordinate frames."""
@@ -79,23 +79,23 @@ class Resources:
                 collection, description=_text(data), public=bool(data.get("public", False))
             )
             return json_response(collection_document(held[collection], user), 201)
-        found = _known(held, collection)
+        found = _lookup(held, collection)
         if request.method == "DELETE":
             return self._delete(found, names(found.experiments, True, user), user)
         if request.method == "PUT":
             _change(found, request, user, {"name", "public", "description"})
-        return collection_document(_seen(found, user), user)
+        return collection_document(_require_readable(found, user), user)
 
     def experiment(
         self, request: Request, user: str, collection: str, experiment: str
     ) -> Json | Response:
         """Reads, makes, changes or deletes an experiment."""
-        parent = _known(self._state.collections, collection)
+        parent = _lookup(self._state.collections, collection)
         if request.method == "POST":
             self._make_experiment(parent, experiment, _data(request, user))
             made = parent.experiments[experiment]
             return json_response(experiment_document(collection, made, user), 201)
-        found = _known(parent.experiments, experiment)
+        found = _lookup(parent.experiments, experiment)
         if request.method == "DELETE":
             return self._delete(found, names(found.channels, True, user), user)
         if request.method == "PUT":
@@ -103,29 +103,29 @@ class Resources:
             times = {"num_time_samples": "samples", "time_step": "time_step"}
             fields = {"name", "public", "description", "time_step_unit", *levels, *times}
             _change(found, request, user, fields, {**levels, **times})
-        return experiment_document(collection, _seen(found, user), user)
+        return experiment_document(collection, _require_readable(found, user), user)
 
     def channel(
         self, request: Request, user: str, collection: str, experiment: str, channel: str
     ) -> Json | Response:
         """Reads, makes, changes or deletes a channel."""
-        parent = _known(_known(self._state.collections, collection).experiments, experiment)
+        parent = _lookup(_lookup(self._state.collections, collection).experiments, experiment)
         if request.method == "POST":
             path = f"{collection}/{experiment}/{channel}"
             self._make_channel(parent, path, channel, _data(request, user))
             return json_response(channel_document(parent, parent.channels[channel]), 201)
-        found = _known(parent.channels, channel)
+        found = _lookup(parent.channels, channel)
         if request.method == "DELETE":
             derived = [one.name for one in parent.channels.values() if channel in one.sources]
             return self._delete(found, names(parent.channels, True, user) if derived else [], user)
         if request.method == "PUT":
             if "storage_type" in _data(request, user):
-                raise Refused(
+                raise BossError(
                     "Only admins can change storage_type after creation", Code.MISSING_PERMISSION
                 )
             fields = {"name", "public", "description", "default_time_sample"}
             _change(found, request, user, fields | {"base_resolution", "sources", "related"})
-        return channel_document(parent, _seen(found, user))
+        return channel_document(parent, _require_readable(found, user))
 
     def frame(self, request: Request, user: str, frame: str) -> Json | Response:
         """Reads, makes, changes or deletes a coordinate frame."""
@@ -142,7 +142,7 @@ class Resources:
             voxel = [_number(data, f"{axis}_voxel_size", float) for axis in _AXES]
             self._state.add_frame(frame, **ends, voxel=voxel, unit=unit, description=_text(data))
             return json_response(frame_document(held[frame]), 201)
-        found = _known(held, frame)
+        found = _lookup(held, frame)
         if request.method == "DELETE":
             users = [
                 experiment.name
@@ -159,10 +159,10 @@ class Resources:
 
     # -- parts
 
-    def _make_experiment(self, parent: Collection, name: str, data: Mapping[str, Any]) -> None:
+    def _make_experiment(self, parent: BossCollection, name: str, data: Mapping[str, Any]) -> None:
         if "coord_frame" not in data:
-            raise Refused("This request requires a valid coordinate frame", _BAD)
-        frame = _known(self._state.frames, str(data["coord_frame"]))
+            raise BossError("This request requires a valid coordinate frame", _BAD)
+        frame = _lookup(self._state.frames, str(data["coord_frame"]))
         _check_new(name, parent.experiments, "The fields collection, name")
         self._state.add_experiment(
             f"{parent.name}/{name}",
@@ -177,23 +177,25 @@ class Resources:
         )
 
     def _make_channel(
-        self, parent: Experiment, path: str, name: str, data: Mapping[str, Any]
+        self, parent: BossExperiment, path: str, name: str, data: Mapping[str, Any]
     ) -> None:
         for field, what in (("bucket", "bucket name"), ("cv_path", "cv_path")):
             if data.get(field):
-                raise Refused(f"Only admins can set {what}", Code.MISSING_PERMISSION)
+                raise BossError(f"Only admins can set {what}", Code.MISSING_PERMISSION)
         _check_new(name, parent.channels, "The fields experiment, name")
         storage = _choice(data, "storage_type", STORAGE, "spdb")
         kind = _choice(data, "type", KINDS)
         datatype = _choice(data, "datatype", DATATYPES)
         sample = _number(data, "default_time_sample", int, 0)
         if sample >= parent.samples:
-            raise _wrong("default_time_sample", "is beyond the experiment's num_time_samples")
+            raise _invalid_field(
+                "default_time_sample", "is beyond the experiment's num_time_samples"
+            )
         sources, related = list(data.get("sources", [])), list(data.get("related", []))
         for other in (*sources, *related):
             if other not in parent.channels:
                 what = "in the list of source/related channels channels "
-                raise Refused(f"Invalid channel names {other} {what}", _BAD)
+                raise BossError(f"Invalid channel names {other} {what}", _BAD)
         self._state.add_channel(
             path,
             datatype,
@@ -213,7 +215,7 @@ class Resources:
         _may_write(user)
         if any(used):
             what = f"{found.name} is referenced by others and cannot be deleted."
-            raise Refused(what, Code.INTEGRITY_ERROR)
+            raise BossError(what, Code.INTEGRITY_ERROR)
         found.deleted = True
         return Response(status=204)
 
@@ -221,32 +223,32 @@ class Resources:
 _BAD = Code.INVALID_POST_ARGUMENT
 
 
-def _there(held: Mapping[str, T], name: str) -> T:
+def _require(held: Mapping[str, T], name: str) -> T:
     if name not in held:
-        raise Broken(name)
+        raise UpstreamDefectError(name)
     return held[name]
 
 
-def _known(held: Mapping[str, T], name: str) -> T:
+def _lookup(held: Mapping[str, T], name: str) -> T:
     if name not in held:
-        raise Refused(f"{name} does not exist.", Code.RESOURCE_NOT_FOUND)
+        raise BossError(f"{name} does not exist.", Code.RESOURCE_NOT_FOUND)
     return held[name]
 
 
-R = TypeVar("R", Collection, Experiment, Channel)
+R = TypeVar("R", BossCollection, BossExperiment, BossChannel)
 
 
-def _seen(found: R, user: str) -> R:
+def _require_readable(found: R, user: str) -> R:
     if not readable(found, user):
         what = f"Missing read permissions on the resource {found.name}"
-        raise Refused(what, Code.MISSING_PERMISSION)
+        raise BossError(what, Code.MISSING_PERMISSION)
     if found.deleted:
         raise _deleted()
     return found
 
 
-def _deleted() -> Refused:
-    return Refused(
+def _deleted() -> BossError:
+    return BossError(
         "Invalid Request. This Resource has been marked for deletion",
         Code.RESOURCE_MARKED_FOR_DELETION,
     )
@@ -255,16 +257,16 @@ def _deleted() -> Refused:
 def _may_write(user: str) -> None:
     if user != OWNER:
         what = f"{user} does not have the required role resource-manager"
-        raise Refused(what, Code.MISSING_ROLE)
+        raise BossError(what, Code.MISSING_ROLE)
 
 
 def _data(request: Request, user: str) -> Mapping[str, Any]:
     _may_write(user)
     if request.mimetype != "application/json":
-        raise Denied(415, f'Unsupported media type "{request.mimetype}" in request.')
+        raise FrameworkError(415, f'Unsupported media type "{request.mimetype}" in request.')
     data = request.get_json(silent=True)
     if not isinstance(data, dict):
-        raise Denied(400, "JSON parse error - an object is needed")
+        raise FrameworkError(400, "JSON parse error - an object is needed")
     return data
 
 
@@ -279,25 +281,25 @@ def _change(
     data = _data(request, user)
     more = sorted(data.keys() - fields)
     if more:
-        raise _wrong("fields", f"Cannot update the following readonly fields:{more}.")
+        raise _invalid_field("fields", f"Cannot update the following readonly fields:{more}.")
     if data.get("name", found.name) != found.name:
-        raise _wrong("name", "This demo renames nothing.")
+        raise _invalid_field("name", "This demo renames nothing.")
     for field, value in data.items():
         setattr(found, (called or {}).get(field, field), value)
 
 
 def _check_new(name: str, held: Mapping[str, object], what: str) -> None:
     if not _NAME.fullmatch(name):
-        raise _wrong("name", "Invalid Name.")
+        raise _invalid_field("name", "Invalid Name.")
     if name in held and what.startswith("The fields"):
-        raise _wrong("non_field_errors", f"{what} must make a unique set.", "unique")
+        raise _invalid_field("non_field_errors", f"{what} must make a unique set.", "unique")
     if name in held:
-        raise _wrong("name", f"{what} already exists.", "unique")
+        raise _invalid_field("name", f"{what} already exists.", "unique")
 
 
-def _wrong(field: str, words: str, code: str = "invalid") -> Refused:
+def _invalid_field(field: str, text: str, code: str = "invalid") -> BossError:
     """Upstream shows its framework's errors as they print."""
-    return Refused(f"{{'{field}': [ErrorDetail(string='{words}', code='{code}')]}}", _BAD)
+    return BossError(f"{{'{field}': [ErrorDetail(string='{text}', code='{code}')]}}", _BAD)
 
 
 def _text(data: Mapping[str, Any]) -> str:
@@ -310,19 +312,19 @@ def _number(
     if field not in data and default is not None:
         return default
     if field not in data:
-        raise _wrong(field, "This field is required.", "required")
+        raise _invalid_field(field, "This field is required.", "required")
     try:
         return kind(data[field])
     except (TypeError, ValueError):
-        raise _wrong(field, "A valid number is required.") from None
+        raise _invalid_field(field, "A valid number is required.") from None
 
 
 def _choice(data: Mapping[str, Any], field: str, allowed: tuple[Any, ...], *default: Any) -> Any:
     if field not in data and default:
         return default[0]
     if field not in data:
-        raise _wrong(field, "This field is required.", "required")
+        raise _invalid_field(field, "This field is required.", "required")
     if data[field] not in allowed:
-        words = f'"{data[field]}" is not a valid choice.'
-        raise _wrong(field, words, "invalid_choice")
+        text = f'"{data[field]}" is not a valid choice.'
+        raise _invalid_field(field, text, "invalid_choice")
     return data[field]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror_demo.boss.contents import fill
 from neuromirror_demo.boss.state import BossState
-from neuromirror_demo.loopback import OneServer
+from neuromirror_demo.demo_server import DemoServer
 
 if TYPE_CHECKING:
-    from neuromirror_demo.boss.cutouts import Cutouts
+    from neuromirror_demo.boss.cutouts import BossCutouts
 
 _VOXELS: Final = "/cutout/"
 
@@ -30,7 +30,8 @@ FAULTS: Final[Mapping[str, dict[str, Any]]] = {
 }
 """Every fault with the defaults of its options; those of all are in ``faults.Fault``.
 
-``status`` 429 says nothing of when to come again, unless ``retry_after`` does; other statuses are
+``status`` 429 says nothing of when to come again, unless ``parse_retry_after`` does; other
+statuses are
 pages. ``wrong_shape`` lacks a row, ``zeros`` is what a lost object reads as, ``bad_token`` takes
 every token for a wrong one.
 """
@@ -56,7 +57,7 @@ VERBS: Final = (
 """The methods that can be called as ``POST <control_url>/<verb>``."""
 
 
-class DemoBoss(OneServer, BossState):
+class DemoBoss(DemoServer, BossState):
     """A BOSS on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
     ``directory`` gets the mirror file, in ``mirrors``; it is removed at the end. ``port`` 0 takes
@@ -79,10 +80,10 @@ class DemoBoss(OneServer, BossState):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        self._place(directory, port)
+        self._initialize(directory, port)
         self._empty = empty
-        self._cutouts = self._made_cutouts(limit)
-        self._watched()
+        self._cutouts = self._make_cutouts(limit)
+        self._make_fault_injector()
 
     def _prepare(self) -> None:
         for name in ("blosc", "numpy", "PIL"):
@@ -109,31 +110,31 @@ class DemoBoss(OneServer, BossState):
     @property
     def limit(self) -> int:
         """The most bytes of voxels in a request."""
-        return self._cutouts.most
+        return self._cutouts.max_bytes
 
     @limit.setter
     def limit(self, most: int) -> None:
-        self._cutouts.most = most
+        self._cutouts.max_bytes = most
 
     # -- parts
 
-    def _made_cutouts(self, limit: int | None) -> Cutouts:
-        from neuromirror_demo.boss.cutouts import MOST, Cutouts
+    def _make_cutouts(self, limit: int | None) -> BossCutouts:
+        from neuromirror_demo.boss.cutouts import MAX_REQUEST_BYTES, BossCutouts
 
-        return Cutouts(self, MOST if limit is None else limit)
+        return BossCutouts(self, MAX_REQUEST_BYTES if limit is None else limit)
 
-    def _watched(self) -> None:
+    def _make_fault_injector(self) -> None:
         from neuromirror_demo.boss.api import BossApi
         from neuromirror_demo.boss.documents import OWNER, PUBLIC
-        from neuromirror_demo.boss.watched import WatchedBoss
-        from neuromirror_demo.control import Controlled
+        from neuromirror_demo.boss.fault_injector import BossFaultInjector
+        from neuromirror_demo.control_api import ControlMiddleware
         from neuromirror_demo.faults import Faults
 
         self._faults = Faults(None, FAULTS, server="boss")
         tokens = {self.token: OWNER, self.public_token: PUBLIC}
         verbs = self._verbs(VERBS, ("fault", "throttle"))
-        app = Controlled(BossApi(self, self._cutouts, tokens), verbs, lambda: self.requests)
-        self._watch = WatchedBoss(app, "boss", self._faults, None)
+        app = ControlMiddleware(BossApi(self, self._cutouts, tokens), verbs, lambda: self.requests)
+        self._fault_injector = BossFaultInjector(app, "boss", self._faults, None)
 
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'

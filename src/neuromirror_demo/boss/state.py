@@ -6,19 +6,19 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neuromirror_demo.archive_state import DemoError
 from neuromirror_demo.boss.cuboids import Cuboids
 from neuromirror_demo.boss.records import (
     DOWNSAMPLED,
     NOT_DOWNSAMPLED,
     STATUSES,
     STORAGE,
-    Channel,
-    Collection,
-    Experiment,
-    Frame,
+    BossChannel,
+    BossCollection,
+    BossExperiment,
+    CoordinateFrame,
     Resource,
 )
-from neuromirror_demo.holdings import DemoError
 from neuromirror_demo.volumes import XYZ, coarser, coarser_box
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class BossState:
     """
 
     def __init__(self) -> None:
-        self.collections: dict[str, Collection] = {}
-        self.frames: dict[str, Frame] = {}
+        self.collections: dict[str, BossCollection] = {}
+        self.frames: dict[str, CoordinateFrame] = {}
         self.metadata: dict[str, dict[str, str]] = {}
         self.lock = threading.RLock()
 
@@ -47,7 +47,7 @@ class BossState:
         """Make an empty collection."""
         with self.lock:
             _fresh(name, name, self.collections)
-            self.collections[name] = Collection(name, description, public)
+            self.collections[name] = BossCollection(name, description, public)
 
     def add_frame(
         self,
@@ -62,19 +62,21 @@ class BossState:
         """Make a coordinate frame; ``start``, ``stop`` and ``voxel`` are ``x, y, z``."""
         with self.lock:
             _fresh(name, name, self.frames)
-            made = Frame(name, _xyz(start), _xyz(stop), (voxel[0], voxel[1], voxel[2]), unit)
+            made = CoordinateFrame(
+                name, _xyz(start), _xyz(stop), (voxel[0], voxel[1], voxel[2]), unit
+            )
             made.description = description
             self.frames[name] = made
 
     def add_experiment(self, path: str, frame: str, *, public: bool = True, **about: Any) -> None:
-        """Make an empty experiment in a frame; ``about`` are fields of ``Experiment``."""
+        """Make an empty experiment in a frame; ``about`` are fields of ``BossExperiment``."""
         with self.lock:
             collection, name = self._parent(path)
-            assert isinstance(collection, Collection)
+            assert isinstance(collection, BossCollection)
             _fresh(path, name, collection.experiments)
             if frame not in self.frames:
                 raise DemoError(f"no coordinate frame {frame}: add_frame makes one")
-            made = Experiment(name, self.frames[frame], public=public, **about)
+            made = BossExperiment(name, self.frames[frame], public=public, **about)
             collection.experiments[name] = made
 
     def add_channel(
@@ -95,9 +97,11 @@ class BossState:
         """
         with self.lock:
             experiment, name = self._parent(path)
-            assert isinstance(experiment, Experiment)
+            assert isinstance(experiment, BossExperiment)
             _fresh(path, name, experiment.channels)
-            made = Channel(name, kind, datatype, Cuboids(datatype, experiment.frame.stop), **about)
+            made = BossChannel(
+                name, kind, datatype, Cuboids(datatype, experiment.frame.stop), **about
+            )
             made.public = public
             made.downsample_status = DOWNSAMPLED if downsampled else NOT_DOWNSAMPLED
             if voxels is not None:
@@ -155,7 +159,9 @@ class BossState:
                 del self.collections[path]
                 return
             parent, name = self._parent(path)
-            del (parent.experiments if isinstance(parent, Collection) else parent.channels)[name]
+            del (parent.experiments if isinstance(parent, BossCollection) else parent.channels)[
+                name
+            ]
 
     def set_public(self, path: str, public: bool) -> None:
         """Open a resource to everybody, or close it."""
@@ -254,7 +260,7 @@ class BossState:
         resource: Resource = found
         return resource
 
-    def fill(self, experiment: Experiment, channel: Channel) -> None:
+    def fill(self, experiment: BossExperiment, channel: BossChannel) -> None:
         """Write the voxels that the channel was promised."""
         if channel.pending is None:
             return
@@ -268,8 +274,8 @@ class BossState:
 
     def coarsen(
         self,
-        experiment: Experiment,
-        channel: Channel,
+        experiment: BossExperiment,
+        channel: BossChannel,
         level: int,
         sample: int,
         start: XYZ,
@@ -287,18 +293,18 @@ class BossState:
             channel.cuboids.write(at + 1, sample, low, made)
             start, stop = low, high
 
-    def _channel(self, path: str) -> tuple[Experiment, Channel]:
+    def _channel(self, path: str) -> tuple[BossExperiment, BossChannel]:
         channel = self.find(path)
-        if not isinstance(channel, Channel):
+        if not isinstance(channel, BossChannel):
             raise DemoError(f"{path} is no channel: name collection/experiment/channel")
         experiment = self.find(path.rpartition("/")[0])
-        assert isinstance(experiment, Experiment)
+        assert isinstance(experiment, BossExperiment)
         return experiment, channel
 
-    def _parent(self, path: str) -> tuple[Collection | Experiment, str]:
+    def _parent(self, path: str) -> tuple[BossCollection | BossExperiment, str]:
         above, _, name = path.rpartition("/")
         parent = self.find(above)
-        if isinstance(parent, Channel):
+        if isinstance(parent, BossChannel):
             raise DemoError(f"{above} is a channel: nothing is in it")
         return parent, name
 

@@ -9,7 +9,7 @@ from neuromirror_demo.ndstore.contents import (
     SINGLE_12,
     SYNAPSES,
 )
-from neuromirror_demo.ndstore.service import FAULTS, DemoNdstore
+from neuromirror_demo.ndstore.server import FAULTS, DemoNdstore
 from neuromirror_demo.ndstore.state import Box
 
 __all__ = [

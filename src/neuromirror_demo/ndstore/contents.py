@@ -12,7 +12,7 @@ from neuromirror_demo.ndstore.records import (
     IMAGE,
     NOT_PROPAGATED,
     TIMESERIES,
-    Channel,
+    NdstoreChannel,
     Project,
     Space,
 )
@@ -49,17 +49,28 @@ def projects() -> Iterator[Project]:
     tissue = volumes.tissue(SECTIONS.image_size)[None]
     sections = Project("demo11", SECTIONS, description="Tissue in sections (demo)")
     sections.lims = {"species": "nobody", "subvolumes": []}
-    _add(sections, Channel("image", IMAGE, "uint8", {0: tissue}, description="Sections (demo)"))
-    _add(sections, Channel("membranes", IMAGE, "float32", {0: (tissue / 255).astype("float32")}))
+    _add(
+        sections,
+        NdstoreChannel("image", IMAGE, "uint8", {0: tissue}, description="Sections (demo)"),
+    )
+    _add(
+        sections,
+        NdstoreChannel("membranes", IMAGE, "float32", {0: (tissue / 255).astype("float32")}),
+    )
     yield sections
 
     annotated = Project("demo11_anno", SECTIONS, description="Cells (demo)")
     cells = volumes.cells(SECTIONS.image_size)[None]
-    _add(annotated, Channel("cells", ANNOTATION, "uint64", {0: cells}, readonly=0, exceptions=1))
+    _add(
+        annotated,
+        NdstoreChannel("cells", ANNOTATION, "uint64", {0: cells}, readonly=0, exceptions=1),
+    )
     yield annotated
 
     cube = Project("democube", CUBE, description="Cells that glow (demo)")
-    calcium = Channel("calcium", TIMESERIES, "uint16", {0: volumes.activity(CUBE.image_size)})
+    calcium = NdstoreChannel(
+        "calcium", TIMESERIES, "uint16", {0: volumes.activity(CUBE.image_size)}
+    )
     calcium.timerange, calcium.windowrange = (5, 8), (300, 60000)
     _add(cube, calcium)
     yield cube
@@ -69,29 +80,32 @@ def projects() -> Iterator[Project]:
     yield painted
 
     single = Project("demo12", SINGLE, description="Never propagated (demo)")
-    single.channels["image"] = Channel(
+    single.channels["image"] = NdstoreChannel(
         *("image", IMAGE, "uint8", {0: volumes.tissue(SINGLE.image_size)[None]}),
         propagate=NOT_PROPAGATED,
     )
     yield single
 
     private = Project("demo13_private", PAINTED, description="Nobody's (demo)", private=True)
-    _add(private, Channel("image", IMAGE, "uint8", {0: volumes.tissue(PAINTED.image_size)[None]}))
+    _add(
+        private,
+        NdstoreChannel("image", IMAGE, "uint8", {0: volumes.tissue(PAINTED.image_size)[None]}),
+    )
     yield private
 
 
-def _add(project: Project, channel: Channel) -> None:
+def _add(project: Project, channel: NdstoreChannel) -> None:
     project.propagate(channel, channel.resolution)
     project.channels[channel.name] = channel
 
 
-def _synapses() -> Channel:
+def _synapses() -> NdstoreChannel:
     import numpy as np
 
     owners = volumes.cells(PAINTED.image_size)[:, ::2, ::2]
     numbers = np.where(owners > 0, owners - np.uint64(volumes.FIRST_CELL) + np.uint64(1), 0)
     painted = numbers.astype(np.uint32)[None]
-    made = Channel("synapses", ANNOTATION, "uint32", {1: painted}, resolution=1, readonly=0)
+    made = NdstoreChannel("synapses", ANNOTATION, "uint32", {1: painted}, resolution=1, readonly=0)
     for number in np.unique(painted[painted > 0]).tolist():
         fields = {"seg_class": 0, "seg_parentseed": 0, "seg_neuron": 0}
         made.annotations[number] = Annotation(number, SEGMENT, "demo", fields=fields)

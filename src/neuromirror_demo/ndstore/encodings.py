@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from neuromirror_demo.ndstore.records import Channel
+    from neuromirror_demo.ndstore.records import NdstoreChannel
     from neuromirror_demo.volumes import Voxels
 
-    Cut = tuple[Channel, Voxels]
+    Cut = tuple[NdstoreChannel, Voxels]
 
 
 def npz(cuts: list[Cut]) -> bytes:
@@ -28,7 +28,7 @@ def raw(cuts: list[Cut]) -> bytes:
     return _stacked(cuts).tobytes("C")
 
 
-def zipped(cuts: list[Cut]) -> bytes:
+def zlib_compressed(cuts: list[Cut]) -> bytes:
     """The same as a zlib stream."""
     return zlib.compress(raw(cuts))
 
@@ -50,9 +50,9 @@ def hdf5(cuts: list[Cut]) -> bytes:
         for channel, voxels in cuts:
             group = file.create_group(channel.name)
             group.create_dataset("CUTOUT", data=voxels, compression="gzip")
-            words = h5py.string_dtype()
-            group.create_dataset("CHANNELTYPE", (1,), dtype=words, data=channel.kind)
-            group.create_dataset("DATATYPE", (1,), dtype=words, data=channel.datatype)
+            string_type = h5py.string_dtype()
+            group.create_dataset("CHANNELTYPE", (1,), dtype=string_type, data=channel.kind)
+            group.create_dataset("DATATYPE", (1,), dtype=string_type, data=channel.datatype)
     return body.getvalue()
 
 
@@ -65,7 +65,7 @@ def _stacked(cuts: list[Cut]) -> Voxels:
 ENCODINGS: Final[Mapping[str, tuple[str, Callable[[list[Cut]], bytes]]]] = {
     "npz": ("product/npz", npz),
     "raw": ("product/raw", raw),
-    "zip": ("product/zip", zipped),
+    "zip": ("product/zip", zlib_compressed),
     "blosc": ("product/blosc", blosc),
     "hdf5": ("product/hdf5", hdf5),
 }

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from neuromirror_demo.ndstore.cutting import Unanswered
+from neuromirror_demo.ndstore.cutouts import NdstoreError
 
 if TYPE_CHECKING:
-    from neuromirror_demo.ndstore.records import Channel, Project
+    from neuromirror_demo.ndstore.records import NdstoreChannel, Project
 
 GENERIC, SYNAPSE, SEED, SEGMENT, NEURON, ORGANELLE = range(1, 7)
 _TOP_KEYS: Final = 10
@@ -39,53 +39,53 @@ class Annotation:
         }
 
 
-def answer(project: Project, channel: Channel, arguments: str) -> str:
-    """JSON for what follows ``ramon/TOKEN/CHANNEL/``; raises :class:`Unanswered`.
+def ramon_json(project: Project, channel: NdstoreChannel, arguments: str) -> str:
+    """JSON for what follows ``ramon/TOKEN/CHANNEL/``; raises :class:`NdstoreError`.
 
     ``ID/``, ``ID/boundingbox/[RES/]``, ``query/KEY/VALUE/`` and ``topkeys/[COUNT/]``.
     """
-    words = [word for word in arguments.split("/") if word]
-    match words:
+    segments = [segment for segment in arguments.split("/") if segment]
+    match segments:
         case ["query", key, value]:
-            return json.dumps(_having(channel, key, value))
+            return json.dumps(_matching_objects(channel, key, value))
         case ["topkeys", *rest]:
             return json.dumps(_top_keys(channel, int(rest[0]) if rest else _TOP_KEYS))
         case [number, *rest] if number.isdecimal():
-            return json.dumps(_one(project, channel, int(number), rest))
-    first = words[0] if words else ""
-    said = f"invalid literal for int() with base 10: {first!r}"
-    raise Unanswered(f"JSON Get ID {first}. Error {said}.")
+            return json.dumps(_object_json(project, channel, int(number), rest))
+    first = segments[0] if segments else ""
+    message = f"invalid literal for int() with base 10: {first!r}"
+    raise NdstoreError(f"JSON Get ID {first}. Error {message}.")
 
 
-def _one(
-    project: Project, channel: Channel, number: int, options: list[str]
+def _object_json(
+    project: Project, channel: NdstoreChannel, number: int, options: list[str]
 ) -> dict[int, dict[str, Any]]:
     found = channel.annotations.get(number)
     if found is None:
         none = repr(f"No annotation found at identifier = {number}")
-        raise Unanswered(f"JSON Get ID {number}. Error {none}.")
-    told = found.document()
+        raise NdstoreError(f"JSON Get ID {number}. Error {none}.")
+    document = found.document()
     if options[:1] == ["boundingbox"]:
         level = int(options[1]) if len(options) > 1 else channel.resolution
-        told |= _bounds(project, channel, number, level)
-    return {number: told}
+        document |= _bounds(project, channel, number, level)
+    return {number: document}
 
 
-def _bounds(project: Project, channel: Channel, number: int, level: int) -> dict[str, Any]:
+def _bounds(project: Project, channel: NdstoreChannel, number: int, level: int) -> dict[str, Any]:
     """Corner and size of where the object's voxels are, in the coordinates of the level."""
     import numpy as np
 
     if level not in channel.tables:
         return {"bbcorner": None, "bbdim": None}
-    places = np.argwhere(channel.tables[level][0] == number)
-    if not len(places):
+    coordinates = np.argwhere(channel.tables[level][0] == number)
+    if not len(coordinates):
         return {"bbcorner": None, "bbdim": None}
-    low, high = places.min(axis=0)[::-1], places.max(axis=0)[::-1] + 1
+    low, high = coordinates.min(axis=0)[::-1], coordinates.max(axis=0)[::-1] + 1
     start = np.array(project.space.offset_at(level))
     return {"bbcorner": (low + start).tolist(), "bbdim": (high - low).tolist()}
 
 
-def _having(channel: Channel, key: str, value: str) -> list[int]:
+def _matching_objects(channel: NdstoreChannel, key: str, value: str) -> list[int]:
     return sorted(
         one.number
         for one in channel.annotations.values()
@@ -93,7 +93,7 @@ def _having(channel: Channel, key: str, value: str) -> list[int]:
     )
 
 
-def _top_keys(channel: Channel, count: int) -> list[str]:
+def _top_keys(channel: NdstoreChannel, count: int) -> list[str]:
     times: dict[str, int] = {}
     for one in channel.annotations.values():
         for key in one.document():

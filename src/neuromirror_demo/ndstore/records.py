@@ -86,7 +86,7 @@ class Space:
 
 
 @dataclass(slots=True)
-class Channel:
+class NdstoreChannel:
     """A channel and its voxels: ``tables`` holds an array (time, z, y, x) for each level written.
 
     ``resolution`` is the level that was uploaded; coarser ones are made by propagation. Levels
@@ -132,13 +132,13 @@ class Project:
 
     token: str
     space: Space
-    channels: dict[str, Channel] = field(default_factory=dict)
+    channels: dict[str, NdstoreChannel] = field(default_factory=dict)
     description: str = ""
     private: bool = False
     s3backend: int = 0
     lims: dict[str, Any] = field(default_factory=dict)
 
-    def propagate(self, channel: Channel, level: int) -> None:
+    def propagate(self, channel: NdstoreChannel, level: int) -> None:
         """Make a channel's levels above ``level`` from it."""
         factor = HALVING["anisotropic" if self.space.scaling == "zslices" else "isotropic"]
         labels = channel.kind == ANNOTATION
@@ -175,7 +175,7 @@ class Project:
         def cuboids(level: int) -> list[int]:
             return [4 * side for side in space.cuboid_at(level)]
 
-        told: dict[str, Any] = {
+        document: dict[str, Any] = {
             "name": space.name,
             "description": space.name,
             "scaling": space.scaling,
@@ -188,13 +188,13 @@ class Project:
             "supercube_dimension": each(cuboids),
         }
         if space.scaling == "zslices":
-            told |= {
+            document |= {
                 "neariso_scaledown": each(space.neariso_scaledown),
                 "neariso_imagesize": each(space.neariso_size_at),
                 "neariso_voxelres": each(self._neariso_voxel),
                 "neariso_offset": each(self._neariso_offset),
             }
-        return told
+        return document
 
     def _neariso_voxel(self, level: int) -> list[float]:
         x, y, z = self.space.voxel_at(level)

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from neuromirror_demo.holdings import DemoError
+from neuromirror_demo.archive_state import DemoError
 from neuromirror_demo.ndstore.records import (
     NOT_PROPAGATED,
     PROPAGATED,
     UNDER_PROPAGATION,
-    Channel,
+    NdstoreChannel,
     Project,
 )
 
@@ -34,7 +34,7 @@ class NdstoreState:
     def __init__(self) -> None:
         self.projects: dict[str, Project] = {}
         self.lock = threading.RLock()
-        self._removed: dict[str, Project | Channel] = {}
+        self._removed: dict[str, Project | NdstoreChannel] = {}
 
     # -- voxels
 
@@ -154,7 +154,7 @@ class NdstoreState:
             raise DemoError(f"no project has the token {token!r}")
         return self.projects[token]
 
-    def _channel(self, path: str) -> tuple[Project, Channel]:
+    def _channel(self, path: str) -> tuple[Project, NdstoreChannel]:
         token, _, name = path.partition("/")
         project = self._project(token)
         if name not in project.channels:
@@ -162,7 +162,7 @@ class NdstoreState:
         return project, project.channels[name]
 
 
-def _table(channel: Channel, path: str, level: int) -> Voxels:
+def _table(channel: NdstoreChannel, path: str, level: int) -> Voxels:
     if level not in channel.tables:
         raise DemoError(f"{path} has no voxels of its own at level {level}")
     return channel.tables[level]

@@ -6,28 +6,28 @@ named by its SWHID and its state digest.
 """
 
 from neuromirror.lab.cite.errors import (
-    FormatUnfit,
-    NotCitable,
-    NothingToCite,
-    OutputUnfit,
-    StateNotHere,
+    FormatUnsuitableError,
+    NotCitableError,
+    NothingToCiteError,
+    OutputUnsuitableError,
+    StateUnavailableError,
 )
-from neuromirror.lab.cite.formats import FORMATS, Format, cite, write_citation
-from neuromirror.lab.cite.reading import read_work
+from neuromirror.lab.cite.formats import FORMATS, CitationFormat, cite, write_citation
 from neuromirror.lab.cite.states import state_of_clone, state_of_version, states_of_lock
-from neuromirror.lab.cite.works import Collection, State, Work
+from neuromirror.lab.cite.work_reader import read_work
+from neuromirror.lab.cite.works import CitationCollection, CitedState, CitedWork
 
 __all__ = [
     "FORMATS",
-    "Collection",
-    "Format",
-    "FormatUnfit",
-    "NotCitable",
-    "NothingToCite",
-    "OutputUnfit",
-    "State",
-    "StateNotHere",
-    "Work",
+    "CitationCollection",
+    "CitationFormat",
+    "CitedState",
+    "CitedWork",
+    "FormatUnsuitableError",
+    "NotCitableError",
+    "NothingToCiteError",
+    "OutputUnsuitableError",
+    "StateUnavailableError",
     "cite",
     "read_work",
     "state_of_clone",

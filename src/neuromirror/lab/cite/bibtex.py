@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from neuromirror.lab.cite.phrases import licensed, remarks, retrieved
-from neuromirror.lab.cite.works import Agent, Collection, Person, Work
+from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 
 # no at sign: BibTeX takes it for the beginning of an entry even here
 _HEAD: Final = (
@@ -28,7 +28,7 @@ _TEX: Final = str.maketrans(
 _VERBATIM: Final = str.maketrans({"{": "%7B", "}": "%7D", "\\": "%5C", " ": "%20"})
 
 
-def write_bibtex(collection: Collection) -> Iterator[str]:
+def write_bibtex(collection: CitationCollection) -> Iterator[str]:
     """Yields a head in comments, and an entry a work."""
     yield _HEAD
     for key, work in zip(collection.keys(), collection.works, strict=True):
@@ -36,10 +36,12 @@ def write_bibtex(collection: Collection) -> Iterator[str]:
         yield f"\n@dataset{{{key},\n{fields}}}\n"
 
 
-def _fields(work: Work) -> Iterator[tuple[str, str]]:
-    year = "" if work.dated is None else str(work.dated.year)
-    license_ = licensed(work)
-    note = " ".join([*([f"{license_}."] if license_ else []), *remarks(work), retrieved(work)])
+def _fields(work: CitedWork) -> Iterator[tuple[str, str]]:
+    year = "" if work.citation_date is None else str(work.citation_date.year)
+    license_ = license_phrase(work)
+    note = " ".join(
+        [*([f"{license_}."] if license_ else []), *remarks(work), retrieval_phrase(work)]
+    )
     yield "author", " and ".join(map(_author, work.authors))
     # in braces once more, or styles would change the case of letters
     yield "title", f"{{{_tex(work.title)}}}"
@@ -56,15 +58,15 @@ def _author(one: Agent) -> str:
     if not isinstance(one, Person):
         return f"{{{_tex(one.name)}}}"
     if not one.family:
-        return f"{{{_tex(one.whole)}}}"
-    family = _guarded(one.family)
+        return f"{{{_tex(one.full_name)}}}"
+    family = _braced(one.family)
     if one.family[:1].islower():
         family = f"{{{family}}}"
     last = f"{_tex(one.particle)} {family}".strip()
-    return ", ".join(part for part in (last, _tex(one.suffix), _guarded(one.given)) if part)
+    return ", ".join(part for part in (last, _tex(one.suffix), _braced(one.given)) if part)
 
 
-def _guarded(name: str) -> str:
+def _braced(name: str) -> str:
     """A part of a name; in braces where BibTeX would take it apart."""
     escaped = _tex(name)
     return f"{{{escaped}}}" if " and " in f" {name.casefold()} " or "," in name else escaped

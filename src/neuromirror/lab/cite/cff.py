@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from neuromirror.lab.cite.json_text import kept
-from neuromirror.lab.cite.phrases import licensed, remarks, retrieved
-from neuromirror.lab.cite.plain import SPDX
-from neuromirror.lab.cite.works import Agent, Collection, Person, Work
+from neuromirror.lab.cite.json_text import without_empty
+from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
+from neuromirror.lab.cite.text_values import SPDX
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 
 _DOI: Final = re.compile(r"10\.\d{4,9}(\.\d+)?/[A-Za-z0-9:/_;\-.()\[\]\\]+\Z")
 _WEB: Final = re.compile(r"(?:https?|s?ftp)://\S+\Z")
@@ -24,15 +24,15 @@ _MESSAGE: Final = "If you use these data, please cite them as below."
 _NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
-def write_cff(collection: Collection) -> Iterator[str]:
+def write_cff(collection: CitationCollection) -> Iterator[str]:
     """Yields the file."""
-    only = collection.only
+    only = collection.single_work
     if only is not None:
-        told = _told(only)
+        fields = _work_fields(only)
         about = {
-            "message": " ".join([_MESSAGE, *_said(only)]),
+            "message": " ".join([_MESSAGE, *_notes(only)]),
             "type": "dataset",
-            **told,
+            **fields,
         }
     else:
         about = {
@@ -41,24 +41,24 @@ def write_cff(collection: Collection) -> Iterator[str]:
             "title": collection.title,
             "authors": _authors(collection.works),
             "references": [
-                {"type": "data", **_told(work), "notes": " ".join(_said(work))}
+                {"type": "data", **_work_fields(work), "notes": " ".join(_notes(work))}
                 for work in collection.works
             ],
         }
     yield from _block({"cff-version": "1.2.0", **about}, 0)
 
 
-def _told(work: Work) -> dict[str, Any]:
+def _work_fields(work: CitedWork) -> dict[str, Any]:
     """What a file says of its own work, and a reference of another."""
     is_doi = work.doi is not None and _DOI.match(work.doi)
     license_ = work.licenses[0] if len(work.licenses) == 1 else None
     is_known = license_ is not None and license_.spdx in SPDX
-    return kept(
+    return without_empty(
         {
             "title": work.title,
             "authors": _authors([work]),
             "version": work.version,
-            "date-released": None if work.dated is None else work.dated.isoformat(),
+            "date-released": None if work.citation_date is None else work.citation_date.isoformat(),
             "doi": work.doi if is_doi else None,
             "url": work.address if _WEB.match(work.address) else None,
             "license": license_.spdx if license_ is not None and is_known else None,
@@ -71,17 +71,17 @@ def _told(work: Work) -> dict[str, Any]:
     )
 
 
-def _said(work: Work) -> list[str]:
-    license_ = licensed(work)
-    is_told = len(work.licenses) == 1 and work.licenses[0].spdx in SPDX
+def _notes(work: CitedWork) -> list[str]:
+    license_ = license_phrase(work)
+    has_known_license = len(work.licenses) == 1 and work.licenses[0].spdx in SPDX
     return [
-        *([f"{license_}."] if license_ and not is_told else []),
+        *([f"{license_}."] if license_ and not has_known_license else []),
         *remarks(work),
-        retrieved(work),
+        retrieval_phrase(work),
     ]
 
 
-def _identifiers(work: Work, *, named_doi: bool) -> Iterator[dict[str, str]]:
+def _identifiers(work: CitedWork, *, named_doi: bool) -> Iterator[dict[str, str]]:
     if work.doi is not None and named_doi:
         about = "Upstream's DOI of this version" if work.is_published else "Upstream's DOI"
         yield {"type": "doi", "value": work.doi, "description": about}
@@ -102,7 +102,7 @@ def _identifiers(work: Work, *, named_doi: bool) -> Iterator[dict[str, str]]:
         yield {"type": "other", "value": value, "description": f"Upstream's name: {kind}"}
 
 
-def _authors(works: list[Work] | tuple[Work, ...]) -> list[dict[str, str]]:
+def _authors(works: list[CitedWork] | tuple[CitedWork, ...]) -> list[dict[str, str]]:
     """All authors, each once; the format must have one."""
     found = [_author(one) for work in works for one in work.authors]
     if not found:
@@ -113,14 +113,14 @@ def _authors(works: list[Work] | tuple[Work, ...]) -> list[dict[str, str]]:
 
 def _author(one: Agent) -> dict[str, str]:
     if not isinstance(one, Person):
-        return kept({"name": one.name, "website": one.ror})
-    return kept(
+        return without_empty({"name": one.name, "website": one.ror})
+    return without_empty(
         {
-            "family-names": one.family or one.whole,
+            "family-names": one.family or one.full_name,
             "given-names": one.given,
             "name-particle": one.particle,
             "name-suffix": one.suffix,
-            "affiliation": "; ".join(place.name for place in one.affiliations),
+            "affiliation": "; ".join(affiliation.name for affiliation in one.affiliations),
             "orcid": None if one.orcid is None else f"https://orcid.org/{one.orcid}",
         }
     )

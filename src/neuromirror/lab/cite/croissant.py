@@ -10,14 +10,20 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
-from neuromirror.lab.cite.json_text import compact, kept
-from neuromirror.lab.cite.listing import CitedFile, cited_files
-from neuromirror.lab.cite.media import media_type
-from neuromirror.lab.cite.names import inverted
-from neuromirror.lab.cite.phrases import described, licensed, remarks, retrieved, unlisted
-from neuromirror.lab.cite.plain import counted
+from neuromirror.lab.cite.cited_files import CitedFile, cited_files
+from neuromirror.lab.cite.json_text import compact_json, without_empty
+from neuromirror.lab.cite.media_types import media_type
+from neuromirror.lab.cite.person_names import family_first_name
+from neuromirror.lab.cite.phrases import (
+    description_or_summary,
+    license_phrase,
+    remarks,
+    retrieval_phrase,
+    unlisted_remarks,
+)
 from neuromirror.lab.cite.text import paragraph
-from neuromirror.lab.cite.works import Agent, Collection, Person, Work
+from neuromirror.lab.cite.text_values import count_of
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 
 _CONTEXT: Final[dict[str, Any]] = {
     "@language": "en",
@@ -60,10 +66,10 @@ _CONTEXT: Final[dict[str, Any]] = {
 """The context that the specification gives."""
 
 
-def write_croissant(collection: Collection, *, files: bool) -> Iterator[str]:
+def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[str]:
     """Yields the file; without ``files`` it has no distribution."""
-    head = kept({"@context": _CONTEXT, "@type": "sc:Dataset", **_about(collection)})
-    yield f"{compact(head)[:-1]}"
+    head = without_empty({"@context": _CONTEXT, "@type": "sc:Dataset", **_about(collection)})
+    yield f"{compact_json(head)[:-1]}"
     left_out = 0
     if files:
         yield ',\n"distribution": ['
@@ -77,19 +83,19 @@ def write_croissant(collection: Collection, *, files: bool) -> Iterator[str]:
                 if entity is None:
                     left_out += 1
                     continue
-                yield f"{',' if number else ''}\n{compact(entity)}"
+                yield f"{',' if number else ''}\n{compact_json(entity)}"
                 number += 1
         yield "]"
-    told = [_described(work, files=files) for work in collection.works]
+    descriptions = [_description(work, files=files) for work in collection.works]
     if left_out:
-        told.append(f"{counted(left_out, 'file')} without sha256 or md5 are not listed.")
-    yield f',\n"description": {compact(" ".join(told))}}}\n'
+        descriptions.append(f"{count_of(left_out, 'file')} without sha256 or md5 are not listed.")
+    yield f',\n"description": {compact_json(" ".join(descriptions))}}}\n'
 
 
-def _about(collection: Collection) -> dict[str, Any]:
+def _about(collection: CitationCollection) -> dict[str, Any]:
     works = collection.works
-    only = collection.only
-    dates = [one.any_date for one in works]
+    only = collection.single_work
+    dates = [one.required_date for one in works]
     licenses = [one.url or one.name for work in works for one in work.licenses]
     creators = [_agent(one) for work in works for one in work.authors]
     publishers = [_agent(one.publisher) for one in works if one.publisher is not None]
@@ -99,31 +105,31 @@ def _about(collection: Collection) -> dict[str, Any]:
         "name": works[0].title if only is not None else collection.title,
         "license": list(dict.fromkeys(licenses)),
         "url": only.url if only is not None else None,
-        "creator": _each_once(creators),
-        "publisher": _each_once(publishers),
+        "creator": _distinct(creators),
+        "publisher": _distinct(publishers),
         "datePublished": max(dates).isoformat(),
         "version": only.version if only is not None else None,
         "keywords": list(dict.fromkeys(keywords)),
-        "identifier": [one.located for one in works],
+        "identifier": [one.qualified_swhid for one in works],
         "citeAs": "\n".join(map(paragraph, works)),
         "isLiveDataset": False,
     }
 
 
-def _described(work: Work, *, files: bool) -> str:
-    licenses = [] if licensed(work) else ["Upstream states no license."]
-    told = [*licenses, *remarks(work), *(unlisted(work) if files else [])]
-    return " ".join([described(work), *told, f"{retrieved(work)}."])
+def _description(work: CitedWork, *, files: bool) -> str:
+    licenses = [] if license_phrase(work) else ["Upstream states no license."]
+    notes = [*licenses, *remarks(work), *(unlisted_remarks(work) if files else [])]
+    return " ".join([description_or_summary(work), *notes, f"{retrieval_phrase(work)}."])
 
 
 def _agent(one: Agent) -> dict[str, Any]:
     if not isinstance(one, Person):
-        return kept({"@type": "sc:Organization", "name": one.name, "url": one.ror})
+        return without_empty({"@type": "sc:Organization", "name": one.name, "url": one.ror})
     orcid = None if one.orcid is None else f"https://orcid.org/{one.orcid}"
-    return kept({"@type": "sc:Person", "name": inverted(one), "url": orcid})
+    return without_empty({"@type": "sc:Person", "name": family_first_name(one), "url": orcid})
 
 
-def _each_once(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _distinct(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for at, one in enumerate(found) if one not in found[:at]]
 
 
@@ -133,7 +139,7 @@ def _file_object(one: CitedFile, prefix: str) -> dict[str, Any] | None:
     if not one.urls or not (sha256 or md5):
         return None
     path = prefix + one.path
-    return kept(
+    return without_empty(
         {
             "@type": "cr:FileObject",
             "@id": quote(path),

@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
-from neuromirror.lab.cite.json_text import dumped
-from neuromirror.lab.cite.phrases import licensed, remarks, retrieved
-from neuromirror.lab.cite.works import Agent, Collection, Person, Work
+from neuromirror.lab.cite.json_text import indented_json
+from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
+from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 
 
-def write_csl(collection: Collection) -> Iterator[str]:
+def write_csl(collection: CitationCollection) -> Iterator[str]:
     """Yields one JSON list with an item a work."""
     items = [
         _item(key, work) for key, work in zip(collection.keys(), collection.works, strict=True)
     ]
-    yield dumped(items)
+    yield indented_json(items)
 
 
-def _item(key: str, work: Work) -> dict[str, Any]:
-    told = {
+def _item(key: str, work: CitedWork) -> dict[str, Any]:
+    fields = {
         "id": key,
         "type": "dataset",
         "title": work.title,
         "author": [_name(one) for one in work.authors],
-        "issued": _date(work.dated),
+        "issued": _date(work.citation_date),
         "version": work.version,
         "publisher": "" if work.publisher is None else work.publisher.name,
         "DOI": work.doi,
@@ -33,24 +33,28 @@ def _item(key: str, work: Work) -> dict[str, Any]:
         "abstract": work.description,
         "keyword": ", ".join(work.keywords),
         "note": " ".join(
-            [*([f"{licensed(work)}."] if work.licenses else []), *remarks(work), retrieved(work)]
+            [
+                *([f"{license_phrase(work)}."] if work.licenses else []),
+                *remarks(work),
+                retrieval_phrase(work),
+            ]
         ),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _name(one: Agent) -> dict[str, str]:
     if not isinstance(one, Person):
         return {"literal": one.name}
     if not one.family:
-        return {"literal": one.whole}
-    told = {
+        return {"literal": one.full_name}
+    fields = {
         "family": one.family,
         "given": one.given,
         "non-dropping-particle": one.particle,
         "suffix": one.suffix,
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _date(day: date | None) -> dict[str, Any] | None:

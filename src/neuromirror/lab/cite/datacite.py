@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from neuromirror.lab.cite.json_text import dumped, kept
-from neuromirror.lab.cite.names import inverted
-from neuromirror.lab.cite.phrases import remarks, retrieved, unlisted
-from neuromirror.lab.cite.plain import counted
-from neuromirror.lab.cite.works import Agent, Collection, Funder, Organisation, Person, Work
+from neuromirror.lab.cite.json_text import indented_json, without_empty
+from neuromirror.lab.cite.person_names import family_first_name
+from neuromirror.lab.cite.phrases import remarks, retrieval_phrase, unlisted_remarks
+from neuromirror.lab.cite.text_values import count_of
+from neuromirror.lab.cite.works import (
+    Agent,
+    CitationCollection,
+    CitedWork,
+    Funder,
+    Organisation,
+    Person,
+)
 
 _UNKNOWN: Final = ":unav"
 _ROR: Final = "https://ror.org"
@@ -33,16 +40,16 @@ _RELATIONS: Final = frozenset(
 )
 
 
-def write_datacite(collection: Collection) -> Iterator[str]:
+def write_datacite(collection: CitationCollection) -> Iterator[str]:
     """Yields one record, or a list of records where there are several works."""
     records = [_record(work) for work in collection.works]
-    yield dumped(records if collection.only is None else records[0])
+    yield indented_json(records if collection.single_work is None else records[0])
 
 
-def _record(work: Work) -> dict[str, Any]:
-    year = work.any_date
+def _record(work: CitedWork) -> dict[str, Any]:
+    year = work.required_date
     publisher = work.publisher or Organisation(_host(work.source) or _UNKNOWN)
-    return kept(
+    return without_empty(
         {
             "types": {"resourceTypeGeneral": "Dataset", "resourceType": "Dataset"},
             "creators": [_creator(one) for one in work.authors] or [{"name": _UNKNOWN}],
@@ -62,9 +69,9 @@ def _record(work: Work) -> dict[str, Any]:
                 }
                 for one in work.inputs
             ],
-            "sizes": [counted(work.files, "file"), f"{work.bytes} bytes"],
+            "sizes": [count_of(work.files, "file"), f"{work.bytes} bytes"],
             "rightsList": [
-                kept(
+                without_empty(
                     {
                         "rights": one.name,
                         "rightsUri": one.url,
@@ -85,7 +92,7 @@ def _record(work: Work) -> dict[str, Any]:
 
 def _creator(one: Agent) -> dict[str, Any]:
     if not isinstance(one, Person):
-        return kept(
+        return without_empty(
             {
                 "name": one.name,
                 "nameType": "Organizational",
@@ -93,36 +100,36 @@ def _creator(one: Agent) -> dict[str, Any]:
             }
         )
     orcid = None if one.orcid is None else f"{_ORCID}/{one.orcid}"
-    return kept(
+    return without_empty(
         {
-            "name": inverted(one),
+            "name": family_first_name(one),
             "nameType": "Personal",
             "givenName": one.given,
             "familyName": f"{one.particle} {one.family}".strip(),
             "nameIdentifiers": _name_identifier("ORCID", _ORCID, orcid),
-            "affiliation": [_affiliation(place) for place in one.affiliations],
+            "affiliation": [_affiliation(affiliation) for affiliation in one.affiliations],
         }
     )
 
 
 def _name_identifier(scheme: str, uri: str, value: str | None) -> list[dict[str, str]]:
-    told = {"nameIdentifier": value or "", "nameIdentifierScheme": scheme, "schemeUri": uri}
-    return [told] if value else []
+    identifier = {"nameIdentifier": value or "", "nameIdentifierScheme": scheme, "schemeUri": uri}
+    return [identifier] if value else []
 
 
-def _affiliation(place: Organisation) -> dict[str, str]:
-    ror = place.ror
+def _affiliation(organisation: Organisation) -> dict[str, str]:
+    ror = organisation.ror
     scheme = {"affiliationIdentifierScheme": "ROR", "schemeUri": _ROR} if ror else {}
-    return kept({"name": place.name, "affiliationIdentifier": ror, **scheme})
+    return without_empty({"name": organisation.name, "affiliationIdentifier": ror, **scheme})
 
 
 def _publisher(one: Organisation) -> dict[str, str]:
     scheme = {"publisherIdentifierScheme": "ROR", "schemeUri": _ROR} if one.ror else {}
-    return kept({"name": one.name, "publisherIdentifier": one.ror, **scheme})
+    return without_empty({"name": one.name, "publisherIdentifier": one.ror, **scheme})
 
 
 def _funding(one: Funder) -> dict[str, str]:
-    return kept(
+    return without_empty(
         {
             "funderName": one.organisation.name,
             "funderIdentifier": one.organisation.ror,
@@ -132,7 +139,7 @@ def _funding(one: Funder) -> dict[str, str]:
     )
 
 
-def _dates(work: Work) -> Iterator[dict[str, str]]:
+def _dates(work: CitedWork) -> Iterator[dict[str, str]]:
     if work.published is not None:
         yield {"date": work.published.isoformat(), "dateType": "Issued"}
     if work.created is not None:
@@ -141,13 +148,17 @@ def _dates(work: Work) -> Iterator[dict[str, str]]:
         yield {"date": work.modified.isoformat(), "dateType": "Updated"}
 
 
-def _identifiers(work: Work) -> Iterator[dict[str, str]]:
-    named = [("SWHID", work.located), ("SWHID", work.directory), ("State digest", work.digest)]
+def _identifiers(work: CitedWork) -> Iterator[dict[str, str]]:
+    named = [
+        ("SWHID", work.qualified_swhid),
+        ("SWHID", work.directory_swhid),
+        ("State digest", work.digest),
+    ]
     for kind, value in dict.fromkeys([*named, *work.identifiers]):
         yield {"alternateIdentifier": value, "alternateIdentifierType": kind}
 
 
-def _related(work: Work) -> list[dict[str, str]]:
+def _related(work: CitedWork) -> list[dict[str, str]]:
     is_whole = work.is_published and not work.left_out and not work.state.paths
     copied = "IsIdenticalTo" if is_whole else "IsPartOf" if work.state.paths else "IsVariantFormOf"
     found = []
@@ -172,11 +183,11 @@ def _relation(relation: str, identifier: str, kind: str) -> dict[str, str]:
     }
 
 
-def _descriptions(work: Work) -> Iterator[dict[str, str]]:
+def _descriptions(work: CitedWork) -> Iterator[dict[str, str]]:
     if work.description:
         yield {"description": work.description, "descriptionType": "Abstract"}
-    told = " ".join([*remarks(work), *unlisted(work), retrieved(work)])
-    yield {"description": told, "descriptionType": "TechnicalInfo"}
+    technical_info = " ".join([*remarks(work), *unlisted_remarks(work), retrieval_phrase(work)])
+    yield {"description": technical_info, "descriptionType": "TechnicalInfo"}
 
 
 def _host(source: str) -> str:

@@ -13,12 +13,12 @@ _UNSEEN: Final = re.compile(
 """Characters that show nothing, or show others in another order."""
 
 
-def dumped(value: Any) -> str:
+def indented_json(value: Any) -> str:
     """The value on lines of its own, with a newline at the end."""
     return _escaped(json.dumps(value, ensure_ascii=False, indent=2)) + "\n"
 
 
-def compact(value: Any) -> str:
+def compact_json(value: Any) -> str:
     """The value in one line."""
     return _escaped(json.dumps(value, ensure_ascii=False))
 
@@ -27,7 +27,7 @@ def _escaped(text: str) -> str:
     return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-def kept(table: dict[str, Any]) -> dict[str, Any]:
+def without_empty(table: dict[str, Any]) -> dict[str, Any]:
     """The table without what is None or empty; zeros stay."""
     return {
         name: value

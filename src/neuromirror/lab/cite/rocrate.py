@@ -12,18 +12,24 @@ from tempfile import TemporaryFile
 from typing import Any, Final
 from urllib.parse import quote
 
-from neuromirror.lab.cite.json_text import compact, kept
-from neuromirror.lab.cite.listing import Cited, CitedDocument, CitedFile, cited_files
-from neuromirror.lab.cite.media import media_type
-from neuromirror.lab.cite.phrases import described, licensed, remarks, retrieved, unlisted
+from neuromirror.lab.cite.cited_files import CitedDocument, CitedEntry, CitedFile, cited_files
+from neuromirror.lab.cite.json_text import compact_json, without_empty
+from neuromirror.lab.cite.media_types import media_type
+from neuromirror.lab.cite.phrases import (
+    description_or_summary,
+    license_phrase,
+    remarks,
+    retrieval_phrase,
+    unlisted_remarks,
+)
 from neuromirror.lab.cite.text import paragraph
 from neuromirror.lab.cite.works import (
     Agent,
-    Collection,
+    CitationCollection,
+    CitedWork,
     Funder,
     License,
     Person,
-    Work,
 )
 
 Entity = dict[str, Any]
@@ -34,13 +40,13 @@ _DOI: Final = "https://registry.identifiers.org/registry/doi"
 _SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 
 
-def write_rocrate(collection: Collection, *, files: bool) -> Iterator[str]:
+def write_rocrate(collection: CitationCollection, *, files: bool) -> Iterator[str]:
     """Yields ``ro-crate-metadata.json``; without ``files`` it describes the works alone."""
     context = _Context()
     seen: set[int] = set()
-    only = collection.only
+    only = collection.single_work
     yield f'{{\n"@context": "{_SPECIFICATION}/context",\n"@graph": [\n'
-    yield compact(
+    yield compact_json(
         {
             "@id": "ro-crate-metadata.json",
             "@type": "CreativeWork",
@@ -53,37 +59,37 @@ def write_rocrate(collection: Collection, *, files: bool) -> Iterator[str]:
         yield from _with_parts(root, only, collection, seen if files else None)
     else:
         parts = [work.swhid for work in collection.works]
-        yield f",\n{compact(_whole(collection, parts))}"
+        yield f",\n{compact_json(_collection_entity(collection, parts))}"
         for work in collection.works:
             dataset = {"@id": work.swhid, **_dataset(work, context, files=files)}
             yield from _with_parts(dataset, work, collection, seen if files else None)
     for entity in context.entities():
-        yield f",\n{compact(entity)}"
+        yield f",\n{compact_json(entity)}"
     yield "\n]\n}\n"
 
 
 def _with_parts(
-    dataset: Entity, work: Work, collection: Collection, seen: set[int] | None
+    dataset: Entity, work: CitedWork, collection: CitationCollection, seen: set[int] | None
 ) -> Iterator[str]:
     """Yields a dataset's entity, which names its parts, and then theirs.
 
     ``seen`` is what ids there are in the crate, None where it shall have no files.
     """
     if seen is None:
-        yield f",\n{compact(dataset)}"
+        yield f",\n{compact_json(dataset)}"
         return
-    yield f',\n{compact(dataset)[:-1]}, "hasPart": ['
+    yield f',\n{compact_json(dataset)[:-1]}, "hasPart": ['
     with TemporaryFile("w+", encoding="utf-8", newline="\n") as waiting:
         for number, entity in enumerate(_parts(work, collection, seen)):
-            yield f"{',' if number else ''}\n{compact({'@id': entity['@id']})}"
-            waiting.write(f",\n{compact(entity)}")
+            yield f"{',' if number else ''}\n{compact_json({'@id': entity['@id']})}"
+            waiting.write(f",\n{compact_json(entity)}")
         yield "]}"
         waiting.seek(0)
         while block := waiting.read(1 << 20):
             yield block
 
 
-def _parts(work: Work, collection: Collection, seen: set[int]) -> Iterator[Entity]:
+def _parts(work: CitedWork, collection: CitationCollection, seen: set[int]) -> Iterator[Entity]:
     """Yields an entity for each file and sub-dataset, each with an id of its own."""
     prefix = collection.prefix(work)
     for one in cited_files(work.state):
@@ -97,7 +103,7 @@ def _parts(work: Work, collection: Collection, seen: set[int]) -> Iterator[Entit
         yield entity
 
 
-def _part(one: Cited, prefix: str, work: Work) -> Entity:
+def _part(one: CitedEntry, prefix: str, work: CitedWork) -> Entity:
     if isinstance(one, CitedFile):
         return _file(one, prefix, work)
     if isinstance(one, CitedDocument):
@@ -110,11 +116,11 @@ def _part(one: Cited, prefix: str, work: Work) -> Entity:
     }
 
 
-def _file(one: CitedFile, prefix: str, work: Work) -> Entity:
+def _file(one: CitedFile, prefix: str, work: CitedWork) -> Entity:
     path = prefix + one.path
     sha256 = one.hex("sha256")
     others = None if sha256 or one.digest is None else f"{one.digest[0]}:{one.digest[1]}"
-    return kept(
+    return without_empty(
         {
             "@id": quote(one.urls[0], safe=_SAFE) if one.urls else f"#{quote(path)}",
             "@type": "File",
@@ -144,33 +150,33 @@ def _document(one: CitedDocument, prefix: str) -> Entity:
     }
 
 
-def _dataset(work: Work, context: _Context, *, files: bool) -> Entity:
+def _dataset(work: CitedWork, context: _Context, *, files: bool) -> Entity:
     """All of a dataset's entity but its id and parts."""
-    told = [*remarks(work), *(unlisted(work) if files else [])]
-    date = work.any_date
-    return kept(
+    notes = [*remarks(work), *(unlisted_remarks(work) if files else [])]
+    date = work.required_date
+    return without_empty(
         {
             "@type": "Dataset",
             "name": work.title,
-            "description": " ".join([described(work), *told, retrieved(work)]),
+            "description": " ".join([description_or_summary(work), *notes, retrieval_phrase(work)]),
             "datePublished": date.isoformat(),
             "license": context.licenses(work),
             "author": [context.agent(one) for one in work.authors],
             "publisher": None if work.publisher is None else context.agent(work.publisher),
-            "funder": list(_each(context.funder(one) for one in work.funders)),
+            "funder": list(_distinct(context.funder(one) for one in work.funders)),
             "version": work.version,
             "url": work.url,
             "identifier": context.identifiers(work),
             "keywords": list(work.keywords),
-            "isBasedOn": [context.based_on(one) for one in work.inputs],
+            "isBasedOn": [context.derived_from(one) for one in work.inputs],
             "creditText": paragraph(work),
         }
     )
 
 
-def _whole(collection: Collection, parts: Iterable[str]) -> Entity:
-    dates = [one.any_date for one in collection.works]
-    licenses = sorted({licensed(work) or "none stated" for work in collection.works})
+def _collection_entity(collection: CitationCollection, parts: Iterable[str]) -> Entity:
+    dates = [one.required_date for one in collection.works]
+    licenses = sorted({license_phrase(work) or "none stated" for work in collection.works})
     return {
         "@id": _ROOT,
         "@type": "Dataset",
@@ -182,7 +188,7 @@ def _whole(collection: Collection, parts: Iterable[str]) -> Entity:
     }
 
 
-def _each(entities: Iterable[Entity]) -> Iterator[Entity]:
+def _distinct(entities: Iterable[Entity]) -> Iterator[Entity]:
     seen: set[str] = set()
     for one in entities:
         if one["@id"] not in seen:
@@ -205,13 +211,13 @@ class _Context:
         if isinstance(one, Person):
             identity = one.orcid and f"https://orcid.org/{one.orcid}"
             return self._add(
-                identity or f"#person-{quote(one.whole, safe='')}",
+                identity or f"#person-{quote(one.full_name, safe='')}",
                 {
                     "@type": "Person",
-                    "name": one.whole if not one.family else _spoken(one),
+                    "name": one.full_name if not one.family else _spoken_name(one),
                     "givenName": one.given,
                     "familyName": f"{one.particle} {one.family}".strip(),
-                    "affiliation": [self.agent(place) for place in one.affiliations],
+                    "affiliation": [self.agent(affiliation) for affiliation in one.affiliations],
                 },
             )
         return self._add(
@@ -233,7 +239,7 @@ class _Context:
             },
         )
 
-    def licenses(self, work: Work) -> list[Entity] | Entity | str:
+    def licenses(self, work: CitedWork) -> list[Entity] | Entity | str:
         """The licenses; a sentence where upstream states none."""
         found = [self._license(one) for one in work.licenses]
         if not found:
@@ -250,36 +256,36 @@ class _Context:
             },
         )
 
-    def identifiers(self, work: Work) -> list[Entity]:
+    def identifiers(self, work: CitedWork) -> list[Entity]:
         """DOI, SWHIDs, state digest, and upstream's own names."""
         found = []
         if work.doi is not None:
-            told = {"propertyID": _DOI, "value": f"doi:{work.doi}", "url": work.doi_url}
-            found.append(self._value(work.doi_url or work.doi, "DOI", told))
+            fields = {"propertyID": _DOI, "value": f"doi:{work.doi}", "url": work.doi_url}
+            found.append(self._value(work.doi_url or work.doi, "DOI", fields))
         for name, value in [
-            ("SWHID", work.located),
-            ("SWHID", work.directory),
+            ("SWHID", work.qualified_swhid),
+            ("SWHID", work.directory_swhid),
             ("State digest", work.digest),
             *work.identifiers,
         ]:
             found.append(self._value(f"#{quote(value, safe=':')}", name, {"value": value}))
-        return list(_each(found))
+        return list(_distinct(found))
 
-    def based_on(self, name: str) -> Entity:
+    def derived_from(self, name: str) -> Entity:
         """What a dataset was derived from, by upstream's name of it."""
         return self._add(
             f"#input-{quote(name, safe='')}",
             {"@type": "Dataset", "name": name, "description": "Upstream's name of an input."},
         )
 
-    def _value(self, identity: str, name: str, told: Entity) -> Entity:
-        return self._add(identity, {"@type": "PropertyValue", "name": name, **told})
+    def _value(self, identity: str, name: str, fields: Entity) -> Entity:
+        return self._add(identity, {"@type": "PropertyValue", "name": name, **fields})
 
     def _add(self, identity: str, entity: Entity) -> Entity:
-        self._by_id.setdefault(identity, kept({"@id": identity, **entity}))
+        self._by_id.setdefault(identity, without_empty({"@id": identity, **entity}))
         return {"@id": identity}
 
 
-def _spoken(one: Person) -> str:
+def _spoken_name(one: Person) -> str:
     """A name in the order in which it is spoken."""
     return " ".join(part for part in (one.given, one.particle, one.family, one.suffix) if part)

@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from neuromirror.lab.cite.errors import NotCitable, NothingToCite, StateNotHere
-from neuromirror.lab.cite.works import State
-from neuromirror.lab.git import CHECKED, ask_git, check_objects
+from neuromirror.lab.cite.errors import NotCitableError, NothingToCiteError, StateUnavailableError
+from neuromirror.lab.cite.works import CitedState
 from neuromirror.model import DatasetRef, time_of_commit
-from neuromirror.store import ANNEX
+from neuromirror.store import ANNEX_BRANCH
+from neuromirror.transfer.git_commands import FSCK_OPTIONS, check_objects, try_git
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
@@ -33,57 +33,58 @@ _ADJUSTED: Final = "git-annex adjusted branch"
 _CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
 
 
-def state_of_version(store: Store, row: VersionRow) -> State:
+def state_of_version(store: Store, row: VersionRow) -> CitedState:
     """A version in a store, as the index knows it; no git is asked."""
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
-    return State(
+    return CitedState(
         git_dir=repository.path,
         name=row.dataset_name,
         label=row.label,
         commit=row.commit,
         tree=row.tree,
         time=None if row.upstream_time is None else datetime.fromisoformat(row.upstream_time),
-        annex=repository.refs().get(ANNEX),
+        annex=repository.refs().get(ANNEX_BRANCH),
     )
 
 
-def state_of_clone(folder: Path) -> State:
+def state_of_clone(folder: Path) -> CitedState:
     """The state that is checked out in a clone, or HEAD's of a bare repository.
 
-    Raises NothingToCite for a folder that is no repository, and NotCitable where commits of
+    Raises NothingToCiteError for a folder that is no repository, and NotCitableError where commits
+    of
     somebody else stand on top.
     """
     git_dir = _git_dir(folder)
     commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
     if not commit:
-        raise NotCitable(f"{folder} has no commit; is a clone of a dataset meant?")
+        raise NotCitableError(f"{folder} has no commit; is a clone of a dataset meant?")
     headers, _, message = _git(git_dir, "cat-file", "commit", commit).partition("\n\n")
     parent = _PARENT.search(headers)
     if message.startswith(_ADJUSTED) and parent is not None:
         # what git-annex makes of a branch for file systems without symlinks, or to unlock files
         commit = parent[1]
     if _MINTED.search(_git(git_dir, "cat-file", "commit", commit)) is None:
-        raise NotCitable(
+        raise NotCitableError(
             f"what is checked out in {folder} (commit {commit[:12]}) is no state that a mirror "
             "made; check one out, for example by its tag, or cite the version by its name"
         )
-    return _minted(git_dir, commit)
+    return _minted_state(git_dir, commit)
 
 
-def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[State]:
+def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[CitedState]:
     """The states that a lock pins, in its order.
 
     Each is read from the store, if that has it, or else from the bundle or the manifest beside the
-    lock, which are unpacked into folders that go away with ``stack``. Raises StateNotHere.
+    lock, which are unpacked into folders that go away with ``stack``. Raises StateUnavailableError.
     """
-    return [_pinned(lock, pin, store, stack) for pin in lock.datasets]
+    return [_pinned_state(lock, pin, store, stack) for pin in lock.datasets]
 
 
-def _pinned(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> State:
-    git_dir, annex = _place(lock, pin, store, stack)
-    state = _minted(git_dir, pin.commit, annex)
+def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> CitedState:
+    git_dir, annex = _repository_with(lock, pin, store, stack)
+    state = _minted_state(git_dir, pin.commit, annex)
     if (state.name, state.label) != (pin.name, pin.resolved.version):
-        raise NotCitable(
+        raise NotCitableError(
             f"{lock.path}: commit {pin.commit} is of {state.name}@{state.label}, and not of "
             f"{pin.version}; was the lock edited by hand?"
         )
@@ -94,13 +95,15 @@ def _pinned(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> Stat
         state,
         origin=origin,
         paths=pin.paths,
-        keeps=pin.matches,
+        is_cited=pin.matches,
         files=pin.files,
         bytes=pin.bytes,
     )
 
 
-def _place(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> tuple[Path, str | None]:
+def _repository_with(
+    lock: Lock, pin: Pin, store: Store | None, stack: ExitStack
+) -> tuple[Path, str | None]:
     """A repository that has the pinned commit, and the git-annex branch in it."""
     if store is not None:
         git_dir = store.repository(pin.dataset).path
@@ -110,49 +113,49 @@ def _place(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -> tuple
     _git(scratch, "init", "--quiet", "--bare", str(scratch))
     bundle = lock.bundle_path(pin)
     if bundle is not None and bundle.is_file():
-        ask_git(scratch, *CHECKED, "bundle", "unbundle", str(bundle.absolute()))
+        try_git(scratch, *FSCK_OPTIONS, "bundle", "unbundle", str(bundle.absolute()))
         if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
             check_objects(scratch)
             return scratch, pin.annex_commit
     manifest = lock.manifest_path(pin)
     if manifest.is_file():
-        annex = _rebuilt(manifest, scratch, None if pin.paths else pin.files)
+        annex = _rebuild(manifest, scratch, None if pin.paths else pin.files)
         check_objects(scratch)
         return scratch, annex
-    raise StateNotHere(
+    raise StateUnavailableError(
         f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
         f"{pin.commit}; name the store with --store, or take {pin.manifest} back from where the "
         "lock came from"
     )
 
 
-def _rebuilt(manifest: Path, git_dir: Path, files: int | None) -> str:
-    from neuromirror.lab.manifests import ManifestReader
-    from neuromirror.lab.rebuilt import rebuild_repository
+def _rebuild(manifest: Path, git_dir: Path, files: int | None) -> str:
+    from neuromirror.lab.lock_manifests import LockManifestReader
+    from neuromirror.lab.repository_rebuild import rebuild_repository
 
-    refs: Mapping[str, str] = rebuild_repository(ManifestReader(manifest, files), git_dir)
-    return refs[ANNEX]
+    refs: Mapping[str, str] = rebuild_repository(LockManifestReader(manifest, files), git_dir)
+    return refs[ANNEX_BRANCH]
 
 
-def _minted(git_dir: Path, commit: str, annex: str | None = None) -> State:
+def _minted_state(git_dir: Path, commit: str, annex: str | None = None) -> CitedState:
     content = _git(git_dir, "cat-file", "commit", commit)
     headers, _, message = content.partition("\n\n")
     tree, committer = _TREE.search(headers), _COMMITTER.search(headers)
     name, _, label = message.partition("\n")[0].partition(" ")
     if name.endswith(":"):
-        raise NotCitable(f"{git_dir} is a super-dataset; cite the datasets in it, one by one")
+        raise NotCitableError(f"{git_dir} is a super-dataset; cite the datasets in it, one by one")
     minted = _MINTED.search(message) and ":" in name and label
     if not minted or tree is None or committer is None:
-        raise NotCitable(
+        raise NotCitableError(
             f"commit {commit} of {git_dir} was not made by neuromirror, or git cannot read it"
         )
     time = time_of_commit(int(committer[1]))
-    return State(git_dir, name, label, commit, tree[1], time, annex or _annex(git_dir))
+    return CitedState(git_dir, name, label, commit, tree[1], time, annex or _annex(git_dir))
 
 
 def _annex(git_dir: Path) -> str | None:
     """The commit of the git-annex branch, or of a remote's where there is none yet."""
-    listed = _git(git_dir, "for-each-ref", "--format=%(objectname)", ANNEX, _CLONED_ANNEX)
+    listed = _git(git_dir, "for-each-ref", "--format=%(objectname)", ANNEX_BRANCH, _CLONED_ANNEX)
     return listed.partition("\n")[0] or None
 
 
@@ -160,21 +163,21 @@ def _git_dir(folder: Path) -> Path:
     """The repository's own folder (gitrepository-layout(5))."""
     inside = folder / ".git"
     if inside.is_file():
-        told = inside.read_text("utf-8", "surrogateescape").removeprefix("gitdir:").strip()
-        inside = folder / told
+        target = inside.read_text("utf-8", "surrogateescape").removeprefix("gitdir:").strip()
+        inside = folder / target
     for found in (inside, folder):
         if (found / "HEAD").is_file() and (found / "objects").is_dir():
             return found.resolve()
-    raise NothingToCite(
+    raise NothingToCiteError(
         f"{folder} is not a clone of a dataset; name one, a lock, or a version such as "
         "dandi:000027@0.210831.2033"
     )
 
 
 def _has(git_dir: Path, commit: str) -> bool:
-    return ask_git(git_dir, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
+    return try_git(git_dir, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
 
 
 def _git(git_dir: Path, *arguments: str) -> str:
     """What git printed; nothing where it failed."""
-    return ask_git(git_dir, *arguments).stdout
+    return try_git(git_dir, *arguments).stdout

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from neuromirror.lab.cite.phrases import licensed, listed_name, remarks, retrieved
-from neuromirror.lab.cite.works import Collection, Work
+from neuromirror.lab.cite.phrases import license_phrase, listed_name, remarks, retrieval_phrase
+from neuromirror.lab.cite.works import CitationCollection, CitedWork
 
 
-def write_text(collection: Collection) -> Iterator[str]:
+def write_text(collection: CitationCollection) -> Iterator[str]:
     """Yields the paragraphs, with an empty line between them."""
     for number, work in enumerate(collection.works):
         yield "\n" * bool(number) + paragraph(work) + "\n"
 
 
-def paragraph(work: Work) -> str:
+def paragraph(work: CitedWork) -> str:
     """One citation, without a line break."""
     title = work.title.rstrip(".")
-    year = "n.d." if work.dated is None else str(work.dated.year)
+    year = "n.d." if work.citation_date is None else str(work.citation_date.year)
     authors = "; ".join(map(listed_name, work.authors))
     head = f"{authors} ({year}) {title}" if authors else f"{title} ({year})"
     publisher = "" if work.publisher is None else work.publisher.name.rstrip(".")
@@ -25,8 +25,8 @@ def paragraph(work: Work) -> str:
         f"{head} (Version {work.version}) [Data set].",
         publisher and f"{publisher}.",
         # a full stop after an address would be taken for a part of it
-        f"{work.url} ({licensed(work)})." if work.licenses else f"{work.url} .",
+        f"{work.url} ({license_phrase(work)})." if work.licenses else f"{work.url} .",
         *remarks(work),
-        retrieved(work),
+        retrieval_phrase(work),
     ]
     return " ".join(one for one in sentences if one)

@@ -1,6 +1,7 @@
 """What is said of a dataset's version when it is cited: frozen records, no I/O.
 
-All texts are plain (see :mod:`neuromirror.lab.cite.plain`); what upstream does not say is empty or
+All texts are plain (see :mod:`neuromirror.lab.cite.text_values`); what upstream does not say is
+empty or
 None, and is left out of a citation.
 """
 
@@ -35,7 +36,7 @@ class Person:
     by (``van der``), ``suffix`` what follows the name (``Jr.``); ``orcid`` is the bare id.
     """
 
-    whole: str
+    full_name: str
     family: str = ""
     given: str = ""
     particle: str = ""
@@ -77,7 +78,7 @@ class Related:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CitedState:
     """A minted commit in a repository on this machine, whose own folder ``git_dir`` is.
 
     ``name`` is the dataset's, ``label`` the version's. ``time`` is upstream's time of the state,
@@ -95,14 +96,14 @@ class State:
     time: datetime | None
     annex: str | None = None
     paths: tuple[str, ...] = ()
-    keeps: Callable[[bytes], bool] | None = None
+    is_cited: Callable[[bytes], bool] | None = None
     files: int = 0
     bytes: int = 0
     origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class UpstreamMetadata:
     """What one of upstream's documents says of a version.
 
     ``published`` and ``created`` are upstream's dates. ``address`` is where people find it,
@@ -122,21 +123,22 @@ class Told:
     keywords: tuple[str, ...] = ()
     funders: tuple[Funder, ...] = ()
     related: tuple[Related, ...] = ()
-    asked: tuple[str, ...] = ()
+    citation_requests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work(Told):
+class CitedWork(UpstreamMetadata):
     """A version as it is cited: what upstream says of it, and which state was retrieved.
 
     ``upstream`` is upstream's word for the version (``draft``), ``is_published`` whether it was
     published under it. ``modified`` is the date of the state, None where
     upstream gives none. ``inputs`` are upstream's names of what it was derived from.
-    ``digest`` is the state digest. ``only_files`` counts what is outside git, ``left_out`` what
+    ``digest`` is the state digest. ``manifest_only_files`` counts what is outside git,
+    ``left_out`` what
     upstream lists and the mirror has not, ``parts`` the sub-datasets by path (files, bytes).
     """
 
-    state: State
+    state: CitedState
     title: str
     upstream: str
     is_published: bool
@@ -148,9 +150,9 @@ class Work(Told):
     doi: str | None = None
     inputs: tuple[str, ...] = ()
     within: str = ""
-    only_files: int = 0
+    manifest_only_files: int = 0
     left_out: int = 0
-    parts: tuple[tuple[str, int, int], ...] = ()
+    subdatasets: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -165,11 +167,15 @@ class Work(Told):
     @property
     def version(self) -> str:
         """The version for people: with upstream's word where the label is only a time."""
-        label, word = self.state.label, self.upstream
-        return label if self.is_published or word in (label, "", "current") else f"{word} {label}"
+        label, upstream = self.state.label, self.upstream
+        return (
+            label
+            if self.is_published or upstream in (label, "", "current")
+            else f"{upstream} {label}"
+        )
 
     @property
-    def dated(self) -> date | None:
+    def citation_date(self) -> date | None:
         """The date to cite: of publication, else of the state, else of creation.
 
         With ``cite_created`` the date of creation comes before that of the state.
@@ -179,9 +185,9 @@ class Work(Told):
         return self.published or self.modified or self.created
 
     @property
-    def any_date(self) -> date:
+    def required_date(self) -> date:
         """The date for formats that require one: that to cite, else today, when it is cited."""
-        return self.dated or datetime.now(UTC).date()
+        return self.citation_date or datetime.now(UTC).date()
 
     @property
     def swhid(self) -> str:
@@ -189,15 +195,15 @@ class Work(Told):
         return f"swh:1:rev:{self.state.commit}"
 
     @property
-    def located(self) -> str:
+    def qualified_swhid(self) -> str:
         """The revision's SWHID, with the origin where one is known."""
-        return qualified(self.swhid, origin=self.state.origin)
+        return qualified_swhid(self.swhid, origin=self.state.origin)
 
     @property
-    def directory(self) -> str:
+    def directory_swhid(self) -> str:
         """The SWHID of the root directory, which commits to every file, and where it stands."""
         tree = f"swh:1:dir:{self.state.tree}"
-        return qualified(tree, origin=self.state.origin, anchor=self.swhid)
+        return qualified_swhid(tree, origin=self.state.origin, anchor=self.swhid)
 
     @property
     def doi_url(self) -> str | None:
@@ -211,14 +217,14 @@ class Work(Told):
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class CitationCollection:
     """What one citation file cites; ``title`` names it where there are several works."""
 
-    works: tuple[Work, ...]
+    works: tuple[CitedWork, ...]
     title: str = "Datasets cited together"
 
     @property
-    def only(self) -> Work | None:
+    def single_work(self) -> CitedWork | None:
         """The work, where there is just one."""
         return self.works[0] if len(self.works) == 1 else None
 
@@ -236,25 +242,25 @@ class Collection:
             found.append(key)
         return found
 
-    def prefix(self, work: Work) -> str:
+    def prefix(self, work: CitedWork) -> str:
         """The folder of a work's files where there are several works, with its slash; else empty.
 
         Two versions of one dataset have the label in it, too.
         """
-        if self.only is not None:
+        if self.single_work is not None:
             return ""
         same = [one for one in self.works if one.alias == work.alias]
         return f"{work.alias}/" if len(same) == 1 else f"{work.alias}@{work.state.label}/"
 
 
-def qualified(swhid: str, **qualifiers: str | None) -> str:
+def qualified_swhid(swhid: str, **qualifiers: str | None) -> str:
     """A SWHID with qualifiers, in the standard's order; those that are None are left out.
 
     In values ``;`` and ``%`` are percent-encoded, as are spaces and what is not ASCII.
     """
-    told = [
+    suffixes = [
         f";{name}={quote(value, safe='/:@?#&=+,~()!$*')}"
         for name in SWHID_QUALIFIERS
         if (value := qualifiers.get(name)) is not None
     ]
-    return swhid + "".join(told)
+    return swhid + "".join(suffixes)

@@ -3,17 +3,17 @@
 What is said to be checked was hashed here; what a place only states is claimed.
 """
 
-from neuromirror.lab.verify.clone import Clone, NotADataset
-from neuromirror.lab.verify.findings import NOT_HERE, Finding, Health, What
-from neuromirror.lab.verify.verbs import Mode, verify
+from neuromirror.lab.verify.verification import Mode, verify
+from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind, Health
+from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
 
 __all__ = [
     "NOT_HERE",
-    "Clone",
     "Finding",
+    "FindingKind",
     "Health",
     "Mode",
-    "NotADataset",
-    "What",
+    "NotADatasetError",
+    "VerifiedRepository",
     "verify",
 ]

@@ -13,24 +13,24 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from neuromirror.net import (
-    Body,
-    Forbidden,
+    AccessDeniedError,
     HttpError,
+    InvalidJsonError,
     NetError,
-    NotFound,
-    NotJson,
-    ServerTrouble,
+    NotFoundError,
+    Response,
+    ServerError,
     Session,
 )
-from neuromirror.sources.boss.through_intern import Intern
-from neuromirror.sources.errors import UnexpectedReply
+from neuromirror.sources.boss.intern_client import InternClient
+from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.volumes import PUBLIC_TOKEN
 
-_STRANGER: Final = {"Authorization": f"Token {PUBLIC_TOKEN}"}
+_ANONYMOUS_HEADERS: Final = {"Authorization": f"Token {PUBLIC_TOKEN}"}
 """How a BOSS wants those to ask who have no token; the session's own takes its place."""
 
 
-class WrongToken(NetError):
+class WrongTokenError(NetError):
     """A token that the service does not know."""
 
 
@@ -39,7 +39,8 @@ class BossClient:
 
     ``api`` is the base address with the version (``https://api.bossdb.io/v1``). ``token_env`` names
     the variable with the token that ``session`` gives to it. Every method raises a
-    :class:`~neuromirror.net.NetError`, or :class:`UnexpectedReply` for JSON that is not what the
+    :class:`~neuromirror.net.NetError`, or :class:`UnexpectedReplyError` for JSON that is not what
+    the
     API promises.
     """
 
@@ -47,7 +48,7 @@ class BossClient:
         self._session = session
         self._api = api
         self._token_env = token_env
-        self._intern = Intern(self._json, api)
+        self._intern = InternClient(self._json, api)
 
     @property
     def has_token(self) -> bool:
@@ -70,7 +71,7 @@ class BossClient:
         """A collection; None where it may not be read, though something in it may."""
         try:
             return self._intern.collection(name)
-        except Forbidden:
+        except AccessDeniedError:
             return None
 
     def frame(self, name: str) -> dict[str, Any]:
@@ -84,27 +85,29 @@ class BossClient:
         """
         try:
             return self._intern.metadata(names)
-        except Forbidden:
+        except AccessDeniedError:
             return None
 
     def experiment(self, collection: str, experiment: str) -> dict[str, Any]:
         """An experiment; intern fails where the unit of time is null, as it often is."""
-        return self._object(path("collection", collection, "experiment", experiment))
+        return self._object(url_path("collection", collection, "experiment", experiment))
 
     def channel(self, collection: str, experiment: str, channel: str) -> dict[str, Any]:
         """A channel; intern refuses those of uint32."""
         return self._object(
-            path("collection", collection, "experiment", experiment, "channel", channel)
+            url_path("collection", collection, "experiment", experiment, "channel", channel)
         )
 
-    def downsampled(self, collection: str, experiment: str, channel: str) -> dict[str, Any] | None:
+    def downsample_info(
+        self, collection: str, experiment: str, channel: str
+    ) -> dict[str, Any] | None:
         """Voxel sizes and extents of all levels; intern cannot ask for them.
 
         None where upstream cannot tell: of an anisotropic hierarchy whose voxels' sizes along x
         and y differ.
         """
         try:
-            return self._object(path("downsample", collection, experiment, channel))
+            return self._object(url_path("downsample", collection, experiment, channel))
         except HttpError as error:
             if error.status != 400:
                 raise
@@ -115,31 +118,31 @@ class BossClient:
         try:
             self.channel(collection, experiment, channel)
             self.experiment(collection, experiment)
-        except (Forbidden, NotFound):
+        except (AccessDeniedError, NotFoundError):
             return False
         return True
 
-    def _object(self, asked: str) -> dict[str, Any]:
-        value = self._json(asked)
+    def _object(self, relative_url: str) -> dict[str, Any]:
+        value = self._json(relative_url)
         if not isinstance(value, dict):
-            raise UnexpectedReply(f"{self._api}/{asked} gives no JSON object")
+            raise UnexpectedReplyError(f"{self._api}/{relative_url} gives no JSON object")
         return value
 
-    def _json(self, asked: str) -> Any:
+    def _json(self, relative_url: str) -> Any:
         try:
-            return _read(self._session, self._api, asked)
-        except Forbidden as error:
+            return _read(self._session, self._api, relative_url)
+        except AccessDeniedError as error:
             if self._token_env is None or self.has_token:
                 raise
-            raise Forbidden(
+            raise AccessDeniedError(
                 f"{error.url} refuses access (HTTP {error.status}); set the environment variable "
                 f"{self._token_env} to a token that may read it",
                 url=error.url,
                 status=error.status,
             ) from error
-        except ServerTrouble as error:
-            if error.status == 500 and self.has_token and self._answers_strangers():
-                raise WrongToken(
+        except ServerError as error:
+            if error.status == 500 and self.has_token and self._allows_anonymous():
+                raise WrongTokenError(
                     f"{error.url} fails (HTTP 500) with the token in the environment variable "
                     f"{self._token_env}, and {self._api} answers without one: the token is wrong "
                     "or has expired; set another, or unset it to read what is public",
@@ -148,41 +151,41 @@ class BossClient:
                 ) from error
             raise
 
-    def _answers_strangers(self) -> bool:
+    def _allows_anonymous(self) -> bool:
         """Whether the list of collections can be read without the token."""
-        with self._session.anonymous() as stranger:
+        with self._session.anonymous() as anonymous:
             try:
-                _read(stranger, self._api, "collection/")
+                _read(anonymous, self._api, "collection/")
             except NetError:
                 return False
         return True
 
 
-def _read(session: Session, api: str, asked: str) -> Any:
-    url = f"{api}/{asked}"
+def _read(session: Session, api: str, relative_url: str) -> Any:
+    url = f"{api}/{relative_url}"
     return session.get_bytes(
         url,
         limit=session.limits.json_bytes,
-        headers=_STRANGER,
+        headers=_ANONYMOUS_HEADERS,
         accept="application/json",
-        then=lambda body: _parsed(body, url),
+        parse=lambda body: _parse_body(body, url),
     )
 
 
-def path(*names: str) -> str:
+def url_path(*names: str) -> str:
     """An address below the API's base, as intern writes it: names encoded, no slash at its end."""
     return "/".join(quote(name, safe="") for name in names)
 
 
-def _parsed(body: Body, url: str) -> Any:
+def _parse_body(body: Response, url: str) -> Any:
     try:
         return json.loads(body.content)
     except (ValueError, RecursionError) as error:
-        broken = NotJson(
+        broken = InvalidJsonError(
             f"{url} answered with something that is not JSON ({len(body.content)} bytes): it was "
             "cut off, or a proxy or login page answered; check the address, and try again",
             url=url,
             status=body.status,
         )
-        broken.passing = True
+        broken.transient = True
         raise broken from error

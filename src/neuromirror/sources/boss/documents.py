@@ -14,9 +14,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from neuromirror.model import DatasetFacts, Document
-from neuromirror.sources.boss.described import Described
-from neuromirror.sources.boss.through_intern import is_name
-from neuromirror.sources.s3 import names
+from neuromirror.sources.boss.channel_info import BossChannelInfo
+from neuromirror.sources.boss.intern_client import is_name
+from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.sidecars import without_secrets
 
 _LEFT_OUT: Final[Mapping[str, frozenset[str]]] = {
@@ -41,32 +41,32 @@ _ATTRIBUTES: Final = {
 """Keys of the metadata that are told as attributes, without regard to case."""
 
 
-def documents(found: Described) -> list[Document]:
+def documents(found: BossChannelInfo) -> list[Document]:
     """``.boss/*.json``: upstream's JSON, sorted and without secrets; equal state, equal bytes.
 
-    Raises UnexpectedReply for a NaN or infinity, which Python alone takes for JSON.
+    Raises UnexpectedReplyError for a NaN or infinity, which Python alone takes for JSON.
     """
     records: dict[str, Mapping[str, Any] | None] = {
         "collection": found.collection,
         "experiment": found.experiment,
         "channel": found.channel,
         "coordinate_frame": found.frame,
-        "downsample": found.downsampled,
+        "downsample": found.downsample_info,
     }
     try:
         made = [
-            _document(name, _lasting(record, _LEFT_OUT[name]))
+            _document(name, _without_volatile(record, _LEFT_OUT[name]))
             for name, record in records.items()
             if record is not None
         ]
     except ValueError as error:
-        raise found.odd(f"what is said of it is no JSON: {error}") from error
+        raise found.unexpected_reply(f"what is said of it is no JSON: {error}") from error
     scopes = zip(("collection", "experiment", "channel"), found.metadata, strict=True)
     metadata = {scope: dict(pairs) for scope, pairs in scopes if pairs}
     return [*made, *([_document("metadata", metadata)] if metadata else [])]
 
 
-def facts(found: Described, address: str) -> DatasetFacts:
+def facts(found: BossChannelInfo, address: str) -> DatasetFacts:
     """Title, license, attributes and links of a channel.
 
     ``address`` is the channel's own below the service's, without the API's version:
@@ -80,8 +80,8 @@ def facts(found: Described, address: str) -> DatasetFacts:
         attributes.add(("project", found.names[0]))
     page = pairs.get("url", "")
     license_ = pairs.get("license") or pairs.get("licence")
-    told = " ".join(pairs[key] for key in sorted(pairs, key=len) if "doi" in key)
-    doi = _DOI.search(told)
+    doi_text = " ".join(pairs[key] for key in sorted(pairs, key=len) if "doi" in key)
+    doi = _DOI.search(doi_text)
     sources = found.channel.get("sources")
     return DatasetFacts(
         title=f"{name}: {description}" if description else name,
@@ -94,7 +94,7 @@ def facts(found: Described, address: str) -> DatasetFacts:
     )
 
 
-def _links(found: Described, address: str) -> dict[str, str]:
+def _links(found: BossChannelInfo, address: str) -> dict[str, str]:
     """Addresses by kind.
 
     Formats: Neuroglancer's data sources ``boss`` and ``precomputed``, and its state in a URL; ndviz
@@ -121,15 +121,15 @@ def _state(viewer: str, state: Mapping[str, Any]) -> str:
     return viewer + quote(json.dumps(state, separators=(",", ":")), safe=":/,")
 
 
-def _local_ids(found: Described, siblings: list[Any]) -> Iterator[str]:
+def _local_ids(found: BossChannelInfo, siblings: list[Any]) -> Iterator[str]:
     """The local ids of channels of the same experiment."""
     for sibling in filter(is_name, siblings):
-        made = names.local_id([one.encode() for one in (*found.names[:2], sibling)])
+        made = local_ids.local_id([one.encode() for one in (*found.names[:2], sibling)])
         if made is not None:
             yield made
 
 
-def _by_key(found: Described) -> dict[str, str]:
+def _by_key(found: BossChannelInfo) -> dict[str, str]:
     """The metadata as lines by lower-case key; the channel's stand before those around it."""
     made: dict[str, str] = {}
     for pairs in found.metadata:
@@ -147,7 +147,7 @@ def _line(value: Any) -> str:
     return kept if len(kept) <= _LONGEST else f"{kept[: _LONGEST - 1]}…"
 
 
-def _lasting(record: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
+def _without_volatile(record: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
     kept = {name: value for name, value in record.items() if name not in left_out}
     for name in _UNORDERED:
         if isinstance(kept.get(name), list):

@@ -12,26 +12,26 @@ from urllib.parse import quote
 from neuromirror.model import (
     DatasetHint,
     DatasetRef,
-    NamedException,
+    ExcludedEntry,
     NeuromirrorError,
     VersionRef,
 )
-from neuromirror.net import Forbidden, NotFound, Session
+from neuromirror.net import AccessDeniedError, NotFoundError, Session
+from neuromirror.sources.boss.channel_info import BossChannelInfo, volume_of
 from neuromirror.sources.boss.client import BossClient
-from neuromirror.sources.boss.described import Described, volume_of
 from neuromirror.sources.boss.documents import documents, facts
+from neuromirror.sources.boss.intern_client import is_name
 from neuromirror.sources.boss.options import BossOptions
-from neuromirror.sources.boss.through_intern import is_name
-from neuromirror.sources.errors import DatasetNotFound, UnexpectedReply
-from neuromirror.sources.protocol import Estimate, Known, Listing
+from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
+from neuromirror.sources.protocol import Estimate, Listing, VisitContext
 from neuromirror.sources.volumes import (
-    NAMELESS,
+    UNNAMEABLE,
     ChannelSource,
     Volume,
-    components_of,
-    estimated,
+    estimate_volume,
     local_id_of,
-    planned,
+    plan_volume,
+    segments_of,
     volume_listing,
 )
 
@@ -39,7 +39,7 @@ RESTRICTED: Final = (
     "only those with a token may read it; it is passed over, as long as the mirror's options do not"
     ' say restricted = "mirror"'
 )
-UNREAD: Final = "its list may not be read, so none of its channels is mirrored"
+LIST_REFUSED: Final = "its list may not be read, so none of its channels is mirrored"
 _DEPTH: Final = 3
 _FIXED: Final = re.compile(r"[^*?\[]*")
 
@@ -47,7 +47,7 @@ Names = tuple[str, str, str]
 """Of a collection, an experiment in it, and a channel of that."""
 
 
-class NotPublic(NeuromirrorError):
+class BossChannelNotPublicError(NeuromirrorError):
     """A channel that only those with a token may read."""
 
 
@@ -84,36 +84,36 @@ class BossSource(ChannelSource):
         begins with ``==``, and it says why.
         """
         for collection in self._client.collections():
-            if not self._may_want(collection):
+            if not self._may_include(collection):
                 continue
             try:
                 experiments = self._client.experiments(collection)
-            except Forbidden as error:
-                yield self._notice([collection], f"{UNREAD}: {error}")
+            except AccessDeniedError as error:
+                yield self._notice([collection], f"{LIST_REFUSED}: {error}")
                 continue
             for experiment in experiments:
-                if self._may_want(collection, experiment):
+                if self._may_include(collection, experiment):
                     yield from self._channels(collection, experiment)
 
     def _channels(self, collection: str, experiment: str) -> Iterator[DatasetHint]:
         try:
             channels = self._client.channels(collection, experiment)
-        except Forbidden as error:
-            yield self._notice([collection, experiment], f"{UNREAD}: {error}")
+        except AccessDeniedError as error:
+            yield self._notice([collection, experiment], f"{LIST_REFUSED}: {error}")
             return
         for channel in channels:
             found = collection, experiment, channel
             local_id = local_id_of(found)
             if local_id is None:
-                yield self._notice(found, NAMELESS)
-            elif self.options.wants(local_id):
+                yield self._notice(found, UNNAMEABLE)
+            elif self.options.includes(local_id):
                 restricted = self._is_restricted(found)
                 yield self._hint(found, local_id, RESTRICTED if restricted else None)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One channel's hint; raises :class:`DatasetNotFound`."""
+        """One channel's hint; raises :class:`DatasetNotFoundError`."""
         found = _names(dataset)
-        if not self.options.wants(dataset.local_id):
+        if not self.options.includes(dataset.local_id):
             return self._hint(found, dataset.local_id, "excluded in the mirror's file")
         self._channel(dataset, found, self._client)
         restricted = self._is_restricted(found)
@@ -124,33 +124,35 @@ class BossSource(ChannelSource):
         ref = self._ref(found, local_id)
         return DatasetHint(ref, None, title="/".join(found), unavailable=unavailable)
 
-    def _may_want(self, *components: str) -> bool:
+    def _may_include(self, *segments: str) -> bool:
         """Whether a channel below may be wanted: only a pattern's fixed beginning tells."""
-        begins = "".join(f"{local_id_of([one])}/" for one in components)
+        begins = "".join(f"{local_id_of([one])}/" for one in segments)
         fixed = [_FIXED.match(pattern) for pattern in self.options.include]
-        wanted = [found.group() for found in fixed if found is not None]
-        return not wanted or any(one.startswith(begins) or begins.startswith(one) for one in wanted)
+        prefixes = [found.group() for found in fixed if found is not None]
+        return not prefixes or any(
+            one.startswith(begins) or begins.startswith(one) for one in prefixes
+        )
 
     def _is_restricted(self, found: Names) -> bool:
         """Whether a channel must be passed over, because only the token lets it be read."""
-        is_asked = self._reader is not self._client and self._client.has_token
-        return is_asked and not self._reader.may_read(*found)
+        must_check = self._reader is not self._client and self._client.has_token
+        return must_check and not self._reader.may_read(*found)
 
     def _channel(self, dataset: DatasetRef, found: Names, client: BossClient) -> dict[str, Any]:
-        """A channel's JSON; raises :class:`DatasetNotFound` when upstream has it no more.
+        """A channel's JSON; raises :class:`DatasetNotFoundError` when upstream has it no more.
 
         Raises :class:`NotPublic` where only those with the token may read it.
         """
         try:
             return client.channel(*found)
-        except Forbidden as error:
+        except AccessDeniedError as error:
             if client is self._client:
                 raise
-            raise NotPublic(f"{dataset.name}: {RESTRICTED}") from error
-        except NotFound as error:
+            raise BossChannelNotPublicError(f"{dataset.name}: {RESTRICTED}") from error
+        except NotFoundError as error:
             if self._is_listed(*found):
                 raise
-            raise DatasetNotFound(
+            raise DatasetNotFoundError(
                 f"{dataset.name}: {self.options.service} does not list such a channel, and says"
                 f" that there is none ({error.url}); it may be marked for deletion"
             ) from error
@@ -170,48 +172,50 @@ class BossSource(ChannelSource):
 
     # --- listing
 
-    def listing(self, version: VersionRef, known: Known) -> Listing:
-        """A channel's blocks; raises :class:`DatasetNotFound` and :class:`NotPublic`.
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        """A channel's blocks; raises :class:`DatasetNotFoundError` and :class:`NotPublic`.
 
-        Raises :class:`MalformedId` for a version of another name.
+        Raises :class:`MalformedIdError` for a version of another name.
         """
         dataset, found = version.dataset, _names(version.dataset)
         self._check_current(version)
-        described = self._described(found, self._channel(dataset, found, self._reader))
-        volume, left_out = self._planned(described)
+        info = self._fetch_channel_info(found, self._channel(dataset, found, self._reader))
+        volume, left_out = self._plan(info)
         listing = volume_listing(
             version,
             volume,
-            known,
+            context,
             self.session,
             self.options,
-            facts=facts(described, self._address(found)),
-            documents=documents(described),
-            again=lambda: self._planned(self._geometry(found, self._reader.channel(*found)))[0],
-            signal=described.status,
+            facts=facts(info, self._address(found)),
+            documents=documents(info),
+            reload_volume=lambda: self._plan(self._geometry(found, self._reader.channel(*found)))[
+                0
+            ],
+            signal=info.status,
         )
         listing.entries = chain(left_out, listing.entries)
-        listing.loss_hint = described.loss_hint
+        listing.loss_hint = info.loss_hint
         return listing
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """The blocks that a first visit takes; raises :class:`DatasetNotFound`."""
+        """The blocks that a first visit takes; raises :class:`DatasetNotFoundError`."""
         found = _names(dataset)
         channel = self._channel(dataset, found, self._reader)
-        volume, _ = self._planned(self._geometry(found, channel))
-        return estimated(volume, self.options)
+        volume, _ = self._plan(self._geometry(found, channel))
+        return estimate_volume(volume, self.options)
 
-    def _planned(self, described: Described) -> tuple[Volume, list[NamedException]]:
+    def _plan(self, info: BossChannelInfo) -> tuple[Volume, list[ExcludedEntry]]:
         options = self.options
         volume, left_out = volume_of(
-            described, host=options.host, prefix=options.prefix, secure=options.is_secure
+            info, host=options.host, prefix=options.prefix, secure=options.is_secure
         )
-        volume = planned(volume, options)
-        taken = {level.name.encode() for level in volume.levels}
-        wanted = taken if options.levels != "all" else None
-        return volume, [one for one in left_out if wanted is None or one.path in wanted]
+        volume = plan_volume(volume, options)
+        planned_names = {level.name.encode() for level in volume.levels}
+        selected = planned_names if options.levels != "all" else None
+        return volume, [one for one in left_out if selected is None or one.path in selected]
 
-    def _described(self, found: Names, channel: Mapping[str, Any]) -> Described:
+    def _fetch_channel_info(self, found: Names, channel: Mapping[str, Any]) -> BossChannelInfo:
         reader = self._reader
         return replace(
             self._geometry(found, channel),
@@ -219,22 +223,22 @@ class BossSource(ChannelSource):
             metadata=tuple(reader.metadata(found[:depth]) for depth in range(1, _DEPTH + 1)),
         )
 
-    def _geometry(self, found: Names, channel: Mapping[str, Any]) -> Described:
+    def _geometry(self, found: Names, channel: Mapping[str, Any]) -> BossChannelInfo:
         """As much of a description as its volume takes."""
         reader = self._reader
         experiment = reader.experiment(found[0], found[1])
         frame = experiment.get("coord_frame")
         if not is_name(frame):
-            raise UnexpectedReply(
+            raise UnexpectedReplyError(
                 f"{self.mirror}: the experiment {found[0]}/{found[1]} names no coordinate frame"
             )
-        return Described(
+        return BossChannelInfo(
             names=found,
             collection=None,
             experiment=experiment,
             channel=channel,
             frame=reader.frame(frame),
-            downsampled=reader.downsampled(*found),
+            downsample_info=reader.downsample_info(*found),
             metadata=(),
         )
 
@@ -243,5 +247,5 @@ class BossSource(ChannelSource):
 
 
 def _names(dataset: DatasetRef) -> Names:
-    collection, experiment, channel = components_of(dataset.local_id)
+    collection, experiment, channel = segments_of(dataset.local_id)
     return collection, experiment, channel

@@ -19,7 +19,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ObjectAddress:
     """An object's (or prefix's) place: ``endpoint`` None is AWS, ``region`` None not known."""
 
     bucket: str
@@ -28,7 +28,7 @@ class Address:
     key: bytes
 
 
-def address_of(url: str) -> Address:
+def parse_object_url(url: str) -> ObjectAddress:
     """What an object's plain URL names; raises ValueError for one that names no bucket.
 
     AWS's virtual-hosted and path-style forms, with and without a region, and path-style
@@ -44,32 +44,32 @@ def address_of(url: str) -> Address:
         raise ValueError(f"{url[:200]!r} names no bucket")
     key = unquote_to_bytes(path)
     if aws:
-        return Address(bucket, aws["region"], None, key)
+        return ObjectAddress(bucket, aws["region"], None, key)
     usual = port == (443 if scheme == "https" else 80)
     shown = f"[{host}]" if ":" in host else host
-    return Address(bucket, None, f"{scheme}://{shown}{'' if usual else f':{port}'}", key)
+    return ObjectAddress(bucket, None, f"{scheme}://{shown}{'' if usual else f':{port}'}", key)
 
 
 @dataclass(slots=True)
-class _Opened:
+class _OpenBucket:
     bucket: S3Bucket
     lock: threading.Lock = field(default_factory=threading.Lock)
-    allowed: S3Capabilities | None = None
+    capabilities: S3Capabilities | None = None
 
 
-class Buckets:
+class BucketCache:
     """The buckets that a source met; shared by threads."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
-        self._opened: dict[tuple[str, str | None], _Opened] = {}
+        self._opened: dict[tuple[str, str | None], _OpenBucket] = {}
 
-    def bucket(self, address: Address) -> S3Bucket:
+    def bucket(self, address: ObjectAddress) -> S3Bucket:
         """The bucket of an address; one request for its region, where the address has none."""
         return self._of(address).bucket
 
-    def allowed(self, address: Address) -> S3Capabilities:
+    def capabilities(self, address: ObjectAddress) -> S3Capabilities:
         """Return what the bucket lets anybody do with versions, tried below the address's key.
 
         It is tried once. The version that was read is in the reply to that call alone: later ones
@@ -77,23 +77,23 @@ class Buckets:
         """
         opened = self._of(address)
         with opened.lock:
-            if opened.allowed is not None:
-                return opened.allowed
+            if opened.capabilities is not None:
+                return opened.capabilities
             found = opened.bucket.probe(address.key, checksums=False)
             if found.version_readable:
                 # Anything less may be true of these few objects alone.
-                opened.allowed = replace(found, version_read=None)
+                opened.capabilities = replace(found, sample_version=None)
             return found
 
-    def _of(self, address: Address) -> _Opened:
+    def _of(self, address: ObjectAddress) -> _OpenBucket:
         name = (address.bucket, address.endpoint)
         with self._lock:
             opened = self._opened.get(name)
             if opened is None:
-                opened = self._opened[name] = _Opened(self._open(address))
+                opened = self._opened[name] = _OpenBucket(self._open(address))
             return opened
 
-    def _open(self, address: Address) -> S3Bucket:
+    def _open(self, address: ObjectAddress) -> S3Bucket:
         if address.endpoint is not None:
             return S3Bucket(self._session, address.bucket, endpoint=address.endpoint)
         region = address.region

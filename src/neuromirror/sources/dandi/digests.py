@@ -11,6 +11,6 @@ SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 ETAG: Final = re.compile(r"[0-9a-f]{32}-(0|[1-9][0-9]{0,4})\Z")
 
 
-def parts_of(size: int) -> int:
+def part_count(size: int) -> int:
     """How many parts a file has; none when it is empty."""
     return -(-size // dandi_part_size(size))

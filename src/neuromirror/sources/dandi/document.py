@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from neuromirror.model import DatasetFacts, Document
-from neuromirror.net import SignedUrls, clean_url
+from neuromirror.net import SignedUrlPattern, clean_url
 
 _ALWAYS_LEFT_OUT: Final = frozenset({"citation", "manifestLocation", "doi"})
 _LEFT_OUT_OF_DRAFTS: Final = frozenset(
@@ -23,7 +23,7 @@ _LEFT_OUT_OF_DRAFTS: Final = frozenset(
 )
 # JSON may hold these unescaped, YAML and UTF-8 may not.
 _NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-_SIGNED: Final = SignedUrls(
+_SIGNED: Final = SignedUrlPattern(
     "https?", "x-(?:amz|goog)-signature|awsaccesskeyid|signature|sig|access_token|token"
 )
 _REPLACED: Final = "***"
@@ -40,7 +40,7 @@ def published_doi(instance: Mapping[str, Any], local_id: str, version: str) -> s
     return f"{prefix}/{name.lower()}.{local_id}/{version}"
 
 
-def document(metadata: Mapping[str, Any], *, published: bool, doi: str | None) -> Document:
+def dandiset_document(metadata: Mapping[str, Any], *, published: bool, doi: str | None) -> Document:
     """``dandiset.yaml``: the metadata as JSON with sorted keys, which is YAML too.
 
     Dandi's own tools read it. The text is UTF-8 and ends in a newline.
@@ -57,10 +57,10 @@ def utf8(dumped: str) -> bytes:
     """Dumped JSON as UTF-8; what YAML or UTF-8 cannot hold becomes an escape."""
     if dumped.isascii() and "\x7f" not in dumped:
         return dumped.encode("ascii")
-    return _NOT_YAML.sub(_escaped, dumped).encode("utf-8")
+    return _NOT_YAML.sub(_escape_match, dumped).encode("utf-8")
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape_match(found: re.Match[str]) -> str:
     return f"\\u{ord(found.group()):04x}"
 
 
@@ -70,7 +70,7 @@ def clean(value: Any) -> Any:
     Only those: fragments and other parameters mean something in ontology terms and prose.
     """
     if isinstance(value, str):
-        return _SIGNED.sub(_cleaned, value)
+        return _SIGNED.sub(_clean_or_replace, value)
     if isinstance(value, Mapping):
         return {name: clean(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -86,14 +86,14 @@ def may_need_cleaning(dumped: str) -> bool:
     return ("@" in dumped or "=" in dumped) and _SIGNED.search(dumped)
 
 
-def _cleaned(url: str) -> str:
+def _clean_or_replace(url: str) -> str:
     try:
         return clean_url(url)
     except ValueError:
         return _REPLACED
 
 
-def facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFacts:
+def dandiset_facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFacts:
     """Title, licenses, DOI and landing page of a version."""
     licenses = metadata.get("license")
     page = metadata.get("url")

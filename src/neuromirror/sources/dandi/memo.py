@@ -32,17 +32,17 @@ class PageDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def of(cls, number: int, size: int, page: Any) -> PageDigest:
         """The digest of a page, parsed; members in another order make another one."""
         try:
-            said = msgspec.json.encode(page)
+            encoded = msgspec.json.encode(page)
         except (ValueError, OverflowError):
             # JSON may hold half characters and numbers of any length; this is ten times as slow
-            said = json.dumps(page).encode("ascii")
-        return cls(number, size, _digest(said))
+            encoded = json.dumps(page).encode("ascii")
+        return cls(number, size, _digest(encoded))
 
 
-class Memo(msgspec.Struct, frozen=True, gc=False):
+class AssetListMemo(msgspec.Struct, frozen=True, gc=False):
     """A listing as it is remembered; ``bound`` is what :func:`bound` gave."""
 
-    bound: str
+    context_digest: str
     pages: list[PageDigest]
 
     def dump(self) -> bytes:
@@ -50,16 +50,16 @@ class Memo(msgspec.Struct, frozen=True, gc=False):
         return msgspec.json.encode(self)
 
 
-def load(memo: bytes | None) -> Memo | None:
+def load_memo(memo: bytes | None) -> AssetListMemo | None:
     """The memo of :meth:`Memo.dump`; None for anything else: then nothing is remembered."""
     try:
-        found = None if memo is None else msgspec.json.decode(memo, type=Memo)
+        found = None if memo is None else msgspec.json.decode(memo, type=AssetListMemo)
     except ValueError:
         return None
     return found if found is not None and found.pages else None
 
 
-def bound(
+def context_digest(
     options: Mapping[str, Any],
     version: VersionRef,
     facts: DatasetFacts,

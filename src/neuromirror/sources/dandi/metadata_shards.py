@@ -20,12 +20,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from neuromirror.model import Document
-from neuromirror.net import ListingTooLong
+from neuromirror.net import ListingTooLongError
 from neuromirror.sources.dandi.document import clean, may_need_cleaning, utf8
 
-LIMIT: Final = 8 << 20
+SHARD_LIMIT: Final = 8 << 20
 """Bytes of a shard."""
-MOST: Final = 1 << 30
+TOTAL_LIMIT: Final = 1 << 30
 """Bytes of all shards of a list: ten times those of the largest list known."""
 
 _FOLDER: Final = ".dandi"
@@ -57,7 +57,7 @@ def metadata_line(metadata: Mapping[str, Any], path: str) -> bytes:
         kept = {**clean(kept), "path": path}
         dumped = _dump(kept)
     line = utf8(dumped) + b"\n"
-    if len(line) > LIMIT:
+    if len(line) > SHARD_LIMIT:
         # Nothing may be larger than a shard.
         kept = {name: kept[name] for name in _BASIC if name in kept} | {"metadataLeftOut": "size"}
         line = utf8(_dump(kept)) + b"\n"
@@ -72,16 +72,16 @@ class MetadataShards:
     """Collects the rows of one asset list; :meth:`documents` gives the shards of them all.
 
     All lines are in memory, compressed by nothing: of the largest list known (68,210 assets)
-    about 100 MB. Raises :class:`~neuromirror.net.ListingTooLong` beyond ``most`` bytes.
+    about 100 MB. Raises :class:`~neuromirror.net.ListingTooLongError` beyond ``most`` bytes.
     """
 
-    def __init__(self, limit: int = LIMIT, most: int = MOST) -> None:
+    def __init__(self, limit: int = SHARD_LIMIT, most: int = TOTAL_LIMIT) -> None:
         self._limit = limit
         self._most = most
-        self._held = 0
+        self._size = 0
         self._lines: list[tuple[bytes, bytes, bytes]] = []
 
-    def take(self, rows: Iterable[Any]) -> None:
+    def add_rows(self, rows: Iterable[Any]) -> None:
         """Takes the rows of one page, as upstream gave them; what is no asset is passed over."""
         for row in rows:
             metadata = row.get("metadata") if isinstance(row, Mapping) else None
@@ -90,13 +90,13 @@ class MetadataShards:
                 name = path.encode("utf-8", "backslashreplace")
                 digest = hashlib.sha256(name).digest()
                 line = metadata_line(metadata, path)
-                self._held += len(name) + len(line)
-                self._check_held()
+                self._size += len(name) + len(line)
+                self._check_size()
                 self._lines.append((digest, name, line))
 
-    def _check_held(self) -> None:
-        if self._held > self._most:
-            raise ListingTooLong(
+    def _check_size(self) -> None:
+        if self._size > self._most:
+            raise ListingTooLongError(
                 f"the assets' metadata take more than {self._most} bytes; nothing of this listing "
                 "is used; to mirror the files without them, set metadata = false in the options of "
                 "the mirror's file"

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from neuromirror.net import Reply, Session, stated_length
+from neuromirror.net import ResponseHead, Session, content_length
 
 _MOST: Final = 50_000
 """Replies to keep, about 300 bytes each."""
@@ -28,14 +28,14 @@ class ObjectReply:
     version_id: str | None
 
     @classmethod
-    def of(cls, reply: Reply) -> ObjectReply:
+    def of(cls, reply: ResponseHead) -> ObjectReply:
         """Return what a reply says; an unusable version id counts as none."""
         plain = "Content-Encoding" not in reply.headers
         version_id = reply.headers.get("x-amz-version-id", "null")
         usable = version_id not in ("", "null") and len(version_id) <= 1024
         return cls(
             reply.status,
-            stated_length(reply.headers) if plain else None,
+            content_length(reply.headers) if plain else None,
             version_id if usable and version_id.isprintable() else None,
         )
 
@@ -59,7 +59,7 @@ class ObjectHeads:
         self._replies: dict[str, tuple[ObjectReply, float]] = {}
         self._running: dict[str, Future[ObjectReply]] = {}
 
-    def known(self, url: str) -> ObjectReply | None:
+    def cached(self, url: str) -> ObjectReply | None:
         """Return the reply for a plain URL if it is known; send no request."""
         with self._lock:
             return self._recent(url)
@@ -91,7 +91,7 @@ class ObjectHeads:
         with self._lock:
             del self._running[url]
             if reply.found:
-                self._keep(url, reply)
+                self._store(url, reply)
         own.set_result(reply)
         return reply
 
@@ -101,7 +101,7 @@ class ObjectHeads:
             return None
         return kept[0]
 
-    def _keep(self, url: str, reply: ObjectReply) -> None:
+    def _store(self, url: str, reply: ObjectReply) -> None:
         self._replies.pop(url, None)
         if len(self._replies) >= _MOST:
             del self._replies[next(iter(self._replies))]

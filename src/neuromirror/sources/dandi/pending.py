@@ -12,17 +12,17 @@ from typing import Any, Final
 
 import msgspec
 
-from neuromirror.model import NamedException, NeuromirrorError
-from neuromirror.net import CountedPool, Session
+from neuromirror.model import ExcludedEntry, NeuromirrorError
+from neuromirror.net import ContextThreadPool, Session
 from neuromirror.sources.dandi.digests import SHA256
 from neuromirror.sources.dandi.rows import EMBARGOED, Row
-from neuromirror.sources.protocol import Part
+from neuromirror.sources.protocol import ComponentEntry
 
 _MOST: Final = 1_000
 """Items to collect; a visit takes fewer requests than that."""
-_OF_A_VISIT: Final = 2
+_REQUESTS_PER_VISIT: Final = 2
 """Requests of a visit of an unchanged draft beside its pages."""
-_OF_A_ZARR: Final = 3
+_REQUESTS_PER_ZARR: Final = 3
 """Requests about a Zarr without a checksum in such a visit, at least."""
 
 
@@ -38,15 +38,15 @@ class PendingItems:
     zarrs: list[str] = field(default_factory=list)
     embargoed: bool = False
 
-    def take(self, rows: Sequence[Row]) -> Sequence[Row]:
+    def collect(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Collect what is pending in the rows of a page; return the rows."""
         for row in rows:
             if len(self.assets) + len(self.zarrs) > _MOST:
                 break
-            if isinstance(row, NamedException):
+            if isinstance(row, ExcludedEntry):
                 self.embargoed |= row.reason == EMBARGOED
-            elif isinstance(row, Part):
-                if row.version.claimed is None:
+            elif isinstance(row, ComponentEntry):
+                if row.version.claimed_totals is None:
                     self.zarrs.append(row.dataset.local_id)
             elif row.record.digest("sha256") is None:
                 self.assets.append(row.asset_id)
@@ -59,13 +59,13 @@ class PendingItems:
         pages, takes no more requests.
         """
         count = len(self.assets) + len(self.zarrs)
-        visit = _OF_A_VISIT + pages + _OF_A_ZARR * len(self.zarrs)
+        visit = _REQUESTS_PER_VISIT + pages + _REQUESTS_PER_ZARR * len(self.zarrs)
         if self.embargoed or not 0 < count <= visit:
             return None
         return msgspec.json.encode([self.assets, self.zarrs])
 
 
-def still_pending(
+def is_still_pending(
     content: bytes,
     session: Session,
     api: str,
@@ -74,7 +74,8 @@ def still_pending(
 ) -> bool:
     """Return whether the archive has completed none of the items of :meth:`PendingItems.dump`.
 
-    ``zarr_checksum`` asks for the checksum of a Zarr dataset by its local id. False also where an
+    ``compute_zarr_checksum`` asks for the checksum of a Zarr dataset by its local id. False also
+    where an
     item cannot be asked about: a visit finds out what is wrong.
     """
 
@@ -89,15 +90,15 @@ def still_pending(
     try:
         assets, zarrs = msgspec.json.decode(content, type=tuple[list[str], list[str]])
         count = max(1, min(connections, len(assets) + len(zarrs)))
-        with CountedPool(count, thread_name_prefix="dandi-pending") as pool:
-            asked = [
+        with ContextThreadPool(count, thread_name_prefix="dandi-pending") as pool:
+            futures = [
                 *(pool.submit(asset_is_pending, one) for one in assets),
                 *(pool.submit(zarr_is_pending, one) for one in zarrs),
             ]
             try:
-                return all(future.result() for future in asked)
+                return all(future.result() for future in futures)
             finally:
-                for future in asked:
+                for future in futures:
                     future.cancel()
     except (NeuromirrorError, msgspec.DecodeError):
         return False

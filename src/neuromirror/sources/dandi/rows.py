@@ -1,6 +1,6 @@
 """One row of an asset list, checked and turned into a record.
 
-A row that is not as the API promises becomes a :class:`NamedException` and blocks no other.
+A row that is not as the API promises becomes a :class:`ExcludedEntry` and blocks no other.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from neuromirror.model import Digest, FileRecord, NamedException, Retention, dandi_part_size
+from neuromirror.model import Digest, ExcludedEntry, FileRecord, Retention, dandi_part_size
 from neuromirror.net import clean_url, is_local_name, origin
-from neuromirror.sources.dandi.digests import ETAG, SHA256, parts_of
-from neuromirror.sources.protocol import Part
+from neuromirror.sources.dandi.digests import ETAG, SHA256, part_count
+from neuromirror.sources.protocol import ComponentEntry
 
 CLAIMED_BY: Final = "dandi"
 EMBARGOED: Final = "embargoed"
@@ -31,7 +31,7 @@ _PLAIN: Final = re.compile(
 _SHOWN: Final = 80
 
 
-class _Malformed(Exception):
+class _MalformedRowError(Exception):
     """What is wrong with a row, in words."""
 
 
@@ -44,35 +44,38 @@ class BlobRow:
     object_url: str | None
 
 
-Row = BlobRow | Part | NamedException
-ToPart = Callable[[bytes, int, str, Mapping[str, Any]], Part | NamedException]
+Row = BlobRow | ComponentEntry | ExcludedEntry
+ToComponent = Callable[[bytes, int, str, Mapping[str, Any]], ComponentEntry | ExcludedEntry]
 """Makes a part of a Zarr asset's path, size in bytes, Zarr id and metadata."""
 
 
-def read_row(
+def parse_row(
     row: Any,
     number: int,
     *,
     published: bool,
     allow_private: bool,
-    to_part: ToPart | None = None,
+    to_component: ToComponent | None = None,
     private: bool = False,
 ) -> Row:
     """The record of a row with metadata; ``number`` counts rows, to name one without a path.
 
-    Without ``to_part`` a Zarr asset is a named exception, and so is, unless ``private``, a blob
+    Without ``to_component`` a Zarr asset is a named exception, and so is, unless ``private``, a
+    blob
     that the row states to be under embargo.
     """
     path = _exception_path(row, number)
     size = _size(row) if isinstance(row, dict) else None
     try:
         if not isinstance(row, dict):
-            raise _Malformed("the row is no object")
+            raise _MalformedRowError("the row is no object")
         if not private and row.get("blob") is not None and is_embargoed(row.get("metadata")):
-            return NamedException(path, EMBARGOED, "The asset is under embargo", size or 0)
-        return _read(row, published=published, allow_private=allow_private, to_part=to_part)
-    except _Malformed as error:
-        return NamedException(path, "malformed", f"The archive's row: {error}", size or 0)
+            return ExcludedEntry(path, EMBARGOED, "The asset is under embargo", size or 0)
+        return _parse(
+            row, published=published, allow_private=allow_private, to_component=to_component
+        )
+    except _MalformedRowError as error:
+        return ExcludedEntry(path, "malformed", f"The archive's row: {error}", size or 0)
 
 
 def is_embargoed(metadata: object) -> bool:
@@ -83,31 +86,35 @@ def is_embargoed(metadata: object) -> bool:
     )
 
 
-def _read(
-    row: Mapping[str, Any], *, published: bool, allow_private: bool, to_part: ToPart | None
+def _parse(
+    row: Mapping[str, Any],
+    *,
+    published: bool,
+    allow_private: bool,
+    to_component: ToComponent | None,
 ) -> Row:
     path = _path(row)
     asset_id = _uuid(row, "asset_id")
     size = _size(row)
     if size is None:
-        raise _Malformed(f"size is {_shown(row.get('size'))}")
+        raise _MalformedRowError(f"size is {_shown(row.get('size'))}")
     blob, zarr = row.get("blob"), row.get("zarr")
     if (blob is None) == (zarr is None):
-        raise _Malformed("it must have either a blob or a Zarr")
+        raise _MalformedRowError("it must have either a blob or a Zarr")
     metadata = row.get("metadata")
     if zarr is not None:
         zarr_id = _uuid(row, "zarr")
-        if to_part is None:
+        if to_component is None:
             detail = f"Zarr asset {zarr_id}: left out by the mirror's options"
-            return NamedException(path, "zarr", detail, size)
+            return ExcludedEntry(path, "zarr", detail, size)
     if not isinstance(metadata, dict):
-        raise _Malformed("metadata is missing")
-    if zarr is not None and to_part is not None:
-        return to_part(path, size, zarr_id, metadata)
+        raise _MalformedRowError("metadata is missing")
+    if zarr is not None and to_component is not None:
+        return to_component(path, size, zarr_id, metadata)
     digests, part_size = _digests(metadata, size)
     created = moment_or_none(row.get("created"))
     if created is None:
-        raise _Malformed(f"created is {_shown(row.get('created'))}")
+        raise _MalformedRowError(f"created is {_shown(row.get('created'))}")
     record = FileRecord(
         path=path,
         size=size,
@@ -124,11 +131,11 @@ def _read(
 def _path(row: Mapping[str, Any]) -> bytes:
     path = row.get("path")
     if not isinstance(path, str) or not path:
-        raise _Malformed(f"path is {_shown(path)}")
+        raise _MalformedRowError(f"path is {_shown(path)}")
     try:
         return path.encode("utf-8")
     except UnicodeEncodeError:
-        raise _Malformed("path holds half a character") from None
+        raise _MalformedRowError("path holds half a character") from None
 
 
 def _exception_path(row: Any, number: int) -> bytes:
@@ -151,7 +158,7 @@ def _size(row: Mapping[str, Any]) -> int | None:
 def _uuid(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not _UUID.match(value):
-        raise _Malformed(f"{name} is {_shown(value)}")
+        raise _MalformedRowError(f"{name} is {_shown(value)}")
     return value.lower()
 
 
@@ -165,7 +172,7 @@ def _digests(metadata: Mapping[str, Any], size: int) -> tuple[tuple[Digest, ...]
     if claims is None:
         claims = {}
     if not isinstance(claims, dict):
-        raise _Malformed("metadata.digest is no object")
+        raise _MalformedRowError("metadata.digest is no object")
     digests: list[Digest] = []
     part_size: int | None = None
     for name, algorithm, pattern in (
@@ -176,15 +183,15 @@ def _digests(metadata: Mapping[str, Any], size: int) -> tuple[tuple[Digest, ...]
         if value is None:
             continue
         if not isinstance(value, str) or not pattern.match(value.lower()):
-            raise _Malformed(f"{name} is {_shown(value)}")
+            raise _MalformedRowError(f"{name} is {_shown(value)}")
         digests.append(Digest(algorithm, value.lower(), CLAIMED_BY))
         if algorithm == "etag":
             parts = int(value.partition("-")[2])
             try:
-                if parts == parts_of(size):
+                if parts == part_count(size):
                     part_size = dandi_part_size(size)
             except ValueError as error:
-                raise _Malformed(str(error)) from error
+                raise _MalformedRowError(str(error)) from error
     return tuple(digests), part_size
 
 

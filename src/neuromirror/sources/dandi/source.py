@@ -19,37 +19,37 @@ from neuromirror.model import (
     DatasetFacts,
     DatasetHint,
     DatasetRef,
-    NamedException,
+    ExcludedEntry,
     VersionKind,
     VersionRef,
     WebRemote,
 )
-from neuromirror.net import CountedPool, Forbidden, NotFound, Session
-from neuromirror.sources.dandi.ahead import FirstPages, then
-from neuromirror.sources.dandi.assets import AssetList
-from neuromirror.sources.dandi.buckets import Buckets
+from neuromirror.net import AccessDeniedError, ContextThreadPool, NotFoundError, Session
+from neuromirror.sources.dandi.asset_list import AssetList
+from neuromirror.sources.dandi.blob_versions import BlobVersionLookup
+from neuromirror.sources.dandi.buckets import BucketCache
 from neuromirror.sources.dandi.document import clean, published_doi
-from neuromirror.sources.dandi.memo import Memo, bound, load
+from neuromirror.sources.dandi.memo import AssetListMemo, context_digest, load_memo
 from neuromirror.sources.dandi.metadata_shards import MetadataShards
+from neuromirror.sources.dandi.object_locations import AssetEntry, ObjectLocator
 from neuromirror.sources.dandi.objects import ObjectHeads
 from neuromirror.sources.dandi.options import DandiOptions
-from neuromirror.sources.dandi.paging import pages
-from neuromirror.sources.dandi.pending import PendingItems, still_pending
-from neuromirror.sources.dandi.places import Entry, Places
+from neuromirror.sources.dandi.paging import read_pages
+from neuromirror.sources.dandi.pending import PendingItems, is_still_pending
+from neuromirror.sources.dandi.prefetch import PrefetchedPages, yield_then_call
 from neuromirror.sources.dandi.rows import EMBARGOED, BlobRow, Row
-from neuromirror.sources.dandi.sweep import Sweep
 from neuromirror.sources.dandi.versions import (
     DRAFT,
     OPEN,
-    LatelyTold,
-    Stated,
+    RecentVersions,
+    VersionInfo,
     fingerprint,
-    read_info,
-    read_version,
+    parse_version,
+    parse_version_info,
 )
-from neuromirror.sources.dandi.zarrs import LOCAL_PREFIX, Zarrs
-from neuromirror.sources.errors import DatasetNotFound, MalformedId, UnexpectedReply
-from neuromirror.sources.protocol import Estimate, Known, Listing, Part
+from neuromirror.sources.dandi.zarrs import LOCAL_PREFIX, ZarrSource
+from neuromirror.sources.errors import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
+from neuromirror.sources.protocol import ComponentEntry, Estimate, Listing, VisitContext
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 _VERSION: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
@@ -74,30 +74,30 @@ class DandiSource:
         self._instance: Mapping[str, Any] | None = None
         self._instance_lock = threading.Lock()
         self._is_private = False
-        self._lately = LatelyTold()
-        self._first_pages = FirstPages()
-        self._buckets = Buckets(session)
-        self._sweep = Sweep(self._buckets, connections=options.connections)
+        self._recent_versions = RecentVersions()
+        self._prefetched_pages = PrefetchedPages()
+        self._buckets = BucketCache(session)
+        self._blob_versions = BlobVersionLookup(self._buckets, connections=options.connections)
         self._heads = ObjectHeads(session)
-        self._zarrs = self._zarrs_of(closed=False)
+        self._zarrs = self._make_zarr_source(closed=False)
 
-    def _zarrs_of(self, *, closed: bool) -> Zarrs:
-        return Zarrs(
+    def _make_zarr_source(self, *, closed: bool) -> ZarrSource:
+        return ZarrSource(
             self.session,
             self.mirror,
             self.options.api,
             self._buckets,
             connections=self.options.connections,
             history_gap=timedelta(minutes=self.options.history_gap_minutes),
-            closed=closed,
+            objects_are_private=closed,
         )
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """The reference of a dandiset, or of ``zarr/<id>``; raises :class:`MalformedId`."""
+        """The reference of a dandiset, or of ``zarr/<id>``; raises :class:`MalformedIdError`."""
         if local_id.startswith(LOCAL_PREFIX):
             return self._zarrs.dataset(local_id)
         if not _ID.match(local_id):
-            raise MalformedId(
+            raise MalformedIdError(
                 f"{self.mirror}: {local_id!r} is no dandiset id; one has six digits, like 000027"
             )
         return DatasetRef(self.mirror, local_id, f"{self.options.api}/dandisets/{local_id}/")
@@ -121,7 +121,7 @@ class DandiSource:
             )
         private = type(self)(self.mirror, options, self.session)
         private._is_private = True
-        private._zarrs = private._zarrs_of(closed=True)
+        private._zarrs = private._make_zarr_source(closed=True)
         return private
 
     def is_open(self, dataset: DatasetRef) -> bool:
@@ -130,7 +130,7 @@ class DandiSource:
             try:
                 row = session.get_json(dataset.source_uri)
                 session.get_json(f"{dataset.source_uri}versions/{DRAFT}/assets/?page_size=1")
-            except (Forbidden, NotFound):
+            except (AccessDeniedError, NotFoundError):
                 return False
         return isinstance(row, dict) and row.get("embargo_status") == OPEN
 
@@ -155,7 +155,7 @@ class DandiSource:
         with self.session.anonymous() as session:
             try:
                 session.get_json(zarr.source_uri)
-            except (Forbidden, NotFound):
+            except (AccessDeniedError, NotFoundError):
                 return False
         return True
 
@@ -163,18 +163,19 @@ class DandiSource:
         """Yields all dandisets that are not hidden, in order of id.
 
         With a token those under embargo that it may read are among them, as unavailable.
-        The list is proven only when the iterator ends: :class:`ListingNotProven` may come after
+        The list is proven only when the iterator ends: :class:`UnreliableListingError` may come
+        after
         some of it. A dandiset deleted and another made between two pages would go unnoticed, so
         ask :meth:`hint` about one that is missing before believing that it is gone.
         """
         what = f"{self.mirror}: the list of dandisets"
-        asked = {"ordering": "id", "draft": "true", "empty": "true"}
+        query = {"ordering": "id", "draft": "true", "empty": "true"}
         if self.options.has_token:
-            asked["embargoed"] = "true"
-        for rows in pages(
+            query["embargoed"] = "true"
+        for rows in read_pages(
             self.session,
             f"{self.options.api}/dandisets/",
-            asked,
+            query,
             what=what,
             page_size=self.options.page_size,
             key="identifier",
@@ -183,14 +184,14 @@ class DandiSource:
             for row in rows:
                 identifier = row.get("identifier") if isinstance(row, dict) else None
                 if not isinstance(identifier, str) or not _ID.match(identifier):
-                    raise UnexpectedReply(f"{what} holds a row without a dandiset id")
+                    raise UnexpectedReplyError(f"{what} holds a row without a dandiset id")
                 published = row.get("most_recent_published_version")
                 hint = self._hint(self.dataset(identifier), row, published)
                 if not (self._is_private and hint.unavailable):
                     yield hint
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One dandiset's hint; raises :class:`DatasetNotFound`.
+        """One dandiset's hint; raises :class:`DatasetNotFoundError`.
 
         An embargoed dandiset is hidden from the list and known only by the refusal to show it.
         """
@@ -211,23 +212,23 @@ class DandiSource:
                     key=lambda one: (str(one.get("created")), str(one.get("version"))),
                     default=None,
                 )
-        except NotFound as error:
-            raise self._missing(dataset, error) from error
-        except Forbidden as error:
+        except NotFoundError as error:
+            raise self._not_found_error(dataset, error) from error
+        except AccessDeniedError as error:
             if error.detail is None or "token" in error.detail.lower():
                 raise
             # an archive that shows nobody anything refuses its list, too, which this then raises
             self.session.get_json(f"{self.options.api}/dandisets/?page_size=1")
             return DatasetHint(dataset, EMBARGOED, unavailable=EMBARGOED)
         if not isinstance(row, dict) or row.get("identifier") != dataset.local_id:
-            raise UnexpectedReply(f"{dataset.name}: the reply describes no such dandiset")
+            raise UnexpectedReplyError(f"{dataset.name}: the reply describes no such dandiset")
         return self._hint(dataset, row, published)
 
-    def _missing(self, dataset: DatasetRef, error: NotFound) -> Exception:
+    def _not_found_error(self, dataset: DatasetRef, error: NotFoundError) -> Exception:
         """What a 404 means: only the archive's own (JSON with a detail) says that it is gone."""
         if error.detail is None:
             return error
-        missing = DatasetNotFound(
+        missing = DatasetNotFoundError(
             f"{dataset.name}: {error.url} says that there is no such dandiset: {error.detail}"
         )
         missing.owner_may_delete = True
@@ -237,7 +238,7 @@ class DandiSource:
         draft = row.get("draft_version")
         embargo = row.get("embargo_status")
         if not isinstance(embargo, str):
-            raise UnexpectedReply(f"{dataset.name}: the reply lacks the embargo status")
+            raise UnexpectedReplyError(f"{dataset.name}: the reply lacks the embargo status")
         if self._is_private != (embargo != OPEN or self.options.embargoed == "all"):
             # nothing else is told of it, so that nothing else can get anywhere
             reason = OPENED if self._is_private else EMBARGOED
@@ -255,7 +256,7 @@ class DandiSource:
     def _version_rows(self, dataset: DatasetRef) -> list[dict[str, Any]]:
         what = f"{dataset.name}: the list of versions"
         found: list[dict[str, Any]] = []
-        for rows in pages(
+        for rows in read_pages(
             self.session,
             f"{dataset.source_uri}versions/",
             {"order": "created"},
@@ -267,15 +268,15 @@ class DandiSource:
             for row in rows:
                 label = row.get("version") if isinstance(row, dict) else None
                 if not isinstance(label, str) or not (label == DRAFT or _VERSION.match(label)):
-                    raise UnexpectedReply(f"{what} holds a row without a version")
+                    raise UnexpectedReplyError(f"{what} holds a row without a version")
                 found.append(row)
         if not any(row["version"] == DRAFT for row in found):
             # Every dandiset has a draft: without one the list is not all of it.
-            raise UnexpectedReply(f"{what} lacks the draft")
+            raise UnexpectedReplyError(f"{what} lacks the draft")
         return found
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """Published versions, oldest first, then the draft; raises :class:`DatasetNotFound`.
+        """Published versions, oldest first, then the draft; raises :class:`DatasetNotFoundError`.
 
         Of a Zarr, its present state.
         """
@@ -283,23 +284,23 @@ class DandiSource:
             return self._zarrs.versions(dataset)
         try:
             rows = self._version_rows(dataset)
-        except NotFound as error:
-            raise self._missing(dataset, error) from error
+        except NotFoundError as error:
+            raise self._not_found_error(dataset, error) from error
         refs = [self._version(dataset, row["version"], row) for row in rows]
         refs.sort(key=lambda ref: (ref.kind is VersionKind.OBSERVED, ref.time, ref.upstream))
-        self._lately.tell(refs)
+        self._recent_versions.remember(refs)
         return refs
 
     def _version(self, dataset: DatasetRef, label: str, row: Any) -> VersionRef:
-        return read_version(dataset, label, row, private=self._is_private)
+        return parse_version(dataset, label, row, private=self._is_private)
 
-    def _stated(self, dataset: DatasetRef, label: str) -> Stated:
+    def _fetch_version_info(self, dataset: DatasetRef, label: str) -> VersionInfo:
         """A version as upstream has it now."""
         info = self.session.get_json(f"{dataset.source_uri}versions/{label}/info/")
         doi = None
         if label != DRAFT:
             doi = published_doi(self._instance_config(), dataset.local_id, label)
-        return read_info(dataset, label, info, doi=doi, private=self._is_private)
+        return parse_version_info(dataset, label, info, doi=doi, private=self._is_private)
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
         """Of a Zarr, its earlier states; none of a draft, whose own are kept nowhere."""
@@ -313,11 +314,11 @@ class DandiSource:
         """None: only the listing tells."""
         return None
 
-    def group(self, local_ids: str) -> DatasetRef | None:
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """None: all datasets are the mirror's own."""
         return None
 
-    def listing(self, version: VersionRef, known: Known) -> Listing:
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """The assets of a version; its ``version`` holds upstream's summary as of now.
 
         Now is when :meth:`versions` told of it, where that was a moment ago. Facts and documents
@@ -325,15 +326,19 @@ class DandiSource:
         a Zarr, its objects.
         """
         if _is_zarr(version.dataset):
-            return self._zarrs.listing(version, known)
+            return self._zarrs.listing(version, context)
         dataset, label = version.dataset, version.upstream
         if label != DRAFT and not _VERSION.match(label):
-            raise MalformedId(f"{dataset.name}: {label!r} is no version of a dandiset")
-        page = self._first_pages.take(version)
-        first = None if self._lately.take(version) else self._stated(dataset, label)
+            raise MalformedIdError(f"{dataset.name}: {label!r} is no version of a dandiset")
+        page = self._prefetched_pages.pop(version)
+        first = (
+            None
+            if self._recent_versions.consume(version)
+            else self._fetch_version_info(dataset, label)
+        )
         # upstream's summary from before the list proves it, so a page must not be older
         page = page if first is None else None
-        closed: Stated | None = None
+        closed: VersionInfo | None = None
         # git-annex tries no second URL of one remote when the first gives wrong bytes.
         web_remotes = (
             WebRemote(
@@ -348,10 +353,10 @@ class DandiSource:
         if self._is_private:
             shaping["embargoed"] = self.options.embargoed
         assets = self._assets(version)
-        places = Places(
+        locator = ObjectLocator(
             self._heads,
-            known,
-            self._sweep,
+            context,
+            self._blob_versions,
             api=self.options.api,
             connections=self.options.connections,
         )
@@ -359,57 +364,69 @@ class DandiSource:
         items = PendingItems()
         page_size = self.options.page_size
 
-        def bound_to(stated: Stated) -> str:
-            return bound(shaping, stated.version, stated.facts, (stated.document,), web_remotes)
+        def bound_to(stated: VersionInfo) -> str:
+            return context_digest(
+                shaping, stated.version, stated.facts, (stated.document,), web_remotes
+            )
 
         def closing() -> VersionRef:
-            stated = closed or self._stated(dataset, label)
+            stated = closed or self._fetch_version_info(dataset, label)
             return stated.version
 
         def unchanged() -> bool:
             nonlocal first
-            memo = load(known.memo)
+            memo = load_memo(context.memo)
             if memo is None:
                 return False
             if first is None:
-                first = self._stated(dataset, label)
+                first = self._fetch_version_info(dataset, label)
                 listing.version = first.version
-            return memo.bound == bound_to(first) and assets.are_as(memo.pages)
+            return memo.context_digest == bound_to(first) and assets.matches(memo.pages)
 
         def memo() -> bytes | None:
             # version ids are learnt apart from the pages
-            whole = assets.whole and places.settled and not assets.moving
-            return Memo(bound_to(closed), assets.seen).dump() if whole and closed else None
+            whole = assets.is_complete and locator.is_settled and not assets.has_unfinalized_zarrs
+            return (
+                AssetListMemo(bound_to(closed), assets.page_digests).dump()
+                if whole and closed
+                else None
+            )
 
         def pending() -> bytes | None:
-            return items.dump(len(assets.seen)) if assets.whole and places.settled else None
+            return (
+                items.dump(len(assets.page_digests))
+                if assets.is_complete and locator.is_settled
+                else None
+            )
 
-        def entries() -> Iterator[Entry]:
+        def entries() -> Iterator[AssetEntry]:
             nonlocal closed
-            summary: list[Future[Stated]] = []
-            with CountedPool(3, thread_name_prefix="dandi-ahead") as pool:
+            summary: list[Future[VersionInfo]] = []
+            with ContextThreadPool(3, thread_name_prefix="dandi-ahead") as pool:
                 if label != DRAFT:
                     pool.submit(self._instance_config)
 
                 def after_pages() -> None:
-                    summary.append(pool.submit(self._stated, dataset, label))
-                    following = self._lately.following(version)
+                    summary.append(pool.submit(self._fetch_version_info, dataset, label))
+                    following = self._recent_versions.next_version(version)
                     if following is not None:
                         ahead = pool.submit(self._assets(following).first_page, page_size)
-                        self._first_pages.keep(following, ahead)
+                        self._prefetched_pages.add(following, ahead)
 
                 rows = assets.rows(
                     published=label != DRAFT,
                     page_size=page_size,
-                    to_part=self._to_part if self.options.zarrs else None,
-                    take=shards.take if self.options.metadata else None,
+                    to_component=self._to_component if self.options.zarrs else None,
+                    on_rows=shards.add_rows if self.options.metadata else None,
                     private=self._is_private,
                     first=page,
                 )
-                taken: Iterator[Sequence[Row]] = map(items.take, then(rows, after_pages))
+                taken: Iterator[Sequence[Row]] = map(
+                    items.collect, yield_then_call(rows, after_pages)
+                )
                 if self._is_private:
-                    taken = map(_without_objects, taken)
-                yield from places.located(taken)
+                    taken = map(_drop_object_urls, taken)
+                yield from locator.locate(taken)
                 closed = summary[0].result()
             listing.facts, listing.documents = closed.facts, (closed.document, *shards.documents())
 
@@ -418,13 +435,13 @@ class DandiSource:
             facts=DatasetFacts() if first is None else first.facts,
             documents=() if first is None else (first.document,),
             entries=entries(),
-            closing=closing,
+            confirm_version=closing,
             late_sha256=True,
             web_remotes=web_remotes,
-            unchanged=unchanged,
+            is_unchanged=unchanged,
             memo=memo,
-            pending=pending,
-            problems=places.problems,
+            pending_items=pending,
+            problems=locator.problems,
         )
         return listing
 
@@ -433,9 +450,9 @@ class DandiSource:
         url = f"{dataset.source_uri}versions/{label}/assets/"
         return AssetList(self.session, url, f"{dataset.name}@{label}")
 
-    def still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
+    def is_still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
         """Whether the archive has completed nothing of what was pending in the draft."""
-        return still_pending(
+        return is_still_pending(
             pending,
             self.session,
             self.options.api,
@@ -443,12 +460,12 @@ class DandiSource:
             self.options.connections,
         )
 
-    def _to_part(
+    def _to_component(
         self, path: bytes, size: int, zarr_id: str, metadata: Mapping[str, Any]
-    ) -> Part | NamedException:
+    ) -> ComponentEntry | ExcludedEntry:
         if self._is_private:
             metadata = {name: value for name, value in metadata.items() if name != "access"}
-        return self._zarrs.part(path, size, zarr_id, metadata)
+        return self._zarrs.component(path, size, zarr_id, metadata)
 
     def _instance_config(self) -> Mapping[str, Any]:
         """``instance_config`` of the API's ``/info/``, asked for once."""
@@ -464,6 +481,6 @@ def _is_zarr(dataset: DatasetRef) -> bool:
     return dataset.local_id.startswith(LOCAL_PREFIX)
 
 
-def _without_objects(rows: Sequence[Row]) -> list[Row]:
+def _drop_object_urls(rows: Sequence[Row]) -> list[Row]:
     """The rows of blobs that the bucket gives to nobody, without their objects' addresses."""
     return [replace(row, object_url=None) if isinstance(row, BlobRow) else row for row in rows]

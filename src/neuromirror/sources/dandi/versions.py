@@ -14,28 +14,28 @@ from neuromirror.model import (
     DatasetFacts,
     DatasetRef,
     Document,
+    FileTotals,
     NeuromirrorError,
-    Summary,
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources.dandi.document import document, facts
+from neuromirror.sources.dandi.document import dandiset_document, dandiset_facts
 from neuromirror.sources.dandi.rows import moment_or_none
-from neuromirror.sources.errors import UnexpectedReply
+from neuromirror.sources.errors import UnexpectedReplyError
 
 DRAFT: Final = "draft"
 OPEN: Final = "OPEN"
-_LATELY: Final = 60.0
+_RECENT_SECONDS: Final = 60.0
 """Seconds for which a version is taken to be as it was told; longer makes no wrong listing, but
 more often one that is read in vain."""
 
 
-class UnderEmbargo(NeuromirrorError):
+class UnderEmbargoError(NeuromirrorError):
     """A dandiset that was open a moment ago, and is not any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class VersionInfo:
     """A version, its facts and its ``dandiset.yaml``, all from one reply."""
 
     version: VersionRef
@@ -43,39 +43,40 @@ class Stated:
     document: Document
 
 
-def read_version(dataset: DatasetRef, label: str, row: Any, *, private: bool) -> VersionRef:
+def parse_version(dataset: DatasetRef, label: str, row: Any, *, private: bool) -> VersionRef:
     """The version of a row or of its ``/info/``.
 
-    Raises UnderEmbargo unless ``private``, and UnexpectedReply for what describes no such version.
+    Raises UnderEmbargoError unless ``private``, and UnexpectedReplyError for what describes no
+    such version.
     """
     if not isinstance(row, dict) or row.get("version") != label:
-        raise UnexpectedReply(f"{dataset.name}@{label}: the reply describes no such version")
+        raise UnexpectedReplyError(f"{dataset.name}@{label}: the reply describes no such version")
     if not private and _embargo_of(row) != OPEN:
-        raise UnderEmbargo(f"{dataset.name} is embargoed; nothing more of it was read")
+        raise UnderEmbargoError(f"{dataset.name} is embargoed; nothing more of it was read")
     files, size = _count(row.get("asset_count")), _count(row.get("size"))
     published = label != DRAFT
     moment: datetime | None = moment_or_none(row.get("created" if published else "modified"))
     if files is None or size is None or moment is None:
-        raise UnexpectedReply(
+        raise UnexpectedReplyError(
             f"{dataset.name}@{label}: the reply lacks time, number of assets or size"
         )
     kind = VersionKind.PUBLISHED if published else VersionKind.OBSERVED
-    return VersionRef(dataset, label, kind, moment, Summary(files, size))
+    return VersionRef(dataset, label, kind, moment, FileTotals(files, size))
 
 
-def read_info(
+def parse_version_info(
     dataset: DatasetRef, label: str, info: Any, *, doi: str | None, private: bool
-) -> Stated:
-    """What ``/info/`` says; raises as :func:`read_version`. ``doi`` is a published version's."""
-    version = read_version(dataset, label, info, private=private)
+) -> VersionInfo:
+    """What ``/info/`` says; raises as :func:`parse_version`. ``doi`` is a published version's."""
+    version = parse_version(dataset, label, info, private=private)
     metadata = info.get("metadata")
     if not isinstance(metadata, dict):
-        raise UnexpectedReply(f"{dataset.name}@{label}: the reply lacks the metadata")
+        raise UnexpectedReplyError(f"{dataset.name}@{label}: the reply lacks the metadata")
     name = info.get("name")
-    return Stated(
+    return VersionInfo(
         version,
-        facts(metadata, name if isinstance(name, str) else "", doi),
-        document(metadata, published=version.kind is VersionKind.PUBLISHED, doi=doi),
+        dandiset_facts(metadata, name if isinstance(name, str) else "", doi),
+        dandiset_document(metadata, published=version.kind is VersionKind.PUBLISHED, doi=doi),
     )
 
 
@@ -108,7 +109,7 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-class LatelyTold:
+class RecentVersions:
     """Versions as they were listed a moment ago; each serves once as the state before a listing.
 
     Only once: where upstream moved meanwhile, the listing is read again, and then upstream is to
@@ -118,27 +119,29 @@ class LatelyTold:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._told: dict[tuple[str, str], tuple[VersionRef, float]] = {}
-        self._following: dict[tuple[str, str], VersionRef] = {}
+        self._versions: dict[tuple[str, str], tuple[VersionRef, float]] = {}
+        self._next_versions: dict[tuple[str, str], VersionRef] = {}
 
-    def tell(self, versions: Iterable[VersionRef]) -> None:
+    def remember(self, versions: Iterable[VersionRef]) -> None:
         """Remember a dandiset's versions as upstream has them now, in the order of visits."""
         now = self._clock()
         before: VersionRef | None = None
         for one in versions:
-            self._told[one.dataset.local_id, one.upstream] = one, now
+            self._versions[one.dataset.local_id, one.upstream] = one, now
             if before is not None:
-                self._following[before.dataset.local_id, before.upstream] = one
+                self._next_versions[before.dataset.local_id, before.upstream] = one
             before = one
 
-    def following(self, version: VersionRef) -> VersionRef | None:
+    def next_version(self, version: VersionRef) -> VersionRef | None:
         """Return the version after this one, if it was listed a moment ago and not taken yet."""
-        found = self._following.get((version.dataset.local_id, version.upstream))
-        if found is None or (found.dataset.local_id, found.upstream) not in self._told:
+        found = self._next_versions.get((version.dataset.local_id, version.upstream))
+        if found is None or (found.dataset.local_id, found.upstream) not in self._versions:
             return None
         return found
 
-    def take(self, version: VersionRef) -> bool:
+    def consume(self, version: VersionRef) -> bool:
         """Whether upstream had a version like this a moment ago; forgets that it did."""
-        told = self._told.pop((version.dataset.local_id, version.upstream), None)
-        return told is not None and told[0] == version and self._clock() - told[1] < _LATELY
+        found = self._versions.pop((version.dataset.local_id, version.upstream), None)
+        return (
+            found is not None and found[0] == version and self._clock() - found[1] < _RECENT_SECONDS
+        )

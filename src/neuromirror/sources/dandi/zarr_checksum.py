@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final, NamedTuple
 
-from neuromirror.model import Summary
+from neuromirror.model import FileTotals
 from neuromirror.net import ObjectRow
 
-STATED: Final = re.compile(
+CHECKSUM_PATTERN: Final = re.compile(
     r"(?P<md5>[0-9a-f]{32})-(?P<files>[0-9]{1,19})--(?P<bytes>[0-9]{1,19})\Z"
 )
 _LIBRARY_MOST: Final = 20_000
@@ -31,15 +31,15 @@ class _Entry(NamedTuple):
     size: int
 
 
-def summary_of(checksum: str) -> Summary:
+def parse_checksum(checksum: str) -> FileTotals:
     """Files and bytes that a checksum states; raises ValueError for text that is none."""
-    found = STATED.match(checksum)
+    found = CHECKSUM_PATTERN.match(checksum)
     if found is None:
         raise ValueError(f"{checksum[:80]!r} is no checksum of a Zarr")
-    return Summary(int(found["files"]), int(found["bytes"]))
+    return FileTotals(int(found["files"]), int(found["bytes"]))
 
 
-def zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
+def compute_zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
     """The checksum of a Zarr's objects; ``rows`` are sorted by the bytes of their keys.
 
     Sorted so, all that is below a folder comes in one run, and only the open folders are in
@@ -49,7 +49,7 @@ def zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
     for row in rows:
         # as pathlib takes a path apart, which is what the archive does
         *above, name = [
-            one for one in text_of(row.key[len(prefix) :]).split("/") if one not in ("", ".")
+            one for one in decode_key(row.key[len(prefix) :]).split("/") if one not in ("", ".")
         ] or [""]
         depth = 0
         while (
@@ -65,7 +65,7 @@ def zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
     return open_folders[0].entry().digest
 
 
-def text_of(key: bytes) -> str:
+def decode_key(key: bytes) -> str:
     """A key as text, reversibly."""
     return key.decode("utf-8", "surrogateescape")
 
@@ -83,7 +83,7 @@ class _Folder:
         self.name = name
         self.folders: list[_Entry] = []
         self._files: list[_Entry] = []
-        self._spilt: IO[bytes] | None = None
+        self._spool: IO[bytes] | None = None
         self._count = self._bytes = 0
 
     def add(self, file: _Entry) -> None:
@@ -94,10 +94,10 @@ class _Folder:
             self._spill()
 
     def entry(self) -> _Entry:
-        digest = self._by_library() if self._spilt is None else self._by_piece()
+        digest = self._checksum_by_library() if self._spool is None else self._checksum_from_spool()
         return _Entry(digest, self.name, int(digest.rpartition("--")[2]))
 
-    def _by_library(self) -> str:
+    def _checksum_by_library(self) -> str:
         from zarr_checksum.checksum import ZarrChecksum, ZarrChecksumManifest
 
         manifest = ZarrChecksumManifest(
@@ -107,22 +107,22 @@ class _Folder:
         return str(manifest.generate_digest())
 
     def _spill(self) -> None:
-        if self._spilt is None:
-            self._spilt = SpooledTemporaryFile(_SPILL)  # noqa: SIM115 - closed when it was hashed
+        if self._spool is None:
+            self._spool = SpooledTemporaryFile(_SPILL)  # noqa: SIM115 - closed when it was hashed
         for one in self._files:
-            self._spilt.write(_json(one) + b",")
+            self._spool.write(_json(one) + b",")
         self._files.clear()
 
-    def _by_piece(self) -> str:
+    def _checksum_from_spool(self) -> str:
         """The same, of more files than should be in memory: they follow the folders in it."""
         self._spill()
-        spilt = self._spilt
+        spilt = self._spool
         assert spilt is not None
         md5 = hashlib.md5(b'{"directories":[', usedforsecurity=False)
         count, size = self._count, self._bytes
         for number, folder in enumerate(sorted(self.folders, key=lambda one: one.name)):
             md5.update(b"," * bool(number) + _json(folder))
-            count += summary_of(folder.digest).files
+            count += parse_checksum(folder.digest).files
             size += folder.size
         md5.update(b'],"files":[')
         left = spilt.tell() - 1  # without the last comma

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from neuromirror.model import DatasetFacts, Document
-from neuromirror.sources.ndstore.described import Described, Sizes
+from neuromirror.sources.ndstore.channel_info import NdstoreChannelInfo, Sizes
 from neuromirror.sources.s3.sidecars import without_secrets
 
 _LEFT_OUT: Final[Mapping[str, frozenset[str]]] = {
@@ -31,7 +31,7 @@ _GROUP: Final = b"zarr.json"
 _LONGEST: Final = 200
 
 
-def documents(found: Described) -> list[Document]:
+def documents(found: NdstoreChannelInfo) -> list[Document]:
     """``.ndstore/*.json``: upstream's JSON, sorted, without secrets; equal state, equal bytes."""
     records = {"project": found.project, "dataset": found.dataset, "channel": found.channel}
     return [
@@ -40,15 +40,15 @@ def documents(found: Described) -> list[Document]:
     ]
 
 
-def placed(listed: Sequence[Document], shifts: Mapping[str, Sizes]) -> tuple[Document, ...]:
+def shift_levels(listed: Sequence[Document], shifts: Mapping[str, Sizes]) -> tuple[Document, ...]:
     """A Zarr's documents with its levels moved along x, y, z to where ndstore has them."""
     return tuple(
-        _moved(one, shifts) if one.path == _GROUP and any(map(any, shifts.values())) else one
+        _shift_group(one, shifts) if one.path == _GROUP and any(map(any, shifts.values())) else one
         for one in listed
     )
 
 
-def _moved(group: Document, shifts: Mapping[str, Sizes]) -> Document:
+def _shift_group(group: Document, shifts: Mapping[str, Sizes]) -> Document:
     content = json.loads(group.content)
     for level in content["attributes"]["ome"]["multiscales"][0]["datasets"]:
         for change in level["coordinateTransformations"]:
@@ -56,10 +56,10 @@ def _moved(group: Document, shifts: Mapping[str, Sizes]) -> Document:
                 move = change["translation"]
                 for axis, shift in enumerate(shifts[level["path"]], 1):
                     move[-axis] += shift
-    return replace(group, content=_written(content))
+    return replace(group, content=_dump_json(content))
 
 
-def facts(found: Described, api: str) -> DatasetFacts:
+def facts(found: NdstoreChannelInfo, api: str) -> DatasetFacts:
     """Title, attributes and links of a channel; ``api`` is the service's base address."""
     name = f"{found.token}/{found.name}"
     about = _line(found.channel.get("description")) or _line(found.project.get("description"))
@@ -71,7 +71,7 @@ def facts(found: Described, api: str) -> DatasetFacts:
     )
 
 
-def _links(found: Described, api: str) -> dict[str, str]:
+def _links(found: NdstoreChannelInfo, api: str) -> dict[str, str]:
     """Addresses by kind.
 
     ndviz was a Neuroglancer of 2018, when that read ndstore (its data source ``ndstore`` asks the
@@ -98,10 +98,10 @@ def _line(value: Any) -> str:
 
 
 def _document(name: str, value: Mapping[str, Any]) -> Document:
-    return Document(f".ndstore/{name}.json".encode(), without_secrets(_written(value)))
+    return Document(f".ndstore/{name}.json".encode(), without_secrets(_dump_json(value)))
 
 
-def _written(value: Mapping[str, Any]) -> bytes:
+def _dump_json(value: Mapping[str, Any]) -> bytes:
     dumped = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     # half of a surrogate pair becomes the escape that JSON has for it
     return dumped.encode("utf-8", "backslashreplace")

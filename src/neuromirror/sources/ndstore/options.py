@@ -48,7 +48,7 @@ class NdstoreOptions(VolumeOptions):
         """Whether the host is asked over https."""
         return urlsplit(self.api).scheme == "https"
 
-    def may_want(self, token: str) -> bool:
+    def may_include(self, token: str) -> bool:
         """Whether a channel of a project could be wanted, before its channels are known.
 
         ``token`` is as it stands in a local id.

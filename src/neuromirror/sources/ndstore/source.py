@@ -10,43 +10,43 @@ from urllib.parse import quote
 from neuromirror.model import (
     DatasetHint,
     DatasetRef,
-    NamedException,
+    ExcludedEntry,
     NeuromirrorError,
     VersionRef,
 )
 from neuromirror.net import (
-    Forbidden,
+    AccessDeniedError,
     HttpError,
+    InvalidJsonError,
     NetError,
-    NotFound,
-    NotJson,
-    ServerTrouble,
+    NotFoundError,
+    ServerError,
     Session,
 )
 from neuromirror.sources.errors import (
-    DatasetNotFound,
-    ListingNotProven,
-    UnexpectedReply,
+    DatasetNotFoundError,
+    UnexpectedReplyError,
+    UnreliableListingError,
 )
-from neuromirror.sources.ndstore.described import (
+from neuromirror.sources.ndstore.channel_info import (
     UNDER_PROPAGATION,
-    Described,
-    channels,
+    NdstoreChannelInfo,
     is_name,
-    shifts,
+    level_shifts,
+    parse_channels,
     volume_of,
 )
-from neuromirror.sources.ndstore.documents import documents, facts, placed
+from neuromirror.sources.ndstore.documents import documents, facts, shift_levels
 from neuromirror.sources.ndstore.options import NdstoreOptions
-from neuromirror.sources.protocol import Estimate, Known, Listing
+from neuromirror.sources.protocol import Estimate, Listing, VisitContext
 from neuromirror.sources.volumes import (
-    NAMELESS,
+    UNNAMEABLE,
     ChannelSource,
     Volume,
-    components_of,
-    estimated,
+    estimate_volume,
     local_id_of,
-    planned,
+    plan_volume,
+    segments_of,
     volume_listing,
 )
 
@@ -63,7 +63,7 @@ _ATTEMPTS: Final = 3
 """For each of hundreds of projects, some of which are broken for good."""
 
 
-class NotPublic(NeuromirrorError):
+class NdstoreProjectNotPublicError(NeuromirrorError):
     """A project that only those with a token may read."""
 
 
@@ -94,79 +94,81 @@ class NdstoreSource(ChannelSource):
         A project of which the service does not tell is told in a notice: its local id begins with
         ``==``, and it says why.
         """
-        for token in self.options.tokens or self._public():
+        for token in self.options.tokens or self._public_tokens():
             local_id = local_id_of([token])
-            if local_id is not None and not self.options.may_want(local_id):
+            if local_id is not None and not self.options.may_include(local_id):
                 continue
             try:
                 found = self._channels(token, attempts=_ATTEMPTS)
             except (
-                *(DatasetNotFound, NotPublic, UnexpectedReply),
-                *(Forbidden, NotFound, NotJson, ServerTrouble),
+                *(DatasetNotFoundError, NdstoreProjectNotPublicError, UnexpectedReplyError),
+                *(AccessDeniedError, NotFoundError, InvalidJsonError, ServerError),
             ) as error:
                 yield self._notice([token], str(error))
                 continue
-            for channel, described in found.items():
+            for channel, info in found.items():
                 local_id = local_id_of([token, channel])
                 if local_id is None:
-                    yield self._notice([token, channel], NAMELESS)
-                elif self.options.wants(local_id):
-                    yield self._hint(described, self._ref([token, channel], local_id))
+                    yield self._notice([token, channel], UNNAMEABLE)
+                elif self.options.includes(local_id):
+                    yield self._hint(info, self._ref([token, channel], local_id))
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One channel's hint; raises :class:`DatasetNotFound`."""
-        if not self.options.wants(dataset.local_id):
+        """One channel's hint; raises :class:`DatasetNotFoundError`."""
+        if not self.options.includes(dataset.local_id):
             return DatasetHint(dataset, None, unavailable="excluded in the mirror's file")
         try:
-            return self._hint(self._described(dataset), dataset)
-        except NotPublic:
+            return self._hint(self._fetch_channel_info(dataset), dataset)
+        except NdstoreProjectNotPublicError:
             return DatasetHint(dataset, None, unavailable=RESTRICTED)
 
-    def _hint(self, found: Described, ref: DatasetRef) -> DatasetHint:
+    def _hint(self, found: NdstoreChannelInfo, ref: DatasetRef) -> DatasetHint:
         # Nothing that is cheap to ask for tells of written voxels.
         title = f"{found.token}/{found.name}"
         try:
             is_moving = found.propagation == UNDER_PROPAGATION
-        except UnexpectedReply:
+        except UnexpectedReplyError:
             is_moving = False  # the channel's visit says so, and no other's
         return DatasetHint(ref, None, title, unavailable=PROPAGATING if is_moving else None)
 
-    def _public(self) -> list[str]:
+    def _public_tokens(self) -> list[str]:
         """The tokens of all public projects, sorted."""
         url = f"{self.options.api}/public_tokens/"
         found = self.session.get_json(url)
         if not isinstance(found, list) or not all(is_name(one) for one in found):
-            raise UnexpectedReply(f"{url} gives no list of tokens")
+            raise UnexpectedReplyError(f"{url} gives no list of tokens")
         return sorted(set(found))
 
     # --- what upstream says
 
-    def _described(self, dataset: DatasetRef) -> Described:
-        """What upstream says of a channel; raises :class:`DatasetNotFound`, :class:`NotPublic`."""
-        token, channel = components_of(dataset.local_id)
+    def _fetch_channel_info(self, dataset: DatasetRef) -> NdstoreChannelInfo:
+        """What upstream says of a channel; raises :class:`DatasetNotFoundError`,
+        :class:`NotPublic`."""
+        token, channel = segments_of(dataset.local_id)
         found = self._channels(token)
         if channel not in found:
-            raise DatasetNotFound(
+            raise DatasetNotFoundError(
                 f"{dataset.name}: {self.options.api} says that {token} has no such channel"
             )
         return found[channel]
 
-    def _channels(self, token: str, attempts: int | None = None) -> dict[str, Described]:
+    def _channels(self, token: str, attempts: int | None = None) -> dict[str, NdstoreChannelInfo]:
         """All channels of a project by name.
 
-        Raises :class:`DatasetNotFound` where nothing leads to it any more, and :class:`NotPublic`.
+        Raises :class:`DatasetNotFoundError` where nothing leads to it any more, and
+        :class:`NotPublic`.
         """
         try:
-            return channels(self._info(self._reader, token, attempts), token)
-        except (Forbidden, NotFound) as error:
-            self._explain(token, error)
+            return parse_channels(self._info(self._reader, token, attempts), token)
+        except (AccessDeniedError, NotFoundError) as error:
+            self._raise_cause(token, error)
             raise
 
     def _info(self, session: Session, token: str, attempts: int | None = None) -> Any:
         url = f"{self.options.api}/{quote(token, safe='')}/info/"
         return session.get_json(url, attempts=attempts)
 
-    def _explain(self, token: str, error: HttpError) -> None:
+    def _raise_cause(self, token: str, error: HttpError) -> None:
         """Raises what a refusal means, where more can be said of it than it says itself.
 
         A project that is gone and one that is private are refused alike, and either may come from
@@ -175,12 +177,12 @@ class NdstoreSource(ChannelSource):
         is to ndstore like none.
         """
         if self._reader is self.session:
-            if isinstance(error, Forbidden):
+            if isinstance(error, AccessDeniedError):
                 return
         elif self._may_read(token):
-            raise NotPublic(f"{self.mirror}:{token}: {RESTRICTED}") from error
-        if token not in self._public():
-            raise DatasetNotFound(
+            raise NdstoreProjectNotPublicError(f"{self.mirror}:{token}: {RESTRICTED}") from error
+        if token not in self._public_tokens():
+            raise DatasetNotFoundError(
                 f"{self.mirror}: {self.options.api} lists no public project {token}, and answers"
                 f" HTTP {error.status} for it: it is gone, or only those with a token may read it"
             ) from error
@@ -195,48 +197,51 @@ class NdstoreSource(ChannelSource):
 
     # --- listing
 
-    def listing(self, version: VersionRef, known: Known) -> Listing:
-        """A channel's blocks; raises :class:`DatasetNotFound` and :class:`NotPublic`.
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        """A channel's blocks; raises :class:`DatasetNotFoundError` and :class:`NotPublic`.
 
-        Raises ListingNotProven while levels are being made, and :class:`MalformedId` for a version
+        Raises UnreliableListingError while levels are being made, and :class:`MalformedIdError`
+        for a version
         of another name.
         """
         dataset = version.dataset
         self._check_current(version)
-        described = self._described(dataset)
-        volume, left_out = self._planned(dataset, described)
+        info = self._fetch_channel_info(dataset)
+        volume, left_out = self._plan(dataset, info)
         listing = volume_listing(
             version,
             volume,
-            known,
+            context,
             self.session,
             self.options,
-            facts=facts(described, self.options.api),
-            documents=documents(described),
-            again=lambda: self._planned(dataset, self._described(dataset))[0],
-            signal=described.signal,
+            facts=facts(info, self.options.api),
+            documents=documents(info),
+            reload_volume=lambda: self._plan(dataset, self._fetch_channel_info(dataset))[0],
+            signal=info.signal,
         )
-        listing.documents = placed(listing.documents, shifts(described))
+        listing.documents = shift_levels(listing.documents, level_shifts(info))
         listing.entries = chain(left_out, listing.entries)
         return listing
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
         """The blocks that a first visit takes; raises as :meth:`listing`."""
-        volume, _ = self._planned(dataset, self._described(dataset))
-        return estimated(volume, self.options)
+        volume, _ = self._plan(dataset, self._fetch_channel_info(dataset))
+        return estimate_volume(volume, self.options)
 
-    def _planned(
-        self, dataset: DatasetRef, described: Described
-    ) -> tuple[Volume, list[NamedException]]:
-        if described.propagation == UNDER_PROPAGATION:
-            raise ListingNotProven(f"{dataset.name}: {PROPAGATING}")
+    def _plan(
+        self, dataset: DatasetRef, info: NdstoreChannelInfo
+    ) -> tuple[Volume, list[ExcludedEntry]]:
+        if info.propagation == UNDER_PROPAGATION:
+            raise UnreliableListingError(f"{dataset.name}: {PROPAGATING}")
         options = self.options
         volume, left_out = volume_of(
-            described,
+            info,
             host=options.host,
             prefix=options.prefix,
             secure=options.is_secure,
             unit=options.unit,
         )
         # Levels that the mirror's file leaves out are nobody's exception.
-        return planned(volume, options, REQUEST_LIMIT), left_out if options.levels == "all" else []
+        return plan_volume(
+            volume, options, REQUEST_LIMIT
+        ), left_out if options.levels == "all" else []

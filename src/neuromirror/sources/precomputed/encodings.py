@@ -34,17 +34,17 @@ from typing import IO, ClassVar, Final
 
 import msgspec
 
-from neuromirror.model import Document, FileRecord, NamedException
-from neuromirror.net import CountedPool, ObjectRow
-from neuromirror.sources.precomputed.memo import Remembered
-from neuromirror.sources.protocol import Listing, Part
-from neuromirror.sources.s3 import names
-from neuromirror.sources.s3.naming import Ask, Named
+from neuromirror.model import Document, ExcludedEntry, FileRecord
+from neuromirror.net import ContextThreadPool, ObjectRow
+from neuromirror.sources.precomputed.memo import LayerMemo
+from neuromirror.sources.protocol import ComponentEntry, Listing
+from neuromirror.sources.s3 import local_ids
+from neuromirror.sources.s3.file_naming import PathOrException, RequestHeaders
 
-PATH: Final = b".precomputed/encodings.json"
+DOCUMENT_PATH: Final = b".precomputed/encodings.json"
 SAMPLE: Final = 8
 """Objects of each folder that are asked about."""
-FRESH: Final = 256
+FRESH_SAMPLE: Final = 256
 """The same, of those written since the last visit."""
 
 _SUFFIXES: Final = {
@@ -65,16 +65,16 @@ _decode = msgspec.msgpack.Decoder(ObjectRow).decode
 
 def encoding_of(headers: Mapping[str, str]) -> str:
     """The encoding that an object's headers tell; empty for bytes as they are."""
-    words = headers.get("Content-Encoding", "").lower().split(",")
-    stripped = [_SAME.get(word.strip(), word.strip()) for word in words]
-    return ",".join(word for word in stripped if word)
+    codings = headers.get("Content-Encoding", "").lower().split(",")
+    stripped = [_SAME.get(coding.strip(), coding.strip()) for coding in codings]
+    return ",".join(coding for coding in stripped if coding)
 
 
-def _ending(encoding: str) -> bytes:
+def _suffix_of(encoding: str) -> bytes:
     return _SUFFIXES.get(encoding, b"")
 
 
-_Place = tuple[bytes, int]
+_FolderKey = tuple[bytes, int]
 """A folder within the layer, and how many colons its names have (two stand for more)."""
 
 
@@ -109,12 +109,12 @@ class _Folder:
 
     count: int = 0
     older: _Sample = field(default_factory=lambda: _Sample(SAMPLE))
-    fresh: _Sample = field(default_factory=lambda: _Sample(FRESH))
+    fresh: _Sample = field(default_factory=lambda: _Sample(FRESH_SAMPLE))
     encoding: str | None = None
     found: set[str] = field(default_factory=set)
     whole: bool = False
 
-    def join(self, other: _Folder) -> None:
+    def merge(self, other: _Folder) -> None:
         """Takes another one in."""
         self.count += other.count
         for row in other.older.rows():
@@ -127,63 +127,69 @@ class _Folder:
         return [*self.older.rows(), *self.fresh.rows()]
 
 
-class Encodings:
-    """The naming of one listing of a layer (:class:`~neuromirror.sources.s3.naming.Naming`).
+class EncodingNaming:
+    """The naming of one listing of a layer
+    (:class:`~neuromirror.sources.s3.file_naming.FileNaming`).
 
     ``prefix`` is the layer's. With ``each`` all objects are asked about, and no sample. Rows go
     through a file in ``folder`` (None: the system's place for such), because nothing can be named
     before all of them are known.
     """
 
-    by_headers: ClassVar[bool] = True
+    needs_headers: ClassVar[bool] = True
 
     def __init__(
         self,
         prefix: bytes,
         is_document: Callable[[bytes], bool],
         *,
-        each: bool,
-        remembered: Remembered | None,
+        head_each: bool,
+        memo: LayerMemo | None,
         folder: Path | None,
     ) -> None:
         self._start = len(prefix)
         self._is_document = is_document
-        self._each = each
-        self._since = None if remembered is None else remembered.newest
-        self._mixed = frozenset(() if remembered is None else remembered.mixed)
+        self._head_each = head_each
+        self._since = None if memo is None else memo.newest
+        self._mixed = frozenset(() if memo is None else memo.mixed)
         self._spool = folder
         self._depth = _DEEP
-        self._folders: dict[_Place, _Folder] = {}
+        self._folders: dict[_FolderKey, _Folder] = {}
         self._newest: datetime | None = None
-        self._answers: dict[bytes, str] = {}
-        self._rivals: dict[bytes, ObjectRow] = {}
+        self._encodings: dict[bytes, str] = {}
+        self._path_conflicts: dict[bytes, ObjectRow] = {}
         self._lock = threading.Lock()
 
     # --- what is asked
 
-    def rows(self, rows: Iterable[ObjectRow], ask: Ask, pool: CountedPool) -> Iterator[ObjectRow]:
+    def prepare_rows(
+        self,
+        prepare_rows: Iterable[ObjectRow],
+        request_headers: RequestHeaders,
+        pool: ContextThreadPool,
+    ) -> Iterator[ObjectRow]:
         """Yields the rows, once it is known how the objects of each folder are stored."""
         with TemporaryFile(prefix="rows-", dir=self._spool) as spool:
-            for row in rows:
+            for row in prepare_rows:
                 line = _encode(row)
                 spool.write(len(line).to_bytes(_LENGTH, "big") + line)
                 self._count(row)
-            if not self._each:
-                self._ask_some(ask, pool)
+            if not self._head_each:
+                self._request_samples(request_headers, pool)
             if any(folder.encoding is None for folder in self._folders.values()):
-                self._find_rivals(spool)
+                self._find_path_conflicts(spool)
             yield from _read(spool)
 
     def _count(self, row: ObjectRow) -> None:
         if self._newest is None or row.modified > self._newest:
             self._newest = row.modified
-        place = self._place(row.key)
-        folder = self._folders.get(place)
+        key = self._folder_key(row.key)
+        folder = self._folders.get(key)
         if folder is None:
-            folder = self._folders[place] = _Folder()
+            folder = self._folders[key] = _Folder()
             while len(self._folders) > _FOLDERS and self._depth:
                 self._coarsen()
-            folder = self._folders[self._place(row.key)]
+            folder = self._folders[self._folder_key(row.key)]
         folder.count += 1
         # One of that very second may have been written after its page was listed.
         is_fresh = self._since is not None and row.modified >= self._since
@@ -193,91 +199,96 @@ class Encodings:
         """Takes folders in one folder for one; in whatever order they came, it ends the same."""
         self._depth -= 1
         before, self._folders = self._folders, {}
-        for (path, colons), folder in before.items():
-            place = b"/".join(path.split(b"/")[: self._depth]), colons
-            self._folders.setdefault(place, _Folder()).join(folder)
+        for (file_path, colons), folder in before.items():
+            key = b"/".join(file_path.split(b"/")[: self._depth]), colons
+            self._folders.setdefault(key, _Folder()).merge(folder)
 
-    def _place(self, key: bytes) -> _Place:
+    def _folder_key(self, key: bytes) -> _FolderKey:
         folder, _, name = key[self._start :].rpartition(b"/")
         if folder.count(b"/") >= self._depth:
             folder = b"/".join(folder.split(b"/")[: self._depth])
         return folder, min(2, name.count(b":"))
 
-    def _ask_some(self, ask: Ask, pool: CountedPool) -> None:
-        asked = [(folder, row) for folder in self._folders.values() for row in folder.rows()]
-        answers = pool.map(lambda one: _told(ask(one[1])), asked)
-        for (folder, row), encoding in zip(asked, answers, strict=True):
-            self._answers[row.key] = encoding
+    def _request_samples(self, request_headers: RequestHeaders, pool: ContextThreadPool) -> None:
+        sampled = [(folder, row) for folder in self._folders.values() for row in folder.rows()]
+        answers = pool.map(lambda one: _stated_encoding(request_headers(one[1])), sampled)
+        for (folder, row), encoding in zip(sampled, answers, strict=True):
+            self._encodings[row.key] = encoding
             folder.found.add(encoding)
-        for place, folder in self._folders.items():
+        for key, folder in self._folders.items():
             folder.whole = folder.count == len(folder.rows())
-            known_mixed = _label(place) in self._mixed and not folder.whole
+            known_mixed = _label(key) in self._mixed and not folder.whole
             if len(folder.found) == 1 and not known_mixed:
                 (folder.encoding,) = folder.found
 
-    def _find_rivals(self, spool: IO[bytes]) -> None:
+    def _find_path_conflicts(self, spool: IO[bytes]) -> None:
         """Finds pairs such as ``a`` and ``a.br`` of which both may want the same path."""
         unpacked: dict[bytes, list[bytes]] = {}
         for row in _read(spool):
-            for name in self.objects(row.key)[1:]:
-                if self._folders[self._place(row.key)].encoding is None:
+            for name in self.object_names(row.key)[1:]:
+                if self._folders[self._folder_key(row.key)].encoding is None:
                     unpacked.setdefault(name, []).append(row.key)
         for row in _read(spool) if unpacked else ():
             for key in unpacked.get(row.key, ()):
-                self._rivals[key] = row
+                self._path_conflicts[key] = row
 
     # --- names
 
-    def path(
-        self, row: ObjectRow, name: bytes, ask: Ask, pool: CountedPool
-    ) -> Named | Future[Named]:
+    def file_path(
+        self, row: ObjectRow, name: bytes, request_headers: RequestHeaders, pool: ContextThreadPool
+    ) -> PathOrException | Future[PathOrException]:
         """The name with the ending of the object's encoding, known or asked for."""
-        folder = self._folders[self._place(row.key)]
+        folder = self._folders[self._folder_key(row.key)]
         if folder.encoding is not None:
-            return name + _ending(folder.encoding)
-        return pool.submit(self._asked, row, name, ask, folder)
+            return name + _suffix_of(folder.encoding)
+        return pool.submit(self._request_path, row, name, request_headers, folder)
 
-    def _asked(self, row: ObjectRow, name: bytes, ask: Ask, folder: _Folder) -> Named:
-        encoding = self._encoding(row, ask)
+    def _request_path(
+        self, row: ObjectRow, name: bytes, request_headers: RequestHeaders, folder: _Folder
+    ) -> PathOrException:
+        encoding = self._encoding(row, request_headers)
         with self._lock:
             folder.found.add(encoding)
-        rival = self._rivals.get(row.key)
-        if rival is not None and not _ending(encoding):
-            taken = rival.key + _ending(self._encoding(rival, ask))
+        rival = self._path_conflicts.get(row.key)
+        if rival is not None and not _suffix_of(encoding):
+            taken = rival.key + _suffix_of(self._encoding(rival, request_headers))
             if taken == row.key:
-                why = f"the file of {names.shown(rival.key)!r}, which is stored compressed, is here"
-                return NamedException(name, "name-taken", why, row.size)
-        return name + _ending(encoding)
+                shown = local_ids.display_key(rival.key)
+                why = f"the file of {shown!r}, which is stored compressed, is here"
+                return ExcludedEntry(name, "name-taken", why, row.size)
+        return name + _suffix_of(encoding)
 
-    def _encoding(self, row: ObjectRow, ask: Ask) -> str:
-        known = self._answers.get(row.key)
-        return _told(ask(row)) if known is None else known
+    def _encoding(self, row: ObjectRow, request_headers: RequestHeaders) -> str:
+        known = self._encodings.get(row.key)
+        return _stated_encoding(request_headers(row)) if known is None else known
 
-    def objects(self, path: bytes) -> Sequence[bytes]:
+    def object_names(self, file_path: bytes) -> Sequence[bytes]:
         """The name itself, and that without an ending that may have been added."""
         for suffix in _ENCODINGS:
-            if path.endswith(suffix) and len(path) > len(suffix):
-                return path, path[: -len(suffix)]
-        return (path,)
+            if file_path.endswith(suffix) and len(file_path) > len(suffix):
+                return file_path, file_path[: -len(suffix)]
+        return (file_path,)
 
-    def is_file(self, name: bytes, headers: Mapping[str, str], path: bytes) -> bool:
+    def is_file(self, name: bytes, headers: Mapping[str, str], file_path: bytes) -> bool:
         """Whether the object's encoding makes its name into that path."""
         encoding = encoding_of(headers)
-        if name == path and encoding in _READABLE and self._is_document(path):
+        if name == file_path and encoding in _READABLE and self._is_document(file_path):
             return True
-        return name + _ending(encoding) == path
+        return name + _suffix_of(encoding) == file_path
 
     # --- what was learnt
 
-    def told_after(
-        self, entries: Iterator[FileRecord | NamedException | Part], listing: Listing
-    ) -> Iterator[FileRecord | NamedException | Part]:
+    def with_document(
+        self, entries: Iterator[FileRecord | ExcludedEntry | ComponentEntry], listing: Listing
+    ) -> Iterator[FileRecord | ExcludedEntry | ComponentEntry]:
         """Yields the entries; then puts what was learnt into the listing's documents and facts."""
         yield from entries
         listing.documents = (*listing.documents, self._document())
         found = {one for folder in self._folders.values() for one in folder.found}
         attributes = {("encoding", one) for one in found if one}
-        attributes |= {("encoding-learnt", self._learnt(one)) for one in self._folders.values()}
+        attributes |= {
+            ("encoding-learnt", self._describe_basis(one)) for one in self._folders.values()
+        }
         kept = listing.facts.attributes
         listing.facts = replace(
             listing.facts, attributes=tuple(sorted({*kept, *(attributes if found else ())}))
@@ -291,36 +302,36 @@ class Encodings:
     @property
     def mixed(self) -> tuple[str, ...]:
         """The folders whose objects differ."""
-        found = (_label(place) for place, one in self._folders.items() if len(one.found) > 1)
+        found = (_label(key) for key, one in self._folders.items() if len(one.found) > 1)
         return tuple(sorted(found))
 
     def _document(self) -> Document:
-        objects = {
-            _label(place): {
-                "asked": self._learnt(folder),
+        object_names = {
+            _label(key): {
+                "asked": self._describe_basis(folder),
                 "encodings": sorted(one or _IDENTITY for one in folder.found),
             }
-            for place, folder in self._folders.items()
+            for key, folder in self._folders.items()
         }
         added = {one: _SUFFIXES[one].decode() for one in _SUFFIXES}
-        content = {"endings": added, "objects": objects}
+        content = {"endings": added, "objects": object_names}
         text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-        return Document(PATH, text.encode())
+        return Document(DOCUMENT_PATH, text.encode())
 
     @staticmethod
-    def _learnt(folder: _Folder) -> str:
+    def _describe_basis(folder: _Folder) -> str:
         return "a sample" if folder.encoding is not None and not folder.whole else "each object"
 
 
-def _told(headers: Mapping[str, str] | None) -> str:
+def _stated_encoding(headers: Mapping[str, str] | None) -> str:
     # What nobody may ask for is called as it is listed.
     return "" if headers is None else encoding_of(headers)
 
 
-def _label(place: _Place) -> str:
+def _label(key: _FolderKey) -> str:
     """A folder as a shell pattern of the names in it."""
-    path, colons = place
-    folder = names.shown(path)
+    path, colons = key
+    folder = local_ids.display_key(path)
     return (f"{folder}/" if folder else "") + "*" + ":*" * colons
 
 

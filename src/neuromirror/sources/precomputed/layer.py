@@ -12,34 +12,34 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from neuromirror.model import DatasetFacts, Document
-from neuromirror.net import NotFound, S3Bucket
-from neuromirror.sources.errors import UnexpectedReply
+from neuromirror.net import NotFoundError, S3Bucket
+from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.s3.profile import Profile
-from neuromirror.sources.s3.sidecars import LARGEST, without_secrets
+from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, without_secrets
 
 INFO: Final = b"info"
 _PROVENANCE: Final = b"provenance"
 _VOLUME: Final = "neuroglancer_multiscale_volume"
 _DOCUMENT: Final = re.compile(rb"(?:.*/)?(?:info|provenance)|[^/]+\.json", re.DOTALL)
 _NEUROGLANCER: Final = "https://neuroglancer-demo.appspot.com/#!"
-_PLACE: Final = re.compile(r"(?:precomputed://)?s3://(?P<bucket>[^/]+)/(?P<path>[^?#]+)")
+_S3_URL: Final = re.compile(r"(?:precomputed://)?s3://(?P<bucket>[^/]+)/(?P<path>[^?#]+)")
 _LONGEST: Final = 200
 
 
 def read_info(bucket: S3Bucket, prefix: bytes) -> Mapping[str, Any] | None:
     """The ``info`` of a folder; None where it has none.
 
-    Raises a NetError, and :class:`UnexpectedReply` for what is no JSON object.
+    Raises a NetError, and :class:`UnexpectedReplyError` for what is no JSON object.
     """
     try:
-        content = bucket.read(prefix + INFO, limit=LARGEST)
-    except NotFound as error:
+        content = bucket.read(prefix + INFO, limit=MAX_DOCUMENT_BYTES)
+    except NotFoundError as error:
         if error.fields.get("Code") == "NoSuchBucket":
             raise
         return None
-    info = _parsed(content)
+    info = _parse_object(content)
     if info is None:
-        raise UnexpectedReply(f"{bucket.object_url(prefix + INFO)} is no JSON object")
+        raise UnexpectedReplyError(f"{bucket.object_url(prefix + INFO)} is no JSON object")
     return info
 
 
@@ -51,7 +51,7 @@ def is_volume(info: Mapping[str, Any]) -> bool:
 
 
 def layer_profile(
-    address: Callable[[str], str], known: Callable[[str, str], str | None]
+    address: Callable[[str], str], local_id_at: Callable[[str, str], str | None]
 ) -> Profile:
     """How layers are read.
 
@@ -63,20 +63,20 @@ def layer_profile(
         local_id: str, documents: Sequence[Document], _refused: Sequence[bytes]
     ) -> DatasetFacts:
         held = {one.path: one.content for one in documents}
-        info = _parsed(held.get(INFO, b"")) or {}
-        provenance = _parsed(held.get(_PROVENANCE, b"")) or {}
+        info = _parse_object(held.get(INFO, b"")) or {}
+        provenance = _parse_object(held.get(_PROVENANCE, b"")) or {}
         about = _line(provenance.get("description"))
         parts = local_id.split("/")
         return DatasetFacts(
             title=f"{local_id}: {about}" if about else local_id,
             attributes=(("project", parts[0]),) if len(parts) > 1 else (),
-            inputs=tuple(sorted(set(_inputs(provenance.get("sources"), known)) - {local_id})),
+            inputs=tuple(sorted(set(_inputs(provenance.get("sources"), local_id_at)) - {local_id})),
             links=tuple(sorted(_links(parts[-1], info, address(local_id)).items())),
         )
 
     return Profile(
         is_document=lambda path: _DOCUMENT.fullmatch(path) is not None,
-        kept=lambda _path, content: content,
+        normalize=lambda _path, content: content,
         facts=facts,
     )
 
@@ -90,16 +90,18 @@ def _links(name: str, info: Mapping[str, Any], address: str) -> dict[str, str]:
     return {"neuroglancer": _NEUROGLANCER + shown, "precomputed": source}
 
 
-def _inputs(sources: Any, known: Callable[[str, str], str | None]) -> Iterator[str]:
+def _inputs(sources: Any, local_id_at: Callable[[str, str], str | None]) -> Iterator[str]:
     """Yields the local ids of the layers that one was made of, as far as they are mirrored."""
     for one in sources if isinstance(sources, list) else []:
-        place = _PLACE.fullmatch(one) if isinstance(one, str) else None
-        found = known(place["bucket"], place["path"].strip("/")) if place else None
+        url_match = _S3_URL.fullmatch(one) if isinstance(one, str) else None
+        found = (
+            local_id_at(url_match["bucket"], url_match["path"].strip("/")) if url_match else None
+        )
         if found is not None:
             yield found
 
 
-def _parsed(content: bytes) -> Mapping[str, Any] | None:
+def _parse_object(content: bytes) -> Mapping[str, Any] | None:
     try:
         made = json.loads(content)
     except (ValueError, RecursionError):

@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 
-class Remembered(msgspec.Struct, frozen=True):
+class LayerMemo(msgspec.Struct, frozen=True):
     """What one visit leaves to the next; ``shape`` names the options under which it holds.
 
     ``newest`` is the time of the newest object; ``mixed`` names the folders whose objects were
@@ -24,11 +24,11 @@ class Remembered(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self) + b"\n" + pages
 
 
-def load_remembered(memo: bytes | None, shape: str) -> tuple[Remembered | None, bytes | None]:
+def load_layer_memo(memo: bytes | None, shape: str) -> tuple[LayerMemo | None, bytes | None]:
     """What was remembered under this shape, and the listing's own memo; else None and None."""
     head, newline, pages = (memo or b"").partition(b"\n")
     try:
-        found = msgspec.json.decode(head, type=Remembered)
+        found = msgspec.json.decode(head, type=LayerMemo)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None, None
     return (found, pages) if newline and found.shape == shape else (None, None)

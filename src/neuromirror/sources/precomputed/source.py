@@ -8,16 +8,16 @@ from typing import ClassVar
 
 from neuromirror.model import DatasetHint, DatasetRef, VersionRef
 from neuromirror.net import Session
-from neuromirror.sources.errors import DatasetNotFound
-from neuromirror.sources.precomputed.encodings import Encodings
+from neuromirror.sources.errors import DatasetNotFoundError
+from neuromirror.sources.precomputed.encodings import EncodingNaming
 from neuromirror.sources.precomputed.layer import is_volume, layer_profile, read_info
-from neuromirror.sources.precomputed.memo import Remembered, load_remembered
+from neuromirror.sources.precomputed.memo import LayerMemo, load_layer_memo
 from neuromirror.sources.precomputed.options import PrecomputedOptions
-from neuromirror.sources.precomputed.search import LayerScope, Search
-from neuromirror.sources.protocol import Known, Listing
-from neuromirror.sources.s3 import names
+from neuromirror.sources.precomputed.search import LayerScope, LayerSearch
+from neuromirror.sources.protocol import Listing, VisitContext
+from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.bucket_source import BucketSource
-from neuromirror.sources.s3.discovery import Components
+from neuromirror.sources.s3.discovery import Segments
 from neuromirror.sources.s3.history import moment_of
 
 
@@ -37,19 +37,19 @@ class PrecomputedSource(BucketSource):
             mirror,
             options,
             session,
-            layer_profile(self._address, self._known_as),
-            whole=not (options.depth or options.prefix),
+            layer_profile(self._address, self._local_id_at),
+            whole_bucket=not (options.depth or options.prefix),
             shaping=("encodings",),
         )
 
-    def group(self, local_ids: str) -> DatasetRef | None:
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """The super-dataset of all layers below a folder; None for what is no folder's name."""
         try:
-            components = names.components_of(local_ids)
+            segments = local_ids.segments_of(id_prefix)
         except ValueError:
             return None
-        is_within = self._scope.is_below(components) and self._scope.level(components) > 0
-        return self._ref(components, local_ids) if is_within else None
+        is_within = self._scope.is_below(segments) and self._scope.level(segments) > 0
+        return self._ref(segments, id_prefix) if is_within else None
 
     # --- discovery
 
@@ -58,59 +58,63 @@ class PrecomputedSource(BucketSource):
 
         A notice has a local id that begins with ``==``, and says in ``unavailable`` what there is.
         """
-        search = Search(self.bucket, self._scope, self.options.connections)
-        for components in search.layers():
-            yield self._hint(components)
-        for name, told in search.told().items():
-            ref = DatasetRef(self.mirror, f"{names.NOTICE}{name}", f"{self.uri}#{name}")
-            yield DatasetHint(ref, None, unavailable=told)
+        search = LayerSearch(self.bucket, self._scope, self.options.connections)
+        for segments in search.layers():
+            yield self._hint(segments)
+        for name, summary in search.summaries().items():
+            ref = DatasetRef(self.mirror, f"{local_ids.NOTICE}{name}", f"{self.uri}#{name}")
+            yield DatasetHint(ref, None, unavailable=summary)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One layer's hint; raises :class:`DatasetNotFound` when its folder has no ``info``.
+        """One layer's hint; raises :class:`DatasetNotFoundError` when its folder has no ``info``.
 
-        Raises :class:`~neuromirror.sources.UnexpectedReply` for an ``info`` that is broken.
+        Raises :class:`~neuromirror.sources.UnexpectedReplyError` for an ``info`` that is broken.
         """
-        components = self._components(dataset.local_id)
+        segments = self._segments(dataset.local_id)
         reason = None
-        if not self._scope.is_wanted(components):
+        if not self._scope.is_selected(segments):
             reason = "excluded in the mirror's file"
-        elif not self._scope.is_place(components):
+        elif not self._scope.is_layer_position(segments):
             reason = "the mirror's file looks for layers elsewhere"
         if reason is not None:
             return DatasetHint(dataset, None, unavailable=reason)
-        info = read_info(self.bucket, names.prefix_of(components))
+        info = read_info(self.bucket, local_ids.prefix_of(segments))
         if info is None or not is_volume(info):
-            raise DatasetNotFound(f"{dataset.name}: there is no layer at {dataset.source_uri}")
-        return self._hint(components)
+            raise DatasetNotFoundError(f"{dataset.name}: there is no layer at {dataset.source_uri}")
+        return self._hint(segments)
 
-    def _hint(self, components: Components) -> DatasetHint:
-        local_id = self._local_id(components)
+    def _hint(self, segments: Segments) -> DatasetHint:
+        local_id = self._local_id(segments)
         if local_id is None:
-            return self._too_long(components)
-        return DatasetHint(self._ref(components, local_id), None, title=local_id)
+            return self._too_long_notice(segments)
+        return DatasetHint(self._ref(segments, local_id), None, title=local_id)
 
     # --- listing
 
-    def listing(self, version: VersionRef, known: Known) -> Listing:
-        """The objects of a layer's state; raises :class:`MalformedId` for another version."""
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        """The objects of a layer's state; raises :class:`MalformedIdError` for another version."""
         if moment_of(version.upstream) is not None:
-            return self._read(version, known, None, None)
-        remembered, kept = load_remembered(known.memo, self._shape)
-        return self._read(version, known, remembered, kept)
+            return self._read(version, context, None, None)
+        remembered, kept = load_layer_memo(context.memo, self._shape)
+        return self._read(version, context, remembered, kept)
 
     def _read(
-        self, version: VersionRef, known: Known, before: Remembered | None, kept: bytes | None
+        self,
+        version: VersionRef,
+        context: VisitContext,
+        before: LayerMemo | None,
+        kept: bytes | None,
     ) -> Listing:
-        encodings = Encodings(
-            names.prefix_of(self._components(version.dataset.local_id)),
+        encodings = EncodingNaming(
+            local_ids.prefix_of(self._segments(version.dataset.local_id)),
             self._profile.is_document,
-            each=self.options.encodings == "each",
-            remembered=before,
-            folder=known.workspace if known.workspace.is_dir() else None,
+            head_each=self.options.encodings == "each",
+            memo=before,
+            folder=context.workspace if context.workspace.is_dir() else None,
         )
-        listing = self._listing(version, known, kept, encodings)
-        listing.whole = True
-        listing.entries = encodings.told_after(listing.entries, listing)
+        listing = self._listing(version, context, kept, encodings)
+        listing.manifest_only = True
+        listing.entries = encodings.with_document(listing.entries, listing)
         if before is not None:
             # what stays where nothing has changed, and nothing is read
             listing.facts = replace(listing.facts, links=before.links)
@@ -121,7 +125,7 @@ class PrecomputedSource(BucketSource):
             if content is None:
                 return None
             links = listing.facts.links
-            return Remembered(self._shape, encodings.newest, encodings.mixed, links).dump(content)
+            return LayerMemo(self._shape, encodings.newest, encodings.mixed, links).dump(content)
 
         listing.memo = remembered
         return listing
@@ -129,11 +133,11 @@ class PrecomputedSource(BucketSource):
     # --- facts
 
     def _address(self, local_id: str) -> str:
-        prefix = names.prefix_of(self._components(local_id))
+        prefix = local_ids.prefix_of(self._segments(local_id))
         return self.bucket.object_url(prefix).rstrip("/")
 
-    def _known_as(self, bucket: str, path: str) -> str | None:
-        components = names.split(path.encode("utf-8", "surrogateescape") + b"/")
-        if bucket != self.options.bucket or not self._scope.is_place(components):
+    def _local_id_at(self, bucket: str, path: str) -> str | None:
+        segments = local_ids.split_prefix(path.encode("utf-8", "surrogateescape") + b"/")
+        if bucket != self.options.bucket or not self._scope.is_layer_position(segments):
             return None
-        return self._local_id(components)
+        return self._local_id(segments)

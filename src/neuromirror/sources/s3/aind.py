@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from neuromirror.model import INFERRED, UNREADABLE, DatasetFacts, Document
-from neuromirror.model.people import split_person_names, without_degrees
+from neuromirror.model.person_names import split_person_names, without_degrees
 from neuromirror.sources.s3.profile import Profile
 from neuromirror.sources.s3.sidecars import without_members
 
@@ -48,12 +48,14 @@ def is_document(path: bytes) -> bool:
     return path.startswith(_ORIGINALS) or _TOP.match(path) is not None
 
 
-def kept(path: bytes, content: bytes) -> bytes:
+def normalize(path: bytes, content: bytes) -> bytes:
     """A sidecar without what an indexer changes by itself; all else byte for byte."""
     return without_members(content, _VOLATILE) if path == _JOINED.encode() else content
 
 
-def facts(name: str, documents: Sequence[Document], refused: Sequence[bytes] = ()) -> DatasetFacts:
+def asset_facts(
+    name: str, documents: Sequence[Document], refused: Sequence[bytes] = ()
+) -> DatasetFacts:
     """Return what the sidecars say of an asset; what its name says only without a description.
 
     Parameters
@@ -75,27 +77,28 @@ def facts(name: str, documents: Sequence[Document], refused: Sequence[bytes] = (
     description, subject = sidecars.read("data_description"), sidecars.read("subject")
     acquisition = sidecars.read("acquisition", "session", "ephys_session", "ophys_session")
     found: dict[str, list[str]] = {
-        "subject": _words(description, "subject_id") or _words(subject, "subject_id"),
-        "species": _words(subject, "species")
-        or _words(_mapping(subject.get("subject_details")), "species"),
-        "modality": _words(description, "modalities", prefer="abbreviation")
-        or _words(description, "modality", prefer="abbreviation")
-        or _words(description, "experiment_type"),
-        "platform": _words(description, "platform", prefer="abbreviation"),
-        "project": _words(description, "project_name") or _words(description, "project_id"),
+        "subject": _field_texts(description, "subject_id") or _field_texts(subject, "subject_id"),
+        "species": _field_texts(subject, "species")
+        or _field_texts(_mapping(subject.get("subject_details")), "species"),
+        "modality": _field_texts(description, "modalities", prefer="abbreviation")
+        or _field_texts(description, "modality", prefer="abbreviation")
+        or _field_texts(description, "experiment_type"),
+        "platform": _field_texts(description, "platform", prefer="abbreviation"),
+        "project": _field_texts(description, "project_name")
+        or _field_texts(description, "project_id"),
         "investigator": _people(description.get("investigators")),
-        "institution": _words(description, "institution"),
+        "institution": _field_texts(description, "institution"),
         "funder": _funders(description.get("funding_source")),
         "data-level": [
-            _LEVELS.get(one.casefold(), one) for one in _words(description, "data_level")
+            _LEVELS.get(one.casefold(), one) for one in _field_texts(description, "data_level")
         ],
         "created": _created(description),
         "acquired": _times(acquisition, "acquisition_start_time", "session_start_time"),
-        "acquisition-type": _words(acquisition, "acquisition_type")
-        or _words(acquisition, "session_type"),
+        "acquisition-type": _field_texts(acquisition, "acquisition_type")
+        or _field_texts(acquisition, "session_type"),
         "process": _processes(sidecars.read("processing")),
-        "schema-version": _words(description, "schema_version")
-        or _words(sidecars.joined, "schema_version"),
+        "schema-version": _field_texts(description, "schema_version")
+        or _field_texts(sidecars.joined, "schema_version"),
         UNREADABLE: sorted(sidecars.unreadable),
     }
     named = name_parts(name.rpartition("/")[2])
@@ -109,10 +112,10 @@ def facts(name: str, documents: Sequence[Document], refused: Sequence[bytes] = (
     found |= inferred
     found[INFERRED] = [*found.get(INFERRED, ()), *inferred]
     return DatasetFacts(
-        title=_first(_words(description, "name"))
-        or _first(_words(sidecars.joined, "name"))
+        title=_first(_field_texts(description, "name"))
+        or _first(_field_texts(sidecars.joined, "name"))
         or name,
-        license=tuple(_words(description, "license")),
+        license=tuple(_field_texts(description, "license")),
         landing_page=_page(description) or _page(sidecars.joined),
         attributes=tuple(
             sorted({(kind, value) for kind, values in found.items() for value in values[:_MOST]})
@@ -189,7 +192,7 @@ def _moment(time: str) -> str:
 def _inputs(description: Mapping[str, Any]) -> list[str]:
     """Names of the assets that this one was made of, from the newest field that holds any."""
     for field in ("source_data", "input_data_name", "input_data"):
-        stated = [_asset(one) for one in _words(description, field)]
+        stated = [_asset(one) for one in _field_texts(description, field)]
         if found := [one for one in stated if one]:
             return found
     return []
@@ -221,9 +224,9 @@ def _funders(value: Any) -> list[str]:
 
 def _created(description: Mapping[str, Any]) -> list[str]:
     """Time of creation; early schemas keep date and time of day apart."""
-    dates = _words(description, "creation_date")
+    dates = _field_texts(description, "creation_date")
     if dates:
-        times = _words(description, "creation_time")
+        times = _field_texts(description, "creation_time")
         joined = [f"{dates[0]}T{time}" for time in times[:1] if "-" not in time[:8]]
         return _valid_times([*joined, *dates])
     return _times(description, "creation_time")
@@ -231,7 +234,7 @@ def _created(description: Mapping[str, Any]) -> list[str]:
 
 def _times(holder: Mapping[str, Any], *names: str) -> list[str]:
     """The first valid ISO 8601 date or time in some fields."""
-    return _valid_times(text for name in names for text in _words(holder, name))
+    return _valid_times(text for name in names for text in _field_texts(holder, name))
 
 
 def _valid_times(texts: Iterable[str]) -> list[str]:
@@ -252,20 +255,20 @@ def _processes(processing: Mapping[str, Any]) -> list[str]:
     ):
         for one in _flat(listed):
             if isinstance(one, Mapping):
-                words = [*_words(one, "process_type"), *_words(one, "name")]
-                found += [word for word in words if word not in found]
+                names = [*_field_texts(one, "process_type"), *_field_texts(one, "name")]
+                found += [name for name in names if name not in found]
     return found
 
 
 def _page(holder: Mapping[str, Any]) -> str | None:
     for field in ("landing_page", "url"):
-        for one in _words(holder, field):
+        for one in _field_texts(holder, field):
             if one.startswith(("https://", "http://")) and not re.search(r"\s", one):
                 return one
     return None
 
 
-def _words(holder: Mapping[str, Any], field: str, prefer: str = "name") -> list[str]:
+def _field_texts(holder: Mapping[str, Any], field: str, prefer: str = "name") -> list[str]:
     return _texts(holder.get(field), prefer)
 
 
@@ -276,11 +279,11 @@ def _texts(value: Any, prefer: str) -> list[str]:
         stated = one
         if isinstance(one, Mapping):
             named = (one.get(key) for key in (prefer, "name", "abbreviation"))
-            stated = next((word for word in named if isinstance(word, str) and word.strip()), None)
+            stated = next((text for text in named if isinstance(text, str) and text.strip()), None)
         if isinstance(stated, int) and not isinstance(stated, bool) and abs(stated) < 10**18:
             stated = str(stated)
-        if isinstance(stated, str) and (word := _line(stated)) and word not in found:
-            found.append(word)
+        if isinstance(stated, str) and (text := _line(stated)) and text not in found:
+            found.append(text)
     return found
 
 
@@ -301,12 +304,12 @@ def _line(text: str) -> str:
     return "" if line.casefold() in ("none", "null", "unknown", "") else line[:_LONGEST]
 
 
-def _first(words: Sequence[str]) -> str:
-    return words[0] if words else ""
+def _first(texts: Sequence[str]) -> str:
+    return texts[0] if texts else ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-AIND: Final = Profile(is_document=is_document, kept=kept, facts=facts)
+AIND: Final = Profile(is_document=is_document, normalize=normalize, facts=asset_facts)

@@ -19,30 +19,30 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.net import (
-    ListingBroken,
+    InvalidListingError,
     ObjectRow,
     S3Bucket,
     S3Capabilities,
     S3Listing,
     Session,
 )
-from neuromirror.sources.errors import MalformedId
-from neuromirror.sources.protocol import Estimate, Known, Listing
-from neuromirror.sources.s3 import names
-from neuromirror.sources.s3.discovery import Components
-from neuromirror.sources.s3.history import bursts, moment_of, state_at, upstream_name
-from neuromirror.sources.s3.ladder import Ladder
-from neuromirror.sources.s3.memo import Memo, load_memo
-from neuromirror.sources.s3.naming import AS_LISTED, Naming
+from neuromirror.sources.errors import MalformedIdError
+from neuromirror.sources.protocol import Estimate, Listing, VisitContext
+from neuromirror.sources.s3 import local_ids
+from neuromirror.sources.s3.discovery import Segments
+from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming
+from neuromirror.sources.s3.history import burst_ends, moment_of, state_at, upstream_name
+from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
+from neuromirror.sources.s3.memo import BucketMemo, load_memo
+from neuromirror.sources.s3.object_claims import ClaimResolver
 from neuromirror.sources.s3.options import BucketOptions
 from neuromirror.sources.s3.profile import Profile
-from neuromirror.sources.s3.reading import Reading, Rules
 
 CURRENT: Final = "current"
 _SPEC: Final = 2
 """Counted up when the same listing gives other records or documents than before."""
 _SHAPING: Final = ("bucket", "region", "endpoint", "profile", "overwrites", "etags")
-_TRIED: Final = 1000
+_PROBE_LIMIT: Final = 1000
 """Objects of a prefix among which a version id is looked for: one page."""
 
 
@@ -61,7 +61,7 @@ class BucketSource:
         session: Session,
         profile: Profile,
         *,
-        whole: bool,
+        whole_bucket: bool,
         shaping: tuple[str, ...] = (),
     ) -> None:
         self.mirror = mirror
@@ -70,52 +70,52 @@ class BucketSource:
             session, options.bucket, region=options.region, endpoint=options.endpoint
         )
         # No slash at the end: the whole bucket as one dataset has that name.
-        self.uri = self.bucket.uri + names.uri_path(options.prefix.encode("utf-8")).rstrip("/")
+        self.uri = self.bucket.uri + local_ids.uri_path(options.prefix.encode("utf-8")).rstrip("/")
         self.uri = self.uri.rstrip("/")
         self.bucket_prefix = options.prefix.encode("utf-8")
         self._settings = options
-        self._is_all = whole
+        self._is_whole_bucket = whole_bucket
         self._profile = profile
         self._lock = threading.Lock()
         self._allowed: S3Capabilities | None = None
-        self._ask_each: set[bytes] = set()
-        self._odd: dict[bytes, frozenset[bytes]] = {}
+        self._head_each: set[bytes] = set()
+        self._mismatched: dict[bytes, frozenset[bytes]] = {}
         """Keys of objects that were found to be odd, by prefix."""
-        said = options.model_dump(mode="json")
-        shape = {name: said[name] for name in (*_SHAPING, *shaping) if name in said}
+        dumped = options.model_dump(mode="json")
+        shape = {name: dumped[name] for name in (*_SHAPING, *shaping) if name in dumped}
         text = json.dumps(shape, separators=(",", ":"), ensure_ascii=False)
         self._shape = hashlib.sha256(f"{_SPEC} {text}".encode()).hexdigest()[:16]
 
     # --- names
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """The dataset at a prefix; raises :class:`MalformedId` (a ValueError)."""
-        return self._ref(self._components(local_id), local_id)
+        """The dataset at a prefix; raises :class:`MalformedIdError` (a ValueError)."""
+        return self._ref(self._segments(local_id), local_id)
 
-    def _components(self, local_id: str) -> Components:
-        if self._is_all and local_id == self._settings.bucket:
+    def _segments(self, local_id: str) -> Segments:
+        if self._is_whole_bucket and local_id == self._settings.bucket:
             return ()
         try:
-            return names.components_of(local_id)
+            return local_ids.segments_of(local_id)
         except ValueError as error:
-            raise MalformedId(
+            raise MalformedIdError(
                 f"{self.mirror}: {local_id[:200]!r} is no dataset's name; it is the prefix in the"
                 " bucket without its last slash, with other signs than letters, digits, . _ - + ,"
                 " written as =XX ('neuromirror sync "
                 f"{self.mirror} --dry-run' names all)"
             ) from error
 
-    def _ref(self, components: Components, local_id: str) -> DatasetRef:
-        prefix = names.prefix_of(components)
-        return DatasetRef(self.mirror, local_id, self.bucket.uri + names.uri_path(prefix))
+    def _ref(self, segments: Segments, local_id: str) -> DatasetRef:
+        prefix = local_ids.prefix_of(segments)
+        return DatasetRef(self.mirror, local_id, self.bucket.uri + local_ids.uri_path(prefix))
 
-    def _local_id(self, components: Components) -> str | None:
-        return names.local_id(components) if components else self._settings.bucket
+    def _local_id(self, segments: Segments) -> str | None:
+        return local_ids.local_id(segments) if segments else self._settings.bucket
 
-    def _too_long(self, components: Components) -> DatasetHint:
+    def _too_long_notice(self, segments: Segments) -> DatasetHint:
         """The notice about a prefix that is too long for a name."""
-        cut = hashlib.sha256(names.prefix_of(components)).hexdigest()[:8]
-        ref = self._ref(components, f"{names.NOTICE}too-long-{cut}")
+        cut = hashlib.sha256(local_ids.prefix_of(segments)).hexdigest()[:8]
+        ref = self._ref(segments, f"{local_ids.NOTICE}too-long-{cut}")
         why = f"the prefix is too long for a name: {ref.source_uri}"
         return DatasetHint(ref, None, unavailable=why)
 
@@ -130,10 +130,10 @@ class BucketSource:
         allowed = self._capabilities()
         if not allowed.versions_listable or allowed.version_readable is False:
             return []
-        prefix = names.prefix_of(self._components(dataset.local_id))
+        prefix = local_ids.prefix_of(self._segments(dataset.local_id))
         listing = self.bucket.objects(prefix, versions=True, connections=self._settings.connections)
         gap = timedelta(minutes=self._settings.history_gap_minutes)
-        earlier = bursts(listing.rows(), gap)[:-1]
+        earlier = burst_ends(listing.rows(), gap)[:-1]
         return [
             VersionRef(dataset, upstream_name(moment), VersionKind.OBSERVED, moment)
             for moment in earlier
@@ -145,8 +145,10 @@ class BucketSource:
         allowed = self._capabilities()
         return {
             "versions": "listable" if allowed.versions_listable else "not listable",
-            "version-reads": _said(allowed.version_readable, "allowed", "refused"),
-            "checksums": _said(allowed.checksums_returned, "returned", "not returned"),
+            "version-reads": _describe_capability(allowed.version_readable, "allowed", "refused"),
+            "checksums": _describe_capability(
+                allowed.checksums_returned, "returned", "not returned"
+            ),
             "durability": "versioned-bucket"
             if allowed.versions_listable and allowed.version_readable
             else "mutable-bucket",
@@ -156,7 +158,7 @@ class BucketSource:
         """None: only the listing tells."""
         return None
 
-    def group(self, local_ids: str) -> DatasetRef | None:
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """None: all datasets are the mirror's own."""
         return None
 
@@ -169,34 +171,41 @@ class BucketSource:
     def _probe(self, prefix: bytes) -> S3Capabilities:
         try:
             return self.bucket.probe(prefix)
-        except ListingBroken:
+        except InvalidListingError:
             # Some stores garble odd keys in their list of versions, and not in that of objects.
             return S3Capabilities(False, None, None)
 
     # --- listing
 
-    def listing(self, version: VersionRef, known: Known) -> Listing:
-        """The objects of a state; raises :class:`MalformedId` for a version of another kind."""
-        return self._listing(version, known, known.memo, AS_LISTED)
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        """The objects of a state; raises :class:`MalformedIdError` for a version of another
+        kind."""
+        return self._listing(version, context, context.memo, OBJECT_NAMING)
 
     def _listing(
-        self, version: VersionRef, known: Known, kept: bytes | None, naming: Naming
+        self,
+        version: VersionRef,
+        context: VisitContext,
+        stored_memo: bytes | None,
+        naming: FileNaming,
     ) -> Listing:
         """The objects of a state; ``kept`` is what the memo of this very listing was."""
         moment = moment_of(version.upstream)
         if moment is None and version.upstream != CURRENT:
-            raise MalformedId(f"{version.dataset.name}: there is no version {version.upstream!r}")
-        prefix = names.prefix_of(self._components(version.dataset.local_id))
-        memo = None if moment is not None else load_memo(kept, self._shape)
+            raise MalformedIdError(
+                f"{version.dataset.name}: there is no version {version.upstream!r}"
+            )
+        prefix = local_ids.prefix_of(self._segments(version.dataset.local_id))
+        memo = None if moment is not None else load_memo(stored_memo, self._shape)
         versions = moment is not None or self._lists_versions(prefix, memo)
         if memo is not None and memo.versions != versions:
             memo = None
         with self._lock:
-            if memo is not None and memo.ask_each:
-                self._ask_each.add(prefix)
-            ask_each = prefix in self._ask_each
-            doubted = self._odd.get(prefix, frozenset())
-        workspace = known.workspace if known.workspace.is_dir() else None
+            if memo is not None and memo.head_each:
+                self._head_each.add(prefix)
+            ask_each = prefix in self._head_each
+            doubted = self._mismatched.get(prefix, frozenset())
+        workspace = context.workspace if context.workspace.is_dir() else None
         listed = self.bucket.objects(
             prefix,
             workspace=workspace,
@@ -205,19 +214,19 @@ class BucketSource:
             connections=self._settings.connections,
         )
         etags = self._settings.etags
-        reading = Reading(
+        reading = ListingReader(
             self.bucket,
             version,
             prefix,
-            Ladder(
+            ClaimResolver(
                 self.bucket,
                 version.dataset.name,
-                ask_each=ask_each and etags == "probe",
-                never=etags == "opaque",
-                ask_empty=self._settings.endpoint is not None,
+                head_each=ask_each and etags == "probe",
+                etags_opaque=etags == "opaque",
+                head_empty=self._settings.endpoint is not None,
                 doubted=doubted,
             ),
-            Rules(
+            ReaderRules(
                 profile=self._profile,
                 connections=self._settings.connections,
                 key_is_id=self._settings.overwrites_are_incidents and moment is None,
@@ -225,13 +234,13 @@ class BucketSource:
                 exact=moment is not None,
                 sample=etags == "probe" and not ask_each,
             ),
-            known,
+            context,
             workspace=workspace,
             rows=partial(_newest, listed)
             if moment is None
             else lambda: state_at(listed.rows(), moment, workspace),
-            found_opaque=partial(self._must_ask_each, prefix),
-            found_odd=partial(self._must_ask_about, prefix),
+            on_opaque=partial(self._require_heads, prefix),
+            on_mismatch=partial(self._doubt_objects, prefix),
             naming=naming,
         )
         listing = Listing(
@@ -239,7 +248,7 @@ class BucketSource:
             facts=DatasetFacts(title=version.dataset.local_id),
             documents=(),
             entries=iter(()),
-            closing=reading.closing,
+            confirm_version=reading.confirm_version,
             unversioned=not versions,
         )
         listing.entries = reading.entries(listing)
@@ -248,16 +257,16 @@ class BucketSource:
             def remembered() -> bytes | None:
                 if reading.degraded.is_set():
                     return None
-                return Memo(self._shape, versions, ask_each, listed.memo()).dump()
+                return BucketMemo(self._shape, versions, ask_each, listed.memo()).dump()
 
-            listing.unchanged = lambda: memo is not None and listed.unchanged()
+            listing.is_unchanged = lambda: memo is not None and listed.unchanged()
             listing.memo = remembered
-            listing.still_there = reading.still_there
+            listing.find_present = reading.find_present
             listing.problems = lambda: reading.unreadable
-            listing.refused = lambda: reading.refused
+            listing.refused_count = lambda: reading.refused_count
         return listing
 
-    def _lists_versions(self, prefix: bytes, memo: Memo | None) -> bool:
+    def _lists_versions(self, prefix: bytes, memo: BucketMemo | None) -> bool:
         """Whether versions can be listed and read, so that each object has an exact address.
 
         A list of versions cannot be read in parallel: it is asked for only where it gives some.
@@ -274,29 +283,29 @@ class BucketSource:
         """Whether the first objects of a prefix have version ids by which they can be read."""
         rows = self.bucket.objects(prefix, versions=True, connections=1).rows()
         try:
-            for row in islice(rows, _TRIED):
+            for row in islice(rows, _PROBE_LIMIT):
                 if row.version_id is not None and not row.deleted:
                     reply = self.bucket.head(row.key, version_id=row.version_id)
                     return reply.status == 200
-        except ListingBroken:
+        except InvalidListingError:
             return False
         return False
 
-    def _must_ask_about(self, prefix: bytes, keys: Sequence[bytes]) -> None:
+    def _doubt_objects(self, prefix: bytes, keys: Sequence[bytes]) -> None:
         """Doubts some objects from now on; all of them, where that was said before."""
         with self._lock:
-            if prefix in self._odd:
-                self._ask_each.add(prefix)
-            self._odd[prefix] = self._odd.get(prefix, frozenset()) | set(keys)
+            if prefix in self._mismatched:
+                self._head_each.add(prefix)
+            self._mismatched[prefix] = self._mismatched.get(prefix, frozenset()) | set(keys)
 
-    def _must_ask_each(self, prefix: bytes) -> None:
+    def _require_heads(self, prefix: bytes) -> None:
         with self._lock:
-            self._ask_each.add(prefix)
+            self._head_each.add(prefix)
 
 
 def _newest(listed: S3Listing) -> Iterator[ObjectRow]:
     return (row for row in listed.rows() if row.latest and not row.deleted)
 
 
-def _said(answer: bool | None, yes: str, no: str) -> str:
+def _describe_capability(answer: bool | None, yes: str, no: str) -> str:
     return "nothing to try" if answer is None else yes if answer else no

@@ -7,42 +7,42 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from neuromirror.net import ObjectRow, S3Bucket
-from neuromirror.sources.s3 import names
+from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.options import BucketOptions, S3Options
 
-Components = tuple[bytes, ...]
+Segments = tuple[bytes, ...]
 _SHOWN: Final = 5
 
 
-class Scope:
+class PrefixScope:
     """What of a bucket the options leave in; prefixes are told in their components."""
 
     def __init__(self, options: BucketOptions) -> None:
-        self.top: Components = names.split(options.prefix.encode("utf-8"))
+        self.top: Segments = local_ids.split_prefix(options.prefix.encode("utf-8"))
         self._exclude = options.exclude
 
-    def is_excluded(self, components: Components) -> bool:
+    def is_excluded(self, segments: Segments) -> bool:
         """Whether this prefix, or one around it, is passed over."""
-        return self.fits(components, self._exclude)
+        return self.matches(segments, self._exclude)
 
-    def fits(self, components: Components, patterns: Sequence[str]) -> bool:
+    def matches(self, segments: Segments, patterns: Sequence[str]) -> bool:
         """Whether one of some shell patterns is of this prefix, or of one around it."""
         return any(
-            fnmatchcase(names.shown(b"/".join(components[:end])), pattern)
-            for end in range(len(self.top) + 1, len(components) + 1)
+            fnmatchcase(local_ids.display_key(b"/".join(segments[:end])), pattern)
+            for end in range(len(self.top) + 1, len(segments) + 1)
             for pattern in patterns
         )
 
-    def is_below(self, components: Components) -> bool:
+    def is_below(self, segments: Segments) -> bool:
         """Whether a prefix is the mirror's own, or below it."""
-        return components[: len(self.top)] == self.top
+        return segments[: len(self.top)] == self.top
 
-    def level(self, components: Components) -> int:
+    def level(self, segments: Segments) -> int:
         """How many folders below the mirror's own prefix this one lies."""
-        return len(components) - len(self.top)
+        return len(segments) - len(self.top)
 
 
-class Plan(Scope):
+class DatasetLayout(PrefixScope):
     """What the options say of where roots lie."""
 
     def __init__(self, options: S3Options) -> None:
@@ -50,23 +50,26 @@ class Plan(Scope):
         self._depth = options.depth
         # The closest around a prefix is the longest.
         self._overrides = sorted(
-            ((names.split(one.prefix.encode("utf-8")), one.depth) for one in options.datasets),
+            (
+                (local_ids.split_prefix(one.prefix.encode("utf-8")), one.depth)
+                for one in options.datasets
+            ),
             key=lambda one: len(one[0]),
             reverse=True,
         )
 
-    def is_root(self, components: Components) -> bool:
+    def is_root(self, segments: Segments) -> bool:
         """Whether a dataset's root lies exactly here."""
-        return self.is_below(components) and self.level(components) == self._depth_at(components)
+        return self.is_below(segments) and self.level(segments) == self._depth_at(segments)
 
-    def _depth_at(self, components: Components) -> int:
+    def _depth_at(self, segments: Segments) -> int:
         for prefix, depth in self._overrides:
-            if components[: len(prefix)] == prefix:
+            if segments[: len(prefix)] == prefix:
                 return depth
         return self._depth
 
 
-class Strays:
+class UnassignedObjects:
     """Objects that lie above the roots, and so in no dataset."""
 
     def __init__(self) -> None:
@@ -81,11 +84,11 @@ class Strays:
         if len(self._first) < _SHOWN:
             self._first.append(row.key)
 
-    def told(self) -> str | None:
+    def summary(self) -> str | None:
         """What there is to say of them; None where there are none."""
         if not self.count:
             return None
-        shown = ", ".join(map(names.shown, self._first))
+        shown = ", ".join(map(local_ids.display_key, self._first))
         rest = self.count - len(self._first)
         more = f" and {rest} more" if rest else ""
         what = "1 object" if self.count == 1 else f"{self.count} objects"
@@ -94,26 +97,28 @@ class Strays:
         )
 
 
-def roots(bucket: S3Bucket, plan: Plan, strays: Strays) -> Iterator[Components]:
+def find_roots(
+    bucket: S3Bucket, layout: DatasetLayout, unassigned: UnassignedObjects
+) -> Iterator[Segments]:
     """Yields the roots in order of their keys' bytes, level by level where depths differ."""
-    if plan.is_root(plan.top):
-        if next(bucket.level(names.prefix_of(plan.top)), None) is not None:
-            yield plan.top
+    if layout.is_root(layout.top):
+        if next(bucket.list_level(local_ids.prefix_of(layout.top)), None) is not None:
+            yield layout.top
         return
-    yield from _below(bucket, plan, strays, plan.top)
+    yield from _below(bucket, layout, unassigned, layout.top)
 
 
 def _below(
-    bucket: S3Bucket, plan: Plan, strays: Strays, around: Components
-) -> Iterator[Components]:
-    for entry in bucket.level(names.prefix_of(around)):
+    bucket: S3Bucket, layout: DatasetLayout, unassigned: UnassignedObjects, around: Segments
+) -> Iterator[Segments]:
+    for entry in bucket.list_level(local_ids.prefix_of(around)):
         if isinstance(entry, ObjectRow):
-            strays.add(entry)
+            unassigned.add(entry)
             continue
-        components = names.split(entry)
-        if plan.is_excluded(components):
+        segments = local_ids.split_prefix(entry)
+        if layout.is_excluded(segments):
             continue
-        if plan.is_root(components):
-            yield components
+        if layout.is_root(segments):
+            yield segments
         else:
-            yield from _below(bucket, plan, strays, components)
+            yield from _below(bucket, layout, unassigned, segments)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from neuromirror.net import Session
-from neuromirror.sources.errors import UnexpectedReply
+from neuromirror.sources.errors import UnexpectedReplyError
 
 _PAGE: Final = 1000
 _MOST_PAGES: Final = 100_000
@@ -27,7 +27,7 @@ def all_times(session: Session, find: str, location: str) -> dict[str, str]:
     """The times of all assets below a location (``s3://bucket/prefix``), by their own location.
 
     Locations come without a last slash. Several records of one asset give all their times.
-    Raises a :class:`~neuromirror.net.NetError` or :class:`UnexpectedReply`.
+    Raises a :class:`~neuromirror.net.NetError` or :class:`UnexpectedReplyError`.
     """
     rows = _rows(session, find, {"location": {"$regex": f"^{re.escape(location)}"}})
     return _by_location(row for row in rows if _location(row).startswith(location))
@@ -62,19 +62,19 @@ def _time(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _rows(session: Session, find: str, wanted: Mapping[str, Any]) -> Iterable[Any]:
-    asked: dict[str, str | int] = {
-        "filter": json.dumps(wanted),
+def _rows(session: Session, find: str, mongo_filter: Mapping[str, Any]) -> Iterable[Any]:
+    query: dict[str, str | int] = {
+        "filter": json.dumps(mongo_filter),
         "projection": json.dumps(_PROJECTION),
         "limit": _PAGE,
     }
     skip = 0
     for _ in range(_MOST_PAGES):
-        rows = session.get_json(find, {**asked, "skip": skip}, attempts=_ATTEMPTS)
+        rows = session.get_json(find, {**query, "skip": skip}, attempts=_ATTEMPTS)
         if not isinstance(rows, list):
-            raise UnexpectedReply(f"{find}: the reply is no list of records")
+            raise UnexpectedReplyError(f"{find}: the reply is no list of records")
         if not rows:
             return
         yield from rows
         skip += len(rows)
-    raise UnexpectedReply(f"{find}: the list of records does not end")
+    raise UnexpectedReplyError(f"{find}: the list of records does not end")

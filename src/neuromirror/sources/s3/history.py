@@ -44,7 +44,7 @@ def moment_of(upstream: str) -> datetime | None:
     return moment if moment.tzinfo is not None else None
 
 
-def bursts(rows: Iterable[ObjectRow], gap: timedelta) -> list[datetime]:
+def burst_ends(rows: Iterable[ObjectRow], gap: timedelta) -> list[datetime]:
     """The last change of each burst, oldest first, from the first version id on.
 
     Memory is bounded by the time between the first and the last change, not by their number.

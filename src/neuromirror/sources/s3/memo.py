@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Memo:
+class BucketMemo:
     """The listing's own memo; whether versions were listed, and each object was asked about."""
 
     shape: str
     versions: bool
-    ask_each: bool
+    head_each: bool
     pages: bytes
 
     def dump(self) -> bytes:
@@ -20,17 +20,17 @@ class Memo:
 
     def _head(self) -> str:
         listed = "versions" if self.versions else "objects"
-        return f"{self.shape} {listed} {'each' if self.ask_each else 'sample'}"
+        return f"{self.shape} {listed} {'each' if self.head_each else 'sample'}"
 
 
-def load_memo(memo: bytes | None, shape: str) -> Memo | None:
+def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
     """A memo of this shape; None for any other, and for what is none."""
     head, newline, pages = (memo or b"").partition(b"\n")
     if not newline:
         return None
     for versions in (False, True):
         for ask_each in (False, True):
-            made = Memo(shape, versions, ask_each, pages)
+            made = BucketMemo(shape, versions, ask_each, pages)
             if made.dump()[: len(head) + 1] == head + newline:
                 return made
     return None

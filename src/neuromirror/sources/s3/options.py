@@ -6,20 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from neuromirror.net import Limits, Session, is_local_name, origin
+from neuromirror.net import RequestLimits, Session, is_local_name, origin
 from neuromirror.sources.options import SourceOptions, base_address
 
 Depth = Annotated[int, Field(ge=0, le=32)]
 
 
-def _folder(prefix: str) -> str:
+def _normalize_prefix(prefix: str) -> str:
     """A prefix as folders have it: no slash before it, one after it."""
     if prefix.startswith("/"):
         raise ValueError("a prefix begins with the name of a folder, not with a slash")
     return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
 
 
-def _address(address: str | None) -> str | None:
+def _normalize_address(address: str | None) -> str | None:
     return None if address is None else base_address(address, "requests are anonymous")
 
 
@@ -34,7 +34,7 @@ class DatasetOverride(BaseModel):
     prefix: str = Field(min_length=1)
     depth: Depth
 
-    _normal = field_validator("prefix")(_folder)
+    _normal = field_validator("prefix")(_normalize_prefix)
 
 
 class BucketOptions(SourceOptions):
@@ -56,12 +56,12 @@ class BucketOptions(SourceOptions):
     connections: int = Field(default=8, ge=1, le=64)
     allow_private: bool | None = None
 
-    _normal = field_validator("prefix")(_folder)
+    _normal = field_validator("prefix")(_normalize_prefix)
 
     @field_validator("endpoint")
     @classmethod
     def _endpoint(cls, address: str | None) -> str | None:
-        return _address(address)
+        return _normalize_address(address)
 
     @property
     def overwrites_are_incidents(self) -> bool:
@@ -72,10 +72,12 @@ class BucketOptions(SourceOptions):
         """A session with as many connections as are asked for."""
         private = self.allow_private
         if private is None:
-            private = any(is_local_name(origin(one)[1]) for one in self._named())
-        return Session(allow_private=private, limits=Limits(per_host=max(16, 2 * self.connections)))
+            private = any(is_local_name(origin(one)[1]) for one in self._configured_addresses())
+        return Session(
+            allow_private=private, limits=RequestLimits(per_host=max(16, 2 * self.connections))
+        )
 
-    def _named(self) -> list[str]:
+    def _configured_addresses(self) -> list[str]:
         """The addresses that are asked, as far as they are written here."""
         return [] if self.endpoint is None else [self.endpoint]
 
@@ -99,10 +101,10 @@ class S3Options(BucketOptions):
     @field_validator("docdb")
     @classmethod
     def _docdb(cls, address: str | None) -> str | None:
-        return _address(address)
+        return _normalize_address(address)
 
     @model_validator(mode="after")
-    def _nested(self) -> S3Options:
+    def _check_nesting(self) -> S3Options:
         """Refuses what would put one dataset into another, or outside the mirror."""
         by_prefix = {one.prefix: one for one in self.datasets}
         if len(by_prefix) < len(self.datasets):
@@ -135,5 +137,5 @@ class S3Options(BucketOptions):
         """Whether other bytes under the same key are an incident."""
         return (self.overwrites or ("incident" if self.profile == "aind" else "")) == "incident"
 
-    def _named(self) -> list[str]:
-        return [*super()._named(), *([] if self.docdb is None else [self.docdb])]
+    def _configured_addresses(self) -> list[str]:
+        return [*super()._configured_addresses(), *([] if self.docdb is None else [self.docdb])]

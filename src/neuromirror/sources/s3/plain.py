@@ -9,11 +9,11 @@ from neuromirror.model import DatasetFacts, Document
 from neuromirror.sources.s3.profile import Profile
 
 
-def _none(_path: bytes) -> bool:
+def _is_no_document(_path: bytes) -> bool:
     return False
 
 
-def _kept(_path: bytes, content: bytes) -> bytes:
+def _normalize(_path: bytes, content: bytes) -> bytes:
     return content
 
 
@@ -21,4 +21,4 @@ def _facts(name: str, _documents: Sequence[Document], _refused: Sequence[bytes])
     return DatasetFacts(title=name)
 
 
-PLAIN: Final = Profile(is_document=_none, kept=_kept, facts=_facts)
+PLAIN: Final = Profile(is_document=_is_no_document, normalize=_normalize, facts=_facts)

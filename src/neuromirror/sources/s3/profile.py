@@ -19,5 +19,5 @@ class Profile:
     """
 
     is_document: Callable[[bytes], bool]
-    kept: Callable[[bytes, bytes], bytes]
+    normalize: Callable[[bytes, bytes], bytes]
     facts: Callable[[str, Sequence[Document], Sequence[bytes]], DatasetFacts]

@@ -12,18 +12,18 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from neuromirror.net import ObjectRow, SignedUrls, clean_url
+from neuromirror.net import ObjectRow, SignedUrlPattern, clean_url
 
-LARGEST: Final = 4 * 2**20
+MAX_DOCUMENT_BYTES: Final = 4 * 2**20
 """Bytes of one document; what is larger is an ordinary file."""
-MOST: Final = 256
-ALL: Final = 64 * 2**20
+MAX_DOCUMENTS: Final = 256
+MAX_TOTAL_BYTES: Final = 64 * 2**20
 """Bytes of all documents of a dataset."""
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-](?:[A-Za-z0-9_.,+= ()-]*[A-Za-z0-9_,+=()-])?\Z")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_SIGNED: Final = SignedUrls(
+_SIGNED: Final = SignedUrlPattern(
     r"\b(?:https?|s3|ftp)",
     r"x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|googleaccessid"
     r"|signature|sig|access_token|auth_token|token|key-pair-id",
@@ -62,7 +62,7 @@ def is_plain(path: bytes) -> bool:
     )
 
 
-class Chosen:
+class DocumentSelection:
     """The rows of a listing that become documents: the first by path that fit the bounds.
 
     The same rows in another order give the same choice.
@@ -70,12 +70,12 @@ class Chosen:
 
     def __init__(self, start: int) -> None:
         self._start = start
-        self._kept: list[tuple[_Backwards, ObjectRow]] = []
+        self._kept: list[tuple[_ReversedKey, ObjectRow]] = []
 
     def add(self, row: ObjectRow) -> ObjectRow | None:
         """Takes a row in; gives one that is no document after all."""
-        entry = (_Backwards(row.key), row)
-        if len(self._kept) < MOST:
+        entry = (_ReversedKey(row.key), row)
+        if len(self._kept) < MAX_DOCUMENTS:
             heapq.heappush(self._kept, entry)
             return None
         return heapq.heappushpop(self._kept, entry)[1]
@@ -91,7 +91,7 @@ class Chosen:
         }
         documents: list[ObjectRow] = []
         others: list[ObjectRow] = []
-        left = ALL
+        left = MAX_TOTAL_BYTES
         for row in rows:
             if row.size > left or row.key in folders:
                 others.append(row)
@@ -101,7 +101,7 @@ class Chosen:
         return documents, others
 
 
-class _Backwards:
+class _ReversedKey:
     """A key that sorts the other way round, for a heap whose first is the last by path."""
 
     __slots__ = ("key",)
@@ -109,7 +109,7 @@ class _Backwards:
     def __init__(self, key: bytes) -> None:
         self.key = key
 
-    def __lt__(self, other: _Backwards) -> bool:
+    def __lt__(self, other: _ReversedKey) -> bool:
         return self.key > other.key
 
 

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuromirror.sources.volumes.channels import (
-        NAMELESS,
+        UNNAMEABLE,
         ChannelSource,
-        components_of,
         local_id_of,
+        segments_of,
     )
-    from neuromirror.sources.volumes.decode import canonical
+    from neuromirror.sources.volumes.decode import decode_cutout
     from neuromirror.sources.volumes.errors import (
-        BlockFailed,
-        CutoutRefused,
-        MalformedUrl,
-        TokenRefused,
-        TooManyFiles,
-        WrongVoxels,
+        BlockReadError,
+        CutoutRefusedError,
+        MalformedUrlError,
+        TokenRefusedError,
+        TooManyFilesError,
+        WrongVoxelsError,
     )
-    from neuromirror.sources.volumes.fetching import PARALLEL, fetch
+    from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
     from neuromirror.sources.volumes.grid import (
         REQUEST_LIMIT,
         Block,
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
         level_blocks,
     )
     from neuromirror.sources.volumes.listing import volume_listing
-    from neuromirror.sources.volumes.ngff import documents
+    from neuromirror.sources.volumes.ngff import zarr_documents
     from neuromirror.sources.volumes.options import VolumeOptions
-    from neuromirror.sources.volumes.planning import check_size, estimated, planned
+    from neuromirror.sources.volumes.planning import check_size, estimate_volume, plan_volume
     from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
     from neuromirror.sources.volumes.requests import PUBLIC_TOKEN, CutoutRequest, cutout_request
     from neuromirror.sources.volumes.schemes import SCHEMES
@@ -53,85 +53,88 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ITEM_SIZES",
-    "NAMELESS",
     "PARALLEL",
     "PUBLIC_TOKEN",
     "REQUEST_LIMIT",
     "SCHEMES",
+    "UNNAMEABLE",
     "VOLUME_REMOTE",
     "Block",
-    "BlockFailed",
+    "BlockReadError",
     "BlockUrl",
     "Box",
     "ChannelSource",
-    "CutoutRefused",
+    "CutoutRefusedError",
     "CutoutRequest",
     "Level",
-    "MalformedUrl",
-    "TokenRefused",
-    "TooManyFiles",
+    "MalformedUrlError",
+    "TokenRefusedError",
+    "TooManyFilesError",
     "Triple",
     "Volume",
     "VolumeOptions",
-    "WrongVoxels",
+    "WrongVoxelsError",
     "block_at",
     "blocks",
-    "canonical",
     "check_size",
     "choose_chunk",
-    "components_of",
     "cutout_request",
-    "documents",
-    "estimated",
-    "fetch",
+    "decode_cutout",
+    "estimate_volume",
+    "fetch_block",
     "is_secure",
     "level_blocks",
     "local_id_of",
     "parse_url",
-    "planned",
+    "plan_volume",
+    "segments_of",
     "volume_listing",
+    "zarr_documents",
 ]
 
-_WHERE = {
-    **dict.fromkeys(("PARALLEL", "fetch"), "fetching"),
-    **dict.fromkeys(("NAMELESS", "ChannelSource", "components_of", "local_id_of"), "channels"),
-    **dict.fromkeys(("canonical",), "decode"),
-    **dict.fromkeys(
-        (
-            "BlockFailed",
-            "CutoutRefused",
-            "MalformedUrl",
-            "TokenRefused",
-            "TooManyFiles",
-            "WrongVoxels",
-        ),
-        "errors",
-    ),
-    **dict.fromkeys(
-        (
-            "REQUEST_LIMIT",
-            "Block",
-            "Level",
-            "Volume",
-            "block_at",
-            "blocks",
-            "choose_chunk",
-            "level_blocks",
-        ),
-        "grid",
-    ),
-    **dict.fromkeys(("volume_listing",), "listing"),
-    **dict.fromkeys(("documents",), "ngff"),
-    **dict.fromkeys(("VolumeOptions",), "options"),
-    **dict.fromkeys(("check_size", "estimated", "planned"), "planning"),
-    **dict.fromkeys(("VOLUME_REMOTE",), "remote_identity"),
-    **dict.fromkeys(("PUBLIC_TOKEN", "CutoutRequest", "cutout_request"), "requests"),
-    **dict.fromkeys(("SCHEMES",), "schemes"),
-    **dict.fromkeys(("ITEM_SIZES", "BlockUrl", "Box", "Triple", "is_secure", "parse_url"), "urls"),
+_EXPORTS = {
+    "Block": "neuromirror.sources.volumes.grid",
+    "BlockReadError": "neuromirror.sources.volumes.errors",
+    "BlockUrl": "neuromirror.sources.volumes.urls",
+    "Box": "neuromirror.sources.volumes.urls",
+    "ChannelSource": "neuromirror.sources.volumes.channels",
+    "CutoutRefusedError": "neuromirror.sources.volumes.errors",
+    "CutoutRequest": "neuromirror.sources.volumes.requests",
+    "ITEM_SIZES": "neuromirror.sources.volumes.urls",
+    "Level": "neuromirror.sources.volumes.grid",
+    "MalformedUrlError": "neuromirror.sources.volumes.errors",
+    "PARALLEL": "neuromirror.sources.volumes.fetching",
+    "PUBLIC_TOKEN": "neuromirror.sources.volumes.requests",
+    "REQUEST_LIMIT": "neuromirror.sources.volumes.grid",
+    "SCHEMES": "neuromirror.sources.volumes.schemes",
+    "TokenRefusedError": "neuromirror.sources.volumes.errors",
+    "TooManyFilesError": "neuromirror.sources.volumes.errors",
+    "Triple": "neuromirror.sources.volumes.urls",
+    "UNNAMEABLE": "neuromirror.sources.volumes.channels",
+    "VOLUME_REMOTE": "neuromirror.sources.volumes.remote_identity",
+    "Volume": "neuromirror.sources.volumes.grid",
+    "VolumeOptions": "neuromirror.sources.volumes.options",
+    "WrongVoxelsError": "neuromirror.sources.volumes.errors",
+    "block_at": "neuromirror.sources.volumes.grid",
+    "blocks": "neuromirror.sources.volumes.grid",
+    "check_size": "neuromirror.sources.volumes.planning",
+    "choose_chunk": "neuromirror.sources.volumes.grid",
+    "cutout_request": "neuromirror.sources.volumes.requests",
+    "decode_cutout": "neuromirror.sources.volumes.decode",
+    "estimate_volume": "neuromirror.sources.volumes.planning",
+    "fetch_block": "neuromirror.sources.volumes.fetching",
+    "is_secure": "neuromirror.sources.volumes.urls",
+    "level_blocks": "neuromirror.sources.volumes.grid",
+    "local_id_of": "neuromirror.sources.volumes.channels",
+    "parse_url": "neuromirror.sources.volumes.urls",
+    "plan_volume": "neuromirror.sources.volumes.planning",
+    "segments_of": "neuromirror.sources.volumes.channels",
+    "volume_listing": "neuromirror.sources.volumes.listing",
+    "zarr_documents": "neuromirror.sources.volumes.ngff",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(import_module(_EXPORTS[name]), name)

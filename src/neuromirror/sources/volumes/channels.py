@@ -9,12 +9,12 @@ from typing import ClassVar, Final
 from urllib.parse import quote
 
 from neuromirror.model import DatasetHint, DatasetRef, VersionKind, VersionRef
-from neuromirror.sources.errors import MalformedId
-from neuromirror.sources.s3 import names
+from neuromirror.sources.errors import MalformedIdError
+from neuromirror.sources.s3 import local_ids
 
 CURRENT: Final = "current"
-NAMELESS: Final = "no dataset can have such a name: it is too long, or a dot, or two"
-_NOWHERE: Final = frozenset({"", ".", ".."})
+UNNAMEABLE: Final = "no dataset can have such a name: it is too long, or a dot, or two"
+_DOT_SEGMENTS: Final = frozenset({"", ".", ".."})
 
 
 class ChannelSource:
@@ -33,31 +33,33 @@ class ChannelSource:
     # --- names
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """The dataset of a channel; raises :class:`MalformedId` (a ValueError)."""
-        components = components_of(local_id)
-        if len(components) != len(self.levels):
-            raise MalformedId(
+        """The dataset of a channel; raises :class:`MalformedIdError` (a ValueError)."""
+        segments = segments_of(local_id)
+        if len(segments) != len(self.levels):
+            raise MalformedIdError(
                 f"{self.mirror}: {local_id[:200]!r} is no dataset's name; it is"
                 f" {'/'.join(self.levels)}, with other signs than letters, digits, . _ - + ,"
                 f" written as =XX ('neuromirror sync {self.mirror} --dry-run' names all)"
             )
-        return self._ref(components, local_id)
+        return self._ref(segments, local_id)
 
-    def group(self, local_ids: str) -> DatasetRef | None:
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """The super-dataset of what is above a channel."""
-        components = components_of(local_ids)
-        above = 0 < len(components) < len(self.levels)
-        return self._ref(components, local_ids) if above else None
+        segments = segments_of(id_prefix)
+        above = 0 < len(segments) < len(self.levels)
+        return self._ref(segments, id_prefix) if above else None
 
-    def _ref(self, components: Sequence[str], local_id: str) -> DatasetRef:
-        path = "/".join(quote(one, safe="") for one in components)
+    def _ref(self, segments: Sequence[str], local_id: str) -> DatasetRef:
+        path = "/".join(quote(one, safe="") for one in segments)
         return DatasetRef(self.mirror, local_id, f"{self.uri}/{path}")
 
-    def _notice(self, components: Sequence[str], why: str) -> DatasetHint:
+    def _notice(self, segments: Sequence[str], why: str) -> DatasetHint:
         """What is told instead of datasets; its local id begins with ``==``."""
-        path = "/".join(components)
-        told = local_id_of(components) or hashlib.sha256(path.encode()).hexdigest()[:8]
-        return DatasetHint(self._ref(components, f"{names.NOTICE}{told}"), None, unavailable=why)
+        path = "/".join(segments)
+        suffix = local_id_of(segments) or hashlib.sha256(path.encode()).hexdigest()[:8]
+        return DatasetHint(
+            self._ref(segments, f"{local_ids.NOTICE}{suffix}"), None, unavailable=why
+        )
 
     # --- versions
 
@@ -76,19 +78,21 @@ class ChannelSource:
     @staticmethod
     def _check_current(version: VersionRef) -> None:
         if version.upstream != CURRENT:
-            raise MalformedId(f"{version.dataset.name}: there is no version {version.upstream!r}")
+            raise MalformedIdError(
+                f"{version.dataset.name}: there is no version {version.upstream!r}"
+            )
 
 
-def components_of(local_id: str) -> tuple[str, ...]:
+def segments_of(local_id: str) -> tuple[str, ...]:
     """The names in a local id; empty where it is none."""
     try:
-        found = tuple(one.decode() for one in names.components_of(local_id))
+        found = tuple(one.decode() for one in local_ids.segments_of(local_id))
     except ValueError:
         return ()
-    return () if _NOWHERE & set(found) else found
+    return () if _DOT_SEGMENTS & set(found) else found
 
 
-def local_id_of(components: Sequence[str]) -> str | None:
+def local_id_of(segments: Sequence[str]) -> str | None:
     """The local id of names; None where there is none that leads back to them."""
-    made = names.local_id([one.encode() for one in components])
-    return made if made is not None and components_of(made) == tuple(components) else None
+    made = local_ids.local_id([one.encode() for one in segments])
+    return made if made is not None and segments_of(made) == tuple(segments) else None

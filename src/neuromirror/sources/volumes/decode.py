@@ -13,12 +13,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from neuromirror.sources.volumes.checks import check_shape, checked_type
 from neuromirror.sources.volumes.decode_blosc import blosc_voxels
 from neuromirror.sources.volumes.decode_hdf5 import hdf5_voxels
-from neuromirror.sources.volumes.errors import WrongVoxels
-from neuromirror.sources.volumes.npy import LONGEST_HEAD, Head, read_head
+from neuromirror.sources.volumes.errors import WrongVoxelsError
+from neuromirror.sources.volumes.npy import MAX_HEADER_BYTES, NpyHeader, read_header
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Box, Triple
+from neuromirror.sources.volumes.voxel_checks import check_dtype, check_shape
 
 ENCODINGS: Final = ("blosc", "npygz", "npz", "npy", "raw", "hdf5")
 
@@ -27,10 +27,10 @@ _ZEROS: Final = bytes(_PIECE)
 Piece = bytes | memoryview
 """Some of the bytes of a chunk file."""
 
-_WORDS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
-def canonical(
+def decode_cutout(
     body: Iterable[bytes],
     encoding: str,
     box: Box,
@@ -47,7 +47,8 @@ def canonical(
     voxels alone, little-endian) or ``hdf5`` (ndstore's ``CUTOUT``). With no ``dtype`` any unsigned
     integer is taken that the body says. The body may have axes before z, of one entry each.
 
-    Raises :class:`WrongVoxels`, naming ``where``, for another shape or type and for a body that is
+    Raises :class:`WrongVoxelsError`, naming ``where``, for another shape or type and for a body
+    that is
     too short or too long; ValueError for an encoding that is none of these.
     """
     shape = tuple(stop - start for start, stop in reversed(box))
@@ -62,12 +63,12 @@ def canonical(
             raise ValueError("raw voxels do not say of what type they are")
         yield from _chunk_file(body, shape, chunk, dtype, where)
     elif encoding in ENCODINGS:
-        most = LONGEST_HEAD + math.prod(shape) * (8 if dtype is None else ITEM_SIZES[dtype])
-        pieces = iter(body) if encoding == "npy" else _inflated(body, most, where)
-        head, start = read_head(pieces, where)
-        found = checked_type(head.dtype, dtype, where)
+        most = MAX_HEADER_BYTES + math.prod(shape) * (8 if dtype is None else ITEM_SIZES[dtype])
+        pieces = iter(body) if encoding == "npy" else _decompress(body, most, where)
+        head, start = read_header(pieces, where)
+        found = check_dtype(head.dtype, dtype, where)
         check_shape(head.shape, shape, where)
-        ordered = _ordered(_after(start, pieces), head, shape, where)
+        ordered = _reorder(_prepend(start, pieces), head, shape, where)
         yield from _chunk_file(ordered, shape, chunk, found, where)
     else:
         raise ValueError(f"{encoding!r} is no encoding that is decoded here")
@@ -77,16 +78,16 @@ def _chunk_file(
     pieces: Iterable[Piece], shape: tuple[int, ...], chunk: Triple, dtype: str, where: str
 ) -> Iterator[Piece]:
     item = ITEM_SIZES[dtype]
-    return _padded(_exactly(pieces, math.prod(shape) * item, where), shape, chunk, item)
+    return _pad(_check_length(pieces, math.prod(shape) * item, where), shape, chunk, item)
 
 
-def _after(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _prepend(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
     if start:
         yield start
     yield from pieces
 
 
-def _inflated(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]:
+def _decompress(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]:
     """The content of a zlib (or gzip) stream that holds at most ``most`` bytes.
 
     More is for the reader to find; here only the way to it is bounded, since a stream can go on
@@ -98,91 +99,93 @@ def _inflated(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]:
     for packed in body:
         taken += len(packed)
         if taken > longest:
-            raise WrongVoxels(f"{where} gave more bytes than any packing of its voxels takes")
+            raise WrongVoxelsError(f"{where} gave more bytes than any packing of its voxels takes")
         rest = packed
         while rest and not inflate.eof:
             try:
                 piece = inflate.decompress(rest, _PIECE)
             except zlib.error as error:
-                raise WrongVoxels(
-                    f"{where} gave a body that is not zlib's, or damaged; try again", passing=True
+                raise WrongVoxelsError(
+                    f"{where} gave a body that is not zlib's, or damaged; try again", transient=True
                 ) from error
             rest = inflate.unconsumed_tail
             if piece:
                 yield piece
         if inflate.unused_data or (rest and inflate.eof):
-            raise WrongVoxels(f"{where} gave more after the end of its voxels")
+            raise WrongVoxelsError(f"{where} gave more after the end of its voxels")
     while not inflate.eof:
         # what was held back because the piece was full
         piece = inflate.decompress(b"", _PIECE)
         if not piece:
-            raise WrongVoxels(f"{where} gave a body without its end; try again", passing=True)
+            raise WrongVoxelsError(
+                f"{where} gave a body without its end; try again", transient=True
+            )
         yield piece
 
 
-def _exactly(pieces: Iterable[Piece], size: int, where: str) -> Iterator[Piece]:
+def _check_length(pieces: Iterable[Piece], size: int, where: str) -> Iterator[Piece]:
     seen = 0
     for piece in pieces:
         seen += len(piece)
         if seen > size:
-            raise WrongVoxels(f"{where} gave more than the {size} bytes of its voxels")
+            raise WrongVoxelsError(f"{where} gave more than the {size} bytes of its voxels")
         yield piece
     if seen < size:
-        raise WrongVoxels(
-            f"{where} gave {seen} of the {size} bytes of its voxels; try again", passing=True
+        raise WrongVoxelsError(
+            f"{where} gave {seen} of the {size} bytes of its voxels; try again", transient=True
         )
 
 
-def _ordered(
-    pieces: Iterator[bytes], head: Head, shape: tuple[int, ...], where: str
+def _reorder(
+    pieces: Iterator[bytes], head: NpyHeader, shape: tuple[int, ...], where: str
 ) -> Iterator[bytes]:
     """Voxels as the file has them: little-endian, and in C order."""
     item = ITEM_SIZES[head.dtype]
     if head.big_endian and item > 1:
-        pieces = _swapped(pieces, item)
+        pieces = _swap_bytes(pieces, item)
     if head.fortran and sum(size > 1 for size in shape) > 1:
-        pieces = _transposed(_exactly(pieces, math.prod(shape) * item, where), shape, item)
+        pieces = _transpose(_check_length(pieces, math.prod(shape) * item, where), shape, item)
     return pieces
 
 
-def _swapped(pieces: Iterator[bytes], item: int) -> Iterator[bytes]:
+def _swap_bytes(pieces: Iterator[bytes], item: int) -> Iterator[bytes]:
     left = b""
     for piece in pieces:
         joined = left + piece
         whole = len(joined) - len(joined) % item
         left = joined[whole:]
-        words = array(_WORDS[item], joined[:whole])
-        words.byteswap()
-        yield words.tobytes()
+        items = array(_TYPECODES[item], joined[:whole])
+        items.byteswap()
+        yield items.tobytes()
     if left:
         yield left
 
 
-def _transposed(pieces: Iterator[Piece], shape: tuple[int, ...], item: int) -> Iterator[bytes]:
+def _transpose(pieces: Iterator[Piece], shape: tuple[int, ...], item: int) -> Iterator[bytes]:
     """From Fortran's order, in which z runs fastest, to C's; holds the block."""
-    words = array(_WORDS[item])
+    items = array(_TYPECODES[item])
     held = bytearray()
     for piece in pieces:
         held += piece
-    words.frombytes(held)
+    items.frombytes(held)
     del held
     deep, high, _ = shape
     step = deep * high
     for z in range(deep):
-        yield b"".join(words[z + deep * y :: step].tobytes() for y in range(high))
+        yield b"".join(items[z + deep * y :: step].tobytes() for y in range(high))
 
 
-def _padded(
+def _pad(
     pieces: Iterator[Piece], shape: tuple[int, ...], chunk: Triple, item: int
 ) -> Iterator[Piece]:
     """Voxels with zeros at the far end of each axis."""
     deep, high, wide = shape
     row, plane = chunk[0] * item, chunk[0] * chunk[1] * item
     if wide < chunk[0]:
-        widen = _widened if row <= _PIECE else _spaced
+        widen = _widen_rows if row <= _PIECE else _space_runs
         pieces = widen(pieces, wide * item, row)
     if high < chunk[1]:
-        pieces = _spaced(pieces, high * row, plane)
+        pieces = _space_runs(pieces, high * row, plane)
     yield from pieces
     yield from _zeros((chunk[2] - deep) * plane)
 
@@ -194,7 +197,7 @@ def _zeros(count: int) -> Iterator[bytes]:
         yield _ZEROS[: count % _PIECE]
 
 
-def _widened(pieces: Iterator[Piece], row: int, wider: int) -> Iterator[Piece]:
+def _widen_rows(pieces: Iterator[Piece], row: int, wider: int) -> Iterator[Piece]:
     """Rows of ``row`` bytes, each with zeros up to ``wider``."""
     left = b""
     most = _PIECE // wider
@@ -213,7 +216,7 @@ def _widened(pieces: Iterator[Piece], row: int, wider: int) -> Iterator[Piece]:
         left = bytes(joined[rows * row :])
 
 
-def _spaced(pieces: Iterator[Piece], run: int, pitch: int) -> Iterator[Piece]:
+def _space_runs(pieces: Iterator[Piece], run: int, pitch: int) -> Iterator[Piece]:
     """Runs of ``run`` bytes, each with zeros up to ``pitch``."""
     gap = pitch - run
     due = run

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Final
 
-from neuromirror.sources.volumes.errors import WrongVoxels
+from neuromirror.sources.volumes.errors import WrongVoxelsError
 from neuromirror.sources.volumes.urls import ITEM_SIZES
 
 _HEADER: Final = struct.Struct("<BBBBIII")
@@ -43,7 +43,7 @@ def blosc_voxels(
 
     The frame must hold exactly ``count`` voxels of ``dtype``; where that is None, of any unsigned
     integer. Of a longer body no more is read than such a frame takes. Raises
-    :class:`WrongVoxels`, naming ``where``.
+    :class:`WrongVoxelsError`, naming ``where``.
     """
     begin = b""
     frame = bytearray()
@@ -56,15 +56,15 @@ def blosc_voxels(
                 continue
             frame = bytearray(_frame_size(begin, count, dtype, where))
         if have + len(more) > len(frame):
-            raise WrongVoxels(f"{where} gave more after the end of its blosc frame")
+            raise WrongVoxelsError(f"{where} gave more after the end of its blosc frame")
         frame[have : have + len(more)] = more
         have += len(more)
     if not frame or have < len(frame):
-        raise WrongVoxels(
+        raise WrongVoxelsError(
             f"{where} gave a blosc frame without its end ({have or len(begin)} bytes); try again",
-            passing=True,
+            transient=True,
         )
-    return _unpacked(frame, where), dtype or _UNSIGNED[_content_size(frame) // count]
+    return _decompress(frame, where), dtype or _UNSIGNED[_content_size(frame) // count]
 
 
 def _frame_size(frame: bytes, count: int, dtype: str | None, where: str) -> int:
@@ -88,7 +88,7 @@ def _frame_size(frame: bytes, count: int, dtype: str | None, where: str) -> int:
     ):
         fault = f"its {content} bytes in blocks of {block} cannot take {size}"
     if fault:
-        raise WrongVoxels(f"{where} gave a blosc frame that is refused: {fault}")
+        raise WrongVoxelsError(f"{where} gave a blosc frame that is refused: {fault}")
     return int(size)
 
 
@@ -96,7 +96,7 @@ def _content_size(frame: bytearray) -> int:
     return int(_HEADER.unpack_from(frame)[4])
 
 
-def _unpacked(frame: bytearray, where: str) -> bytes | memoryview:
+def _decompress(frame: bytearray, where: str) -> bytes | memoryview:
     if frame[2] & _STORED:
         return memoryview(frame)[_HEADER.size :]
     from numcodecs import blosc  # type: ignore[import-untyped]
@@ -104,9 +104,9 @@ def _unpacked(frame: bytearray, where: str) -> bytes | memoryview:
     try:
         content: bytes = blosc.decompress(frame)
     except (RuntimeError, ValueError) as error:
-        raise WrongVoxels(
-            f"{where} gave a blosc frame that is damaged; try again", passing=True
+        raise WrongVoxelsError(
+            f"{where} gave a blosc frame that is damaged; try again", transient=True
         ) from error
     if len(content) != _content_size(frame):
-        raise WrongVoxels(f"{where} gave a blosc frame of other content than its header says")
+        raise WrongVoxelsError(f"{where} gave a blosc frame of other content than its header says")
     return content

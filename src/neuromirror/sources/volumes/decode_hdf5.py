@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import IO, Any, Final
 
 from neuromirror.model import ConfigurationError
-from neuromirror.sources.volumes.checks import check_shape, checked_type
-from neuromirror.sources.volumes.errors import WrongVoxels
+from neuromirror.sources.volumes.errors import WrongVoxelsError
 from neuromirror.sources.volumes.urls import ITEM_SIZES
+from neuromirror.sources.volumes.voxel_checks import check_dtype, check_shape
 
 _NAME: Final = "CUTOUT"
 _SPARE: Final = 1 << 20
@@ -33,7 +33,7 @@ def hdf5_voxels(
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
     """The type of the voxels in a file, and their bytes in C order, little-endian.
 
-    Raises :class:`WrongVoxels`, naming ``where``; ConfigurationError without h5py.
+    Raises :class:`WrongVoxelsError`, naming ``where``; ConfigurationError without h5py.
     """
     try:
         import h5py  # type: ignore[import-untyped]
@@ -50,14 +50,15 @@ def hdf5_voxels(
         except _DAMAGED as error:
             raise _damaged(where, error) from error
         with file:
-            dtype = checked_type(found.dtype.name, dtype, where)
+            dtype = check_dtype(found.dtype.name, dtype, where)
             check_shape(found.shape, shape, where)
             yield dtype, _planes(found, shape, where)
 
 
-def _damaged(where: str, error: Exception) -> WrongVoxels:
-    return WrongVoxels(
-        f"{where} gave something that is no HDF5 file, or damaged: {error}; try again", passing=True
+def _damaged(where: str, error: Exception) -> WrongVoxelsError:
+    return WrongVoxelsError(
+        f"{where} gave something that is no HDF5 file, or damaged: {error}; try again",
+        transient=True,
     )
 
 
@@ -66,7 +67,7 @@ def _spool(body: Iterable[bytes], spool: IO[bytes], most: int, where: str) -> No
     for piece in body:
         size += len(piece)
         if size > most:
-            raise WrongVoxels(f"{where} gave more bytes than any file of its voxels takes")
+            raise WrongVoxelsError(f"{where} gave more bytes than any file of its voxels takes")
         spool.write(piece)
     spool.flush()
 
@@ -85,11 +86,15 @@ def _cutout(file: Any, where: str) -> Any:
 
     file.visititems(look)
     if len(found) != 1:
-        raise WrongVoxels(f"{where} gave an HDF5 file with {len(found)} datasets {_NAME}, not one")
+        raise WrongVoxelsError(
+            f"{where} gave an HDF5 file with {len(found)} datasets {_NAME}, not one"
+        )
     one = found[0]
     tile = math.prod(one.chunks or ()) * one.dtype.itemsize
     if one.is_virtual or one.external or tile > _TILE:
-        raise WrongVoxels(f"{where} gave an HDF5 file whose {_NAME} is not stored in it plainly")
+        raise WrongVoxelsError(
+            f"{where} gave an HDF5 file whose {_NAME} is not stored in it plainly"
+        )
     return one
 
 

@@ -19,7 +19,7 @@ SIZE: Final = 32
 UNKNOWN: Final = 0
 KNOWN: Final = 1
 """For comparing alone: the file's record does not have it."""
-TOLD: Final = 2
+RECORDED: Final = 2
 CHANGED: Final = 3
 """Told because it was seen to change."""
 
@@ -27,7 +27,7 @@ _FORMAT: Final = 1
 _ENTRY: Final = struct.Struct(">I32sI")
 
 
-class Digests:
+class BlockDigests:
     """The sha256 of the blocks of a volume, by number, and whether records tell them."""
 
     def __init__(self, count: int) -> None:
@@ -63,9 +63,9 @@ class Digests:
         return b"".join(parts)
 
 
-def load_digests(count: int, stored: bytes) -> Digests:
-    """What :meth:`Digests.dump` gave; raises ValueError for anything else."""
-    made = Digests(count)
+def load_digests(count: int, stored: bytes) -> BlockDigests:
+    """What :meth:`BlockDigests.dump` gave; raises ValueError for anything else."""
+    made = BlockDigests(count)
     if len(stored) < 4:
         raise ValueError("too short")
     (length,) = struct.unpack_from(">I", stored)
@@ -87,7 +87,7 @@ def load_digests(count: int, stored: bytes) -> Digests:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class CheckProgress:
     """How far the checking of a volume has come.
 
     ``shape`` names the blocks and how they are read, ``metadata`` is the digest of all documents,
@@ -103,7 +103,7 @@ class Course:
     cursor: int
     began: str
 
-    def rolled(self, count: int, blocks: int, day: str) -> Course:
+    def advanced_by(self, count: int, blocks: int, day: str) -> CheckProgress:
         """After another visit that read ``count`` blocks in turn, of so many."""
         cursor = self.cursor + count
         if cursor < blocks:
@@ -111,14 +111,16 @@ class Course:
         return replace(self, visit=self.visit + 1, cursor=0, began=day)
 
 
-def dump_memo(course: Course, digests: Digests) -> bytes:
+def dump_memo(course: CheckProgress, digests: BlockDigests) -> bytes:
     """A memo's bytes."""
     head = {"format": _FORMAT, "blocks": len(digests), **asdict(course)}
     line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
     return line + b"\n" + digests.dump()
 
 
-def load_memo(memo: bytes | None, shape: str, count: int) -> tuple[Course, Digests] | None:
+def load_memo(
+    memo: bytes | None, shape: str, count: int
+) -> tuple[CheckProgress, BlockDigests] | None:
     """A memo of a volume of this shape; None for any other, and for what is none."""
     head, newline, rest = (memo or b"").partition(b"\n")
     if not newline:
@@ -127,12 +129,12 @@ def load_memo(memo: bytes | None, shape: str, count: int) -> tuple[Course, Diges
         found = json.loads(head)
         if (found.pop("format"), found.pop("blocks"), found["shape"]) != (_FORMAT, count, shape):
             return None
-        return Course(**found), load_digests(count, rest)
+        return CheckProgress(**found), load_digests(count, rest)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-class Progress:
+class DigestLog:
     """Digests of blocks in the order in which they were read, in a file that outlives a process.
 
     Each entry is the block's number, its sha256, and the CRC-32 of both; what follows a broken

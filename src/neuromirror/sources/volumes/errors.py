@@ -7,7 +7,7 @@ from typing import Final
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import HttpError
 
-_LIKELY: Final = {
+_LIKELY_CAUSES: Final = {
     ("boss", 400): "the range may lie outside of the channel, or the token be wrong",
     ("boss", 404): "the channel may be gone, or marked as deleted",
     ("boss", 413): "the block is larger than one request may be; set a smaller block",
@@ -17,26 +17,26 @@ _LIKELY: Final = {
 """What a status means here beside what it means everywhere."""
 
 
-class MalformedUrl(NeuromirrorError, ValueError):
+class MalformedUrlError(NeuromirrorError, ValueError):
     """A text that names no block of a volume."""
 
 
-class WrongVoxels(NeuromirrorError):
+class WrongVoxelsError(NeuromirrorError):
     """A reply that is not the voxels that were asked for: another shape or type, cut, too long.
 
     ``passing`` says that another attempt may help (the body may have been cut on the way).
     """
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, *, transient: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.transient = transient
 
 
-class CutoutRefused(HttpError):
+class CutoutRefusedError(HttpError):
     """A service's answer that is no cut-out; status, detail and ``passing`` are of its reply."""
 
     def __init__(self, scheme: str, block: str, error: HttpError, likely: str = "") -> None:
-        likely = likely or _LIKELY.get((scheme, error.status or 0), "")
+        likely = likely or _LIKELY_CAUSES.get((scheme, error.status or 0), "")
         super().__init__(
             f"{block}: {error}{f' ({likely})' if likely else ''}",
             url=error.url,
@@ -44,19 +44,19 @@ class CutoutRefused(HttpError):
             detail=error.detail,
             fields=error.fields,
         )
-        self.passing = error.passing
+        self.transient = error.transient
 
 
-class TokenRefused(HttpError):
+class TokenRefusedError(HttpError):
     """A service refused a token; ``name`` says where it comes from, ``host`` has its port.
 
     It is an environment variable, mostly.
     """
 
     def __init__(self, host: str, name: str, error: HttpError) -> None:
-        said = f" ({error.detail})" if error.detail else ""
+        detail = f" ({error.detail})" if error.detail else ""
         super().__init__(
-            f"the token in {name} was refused by {host} (HTTP {error.status}){said}: it may be"
+            f"the token in {name} was refused by {host} (HTTP {error.status}){detail}: it may be"
             " wrong, have expired, or lack the right; set another, or unset it to read what is"
             " public",
             url=error.url,
@@ -67,9 +67,9 @@ class TokenRefused(HttpError):
         self.name = name
 
 
-class BlockFailed(NeuromirrorError):
+class BlockReadError(NeuromirrorError):
     """A block that could not be read, so that nothing is known of the volume as a whole."""
 
 
-class TooManyFiles(ConfigurationError):
+class TooManyFilesError(ConfigurationError):
     """A volume that would make more files than the mirror's file allows."""

@@ -14,25 +14,34 @@ from math import prod
 from typing import Final
 
 from neuromirror.net import (
-    BrokenOff,
-    CountedPool,
-    Forbidden,
+    AccessDeniedError,
+    ContextThreadPool,
     HostCircuitBreaker,
     HttpError,
+    IncompleteResponseError,
     NetError,
-    RetryAfterTooLong,
-    ServerTrouble,
+    ResponseStream,
+    RetryAfterTooLongError,
+    ServerError,
     Session,
-    Stream,
-    TooManyRequests,
-    Unreachable,
+    TooManyRequestsError,
+    UnreachableError,
 )
-from neuromirror.sources.volumes.decode import canonical
+from neuromirror.sources.volumes.decode import decode_cutout
 from neuromirror.sources.volumes.decode_blosc import can_decode
-from neuromirror.sources.volumes.errors import CutoutRefused, TokenRefused, WrongVoxels
+from neuromirror.sources.volumes.errors import (
+    CutoutRefusedError,
+    TokenRefusedError,
+    WrongVoxelsError,
+)
 from neuromirror.sources.volumes.requests import BLOSC, CutoutRequest, cutout_request, token_probe
-from neuromirror.sources.volumes.subrequests import Part, parts_of, planes_of, put_part
-from neuromirror.sources.volumes.tokens import variable
+from neuromirror.sources.volumes.subrequests import (
+    Subrequest,
+    copy_subrequest,
+    iter_planes,
+    split_block,
+)
+from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl
 
 PARALLEL: Final = 3
@@ -53,7 +62,7 @@ _ATTEMPTS: Final = 3
 _NOT_ACCEPTABLE: Final = 406
 
 
-def fetch(
+def fetch_block(
     session: Session,
     url: BlockUrl,
     *,
@@ -79,22 +88,24 @@ def fetch(
     closed. ``breaker`` learns of failures that hold for all of the host's addresses, and refuses
     requests after one.
 
-    Raises :class:`CutoutRefused`, :class:`TokenRefused` and other NetErrors, :class:`WrongVoxels`,
-    and :class:`MalformedUrl` where no file of this block has the size; what was yielded by then is
+    Raises :class:`CutoutRefusedError`, :class:`TokenRefusedError` and other NetErrors,
+    :class:`WrongVoxelsError`,
+    and :class:`MalformedUrlError` where no file of this block has the size; what was yielded by
+    then is
     of no use.
     """
     dtype = url.dtype if size is None else url.voxel_type(size)
     if seconds is None:
         voxels = prod(url.shape) * (8 if dtype is None else ITEM_SIZES[dtype])
         seconds = session.limits.read + session.limits.total + voxels / _SLOWEST
-    ends = time.monotonic() + seconds
-    service = _Service(session, url, token, token_name, ends, breaker or HostCircuitBreaker())
-    parts = parts_of(url, dtype)
+    deadline = time.monotonic() + seconds
+    service = _Service(session, url, token, token_name, deadline, breaker or HostCircuitBreaker())
+    parts = split_block(url, dtype)
     pieces: Generator[bytes | memoryview, None, None]
     if dtype is None or len(parts) == 1:
         pieces = service.pieces(url, dtype)
     else:
-        pieces = _assembled(service, url, parts, dtype, parallel)
+        pieces = _assemble(service, url, parts, dtype, parallel)
     done = 0
     with closing(pieces):
         for piece in pieces:
@@ -115,7 +126,7 @@ class _Service:
     block: BlockUrl
     token: str | None
     token_name: str | None
-    ends: float
+    deadline: float
     breaker: HostCircuitBreaker
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -126,19 +137,21 @@ class _Service:
             kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             encoding = "blosc" if kind == BLOSC and BLOSC in request.accepted else request.encoding
             if encoding != "blosc" and kind.startswith(_NO_VOXELS):
-                raise WrongVoxels(f"{where} gave {kind[:80]!r} instead of voxels", passing=True)
+                raise WrongVoxelsError(
+                    f"{where} gave {kind[:80]!r} instead of voxels", transient=True
+                )
             chunks = self._until_stopped(reply.chunks)
-            yield from canonical(chunks, encoding, url.box, url.chunk, dtype, where=where)
+            yield from decode_cutout(chunks, encoding, url.box, url.chunk, dtype, where=where)
 
-    def part(self, part: Part, dtype: str) -> memoryview:
+    def fetch_subrequest(self, fetch_subrequest: Subrequest, dtype: str) -> memoryview:
         """The voxels of a part, asked for again where its reply broke off."""
         for left in reversed(range(_ATTEMPTS)):
             try:
-                pieces = list(self.pieces(part.url, dtype))
-            except (BrokenOff, WrongVoxels) as error:
+                pieces = list(self.pieces(fetch_subrequest.url, dtype))
+            except (IncompleteResponseError, WrongVoxelsError) as error:
                 if not left or self.stop.is_set():
-                    error.passing = False
-                if not error.passing:
+                    error.transient = False
+                if not error.transient:
                     raise
             else:
                 return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -147,36 +160,40 @@ class _Service:
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             if self.stop.is_set():
-                raise BrokenOff(f"{self.block} was not read to its end: nobody waits for it")
+                raise IncompleteResponseError(
+                    f"{self.block} was not read to its end: nobody waits for it"
+                )
             yield chunk
 
     @contextmanager
-    def _reply(self, url: BlockUrl, *, blosc: bool) -> Iterator[tuple[CutoutRequest, Stream]]:
+    def _reply(
+        self, url: BlockUrl, *, blosc: bool
+    ) -> Iterator[tuple[CutoutRequest, ResponseStream]]:
         """The reply to the request for a block or part, as the circuit breaker allows it."""
         request = cutout_request(url, self.token, blosc=blosc)
         with self.breaker.attempt(request.address) as answered:
             try:
-                with self._opened(request) as reply:
+                with self._open(request) as reply:
                     answered()
                     yield request, reply
                     return
             except HttpError as error:
                 if not (blosc and error.status == _NOT_ACCEPTABLE):
-                    raise self._failed(request, error) from error
-            except Unreachable as error:
-                if not isinstance(error, BrokenOff):
+                    raise self._failure_of(request, error) from error
+            except UnreachableError as error:
+                if not isinstance(error, IncompleteResponseError):
                     self.breaker.record_failure(request.address, error, decisive=True)
                 raise
             answered()
         request = cutout_request(url, self.token)
         try:
-            with self._opened(request) as reply:
+            with self._open(request) as reply:
                 yield request, reply
         except HttpError as error:
-            raise self._failed(request, error) from error
+            raise self._failure_of(request, error) from error
 
     @contextmanager
-    def _opened(self, request: CutoutRequest) -> Iterator[Stream]:
+    def _open(self, request: CutoutRequest) -> Iterator[ResponseStream]:
         """An open reply.
 
         A BOSS answers 500 to a token that it does not know: before such a request is made again,
@@ -189,7 +206,7 @@ class _Service:
                 opened = True
                 yield reply
                 return
-        except (ServerTrouble, TooManyRequests, Unreachable) as error:
+        except (ServerError, TooManyRequestsError, UnreachableError) as error:
             if opened or attempts is None:
                 raise
             if error.status == 500:
@@ -200,10 +217,10 @@ class _Service:
             yield reply
 
     @contextmanager
-    def _stream(self, request: CutoutRequest, attempts: int | None) -> Iterator[Stream]:
+    def _stream(self, request: CutoutRequest, attempts: int | None) -> Iterator[ResponseStream]:
         with self.session.stream(
             request.address,
-            total=max(self.ends - time.monotonic(), 0.001),
+            total=max(self.deadline - time.monotonic(), 0.001),
             headers=request.headers,
             redirects=0 if request.secret else None,
             attempts=attempts,
@@ -218,52 +235,54 @@ class _Service:
         try:
             with self._stream(probe, 1):
                 pass
-        except Forbidden:
+        except AccessDeniedError:
             raise
         except NetError:
             return
 
-    def _failed(self, request: CutoutRequest, error: HttpError) -> NetError:
+    def _failure_of(self, request: CutoutRequest, error: HttpError) -> NetError:
         """The error to raise for a failed request; the circuit breaker learns what it means."""
         scheme, block, host = self.block.scheme, str(self.block), self.block.host
         failed: NetError
-        if isinstance(error, Forbidden) and request.secret:
-            failed = TokenRefused(host, self.token_name or variable(host), error)
-        elif isinstance(error, Forbidden) and self.token_name is not None:
+        if isinstance(error, AccessDeniedError) and request.secret:
+            failed = TokenRefusedError(host, self.token_name or token_variable(host), error)
+        elif isinstance(error, AccessDeniedError) and self.token_name is not None:
             hint = f"a token may be set in {self.token_name}"
-            failed = CutoutRefused(scheme, block, error, hint)
-        elif isinstance(error, RetryAfterTooLong):
+            failed = CutoutRefusedError(scheme, block, error, hint)
+        elif isinstance(error, RetryAfterTooLongError):
             failed = error
         else:
-            failed = CutoutRefused(scheme, block, error)
+            failed = CutoutRefusedError(scheme, block, error)
         breaker, address = self.breaker, request.address
-        if isinstance(error, ServerTrouble) and error.status == 500:
+        if isinstance(error, ServerError) and error.status == 500:
             # of this block alone, perhaps: the next one tells
             breaker.record_failure(address, failed)
-        elif isinstance(error, Forbidden | RetryAfterTooLong | ServerTrouble | TooManyRequests):
+        elif isinstance(
+            error, AccessDeniedError | RetryAfterTooLongError | ServerError | TooManyRequestsError
+        ):
             breaker.record_failure(address, failed, decisive=True)
         else:
             breaker.record_success(address)
         return failed
 
 
-def _assembled(
-    service: _Service, url: BlockUrl, parts: list[Part], dtype: str, parallel: int
+def _assemble(
+    service: _Service, url: BlockUrl, parts: list[Subrequest], dtype: str, parallel: int
 ) -> Generator[bytes | memoryview, None, None]:
     """Yield a block slab by slab, from its parts."""
     wide, high, deep = url.chunk
     item = ITEM_SIZES[dtype]
-    waiting: deque[tuple[Part, Future[memoryview]]] = deque()
+    waiting: deque[tuple[Subrequest, Future[memoryview]]] = deque()
     rest = iter(parts)
     # parts that fill their slab's rows need not be copied into one
     uncopied = url.shape[1:] == (high, wide) and all(part.url.shape[2] == wide for part in parts)
-    arrived: list[tuple[Part, memoryview]] = []
+    arrived: list[tuple[Subrequest, memoryview]] = []
     slab = bytearray()
-    pool = CountedPool(parallel, thread_name_prefix="volume-part")
+    pool = ContextThreadPool(parallel, thread_name_prefix="volume-part")
     try:
         while True:
             for part in islice(rest, parallel + 1 - len(waiting)):
-                waiting.append((part, pool.submit(service.part, part, dtype)))
+                waiting.append((part, pool.submit(service.fetch_subrequest, part, dtype)))
             if not waiting:
                 break
             part, future = waiting.popleft()
@@ -271,9 +290,9 @@ def _assembled(
                 arrived.append((part, future.result()))
             else:
                 slab = slab or bytearray(part.url.shape[0] * high * wide * item)
-                put_part(slab, part, future.result(), (wide, high), item)
+                copy_subrequest(slab, part, future.result(), (wide, high), item)
             if part.ends_slab:
-                yield from planes_of(arrived, item) if uncopied else [memoryview(slab)]
+                yield from iter_planes(arrived, item) if uncopied else [memoryview(slab)]
                 arrived, slab = [], bytearray()
     finally:
         service.stop.set()

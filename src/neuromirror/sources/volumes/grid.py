@@ -19,10 +19,10 @@ from neuromirror.sources.volumes.urls import (
     BlockUrl,
     Box,
     Triple,
+    dtype_parameter,
     is_secure,
-    plain_dtype,
-    query,
-    scheme_word,
+    query_string,
+    scheme_parameter,
     url_base,
 )
 
@@ -138,14 +138,14 @@ class Block(msgspec.Struct, frozen=True, gc=False):
 
 
 def choose_chunk(
-    wanted: Triple, extent: Triple, item_size: int, limit: int = REQUEST_LIMIT
+    requested: Triple, extent: Triple, item_size: int, limit: int = REQUEST_LIMIT
 ) -> Triple:
     """A chunk's voxels along x, y, z: as wanted, but no larger than the extent or one request.
 
     ``limit`` is in bytes. What is too large is halved along its longest axis, x before y before
     z where two are as long, until it fits.
     """
-    chunk = [min(pair) for pair in zip(wanted, extent, strict=True)]
+    chunk = [min(pair) for pair in zip(requested, extent, strict=True)]
     while math.prod(chunk) * item_size > limit:
         longest = chunk.index(max(chunk))
         if chunk[longest] == 1:
@@ -163,7 +163,7 @@ def blocks(volume: Volume) -> Iterator[Block]:
 
 def level_blocks(volume: Volume, level: Level) -> Iterator[Block]:
     """Yields the blocks of one level, along t, then z, y, x."""
-    cut = _Cut(volume, level)
+    cut = _LevelBlocks(volume, level)
     xs, ys, zs = (range(count) for count in level.grid)
     for t in range(1 if volume.times is None else len(volume.times)):
         for z in zs:
@@ -178,10 +178,10 @@ def block_at(volume: Volume, level: Level, index: tuple[int, int, int, int]) -> 
     counts = 1 if volume.times is None else len(volume.times), z, y, x
     if not all(0 <= at < count for at, count in zip(index, counts, strict=True)):
         raise IndexError(f"{volume.path}: level {level.name} has no block {index}")
-    return _Cut(volume, level).block(*index)
+    return _LevelBlocks(volume, level).block(*index)
 
 
-class _Cut:
+class _LevelBlocks:
     """Makes the blocks of one level; what they share is put together once."""
 
     def __init__(self, volume: Volume, level: Level) -> None:
@@ -201,17 +201,17 @@ class _Cut:
             *((self._x[0], self._y[0], self._z[0]), level.chunk),
             secure=secure,
         )
-        dtype, scheme = plain_dtype(volume.dtype), scheme_word(like)
-        self._whole = query(None, dtype, scheme)
-        self._padded = query(level.chunk, dtype, scheme)
+        dtype, scheme = dtype_parameter(volume.dtype), scheme_parameter(like)
+        self._whole = query_string(None, dtype, scheme)
+        self._padded = query_string(level.chunk, dtype, scheme)
 
     def block(self, t: int, z: int, y: int, x: int) -> Block:
         xs, ys, zs = self._x[x], self._y[y], self._z[z]
         time = self._times[t]
         wide, high, deep = self._level.chunk
         whole = xs[1] - xs[0] == wide and ys[1] - ys[0] == high and zs[1] - zs[0] == deep
-        asked = self._whole if whole else self._padded
-        place = f"{xs[0]}:{xs[1]}/{ys[0]}:{ys[1]}/{zs[0]}:{zs[1]}"
+        query_text = self._whole if whole else self._padded
+        range_path = f"{xs[0]}:{xs[1]}/{ys[0]}:{ys[1]}/{zs[0]}:{zs[1]}"
         if time is None:
             path, sample = f"{self._folder}{z}/{y}/{x}", ""
         else:
@@ -223,7 +223,7 @@ class _Cut:
             time,
             path.encode(),
             self._size,
-            f"{self._base}{place}{sample}{asked}",
+            f"{self._base}{range_path}{sample}{query_text}",
         )
 
 
@@ -240,7 +240,7 @@ def blocks_by_number(volume: Volume, numbers: Iterable[int]) -> Iterator[tuple[i
         while cut is None or number >= before + count:
             before += count
             level = next(levels)
-            cut, count = _Cut(volume, level), times * math.prod(level.grid)
+            cut, count = _LevelBlocks(volume, level), times * math.prod(level.grid)
             wide, high, deep = level.grid
         rest, x = divmod(number - before, wide)
         rest, y = divmod(rest, high)

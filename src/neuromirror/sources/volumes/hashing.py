@@ -11,9 +11,9 @@ from contextlib import closing
 from itertools import islice
 from typing import Final
 
-from neuromirror.net import BrokenOff, CountedPool, NetError, Session
-from neuromirror.sources.volumes.errors import BlockFailed, WrongVoxels
-from neuromirror.sources.volumes.fetching import fetch
+from neuromirror.net import ContextThreadPool, IncompleteResponseError, NetError, Session
+from neuromirror.sources.volumes.errors import BlockReadError, WrongVoxelsError
+from neuromirror.sources.volumes.fetching import fetch_block
 from neuromirror.sources.volumes.grid import Block
 from neuromirror.sources.volumes.urls import parse_url
 
@@ -25,7 +25,7 @@ _AHEAD: Final = 2
 Numbered = tuple[int, Block]
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Another block failed: nobody waits for this one any more."""
 
 
@@ -38,21 +38,21 @@ class BlockHasher:
         self._workers = workers
 
     def digests(
-        self, wanted: Iterable[Numbered], note: Callable[[int, bytes], None] | None = None
+        self, numbered_blocks: Iterable[Numbered], note: Callable[[int, bytes], None] | None = None
     ) -> Generator[tuple[int, bytes], None, None]:
         """Yields the number and the sha256 (32 bytes) of each block, in the order given.
 
         ``note`` is told each as soon as it is known, by whichever thread read it. Raises
-        :class:`BlockFailed` at the first that cannot be read; the others are then left.
+        :class:`BlockReadError` at the first that cannot be read; the others are then left.
         """
         stop = threading.Event()
-        pool = CountedPool(self._workers, thread_name_prefix="volume-block")
-        rest = iter(wanted)
+        pool = ContextThreadPool(self._workers, thread_name_prefix="volume-block")
+        rest = iter(numbered_blocks)
         waiting: deque[tuple[int, Future[bytes]]] = deque()
         try:
             while True:
-                room = self._workers * (1 + _AHEAD) - len(waiting)
-                for number, block in islice(rest, room):
+                capacity = self._workers * (1 + _AHEAD) - len(waiting)
+                for number, block in islice(rest, capacity):
                     waiting.append((number, pool.submit(self._digest, number, block, stop, note)))
                 if not waiting:
                     return
@@ -69,19 +69,22 @@ class BlockHasher:
         stop: threading.Event,
         note: Callable[[int, bytes], None] | None,
     ) -> bytes:
-        digest = self._persisting(block, stop)
+        digest = self._read_with_retries(block, stop)
         if note is not None:
             note(number, digest)
         return digest
 
-    def _persisting(self, block: Block, stop: threading.Event) -> bytes:
+    def _read_with_retries(self, block: Block, stop: threading.Event) -> bytes:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return self._read(block, stop)
-            except (NetError, WrongVoxels) as error:
-                broken = isinstance(error, BrokenOff | WrongVoxels) and error.passing
+            except (NetError, WrongVoxelsError) as error:
+                broken = (
+                    isinstance(error, IncompleteResponseError | WrongVoxelsError)
+                    and error.transient
+                )
                 if not broken or attempt == _ATTEMPTS:
-                    raise BlockFailed(
+                    raise BlockReadError(
                         f"{self._name}: the block {block.path.decode()} ({block.url}) cannot be"
                         f" read: {error}; nothing was changed"
                     ) from error
@@ -91,9 +94,9 @@ class BlockHasher:
 
     def _read(self, block: Block, stop: threading.Event) -> bytes:
         digest = hashlib.sha256()
-        with closing(fetch(self._session, parse_url(block.url), size=block.size)) as pieces:
+        with closing(fetch_block(self._session, parse_url(block.url), size=block.size)) as pieces:
             for piece in pieces:
                 if stop.is_set():
-                    raise _Stopped
+                    raise _StoppedError
                 digest.update(piece)
         return digest.digest()

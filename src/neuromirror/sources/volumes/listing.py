@@ -30,22 +30,22 @@ from neuromirror.model import (
     metadata_digest,
 )
 from neuromirror.net import Session
-from neuromirror.sources.errors import ListingNotProven
-from neuromirror.sources.protocol import Known, Listing
+from neuromirror.sources.errors import UnreliableListingError
+from neuromirror.sources.protocol import Listing, VisitContext
 from neuromirror.sources.volumes.digests import (
     CHANGED,
     KNOWN,
-    TOLD,
+    RECORDED,
     UNKNOWN,
-    Course,
-    Digests,
-    Progress,
+    BlockDigests,
+    CheckProgress,
+    DigestLog,
     dump_memo,
     load_memo,
 )
 from neuromirror.sources.volumes.grid import Block, Volume, blocks, blocks_by_number
 from neuromirror.sources.volumes.hashing import BlockHasher
-from neuromirror.sources.volumes.ngff import documents as zarr_documents
+from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.sources.volumes.options import VolumeOptions
 from neuromirror.sources.volumes.planning import check_size
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
@@ -59,13 +59,13 @@ _SPEC: Final = 1
 def volume_listing(
     version: VersionRef,
     volume: Volume,
-    known: Known,
+    context: VisitContext,
     session: Session,
     options: VolumeOptions,
     *,
     facts: DatasetFacts,
     documents: Sequence[Document],
-    again: Callable[[], Volume],
+    reload_volume: Callable[[], Volume],
     signal: str = "",
 ) -> Listing:
     """The files of a planned volume, as a source's listing.
@@ -73,16 +73,17 @@ def volume_listing(
     ``documents`` are upstream's own; the Zarr's are added. ``again`` learns the volume anew, to
     prove at the end that it is still the same (planned like ``volume``). ``signal`` is a word of
     upstream that moves when voxels may have been written (a downsample status): where it is not
-    the one remembered, every block is read again. Raises :class:`TooManyFiles` at once; reading
-    the entries raises :class:`BlockFailed` and ListingNotProven.
+    the one remembered, every block is read again. Raises :class:`TooManyFilesError` at once;
+    reading
+    the entries raises :class:`BlockReadError` and UnreliableListingError.
     """
     check_size(volume, options, version.dataset.name)
     every = tuple(sorted([*documents, *zarr_documents(volume)], key=lambda document: document.path))
-    reading = _Reading(version, volume, known, session, options, every, signal)
+    reading = _VolumeReader(version, volume, context, session, options, every, signal)
 
     def once_more() -> VersionRef:
-        if fingerprint(again(), options) != reading.shape:
-            raise ListingNotProven(
+        if fingerprint(reload_volume(), options) != reading.shape:
+            raise UnreliableListingError(
                 f"{version.dataset.name}: the volume's extent or levels changed while it was read"
             )
         return version
@@ -92,12 +93,12 @@ def volume_listing(
         facts=facts,
         documents=every,
         entries=iter(()),
-        closing=once_more,
+        confirm_version=once_more,
         special_remotes=(VOLUME_REMOTE,),
-        unchanged=reading.unchanged,
+        is_unchanged=reading.is_unchanged,
         memo=reading.memo,
-        renewed=reading.memo,
-        checked=reading.checked,
+        renewed_memo=reading.memo,
+        describe_checks=reading.describe_checks,
     )
     listing.entries = reading.entries(listing)
     return listing
@@ -106,22 +107,22 @@ def volume_listing(
 def fingerprint(volume: Volume, options: VolumeOptions) -> str:
     """What the blocks of a volume are and how they are read: 32 hex digits."""
     levels = [(one.name, one.start, one.stop, one.chunk) for one in volume.levels]
-    told = [
+    identity = [
         *(_SPEC, volume.scheme, volume.host, volume.path, volume.secure, volume.dtype),
         *(volume.times, levels, options.hash),
-        options.sampled if options.hash == "none" else None,
+        options.sample_count if options.hash == "none" else None,
     ]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
-class _Reading:
+class _VolumeReader:
     """One visit of a volume."""
 
     def __init__(
         self,
         version: VersionRef,
         volume: Volume,
-        known: Known,
+        context: VisitContext,
         session: Session,
         options: VolumeOptions,
         documents: Sequence[Document],
@@ -134,86 +135,88 @@ class _Reading:
         self._count = volume.files
         self._hasher = BlockHasher(session, self._name, options.workers)
         self.shape = fingerprint(volume, options)
-        self._fetches = options.hash == "fetch"
+        self._hashes_all = options.hash == "fetch"
         today = datetime.now(UTC).date().isoformat()
-        fresh = Course(self.shape, metadata_digest(documents), signal, 0, 0, today)
+        fresh = CheckProgress(self.shape, metadata_digest(documents), signal, 0, 0, today)
         self._today = today
-        self._course = fresh
-        self._digests = Digests(self._count)
-        self._before: Course | None = None
-        found = load_memo(known.memo, self.shape, self._count)
+        self._check_progress = fresh
+        self._digests = BlockDigests(self._count)
+        self._before: CheckProgress | None = None
+        found = load_memo(context.memo, self.shape, self._count)
         if found is not None:
             self._before, self._digests = found
-            self._course = replace(self._before, metadata=fresh.metadata, signal=signal)
-        self._left = self._progress(known)
-        self._believes = (
+            self._check_progress = replace(self._before, metadata=fresh.metadata, signal=signal)
+        self._digest_log = self._open_digest_log(context)
+        self._trusts_memo = (
             self._before is not None
             and self._before.signal == signal
-            and not known.deep
-            and not (self._left is not None and self._left.exists())
+            and not context.deep
+            and not (self._digest_log is not None and self._digest_log.exists())
         )
         self._compared = False
-        self._words = self._vouched = ""
+        self._check_description = self._evidence = ""
 
-    def _progress(self, known: Known) -> Progress | None:
+    def _open_digest_log(self, context: VisitContext) -> DigestLog | None:
         """Where the digests are kept of a reading that may be broken off."""
-        if not (self._fetches or self._options.sampled or self._options.rolled):
+        if not (self._hashes_all or self._options.sample_count or self._options.rolling_count):
             return None
-        folder = known.workspace
+        folder = context.workspace
         if not folder.is_dir():
             return None
-        word = hashlib.sha256(f"{self.shape} {self._course.signal}".encode()).hexdigest()[:16]
-        return Progress(folder / f"digests-{word}")
+        suffix = hashlib.sha256(f"{self.shape} {self._check_progress.signal}".encode()).hexdigest()[
+            :16
+        ]
+        return DigestLog(folder / f"digests-{suffix}")
 
     # --- whether it is the same
 
-    def unchanged(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether all is as remembered, as far as the metadata and some blocks tell."""
-        if self._before is None or self._before.metadata != self._course.metadata:
+        if self._before is None or self._before.metadata != self._check_progress.metadata:
             return False
         return self._is_same()
 
-    def checked(self) -> str:
+    def describe_checks(self) -> str:
         """What was compared, in words; empty where everything was read."""
-        return self._words
+        return self._check_description
 
     def memo(self) -> bytes:
         """What the next visit goes on from."""
-        return dump_memo(self._course, self._digests)
+        return dump_memo(self._check_progress, self._digests)
 
     def _is_same(self) -> bool:
         """Whether the memo may be believed: a sample of blocks is as remembered."""
-        if self._believes and not self._compared:
+        if self._trusts_memo and not self._compared:
             self._compared = True
-            self._believes = self._compare()
-        return self._believes
+            self._trusts_memo = self._compare()
+        return self._trusts_memo
 
     def _compare(self) -> bool:
-        course = self._course
-        turn = range(course.cursor, min(course.cursor + self._options.rolled, self._count))
-        population = range(self._count) if self._fetches else self._digests.known()
+        course = self._check_progress
+        turn = range(course.cursor, min(course.cursor + self._options.rolling_count, self._count))
+        population = range(self._count) if self._hashes_all else self._digests.known()
         lot = random.Random(f"{self._seed} {course.visit}")
-        sample = lot.sample(population, min(self._options.sampled, len(population)))
+        sample = lot.sample(population, min(self._options.sample_count, len(population)))
         read: list[tuple[int, bytes]] = []
         with closing(self._read(sorted({*sample, *turn}))) as digests:
             for number, digest in digests:
                 read.append((number, digest))
                 if self._digests.get(number) not in (None, digest):
-                    self._found_changed(read)
+                    self._log_changed(read)
                     return False
         for number, digest in read:
             if self._digests.states[number] == UNKNOWN:
                 self._digests.put(number, digest, KNOWN)
-        self._tell(len(sample), turn)
+        self._set_description(len(sample), turn)
         if read:
-            self._course = course.rolled(len(turn), self._count, self._today)
+            self._check_progress = course.advanced_by(len(turn), self._count, self._today)
         return True
 
-    def _found_changed(self, read: Sequence[tuple[int, bytes]]) -> None:
+    def _log_changed(self, read: Sequence[tuple[int, bytes]]) -> None:
         """Lets the next visit know, should this one not come to its end; its lot is another."""
-        if self._left is not None:
+        if self._digest_log is not None:
             for number, digest in read:
-                self._left.add(number, digest)
+                self._digest_log.add(number, digest)
 
     def _read(
         self, numbers: Iterable[int], note: Callable[[int, bytes], None] | None = None
@@ -229,83 +232,87 @@ class _Reading:
             for number, block in enumerate(blocks(self._volume)):
                 yield self._record(block, digests.get(number), digests.states[number])
         else:
-            yield from self._all_again()
-        attributes = [*listing.facts.attributes, (CHECKED_BY_VISIT, self._vouched)]
+            yield from self._read_all()
+        attributes = [*listing.facts.attributes, (CHECKED_BY_VISIT, self._evidence)]
         listing.facts = replace(listing.facts, attributes=tuple(sorted(attributes)))
 
-    def _all_again(self) -> Iterator[FileRecord]:
+    def _read_all(self) -> Iterator[FileRecord]:
         """Reads whatever is to be known of the blocks, and yields the records of all.
 
         What an earlier process read of it is not read again.
         """
-        lot = self._lot()
-        wanted: Collection[int] = range(self._count)
-        if not self._fetches:
-            wanted = {*lot, *self._digests.known()}
-        new = Digests(self._count)
-        if self._left is not None:
-            for number, digest in self._left.read():
+        lot = self._sampled_blocks()
+        selected: Collection[int] = range(self._count)
+        if not self._hashes_all:
+            selected = {*lot, *self._digests.known()}
+        new = BlockDigests(self._count)
+        if self._digest_log is not None:
+            for number, digest in self._digest_log.read():
                 new.put(number, digest, KNOWN)
         had = bytes(new.states)
-        due = (number for number in sorted(wanted) if had[number] == UNKNOWN)
-        note = None if self._left is None else self._left.add
+        due = (number for number in sorted(selected) if had[number] == UNKNOWN)
+        note = None if self._digest_log is None else self._digest_log.add
         with closing(self._read(due, note)) as read:
             for number, block in enumerate(blocks(self._volume)):
-                if number in wanted:
+                if number in selected:
                     digest = new.get(number) or next(read)[1]
-                    state = TOLD if self._fetches or number in lot else self._state(number, digest)
+                    state = (
+                        RECORDED
+                        if self._hashes_all or number in lot
+                        else self._state(number, digest)
+                    )
                     new.put(number, digest, state)
                 yield self._record(block, new.get(number), new.states[number])
         self._digests = new
-        self._course = replace(
-            self._course, visit=self._course.visit + 1, cursor=0, began=self._today
+        self._check_progress = replace(
+            self._check_progress, visit=self._check_progress.visit + 1, cursor=0, began=self._today
         )
-        if self._fetches:
-            self._vouched = "every block"
+        if self._hashes_all:
+            self._evidence = "every block"
         else:
-            self._tell(len(wanted), range(0))
+            self._set_description(len(selected), range(0))
 
-    def _lot(self) -> Collection[int]:
+    def _sampled_blocks(self) -> Collection[int]:
         """The blocks whose checksums are learnt though not all are: always the same."""
-        if self._fetches:
+        if self._hashes_all:
             return ()
         some = random.Random(self._seed).sample(
-            range(self._count), min(self._options.sampled, self._count)
+            range(self._count), min(self._options.sample_count, self._count)
         )
         return frozenset(some)
 
     def _state(self, number: int, digest: bytes) -> int:
         """Whether the record of a block outside of the lot tells its digest."""
-        if self._digests.states[number] in (TOLD, CHANGED):
+        if self._digests.states[number] in (RECORDED, CHANGED):
             return self._digests.states[number]
         return KNOWN if self._digests.get(number) == digest else CHANGED
 
     def _record(self, block: Block, digest: bytes | None, state: int) -> FileRecord:
-        told = None if digest is None or state == KNOWN else digest.hex()
+        sha256 = None if digest is None or state == KNOWN else digest.hex()
         return FileRecord(
             block.path,
             block.size,
-            () if told is None else (Digest("sha256", told, CLAIMED_BY, True),),
+            () if sha256 is None else (Digest("sha256", sha256, CLAIMED_BY, True),),
             (Location(block.url, self._volume.scheme),),
             # Without an id that moved, what had no checksum before would seem to be the same.
-            upstream_id=f"seen:{told[:16]}" if told is not None and state == CHANGED else None,
+            upstream_id=f"seen:{sha256[:16]}" if sha256 is not None and state == CHANGED else None,
             retention=Retention.MUTABLE_BUCKET,
         )
 
-    def _tell(self, sampled: int, rolled: range) -> None:
+    def _set_description(self, sampled: int, rolled: range) -> None:
         """Says what was compared, for people and for the facts."""
-        words = ["metadata"]
+        phrases = ["metadata"]
         if sampled:
-            words.append(f"{sampled:,} sampled block{'s' if sampled > 1 else ''}")
+            phrases.append(f"{sampled:,} sampled block{'s' if sampled > 1 else ''}")
         if rolled:
             last = f"–{rolled.stop:,}" if len(rolled) > 1 else ""
-            words.append(
+            phrases.append(
                 f"block{'s' if last else ''} {rolled.start + 1:,}{last} of {self._count:,} in the"
-                f" rolling pass begun {self._course.began}"
+                f" rolling pass begun {self._check_progress.began}"
             )
-        self._words = ", ".join(words) if len(words) > 1 else "metadata only"
+        self._check_description = ", ".join(phrases) if len(phrases) > 1 else "metadata only"
         count = sampled + len(rolled)
-        self._vouched = (
+        self._evidence = (
             f"metadata and a sample of {count:,} block{'s' if count > 1 else ''}"
             if count
             else "metadata only"

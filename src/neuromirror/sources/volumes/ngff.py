@@ -17,7 +17,7 @@ VERSION: Final = "0.5"
 _METADATA: Final = "zarr.json"
 
 
-def documents(volume: Volume) -> list[Document]:
+def zarr_documents(volume: Volume) -> list[Document]:
     """``zarr.json`` of the group and of each level: equal volumes, equal bytes.
 
     A point of the image lies where it does at upstream: voxel ``start`` of level 0 has its centre

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from neuromirror.sources.volumes.errors import WrongVoxels
+from neuromirror.sources.volumes.errors import WrongVoxelsError
 
-LONGEST_HEAD: Final = 4096
+MAX_HEADER_BYTES: Final = 4096
 """Bytes; numpy's own heads take 128."""
 
 _MAGIC: Final = b"\x93NUMPY"
@@ -32,7 +32,7 @@ _KINDS: Final = {"u": "uint", "i": "int", "f": "float"}
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class NpyHeader:
     """What a ``.npy`` file holds: numpy's name of the type, byte order, order of axes, shape."""
 
     dtype: str
@@ -41,54 +41,60 @@ class Head:
     shape: tuple[int, ...]
 
 
-def read_head(pieces: Iterator[bytes], where: str) -> tuple[Head, bytes]:
+def read_header(pieces: Iterator[bytes], where: str) -> tuple[NpyHeader, bytes]:
     """The head of a file that comes in pieces, and what came of its content by then.
 
-    Raises :class:`WrongVoxels`, naming ``where``.
+    Raises :class:`WrongVoxelsError`, naming ``where``.
     """
     start = _at_least(pieces, b"", 10, where)
     if start[:6] != _MAGIC:
-        raise WrongVoxels(f"{where} gave something that is no numpy array: {start[:16]!r}")
+        raise WrongVoxelsError(f"{where} gave something that is no numpy array: {start[:16]!r}")
     width = _LENGTH_BYTES.get(start[6])
     if width is None or start[7]:
-        raise WrongVoxels(f"{where} gave a numpy array in an unknown format, {start[6]}.{start[7]}")
+        raise WrongVoxelsError(
+            f"{where} gave a numpy array in an unknown format, {start[6]}.{start[7]}"
+        )
     begins = 8 + width
     start = _at_least(pieces, start, begins, where)
     length = int.from_bytes(start[8:begins], "little")
-    if length > LONGEST_HEAD:
-        raise WrongVoxels(f"{where} gave a numpy array with a head of {length} bytes")
+    if length > MAX_HEADER_BYTES:
+        raise WrongVoxelsError(f"{where} gave a numpy array with a head of {length} bytes")
     start = _at_least(pieces, start, begins + length, where)
-    return _parsed(start[begins : begins + length], where), start[begins + length :]
+    return _parse_header(start[begins : begins + length], where), start[begins + length :]
 
 
 def _at_least(pieces: Iterator[bytes], start: bytes, count: int, where: str) -> bytes:
     while len(start) < count:
         piece = next(pieces, None)
         if piece is None:
-            raise WrongVoxels(f"{where} gave only {len(start)} bytes; try again", passing=True)
+            raise WrongVoxelsError(
+                f"{where} gave only {len(start)} bytes; try again", transient=True
+            )
         start += piece
     return start
 
 
-def _parsed(text: bytes, where: str) -> Head:
-    told = text.decode("latin-1").strip(" \t\n")
-    refused = WrongVoxels(f"{where} gave a numpy array whose head is refused: {told[:120]!r}")
-    if not (told.startswith("{") and told.endswith("}")):
+def _parse_header(text: bytes, where: str) -> NpyHeader:
+    literal = text.decode("latin-1").strip(" \t\n")
+    refused = WrongVoxelsError(
+        f"{where} gave a numpy array whose head is refused: {literal[:120]!r}"
+    )
+    if not (literal.startswith("{") and literal.endswith("}")):
         raise refused
     fields: dict[str, str] = {}
     at = 1
-    while found := _FIELD.match(told, at):
+    while found := _FIELD.match(literal, at):
         named = {name: value for name, value in found.groupdict().items() if value is not None}
         if fields.keys() & named.keys():
             raise refused
         fields |= named
         at = found.end()
-    if at != len(told) - 1 or len(fields) != 5:
+    if at != len(literal) - 1 or len(fields) != 5:
         raise refused
     kind = _KINDS.get(fields["kind"])
     if kind is None:
         raise refused
-    return Head(
+    return NpyHeader(
         f"{kind}{8 * int(fields['size'] or 0)}",
         fields["order"] == ">",
         fields["fortran"] == "True",

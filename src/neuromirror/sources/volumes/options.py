@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from neuromirror.net import Limits, Session, is_local_name, origin
+from neuromirror.net import RequestLimits, Session, is_local_name, origin
 from neuromirror.sources.options import SourceOptions, base_address
 
 Voxels = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -67,18 +67,18 @@ class VolumeOptions(SourceOptions):
         return box
 
     @property
-    def sampled(self) -> int:
+    def sample_count(self) -> int:
         """How many blocks each visit reads again by lot."""
         usual = _SAMPLE if self.hash == "fetch" else 0
         return usual if self.sample is None else self.sample
 
     @property
-    def rolled(self) -> int:
+    def rolling_count(self) -> int:
         """How many blocks each visit reads again in turn."""
         usual = _ROLLING if self.hash == "fetch" else 0
         return usual if self.rolling is None else self.rolling
 
-    def wants(self, local_id: str) -> bool:
+    def includes(self, local_id: str) -> bool:
         """Whether a dataset of this local id is to be mirrored."""
         if any(fnmatchcase(local_id, pattern) for pattern in self.exclude):
             return False
@@ -93,5 +93,5 @@ class VolumeOptions(SourceOptions):
         if private is None:
             private = is_local_name(origin(self.api)[1])
         tokens = {self.api: self.token_env} if self.token_env else {}
-        limits = Limits(per_host=24, read=300.0)
+        limits = RequestLimits(per_host=24, read=300.0)
         return Session(allow_private=private, tokens=tokens, limits=limits)

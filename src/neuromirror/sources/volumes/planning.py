@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from neuromirror.model import ConfigurationError
 from neuromirror.sources.protocol import Estimate
-from neuromirror.sources.volumes.errors import TooManyFiles
+from neuromirror.sources.volumes.errors import TooManyFilesError
 from neuromirror.sources.volumes.grid import (
     REQUEST_LIMIT,
     Level,
@@ -18,16 +18,16 @@ from neuromirror.sources.volumes.options import VolumeOptions
 from neuromirror.sources.volumes.urls import Box, Triple
 
 
-def planned(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIMIT) -> Volume:
+def plan_volume(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIMIT) -> Volume:
     """A volume as the options want it: fewer levels, a box of them, in chunks of their shape.
 
     ``volume`` has all of upstream's levels, with any chunks; ``limit`` is in bytes, of one request.
     Raises ConfigurationError for a level that upstream does not have, and for a box outside.
     """
     base = volume.base_voxel or volume.levels[0].voxel
-    levels = _wanted(volume, options)
+    levels = _selected_levels(volume, options)
     if options.box is not None:
-        levels = [_cropped(volume, level, options.box, base) for level in levels]
+        levels = [_crop(volume, level, options.box, base) for level in levels]
     made = tuple(
         replace(level, chunk=choose_chunk(options.block, level.extent, volume.item_size, limit))
         for level in levels
@@ -35,26 +35,28 @@ def planned(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIMIT) 
     return replace(volume, levels=made, base_voxel=base)
 
 
-def estimated(volume: Volume, options: VolumeOptions) -> Estimate:
+def estimate_volume(volume: Volume, options: VolumeOptions) -> Estimate:
     """What a first visit of a planned volume takes; documents are not counted.
 
-    Raises :class:`TooManyFiles` as the visit would.
+    Raises :class:`TooManyFilesError` as the visit would.
     """
     check_size(volume, options, volume.path)
     if options.hash == "fetch":
         return Estimate(volume.files, volume.bytes, fetched=volume.bytes, requests=volume.files)
-    asked = min(options.sampled, volume.files)
+    request_count = min(options.sample_count, volume.files)
     mean = volume.bytes // max(1, volume.files)
-    return Estimate(volume.files, volume.bytes, fetched=asked * mean, requests=asked)
+    return Estimate(
+        volume.files, volume.bytes, fetched=request_count * mean, requests=request_count
+    )
 
 
 def check_size(volume: Volume, options: VolumeOptions, name: str) -> None:
-    """Raises :class:`TooManyFiles` for a planned volume of more files than are allowed."""
+    """Raises :class:`TooManyFilesError` for a planned volume of more files than are allowed."""
     if volume.files > options.max_files:
         blocks = ", ".join(
             f"{math.prod(level.grid):,} of level {level.name}" for level in volume.levels
         )
-        raise TooManyFiles(
+        raise TooManyFilesError(
             f"{name} would be {volume.files:,} chunk files of {volume.bytes:,} bytes together"
             f" ({blocks}, each as often as there are times), more than max_files"
             f" = {options.max_files}; set a box, fewer levels, a larger block, or a higher"
@@ -62,7 +64,7 @@ def check_size(volume: Volume, options: VolumeOptions, name: str) -> None:
         )
 
 
-def _wanted(volume: Volume, options: VolumeOptions) -> list[Level]:
+def _selected_levels(volume: Volume, options: VolumeOptions) -> list[Level]:
     if options.levels == "all":
         return list(volume.levels)
     by_name = {level.name: level for level in volume.levels}
@@ -75,7 +77,7 @@ def _wanted(volume: Volume, options: VolumeOptions) -> list[Level]:
     return [by_name[str(one)] for one in options.levels]
 
 
-def _cropped(volume: Volume, level: Level, box: Box, base: tuple[float, float, float]) -> Level:
+def _crop(volume: Volume, level: Level, box: Box, base: tuple[float, float, float]) -> Level:
     """A level without what lies outside of a box of level 0."""
     start, stop = list(level.start), list(level.stop)
     for axis, (first, last) in enumerate(box):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from neuromirror.sources.volumes.errors import MalformedUrl
+from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import BlockUrl, is_secure
 
 PUBLIC_TOKEN: Final = "public"
@@ -40,7 +40,7 @@ class CutoutRequest:
 def cutout_request(
     url: BlockUrl, token: str | None = None, *, blosc: bool = False
 ) -> CutoutRequest:
-    """The request for a block, by the scheme of its URL; raises :class:`MalformedUrl`.
+    """The request for a block, by the scheme of its URL; raises :class:`MalformedUrlError`.
 
     ``blosc`` says that a BOSS may answer with blosc, which it encodes five times as fast.
 
@@ -59,7 +59,7 @@ def _boss(url: BlockUrl, token: str | None, blosc: bool) -> CutoutRequest:
 
     The cache is passed by, as intern does for reads that do not come again.
     """
-    *before, collection, experiment, channel = _components(url, 3)
+    *before, collection, experiment, channel = _segments(url, 3)
     prefix = "".join(f"{one}/" for one in before)
     (x0, x1), (y0, y1), (z0, z1) = url.box
     time = "" if url.time is None else f"{url.time}:{url.time + 1}/"
@@ -79,15 +79,15 @@ def token_probe(url: BlockUrl, token: str | None) -> CutoutRequest | None:
     """A request that only a refused token lets fail with 401; None where there is no such."""
     if url.scheme != "boss":
         return None
-    asked = cutout_request(url, token)
+    request = cutout_request(url, token)
     prefix = "".join(f"{one}/" for one in url.path.split("/")[:-3])
-    headers = {**asked.headers, "Accept": "application/json"}
-    return replace(asked, address=f"{url.origin}/{prefix}v1/collection/", headers=headers)
+    headers = {**request.headers, "Accept": "application/json"}
+    return replace(request, address=f"{url.origin}/{prefix}v1/collection/", headers=headers)
 
 
 def _ndstore(url: BlockUrl, token: str | None) -> CutoutRequest:
     """ndstore's cut-out service (neurodata/ndstore, docs/sphinx/api/data_api.rst)."""
-    *before, project, channel = _components(url, 2)
+    *before, project, channel = _segments(url, 2)
     prefix = "".join(f"{one}/" for one in before)
     (x0, x1), (y0, y1), (z0, z1) = url.box
     time = "" if url.time is None else f"{url.time},{url.time + 1}/"
@@ -101,10 +101,10 @@ def _ndstore(url: BlockUrl, token: str | None) -> CutoutRequest:
     )
 
 
-def _components(url: BlockUrl, least: int) -> list[str]:
-    components = url.path.split("/")
-    if len(components) < least:
-        raise MalformedUrl(
+def _segments(url: BlockUrl, least: int) -> list[str]:
+    segments = url.path.split("/")
+    if len(segments) < least:
+        raise MalformedUrlError(
             f"{url} names no channel: {url.scheme} has {least} names before the resolution"
         )
-    return components
+    return segments

@@ -17,7 +17,7 @@ _PART_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Subrequest:
     """A part of a block, to be asked for on its own.
 
     ``corner`` is where it begins along x and y in a slab, which is all of the block within the
@@ -29,12 +29,12 @@ class Part:
     ends_slab: bool
 
 
-def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
+def split_block(url: BlockUrl, dtype: str | None) -> list[Subrequest]:
     """Return the parts of a block, slab by slab; of one that is best asked for at once, itself.
 
     That is a small one, one whose voxels are of unknown type, and any of an ndstore.
     """
-    whole = [Part(url, (0, 0), ends_slab=True)]
+    whole = [Subrequest(url, (0, 0), ends_slab=True)]
     if dtype is None or url.scheme != "boss":
         return whole
     item = ITEM_SIZES[dtype]
@@ -42,14 +42,14 @@ def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
         return whole
     xs, ys, zs = url.box
     x_step, y_step = _steps(url, item)
-    columns = [xs] if x_step is None else [*_cut(xs, x_step)]
-    parts: list[Part] = []
-    for z in _cut(zs, CUBOID[2]):
-        boxes = [(x, y, z) for y in _cut(ys, y_step) for x in columns]
+    columns = [xs] if x_step is None else [*_grid_ranges(xs, x_step)]
+    parts: list[Subrequest] = []
+    for z in _grid_ranges(zs, CUBOID[2]):
+        boxes = [(x, y, z) for y in _grid_ranges(ys, y_step) for x in columns]
         for number, box in enumerate(boxes):
             (x0, x1), (y0, y1), (z0, z1) = box
             parts.append(
-                Part(
+                Subrequest(
                     replace(url, box=box, chunk=(x1 - x0, y1 - y0, z1 - z0)),
                     (x0 - xs[0], y0 - ys[0]),
                     ends_slab=number == len(boxes) - 1,
@@ -58,7 +58,7 @@ def parts_of(url: BlockUrl, dtype: str | None) -> list[Part]:
     return parts
 
 
-def planes_of(slab: Sequence[tuple[Part, memoryview]], item: int) -> Iterator[memoryview]:
+def iter_planes(slab: Sequence[tuple[Subrequest, memoryview]], item: int) -> Iterator[memoryview]:
     """Yield the bytes of a slab whose parts are as wide as it is, plane by plane, uncopied."""
     for z in range(slab[0][0].url.shape[0]):
         for part, voxels in slab:
@@ -67,13 +67,13 @@ def planes_of(slab: Sequence[tuple[Part, memoryview]], item: int) -> Iterator[me
             yield voxels[z * length : (z + 1) * length]
 
 
-def put_part(
-    slab: bytearray, part: Part, voxels: memoryview, plane: tuple[int, int], item: int
+def copy_subrequest(
+    slab: bytearray, subrequest: Subrequest, voxels: memoryview, plane: tuple[int, int], item: int
 ) -> None:
     """Write a part's voxels into its slab, whose planes have ``plane`` voxels along x and y."""
     wide, high = plane
-    x, y = part.corner
-    deep, tall, broad = part.url.shape
+    x, y = subrequest.corner
+    deep, tall, broad = subrequest.url.shape
     # rows as wide as the plane lie one after the other in both
     rows = tall if broad == wide else 1
     length = rows * broad * item
@@ -94,7 +94,7 @@ def _steps(url: BlockUrl, item: int) -> tuple[int | None, int]:
     return max(1, _PART_BYTES // (wide * high * deep * item)) * wide, high
 
 
-def _cut(whole: Range, step: int) -> Iterator[Range]:
+def _grid_ranges(whole: Range, step: int) -> Iterator[Range]:
     """Yields the ranges of a grid that begins at 0, as far as they are in ``whole``."""
     start, stop = whole
     while start < stop:

@@ -13,7 +13,7 @@ _JOINS = re.compile("[-_]")
 _NOT_IN_NAMES = re.compile("[^A-Z0-9_]")
 
 
-def variable(host: str) -> str:
+def token_variable(host: str) -> str:
     """The environment variable with a host's token: ``NEUROMIRROR_TOKEN_API_BOSSDB_IO``.
 
     ``host`` has its port, if there is one. Hyphens count twice: ``api-bossdb.io``, which anybody
@@ -23,6 +23,6 @@ def variable(host: str) -> str:
     return f"NEUROMIRROR_TOKEN_{named}"
 
 
-def from_environment(host: str) -> str | None:
+def token_from_environment(host: str) -> str | None:
     """The token for a host; None where none is set."""
-    return os.environ.get(variable(host), "").strip() or None
+    return os.environ.get(token_variable(host), "").strip() or None

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from neuromirror.net import clean_url, is_local_name
-from neuromirror.sources.volumes.errors import MalformedUrl
+from neuromirror.sources.volumes.errors import MalformedUrlError
 
 Range = tuple[int, int]
 Box = tuple[Range, Range, Range]
@@ -93,24 +93,26 @@ class BlockUrl:
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
     def voxel_type(self, size: int) -> str:
-        """The type of a voxel in a file of ``size`` bytes; raises :class:`MalformedUrl`.
+        """The type of a voxel in a file of ``size`` bytes; raises :class:`MalformedUrlError`.
 
         It does where no file of this block has that size.
         """
         count = math.prod(self.chunk)
         if size > LARGEST_FILE:
-            raise MalformedUrl(f"a file of {size} bytes is larger than any that {self} can give")
+            raise MalformedUrlError(
+                f"a file of {size} bytes is larger than any that {self} can give"
+            )
         dtype = self.dtype or _UNSIGNED.get(size // count)
         if dtype is None or ITEM_SIZES[dtype] * count != size:
-            raise MalformedUrl(f"no file of {size} bytes is made of {self}")
+            raise MalformedUrlError(f"no file of {size} bytes is made of {self}")
         return dtype
 
     def __str__(self) -> str:
         base = url_base(self.scheme, self.host, self.path, self.level)
         padded = self.chunk != self.shape[::-1]
         return (
-            f"{base}{ranges(self.box)}{'' if self.time is None else f'/{self.time}'}"
-            f"{query(self.chunk if padded else None, self.dtype, scheme_word(self))}"
+            f"{base}{format_box(self.box)}{'' if self.time is None else f'/{self.time}'}"
+            f"{query_string(self.chunk if padded else None, self.dtype, scheme_parameter(self))}"
         )
 
 
@@ -119,49 +121,49 @@ def url_base(scheme: str, host: str, path: str, level: str) -> str:
     return f"{scheme}://{host}/{path}/{level}/"
 
 
-def ranges(box: Box) -> str:
+def format_box(box: Box) -> str:
     """A box as it stands in a URL: ``0:512/0:512/1:17``."""
     return "/".join(f"{start}:{stop}" for start, stop in box)
 
 
-def scheme_word(url: BlockUrl) -> str | None:
+def scheme_parameter(url: BlockUrl) -> str | None:
     """The value of ``scheme``, None where it need not be said."""
     if url.secure == is_secure(url.host):
         return None
     return "https" if url.secure else "http"
 
 
-def query(chunk: Triple | None, dtype: str | None, scheme: str | None) -> str:
+def query_string(chunk: Triple | None, dtype: str | None, scheme: str | None) -> str:
     """The query, with its question mark, of those that are given; empty where none is."""
     fields = {
         "chunk": None if chunk is None else ",".join(map(str, chunk)),
         "dtype": dtype,
         "scheme": scheme,
     }
-    told = "&".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-    return f"?{told}" if told else ""
+    text = "&".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+    return f"?{text}" if text else ""
 
 
-def plain_dtype(dtype: str) -> str | None:
+def dtype_parameter(dtype: str) -> str | None:
     """What a URL must say of a type: None for an unsigned integer, which the file's size tells."""
     return None if dtype in _UNSIGNED.values() else dtype
 
 
 def parse_url(url: str) -> BlockUrl:
-    """The address of a block taken apart; raises :class:`MalformedUrl` for any other text.
+    """The address of a block taken apart; raises :class:`MalformedUrlError` for any other text.
 
     Only the one spelling that :class:`BlockUrl` itself gives is taken.
     """
     found = _URL.fullmatch(url)
     if found is None:
-        raise MalformedUrl(
+        raise MalformedUrlError(
             f"{_shown(url)!r} names no block of a volume; such an address is like"
             " boss://HOST/COLLECTION/EXPERIMENT/CHANNEL/RES/x0:x1/y0:y1/z0:z1"
         )
-    scheme, name, port, path, level, *numbers, time, asked = found.groups()
+    scheme, name, port, path, level, *numbers, time, query = found.groups()
     x0, x1, y0, y1, z0, z1 = map(int, numbers)
     host = name + (port or "")
-    fields = dict(field.partition("=")[::2] for field in (asked or "").split("&"))
+    fields = dict(field.partition("=")[::2] for field in (query or "").split("&"))
     chunk = _CHUNK.fullmatch(fields.get("chunk", ""))
     secure = is_secure(host)
     made = BlockUrl(
@@ -206,4 +208,4 @@ def _check(made: BlockUrl, url: str) -> None:
     elif str(made) != url:
         why = f"it is written {str(made)[:_SHOWN]!r}"
     if why is not None:
-        raise MalformedUrl(f"{_shown(url)!r} names no block of a volume: {why}")
+        raise MalformedUrlError(f"{_shown(url)!r} names no block of a volume: {why}")

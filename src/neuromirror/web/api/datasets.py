@@ -15,49 +15,56 @@ import msgspec
 from neuromirror.index import Index
 from neuromirror.web import shapes
 from neuromirror.web.addresses import dataset_address
-from neuromirror.web.api import replies
+from neuromirror.web.api import responses
 from neuromirror.web.api import versions as of_versions
-from neuromirror.web.api.openapi import description
-from neuromirror.web.api.operations import ROOT, Given, Operation, Parameter, following, routes
-from neuromirror.web.api.versions import AFTER, CHECKSUM, LIMIT, MOST, dataset_path
-from neuromirror.web.asked import Asked, view
-from neuromirror.web.records import (
-    told_dataset,
-    told_event,
-    told_failure,
-    told_found,
-    told_hold,
-    told_match,
-    told_mirror,
-    told_tombstone,
-    told_version,
+from neuromirror.web.api.openapi import openapi_document
+from neuromirror.web.api.operations import (
+    ROOT,
+    Arguments,
+    Operation,
+    Parameter,
+    next_page_url,
+    routes,
 )
+from neuromirror.web.api.versions import AFTER, CHECKSUM, LIMIT, MAX_PAGE_SIZE, dataset_path
+from neuromirror.web.json_records import (
+    dataset_json,
+    event_json,
+    failure_json,
+    hold_json,
+    match_json,
+    mirror_json,
+    occurrence_json,
+    tombstone_json,
+    version_json,
+)
+from neuromirror.web.request import CatalogueRequest, view
 
-_WORDS = Parameter(
+_TERMS = Parameter(
     "q", "words that the name, title, license, DOIs or attributes have, all of them", "mouse"
 )
-_SEARCHED = Parameter(
-    "q", "the words; each may be the beginning of one, or a part of a path", "mouse", needed=True
+_SEARCH_TERMS = Parameter(
+    "q", "the words; each may be the beginning of one, or a part of a path", "mouse", required=True
 )
-_MIRROR = Parameter("mirror", "the mirror to stay in", "dandi", names=True)
+_MIRROR = Parameter("mirror", "the mirror to stay in", "dandi", names_resource=True)
 _KIND = Parameter("kind", "a kind of event: tombstone, return, incident, takedown, …", "tombstone")
-_DATASET = Parameter("dataset", "a dataset's name", "dandi:000027", names=True)
+_DATASET = Parameter("dataset", "a dataset's name", "dandi:000027", names_resource=True)
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 _Start = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 
 
-async def start(asked: Asked, given: Given) -> replies.Start:
+async def root(request: CatalogueRequest, arguments: Arguments) -> responses.RootResponse:
     """Where everything is."""
-    base = asked.address + ROOT
+    base = request.base_url + ROOT
     return {
         "version": 1,
-        "title": asked.site.title,
+        "title": request.site.title,
         "description": f"{base}/openapi.json",
         "addresses": {
-            one.answer.__name__: base + one.path + _template(one.parameters)
+            one.handler.__name__: base + one.path + _template(one.parameters)
             for one in OPERATIONS
-            if one.answer is not start
+            if one.handler is not root
         },
     }
 
@@ -66,41 +73,41 @@ def _template(parameters: Sequence[Parameter]) -> str:
     return f"{{?{','.join(one.name for one in parameters)}}}" if parameters else ""
 
 
-async def datasets(asked: Asked, given: Given) -> replies.Datasets:
+async def datasets(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetsResponse:
     """Datasets, by name: all, those of a mirror, or those that have some words.
 
     Parts of other datasets are not among them.
     """
-    words, mirror, limit = given["q"].strip(), given["mirror"], given.whole("limit")
-    last = given.place(str, "")
+    terms, mirror, limit = arguments["q"].strip(), arguments["mirror"], arguments.integer("limit")
+    last = arguments.cursor(str, "")
 
-    def look(index: Index) -> list[shapes.Dataset]:
-        rows = index.datasets(mirror or None, words=words or None, parts=False, after=last)
-        return [told_dataset(one) for one in islice(rows, limit + 1)]
+    def look(index: Index) -> list[shapes.DatasetJson]:
+        rows = index.datasets(mirror or None, text=terms or None, subdatasets=False, after=last)
+        return [dataset_json(one) for one in islice(rows, limit + 1)]
 
-    found = await asked.ask(look)
+    found = await request.query_index(look)
     more = None
     if len(found) > limit:
-        place = found[limit - 1]["name"]
-        more = following(asked, "/datasets", place, q=words, mirror=mirror, limit=limit)
+        cursor = found[limit - 1]["name"]
+        more = next_page_url(request, "/datasets", cursor, q=terms, mirror=mirror, limit=limit)
     return {"datasets": found[:limit], "next": more}
 
 
-async def search(asked: Asked, given: Given) -> replies.Search:
+async def search(request: CatalogueRequest, arguments: Arguments) -> responses.SearchResponse:
     """Datasets that have all the words, best first: in what is said of them, or in paths.
 
     The order is that of today; `datasets` gives the same in one that stays.
     """
-    words, mirror, limit = given["q"].strip(), given["mirror"], given.whole("limit")
-    start = given.place(_Start, 0)
-    found = await asked.ask(
-        lambda index: index.find_datasets(words, mirror or None, start=start, limit=limit)
+    terms, mirror, limit = arguments["q"].strip(), arguments["mirror"], arguments.integer("limit")
+    start = arguments.cursor(_Start, 0)
+    found = await request.query_index(
+        lambda index: index.find_datasets(terms, mirror or None, start=start, limit=limit)
     )
     more = None
     if found.next is not None:
-        more = following(asked, "/search", found.next, q=words, mirror=mirror, limit=limit)
+        more = next_page_url(request, "/search", found.next, q=terms, mirror=mirror, limit=limit)
     return {
-        "found": [told_match(one) for one in found.rows],
+        "found": [match_json(one) for one in found.rows],
         "mirrors": found.mirrors,
         "total": found.total,
         "exact": found.exact,
@@ -108,129 +115,139 @@ async def search(asked: Asked, given: Given) -> replies.Search:
     }
 
 
-async def dataset(asked: Asked, given: Given) -> replies.WholeDataset:
+async def dataset(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetResponse:
     """One dataset with its versions."""
-    name = given["name"]
+    name = arguments["name"]
 
-    def look(index: Index) -> replies.WholeDataset:
+    def look(index: Index) -> responses.DatasetResponse:
         row = index.dataset(name)
-        versions = list(index.versions(name, limit=MOST + 1))
+        versions = list(index.versions(name, limit=MAX_PAGE_SIZE + 1))
         more = None
-        if len(versions) > MOST:
-            more = following(asked, f"{dataset_path(name)}/versions", versions[MOST - 1].seq)
+        if len(versions) > MAX_PAGE_SIZE:
+            more = next_page_url(
+                request, f"{dataset_path(name)}/versions", versions[MAX_PAGE_SIZE - 1].seq
+            )
         return {
-            **told_dataset(row),
-            "all_versions": [told_version(one) for one in versions[:MOST]],
+            **dataset_json(row),
+            "all_versions": [version_json(one) for one in versions[:MAX_PAGE_SIZE]],
             "more_versions": more,
             "links": [{"kind": kind, "url": url} for kind, url in index.links(name)],
-            "within": index.holders(name),
-            "page": asked.address + dataset_address(name),
+            "within": index.superdatasets(name),
+            "page": request.base_url + dataset_address(name),
         }
 
-    return await asked.ask(look)
+    return await request.query_index(look)
 
 
-async def versions(asked: Asked, given: Given) -> replies.Versions:
+async def versions(request: CatalogueRequest, arguments: Arguments) -> responses.VersionsResponse:
     """The versions of a dataset, in the order they were minted."""
-    name, limit = given["name"], given.whole("limit")
-    last = given.place(_Number, 0)
-    found = await asked.ask(lambda index: list(index.versions(name, last, limit + 1)))
+    name, limit = arguments["name"], arguments.integer("limit")
+    last = arguments.cursor(_Number, 0)
+    found = await request.query_index(lambda index: list(index.versions(name, last, limit + 1)))
     more = None
     if len(found) > limit:
         path = f"{dataset_path(name)}/versions"
-        more = following(asked, path, found[limit - 1].seq, limit=limit)
-    return {"versions": [told_version(one) for one in found[:limit]], "next": more}
+        more = next_page_url(request, path, found[limit - 1].seq, limit=limit)
+    return {"versions": [version_json(one) for one in found[:limit]], "next": more}
 
 
-async def find(asked: Asked, given: Given) -> replies.FoundPlaces:
+async def find(request: CatalogueRequest, arguments: Arguments) -> responses.OccurrencesResponse:
     """Every place where some bytes are or were."""
-    checksum, limit = given["checksum"].strip(), given.whole("limit")
-    last = given.place(tuple[_Number, _Number, str, _Number], (0, 0, "", 0))
-    found = await asked.ask(lambda index: list(islice(index.find(checksum, last), limit + 1)))
+    checksum, limit = arguments["checksum"].strip(), arguments.integer("limit")
+    last = arguments.cursor(tuple[_Number, _Number, str, _Number], (0, 0, "", 0))
+    found = await request.query_index(
+        lambda index: list(islice(index.find(checksum, last), limit + 1))
+    )
     more = None
     if len(found) > limit:
-        place = found[limit - 1].position
-        more = following(asked, "/find", place, checksum=checksum, limit=limit)
-    return {"found": [told_found(one) for one in found[:limit]], "next": more}
+        cursor = found[limit - 1].position
+        more = next_page_url(request, "/find", cursor, checksum=checksum, limit=limit)
+    return {"found": [occurrence_json(one) for one in found[:limit]], "next": more}
 
 
-async def events(asked: Asked, given: Given) -> replies.Events:
+async def events(request: CatalogueRequest, arguments: Arguments) -> responses.EventsResponse:
     """What people should know, the last first: tombstones, returns, incidents, takedowns."""
-    kind, name, mirror = given["kind"], given["dataset"], given["mirror"]
-    limit, last = given.whole("limit"), given.place(_Number, 1 << 62)
-    found = await asked.ask(
+    kind, name, mirror = arguments["kind"], arguments["dataset"], arguments["mirror"]
+    limit, last = arguments.integer("limit"), arguments.cursor(_Number, 1 << 62)
+    found = await request.query_index(
         lambda index: list(
             index.events(name or None, kind or None, limit + 1, mirror=mirror or None, before=last)
         )
     )
     more = None
     if len(found) > limit:
-        place, told = found[limit - 1].id, {"kind": kind, "dataset": name, "mirror": mirror}
-        more = following(asked, "/events", place, **told, limit=limit)
-    return {"events": [told_event(one) for one in found[:limit]], "next": more}
+        cursor, filters = found[limit - 1].id, {"kind": kind, "dataset": name, "mirror": mirror}
+        more = next_page_url(request, "/events", cursor, **filters, limit=limit)
+    return {"events": [event_json(one) for one in found[:limit]], "next": more}
 
 
-async def mirrors(asked: Asked, given: Given) -> replies.Mirrors:
+async def mirrors(request: CatalogueRequest, arguments: Arguments) -> responses.MirrorsResponse:
     """How each mirror stands."""
-    found, failures = await asked.ask(lambda index: (list(index.mirror_status()), index.failures()))
+    found, failures = await request.query_index(
+        lambda index: (list(index.mirror_status()), index.failures())
+    )
     return {
-        "mirrors": [told_mirror(one) for one in found],
-        "failures": [told_failure(one) for one in failures],
+        "mirrors": [mirror_json(one) for one in found],
+        "failures": [failure_json(one) for one in failures],
     }
 
 
-async def holds(asked: Asked, given: Given) -> replies.Holds:
+async def holds(request: CatalogueRequest, arguments: Arguments) -> responses.HoldsResponse:
     """The listings that wait for an operator, the oldest first."""
-    name = given["dataset"] or None
-    found = await asked.ask(lambda index: list(index.open_holds(name)))
-    return {"holds": [told_hold(one) for one in found]}
+    name = arguments["dataset"] or None
+    found = await request.query_index(lambda index: list(index.open_holds(name)))
+    return {"holds": [hold_json(one) for one in found]}
 
 
-async def tombstones(asked: Asked, given: Given) -> replies.Tombstones:
+async def tombstones(
+    request: CatalogueRequest, arguments: Arguments
+) -> responses.TombstonesResponse:
     """Datasets that were taken down, by name: when, and why.
 
     Those that upstream no longer has are kept and shown; `events` tells of them.
     """
-    mirror, limit = given["mirror"], given.whole("limit")
-    last = given.place(tuple[str, str], ("", ""))
-    rows = await asked.ask(lambda index: index.withheld(mirror or None))
-    places = [tuple(one.dataset.split(":", 1)) for one in rows]
-    found = [one for one, place in zip(rows, places, strict=True) if place > last][: limit + 1]
+    mirror, limit = arguments["mirror"], arguments.integer("limit")
+    last = arguments.cursor(tuple[str, str], ("", ""))
+    rows = await request.query_index(lambda index: index.tombstones(mirror or None))
+    cursors = [tuple(one.dataset.split(":", 1)) for one in rows]
+    found = [one for one, cursor in zip(rows, cursors, strict=True) if cursor > last][: limit + 1]
     more = None
     if len(found) > limit:
-        place = found[limit - 1].dataset.split(":", 1)
-        more = following(asked, "/tombstones", place, mirror=mirror, limit=limit)
-    return {"tombstones": [told_tombstone(one) for one in found[:limit]], "next": more}
+        cursor = found[limit - 1].dataset.split(":", 1)
+        more = next_page_url(request, "/tombstones", cursor, mirror=mirror, limit=limit)
+    return {"tombstones": [tombstone_json(one) for one in found[:limit]], "next": more}
 
 
 _LIST = (LIMIT, AFTER)
 
 # The more particular ones first.
 OPERATIONS: Sequence[Operation] = (
-    Operation("/", replies.Start, start),
-    Operation("/mirrors", replies.Mirrors, mirrors),
-    Operation("/datasets", replies.Datasets, datasets, (_WORDS, _MIRROR, *_LIST)),
-    Operation("/search", replies.Search, search, (_SEARCHED, _MIRROR, *_LIST)),
+    Operation("/", responses.RootResponse, root),
+    Operation("/mirrors", responses.MirrorsResponse, mirrors),
+    Operation("/datasets", responses.DatasetsResponse, datasets, (_TERMS, _MIRROR, *_LIST)),
+    Operation("/search", responses.SearchResponse, search, (_SEARCH_TERMS, _MIRROR, *_LIST)),
     *of_versions.OPERATIONS,
-    Operation("/datasets/{name}/versions", replies.Versions, versions, _LIST),
-    Operation("/datasets/{name}", replies.WholeDataset, dataset),
-    Operation("/find", replies.FoundPlaces, find, (CHECKSUM, *_LIST)),
-    Operation("/events", replies.Events, events, (_KIND, _DATASET, _MIRROR, *_LIST)),
-    Operation("/holds", replies.Holds, holds, (_DATASET,)),
-    Operation("/tombstones", replies.Tombstones, tombstones, (_MIRROR, *_LIST)),
+    Operation("/datasets/{name}/versions", responses.VersionsResponse, versions, _LIST),
+    Operation("/datasets/{name}", responses.DatasetResponse, dataset),
+    Operation("/find", responses.OccurrencesResponse, find, (CHECKSUM, *_LIST)),
+    Operation("/events", responses.EventsResponse, events, (_KIND, _DATASET, _MIRROR, *_LIST)),
+    Operation("/holds", responses.HoldsResponse, holds, (_DATASET,)),
+    Operation("/tombstones", responses.TombstonesResponse, tombstones, (_MIRROR, *_LIST)),
 )
 
 
 @view
-async def described(asked: Asked) -> Any:
+async def openapi_view(request: CatalogueRequest) -> Any:
     """The API's OpenAPI description."""
-    title, address = asked.site.title, asked.address
-    told = await asked.site.reader.do(lambda: description(OPERATIONS, title, address))
-    return asked.json(told)
+    title, address = request.site.title, request.base_url
+    document = await request.site.reader.run_in_thread(
+        lambda: openapi_document(OPERATIONS, title, address)
+    )
+    return request.json_response(document)
 
 
 ROUTES: Sequence[tuple[str, Any]] = (
-    (rf"{ROOT}/openapi\.json$", described),
+    (rf"{ROOT}/openapi\.json$", openapi_view),
     (rf"{ROOT}$", OPERATIONS[0].route()),
     *routes(OPERATIONS),
 )

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from neuromirror import __version__
-from neuromirror.web.api import replies
+from neuromirror.web.api import responses
 from neuromirror.web.api.operations import ROOT, Operation, Parameter
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -21,7 +21,7 @@ _PROBLEMS = {
     "429": "Your address sends too many requests of this kind; `Retry-After` says when to go on.",
     "503": "The index is being written or made anew, takes too long, or is busy; try again.",
 }
-_IN_PATH = {
+_PATH_PARAMETERS = {
     "name": ("A dataset, as `<mirror>:<upstream's id>`.", "dandi:000027"),
     "version": (
         "A label, `latest`, `draft`, or the beginning of a commit's id; the reply says which "
@@ -42,9 +42,11 @@ body. What goes wrong is told as `application/problem+json` (RFC 9457).
 """
 
 
-def description(operations: Sequence[Operation], title: str, address: str) -> dict[str, Any]:
+def openapi_document(operations: Sequence[Operation], title: str, address: str) -> dict[str, Any]:
     """The OpenAPI document of some operations, at the site with this address."""
-    references, definitions = _schemas((*(one.shape for one in operations), replies.Problem))
+    references, definitions = _schemas(
+        (*(one.shape for one in operations), responses.ProblemDetails)
+    )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -56,8 +58,8 @@ def description(operations: Sequence[Operation], title: str, address: str) -> di
         },
         "servers": [{"url": address + ROOT}],
         "paths": {
-            one.path: {"get": _operation(one, references[place])}
-            for place, one in enumerate(operations)
+            one.path: {"get": _operation(one, references[number])}
+            for number, one in enumerate(operations)
         },
         "components": {
             "schemas": definitions,
@@ -74,12 +76,12 @@ def description(operations: Sequence[Operation], title: str, address: str) -> di
             },
             "responses": {
                 code: {
-                    "description": words,
+                    "description": text,
                     "content": {
                         "application/problem+json": {"schema": references[len(operations)]}
                     },
                 }
-                for code, words in _PROBLEMS.items()
+                for code, text in _PROBLEMS.items()
             },
         },
     }
@@ -89,28 +91,28 @@ def description(operations: Sequence[Operation], title: str, address: str) -> di
 def _schemas(kinds: tuple[Any, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A reference to the schema of each kind, and all schemas by name."""
     references, definitions = TypeAdapter.json_schemas(
-        [(place, "serialization", TypeAdapter(kind)) for place, kind in enumerate(kinds)],
+        [(number, "serialization", TypeAdapter(kind)) for number, kind in enumerate(kinds)],
         ref_template=_REFERENCE,
     )
-    told = [references[place, "serialization"] for place in range(len(kinds))]
-    return told, definitions["$defs"]
+    schema_references = [references[number, "serialization"] for number in range(len(kinds))]
+    return schema_references, definitions["$defs"]
 
 
 def _operation(one: Operation, schema: dict[str, Any]) -> dict[str, Any]:
-    summary, _, rest = inspect.cleandoc(one.answer.__doc__ or "").partition("\n")
+    summary, _, rest = inspect.cleandoc(one.handler.__doc__ or "").partition("\n")
     etag = {"ETag": {"$ref": "#/components/headers/ETag"}}
-    told = dict(etag)
+    headers = dict(etag)
     if "next" in one.shape.__annotations__:
-        told["Link"] = {"$ref": "#/components/headers/Link"}
-    missing = one.names or any(known.names for known in one.parameters)
+        headers["Link"] = {"$ref": "#/components/headers/Link"}
+    missing = one.path_names or any(known.names_resource for known in one.parameters)
     codes = [code for code in _PROBLEMS if missing or code not in ("404", "410")]
     return {
-        "operationId": getattr(one.answer, "__name__", ""),
+        "operationId": getattr(one.handler, "__name__", ""),
         "summary": summary.rstrip("."),
         **({"description": rest.strip()} if rest.strip() else {}),
         "parameters": [
-            *(_in_path(name) for name in one.names),
-            *(_in_query(known) for known in one.parameters),
+            *(_path_parameter(name) for name in one.path_names),
+            *(_query_parameter(known) for known in one.parameters),
             {
                 "name": "If-None-Match",
                 "in": "header",
@@ -121,7 +123,7 @@ def _operation(one: Operation, schema: dict[str, Any]) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": summary,
-                "headers": told,
+                "headers": headers,
                 "content": {"application/json": {"schema": schema}},
             },
             "304": {"description": "You have this reply already.", "headers": etag},
@@ -130,8 +132,8 @@ def _operation(one: Operation, schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _in_path(name: str) -> dict[str, Any]:
-    about, example = _IN_PATH[name]
+def _path_parameter(name: str) -> dict[str, Any]:
+    about, example = _PATH_PARAMETERS[name]
     return {
         "name": name,
         "in": "path",
@@ -142,23 +144,23 @@ def _in_path(name: str) -> dict[str, Any]:
     }
 
 
-def _in_query(one: Parameter) -> dict[str, Any]:
+def _query_parameter(one: Parameter) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
-    if one.most:
-        schema = {"type": "integer", "minimum": 1, "maximum": one.most}
-    elif one.words:
-        schema["enum"] = list(one.words)
-    elif one.needed:
+    if one.maximum:
+        schema = {"type": "integer", "minimum": 1, "maximum": one.maximum}
+    elif one.choices:
+        schema["enum"] = list(one.choices)
+    elif one.required:
         schema["minLength"] = 1
     if one.default:
-        schema["default"] = int(one.default) if one.most else one.default
-    told: dict[str, Any] = {
+        schema["default"] = int(one.default) if one.maximum else one.default
+    parameter: dict[str, Any] = {
         "name": one.name,
         "in": "query",
-        "required": one.needed,
-        "description": f"{one.about[0].upper()}{one.about[1:]}.",
+        "required": one.required,
+        "description": f"{one.description[0].upper()}{one.description[1:]}.",
         "schema": schema,
     }
     if one.example:
-        told["example"] = one.example
-    return told
+        parameter["example"] = one.example
+    return parameter

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import msgspec
 from datasette.utils.asgi import Response
 
-from neuromirror.web.asked import Asked, Wrong, view
+from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 
 ROOT = "/api/v1"
 _T = TypeVar("_T")
@@ -32,28 +32,33 @@ class Parameter:
     """
 
     name: str
-    about: str
+    description: str
     example: str = ""
     default: str = ""
-    most: int = 0
-    words: tuple[str, ...] = ()
-    needed: bool = False
-    names: bool = False
+    maximum: int = 0
+    choices: tuple[str, ...] = ()
+    required: bool = False
+    names_resource: bool = False
 
-    def checked(self, text: str) -> str:
+    def validate(self, text: str) -> str:
         """A value that somebody gave; raises Wrong."""
-        if self.most and not (
-            text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= self.most
+        if self.maximum and not (
+            text.isascii()
+            and text.isdecimal()
+            and len(text) < 10
+            and 1 <= int(text) <= self.maximum
         ):
-            raise Wrong(f"{self.name} is a whole number from 1 to {self.most}, not {text[:40]!r}")
-        if self.words and text not in self.words:
-            raise Wrong(f"{self.name} is {' or '.join(self.words)}, not {text[:40]!r}")
-        if self.needed and not text:
-            raise Wrong(f"{self.name} is empty; it is {self.about}")
+            raise BadRequestError(
+                f"{self.name} is a whole number from 1 to {self.maximum}, not {text[:40]!r}"
+            )
+        if self.choices and text not in self.choices:
+            raise BadRequestError(f"{self.name} is {' or '.join(self.choices)}, not {text[:40]!r}")
+        if self.required and not text:
+            raise BadRequestError(f"{self.name} is empty; it is {self.description}")
         return text
 
 
-class Given:
+class Arguments:
     """The values that somebody gave, each as its parameter wants it."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
@@ -62,11 +67,11 @@ class Given:
     def __getitem__(self, name: str) -> str:
         return self._values[name]
 
-    def whole(self, name: str) -> int:
+    def integer(self, name: str) -> int:
         """A whole number."""
         return int(self._values[name])
 
-    def place(self, kind: type[_T], start: _T) -> _T:
+    def cursor(self, kind: type[_T], start: _T) -> _T:
         """Where the page before ended, as :func:`following` wrote it; raises Wrong."""
         text = self._values["after"]
         if not text:
@@ -75,23 +80,23 @@ class Given:
             padded = text.encode("ascii") + b"=" * (-len(text) % 4)
             return msgspec.json.decode(urlsafe_b64decode(padded), type=kind)
         except (ValueError, msgspec.DecodeError):
-            raise Wrong(
+            raise BadRequestError(
                 f"after is not {text[:40]!r}: take it from the 'next' of the page before"
             ) from None
 
 
-def following(asked: Asked, path: str, place: object, **values: str | int) -> str:
+def next_page_url(request: CatalogueRequest, path: str, cursor: object, **values: str | int) -> str:
     """The address of the page behind ``place``, with the values that are not empty.
 
     ``place`` is what the last row of a page is sorted by, so that what comes in between neither
     doubles a row nor hides one.
     """
-    token = urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
-    kept = {name: value for name, value in values.items() if value != ""}
-    return f"{asked.address}{ROOT}{path}?{urlencode({**kept, 'after': token})}"
+    token = urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+    parameters = {name: value for name, value in values.items() if value != ""}
+    return f"{request.base_url}{ROOT}{path}?{urlencode({**parameters, 'after': token})}"
 
 
-Answer = Callable[[Asked, Given], Awaitable[Mapping[str, Any]]]
+Handler = Callable[[CatalogueRequest, Arguments], Awaitable[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +104,16 @@ class Operation:
     """An address of the API.
 
     ``path`` is its template below :data:`ROOT`, ``shape`` what it replies (one of
-    :mod:`neuromirror.web.api.replies`), and the first line of ``answer``'s docstring its title.
+    :mod:`neuromirror.web.api.responses`), and the first line of ``answer``'s docstring its title.
     """
 
     path: str
     shape: Any
-    answer: Answer
+    handler: Handler
     parameters: tuple[Parameter, ...] = ()
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def path_names(self) -> tuple[str, ...]:
         """What stands in braces."""
         return tuple(re.findall(r"\{(\w+)\}", self.path))
 
@@ -121,33 +126,33 @@ class Operation:
         """The view that checks what is given, answers, and says where the next page is."""
 
         @view
-        async def answered(asked: Asked) -> Response:
-            content = await self.answer(asked, self._given(asked))
-            reply = asked.json(content)
+        async def respond(request: CatalogueRequest) -> Response:
+            content = await self.handler(request, self._arguments(request))
+            reply = request.json_response(content)
             if content.get("next"):
                 reply.headers["link"] = f'<{content["next"]}>; rel="next"'
             return reply
 
-        return answered
+        return respond
 
-    def _given(self, asked: Asked) -> Given:
+    def _arguments(self, request: CatalogueRequest) -> Arguments:
         known = {one.name: one for one in self.parameters}
-        given = asked.values()
-        for name, values in given.items():
+        arguments = request.query_parameters()
+        for name, values in arguments.items():
             if name not in known:
                 takes = f"it takes {', '.join(known)}" if known else "it takes none"
-                raise Wrong(f"this address takes no {name[:40]!r}; {takes}")
+                raise BadRequestError(f"this address takes no {name[:40]!r}; {takes}")
             if len(values) > 1:
-                raise Wrong(f"{name} is given {len(values)} times; once is enough")
+                raise BadRequestError(f"{name} is given {len(values)} times; once is enough")
         for one in self.parameters:
-            if one.needed and one.name not in given:
-                raise Wrong(f"{one.name} is missing: it is {one.about}")
-        return Given(
+            if one.required and one.name not in arguments:
+                raise BadRequestError(f"{one.name} is missing: it is {one.description}")
+        return Arguments(
             {
-                name: one.checked(given[name][0]) if name in given else one.default
+                name: one.validate(arguments[name][0]) if name in arguments else one.default
                 for name, one in known.items()
             }
-            | {name: asked.part(name) for name in self.names}
+            | {name: request.path_parameter(name) for name in self.path_names}
         )
 
 

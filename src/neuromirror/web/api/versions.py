@@ -15,48 +15,56 @@ import msgspec
 
 from neuromirror.index import Index, VersionRow
 from neuromirror.model import alias_of
-from neuromirror.volume import NotAVolume
+from neuromirror.volume import NotAVolumeError
 from neuromirror.web import volume_shapes
 from neuromirror.web.addresses import file_address, version_address
-from neuromirror.web.api import replies
-from neuromirror.web.api.operations import ROOT, Given, Operation, Parameter, following
-from neuromirror.web.asked import Asked, NoSuchPage, Wrong
-from neuromirror.web.comparing import compared, named_version
-from neuromirror.web.records import (
-    told_file,
-    told_level,
-    told_others,
-    told_part,
-    told_place,
-    told_relative,
-    told_span,
-    told_version,
-    told_volume,
+from neuromirror.web.api import responses
+from neuromirror.web.api.operations import ROOT, Arguments, Operation, Parameter, next_page_url
+from neuromirror.web.citations import FORMATS, format_citation
+from neuromirror.web.json_records import (
+    file_json,
+    folder_entry_json,
+    location_json,
+    other_occurrences_json,
+    relative_json,
+    span_json,
+    subdataset_json,
+    version_json,
+    volume_json,
 )
-from neuromirror.web.works import FORMATS, citation_of
+from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
+from neuromirror.web.version_comparison import compare_versions, split_version_name
 
-MOST = 1000
-_OTHERS = 100
+MAX_PAGE_SIZE = 1000
+_MAX_OTHER_LOCATIONS = 100
 
-LIMIT = Parameter("limit", "how many there are in a page at most", default="100", most=MOST)
+LIMIT = Parameter(
+    "limit", "how many there are in a page at most", default="100", maximum=MAX_PAGE_SIZE
+)
 AFTER = Parameter("after", "where the page before ended, as its `next` has it")
 CHECKSUM = Parameter(
     "checksum",
     "which bytes: sha256:…, md5:…, etag:…, a bare checksum, or a git-annex key",
     "md5:d41d8cd98f00b204e9800998ecf8427e",
-    needed=True,
+    required=True,
 )
 _UNDER = Parameter("under", "a folder to stay in", "sub-01")
-_PATH = Parameter("path", "the file's path", "sub-01/sub-01_ecephys.nwb", needed=True)
-_IN_PATHS = Parameter(
-    "q", "words that a path has, all of them, whatever their case", "nwb", needed=True
+_PATH = Parameter("path", "the file's path", "sub-01/sub-01_ecephys.nwb", required=True)
+_PATH_TERMS = Parameter(
+    "q", "words that a path has, all of them, whatever their case", "nwb", required=True
 )
-_FORMAT = Parameter("format", "how the citation is written", default="text", words=FORMATS)
-_DEPTH = Parameter("depth", "how many generations are followed", default="1", most=5)
+_FORMAT = Parameter("format", "how the citation is written", default="text", choices=FORMATS)
+_DEPTH = Parameter("depth", "how many generations are followed", default="1", maximum=5)
 _OLD = Parameter(
-    "a", "the old version, as <dataset>@<label>", "dandi:000027@0.1", needed=True, names=True
+    "a",
+    "the old version, as <dataset>@<label>",
+    "dandi:000027@0.1",
+    required=True,
+    names_resource=True,
 )
-_NEW = Parameter("b", "the new version, likewise", "dandi:000027@0.2", needed=True, names=True)
+_NEW = Parameter(
+    "b", "the new version, likewise", "dandi:000027@0.2", required=True, names_resource=True
+)
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
@@ -71,130 +79,137 @@ def _version_path(row: VersionRow, rest: str) -> str:
     return f"{dataset_path(row.dataset_name)}@{row.commit}{rest}"
 
 
-async def version(asked: Asked, given: Given) -> replies.WholeVersion:
+async def version(request: CatalogueRequest, arguments: Arguments) -> responses.VersionResponse:
     """One version, and what can be had of it."""
 
-    def look(index: Index) -> replies.WholeVersion:
-        row = index.resolve(given["name"], given["version"])
+    def look(index: Index) -> responses.VersionResponse:
+        row = index.resolve(arguments["name"], arguments["version"])
         page = version_address(row.dataset_name, row.label)
-        manifest = asked.site.store.manifest_path(row.state)
-        kept = manifest.relative_to(asked.site.store.root) if manifest.exists() else None
+        manifest = request.site.store.manifest_path(row.state)
+        kept = manifest.relative_to(request.site.store.root) if manifest.exists() else None
         return {
-            **told_version(row),
+            **version_json(row),
             "attributes": index.attributes(row),
             "left_out": index.exceptions(row),
-            "parts": [told_part(one) for one in index.parts(row)],
-            "clone": f"ria+{asked.address}/#~{alias_of(row.dataset_name)}@{row.label}",
-            "sums": asked.address + page.replace("/dataset/", "/sums/", 1),
-            "manifest": None if kept is None else f"{asked.address}/{kept}",
-            "page": asked.address + page,
+            "parts": [subdataset_json(one) for one in index.subdatasets(row)],
+            "clone": f"ria+{request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
+            "sums": request.base_url + page.replace("/dataset/", "/sums/", 1),
+            "manifest": None if kept is None else f"{request.base_url}/{kept}",
+            "page": request.base_url + page,
         }
 
-    return await asked.ask(look)
+    return await request.query_index(look)
 
 
-async def files(asked: Asked, given: Given) -> replies.Files:
+async def files(request: CatalogueRequest, arguments: Arguments) -> responses.FilesResponse:
     """The files of a version, by the bytes of their paths."""
-    under, limit = given["under"], given.whole("limit")
-    last = given.place(str, "")
+    under, limit = arguments["under"], arguments.integer("limit")
+    last = arguments.cursor(str, "")
 
-    def look(index: Index) -> replies.Files:
-        row = index.resolve(given["name"], given["version"])
+    def look(index: Index) -> responses.FilesResponse:
+        row = index.resolve(arguments["name"], arguments["version"])
         found = list(index.files(row, under, last, limit + 1))
         more = None
         if len(found) > limit:
-            path, place = _version_path(row, "/files"), found[limit - 1].path
-            more = following(asked, path, place, under=under, limit=limit)
+            path, cursor = _version_path(row, "/files"), found[limit - 1].path
+            more = next_page_url(request, path, cursor, under=under, limit=limit)
         return {
             "version": row.name,
-            "files": [told_file(one) for one in found[:limit]],
+            "files": [file_json(one) for one in found[:limit]],
             "next": more,
         }
 
-    return await asked.ask(look)
+    return await request.query_index(look)
 
 
-async def levels(asked: Asked, given: Given) -> replies.Levels:
+async def levels(request: CatalogueRequest, arguments: Arguments) -> responses.FolderResponse:
     """What stands in a folder of a version: files, and folders with what is below them.
 
     Parts that are datasets of their own are told by the version.
     """
-    under, limit = given["under"].strip("/"), given.whole("limit")
-    last = given.place(str, "")
+    under, limit = arguments["under"].strip("/"), arguments.integer("limit")
+    last = arguments.cursor(str, "")
 
-    def look(index: Index) -> replies.Levels:
-        row = index.resolve(given["name"], given["version"])
-        found = list(islice(index.level(row, under, last), limit + 1))
+    def look(index: Index) -> responses.FolderResponse:
+        row = index.resolve(arguments["name"], arguments["version"])
+        found = list(islice(index.folder_entries(row, under, last), limit + 1))
         more = None
         if len(found) > limit:
-            path, place = _version_path(row, "/levels"), found[limit - 1].next
-            more = following(asked, path, place, under=under, limit=limit)
+            path, cursor = _version_path(row, "/levels"), found[limit - 1].next
+            more = next_page_url(request, path, cursor, under=under, limit=limit)
         return {
             "version": row.name,
             "under": under,
-            "level": [told_level(one) for one in found[:limit]],
+            "level": [folder_entry_json(one) for one in found[:limit]],
             "next": more,
         }
 
-    return await asked.ask(look)
+    return await request.query_index(look)
 
 
-async def paths(asked: Asked, given: Given) -> replies.Paths:
+async def paths(request: CatalogueRequest, arguments: Arguments) -> responses.PathsResponse:
     """The files of a version whose paths have all the words, 200 in a page at most."""
-    words, start = given["q"], given.place(str, "")
+    terms, start = arguments["q"], arguments.cursor(str, "")
 
-    def look(index: Index) -> replies.Paths:
-        row = index.resolve(given["name"], given["version"])
-        found = index.matching_paths(row, words, start)
+    def look(index: Index) -> responses.PathsResponse:
+        row = index.resolve(arguments["name"], arguments["version"])
+        found = index.matching_files(row, terms, start)
         more = None
         if found.next:
-            more = following(asked, _version_path(row, "/paths"), found.next, q=words)
+            more = next_page_url(request, _version_path(row, "/paths"), found.next, q=terms)
         return {
             "version": row.name,
-            "files": [told_file(one) for one in found.files],
+            "files": [file_json(one) for one in found.files],
             "next": more,
-            "whole": found.whole,
+            "whole": found.is_complete,
         }
 
-    return await asked.ask(look)
+    return await request.query_index(look)
 
 
-async def file(asked: Asked, given: Given) -> replies.WholeFile:
+async def file(request: CatalogueRequest, arguments: Arguments) -> responses.FileResponse:
     """One file: its places with their last probe, its past, and where else its bytes are."""
 
-    def look(index: Index) -> replies.WholeFile:
-        row = index.resolve(given["name"], given["version"])
-        found = index.file(row, given["path"])
-        others, more = told_others(index, row, found, _OTHERS)
-        everywhere = f"{asked.address}{ROOT}/find?checksum={quote(found.key, safe='')}"
+    def look(index: Index) -> responses.FileResponse:
+        row = index.resolve(arguments["name"], arguments["version"])
+        found = index.file(row, arguments["path"])
+        others, more = other_occurrences_json(index, row, found, _MAX_OTHER_LOCATIONS)
+        everywhere = f"{request.base_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
         return {
-            **told_file(found),
+            **file_json(found),
             "version": row.name,
-            "places": [told_place(one) for one in index.locations(found.content, limit=_OTHERS)],
-            "history": [told_span(one) for one in index.spans(row, found.path)],
+            "places": [
+                location_json(one)
+                for one in index.locations(found.content, limit=_MAX_OTHER_LOCATIONS)
+            ],
+            "history": [span_json(one) for one in index.content_spans(row, found.path)],
             "others": others,
             "more_others": everywhere if more else None,
-            "page": asked.address + file_address(row.dataset_name, row.label, found.path),
+            "page": request.base_url + file_address(row.dataset_name, row.label, found.path),
         }
 
-    return await asked.ask(look)
+    return await request.query_index(look)
 
 
-async def volume(asked: Asked, given: Given) -> volume_shapes.Volume:
+async def volume(request: CatalogueRequest, arguments: Arguments) -> volume_shapes.VolumeJson:
     """What a version is as a volume, read from its own documents."""
-    row = await asked.ask(lambda index: index.resolve(given["name"], given["version"]))
+    row = await request.query_index(
+        lambda index: index.resolve(arguments["name"], arguments["version"])
+    )
     try:
-        found = await asked.site.reader.do(lambda: asked.site.cutouts.described(row))
-    except NotAVolume as error:
-        raise NoSuchPage(str(error)) from error
-    return told_volume(found)
+        found = await request.site.reader.run_in_thread(lambda: request.site.cutouts.describe(row))
+    except NotAVolumeError as error:
+        raise PageNotFoundError(str(error)) from error
+    return volume_json(found)
 
 
-async def citation(asked: Asked, given: Given) -> replies.Citation:
+async def citation(request: CatalogueRequest, arguments: Arguments) -> responses.CitationResponse:
     """A citation of a version, upstream's own first."""
-    row = await asked.ask(lambda index: index.resolve(given["name"], given["version"]))
-    store, form = asked.site.store, given["format"]
-    text = await asked.site.reader.do(lambda: citation_of(store, row, form))
+    row = await request.query_index(
+        lambda index: index.resolve(arguments["name"], arguments["version"])
+    )
+    store, form = request.site.store, arguments["format"]
+    text = await request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
     return {
         "version": row.name,
         "format": cast("Literal['text', 'bibtex', 'csl', 'cff']", form),
@@ -202,64 +217,64 @@ async def citation(asked: Asked, given: Given) -> replies.Citation:
     }
 
 
-async def ancestry(asked: Asked, given: Given) -> replies.Ancestry:
+async def ancestry(request: CatalogueRequest, arguments: Arguments) -> responses.AncestryResponse:
     """What a version was derived from, and what was derived from its dataset."""
-    depth = given.whole("depth")
+    depth = arguments.integer("depth")
 
-    def look(index: Index) -> replies.Ancestry:
-        row = index.resolve(given["name"], given["version"])
+    def look(index: Index) -> responses.AncestryResponse:
+        row = index.resolve(arguments["name"], arguments["version"])
         return {
             "version": row.name,
-            "ancestors": [told_relative(one) for one in index.ancestors(row, depth)],
-            "descendants": [told_relative(one) for one in index.descendants(row, depth)],
+            "ancestors": [relative_json(one) for one in index.ancestors(row, depth)],
+            "descendants": [relative_json(one) for one in index.descendants(row, depth)],
         }
 
-    return await asked.ask(look)
+    return await request.query_index(look)
 
 
-async def diff(asked: Asked, given: Given) -> replies.Difference:
+async def diff(request: CatalogueRequest, arguments: Arguments) -> responses.DiffResponse:
     """What became of one version in another, by path."""
-    limit, first = given.whole("limit"), given.place(_Count, 0)
-    names = [_named(given[one]) for one in ("a", "b")]
+    limit, first = arguments.integer("limit"), arguments.cursor(_Count, 0)
+    names = [_parse_version_name(arguments[one]) for one in ("a", "b")]
 
-    def look(index: Index) -> replies.Difference:
+    def look(index: Index) -> responses.DiffResponse:
         old, new = (index.resolve(*one) for one in names)
-        found = compared(asked.site.store, index, old, new, first, limit)
+        found = compare_versions(request.site.store, index, old, new, first, limit)
         more = None
-        if found.all > first + limit:
+        if found.total > first + limit:
             a, b = (f"{row.dataset_name}@{row.commit}" for row in (old, new))
-            more = following(asked, "/diff", first + limit, a=a, b=b, limit=limit)
+            more = next_page_url(request, "/diff", first + limit, a=a, b=b, limit=limit)
         return {
             "old": old.name,
             "new": new.name,
             "files": dict(found.counts.files),
             "bytes": dict(found.counts.bytes),
-            "parts": dict(found.counts.parts),
+            "parts": dict(found.counts.subdatasets),
             "changes": found.changes,
             "next": more,
         }
 
-    return await asked.site.reader.ask_at_length(look)
+    return await request.site.reader.long_query(look)
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, label = named_version(text)
+def _parse_version_name(text: str) -> tuple[str, str]:
+    name, label = split_version_name(text)
     if not name or not label:
-        raise Wrong(f"a version is named <dataset>@<label>, not {text[:80]!r}")
+        raise BadRequestError(f"a version is named <dataset>@<label>, not {text[:80]!r}")
     return name, label
 
 
-_ONE = "/datasets/{name}@{version}"
+_VERSION_PATH = "/datasets/{name}@{version}"
 _LIST = (LIMIT, AFTER)
 
 OPERATIONS: Sequence[Operation] = (
-    Operation(f"{_ONE}/files", replies.Files, files, (_UNDER, *_LIST)),
-    Operation(f"{_ONE}/levels", replies.Levels, levels, (_UNDER, *_LIST)),
-    Operation(f"{_ONE}/paths", replies.Paths, paths, (_IN_PATHS, AFTER)),
-    Operation(f"{_ONE}/file", replies.WholeFile, file, (_PATH,)),
-    Operation(f"{_ONE}/volume", volume_shapes.Volume, volume),
-    Operation(f"{_ONE}/citation", replies.Citation, citation, (_FORMAT,)),
-    Operation(f"{_ONE}/ancestry", replies.Ancestry, ancestry, (_DEPTH,)),
-    Operation(_ONE, replies.WholeVersion, version),
-    Operation("/diff", replies.Difference, diff, (_OLD, _NEW, *_LIST)),
+    Operation(f"{_VERSION_PATH}/files", responses.FilesResponse, files, (_UNDER, *_LIST)),
+    Operation(f"{_VERSION_PATH}/levels", responses.FolderResponse, levels, (_UNDER, *_LIST)),
+    Operation(f"{_VERSION_PATH}/paths", responses.PathsResponse, paths, (_PATH_TERMS, AFTER)),
+    Operation(f"{_VERSION_PATH}/file", responses.FileResponse, file, (_PATH,)),
+    Operation(f"{_VERSION_PATH}/volume", volume_shapes.VolumeJson, volume),
+    Operation(f"{_VERSION_PATH}/citation", responses.CitationResponse, citation, (_FORMAT,)),
+    Operation(f"{_VERSION_PATH}/ancestry", responses.AncestryResponse, ancestry, (_DEPTH,)),
+    Operation(_VERSION_PATH, responses.VersionResponse, version),
+    Operation("/diff", responses.DiffResponse, diff, (_OLD, _NEW, *_LIST)),
 )

@@ -6,69 +6,71 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, UnknownDataset, UnknownMirror
+from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError
 from neuromirror.store import Store
-from neuromirror.web.asked import Asked, Wrong, view
-from neuromirror.web.comparing import compared, named_version
-from neuromirror.web.records import told_version
+from neuromirror.web.json_records import version_json
+from neuromirror.web.request import BadRequestError, CatalogueRequest, view
+from neuromirror.web.version_comparison import compare_versions, split_version_name
 
-_DIFFERENT = 2000
-_OFFERED = 300
+_PAGE_SIZE = 2000
+_MAX_CHOICES = 300
 """Versions that the form offers."""
 
 
 @view
-async def diff(asked: Asked) -> Response:
+async def diff(request: CatalogueRequest) -> Response:
     """What is different between two versions, or a form to choose them."""
-    one, other = asked.value("a").strip(), asked.value("b").strip()
-    page = asked.whole("page", 1, 1_000_000)
-    if one and other:
-        told = await asked.site.reader.ask_at_length(
+    old, new = request.query_parameter("a").strip(), request.query_parameter("b").strip()
+    page = request.integer_parameter("page", 1, 1_000_000)
+    if old and new:
+        context = await request.site.reader.long_query(
             lambda index: {
-                **_different(asked.site.store, index, one, other, page),
-                "offered": _offered(index, one, other),
+                **_difference(request.site.store, index, old, new, page),
+                "offered": _version_choices(index, old, new),
             }
         )
-        return await asked.page("diff", most=_DIFFERENT, page=page, a=one, b=other, **told)
-    offered = await asked.ask(lambda index: _offered(index, one, other))
+        return await request.render_page(
+            "diff", most=_PAGE_SIZE, page=page, a=old, b=new, **context
+        )
+    offered = await request.query_index(lambda index: _version_choices(index, old, new))
     wrong = ""
-    if one or other:
+    if old or new:
         wrong = "say which versions: one is missing. A version is <mirror>:<id>@<label>, "
         wrong += "such as dandi:000027@0.210831.2033"
-    return await asked.page(
-        "diff", 400 if wrong else 200, a=one, b=other, offered=offered, wrong=wrong, old=None
+    return await request.render_page(
+        "diff", 400 if wrong else 200, a=old, b=new, offered=offered, wrong=wrong, old=None
     )
 
 
-def _offered(index: Index, *names: str) -> list[str]:
+def _version_choices(index: Index, *names: str) -> list[str]:
     """The versions of the datasets that were named, newest first."""
     found: list[str] = []
     for name in dict.fromkeys(_split(one)[0] for one in names if one):
         try:
             versions = list(index.versions(name))
-        except (UnknownDataset, UnknownMirror):
+        except (UnknownDatasetError, UnknownMirrorError):
             continue
-        found += [one.name for one in reversed(versions[-_OFFERED:])]
+        found += [one.name for one in reversed(versions[-_MAX_CHOICES:])]
     return found
 
 
-def _different(store: Store, index: Index, one: str, other: str, page: int) -> dict[str, Any]:
+def _difference(store: Store, index: Index, one: str, other: str, page: int) -> dict[str, Any]:
     old, new = (index.resolve(*_split(name)) for name in (one, other))
-    first = (page - 1) * _DIFFERENT
-    found = compared(store, index, old, new, first, _DIFFERENT)
+    first = (page - 1) * _PAGE_SIZE
+    found = compare_versions(store, index, old, new, first, _PAGE_SIZE)
     if page > 1 and not found.changes:
-        raise Wrong(f"there is no page {page} of this: {found.all} things differ")
+        raise BadRequestError(f"there is no page {page} of this: {found.total} things differ")
     return {
-        "old": told_version(old),
-        "new": told_version(new),
+        "old": version_json(old),
+        "new": version_json(new),
         "changes": found.changes,
         "counts": found.counts,
         "first": first,
-        "all": found.all,
+        "all": found.total,
         "wrong": "",
     }
 
 
 def _split(name: str) -> tuple[str, str]:
-    dataset, label = named_version(name)
+    dataset, label = split_version_name(name)
     return dataset, label or "latest"

@@ -7,25 +7,25 @@ from typing import Any
 
 from datasette.utils.asgi import AsgiStream, Response
 
-from neuromirror.index import Answers, FileRow, FilesNotIndexed, Index, VersionRow
-from neuromirror.web.asked import Asked, Wrong, view
-from neuromirror.web.words import counted
-from neuromirror.web.works import FORMATS, citation_of
+from neuromirror.index import FileRow, FilesNotIndexedError, Index, ProbeSummary, VersionRow
+from neuromirror.web.citations import FORMATS, format_citation
+from neuromirror.web.filters import pluralize
+from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 
-_TOGETHER = 5000
+_BATCH_SIZE = 5000
 """Files of a list that are asked for and sent at once."""
-_ANSWERS = 200_000
+_MAX_PROBED_FILES = 200_000
 """Files above which a badge does not count what their places said."""
 
 
 @view
-async def sums(asked: Asked) -> Any:
+async def checksums(request: CatalogueRequest) -> Any:
     """The sha256 of all files, as ``sha256sum -c`` takes them.
 
     What has none is in lines of comment, which it passes over.
     """
-    name, label = asked.part("name"), asked.part("label")
-    row = await asked.ask(lambda index: _listed(index, name, label))
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    row = await request.query_index(lambda index: _indexed_version(index, name, label))
 
     async def write(to: Any) -> None:
         await to.write(
@@ -33,36 +33,38 @@ async def sums(asked: Asked) -> Any:
         )
         after, left_out = "", 0
         while True:
-            found = await asked.ask(partial(_some, name=name, row=row, after=after))
+            found = await request.query_index(partial(_next_files, name=name, row=row, after=after))
             left_out += sum(_sha256(one) is None for one in found)
             await to.write("".join(map(_line, found)))
-            if len(found) < _TOGETHER:
+            if len(found) < _BATCH_SIZE:
                 break
             after = found[-1].path
-        parts = await asked.ask(lambda index: [one.path for one in index.parts(row)])
+        parts = await request.query_index(
+            lambda index: [one.path for one in index.subdatasets(row)]
+        )
         for path in parts:
             await to.write(f"# a sub-dataset, which has a list of its own: {path}\n")
         if left_out:
-            await to.write(f"# not in the list: {counted(left_out, 'file')} without a sha256\n")
+            await to.write(f"# not in the list: {pluralize(left_out, 'file')} without a sha256\n")
 
     headers = {"cache-control": "no-cache"}
     return AsgiStream(write, 200, headers, "text/plain; charset=utf-8")
 
 
-def _listed(index: Index, name: str, label: str) -> VersionRow:
-    """The version; raises FilesNotIndexed at once, before anything is sent."""
+def _indexed_version(index: Index, name: str, label: str) -> VersionRow:
+    """The version; raises FilesNotIndexedError at once, before anything is sent."""
     row = index.resolve(name, label)
     if not row.indexed:
-        raise FilesNotIndexed(
+        raise FilesNotIndexedError(
             f"the files of {row.name} are not in the index but in the store's records: "
             f"'neuromirror files {row.name} --format sha256sum' lists them"
         )
     return row
 
 
-def _some(index: Index, name: str, row: VersionRow, after: str) -> list[FileRow]:
+def _next_files(index: Index, name: str, row: VersionRow, after: str) -> list[FileRow]:
     # by its commit, since a rebuild may have given it another row meanwhile
-    return list(index.files(index.resolve(name, row.commit), after=after, limit=_TOGETHER))
+    return list(index.files(index.resolve(name, row.commit), after=after, limit=_BATCH_SIZE))
 
 
 def _sha256(file: FileRow) -> str | None:
@@ -79,42 +81,54 @@ def _line(file: FileRow) -> str:
 
 
 @view
-async def citation(asked: Asked) -> Response:
+async def citation(request: CatalogueRequest) -> Response:
     """A citation as a file."""
-    name, label, form = asked.part("name"), asked.part("label"), asked.value("format", "text")
+    name, label, form = (
+        request.path_parameter("name"),
+        request.path_parameter("label"),
+        request.query_parameter("format", "text"),
+    )
     if form not in FORMATS:
-        raise Wrong(f"a citation is written as {', '.join(FORMATS)}, not as {form[:40]!r}")
-    row = await asked.ask(lambda index: index.resolve(name, label))
-    store = asked.site.store
-    text = await asked.site.reader.do(lambda: citation_of(store, row, form))
-    return asked.tagged(text, "text/plain; charset=utf-8")
+        raise BadRequestError(
+            f"a citation is written as {', '.join(FORMATS)}, not as {form[:40]!r}"
+        )
+    row = await request.query_index(lambda index: index.resolve(name, label))
+    store = request.site.store
+    text = await request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
+    return request.etag_response(text, "text/plain; charset=utf-8")
 
 
 @view
-async def badge(asked: Asked) -> Response:
+async def badge(request: CatalogueRequest) -> Response:
     """A picture that says which state a paper stands on, or when its places were asked."""
-    name, label, show = asked.part("name"), asked.part("label"), asked.value("show", "pinned")
+    name, label, show = (
+        request.path_parameter("name"),
+        request.path_parameter("label"),
+        request.query_parameter("show", "pinned"),
+    )
     if show not in ("pinned", "verified"):
-        raise Wrong(f"a badge shows pinned or verified, not {show[:40]!r}")
-    row = await asked.ask(lambda index: index.resolve(name, label))
+        raise BadRequestError(f"a badge shows pinned or verified, not {show[:40]!r}")
+    row = await request.query_index(lambda index: index.resolve(name, label))
     if show == "pinned":
-        words = "pinned", f"{row.name} · {row.state.removeprefix('sha256:')[:12]}"
+        labels = "pinned", f"{row.name} · {row.state.removeprefix('sha256:')[:12]}"
     else:
         found = None
-        if row.indexed and row.files <= _ANSWERS:
-            found = await asked.ask(lambda index: index.answers(index.resolve(name, row.commit)))
-        words = "verified on", verified(found)
-    text = await asked.rendered("badge.svg", left=words[0], right=words[1])
-    return asked.tagged(text, "image/svg+xml; charset=utf-8")
+        if row.indexed and row.files <= _MAX_PROBED_FILES:
+            found = await request.query_index(
+                lambda index: index.probe_summary(index.resolve(name, row.commit))
+            )
+        labels = "verified on", verification_label(found)
+    text = await request.render_template("badge.svg", left=labels[0], right=labels[1])
+    return request.etag_response(text, "image/svg+xml; charset=utf-8")
 
 
-def verified(found: Answers | None) -> str:
+def verification_label(found: ProbeSummary | None) -> str:
     """When the places of a version's files were last seen to have them, in a few words."""
     if found is None:
         return "not counted"
     if found.since is None:
         hashed = found.files and found.hashed == found.files
         return "no date; hashed when mirrored" if hashed else "no date yet"
-    if found.fine == found.files:
-        return f"{found.since[:10]} · all {counted(found.files, 'file')} offered"
-    return f"{found.since[:10]} · {found.fine:,} of {counted(found.files, 'file')} offered"
+    if found.available == found.files:
+        return f"{found.since[:10]} · all {pluralize(found.files, 'file')} offered"
+    return f"{found.since[:10]} · {found.available:,} of {pluralize(found.files, 'file')} offered"

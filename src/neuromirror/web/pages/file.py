@@ -8,36 +8,42 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index
 from neuromirror.model import alias_of
-from neuromirror.web.asked import Asked, view
+from neuromirror.web.json_records import file_json, other_occurrences_json, version_json
 from neuromirror.web.pages.viewers import file_viewers, is_web
-from neuromirror.web.records import told_file, told_others, told_version
+from neuromirror.web.request import CatalogueRequest, view
 
-_PLACES = 100
-_OTHERS = 100
+_MAX_LOCATIONS = 100
+_MAX_OTHER_LOCATIONS = 100
 
 
 @view
-async def file(asked: Asked) -> Response:
+async def file(request: CatalogueRequest) -> Response:
     """A file: its checksums, its places, its past, and where else its bytes are."""
-    name, label, path = asked.part("name"), asked.part("label"), asked.value("path")
+    name, label, path = (
+        request.path_parameter("name"),
+        request.path_parameter("label"),
+        request.query_parameter("path"),
+    )
 
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
         found = index.file(row, path)
-        others, more = told_others(index, row, found, _OTHERS)
-        places = index.locations(found.content, limit=_PLACES + 1)
+        others, more = other_occurrences_json(index, row, found, _MAX_OTHER_LOCATIONS)
+        locations = index.locations(found.content, limit=_MAX_LOCATIONS + 1)
         return {
-            "version": told_version(row),
-            "file": told_file(found),
-            "places": places[:_PLACES],
-            "more_places": len(places) > _PLACES,
-            "viewers": file_viewers(row, path, places),
+            "version": version_json(row),
+            "file": file_json(found),
+            "places": locations[:_MAX_LOCATIONS],
+            "more_places": len(locations) > _MAX_LOCATIONS,
+            "viewers": file_viewers(row, path, locations),
             "download": next(
-                (one.url for one in places if is_web(one.url) and one.result in (None, "ok")), ""
+                (one.url for one in locations if is_web(one.url) and one.result in (None, "ok")), ""
             ),
-            "spans": list(reversed(index.spans(row, path))),
+            "spans": list(reversed(index.content_spans(row, path))),
             "others": others,
             "more_others": more,
         }
 
-    return await asked.page("file", alias=alias_of(name), **await asked.ask(look))
+    return await request.render_page(
+        "file", alias=alias_of(name), **await request.query_index(look)
+    )

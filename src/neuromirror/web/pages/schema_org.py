@@ -9,18 +9,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from neuromirror.lab.cite.works import Agent, Person, Work
-from neuromirror.model import human_bytes
-from neuromirror.web.addresses import dataset_address, manifest_address, sums_address
+from neuromirror.lab.cite.works import Agent, CitedWork, Person
+from neuromirror.model import format_bytes
+from neuromirror.web.addresses import checksums_address, dataset_address, manifest_address
 
-_LEAST, _MOST = 50, 5000
+_MIN_DESCRIPTION, _MAX_DESCRIPTION = 50, 5000
 """Characters of a description, as Google takes it."""
-_SEARCHED = ("species", "modality", "platform", "project")
+_KEYWORD_ATTRIBUTES = ("species", "modality", "platform", "project")
 """Attributes whose values people search by."""
 
 
 def linked_data(
-    work: Work,
+    work: CitedWork,
     alias: str,
     attributes: Mapping[str, Sequence[str]],
     *,
@@ -34,8 +34,8 @@ def linked_data(
     and ``title`` its name; ``sums`` says whether it has a list of checksums.
     """
     state = work.state
-    searched = [value for name in _SEARCHED for value in attributes.get(name, ())]
-    told: dict[str, Any] = {
+    searched = [value for name in _KEYWORD_ATTRIBUTES for value in attributes.get(name, ())]
+    document: dict[str, Any] = {
         "@context": "https://schema.org/",
         "@type": "Dataset",
         "name": work.title or state.name,
@@ -59,16 +59,18 @@ def linked_data(
         "includedInDataCatalog": {"@type": "DataCatalog", "name": title, "url": f"{site}/"},
         "distribution": list(_distributions(work, alias, site, sums=sums)),
     }
-    text = json.dumps({key: value for key, value in told.items() if value not in (None, [], "")})
+    text = json.dumps(
+        {key: value for key, value in document.items() if value not in (None, [], "")}
+    )
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _description(work: Work) -> str:
+def _description(work: CitedWork) -> str:
     """Upstream's own words; what is counted where these are too few."""
     own = work.description.strip()
-    if len(own) < _LEAST:
+    if len(own) < _MIN_DESCRIPTION:
         name = work.title or work.state.name
-        counts = f"{work.files:,} files, {human_bytes(work.bytes)}"
+        counts = f"{work.files:,} files, {format_bytes(work.bytes)}"
         own = " ".join(
             part
             for part in (
@@ -78,38 +80,40 @@ def _description(work: Work) -> str:
             )
             if part
         )
-    return own if len(own) <= _MOST else f"{own[: _MOST - 1]}…"
+    return own if len(own) <= _MAX_DESCRIPTION else f"{own[: _MAX_DESCRIPTION - 1]}…"
 
 
-def _upstream(work: Work) -> Iterator[str]:
+def _upstream(work: CitedWork) -> Iterator[str]:
     yield from _dois(work)
     if work.address.startswith(("https://", "http://")):
         yield work.address
 
 
-def _dois(work: Work) -> list[str]:
+def _dois(work: CitedWork) -> list[str]:
     return [f"https://doi.org/{work.doi}"] if work.doi else []
 
 
 def _agent(one: Agent) -> dict[str, Any]:
     if not isinstance(one, Person):
-        told = {"@type": "Organization", "name": one.name, "sameAs": one.ror}
+        agent = {"@type": "Organization", "name": one.name, "sameAs": one.ror}
     else:
-        told = {
+        agent = {
             "@type": "Person",
-            "name": one.whole,
+            "name": one.full_name,
             "givenName": one.given,
             "familyName": one.family,
             "sameAs": f"https://orcid.org/{one.orcid}" if one.orcid else None,
         }
-    return {key: value for key, value in told.items() if value}
+    return {key: value for key, value in agent.items() if value}
 
 
 def _day(value: Any) -> str | None:
     return None if value is None else str(value.isoformat())
 
 
-def _distributions(work: Work, alias: str, site: str, *, sums: bool) -> Iterator[dict[str, str]]:
+def _distributions(
+    work: CitedWork, alias: str, site: str, *, sums: bool
+) -> Iterator[dict[str, str]]:
     scheme = site.partition("://")[0]
     yield {
         "@type": "DataDownload",
@@ -128,6 +132,6 @@ def _distributions(work: Work, alias: str, site: str, *, sums: bool) -> Iterator
         yield {
             "@type": "DataDownload",
             "name": "SHA-256 of every file",
-            "contentUrl": site + sums_address(work.state.name, work.state.label),
+            "contentUrl": site + checksums_address(work.state.name, work.state.label),
             "encodingFormat": "text/plain",
         }

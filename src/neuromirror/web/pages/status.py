@@ -7,62 +7,66 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from neuromirror.index import Index
-from neuromirror.web.asked import Asked, NoSuchPage, view
-from neuromirror.web.records import told_event, told_failure, told_mirror
+from neuromirror.web.json_records import event_json, failure_json, mirror_json
+from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
-_ON_A_PAGE = 100
-_HOSTS = 100
-_INCIDENTS = 5
+_PAGE_SIZE = 100
+_MAX_HOSTS = 100
+_MAX_INCIDENTS = 5
 
 
 @view
-async def events(asked: Asked) -> Response:
+async def events(request: CatalogueRequest) -> Response:
     """What people should know, of one kind or mirror or of all."""
-    kind, mirror = asked.value("kind"), asked.value("mirror")
-    before = asked.whole("before", 1, 999_999_999) if asked.value("before") else None
+    kind, mirror = request.query_parameter("kind"), request.query_parameter("mirror")
+    before = (
+        request.integer_parameter("before", 1, 999_999_999)
+        if request.query_parameter("before")
+        else None
+    )
 
     def look(index: Index) -> dict[str, Any]:
         found = list(
             index.events(
-                kind=kind or None, mirror=mirror or None, before=before, limit=_ON_A_PAGE + 1
+                kind=kind or None, mirror=mirror or None, before=before, limit=_PAGE_SIZE + 1
             )
         )
         return {
-            "events": [told_event(one) for one in found[:_ON_A_PAGE]],
-            "more": found[_ON_A_PAGE - 1].id if len(found) > _ON_A_PAGE else None,
+            "events": [event_json(one) for one in found[:_PAGE_SIZE]],
+            "more": found[_PAGE_SIZE - 1].id if len(found) > _PAGE_SIZE else None,
             "kinds": index.event_kinds(),
             "mirrors": [one.mirror for one in index.mirror_status()],
         }
 
-    told = await asked.ask(look)
-    return await asked.page("events", kind=kind, mirror=mirror, before=before, **told)
+    context = await request.query_index(look)
+    return await request.render_page("events", kind=kind, mirror=mirror, before=before, **context)
 
 
 @view
-async def mirrors(asked: Asked) -> Response:
+async def mirrors(request: CatalogueRequest) -> Response:
     """How each mirror stands, what waits for an operator, and which places answer no more."""
 
     def look(index: Index) -> dict[str, Any]:
-        everywhere, oldest = index.asked_since()
+        everywhere, oldest = index.probe_coverage()
         return {
-            "mirrors": [told_mirror(one) for one in index.mirror_status()],
-            "failures": [told_failure(one) for one in index.failures()],
+            "mirrors": [mirror_json(one) for one in index.mirror_status()],
+            "failures": [failure_json(one) for one in index.failures()],
             "holds": list(index.open_holds()),
-            "ailing": index.ailing_hosts(_HOSTS),
+            "ailing": index.failing_hosts(_MAX_HOSTS),
             "everywhere": everywhere,
             "oldest": oldest,
             "incidents": [
-                told_event(one) for one in index.events(kind="incident", limit=_INCIDENTS)
+                event_json(one) for one in index.events(kind="incident", limit=_MAX_INCIDENTS)
             ],
         }
 
-    told = await asked.ask(look)
-    store = asked.site.store
-    checked = {one["mirror"]: store.last_checked(one["mirror"]) for one in told["mirrors"]}
-    return await asked.page("mirrors", checked=checked, **told)
+    context = await request.query_index(look)
+    store = request.site.store
+    checked = {one["mirror"]: store.last_listed(one["mirror"]) for one in context["mirrors"]}
+    return await request.render_page("mirrors", checked=checked, **context)
 
 
 @view
-async def unknown(asked: Asked) -> Response:
+async def not_found(request: CatalogueRequest) -> Response:
     """No page has this address."""
-    raise NoSuchPage(f"there is no page /{asked.part('rest')[:200]}")
+    raise PageNotFoundError(f"there is no page /{request.path_parameter('rest')[:200]}")

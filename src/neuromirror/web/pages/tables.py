@@ -6,22 +6,22 @@ import json
 
 from datasette.utils.asgi import Response
 
-from neuromirror.web.asked import Asked, Wrong, view
+from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 
 _THROUGH = frozenset({"table", "column", "value"})
 
 
 @view
-async def tables(asked: Asked) -> Response:
+async def tables(request: CatalogueRequest) -> Response:
     """What is below ``/index``."""
-    for name, values in asked.values().items():
+    for name, values in request.query_parameters().items():
         if name == "_through" or name.startswith("_facet"):
             for value in values:
-                _check(name, value)
-    return await asked.from_tables()
+                _check_filter(name, value)
+    return await request.datasette_response()
 
 
-def _check(name: str, value: str) -> None:
+def _check_filter(name: str, value: str) -> None:
     """Raise Wrong for a filter or a facet in JSON that Datasette takes for granted."""
     if name != "_through" and not value.startswith("{"):
         return
@@ -32,6 +32,10 @@ def _check(name: str, value: str) -> None:
     sound = isinstance(found, dict) and all(isinstance(one, str) for one in found.values())
     if name == "_through":
         if not (sound and found.keys() == _THROUGH):
-            raise Wrong(f"_through is a JSON object of texts: {', '.join(sorted(_THROUGH))}")
+            raise BadRequestError(
+                f"_through is a JSON object of texts: {', '.join(sorted(_THROUGH))}"
+            )
     elif not (sound and found.keys() & {"column", "simple"}):
-        raise Wrong(f"{name} is a column's name, or a JSON object of texts that has it as 'column'")
+        raise BadRequestError(
+            f"{name} is a column's name, or a JSON object of texts that has it as 'column'"
+        )

@@ -7,107 +7,115 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, PartRow, UnknownVersion, VersionRow
+from neuromirror.index import Index, SubdatasetRow, UnknownVersionError, VersionRow
 from neuromirror.model import alias_of
 from neuromirror.store.manifests import manifest_file
-from neuromirror.web.asked import Asked, view
+from neuromirror.web.citations import read_citation
+from neuromirror.web.json_records import (
+    dataset_json,
+    file_json,
+    folder_entry_json,
+    is_volume,
+    version_json,
+)
 from neuromirror.web.pages.viewers import Viewer, zarr_viewers
-from neuromirror.web.records import is_volume, told_dataset, told_file, told_level, told_version
-from neuromirror.web.works import cited
+from neuromirror.web.request import CatalogueRequest, view
 
-ON_A_PAGE = 200
-_VOUCHED = 50_000
+PAGE_SIZE = 200
+_MAX_RETENTION_FILES = 50_000
 """Files above which how long upstream keeps each is not counted for a page."""
-_ANSWERS = 20_000
+_MAX_PROBED_FILES = 20_000
 """Files above which what their places said is not counted for a page."""
-_EXCEPTIONS = 200
+_MAX_EXCEPTIONS = 200
 
 
 @view
-async def version(asked: Asked) -> Response:
+async def version(request: CatalogueRequest) -> Response:
     """A version, and its files folder by folder."""
-    name, label = asked.part("name"), asked.part("label")
-    under, start = asked.value("under").strip("/"), asked.value("start")
-    words = asked.value("match").strip()
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
+    terms = request.query_parameter("match").strip()
 
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
         exceptions = index.exceptions(row)
         earlier = [one for one in index.versions(row.dataset_name) if one.seq < row.seq]
         return {
-            "version": told_version(row),
+            "version": version_json(row),
             "row": row,
             "seq": row.seq,
-            "left_out": row.only_files,
+            "left_out": row.manifest_only_files,
             "latest": index.resolve(name).seq == row.seq,
-            "files": _matching(index, row, words, start)
-            if words
-            else _folder(index, row, under, start),
+            "files": _matching_files(index, row, terms, start)
+            if terms
+            else _folder_entries(index, row, under, start),
             "viewers": zarr_viewers(index, row, under),
             "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
-            "exceptions": exceptions[:_EXCEPTIONS],
-            "vouched": index.vouched(row) if row.files <= _VOUCHED else None,
-            "copies": index.copies(row) if row.files <= _VOUCHED else [],
-            "answers": index.answers(row) if row.indexed and row.files <= _ANSWERS else None,
-            "dataset": told_dataset(index.dataset(name)),
+            "exceptions": exceptions[:_MAX_EXCEPTIONS],
+            "vouched": index.evidence_counts(row) if row.files <= _MAX_RETENTION_FILES else None,
+            "copies": index.copies(row) if row.files <= _MAX_RETENTION_FILES else [],
+            "answers": index.probe_summary(row)
+            if row.indexed and row.files <= _MAX_PROBED_FILES
+            else None,
+            "dataset": dataset_json(index.dataset(name)),
             "before": earlier[-1].name if earlier else None,
         }
 
-    told = await asked.ask(look)
-    row = told.pop("row")
-    store = asked.site.store
-    return await asked.page(
+    context = await request.query_index(look)
+    row = context.pop("row")
+    store = request.site.store
+    return await request.render_page(
         "version",
         under=under,
-        words=words,
-        folders=_folders(under),
+        terms=terms,
+        folders=_breadcrumbs(under),
         start=start,
-        cited=await asked.site.reader.do(lambda: cited(store, row)),
+        cited=await request.site.reader.run_in_thread(lambda: read_citation(store, row)),
         has_manifest=manifest_file(store.root, row.state).is_file(),
         alias=alias_of(name),
-        **told,
+        **context,
     )
 
 
-def _folders(under: str) -> list[tuple[str, str]]:
+def _breadcrumbs(under: str) -> list[tuple[str, str]]:
     """Name and path of each folder on the way."""
     parts = under.split("/") if under else []
-    return [(part, "/".join(parts[: place + 1])) for place, part in enumerate(parts)]
+    return [(part, "/".join(parts[: depth + 1])) for depth, part in enumerate(parts)]
 
 
-def _folder(index: Index, row: VersionRow, under: str, start: str) -> dict[str, Any]:
+def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> dict[str, Any]:
     """What stands in a folder: files, folders and sub-datasets by the bytes of their paths."""
     if not row.indexed:
         return {"indexed": False, "rows": [], "next": "", "whole": True}
     within = f"{under}/" if under else ""
     found: list[tuple[str, dict[str, Any], str]] = [
-        (one.path, dict(told_level(one)), one.next)
-        for one in islice(index.level(row, under, start), ON_A_PAGE + 1)
+        (one.path, dict(folder_entry_json(one)), one.next)
+        for one in islice(index.folder_entries(row, under, start), PAGE_SIZE + 1)
     ]
     parts = [
         one
-        for one in index.parts(row)
+        for one in index.subdatasets(row)
         if one.path.startswith(within)
         and "/" not in one.path[len(within) :]
         and one.path >= max(start, within)
     ]
-    found += [(one.path, _told_part(one), f"{one.path}\0") for one in parts[: ON_A_PAGE + 1]]
+    found += [(one.path, _subdataset_entry(one), f"{one.path}\0") for one in parts[: PAGE_SIZE + 1]]
     found.sort(key=lambda one: one[0])
-    shown = found[:ON_A_PAGE]
-    for _, told, _ in shown:
-        if told["type"] == "part":
-            told["viewers"] = _viewers_of_part(index, told)
-        elif told["type"] == "folder" and told["path"].lower().endswith(".zarr"):
-            told["viewers"] = zarr_viewers(index, row, told["path"])
+    shown = found[:PAGE_SIZE]
+    for _, entry, _ in shown:
+        if entry["type"] == "part":
+            entry["viewers"] = _subdataset_viewers(index, entry)
+        elif entry["type"] == "folder" and entry["path"].lower().endswith(".zarr"):
+            entry["viewers"] = zarr_viewers(index, row, entry["path"])
     return {
         "indexed": True,
-        "rows": [told for _, told, _ in shown],
-        "next": shown[-1][2] if len(found) > ON_A_PAGE else "",
+        "rows": [entry for _, entry, _ in shown],
+        "next": shown[-1][2] if len(found) > PAGE_SIZE else "",
         "whole": True,
     }
 
 
-def _told_part(part: PartRow) -> dict[str, Any]:
+def _subdataset_entry(part: SubdatasetRow) -> dict[str, Any]:
     return {
         "type": "part",
         "path": part.path,
@@ -118,25 +126,25 @@ def _told_part(part: PartRow) -> dict[str, Any]:
     }
 
 
-def _viewers_of_part(index: Index, told: dict[str, Any]) -> list[Viewer]:
-    if told["label"] is None:
+def _subdataset_viewers(index: Index, entry: dict[str, Any]) -> list[Viewer]:
+    if entry["label"] is None:
         return []
     try:
-        inner = index.resolve(told["dataset"], told["label"])
-    except UnknownVersion:
+        inner = index.resolve(entry["dataset"], entry["label"])
+    except UnknownVersionError:
         return []
     # it is named where it stands, and has but an id of its own
-    return zarr_viewers(index, inner, name=told["path"])
+    return zarr_viewers(index, inner, name=entry["path"])
 
 
-def _matching(index: Index, row: VersionRow, words: str, start: str) -> dict[str, Any]:
+def _matching_files(index: Index, row: VersionRow, terms: str, start: str) -> dict[str, Any]:
     """The files whose paths have all the words."""
     if not row.indexed:
         return {"indexed": False, "rows": [], "next": "", "whole": True}
-    found = index.matching_paths(row, words, start)
+    found = index.matching_files(row, terms, start)
     return {
         "indexed": True,
-        "rows": [{"type": "file", **told_file(one)} for one in found.files],
+        "rows": [{"type": "file", **file_json(one)} for one in found.files],
         "next": found.next,
-        "whole": found.whole,
+        "whole": found.is_complete,
     }

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, urlencode, urlsplit
 
-from neuromirror.index import Index, LocationRow, UnknownFile, VersionRow
+from neuromirror.index import Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.model import ZARR_MARKERS
 
 _NEUROSIFT = "https://neurosift.app/nwb?"
@@ -20,27 +20,27 @@ _NEUROGLANCER = "https://neuroglancer-demo.appspot.com/#!"
 _VOLE = "https://volumeviewer.allencell.org/viewer?"
 _VALIDATOR = "https://ome.github.io/ome-ngff-validator/?"
 _DANDI = "https://api.dandiarchive.org/"
-_PLACES = 20
+_MAX_LOCATIONS = 20
 
 Viewer = tuple[str, str]
 """Name and address."""
 
 
-def file_viewers(row: VersionRow, path: str, places: Iterable[LocationRow]) -> list[Viewer]:
+def file_viewers(row: VersionRow, path: str, locations: Iterable[LocationRow]) -> list[Viewer]:
     """Viewers of a file of a version, by the first of its places that anybody can reach."""
     name = path.lower()
     if not name.endswith((".nwb", ".nii", ".nii.gz")):
         return []
-    urls = [one.url for one in places if one.result in (None, "ok") and is_public(one.url)]
+    urls = [one.url for one in locations if one.result in (None, "ok") and is_public(one.url)]
     if not urls:
         return []
     if name.endswith(".nwb"):
         # Neurosift asks the archive's own address for more, such as where a lighter copy is
         url = next((one for one in urls if one.startswith(_DANDI)), urls[0])
-        told = {"url": url}
+        query = {"url": url}
         if url.startswith(_DANDI):
-            told |= {"dandisetId": row.local_id, "dandisetVersion": row.upstream}
-        return [("Neurosift", _NEUROSIFT + urlencode(told))]
+            query |= {"dandisetId": row.local_id, "dandisetVersion": row.upstream}
+        return [("Neurosift", _NEUROSIFT + urlencode(query))]
     return [("Neuroglancer", _neuroglancer(path, urls[0]))]
 
 
@@ -52,25 +52,25 @@ def zarr_viewers(index: Index, row: VersionRow, under: str = "", *, name: str = 
     """
     if not row.indexed:
         return []
-    for root in _roots(index, row, under):
-        called = name or under or row.local_id
-        found = [("Neuroglancer", _neuroglancer(called, root))]
-        if called.lower().endswith(".ome.zarr"):
+    for root in _zarr_urls(index, row, under):
+        label = name or under or row.local_id
+        found = [("Neuroglancer", _neuroglancer(label, root))]
+        if label.lower().endswith(".ome.zarr"):
             found.append(("Vol-E", _VOLE + urlencode({"url": root})))
             found.append(("OME-NGFF validator", _VALIDATOR + urlencode({"source": root})))
         return found
     return []
 
 
-def _roots(index: Index, row: VersionRow, under: str) -> Iterator[str]:
+def _zarr_urls(index: Index, row: VersionRow, under: str) -> Iterator[str]:
     """The addresses of the folder in which the file lies that makes it a Zarr."""
     for marker in sorted(one.decode() for one in ZARR_MARKERS):
         try:
             file = index.file(row, f"{under}/{marker}" if under else marker)
-        except UnknownFile:
+        except UnknownFileError:
             continue
-        for place in index.locations(file.content, limit=_PLACES):
-            url = place.url.partition("?")[0]
+        for location in index.locations(file.content, limit=_MAX_LOCATIONS):
+            url = location.url.partition("?")[0]
             if is_public(url) and url.endswith(f"/{marker}"):
                 yield url.removesuffix(f"/{marker}")
 

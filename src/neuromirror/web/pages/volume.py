@@ -16,110 +16,116 @@ from neuromirror.model import ConfigurationError, NeuromirrorError, alias_of
 from neuromirror.sources.volumes import Box
 from neuromirror.volume import (
     CUTOUT_FORMATS,
-    MOST_VOXELS,
+    MAX_VOXEL_BYTES,
     PRECOMPUTED,
-    DescribedVolume,
-    Middle,
-    NotAVolume,
-    NotReadable,
-    OutsideVolume,
-    TooMuch,
-    around,
-    checked_box,
-    cutout,
+    CutoutTooLargeError,
+    MiddlePlane,
+    NotAVolumeError,
+    OutsideVolumeError,
+    UnreadableVolumeError,
+    VolumeDescription,
+    format_box,
     has_ome_type,
-    middle,
-    told_box,
+    middle_plane,
+    nested_boxes,
+    plan_cutout,
+    validate_box,
 )
 from neuromirror.web.addresses import cutout_address
-from neuromirror.web.asked import Asked, NoSuchPage, Wrong, view
-from neuromirror.web.cutouts import CutoutFailed, Picture
+from neuromirror.web.cutouts import CutoutFailedError, Picture
+from neuromirror.web.json_records import dataset_json, version_json, volume_json
 from neuromirror.web.pages.viewers import is_web
-from neuromirror.web.records import told_dataset, told_version, told_volume
+from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
-_LONGEST: Final = 16
+_MAX_DIGITS: Final = 16
 """Digits of a number that a form sends."""
 _SEND_SECONDS: Final = 600.0
-_PIECE: Final = 1 << 18
-_MADE: Final = "1"
+_CHUNK_SIZE: Final = 1 << 18
+_FORMAT_VERSION: Final = "1"
 """Told in ETags: a release that writes the same voxels as other bytes counts on."""
-_KEPT: Final = "public, max-age=0, must-revalidate"
-_FRAME: Final = 60
+_CACHE_CONTROL: Final = "public, max-age=0, must-revalidate"
+_LINE_WIDTH: Final = 60
 """Letters in a line of words that stand in a picture's place."""
-_SHOWN: Final = 400
+_MIN_DISPLAY_SIZE: Final = 400
 """Pixels on the screen up to which a small picture is enlarged."""
 
 
 @view
-async def volume(asked: Asked) -> Response:
+async def volume(request: CatalogueRequest) -> Response:
     """A version as a volume."""
-    row, found = await _volume(asked)
-    level = asked.value("level")
+    row, found = await _volume(request)
+    level = request.query_parameter("level")
     if level and level not in [one.name for one in found.volume.levels]:
-        raise NoSuchPage(f"{row.name} has no level {level[:40]}")
-    return await _page(asked, row, found, level, {})
+        raise PageNotFoundError(f"{row.name} has no level {level[:40]}")
+    return await _page(request, row, found, level, {})
 
 
 @view
-async def picture(asked: Asked) -> Response:
+async def picture(request: CatalogueRequest) -> Response:
     """The picture of a version's middle; where it cannot be had, a picture that says so."""
-    row, found = await _volume(asked)
-    cutouts = asked.site.cutouts
-    tag = _tag("slice", row.commit)
-    if asked.has(tag):
+    row, found = await _volume(request)
+    cutouts = request.site.cutouts
+    tag = _etag("slice", row.commit)
+    if request.has_etag(tag):
         return Response("", 304, _headers(tag))
     try:
-        plane = middle(found)
+        plane = middle_plane(found)
         made = await cutouts.picture(row, found, plane)
-    except (NotReadable, TooMuch) as error:
-        return await _words(asked, str(error), 404)
-    except CutoutFailed as error:
-        return await _words(asked, str(error), error.status)
+    except (UnreadableVolumeError, CutoutTooLargeError) as error:
+        return await _error_image(request, str(error), 404)
+    except CutoutFailedError as error:
+        return await _error_image(request, str(error), error.status)
     headers = _headers(tag) | {"content-length": str(len(made.png))}
     return Response(made.png, 200, headers, "image/png")
 
 
 @view
-async def cut(asked: Asked) -> Response:
+async def cut(request: CatalogueRequest) -> Response:
     """A box of a version as a file; what cannot be given is told on the volume's page."""
-    row, found = await _volume(asked)
-    given = {name: asked.value(name).strip() for name in (*_EDGES, "t", "level", "format")}
+    row, found = await _volume(request)
+    given = {
+        name: request.query_parameter(name).strip() for name in (*_EDGES, "t", "level", "format")
+    }
     level = given["level"] or found.volume.levels[0].name
     try:
-        region = cutout(found, level, _box(given), _time(given["t"]))
+        region = plan_cutout(found, level, _parse_box(given), _parse_time(given["t"]))
         make = CUTOUT_FORMATS.get(given["format"] or "tiff")
         if make is None:
-            raise Wrong(f"a cut-out is {' or '.join(CUTOUT_FORMATS)}, not {given['format'][:40]!r}")
-        asked.site.cutouts.check_possible()
+            raise BadRequestError(
+                f"a cut-out is {' or '.join(CUTOUT_FORMATS)}, not {given['format'][:40]!r}"
+            )
+        request.site.cutouts.check_possible()
         kind = make(region.region)
-        tag = _tag(row.commit, level, told_box(region.region.box), given["t"], kind.name)
+        tag = _etag(row.commit, level, format_box(region.region.box), given["t"], kind.name)
         headers = _headers(tag) | {"content-disposition": f'attachment; filename="{kind.name}"'}
-        if asked.has(tag):
+        if request.has_etag(tag):
             return Response("", 304, headers)
-        if asked.is_head:
+        if request.is_head:
             return Response("", 200, headers, kind.media_type)
-        file = await asked.site.cutouts.cut(row, region, kind)
-    except CutoutFailed as error:
-        return await _refused(asked, row, found, given, str(error), error.status)
-    except (ConfigurationError, Wrong) as error:
-        return await _refused(asked, row, found, given, str(error), 400)
-    return _File(asked, file, headers, kind.media_type)
+        file = await request.site.cutouts.cut(row, region, kind)
+    except CutoutFailedError as error:
+        return await _error_page(request, row, found, given, str(error), error.status)
+    except (ConfigurationError, BadRequestError) as error:
+        return await _error_page(request, row, found, given, str(error), 400)
+    return _CutoutResponse(request, file, headers, kind.media_type)
 
 
-async def _volume(asked: Asked) -> tuple[VersionRow, DescribedVolume]:
-    name, label = asked.part("name"), asked.part("label")
-    row = await asked.ask(lambda index: index.resolve(name, label))
+async def _volume(request: CatalogueRequest) -> tuple[VersionRow, VolumeDescription]:
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    row = await request.query_index(lambda index: index.resolve(name, label))
     try:
-        return row, await asked.site.reader.do(lambda: asked.site.cutouts.described(row))
-    except NotAVolume as error:
-        raise NoSuchPage(str(error)) from error
+        return row, await request.site.reader.run_in_thread(
+            lambda: request.site.cutouts.describe(row)
+        )
+    except NotAVolumeError as error:
+        raise PageNotFoundError(str(error)) from error
 
 
-async def _refused(
-    asked: Asked,
+async def _error_page(
+    request: CatalogueRequest,
     row: VersionRow,
-    found: DescribedVolume,
+    found: VolumeDescription,
     given: Mapping[str, str],
     why: str,
     status: int,
@@ -127,16 +133,16 @@ async def _refused(
     """The volume's page with what was asked for, and why it is not given."""
     levels = [one.name for one in found.volume.levels]
     level = given["level"] if given["level"] in levels else ""
-    reply = await _page(asked, row, found, level, given, problem=why, status=status)
+    reply = await _page(request, row, found, level, given, problem=why, status=status)
     if status == 503:
         reply.headers["retry-after"] = "30"
     return reply
 
 
 async def _page(
-    asked: Asked,
+    request: CatalogueRequest,
     row: VersionRow,
-    found: DescribedVolume,
+    found: VolumeDescription,
     level: str,
     given: Mapping[str, str],
     problem: str = "",
@@ -144,44 +150,44 @@ async def _page(
 ) -> Response:
     def look(index: Index) -> dict[str, Any]:
         return {
-            "dataset": told_dataset(index.dataset(row.dataset_name)),
+            "dataset": dataset_json(index.dataset(row.dataset_name)),
             "links": [one for one in index.links(row.dataset_name) if is_web(one[1])],
         }
 
-    shown, no_picture = _middle(found)
+    shown, no_picture = _middle_plane(found)
     form = _form(found, level or (shown.cutout.region.volume.level.name if shown else ""))
-    cutouts = asked.site.cutouts
-    known = cutouts.known(row.commit)
-    return await asked.page(
+    cutouts = request.site.cutouts
+    known = cutouts.cached_picture(row.commit)
+    return await request.render_page(
         "volume",
         status,
-        version=told_version(row),
-        volume=told_volume(found),
+        version=version_json(row),
+        volume=volume_json(found),
         picture=None if shown is None else _picture(shown, known),
-        no_picture=no_picture or (str(known) if isinstance(known, CutoutFailed) else ""),
+        no_picture=no_picture or (str(known) if isinstance(known, CutoutFailedError) else ""),
         form=form,
         given={**form["defaults"], **{name: text for name, text in given.items() if text}},
-        same=_command(found, form, given),
+        same=_command_box(found, form, given),
         problem=problem,
-        cutouts_allowed=cutouts.allowed,
-        lacking=cutouts.lacking,
+        cutouts_allowed=cutouts.is_allowed,
+        lacking=cutouts.missing_package,
         action=cutout_address(row.dataset_name, row.label),
-        most=MOST_VOXELS,
+        most=MAX_VOXEL_BYTES,
         is_layer=found.format == PRECOMPUTED,
         alias=alias_of(row.dataset_name),
         ome=has_ome_type(found.volume.dtype),
-        **await asked.ask(look),
+        **await request.query_index(look),
     )
 
 
-def _middle(found: DescribedVolume) -> tuple[Middle | None, str]:
+def _middle_plane(found: VolumeDescription) -> tuple[MiddlePlane | None, str]:
     try:
-        return middle(found), ""
-    except (NotReadable, TooMuch) as error:
+        return middle_plane(found), ""
+    except (UnreadableVolumeError, CutoutTooLargeError) as error:
         return None, str(error)
 
 
-def _picture(shown: Middle, known: Picture | CutoutFailed | None) -> dict[str, Any]:
+def _picture(shown: MiddlePlane, known: Picture | CutoutFailedError | None) -> dict[str, Any]:
     """What the page tells of the picture, before it is there."""
     region = shown.cutout.region
     (x0, x1), (y0, y1), (z, _) = region.box
@@ -194,17 +200,17 @@ def _picture(shown: Middle, known: Picture | CutoutFailed | None) -> dict[str, A
         "step": shown.step,
         "width": -(-(x1 - x0) // shown.step),
         "height": -(-(y1 - y0) // shown.step),
-        "scale": max(1, _SHOWN // max(x1 - x0, y1 - y0)),
+        "scale": max(1, _MIN_DISPLAY_SIZE // max(x1 - x0, y1 - y0)),
         "blocks": shown.cutout.blocks,
-        "words": known.words if isinstance(known, Picture) else "",
+        "words": known.caption if isinstance(known, Picture) else "",
     }
 
 
-def _form(found: DescribedVolume, level: str) -> dict[str, Any]:
+def _form(found: VolumeDescription, level: str) -> dict[str, Any]:
     """The level that the form is for, and a box to begin with: all of it, or what is given."""
     names = [one.name for one in found.volume.levels]
     number = names.index(level) if level in names else 0
-    one, stored = found.volume.levels[number], found.stored[number]
+    one, stored = found.volume.levels[number], found.storage[number]
     times = found.volume.times
     box = _first_box(found, names[number], None if times is None else times[0])
     defaults = {name: str(value) for name, value in zip(_EDGES, sum(box, ()), strict=True)}
@@ -215,89 +221,89 @@ def _form(found: DescribedVolume, level: str) -> dict[str, Any]:
         "levels": names,
         "axes": list(zip("xyz", one.start, one.stop, strict=True)),
         "times": None if times is None else (times[0], times[-1]),
-        "unread": stored.unread,
+        "unread": stored.unreadable_reason,
         "folder": stored.folder,
         "defaults": {**defaults, "level": names[number], "format": "tiff"},
     }
 
 
-def _command(
-    found: DescribedVolume, form: Mapping[str, Any], given: Mapping[str, str]
+def _command_box(
+    found: VolumeDescription, form: Mapping[str, Any], given: Mapping[str, str]
 ) -> dict[str, str]:
     """The numbers of a command that gives the same: those given, if they lie in the volume."""
     names = [name for name in (*_EDGES, "t") if name in form["defaults"]]
-    with suppress(Wrong, OutsideVolume):
-        told = {name: str(_whole(name, given.get(name, ""))) for name in names}
-        checked_box(found.at(form["level"])[0].volume, _box(told), found.version)
-        return told
+    with suppress(BadRequestError, OutsideVolumeError):
+        numbers = {name: str(_parse_integer(name, given.get(name, ""))) for name in names}
+        validate_box(found.level(form["level"])[0].volume, _parse_box(numbers), found.version)
+        return numbers
     return {name: form["defaults"][name] for name in names}
 
 
-def _first_box(found: DescribedVolume, level: str, time: int | None) -> Box:
+def _first_box(found: VolumeDescription, level: str, time: int | None) -> Box:
     """As much of a level as may be cut out, with its middle."""
-    of, _ = found.at(level)
-    boxes = around(of.level)
+    of, _ = found.level(level)
+    boxes = nested_boxes(of.level)
     for box in boxes:
         try:
-            cutout(found, level, box, time)
-        except TooMuch:
+            plan_cutout(found, level, box, time)
+        except CutoutTooLargeError:
             continue
-        except NotReadable:
+        except UnreadableVolumeError:
             return boxes[0]
         return box
     return boxes[-1]
 
 
-def _box(given: Mapping[str, str]) -> Box | None:
-    """The box that a form tells; None where it tells none. Raises :class:`Wrong`."""
+def _parse_box(given: Mapping[str, str]) -> Box | None:
+    """The box that a form tells; None where it tells none. Raises :class:`BadRequestError`."""
     if not any(given[name] for name in _EDGES):
         return None
-    x0, x1, y0, y1, z0, z1 = (_whole(name, given[name]) for name in _EDGES)
+    x0, x1, y0, y1, z0, z1 = (_parse_integer(name, given[name]) for name in _EDGES)
     return (x0, x1), (y0, y1), (z0, z1)
 
 
-def _time(text: str) -> int | None:
-    return _whole("t", text) if text else None
+def _parse_time(text: str) -> int | None:
+    return _parse_integer("t", text) if text else None
 
 
-def _whole(name: str, text: str) -> int:
+def _parse_integer(name: str, text: str) -> int:
     digits = text.removeprefix("-")
-    if not digits.isascii() or not digits.isdecimal() or len(digits) > _LONGEST:
-        raise Wrong(f"{name} is a whole number of voxels, not {text[:40]!r}")
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > _MAX_DIGITS:
+        raise BadRequestError(f"{name} is a whole number of voxels, not {text[:40]!r}")
     return int(text)
 
 
-def _tag(*of: str) -> str:
-    return f'"{hashlib.sha256("|".join((_MADE, *of)).encode()).hexdigest()[:32]}"'
+def _etag(*of: str) -> str:
+    return f'"{hashlib.sha256("|".join((_FORMAT_VERSION, *of)).encode()).hexdigest()[:32]}"'
 
 
 def _headers(tag: str) -> dict[str, str]:
-    return {"etag": tag, "cache-control": _KEPT}
+    return {"etag": tag, "cache-control": _CACHE_CONTROL}
 
 
-async def _words(asked: Asked, why: str, status: int) -> Response:
+async def _error_image(request: CatalogueRequest, why: str, status: int) -> Response:
     """Words in the picture's place: browsers show them, whatever the status."""
     lines = [""]
-    for word in why.split():
-        if len(lines[-1]) + len(word) > _FRAME:
+    for token in why.split():
+        if len(lines[-1]) + len(token) > _LINE_WIDTH:
             lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    text = await asked.rendered("no_picture.svg", lines=lines)
+        lines[-1] = f"{lines[-1]} {token}".strip()
+    text = await request.render_template("no_picture.svg", lines=lines)
     headers = {"cache-control": "no-store"}
     if status == 503:
         headers["retry-after"] = "30"
     return Response(text, status, headers, "image/svg+xml; charset=utf-8")
 
 
-class _File(Response):  # type: ignore[misc,unused-ignore]
+class _CutoutResponse(Response):  # type: ignore[misc,unused-ignore]
     """A file that is sent piece by piece, and is gone then; one that is not fetched is cut off."""
 
     def __init__(
-        self, asked: Asked, file: BinaryIO, headers: dict[str, str], media_type: str
+        self, request: CatalogueRequest, file: BinaryIO, headers: dict[str, str], media_type: str
     ) -> None:
         size = os.fstat(file.fileno()).st_size
         super().__init__("", 200, {**headers, "content-length": str(size)}, media_type)
-        self._asked, self._file = asked, file
+        self._catalogue_request, self._file = request, file
 
     async def asgi_send(self, send: Any) -> None:
         """Sends it."""
@@ -306,15 +312,17 @@ class _File(Response):  # type: ignore[misc,unused-ignore]
         try:
             async with asyncio.timeout(_SEND_SECONDS):
                 await send({"type": "http.response.start", "status": 200, "headers": raw})
-                while piece := await self._asked.site.reader.do(lambda: self._file.read(_PIECE)):
+                while piece := await self._catalogue_request.site.reader.run_in_thread(
+                    lambda: self._file.read(_CHUNK_SIZE)
+                ):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
         except TimeoutError as error:
-            raise _TooSlowly("a cut-out was fetched too slowly, and is cut off") from error
+            raise _SlowClientError("a cut-out was fetched too slowly, and is cut off") from error
         finally:
             self._file.close()
-            self._asked.site.cutouts.sent()
+            self._catalogue_request.site.cutouts.finish_sending()
 
 
-class _TooSlowly(NeuromirrorError):
+class _SlowClientError(NeuromirrorError):
     """Somebody who takes very long to fetch what was made."""

@@ -1,0 +1,146 @@
+"""Initialize git-annex in a clone without enabling the remotes that its origin names.
+
+``git annex init`` sets up each special remote that ``remote.log`` calls ``autoenable=true``: it
+runs the program that ``externaltype`` names, opens ``directory=/etc``, connects to a ``location``.
+Whoever wrote the dataset chose these. So none is enabled but those that neuromirror itself writes:
+remotes of type web, which git-annex asks within ``annex.security``, and neuromirror's own special
+remote. Their lines have to be what neuromirror writes, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from neuromirror.annex.logs import parse_remote_log
+from neuromirror.annex.url_remotes import special_remote, web_remote
+from neuromirror.model import NeuromirrorError
+
+RunGit = Callable[..., str]
+"""Runs git with arguments in a repository and returns its output; raises NeuromirrorError."""
+
+_OWN_TYPE: Final = "neuromirror"
+_LONGEST: Final = 1 << 20
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TIMESTAMP: Final = re.compile(rb" timestamp=(\d{1,12})s\Z")
+_SHOWN: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRemote:
+    """A special remote that asks to be enabled and was not; ``kind`` is its type."""
+
+    uuid: str
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind})"
+
+
+def initialize(git: RunGit) -> list[SkippedRemote]:
+    """Initialize git-annex in a clone, and return the remotes that were not enabled.
+
+    Raises what ``git`` raises where git-annex cannot be initialized.
+    """
+    git("annex", "init", "-q", "--no-autoenable")
+    skipped: list[SkippedRemote] = []
+    lines = _remote_lines(git, skipped)
+    # git-annex looks for a name before a UUID, and merges what several branches say of a remote
+    names_by_uuid = {
+        uuid: {_name_of(one) for one in log_lines} for uuid, log_lines in lines.items()
+    }
+    uses = Counter(
+        [
+            *git("remote").split("\n"),
+            *(name for log_lines in names_by_uuid.values() for name in log_lines),
+        ]
+    )
+    for uuid, log_lines in lines.items():
+        config = parse_remote_log(log_lines[-1]).get(uuid, {})
+        (name, *others) = names_by_uuid[uuid]
+        if not others and uses[name] == 1 and all(map(is_own_remote, log_lines)):
+            try:
+                _enable(git, name)
+            except NeuromirrorError:
+                skipped.append(_skipped_remote(uuid, config))
+        elif any(b"autoenable=" in one for one in log_lines):
+            skipped.append(_skipped_remote(uuid, config))
+    return skipped
+
+
+def _enable(git: RunGit, name: str) -> None:
+    """Enable a remote as ``autoenable`` does.
+
+    A newer git-annex keeps one that ``enableremote`` set up from being used until its user has
+    confirmed the configuration, which is checked here; it lets one of ``autoenable`` be read from.
+    """
+    git("annex", "enableremote", "-q", name)
+    setting = f"remote.{name}.annex-verified"
+    if git("config", "--default", "", "--get", setting).strip() == "manual":
+        git("config", setting, "automatic")
+
+
+def is_own_remote(line: bytes) -> bool:
+    """Whether a line of ``remote.log`` is one that neuromirror writes, and nothing else."""
+    try:
+        ((uuid, config),) = parse_remote_log(line).items()
+        found = _TIMESTAMP.search(line)
+        name = config.get("name", "")
+        if found is None or not _NAME.fullmatch(name) or not _UUID.fullmatch(uuid):
+            return False
+        stamp = int(found[1])
+        if config.get("type") == "external":
+            own = special_remote(name, _OWN_TYPE, uuid, stamp)
+        else:
+            include, exclude = config.get("urlinclude", ""), config.get("urlexclude")
+            cost = int(config.get("cost", ""))
+            own = web_remote(name, cost, stamp, uuid=uuid, urlinclude=include, urlexclude=exclude)
+    except ValueError:
+        return False
+    return line + b"\n" == own
+
+
+def _remote_lines(git: RunGit, skipped: list[SkippedRemote]) -> dict[str, list[bytes]]:
+    """The lines of ``remote.log`` in all branches that git-annex merges, by the remote's UUID."""
+    found: dict[str, list[bytes]] = {}
+    for ref in git("show-ref", "git-annex").splitlines():
+        entry = git("ls-tree", "-l", ref.partition(" ")[0], "remote.log").split()
+        if len(entry) < 4 or entry[1] != "blob":
+            continue
+        if int(entry[3]) > _LONGEST:
+            skipped.append(SkippedRemote("", "all", f"remote.log has {entry[3]} bytes"))
+            return {}
+        content = git("cat-file", "blob", entry[2]).encode("utf-8", "surrogateescape")
+        for line in filter(bytes.strip, content.split(b"\n")):
+            uuid = line.partition(b" ")[0].decode("utf-8", "surrogateescape")
+            found.setdefault(uuid, []).append(line)
+    return found
+
+
+def _name_of(line: bytes) -> str:
+    for config in parse_remote_log(line).values():
+        return config.get("name") or config.get("sameas-name") or ""
+    return ""
+
+
+def _skipped_remote(uuid: str, config: dict[str, str]) -> SkippedRemote:
+    kind = config.get("type") or ("sameas" if "sameas" in config else "no type")
+    if kind == "external":
+        kind = f"external, {config.get('externaltype', '')}"
+    name = config.get("name") or config.get("sameas-name") or uuid
+    return SkippedRemote(uuid, _printable(name), _printable(kind))
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text)[:_SHOWN]
+
+
+def skipped_remotes_message(remotes: Iterable[SkippedRemote]) -> str:
+    """Return a message that names remotes which were not enabled; empty for none."""
+    names = ", ".join(map(str, remotes))
+    return names and f"remotes not enabled: {names}"

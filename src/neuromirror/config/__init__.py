@@ -1,0 +1,1 @@
+"""Mirror files: one TOML file per mirror, checked when it is loaded."""

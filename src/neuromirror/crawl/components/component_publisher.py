@@ -1,0 +1,161 @@
+"""The parts of a dataset that are datasets of their own, as its visit sees them: as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from pathlib import Path
+
+import msgspec
+
+from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.crawl.components.subdataset_links import PreviousState, is_split_component
+from neuromirror.crawl.components.zarr_split import insert_subdatasets, split_zarrs
+from neuromirror.crawl.guards.difference import ComponentRoots, StateChanges, StateDifference
+from neuromirror.crawl.index_rebuild import restore_records
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.visit.publisher import Publisher
+from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.index import VersionRow
+from neuromirror.model import (
+    DatasetRef,
+    SnapshotEntry,
+    Subdataset,
+    diff_lines,
+    dump_snapshot_entry,
+    line_path,
+    load_snapshot_entry,
+)
+from neuromirror.store import MAIN_BRANCH, Store
+
+
+class ComponentPublisher:
+    """Publishes and compares states of a dataset with all that is in its parts.
+
+    The caller holds the dataset's lock.
+    """
+
+    def __init__(
+        self, store: Store, recorder: Recorder, publisher: Publisher, limits: ZarrLimits
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._publisher = publisher
+        self._limits = limits
+
+    def publish(self, snapshot: SpooledSnapshot, scratch: Path) -> SpooledSnapshot:
+        """Publishes the large Zarrs of a state; gives the state with sub-datasets in their place.
+
+        A part that is there already is not written again.
+        """
+        rest, components = split_zarrs(snapshot, self._limits, scratch)
+        links: dict[bytes, Subdataset] = {}
+        for number, component in enumerate(components):
+            dataset = component.header.version.dataset
+            own = scratch / f"part-{number}"
+            own.mkdir()
+            with self._store.lock(dataset.dataset_id, dataset.name):
+                publisher = Publisher(
+                    self._store,
+                    self._recorder,
+                    dataset,
+                    within=component.within,
+                    index_entries=self._limits.index_entries,
+                )
+                publisher.catch_up()
+                published = publisher.publish(component.snapshot, MAIN_BRANCH, own)
+                publisher.repository.update_server_info()
+            links[component.git_path] = Subdataset(
+                dataset.dataset_id,
+                dataset.local_id,
+                published.commit,
+                published.state,
+                component.snapshot.files,
+                component.bytes,
+            )
+        return insert_subdatasets(rest, links)
+
+    def difference(
+        self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
+    ) -> tuple[StateDifference, StateChanges]:
+        """What differs between a version that was minted and a listing, file by file.
+
+        A Zarr that was taken out of the dataset's files, or is not any more, is no difference;
+        a part that upstream names itself is weighed as one file.
+        """
+        found = self._publisher.difference(row, snapshot, scratch)
+        inline = PreviousState(self._store, self._publisher.dataset, row).inline_components()
+        split = [
+            old
+            for old, _ in found.changes()
+            if old is not None
+            and old.subdataset is not None
+            and self._is_split_component(old.subdataset)
+        ]
+        if split:
+            lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.commit)
+            whole = _CountingLines(self._flatten_lines(lines, split))
+            found = StateDifference(
+                scratch / f"whole-since-{row.commit}", diff_lines(whole, snapshot.spool.lines())
+            )
+            before = whole.count
+        else:
+            before = row.files + len(self._publisher.ask(lambda index: index.subdatasets(row)))
+        found.roots = ComponentRoots(inline.keys(), snapshot.components.paths)
+        before -= sum(one.files - 1 for one in inline.values())
+        return found, found.count_changes(before)
+
+    def has_same_files(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> bool:
+        """Whether a version that was minted has just the files of a listing."""
+        return self.difference(row, snapshot, scratch)[1].has_same_files
+
+    def _is_split_component(self, component: Subdataset) -> bool:
+        return is_split_component(self._publisher.dataset, component.local_id)
+
+    def _flatten_lines(
+        self, lines: Iterable[bytes], components: list[SnapshotEntry]
+    ) -> Iterator[bytes]:
+        """A dataset's record lines, those of its parts in the place of the sub-datasets."""
+        component_paths = {component.git_path for component in components}
+        files = (line for line in lines if line_path(line) not in component_paths)
+        yield from merge(files, *map(self._component_lines, components), key=line_path)
+
+    def _component_lines(self, placed: SnapshotEntry) -> Iterator[bytes]:
+        component = placed.subdataset
+        assert component is not None
+        self._restore_records(component)
+        root, upstream = placed.git_path, placed.record.path
+        if upstream.startswith(b"-"):
+            root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape
+        for line in self._store.record_lines(component.dataset_id, component.commit):
+            inner = load_snapshot_entry(line)
+            yield dump_snapshot_entry(
+                SnapshotEntry(
+                    root + b"/" + inner.git_path,
+                    inner.key,
+                    msgspec.structs.replace(inner.record, path=upstream + b"/" + inner.record.path),
+                    inner.subdataset,
+                )
+            )
+
+    def _restore_records(self, component: Subdataset) -> None:
+        if self._store.has_records(component.dataset_id, component.commit):
+            return
+        name = f"{self._publisher.dataset.mirror}:{component.local_id}"
+        for row in self._publisher.ask(lambda index: index.versions(name)):
+            if row.commit == component.commit:
+                dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+                restore_records(self._store, dataset, row.commit, row.annex_commit, row.kind)
+
+
+class _CountingLines:
+    """Lines that are counted as they pass."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = lines
+        self.count = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._lines:
+            self.count += 1
+            yield line

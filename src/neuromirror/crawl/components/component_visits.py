@@ -1,0 +1,260 @@
+"""A visit of a part, which is a dataset of its own: its state is there before it is linked to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.crawl.components.component_publisher import ComponentPublisher
+from neuromirror.crawl.components.resolve import lost_files_message
+from neuromirror.crawl.components.subdataset_links import (
+    SubdatasetLink,
+    find_minted_version,
+    link_to_version,
+    names_exact_state,
+)
+from neuromirror.crawl.guards.events import record_event
+from neuromirror.crawl.plan import takedown_message
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.visit.history import is_earlier_state, list_earlier_states, unseen_states
+from neuromirror.crawl.visit.publisher import Publisher
+from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.crawl.visit.version_reader import StateCommits, VersionReader
+from neuromirror.index import VersionRow
+from neuromirror.model import VersionRef
+from neuromirror.sources import (
+    ComponentEntry,
+    ComponentMismatchError,
+    ComponentUnavailableError,
+    Listing,
+    Source,
+)
+from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, Store
+
+_MEMO_NAME = "part"
+"""One memo is kept of a part, and not one of each of its states."""
+
+
+@dataclass(slots=True)
+class ComponentVisitResult:
+    """What a visit of a part gave: ``link`` None where there is nothing in it.
+
+    ``minted`` counts new states, ``past`` the earlier ones that upstream listed; ``incident``
+    says what is wrong with a state that was mirrored, or nothing; ``moved`` says that upstream has
+    gone on from the state that was asked for, which is mirrored, to another one.
+    """
+
+    link: SubdatasetLink | None = None
+    new_state_count: int = 0
+    earlier_state_count: int = 0
+    incident: str = ""
+    change_message: str = ""
+
+
+class ComponentVisitor:
+    """Brings parts of a dataset up to date, each under its own lock; shared by threads.
+
+    With ``deep`` a part is read whether it is known or not; with ``history`` earlier states that
+    upstream can list go before the present one. What was asked so once is not asked again: several
+    versions of a dataset may hold the same state of a part.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        store: Store,
+        recorder: Recorder,
+        limits: ZarrLimits,
+        *,
+        deep: bool,
+        history: bool,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._recorder = recorder
+        self._limits = limits
+        self._deep = deep
+        self._history = history
+        self._results: dict[tuple[str, str], ComponentVisitResult] = {}
+
+    def visit(self, component: ComponentEntry) -> ComponentVisitResult:
+        """Brings a part to its present state, as far as upstream proves it.
+
+        Waits while another visit has it. Raises what the source raises.
+        """
+        dataset = component.dataset
+        state = dataset.local_id, component.version.upstream
+        with self._store.lock(dataset.dataset_id, dataset.name, wait=math.inf):
+            tombstone = self._recorder.ask(lambda index: index.tombstone(dataset.name))
+            if tombstone is not None:
+                raise ComponentUnavailableError(
+                    f"{dataset.name}: {takedown_message(tombstone)}", "taken down"
+                )
+            result = self._results.get(state)
+            if result is not None:
+                return replace(result, new_state_count=0, earlier_state_count=0)
+            # never one of the datasets that link it, since others may come first elsewhere
+            within = dataset.local_id.rpartition("/")[0] or "parts"
+            publisher = Publisher(
+                self._store,
+                self._recorder,
+                dataset,
+                within=within,
+                index_entries=self._limits.index_entries,
+            )
+            publisher.catch_up()
+            component_visit = _ComponentVisit(
+                component,
+                self._source,
+                self._recorder,
+                publisher,
+                ComponentPublisher(self._store, self._recorder, publisher, self._limits),
+                VersionReader(self._source, self._store, self._recorder, dataset, attempts=1),
+            )
+            component_visit.run(deep=self._deep, history=self._history)
+            if publisher.repository.exists():
+                publisher.repository.update_server_info()
+            is_reusable = (
+                self._deep or self._history
+            ) and not component_visit.result.change_message
+            if is_reusable and names_exact_state(component.version):
+                self._results[state] = component_visit.result
+            return component_visit.result
+
+
+class _ComponentVisit:
+    """One visit of one part; the caller holds the part's lock."""
+
+    def __init__(
+        self,
+        component: ComponentEntry,
+        source: Source,
+        recorder: Recorder,
+        publisher: Publisher,
+        component_publisher: ComponentPublisher,
+        reader: VersionReader,
+    ) -> None:
+        self._component = component
+        self._source = source
+        self._recorder = recorder
+        self._publisher = publisher
+        self._component_publisher = component_publisher
+        self._reader = reader
+        self.result = ComponentVisitResult()
+
+    def run(self, *, deep: bool, history: bool) -> None:
+        """Brings the part up to date; what it came to is in ``brought``."""
+        if history:
+            self._mint_history()
+        version = self._component.version
+        row = self._find_minted(version)
+        if row is None:
+            self._read()
+        elif not deep:
+            self._link(row)
+        else:
+            self._link(row)
+            self._verify_state(row)
+
+    def _find_minted(self, version: VersionRef) -> VersionRow | None:
+        return self._recorder.ask(lambda index: find_minted_version(index, version))
+
+    def _link(self, row: VersionRow) -> None:
+        self.result.link = self._recorder.ask(lambda index: link_to_version(index, row))
+
+    # --- the present state
+
+    def _read(self) -> None:
+        refs = self._publisher.repository.refs()
+        unread = self._reader.read(
+            self._component.version,
+            self._accept,
+            refs.get(MAIN_BRANCH),
+            refs.get(ANNEX_BRANCH),
+            listing=self._component.listing,
+            memo_name=_MEMO_NAME,
+        )
+        last = self._publisher.last_observed() if unread is not None else None
+        if last is not None:
+            self._link(last)
+
+    def _accept(
+        self, listing: Listing, snapshot: SpooledSnapshot, scratch: Path
+    ) -> StateCommits | None:
+        version = snapshot.header.version
+        # upstream may have gone on to another state since it was asked which it is
+        row = self._find_minted(version)
+        if row is not None:
+            self._link(row)
+            return row.commit, row.annex_commit
+        if snapshot.is_empty:
+            if self._publisher.versions():
+                raise ComponentMismatchError(
+                    f"{version.dataset.name}: upstream lists no files any more, and no checksum "
+                    "that says so"
+                )
+            return None
+        return self._publish(
+            snapshot, scratch, version.upstream if names_exact_state(version) else ""
+        )
+
+    def _publish(self, snapshot: SpooledSnapshot, scratch: Path, label: str) -> StateCommits:
+        state = self._component_publisher.publish(snapshot, scratch)
+        is_taken = TAG_PREFIX + label in self._publisher.repository.refs()
+        free_label = None if is_taken or not label else label
+        published = self._publisher.publish(state, MAIN_BRANCH, scratch, free_label)
+        self.result.new_state_count += published.is_new
+        last = self._publisher.last_observed()
+        assert last is not None
+        self._link(last)
+        return published.commit, published.annex_commit
+
+    def _verify_state(self, row: VersionRow) -> None:
+        """Asks whether upstream still has just the state that is mirrored."""
+
+        def accept(
+            listing: Listing, snapshot: SpooledSnapshot, scratch: Path
+        ) -> StateCommits | None:
+            present = snapshot.header.version.upstream
+            if present == row.upstream:
+                return row.commit, row.annex_commit
+            name = self._component.dataset.name
+            self.result.change_message = f"{name} is {present} now, not {row.upstream}"
+            return self._accept(listing, snapshot, scratch)
+
+        try:
+            self._reader.read(
+                self._component.version,
+                accept,
+                row.commit,
+                listing=self._component.listing,
+                memo_name=_MEMO_NAME,
+            )
+        except ComponentMismatchError as error:
+            self.result.incident = lost_files_message(self._component, error)
+            data: dict[str, object] = {"version": row.upstream}
+            record_event(
+                self._recorder, self._component.dataset, "incident", self.result.incident, data
+            )
+
+    # --- earlier states
+
+    def _mint_history(self) -> None:
+        """Mints the earlier states that upstream can list and the mirror lacks."""
+        last = self._publisher.last_observed()
+        states = list_earlier_states(self._source, self._component.dataset, last)
+        self.result.earlier_state_count = len(states)
+        if last is not None and not is_earlier_state(last.upstream):
+            states = unseen_states(
+                states, last, self._reader, self._component_publisher.has_same_files
+            )
+
+        def accept(listing: Listing, snapshot: SpooledSnapshot, scratch: Path) -> None:
+            # what was deleted whole is no state of a Zarr
+            if not snapshot.is_empty:
+                self._publish(snapshot, scratch, "")
+
+        for version in states:
+            self._reader.read(version, accept, None)

@@ -1,0 +1,436 @@
+"""What the parts of a listing become in the dataset: folders of files, or links to datasets.
+
+A small part is read at once, with a listing and a proof of its own, the first few while the
+listing that names them still comes; one that is as it was in the state before is copied from there
+without any request. Of the others the state is looked up, and left open where the store lacks it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import cached_property, partial
+from itertools import count, islice
+from pathlib import Path
+from shutil import rmtree
+
+import msgspec
+
+from neuromirror.annex import fits_path_limits
+from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.crawl.components.subdataset_links import (
+    PreviousState,
+    SubdatasetLink,
+    find_minted_version,
+    has_other_upstream_path,
+    is_subdataset_line,
+    link_to_version,
+    unresolved_link,
+)
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.visit.validate import (
+    InlineComponentState,
+    ResolvedComponents,
+    ResolvedEntry,
+    SpooledSnapshot,
+    validate_listing,
+)
+from neuromirror.crawl.visit.visit_context import StoreVisitContext
+from neuromirror.index import Index
+from neuromirror.model import (
+    ExcludedEntry,
+    NeuromirrorError,
+    load_snapshot_entry,
+    path_to_text,
+)
+from neuromirror.net import AccessDeniedError, ContextThreadPool
+from neuromirror.sources import (
+    ComponentEntry,
+    ComponentMismatchError,
+    ComponentRefusedError,
+    ComponentUnavailableError,
+    UnreliableListingError,
+)
+
+CONCURRENT_READS = 4
+"""Parts of one dataset that are read at a time."""
+
+_LOOKUP_BATCH = 500
+_MAX_NAMED = 3
+NOT_PROVEN = "zarr-not-proven"
+REFUSED = "zarr-refused"
+EMPTY = "zarr-empty"
+PENDING = "pending"
+
+_REFUSALS = (ComponentRefusedError, AccessDeniedError)
+
+RecordRefusal = Callable[[str], bool]
+"""Records that a URL is refused; returns whether it has been for a day or longer."""
+
+_PendingRead = tuple[ComponentEntry, Path, "Future[SpooledSnapshot | NeuromirrorError]"]
+"""A part, the folder of its files, and what it is once it was read."""
+
+FailedComponents = Mapping[bytes, tuple[ComponentEntry, NeuromirrorError]]
+"""Parts that could not be read and why, by path."""
+
+
+class ComponentsUnreadableError(NeuromirrorError):
+    """Parts that could not be read for a reason that may pass; the state is not published."""
+
+
+def empty_exception(component: ComponentEntry) -> ExcludedEntry:
+    """What stands for a part with nothing in it, which git cannot hold."""
+    return ExcludedEntry(component.path, EMPTY, "the Zarr holds no files", component.size)
+
+
+def check_lasting_failures(failed: FailedComponents, record_refusal: RecordRefusal) -> None:
+    """Raise ComponentsUnreadableError unless each part failed for a reason that is known to last.
+
+    That is one that upstream's own statements give, or a refusal that ``refused``, called with the
+    part's URI, says has lasted. Only then may a state be published without the part, or with its
+    earlier state: upstream has, or had, no such state otherwise.
+    """
+    passing = [
+        (component, error)
+        for component, error in failed.values()
+        if not isinstance(error, ComponentUnavailableError | ComponentMismatchError)
+        and not (isinstance(error, _REFUSALS) and record_refusal(component.dataset.source_uri))
+    ]
+    if not passing:
+        return
+    named = [
+        f"{path_to_text(one.path)} ({one.dataset.name}): {error}"
+        for one, error in passing[:_MAX_NAMED]
+    ]
+    if len(passing) > _MAX_NAMED:
+        named.append(f"and {len(passing) - _MAX_NAMED} more")
+    raise ComponentsUnreadableError(
+        f"{'; '.join(named)}; nothing of this state was published, and the next sync tries again"
+    )
+
+
+def unreadable_exception(component: ComponentEntry, error: NeuromirrorError) -> ExcludedEntry:
+    """What stands for a part that could not be read, and was not there before."""
+    if isinstance(error, _REFUSALS):
+        detail = "the archive or its bucket refuses the Zarr, and no embargo is stated"
+        return ExcludedEntry(component.path, REFUSED, detail, component.size)
+    if not isinstance(error, ComponentUnavailableError):
+        detail = "its files are not what the archive says the Zarr is"
+        return ExcludedEntry(component.path, NOT_PROVEN, detail, component.size)
+    if is_pending_error(error):
+        detail = "its files are still being written: the archive has no checksum of it"
+    else:
+        detail = f"the archive does not let everybody read the Zarr ({error.reason})"
+    return ExcludedEntry(component.path, error.reason, detail, component.size)
+
+
+def is_pending_error(error: NeuromirrorError) -> bool:
+    """Whether a part is one that the archive says is still being written."""
+    return isinstance(error, ComponentUnavailableError) and error.reason == PENDING
+
+
+def problem_message(component: ComponentEntry, error: NeuromirrorError, *, is_kept: bool) -> str:
+    """What people are told of a part that could not be read."""
+    consequence = "its earlier state is kept" if is_kept else "it is left out"
+    return (
+        f"{path_to_text(component.path)} ({component.dataset.name}) is not proven, and "
+        f"{consequence}: {error}"
+    )
+
+
+def is_contradiction(error: NeuromirrorError) -> bool:
+    """Whether a failure says that a part is not what upstream says it is."""
+    return isinstance(error, ComponentMismatchError)
+
+
+def lost_files_message(component: ComponentEntry, error: NeuromirrorError) -> str:
+    """What people are told of a part that upstream has lost while it says that it is the same."""
+    return (
+        f"{component.dataset.name} no longer has the files that give its checksum "
+        f"{component.version.upstream}, of which it is mirrored: {error}"
+    )
+
+
+class _TemporaryWorkspace:
+    """A place for pages that nobody will go on with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self) -> Path:
+        """The folder, made when it is first asked for."""
+        self._folder.mkdir(exist_ok=True)
+        return self._folder
+
+
+class StoreComponentResolver:
+    """Decides about the parts of one listing (a prove.ComponentResolver).
+
+    ``earlier`` is the state before; ``again`` says that all is to be read from upstream, whether
+    it has changed or not.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        limits: ZarrLimits,
+        previous: PreviousState,
+        record_refusal: RecordRefusal,
+        *,
+        reread_all: bool,
+    ) -> None:
+        self._recorder = recorder
+        self._limits = limits
+        self._previous = previous
+        self._record_refusal = record_refusal
+        self._reread_all = reread_all
+        self._subdatasets: dict[bytes, ComponentEntry] = {}
+        self._unmirrored: set[bytes] = set()
+        self._inline: list[InlineComponentState] = []
+        self._problems: list[str] = []
+        self._incidents: list[str] = []
+        self._is_final = True
+        self._pending_ids: set[str] = set()
+        self._pool = ContextThreadPool(CONCURRENT_READS, thread_name_prefix="part")
+        self._numbers = count()
+        self._pending_reads: deque[_PendingRead] = deque()
+
+    @cached_property
+    def _previous_inline(self) -> dict[bytes, InlineComponentState]:
+        """The inline parts of the state before."""
+        return self._previous.inline_components()
+
+    def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
+        """Start to read a part that has to be read; only the first few, as each takes a folder."""
+        claimed = component.version.claimed_totals
+        if (
+            len(self._pending_reads) < 2 * CONCURRENT_READS
+            and claimed is not None
+            and claimed.files
+            and self._is_small(claimed.files)
+            and not self._is_copyable(component)
+        ):
+            self._pending_reads.append(self._start(component, scratch))
+
+    def close(self) -> None:
+        """Stop reading parts; return once nothing is written any more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def result(self) -> ResolvedComponents:
+        """What became of them, after the last one."""
+        return ResolvedComponents(
+            self._subdatasets,
+            frozenset(self._unmirrored),
+            tuple(self._inline),
+            tuple(self._problems),
+            tuple(self._incidents),
+            self._is_final,
+            frozenset(self._pending_ids),
+        )
+
+    def resolve(
+        self, components: Sequence[ComponentEntry], scratch: Path
+    ) -> Iterator[ResolvedEntry]:
+        """Yields what stands for the parts in the dataset; raises ComponentsUnreadableError."""
+        before = self._previous_inline
+        large: list[ComponentEntry] = []
+        fresh: list[ComponentEntry] = []
+        unchanged: dict[bytes, ComponentEntry] = {}
+        for component in components:
+            claimed = component.version.claimed_totals
+            if claimed is not None and not claimed.files:
+                yield empty_exception(component)
+            elif claimed is None or not self._is_small(claimed.files):
+                large.append(component)
+            elif self._is_copyable(component):
+                unchanged[component.path] = component
+            else:
+                fresh.append(component)
+        yield from self._copy_unchanged(unchanged, before)
+        fresh += unchanged.values()
+        failed: dict[bytes, tuple[ComponentEntry, NeuromirrorError]] = {}
+        for component, found in self._read_all(fresh, scratch):
+            if isinstance(found, NeuromirrorError):
+                failed[component.path] = component, found
+            elif self._is_small(found.files):
+                yield from self._inline_files(component, found)
+            else:
+                # it has grown since it was counted
+                large.append(component)
+        check_lasting_failures(failed, self._record_refusal)
+        yield from self._keep_previous(failed, before)
+        yield from self._link_subdatasets(large)
+
+    def _is_small(self, files: int) -> bool:
+        limits = self._limits
+        return files < limits.inline_parts and files <= min(limits.inline, limits.manifest)
+
+    def _is_copyable(self, component: ComponentEntry) -> bool:
+        """Whether a small part is copied from the state before."""
+        return not self._reread_all and _can_be_copied(
+            component, self._previous_inline.get(component.path)
+        )
+
+    # --- small parts
+
+    def _copy_unchanged(
+        self, unchanged: dict[bytes, ComponentEntry], before: dict[bytes, InlineComponentState]
+    ) -> Iterator[ResolvedEntry]:
+        """Yields the files of parts that are as they were; takes those parts out of ``same``."""
+        path: bytes | None = None
+        lines: list[bytes] = []
+        for one, line in self._previous.lines(unchanged) if unchanged else ():
+            if one != path:
+                yield from self._copy_component(path, lines, unchanged, before)
+                path, lines = one, []
+            lines.append(line)
+        yield from self._copy_component(path, lines, unchanged, before)
+
+    def _copy_component(
+        self,
+        path: bytes | None,
+        lines: list[bytes],
+        unchanged: dict[bytes, ComponentEntry],
+        before: dict[bytes, InlineComponentState],
+    ) -> Iterator[ResolvedEntry]:
+        if path is None or path not in unchanged or len(lines) != before[path].files:
+            return  # not what was remembered: it is read
+        del unchanged[path]
+        self._inline.append(before[path])
+        yield from map(_copied_entry, lines)
+
+    def _start(self, component: ComponentEntry, scratch: Path) -> _PendingRead:
+        folder = scratch / f"inline-{next(self._numbers)}"
+        return component, folder, self._pool.submit(self._read_one, component, folder)
+
+    def _read_all(
+        self, components: Iterable[ComponentEntry], scratch: Path
+    ) -> Iterator[tuple[ComponentEntry, SpooledSnapshot | NeuromirrorError]]:
+        """Read parts side by side, first those that were begun.
+
+        Each one's files are there until the next is requested.
+        """
+        reads = self._pending_reads
+        begun = {id(component) for component, _, _ in reads}
+        left = (component for component in components if id(component) not in begun)
+        while True:
+            for component in islice(left, 2 * CONCURRENT_READS - len(reads)):
+                reads.append(self._start(component, scratch))
+            if not reads:
+                break
+            component, folder, future = reads.popleft()
+            yield component, future.result()
+            rmtree(folder)
+        self.close()
+
+    def _read_one(
+        self, component: ComponentEntry, folder: Path
+    ) -> SpooledSnapshot | NeuromirrorError:
+        folder.mkdir()
+        try:
+            with self._recorder.reader() as index:
+                listing = component.listing(
+                    StoreVisitContext(index, _TemporaryWorkspace(folder / "pages"))
+                )
+                found = validate_listing(listing, folder)
+            if found.header.documents:
+                raise UnreliableListingError(
+                    f"{component.dataset.name}: a folder cannot hold documents"
+                )
+        except NeuromirrorError as error:
+            return error
+        return found
+
+    def _inline_files(
+        self, component: ComponentEntry, found: SpooledSnapshot
+    ) -> Iterator[ResolvedEntry]:
+        header = found.header
+        if found.is_empty:
+            yield empty_exception(component)
+            return
+        start = component.path + b"/"
+        size = 0
+        for placed in found.spool.files():
+            record = placed.record
+            size += record.size or 0
+            yield msgspec.structs.replace(record, path=start + record.path)
+        for one in header.exceptions:
+            yield ExcludedEntry(start + one.path, one.reason, one.detail, one.size)
+        self._inline.append(
+            InlineComponentState(
+                component.path,
+                component.dataset.local_id,
+                header.version.upstream,
+                found.files,
+                len(header.exceptions),
+                header.newest,
+                component.dataset.source_uri,
+                size,
+            )
+        )
+
+    def _keep_previous(
+        self,
+        failed: FailedComponents,
+        before: dict[bytes, InlineComponentState],
+    ) -> Iterator[ResolvedEntry]:
+        """Yields, for the parts that could not be read, what stood there before."""
+        kept: set[bytes] = set()
+        for path, line in self._previous.lines(failed) if failed else ():
+            kept.add(path)
+            yield _copied_entry(line)
+        for path, (component, error) in failed.items():
+            self._is_final = False
+            if path not in kept:
+                yield unreadable_exception(component, error)
+            elif path in before:
+                self._inline.append(before[path])
+            if is_pending_error(error):
+                self._pending_ids.add(component.dataset.local_id)
+            elif _is_unchanged(component, before.get(path)) and is_contradiction(error):
+                self._incidents.append(lost_files_message(component, error))
+            elif path in kept or not isinstance(error, ComponentUnavailableError):
+                self._problems.append(problem_message(component, error, is_kept=path in kept))
+
+    # --- parts that are datasets of their own
+
+    def _link_subdatasets(self, components: Iterable[ComponentEntry]) -> Iterator[ResolvedEntry]:
+        left = iter(components)
+        while some := list(islice(left, _LOOKUP_BATCH)):
+            found = self._recorder.ask(partial(_find_links, components=some))
+            for component, link in zip(some, found, strict=True):
+                placed = unresolved_link(component) if link is None else link.as_file(component)
+                if not fits_path_limits(placed.git_path):
+                    detail = "its path is longer than file systems hold"
+                    yield ExcludedEntry(component.path, "path-too-long", detail, component.size)
+                    continue
+                self._subdatasets[component.path] = component
+                if link is None:
+                    self._unmirrored.add(component.path)
+                yield placed
+
+
+def _find_links(index: Index, components: Iterable[ComponentEntry]) -> list[SubdatasetLink | None]:
+    rows = [find_minted_version(index, component.version) for component in components]
+    return [None if row is None else link_to_version(index, row) for row in rows]
+
+
+def _is_unchanged(component: ComponentEntry, before: InlineComponentState | None) -> bool:
+    return before is not None and (before.local_id, before.upstream) == (
+        component.dataset.local_id,
+        component.version.upstream,
+    )
+
+
+def _can_be_copied(component: ComponentEntry, before: InlineComponentState | None) -> bool:
+    # what is left out is not in the records
+    return _is_unchanged(component, before) and before is not None and not before.exceptions
+
+
+def _copied_entry(line: bytes) -> ResolvedEntry:
+    """What a line of the state before is in the new one, where odd names may get other places."""
+    if is_subdataset_line(line):
+        return load_snapshot_entry(line)
+    return load_snapshot_entry(line).record if has_other_upstream_path(line) else line

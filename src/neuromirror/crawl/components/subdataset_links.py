@@ -1,0 +1,177 @@
+"""How parts stand in a dataset's state, in the new one and in the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from neuromirror.annex import git_path, mark_clash
+from neuromirror.crawl.index_rebuild import restore_records
+from neuromirror.crawl.visit.publisher import dataset_versions
+from neuromirror.crawl.visit.validate import InlineComponentState
+from neuromirror.index import Index, VersionRow
+from neuromirror.model import (
+    DatasetRef,
+    FileRecord,
+    SnapshotEntry,
+    Subdataset,
+    VersionRef,
+    line_path,
+)
+from neuromirror.sources import ComponentEntry
+from neuromirror.store import Store
+from neuromirror.store.memos import MemoFolder, StoredMemo
+
+# members that only some record lines have
+_PATH_MEMBER = b',"path'
+_SUBDATASET_MEMBER = b',"sub":['
+
+
+@dataclass(frozen=True, slots=True)
+class SubdatasetLink:
+    """A state of a part's own dataset, and upstream's time of it."""
+
+    state: Subdataset
+    time: datetime | None
+
+    def as_file(self, component: ComponentEntry) -> SnapshotEntry:
+        """The link at a part's place."""
+        return SnapshotEntry(
+            _link_path(component.path),
+            "",
+            FileRecord(component.path, None, modified=self.time),
+            self.state,
+        )
+
+
+def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
+    """What stands at a part's place while the store lacks its state, which a mint refuses."""
+    dataset, claimed = component.dataset, component.version.claimed_totals
+    files, size = (0, component.size) if claimed is None else (claimed.files, claimed.bytes)
+    return SubdatasetLink(
+        Subdataset(dataset.dataset_id, dataset.local_id, "", "", files, size), None
+    ).as_file(component)
+
+
+def _link_path(path: bytes) -> bytes:
+    # git takes no sub-dataset whose path looks like an option
+    path_in_git = git_path(path)
+    return b"%2D" + path_in_git[1:] if path_in_git.startswith(b"-") else path_in_git
+
+
+def names_exact_state(version: VersionRef) -> bool:
+    """Whether upstream's word for a part is the checksum of a state, and not only ``current``."""
+    return version.claimed_totals is not None
+
+
+def find_minted_version(index: Index, version: VersionRef) -> VersionRow | None:
+    """The version of a part's dataset that was minted of just this state."""
+    if not names_exact_state(version):
+        return None
+    rows = dataset_versions(index, version.dataset.name)
+    return next((one for one in rows if one.upstream == version.upstream), None)
+
+
+def link_to_version(index: Index, row: VersionRow) -> SubdatasetLink:
+    """The link to a version of a part's dataset."""
+    inner = list(index.subdatasets(row))
+    state = Subdataset(
+        DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
+        row.local_id,
+        row.commit,
+        row.state,
+        row.files + sum(one.files for one in inner),
+        row.bytes + sum(one.bytes for one in inner),
+    )
+    time = row.upstream_time
+    return SubdatasetLink(state, None if time is None else datetime.fromisoformat(time))
+
+
+def is_split_component(dataset: DatasetRef, local_id: str) -> bool:
+    """Whether a part is one that was only taken out of a dataset's files (crawl.zarrs).
+
+    Its files count as the dataset's own; a part that upstream names itself counts as one file.
+    """
+    return not dataset.local_id or local_id.startswith(f"{dataset.local_id}/")
+
+
+class PreviousState:
+    """The state that a dataset had before; ``row`` None: none."""
+
+    def __init__(self, store: Store, dataset: DatasetRef, row: VersionRow | None) -> None:
+        self._store = store
+        self._dataset = dataset
+        self.row = row
+
+    def inline_components(self) -> dict[bytes, InlineComponentState]:
+        """The inline parts of the state by path, as far as they are remembered."""
+        if self.row is None:
+            return {}
+        memos = MemoFolder(self._store.root)
+        memo = memos.read(self._dataset.dataset_id, _memo_name(self.row.upstream))
+        if memo is None or memo.commit != self.row.commit:
+            return {}
+        try:
+            found = msgspec.json.decode(memo.content, type=list[InlineComponentState])
+        except msgspec.DecodeError:
+            return {}  # as another version of this program wrote it
+        return {one.path: one for one in found}
+
+    def lines(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Yields the record lines at or below some paths of upstream, each after its path.
+
+        In order of git path; those below one path in one run, but for odd names.
+        """
+        if self.row is None:
+            return
+        row, dataset_id = self.row, self._dataset.dataset_id
+        restore_records(self._store, self._dataset, row.commit, row.annex_commit, row.kind)
+        upstream_paths: dict[bytes, bytes] = {}
+        for path in paths:
+            path_in_git = git_path(path)
+            for one in (path_in_git, mark_clash(path_in_git), _link_path(path)):
+                upstream_paths[one] = path
+        last = b"/"
+        for line in self._store.record_lines(dataset_id, row.commit):
+            path = line_path(line)
+            if not path.startswith(last):
+                found = _root_of(path, upstream_paths)
+                if found is None:
+                    continue
+                last = found + b"/"
+            yield upstream_paths[last[:-1]], line
+
+
+def _root_of(path: bytes, roots: Container[bytes]) -> bytes | None:
+    """The first of the folders above a path, or the path itself, that is among ``roots``."""
+    end = path.find(b"/")
+    while end >= 0:
+        if path[:end] in roots:
+            return path[:end]
+        end = path.find(b"/", end + 1)
+    return path if path in roots else None
+
+
+def save_inline_components(
+    store: Store, dataset: DatasetRef, upstream: str, commits: tuple[str, str], inline: object
+) -> None:
+    """Remembers the inline parts of a state, by upstream's word for it and its commits."""
+    memo = StoredMemo(*commits, msgspec.json.encode(inline)) if inline else None
+    MemoFolder(store.root).write(dataset.dataset_id, _memo_name(upstream), memo)
+
+
+def _memo_name(upstream: str) -> str:
+    return f"inline {upstream}"
+
+
+def has_other_upstream_path(line: bytes) -> bool:
+    """Whether a record line is of a file whose name upstream may not be its git path."""
+    return _PATH_MEMBER in line
+
+
+def is_subdataset_line(line: bytes) -> bool:
+    """Whether a record line is of a sub-dataset."""
+    return _SUBDATASET_MEMBER in line

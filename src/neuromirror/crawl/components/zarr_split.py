@@ -1,0 +1,390 @@
+"""Large Zarr stores inside a dataset become sub-datasets of their own.
+
+A Zarr is a folder that directly holds a marker object (model.placed.ZARR_MARKERS), whatever it is
+called; one inside another belongs to the outer one. By the number of objects in it a Zarr stays
+where it is, becomes a sub-dataset, or one of form ``manifest``, whose chunks are in the canonical
+manifest and not in git. A dataset that is a Zarr itself, or that its source calls one array, stays
+whole, in the form for its size.
+
+The spool is sorted by git path, so that a folder's files are one run of lines: one pass finds the
+large Zarrs, a second one takes them out. Neither holds more than the open folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime
+from heapq import merge
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+import msgspec
+
+from neuromirror.annex import upstream_path
+from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.crawl.visit.validate import RecordSpool, SpooledSnapshot
+from neuromirror.model import (
+    ZARR_MARKERS,
+    DatasetFacts,
+    DatasetRef,
+    Document,
+    Evidence,
+    ExcludedEntry,
+    FileRecord,
+    SnapshotEntry,
+    SnapshotHeader,
+    Subdataset,
+    VersionKind,
+    VersionRef,
+    dump_snapshot_entry,
+    line_path,
+    load_snapshot_entry,
+)
+
+# what an alias cannot hold, or two of them could not be told apart by
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+,-]|^[.-]|(?<=-)-", re.ASCII)
+_LONGEST_ID = 200
+
+_MARKED_NAMES = tuple(name + end for name in ZARR_MARKERS for end in (b"", b"%_"))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitZarr:
+    """A Zarr on its way to a dataset of its own.
+
+    ``git_path`` is its place in the dataset around it, whose local id is ``within``. Paths in
+    ``proven`` are relative to the Zarr.
+    """
+
+    git_path: bytes
+    within: str
+    snapshot: SpooledSnapshot
+    bytes: int
+
+    @property
+    def header(self) -> SnapshotHeader:
+        """All of the Zarr's snapshot but its files."""
+        return self.snapshot.header
+
+    @property
+    def spool(self) -> RecordSpool:
+        """The Zarr's files."""
+        return self.snapshot.spool
+
+    @property
+    def form(self) -> str:
+        """``files``, or ``manifest`` where the chunks have no place in git."""
+        return self.header.form
+
+
+def split_zarrs(
+    snapshot: SpooledSnapshot, limits: ZarrLimits, scratch: Path
+) -> tuple[SpooledSnapshot, list[SplitZarr]]:
+    """Takes the large Zarrs out of a proven state; gives the rest, and them.
+
+    In the rest a sub-dataset without a state stands for each until :func:`insert_subdatasets` has
+    put the
+    state in. Documents and exceptions below a Zarr go with it.
+    """
+    documents = snapshot.header.documents
+    if snapshot.files + len(documents) <= min(limits.inline, limits.manifest):
+        return snapshot, []
+    if snapshot.is_single_array:
+        # its documents are in git in either form
+        if snapshot.files + len(documents) <= limits.manifest:
+            return snapshot, []
+        return replace(snapshot, header=replace(snapshot.header, form="manifest")), []
+    roots = _large_zarrs(snapshot.spool, documents, min(limits.inline, limits.manifest))
+    if roots and not roots[0].path:
+        if roots[0].objects <= limits.manifest:
+            return snapshot, []
+        return replace(snapshot, header=replace(snapshot.header, form="manifest")), []
+    roots = [one for one in roots if one.objects > limits.inline]
+    if not roots:
+        return snapshot, []
+    split = _ZarrSplitter(snapshot, roots, limits, scratch)
+    return split.rest, split.zarrs
+
+
+def zarr_ref(around: DatasetRef, path: bytes) -> DatasetRef:
+    """The dataset that a Zarr is, by its path upstream in the dataset around it.
+
+    Its local id goes on where the other's ends; an ordinary path stands in it as it is.
+    """
+    slash = "" if around.source_uri.endswith("/") else "/"
+    uri = f"{around.source_uri}{slash}{quote(path, safe='/-._~+,=@')}/"
+    start = f"{around.local_id}/" if around.local_id else ""
+    named = DatasetRef(around.mirror, start + "/".join(map(_local_name, path.split(b"/"))), uri)
+    if len(named.local_id) <= _LONGEST_ID:
+        return named
+    return DatasetRef(around.mirror, start + named.dataset_id, uri)
+
+
+def _local_name(component: bytes) -> str:
+    if not component:
+        return "=_"
+    return _UNSAFE.sub(lambda found: f"={ord(found.group()):02X}", component.decode("latin-1"))
+
+
+def insert_subdatasets(
+    snapshot: SpooledSnapshot, subdatasets: Mapping[bytes, Subdataset]
+) -> SpooledSnapshot:
+    """The state with its sub-datasets in it, by git path, in a spool of its own.
+
+    Raises ValueError for one that :func:`split_zarrs` did not take out there; one that is not
+    given keeps no state, which a mint refuses.
+    """
+    if not subdatasets:
+        return snapshot
+    left = dict(subdatasets)
+    target = RecordSpool(snapshot.spool.path.with_suffix(".placed"))
+    with target.path.open("wb", buffering=1 << 18) as file:
+        for line in snapshot.spool.lines():
+            subdataset = left.pop(line_path(line), None)
+            if subdataset is None:
+                file.write(line + b"\n")
+                continue
+            placed = load_snapshot_entry(line)
+            if placed.subdataset is None:
+                raise ValueError(f"there is a file at {placed.git_path!r}, no sub-dataset")
+            file.write(
+                dump_snapshot_entry(msgspec.structs.replace(placed, subdataset=subdataset)) + b"\n"
+            )
+    if left:
+        raise ValueError(f"no sub-dataset was taken out of {min(left)!r}")
+    return replace(snapshot, spool=target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """The git path of a Zarr, and how many objects are in it."""
+
+    path: bytes
+    objects: int
+
+
+class _Folder:
+    """A folder of which not all files are past."""
+
+    __slots__ = ("before", "has_marker", "path")
+
+    def __init__(self, path: bytes, before: int, has_marker: bool) -> None:
+        self.path = path
+        self.before = before
+        self.has_marker = has_marker
+
+
+def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) -> list[_Root]:
+    """The outermost Zarrs with more objects than ``limit``, in order of their files."""
+    marked = {
+        folder
+        for folder, _, name in (one.path.rpartition(b"/") for one in documents)
+        if name in ZARR_MARKERS
+    }
+    found: list[_Root] = []
+    count = 0
+    folders = [_Folder(b"", 0, b"" in marked)]
+
+    def close() -> None:
+        folder = folders.pop()
+        if not folder.has_marker:
+            return
+        start = folder.path + b"/" if folder.path else b""
+        objects = count - folder.before
+        objects += sum(one.path.startswith(start) for one in documents)
+        if objects > limit:
+            # what was found below it belongs to it
+            while found and found[-1].path.startswith(start):
+                found.pop()
+            found.append(_Root(folder.path, objects))
+
+    for line in spool.lines():
+        path = line_path(line)
+        end = path.rfind(b"/")
+        folder = path[:end] if end > 0 else b""
+        if folder != folders[-1].path:
+            while folders[-1].path and not path.startswith(folders[-1].path + b"/"):
+                close()
+            at = len(folders[-1].path)
+            while at < len(folder):
+                at = folder.find(b"/", at + 1)
+                at = len(folder) if at < 0 else at
+                folders.append(_Folder(folder[:at], count, folder[:at] in marked))
+        count += 1
+        if path.endswith(_MARKED_NAMES) and not folders[-1].has_marker:
+            record = load_snapshot_entry(line).record
+            folders[-1].has_marker = record.path.rpartition(b"/")[2] in ZARR_MARKERS
+    while folders:
+        close()
+    return found
+
+
+def _unresolved_link(component: SplitZarr) -> SnapshotEntry:
+    """What stands for a Zarr where it was: a sub-dataset of which the state is not known yet."""
+    dataset = component.header.version.dataset
+    return SnapshotEntry(
+        component.git_path,
+        "",
+        FileRecord(upstream_path(component.git_path), None, modified=component.header.newest),
+        Subdataset(
+            dataset.dataset_id, dataset.local_id, "", "", component.snapshot.files, component.bytes
+        ),
+    )
+
+
+class _ZarrSplitter:
+    """A spool taken apart: ``rest`` and ``parts``."""
+
+    def __init__(
+        self, snapshot: SpooledSnapshot, roots: Sequence[_Root], limits: ZarrLimits, scratch: Path
+    ) -> None:
+        self._snapshot = snapshot
+        self._documents = list(snapshot.header.documents)
+        self._exceptions = list(snapshot.header.exceptions)
+        self.zarrs: list[SplitZarr] = []
+        rest = RecordSpool(scratch / "rest.jsonl")
+        with ExitStack() as stack:
+            file = stack.enter_context(rest.path.open("wb", buffering=1 << 18))
+            lines = snapshot.spool.lines()
+            line = next(lines, None)
+            for number, root in enumerate(roots):
+                start = root.path + b"/"
+                while line is not None and not line_path(line).startswith(start):
+                    file.write(line + b"\n")
+                    line = next(lines, None)
+                zarr = _ZarrExtractor(snapshot, root, scratch / f"zarr-{number}.jsonl")
+                with zarr.spool.path.open("wb", buffering=1 << 18) as inner:
+                    while line is not None and line_path(line).startswith(start):
+                        zarr.take_file(line, inner)
+                        line = next(lines, None)
+                self._documents = zarr.take_documents(self._documents)
+                self._exceptions = zarr.take_exceptions(self._exceptions)
+                self.zarrs.append(
+                    zarr.result("manifest" if root.objects > limits.manifest else "files")
+                )
+            while line is not None:
+                file.write(line + b"\n")
+                line = next(lines, None)
+        self.rest = self._write_rest(rest, scratch)
+
+    def _write_rest(self, spool: RecordSpool, scratch: Path) -> SpooledSnapshot:
+        snapshot = self._snapshot
+        links = [_unresolved_link(component) for component in self.zarrs]
+        links.sort(key=lambda one: one.git_path)
+        whole = RecordSpool(scratch / "without-zarrs.jsonl")
+        with whole.path.open("wb", buffering=1 << 18) as file:
+            for line in merge(spool.lines(), map(dump_snapshot_entry, links), key=line_path):
+                file.write(line + b"\n")
+        spool.path.unlink()
+        inner = [component.snapshot for component in self.zarrs]
+        return replace(
+            snapshot,
+            header=replace(
+                snapshot.header,
+                documents=tuple(self._documents),
+                exceptions=tuple(self._exceptions),
+            ),
+            spool=whole,
+            files=snapshot.files - sum(one.files for one in inner),
+            pending_files=snapshot.pending_files - sum(one.pending_files for one in inner),
+        )
+
+
+class _ZarrExtractor:
+    """A Zarr taken out of a dataset line by line, and what it counts."""
+
+    def __init__(self, snapshot: SpooledSnapshot, root: _Root, path: Path) -> None:
+        self._snapshot = snapshot
+        self._root = root
+        self._upstream = upstream_path(root.path)
+        self._documents: list[Document] = []
+        self._exceptions: list[ExcludedEntry] = []
+        self._files = 0
+        self._bytes = 0
+        self._pending = 0
+        self._newest: datetime | None = None
+        self.spool = RecordSpool(path)
+
+    def take_file(self, line: bytes, file: BinaryIO) -> None:
+        """One more file: goes to ``file`` under its name in the Zarr."""
+        placed = load_snapshot_entry(line)
+        record = placed.record
+        self._files += 1
+        self._bytes += record.size or 0
+        self._pending += record.evidence is not Evidence.SHA256
+        self._note_time(record.modified)
+        inner = SnapshotEntry(
+            placed.git_path[len(self._root.path) + 1 :],
+            placed.key,
+            msgspec.structs.replace(record, path=self._relative_path(record.path)),
+        )
+        file.write(dump_snapshot_entry(inner) + b"\n")
+
+    def take_documents(self, documents: Sequence[Document]) -> list[Document]:
+        """Takes the documents below the Zarr; gives the others."""
+        start = self._root.path + b"/"
+        for one in documents:
+            if one.path.startswith(start):
+                self._documents.append(replace(one, path=one.path[len(start) :]))
+                self._note_time(one.modified)
+        return [one for one in documents if not one.path.startswith(start)]
+
+    def take_exceptions(self, exceptions: Sequence[ExcludedEntry]) -> list[ExcludedEntry]:
+        """Takes the exceptions below the Zarr; gives the others."""
+        start = self._upstream + b"/"
+        for one in exceptions:
+            if one.path.startswith(start):
+                self._exceptions.append(replace(one, path=self._relative_path(one.path)))
+        return [one for one in exceptions if not one.path.startswith(start)]
+
+    def result(self, form: str) -> SplitZarr:
+        """The Zarr as a state of a dataset of its own, once all of it was taken.
+
+        It is told by what is in it alone: what moves around it makes no new state of it.
+        """
+        around = self._snapshot.header
+        dataset = around.version.dataset
+        header = SnapshotHeader(
+            version=VersionRef(
+                zarr_ref(dataset, self._upstream),
+                around.version.upstream,
+                VersionKind.OBSERVED,
+                self._newest or around.version.time,
+            ),
+            facts=DatasetFacts(title=self._root.path.decode()),
+            documents=tuple(self._documents),
+            exceptions=tuple(self._exceptions),
+            newest=self._newest,
+            web_remotes=around.web_remotes,
+            special_remotes=around.special_remotes,
+            unversioned=around.unversioned,
+            form=form,
+        )
+        pending = self._pending if self._snapshot.pending_files else 0
+        snapshot = replace(
+            self._snapshot,
+            header=header,
+            spool=self.spool,
+            files=self._files,
+            pending_files=pending,
+        )
+        return SplitZarr(self._link_path(), dataset.local_id, snapshot, self._bytes)
+
+    def _link_path(self) -> bytes:
+        # git takes no sub-dataset whose path looks like an option
+        path = self._root.path
+        return b"%2D" + path[1:] if path.startswith(b"-") else path
+
+    def _relative_path(self, path: bytes) -> bytes:
+        start = self._upstream + b"/"
+        if not path.startswith(start):
+            raise ValueError(f"{path!r} is not below {self._upstream!r}")
+        return path[len(start) :]
+
+    def _note_time(self, modified: datetime | None) -> None:
+        if modified is not None and (self._newest is None or modified > self._newest):
+            self._newest = modified

@@ -1,0 +1,551 @@
+"""One visit of one dataset: what is new upstream becomes commits, refs, journal and index."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
+from pathlib import Path
+
+from neuromirror.config.mirror_files import MirrorFile
+from neuromirror.crawl.components.component_publisher import ComponentPublisher
+from neuromirror.crawl.components.component_visits import ComponentVisitor
+from neuromirror.crawl.components.linking import link_components
+from neuromirror.crawl.components.resolve import StoreComponentResolver
+from neuromirror.crawl.components.subdataset_links import (
+    PreviousState,
+    is_split_component,
+    save_inline_components,
+)
+from neuromirror.crawl.guards.difference import StateChanges, StateDifference
+from neuromirror.crawl.guards.events import record_event
+from neuromirror.crawl.guards.holds import DatasetHolds
+from neuromirror.crawl.guards.upstream_names import check_dataset_name, check_version_name
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.visit.history import list_earlier_states, unseen_states
+from neuromirror.crawl.visit.outcome import VisitOutcome
+from neuromirror.crawl.visit.publisher import Publisher
+from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.crawl.visit.version_reader import StateCommits, VersionReader
+from neuromirror.crawl.visit.viewer_links import record_viewer_links
+from neuromirror.index import VersionRow
+from neuromirror.model import (
+    FOLDER_MARKER,
+    UNREADABLE,
+    DatasetHint,
+    FileTotals,
+    VersionKind,
+    VersionRef,
+    path_to_text,
+)
+from neuromirror.sources import Listing, Source, UnreliableListingError
+from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, PUBLISHED_BRANCH, Store
+
+_MAX_SAMPLED_PATHS = (
+    100  # missing files that upstream is asked about where the state is held anyway
+)
+
+
+class DatasetVisit:
+    """Visits one dataset; the caller holds the dataset's lock."""
+
+    def __init__(
+        self,
+        source: Source,
+        store: Store,
+        recorder: Recorder,
+        settings: MirrorFile,
+        hint: DatasetHint,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._recorder = recorder
+        self._settings = settings
+        self._dataset = hint.dataset
+        self._publisher = Publisher(store, recorder, hint.dataset)
+        self._component_publisher = ComponentPublisher(
+            store, recorder, self._publisher, settings.zarr
+        )
+        self._reader = VersionReader(
+            source, store, recorder, hint.dataset, create_resolver=self._create_resolver
+        )
+        self._holds = DatasetHolds(recorder, hint.dataset)
+        self._follows_history = False
+        self._deep = self._history = False
+        self._component_visitor: ComponentVisitor  # as deep as the visit, so made when it begins
+        self.outcome = VisitOutcome()
+
+    def run(
+        self, *, deep: bool = False, history: bool = False, pending_only: bool = False
+    ) -> VisitOutcome:
+        """Brings the dataset up to date, published versions first, then what can be observed.
+
+        With ``history``, earlier states that upstream can still list go before the present one.
+        With ``deep``, what upstream's own words for its versions and parts say is not believed.
+        With ``pending_only`` upstream is asked about what was pending, and about the rest only if
+        some of that is complete now.
+        Raises what stopped it; what was minted before that stays, and is in ``outcome``.
+        """
+        self._deep, self._history = deep, history
+        self._component_visitor = ComponentVisitor(
+            self._source,
+            self._store,
+            self._recorder,
+            self._settings.zarr,
+            deep=deep,
+            history=history,
+        )
+        self._reader.deep = deep
+        check_dataset_name(self._dataset)
+        if pending_only and self._is_still_pending():
+            return self.outcome
+        versions = self._source.versions(self._dataset)
+        for version in versions:
+            check_version_name(version)
+        self._publisher.catch_up()
+        published = [one for one in versions if one.kind is VersionKind.PUBLISHED]
+        observed = [one for one in versions if one.kind is VersionKind.OBSERVED]
+        self._check_vanished(published)
+        for version in published:
+            row = self._find_minted(version.upstream)
+            if row is None:
+                if not self._mint_published(version):
+                    break
+            else:
+                self._check_published(version, row)
+        if not history or self._mint_history({one.upstream for one in observed}):
+            for version in observed:
+                self._observe(version)
+        if self._publisher.repository.exists():
+            self._publisher.repository.update_server_info()
+        return self.outcome
+
+    def _add_problems(self) -> None:
+        """Add the problems of the last listing; versions that share an object share its problem."""
+        self.outcome.problems = [*dict.fromkeys([*self.outcome.problems, *self._reader.problems])]
+
+    def _is_still_pending(self) -> bool:
+        """Whether upstream has completed nothing of what was pending in the last state."""
+        self._publisher.catch_up()
+        last = self._publisher.last_observed()
+        if last is None:
+            return False
+        refs = self._publisher.repository.refs()
+        count = self._reader.count_still_pending(
+            last.upstream, refs.get(MAIN_BRANCH), refs.get(ANNEX_BRANCH)
+        )
+        if count is None:
+            return False
+        self.outcome.pending_files = count
+        self.outcome.exception_count = last.exceptions
+        return True
+
+    # --- published versions
+
+    def _find_minted(self, upstream: str) -> VersionRow | None:
+        name = self._dataset.name
+        return self._recorder.ask(lambda index: index.published_version(name, upstream))
+
+    def _check_vanished(self, published: list[VersionRef]) -> None:
+        listed = {version.upstream for version in published}
+        for row in self._publisher.versions():
+            if row.kind == VersionKind.PUBLISHED.value and row.upstream not in listed:
+                self._record_incident(
+                    row.upstream, f"published version {row.upstream} is no longer listed upstream"
+                )
+
+    def _mint_published(self, version: VersionRef) -> bool:
+        """Mints a published version; False when it is held, so that none may follow it."""
+        is_minted = False
+
+        def accept(
+            listing: Listing, snapshot: SpooledSnapshot, scratch: Path
+        ) -> StateCommits | None:
+            nonlocal is_minted
+            if snapshot.is_empty:
+                state = snapshot.state_digest()
+                if not self._holds.is_released(version.upstream, state):
+                    self._hold(version.upstream, state, "an empty published version")
+                    return None
+            commits = self._publish(snapshot, PUBLISHED_BRANCH, scratch, version.upstream)
+            is_minted = self._find_minted(version.upstream) is not None
+            return commits
+
+        self._reader.read(version, accept, None)
+        self._add_problems()
+        return is_minted
+
+    def _check_published(self, version: VersionRef, row: VersionRow) -> None:
+        claimed, recorded = version.claimed_totals, self._upstream_summary(row)
+        # what is remembered of folders that upstream counts as one file may have been thrown away
+        folders = claimed and claimed.bytes == recorded.bytes and claimed.files < recorded.files
+        if claimed is not None and claimed != recorded and not folders:
+            self._record_incident(
+                version.upstream,
+                f"published version {version.upstream} now has {claimed.files} files with "
+                f"{claimed.bytes} bytes, it had {recorded.files} with {recorded.bytes}",
+            )
+        elif self._deep or folders or self._reader.had_problems(version.upstream):
+
+            def accept(
+                listing: Listing, snapshot: SpooledSnapshot, scratch: Path
+            ) -> StateCommits | None:
+                if self._deep:
+                    checked = self._check_components(snapshot, row, scratch)
+                    if checked is None:
+                        return None
+                    snapshot = checked
+                if snapshot.components.problems:
+                    self.outcome.problems += snapshot.components.problems
+                    return None
+                if not self._compare_published(snapshot, row, scratch):
+                    return None
+                commits = row.commit, row.annex_commit
+                save_inline_components(
+                    self._store, self._dataset, row.upstream, commits, snapshot.components.inline
+                )
+                return commits
+
+            must_read = self._deep and self._has_named_components(row)
+            self._reader.read(version, accept, None if must_read else row.commit)
+            self._add_problems()
+
+    def _check_components(
+        self, snapshot: SpooledSnapshot, row: VersionRow, scratch: Path
+    ) -> SpooledSnapshot | None:
+        """A published version with its parts listed again; None where one is not what it was."""
+        previous, record_refusal = self._previous_state(row), self._reader.record_refusal
+        linking = link_components(
+            snapshot, self._component_visitor, previous, scratch, record_refusal, visit_all=True
+        )
+        self.outcome.new_component_states += linking.new_state_count
+        self.outcome.earlier_state_count += linking.earlier_state_count
+        wrong = [
+            *linking.incidents,
+            *linking.change_messages,
+            *linking.snapshot.components.incidents,
+        ]
+        for message in wrong:
+            self._record_incident(row.upstream, f"published version {row.upstream}: {message}")
+        return None if wrong else linking.snapshot
+
+    def _upstream_summary(self, row: VersionRow) -> FileTotals:
+        """How many files and bytes upstream counted in a version."""
+        exceptions = self._recorder.ask(lambda index: index.exceptions(row))
+        components = self._recorder.ask(lambda index: list(index.subdatasets(row)))
+        inline = self._previous_state(row).inline_components().values()
+        files = row.files + len(exceptions) - sum(one.files + one.exceptions - 1 for one in inline)
+        for component in components:
+            own = is_split_component(self._dataset, component.dataset.partition(":")[2])
+            files += component.files if own else 1
+        size = (
+            row.bytes
+            + sum(one["size"] for one in exceptions)
+            + sum(one.bytes for one in components)
+        )
+        return FileTotals(files, size)
+
+    def _compare_published(self, snapshot: SpooledSnapshot, row: VersionRow, scratch: Path) -> bool:
+        """Whether a published version is what it was; tells what is not."""
+        _, changes = self._component_publisher.difference(row, snapshot, scratch)
+        if not changes.has_same_files:
+            self._record_incident(
+                row.upstream,
+                f"published version {row.upstream} now lists other files: {changes.added} added, "
+                f"{changes.removed} removed, {changes.changed} with other bytes",
+            )
+            return False
+        if changes.upgraded:
+            self._record_event(
+                "digest-upgrade",
+                f"{changes.upgraded} files of published version {row.upstream} have better digests",
+                {"version": row.upstream, "files": changes.upgraded},
+            )
+        return True
+
+    # --- observed states
+
+    def _observe(self, version: VersionRef) -> None:
+        refs = self._publisher.repository.refs()
+        commits = refs.get(MAIN_BRANCH), refs.get(ANNEX_BRANCH)
+        last = self._publisher.last_observed()
+        if (self._deep or self._history) and last is not None and self._has_named_components(last):
+            commits = None, None  # the listing says nothing of what is in its parts
+        pending = self._reader.read(version, self._accept_observed, *commits)
+        if pending is not None and last is not None:
+            # the last visit's own count may be that of a visit that failed
+            self.outcome.pending_files = pending
+            self.outcome.exception_count = last.exceptions
+            self._holds.lapse(version.upstream)
+        self.outcome.comparison_scope = self._reader.comparison_scope
+        self.outcome.refused_count = self._reader.refused_count
+        self._add_problems()
+        if self._publisher.versions():
+            record_viewer_links(self._recorder, self._dataset, self._reader.viewer_links)
+
+    def _accept_observed(
+        self, listing: Listing, snapshot: SpooledSnapshot, scratch: Path
+    ) -> StateCommits | None:
+        upstream = snapshot.header.version.upstream
+        last = self._publisher.last_observed()
+        if last is not None:
+            difference, changes = self._component_publisher.difference(last, snapshot, scratch)
+            if self._follows_history:
+                # upstream's own versions tell how it came to be: an overwrite is one more of them
+                changes.conflicts.clear()
+            if not self._is_accepted(listing, snapshot, last, difference, changes):
+                return None
+            self.outcome.upgraded_files += changes.upgraded
+        elif self._has_only_marker(snapshot) or self._is_settling(snapshot.header.newest):
+            return None
+        self._holds.lapse(upstream)
+        self.outcome.pending_files = snapshot.pending_files
+        return self._publish(snapshot, MAIN_BRANCH, scratch, None)
+
+    def _is_accepted(
+        self,
+        listing: Listing,
+        snapshot: SpooledSnapshot,
+        last: VersionRow,
+        difference: StateDifference,
+        changes: StateChanges,
+    ) -> bool:
+        """Whether a state may follow the last one; else it is held.
+
+        Raises UnreliableListingError where upstream still has what the listing lacks.
+        """
+        upstream = snapshot.header.version.upstream
+        conflict, loss = _conflict_reason(changes), self._loss_reason(changes)
+        if loss and listing.loss_hint:
+            loss = f"{loss}; {listing.loss_hint}"
+        state = snapshot.state_digest() if conflict or loss else ""
+        held = bool(state) and not self._holds.is_released(upstream, state)
+        self._check_missing_files(listing, snapshot, last, difference, thorough=not held)
+        if held and conflict:
+            message = f"{conflict}; the old state is kept"
+            self._record_event("incident", message, {"version": upstream})
+            hold = self._holds.create(upstream, state, conflict, changes.removed, changes.before)
+            # what is mirrored stays behind upstream, so every run says so
+            self.outcome.incidents.append(
+                f"{message}; look upstream, then 'neuromirror release {hold}' to let the new "
+                "state follow it"
+            )
+        elif held and loss:
+            self._hold(upstream, state, loss, changes.removed, changes.before)
+        return not held
+
+    def _loss_reason(self, changes: StateChanges) -> str:
+        """Why a state that lost files is to be held; empty when it is not."""
+        if not changes.before:
+            return ""
+        if not changes.after:
+            return "the listing is empty"
+        share = 100 * changes.removed / changes.before
+        guards = self._settings.guards
+        if share > guards.max_removed_percent and changes.removed > guards.max_removed_files:
+            return f"{changes.removed} of {changes.before} files are gone ({share:.0f} %)"
+        return ""
+
+    def _check_missing_files(
+        self,
+        listing: Listing,
+        snapshot: SpooledSnapshot,
+        last: VersionRow,
+        difference: StateDifference,
+        *,
+        thorough: bool,
+    ) -> None:
+        """Asks upstream for what the listing lacks: for all, or for the first hundred."""
+        if listing.find_present is None:
+            return
+        header = snapshot.header
+        elsewhere = {one.path for one in header.documents} | {one.path for one in header.exceptions}
+        documents = self._publisher.lost_documents(last, snapshot, difference)
+        missing = chain(
+            documents, (path for path in difference.missing_paths() if path not in elsewhere)
+        )
+        requested = list(missing if thorough else islice(missing, _MAX_SAMPLED_PATHS))
+        present = listing.find_present(requested) if requested else []
+        if present:
+            raise UnreliableListingError(
+                f"{self._dataset.name} {header.version.upstream}: {len(present)} of "
+                f"{len(requested)} "
+                f"files that the listing lacks are still there upstream, "
+                f"{path_to_text(present[0])!r} for one"
+            )
+
+    def _has_only_marker(self, snapshot: SpooledSnapshot) -> bool:
+        """Whether a new dataset holds nothing but the marker of its folder, and so is none yet."""
+        header = snapshot.header
+        reasons = {one.reason for one in header.exceptions}
+        if snapshot.files or header.documents or reasons != {FOLDER_MARKER}:
+            return False
+        self.outcome.waiting_reason = (
+            "new, and nothing but a folder marker; it is mirrored once it holds an object"
+        )
+        return True
+
+    def _is_settling(self, newest: datetime | None) -> bool:
+        """Whether a dataset that was never mirrored may still be growing."""
+        minutes = self._settings.guards.settle_minutes
+        if not minutes or newest is None or self._publisher.versions():
+            return False
+        age = datetime.now(UTC) - newest
+        if age >= timedelta(minutes=minutes):
+            return False
+        at = newest.astimezone(UTC).isoformat(timespec="seconds")
+        self.outcome.waiting_reason = (
+            f"new, and perhaps still growing: its newest file is of {at}; it is mirrored once "
+            f"nothing has changed for {minutes:g} minutes"
+        )
+        return True
+
+    # --- earlier states
+
+    def _mint_history(self, present: set[str]) -> bool:
+        """Mints what upstream can list of the past; False when nothing may follow it now.
+
+        ``present`` are upstream's words for what is observed now.
+        """
+        last = self._publisher.last_observed()
+        states = list_earlier_states(self._source, self._dataset, last)
+        self.outcome.earlier_state_count += len(states)
+        if not self._publisher.versions() and states and self._is_settling(states[-1].time):
+            return False
+        if last is not None and last.upstream in present:
+            states = unseen_states(
+                states, last, self._reader, self._component_publisher.has_same_files
+            )
+        for version in states:
+            self._reader.read(version, self._accept_earlier_state, None)
+            if self.outcome.hold_messages:
+                return False
+        last = self._publisher.last_observed()
+        self._follows_history = last is not None and last.upstream not in present
+        return True
+
+    def _accept_earlier_state(
+        self, listing: Listing, snapshot: SpooledSnapshot, scratch: Path
+    ) -> StateCommits | None:
+        """Mints an earlier state: what it lacks, upstream's own versions say to be deleted."""
+        upstream = snapshot.header.version.upstream
+        last = self._publisher.last_observed()
+        if last is not None and last.files and not snapshot.files:
+            state = snapshot.state_digest()
+            if not self._holds.is_released(upstream, state):
+                self._hold(upstream, state, "the listing is empty", last.files, last.files)
+                return None
+        self._publish(snapshot, MAIN_BRANCH, scratch, None)
+        return None  # it is listed once: no memo
+
+    # --- publishing, holds, incidents, events
+
+    def _publish(
+        self, snapshot: SpooledSnapshot, branch: str, scratch: Path, label: str | None
+    ) -> StateCommits | None:
+        snapshot = self._link_components(snapshot, scratch)
+        self.outcome.unfinished_components |= snapshot.components.pending_ids
+        if (
+            snapshot.components.problems or snapshot.components.pending_ids
+        ) and branch == PUBLISHED_BRANCH:
+            return None  # it would lack them for ever
+        state = self._component_publisher.publish(snapshot, scratch)
+        published = self._publisher.publish(state, branch, scratch, label)
+        if published.is_new:
+            self.outcome.new_labels.append(published.label)
+            self._report_unreadable(snapshot, published.label)
+        if published.is_new or branch == MAIN_BRANCH:
+            self.outcome.exception_count = len(snapshot.header.exceptions)
+        commits = published.commit, published.annex_commit
+        upstream, inline = snapshot.header.version.upstream, snapshot.components.inline
+        save_inline_components(self._store, self._dataset, upstream, commits, inline)
+        # else it is to be read again, though it may be the same
+        return commits if snapshot.components.is_final else None
+
+    def _report_unreadable(self, snapshot: SpooledSnapshot, label: str) -> None:
+        """Raise an event for the sidecars that cannot be read in a new version."""
+        facts = snapshot.header.facts
+        sidecars = [value for name, value in facts.attributes if name == UNREADABLE]
+        if sidecars:
+            self._record_event(
+                UNREADABLE,
+                f"{label}: {', '.join(sidecars)} cannot be read (no valid JSON, or access is "
+                "refused); what the last readable version said of the dataset still holds",
+                {"version": label, "sidecars": sidecars},
+            )
+
+    # --- parts
+
+    def _create_resolver(self, version: VersionRef) -> StoreComponentResolver:
+        published = version.kind is VersionKind.PUBLISHED
+        row = self._find_minted(version.upstream) if published else None
+        previous = self._previous_state(row or self._previous_version())
+        record_refusal = self._reader.record_refusal
+        return StoreComponentResolver(
+            self._recorder, self._settings.zarr, previous, record_refusal, reread_all=self._deep
+        )
+
+    def _previous_version(self) -> VersionRow | None:
+        """The state that keeps what cannot be proven now, and has what need not be read again."""
+        rows = self._publisher.versions()
+        return self._publisher.last_observed() or (rows[-1] if rows else None)
+
+    def _previous_state(self, row: VersionRow | None) -> PreviousState:
+        return PreviousState(self._store, self._dataset, row)
+
+    def _has_named_components(self, row: VersionRow) -> bool:
+        """Whether a version has parts that upstream names itself."""
+        components = self._recorder.ask(lambda index: list(index.subdatasets(row)))
+        return bool(self._previous_state(row).inline_components()) or any(
+            not is_split_component(self._dataset, one.dataset.partition(":")[2])
+            for one in components
+        )
+
+    def _link_components(self, snapshot: SpooledSnapshot, scratch: Path) -> SpooledSnapshot:
+        """Mirrors the parts that a state links to; gives the state with what came of it."""
+        visit_all = self._deep or self._history
+        previous = self._previous_state(self._previous_version())
+        record_refusal = self._reader.record_refusal
+        linking = link_components(
+            snapshot,
+            self._component_visitor,
+            previous,
+            scratch,
+            record_refusal,
+            visit_all=visit_all,
+        )
+        self.outcome.new_component_states += linking.new_state_count
+        self.outcome.earlier_state_count += linking.earlier_state_count
+        self.outcome.incidents += linking.incidents
+        resolved, upstream = linking.snapshot.components, snapshot.header.version.upstream
+        for message in resolved.incidents:
+            self._record_event("incident", message, {"version": upstream})
+        self.outcome.incidents += resolved.incidents
+        self.outcome.problems += resolved.problems
+        return linking.snapshot
+
+    def _hold(
+        self, upstream: str, state: str, reason: str, removed: int = 0, before: int = 0
+    ) -> None:
+        hold = self._holds.create(upstream, state, reason, removed, before)
+        self.outcome.hold_messages.append(
+            f"{upstream} is held: {reason}; look upstream, then 'neuromirror release {hold}' to "
+            "let it through"
+        )
+
+    def _record_incident(self, upstream: str, message: str) -> None:
+        """Raises an incident with a published version: once, then it is known."""
+        is_new = self._record_event("incident", message, {"version": upstream})
+        (self.outcome.incidents if is_new else self.outcome.known_incidents).append(message)
+
+    def _record_event(self, kind: str, message: str, data: dict[str, object]) -> bool:
+        return record_event(self._recorder, self._dataset, kind, message, data)
+
+
+def _conflict_reason(changes: StateChanges) -> str:
+    """What is wrong with files that kept their upstream id and not their bytes; or nothing."""
+    if not changes.conflicts:
+        return ""
+    paths = ", ".join(repr(path_to_text(path)) for path in changes.conflicts[:3])
+    count = len(changes.conflicts)
+    files = "1 file has" if count == 1 else f"{count} files have"
+    return f"{files} other bytes under the same upstream id ({paths})"

@@ -1,0 +1,2 @@
+"""Checks that compare a new listing with the last state: accept it, hold it or record an
+incident."""

@@ -1,0 +1,208 @@
+"""What differs between two states of a dataset, found in one pass over both and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neuromirror.annex import git_path
+from neuromirror.model import (
+    Change,
+    FileRecord,
+    LinePair,
+    Retention,
+    SnapshotEntry,
+    dump_pairs,
+    load_changes,
+    load_pairs,
+)
+
+_IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
+
+
+@dataclass(slots=True)
+class StateChanges:
+    """Counts of files, and the paths at which an id kept its name but not its bytes."""
+
+    before: int = 0
+    after: int = 0
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    upgraded: int = 0
+    conflicts: list[bytes] = field(default_factory=list)
+
+    @property
+    def has_same_files(self) -> bool:
+        """Whether no file came, went, or got other bytes (as far as digests tell)."""
+        return not (self.added or self.removed or self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRoots:
+    """The paths upstream at which whole parts stand in the states before and after.
+
+    Each is weighed as one file, whatever is in it: it is proven, and changes, as a whole.
+    """
+
+    before: Set[bytes] = frozenset()
+    after: Set[bytes] = frozenset()
+
+    def component_of(self, path: bytes) -> bytes | None:
+        """The part that a path is of, None for a file of the dataset's own."""
+        if not (self.before or self.after):
+            return None
+        end = path.find(b"/")
+        while end >= 0:
+            if path[:end] in self.before or path[:end] in self.after:
+                return path[:end]
+            end = path.find(b"/", end + 1)
+        return path if path in self.before or path in self.after else None
+
+
+class StateDifference:
+    """The pairs of record lines in which a state differs from another, in a file.
+
+    ``count`` is the number of lines concerned; ``roots`` are where parts stand.
+    """
+
+    def __init__(self, path: Path, pairs: Iterable[LinePair]) -> None:
+        self._path = path
+        self.count = 0
+        self.roots = ComponentRoots()
+        with path.open("wb", buffering=1 << 18) as file:
+            for line in dump_pairs(self._count_pairs(pairs)):
+                file.write(line + b"\n")
+
+    def _count_pairs(self, pairs: Iterable[LinePair]) -> Iterator[LinePair]:
+        for pair in pairs:
+            self.count += 1
+            yield pair
+
+    def pairs(self) -> Iterator[LinePair]:
+        """The lines before and after, by path."""
+        with self._path.open("rb", buffering=1 << 18) as file:
+            yield from load_pairs(line[:-1] for line in file)
+
+    def changes(self) -> Iterator[Change]:
+        """The files before and after, by path."""
+        return load_changes(self.pairs())
+
+    def missing_paths(self) -> Iterator[bytes]:
+        """Upstream's names of the files that were and are no more.
+
+        A file whose place in git alone has changed (another file or document came into its way)
+        is not gone, nor is one in a part that is still there.
+        """
+        odd = {
+            placed.record.path
+            for change in self.changes()
+            for placed in change
+            if placed is not None and placed.git_path != git_path(placed.record.path)
+        }
+        moved = {
+            new.record.path
+            for _, new in (self.changes() if odd else ())
+            if new is not None and new.record.path in odd
+        }
+        components: set[bytes] = set()
+        for old, new in self.changes():
+            if old is None or new is not None or old.record.path in moved:
+                continue
+            path = old.record.path
+            root = self.roots.component_of(path)
+            if root is None:
+                yield path
+            elif root not in self.roots.after and root not in components:
+                components.add(root)
+                yield root
+
+    def count_changes(self, before: int) -> StateChanges:
+        """What the difference amounts to; ``before`` counts the files of the state before."""
+        changes = StateChanges(before=before, after=before)
+        roots = self.roots
+        components: dict[bytes, tuple[bool, bool]] = {}
+        for old, new in self.changes():
+            one = old or new
+            assert one is not None
+            root = roots.component_of(one.record.path)
+            if root is not None:
+                if not _is_same_component(old, new):
+                    was, is_there = components.get(
+                        root, (root in roots.before, root in roots.after)
+                    )
+                    components[root] = was or old is not None, is_there or new is not None
+            elif old is None:
+                changes.added += 1
+                changes.after += 1
+            elif new is None:
+                changes.removed += 1
+                changes.after -= 1
+            else:
+                _count_change(changes, old, new)
+        for was, is_there in components.values():
+            changes.changed += was and is_there
+            changes.added += not was
+            changes.removed += not is_there
+            changes.after += is_there - was
+        return changes
+
+
+def _is_same_component(old: SnapshotEntry | None, new: SnapshotEntry | None) -> bool:
+    """Whether two links are to the same state of a part, wherever it is kept."""
+    if old is None or new is None or old.subdataset is None or new.subdataset is None:
+        return False
+    return (old.subdataset.dataset_id, old.subdataset.state) == (
+        new.subdataset.dataset_id,
+        new.subdataset.state,
+    )
+
+
+def _count_change(changes: StateChanges, old: SnapshotEntry, new: SnapshotEntry) -> None:
+    if old.key == new.key:
+        return
+    if has_different_bytes(old.record, new.record):
+        changes.changed += 1
+        if _is_same_upstream_object(old.record, new.record):
+            changes.conflicts.append(new.record.path)
+    elif old.record.evidence is not new.record.evidence:
+        changes.upgraded += 1
+    else:
+        changes.changed += 1
+
+
+def _is_same_upstream_object(old: FileRecord, new: FileRecord) -> bool:
+    """Whether upstream means one immutable thing: its id, or its address in an API, is the same."""
+    if old.upstream_id is not None and old.upstream_id == new.upstream_id:
+        return True
+    api_urls = {location.url for location in old.locations if location.kind == "api"}
+    return any(location.url in api_urls for location in new.locations)
+
+
+def has_different_bytes(old: FileRecord, new: FileRecord) -> bool:
+    """Whether two records cannot be of the same bytes."""
+    if old.size is not None and new.size is not None and old.size != new.size:
+        return True
+    shared = False
+    for digest in old.digests:
+        other = new.digest(digest.algorithm)
+        if other is not None:
+            if other.value != digest.value:
+                return True
+            shared = True
+    if shared:
+        return False
+    return old.upstream_id != new.upstream_id or _is_overwritten(old, new)
+
+
+def _is_overwritten(old: FileRecord, new: FileRecord) -> bool:
+    """Whether an object of a bucket was put anew, where no digest is of both.
+
+    A better digest of the same object comes with the same time.
+    """
+    if old.retention not in _IN_BUCKETS or new.retention not in _IN_BUCKETS:
+        return False
+    if old.modified is None or new.modified is None:
+        return False
+    return old.modified.replace(microsecond=0) != new.modified.replace(microsecond=0)

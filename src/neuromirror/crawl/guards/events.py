@@ -1,0 +1,54 @@
+"""What people should know of a dataset, told once."""
+
+from __future__ import annotations
+
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.timestamps import current_timestamp
+from neuromirror.index import EventRow, UnknownDatasetError, UnknownMirrorError
+from neuromirror.model import DatasetRef, EventRaised
+
+TOMBSTONE, RETURNED = "tombstone", "returned"
+
+
+def record_event(
+    recorder: Recorder, dataset: DatasetRef, kind: str, message: str, data: dict[str, object]
+) -> bool:
+    """Raises an event, unless there is one that says the same; gives whether it is new."""
+    if any(one.message == message for one in _events(recorder, dataset, kind)):
+        return False
+    recorder.record(
+        EventRaised(
+            dataset.mirror, dataset.local_id, kind, message, current_timestamp(), dict(data)
+        )
+    )
+    return True
+
+
+def is_tombstoned(recorder: Recorder, dataset: DatasetRef) -> bool:
+    """Whether the dataset vanished upstream, and has not come back since as far as we know."""
+    events = [one for kind in (TOMBSTONE, RETURNED) for one in _events(recorder, dataset, kind)]
+    return bool(events) and max(events, key=lambda one: one.id).kind == TOMBSTONE
+
+
+def record_tombstone(recorder: Recorder, dataset: DatasetRef, message: str) -> None:
+    """Raises the tombstone of a dataset that is gone upstream: once for each vanishing."""
+    if not is_tombstoned(recorder, dataset):
+        recorder.record(
+            EventRaised(dataset.mirror, dataset.local_id, TOMBSTONE, message, current_timestamp())
+        )
+
+
+def record_return(recorder: Recorder, dataset: DatasetRef) -> None:
+    """Tells that a dataset which had vanished is listed again: once for each return."""
+    if is_tombstoned(recorder, dataset):
+        message = f"{dataset.name} is listed upstream again"
+        recorder.record(
+            EventRaised(dataset.mirror, dataset.local_id, RETURNED, message, current_timestamp())
+        )
+
+
+def _events(recorder: Recorder, dataset: DatasetRef, kind: str) -> list[EventRow]:
+    try:
+        return recorder.ask(lambda index: list(index.events(dataset.name, kind)))
+    except (UnknownDatasetError, UnknownMirrorError):
+        return []

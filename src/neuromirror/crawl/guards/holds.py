@@ -1,0 +1,83 @@
+"""Listings that wait for an operator, and how they are let through."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.timestamps import current_timestamp
+from neuromirror.index import HoldRow, UnknownDatasetError, UnknownMirrorError
+from neuromirror.model import (
+    ConfigurationError,
+    DatasetRef,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
+)
+
+
+class DatasetHolds:
+    """The holds on one dataset's listings; ``upstream`` is upstream's word for the version."""
+
+    def __init__(self, recorder: Recorder, dataset: DatasetRef) -> None:
+        self._recorder = recorder
+        self._dataset = dataset
+
+    def is_released(self, upstream: str, state: str) -> bool:
+        """Whether an operator let this very listing through."""
+        name = self._dataset.name
+        return (upstream, state) in self._recorder.ask(lambda index: index.released_states(name))
+
+    def create(self, upstream: str, state: str, reason: str, removed: int, before: int) -> str:
+        """Holds a listing, in the place of another one of the version; gives the hold's id."""
+        dataset = self._dataset
+        hold = hashlib.sha256(f"{dataset.name} {upstream} {state}".encode()).hexdigest()[:8]
+        if hold not in {one.hold for one in self._open_holds()}:
+            self.lapse(upstream)
+            self._recorder.record(
+                HoldPlaced(
+                    hold=hold,
+                    mirror=dataset.mirror,
+                    local_id=dataset.local_id,
+                    upstream=upstream,
+                    state=state,
+                    reason=reason,
+                    removed=removed,
+                    before=before,
+                    at=current_timestamp(),
+                )
+            )
+        return hold
+
+    def lapse(self, upstream: str) -> None:
+        """Ends the hold on a version: upstream is back within the guards."""
+        for one in self._open_holds():
+            if one.upstream == upstream:
+                self._recorder.record(HoldLapsed(one.hold, current_timestamp()))
+
+    def _open_holds(self) -> list[HoldRow]:
+        name = self._dataset.name
+        try:
+            return self._recorder.ask(lambda index: list(index.open_holds(name)))
+        except (UnknownDatasetError, UnknownMirrorError):
+            return []
+
+
+def release_hold(recorder: Recorder, hold: str) -> str:
+    """Releases an open hold by its id (or a prefix of it); gives the dataset's name.
+
+    The next sync accepts just the listing that was held. Raises ConfigurationError for an id
+    that names no open hold, or several.
+    """
+    found = recorder.ask(lambda index: list(index.open_holds()))
+    matching = [one for one in found if one.hold.startswith(hold)]
+    if len(matching) != 1:
+        known = ", ".join(one.hold for one in found) or "none"
+        raise ConfigurationError(
+            f"'{hold}' names {len(matching) or 'no'} open hold{'s' * (len(matching) > 1)}; "
+            f"open are: {known}"
+        )
+    (one,) = matching
+    recorder.record(HoldReleased(one.hold, getpass.getuser(), current_timestamp()))
+    return one.dataset

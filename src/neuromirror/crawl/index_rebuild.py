@@ -1,0 +1,88 @@
+"""The index made anew from the store alone (I8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from neuromirror.config.mirror_files import ZarrLimits
+from neuromirror.crawl.timestamps import current_timestamp
+from neuromirror.index import effective_entries, is_indexed, rebuild_from_journal
+from neuromirror.model import DatasetRef, MirrorSeen, VersionMinted
+from neuromirror.store import Store, dataset_ref_of, read_records_from_git, read_versions_from_git
+from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
+
+
+def rebuild_index(
+    store: Store,
+    index_path: Path,
+    progress: Callable[[int], None] | None = None,
+    limits: Mapping[str, ZarrLimits] | None = None,
+) -> int:
+    """Replays the journal into a new index and puts it in the old one's place.
+
+    Versions that git has and the journal lacks are added to the journal first, and records that
+    the store lacks are read back from git, with what git tells of them. ``limits`` are those that
+    mirror files set now, by the mirror's name: where they put the files of other Zarrs into the
+    index than those that are in it, that goes into the journal, and holds for all versions. Gives
+    the number of journal entries.
+    """
+    limits = limits or {}
+    _complete_journal(store, limits)
+    _record_changed_limits(store, limits)
+    return rebuild_from_journal(index_path, store, progress)
+
+
+def _record_changed_limits(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
+    """Adds the settings to the journal that change anything."""
+    seen = {name: MirrorSeen(name, "", "", "") for name in limits}
+    changed = set()
+    for _, entry in effective_entries(store):
+        if isinstance(entry, MirrorSeen):
+            seen[entry.mirror] = entry
+        elif isinstance(entry, VersionMinted) and not _matches_limit(entry, limits):
+            changed.add(entry.mirror)
+    store.append_entries(
+        *(
+            replace(seen[name], at=current_timestamp(), index_entries=limits[name].index_entries)
+            for name in sorted(changed)
+        )
+    )
+
+
+def _matches_limit(entry: VersionMinted, limits: Mapping[str, ZarrLimits]) -> bool:
+    own = limits.get(entry.mirror)
+    return own is None or entry.indexed == is_indexed(entry, own.index_entries)
+
+
+def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
+    minted = [entry for _, entry in store.read_entries(0) if isinstance(entry, VersionMinted)]
+    known = {entry.commit for entry in minted}
+    for alias, repository in store.aliases():
+        if "--" in alias:
+            missing = [
+                replace(
+                    one,
+                    indexed=is_indexed(one, limits.get(one.mirror, ZarrLimits()).index_entries),
+                )
+                for one in read_versions_from_git(repository, known, current_timestamp())
+            ]
+            if missing:
+                store.append_entries(*missing)
+                minted += missing
+    # of what was taken down nothing is read, and nothing is there
+    down = {(one.mirror, one.local_id) for one in find_withdrawn_datasets(store)}
+    for entry in minted:
+        if (entry.mirror, entry.local_id) in down:
+            continue
+        restore_records(store, dataset_ref_of(entry), entry.commit, entry.annex_commit, entry.kind)
+
+
+def restore_records(
+    store: Store, dataset: DatasetRef, commit: str, annex_commit: str, kind: str
+) -> None:
+    """Reads a version's records back from git, where the store has lost them."""
+    if not store.has_records(dataset.dataset_id, commit):
+        lines = read_records_from_git(store.repository(dataset), commit, annex_commit, kind)
+        store.write_records(dataset.dataset_id, commit, lines)

@@ -1,0 +1,1 @@
+"""One visit of one dataset: read, validate and publish its new state."""

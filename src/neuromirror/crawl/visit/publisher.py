@@ -1,0 +1,451 @@
+"""A proven state becomes commits, refs, records and a journal entry, in the order that is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from neuromirror.crawl.guards.difference import StateDifference
+from neuromirror.crawl.index_rebuild import restore_records
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.timestamps import current_timestamp
+from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError, VersionRow, is_indexed
+from neuromirror.mint import (
+    DeltaBase,
+    MintResult,
+    ObjectReader,
+    ParentCommits,
+    Snapshot,
+    UnsuitableBaseError,
+    mint,
+    mint_delta,
+)
+from neuromirror.model import (
+    DESCRIPTION_PATH,
+    AnnexBranchMoved,
+    DatasetRef,
+    InlineComponent,
+    SnapshotHeader,
+    VersionKind,
+    VersionMinted,
+    diff_lines,
+    metadata_digest,
+    parse_description,
+    path_to_text,
+    state_label,
+    text_to_path,
+    time_label,
+)
+from neuromirror.store import (
+    ANNEX_BRANCH,
+    DRAFT_BRANCH,
+    MAIN_BRANCH,
+    PUBLISHED_BRANCH,
+    TAG_PREFIX,
+    Repository,
+    Store,
+    read_versions_from_git,
+)
+from neuromirror.store.foreign_commits import (
+    ForeignCommitsError,
+    JournalRefs,
+    find_foreign_refs,
+    read_history,
+)
+
+_DELTA_LIMIT = 50_000
+"""Changed files above which a state is minted whole: a delta holds its changes in memory."""
+_DELTA_SHARE = 8
+_MIN_DELTA_BYTES = 1 << 20
+"""Records are kept as a delta where at most one file in eight changed, of a megabyte or more."""
+_UPSTREAM_DRAFT = "draft"
+"""What upstream calls its draft."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedState:
+    """A state that is in git: its label, ids in hex, digest (``sha256:<hex>``) and counts.
+
+    ``new`` says that it was not there before.
+    """
+
+    label: str
+    commit: str
+    annex_commit: str
+    state: str
+    files: int
+    bytes: int
+    is_new: bool
+
+
+def dataset_versions(index: Index, name: str) -> list[VersionRow]:
+    """The versions of a dataset in the order they were minted; none of one that is not known.
+
+    An unknown name would make the index look for all that are like it.
+    """
+    return [] if index.last_version(name) is None else list(index.versions(name))
+
+
+class Publisher:
+    """Publishes states of one dataset; the caller holds the dataset's lock.
+
+    ``within`` is the local id of the dataset of which this one is a part, empty for one that
+    stands alone; the files of a part are in the index if they are at most ``index_entries``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        dataset: DatasetRef,
+        *,
+        within: str = "",
+        index_entries: int = 0,
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self.dataset = dataset
+        self._within = within
+        self._index_entries = index_entries
+        self.repository: Repository = store.repository(dataset)
+        self._cached_difference: tuple[tuple[str, Path] | None, StateDifference | None] = (
+            None,
+            None,
+        )
+
+    # --- what the store has
+
+    def ask(self, question: Callable[[Index], Iterable[_T]]) -> list[_T]:
+        """The index's answers about this dataset; none where it does not know it yet."""
+        try:
+            return self._recorder.ask(lambda index: list(question(index)))
+        except (UnknownDatasetError, UnknownMirrorError):
+            return []
+
+    def versions(self) -> list[VersionRow]:
+        """All versions, in the order they were minted."""
+        return self._recorder.ask(lambda index: dataset_versions(index, self.dataset.name))
+
+    def last_observed(self) -> VersionRow | None:
+        """The state of ``main``."""
+        kind = VersionKind.OBSERVED.value
+        return self._recorder.ask(lambda index: index.last_version(self.dataset.name, kind))
+
+    def catch_up(self) -> None:
+        """Record versions that are in git but not in the journal: a visit died in between.
+
+        Raises ForeignCommitsError where refs are not where neuromirror put them: nothing of that
+        may
+        be recorded, and nothing minted on top of it.
+        """
+        self.repository.remove_stale_files()
+        refs = self.repository.refs()
+        if not refs:
+            return
+        versions = self.versions()
+        known = {row.commit for row in versions}
+        self._check_refs(refs, versions)
+        if not {refs.get(MAIN_BRANCH), refs.get(PUBLISHED_BRANCH)} <= known | {None}:
+            missing = list(read_versions_from_git(self.repository, known, current_timestamp()))
+            if missing:
+                missing = [replace(one, within=self._within) for one in missing]
+                for one in missing:
+                    restore_records(
+                        self._store, self.dataset, one.commit, one.annex_commit, one.kind
+                    )
+                self._recorder.record(*map(self._apply_index_limit, missing))
+        self.repository.update_server_info()
+        self._store.alias(self.dataset)
+
+    def _check_refs(self, refs: dict[str, str], versions: list[VersionRow]) -> None:
+        """Raise ForeignCommitsError unless all refs are where neuromirror put them."""
+        journal = JournalRefs(versions, is_subdataset=bool(self._within))
+        if journal.matches(refs):
+            return
+        history = read_history(self.repository.path)
+        found = find_foreign_refs(self.repository, journal, history)
+        if found:
+            raise ForeignCommitsError(
+                f"{self.dataset.name}: {found[0]} in {self.repository.path}, where neuromirror "
+                f"did not put it ({len(found)} such refs): another program wrote to the mirror. "
+                f"Nothing of it was recorded; run 'neuromirror repair {self.dataset.name}', which "
+                "keeps it and puts the refs back"
+            )
+
+    def difference(
+        self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
+    ) -> StateDifference:
+        """What differs from a version that was minted; looked for once in each listing."""
+        known, found = self._cached_difference
+        if found is None or known != (row.commit, snapshot.spool.path):
+            restore_records(self._store, self.dataset, row.commit, row.annex_commit, row.kind)
+            before = self._store.record_lines(self.dataset.dataset_id, row.commit)
+            target = scratch / f"since-{row.commit}"
+            found = StateDifference(target, diff_lines(before, snapshot.spool.lines()))
+            self._cached_difference = ((row.commit, snapshot.spool.path), found)
+        return found
+
+    def lost_documents(
+        self, row: VersionRow, snapshot: SpooledSnapshot, difference: StateDifference
+    ) -> list[bytes]:
+        """The documents of a version that are neither documents nor files any more."""
+        if row.metadata == metadata_digest(snapshot.header.documents):
+            return []
+        with ObjectReader(self.repository.path) as reader:
+            description = parse_description(
+                reader.read(f"{row.commit}:{DESCRIPTION_PATH}"), f"{row.name}: {DESCRIPTION_PATH}"
+            )
+        lost = {text_to_path(name) for name in description["documents"]}
+        lost -= {one.path for one in snapshot.header.documents}
+        lost -= {one.path for one in snapshot.header.exceptions}
+        if lost:
+            lost -= {new.record.path for _, new in difference.changes() if new is not None}
+        return sorted(lost)
+
+    # --- what is new
+
+    def publish(
+        self, snapshot: SpooledSnapshot, branch: str, scratch: Path, label: str | None = None
+    ) -> PublishedState:
+        """Mints a state on ``branch`` and publishes it, unless it is there already.
+
+        ``label`` is upstream's own; without one the state is named by its time, and where upstream
+        has none by its digest. Killed anywhere, the repository shows the old state or the new one.
+
+        A part's commits have no parents: the one that a dataset links must follow from the state
+        alone, and not from what was seen of the part before.
+        """
+        self.repository.create()
+        refs = self.repository.refs()
+        versions = self.versions()
+        last = refs.get(branch)
+        parents = ParentCommits(branch=None if self._within else last, annex=refs.get(ANNEX_BRANCH))
+        labels: list[str] = []
+
+        def choose_label(state: str) -> str:
+            free = _state_label if self._within else _free_label
+            labels.append(label or free(snapshot, state, refs))
+            return labels[-1]
+
+        base = self._base(versions, refs)
+        difference = None if base is None else self.difference(base, snapshot, scratch)
+        minted = self._mint(snapshot, parents, choose_label, scratch, base, difference)
+        states = {row.commit: row for row in versions}
+        new = minted.commit != last and minted.commit not in states
+        if new or minted.annex_commit != parents.annex:
+            if new:
+                self._store.add_manifest(minted.state, minted.manifest)
+                self._store_records(minted, snapshot, base, difference)
+            for pack in minted.packs:
+                self.repository.add_pack(pack)
+            new_refs = {ANNEX_BRANCH: minted.annex_commit}
+            if new:
+                new_refs |= {branch: minted.commit, TAG_PREFIX + labels[-1]: minted.commit}
+                if branch == MAIN_BRANCH and snapshot.header.version.upstream == _UPSTREAM_DRAFT:
+                    new_refs[DRAFT_BRANCH] = minted.commit
+            self._recorder.confirm()
+            self.repository.publish({one: refs.get(one) for one in new_refs}, new_refs)
+            self._store.alias(self.dataset)
+        if new:
+            before = None if last is None else states.get(last)
+            # an object without a digest that was written again moves its key, and no digest
+            same = before is not None and (
+                before.state == minted.state and before.metadata != minted.metadata
+            )
+            self._recorder.record(
+                self._version_entry(snapshot, minted, labels[-1], metadata_only=same)
+            )
+        elif minted.annex_commit != parents.annex:
+            dataset = self.dataset
+            moved_to = minted.annex_commit
+            self._recorder.record(
+                AnnexBranchMoved(
+                    dataset.mirror,
+                    dataset.local_id,
+                    dataset.source_uri,
+                    moved_to,
+                    current_timestamp(),
+                )
+            )
+        known = states.get(minted.commit)
+        return PublishedState(
+            label=labels[-1] if known is None else known.label,
+            commit=minted.commit,
+            annex_commit=minted.annex_commit,
+            state=minted.state,
+            files=minted.files,
+            bytes=minted.bytes,
+            is_new=new,
+        )
+
+    def _mint(
+        self,
+        snapshot: SpooledSnapshot,
+        parents: ParentCommits,
+        choose_label: Callable[[str], str],
+        scratch: Path,
+        base: VersionRow | None,
+        difference: StateDifference | None,
+    ) -> MintResult:
+        repository = self.repository.path
+        if base is not None and difference is not None and difference.count <= _DELTA_LIMIT:
+            start = DeltaBase(base.commit, self._store.manifest_path(base.state))
+            # as where a manifest does not give its own state: then the whole is minted
+            with suppress(UnsuitableBaseError):
+                return mint_delta(
+                    self._header(snapshot),
+                    difference.changes,
+                    start,
+                    repository,
+                    parents,
+                    choose_label,
+                    scratch,
+                    self._within,
+                )
+        mint_input = Snapshot.from_records(
+            self._header(snapshot), snapshot.spool.path, self._within
+        )
+        return mint(mint_input, repository, parents, choose_label, scratch)
+
+    def _base(self, versions: list[VersionRow], refs: dict[str, str]) -> VersionRow | None:
+        """The state minted last, whose keys the git-annex branch holds, if all of it is here."""
+        if ANNEX_BRANCH not in refs or not versions:
+            return None
+        return versions[-1] if self._store.manifest_path(versions[-1].state).exists() else None
+
+    def _store_records(
+        self,
+        minted: MintResult,
+        snapshot: SpooledSnapshot,
+        base: VersionRow | None,
+        difference: StateDifference | None,
+    ) -> None:
+        name = self.dataset.dataset_id
+        if (
+            base is not None
+            and difference is not None
+            and difference.count <= minted.files // _DELTA_SHARE
+            and snapshot.spool.path.stat().st_size > _MIN_DELTA_BYTES
+            and self._store.write_record_changes(
+                name, minted.commit, base.commit, difference.pairs()
+            )
+        ):
+            return
+        self._store.write_records(name, minted.commit, snapshot.spool.lines())
+
+    def _version_entry(
+        self, snapshot: SpooledSnapshot, minted: MintResult, label: str, *, metadata_only: bool
+    ) -> VersionMinted:
+        header, dataset = self._header(snapshot), self.dataset
+        facts = header.facts
+        time = header.version.time
+        attributes: dict[str, list[str]] = {}
+        for name, value in sorted(facts.attributes):
+            attributes.setdefault(name, []).append(value)
+        entry = VersionMinted(
+            mirror=dataset.mirror,
+            local_id=dataset.local_id,
+            source_uri=dataset.source_uri,
+            label=label,
+            upstream=header.version.upstream,
+            kind=header.version.kind.value,
+            state=minted.state,
+            commit=minted.commit,
+            tree=minted.tree,
+            annex_commit=minted.annex_commit,
+            time=None if time is None else time.astimezone(UTC).isoformat(timespec="seconds"),
+            files=minted.files,
+            bytes=minted.bytes,
+            exceptions=[
+                {
+                    "path": path_to_text(one.path),
+                    "reason": one.reason,
+                    "detail": one.detail,
+                    "size": one.size,
+                }
+                for one in header.exceptions
+            ],
+            evidence=dict(sorted(minted.evidence.items())),
+            title=facts.title,
+            license=list(facts.license),
+            doi=facts.doi,
+            metadata_only=metadata_only,
+            at=current_timestamp(),
+            metadata=minted.metadata,
+            attributes=attributes,
+            inputs=sorted(facts.inputs),
+            within=self._within,
+            form=header.form,
+            only_files=minted.manifest_only.files,
+            only_bytes=minted.manifest_only.bytes,
+            inline=[
+                {
+                    "path": path_to_text(one.path),
+                    "source": one.source_uri,
+                    "checksum": one.checksum,
+                    "files": one.files,
+                    "bytes": one.bytes,
+                }
+                for one in header.inline
+            ],
+            in_parts=minted.in_subdatasets.files,
+        )
+        return self._apply_index_limit(entry)
+
+    def _apply_index_limit(self, entry: VersionMinted) -> VersionMinted:
+        """The entry of a version, its files in the index or not as the mirror's file says."""
+        return replace(entry, indexed=is_indexed(entry, self._index_entries))
+
+    def _header(self, snapshot: SpooledSnapshot) -> SnapshotHeader:
+        """The header of a state that tells of its inline parts, too."""
+        if self._within:
+            return snapshot.header  # those that are proven with it are of the dataset around it
+        inline = [
+            InlineComponent(one.path, one.source_uri, one.upstream, one.files, one.size)
+            for one in snapshot.components.inline
+        ]
+        return replace(snapshot.header, inline=tuple(sorted(inline, key=lambda one: one.path)))
+
+
+def _state_label(snapshot: SpooledSnapshot, state: str, _refs: dict[str, str]) -> str:
+    """Return the label of a part's state, whatever other labels there are.
+
+    It is the UTC time of the newest object and the state's first eight digits.
+    """
+    digits = state.removeprefix("sha256:")[:8]
+    moment, documents = _upstream_time(snapshot), snapshot.header.documents
+    if moment is not None:
+        return f"{time_label(moment)}-{digits}"
+    # without a time, only this distinguishes states that differ in their documents alone
+    metadata = f"-{metadata_digest(documents).removeprefix('sha256:')[:8]}" if documents else ""
+    return f"{state_label(state)}{metadata}"
+
+
+def _upstream_time(snapshot: SpooledSnapshot) -> datetime | None:
+    """Return upstream's time of a state; None where it has none."""
+    return snapshot.header.newest or snapshot.header.version.time
+
+
+def _free_label(snapshot: SpooledSnapshot, state: str, refs: dict[str, str]) -> str:
+    """Return the UTC time of the newest object, where that repeats with the state's first eight.
+
+    Of a state without upstream times it is ``state-`` and those eight digits.
+    """
+    moment = _upstream_time(snapshot)
+    label = state_label(state)
+    if moment is not None:
+        label = time_label(moment)
+        if TAG_PREFIX + label in refs:
+            label = f"{label}-{state.removeprefix('sha256:')[:8]}"
+    if TAG_PREFIX + label not in refs:
+        return label
+    candidate, number = label, 2
+    while TAG_PREFIX + candidate in refs:
+        candidate, number = f"{label}-{number}", number + 1
+    return candidate

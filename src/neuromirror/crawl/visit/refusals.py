@@ -1,0 +1,57 @@
+"""Objects that upstream lists and its bucket refuses, and since when."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from neuromirror.store.memos import MemoFolder, StoredMemo
+
+LASTING_AFTER: Final = timedelta(days=1)
+"""How long an object is refused before its dataset goes on without what the object would say."""
+
+_MEMO_NAME: Final = "refused"
+_MAX_OBJECTS: Final = 10_000
+
+
+class RefusalHistory:
+    """The refused objects of one dataset, by version; shared by threads.
+
+    They are kept from visit to visit, so that a refusal that passes can be told from one that
+    lasts. ``upstream`` is upstream's name of the version that is read.
+    """
+
+    def __init__(self, memos: MemoFolder, dataset_id: str, upstream: str) -> None:
+        self._memos = memos
+        self._id = dataset_id
+        self._upstream = upstream
+        self._lock = threading.Lock()
+        self._saved: dict[str, dict[str, str]] = {}
+        self._seen: dict[str, str] = {}
+        memo = memos.read(dataset_id, _MEMO_NAME)
+        if memo is not None:
+            with suppress(ValueError):
+                self._saved = json.loads(memo.content)
+
+    def record(self, url: str) -> bool:
+        """Record that an object is refused; return whether it has been for
+        :data:`LASTING_AFTER`."""
+        now = datetime.now(UTC)
+        known = [urls[url] for urls in self._saved.values() if url in urls]
+        since = min(known, default=now.isoformat(timespec="seconds"))
+        with self._lock:
+            if len(self._seen) < _MAX_OBJECTS:
+                self._seen[url] = since
+        return now - datetime.fromisoformat(since) >= LASTING_AFTER
+
+    def save(self, *, is_complete: bool) -> None:
+        """Keep what was refused; ``whole`` says that the listing was read to its end."""
+        before = {} if is_complete else self._saved.get(self._upstream, {})
+        saved = {**self._saved, self._upstream: {**before, **self._seen}}
+        saved = {upstream: urls for upstream, urls in saved.items() if urls}
+        if saved != self._saved:
+            content = json.dumps(saved, sort_keys=True).encode()
+            self._memos.write(self._id, _MEMO_NAME, StoredMemo("", "", content) if saved else None)

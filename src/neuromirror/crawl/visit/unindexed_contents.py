@@ -1,0 +1,81 @@
+"""What the records of a dataset's last state tell of contents that the index does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from itertools import chain
+from types import TracebackType
+from typing import Self
+
+from neuromirror.crawl.components.subdataset_links import is_split_component
+from neuromirror.crawl.index_rebuild import restore_records
+from neuromirror.index import EtagRow, Index, VersionRow
+from neuromirror.model import DatasetRef, SnapshotEntry
+from neuromirror.store import Store
+
+
+class UnindexedContents:
+    """Contents of the files of a dataset's last state that are not in the index (large Zarrs).
+
+    A context manager, to be used in the thread whose connection ``index`` is. Records are read
+    when there is first something to ask them; what they say is then kept on disk.
+    """
+
+    def __init__(self, store: Store, index: Index, dataset: DatasetRef) -> None:
+        self._store = store
+        self._index = index
+        self._dataset = dataset
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
+        """What is known of the content of each ETag, as :meth:`Index.known_contents`."""
+        found = self._contents_index
+        return [None] * len(etags) if found is None else found.known_contents(etags)
+
+    @cached_property
+    def _contents_index(self) -> Index | None:
+        versions = list(self._versions())
+        if not versions:
+            return None
+        folder = self._stack.enter_context(self._store.scratch())
+        files = chain.from_iterable(map(self._files, versions))
+        return self._stack.enter_context(Index.of_contents(folder / "contents.sqlite", files))
+
+    def _versions(self) -> Iterator[VersionRow]:
+        """The last state, and those of the Zarrs taken out of it, as far as they are not indexed.
+
+        What upstream names itself has a listing of its own.
+        """
+        last = self._index.last_version(self._dataset.name)
+        if last is None:
+            return
+        if not last.indexed:
+            yield last
+        for component in self._index.subdatasets(last):
+            own = is_split_component(self._dataset, component.dataset.partition(":")[2])
+            if own and component.label is not None:
+                version = self._index.resolve(component.dataset, component.commit)
+                if not version.indexed:
+                    yield version
+
+    def _files(self, version: VersionRow) -> Iterator[SnapshotEntry]:
+        """The files of which an ETag alone does not say enough, so that sources ask."""
+        dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
+        restore_records(self._store, dataset, version.commit, version.annex_commit, version.kind)
+        for placed in self._store.records(dataset.dataset_id, version.commit):
+            record = placed.record
+            if record.part_size is not None or record.digest("sha256") is not None:
+                yield placed

@@ -1,0 +1,219 @@
+"""Listings of one dataset, read and proven, with what is remembered from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.visit.refusals import RefusalHistory
+from neuromirror.crawl.visit.unindexed_contents import UnindexedContents
+from neuromirror.crawl.visit.validate import ComponentResolver, SpooledSnapshot, validate_listing
+from neuromirror.crawl.visit.visit_context import StoreVisitContext, ignore_refusal
+from neuromirror.model import DatasetRef, VersionKind, VersionRef
+from neuromirror.net import AccessDeniedError, InvalidListingError
+from neuromirror.sources import (
+    Listing,
+    Source,
+    SupportsPendingCheck,
+    UnreliableListingError,
+    VisitContext,
+)
+from neuromirror.store import Store
+from neuromirror.store.memos import MemoFolder, StoredMemo, Workspace
+
+_ATTEMPTS = 3
+_PENDING = "pending "
+"""Begins the word under which the pending items of a version are remembered."""
+_PROBLEMS = "problems "
+"""Begins the word under which it is remembered that a published version has problems."""
+
+StateCommits = tuple[str, str]
+"""A state's commit and the git-annex branch's, in hex."""
+
+AcceptSnapshot = Callable[[Listing, SpooledSnapshot, Path], StateCommits | None]
+"""Takes a proven listing and a scratch folder; gives the state in git that the listing is of, or
+None where it was not accepted."""
+
+
+class VersionReader:
+    """Reads the listings of one dataset; the caller holds the dataset's lock.
+
+    ``parts`` makes what decides about the parts of a version's listing. A listing that is not
+    proven is read again, ``attempts`` times in all. ``deep`` tells the source that nothing is to
+    be believed that could be read again. ``links``, ``checked``, ``problems`` and ``refused`` are
+    what the last listing said.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        store: Store,
+        recorder: Recorder,
+        dataset: DatasetRef,
+        *,
+        create_resolver: Callable[[VersionRef], ComponentResolver] | None = None,
+        attempts: int = _ATTEMPTS,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._recorder = recorder
+        self._dataset = dataset
+        self._id = dataset.dataset_id
+        self._memos = MemoFolder(store.root)
+        self._create_resolver = create_resolver
+        self._attempts = attempts
+        self.deep = False
+        self.viewer_links: tuple[tuple[str, str], ...] = ()
+        self.comparison_scope = ""
+        self.problems: tuple[str, ...] = ()
+        self.refused_count = 0
+        self.record_refusal: Callable[[str], bool] = ignore_refusal
+        """As Known's, while a version is read."""
+
+    def read(
+        self,
+        version: VersionRef,
+        accept: AcceptSnapshot,
+        commit: str | None,
+        annex_commit: str | None = None,
+        *,
+        listing: Callable[[VisitContext], Listing] | None = None,
+        memo_name: str | None = None,
+    ) -> int | None:
+        """Gives ``take`` a proven listing; reads again when upstream moved meanwhile.
+
+        Where upstream says that nothing has changed since the state of ``commit`` (and
+        ``annex_commit``, if given) was made, ``take`` is not called; given is then how many files
+        of that state still waited for a checksum. ``listing`` reads the version, if it is not the
+        source that does; ``word`` is what is remembered under, if not upstream's for the version.
+        Raises what the source raises, and what ``take`` raises.
+        """
+        memo_name = memo_name or version.upstream
+        memo = self._memos.read(self._id, memo_name)
+        if memo is not None and (
+            memo.commit != commit or annex_commit not in (None, memo.annex_commit)
+        ):
+            memo = None
+        workspace = Workspace(self._store.root, self._id, memo_name)
+        open_listing = listing or (lambda known: self._source.listing(version, known))
+        try:
+            for attempt in range(self._attempts):
+                try:
+                    return self._read(version, open_listing, accept, memo, workspace, memo_name)
+                except UnreliableListingError:
+                    # pages of a listing that contradicts itself must not be gone on with
+                    workspace.remove()
+                    if attempt == self._attempts - 1:
+                        raise
+        except InvalidListingError:
+            workspace.remove()
+            raise
+        finally:
+            workspace.remove_if_empty()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read(
+        self,
+        version: VersionRef,
+        open_listing: Callable[[VisitContext], Listing],
+        accept: AcceptSnapshot,
+        memo: StoredMemo | None,
+        workspace: Workspace,
+        memo_name: str,
+    ) -> int | None:
+        with ExitStack() as stack:
+            refusals = stack.enter_context(self._refusal_history(memo_name))
+            with (
+                self._recorder.reader() as index,
+                UnindexedContents(self._store, index, self._dataset) as unindexed,
+            ):
+                context = StoreVisitContext(
+                    index,
+                    workspace,
+                    None if memo is None else memo.content,
+                    deep=self.deep,
+                    look_up_unindexed=unindexed.contents,
+                    record_refusal=refusals.record,
+                )
+                listing = open_listing(context)
+                if memo is not None and listing.is_unchanged():
+                    workspace.remove()
+                    content = listing.renewed_memo()
+                    if content is not None:
+                        # a source that reads a sample remembers how far it has come
+                        commits = memo.commit, memo.annex_commit
+                        self._memos.write(
+                            self._id, memo_name, StoredMemo(*commits, content, memo.pending)
+                        )
+                    self._note_listing(listing, memo_name)
+                    return memo.pending
+                scratch = stack.enter_context(self._store.scratch())
+                resolver = None
+                if self._create_resolver is not None:
+                    resolver = stack.enter_context(closing(self._create_resolver(version)))
+                snapshot = validate_listing(listing, scratch, resolver)
+            self._note_listing(listing, memo_name)
+            content = listing.memo()
+            # what comes now begins anew if it dies: pages kept longer would hide what changes
+            workspace.remove()
+            accepted_commits = accept(listing, snapshot, scratch)
+        if accepted_commits is not None:
+            new = (
+                None
+                if content is None
+                else StoredMemo(*accepted_commits, content, snapshot.pending_files)
+            )
+            self._memos.write(self._id, memo_name, new)
+        pending_content = None if accepted_commits is None else listing.pending_items()
+        new = (
+            None
+            if accepted_commits is None or pending_content is None
+            else StoredMemo(*accepted_commits, pending_content, snapshot.pending_files)
+        )
+        self._memos.write(self._id, _PENDING + memo_name, new)
+        return None
+
+    def count_still_pending(
+        self, memo_name: str, commit: str | None, annex_commit: str | None
+    ) -> int | None:
+        """Return how many files are still pending in the state of these commits.
+
+        None where upstream has completed some of them, or only a visit can tell.
+        """
+        memo = self._memos.read(self._id, _PENDING + memo_name)
+        if (
+            memo is None
+            or (memo.commit, memo.annex_commit) != (commit, annex_commit)
+            or not isinstance(self._source, SupportsPendingCheck)
+            or not self._source.is_still_pending(self._dataset, memo.content)
+        ):
+            return None
+        return memo.pending
+
+    @contextmanager
+    def _refusal_history(self, memo_name: str) -> Iterator[RefusalHistory]:
+        """Yield what upstream refuses of a version, and keep it, also where that is an error."""
+        refusals = RefusalHistory(self._memos, self._id, memo_name)
+        self.record_refusal = refusals.record
+        is_complete = False
+        try:
+            yield refusals
+            is_complete = True
+        except AccessDeniedError:
+            is_complete = True  # raised once all refused objects are known
+            raise
+        finally:
+            refusals.save(is_complete=is_complete)
+
+    def had_problems(self, memo_name: str) -> bool:
+        """Return whether the last listing of a published version had problems."""
+        return self._memos.read(self._id, _PROBLEMS + memo_name) is not None
+
+    def _note_listing(self, listing: Listing, memo_name: str) -> None:
+        self.viewer_links, self.comparison_scope = listing.facts.links, listing.describe_checks()
+        self.problems, self.refused_count = tuple(listing.problems()), listing.refused_count()
+        if listing.version.kind is VersionKind.PUBLISHED:
+            memo = StoredMemo("", "", b"") if self.problems else None
+            self._memos.write(self._id, _PROBLEMS + memo_name, memo)

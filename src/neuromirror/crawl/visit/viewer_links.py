@@ -1,0 +1,23 @@
+"""Links to viewers, as upstream gives them; they may move while the data stays."""
+
+from __future__ import annotations
+
+from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.timestamps import current_timestamp
+from neuromirror.model import DatasetRef, LinksFound
+
+ViewerLinks = tuple[tuple[str, str], ...]
+
+
+def record_viewer_links(recorder: Recorder, dataset: DatasetRef, links: ViewerLinks) -> None:
+    """Records a dataset's links, where they are not what they were."""
+    found = sorted(links)
+    if recorder.ask(lambda index: index.links(dataset.name)) != found:
+        entry = LinksFound(
+            mirror=dataset.mirror,
+            local_id=dataset.local_id,
+            source_uri=dataset.source_uri,
+            links=[list(one) for one in found],
+            at=current_timestamp(),
+        )
+        recorder.record(entry)

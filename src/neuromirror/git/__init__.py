@@ -1,0 +1,1 @@
+"""git's own formats and programs: objects, trees, packs and submodules."""

@@ -1,0 +1,354 @@
+"""A version's files written over those of the version before: all of them, or what changed.
+
+Memory stays flat: some thousand files are read at a time, and what they change is written before
+the next are read. A file whose record is as it was costs one comparison, so that a version told
+whole and the same version told by its changes leave the same rows.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from neuromirror.index.bulk_insert import insert_rows
+from neuromirror.index.contents import ContentWriter
+from neuromirror.index.errors import JournalDamagedError
+from neuromirror.index.locations import LocationWriter
+from neuromirror.index.path_terms import PathTermWriter
+from neuromirror.index.rows import RETENTION
+from neuromirror.index.subdataset_writer import SubdatasetWriter
+from neuromirror.index.urls import short_hash
+from neuromirror.model import (
+    Change,
+    Location,
+    RecordLine,
+    dump_snapshot_entry,
+    parse_record_line,
+    record_line_of,
+)
+
+_BATCH = 8000
+_INTO_FILES = "files (dataset, path, since, content, source_path, record, retention)"
+
+_Row = tuple[str, int, int, bytes | None, int]
+"""An open row of ``files``: path, since, content, source_path, record."""
+
+_File = tuple[str, int, RecordLine]
+"""Path, hash of the record's line, the record."""
+
+_Pair = tuple[_Row | None, _File | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCounts:
+    """What a version held (``files``) and what it brought (``contents`` never seen before).
+
+    ``parts`` are the sub-datasets it held beside its files.
+    """
+
+    files: int
+    contents: int
+    subdatasets: int
+
+
+def record_files(
+    connection: sqlite3.Connection,
+    dataset: int,
+    version: int,
+    seq: int,
+    lines: Iterable[bytes],
+    where: str,
+    *,
+    index_terms: bool = True,
+) -> RecordCounts:
+    """Close and open the dataset's rows of files and parts so that they hold at version ``seq``.
+
+    ``words`` says whether the paths that it brought are to be found by their words. The record
+    ``lines`` must be sorted by the bytes of their git paths, each path once; raises
+    :class:`JournalDamagedError` (naming ``where``) if they are not.
+    """
+    batch = _BatchWriter(connection, dataset, version, seq, index_terms)
+    parts = SubdatasetWriter(connection, dataset, seq)
+    files = 0
+    pairs: list[_Pair] = []
+    new = _read_files(lines, parts, where)
+    old = _open_rows(connection, dataset, seq)
+    first = next(old, None)
+    if first is None:
+        # most versions of this kind are a dataset's first: there is nothing to compare with
+        while some := list(islice(new, _BATCH)):
+            files += len(some)
+            batch.write_new(some)
+    else:
+        for row, file in _merge(chain((first,), old), new):
+            files += file is not None
+            if row is not None and file is not None and row[4] == file[1]:
+                continue
+            pairs.append((row, file))
+            if len(pairs) >= _BATCH:
+                batch.write(pairs)
+                pairs = []
+        batch.write(pairs)
+    batch.close()
+    parts.remove_unseen()
+    return RecordCounts(files, batch.contents.added_count, parts.count)
+
+
+def record_changes(
+    connection: sqlite3.Connection,
+    dataset: int,
+    version: int,
+    seq: int,
+    before: int,
+    changes: Iterable[Change],
+    where: str,
+    *,
+    index_terms: bool = True,
+) -> RecordCounts:
+    """As :func:`record_files`, told only what differs from the version whose rows are open.
+
+    ``before`` is how many files that version holds; the other files' rows are not read. Raises
+    :class:`JournalDamagedError` for changes that are not sorted, or do not fit the open rows.
+    """
+    batch = _BatchWriter(connection, dataset, version, seq, index_terms)
+    parts = SubdatasetWriter(connection, dataset, seq)
+    files = before
+    pairs = _match_changes(connection, dataset, seq, changes, parts, where)
+    while some := list(islice(pairs, _BATCH)):
+        files += sum((file is not None) - (row is not None) for row, file in some)
+        batch.write([(r, f) for r, f in some if r is None or f is None or r[4] != f[1]])
+    batch.close()
+    return RecordCounts(files, batch.contents.added_count, parts.count)
+
+
+def record_subdatasets(
+    connection: sqlite3.Connection,
+    dataset: int,
+    seq: int,
+    lines: Iterable[bytes],
+    where: str,
+) -> RecordCounts:
+    """As :func:`record_files` for a version whose files are not to be in the index.
+
+    Their rows end with the version before, and the new version has none.
+    """
+    connection.execute(
+        "UPDATE files SET until = ? WHERE dataset = ? AND until IS NULL AND since < ?",
+        (seq, dataset, seq),
+    )
+    parts = SubdatasetWriter(connection, dataset, seq)
+    files = 0
+    for line in lines:
+        record = _parse_record(line, where)
+        if record.sub is None:
+            files += 1
+        else:
+            parts.add(record.git, record)
+    parts.remove_unseen()
+    return RecordCounts(files, 0, parts.count)
+
+
+def _read_files(lines: Iterable[bytes], parts: SubdatasetWriter, where: str) -> Iterator[_File]:
+    """The files; the parts among them are recorded on the way."""
+    before = ""
+    for line in lines:
+        record = _parse_record(line, where)
+        path = record.git
+        # code points sort as their UTF-8 bytes do
+        if path <= before:
+            raise JournalDamagedError(
+                f"the records of {where} are not sorted: {path!r} after {before!r}; "
+                "the store is damaged: run `neuromirror fsck`"
+            )
+        before = path
+        if record.sub is not None:
+            parts.add(path, record)
+        else:
+            yield path, short_hash(line), record
+
+
+def _parse_record(line: bytes, where: str) -> RecordLine:
+    try:
+        return parse_record_line(line)
+    except ValueError as error:
+        raise JournalDamagedError(
+            f"the records of {where} hold a line that is none ({error}); "
+            "the store is damaged: run `neuromirror fsck`"
+        ) from error
+
+
+def _decode_path(path: bytes, where: str) -> str:
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JournalDamagedError(
+            f"the records of {where} hold a path in git that is not UTF-8: {path!r}; "
+            "the store is damaged: run `neuromirror fsck`"
+        ) from error
+
+
+def _match_changes(
+    connection: sqlite3.Connection,
+    dataset: int,
+    seq: int,
+    changes: Iterable[Change],
+    parts: SubdatasetWriter,
+    where: str,
+) -> Iterator[_Pair]:
+    """The changes of files, each with the row that is open at its path; parts are recorded."""
+    before: bytes | None = None
+    for old, new in changes:
+        paths = {side.git_path for side in (old, new) if side is not None}
+        path = paths.pop() if len(paths) == 1 else b""
+        if paths or not path or (before is not None and path <= before):
+            raise JournalDamagedError(
+                f"the changes of {where} are not sorted pairs: {path!r} after {before!r}; "
+                "the store is damaged: run `neuromirror fsck`"
+            )
+        before = path
+        name = _decode_path(path, where)
+        row: _Row | None = connection.execute(
+            "SELECT path, since, content, source_path, record FROM files "
+            "WHERE dataset = ? AND path = ? AND until IS NULL AND since < ?",
+            (dataset, name, seq),
+        ).fetchone()
+        was_part = old is not None and old.subdataset is not None
+        was_file = old is not None and not was_part
+        if (row is not None) != was_file or parts.was_present(name) != was_part:
+            there = "there" if row is not None or parts.was_present(name) else "not there"
+            raise JournalDamagedError(
+                f"the changes of {where} do not fit the version before: {name!r} was {there}; "
+                "the store is damaged: run `neuromirror fsck`"
+            )
+        is_part = new is not None and new.subdataset is not None
+        if new is not None and is_part:
+            parts.add(name, record_line_of(new))
+        elif was_part:
+            parts.remove(name)
+        if new is not None and not is_part:
+            yield row, (name, short_hash(dump_snapshot_entry(new)), record_line_of(new))
+        elif row is not None:
+            yield row, None
+
+
+def _open_rows(connection: sqlite3.Connection, dataset: int, seq: int) -> Iterator[_Row]:
+    """The rows open before this version, by path; page by page, as rows are written meanwhile."""
+    after = ""
+    while True:
+        page = connection.execute(
+            "SELECT path, since, content, source_path, record FROM files WHERE dataset = ? "
+            "AND path > ? AND until IS NULL AND since < ? ORDER BY path LIMIT ?",
+            (dataset, after, seq, _BATCH),
+        ).fetchall()
+        yield from page
+        if len(page) < _BATCH:
+            return
+        after = page[-1][0]
+
+
+def _merge(old: Iterator[_Row], new: Iterator[_File]) -> Iterator[_Pair]:
+    # code points sort as their UTF-8 bytes do, so both sides agree on the order
+    row, file = next(old, None), next(new, None)
+    while row is not None and file is not None:
+        if row[0] == file[0]:
+            yield row, file
+            row, file = next(old, None), next(new, None)
+        elif row[0] < file[0]:
+            yield row, None
+            row = next(old, None)
+        else:
+            yield None, file
+            file = next(new, None)
+    while row is not None:
+        yield row, None
+        row = next(old, None)
+    while file is not None:
+        yield None, file
+        file = next(new, None)
+
+
+_RETENTION_RANKS = {retention: place for place, retention in enumerate(RETENTION)}
+
+
+class _BatchWriter:
+    """Writes some thousand pairs at a time."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        dataset: int,
+        version: int,
+        seq: int,
+        index_terms: bool,
+    ) -> None:
+        self._path_terms = PathTermWriter(connection, version) if index_terms else None
+        self._db = connection
+        self._dataset = dataset
+        self._seq = seq
+        self.contents = ContentWriter(connection)
+        self._locations = LocationWriter(connection, version)
+
+    def write(self, pairs: list[_Pair]) -> None:
+        ids, first_new = self.contents.resolve([file[2] for _, file in pairs if file is not None])
+        contents = iter(ids)
+        dataset, seq = self._dataset, self._seq
+        closed: list[tuple[int, int, str, int]] = []
+        opened: list[tuple[int, str, int, int, bytes | None, int, int]] = []
+        rewritten: list[tuple[int, int, int, str, int]] = []
+        locations: list[tuple[int, bool, bool, tuple[Location, ...]]] = []
+        for row, file in pairs:
+            if file is None:
+                assert row is not None
+                closed.append((seq, dataset, row[0], row[1]))
+                continue
+            path, hashed, record = file
+            content = next(contents)
+            source_path, retention_rank = record.source_path, _RETENTION_RANKS[record.keep]
+            changed = row is None or row[2] != content or row[3] != source_path
+            if row is not None and not changed:
+                rewritten.append((hashed, retention_rank, dataset, path, row[1]))
+            else:
+                if row is not None:
+                    closed.append((seq, dataset, path, row[1]))
+                opened.append((dataset, path, seq, content, source_path, hashed, retention_rank))
+            locations.append((content, content >= first_new, changed, record.at))
+        self._db.executemany(
+            "UPDATE files SET until = ? WHERE dataset = ? AND path = ? AND since = ?", closed
+        )
+        self._db.executemany(
+            "UPDATE files SET record = ?, retention = max(retention, ?) "
+            "WHERE dataset = ? AND path = ? AND since = ?",
+            rewritten,
+        )
+        insert_rows(self._db, _INTO_FILES, opened)
+        self._locations.add(locations)
+        if self._path_terms is not None:
+            self._path_terms.add(row[1] for row in opened)
+
+    def write_new(self, files: list[_File]) -> None:
+        """Write files at whose paths no row is open."""
+        records = [record for _, _, record in files]
+        before = self.contents.added_count
+        ids, first_new = self.contents.resolve(records)
+        dataset, seq = self._dataset, self._seq
+        opened = [
+            (dataset, path, seq, content, record.source_path, hashed, _RETENTION_RANKS[record.keep])
+            for (path, hashed, record), content in zip(files, ids, strict=True)
+        ]
+        insert_rows(self._db, _INTO_FILES, opened)
+        if self.contents.added_count - before == len(files):
+            self._locations.add_new(ids, records)
+        else:
+            self._locations.add(
+                (content, content >= first_new, True, record.at)
+                for content, record in zip(ids, records, strict=True)
+            )
+        if self._path_terms is not None:
+            self._path_terms.add(path for path, _, _ in files)
+
+    def close(self) -> None:
+        """All pairs were written."""
+        if self._path_terms is not None:
+            self._path_terms.close()

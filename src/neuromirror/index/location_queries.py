@@ -1,0 +1,212 @@
+"""Which places are to be asked next for what they have, and which said that they have it not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from neuromirror.index.locations import EXACT
+from neuromirror.index.query_base import CONTENT_COLUMNS, QueryBase, digests
+from neuromirror.index.rows import DueLocation, FailingHost, FailureRow, ProbeSummary, VersionRow
+
+_CONTENT_WIDTH = 12
+
+# What brought other bytes since is no place of these any more, unless it names their very version.
+_IS_CURRENT = f"""
+(l.rank = {EXACT} OR NOT EXISTS (
+    SELECT 1 FROM locations o WHERE o.plain_hash = l.plain_hash AND o.url = l.url
+    AND o.content <> l.content AND o.learned > l.learned))
+"""
+
+_DUE = f"""
+SELECT {CONTENT_COLUMNS}, l.url, m.name || ':' || d.local_id,
+    coalesce((SELECT f.path FROM files f WHERE f.content = c.id LIMIT 1), ''),
+    l.checked_at, l.result,
+    (SELECT count(*) FROM locations o WHERE o.content = l.content) = 1
+FROM {{places}}
+CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset
+CROSS JOIN mirrors m ON m.id = d.mirror CROSS JOIN contents c ON c.id = l.content
+WHERE {{asked}} AND d.withheld = '' AND {_IS_CURRENT}
+"""
+
+_OF_MIRROR = """
+(SELECT DISTINCT f.content FROM datasets x CROSS JOIN files f ON f.dataset = x.id
+ WHERE x.mirror = ?) mine
+CROSS JOIN locations l ON l.content = mine.content
+"""
+
+_SMALL_SHARE = 16
+"""A mirror whose files are fewer than this share of all places is gone through file by file."""
+
+_OF_DATASET = """
+(SELECT DISTINCT content FROM files WHERE dataset = ?) mine
+CROSS JOIN locations l ON l.content = mine.content
+"""
+
+
+class LocationQueries(QueryBase):
+    """Questions about places as such."""
+
+    def due_locations(
+        self,
+        limit: int,
+        before: str,
+        *,
+        mirror: str | None = None,
+        dataset: str | None = None,
+    ) -> list[DueLocation]:
+        """Places that were never asked, then those asked longest ago, at most ``limit``.
+
+        Those asked at ``before`` (as journal entries have it) or later are left out. Of all
+        mirrors, of one, or of the files that one dataset has or had. Raises UnknownMirrorError,
+        UnknownDatasetError.
+        """
+        found: list[DueLocation] = []
+        claimants = self._claimants()
+        # two questions, so that each goes along the index from its beginning
+        for condition, given in (("l.checked_at IS NULL", ()), ("l.checked_at < ?", (before,))):
+            for row in self._due_rows(condition, given, limit - len(found), mirror, dataset):
+                found.append(_due_location(row, digests(row, claimants)))
+            if len(found) >= limit:
+                break
+        return found
+
+    def _due_rows(
+        self,
+        condition: str,
+        given: Sequence[str],
+        limit: int,
+        mirror: str | None,
+        dataset: str | None,
+    ) -> Iterator[tuple[Any, ...]]:
+        order = "ORDER BY l.checked_at, l.id LIMIT ?"
+        if dataset is not None:
+            sql = _DUE.format(places=_OF_DATASET, asked=condition)
+            return self._rows(sql + order, (self._dataset_number(dataset), *given, limit))
+        sql = _DUE.format(places="locations l INDEXED BY locations_checked", asked=condition)
+        if mirror is None:
+            return self._rows(sql + order, (*given, limit))
+        number = self._mirror_number(mirror)
+        if self._is_small(number):
+            # along the index would be past all that larger ones have
+            sql = _DUE.format(places=_OF_MIRROR, asked=condition)
+            return self._rows(sql + order, (number, *given, limit))
+        return self._rows(f"{sql} AND d.mirror = ? {order}", (*given, number, limit))
+
+    def _is_small(self, mirror: int) -> bool:
+        row = self._row(
+            "SELECT coalesce(sum(n.files), 0), (SELECT max(id) FROM locations) FROM datasets d "
+            "JOIN versions n ON n.id = d.newest WHERE d.mirror = ?",
+            (mirror,),
+        )
+        assert row is not None
+        return bool(row[1] and row[0] * _SMALL_SHARE < row[1])
+
+    def failing_locations(self) -> dict[str, dict[str, int]]:
+        """How many places of each mirror said something else than ok, by what they said."""
+        found: dict[str, dict[str, int]] = {}
+        for mirror, result, count in self._rows(
+            "SELECT m.name, l.result, count(*) FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset "
+            "CROSS JOIN mirrors m ON m.id = d.mirror "
+            f"WHERE l.result <> 'ok' AND d.withheld = '' AND {_IS_CURRENT} "
+            "GROUP BY m.name, l.result ORDER BY m.name, l.result"
+        ):
+            found.setdefault(mirror, {})[result] = count
+        return found
+
+    def location_failures(self) -> list[FailureRow]:
+        """A failure for each mirror whose locations do not have what newest or published states do.
+
+        Those of an older observed state, which upstream may delete, are none, and neither are those
+        that could not be asked.
+        """
+        found: dict[str, tuple[Counter[str], str, str]] = {}
+        for mirror, result, count, first, last in self._rows(
+            "SELECT m.name, l.result, count(*), min(l.checked_at), max(l.checked_at) "
+            "FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN versions w ON w.id = l.learned CROSS JOIN datasets e ON e.id = w.dataset "
+            "CROSS JOIN mirrors m ON m.id = e.mirror "
+            "WHERE l.result <> 'ok' AND l.result IN ('gone', 'changed', 'refused') "
+            f"AND e.withheld = '' AND {_IS_CURRENT} AND EXISTS ("
+            "SELECT 1 FROM files f JOIN datasets d ON d.id = f.dataset "
+            "JOIN versions v ON v.dataset = d.id AND v.seq >= f.since "
+            "AND (f.until IS NULL OR v.seq < f.until) "
+            "WHERE f.content = l.content AND (v.id = d.newest OR v.kind = 'published')) "
+            "GROUP BY m.name, l.result ORDER BY m.name, l.result"
+        ):
+            counts, since, at = found.setdefault(mirror, (Counter(), first, last))
+            counts[result] = count
+            found[mirror] = counts, min(since, first), max(at, last)
+        return [
+            FailureRow(
+                "locations",
+                mirror,
+                None,
+                f"{counts.total()} locations of current or published files do not have them any "
+                f"more ({', '.join(f'{count} {reason}' for reason, count in counts.items())}); "
+                "neuromirror audit asks again",
+                since,
+                at,
+            )
+            for mirror, (counts, since, at) in found.items()
+        ]
+
+    def failing_locations_of(self, version: VersionRow) -> dict[str, int]:
+        """How many places of a version's files said something else than ok, by what they said."""
+        rows = self._rows(
+            "SELECT l.result, count(DISTINCT l.id) FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN files f ON f.content = l.content "
+            f"WHERE l.result <> 'ok' AND f.dataset = ? AND f.since <= ? "
+            f"AND (f.until IS NULL OR f.until > ?) AND {_IS_CURRENT} "
+            "GROUP BY l.result ORDER BY l.result",
+            (version.dataset, version.seq, version.seq),
+        )
+        return dict(rows)
+
+    def failing_hosts(self, limit: int) -> list[FailingHost]:
+        """Where places said something else than ok: by mirror, host and word, most first."""
+        # of https://host/path the host, of s3://bucket/key the bucket
+        rows = self._rows(
+            "SELECT mirror, substr(rest, 1, instr(rest || '/', '/') - 1) AS host, result, "
+            "count(*) AS places, max(at) FROM ("
+            "SELECT m.name AS mirror, substr(l.url, instr(l.url, '://') + 3) AS rest, "
+            "l.result AS result, l.checked_at AS at "
+            "FROM locations l INDEXED BY locations_ailing "
+            "CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset "
+            "CROSS JOIN mirrors m ON m.id = d.mirror "
+            f"WHERE l.result <> 'ok' AND d.withheld = '' AND {_IS_CURRENT}"
+            ") GROUP BY mirror, host, result ORDER BY places DESC, mirror, host, result LIMIT ?",
+            (limit,),
+        )
+        return [FailingHost(*row) for row in rows]
+
+    def probe_summary(self, version: VersionRow) -> ProbeSummary:
+        """What the places of a version's files said; it looks at every file."""
+        row = self._row(
+            "SELECT count(*), coalesce(sum(hashed), 0), coalesce(sum(fine IS NOT NULL), 0), "
+            "coalesce(sum(asked), 0), min(fine) FROM (SELECT c.checked <> 0 AS hashed, "
+            "max(CASE WHEN l.result = 'ok' THEN l.checked_at END) AS fine, "
+            "max(l.checked_at) IS NOT NULL AS asked "
+            "FROM files f CROSS JOIN contents c ON c.id = f.content "
+            "LEFT JOIN locations l ON l.content = c.id "
+            "WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?) "
+            "GROUP BY f.path)",
+            (version.dataset, version.seq, version.seq),
+        )
+        assert row is not None
+        return ProbeSummary(*row)
+
+    def probe_coverage(self) -> tuple[bool, str | None]:
+        """Whether every place was asked once, and when the one was that was asked longest ago."""
+        never = self._row("SELECT 1 FROM locations WHERE checked_at IS NULL LIMIT 1")
+        oldest = self._row("SELECT min(checked_at) FROM locations WHERE checked_at IS NOT NULL")
+        return never is None, None if oldest is None else oldest[0]
+
+
+def _due_location(row: tuple[Any, ...], known: tuple[Any, ...]) -> DueLocation:
+    url, dataset, path, checked_at, result, is_only_location = row[_CONTENT_WIDTH:]
+    return DueLocation(
+        url, row[1], known, dataset, path, checked_at, result, bool(is_only_location)
+    )

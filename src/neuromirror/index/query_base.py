@@ -1,0 +1,185 @@
+"""What the groups of queries share: a connection, rows with SQLite's errors translated."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neuromirror.index.connection import STOPPED_MESSAGE, translate_errors
+from neuromirror.index.contents import CHECKED_BITS
+from neuromirror.index.damage import wrap_query_methods
+from neuromirror.index.errors import (
+    DatasetWithdrawnError,
+    QueryStoppedError,
+    UnknownDatasetError,
+    UnknownMirrorError,
+)
+from neuromirror.index.rows import VersionRow
+from neuromirror.model import Digest, Evidence
+
+VERSION_COLUMNS = (
+    "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
+    "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, nullif(v.time, ''), v.files, "
+    "v.bytes, v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted, "
+    "v.metadata, v.form, v.only_files, v.only_bytes, v.indexed"
+)
+VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
+CURRENT = """(CASE WHEN d.within <> '' THEN d.newest ELSE coalesce(
+    (SELECT p.id FROM versions p WHERE p.dataset = d.id AND p.kind = 'published'
+     ORDER BY p.seq DESC LIMIT 1), d.newest) END)"""
+"""The id of the version that the name of dataset ``d`` means: its newest published one, else the
+newest observed. A part of another dataset has no published versions."""
+HAS_ROWS = """(d.title <> '' OR EXISTS (SELECT 1 FROM files f WHERE f.dataset = d.id)
+    OR EXISTS (SELECT 1 FROM versions v WHERE v.dataset = d.id
+    AND (v.indexed OR v.title <> '' OR v.evidence <> '{}')))"""
+"""Whether there is more of dataset ``d`` in the index than the ids of its versions."""
+CONTENT_COLUMNS = (
+    "c.id, c.key, c.size, c.sha256, c.md5, c.etag, c.parts, c.part_size, c.checked, "
+    "c.sha256_by, c.md5_by, c.etag_by"
+)
+
+
+_STEPS = 10_000
+"""Steps of SQLite's machine, less than a millisecond, between two looks at whether to stop."""
+
+
+_COMPARED_NAMES = 1000
+"""Names before and after an unknown one that are compared with it: it takes microseconds each."""
+
+
+class QueryBase:
+    """A connection and the ways to read from it."""
+
+    path: Path
+    _db: sqlite3.Connection
+    _stop: Callable[[], bool] | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Report rows that cannot be as damage of the index."""
+        super().__init_subclass__()
+        wrap_query_methods(cls)
+
+    @contextmanager
+    def stop_when(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Stop the queries of the block once ``stop`` returns True: they raise
+        QueryStoppedError."""
+        self._stop = stop
+        self._db.set_progress_handler(stop, _STEPS)
+        try:
+            yield
+        finally:
+            self._stop = None
+            self._db.set_progress_handler(None, 0)
+
+    def raise_if_stopped(self) -> None:
+        """Raise QueryStoppedError where a query would, for work between queries."""
+        if self._stop is not None and self._stop():
+            raise QueryStoppedError(STOPPED_MESSAGE)
+
+    def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        with translate_errors(self.path):
+            yield from self._db.execute(sql, tuple(parameters))
+
+    def _row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
+        with translate_errors(self.path):
+            row: tuple[Any, ...] | None = self._db.execute(sql, tuple(parameters)).fetchone()
+            return row
+
+    def _mirror_number(self, name: str) -> int:
+        found = self._row("SELECT id FROM mirrors WHERE name = ?", (name,))
+        if found is None:
+            names = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY name")]
+            known = f"known are {', '.join(names)}" if names else "none is known yet"
+            raise UnknownMirrorError(f"no mirror {name!r} is in the index; {known}")
+        return int(found[0])
+
+    def _dataset_number(self, name: str) -> int:
+        mirror, colon, local_id = name.partition(":")
+        if not colon:
+            raise UnknownDatasetError(
+                f"{name!r} is not a dataset's name, which is <mirror>:<id>"
+                + self._close_names(name, None)
+            )
+        number = self._mirror_number(mirror)
+        found = self._row(
+            "SELECT id, withheld FROM datasets WHERE mirror = ? AND local_id = ?",
+            (number, local_id),
+        )
+        if found is None:
+            raise UnknownDatasetError(
+                f"no dataset {name!r} is in the index{self._close_names(name, mirror)}; "
+                f"`neuromirror list` names all, `neuromirror sync {name}` fetches it if it exists"
+            )
+        if found[1]:
+            tombstone = json.loads(found[1])
+            raise DatasetWithdrawnError(
+                f"{name} was taken down on {tombstone['at'][:10]}: {tombstone['reason']}; nothing "
+                f"of it is "
+                "shown here"
+            )
+        return int(found[0])
+
+    def _close_names(self, name: str, mirror: str | None) -> str:
+        mirrors = [mirror]
+        if mirror is None:
+            mirrors = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY id")]
+        local = name.partition(":")[2] or name
+        known: dict[str, str] = {}
+        for prefix in mirrors:
+            for part in (">= ? ORDER BY local_id", "< ? ORDER BY local_id DESC"):
+                rows = self._rows(
+                    "SELECT local_id FROM datasets WHERE withheld = '' AND mirror = "
+                    f"(SELECT id FROM mirrors WHERE name = ?) AND local_id {part} LIMIT ?",
+                    (prefix, local, _COMPARED_NAMES),
+                )
+                for (local_id,) in rows:
+                    full = f"{prefix}:{local_id}"
+                    known[local_id if mirror is None else full] = full
+        close = [known[near] for near in difflib.get_close_matches(name, known, n=3)]
+        return f"; close to it: {', '.join(close)}" if close else ""
+
+    def _claimants(self) -> dict[int, str]:
+        return dict(self._rows("SELECT id, name FROM claimants"))
+
+
+def version_row(row: tuple[Any, ...]) -> VersionRow:
+    """A version of :data:`VERSION_COLUMNS`."""
+    counts, title, license_, doi, metadata_only, *last, indexed = row[17:]
+    names = tuple(json.loads(license_))
+    facts = (json.loads(counts), title, names, doi, bool(metadata_only))
+    rest: tuple[Any, ...] = (*facts, *last, bool(indexed))
+    return VersionRow(*row[:17], *rest)
+
+
+def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ...]:
+    """The digests of :data:`CONTENT_COLUMNS`, strongest first."""
+    sha256, md5, etag, parts, _, checked, sha256_by, md5_by, etag_by = row[3:12]
+    found = []
+    if sha256 is not None:
+        found.append(_digest("sha256", sha256.hex(), checked, claimants[sha256_by]))
+    if md5 is not None:
+        found.append(_digest("md5", md5.hex(), checked, claimants[md5_by]))
+    if etag is not None:
+        found.append(_digest("etag", f"{etag.hex()}-{parts}", checked, claimants[etag_by]))
+    return tuple(found)
+
+
+def evidence(row: tuple[Any, ...]) -> tuple[Evidence, bool]:
+    """The strongest evidence of :data:`CONTENT_COLUMNS`, and whether it was checked."""
+    size, sha256, md5, etag, _, part_size, checked = row[2:9]
+    if sha256 is not None:
+        return Evidence.SHA256, bool(checked & CHECKED_BITS["sha256"])
+    if md5 is not None:
+        return Evidence.MD5, bool(checked & CHECKED_BITS["md5"])
+    if etag is not None and part_size is not None and size is not None:
+        return Evidence.ETAG, bool(checked & CHECKED_BITS["etag"])
+    return (Evidence.NONE if size is None else Evidence.SIZE), False
+
+
+def _digest(algorithm: str, value: str, checked: int, claimant: str) -> Digest:
+    return Digest(algorithm, value, claimant, bool(checked & CHECKED_BITS[algorithm]))

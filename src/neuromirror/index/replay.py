@@ -1,0 +1,518 @@
+"""What each entry of the journal does to the tables.
+
+The rows must depend on the entry, the version's records and the rows already there, and on
+nothing else (I8): no clock, no random id, no order of a set.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from neuromirror.index.errors import JournalDamagedError
+from neuromirror.index.file_writer import (
+    RecordCounts,
+    record_changes,
+    record_files,
+    record_subdatasets,
+)
+from neuromirror.index.query_base import CURRENT
+from neuromirror.index.urls import plain_url, short_hash
+from neuromirror.model import (
+    UNREADABLE,
+    AnnexBranchMoved,
+    Change,
+    DatasetRef,
+    DatasetReinstated,
+    DatasetWithdrawn,
+    EventRaised,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
+    JournalEntry,
+    LinksFound,
+    LocationsChecked,
+    MirrorProbed,
+    MirrorSeen,
+    NeuromirrorError,
+    TaskFailed,
+    TaskRecovered,
+    VersionMinted,
+    VisitEnded,
+)
+
+INDEX_TASK: Final = "index"
+"""The task of a failure that says which version the index lacks."""
+
+
+class Journal(Protocol):
+    """What the store offers to the index."""
+
+    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
+        """The entries from a byte position on, each with the position where it ends."""
+        ...
+
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        """Yield a version's record lines, sorted by git path, without newline."""
+        ...
+
+    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+        """The commit of an earlier version and what differs from it, sorted by git path.
+
+        None for a version that is kept whole.
+        """
+        ...
+
+
+def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Journal) -> None:
+    """Apply one entry; the caller holds a transaction."""
+    match entry:
+        case MirrorSeen():
+            connection.execute(
+                "INSERT INTO mirrors (name, source, uri, seen) VALUES (?,?,?,?) ON CONFLICT (name) "
+                "DO UPDATE SET source = excluded.source, uri = excluded.uri, seen = excluded.seen",
+                (entry.mirror, entry.source, entry.uri, entry.at),
+            )
+        case MirrorProbed():
+            connection.execute(
+                "UPDATE mirrors SET capabilities = ? WHERE id = ?",
+                (_compact_json(entry.capabilities), _mirror_number(connection, entry.mirror)),
+            )
+        case VersionMinted():
+            _apply_version(connection, entry, journal)
+        case AnnexBranchMoved():
+            pass  # what the refs of a repository are compared with; no table has it
+        case VisitEnded():
+            _apply_visit(connection, entry)
+        case LinksFound():
+            dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
+            connection.execute(
+                "UPDATE datasets SET links = ? WHERE id = ?", (_compact_json(entry.links), dataset)
+            )
+        case HoldPlaced():
+            _apply_hold(connection, entry)
+        case HoldReleased():
+            connection.execute(
+                "UPDATE holds SET outcome = 'released', ended = ?, released_by = ?, after_visit = "
+                "(SELECT d.last_visit FROM datasets d WHERE d.id = holds.dataset) "
+                "WHERE hold = ? AND outcome IS NULL",
+                (entry.at, entry.by, entry.hold),
+            )
+        case HoldLapsed():
+            connection.execute(
+                "UPDATE holds SET outcome = 'lapsed', ended = ? WHERE hold = ? AND outcome IS NULL",
+                (entry.at, entry.hold),
+            )
+        case EventRaised():
+            _apply_event(connection, entry)
+        case LocationsChecked():
+            for result, urls in sorted(entry.found.items()):
+                for url in urls:
+                    _record_probe(connection, url, result, entry.at)
+        case DatasetWithdrawn() | DatasetReinstated():
+            _apply_withdrawal(connection, entry)
+        case TaskFailed():
+            _apply_failure(connection, entry)
+        case TaskRecovered():
+            connection.execute(
+                "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ?",
+                (entry.task, entry.mirror, entry.local_id),
+            )
+
+
+def record_skipped_version(
+    connection: sqlite3.Connection, entry: VersionMinted, error: NeuromirrorError | ValueError
+) -> None:
+    """Record that a version is not in the index because of its records; the rest goes on.
+
+    The failure is over once the journal has the version again, as the next visit of its dataset
+    makes sure, or once the index is rebuilt.
+    """
+    message = (
+        f"version {entry.label} (commit {entry.commit}) is not in the index: {error}. Run "
+        "'neuromirror rebuild-index', which reads missing records back from git"
+    )
+    _apply_failure(
+        connection, TaskFailed(INDEX_TASK, entry.mirror, entry.local_id, message, entry.at)
+    )
+
+
+def _apply_failure(connection: sqlite3.Connection, entry: TaskFailed) -> None:
+    connection.execute(
+        "INSERT INTO failures VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
+        "SET message = excluded.message, at = excluded.at",
+        (
+            entry.task,
+            entry.mirror,
+            entry.local_id,
+            _storable_text(entry.message),
+            entry.at,
+            entry.at,
+        ),
+    )
+
+
+def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
+    dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
+    if UNREADABLE in entry.attributes:
+        entry = _complete_from_last(connection, dataset, entry)
+    title = _storable_text(entry.title)
+    attributes = {
+        _storable_text(name): sorted(set(map(_storable_text, values)))
+        for name, values in entry.attributes.items()
+    }
+    # an entry appended twice, by a writer that died before it knew, changes nothing
+    if connection.execute(
+        "SELECT 1 FROM versions WHERE dataset = ? AND commit_id = ?", (dataset, entry.commit)
+    ).fetchone():
+        return
+    last = connection.execute(
+        "SELECT seq, commit_id, files, indexed FROM versions WHERE dataset = ? "
+        "ORDER BY seq DESC LIMIT 1",
+        (dataset,),
+    ).fetchone()
+    seq = 1 if last is None else last[0] + 1
+    version = connection.execute(
+        "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
+        "annex_commit_id, time, files, bytes, exceptions, exceptions_json, evidence, title, "
+        "license, doi, metadata_only, minted, metadata, attributes, form, only_files, only_bytes, "
+        "inline, indexed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            dataset,
+            seq,
+            entry.label,
+            entry.upstream,
+            entry.kind,
+            entry.state,
+            entry.commit,
+            entry.tree,
+            entry.annex_commit,
+            entry.time or "",
+            entry.files,
+            entry.bytes,
+            len(entry.exceptions),
+            _compact_json(entry.exceptions),
+            _compact_json(entry.evidence),
+            title,
+            _compact_json([_storable_text(name) for name in entry.license]),
+            None if entry.doi is None else _storable_text(entry.doi),
+            int(entry.metadata_only),
+            entry.at,
+            entry.metadata,
+            _compact_json(attributes),
+            entry.form,
+            entry.only_files,
+            entry.only_bytes,
+            _compact_json(entry.inline),
+            int(entry.indexed),
+        ),
+    ).lastrowid
+    assert version is not None
+    connection.executemany(
+        "INSERT INTO inputs VALUES (?,?)",
+        [(version, name) for name in sorted(set(map(_storable_text, entry.inputs)))],
+    )
+    recorded = _write_files(connection, dataset, version, seq, last, entry, journal)
+    connection.execute(
+        "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ? "
+        "AND instr(message, ?) > 0",
+        (INDEX_TASK, entry.mirror, entry.local_id, entry.commit),
+    )
+    connection.execute(
+        "UPDATE datasets SET newest = ?, within = ? WHERE id = ?", (version, entry.within, dataset)
+    )
+    if _is_current(connection, dataset, version):
+        connection.execute(
+            "UPDATE datasets SET title = ? WHERE id = ? AND ? <> ''", (title, dataset, title)
+        )
+        _write_attributes(connection, dataset, attributes)
+    connection.execute(
+        "UPDATE mirrors SET contents = contents + ? WHERE name = ?",
+        (recorded.contents, entry.mirror),
+    )
+    _refresh_text(connection, dataset)
+
+
+def _complete_from_last(
+    connection: sqlite3.Connection, dataset: int, entry: VersionMinted
+) -> VersionMinted:
+    """Return an entry that keeps what an unreadable sidecar said in the version before.
+
+    That version's attributes were completed in the same way, so they are the last readable ones.
+    """
+    last = connection.execute(
+        "SELECT id, kind, title, license, attributes FROM versions WHERE dataset = ? "
+        "ORDER BY kind <> ?, seq DESC LIMIT 1",
+        (dataset, entry.kind),
+    ).fetchone()
+    if last is None:
+        return entry
+    version, _, title, license_, attributes = last
+    inputs = connection.execute("SELECT name FROM inputs WHERE version = ?", (version,))
+    known: dict[str, list[str]] = json.loads(attributes)
+    known.pop(UNREADABLE, None)
+    return replace(
+        entry,
+        title=title or entry.title,
+        license=entry.license or json.loads(license_),
+        inputs=entry.inputs or [name for (name,) in inputs],
+        attributes=known | entry.attributes,
+    )
+
+
+def _write_files(
+    connection: sqlite3.Connection,
+    dataset: int,
+    version: int,
+    seq: int,
+    last: tuple[int, str, int, int] | None,
+    entry: VersionMinted,
+    journal: Journal,
+) -> RecordCounts:
+    """The version's files and parts, over those of the ``last`` one (seq, commit, files, indexed).
+
+    Of a version that is not indexed only the parts, and its records are not read if it has none.
+    """
+    reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+    where = f"{reference.name}@{entry.label} (commit {entry.commit})"
+    if not entry.indexed and entry.in_parts == 0:
+        return record_subdatasets(connection, dataset, seq, (), where)
+    changes = journal.record_changes(reference.dataset_id, entry.commit)
+    if not entry.indexed:
+        lines = journal.record_lines(reference.dataset_id, entry.commit)
+        recorded = record_subdatasets(connection, dataset, seq, lines, where)
+    elif changes is not None and last is not None and changes[0] == last[1] and last[3]:
+        recorded = record_changes(
+            connection,
+            dataset,
+            version,
+            seq,
+            last[2],
+            changes[1],
+            where,
+            index_terms=not entry.within,
+        )
+    else:
+        lines = journal.record_lines(reference.dataset_id, entry.commit)
+        recorded = record_files(
+            connection, dataset, version, seq, lines, where, index_terms=not entry.within
+        )
+    if recorded.files != entry.files:
+        # believing fewer records than the version has would make deletions of a damaged file
+        raise JournalDamagedError(
+            f"the records of {where} hold {recorded.files} files, the journal says {entry.files}; "
+            "the store is damaged: run `neuromirror fsck`"
+        )
+    return recorded
+
+
+def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
+    dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
+    title = _storable_text(entry.title)
+    visit = connection.execute(
+        "INSERT INTO visits (dataset, visit, started, ended, status, fingerprint, pending, message,"
+        " traffic) VALUES (?,?,?,?,?,?,?,?,?)",
+        (
+            dataset,
+            entry.visit,
+            entry.started,
+            entry.ended,
+            entry.status,
+            entry.fingerprint,
+            entry.pending,
+            entry.message,
+            _compact_json(entry.traffic),
+        ),
+    ).lastrowid
+    connection.execute(
+        "UPDATE datasets SET last_visit = ?, "
+        "last_full = CASE WHEN ? = 'full' THEN ? ELSE last_full END, "
+        # what a version says of itself goes before what a visit was told of the dataset
+        "title = CASE WHEN newest IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
+        (visit, entry.status, entry.ended, title, title, dataset),
+    )
+    _refresh_text(connection, dataset)
+
+
+def _apply_hold(connection: sqlite3.Connection, entry: HoldPlaced) -> None:
+    dataset = _dataset_number(connection, entry.mirror, entry.local_id)
+    connection.execute(
+        "INSERT INTO holds (hold, dataset, upstream, state, reason, removed, files_before, placed) "
+        "SELECT ?,?,?,?,?,?,?,? "
+        "WHERE NOT EXISTS (SELECT 1 FROM holds WHERE hold = ? AND outcome IS NULL)",
+        (
+            entry.hold,
+            dataset,
+            entry.upstream,
+            entry.state,
+            entry.reason,
+            entry.removed,
+            entry.before,
+            entry.at,
+            entry.hold,
+        ),
+    )
+
+
+def _apply_event(connection: sqlite3.Connection, entry: EventRaised) -> None:
+    mirror = _mirror_number(connection, entry.mirror)
+    dataset = _dataset_number(connection, entry.mirror, entry.local_id) if entry.local_id else None
+    connection.execute(
+        "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
+        (mirror, dataset, entry.kind, entry.message, entry.at, _compact_json(entry.data)),
+    )
+    url, result = entry.data.get("url"), entry.data.get("result")
+    if isinstance(url, str) and isinstance(result, str):
+        _record_probe(connection, url, result, entry.at)
+
+
+def _apply_withdrawal(
+    connection: sqlite3.Connection, entry: DatasetWithdrawn | DatasetReinstated
+) -> None:
+    dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
+    withheld = ""
+    if isinstance(entry, DatasetWithdrawn):
+        withheld = _compact_json({"at": entry.at, "reason": entry.reason, "within": entry.within})
+        message = f"taken down by {entry.by}: {entry.reason}"
+    else:
+        message = f"shown again by {entry.by}"
+    connection.execute("UPDATE datasets SET withheld = ? WHERE id = ?", (withheld, dataset))
+    connection.execute(
+        "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
+        (_mirror_number(connection, entry.mirror), dataset, "takedown", message, entry.at, "{}"),
+    )
+
+
+def _record_probe(connection: sqlite3.Connection, url: str, result: str, at: str) -> None:
+    connection.execute(
+        "UPDATE locations SET checked_at = ?, result = ? WHERE plain_hash = ? AND url = ?",
+        (at, result, short_hash(plain_url(url)), url),
+    )
+
+
+def _mirror_number(connection: sqlite3.Connection, name: str) -> int:
+    connection.execute(
+        "INSERT INTO mirrors (name, source, uri) VALUES (?, '', '') ON CONFLICT DO NOTHING", (name,)
+    )
+    (number,) = connection.execute("SELECT id FROM mirrors WHERE name = ?", (name,)).fetchone()
+    return int(number)
+
+
+def _dataset_number(
+    connection: sqlite3.Connection, mirror: str, local_id: str, source_uri: str | None = None
+) -> int:
+    """The row of a dataset, made on its first mention, its source URI kept up to date."""
+    number = _mirror_number(connection, mirror)
+    found = connection.execute(
+        "SELECT id, source_uri FROM datasets WHERE mirror = ? AND local_id = ?", (number, local_id)
+    ).fetchone()
+    if found is None:
+        row = connection.execute(
+            "INSERT INTO datasets (mirror, local_id) VALUES (?, ?)", (number, local_id)
+        ).lastrowid
+        found = (row, None)
+        assert row is not None
+        _refresh_text(connection, row)
+    if source_uri and source_uri != found[1]:
+        dataset_id = DatasetRef(mirror, local_id, source_uri).dataset_id
+        connection.execute(
+            "UPDATE datasets SET source_uri = ?, dataset_id = ? WHERE id = ?",
+            (source_uri, dataset_id, found[0]),
+        )
+    return int(found[0])
+
+
+def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> bool:
+    """Return whether a version is the one that its dataset's name means."""
+    (current,) = connection.execute(
+        f"SELECT {CURRENT} FROM datasets d WHERE d.id = ?", (dataset,)
+    ).fetchone()
+    return bool(current == version)
+
+
+def update_published_datasets(connection: sqlite3.Connection) -> None:
+    """Give datasets with published versions the title and attributes of the newest of these."""
+    rows = connection.execute(
+        "SELECT dataset, min(seq), max(seq) FROM versions WHERE kind = 'published' GROUP BY dataset"
+    ).fetchall()
+    for dataset, first, last in rows:
+        (attributes,) = connection.execute(
+            "SELECT attributes FROM versions WHERE dataset = ? AND seq = ?", (dataset, last)
+        ).fetchone()
+        titled = connection.execute(
+            "SELECT title FROM versions WHERE dataset = ? AND title <> '' "
+            "AND (kind = 'published' OR seq < ?) ORDER BY seq DESC LIMIT 1",
+            (dataset, first),
+        ).fetchone()
+        if titled is not None:
+            connection.execute("UPDATE datasets SET title = ? WHERE id = ?", (*titled, dataset))
+        _write_attributes(connection, dataset, json.loads(attributes))
+        _refresh_text(connection, dataset)
+
+
+def _write_attributes(
+    connection: sqlite3.Connection, dataset: int, attributes: dict[str, list[str]]
+) -> None:
+    """Make the current version's attributes the dataset's, written only if they differ."""
+    rows = sorted({(name, value) for name, values in attributes.items() for value in values})
+    known = connection.execute(
+        "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
+    ).fetchall()
+    if rows == known:
+        return
+    connection.execute("DELETE FROM attributes WHERE dataset = ?", (dataset,))
+    connection.executemany(
+        # names are the same whatever their case
+        "INSERT INTO attributes (dataset, name, value, folded) VALUES (?,?,?,?) "
+        "ON CONFLICT DO NOTHING",
+        [(dataset, name, value, value.casefold()) for name, value in rows],
+    )
+
+
+def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
+    """Bring the dataset's row of the full-text search up to date, written only if it differs."""
+    name, title, license_ = connection.execute(
+        "SELECT m.name || ':' || d.local_id, d.title, coalesce(v.license, '[]') FROM datasets d "
+        f"JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = {CURRENT} "
+        "WHERE d.id = ?",
+        (dataset,),
+    ).fetchone()
+    dois = connection.execute(
+        "SELECT doi FROM versions WHERE dataset = ? AND doi IS NOT NULL GROUP BY doi "
+        "ORDER BY min(seq)",
+        (dataset,),
+    )
+    values = connection.execute(
+        "SELECT value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
+    )
+    row = (
+        name,
+        title,
+        " ".join(json.loads(license_)),
+        " ".join(doi for (doi,) in dois),
+        " ".join(dict.fromkeys(value for (value,) in values)),
+    )
+    known = connection.execute(
+        "SELECT name, title, license, doi, attributes FROM dataset_text WHERE rowid = ?", (dataset,)
+    ).fetchone()
+    if row == known:
+        return
+    if known is not None:
+        connection.execute("DELETE FROM dataset_text WHERE rowid = ?", (dataset,))
+    connection.execute(
+        "INSERT INTO dataset_text (rowid, name, title, license, doi, attributes) "
+        "VALUES (?,?,?,?,?,?)",
+        (dataset, *row),
+    )
+
+
+def _storable_text(text: str) -> str:
+    """Upstream's JSON may hold halves of surrogate pairs, which no database takes as text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _compact_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

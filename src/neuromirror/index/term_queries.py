@@ -1,0 +1,214 @@
+"""Which datasets have some words: in what is said of them, or in paths of their files.
+
+Every word must be found, each in the one or the other; those in paths must stand in one path. The
+text of datasets is small and is asked word by word; of paths, full-text search tells blocks (see
+:mod:`neuromirror.index.path_terms`), and a look at the few paths of a block tells the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from neuromirror.index.errors import MalformedQueryError
+from neuromirror.index.path_terms import BLOCK_SHIFT, MIN_DIGITS, is_single_token, path_terms
+from neuromirror.index.query_base import QueryBase
+
+MAX_QUERY_LENGTH = 500
+"""Characters of a search at most."""
+_MAX_TERMS = 40
+MAX_BLOCKS = 400
+"""Blocks of paths that are looked at for an answer, so that it comes in time."""
+_MAX_COMBINATIONS = 8
+"""Ways of being found partly by text and partly by paths that are looked into."""
+_MAX_SCANNED_ROWS = 20_000
+"""Rows of files between the first and the last path of a block that are looked at."""
+
+_LAST_TOKEN = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+\Z")
+_NUMBERED = re.compile(r"([0-9A-Za-z\x80-\U0010ffff]+)-\Z")
+
+_TEXT = """
+SELECT t.rowid, m.name FROM dataset_text t JOIN datasets d ON d.id = t.rowid
+JOIN mirrors m ON m.id = d.mirror WHERE dataset_text MATCH ? AND d.withheld = ''
+"""
+# a name or a title says more than an attribute, an attribute more than a license
+_BEST_FIRST = (
+    "ORDER BY d.within <> '', bm25(dataset_text, 10.0, 5.0, 1.0, 2.0, 3.0), m.name, d.local_id"
+)
+_BLOCKS = f"""
+SELECT d.id, m.name, b.blocks FROM (
+    SELECT v.dataset AS dataset, group_concat(p.rowid) AS blocks, max(p.rowid) AS last
+    FROM path_text p CROSS JOIN versions v ON v.id = p.rowid >> {BLOCK_SHIFT}
+    WHERE path_text MATCH ? GROUP BY v.dataset
+) b JOIN datasets d ON d.id = b.dataset JOIN mirrors m ON m.id = d.mirror
+WHERE d.withheld = '' ORDER BY b.last DESC
+"""
+_IN_BLOCK = """
+SELECT path, until FROM (
+    SELECT path, since, until FROM files WHERE dataset = ? AND path >= ? AND path <= ? LIMIT ?
+) WHERE since = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A dataset that may be one: its id, its mirror's name, and words yet to be found in a path.
+
+    ``blocks`` are those in which they all stand, with commas between: most are never looked at.
+    """
+
+    dataset: int
+    mirror: str
+    missing: tuple[str, ...]
+    blocks: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathMatch:
+    """A path that has the words, ``version`` (its id) that brought it, and whether it is there yet.
+
+    ``path`` is None where the index tells only that such paths are likely.
+    """
+
+    version: int
+    path: str | None
+    current: bool
+
+
+class TermQueries(QueryBase):
+    """Looks words up."""
+
+    def _candidates(self, text: str) -> list[Candidate]:
+        """Datasets by words, best first; raises :class:`MalformedQueryError`."""
+        terms = split_terms(text)
+        found: dict[int, int] = {}
+        for position, term in enumerate(terms):
+            for dataset, _ in self._rows(_TEXT, (text_query([term]),)):
+                found[dataset] = found.get(dataset, 0) | 1 << position
+        every = (1 << len(terms)) - 1
+        candidates = [
+            Candidate(dataset, mirror, (), "")
+            for dataset, mirror in self._rows(_TEXT + _BEST_FIRST, (text_query(terms),))
+        ]
+        seen = {one.dataset for one in candidates}
+        lacking = {every & ~had for had in found.values()} - {0}
+        fewest = sorted(lacking, key=lambda mask: (mask.bit_count(), mask))[:_MAX_COMBINATIONS]
+        for mask in [*fewest, every]:
+            missing = tuple(term for position, term in enumerate(terms) if mask >> position & 1)
+            query = path_query(missing)
+            for dataset, mirror, blocks in self._rows(_BLOCKS, (query,)) if query else ():
+                if dataset not in seen and (mask | found.get(dataset, 0)) == every:
+                    seen.add(dataset)
+                    candidates.append(Candidate(dataset, mirror, missing, blocks))
+        return candidates
+
+    def _dataset_ids(self, text: str, max_blocks: int) -> list[int]:
+        """The datasets that have all words, by a look at so many blocks of paths at most."""
+        found = []
+        for one in self._candidates(text):
+            match, scanned = self._find_path(one, max_blocks)
+            max_blocks -= scanned
+            if match is not None or not one.missing:
+                found.append(one.dataset)
+        return found
+
+    def _find_path(self, candidate: Candidate, max_blocks: int) -> tuple[PathMatch | None, int]:
+        """A path with the missing words, and how many blocks were looked at, ``most`` at most.
+
+        None where no path has them.
+        """
+        unsure: PathMatch | None = None
+        # the newest version's first
+        blocks = sorted(map(int, filter(None, candidate.blocks.split(","))), reverse=True)
+        for count, block in enumerate(blocks):
+            if count >= max_blocks:
+                return unsure or PathMatch(block >> BLOCK_SHIFT, None, False), count
+            match = self._find_path_in_block(candidate, block)
+            if match is not None and match.path is not None:
+                return match, count + 1
+            unsure = unsure or match
+        return unsure, len(blocks)
+
+    def _find_path_in_block(self, candidate: Candidate, block: int) -> PathMatch | None:
+        row = self._row(
+            "SELECT b.first, b.last, v.seq FROM path_blocks b JOIN versions v ON v.id = ? "
+            "WHERE b.id = ?",
+            (block >> BLOCK_SHIFT, block),
+        )
+        assert row is not None
+        first, last, seq = row
+        conditions, values, fits = path_conditions(candidate.missing, "path")
+        given = (candidate.dataset, first, last, _MAX_SCANNED_ROWS, seq, *values)
+        for path, until in self._rows(_IN_BLOCK + conditions, given):
+            if fits(path):
+                return PathMatch(block >> BLOCK_SHIFT, path, until is None)
+        scanned = self._row(
+            "SELECT count(*) FROM (SELECT 1 FROM files WHERE dataset = ? AND path >= ? "
+            "AND path <= ? LIMIT ?)",
+            (candidate.dataset, first, last, _MAX_SCANNED_ROWS),
+        )
+        assert scanned is not None
+        return (
+            PathMatch(block >> BLOCK_SHIFT, None, False)
+            if scanned[0] == _MAX_SCANNED_ROWS
+            else None
+        )
+
+
+def split_terms(text: str) -> list[str]:
+    """The words of a search, each once; raises :class:`MalformedQueryError` for none or too
+    many."""
+    if len(text) > MAX_QUERY_LENGTH:
+        raise MalformedQueryError(
+            f"a search may have {MAX_QUERY_LENGTH} characters, not {len(text)}: give the words "
+            f"that matter"
+        )
+    # what no text in the index can have is a space
+    plain = text.encode("utf-8", "replace").decode().replace("\0", " ")
+    found = [
+        term for term in dict.fromkeys(plain.split()) if any(letter.isalnum() for letter in term)
+    ]
+    if not found:
+        raise MalformedQueryError(f"no words to search for: {text[:120]!r}")
+    if len(found) > _MAX_TERMS:
+        raise MalformedQueryError(f"a search may have {_MAX_TERMS} words, not {len(found)}")
+    return found
+
+
+def text_query(terms: Iterable[str]) -> str:
+    """Words as full-text search takes them: each may be the beginning of one."""
+    return " ".join('"{}"*'.format(term.replace('"', '""')) for term in terms)
+
+
+def path_query(terms: Iterable[str]) -> str:
+    """The blocks that may have a path with all the words, empty where none of them tells."""
+    return " AND ".join(filter(None, map(_path_term_query, terms)))
+
+
+def _path_term_query(term: str) -> str:
+    """What a block must have for one word; the end of it may be the beginning of a path's word."""
+    ending = _LAST_TOKEN.search(term)
+    last = ending.group().lower() if ending else ""
+    before = term[: len(term) - len(last)] if ending else term
+    terms = [f'"{one}"' for one in sorted(path_terms(before)) if is_single_token(one)]
+    if last.isdecimal() and len(last) < MIN_DIGITS:
+        if (numbered := _NUMBERED.search(before)) and is_single_token(numbered[1].lower()):
+            # of a longer number that is not typed to its end, too
+            terms.append(f'("{numbered[1].lower()}-{last}"* OR "{last}"*)')
+    elif len(last) > 1 and is_single_token(last):
+        terms.append(f'"{last}"*')
+    return " AND ".join(terms)
+
+
+def path_conditions(
+    terms: Sequence[str], column: str
+) -> tuple[str, list[str], Callable[[str], bool]]:
+    """That a path has all the words: as SQL that goes on, its values, and what is left to Python.
+
+    SQLite knows the lower case of ASCII only.
+    """
+    plain = [term.lower() for term in terms if term.isascii()]
+    others = [term.casefold() for term in terms if not term.isascii()]
+    conditions = "".join(f" AND instr(lower({column}), ?)" for _ in plain)
+    return conditions, plain, lambda path: all(term in path.casefold() for term in others)

@@ -1,0 +1,85 @@
+"""What the documents of a volume say for a citation: of BOSS, ndstore, a precomputed layer.
+
+None of them has a place for authors or dates. BOSS lets people write keys and values of their own,
+among which some are found here by their names; the account that made a channel is no author.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from neuromirror.lab.cite.person_names import make_organisation, make_person
+from neuromirror.lab.cite.text_values import plain_text
+from neuromirror.lab.cite.upstream_documents import Documents, mapping
+from neuromirror.lab.cite.works import Agent, Funder, UpstreamMetadata
+
+BOSS: Final = ".boss/channel.json"
+NDSTORE: Final = ".ndstore/channel.json"
+PRECOMPUTED: Final = "provenance"
+
+_AUTHORS: Final = ("authors", "author", "creators", "creator")
+_INVESTIGATORS: Final = ("investigators", "investigator", "pi")
+_FUNDERS: Final = ("funding", "funder")
+_CITATION_KEYS: Final = ("citation", "cite")
+_NAME_SEPARATOR: Final = re.compile(r"[;\n]\s*(?:(?:and|&)\s+)?|(?<!\s)\s+(?:and|&)\s+")
+
+
+def read_boss(documents: Documents) -> UpstreamMetadata:
+    """What a channel of a BOSS and what is around it say."""
+    pairs = _by_key(documents.parsed(".boss/metadata.json"))
+    scopes = ("channel", "experiment", "collection")
+    about = [
+        plain_text(documents.parsed(f".boss/{scope}.json").get("description")) for scope in scopes
+    ]
+    funders = (make_organisation(pairs.get(key)) for key in _FUNDERS)
+    citation_requests = (
+        plain_text(pairs[key]) for key in sorted(pairs) if any(one in key for one in _CITATION_KEYS)
+    )
+    return UpstreamMetadata(
+        authors=_people(pairs, _AUTHORS) or _people(pairs, _INVESTIGATORS),
+        description=" ".join(_sentence(one) for one in dict.fromkeys(about) if one),
+        funders=tuple(Funder(one) for one in funders if one is not None),
+        citation_requests=tuple(dict.fromkeys(one for one in citation_requests if one)),
+    )
+
+
+def read_ndstore(documents: Documents) -> UpstreamMetadata:
+    """What a channel of an ndstore and its project say."""
+    about = [
+        plain_text(documents.parsed(f".ndstore/{scope}.json").get("description"))
+        for scope in ("channel", "project")
+    ]
+    return UpstreamMetadata(
+        description=" ".join(_sentence(one) for one in dict.fromkeys(about) if one)
+    )
+
+
+def read_precomputed(documents: Documents) -> UpstreamMetadata:
+    """What a layer's ``provenance`` says."""
+    return UpstreamMetadata(
+        description=plain_text(documents.parsed(PRECOMPUTED).get("description"))
+    )
+
+
+def _by_key(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by lower-case key; the channel's stand before those around it."""
+    found: dict[str, Any] = {}
+    for scope in ("collection", "experiment", "channel"):
+        for key, value in mapping(metadata.get(scope)).items():
+            found[key.strip().casefold()] = value
+    return found
+
+
+def _people(pairs: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[Agent, ...]:
+    for key in keys:
+        value = pairs.get(key)
+        names = _NAME_SEPARATOR.split(value) if isinstance(value, str) else []
+        if found := [one for one in map(make_person, names) if one is not None]:
+            return tuple(dict.fromkeys(found))
+    return ()
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."

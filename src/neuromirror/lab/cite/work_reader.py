@@ -1,0 +1,154 @@
+"""What is to be cited of a state, read from the documents in its git tree and nothing else.
+
+So a citation is the same from a store, a clone, a bundle or a manifest, and no archive is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
+from typing import Any, Final
+
+from neuromirror.lab.cite import aind_documents, dandi_documents, volume_documents
+from neuromirror.lab.cite.errors import NotCitableError
+from neuromirror.lab.cite.person_names import make_organisation, make_person
+from neuromirror.lab.cite.text_values import (
+    day,
+    doi_of,
+    licenses_of,
+    plain_text,
+    plain_texts,
+    web_address,
+)
+from neuromirror.lab.cite.upstream_documents import mapping, parse_object
+from neuromirror.lab.cite.works import CitedState, CitedWork, Funder, UpstreamMetadata
+from neuromirror.mint import ObjectMissingError, ObjectReader
+from neuromirror.model import UNREADABLE, VersionKind, parse_description
+
+_DESCRIPTION: Final = ".neuromirror/dataset.json"
+_MAX_EARLIER: Final = 1000
+"""Earlier versions that are searched for a readable document."""
+_KEYWORDS: Final = ("species", "modality", "project")
+_READERS: Final = (
+    (dandi_documents.DOCUMENT, dandi_documents.read),
+    (aind_documents.DOCUMENTS[0], aind_documents.read),
+    (aind_documents.DOCUMENTS[1], aind_documents.read),
+    (volume_documents.BOSS, volume_documents.read_boss),
+    (volume_documents.NDSTORE, volume_documents.read_ndstore),
+    (volume_documents.PRECOMPUTED, volume_documents.read_precomputed),
+)
+"""Who reads which document; the first that is there tells what upstream it is."""
+
+
+class _CommitDocuments:
+    """The documents of a commit."""
+
+    def __init__(self, reader: ObjectReader, commit: str) -> None:
+        self._reader = reader
+        self._commit = commit
+        self.description: Mapping[str, Any] = self._read_description()
+        attributes = mapping(self.description.get("attributes"))
+        self._unreadable = frozenset(plain_texts(attributes.get(UNREADABLE)))
+        self._known = frozenset(plain_texts(self.description.get("documents"))) | self._unreadable
+
+    def has(self, path: str) -> bool:
+        """Whether upstream has this document."""
+        return path in self._known
+
+    def parsed(self, path: str) -> Mapping[str, Any]:
+        """Return the JSON object in a document; empty if there is none.
+
+        Of a document that cannot be read in this version it is the last one that could be.
+        """
+        if path in self._unreadable:
+            return self._last_readable(path)
+        return parse_object(self._reader.read(f"{self._commit}:{path}")) if self.has(path) else {}
+
+    def _last_readable(self, path: str) -> Mapping[str, Any]:
+        for generation in range(1, _MAX_EARLIER):
+            earlier = f"{self._commit}~{generation}"
+            try:
+                self._reader.read(earlier)
+            except ObjectMissingError:
+                break
+            with suppress(ObjectMissingError):
+                if found := parse_object(self._reader.read(f"{earlier}:{path}")):
+                    return found
+        return {}
+
+    def _read_description(self) -> Mapping[str, Any]:
+        description = None
+        try:
+            description = parse_description(
+                self._reader.read(f"{self._commit}:{_DESCRIPTION}"), _DESCRIPTION
+            )
+            fields = ("dataset", "source", "version", "kind", "state", "title", "files", "bytes")
+            required = {field: description[field] for field in fields}
+            assert isinstance(required["files"], int)
+        except (ObjectMissingError, ValueError, KeyError, TypeError, AssertionError) as error:
+            raise NotCitableError(
+                f"commit {self._commit} was not made by neuromirror: its {_DESCRIPTION} is missing "
+                "or cannot be read"
+            ) from error
+        return mapping(description)
+
+
+def read_work(state: CitedState) -> CitedWork:
+    """What is cited of a state; raises NotCitableError for a commit that neuromirror did not
+    make."""
+    with ObjectReader(state.git_dir) as reader:
+        documents = _CommitDocuments(reader, state.commit)
+        read = next((read for path, read in _READERS if documents.has(path)), None)
+        metadata = UpstreamMetadata() if read is None else read(documents)
+    return _merge(state, documents.description, metadata)
+
+
+def _merge(
+    state: CitedState, described: Mapping[str, Any], metadata: UpstreamMetadata
+) -> CitedWork:
+    """What upstream's own document says stands before what the mirror gathered."""
+    attributes = mapping(described.get("attributes"))
+    source = plain_text(described["source"])
+    people = map(make_person, plain_texts(attributes.get("investigator", [])))
+    funders = map(make_organisation, plain_texts(attributes.get("funder", [])))
+    created = plain_texts(attributes.get("created", []))
+    subjects = (keyword for name in _KEYWORDS for keyword in plain_texts(attributes.get(name, [])))
+    parts = mapping(described.get("parts"))
+    metadata = replace(
+        metadata,
+        authors=metadata.authors or tuple(one for one in people if one is not None),
+        created=metadata.created or (day(created[0]) if created else None),
+        address=metadata.address or web_address(described.get("landing-page")) or source,
+        licenses=metadata.licenses or licenses_of(described.get("license")),
+        keywords=_distinct((*metadata.keywords, *subjects)),
+        funders=metadata.funders or tuple(Funder(one) for one in funders if one is not None),
+    )
+    return CitedWork(
+        **{one.name: getattr(metadata, one.name) for one in fields(metadata)},
+        state=state,
+        title=plain_text(described["title"]) or state.name,
+        upstream=plain_text(described["version"]),
+        is_published=described["kind"] == VersionKind.PUBLISHED.value,
+        digest=plain_text(described["state"]),
+        source=source,
+        files=state.files if state.paths else described["files"],
+        bytes=state.bytes if state.paths else described["bytes"],
+        modified=None if state.time is None else state.time.date(),
+        doi=doi_of(described.get("doi")),
+        inputs=plain_texts(described.get("inputs", [])),
+        within=plain_text(described.get("within")),
+        manifest_only_files=int(mapping(described.get("manifest-only")).get("files", 0)),
+        left_out=len(described.get("exceptions") or ()),
+        subdatasets=tuple(
+            (path, int(one["files"]), int(one["bytes"])) for path, one in sorted(parts.items())
+        ),
+    )
+
+
+def _distinct(keywords: tuple[str, ...]) -> tuple[str, ...]:
+    """Words without regard to case, in their order."""
+    found: dict[str, str] = {}
+    for keyword in keywords:
+        found.setdefault(keyword.casefold(), keyword)
+    return tuple(found.values())

@@ -1,0 +1,180 @@
+"""States of a dataset minted again from upstream, in a store that holds nothing else.
+
+The scratch store is filled by the very visit that fills a real one, with no memory of earlier
+visits: no index, no memo, no known place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import ClassVar, TypeVar
+
+from pydantic import BaseModel
+
+from neuromirror.crawl import DatasetVisit, GuardSettings, Mirror, Recorder, release_hold
+from neuromirror.index import SubdatasetRow, VersionRow
+from neuromirror.model import (
+    DatasetHint,
+    DatasetRef,
+    NeuromirrorError,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.sources import Estimate, Listing, Source, VisitContext
+from neuromirror.store import Store, read_records_from_git
+
+_T = TypeVar("_T")
+
+
+class NotMintedError(NeuromirrorError):
+    """Upstream listed a version, and yet it could not be minted."""
+
+
+def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
+    """A version's record lines in the store; read back from git where the store has lost them.
+
+    Nothing is written. Raises StoreDamagedError or ObjectMissingError.
+    """
+    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+    if store.has_records(dataset.dataset_id, row.commit):
+        return store.record_lines(dataset.dataset_id, row.commit)
+    return read_records_from_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)
+
+
+class SelectedVersionsSource:
+    """A source that knows of chosen versions only.
+
+    ``versions`` are what is to be minted, as they shall be called; ``asked`` gives upstream's
+    version for one that upstream calls otherwise (an earlier state).
+    """
+
+    Options: ClassVar[type[BaseModel]] = BaseModel
+
+    def __init__(
+        self,
+        source: Source,
+        versions: Sequence[VersionRef],
+        upstream_versions: Mapping[str, VersionRef] | None = None,
+    ) -> None:
+        self._source = source
+        self._versions = list(versions)
+        self._upstream_versions = upstream_versions or {}
+        self.mirror = source.mirror
+        self.uri = source.uri
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        """As the source's own."""
+        return self._source.dataset(local_id)
+
+    def datasets(self) -> Iterator[DatasetHint]:
+        """As the source's own."""
+        return self._source.datasets()
+
+    def hint(self, dataset: DatasetRef) -> DatasetHint:
+        """As the source's own."""
+        return self._source.hint(dataset)
+
+    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+        """The chosen ones."""
+        return self._versions
+
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        """None: an earlier state is among the chosen ones, or is not wanted."""
+        return []
+
+    def capabilities(self) -> Mapping[str, str]:
+        """As the source's own."""
+        return self._source.capabilities()
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        """As the source's own."""
+        return self._source.estimate(dataset)
+
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
+        """As the source's own."""
+        return self._source.superdataset(id_prefix)
+
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        """The files of a version; of an earlier state under the name that it shall have."""
+        upstream_version = self._upstream_versions.get(version.upstream)
+        if upstream_version is None:
+            return self._source.listing(version, context)
+        listing = self._source.listing(upstream_version, context)
+        closing = listing.confirm_version
+
+        def rename() -> None:
+            listing.version = replace(listing.version, upstream=version.upstream)
+
+        # a source may set the version while its entries are read
+        listing.entries = _then_call(listing.entries, rename)
+        listing.confirm_version = lambda: replace(closing(), upstream=version.upstream)
+        return listing
+
+
+def _then_call(entries: Iterator[_T], step: Callable[[], None]) -> Iterator[_T]:
+    yield from entries
+    step()
+
+
+class Reminter:
+    """Mints versions of one dataset in a scratch store, whose recorder ``recorder`` is."""
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        hint: DatasetHint,
+        scratch: Store,
+        recorder: Recorder,
+    ) -> None:
+        # what holds a listing back in a store holds nothing back here
+        guards = GuardSettings(max_removed_percent=100, settle_minutes=0)
+        self._settings = mirror.settings.model_copy(update={"guards": guards})
+        self._hint = hint
+        self._recorder = recorder
+        self.store = scratch
+
+    def mint(self, source: Source, version: VersionRef) -> VersionRow:
+        """Mints all versions of a source, of which ``version`` is the last; gives its row.
+
+        Raises NotMintedError, and whatever the source raises.
+        """
+        dataset = self._hint.dataset
+        with self.store.lock(dataset.dataset_id, dataset.name):
+            visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
+            outcome = visit.run()
+            if outcome.hold_messages:
+                # an operator has seen it in the store, or will: here it is only compared
+                for one in self._recorder.ask(lambda index: list(index.open_holds())):
+                    release_hold(self._recorder, one.hold)
+                visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
+                outcome = visit.run()
+        if outcome.problems:
+            why = "; ".join(outcome.problems)
+            raise NotMintedError(
+                f"{dataset.name} {version.upstream} could not be minted again: {why}"
+            )
+        published = version.kind is VersionKind.PUBLISHED
+        minted = self._recorder.ask(
+            lambda index: (
+                index.published_version(dataset.name, version.upstream)
+                if published
+                else index.last_version(dataset.name, version.kind.value)
+            )
+        )
+        if minted is None:
+            problems = [*outcome.incidents, *outcome.hold_messages, outcome.waiting_reason]
+            why = "; ".join(filter(None, problems)) or "the visit made no version"
+            raise NotMintedError(
+                f"{dataset.name} {version.upstream} could not be minted again: {why}"
+            )
+        return minted
+
+    def subdatasets(self, minted: VersionRow) -> list[SubdatasetRow]:
+        """The sub-datasets of a version in the scratch store."""
+        return self._recorder.ask(lambda index: list(index.subdatasets(minted)))
+
+    def version_at(self, name: str, commit: str) -> VersionRow:
+        """The version of a dataset in the scratch store that is at a commit."""
+        return self._recorder.ask(lambda index: index.resolve(name, commit))

@@ -1,0 +1,312 @@
+"""The ways to a pinned dataset, in the order in which they are tried.
+
+The mirror's store, clone URLs, the bundle, the manifest alone. Each fills an empty repository; what
+came is for the caller to check, since a way may lead to something else.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from neuromirror.lab.bundles import read_bundle_refs
+from neuromirror.lab.clone_urls import subdataset_url, to_git_url
+from neuromirror.lab.lock_manifests import (
+    ListedSubdataset,
+    LockManifestDamagedError,
+    LockManifestMissingError,
+    LockManifestReader,
+    sibling_path,
+)
+from neuromirror.lab.lockfile import Lock, Pin
+from neuromirror.lab.repository_rebuild import rebuild_repository
+from neuromirror.mint import git_environment
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import redact
+from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
+from neuromirror.transfer.git_commands import (
+    FSCK_OPTIONS,
+    MEMORY_LIMIT,
+    GitError,
+    ObjectsRefusedError,
+    check_objects,
+    ref_creation_commands,
+)
+
+_STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
+_REMOTE_PROTOCOLS = "https:http:ssh"
+_LOCAL_PROTOCOLS = "file"
+_ALL_REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
+_ACCESS = re.compile(r"^fatal: (?:unable to access '[^']*': )?")
+_UNREACHABLE = re.compile(
+    r"Failed to connect|Could(?: not|n't) (?:resolve|connect)|timed out|unreachable|too slow|"
+    r"Connection (?:refused|reset)"
+)
+
+
+class StrategyFailedError(NeuromirrorError):
+    """A way that leads nowhere, or to something else than what was pinned."""
+
+
+class HostUnreachableError(StrategyFailedError):
+    """A host that could not be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreTarget:
+    """A dataset at the state that a lock pins: a pin's own, or a part of one.
+
+    ``prefix`` is the path of a part in its pin's dataset, with a slash at its end. ``tree`` is
+    None where only the commit is known. ``manifest`` and ``bundle`` are files that may be missing.
+    ``clones`` are the URLs to try, and ``home`` the one that is the origin of what is restored,
+    whatever way it comes, as git has it; None for none. ``files`` is how many files it has at most,
+    None where a lock does not say.
+    """
+
+    name: str
+    dataset_id: str
+    commit: str
+    state: str
+    manifest: Path
+    bundle: Path | None
+    clones: tuple[str, ...]
+    origin_url: str | None
+    tree: str | None = None
+    prefix: bytes = b""
+    files: int | None = None
+
+    @classmethod
+    def of_pin(cls, lock: Lock, pin: Pin, more: tuple[str, ...]) -> RestoreTarget:
+        """What a pin stands for; ``more`` are clone URLs that the lock does not have."""
+        clones = tuple(dict.fromkeys((*pin.clone, *more)))
+        return cls(
+            name=pin.name,
+            dataset_id=pin.dataset_id,
+            commit=pin.commit,
+            state=pin.state,
+            manifest=lock.manifest_path(pin),
+            bundle=lock.bundle_path(pin),
+            clones=clones,
+            origin_url=to_git_url(clones[0]) if clones else None,
+            tree=pin.tree,
+            files=None if pin.paths else pin.files,
+        )
+
+    def for_subdataset(self, for_subdataset: ListedSubdataset) -> RestoreTarget:
+        """A part of it."""
+        return replace(
+            self,
+            name=for_subdataset.name,
+            dataset_id=for_subdataset.dataset_id,
+            commit=for_subdataset.commit,
+            state=for_subdataset.state,
+            manifest=sibling_path(self.manifest, for_subdataset.commit),
+            bundle=None
+            if self.bundle is None
+            else sibling_path(self.bundle, for_subdataset.commit),
+            clones=tuple(subdataset_url(url, for_subdataset.dataset_id) for url in self.clones),
+            origin_url=None
+            if self.origin_url is None
+            else subdataset_url(self.origin_url, for_subdataset.dataset_id),
+            tree=None,
+            files=for_subdataset.files,
+            prefix=self.prefix + for_subdataset.path.encode() + b"/",
+        )
+
+    def without_clones(self, urls: Iterable[str]) -> RestoreTarget:
+        """The same, not to be looked for at some of its URLs."""
+        return replace(self, clones=tuple(url for url in self.clones if url not in set(urls)))
+
+
+class RestoreStrategy(Protocol):
+    """A way to a dataset; ``url`` is where it asks, None for what is on this machine."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        ...
+
+    @property
+    def url(self) -> str | None:
+        """The clone URL, as it stands in the lock."""
+        ...
+
+    def fill(self, repository: Path) -> None:
+        """Brings objects and refs into an empty repository with a work tree; raises
+        StrategyFailedError."""
+        ...
+
+
+def restore_strategies(
+    target: RestoreTarget, store: Store | None, *, offline: bool
+) -> Iterator[RestoreStrategy]:
+    """The ways to a goal, best first."""
+    if store is not None:
+        path = store.root / target.dataset_id[:3] / target.dataset_id[3:]
+        if (path / "HEAD").exists():
+            yield StoreStrategy(path, target.origin_url or str(path))
+    if not offline:
+        yield from map(CloneUrlStrategy, target.clones)
+    if target.bundle is not None:
+        yield BundleStrategy(target.bundle, target.origin_url)
+    yield ManifestStrategy(target)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStrategy:
+    """The dataset's repository in a store on this machine."""
+
+    path: Path
+    origin_url: str
+    name: str = "the store"
+    url: str | None = None
+
+    def fill(self, repository: Path) -> None:
+        """See Way."""
+        try:
+            _fetch(repository, str(self.path), _ALL_REFS, _LOCAL_PROTOCOLS)
+        except GitError as error:
+            raise StrategyFailedError(f"git cannot read {self.path}: {error}") from error
+        run_git(repository, "remote", "add", "origin", self.origin_url)
+
+
+@dataclass(frozen=True, slots=True)
+class CloneUrlStrategy:
+    """A repository somewhere else."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        """See Way."""
+        return self.url
+
+    def fill(self, repository: Path) -> None:
+        """See Way; raises HostUnreachableError where nobody is there."""
+        url = to_git_url(self.url)
+        try:
+            _fetch(repository, url, _ALL_REFS, _REMOTE_PROTOCOLS)
+        except GitError as error:
+            message = _ACCESS.sub("", str(error))
+            if _UNREACHABLE.search(message):
+                raise HostUnreachableError(f"it cannot be reached ({message})") from error
+            raise StrategyFailedError(f"git cannot clone from it ({message})") from error
+        _check_objects(repository)
+        run_git(repository, "remote", "add", "origin", url)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleStrategy:
+    """A git bundle beside the lock."""
+
+    path: Path
+    origin_url: str | None
+    name: str = "the bundle"
+    url: str | None = None
+
+    def fill(self, repository: Path) -> None:
+        """See Way."""
+        if not self.path.exists():
+            raise StrategyFailedError(f"{self.path} is missing")
+        if ANNEX_BRANCH not in read_bundle_refs(self.path):
+            raise StrategyFailedError(f"{self.path} is no bundle of a dataset, or a damaged one")
+        refs = (f"+{ANNEX_BRANCH}:{ANNEX_BRANCH}", f"+{TAG_PREFIX}*:{TAG_PREFIX}*")
+        try:
+            _fetch(repository, str(self.path.absolute()), refs, _LOCAL_PROTOCOLS)
+        except GitError as error:
+            raise StrategyFailedError(f"git cannot read {self.path} ({error})") from error
+        _check_objects(repository)
+        _add_unreachable_origin(repository, self.origin_url)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestStrategy:
+    """The manifest beside the lock, which knows all but the history."""
+
+    target: RestoreTarget
+    name: str = "the manifest"
+    url: str | None = None
+
+    def fill(self, repository: Path) -> None:
+        """See Way."""
+        path = self.target.manifest
+        try:
+            reader = LockManifestReader(path, self.target.files)
+            head = reader.head
+            if (head.commit, head.state) != (self.target.commit, self.target.state):
+                raise StrategyFailedError(
+                    f"{path} is of commit {head.commit} and state {head.state} "
+                    f"({head.dataset}@{head.version})"
+                )
+            refs = rebuild_repository(reader, repository / ".git")
+        except LockManifestMissingError as error:
+            raise StrategyFailedError(f"{path} is missing") from error
+        except LockManifestDamagedError as error:
+            raise StrategyFailedError(str(error)) from error
+        run_git(repository, "update-ref", "--stdin", "-z", lines=ref_creation_commands(refs))
+        _check_objects(repository)
+        _add_unreachable_origin(repository, self.target.origin_url)
+
+
+def _check_objects(repository: Path) -> None:
+    try:
+        check_objects(repository / ".git")
+    except ObjectsRefusedError as error:
+        raise StrategyFailedError(str(error)) from error
+
+
+def _add_unreachable_origin(repository: Path, url: str | None) -> None:
+    """Names the place that did not answer, or was not asked, so that it can be one day."""
+    if url is not None:
+        run_git(repository, "remote", "add", "origin", url)
+        # until somebody lifts it, git-annex would ask in vain before each of its commands
+        run_git(repository, "config", "remote.origin.annex-ignore", "true")
+
+
+def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) -> None:
+    run_git(
+        repository,
+        *(
+            *_STALL_LIMIT,
+            *FSCK_OPTIONS,
+            "fetch",
+            "-q",
+            "--no-tags",
+            "--no-auto-maintenance",
+            "--",
+            url,
+            *refs,
+        ),
+        environment={"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
+        credentials=True,
+    )
+
+
+def run_git(
+    repository: Path,
+    *arguments: str,
+    lines: str = "",
+    environment: Mapping[str, str] | None = None,
+    credentials: bool = False,
+) -> str:
+    """What a git command printed that ran in a repository with a work tree; raises GitError."""
+    kept = git_environment(repository, credentials=credentials)
+    del kept["GIT_DIR"]
+    done = subprocess.run(
+        ["git", "-C", str(repository), *arguments],
+        env=MEMORY_LIMIT | kept | dict(environment or {}),
+        input=lines,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        messages = [line for line in done.stderr.splitlines() if line.strip()]
+        message = "; ".join(messages[:3]) or f"exit code {done.returncode}"
+        raise GitError(redact(message))
+    return done.stdout

@@ -1,0 +1,246 @@
+"""A dataset's commit, trees and state, hashed while its files and sub-datasets are passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from neuromirror.lab.lock_manifests import sibling_path
+from neuromirror.lab.verify.state_checks import (
+    GitStateCheck,
+    ManifestStateCheck,
+    StateCheck,
+    annexed_file_line,
+)
+from neuromirror.mint import GITLINK_MODE
+from neuromirror.model import path_to_text, subdataset_line
+from neuromirror.transfer.findings import NOT_HERE, Finding
+from neuromirror.transfer.outcomes import Status
+from neuromirror.transfer.verified_repository import (
+    CommitDescription,
+    NotADatasetError,
+    ObjectDamagedError,
+    VerifiedEntry,
+    VerifiedRepository,
+)
+
+
+class PinnedFile(NamedTuple):
+    """A file whose bytes are to be had: its path, its key, and its places, best first."""
+
+    path: bytes
+    key: str
+    urls: tuple[str, ...]
+
+
+Item = Finding | PinnedFile
+"""What there is to say, or something that is still to be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedEntry:
+    """What came of an entry: ``key`` is that of an annexed file, None for anything else."""
+
+    entry: VerifiedEntry
+    key: str | None
+    items: tuple[Item, ...] = ()
+
+
+def unreadable_entry(entry: VerifiedEntry, path: str, error: ObjectDamagedError) -> InspectedEntry:
+    """An entry of which git cannot say what it is."""
+    message = str(error)
+    return InspectedEntry(
+        entry, None, (Finding(status="error", path=path, what="document", message=message),)
+    )
+
+
+def select_all(path: bytes) -> bool:
+    """True of each path."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyScope:
+    """What matters of a dataset, by paths from the outermost one.
+
+    ``wanted`` tells of a file whether it does, ``reaches`` of a sub-dataset whether a file in it
+    may. ``absent`` is the status of content and sub-datasets that are not here.
+    """
+
+    is_selected: Callable[[bytes], bool] = select_all
+    reaches: Callable[[bytes], bool] = select_all
+    missing_status: Status = "impossible"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedState:
+    """What a dataset is to be; what is empty is not known, and not compared.
+
+    ``manifest`` is where the manifest of this very state is.
+    """
+
+    commit: str
+    tree: str = ""
+    state: str = ""
+    manifest: Path | None = None
+
+
+class EntryInspector(Protocol):
+    """How files are looked at: in a work tree, or at their places."""
+
+    def inspect(
+        self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
+    ) -> Iterator[InspectedEntry]:
+        """What came of each entry of a clone, which stands in the folder ``below``, in order."""
+        ...
+
+
+def walk(
+    inspector: EntryInspector,
+    scope: VerifyScope,
+    clone: VerifiedRepository,
+    expected: ExpectedState,
+    below: bytes = b"",
+) -> Iterator[Item]:
+    """Yields all there is to say of a dataset, files in order of path, then its sub-datasets.
+
+    ``below`` is the folder of a sub-dataset in the outermost dataset, with a slash at its end.
+    """
+    where = path_to_text(below[:-1]) or "."
+    try:
+        described = clone.describe(expected.commit)
+    except ObjectDamagedError as error:
+        yield Finding(status="error", path=where, what="commit", message=str(error))
+        return
+    yield Finding(path=where, what="commit", message=described.commit, checked="checked")
+    if expected.tree and expected.tree != described.tree:
+        message = f"the commit is of tree {described.tree}, not {expected.tree}"
+        yield Finding(status="error", path=where, what="tree", message=message)
+    state = _state_check(expected, described)
+    parts: list[VerifiedEntry] = []
+    try:
+        for looked in inspector.inspect(clone, below, clone.entries(described.tree)):
+            entry, key = looked.entry, looked.key
+            if entry.mode == GITLINK_MODE:
+                parts.append(entry)
+                subdataset = _subdataset(described, entry)
+                state.add(entry.path, _subdataset_line(clone, subdataset))
+            elif key is not None:
+                state.add(entry.path, _line(entry.path, key))
+            yield from looked.items
+    except ObjectDamagedError as error:
+        yield Finding(status="error", path=where, what="tree", message=str(error))
+        return
+    yield Finding(path=where, what="tree", message=described.tree, checked="checked")
+    yield from _state(state, expected, described, scope, where)
+    for entry in parts:
+        if scope.reaches(below + entry.path):
+            yield from _walk_subdataset(
+                inspector, scope, clone, expected, _subdataset(described, entry), below
+            )
+
+
+class _Subdataset(NamedTuple):
+    """A sub-dataset as the dataset around it tells of it."""
+
+    entry: VerifiedEntry
+    dataset_id: str
+    state: str
+    files: int
+
+
+def _subdataset(described: CommitDescription, entry: VerifiedEntry) -> _Subdataset:
+    document = described.subdatasets.get(path_to_text(entry.path))
+    if not isinstance(document, dict):
+        return _Subdataset(entry, "", "", 0)
+    files = document.get("files")
+    count = files if isinstance(files, int) else 0
+    return _Subdataset(entry, str(document.get("id", "")), str(document.get("state", "")), count)
+
+
+def _subdataset_line(clone: VerifiedRepository, part: _Subdataset) -> bytes:
+    """Return the line of a sub-dataset in the canonical manifest; raises Damaged."""
+    try:
+        return subdataset_line(part.entry.path, part.dataset_id, part.state)
+    except UnicodeError as error:
+        raise ObjectDamagedError(
+            f"{clone.git_dir}: no mirror makes the sub-dataset {part.entry.path!r}: its "
+            "name, id or state is not UTF-8"
+        ) from error
+
+
+def _state_check(expected: ExpectedState, described: CommitDescription) -> StateCheck:
+    state = expected.state or described.state
+    if described.form != "files" and expected.manifest is not None:
+        return ManifestStateCheck(state, expected.manifest)
+    return GitStateCheck(state)
+
+
+def _state(
+    state: StateCheck,
+    expected: ExpectedState,
+    described: CommitDescription,
+    scope: VerifyScope,
+    where: str,
+) -> Iterator[Finding]:
+    if not (expected.state or described.state):
+        return  # nobody says what it is to be
+    only = described.manifest_only_files
+    if described.form != "files" and expected.manifest is None:
+        message = (
+            f"{only} of its files are not in git but in a manifest, which is at hand only where a "
+            "lock pins them: neither they nor the state digest can be checked"
+        )
+        yield Finding(status=scope.missing_status, path=where, what="state", message=message)
+        return
+    found = state.finding()
+    yield found.at_path(where)
+    if only:
+        message = f"{NOT_HERE}: {only} files that are not in git but in the manifest"
+        yield Finding(status=scope.missing_status, path=where, what="part", message=message)
+
+
+def _line(path: bytes, key: str) -> bytes:
+    try:
+        return annexed_file_line(path, key)
+    except ValueError:
+        return b""  # the file itself is told of, and the digest will be another
+
+
+def _walk_subdataset(
+    inspector: EntryInspector,
+    scope: VerifyScope,
+    clone: VerifiedRepository,
+    expected: ExpectedState,
+    part: _Subdataset,
+    below: bytes,
+) -> Iterator[Item]:
+    path = below + part.entry.path
+    folder = None if clone.work_tree is None else clone.work_tree / path_to_text(part.entry.path)
+    try:
+        if folder is None or not (folder / ".git").exists():
+            raise NotADatasetError(f"{NOT_HERE}: a sub-dataset of {part.files} files")
+        inner = VerifiedRepository.at(folder)
+    except NotADatasetError as error:
+        yield Finding(
+            status=scope.missing_status, path=path_to_text(path), what="part", message=str(error)
+        )
+        return
+    with inner:
+        commit = part.entry.sha
+        if (found := inner.head()) != commit:
+            message = f"it is at commit {found}, not {commit}"
+            yield Finding(status="error", path=path_to_text(path), what="part", message=message)
+            if not inner.has_commit(commit):
+                return
+        manifest = expected.manifest and sibling_path(expected.manifest, commit)
+        there = manifest if manifest is not None and manifest.exists() else None
+        yield from walk(
+            inspector,
+            scope,
+            inner,
+            ExpectedState(commit, state=part.state, manifest=there),
+            path + b"/",
+        )

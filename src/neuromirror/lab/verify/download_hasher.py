@@ -1,0 +1,124 @@
+"""The bytes of files fetched from their places and hashed, and not kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from typing import Final
+
+from neuromirror.lab.verify.dataset_walk import PinnedFile
+from neuromirror.lab.verify.url_prober import STATUSES, displayed_url, health_of
+from neuromirror.lab.verify.work_tree import VerificationStoppedError, compare_content
+from neuromirror.model import NeuromirrorError, path_to_text
+from neuromirror.net import IncompleteResponseError
+from neuromirror.transfer.findings import Finding, Health
+from neuromirror.transfer.host_errors import host_at_fault
+from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
+from neuromirror.transfer.url_sessions import UrlSessions
+
+_ATTEMPTS: Final = 3
+"""Of a body that broke off; the session itself tries again to be answered at all."""
+
+
+class DownloadVerifier:
+    """Reads files from the best of their places that gives the right bytes.
+
+    ``fetch`` may be called by many threads; ``stop`` says that nobody waits any more.
+    """
+
+    def __init__(self, sessions: UrlSessions, stop: threading.Event) -> None:
+        self._sessions = sessions
+        self._stop = stop
+
+    def verify(self, file: PinnedFile) -> list[Finding]:
+        """What came of a file: each place that failed, and at the end the file itself."""
+        path = path_to_text(file.path)
+        try:
+            proof = key_checksum(file.key)
+        except ValueError as error:
+            return [Finding(status="error", path=path, key=file.key, message=str(error))]
+        failed: list[Finding] = []
+        for url in file.urls:
+            found = self._verify_url(url, file.key, path, proof)
+            if not found.failed:
+                return [*failed, found]
+            failed.append(found)
+        if not failed:
+            message = "no place is known that has its bytes"
+        else:
+            message = f"none of its places ({len(failed)}) gives its bytes"
+        wrong = any(one.health is Health.CHANGED for one in failed)
+        last = Finding(
+            status="error" if wrong else "impossible",
+            path=path,
+            key=file.key,
+            size=proof.size,
+            message=message,
+        )
+        return [*failed, last]
+
+    def _verify_url(self, url: str, key: str, path: str, proof: KeyChecksum) -> Finding:
+        """The file, if a place gives its bytes, else what is the matter with the place."""
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                self._sessions.breaker.check(url)
+                found = self._compare(url, key, path, proof)
+                self._sessions.record(url, None)
+                return found
+            except NeuromirrorError as error:
+                if left and isinstance(error, IncompleteResponseError):
+                    continue
+                health = health_of(error)
+                self._sessions.record(url, error if health is Health.UNREACHABLE else None)
+                return Finding(
+                    status=STATUSES[health],
+                    path=path,
+                    what="place",
+                    message=str(error),
+                    key=key,
+                    size=proof.size,
+                    url=displayed_url(url),
+                    health=health,
+                    host=host_at_fault(error, url),
+                )
+        raise AssertionError("the last attempt returns")
+
+    def _compare(self, url: str, key: str, path: str, proof: KeyChecksum) -> Finding:
+        hashing = proof.hasher()
+        size = 0
+        with closing(self._pieces(url, proof.size)) as pieces:
+            for piece in pieces:
+                size += len(piece)
+                if hashing is not None:
+                    hashing.update(piece)
+                if proof.size is not None and size > proof.size:
+                    break
+                if self._stop.is_set():
+                    raise VerificationStoppedError
+        found = compare_content(
+            key, path, proof, size, lambda by: "" if hashing is None else hashing.hexdigest()
+        )
+        if not found.failed:
+            return replace(found, url=displayed_url(url), health=Health.OK)
+        message = found.message
+        if proof.size is not None and size > proof.size:
+            message = f"other bytes: more than {proof.size} of them"
+        return replace(
+            found, what="place", message=message, url=displayed_url(url), health=Health.CHANGED
+        )
+
+    def _pieces(self, url: str, size: int | None) -> Generator[bytes | memoryview, None, None]:
+        sessions = self._sessions
+        session = sessions.session_for(url)
+        scheme = url.partition("://")[0].lower()
+        if scheme in ("boss", "ndstore"):
+            from neuromirror.sources.volumes import fetch_block, parse_url
+
+            block = parse_url(url)
+            yield from fetch_block(session, block, size=size, token=sessions.token(block.host))
+        else:
+            # any other scheme is refused there
+            with session.stream(url) as stream:
+                yield from stream.chunks

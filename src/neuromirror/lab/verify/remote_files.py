@@ -1,0 +1,192 @@
+"""Files looked at where they can be had, of a clone or of the manifest beside a lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuromirror.annex import strip_claim_prefix
+from neuromirror.lab.lock_manifests import (
+    ListedFile,
+    ListedSubdataset,
+    LockManifestDamagedError,
+    LockManifestMissingError,
+    LockManifestReader,
+    PlainFile,
+    canonical_line,
+    sibling_path,
+)
+from neuromirror.lab.verify.dataset_walk import (
+    ExpectedState,
+    InspectedEntry,
+    Item,
+    PinnedFile,
+    VerifyScope,
+    select_all,
+    unreadable_entry,
+)
+from neuromirror.lab.verify.state_checks import annexed_file_line
+from neuromirror.mint import GITLINK_MODE
+from neuromirror.model import path_to_text
+from neuromirror.transfer.findings import Finding
+from neuromirror.transfer.verified_repository import (
+    ObjectDamagedError,
+    VerifiedEntry,
+    VerifiedRepository,
+    object_id,
+    pointer_key,
+    symlink_key,
+)
+
+
+class GitUrlCollector:
+    """Passes on the files of clones as their commits have them, with their places."""
+
+    def __init__(self, scope: VerifyScope) -> None:
+        self._is_selected = scope.is_selected
+
+    def inspect(
+        self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
+    ) -> Iterator[InspectedEntry]:
+        """The key and the places of each entry of a clone, in order."""
+        for entry in entries:
+            if entry.mode == GITLINK_MODE:
+                yield InspectedEntry(entry, None)
+                continue
+            path = below + entry.path
+            try:
+                content = clone.read("blob", entry.sha)
+            except ObjectDamagedError as error:
+                yield unreadable_entry(entry, path_to_text(path), error)
+                continue
+            key = symlink_key(content) or pointer_key(content)
+            if key is None or not self._is_selected(path):
+                yield InspectedEntry(entry, key)
+            else:
+                yield InspectedEntry(entry, key, (PinnedFile(path, key, tuple(clone.urls(key))),))
+
+
+@dataclass(slots=True)
+class PinnedCounts:
+    """How much is pinned, by the manifests; nobody knows where not all of them are ``known``."""
+
+    files: int = 0
+    bytes: int = 0
+    is_complete: bool = True
+
+    def add(self, files: int, size: int) -> None:
+        """So much more."""
+        self.files += files
+        self.bytes += size
+
+
+def walk_manifest(
+    scope: VerifyScope, expected: ExpectedState, counts: PinnedCounts, below: bytes = b""
+) -> Iterator[Item]:
+    """Yields what a manifest, and those of its sub-datasets beside it, say of what is pinned.
+
+    The state digest is made again of its lines, and the commit's id of the commit object in it.
+    What is pinned is ``counted``.
+    """
+    where = path_to_text(below[:-1]) or "."
+    path = expected.manifest
+    assert path is not None
+    parts: list[ListedSubdataset] = []
+    try:
+        reader = LockManifestReader(path)
+        yield from _check_head(reader, expected, where)
+        for one in reader:
+            if isinstance(one, PlainFile):
+                continue
+            at = below + one.path.encode()
+            if isinstance(one, ListedSubdataset):
+                if scope.reaches(at):
+                    parts.append(one)
+            elif scope.is_selected(at):
+                counts.add(1, one.size or 0)
+                yield _manifest_item(one, at)
+    except (LockManifestDamagedError, LockManifestMissingError) as error:
+        counts.is_complete = False
+        yield Finding(status="error", path=where, what="manifest", message=str(error))
+        return
+    if reader.head.state == expected.state:
+        message = reader.head.state
+        yield Finding(path=where, what="state", message=message, checked="checked")
+    else:
+        counts.is_complete = False
+    for part in parts:
+        yield from walk_manifest(
+            scope,
+            ExpectedState(part.commit, state=part.state, manifest=sibling_path(path, part.commit)),
+            counts,
+            below + part.path.encode() + b"/",
+        )
+
+
+def check_manifest(
+    path: Path, state: str, scope: VerifyScope, counts: PinnedCounts, below: bytes = b""
+) -> Finding:
+    """Reads a manifest to its end: whether it is that of a state. What is pinned is ``counted``.
+
+    Those of sub-datasets are read only where a part of them is pinned.
+    """
+    parts: list[ListedSubdataset] = []
+    whole = scope.is_selected is select_all
+    try:
+        reader = LockManifestReader(path)
+        for one in reader.entries():
+            at = below + one.path.encode()
+            if isinstance(one, ListedFile):
+                if scope.is_selected(at):
+                    counts.add(1, one.size or 0)
+            elif whole:
+                counts.add(one.files, one.bytes)
+            elif scope.reaches(at):
+                parts.append(one)
+        found = reader.head.state
+    except (LockManifestDamagedError, LockManifestMissingError) as error:
+        counts.is_complete = False
+        return Finding(status="error", what="manifest", message=str(error))
+    if found != state:
+        counts.is_complete = False
+        message = f"the manifest is of another state: {found}, not {state}"
+        return Finding(status="error", what="manifest", message=message)
+    for part in parts:
+        prefix = below + part.path.encode() + b"/"
+        check_manifest(sibling_path(path, part.commit), part.state, scope, counts, prefix)
+    return Finding(what="manifest", message=found, checked="checked")
+
+
+def _manifest_item(one: ListedFile, path: bytes) -> Item:
+    """A file to be looked at, by a key that says no more than what the state digest vouches for."""
+    try:
+        same = annexed_file_line(one.path.encode(), one.key) == canonical_line(one)
+    except ValueError:
+        same = False
+    if not same:
+        message = f"its key in the manifest ({one.key or 'none'}) is not of its checksum and size"
+        return Finding(status="error", path=path_to_text(path), key=one.key, message=message)
+    return PinnedFile(path, one.key, tuple(strip_claim_prefix(url) for url in one.urls))
+
+
+def _check_head(
+    reader: LockManifestReader, expected: ExpectedState, where: str
+) -> Iterator[Finding]:
+    """Whether a manifest is that of what is expected."""
+    head = reader.head
+    commit = object_id("commit", head.commit_object.encode())
+    if commit != expected.commit:
+        message = f"the manifest is of commit {commit}, not {expected.commit}"
+        yield Finding(status="error", path=where, what="commit", message=message)
+    else:
+        yield Finding(path=where, what="commit", message=commit, checked="checked")
+    tree = head.commit_object.partition("\n")[0].removeprefix("tree ")
+    if expected.tree and tree != expected.tree:
+        message = f"the commit is of tree {tree}, not {expected.tree}"
+        yield Finding(status="error", path=where, what="tree", message=message)
+    if head.state != expected.state or f"\nState: {head.state}\n" not in head.commit_object:
+        message = f"the manifest is of another state: {head.state}, not {expected.state}"
+        if head.state == expected.state:
+            message = f"the commit is not of the state {head.state}"
+        yield Finding(status="error", path=where, what="state", message=message)

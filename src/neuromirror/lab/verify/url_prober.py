@@ -1,0 +1,195 @@
+"""What a place says of the bytes that it has, without giving them.
+
+An http(s) place is asked by ``HEAD``; where that is refused, or leads elsewhere, by a ``GET`` of
+one byte: a redirect to S3 is signed for one method. Told are size, ETag, version id and, where
+somebody put one there, the sha256 (S3 API reference, "HeadObject"). A block of a volume is asked
+for one voxel. All of it is the server's word: nothing is hashed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final, cast
+
+from neuromirror.lab.verify.dataset_walk import PinnedFile
+from neuromirror.model import Digest, NeuromirrorError, path_to_text
+from neuromirror.net import (
+    AccessDeniedError,
+    HttpError,
+    NetError,
+    NotFoundError,
+    ResponseHead,
+    Session,
+    UnsafeAddressError,
+    clean_url,
+)
+from neuromirror.transfer.findings import Finding, Health
+from neuromirror.transfer.header_claims import KnownDigests, ProbeResult, compare_headers
+from neuromirror.transfer.host_errors import host_at_fault
+from neuromirror.transfer.key_checksums import key_checksum
+from neuromirror.transfer.outcomes import Status
+from neuromirror.transfer.url_sessions import UrlSessions
+
+_NO_VERSION: Final = frozenset({"NoSuchVersion", "InvalidArgument"})
+_FORBIDDEN_HINT: Final = "a bucket that may not be listed says so of what is gone, too"
+STATUSES: Final[dict[Health, Status]] = {
+    Health.OK: "ok",
+    Health.GONE: "error",
+    Health.REFUSED: "error",
+    Health.CHANGED: "error",
+    Health.NOT_OFFERED: "impossible",
+    Health.UNREACHABLE: "impossible",
+    Health.UNKNOWN: "impossible",
+}
+
+
+class Prober:
+    """Asks places; ``probe`` may be called by many threads."""
+
+    def __init__(self, sessions: UrlSessions) -> None:
+        self._sessions = sessions
+
+    def probe(
+        self, file: PinnedFile, claims: Iterable[Digest] = (), *, is_only_url: bool | None = None
+    ) -> list[Finding]:
+        """What each place of a file says; one finding of the file itself where it has none.
+
+        ``alone`` says whether its bytes have no other place than the one named here; without it
+        the places named are all there are.
+        """
+        path = path_to_text(file.path)
+        try:
+            proof = key_checksum(file.key)
+        except ValueError as error:
+            return [Finding(status="error", path=path, key=file.key, message=str(error))]
+        if not file.urls:
+            message = "no place is known that has its bytes"
+            return [
+                Finding(
+                    status="impossible", path=path, key=file.key, size=proof.size, message=message
+                )
+            ]
+        known = KnownDigests(file.key, proof, claims)
+        if is_only_url is None:
+            is_only_url = len(file.urls) == 1
+        found = []
+        for url in file.urls:
+            answer, host = self._ask(url, known, is_only_url=is_only_url)
+            found.append(
+                Finding(
+                    status=STATUSES[answer.health],
+                    path=path,
+                    what="place",
+                    message=answer.message,
+                    key=file.key,
+                    size=proof.size,
+                    evidence=answer.evidence,
+                    checked=None if answer.evidence is None else "claimed",
+                    url=displayed_url(url),
+                    health=answer.health,
+                    host=host,
+                )
+            )
+        return found
+
+    def _ask(
+        self, url: str, known: KnownDigests, *, is_only_url: bool
+    ) -> tuple[ProbeResult, str | None]:
+        """Return what a URL answers, and its host where the answer is about that."""
+        scheme, host = url.partition("://")[0].lower(), None
+        sessions = self._sessions
+        try:
+            sessions.breaker.check(url)
+            if scheme in ("http", "https"):
+                answer = _ask_web(sessions.session_for(url), url, known, is_only_url=is_only_url)
+            elif scheme in ("boss", "ndstore"):
+                answer = _ask_volume(sessions.session_for(url), url, known, sessions.token)
+            else:
+                answer = ProbeResult(Health.UNKNOWN, f"nobody here knows how to ask {scheme}://")
+                return answer, None
+        except NeuromirrorError as error:
+            health = health_of(error)
+            sessions.record(url, error if health is Health.UNREACHABLE else None)
+            return ProbeResult(health, str(error)), host_at_fault(error, url)
+        sessions.record(url, None)
+        return answer, host
+
+
+def displayed_url(url: str) -> str:
+    """A URL as it may be told."""
+    try:
+        return clean_url(url)
+    except ValueError:
+        return "<an address that is no URL>"
+
+
+def health_of(error: NeuromirrorError) -> Health:
+    """What a failure says of a place."""
+    status = error.status if isinstance(error, NetError) else None
+    if isinstance(error, NotFoundError) or status in (404, 410):
+        return Health.GONE
+    if isinstance(error, AccessDeniedError) or status in (401, 403):
+        return Health.REFUSED
+    if isinstance(error, HttpError):
+        if error.fields.get("Code") in _NO_VERSION:
+            return Health.GONE
+        if status == 416:
+            return Health.CHANGED
+        return Health.NOT_OFFERED if status in (405, 501) else Health.UNREACHABLE
+    if isinstance(error, NetError) and not isinstance(error, UnsafeAddressError):
+        return Health.UNREACHABLE
+    return Health.UNKNOWN
+
+
+def _ask_web(session: Session, url: str, known: KnownDigests, *, is_only_url: bool) -> ProbeResult:
+    reply = session.head(url, headers={"x-amz-checksum-mode": "ENABLED"})
+    if 200 <= reply.status < 300:
+        return _compare_reply(url, reply, known, is_only_url=is_only_url)
+    if reply.headers.get("x-amz-delete-marker") == "true":
+        return ProbeResult(Health.GONE, f"HTTP {reply.status}: the object was deleted")
+    if reply.status in (404, 410):
+        return ProbeResult(Health.GONE, f"HTTP {reply.status}: it is not there")
+    # nothing more may be asked for here: a signed redirect takes no header that it does not know
+    headers = {} if known.size == 0 else {"Range": "bytes=0-0"}
+    try:
+        with session.stream(url, headers=headers) as stream:
+            return _compare_reply(
+                url, ResponseHead(stream.status, stream.headers), known, is_only_url=is_only_url
+            )
+    except AccessDeniedError as error:
+        if error.status == 401:  # of the whole host
+            raise AccessDeniedError(
+                f"{error} ({_FORBIDDEN_HINT})", url=error.url, status=401
+            ) from error
+        return ProbeResult(Health.REFUSED, f"{error} ({_FORBIDDEN_HINT})")
+    except HttpError as error:
+        if error.status == 416:
+            return ProbeResult(Health.CHANGED, "it has no bytes any more (HTTP 416)")
+        raise
+
+
+def _compare_reply(
+    url: str, reply: ResponseHead, known: KnownDigests, *, is_only_url: bool
+) -> ProbeResult:
+    answer = compare_headers(url, reply.headers, known, is_only_url=is_only_url)
+    if answer.health is Health.OK and "versionId=" in url:
+        known.add_object_version(reply.headers)
+    return answer
+
+
+def _ask_volume(
+    session: Session, url: str, known: KnownDigests, token: Callable[[str], str | None]
+) -> ProbeResult:
+    from neuromirror.sources.volumes import Box, WrongVoxelsError, fetch_block, parse_url
+
+    block = parse_url(url)
+    dtype = block.dtype if known.size is None else block.voxel_type(known.size)
+    first = cast(Box, tuple((start, start + 1) for start, _ in block.box))
+    one = replace(block, box=first, chunk=(1, 1, 1), dtype=dtype)
+    try:
+        for _ in fetch_block(session, one, token=token(block.host)):
+            pass
+    except WrongVoxelsError as error:
+        return ProbeResult(Health.CHANGED, str(error))
+    return ProbeResult(Health.OK, "it answers: one voxel was read")

@@ -1,0 +1,293 @@
+"""Datasets and locks looked at: what is here, what places say, or what they give."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from neuromirror.lab.verify.dataset_walk import ExpectedState, Item, VerifyScope, walk
+from neuromirror.lab.verify.remote_files import (
+    GitUrlCollector,
+    PinnedCounts,
+    check_manifest,
+    walk_manifest,
+)
+from neuromirror.lab.verify.work_tree import WorkTreeInspector
+from neuromirror.mint import GITLINK_MODE
+from neuromirror.model import Digest, path_to_text
+from neuromirror.transfer.findings import NOT_HERE, Finding
+from neuromirror.transfer.outcomes import Status
+from neuromirror.transfer.verified_repository import (
+    CommitDescription,
+    NotADatasetError,
+    ObjectDamagedError,
+    VerifiedRepository,
+)
+
+if TYPE_CHECKING:
+    from neuromirror.lab.lockfile import Lock, Pin
+
+Mode = Literal["local", "remote", "full"]
+"""What is looked at: the bytes here, what places say of theirs, or the bytes that places give."""
+
+ClaimLookup = Callable[[str], Iterable[Digest]]
+"""What is known of a key's bytes besides what the key says."""
+
+_DEFAULT_REQUESTS: Final = 8
+_MAX_NAMED: Final = 5
+"""Removed files that a message names."""
+
+
+def no_token(host: str) -> str | None:
+    """None: nobody is shown a token."""
+    return None
+
+
+def no_claims(key: str) -> Iterable[Digest]:
+    """Nothing besides what the key says."""
+    return ()
+
+
+def verify(
+    target: Path | Lock,
+    mode: Mode = "local",
+    *,
+    within: Path | None = None,
+    allow_missing: bool = False,
+    jobs: int | None = None,
+    token: Callable[[str], str | None] = no_token,
+    claims: ClaimLookup = no_claims,
+) -> Iterator[Finding]:
+    """Yields what there is to say of a dataset, or of all datasets of a lock.
+
+    ``target`` is the folder of a clone, which is compared with its own commit, or a lock, or the
+    file of one. Its datasets are in ``within`` as ``restore`` puts them, by default beside the
+    lock; what places have is asked for by the manifest beside it, so that no clone is needed then.
+    Files come in order of path, then sub-datasets.
+
+    ``allow_missing`` makes content and sub-datasets that are not here no failure, but not a dataset
+    of a lock that is not there as a whole; ``jobs`` is how many threads look (None: as many as
+    there are processors, or 8 where places are asked). ``token`` gives the token for a host of
+    volumes, ``claims`` more checksums of a key's bytes, for places to be compared with.
+
+    Raises :class:`NotADatasetError`, and LockUnusableError for a file that is no lock.
+    """
+    verifier = _Verifier(mode, allow_missing, jobs, token, claims)
+    if isinstance(target, Path):
+        if target.is_dir():
+            yield from verifier.dataset(target)
+            return
+        # who looks at a folder need not wait for all that a lock's URLs are checked with
+        from neuromirror.lab.lockfile import load_lock
+
+        target = load_lock(target)
+    above = within or target.path.absolute().parent
+    for pin in target.datasets:
+        for finding in verifier.pin(target, pin, above / pin.dataset.alias):
+            yield finding.for_version(pin.name, pin.resolved.version)
+
+
+class _Verifier:
+    """Looks at datasets in one mode; see :func:`verify`."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        allow_missing: bool,
+        jobs: int | None,
+        token: Callable[[str], str | None],
+        claims: ClaimLookup,
+    ) -> None:
+        self._mode = mode
+        self._missing_status: Status = "notneeded" if allow_missing else "impossible"
+        self._jobs = jobs or (_DEFAULT_REQUESTS if mode != "local" else _processors())
+        self._token = token
+        self._claims = claims
+
+    def dataset(self, folder: Path) -> Iterator[Finding]:
+        """Yields what there is to say of a clone, beside its own commit."""
+        with VerifiedRepository.at(folder) as clone:
+            head = clone.head()
+            commit = clone.newest_minted(head) or head
+            try:
+                described = clone.describe(commit)
+            except ObjectDamagedError:
+                described = CommitDescription(commit, "")  # told below
+            items = self._walk(
+                clone, VerifyScope(missing_status=self._missing_status), ExpectedState(commit)
+            )
+            findings = separate_own_changes(self._findings(items, folder), clone, commit, head)
+            for finding in findings:
+                yield finding.for_version(described.dataset, described.label)
+
+    def pin(self, lock: Lock, pin: Pin, folder: Path) -> Iterator[Finding]:
+        """Yields what there is to say of a dataset, beside what a lock pins."""
+        manifest = lock.manifest_path(pin)
+        expected = ExpectedState(pin.commit, pin.tree, pin.state, manifest)
+        scope = VerifyScope(missing_status=self._missing_status)
+        if pin.paths:
+            scope = replace(scope, is_selected=pin.matches, reaches=pin.reaches)
+        counted = PinnedCounts()
+        if self._mode != "local" and manifest.exists():
+            items = walk_manifest(scope, expected, counted)
+            yield from self._findings(items, manifest.parent)
+            yield from _check_counts(pin, counted)
+            return
+        yield check_manifest(manifest, pin.state, scope, counted)
+        yield from _check_counts(pin, counted)
+        try:
+            clone = VerifiedRepository.at(folder)
+        except NotADatasetError:
+            message = f"{NOT_HERE}: there is no dataset {folder}; 'neuromirror restore' brings it"
+            # a dataset in another place than where one looks must not pass for missing content
+            yield Finding(status="impossible", what="part", message=message)
+            return
+        with clone:
+            yield from self._of_clone(clone, pin, scope, expected, folder)
+
+    def _of_clone(
+        self,
+        clone: VerifiedRepository,
+        pin: Pin,
+        scope: VerifyScope,
+        expected: ExpectedState,
+        folder: Path,
+    ) -> Iterator[Finding]:
+        try:
+            found = clone.head()
+        except NotADatasetError as error:
+            found = str(error)
+        head = found
+        if clone.newest_minted(found) == pin.commit:
+            found = pin.commit  # the clone's own commits stand on it
+        if found != pin.commit:
+            message = f"{folder} is at commit {found}, pinned is {pin.commit}"
+            yield Finding(status="error", what="commit", message=message)
+            if not clone.has_commit(pin.commit):
+                return
+        yield from _contradictions(pin, clone)
+        clone.use_annex_commit(pin.annex_commit)
+        there = expected.manifest is not None and expected.manifest.exists()
+        items = self._walk(clone, scope, expected if there else replace(expected, manifest=None))
+        findings = self._findings(items, folder)
+        yield from (
+            separate_own_changes(findings, clone, pin.commit, head)
+            if found == pin.commit
+            else findings
+        )
+
+    def _walk(
+        self, clone: VerifiedRepository, scope: VerifyScope, expected: ExpectedState
+    ) -> Iterator[Item]:
+        if self._mode != "local":
+            return walk(GitUrlCollector(scope), scope, clone, expected)
+        if clone.work_tree is None:
+            raise NotADatasetError(f"{clone.git_dir} is a bare repository: no files lie there")
+        return walk(WorkTreeInspector(scope, self._jobs), scope, clone, expected)
+
+    def _findings(self, items: Iterable[Item], folder: Path) -> Iterator[Finding]:
+        """What there is to say of each item; places are asked by threads of their own."""
+        if self._mode == "local":
+            yield from (item for item in items if isinstance(item, Finding))
+            return
+        # whoever looks at what is here need not wait for all that speaks to a network
+        from neuromirror.lab.verify.url_checks import (
+            UrlSessions,
+            allowed_addresses,
+            check_urls,
+            setting_command,
+        )
+
+        setting = setting_command(folder)
+        allowed = allowed_addresses(folder)
+        with closing(UrlSessions(allowed, self._token, setting=setting)) as sessions:
+            yield from check_urls(
+                items, sessions, self._claims, jobs=self._jobs, full=self._mode == "full"
+            )
+
+
+def separate_own_changes(
+    findings: Iterable[Finding], clone: VerifiedRepository, commit: str, head: str
+) -> Iterator[Finding]:
+    """Yield findings on a mirror's commit, then what the clone's own commits on top of it changed.
+
+    A file of the mirror that they changed is a failure that says so; of those that they removed,
+    the state is. Files that they added, and settings of git and DataLad, are listed apart. Objects
+    of the own commits are hashed like those of the mirror's.
+    """
+    if head == commit:
+        yield from findings
+        return
+    try:
+        changed = clone.changed_paths(commit, head)
+    except ObjectDamagedError as error:
+        yield from findings
+        yield Finding(status="error", what="commit", message=str(error))
+        return
+    removed = [path for path, kind in changed.items() if kind == "D" and not _is_setting(path)]
+    for finding in findings:
+        path = finding.path
+        if path not in changed or not finding.failed:
+            yield finding
+        elif _is_setting(path) or path in removed:
+            verb = "removed" if changed[path] == "D" else "changed"
+            message = f"the clone's own commits {verb} it"
+            yield Finding(status="notneeded", path=path, what="own", message=message)
+        else:
+            message = f"{finding.message}; the clone's own commits changed it"
+            yield replace(finding, message=message)
+    if removed:
+        named = ", ".join(removed[:_MAX_NAMED]) + (", …" if len(removed) > _MAX_NAMED else "")
+        message = f"the clone's own commits removed {len(removed)} of the mirror's files: {named}"
+        yield Finding(status="error", what="state", message=message)
+    yield from _own_files(clone, head, {path for path, kind in changed.items() if kind == "A"})
+
+
+def _own_files(clone: VerifiedRepository, head: str, added: set[str]) -> Iterator[Finding]:
+    """Yield the files that own commits added; their trees and blobs are hashed."""
+    try:
+        for entry in clone.entries(clone.describe(head).tree):
+            path = path_to_text(entry.path)
+            if path in added:
+                if entry.mode != GITLINK_MODE:
+                    clone.read("blob", entry.sha)
+                message = "not from the mirror: the clone's own commits added it"
+                yield Finding(status="notneeded", path=path, what="own", message=message)
+    except ObjectDamagedError as error:
+        yield Finding(status="error", what="tree", message=str(error))
+
+
+def _is_setting(path: str) -> bool:
+    return path in (".gitattributes", ".gitmodules") or path.startswith(".datalad/")
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _contradictions(pin: Pin, clone: VerifiedRepository) -> Iterator[Finding]:
+    """What the pinned commit says of itself that the lock says otherwise."""
+    try:
+        document = clone.describe(pin.commit).document
+    except ObjectDamagedError:
+        return  # told by who walks through it
+    if document and (why := pin.contradictions(document)):
+        message = f"{why}; was the lock edited by hand?"
+        yield Finding(status="error", what="lock", message=message)
+
+
+def _check_counts(pin: Pin, counted: PinnedCounts) -> Iterator[Finding]:
+    """What is pinned, beside how much the lock says that it is."""
+    if counted.is_complete and (counted.files, counted.bytes) != (pin.files, pin.bytes):
+        message = (
+            f"the lock says that {pin.files} files with {pin.bytes} bytes are pinned, but its "
+            f"commit and paths make {counted.files} with {counted.bytes}; was it edited by hand?"
+        )
+        yield Finding(status="error", what="lock", message=message)

@@ -1,0 +1,311 @@
+"""The files of a work tree, looked at one by one: what lies there, and whether it is what it was.
+
+Files are read by several threads, some at a time; what comes out is in the order of the commit, and
+memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from neuromirror.annex import hash_mixed, key_file_name
+from neuromirror.lab.verify.dataset_walk import InspectedEntry, VerifyScope, unreadable_entry
+from neuromirror.mint import GITLINK_MODE, SYMLINK_MODE
+from neuromirror.model import path_to_text
+from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind
+from neuromirror.transfer.key_checksums import KeyChecksum, KeyHasher, key_checksum
+from neuromirror.transfer.outcomes import Status
+from neuromirror.transfer.verified_repository import (
+    ObjectDamagedError,
+    VerifiedEntry,
+    VerifiedRepository,
+    object_id,
+    pointer_key,
+    symlink_key,
+)
+
+_BLOCK: Final = 1 << 20
+_QUEUED_PER_JOB: Final = 4
+"""Tasks that wait for each one that is under way, so that a large file does not stop the rest."""
+_MAX_GROUP: Final = 64
+_MAX_GROUP_BYTES: Final = 8 << 20
+_POINTER: Final = 1 << 12
+_CHANGED: Final = "it is not as it was committed"
+_MISSING: Final = "missing from the work tree"
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class VerificationStoppedError(Exception):
+    """Nobody waits for this any more."""
+
+
+def map_in_order(
+    jobs: int, stop: threading.Event, work: Callable[[_T], _R], items: Iterable[_T]
+) -> Generator[_R, None, None]:
+    """What ``work`` makes of each thing, in the order of the things, several at a time.
+
+    ``stop`` is set once nobody waits for more, because of an error or by :meth:`Generator.close`.
+    """
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="verify")
+    waiting: deque[Future[_R]] = deque()
+    waits = True
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= jobs * (1 + _QUEUED_PER_JOB):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BaseException as error:
+        stop.set()
+        # who presses Ctrl-C does not wait for a server that may answer in minutes
+        waits = not isinstance(error, KeyboardInterrupt)
+        raise
+    finally:
+        pool.shutdown(wait=waits, cancel_futures=True)
+
+
+def _grouped(entries: Iterable[tuple[VerifiedEntry, int]]) -> Iterator[list[VerifiedEntry]]:
+    """Entries in tasks worth a thread's while: many small ones, or one large one.
+
+    Each comes with its size in bytes, as far as that is known.
+    """
+    some: list[VerifiedEntry] = []
+    size = 0
+    for entry, more in entries:
+        if some and (len(some) >= _MAX_GROUP or size + more > _MAX_GROUP_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(entry)
+        size += more
+    if some:
+        yield some
+
+
+class WorkTreeInspector:
+    """Looks at what lies in clones' work trees, in ``jobs`` threads."""
+
+    def __init__(self, scope: VerifyScope, jobs: int) -> None:
+        self._scope = scope
+        self._jobs = jobs
+        self._stop = threading.Event()
+
+    def inspect(
+        self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
+    ) -> Iterator[InspectedEntry]:
+        """What came of each entry of a clone, which stands in the folder ``below``, in order."""
+        looker = _EntryVerifier(clone, below, self._scope, self._stop)
+        tasks = _grouped((entry, looker.size(entry)) for entry in entries)
+        for some in map_in_order(self._jobs, self._stop, looker.inspect, tasks):
+            yield from some
+
+
+class _EntryVerifier:
+    """Looks at one work tree; its methods may be called by many threads."""
+
+    def __init__(
+        self, clone: VerifiedRepository, below: bytes, scope: VerifyScope, stop: threading.Event
+    ) -> None:
+        assert clone.work_tree is not None
+        self._clone = clone
+        self._below = below
+        self._root = os.fsencode(clone.work_tree) + b"/"
+        self._is_selected = scope.is_selected
+        self._missing_status: Status = scope.missing_status
+        self._stop = stop
+
+    def size(self, entry: VerifiedEntry) -> int:
+        """About how many bytes there are to be read of an entry."""
+        try:
+            return os.stat(self._root + entry.path).st_size
+        except OSError:
+            return 0
+
+    def inspect(self, entries: list[VerifiedEntry]) -> list[InspectedEntry]:
+        """What came of each of some entries; raises Stopped."""
+        return [self._inspect_or_report(entry) for entry in entries]
+
+    def _inspect_or_report(self, entry: VerifiedEntry) -> InspectedEntry:
+        try:
+            return self._inspect_entry(entry)
+        except ObjectDamagedError as error:
+            return unreadable_entry(entry, path_to_text(self._below + entry.path), error)
+
+    def _inspect_entry(self, entry: VerifiedEntry) -> InspectedEntry:
+        if entry.mode == GITLINK_MODE:
+            return InspectedEntry(entry, None)
+        location = self._root + entry.path
+        if entry.mode == SYMLINK_MODE:
+            try:
+                target = os.readlink(location)
+            except OSError:
+                target = b""
+            same = target != b"" and object_id("blob", target) == entry.sha
+            key = symlink_key(target if same else self._clone.read("blob", entry.sha))
+        else:
+            same = True
+            key = pointer_key(self._clone.read("blob", entry.sha))
+        if key is not None and not self._is_selected(self._below + entry.path):
+            return InspectedEntry(entry, key)
+        path = path_to_text(self._below + entry.path)
+        if entry.mode == SYMLINK_MODE and (key is None or not (same or _is_file(location))):
+            finding = _link_finding(key, path, as_was=same, is_there=os.path.lexists(location))
+        elif key is None:
+            finding = self._verify_document(entry, path)
+        else:
+            # a regular file in the place of a link is one that was unlocked
+            finding = self._verify_content(key, path, location)
+        return InspectedEntry(entry, key, (finding,))
+
+    def _verify_document(self, entry: VerifiedEntry, path: str) -> Finding:
+        """A plain file of git, hashed as git does."""
+        try:
+            with _open_regular(self._root + entry.path) as descriptor:
+                size = os.fstat(descriptor).st_size
+                sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+                self._read(descriptor, size, sha)
+        except FileNotFoundError:
+            return Finding(status="error", path=path, what="document", message=_MISSING)
+        except OSError as error:
+            return Finding(status="error", path=path, what="document", message=_read_error(error))
+        if sha.hexdigest() != entry.sha:
+            return Finding(status="error", path=path, what="document", message=_CHANGED)
+        return Finding(path=path, what="document", checked="checked", size=size)
+
+    def _verify_content(self, key: str, path: str, location: bytes) -> Finding:
+        """An annexed file whose link, or pointer, is as it was committed."""
+        try:
+            proof = key_checksum(key)
+        except ValueError as error:
+            return Finding(status="error", path=path, key=key, message=str(error))
+        equivalent_keys = self._clone.equivalent_keys(key) if key.startswith("VURL") else []
+        try:
+            with _open_regular(location) as descriptor:
+                if not self._is_pointer(descriptor, key, proof):
+                    return self._compare(descriptor, key, path, proof, equivalent_keys)
+            with _open_regular(self._object_path(key)) as descriptor:
+                return self._compare(descriptor, key, path, proof, equivalent_keys)
+        except FileNotFoundError:
+            where = {"path": path, "key": key, "size": proof.size}
+            return Finding(status=self._missing_status, message=NOT_HERE, **where)  # type: ignore[arg-type]
+        except OSError as error:
+            message = _read_error(error)
+            return Finding(status="error", path=path, key=key, size=proof.size, message=message)
+
+    def _is_pointer(self, descriptor: int, key: str, proof: KeyChecksum) -> bool:
+        """Whether an unlocked file was not filled yet; its content may be in the annex anyway."""
+        if proof.algorithm and os.fstat(descriptor).st_size == proof.size:
+            return False
+        return pointer_key(os.pread(descriptor, _POINTER, 0)) == key
+
+    def _object_path(self, key: str) -> bytes:
+        name = key_file_name(key)
+        folder = os.fsencode(self._clone.git_dir) + b"/annex/objects/" + hash_mixed(key)
+        return folder + b"/" + name + b"/" + name
+
+    def _compare(
+        self, descriptor: int, key: str, path: str, proof: KeyChecksum, equivalent_keys: list[str]
+    ) -> Finding:
+        size = os.fstat(descriptor).st_size
+
+        def checksum(by: KeyChecksum) -> str:
+            hashing = by.hasher()
+            assert hashing is not None
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            self._read(descriptor, size, hashing)
+            return hashing.hexdigest()
+
+        found = compare_content(key, path, proof, size, checksum)
+        if found.failed or not equivalent_keys:
+            return found
+        others = [
+            compare_content(one, path, key_checksum(one), size, checksum) for one in equivalent_keys
+        ]
+        return _compare_equivalent(found, others)
+
+    def _read(self, descriptor: int, size: int, hashing: KeyHasher) -> None:
+        buffer = bytearray(min(size + 1, _BLOCK))
+        view = memoryview(buffer)
+        while count := os.readv(descriptor, [buffer]):
+            hashing.update(view[:count])
+            if self._stop.is_set():
+                raise VerificationStoppedError
+
+
+def compare_content(
+    key: str, path: str, proof: KeyChecksum, size: int, checksum_by: Callable[[KeyChecksum], str]
+) -> Finding:
+    """So many bytes beside what their key says; their checksum is asked for where it matters."""
+    if proof.size is not None and proof.size != size:
+        message = f"other bytes: {size} of them, not {proof.size}"
+        return Finding(status="error", path=path, key=key, size=proof.size, message=message)
+    if not proof.algorithm:
+        evidence = proof.evidence
+        message = "only its size is known" if proof.size is not None else "nothing is known of it"
+        return Finding(
+            path=path, key=key, size=size, evidence=evidence, checked="claimed", message=message
+        )
+    checksum = checksum_by(proof)
+    if not proof.matches(checksum, size):
+        message = f"other bytes: their {proof.algorithm} is {checksum}, not {proof.value}"
+        return Finding(status="error", path=path, key=key, size=size, message=message)
+    message = "" if proof.evidence else f"by {proof.algorithm}"
+    return Finding(
+        path=path, key=key, size=size, evidence=proof.evidence, checked="checked", message=message
+    )
+
+
+def _compare_equivalent(found: Finding, others: list[Finding]) -> Finding:
+    """A finding by size alone, where it is known what the bytes were when they were first got.
+
+    Nobody has pinned that checksum: bytes that have it are no better proved, others are wrong.
+    """
+    same = next((one for one in others if not one.failed), None)
+    if same is None:
+        return replace(others[0], key=found.key)
+    return replace(found, message=f"{found.message}; the bytes are those that were first got here")
+
+
+def _link_finding(key: str | None, path: str, *, as_was: bool, is_there: bool) -> Finding:
+    """A link that is no file's, or that is another than was committed."""
+    what: FindingKind = "document" if key is None else "file"
+    if as_was:
+        return Finding(path=path, what=what, checked="checked")
+    message = _CHANGED if is_there else _MISSING
+    return Finding(status="error", path=path, what=what, key=key, message=message)
+
+
+@contextmanager
+def _open_regular(path: bytes) -> Iterator[int]:
+    """A regular file, open to be read; raises OSError for anything else."""
+    # without waiting for whoever may write to a pipe
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _read_error(error: OSError) -> str:
+    return f"it cannot be read: {error.strerror or error}"

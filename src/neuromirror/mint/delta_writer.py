@@ -1,0 +1,252 @@
+"""The delta writer: a state minted from the state before and what changed.
+
+It touches the trees on changed paths and the log files of new or changed keys, and passes over the
+manifest in large pieces; the objects are those the whole-state writer makes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuromirror.git.objects import ObjectReader
+from neuromirror.git.packs import BLOB, PackWriter
+from neuromirror.git.trees import REGULAR_FILE_MODE, TREE_MODE, tree_entry, write_tree
+from neuromirror.mint.annex_branch import annex_line
+from neuromirror.mint.documents import OWN_NAMES
+from neuromirror.mint.line_sorter import LineSorter
+from neuromirror.mint.state_counts import StateCounts
+from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits
+from neuromirror.mint.zstd_lines import ZstdFrameError, decompress_frame
+from neuromirror.model import (
+    DESCRIPTION_PATH,
+    Change,
+    NeuromirrorError,
+    SnapshotEntry,
+    SnapshotHeader,
+    StateDigest,
+    entry_line,
+    is_in_git,
+    parse_description,
+    text_to_path,
+)
+
+_PATH = b'","path":"'
+_SIZE = b'","size":'
+_SUBDATASET_START = b'{"dataset":'
+_STATE = b'","state":'
+_REMEDY = "restore it from a backup, or remove it: the next sync then does without it"
+
+
+class UnsuitableBaseError(NeuromirrorError):
+    """No delta can be made from this base: the state is to be minted whole."""
+
+
+class BaseManifestDamagedError(UnsuitableBaseError):
+    """The canonical manifest of a state in the store is missing, or of other content."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaBase:
+    """The state a delta starts from: its commit (hex), and its canonical manifest (zstd)."""
+
+    commit: str
+    manifest: Path
+
+
+def mint_delta(
+    header: SnapshotHeader,
+    changes: Callable[[], Iterator[Change]],
+    base: DeltaBase,
+    repository: Path,
+    parents: ParentCommits,
+    label: Callable[[str], str],
+    scratch: Path,
+    within: str = "",
+) -> MintResult:
+    """Writes the objects of a state that differs from ``base`` by ``changes``.
+
+    ``changes`` are sorted by git path, to be read again at will; they are held in memory, so that
+    a state which shares little with its base is better minted whole. ``within`` is Snapshot's.
+    Gives what :func:`neuromirror.mint.snapshot_writer` gives, object for object. Raises
+    UnsuitableBaseError where that
+    takes more than the changes.
+    """
+    with (
+        MintTransaction(header, repository, parents, scratch, within) as transaction,
+        LineSorter(scratch) as lines,
+    ):
+        description = parse_description(
+            transaction.reader.read(f"{base.commit}:{DESCRIPTION_PATH}"),
+            f"commit {base.commit}: {DESCRIPTION_PATH}",
+        )
+        sums = StateCounts.from_description(description)
+        if sums.form != header.form:
+            raise UnsuitableBaseError(
+                f"{header.version.dataset.name}: the base is of form {sums.form!r}, the state of "
+                f"form {header.form!r}; mint it whole"
+            )
+        edits = _FolderEdits()
+        for old, new in changes():
+            if old is not None:
+                sums.count(old, -1)
+            if new is not None:
+                sums.count(new, 1)
+                line = annex_line(new) if _needs_annex_line(old, new, sums.form) else None
+                if line is not None:
+                    lines.add(line)
+            edits.change(old, new, sums.form, transaction.pack)
+        for name in description["documents"]:
+            edits.drop(text_to_path(name))
+        for document in transaction.documents:
+            edits.put(
+                document.path, (REGULAR_FILE_MODE, transaction.pack.add(BLOB, document.content))
+            )
+        for piece in patch_manifest(base.manifest, description["state"], changes()):
+            transaction.manifest.add(piece)
+        root = transaction.reader.read_tree(transaction.reader.read_commit_tree(base.commit))
+        for own in OWN_NAMES:
+            root.pop(own, None)
+        _apply_edits(transaction.pack, transaction.reader, root, edits)
+        root.update(transaction.write_root_entries(sums))
+        return transaction.finish(
+            sums, write_tree(transaction.pack, root), transaction.write_annex_tree(lines), label
+        )
+
+
+def _needs_annex_line(old: SnapshotEntry | None, new: SnapshotEntry, form: str) -> bool:
+    """Whether the git-annex branch may lack something of ``new``, given that it has ``old``."""
+    if not is_in_git(new, form):
+        return False
+    return old is None or old.key != new.key or old.record.locations != new.record.locations
+
+
+class _FolderEdits:
+    """What is to change below a folder: entries by name (None: gone), and folders by name."""
+
+    __slots__ = ("entries", "folders")
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, tuple[bytes, bytes] | None] = {}
+        self.folders: dict[bytes, _FolderEdits] = {}
+
+    def change(
+        self, old: SnapshotEntry | None, new: SnapshotEntry | None, form: str, pack: PackWriter
+    ) -> None:
+        """Takes in one change; the link of a new or changed file is written."""
+        old = old if old is not None and is_in_git(old, form) else None
+        new = new if new is not None and is_in_git(new, form) else None
+        if new is None:
+            if old is not None:
+                self.drop(old.git_path)
+        elif old is None or (old.key, old.subdataset) != (new.key, new.subdataset):
+            self.put(new.git_path, tree_entry(pack, new))
+
+    def put(self, path: bytes, entry: tuple[bytes, bytes]) -> None:
+        """What stands at a path from now on."""
+        folder, name = self._locate(path)
+        folder.entries[name] = entry
+
+    def drop(self, path: bytes) -> None:
+        """Nothing stands at a path any more, unless something is put there, before or after."""
+        folder, name = self._locate(path)
+        folder.entries.setdefault(name, None)
+
+    def _locate(self, path: bytes) -> tuple[_FolderEdits, bytes]:
+        folder = self
+        *names, last = path.split(b"/")
+        for name in names:
+            folder = folder.folders.setdefault(name, _FolderEdits())
+        return folder, last
+
+
+def _apply_edits(
+    pack: PackWriter,
+    reader: ObjectReader,
+    tree: dict[bytes, tuple[bytes, bytes]],
+    edits: _FolderEdits,
+) -> None:
+    """Changes a tree's entries in place, writing the folders below that change."""
+    for name, entry in edits.entries.items():
+        if entry is not None:
+            tree[name] = entry
+        elif name in tree and tree[name][0] != TREE_MODE:
+            del tree[name]
+    for name, below in edits.folders.items():
+        old = tree.get(name)
+        inner = reader.read_tree(old[1]) if old is not None and old[0] == TREE_MODE else {}
+        _apply_edits(pack, reader, inner, below)
+        if inner:
+            tree[name] = (TREE_MODE, write_tree(pack, inner))
+        elif old is not None and old[0] == TREE_MODE:
+            del tree[name]
+
+
+def patch_manifest(manifest: Path, state: str, changes: Iterable[Change]) -> Iterator[bytes]:
+    """The lines of a state's manifest after changes, in pieces of whole lines.
+
+    Raises ManifestDamaged, at the latest at its end, where the manifest is not that of ``state``:
+    what is made of it would have a wrong digest for ever.
+    """
+    pending = _manifest_edits(changes)
+    edit = next(pending, None)
+    for piece in _read_pieces(manifest, state):
+        if edit is None or edit[0] > _path_of(piece[piece.rfind(b"\n", 0, -1) + 1 :]):
+            yield piece
+            continue
+        for line in piece.splitlines(True):
+            path = _path_of(line)
+            while edit is not None and edit[0] < path:
+                if edit[1] is not None:
+                    yield edit[1]
+                edit = next(pending, None)
+            if edit is not None and edit[0] == path:
+                if edit[1] is not None:
+                    yield edit[1]
+                edit = next(pending, None)
+            else:
+                yield line
+    while edit is not None:
+        if edit[1] is not None:
+            yield edit[1]
+        edit = next(pending, None)
+
+
+def _manifest_edits(changes: Iterable[Change]) -> Iterator[tuple[bytes, bytes | None]]:
+    for old, new in changes:
+        if new is not None:
+            yield new.git_path, entry_line(new)
+        elif old is not None:
+            yield old.git_path, None
+
+
+def _read_pieces(manifest: Path, state: str) -> Iterator[bytes]:
+    """The manifest in pieces of whole lines."""
+    digest = StateDigest()
+    rest: list[bytes] = []
+    try:
+        with manifest.open("rb") as file:
+            for piece in decompress_frame(file):
+                digest.add(piece)
+                end = piece.rfind(b"\n") + 1
+                if end:
+                    yield b"".join([*rest, piece[:end]])
+                    rest.clear()
+                rest.append(piece[end:])
+    except (FileNotFoundError, ZstdFrameError) as error:
+        raise BaseManifestDamagedError(
+            f"the manifest {manifest} cannot be read ({error}); {_REMEDY}"
+        ) from error
+    if digest.value() != state:
+        raise BaseManifestDamagedError(f"the manifest {manifest} is not that of {state}; {_REMEDY}")
+
+
+def _path_of(line: bytes) -> bytes:
+    end = _STATE if line.startswith(_SUBDATASET_START) else _SIZE
+    path = line[line.index(_PATH) + len(_PATH) : line.rindex(end)]
+    if b"\\" not in path:
+        return path
+    found: str = json.loads(line)["path"]
+    return found.encode()

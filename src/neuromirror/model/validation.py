@@ -1,0 +1,190 @@
+"""Documents that others wrote: parsed strictly, validated by a type, refused with one clear error.
+
+Locks, manifests, ``.neuromirror/dataset.json``, journals of another store: whoever sends one may
+have written anything into it. What goes on from here has the members, types and forms that its
+format says, and no more levels than a program can walk.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+from neuromirror.model.display import escape_unprintable
+from neuromirror.model.errors import NeuromirrorError
+
+MAX_JSON_DEPTH: Final = 64
+"""Levels of lists and objects in a document."""
+MAX_INTEGER: Final = (1 << 63) - 1
+"""The greatest number in a document: what SQLite and other programs can keep."""
+
+_PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {}
+"""What a pattern stands for in messages."""
+
+
+def _described_pattern(pattern: str, description: str) -> msgspec.Meta:
+    _PATTERN_DESCRIPTIONS[repr(pattern)] = description
+    return msgspec.Meta(pattern=pattern, max_length=4096)
+
+
+CommitId = Annotated[
+    str, _described_pattern(r"^[0-9a-f]{40}\Z", "a git object id of 40 hexadecimal digits")
+]
+StateDigestText = Annotated[
+    str, _described_pattern(r"^sha256:[0-9a-f]{64}\Z", "sha256: and 64 hexadecimal digits")
+]
+DatasetName = Annotated[
+    str,
+    _described_pattern(
+        r"^[a-z0-9][a-z0-9-]*:[^\x00-\x1f\x7f]+\Z", "a dataset's name, <mirror>:<id>"
+    ),
+]
+DatasetId = Annotated[
+    str,
+    _described_pattern(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", "a UUID in lower case"),
+]
+SingleLine = Annotated[
+    str, _described_pattern(r"^[^\x00-\x1f\x7f]+\Z", "one line without control characters")
+]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+
+_T = TypeVar("_T")
+_MESSAGE_WITH_MEMBER: Final = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
+_MISMATCH: Final = re.compile(r"Expected (.*), got (.*)", re.DOTALL)
+_MISSING: Final = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
+_REGEX: Final = re.compile(r"`str` matching regex (.*)", re.DOTALL)
+_UNSAFE_PATH: Final = re.compile(r"(?:\A|/)(?:\.git|\.{0,2})(?:/|\Z)|\x00", re.IGNORECASE)
+_LONGEST_SHOWN: Final = 120
+
+
+class InvalidDocumentError(NeuromirrorError, ValueError):
+    """A document that is not what its format says.
+
+    ``document`` names it, ``member`` is the place in it (empty for the whole), ``expected`` and
+    ``found`` say what the format wants there, and what there is; ``found`` may be empty.
+    """
+
+    def __init__(self, document: str, member: str, expected: str, found: str = "") -> None:
+        self.document, self.member, self.expected, self.found = (
+            escape_unprintable(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
+            for text in (document, member, expected, found)
+        )
+        member_clause = f" in {self.member!r}" if member else ""
+        found_clause = f", found {self.found}" if found else ""
+        super().__init__(f"{self.document}: expected {self.expected}{member_clause}{found_clause}")
+
+
+def parse_json(content: bytes | str, document: str) -> Any:
+    """Parse JSON of others; raises InvalidDocumentError.
+
+    Refused are other encodings than UTF-8, repeated members, NaN and infinities, numbers beyond
+    64 bits, more than :data:`MAX_JSON_DEPTH` levels, and surrogates but for those that stand for
+    bytes
+    (:func:`neuromirror.model.text`).
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=_reject_repeated_members, parse_constant=_reject_constant
+        )
+    except RecursionError:
+        raise InvalidDocumentError(
+            document, "", f"at most {MAX_JSON_DEPTH} levels", "more"
+        ) from None
+    except InvalidDocumentError as error:
+        raise InvalidDocumentError(document, error.member, error.expected, error.found) from None
+    except ValueError as error:
+        raise InvalidDocumentError(document, "", "JSON in UTF-8", str(error)) from None
+    check_values(value, document)
+    return value
+
+
+def check_values(value: Any, document: str) -> None:
+    """Raise InvalidDocumentError for values of a parsed document that no program should have to
+    take."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_JSON_DEPTH + 2):
+        if not level:
+            return
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                below += one.values()
+                _check_texts(one, document)
+            elif isinstance(one, list):
+                below += one
+        _check_texts((one for one in below if isinstance(one, str)), document)
+        for one in below:
+            if isinstance(one, (int, float)) and not -MAX_INTEGER - 1 <= one <= MAX_INTEGER:
+                found = str(one) if isinstance(one, float) else f"{one:#x}"
+                raise InvalidDocumentError(document, "", "numbers of 64 bits", found)
+        level = [one for one in below if isinstance(one, (dict, list))]
+    raise InvalidDocumentError(document, "", f"at most {MAX_JSON_DEPTH} levels", "more")
+
+
+def convert(value: Any, kind: type[_T], document: str) -> _T:
+    """Return a parsed document as a value of its type; raises InvalidDocumentError."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise invalid_document_error(error, document) from None
+    except RecursionError:
+        raise InvalidDocumentError(
+            document, "", f"at most {MAX_JSON_DEPTH} levels", "more"
+        ) from None
+
+
+def invalid_document_error(
+    error: msgspec.DecodeError | RecursionError, document: str
+) -> InvalidDocumentError:
+    """Return what msgspec found as one error with its parts."""
+    if isinstance(error, RecursionError):
+        return InvalidDocumentError(document, "", f"at most {MAX_JSON_DEPTH} levels", "more")
+    message, member = str(error), ""
+    if located := _MESSAGE_WITH_MEMBER.fullmatch(message):
+        message, member = located.groups()
+    if missing := _MISSING.fullmatch(message):
+        member = f"{member}.{missing[2]}".lstrip(".")
+        is_missing = missing[1].startswith("missing")
+        return InvalidDocumentError(
+            document, member, "this member" if is_missing else "no such member", ""
+        )
+    if mismatch := _MISMATCH.fullmatch(message):
+        return InvalidDocumentError(document, member, mismatch[1], mismatch[2])
+    expected = message.removeprefix("Expected ")
+    if regex := _REGEX.fullmatch(expected):
+        expected = _PATTERN_DESCRIPTIONS.get(regex[1], expected)
+    return InvalidDocumentError(document, member, expected)
+
+
+def is_git_path(path: str) -> bool:
+    """Return whether git checks a path out, and nowhere but below the work tree's top."""
+    # most paths have none of these, and there are a million of them
+    odd = "/." in path or "//" in path or "\0" in path or path[-1:] in "/" or path[0] in "./"
+    return not (odd and _UNSAFE_PATH.search(path))
+
+
+def _reject_repeated_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InvalidDocumentError("", twice, "each member once", "it twice")
+    return found
+
+
+def _reject_constant(constant: str) -> Any:
+    raise InvalidDocumentError("", "", "numbers", constant)
+
+
+def _check_texts(texts: Iterable[str], document: str) -> None:
+    for one in texts:
+        if not one.isascii():
+            try:
+                one.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                raise InvalidDocumentError(document, "", "Unicode text", ascii(one)) from None

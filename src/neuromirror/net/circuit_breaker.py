@@ -1,0 +1,117 @@
+"""A circuit breaker per host: thousands of files must not each wait for one that is down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from neuromirror.net.errors import CircuitOpenError, NetError
+
+_FAILURES: Final = 8
+_SECONDS: Final = 30.0
+
+
+@dataclass(slots=True)
+class _HostFailures:
+    since: float
+    count: int = 0
+    last_try: float = 0.0
+    decisive: bool = False
+    cause: NetError | None = None
+
+
+class HostCircuitBreaker:
+    """Knows which hosts are failing, and refuses requests to them; shared by threads.
+
+    A host is given up after ``failures`` failures in a row that span at least ``seconds``, or
+    after one decisive failure. Then one request in ``parse_retry_after`` seconds is let through
+    (None:
+    none at all).
+    """
+
+    def __init__(
+        self,
+        failures: int = _FAILURES,
+        seconds: float = _SECONDS,
+        retry_after: float | None = _SECONDS,
+    ) -> None:
+        self._failures = failures
+        self._seconds = seconds
+        self._retry_after = retry_after
+        self._lock = threading.Lock()
+        self._failures_by_host: dict[str, _HostFailures] = {}
+        self._responsive_hosts: set[str] = set()
+        self._first_request_locks: dict[str, threading.Lock] = {}
+
+    def check(self, url: str) -> None:
+        """Raise CircuitOpenError where the host of an address is given up."""
+        if not self._failures_by_host:
+            return
+        host = _host(url)
+        now = time.monotonic()
+        with self._lock:
+            found = self._failures_by_host.get(host)
+            if found is None or not self._is_open(found, now):
+                return
+            if self._retry_after is not None and now - found.last_try > self._retry_after:
+                found.last_try = now
+                return
+        raise CircuitOpenError(host, now - found.since, found.cause, url)
+
+    @contextmanager
+    def attempt(self, url: str) -> Iterator[Callable[[], None]]:
+        """Guard one request; yields a function to call when the host has answered.
+
+        Until a host has answered for the first time, requests to it wait for each other: of many
+        that begin at the same moment, one learns that the host is down. Raises CircuitOpenError.
+        """
+        with ExitStack() as stack:
+            host = _host(url)
+            if host not in self._responsive_hosts:
+                with self._lock:
+                    first_request = self._first_request_locks.setdefault(host, threading.Lock())
+                stack.enter_context(first_request)
+                if host in self._responsive_hosts:
+                    stack.close()
+            self.check(url)
+
+            def record_answer() -> None:
+                self.record_success(url)
+                stack.close()
+
+            yield record_answer
+
+    def record_success(self, url: str) -> None:
+        """Note that the host answered."""
+        host = _host(url)
+        self._responsive_hosts.add(host)
+        if self._failures_by_host:
+            with self._lock:
+                self._failures_by_host.pop(host, None)
+
+    def record_failure(
+        self, url: str, cause: NetError | None = None, *, decisive: bool = False
+    ) -> None:
+        """Note that the host did not answer, or that ``cause`` holds for all of its addresses."""
+        now = time.monotonic()
+        with self._lock:
+            found = self._failures_by_host.setdefault(_host(url), _HostFailures(now, last_try=now))
+            found.count += 1
+            found.cause = cause
+            found.decisive |= decisive
+
+    def _is_open(self, found: _HostFailures, now: float) -> bool:
+        has_enough_failures = found.count >= self._failures and now - found.since >= self._seconds
+        return found.decisive or has_enough_failures
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        return ""

@@ -1,0 +1,84 @@
+"""How much of one listing is read before it is refused.
+
+An archive that answers each page with another one would otherwise fill memory, disk and time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from neuromirror.net.errors import ListingTooLongError
+
+_REMEDY: Final = (
+    "nothing of it is used; if the archive is right, raise {option} in [listing] of the mirror's "
+    "file"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ListingLimits:
+    """The maxima of one listing; the defaults exceed every listing known of a real archive.
+
+    ``entries`` counts objects, object versions, folders or rows; ``bytes`` the replies after
+    decompression; ``seconds`` the time from the first page to the last, with what is done in
+    between.
+    """
+
+    entries: int = 50_000_000
+    bytes: int = 64 * 2**30
+    seconds: float = 72 * 3600.0
+
+
+class ListingBudget:
+    """Counts what the pages of one listing hold; shared by threads.
+
+    ``clock`` returns seconds.
+    """
+
+    def __init__(
+        self,
+        limits: ListingLimits,
+        listing_name: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._listing_name = listing_name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started: float | None = None
+        self._entries = 0
+        self._bytes = 0
+
+    def check_stated_count(self, entries: int) -> None:
+        """Refuse a number of entries that the archive states; raises ListingTooLongError."""
+        if entries > self._limits.entries:
+            self._raise_too_long(f"states {entries} entries", "max_entries")
+
+    def count_page(self, entries: int, size: int) -> None:
+        """Count a page of ``size`` bytes; raises ListingTooLongError beyond the limits."""
+        now = self._clock()
+        with self._lock:
+            if self._started is None:
+                self._started = now
+            self._entries += entries
+            self._bytes += size
+            seconds = now - self._started
+        if self._entries > self._limits.entries:
+            self._raise_too_long(f"has more than {self._limits.entries} entries", "max_entries")
+        if self._bytes > self._limits.bytes:
+            self._raise_too_long(f"takes more than {self._limits.bytes} bytes", "max_gigabytes")
+        if seconds > self._limits.seconds:
+            hours = self._limits.seconds / 3600
+            self._raise_too_long(f"has no end after {hours:g} hours", "max_hours")
+
+    def _raise_too_long(self, why: str, option: str) -> None:
+        raise ListingTooLongError(
+            f"{self._listing_name}: the listing {why}; {_REMEDY.format(option=option)}",
+            url=self._listing_name,
+            status=200,
+        )

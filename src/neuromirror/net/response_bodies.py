@@ -1,0 +1,156 @@
+"""Reading bodies without trusting them: bounded, decompressed by hand, checked for their end."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import requests
+from urllib3.exceptions import HTTPError as TransportError
+from urllib3.exceptions import ReadTimeoutError
+
+from neuromirror.model import Traffic
+from neuromirror.net.errors import (
+    IncompleteResponseError,
+    InvalidJsonError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+)
+from neuromirror.net.responses import content_length
+from neuromirror.net.traffic import record_traffic
+from neuromirror.net.urls import display_host
+
+_CHUNK: Final = 1 << 16
+
+
+def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
+    """The bytes on the wire, not decompressed.
+
+    Raises :class:`RequestTimeoutError`, and :class:`IncompleteResponseError` when the body ends
+    before its stated
+    length.
+    """
+    received = 0
+    try:
+        while chunk := reply.raw.read(_CHUNK, decode_content=False):
+            received += len(chunk)
+            yield chunk
+    except (ReadTimeoutError, TimeoutError):
+        raise RequestTimeoutError(
+            f"{url} sent {received} bytes and then took too long; try again", url=url
+        ) from None
+    except (TransportError, OSError):
+        raise IncompleteResponseError(
+            f"{url} broke off after {received} bytes; try again", url=url
+        ) from None
+    finally:
+        record_traffic(display_host(reply.url), Traffic(bytes=received))
+    stated = content_length(reply.headers)
+    if stated is not None and stated != received:
+        raise IncompleteResponseError(
+            f"{url} sent {received} of {stated} bytes; try again",
+            url=url,
+            status=reply.status_code,
+        )
+
+
+def _decompress(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes]:
+    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        for chunk in chunks:
+            rest = chunk
+            while rest and not inflate.eof:
+                yield inflate.decompress(rest, min(limit + 1, 1 << 20))
+                rest = inflate.unconsumed_tail
+    except zlib.error as error:
+        raise IncompleteResponseError(
+            f"{url} sent a damaged gzip body; try again", url=url
+        ) from error
+    if not inflate.eof:
+        raise IncompleteResponseError(f"{url} sent a gzip body without its end; try again", url=url)
+
+
+def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
+    """The whole body, decompressed, of at most ``limit`` bytes.
+
+    Raises :class:`ResponseTooLargeError` before more than about that much is held in memory.
+    """
+    coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+    chunks = raw_chunks(reply, url)
+    if coding in ("gzip", "x-gzip"):
+        chunks = _decompress(chunks, url, limit)
+    elif coding not in ("identity", ""):
+        raise InvalidJsonError(
+            f"{url} answered in the encoding {coding[:40]!r}, which was not asked for", url=url
+        )
+    body = bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            raise ResponseTooLargeError(
+                f"{url} answered with more than {limit} bytes, which is more than is read of one"
+                " reply; ask for smaller pages",
+                url=url,
+                status=reply.status_code,
+            )
+    return bytes(body)
+
+
+_FIELD: Final = re.compile(rb"<(Code|Message|Region|Endpoint)>([^<>]{1,1000})</\1>")
+_REGION: Final = "x-amz-bucket-region"
+
+
+def error_fields(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
+    """What an S3 error document says, by element; empty for any other body.
+
+    A bucket's region stands in a header too. Format: S3 API reference, "REST error responses".
+    """
+    found: dict[str, str] = {}
+    if b"<Error" in body[:200]:
+        for name, text in _FIELD.findall(body):
+            found.setdefault(name.decode(), html.unescape(text.decode(errors="replace")))
+    if headers.get(_REGION):
+        found["Region"] = headers[_REGION]
+    return found
+
+
+def _reject_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def parse_json(body: bytes, content_type: str, url: str) -> Any:
+    """The value of a JSON body; raises :class:`InvalidJsonError` saying what came instead."""
+    start = body[:200].lstrip().lower()
+    kind = content_type.partition(";")[0].strip().lower()
+    if start.startswith(b"<") or kind in ("text/html", "application/xhtml+xml"):
+        raise InvalidJsonError(
+            f"{url} answered with a web page instead of JSON: a login page or a proxy may have"
+            " answered; check the address and the network",
+            url=url,
+            status=200,
+        )
+    if not start:
+        empty_error = InvalidJsonError(
+            f"{url} answered with an empty body instead of JSON; try again", url=url, status=200
+        )
+        empty_error.transient = True
+        raise empty_error
+    try:
+        return json.loads(body, parse_constant=_reject_constant)
+    except RecursionError:
+        raise InvalidJsonError(
+            f"{url} answered with JSON nested too deeply", url=url, status=200
+        ) from None
+    except ValueError as error:
+        truncated_error = InvalidJsonError(
+            f"{url} answered with something that is not JSON, or was cut off"
+            f" ({len(body)} bytes received); try again",
+            url=url,
+            status=200,
+        )
+        truncated_error.transient = True
+        raise truncated_error from error

@@ -1,0 +1,303 @@
+"""Several connections at one listing: ranges of keys, cut in two where a connection is idle.
+
+A range is the keys greater than ``at`` and not greater than ``until``. It is cut at a key that
+lies between: it then ends with that key, and a new range begins after it. So at any moment the
+ranges and what was listed are everything, and nothing twice, wherever the cuts lie. Where they
+lie well is found on the way: from the folders beside the one that is being listed, and where
+there are none by halving the names.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
+
+from neuromirror.net.s3_key_splitting import fit_interpolator, folder_below
+from neuromirror.net.s3_pages import ObjectRow, Page
+from neuromirror.net.s3_spool import PageCoverage, page_digest
+from neuromirror.net.traffic import ContextThreadPool
+
+_KEY: Final = attrgetter("key")
+_BEFORE_SPLIT: Final = 3
+"""Pages that a range must have had before it is thought to be long."""
+_MISSES: Final = 10
+"""Guesses that found nothing before a range is left alone for a while."""
+_PAUSE_PAGES: Final = 16
+"""That while, in pages."""
+_PAGES_PER_SPLIT: Final = 32
+"""A cut or a look at folders costs up to one page; so many pages pay for one."""
+
+
+@dataclass(eq=False, slots=True)
+class KeyRange:
+    """Keys that are still to be listed, and what is known about where to cut them."""
+
+    start: bytes
+    until: bytes | None
+    version: str = ""
+    level: bytes = b""
+    split_keys: list[bytes] = field(default_factory=list)
+    pages: int = 0
+    misses: int = 0
+    probing: bool = False
+    flat: bool = False
+    seen_keys: list[bytes] = field(default_factory=list)
+    parent: KeyRange | None = None
+
+
+def clip_page(
+    key_range: KeyRange, page: Page, digest: bytes, *, versions: bool
+) -> tuple[PageCoverage, list[ObjectRow]]:
+    """What of a page belongs to a range, and where to go on.
+
+    Raises ValueError for a page that cannot follow the range's start.
+    """
+    rows, start, until = page.rows, key_range.start, key_range.until
+    if rows:
+        first = rows[0].key
+        if first < start or (first == start and start and not key_range.version):
+            raise ValueError("keys that it was not asked for")
+    elif page.truncated:
+        raise ValueError("a page that is cut short and empty")
+    last = rows[-1].key if rows else start
+    following, version = (last, "") if page.truncated else (None, "")
+    if versions and page.truncated:
+        if page.next_key is None or page.next_version is None or page.next_key < last:
+            raise ValueError("a page that is cut short without a way on")
+        following, version = page.next_key, page.next_version
+        if (following, version) == (start, key_range.version):
+            raise ValueError("a page that leads back to itself")
+    if until is not None and last >= until:
+        rows, following, version = rows[: bisect_right(rows, until, key=_KEY)], None, ""
+    reach = last if page.truncated else None
+    return PageCoverage(start, key_range.version, until, following, version, reach, digest), rows
+
+
+class ParallelLister:
+    """Lists ranges with ``connections`` threads; made for one listing and used once.
+
+    ``fetch`` gives the page after a range's start with its body, ``look`` one level of folders
+    below the second name, after the first; ``keep`` is given each piece, one at a time, with what
+    ``pack`` made of the body. ``broken`` makes the error for a page that cannot be.
+    """
+
+    def __init__(
+        self,
+        ranges: list[KeyRange],
+        *,
+        prefix: bytes,
+        connections: int,
+        versions: bool,
+        fetch: Callable[[KeyRange], tuple[Page, bytes]],
+        list_folders: Callable[[bytes, bytes], Page],
+        compress: Callable[[bytes], bytes],
+        store: Callable[[PageCoverage, bytes], None],
+        invalid_listing_error: Callable[[str, bytes], Exception],
+    ) -> None:
+        self._waiting = deque(ranges)
+        self._prefix = prefix
+        self._busy: list[KeyRange] = []
+        self._connections = connections
+        self._versions = versions
+        self._fetch = fetch
+        self._list_folders = list_folders
+        self._compress = compress
+        self._store = store
+        self._invalid_listing_error = invalid_listing_error
+        self._condition = threading.Condition()
+        self._ready: deque[list[ObjectRow]] = deque()
+        self._is_stopped = False
+        self._pages = 0
+        self._cuts = 0
+        self._folder_lists = 0
+        self._misses = 0
+
+    def rows(self) -> Generator[list[ObjectRow], None, None]:
+        """Rows page by page as they come; the error of whichever thread fails first."""
+        with ContextThreadPool(self._connections, "listing") as pool:
+            futures = [pool.submit(self._work) for _ in range(self._connections)]
+            for one in futures:
+                one.add_done_callback(self._wake)
+            try:
+                while (rows := self._next_rows(futures)) is not None:
+                    yield rows
+            finally:
+                with self._condition:
+                    self._is_stopped = True
+                    self._condition.notify_all()
+
+    def _wake(self, _: Future[None]) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+    def _next_rows(self, futures: list[Future[None]]) -> list[ObjectRow] | None:
+        with self._condition:
+            while True:
+                for one in futures:
+                    if one.done():
+                        one.result()
+                if self._ready:
+                    self._condition.notify_all()
+                    return self._ready.popleft()
+                if all(one.done() for one in futures):
+                    return None
+                self._condition.wait()
+
+    def _work(self) -> None:
+        while (key_range := self._next_range()) is not None:
+            while True:
+                page, body = self._fetch(key_range)
+                digest, packed = page_digest(body), self._compress(body)
+                if self._record_page(key_range, page, digest, packed):
+                    break
+
+    def _record_page(self, key_range: KeyRange, page: Page, digest: bytes, packed: bytes) -> bool:
+        """Keep a page and go on behind it; true when the range is done."""
+        with self._condition:
+            while len(self._ready) > 2 * self._connections and not self._is_stopped:
+                self._condition.wait()
+            if self._is_stopped:
+                return True
+            # Only now: the range may have been cut while its page was on the way.
+            try:
+                coverage, rows = clip_page(key_range, page, digest, versions=self._versions)
+            except ValueError as error:
+                raise self._invalid_listing_error(str(error), key_range.start) from error
+            self._store(coverage, packed)
+            self._pages += 1
+            key_range.pages += 1
+            if rows:
+                self._ready.append(rows)
+                key_range.seen_keys = [*(row.key for row in rows[::50]), rows[-1].key]
+            if key_range.parent is not None:
+                missed = 0 if rows else key_range.parent.misses + 1
+                key_range.parent.misses = missed
+                if missed:
+                    key_range.parent.pages = _BEFORE_SPLIT
+                self._misses += missed > 0
+                self._cuts -= missed > 0
+                key_range.parent = None
+            if coverage.next_key is None:
+                self._busy.remove(key_range)
+            else:
+                key_range.start, key_range.version = coverage.next_key, coverage.next_version
+            self._condition.notify_all()
+            return coverage.next_key is None
+
+    def _next_range(self) -> KeyRange | None:
+        """A range to list, cut off another if need be; None when there is no more to do."""
+        while True:
+            with self._condition:
+                if self._is_stopped or not (self._waiting or self._busy):
+                    return None
+                if self._waiting:
+                    self._busy.append(self._waiting.popleft())
+                    return self._busy[-1]
+                one = None if self._versions else self._longest()
+                if one is None:
+                    self._condition.wait()
+                    continue
+                cut = self._split(one)
+                if cut is not None:
+                    return cut
+                if one.pages < 0:
+                    continue
+                one.probing = True
+                at, until, level = one.start, one.until, one.level
+                self._folder_lists += 1
+            self._find_folders(one, at, until, level)
+
+    def _longest(self) -> KeyRange | None:
+        """The range that is most worth cutting, if any is."""
+        idle_reader = len(self._ready) <= self._connections
+        spent = max(self._cuts, self._folder_lists, self._misses)
+        worth = spent < self._connections + self._pages // _PAGES_PER_SPLIT
+        if not (idle_reader and worth):
+            return None
+        fit = [
+            one
+            for one in self._busy
+            if not one.probing and (one.split_keys or one.pages >= _BEFORE_SPLIT)
+        ]
+        return max(
+            fit, key=lambda one: (len(one.split_keys), self._estimate_pages(one)), default=None
+        )
+
+    def _estimate_pages(self, one: KeyRange) -> float:
+        """About how many pages a range still has; for comparison."""
+        if not one.flat and folder_below(one.start, one.level) is not None:
+            return one.pages
+        names = fit_interpolator(one.start, one.until, above=one.level, seen=one.seen_keys)
+        return 0.0 if names is None else names.estimate_pages()
+
+    def _split(self, one: KeyRange) -> KeyRange | None:
+        """The upper part of a range, cut off at the middle of the known places.
+
+        None where no place is known: then a look at the folders helps, or nothing for a while.
+        """
+        while not one.start.startswith(one.level) and len(one.level) > len(self._prefix):
+            above = one.level[:-1].rpartition(b"/")
+            one.level, one.flat = max(above[0] + above[1], self._prefix, key=len), False
+        one.split_keys = [
+            cut
+            for cut in one.split_keys
+            if one.start < cut and (one.until is None or cut < one.until)
+        ]
+        deeper = folder_below(one.start, one.level)
+        if (
+            one.flat
+            and deeper is not None
+            and one.seen_keys[:1]
+            and one.seen_keys[0].startswith(deeper)
+        ):
+            # One of many folders, but itself longer than a page.
+            one.level, one.flat = deeper, False
+            deeper = folder_below(one.start, one.level)
+        if one.split_keys:
+            middle = len(one.split_keys) // 2
+            cut = one.split_keys[middle]
+            upper = KeyRange(
+                cut, one.until, level=one.level, split_keys=one.split_keys[middle + 1 :]
+            )
+            one.split_keys = one.split_keys[:middle]
+        elif (one.flat or deeper is None) and one.seen_keys:
+            names = fit_interpolator(one.start, one.until, above=one.level, seen=one.seen_keys)
+            cut = b"" if names is None else names.key_ahead(misses=one.misses)
+            fits = one.start < cut and (one.until is None or cut < one.until)
+            if names is None or not fits or names.estimate_pages() < 2 or one.misses + 1 >= _MISSES:
+                one.pages, one.misses = -_PAUSE_PAGES, 0
+                return None
+            upper = KeyRange(
+                cut, one.until, level=one.level, flat=one.flat, seen_keys=one.seen_keys, parent=one
+            )
+        else:
+            return None
+        one.until, one.pages = cut, 0
+        self._cuts += 1
+        self._busy.append(upper)
+        return upper
+
+    def _find_folders(self, one: KeyRange, at: bytes, until: bytes | None, level: bytes) -> None:
+        """Look which folders follow the one that a range is in; if none, look deeper next."""
+        try:
+            page = self._list_folders(at, level)
+        finally:
+            with self._condition:
+                one.probing = False
+        with self._condition:
+            cuts = [cut for cut in page.prefixes if at < cut and (until is None or cut < until)]
+            last = max([*page.prefixes[-1:], *map(_KEY, page.rows[-1:])], default=b"")
+            if page.truncated and (until is None or last < until):
+                # More than a page of folders is cut like names, not one by one.
+                one.flat = True
+            elif cuts:
+                one.split_keys = cuts
+            else:
+                one.level = folder_below(at, level) or level
+            self._condition.notify_all()

@@ -1,0 +1,195 @@
+"""Jobs on a Dask cluster, whose workers see the store's folder and can reach the desk.
+
+A job goes through Dask's scheduler as Python's pickle, by name: neuromirror must be installed
+there, and on the workers, in the same release. What comes back is a report, never data.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neuromirror import __version__
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service.jobs import JobContext
+from neuromirror.service.worker_pool import WorkerLostError
+from neuromirror.store import Store
+
+if TYPE_CHECKING:
+    from neuromirror.service.dask_worker import PickledCall
+
+_T = TypeVar("_T")
+
+SCHEDULER_TIMEOUT = 10.0
+"""Seconds in which a scheduler must answer."""
+
+
+class SchedulerUnavailableError(NeuromirrorError):
+    """Dask's scheduler does not answer."""
+
+
+class DaskExecutor(Executor):
+    """What the workers of one Dask scheduler do; the connection is made anew where it was lost.
+
+    On each worker jobs have ``seconds`` and ``memory`` bytes, as in a
+    :class:`~neuromirror.service.worker_pool.Crew`, and the same errors; where a Dask worker dies
+    its job
+    is WorkerLostError, and begun by no other. A lock of the store is held meanwhile, and a worker
+    that
+    does not see it does nothing: it has another folder there, or locks for one machine only.
+    """
+
+    def __init__(self, address: str, seconds: float, memory: int) -> None:
+        self._address = address
+        self._limits = (seconds, memory)
+        self._plugin = f"neuromirror-{secrets.token_hex(6)}"
+        self._lock = threading.Lock()
+        self._jobs: set[Future[Any]] = set()
+        self._closed = False
+        self._locked_stores: set[Path] = set()
+        self._store_locks = ExitStack()
+        self._client = self._connect()
+        self._gathering = ThreadPoolExecutor(1, thread_name_prefix="from dask")
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """See :meth:`concurrent.futures.Executor.submit`; raises SchedulerUnavailableError."""
+        from neuromirror.service.dask_worker import CLUSTER_LOCK, PickledCall, run_on_worker
+
+        ours: Future[_T] = Future()
+        call = PickledCall(f"{self._plugin}-{secrets.token_hex(8)}", fn, args, kwargs)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the executor takes no more jobs")
+            if self._client.status in ("closed", "closing"):
+                self._client = self._connect()
+            for one in args:
+                if isinstance(one, JobContext) and one.store not in self._locked_stores:
+                    lock = Store(one.store).lock(CLUSTER_LOCK, "the store", wait=SCHEDULER_TIMEOUT)
+                    self._store_locks.enter_context(lock)
+                    self._locked_stores.add(one.store)
+            theirs = self._client.submit(
+                run_on_worker, __version__, self._plugin, call, pure=False, retries=0
+            )
+            self._jobs.add(ours)
+        ours.add_done_callback(partial(self._forget, theirs))
+        theirs.add_done_callback(partial(self._gather, ours, call))
+        return ours
+
+    def _gather(self, ours: Future[Any], call: PickledCall, theirs: Any) -> None:
+        # in a thread of its own: Dask's must not wait for what comes by Dask's
+        gathered = self._gathering.submit(_fetch_result, theirs, call.ticket)
+        gathered.add_done_callback(partial(_set_result, ours, call.label, self._address))
+
+    def _forget(self, theirs: Any, ours: Future[Any]) -> None:
+        with self._lock:
+            self._jobs.discard(ours)
+        if ours.cancelled():
+            theirs.cancel()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leaves the cluster, at once or (``wait``) when the jobs are done."""
+        self.leave(0.0 if cancel_futures or not wait else None)
+
+    def leave(self, grace: float | None) -> None:
+        """Leaves the cluster after so many seconds, or when all jobs are done.
+
+        Of jobs that are not done, which of them run is not known: all are given up, and what runs
+        is ended.
+        """
+        with self._lock:
+            self._closed = True
+            left = list(self._jobs)
+        wait(left, grace)
+        for job in left:
+            job.cancel()
+        if self._client.status == "running":
+            # a scheduler that dies meanwhile takes its workers along
+            with suppress(OSError, RuntimeError, ValueError):
+                self._client.unregister_worker_plugin(self._plugin)
+        self._client.close()
+        self._gathering.shutdown(wait=False)
+        self._store_locks.close()
+
+    def _connect(self) -> Any:
+        """A client whose workers have their crews; raises SchedulerUnavailableError,
+        ConfigurationError."""
+        try:
+            import distributed
+
+            from neuromirror.service.dask_worker import WorkerPoolPlugin
+        except ImportError as error:
+            raise ConfigurationError(
+                "work on a Dask cluster needs the extra 'cluster': pip install "
+                "'neuromirror[cluster]'"
+            ) from error
+        untyped: Any = distributed.Client
+        try:
+            client = untyped(self._address, timeout=SCHEDULER_TIMEOUT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise SchedulerUnavailableError(
+                f"no Dask scheduler answers at {self._address}: {error}; start one ('dask "
+                "scheduler'), or name another"
+            ) from error
+        try:
+            _check_releases(client.get_versions(packages=["neuromirror"]))
+            client.register_plugin(WorkerPoolPlugin(*self._limits), name=self._plugin)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+
+def _check_releases(versions: dict[str, Any]) -> None:
+    others = {"the scheduler": versions["scheduler"]}
+    others |= {f"the worker {address}": one for address, one in versions["workers"].items()}
+    for where, about in others.items():
+        release = about["packages"].get("neuromirror")
+        if release != __version__:
+            raise ConfigurationError(
+                f"on the Dask cluster, {where} has {release or 'no release'} of neuromirror, and "
+                f"the service has {__version__}; install the same release everywhere, for the "
+                "scheduler too"
+            )
+
+
+def _fetch_result(theirs: Any, ticket: str) -> Any:
+    """What came of a job on Dask, which forgets about it."""
+    import distributed
+
+    untyped: Any = distributed.Event
+    try:
+        return theirs.result()
+    finally:
+        if theirs.client.status == "running":
+            with suppress(OSError):
+                untyped(ticket, theirs.client).clear()
+
+
+def _set_result(ours: Future[Any], what: str, address: str, gathered: Future[Any]) -> None:
+    """Gives what came of a job to those who wait for it."""
+    from distributed.scheduler import KilledWorker
+
+    from neuromirror.service.dask_worker import worker_lost_error
+
+    error = gathered.exception()
+    if isinstance(error, KilledWorker):
+        error = worker_lost_error(
+            what, str(getattr(error.last_worker, "address", error.last_worker))
+        )
+    elif isinstance(error, CancelledError):
+        error = WorkerLostError(
+            f"{what}: the Dask scheduler at {address} has lost it, as one does that was started "
+            "anew. It is done again"
+        )
+    if not ours.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        ours.set_exception(error)
+    else:
+        ours.set_result(gathered.result())

@@ -1,0 +1,380 @@
+"""Whether a store and its index are whole: git's objects, records, manifests, journal, tables.
+
+Nothing is written and nothing mended. What is looked at comes in a fixed order, each thing with a
+:class:`CheckPosition`, so that a look can end at any of them and the next one go on there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from neuromirror.index import (
+    Index,
+    IndexMissingError,
+    IndexUnusableError,
+    UnknownDatasetError,
+    UnknownMirrorError,
+)
+from neuromirror.index.backup import integrity_errors
+from neuromirror.mint import git_environment
+from neuromirror.model import (
+    AnnexBranchMoved,
+    DatasetRef,
+    DatasetReinstated,
+    DatasetWithdrawn,
+    StateDigest,
+    VersionMinted,
+    entry_line,
+    path_to_text,
+)
+from neuromirror.store import Repository, Store, StoreDamagedError
+from neuromirror.store.foreign_commits import find_damage
+from neuromirror.store.manifests import manifest_lines
+
+CheckSubject = Literal["journal", "index", "alias", "git", "refs", "records", "manifest"]
+
+_REBUILD = "'neuromirror rebuild-index' makes the index anew from the store, nothing is lost"
+_BACKUP = "restore {path} from a backup of the store (docs/how-to.md)"
+
+
+class CheckPosition(NamedTuple):
+    """How far a look has come: an alias, and how many of its steps are done.
+
+    The first step is git, then each version is one; what is told in the midst of a step has the
+    mark before it, so that the step is done again.
+    """
+
+    alias: str = ""
+    steps: int = 0
+
+
+START_POSITION = CheckPosition()
+"""Before the first alias."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One thing that was looked at, and what is wrong with it, and what to do about that.
+
+    ``status`` is ok, error for what is broken, or impossible for what could not be looked at.
+    """
+
+    name: str
+    subject: CheckSubject
+    position: CheckPosition
+    status: Literal["ok", "impossible", "error"] = "ok"
+    message: str = ""
+
+
+class _Version(NamedTuple):
+    """What the journal says of a version, as far as it is compared."""
+
+    commit: str
+    state: str
+    label: str
+    kind: str
+    tree: str
+    time: str | None
+    files: int
+    bytes: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    name: str
+    dataset_id: str
+    by_commit: dict[str, _Version]
+    entries: list[VersionMinted | AnnexBranchMoved]
+
+    @property
+    def versions(self) -> list[_Version]:
+        return list(self.by_commit.values())
+
+
+class StoreChecker:
+    """A look at a store and its index.
+
+    ``git_seconds`` is how long git may take for one repository; one that takes longer is
+    ``impossible``, and the look goes on behind it.
+    """
+
+    def __init__(self, store: Store, index_path: Path, git_seconds: float | None = None) -> None:
+        self._store = store
+        self._index_path = index_path
+        self._git_seconds = git_seconds
+        self._datasets: dict[str, _Dataset] = {}
+        self._withdrawn: set[str] = set()
+        self._journal_end = 0
+        self._is_journal_intact = True
+
+    def check_journal(self) -> Iterator[CheckResult]:
+        """Reads the journal through, and compares the index's place in it.
+
+        To be done first: what it says of the versions is what everything else is held against.
+        """
+        position = self._index_position()
+        end, met = 0, position == 0
+        try:
+            for end, entry in self._store.read_entries(0):
+                met |= end == position
+                self._journal_end = end
+                if isinstance(entry, VersionMinted | AnnexBranchMoved):
+                    self._add_entry(entry)
+                elif isinstance(entry, DatasetWithdrawn | DatasetReinstated):
+                    alias = DatasetRef(entry.mirror, entry.local_id, entry.source_uri).alias
+                    (
+                        self._withdrawn.add
+                        if isinstance(entry, DatasetWithdrawn)
+                        else self._withdrawn.discard
+                    )(alias)
+        except StoreDamagedError as error:
+            # what comes after that is unknown, and no fault of the index
+            self._is_journal_intact = False
+            yield CheckResult("journal", "journal", CheckPosition(), "error", str(error))
+        else:
+            yield CheckResult("journal", "journal", CheckPosition(), message=f"{end:,} bytes")
+        if position is not None and not met and self._is_journal_intact:
+            message = (
+                f"the index has {position:,} bytes of the journal, which has no entry that ends "
+                f"there (it has {end:,}); {_REBUILD}"
+            )
+            yield CheckResult("index", "index", CheckPosition(), "error", message)
+
+    def check_index_pages(self) -> Iterator[CheckResult]:
+        """What SQLite says of the index: its pages, and its tables beside their own indexes."""
+        wrong = integrity_errors(self._index_path, deep=True)
+        if not self._index_path.exists():
+            wrong = ["it is missing"]
+        message = f"the index {self._index_path} is damaged ({'; '.join(wrong[:3])}); {_REBUILD}"
+        yield (
+            CheckResult("index", "index", CheckPosition(), "error", message)
+            if wrong
+            else CheckResult("index", "index", CheckPosition(), message="pages and tables agree")
+        )
+
+    def aliases(self) -> list[str]:
+        """All names under which something is looked at, in order."""
+        there = {path.name for path in (self._store.root / "alias").iterdir()}
+        return sorted(
+            {name for name in there if not name.startswith(".")}
+            | set(self._datasets) - self._withdrawn
+        )
+
+    def check_repositories(
+        self, selected: Collection[str] | None = None, after: CheckPosition = START_POSITION
+    ) -> Iterator[CheckResult]:
+        """Looks at what is behind each alias, or at the ``wanted`` ones, from a mark on."""
+        for alias in self.aliases():
+            if alias < after.alias or (selected is not None and alias not in selected):
+                continue
+            done = after.steps if alias == after.alias else 0
+            try:
+                if not done:
+                    yield from self._check_repository(alias)
+                if alias in self._datasets and alias not in self._withdrawn:
+                    yield from self._check_versions(alias, max(1, done))
+            except PermissionError as error:
+                known = self._datasets.get(alias)
+                name = alias if known is None else known.name
+                message = f"{error.filename}: {error.strerror}; see to its permissions"
+                yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
+
+    def _add_entry(self, entry: VersionMinted | AnnexBranchMoved) -> None:
+        dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+        known = self._datasets.setdefault(
+            dataset.alias, _Dataset(dataset.name, dataset.dataset_id, {}, [])
+        )
+        known.entries.append(entry)
+        if isinstance(entry, AnnexBranchMoved):
+            return
+        version = _Version(
+            *(entry.commit, entry.state, entry.label, entry.kind, entry.tree, entry.time),
+            *(entry.files, entry.bytes, entry.title),
+        )
+        # the first counts where one was told twice, by a writer that died before it knew
+        known.by_commit.setdefault(entry.commit, version)
+
+    def _index_position(self) -> int | None:
+        try:
+            with Index.open_readonly(self._index_path) as index:
+                return index.position
+        except IndexUnusableError:
+            return None  # which check_index_pages tells
+
+    def _check_repository(self, alias: str) -> Iterator[CheckResult]:
+        """The alias, and what git says of the repository."""
+        known = self._datasets.get(alias)
+        name = alias if known is None else known.name
+        link = self._store.root / "alias" / alias
+        try:
+            target = os.readlink(link)
+        except OSError:
+            target = ""
+        expected = target
+        if known is not None:
+            expected = f"../{known.dataset_id[:3]}/{known.dataset_id[3:]}"
+        path = (link.parent / expected).resolve()
+        if target != expected or not target:
+            message = (
+                f"the alias {link} leads to {target or 'nothing'}, not to {expected}; nobody finds "
+                f"the dataset by its name. Mend it with 'ln -sfn {expected} {link}'"
+            )
+            yield CheckResult(name, "alias", CheckPosition(alias), "error", message)
+        if not (path / "HEAD").exists():
+            message = f"there is no repository at {path}; {_BACKUP.format(path='it')}"
+            yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
+            return
+        for message in _foreign_changes(path, [] if known is None else known.entries):
+            detail = f"{message}; 'neuromirror repair {name}' puts it right and loses nothing"
+            yield CheckResult(name, "refs", CheckPosition(alias), "error", detail)
+        yield self._check_git(name, path, CheckPosition(alias, 1), known)
+
+    def _check_git(
+        self, name: str, path: Path, mark: CheckPosition, known: _Dataset | None
+    ) -> CheckResult:
+        try:
+            checked = _git(path, self._git_seconds, "fsck", "--full", "--no-dangling")
+            listed = _git(path, self._git_seconds, "rev-list", "--all")
+        except subprocess.TimeoutExpired as error:
+            message = (
+                f"git takes longer than {error.timeout:.0f} s for {path}; look at it with "
+                f"'neuromirror fsck {name}'"
+            )
+            return CheckResult(name, "git", mark, "impossible", message)
+        advice = _BACKUP.format(path=path)
+        if checked.returncode or listed.returncode:
+            output = (checked.stderr + checked.stdout + listed.stderr).split("\n")
+            complaint = next(
+                (line for line in output if line.strip()), f"exit {checked.returncode}"
+            )
+            return CheckResult(name, "git", mark, "error", f"git fsck: {complaint}; {advice}")
+        reached = set(listed.stdout.split())
+        for version in () if known is None else known.versions:
+            if version.commit not in reached:
+                message = (
+                    f"no ref of {path} leads to {version.commit} ({version.label}), which pins may "
+                    f"name; {advice}"
+                )
+                return CheckResult(name, "git", mark, "error", message)
+        return CheckResult(name, "git", mark, message=f"{len(reached)} commits")
+
+    def _check_versions(self, alias: str, done: int) -> Iterator[CheckResult]:
+        """Records, manifest and index rows of each version of a dataset, from a step on."""
+        known = self._datasets[alias]
+        versions = known.versions
+        for number, version in enumerate(versions, 1):
+            if number < done:
+                continue
+            name, mark = f"{known.name}@{version.label}", CheckPosition(alias, number + 1)
+            if self._is_journal_intact:
+                yield from self._check_index_rows(known, number, CheckPosition(alias, number))
+            path = self._store.manifest_path(version.state)
+            try:
+                for _ in manifest_lines(path):
+                    pass
+            except StoreDamagedError as error:
+                yield CheckResult(
+                    name, "manifest", CheckPosition(alias, number), "error", str(error)
+                )
+            try:
+                self._check_records(known, version)
+            except StoreDamagedError as error:
+                yield CheckResult(name, "records", mark, "error", str(error))
+            else:
+                yield CheckResult(name, "records", mark, message=f"{version.files} files")
+
+    def _check_records(self, known: _Dataset, version: _Version) -> None:
+        digest, files = StateDigest(), 0
+        for placed in self._store.records(known.dataset_id, version.commit):
+            digest.add(entry_line(placed))
+            files += placed.subdataset is None
+        if digest.value() != version.state or files != version.files:
+            raise StoreDamagedError(
+                f"the records of commit {version.commit} are of {files} files and the state "
+                f"{digest.value()}, not of {version.files} and {version.state}; restore the "
+                f"store's records from a backup, or move them away and run 'neuromirror "
+                "rebuild-index': git gives them back, without what only the source said"
+            )
+
+    def _check_index_rows(
+        self, known: _Dataset, number: int, mark: CheckPosition
+    ) -> Iterator[CheckResult]:
+        """Whether the index has one of the journal's versions as it is, and its files."""
+        try:
+            with Index.open_readonly(self._index_path) as index:
+                message = self._index_difference(index, known, number)
+        except IndexMissingError:
+            return  # told once, for the index as a whole
+        except (IndexUnusableError, UnknownDatasetError, UnknownMirrorError) as error:
+            message = str(error)
+        except StoreDamagedError:
+            return  # told of the records
+        if message:
+            detail = message if "rebuild-index" in message else f"{message}; {_REBUILD}"
+            yield CheckResult(known.name, "index", mark, "error", detail)
+
+    def _index_difference(self, index: Index, known: _Dataset, number: int) -> str:
+        rows, versions = list(index.versions(known.name)), known.versions
+        if len(rows) < len(versions) and index.position < self._store.journal_size():
+            return ""  # it has not caught up
+        if len(rows) < len(versions) or (
+            len(rows) > len(versions) and index.position <= self._journal_end
+        ):
+            return f"the index has {len(rows)} versions, the journal {len(versions)}"
+        row, version = rows[number - 1], versions[number - 1]
+        same = _Version(
+            *(row.commit, row.state, row.label, row.kind, row.tree, row.upstream_time),
+            *(row.files, row.bytes, row.title),
+        )
+        if same != version._replace(title=_storable_title(version.title)):
+            return f"the index tells otherwise of {version.label} than the journal"
+        if not row.indexed:
+            return ""
+        records = self._store.records(known.dataset_id, row.commit)
+        files = (one for one in records if one.subdataset is None)
+        for placed, file in zip_longest(files, index.files(row)):
+            if placed is None or file is None:
+                return f"the index and the records of {row.label} have other numbers of files"
+            found = (file.path.encode(), file.key, file.size)
+            if found != (placed.git_path, placed.key, placed.record.size):
+                return (
+                    f"the index tells otherwise of {path_to_text(placed.git_path)} in {row.label} "
+                    f"than the "
+                    "records"
+                )
+        if not index.path_terms_agree(row):
+            return f"the index has other words for the paths of {row.label} than its files have"
+        return ""
+
+
+def _foreign_changes(path: Path, entries: list[VersionMinted | AnnexBranchMoved]) -> Iterator[str]:
+    """Return what other programs than neuromirror wrote to a repository, one message per thing."""
+    try:
+        damage = find_damage(Repository(path), entries)
+    except StoreDamagedError:
+        return  # which git fsck names
+    yield from damage.messages()
+
+
+def _storable_title(title: str) -> str:
+    """As the index has to write it."""
+    return title.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _git(path: Path, seconds: float | None, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", *command],
+        env=git_environment(path),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+    )

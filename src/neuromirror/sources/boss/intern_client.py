@@ -1,0 +1,193 @@
+"""intern, the client of BOSS, asked to ask through our session.
+
+intern makes requests of its own, without timeouts or another attempt, to ``<host>/v1/``. Here its
+sessions get a transport that takes each to :class:`~neuromirror.net.Session` instead: to the
+mirror's own base address, whatever that ends in, with our agent string, bounds, retries and limits.
+So intern learns neither the address nor a token. What intern cannot read is in
+:mod:`neuromirror.sources.boss.client`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeGuard, TypeVar
+from urllib.parse import quote
+
+import requests
+from requests.adapters import BaseAdapter
+
+from neuromirror.model import ConfigurationError
+from neuromirror.sources.errors import UnexpectedReplyError
+from neuromirror.sources.volumes import PUBLIC_TOKEN
+
+_HOST: Final = "boss.invalid"
+_BASE: Final = f"https://{_HOST}/v1/"
+_SLASHES: Final = re.compile("//+")
+
+FetchJson = Callable[[str], Any]
+"""Gives the JSON at a path (with its query) below the API's base address."""
+
+T = TypeVar("T")
+
+
+class _Transport(BaseAdapter):
+    """Takes intern's requests to ``ask``; shared by threads."""
+
+    def __init__(self, fetch_json: FetchJson) -> None:
+        super().__init__()
+        self._fetch_json = fetch_json
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """The reply to a request; raises a :class:`~neuromirror.net.NetError` for a failure."""
+        url = request.url or ""
+        if request.method != "GET" or not url.startswith(_BASE):
+            raise UnexpectedReplyError(
+                f"intern asks for {request.method} {url}, which it never should"
+            )
+        # intern writes the list of collections as collection//
+        value = self._fetch_json(_SLASHES.sub("/", url.removeprefix(_BASE)))
+        reply = requests.Response()
+        reply.status_code = 200
+        reply.url = url
+        reply.request = request
+        reply.encoding = "utf-8"
+        reply.raw = io.BytesIO(json.dumps(value).encode())
+        return reply
+
+    def close(self) -> None:
+        """Nothing is open: the session behind ``ask`` belongs to somebody else."""
+
+
+class InternClient:
+    """What intern lists and gets, as upstream's own JSON; shared by threads.
+
+    Names are given as they are: intern puts them into addresses without encoding them.
+    """
+
+    def __init__(self, fetch_json: FetchJson, api: str) -> None:
+        self._fetch_json = fetch_json
+        self._api = api
+        self._lock = threading.Lock()
+        self._remote: Any = None
+
+    def collections(self) -> list[str]:
+        """The names of all collections."""
+        found = self._read("the list of collections", lambda remote: remote.list_collections())
+        return self._check_names(found, "the list of collections")
+
+    def experiments(self, collection: str) -> list[str]:
+        """The names of a collection's experiments."""
+        what = f"the list of experiments of {collection}"
+        found = self._read(what, lambda remote: remote.list_experiments(_encode(collection)))
+        return self._check_names(found, what)
+
+    def channels(self, collection: str, experiment: str) -> list[str]:
+        """The names of an experiment's channels."""
+        what = f"the list of channels of {collection}/{experiment}"
+        names = _encode(collection), _encode(experiment)
+        return self._check_names(
+            self._read(what, lambda remote: remote.list_channels(*names)), what
+        )
+
+    def collection(self, name: str) -> dict[str, Any]:
+        """A collection."""
+        from intern.resource.boss.resource import (  # type: ignore[import-untyped]
+            CollectionResource,
+        )
+
+        return self._project(f"the collection {name}", CollectionResource(_encode(name)))
+
+    def frame(self, name: str) -> dict[str, Any]:
+        """A coordinate frame."""
+        from intern.resource.boss.resource import CoordinateFrameResource
+
+        return self._project(f"the coordinate frame {name}", CoordinateFrameResource(_encode(name)))
+
+    def metadata(self, names: Sequence[str]) -> dict[str, str]:
+        """The keys and values of a collection, of its experiment, or of that one's channel."""
+        from intern.resource.boss.resource import (
+            ChannelResource,
+            CollectionResource,
+            ExperimentResource,
+        )
+
+        what = f"the metadata of {'/'.join(names)}"
+        encoded = [_encode(name) for name in names]
+        kinds = {1: CollectionResource, 2: ExperimentResource, 3: ChannelResource}
+        resource = kinds[len(encoded)](encoded[-1], *encoded[:-1])
+        keys = self._check_names(
+            self._read(what, lambda remote: remote.list_metadata(resource)), what
+        )
+        if not keys:
+            return {}
+        key_by_encoded = {_encode(key): key for key in keys}
+        found = self._read(what, lambda remote: remote.get_metadata(resource, list(key_by_encoded)))
+        if not all(isinstance(value, str) for value in found.values()):
+            raise UnexpectedReplyError(f"{self._api}: {what} has a value that is no text")
+        return {key_by_encoded[key]: value for key, value in found.items()}
+
+    def _project(self, what: str, resource: Any) -> dict[str, Any]:
+        raw = self._read(what, lambda remote: remote.get_project(resource).raw)
+        return dict(raw)
+
+    def _check_names(self, found: Any, what: str) -> list[str]:
+        if (
+            not isinstance(found, list)
+            or not all(is_name(name) for name in found)
+            or len(set(found)) < len(found)
+        ):
+            raise UnexpectedReplyError(f"{self._api}: {what} is no list of different names")
+        return sorted(found)
+
+    def _read(self, what: str, call: Callable[[Any], T]) -> T:
+        remote = self._open_remote()
+        try:
+            return call(remote)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UnexpectedReplyError(
+                f"{self._api}: intern cannot read {what} ({type(error).__name__}: {error})"
+            ) from error
+
+    def _open_remote(self) -> Any:
+        """intern's remote; made when it is first needed, since importing it takes seconds."""
+        with self._lock:
+            if self._remote is None:
+                try:
+                    from intern.remote.boss import BossRemote  # type: ignore[import-untyped]
+                except ImportError as error:
+                    raise ConfigurationError(
+                        f"a mirror of BOSS needs the package intern ({error}); install "
+                        "neuromirror[volumes]"
+                    ) from error
+                remote = BossRemote({"protocol": "https", "host": _HOST, "token": PUBLIC_TOKEN})
+                transport = _Transport(self._fetch_json)
+                services = remote.project_service, remote.metadata_service, remote.volume_service
+                for service in services:
+                    service.session.trust_env = False
+                    service.session.mount("https://", transport)
+                    service.session.mount("http://", transport)
+                self._remote = remote
+            return self._remote
+
+
+def _encode(name: str) -> str:
+    return quote(name, safe="")
+
+
+def is_name(name: Any) -> TypeGuard[str]:
+    """Whether it can be a name: a text of UTF-8 that an address can hold."""
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        return False
+    return name.encode(errors="ignore").decode() == name

@@ -1,0 +1,103 @@
+"""The asset list of one version: its rows, page by page, and whether its pages are as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Final
+
+from neuromirror.net import NetError, Session
+from neuromirror.sources.dandi.memo import PageDigest
+from neuromirror.sources.dandi.paging import fetch_page, read_pages
+from neuromirror.sources.dandi.rows import Row, ToComponent, parse_row
+from neuromirror.sources.protocol import ComponentEntry
+
+_QUERY: Final = {"metadata": "true", "order": "path"}
+
+
+class AssetList:
+    """The list at ``url``; ``name`` is the version's, for messages.
+
+    ``seen`` are the pages that were read, and ``whole`` says whether they are all. ``moving`` says
+    that some row is of a Zarr without a checksum, which may change though its row does not.
+    """
+
+    def __init__(self, session: Session, url: str, name: str) -> None:
+        self._session = session
+        self._url = url
+        self._name = name
+        self.page_digests: list[PageDigest] = []
+        self.is_complete = False
+        self.has_unfinalized_zarrs = False
+
+    def rows(
+        self,
+        *,
+        published: bool,
+        page_size: int,
+        to_component: ToComponent | None = None,
+        on_rows: Callable[[Sequence[Any]], object] | None = None,
+        private: bool = False,
+        first: Future[Any] | None = None,
+    ) -> Iterator[list[Row]]:
+        """Yields the checked rows of each page; raises as :func:`pages` does.
+
+        ``take`` is given them as they came, page by page. Unless ``private``, what a row states
+        to be under embargo is left out by name. ``first`` is a request by :meth:`first_page` that
+        was made ahead.
+        """
+
+        def fetched(number: int, size: int, page: Any) -> None:
+            self.page_digests.append(PageDigest.of(number, size, page))
+
+        before = 0
+        for rows in read_pages(
+            self._session,
+            self._url,
+            _QUERY,
+            what=f"{self._name}: the list of assets",
+            page_size=page_size,
+            key="path",
+            shrink=True,
+            on_page=fetched,
+            first=first,
+        ):
+            if on_rows is not None:
+                on_rows(rows)
+            found = [
+                parse_row(
+                    row,
+                    number,
+                    published=published,
+                    allow_private=self._session.allow_private,
+                    to_component=to_component,
+                    private=private,
+                )
+                for number, row in enumerate(rows, before + 1)
+            ]
+            self.has_unfinalized_zarrs |= any(
+                isinstance(one, ComponentEntry) and not one.version.claimed_totals for one in found
+            )
+            yield found
+            before += len(rows)
+        self.is_complete = True
+
+    def first_page(self, page_size: int) -> Any:
+        """Return the first page, unchecked; raises a NetError."""
+        return fetch_page(self._session, self._url, _QUERY, 1, page_size, attempts=1)
+
+    def matches(self, remembered: Sequence[PageDigest]) -> bool:
+        """Whether each page is as it is remembered; asks no further than the first that is not.
+
+        False also where a page cannot be had: the reading of the list copes with that, or says
+        what is wrong.
+        """
+        try:
+            return all(
+                one == PageDigest.of(one.number, one.size, self._page(one)) for one in remembered
+            )
+        except NetError:
+            return False
+
+    def _page(self, one: PageDigest) -> Any:
+        return fetch_page(self._session, self._url, _QUERY, one.number, one.size)

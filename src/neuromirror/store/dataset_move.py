@@ -1,0 +1,263 @@
+"""A dataset carried whole from one store to another, and then forgotten by the first.
+
+Copying goes from what nobody sees to what everybody does: manifests and records, then the
+repository by one rename, then its alias; the caller appends the journal's entries last. Forgetting
+goes the other way. Each step leaves alone what is done already, so that after a crash all of it is
+done again, and only what is missing is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from neuromirror.mint import git_environment
+from neuromirror.model import (
+    DatasetRef,
+    HoldLapsed,
+    HoldPlaced,
+    HoldReleased,
+    JournalEntry,
+    MirrorProbed,
+    MirrorSeen,
+    NeuromirrorError,
+    VersionMinted,
+    dump_entry,
+    load_entry,
+)
+from neuromirror.store.durable_files import (
+    FILE_MODE,
+    FOLDER_MODE,
+    fsync_path,
+    fsync_tree,
+    make_folder,
+    write_atomically,
+)
+from neuromirror.store.locks import file_lock
+from neuromirror.store.repository import TAG_PREFIX, Repository, run_git
+from neuromirror.store.store import Store
+from neuromirror.store.write_protection import protect
+
+_JOURNAL = Path("neuromirror", "journal.jsonl")
+_DATASET_FOLDERS = (Path("neuromirror", "records"), Path("neuromirror", "memos"))
+
+
+class DivergedHistoriesError(NeuromirrorError):
+    """Both stores have the dataset, and neither history goes on where the other ends."""
+
+
+def dataset_entries(store: Store, dataset: DatasetRef) -> list[JournalEntry]:
+    """The journal's entries about one dataset, oldest first."""
+    belongs = _DatasetFilter(dataset)
+    return [entry for _, entry in store.read_entries(0) if belongs(entry)]
+
+
+def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[JournalEntry]:
+    """Gives ``target`` all that ``source`` has of a dataset, with the same ids.
+
+    Returns the journal entries that ``target`` lacks, for the caller to append. The caller holds
+    the dataset's locks in both stores. Raises DivergedHistoriesError, before anything is written.
+    """
+    source_repository, target_repository = source.repository(dataset), target.repository(dataset)
+    if source_repository.exists():
+        source_repository.remove_stale_files()
+        _check_fast_forward(dataset, source_repository, target_repository)
+    entries = dataset_entries(source, dataset)
+    with target.scratch() as scratch:
+        for state in _states(entries):
+            _copy_file(source.manifest_path(state), target.manifest_path(state), scratch)
+        records = _dataset_folders(source.root, dataset)[0]
+        for path in sorted(records.glob("*.zst")):
+            _copy_file(path, _dataset_folders(target.root, dataset)[0] / path.name, scratch)
+    if source_repository.exists() and not target_repository.refs():
+        _copy_repository(source_repository, target_repository)
+    if target_repository.exists():
+        target_repository.update_server_info()
+        target.alias(dataset)
+    known = {dump_entry(entry) for entry in dataset_entries(target, dataset)}
+    return [entry for entry in entries if dump_entry(entry) not in known]
+
+
+def check_copy_complete(source: Store, target: Store, dataset: DatasetRef) -> None:
+    """Raises unless ``target`` lacks nothing that ``source`` has of a dataset.
+
+    Raises DivergedHistoriesError where a file or an entry is missing, StoreDamagedError where git
+    finds the
+    copy broken.
+    """
+    source_repository, target_repository = source.repository(dataset), target.repository(dataset)
+    missing = [
+        path.name
+        for path in _dataset_folders(source.root, dataset)[0].glob("*.zst")
+        if not (_dataset_folders(target.root, dataset)[0] / path.name).exists()
+    ]
+    known = {dump_entry(entry) for entry in dataset_entries(target, dataset)}
+    for entry in dataset_entries(source, dataset):
+        if dump_entry(entry) not in known:
+            missing.append("an entry of the journal")
+        if isinstance(entry, VersionMinted):
+            name = source.manifest_path(entry.state)
+            if name.exists() and not target.manifest_path(entry.state).exists():
+                missing.append(name.name)
+    if missing:
+        raise DivergedHistoriesError(
+            f"{dataset.name}: {target.root} still lacks {missing[0]} ({len(missing)} things in "
+            f"all); everything is kept in {source.root}, run the sync again"
+        )
+    if source_repository.exists():
+        _check_fast_forward(dataset, source_repository, target_repository)
+        run_git(
+            target_repository.path, "fsck", "--connectivity-only", "--no-dangling", "--no-progress"
+        )
+
+
+def remove_from_journal(store: Store, dataset: DatasetRef) -> None:
+    """Takes a dataset's alias, manifests and journal entries out of a store.
+
+    Its index must be made anew after this. The caller holds the dataset's lock.
+    """
+    alias = store.root / "alias" / dataset.alias
+    alias.unlink(missing_ok=True)
+    fsync_path(alias.parent)
+    belongs = _DatasetFilter(dataset)
+    mine: list[JournalEntry] = []
+    kept: list[bytes] = []
+    states: set[str] = set()
+    path = store.root / _JOURNAL
+    with file_lock(path.with_suffix(".lock"), "the journal", wait=60):
+        for line in _read_lines(path):
+            entry = load_entry(line)
+            if belongs(entry):
+                mine.append(entry)
+                continue
+            kept.append(line)
+            if isinstance(entry, VersionMinted):
+                states.add(entry.state)
+        for state in _states(mine) - states:
+            store.manifest_path(state).unlink(missing_ok=True)
+        if mine:
+            write_atomically(path, b"".join(kept))
+
+
+def remove_files(store: Store, dataset: DatasetRef) -> None:
+    """Removes a dataset's repository, records, memos and unfinished listings from a store.
+
+    The caller holds the dataset's lock.
+    """
+    repository = store.repository(dataset).path
+    workspaces = store.root / "neuromirror" / "workspaces" / dataset.dataset_id
+    for folder in (*_dataset_folders(store.root, dataset), workspaces, repository):
+        if folder.exists():
+            shutil.rmtree(folder)
+            fsync_path(folder.parent)
+
+
+class _DatasetFilter:
+    """Tells the entries about one dataset from all others; asked in the journal's order."""
+
+    def __init__(self, dataset: DatasetRef) -> None:
+        self._name = (dataset.mirror, dataset.local_id)
+        self._holds: set[str] = set()
+
+    def __call__(self, entry: JournalEntry) -> bool:
+        match entry:
+            case MirrorSeen() | MirrorProbed():
+                return False
+            case HoldReleased() | HoldLapsed():
+                return entry.hold in self._holds
+            case _:
+                belongs = (entry.mirror, entry.local_id) == self._name
+                if belongs and isinstance(entry, HoldPlaced):
+                    self._holds.add(entry.hold)
+                return belongs
+
+
+def _read_lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of the journal; none where there is no journal."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def _states(entries: list[JournalEntry]) -> set[str]:
+    return {entry.state for entry in entries if isinstance(entry, VersionMinted)}
+
+
+def _dataset_folders(root: Path, dataset: DatasetRef) -> list[Path]:
+    """The folders that hold what is kept by dataset: records first, then memos."""
+    name = dataset.dataset_id
+    return [root / folder / name[:3] / name[3:] for folder in _DATASET_FOLDERS]
+
+
+def _check_fast_forward(
+    dataset: DatasetRef, source_repository: Repository, target_repository: Repository
+) -> None:
+    """Raises DivergedHistoriesError unless each ref of ``found`` is in ``there``, or that has no
+    refs."""
+    refs = target_repository.refs()
+    for name, commit in source_repository.refs().items() if refs else ():
+        at = refs.get(name)
+        if at == commit:
+            continue
+        if (
+            at is None
+            or name.startswith(TAG_PREFIX)
+            or not _is_ancestor(target_repository, commit, at)
+        ):
+            raise DivergedHistoriesError(
+                f"{dataset.name}: {target_repository.path} has a history of its own, in which "
+                f"{name} is not "
+                f"what it is in {source_repository.path}; both are kept. Move the one that is not "
+                f"wanted out "
+                "of its store"
+            )
+
+
+def _is_ancestor(repository: Repository, commit: str, of: str) -> bool:
+    done = subprocess.run(
+        ["git", "merge-base", "--is-ancestor", commit, of],
+        env=git_environment(repository.path),
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def _copy_repository(source_repository: Repository, target_repository: Repository) -> None:
+    """Copies a repository beside its place, and gives it its name when it is on disk."""
+    draft = target_repository.path.with_name(f".new-{target_repository.path.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    make_folder(draft.parent)
+    shutil.copytree(source_repository.path, draft)
+    for folder, _, files in os.walk(draft):
+        Path(folder).chmod(FOLDER_MODE)
+        for name in files:
+            path = Path(folder, name)
+            path.chmod(FILE_MODE if path.stat().st_mode & 0o200 else FILE_MODE & 0o444)
+    protect(draft)
+    fsync_tree(draft)
+    # what is there without a ref is what a killed visit had begun
+    shutil.rmtree(target_repository.path, ignore_errors=True)
+    os.rename(draft, target_repository.path)
+    fsync_path(target_repository.path.parent)
+
+
+def _copy_file(path: Path, target: Path, scratch: Path) -> None:
+    """Copies a file that never changes, unless it is there, or is missing in both places."""
+    if target.exists() or not path.exists():
+        return
+    make_folder(target.parent)
+    draft = scratch / target.name
+    shutil.copyfile(path, draft)
+    draft.chmod(FILE_MODE)
+    fsync_path(draft)
+    os.replace(draft, target)
+    fsync_path(target.parent)

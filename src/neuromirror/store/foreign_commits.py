@@ -1,0 +1,313 @@
+"""Refs and commits in a repository that neuromirror did not write.
+
+A commit is neuromirror's own if its author and its committer are, and all its ancestors, of which
+each has one parent at most, are too. A push by a person, or by git-annex, adds commits of theirs.
+What the journal has of a dataset says where each ref must be; an own commit that the journal lacks
+was published by a visit that was killed before it recorded it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from neuromirror.mint import git_environment
+from neuromirror.model import AnnexBranchMoved, NeuromirrorError, VersionKind, VersionMinted
+from neuromirror.store.errors import StoreDamagedError
+from neuromirror.store.repository import (
+    ANNEX_BRANCH,
+    DRAFT_BRANCH,
+    MAIN_BRANCH,
+    PUBLISHED_BRANCH,
+    TAG_PREFIX,
+    Repository,
+    run_git,
+)
+from neuromirror.store.write_protection import is_protected
+
+_BRANCHES = frozenset((MAIN_BRANCH, PUBLISHED_BRANCH, DRAFT_BRANCH, ANNEX_BRANCH))
+_OWN_IDENTITY = re.compile(r"neuromirror <[^>]*@neuromirror\.invalid>")
+_ANNEX_SECTION = re.compile(r"^\s*\[\s*(?:annex|remote)\b", re.MULTILINE)
+_FORMAT = "%H%x09%P%x09%an <%ae>%x09%cn <%ce>%x09%s"
+
+
+class ForeignCommitsError(NeuromirrorError):
+    """A repository of the store has refs or commits that neuromirror did not write."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCommit:
+    """An own commit: its place in its history, from 1 on, its parent, and its message's subject."""
+
+    number: int
+    parent: str | None
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitHistory:
+    """All commits that were looked at: own ones, and the ids of foreign ones."""
+
+    own_commits: dict[str, OwnCommit]
+    foreign_commits: set[str]
+
+    def newest_own_commit(self, repository: Path, tip: str, after: str | None = None) -> str | None:
+        """Return the last own commit that ``tip`` leads to and that follows ``after``, if any."""
+        below = [
+            one for one in run_git(repository, "rev-list", tip).split() if one in self.own_commits
+        ]
+        follow = [one for one in below if after is None or self.descends_from(one, after)]
+        return max(follow, key=lambda one: self.own_commits[one].number, default=None)
+
+    def descends_from(self, commit: str, ancestor: str) -> bool:
+        """Return whether an own commit is ``ancestor``, or has it among its ancestors."""
+        at: str | None = commit
+        while at is not None and at != ancestor:
+            at = self.own_commits[at].parent
+        return at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRef:
+    """A ref that is not where neuromirror put it.
+
+    ``found`` is its object id in hex, None for a ref that is missing; ``expected`` is where it
+    belongs, None for a ref that must not exist.
+    """
+
+    name: str
+    found: str | None
+    expected: str | None
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.name} is missing"
+        return f"{self.name} is at {self.found}"
+
+
+class RecordedVersion(Protocol):
+    """A version as journal and index have it; see model.VersionMinted."""
+
+    @property
+    def commit(self) -> str:
+        """The commit id in hex."""
+        ...
+
+    @property
+    def annex_commit(self) -> str:
+        """The git-annex branch's commit id in hex."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The version's label."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """published | observed."""
+        ...
+
+    @property
+    def upstream(self) -> str:
+        """Upstream's own name of it."""
+        ...
+
+
+class JournalRefs:
+    """Where a dataset's refs are by what was recorded of it, oldest entry first.
+
+    What the entries say of foreign commits does not count, and neither do versions that were minted
+    on top of a foreign commit of the git-annex branch: their keys would be missing in what is left
+    of it. ``dropped`` are the commits of these versions; they are foreign in ``history`` too.
+    ``is_subdataset`` says that the dataset is a part of another one, whose states have no parents.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[RecordedVersion | AnnexBranchMoved],
+        history: CommitHistory | None = None,
+        *,
+        is_subdataset: bool = False,
+    ) -> None:
+        self.is_subdataset = is_subdataset
+        self.tips: dict[str, str] = {}
+        self.labels: dict[str, str] = {}
+        self.dropped_commits: set[str] = set()
+        foreign = set() if history is None else history.foreign_commits
+        for entry in entries:
+            if isinstance(entry, AnnexBranchMoved):
+                if entry.annex_commit not in foreign:
+                    self.tips[ANNEX_BRANCH] = entry.annex_commit
+            elif {entry.commit, entry.annex_commit} & foreign:
+                self.dropped_commits.add(entry.commit)
+            else:
+                self._add(entry)
+        if history is not None:
+            _mark_foreign(history, self.dropped_commits)
+
+    def _add(self, entry: RecordedVersion) -> None:
+        self.tips[ANNEX_BRANCH] = entry.annex_commit
+        if entry.commit in self.labels:
+            return  # it is there twice, by a writer that died before it knew
+        self.labels[entry.commit] = entry.label
+        published = entry.kind == VersionKind.PUBLISHED.value and not self.is_subdataset
+        self.tips[PUBLISHED_BRANCH if published else MAIN_BRANCH] = entry.commit
+        if not published and entry.upstream == "draft":
+            self.tips[DRAFT_BRANCH] = entry.commit
+        self.tips[TAG_PREFIX + entry.label] = entry.commit
+
+    def matches(self, refs: Mapping[str, str]) -> bool:
+        """Return whether refs are just where they were recorded."""
+        return refs.items() <= self.tips.items() and self.tips.keys() - refs.keys() <= {
+            DRAFT_BRANCH
+        }
+
+
+def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitHistory:
+    """Read the commits that refs, or the commit ids in ``more``, lead to.
+
+    Raises StoreDamagedError where git cannot walk the history.
+    """
+    done = subprocess.run(
+        # rev-list, whose output no configuration of a person changes
+        [
+            *("git", "-c", "i18n.logOutputEncoding=UTF-8", "rev-list", "--all", "--reverse"),
+            *("--topo-order", "--ignore-missing", f"--format={_FORMAT}", "--stdin"),
+        ],
+        env=git_environment(repository),
+        input="".join(f"{commit}\n" for commit in extra_commits),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise StoreDamagedError(
+            f"git cannot walk the history of {repository}: {done.stderr.strip()}; restore the "
+            "repository from a backup"
+        )
+    history = CommitHistory({}, set())
+    for line in done.stdout.split("\n"):
+        if line.startswith("commit ") or not line:
+            continue
+        commit, parents, author, committer, subject = line.split("\t", 4)
+        before = history.own_commits.get(parents)
+        written = _OWN_IDENTITY.fullmatch(author) and _OWN_IDENTITY.fullmatch(committer)
+        if written and (before is not None or not parents):
+            number = 1 if before is None else before.number + 1
+            history.own_commits[commit] = OwnCommit(number, parents or None, subject)
+        else:
+            history.foreign_commits.add(commit)
+    return history
+
+
+def _mark_foreign(history: CommitHistory, commits: Iterable[str]) -> None:
+    """Make commits, and those that follow them, foreign."""
+    history.foreign_commits.update(commits)
+    # parents come before their children
+    for commit, own in list(history.own_commits.items()):
+        if commit in history.foreign_commits or own.parent in history.foreign_commits:
+            history.foreign_commits.add(commit)
+            del history.own_commits[commit]
+
+
+def find_foreign_refs(
+    repository: Repository, journal: JournalRefs, history: CommitHistory
+) -> list[ForeignRef]:
+    """Return the refs of a repository that are not where neuromirror put them, by name."""
+    refs = repository.refs()
+    found = []
+    for name in sorted(refs.keys() | journal.tips.keys()):
+        tip, expected = refs.get(name), journal.tips.get(name)
+        if _is_own(name, tip, journal, history):
+            continue
+        if tip is not None and name in _BRANCHES:
+            expected = history.newest_own_commit(repository.path, tip, expected) or expected
+        found.append(ForeignRef(name, tip, expected))
+    return found
+
+
+def _is_own(name: str, tip: str | None, journal: JournalRefs, history: CommitHistory) -> bool:
+    expected = journal.tips.get(name)
+    if tip is None:
+        return name == DRAFT_BRANCH
+    if tip not in history.own_commits:
+        return False
+    if tip == expected:
+        return True
+    if name.startswith(TAG_PREFIX):
+        # of a version that a killed visit did not record, whose message has the label
+        unrecorded = expected is None and tip not in journal.labels
+        return unrecorded and history.own_commits[tip].subject.endswith(
+            f" {name.removeprefix(TAG_PREFIX)}"
+        )
+    if name not in _BRANCHES:
+        return False
+    if journal.is_subdataset and tip in journal.labels:
+        return True  # a part's states have no parents, and no order where the journal was lost
+    return expected is None or history.descends_from(tip, expected)
+
+
+def find_annex_files(repository: Path) -> list[str]:
+    """Return what a git-annex that was initialized in a repository left: names in its folder."""
+    found = ["annex"] if (repository / "annex").exists() else []
+    try:
+        config = (repository / "config").read_text(errors="replace")
+    except FileNotFoundError:
+        return found
+    return [*found, *(["config"] if _ANNEX_SECTION.search(config) else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryDamage:
+    """What other programs than neuromirror wrote to a repository.
+
+    ``versions`` are what the journal has of foreign commits; ``leftovers`` the names of what a
+    git-annex left that was initialized in the repository.
+    """
+
+    refs: list[ForeignRef]
+    versions: list[VersionMinted]
+    annex_files: list[str]
+    is_protected: bool
+    history: CommitHistory
+
+    def __bool__(self) -> bool:
+        return bool(self.refs or self.versions or self.annex_files or not self.is_protected)
+
+    def messages(self) -> Iterator[str]:
+        """Yield one message per thing that is foreign or missing."""
+        for ref in self.refs:
+            yield f"{ref}, which neuromirror did not write"
+        for version in self.versions:
+            yield f"the version {version.label} was recorded of foreign commits"
+        for name in self.annex_files:
+            yield f"git-annex was initialized in the repository and left {name!r}"
+        if not self.is_protected:
+            yield "the repository lacks hooks or settings that reject pushes"
+
+
+def find_damage(
+    repository: Repository, entries: Sequence[VersionMinted | AnnexBranchMoved]
+) -> RepositoryDamage:
+    """Find what is foreign in a repository; ``entries`` are the journal's of its dataset.
+
+    Raises StoreDamagedError where git cannot walk the history.
+    """
+    versions = [one for one in entries if isinstance(one, VersionMinted)]
+    ids = {one.commit for one in versions} | {one.annex_commit for one in entries}
+    history = read_history(repository.path, sorted(ids))
+    journal = JournalRefs(entries, history, is_subdataset=any(one.within for one in versions))
+    return RepositoryDamage(
+        find_foreign_refs(repository, journal, history),
+        [one for one in versions if one.commit in journal.dropped_commits],
+        find_annex_files(repository.path),
+        is_protected(repository.path),
+        history,
+    )

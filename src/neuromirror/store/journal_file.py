@@ -1,0 +1,101 @@
+"""The store's journal: an append-only file of entries, one JSON line each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from neuromirror.model import JournalEntry, dump_entry, load_entry
+from neuromirror.store.durable_files import fsync_path, write_atomically
+from neuromirror.store.errors import StoreDamagedError
+from neuromirror.store.locks import file_lock
+
+
+class JournalFile:
+    """Appends and reads entries; positions are in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, entries: Iterable[JournalEntry]) -> None:
+        """Adds entries and forces them to disk; readers see each whole, or not at all.
+
+        Raises ValueError for what could not be read again, which would stop the whole store.
+        """
+        lines = [dump_entry(entry) for entry in entries]
+        if not lines:
+            return
+        for line in lines:
+            load_entry(line)
+        block = b"".join(lines)
+        with (
+            file_lock(self._path.with_suffix(".lock"), "the journal", wait=60),
+            self._path.open("a+b") as file,
+        ):
+            is_new = _drop_torn_line(file.fileno()) == 0
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            if is_new:
+                fsync_path(self._path.parent)
+
+    def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
+        """Remove entries and return their lines; an index must be rebuilt after that."""
+        with file_lock(self._path.with_suffix(".lock"), "the journal", wait=60):
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            dropped = [
+                line for line in lines if line.endswith(b"\n") and should_drop(load_entry(line))
+            ]
+            if dropped:
+                dropped_lines = set(dropped)
+                write_atomically(
+                    self._path, b"".join(one for one in lines if one not in dropped_lines)
+                )
+        return dropped
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
+        """Entries that begin at or after a position, each with the position of its end.
+
+        A last line without newline was being written when its writer died: it is no entry.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                position += len(line)
+                try:
+                    yield position, load_entry(line)
+                except ValueError as error:
+                    raise StoreDamagedError(
+                        f"{self._path}: the line that ends at byte {position} is {error}; move "
+                        "the file aside and run 'neuromirror rebuild-index'"
+                    ) from error
+
+
+def _drop_torn_line(handle: int) -> int:
+    """Cuts the file after its last newline; gives its size."""
+    size = os.fstat(handle).st_size
+    end = size
+    while end:
+        begin = max(0, end - 4096)
+        newline = os.pread(handle, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
+            break
+        end = begin
+    if end != size:
+        os.ftruncate(handle, end)
+    return end

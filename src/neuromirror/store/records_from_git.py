@@ -1,0 +1,195 @@
+"""A version's records read back from git, where the store's own have been lost.
+
+Git has of each file its name, key and URLs; what else a source said (further digests, times, ids)
+is gone until the next visit.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from heapq import merge
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from neuromirror.annex import (
+    key_digest,
+    key_for,
+    key_from_file_name,
+    parse_key,
+    parse_log,
+    strip_claim_prefix,
+    upstream_path,
+    url_log_path,
+)
+from neuromirror.mint import (
+    GITLINK_MODE,
+    SYMLINK_MODE,
+    ObjectMissingError,
+    ObjectReader,
+    git_environment,
+)
+from neuromirror.model import (
+    DESCRIPTION_PATH,
+    Count,
+    Digest,
+    FileRecord,
+    Location,
+    Retention,
+    SnapshotEntry,
+    Subdataset,
+    VersionKind,
+    dump_snapshot_entry,
+    line_path,
+    parse_description,
+)
+from neuromirror.store.errors import StoreDamagedError
+from neuromirror.store.manifests import manifest_file, manifest_lines
+from neuromirror.store.repository import Repository
+
+
+class _ManifestLine(msgspec.Struct, gc=False):
+    """A file in a canonical manifest."""
+
+    path: str
+    digest: str
+    size: Count | None
+
+
+_decode = msgspec.json.Decoder(_ManifestLine).decode
+_CLAIMED_BY = "git"
+_CLAIMED_BY_MANIFEST = "manifest"
+
+
+def read_records_from_git(
+    repository: Repository, commit: str, annex_commit: str, kind: str
+) -> Iterator[bytes]:
+    """The record lines of a commit, sorted by git path; ``kind`` is the version's.
+
+    Files of form ``manifest`` that git lacks come from the canonical manifest, without places.
+    Raises StoreDamagedError or ObjectMissingError where git, or the manifest, cannot give them.
+    """
+    with ObjectReader(repository.path) as reader:
+        description = parse_description(
+            reader.read(f"{commit}:{DESCRIPTION_PATH}"), f"commit {commit}: {DESCRIPTION_PATH}"
+        )
+        lines = map(
+            dump_snapshot_entry,
+            _files_in_git(repository, reader, commit, annex_commit, kind, description),
+        )
+        if description.get("form", "files") == "files":
+            yield from lines
+            return
+        only = _records_in_manifest(manifest_file(repository.path.parents[1], description["state"]))
+        last = None
+        for line in merge(lines, only, key=line_path):
+            # what both have comes from git first
+            if (path := line_path(line)) != last:
+                yield line
+            last = path
+
+
+def _files_in_git(
+    repository: Repository,
+    reader: ObjectReader,
+    commit: str,
+    annex_commit: str,
+    kind: str,
+    description: dict[str, Any],
+) -> Iterator[SnapshotEntry]:
+    published = kind == VersionKind.PUBLISHED.value
+    retention = Retention.PUBLISHED if published else Retention.DRAFT
+    for mode, sha, path in _list_tree(repository, commit):
+        if mode == GITLINK_MODE:
+            yield _subdataset(path, sha, description)
+        elif mode == SYMLINK_MODE:
+            key = key_from_file_name(reader.read(sha).rpartition(b"/")[2])
+            log = b""
+            with suppress(ObjectMissingError):  # a file that nobody says where to get has none
+                log = reader.read(f"{annex_commit}:{url_log_path(key).decode()}")
+            urls = [strip_claim_prefix(line.value) for line in parse_log(log) if line.status == "1"]
+            yield SnapshotEntry(path, key, _record(path, key, urls, retention))
+
+
+def _subdataset(path: bytes, commit: str, description: dict[str, Any]) -> SnapshotEntry:
+    entry = description["parts"][path.decode()]
+    part = Subdataset(
+        dataset_id=entry["id"],
+        local_id=entry["local-id"],
+        commit=commit,
+        state=entry["state"],
+        files=entry["files"],
+        bytes=entry["bytes"],
+    )
+    return SnapshotEntry(path, "", FileRecord(upstream_path(path), None), part)
+
+
+def _records_in_manifest(path: Path) -> Iterator[bytes]:
+    """Record lines of the files in a canonical manifest."""
+    for line in manifest_lines(path):
+        try:
+            entry = _decode(line)
+            git_path, size = entry.path.encode(), entry.size
+            algorithm, _, value = entry.digest.partition(":")
+            part_size = None
+            if algorithm == "etag":
+                value, _, parts = value.rpartition("-")
+                part_size = int(parts)
+            digests = (Digest(algorithm, value, _CLAIMED_BY_MANIFEST),) if value else ()
+            record = FileRecord(upstream_path(git_path), size, digests, part_size=part_size)
+            key = key_for(record, git_path) if digests else ""
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise StoreDamagedError(
+                f"the manifest {path} has a line that is none ({error}); restore it from a backup"
+            ) from error
+        yield dump_snapshot_entry(SnapshotEntry(git_path, key, record))
+
+
+def _record(path: bytes, key: str, urls: list[str], retention: Retention) -> FileRecord:
+    parts, digest = parse_key(key), key_digest(key)
+    part_size = None
+    if digest is not None and digest[0] == "etag":
+        part_size = int(parts.name.rpartition("-")[2])
+    locations = sorted((_location(url) for url in urls), key=lambda place: place.kind != "s3")
+    return FileRecord(
+        path=upstream_path(path),
+        size=parts.size,
+        digests=() if digest is None else (Digest(*digest, _CLAIMED_BY),),
+        locations=tuple(locations),
+        part_size=part_size,
+        retention=retention,
+    )
+
+
+def _location(url: str) -> Location:
+    version = parse_qs(urlsplit(url).query).get("versionId")
+    if version is not None:
+        return Location(url, "s3", version[0])
+    return Location(url, "api" if url.endswith("/") else "s3")
+
+
+def _list_tree(repository: Repository, commit: str) -> Iterator[tuple[bytes, str, bytes]]:
+    """Mode, object id and path of all that is in a commit, in order of path."""
+    with subprocess.Popen(
+        ["git", "ls-tree", "-r", "-z", "--full-tree", commit],
+        env=git_environment(repository.path),
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        rest = b""
+        while block := process.stdout.read(1 << 16):
+            entries = (rest + block).split(b"\0")
+            rest = entries.pop()
+            for entry in entries:
+                header, _, path = entry.partition(b"\t")
+                mode, _, sha = header.split(b" ")
+                yield mode, sha.decode(), path
+    if process.returncode:
+        raise StoreDamagedError(
+            f"git cannot list commit {commit} of {repository.path}; restore the repository from a "
+            "backup"
+        )

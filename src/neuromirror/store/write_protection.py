@@ -1,0 +1,114 @@
+"""Protection of a repository against writers other than neuromirror.
+
+Nothing of it needs neuromirror: git and git-annex run the hooks with a plain ``sh``. The store's
+own writer places packs and renames ``packed-refs`` itself, so that no hook runs for it.
+
+- ``pre-receive`` rejects each push and names what to do instead (githooks(5)).
+- ``reference-transaction`` rejects each change of a ref by a local git or git-annex.
+- ``pre-init-annex`` keeps git-annex from initializing the repository (git-annex(1)): it would do so
+  for a remote at a local path as soon as a clone is synchronized, and would then write to its
+  git-annex branch and copy content into it.
+- ``receive.procReceiveRefs`` names a hook that does not exist. Where a user's ``core.hooksPath``
+  hides the hooks above, git fails for want of that one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from neuromirror.store.durable_files import FOLDER_MODE, make_folder, write_atomically
+
+_NOTICE = """\
+This repository is a mirror that only neuromirror writes to. Nothing was changed in it.
+Keep your own work in a sibling of your own, for example:
+    datalad create-sibling-ria -s lab --new-store-ok ria+file:///path/to/your/store
+    datalad push --to lab
+To get what is new in the mirror: datalad update --how merge"""
+
+_REJECT_PUSH = f"""\
+#!/bin/sh
+# written by neuromirror
+cat > /dev/null
+cat >&2 <<'END'
+{_NOTICE}
+END
+exit 1
+"""
+_REJECT_REF = """\
+#!/bin/sh
+# written by neuromirror
+[ "$1" = prepared ] || exit 0
+echo "This repository is a mirror that only neuromirror writes to: no ref was changed." >&2
+exit 1
+"""
+_REJECT_ANNEX = """\
+#!/bin/sh
+# written by neuromirror
+echo "The remote is a mirror that only neuromirror writes to: git-annex keeps nothing in it." >&2
+exit 1
+"""
+
+HOOKS = {
+    "pre-receive": _REJECT_PUSH,
+    "reference-transaction": _REJECT_REF,
+    "pre-init-annex": _REJECT_ANNEX,
+}
+SETTINGS = """\
+[receive]
+	procReceiveRefs = refs/
+	denyDeletes = true
+	denyNonFastForwards = true
+	autogc = false
+[gc]
+	auto = 0
+"""
+_CORE = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
+CONFIG = _CORE + SETTINGS
+"""The whole configuration of a repository of the store."""
+
+
+def protection_digest() -> str:
+    """Return a digest of all hooks and settings: a store remembers with which it is protected."""
+    return hashlib.sha256(repr((HOOKS, SETTINGS)).encode()).hexdigest()
+
+
+def is_protected(repository: Path) -> bool:
+    """Return whether a repository has all hooks and settings."""
+    return not any(_find_missing(repository))
+
+
+def protect(repository: Path) -> bool:
+    """Write the hooks and settings that a repository lacks; return whether it lacked any."""
+    hooks, settings = _find_missing(repository)
+    if hooks:
+        make_folder(repository / "hooks")
+    for name in hooks:
+        path = repository / "hooks" / name
+        write_atomically(path, HOOKS[name].encode())
+        path.chmod(FOLDER_MODE)
+    if settings:
+        path = repository / "config"
+        # a move that was killed may have left a repository without its configuration
+        content = path.read_bytes() if path.exists() else _CORE.encode()
+        # the last value counts, so an operator's own settings stay
+        write_atomically(path, content + b"\n" * (not content.endswith(b"\n")) + SETTINGS.encode())
+    return bool(hooks or settings)
+
+
+def _find_missing(repository: Path) -> tuple[list[str], bool]:
+    """Return the names of hooks that are absent or different, and whether settings are absent."""
+    hooks = []
+    for name, content in HOOKS.items():
+        path = repository / "hooks" / name
+        try:
+            same = path.read_text() == content and path.stat().st_mode & 0o100
+        except (OSError, UnicodeDecodeError):
+            same = False
+        if not same:
+            hooks.append(name)
+    try:
+        settings = SETTINGS not in (repository / "config").read_text(errors="replace")
+    except FileNotFoundError:
+        settings = True
+    return hooks, settings

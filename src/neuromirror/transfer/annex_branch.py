@@ -1,0 +1,196 @@
+"""What the git-annex branch of a clone knows of keys: read for thousands of them at a time.
+
+``git cat-file`` finds a path in the branch by reading a tree of thousands of entries for each; here
+the trees are read once, those of the first level kept.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from neuromirror.annex import hash_lower, key_file_name
+from neuromirror.mint import git_environment
+from neuromirror.transfer.git_commands import GitError
+
+_AT_ONCE: Final = 500
+"""Requests that are sent before their answers are read; all of them fit into a pipe."""
+
+LOCATIONS: Final = b".log"
+URLS: Final = b".log.web"
+EQUIVALENT_KEYS: Final = b".log.ek"
+_ENDINGS: Final = (LOCATIONS, URLS, EQUIVALENT_KEYS)
+
+_FILE: Final = b"100644 "
+_FOLDER: Final = b"40000 "
+
+
+@dataclass(slots=True)
+class KeyLogs:
+    """A key's files on the branch, by their endings; those that are not there are left out.
+
+    ``private`` is what only this clone may know.
+    """
+
+    files: dict[bytes, bytes] = field(default_factory=dict)
+    private: bytes = b""
+
+    def content(self, ending: bytes) -> bytes:
+        """One of them; empty where it is not there."""
+        return self.files.get(ending, b"")
+
+
+class BatchObjectReader:
+    """Reads git objects of a repository, many at a time; a context manager."""
+
+    def __init__(self, git_dir: Path) -> None:
+        self._process = subprocess.Popen(
+            ["git", "cat-file", "--batch"],
+            env=git_environment(git_dir, fetch_missing=True),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=1 << 18,
+        )
+
+    def __enter__(self) -> BatchObjectReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def read(self, names: Sequence[bytes]) -> Iterator[bytes | None]:
+        """The contents of objects in order; None for those that are not there."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        send, out = self._process.stdin, self._process.stdout
+        for first in range(0, len(names), _AT_ONCE):
+            some = names[first : first + _AT_ONCE]
+            send.write(b"\n".join(some) + b"\n")
+            send.flush()
+            for _ in some:
+                fields = out.readline().split()
+                if not fields:
+                    raise GitError("'git cat-file --batch' ended early; check with 'git fsck'")
+                if len(fields) == 3:
+                    yield out.read(int(fields[2]) + 1)[:-1]
+                else:
+                    yield None
+
+
+class AnnexBranchReader:
+    """The git-annex branch at one commit (hex), with what git-annex's journals add to it.
+
+    A file in the journal stands for that of the branch; one in the private journal adds to it.
+    """
+
+    def __init__(self, objects: BatchObjectReader, commit: str, annex: Path) -> None:
+        self._objects = objects
+        self._journal = annex / "journal"
+        self._private = annex / "journal-private"
+        self._root = self._read_object(f"{commit}^{{tree}}".encode())
+        self._folders: dict[bytes, bytes] = {}
+
+    def file(self, name: bytes) -> bytes:
+        """A file at the top of the branch (``remote.log``); empty where there is none."""
+        found = _entry(self._root, _FILE, name)
+        public = read_journal(self._journal, journal_file(name))
+        if public is None:
+            public = self._read_object(found) if found else b""
+        return public + (read_journal(self._private, journal_file(name)) or b"")
+
+    def logs(self, keys: Sequence[str]) -> dict[str, KeyLogs]:
+        """What is known of keys."""
+        folders = {key: hash_lower(key) for key in keys}
+        self._read_folders({folder[:3] for folder in folders.values()})
+        inner = {
+            folder: _entry(self._folders.get(folder[:3], b""), _FOLDER, folder[4:])
+            for folder in folders.values()
+        }
+        trees = dict(self._read_found(inner))
+        object_ids: dict[bytes, bytes] = {}
+        for key, folder in folders.items():
+            tree = trees.get(folder, b"")
+            name = key_file_name(key)
+            for ending in _ENDINGS:
+                if found := _entry(tree, _FILE, name + ending):
+                    object_ids[b"%s/%s%s" % (folder, name, ending)] = found
+        contents = self._contents(object_ids)
+        journal, private = _file_names(self._journal), _file_names(self._private)
+        known = {}
+        for key, folder in folders.items():
+            logs = KeyLogs()
+            for ending in _ENDINGS:
+                path = b"%s/%s%s" % (folder, key_file_name(key), ending)
+                content = contents.get(path, b"")
+                name = journal_file(path) if journal or private else b""
+                if name in journal:
+                    content = read_journal(self._journal, name) or content
+                if content:
+                    logs.files[ending] = content
+                if name in private and ending == LOCATIONS:
+                    logs.private = read_journal(self._private, name) or b""
+            known[key] = logs
+        return known
+
+    def _read_object(self, name: bytes) -> bytes:
+        found = next(self._objects.read([name]))
+        if found is None:
+            raise GitError(
+                f"git object {name.decode()} cannot be read; check the clone with 'git fsck'"
+            )
+        return found
+
+    def _read_folders(self, names: Iterable[bytes]) -> None:
+        missing = {
+            name: _entry(self._root, _FOLDER, name) for name in names if name not in self._folders
+        }
+        self._folders.update(self._read_found(missing))
+
+    def _read_found(self, object_ids: dict[bytes, bytes | None]) -> Iterator[tuple[bytes, bytes]]:
+        """What has an object, with its content."""
+        there = [(name, found) for name, found in object_ids.items() if found]
+        contents = self._objects.read([found for _, found in there])
+        for (name, _), content in zip(there, contents, strict=True):
+            yield name, content or b""
+
+    def _contents(self, object_ids: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Contents by path; logs that are alike, as many are, are read once."""
+        distinct = list(dict.fromkeys(object_ids.values()))
+        read = dict(zip(distinct, self._objects.read(distinct), strict=True))
+        return {path: read[found] or b"" for path, found in object_ids.items()}
+
+
+def journal_file(path: bytes) -> bytes:
+    """The name in git-annex's journal of a file of its branch."""
+    return path.replace(b"_", b"__").replace(b"/", b"_")
+
+
+def read_journal(folder: Path, name: bytes) -> bytes | None:
+    """A journal file up to its last whole line; None where it has gone."""
+    try:
+        with open(os.path.join(os.fsencode(folder), name), "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return None
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _file_names(folder: Path) -> frozenset[bytes]:
+    try:
+        return frozenset(os.listdir(os.fsencode(folder)))
+    except FileNotFoundError:
+        return frozenset()
+
+
+def _entry(tree: bytes, mode: bytes, name: bytes) -> bytes | None:
+    """The id (hex) of a tree's entry, by looking for it: trees here have thousands."""
+    mark = mode + name + b"\0"
+    at = tree.find(mark)
+    if at < 0:
+        return None
+    start = at + len(mark)
+    return tree[start : start + 20].hex().encode()

@@ -1,0 +1,239 @@
+"""A clone whose files are to be got: where it is, and how git-annex keeps contents there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuromirror.annex import SkippedRemote, hash_lower, hash_mixed, initialize, key_file_name
+from neuromirror.mint import git_environment
+from neuromirror.model import ConfigurationError
+from neuromirror.net import redact
+from neuromirror.store import refuse_symlinks
+from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.config_check import check_programs
+from neuromirror.transfer.git_commands import MEMORY_LIMIT, GitError
+
+BRANCH = "refs/heads/git-annex"
+_ADJUSTED = "refs/heads/adjusted/"
+_WRITTEN_PATHS = (
+    *("annex/journal", "annex/objects", "annex/othertmp", "annex/othertmp.lck", "annex/tmp"),
+    *("annex/transfer/download", "neuromirror"),
+)
+FALLBACK_IDENTITY = ("neuromirror", "get@neuromirror.invalid")
+"""Name and address that commit to the git-annex branch where git knows nobody."""
+
+_MISSING = (
+    "{top}: 'git annex {command}' has to be run, and git-annex is not installed: pip install "
+    "git-annex"
+)
+
+
+def work_tree_environment(*, credentials: bool = False) -> dict[str, str]:
+    """The environment for a program that finds the repository by the folder it is started in.
+
+    git itself then says whether that repository may be trusted. Tokens and passwords are in it only
+    with ``credentials``.
+    """
+    kept = git_environment(Path(), fetch_missing=True, credentials=credentials)
+    for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
+        del kept[name]
+    return MEMORY_LIMIT | kept
+
+
+def committer_environment(folder: Path) -> dict[str, str]:
+    """Variables by which git-annex can commit in a repository; none where git knows who is at it.
+
+    In containers and at CI git knows nobody. git-annex has a way of its own out of that, but not
+    where it merges branches that were cloned.
+    """
+    command = ["git", "-C", str(folder), "var", "GIT_COMMITTER_IDENT"]
+    done = subprocess.run(command, env=work_tree_environment(), capture_output=True, check=False)
+    if done.returncode == 0:
+        return {}
+    name, address = FALLBACK_IDENTITY
+    roles = ("GIT_AUTHOR", "GIT_COMMITTER")
+    return {
+        f"{role}_{what}": value
+        for role in roles
+        for what, value in (("NAME", name), ("EMAIL", address))
+    }
+
+
+class NotACloneError(ConfigurationError):
+    """Where there should be a clone of a dataset, there is none."""
+
+
+class AnnexClone:
+    """A clone with its work tree at ``top``; ``annex`` is git-annex's folder in it.
+
+    ``left`` says why git-annex has to get everything itself; None where it has not. Where it is not
+    ``is_annexed``, git-annex knows nothing of it, here or at its remotes. ``left_out`` are special
+    remotes that were not enabled when it was made ready.
+    """
+
+    def __init__(
+        self, top: Path, git_dir: Path, settings: AnnexSettings, delegation_reason: str | None
+    ) -> None:
+        self.top = top
+        self.git_dir = git_dir
+        self.annex_dir = git_dir / "annex"
+        self.settings = settings
+        self.delegation_reason = delegation_reason
+        self.is_annexed = True
+        self.skipped_remotes: list[SkippedRemote] = []
+        self._objects = os.fsencode(self.annex_dir / "objects")
+
+    @classmethod
+    def at(cls, folder: Path, *, trust_config: bool = False) -> AnnexClone:
+        """The clone that a folder is in, made ready for git-annex where it is not.
+
+        Raises NotACloneError, UnsafePathError for a symlink where contents are written,
+        RepositoryRefusedError
+        where the repository's own configuration names programs (unless ``trust_config``), and
+        GitError where git or git-annex does not do its part.
+        """
+        options = ["--show-toplevel", "--absolute-git-dir", "--git-common-dir"]
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", *options],
+            env=work_tree_environment(),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            message = done.stderr.decode(errors="replace").strip()
+            raise NotACloneError(
+                f"{folder} is not in the work tree of a dataset; clone one, and go there "
+                f"({message})"
+            )
+        top, git_dir, common = (
+            Path(os.fsdecode(line)) for line in done.stdout.rstrip(b"\n").split(b"\n")
+        )
+        if not trust_config:
+            check_programs(top, git_dir)
+        settings = AnnexSettings.load(git_dir)
+        delegation_reason = settings.delegation_reason(git_dir)
+        if (folder / common).resolve() != git_dir.resolve():
+            delegation_reason = "this is one of several work trees of a repository"
+        clone = cls(top, git_dir, settings, delegation_reason)
+        # what is written there by path; a repository may have come with symlinks in it
+        refuse_symlinks(git_dir, *_WRITTEN_PATHS)
+        clone._prepare()
+        return clone
+
+    @classmethod
+    def of_subdataset(cls, folder: Path, *, trust_config: bool = False) -> AnnexClone:
+        """The clone that a folder is; raises as :meth:`at`, NotACloneError where it is only in
+        one."""
+        clone = cls.at(folder, trust_config=trust_config)
+        if clone.top.resolve() != folder.resolve():
+            raise NotACloneError(
+                f"{folder} is a sub-dataset, and git cannot read its repository: mend it, or "
+                "remove it and get it again"
+            )
+        return clone
+
+    @property
+    def uuid(self) -> str:
+        """By which name git-annex knows this clone."""
+        return self.settings.get("annex.uuid")
+
+    def git(self, *arguments: str) -> bytes:
+        """What a git command says; raises GitError."""
+        return self._run(("git", *arguments), git_environment(self.git_dir, fetch_missing=True))
+
+    def git_annex(self, *arguments: str) -> None:
+        """Runs a git-annex command; raises GitError."""
+        if shutil.which("git-annex") is None:
+            raise GitError(_MISSING.format(top=self.top, command=arguments[0]))
+        self._run(("git", "annex", *arguments), self.annex_environment())
+
+    def annex_environment(self, *, credentials: bool = False) -> dict[str, str]:
+        """The environment for a git-annex command here; ``credentials`` for one that downloads."""
+        return work_tree_environment(credentials=credentials) | committer_environment(self.top)
+
+    def _run(self, command: Sequence[str], environment: dict[str, str]) -> bytes:
+        done = subprocess.run(
+            command, cwd=self.top, env=environment, capture_output=True, check=False
+        )
+        if done.returncode:
+            message = redact(done.stderr.decode(errors="replace").strip())
+            raise GitError(f"{self.top}: '{' '.join(command)}' failed: {message}")
+        return done.stdout
+
+    def annex_branch_commit(self) -> str | None:
+        """The commit (hex) that the git-annex branch is at."""
+        return self._refs().get(BRANCH)
+
+    def _refs(self) -> dict[str, str]:
+        """All refs whose name ends in ``git-annex``: git-annex merges them into its branch."""
+        done = subprocess.run(
+            ["git", "show-ref", "git-annex"],
+            env=git_environment(self.git_dir, fetch_missing=True),
+            capture_output=True,
+            check=False,
+        )
+        found = {}
+        for line in done.stdout.decode(errors="surrogateescape").splitlines():
+            commit, _, name = line.partition(" ")
+            found[name] = commit
+        return found
+
+    def _prepare(self) -> None:
+        refs = self._refs()
+        if not self.uuid:
+            if not refs:
+                self.is_annexed = False
+                return
+            if shutil.which("git-annex") is None:
+                raise GitError(_MISSING.format(top=self.top, command="init"))
+            environment = self.annex_environment()
+            self.skipped_remotes = initialize(
+                lambda *args: self._run(("git", *args), environment).decode(errors="replace")
+            )
+            self.settings = AnnexSettings.load(self.git_dir)
+            refs = self._refs()
+        if BRANCH not in refs or self._has_unmerged_branches(refs):
+            # any command that reads the branch merges what was fetched, and this one does no more
+            self.git_annex("wanted", "here")
+        head = subprocess.run(
+            ["git", "symbolic-ref", "-q", "HEAD"],
+            env=git_environment(self.git_dir, fetch_missing=True),
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        if head.startswith(_ADJUSTED):
+            self.delegation_reason = "an adjusted branch is checked out"
+
+    def _has_unmerged_branches(self, refs: dict[str, str]) -> bool:
+        """Whether some fetched git-annex branch is not in the one here."""
+        if not self.settings.is_true("annex.merge-annex-branches", default=True):
+            return False
+        known = {refs[BRANCH]}
+        for name in ("mergedrefs", "ignoredrefs"):
+            try:
+                text = (self.annex_dir / name).read_text(errors="surrogateescape")
+            except FileNotFoundError:
+                continue
+            known.update(line.split("\t")[0].split(" ")[0] for line in text.splitlines())
+        others = [commit for commit in dict.fromkeys(refs.values()) if commit not in known]
+        if not others:
+            return False
+        more = self.git("rev-list", "-n1", *others, "--not", refs[BRANCH])
+        return bool(more.strip())
+
+    def object_paths(self, key: str) -> Sequence[bytes]:
+        """Where a key's content may lie: first where it is to be put."""
+        name = key_file_name(key)
+        return [
+            b"/".join((self._objects, folders, name, name))
+            for folders in (hash_mixed(key), hash_lower(key))
+        ]
+
+    def find_object(self, key: str) -> bytes | None:
+        """Where a key's content lies; None where it is not here."""
+        return next(filter(os.path.exists, self.object_paths(key)), None)

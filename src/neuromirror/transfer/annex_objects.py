@@ -1,0 +1,225 @@
+"""Contents put into git-annex's object folders, as git-annex would leave them.
+
+Names and locks are git-annex's own (Annex.Content, Annex.Locations, Logs.Transfer). A whole small
+content is written below ``othertmp``, which git-annex empties when nobody uses it. A large one
+grows in ``tmp``, where git-annex and the next run find it, while its transfer is locked.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from neuromirror.annex import WEB_UUID, key_file_name
+from neuromirror.model import NeuromirrorError
+from neuromirror.transfer.annex_clone import AnnexClone
+
+_WRITE_BITS: Final = 0o222
+_OWNER_READS: Final = 0o400
+_PREFIX: Final = b"neuromirror-"
+_PART: Final = 64
+
+
+class InsufficientSpaceError(NeuromirrorError):
+    """The disk has too little room for a content, or for what is to be left free."""
+
+
+class TransferBusyError(NeuromirrorError):
+    """Another process is getting the same content."""
+
+
+class AnnexObjectStore:
+    """Where a clone keeps its contents; shared by threads, a context manager."""
+
+    def __init__(self, clone: AnnexClone) -> None:
+        self._clone = clone
+        annex = os.fsencode(clone.annex_dir)
+        self._annex = annex
+        self._temporary = annex + b"/othertmp"
+        self._lock_file = annex + b"/othertmp.lck"
+        self._partial = annex + b"/tmp"
+        self._transfers = annex + b"/transfer/download"
+        self._reserve = clone.settings.disk_reserve
+        self._numbers = itertools.count()
+        self._prefix = b"/%s%d-" % (_PREFIX, os.getpid())
+        self._reserved_bytes = 0
+        self._spare = 0
+        self._space_lock = threading.Lock()
+        self._lock = -1
+
+    def __enter__(self) -> AnnexObjectStore:
+        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove_stale_files()
+        # shared: as long as it is held, git-annex leaves what is below othertmp alone
+        fcntl.lockf(self._lock, fcntl.LOCK_SH)
+        os.makedirs(self._temporary, exist_ok=True)
+        os.makedirs(self._partial, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def _remove_stale_files(self) -> None:
+        """Removes what killed runs left below othertmp, while nobody uses it."""
+        for entry in os.scandir(self._temporary):
+            if entry.name.startswith(_PREFIX):
+                os.unlink(entry.path)
+
+    @contextmanager
+    def reserve_space(self, size: int | None, there: int = 0) -> Iterator[None]:
+        """Sets room aside for a content of which ``there`` bytes are on the disk already.
+
+        Raises InsufficientSpaceError where ``annex.diskreserve`` could not be kept.
+        """
+        more = max((size or 1) - there, 0)
+        with self._space_lock:
+            self.check_space(more)
+            self._reserved_bytes += more
+        try:
+            yield
+        finally:
+            with self._space_lock:
+                self._reserved_bytes -= more
+
+    def check_space(self, more: int = 0) -> None:
+        """Raises InsufficientSpaceError where ``more`` bytes do not fit beside those that are to
+        come."""
+        self._spare -= more
+        if more and self._spare > 0:
+            return
+        found = os.statvfs(self._annex)
+        free = found.f_bavail * found.f_frsize - self._reserved_bytes - self._reserve
+        # small contents are many: of what is free they may take a part before it is looked at again
+        self._spare = free // _PART
+        short = more - free
+        if short > 0:
+            raise InsufficientSpaceError(
+                f"not enough free space, {short} bytes more are needed; free some, or adjust "
+                "annex.diskreserve"
+            )
+
+    def put(self, key: str, content: memoryview) -> None:
+        """Puts a whole, checked content in its place."""
+        path = self._temporary + self._prefix + b"%d" % next(self._numbers)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+        try:
+            try:
+                write_all(file, content)
+            finally:
+                os.close(file)
+            self._move_to_object_path(key, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            raise
+
+    @contextmanager
+    def open_partial(self, key: str) -> Iterator[int]:
+        """The open file in which a key's content grows, with what an earlier attempt left there.
+
+        Raises Busy where another process is at it.
+        """
+        name = key_file_name(key)
+        with self._locked(name):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            try:
+                file = os.open(self._partial + b"/" + name, flags, 0o666)
+            except PermissionError:
+                os.chmod(self._partial + b"/" + name, 0o644)
+                file = os.open(self._partial + b"/" + name, flags, 0o666)
+            try:
+                yield file
+            finally:
+                os.close(file)
+
+    def finish_partial(self, key: str, file: int) -> None:
+        """Puts what has grown, checked, in its place."""
+        os.fchmod(file, os.fstat(file).st_mode & 0o777 & ~_WRITE_BITS | _OWNER_READS)
+        self._move_to_object_path(key, self._partial + b"/" + key_file_name(key))
+
+    def discard_partial(self, key: str) -> None:
+        """Forgets what has grown."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._partial + b"/" + key_file_name(key))
+
+    @contextmanager
+    def _locked(self, name: bytes) -> Iterator[None]:
+        """Takes the locks of a download: that of the key, and the one older git-annexes look at."""
+        held: list[tuple[int, bytes]] = []
+        try:
+            for folder in (b"lck", WEB_UUID.encode()):
+                path = b"%s/%s/lck.%s" % (self._transfers, folder, name)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                held.append((lock, path))
+                try:
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    sane = os.fstat(lock).st_ino == os.stat(path).st_ino
+                except OSError as error:
+                    if error.errno not in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
+                        raise
+                    sane = False
+                if not sane:
+                    os.close(held.pop()[0])
+                    raise TransferBusyError(
+                        "another process is getting it right now; try again later"
+                    )
+            yield
+        finally:
+            for lock, path in reversed(held):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                os.close(lock)
+
+    def _move_to_object_path(self, key: str, path: bytes) -> None:
+        target = self._clone.object_paths(key)[0]
+        folder = os.path.dirname(target)
+        if not self._make_object_folder(folder):
+            if self._clone.find_object(key) is not None:
+                os.unlink(path)
+                return
+            os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
+        os.rename(path, target)
+        freeze_folder(folder)
+
+    def _make_object_folder(self, folder: bytes) -> bool:
+        """Makes a content's own folder, and those above; whether it was not there."""
+        hashed = os.path.dirname(folder)
+        try:
+            os.mkdir(hashed)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            os.makedirs(hashed, exist_ok=True)
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            return False
+        return True
+
+    def repair(self, key: str) -> bool:
+        """Finishes what a killed run left half done at a key; whether its content is here."""
+        found = self._clone.find_object(key)
+        if found is None:
+            return False
+        freeze_folder(os.path.dirname(found))
+        return True
+
+
+def freeze_folder(folder: bytes) -> None:
+    """Lets nothing be deleted by accident from a content's own folder."""
+    os.chmod(folder, os.stat(folder).st_mode & 0o7777 & ~_WRITE_BITS)
+
+
+def write_all(file: int, content: memoryview) -> None:
+    """Writes all of a piece: on a disk that fills up the file takes the first part of it."""
+    while content:
+        content = content[os.write(file, content) :]

@@ -1,0 +1,173 @@
+"""What git's configuration says that git-annex would heed when it gets files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from neuromirror.mint import git_environment
+from neuromirror.transfer.git_commands import GitError
+
+_RESERVE: Final = 100_000_000
+_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
+_UNITS: Final = {"": 1, "b": 1, "byte": 1} | {
+    name: base**power
+    for power, word in enumerate(
+        ("kilo", "mega", "giga", "tera", "peta", "exa", "zetta", "yotta"), 1
+    )
+    for base, names in (
+        (1000, (word[0], f"{word[0]}b", f"{word}byte")),
+        (1024, (f"{word[0]}ib", f"{word[:2]}bibyte")),
+    )
+    for name in names
+}
+_TRUE: Final = frozenset({"true", "yes", "on", "1", ""})
+_VERSIONS: Final = frozenset({"8", "9", "10"})
+_UNSHARED: Final = frozenset({"", "umask", "false", "0", "no", "off"})
+
+_UNSUPPORTED_FLAGS: Final = (
+    "annex.crippledfilesystem",
+    "annex.pidlock",
+    "annex.tune.objecthash1",
+    "annex.tune.objecthashlower",
+    "annex.tune.branchhash1",
+)
+_UNSUPPORTED_COMMANDS: Final = (
+    "annex.freezecontent-command",
+    "annex.thawcontent-command",
+    "annex.web-options",
+    "annex.http-headers-command",
+    "annex.bwlimit",
+    "annex.bwlimit-download",
+)
+_UNSUPPORTED_HOOKS: Final = ("freezecontent-annex", "thawcontent-annex", "http-headers-annex")
+_COMMIT_COMMANDS: Final = ("annex.commitmessage-command", "annex.post-update-command")
+_COMMIT_HOOKS: Final = ("commitmessage-annex", "post-update-annex")
+
+
+class AnnexSettings:
+    """The configuration of a clone: git's names in lower case but for what stands in the middle."""
+
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
+        self._values = values
+
+    @classmethod
+    def load(cls, git_dir: Path) -> AnnexSettings:
+        """What ``git config`` says for a repository; raises GitError."""
+        done = subprocess.run(
+            ["git", "config", "--list", "-z", "--includes"],
+            env=git_environment(git_dir, fetch_missing=True),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            message = done.stderr.decode(errors="replace").strip()
+            raise GitError(f"git cannot read the configuration of {git_dir}: {message}")
+        values: dict[str, list[str]] = {}
+        for entry in done.stdout.decode("utf-8", "surrogateescape").split("\0"):
+            name, equals, value = entry.partition("\n")
+            if name:
+                values.setdefault(name, []).append(value if equals else "true")
+        return cls(values)
+
+    def values(self, name: str) -> Sequence[str]:
+        """All values of a name, in order."""
+        return self._values.get(name, ())
+
+    def get(self, name: str, default: str = "") -> str:
+        """The value that counts: the last one."""
+        found = self._values.get(name)
+        return found[-1] if found else default
+
+    def is_true(self, name: str, *, default: bool = False) -> bool:
+        """A truth value as git reads it."""
+        found = self._values.get(name)
+        if not found:
+            return default
+        return found[-1].strip().lower() in _TRUE
+
+    def remotes(self) -> list[str]:
+        """The names of all remotes that are set up, git's and git-annex's own."""
+        names = [name[7:].rpartition(".")[0] for name in self._values if name[:7] == "remote."]
+        return [name for name in dict.fromkeys(names) if name]
+
+    @property
+    def disk_reserve(self) -> int:
+        """Bytes of the disk that are to be left free (``annex.diskreserve``)."""
+        return _parse_size(self.get("annex.diskreserve"), _RESERVE)
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """The schemes of URLs that may be asked, of those that are spoken here."""
+        allowed = self.get("annex.security.allowed-url-schemes", "http https").split()
+        return frozenset({"http", "https"}.intersection(allowed))
+
+    @property
+    def allowed_addresses(self) -> list[str]:
+        """The words of ``annex.security.allowed-ip-addresses``, or of its old name."""
+        old = self.get("annex.security.allowed-http-addresses")
+        return self.get("annex.security.allowed-ip-addresses", old).split()
+
+    @property
+    def verifies_content(self) -> bool:
+        """Whether git-annex checks all that it gets."""
+        names = ["annex.verify", *(f"remote.{name}.annex-verify" for name in self.remotes())]
+        return all(self.is_true(name, default=True) for name in names)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What ``annex.http-headers`` sends with each request; raises GitError for no header."""
+        found = {}
+        for line in self.values("annex.http-headers"):
+            name, colon, value = line.partition(":")
+            if not colon or not name.strip() or not line.isprintable() or not line.isascii():
+                raise GitError("annex.http-headers holds a line that is no header; mend it")
+            found[name.strip()] = value.strip()
+        return found
+
+    def find_hook(self, git_dir: Path, names: Iterable[str]) -> str | None:
+        """The first of some hooks that a repository has."""
+        folders = [git_dir / "hooks"]
+        if self.get("core.hookspath"):
+            folders.append(git_dir.parent / self.get("core.hookspath"))
+        return next((one for one in names for at in folders if (at / one).exists()), None)
+
+    def can_commit_directly(self, git_dir: Path) -> bool:
+        """Whether a commit to the git-annex branch is git's matter alone."""
+        return not (
+            any(self.get(name) for name in _COMMIT_COMMANDS)
+            or self.find_hook(git_dir, _COMMIT_HOOKS)
+            or self.is_true("annex.allowsign")
+        )
+
+    def delegation_reason(self, git_dir: Path) -> str | None:
+        """Why git-annex has to get all files itself, or None."""
+        if self.get("annex.version", "10") not in _VERSIONS:
+            return f"the repository is of version {self.get('annex.version')}"
+        for name in _UNSUPPORTED_FLAGS:
+            if self.is_true(name):
+                return f"{name} is set"
+        for name in _UNSUPPORTED_COMMANDS:
+            if self.get(name):
+                return f"{name} is set"
+        if hook := self.find_hook(git_dir, _UNSUPPORTED_HOOKS):
+            return f"there is a hook {hook}"
+        if self.get("extensions.objectformat", "sha1").lower() != "sha1":
+            return "its git objects are not named by SHA-1 (extensions.objectFormat)"
+        if not self.is_true("core.symlinks", default=True):
+            return "the file system has no symlinks (core.symlinks)"
+        if self.get("core.sharedrepository").lower() not in _UNSHARED:
+            return "core.sharedRepository is set"
+        return None
+
+
+def _parse_size(text: str, default: int) -> int:
+    """A size as git-annex reads it: ``1 gigabyte``, ``0.5tb``, ``100 MiB``, ``1000000``."""
+    found = _SIZE.match(text.lower())
+    if found is None:
+        return default
+    unit = _UNITS.get(found[2], _UNITS.get(found[2].removesuffix("s")))
+    return default if unit is None else round(float(found[1]) * unit)

@@ -1,0 +1,223 @@
+"""Which annexed files a clone has below some paths, as git's index lists them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from neuromirror.annex import key_file_name, key_from_file_name, parse_key
+from neuromirror.mint import GITLINK_MODE, REGULAR_FILE_MODE, SYMLINK_MODE, git_environment
+from neuromirror.model import ConfigurationError
+from neuromirror.transfer.annex_branch import BatchObjectReader
+from neuromirror.transfer.annex_clone import AnnexClone
+from neuromirror.transfer.git_commands import GitError
+
+_EXECUTABLE: Final = b"100755"
+_REGULAR: Final = (REGULAR_FILE_MODE, _EXECUTABLE)
+_TARGET: Final = b".git/annex/objects/"
+_POINTER: Final = b"/annex/objects/"
+_MAX_POINTER_BYTES: Final = 32 << 10
+_BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AnnexedFile:
+    """A file whose content git-annex keeps; ``unlocked`` where it is no symlink."""
+
+    path: bytes
+    key: str
+    is_unlocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedSubdataset:
+    """A sub-dataset, and what of it is chosen: paths in it, or everything (None).
+
+    ``named`` says that it was asked for by name, or something in it was.
+    """
+
+    path: bytes
+    paths: Sequence[bytes] | None
+    is_explicit: bool
+
+
+class PathSelection:
+    """Paths of a clone, relative to its top or absolute; None stands for everything.
+
+    Raises ConfigurationError for a path outside.
+    """
+
+    def __init__(self, top: Path, paths: Sequence[str | Path] | None) -> None:
+        self._all = paths is None
+        self._chosen: dict[bytes, bool] = {}
+        self._folders: dict[bytes, bytes | None] = {b"": None}
+        real = os.path.realpath(top)
+        for path in paths or ():
+            # the last part may be an annexed file: its symlink must not be followed
+            folder, name = os.path.split(os.path.normpath(os.path.join(top, path)))
+            full = os.path.join(os.path.realpath(folder), name)
+            below = os.path.relpath(full, real)
+            if below == os.curdir:
+                self._all = True
+            elif below == os.pardir or below.startswith(os.pardir + os.sep):
+                raise ConfigurationError(f"{path} is not in the dataset {top}")
+            else:
+                self._chosen[os.fsencode(below)] = False
+
+    def includes(self, path: bytes) -> bool:
+        """Whether a path is chosen, or something that it is in."""
+        within = path if path in self._chosen else self._within(path.rpartition(b"/")[0])
+        if within is None:
+            return self._all
+        self._chosen[within] = True
+        return True
+
+    def _within(self, folder: bytes) -> bytes | None:
+        """The innermost chosen path that a folder is, or is in."""
+        passed = []
+        while folder not in self._folders:
+            passed.append(folder)
+            if folder in self._chosen:
+                self._folders[folder] = folder
+            else:
+                folder = folder.rpartition(b"/")[0]
+        found = self._folders[folder]
+        self._folders.update(dict.fromkeys(passed, found))
+        return found
+
+    def subdataset(self, path: bytes) -> SelectedSubdataset | None:
+        """What is chosen of a sub-dataset, if anything is."""
+        below = [one for one in self._chosen if one.startswith(path + b"/")]
+        for one in below:
+            self._chosen[one] = True
+        named = path in self._chosen
+        if self.includes(path):
+            return SelectedSubdataset(path, None, named or bool(below))
+        return (
+            SelectedSubdataset(path, [one[len(path) + 1 :] for one in below], True)
+            if below
+            else None
+        )
+
+    def unmatched(self) -> list[bytes]:
+        """The chosen paths that nothing was found for."""
+        found = [path for path, seen in self._chosen.items() if seen]
+        return [
+            path
+            for path, seen in self._chosen.items()
+            if not seen and not any(one.startswith(path + b"/") for one in found)
+        ]
+
+
+@dataclass(slots=True)
+class AnnexedFileListing:
+    """The chosen files of a clone.
+
+    ``pointers`` are the keys of all its unlocked files, chosen or not: their contents belong into
+    the work tree too, which only git-annex sees to. ``subdatasets``, ``strange`` (links whose
+    keys are not understood) and ``elsewhere`` (links into another repository) are filled while the
+    files are read.
+    """
+
+    clone: AnnexClone
+    selection: PathSelection
+    objects: BatchObjectReader
+    pointer_keys: frozenset[str] = frozenset()
+    subdatasets: list[SelectedSubdataset] = field(default_factory=list)
+    unrecognized_links: list[bytes] = field(default_factory=list)
+    foreign_links: list[bytes] = field(default_factory=list)
+
+    def files(self) -> Iterator[AnnexedFile]:
+        """The chosen files in git's order; raises GitError."""
+        unlocked = self._unlocked()
+        self.pointer_keys = frozenset(unlocked.values())
+        for mode, name, path in self._entries():
+            if mode == GITLINK_MODE:
+                if (sub := self.selection.subdataset(path)) is not None:
+                    self.subdatasets.append(sub)
+            elif not self.selection.includes(path):
+                continue
+            elif mode == SYMLINK_MODE:
+                target = self._link_target(path, name)
+                if _TARGET in target:
+                    key = _key_of(target.rpartition(b"/")[2])
+                    if key is None:
+                        self.unrecognized_links.append(path)
+                    elif self._is_foreign_link(path, target):
+                        self.foreign_links.append(path)
+                    else:
+                        yield AnnexedFile(path, key)
+            elif path in unlocked:
+                yield AnnexedFile(path, unlocked[path], is_unlocked=True)
+
+    def _entries(self) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Mode, object id (hex) and path of each entry of git's index."""
+        with subprocess.Popen(
+            ["git", "ls-files", "--stage", "-z"],
+            cwd=self.clone.top,
+            env=git_environment(self.clone.git_dir, fetch_missing=True),
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            rest = b""
+            while block := process.stdout.read(_BLOCK):
+                *lines, rest = (rest + block).split(b"\0")
+                for line in lines:
+                    head, _, path = line.partition(b"\t")
+                    mode, name, _ = head.split(b" ")
+                    yield mode, name, path
+        if process.returncode:
+            raise GitError(f"{self.clone.top}: git cannot list its index; see 'git status'")
+
+    def _unlocked(self) -> dict[bytes, str]:
+        """The keys of all unlocked files by path: of those whose content in git is a pointer."""
+        regular = [(name, path) for mode, name, path in self._entries() if mode in _REGULAR]
+        if not regular:
+            return {}
+        sizes = subprocess.run(
+            ["git", "cat-file", "--batch-check=%(objectsize)"],
+            env=git_environment(self.clone.git_dir, fetch_missing=True),
+            input=b"\n".join(name for name, _ in regular) + b"\n",
+            capture_output=True,
+            check=False,
+        ).stdout.split(b"\n")
+        small = [
+            one
+            for one, size in zip(regular, sizes, strict=False)
+            if size.isdigit() and len(_POINTER) < int(size) <= _MAX_POINTER_BYTES
+        ]
+        found = {}
+        contents = self.objects.read([name for name, _ in small])
+        for (_, path), content in zip(small, contents, strict=True):
+            if content is not None and content.startswith(_POINTER):
+                key = _key_of(content.split(b"\n", 1)[0][len(_POINTER) :])
+                if key is not None:
+                    found[path] = key
+        return found
+
+    def _is_foreign_link(self, path: bytes, target: bytes) -> bool:
+        """Whether a link gives the content of another repository, whatever is got for its key."""
+        top = os.fsencode(self.clone.top)
+        resolved = os.path.normpath(os.path.join(top, os.path.dirname(path), target))
+        return os.path.lexists(resolved) and not resolved.startswith(os.path.join(top, _TARGET))
+
+    def _link_target(self, path: bytes, name: bytes) -> bytes:
+        """Where a link leads: the one in the work tree, else the one in git."""
+        try:
+            return os.readlink(os.path.join(os.fsencode(self.clone.top), path))
+        except OSError:
+            return next(self.objects.read([name])) or b""
+
+
+def _key_of(name: bytes) -> str | None:
+    """The key that a file name stands for; None where that is none, or none that is spoken here."""
+    try:
+        key = key_from_file_name(name)
+        parse_key(key)
+    except ValueError:
+        return None
+    return key if key_file_name(key) == name and key.isprintable() else None

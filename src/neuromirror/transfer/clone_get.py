@@ -1,0 +1,419 @@
+"""``get``: the chosen files of a clone, and of its sub-datasets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from neuromirror.annex import parse_key
+from neuromirror.model import Evidence, NeuromirrorError, path_to_text
+from neuromirror.net import permanent_refusal
+from neuromirror.store import refuse_symlinks
+from neuromirror.transfer.annex_branch import AnnexBranchReader, BatchObjectReader, KeyLogs
+from neuromirror.transfer.annex_clone import AnnexClone, NotACloneError
+from neuromirror.transfer.annex_objects import AnnexObjectStore
+from neuromirror.transfer.annexed_files import (
+    AnnexedFile,
+    AnnexedFileListing,
+    PathSelection,
+    SelectedSubdataset,
+)
+from neuromirror.transfer.config_check import check_absorbed
+from neuromirror.transfer.content_checks import check_for, is_secure
+from neuromirror.transfer.download_pool import DownloadPool, DownloadSessions
+from neuromirror.transfer.fetcher import FetchResult, FetchTask, displayed_url
+from neuromirror.transfer.git_annex_get import DelegatedFile, get_with_git_annex
+from neuromirror.transfer.git_commands import GitError
+from neuromirror.transfer.key_locations import CloneRemotes, KeyLocations
+from neuromirror.transfer.location_recorder import LocationRecorder, PendingKeys
+from neuromirror.transfer.outcomes import Outcome, Status
+from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
+
+JOBS: Final = 32
+"""Connections, if nothing else is asked for."""
+
+_FIRST_BATCH: Final = 256
+_BATCH: Final = 2000
+"""Files whose places are looked up together; few at first, so that connections soon have work."""
+
+_MAX_IN_FLIGHT: Final = 1000
+_ETAG_BACKEND: Final = "git-annex-backend-XS3ETAG"
+
+ByteProgress = Callable[[int, int], None]
+"""Is told how many bytes have come, and how many are known to be wanted."""
+
+
+def get(
+    dataset: Path,
+    paths: Sequence[str | Path] | None = None,
+    *,
+    recursive: bool = False,
+    jobs: int = JOBS,
+    trust_config: bool = False,
+    progress: ByteProgress | None = None,
+) -> Iterator[Outcome]:
+    """Gets files of the clone that ``dataset`` is in; yields one outcome a file.
+
+    ``paths`` are relative to the top of the clone, or absolute; None is all of it. Sub-datasets
+    that are named are got too, all others with ``recursive``; what is not installed, DataLad
+    installs. At most ``jobs`` files are fetched at a time. A repository whose own configuration
+    or hooks name programs is refused, unless ``trust_config``.
+
+    A file is ``notneeded`` where its content is here, ``ok`` where it was had and is what its key
+    says, ``error`` where it was not, with each place's reason, and ``impossible`` where nobody
+    knows a place or there is no such file. Breaking off at any time leaves the clone whole, and
+    what was had is told to git-annex. Raises NotACloneError, RepositoryRefusedError,
+    ConfigurationError and
+    GitError.
+    """
+    meter = _ProgressMeter(progress)
+    clone = AnnexClone.at(Path(dataset), trust_config=trust_config)
+    how = _How(recursive, jobs, trust_config)
+    yield from _CloneGet(clone, paths, "", how, meter).outcomes()
+
+
+class _ProgressMeter:
+    """Adds up bytes that have come and are wanted, over all sub-datasets."""
+
+    def __init__(self, progress: ByteProgress | None) -> None:
+        self._progress = progress
+        self._received_bytes = 0
+        self._expected_bytes = 0
+        self._arrived: dict[str, int] = {}
+
+    def expect(self, size: int | None) -> None:
+        self._expected_bytes += size or 0
+
+    def add(self, key: str, more: int) -> None:
+        self._arrived[key] = self._arrived.get(key, 0) + more
+        self._received_bytes += more
+        self._report()
+
+    def reset(self, key: str) -> None:
+        """Nothing of it is of use, as yet."""
+        self._received_bytes -= self._arrived.pop(key, 0)
+
+    def give_up(self, key: str, size: int | None) -> None:
+        self.reset(key)
+        self._expected_bytes -= size or 0
+        self._report()
+
+    def finish(self, key: str, size: int | None, seen: int) -> None:
+        self._received_bytes += seen - self._arrived.pop(key, 0)
+        if size is None:
+            self._expected_bytes += seen
+        self._report()
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(self._received_bytes, max(self._expected_bytes, self._received_bytes))
+
+
+@dataclass(slots=True)
+class _RequestedContent:
+    """A content that is wanted: the paths that have it, and what is known of it."""
+
+    paths: list[bytes]
+    size: int | None
+    logs: KeyLogs = field(default_factory=KeyLogs)
+    locations: KeyLocations = field(default_factory=KeyLocations)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The options of :func:`get`."""
+
+    recursive: bool
+    jobs: int
+    trust_config: bool
+
+
+class _CloneGet:
+    """One clone's files; ``prefix`` is where it is in the one that was asked for."""
+
+    def __init__(
+        self,
+        clone: AnnexClone,
+        paths: Sequence[str | Path] | None,
+        prefix: str,
+        how: _How,
+        meter: _ProgressMeter,
+    ) -> None:
+        self._clone = clone
+        self._selection = PathSelection(clone.top, paths)
+        self._prefix = prefix
+        self._how = how
+        self._meter = meter
+        self._requested: dict[str, _RequestedContent] = {}
+        self._delegated: list[DelegatedFile] = []
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """All of them."""
+        with ExitStack() as stack:
+            objects = stack.enter_context(BatchObjectReader(self._clone.git_dir))
+            listing = AnnexedFileListing(self._clone, self._selection, objects)
+            if not self._clone.is_annexed:
+                yield from self._without_annex(listing)
+            elif self._clone.delegation_reason is None:
+                yield from self._fetch(listing, objects, stack)
+            else:
+                for file in listing.files():
+                    yield from self._examine(file, listing, [])
+        yield from self._get_delegated()
+        for path in listing.unrecognized_links:
+            why = "its key is not one that is understood here; try 'git annex get'"
+            yield self._failed("impossible", path, why)
+        for path in listing.foreign_links:
+            why = "its link leads into another repository, whose content nobody checked"
+            yield self._failed("impossible", path, why)
+        yield from self._in_subdatasets(listing.subdatasets)
+        for path in self._selection.unmatched():
+            yield self._failed("impossible", path, "git knows no file of this name here")
+
+    def _without_annex(self, listing: AnnexedFileListing) -> Iterator[Outcome]:
+        """What is to be said of a repository that git-annex knows nothing of.
+
+        Its sub-datasets can be got. Raises NotACloneError where there are none.
+        """
+        why = "the repository has no git-annex branch, here or at its remotes"
+        files = [file.path for file in listing.files()]
+        if not listing.subdatasets:
+            raise NotACloneError(f"{self._clone.top}: {why}, so that nothing of it can be got")
+        for path in files:
+            yield self._failed("impossible", path, why)
+
+    def _fetch(
+        self, listing: AnnexedFileListing, objects: BatchObjectReader, stack: ExitStack
+    ) -> Iterator[Outcome]:
+        """Fetches what is to be fetched here; what is not, is in ``_left`` afterwards."""
+        clone = self._clone
+        commit = clone.annex_branch_commit()
+        if commit is None:
+            raise GitError(f"{clone.top} has no git-annex branch; run 'git annex init' in it")
+        branch = AnnexBranchReader(objects, commit, clone.annex_dir)
+        remotes = CloneRemotes(clone.settings, branch)
+        store = stack.enter_context(AnnexObjectStore(clone))
+        intentions = stack.enter_context(PendingKeys(clone))
+        recorder = LocationRecorder(clone, commit, intentions)
+        recorder.recover(store, branch)
+        sessions = stack.enter_context(DownloadSessions(clone.settings, self._how.jobs))
+        pool = DownloadPool(sessions, clone.settings, store, self._how.jobs, intentions.add)
+        try:
+            yield from self._feed(pool, recorder, listing, branch, remotes)
+        finally:
+            for fetched in pool.stop():
+                self._record(fetched, recorder)
+            recorder.flush()
+
+    def _feed(
+        self,
+        pool: DownloadPool,
+        recorder: LocationRecorder,
+        listing: AnnexedFileListing,
+        branch: AnnexBranchReader,
+        remotes: CloneRemotes,
+    ) -> Iterator[Outcome]:
+        files = listing.files()
+        fetching: set[str] = set()
+        batch = _FIRST_BATCH
+        exhausted = False
+        while fetching or not exhausted:
+            if not exhausted and len(fetching) < _MAX_IN_FLIGHT:
+                some = list(islice(files, batch))
+                exhausted = len(some) < batch
+                batch = _BATCH
+                yield from self._enqueue(some, fetching, pool, listing, branch, remotes)
+                continue
+            for found in pool.take():
+                if isinstance(found, FetchResult):
+                    fetching.discard(found.task.key)
+                    self._record(found, recorder)
+                    yield from self._finish_fetch(found)
+                else:
+                    self._meter.add(*found)
+            if recorder.is_flush_due:
+                recorder.flush()
+
+    def _enqueue(
+        self,
+        files: Sequence[AnnexedFile],
+        fetching: set[str],
+        pool: DownloadPool,
+        listing: AnnexedFileListing,
+        branch: AnnexBranchReader,
+        remotes: CloneRemotes,
+    ) -> Iterator[Outcome]:
+        """Looks up where files can be had, and has them fetched."""
+        new: list[str] = []
+        for file in files:
+            yield from self._examine(file, listing, new)
+        for key, logs in branch.logs(new).items():
+            content = self._requested[key]
+            content.logs, content.locations = logs, remotes.locations(logs)
+            locations = content.locations
+            if (
+                never := next(filter(None, map(permanent_refusal, locations.urls)), None)
+            ) is not None:
+                # nor is git-annex to ask, which knows few of these addresses
+                why = f"one of its URLs is that of {never}, which is never asked"
+                yield from self._failed_content("error", key, why)
+            elif not self._is_fetched_here(key, locations):
+                self._delegated.append(DelegatedFile(content.paths[0], key))
+            elif locations.urls:
+                fetching.add(key)
+                pool.put(FetchTask(key, content.size, locations.urls, locations.equivalent_keys))
+            else:
+                why = "no place is known where it could be had" + _unconfigured_hint(locations)
+                yield from self._failed_content("impossible", key, why)
+
+    def _examine(
+        self, file: AnnexedFile, listing: AnnexedFileListing, new: list[str]
+    ) -> Iterator[Outcome]:
+        """Takes in a file that is wanted; yields an outcome for one whose content is here.
+
+        Keys of which it has to be looked up where they are go into ``new``.
+        """
+        key, path = file.key, file.path
+        if key in self._requested:
+            self._requested[key].paths.append(path)
+            return
+        size = parse_key(key).size
+        if self._clone.find_object(key) is not None:
+            yield Outcome("get", "notneeded", self._result_path(path), key=key, size=size)
+            return
+        self._requested[key] = _RequestedContent([path], size)
+        self._meter.expect(size)
+        if (
+            self._clone.delegation_reason is not None
+            or file.is_unlocked
+            or key in listing.pointer_keys
+        ):
+            self._delegated.append(DelegatedFile(path, key))
+        else:
+            new.append(key)
+
+    def _is_fetched_here(self, key: str, locations: KeyLocations) -> bool:
+        """Whether a key's content is to be fetched here at all, or by git-annex."""
+        if self._clone.settings.is_true("annex.securehashesonly") and not is_secure(key):
+            return False
+        if locations.has_cheaper_remote or (locations.has_other_source and not locations.urls):
+            return False
+        return check_for(key, locations.equivalent_keys) is not None
+
+    def _record(self, found: FetchResult, recorder: LocationRecorder) -> None:
+        if found.check is not None:
+            recorder.add(found.task.key, self._requested[found.task.key].logs, found.equivalent_key)
+
+    def _finish_fetch(self, found: FetchResult) -> Iterator[Outcome]:
+        """What a task gave, as outcomes; or it is left to git-annex."""
+        key = found.task.key
+        content = self._requested[key]
+        if found.check is not None:
+            del self._requested[key]
+            self._meter.finish(key, content.size, found.check.bytes_seen)
+            for path in content.paths:
+                yield Outcome(
+                    *("get", "ok", self._result_path(path)),
+                    key=key,
+                    size=found.check.bytes_seen,
+                    evidence=found.check.evidence,
+                    checked=None if found.check.evidence is Evidence.NONE else "checked",
+                    url=None if found.url is None else displayed_url(found.url),
+                )
+        elif content.locations.has_other_source or (
+            found.has_refused_address and self._clone.settings.allowed_addresses
+        ):
+            # git-annex resolves names before it looks whether their addresses are allowed
+            self._meter.reset(key)
+            self._delegated.append(DelegatedFile(content.paths[0], key, found.errors))
+        else:
+            why = "; ".join(found.errors) + _unconfigured_hint(content.locations)
+            yield from self._failed_content("error", key, why, found.host)
+
+    def _get_delegated(self) -> Iterator[Outcome]:
+        """Has git-annex get what was left to it."""
+        came = get_with_git_annex(self._clone, self._delegated, self._how.jobs, self._meter.add)
+        for left, fault in came:
+            if fault is not None:
+                yield from self._failed_content(
+                    "error", left.key, "; ".join([*left.reasons, fault])
+                )
+                continue
+            content = self._requested.pop(left.key)
+            self._meter.finish(left.key, content.size, content.size or 0)
+            evidence = self._checked_by_git_annex(left.key)
+            for path in content.paths:
+                yield Outcome(
+                    *("get", "ok", self._result_path(path), "by git-annex"),
+                    key=left.key,
+                    size=content.size,
+                    evidence=evidence,
+                    checked=None if evidence is None else "checked",
+                )
+
+    def _checked_by_git_annex(self, key: str) -> Evidence | None:
+        """What git-annex has checked of a content that it got, as far as that is sure."""
+        check = check_for(key)
+        if check is None or not check.has_digest or not self._clone.settings.verifies_content:
+            return None
+        if check.evidence is Evidence.ETAG and shutil.which(_ETAG_BACKEND) is None:
+            return None
+        return check.evidence
+
+    def _in_subdatasets(self, found: Sequence[SelectedSubdataset]) -> Iterator[Outcome]:
+        chosen = [sub for sub in found if sub.is_explicit or self._how.recursive]
+        missing = [sub.path for sub in chosen if not is_installed(self._clone.top, sub.path)]
+        if missing and not self._how.trust_config:
+            check_absorbed(self._clone.top, self._clone.git_dir)
+        failed = install_subdatasets(self._clone.top, missing) if missing else {}
+        for sub in chosen:
+            if sub.path in failed:
+                yield self._failed("impossible", sub.path, failed[sub.path])
+                continue
+            try:
+                refuse_symlinks(self._clone.top, os.fsdecode(sub.path))
+                clone = AnnexClone.of_subdataset(
+                    self._clone.top / os.fsdecode(sub.path), trust_config=self._how.trust_config
+                )
+                run = _CloneGet(
+                    clone,
+                    None if sub.paths is None else [os.fsdecode(path) for path in sub.paths],
+                    self._result_path(sub.path) + "/",
+                    self._how,
+                    self._meter,
+                )
+                yield from run.outcomes()
+            except (NeuromirrorError, OSError) as error:
+                yield self._failed("error", sub.path, str(error))
+
+    def _failed_content(
+        self, status: Status, key: str, why: str, host: str | None = None
+    ) -> Iterator[Outcome]:
+        content = self._requested.pop(key)
+        self._meter.give_up(key, content.size)
+        for path in content.paths:
+            yield replace(self._failed(status, path, why, key, content.size), host=host)
+
+    def _failed(
+        self, status: Status, path: bytes, why: str, key: str | None = None, size: int | None = None
+    ) -> Outcome:
+        return Outcome("get", status, self._result_path(path), why, key=key, size=size)
+
+    def _result_path(self, path: bytes) -> str:
+        return self._prefix + path_to_text(path)
+
+
+def _unconfigured_hint(locations: KeyLocations) -> str:
+    if not locations.unconfigured_repositories:
+        return ""
+    return (
+        f" (it is also said to be at {', '.join(locations.unconfigured_repositories)}, "
+        "no remote here; "
+        "'git annex enableremote' sets up one that you trust)"
+    )

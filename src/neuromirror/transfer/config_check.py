@@ -1,0 +1,256 @@
+"""Settings and hooks of a repository by which it runs programs when its files are got.
+
+A repository that was received as files (a tarball, a shared disk) brings its own configuration and
+hooks, and git and git-annex run what these name. ``get`` runs both, so it refuses a repository that
+names programs, unless its configuration is trusted. Only the repository's own configuration counts:
+that of the user and of the system is theirs. What git, git-annex, DataLad, git-lfs and ``restore``
+write is accepted. Commands that ``get`` never runs (aliases, editors, drivers of diff and merge,
+hooks of commits that are pushed or mailed) are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from neuromirror.mint import git_environment
+from neuromirror.transfer.git_commands import GitError
+from neuromirror.transfer.repository_check import RepositoryRefusedError, is_hook_of_git_annex
+
+_NEVER: Final = r"(?!)"
+_NO_PROGRAM: Final = r"(?i:true|false|yes|no|on|off|0|1|)"
+_LOCATION: Final = (
+    r"(?:(?:annex|git|ria)\+)?(?:https?|git|ssh|file)://(?!-|%2[dD]|[^/]*@-).*"
+    r"|(?!-)(?:[\w.-]+@(?!-))?(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(?!:|//).*"
+    r"|(?!-)(?:[^:/]*/.*|[^:]*)"
+)
+"""A URL, host:path or path that git follows without a helper (``ext::``) and without options."""
+_SSH_OPTIONS: Final = r"(?:\s*-(?:[46Cqx]|p ?\d+|i ?[\w./~]+|S ?[\w./~]+|o ?ControlMaster=auto))*"
+_RULES: Final = tuple(
+    (re.compile(name, re.DOTALL), re.compile(value, re.DOTALL))
+    for name, value in {
+        # git
+        r"core\.fsmonitor": _NO_PROGRAM,
+        r"core\.hookspath": r"|/dev/null",
+        r"core\.(?:sshcommand|askpass|gitproxy|alternaterefscommand)": r"",
+        r"gc\.recentobjectshook|init\.templatedir": r"",
+        r"gpg\.(?:.*\.)?program|gpg\.ssh\.defaultkeycommand": r"|gpg2?",
+        r"credential\.(?:.*\.)?helper": (
+            r"|(?:cache(?: --timeout[= ]\d+)?|store|osxkeychain|manager(?:-core)?|libsecret|wincred"
+            r"|datalad)"
+        ),
+        r"filter\..*\.(?:clean|smudge|process)": (
+            r"|git-annex (?:smudge (?:--clean )?(?:-- )?%f|filter-process)"
+            r"|git-lfs (?:clean -- %f|smudge (?:--skip )?-- %f|filter-process(?: --skip)?)"
+        ),
+        r"protocol\.(?:ext\.)?allow": r"never",
+        r"remote\..*\.vcs": r"",
+        r"remote\..*\.uploadpack": r"|git-upload-pack",
+        r"submodule\..*\.update": r"[^!]*",
+        r"alias\.annex": r"",
+        # places that git or git-annex connect to
+        r"remote\..*\.(?:url|pushurl|annexurl)|submodule\..*\.url": _LOCATION,
+        r"remote\..*\.annex-\w*(?:url|repo|location)": _LOCATION,
+        # git-annex
+        r"(?:remote\..*\.)?annex[.-](?:.*-)?ssh-options": _SSH_OPTIONS,
+        r"(?:remote\..*\.)?annex[.-](?!(?:.*-)?ssh-options).*"
+        r"-(?:command|hook|options|programs?|transport)": r"",
+        r"remote\..*\.annex-shell": r"",
+        r"remote\..*\.annex-externaltype": r"neuromirror|datalad|datalad-archives|ora",
+        # git-lfs, DataLad
+        r"lfs\.(?:customtransfer|extension)\..*|lfs\.(?:.*\.)?standalonetransferagent": _NEVER,
+        r"datalad\.(?:result-hook|procedures)\..*|datalad\.ssh\.executable": _NEVER,
+        r"datalad\.(?:locations\..*-procedures|.*\.proc-(?:pre|post))": _NEVER,
+    }.items()
+)
+_REWRITTEN: Final = re.compile(r"url\.(.*)\.(?:push)?insteadof", re.DOTALL)
+_REMOTE_URL: Final = re.compile(r"remote\..*\.(?:url|annexurl)", re.DOTALL)
+_NOT_RUN: Final = frozenset(
+    {
+        *("applypatch-msg", "pre-applypatch", "post-applypatch", "sendemail-validate"),
+        *("pre-push", "pre-receive", "update", "post-receive", "post-update", "proc-receive"),
+        *("push-to-checkout", "pre-rebase", "post-rewrite"),
+    }
+)
+"""Hooks of commands that ``get`` never runs, neither here nor at a remote."""
+_HOOK_OF_GIT_LFS: Final = re.compile(
+    rb"#!/bin/sh\n"
+    rb"command -v git-lfs >/dev/null 2>&1 \|\| \{ (?:echo|printf) >&2"
+    rb"(?: \"(?:[^\"$`\\]|\\n)*\")+; exit \d; \}\n"
+    rb"git lfs [a-z-]+ \"\$@\"\n?"
+)
+_HOOK_OF_A_STORE: Final = re.compile(
+    rb"#!/bin/sh\n# written by neuromirror\n"
+    rb"(?:cat > /dev/null\n|cat >&2 <<'END'\n(?:(?!END\n).*\n)*END\n"
+    rb"|\[ \"\$1\" = prepared \] \|\| exit 0\n|echo \"[^\"$`\\]*\" >&2\n)*exit 1\n"
+)
+"""Hooks of a repository of a store, as any release writes them: they print, and fail."""
+_LONGEST: Final = 1 << 16
+_SHOWN: Final = 5
+
+
+def check_programs(top: Path, git_dir: Path) -> None:
+    """Check that a repository, and each local repository it fetches from, names no programs.
+
+    Raises RepositoryRefusedError, which names the settings and hooks that do. Nothing of it is run.
+    """
+    settings = list(_settings(git_dir))
+    found = [
+        *dict.fromkeys(f"the setting {name}" for name, value in settings if _runs(name, value)),
+        *_worktree_elsewhere(top, git_dir, settings),
+        *(f"the hook {path}" for path in _hooks(git_dir)),
+        *(f"{what} of the remote at {at}" for at in _remotes(top, settings) for what in _own(at)),
+    ]
+    if found:
+        raise _refused(top, found)
+
+
+def check_absorbed(top: Path, git_dir: Path) -> None:
+    """Check the repositories of subdatasets that are not checked out (``.git/modules``).
+
+    git uses such a repository, instead of cloning it again, when it installs the subdataset. Raises
+    RepositoryRefusedError.
+    """
+    found: list[str] = []
+    for folder, folders, files in os.walk(git_dir / "modules"):
+        if "HEAD" in files and "objects" in folders:
+            inner = Path(folder)
+            found += [f"{what} of {inner}" for what in _own(inner)]
+            folders[:] = [name for name in folders if name == "modules"]
+    if found:
+        raise _refused(top, found)
+
+
+def _refused(top: Path, found: Sequence[str]) -> RepositoryRefusedError:
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return RepositoryRefusedError(
+        f"{top}: this repository's own configuration runs programs that neither git-annex nor "
+        f"DataLad set up: {', '.join(found[:_SHOWN])}{more}. Nothing was run. Remove each (git "
+        "config --local --unset-all NAME, or delete the hook), get the files in a fresh clone of "
+        "the repository, or, if you trust whoever set it up, run again with --trust-config"
+    )
+
+
+def _own(git_dir: Path) -> Iterator[str]:
+    yield from dict.fromkeys(
+        f"the setting {name}" for name, value in _settings(git_dir) if _runs(name, value)
+    )
+    for path in _hooks(git_dir):
+        yield f"the hook {path}"
+
+
+def _runs(name: str, value: str) -> bool:
+    """Whether a setting makes git, git-annex or DataLad run a program of its value."""
+    if (rewritten := _REWRITTEN.fullmatch(name)) is not None:
+        return re.fullmatch(_LOCATION, rewritten[1], re.DOTALL) is None
+    return any(
+        rule.fullmatch(name) is not None and accepted.fullmatch(value) is None
+        for rule, accepted in _RULES
+    )
+
+
+def _settings(git_dir: Path) -> Iterator[tuple[str, str]]:
+    """The settings of a repository itself, with what it includes; raises GitError."""
+    done = subprocess.run(
+        ["git", "config", "--list", "-z", "--includes", "--show-scope"],
+        cwd=git_dir,
+        env=git_environment(git_dir),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise GitError(f"git cannot read the configuration of {git_dir}: {said}")
+    fields = done.stdout.decode("utf-8", "surrogateescape").split("\0")
+    for scope, entry in zip(fields[::2], fields[1::2], strict=False):
+        name, equals, value = entry.partition("\n")
+        if scope in ("local", "worktree"):
+            yield name, value if equals else "true"
+
+
+def _worktree_elsewhere(
+    top: Path, git_dir: Path, settings: Sequence[tuple[str, str]]
+) -> Iterator[str]:
+    """``core.worktree``, where it leads to a folder whose repository this is not."""
+    if not any(name == "core.worktree" for name, _ in settings):
+        return
+    done = subprocess.run(
+        ["git", "rev-parse", "--absolute-git-dir"],
+        cwd=top,
+        env=_discovering(git_dir),
+        capture_output=True,
+        check=False,
+    )
+    at = os.fsdecode(done.stdout.rstrip(b"\n"))
+    if done.returncode or os.path.realpath(at) != os.path.realpath(git_dir):
+        yield "the setting core.worktree"
+
+
+def _discovering(git_dir: Path) -> Mapping[str, str]:
+    environment = git_environment(git_dir)
+    del environment["GIT_DIR"]
+    return environment
+
+
+def _hooks(git_dir: Path) -> Iterator[Path]:
+    """Hooks that git or git-annex would run, and that no known program wrote."""
+    for folder in dict.fromkeys((git_dir / "hooks", _common(git_dir) / "hooks")):
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name in names:
+            path = folder / name
+            if name.endswith(".sample") or name in _NOT_RUN or not os.access(path, os.X_OK):
+                continue
+            content = _content(path)
+            if content is not None and not _is_known_hook(content):
+                yield path
+
+
+def _is_known_hook(content: bytes) -> bool:
+    patterns = (_HOOK_OF_GIT_LFS, _HOOK_OF_A_STORE)
+    return is_hook_of_git_annex(content) or any(one.fullmatch(content) for one in patterns)
+
+
+def _common(git_dir: Path) -> Path:
+    """The folder whose hooks a linked work tree shares with its repository."""
+    try:
+        text = (git_dir / "commondir").read_text(errors="surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return git_dir
+    return Path(os.path.normpath(git_dir / text.rstrip("\n")))
+
+
+def _content(path: Path) -> bytes | None:
+    """A hook's content, empty for one that is no file; None where there is nothing to run."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return b""
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            return None
+        return file.read(_LONGEST) if stat.S_ISREG(status.st_mode) else b""
+
+
+def _remotes(top: Path, settings: Sequence[tuple[str, str]]) -> Iterator[Path]:
+    """The repositories on this machine that are remotes: git-annex works in them, too."""
+    seen = set()
+    for name, value in settings:
+        if _REMOTE_URL.fullmatch(name) is None:
+            continue
+        path = unquote(urlsplit(value).path) if value.startswith("file://") else value
+        for place in (top / path, top / path / ".git", Path(f"{top / path}.git")):
+            if (place / "HEAD").is_file() and place not in seen:
+                seen.add(place)
+                yield place

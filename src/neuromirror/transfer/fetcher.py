@@ -1,0 +1,378 @@
+"""One content fetched: from the first of its places that gives the right bytes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import (
+    HostCircuitBreaker,
+    HttpError,
+    IncompleteResponseError,
+    NetError,
+    OpenBody,
+    PersistentConnection,
+    RequestTimeoutError,
+    UnreachableError,
+    UnsafeAddressError,
+    clean_url,
+)
+from neuromirror.transfer.annex_objects import (
+    AnnexObjectStore,
+    InsufficientSpaceError,
+    TransferBusyError,
+    write_all,
+)
+from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck, check_for
+from neuromirror.transfer.host_errors import host_at_fault, host_of
+
+MAX_IN_MEMORY: Final = 1 << 19
+"""Contents of at most so many bytes are held in memory until they are checked."""
+
+_BLOCK: Final = 1 << 20
+_MAX_IDLE_ATTEMPTS: Final = 3
+"""How often in turn one place may break off without a byte more."""
+
+_MAX_RESTARTS: Final = 2
+_BODY_TIMEOUT: Final = 300.0
+_MIN_BYTES_PER_SECOND: Final = 1 << 14
+"""Bytes a second below which a server is taken to hang."""
+
+_SPACE_CHECK_INTERVAL: Final = 1 << 26
+"""Bytes of a content of unknown size after which the free space is looked at again."""
+
+
+class ContentMismatchError(NeuromirrorError):
+    """What a place gives is not the key's content."""
+
+
+class TransferStoppedError(NeuromirrorError):
+    """The run was broken off."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchTask:
+    """A content to fetch, of ``size`` bytes where that is known; ``urls`` are its places in order.
+
+    ``equivalent`` are the keys recorded for a VURL key.
+    """
+
+    key: str
+    size: int | None
+    urls: Sequence[str]
+    equivalent_keys: Sequence[str] = ()
+
+    def check(self) -> ContentCheck:
+        """A new check; the key's backend must be one that is known."""
+        found = check_for(self.key, self.equivalent_keys)
+        assert found is not None
+        return found
+
+
+@dataclass(slots=True)
+class FetchResult:
+    """What came of a task: ``check`` is what the content was proved by, None where it was not had.
+
+    ``url`` is the place that gave it. ``faults`` say of each place why it did not, ``refused``
+    that one was not asked because of its address; ``hosts`` are those of the faults that are about
+    a host, None of the others.
+    """
+
+    task: FetchTask
+    check: ContentCheck | None = None
+    url: str | None = None
+    errors: list[str] = field(default_factory=list)
+    has_refused_address: bool = False
+    hosts: set[str | None] = field(default_factory=set)
+
+    @property
+    def host(self) -> str | None:
+        """The hosts that all faults are about, whatever file they were asked for; else None."""
+        named = sorted(one for one in self.hosts if one is not None)
+        return ", ".join(named) if named and None not in self.hosts else None
+
+    @property
+    def equivalent_key(self) -> str | None:
+        """The key to record for a VURL key."""
+        return self.check.equivalent_key() if isinstance(self.check, EquivalentKeyCheck) else None
+
+
+class Fetcher:
+    """Fetches one content after the other; for one thread.
+
+    ``headers`` go along with each request. ``arrived(key, bytes)`` is told what has come of a
+    large content, less than nothing where it was of no use; ``intend(key)`` is called before a
+    content is put in its place. ``pause`` is the wait in seconds after a place broke off.
+    """
+
+    def __init__(
+        self,
+        connection: PersistentConnection,
+        store: AnnexObjectStore,
+        breaker: HostCircuitBreaker,
+        *,
+        headers: Mapping[str, str],
+        stop: threading.Event,
+        report_bytes: Callable[[str, int], None],
+        before_store: Callable[[str], None],
+        pause: float,
+    ) -> None:
+        self._connection = connection
+        self._store = store
+        self._breaker = breaker
+        self._headers = headers
+        self._stop = stop
+        self._report_bytes = report_bytes
+        self._before_store = before_store
+        self._pause = pause
+
+    def fetch(self, task: FetchTask) -> FetchResult:
+        """Fetches a content; what goes wrong is told in what comes back."""
+        found = FetchResult(task)
+        try:
+            if task.size is not None and task.size <= MAX_IN_MEMORY:
+                self._fetch_small(task, task.size, found)
+            else:
+                self._fetch_large(task, found)
+        except (InsufficientSpaceError, TransferBusyError, TransferStoppedError) as error:
+            found.errors.append(str(error))
+        except OSError as error:
+            where = os.fsdecode(error.filename) if error.filename else "the clone"
+            found.errors.append(f"{where} cannot be written: {error.strerror}")
+        return found
+
+    def _fetch_small(self, task: FetchTask, size: int, found: FetchResult) -> None:
+        with self._store.reserve_space(size):
+            for url in task.urls:
+                try:
+                    content, check = self._read_small(url, task, size)
+                except (NetError, ContentMismatchError) as error:
+                    self._record_error(found, url, error)
+                    continue
+                self._check_stopped()
+                self._before_store(task.key)
+                self._store.put(task.key, content)
+                found.check, found.url = check, url
+                return
+
+    def _read_small(self, url: str, task: FetchTask, size: int) -> tuple[memoryview, ContentCheck]:
+        """A small content, good until the lane is used again."""
+        tries = _MAX_IDLE_ATTEMPTS
+        while True:
+            begun = False
+            check = task.check()
+            content = memoryview(b"")
+            parts = bytearray()
+            try:
+                with self._open_body(url, 0, _BODY_TIMEOUT) as body:
+                    begun = True
+                    _check_length(size, body.start, body.length)
+                    for piece in body.chunks:
+                        _update_check(check, piece)
+                        if len(piece) == size:
+                            content = piece
+                            break
+                        parts += piece
+            except (IncompleteResponseError, RequestTimeoutError):
+                tries -= 1
+                if not begun or not tries:
+                    raise
+                self._wait_before_retry()
+                continue
+            if fault := check.mismatch():
+                raise ContentMismatchError(fault)
+            return content or memoryview(parts), check
+
+    def _fetch_large(self, task: FetchTask, found: FetchResult) -> None:
+        with self._store.open_partial(task.key) as file:
+            there = os.fstat(file).st_size
+            with self._store.reserve_space(task.size, there):
+                growth = _PartialContent(task, file, self._report_bytes)
+                growth.resume(self._check_stopped)
+                for url in task.urls:
+                    try:
+                        self._extend(url, growth)
+                    except (NetError, ContentMismatchError) as error:
+                        self._record_error(found, url, error)
+                        continue
+                    self._check_stopped()
+                    self._before_store(task.key)
+                    self._store.finish_partial(task.key, file)
+                    found.check, found.url = growth.check, url
+                    return
+                if not growth.check.bytes_seen or not growth.check.has_digest:
+                    self._store.discard_partial(task.key)
+
+    def _extend(self, url: str, growth: _PartialContent) -> None:
+        """Lets a content grow to its end; raises NetError or WrongBytes."""
+        idle = restarts = 0
+        while True:
+            if growth.is_complete and growth.check.mismatch() is None:
+                return
+            if growth.is_complete or not growth.check.has_digest:
+                growth.restart()
+            had = growth.check.bytes_seen
+            begun = False
+            try:
+                with self._open_body(url, had, growth.remaining_timeout()) as body:
+                    begun = True
+                    growth.start_at(body.start)
+                    _check_length(growth.task.size, body.start, body.length)
+                    for piece in body.chunks:
+                        self._check_stopped()
+                        growth.append(piece)
+                        if (
+                            growth.task.size is None
+                            and growth.check.bytes_seen % _SPACE_CHECK_INTERVAL < len(piece)
+                        ):
+                            self._store.check_space()
+                fault = growth.check.mismatch()
+            except (IncompleteResponseError, RequestTimeoutError):
+                kept = growth.check.has_digest and growth.check.bytes_seen > had
+                idle = 0 if kept else idle + 1
+                if not begun or idle == _MAX_IDLE_ATTEMPTS:
+                    raise
+                self._wait_before_retry()
+                continue
+            except HttpError as error:
+                if error.status != 416 or not had:
+                    raise
+                fault = "its end is elsewhere"
+            if fault is None:
+                return
+            growth.restart()
+            # what was there already may be what is wrong with the whole
+            restarts += 1
+            if not had or restarts > _MAX_RESTARTS:
+                raise ContentMismatchError(fault)
+
+    @contextmanager
+    def _open_body(self, url: str, start: int, total: float | None) -> Iterator[OpenBody]:
+        """The body at an address; the circuit breaker learns whether its host answers."""
+        self._breaker.check(url)
+        begun = False
+        try:
+            with self._connection.stream(
+                url, start=start, headers=self._headers, total=total
+            ) as body:
+                begun = True
+                self._breaker.record_success(url)
+                yield body
+        except UnreachableError:
+            if not begun:
+                self._breaker.record_failure(url)
+            raise
+
+    def _check_stopped(self) -> None:
+        if self._stop.is_set():
+            raise TransferStoppedError("the run was broken off")
+
+    def _wait_before_retry(self) -> None:
+        self._stop.wait(self._pause)
+        self._check_stopped()
+
+    def _record_error(self, found: FetchResult, url: str, error: NeuromirrorError) -> None:
+        found.hosts.add(host_at_fault(error, url))
+        if isinstance(error, UnsafeAddressError) and not error.always_refused:
+            found.has_refused_address = True
+            found.errors.append(
+                f"{host_of(error.url or url)} is not asked, since it is on this machine or a "
+                "private network: git config annex.security.allowed-ip-addresses has to allow it"
+            )
+        elif isinstance(error, NetError):
+            found.errors.append(str(error))
+        else:
+            found.errors.append(f"{displayed_url(url)}: {error}")
+
+
+class _PartialContent:
+    """A large content that grows in a file, checked as it grows."""
+
+    def __init__(
+        self, task: FetchTask, file: int, report_bytes: Callable[[str, int], None]
+    ) -> None:
+        self.task = task
+        self.check = task.check()
+        self._file = file
+        self._report_bytes = report_bytes
+        self._reported = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.task.size is not None and self.check.bytes_seen >= self.task.size
+
+    def remaining_timeout(self) -> float | None:
+        """Seconds that the rest may take."""
+        if self.task.size is None:
+            return None
+        return _BODY_TIMEOUT + (self.task.size - self.check.bytes_seen) / _MIN_BYTES_PER_SECOND
+
+    def resume(self, look: Callable[[], None]) -> None:
+        """Hashes what an earlier attempt left, from its start; nobody is trusted to have done so.
+
+        What could not be found to be wrong is not taken.
+        """
+        if not self.check.has_digest:
+            self.restart()
+            return
+        os.lseek(self._file, 0, os.SEEK_SET)
+        while block := os.read(self._file, _BLOCK):
+            look()
+            self.check.update(block)
+            self._report(len(block))
+        if self.task.size is not None and self.check.bytes_seen > self.task.size:
+            self.restart()
+
+    def start_at(self, start: int) -> None:
+        """Makes ready for bytes from ``start`` on, which is where the file ends, or 0."""
+        if start != self.check.bytes_seen:
+            if start:
+                raise ContentMismatchError("it sent another part of the file than was asked for")
+            self.restart()
+
+    def restart(self) -> None:
+        """Forgets all that came."""
+        if self._reported:
+            self._report_bytes(self.task.key, -self._reported)
+            self._reported = 0
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self.check = self.task.check()
+
+    def append(self, piece: memoryview) -> None:
+        """The next bytes."""
+        try:
+            _update_check(self.check, piece)
+        except ContentMismatchError:
+            self.restart()
+            raise
+        write_all(self._file, piece)
+        self._report(len(piece))
+
+    def _report(self, more: int) -> None:
+        self._reported += more
+        self._report_bytes(self.task.key, more)
+
+
+def _check_length(size: int | None, start: int, length: int | None) -> None:
+    if size is not None and length is not None and start + length != size:
+        raise ContentMismatchError(f"it has {start + length} bytes, not {size}")
+
+
+def _update_check(check: ContentCheck, piece: memoryview) -> None:
+    check.update(piece)
+    if check.size is not None and check.bytes_seen > check.size:
+        raise ContentMismatchError(f"it has more than {check.size} bytes")
+
+
+def displayed_url(url: str) -> str:
+    """An address as it may be shown."""
+    try:
+        return clean_url(url)
+    except ValueError:
+        return "<an address that is no URL>"

@@ -1,0 +1,131 @@
+"""What a reply's headers say of a file, weighed against what is known of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from neuromirror.annex import url_key
+from neuromirror.model import Digest, Evidence
+from neuromirror.sources.s3.object_claims import has_encrypted_etag
+from neuromirror.transfer.findings import Health
+from neuromirror.transfer.key_checksums import KeyChecksum
+
+_MD5: Final = re.compile(r"[0-9a-f]{32}\Z")
+_MULTIPART: Final = re.compile(r"[0-9a-f]{32}-[0-9]{1,5}\Z")
+_RANGE: Final = re.compile(r"bytes (?:[0-9]+-[0-9]+|\*)/([0-9]{1,19})\Z")
+
+
+class ProbeResult(NamedTuple):
+    """What a place says; ``evidence`` is the best of it that agrees with what is known."""
+
+    health: Health
+    message: str
+    evidence: Evidence | None = None
+
+
+class KnownDigests:
+    """What is known of one file: its key's own words, and what else has been said of its bytes."""
+
+    def __init__(self, key: str, proof: KeyChecksum, digests: Iterable[Digest] = ()) -> None:
+        self.key = key
+        self.size = proof.size
+        self._values: dict[str, set[str]] = {}
+        for digest in digests:
+            self._add(digest.algorithm, digest.value)
+        self._add(proof.algorithm, proof.value)
+        if proof.algorithm in ("md5", "etag", "sha256"):
+            # what the key says outranks what others say
+            self._values[proof.algorithm] = {proof.value}
+
+    def _add(self, algorithm: str, value: str) -> None:
+        # an etag of one piece is the bytes' md5, one of parts is comparable with as many parts
+        name = f"etag-{value.partition('-')[2]}" if algorithm == "etag" and "-" in value else ""
+        self._values.setdefault(name or algorithm, set()).add(value)
+
+    def add_object_version(self, headers: Mapping[str, str]) -> None:
+        """Takes the ETag of an object version, which cannot change, for that of the file."""
+        etag = _etag(headers)
+        if _MULTIPART.match(etag):
+            self._add("etag", etag)
+        elif _MD5.match(etag) and not has_encrypted_etag(headers):
+            self._add("md5", etag)
+
+    def contradiction(self, algorithm: str, value: str) -> str | None:
+        """What is known instead of this value; None where it is known, or none of its kind is."""
+        name = f"etag-{value.partition('-')[2]}" if algorithm == "etag" else algorithm
+        known = self._values.get(name)
+        return None if known is None or value in known else ", ".join(sorted(known))
+
+    def has_value(self, algorithm: str, value: str) -> bool:
+        """Whether this very value is known."""
+        name = f"etag-{value.partition('-')[2]}" if algorithm == "etag" else algorithm
+        return value in self._values.get(name, ())
+
+
+def compare_headers(
+    url: str, headers: Mapping[str, str], known: KnownDigests, *, is_only_url: bool
+) -> ProbeResult:
+    """What the headers of a successful reply say of a file.
+
+    ``alone`` says that the file has no other place than ``url``.
+    """
+    size = stated_size(headers)
+    if size is not None and known.size is not None and size != known.size:
+        return ProbeResult(Health.CHANGED, f"it has {size} bytes now, not {known.size}")
+    version, returned_version = _version(url), headers.get("x-amz-version-id")
+    if version is not None and returned_version is not None and returned_version != version:
+        return ProbeResult(
+            Health.CHANGED, f"it gives the object version {returned_version} in place of its own"
+        )
+    best: Evidence | None = None if size is None or known.size is None else Evidence.SIZE
+    for algorithm, value in _checksums(headers):
+        instead = known.contradiction(algorithm, value)
+        if instead is not None:
+            return ProbeResult(Health.CHANGED, f"its {algorithm} is {value} now, not {instead}")
+        if known.has_value(algorithm, value):
+            best = Evidence(algorithm)
+    etag = _etag(headers)
+    if is_only_url and etag and known.key.startswith("VURL"):
+        if known.key == url_key(f"{url}#{etag}", known.size):
+            return ProbeResult(Health.OK, "the ETag that was listed", best)
+        if known.key != url_key(url, known.size):
+            return ProbeResult(Health.CHANGED, f"its ETag is {etag} now, another than was listed")
+    message = "it answers, and tells nothing of the bytes" if best is None else ""
+    return ProbeResult(Health.OK, message, best)
+
+
+def stated_size(headers: Mapping[str, str]) -> int | None:
+    """How many bytes the whole has, as headers say; None where they do not."""
+    part = _RANGE.match(headers.get("Content-Range", ""))
+    stated = part[1] if part else headers.get("Content-Length", "")
+    return int(stated) if stated.isdecimal() and len(stated) < 20 else None
+
+
+def _checksums(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Checksums of the whole content, weakest first."""
+    etag = _etag(headers)
+    if _MULTIPART.match(etag):
+        yield "etag", etag
+    elif _MD5.match(etag) and not has_encrypted_etag(headers):
+        yield "md5", etag
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT":
+        try:
+            raw = base64.b64decode(headers.get("x-amz-checksum-sha256", ""), validate=True)
+        except (binascii.Error, ValueError):
+            return
+        if len(raw) == 32:
+            yield "sha256", raw.hex()
+
+
+def _etag(headers: Mapping[str, str]) -> str:
+    return headers.get("ETag", "").strip('"')
+
+
+def _version(url: str) -> str | None:
+    found = parse_qs(urlsplit(url).query).get("versionId")
+    return found[0] if found else None

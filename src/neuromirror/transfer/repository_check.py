@@ -1,0 +1,170 @@
+"""Whether a repository that is there already can be one that ``restore`` made.
+
+git and git-annex run what a repository's configuration and hooks name, and read and write where
+its symlinks lead. A folder that came with a lock may hold a repository with any of these. Only what
+git, git-annex, DataLad and ``restore`` write is accepted, and a few settings that run nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Final
+
+from neuromirror.mint import git_environment
+from neuromirror.model import ConfigurationError
+from neuromirror.store import SafeFolder
+
+_ANY: Final = r".*"
+_URL: Final = (
+    r"(?:https?|ssh)://(?:[^/@]*@)?[A-Za-z0-9\[].*|[A-Za-z0-9][\w.-]*@[A-Za-z0-9][\w.-]*:.*"
+)
+_SETTINGS: Final = tuple(
+    (re.compile(name, re.DOTALL), re.compile(value, re.DOTALL))
+    for name, value in {
+        r"core\.(?:repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|symlinks|"
+        r"precomposeunicode|autocrlf|eol|sharedrepository|quotepath|untrackedcache)": _ANY,
+        r"user\.(?:name|email)": _ANY,
+        r"annex\.(?:uuid|version|backend|thin|diskreserve|crippledfilesystem|pidlock|retry|jobs|"
+        r"verify|securehashesonly|private|sshcaching|numcopies|largefiles)": _ANY,
+        r"annex\.security\.allowed-(?:ip|http)-addresses": _ANY,
+        r"filter\.annex\.(?:smudge|clean|process)": (
+            r"git-annex (?:smudge (?:--clean )?-- %f|filter-process)"
+        ),
+        r"remote\..*\.(?:url|pushurl)": _URL,
+        r"remote\..*\.(?:fetch|push|tagopt|skipfetchall|prune|gh-resolved)": _ANY,
+        r"remote\..*\.annex-(?:uuid|ignore|ignore-auto|sync|pull|push|cost|bare|web|verified|"
+        r"readonly|config-uuid|trustlevel)": _ANY,
+        r"remote\..*\.annex-externaltype": r"neuromirror",
+        r"branch\..*\.(?:remote|merge|rebase)": _ANY,
+        r"submodule\..*\.url": _URL,
+        r"submodule\.(?:.*\.)?(?:active|branch)": _ANY,
+        r"(?:pull|push|fetch)\.(?:rebase|ff|default|prune)": _ANY,
+        r"datalad\..*": _ANY,
+    }.items()
+)
+_URLS: Final = re.compile(r"(?:remote|submodule)\..*\.url", re.DOTALL)
+_ANNEX_HOOK: Final = re.compile(
+    rb"#!/bin/sh\n# automatically configured by git-annex\n"
+    rb"(?:if git annex [a-z-]+ --help >/dev/null 2>&1; then )?"
+    rb"git annex [a-z-]+(?: \.| --update)?(?:; fi)?\n?"
+)
+_MAX_BYTES: Final = 1 << 20
+_REDIRECTING_FILES: Final = ("commondir", "objects/info/alternates", "objects/info/http-alternates")
+_WRITTEN_FOLDERS: Final = ("", "annex", "annex/objects", "hooks", "info", "logs", "objects", "refs")
+
+
+class RepositoryRefusedError(ConfigurationError):
+    """A repository in which git would run or follow what somebody else put there."""
+
+
+def check_restored_repository(
+    folder: SafeFolder, foreign: Sequence[Path] = (), store: Path | None = None
+) -> None:
+    """Check the repository whose work tree is ``folder``; nothing of it is run.
+
+    No remote may be in the folders ``foreign``, which others may have filled, but for those in the
+    folder ``store``. Raises
+    RepositoryRefusedError, and UnsafePathError for a symlink in the place of ``.git``.
+    """
+    with folder.folder(".git") as git_dir:
+        found = [
+            *_links(git_dir),
+            *(name for name in _REDIRECTING_FILES if _status(git_dir, name) is not None),
+            *_hooks(git_dir),
+            *_settings(git_dir, [folder.path, *foreign], store),
+        ]
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise RepositoryRefusedError(
+            f"{folder.path} is no repository as 'restore' leaves it, and nothing is run in it: in "
+            f"{git_dir.path} it has {', '.join(found[:5])}{more}. Remove what is not yours, run "
+            "'git annex get' there yourself, or restore into another folder"
+        )
+
+
+def is_hook_of_git_annex(content: bytes) -> bool:
+    """Whether a hook is one that git-annex writes, and nothing else."""
+    return _ANNEX_HOOK.fullmatch(content) is not None
+
+
+def _links(git_dir: SafeFolder) -> Iterator[str]:
+    """Symlinks in the folders that git and git-annex write to."""
+    for name in _WRITTEN_FOLDERS:
+        try:
+            with git_dir.folder(*PurePath(name).parts) as inner:
+                for one in inner.names():
+                    found = inner.status(one)
+                    if found is not None and stat.S_ISLNK(found.st_mode):
+                        yield f"the symlink {PurePath(name, one)}"
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+
+
+def _status(git_dir: SafeFolder, path: str) -> os.stat_result | None:
+    *above, name = path.split("/")
+    try:
+        with git_dir.folder(*above) as folder:
+            return folder.status(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _hooks(git_dir: SafeFolder) -> Iterator[str]:
+    """Hooks that are not git-annex's own; git runs none with the ending ``.sample``."""
+    try:
+        hooks = git_dir.folder("hooks")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with hooks:
+        for name in hooks.names():
+            if not name.endswith(".sample") and not is_hook_of_git_annex(
+                _read_small_file(hooks, name)
+            ):
+                yield f"the hook {name}"
+
+
+def _settings(git_dir: SafeFolder, foreign: Sequence[Path], store: Path | None) -> Iterator[str]:
+    """Settings that are not among those that are known to run nothing."""
+    environment = git_environment(git_dir.path)
+    del environment["GIT_DIR"]
+    done = subprocess.run(
+        # includes are not followed
+        ["git", "config", "--file", "-", "--no-includes", "--list", "-z"],
+        cwd=os.sep,
+        env=environment,
+        input=_read_small_file(git_dir, "config"),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        yield "a configuration that git cannot read"
+    for entry in done.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+        name, _, value = entry.partition("\n")
+        if _URLS.fullmatch(name) and _is_local(value, foreign, store):
+            continue
+        if not any(key.fullmatch(name) and one.fullmatch(value) for key, one in _SETTINGS):
+            yield f"the setting {name!r}"
+
+
+def _is_local(url: str, foreign: Sequence[Path], store: Path | None) -> bool:
+    """Whether a URL is an absolute path in the store, or outside of what others may have filled."""
+    if not url.startswith("/"):
+        return False
+    paths = os.path.normpath(url), os.path.realpath(url)
+    if store is not None and Path(paths[0]).is_relative_to(store):
+        return True
+    tops = [top for one in foreign for top in (os.path.abspath(one), os.path.realpath(one))]
+    return not any(Path(path).is_relative_to(top) for path in paths for top in tops)
+
+
+def _read_small_file(folder: SafeFolder, name: str) -> bytes:
+    """A small file; of anything else a content that nothing accepts."""
+    with open(folder.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return b"[not a file"
+        return file.read(_MAX_BYTES)

@@ -1,0 +1,92 @@
+"""Sub-datasets: whether they are installed, and having git clone them.
+
+git alone does it. ``datalad get -n`` and the commands of git-annex would enable the special remotes
+that the sub-dataset names, and follow the settings of a ``.datalad/config`` that came with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from neuromirror.net import redact
+from neuromirror.transfer.annex_clone import work_tree_environment
+from neuromirror.transfer.git_commands import FSCK_OPTIONS
+
+_AT_ONCE: Final = 500
+_HINT: Final = "it is a sub-dataset that is not installed"
+_STALL_LIMIT: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
+_REMOTE: Final = "https:http:ssh"
+_LOCAL: Final = f"{_REMOTE}:file"
+
+
+def is_installed(top: Path, path: bytes) -> bool:
+    """Whether a sub-dataset has been cloned to its place."""
+    return os.path.lexists(os.path.join(os.fsencode(top), path, b".git"))
+
+
+def install_subdatasets(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
+    """Clone sub-datasets, without contents, and return why for those that could not be."""
+    failed: dict[bytes, str] = {}
+    for first in range(0, len(paths), _AT_ONCE):
+        some = paths[first : first + _AT_ONCE]
+        _update(top, some)
+        for path in some:
+            if not is_installed(top, path):
+                # one that git knows no URL for keeps it from the others
+                message = _update(top, [path]) or "git could not clone it"
+                if not is_installed(top, path):
+                    failed[path] = f"{_HINT}: {message}"
+    return failed
+
+
+def _update(top: Path, paths: Sequence[bytes]) -> str:
+    """Clone sub-datasets and check out their commits; return the last line of git's message."""
+    done = subprocess.run(
+        [
+            *(
+                "git",
+                *_STALL_LIMIT,
+                *FSCK_OPTIONS,
+                "submodule",
+                "--quiet",
+                "update",
+                "--init",
+                "--checkout",
+                "--",
+            ),
+            *paths,
+        ],
+        cwd=top,
+        env=work_tree_environment(credentials=True)
+        | {
+            "GIT_ALLOW_PROTOCOL": _allowed_protocols(top),
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_LITERAL_PATHSPECS": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return redact(lines[-1]) if lines else ""
+
+
+def _allowed_protocols(top: Path) -> str:
+    """What git may clone by: files of this machine only where the dataset itself came from there.
+
+    A ``.gitmodules`` is foreign: ``ext::`` would run a program, and a path read any repository.
+    """
+    done = subprocess.run(
+        ["git", "-C", str(top), "config", "--get-regexp", r"^remote\..*\.url$"],
+        env=work_tree_environment(),
+        capture_output=True,
+        check=False,
+    )
+    urls = [line.partition(" ")[2] for line in os.fsdecode(done.stdout).splitlines()]
+    local = any(url.startswith(("/", ".")) or urlsplit(url).scheme == "file" for url in urls)
+    return _LOCAL if local else _REMOTE

@@ -1,0 +1,314 @@
+"""A git repository that is read without being believed: every object is hashed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+
+from neuromirror.annex import (
+    LogLine,
+    key_from_file_name,
+    log_path,
+    parse_key,
+    parse_log,
+    strip_claim_prefix,
+    url_log_path,
+)
+from neuromirror.git.objects import parse_tree
+from neuromirror.mint import TREE_MODE, ObjectMissingError, ObjectReader, git_environment
+from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_description, path_to_text
+from neuromirror.transfer.git_commands import try_git
+
+_ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
+_POINTER: Final = b"/annex/objects/"
+_MAX_POINTER_BYTES: Final = 32 << 10
+_MAX_DEPTH: Final = 500
+
+
+class NotADatasetError(NeuromirrorError):
+    """A folder that is no git repository with a commit."""
+
+    exit_code = 2
+
+
+class ObjectDamagedError(NeuromirrorError):
+    """A git object that is missing, or is not what its id says."""
+
+
+class VerifiedEntry(NamedTuple):
+    """What stands at a path of a commit: mode, path in the dataset, id in hex."""
+
+    mode: bytes
+    path: bytes
+    sha: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitDescription:
+    """A commit and what it says of itself.
+
+    ``dataset``, ``state`` and ``label`` are empty in one that no mirror minted. ``parts`` are its
+    sub-datasets by git path: ``id``, ``state``, ``files`` and ``bytes`` of each. ``said`` is all of
+    its description.
+    """
+
+    commit: str
+    tree: str
+    label: str = ""
+    dataset: str = ""
+    state: str = ""
+    form: str = "files"
+    manifest_only_files: int = 0
+    subdatasets: dict[str, Any] = field(default_factory=dict)
+    document: dict[str, Any] = field(default_factory=dict)
+
+
+class VerifiedRepository:
+    """A repository, with a work tree or (``root`` None) without; a context manager.
+
+    Shared by threads. ``git_dir`` is the repository's own folder, and used whoever owns it.
+    """
+
+    def __init__(self, git_dir: Path, work_tree: Path | None) -> None:
+        self.git_dir = git_dir
+        self.work_tree = work_tree
+        self._reader = ObjectReader(git_dir)
+        self._lock = threading.Lock()
+        self._annex = ""
+
+    @classmethod
+    def at(cls, folder: Path) -> VerifiedRepository:
+        """The repository whose work tree, or whose own folder, is ``folder``.
+
+        Raises :class:`NotADatasetError` for any other folder.
+        """
+        inner = folder / ".git"
+        with suppress(OSError, ValueError):
+            if inner.is_file():
+                target = inner.read_text().removeprefix("gitdir:").strip()
+                return cls((folder / target).resolve(strict=True), folder)
+        if inner.is_dir():
+            return cls(inner.resolve(), folder)
+        if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
+            return cls(folder.resolve(), None)
+        raise NotADatasetError(
+            f"{folder} is no dataset: it is not the top folder of a git repository"
+        )
+
+    def __enter__(self) -> VerifiedRepository:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._reader.__exit__()
+
+    def head(self) -> str:
+        """The commit that is checked out; of an adjusted branch the one that was adjusted.
+
+        Raises :class:`NotADatasetError` where there is none yet.
+        """
+        branch = self._git("symbolic-ref", "-q", "HEAD")
+        adjusted = _ADJUSTED.fullmatch(branch)
+        name = f"refs/heads/{adjusted[1]}" if adjusted else "HEAD"
+        found = self._git("rev-parse", "-q", "--verify", name)
+        if not found:
+            raise NotADatasetError(
+                f"{self.work_tree or self.git_dir} has no commit that is checked out"
+            )
+        return found
+
+    def newest_minted(self, commit: str) -> str | None:
+        """Return the newest commit of a mirror in the history of a commit; itself, where it is one.
+
+        None where no mirror made any of them.
+        """
+        found = self._git(
+            *("rev-list", "--topo-order", "--max-count=1", "-E", "--grep=^Mirror-Spec: [0-9]+$"),
+            "--committer=@neuromirror[.]invalid>",
+            commit,
+            "--",
+        )
+        return found or None
+
+    def changed_paths(self, old: str, new: str) -> dict[str, str]:
+        """Return the paths in which two commits differ, each with A (only in ``new``), D, M or T.
+
+        Raises :class:`ObjectDamagedError`.
+        """
+        done = subprocess.run(
+            ["git", "diff-tree", "-r", "-z", "--no-renames", "--name-status", old, new],
+            env=git_environment(self.git_dir),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip()
+            raise ObjectDamagedError(
+                f"{self.git_dir}: commits {old} and {new} cannot be compared: {reason}"
+            )
+        fields = done.stdout.split(b"\0")[:-1]
+        return {
+            path_to_text(path): kind.decode()
+            for kind, path in zip(fields[::2], fields[1::2], strict=True)
+        }
+
+    def has_commit(self, commit: str) -> bool:
+        """Whether a commit is here."""
+        return self._git("cat-file", "-t", commit) == "commit"
+
+    def read(self, kind: str, sha: str) -> bytes:
+        """An object's content, hashed; raises :class:`ObjectDamagedError`."""
+        try:
+            with self._lock:
+                content = self._reader.read(sha)
+        except ObjectMissingError as error:
+            raise ObjectDamagedError(str(error)) from error
+        if object_id(kind, content) != sha:
+            raise ObjectDamagedError(
+                f"{self.git_dir}: the {kind} {sha} holds something else; check the repository with "
+                f"'git -C {self.git_dir} fsck', or clone it again"
+            )
+        return content
+
+    def describe(self, commit: str) -> CommitDescription:
+        """A commit, and what it says of itself."""
+        headers, _, message = self.read("commit", commit).partition(b"\n\n")
+        tree = headers.split(b"\n", 1)[0].removeprefix(b"tree ").decode()
+        plain = CommitDescription(commit, tree)
+        try:
+            with self._lock:
+                content = self._reader.read(f"{commit}:{DESCRIPTION_PATH}")
+            document = parse_description(content, DESCRIPTION_PATH)
+            title = message.split(b"\n", 1)[0].decode("utf-8", "replace")
+            return CommitDescription(
+                commit,
+                tree,
+                label=title.removeprefix(f"{document['dataset']} ").partition(" ")[0],
+                dataset=document["dataset"],
+                state=document["state"],
+                form=document.get("form", "files"),
+                manifest_only_files=document.get("manifest-only", {}).get("files", 0),
+                subdatasets=document.get("parts", {}),
+                document=document,
+            )
+        except (ObjectMissingError, ValueError, TypeError, KeyError, AttributeError):
+            return plain  # no mirror made it
+
+    def entries(self, tree: str, below: bytes = b"") -> Iterator[VerifiedEntry]:
+        """All that is in a tree, in order of path; every tree is hashed. Raises Damaged."""
+        if below.count(b"/") > _MAX_DEPTH:
+            raise ObjectDamagedError(
+                f"{self.git_dir}: the tree {tree} is more than {_MAX_DEPTH} folders deep"
+            )
+        try:
+            found = list(parse_tree(self.read("tree", tree)))
+        except ValueError as error:
+            raise ObjectDamagedError(f"{self.git_dir}: the tree {tree} is no tree") from error
+        for mode, name, sha in found:
+            if name in (b"", b".", b"..") or b"/" in name or name.lower() == b".git":
+                raise ObjectDamagedError(f"{self.git_dir}: the tree {tree} holds the name {name!r}")
+            if mode == TREE_MODE:
+                yield from self.entries(sha.hex(), below + name + b"/")
+            else:
+                yield VerifiedEntry(mode, below + name, sha.hex())
+
+    def use_annex_commit(self, commit: str) -> None:
+        """Takes places from a commit of the git-annex branch, where it is here, from now on."""
+        if self.has_commit(commit):
+            self._annex = commit
+
+    def urls(self, key: str) -> list[str]:
+        """Where the bytes of a key can be had, as the git-annex branch says; the exact first."""
+        found = [strip_claim_prefix(value) for value in self._log_values(url_log_path(key))]
+        return sorted(found, key=_url_rank)
+
+    def equivalent_keys(self, key: str) -> list[str]:
+        """Keys that a VURL key's bytes had when they were first got; none where nobody says so."""
+        try:
+            return self._log_values(log_path(key) + b".ek")
+        except NotADatasetError:
+            return []
+
+    def _log_values(self, path: bytes) -> list[str]:
+        """The values of a log of the git-annex branch that hold now."""
+        self._annex = self._annex or self._annex_branch()
+        try:
+            with self._lock:
+                log = self._reader.read(f"{self._annex}:{path.decode()}")
+        except ObjectMissingError:
+            return []
+        newest: dict[str, LogLine] = {}
+        for line in parse_log(log):
+            if line.value not in newest or line.timestamp > newest[line.value].timestamp:
+                newest[line.value] = line
+        return [value for value, line in newest.items() if line.status == "1"]
+
+    def _annex_branch(self) -> str:
+        """The git-annex branch; of a clone that git-annex has not seen yet, that of its origin."""
+        listed = self._git(
+            "for-each-ref",
+            "--format=%(objectname)",
+            *("refs/heads/git-annex", "refs/remotes/*/git-annex"),
+        )
+        if not listed:
+            raise NotADatasetError(
+                f"{self.work_tree or self.git_dir} has no git-annex branch, which says where "
+                f"content is"
+            )
+        return listed.split()[0]
+
+    def _git(self, *arguments: str) -> str:
+        """What a git command printed; empty where it failed."""
+        done = try_git(self.git_dir, *arguments)
+        return "" if done.returncode else done.stdout.strip()
+
+
+def _url_rank(url: str) -> tuple[bool, bool]:
+    """What to sort places by: those of an object version come first, an API's last."""
+    return "versionId=" not in url, url.endswith("/")
+
+
+def object_id(kind: str, content: bytes) -> str:
+    """The id that git gives an object: the sha1 of its kind, length and content."""
+    head = b"%s %d\0" % (kind.encode(), len(content))
+    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+
+
+def symlink_key(target: bytes) -> str | None:
+    """The key that a symlink of git-annex stands for; None for any other link."""
+    folder, _, name = target.rpartition(b"/")
+    above, _, twin = folder.rpartition(b"/")
+    above = b"/%s/" % above
+    git = above.find(b"/.git/")
+    if not name or name != twin or git < 0 or above.find(b"/annex/objects/", git + 5) < 0:
+        return None
+    return _key(name)
+
+
+def pointer_key(content: bytes) -> str | None:
+    """The key that the pointer file of an unlocked file names; None for any other content."""
+    if len(content) > _MAX_POINTER_BYTES or not content.startswith(_POINTER):
+        return None
+    return _key(content.split(b"\n", 1)[0].removeprefix(_POINTER))
+
+
+def _key(name: bytes) -> str | None:
+    try:
+        key = key_from_file_name(name)
+        parse_key(key)
+    except ValueError:  # not UTF-8, or no key
+        return None
+    return key

@@ -1,0 +1,234 @@
+"""Regions cut out of a version of the store at once, in memory, with bounds on all of it."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror.sources.volumes import Box, Level, Volume
+from neuromirror.volume.description import LevelStorage, VolumeDescription
+from neuromirror.volume.errors import (
+    BlockUnavailableError,
+    CutoutTooLargeError,
+    UnreadableVolumeError,
+)
+from neuromirror.volume.layouts import Region
+from neuromirror.volume.regions import sample_index, split_range, validate_box
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neuromirror.volume.version_files import VersionFiles
+
+MAX_VOXEL_BYTES: Final = 64_000_000
+"""Bytes of voxels of one cut-out."""
+
+MAX_READ_BYTES: Final = 1_000_000_000
+"""Bytes of the blocks that a cut-out takes voxels from: only whole ones can be checked."""
+
+_MAX_CONCURRENT: Final = 3
+_MAX_ENCODING_OVERHEAD: Final = 1 << 16
+"""Bytes by which an encoded chunk may be larger than its voxels."""
+
+_ENDINGS: Final = ("", ".br", ".gz")
+_BROTLI: Final = "chunks stored as brotli need brotli: pip install 'neuromirror[volumes]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Cutout:
+    """A region that may be cut out: checked against the volume and the bounds.
+
+    ``sample`` is its place along the time axis, None where there is none; ``blocks`` are read for
+    it, ``read`` bytes of them.
+    """
+
+    region: Region
+    storage: LevelStorage
+    sample: int | None
+    blocks: int
+    read_bytes: int
+    sparse: bool
+
+
+def plan_cutout(
+    description: VolumeDescription,
+    level: str,
+    box: Box | None,
+    time: int | None = None,
+    *,
+    max_bytes: int = MAX_VOXEL_BYTES,
+    max_read_bytes: int = MAX_READ_BYTES,
+) -> Cutout:
+    """A region of a volume, if it may be cut out; ``box`` None is all of the level.
+
+    Raises UnknownLevelError, UnreadableVolumeError, OutsideVolumeError and CutoutTooLargeError.
+    """
+    found, stored = description.level(level)
+    where = description.version
+    if stored.unreadable_reason:
+        raise UnreadableVolumeError(
+            f"level {level} of {where} cannot be cut out here: {stored.unreadable_reason}; in a "
+            f"clone,"
+            " CloudVolume reads it"
+        )
+    checked = validate_box(found.volume, box, where)
+    sample = sample_index(found.volume, time, where)
+    region = Region(found, checked, time)
+    if region.bytes > max_bytes:
+        raise CutoutTooLargeError(
+            f"the box has {region.bytes:,} bytes of voxels, and at most {max_bytes:,} are given at "
+            f"once;"
+            " ask for a smaller box, or a coarser level, or use 'neuromirror export'"
+        )
+    grids = [_count(*span, first, size) for span, first, size in _axes(found.level, checked)]
+    blocks = math.prod(grids)
+    read = blocks * found.volume.chunk_bytes(found.level)
+    if read > max_read_bytes:
+        raise CutoutTooLargeError(
+            f"the box lies in {blocks:,} blocks of together {read:,} bytes, which must be read"
+            f" whole to be checked, and at most {max_read_bytes:,} are read at once; ask for a "
+            f"smaller"
+            " box, or a coarser level, or use 'neuromirror export'"
+        )
+    return Cutout(region, stored, sample, blocks, read, description.sparse)
+
+
+def _axes(level: Level, box: Box) -> Iterator[tuple[tuple[int, int], int, int]]:
+    yield from zip(box, level.start, level.chunk, strict=True)
+
+
+def _count(start: int, stop: int, origin: int, size: int) -> int:
+    return -(-(stop - origin) // size) - (start - origin) // size
+
+
+def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
+    """The voxels of a region, axes z, y, x, little-endian; each block is had whole, and checked.
+
+    A few blocks are had at a time. Raises BlockUnavailableError, for a volume whose files were
+    closed
+    meanwhile too, and MissingExtraError without a package that this takes.
+    """
+    import numpy
+
+    region, level = cutout.region, cutout.region.volume.level
+    files.volume = region.volume.volume
+    made = numpy.zeros(region.shape, _dtype(region.volume.volume))
+    (x0, _), (y0, _), (z0, _) = region.box
+
+    def put(box: Box) -> None:
+        (xa, xb), (ya, yb), (za, zb) = box
+        found = _zarr_block(files, cutout, box) if not cutout.sparse else _chunk(files, cutout, box)
+        if found is not None:
+            made[za - z0 : zb - z0, ya - y0 : yb - y0, xa - x0 : xb - x0] = found
+
+    with ThreadPoolExecutor(_MAX_CONCURRENT, "neuromirror-cutout") as pool:
+        waiting = [pool.submit(put, box) for box in _boxes_by_block(level, region.box)]
+        try:
+            for one in waiting:
+                one.result()
+        except BaseException:
+            # what is under way need not come to its end
+            pool.shutdown(wait=False, cancel_futures=True)
+            files.close()
+            raise
+    return made
+
+
+def _dtype(volume: Volume) -> Any:
+    import numpy
+
+    return numpy.dtype(volume.dtype).newbyteorder("<")
+
+
+def _boxes_by_block(level: Level, box: Box) -> Iterator[Box]:
+    """Yields the parts of a box, each in one block."""
+    xs, ys, zs = box
+    for z in split_range(*zs, level.start[2], level.chunk[2]):
+        for y in split_range(*ys, level.start[1], level.chunk[1]):
+            for x in split_range(*xs, level.start[0], level.chunk[0]):
+                yield x, y, z
+
+
+def _containing_block(level: Level, box: Box) -> tuple[tuple[int, int, int], Box]:
+    """The block that a part lies in: its place in the grid (x, y, z), and its own box."""
+    at, ranges = [], []
+    for (start, _), first, last, size in zip(
+        box, level.start, level.stop, level.chunk, strict=True
+    ):
+        number = (start - first) // size
+        low = first + number * size
+        at.append(number)
+        ranges.append((low, min(low + size, last)))
+    return (at[0], at[1], at[2]), (ranges[0], ranges[1], ranges[2])
+
+
+def _zarr_block(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
+    volume, level = cutout.region.volume.volume, cutout.region.volume.level
+    (x, y, z), whole = _containing_block(level, box)
+    sample = "" if cutout.sample is None else f"{cutout.sample}/"
+    path = f"{cutout.storage.folder}/c/{sample}{z}/{y}/{x}"
+    content = files.block(path)
+    if len(content) != volume.chunk_bytes(level):
+        expected_size = volume.chunk_bytes(level)
+        raise BlockUnavailableError(
+            path, files.where, f"it has {len(content)} bytes, not {expected_size}"
+        )
+    return _block_slice(content, _dtype(volume), level.chunk, whole, box)
+
+
+def _chunk(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
+    """A part of a precomputed chunk; None where it is all zeros and has no object."""
+    volume, level = cutout.region.volume.volume, cutout.region.volume.level
+    _, whole = _containing_block(level, box)
+    shape = whole[0][1] - whole[0][0], whole[1][1] - whole[1][0], whole[2][1] - whole[2][0]
+    size = math.prod(shape) * volume.item_size
+    stem = f"{cutout.storage.folder}/" + "_".join(f"{start}-{stop}" for start, stop in whole)
+    for ending in _ENDINGS:
+        content = files.read_object(stem + ending, size + _MAX_ENCODING_OVERHEAD)
+        if content is None:
+            continue
+        try:
+            decoded = _decode(bytes(content), ending, size)
+        except ImportError as error:
+            raise UnreadableVolumeError(_BROTLI) from error
+        if len(decoded) != size:
+            why = f"it does not hold the {size} bytes of its voxels"
+            raise BlockUnavailableError(stem + ending, files.where, why)
+        return _block_slice(decoded, _dtype(volume), shape, whole, box)
+    return None
+
+
+def _block_slice(
+    content: Any, dtype: Any, shape: tuple[int, int, int], whole: Box, box: Box
+) -> Any:
+    """The voxels of ``box`` from a block's, whose sides are ``shape`` (x, y, z)."""
+    import numpy
+
+    block = numpy.frombuffer(content, dtype).reshape(shape[::-1])
+    slices = tuple(
+        slice(start - first, stop - first)
+        for (start, stop), (first, _) in zip(reversed(box), reversed(whole), strict=True)
+    )
+    return block[slices]
+
+
+def _decode(content: bytes, ending: str, size: int) -> bytes:
+    """The voxels of a stored chunk; never more than a byte too many, empty for damaged ones."""
+    if ending == ".gz":
+        try:
+            return zlib.decompressobj(wbits=31).decompress(content, size + 1)
+        except zlib.error:
+            return b""
+    if ending == ".br":
+        import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+        try:
+            made: bytes = brotli.Decompressor().process(content, output_buffer_limit=size + 1)
+        except brotli.error:
+            return b""
+        return made
+    return content

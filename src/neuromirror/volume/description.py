@@ -1,0 +1,220 @@
+"""What a version of the store is as a volume, read from its own documents: nobody is asked.
+
+Formats: OME-Zarr 0.5 as :mod:`neuromirror.sources.volumes.ngff` writes it, and ``info`` of
+Neuroglancer's page "Precomputed: volume".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror.sources.volumes import ITEM_SIZES, Level, Triple, Volume
+from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
+from neuromirror.volume.geometry import METADATA, level_names, read_volume
+
+if TYPE_CHECKING:
+    from neuromirror.index import VersionRow
+    from neuromirror.volume.version_files import VersionFiles
+
+OME_ZARR: Final = "OME-Zarr 0.5"
+PRECOMPUTED: Final = "Neuroglancer precomputed"
+
+LARGEST_CHUNK: Final = 64_000_000
+"""Bytes of voxels of a precomputed chunk: it is decoded as a whole."""
+
+_INFO: Final = "info"
+_FRAMES: Final = (".boss/coordinate_frame.json", ".ndstore/dataset.json")
+_FOLDER: Final = re.compile(r"(?!\.)[\w.,+=-]+(?:/(?!\.)[\w.,+=-]+)*", re.ASCII)
+_MAX_LEVELS: Final = 64
+_MAX_COORDINATE: Final = 1 << 48
+_MANIFEST: Final = "its chunks stand in the version's manifest, and not in git"
+
+
+@dataclass(frozen=True, slots=True)
+class LevelStorage:
+    """How a level's blocks are stored: the folder, the encoding of their voxels.
+
+    ``unread`` says why they are not read here; empty where they are.
+    """
+
+    folder: str
+    encoding: str
+    unreadable_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeDescription:
+    """A version that is a volume.
+
+    ``volume`` has all levels, by upstream's numbers (of a precomputed layer counted from 0, as
+    CloudVolume counts mips); ``stored`` is for each of them, in that order. ``frame`` is the name
+    of upstream's coordinate frame and what it says of it, where it has one. ``sparse`` says that a
+    chunk without a file is all zeros.
+    """
+
+    name: str
+    version: str
+    source: str
+    state: str
+    commit: str
+    format: str
+    volume: Volume
+    storage: tuple[LevelStorage, ...]
+    frame: tuple[str, str] = ("", "")
+    sparse: bool = False
+
+    def level(self, level: str) -> tuple[LevelDescription, LevelStorage]:
+        """One level of it, and how that is stored; raises :class:`UnknownLevelError`."""
+        names = [one.name for one in self.volume.levels]
+        if level not in names:
+            raise UnknownLevelError(
+                f"{self.version} has no level {level[:40]!r}, only {', '.join(names)}"
+            )
+        number = names.index(level)
+        one = self.volume.levels[number]
+        found = LevelDescription(
+            replace(self.volume, levels=(one,)), one, self.name, self.source, self.state
+        )
+        return found, self.storage[number]
+
+
+@dataclass(frozen=True, slots=True)
+class LevelDescription:
+    """One level of a volume, and what its files are called by."""
+
+    volume: Volume
+    level: Level
+    name: str
+    source: str
+    state: str
+
+
+def describe(files: VersionFiles, row: VersionRow) -> VolumeDescription:
+    """What a version is as a volume; raises :class:`NotAVolumeError`."""
+    if files.git_document(METADATA) is not None:
+        return _describe_zarr(files, row)
+    info = _object(files.git_document(_INFO))
+    if isinstance(info.get("scales"), list) and isinstance(info.get("data_type"), str):
+        return _describe_layer(files, row, info)
+    raise NotAVolumeError(
+        f"{row.name} is no volume: it has neither levels of an OME-Zarr nor an info"
+    )
+
+
+def _describe_zarr(files: VersionFiles, row: VersionRow) -> VolumeDescription:
+    names = level_names(files.git_document(METADATA), row.name)
+    found = [read_volume(files.git_document, name, row.name) for name in names[:_MAX_LEVELS]]
+    if not found:
+        raise NotAVolumeError(f"{row.name} is no volume: its zarr.json tells of no levels")
+    volume = replace(found[0], levels=tuple(one.levels[0] for one in found))
+    return VolumeDescription(
+        *_row_fields(row),
+        format=OME_ZARR,
+        volume=volume,
+        storage=tuple(LevelStorage(level.name, "voxels as they are") for level in volume.levels),
+        frame=_frame(files),
+    )
+
+
+def _describe_layer(
+    files: VersionFiles, row: VersionRow, info: Mapping[str, Any]
+) -> VolumeDescription:
+    dtype = str(info["data_type"]).lower()
+    if dtype not in ITEM_SIZES:
+        raise NotAVolumeError(
+            f"{row.name} is no volume that is known here: voxels of {dtype[:40]!r}"
+        )
+    levels, stored = [], []
+    for number, scale in enumerate(info["scales"][:_MAX_LEVELS]):
+        try:
+            level = _scale(str(number), scale)
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise NotAVolumeError(
+                f"{row.name}: scale {number} of its info makes no sense"
+            ) from error
+        levels.append(level)
+        stored.append(_level_storage(files, row, scale, level, ITEM_SIZES[dtype], info))
+    if not levels:
+        raise NotAVolumeError(f"{row.name} is no volume: its info has no scales")
+    volume = Volume(
+        *("", "", "", dtype, "nanometer", tuple(levels)),
+        labels=info.get("type") == "segmentation",
+        name=row.local_id.rpartition("/")[2],
+    )
+    return VolumeDescription(
+        *_row_fields(row), format=PRECOMPUTED, volume=volume, storage=tuple(stored), sparse=True
+    )
+
+
+def _row_fields(row: VersionRow) -> tuple[str, str, str, str, str]:
+    return row.dataset_name, row.name, row.source_uri, row.state, row.commit
+
+
+def _scale(name: str, scale: Mapping[str, Any]) -> Level:
+    start = _triple(scale.get("voxel_offset") or [0, 0, 0], -_MAX_COORDINATE)
+    size, chunk = _triple(scale["size"], 1), _triple(scale["chunk_sizes"][0], 1)
+    stop = tuple(first + long for first, long in zip(start, size, strict=True))
+    x, y, z = (float(one) for one in scale["resolution"])
+    if not all(math.isfinite(one) and one > 0 for one in (x, y, z)):
+        raise ValueError("no size of a voxel")
+    return Level(name, start, (stop[0], stop[1], stop[2]), (x, y, z), chunk)
+
+
+def _triple(given: Any, least: int) -> Triple:
+    x, y, z = given
+    for one in (x, y, z):
+        if not isinstance(one, int) or not least <= one <= _MAX_COORDINATE:
+            raise ValueError(f"{one!r} is no whole number of voxels")
+    return x, y, z
+
+
+def _level_storage(
+    files: VersionFiles,
+    row: VersionRow,
+    scale: Mapping[str, Any],
+    level: Level,
+    item_size: int,
+    info: Mapping[str, Any],
+) -> LevelStorage:
+    folder, encoding = str(scale.get("key", "")), str(scale.get("encoding", ""))
+    channels = info.get("num_channels", 1)
+    unread = ""
+    if not _FOLDER.fullmatch(folder):
+        unread = "its chunks are kept elsewhere than in the layer's own folder"
+    elif scale.get("sharding"):
+        unread = "its chunks are packed into shards"
+    elif encoding != "raw":
+        unread = f"its chunks are encoded as {encoding[:40]}"
+    elif channels != 1:
+        unread = f"its voxels have {str(channels)[:40]} channels"
+    elif math.prod(level.chunk) * item_size > LARGEST_CHUNK:
+        unread = "its chunks are too large to be decoded here"
+    elif row.form == "manifest":
+        unread = _MANIFEST
+    elif not files.has(folder):
+        unread = "the version has none of its chunks"
+    elif row.exceptions:
+        unread = "some of the layer's objects are left out, so that a chunk may be lacking"
+    return LevelStorage(folder, encoding, unread)
+
+
+def _frame(files: VersionFiles) -> tuple[str, str]:
+    for path in _FRAMES:
+        if files.has(path):
+            document = _object(files.git_document(path))
+            name, about = document.get("name"), document.get("description")
+            return str(name or ""), "" if about == name else str(about or "")
+    return "", ""
+
+
+def _object(content: bytes | None) -> Mapping[str, Any]:
+    try:
+        made = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return made if isinstance(made, dict) else {}

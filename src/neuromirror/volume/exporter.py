@@ -1,0 +1,386 @@
+"""A region of a volume, written to files block by block.
+
+Blocks are read in slabs of the volume's own chunks along z; after each slab its voxels are forced
+to disk and the state is kept, so that an export that was broken off goes on at the next slab, and
+keeps the files that were finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from neuromirror.sources.volumes import Box
+from neuromirror.store import SafeFolder, file_lock, refuse_symlinks
+from neuromirror.volume.array import OpenVolume, volume_context
+from neuromirror.volume.box_writer import overlap, row_boxes, write_box
+from neuromirror.volume.errors import BlockUnavailableError, ExportFailedError, ExportRefusedError
+from neuromirror.volume.export_state import LOCK, STATE, ExportState
+from neuromirror.volume.layouts import LAYOUTS, Layout, Region, TargetFile, targets_in_range
+from neuromirror.volume.regions import format_box, sample_index, split_range, validate_box
+
+FORMATS: Final = tuple(LAYOUTS)
+"""What a region can be exported as."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of voxels are done, of how many."""
+
+_MAX_CONCURRENT: Final = 2
+"""Blocks that are fetched and written at a time."""
+
+_NEW_SUFFIX: Final = ".new"
+"""The ending of a draft that is not in its place yet."""
+
+_DISK_FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What an export made.
+
+    ``paths`` are all its files, in ``folder``; ``kept`` of them were there already. ``box`` is in
+    upstream's voxels of ``level``, ``bytes`` the size of the voxels.
+    """
+
+    version: str
+    state: str
+    level: str
+    box: Box
+    time: int | None
+    format: str
+    folder: Path
+    paths: tuple[str, ...]
+    unchanged: int
+    bytes: int
+
+
+def export(
+    path_or_version: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    box: Box | None = None,
+    level: int | str = 0,
+    format: str = "tiff",
+    time: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    index: str | os.PathLike[str] | None = None,
+    progress: Progress = lambda done, whole: None,
+) -> ExportResult:
+    """Writes a region of a volume into a folder.
+
+    ``path_or_version``, ``level``, ``store`` and ``index`` are as :func:`neuromirror.volume.open`
+    has them. ``box`` holds ranges along x, y, z in upstream's voxels of that level (as they stand
+    in a block's URL), None for all of it; ``time`` is upstream's sample, where there is a time
+    axis. ``format`` is one of :data:`FORMATS`: ``tiff`` (a file a z-slice, named as ndpull names
+    them), ``ome-tiff``, ``zarr`` or ``npy``. The same region of the same state gives the same
+    bytes, where the state has checksums. What an earlier run into the folder has finished is kept;
+    memory is a few blocks.
+
+    Raises ExportRefusedError, OutsideVolumeError, ExportFailedError, what opening the volume
+    raises, and
+    BlockUnavailableError.
+    """
+    if format not in LAYOUTS:
+        raise ExportRefusedError(f"'{format}' is no format; there are {', '.join(FORMATS)}")
+    with volume_context(path_or_version, level, store=store, index=index) as volume:
+        where = volume.version
+        checked = validate_box(volume.volume, box, where)
+        sample = sample_index(volume.volume, time, where)
+        region = Region(volume, checked, time)
+        layout = LAYOUTS[format](region)
+        target = Path(folder)
+        with _explain_write_errors(target):
+            opened_target = SafeFolder.open_path(target, create=True)
+        with opened_target as safe, file_lock(target / LOCK, f"the folder {target}", folder=safe):
+            safe.refuse_symlink(STATE)
+            state = ExportState.read(target, _identity(region, format))
+            kept = _Exporter(volume, region, layout, sample, state, progress).run()
+        return ExportResult(
+            *(volume.version, volume.state, volume.level.name, checked, time, format, target),
+            paths=tuple(_paths(layout)),
+            unchanged=kept,
+            bytes=region.bytes,
+        )
+
+
+class _Exporter:
+    def __init__(
+        self,
+        volume: OpenVolume,
+        region: Region,
+        layout: Layout,
+        sample: int | None,
+        state: ExportState,
+        progress: Progress,
+    ) -> None:
+        self._volume = volume
+        self._region = region
+        self._layout = layout
+        self._sample = () if sample is None else (sample,)
+        self._state = state
+        self._folder = state.folder
+        self._progress = progress
+        self._done = 0
+        self._offsets: dict[str, int] = {}
+
+    def run(self) -> int:
+        """Writes what is not there yet; gives the number of files that were."""
+        self._refuse_symlinks()
+        before = {path for path in _paths(self._layout) if self._state.is_finished(path)}
+        self._refuse_foreign_files()
+        if not self._state.is_saved:
+            with _explain_write_errors(self._folder):
+                self._state.write()
+        due = tuple(one for one in self._layout.targets if one.path not in before)
+        self._forget_lost_slabs(due)
+        _, _, zs = self._region.box
+        level = self._volume.level
+        for slab in split_range(*zs, level.start[2], level.chunk[2]):
+            here = list(targets_in_range(due, slab))
+            if here and slab not in self._state.slabs:
+                self._write_slab(slab, here)
+            else:
+                self._report_progress((slab[1] - slab[0]) * self._region.plane_bytes)
+            self._flush(slab, here)
+        for document in self._layout.documents:
+            if document.path.decode() not in before:
+                self._publish_document(document.path.decode(), document.content)
+        return len(before)
+
+    def _refuse_symlinks(self) -> None:
+        """Write, rename and go on with nothing that a symlink in the folder leads to."""
+        for path in _paths(self._layout):
+            draft = Path(path).with_name(self._draft(path).name)
+            refuse_symlinks(self._folder, path, str(draft), f"{draft}{_NEW_SUFFIX}")
+
+    def _refuse_foreign_files(self) -> None:
+        """Files of the same names that are not this export's own are a person's."""
+        for path in _paths(self._layout):
+            if path not in self._state.finished and os.path.lexists(self._folder / path):
+                raise ExportRefusedError(
+                    f"{self._folder / path} is there already, and not from this export; name"
+                    " another folder, or remove it"
+                )
+
+    def _forget_lost_slabs(self, due: tuple[TargetFile, ...]) -> None:
+        """Slabs of which a draft, or a finished file, is gone must be read again."""
+        for target in due:
+            self._state.finished.pop(target.path, None)
+            if not self._draft(target.path).exists():
+                gone = [one for one in self._state.slabs if _overlaps(one, target.box[2])]
+                self._state.slabs.difference_update(gone)
+
+    def _write_slab(self, slab: tuple[int, int], here: list[TargetFile]) -> None:
+        for target in here:
+            if target.path not in self._offsets:
+                self._offsets[target.path] = self._make_draft(target)
+        waiting: deque[tuple[Box, Future[None]]] = deque()
+        with ThreadPoolExecutor(_MAX_CONCURRENT, "neuromirror-export") as pool:
+            try:
+                for box in self._boxes(slab):
+                    waiting.append((box, pool.submit(self._copy, box, here)))
+                    if len(waiting) > _MAX_CONCURRENT:
+                        self._wait(waiting)
+                while waiting:
+                    self._wait(waiting)
+            except BaseException:
+                # what is in progress need not finish
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._volume.files.close()
+                raise
+
+    def _wait(self, waiting: deque[tuple[Box, Future[None]]]) -> None:
+        """Wait for the first of the blocks that are copied, and count it."""
+        (xs, ys, zs), copied = waiting.popleft()
+        copied.result()
+        plane = (xs[1] - xs[0]) * (ys[1] - ys[0]) * self._volume.volume.item_size
+        self._report_progress((zs[1] - zs[0]) * plane)
+
+    def _boxes(self, slab: tuple[int, int]) -> Iterator[Box]:
+        xs, ys, _ = self._region.box
+        level = self._volume.level
+        for y in split_range(*ys, level.start[1], level.chunk[1]):
+            for x in split_range(*xs, level.start[0], level.chunk[0]):
+                yield x, y, slab
+
+    def _copy(self, box: Box, here: list[TargetFile]) -> None:
+        """Write the block that a box is in to the drafts, as its bytes come.
+
+        They are checked when the last one has come: an error leaves drafts behind that are written
+        again, and never put in their places.
+        """
+        volume, level = self._volume.volume, self._volume.level
+        axes = zip(box, level.start, level.chunk, strict=True)
+        x, y, z = ((start - first) // size for (start, _), first, size in axes)
+        path = "/".join([level.name, "c", *map(str, (*self._sample, z, y, x))])
+        low = [
+            first + at * size
+            for at, first, size in zip((x, y, z), level.start, level.chunk, strict=True)
+        ]
+        xs, ys, zs = ((start, start + size) for start, size in zip(low, level.chunk, strict=True))
+        found = [target for target in here if overlap(target.box, box) is not None]
+        rows = _RowSplitter((xs, ys, zs), volume.item_size, partial(self._put_all, found))
+        self._volume.files.copy(path, rows.feed)
+        size = volume.chunk_bytes(level)
+        if rows.size != size:
+            why = f"it has {rows.size} bytes, not {size}, as every block of this level"
+            raise BlockUnavailableError(path, self._volume.files.where, why)
+
+    def _put_all(self, targets: list[TargetFile], box: Box, voxels: memoryview) -> None:
+        for target in targets:
+            if overlap(target.box, box) is not None:
+                self._put(target, box, voxels)
+
+    # --- files
+
+    def _draft(self, path: str) -> Path:
+        target = self._folder / path
+        return target.with_name(f".{target.name}.part")
+
+    def _make_draft(self, target: TargetFile) -> int:
+        """The draft of a file, with the place of its first voxel.
+
+        One that is there is gone on with only where a slab in it was forced to disk.
+        """
+        draft = self._draft(target.path)
+        fresh = draft.with_name(f"{draft.name}{_NEW_SUFFIX}")
+        with _explain_write_errors(draft):
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            offset = target.make(fresh)
+            if draft.exists() and any(_overlaps(one, target.box[2]) for one in self._state.slabs):
+                fresh.unlink()
+            else:
+                fresh.replace(draft)
+        return offset
+
+    def _put(self, target: TargetFile, box: Box, voxels: memoryview) -> None:
+        draft = self._draft(target.path)
+        with _explain_write_errors(draft):
+            handle = os.open(draft, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                item = self._volume.volume.item_size
+                write_box(handle, self._offsets[target.path], target, box, voxels, item)
+            finally:
+                os.close(handle)
+
+    def _flush(self, slab: tuple[int, int], here: list[TargetFile]) -> None:
+        """Forces a slab to disk, keeps the state, and puts finished files in their places.
+
+        The state comes first, since what it does not know of is taken for a person's.
+        """
+        if not here:
+            return
+        whole = [target.path for target in here if target.box[2][1] <= slab[1]]
+        for target in here:
+            with _explain_write_errors(self._draft(target.path)):
+                _fsync(self._draft(target.path))
+        self._state.slabs.add(slab)
+        self._publish(whole)
+
+    def _publish(self, paths: Sequence[str]) -> None:
+        """Puts files that are wholly on disk into their places."""
+        for path in paths:
+            self._state.finish(path, self._draft(path))
+        with _explain_write_errors(self._folder):
+            self._state.write()
+            for path in paths:
+                self._draft(path).replace(self._folder / path)
+            for folder in {(self._folder / path).parent for path in paths}:
+                _fsync(folder)
+
+    def _publish_document(self, path: str, content: bytes) -> None:
+        draft = self._draft(path)
+        with _explain_write_errors(draft):
+            draft.write_bytes(content)
+            _fsync(draft)
+        self._publish([path])
+
+    def _report_progress(self, count: int) -> None:
+        """Counts bytes of voxels that are done."""
+        self._done += count
+        self._progress(self._done, self._region.bytes)
+
+
+class _RowSplitter:
+    """Bytes of a block, passed on as boxes of whole rows; ``size`` is how many there were.
+
+    What is beyond the block's end is counted, and not passed on.
+    """
+
+    def __init__(
+        self, block: Box, item_size: int, put_box: Callable[[Box, memoryview], None]
+    ) -> None:
+        (x0, x1), (y0, y1), (z0, z1) = block
+        self._block = block
+        self._row = (x1 - x0) * item_size
+        self._block_bytes = self._row * (y1 - y0) * (z1 - z0)
+        self._put_box = put_box
+        self._rest = b""
+        self.size = 0
+
+    def feed(self, offset: int, piece: memoryview) -> None:
+        """Take the bytes at ``offset``, which follow the last ones, or are the first."""
+        if offset == 0:
+            self._rest = b""
+        first = (offset - len(self._rest)) // self._row
+        self.size = offset + len(piece)
+        piece = piece[: max(0, self._block_bytes - offset)]
+        joined = memoryview(self._rest + piece) if self._rest else piece
+        rows = len(joined) // self._row
+        at = 0
+        for box, count in row_boxes(self._block, first, rows):
+            self._put_box(box, joined[at : at + count * self._row])
+            at += count * self._row
+        self._rest = bytes(joined[at:])
+
+
+def _paths(layout: Layout) -> Iterator[str]:
+    yield from (target.path for target in layout.targets)
+    yield from (document.path.decode() for document in layout.documents)
+
+
+def _overlaps(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _identity(region: Region, format: str) -> dict[str, Any]:
+    volume = region.volume
+    return {
+        "source": volume.source,
+        "state": volume.state,
+        "level": volume.level.name,
+        "box": format_box(region.box),
+        "time": region.time,
+        "format": format,
+    }
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explain_write_errors(path: Path) -> Iterator[None]:
+    """Says which file it was that the system refused, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = "see to it"
+        if error.errno in _DISK_FULL_ERRNOS:
+            advice = "free some space there"
+        raise ExportFailedError(
+            f"{path} cannot be written: {error.strerror or error}; {advice} and run the export"
+            " again, it goes on where it was"
+        ) from error

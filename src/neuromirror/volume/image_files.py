@@ -1,0 +1,87 @@
+"""A region as one file that people open: a TIFF with a page a z-slice, or PNGs."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror.volume.errors import ExportRefusedError
+from neuromirror.volume.images import color_labels, encode_png
+from neuromirror.volume.layouts import Region, ome_or_plain_tiff
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+=-]")
+_MAX_NAME_LENGTH: Final = 180
+_EXACT_DTYPES: Final = ("uint8", "uint16")
+_NO_DATE: Final = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """What a region is written as: the file's name and media type, and who writes it."""
+
+    name: str
+    media_type: str
+    write: Callable[[Path, NDArray[Any]], None]
+
+
+def tiff(region: Region) -> OutputFile:
+    """One TIFF: an OME-TIFF where OME has the type of voxels, else plain pages."""
+    (target,) = ome_or_plain_tiff(region).targets
+
+    def write(path: Path, voxels: NDArray[Any]) -> None:
+        offset = target.make(path)
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(voxels.reshape(-1).view("B").data)
+
+    return OutputFile(_safe_name(target.path), "image/tiff", write)
+
+
+def pngs(region: Region) -> OutputFile:
+    """A PNG of one z-slice, a zip of them of several, named as ndpull names TIFFs.
+
+    8 and 16 bits are kept as they are; labels of other types are drawn in colours. Raises
+    ExportRefusedError for what PNG cannot hold.
+    """
+    volume = region.volume.volume
+    if volume.dtype not in _EXACT_DTYPES and not volume.labels:
+        raise ExportRefusedError(
+            f"PNG has no voxels of type {volume.dtype}, only 8 and 16 bits; take a TIFF"
+        )
+    drawn = None if volume.dtype in _EXACT_DTYPES else color_labels
+    z0, z1 = region.box[2]
+    if z1 - z0 == 1:
+
+        def write(path: Path, voxels: NDArray[Any]) -> None:
+            with path.open("wb") as file:
+                file.writelines(encode_png(voxels[0], drawn))
+
+        return OutputFile(_safe_name(f"{region.stem}_z{z0}.png"), "image/png", write)
+    digits = len(str(z1))
+
+    def write_all(path: Path, voxels: NDArray[Any]) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+            for z, plane in enumerate(voxels, z0):
+                name = _safe_name(f"{region.stem}_z{z:0{digits}d}.png")
+                with file.open(zipfile.ZipInfo(name, _NO_DATE), "w") as one:
+                    one.writelines(encode_png(plane, drawn))
+
+    return OutputFile(_safe_name(f"{region.stem}_z{z0}-{z1}.zip"), "application/zip", write_all)
+
+
+CUTOUT_FORMATS: Final[Mapping[str, Callable[[Region], OutputFile]]] = {"tiff": tiff, "png": pngs}
+"""What a region can be had as, by what it is called."""
+
+
+def _safe_name(name: str) -> str:
+    """A file name that no header and no system takes for anything else."""
+    made = _UNSAFE.sub("_", name).lstrip(".")
+    stem, dot, ending = made.rpartition(".")
+    return f"{stem[:_MAX_NAME_LENGTH]}{dot}{ending}"

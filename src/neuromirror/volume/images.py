@@ -1,0 +1,170 @@
+"""Planes of a volume as PNGs (https://www.w3.org/TR/png/), and which plane shows it best."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror.sources.volumes import Box, Level
+from neuromirror.volume.cutouts import Cutout, plan_cutout
+from neuromirror.volume.description import VolumeDescription
+from neuromirror.volume.errors import CutoutTooLargeError, UnreadableVolumeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_GRAY, _RGB = 0, 2
+_MIN_SIDE: Final = 256
+_MAX_SIDE: Final = 768
+_MAX_READ_BYTES: Final = 128_000_000
+_MAX_BLOCKS: Final = 64
+_LOW, _HIGH = 1.0, 99.0
+_BAND: Final = 1 << 20
+"""Bytes of pixels that are packed at a time."""
+_SPREAD: Final = 0x9E3779B97F4A7C15
+"""2**64 over the golden ratio: labels that follow each other get colours far apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class MiddlePlane:
+    """The plane that shows a volume: ``cutout`` is one z of a level.
+
+    ``whole`` says whether it is all of that z, or the block in the middle; of each axis every
+    ``step``-th voxel is shown.
+    """
+
+    cutout: Cutout
+    whole: bool
+    step: int
+
+
+def middle_plane(description: VolumeDescription) -> MiddlePlane:
+    """The middle z of the coarsest level that shows enough, for which little must be read.
+
+    Where too much would have to be read for all of it, the block in its middle. Raises
+    UnreadableVolumeError
+    where no level can be read, and CutoutTooLargeError where its blocks are too large for a
+    picture.
+    """
+    pairs = zip(description.volume.levels, description.storage, strict=True)
+    levels = sorted((one for one, stored in pairs if not stored.unreadable_reason), key=_side)
+    if not levels:
+        raise UnreadableVolumeError(description.storage[0].unreadable_reason)
+    large = [one for one in levels if _side(one) >= _MIN_SIDE]
+    best = large[0] if large else levels[-1]
+    tried = [one for one in reversed(levels) if _side(one) <= _side(best)]
+    time = None if description.volume.times is None else description.volume.times[0]
+    for whole in (True, False):
+        for level in tried:
+            box = _plane(level, whole=whole)
+            try:
+                found = plan_cutout(
+                    description, level.name, box, time, max_read_bytes=_MAX_READ_BYTES
+                )
+            except CutoutTooLargeError:
+                continue
+            if found.blocks <= _MAX_BLOCKS:
+                _, height, width = found.region.shape
+                return MiddlePlane(found, whole, -(-max(height, width) // _MAX_SIDE))
+    raise CutoutTooLargeError("the blocks are too large to be read for a picture")
+
+
+def _side(level: Level) -> int:
+    return max(level.extent[:2])
+
+
+def _plane(level: Level, *, whole: bool) -> Box:
+    _, plane, block, _ = nested_boxes(level)
+    return plane if whole else block
+
+
+def nested_boxes(level: Level) -> tuple[Box, Box, Box, Box]:
+    """Ever smaller boxes with the middle of a level.
+
+    All of it, all of its middle z, of that the part in the block in the middle, one voxel.
+    """
+    at = [first + size // 2 for first, size in zip(level.start, level.extent, strict=True)]
+    whole = list(zip(level.start, level.stop, strict=True))
+    one = [(middle, middle + 1) for middle in at]
+    block = []
+    for middle, first, last, size in zip(at, level.start, level.stop, level.chunk, strict=True):
+        low = first + (middle - first) // size * size
+        block.append((low, min(low + size, last)))
+    return (
+        (whole[0], whole[1], whole[2]),
+        (whole[0], whole[1], one[2]),
+        (block[0], block[1], one[2]),
+        (one[0], one[1], one[2]),
+    )
+
+
+def to_display(plane: NDArray[Any], *, labels: bool) -> tuple[NDArray[Any], str]:
+    """A plane (y, x) as people can see it, 8 bits gray or (y, x, 3), and in words what was done.
+
+    Labels get a colour each, 0 is black. Of others 8 bits are as they are; the contrast of more is
+    stretched, so that the darkest and the brightest hundredth are black and white.
+    """
+    import numpy
+
+    if labels:
+        return color_labels(plane), "each label in a colour of its own, 0 black"
+    if plane.dtype.name == "uint8":
+        return plane, "brightness as it is"
+    finite = plane[numpy.isfinite(plane)]
+    if not finite.size:
+        return numpy.zeros(plane.shape, numpy.uint8), "no voxel has a number"
+    low, high = (float(one) for one in numpy.percentile(finite, (_LOW, _HIGH)))
+    spread = (numpy.nan_to_num(plane.astype(numpy.float64)) - low) / ((high - low) or 1.0)
+    made = numpy.rint(numpy.clip(spread, 0.0, 1.0) * 255).astype(numpy.uint8)
+    return made, f"contrast stretched from {low:,.6g} (black) to {high:,.6g} (white)"
+
+
+def color_labels(plane: NDArray[Any]) -> NDArray[Any]:
+    """Labels as colours (y, x, 3): equal ones alike, 0 black, others never dark."""
+    import numpy
+
+    ids = plane.astype(numpy.uint64)
+    mixed = ids * numpy.uint64(_SPREAD)
+    shifts = numpy.array([40, 48, 56], numpy.uint64)
+    bright = ((mixed[..., None] >> shifts) & numpy.uint64(0x9F)) + numpy.uint64(0x60)
+    return numpy.where(ids[..., None] == 0, 0, bright).astype(numpy.uint8)
+
+
+def encode_png(
+    pixels: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+) -> Iterator[bytes]:
+    """Yields a PNG, some rows at a time: gray of 8 or 16 bits (y, x), or colours of 8 (y, x, 3).
+
+    ``drawn`` makes such pixels of some rows, where they are none yet.
+    """
+    import numpy
+
+    height, width = pixels.shape[:2]
+    first = pixels[:1] if convert is None else convert(pixels[:1])
+    colour = _RGB if first.ndim == 3 else _GRAY
+    depth = first.dtype.itemsize * 8
+    yield _SIGNATURE
+    yield _chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0))
+    packing = zlib.compressobj(6)
+    above = numpy.zeros((1, first.nbytes), numpy.uint8)
+    band = max(1, _BAND // first.nbytes)
+    for start in range(0, height, band):
+        some = pixels[start : start + band]
+        some = some if convert is None else convert(some)
+        some = numpy.ascontiguousarray(some, some.dtype.newbyteorder(">"))
+        rows = some.view(numpy.uint8).reshape(len(some), -1)
+        # the kind of filter before each row: 2, what differs from the row above
+        lines = numpy.full((len(rows), rows.shape[1] + 1), 2, numpy.uint8)
+        lines[:, 1:] = rows - numpy.concatenate((above, rows[:-1]))
+        above = rows[-1:]
+        yield _chunk(b"IDAT", packing.compress(lines.data))
+    yield _chunk(b"IDAT", packing.flush())
+    yield _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,96 @@
+"""Questions to the index from a loop that must not wait: in threads, each with a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from neuromirror.index import Index
+
+_T = TypeVar("_T")
+_THREADS = 4
+"""Of each kind: a question that takes long keeps no file waiting."""
+_LONG_QUERY_THREADS = 2
+_QUERY_SECONDS = 10.0
+"""Seconds that a question may take, and …"""
+_LONG_QUERY_SECONDS = 60.0
+"""… that one may take which others do not wait for."""
+
+
+class AsyncIndexReader:
+    """Reads the index at ``path``, and the new one where a rebuild has put another in its place.
+
+    Questions raise IndexMissingError where there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread_local = threading.local()
+        self._query_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ask")
+        self._long_query_pool = ThreadPoolExecutor(
+            _LONG_QUERY_THREADS, thread_name_prefix="compare"
+        )
+        self._work_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="do")
+        self._file_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
+
+    async def query(self, question: Callable[[Index], _T]) -> _T:
+        """The answer to a question about the index as it is now; no iterator may come out.
+
+        Raises QueryStoppedError where it takes too long.
+        """
+        return await self._run_stoppable(self._query_pool, _QUERY_SECONDS, question)
+
+    async def long_query(self, question: Callable[[Index], _T]) -> _T:
+        """The answer to a question that may take seconds; :meth:`ask` does not wait for it."""
+        return await self._run_stoppable(self._long_query_pool, _LONG_QUERY_SECONDS, question)
+
+    async def _run_stoppable(
+        self, pool: ThreadPoolExecutor, seconds: float, question: Callable[[Index], _T]
+    ) -> _T:
+        """Ask in a thread, which stops soon after ``seconds`` or when this is cancelled."""
+        cancelled = threading.Event()
+
+        def run() -> _T:
+            until = time.monotonic() + seconds
+            return self._run_query(question, lambda: cancelled.is_set() or time.monotonic() > until)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, run)
+        finally:
+            cancelled.set()
+
+    def _run_query(self, question: Callable[[Index], _T], stop: Callable[[], bool]) -> _T:
+        index: Index | None = getattr(self._thread_local, "index", None)
+        if index is not None and index.is_replaced:
+            index.close()
+            index = self._thread_local.index = (
+                None  # nor is it asked again where no other can be opened
+            )
+        if index is None:
+            index = self._thread_local.index = Index.open_readonly(self._path)
+        with index.stop_when(stop):
+            return question(index)
+
+    async def run_in_thread(self, work: Callable[[], _T]) -> _T:
+        """Something that waits for a program, or takes its time."""
+        return await asyncio.get_running_loop().run_in_executor(self._work_pool, work)
+
+    async def run_file_read(self, work: Callable[[], _T]) -> _T:
+        """Something that waits for a disk alone: a piece of a file."""
+        return await asyncio.get_running_loop().run_in_executor(self._file_pool, work)
+
+    @property
+    def revision(self) -> tuple[int, ...]:
+        """Another one whenever the index may have changed."""
+        stamps: list[int] = []
+        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                stamps += [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+        return tuple(stamps)

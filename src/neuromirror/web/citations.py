@@ -1,0 +1,75 @@
+"""What is cited of a version, read from git once: citations, people, upstream's own words."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from neuromirror.index import VersionRow
+from neuromirror.lab import CitationCollection, CitedWork, cite, read_work, state_of_version
+from neuromirror.lab.cite.errors import NotCitableError
+from neuromirror.lab.cite.works import Agent, Person
+from neuromirror.model import NeuromirrorError
+from neuromirror.store import Store
+
+FORMATS = ("text", "bibtex", "csl", "cff")
+_CACHE_SIZE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CitationData:
+    """Citations by format, the names of people, upstream's description."""
+
+    formats: dict[str, str]
+    people: tuple[str, ...]
+    description: str
+    keywords: tuple[str, ...]
+    work: CitedWork
+
+
+class _CommitKey:
+    """A version, equal to every other one of its commit: what is cited depends on no more."""
+
+    def __init__(self, row: VersionRow) -> None:
+        self.row = row
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _CommitKey) and other.row.commit == self.row.commit
+
+    def __hash__(self) -> int:
+        return hash(self.row.commit)
+
+
+def read_citation(store: Store, row: VersionRow) -> CitationData | None:
+    """What is cited of a version; None where git cannot read its commit."""
+    try:
+        return _read_citation(store, _CommitKey(row))
+    except (NeuromirrorError, OSError):
+        return None  # a page has more to tell than that
+
+
+def format_citation(store: Store, row: VersionRow, form: str) -> str:
+    """A citation of a version in one of :data:`FORMATS`; raises NotCitableError."""
+    found = read_citation(store, row)
+    if found is None:
+        raise NotCitableError(
+            f"the commit of {row.name} cannot be read, so that it cannot be cited"
+        )
+    return found.formats[form]
+
+
+@functools.lru_cache(maxsize=_CACHE_SIZE)
+def _read_citation(store: Store, version: _CommitKey) -> CitationData:
+    work = read_work(state_of_version(store, version.row))
+    collection = CitationCollection((work,))
+    return CitationData(
+        {form: "".join(cite(collection, form)) for form in FORMATS},
+        tuple(_name(one) for one in work.authors),
+        work.description,
+        work.keywords,
+        work,
+    )
+
+
+def _name(one: Agent) -> str:
+    return one.full_name if isinstance(one, Person) else one.name

@@ -1,0 +1,52 @@
+"""Pictures that are made on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+_WIDTH, _HEIGHT = 640.0, 150.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 10.0, 24.0, 26.0
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthChart:
+    """Steps through (time, bytes) of versions, in the units of an SVG's view box.
+
+    ``points`` are x, y and whether the version is a published one; ``floor`` is where zero is.
+    """
+
+    width: float
+    height: float
+    floor: float
+    line: str
+    points: tuple[tuple[float, float, bool], ...]
+    first: str
+    last: str
+    minimum: int
+    maximum: int
+
+
+def growth_chart(sizes: Sequence[tuple[str, int, bool]]) -> GrowthChart | None:
+    """How a dataset grew, by (time, bytes, published); None where fewer than two versions tell."""
+    samples = sorted((datetime.fromisoformat(time), size, sure) for time, size, sure in sizes)
+    if len(samples) < 2:
+        return None
+    first, last = samples[0][0], samples[-1][0]
+    span = (last - first).total_seconds() or 1.0
+    most = max(size for _, size, _ in samples)
+    floor = _HEIGHT - _BOTTOM
+    points = tuple(
+        (
+            round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * (time - first).total_seconds() / span, 1),
+            round(floor - (floor - _TOP) * size / (most or 1), 1),
+            sure,
+        )
+        for time, size, sure in samples
+    )
+    # a size stands until the next version
+    line = f"M{points[0][0]} {points[0][1]}" + "".join(f"H{x}V{y}" for x, y, _ in points[1:])
+    least = min(size for _, size, _ in samples)
+    days = f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}"
+    return GrowthChart(_WIDTH, _HEIGHT, floor, line, points, *days, least, most)

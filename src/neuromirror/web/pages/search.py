@@ -1,0 +1,191 @@
+"""Where people look: the front page, what a search found, and the places of some bytes."""
+
+from __future__ import annotations
+
+from itertools import groupby, islice
+from typing import Any
+
+from datasette.utils.asgi import Response
+
+from neuromirror.index import (
+    FoundDataset,
+    Index,
+    MalformedQueryError,
+    NameMatch,
+    VersionRow,
+    is_checksum,
+)
+from neuromirror.web.addresses import (
+    dataset_address,
+    file_address,
+    find_address,
+    version_address,
+)
+from neuromirror.web.json_records import dataset_json, mirror_json, occurrence_json, version_json
+from neuromirror.web.request import CatalogueRequest, view
+
+_PAGE_SIZE = 50
+_RESULTS_PER_PAGE = 20
+_RECENT = 10
+_RECENT_CANDIDATES = 60
+"""Versions among which those of the front page are chosen, one of each dataset."""
+_MAX_SCANNED_FILES = 200_000
+"""Files of a version that its page looks through at once: of a larger one, it starts behind."""
+_MAX_VALUE_LENGTH = 120
+
+
+@view
+async def front(request: CatalogueRequest) -> Response:
+    """The search, the archives, and what is new; or what was found."""
+    # signs that nobody sees are no part of a word, and must not come back in the page
+    plain = (sign if sign.isprintable() else " " for sign in request.query_parameter("q"))
+    terms, mirror = "".join(plain).strip(), request.query_parameter("mirror") or None
+    page = request.integer_parameter("page", 1, 20_000)
+    if terms and mirror is None and page == 1:
+        address = await _direct_url(request, terms)
+        if address:
+            return Response.redirect(address)
+    if terms:
+        return await _results_page(request, terms, mirror, page)
+    if mirror is not None:
+        return await _mirror_page(request, mirror, page)
+
+    def look(index: Index) -> dict[str, Any]:
+        mirrors, tasks = list(index.mirror_status()), index.failed_tasks()
+        failing = {one.mirror for one in tasks}
+        return {
+            "mirrors": [mirror_json(one) for one in mirrors],
+            "amiss": sum(
+                bool(one.failing or one.open_holds or one.mirror in failing) for one in mirrors
+            ),
+            "tasks": len(tasks),
+            "failing": sum(one.failing for one in mirrors),
+            "holds": sum(one.open_holds for one in mirrors),
+            "last": max((one.last_visit for one in mirrors if one.last_visit), default=None),
+            "recent": _recent(index.recent_versions(_RECENT_CANDIDATES)),
+        }
+
+    return await request.render_page("front", **await request.query_index(look))
+
+
+async def _direct_url(request: CatalogueRequest, terms: str) -> str:
+    """Where a name, an id or a checksum leads to; empty for words to search for."""
+    if is_checksum(terms):
+        return find_address(terms)
+    found = await request.query_index(lambda index: index.match_name(terms))
+    return _named_url(found) if found is not None else ""
+
+
+def _named_url(named: NameMatch) -> str:
+    if named.key:
+        return find_address(named.key)
+    if named.label:
+        return version_address(named.dataset, named.label)
+    return dataset_address(named.dataset)
+
+
+def _recent(rows: list[VersionRow]) -> list[dict[str, Any]]:
+    """The last version of each dataset, and how many before it were recorded lately, too."""
+    newest: dict[str, VersionRow] = {}
+    more: dict[str, int] = {}
+    for row in rows:
+        newest.setdefault(row.dataset_name, row)
+        more[row.dataset_name] = more.get(row.dataset_name, -1) + 1
+    return [
+        {**version_json(row), "recorded": row.recorded_at, "more": more[name]}
+        for name, row in islice(newest.items(), _RECENT)
+    ]
+
+
+async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Response:
+    """The datasets of a mirror by name."""
+    first = (page - 1) * _PAGE_SIZE
+
+    def look(index: Index) -> dict[str, Any]:
+        rows = index.datasets(mirror, subdatasets=False)
+        found = [dataset_json(row) for row in islice(rows, first, first + _PAGE_SIZE + 1)]
+        return {"datasets": found[:_PAGE_SIZE], "more": len(found) > _PAGE_SIZE}
+
+    return await request.render_page(
+        "listed", mirror=mirror, page=page, **await request.query_index(look)
+    )
+
+
+async def _results_page(
+    request: CatalogueRequest, terms: str, mirror: str | None, page: int
+) -> Response:
+    """What has the words, by mirror; where nothing has, what could help."""
+
+    def look(index: Index) -> dict[str, Any]:
+        try:
+            found = index.find_datasets(
+                terms, mirror, start=(page - 1) * _RESULTS_PER_PAGE, limit=_RESULTS_PER_PAGE
+            )
+        except MalformedQueryError as error:
+            return {"wrong": str(error), "status": 400}
+        context: dict[str, Any] = {
+            "found": [_result_context(one) for one in found.rows],
+            "mirrors": found.mirrors,
+            "total": found.total,
+            "exact": found.exact,
+            "every": sum(found.mirrors.values()),
+            "more": found.next is not None,
+        }
+        if not found.rows and page == 1:
+            context["each"] = index.count_terms(terms)
+            context["alike"] = index.suggest_terms(context["each"])
+        return context
+
+    context = await request.query_index(look)
+    status = context.pop("status", 200)
+    return await request.render_page(
+        "found", status, terms=terms[: _MAX_VALUE_LENGTH * 5], mirror=mirror, page=page, **context
+    )
+
+
+def _result_context(one: FoundDataset) -> dict[str, Any]:
+    """A dataset, what of it has the words, and where its files are that have them."""
+    row = one.dataset
+    files = path = ""
+    if one.version is not None:
+        # a larger version's page would have to be looked through from its beginning
+        start = one.path if one.path and row.files > _MAX_SCANNED_FILES else ""
+        files = version_address(row.name, one.version, start=start, match=" ".join(one.in_paths))
+        if one.path:
+            path = file_address(row.name, one.version, one.path)
+    return {
+        **dataset_json(row),
+        "said": [(name, _shorten(value)) for name, value in one.matched if name != "name"],
+        "in_paths": one.in_paths,
+        "found_in": one.version,
+        "files_address": files,
+        "path": one.path,
+        "path_address": path,
+    }
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
+
+
+@view
+async def find(request: CatalogueRequest) -> Response:
+    """Every place of some bytes, content by content."""
+    checksum, page = (
+        request.query_parameter("checksum").strip(),
+        request.integer_parameter("page", 1, 20_000),
+    )
+    first = (page - 1) * _PAGE_SIZE
+
+    def look(index: Index) -> dict[str, Any]:
+        rows = index.find(checksum)
+        found = [occurrence_json(one) for one in islice(rows, first, first + _PAGE_SIZE + 1)]
+        shown = found[:_PAGE_SIZE]
+        return {
+            "contents": [list(some) for _, some in groupby(shown, key=lambda one: one["key"])],
+            "more": len(found) > _PAGE_SIZE,
+            "not_indexed": [] if shown else index.unindexed_files(),
+        }
+
+    context = await request.query_index(look) if checksum else {}
+    return await request.render_page("find", checksum=checksum, page=page, **context)

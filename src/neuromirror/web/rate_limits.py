@@ -1,0 +1,222 @@
+"""Limits on expensive requests: a rate per client, and a number at a time of all clients together.
+
+A client is an address, of IPv6 its /64. What is kept of clients is bounded, whatever addresses
+send requests: the client that was idle longest is forgotten first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import re
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from neuromirror.model import ConfigurationError, NeuromirrorError
+
+_MAX_CLIENTS: Final = 10_000
+"""Clients of which the rate is kept."""
+_MAX_FIELDS: Final = 100
+_BUSY_RETRY_SECONDS: Final = 10.0
+"""Seconds after which a request that found no room is sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKind:
+    """A kind of expensive request.
+
+    A client may send ``per_minute`` of them, the first so many at once, and have ``each`` in
+    progress (any number of both where the rate is 0); of all clients ``running`` are worked on and
+    ``admitted`` in progress.
+    """
+
+    noun: str
+    per_minute: int
+    max_running: int
+    max_admitted: int
+    max_per_client: int
+
+
+REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
+    # how many of them are made and sent at a time, Cutouts decides
+    "cutout": RequestKind("cut-outs and slices", 60, 16, 16, 4),
+    "diff": RequestKind("comparisons", 30, 2, 8, 2),
+    "search": RequestKind("searches", 120, 2, 8, 3),
+    "sql": RequestKind("requests for tables", 60, 2, 8, 2),
+}
+
+_PATHS: Final = (
+    ("cutout", re.compile(rb"/(?:cutout|slice)/")),
+    ("diff", re.compile(rb"/(?:api/v1/)?diff\Z")),
+    ("search", re.compile(rb"/find\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),
+    ("sql", re.compile(rb"/index(?:[/.]|\Z)")),
+)
+_SEARCHABLE_PATHS: Final = re.compile(rb"/\Z|/dataset/|/api/v1/datasets\Z")
+_SEARCH_FIELDS: Final = frozenset({b"q", b"match", b"page"})
+"""Fields of a query that make a search of a page."""
+
+
+class RequestLimitError(NeuromirrorError):
+    """A request that is refused: ``status`` is HTTP's, ``seconds`` when it may be sent again."""
+
+    def __init__(self, message: str, status: int, retry_after: float) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, max(1, math.ceil(retry_after))
+
+
+def parse_limits(given: Iterable[str]) -> dict[str, int]:
+    """Requests per client and minute by kind, from texts such as ``search=60``.
+
+    Raises ConfigurationError.
+    """
+    limits = {name: kind.per_minute for name, kind in REQUEST_KINDS.items()}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in REQUEST_KINDS or not re.fullmatch(r"[0-9]{1,6}", number):
+            raise ConfigurationError(
+                f"limit {text!r}: not KIND=NUMBER; the kinds are {', '.join(REQUEST_KINDS)}, and "
+                f"the "
+                "number is of requests per minute and client, 0 for no limit"
+            )
+        limits[name] = int(number)
+    return limits
+
+
+def parse_proxies(given: Iterable[str]) -> list[str]:
+    """Networks of proxies as uvicorn takes them; raises ConfigurationError."""
+    found: list[str] = []
+    for text in given:
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"trusted proxy {text!r}: {error}; write an address such as 127.0.0.1, or a "
+                "network such as 10.0.0.0/8"
+            ) from error
+        found.append(str(network))
+        if network.version == 4:  # as a socket for both versions names its peers
+            found.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    return found
+
+
+def client_key(scope: Mapping[str, Any]) -> str:
+    """The client that a request is counted for."""
+    peer = scope.get("client")
+    try:
+        address = ipaddress.ip_address(peer[0] if peer else "")
+    except ValueError:
+        return "unknown"  # a proxy's word for it: whatever it says, it is one client
+    if address.version == 4:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+def request_kind(scope: Mapping[str, Any]) -> str | None:
+    """The kind of an expensive request, None for another one."""
+    path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+    for name, pattern in _PATHS:
+        if pattern.match(path):
+            return name
+    query = scope["query_string"]
+    if not query or not _SEARCHABLE_PATHS.match(path):
+        return None
+    try:
+        fields = parse_qsl(query, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        return "search"
+    return "search" if any(name in _SEARCH_FIELDS for name, _ in fields) else None
+
+
+class RequestLimiter:
+    """Admits requests within ``per_minute``, by kind; ``now`` gives the time in seconds.
+
+    ``refused`` counts the others by kind. For one event loop.
+    """
+
+    def __init__(
+        self,
+        per_minute: Mapping[str, int],
+        *,
+        now: Callable[[], float] = time.monotonic,
+        clients: int = _MAX_CLIENTS,
+    ) -> None:
+        self._per_minute, self._now, self._clients = per_minute, now, clients
+        self._bucket_full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._in_progress: Counter[tuple[str, str]] = Counter()
+        self._slots = {
+            name: asyncio.Semaphore(kind.max_running) for name, kind in REQUEST_KINDS.items()
+        }
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def clients(self) -> int:
+        """The number of clients of which something is kept, those of each kind for themselves."""
+        return len(self._bucket_full_at)
+
+    @asynccontextmanager
+    async def admit(self, name: str, client: str) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it for the block; raises :class:`TooManyRequests`."""
+        try:
+            self._admit(name, client)
+        except RequestLimitError:
+            self.refused[name] += 1
+            raise
+        held = [(name, client), (name, "")]
+        self._in_progress.update(held)
+        try:
+            async with self._slots[name]:
+                yield
+        finally:
+            self._in_progress.subtract(held)
+            for one in held:
+                if not self._in_progress[one]:
+                    del self._in_progress[one]
+
+    def _admit(self, name: str, client: str) -> None:
+        kind = REQUEST_KINDS[name]
+        if self._per_minute[name] and self._in_progress[name, client] >= kind.max_per_client:
+            raise RequestLimitError(
+                f"{kind.max_per_client} {kind.noun} of your address are in progress; wait for them",
+                429,
+                1,
+            )
+        if self._in_progress[name, ""] >= kind.max_admitted:
+            raise RequestLimitError(
+                f"many {kind.noun} are in progress; try again in {_BUSY_RETRY_SECONDS:.0f} seconds",
+                503,
+                _BUSY_RETRY_SECONDS,
+            )
+        wait = self._take_token(name, client)
+        if wait > 0:
+            raise RequestLimitError(
+                f"your address may send {self._per_minute[name]} {kind.noun} per minute; try again "
+                f"in {math.ceil(wait)} seconds",
+                429,
+                wait,
+            )
+
+    def _take_token(self, name: str, client: str) -> float:
+        """Take a token of a client's bucket, or return the seconds until there is one.
+
+        Of a bucket there is kept when it will be full again: each token puts that off.
+        """
+        rate = self._per_minute[name]
+        if rate == 0:
+            return 0
+        now, each = self._now(), 60 / rate
+        full_at = max(now, self._bucket_full_at.pop((name, client), now)) + each
+        wait = full_at - now - 60
+        # a rounding error is no reason to wait
+        taken = wait < each / 1000
+        self._bucket_full_at[name, client] = full_at if taken else full_at - each
+        while len(self._bucket_full_at) > self._clients:
+            self._bucket_full_at.popitem(last=False)
+        return 0 if taken else wait

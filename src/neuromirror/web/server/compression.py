@@ -1,0 +1,82 @@
+"""Replies that are text go packed to those who can unpack them."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from neuromirror.web.server.http_files import Header, Message, Send
+from neuromirror.web.site import Site
+
+_TEXT = re.compile(rb"text/|image/svg\+xml|application/(?:[a-z.]+\+)?(?:json|xml|javascript)")
+_REPLACED_HEADERS = (b"content-length", b"vary")
+_MIN_COMPRESSED_SIZE = 1000
+"""Bytes below which a reply fits a packet anyway."""
+_LEVEL = 4
+"""Twice as quick as 6, and the pages a twentieth larger."""
+
+
+def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
+    """A ``send`` that compresses text which comes in one piece, and says how long it is.
+
+    What comes in many pieces (a list of checksums) packs badly, and is sent as it is.
+    """
+    accepted = accepts_gzip(scope)
+    start: Message | None = None
+
+    async def sending(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            if is_text(message):
+                start = message
+                return
+            await send(message)
+            return
+        if start is not None:
+            headers = _without(start, *_REPLACED_HEADERS)
+            body = message.get("body", b"")
+            vary = [value for name, value in start["headers"] if name.lower() == b"vary"]
+            headers.append((b"vary", b", ".join([*vary, b"Accept-Encoding"])))
+            if not message.get("more_body", False):
+                if accepted and len(body) >= _MIN_COMPRESSED_SIZE and _is_uncompressed(start):
+                    whole = bytes(body)
+                    body = await site.reader.run_in_thread(
+                        lambda: gzip.compress(whole, _LEVEL, mtime=0)
+                    )
+                    headers.append((b"content-encoding", b"gzip"))
+                if start["status"] != 304:
+                    headers.append((b"content-length", b"%d" % len(body)))
+            message = {**message, "body": body}
+            await send({**start, "headers": headers})
+            start = None
+        await send(message)
+
+    return sending
+
+
+def accepts_gzip(scope: Mapping[str, Any]) -> bool:
+    """Whether a reply may be packed (RFC 9110, section 12.5.3)."""
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            for one in value.lower().split(b","):
+                coding, _, weight = one.partition(b";")
+                if coding.strip() in (b"gzip", b"x-gzip"):
+                    return not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", weight)
+    return False
+
+
+def is_text(start: Message) -> bool:
+    """Whether a reply that begins so is text."""
+    headers = {name.lower(): value for name, value in start["headers"]}
+    return _TEXT.match(headers.get(b"content-type", b"")) is not None
+
+
+def _is_uncompressed(start: Message) -> bool:
+    names = {name.lower() for name, _ in start["headers"]}
+    return start["status"] == 200 and b"content-encoding" not in names
+
+
+def _without(start: Message, *names: bytes) -> list[Header]:
+    return [(name, value) for name, value in start["headers"] if name.lower() not in names]

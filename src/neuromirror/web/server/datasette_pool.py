@@ -1,0 +1,244 @@
+"""Datasette, which answers what is below ``/index``, in processes of its own.
+
+Whatever a visitor's statement takes is taken from such a process: its memory is limited, it is
+ended when it takes too long, and there are few of them. Requests and replies go over a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from neuromirror.model import NeuromirrorError
+
+MAX_CONCURRENT = 2
+"""Requests that are answered at the same time."""
+TIMEOUT_SECONDS = 15.0
+"""That a request may take."""
+_ABANDONED_SECONDS = 1.0
+"""That a request may go on after its client has left."""
+_START_TIMEOUT = 60.0
+_LENGTH = struct.Struct("!Q")
+_MAX_LOG_LINE = 4096
+"""Bytes of a log line; the rest of a longer one is a line of its own."""
+_MAX_MESSAGE_BYTES = 32 << 20
+"""Bytes of a message; the process sends less."""
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from neuromirror.web.server.datasette_process import main; main()"
+)
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
+"""All that such a process gets of this one's: no token, no password."""
+
+
+class DatasetteBusyError(NeuromirrorError):
+    """As many requests are answered as may be at once."""
+
+
+class DatasetteProcessError(NeuromirrorError):
+    """The process that was to answer ended."""
+
+
+class DatasetteTimeoutError(NeuromirrorError):
+    """The reply took too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetteReply:
+    """A reply of Datasette."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def send(to: socket.socket, *parts: bytes) -> None:
+    """Send a message."""
+    to.sendall(_LENGTH.pack(sum(map(len, parts))) + b"".join(parts))
+
+
+def receive(source: socket.socket) -> bytes:
+    """Receive a message; raises EOFError where the other end is closed."""
+    (length,) = _LENGTH.unpack(_receive_exactly(source, _LENGTH.size))
+    if length > _MAX_MESSAGE_BYTES:
+        raise EOFError
+    return _receive_exactly(source, length)
+
+
+def _receive_exactly(source: socket.socket, length: int) -> bytes:
+    found = bytearray()
+    while len(found) < length:
+        block = source.recv(min(1 << 20, length - len(found)))
+        if not block:
+            raise EOFError
+        found += block
+    return bytes(found)
+
+
+def _log_lines(output: IO[bytes]) -> None:
+    """Log what a process prints, in the form of this process's log, until it exits."""
+    with output:
+        for line in iter(lambda: output.readline(_MAX_LOG_LINE), b""):
+            text = line.decode(errors="replace").strip()
+            if text:
+                logging.getLogger(__name__).warning("%s", text)
+
+
+class _DatasetteProcess:
+    def __init__(self, command: Mapping[str, Any]) -> None:
+        self._socket, theirs = socket.socketpair()
+        arguments = [json.dumps(sys.path), json.dumps({**command, "socket": theirs.fileno()})]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                pass_fds=[theirs.fileno()],
+            )
+        assert self._process.stdout is not None  # a pipe
+        threading.Thread(target=_log_lines, args=(self._process.stdout,), daemon=True).start()
+        self._started = False
+
+    def request(self, request: bytes) -> tuple[DatasetteReply, bool]:
+        """Return the reply, and whether the process goes on to answer others."""
+        if not self._started:
+            self._socket.settimeout(_START_TIMEOUT)
+            receive(self._socket)
+            self._started = True
+        self._socket.settimeout(TIMEOUT_SECONDS)
+        send(self._socket, request)
+        head = json.loads(receive(self._socket))
+        body = receive(self._socket)
+        return DatasetteReply(head["status"], head["headers"], body), head["goes_on"]
+
+    def stop(self) -> None:
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """Make :meth:`ask`, which waits in another thread, fail."""
+        self._process.kill()
+
+
+class _PendingRequest:
+    """A request, and the process that answers it; shared by threads."""
+
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self._lock = threading.Lock()
+        self._process: _DatasetteProcess | None = None
+        self._is_abandoned = False
+
+    def send_to(self, process: _DatasetteProcess) -> tuple[DatasetteReply, bool]:
+        with self._lock:
+            if self._is_abandoned:
+                raise EOFError
+            self._process = process
+        try:
+            return process.request(self.request)
+        finally:
+            with self._lock:
+                self._process = None
+
+    def abandon(self) -> None:
+        """Kill the process that still answers."""
+        with self._lock:
+            self._is_abandoned = True
+            if self._process is not None:
+                self._process.kill()
+
+
+class DatasettePool:
+    """The processes that answer for one site; each is started when it is needed.
+
+    ``sql`` says whether visitors may write statements of their own.
+    """
+
+    def __init__(self, store: Path, index_path: Path, *, title: str, address: str, sql: bool):
+        self._process_options = {
+            "store": str(store.absolute()),
+            "index": str(index_path.absolute()),
+            "title": title,
+            "address": address,
+            "sql": sql,
+        }
+        self._idle: list[_DatasetteProcess] = []
+        self._busy = 0
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="tables")
+
+    async def respond(self, scope: Mapping[str, Any]) -> DatasetteReply:
+        """Return Datasette's reply to a request.
+
+        Raises DatasetteBusyError, DatasetteTimeoutError and DatasetteProcessError. Cancelled, it
+        leaves the process a
+        moment, because a new one takes longer to start than most replies, and then kills it.
+        """
+        with self._lock:
+            if self._busy >= MAX_CONCURRENT:
+                raise DatasetteBusyError(f"{MAX_CONCURRENT} requests for tables are being answered")
+            self._busy += 1
+        request = {
+            "method": scope["method"],
+            "path": scope.get("raw_path", scope["path"].encode()).decode("latin-1"),
+            "query": scope["query_string"].decode("latin-1"),
+            "scheme": scope["scheme"],
+            "host": dict(scope["headers"]).get(b"host", b"").decode("latin-1"),
+        }
+        question = _PendingRequest(json.dumps(request).encode())
+        loop = asyncio.get_running_loop()
+        replying = loop.run_in_executor(self._threads, self._respond, question)
+        # one that is cancelled before its thread has it would never be counted down
+        replying.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(replying)
+        except asyncio.CancelledError:
+            loop.call_later(_ABANDONED_SECONDS, question.abandon)
+            raise
+
+    def _respond(self, question: _PendingRequest) -> DatasetteReply:
+        process = None
+        goes_on = False
+        try:
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            process = process or _DatasetteProcess(self._process_options)
+            respond, goes_on = question.send_to(process)
+            return respond
+        except TimeoutError:
+            raise DatasetteTimeoutError(f"the reply took more than {TIMEOUT_SECONDS:g} s") from None
+        except (OSError, EOFError, ValueError) as error:
+            raise DatasetteProcessError(
+                f"a process for the index's tables ended: {error!r}"
+            ) from None
+        finally:
+            if process is not None and not goes_on:
+                process.stop()
+            with self._lock:
+                self._busy -= 1
+                if process is not None and goes_on:
+                    self._idle.append(process)
+
+    def close(self) -> None:
+        """End the processes that wait."""
+        self._threads.shutdown(wait=False)
+        with self._lock, suppress(IndexError):
+            while True:
+                self._idle.pop().stop()

@@ -1,0 +1,83 @@
+"""What Datasette could not answer: told as a page of ours, with no word of this machine.
+
+Nothing of it is printed: Datasette's own handler prints the request and all variables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, cast
+
+from datasette.database import QueryInterrupted
+from datasette.utils.asgi import Base400, Forbidden, Request, Response
+from datasette.views.base import DatasetteError
+
+from neuromirror.index import refusal_message, sqlite_damage_error
+from neuromirror.model import NeuromirrorError
+from neuromirror.web.request import (
+    BadRequestError,
+    CatalogueRequest,
+    OperationDisabledError,
+    PageNotFoundError,
+    view,
+)
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+_SQL_DISABLED_MESSAGE = (
+    "this catalogue runs no SQL of its visitors; the queries that /index lists, the tables with "
+    "their filters, and /api/v1 answer"
+)
+_TIMEOUT_MESSAGE = "the statement took too long; ask for less, or for rows by an index"
+
+
+class _InternalError(NeuromirrorError):
+    """Something that nobody expected; whoever asked is told no more than that."""
+
+
+def error_response(
+    datasette: Datasette, request: Request, exception: Exception
+) -> Awaitable[Response]:
+    """The reply to somebody whose question made Datasette raise ``exception``."""
+
+    @view
+    async def render_error(catalogue_request: CatalogueRequest) -> Response:
+        error = _translate_error(exception, request.path)
+        if isinstance(error, (BadRequestError, OperationDisabledError)) and request.path.endswith(
+            ".json"
+        ):
+            status = 400 if isinstance(error, BadRequestError) else 403
+            document = {"ok": False, "error": str(error), "status": status, "title": None}
+            return Response(json.dumps(document), status, {}, "application/json; charset=utf-8")
+        raise error from exception
+
+    return cast("Awaitable[Response]", render_error(datasette, request))
+
+
+def _translate_error(exception: Exception, path: str) -> NeuromirrorError:
+    """Return the error of ours that says the same."""
+    if isinstance(exception, NeuromirrorError):
+        return exception
+    if isinstance(exception, QueryInterrupted):
+        return BadRequestError(_TIMEOUT_MESSAGE)
+    if isinstance(exception, Forbidden):
+        return OperationDisabledError(_SQL_DISABLED_MESSAGE)
+    if isinstance(exception, DatasetteError):
+        if exception.status == 403:
+            return OperationDisabledError(_SQL_DISABLED_MESSAGE)
+        if exception.status == 404:
+            return PageNotFoundError(str(exception.message))
+        return BadRequestError(
+            _TIMEOUT_MESSAGE if exception.message_is_html else str(exception.message)
+        )
+    if isinstance(exception, Base400):
+        if exception.status == 404:
+            return PageNotFoundError(f"there is no page {path[:200]}")
+        return BadRequestError(str(exception))
+    damage = sqlite_damage_error(exception)
+    if damage is not None:
+        return damage
+    why = refusal_message(exception)
+    return _InternalError(repr(exception)) if why is None else BadRequestError(why)

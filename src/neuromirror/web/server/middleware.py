@@ -1,0 +1,164 @@
+"""What stands around all replies: headers that keep browsers safe, and the store's own files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from neuromirror.web.rate_limits import RequestLimitError, client_key, request_kind
+from neuromirror.web.request import problem_response
+from neuromirror.web.server.compression import compressing_send
+from neuromirror.web.server.dispatch import App, dispatch_middleware
+from neuromirror.web.server.http_files import (
+    Message,
+    Receive,
+    Send,
+    run_while_connected,
+    send_text,
+    serve_file,
+)
+from neuromirror.web.server.response_cache import ResponseCache, cache_key
+from neuromirror.web.site import Site
+
+if TYPE_CHECKING:
+    from datasette.app import Datasette
+
+_SECURITY_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        b"font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+
+_SECURITY_HEADER_NAMES = frozenset(name for name, _ in _SECURITY_HEADERS)
+
+_STORE_PATHS = re.compile(
+    rb"/(?:ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+"
+    rb"|tombstones/[^/]+\.json)"
+)
+"""What anybody may have of a store: repositories, manifests; never the journal or the index."""
+
+_HOST_HEADER = re.compile(rb"(?:[\w.~-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{0,5})?", re.ASCII)
+"""A host and port that may stand in links, feeds and clone commands."""
+
+_ALLOWED_METHODS = b"GET, HEAD, OPTIONS"
+
+_PREFLIGHT_HEADERS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, HEAD"),
+    (b"access-control-allow-headers", b"If-None-Match"),
+    (b"access-control-max-age", b"86400"),
+    (b"allow", _ALLOWED_METHODS),
+    (b"content-length", b"0"),
+)
+"""What a browser is told that asks whether another site's script may ask the API."""
+
+_STATIC_PATHS = re.compile(rb"/-/static(?:-plugins)?/[\w./-]{1,200}\Z")
+"""Pages of Datasette about itself tell paths of the machine: only its style sheets are given."""
+
+
+def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
+    """Datasette with our pages before it, and the headers and the files around them."""
+    pages, remembered = dispatch_middleware(app, datasette), ResponseCache()
+
+    async def asgi(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+
+        closing = ((b"connection", b"close"),) if _has_body(scope) else ()
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [
+                    (name, value)
+                    for name, value in message.get("headers", [])
+                    if name.lower() not in _SECURITY_HEADER_NAMES
+                ]
+                message = {**message, "headers": [*kept, *_SECURITY_HEADERS, *closing]}
+            await send(message)
+
+        path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+        wrong = _malformed_request_message(scope, path)
+        if wrong:
+            await send_text(send_secured, 400, wrong)
+        elif scope["method"] == "OPTIONS" and path.startswith(b"/api/"):
+            start = {"type": "http.response.start", "status": 204, "headers": _PREFLIGHT_HEADERS}
+            await send_secured(start)
+            await send_secured({"type": "http.response.body", "body": b""})
+        elif scope["method"] not in ("GET", "HEAD"):
+            await send_text(
+                send_secured,
+                405,
+                "Nothing can be changed here: only GET and HEAD are answered.",
+                (b"allow", _ALLOWED_METHODS),
+            )
+        elif _STORE_PATHS.fullmatch(path):
+            await serve_file(scope, receive, send_secured, site)
+        elif path.startswith(b"/-/") and not _STATIC_PATHS.match(path):
+            await send_text(send_secured, 404, "There is no such page.")
+        else:
+
+            async def ask(to: Send) -> None:
+                await pages(scope, receive, compressing_send(to, scope, site))
+
+            key = cache_key(scope, site.reader.revision)
+            answer = remembered.send_response(key, send_secured, _rate_limited(scope, site, ask))
+            await run_while_connected(receive, answer)
+
+    return asgi
+
+
+def _malformed_request_message(scope: Any, path: bytes) -> str:
+    """Return what is wrong with a request's target or host, or an empty string."""
+    if not path.startswith(b"/") and scope["method"] in ("GET", "HEAD"):
+        return "The request target must be a path."
+    if not _HOST_HEADER.fullmatch(dict(scope["headers"]).get(b"host", b"")):
+        return "The Host header must be a host name or address, with a port or without."
+    return ""
+
+
+def _has_body(scope: Any) -> bool:
+    """Return whether a request has a body.
+
+    No body is read here. The connection is closed after the reply, so that no two programs can
+    disagree about where the next request starts.
+    """
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" in headers or length.strip(b"0") != b""
+
+
+def _rate_limited(
+    scope: Any, site: Site, respond: Callable[[Send], Awaitable[None]]
+) -> Callable[[Send], Awaitable[None]]:
+    """``ask`` within the limits on expensive requests; a refused one gets 429 or 503."""
+    kind = request_kind(scope)
+    if kind is None:
+        return respond
+
+    async def limited(to: Send) -> None:
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(site.limiter.admit(kind, client_key(scope)))
+            except RequestLimitError as error:
+                if scope["path"].startswith("/api/"):
+                    reply = problem_response(error.status, str(error))
+                    reply.headers["retry-after"] = str(error.retry_after)
+                    await reply.asgi_send(to)
+                else:
+                    retry_after = (b"retry-after", b"%d" % error.retry_after)
+                    await send_text(to, error.status, str(error), retry_after)
+                return
+            await respond(to)
+
+    return limited

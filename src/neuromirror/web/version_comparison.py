@@ -1,0 +1,79 @@
+"""Two versions compared, for the page and for the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
+
+from neuromirror.index import Index, VersionRow
+from neuromirror.model import LinePair
+from neuromirror.store import Store
+from neuromirror.web import shapes
+from neuromirror.web.json_records import change_json
+
+if TYPE_CHECKING:
+    from neuromirror.lab import ChangeCounts
+    from neuromirror.lab.diff import DiffSide
+
+T = TypeVar("T")
+_CHECK_INTERVAL = 500
+"""Items between two looks at whether to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionComparison:
+    """Some of what became of one version in another; ``all`` counts the rest too."""
+
+    counts: ChangeCounts
+    changes: list[shapes.ChangeJson]
+    total: int
+
+
+def split_version_name(text: str) -> tuple[str, str]:
+    """Dataset and label of ``<dataset>@<label>``; without a label that is empty.
+
+    An id upstream may have an ``@``, a label has none.
+    """
+    name, at, label = text.rpartition("@")
+    return (name, label) if at else (text, "")
+
+
+def compare_versions(
+    store: Store, index: Index, old: VersionRow, new: VersionRow, offset: int, limit: int
+) -> VersionComparison:
+    """What differs, of which ``most`` things are told, from the one with the number ``first`` on.
+
+    Raises as :func:`neuromirror.lab.diff` does, and QueryStoppedError.
+    """
+    from neuromirror.lab import ChangeCounts, diff
+    from neuromirror.lab.diff import version_side
+
+    counts, changes, number = ChangeCounts(), [], 0
+    with TemporaryDirectory(prefix="neuromirror-") as scratch:
+        before, after = (_stoppable(version_side(store, index, row), index) for row in (old, new))
+        for number, change in enumerate(
+            _until_stopped(diff(before, after, Path(scratch)), index), 1
+        ):
+            counts.add(change)
+            if offset < number <= offset + limit:
+                changes.append(change_json(change))
+    return VersionComparison(counts, changes, number)
+
+
+def _stoppable(side: DiffSide, index: Index) -> DiffSide:
+    def since(commit: str) -> Iterator[LinePair] | None:
+        pairs = side.changes_since(commit)
+        return None if pairs is None else _until_stopped(pairs, index)
+
+    return replace(side, lines=lambda: _until_stopped(side.lines(), index), changes_since=since)
+
+
+def _until_stopped(items: Iterable[T], index: Index) -> Iterator[T]:
+    """The items, until the work is to stop."""
+    for number, item in enumerate(items):
+        if number % _CHECK_INTERVAL == 0:
+            index.raise_if_stopped()
+        yield item

@@ -1,0 +1,332 @@
+"""The demo buckets' state, and everything that can happen to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from neuromirror_demo.archive import DemoError
+from neuromirror_demo.records import ArchiveClock
+from neuromirror_demo.sidecars import AssetDescription, record, sidecars
+
+if TYPE_CHECKING:
+    from neuromirror_demo.object_bucket import ObjectBucket, ObjectVersion
+
+OPEN_DATA = "demo-aind-open-data"
+BENCHMARK = "demo-aind-benchmark-data"
+HOSTILE = "demo-hostile"
+PRECOMPUTED = "demo-precomputed"
+MD5_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+
+
+class BucketState:
+    """Buckets in memory, the document database of one, and the verbs that change them.
+
+    There are three, and with ``layers`` one more. A key is given as text or bytes; where no bucket
+    is named, ``demo-aind-open-data`` is meant.
+    Each verb that changes something is one change an hour after the one before, by the demo's own
+    clock. All raise :class:`~neuromirror_demo.DemoError` for a bucket, an asset or an object that
+    is not there.
+    """
+
+    open_data = OPEN_DATA
+    benchmark = BENCHMARK
+    hostile = HOSTILE
+    precomputed = PRECOMPUTED
+
+    def __init__(self, clock: ArchiveClock | None = None, *, layers: bool = False) -> None:
+        from neuromirror_demo.object_bucket import ObjectBucket
+
+        first = datetime(2025, 6, 10, 8, 0, 0, tzinfo=UTC)
+        self.clock = ArchiveClock(first, timedelta(seconds=1)) if clock is None else clock
+        self.lock = threading.RLock()
+        self.records: dict[str, dict[str, Any]] = {}
+        """What the document database holds, by asset."""
+        self._descriptions: dict[str, AssetDescription] = {}
+        self._removed: dict[tuple[str, str], list[tuple[ObjectVersion, bytes]]] = {}
+        self._buckets = {
+            name: ObjectBucket(
+                name,
+                self.clock,
+                versioned=name == BENCHMARK,
+                list_versions=name not in (OPEN_DATA, PRECOMPUTED),
+                read_versions=name not in (OPEN_DATA, PRECOMPUTED),
+            )
+            for name in (OPEN_DATA, BENCHMARK, HOSTILE, *([PRECOMPUTED] if layers else []))
+        }
+
+    def close(self) -> None:
+        """Drop all objects."""
+        for bucket in self._buckets.values():
+            bucket.close()
+
+    # -- what there is
+
+    def present(self, prefix: bytes | str = "", *, bucket: str = OPEN_DATA) -> list[bytes]:
+        """The keys that are there now, in the order of their bytes."""
+        kept, start = self.bucket(bucket), key_bytes(prefix)
+        return [
+            key for key in kept.names() if key.startswith(start) and kept.current(key) is not None
+        ]
+
+    def head(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> ObjectVersion:
+        """An object as it is now."""
+        found = self.bucket(bucket).current(key_bytes(key))
+        if found is None:
+            raise DemoError(f"the bucket {bucket} holds no {key_bytes(key)!r}")
+        return found
+
+    def data(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> bytes:
+        """Its bytes."""
+        return self.head(key, bucket=bucket).data
+
+    def sha256(self, key: str, *, bucket: str = OPEN_DATA) -> str:
+        """The SHA-256 of its bytes, in hex."""
+        return hashlib.sha256(self.data(key, bucket=bucket)).hexdigest()
+
+    def versions(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> list[ObjectVersion]:
+        """All versions of an object and its delete markers, newest first."""
+        return list(self.bucket(bucket).versions(key_bytes(key)))
+
+    def assets(self) -> list[str]:
+        """The first components of the open-data bucket's keys."""
+        return sorted({key.partition(b"/")[0].decode() for key in self.present()})
+
+    # -- objects change
+
+    def put(
+        self,
+        key: bytes | str,
+        content: bytes | str,
+        *,
+        bucket: str = OPEN_DATA,
+        part_size: int | Sequence[int] | None = None,
+        content_type: str = "binary/octet-stream",
+        encoding: str = "",
+        checksum: str | None = None,
+        kms: bool = False,
+    ) -> ObjectVersion:
+        """Upload an object, in parts where ``part_size`` (bytes, at least 5 MiB) is given.
+
+        Several sizes make parts that differ, the last of them for all that follow. ``encoding``
+        is its Content-Encoding; the content is stored as it is given.
+        """
+        with self.lock:
+            return self.bucket(bucket).put(
+                key_bytes(key),
+                content.encode() if isinstance(content, str) else content,
+                part_size=part_size,
+                content_type=content_type,
+                encoding=encoding,
+                checksum=checksum,
+                kms=kms,
+            )
+
+    def put_large_swift(
+        self,
+        key: bytes | str,
+        content: bytes,
+        *,
+        dynamic: bool = False,
+        etag: str | None = None,
+        bucket: str = OPEN_DATA,
+    ) -> ObjectVersion:
+        """Upload a large object of Swift, as Ceph's gateway shows it to S3 clients.
+
+        Listings state what is stored of it, under the MD5 of nothing: the 173 bytes of a static
+        one's manifest, or the 0 of a ``dynamic`` one. ``HEAD`` and ``GET`` answer for the whole
+        object, by default under the same ETag.
+        """
+        listed = 0 if dynamic else 173, MD5_OF_NOTHING
+        with self.lock:
+            return self.bucket(bucket).put(
+                key_bytes(key), content, etag=etag or MD5_OF_NOTHING, listed=listed
+            )
+
+    def put_tree(
+        self,
+        folder: str,
+        files: Mapping[str, bytes],
+        part_sizes: Mapping[str, int] | None = None,
+        *,
+        bucket: str = OPEN_DATA,
+    ) -> None:
+        """Upload files below a folder, in the order of their names."""
+        sizes = part_sizes or {}
+        for path in sorted(files):
+            self.put(f"{folder}/{path}", files[path], bucket=bucket, part_size=sizes.get(path))
+
+    def add_file(
+        self,
+        asset: str,
+        path: str,
+        content: bytes | str = "added\n",
+        *,
+        bucket: str = OPEN_DATA,
+        part_size: int | None = None,
+    ) -> ObjectVersion:
+        """An asset grows by a file."""
+        self._later()
+        return self.put(f"{asset}/{path}", content, bucket=bucket, part_size=part_size)
+
+    def overwrite(
+        self, key: bytes | str, content: bytes | str | None = None, *, bucket: str = OPEN_DATA
+    ) -> ObjectVersion:
+        """The same key gets other bytes (by default as many), in parts of the same size."""
+        self._later()
+        before = self.head(key, bucket=bucket)
+        if content is None:
+            content = bytes(byte ^ 0x5A for byte in before.data[:64]) + before.data[64:]
+        return self.put(
+            key,
+            content,
+            bucket=bucket,
+            part_size=before.parts[:-1] or before.parts or None,
+            content_type=before.content_type,
+            encoding=before.encoding,
+        )
+
+    def delete_object(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> None:
+        """Delete an object; in the benchmark bucket a delete marker hides it."""
+        with self.lock:
+            self._later()
+            self.bucket(bucket).delete(key_bytes(key))
+
+    def make_many(self, asset: str, count: int, *, bucket: str = OPEN_DATA) -> None:
+        """Add ``count`` small objects to an asset: ``many/000/000000`` and so on."""
+        for number in range(count):
+            path = f"{asset}/many/{number // 1000:03d}/{number:06d}"
+            self.put(path, f"{number}\n", bucket=bucket)
+
+    # -- assets change
+
+    def describe(self, asset: AssetDescription, *, docdb: bool = True) -> None:
+        """Write an asset's documents, and tell the document database unless ``docdb`` is false."""
+        documents = sidecars(asset)
+        for name, body in documents.items():
+            self.put(f"{asset.name}/{name}", _text(body), content_type="application/json")
+            if asset.generation:
+                stem, dot, suffix = name.rpartition(".")
+                copy = f"{asset.name}/original_metadata/{stem}.20250301{dot}{suffix}"
+                self.put(copy, _text(body), content_type="application/json")
+        self._descriptions[asset.name] = asset
+        self._index(asset.name, documents, docdb=docdb)
+
+    def edit_sidecar(
+        self,
+        asset: str,
+        sidecar: str = "data_description.json",
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Edit one document of an asset, by default its ``notes``; then the indexer comes by."""
+        key = f"{asset}/{sidecar}"
+        body = json.loads(self.data(key))
+        body.update({"notes": f"edited at {self.clock.now:%H:%M}"} if changes is None else changes)
+        self._later()
+        self.put(key, _text(body), content_type="application/json")
+        if asset in self._descriptions:
+            self.reindex(asset)
+
+    def reindex(self, asset: str) -> None:
+        """The indexer rewrites ``metadata.nd.json``: at least ``last_modified`` is new in it."""
+        self._later()
+        names = [key.decode().removeprefix(f"{asset}/") for key in self.present(f"{asset}/")]
+        documents = {
+            name: json.loads(self.data(f"{asset}/{name}"))
+            for name in names
+            if "/" not in name and name.endswith(".json") and name != "metadata.nd.json"
+        }
+        self._index(asset, documents, docdb=asset in self.records)
+
+    def touch_docdb(self, asset: str) -> None:
+        """The document database says that an asset changed; the bucket does not know of it."""
+        self._later()
+        kept = self.records.get(asset)
+        if kept is None:
+            raise DemoError(f"the document database has no record of {asset}")
+        name = "_last_modified" if "_last_modified" in kept else "last_modified"
+        kept[name] = f"{self.clock.now:%Y-%m-%dT%H:%M:%S}.000000Z"
+
+    def forget_in_docdb(self, asset: str) -> None:
+        """The document database loses its record of an asset; the bucket does not."""
+        if self.records.pop(asset, None) is None:
+            raise DemoError(f"the document database has no record of {asset}")
+
+    def remove_asset(self, asset: str, *, bucket: str = OPEN_DATA) -> int:
+        """Delete all objects of an asset, whose record stays; gives their number."""
+        with self.lock:
+            kept = self.bucket(bucket)
+            now = [
+                self.head(key, bucket=bucket) for key in self.present(f"{asset}/", bucket=bucket)
+            ]
+            # Where no versions are kept the bytes go with the object.
+            gone = [(one, one.data) for one in now]
+            if not gone:
+                raise DemoError(f"the bucket {bucket} holds nothing of {asset}")
+            self._later()
+            self._removed[bucket, asset] = gone
+            for one in now:
+                kept.delete(one.key)
+            return len(gone)
+
+    def return_asset(self, asset: str, *, bucket: str = OPEN_DATA) -> int:
+        """Upload a removed asset again: the same bytes at a later time; gives the number."""
+        self._later()
+        gone = self._removed.pop((bucket, asset), None)
+        if gone is None:
+            raise DemoError(f"nothing of {asset} was removed from {bucket}")
+        for one, data in gone:
+            self.put(
+                one.key,
+                data,
+                bucket=bucket,
+                part_size=one.parts[:-1] or one.parts or None,
+                content_type=one.content_type,
+                encoding=one.encoding,
+            )
+        return len(gone)
+
+    def grant(
+        self, bucket: str, *, list_versions: bool | None = None, read_versions: bool | None = None
+    ) -> None:
+        """Change what anybody may do with versions."""
+        kept = self.bucket(bucket)
+        if list_versions is not None:
+            kept.list_versions = list_versions
+        if read_versions is not None:
+            kept.read_versions = read_versions
+
+    # -- parts
+
+    def bucket(self, name: str) -> ObjectBucket:
+        """The bucket of a name."""
+        if name not in self._buckets:
+            raise DemoError(f"no bucket {name!r}: there are {', '.join(self._buckets)}")
+        return self._buckets[name]
+
+    def _later(self) -> None:
+        self.clock.now += timedelta(hours=1)
+
+    def _index(self, asset: str, documents: Mapping[str, Any], *, docdb: bool) -> None:
+        if asset not in self._descriptions:
+            raise DemoError(f"{asset} has no documents that the indexer would know")
+        body = record(
+            self._descriptions[asset], f"s3://{OPEN_DATA}/{asset}", self.clock.now, dict(documents)
+        )
+        key = f"{asset}/metadata.nd.json"
+        self.put(key, _text(body), content_type="application/json")
+        if docdb:
+            self.records[asset] = body
+
+
+def key_bytes(key: bytes | str) -> bytes:
+    """A key as S3 keeps it; text may hold surrogates for bytes that are not UTF-8."""
+    return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+
+
+def _text(body: object) -> bytes:
+    return json.dumps(body, indent=3).encode()

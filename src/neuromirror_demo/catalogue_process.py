@@ -1,0 +1,175 @@
+"""The end of a demonstration that stays: more archives, and pages of all that was mirrored."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import click
+
+from neuromirror.model import NeuromirrorError
+from neuromirror_demo.bucket_contents import SORTED_1
+
+if TYPE_CHECKING:
+    from neuromirror_demo.walkthrough import CommandSteps
+
+_STOP_TIMEOUT = 15
+"""Seconds that the pages have to end."""
+
+
+class CatalogueExitedError(NeuromirrorError):
+    """The catalogue that was to be kept did not stay."""
+
+
+@dataclass(slots=True)
+class CatalogueProcess:
+    """``neuromirror catalogue`` as a process of its own; without an ``address`` it says why."""
+
+    process: subprocess.Popen[str]
+    address: str
+    error: str
+
+    def wait(self) -> None:
+        """Until it ends, which it should not; raises CatalogueExitedError."""
+        code = self.process.wait()
+        raise CatalogueExitedError(f"the catalogue at {self.address} has ended (exit code {code})")
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def volumes(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Starts a BOSS and an ndstore beside the other archives; gives their addresses."""
+    from neuromirror_demo.boss import DemoBoss
+    from neuromirror_demo.ndstore import DemoNdstore
+
+    found: dict[str, Any] = {}
+    if entry_points(group="neuromirror.sources", name="boss"):
+        found["boss"] = stack.enter_context(DemoBoss(folder)).addresses()
+    if entry_points(group="neuromirror.sources", name="ndstore"):
+        found["ndstore"] = stack.enter_context(DemoNdstore(folder)).addresses()
+    return found
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Return the first line of a process's output, and discard the rest in the background.
+
+    A pipe that nobody reads stops its writer once it is full.
+    """
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    threading.Thread(target=_discard, args=(process.stdout,), name="discard", daemon=True).start()
+    return line
+
+
+def _discard(output: IO[str]) -> None:
+    with suppress(OSError, ValueError):  # closed meanwhile
+        while output.read(1 << 16):
+            pass
+
+
+@contextmanager
+def run_catalogue(folder: Path, environment: Mapping[str, str]) -> Iterator[CatalogueProcess]:
+    """The catalogue of the folder's store, until the end of the block."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "neuromirror", "--json"),
+            *("catalogue", "--listen", "127.0.0.1:0", "--title", "neuromirror demo"),
+        ],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C is for the demonstration, which then ends this one
+        start_new_session=True,
+    ) as process:
+        try:
+            line = first_line(process)
+            message = json.loads(line) if line else {"message": "it does not start"}
+            yield CatalogueProcess(process, message.get("url", ""), message.get("message", ""))
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def serve_until_interrupted(
+    archives: dict[str, Any], static: str, folder: Path, steps: CommandSteps, stack: ExitStack
+) -> None:
+    """Serves archives, store and pages until Ctrl-C, when all that there is has been mirrored.
+
+    ``static`` is where the store is served alone, for where there are no pages.
+    """
+    archives |= volumes(folder, stack)
+    steps.run("Everything else that the archives have is mirrored too: volumes, Zarrs.", "sync")
+    catalogue = stack.enter_context(run_catalogue(folder, steps.environment))
+    store = catalogue.address or static
+    if steps.json:
+        addresses = {**archives, "store": store, "catalogue": catalogue.address or None}
+        record = {
+            "action": "demo",
+            "status": "ok",
+            "message": catalogue.error,
+            "serving": addresses,
+        }
+        click.echo(json.dumps(record, ensure_ascii=False))
+    else:
+        there = _PAGES.format(address=store, seen=_highlights(store, archives))
+        click.echo(f"\nThe archives: {json.dumps(archives, indent=1)}")
+        click.echo(f"\n{there if catalogue.address else f'No pages: {catalogue.error}'}")
+        click.echo(_SERVED.format(address=store, folder=folder))
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):
+        if catalogue.address:
+            catalogue.wait()
+        threading.Event().wait()
+
+
+_PAGES = """Look around: {address}
+
+{seen}"""
+
+_SERVED = """
+In another terminal, the same address is one to clone from:
+
+    datalad clone 'ria+{address}/#~demo--000002' demo-000002
+    cd demo-000002
+    git config annex.security.allowed-ip-addresses 127.0.0.1    # where these archives are
+    datalad get .
+
+What syncs and all other commands go by is in {folder}.
+Ctrl-C ends it."""
+
+
+def _highlights(address: str, archives: Mapping[str, Any]) -> str:
+    """A line for each dataset, by what there is to see of it."""
+    shown = {"versions, and what changed": "demo:000008", "a Zarr": "demo:000005"}
+    if "buckets" in archives:
+        shown["what was made of what"] = f"demo-aind:{SORTED_1}"
+    if "boss" in archives:
+        shown["a volume"] = "demo-boss:demo_cortex/sections/em"
+    width = max(map(len, shown))
+    return "\n".join(
+        f"    {what:<{width}}  {address}/dataset/{quote(name, safe='/:')}"
+        for what, name in shown.items()
+    )

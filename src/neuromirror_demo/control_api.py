@@ -1,0 +1,54 @@
+"""Verbs over HTTP: ``POST /_demo/<verb>`` with a JSON object of arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from neuromirror.model import NeuromirrorError
+from neuromirror_demo.archive import DemoError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+Verb = Callable[..., object]
+
+
+class ControlMiddleware:
+    """An application, and below ``/_demo/`` the control of what it shows.
+
+    The answer is ``{"result": …}``, or 400 and ``{"detail": …}``. ``GET /_demo/requests`` gives
+    what ``log`` gives.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, verbs: Mapping[str, Verb], log: Callable[[], object]
+    ) -> None:
+        self._app = app
+        self._verbs = verbs
+        self._log = log
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        if not environ["PATH_INFO"].startswith("/_demo/"):
+            return self._app(environ, start_response)
+        from werkzeug.wrappers import Request
+
+        from neuromirror_demo.paging import json_response
+
+        request = Request(environ)
+        verb = request.path.removeprefix("/_demo/").strip("/")
+        try:
+            if request.method == "GET" and verb == "requests":
+                return json_response(self._log())(environ, start_response)
+            given = json.loads(request.get_data() or b"{}")
+            result = self._call(verb, given)
+        except (NeuromirrorError, TypeError, ValueError) as error:
+            return json_response({"detail": str(error)}, 400)(environ, start_response)
+        return json_response({"result": result})(environ, start_response)
+
+    def _call(self, verb: str, given: dict[str, Any]) -> object:
+        if verb not in self._verbs:
+            raise DemoError(f"no verb {verb!r}: there are {', '.join(self._verbs)}")
+        return self._verbs[verb](**given)

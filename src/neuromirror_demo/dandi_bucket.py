@@ -1,0 +1,161 @@
+"""The archive's versioned, public S3 bucket, on loopback.
+
+What is under embargo is tagged: S3 refuses a tagged version to everybody but the holder of a URL
+that the archive signed. A tag is put on with the upload, and is one version's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from neuromirror_demo.records import ArchiveClock
+from neuromirror_demo.s3_object_responses import error_response, object_response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from werkzeug.wrappers import Request, Response
+
+    from neuromirror_demo.object_bucket import ObjectVersion
+
+BUCKET = "demo-dandiarchive"
+"""The public name."""
+
+_SECRET = b"the demo archive's own key: there is nothing behind it that would be worth a better one"
+_SIGNATURE = "X-Amz-Signature"
+_DATE = "%Y%m%dT%H%M%SZ"
+_EXPIRES = timedelta(hours=6)
+
+
+class DandiBucket:
+    """The bucket, and the WSGI application that serves it path-style.
+
+    Signed URLs expire by ``clock``, which the archive sets to its own.
+    """
+
+    def __init__(self, page_size: int = 1000) -> None:
+        from neuromirror_demo.object_bucket import ObjectBucket
+
+        self.page_size = page_size
+        self.clock = ArchiveClock()
+        self._objects = ObjectBucket(
+            BUCKET, ArchiveClock(), versioned=True, list_versions=True, read_versions=True
+        )
+        self._tagged: set[str] = set()
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        etag: str,
+        content_type: str,
+        modified: datetime,
+        parts: tuple[int, ...] = (),
+        embargoed: bool = False,
+    ) -> str:
+        """Store an object with this ETag (and parts of these sizes); returns its version id."""
+        made = self._objects.put(
+            key.encode(), data, content_type=content_type, modified=modified, etag=etag, parts=parts
+        )
+        assert made.version_id is not None
+        if embargoed:
+            self._tagged.add(made.version_id)
+        return made.version_id
+
+    def overwrite(self, key: str, version_id: str, data: bytes) -> None:
+        """Give a version other bytes; its ETag, id and time stay."""
+        for one in self._objects.versions(key.encode()):
+            if one.version_id == version_id:
+                self._objects.overwrite(one, data)
+
+    def delete(self, key: str, modified: datetime) -> None:
+        """Hide the object behind a delete marker; its versions stay readable."""
+        self._objects.delete(key.encode(), modified)
+
+    def expire(self, key: str) -> None:
+        """Delete all versions of an object for ever."""
+        self._objects.expire(key.encode())
+
+    def versions(self, key: str) -> list[ObjectVersion]:
+        """All versions of an object and its delete markers, newest first."""
+        return list(self._objects.versions(key.encode()))
+
+    def untag(self, key: str) -> None:
+        """Let anybody read the object as it is now, but none of its earlier versions."""
+        current = self._objects.current(key.encode())
+        if current is not None and current.version_id is not None:
+            self._tagged.discard(current.version_id)
+
+    def close(self) -> None:
+        """Drop all objects."""
+        self._objects.close()
+
+    def presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> dict[str, str]:
+        """The query of a URL that may be asked for six hours, by this method alone."""
+        now = self.clock.now
+        signed = {
+            **query,
+            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+            "X-Amz-Credential": f"demoAccessKey/{now:%Y%m%d}/us-east-1/s3/aws4_request",
+            "X-Amz-Date": f"{now.astimezone(UTC):{_DATE}}",
+            "X-Amz-Expires": str(int(_EXPIRES.total_seconds())),
+            "X-Amz-SignedHeaders": "host",
+        }
+        return {**signed, _SIGNATURE: _sign(method, key.encode(), signed)}
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        from werkzeug.wrappers import Request
+
+        return self._answer(Request(environ), environ)(environ, start_response)
+
+    def _answer(self, request: Request, environ: WSGIEnvironment) -> Response:
+        from neuromirror_demo.s3_listing_responses import listing_faults, listing_response
+
+        raw, _, text = environ["REQUEST_URI"].partition("?")
+        query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+        name, _, key = unquote_to_bytes(raw).removeprefix(b"/").partition(b"/")
+        if name != BUCKET.encode():
+            return error_response(404, "NoSuchBucket")
+        if request.method not in {"GET", "HEAD"}:
+            return error_response(403, "AccessDenied")
+        if not key:
+            return listing_response(self._objects, query, self.page_size, listing_faults(environ))
+        signed = _SIGNATURE in query
+        if signed:
+            if "Authorization" in request.headers:
+                return error_response(400, "InvalidArgument", message=_TWO_AUTH_MECHANISMS)
+            refusal = self._refusal(request.method, key, query)
+            if refusal is not None:
+                return refusal
+
+        def refuses(found: ObjectVersion) -> bool:
+            return not signed and found.version_id in self._tagged
+
+        return object_response(self._objects, key, query, request, refuses)
+
+    def _refusal(self, method: str, key: bytes, query: Mapping[str, str]) -> Response | None:
+        """What S3 answers to a signed URL that is wrong, or too old."""
+        rest = {name: value for name, value in query.items() if name != _SIGNATURE}
+        if not hmac.compare_digest(query[_SIGNATURE].encode(), _sign(method, key, rest).encode()):
+            return error_response(403, "SignatureDoesNotMatch")
+        made = datetime.strptime(query["X-Amz-Date"], _DATE).replace(tzinfo=UTC)
+        if self.clock.now > made + _EXPIRES:
+            return error_response(403, "AccessDenied", message="Request has expired")
+        return None
+
+
+_TWO_AUTH_MECHANISMS = (
+    "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query "
+    "string parameter or the Authorization header should be specified"
+)
+
+
+def _sign(method: str, key: bytes, query: Mapping[str, str]) -> str:
+    text = "\n".join([method, key.hex(), *(f"{name}={query[name]}" for name in sorted(query))])
+    return hmac.new(_SECRET, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()

@@ -1,0 +1,230 @@
+"""The demo buckets as a running thing: one S3 server on loopback, and a document database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
+
+from neuromirror_demo.archive import DemoError
+from neuromirror_demo.bucket_state import BENCHMARK, OPEN_DATA, PRECOMPUTED, BucketState, key_bytes
+from neuromirror_demo.demo_server import DemoServer
+from neuromirror_demo.records import ArchiveClock
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from werkzeug.wrappers import Request, Response
+
+    from neuromirror_demo.faults import Fault, FaultInjector
+
+_LISTING = r"^/{bucket}/?$"
+_ANY_BUCKET = "[^/]+"
+
+FAULTS: Mapping[str, dict[str, Any]] = {
+    "status": {"path": ".", "status": 503, "retry_after": None},
+    "html": {"path": "."},
+    "hang": {"path": ".", "seconds": 30.0},
+    "reset": {"path": "."},
+    "slow": {"path": ".", "delay": 0.05, "chunk": 64},
+    "cut": {"path": ".", "keep": 0.5, "lying": False},
+    "wrong_bytes": {"path": "."},
+    "no_version_id": {"path": ".", "method": "HEAD"},
+    "listing": {"path": "^/[^/]+/?$", "without": (), "after": None, "ends": ""},
+}
+"""Every fault with the defaults of its options; those of all are in ``faults.Fault``."""
+
+
+class DemoBuckets(DemoServer, BucketState):
+    """Buckets on loopback, from ``with`` to the end of the block.
+
+    ``demo-aind-open-data`` keeps no versions and lets none be listed; ``demo-aind-benchmark-data``
+    keeps versions, which anybody may list and read; ``demo-hostile`` holds every key that breaks
+    other programs. With ``layers`` there is ``demo-precomputed`` too, which holds volumes in
+    Neuroglancer's precomputed format, and keeps no versions. Objects are at
+    ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes, times, ETags and version ids.
+
+    ``directory`` gets the mirror files, in ``mirrors``; they are removed at the end. A page of a
+    listing holds ``page_size`` names at most. With ``empty`` the buckets start without objects.
+    The document database gives ``docdb_most`` records at most, whatever the limit.
+
+    It may not share a process with anything that resets moto's state (``mock_aws``).
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        port: int = 0,
+        page_size: int = 1000,
+        clock: ArchiveClock | None = None,
+        empty: bool = False,
+        layers: bool = False,
+        docdb_most: int = 4,
+    ) -> None:
+        super().__init__(clock, layers=layers)
+        self._initialize(directory, port)
+        self.page_size = page_size
+        self.docdb_most = docdb_most
+        self._empty = empty
+        self._stack.callback(self.close)
+        self._fault_injector = self._make_fault_injector()
+
+    def _make_fault_injector(self) -> FaultInjector:
+        from neuromirror_demo.control_api import ControlMiddleware
+        from neuromirror_demo.faults import FaultInjector, Faults
+
+        self._faults = Faults(None, FAULTS, server="s3")
+        verbs = self._verbs((*VERBS, "clear_faults"), _WITHOUT_RESULT)
+        app = ControlMiddleware(self._serve, verbs, lambda: self.requests)
+        return FaultInjector(app, "s3", self._faults, None)
+
+    def _prepare(self) -> None:
+        from neuromirror_demo.bucket_contents import fill_benchmark, fill_hostile, fill_open_data
+        from neuromirror_demo.layer_contents import fill_precomputed
+
+        if not self._empty:
+            fill_open_data(self)
+            fill_benchmark(self)
+            fill_hostile(self)
+            if PRECOMPUTED in self._buckets:
+                fill_precomputed(self)
+
+    # -- addresses
+
+    @property
+    def endpoint(self) -> str:
+        """``http://127.0.0.1:<port>``, while it runs."""
+        return self._address
+
+    def docdb_url(self, version: str = "v2") -> str:
+        """The document database's address for finding records; ``v1`` or ``v2``."""
+        return f"{self.endpoint}/{version}/metadata_index/data_assets/find"
+
+    def addresses(self) -> dict[str, Any]:
+        """What ``serve`` prints."""
+        return {
+            "endpoint": self.endpoint,
+            "names": list(self._buckets),
+            "docdb": {version: self.docdb_url(version) for version in ("v1", "v2")},
+            "control": self.control_url,
+        }
+
+    def url(self, key: bytes | str, *, bucket: str = OPEN_DATA, version_id: str = "") -> str:
+        """The address of an object."""
+        query = f"?versionId={version_id}" if version_id else ""
+        return f"{self.endpoint}/{bucket}/{quote(key_bytes(key), safe='/~')}{query}"
+
+    # -- faults and requests
+
+    def drop_key_from_listing(
+        self, key: str | Sequence[str], *, bucket: str = OPEN_DATA, tail: bool = False, **how: Any
+    ) -> Fault:
+        """Leave a key (or some) out of listings, though the object is there.
+
+        With ``tail`` everything from the first such key on is missing, and the listing says that
+        it is whole.
+        """
+        path = _LISTING.format(bucket=bucket)
+        keys = [key] if isinstance(key, str) else list(key)
+        if tail:
+            before = min(key_bytes(one) for one in keys)
+            first = before[:-1] + bytes([before[-1] - 1]) + b"\xff" * 8
+            return self.fault("listing", path=path, after=first, **how)
+        return self.fault("listing", path=path, without=keys, **how)
+
+    def cut_listing(self, ends: str = "cut", *, bucket: str = _ANY_BUCKET, **how: Any) -> Fault:
+        """End pages of listings badly.
+
+        ``cut``: in the middle of the document; ``early``: saying that nothing follows;
+        ``no-token``: saying that more follows, but not where.
+        """
+        if ends not in {"cut", "early", "no-token"}:
+            raise DemoError(f"a listing can end as cut, early or no-token, not as {ends!r}")
+        return self.fault("listing", path=_LISTING.format(bucket=bucket), ends=ends, **how)
+
+    def slow_down(self, times: int | None = None, **how: Any) -> Fault:
+        """Answer 503 SlowDown, as many times as said (None: until it is cleared)."""
+        return self.fault("status", status=503, times=times, **how)
+
+    # -- parts
+
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
+        from neuromirror_demo.bucket_contents import MEAREC
+
+        made = {
+            "demo-aind": (
+                "s3",
+                "AIND-like open data",
+                f'bucket = "{OPEN_DATA}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
+                f'depth = 1\ndocdb = "{self.docdb_url()}"\n',
+            ),
+            "demo-aind-benchmark": (
+                "s3",
+                "AIND-like benchmark data",
+                f'bucket = "{BENCHMARK}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
+                f'depth = 3\n\n[[options.datasets]]\nprefix = "{MEAREC}/"\ndepth = 2\n',
+            ),
+        }
+        if PRECOMPUTED in self._buckets:
+            made[PRECOMPUTED] = (
+                "precomputed",
+                "Layers of volumes",
+                f'bucket = "{PRECOMPUTED}"\nendpoint = "{self.endpoint}"\n',
+            )
+        return made
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        from werkzeug.wrappers import Request
+
+        request = Request(environ)
+        with self.lock:
+            response = self._answer(request, environ)
+        return response(environ, start_response)
+
+    def _answer(self, request: Request, environ: WSGIEnvironment) -> Response:
+        from neuromirror_demo import docdb
+        from neuromirror_demo.s3_listing_responses import listing_faults, listing_response
+        from neuromirror_demo.s3_object_responses import error_response, object_response
+
+        raw, _, text = environ["REQUEST_URI"].partition("?")
+        query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+        if match := docdb.PATH.fullmatch(raw):
+            found = docdb.collection(self.records.values(), match["version"])
+            return docdb.find(found, query, self.docdb_most)
+        name, _, key = unquote_to_bytes(raw).removeprefix(b"/").partition(b"/")
+        bucket = self._buckets.get(name.decode("utf-8", "replace"))
+        if request.method not in {"GET", "HEAD"}:
+            return error_response(403, "AccessDenied")
+        if bucket is None:
+            return error_response(404, "NoSuchBucket")
+        if key:
+            return object_response(bucket, key, query, request)
+        return listing_response(bucket, query, self.page_size, listing_faults(environ))
+
+
+VERBS = (
+    "assets",
+    "clear_requests",
+    "delete_object",
+    "edit_sidecar",
+    "forget_in_docdb",
+    "grant",
+    "make_many",
+    "reindex",
+    "remove_asset",
+    "return_asset",
+    "sha256",
+    "touch_docdb",
+)
+"""The methods that can be called over HTTP and give JSON; of others HTTP gives null."""
+
+_WITHOUT_RESULT = (
+    "add_file",
+    "cut_listing",
+    "drop_key_from_listing",
+    "fault",
+    "overwrite",
+    "put",
+    "slow_down",
+)

@@ -1,0 +1,136 @@
+"""What the demo services of one server have in common: a life, an address, faults, a log."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from neuromirror_demo.faults import Fault, FaultInjector, Faults
+
+
+class DemoServer(ABC):
+    """A service on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
+
+    ``directory`` gets the mirror files, in ``mirrors``; they are removed at the end. ``port`` 0
+    takes a free one. A subclass sets ``_watch`` and ``_faults``, and says in :meth:`_prepare` and
+    :meth:`_mirror_files` what is to be there.
+    """
+
+    _fault_injector: FaultInjector
+    _faults: Faults
+
+    def _initialize(self, directory: Path | str, port: int) -> None:
+        """What a service has before it runs."""
+        self.mirrors = Path(directory).absolute() / "mirrors"
+        self._address = ""
+        self._port = port
+        self._stack = ExitStack()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """What is done before it serves."""
+
+    @abstractmethod
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
+        """Kind of source, title and options of each mirror of it, by the mirror's name."""
+
+    def start(self) -> Self:
+        """Serve from now on."""
+        from neuromirror_demo.loopback_server import LoopbackServer
+
+        with ExitStack() as undo:
+            undo.push(self._stack)
+            self._prepare()
+            server = LoopbackServer(self._fault_injector, self._port)
+            self._stack.callback(server.stop)
+            # Last in, first out: what hangs is let go before the server waits for it.
+            self._stack.callback(self._faults.clear)
+            self._address = server.url
+            self._write_mirrors()
+            undo.pop_all()
+        return self
+
+    def stop(self) -> None:
+        """Serve no more, and leave nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _write_mirrors(self) -> None:
+        self.mirrors.mkdir(parents=True, exist_ok=True)
+        for name, (source, title, options) in self._mirror_files().items():
+            target = self.mirrors / f"{name}.toml"
+            target.write_text(
+                f'source = "{source}"\ntitle = "{title} (loopback)"\n\n[options]\n{options}'
+            )
+            self._stack.callback(target.unlink, missing_ok=True)
+
+    # -- addresses
+
+    @property
+    def host(self) -> str:
+        """``127.0.0.1:<port>``."""
+        return self._address.partition("://")[2]
+
+    @property
+    def control_url(self) -> str:
+        """Where the verbs can be called: ``POST <control_url>/<verb>`` with a JSON object."""
+        return f"{self._address}/_demo"
+
+    # -- faults and requests
+
+    def fault(self, name: str, **options: Any) -> Fault:
+        """Switch a fault of ``FAULTS`` on; off by its ``clear`` or at the end of a ``with``."""
+        return self._faults.set(name, **options)
+
+    def throttle(self, times: int | None = None, **how: Any) -> Fault:
+        """Answer 429 without Retry-After, as many times as said (None: until it is cleared)."""
+        return self.fault("status", status=429, times=times, **how)
+
+    def clear_faults(self) -> None:
+        """Switch all faults off."""
+        self._faults.clear()
+
+    @property
+    def requests(self) -> list[str]:
+        """The requests so far, in order: ``"GET /v1/collection/"``."""
+        return list(self._fault_injector.log)
+
+    def count_requests(self, pattern: str = "") -> int:
+        """How many requests hold this regular expression."""
+        return sum(bool(re.search(pattern, one)) for one in self.requests)
+
+    def clear_requests(self) -> None:
+        """Forget the requests so far."""
+        self._fault_injector.log.clear()
+
+    def _verbs(
+        self, names: Iterable[str], without_result: Iterable[str]
+    ) -> dict[str, Callable[..., object]]:
+        """What can be called over HTTP; the result of some is no JSON, and is not given."""
+        verbs: dict[str, Callable[..., object]] = {name: getattr(self, name) for name in names}
+        return {**verbs, **{name: _without_result(getattr(self, name)) for name in without_result}}
+
+
+def _without_result(verb: Callable[..., object]) -> Callable[..., object]:
+    """A verb whose result is no JSON."""
+
+    def called(**given: Any) -> None:
+        verb(**given)
+
+    return called

@@ -1,0 +1,129 @@
+"""The demo ndstore as a running thing: one server on loopback, its faults, its mirror file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror_demo.demo_server import DemoServer
+from neuromirror_demo.ndstore.state import NdstoreState
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from werkzeug.wrappers import Request
+
+    from neuromirror_demo.faults import FaultInjector
+    from neuromirror_demo.volumes import Voxels
+
+_SERVER: Final = "ndstore"
+_VOXELS: Final = r"/(npz|raw|zip|blosc|hdf5)/\d+/"
+
+FAULTS: Final[Mapping[str, dict[str, Any]]] = {
+    "status": {"path": ".", "status": 503, "retry_after": None},
+    "html": {"path": "."},
+    "hang": {"path": ".", "seconds": 30.0},
+    "slow": {"path": _VOXELS, "delay": 0.05, "chunk": 4096},
+    "cut": {"path": _VOXELS, "keep": 0.5, "lying": False},
+    "wrong_bytes": {"path": _VOXELS},
+    "wrong_shape": {"path": _VOXELS},
+    "wrong_dtype": {"path": _VOXELS},
+    "zeros": {"path": _VOXELS},
+}
+"""Every fault with the defaults of its options; those of all are in ``faults.Fault``.
+
+``status`` 429 says nothing of when to come again, unless ``parse_retry_after`` does.
+``wrong_shape``
+lacks a row, ``zeros`` is what cuboids that were never written read as.
+"""
+
+VERBS: Final = (
+    "clear_faults",
+    "clear_requests",
+    "describe",
+    "edit",
+    "lose_lims",
+    "move_storage",
+    "propagate",
+    "remove",
+    "restore",
+    "set_propagate",
+    "set_public",
+)
+"""The methods that can be called as ``POST <control_url>/<verb>``."""
+
+
+class DemoNdstore(DemoServer, NdstoreState):
+    """An ndstore on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
+
+    It answers as neurodata/ndstore did, below ``/nd/ca/``, ``/nd/sd/`` and ``/nd/ramon/``, and
+    takes nothing in. ``directory`` gets the mirror file, in ``mirrors``; it is removed at the end.
+    ``port`` 0 takes a free one. With ``empty`` nothing is in it. Equal calls give equal voxels.
+    """
+
+    token: Final = "5f0c2b8e71d94a36" + "2" * 24
+    """The owner's token (``Authorization: Token …``): reads all."""
+
+    def __init__(self, directory: Path | str, *, port: int = 0, empty: bool = False) -> None:
+        super().__init__()
+        self._initialize(directory, port)
+        self._empty = empty
+        self._fault_injector = self._make_fault_injector()
+
+    def _make_fault_injector(self) -> FaultInjector:
+        from neuromirror_demo.control_api import ControlMiddleware
+        from neuromirror_demo.faults import FaultInjector, Faults
+        from neuromirror_demo.ndstore.api import NdstoreApi
+
+        self._faults = Faults(None, FAULTS, server=_SERVER)
+        verbs = self._verbs(VERBS, ("fault", "throttle"))
+        self._answers = NdstoreApi(self.projects, self.token, _apply_faults)
+        app = ControlMiddleware(self._serve, verbs, lambda: self.requests)
+        return FaultInjector(app, _SERVER, self._faults, None)
+
+    def _prepare(self) -> None:
+        from neuromirror_demo.ndstore.contents import projects
+
+        if not self._empty:
+            self.projects.update((project.token, project) for project in projects())
+
+    # -- addresses
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:<port>``, while it runs."""
+        return self._address
+
+    @property
+    def api(self) -> str:
+        """``http://127.0.0.1:<port>/nd/ca``."""
+        return f"{self.url}/nd/ca"
+
+    def addresses(self) -> dict[str, Any]:
+        """What ``serve`` prints."""
+        return {"api": self.api, "token": self.token, "control": self.control_url}
+
+    # -- parts
+
+    def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
+        options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
+        return {"demo-neurodata": ("ndstore", "ndstore", options)}
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        from werkzeug.wrappers import Request
+
+        with self.lock:
+            response = self._answers.answer(Request(environ))
+        return response(environ, start_response)
+
+
+def _apply_faults(request: Request, voxels: Voxels) -> Voxels:
+    """The voxels of a cutout as the faults that strike this request leave them."""
+    for fault in request.environ["neuromirror_demo.struck"]:
+        if fault.name == "wrong_shape":
+            voxels = voxels[..., :-1, :]
+        elif fault.name == "wrong_dtype":
+            voxels = voxels.astype("uint16" if voxels.dtype.name == "uint8" else "uint8")
+        elif fault.name == "zeros":
+            voxels = voxels * 0
+    return voxels

@@ -1,0 +1,292 @@
+"""The demonstration: every step as the command a person would type, and what it gave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.model import ConfigurationError, NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror_demo import DemoBuckets
+
+_SHOWN = 14
+
+
+class StepFailedError(NeuromirrorError):
+    """A command of the demonstration did not do what it should."""
+
+
+def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
+    """Runs the demonstration; gives the exit code.
+
+    Everything is in ``keep``, or in a temporary folder that is removed. Raises StepFailedError with
+    the output of the command that failed, and ConfigurationError when a program is missing.
+    """
+    _need_programs()
+    from neuromirror_demo import DemoArchive, DemoBuckets
+    from neuromirror_demo.catalogue_process import serve_until_interrupted, stop_on_sigterm
+
+    with ExitStack() as stack:
+        stack.enter_context(stop_on_sigterm())
+        if keep is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neuromirror-")))
+            # annexed objects are read-only, and so are their folders
+            stack.callback(_make_writable, folder)
+        else:
+            folder = keep.absolute()
+            _refuse_earlier(folder)
+        _print_text(as_json, "Starting small DANDI and S3 archives on this machine …")
+        demo = stack.enter_context(DemoArchive(folder))
+        address = stack.enter_context(serve_folder(folder / "store"))
+        steps = CommandSteps(folder, ask=ask, as_json=as_json)
+        steps.run("Mirror the archive: every public dandiset becomes a DataLad dataset.", "sync")
+        steps.run("What is there?", "list")
+        steps.run(
+            "The versions of one: published ones, and the draft as observed.",
+            "versions demo:000002",
+        )
+        steps.shell(
+            "Anybody clones it with datalad, over plain HTTP, without neuromirror.",
+            f"datalad clone 'ria+{address}/#~demo--000002' dataset",
+        )
+        path = next(one for one in demo.paths("000002") if one.endswith(".nwb"))
+        steps.shell(
+            "A file is got from the archive itself, only when it is wanted.",
+            f"datalad -C dataset get {shlex.quote(path)}",
+        )
+        steps.shell(
+            "git-annex hashes it, and finds it right; then it looks over the whole dataset.",
+            f"git -C dataset annex fsck {shlex.quote(path)}",
+        )
+        steps.shell("", "git -C dataset annex fsck --fast --quiet")
+        label = _publish(demo, steps)
+        steps.run(
+            "The next sync finds what is new. (The archive has not told the sha256 of one file\n"
+            "of 000004 yet, so that dandiset is looked at again, too.)",
+            "sync",
+        )
+        steps.run("", f"files demo:000008@{label}")
+        digest = demo.sha256("000008", demo.paths("000008")[0])
+        steps.run("In which datasets is a file with this checksum?", f"find sha256:{digest}")
+        steps.run("Nothing has changed since: nothing is written.", "sync")
+        served = demo.addresses()
+        if entry_points(group="neuromirror.sources", name="s3"):
+            buckets = stack.enter_context(DemoBuckets(folder, layers=serve))
+            _mirror_buckets(buckets, address, steps)
+            served["buckets"] = buckets.addresses()
+        _print_text(as_json, _END if keep is None else f"{_END}{_KEPT.format(folder=folder)}")
+        if serve:
+            serve_until_interrupted(served, address, folder, steps, stack)
+    return 0
+
+
+_END = """
+That was the whole way: archive, mirror, datalad, git-annex. Type next, in a new folder:
+
+    mkdir mirrors
+    cp …/mirrors/dandi.toml mirrors/    # the real archive; the file comes with neuromirror
+    neuromirror sync dandi:000027       # one dandiset of it, into ./store
+    neuromirror show dandi:000027
+
+docs/tutorial.md goes through it slowly."""
+
+_KEPT = """
+
+What was made here is in {folder}: the store, and clones in folders beside it.
+There too 'neuromirror list' and the other commands that only read go on working."""
+
+
+def _refuse_earlier(folder: Path) -> None:
+    """An archive that starts anew would look like one that lost its history."""
+    for name in ("store", "dataset", "recording"):
+        if (folder / name).exists():
+            raise ConfigurationError(
+                f"{folder} holds an earlier demonstration ({name}); name a new folder, or remove "
+                "that one (chmod -R u+w first: git-annex protects its files)"
+            )
+
+
+def _publish(demo: object, steps: CommandSteps) -> str:
+    from neuromirror_demo import DemoArchive
+
+    assert isinstance(demo, DemoArchive)
+    first = demo.paths("000008")[0]
+    demo.change_file("000008", first)
+    label = demo.publish("000008")
+    steps.print_text(f"\nMeanwhile, upstream: {first} of 000008 changes, and {label} is published.")
+    return label
+
+
+def _mirror_buckets(buckets: DemoBuckets, address: str, steps: CommandSteps) -> None:
+    from neuromirror_demo.bucket_contents import RAW, SORTED_1
+    from neuromirror_demo.recordings import TRACES
+
+    samples = f"si_folder/{TRACES}"
+    steps.run(
+        "Now a bucket on S3, as the Allen Institute for Neural Dynamics keeps one: every asset\n"
+        "becomes a dataset, though the bucket keeps no versions and nothing is downloaded.",
+        "sync demo-aind",
+    )
+    steps.run(
+        "What is known of a sorted recording, and what it was made of?",
+        f"show demo-aind:{SORTED_1}",
+        shown=2 * _SHOWN + 4,
+    )
+    steps.shell(
+        "The raw recording is cloned like any other dataset. Its samples were uploaded in parts:\n"
+        "the bucket tells no MD5 of them, only an ETag of the parts.",
+        f"datalad clone 'ria+{address}/#~demo-aind--{RAW}' recording",
+    )
+    steps.shell("", f"datalad -C recording get {samples}")
+    steps.shell(
+        "With git-annex-backend-XS3ETAG, which came with neuromirror, git-annex checks them all\n"
+        "the same.",
+        f"git -C recording annex fsck {samples}",
+    )
+    buckets.edit_sidecar(SORTED_1, "quality_control.json")
+    steps.print_text(
+        "\nMeanwhile, upstream: somebody edits the quality control of the sorted recording."
+    )
+    steps.run(
+        "The next sync makes a version of it that is marked as metadata-only.", "sync demo-aind"
+    )
+    steps.run("", f"versions demo-aind:{SORTED_1}")
+
+
+class CommandSteps:
+    """Runs commands in a folder, prints each and what it gave, stops at the first failure."""
+
+    def __init__(self, folder: Path, *, ask: bool, as_json: bool) -> None:
+        self._folder = folder
+        self._ask = ask and sys.stdin.isatty() and not as_json
+        self.json = as_json
+        self.environment = {
+            **os.environ,
+            # git-annex talks to loopback only when told so; a clone of a real archive needs none
+            "GIT_CONFIG_COUNT": "3",
+            "GIT_CONFIG_KEY_0": "annex.security.allowed-ip-addresses",
+            "GIT_CONFIG_VALUE_0": "127.0.0.1",
+            "GIT_CONFIG_KEY_1": "user.name",
+            "GIT_CONFIG_VALUE_1": "Demo",
+            "GIT_CONFIG_KEY_2": "user.email",
+            "GIT_CONFIG_VALUE_2": "demo@example.invalid",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "DATALAD_UI_PROGRESSBAR": "none",
+        }
+        for name in ("NEUROMIRROR_STORE", "NEUROMIRROR_MIRRORS", "NEUROMIRROR_INDEX"):
+            self.environment.pop(name, None)
+
+    def print_text(self, text: str) -> None:
+        """A sentence between steps."""
+        _print_text(self.json, text)
+
+    def run(self, text: str, command: str, *, shown: int = _SHOWN) -> None:
+        """A neuromirror command, and the first lines of what it gave."""
+        arguments = [sys.executable, "-m", "neuromirror", *shlex.split(command)]
+        self._step(text, f"neuromirror {command}", arguments, shown)
+
+    def shell(self, text: str, command: str) -> None:
+        """Any other command."""
+        self._step(text, command, shlex.split(command), _SHOWN)
+
+    def _step(self, text: str, typed: str, arguments: Sequence[str], shown: int) -> None:
+        if text:
+            self.print_text(f"\n{text}")
+        if not self.json:
+            click.secho(f"$ {typed}", bold=True)
+        done = subprocess.run(
+            arguments,
+            cwd=self._folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StepFailedError(
+                f"'{typed}' failed in {self._folder} with exit code {done.returncode}:\n"
+                f"{done.stdout.strip()}"
+            )
+        if self.json:
+            record = {"action": "demo", "status": "ok", "command": typed, "output": done.stdout}
+            click.echo(json.dumps(record, ensure_ascii=False))
+            return
+        lines = done.stdout.splitlines()
+        for line in lines[:shown]:
+            click.echo(f"  {line}")
+        if len(lines) > shown:
+            click.echo(f"  … {len(lines) - shown} more lines")
+        if self._ask:
+            click.pause("  (press a key)")
+
+
+@contextmanager
+def serve_folder(folder: Path) -> Iterator[str]:
+    """Serves a folder as any static HTTP server would; gives its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_QuietHandler, directory=str(folder)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the demonstration prints its own steps."""
+
+
+def _need_programs() -> None:
+    missing = [name for name in ("git", "git-annex", "datalad") if not _found(name)]
+    for name in ("flask", "moto", "pynwb"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            missing.append(error.name or name)
+    if missing:
+        raise ConfigurationError(
+            f"the demo needs {', '.join(missing)}; install them with "
+            "pip install 'neuromirror[demo,datalad]' (git: from your system)"
+        )
+
+
+def _found(name: str) -> bool:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return shutil.which(name, path=path) is not None
+
+
+def _make_writable(folder: Path) -> None:
+    for root, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(root) / name
+            if not path.is_symlink():
+                path.chmod(0o700)
+
+
+def _print_text(as_json: bool, text: str) -> None:
+    if not as_json:
+        click.echo(text)
+        sys.stdout.flush()

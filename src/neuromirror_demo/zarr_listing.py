@@ -1,0 +1,68 @@
+"""``/zarr/<id>/files/``: the archive's own list of what is in a Zarr, with its slips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from neuromirror_demo.paging import ApiError, flag, with_query
+from neuromirror_demo.records import Zarr
+
+_MAX_PAGE_SIZE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrFilesQuery:
+    """What a request asks for."""
+
+    prefix: str
+    after: str
+    limit: int
+    download: bool
+
+
+def parse_query(args: Mapping[str, str]) -> ZarrFilesQuery:
+    """The parameters of a request; raises :class:`ApiError` for those that upstream refuses."""
+    prefix, limit = args.get("prefix", ""), args.get("limit", str(_MAX_PAGE_SIZE))
+    if ".." in prefix.replace("\\", "/").split("/"):
+        raise ApiError(400, {"prefix": ['Zarr path cannot contain ".." components.']})
+    if not limit.isdecimal():
+        raise ApiError(400, {"limit": ["A valid integer is required."]})
+    if int(limit) > _MAX_PAGE_SIZE:
+        detail = f"Ensure this value is less than or equal to {_MAX_PAGE_SIZE}."
+        raise ApiError(400, {"limit": [detail]})
+    return ZarrFilesQuery(
+        prefix.lstrip("/"),
+        args.get("after", "").lstrip("/"),
+        int(limit),
+        flag(args, "download", False),
+    )
+
+
+def files_page(
+    zarr: Zarr, query: ZarrFilesQuery, args: Mapping[str, str], url: str
+) -> dict[str, Any]:
+    """One page ``{next, results}``; ``args`` and ``url`` are the request's own."""
+    # The slash at the end is lost: `1/` also finds `10/`.
+    start = query.prefix.rstrip("/")
+    names = sorted(
+        (name for name in zarr.entries if name.startswith(start) and name > query.after),
+        key=str.encode,
+    )
+    shown = names[: query.limit]
+    following = None
+    if shown and len(names) > len(shown):
+        following = with_query(url, {**args, "after": shown[-1]})
+    return {
+        "next": following,
+        "results": [
+            {
+                "Key": name,
+                "LastModified": f"{zarr.entries[name].modified:%Y-%m-%d %H:%M:%S}+00:00",
+                "ETag": zarr.entries[name].etag,
+                "Size": len(zarr.entries[name].data),
+            }
+            for name in shown
+        ],
+    }

@@ -1,0 +1,138 @@
+"""What is odd, missing, held or gone is shown with sense, and upstream's text never runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from neuromirror.crawl import rebuild_index
+from support.browser_page_kinds import EVERY_KIND
+from support.browser_session import BrowserSession, SessionFactory
+from support.browser_site import GONE, HELD, HOSTILE, RELEASED, SECRET, BrowserSite, run_empty_site
+
+
+@pytest.mark.parametrize("name", [one.name for one in EVERY_KIND if one.name.startswith("odd")])
+def test_a_script_in_upstreams_text_is_read_and_never_run(
+    session: BrowserSession, site: BrowserSite, name: str
+) -> None:
+    (kind,) = [one for one in EVERY_KIND if one.name == name]
+    session.page.on("dialog", lambda dialog: session.errors.append("a dialog"))
+    page = session.open(kind.path(site))
+    assert page.title() != "run"
+    assert page.locator("main script:not([type]), main img[src='x']").count() == 0
+    for never in ("7006652", "\u202e", "\x07"):
+        assert never not in session.text
+        assert never not in page.title()
+    if name != "odd-names":
+        assert "<script>document.title" in session.text
+
+
+def test_each_hostile_name_leads_to_its_file(session: BrowserSession) -> None:
+    address = f"/dataset/{HOSTILE}@latest"
+    session.open(address)
+    links = session.page.locator('main a[href^="/file/"]')
+    addresses = [one.get_attribute("href") or "" for one in links.all()]
+    assert len(addresses) >= 20
+    for path in addresses:
+        session.open(path)
+        assert "sha256" in session.text.lower() or "md5" in session.text.lower(), path
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        (f"/dataset/{HELD}", 200, "Held"),
+        (f"/dataset/{GONE}", 200, "Gone upstream"),
+        (f"/dataset/{SECRET}", 410, "asked for by its owner"),
+        ("/dataset/demo:999999", 404, "demo:999999"),
+        (f"/dataset/{RELEASED}@9.9.9", 404, "9.9.9"),
+        ("/no/such/page", 404, "/"),
+        ("/find?checksum=xyz", 400, "checksum"),
+        ("/events", 200, GONE),
+        ("/mirrors", 200, HELD),
+    ],
+)
+def test_page_shows_the_error(session: BrowserSession, path: str, status: int, text: str) -> None:
+    session.open(path, status)
+    assert text in session.text
+    assert session.heading
+
+
+def test_from_an_error_one_can_search_on(session: BrowserSession) -> None:
+    session.open("/dataset/demo:999999", 404)
+    assert "neuromirror list" in session.page.locator("main code").all_inner_texts()
+    assert "`" not in session.text
+    search = session.page.get_by_role("searchbox").first
+    search.fill("ripples")
+    with session.page.expect_navigation():
+        search.press("Enter")
+    assert RELEASED in session.text
+
+
+def test_withdrawn_dataset_is_not_found(session: BrowserSession) -> None:
+    for path in ("/?q=sleep+learning", "/?q=secret", "/?mirror=lab"):
+        session.open(path)
+        assert "Sleep after learning" not in session.page.content()
+        assert session.page.locator(f'main a[href^="/dataset/{SECRET}"]').count() == 0
+
+
+def test_an_empty_catalogue_says_how_to_begin(
+    start_session: SessionFactory, empty_site: BrowserSite
+) -> None:
+    walk = start_session(empty_site)
+    walk.open("/")
+    assert "neuromirror" in walk.text
+    for path in ("/?q=anything", "/mirrors", "/events"):
+        walk.open(path)
+        assert walk.heading
+        assert "None" not in walk.text
+
+
+@contextmanager
+def rebuilding(at: BrowserSite) -> Iterator[None]:
+    """The index is made anew, again and again, until the end of the block."""
+    done, made = threading.Event(), list[int]()
+
+    def work() -> None:
+        while not done.is_set():
+            made.append(rebuild_index(at.mirror_harness.store, at.mirror_harness.store.index_path))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert len(made) > 1
+
+
+def test_while_the_index_is_made_anew_all_is_as_before(
+    session: BrowserSession, site: BrowserSite
+) -> None:
+    names = ("front", "dataset", "version", "mirrors", "front")
+    with rebuilding(site):
+        for name in names * 2:
+            (kind,) = [one for one in EVERY_KIND if one.name == name]
+            session.open(kind.path(site))
+            assert session.heading
+
+
+def test_without_an_index_the_page_says_so_and_comes_back(
+    start_session: SessionFactory, tmp_path: Path
+) -> None:
+    with run_empty_site(tmp_path) as found:
+        walk = start_session(found)
+        path = found.mirror_harness.store.index_path
+        for one in (path, *path.parent.glob(f"{path.name}-*")):
+            one.unlink(missing_ok=True)
+        walk.open("/mirrors", 503)
+        assert "index" in walk.text
+        assert str(path.parent) not in walk.text, "paths of the machine are nobody's business"
+        rebuild_index(found.mirror_harness.store, path)
+        assert walk.page.reload() is not None
+        assert "lab" in walk.text

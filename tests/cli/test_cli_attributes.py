@@ -1,0 +1,325 @@
+"""Assets of a bucket: what upstream says of them, what they came from, what they are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuromirror.index import Index
+from neuromirror.model import (
+    DatasetRef,
+    Digest,
+    FileRecord,
+    MirrorProbed,
+    MirrorSeen,
+    SnapshotEntry,
+    Subdataset,
+    VersionMinted,
+    VisitEnded,
+    dump_snapshot_entry,
+)
+from neuromirror.store import Store
+from support.command_shell import Shell
+
+RAW = "ecephys_625749_2022-08-03_15-15-06"
+SORTED = f"{RAW}_sorted_2023-02-01_10-11-12"
+CURATED = f"{SORTED}_curated_2023-03-01_10-11-12"
+ZARR = f"{RAW}--zarr-1"
+MD5 = "5" * 32
+
+
+class _Bucket:
+    """Puts versions into a store's journal, as visits of a bucket would."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store.open(root, create=True)
+        self.store.append_entries(MirrorSeen("aind", "s3", "s3://aind/", "2024"))
+        self._minted = 0
+
+    def mint(self, local_id: str, label: str, files: list[SnapshotEntry], **changes: Any) -> str:
+        self._minted += 1
+        commit = f"{self._minted:040x}"
+        dataset = DatasetRef("aind", local_id, f"s3://aind/{local_id}/")
+        lines = [dump_snapshot_entry(file) for file in files]
+        self.store.write_records(dataset.dataset_id, commit, lines)
+        values: dict[str, Any] = {
+            "mirror": "aind",
+            "local_id": local_id,
+            "source_uri": dataset.source_uri,
+            "label": label,
+            "upstream": "current",
+            "kind": "observed",
+            "state": f"sha256:{commit:0>64}",
+            "commit": commit,
+            "tree": commit,
+            "annex_commit": commit,
+            "time": f"{label[:10]}T00:00:00+00:00",
+            "files": sum(file.subdataset is None for file in files),
+            "bytes": sum(file.record.size or 0 for file in files),
+            "exceptions": [],
+            "evidence": {},
+            "title": "",
+            "license": [],
+            "doi": None,
+            "metadata_only": False,
+            "at": "2024",
+        }
+        self.store.append_entries(VersionMinted(**{**values, **changes}))
+        return commit
+
+    def visit(self, local_id: str, status: str) -> None:
+        uri = f"s3://aind/{local_id}/"
+        self.store.append_entries(
+            VisitEnded("v", "aind", local_id, uri, "", "2024", "2024", status, "", 0, "")
+        )
+
+
+def _file(path: str) -> SnapshotEntry:
+    record = FileRecord(path.encode(), 7, (Digest("md5", MD5, "s3"),))
+    return SnapshotEntry(path.encode(), f"MD5E-s7--{MD5}", record)
+
+
+def _part(path: str, commit: str) -> SnapshotEntry:
+    part = Subdataset("id", ZARR, commit, "sha256:9", 60_000, 5_000_000_000)
+    return SnapshotEntry(path.encode(), "", FileRecord(path.encode(), None), part)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> _Bucket:
+    return _Bucket(tmp_path / "store")
+
+
+@pytest.fixture
+def assets(bucket: _Bucket, tmp_path: Path) -> Shell:
+    """A raw asset with a Zarr of its own, what was sorted of it, and what was curated of that."""
+    zarr = bucket.mint(ZARR, "2022-08-04", [_file("0.0")], within=RAW)
+    about = {"subject": ["625749"], "modality": ["behavior", "ecephys"]}
+    files = [_file("a.bin"), _part("ecephys.zarr", zarr)]
+    bucket.mint(RAW, "2022-08-04", files, attributes=about, metadata="sha256:1")
+    bucket.mint(
+        RAW,
+        "2022-09-01",
+        files,
+        attributes={**about, "project": ["Ephys Platform"]},
+        metadata="sha256:2",
+        metadata_only=True,
+    )
+    bucket.mint(SORTED, "2023-02-02", [_file("a.bin")], inputs=[RAW], attributes=about)
+    bucket.mint(CURATED, "2023-03-02", [], inputs=[SORTED, "elsewhere"])
+    bucket.store.append_entries(
+        MirrorProbed("aind", {"versions": "not listable", "checksums": "returned"}, "2024")
+    )
+    bucket.visit(RAW, "full")
+    bucket.visit(SORTED, "waiting")
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    return Shell(tmp_path / "mirrors", bucket.store.root)
+
+
+def _listed(shell: Shell, *options: str) -> list[str]:
+    return [one["dataset"].removeprefix("aind:") for one in shell.records("list", *options)]
+
+
+def test_list_omits_subdatasets_unless_requested(assets: Shell) -> None:
+    assert _listed(assets) == [RAW, SORTED, CURATED]
+    assert _listed(assets, "--parts", "aind") == [RAW, ZARR, SORTED, CURATED]
+    part = {one["dataset"]: one["part"] for one in assets.records("list", "--parts")}
+    assert part[f"aind:{ZARR}"]
+    assert not part[f"aind:{RAW}"]
+
+
+def test_list_finds_datasets_by_attributes_and_search_terms(assets: Shell) -> None:
+    both = ("--where", "subject=625749", "--where", "modality=ECEPHYS")
+    assert _listed(assets, *both) == [RAW, SORTED]
+    assert _listed(assets, *both, "--where", "project=ephys*") == [RAW]
+    assert _listed(assets, "--search", "platform 625749") == [RAW]
+    assert _listed(assets, "--search", "curated", "--where", "subject=625749") == []
+    result = assets.run("list", "--where", "subject=1")
+    assert (result.out, result.err) == ("no dataset is like that\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--where", "species=mouse"], "there are modality, project, subject"),
+        (["--where", "subject"], "write <attribute>=<value>"),
+        (["--where", "=625749"], "write <attribute>=<value>"),
+        (["--where", "subject="], "write <attribute>=<value>"),
+        (["--where", "subject=a\x1b[0m"], "no name has"),
+        (["--search", "*"], "no words to search for"),
+        (["ember", "--where", "subject=1"], "no mirror 'ember'"),
+    ],
+)
+def test_a_condition_that_cannot_be_is_refused(
+    assets: Shell, options: list[str], expected: str
+) -> None:
+    assert expected in assets.run("list", *options, code=2).error_line
+
+
+def test_versions_marks_metadata_only_changes(assets: Shell) -> None:
+    _, first, second = assets.run("versions", f"aind:{RAW}").lines
+    assert "metadata only" not in first
+    assert "observed, metadata only" in second
+    records = assets.records("versions", f"aind:{RAW}")
+    assert [(one["metadata"], one["metadata_only"]) for one in records] == [
+        ("sha256:1", False),
+        ("sha256:2", True),
+    ]
+
+
+def test_show_prints_attributes_subdatasets_and_the_metadata_digest(assets: Shell) -> None:
+    out = assets.run("show", f"aind:{RAW}").out
+    for line in (
+        r"  kind        observed (current), metadata only",
+        r"  subject     625749",
+        r"  modality    behavior, ecephys",
+        r"  project     Ephys Platform",
+        r"  parts       1, datasets of their own with 60000 files, 5.0 GB",
+        r"              ecephys.zarr: 2022-08-04, 60000 files, 5.0 GB",
+        r"  metadata    sha256:2",
+    ):
+        assert f"{line}\n" in out
+    (record,) = assets.records("show", f"aind:{RAW}")
+    assert record["attributes"]["modality"] == ["behavior", "ecephys"]
+    assert record["metadata"] == "sha256:2"
+    assert record["part_of"] == []
+    (part,) = record["parts"]
+    assert (part["dataset"], part["version"], part["files"]) == (
+        f"aind:{ZARR}",
+        "2022-08-04",
+        60000,
+    )
+    (old,) = assets.records("show", f"aind:{RAW}@2022-08-04")
+    assert "project" not in old["attributes"]
+    out = assets.run("show", f"aind:{ZARR}").out
+    assert f"  part of     aind:{RAW}\n" in out
+    assert "derived from" not in out
+
+
+def test_show_prints_the_form_of_a_version_and_its_inline_zarrs(
+    bucket: _Bucket, tmp_path: Path
+) -> None:
+    inline = [
+        {
+            "path": f"{n:02}.zarr",
+            "source": f"s3://z/{n}",
+            "checksum": f"c{n}",
+            "files": 2,
+            "bytes": n,
+        }
+        for n in range(12)
+    ]
+    bucket.mint("whole", "1", [_file("a.bin")], form="files", inline=inline)
+    bucket.mint("huge", "1", [_file("0")], form="manifest", only_files=40, only_bytes=5000)
+    bucket.mint("old", "1", [_file("a.bin")])
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    shell = Shell(tmp_path / "mirrors", bucket.store.root)
+    out = shell.run("show", "aind:whole").out
+    for line in (
+        "  inline      12, Zarrs as folders of files here, 24 of them, 66 B",
+        "              00.zarr: c0, 2 files, 0 B",
+        "              … and 2 more (--json lists all)",
+    ):
+        assert f"{line}\n" in out
+    assert "10.zarr" not in out
+    (record,) = shell.records("show", "aind:whole")
+    assert (record["form"], record["inline"]) == ("files", inline)
+    out = shell.run("show", "aind:huge").out
+    form = "manifest (40 files, 5.0 kB, are outside git, in the manifest only)"
+    assert f"  form        {form}\n" in out
+    assert "  inline " not in out
+    (record,) = shell.records("show", "aind:huge")
+    assert record["form"] == "manifest"
+    assert record["manifest_only"] == {"files": 40, "bytes": 5000}
+    assert record["inline"] == []
+    # a version that an earlier release recorded may be of either form
+    assert "  form " not in shell.run("show", "aind:old").out
+    assert shell.records("show", "aind:old")[0]["form"] is None
+
+
+def test_show_prints_ancestors_and_derivatives(assets: Shell) -> None:
+    tail = assets.run("show", f"aind:{CURATED}").out.partition("  derived from:\n")[2]
+    assert tail.splitlines() == [
+        f"    aind:{SORTED}@2023-02-02",
+        f"      aind:{RAW}@2022-09-01",
+        "    elsewhere (not mirrored)",
+    ]
+    tail = assets.run("show", f"aind:{RAW}").out.partition("  derivatives:\n")[2]
+    assert tail.splitlines() == [
+        f"    aind:{SORTED}@2023-02-02",
+        f"      aind:{CURATED}@2023-03-02",
+    ]
+    tail = assets.run("show", f"aind:{RAW}@2022-08-04").out.partition("  derivatives:\n")[2]
+    assert tail.splitlines()[0] == f"    aind:{SORTED}@2023-02-02 (of 2022-09-01)"
+    (record,) = assets.records("show", f"aind:{SORTED}")
+    (above,), (below,) = record["derived_from"], record["derivatives"]
+    assert (above["name"], above["version"], above["derived_from"]) == (RAW, "2022-09-01", [])
+    assert (below["dataset"], below["of"]) == (f"aind:{CURATED}", "2023-02-02")
+
+
+def test_many_relatives_are_counted_instead_of_listed(
+    bucket: _Bucket, assets: Shell, tmp_path: Path
+) -> None:
+    for number in range(13):
+        bucket.mint(f"made-{number:02d}", "2023-05-05", [], inputs=[RAW])
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    lines = assets.run("show", f"aind:{RAW}").out.partition("  derivatives:\n")[2].splitlines()
+    assert lines[-1] == "    … and 4 more (--json lists all)"
+    assert len(assets.records("show", f"aind:{RAW}")[0]["derivatives"]) == 14
+
+
+def test_files_passes_over_no_part(assets: Shell) -> None:
+    file, part = assets.run("files", f"aind:{RAW}").lines
+    assert file.startswith(f"md5:{MD5}")
+    assert part.startswith(f"aind:{ZARR}@2022-08-04")
+    assert part.split()[1:] == ["part", "5000000000", "ecephys.zarr"]
+    assert [one["type"] for one in assets.records("files", f"aind:{RAW}")] == ["file", "part"]
+
+
+def test_find_says_which_dataset_has_the_file_be_it_a_part_or_not(assets: Shell) -> None:
+    found = {(one["dataset"], one["path"]) for one in assets.records("find", MD5)}
+    assert found == {
+        (f"aind:{RAW}", "a.bin"),
+        (f"aind:{SORTED}", "a.bin"),
+        (f"aind:{ZARR}", "0.0"),
+    }
+
+
+def test_status_prints_upstream_capabilities_and_waiting_datasets(assets: Shell) -> None:
+    out = assets.run("status").out
+    for line in (
+        "  datasets    3 and 1 that are parts of others, with 5 versions",
+        "  waiting     1 (to settle)",
+        "  upstream    checksums: returned",
+        "              versions: not listable",
+    ):
+        assert f"{line}\n" in out
+    (record,) = assets.records("status")
+    assert record["capabilities"] == {"checksums": "returned", "versions": "not listable"}
+    assert (record["waiting"], record["failing"], record["parts"]) == (1, 0, 1)
+
+
+def test_a_rebuilt_index_shows_the_same_assets(assets: Shell) -> None:
+    shown_before = [assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)]
+    assets.run("rebuild-index")
+    assert [
+        assets.run("show", f"aind:{name}").out for name in (RAW, SORTED, CURATED)
+    ] == shown_before
+
+
+def test_find_counts_the_zarrs_that_the_index_has_no_files_of(bucket: _Bucket) -> None:
+    for number in range(3):
+        name = f"{ZARR}{number}"
+        bucket.mint(name, "2022-08-04", [_file("0.0")], within=RAW, indexed=False, in_parts=0)
+    with Index.open(bucket.store.index_path) as index:
+        index.catch_up(bucket.store)
+    shell = Shell(bucket.store.root, bucket.store.root)
+    message = shell.run("find", MD5, code=1).err.splitlines()[-1]
+    assert message.startswith(
+        "not looked at: the files of 3 Zarrs of aind (3 files), which are not"
+    )
+    assert "'[zarr] index_entries = 1' in aind.toml" in message

@@ -1,0 +1,308 @@
+"""What is believed of a bucket that gives no summary of itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from neuromirror.crawl import open_recorder, release_hold
+from neuromirror.model import Document, EventRaised, MirrorProbed, VisitEnded
+from neuromirror.net import UnreachableError
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    at,
+    files,
+)
+
+
+def release(box: ScriptedHarness, hold: str = "") -> str:
+    store = box.store
+    with open_recorder(store, store.index_path) as recorder:
+        return release_hold(recorder, hold)
+
+
+def event_kinds(box: ScriptedHarness) -> list[str]:
+    return [one.kind for one in box.entries(EventRaised)]
+
+
+# --- deletions
+
+
+def test_a_file_that_a_listing_dropped_is_not_deleted(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files(*(f"{number}.bin" for number in range(40)))
+    )
+    scripted_harness.sync()
+    refs = scripted_harness.refs()
+    source.scripted_datasets["a"].dropped_from_listing = {"3.bin", "7.bin"}
+    del source.scripted_datasets["a"].files["9.bin"]
+    result = scripted_harness.sync()["box:a"]
+    assert (result.status, result.visit) == ("error", "failed")
+    assert "2 of 3 files that the listing lacks are still there upstream" in result.message
+    assert "'3.bin'" in result.message
+    assert "\n" not in result.message
+    assert scripted_harness.refs() == refs
+    source.scripted_datasets["a"].dropped_from_listing = set()
+    result = scripted_harness.sync()["box:a"]
+    assert result.visit == "full"
+    with scripted_harness.index() as index:
+        found = {one.path for one in index.files(index.resolve("box:a"))}
+    assert found == set(source.scripted_datasets["a"].files)
+    assert len(found) == 39
+
+
+def test_a_listing_that_lost_many_files_is_reread_before_it_is_held(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files(*(f"{number}.bin" for number in range(40)))
+    )
+    scripted_harness.sync()
+    source.scripted_datasets["a"].dropped_from_listing = {f"{number}.bin" for number in range(30)}
+    assert scripted_harness.sync()["box:a"].visit == "failed"
+    with scripted_harness.index() as index:
+        assert not list(index.open_holds())
+
+
+def test_only_missing_files_are_checked_upstream(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("gone.bin", "kept.bin", "doc.json", "marker/x")
+    )
+    scripted_harness.sync()
+    scripted_dataset = source.scripted_datasets["a"]
+    scripted_dataset.documents = [Document(b"doc.json", b"{}\n", at(1))]
+    scripted_dataset.exceptions = ["marker/x"]
+    for path in ("gone.bin", "doc.json", "marker/x"):
+        del scripted_dataset.files[path]
+    scripted_dataset.files["kept.bin"] = ScriptedFile(b"other", at(2))
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    assert source.checked_paths == [b"gone.bin"]
+
+
+def test_a_document_that_a_listing_dropped_is_not_deleted(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    kept = Document(b"subject.json", b"{}\n", at(1))
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin", "subject.json", "y.bin"), documents=[kept]
+    )
+    del source.scripted_datasets["a"].files["subject.json"]
+    scripted_harness.sync()
+    refs = scripted_harness.refs()
+    scripted_dataset = source.scripted_datasets["a"]
+    scripted_dataset.documents = []
+    scripted_dataset.present_unlisted = {"subject.json"}
+    result = scripted_harness.sync()["box:a"]
+    assert (result.visit, source.checked_paths) == ("failed", [b"subject.json"] * 3)
+    assert "'subject.json'" in result.message
+    assert scripted_harness.refs() == refs
+    scripted_dataset.present_unlisted = set()
+    assert scripted_harness.sync()["box:a"].status == "ok"
+
+
+def test_a_document_that_became_a_file_is_not_missing(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    kept = Document(b"subject.json", b"{}\n", at(1))
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), documents=[kept])
+    scripted_harness.sync()
+    source.scripted_datasets["a"].documents = []
+    source.scripted_datasets["a"].files |= files("subject.json")
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    assert source.checked_paths == []
+
+
+def test_a_file_that_was_renamed_for_a_folder_is_not_missing(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("both"))
+    scripted_harness.sync()
+    source.scripted_datasets["a"].files |= files("both/child")
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    del source.scripted_datasets["a"].files["both/child"]
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    assert source.checked_paths == [b"both/child"]
+
+
+def test_a_listing_that_is_consistent_by_itself_needs_no_check(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.can_check_paths = False
+    source.scripted_datasets["a"] = ScriptedDataset(files("gone.bin", "kept.bin"))
+    scripted_harness.sync()
+    del source.scripted_datasets["a"].files["gone.bin"]
+    assert scripted_harness.sync()["box:a"].status == "ok"
+    assert source.checked_paths == []
+
+
+# --- settling
+
+
+def recent_time(minutes: float) -> datetime:
+    return (datetime.now(UTC) - timedelta(minutes=minutes)).replace(microsecond=0)
+
+
+@pytest.fixture
+def settling_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
+    """A store of a mirror whose new datasets must be an hour old."""
+    return ScriptedHarness(tmp_path / "settling", source, "[guards]\nsettle_minutes = 60\n")
+
+
+def test_a_dataset_that_may_still_grow_waits(
+    settling_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.fingerprint = "same"
+    source.scripted_datasets["a"] = ScriptedDataset(
+        {"x.bin": ScriptedFile(b"x", recent_time(300)), "y.bin": ScriptedFile(b"y", recent_time(5))}
+    )
+    result = settling_harness.sync()["box:a"]
+    assert (result.status, result.visit, result.exit_code) == ("notneeded", "waiting", 0)
+    assert "60 minutes" in result.message
+    assert settling_harness.refs() == {}
+    assert not (settling_harness.folder / "alias" / "box--a").exists()
+    assert [one.status for one in settling_harness.entries(VisitEnded)] == ["waiting"]
+    source.read_listings.clear()
+    settling_harness.sync()
+    assert source.read_listings == ["a current"]
+    assert len(settling_harness.entries(VisitEnded)) == 1
+    source.scripted_datasets["a"].files["y.bin"].modified = recent_time(61)
+    result = settling_harness.sync()["box:a"]
+    assert (result.status, result.visit) == ("ok", "full")
+
+
+def test_a_dataset_that_is_mirrored_already_waits_no_more(
+    settling_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
+    assert settling_harness.sync()["box:a"].visit == "full"
+    source.scripted_datasets["a"].files["y.bin"] = ScriptedFile(b"y", recent_time(1))
+    assert settling_harness.sync()["box:a"].status == "ok"
+
+
+def test_nothing_waits_unless_the_mirror_says_so(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset({"x.bin": ScriptedFile(b"x", recent_time(0))})
+    assert scripted_harness.sync()["box:a"].status == "ok"
+
+
+def test_the_earlier_states_of_a_growing_dataset_wait_too(
+    settling_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    past = {recent_time(5): {"x.bin": ScriptedFile(b"x", recent_time(5))}}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        {"x.bin": ScriptedFile(b"y", recent_time(1))}, earlier_states=past
+    )
+    assert settling_harness.sync(history=True)["box:a"].visit == "waiting"
+    assert settling_harness.refs() == {}
+
+
+# --- overwritten files
+
+
+def test_an_overwritten_file_is_an_incident_until_it_is_released(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin", "y.bin"))
+    scripted_harness.sync()
+    refs = scripted_harness.refs()
+    source.scripted_datasets["a"].files["x.bin"] = ScriptedFile(b"other", at(1), "x.bin")
+    for _ in range(2):
+        result = scripted_harness.sync()["box:a"]
+        assert (result.status, result.visit, result.exit_code) == ("error", "partial", 1)
+        assert scripted_harness.refs() == refs
+        assert event_kinds(scripted_harness) == ["incident"]
+        with scripted_harness.index() as index:
+            (hold,) = index.open_holds()
+        assert f"'neuromirror release {hold.hold}'" in result.message
+        assert result.message.count("1 file has other bytes") == 1
+        assert "'x.bin'" in hold.reason
+    assert release(scripted_harness) == "box:a"
+    result = scripted_harness.sync()["box:a"]
+    assert (result.status, result.visit) == ("ok", "full")
+    with scripted_harness.index() as index:
+        old, new = index.versions("box:a")
+        assert not list(index.open_holds())
+    assert refs["box--a refs/heads/main"] == old.commit
+    assert scripted_harness.refs()["box--a refs/heads/main"] == new.commit
+    assert scripted_harness.sync()["box:a"].status == "notneeded"
+
+
+def test_a_released_overwrite_lets_no_other_one_through(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
+    scripted_harness.sync()
+    source.scripted_datasets["a"].files["x.bin"] = ScriptedFile(b"other", at(1), "x.bin")
+    scripted_harness.sync()
+    release(scripted_harness)
+    source.scripted_datasets["a"].files["x.bin"] = ScriptedFile(b"yet another", at(2), "x.bin")
+    assert scripted_harness.sync()["box:a"].exit_code == 1
+
+
+def test_a_file_with_a_new_upstream_id_may_have_other_bytes(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset({"x.bin": ScriptedFile(b"one", at(0), "v1")})
+    scripted_harness.sync()
+    source.scripted_datasets["a"].files["x.bin"] = ScriptedFile(b"two", at(1), "v2")
+    assert scripted_harness.sync()["box:a"].status == "ok"
+
+
+# --- vanished and returned
+
+
+def test_a_dataset_that_comes_back_raises_one_event_each_time(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    scripted_dataset = ScriptedDataset(files("x.bin"))
+    for _ in range(2):
+        source.scripted_datasets["a"] = scripted_dataset
+        scripted_harness.sync()
+        scripted_harness.sync()
+        del source.scripted_datasets["a"]
+        result = scripted_harness.sync()["box:a"]
+        assert (result.status, result.visit) == ("error", "not_found")
+        assert "box:a" not in scripted_harness.sync()
+        assert scripted_harness.sync("box:a")["box:a"].visit == "not_found"
+    assert event_kinds(scripted_harness) == ["tombstone", "returned", "tombstone"]
+    assert [one.status for one in scripted_harness.entries(VisitEnded)] == ["full", "not_found"] * 2
+
+
+# --- what a mirror's upstream allows
+
+
+def test_what_upstream_allows_is_recorded_when_it_changes(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
+    scripted_harness.sync()
+    assert scripted_harness.entries(MirrorProbed) == []
+    source.probe_result = {"versions": "listable"}
+    scripted_harness.sync()
+    scripted_harness.sync()
+    source.probe_result = {"versions": "refused"}
+    scripted_harness.sync()
+    recorded = [one.capabilities["versions"] for one in scripted_harness.entries(MirrorProbed)]
+    assert recorded == ["listable", "refused"]
+    with scripted_harness.index() as index:
+        assert index.capabilities("box") == {"versions": "refused"}
+
+
+def test_a_probe_that_fails_is_reported_and_stops_nothing(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
+    source.probe_result = UnreachableError("no answer")
+    results = scripted_harness.sync()
+    assert (results["box"].status, results["box"].exit_code) == ("error", 1)
+    assert results["box:a"].status == "ok"

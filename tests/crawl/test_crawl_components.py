@@ -1,0 +1,471 @@
+"""Zarr assets: parts that upstream names itself, inline or as datasets of their own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from neuromirror.crawl import open_recorder, release_hold
+from neuromirror.model import VersionMinted
+from neuromirror.store import read_versions_from_git
+from support.mirror_harness import run_git
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    ScriptedZarr,
+    at,
+    files,
+)
+from support.scripted_zarrs import (
+    CONTRADICTED,
+    exceptions,
+    links,
+    parts,
+    paths,
+    scripted_zarr,
+    version_labels,
+)
+
+# --- what becomes of a part
+
+
+def test_a_small_zarr_is_a_folder_of_files_and_a_large_one_a_dataset(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {"s": scripted_zarr(3, "c/"), "l": scripted_zarr(9)}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), zarrs={"sub/small.zarr": "s", "sub/large.zarr": "l"}, has_summary=True
+    )
+    result = zarr_harness.sync()["box:a"]
+    assert (result.status, result.visit, len(result.versions)) == ("ok", "full", 1)
+    assert paths(zarr_harness) == [
+        "sub/small.zarr/.zarray",
+        "sub/small.zarr/c/0",
+        "sub/small.zarr/c/1",
+        "x.bin",
+    ]
+    (part,) = parts(zarr_harness).values()
+    assert (part.path, part.dataset, part.files) == ("sub/large.zarr", "box:zarr/l", 9)
+    assert part.label == source.zarrs["l"].checksum
+    assert part.bytes == source.zarrs["l"].size
+    repository = zarr_harness.repository("box:zarr/l")
+    assert links(zarr_harness) == {
+        "sub/large.zarr": run_git(repository, "rev-parse", "main").strip()
+    }
+    assert run_git(repository, "rev-parse", part.label) == run_git(repository, "rev-parse", "main")
+    inner = run_git(repository, "ls-tree", "--name-only", "main").split()
+    assert {".zarray", "0", "7"} <= set(inner)
+    within = {one.local_id: one.within for one in zarr_harness.entries(VersionMinted)}
+    assert within == {"a": "", "zarr/l": "zarr"}
+    top = run_git(zarr_harness.folder / "alias" / "box", "ls-tree", "--name-only", "main").split()
+    assert "a" in top
+    assert "zarr" not in top
+    zarr_harness.fsck()
+
+
+def test_listed_is_committed_and_named_exceptions_with_parts_as_one_file_each(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {
+        "s": scripted_zarr(3),
+        "l": scripted_zarr(9),
+        "empty": ScriptedZarr({}),
+        "broken": scripted_zarr(7, broken=CONTRADICTED),
+        "broken-small": scripted_zarr(2, broken=CONTRADICTED),
+    }
+    scripted_dataset = ScriptedDataset(files("x.bin", "y.bin"), has_summary=True)
+    scripted_dataset.zarrs = {f"{name}.zarr": name for name in source.zarrs}
+    source.scripted_datasets["a"] = scripted_dataset
+    result = zarr_harness.sync()["box:a"]
+    assert (result.exit_code, result.visit) == (1, "partial")
+    left_out = exceptions(zarr_harness)
+    assert left_out == {
+        "empty.zarr": ("zarr-empty", 0),
+        "broken.zarr": ("zarr-not-proven", source.zarrs["broken"].size),
+        "broken-small.zarr": ("zarr-not-proven", source.zarrs["broken-small"].size),
+    }
+    own = [one for one in paths(zarr_harness) if not one.startswith("s.zarr/")]
+    assert len(own) + 1 + len(parts(zarr_harness)) + len(left_out) == 2 + len(
+        scripted_dataset.zarrs
+    )
+
+
+def test_the_summary_is_held_against_parts_as_one_file_each(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {"l": scripted_zarr(9)}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), zarrs={"l.zarr": "l"}, has_summary=True
+    )
+    source.zarrs["l"].stated_checksum = f"{'0' * 32}-9--9"
+    assert zarr_harness.sync()["box:a"].visit == "full"
+    # a part that the listing lacks is missed
+    scripted_dataset = source.scripted_datasets["a"]
+    whole = source._summary(scripted_dataset, scripted_dataset.files)
+    scripted_dataset.zarrs = {}
+    source._summary = lambda scripted_dataset, content: whole  # type: ignore[method-assign]
+    result = zarr_harness.sync()["box:a"]
+    assert result.visit == "failed"
+    assert "upstream states 2 files" in result.message
+
+
+@pytest.mark.parametrize(("limit", "inline"), [(0, False), (3, False), (4, True)])
+def test_the_mirror_says_how_small_a_small_zarr_is(
+    tmp_path: Path, source: ScriptedSource, limit: int, inline: bool
+) -> None:
+    scripted_harness = ScriptedHarness(
+        tmp_path / "limit", source, f"[zarr]\ninline_parts = {limit}\n"
+    )
+    source.zarrs = {"z": scripted_zarr(3)}
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"z.zarr": "z"})
+    assert scripted_harness.sync()["box:a"].visit == "full"
+    assert ("z.zarr/0" in paths(scripted_harness)) is inline
+    assert ("z.zarr" in parts(scripted_harness)) is not inline
+
+
+def test_a_huge_zarr_keeps_its_chunks_in_the_manifest(
+    tmp_path: Path, source: ScriptedSource
+) -> None:
+    scripted_harness = ScriptedHarness(
+        tmp_path / "huge", source, "[zarr]\ninline_parts = 4\ninline = 6\nmanifest = 12\n"
+    )
+    source.zarrs = {"huge": scripted_zarr(20), "large": scripted_zarr(9)}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), zarrs={"h.zarr": "huge", "l.zarr": "large"}
+    )
+    assert scripted_harness.sync()["box:a"].visit == "full"
+    assert {path: one.files for path, one in parts(scripted_harness).items()} == {
+        "h.zarr": 20,
+        "l.zarr": 9,
+    }
+    forms = {}
+    for name in ("huge", "large"):
+        description = run_git(
+            scripted_harness.repository(f"box:zarr/{name}"),
+            "show",
+            "main:.neuromirror/dataset.json",
+        )
+        forms[name] = json.loads(description)["form"]
+    assert forms == {"huge": "manifest", "large": "files"}
+
+
+def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
+    tmp_path: Path, source: ScriptedSource
+) -> None:
+    scripted_harness = ScriptedHarness(
+        tmp_path / "forms", source, "[zarr]\ninline_parts = 4\ninline = 6\nmanifest = 12\n"
+    )
+    source.zarrs = {
+        "huge": scripted_zarr(20),
+        "large": scripted_zarr(9),
+        "one": scripted_zarr(3),
+        "two": scripted_zarr(2),
+    }
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
+    scripted_dataset.zarrs = {
+        "h.zarr": "huge",
+        "l.zarr": "large",
+        "z/one.zarr": "one",
+        "a/two.zarr": "two",
+    }
+    assert scripted_harness.sync()["box:a"].visit == "full"
+    description = json.loads(
+        run_git(scripted_harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
+    )
+    expected = {
+        path: {
+            "source": source.dataset(f"zarr/{name}").source_uri,
+            "checksum": source.zarrs[name].checksum,
+            "files": len(source.zarrs[name].files),
+            "bytes": source.zarrs[name].size,
+        }
+        for path, name in (("a/two.zarr", "two"), ("z/one.zarr", "one"))
+    }
+    assert (description["form"], description["inline"], sorted(description["parts"])) == (
+        "files",
+        expected,
+        ["h.zarr", "l.zarr"],
+    )
+    with scripted_harness.index() as index:
+        row = index.resolve("box:a")
+        assert index.inline_components(row) == [
+            {"path": path, **one} for path, one in expected.items()
+        ]
+        huge, large = index.resolve("box:zarr/huge"), index.resolve("box:zarr/large")
+        assert index.inline_components(huge) == []
+    assert (row.form, row.manifest_only_files) == ("files", 0)
+    assert (large.form, large.manifest_only_files) == ("files", 0)
+    metadata = source.zarrs["huge"].files[".zarray"]
+    size = source.zarrs["huge"].size - len(metadata.content)
+    assert (huge.form, huge.manifest_only_files, huge.manifest_only_bytes) == ("manifest", 19, size)
+    # git alone tells the same
+    for name in ("a", "zarr/huge"):
+        minted = [one for one in scripted_harness.entries(VersionMinted) if one.local_id == name]
+        dataset = source.dataset(name)
+        repository = scripted_harness.store.repository(dataset)
+        found = list(read_versions_from_git(repository, set(), minted[0].at))
+        for field in ("form", "only_files", "only_bytes", "inline"):
+            assert getattr(found[0], field) == getattr(minted[0], field)
+    # what is copied from the state before is told as what was read
+    scripted_dataset.files |= files("y.bin")
+    assert scripted_harness.sync()["box:a"].visit == "full"
+    description = json.loads(
+        run_git(scripted_harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
+    )
+    assert description["inline"] == expected
+    del scripted_dataset.zarrs["a/two.zarr"]
+    assert scripted_harness.sync()["box:a"].visit == "full"
+    with scripted_harness.index() as index:
+        assert [one["path"] for one in index.inline_components(index.resolve("box:a"))] == [
+            "z/one.zarr"
+        ]
+
+
+def test_odd_paths_of_zarrs_are_mirrored(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    odd = ["-dash.zarr", "a b/ü.zarr", ".git/x.zarr", "f.zarr"]
+    source.zarrs = {
+        f"{size}{number}": scripted_zarr(size) for size in (3, 9) for number in range(len(odd))
+    }
+    source.scripted_datasets["a"] = ScriptedDataset(files("f.zarr/inside", "f.zarr "))
+    source.scripted_datasets["a"].zarrs = {one: f"9{number}" for number, one in enumerate(odd)}
+    source.scripted_datasets["b"] = ScriptedDataset(
+        files("x"), zarrs={one: f"3{n}" for n, one in enumerate(odd)}
+    )
+    assert {one.visit for name, one in zarr_harness.sync().items() if ":" in name} == {"full"}
+    assert {one.source_path.decode() for one in parts(zarr_harness).values()} == set(odd)
+    assert len(paths(zarr_harness, "box:b")) == 1 + 3 * len(odd)
+    refs = zarr_harness.refs()
+    source.scripted_datasets["b"].files |= files("y")
+    source.scripted_datasets["a"].files |= files("y")
+    source.read_listings.clear()
+    assert {one.visit for name, one in zarr_harness.sync().items() if ":" in name} == {"full"}
+    assert source.read_listings == ["a current", "b current"] or source.read_listings == [
+        "b current",
+        "a current",
+    ]
+    del source.scripted_datasets["a"].files["y"], source.scripted_datasets["b"].files["y"]
+    zarr_harness.sync()
+    for name in "ab":
+        before = refs[f"box--{name} refs/heads/main"]
+        one = zarr_harness.repository(f"box:{name}")
+        trees = run_git(one, "rev-parse", f"{before}^{{tree}}", "main^{tree}").split()
+        assert trees[0] == trees[1]
+    zarr_harness.fsck()
+
+
+# --- from visit to visit
+
+
+def test_a_known_zarr_costs_no_request_and_an_unchanged_dataset_is_not_written(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), zarrs={"s.zarr": "s", "l.zarr": "l"}
+    )
+    zarr_harness.sync()
+    source.read_listings.clear()
+    before = zarr_harness.file_stamps()
+    assert zarr_harness.sync()["box:a"].status == "notneeded"
+    assert (source.read_listings, zarr_harness.file_stamps()) == ([], before)
+    scripted_dataset.files["y.bin"] = ScriptedFile(b"y", at(9))
+    assert zarr_harness.sync()["box:a"].versions == ("2024-03-01T120900Z",)
+    assert source.read_listings == ["a current"]
+    assert version_labels(zarr_harness, "box:zarr/l") == [source.zarrs["l"].checksum]
+    assert len(paths(zarr_harness)) == 5
+    # the files of a small one are copied only from where they are known to be
+    for memo in (zarr_harness.folder / "neuromirror" / "memos").rglob("*.memo"):
+        memo.unlink()
+    source.read_listings.clear()
+    assert zarr_harness.sync()["box:a"].status == "notneeded"
+    assert sorted(source.read_listings) == ["a current", f"zarr/s {source.zarrs['s'].checksum}"]
+
+
+def test_a_zarr_that_changed_has_a_new_version_and_the_dataset_links_it(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), zarrs={"s.zarr": "s", "l.zarr": "l"}
+    )
+    zarr_harness.sync()
+    labels = [source.zarrs["l"].checksum]
+    for name in "sl":
+        source.zarrs[name].files["0"] = ScriptedFile(b"other", at(4))
+    labels.append(source.zarrs["l"].checksum)
+    result = zarr_harness.sync()["box:a"]
+    assert (result.visit, result.versions) == ("full", ("2024-03-01T120400Z",))
+    assert version_labels(zarr_harness, "box:zarr/l") == labels
+    assert parts(zarr_harness)["l.zarr"].label == labels[1]
+    # what it was before is there already, and no new commit
+    source.zarrs["l"].files["0"] = files("0")["0"]
+    source.read_listings.clear()
+    assert zarr_harness.sync()["box:a"].visit == "full"
+    assert source.read_listings == ["a current"]
+    assert parts(zarr_harness)["l.zarr"].label == labels[0]
+    assert version_labels(zarr_harness, "box:zarr/l") == labels
+    zarr_harness.fsck()
+
+
+def test_a_zarr_grows_out_of_its_folder_and_back_and_is_weighed_as_one_file(
+    tmp_path: Path, source: ScriptedSource
+) -> None:
+    scripted_harness = ScriptedHarness(tmp_path / "grows", source, "[zarr]\ninline_parts = 100\n")
+    source.zarrs = {"z": scripted_zarr(90)}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), zarrs={"z.zarr": "z"}, has_summary=True
+    )
+    scripted_harness.sync()
+    for chunks in (120, 90, 20):
+        source.zarrs["z"].files = scripted_zarr(chunks).files
+        assert scripted_harness.sync()["box:a"].visit == "full", chunks
+        assert bool(parts(scripted_harness)) is (chunks == 120)
+        assert len(paths(scripted_harness)) == (1 if chunks == 120 else chunks + 1)
+    scripted_harness.fsck()
+
+
+def test_many_lost_zarrs_are_held_like_other_files(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {
+        str(number): scripted_zarr(3 + 3 * (number % 2), str(number)) for number in range(40)
+    }
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), has_summary=True
+    )
+    scripted_dataset.zarrs = {f"{name}.zarr": name for name in source.zarrs}
+    assert zarr_harness.sync()["box:a"].visit == "full"
+    refs = zarr_harness.refs()
+    scripted_dataset.zarrs = {
+        path: name for path, name in scripted_dataset.zarrs.items() if int(name) < 20
+    }
+    source.zarrs["new"] = scripted_zarr(9, "new")
+    scripted_dataset.zarrs["new.zarr"] = "new"
+    source.read_listings.clear()
+    result = zarr_harness.sync()["box:a"]
+    assert result.visit == "held"
+    assert zarr_harness.refs() == refs
+    assert source.read_listings == ["a current"]
+    with zarr_harness.index() as index:
+        (hold,) = index.open_holds()
+    assert (hold.files_removed, hold.files_before) == (20, 41)
+    # another dataset brings the new Zarr meanwhile: it is the same listing all the same
+    source.scripted_datasets["b"] = ScriptedDataset(files("y.bin"), zarrs={"new.zarr": "new"})
+    result = zarr_harness.sync()["box:a"]
+    assert result.visit == "held"
+    store = zarr_harness.store
+    with open_recorder(store, store.index_path) as recorder:
+        release_hold(recorder, hold.hold)
+    assert zarr_harness.sync()["box:a"].visit == "full"
+    assert len(parts(zarr_harness)) == 11
+
+
+def test_one_zarr_in_two_datasets_is_one_dataset_that_waits_for_neither(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    both = threading.Barrier(2, timeout=600)
+    source.zarrs = {"l": scripted_zarr(9)}
+
+    def meet() -> None:
+        both.wait()
+
+    source.on_entries = meet
+    for name in "ab":
+        source.scripted_datasets[name] = ScriptedDataset(
+            files(f"{name}.bin"), zarrs={f"{name}.zarr": "l"}
+        )
+    result = zarr_harness.sync()
+    assert {result[f"box:{name}"].visit for name in "ab"} == {"full"}
+    assert [one.split()[0] for one in source.read_listings].count("zarr/l") == 1
+    (first,) = (one for one in zarr_harness.entries(VersionMinted) if one.local_id == "zarr/l")
+    assert first.within == "zarr"  # whichever came first
+    assert (
+        links(zarr_harness, "box:a")["a.zarr"]
+        == links(zarr_harness, "box:b")["b.zarr"]
+        == first.commit
+    )
+
+
+def test_files_of_a_zarr_do_not_wait_for_a_sha256(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.late_sha256 = True
+    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin") | files("y.bin", sha256=True), zarrs={"s.zarr": "s", "l.zarr": "l"}
+    )
+    assert zarr_harness.sync()["box:a"].message.endswith("; 1 file waits for a checksum")
+    source.read_listings.clear()
+    assert zarr_harness.sync()["box:a"].message == "nothing new; 1 file waits for a checksum"
+    assert source.read_listings == []
+
+
+def test_a_zarr_that_was_never_finalized_is_looked_at_each_time(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {"l": scripted_zarr(2, finalized=False)}
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin"), zarrs={"l.zarr": "l"}
+    )
+    source.memos = False
+    assert zarr_harness.sync()["box:a"].visit == "full"
+    assert [one.files for one in parts(zarr_harness).values()] == [2]
+    assert zarr_harness.sync()["box:a"].status == "notneeded"
+    assert source.read_listings.count("zarr/l current") == 1  # then its memo is enough
+    source.zarrs["l"].files["1"] = ScriptedFile(b"1", at(5))
+    assert zarr_harness.sync()["box:a"].visit == "full"
+    assert [one.files for one in parts(zarr_harness).values()] == [3]
+    source.zarrs["l"].files.clear()
+    result = zarr_harness.sync()["box:a"]
+    assert (result.visit, "l.zarr" in result.message) == ("partial", True)
+    assert [one.files for one in parts(zarr_harness).values()] == [3]
+    scripted_dataset.zarrs["other.zarr"] = "none"
+    source.zarrs["none"] = ScriptedZarr({}, is_finalized=False)
+    zarr_harness.sync()
+    assert exceptions(zarr_harness) == {"other.zarr": ("zarr-empty", 0)}
+
+
+def test_a_zarr_that_went_on_since_its_row_was_read_is_mirrored_as_it_is(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9), "grown": scripted_zarr(9)}
+    for one in source.zarrs.values():
+        one.stated_checksum = f"{'0' * 32}-{min(len(one.files), 9)}--{one.size}"
+    source.zarrs["grown"].stated_checksum = f"{'0' * 32}-2--18"
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
+    scripted_dataset.zarrs = {f"{name}.zarr": name for name in source.zarrs}
+    assert zarr_harness.sync()["box:a"].visit == "full"
+    assert {path: one.label for path, one in parts(zarr_harness).items()} == {
+        "l.zarr": source.zarrs["l"].checksum,
+        "grown.zarr": source.zarrs["grown"].checksum,
+    }
+    for one in source.zarrs.values():
+        one.stated_checksum = None
+    source.read_listings.clear()
+    assert zarr_harness.sync()["box:a"].status == "notneeded"
+    assert source.read_listings == ["a current"]
+
+
+def test_a_zarr_that_git_has_and_the_journal_lacks_is_not_reread(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.zarrs = {"l": scripted_zarr(9)}
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"l.zarr": "l"})
+    zarr_harness.sync()
+    refs = zarr_harness.refs()
+    (zarr_harness.folder / "neuromirror" / "journal.jsonl").unlink()
+    zarr_harness.store.index_path.unlink()
+    (zarr_harness.repository("box:a") / "packed-refs").unlink()
+    source.read_listings.clear()
+    zarr_harness.sync()
+    assert source.read_listings == ["a current"]
+    mains = {one: sha for one, sha in refs.items() if "box--a" in one or "zarr" in one}
+    assert mains.items() <= zarr_harness.refs().items()
+    assert {one.within for one in zarr_harness.entries(VersionMinted)} == {"", "zarr"}

@@ -1,0 +1,568 @@
+"""What is known to mislead mirrors of a DANDI archive, each by name, from sync to clone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror.model import Retention
+from neuromirror_demo import LATE, DemoArchive
+from neuromirror_demo.records import Description
+from neuromirror_demo.zarr_contents import ODD_PATHS, image_entries, odd_entries
+from support.embargo_harness import NAME as EMBARGOED
+from support.embargo_harness import EmbargoHarness, contents
+from support.mirror_harness import MirrorHarness, run_git
+
+NAME = "demo:000001"
+ZARR = "sub-1/sub-1_photo.ome.zarr"
+LIMITS = "[zarr]\ninline_parts = 30\n"
+Serve = Callable[[Path], str]
+
+
+def write_mirror_file(demo: DemoArchive, more: str = LIMITS) -> None:
+    """Writes the mirror file; by default with Zarrs of 40 entries as datasets of their own."""
+    options = f'source = "dandi"\n[options]\napi = "{demo.api_url}"\n{more}'
+    (demo.mirrors / "demo.toml").write_text(options)
+
+
+@pytest.fixture
+def images(empty_archive: DemoArchive) -> DemoArchive:
+    """An archive of one dandiset with one Zarr, which is a dataset of its own, and a file."""
+    empty_archive.create_dandiset(Description("Images"))
+    empty_archive.add_zarr("000001", ZARR, image_entries(2, 40))
+    empty_archive.add_file("000001", "notes.txt", "first\n")
+    write_mirror_file(empty_archive)
+    return empty_archive
+
+
+@pytest.fixture
+def small_archive_harness(empty_archive: DemoArchive, tmp_path: Path) -> MirrorHarness:
+    """An empty place for a store, beside a small archive."""
+    return MirrorHarness(empty_archive.mirrors, tmp_path / "here")
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def command_output(mirror_harness: MirrorHarness, *arguments: str, code: int = 0) -> str:
+    """What a command prints about a store."""
+    named = ["--mirrors", str(mirror_harness.mirrors), "--store", str(mirror_harness.folder)]
+    done = CliRunner().invoke(main, [*named, *arguments], catch_exceptions=False)
+    assert done.exit_code == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def labels(mirror_harness: MirrorHarness, dataset: str = NAME) -> list[str]:
+    with mirror_harness.index() as index:
+        return [one.label for one in index.versions(dataset)]
+
+
+def bytes_of(demo: DemoArchive, dandiset: str) -> dict[str, bytes]:
+    """All files by path of what a dandiset's name means, those of its Zarrs too."""
+    found: dict[str, bytes] = {}
+    versions = demo.dandisets[dandiset]
+    version = versions.published[-1] if versions.published else versions.draft
+    for path, asset in version.assets.items():
+        if asset.blob is not None:
+            found[path] = asset.blob.data
+        else:
+            assert asset.zarr is not None
+            found |= {f"{path}/{name}": one.data for name, one in asset.zarr.entries.items()}
+    return found
+
+
+def count_verified_files(clone: Path) -> int:
+    """How many files git-annex finds right, here and in all datasets below; none is wrong."""
+    found = run(clone, "git", "submodule", "foreach", "--recursive", "-q", "git annex fsck --json")
+    if (clone / ".git" / "annex").exists():  # a super-dataset has no files of its own
+        found += run(clone, "git", "annex", "fsck", "--json")
+    results = [json.loads(line)["success"] for line in found.splitlines()]
+    assert all(results)
+    return len(results)
+
+
+def assert_zarrs_open(clone: Path, paths: list[str]) -> None:
+    """zarr reads every array of them."""
+    import numpy
+    import zarr
+
+    def read(node: zarr.Group | zarr.Array) -> int:
+        if isinstance(node, zarr.Array):
+            return int(numpy.asarray(node[...]).size > 0)
+        return sum(read(node[name]) for name in node)
+
+    for path in paths:
+        assert read(zarr.open(store=str(clone / path), mode="r")) >= 1, path
+
+
+# --- everything
+
+
+@pytest.mark.slow
+def test_the_whole_archive_is_mirrored_cloned_got_checked_and_read(
+    mirror_harness: MirrorHarness, demo: DemoArchive, serve_directory: Serve, tmp_path: Path
+) -> None:
+    zarrs = demo.add_zarrs()
+    write_mirror_file(demo, "")
+    wrong = zarrs["wrong"]["dandiset"]
+    results = mirror_harness.sync()
+    assert [name for name, one in results.items() if one.exit_code] == [f"demo:{wrong}"]
+    expected: dict[str, bytes] = {}
+    for dandiset, found in demo.dandisets.items():
+        if found.embargoed:
+            continue
+        files = bytes_of(demo, dandiset)
+        with mirror_harness.index() as index:
+            row = index.resolve(f"demo:{dandiset}")
+            left_out = {one["path"] for one in index.exceptions(row)}
+            parts = list(index.subdatasets(row))
+            mirrored = {one.source_path.decode() for one in index.files(row)}
+            for part in parts:
+                inside = index.files(index.resolve(part.dataset, part.commit))
+                mirrored |= {
+                    f"{part.source_path.decode()}/{one.source_path.decode()}" for one in inside
+                }
+        # listed = committed + named exceptions
+        assert left_out == ({zarrs["wrong"]["path"]} if dandiset == wrong else set())
+        files = {path: data for path, data in files.items() if not path.startswith(tuple(left_out))}
+        assert mirrored == files.keys()
+        expected |= {f"{dandiset}/{path}": data for path, data in files.items()}
+    assert len(expected) > 2700
+    clone = tmp_path / "clone"
+    run(
+        tmp_path,
+        "datalad",
+        "clone",
+        f"{serve_directory(mirror_harness.folder)}/alias/demo",
+        str(clone),
+    )
+    run(clone, "datalad", "get", "-n", "-r", ".")
+    run(clone, "git", "submodule", "foreach", "--recursive", "-q", "git annex get -q -J2 .")
+    assert {path: (clone / path).read_bytes() for path in expected} == expected
+    assert count_verified_files(clone) == len(expected)
+    assert run(clone, "git", "status", "--porcelain") == ""
+    closed = ("closed", "wrong")
+    paths = [f"{one['dandiset']}/{one['path']}" for key, one in zarrs.items() if key not in closed]
+    assert_zarrs_open(clone, paths)
+
+
+def test_odd_names_are_mirrored_got_checked_and_read(
+    small_archive_harness: MirrorHarness,
+    empty_archive: DemoArchive,
+    serve_directory: Serve,
+    tmp_path: Path,
+) -> None:
+    """Blanks, brackets, case twins, dot files, names like options."""
+    empty_archive.create_dandiset(Description("Odd names"))
+    assert "a #1 & b+c=d~e (f),g.txt" in ODD_PATHS
+    for path in (*ODD_PATHS, r"back\slash.txt", ".gitattributes", "sub/.datalad/config"):
+        empty_archive.add_file("000001", path, f"This is {path}\n")
+    empty_archive.add_zarr("000001", "Twin/odd (1).zarr", odd_entries())
+    empty_archive.add_zarr("000001", "twin/odd (1).zarr", image_entries(3, 40))
+    write_mirror_file(empty_archive)
+    assert small_archive_harness.sync()[NAME].status == "ok"
+    assert small_archive_harness.sync()[NAME].status == "notneeded"
+    clone = tmp_path / "clone"
+    run(
+        tmp_path,
+        "datalad",
+        "clone",
+        f"{serve_directory(small_archive_harness.folder)}/alias/demo--000001",
+        str(clone),
+    )
+    run(clone, "datalad", "get", "-r", ".")
+    expected = bytes_of(empty_archive, "000001")
+    with small_archive_harness.index() as index:
+        row = index.resolve(NAME)
+        assert not index.exceptions(row)
+        git_paths = {one.source_path.decode(): one.path for one in index.files(row)}
+        assert [one.source_path.decode() for one in index.subdatasets(row)] == ["twin/odd (1).zarr"]
+    escaped = {path for path in git_paths if git_paths[path] != path}
+    assert escaped == {r"back\slash.txt", ".gitattributes", "sub/.datalad/config"}
+    found = {path: (clone / git_paths.get(path, path)).read_bytes() for path in expected}
+    assert found == expected
+    assert count_verified_files(clone) == len(expected)
+    assert_zarrs_open(clone, ["Twin/odd (1).zarr", "twin/odd (1).zarr"])
+
+
+def test_only_reliable_addresses_are_requested(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    """No nested asset, prefix or glob, no signed address, no Zarr's own list, no missing slash.
+
+    A nested address does not check that the asset is in the version, ``path=`` is blind to case,
+    ``glob`` crosses folders, the list of a Zarr's files finds ``10/`` for ``1/``, a Zarr's prefix
+    is no object, and what lacks its last slash is moved.
+    """
+    demo.add_zarrs()
+    write_mirror_file(demo, "")
+    mirror_harness.sync(deep=True, history=True)
+    mirror_harness.sync(deep=True)
+    of_api = (
+        r"GET /api/(info/|dandisets/(\?ordering=id&.*)?|dandisets/\d{6}/"
+        r"|dandisets/\d{6}/versions/\?order=created&.*|dandisets/\d{6}/versions/[0-9a-z.]+/info/"
+        r"|dandisets/\d{6}/versions/[0-9a-z.]+/assets/\?metadata=true&order=path&.*"
+        r"|zarr/[0-9a-f-]{36}/)|HEAD /api/zarr/[0-9a-f-]{36}/files/\?prefix=zarr.json"
+    )
+    assert demo.requests
+    assert [one for one in demo.requests if not re.fullmatch(of_api, one)] == []
+    assert not any("path=" in one.replace("order=path", "") for one in demo.requests)
+    of_bucket = r"(HEAD|GET) /demo-dandiarchive/(blobs/.*[^/]|zarr/[0-9a-f-]{36}/[^?].*|\?.*)?"
+    assert [one for one in demo.s3_requests if not re.fullmatch(of_bucket, one)] == []
+    assert not any(one.startswith("GET /demo-dandiarchive/blobs/") for one in demo.s3_requests)
+
+
+# --- lists
+
+
+def test_a_page_past_the_end_is_no_tombstone(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    empty_archive.create_dandiset(Description("Published"))
+    empty_archive.add_file("000001", "a.txt", "a")
+    empty_archive.publish("000001")
+    write_mirror_file(empty_archive, "page_size = 1\n")
+    assert small_archive_harness.sync()[NAME].status == "ok"
+    empty_archive.add_file("000001", "b.txt", "b")
+    with empty_archive.fault("status", path="/versions/$", page=2, status=404) as fault:
+        for names in ((), (NAME,)):
+            result = small_archive_harness.sync(*names)[NAME]
+            assert (result.status, result.visit) == ("error", "failed")
+            assert "page 2 was promised" in result.message
+    assert fault.struck
+    with small_archive_harness.index() as index:
+        assert not list(index.events(NAME))
+    assert small_archive_harness.sync()[NAME].status == "ok"
+
+
+def test_a_row_that_slips_between_pages_is_not_lost_though_the_count_stays(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    empty_archive.create_dandiset(Description("Moving"))
+    for name in "abcdef":
+        empty_archive.add_file("000001", f"{name}.txt", name)
+    write_mirror_file(empty_archive, "page_size = 2\n")
+    # Once page 1 was read, all rows move up by one, and one more comes at the end.
+    with (
+        empty_archive.fault("mutate_while_listing", action="remove", file="a.txt"),
+        empty_archive.fault("mutate_while_listing", action="add", file="g.txt"),
+    ):
+        result = small_archive_harness.sync()[NAME]
+    assert (result.status, result.visit) == ("ok", "full")
+    with small_archive_harness.index() as index:
+        assert [one.path for one in index.files(index.resolve(NAME))] == empty_archive.paths(
+            "000001"
+        )
+
+
+# --- what changes, and is not told
+
+
+def test_a_late_sha256_moves_no_time_and_is_a_state_of_its_own(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    name = "demo:000004"
+    mirror_harness.sync(name)
+    draft = demo.dandisets["000004"].draft
+    times = (draft.assets[LATE].modified, draft.modified)
+    demo.reveal_sha256("000004", LATE)
+    assert (draft.assets[LATE].modified, draft.modified) == times
+    assert mirror_harness.sync()[name].status == "ok"
+    first, second = labels(mirror_harness, name)
+    assert second.startswith(first)
+    with mirror_harness.index() as index:
+        evidence = [one.evidence for one in index.versions(name)]
+    assert evidence == [{"etag": 1, "sha256": 2}, {"sha256": 3}]
+
+
+def test_publishing_rewrites_assets_and_makes_no_new_state_of_the_draft(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    empty_archive.create_dandiset(Description("To be published"))
+    empty_archive.add_file("000001", "a.txt", "a")
+    write_mirror_file(empty_archive)
+    small_archive_harness.sync()
+    (draft,) = labels(small_archive_harness)
+    asset = empty_archive.dandisets["000001"].draft.assets["a.txt"]
+    before = asset.modified
+    label = empty_archive.publish("000001")
+    assert asset.modified > before
+    assert small_archive_harness.sync()[NAME].versions == (label,)
+    assert sorted(labels(small_archive_harness)) == sorted([draft, label])
+
+
+def test_a_quiet_change_in_a_zarr_is_found_by_a_deep_sync(
+    small_archive_harness: MirrorHarness, images: DemoArchive
+) -> None:
+    """Neither time nor size moves, only the checksum; the list of dandisets tells nothing."""
+    small_archive_harness.sync()
+    images.change_zarr("000001", ZARR, "0/0/0", b"other" + bytes(59), quiet=True)
+    assert small_archive_harness.sync()[NAME].message == "unchanged"
+    assert small_archive_harness.sync(deep=True)[NAME].status == "ok"
+    zarr_id = images.find_zarr("000001", ZARR).zarr_id
+    assert len(labels(small_archive_harness, f"demo:zarr/{zarr_id}")) == 2
+    images.change_zarr("000001", ZARR, "0/0/0", None, quiet=True)
+    small_archive_harness.sync(deep=True)
+    with small_archive_harness.index() as index:
+        (part,) = index.subdatasets(index.resolve(NAME))
+    assert part.files == len(images.find_zarr("000001", ZARR).entries)
+
+
+def test_a_quiet_fix_of_metadata_is_found_by_a_deep_sync(
+    small_archive_harness: MirrorHarness, images: DemoArchive
+) -> None:
+    small_archive_harness.sync()
+    draft = images.dandisets["000001"].draft
+    draft.description = replace(draft.description, text="A fix that moved no time")
+    assert small_archive_harness.sync()[NAME].message == "unchanged"
+    assert small_archive_harness.sync(deep=True)[NAME].status == "ok"
+    with small_archive_harness.index() as index:
+        assert [one.metadata_only for one in index.versions(NAME)] == [False, True]
+    assert "A fix that moved no time" in run_git(
+        small_archive_harness.repository(NAME), "show", "main:dandiset.yaml"
+    )
+
+
+# --- what upstream keeps
+
+
+def test_an_old_state_of_a_zarr_is_got_by_the_versions_of_its_objects(
+    small_archive_harness: MirrorHarness,
+    images: DemoArchive,
+    serve_directory: Serve,
+    tmp_path: Path,
+) -> None:
+    small_archive_harness.sync()
+    zarr = images.find_zarr("000001", ZARR)
+    old = {name: one.data for name, one in zarr.entries.items()}
+    images.change_zarr("000001", ZARR, "0/0/0", b"other" * 4)
+    images.change_zarr("000001", ZARR, "0/0/1", None)
+    assert small_archive_harness.sync()[NAME].status == "ok"
+    first, second = labels(small_archive_harness, f"demo:zarr/{zarr.zarr_id}")
+    images.expire_blobs()
+    address, clone = serve_directory(small_archive_harness.folder), tmp_path / "clone"
+    alias = f"{address}/alias/demo--zarr--{zarr.zarr_id}"
+    run(tmp_path, "datalad", "clone", alias, str(clone))
+    new = {name: one.data for name, one in zarr.entries.items()}
+    for label, expected in ((first, old), (second, new)):
+        run(clone, "git", "checkout", "-q", label)
+        run(clone, "git", "annex", "get", "--quiet", ".")
+        assert {name: (clone / name).read_bytes() for name in expected} == expected
+        assert count_verified_files(clone) == len(expected)
+
+
+def test_a_clone_goes_on_with_a_zarr_that_changed(
+    small_archive_harness: MirrorHarness,
+    images: DemoArchive,
+    serve_directory: Serve,
+    tmp_path: Path,
+) -> None:
+    """The states of a Zarr have no common history: a clone takes what its dandiset links."""
+    small_archive_harness.sync()
+    clone = tmp_path / "clone"
+    run(
+        tmp_path,
+        "datalad",
+        "clone",
+        f"{serve_directory(small_archive_harness.folder)}/alias/demo",
+        str(clone),
+    )
+    run(clone, "datalad", "get", "-n", "-r", ".")
+    images.change_zarr("000001", ZARR, "0/0/0", b"other" * 4)
+    assert small_archive_harness.sync()[NAME].status == "ok"
+    onward = ("--how", "merge", "--how-subds", "reset", "--follow", "parentds")
+    run(clone, "datalad", "update", "-r", *onward)
+    run(clone, "datalad", "get", f"000001/{ZARR}/0/0/0")
+    assert (clone / "000001" / ZARR / "0/0/0").read_bytes() == b"other" * 4
+    assert run(clone, "git", "status", "--porcelain") == ""
+
+
+def mirror_every_retention(here: MirrorHarness, small: DemoArchive) -> None:
+    small.create_dandiset(Description("Of every kind"))
+    small.add_file("000001", "published.txt", "p")
+    small.publish("000001")
+    small.add_file("000001", "draft.txt", "d")
+    small.add_zarr("000001", "small.zarr", {".zgroup": b'{"zarr_format": 2}'})
+    write_mirror_file(small)
+    here.sync()
+
+
+def test_the_index_has_the_retention_of_each_file(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    mirror_every_retention(small_archive_harness, empty_archive)
+    with small_archive_harness.index() as index:
+        kept = {one.path: one.retention for one in index.files(index.resolve(NAME, "draft"))}
+    assert kept == {
+        "published.txt": Retention.PUBLISHED,
+        "draft.txt": Retention.DRAFT,
+        "small.zarr/.zgroup": Retention.VERSIONED_BUCKET,
+    }
+    records = [
+        json.loads(one)
+        for one in command_output(
+            small_archive_harness, "--json", "files", f"{NAME}@draft"
+        ).splitlines()
+    ]
+    assert {one["path"]: one["retention"] for one in records} == kept
+
+
+def test_show_reports_the_retention_of_the_files(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    mirror_every_retention(small_archive_harness, empty_archive)
+    (record,) = map(
+        json.loads,
+        command_output(small_archive_harness, "--json", "show", f"{NAME}@draft").splitlines(),
+    )
+    assert record["retention"] == {"draft": 1, "published": 1, "versioned-bucket": 1}
+    assert "1 draft, 1 published, 1 versioned-bucket" in command_output(
+        small_archive_harness, "show", f"{NAME}@draft"
+    )
+
+
+def test_a_replaced_blob_of_a_draft_may_die_and_published_ones_do_not(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive, tmp_path: Path
+) -> None:
+    empty_archive.create_dandiset(Description("Replaced"))
+    for name in ("a.txt", "b.txt"):
+        empty_archive.add_file("000001", name, f"published {name}\n")
+    published = empty_archive.publish("000001")
+    empty_archive.change_file("000001", "a.txt", "draft a\n")
+    write_mirror_file(empty_archive)
+    small_archive_harness.sync()
+    draft = labels(small_archive_harness)[-1]
+    empty_archive.change_file("000001", "a.txt", "draft a, again\n")
+    small_archive_harness.sync()
+    assert empty_archive.expire_blobs() == 1
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(small_archive_harness.repository(NAME)), str(clone))
+    run(clone, "git", "checkout", "-q", draft)
+    run(clone, "git", "annex", "get", "a.txt", code=1)
+    run(clone, "git", "annex", "get", "b.txt")
+    for label in (published, labels(small_archive_harness)[-1]):
+        run(clone, "git", "checkout", "-q", label)
+        run(clone, "git", "annex", "get", ".")
+    # the mirror itself is as it was, and says what it knows
+    assert small_archive_harness.sync(deep=True)[NAME].exit_code == 0
+    with small_archive_harness.index() as index:
+        (gone,) = (one for one in index.files(index.resolve(NAME, draft)) if one.path == "a.txt")
+    assert gone.retention is Retention.DRAFT
+
+
+# --- what is taken back
+
+
+def test_a_version_that_is_unpublished_is_an_incident_and_stays(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    empty_archive.create_dandiset(Description("Taken back"))
+    empty_archive.add_file("000001", "a.txt", "a")
+    first = empty_archive.publish("000001")
+    empty_archive.add_file("000001", "b.txt", "b")
+    second = empty_archive.publish("000001")
+    write_mirror_file(empty_archive)
+    small_archive_harness.sync()
+    refs = small_archive_harness.refs()
+    # the newest one moves the list of dandisets; an older one is found by a deep sync
+    empty_archive.unpublish("000001", second)
+    result = small_archive_harness.sync()[NAME]
+    assert (result.status, result.exit_code) == ("error", 1)
+    assert f"published version {second} is no longer listed upstream" in result.message
+    empty_archive.unpublish("000001", first)
+    assert first in small_archive_harness.sync(deep=True)[NAME].message
+    kept = {
+        name: commit for name, commit in small_archive_harness.refs().items() if "000001" in name
+    }
+    assert kept == {name: commit for name, commit in refs.items() if "000001" in name}
+    with small_archive_harness.index() as index:
+        events = list(index.events(NAME))
+    assert {one.kind for one in events} == {"incident"}
+    assert len(events) == 2
+    (line,) = command_output(
+        small_archive_harness, "--json", "reproduce", f"{NAME}@{first}", code=1
+    ).splitlines()
+    assert json.loads(line)["status"] == "impossible"
+
+
+def test_list_and_show_report_that_a_dandiset_was_deleted(
+    small_archive_harness: MirrorHarness, images: DemoArchive
+) -> None:
+    small_archive_harness.sync()
+    images.delete_dandiset("000001")
+    assert small_archive_harness.sync()[NAME].visit == "not_found"
+    for command in (("list",), ("show", NAME)):
+        (record,) = map(
+            json.loads, command_output(small_archive_harness, "--json", *command).splitlines()
+        )
+        assert record["gone"] is True
+        assert "gone" in command_output(small_archive_harness, *command)
+
+
+# --- secrets
+
+
+def test_of_an_archive_for_members_nothing_is_in_the_public_store(embargo: EmbargoHarness) -> None:
+    """As LINC's, whose every answer takes a token, though all that it has is called open."""
+    embargo.demo.members_only = True
+    embargo.write_mirror_file('embargoed = "all"', private=False)
+    refused = embargo.sync(code=2, token="")
+    assert "DEMO_TOKEN" in refused
+    assert '"skip"' not in refused
+    embargo.sync()
+    embargo.demo.add_file("000001", "more-of-members.txt", "more\n")
+    embargo.sync()
+    embargo.sync("demo:000001")
+    embargo.assert_no_canary_outside()
+    everything = b"\n".join(contents(embargo.public)) + "\n".join(embargo.output).encode()
+    for secret in (b"open.txt", b"An open one", b"more-of-members"):
+        assert secret not in everything
+    assert "more-of-members.txt" in embargo.run_on_private_store("files", "demo:000001")
+    assert set(embargo.locations(embargo.private)) == {("api", None)}
+    # nothing moves over, as it does when an embargo ends
+    assert "demo:000001" not in embargo.run("list")
+
+
+def test_an_embargoed_dandiset_is_reproduced_only_in_the_private_store(
+    embargo: EmbargoHarness,
+) -> None:
+    embargo.sync()
+    (label,) = embargo.commits(embargo.private)
+    kept = embargo.folder / "kept"
+    output = embargo.run_on_private_store("reproduce", "--keep", str(kept), f"{EMBARGOED}@{label}")
+    assert output.count("the same") >= 3
+    assert kept.stat().st_mode & 0o077 == 0
+    embargo.run("reproduce", f"{EMBARGOED}@{label}", code=2)
+    embargo.run("reproduce", f"{NAME}@draft")
+    embargo.assert_no_canary_outside()
+
+
+def test_signed_addresses_and_passwords_get_nowhere(
+    small_archive_harness: MirrorHarness, empty_archive: DemoArchive
+) -> None:
+    secret = "https://me:hunter2@h/x and https://h/y?X-Amz-Signature=5ee5ee&X-Amz-Date=1"
+    empty_archive.create_dandiset(
+        Description(f"Title {secret}", f"Text {secret}", keywords=(secret,))
+    )
+    empty_archive.add_file("000001", "a.txt", "a")
+    empty_archive.publish("000001")
+    write_mirror_file(empty_archive)
+    small_archive_harness.sync()
+    printed = "".join(
+        command_output(small_archive_harness, *one)
+        for one in (("list",), ("show", NAME), ("--json", "list"))
+    )
+    assert "Title https://h/x and https://h/y" in printed
+    everything = b"\n".join(contents(small_archive_harness.folder)) + printed.encode()
+    assert [fragment for fragment in (b"hunter2", b"5ee5ee") if fragment in everything] == []

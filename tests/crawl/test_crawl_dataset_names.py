@@ -1,0 +1,114 @@
+"""A dataset's name means one version: for clones, gitlinks, the index and what is cited."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness, run_git
+
+DATALAD = ("datalad", "-f", "json")
+BOTH = "demo:000002"
+"""Has published versions, and a draft that differs from all of them."""
+
+
+@pytest.fixture(scope="module")
+def mirror_harness(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
+    """A store of the archive that stands still, to read only."""
+    mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path_factory.mktemp("names") / "store")
+    mirror_harness.sync("demo")
+    return mirror_harness
+
+
+def commit_of(mirror_harness: MirrorHarness, label: str) -> str:
+    with mirror_harness.index() as index:
+        return index.resolve(BOTH, label).commit
+
+
+def datalad(folder: Path, *arguments: str) -> list[dict[str, object]]:
+    """The records that a DataLad command printed, whatever its exit code."""
+    done = subprocess.run(
+        [*DATALAD, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def clone_alias(mirror_harness: MirrorHarness, alias: str, folder: Path) -> Path:
+    url = f"ria+file://{mirror_harness.folder}#~{alias}"
+    records = datalad(folder, "clone", url, "clone")
+    assert [one["status"] for one in records] == ["ok"], records
+    return folder / "clone"
+
+
+def head(repository: Path) -> str:
+    return run_git(repository, "rev-parse", "HEAD").strip()
+
+
+def branch(repository: Path) -> str:
+    return run_git(repository, "symbolic-ref", "--short", "HEAD").strip()
+
+
+def test_a_plain_clone_checks_out_what_the_name_means(
+    mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    assert commit_of(mirror_harness, "latest") != commit_of(mirror_harness, "draft")
+    clone = clone_alias(mirror_harness, "demo--000002", tmp_path)
+    assert head(clone) == commit_of(mirror_harness, "latest")
+    assert branch(clone) == "published"
+
+
+def test_the_draft_is_cloned_by_its_own_name(mirror_harness: MirrorHarness, tmp_path: Path) -> None:
+    clone = clone_alias(mirror_harness, "demo--000002@draft", tmp_path)
+    assert (head(clone), branch(clone)) == (commit_of(mirror_harness, "draft"), "draft")
+    assert run_git(clone, "rev-parse", "origin/main").strip() == commit_of(mirror_harness, "draft")
+    (update,) = [
+        one
+        for one in datalad(clone, "update", "--how", "ff-only")
+        if one["action"] == "update" and one["type"] == "dataset"
+    ]
+    assert update["status"] == "ok"
+
+
+def test_a_dataset_without_published_versions_is_its_draft(
+    mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    clone = clone_alias(mirror_harness, "demo--000001", tmp_path)
+    assert branch(clone) == "main"
+    assert run_git(clone, "rev-parse", "origin/draft").strip() == head(clone)
+
+
+def test_the_super_dataset_links_what_the_names_mean(
+    mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    clone = clone_alias(mirror_harness, "demo", tmp_path)
+    with mirror_harness.index() as index:
+        expected = {
+            row.local_id: index.resolve(row.name).commit
+            for row in index.datasets("demo", parts=False)
+        }
+    listed = run_git(clone, "ls-tree", "HEAD").splitlines()
+    links = [line.split() for line in listed if line.startswith("160000")]
+    assert {path: commit for _, _, commit, path in links} == expected
+    datalad(clone, "get", "-n", "000002")
+    assert head(clone / "000002") == commit_of(mirror_harness, "latest")
+    assert branch(clone / "000002") == "published"
+
+
+def test_a_clone_of_a_version_stays_until_its_branch_is_chosen(
+    mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    clone = clone_alias(mirror_harness, "demo--000002@0.240301.1026", tmp_path)
+    first = commit_of(mirror_harness, "0.240301.1026")
+    assert first != commit_of(mirror_harness, "latest")
+    assert datalad(clone, "update")[-1]["status"] == "ok"
+    assert head(clone) == first
+    run_git(clone, "switch", "-q", "-c", "published")
+    done = datalad(clone, "update", "--how", "ff-only")
+    assert {one["status"] for one in done} == {"ok"}, done
+    assert head(clone) == commit_of(mirror_harness, "latest")

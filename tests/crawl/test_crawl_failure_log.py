@@ -1,0 +1,356 @@
+"""What fails is on record, in the status, the catalogue and a rebuilt index, until it succeeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror.crawl import open_recorder, rebuild_index
+from neuromirror.model import DatasetRef, LocationsChecked, TaskFailed, VisitEnded
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.boss import TISSUE, DemoBoss
+from support.embargo_harness import ID, NAME, EmbargoHarness
+from support.mirror_harness import MirrorHarness
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+
+
+def status(mirror_harness: MirrorHarness) -> tuple[int, list[dict[str, Any]]]:
+    """The exit code of ``status``, and its records of failures."""
+    arguments = [
+        "--mirrors",
+        str(mirror_harness.mirrors),
+        "--store",
+        str(mirror_harness.folder),
+        "--json",
+        "status",
+    ]
+    done = CliRunner().invoke(main, arguments)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.exit_code, [one for one in records if one["status"] == "error"]
+
+
+def failing_tasks(mirror_harness: MirrorHarness) -> set[tuple[str, str, str | None]]:
+    """What ``status`` says fails, after checking that a rebuilt index says the same."""
+    code, found = status(mirror_harness)
+    assert code == (1 if found else 0)
+    rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
+    assert status(mirror_harness) == (code, found)
+    return {(one["task"], one["mirror"], one["dataset"]) for one in found}
+
+
+BOSS = """
+source = "boss"
+[options]
+api = "{api}"
+include = ["{channel}"]
+hash = "none"
+{more}
+"""
+
+
+def boss_harness(boss: DemoBoss, folder: Path, more: str = "") -> MirrorHarness:
+    """A place with a mirror of one channel, whose blocks are not read."""
+    mirrors = folder / "mirrors"
+    mirrors.mkdir()
+    (mirrors / "b.toml").write_text(BOSS.format(api=boss.api, channel=TISSUE, more=more))
+    return MirrorHarness(mirrors, folder / "store")
+
+
+@pytest.fixture
+def boss(tmp_path: Path) -> Iterator[DemoBoss]:
+    with DemoBoss(tmp_path / "boss") as running:
+        yield running
+
+
+def test_a_list_that_cannot_be_read_fails_until_it_can(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    mirror_harness.sync()
+    assert failing_tasks(mirror_harness) == set()
+    with demo.fault("status", path="^/api/dandisets/$", status=403):
+        assert {one.status for one in mirror_harness.sync().values()} >= {"error"}
+        assert failing_tasks(mirror_harness) == {("list", "demo", None)}
+        written = len(mirror_harness.entries(TaskFailed))
+        mirror_harness.sync()
+        assert len(mirror_harness.entries(TaskFailed)) == written
+    mirror_harness.sync()
+    assert failing_tasks(mirror_harness) == set()
+
+
+def test_a_first_list_that_cannot_be_read_fails_until_it_can(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    with demo.fault("status", path="^/api/dandisets/$", status=401):
+        mirror_harness.sync()
+        assert failing_tasks(mirror_harness) == {("list", "demo", None)}
+    mirror_harness.sync()
+    assert failing_tasks(mirror_harness) == set()
+
+
+def test_a_dataset_that_is_requested_by_name_fails_until_it_answers(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    with demo.fault("status", path="/dandisets/000001/", status=418):
+        assert mirror_harness.sync("demo:000001")["demo:000001"].visit == "failed"
+        assert failing_tasks(mirror_harness) == {("list", "demo", "demo:000001")}
+    mirror_harness.sync("demo:000001")
+    assert failing_tasks(mirror_harness) == set()
+    with demo.fault("status", path="/dandisets/000001/", status=418):
+        mirror_harness.sync("demo:000001")
+        assert failing_tasks(mirror_harness) == {("visit", "demo", "demo:000001")}
+    mirror_harness.sync("demo:000001")
+    assert failing_tasks(mirror_harness) == set()
+
+
+def test_an_id_that_was_mistyped_is_no_failure_of_the_store(mirror_harness: MirrorHarness) -> None:
+    mirror_harness.sync("demo:000001")
+    assert mirror_harness.sync("demo:999999")["demo:999999"].visit == "not_found"
+    assert failing_tasks(mirror_harness) == set()
+
+
+def test_a_channel_that_was_made_private_fails_until_it_is_public(
+    boss: DemoBoss, tmp_path: Path
+) -> None:
+    mirror_harness = boss_harness(boss, tmp_path)
+    mirror_harness.sync()
+    before = mirror_harness.refs()
+    boss.set_public(TISSUE, False)
+    assert mirror_harness.sync()[f"b:{TISSUE}"].visit == "failed"
+    assert failing_tasks(mirror_harness) == {("visit", "b", f"b:{TISSUE}")}
+    assert mirror_harness.refs() == before
+    visits = len(mirror_harness.entries(VisitEnded))
+    mirror_harness.sync()
+    assert len(mirror_harness.entries(VisitEnded)) == visits  # the same once more is no news
+    boss.set_public(TISSUE, True)
+    mirror_harness.sync()
+    assert failing_tasks(mirror_harness) == set()
+
+
+def test_a_token_that_ran_out_fails_until_there_is_a_good_one(
+    boss: DemoBoss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOSS_TOKEN", boss.token)
+    mirror_harness = boss_harness(boss, tmp_path, 'token_env = "BOSS_TOKEN"')
+    mirror_harness.sync()
+    monkeypatch.setenv("BOSS_TOKEN", "0123456789-not-the-token")
+    mirror_harness.sync()
+    assert failing_tasks(mirror_harness) == {("list", "b", None)}
+    assert b"0123456789" not in mirror_harness.store.journal_path.read_bytes()
+    monkeypatch.setenv("BOSS_TOKEN", boss.token)
+    mirror_harness.sync()
+    assert failing_tasks(mirror_harness) == set()
+
+
+def test_a_defect_in_one_visit_is_on_record(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    source.scripted_datasets["two"] = ScriptedDataset(files("b"))
+
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    source.on_entries = broken
+    assert {one.visit for name, one in scripted_harness.sync().items() if ":" in name} == {"failed"}
+    assert failing_tasks(scripted_harness) == {
+        ("visit", "box", "box:one"),
+        ("visit", "box", "box:two"),
+    }
+    source.on_entries = lambda: None
+    scripted_harness.sync()
+    assert failing_tasks(scripted_harness) == set()
+
+
+def test_a_defect_while_a_list_is_read_is_on_record_and_the_run_goes_on(
+    scripted_harness: ScriptedHarness, source: ScriptedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr(source, "hint", lambda dataset: {}[dataset.local_id])
+        assert scripted_harness.sync()["box"].status == "error"
+    assert failing_tasks(scripted_harness) == {("list", "box", None)}
+    scripted_harness.sync()
+    assert failing_tasks(scripted_harness) == set()
+
+
+def test_superdatasets_that_cannot_be_written_fail_until_they_can(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    scripted_harness.sync()
+    top = DatasetRef("neuromirror", "", "neuromirror:mirrors")
+    for name, dataset in [("box", DatasetRef("box", "", source.uri)), ("", top)]:
+        repository = scripted_harness.store.repository(dataset).path
+        source.scripted_datasets["one"] = ScriptedDataset(files("a", f"new-{name}"))
+        hidden = repository.with_name("hidden")
+        repository.rename(hidden)
+        repository.write_text("no repository")
+        scripted_harness.sync()
+        assert ("superdatasets", name, None) in failing_tasks(scripted_harness)
+        repository.unlink()
+        hidden.rename(repository)
+        scripted_harness.sync()
+        assert failing_tasks(scripted_harness) == set()
+
+
+def test_the_capability_probe_fails_until_upstream_answers(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    source.probe_result = OSError(5, "an error of input or output")
+    scripted_harness.sync()
+    assert failing_tasks(scripted_harness) == {("probe", "box", None)}
+    source.probe_result = {}
+    scripted_harness.sync()
+    assert failing_tasks(scripted_harness) == set()
+
+
+def test_a_dataset_that_failed_and_that_upstream_keeps_back_now_fails_no_more(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    source.on_entries = broken
+    scripted_harness.sync()
+    assert failing_tasks(scripted_harness) == {("visit", "box", "box:one")}
+    source.unavailable["one"] = "kept back"
+    scripted_harness.sync()
+    assert failing_tasks(scripted_harness) == set()
+    source.unavailable.clear()
+    source.on_entries = lambda: None
+    assert scripted_harness.sync()["box:one"].visit == "full"
+
+
+def test_embargoed_datasets_that_fail_are_named_only_in_the_private_store(
+    embargo: EmbargoHarness,
+) -> None:
+    public = MirrorHarness(embargo.demo.mirrors, embargo.public)
+    private = MirrorHarness(embargo.demo.mirrors, embargo.private)
+    with embargo.demo.fault("status", path=f"/dandisets/{ID}/versions", status=418):
+        embargo.sync(code=1)
+    assert failing_tasks(public) == {("private", "demo", None)}
+    assert {one["dataset"] for one in status(private)[1]} == {NAME}
+    embargo.assert_no_canary_outside()
+    embargo.sync()
+    assert failing_tasks(public) == set()
+    assert status(private) == (0, [])
+
+
+def test_a_mirror_file_that_was_renamed_takes_its_failure_with_it(
+    demo: DemoArchive, tmp_path: Path, invoke: Callable[..., int]
+) -> None:
+    mirrors = tmp_path / "mirrors"
+    mirrors.mkdir()
+    content = next(demo.mirrors.glob("*.toml")).read_text("utf-8")
+    (mirrors / "typo.toml").write_text(content)
+    mirror_harness = MirrorHarness(mirrors, tmp_path / "store")
+    with demo.fault("status", path="^/api/dandisets/$", status=403):
+        assert invoke(mirror_harness, "sync") == 1
+    assert failing_tasks(mirror_harness) == {("list", "typo", None)}
+    (mirrors / "typo.toml").rename(mirrors / "demo.toml")
+    assert invoke(mirror_harness, "sync") == 0
+    assert failing_tasks(mirror_harness) == set()
+
+
+@pytest.fixture
+def invoke() -> Callable[..., int]:
+    def run(mirror_harness: MirrorHarness, *arguments: str) -> int:
+        folders = ["--mirrors", str(mirror_harness.mirrors), "--store", str(mirror_harness.folder)]
+        return CliRunner().invoke(main, [*folders, *arguments]).exit_code
+
+    return run
+
+
+def test_a_backup_that_failed_is_on_record_until_one_succeeds(
+    scripted_harness: ScriptedHarness,
+    source: ScriptedSource,
+    tmp_path: Path,
+    invoke: Callable[..., int],
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    scripted_harness.sync()
+    folder = tmp_path / "backup"
+    folder.write_text("no folder")
+    assert invoke(scripted_harness, "backup", str(folder)) == 1
+    assert failing_tasks(scripted_harness) == {("backup", "", None)}
+    folder.unlink()
+    assert invoke(scripted_harness, "backup", str(folder)) == 0
+    assert failing_tasks(scripted_harness) == set()
+
+
+def test_housekeeping_that_failed_is_on_record_by_dataset(
+    scripted_harness: ScriptedHarness, source: ScriptedSource, invoke: Callable[..., int]
+) -> None:
+    for number in range(12):
+        source.scripted_datasets["one"] = ScriptedDataset(files("a", f"b{number}"))
+        scripted_harness.sync()
+    packs = (scripted_harness.repository("box:one") / "objects" / "pack").glob("*.pack")
+    pack = max(packs, key=lambda one: one.stat().st_size)
+    whole = pack.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0x55
+    pack.chmod(0o644)
+    pack.write_bytes(damaged)
+    assert invoke(scripted_harness, "housekeeping") == 1
+    assert failing_tasks(scripted_harness) == {("housekeeping", "box", "box:one")}
+    pack.write_bytes(whole)
+    assert invoke(scripted_harness, "housekeeping") == 0
+    assert failing_tasks(scripted_harness) == set()
+
+
+def test_locations_that_lost_a_current_file_fail_until_it_is_back(
+    scripted_harness: ScriptedHarness, source: ScriptedSource, invoke: Callable[..., int]
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a", "b"))
+    scripted_harness.sync()
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    scripted_harness.sync()
+    with scripted_harness.index() as index:
+        (url,) = [
+            location.url
+            for file in index.files(index.resolve("box:one"))
+            for location in index.locations(file.content)
+        ]
+    old = url.replace("/a?", "/b?")
+
+    def record_audit(result: str, *urls: str) -> None:
+        with open_recorder(scripted_harness.store, scripted_harness.store.index_path) as recorder:
+            at = "2026-03-01T12:00:00+00:00"
+            recorder.record(LocationsChecked("box", "one", {result: list(urls)}, at))
+
+    record_audit("gone", url)
+    assert failing_tasks(scripted_harness) == {("locations", "box", None)}
+    record_audit("ok", url)
+    assert failing_tasks(scripted_harness) == set()
+    # what only an older observed state has may go
+    record_audit("gone", old)
+    assert failing_tasks(scripted_harness) == set()
+
+
+def test_show_names_what_fails_of_a_dataset(
+    scripted_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    scripted_harness.sync()
+    source.scripted_datasets["one"] = ScriptedDataset(files("a", "b"))
+
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    source.on_entries = broken
+    scripted_harness.sync()
+    arguments = ["--store", str(scripted_harness.folder), "--json", "show", "box:one"]
+    record = json.loads(CliRunner().invoke(main, arguments).stdout)
+    assert [one["task"] for one in record["failures"]] == ["visit"]
+    source.on_entries = lambda: None
+    scripted_harness.sync()
+    assert json.loads(CliRunner().invoke(main, arguments).stdout)["failures"] == []

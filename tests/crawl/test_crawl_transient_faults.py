@@ -1,0 +1,316 @@
+"""A fault that passes mints nothing: what follows is what an undisturbed store has."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuromirror.model import EventRaised, VersionMinted
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.archive_contents import zarr_entries
+from neuromirror_demo.records import Description
+from support.mirror_harness import MirrorHarness
+from support.quick_mirror import dataset_refs, quick_harness
+
+BLOBS, ZARRS = "000901", "000902"
+SMALL, LARGE = "sub-1/small.ome.zarr", "sub-1/large.ome.zarr"
+LISTING = r"^/demo-dandiarchive/?$"
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "500": ("status", {"status": 500}),
+    "503": ("status", {"status": 503}),
+    "reset": ("reset", {}),
+    "timeout": ("hang", {"seconds": 30}),
+}
+
+
+@pytest.fixture
+def archive(empty_archive: DemoArchive) -> DemoArchive:
+    """A dandiset with a published version, and one with an inline and a linked Zarr."""
+    (empty_archive.mirrors / "demo.toml").write_text(
+        f'source = "dandi"\n[options]\napi = "{empty_archive.api_url}"\n[zarr]\ninline_parts = 8\n'
+    )
+    empty_archive.create_dandiset(Description("Blobs"), identifier=BLOBS)
+    for number in range(3):
+        empty_archive.add_file(BLOBS, f"sub-1/{number}.txt", f"content {number}")
+    empty_archive.publish(BLOBS)
+    empty_archive.add_file(BLOBS, "sub-1/3.txt", b"another")
+    empty_archive.create_dandiset(Description("Zarrs"), identifier=ZARRS)
+    empty_archive.add_file(ZARRS, "README.md", b"two Zarrs")
+    empty_archive.add_zarr(ZARRS, SMALL, {".zgroup": b"{}", "0/0": b"chunk"})
+    empty_archive.add_zarr(ZARRS, LARGE, zarr_entries())
+    return empty_archive
+
+
+@pytest.fixture
+def expected_refs(archive: DemoArchive, tmp_path: Path) -> dict[str, str]:
+    """The refs of a store that met no fault."""
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "undisturbed")
+    assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+    return dataset_refs(mirror_harness)
+
+
+def check_recovers(
+    mirror_harness: MirrorHarness, archive: DemoArchive, undisturbed: dict[str, str], dataset: str
+) -> None:
+    """The dataset failed and nothing was minted of it; the next sync makes it whole."""
+    assert not [
+        one for one in dataset_refs(mirror_harness) if one.startswith(dataset.replace(":", "--"))
+    ]
+    assert mirror_harness.entries(EventRaised) == []
+    archive.clear_faults()
+    assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+    assert dataset_refs(mirror_harness) == undisturbed
+    mirror_harness.fsck(killed=True)  # the first super-dataset was replaced
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_zarr_whose_listing_fails_is_not_left_out(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    name, options = KINDS[kind]
+    fault = archive.fault(name, server="s3", path=LISTING, method="GET", **options)
+    result = mirror_harness.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("path", [SMALL, LARGE])
+@pytest.mark.parametrize("kind", ["403", *KINDS])
+def test_one_zarr_of_several_that_fails_is_not_left_out(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str, path: str
+) -> None:
+    """The archive's own list of its files fails, or the objects are refused."""
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    zarr = archive.find_zarr(ZARRS, path).zarr_id
+    name, options = KINDS.get(kind, ("status", {"status": 403}))
+    fault = archive.fault(name, server="s3", path=LISTING, query=zarr, **options)
+    result = mirror_harness.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert f"demo:zarr/{zarr}" in result.message
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("server", ["api", "s3"])
+@pytest.mark.parametrize("path", [SMALL, LARGE])
+def test_a_zarr_that_is_refused_without_an_embargo_is_requested_in_each_sync(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, server: str, path: str
+) -> None:
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    zarr = archive.find_zarr(ZARRS, path).zarr_id
+    where = f"/zarr/{zarr}/$" if server == "api" else f"/zarr/{zarr}/."
+    fault = archive.fault("status", server=server, path=where, status=403)
+    for _ in range(2):
+        struck = fault.struck
+        result = mirror_harness.sync()[f"demo:{ZARRS}"]
+        assert fault.struck > struck
+        assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("server", ["api", "s3", "list"])
+@pytest.mark.parametrize("path", [SMALL, LARGE])
+def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
+    archive: DemoArchive, tmp_path: Path, server: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror_harness, name = quick_harness(archive.mirrors, tmp_path / "store"), f"demo:{ZARRS}"
+    zarr = archive.find_zarr(ZARRS, path).zarr_id
+    options = {
+        "api": {"server": "api", "path": f"/zarr/{zarr}/$"},
+        "s3": {"server": "s3", "path": f"/zarr/{zarr}/."},
+        "list": {"server": "s3", "path": LISTING, "query": zarr},
+    }
+    fault = archive.fault("status", status=403, **options[server])
+    assert [mirror_harness.sync()[name].visit for _ in range(2)] == ["failed", "failed"]
+    monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING", timedelta(0))
+    for _ in range(2):
+        struck = fault.struck
+        result = mirror_harness.sync()[name]
+        assert fault.struck > struck
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert f"demo:zarr/{zarr}" in result.message
+        with mirror_harness.index() as index:
+            row = index.resolve(name, "draft")
+            assert row.files > 0
+            named = [(one["path"], one["reason"]) for one in index.exceptions(row)]
+            assert named == [(path, "zarr-refused")]
+    archive.clear_faults()
+    assert mirror_harness.sync()[name].visit == "full"
+    with mirror_harness.index() as index:
+        assert list(index.exceptions(index.resolve(name, "draft"))) == []
+    assert mirror_harness.sync()[name].status == "notneeded"
+    mirror_harness.fsck(killed=True)  # the first superdataset was replaced
+
+
+@pytest.mark.parametrize("kind", ["403", *KINDS])
+def test_an_object_of_a_zarr_that_does_not_answer_mints_nothing(
+    archive: DemoArchive, tmp_path: Path, kind: str
+) -> None:
+    """Its ETag alone does not tell what it proves: without an answer it would be known by size."""
+    entries = {".zgroup": b"{}", "0/0": b"in two parts"}
+    zarr = archive.add_zarr(ZARRS, "sub-1/parts.ome.zarr", entries, part_sizes={"0/0": 6})
+    other = quick_harness(archive.mirrors, tmp_path / "other")
+    assert {one.exit_code for one in other.sync().values()} == {0}
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    name, options = KINDS.get(kind, ("status", {"status": 403}))
+    fault = archive.fault(name, server="s3", path=f"{zarr}/0/0", method="HEAD", **options)
+    result = mirror_harness.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(mirror_harness, archive, dataset_refs(other), f"demo:{ZARRS}")
+
+
+@pytest.mark.parametrize("kind", ["403", *KINDS])
+def test_a_blob_whose_object_does_not_answer_mints_no_version(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    name, options = KINDS.get(kind, ("status", {"status": 403}))
+    blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
+    assert blob is not None
+    fault = archive.fault(name, server="s3", path=blob.key, method="HEAD", **options)
+    result = mirror_harness.sync()[f"demo:{BLOBS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert "demo-dandiarchive" in result.message
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        rf"/{BLOBS}/versions/[^/]+/assets/$",
+        rf"/{BLOBS}/versions/$",
+        rf"/{BLOBS}/versions/.*/info/$",
+    ],
+    ids=["assets", "versions", "info"],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_that_fails_mints_no_version(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str, path: str
+) -> None:
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    name, options = KINDS[kind]
+    fault = archive.fault(name, path=path, **options)
+    result = mirror_harness.sync()[f"demo:{BLOBS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_of_object_versions_that_fails_makes_no_state_without_version_ids(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    name, options = KINDS[kind]
+    fault = archive.fault(name, server="s3", path=LISTING, query="^versions", **options)
+    result = mirror_harness.sync()[f"demo:{ZARRS}"]
+    assert fault.struck
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{ZARRS}")
+
+
+def test_a_blob_that_the_bucket_does_not_have_is_requested_in_each_sync(
+    archive: DemoArchive, tmp_path: Path
+) -> None:
+    """That is the bucket's own statement: it blocks nothing, and no run passes over it."""
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    blob = archive.dandisets[ZARRS].draft.assets["README.md"].blob
+    assert blob is not None
+    fault = archive.fault("status", server="s3", path=blob.key, method="HEAD", status=404)
+    for _ in range(2):
+        struck = fault.struck
+        result = mirror_harness.sync()[f"demo:{ZARRS}"]
+        assert fault.struck > struck
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert len(dataset_refs(mirror_harness)) > 0
+    archive.clear_faults()
+    branch = f"demo--{ZARRS} refs/heads/git-annex"
+    before = dataset_refs(mirror_harness)[branch]
+    assert mirror_harness.sync()[f"demo:{ZARRS}"].visit == "full"
+    # the address with the version id is there now
+    assert dataset_refs(mirror_harness)[branch] != before
+    assert mirror_harness.sync()[f"demo:{ZARRS}"].status == "notneeded"
+
+
+def test_an_object_that_its_bucket_refuses_for_a_day_blocks_its_dataset_no_longer(
+    archive: DemoArchive,
+    expected_refs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mirror_harness, name = quick_harness(archive.mirrors, tmp_path / "store"), f"demo:{BLOBS}"
+    assets = archive.dandisets[BLOBS].draft.assets
+    blobs = [assets[f"sub-1/{number}.txt"].blob for number in (1, 2)]
+    keys = [blob.key for blob in blobs if blob is not None]
+    for key in keys:
+        archive.fault("status", server="s3", path=key, method="HEAD", status=403)
+    assert [mirror_harness.sync()[name].visit for _ in range(2)] == ["failed", "failed"]
+    monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING", timedelta(0))
+    for _ in range(2):
+        archive.clear_requests()
+        result = mirror_harness.sync()[name]
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert [result.message.count(key) for key in keys] == [1, 1]
+        # looked at again in each sync
+        requested = [one for one in archive.s3_requests if any(key in one for key in keys)]
+        assert len(set(requested)) == len(keys)
+    refs = dataset_refs(mirror_harness)
+    # the files are the same as everywhere, what is missing are their exact addresses
+    here = {ref: sha for ref, sha in refs.items() if not ref.endswith("git-annex")}
+    assert here.items() <= expected_refs.items()
+    archive.clear_faults()
+    assert mirror_harness.sync()[name].visit == "full"
+    assert mirror_harness.sync()[name].status == "notneeded"
+
+
+def test_an_object_that_a_published_version_lacks_is_requested_in_each_sync(
+    archive: DemoArchive, tmp_path: Path
+) -> None:
+    mirror_harness, name = quick_harness(archive.mirrors, tmp_path / "store"), f"demo:{BLOBS}"
+    blob = archive.dandisets[BLOBS].draft.assets["sub-1/1.txt"].blob
+    assert blob is not None
+    fault = archive.fault("status", server="s3", path=blob.key, method="HEAD", status=404)
+    mirror_harness.sync()
+    # the draft does without it
+    archive.remove_file(BLOBS, "sub-1/1.txt")
+    for _ in range(3):
+        struck = fault.struck
+        result = mirror_harness.sync()[name]
+        assert (result.exit_code, result.visit) == (1, "partial")
+        assert blob.key in result.message
+        assert fault.struck > struck
+    archive.clear_faults()
+    assert mirror_harness.sync()[name].visit == "full"
+    archive.clear_requests()
+    assert mirror_harness.sync()[name].status == "notneeded"
+    assert archive.s3_requests == []
+
+
+def test_a_new_state_waits_for_all_of_its_zarrs(archive: DemoArchive, tmp_path: Path) -> None:
+    """The state before stays: one of new files and an old Zarr is none that upstream had."""
+    disturbed = quick_harness(archive.mirrors, tmp_path / "disturbed")
+    other = quick_harness(archive.mirrors, tmp_path / "other")
+    disturbed.sync()
+    other.sync()
+    refs = dataset_refs(disturbed)
+    archive.add_file(ZARRS, "new.txt", b"new")
+    archive.change_zarr(ZARRS, LARGE, "0/0/0", b"changed")
+    zarr = archive.find_zarr(ZARRS, LARGE).zarr_id
+    archive.fault("status", server="s3", path=LISTING, query=zarr, status=503)
+    result = disturbed.sync()[f"demo:{ZARRS}"]
+    assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert dataset_refs(disturbed) == refs
+    archive.clear_faults()
+    assert disturbed.sync()[f"demo:{ZARRS}"].visit == "full"
+    other.sync()
+    assert dataset_refs(disturbed) == dataset_refs(other)
+    minted = [one for one in disturbed.entries(VersionMinted) if one.local_id == ZARRS]
+    assert len(minted) == 2

@@ -1,0 +1,192 @@
+"""Large Zarrs of a dataset: mirrored as datasets of their own, weighed as the files they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neuromirror.crawl import open_recorder, release_hold
+from neuromirror.model import VersionMinted
+from support.mirror_harness import run_git
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    at,
+    files,
+)
+
+INLINE, MANIFEST = 4, 12
+LIMITS = f"[zarr]\ninline = {INLINE}\nmanifest = {MANIFEST}\n"
+
+
+def zarr(name: str, chunks: int) -> dict[str, ScriptedFile]:
+    return files(f"{name}/.zarray", *(f"{name}/{number}" for number in range(chunks)))
+
+
+@pytest.fixture
+def zarr_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
+    """A store of a mirror for which four files are many."""
+    return ScriptedHarness(tmp_path / "zarrs", source, LIMITS)
+
+
+def versions(box: ScriptedHarness, dataset: str) -> int:
+    with box.index() as index:
+        return len(list(index.versions(dataset)))
+
+
+def parts(box: ScriptedHarness) -> dict[str, tuple[str, int]]:
+    """Dataset and number of files by path, in the newest state."""
+    with box.index() as index:
+        found = list(index.subdatasets(index.resolve("box:a")))
+    return {one.path: (one.dataset, one.files) for one in found}
+
+
+def test_a_large_zarr_becomes_a_dataset_of_its_own(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin") | zarr("small.zarr", 2) | zarr("deep/large.zarr", 9) | zarr("huge.zarr", 20)
+    )
+    result = zarr_harness.sync()["box:a"]
+    assert (result.status, result.visit, len(result.versions)) == ("ok", "full", 1)
+    found = parts(zarr_harness)
+    assert {path: count for path, (_, count) in found.items()} == {
+        "deep/large.zarr": 10,
+        "huge.zarr": 21,
+    }
+    tree = run_git(zarr_harness.repository("box:a"), "ls-tree", "-r", "main")
+    links = {line.split("\t")[1]: line.split()[2] for line in tree.splitlines() if "commit" in line}
+    for path, (name, _) in found.items():
+        assert links[path] == run_git(zarr_harness.repository(name), "rev-parse", "main").strip()
+    inner = run_git(
+        zarr_harness.repository(found["deep/large.zarr"][0]), "ls-tree", "--name-only", "main"
+    )
+    assert {".zarray", "0", "8"} <= set(inner.split())
+    huge = run_git(
+        zarr_harness.repository(found["huge.zarr"][0]), "ls-tree", "--name-only", "main"
+    ).split()
+    assert ".zarray" in huge
+    assert "0" not in huge
+    within = {one.local_id: one.within for one in zarr_harness.entries(VersionMinted)}
+    assert within.pop("a") == ""
+    assert set(within.values()) == {"a"}
+    top = run_git(zarr_harness.folder / "alias" / "box", "ls-tree", "--name-only", "main").split()
+    assert "a" in top
+    assert not {one for one in top if "zarr" in one}
+    zarr_harness.fsck()
+    refs = zarr_harness.refs()
+    source.memos = False
+    (zarr_harness.folder / "neuromirror" / "memos").rename(zarr_harness.folder / "forgotten")
+    assert zarr_harness.sync()["box:a"].status == "notneeded"
+    assert zarr_harness.refs() == refs
+
+
+def test_a_zarr_that_grows_into_a_part_and_back_loses_nothing(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin") | zarr("one.zarr", 3)
+    )
+    zarr_harness.sync()
+    assert parts(zarr_harness) == {}
+    scripted_dataset.files |= zarr("one.zarr", 30)
+    result = zarr_harness.sync()["box:a"]
+    assert (result.visit, result.exit_code) == ("full", 0)
+    assert [count for _, count in parts(zarr_harness).values()] == [31]
+    for number in range(20, 30):
+        del scripted_dataset.files[f"one.zarr/{number}"]
+    result = zarr_harness.sync()["box:a"]
+    assert result.visit == "full"
+    assert sorted(source.checked_paths) == sorted(
+        b"one.zarr/%d" % number for number in range(20, 30)
+    )
+    assert [count for _, count in parts(zarr_harness).values()] == [21]
+    assert source.read_listings.count("a current") == 3
+    zarr_harness.fsck()
+
+
+def test_files_lost_in_a_part_are_held_like_others(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin") | zarr("one.zarr", 40)
+    )
+    zarr_harness.sync()
+    refs = zarr_harness.refs()
+    scripted_dataset.files = files("x.bin") | zarr("one.zarr", 20)
+    result = zarr_harness.sync()["box:a"]
+    assert result.visit == "held"
+    assert zarr_harness.refs() == refs
+    with zarr_harness.index() as index:
+        (hold,) = index.open_holds()
+    assert (hold.files_removed, hold.files_before) == (20, 42)
+    store = zarr_harness.store
+    with open_recorder(store, store.index_path) as recorder:
+        release_hold(recorder, hold.hold)
+    assert zarr_harness.sync()["box:a"].status == "ok"
+    assert [count for _, count in parts(zarr_harness).values()] == [21]
+
+
+def test_a_chunk_that_a_listing_dropped_is_not_deleted(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin") | zarr("one.zarr", 9)
+    )
+    zarr_harness.sync()
+    scripted_dataset.dropped_from_listing = {"one.zarr/3"}
+    result = zarr_harness.sync()["box:a"]
+    assert (result.visit, "'one.zarr/3'" in result.message) == ("failed", True)
+
+
+def test_an_overwritten_chunk_is_an_incident(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin") | zarr("one.zarr", 9)
+    )
+    zarr_harness.sync()
+    refs = zarr_harness.refs()
+    scripted_dataset.files["one.zarr/3"] = ScriptedFile(b"other", at(3), "one.zarr/3")
+    result = zarr_harness.sync()["box:a"]
+    assert (result.exit_code, "'one.zarr/3'" in result.message) == (1, True)
+    assert zarr_harness.refs() == refs
+
+
+def test_a_change_beside_a_part_makes_no_new_state_of_it(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x.bin") | zarr("one.zarr", 9)
+    )
+    zarr_harness.sync()
+    ((name, _),) = parts(zarr_harness).values()
+    scripted_dataset.files["y.bin"] = ScriptedFile(b"y", at(9))
+    assert len(zarr_harness.sync()["box:a"].versions) == 1
+    assert (versions(zarr_harness, "box:a"), versions(zarr_harness, name)) == (2, 1)
+    scripted_dataset.files["one.zarr/9"] = ScriptedFile(b"9", at(10))
+    zarr_harness.sync()
+    assert (versions(zarr_harness, "box:a"), versions(zarr_harness, name)) == (3, 2)
+
+
+def test_a_part_that_git_has_and_the_journal_lacks_is_recorded(
+    zarr_harness: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin") | zarr("one.zarr", 9))
+    zarr_harness.sync()
+    refs = zarr_harness.refs()
+    ((name, _),) = parts(zarr_harness).values()
+    # as if it had died between the part's refs and its journal entry
+    (zarr_harness.folder / "neuromirror" / "journal.jsonl").unlink()
+    zarr_harness.store.index_path.unlink()
+    for path in zarr_harness.folder.glob("alias/box--a"):
+        (path.resolve() / "packed-refs").unlink()
+    zarr_harness.sync()
+    assert (versions(zarr_harness, "box:a"), versions(zarr_harness, name)) == (1, 1)
+    assert {one: sha for one, sha in zarr_harness.refs().items() if "box--a" in one} == {
+        one: sha for one, sha in refs.items() if "box--a" in one
+    }
+    assert {one.within for one in zarr_harness.entries(VersionMinted)} == {"", "a"}

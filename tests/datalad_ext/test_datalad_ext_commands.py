@@ -1,0 +1,170 @@
+"""The commands of DataLad, as somebody types them, and as a script calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuromirror.datalad_ext import command_suite
+from neuromirror_demo import DemoArchive
+from support.lock_folders import PUBLISHED
+from support.mirror_harness import MirrorHarness, run_git
+
+pytestmark = pytest.mark.slow
+
+FOLDER = "demo--000002"
+VERBS = ("pin", "get", "verify", "cite")
+
+
+@dataclass(frozen=True)
+class DataladFolder:
+    """A dataset of somebody's own, beside a store."""
+
+    mirror_harness: MirrorHarness
+    folder: Path
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Runs datalad in the dataset; gives what it printed, on both streams."""
+        done = subprocess.run(
+            [Path(sys.executable).with_name("datalad"), *arguments],
+            cwd=self.folder,
+            env={**os.environ, "NEUROMIRROR_STORE": str(self.mirror_harness.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    def records(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        """The results of a command."""
+        printed = self.run("-f", "json", *arguments, code=code).splitlines()
+        found = [json.loads(line) for line in printed if line.startswith("{")]
+        for one in found:
+            assert {"action", "status", "path", "type"} <= one.keys(), one
+            assert one["status"] in ("ok", "notneeded", "impossible", "error")
+            assert Path(one["path"]).is_absolute()
+        return found
+
+
+@pytest.fixture(scope="module")
+def work(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> DataladFolder:
+    folder = tmp_path_factory.mktemp("work")
+    mirror_harness = MirrorHarness(shared_demo.mirrors, folder / "store")
+    mirror_harness.sync(PUBLISHED)
+    mine = folder / "mine"
+    subprocess.run(["git", "init", "-q", str(mine)], check=True)
+    run_git(folder, "clone", "-q", str(mirror_harness.repository(PUBLISHED)), str(folder / FOLDER))
+    run_git(folder / FOLDER, "checkout", "-q", "published")
+    return DataladFolder(mirror_harness, mine)
+
+
+@pytest.fixture
+def clone(work: DataladFolder, tmp_path: Path) -> DataladFolder:
+    """A clone of the published dataset without content."""
+    target = tmp_path / FOLDER
+    shutil.copytree(work.folder.with_name(FOLDER), target, symlinks=True)
+    return DataladFolder(work.mirror_harness, target)
+
+
+def test_datalad_finds_the_commands_and_lists_them(work: DataladFolder) -> None:
+    (found,) = entry_points(group="datalad.extensions", name="neuromirror")
+    assert found.load() is command_suite
+    for module, name, shell, python in command_suite[1]:
+        assert hasattr(import_module(module), name)
+        assert (shell, python) == (shell, shell.replace("-", "_"))
+    listed = work.run("--help")
+    assert all(f"\n  mirror-{verb}\n" in listed for verb in VERBS)
+
+
+def test_what_datalad_reads_at_each_start_imports_nothing() -> None:
+    code = (
+        "import sys\nimport neuromirror.datalad_ext\n"
+        "assert not {'datalad', 'requests', 'msgspec', 'neuromirror.lab'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_versions_are_pinned_in_the_dataset_and_cited(work: DataladFolder) -> None:
+    lock = work.folder / "datasets.lock"
+    (result,) = work.records("mirror-pin", "-d", ".", "--bundle", PUBLISHED)
+    assert (result["action"], result["status"], result["type"]) == ("mirror_pin", "ok", "file")
+    assert (result["path"], result["refds"]) == (str(lock), str(work.folder))
+    assert result["mirror_dataset"] == PUBLISHED
+    assert len(list(work.folder.glob("datasets.lock.d/*/*.bundle"))) == 1
+    (result,) = work.records("mirror-pin", "demo:999999", code=1)
+    assert (result["status"], "999999" in result["message"]) == ("error", True)
+    cited = work.run("mirror-cite", "--lock", "datasets.lock")
+    assert "Retrieved as swh:1:rev:" in cited
+    (result,) = work.records(
+        "mirror-cite", "--lock", "datasets.lock", "--format", "bibtex", "-o", "our.bib"
+    )
+    assert (result["path"], result["type"]) == (str(work.folder / "our.bib"), "file")
+    assert (work.folder / "our.bib").read_text("utf-8").count("@dataset{") == 1
+
+
+def test_files_are_got_verified_and_what_is_wrong_is_a_result(clone: DataladFolder) -> None:
+    got = clone.records("mirror-get", "sub-201")
+    assert [(one["status"], one["type"], one["checked"]) for one in got] == [
+        ("ok", "file", "checked")
+    ] * 2
+    assert all(Path(one["path"]).read_bytes() for one in got)
+    assert {one["refds"] for one in got} == {str(clone.folder)}
+    assert "notneeded: 2" in clone.run("mirror-get", "sub-201")
+    (result,) = clone.records("mirror-get", "no-such", code=1)
+    assert result["status"] == "impossible"
+    # the rest is not here
+    found = clone.records("mirror-verify", "--allow-missing")
+    assert {one["status"] for one in found} == {"ok", "notneeded"}
+    assert {one["what"] for one in found} >= {"commit", "tree", "state", "file"}
+    wrong = Path(got[0]["path"]).resolve()
+    wrong.chmod(0o644)
+    wrong.write_bytes(b"x" * wrong.stat().st_size)
+    found = clone.records("mirror-verify", "--allow-missing", code=1)
+    assert [one["path"] for one in found if one["status"] == "error"] == [got[0]["path"]]
+
+
+def test_in_python_they_are_commands_and_methods_of_datasets(
+    clone: DataladFolder, work: DataladFolder, tmp_path: Path
+) -> None:
+    code = (
+        "import sys, datalad.api as dl\n"
+        "from datalad.support.exceptions import IncompleteResultsError\n"
+        "folder, lock, store = sys.argv[1:]\n"
+        "quiet = {'result_renderer': 'disabled'}\n"
+        "dataset = dl.Dataset(folder)\n"
+        "got = dataset.mirror_get('sub-203', **quiet)\n"
+        "assert [one['status'] for one in got] == ['ok'], got\n"
+        "(cited,) = dataset.mirror_cite(format='csl', **quiet)\n"
+        "assert 'swh:1:rev:' in cited['citation'], cited\n"
+        f"(told,) = dl.mirror_pin({PUBLISHED!r}, lock=lock, store=store, **quiet)\n"
+        "assert told['status'] == 'ok', told\n"
+        "found = dl.mirror_verify(lock=lock, what='remote', **quiet)\n"
+        "assert {one['status'] for one in found} == {'ok'}, found\n"
+        "try:\n"
+        "    dl.mirror_verify(lock=folder + '/none.lock', **quiet)\n"
+        "except IncompleteResultsError as error:\n"
+        "    (told,) = error.failed\n"
+        "    assert 'there is no lock' in told['message'], told\n"
+        "else:\n"
+        "    raise AssertionError('it should have failed')\n"
+    )
+    lock = tmp_path / "other.lock"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(clone.folder), str(lock), str(work.mirror_harness.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,250 @@
+"""The file itself: locks, readers beside a writer, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuromirror.index import (
+    Index,
+    IndexBusyError,
+    IndexMissingError,
+    IndexUnusableError,
+    rebuild_from_journal,
+)
+from neuromirror.index import file_writer as recording_module
+from support.disk_journal import DiskJournal, placed_file
+
+
+class _WatchingJournal(DiskJournal):
+    """Looks at the index through another connection while a version is being written."""
+
+    watched: Path
+    versions_seen: list[tuple[str, int]]
+
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        for number, line in enumerate(super().record_lines(dataset_id, commit)):
+            if number == 40:
+                with Index.open_readonly(self.watched) as reader:
+                    version = reader.resolve("dandi:000001")
+                    self.versions_seen.append(
+                        (version.label, sum(1 for _ in reader.files(version)))
+                    )
+            yield line
+
+
+def test_readers_see_the_old_state_whole_while_a_version_is_written(
+    journal: DiskJournal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_module, "_BATCH", 10)
+    watching = _WatchingJournal(journal.root)
+    watching.watched, watching.versions_seen = path, []
+    with Index.open(path) as index:
+        watching.mint([placed_file(f"{n:03d}", n) for n in range(30)])
+        index.catch_up(watching)
+        watching.mint([placed_file(f"{n:03d}", n + 1) for n in range(60)])
+        index.catch_up(watching)
+        assert index.resolve("dandi:000001").files == 60
+    assert watching.versions_seen == [("2024-1", 30)]
+
+
+def test_second_writer_error_names_the_first_process(journal: DiskJournal, path: Path) -> None:
+    journal.mint([placed_file("a", 1)])
+    with Index.open(path, lock_wait=0.3) as index:
+        with Path(f"{path}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write("4711\n")
+            lock.flush()
+            with pytest.raises(IndexBusyError, match=r"id 4711.*more than 0\.3 seconds"):
+                index.catch_up(journal)
+            with pytest.raises(IndexBusyError):
+                rebuild_from_journal(path, journal, lock_wait=0)
+        assert index.catch_up(journal) == 1
+
+
+def test_two_writers_at_once_apply_each_entry_once(journal: DiskJournal, path: Path) -> None:
+    for number in range(12):
+        journal.mint([placed_file("a", number)])
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from support.disk_journal import DiskJournal\n"
+        "from neuromirror.index import Index\n"
+        "with Index.open(Path(sys.argv[3])) as index:\n"
+        "    print(index.catch_up(DiskJournal(Path(sys.argv[2]))))\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parents[1]), str(journal.root)]
+    running = [
+        subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    applied = [int(process.communicate(timeout=600)[0]) for process in running]
+    assert sum(applied) == 12
+    with Index.open_readonly(path) as index:
+        assert [row.seq for row in index.versions("dandi:000001")] == list(range(1, 13))
+
+
+def test_a_missing_index_says_how_to_make_one(path: Path) -> None:
+    with pytest.raises(IndexMissingError, match=r"neuromirror sync.*neuromirror rebuild-index"):
+        Index.open_readonly(path)
+    assert not path.exists()
+    with pytest.raises(IndexUnusableError, match="folder"):
+        Index.open(path / "no" / "index")
+
+
+@pytest.mark.parametrize("how", [Index.open, Index.open_readonly])
+def test_file_that_is_not_an_index_is_named_in_the_error_and_unchanged(
+    how: object, path: Path
+) -> None:
+    assert callable(how)
+    path.write_bytes(b"not a database, but long enough to look like one\n" * 400)
+    with pytest.raises(IndexUnusableError, match="rebuild-index"):
+        how(path)
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE somebody_elses (id)")
+    before = path.read_bytes()
+    with pytest.raises(IndexUnusableError, match="not an index of neuromirror"):
+        how(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", [Index.open, Index.open_readonly])
+def test_a_newer_schema_is_not_touched(how: object, path: Path) -> None:
+    assert callable(how)
+    Index.open(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(IndexUnusableError, match=r"newer neuromirror \(schema 99.*rebuild-index"):
+        how(path)
+
+
+def test_a_rebuild_heals_a_corrupt_index(journal: DiskJournal, path: Path) -> None:
+    journal.mint([placed_file(f"{n:04d}", n) for n in range(500)])
+    with Index.open(path) as index:
+        index.catch_up(journal)
+        whole = list(index.dump())
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\x5a" * (len(content) - 4096)
+    path.write_bytes(content)
+    Path(f"{path}-wal").write_bytes(b"left over from another life" * 999)
+    with pytest.raises(IndexUnusableError, match="rebuild-index"), Index.open(path) as index:
+        index.catch_up(journal)
+    rebuild_from_journal(path, journal)
+    with Index.open_readonly(path) as index:
+        assert list(index.dump()) == whole
+
+
+def test_a_stale_log_is_not_read_into_a_rebuilt_index(journal: DiskJournal, path: Path) -> None:
+    journal.mint([placed_file("a", 1)])
+    with Index.open(path) as index:
+        index.catch_up(journal)
+        # a copy as a killed writer leaves it: the log still holds everything
+        for ending in ("", "-wal"):
+            shutil.copy(f"{path}{ending}", f"{path}.copy{ending}")
+    copy = Path(f"{path}.copy")
+    assert Path(f"{copy}-wal").stat().st_size > 0
+    journal.mint([placed_file("a", 2), placed_file("b", 2)])
+    rebuild_from_journal(copy, journal)
+    with Index.open_readonly(copy) as index:
+        assert [row.files for row in index.versions("dandi:000001")] == [1, 2]
+    connection = sqlite3.connect(copy)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+@contextlib.contextmanager
+def _unprivileged() -> Iterator[None]:
+    """Root may write anywhere: be nobody for a while."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("has_log_files", [False, True])
+def test_an_index_in_a_read_only_folder_can_be_read(
+    journal: DiskJournal, has_log_files: bool
+) -> None:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        path = folder / "index.sqlite"
+        journal.mint([placed_file("a", 1)])
+        with Index.open(path) as index:
+            index.catch_up(journal)
+        for ending in ("-wal", "-shm"):
+            Path(f"{path}{ending}").unlink(missing_ok=True)
+        if has_log_files:
+            # one that only reads cannot clear the log's files away
+            Index.open_readonly(path).close()
+        for file in folder.iterdir():
+            file.chmod(0o444)
+        folder.chmod(0o555)
+        with _unprivileged():
+            with Index.open_readonly(path) as reader:
+                assert [row.path for row in reader.files(reader.resolve("dandi:000001"))] == ["a"]
+            with pytest.raises(IndexUnusableError), Index.open(path) as writer:
+                writer.catch_up(journal)
+            with pytest.raises(IndexUnusableError):
+                Index.open(folder / "another")
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_one_opened_to_read_does_not_write(journal: DiskJournal, path: Path) -> None:
+    Index.open(path).close()
+    journal.mint([placed_file("a", 1)])
+    with Index.open_readonly(path) as reader, pytest.raises(IndexUnusableError, match="read only"):
+        reader.catch_up(journal)
+
+
+def test_memory_does_not_grow_with_the_listing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_module, "_BATCH", 500)
+
+    def peak(count: int) -> int:
+        root = tmp_path / str(count)
+        root.mkdir()
+        journal = DiskJournal(root)
+        for shift in (0, 1):
+            journal.mint(placed_file(f"{n:06d}", n + shift * (n % 2)) for n in range(count))
+        with Index.open(root / "index") as index:
+            index.catch_up(journal)  # the caches of this process
+        (root / "index").unlink()
+        tracemalloc.start()
+        with Index.open(root / "index2") as index:
+            index.catch_up(journal)
+            version = index.resolve("dandi:000001")
+            assert sum(1 for _ in index.files(version)) == count
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(8000) < 1.5 * peak(2000)
+
+
+def test_progress_reports_the_bytes_applied(journal: DiskJournal, index: Index) -> None:
+    journal.mint([placed_file("a", 1)])
+    journal.visit()
+    reported: list[int] = []
+    index.catch_up(journal, reported.append)
+    assert reported == [position for position, _ in journal.read_entries(0)]
+    assert reported[-1] == index.position

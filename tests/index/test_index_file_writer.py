@@ -1,0 +1,220 @@
+"""A version told by its changes leaves the rows that the whole version leaves, at their price."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from neuromirror.index import Index
+from neuromirror.index import file_writer as recording_module
+from neuromirror.model import Change, Digest, Location, Retention, SnapshotEntry
+from support.disk_journal import DiskJournal, dump_content, placed_file, skipped_version_message
+
+_ETAG = "3" * 32 + "-2"
+_DIGESTS = [
+    (),
+    (Digest("md5", "0" * 32, "s3"),),
+    (Digest("md5", "1" * 32, "here", True),),
+    (Digest("sha256", "2" * 64, "dandi"), Digest("md5", "0" * 32, "dandi", True)),
+    (Digest("etag", _ETAG, "s3"),),
+    (Digest("etag", f"{'4' * 32}-9", "dandi", True), Digest("crc64nvme", "AAAA", "s3")),
+    (Digest("sha256", "not hex", "s3"),),
+]
+
+_Spec = tuple[int, tuple[Digest, ...], int | None, Retention, bool, int]
+
+_FILES = st.dictionaries(
+    st.sampled_from(["a", "a-b", "a/b", "b", "é", "\ue000", "\U0001f9e0/z"]),
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(_DIGESTS),
+        st.sampled_from([None, 64, 128]),
+        st.sampled_from([Retention.DRAFT, Retention.PUBLISHED]),
+        st.booleans(),
+        st.integers(0, 1),
+    ),
+)
+_VERSIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["000001", "000002"]),
+        _FILES,
+        st.sets(st.sampled_from(["a", "a/b", "b", "é"])),  # kept as they were
+        st.sampled_from(["last", "older", "whole"]),
+    ),
+    max_size=8,
+)
+
+
+def _file(path: str, spec: _Spec) -> SnapshotEntry:
+    content, digests, part_size, retention, renamed, url_name = spec
+    url = f"https://x.invalid/{content}"
+    return placed_file(
+        path,
+        content,
+        key=f"XTEST-s7--{content}",
+        size=7,
+        path=b"\xff" + path.encode() if renamed else path.encode(),
+        digests=digests,
+        part_size=part_size,
+        retention=retention,
+        locations=(
+            Location(f"{url}?versionId={url_name}", "s3", str(url_name)),
+            Location(url, "s3"),
+        ),
+    )
+
+
+class _ChangesOnlyJournal(DiskJournal):
+    """Refuses to read a version whole that is kept as its changes."""
+
+    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        assert commit not in self.bases, "read whole, though its changes were enough"
+        return super().record_lines(dataset_id, commit)
+
+
+def _dump(folder: Path, name: str, journal: DiskJournal) -> list[str]:
+    with Index.open(folder / name) as index:
+        index.catch_up(journal)
+        assert index._db.execute("PRAGMA foreign_key_check").fetchall() == []
+        return list(index.dump())
+
+
+def _etag(part_size: int | None, digest: Digest) -> _Spec:
+    return (0, (digest,), part_size, Retention.DRAFT, False, 0)
+
+
+@given(_VERSIONS, st.integers(1, 4))
+@example(
+    # the etag's part size is learnt, then another etag that was checked displaces both
+    [
+        (
+            "000001",
+            {
+                "a": _etag(None, Digest("etag", _ETAG, "s3")),
+                "a-b": _etag(64, Digest("etag", _ETAG, "s3")),
+                "b": _etag(64, Digest("etag", f"{'4' * 32}-9", "dandi", True)),
+            },
+            set(),
+            "whole",
+        ),
+        ("000001", {"z": _etag(None, Digest("etag", _ETAG, "s3"))}, {"a", "b"}, "last"),
+    ],
+    4,
+)
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+def test_changes_leave_the_rows_that_whole_versions_leave(
+    versions: list[tuple[str, dict[str, _Spec], set[str], str]], batch: int
+) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording_module, "_BATCH", batch)
+        folder = Path(name)
+        journal = DiskJournal(folder)
+        commits: dict[str, list[str]] = {}
+        before: dict[str, dict[str, SnapshotEntry]] = {}
+        bases: dict[str, str] = {}
+        for local_id, specs, kept, how in versions:
+            files = {path: _file(path, spec) for path, spec in specs.items()}
+            known = before.get(local_id, {})
+            files.update((path, known[path]) for path in sorted(kept & known.keys()))
+            entry = journal.mint(files.values(), local_id)
+            earlier = commits.setdefault(local_id, [])
+            if earlier and how != "whole":
+                bases[entry.commit] = earlier[-1 if how == "last" else 0]
+            earlier.append(entry.commit)
+            before[local_id] = files
+        whole = _dump(folder, "whole", journal)
+        changing = DiskJournal(folder)
+        changing.bases = bases
+        assert _dump(folder, "changes", changing) == whole
+
+
+def test_changes_since_the_last_version_are_all_that_is_read(
+    journal: DiskJournal, path: Path
+) -> None:
+    changing = _ChangesOnlyJournal(journal.root)
+    files = [placed_file(f"{n:04d}", n) for n in range(3000)]
+    first = changing.mint(files)
+    with Index.open(path) as index:
+        index.catch_up(changing)
+        files[7] = placed_file("0007", "other")
+        last = changing.mint([*files[:100], *files[101:], placed_file("new", 1)])
+        changing.bases[last.commit] = first.commit
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        index._db.set_progress_handler(count, 100)
+        index.catch_up(changing)
+        index._db.set_progress_handler(None, 0)
+        assert steps < 100  # 10,000 steps of SQLite's machine; a pass over the rows takes more
+        version = index.resolve("dandi:000001")
+        assert [row.path for row in index.files(version) if row.since == 2] == ["0007", "new"]
+        assert sum(1 for _ in index.files(version)) == 3000
+
+
+def test_changes_since_another_version_are_left_for_the_records(
+    journal: DiskJournal, index: Index
+) -> None:
+    first = journal.mint([placed_file("a", 1), placed_file("b", 1)])
+    journal.mint([placed_file("c", 1)])
+    third = journal.mint([placed_file("a", 1), placed_file("b", 2)])
+    journal.bases[third.commit] = first.commit
+    index.catch_up(journal)
+    rows = index.files(index.resolve("dandi:000001"))
+    assert [(row.path, row.since) for row in rows] == [("a", 3), ("b", 3)]
+
+
+def test_change_of_locations_only_opens_no_row(journal: DiskJournal, index: Index) -> None:
+    old = placed_file("a", 1)
+    moved = placed_file("a", 1, locations=(Location("https://other.invalid/a", "api"),))
+    first = journal.mint([old])
+    second = journal.mint([moved])
+    journal.bases[second.commit] = first.commit
+    index.catch_up(journal)
+    [row] = index.files(index.resolve("dandi:000001"))
+    assert row.since == 1
+    assert "https://other.invalid/a" in {location.url for location in index.locations(row.content)}
+
+
+class _FixedChangesJournal(DiskJournal):
+    """Gives the changes it was told, whatever the versions hold."""
+
+    fixed_changes: tuple[str, list[Change]]
+
+    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+        if commit == self.fixed_changes[0]:
+            return None
+        return self.fixed_changes[0], iter(self.fixed_changes[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "files", "message"),
+    [
+        ([(placed_file("x", 1), None)], 1, "'x' was not there"),
+        ([(None, placed_file("a", 2))], 2, "'a' was there"),
+        ([(placed_file("a", 1), None)], 2, "hold 1 files, the journal says 2"),
+        ([(placed_file("b", 1), None), (placed_file("a", 1), None)], 0, "not sorted"),
+        ([(placed_file("a", 1), placed_file("b", 1))], 2, "not sorted pairs"),
+        ([(None, None)], 2, "not sorted pairs"),
+    ],
+)
+def test_changes_that_do_not_fit_change_nothing(
+    journal: DiskJournal, index: Index, changes: Any, files: int, message: str
+) -> None:
+    given = _FixedChangesJournal(journal.root)
+    first = given.mint([placed_file("a", 1), placed_file("b", 1)])
+    given.fixed_changes = (first.commit, changes)
+    index.catch_up(given)
+    before = dump_content(index)
+    given.mint([placed_file(f"{n}", n) for n in range(files)])
+    assert index.catch_up(given) == 1
+    assert message in skipped_version_message(index)
+    assert dump_content(index) == before

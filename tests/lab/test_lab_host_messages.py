@@ -1,0 +1,104 @@
+"""What is the matter with a host is printed once, with what to do about it, however many files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror_demo import DemoArchive
+from support.dataset_clones import clone_dataset
+from support.lab_store import LabStore
+
+NAME = "demo:000002"
+SETTING = "annex.security.allowed-ip-addresses"
+
+
+@pytest.fixture
+def restricted_clone(lab: LabStore, tmp_path: Path, isolated_home: Path) -> Path:
+    """A clone of a dataset whose places are on this machine, which git-annex may not ask."""
+    lab.mirror_harness.sync(NAME)
+    folder = clone_dataset(lab.mirror_harness, NAME, tmp_path / "clone")
+    config = str(isolated_home / ".gitconfig")
+    subprocess.run(["git", "config", "--file", config, "--unset-all", SETTING], check=True)
+    return folder
+
+
+def run(*arguments: str) -> tuple[int, list[dict[str, Any]], list[str]]:
+    """The exit code, the JSON records, and the lines for people, on stderr."""
+    done = CliRunner().invoke(main, ["--json", *arguments])
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.exit_code, records, done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("mode", ["--remote", "--full"])
+def test_a_forbidden_host_is_named_once_with_the_setting(restricted_clone: Path, mode: str) -> None:
+    code, records, lines = run("verify", mode, str(restricted_clone))
+    assert code == 1
+    url_findings = [one for one in records if one.get("what") == "place"]
+    hosts = {one["host"] for one in url_findings}
+    assert len(url_findings) > len(hosts)
+    assert len(hosts) == 2  # the archive's API, and its bucket
+    for host in hosts:
+        own = [line for line in lines if line.split()[1] == host]
+        assert len(own) == 2  # the message, and the count at the end
+        (total,) = [one for one in records if one.get("what") == "host" and one["host"] == host]
+        assert total["count"] == sum(one["host"] == host for one in url_findings)
+        message = next(one["message"] for one in url_findings if one["host"] == host)
+        assert f"git config {SETTING} '127.0.0.1'" in message
+        assert "allow_private" not in message
+
+
+def test_the_hint_is_right(restricted_clone: Path) -> None:
+    _, records, _ = run("verify", "--remote", str(restricted_clone))
+    command = next(one["message"] for one in records if one.get("host")).partition("; ")[2]
+    assert command.startswith("to allow it, run git config ")
+    subprocess.run(command.partition("run ")[2], shell=True, cwd=restricted_clone, check=True)
+    code, records, _ = run("verify", "--remote", str(restricted_clone))
+    assert code == 0
+    assert not any(one.get("host") for one in records)
+
+
+def test_a_host_that_takes_no_token_is_named_once(
+    restricted_clone: Path, demo: DemoArchive
+) -> None:
+    subprocess.run(["git", "-C", str(restricted_clone), "config", SETTING, "127.0.0.1"], check=True)
+    with demo.fault("status", server="s3", path=".", status=401):
+        code, records, lines = run("verify", "--remote", str(restricted_clone))
+    assert code == 1
+    hosts = [one["host"] for one in records if one.get("what") == "place" and one.get("host")]
+    assert len(hosts) > 2
+    for host in set(hosts):
+        assert len([line for line in lines if line.split()[1] == host]) == 2
+
+
+def test_an_audit_names_a_host_that_takes_no_token_once(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(NAME)
+    with demo.fault("status", server="s3", path=".", status=401):
+        code, records, lines = run("audit", "--store", str(lab.mirror_harness.folder), NAME)
+    assert code == 1
+    hosts = [one["host"] for one in records if one.get("url") and one.get("host")]
+    assert len(hosts) > 2
+    for host in set(hosts):
+        # the message, and the count at the end
+        assert len([line for line in lines if host in line.split()[:2]]) == 2
+        (total,) = [one for one in records if one.get("what") == "host" and one["host"] == host]
+        assert total["count"] == hosts.count(host)
+
+
+def test_get_names_forbidden_hosts_once(
+    restricted_clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(restricted_clone)
+    code, records, lines = run("get")
+    assert code == 1
+    failed = [one for one in records if one["status"] == "error" and "path" in one]
+    assert len(failed) > 2
+    (hosts,) = {one["host"] for one in failed}
+    assert len([line for line in lines if hosts in line]) == 2
+    assert [one["count"] for one in records if one.get("what") == "host"] == [len(failed)]

@@ -1,0 +1,205 @@
+"""Manifests that somebody else wrote: used as they are, or refused with one clear error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from neuromirror.lab.lock_manifests import LockManifestDamagedError, LockManifestReader
+from neuromirror.lab.repository_rebuild import rebuild_repository
+from support.lab_store import LabStore
+from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
+
+COMMIT = "a" * 40
+STATE = f"sha256:{'b' * 64}"
+ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
+HEAD: dict[str, Any] = {
+    "manifest": 1,
+    "dataset": "dandi:000027",
+    "dataset-id": ID,
+    "source": "https://api.example.org/000027/",
+    "version": "0.210831.2033",
+    "commit": COMMIT,
+    "tree": COMMIT,
+    "state": STATE,
+    "form": "files",
+    "commit-object": "tree",
+}
+FILE: dict[str, Any] = {
+    "path": "a",
+    "key": f"SHA256E-s3--{'c' * 64}.nwb",
+    "digest": f"sha256:{'c' * 64}",
+    "size": 3,
+}
+PART: dict[str, Any] = {
+    "path": "z",
+    "dataset": ID,
+    "name": "dandi:zarr/1",
+    "commit": COMMIT,
+    "state": STATE,
+    "files": 1,
+    "bytes": 2,
+}
+
+
+@pytest.fixture
+def lock_folder(still_lab: LabStore, tmp_path: Path) -> LockFolder:
+    return LockFolder(still_lab.mirror_harness, tmp_path / "paper")
+
+
+def write_manifest(path: Path, *lines: Any) -> Path:
+    content = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in lines]
+    path.write_bytes(zstandard.compress(b"".join(one + b"\n" for one in content)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        *(("manifest", one) for one in (0, -3, 2, "1", True, 1.5, None, 10**30)),
+        *(("dataset", one) for one in ("x", "../x:y", "a:b\n", 3, None)),
+        *(("dataset-id", one) for one in ("../../../etc", "", ID.upper(), f"{ID}\n", 3)),
+        *(("version", one) for one in ("", "a\nb", "a b", "..", "a..b", "-", "x.lock", "a\0b", [])),
+        ("version", f"1\ncreate refs/heads/evil {COMMIT}"),
+        *(("commit", one) for one in ("--all", "HEAD", "A" * 40, f"{COMMIT}\n", "a" * 64, 7)),
+        *(("tree", one) for one in ("", "a" * 39, {})),
+        *(("state", one) for one in ("sha256:", "md5:" + "a" * 32, STATE + "\n")),
+        *(("form", one) for one in ("", "files\n", "other", None)),
+        *(("commit-object", one) for one in (3, None, ["tree"])),
+    ],
+)
+def test_a_head_has_what_its_format_says(tmp_path: Path, member: str, value: Any) -> None:
+    accepted = member == "version" and value == "-"
+    path = write_manifest(tmp_path / "m", {**HEAD, member: value})
+    if accepted:
+        assert LockManifestReader(path).head.version == value
+        return
+    with pytest.raises(LockManifestDamagedError):
+        LockManifestReader(path)
+
+
+@pytest.mark.parametrize("member", sorted(HEAD))
+def test_a_head_without_a_member_is_refused(tmp_path: Path, member: str) -> None:
+    head = {name: one for name, one in HEAD.items() if name != member}
+    with pytest.raises(LockManifestDamagedError):
+        LockManifestReader(write_manifest(tmp_path / "m", head))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"[" * 100_000,
+        b'{"manifest":1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        json.dumps(HEAD).encode()[:-1] + b',"commit":"' + b"b" * 40 + b'"}',
+        json.dumps(HEAD).encode()[:-1] + b',"x":NaN}',
+        json.dumps(HEAD).encode()[:-1] + b',"x":' + b"9" * 5000 + b"}",
+        json.dumps(HEAD).encode()[:-1] + b',"x":"\\ud800"}',
+        json.dumps(HEAD).encode()[:-1] + b',"\xff":1}',
+        b"null",
+        b"3",
+        b"",
+    ],
+    ids=range(10),
+)
+def test_a_head_that_is_no_json_object_is_refused(tmp_path: Path, head: bytes) -> None:
+    with pytest.raises(LockManifestDamagedError) as caught:
+        LockManifestReader(write_manifest(tmp_path / "m", head))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *({**FILE, "path": one} for one in ("", "/a", "../a", "a/../b", "a/.git/x", ".GIT/config")),
+        *({**FILE, "path": one} for one in ("a//b", "a/", "./a", "a\0b", 3, None)),
+        *({**FILE, "digest": one} for one in ("", "foo:bar", "sha256:", "etag:x", "none\n", 3)),
+        {**FILE, "digest": f"etag:{'a' * 32}-{'9' * 5000}-1"},
+        *({**FILE, "key": one} for one in ("", "x", "SHA256E-s3--a\nb", "SHA256E--\0", "--", 3)),
+        {**FILE, "key": f"SHA256E-s{'9' * 5000}--x"},
+        *({**FILE, "size": one} for one in (-1, "3", 1.5, True, 10**19, 10**400)),
+        *({**FILE, "urls": one} for one in ("x", [3], ["https://x\nhttps://y"], ["a\0b"], {})),
+        *({**FILE, "checked": one} for one in (1, "yes", None)),
+        *({**PART, "commit": one} for one in ("", "HEAD", "--help", f"{COMMIT}\n", 3)),
+        *({**PART, "dataset": one} for one in ("", "../../..", f"{ID}/x", 3)),
+        *({**PART, "name": one} for one in ("", "x", "a:b\nc", 3)),
+        *({**PART, "state": one} for one in ("", "sha256:x", 3)),
+        *({**PART, "files": one} for one in (-1, 10**19, "1", None)),
+        *({name: one for name, one in PART.items() if name != gone} for gone in ("commit", "name")),
+        {"path": "x"},
+        {"path": "x", "base64": "!"},
+        {"path": "x", "content": 3},
+        b'{"path":"a","digest":"none","digest":"none"}',
+        b'{"path":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"path":"\\ud800","digest":"none"}',
+        b'{"path":"\xff","digest":"none"}',
+        b"[]",
+        b"",
+    ],
+    ids=lambda line: repr(line)[:60],
+)
+def test_a_line_has_what_its_format_says(tmp_path: Path, line: Any) -> None:
+    reader = LockManifestReader(write_manifest(tmp_path / "m", HEAD, line))
+    with pytest.raises(LockManifestDamagedError) as caught:
+        list(reader)
+    assert "give the state" not in str(caught.value)
+
+
+def test_a_manifest_has_no_more_files_than_the_lock_promises(tmp_path: Path) -> None:
+    lines = [{**FILE, "path": f"a{number:05}"} for number in range(1000)]
+    path = write_manifest(tmp_path / "m", HEAD, *lines)
+    for files, most in ((None, 1000), (1000, 1000), (2, 2), (0, 0)):
+        found: list[str] = []
+        with pytest.raises(LockManifestDamagedError):
+            found.extend(one.path for one in LockManifestReader(path, files))
+        assert len(found) == most
+
+
+def test_a_small_file_does_not_grow_without_end(tmp_path: Path) -> None:
+    head, line = json.dumps(HEAD).encode() + b"\n", b'{"path":"a","content":""}\n'
+    packed = zstandard.ZstdCompressor(level=1).compress(head + line * 8_000_000)
+    path = tmp_path / "m"
+    path.write_bytes(packed)
+    assert len(packed) < 1 << 17
+    found: list[int] = []
+    with pytest.raises(LockManifestDamagedError):
+        found.extend(1 for _ in LockManifestReader(path))
+    assert len(found) * len(line) < 120_000_000
+
+
+# --- what others may have changed
+
+
+def changed_version(paper: LockFolder, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the head of the manifest of the only pin."""
+    (pin,) = paper.lock.datasets
+    path = paper.lock.manifest_path(pin)
+    head, *others = zstandard.decompress(path.read_bytes(), 1 << 24).splitlines()
+    value = json.loads(head)
+    change(value)
+    write_manifest(path, value, *others)
+
+
+def test_a_version_is_no_command_of_git(lock_folder: LockFolder, tmp_path: Path) -> None:
+    lock_folder.pin(PUBLISHED)
+    commit = lock_folder.pin_of(PUBLISHED).commit
+
+    def change(head: dict[str, Any]) -> None:
+        head["version"] = f"x {commit}\ncreate refs/heads/evil {commit}\ncreate refs/tags/y"
+
+    changed_version(lock_folder, change)
+    found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
+    assert found.only().status == "error"
+    assert not list((tmp_path / "data").rglob("evil"))
+
+
+@pytest.mark.parametrize("paths", [("x", "x/y"), ("x", "x-z", "x/y"), ("x", "x/y/z")])
+def test_a_file_is_not_a_folder_too(tmp_path: Path, paths: tuple[str, ...]) -> None:
+    path = write_manifest(tmp_path / "m", HEAD, *({**FILE, "path": one} for one in paths))
+    run(tmp_path, "git", "init", "-q", "--bare", "bare")
+    with pytest.raises(LockManifestDamagedError, match="twice, or within"):
+        rebuild_repository(LockManifestReader(path), tmp_path / "bare")

@@ -1,0 +1,44 @@
+"""The lab's names: there when they are asked for, and nothing before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import neuromirror.lab as package
+
+
+def output_of(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in package.__all__ if not hasattr(package, name)] == []
+    with pytest.raises(AttributeError, match="nothing_of_ours"):
+        _ = package.nothing_of_ours  # type: ignore[attr-defined]
+
+
+def test_a_verb_does_not_load_the_others() -> None:
+    code = (
+        "import sys\n"
+        "from neuromirror.lab import Outcome, load_lock\n"
+        "loaded = [name for name in sys.modules if name.startswith('neuromirror.')]\n"
+        "print([name for name in loaded if name.split('.')[1] in ('crawl', 'store', 'index')])\n"
+    )
+    assert output_of(code) == "[]"
+
+
+@pytest.mark.parametrize("verb", ["pin", "restore", "outdated", "reproduce"])
+def test_a_verb_is_a_function_even_once_its_module_was_imported(verb: str) -> None:
+    code = (
+        f"import neuromirror.lab.{verb}\n"
+        f"from neuromirror.lab.{verb} import Outcome as other\n"
+        * (verb != "reproduce")
+        + f"from neuromirror.lab import {verb}\n"
+        f"print(callable({verb}))\n"
+    )
+    assert output_of(code) == "True"

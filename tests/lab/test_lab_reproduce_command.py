@@ -1,0 +1,129 @@
+"""``neuromirror reproduce``: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from neuromirror.cli import main
+from neuromirror_demo import DemoArchive
+from support.lab_store import LabStore
+
+
+def run(lab: LabStore, *arguments: str) -> Result:
+    common = [
+        "--mirrors",
+        str(lab.mirror_harness.mirrors),
+        "--store",
+        str(lab.mirror_harness.folder),
+    ]
+    return CliRunner().invoke(main, [*common, "reproduce", *arguments], catch_exceptions=False)
+
+
+def records(done: Result) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for one in found:
+        assert one["action"] == "reproduce"
+        assert one["status"] in ("ok", "impossible", "error")
+        assert isinstance(one["message"], str)
+    return found
+
+
+def test_equal_versions_exit_with_0(still_lab: LabStore) -> None:
+    labels = still_lab.labels("demo:000002")
+    names = [f"demo:000002@{label}" for label in labels]
+    done = run(still_lab, *names, "demo:000002", "demo:000001@draft")
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines() if not line.startswith(" ")]
+    # two names of one version are one
+    assert [one[:2] for one in lines[:2]] == [["ok", name] for name in names]
+    assert len(lines) == 3
+    with still_lab.mirror_harness.index() as index:
+        commit = index.resolve("demo:000002").commit
+    assert f"  commit {commit}  the same" in done.stdout.splitlines()
+
+
+def test_one_that_differs_does_not_keep_the_others_from_being_looked_at(
+    lab: LabStore, demo: DemoArchive
+) -> None:
+    lab.mirror_harness.sync()
+    (label, _) = lab.labels("demo:000002")
+    path = demo.paths("000002", label)[0]
+    demo.tamper_published("000002", label, path)
+    demo.add_file("000004", "new.txt", "new")
+    demo.delete_dandiset("000003")
+    done = run(lab, "--json", f"demo:000002@{label}", "demo:000003", "demo:000004", "demo:000008")
+    assert done.exit_code == 1
+    wrong, gone, moved, same = records(done)
+    assert [one["status"] for one in (wrong, gone, moved, same)] == [
+        "error",
+        "impossible",
+        "impossible",
+        "ok",
+    ]
+    assert wrong["first"] == wrong["version"] == label
+    assert wrong["differences"]["other_bytes"] == {"count": 1, "first": [path]}
+    assert wrong["stored"]["commit"] != wrong["minted"]["commit"]
+    assert gone["minted"] is None
+    assert same["stored"] == same["minted"]
+    assert same["promised"] == ["commit", "tree", "state"]
+    complaints = done.stderr.splitlines()
+    assert [line.split()[:2] for line in complaints] == [
+        ["error", wrong["name"]],
+        ["impossible", gone["name"]],
+        ["impossible", moved["name"]],
+    ]
+
+
+def test_an_unreachable_archive_is_an_error_for_each_version(
+    lab: LabStore, demo: DemoArchive
+) -> None:
+    lab.mirror_harness.sync()
+    with demo.fault("html", path="000002"):
+        done = run(lab, "--json", "demo:000002", "demo:000008")
+    assert done.exit_code == 1
+    refused, same = records(done)
+    assert (refused["status"], refused["minted"], same["status"]) == ("error", None, "ok")
+    assert "000002" in refused["message"]
+
+
+def test_what_was_minted_is_kept_where_one_asks_for_it(still_lab: LabStore, tmp_path: Path) -> None:
+    keep = tmp_path / "kept"
+    done = run(still_lab, "--json", "--keep", str(keep), "demo:000002")
+    (record,) = records(done)
+    kept = Path(record["kept"])
+    assert kept.parent == keep
+    (repository,) = kept.glob("*/alias/demo--000002")
+    assert record["minted"]["commit"] in (repository / "packed-refs").read_text()
+    done = run(still_lab, "--keep", str(keep), "demo:000002")
+    assert (done.exit_code, "not an empty folder" in done.stderr) == (2, True)
+
+
+def test_keep_folder_must_not_be_in_the_store(still_lab: LabStore) -> None:
+    before = still_lab.digests()
+    done = run(still_lab, "--keep", str(still_lab.mirror_harness.folder), "demo:000002")
+    assert (done.exit_code, still_lab.digests()) == (2, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("demo:000002@0.1", "no version '0.1'"),
+        ("demo:999999", "999999"),
+        ("demo", "not a version"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused_before_anything_is_minted(
+    still_lab: LabStore, name: str, message: str
+) -> None:
+    done = run(still_lab, "demo:000002", name)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_a_version_must_be_named(still_lab: LabStore) -> None:
+    assert run(still_lab).exit_code == 2

@@ -1,0 +1,263 @@
+"""Published versions minted again from upstream: the same ids, or what is not the same."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from neuromirror.crawl import open_recorder, release_hold
+from neuromirror.lab import VersionIds
+from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror_demo import DemoArchive
+from support.lab_store import LabStore
+from support.scripted_source import ScriptedDataset, ScriptedSource, files
+
+TWICE = "demo:000002"
+
+
+def first_file(demo: DemoArchive, version: str) -> str:
+    return demo.paths("000002", version)[0]
+
+
+def test_every_published_version_of_the_demo_archive_is_reproduced(still_lab: LabStore) -> None:
+    with still_lab.mirror_harness.index() as index:
+        rows = [
+            row
+            for one in index.datasets()
+            for row in index.versions(one.name)
+            if row.kind == "published"
+        ]
+    assert len(rows) >= 3
+    for row in rows:
+        found = still_lab.reproduce(row.name)
+        assert (found.status, found.promised) == ("ok", ("commit", "tree", "state"))
+        assert found.minted == found.stored == VersionIds(row.commit, row.tree, row.state)
+        assert found.chain[-1] == row.label
+        assert (found.first, found.differences) == (None, None)
+
+
+def test_the_versions_before_it_are_minted_too(still_lab: LabStore) -> None:
+    labels = still_lab.labels(TWICE)
+    assert len(labels) == 2
+    assert still_lab.reproduce(f"{TWICE}@{labels[1]}").chain == tuple(labels)
+    assert still_lab.reproduce(f"{TWICE}@{labels[0]}").chain == (labels[0],)
+
+
+@pytest.mark.parametrize("name", ["", "@latest", "@commit", "@state:"])
+def test_a_version_is_named_as_everywhere(still_lab: LabStore, name: str) -> None:
+    with still_lab.mirror_harness.index() as index:
+        row = index.resolve(TWICE)
+    spelt = name.replace("commit", row.commit[:12])
+    if name.endswith(":"):
+        spelt += row.state.removeprefix("sha256:")[:12]
+    assert still_lab.reproduce(f"{TWICE}{spelt}").label == row.label
+
+
+def test_what_the_draft_became_since_then_does_not_matter(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    demo.set_metadata("000002", title="Another title")
+    demo.add_file("000002", "new.txt", "new")
+    demo.publish("000002")
+    assert lab.reproduce(TWICE).status == "ok"
+
+
+def test_other_bytes_under_a_published_file_are_found_and_named(
+    lab: LabStore, demo: DemoArchive
+) -> None:
+    lab.mirror_harness.sync(TWICE)
+    label = lab.labels(TWICE)[0]
+    path = first_file(demo, label)
+    demo.tamper_published("000002", label, path, quiet=True)
+    found = lab.reproduce(f"{TWICE}@{label}")
+    assert (found.status, found.first) == ("error", label)
+    assert found.minted is not None
+    assert {found.minted.commit, found.minted.tree, found.minted.state}.isdisjoint(
+        {found.stored.commit, found.stored.tree, found.stored.state}
+    )
+    assert found.differences is not None
+    assert (found.differences.other_bytes.count, found.differences.other_bytes.first) == (1, [path])
+    assert not found.differences.added
+    assert not found.differences.removed
+    assert f"1 file with other bytes ({path})" in found.message
+
+
+def test_the_first_version_that_differs_is_named(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    before, after = lab.labels(TWICE)
+    only_after = next(
+        path
+        for path in demo.paths("000002", after)
+        if demo.dandisets["000002"].version(before).assets.get(path)  # type: ignore[union-attr]
+        is not demo.dandisets["000002"].version(after).assets[path]  # type: ignore[union-attr]
+    )
+    demo.tamper_published("000002", after, only_after)
+    assert lab.reproduce(f"{TWICE}@{before}").status == "ok"
+    assert lab.reproduce(f"{TWICE}@{after}").first == after
+    demo.tamper_published("000002", before, first_file(demo, before))
+    found = lab.reproduce(f"{TWICE}@{after}")
+    assert found.first == before
+    assert f"first in {before}" in found.message
+
+
+def test_a_change_in_its_history_does_not_affect_its_tree_and_state(
+    lab: LabStore, demo: DemoArchive
+) -> None:
+    demo.remove_file("000002", demo.paths("000002")[0])
+    demo.add_file("000002", "only here.txt", "1")
+    label = demo.publish("000002")
+    demo.remove_file("000002", "only here.txt")
+    demo.publish("000002")
+    lab.mirror_harness.sync(TWICE)
+    demo.tamper_published("000002", label, "only here.txt")
+    found = lab.reproduce(TWICE)
+    assert found.minted is not None
+    assert (found.status, found.first) == ("error", label)
+    assert found.minted.commit != found.stored.commit
+    assert (found.minted.tree, found.minted.state) == (found.stored.tree, found.stored.state)
+    assert "its own tree and state digest are the same" in found.message
+
+
+def test_added_and_removed_files_are_distinguished(
+    scripted_lab: LabStore, source: ScriptedSource
+) -> None:
+    thing = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x"), published_versions={"1.0": files("x", "old", "same")}
+    )
+    scripted_lab.mirror_harness.sync()
+    thing.published_versions["1.0"] = files("x", "new", "same", "newer")
+    found = scripted_lab.reproduce("box:a@1.0").differences
+    assert found is not None
+    assert (found.added.first, found.removed.first) == (["new", "newer"], ["old"])
+    assert not found.other_bytes
+
+
+def test_a_changed_description_is_reported_by_field(
+    scripted_lab: LabStore, source: ScriptedSource
+) -> None:
+    thing = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x"), published_versions={"1.0": files("x")}
+    )
+    scripted_lab.mirror_harness.sync()
+    thing.exceptions = ["marker/"]
+    found = scripted_lab.reproduce("box:a@1.0")
+    assert found.minted is not None
+    assert (found.status, found.minted.state) == ("error", found.stored.state)
+    assert found.differences is not None
+    assert found.differences.described == ["exceptions"]
+
+
+def test_wrong_bytes_in_the_bucket_are_for_others_to_find(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    label = lab.labels(TWICE)[-1]
+    demo.corrupt_blob("000002", first_file(demo, label), label)
+    assert lab.reproduce(TWICE).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("Mirror-Spec: 1", "Mirror-Spec: 0", "its message has 'Mirror-Spec: 0' in the store"),
+        ("+0000", "+0100", "its time is"),
+        ("author neuromirror", "author Somebody", "its author is"),
+        ("\nparent ", "\nparent d3de99dc58e6f00fd3de99dc58e6f00fd3de99dc\nparent ", "its parent"),
+    ],
+)
+def test_a_commit_made_by_other_rules_is_the_only_difference(
+    lab: LabStore, old: str, new: str, message: str
+) -> None:
+    lab.mirror_harness.sync(TWICE)
+    label = lab.labels(TWICE)[-1]
+    commit = lab.rewrite(TWICE, label, old, new)
+    found = lab.reproduce(f"{TWICE}@{label}")
+    assert (found.status, found.first, found.stored.commit) == ("error", label, commit)
+    assert found.minted is not None
+    assert (found.minted.tree, found.minted.state) == (found.stored.tree, found.stored.state)
+    assert found.differences is not None
+    assert len(found.differences.commit) == 1
+    assert found.message.startswith("it differs: only the commit differs: " + message)
+
+
+def test_a_version_that_upstream_took_back_cannot_be_minted(
+    lab: LabStore, demo: DemoArchive
+) -> None:
+    lab.mirror_harness.sync(TWICE)
+    before, after = lab.labels(TWICE)
+    del demo.dandisets["000002"].published[0]
+    found = lab.reproduce(f"{TWICE}@{before}")
+    assert (found.status, found.minted) == ("impossible", None)
+    found = lab.reproduce(f"{TWICE}@{after}")
+    assert (found.status, found.first) == ("error", before)
+    assert "upstream no longer lists it" in found.message
+
+
+def test_a_version_that_upstream_put_in_between_is_named(
+    scripted_lab: LabStore, source: ScriptedSource
+) -> None:
+    thing = source.scripted_datasets["a"] = ScriptedDataset(
+        files("x"), published_versions={"1.0": files("x"), "2.0": files("x", "y")}
+    )
+    scripted_lab.mirror_harness.sync()
+    thing.published_versions = {"1.0": files("x"), "1.5": files("y"), "2.0": files("x", "y")}
+    assert scripted_lab.reproduce("box:a@1.0").status == "ok"
+    found = scripted_lab.reproduce("box:a@2.0")
+    assert (found.status, found.first) == ("error", "1.5")
+    assert "and the store does not" in found.message
+
+
+def test_a_dataset_that_is_gone_cannot_be_minted(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    demo.delete_dandiset("000002")
+    found = lab.reproduce(TWICE)
+    assert (found.status, found.minted) == ("impossible", None)
+    assert "gone upstream" in found.message
+
+
+def test_a_dataset_that_upstream_hides_cannot_be_minted(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    with demo.fault("status", path="/dandisets/000002/", status=403):
+        found = lab.reproduce(TWICE)
+    assert (found.status, found.minted) == ("impossible", None)
+    assert "embargoed" in found.message
+
+
+def test_records_that_are_lost_are_read_back_from_git(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    shutil.rmtree(lab.mirror_harness.folder / "neuromirror" / "records")
+    assert lab.reproduce(TWICE).status == "ok"
+    label = lab.labels(TWICE)[-1]
+    path = first_file(demo, label)
+    demo.tamper_published("000002", label, path)
+    found = lab.reproduce(f"{TWICE}@{label}").differences
+    assert found is not None
+    assert found.other_bytes.first == [path]
+
+
+def test_an_approved_empty_version_is_reproduced(
+    scripted_lab: LabStore, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["a"] = ScriptedDataset(
+        files("x"), published_versions={"1.0": {}, "2.0": files("x")}
+    )
+    assert scripted_lab.mirror_harness.sync()["box:a"].visit == "held"
+    store = scripted_lab.mirror_harness.store
+    with open_recorder(store, store.index_path) as recorder:
+        release_hold(recorder, "")
+    scripted_lab.mirror_harness.sync()
+    assert scripted_lab.reproduce("box:a@2.0").chain == ("1.0", "2.0")
+    assert scripted_lab.reproduce("box:a@2.0").status == "ok"
+
+
+def test_upstream_that_does_not_answer_is_no_answer(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    with demo.fault("html"), pytest.raises(NeuromirrorError, match="000002"):
+        lab.reproduce(TWICE)
+
+
+def test_a_mirror_of_another_archive_is_refused(lab: LabStore, demo: DemoArchive) -> None:
+    lab.mirror_harness.sync(TWICE)
+    (demo.mirrors / "demo.toml").write_text(
+        'source = "dandi"\n[options]\napi = "http://127.0.0.1:9/api"\n'
+    )
+    with pytest.raises(ConfigurationError, match="names the archive"):
+        lab.reproduce(TWICE)

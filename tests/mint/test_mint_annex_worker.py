@@ -1,0 +1,133 @@
+"""The delta writer and the second process give the objects that the plain writer gives."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+from test_mint_snapshot_writer import many_files
+
+from neuromirror.mint import BaseManifestDamagedError, MintResult
+from neuromirror.model import NeuromirrorError, SnapshotHeader
+from support.mint_oracle import MintedRepository, git, header, placed_files, record
+
+
+def ids(minted: MintResult) -> tuple[object, ...]:
+    sums = (minted.files, minted.bytes, minted.evidence)
+    return minted.commit, minted.tree, minted.annex_commit, minted.state, sums
+
+
+def test_few_changes_in_a_large_state(tmp_path: Path) -> None:
+    whole, delta = (
+        MintedRepository.create(tmp_path / "whole"),
+        MintedRepository.create(tmp_path / "delta"),
+    )
+    files = many_files(3)
+    changed = {one.record.path: one.record for one in files}
+    names = sorted(changed)
+    for name in names[::211]:
+        del changed[name]
+    for number, name in enumerate(names[5::300]):
+        changed[name] = record(name, 9000 + number)
+        changed[name + b"/below"] = record(name + b"/below", number)
+    for minting in (whole, delta):
+        minting.mint(0, files)
+    assert ids(delta.mint_delta(1, placed_files(changed))) == ids(
+        whole.mint(1, placed_files(changed))
+    )
+    assert ids(delta.mint_delta(2, files)) == ids(whole.mint(2, files))
+    assert ids(delta.mint_delta(3, [])) == ids(whole.mint(3, []))
+    assert git(delta.repository, "fsck", "--strict", "--full").strip() == b""
+
+
+def test_annex_worker_writes_the_same_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = MintedRepository.create(tmp_path / "one"), MintedRepository.create(tmp_path / "two")
+    first, second = many_files(4), many_files(5)
+    expected = [one.mint(0, first), one.mint(1, second)]
+    monkeypatch.setattr(sys.modules["neuromirror.mint.snapshot_writer"], "_WORTH_A_PROCESS", 0)
+    got = [two.mint_records(0, first), two.mint_records(1, second)]
+    assert [ids(minted) for minted in got] == [ids(minted) for minted in expected]
+    assert [len(minted.packs) for minted in got] == [2, 2]
+    assert git(two.repository, "fsck", "--strict", "--full").strip() == b""
+    repeated = two.mint_records(1, second)
+    assert repeated.packs == ()
+    assert ids(repeated) == ids(got[1])
+
+
+def test_states_without_a_time_are_the_same_from_every_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undated(number: int) -> SnapshotHeader:
+        head = header(number)
+        return replace(head, version=replace(head.version, time=None))
+
+    whole, delta, second = (
+        MintedRepository.create(tmp_path / name) for name in ("whole", "delta", "second")
+    )
+    first, other = many_files(6), many_files(7)
+    expected = [
+        whole.mint(number, files, undated(number))
+        for number, files in enumerate((first, other, first))
+    ]
+    got = [delta.mint(0, first, undated(0))]
+    got += [delta.mint_delta(1, other, undated(1)), delta.mint_delta(2, first, undated(2))]
+    monkeypatch.setattr(sys.modules["neuromirror.mint.snapshot_writer"], "_WORTH_A_PROCESS", 0)
+    beside = [
+        second.mint_records(number, files, undated(number))
+        for number, files in enumerate((first, other, first))
+    ]
+    assert (
+        [ids(one) for one in expected] == [ids(one) for one in got] == [ids(one) for one in beside]
+    )
+    for branch, dates in (("main", [3, 2, 1]), ("git-annex", [2, 1])):
+        dates_found = git(whole.repository, "log", "--format=%at %ct", branch).decode().splitlines()
+        assert dates_found == [f"{date} {date}" for date in dates]
+    assert git(whole.repository, "fsck", "--strict", "--full").strip() == b""
+
+
+def test_annex_worker_error_is_raised_in_the_caller_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minting = MintedRepository.create(tmp_path / "m")
+    monkeypatch.setattr(sys.modules["neuromirror.mint.snapshot_writer"], "_WORTH_A_PROCESS", 0)
+    monkeypatch.chdir(tmp_path)
+    # what lies in the working folder is not what the second process is made of
+    (tmp_path / "json.py").write_text("raise SystemExit(5)\n")
+    minting.mint_records(0, many_files(6))
+    files = many_files(7)
+    for index in (minting.repository / "objects" / "pack").glob("*.idx"):
+        index.unlink()
+    with pytest.raises(NeuromirrorError, match="fsck"):
+        minting.mint_records(1, files)
+    assert list(minting.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:-1000],
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"",
+        lambda whole: b"?" + whole,
+        lambda whole: zstandard.compress(b'{"digest":"none","path":"a","size":1}\n'),
+    ],
+)
+def test_a_manifest_of_other_content_is_never_the_base_of_a_state(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    minting = MintedRepository.create(tmp_path / "m")
+    files = many_files(8)
+    minting.mint(0, files)
+    assert minting.manifest is not None
+    whole = minting.manifest.read_bytes()
+    minting.manifest.chmod(0o644)
+    minting.manifest.write_bytes(damage(whole))
+    with pytest.raises(BaseManifestDamagedError, match="manifest"):
+        minting.mint_delta(1, files[:-3])
+    assert list(minting.scratch.iterdir()) == []

@@ -1,0 +1,171 @@
+"""Who asks, and how hard: what an operator can set."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from neuromirror import __version__
+from neuromirror.net import RequestPolicy, validate_contact
+from support.stub_server import responds_with_json, send_reply
+
+CONTACT = "mailto:mirror@institute.example"
+
+
+def count_concurrent_requests(server, delay: float):
+    """An answer that takes a while; gives how many were under way at a time."""
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def answer(handler) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(delay)
+        with lock:
+            now[0] -= 1
+        send_reply(handler, 200, b"1")
+
+    server.answers["/x"] = answer
+    return most
+
+
+def request_concurrently(session, url: str, times: int) -> list[object]:
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(lambda _: session.get_json(url), range(times)))
+
+
+def test_a_contact_is_in_the_agent_string_of_every_request(server, make_session):
+    session = make_session().with_policy(RequestPolicy(contact=CONTACT))
+    server.answers["/x"] = responds_with_json(1)
+    session.get_json(f"{server.url}/x")
+    session.head(f"{server.url}/x")
+    with session.anonymous() as anonymous_session:
+        anonymous_session.get_json(f"{server.url}/x")
+    agents = {one.headers["User-Agent"] for one in server.requests}
+    assert agents == {f"neuromirror/{__version__} (+{CONTACT})"}
+
+
+def test_without_a_contact_the_agent_string_names_no_address(server, make_session):
+    server.answers["/x"] = responds_with_json(1)
+    make_session().with_policy(RequestPolicy()).get_json(f"{server.url}/x")
+    assert server.requests[0].headers["User-Agent"] == f"neuromirror/{__version__}"
+
+
+@pytest.mark.parametrize(
+    "contact", [CONTACT, "https://institute.example/mirror", "http://[::1]:80/", "mailto:a+b@c"]
+)
+def test_mail_and_web_addresses_are_contacts(contact):
+    assert validate_contact(contact) == contact
+
+
+@pytest.mark.parametrize(
+    ("contact", "message"),
+    [
+        ("", "plain letters"),
+        ("me", "mailto:"),
+        ("me@institute.example", "mailto:"),
+        ("mailto:", "mailto:"),
+        ("mailto:a@b?subject=x", "mailto:"),
+        ("ftp://institute.example", "mailto:"),
+        ("https://", "mailto:"),
+        ("https://[institute/", "mailto:"),
+        ("https://institute.example/a b", "plain letters"),
+        ("https://institute.example/\r\nX-Header:1", "plain letters"),
+        ("https://institute.example/\x00", "plain letters"),
+        ("https://institute.example/ü", "plain letters"),
+        ("https://institute.example/)(", "plain letters"),
+        (f"https://institute.example/{'x' * 200}", "200"),
+        ("https://me:hunter2@institute.example/", "secret"),
+        ("https://institute.example/?token=hunter2", "secret"),
+        ("https://institute.example/?X-Amz-Signature=hunter2", "secret"),
+    ],
+)
+def test_what_is_no_contact_is_refused_and_not_repeated(contact, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        validate_contact(contact)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_concurrent_requests_to_one_host_stay_within_the_limit(server, make_session, most):
+    seen = count_concurrent_requests(server, 0.05)
+    session = make_session().with_policy(RequestPolicy(connections_per_host=most))
+    assert request_concurrently(session, f"{server.url}/x", 8) == [1] * 8
+    assert seen == [most]
+
+
+def test_an_anonymous_session_shares_the_connection_limit_of_its_origin(server, make_session):
+    seen = count_concurrent_requests(server, 0.05)
+    session = make_session().with_policy(RequestPolicy(connections_per_host=1))
+    with session.anonymous() as anonymous_session, ThreadPoolExecutor(6) as pool:
+        both = [session, anonymous_session] * 3
+        list(pool.map(lambda one: one.get_json(f"{server.url}/x"), both))
+    assert seen == [1]
+
+
+def test_a_session_without_tokens_sends_none(server, make_session, monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "s3cret-word")
+    server.answers["/x"] = responds_with_json(1)
+    session = make_session(tokens={server.url: "A_TOKEN"}).with_policy(
+        RequestPolicy(connections_per_host=2)
+    )
+    session.get_json(f"{server.url}/x")
+    with session.anonymous() as anonymous_session:
+        anonymous_session.get_json(f"{server.url}/x")
+    sent = [one.headers.get("Authorization") for one in server.requests]
+    assert sent == ["token s3cret-word", None]
+
+
+def test_waiting_for_a_connection_does_not_use_up_the_time_for_the_reply(server, make_session):
+    count_concurrent_requests(server, 0.4)
+    session = make_session(total=1.5, attempts=1).with_policy(RequestPolicy(connections_per_host=1))
+    # the last one waits longer than one reply may take
+    assert request_concurrently(session, f"{server.url}/x", 6) == [1] * 6
+
+
+def test_waiting_for_the_rate_limit_does_not_use_up_the_time_for_the_reply_either(
+    server, make_session
+):
+    server.answers["/x"] = responds_with_json(1)
+    session = make_session(total=1.0, attempts=1).with_policy(
+        RequestPolicy(requests_per_second=0.8)
+    )
+    assert request_concurrently(session, f"{server.url}/x", 2) == [1, 1]
+
+
+def test_requests_to_a_host_start_no_faster_than_the_rate_limit(
+    server, other_server, make_session, monkeypatch
+):
+    waits: list[float] = []
+    monkeypatch.setattr("neuromirror.net.request_policy.time.sleep", waits.append)
+    session = make_session(total=5.0, attempts=1).with_policy(
+        RequestPolicy(requests_per_second=0.1)
+    )
+    for one in (server, other_server):
+        one.answers["/x"] = responds_with_json(1)
+    for _ in range(3):
+        session.get_json(f"{server.url}/x")
+    # each waits for the one before it
+    assert [round(one, -1) for one in waits] == [10, 20]
+    session.get_json(f"{other_server.url}/x")
+    assert len(waits) == 2
+    assert len(server.requests) == 3
+
+
+def test_redirects_and_repeats_keep_the_pace_too(server, make_session, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("neuromirror.net.request_policy.time.sleep", waits.append)
+    session = make_session().with_policy(RequestPolicy(requests_per_second=0.1))
+    server.answers["/from"] = lambda handler: send_reply(handler, 302, Location="/x")
+    server.answers["/x"] = responds_with_json(1)
+    session.get_json(f"{server.url}/from")
+    assert [round(one, -1) for one in waits] == [10]
+
+
+def test_an_empty_request_policy_leaves_the_limits_of_the_source(make_session):
+    session = make_session(per_host=40)
+    assert session.with_policy(RequestPolicy()).limits == session.limits
+    assert session.with_policy(RequestPolicy(requests_per_second=2.0)).limits.per_host == 40

@@ -1,0 +1,413 @@
+"""``neuromirror serve --catalogue``: pages beside a service, in a process that may die."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+from support.service_process import ServiceProcess, environment, running_service
+
+SHORT_TIMEOUTS = (
+    "import neuromirror.service.serve as s, neuromirror.service.catalogue_process as c; "
+    "s._PATIENCE, s._LAST, s._REREAD = 1.0, 9.0, 1; c._FIRST = 0.2"
+)
+PAGES = ("--catalogue", "127.0.0.1:0", "--executor", "threads")
+
+
+def catalogue_url(service: ServiceProcess, times: int = 1) -> str:
+    """The address of the catalogue, once it answered so many times anew."""
+    found: str = service.wait(lambda: service.find_events("catalogue")[times - 1 :])[0]["message"]
+    return found
+
+
+def catalogue_pid(service: ServiceProcess) -> int:
+    """The catalogue's process: jobs are done in threads here."""
+    named = {one: Path("/proc", str(one), "cmdline").read_bytes() for one in service.children()}
+    (found,) = [one for one, command in named.items() if b"--kept" in command]
+    return found
+
+
+def status(url: str) -> int:
+    return requests.get(url, timeout=300).status_code
+
+
+def run_program(
+    mirror_harness: MirrorHarness, *arguments: str, **more: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "neuromirror", *arguments],
+        env={**environment(mirror_harness), **more},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_one_address_gives_pages_json_feeds_and_clones(
+    mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    with running_service(
+        mirror_harness, *PAGES, "--catalogue-title", "Ours", first=SHORT_TIMEOUTS
+    ) as service:
+        address = catalogue_url(service)
+        # from nothing: there is no dataset yet, and the pages are there
+        assert "Ours" in requests.get(address, timeout=300).text
+        service.wait_for("grouped", outcome="changed")
+        assert status(f"{address}/dataset/demo:000002") == 200
+        known = requests.get(f"{address}/api/v1/datasets/demo:000002", timeout=300).json()
+        assert known["name"] == "demo:000002"
+        assert status(f"{address}/feed.atom") == 200
+        clone = tmp_path / "clone"
+        named = f"{address}/alias/demo--000002"
+        done = subprocess.run(
+            ["git", "clone", "--quiet", named, str(clone)], check=False, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert (clone / "dandiset.yaml").is_file() or any(clone.iterdir())
+        process = catalogue_pid(service)
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+    service.wait_until_gone([process])
+    assert service.other_lines == []
+    with pytest.raises(requests.ConnectionError):
+        status(address)
+
+
+def test_pages_of_an_empty_store_say_so(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:
+    fault = demo.fault("hang", path="/dandisets", seconds=3600)
+    with running_service(mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
+        address = catalogue_url(service)
+        service.wait(lambda: fault.struck)
+        page = requests.get(address, timeout=300)
+        assert (page.status_code, "nothing is mirrored" in page.text.lower()) == (200, True)
+        fault.clear()
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+
+
+def test_a_dead_catalogue_is_restarted_and_mirroring_continues(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    with running_service(
+        copied_mirror_harness, *PAGES, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
+    ) as service:
+        health = service.wait_for("health")["message"].removesuffix("/healthz")
+        address = catalogue_url(service)
+        pages = f"{address}/dataset/demo:000002"
+        assert status(pages) == 200
+        assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
+        figures = requests.get(f"{health}/metrics", timeout=300).text
+        assert "\nneuromirror_catalogue_up 1.0\n" in figures
+        assert "\nneuromirror_catalogue_restarts_total 0.0\n" in figures
+
+        first = catalogue_pid(service)
+        os.kill(first, signal.SIGKILL)
+        ended = service.wait_for("catalogue ended")
+        assert (ended["level"], "it was killed (SIGKILL)" in ended["message"]) == ("error", True)
+        # who asks meanwhile waits: the address is never given back
+        assert status(pages) == 200
+        assert catalogue_url(service, 2) == address
+        assert catalogue_pid(service) != first
+        figures = requests.get(f"{health}/metrics", timeout=300).text
+        assert "\nneuromirror_catalogue_up 1.0\n" in figures
+        assert "\nneuromirror_catalogue_restarts_total 1.0\n" in figures
+        assert requests.get(f"{health}/healthz", timeout=300).text == "ok\n"
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+    assert service.other_lines == []
+
+
+def test_refused_requests_are_counted_in_the_figures_across_restarts(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    limited = ("--catalogue-limit", "search=1", "--catalogue-trusted-proxy", "127.0.0.1")
+    with running_service(
+        copied_mirror_harness, *PAGES, *limited, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
+    ) as service:
+        health = service.wait_for("health")["message"].removesuffix("/healthz")
+
+        def searched(address: str, number: int) -> int:
+            headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
+            url = f"{address}/?q=word{number}"
+            return requests.get(url, headers=headers, timeout=300).status_code
+
+        def counted(count: int) -> list[str]:
+            figures = requests.get(f"{health}/metrics", timeout=300).text
+            name = "neuromirror_catalogue_refused_total"
+            return re.findall(rf'^{name}{{kind="search"}} {count}\.0$', figures, re.M)
+
+        assert [searched(catalogue_url(service), one) for one in range(5)] == [
+            200,
+            200,
+            429,
+            429,
+            429,
+        ]
+        service.wait(lambda: counted(3))
+        os.kill(catalogue_pid(service), signal.SIGKILL)
+        assert [searched(catalogue_url(service, 2), one) for one in (0, 2)] == [200, 429]
+        service.wait(lambda: counted(4))
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+
+
+def test_readyz_reports_a_missing_catalogue_and_stays_ready(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    slow = f"{SHORT_TIMEOUTS}; c._FIRST = 120.0"
+    with running_service(
+        copied_mirror_harness, *PAGES, "--metrics", "127.0.0.1:0", first=slow
+    ) as service:
+        health = service.wait_for("health")["message"].removesuffix("/healthz")
+        catalogue_url(service)
+        os.kill(catalogue_pid(service), signal.SIGKILL)
+        assert "again in 120 s" in service.wait_for("catalogue ended")["message"]
+        ready = requests.get(f"{health}/readyz", timeout=300)
+        assert (ready.status_code, ready.text.splitlines()) == (
+            200,
+            ["ok", "degraded: the catalogue does not answer; mirroring goes on"],
+        )
+        figures = requests.get(f"{health}/metrics", timeout=300).text
+        assert "\nneuromirror_catalogue_up 0.0\n" in figures
+        # a pause of any length is no reason to end late
+        assert service.send_signal(signal.SIGTERM, 15) == 0
+
+
+def test_a_catalogue_that_ended_is_a_failure_on_record_until_it_answers(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    def failing() -> list[str]:
+        with copied_mirror_harness.index() as index:
+            return [one.task for one in index.failed_tasks()]
+
+    with running_service(
+        copied_mirror_harness, *PAGES, first=f"{SHORT_TIMEOUTS}; c._FIRST = 3.0"
+    ) as service:
+        catalogue_url(service)
+        assert failing() == []
+        os.kill(catalogue_pid(service), signal.SIGKILL)
+        service.wait(lambda: failing() == ["catalogue"])
+        assert run_program(copied_mirror_harness, "status").returncode == 1
+        catalogue_url(service, 2)
+        service.wait(lambda: failing() == [])
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+
+
+def test_a_hanging_catalogue_is_killed_and_restarted(copied_mirror_harness: MirrorHarness) -> None:
+    impatient = f"{SHORT_TIMEOUTS}; c._SILENT = 10.0"
+    with running_service(copied_mirror_harness, *PAGES, first=impatient) as service:
+        address = catalogue_url(service)
+        first = catalogue_pid(service)
+        os.kill(first, signal.SIGSTOP)
+        try:
+            assert "no sign of life" in service.wait_for("catalogue ended")["message"]
+            service.wait_until_gone([first])
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
+        assert catalogue_url(service, 2) == address
+        assert status(address) == 200
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+
+
+@pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGINT")])
+def test_it_ends_with_the_service_however_that_ends(
+    copied_mirror_harness: MirrorHarness, demo: DemoArchive, first: str, second: str
+) -> None:
+    with running_service(copied_mirror_harness, *PAGES, first="pass") as service:
+        address = catalogue_url(service)
+        process = catalogue_pid(service)
+        # somebody who never comes to the end of a question
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+            service.process.send_signal(signal.Signals[first])
+            service.wait_for("stopping")
+            service.send_signal(signal.Signals[second], 20)
+    service.wait_until_gone([process])
+    assert service.other_lines == []
+
+
+def test_it_ends_with_a_service_that_is_killed(copied_mirror_harness: MirrorHarness) -> None:
+    with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
+        catalogue_url(service)
+        process = catalogue_pid(service)
+        assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
+        try:
+            service.wait_until_gone([process])
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def test_what_is_taken_down_and_an_index_made_anew_show_without_a_restart(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
+        address = catalogue_url(service)
+        process = catalogue_pid(service)
+        page, clone = f"{address}/dataset/demo:000002", f"{address}/alias/demo--000002/HEAD"
+        assert (status(page), status(clone)) == (200, 200)
+        done = run_program(
+            copied_mirror_harness, "takedown", "demo:000002", "--reason", "asked by its owner"
+        )
+        assert done.returncode == 0, done.stderr
+        response = requests.get(page, timeout=300)
+        assert (response.status_code, "asked by its owner" in response.text) == (410, True)
+        assert status(clone) == 404
+        assert (
+            run_program(copied_mirror_harness, "takedown", "demo:000002", "--undo").returncode == 0
+        )
+        assert (status(page), status(clone)) == (200, 200)
+        assert run_program(copied_mirror_harness, "rebuild-index").returncode == 0
+        assert status(page) == 200
+        assert status(f"{address}/index.json") == 200
+        assert catalogue_pid(service) == process
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+    assert service.other_lines == []
+
+
+def test_what_is_under_embargo_is_never_shown_nor_is_a_token_known(
+    mirror_harness: MirrorHarness,
+    demo: DemoArchive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (closed,) = [name for name, one in demo.dandisets.items() if one.embargoed]
+    file = mirror_harness.mirrors / "demo.toml"
+    text = file.read_text("utf-8") + 'token_env = "ODD_NAME"\nembargoed = "private"\n'
+    file.write_text(text, "utf-8")
+    monkeypatch.setenv("ODD_NAME", demo.token)
+    monkeypatch.setenv("DANDI_API_KEY", "0123456789")
+    private = tmp_path / "private"
+    with running_service(
+        mirror_harness, *PAGES, "--private-store", str(private), first=SHORT_TIMEOUTS
+    ) as service:
+        address = catalogue_url(service)
+        service.wait(lambda: list(private.glob("alias/*")))
+        service.wait_for("grouped", outcome="changed")
+        assert status(f"{address}/dataset/demo:{closed}") == 404
+        names = requests.get(f"{address}/api/v1/datasets?limit=1000", timeout=300).text
+        assert "demo:000002" in names
+        assert closed not in names
+        given = Path("/proc", str(catalogue_pid(service)), "environ").read_bytes()
+        assert b"NEUROMIRROR_STORE" in given
+        assert demo.token.encode() not in given
+        assert b"DANDI_API_KEY" not in given
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+
+
+def test_its_log_is_the_services(copied_mirror_harness: MirrorHarness) -> None:
+    with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
+        address = catalogue_url(service)
+        process = catalogue_pid(service)
+        index = copied_mirror_harness.store.index_path
+        away = index.with_name("away")
+        index.rename(away)
+        # one that is missing would be made again
+        index.write_bytes(b"no database" * 1000)
+        os.kill(process, signal.SIGKILL)
+        failed = service.wait_for("catalogue failed")
+        assert failed["level"] == "error"
+        assert str(index) in failed["message"]
+        assert service.wait(
+            lambda: [
+                one for one in service.find_events("catalogue ended") if "code 1" in one["message"]
+            ]
+        )
+        away.replace(index)
+        # as soon as there is an index again there are pages
+        assert catalogue_url(service, 2) == address
+        assert status(address) == 200
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+    assert service.other_lines == []
+
+
+def test_invalid_options_are_refused_before_anything_is_created(
+    mirror_harness: MirrorHarness,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        here = f"127.0.0.1:{taken.getsockname()[1]}"
+        for arguments, expected in (
+            (["--catalogue", here, "--once"], "--catalogue is for a service that stays"),
+            (["--catalogue", "here"], "'here' is not an address"),
+            (["--catalogue-title", "Ours"], "name where they are with --catalogue HOST:PORT"),
+            (
+                ["--catalogue", here, "--catalogue-address", "mirror.example.org"],
+                "'mirror.example.org' is not the address of a site",
+            ),
+        ):
+            done = run_program(mirror_harness, "serve", *arguments)
+            assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
+        assert not mirror_harness.folder.exists()
+        done = run_program(mirror_harness, "serve", "--catalogue", here)
+        assert done.returncode == 2
+        assert f"the catalogue cannot be served at {here}: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["datasette", "uvicorn"])
+def test_without_its_extra_it_says_what_to_install(
+    mirror_harness: MirrorHarness, package: str
+) -> None:
+    program = (
+        f"import sys; sys.modules['{package}'] = None; from neuromirror.cli import main; main()"
+    )
+    for arguments in (["serve", "--catalogue", "127.0.0.1:0"], ["catalogue"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=environment(mirror_harness),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "the catalogue needs the extra 'web'" in done.stderr
+        assert "pip install 'neuromirror[web]'" in done.stderr
+    assert not mirror_harness.folder.exists()
+
+
+def test_pages_do_not_wait_for_a_service_that_is_busy(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    fault = demo.fault("hang", path=r"/dandisets/000002/versions/.*/assets", seconds=3600)
+    with running_service(mirror_harness, *PAGES, "--workers", "1", first=SHORT_TIMEOUTS) as service:
+        address = catalogue_url(service)
+        service.wait(lambda: fault.struck)
+        assert status(address) == 200
+        fault.clear()
+        assert service.send_signal(signal.SIGTERM, 30) == 0
+    assert re.search(r"127\.0\.0\.1:\d+$", address)
+
+
+def test_whatever_it_prints_or_dies_of_is_an_event(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from neuromirror.service.catalogue_process import KeptBy\n"
+        "from neuromirror.service.logs import logging_to, printing_told\n"
+        "with logging_to(as_json=True, mirrors={}), KeptBy(int(sys.argv[1])), printing_told():\n"
+        "    print('odd words')\n"
+        "    raise ValueError('odder ones')\n"
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    printed, failed = map(json.loads, done.stderr.splitlines())
+    assert (printed["event"], printed["message"]) == ("printed", "odd words")
+    assert (failed["event"], failed["message"]) == ("catalogue failed", "odder ones")
+    assert any("ValueError" in line for line in failed["trace"])

@@ -1,0 +1,211 @@
+"""Mirror files that change while a service runs, and syncs beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuromirror.crawl import Mirror
+from neuromirror.model import ConfigurationError
+from neuromirror.service.mirror_files import MirrorFiles
+from support.mirror_harness import MirrorHarness
+from support.service_harness import HOUR, ManualExecutor, open_service_harness, write_mirror_file
+
+
+def test_an_invalid_edit_is_logged_once_and_the_old_settings_stay(
+    mirror_harness: MirrorHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = mirror_harness.mirrors / "demo.toml"
+    right = file.read_text("utf-8")
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        before = harness.files.mirrors["demo"]
+        file.write_text(right.replace("[options]", "[optoins]"), "utf-8")
+        for _ in range(3):
+            harness.service.reload_mirror_files()
+        messages = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+        assert len(messages) == 1
+        assert "demo.toml: 'optoins' is not a setting that exists here" in messages[0]
+        assert harness.files.mirrors["demo"] is before
+        harness.clock.now += 2 * HOUR
+        assert "list" in harness.settle()
+        assert harness.row("demo").status != "failed"
+
+        # the old words again are no change
+        file.write_text(right, "utf-8")
+        harness.service.reload_mirror_files()
+        assert harness.settle() == []
+
+
+def test_a_right_edit_counts_at_once(mirror_harness: MirrorHarness) -> None:
+    file = mirror_harness.mirrors / "demo.toml"
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        file.write_text(file.read_text("utf-8") + "\n[schedule]\nlist_minutes = 10\n", "utf-8")
+        harness.service.reload_mirror_files()
+        assert "list" in harness.settle()
+        assert harness.clock.now < (harness.row("demo").due or 0) <= harness.clock.now + 660
+
+
+def test_bounds_that_become_narrower_bring_back_what_was_put_off(
+    mirror_harness: MirrorHarness,
+) -> None:
+    file = mirror_harness.mirrors / "demo.toml"
+    right = file.read_text("utf-8")
+    file.write_text(right + "\n[schedule]\ndeep_days = 3000\n", "utf-8")
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        far = max(row.deep_due or 0 for row in harness.job_harness.schedule.tasks("demo"))
+        assert far > harness.clock.now + 1000 * 24 * HOUR
+        file.write_text(right + "\n[schedule]\ndeep_days = 2\n", "utf-8")
+        harness.service.reload_mirror_files()
+        harness.settle()
+        far = max(row.deep_due or 0 for row in harness.job_harness.schedule.tasks("demo"))
+        assert far < harness.clock.now + 3 * 24 * HOUR
+
+
+def test_a_mirror_comes_and_goes_with_its_file(
+    mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    content = (mirror_harness.mirrors / "demo.toml").read_text("utf-8")
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        # the same archive under another name: its datasets have a mirror already
+        write_mirror_file(mirror_harness.mirrors, "second", content)
+        harness.service.reload_mirror_files()
+        assert harness.settle() == ["list"]
+        assert "is mirrored in this store as demo:" in harness.row("second").message
+
+        (mirror_harness.mirrors / "demo.toml").unlink()
+        harness.service.reload_mirror_files()
+        harness.clock.now += 10 * HOUR
+        harness.settle()
+        listed = [mirror for kind, mirror, _ in harness.observer.jobs if kind == "list"]
+        assert listed[-1] == "second"
+        before = len(harness.observer.jobs)
+        harness.clock.now += 10 * HOUR
+        harness.settle()
+        assert {mirror for _, mirror, _ in harness.observer.jobs[before:]} == {
+            "second",
+            "neuromirror",
+        }
+        # its tasks wait for it
+        assert harness.job_harness.schedule.task("demo:000001") is not None
+
+
+def test_only_mirrors_that_are_named_are_served(mirror_harness: MirrorHarness) -> None:
+    content = (mirror_harness.mirrors / "demo.toml").read_text("utf-8")
+    write_mirror_file(mirror_harness.mirrors, "other", content)
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, names=["demo"]) as harness:
+        harness.service.tick()
+        assert manual_executor.names == ["demo"]
+        write_mirror_file(mirror_harness.mirrors, "third", content)
+        harness.service.reload_mirror_files()
+        harness.service.tick()
+        assert sorted(harness.files.mirrors) == ["demo"]
+
+
+def test_a_folder_that_is_away_for_a_while_changes_nothing(mirror_harness: MirrorHarness) -> None:
+    files = MirrorFiles(mirror_harness.mirrors, [], lambda mirror: None)
+    away = mirror_harness.mirrors.with_name("away")
+    mirror_harness.mirrors.rename(away)
+    found = files.reload()
+    assert "there is no folder of mirrors" in found.errors[""]
+    assert files.reload().errors == {}
+    assert sorted(files.mirrors) == ["demo"]
+    away.rename(mirror_harness.mirrors)
+    found = files.reload()
+    assert (found.changed, found.removed, found.errors) == ([], [], {})
+
+
+def test_an_unservable_mirror_is_refused_at_start_and_logged_later(
+    mirror_harness: MirrorHarness,
+) -> None:
+    def check(mirror: Mirror) -> None:
+        if mirror.settings.title == "No":
+            raise ConfigurationError(f"{mirror.name}: not here")
+
+    content = (mirror_harness.mirrors / "demo.toml").read_text("utf-8")
+    files = MirrorFiles(mirror_harness.mirrors, [], check)
+    file = write_mirror_file(mirror_harness.mirrors, "other", 'title = "No"\n' + _untitled(content))
+    found = files.reload()
+    assert (found.errors, found.changed) == ({"other": "other: not here"}, [])
+    with pytest.raises(ConfigurationError, match="other: not here"):
+        MirrorFiles(mirror_harness.mirrors, [], check)
+    file.write_text(content, "utf-8")
+    assert files.reload().changed == ["other"]
+    with pytest.raises(ConfigurationError, match="there is no mirror 'thrid'"):
+        MirrorFiles(mirror_harness.mirrors, ["thrid"], check)
+
+
+def _untitled(content: str) -> str:
+    return "\n".join(line for line in content.splitlines() if not line.startswith("title"))
+
+
+# --- syncs beside a service
+
+
+def sync(mirror_harness: MirrorHarness, *names: str) -> list[dict[str, str]]:
+    """What a sync of another process says."""
+    program = [sys.executable, "-m", "neuromirror", "--json", "sync", *names]
+    folders = {
+        "NEUROMIRROR_MIRRORS": str(mirror_harness.mirrors),
+        "NEUROMIRROR_STORE": str(mirror_harness.folder),
+    }
+    done = subprocess.run(
+        program, env={**os.environ, **folders}, capture_output=True, text=True, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_sync_leaves_a_dataset_to_the_service_that_visits_it(
+    mirror_harness: MirrorHarness,
+) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=1) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.service.tick()
+        (name,) = manual_executor.names
+        (result,) = sync(mirror_harness, name)
+        assert (result["dataset"], result["status"]) == (name, "notneeded")
+        assert result["message"].startswith("is being visited by serve on ")
+        assert mirror_harness.refs() == {}
+        # the others it visits, and the service need not
+        results = {one["dataset"]: one for one in sync(mirror_harness)}
+        assert results.pop(name)["status"] == "notneeded"
+        assert "ok" in {one["status"] for one in results.values()}
+        manual_executor.run(name)
+        harness.service.tick()
+        assert harness.row(name).status == "changed"
+        # and leases are given back
+        assert {one.name for one in harness.job_harness.schedule.leases(harness.clock.now)} == set(
+            manual_executor.names
+        )
+
+
+def test_the_service_leaves_a_dataset_to_the_sync_that_visits_it(
+    mirror_harness: MirrorHarness,
+) -> None:
+    manual_executor = ManualExecutor()
+    with open_service_harness(mirror_harness, executor=manual_executor, workers=20) as harness:
+        harness.service.tick()
+        manual_executor.run("demo")
+        harness.settle_writing()
+        schedule, now = harness.job_harness.schedule, harness.clock.now
+        token = schedule.claim("demo:000001", "sync on this machine", now, 60)
+        assert token is not None
+        harness.service.tick()
+        harness.service.tick()
+        assert "demo:000002" in manual_executor.names
+        assert "demo:000001" not in manual_executor.names
+        schedule.release("demo:000001", token)
+        manual_executor.run("demo:000002")
+        harness.service.tick()
+        assert "demo:000001" in manual_executor.names

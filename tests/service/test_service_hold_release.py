@@ -1,0 +1,123 @@
+"""A release makes its dataset due at once: in the running service, and in one that starts later."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror.crawl import open_recorder, release_hold
+from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+from support.service_harness import HOUR, ManualExecutor, ServiceHarness, open_service_harness
+
+NAME, ID = "demo:000001", "000001"
+GUARDS = "[guards]\nmax_removed_percent = 0\nmax_removed_files = 0\n"
+
+
+@pytest.fixture
+def guarded(mirror_harness: MirrorHarness) -> MirrorHarness:
+    """A mirror that holds every state that lost a file."""
+    path = mirror_harness.mirrors / "demo.toml"
+    path.write_text(path.read_text("utf-8") + GUARDS)
+    return mirror_harness
+
+
+def hold(harness: ServiceHarness, demo: DemoArchive) -> str:
+    """Has the service meet a listing that lost a file, and list once more; gives the hold's id."""
+    harness.settle()
+    demo.remove_file(ID, demo.paths(ID)[0])
+    for _ in range(2):
+        harness.clock.now += 2 * HOUR
+        harness.settle()
+    assert harness.row(NAME).status == "held"
+    with harness.job_harness.mirror_harness.index() as index:
+        (found,) = index.open_holds()
+    return found.hold
+
+
+def released(mirror_harness: MirrorHarness, found: str) -> int:
+    arguments = [
+        "--mirrors",
+        str(mirror_harness.mirrors),
+        "--store",
+        str(mirror_harness.folder),
+        "release",
+        found,
+    ]
+    return CliRunner().invoke(main, arguments).exit_code
+
+
+def test_a_running_service_visits_what_was_released_at_once(
+    guarded: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(guarded) as harness:
+        found = hold(harness, demo)
+        harness.take_results()
+        assert released(guarded, found) == 0
+        assert harness.settle().count("visit") == 1
+        assert harness.take_results()[NAME].versions
+
+
+def test_what_was_released_without_the_service_is_visited_with_the_next_list(
+    guarded: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(guarded) as harness:
+        found = hold(harness, demo)
+        release_hold(harness.job_harness.recorder, found)
+        harness.clock.now += 2 * HOUR
+        harness.take_results()
+        harness.settle()
+        assert harness.take_results()[NAME].versions
+
+
+def test_a_service_that_starts_later_visits_what_was_released_at_once(
+    guarded: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(guarded) as harness:
+        found = hold(harness, demo)
+        clock = harness.clock
+    with open_recorder(guarded.store, guarded.store.index_path) as recorder:
+        release_hold(recorder, found)
+    with open_service_harness(guarded, clock=clock) as harness:
+        harness.settle()
+        assert harness.take_results()[NAME].versions
+
+
+def test_what_is_released_while_it_is_visited_is_visited_once_more(
+    guarded: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(guarded) as harness:
+        found = hold(harness, demo)
+        clock = harness.clock
+    manual_executor = ManualExecutor()
+    with open_service_harness(guarded, executor=manual_executor, clock=clock) as harness:
+        harness.job_harness.schedule.make_due(NAME, clock.now)
+        harness.service.tick()
+        future, function, args = manual_executor.take(NAME)
+        report = function(*args)
+        clock.now += 1
+        # what the command does, by the service's clock
+        release_hold(harness.job_harness.recorder, found)
+        harness.job_harness.schedule.make_due(NAME, clock.now)
+        clock.now += 1
+        future.set_result(report)
+        harness.service.tick()
+        harness.service.tick()
+        assert NAME in manual_executor.names
+
+
+def test_an_incident_that_was_released_is_visited_at_once_however_often_it_failed(
+    guarded: MirrorHarness, demo: DemoArchive
+) -> None:
+    with open_service_harness(guarded) as harness:
+        harness.settle()
+        demo.change_file(ID, demo.paths(ID)[0], b"other bytes")
+        found = hold(harness, demo)
+        for _ in range(4):
+            harness.clock.now += 30 * HOUR
+            harness.settle()
+        harness.take_results()
+        assert released(guarded, found) == 0
+        harness.settle()
+        assert harness.take_results()[NAME].versions

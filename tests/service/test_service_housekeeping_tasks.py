@@ -1,0 +1,362 @@
+"""Chores: slices that go on where the last one stopped, and looks that find what is broken."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from neuromirror.crawl import open_recorder
+from neuromirror.index import Index, Schedule
+from neuromirror.lab.audit import AuditSettings
+from neuromirror.model import EventRaised, LocationsChecked, VersionMinted
+from neuromirror.service.housekeeping_tasks import (
+    HousekeepingError,
+    HousekeepingSettings,
+    housekeeping_tasks,
+)
+from neuromirror.service.integrity import IntegrityState, check_integrity
+from neuromirror.service.store_checks import CheckResult
+from neuromirror.store import StoreBusyError, dataset_ref_of
+from support.mirror_harness import MirrorHarness, run_git
+from support.synced_mirror import flip_bit
+
+LOCAL = AuditSettings(allowed=("127.0.0.1",), per_second=1000.0)
+
+
+def check_results(mirror_harness: MirrorHarness, **options: object) -> list[CheckResult]:
+    store = mirror_harness.store
+    return list(check_integrity(store, store.index_path, **options))  # type: ignore[arg-type]
+
+
+def broken(mirror_harness: MirrorHarness) -> dict[tuple[str, str], str]:
+    """What is broken, by what and name."""
+    return {
+        (one.subject, one.name): one.message
+        for one in check_results(mirror_harness)
+        if one.status != "ok"
+    }
+
+
+def version(mirror_harness: MirrorHarness, local_id: str = "000002") -> VersionMinted:
+    """The version of a dataset that was minted last."""
+    return [one for one in mirror_harness.entries(VersionMinted) if one.local_id == local_id][-1]
+
+
+def run_task(mirror_harness: MirrorHarness, name: str, **settings: object) -> str:
+    store = mirror_harness.store
+    with (
+        open_recorder(store, store.index_path) as recorder,
+        Schedule.open(store.schedule_path) as schedule,
+    ):
+        task_settings = HousekeepingSettings(**{"asking": LOCAL, **settings})  # type: ignore[arg-type]
+        every = {
+            one.name: one
+            for one in housekeeping_tasks(
+                store, store.index_path, recorder, schedule, task_settings
+            )
+        }
+        return every[name].run()
+
+
+# --- integrity
+
+
+def test_an_intact_store_passes_and_only_the_task_progress_is_written(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    before = copied_mirror_harness.file_digests()
+    assert broken(copied_mirror_harness) == {}
+    after = copied_mirror_harness.file_digests()
+    assert {name for name in after if after[name] != before.get(name)} <= {
+        "neuromirror/chores/integrity.json",
+        "neuromirror/locks/integrity.lock",
+    }
+
+
+def test_a_bit_that_turned_in_a_pack_is_found_and_named(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    pack = next(
+        (copied_mirror_harness.repository("demo:000002") / "objects" / "pack").glob("*.pack")
+    )
+    flip_bit(pack)
+    found = broken(copied_mirror_harness)
+    assert list(found) == [("git", "demo:000002")]
+    assert "git fsck: " in found["git", "demo:000002"]
+    assert "from a backup" in found["git", "demo:000002"]
+
+
+def test_a_bit_that_turned_in_the_records_is_found_and_named(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    last = version(copied_mirror_harness)
+    name = dataset_ref_of(last).dataset_id
+    folder = copied_mirror_harness.folder / "neuromirror" / "records" / name[:3] / name[3:]
+    flip_bit(next(folder.glob(f"{last.commit}.*")))
+    found = broken(copied_mirror_harness)
+    assert ("records", f"demo:000002@{last.label}") in found
+    assert {what for what, _ in found} == {"records"}
+    assert "restore" in found["records", f"demo:000002@{last.label}"]
+
+
+def test_records_of_another_state_are_found_though_they_can_be_read(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    first, last = (
+        one
+        for one in copied_mirror_harness.entries(VersionMinted)
+        if one.local_id == "000002" and one.kind == "published"
+    )
+    assert first.files == last.files
+    name = dataset_ref_of(last).dataset_id
+    folder = copied_mirror_harness.folder / "neuromirror" / "records" / name[:3] / name[3:]
+    lines = list(copied_mirror_harness.store.record_lines(name, first.commit))
+    for path in folder.glob(f"{last.commit}.*"):
+        path.unlink()
+    copied_mirror_harness.store.write_records(name, last.commit, lines)
+    found = broken(copied_mirror_harness)
+    assert f"not of {last.files} and {last.state}" in found["records", f"demo:000002@{last.label}"]
+
+
+def test_a_bit_that_turned_in_a_manifest_is_found_and_named(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    last = version(copied_mirror_harness)
+    flip_bit(copied_mirror_harness.store.manifest_path(last.state))
+    found = broken(copied_mirror_harness)
+    assert list(found) == [("manifest", f"demo:000002@{last.label}")]
+    assert last.state.removeprefix("sha256:")[2:] in next(iter(found.values()))
+
+
+def test_a_lost_path_token_of_the_index_is_detected(copied_mirror_harness: MirrorHarness) -> None:
+    with closing(sqlite3.connect(copied_mirror_harness.store.index_path)) as db, db:
+        rows = db.execute(
+            "SELECT rowid FROM path_text WHERE path_text MATCH 'ecephys' ORDER BY rowid"
+        ).fetchall()
+        db.execute(
+            "INSERT INTO path_text (path_text, rowid, words) VALUES ('delete', ?, 'ecephys')",
+            rows[0],
+        )
+    found = broken(copied_mirror_harness)
+    assert {one for one, _ in found} == {"index"}
+    assert all("other words for the paths" in message for message in found.values())
+
+
+def test_a_bit_that_turned_in_the_index_is_found_and_named(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    path = copied_mirror_harness.store.index_path
+    content = path.read_bytes()
+    for what in (
+        b"SHA256E-s",
+        b"_ses-01_ecephys.nwb",
+        version(copied_mirror_harness).commit.encode(),
+    ):
+        damaged = bytearray(content)
+        damaged[content.rindex(what) + len(what) - 2] ^= 1
+        path.write_bytes(damaged)
+        found = broken(copied_mirror_harness)
+        assert {one for one, _ in found} == {"index"}, (what, found)
+        assert all("rebuild-index" in message for message in found.values())
+    page = int.from_bytes(content[16:18], "big")
+    path.write_bytes(content[: page * 3] + b"\xff" * 8 + content[page * 3 + 8 :])
+    assert ("index", "index") in broken(copied_mirror_harness)
+    path.unlink()
+    assert "rebuild-index" in broken(copied_mirror_harness)["index", "index"]
+
+
+def test_a_bit_that_turned_in_the_journal_is_found_and_named(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    path, content = (
+        copied_mirror_harness.store.journal_path,
+        copied_mirror_harness.store.journal_path.read_bytes(),
+    )
+    commit = version(copied_mirror_harness).commit.encode()
+    path.write_bytes(content.replace(b'{"annex_commit"', b'{"annex_commiu"', 1))
+    assert list(broken(copied_mirror_harness)) == [("journal", "journal")]
+    # what is JSON as before is known by what git and the index say
+    path.write_bytes(content.replace(commit, commit[:-1] + (b"1" if commit[-1:] == b"0" else b"0")))
+    assert {("git", "demo:000002"), ("index", "demo:000002")} <= set(broken(copied_mirror_harness))
+    path.write_bytes(content[:-5])
+    assert "has no entry that ends there" in broken(copied_mirror_harness)["index", "index"]
+
+
+def test_a_lost_alias_ref_or_repository_is_found_and_named(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    alias = copied_mirror_harness.folder / "alias" / "demo--000001"
+    repository = copied_mirror_harness.repository("demo:000001")
+    alias.unlink()
+    message = broken(copied_mirror_harness)["alias", "demo:000001"]
+    assert message.endswith(f"'ln -sfn ../{repository.parent.name}/{repository.name} {alias}'")
+    alias.symlink_to("../wrong/place")
+    assert "leads to ../wrong/place" in broken(copied_mirror_harness)["alias", "demo:000001"]
+    alias.unlink()
+    alias.symlink_to(f"../{repository.parent.name}/{repository.name}")
+    last = version(copied_mirror_harness, "000001")
+    run_git(repository, "update-ref", "-d", "refs/heads/main")
+    assert ("refs", "demo:000001") in broken(copied_mirror_harness)
+    run_git(repository, "update-ref", "-d", "refs/heads/draft")
+    run_git(repository, "tag", "-d", last.label)
+    assert f"leads to {last.commit}" in broken(copied_mirror_harness)["git", "demo:000001"]
+    shutil.rmtree(repository)
+    assert "there is no repository" in broken(copied_mirror_harness)["git", "demo:000001"]
+
+
+def test_versions_minted_during_a_check_are_no_damage(copied_mirror_harness: MirrorHarness) -> None:
+    store = copied_mirror_harness.store
+    looking = check_integrity(store, store.index_path)
+    found = [next(looking)]
+    name = version(copied_mirror_harness, "000001")
+    with open_recorder(store, store.index_path) as recorder:
+        recorder.record(
+            EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00:00+00:00")
+        )
+    found += looking
+    assert [one for one in found if one.status != "ok"] == []
+    assert name
+
+
+def test_slices_cover_the_store_in_rounds_and_two_checks_never_overlap(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    store = copied_mirror_harness.store
+    whole = [
+        (one.subject, one.name)
+        for one in check_results(copied_mirror_harness)
+        if one.position.alias
+    ]
+    met: list[tuple[str, str]] = []
+    for _ in whole:
+        met += [
+            (one.subject, one.name)
+            for one in check_results(copied_mirror_harness, seconds=1e-6)
+            if one.position.alias
+        ]
+    assert met == whole
+    assert IntegrityState.load(store).position.alias == whole[-1][1]
+    summary = run_task(copied_mirror_harness, "integrity", seconds=30)
+    assert summary.endswith("the round is over")
+    assert "the round is over" not in run_task(copied_mirror_harness, "integrity", seconds=1e-6)
+    with (
+        store.lock("integrity", "a test"),
+        pytest.raises(StoreBusyError, match="integrity"),
+    ):
+        check_results(copied_mirror_harness)
+
+
+def test_damage_found_in_a_slice_fails_the_task_until_it_is_repaired(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    path = copied_mirror_harness.store.manifest_path(version(copied_mirror_harness).state)
+    whole = path.read_bytes()
+    flip_bit(path)
+    with pytest.raises(HousekeepingError, match="demo:000002"):
+        run_task(copied_mirror_harness, "integrity", seconds=30)
+    # a slice that looks elsewhere does not forget it
+    with pytest.raises(HousekeepingError, match="demo:000002"):
+        run_task(copied_mirror_harness, "integrity", seconds=1e-6)
+    path.write_bytes(whole)
+    assert check_results(copied_mirror_harness, wanted={"demo--000002"})
+    assert "things are whole" in run_task(copied_mirror_harness, "integrity", seconds=1e-6)
+
+
+def test_a_git_timeout_is_reported_and_the_slice_continues(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    found = check_results(copied_mirror_harness, git_seconds=1e-4)
+    late = [one for one in found if one.status == "impossible"]
+    assert {one.subject for one in late} == {"git"}
+    assert "neuromirror fsck demo:000001" in " ".join(one.message for one in late)
+    assert [one for one in found if one.subject == "records"]
+    assert IntegrityState.load(copied_mirror_harness.store).damage == {}
+
+
+# --- the other chores
+
+
+def test_housekeeping_goes_on_where_the_last_slice_stopped(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    names = [alias for alias, _ in copied_mirror_harness.store.aliases()]
+    for _ in names[:-1]:
+        summary = run_task(copied_mirror_harness, "housekeeping", seconds=0)
+        assert summary.startswith("1 repositories looked at")
+        assert not summary.endswith("the round is over")
+    run_task(copied_mirror_harness, "housekeeping", seconds=0)
+    assert run_task(copied_mirror_harness, "housekeeping", seconds=30).endswith("the round is over")
+    summary = run_task(copied_mirror_harness, "housekeeping", seconds=30)
+    assert summary.startswith(f"{len(names)} repositories looked at")
+
+
+def test_the_backup_task_exists_only_with_a_folder_and_fills_it(
+    copied_mirror_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    summary = run_task(copied_mirror_harness, "backup", backup=tmp_path / "kept", keep=1)
+    run_task(copied_mirror_harness, "backup", backup=tmp_path / "kept", keep=1)
+    assert len(list((tmp_path / "kept").glob("2*/index.sqlite"))) == 1
+    assert "bytes" in summary
+    with pytest.raises(KeyError):
+        run_task(copied_mirror_harness, "backup")
+
+
+def test_the_audit_task_checks_each_location_once_per_interval(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    with copied_mirror_harness.index() as index:
+        count = len(index.due_locations(10_000, "2000"))
+    assert count > 20
+    assert (
+        run_task(copied_mirror_harness, "audit", seconds=60)
+        == f"{count} places asked, 0 of them do not have the bytes"
+    )
+    assert run_task(copied_mirror_harness, "audit", seconds=60).startswith("0 places asked")
+    with copied_mirror_harness.index() as index:
+        assert index.probe_coverage()[0] is True
+        assert index.due_locations(10, "2000") == []
+    checked = sum(
+        len(urls)
+        for one in copied_mirror_harness.entries(LocationsChecked)
+        for urls in one.found.values()
+    )
+    assert checked == count
+    # the index that is made anew knows it, too
+    store = copied_mirror_harness.store
+    with Index.open_readonly(store.index_path) as index:
+        before = list(index.dump())
+    from neuromirror.crawl import rebuild_index
+
+    rebuild_index(store, store.index_path)
+    with Index.open_readonly(store.index_path) as index:
+        assert list(index.dump()) == before
+    assert timedelta(days=HousekeepingSettings().audit_days) > timedelta(days=1)
+
+
+def test_a_service_that_ends_does_not_wait_for_a_slice(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    store = copied_mirror_harness.store
+    with (
+        open_recorder(store, store.index_path) as recorder,
+        Schedule.open(store.schedule_path) as schedule,
+    ):
+        settings = HousekeepingSettings(audit_settings=LOCAL)
+        found = housekeeping_tasks(
+            store, store.index_path, recorder, schedule, settings, lambda: True
+        )
+        summaries = {one.name: one.run() for one in found}
+    assert summaries["integrity"].startswith("1 things are whole")
+    assert summaries["housekeeping"].startswith("1 repositories")
+    assert summaries["audit"].startswith("1 places asked")
+    # what was asked before it ended is known
+    assert copied_mirror_harness.entries(LocationsChecked)
+
+
+def test_a_slice_of_the_audit_ends_with_its_time(copied_mirror_harness: MirrorHarness) -> None:
+    assert run_task(copied_mirror_harness, "audit", seconds=0).startswith("0 places asked")

@@ -1,0 +1,345 @@
+"""A private store, and what goes from it to the public one."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from neuromirror.model import (
+    DatasetRef,
+    EventRaised,
+    HoldPlaced,
+    HoldReleased,
+    JournalEntry,
+    MirrorSeen,
+    NeuromirrorError,
+    VersionKind,
+    VersionMinted,
+    VisitEnded,
+)
+from neuromirror.store import PUBLISHED_BRANCH, Store, read_versions_from_git
+from neuromirror.store.dataset_move import (
+    DivergedHistoriesError,
+    check_copy_complete,
+    copy_dataset,
+    dataset_entries,
+    remove_files,
+    remove_from_journal,
+)
+from neuromirror.store.private_store import (
+    StoreNotPrivateError,
+    UnexpectedPrivateStoreError,
+    find_private_store,
+    is_private_store,
+    open_private_store,
+    require_public_store,
+    restrict_to_owner,
+)
+from support.store_publisher import Publisher, dataset, git, git_refs, kill_steps, run_in_child
+
+ONE, TWO = dataset(1), dataset(2)
+AT = "2024-03-01T12:00:00+00:00"
+
+
+def visit(of: DatasetRef, status: str = "full") -> VisitEnded:
+    return VisitEnded(
+        f"{AT}-{status}", of.mirror, of.local_id, of.source_uri, "T", AT, AT, status, "f", 0, ""
+    )
+
+
+def hold(of: DatasetRef, name: str) -> HoldPlaced:
+    return HoldPlaced(name, of.mirror, of.local_id, "draft", "sha256:0", "empty", 1, 1, AT)
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> Store:
+    """A public store that knows the mirror."""
+    store = Store.open(tmp_path / "public", create=True)
+    store.append_entries(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
+    return store
+
+
+@pytest.fixture
+def private(tmp_path: Path, public: Store) -> Store:
+    """A private store with two datasets, of which some things are shared."""
+    store = open_private_store(tmp_path / "private", public.root)
+    store.append_entries(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
+    store.append_entries(hold(ONE, "aa"), hold(TWO, "bb"), HoldReleased("bb", "me", AT))
+    for one in (ONE, TWO):
+        publisher = Publisher(store, one)
+        publisher.publish("a", {"x.bin": 1, "y.bin": 2})
+        publisher.publish("b", {"x.bin": 1, f"{one.local_id}.bin": 3})
+        publisher.publish("1.0", {"x.bin": 1}, VersionKind.PUBLISHED)
+        store.append_entries(*read_versions_from_git(publisher.repository, set(), AT), visit(one))
+    store.append_entries(
+        HoldReleased("aa", "me", AT), EventRaised("demo", "000001", "incident", "m", AT)
+    )
+    return store
+
+
+def move(source: Store, target: Store, one: DatasetRef) -> None:
+    """All steps of a move but those of the index."""
+    target.append_entries(*copy_dataset(source, target, one))
+    check_copy_complete(source, target, one)
+    remove_from_journal(source, one)
+    remove_files(source, one)
+
+
+def read_kept_files(store: Store, one: DatasetRef) -> dict[str, object]:
+    """Everything that a store has of a dataset."""
+    entries = dataset_entries(store, one)
+    versions = [entry for entry in entries if isinstance(entry, VersionMinted)]
+    repository = store.repository(one)
+    there = repository.exists()
+    return {
+        "entries": entries,
+        "refs": git_refs(repository.path) if there else {},
+        "objects": git(
+            repository.path, "cat-file", "--batch-all-objects", "--batch-check", "--unordered"
+        ).count("\n")
+        if there
+        else 0,
+        "records": {
+            entry.commit: list(store.record_lines(one.dataset_id, entry.commit))
+            for entry in versions
+        },
+        "manifests": {entry.state: store.manifest_path(entry.state).exists() for entry in versions},
+        "alias": (store.root / "alias" / one.alias).is_symlink(),
+    }
+
+
+NOTHING: dict[str, object] = {
+    **{"entries": [], "refs": {}, "objects": 0, "records": {}, "manifests": {}, "alias": False}
+}
+
+
+def files_with(store: Store, name: str) -> list[str]:
+    """Names of files and folders, but of locks."""
+    return [str(path) for path in store.root.rglob(f"*{name}*") if "locks" not in path.parts]
+
+
+# --- moving
+
+
+def test_a_moved_dataset_is_whole_in_one_store_and_gone_from_the_other(
+    private: Store, public: Store
+) -> None:
+    before, other = read_kept_files(private, ONE), read_kept_files(private, TWO)
+    assert before["alias"] is True
+    assert len(before["refs"]) == 6  # type: ignore[arg-type]
+    assert len(dataset_entries(private, ONE)) == 7
+    move(private, public, ONE)
+    assert read_kept_files(public, ONE) == before
+    assert read_kept_files(private, ONE) == NOTHING
+    assert not files_with(private, ONE.dataset_id[3:])
+    assert read_kept_files(private, TWO) == other
+    assert read_kept_files(public, TWO) == NOTHING
+    repository = public.repository(ONE).path
+    assert git(repository, "fsck", "--strict", "--full", "--dangling") == ""
+    assert git(repository, "rev-parse", "HEAD").strip() == git_refs(repository)[PUBLISHED_BRANCH]
+
+
+def test_a_moved_dataset_can_be_read_by_all(private: Store, public: Store) -> None:
+    restrict_to_owner(private.root)
+    move(private, public, ONE)
+    for path in public.root.rglob("*"):
+        if "locks" in path.parts or path.is_symlink() or path.suffix == ".lock":
+            continue
+        expected_mode = 0o555 if path.is_dir() else 0o444
+        assert stat.S_IMODE(path.stat().st_mode) & expected_mode == expected_mode, path
+
+
+def test_move_killed_at_any_step_is_completed_by_the_next(
+    private: Store, public: Store, tmp_path: Path
+) -> None:
+    expected, other = read_kept_files(private, ONE), dataset_entries(private, TWO)
+    source, target = tmp_path / "source", tmp_path / "target"
+
+    def prepare(step: int) -> Callable[[], object]:
+        for folder, template in ((source, private.root), (target, public.root)):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(template, folder, symlinks=True)
+        return lambda: move(Store.open(source), Store.open(target), ONE)
+
+    steps = 0
+    for steps in kill_steps(prepare):
+        old, new = Store.open(source), Store.open(target)
+        # until the public store has all of it, the private one must
+        if dataset_entries(new, ONE) != expected["entries"]:
+            assert read_kept_files(old, ONE) == expected, steps
+        move(old, new, ONE)
+        assert read_kept_files(new, ONE) == expected, steps
+        assert dataset_entries(old, ONE) == [], steps
+        assert dataset_entries(old, TWO) == other, steps
+        assert not files_with(old, ONE.dataset_id[3:]), steps
+        assert not files_with(new, ".new-"), steps
+    assert steps > 30, steps
+
+
+def test_completed_move_can_be_repeated(private: Store, public: Store) -> None:
+    copied = copy_dataset(private, public, ONE)
+    public.append_entries(*copied)
+    assert copy_dataset(private, public, ONE) == []
+    before = read_kept_files(public, ONE)
+    move(private, public, ONE)
+    move(private, public, ONE)
+    assert read_kept_files(public, ONE) == before
+
+
+def test_the_public_store_may_be_ahead(private: Store, public: Store) -> None:
+    public.append_entries(*copy_dataset(private, public, ONE))
+    publisher = Publisher(public, ONE)
+    publisher.minted = [None] * 9  # type: ignore[list-item] # later than the others
+    publisher.publish("c", {"x.bin": 1, "z.bin": 9})
+    refs = publisher.repository.refs()
+    move(private, public, ONE)
+    assert publisher.repository.refs() == refs
+    assert read_kept_files(private, ONE) == NOTHING
+
+
+def test_two_histories_are_not_mixed(private: Store, public: Store) -> None:
+    publisher = Publisher(public, ONE)
+    publisher.publish("other", {"x.bin": 1, "other.bin": 5})
+    before, there = read_kept_files(private, ONE), git_refs(publisher.repository.path)
+    with pytest.raises(DivergedHistoriesError, match="history of its own"):
+        move(private, public, ONE)
+    assert read_kept_files(private, ONE) == before
+    assert git_refs(publisher.repository.path) == there
+    assert dataset_entries(public, ONE) == []
+
+
+@pytest.mark.parametrize("lost", ["records", "manifests", "journal", "objects"])
+def test_nothing_is_forgotten_while_the_copy_lacks_something(
+    private: Store, public: Store, lost: str
+) -> None:
+    copied = copy_dataset(private, public, ONE)
+    public.append_entries(*(copied[:-1] if lost == "journal" else copied))
+    if lost == "objects":
+        for path in (public.repository(ONE).path / "objects" / "pack").glob("*.pack"):
+            path.unlink()
+            path.with_suffix(".idx").unlink()
+    elif lost != "journal":
+        folder = public.root / ("neuromirror/records" if lost == "records" else "manifests")
+        next(folder.rglob("*.zst")).unlink()
+    before = read_kept_files(private, ONE)
+    with pytest.raises(NeuromirrorError):
+        check_copy_complete(private, public, ONE)
+    assert read_kept_files(private, ONE) == before
+
+
+def test_what_a_killed_visit_began_in_the_public_store_is_replaced(
+    private: Store, public: Store
+) -> None:
+    public.repository(ONE).create()
+    before = read_kept_files(private, ONE)
+    move(private, public, ONE)
+    assert read_kept_files(public, ONE) == before
+
+
+# --- the private store
+
+
+def test_private_store_is_accessible_to_its_owner_only(tmp_path: Path, public: Store) -> None:
+    store = open_private_store(tmp_path / "deep" / "er" / "private", public.root)
+    assert stat.S_IMODE(store.root.stat().st_mode) == 0o700
+    Publisher(store, ONE).publish("a", {"x.bin": 1})
+    restrict_to_owner(store.root)
+    for path in store.root.rglob("*"):
+        assert path.is_symlink() or not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+    assert is_private_store(store.root)
+    assert not is_private_store(public.root)
+
+
+def test_a_private_store_of_a_group_stays_one(tmp_path: Path, public: Store) -> None:
+    store = open_private_store(tmp_path / "private", public.root)
+    store.root.chmod(0o750)
+    Publisher(store, ONE).publish("a", {"x.bin": 1})
+    open_private_store(store.root, public.root)
+    modes = {stat.S_IMODE(p.stat().st_mode) & 0o077 for p in (store.root / "manifests").rglob("*")}
+    assert modes == {0o050, 0o040}
+
+
+@pytest.mark.parametrize("where", ["", "private", "deep/private", "neuromirror"])
+def test_a_private_store_is_never_in_the_public_one(public: Store, where: str) -> None:
+    before = sorted(public.root.rglob("*"))
+    with pytest.raises(StoreNotPrivateError, match="must not be in one another"):
+        open_private_store(public.root / where, public.root)
+    with pytest.raises(StoreNotPrivateError):
+        find_private_store(public.root / where, public.root)
+    assert sorted(public.root.rglob("*")) == before
+
+
+def test_private_path_that_links_into_the_public_store_is_refused(
+    public: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(public.root)
+    with pytest.raises(StoreNotPrivateError):
+        open_private_store(tmp_path / "link" / "private", public.root)
+    with pytest.raises(StoreNotPrivateError):
+        open_private_store(public.root / "private", tmp_path / "link")
+
+
+def test_the_public_store_is_not_in_the_private_one(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotPrivateError):
+        open_private_store(tmp_path / "place", tmp_path / "place" / "store")
+
+
+def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path, public: Store) -> None:
+    folder = tmp_path / "private"
+    folder.mkdir()
+    folder.chmod(0o755)
+    with pytest.raises(StoreNotPrivateError, match="chmod 700"):
+        open_private_store(folder, public.root)
+    assert not any(folder.iterdir())
+    folder.chmod(0o700)
+    assert open_private_store(folder, public.root).root == folder
+
+
+def test_public_store_does_not_become_private_nor_vice_versa(tmp_path: Path, public: Store) -> None:
+    other = Store.open(tmp_path / "other", create=True)
+    other.root.chmod(0o700)
+    for opening in (open_private_store, find_private_store):
+        with pytest.raises(StoreNotPrivateError, match="public store already"):
+            opening(other.root, public.root)
+    private = open_private_store(tmp_path / "private", public.root)
+    require_public_store(public.root)
+    with pytest.raises(UnexpectedPrivateStoreError):
+        require_public_store(private.root)
+
+
+def test_a_private_store_killed_in_the_making_is_made_by_the_next(
+    tmp_path: Path, public: Store
+) -> None:
+    folder = tmp_path / "private"
+    step, killed = 0, True
+    while killed:
+        step += 1
+        shutil.rmtree(folder, ignore_errors=True)
+        killed = run_in_child(lambda: open_private_store(folder, public.root), step)
+        if folder.exists():
+            assert not stat.S_IMODE(folder.stat().st_mode) & 0o077
+        assert is_private_store(open_private_store(folder, public.root).root)
+    assert step > 5
+
+
+def test_no_private_store_is_made_by_looking_for_one(tmp_path: Path, public: Store) -> None:
+    assert find_private_store(tmp_path / "private", public.root) is None
+    assert not (tmp_path / "private").exists()
+    made = open_private_store(tmp_path / "private", public.root)
+    found = find_private_store(tmp_path / "private", public.root)
+    assert found is not None
+    assert found.root == made.root
+
+
+def test_entries_of_one_dataset_are_separated_from_all_others(public: Store) -> None:
+    mine: list[JournalEntry] = [visit(ONE), hold(ONE, "aa"), HoldReleased("aa", "me", AT)]
+    public.append_entries(
+        HoldReleased("aa", "me", AT), *mine, visit(TWO), HoldReleased("bb", "me", AT)
+    )
+    public.append_entries(visit(replace(ONE, mirror="other")))
+    assert dataset_entries(public, ONE) == mine

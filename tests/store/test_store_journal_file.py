@@ -1,0 +1,128 @@
+"""The journal: whole lines only, from many writers, on a disk that may be full."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuromirror.model import HoldLapsed, JournalEntry, MirrorSeen, VersionMinted, dump_entry
+from neuromirror.store import Store, StoreDamagedError
+from support.store_publisher import run_in_child
+
+APPENDER = """
+import sys
+from pathlib import Path
+from neuromirror.model import HoldLapsed
+from neuromirror.store import Store
+store = Store.open(Path(sys.argv[1]))
+for number in range(60):
+    store.append(HoldLapsed(sys.argv[2], str(number)), HoldLapsed(sys.argv[2], "x" * 9000))
+"""
+
+
+def entries(store: Store, position: int = 0) -> list[JournalEntry]:
+    return [entry for _, entry in store.read_entries(position)]
+
+
+def journal(store: Store) -> Path:
+    return store.root / "neuromirror" / "journal.jsonl"
+
+
+def test_entries_come_back_in_order_from_any_position(store: Store) -> None:
+    assert entries(store) == []
+    store.append_entries()
+    assert not journal(store).exists()
+    written: list[JournalEntry] = [
+        MirrorSeen("m", "dandi", "https://é/", "t"),
+        HoldLapsed("a", "b"),
+    ]
+    store.append_entries(*written)
+    store.append_entries(HoldLapsed("c", "d"))
+    written.append(HoldLapsed("c", "d"))
+    found = list(store.read_entries(0))
+    assert [entry for _, entry in found] == written
+    assert found[-1][0] == journal(store).stat().st_size
+    for number, (position, _) in enumerate(found):
+        assert entries(store, position) == written[number + 1 :]
+
+
+def test_truncated_line_is_no_entry_and_the_next_one_overwrites_it(store: Store) -> None:
+    first, torn, last = HoldLapsed("a", "1"), HoldLapsed("torn", "2"), HoldLapsed("c", "3")
+    store.append_entries(first)
+    whole = journal(store).read_bytes()
+    for cut in range(len(dump_entry(torn))):
+        journal(store).write_bytes(whole + dump_entry(torn)[:cut])
+        assert entries(store) == [first]
+        store.append_entries(last)
+        assert entries(store) == [first, last]
+        assert journal(store).read_bytes() == whole + dump_entry(last)
+
+
+def test_a_long_torn_line_in_a_new_journal_is_dropped(store: Store) -> None:
+    journal(store).write_bytes(b'{"type":"' + b"x" * 20_000)
+    assert entries(store) == []
+    store.append_entries(HoldLapsed("a", "b"))
+    assert entries(store) == [HoldLapsed("a", "b")]
+
+
+def test_a_line_that_is_no_entry_is_damage(store: Store) -> None:
+    store.append_entries(HoldLapsed("a", "b"))
+    with journal(store).open("ab") as file:
+        file.write(b"not json\n")
+    store.append_entries(HoldLapsed("c", "d"))
+    reading = store.read_entries(0)
+    assert next(reading)[1] == HoldLapsed("a", "b")
+    with pytest.raises(StoreDamagedError, match="rebuild-index"):
+        next(reading)
+
+
+def test_several_processes_append_whole_lines(store: Store) -> None:
+    running = [
+        subprocess.Popen([sys.executable, "-c", APPENDER, str(store.root), name])
+        for name in ("one", "two", "three")
+    ]
+    seen = 0
+    while any(process.poll() is None for process in running):
+        seen = max(seen, len(entries(store)))
+    assert [process.returncode for process in running] == [0, 0, 0]
+    found = entries(store)
+    assert len(found) == 3 * 120
+    assert seen <= len(found)
+    for name in ("one", "two", "three"):
+        mine = [one.at for one in found if isinstance(one, HoldLapsed) and one.hold == name]
+        assert [at for at in mine if len(at) < 9000] == [str(number) for number in range(60)]
+
+
+def test_full_disk_keeps_old_entries_and_the_next_append_succeeds(
+    store: Store,
+) -> None:
+    first, second = HoldLapsed("a", "1"), HoldLapsed("b", "2" * 300)
+    store.append_entries(first)
+    size = journal(store).stat().st_size
+
+    def append_with_free_bytes(more: int) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + more, hard))
+        with pytest.raises(OSError, match="too large"):
+            store.append_entries(second)
+
+    for more in (0, 1, 200, len(dump_entry(second)) - 1):
+        run_in_child(lambda more=more: append_with_free_bytes(more))  # type: ignore[misc]
+        assert entries(store) == [first]
+    store.append_entries(second)
+    assert entries(store) == [first, second]
+
+
+def test_entry_that_would_be_unreadable_is_not_written(store: Store) -> None:
+    written = VersionMinted(
+        *("m", "x", "https://x/", "draft", "draft", "observed", "sha256:" + "0" * 64),
+        *("0" * 40, "0" * 40, "", None, 1, 1 << 63, [], {}, "x", [], None, False, "t"),
+    )
+    store.append_entries(HoldLapsed("a", "b"))
+    with pytest.raises(ValueError, match="entry"):
+        store.append_entries(HoldLapsed("c", "d"), written)
+    assert entries(store) == [HoldLapsed("a", "b")]

@@ -1,0 +1,71 @@
+"""Asking a demo BOSS as a plain HTTP client does."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import Any
+
+import numpy as np
+import requests
+
+from neuromirror_demo.boss import Box, DemoBoss
+
+NPYGZ = "application/npygz"
+BLOSC = "application/blosc"
+
+
+def ask(
+    boss: DemoBoss,
+    path: str,
+    *,
+    method: str = "GET",
+    token: str | None = "public",
+    version: str = "v1",
+    **how: Any,
+) -> requests.Response:
+    """A reply, to a path below the version."""
+    headers = {**how.pop("headers", {}), **({"Authorization": f"Token {token}"} if token else {})}
+    url = f"{boss.api}/{version}/{path}"
+    return requests.request(method, url, headers=headers, timeout=30, **how)
+
+
+def address(path: str, level: int, box: Box, time: tuple[int, int] | None = None) -> str:
+    """The path of a cutout, below the version."""
+    spans = [*box, *([time] if time else [])]
+    return f"cutout/{path}/{level}/{'/'.join(f'{a}:{b}' for a, b in spans)}/"
+
+
+def cut(
+    boss: DemoBoss,
+    path: str,
+    level: int,
+    box: Box,
+    time: tuple[int, int] | None = None,
+    **how: Any,
+) -> np.ndarray[Any, Any]:
+    """The voxels of a cutout, through npygz."""
+    reply = ask(boss, address(path, level, box, time), headers={"Accept": NPYGZ}, **how)
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, NPYGZ), reply.text
+    return unpacked(reply.content)
+
+
+def unpacked(body: bytes) -> np.ndarray[Any, Any]:
+    """The voxels of an npygz body."""
+    found: np.ndarray[Any, Any] = np.load(io.BytesIO(zlib.decompress(body)), allow_pickle=False)
+    return found
+
+
+def packed(voxels: np.ndarray[Any, Any]) -> bytes:
+    """An npygz body."""
+    file = io.BytesIO()
+    np.save(file, voxels)
+    return zlib.compress(file.getvalue())
+
+
+def error_of(reply: requests.Response) -> tuple[int, int]:
+    """Status and code of a refusal, which its JSON repeats."""
+    body = reply.json()
+    assert body["status"] == reply.status_code
+    assert body["message"]
+    return body["status"], body["code"]

@@ -1,0 +1,116 @@
+"""A demo BOSS with odd volumes in it, sources that hardly wait, and a way around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import requests
+from pytest_httpserver import HTTPServer
+from werkzeug.wrappers import Request, Response
+
+from neuromirror.net import RequestLimits, Session
+from neuromirror.sources import Listing
+from neuromirror.sources.boss import BossOptions, BossSource
+from neuromirror.sources.volumes import fetch_block, parse_url
+from neuromirror_demo.boss import DemoBoss
+from support.visit_context import FakeVisitContext
+
+TOKEN = "NEUROMIRROR_TEST_BOSS"
+"""The environment variable with the token."""
+
+
+def make_source(api: str, attempts: int = 2, **options: Any) -> BossSource:
+    """A source of whatever answers at an address."""
+    given = {"api": api, "block": [128, 128, 32], **options}
+    checked = BossOptions.model_validate(given)
+    tokens = {checked.api: checked.token_env} if checked.token_env else {}
+    limits = RequestLimits(attempts=attempts, wait=0.01, wait_max=0.02)
+    return BossSource("bossdb", checked, Session(allow_private=True, tokens=tokens, limits=limits))
+
+
+def listing_of(source: BossSource, local_id: str, **known: Any) -> Listing:
+    """The listing of a channel's present state."""
+    (version,) = source.versions(source.dataset(local_id))
+    return source.listing(version, FakeVisitContext(**known))
+
+
+def documents_of(listing: Listing) -> Mapping[str, bytes]:
+    """All documents by path."""
+    return {one.path.decode(): one.content for one in listing.documents}
+
+
+def read_level(
+    source: BossSource, listing: Listing, level: int, shape: tuple[int, ...], dtype: str
+) -> np.ndarray[Any, Any]:
+    """The voxels of a level, put together of all its blocks as they are fetched."""
+    made = np.zeros(shape, dtype)
+    for record in listing.entries:
+        found = re.fullmatch(rb"%d/c/((?:\d+/)*\d+)" % level, record.path)
+        if found is None:
+            continue
+        url = parse_url(record.locations[0].url)
+        body = b"".join(fetch_block(source.session, url, size=record.size))
+        chunk = url.chunk[::-1] if len(shape) == 3 else (1, *url.chunk[::-1])
+        voxels = np.frombuffer(body, dtype).reshape(chunk)
+        at = tuple(
+            slice(int(n) * size, int(n) * size + size)
+            for n, size in zip(found[1].split(b"/"), chunk, strict=True)
+        )
+        region = made[at]
+        region[...] = voxels[tuple(slice(0, size) for size in region.shape)]
+    return made
+
+
+def add_volume(
+    boss: DemoBoss,
+    path: str,
+    voxels: np.ndarray[Any, Any],
+    *,
+    start: tuple[int, int, int] = (0, 0, 0),
+    voxel: tuple[float, float, float] = (4.0, 4.0, 40.0),
+    **about: Any,
+) -> None:
+    """A channel with a collection, frame and experiment of its own."""
+    collection, experiment, _ = path.split("/")
+    of_experiment = {
+        name: about.pop(name) for name in ("levels", "method", "time_step_unit") if name in about
+    }
+    boss.add_collection(collection)
+    size = voxels.shape[::-1][:3]
+    stop = [first + count for first, count in zip(start, size, strict=True)]
+    boss.add_frame(f"{collection}_frame", start=start, stop=stop, voxel=voxel)
+    boss.add_experiment(f"{collection}/{experiment}", f"{collection}_frame", **of_experiment)
+    boss.add_channel(path, str(voxels.dtype), voxels=voxels, **about)
+
+
+class RewritingProxy:
+    """An HTTP server that hands requests on to a BOSS, seen under a prefix, and can change them.
+
+    ``seen`` are the requests' headers; ``instead`` answers paths that a pattern matches.
+    """
+
+    def __init__(self, server: HTTPServer, boss: DemoBoss, prefix: str = "") -> None:
+        self.api = server.url_for(f"/{prefix}").rstrip("/")
+        self.request_headers: list[Mapping[str, str]] = []
+        self.replacements: dict[str, Response] = {}
+        self._boss = boss
+        self._prefix = f"/{prefix}".rstrip("/")
+        server.expect_request(re.compile(f"{self._prefix}/.*")).respond_with_handler(self._answer)
+
+    def _answer(self, request: Request) -> Response:
+        self.request_headers.append(dict(request.headers))
+        path = request.environ["REQUEST_URI"].removeprefix(self._prefix)
+        for pattern, response in self.replacements.items():
+            if re.search(pattern, path):
+                return response
+        passed = {
+            name: value
+            for name, value in request.headers.items()
+            if name in ("Authorization", "Accept")
+        }
+        reply = requests.get(f"{self._boss.url}{path}", headers=passed, timeout=300)
+        kind = reply.headers["Content-Type"]
+        return Response(reply.content, reply.status_code, content_type=kind)

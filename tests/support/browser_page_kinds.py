@@ -1,0 +1,110 @@
+"""Every kind of page, with an address of each; the pictures are of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from neuromirror_demo import SHARED
+from support.browser_site import (
+    ASSET,
+    GONE,
+    GROWING,
+    HELD,
+    HOSTILE,
+    IMAGES,
+    LONG,
+    ODD,
+    RELEASED,
+    SECRET,
+    VOLUME,
+    WIDE,
+    BrowserSite,
+)
+
+
+@dataclass(frozen=True)
+class PageKind:
+    """A kind of page: its name, where one is at a site, its status."""
+
+    name: str
+    path: Callable[[BrowserSite], str]
+    status: int = 200
+
+
+def _at(path: str) -> Callable[[BrowserSite], str]:
+    return lambda shown: path
+
+
+def labels(shown: BrowserSite, dataset: str) -> list[str]:
+    """The labels of a dataset's versions, the first one first."""
+    versions = shown.site.api(f"/datasets/{dataset}")["all_versions"]
+    return [one["version"] for one in versions]
+
+
+def diff_path(shown: BrowserSite) -> str:
+    """What differs between the released versions of a dandiset."""
+    first, second, *_ = labels(shown, RELEASED)
+    return f"/diff?a={RELEASED}@{first}&b={RELEASED}@{second}"
+
+
+def bytes_path(shown: BrowserSite) -> str:
+    """Every place of the file that three dandisets share."""
+    files = shown.site.api(f"/datasets/{RELEASED}@draft/files")["files"]
+    (one,) = [one for one in files if one["path"] == SHARED]
+    return f"/find?checksum=sha256:{one['digests']['sha256']}"
+
+
+def _file(name: str, path: str) -> Callable[[BrowserSite], str]:
+    return _at(f"/file/{name}@latest?path={quote(path)}")
+
+
+def _odd_file(shown: BrowserSite) -> str:
+    (one,) = shown.site.api(f"/datasets/{ODD}@latest/files")["files"]
+    return f"/file/{ODD}@latest?path={quote(one['path'])}"
+
+
+KINDS = (
+    PageKind("front", _at("/")),
+    PageKind("search", _at("/?q=ecephys")),
+    PageKind("archive", _at("/?mirror=demo")),
+    PageKind("dataset", _at(f"/dataset/{RELEASED}")),
+    PageKind("growing", _at(f"/dataset/{GROWING}")),
+    PageKind("derived", _at(f"/dataset/{ASSET}")),
+    PageKind("version", _at(f"/dataset/{RELEASED}@latest")),
+    PageKind("folder", _at(f"/dataset/{RELEASED}@latest?under=sub-201")),
+    PageKind("zarr", _at(f"/dataset/{IMAGES}@latest?under=sub-501")),
+    PageKind("file", _file(RELEASED, SHARED)),
+    PageKind("bytes", bytes_path),
+    PageKind("diff", diff_path),
+    PageKind("volume", _at(f"/volume/{VOLUME}@latest")),
+    PageKind("mirrors", _at("/mirrors")),
+    PageKind("events", _at("/events")),
+    PageKind("held", _at(f"/dataset/{HELD}")),
+    PageKind("gone", _at(f"/dataset/{GONE}")),
+    PageKind("taken-down", _at(f"/dataset/{SECRET}"), 410),
+    PageKind("unknown", _at("/dataset/demo:999999"), 404),
+    PageKind("malformed", _at("/find?checksum=xyz"), 400),
+)
+"""Those of which there are pictures."""
+
+ODD_KINDS = (
+    PageKind("nothing-found", _at("/?q=hippocampus")),
+    PageKind("volume-dataset", _at(f"/dataset/{VOLUME}")),
+    PageKind("odd-found", _at("/?q=onerror")),
+    PageKind("odd-title", _at(f"/dataset/{ODD}")),
+    PageKind("odd-version", _at(f"/dataset/{ODD}@latest")),
+    PageKind("odd-file", _odd_file),
+    PageKind("odd-names", _at(f"/dataset/{HOSTILE}@latest")),
+    PageKind("wide", _at(f"/dataset/{WIDE}")),
+    PageKind(
+        "wide-version",
+        _at(f"/dataset/{WIDE}@latest?under={LONG}"),
+    ),
+    PageKind("no-page", _at("/no/such/page"), 404),
+    PageKind("no-version", _at(f"/dataset/{RELEASED}@9.9.9"), 404),
+)
+"""Those that are hard to show."""
+
+EVERY_KIND = (*KINDS, *ODD_KINDS)

@@ -1,0 +1,211 @@
+"""A person at a browser: what is opened, clicked and typed, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    Response,
+    sync_playwright,
+)
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+
+PLAIN_NAME = "catalogue.test"
+"""A name of this machine that the browser takes for another's, with less trust than loopback."""
+
+_FLAGS = (
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # no other name leads anywhere, for whatever part of the browser
+    f"--host-resolver-rules=MAP {PLAIN_NAME} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+_TIMEOUT_MS = 60_000
+"""Milliseconds until something that does not come is a failure."""
+
+_REPORT_VIOLATIONS = """
+document.addEventListener('securitypolicyviolation', event => console.error(
+    `policy: ${event.effectiveDirective} forbids ${event.blockedURI || event.sample}`));
+"""
+
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1200, "height": 800}
+
+
+def in_ci() -> bool:
+    """Whether what is missing is a failure, as ``scripts/environment.py`` sees it."""
+    return os.environ.get("CI", "") not in ("", "false")
+
+
+def found_browser() -> str:
+    """The browser's program; without one the tests fail in CI, and are left out elsewhere."""
+    for name in PROGRAMS:
+        if program := shutil.which(name):
+            return program
+    missing = f"no browser: none of {', '.join(PROGRAMS)} is on PATH (Debian: chromium)"
+    if in_ci():
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@contextmanager
+def launched(program: str, home: Path) -> Iterator[Browser]:
+    """The browser with a new profile in a home of its own; it ends with the block."""
+    inherited = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=program,
+            headless=True,
+            chromium_sandbox=os.geteuid() != 0,
+            args=_FLAGS,
+            env={**inherited, "HOME": str(home), "TZ": "UTC"},
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class BrowserSession:
+    """One person's browser at one site.
+
+    ``wrong`` is what went wrong and nobody expected; ``forgiven`` are words of messages of the
+    browser that are not counted; ``expected`` is the status of pages.
+    """
+
+    context: BrowserContext
+    address: str
+    errors: list[str] = field(default_factory=list)
+    allowed_errors: list[str] = field(default_factory=list)
+    expected: int = 200
+    _page: Page | None = None
+    _failed_urls: set[str] = field(default_factory=set)
+
+    @property
+    def page(self) -> Page:
+        """The page that is looked at."""
+        if self._page is None:
+            self._page = self.context.new_page()
+            self._page.set_default_timeout(_TIMEOUT_MS)
+            self._page.add_init_script(_REPORT_VIOLATIONS)
+            self._page.on("console", self._on_console)
+            self._page.on("pageerror", lambda error: self.errors.append(f"error: {error}"))
+            self._page.on("request", self._on_request)
+            self._page.on("response", self._on_response)
+            self._page.on("requestfailed", self._on_request_failed)
+        return self._page
+
+    @property
+    def path(self) -> str:
+        """Where the page is, without the site's address."""
+        return self.page.url.removeprefix(self.address)
+
+    @property
+    def text(self) -> str:
+        """What the page says, as it is shown."""
+        return self.page.locator("body").inner_text()
+
+    @property
+    def heading(self) -> str:
+        """The page's first heading."""
+        return self.page.locator("h1").first.inner_text()
+
+    def open(self, path: str, status: int = 200) -> Page:
+        """The page at a path, which answers with this status."""
+        self.expected = status
+        reply = self.page.goto(self.address + path)
+        assert reply is not None
+        assert reply.status == status, (path, reply.status)
+        return self.page
+
+    def follow(self, link: Locator) -> None:
+        """Clicks on what leads to another page."""
+        with self.page.expect_navigation():
+            link.click()
+
+    def unfold(self) -> None:
+        """Opens all that is folded."""
+        self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+
+    def typed(self, *keys: str) -> None:
+        """Presses keys."""
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def focused(self) -> dict[str, Any]:
+        """What has the focus: ``tag``, ``name``, whether it can be ``seen`` that it has it."""
+        found: dict[str, Any] = self.page.evaluate(_FOCUSED)
+        return found
+
+    def tab_to(self, target: Locator, most: int = 200) -> None:
+        """Presses Tab until this has the focus, which must always be seen."""
+        for _ in range(most):
+            self.typed("Tab")
+            found = self.focused()
+            assert found["seen"], f"{self.path}: {found}"
+            if target.evaluate("one => one === document.activeElement"):
+                return
+        raise AssertionError(f"{self.path}: {most} tabs do not lead to {target}")
+
+    def enter(self) -> None:
+        """Presses Enter where that leads to another page."""
+        with self.page.expect_navigation():
+            self.typed("Enter")
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type != "error" or any(one in message.text for one in self.allowed_errors):
+            return
+        if (
+            "Failed to load resource" in message.text
+            and message.location["url"] in self._failed_urls
+        ):
+            return
+        self.errors.append(f"console at {message.location}: {message.text}")
+
+    def _on_request(self, request: Request) -> None:
+        if not request.url.startswith((f"{self.address}/", "data:")):
+            self.errors.append(f"{self.path} asks for {request.url}")
+
+    def _on_response(self, response: Response) -> None:
+        if response.status == self.expected and response.request.is_navigation_request():
+            self._failed_urls.add(response.url)
+        elif response.status >= 400:
+            self.errors.append(f"{response.url}: {response.status}")
+
+    def _on_request_failed(self, request: Request) -> None:
+        # that of a page which was left before all of it came
+        if request.failure != "net::ERR_ABORTED":
+            self.errors.append(f"{request.url}: {request.failure}")
+
+
+SessionFactory = Callable[..., BrowserSession]
+"""Starts a walk at a site, with settings of the browser."""
+
+_FOCUSED = """() => {
+    const one = document.activeElement;
+    if (!one || one === document.body) return {tag: 'body', name: '', seen: true};
+    const style = getComputedStyle(one), box = one.getBoundingClientRect();
+    const outlined = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1;
+    const inside = box.width > 1 && box.height > 1 && box.right > 0 && box.bottom > 0
+        && box.left < innerWidth && box.top < innerHeight;
+    const words = one.getAttribute('aria-label') || one.textContent || one.name || '';
+    return {tag: one.tagName.toLowerCase(), name: words.trim().replace(/\\s+/g, ' '),
+            seen: inside && (outlined || style.boxShadow !== 'none')};
+}"""

@@ -1,0 +1,143 @@
+"""A person at a command line: runs neuromirror in this process or as a program of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+
+PROGRAM = [sys.executable, "-m", "neuromirror"]
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from neuromirror.cli import main; main()"
+)
+"""As from a terminal, though these tests may run in the background, where SIGINT is ignored."""
+STATUS = {"ok", "notneeded", "impossible", "error"}
+
+_TRAFFIC_LINE = re.compile(r"^neuromirror: [a-z0-9-]+: [0-9]+ requests?, .*\n", re.M)
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command printed, and its exit code.
+
+    ``asked`` are the lines on stderr that say what a sync asked of the archives; the others are in
+    ``err``.
+    """
+
+    code: int
+    out: str
+    err: str
+    traffic_lines: tuple[str, ...]
+
+    @classmethod
+    def from_output(cls, code: int, out: str, err: str) -> CommandResult:
+        return cls(
+            code,
+            out,
+            _TRAFFIC_LINE.sub("", err),
+            tuple(map(str.rstrip, _TRAFFIC_LINE.findall(err))),
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def error_line(self) -> str:
+        """The one line on stderr; fails where there is none, or more, or a traceback."""
+        assert "Traceback" not in self.out + self.err, self.err
+        (line,) = self.err.splitlines()
+        return line
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A folder of mirrors and a store, and variables of the environment."""
+
+    mirrors: Path
+    store: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def with_changes(self, **changes: Any) -> Shell:
+        """The same with another folder of mirrors, store or variables."""
+        return replace(self, **changes)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "NEUROMIRROR_MIRRORS": str(self.mirrors),
+            "NEUROMIRROR_STORE": str(self.store),
+            **self.variables,
+        }
+
+    def run(self, *arguments: str, code: int = 0) -> CommandResult:
+        """Runs a command in this process."""
+        done = CliRunner().invoke(
+            main, arguments, env=self._environment(), prog_name="neuromirror",
+            catch_exceptions=False,
+        )  # fmt: skip
+        assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr)
+        return CommandResult.from_output(done.exit_code, done.stdout, done.stderr)
+
+    def records(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        """What a command prints with ``--json``; every record has DataLad's words."""
+        found = [json.loads(line) for line in self.run("--json", *arguments, code=code).lines]
+        command = next(argument for argument in arguments if not argument.startswith("-"))
+        for record in found:
+            assert record["action"] == command
+            assert record["status"] in STATUS
+            assert isinstance(record["message"], str)
+        return found
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Starts a command as a program; the caller waits for it."""
+        return subprocess.Popen(
+            [*PROGRAM, *arguments],
+            env={**os.environ, **self._environment(), **options.pop("env", {})},
+            stdin=subprocess.DEVNULL,
+            stdout=options.pop("stdout", subprocess.PIPE),
+            stderr=options.pop("stderr", subprocess.PIPE),
+            encoding=self.variables.get("PYTHONIOENCODING", "utf-8"),
+            **options,
+        )
+
+    def program(self, *arguments: str, code: int = 0, **options: Any) -> CommandResult:
+        """Runs a command as a program of its own."""
+        with self.start(*arguments, **options) as process:
+            out, err = process.communicate(timeout=600)
+        assert process.returncode == code, (process.returncode, out, err)
+        return CommandResult.from_output(process.returncode, out or "", err or "")
+
+
+def folder_snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """All that a folder holds: mode and content by path, but what stands beside an open index."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mode,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(folder.rglob("*"))
+        if not path.name.endswith(("-shm", "-wal", ".sqlite.lock"))
+    }
+
+
+def write_mirror_file(folder: Path, name: str, content: str) -> Path:
+    """Writes a mirror file; gives the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.toml").write_text(content, "utf-8")
+    return folder
+
+
+def api_mirror_settings(address: str, *more: str) -> str:
+    """A mirror file's content for an API."""
+    return "\n".join(['source = "dandi"', "[options]", f'api = "{address}"', *more, ""])

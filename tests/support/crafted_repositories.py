@@ -1,0 +1,120 @@
+"""Repositories of raw git objects such as no git writes, and locks that pin them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from neuromirror.annex import link_target
+from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset, canonical_line
+from neuromirror.lab.lockfile import Lock, Pin, PinnedEvidence, dump_lock
+from neuromirror.model import Evidence, StateDigest
+
+SHA = hashlib.sha256(b"x").hexdigest()
+KEY = f"SHA256E-s1--{SHA}"
+LINK, FILE, FOLDER, SUBDATASET = "120000", "100644", "40000", "160000"
+WHO = "A <a@neuromirror.invalid> 1700000000 +0000"
+
+Entry = tuple[str, bytes, str]
+"""Mode, name and id of an entry of a tree."""
+
+
+@dataclass
+class CraftedRepository:
+    """A bare repository in which anything can be written."""
+
+    path: Path
+    description: dict[str, Any] = field(default_factory=dict)
+    """What a dataset says of itself, but for its state and parts."""
+
+    def __post_init__(self) -> None:
+        self.git("init", "-q", "--bare", str(self.path))
+
+    def git(self, *arguments: str, content: bytes = b"") -> str:
+        command = ["git", f"--git-dir={self.path}", *arguments]
+        return subprocess.run(
+            command, input=content, capture_output=True, check=True
+        ).stdout.decode()
+
+    def write(self, kind: str, content: bytes) -> str:
+        command = ("hash-object", "-t", kind, "-w", "--stdin", "--literally")
+        return self.git(*command, content=content).strip()
+
+    def blob(self, content: bytes) -> str:
+        return self.write("blob", content)
+
+    def tree(self, *entries: Entry) -> str:
+        """A tree of entries as they stand, in any order, with any names."""
+        raw = (b"%s %s\0%s" % (m.encode(), name, bytes.fromhex(sha)) for m, name, sha in entries)
+        return self.write("tree", b"".join(raw))
+
+    def commit(self, tree: str) -> str:
+        text = f"tree {tree}\nauthor {WHO}\ncommitter {WHO}\n\ndemo:000002 1.0\n\nMirror-Spec: 1\n"
+        return self.write("commit", text.encode())
+
+    def description_entry(self, state: str, parts: dict[str, Any] | None = None) -> Entry:
+        """The entry ``.neuromirror``, which says what a dataset is."""
+        document = {"dataset": "demo:000002", "form": "files", **self.description}
+        document |= {"state": state, "parts": parts or {}}
+        blob = self.blob(json.dumps(document).encode())
+        return FOLDER, b".neuromirror", self.tree((FILE, b"dataset.json", blob))
+
+    def link(self, where: str = "") -> str:
+        """A symlink as git-annex's are, that leads to ``where``."""
+        return self.blob(where.encode() + link_target(KEY, b"x"))
+
+    def refs(self, commit: str) -> None:
+        """Names a commit, and an empty git-annex branch."""
+        annex = self.commit(self.tree())
+        self.git("update-ref", "refs/heads/main", commit)
+        self.git("update-ref", "refs/tags/1.0", commit)
+        self.git("update-ref", "refs/heads/git-annex", annex)
+        self.git("update-server-info")
+
+    def bundle(self, target: Path, commit: str) -> None:
+        """Writes a bundle as ``pin`` does."""
+        self.refs(commit)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        refs = ("refs/heads/main", "refs/tags/1.0", "refs/heads/git-annex")
+        self.git("bundle", "create", "-q", str(target.absolute()), *refs)
+
+
+def state_of(*listed: ListedFile | ListedSubdataset) -> str:
+    digest = StateDigest()
+    for one in listed:
+        digest.add(canonical_line(one))
+    return digest.value()
+
+
+def file_at(path: str) -> ListedFile:
+    return ListedFile(path, KEY, f"sha256:{SHA}", 1)
+
+
+def write_lock(path: Path, pin: Pin, **changes: Any) -> Lock:
+    """A lock of one pin like this one, but for some of its fields."""
+    commit = changes["commit"]
+    folder = f"{path.name}.d/demo--000002/"
+    count = changes.setdefault("files", 0)
+    changed = msgspec.structs.replace(
+        pin,
+        **{
+            "annex_commit": commit,
+            "swhid": f"swh:1:rev:{commit}",
+            "manifest": f"{folder}{commit}.jsonl.zst",
+            "bundle": f"{folder}{commit}.bundle",
+            "clone": (),
+            "bytes": count,
+            "evidence": {Evidence.SHA256: PinnedEvidence(0, count)} if count else {},
+            **changes,
+        },
+    )
+    lock = Lock(path, (changed,))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(dump_lock(lock))
+    return lock

@@ -1,0 +1,181 @@
+"""A loopback archive that replays what a real DANDI server answered, and its bucket.
+
+Lists are cut into pages as the real one does it; addresses in the replies become its own.
+``state`` holds the replies by name (see ``data/dandi``) and may be changed; ``before`` is called
+with each request and may answer it instead (by returning True) or change the state.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+DATA = Path(__file__).parent / "data" / "dandi"
+RECORDED_API = "http://127.0.0.1:18900"
+RECORDED_BUCKET = "http://127.0.0.1:15900"
+
+
+def recorded(name: str) -> Any:
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+class DandiReplayServer:
+    def __init__(self) -> None:
+        self.replies: dict[str, Any] = {
+            path.stem: recorded(path.stem) for path in sorted(DATA.glob("*.json"))
+        }
+        self.refused: dict[str, tuple[int, Any]] = {
+            "/api/dandisets/000004/": (401, self.replies["d000004"]),
+            "/api/dandisets/000004/versions/": (401, self.replies["d000004"]),
+        }
+        self.objects: dict[str, tuple[int, str | None]] = {}
+        self.on_request: Callable[[BaseHTTPRequestHandler, str, dict[str, str]], object] | None = (
+            None
+        )
+        self.requests: list[str] = []
+        self.heads: list[str] = []
+        for name, replies in self.replies.items():
+            if re.fullmatch(r"v\d+_.*_assets", name):
+                for row in replies["results"]:
+                    if row["blob"]:
+                        path = urlsplit(row["metadata"]["contentUrl"][1]).path
+                        self.objects[path] = (row["size"], f"v-{row['blob'][:8]}")
+
+    def __enter__(self) -> DandiReplayServer:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                try:
+                    outer.serve(self)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+            do_HEAD = do_GET
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.api = f"{self.url}/api"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(handler.path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if handler.command == "HEAD":
+            self.heads.append(handler.path)
+        else:
+            self.requests.append(handler.path)
+        if self.on_request is not None and self.on_request(handler, parts.path, query):
+            return
+        if parts.path in self.refused:
+            status, document = self.refused[parts.path]
+            send(handler, status, self.with_own_addresses(document))
+        elif parts.path in self.objects:
+            size, version_id = self.objects[parts.path]
+            headers = {"Content-Length": str(size)}
+            if version_id is not None:
+                headers["x-amz-version-id"] = version_id
+            send(handler, 200, b"", headers)
+        else:
+            send(handler, *self.answer(parts.path, query))
+
+    def with_own_addresses(self, found: Any) -> bytes:
+        text = json.dumps(found).replace(RECORDED_API, self.url).replace(RECORDED_BUCKET, self.url)
+        return text.encode()
+
+    def answer(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
+        name = {"/api/info/": "info", "/api/dandisets/": "ds_all"}.get(path)
+        if found := re.fullmatch(r"/api/dandisets/(\d{6})/", path):
+            name = f"d{found[1]}"
+        elif found := re.fullmatch(r"/api/dandisets/(\d{6})/versions/", path):
+            name = f"d{found[1]}_versions"
+        elif found := re.fullmatch(r"/api/dandisets/(\d{6})/versions/([^/]+)/(\w+)/", path):
+            name = f"v{found[1]}_{found[2]}_{found[3]}"
+        if name is None or name == "d000006" or name not in self.replies:
+            return 404, self.with_own_addresses(self.replies["d000006"])
+        replies = self.replies[name]
+        if not isinstance(replies, dict) or "results" not in replies:
+            return 200, self.with_own_addresses(replies)
+        return 200, self.with_own_addresses(
+            page_of(replies["results"], f"{RECORDED_API}{path}", query)
+        )
+
+    def assets(self, version: str) -> list[dict[str, Any]]:
+        """The rows of a version (``000002_draft``), to be changed."""
+        return self.replies[f"v{version}_assets"]["results"]
+
+    def set_blob_count(self, version: str, number: int) -> None:
+        """Makes a version hold ``number`` blobs."""
+        model = next(row for row in self.assets(version) if row["blob"])
+        rows = []
+        for index in range(number):
+            row = copy.deepcopy(model)
+            blob = f"{index:08x}-0000-4000-8000-000000000000"
+            row |= {"asset_id": f"{index:08x}-1111-4111-8111-111111111111", "blob": blob}
+            row |= {"path": f"sub-{index:05d}.nwb", "size": index + 1}
+            path = f"/dandi-dandisets/blobs/{blob[:3]}/{blob[3:6]}/{blob}"
+            row["metadata"]["contentUrl"] = [
+                f"{RECORDED_API}/api/assets/{row['asset_id']}/download/",
+                f"{RECORDED_BUCKET}{path}",
+            ]
+            row["metadata"]["digest"] = {"dandi:sha2-256": f"{index:064x}"}
+            self.objects[path] = (index + 1, f"v-{index}")
+            rows.append(row)
+        self.replies[f"v{version}_assets"]["results"] = rows
+        info = self.replies[f"v{version}_info"]
+        info["asset_count"], info["size"] = number, number * (number + 1) // 2
+
+
+def page_of(rows: list[Any], address: str, query: dict[str, str]) -> dict[str, Any]:
+    size = min(int(query.get("page_size", 100)), 1000)
+    number = int(query.get("page", 1))
+    lazy = address.endswith("/assets/")
+    if "order" in query and lazy:
+        rows = sorted(rows, key=lambda row: str(row.get("path")) if isinstance(row, dict) else "")
+    last = number * size >= len(rows)
+    following = urlencode(sorted({**query, "page": number + 1}.items()))
+    return {
+        "count": len(rows) if number == 1 or not lazy else None,
+        "next": None if last else f"{address}?{following}",
+        "previous": None,
+        "results": rows[(number - 1) * size : number * size],
+    }
+
+
+def send(
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    headers: dict[str, str] | None = None,
+    kind: str = "application/json",
+) -> bool:
+    handler.send_response(status)
+    handler.send_header("Content-Type", kind)
+    if headers is None or "Content-Length" not in headers:
+        handler.send_header("Content-Length", str(len(body)))
+    for name, value in (headers or {}).items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(body)
+    return True

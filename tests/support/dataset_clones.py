@@ -1,0 +1,92 @@
+"""Clones of mirrored datasets whose content is here, and what tests do to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.request import urlopen
+
+from neuromirror.lab.verify import Finding, VerifiedRepository, verify
+from neuromirror.model import path_to_text
+from support.mirror_harness import MirrorHarness, run_git
+
+
+def clone_dataset(
+    mirror_harness: MirrorHarness, dataset: str, target: Path, label: str = ""
+) -> Path:
+    """A plain git clone of a dataset in a store, at a version or at its newest state."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run_git(target.parent, "clone", "-q", str(mirror_harness.repository(dataset)), str(target))
+    if label:
+        run_git(target, "checkout", "-q", label)
+    return target
+
+
+def fetch_content(folder: Path) -> Path:
+    """Puts all content where git-annex would, from the first place of each file."""
+    with VerifiedRepository.at(folder) as opened:
+        for entry in opened.entries(opened.describe(opened.head()).tree):
+            link = folder / path_to_text(entry.path)
+            if not link.is_symlink():
+                continue
+            target = link.parent / os.readlink(link)
+            if target.exists():
+                continue
+            target.parent.mkdir(parents=True)
+            with urlopen(opened.urls(target.name)[0]) as reply:
+                target.write_bytes(reply.read())
+            target.chmod(0o444)
+    return folder
+
+
+def copy_folder(folder: Path, target: Path) -> Path:
+    """A copy to be changed."""
+    shutil.copytree(folder, target, symlinks=True)
+    return target
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Gives a file's content other bytes, wherever a link leads to."""
+    there = path.resolve()
+    there.chmod(0o644)
+    there.write_bytes(content)
+
+
+def flip_bit(path: Path) -> None:
+    """Changes one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    overwrite(path, bytes(content))
+
+
+def verify_all(folder: Path, **options: object) -> list[Finding]:
+    """All that is found of a dataset."""
+    return list(verify(folder, **options))  # type: ignore[arg-type]
+
+
+def failures(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
+    """What failed: what it is, where, and with which status."""
+    return [(one.what, one.path, one.status) for one in findings if one.failed]
+
+
+def evidence_counts(findings: Iterable[Finding]) -> dict[tuple[str | None, str | None], int]:
+    """How many files are proved by what, and whether they were hashed."""
+    return Counter(
+        (one.evidence and one.evidence.value, one.checked)
+        for one in findings
+        if one.what == "file" and one.status == "ok"
+    )
+
+
+def run_annex(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), "annex", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr

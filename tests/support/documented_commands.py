@@ -1,0 +1,126 @@
+"""Pages whose commands are typed, as the page says, and give what the page shows.
+
+A page consists of blocks of a fence, each with a mark in an HTML comment in the line before it, or
+with none:
+
+- none: typed one after the other, and must give what is shown and exit code 0;
+- ``exit code N``: the same with another exit code;
+- ``another terminal``: a server, started before what follows and ended at the end;
+- ``file: PATH``: not typed; the content of that file;
+- ``not run``: what cannot be run here (installations).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from test_project_tutorial import Terminal, matches
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```$", re.M | re.S
+)
+_IN_ANY_ORDER = re.compile(r"neuromirror sync|git (-C \S+ )?annex get -J|xargs neuromirror")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its mark (empty where there is none), language and text."""
+
+    mark: str
+    language: str
+    body: str
+
+    def steps(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Commands, and the lines that are shown below each."""
+        assert self.body.startswith("$ "), self.body
+        for part in re.split(r"^\$ ", self.body, flags=re.M)[1:]:
+            command, *shown = part.splitlines()
+            yield command, tuple(shown)
+
+
+def blocks(page: str) -> list[Block]:
+    """The blocks of a page of ``docs/howto``, in order."""
+    text = (DOCS / "howto" / page).read_text("utf-8")
+    found = [
+        Block(one["mark"] or "", one["language"], one["body"]) for one in _BLOCK.finditer(text)
+    ]
+    assert text.count("\n```") == 2 * len(found), f"{page} has a block that is not understood"
+    return found
+
+
+def run_page(page: str, folder: Path, stands_for: Mapping[str, str]) -> list[str]:
+    """Types a page's commands in ``folder``; gives them as they are on the page.
+
+    Whatever is a key of ``stands_for`` is replaced in files, commands and what is shown.
+    """
+
+    def substitute(text: str) -> str:
+        for placeholder, replacement in stands_for.items():
+            text = text.replace(placeholder, replacement)
+        return text
+
+    typed = []
+    with ExitStack() as stack:
+        terminal = Terminal(folder)
+        stack.callback(terminal.close)
+        for block in blocks(page):
+            if block.mark.startswith("file: "):
+                path = folder / substitute(block.mark.removeprefix("file: "))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(substitute(block.body), "utf-8")
+            elif block.language != "console" or block.mark == "not run":
+                continue
+            elif block.mark == "another terminal":
+                ((command, _),) = block.steps()
+                stack.callback(_started(substitute(command), folder, terminal))
+                typed.append(command)
+            else:
+                code = int(block.mark.removeprefix("exit code ") or "0") if block.mark else 0
+                for command, shown in block.steps():
+                    _type(terminal, substitute(command), tuple(map(substitute, shown)), code)
+                    typed.append(command)
+    return typed
+
+
+def _type(terminal: Terminal, command: str, shown: tuple[str, ...], code: int) -> None:
+    came = terminal.type(command if code == 0 else f"{command} || test $? = {code}")
+    if _IN_ANY_ORDER.match(command):
+        shown, came = tuple(sorted(shown)), sorted(came)
+    assert matches(shown, came), f"$ {command}\n" + "\n".join(came)
+
+
+def _started(command: str, folder: Path, terminal: Terminal) -> Callable[[], None]:
+    """Starts a server of the page, waits until its port answers, and gives what ends it."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    (port,) = set(re.findall(r"\b(\d{4,5})\b", command))
+    waiting = f"for one in $(seq 600); do (: </dev/tcp/127.0.0.1/{port}) && break; sleep 0.1; done"
+    terminal.type(f"{{ {waiting}; }} 2>/dev/null")
+
+    def end() -> None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+    return end
+
+
+def not_run(page: str) -> list[list[str]]:
+    """The words of the commands of a page that are not run."""
+    return [
+        shlex.split(command)
+        for block in blocks(page)
+        if block.mark == "not run" and block.language == "console"
+        for command, _ in block.steps()
+    ]

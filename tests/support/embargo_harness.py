@@ -1,0 +1,194 @@
+"""Two stores, a demo archive with things that must not get out, and a look at every byte."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zstandard
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror.index import Index
+from neuromirror.model import DatasetRef, JournalEntry
+from neuromirror.store import Store
+from neuromirror.store.dataset_move import dataset_entries
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
+from support.mirror_harness import run_git
+
+NAME, ID = "demo:000006", "000006"
+TITLE, FOLDER, DESCRIPTION = "Canarytitle", "canaryfolder", "Canarywords"
+
+
+@dataclass
+class EmbargoHarness:
+    """A public and a private store beside an archive; ``said`` is all that was ever printed."""
+
+    demo: DemoArchive
+    folder: Path
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def public(self) -> Path:
+        return self.folder / "public"
+
+    @property
+    def private(self) -> Path:
+        return self.folder / "private"
+
+    def write_mirror_file(self, *more: str, private: bool = True) -> None:
+        """Writes the mirror file, with the token's name."""
+        lines = ['source = "dandi"', "[options]", f'api = "{self.demo.api_url}"', *more]
+        lines.append('token_env = "DEMO_TOKEN"')
+        if private:
+            lines.append('embargoed = "private"')
+        (self.demo.mirrors / "demo.toml").write_text("\n".join(lines) + "\n")
+
+    def environment(self, token: str | None = None) -> dict[str, str]:
+        return {
+            "NEUROMIRROR_MIRRORS": str(self.demo.mirrors),
+            "NEUROMIRROR_STORE": str(self.public),
+            "DEMO_TOKEN": self.demo.token if token is None else token,
+        }
+
+    def run(
+        self, *arguments: str, code: int | None = 0, token: str | None = None, **more: str
+    ) -> str:
+        """A command in this process; gives what it printed. ``code`` None: it may fail or not."""
+        environment = {**self.environment(token), **more}
+        done = CliRunner().invoke(main, arguments, env=environment, catch_exceptions=False)
+        printed = done.stdout + done.stderr
+        self.output.append(printed)
+        assert code is None or done.exit_code == code, printed
+        return printed
+
+    def sync(self, *names: str, code: int | None = 0, token: str | None = None) -> str:
+        """A sync with the private store named."""
+        private_store = str(self.private)
+        return self.run(
+            "sync", *names, code=code, token=token, NEUROMIRROR_PRIVATE_STORE=private_store
+        )
+
+    def embargoed_line(self, printed: str) -> str:
+        """The one line about the embargoed dandiset."""
+        (found,) = [
+            embargoed_line for embargoed_line in printed.splitlines() if NAME in embargoed_line
+        ]
+        return " ".join(found.split())
+
+    def run_on_private_store(self, *arguments: str, code: int = 0) -> str:
+        """A command on the private store, whose output is not for all."""
+        done = CliRunner().invoke(
+            main, ["--store", str(self.private), *arguments], env=self.environment()
+        )
+        assert done.exit_code == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def index(self, folder: Path) -> Index:
+        return Index.open_readonly(Store.open(folder).index_path)
+
+    def commits(self, folder: Path) -> dict[str, str]:
+        """Label and commit of the dandiset's versions."""
+        with self.index(folder) as index:
+            return {one.label: one.commit for one in index.versions(NAME)}
+
+    def locations(self, folder: Path) -> list[tuple[str, str | None]]:
+        """Kind and version id of all places of the dandiset's files, as recorded last."""
+        store = Store.open(folder)
+        with self.index(folder) as index:
+            row = index.last_version(NAME)
+        assert row is not None
+        with self.index(folder) as index:
+            dataset_id = index.dataset(NAME).dataset_id
+        return [
+            (location.kind, location.version_id)
+            for one in store.records(dataset_id, row.commit)
+            for location in one.record.locations
+        ]
+
+    # --- what must not get out
+
+    def canaries(self) -> list[bytes]:
+        """What is known only to those who may read the dandiset."""
+        values = [TITLE, FOLDER, DESCRIPTION, self.demo.token, "X-Amz-", "demoAccessKey"]
+        for asset in self.demo.dandisets[ID].draft.assets.values():
+            values.append(asset.asset_id)
+            if asset.blob is not None:
+                values += [asset.blob.blob_id, asset.blob.sha256, asset.blob.etag]
+            if asset.zarr is not None:
+                values.append(asset.zarr.zarr_id)
+        return [value.lower().encode() for value in values]
+
+    def canaries_in(self, folder: Path) -> set[bytes]:
+        """The canaries that are anywhere in a folder: in names, bytes, packs, compressed files."""
+        canaries = self.canaries()
+        found: set[bytes] = set()
+        for content in contents(folder):
+            lowered = content.lower()
+            found.update(canary for canary in canaries if canary in lowered)
+        return found
+
+    def assert_no_canary_outside(self) -> None:
+        """No canary is in the public store, or in anything that was printed."""
+        assert self.canaries_in(self.public) == set()
+        printed = "\n".join(self.output).lower().encode()
+        assert [canary for canary in self.canaries() if canary in printed] == []
+
+
+def contents(folder: Path) -> list[bytes]:
+    """Every name, link and byte in a folder, unpacked where it is packed."""
+    found: list[bytes] = []
+    for folder_path, folders, files in os.walk(folder):
+        found.append("\n".join([*folders, *files]).encode())
+        for name in (*folders, *files):
+            path = Path(folder_path, name)
+            if path.is_symlink():
+                found.append(os.readlink(path).encode())
+            elif path.is_file():
+                found.append(path.read_bytes())
+                if path.suffix == ".zst":
+                    reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(found[-1]))
+                    found.append(reader.read())
+        if "objects" in folders and "HEAD" in files:
+            command = ["git", "-C", folder_path, "cat-file", "--batch-all-objects", "--batch"]
+            found.append(subprocess.run(command, capture_output=True, check=True).stdout)
+    return found
+
+
+def prepare_embargo(demo: DemoArchive, folder: Path) -> EmbargoHarness:
+    """An archive of an open dandiset and an embargoed one.
+
+    The latter has canaries in title, path, text and bytes.
+    """
+    demo.create_dandiset(Description("An open one"), identifier="000001")
+    demo.add_file("000001", "open.txt", "open\n")
+    about = Description(f"A {TITLE}", f"About {DESCRIPTION}")
+    demo.create_dandiset(about, identifier=ID, embargoed=True)
+    demo.add_file(ID, "notes.txt", "not yet public\n")
+    demo.add_file(ID, f"{FOLDER}/file.txt", f"bytes of {FOLDER}\n")
+    folder.mkdir()
+    made = EmbargoHarness(demo, folder)
+    made.write_mirror_file()
+    return made
+
+
+def entries(embargo: EmbargoHarness, folder: Path) -> list[JournalEntry]:
+    """The journal's entries about the dandiset in a store."""
+    uri = f"{embargo.demo.api_url}/dandisets/{ID}/"
+    return dataset_entries(Store.open(folder), DatasetRef("demo", ID, uri))
+
+
+def refs_or_none(folder: Path) -> dict[str, str]:
+    """The same, where there may be none."""
+    return refs(folder) if (folder / "alias" / f"demo--{ID}").exists() else {}
+
+
+def refs(folder: Path) -> dict[str, str]:
+    """The refs of the dandiset's repository."""
+    repository = (folder / "alias" / f"demo--{ID}").resolve()
+    lines = run_git(repository, "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
+    return dict(line.split(" ") for line in lines)

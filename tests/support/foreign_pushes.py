@@ -1,0 +1,89 @@
+"""Clones of a store, and what their owners push."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from neuromirror.crawl.repair import RepairResult, repair_repositories
+from neuromirror.service.integrity import check_integrity
+from neuromirror.service.store_checks import CheckResult
+from neuromirror.store.write_protection import SETTINGS
+from support.mirror_harness import MirrorHarness, run_git
+
+
+def run_in(
+    folder: Path, *command: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command in a folder, whatever becomes of it; stderr is in stdout."""
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+
+
+def run_checked(folder: Path, *command: str) -> str:
+    """The same for a command that must succeed."""
+    result = run_in(folder, *command)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def trust_remotes(clone: Path) -> None:
+    """Confirms that special remotes are safe, without which new git-annex pushes nowhere."""
+    if "demo-api" in run_in(clone, "git", "remote").stdout.split():
+        run_in(clone, "git", "annex", "verifyremote", "demo-api")
+        run_in(clone, "git", "annex", "verifyremote", "demo-api", "--safe", "1")
+
+
+def unprotect(mirror_harness: MirrorHarness) -> None:
+    """Makes a store as it was before repositories were protected."""
+    for _, repository in mirror_harness.store.aliases():
+        shutil.rmtree(repository.path / "hooks", ignore_errors=True)
+        config = repository.path / "config"
+        config.write_text(config.read_text().replace(SETTINGS, ""))
+    (mirror_harness.folder / "neuromirror" / "protected").unlink(missing_ok=True)
+
+
+def push_commit(
+    mirror_harness: MirrorHarness, dataset: str, folder: Path, *, annex: bool = True
+) -> str:
+    """Pushes a commit of a person's, and a git-annex branch with their clone's uuid."""
+    repository = mirror_harness.repository(dataset)
+    run_checked(folder.parent, "git", "clone", "-q", str(repository), str(folder))
+    (folder / "mine.txt").write_text("mine\n")
+    run_checked(folder, "git", "add", "mine.txt")
+    run_checked(folder, "git", "commit", "-q", "-m", "lab")
+    if annex:
+        run_checked(folder, "git", "annex", "init", "lab")
+    branches = ["main", *(["git-annex", "git-annex:synced/git-annex"] if annex else [])]
+    run_checked(folder, "git", "push", "--no-verify", "-q", "origin", *branches)
+    return run_git(folder, "rev-parse", "HEAD").strip()
+
+
+def push_records(mirror_harness: MirrorHarness, dataset: str, folder: Path) -> str:
+    """Pushes a git-annex branch with a clone's uuid, and no commit of anybody's files."""
+    run_checked(
+        folder.parent, "git", "clone", "-q", str(mirror_harness.repository(dataset)), str(folder)
+    )
+    run_checked(folder, "git", "annex", "init", "lab")
+    run_checked(folder, "git", "push", "--no-verify", "-q", "origin", "git-annex")
+    return run_git(folder, "rev-parse", "git-annex").strip()
+
+
+def problems_of(mirror_harness: MirrorHarness, *aliases: str) -> list[CheckResult]:
+    """What a look at the store finds broken."""
+    store = mirror_harness.store
+    found = check_integrity(store, store.index_path, set(aliases) or None, None)
+    return [one for one in found if one.status != "ok"]
+
+
+def repair_harness(
+    mirror_harness: MirrorHarness, *aliases: str, dry_run: bool = False
+) -> dict[str, RepairResult]:
+    """The results of a repair by dataset."""
+    store = mirror_harness.store
+    results = repair_repositories(store, store.index_path, set(aliases) or None, dry_run=dry_run)
+    return {one.dataset: one for one in results}

@@ -1,0 +1,60 @@
+"""A desk over a store, and jobs for workers that come to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from neuromirror.crawl import Recorder, load_mirrors, open_recorder
+from neuromirror.index import Schedule
+from neuromirror.service.jobs import Job, JobReport, run_job
+from neuromirror.service.jobs import JobContext as Workplace
+from neuromirror.service.leases import Lease
+from neuromirror.service.write_server import WriteServer
+from support.mirror_harness import MirrorHarness
+
+
+@dataclass
+class JobHarness:
+    """What a service has around its workers."""
+
+    mirror_harness: MirrorHarness
+    schedule: Schedule
+    write_server: WriteServer
+    recorder: Recorder
+
+    def lease(self, name: str, seconds: float = 60) -> Lease:
+        token = self.schedule.claim(name, "a test", time.time(), seconds)
+        assert token is not None
+        return Lease(name, token)
+
+    def job_context(self, *, far: bool = False) -> Workplace:
+        index = None if far else self.mirror_harness.store.index_path
+        return Workplace(self.mirror_harness.folder, index, None, self.write_server.address)
+
+    def job(self, kind: str, name: str, **more: Any) -> Job:
+        mirror, _, local_id = name.partition(":")
+        lease = more.pop("lease", None) or self.lease(name)
+        mirrors = load_mirrors(self.mirror_harness.mirrors)
+        return Job(kind, lease, mirrors[mirror], local_id or None, **more)
+
+    def run_job(self, kind: str, name: str, *, far: bool = False, **more: Any) -> JobReport:
+        job = self.job(kind, name, **more)
+        try:
+            return run_job(self.job_context(far=far), job)
+        finally:
+            self.schedule.release(job.lease.name, job.lease.token)
+
+
+@contextmanager
+def open_job_harness(mirror_harness: MirrorHarness) -> Iterator[JobHarness]:
+    store = mirror_harness.store
+    with (
+        open_recorder(store, store.index_path) as recorder,
+        Schedule.open(store.schedule_path) as schedule,
+        WriteServer(recorder, schedule) as write_server,
+    ):
+        yield JobHarness(mirror_harness, schedule, write_server, recorder)

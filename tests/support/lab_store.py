@@ -1,0 +1,59 @@
+"""A store whose versions are minted again, and what tests do to it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuromirror.crawl import find_mirror, load_mirrors
+from neuromirror.lab import Reproduction, reproduce
+from support.mirror_harness import MirrorHarness, run_git
+
+
+@dataclass
+class LabStore:
+    """A store in its place, and a folder for what is minted again."""
+
+    mirror_harness: MirrorHarness
+    folder: Path
+
+    def reproduce(self, name: str) -> Reproduction:
+        """Mints a version again; the store must be the same afterwards, byte for byte."""
+        dataset, _, label = name.partition("@")
+        mirrors = load_mirrors(self.mirror_harness.mirrors)
+        scratch = self.folder / f"again-{secrets.token_hex(4)}"
+        before = self.digests()
+        with self.mirror_harness.index() as index:
+            row = index.resolve(dataset, label or "latest")
+            mirror = self.mirror_harness.open_mirror(find_mirror(mirrors, row.mirror))
+            found = reproduce(row, self.mirror_harness.store, index, mirror, scratch)
+        assert self.digests() == before
+        assert (found.name, found.exit_code) == (row.name, 0 if found.status == "ok" else 1)
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """All that the store holds, but what stands beside an open index."""
+        return {
+            str(path.relative_to(self.mirror_harness.folder)): (
+                hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            )
+            for path in self.mirror_harness.folder.rglob("*")
+            if not path.name.endswith(("-shm", "-wal"))
+        }
+
+    def labels(self, dataset: str, kind: str = "published") -> list[str]:
+        with self.mirror_harness.index() as index:
+            return [one.label for one in index.versions(dataset) if one.kind == kind]
+
+    def rewrite(self, dataset: str, label: str, old: str, new: str) -> str:
+        """Puts another text into a version's commit object; gives the new commit."""
+        repository = self.mirror_harness.repository(dataset)
+        content = run_git(repository, "cat-file", "commit", label)
+        assert old in content
+        draft = self.folder / "commit"
+        draft.write_text(content.replace(old, new))
+        commit = run_git(repository, "hash-object", "-t", "commit", "-w", str(draft)).strip()
+        run_git(repository, "update-ref", f"refs/tags/{label}", commit)
+        return commit

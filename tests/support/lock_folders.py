@@ -1,0 +1,129 @@
+"""Locks of mirrored datasets, what tests do to them, and what comes of restoring them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuromirror.lab.lockfile import Lock, Pin, load_lock
+from neuromirror.lab.pin import PinRequest, pin
+from neuromirror.lab.restore import restore
+from neuromirror.store import Store
+from neuromirror.transfer.outcomes import Outcome
+from support.mirror_harness import MirrorHarness
+
+PUBLISHED = "demo:000002"
+DRAFT = "demo:000004"
+ZARR = "demo:000005"
+
+
+@dataclass
+class LockFolder:
+    """A lock in a folder of its own, of datasets in a store."""
+
+    mirror_harness: MirrorHarness
+    folder: Path
+    name: str = "datasets.lock"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def lock(self) -> Lock:
+        return load_lock(self.file)
+
+    def pin(self, *names: str, remove: Sequence[str] = (), **options: Any) -> list[Outcome]:
+        """Pins versions, all with the same options of ``PinRequest``."""
+        requests = []
+        for name in names:
+            dataset, _, label = name.partition("@")
+            requests.append(PinRequest(dataset, label or "latest", **options))
+        with self.mirror_harness.index() as index:
+            return list(pin(self.file, requests, self.mirror_harness.store, index, remove=remove))
+
+    def pin_of(self, name: str) -> Pin:
+        found = self.lock.pin(name)
+        assert found is not None
+        return found
+
+    def files(self) -> dict[str, bytes]:
+        """All that there is, by path."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+
+    def copy(self, folder: Path) -> LockFolder:
+        """A copy elsewhere, to be changed."""
+        shutil.copytree(self.folder, folder)
+        return LockFolder(self.mirror_harness, folder, self.name)
+
+    def edit(self, old: str, new: str) -> None:
+        """Changes the lock as a hand does."""
+        text = self.file.read_text("utf-8")
+        assert old in text
+        self.file.write_text(text.replace(old, new, 1), "utf-8")
+
+    def delete_files(self, ending: str) -> None:
+        """Loses all bundles, or all manifests."""
+        for path in self.folder.rglob(f"*{ending}"):
+            path.unlink()
+
+
+@dataclass
+class RestoreResult:
+    """What came of restoring a lock."""
+
+    into: Path
+    outcomes: list[Outcome]
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def datasets(self) -> dict[str, Outcome]:
+        """The outcome of each dataset, by name."""
+        return {str(one.dataset): one for one in self.outcomes if one.action == "restore"}
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return [one for one in self.outcomes if one.failed and one.action != "restore"]
+
+    def only(self) -> Outcome:
+        (found,) = self.datasets.values()
+        return found
+
+    def folder(self, name: str) -> Path:
+        return self.into / name.replace(":", "--").replace("/", "--")
+
+
+def restore_lock(
+    lock: Lock, into: Path, store: Store | None = None, **options: Any
+) -> RestoreResult:
+    """Restores a lock."""
+    found = RestoreResult(into, [])
+    found.outcomes = list(restore(lock, into, store, progress=found.messages.append, **options))
+    return found
+
+
+def run(folder: Path, *command: str) -> str:
+    """What a command printed that must not fail."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@contextmanager
+def moved_away(path: Path) -> Iterator[None]:
+    """A file or folder that is not there while the block runs."""
+    hidden = path.with_name(f"{path.name}.away")
+    path.rename(hidden)
+    try:
+        yield
+    finally:
+        hidden.rename(path)

@@ -1,0 +1,81 @@
+"""A folder with mirrors and a store: what tests of the crawl do and look at."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from neuromirror.crawl import Mirror, Result, Sync, load_mirrors, parse_sync_requests
+from neuromirror.index import Index
+from neuromirror.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass
+class MirrorHarness:
+    """A folder with mirrors and a store; what tests do and look at."""
+
+    mirrors: Path
+    folder: Path
+    open_mirror: Callable[[Mirror], Mirror] = lambda mirror: mirror
+
+    @property
+    def store(self) -> Store:
+        return Store.open(self.folder, create=True)
+
+    def sync(self, *names: str, deep: bool = False, history: bool = False) -> dict[str, Result]:
+        mirrors = {
+            name: self.open_mirror(mirror) for name, mirror in load_mirrors(self.mirrors).items()
+        }
+        store = self.store
+        run = Sync(store, store.index_path, deep=deep, history=history)
+        return {one.dataset: one for one in run.results(parse_sync_requests(names, mirrors))}
+
+    def index(self) -> Index:
+        return Index.open_readonly(self.store.index_path)
+
+    def repository(self, dataset: str) -> Path:
+        alias = dataset.replace(":", "--").replace("/", "--")
+        return (self.folder / "alias" / alias).resolve()
+
+    def refs(self) -> dict[str, str]:
+        """All refs of all aliases: ``<alias> <ref>`` → commit."""
+        return {
+            f"{alias} {ref}": commit
+            for alias, repository in self.store.aliases()
+            for ref, commit in repository.refs().items()
+        }
+
+    def fsck(self, *, killed: bool = False) -> None:
+        """Every object is whole; none is unused, but where a sync was killed."""
+        unused = "--no-dangling" if killed else "--dangling"
+        for _, repository in self.store.aliases():
+            done = run_git(repository.path, "fsck", "--strict", "--full", unused)
+            assert done.strip() == "", done
+
+    def entries(self, kind: type[T]) -> list[T]:
+        """The journal's entries of one kind."""
+        return [one for _, one in self.store.read_entries(0) if isinstance(one, kind)]
+
+    def file_digests(self) -> dict[str, str]:
+        """The digest of every file of the store but the index's, by path."""
+        return {
+            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and "index.sqlite" not in path.name
+        }
+
+
+def run_git(repository: Path, *arguments: str) -> str:
+    """What git printed, to stdout and stderr; no hook keeps it from refs."""
+    done = subprocess.run(
+        ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr

@@ -1,0 +1,82 @@
+"""The catalogue as it runs for people: a process with an address."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from neuromirror.store import Store
+from neuromirror_demo.catalogue_process import first_line
+
+UNLIMITED = [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
+
+
+@dataclass
+class RunningCatalogue:
+    """A catalogue that runs; its pages are asked for without a browser."""
+
+    address: str
+    pid: int = 0
+
+    def get(self, path: str, **named: Any) -> requests.Response:
+        named.setdefault("timeout", 120)
+        return requests.get(urljoin(self.address, path), **named)
+
+    def page(self, path: str, status: int = 200) -> str:
+        reply = self.get(path)
+        assert reply.status_code == status, (path, reply.status_code, reply.text[-600:])
+        return reply.text
+
+    def text(self, path: str, status: int = 200) -> str:
+        """What a page says, without its tags."""
+        return visible_text(self.page(path, status))
+
+    def api(self, path: str, status: int = 200) -> Any:
+        reply = self.get(f"/api/v1{path}")
+        assert reply.status_code == status, (path, reply.text)
+        kind = "application/json" if status == 200 else "application/problem+json"
+        assert reply.headers["content-type"] == kind
+        return reply.json()
+
+
+def visible_text(page: str) -> str:
+    """The words of a page."""
+    found = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", found)).split())
+
+
+def links(page: str) -> list[str]:
+    """The addresses that a page leads to."""
+    return [html.unescape(one) for one in re.findall(r'href="([^"]+)"', page)]
+
+
+def commands(page: str) -> list[str]:
+    """What can be copied, as it is copied."""
+    return [html.unescape(one) for one in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
+
+
+@contextmanager
+def run_catalogue(store: Store, *options: str) -> Iterator[RunningCatalogue]:
+    """``neuromirror catalogue`` on a free port."""
+    command = [sys.executable, "-m", "neuromirror", "--json", "--store", str(store.root)]
+    with subprocess.Popen(
+        # the tests are one client; those of limits name their own
+        [*command, "catalogue", "--listen", "127.0.0.1:0", *UNLIMITED, *options],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield RunningCatalogue(json.loads(first_line(process))["url"], process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=600)

@@ -1,0 +1,359 @@
+"""A source that says what a test wants it to say, shaped like a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from neuromirror.crawl import Mirror
+from neuromirror.model import (
+    DatasetFacts,
+    DatasetHint,
+    DatasetRef,
+    Digest,
+    Document,
+    ExcludedEntry,
+    FileRecord,
+    FileTotals,
+    Location,
+    Retention,
+    VersionKind,
+    VersionRef,
+)
+from neuromirror.sources import (
+    ComponentEntry,
+    DatasetNotFoundError,
+    Estimate,
+    Listing,
+    Source,
+    VisitContext,
+)
+from support.mirror_harness import MirrorHarness
+
+START = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def at(minutes: float) -> datetime:
+    """A time after the beginning of all tests."""
+    return START + timedelta(minutes=minutes)
+
+
+@dataclass
+class ScriptedFile:
+    """An object: its bytes, its time, upstream's id of it, whether its sha256 is told."""
+
+    content: bytes
+    modified: datetime | None = START
+    upstream_id: str | None = None
+    sha256: bool = False
+    host: str = "bucket.example.invalid"
+
+    def record(self, path: str) -> FileRecord:
+        md5 = hashlib.md5(self.content, usedforsecurity=False).hexdigest()
+        digests = [Digest("md5", md5, "bucket")]
+        if self.sha256:
+            digests.append(Digest("sha256", hashlib.sha256(self.content).hexdigest(), "bucket"))
+        return FileRecord(
+            path.encode(),
+            len(self.content),
+            tuple(digests),
+            (Location(f"https://{self.host}/{path}?versionId={md5}", "s3", md5),),
+            modified=self.modified,
+            upstream_id=self.upstream_id,
+            retention=Retention.VERSIONED_BUCKET,
+        )
+
+
+def files(
+    *paths: str, modified: datetime | None = START, sha256: bool = False
+) -> dict[str, ScriptedFile]:
+    """Files whose bytes are their names; the name is upstream's id, too."""
+    return {path: ScriptedFile(path.encode(), modified, path, sha256) for path in paths}
+
+
+@dataclass
+class ScriptedZarr:
+    """A Zarr upstream, which datasets may hold as an asset.
+
+    ``broken`` is raised when its files are read; ``word`` is what a dataset's row calls its state,
+    where that is not its checksum; ``past`` are earlier states that upstream can list.
+    """
+
+    files: dict[str, ScriptedFile]
+    is_finalized: bool = True
+    error: Exception | None = None
+    stated_checksum: str | None = None
+    earlier_states: dict[datetime, dict[str, ScriptedFile]] = field(default_factory=dict)
+    on_read: Callable[[], None] = lambda: None
+
+    @property
+    def size(self) -> int:
+        return sum(len(one.content) for one in self.files.values())
+
+    @property
+    def checksum(self) -> str:
+        listed = sorted((path, one.content) for path, one in self.files.items())
+        md5 = hashlib.md5(repr(listed).encode(), usedforsecurity=False).hexdigest()
+        return f"{md5}-{len(self.files)}--{self.size}"
+
+    def version(self, dataset: DatasetRef, checksum: str | None = None) -> VersionRef:
+        checksum = checksum or self.checksum
+        if not self.is_finalized:
+            return VersionRef(dataset, "current", VersionKind.OBSERVED, None)
+        count, size = map(int, checksum[33:].split("--"))
+        return VersionRef(dataset, checksum, VersionKind.OBSERVED, None, FileTotals(count, size))
+
+
+@dataclass
+class ScriptedDataset:
+    """A dataset upstream; ``past`` are earlier states that it can list, ``published`` others."""
+
+    files: dict[str, ScriptedFile]
+    documents: list[Document] = field(default_factory=list)
+    facts: DatasetFacts = field(default_factory=lambda: DatasetFacts(title="Scripted"))
+    exceptions: list[str] = field(default_factory=list)
+    earlier_states: dict[datetime, dict[str, ScriptedFile]] = field(default_factory=dict)
+    published_versions: dict[str, dict[str, ScriptedFile]] = field(default_factory=dict)
+    zarrs: dict[str, str] = field(default_factory=dict)  # the Zarrs among its assets, by path
+    has_summary: bool = False  # upstream says how many files and bytes it holds
+    dropped_from_listing: set[str] = field(default_factory=set)  # files that listings lack
+    present_unlisted: set[str] = field(
+        default_factory=set
+    )  # other paths that are there all the same
+
+
+class Options(BaseModel):
+    """None."""
+
+
+@dataclass
+class ScriptedSource:
+    """The source; ``read`` names the versions whose entries were read to the end."""
+
+    scripted_datasets: dict[str, ScriptedDataset] = field(default_factory=dict)
+    zarrs: dict[str, ScriptedZarr] = field(default_factory=dict)
+    read_listings: list[str] = field(default_factory=list)
+    known_memos: list[tuple[str, bytes | None]] = field(default_factory=list)
+    probe_result: dict[str, str] | Exception = field(default_factory=dict)
+    fingerprint: str | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)  # why, by local id
+    late_sha256: bool = False
+    memos: bool = True
+    can_check_paths: bool = True
+    history_requests: list[datetime | None] = field(default_factory=list)
+    checked_paths: list[bytes] = field(default_factory=list)
+    on_listing: Callable[[VisitContext], None] = lambda known_memos: None
+    on_entries: Callable[[], None] = lambda: None
+    Options: Any = Options
+    mirror: str = "box"
+    uri: str = "https://bucket.example.invalid/"
+
+    def dataset(self, local_id: str) -> DatasetRef:
+        return DatasetRef(self.mirror, local_id, f"{self.uri}{local_id}/")
+
+    def datasets(self) -> Iterator[DatasetHint]:
+        return iter([self.hint(self.dataset(one)) for one in sorted(self.scripted_datasets)])
+
+    def hint(self, dataset: DatasetRef) -> DatasetHint:
+        if dataset.local_id not in self.scripted_datasets:
+            raise DatasetNotFoundError(f"{dataset.name}: there is nothing below its prefix")
+        why = self.unavailable.get(dataset.local_id)
+        return DatasetHint(dataset, self.fingerprint, "Scripted", unavailable=why)
+
+    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+        scripted_dataset = self.scripted_datasets[dataset.local_id]
+        return [
+            *(
+                VersionRef(
+                    dataset,
+                    one,
+                    VersionKind.PUBLISHED,
+                    START,
+                    self._summary(scripted_dataset, content),
+                )
+                for one, content in scripted_dataset.published_versions.items()
+            ),
+            VersionRef(
+                dataset,
+                "current",
+                VersionKind.OBSERVED,
+                None,
+                self._summary(scripted_dataset, scripted_dataset.files),
+            ),
+        ]
+
+    def _summary(
+        self, scripted_dataset: ScriptedDataset, content: dict[str, ScriptedFile]
+    ) -> FileTotals | None:
+        zarrs = [self.zarrs[one].size for one in scripted_dataset.zarrs.values()]
+        sizes = [len(one.content) for one in content.values()] + zarrs
+        return FileTotals(len(sizes), sum(sizes)) if scripted_dataset.has_summary else None
+
+    def history(self, dataset: DatasetRef, history_requests: datetime | None) -> list[VersionRef]:
+        self.history_requests.append(history_requests)
+        return [
+            VersionRef(dataset, f"at {time.isoformat()}", VersionKind.OBSERVED, time)
+            for time in sorted(self._earlier_states(dataset))
+            if history_requests is None or time > history_requests
+        ]
+
+    def _earlier_states(self, dataset: DatasetRef) -> dict[datetime, dict[str, ScriptedFile]]:
+        zarr = self.zarrs.get(dataset.local_id.removeprefix("zarr/"))
+        return (
+            self.scripted_datasets[dataset.local_id].earlier_states
+            if zarr is None
+            else zarr.earlier_states
+        )
+
+    def capabilities(self) -> Mapping[str, str]:
+        if isinstance(self.probe_result, Exception):
+            raise self.probe_result
+        return self.probe_result
+
+    def estimate(self, dataset: DatasetRef) -> Estimate | None:
+        return None
+
+    def superdataset(self, id_prefix: str) -> DatasetRef | None:
+        return None
+
+    def part(self, path: str, name: str) -> ComponentEntry:
+        zarr, dataset = self.zarrs[name], self.dataset(f"zarr/{name}")
+        size = zarr.size if zarr.is_finalized else 0
+        return ComponentEntry(
+            path.encode(),
+            size,
+            zarr.version(dataset, zarr.stated_checksum),
+            lambda known_memos: self.zarr_listing(name, None, known_memos),
+        )
+
+    def zarr_listing(self, name: str, moment: datetime | None, context: VisitContext) -> Listing:
+        zarr, dataset = self.zarrs[name], self.dataset(f"zarr/{name}")
+        version = zarr.version(dataset)
+        content = zarr.files
+        if moment is not None:
+            upstream_name = f"at {moment.isoformat()}"
+            version = VersionRef(dataset, upstream_name, VersionKind.OBSERVED, moment)
+            content = zarr.earlier_states[moment]
+        memo = repr(sorted(content.items())).encode()
+
+        def entries() -> Iterator[FileRecord | ExcludedEntry | ComponentEntry]:
+            zarr.on_read()
+            if zarr.error is not None:
+                raise zarr.error
+            for path, one in content.items():
+                yield one.record(path)
+            self.read_listings.append(f"{dataset.local_id} {version.upstream}")
+
+        return Listing(
+            version=version,
+            facts=DatasetFacts(title=name),
+            documents=(),
+            entries=entries(),
+            confirm_version=lambda: version,
+            is_unchanged=lambda: zarr.error is None and context.memo == memo,
+            memo=lambda: memo,
+        )
+
+    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+        if version.dataset.local_id.startswith("zarr/"):
+            moment = datetime.fromisoformat(version.upstream.removeprefix("at "))
+            return self.zarr_listing(version.dataset.local_id[5:], moment, context)
+        scripted_dataset, upstream_name = (
+            self.scripted_datasets[version.dataset.local_id],
+            version.upstream,
+        )
+        self.known_memos.append((upstream_name, context.memo))
+        self.on_listing(context)
+        if version.kind is VersionKind.PUBLISHED:
+            content = scripted_dataset.published_versions[upstream_name]
+        elif upstream_name == "current":
+            content = scripted_dataset.files
+        else:
+            content = scripted_dataset.earlier_states[
+                datetime.fromisoformat(upstream_name.removeprefix("at "))
+            ]
+        listed = {
+            path: one
+            for path, one in content.items()
+            if path not in scripted_dataset.dropped_from_listing
+        }
+        parts = [self.part(path, name) for path, name in scripted_dataset.zarrs.items()]
+        component_versions = [(one.path, one.version) for one in parts]
+        memo = repr(
+            (sorted(listed.items()), scripted_dataset.documents, component_versions)
+        ).encode()
+
+        def entries() -> Iterator[FileRecord | ExcludedEntry | ComponentEntry]:
+            for path, one in listed.items():
+                yield one.record(path)
+            yield from parts
+            self.on_entries()
+            for path in scripted_dataset.exceptions:
+                yield ExcludedEntry(path.encode(), "folder-marker", "a marker of a folder")
+            self.read_listings.append(f"{version.dataset.local_id} {upstream_name}")
+            # what a bucket's listing knows only at its end
+            if version.kind is not VersionKind.PUBLISHED:
+                listing.documents = tuple(scripted_dataset.documents)
+            listing.facts = scripted_dataset.facts
+
+        def still_there(paths: Sequence[bytes]) -> list[bytes]:
+            self.checked_paths += paths
+            there = (
+                content.keys() | scripted_dataset.present_unlisted | scripted_dataset.zarrs.keys()
+            )
+            return [path for path in paths if path.decode() in there]
+
+        listing = Listing(
+            version=version,
+            facts=DatasetFacts(),
+            documents=(),
+            entries=entries(),
+            confirm_version=lambda: version,
+            late_sha256=self.late_sha256,
+            is_unchanged=lambda: context.memo == memo,
+            memo=lambda: memo if self.memos else None,
+            find_present=still_there
+            if self.can_check_paths and not scripted_dataset.has_summary
+            else None,
+        )
+        return listing
+
+
+class ScriptedMirror(Mirror):
+    """A mirror of the scripted source that the test holds."""
+
+    source: ScriptedSource
+
+    def open(self) -> Source:
+        return self.source  # type: ignore[return-value]
+
+
+class ScriptedHarness(MirrorHarness):
+    """A store that mirrors a scripted source as ``box``."""
+
+    def __init__(self, folder: Path, source: ScriptedSource, settings: str = "") -> None:
+        mirrors = folder / "mirrors"
+        mirrors.mkdir(parents=True)
+        (mirrors / "box.toml").write_text(f'source = "scripted"\n{settings}')
+        super().__init__(mirrors, folder / "store", self._open_mirror)
+        self._source = source
+
+    def _open_mirror(self, mirror: Mirror) -> Mirror:
+        made = ScriptedMirror(mirror.name, mirror.path, mirror.settings)
+        object.__setattr__(made, "source", self._source)
+        return made
+
+    def file_stamps(self) -> dict[str, tuple[int, int]]:
+        """Time and node of all that is in the store but locks and what SQLite has open."""
+        return {
+            str(path.relative_to(self.folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and not {"locks", "checked"} & set(path.parts)
+            if not path.name.endswith(("-shm", "-wal", ".lock"))
+        }

@@ -1,0 +1,167 @@
+"""A service whose clock a test turns, over a store beside a demo archive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuromirror.crawl import Mirror, Result
+from neuromirror.index import TaskRow
+from neuromirror.model import NeuromirrorError, Traffic
+from neuromirror.service.engine import Service
+from neuromirror.service.executors import thread_executor
+from neuromirror.service.leases import lease_owner
+from neuromirror.service.mirror_files import MirrorFiles
+from neuromirror.service.stale_leases import StaleLeases
+from support.job_harness import JobHarness, open_job_harness
+from support.mirror_harness import MirrorHarness
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+class ManualClock:
+    """Gives the time that a test says."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class RecordingObserver:
+    """What a service told its metrics."""
+
+    jobs: list[tuple[str, str, str]] = field(default_factory=list)
+    ticks: list[float] = field(default_factory=list)
+
+    def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
+        self.jobs.append((kind, mirror, outcome))
+
+    def requests_sent(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
+        pass
+
+    def housekeeping_finished(self, name: str, ok: bool, seconds: float) -> None:
+        pass
+
+    def tick_finished(self, seconds: float) -> None:
+        self.ticks.append(seconds)
+
+
+class ManualExecutor(Executor):
+    """Keeps jobs until the test has them done, or ends them in another way."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.jobs.append((future, fn, args))
+        return future
+
+    @property
+    def names(self) -> list[str]:
+        return [args[1].lease.name for _, _, args in self.jobs]
+
+    def take(self, name: str) -> tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]:
+        return self.jobs.pop(self.names.index(name))
+
+    def run(self, name: str) -> None:
+        future, function, args = self.take(name)
+        try:
+            future.set_result(function(*args))
+        except (NeuromirrorError, OSError) as error:
+            future.set_exception(error)
+
+    def fail(self, name: str, error: BaseException) -> None:
+        self.take(name)[0].set_exception(error)
+
+
+@dataclass
+class ServiceHarness:
+    """A service, and what a test turns and looks at."""
+
+    job_harness: JobHarness
+    service: Service
+    files: MirrorFiles
+    clock: ManualClock
+    observer: RecordingObserver
+    results: list[Result]
+    executor: Executor
+
+    def row(self, name: str) -> TaskRow:
+        found = self.job_harness.schedule.task(name)
+        assert found is not None, name
+        return found
+
+    def settle(self, seconds: float = 600) -> list[str]:
+        """Ticks until nothing is under way or due; gives what was done, by kind and name."""
+        before, until = len(self.observer.jobs), time.monotonic() + seconds
+        self.service.wakeup.set()
+        while self.service.tick() or not self.service.is_idle:
+            assert time.monotonic() < until, "the service does not come to rest"
+            self.service.wakeup.wait(0.05)
+        return [kind for kind, *_ in self.observer.jobs[before:]]
+
+    def settle_writing(self) -> None:
+        """Lets the service write what it writes piece by piece, and begin nothing."""
+        while self.service._pending_writes:
+            self.service._continue_writes(time.monotonic() + 1)
+
+    def write_superdatasets(self) -> list[str]:
+        done = []
+        while self.service.make_superdatasets_due():
+            done += self.settle()
+        return done
+
+    def take_results(self) -> dict[str, Result]:
+        found = {one.dataset: one for one in self.results}
+        self.results.clear()
+        return found
+
+
+@contextmanager
+def open_service_harness(
+    mirror_harness: MirrorHarness,
+    *,
+    executor: Executor | None = None,
+    workers: int = 4,
+    names: Sequence[str] = (),
+    clock: ManualClock | None = None,
+    check: Callable[[Mirror], None] = lambda mirror: None,
+    start: bool = True,
+) -> Iterator[ServiceHarness]:
+    clock, observer, results = clock or ManualClock(), RecordingObserver(), []
+    name = lease_owner("serve")
+    with open_job_harness(mirror_harness) as job_harness, thread_executor(workers, grace=5) as pool:
+        files = MirrorFiles(mirror_harness.mirrors, names, check)
+        service = Service(
+            job_harness.job_context(),
+            files,
+            job_harness.schedule,
+            job_harness.recorder,
+            executor or pool,
+            workers=workers,
+            owner=name,
+            observer=observer,
+            stale_leases=StaleLeases(mirror_harness.store, job_harness.schedule, name),
+            on_result=results.append,
+            clock=clock,
+        )
+        if start:
+            service.start()
+        yield ServiceHarness(
+            job_harness, service, files, clock, observer, results, executor or pool
+        )
+
+
+def write_mirror_file(folder: Path, name: str, content: str) -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(content, "utf-8")
+    return path

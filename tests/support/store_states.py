@@ -1,0 +1,64 @@
+"""What a store holds that does not tell when it was made: to compare stores by."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neuromirror.model import VersionMinted
+from support.mirror_harness import MirrorHarness, run_git
+
+
+def comparable_states(mirror_harness: MirrorHarness) -> dict[str, str]:
+    """The tree of each dataset's refs, and the commits of published versions: others have dates."""
+    found = {}
+    for name, commit in mirror_harness.refs().items():
+        alias, ref = name.split(" ")
+        if "--" not in alias or ref.endswith("/git-annex"):
+            continue  # what is above datasets names commits, and git-annex's branch has dates
+        tree = run_git(mirror_harness.repository(alias), "rev-parse", f"{commit}^{{tree}}").strip()
+        found[name] = commit if "/published" in ref else tree
+    return found
+
+
+def minted_counts(mirror_harness: MirrorHarness) -> Counter[tuple[str, ...]]:
+    """How often each state was recorded."""
+    entries = mirror_harness.entries(VersionMinted)
+    return Counter((one.mirror, one.local_id, one.upstream, one.state) for one in entries)
+
+
+def assert_same_as_sync(mirror_harness: MirrorHarness, folder: Path) -> None:
+    """The store is whole, and holds what a plain sync into another folder gives: all of it, once.
+
+    The last visits are made by a sync, too, which must find nothing in its way.
+    """
+    ended = mirror_harness.sync()
+    assert {name: one.message for name, one in ended.items() if one.exit_code} == {}
+    other = MirrorHarness(mirror_harness.mirrors, folder)
+    other.sync()
+    other.sync()  # one of the datasets waits for a checksum in its first visit
+    assert comparable_states(mirror_harness) == comparable_states(other)
+    assert minted_counts(mirror_harness) == minted_counts(other)
+    assert set(minted_counts(mirror_harness).values()) == {1}
+    mirror_harness.fsck(killed=True)
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 600) -> Any:
+    """Waits for what is to become true; gives it."""
+    last = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < last, "it did not come about"
+        time.sleep(0.005)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, or a thread of it that is not dead yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except (ProcessLookupError, FileNotFoundError):
+        return False

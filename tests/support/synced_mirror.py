@@ -1,0 +1,34 @@
+"""A store that was synced once from the archive that stands still, and copies of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from neuromirror.index import Index
+from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+
+
+def sync_mirror(demo: DemoArchive, folder: Path) -> MirrorHarness:
+    mirror_harness = MirrorHarness(demo.mirrors, folder / "store")
+    assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+    return mirror_harness
+
+
+def copy_mirror(mirror_harness: MirrorHarness, folder: Path) -> MirrorHarness:
+    shutil.copytree(mirror_harness.folder, folder, symlinks=True)
+    return MirrorHarness(mirror_harness.mirrors, folder)
+
+
+def dump_index(path: Path) -> list[str]:
+    with Index.open_readonly(path) as index:
+        return list(index.dump())
+
+
+def flip_bit(path: Path, at: float = 0.5) -> None:
+    """Turns one bit of a file around, as a failing disk does."""
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * at)] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)

@@ -1,0 +1,149 @@
+"""A cut-out service on loopback, as small as tests of the shared part want it."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import zlib
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep
+from types import TracebackType
+from typing import Any
+
+import blosc
+import numpy as np
+
+BLOSC = "application/blosc"
+_BOSS = re.compile(r"/v1/cutout/(.+)/(\d+)/(\d+):(\d+)/(\d+):(\d+)/(\d+):(\d+)/(?:(\d+):\d+/)?\?")
+_NDSTORE = re.compile(r"/nd/ca/(.+)/npz/(\d+)/(\d+),(\d+)/(\d+),(\d+)/(\d+),(\d+)/(?:(\d+),\d+/)?$")
+
+
+_PIECE = 1 << 16
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+class VolumeService:
+    """Serves arrays (``[t,] z, y, x``) by level, from their starts (x, y, z) on.
+
+    ``answers`` has a list of instead-of replies by cut-out (as in its address): each is used once;
+    (status, headers, body), a number of bytes after which the body is cut off, or (a float) seconds
+    to wait after each 64 KiB. ``abandoned`` are the cut-outs that nobody read to their end.
+    ``speaks_blosc`` says whether those who accept blosc get it.
+    """
+
+    def __init__(self, levels: dict[str, Any], starts: dict[str, tuple[int, int, int]]) -> None:
+        self.levels = levels
+        self.starts = starts
+        self.requests: Counter[str] = Counter()
+        self.headers: list[dict[str, str]] = []
+        self.replacements: dict[str, list[Any]] = {}
+        self.abandoned: list[str] = []
+        self.speaks_blosc = False
+        self.peak_requests = 0
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> VolumeService:
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are two writes
+
+            def do_GET(self) -> None:
+                service._answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._httpd.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.host = f"127.0.0.1:{self._httpd.server_address[1]}"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._httpd.shutdown()
+        self._httpd.server_close()
+        self._thread.join()
+
+    @property
+    def api(self) -> str:
+        return f"http://{self.host}"
+
+    def wait(self) -> None:
+        """Until no request is under way."""
+        while self._busy:
+            sleep(0.01)
+
+    def cutout(self, level: str, numbers: list[int], time: int | None) -> Any:
+        x0, x1, y0, y1, z0, z1 = numbers
+        sx, sy, sz = self.starts[level]
+        array = self.levels[level]
+        assert x0 >= sx
+        assert y0 >= sy
+        assert z0 >= sz
+        part = array[..., z0 - sz : z1 - sz, y0 - sy : y1 - sy, x0 - sx : x1 - sx]
+        assert part.shape[-3:] == (z1 - z0, y1 - y0, x1 - x0), "asked for more than there is"
+        return part if time is None else part[time : time + 1]
+
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        with self._lock:
+            self._busy += 1
+            self.peak_requests = max(self.peak_requests, self._busy)
+        try:
+            self._reply(request)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _reply(self, request: BaseHTTPRequestHandler) -> None:
+        found = _BOSS.match(request.path) or _NDSTORE.match(request.path)
+        assert found is not None, request.path
+        _, level, *numbers = found.groups()
+        time = numbers.pop()
+        sides = [f"{start}:{stop}" for start, stop in zip(numbers[::2], numbers[1::2], strict=True)]
+        cutout = "/".join([level, *sides, *([time] if time else [])])
+        with self._lock:
+            self.requests[cutout] += 1
+            self.headers.append(dict(request.headers))
+            instead = self.replacements.get(cutout, []) or self.replacements.get("*", [])
+            answer = instead.pop(0) if instead else None
+        if isinstance(answer, tuple):
+            status, headers, body = answer
+        else:
+            part = self.cutout(level, list(map(int, numbers)), None if time is None else int(time))
+            if found.re is _NDSTORE:
+                part = part[np.newaxis]
+            status, headers, body = 200, {}, zlib.compress(npy(part), 1)
+            if self.speaks_blosc and BLOSC in request.headers.get("Accept", ""):
+                headers = {"Content-Type": BLOSC}
+                body = blosc.compress(np.ascontiguousarray(part), typesize=8 * part.itemsize)
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if isinstance(answer, int):
+            body = body[:answer]
+            request.close_connection = True
+        try:
+            for at in range(0, len(body), _PIECE):
+                request.wfile.write(body[at : at + _PIECE])
+                if isinstance(answer, float):
+                    sleep(answer)
+        except ConnectionError:  # who has seen enough of a body hangs up
+            request.close_connection = True
+            self.abandoned.append(cutout)

@@ -1,0 +1,185 @@
+"""Getting files: what comes of it is what git-annex itself would have left, only sooner."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from neuromirror.model import ConfigurationError, Evidence
+from neuromirror.transfer import NotACloneError, get
+from support.web_clone import (
+    LARGE,
+    WebClone,
+    branch_logs,
+    git,
+    hold_until,
+    object_modes,
+    temporary_files,
+)
+
+NOWHERE = "nowhere.dat"
+
+
+def fsck(world: WebClone, *paths: str) -> list[str]:
+    """What git-annex finds fault with."""
+    lines = world.annex("fsck", *paths, clone=world.clone).splitlines()
+    return [line for line in lines if "fixing" in line or "**" in line or "failed" in line]
+
+
+def test_what_is_got_lies_as_git_annex_would_have_left_it(web_clone: WebClone) -> None:
+    theirs = web_clone.copy("theirs")
+    git(theirs, "annex", "get", "-q", *(set(web_clone.files) - {NOWHERE}))
+    got = web_clone.get()
+    assert {path: one.status for path, one in got.items()} == dict.fromkeys(
+        web_clone.files, "ok"
+    ) | {NOWHERE: "impossible"}
+    assert all(web_clone.has_content(path) for path in web_clone.files if path != NOWHERE)
+    assert object_modes(web_clone.clone) == object_modes(theirs)
+    assert temporary_files(web_clone.clone) == []
+    assert branch_logs(web_clone.clone) == branch_logs(theirs)
+    assert git(web_clone.clone, "status", "--porcelain") == ""
+
+
+def test_git_annex_finds_no_fault_with_what_was_got_and_knows_it_here(web_clone: WebClone) -> None:
+    web_clone.get()
+    assert fsck(web_clone, *(set(web_clone.files) - {NOWHERE})) == []
+    assert web_clone.recorded_files() == set(web_clone.files) - {NOWHERE}
+
+
+def test_present_content_is_not_requested(web_clone: WebClone) -> None:
+    web_clone.get("small")
+    web_clone.web.requests.clear()
+    second = web_clone.get("small")
+    assert {one.status for one in second.values()} == {"notneeded"}
+    assert web_clone.web.requests == []
+
+
+def test_only_what_is_named_is_got(web_clone: WebClone) -> None:
+    got = web_clone.get("small/3.dat", str(web_clone.clone / "kinds"))
+    assert set(got) == {path for path in web_clone.files if path.startswith("kinds/")} | {
+        "small/3.dat"
+    }
+    assert not web_clone.has_content("small/4.dat")
+
+
+def test_a_path_is_understood_wherever_one_stands(web_clone: WebClone) -> None:
+    link = web_clone.folder / "link"
+    link.symlink_to(web_clone.clone / "small")
+    got = list(
+        get(web_clone.clone / "kinds", [link / "1.dat", web_clone.clone / "small" / "2.dat"])
+    )
+    assert {one.path for one in got} == {"small/1.dat", "small/2.dat"}
+
+
+def test_two_paths_of_one_content_cost_one_request(web_clone: WebClone) -> None:
+    got = web_clone.get("small/0.dat", "twice.dat")
+    assert [one.status for one in got.values()] == ["ok", "ok"]
+    assert web_clone.web.paths() == [web_clone.url_path("twice.dat")]
+
+
+def test_each_file_says_what_it_was_proved_by(web_clone: WebClone) -> None:
+    got = web_clone.get("small/1.dat", "kinds")
+    proved = {path.rpartition("/")[2]: (one.evidence, one.checked) for path, one in got.items()}
+    assert proved["1.dat"] == (Evidence.SHA256, "checked")
+    assert proved["md5e.tar.gz"] == (Evidence.MD5, "checked")
+    assert proved["etag"] == (Evidence.ETAG, "checked")
+    assert proved["url"] == (Evidence.SIZE, "checked")
+    assert proved["url-no-size"] == (Evidence.NONE, None)
+    assert proved["SHA512"] == (None, "checked")
+    assert got["kinds/etag"].size == LARGE
+    assert got["small/1.dat"].url == web_clone.files["small/1.dat"].urls[0]
+
+
+def test_an_unknown_path_is_reported_and_the_rest_is_fetched(web_clone: WebClone) -> None:
+    got = web_clone.get("small/1.dat", "small/none.dat", "README")
+    assert got["small/none.dat"].status == "impossible"
+    assert got["small/1.dat"].status == "ok"
+    assert "README" not in got
+
+
+def test_a_file_without_a_url_names_the_repositories_that_have_it(web_clone: WebClone) -> None:
+    got = web_clone.get(NOWHERE)
+    assert got[NOWHERE].status == "impossible"
+    assert "attic" in got[NOWHERE].message
+
+
+def test_a_path_outside_is_wrong_usage(web_clone: WebClone) -> None:
+    with pytest.raises(ConfigurationError, match="not in the dataset"):
+        web_clone.get("../elsewhere")
+
+
+def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotACloneError, match="not in the work tree"):
+        list(get(tmp_path))
+    git(tmp_path, "init", "-q")
+    with pytest.raises(NotACloneError, match="no git-annex branch"):
+        list(get(tmp_path))
+
+
+def test_a_clone_that_git_annex_has_not_seen_yet_is_made_ready(web_clone: WebClone) -> None:
+    fresh = web_clone.folder / "fresh"
+    git(
+        web_clone.folder,
+        "clone",
+        "-q",
+        git(web_clone.clone, "config", "remote.origin.url").strip(),
+        str(fresh),
+    )
+    got = list(get(fresh, ["small/1.dat"]))
+    assert [one.status for one in got] == ["ok"]
+    assert git(fresh, "config", "annex.uuid").strip() in git(fresh, "annex", "whereis", "small")
+
+
+def test_what_was_fetched_of_the_git_annex_branch_since_counts(web_clone: WebClone) -> None:
+    origin = Path(git(web_clone.clone, "config", "remote.origin.url").strip())
+    other = web_clone.folder / "other"
+    git(web_clone.folder, "clone", "-q", str(origin), str(other))
+    git(other, "annex", "init", "-q", "other")
+    url = f"{web_clone.web.url}/late"
+    web_clone.web.contents["/late"] = web_clone.files[NOWHERE].content
+    git(
+        other,
+        "-c",
+        "annex.security.allowed-ip-addresses=all",
+        "annex",
+        "registerurl",
+        web_clone.files[NOWHERE].key,
+        url,
+    )
+    git(web_clone.clone, "fetch", "-q", str(other), "+git-annex:refs/remotes/other/git-annex")
+    assert web_clone.get(NOWHERE)[NOWHERE].status == "ok"
+
+
+def test_a_link_that_leads_out_of_the_annex_writes_nothing_there(web_clone: WebClone) -> None:
+    for name, target in {
+        "out": ".git/annex/objects/aa/bb/../../../../../../out/SHA256E-s1--x",
+        "up": ".git/annex/objects/..",
+        "strange": ".git/annex/objects/aa/bb/SHA256E-s5--a\nb/SHA256E-s5--a\nb",
+    }.items():
+        (web_clone.clone / name).symlink_to(target)
+    git(web_clone.clone, "add", ".")
+    before = sorted(web_clone.folder.iterdir())
+    got = web_clone.get("out", "up", "strange")
+    assert {one.status for one in got.values()} == {"impossible"}
+    assert "not one that is understood" in got["strange"].message
+    assert sorted(web_clone.folder.iterdir()) == before
+    assert object_modes(web_clone.clone) == {}
+
+
+def test_an_interrupted_get_keeps_and_records_what_arrived(web_clone: WebClone) -> None:
+    over = threading.Event()
+    for number in (10, 11):
+        web_clone.web.faults[web_clone.url_path(f"small/{number}.dat")] = [hold_until(over)]
+    outcomes = get(web_clone.clone, ["small"], jobs=3)
+    next(outcomes)
+    had = {f"small/{number}.dat" for number in range(10)}
+    until = time.monotonic() + 600
+    while not all(map(web_clone.has_content, had)) and time.monotonic() < until:
+        time.sleep(0.01)
+    outcomes.close()  # type: ignore[attr-defined]
+    over.set()
+    assert web_clone.recorded_files() == had | {"twice.dat"}
+    assert temporary_files(web_clone.clone) == []

@@ -1,0 +1,45 @@
+"""``neuromirror get``: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from support.web_clone import WebClone, missing
+
+PROGRAM = Path(sys.executable).with_name("neuromirror")
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *arguments], cwd=folder, check=False, capture_output=True, text=True
+    )
+
+
+def test_it_gets_the_folder_it_is_in_and_says_what_it_did(web_clone: WebClone) -> None:
+    done = run(web_clone.clone / "small", "get")
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, last = done.stdout.splitlines()
+    assert sorted(lines)[1] == "ok         small/1.dat  2.0 kB  sha256"
+    assert last == "12 got, 24.0 kB"
+    assert run(web_clone.clone / "small", "get").stdout == "12 here already\n"
+
+
+def test_a_file_that_was_not_had_makes_it_exit_with_1_and_say_why(web_clone: WebClone) -> None:
+    web_clone.web.faults[web_clone.url_path("small/1.dat")] = [missing]
+    done = run(web_clone.clone, "--json", "get", "small/1.dat", "small/2.dat")
+    assert done.returncode == 1
+    records = {one["path"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert records["small/2.dat"]["status"] == "ok"
+    assert records["small/2.dat"]["evidence"] == "sha256"
+    assert records["small/1.dat"]["status"] == "error"
+    assert "404" in records["small/1.dat"]["message"]
+    assert web_clone.files["small/1.dat"].urls[0] in done.stderr
+
+
+def test_outside_of_a_clone_it_exits_with_2(tmp_path: Path) -> None:
+    done = run(tmp_path, "get")
+    assert done.returncode == 2
+    assert "not in the work tree of a dataset" in done.stderr

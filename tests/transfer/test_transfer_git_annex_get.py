@@ -1,0 +1,227 @@
+"""What is left to git-annex: what is not spoken here, and where a clone is set up otherwise."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuromirror.transfer import get
+from neuromirror.transfer.annex_settings import AnnexSettings
+from support.web_clone import WebClone, git, missing, temporary_files
+
+SMALL = "small/1.dat"
+
+
+def configure(world: WebClone, name: str, value: str) -> None:
+    git(world.clone, "config", name, value)
+
+
+def other_clone(world: WebClone, *paths: str) -> Path:
+    """A clone beside this one that has files, and is a remote of it."""
+    origin = git(world.clone, "config", "remote.origin.url").strip()
+    other = world.folder / "other"
+    git(world.folder, "clone", "-q", origin, str(other))
+    assert all(one.status == "ok" for one in get(other, list(paths)))
+    git(world.clone, "remote", "add", "other", str(other))
+    git(world.clone, "fetch", "-q", "other")
+    # git-annex learns here whose remote it is
+    world.annex("info", "--fast", "other")
+    return other
+
+
+def test_a_cheaper_remote_is_tried_before_the_web(web_clone: WebClone) -> None:
+    other_clone(web_clone, SMALL)
+    web_clone.web.requests.clear()
+    got = web_clone.get(SMALL)
+    assert (got[SMALL].status, got[SMALL].message) == ("ok", "by git-annex")
+    assert web_clone.web.requests == []
+    assert web_clone.has_content(SMALL)
+
+
+def test_a_remote_is_tried_when_the_web_fails(web_clone: WebClone) -> None:
+    other_clone(web_clone, SMALL)
+    configure(web_clone, "remote.other.annex-cost", "900")
+    web_clone.web.faults[web_clone.url_path(SMALL)] = [missing]
+    got = web_clone.get(SMALL)
+    assert (got[SMALL].status, got[SMALL].message) == ("ok", "by git-annex")
+
+
+def test_an_address_that_is_not_spoken_here_is_left_to_git_annex(web_clone: WebClone) -> None:
+    key = web_clone.files["nowhere.dat"].key
+    web_clone.annex("registerurl", key, "ftp://127.0.0.1:9/nowhere")
+    message = web_clone.get("nowhere.dat")["nowhere.dat"].message
+    assert "git annex get" in message
+
+
+def test_a_remote_that_is_to_be_ignored_is(web_clone: WebClone) -> None:
+    other_clone(web_clone, SMALL)
+    configure(web_clone, "remote.other.annex-ignore", "true")
+    assert web_clone.get(SMALL)[SMALL].url is not None
+
+
+def test_a_file_that_both_fail_to_get_has_both_reasons(web_clone: WebClone) -> None:
+    other = other_clone(web_clone, SMALL)
+    configure(web_clone, "remote.other.annex-cost", "900")
+    web_clone.web.faults[web_clone.url_path(SMALL)] = [missing]
+    shutil.rmtree(other / ".git")
+    message = web_clone.get(SMALL)[SMALL].message
+    assert "404" in message
+    assert "git annex get" in message
+
+
+def test_an_unlocked_file_gets_its_content_and_stays_unmodified(web_clone: WebClone) -> None:
+    web_clone.annex("unlock", "small/1.dat")
+    git(web_clone.clone, "commit", "-q", "-m", "unlocked")
+    got = web_clone.get("small/1.dat", "small/2.dat")
+    assert {path: one.message for path, one in got.items()} == {
+        "small/1.dat": "by git-annex",
+        "small/2.dat": "",
+    }
+    assert web_clone.has_content("small/1.dat")
+    assert web_clone.has_content("small/2.dat")
+    assert not (web_clone.clone / "small/1.dat").is_symlink()
+    assert git(web_clone.clone, "status", "--porcelain") == ""
+
+
+def test_a_content_that_is_unlocked_elsewhere_gets_there_too(web_clone: WebClone) -> None:
+    web_clone.annex("unlock", "twice.dat")
+    git(web_clone.clone, "commit", "-q", "-m", "unlocked")
+    assert web_clone.get("small/0.dat")["small/0.dat"].status == "ok"
+    assert web_clone.has_content("twice.dat")
+
+
+def test_an_adjusted_branch_is_left_to_git_annex(web_clone: WebClone) -> None:
+    web_clone.annex("adjust", "--unlock")
+    got = web_clone.get("small")
+    assert {(one.status, one.message) for one in got.values()} == {("ok", "by git-annex")}
+    assert all(web_clone.has_content(path) for path in got)
+
+
+def test_insecure_hashes_are_refused_with_securehashesonly(web_clone: WebClone) -> None:
+    configure(web_clone, "annex.securehashesonly", "true")
+    got = web_clone.get("small/1.dat", "kinds/MD5", "kinds/etag", "kinds/SHA512")
+    assert {path: one.status for path, one in got.items()} == {
+        "small/1.dat": "ok",
+        "kinds/SHA512": "ok",
+        "kinds/MD5": "error",
+        "kinds/etag": "error",
+    }
+    assert "securehashesonly" in got["kinds/MD5"].message
+
+
+def test_a_program_that_freezes_contents_is_run_for_each(web_clone: WebClone) -> None:
+    configure(web_clone, "annex.freezecontent-command", f"echo %path >> {web_clone.folder}/frozen")
+    got = web_clone.get("small/1.dat", "small/2.dat", trust_config=True)
+    assert {one.message for one in got.values()} == {"by git-annex"}
+    assert (web_clone.folder / "frozen").read_text().count("SHA256E") >= 2
+
+
+def test_without_git_annex_the_rest_is_fetched_and_the_reason_reported(
+    web_clone: WebClone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_clone(web_clone, SMALL)
+    bare = web_clone.folder / "bin"
+    bare.mkdir()
+    for name in ("git",):
+        found = shutil.which(name)
+        assert found is not None
+        (bare / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(bare))
+    got = web_clone.get(SMALL, "small/2.dat")
+    assert got["small/2.dat"].status == "ok"
+    assert "not installed" in got[SMALL].message
+    assert temporary_files(web_clone.clone) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("100 megabytes", 100 * 1000**2),
+        ("1.5GB", 1_500_000_000),
+        ("2 GiB", 2 * 1024**3),
+        ("3 mebibytes", 3 * 1024**2),
+        ("10k", 10_000),
+        ("4096", 4096),
+        ("1 petabyte", 1000**5),
+        ("nonsense", 100_000_000),
+    ],
+)
+def test_sizes_are_read_as_git_annex_reads_them(value: str, size: int) -> None:
+    assert AnnexSettings({"annex.diskreserve": [value]}).disk_reserve == size
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("annex.crippledfilesystem", "true"),
+        ("annex.pidlock", "yes"),
+        ("annex.tune.objecthash1", "true"),
+        ("annex.web-options", "--netrc"),
+        ("annex.http-headers-command", "cat headers"),
+        ("annex.bwlimit", "1MiB/s"),
+        ("annex.thawcontent-command", "chmod +w %path"),
+        ("annex.version", "11"),
+        ("core.symlinks", "false"),
+        ("extensions.objectformat", "sha256"),
+        ("core.sharedrepository", "group"),
+    ],
+)
+def test_what_changes_how_git_annex_keeps_or_gets_contents_is_left_to_it(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    plain = {"annex.version": ["10"], "annex.uuid": ["x"], "annex.pidlock": ["false"]}
+    assert AnnexSettings(plain).delegation_reason(tmp_path) is None
+    why = AnnexSettings({**plain, name: [value]}).delegation_reason(tmp_path)
+    assert why is not None
+
+
+def test_hooks_for_contents_are_left_to_git_annex(tmp_path: Path) -> None:
+    settings = AnnexSettings({"annex.version": ["10"]})
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "thawcontent-annex").touch()
+    assert settings.delegation_reason(tmp_path) == "there is a hook thawcontent-annex"
+
+
+REMOTE = """#!{python}
+import sys
+
+def say(line):
+    print(line, flush=True)
+
+say("VERSION 1")
+for line in sys.stdin:
+    word, *rest = line.rstrip("\\n").split(" ")
+    if word in ("INITREMOTE", "PREPARE"):
+        say(f"{{word}}-SUCCESS")
+    elif word == "CLAIMURL":
+        say("CLAIMURL-SUCCESS" if rest[0].startswith("made:") else "CLAIMURL-FAILURE")
+    elif word == "TRANSFER":
+        with open(" ".join(rest[2:]), "wb") as file:
+            file.write({content!r})
+        say(f"TRANSFER-SUCCESS RETRIEVE {{rest[1]}}")
+    elif word == "CHECKPRESENT":
+        say(f"CHECKPRESENT-SUCCESS {{rest[0]}}")
+    else:
+        say("UNSUPPORTED-REQUEST")
+"""
+
+
+def test_what_a_special_remote_makes_is_had_from_it(
+    web_clone: WebClone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = web_clone.files["nowhere.dat"]
+    program = web_clone.folder / "bin" / "git-annex-remote-made"
+    program.parent.mkdir()
+    program.write_text(REMOTE.format(python=sys.executable, content=file.content))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    web_clone.annex("initremote", "made", "type=external", "externaltype=made", "encryption=none")
+    web_clone.annex("registerurl", file.key, "made://it")
+    got = web_clone.get("nowhere.dat", SMALL, trust_config=True)
+    assert (got["nowhere.dat"].status, got["nowhere.dat"].message) == ("ok", "by git-annex")
+    assert web_clone.has_content("nowhere.dat")
+    assert got[SMALL].url is not None

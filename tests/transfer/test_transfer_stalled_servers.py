@@ -1,0 +1,202 @@
+"""Servers that are there and do not serve: none of them keeps a run, or who breaks it off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from neuromirror.lab import get
+from neuromirror.net import CircuitOpenError, HostCircuitBreaker, RequestLimits
+from neuromirror.transfer import fetcher
+from support.web_clone import WebClone, WebHandler
+
+TWO, OTHER = "two/a.dat", "two/b.dat"
+BIG = "large/1.dat"
+DEADLINE = 600.0
+"""Seconds within which what should not wait has stopped: far less than ``CLIENT_TIMEOUT``."""
+CLIENT_TIMEOUT = 36000.0
+"""Seconds for which the client, made patient, waits for a server."""
+
+LONG_TIMEOUTS_CODE = f"""
+from neuromirror.transfer import fetching
+from neuromirror.net import Limits
+
+made = Limits.__init__
+Limits.__init__ = lambda self, **named: made(self, **({{"read": {CLIENT_TIMEOUT}}} | named))
+fetching._PATIENCE = {CLIENT_TIMEOUT}
+"""
+
+
+class StallingServer:
+    """Lets faults go on once a test is over, so that no thread of the server outlives it."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self.reached = threading.Event()
+
+    def close(self) -> None:
+        self._over.set()
+
+    def never(self, handler: WebHandler, content: bytes) -> None:
+        """The request is taken, and nothing comes."""
+        self.reached.set()
+        self._over.wait(CLIENT_TIMEOUT)
+        handler.close_connection = True
+
+    def half(self, handler: WebHandler, content: bytes) -> None:
+        """Half of the file comes, and the connection stays open."""
+        self._begin(handler, len(content))
+        handler.wfile.write(content[: len(content) // 2])
+        self.never(handler, content)
+
+    def stalled(self, handler: WebHandler, content: bytes) -> None:
+        """A part of a body of no stated length comes, and the connection stays open."""
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"10\r\n%s\r\n" % content[:16])
+        self.never(handler, content)
+
+    def dripping(self, handler: WebHandler, content: bytes) -> None:
+        """A byte now and then, for ever."""
+        self._begin(handler, len(content))
+        self.reached.set()
+        for start in range(len(content)):
+            handler.wfile.write(content[start : start + 1])
+            if self._over.wait(0.02):
+                break
+        handler.close_connection = True
+
+    def dripping_head(self, handler: WebHandler, content: bytes) -> None:
+        """A head that never ends."""
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        self.reached.set()
+        while not self._over.wait(0.02):
+            handler.wfile.write(b"x")
+        handler.close_connection = True
+
+    @staticmethod
+    def _begin(handler: WebHandler, length: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+
+
+@pytest.fixture
+def stalling_server() -> Iterator[StallingServer]:
+    made = StallingServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for in minutes is waited for in parts of a second."""
+    made = RequestLimits.__init__
+
+    def init(self, **named):  # type: ignore[no-untyped-def]
+        made(self, **{"wait": 0.01, "wait_max": 0.02, "read": 0.25} | named)
+
+    monkeypatch.setattr(RequestLimits, "__init__", init)
+    monkeypatch.setattr(fetcher, "_BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr(fetcher, "_MIN_BYTES_PER_SECOND", 1 << 24)
+
+
+@pytest.fixture
+def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client itself gives up no server while a test runs."""
+    monkeypatch.setattr(RequestLimits, "__init__", RequestLimits.__init__)
+    monkeypatch.setattr(fetcher, "_BODY_TIMEOUT", fetcher._BODY_TIMEOUT)
+    exec(LONG_TIMEOUTS_CODE, {})
+
+
+FAULTS = ("never", "half", "stalled", "dripping", "dripping_head")
+
+
+@pytest.mark.usefixtures("short_timeouts")
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_stalled_url_is_given_up_for_the_next(
+    web_clone: WebClone, stalling_server: StallingServer, name: str
+) -> None:
+    web_clone.web.faults[web_clone.url_path(TWO)] = [getattr(stalling_server, name)]
+    got = web_clone.get(TWO, OTHER)
+    assert (got[TWO].status, got[TWO].url) == ("ok", web_clone.files[TWO].urls[1])
+    assert web_clone.has_content(TWO)
+    assert got[OTHER].status == "ok"
+
+
+@pytest.mark.usefixtures("short_timeouts")
+@pytest.mark.parametrize("name", FAULTS)
+def test_without_another_url_the_stalled_one_is_named(
+    web_clone: WebClone, stalling_server: StallingServer, name: str
+) -> None:
+    web_clone.web.faults[web_clone.url_path(BIG)] = [getattr(stalling_server, name)]
+    got = web_clone.get(BIG, OTHER)
+    assert got[BIG].status == "error"
+    assert web_clone.files[BIG].urls[0] in got[BIG].message
+    assert any(phrase in got[BIG].message for phrase in ("too long", "in time"))
+    assert got[OTHER].status == "ok"
+    assert not (web_clone.clone / BIG).exists()
+
+
+@pytest.mark.usefixtures("long_timeouts")
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("path", [TWO, BIG])
+def test_breaking_off_does_not_wait_for_a_server(
+    web_clone: WebClone, stalling_server: StallingServer, path: str, name: str
+) -> None:
+    web_clone.web.faults[web_clone.url_path(path)] = [getattr(stalling_server, name)]
+    outcomes = get(web_clone.clone, [OTHER, path], jobs=2)
+    assert next(outcomes).path == OTHER
+    assert stalling_server.reached.wait(DEADLINE)
+    before = time.monotonic()
+    outcomes.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - before < DEADLINE
+    assert web_clone.recorded_files() == {OTHER}
+    assert not (web_clone.clone / path).exists()
+
+
+@pytest.mark.parametrize("name", ["never", "stalled"])
+def test_ctrl_c_ends_the_program_at_once(
+    web_clone: WebClone, stalling_server: StallingServer, name: str
+) -> None:
+    web_clone.web.faults[web_clone.url_path(TWO)] = [getattr(stalling_server, name)]
+    program = f"{LONG_TIMEOUTS_CODE}from neuromirror.cli import main\nmain(prog_name='neuromirror')"
+    command = [sys.executable, "-c", program, "get", TWO, OTHER]
+    with subprocess.Popen(command, cwd=web_clone.clone, stderr=subprocess.PIPE, text=True) as run:
+        assert stalling_server.reached.wait(DEADLINE)
+        until = time.monotonic() + DEADLINE
+        while not web_clone.has_content(OTHER) and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(run.pid, signal.SIGINT)
+        try:
+            _, stderr = run.communicate(timeout=DEADLINE)
+        finally:
+            run.kill()
+    assert run.returncode == 130
+    assert "interrupted" in stderr
+    assert web_clone.has_content(OTHER)
+    assert web_clone.recorded_files() == {OTHER}
+
+
+def test_a_silent_host_is_given_up_and_retried_occasionally() -> None:
+    here, there = "http://example.org/a", "http://example.net/a"
+    breaker = HostCircuitBreaker(seconds=0.2, retry_after=0.2)
+    for _ in range(8):
+        breaker.check(here)
+        breaker.record_failure(here)
+    time.sleep(0.25)
+    breaker.check(here)  # once in so many seconds
+    with pytest.raises(CircuitOpenError) as refused:
+        breaker.check(here)
+    assert refused.value.host == "example.org"
+    breaker.check(there)
+    breaker.record_success(here)
+    breaker.check(here)

@@ -1,0 +1,118 @@
+"""Sub-datasets: got when they are named, or all of them, and installed where they are not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from neuromirror.annex import sha256e_key
+from neuromirror.lab import Outcome
+from neuromirror.transfer import get
+from support.web_clone import File, WebClone, content_of, git, make_dataset
+
+
+@pytest.fixture
+def superdataset_clone(web_clone: WebClone) -> Path:
+    """A clone of a dataset with a file of its own and two sub-datasets; one is not installed."""
+    import hashlib
+
+    content = content_of("above")
+    web_clone.web.contents["/above"] = content
+    key = sha256e_key(len(content), hashlib.sha256(content).hexdigest(), b"own.dat")
+    origin = git(web_clone.clone, "config", "remote.origin.url").strip()
+    commit = git(web_clone.clone, "rev-parse", "HEAD").strip()
+    modules = "".join(
+        f'[submodule "{name}"]\n\tpath = {name}\n\turl = {origin}\n' for name in ("here", "there")
+    )
+    repository = make_dataset(
+        web_clone.folder / "above",
+        [File("own.dat", key, [f"{web_clone.web.url}/above"], content)],
+        {".gitmodules": ("100644", modules.encode())},
+    )
+    clone = web_clone.folder / "super"
+    git(web_clone.folder, "clone", "-q", str(repository), str(clone))
+    for name in ("here", "there"):
+        git(clone, "update-index", "--add", "--cacheinfo", f"160000,{commit},{name}")
+    git(clone, "commit", "-q", "-m", "parts")
+    git(clone, "annex", "init", "-q")
+    shutil.copytree(web_clone.clone, clone / "here", symlinks=True, dirs_exist_ok=True)
+    return clone
+
+
+def by_path(outcomes: list[Outcome]) -> dict[str, Outcome]:
+    return {one.path: one for one in outcomes}
+
+
+def test_without_recursive_only_the_datasets_own_files_are_fetched(
+    superdataset_clone: Path,
+) -> None:
+    assert [one.path for one in get(superdataset_clone)] == ["own.dat"]
+
+
+def test_a_path_in_a_sub_dataset_is_got_there(superdataset_clone: Path) -> None:
+    got = by_path(
+        list(get(superdataset_clone, ["here/small/1.dat", "here/small/2.dat", "own.dat"]))
+    )
+    assert {path: one.status for path, one in got.items()} == dict.fromkeys(
+        ("here/small/1.dat", "here/small/2.dat", "own.dat"), "ok"
+    )
+    assert (superdataset_clone / "here/small/1.dat").exists()
+    assert not (superdataset_clone / "here/small/3.dat").exists()
+
+
+def test_a_sub_dataset_is_installed_without_datalad(
+    superdataset_clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    annex = shutil.which("git-annex")
+    assert annex is not None
+    (programs / "git-annex").symlink_to(annex)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    assert shutil.which("datalad") is None
+    got = by_path(list(get(superdataset_clone, ["there/small/1.dat", "own.dat"])))
+    assert {path: one.status for path, one in got.items()} == dict.fromkeys(
+        ("there/small/1.dat", "own.dat"), "ok"
+    )
+
+
+def test_a_subdataset_without_a_url_is_named_and_blocks_nothing(superdataset_clone: Path) -> None:
+    commit = git(superdataset_clone / "here", "rev-parse", "HEAD").strip()
+    git(superdataset_clone, "update-index", "--add", "--cacheinfo", f"160000,{commit},lost")
+    got = by_path(list(get(superdataset_clone, ["lost", "there/small/1.dat"])))
+    assert got["lost"].status == "impossible"
+    assert got["there/small/1.dat"].status == "ok"
+
+
+def test_recursively_all_is_got_and_what_is_missing_is_installed(superdataset_clone: Path) -> None:
+    got = by_path(list(get(superdataset_clone, recursive=True)))
+    for part in ("here", "there"):
+        assert got[f"{part}/small/1.dat"].status == "ok"
+        assert (superdataset_clone / part / "large/1.dat").exists()
+    assert got["own.dat"].status == "ok"
+
+
+def test_a_repository_without_git_annex_may_hold_datasets(
+    superdataset_clone: Path, tmp_path: Path
+) -> None:
+    paper = tmp_path / "paper"
+    git(tmp_path, "init", "-q", str(paper))
+    shutil.move(superdataset_clone, paper / "data")
+    git(paper, "add", "data")
+    got = by_path(list(get(paper, ["data/here/small/1.dat", "data/own.dat"])))
+    assert {path: one.status for path, one in got.items()} == {
+        "data/here/small/1.dat": "ok",
+        "data/own.dat": "ok",
+    }
+
+
+def test_a_sub_dataset_that_cannot_be_had_does_not_stop_the_others(
+    superdataset_clone: Path, web_clone: WebClone
+) -> None:
+    shutil.rmtree(superdataset_clone / "here" / ".git" / "objects")
+    got = by_path(list(get(superdataset_clone, ["here", "own.dat"])))
+    assert got["here"].status == "error"
+    assert "cannot read its repository" in got["here"].message
+    assert got["own.dat"].status == "ok"

@@ -1,0 +1,234 @@
+"""A service that fails or refuses is asked once, whatever number of addresses a key has at it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import neuromirror.volume
+from neuromirror.annex import sha256e_key
+from neuromirror.lab import get
+from neuromirror.net import (
+    CircuitOpenError,
+    RequestLimits,
+    RetryAfterTooLongError,
+    UnreachableError,
+)
+from neuromirror.volume import BlockUnavailableError, VersionFiles
+from neuromirror.volume.tokens import token_variable
+from neuromirror_demo.boss import DemoBoss
+from support.annex_with_boss import AnnexRepository, chunk, url
+from support.volume_mirror import SKETCH, BossMirror
+
+EM = "demo_cortex/sections/em"
+BOX = ((0, 64), (64, 128), (12, 28))
+MANY = 250
+"""Addresses of one key, as blocks of zeros have them."""
+
+
+class DeadService:
+    """Takes connections, closes each at once, and counts them."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.host = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            with connection:
+                if connection.recv(4096) == b"stop":
+                    return
+            self.connections += 1
+
+    def close(self) -> None:
+        with socket.create_connection(self._socket.getsockname()) as last:
+            last.sendall(b"stop")
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def dead() -> Iterator[DeadService]:
+    service = DeadService()
+    yield service
+    service.close()
+
+
+def addresses(host: str, path: str = EM) -> list[str]:
+    return [f"boss://{host}/{path}/0/{x}:{x + 64}/0:64/12:28" for x in range(0, 64 * MANY, 64)]
+
+
+def put(annex: AnnexRepository, name: str, content: bytes, urls: list[str]) -> str:
+    """A file of this content that is to be had from all these addresses; gives its key."""
+    annex.put(name, content)
+    key = sha256e_key(len(content), hashlib.sha256(content).hexdigest(), name)
+    lines = "".join(f"{key} {one}\n" for one in urls)
+    subprocess.run(
+        ["git", "annex", "registerurl", "--batch"],
+        cwd=annex.path,
+        input=lines,
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+    return key
+
+
+def failures(annex: AnnexRepository, *arguments: str) -> list[dict[str, object]]:
+    """The records of a get that fails."""
+    output = annex.run("get", "--json", "--json-error-messages", *arguments, ok=False)
+    records = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert not any(record["success"] for record in records)
+    return records
+
+
+def length(record: dict[str, object]) -> int:
+    return len(json.dumps(record["error-messages"])) + len(str(record.get("note")))
+
+
+def test_dead_host_is_contacted_once_for_all_urls(
+    annex: AnnexRepository, dead: DeadService
+) -> None:
+    for number in range(3):
+        put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, addresses(dead.host))
+    records = failures(annex)
+    assert len(records) == 3
+    assert 0 < dead.connections <= RequestLimits().attempts
+    assert max(map(length, records)) < 1500
+
+
+def test_an_array_does_not_ask_a_dead_host_for_each_address(
+    boss_mirror: BossMirror, dead: DeadService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (*given, _) = boss_mirror.open().store._files.__reduce__()
+    files = VersionFiles(*given, dead.host, limits=RequestLimits(attempts=3, wait=0.01))
+    monkeypatch.setattr(files, "_places_of", lambda key: addresses(dead.host))
+    for name in ("0/c/0/0/0", "0/c/0/0/1"):
+        with pytest.raises(BlockUnavailableError) as missing:
+            files.block(name)
+    files.close()
+    assert dead.connections == 3
+    assert isinstance(missing.value.causes[0], CircuitOpenError)
+    assert isinstance(missing.value.causes[0].cause, UnreachableError)
+
+
+def test_a_refused_token_is_sent_once_and_named(
+    boss: DemoBoss, annex: AnnexRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, addresses(boss.host))
+    boss.clear_requests()
+    monkeypatch.setenv(token_variable(boss.host), "0123456789abcdef-secret")
+    records = failures(annex)
+    # the block, and, since a BOSS answers 500 to a wrong token, whether that is why
+    assert len(boss.requests) == 2
+    assert len(records) == 3
+    for record in records:
+        assert token_variable(boss.host) in str(record["error-messages"])
+        assert "0123456789abcdef" not in str(record)
+        assert length(record) < 1500
+
+
+def test_service_refusing_anonymous_access_is_contacted_once(
+    boss: DemoBoss, annex: AnnexRepository
+) -> None:
+    put(annex, "block", b"1" * 64 * 64 * 16, addresses(boss.host))
+    boss.set_public(EM, False)
+    boss.clear_requests()
+    (record,) = failures(annex)
+    assert len(boss.requests) == 1
+    assert length(record) < 1500
+
+
+def test_one_block_that_a_service_cannot_cut_does_not_stop_the_others(
+    boss: DemoBoss, annex: AnnexRepository
+) -> None:
+    other = ((64, 128), (64, 128), (12, 28))
+    annex.put("a-broken", chunk(boss, EM, BOX), url(boss, EM, BOX))
+    link = annex.put("b-whole", chunk(boss, EM, other), url(boss, EM, other))
+    boss.fault("status", status=500, path="/cutout/.*/0:64/64:128/")
+    annex.run("get", ok=False)
+    assert link.read_bytes() == chunk(boss, EM, other)
+
+
+def test_zeros_are_made_without_the_network(annex: AnnexRepository, dead: DeadService) -> None:
+    size = 64 * 64 * 16
+    put(annex, "block", bytes(size), addresses(dead.host))
+    put(annex, "short", bytes(size - 1), addresses(dead.host)[:1])  # no block has this size
+    annex.run("get")
+    assert (annex.path / "block").read_bytes() == bytes(size)
+    assert (annex.path / "short").read_bytes() == bytes(size - 1)
+    annex.run("drop")  # the remote still has them
+    assert not (annex.path / "block").exists()
+    assert dead.connections == 0
+
+
+def test_neuromirror_get_makes_zeros_without_the_network(
+    annex: AnnexRepository, dead: DeadService
+) -> None:
+    put(annex, "block", bytes(64 * 64 * 16), addresses(dead.host))
+    (outcome,) = get(annex.path)
+    assert outcome.status == "ok"
+    assert (annex.path / "block").read_bytes() == bytes(64 * 64 * 16)
+    assert dead.connections == 0
+
+
+def test_arrays_and_exports_make_zeros_without_the_network(
+    boss_mirror: BossMirror, tmp_path: Path
+) -> None:
+    boss_mirror.boss.clear_requests()
+    array = boss_mirror.open(SKETCH)
+    assert not array[32:64, 128:256, 128:256].any()
+    box = ((128, 256), (128, 256), (44, 70))
+    exported = neuromirror.volume.export(
+        f"held:{SKETCH}", tmp_path / "out", box=box, format="npy", store=boss_mirror.store
+    )
+    assert not np.load(tmp_path / "out" / exported.paths[0]).any()
+    assert boss_mirror.boss.count_requests("/cutout/") == 0
+
+
+def test_changed_voxels_are_reported_once_for_a_dataset(
+    boss: DemoBoss, annex: AnnexRepository
+) -> None:
+    within = [one for one in addresses(boss.host) if int(one.split("/")[7].split(":")[1]) <= 256]
+    for number in range(3):
+        put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, within)
+    records = failures(annex)
+    digests = [str(record["error-messages"]).count("sha256 ") for record in records]
+    assert digests == [1, 0, 0]
+    assert max(map(length, records)) < 1500
+
+
+def test_a_quota_until_tomorrow_stops_at_once(boss: DemoBoss, annex: AnnexRepository) -> None:
+    for number in range(3):
+        put(annex, f"block{number}", b"%d" % number * 64 * 64 * 16, addresses(boss.host))
+    boss.fault("status", status=429)
+    boss.clear_requests()
+    records = failures(annex)
+    assert len(records) == 3
+    assert len(boss.requests) == 1
+
+
+def test_an_array_says_until_when_a_quota_is_used_up(boss_mirror: BossMirror) -> None:
+    array = boss_mirror.open()
+    boss_mirror.boss.fault("status", status=429, path="/cutout/")
+    boss_mirror.boss.clear_requests()
+    with pytest.raises(BlockUnavailableError) as missing:
+        array[:, :, :]
+    (cause,) = missing.value.causes
+    assert isinstance(
+        cause.cause if isinstance(cause, CircuitOpenError) else cause, RetryAfterTooLongError
+    )
+    assert boss_mirror.boss.count_requests("/cutout/") == 1

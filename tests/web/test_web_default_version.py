@@ -1,0 +1,73 @@
+"""Wherever a dataset is listed, label and figures are of the version that its name means."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, visible_text
+
+NAME = "demo:000002"
+"""Has published versions, and a draft with other files."""
+
+_FIGURES = ("version", "time", "files", "bytes", "license", "doi", "title")
+
+
+def expected_figures(site: RunningCatalogue) -> dict[str, Any]:
+    version = site.api(f"/datasets/{NAME}@latest")
+    draft = site.api(f"/datasets/{NAME}@draft")
+    assert version["kind"] == "published"
+    assert (version["files"], version["bytes"]) != (draft["files"], draft["bytes"])
+    return {name: version[name] for name in _FIGURES}
+
+
+def test_the_api_lists_the_figures_of_the_version_that_it_names(site: RunningCatalogue) -> None:
+    expected = expected_figures(site)
+    [listed] = [one for one in site.api("/datasets")["datasets"] if one["name"] == NAME]
+    whole = site.api(f"/datasets/{NAME}")
+    [found] = [
+        one["dataset"]
+        for one in site.api("/search?q=000002")["found"]
+        if one["dataset"]["name"] == NAME
+    ]
+    for document in (listed, whole, found):
+        assert {name: document[name] for name in _FIGURES} == expected
+        assert document["published"] == expected["version"] != document["newest"]
+
+
+def test_pages_list_the_figures_of_the_version_that_they_name(site: RunningCatalogue) -> None:
+    expected = expected_figures(site)
+    files = f"{expected['files']} files"
+    rows = re.findall(r"<tr>.*?</tr>", site.page("/?mirror=demo"), flags=re.DOTALL)
+    [row] = [visible_text(one) for one in rows if NAME in one]
+    assert f" {expected['version']} {expected['files']} " in row
+    items = re.findall(r"<li>.*?</li>", site.page("/?q=demo+ripples"), flags=re.DOTALL)
+    [item] = [visible_text(one) for one in items if f"/{NAME}" in one]
+    assert f"newest {expected['version']} · {files}" in item
+    facts = visible_text(site.page(f"/dataset/{NAME}"))
+    assert f"Content {files}" in facts
+
+
+def test_the_command_line_lists_the_same_figures(
+    site: RunningCatalogue, demo_harness: MirrorHarness
+) -> None:
+    expected = expected_figures(site)
+    command = [
+        sys.executable,
+        "-m",
+        "neuromirror",
+        "--store",
+        str(demo_harness.folder),
+        "list",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    records = map(json.loads, done.stdout.splitlines())
+    [record] = [one for one in records if one["dataset"] == NAME]
+    assert {name: record[name] for name in ("version", "files", "bytes", "title")} == {
+        name: expected[name] for name in ("version", "files", "bytes", "title")
+    }

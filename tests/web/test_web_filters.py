@@ -1,0 +1,90 @@
+"""Words and pictures that pages are made of."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from neuromirror.index import ProbeSummary
+from neuromirror.web.filters import file_kind, format_age, pluralize, printable_lines
+from neuromirror.web.pages.downloads import verification_label
+from neuromirror.web.pages.growth_chart import growth_chart
+from neuromirror.web.pages.viewers import is_public
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (5, "just now"),
+        (60, "1 minute ago"),
+        (7_300, "2 hours ago"),
+        (86_400 * 6, "6 days ago"),
+        (86_400 * 15, "2 weeks ago"),
+    ],
+)
+def test_recent_time_is_shown_as_age(seconds: int, text: str) -> None:
+    assert format_age(datetime.now(UTC) - timedelta(seconds=seconds)) == text
+
+
+def test_old_time_is_shown_as_date_and_none_as_never() -> None:
+    assert format_age("2024-03-01T12:00:00+00:00") == "on 2024-03-01"
+    assert format_age(None) == "never"
+
+
+def test_singular_and_plural_differ() -> None:
+    assert pluralize(1, "file") == "1 file"
+    assert pluralize(1200, "file") == "1,200 files"
+    assert pluralize(2, "listing is", "listings are") == "2 listings are"
+
+
+def test_lines_stay_lines_and_what_turns_text_is_escaped() -> None:
+    assert printable_lines("one\ntwo\u202e\x07") == "one\ntwo\\u202e\\x07"
+
+
+def test_a_file_is_called_by_the_end_of_its_name() -> None:
+    assert file_kind("sub-1/a.NWB").startswith("NWB")
+    assert file_kind("sub-1/a.nii.gz") == "NIfTI image, compressed"
+    assert file_kind("nwb/readme") == ""
+
+
+def test_growth_chart_marks_published_and_observed() -> None:
+    first, second = "2024-03-01T00:00:00+00:00", "2024-03-11T00:00:00+00:00"
+    drawn = growth_chart([(second, 200, True), (first, 100, False)])
+    assert drawn is not None
+    (left, low, old), (right, high, new) = drawn.points
+    assert (old, new) == (False, True)
+    assert left < right
+    assert low > high
+    assert (drawn.first, drawn.last) == ("2024-03-01", "2024-03-11")
+    assert (drawn.minimum, drawn.maximum) == (100, 200)
+    # what stands between two versions is the size of the first
+    assert drawn.line == f"M{left} {low}H{right}V{high}"
+    assert growth_chart([(first, 100, True)]) is None
+    assert growth_chart([(first, 0, True), (first, 0, True)]) is not None
+
+
+def test_unprobed_version_is_not_called_verified() -> None:
+    assert verification_label(None) == "not counted"
+    assert verification_label(ProbeSummary(3, 0, 0, 0, None)) == "no date yet"
+    assert verification_label(ProbeSummary(3, 3, 0, 0, None)) == "no date; hashed when mirrored"
+    assert verification_label(ProbeSummary(3, 2, 0, 3, None)) == "no date yet"
+    assert verification_label(ProbeSummary(0, 0, 0, 0, None)) == "no date yet"
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("https://bucket.s3.amazonaws.com/a.nwb", True),
+        ("http://bucket.s3.amazonaws.com/a.nwb", False),
+        ("https://localhost/a.nwb", False),
+        ("https://archive.local/a.nwb", False),
+        ("https://192.168.0.1/a.nwb", False),
+        ("https://[::1]/a.nwb", False),
+        ("s3://bucket/a.nwb", False),
+        ("https://", False),
+        ("https://[bad/a.nwb", False),
+    ],
+)
+def test_only_the_open_web_is_public(url: str, public: bool) -> None:
+    assert is_public(url) is public

@@ -1,0 +1,86 @@
+"""An index that is made anew, or is not there, while the catalogue runs."""
+
+from __future__ import annotations
+
+import threading
+
+import requests
+
+from neuromirror.crawl import rebuild_index
+from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
+
+
+def test_an_index_that_is_made_anew_is_shown_without_a_restart(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
+    box.sync()
+    with run_catalogue(box.store) as site:
+        assert len(site.api("/datasets")["datasets"]) == 1
+        source.scripted_datasets["two"] = ScriptedDataset({"a.txt": ScriptedFile(b"2")})
+        box.sync()
+        rebuild_index(box.store, box.store.index_path)
+        assert len(site.api("/datasets")["datasets"]) == 2
+        tables = site.get("/index/datasets.json?_shape=array").json()
+        assert {one["local_id"] for one in tables} == {"one", "two"}
+
+
+def test_while_an_index_is_made_anew_the_old_one_is_shown(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    for number in range(30):
+        source.scripted_datasets[f"thing{number}"] = ScriptedDataset(
+            {"a.txt": ScriptedFile(b"%d" % number)}
+        )
+    box.sync()
+    with run_catalogue(box.store) as site:
+        site.page("/dataset/box:thing7")
+        done = threading.Event()
+
+        def rebuild() -> None:
+            try:
+                for _ in range(3):
+                    rebuild_index(box.store, box.store.index_path)
+            finally:
+                done.set()
+
+        making = threading.Thread(target=rebuild)
+        making.start()
+        replies: list[tuple[str, int]] = []
+        while not done.is_set() or len(replies) < 20:
+            for path in ("/", "/dataset/box:thing7", "/sums/box:thing7@latest", "/index"):
+                replies.append((path, site.get(path).status_code))
+        making.join()
+        assert {status for _, status in replies} == {200}, replies
+
+
+def test_without_an_index_pages_say_so_and_come_back_with_it(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
+    box.sync()
+    path = box.store.index_path
+    away = path.with_suffix(".away")
+    with run_catalogue(box.store) as site:
+        _each(site, 200)
+        path.rename(away)
+        for reply in _each(site, 503):
+            assert int(reply.headers["retry-after"]) > 0
+            assert str(box.folder) not in reply.text
+        text = visible_text(site.get("/").text)
+        assert "Not just now" in text
+        assert "Clones go on working" in text
+        assert site.get("/alias/box--one/HEAD").status_code == 200
+        away.rename(path)
+        _each(site, 200)
+
+
+def _each(site: RunningCatalogue, status: int) -> list[requests.Response]:
+    """Each page many times, so that every thread of the server is asked."""
+    paths = ("/", "/dataset/box:one", "/mirrors", "/sums/box:one@latest", "/api/v1/datasets")
+    replies = [site.get(path) for _ in range(4) for path in (*paths, "/index")]
+    assert {one.status_code for one in replies} == {status}, [
+        (one.url, one.status_code) for one in replies
+    ]
+    return replies

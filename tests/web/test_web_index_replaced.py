@@ -1,0 +1,263 @@
+"""An index that another one has replaced is read by nobody any more: takedown, rebuild, restore."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
+from neuromirror.crawl.takedown import take_down
+from neuromirror.index import Index
+from neuromirror.index.backup import copy_database, restore_copy
+from neuromirror.model import DatasetWithdrawn
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, run_catalogue
+
+NAME = "demo:000002"
+_WARM = 12
+"""Requests at once, so that every thread and process has a connection."""
+
+
+@pytest.fixture
+def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+    """A copy of the store."""
+    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
+    return MirrorHarness(demo_harness.mirrors, tmp_path / "store")
+
+
+def withdraw(place: MirrorHarness) -> None:
+    store = place.store
+    with open_recorder(store, store.index_path) as recorder:
+        list(take_down(store, recorder, NAME, "asked for", "me", load_mirrors(place.mirrors)))
+
+
+def secrets(place: MirrorHarness) -> tuple[str, str]:
+    """The title and a key that the dataset alone has."""
+    with place.index() as index:
+        dataset = index.dataset(NAME)
+        others = {
+            file.key
+            for one in index.datasets()
+            if one.name != NAME
+            for file in index.files(index.resolve(one.name))
+        }
+        keys = [one.key for one in index.files(index.resolve(NAME)) if one.key not in others]
+    assert dataset.title
+    assert keys
+    return dataset.title, keys[0]
+
+
+SURFACES = (
+    "/index/datasets.json?_shape=array",
+    "/index/datasets.csv?_size=max",
+    "/index/datasets",
+    "/index/contents.json?_size=max&_shape=array",
+    "/index/contents.csv?_size=max",
+    "/index/newest_versions.json",
+    "/index.json?sql=select+title+from+datasets+union+select+key+from+contents",
+    "/index.csv?sql=select+title+from+datasets+union+select+key+from+contents",
+    "/index?sql=select+title+from+datasets+union+select+key+from+contents",
+    "/index.json?sql=select+title+from+dataset_text",
+    "/",
+    "/?q=000002",
+    "/dataset/demo:000002",
+    "/dataset/demo:000002@latest",
+    "/sums/demo:000002@latest",
+    "/cite/demo:000002@latest?format=text",
+    "/badge/demo:000002@latest.svg",
+    "/feed.atom",
+    "/feed/demo.atom",
+    "/feed/demo:000002.atom",
+    "/events",
+    "/mirrors",
+    "/api/v1/datasets",
+    "/api/v1/datasets?q=000002",
+    "/api/v1/datasets/demo:000002",
+    "/api/v1/datasets/demo:000002@latest",
+    "/api/v1/datasets/demo:000002@latest/files?limit=1000",
+    "/api/v1/events",
+)
+
+
+def replies(site: RunningCatalogue, *more: str) -> dict[str, list[requests.Response]]:
+    """Each surface some times, by many clients at once."""
+    found: dict[str, list[requests.Response]] = {}
+    with ThreadPoolExecutor(_WARM) as pool:
+        for path in (*SURFACES, *more):
+            several = list(pool.map(lambda _, path=path: site.get(path), range(_WARM)))
+            found[path] = [one for one in several if one.status_code not in (429, 503)]
+            assert found[path], path
+    return found
+
+
+def leaking_paths(site: RunningCatalogue, secret_texts: tuple[str, str]) -> set[str]:
+    """The surfaces that tell of a title or a key."""
+    found = replies(
+        site, f"/find?checksum={secret_texts[1]}", f"/api/v1/find?checksum={secret_texts[1]}"
+    )
+    return {
+        path
+        for path, several in found.items()
+        if any(
+            one.status_code == 200 and secret in one.text
+            for one in several
+            for secret in secret_texts
+        )
+        and "checksum=" not in path
+    } | {
+        path
+        for path, several in found.items()
+        if "checksum=" in path and any(NAME in one.text for one in several)
+    }
+
+
+def test_warm_connections_show_nothing_after_a_takedown(copied_harness: MirrorHarness) -> None:
+    secret_texts = secrets(copied_harness)
+    with run_catalogue(copied_harness.store, "--sql") as site:
+        before = leaking_paths(site, secret_texts)
+        assert {one for one in SURFACES if one.startswith("/index")} - before <= {
+            "/index/newest_versions.json"
+        }
+        assert len(before) > 15
+        withdraw(copied_harness)
+        # at once, within the seconds that replies are kept
+        assert leaking_paths(site, secret_texts) == set()
+        assert site.get("/dataset/demo:000002").status_code == 410
+
+
+def test_while_its_rows_are_still_there_tables_are_not_shown(copied_harness: MirrorHarness) -> None:
+    secret_texts = secrets(copied_harness)
+    with run_catalogue(copied_harness.store, "--sql") as site:
+        assert site.get("/index/datasets.json").status_code == 200
+        with copied_harness.index() as index:
+            uri = index.dataset(NAME).source_uri
+        with open_recorder(copied_harness.store, copied_harness.store.index_path) as recorder:
+            entry = DatasetWithdrawn(
+                "demo", "000002", uri, "asked for", "me", "2026-01-01T00:00:00Z"
+            )
+            recorder.record(entry)
+        for path in SURFACES:
+            reply = site.get(path)
+            assert not any(secret in reply.text for secret in secret_texts), path
+            if path.startswith("/index"):
+                assert reply.status_code == 503, path
+                assert int(reply.headers["retry-after"]) > 0
+        rebuild_index(copied_harness.store, copied_harness.store.index_path)
+        assert site.get("/index/datasets.json").status_code == 200
+
+
+@pytest.mark.parametrize("how", ["rebuild", "restore", "another file"])
+def test_a_replaced_index_is_read_at_once(
+    copied_harness: MirrorHarness, tmp_path: Path, how: str
+) -> None:
+    path = copied_harness.store.index_path
+    old = tmp_path / "old.sqlite"
+    copy_database(path, old)
+    marks = (
+        "/index/mirrors.json?_shape=array",
+        "/index/mirrors.csv",
+        "/index.json?sql=select+uri+from+mirrors",
+        "/index.csv?sql=select+uri+from+mirrors",
+    )
+    with run_catalogue(copied_harness.store, "--sql") as site:
+        # rows that no journal has
+        change(path, "UPDATE mirrors SET uri = 'https://marked.example.org'")
+        with ThreadPoolExecutor(_WARM) as pool:
+            for mark in marks:
+                warm = list(pool.map(lambda _, mark=mark: site.get(mark), range(_WARM)))
+                assert any("marked" in one.text for one in warm)
+        if how == "rebuild":
+            rebuild_index(copied_harness.store, path)
+        elif how == "restore":
+            restore_copy(path, old, copied_harness.store)
+        else:
+            old.replace(path)
+        for mark in marks:
+            several = [site.get(mark) for _ in range(4)]
+            assert {one.status_code for one in several} == {200}
+            assert not any("marked" in one.text for one in several), mark
+
+
+def change(path: Path, sql: str) -> None:
+    """A write by another program."""
+    import sqlite3
+
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(sql)
+    connection.close()
+
+
+_READER = """
+import sys
+from pathlib import Path
+from neuromirror.index import Index, VisitorIndex
+path = Path(sys.argv[1])
+index, visitor = Index.open_readonly(path), VisitorIndex(path, lambda made: None)
+def told(index):
+    return index._row("SELECT uri FROM mirrors")[0]
+print(told(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
+sys.stdout.flush(); sys.stdin.readline()
+if index.replaced:
+    index = Index.open_readonly(path)
+print(told(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_reader_that_may_not_write_sees_each_change(
+    demo_harness: MirrorHarness, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    person = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c"]
+    tried = subprocess.run([*person, "import neuromirror.web"], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip("another user cannot read this installation")
+    folder = tmp_path_factory.mktemp("readonly")
+    path = folder / "index.sqlite"
+    copy_database(demo_harness.store.index_path, path)
+    change(path, "PRAGMA journal_mode = WAL")
+    folder.chmod(0o755)
+    for one in folder.parents:  # of pytest, for each of its workers
+        if not one.stat().st_mode & 0o001:
+            one.chmod(0o755)
+    path.chmod(0o644)
+    with subprocess.Popen(
+        [*person, _READER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert "changed" not in process.stdout.readline()
+        change(path, "UPDATE mirrors SET uri = 'changed'")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline().split() == ["changed", "changed"]
+
+
+def test_index_replaced_during_open_is_reopened(
+    demo_harness: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "index.sqlite", tmp_path / "other.sqlite"
+    copy_database(demo_harness.store.index_path, path)
+    copy_database(path, other)
+    from neuromirror.index import database
+
+    opened = database.open_reader
+
+    def replaced(at: Path) -> object:
+        connection = opened(at)
+        other.replace(at)
+        return connection
+
+    monkeypatch.setattr(database, "open_reader", replaced)
+    with Index.open_readonly(path) as index:
+        assert index.is_replaced

@@ -1,0 +1,225 @@
+"""Searching: what a person types leads to what they meant, or to words that help."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, unquote
+
+import pytest
+
+from neuromirror.index import Index
+from neuromirror.model import DatasetFacts
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
+
+_YUTA = "sub-YutaMouse41/sub-YutaMouse41_ses-YutaMouse41-150831_behavior+ecephys.nwb"
+
+
+@pytest.fixture(scope="module")
+def search_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCatalogue]:
+    """Datasets of which one has the words in its title, one in an attribute, one in its paths."""
+    source = ScriptedSource()
+    for name, title, attributes, path in (
+        ("titled-1", "Spikes of YutaMouse41", (), "a.nwb"),
+        ("told-2", "Imaging", (("subject", "YutaMouse41"),), "b.nwb"),
+        ("within-3", "Third", (), _YUTA),
+    ):
+        source.scripted_datasets[name] = ScriptedDataset(
+            {path: ScriptedFile(name.encode(), sha256=True)},
+            facts=DatasetFacts(title=title, attributes=attributes),
+        )
+    for number in range(60):
+        source.scripted_datasets[f"many{number:02}"] = ScriptedDataset(
+            {"x.nwb": ScriptedFile(b"%d" % number)}, facts=DatasetFacts(title="One of many")
+        )
+    box = ScriptedHarness(tmp_path_factory.mktemp("lab") / "box", source)
+    box.sync()
+    with run_catalogue(box.store) as site:
+        yield site
+
+
+def test_result_shows_the_match_and_links_the_file(search_site: RunningCatalogue) -> None:
+    page = search_site.page("/?q=yutamouse41")
+    text = visible_text(page)
+    assert "3 datasets with this word" in text
+    assert "Found in title" in text
+    assert "Found in subject: YutaMouse41" in text
+    assert f"In the path of a file: {_YUTA}" in text
+    assert text.index("Third") > max(text.index("Spikes of"), text.index("Imaging"))
+    file = next(one for one in links(page) if one.startswith("/file/"))
+    assert unquote(file).endswith(f"?path={_YUTA.replace('+', ' ')}") or "%2B" in file
+    assert _YUTA.rpartition("/")[2] in search_site.text(file)
+    matching = next(one for one in links(page) if "match=" in one)
+    assert _YUTA in search_site.text(matching)
+
+
+def test_terms_may_match_title_and_path(search_site: RunningCatalogue) -> None:
+    text = search_site.text("/?q=third+ecephys")
+    assert "Found in title" in text
+    assert "with “ecephys” in their path" in text
+    assert "Nothing found" in search_site.text("/?q=imaging+ecephys")
+
+
+def test_results_come_in_pages_and_by_archive(search_site: RunningCatalogue) -> None:
+    first = search_site.page("/?q=many")
+    assert "60 datasets with this word" in visible_text(first)
+    pages = [first]
+    while more := [one for one in links(pages[-1]) if f"page={len(pages) + 1}" in one]:
+        pages.append(search_site.page(more[0]))
+    assert [page.count('<li><h2 class="path">') for page in pages] == [20, 20, 20]
+    names = [one for one in links("".join(pages)) if one.startswith("/dataset/box:many")]
+    assert len(set(names)) == 60
+    assert "60 datasets of box" in search_site.text("/?q=many&mirror=box")
+    assert "Nothing more" in search_site.text("/?q=many&page=9")
+    assert "no mirror" in search_site.text("/?q=many&mirror=other", 404)
+
+
+def test_a_mirror_is_listed_by_name_in_pages(search_site: RunningCatalogue) -> None:
+    first = search_site.page("/?mirror=box")
+    more = next(one for one in links(first) if "page=2" in one)
+    names = [
+        one
+        for one in links(first + search_site.page(more))
+        if re.fullmatch(r"/dataset/box:[^@]+", one)
+    ]
+    assert len(names) == len(set(names)) == 63
+    assert "no mirror" in search_site.text("/?mirror=other", 404)
+
+
+def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> None:
+    page = search_site.page("/?q=spikse+imaging")
+    text = visible_text(page)
+    assert "Nothing found" in text
+    assert "Did you mean spikes imaging ?" in text
+    assert "imaging alone: 1 dataset" in text
+    assert "spikse: none" in text
+    assert "sha256:" in text
+    assert "/find" in links(page)
+    assert 'role="search"' in page
+
+
+def _leads(site: RunningCatalogue, text: str) -> str:
+    reply = site.get(f"/?q={quote(text)}", allow_redirects=False)
+    assert reply.status_code == 302, (text, reply.status_code)
+    there = reply.headers["location"]
+    assert site.get(there).status_code == 200, there
+    return unquote(there)
+
+
+def test_a_name_an_id_or_an_address_leads_straight_to_its_page(site: RunningCatalogue) -> None:
+    dataset = next(row for row in site.api("/datasets")["datasets"] if row["published"])
+    name, local_id = dataset["name"], dataset["name"].rpartition(":")[2]
+    versions = site.api(f"/datasets/{name}")["all_versions"]
+    one = next(row for row in versions if row["kind"] == "published")
+    page = f"/dataset/{one['name']}"
+    for text in (one["commit"], one["swhid"], f"swh:1:dir:{one['tree']}", one["commit"][:12]):
+        assert _leads(site, text) == page, text
+    for text in (one["doi"], f"https://doi.org/{one['doi']}", one["name"]):
+        assert _leads(site, text) == page, text
+    assert _leads(site, f"DEMO:{local_id}/{one['version']}") == page
+    for text in (f" {local_id} ", name, dataset["source"]):
+        assert _leads(site, text) == f"/dataset/{name}", text
+    file = site.api(f"/datasets/{one['name']}/files")["files"][0]
+    for text in (file["key"], file["digests"]["sha256"], f"sha256:{file['digests']['sha256'][:9]}"):
+        assert _leads(site, text) == f"/find?checksum={text}"
+
+
+def test_bytes_are_found_with_all_that_is_known_of_them(site: RunningCatalogue) -> None:
+    file = site.api("/datasets/demo:000001@draft/files")["files"][0]
+    page = site.page(f"/find?checksum={file['key']}")
+    text = visible_text(page)
+    assert file["digests"]["sha256"] in text
+    assert file["path"] in text
+    assert any(one.startswith("/file/demo:000001@") for one in links(page))
+    nothing = site.text("/find?checksum=" + "0" * 64)
+    assert "No mirrored version has them" in nothing
+    assert "etag:" in nothing
+    assert "A checksum is one of these" in site.text("/find")
+    assert "not a checksum" in site.text("/find?checksum=xyz", 400)
+
+
+def test_front_page_shows_search_scope_and_status(site: RunningCatalogue) -> None:
+    reply = site.get("/")
+    text = visible_text(reply.text)
+    for term in ("titles", "subjects", "species", "modalities", "projects", "paths", "checksum"):
+        assert term in text
+    assert "nothing failing and nothing held" in text or "a look:" in text
+    assert "/mirrors" in links(reply.text)
+    assert "Recorded last" in text
+    assert len(gzip.compress(reply.content)) < 60_000
+    new = [one for one in links(reply.text) if re.match(r"/dataset/demo:[^@]+@", one)]
+    assert len({one.partition("@")[0] for one in new}) == len(new) > 3
+
+
+def test_the_front_page_says_what_fails_and_what_is_held(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    files = {f"{number}.txt": ScriptedFile(b"%d" % number) for number in range(40)}
+    source.scripted_datasets["held"] = ScriptedDataset(dict(files))
+    box.sync()
+    source.scripted_datasets["held"] = ScriptedDataset({})
+    box.sync()
+    with run_catalogue(box.store) as site:
+        text = site.text("/")
+        assert "1 mirror needs a look: 1 listing waits for an operator" in text
+        assert "1 held" in text
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        *('"', '""', "'", "*", "-", "...", "(((", "NEAR(a b)", "a AND", "OR", "NOT x", "title:x"),
+        *("x" * 10_000, "ab_" * 160, " ".join(f"w{n}" for n in range(41)), "\0", "a\0b", "%", "_"),
+        *("{{7*7}}", "<script>alert(1)</script>", "\u202e", "'; DROP TABLE files;--", "🐁"),
+        *("swh:1:rev:", "dandi:", "@", "10.1234/", "https://[", "http://", "s3://", "sha256:"),
+    ],
+)
+def test_no_input_breaks_the_search(search_site: RunningCatalogue, terms: str) -> None:
+    for more in ("", "&mirror=box", "&page=2"):
+        reply = search_site.get(f"/?q={quote(terms)}{more}")
+        assert reply.status_code in (200, 400), (terms[:50], reply.status_code)
+        assert 'role="search"' in reply.text
+        assert "<script>alert" not in reply.text
+        assert "\u202e" not in reply.text
+
+
+def test_bytes_that_are_no_text_break_nothing(search_site: RunningCatalogue) -> None:
+    assert search_site.get("/?q=%ff%fe").status_code in (200, 400)
+    assert search_site.get("/?q=%ed%a0%80").status_code in (200, 400)
+
+
+def test_overlong_search_shows_an_error_next_to_the_form(search_site: RunningCatalogue) -> None:
+    text = search_site.text(f"/?q={'x' * 10_000}", 400)
+    assert "a search may have 500 characters, not 10000" in text
+
+
+def test_the_front_page_of_many_versions_names_each_dataset_once(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    published = {f"0.{number}": {"a": ScriptedFile(b"%d" % number)} for number in range(4)}
+    source.scripted_datasets["past"] = ScriptedDataset({}, published_versions=published)
+    source.scripted_datasets["one"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
+    box.sync()
+    with Index.open_readonly(box.store.index_path) as index:
+        versions = len(list(index.versions("box:past")))
+    with run_catalogue(box.store) as site:
+        text = site.text("/")
+    assert text.count("box:past@") == 1
+    assert f"and {versions - 1} other versions of it lately" in text
+
+
+def test_a_dataset_that_is_not_shown_is_not_led_to(
+    demo_harness: MirrorHarness, site: RunningCatalogue
+) -> None:
+    with Index.open_readonly(demo_harness.store.index_path) as index:
+        parts = [row.name for row in index.datasets() if row.within]
+    for name in parts[:1]:
+        assert _leads(site, name) == f"/dataset/{name}"
+    assert "Nothing found" in site.text("/?q=000099")
+
+
+def test_invisible_characters_are_ignored_in_search(search_site: RunningCatalogue) -> None:
+    assert "3 datasets with this word" in search_site.text("/?q=%E2%80%8Byutamouse41")
