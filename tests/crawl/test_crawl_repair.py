@@ -88,7 +88,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert problems_of(unprotected_harness) == found
     done_for = repair_harness(unprotected_harness)
     assert {name for name, one in done_for.items() if one.status == "ok"} == {HIT}
-    assert theirs in {ref["found"] for ref in done_for[HIT].refs}
+    assert theirs in {ref["actual"] for ref in done_for[HIT].refs}
     assert problems_of(unprotected_harness) == []
     assert {one.status for one in repair_harness(unprotected_harness).values()} == {"notneeded"}
 
@@ -295,7 +295,7 @@ def test_the_commands_say_what_is_foreign_and_undo_it(
     assert undone.exit_code == 0, undone.output
     (record,) = [json.loads(line) for line in undone.stdout.splitlines()]
     assert (record["dataset"], record["status"]) == (HIT, "ok")
-    assert theirs in {one["found"] for one in record["refs"]}
+    assert theirs in {one["actual"] for one in record["refs"]}
     assert CliRunner().invoke(main, [*options, "repair", "box:nothing"]).exit_code == 2
     # the other repositories are as of before, without hooks
     assert CliRunner().invoke(main, [*options, "fsck"]).exit_code == 1

@@ -190,7 +190,7 @@ def test_what_was_deleted_for_good_stays_down_and_the_index_can_be_made(
     take_dataset_down(synced_harness)
     before = dump(synced_harness)
     shutil.rmtree(withdrawn_folder(synced_harness.store))
-    with pytest.raises(ConfigurationError, match=r"is not in .*-withheld any more"):
+    with pytest.raises(ConfigurationError, match=r"is not in .*-withdrawn any more"):
         reinstate_dataset(synced_harness)
     rebuild_index(synced_harness.store, synced_harness.store.index_path)
     assert dump(synced_harness) == before
@@ -332,7 +332,7 @@ def test_a_store_on_another_disk_is_copied_before_it_is_removed(
 
     def rename(source: object, target: object) -> None:
         apart = [
-            str(one).startswith(str(synced_harness.folder) + "-withheld")
+            str(one).startswith(str(synced_harness.folder) + "-withdrawn")
             for one in (source, target)
         ]
         if apart[0] != apart[1]:

@@ -73,7 +73,7 @@ def test_an_intact_store_passes_and_only_the_task_progress_is_written(
     assert broken(copied_mirror_harness) == {}
     after = copied_mirror_harness.file_digests()
     assert {name for name in after if after[name] != before.get(name)} <= {
-        "neuromirror/chores/integrity.json",
+        "neuromirror/tasks/integrity.json",
         "neuromirror/locks/integrity.lock",
     }
 

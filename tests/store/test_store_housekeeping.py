@@ -277,7 +277,7 @@ def test_without_its_record_housekeeping_loses_nothing(store: Store) -> None:
     repository = history(store, 3).repository.path
     before = objects(repository)
     run(store)
-    for content in (b"", b"[]", b'{"format": 1, "made": 3, "retired": {"x": "y"}}'):
+    for content in (b"", b"[]", b'{"format": 2, "consolidated": 3, "retired": {"x": "y"}}'):
         (repository / "housekeeping.json").write_bytes(content)
         assert run(store).packs_after == 1
     (repository / "housekeeping.json").unlink()
@@ -371,9 +371,10 @@ _RUN = """
 import sys
 from pathlib import Path
 from neuromirror.store import Store
-from neuromirror.store.housekeeping import Rules, keep_house
+from neuromirror.store.housekeeping import HousekeepingPolicy, run_housekeeping
+policy = HousekeepingPolicy(max_packs=0, max_bytes=1, min_bitmap_objects=1)
 print("begin", flush=True)
-list(keep_house(Store.open(Path(sys.argv[1])), rules=Rules(packs=0, bytes=1, bitmap_objects=1)))
+list(run_housekeeping(Store.open(Path(sys.argv[1])), rules=policy))
 """
 
 
@@ -403,6 +404,6 @@ def test_housekeeping_record_matches_its_format_page(store: Store) -> None:
     old = pack_names(repository)
     run(store)
     record = json.loads((repository / "housekeeping.json").read_text())
-    assert record["format"] == 1
-    assert record["made"] == active_pack_names(repository)
+    assert record["format"] == 2
+    assert record["consolidated"] == active_pack_names(repository)
     assert record["retired"] == dict.fromkeys(old, NOW.isoformat())

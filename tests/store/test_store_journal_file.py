@@ -20,7 +20,7 @@ from neuromirror.model import HoldLapsed
 from neuromirror.store import Store
 store = Store.open(Path(sys.argv[1]))
 for number in range(60):
-    store.append(HoldLapsed(sys.argv[2], str(number)), HoldLapsed(sys.argv[2], "x" * 9000))
+    store.append_entries(HoldLapsed(sys.argv[2], str(number)), HoldLapsed(sys.argv[2], "x" * 9000))
 """
 
 

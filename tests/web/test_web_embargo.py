@@ -23,7 +23,7 @@ PAGES = [
     *("/api/v1", "/api/v1/datasets", "/api/v1/mirrors", "/api/v1/events", "/api/v1/failures"),
     *("/alias/", "/alias/demo--000006/HEAD", "/alias/demo/HEAD", "/neuromirror/journal.jsonl"),
     *("/neuromirror/private", "/../private/neuromirror/journal.jsonl", "/%2e%2e/private/"),
-    *("/alias/..%2f..%2f..%2fprivate%2fneuromirror%2fjournal.jsonl", "/private/", "/-withheld/"),
+    *("/alias/..%2f..%2f..%2fprivate%2fneuromirror%2fjournal.jsonl", "/private/", "/-withdrawn/"),
 ]
 
 

@@ -21,7 +21,7 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
     """Stop showing a DATASET, and visiting it.
 
     Its repository, records and manifests, and those of sub-datasets that only it has, are moved out
-    of the store to a folder beside it that only you can read (STORE-withheld); nothing is deleted.
+    of the store to a folder beside it that only you can read (STORE-withdrawn); nothing is deleted.
     Alias and super-datasets lose it, and the index, which is made anew, knows no more of it than
     its name, the ids of its versions, and REASON: that is what every command answers, and what is
     in tombstones/. No sync visits it until --undo. Killed anywhere, repeat it.

@@ -102,7 +102,7 @@ def _repair_repository(
             stack.enter_context(store.lock(lock, name, _WAIT))
         damage = find_damage(repository, entries)
         refs: list[dict[str, str | None]] = [
-            {"name": one.name, "found": one.found, "restored": one.expected} for one in damage.refs
+            {"name": one.name, "actual": one.found, "expected": one.expected} for one in damage.refs
         ]
         labels = [one.label for one in damage.versions]
         if not damage:

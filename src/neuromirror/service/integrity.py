@@ -1,6 +1,6 @@
 """Work on a whole store that is done a slice at a time, round after round.
 
-How far a round has come is in ``<store>/neuromirror/chores/<name>.json``. Without the file, or with
+How far a round has come is in ``<store>/neuromirror/tasks/<name>.json``. Without the file, or with
 one that cannot be read, a round begins anew: nothing is lost by that but work.
 """
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from neuromirror.model import parse_json
 from neuromirror.store.durable_files import make_folder, write_atomically
 
-_FORMAT = 2
+_FORMAT = 3
 _MAX_IDLE_SECONDS = 24 * 3600.0
 """Seconds without a word written after which what is left of a listing is of no use any more."""
 
@@ -59,7 +59,7 @@ class MemoFolder:
             memo = StoredMemo(found["commit"], found["annex"], content, found["pending"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return memo if found.get("sum") == _checksum(memo) else None
+        return memo if found.get("checksum") == _checksum(memo) else None
 
     def write(self, dataset_id: str, upstream: str, memo: StoredMemo | None) -> None:
         """Keeps a memo in the place of an older one; None removes it.
@@ -78,7 +78,7 @@ class MemoFolder:
             "commit": memo.commit,
             "annex": memo.annex_commit,
             "pending": memo.pending,
-            "sum": _checksum(memo),
+            "checksum": _checksum(memo),
         }
         # not forced to disk: its sum tells when it was cut off, and then the listing is read again
         make_folder(path.parent, durable=False)

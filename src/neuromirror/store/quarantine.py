@@ -3,7 +3,7 @@
 ::
 
     <store>/neuromirror/quarantine/<alias>/<time>/    mode 0700
-        refs.json         {"at": …, "refs": {name: {"found": …, "restored": …}}}
+        refs.json         {"at": …, "refs": {name: {"actual": …, "expected": …}}}
         foreign.bundle    the foreign commits with their refs, for 'git fetch'
         config, annex/    of a repository in which git-annex had been initialized
         journal.jsonl     entries that the journal had of foreign commits
@@ -41,7 +41,7 @@ def quarantine_foreign_refs(
     make_folder(parent)
     parent.chmod(_OWNER_MODE)
     folder = _new_folder(parent / alias, at.replace(":", "").replace("-", ""))
-    refs_json = {one.name: {"found": one.found, "restored": one.expected} for one in refs}
+    refs_json = {one.name: {"actual": one.found, "expected": one.expected} for one in refs}
     content = json.dumps({"at": at, "refs": refs_json}, indent=1, sort_keys=True)
     write_atomically(folder / "refs.json", content.encode() + b"\n")
     foreign = [

@@ -4,7 +4,9 @@ A retired pack's objects are all in another pack. It stays for a while, for thos
 before it was retired, and is named to nobody new. What is known of packs is in
 ``<repository>/housekeeping.json``::
 
-    {"format": 1, "made": ["pack-<40 hex>", …], "retired": {"pack-<40 hex>": "<ISO 8601 time>", …}}
+    {"format": 2,
+     "consolidated": ["pack-<40 hex>", …],
+     "retired": {"pack-<40 hex>": "<ISO 8601 time>", …}}
 
 Without the file, or with one that cannot be read, all packs are in use and none was made by
 housekeeping: nothing is lost by that but work.
@@ -21,7 +23,7 @@ from neuromirror.model import parse_json
 from neuromirror.store.durable_files import write_atomically
 
 RECORD_NAME = "housekeeping.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class PackRecord:
             }
             if any(at.tzinfo is None for at in retired_packs.values()):
                 return cls()
-            return cls(frozenset(map(str, content["made"])), retired_packs)
+            return cls(frozenset(map(str, content["consolidated"])), retired_packs)
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -53,7 +55,7 @@ class PackRecord:
         """Puts the record in the place of the old one, in one step."""
         content = {
             "format": _FORMAT,
-            "made": sorted(self.consolidated_packs),
+            "consolidated": sorted(self.consolidated_packs),
             "retired": {name: at.isoformat() for name, at in sorted(self.retired_packs.items())},
         }
         write_atomically(repository / RECORD_NAME, json.dumps(content, indent=1).encode() + b"\n")

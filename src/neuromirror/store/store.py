@@ -125,7 +125,7 @@ class Store:
 
     def task_state_path(self, name: str) -> Path:
         """Where a chore that is done in slices remembers how far it has come."""
-        return self._own_folder / "chores" / f"{name}.json"
+        return self._own_folder / "tasks" / f"{name}.json"
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -152,7 +152,7 @@ class Store:
 
     def mark_listed(self, mirror: str) -> None:
         """Remembers that a mirror's list was read through just now; the file's time says when."""
-        folder = self._own_folder / "checked"
+        folder = self._own_folder / "listed"
         make_folder(folder)
         (folder / mirror).touch()
 
@@ -160,7 +160,7 @@ class Store:
         """When a mirror's list was last read through."""
         try:
             return datetime.fromtimestamp(
-                (self._own_folder / "checked" / mirror).stat().st_mtime, UTC
+                (self._own_folder / "listed" / mirror).stat().st_mtime, UTC
             )
         except FileNotFoundError:
             return None

@@ -2,7 +2,7 @@
 
 ::
 
-    <store>-withheld/<dataset id>/     beside the store, mode 0700: no server reaches it
+    <store>-withdrawn/<dataset id>/    beside the store, mode 0700: no server reaches it
         takedown.json                  {"dataset": …, "at": …, "reason": …, "source": …}
         repository/ records/ memos/ workspaces/ manifests/<ab>/…
     <store>/tombstones/<alias>.json    {"dataset": …, "at": …, "reason": …}, for all to read
@@ -32,7 +32,7 @@ _DATASET_FOLDERS = ("records", "memos")
 
 def withdrawn_folder(store: Store) -> Path:
     """Where what was taken out of a store is."""
-    return store.root.with_name(f"{store.root.name}-withheld")
+    return store.root.with_name(f"{store.root.name}-withdrawn")
 
 
 def find_withdrawn_datasets(store: Store) -> dict[DatasetRef, DatasetWithdrawn]:
