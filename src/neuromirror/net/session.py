@@ -125,7 +125,7 @@ class Session:
 
     def _derive(self, limits: RequestLimits, **other: Any) -> Session:
         other["contact"] = other.get("contact") or self._contact
-        other |= {"private_at": self.is_private_allowed, "private_hint": self.private_hint}
+        other |= {"is_private_allowed": self.is_private_allowed, "private_hint": self.private_hint}
         return Session(allow_private=self.allow_private, limits=limits, **other)
 
     def __enter__(self) -> Session:
