@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 def running_server() -> Iterator[ScriptedServer]:
     """Such a server, on a free port."""
     script = ScriptedServer()
-    handler = type("Handler", (_Handler,), {"places": script})
+    handler = type("Handler", (_Handler,), {"server_script": script})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         script.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

@@ -25,12 +25,12 @@ CLIENT_TIMEOUT = 36000.0
 """Seconds for which the client, made patient, waits for a server."""
 
 LONG_TIMEOUTS_CODE = f"""
-from neuromirror.transfer import fetching
-from neuromirror.net import Limits
+from neuromirror.transfer import fetcher
+from neuromirror.net import RequestLimits
 
-made = Limits.__init__
-Limits.__init__ = lambda self, **named: made(self, **({{"read": {CLIENT_TIMEOUT}}} | named))
-fetching._PATIENCE = {CLIENT_TIMEOUT}
+made = RequestLimits.__init__
+RequestLimits.__init__ = lambda self, **named: made(self, **({{"read": {CLIENT_TIMEOUT}}} | named))
+fetcher._BODY_TIMEOUT = {CLIENT_TIMEOUT}
 """
 
 
