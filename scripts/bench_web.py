@@ -221,7 +221,7 @@ def kinds(made: Made) -> dict[str, list[str]]:
             for pair in pairs
             if pair[0] == made.long
         ]
-        or [f"/sums/{quote(made.long, safe=':')}@latest"],
+        or [f"/checksums/{quote(made.long, safe=':')}@latest"],
     }
     for addresses in found.values():
         drawn.shuffle(addresses)

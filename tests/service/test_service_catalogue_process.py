@@ -21,7 +21,7 @@ from support.service_process import ServiceProcess, environment, running_service
 
 SHORT_TIMEOUTS = (
     "import neuromirror.service.serve as s, neuromirror.service.catalogue_process as c; "
-    "s._PATIENCE, s._LAST, s._REREAD = 1.0, 9.0, 1; c._FIRST = 0.2"
+    "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 9.0, 1; c._FIRST_DELAY = 0.2"
 )
 PAGES = ("--catalogue", "127.0.0.1:0", "--executor", "threads")
 
@@ -163,7 +163,7 @@ def test_refused_requests_are_counted_in_the_figures_across_restarts(
 def test_readyz_reports_a_missing_catalogue_and_stays_ready(
     copied_mirror_harness: MirrorHarness,
 ) -> None:
-    slow = f"{SHORT_TIMEOUTS}; c._FIRST = 120.0"
+    slow = f"{SHORT_TIMEOUTS}; c._FIRST_DELAY = 120.0"
     with running_service(
         copied_mirror_harness, *PAGES, "--metrics", "127.0.0.1:0", first=slow
     ) as service:
@@ -190,7 +190,7 @@ def test_a_catalogue_that_ended_is_a_failure_on_record_until_it_answers(
             return [one.task for one in index.failed_tasks()]
 
     with running_service(
-        copied_mirror_harness, *PAGES, first=f"{SHORT_TIMEOUTS}; c._FIRST = 3.0"
+        copied_mirror_harness, *PAGES, first=f"{SHORT_TIMEOUTS}; c._FIRST_DELAY = 3.0"
     ) as service:
         catalogue_url(service)
         assert failing() == []
@@ -391,9 +391,13 @@ def test_pages_do_not_wait_for_a_service_that_is_busy(
 def test_whatever_it_prints_or_dies_of_is_an_event(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from neuromirror.service.catalogue_process import KeptBy\n"
-        "from neuromirror.service.logs import logging_to, printing_told\n"
-        "with logging_to(as_json=True, mirrors={}), KeptBy(int(sys.argv[1])), printing_told():\n"
+        "from neuromirror.service.catalogue_process import SupervisorConnection\n"
+        "from neuromirror.service.logs import log_printed_output, logging_to\n"
+        "with (\n"
+        "    logging_to(as_json=True, mirrors={}),\n"
+        "    SupervisorConnection(int(sys.argv[1])),\n"
+        "    log_printed_output(),\n"
+        "):\n"
         "    print('odd words')\n"
         "    raise ValueError('odder ones')\n"
     )

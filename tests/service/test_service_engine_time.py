@@ -21,7 +21,7 @@ from support.service_harness import DAY, HOUR, ManualClock, ManualExecutor, open
 
 def dead_owner() -> str:
     """The owner that a process names that is dead by now."""
-    program = "from neuromirror.service.leases import owner; print(owner('serve'))"
+    program = "from neuromirror.service.leases import lease_owner; print(lease_owner('serve'))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -117,7 +117,7 @@ def test_silent_peers_block_no_health_request(first_bytes: bytes) -> None:
 def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(
     drip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuromirror.service.health._SLOWEST", 0.5)
+    monkeypatch.setattr("neuromirror.service.health._CLIENT_TIMEOUT", 0.5)
     with health() as address, socket.create_connection(address) as one:
         assert is_cut_off(one, drip)
 

@@ -20,7 +20,8 @@ from support.mirror_harness import MirrorHarness
 from support.service_process import environment, running_service, serve_once
 
 SHORT_TIMEOUTS = (
-    "import neuromirror.service.serve as s; s._PATIENCE, s._LAST, s._REREAD = 1.0, 6.0, 1"
+    "import neuromirror.service.serve as s; "
+    "s._STOP_TIMEOUT, s._EXIT_TIMEOUT, s._RELOAD = 1.0, 6.0, 1"
 )
 
 

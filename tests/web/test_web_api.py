@@ -49,7 +49,7 @@ def test_files_of_a_version_come_in_pages_with_their_checksums(site: RunningCata
     address = "/datasets/demo:000001@draft/files"
     whole = site.api(address)["files"]
     assert [one for page in pages(site, f"{address}?limit=1") for one in page["files"]] == whole
-    sums = site.page("/sums/demo:000001@draft")
+    sums = site.page("/checksums/demo:000001@draft")
     for one in whole:
         assert f"{one['digests']['sha256']}  {one['path']}\n" in sums
 
@@ -58,8 +58,8 @@ def test_a_version_is_gone_through_folder_by_folder(site: RunningCatalogue) -> N
     address = "/datasets/demo:000001@draft"
     waiting, found = [""], []
     while waiting:
-        for page in pages(site, f"{address}/levels?limit=1&under={waiting.pop()}"):
-            for one in page["level"]:
+        for page in pages(site, f"{address}/folder?limit=1&under={waiting.pop()}"):
+            for one in page["entries"]:
                 if one["type"] == "folder":
                     waiting.append(one["path"])
                 else:
@@ -80,7 +80,7 @@ def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
             "/datasets?limit=1": ("datasets", "name"),
             "/datasets/box:b/versions?limit=1": ("versions", "version"),
             "/datasets/box:b@latest/files?limit=1": ("files", "path"),
-            "/datasets/box:b@latest/levels?limit=1": ("level", "path"),
+            "/datasets/box:b@latest/folder?limit=1": ("entries", "path"),
             "/events?limit=1": ("events", "id"),
         }
         md5 = site.api("/datasets/box:b@latest/files")["files"][0]["digests"]["md5"]
@@ -120,7 +120,7 @@ def test_file_lists_locations_history_and_other_occurrences(site: RunningCatalog
     ]
     file = site.api(f"/datasets/{name}/file?path={first['path']}")
     assert {key: file[key] for key in first} == first
-    assert file["places"][0]["url"].startswith("http")
+    assert file["locations"][0]["url"].startswith("http")
     assert file["history"][-1]["current"]
     assert site.get(file["page"]).status_code == 200
 
@@ -130,7 +130,8 @@ def test_two_versions_are_compared_in_pages(site: RunningCatalogue) -> None:
     address = f"/diff?a={names[0]}&b={names[-1]}"
     whole = site.api(address)
     assert whole["changes"]
-    assert sum(whole["files"].values()) + sum(whole["parts"].values()) == len(whole["changes"])
+    counts = [*whole["files"].values(), *whole["subdatasets"].values()]
+    assert sum(counts) == len(whole["changes"])
     found = list(pages(site, f"{address}&limit=1"))
     assert [one for page in found for one in page["changes"]] == whole["changes"]
     assert {page["new"] for page in found} == {whole["new"]}
@@ -142,7 +143,7 @@ def test_a_version_leads_to_its_manifest_its_citation_and_its_ancestry(
     version = site.api("/datasets/demo:000001@draft")
     manifest = site.get(version["manifest"])
     assert manifest.content[:4] == bytes.fromhex("28b52ffd")
-    assert site.get(version["sums"]).status_code == 200
+    assert site.get(version["checksums"]).status_code == 200
     cited = site.api("/datasets/demo:000001@draft/citation?format=bibtex")
     assert version["swhid"] in cited["citation"]
     assert set(site.api("/datasets/demo:000001@draft/ancestry")) == {
@@ -159,7 +160,7 @@ def test_search_finds_datasets_and_paths(site: RunningCatalogue) -> None:
     paths = site.api("/datasets/demo:000001@draft/paths?q=NWB")
     assert paths["files"]
     assert all("nwb" in one["path"].lower() for one in paths["files"])
-    assert paths["whole"]
+    assert paths["complete"]
 
 
 def test_version_lists_its_ids_and_clone_url(site: RunningCatalogue) -> None:
@@ -327,5 +328,5 @@ def test_history_of_a_path_hides_no_other_occurrence(
     with run_catalogue(box.store) as site:
         document = site.api("/datasets/box:one@latest/file?path=a.txt")
         assert len(document["history"]) == 5
-        assert len(document["others"]) == 100
-        assert document["more_others"] is not None
+        assert len(document["other_occurrences"]) == 100
+        assert document["other_occurrences_url"] is not None

@@ -55,7 +55,8 @@ _PAGES = [
         "/dataset/demo:000001?{}={}",
     ),
     *("/file/demo:000001@draft?path={}", "/file/{}@{}?path={}", "/file/demo:000001@{}?path=a"),
-    *("/sums/{}@{}", "/sums/demo:000001@{}", "/cite/{}@{}", "/cite/demo:000001@draft?format={}"),
+    *("/checksums/{}@{}", "/checksums/demo:000001@{}"),
+    *("/cite/{}@{}", "/cite/demo:000001@draft?format={}"),
     *("/badge/{}@{}.svg", "/badge/demo:000001@{}.svg", "/badge/demo:000001@draft.svg?show={}"),
     *("/volume/{}@{}", "/slice/{}@{}.png", "/cutout/{}@{}", "/volume/demo:000001@draft?{}={}"),
     *(
@@ -288,7 +289,7 @@ def test_every_file_that_is_shown_can_be_followed_to_its_page_and_its_checksum(
     listed = hostile_site.api("/datasets/box:odd@latest/files?limit=1000")["files"]
     digests = {one["path"]: one["digests"]["sha256"] for one in listed}
     assert len(digests) >= len(_NAMES) - 2
-    sums = hostile_site.page("/sums/box:odd@latest").splitlines()
+    sums = hostile_site.page("/checksums/box:odd@latest").splitlines()
     waiting, followed = ["/dataset/box:odd@latest"], []
     seen: set[str] = set()
     while waiting:
@@ -345,7 +346,7 @@ def test_a_dataset_with_an_odd_name_is_reached_by_every_link_to_it(
     (version,) = document["all_versions"]
     whole = hostile_site.api(f"/datasets/{quote(name, safe=':')}@{version['version']}")
     assert whole["name"] == f"{name}@{version['version']}"
-    for rest in ("/files", "/levels", "/file?path=a.txt", "/citation", "/ancestry"):
+    for rest in ("/files", "/folder", "/file?path=a.txt", "/citation", "/ancestry"):
         path = f"/datasets/{quote(name, safe=':')}@{version['version']}{rest}"
         assert hostile_site.api(path).get("version", whole["name"]) == whole["name"]
     diff = hostile_site.get("/api/v1/diff", params={"a": whole["name"], "b": whole["name"]})
@@ -356,7 +357,7 @@ def test_a_dataset_with_an_odd_name_is_reached_by_every_link_to_it(
         for link in links(page):
             if link.startswith(("/", hostile_site.address)) and "neuromirror/catalogue" not in link:
                 assert hostile_site.get(link).status_code == 200, (start, link)
-    assert name in hostile_site.page(whole["sums"])
+    assert name in hostile_site.page(whole["checksums"])
     feed = ElementTree.fromstring(hostile_site.page(f"/feed/{quote(name, safe=':')}.atom"))
     for link in feed.iter("{http://www.w3.org/2005/Atom}link"):
         assert hostile_site.get(link.get("href", "")).status_code == 200

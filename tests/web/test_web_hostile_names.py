@@ -46,7 +46,7 @@ def test_sha256sum_checks_every_file_by_the_list_whatever_its_name(
     source.scripted_datasets["odd"] = ScriptedDataset(contents)
     box.sync()
     with run_catalogue(box.store) as site:
-        sums = site.get("/sums/box:odd@latest").content
+        sums = site.get("/checksums/box:odd@latest").content
         listed = site.api("/datasets/box:odd@latest/files?limit=1000")["files"]
     assert len(listed) == len(NAMES)
     by_digest = {one.record("x").digest("sha256").value: one.content for one in contents.values()}

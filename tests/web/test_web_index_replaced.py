@@ -69,7 +69,7 @@ SURFACES = (
     "/?q=000002",
     "/dataset/demo:000002",
     "/dataset/demo:000002@latest",
-    "/sums/demo:000002@latest",
+    "/checksums/demo:000002@latest",
     "/cite/demo:000002@latest?format=text",
     "/badge/demo:000002@latest.svg",
     "/feed.atom",

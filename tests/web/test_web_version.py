@@ -102,7 +102,7 @@ def test_filter_finds_files_in_all_folders(catalogue: RunningCatalogue) -> None:
 def test_sha256sum_takes_the_list_of_checksums_whatever_the_names(
     catalogue: RunningCatalogue, tmp_path: Path
 ) -> None:
-    response = catalogue.get("/sums/box:hostile@latest")
+    response = catalogue.get("/checksums/box:hostile@latest")
     assert response.headers["content-type"].startswith("text/plain")
     for name in HOSTILE:
         (tmp_path / git_path(name.encode()).decode()).write_bytes(name.encode())
@@ -125,12 +125,12 @@ def test_sha256sum_takes_the_list_of_checksums_whatever_the_names(
 
 
 def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> None:
-    lines = catalogue.page("/sums/box:long@latest").splitlines()
+    lines = catalogue.page("/checksums/box:long@latest").splitlines()
     names = {one.rpartition(": ")[2] for one in lines if one.startswith("# no sha256")}
     assert names == {f"{number}.txt" for number in range(5100)}
     assert lines[-1] == "# not in the list: 5,100 files without a sha256"
     # and a sub-dataset is named, since its files have a list of their own
-    text = catalogue.page("/sums/box:imaged@latest")
+    text = catalogue.page("/checksums/box:imaged@latest")
     assert "# a sub-dataset, which has a list of its own: sub/brain.ome.zarr\n" in text
 
 

@@ -62,7 +62,7 @@ def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
         "blocks": 3,
         "bytes": 75 * 65 * 70,
         "encoding": "voxels as they are",
-        "unread": None,
+        "unreadable_reason": None,
     }
     layer = volume_site.api(f"/datasets/demo-precomputed:{ACTIVITY}@latest/volume")
     assert (layer["format"], layer["levels"][0]["folder"]) == (

@@ -48,7 +48,7 @@ def diff_address(old: str, new: str, page: int = 1) -> str:
 
 def checksums_address(name: str, label: str) -> str:
     """The list of checksums of a version."""
-    return f"/sums/{quote(name, safe='/:')}@{quote(label, safe='')}"
+    return f"/checksums/{quote(name, safe='/:')}@{quote(label, safe='')}"
 
 
 def cite_address(name: str, label: str, form: str) -> str:
@@ -96,7 +96,7 @@ TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
     "slice_address": slice_address,
     "cutout_address": cutout_address,
     "diff_address": diff_address,
-    "sums_address": checksums_address,
+    "checksums_address": checksums_address,
     "cite_address": cite_address,
     "badge_address": badge_address,
     "manifest_address": manifest_address,

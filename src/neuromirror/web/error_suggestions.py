@@ -29,7 +29,7 @@ def suggest(
     """
     if isinstance(error, DatasetWithdrawnError):
         return {"tombstone": index.tombstone(name)}
-    return {"near": _similar_names(index, error, name, label, path)}
+    return {"suggestions": _similar_names(index, error, name, label, path)}
 
 
 def _similar_names(

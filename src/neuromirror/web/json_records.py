@@ -50,9 +50,9 @@ def dataset_json(row: DatasetRow) -> shapes.DatasetJson:
         "bytes": row.bytes,
         "last_visit": row.last_visit,
         "status": row.status,
-        "held": bool(row.open_holds),
-        "gone": row.is_removed_upstream,
-        "part": bool(row.within),
+        "has_open_holds": bool(row.open_holds),
+        "removed_upstream": row.is_removed_upstream,
+        "is_subdataset": bool(row.within),
     }
 
 
@@ -60,7 +60,7 @@ def match_json(row: FoundDataset) -> shapes.MatchJson:
     """A dataset that was found, and where the words are."""
     return {
         "dataset": dataset_json(row.dataset),
-        "said": [{"name": name, "value": value} for name, value in row.matched],
+        "matched": [{"name": name, "value": value} for name, value in row.matched],
         "version": row.version,
         "path": row.path,
     }
@@ -149,7 +149,7 @@ def mirror_json(row: MirrorStatus) -> shapes.MirrorJson:
         "uri": row.uri,
         "datasets": row.datasets,
         "mirrored": row.mirrored,
-        "parts": row.subdatasets,
+        "subdatasets": row.subdatasets,
         "versions": row.versions,
         "files": row.files,
         "bytes": row.bytes,
@@ -157,9 +157,9 @@ def mirror_json(row: MirrorStatus) -> shapes.MirrorJson:
         "last_visit": row.last_visit,
         "last_full_visit": row.last_full_visit,
         "failing": row.failing,
-        "waiting": row.settling,
+        "settling": row.settling,
         "unreadable_sidecars": row.unreadable_sidecars,
-        "gone": row.removed_upstream,
+        "removed_upstream": row.removed_upstream,
         "open_holds": row.open_holds,
         "incidents": row.incidents,
         "capabilities": row.capabilities,
@@ -179,9 +179,9 @@ def hold_json(row: HoldRow) -> shapes.HoldJson:
         "upstream": row.upstream,
         "state": row.state,
         "reason": row.reason,
-        "removed": row.files_removed,
-        "before": row.files_before,
-        "placed": row.placed_at,
+        "files_removed": row.files_removed,
+        "files_before": row.files_before,
+        "placed_at": row.placed_at,
     }
 
 
@@ -231,9 +231,9 @@ def relative_json(row: RelatedVersion) -> shapes.EdgeJson:
         "name": row.edge.name,
         "dataset": row.edge.dataset,
         "version": row.edge.label,
-        "of": row.edge.own_label,
+        "own_version": row.edge.own_label,
         "relatives": [relative_json(one) for one in row.relatives],
-        "more": row.is_truncated,
+        "is_truncated": row.is_truncated,
     }
 
 
@@ -305,7 +305,7 @@ def volume_json(found: VolumeDescription) -> volume_shapes.VolumeJson:
                 "blocks": samples * math.prod(level.grid),
                 "bytes": samples * math.prod(level.extent) * volume.item_size,
                 "encoding": stored.encoding,
-                "unread": stored.unreadable_reason or None,
+                "unreadable_reason": stored.unreadable_reason or None,
             }
             for level, stored in zip(volume.levels, found.storage, strict=True)
         ],

@@ -44,11 +44,11 @@ class DatasetJson(TypedDict):
     last_visit: str | None
     status: str | None
     """How the last visit ended."""
-    held: bool
+    has_open_holds: bool
     """A listing of it waits for an operator."""
-    gone: bool
+    removed_upstream: bool
     """Upstream no longer has it."""
-    part: bool
+    is_subdataset: bool
     """It is a part of another dataset."""
 
 
@@ -160,7 +160,7 @@ class MirrorJson(TypedDict):
     datasets: int
     mirrored: int
     """Datasets with a version."""
-    parts: int
+    subdatasets: int
     """Datasets that are parts of another."""
     versions: int
     files: int
@@ -171,10 +171,11 @@ class MirrorJson(TypedDict):
     last_full_visit: str | None
     failing: int
     """Datasets whose last visit failed, wholly or in part."""
-    waiting: int
+    settling: int
+    """Datasets that change too often at present to be recorded; see the setting ``settle``."""
     unreadable_sidecars: int
-    """Datasets that were left to settle."""
-    gone: int
+    """Datasets with sidecar files that cannot be parsed."""
+    removed_upstream: int
     """Datasets that upstream no longer has."""
     open_holds: int
     incidents: int
@@ -205,10 +206,10 @@ class HoldJson(TypedDict):
     upstream: str
     state: str
     reason: str
-    removed: int
-    before: int
+    files_removed: int
+    files_before: int
     """Files that the dataset had."""
-    placed: str
+    placed_at: str
 
 
 @_with_field_docs
@@ -267,11 +268,11 @@ class EdgeJson(TypedDict):
     dataset: str | None
     """At the other end; null where it is not mirrored."""
     version: str | None
-    of: str
+    own_version: str
     """The label at this end."""
     relatives: list[EdgeJson]
     """Those that go on from the other end, as far as they were asked for."""
-    more: bool
+    is_truncated: bool
     """There are some that are not told here: too deep, or told elsewhere."""
 
 
@@ -315,7 +316,7 @@ class MatchJson(TypedDict):
     """A dataset that has all words of a search."""
 
     dataset: DatasetJson
-    said: list[MatchedFieldJson]
+    matched: list[MatchedFieldJson]
     version: str | None
     """Label of a version that has the other words in a path, null where there are no others."""
     path: str | None

@@ -52,7 +52,7 @@ class VolumeLevelJson(TypedDict):
     bytes: int
     """All voxels of all times, decoded."""
     encoding: str
-    unread: str | None
+    unreadable_reason: str | None
     """Why the catalogue cuts nothing out of it; null where it does."""
 
 

@@ -92,10 +92,10 @@ class VersionResponse(VersionJson):
     """What upstream tells of it: species, modality, …"""
     left_out: list[dict[str, Any]]
     """What upstream names and could not be recorded, and why."""
-    parts: list[SubdatasetJson]
+    subdatasets: list[SubdatasetJson]
     clone: str
     """For ``datalad clone``."""
-    sums: str
+    checksums: str
     """A list for ``sha256sum -c``."""
     manifest: str | None
     """The canonical manifest (JSON lines, zstd), whose SHA-256 is the state."""
@@ -118,7 +118,7 @@ class FolderResponse(TypedDict):
 
     version: str
     under: str
-    level: list[FolderEntryJson]
+    entries: list[FolderEntryJson]
     next: str | None
 
 
@@ -129,7 +129,7 @@ class PathsResponse(TypedDict):
     version: str
     files: list[FileJson]
     next: str | None
-    whole: bool
+    complete: bool
     """False where the search stopped before the end: ``next`` goes on from there."""
 
 
@@ -138,11 +138,11 @@ class FileResponse(FileJson):
     """A file with its places, its past, and where else its bytes are."""
 
     version: str
-    places: list[LocationJson]
+    locations: list[LocationJson]
     history: list[SpanJson]
-    others: list[OccurrenceJson]
+    other_occurrences: list[OccurrenceJson]
     """Other places of the same bytes, 100 at most."""
-    more_others: str | None
+    other_occurrences_url: str | None
     """Where all of them are."""
     page: str
 
@@ -175,7 +175,7 @@ class DiffResponse(TypedDict):
     files: dict[str, int]
     """How many, by kind of change, over all pages; those in sub-datasets are not counted."""
     bytes: dict[str, int]
-    parts: dict[str, int]
+    subdatasets: dict[str, int]
     """How many sub-datasets, likewise."""
     changes: list[ChangeJson]
     next: str | None

@@ -91,9 +91,9 @@ async def version(request: CatalogueRequest, arguments: Arguments) -> responses.
             **version_json(row),
             "attributes": index.attributes(row),
             "left_out": index.exceptions(row),
-            "parts": [subdataset_json(one) for one in index.subdatasets(row)],
+            "subdatasets": [subdataset_json(one) for one in index.subdatasets(row)],
             "clone": f"ria+{request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
-            "sums": request.base_url + page.replace("/dataset/", "/sums/", 1),
+            "checksums": request.base_url + page.replace("/dataset/", "/checksums/", 1),
             "manifest": None if kept is None else f"{request.base_url}/{kept}",
             "page": request.base_url + page,
         }
@@ -122,7 +122,7 @@ async def files(request: CatalogueRequest, arguments: Arguments) -> responses.Fi
     return await request.query_index(look)
 
 
-async def levels(request: CatalogueRequest, arguments: Arguments) -> responses.FolderResponse:
+async def folder(request: CatalogueRequest, arguments: Arguments) -> responses.FolderResponse:
     """What stands in a folder of a version: files, and folders with what is below them.
 
     Parts that are datasets of their own are told by the version.
@@ -135,12 +135,12 @@ async def levels(request: CatalogueRequest, arguments: Arguments) -> responses.F
         found = list(islice(index.folder_entries(row, under, last), limit + 1))
         more = None
         if len(found) > limit:
-            path, cursor = _version_path(row, "/levels"), found[limit - 1].next
+            path, cursor = _version_path(row, "/folder"), found[limit - 1].next
             more = next_page_url(request, path, cursor, under=under, limit=limit)
         return {
             "version": row.name,
             "under": under,
-            "level": [folder_entry_json(one) for one in found[:limit]],
+            "entries": [folder_entry_json(one) for one in found[:limit]],
             "next": more,
         }
 
@@ -161,7 +161,7 @@ async def paths(request: CatalogueRequest, arguments: Arguments) -> responses.Pa
             "version": row.name,
             "files": [file_json(one) for one in found.files],
             "next": more,
-            "whole": found.is_complete,
+            "complete": found.is_complete,
         }
 
     return await request.query_index(look)
@@ -178,13 +178,13 @@ async def file(request: CatalogueRequest, arguments: Arguments) -> responses.Fil
         return {
             **file_json(found),
             "version": row.name,
-            "places": [
+            "locations": [
                 location_json(one)
                 for one in index.locations(found.content, limit=_MAX_OTHER_LOCATIONS)
             ],
             "history": [span_json(one) for one in index.content_spans(row, found.path)],
-            "others": others,
-            "more_others": everywhere if more else None,
+            "other_occurrences": others,
+            "other_occurrences_url": everywhere if more else None,
             "page": request.base_url + file_address(row.dataset_name, row.label, found.path),
         }
 
@@ -249,7 +249,7 @@ async def diff(request: CatalogueRequest, arguments: Arguments) -> responses.Dif
             "new": new.name,
             "files": dict(found.counts.files),
             "bytes": dict(found.counts.bytes),
-            "parts": dict(found.counts.subdatasets),
+            "subdatasets": dict(found.counts.subdatasets),
             "changes": found.changes,
             "next": more,
         }
@@ -269,7 +269,7 @@ _LIST = (LIMIT, AFTER)
 
 OPERATIONS: Sequence[Operation] = (
     Operation(f"{_VERSION_PATH}/files", responses.FilesResponse, files, (_UNDER, *_LIST)),
-    Operation(f"{_VERSION_PATH}/levels", responses.FolderResponse, levels, (_UNDER, *_LIST)),
+    Operation(f"{_VERSION_PATH}/folder", responses.FolderResponse, folder, (_UNDER, *_LIST)),
     Operation(f"{_VERSION_PATH}/paths", responses.PathsResponse, paths, (_PATH_TERMS, AFTER)),
     Operation(f"{_VERSION_PATH}/file", responses.FileResponse, file, (_PATH,)),
     Operation(f"{_VERSION_PATH}/volume", volume_shapes.VolumeJson, volume),

@@ -48,7 +48,7 @@ async def dataset(request: CatalogueRequest) -> Response:
             "links": index.links(name),
             "is_volume": newest is not None and is_volume(row.source_uri, index.links(name)),
             "viewers": [] if newest is None else zarr_viewers(index, newest),
-            "holders": index.superdatasets(name),
+            "superdatasets": index.superdatasets(name),
             "holds": list(index.open_holds(name)),
             "events": [event_json(one) for one in events[:5]],
             "gone_since": next((one.at for one in events if one.kind == "tombstone"), None),
@@ -74,15 +74,15 @@ async def dataset(request: CatalogueRequest) -> Response:
             context["attributes"],
             site=request.base_url,
             title=request.site.title,
-            sums=row.indexed,
+            has_checksums=row.indexed,
         )
     return await request.render_page(
         "dataset",
-        cited=found,
+        citation=found,
         data=data,
         alias=alias,
         upstream=_upstream(found, context["links"], context["dataset"]["source"]),
-        looks=_viewer_links(context.pop("links"), context.pop("viewers")),
+        viewer_links=_viewer_links(context.pop("links"), context.pop("viewers")),
         **context,
     )
 
@@ -113,16 +113,16 @@ def _timeline(
                 "latest": one.seq == newest,
                 "before": None if earlier is None else earlier.name,
                 "changes": changes.get(one.seq, (0, 0, 0)) if known else None,
-                "parts": _changed_subdatasets(index, earlier, one)
+                "changed_subdatasets": _changed_subdatasets(index, earlier, one)
                 if earlier and number < _DETAILED_VERSIONS
                 else 0,
-                "kept": None if vouched is None else vouched.retention,
+                "retention": None if vouched is None else vouched.retention,
                 "checked": None if vouched is None else sum(vouched.checked.values()),
             }
         )
     older = rows[_MAX_VERSIONS].seq if len(rows) > _MAX_VERSIONS else None
     return {
-        "all": len(versions),
+        "total": len(versions),
         "published": sum(map(_is_published, versions)),
         "shown": entries[:_DETAILED_VERSIONS],
         "rest": entries[_DETAILED_VERSIONS:],

@@ -26,19 +26,17 @@ async def diff(request: CatalogueRequest) -> Response:
         context = await request.site.reader.long_query(
             lambda index: {
                 **_difference(request.site.store, index, old, new, page),
-                "offered": _version_choices(index, old, new),
+                "choices": _version_choices(index, old, new),
             }
         )
-        return await request.render_page(
-            "diff", most=_PAGE_SIZE, page=page, a=old, b=new, **context
-        )
-    offered = await request.query_index(lambda index: _version_choices(index, old, new))
-    wrong = ""
+        return await request.render_page("diff", page=page, a=old, b=new, **context)
+    choices = await request.query_index(lambda index: _version_choices(index, old, new))
+    error = ""
     if old or new:
-        wrong = "say which versions: one is missing. A version is <mirror>:<id>@<label>, "
-        wrong += "such as dandi:000027@0.210831.2033"
+        error = "say which versions: one is missing. A version is <mirror>:<id>@<label>, "
+        error += "such as dandi:000027@0.210831.2033"
     return await request.render_page(
-        "diff", 400 if wrong else 200, a=old, b=new, offered=offered, wrong=wrong, old=None
+        "diff", 400 if error else 200, a=old, b=new, choices=choices, error=error, old=None
     )
 
 
@@ -66,8 +64,8 @@ def _difference(store: Store, index: Index, one: str, other: str, page: int) -> 
         "changes": found.changes,
         "counts": found.counts,
         "first": first,
-        "all": found.total,
-        "wrong": "",
+        "total": found.total,
+        "error": "",
     }
 
 

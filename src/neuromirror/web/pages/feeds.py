@@ -22,7 +22,17 @@ _MAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
 _ENTRIES = 50
 _EVENT_KINDS = ("tombstone", "returned", "incident")
 _DISALLOWED_PATHS = (
-    *("/file/", "/diff", "/find", "/index", "/sums/", "/cite/", "/slice/", "/cutout/", "/api/"),
+    *(
+        "/file/",
+        "/diff",
+        "/find",
+        "/index",
+        "/checksums/",
+        "/cite/",
+        "/slice/",
+        "/cutout/",
+        "/api/",
+    ),
     *("/alias/", "/manifests/"),
 )
 _SITEMAP_LIMIT = 50_000  # a sitemap holds no more
@@ -143,7 +153,7 @@ async def sitemap(request: CatalogueRequest) -> Response:
 @view
 async def sitemap_page(request: CatalogueRequest) -> Response:
     """One of several sitemaps."""
-    number = int(request.path_parameter("place"))
+    number = int(request.path_parameter("number"))
     count = await request.query_index(lambda index: index.count_top_level_datasets())
     if not 1 <= number <= max(1, -(-count // _SITEMAP_LIMIT)):
         raise PageNotFoundError(f"there is no sitemap {number}")

@@ -33,15 +33,15 @@ async def file(request: CatalogueRequest) -> Response:
         return {
             "version": version_json(row),
             "file": file_json(found),
-            "places": locations[:_MAX_LOCATIONS],
-            "more_places": len(locations) > _MAX_LOCATIONS,
+            "locations": locations[:_MAX_LOCATIONS],
+            "has_more_locations": len(locations) > _MAX_LOCATIONS,
             "viewers": file_viewers(row, path, locations),
             "download": next(
                 (one.url for one in locations if is_web(one.url) and one.result in (None, "ok")), ""
             ),
             "spans": list(reversed(index.content_spans(row, path))),
-            "others": others,
-            "more_others": more,
+            "other_occurrences": others,
+            "has_more_occurrences": more,
         }
 
     return await request.render_page(

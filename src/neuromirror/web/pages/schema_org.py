@@ -26,12 +26,12 @@ def linked_data(
     *,
     site: str,
     title: str,
-    sums: bool,
+    has_checksums: bool,
 ) -> str:
     """JSON-LD of a version, safe inside of a ``script`` element.
 
     ``attributes`` are the version's, as the index has them. ``site`` is the catalogue's own address
-    and ``title`` its name; ``sums`` says whether it has a list of checksums.
+    and ``title`` its name; ``has_checksums`` says whether it has a list of checksums.
     """
     state = work.state
     searched = [value for name in _KEYWORD_ATTRIBUTES for value in attributes.get(name, ())]
@@ -57,7 +57,7 @@ def linked_data(
         if work.modified is None or state.time is None
         else state.time.isoformat(),
         "includedInDataCatalog": {"@type": "DataCatalog", "name": title, "url": f"{site}/"},
-        "distribution": list(_distributions(work, alias, site, sums=sums)),
+        "distribution": list(_distributions(work, alias, site, has_checksums=has_checksums)),
     }
     text = json.dumps(
         {key: value for key, value in document.items() if value not in (None, [], "")}
@@ -112,7 +112,7 @@ def _day(value: Any) -> str | None:
 
 
 def _distributions(
-    work: CitedWork, alias: str, site: str, *, sums: bool
+    work: CitedWork, alias: str, site: str, *, has_checksums: bool
 ) -> Iterator[dict[str, str]]:
     scheme = site.partition("://")[0]
     yield {
@@ -128,7 +128,7 @@ def _distributions(
         "contentUrl": site + manifest_address(work.digest),
         "encodingFormat": "application/zstd",
     }
-    if sums:
+    if has_checksums:
         yield {
             "@type": "DataDownload",
             "name": "SHA-256 of every file",

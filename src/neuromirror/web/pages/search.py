@@ -55,7 +55,7 @@ async def front(request: CatalogueRequest) -> Response:
         failing = {one.mirror for one in tasks}
         return {
             "mirrors": [mirror_json(one) for one in mirrors],
-            "amiss": sum(
+            "failing_mirrors": sum(
                 bool(one.failing or one.open_holds or one.mirror in failing) for one in mirrors
             ),
             "tasks": len(tasks),
@@ -65,7 +65,7 @@ async def front(request: CatalogueRequest) -> Response:
             "recent": _recent(index.recent_versions(_RECENT_CANDIDATES)),
         }
 
-    return await request.render_page("front", **await request.query_index(look))
+    return await request.render_page("index", **await request.query_index(look))
 
 
 async def _direct_url(request: CatalogueRequest, terms: str) -> str:
@@ -107,7 +107,7 @@ async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Res
         return {"datasets": found[:_PAGE_SIZE], "more": len(found) > _PAGE_SIZE}
 
     return await request.render_page(
-        "listed", mirror=mirror, page=page, **await request.query_index(look)
+        "mirror", mirror=mirror, page=page, **await request.query_index(look)
     )
 
 
@@ -122,24 +122,24 @@ async def _results_page(
                 terms, mirror, start=(page - 1) * _RESULTS_PER_PAGE, limit=_RESULTS_PER_PAGE
             )
         except MalformedQueryError as error:
-            return {"wrong": str(error), "status": 400}
+            return {"error": str(error), "status": 400}
         context: dict[str, Any] = {
             "found": [_result_context(one) for one in found.rows],
             "mirrors": found.mirrors,
             "total": found.total,
             "exact": found.exact,
-            "every": sum(found.mirrors.values()),
+            "total_in_all": sum(found.mirrors.values()),
             "more": found.next is not None,
         }
         if not found.rows and page == 1:
-            context["each"] = index.count_terms(terms)
-            context["alike"] = index.suggest_terms(context["each"])
+            context["counts_by_term"] = index.count_terms(terms)
+            context["suggestion"] = index.suggest_terms(context["counts_by_term"])
         return context
 
     context = await request.query_index(look)
     status = context.pop("status", 200)
     return await request.render_page(
-        "found", status, terms=terms[: _MAX_VALUE_LENGTH * 5], mirror=mirror, page=page, **context
+        "search", status, terms=terms[: _MAX_VALUE_LENGTH * 5], mirror=mirror, page=page, **context
     )
 
 
@@ -155,7 +155,7 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
             path = file_address(row.name, one.version, one.path)
     return {
         **dataset_json(row),
-        "said": [(name, _shorten(value)) for name, value in one.matched if name != "name"],
+        "matched": [(name, _shorten(value)) for name, value in one.matched if name != "name"],
         "in_paths": one.in_paths,
         "found_in": one.version,
         "files_address": files,

@@ -47,14 +47,14 @@ async def mirrors(request: CatalogueRequest) -> Response:
     """How each mirror stands, what waits for an operator, and which places answer no more."""
 
     def look(index: Index) -> dict[str, Any]:
-        everywhere, oldest = index.probe_coverage()
+        all_probed, oldest_probe = index.probe_coverage()
         return {
             "mirrors": [mirror_json(one) for one in index.mirror_status()],
             "failures": [failure_json(one) for one in index.failures()],
             "holds": list(index.open_holds()),
-            "ailing": index.failing_hosts(_MAX_HOSTS),
-            "everywhere": everywhere,
-            "oldest": oldest,
+            "failing_hosts": index.failing_hosts(_MAX_HOSTS),
+            "all_probed": all_probed,
+            "oldest_probe": oldest_probe,
             "incidents": [
                 event_json(one) for one in index.events(kind="incident", limit=_MAX_INCIDENTS)
             ],

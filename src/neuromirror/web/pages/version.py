@@ -44,7 +44,7 @@ async def version(request: CatalogueRequest) -> Response:
             "version": version_json(row),
             "row": row,
             "seq": row.seq,
-            "left_out": row.manifest_only_files,
+            "manifest_only": row.manifest_only_files,
             "latest": index.resolve(name).seq == row.seq,
             "files": _matching_files(index, row, terms, start)
             if terms
@@ -52,9 +52,11 @@ async def version(request: CatalogueRequest) -> Response:
             "viewers": zarr_viewers(index, row, under),
             "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
             "exceptions": exceptions[:_MAX_EXCEPTIONS],
-            "vouched": index.evidence_counts(row) if row.files <= _MAX_RETENTION_FILES else None,
+            "evidence_counts": index.evidence_counts(row)
+            if row.files <= _MAX_RETENTION_FILES
+            else None,
             "copies": index.copies(row) if row.files <= _MAX_RETENTION_FILES else [],
-            "answers": index.probe_summary(row)
+            "probe_summary": index.probe_summary(row)
             if row.indexed and row.files <= _MAX_PROBED_FILES
             else None,
             "dataset": dataset_json(index.dataset(name)),
@@ -70,7 +72,7 @@ async def version(request: CatalogueRequest) -> Response:
         terms=terms,
         folders=_breadcrumbs(under),
         start=start,
-        cited=await request.site.reader.run_in_thread(lambda: read_citation(store, row)),
+        citation=await request.site.reader.run_in_thread(lambda: read_citation(store, row)),
         has_manifest=manifest_file(store.root, row.state).is_file(),
         alias=alias_of(name),
         **context,
@@ -86,7 +88,7 @@ def _breadcrumbs(under: str) -> list[tuple[str, str]]:
 def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> dict[str, Any]:
     """What stands in a folder: files, folders and sub-datasets by the bytes of their paths."""
     if not row.indexed:
-        return {"indexed": False, "rows": [], "next": "", "whole": True}
+        return {"indexed": False, "rows": [], "next": "", "complete": True}
     within = f"{under}/" if under else ""
     found: list[tuple[str, dict[str, Any], str]] = [
         (one.path, dict(folder_entry_json(one)), one.next)
@@ -103,7 +105,7 @@ def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> di
     found.sort(key=lambda one: one[0])
     shown = found[:PAGE_SIZE]
     for _, entry, _ in shown:
-        if entry["type"] == "part":
+        if entry["type"] == "subdataset":
             entry["viewers"] = _subdataset_viewers(index, entry)
         elif entry["type"] == "folder" and entry["path"].lower().endswith(".zarr"):
             entry["viewers"] = zarr_viewers(index, row, entry["path"])
@@ -111,13 +113,13 @@ def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> di
         "indexed": True,
         "rows": [entry for _, entry, _ in shown],
         "next": shown[-1][2] if len(found) > PAGE_SIZE else "",
-        "whole": True,
+        "complete": True,
     }
 
 
 def _subdataset_entry(part: SubdatasetRow) -> dict[str, Any]:
     return {
-        "type": "part",
+        "type": "subdataset",
         "path": part.path,
         "dataset": part.dataset,
         "label": part.label,
@@ -140,11 +142,11 @@ def _subdataset_viewers(index: Index, entry: dict[str, Any]) -> list[Viewer]:
 def _matching_files(index: Index, row: VersionRow, terms: str, start: str) -> dict[str, Any]:
     """The files whose paths have all the words."""
     if not row.indexed:
-        return {"indexed": False, "rows": [], "next": "", "whole": True}
+        return {"indexed": False, "rows": [], "next": "", "complete": True}
     found = index.matching_files(row, terms, start)
     return {
         "indexed": True,
         "rows": [{"type": "file", **file_json(one)} for one in found.files],
         "next": found.next,
-        "whole": found.is_complete,
+        "complete": found.is_complete,
     }

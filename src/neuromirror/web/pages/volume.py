@@ -166,13 +166,13 @@ async def _page(
         picture=None if shown is None else _picture(shown, known),
         no_picture=no_picture or (str(known) if isinstance(known, CutoutFailedError) else ""),
         form=form,
-        given={**form["defaults"], **{name: text for name, text in given.items() if text}},
-        same=_command_box(found, form, given),
+        form_values={**form["defaults"], **{name: text for name, text in given.items() if text}},
+        command_box=_command_box(found, form, given),
         problem=problem,
         cutouts_allowed=cutouts.is_allowed,
-        lacking=cutouts.missing_package,
+        missing_package=cutouts.missing_package,
         action=cutout_address(row.dataset_name, row.label),
-        most=MAX_VOXEL_BYTES,
+        maximum=MAX_VOXEL_BYTES,
         is_layer=found.format == PRECOMPUTED,
         alias=alias_of(row.dataset_name),
         ome=has_ome_type(found.volume.dtype),
@@ -202,7 +202,7 @@ def _picture(shown: MiddlePlane, known: Picture | CutoutFailedError | None) -> d
         "height": -(-(y1 - y0) // shown.step),
         "scale": max(1, _MIN_DISPLAY_SIZE // max(x1 - x0, y1 - y0)),
         "blocks": shown.cutout.blocks,
-        "words": known.caption if isinstance(known, Picture) else "",
+        "caption": known.caption if isinstance(known, Picture) else "",
     }
 
 
@@ -221,7 +221,7 @@ def _form(found: VolumeDescription, level: str) -> dict[str, Any]:
         "levels": names,
         "axes": list(zip("xyz", one.start, one.stop, strict=True)),
         "times": None if times is None else (times[0], times[-1]),
-        "unread": stored.unreadable_reason,
+        "unreadable_reason": stored.unreadable_reason,
         "folder": stored.folder,
         "defaults": {**defaults, "level": names[number], "format": "tiff"},
     }
@@ -288,7 +288,7 @@ async def _error_image(request: CatalogueRequest, why: str, status: int) -> Resp
         if len(lines[-1]) + len(token) > _LINE_WIDTH:
             lines.append("")
         lines[-1] = f"{lines[-1]} {token}".strip()
-    text = await request.render_template("no_picture.svg", lines=lines)
+    text = await request.render_template("error_image.svg", lines=lines)
     headers = {"cache-control": "no-store"}
     if status == 503:
         headers["retry-after"] = "30"

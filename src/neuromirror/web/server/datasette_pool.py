@@ -125,7 +125,7 @@ class _DatasetteProcess:
         send(self._socket, request)
         head = json.loads(receive(self._socket))
         body = receive(self._socket)
-        return DatasetteReply(head["status"], head["headers"], body), head["goes_on"]
+        return DatasetteReply(head["status"], head["headers"], body), head["is_reusable"]
 
     def stop(self) -> None:
         self._socket.close()
@@ -215,12 +215,12 @@ class DatasettePool:
 
     def _respond(self, question: _PendingRequest) -> DatasetteReply:
         process = None
-        goes_on = False
+        is_reusable = False
         try:
             with self._lock:
                 process = self._idle.pop() if self._idle else None
             process = process or _DatasetteProcess(self._process_options)
-            respond, goes_on = question.send_to(process)
+            respond, is_reusable = question.send_to(process)
             return respond
         except TimeoutError:
             raise DatasetteTimeoutError(f"the reply took more than {TIMEOUT_SECONDS:g} s") from None
@@ -229,11 +229,11 @@ class DatasettePool:
                 f"a process for the index's tables ended: {error!r}"
             ) from None
         finally:
-            if process is not None and not goes_on:
+            if process is not None and not is_reusable:
                 process.stop()
             with self._lock:
                 self._busy -= 1
-                if process is not None and goes_on:
+                if process is not None and is_reusable:
                     self._idle.append(process)
 
     def close(self) -> None:

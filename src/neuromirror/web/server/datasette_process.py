@@ -178,12 +178,12 @@ def escape_cell(value: Any) -> Any:
 
 
 async def _serve_requests(application: Any, connection: socket.socket) -> None:
-    goes_on = True
-    while goes_on:
+    is_reusable = True
+    while is_reusable:
         request = json.loads(receive(connection))
         status, headers, body = await _respond(application, request)
-        goes_on = _memory() < _RESTART_BYTES
-        head = {"status": status, "headers": headers, "goes_on": goes_on}
+        is_reusable = _memory() < _RESTART_BYTES
+        head = {"status": status, "headers": headers, "is_reusable": is_reusable}
         send(connection, json.dumps(head).encode())
         send(connection, body)
 
