@@ -20,7 +20,7 @@ FEWEST, MOST = 4, 12
 
 SCHEDULES = {
     "demo": "list_minutes = 1\n",
-    "demo-aind": "list_minutes = 1\nleast_hours = 0.005\nmost_days = 0.0005\n",
+    "demo-aind": "list_minutes = 1\nmin_hours = 0.005\nmax_days = 0.0005\n",
 }
 """A list every minute, and visits of what only a visit can tell every 18 to 43 seconds."""
 

@@ -149,7 +149,7 @@ def test_list_finds_datasets_by_attributes_and_search_terms(assets: Shell) -> No
         (["--where", "subject="], "write <attribute>=<value>"),
         (["--where", "subject=a\x1b[0m"], "no name has"),
         (["--search", "*"], "no words to search for"),
-        (["ember", "--where", "subject=1"], "no mirror 'ember'"),
+        (["ember", "--where", "subject=1"], "'ember'"),
     ],
 )
 def test_a_condition_that_cannot_be_is_refused(

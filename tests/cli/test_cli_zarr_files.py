@@ -22,7 +22,7 @@ def zarrs(shell: Shell, demo: DemoArchive) -> Shell:
 def setting(shell: Shell, entries: int) -> None:
     path = shell.mirrors / "demo.toml"
     text = path.read_text().partition("[zarr]")[0]
-    path.write_text(f"{text}\n[zarr]\ninline_parts = 0\nindex_entries = {entries}\n")
+    path.write_text(f"{text}\n[zarr]\ninline_components = 0\nindex_entries = {entries}\n")
 
 
 def zarr(shell: Shell) -> tuple[str, int]:

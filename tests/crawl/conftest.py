@@ -12,7 +12,7 @@ from support.embargo_harness import EmbargoHarness, prepare_embargo
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedHarness, ScriptedSource
 
-ZARR_LIMITS = "[zarr]\ninline_parts = 4\n"
+ZARR_LIMITS = "[zarr]\ninline_components = 4\n"
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_the_mirror_says_how_small_a_small_zarr_is(
     tmp_path: Path, source: ScriptedSource, limit: int, inline: bool
 ) -> None:
     scripted_harness = ScriptedHarness(
-        tmp_path / "limit", source, f"[zarr]\ninline_parts = {limit}\n"
+        tmp_path / "limit", source, f"[zarr]\ninline_components = {limit}\n"
     )
     source.zarrs = {"z": scripted_zarr(3)}
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"z.zarr": "z"})
@@ -132,7 +132,7 @@ def test_a_huge_zarr_keeps_its_chunks_in_the_manifest(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
     scripted_harness = ScriptedHarness(
-        tmp_path / "huge", source, "[zarr]\ninline_parts = 4\ninline = 6\nmanifest = 12\n"
+        tmp_path / "huge", source, "[zarr]\ninline_components = 4\ninline = 6\nmanifest = 12\n"
     )
     source.zarrs = {"huge": scripted_zarr(20), "large": scripted_zarr(9)}
     source.scripted_datasets["a"] = ScriptedDataset(
@@ -158,7 +158,7 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
     scripted_harness = ScriptedHarness(
-        tmp_path / "forms", source, "[zarr]\ninline_parts = 4\ninline = 6\nmanifest = 12\n"
+        tmp_path / "forms", source, "[zarr]\ninline_components = 4\ninline = 6\nmanifest = 12\n"
     )
     source.zarrs = {
         "huge": scripted_zarr(20),
@@ -317,7 +317,8 @@ def test_a_zarr_that_changed_has_a_new_version_and_the_dataset_links_it(
 def test_a_zarr_grows_out_of_its_folder_and_back_and_is_weighed_as_one_file(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
-    scripted_harness = ScriptedHarness(tmp_path / "grows", source, "[zarr]\ninline_parts = 100\n")
+    settings = "[zarr]\ninline_components = 100\n"
+    scripted_harness = ScriptedHarness(tmp_path / "grows", source, settings)
     source.zarrs = {"z": scripted_zarr(90)}
     source.scripted_datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"z.zarr": "z"}, has_summary=True

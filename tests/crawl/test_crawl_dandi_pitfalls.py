@@ -23,7 +23,7 @@ from support.mirror_harness import MirrorHarness, run_git
 
 NAME = "demo:000001"
 ZARR = "sub-1/sub-1_photo.ome.zarr"
-LIMITS = "[zarr]\ninline_parts = 30\n"
+LIMITS = "[zarr]\ninline_components = 30\n"
 Serve = Callable[[Path], str]
 
 

@@ -62,7 +62,7 @@ def source() -> PublishedZarrSource:
 @pytest.fixture
 def deep_harness(tmp_path: Path, source: PublishedZarrSource, chunks: int) -> ScriptedHarness:
     """The dataset mirrored as it is at first; its Zarr has so many files."""
-    harness = ScriptedHarness(tmp_path / "zarrs", source, "[zarr]\ninline_parts = 4\n")
+    harness = ScriptedHarness(tmp_path / "zarrs", source, "[zarr]\ninline_components = 4\n")
     source.zarrs = {"z": scripted_zarr(chunks)}
     result = harness.sync()["box:a"]
     assert (result.visit, len(result.versions)) == ("full", 3)

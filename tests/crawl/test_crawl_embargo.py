@@ -335,7 +335,7 @@ def test_a_zarr_under_embargo_goes_to_the_private_store_and_moves(embargo: Embar
     zarr = embargo.demo.add_zarr(ID, f"{FOLDER}/small.zarr", small)
     embargo.write_mirror_file("zarrs = true")
     file = embargo.demo.mirrors / "demo.toml"
-    file.write_text(file.read_text() + "[zarr]\ninline_parts = 10\n")
+    file.write_text(file.read_text() + "[zarr]\ninline_components = 10\n")
     embargo.sync()
     embargo.assert_no_canary_outside()
     assert f"{FOLDER}/small.zarr/c/0" in embargo.run_on_private_store("files", NAME)

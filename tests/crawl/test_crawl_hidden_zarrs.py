@@ -58,7 +58,7 @@ def test_a_zarr_that_is_hidden_between_its_row_and_its_files_keeps_its_state(
     zarr = demo.add_zarr("000003", path, zarr_entries())
     demo.share_zarr("000001", path, zarr)
     (mirror_harness.mirrors / "demo.toml").write_text(
-        f'source = "dandi"\n[options]\napi = "{demo.api_url}"\n[zarr]\ninline_parts = 0\n'
+        f'source = "dandi"\n[options]\napi = "{demo.api_url}"\n[zarr]\ninline_components = 0\n'
     )
     assert mirror_harness.sync("demo:000001")["demo:000001"].exit_code == 0
     refs = mirror_harness.refs()

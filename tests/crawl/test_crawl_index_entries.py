@@ -32,7 +32,7 @@ def limited_harness(
     tmp_path: Path, source: ScriptedSource, index_entries: int, more: str = ""
 ) -> ScriptedHarness:
     """A store of a mirror for which three files are few, and so many may be in the index."""
-    settings = f"[zarr]\ninline_parts = 4\nindex_entries = {index_entries}\n{more}"
+    settings = f"[zarr]\ninline_components = 4\nindex_entries = {index_entries}\n{more}"
     return ScriptedHarness(tmp_path / f"box-{index_entries}", source, settings)
 
 
@@ -342,7 +342,7 @@ def test_multipart_chunks_are_requested_once(
     demo: DemoArchive, mirror_harness: MirrorHarness, entries: int
 ) -> None:
     toml = mirror_harness.mirrors / "demo.toml"
-    limits = f"[zarr]\ninline_parts = 0\nindex_entries = {entries}\n"
+    limits = f"[zarr]\ninline_components = 0\nindex_entries = {entries}\n"
     toml.write_text(f'source = "dandi"\n[options]\napi = "{demo.api_url}"\n{limits}')
     chunks = {f"0/{number}": f"{number}".encode() * 30 for number in range(6)}
     metadata = {".zarray": b'{"zarr_format": 2}'}

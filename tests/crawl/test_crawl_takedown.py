@@ -268,7 +268,7 @@ def test_the_parts_that_only_it_has_go_and_come_with_it(
     mirrors = tmp_path / "mirrors"
     shutil.copytree(takedown_store.mirrors, mirrors)
     with (mirrors / "demo.toml").open("a") as file:
-        file.write("\n[zarr]\ninline_parts = 0\n")
+        file.write("\n[zarr]\ninline_components = 0\n")
     mirror_harness = MirrorHarness(mirrors, tmp_path / "store")
     mirror_harness.sync()
     with mirror_harness.index() as index:

@@ -31,7 +31,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 def archive(empty_archive: DemoArchive) -> DemoArchive:
     """A dandiset with a published version, and one with an inline and a linked Zarr."""
     (empty_archive.mirrors / "demo.toml").write_text(
-        f'source = "dandi"\n[options]\napi = "{empty_archive.api_url}"\n[zarr]\ninline_parts = 8\n'
+        f'source = "dandi"\n[options]\napi = "{empty_archive.api_url}"\n'
+        "[zarr]\ninline_components = 8\n"
     )
     empty_archive.create_dandiset(Description("Blobs"), identifier=BLOBS)
     for number in range(3):

@@ -152,7 +152,7 @@ def test_a_clone_of_the_mirror_gets_down_into_dandisets_and_their_zarrs(
 ) -> None:
     import zarr as zarr_library
 
-    write_mirror_file(mirror_harness.mirrors, demo, "[zarr]\ninline_parts = 30\n")
+    write_mirror_file(mirror_harness.mirrors, demo, "[zarr]\ninline_components = 30\n")
     one, other = zarrs["v3x1200"], zarrs["shared"]
     for dandiset in (one["dandiset"], other["dandiset"]):
         assert mirror_harness.sync(f"demo:{dandiset}")[f"demo:{dandiset}"].exit_code == 0
@@ -207,7 +207,7 @@ def test_a_sync_of_zarrs_killed_anywhere_converges(
     for name, chunks in (("one", 9), ("two", 8), ("little", 3)):
         entries = {".zgroup": b"{}", **{f"0/{number}": b"%d" % number for number in range(chunks)}}
         empty_archive.add_zarr(dandiset, f"{name}.zarr", entries)
-    write_mirror_file(empty_archive.mirrors, empty_archive, "[zarr]\ninline_parts = 6\n")
+    write_mirror_file(empty_archive.mirrors, empty_archive, "[zarr]\ninline_components = 6\n")
     whole = MirrorHarness(empty_archive.mirrors, tmp_path / "whole")
     undisturbed = run_killed_sync(whole, None)
     assert undisturbed.returncode == 0, undisturbed.stderr

@@ -193,7 +193,7 @@ def test_every_setting_is_explained() -> None:
     schema = json.loads((DOCS / "mirror.schema.json").read_text("utf-8"))
     page = (DOCS / "mirrors.md").read_text("utf-8")
     names = set(schema["properties"])
-    for table in ("Guards", "NetSettings", "ZarrLimits"):
+    for table in ("GuardSettings", "NetSettings", "ZarrLimits"):
         names |= set(schema["$defs"][table]["properties"])
     for one in schema["allOf"]:
         names |= set(one["then"]["properties"]["options"]["properties"])

@@ -30,7 +30,8 @@ def test_an_invalid_edit_is_logged_once_and_the_old_settings_stay(
             harness.service.reload_mirror_files()
         messages = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
         assert len(messages) == 1
-        assert "demo.toml: 'optoins' is not a setting that exists here" in messages[0]
+        assert "demo.toml: " in messages[0]
+        assert "'optoins'" in messages[0]
         assert harness.files.mirrors["demo"] is before
         harness.clock.now += 2 * HOUR
         assert "list" in harness.settle()
@@ -116,7 +117,7 @@ def test_a_folder_that_is_away_for_a_while_changes_nothing(mirror_harness: Mirro
     away = mirror_harness.mirrors.with_name("away")
     mirror_harness.mirrors.rename(away)
     found = files.reload()
-    assert "there is no folder of mirrors" in found.errors[""]
+    assert str(mirror_harness.mirrors) in found.errors[""]
     assert files.reload().errors == {}
     assert sorted(files.mirrors) == ["demo"]
     away.rename(mirror_harness.mirrors)
@@ -140,7 +141,7 @@ def test_an_unservable_mirror_is_refused_at_start_and_logged_later(
         MirrorFiles(mirror_harness.mirrors, [], check)
     file.write_text(content, "utf-8")
     assert files.reload().changed == ["other"]
-    with pytest.raises(ConfigurationError, match="there is no mirror 'thrid'"):
+    with pytest.raises(ConfigurationError, match="'thrid'"):
         MirrorFiles(mirror_harness.mirrors, ["thrid"], check)
 
 

@@ -32,8 +32,8 @@ BOUNDS = ScheduleBounds.from_settings(ScheduleSettings())
 all_bounds = some.builds(
     ScheduleSettings,
     list_minutes=some.floats(1, 10_000),
-    least_hours=some.floats(0.01, 1000),
-    most_days=some.floats(0.01, 400),
+    min_hours=some.floats(0.01, 1000),
+    max_days=some.floats(0.01, 400),
     deep_days=some.one_of(some.just(0.0), some.floats(0.5, 400)),
 ).map(ScheduleBounds.from_settings)
 outcomes = some.sampled_from(get_args(JobOutcome))
@@ -429,6 +429,6 @@ def test_deep_visits_end_when_the_mirror_says_never() -> None:
 
 
 def test_the_least_is_never_more_than_the_most() -> None:
-    odd = ScheduleBounds.from_settings(ScheduleSettings(least_hours=48, most_days=1))
+    odd = ScheduleBounds.from_settings(ScheduleSettings(min_hours=48, max_days=1))
     assert odd.least == odd.most == 2 * DAY
     assert ScheduleBounds.from_settings(ScheduleSettings()).listing == HOUR

@@ -1,1 +1,1 @@
-"""Mirror files: one TOML file per mirror, checked when it is loaded."""
+"""Mirror files: one TOML file per mirror, validated when it is loaded."""

@@ -50,11 +50,11 @@ class ScheduleBounds:
     @classmethod
     def from_settings(cls, settings: ScheduleSettings) -> Self:
         """The bounds of a mirror's settings."""
-        least = settings.least_hours * _HOUR
+        least = settings.min_hours * _HOUR
         return cls(
             listing=settings.list_minutes * 60,
             least=least,
-            most=max(least, settings.most_days * _DAY),
+            most=max(least, settings.max_days * _DAY),
             deep=settings.deep_days * _DAY,
         )
 

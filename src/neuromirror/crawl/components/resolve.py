@@ -265,7 +265,7 @@ class StoreComponentResolver:
 
     def _is_small(self, files: int) -> bool:
         limits = self._limits
-        return files < limits.inline_parts and files <= min(limits.inline, limits.manifest)
+        return files < limits.inline_components and files <= min(limits.inline, limits.manifest)
 
     def _is_copyable(self, component: ComponentEntry) -> bool:
         """Whether a small part is copied from the state before."""
