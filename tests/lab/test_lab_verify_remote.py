@@ -16,12 +16,12 @@ from neuromirror.crawl import Recorder, open_recorder, rebuild_index
 from neuromirror.index import Index
 from neuromirror.lab.pin import PinRequest, pin
 from neuromirror.lab.verify import Finding, Health, verify
-from neuromirror.lab.verify.dataset_walk import PinnedFile
-from neuromirror.lab.verify.download_hasher import DownloadVerifier
-from neuromirror.lab.verify.url_prober import Prober
 from neuromirror.model import LocationsChecked
+from neuromirror.transfer.download_verifier import DownloadVerifier
 from neuromirror.transfer.url_health import RECORD_INTERVAL, record_health
+from neuromirror.transfer.url_prober import Prober
 from neuromirror.transfer.url_sessions import API_KEY_VARIABLES, UrlSessions
+from neuromirror.transfer.verify_items import PinnedFile
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from support.dataset_clones import clone_dataset, evidence_counts, failures, verify_all

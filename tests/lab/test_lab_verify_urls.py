@@ -13,12 +13,12 @@ import pytest
 
 from neuromirror.annex import url_key
 from neuromirror.lab.verify import Finding, Health
-from neuromirror.lab.verify.dataset_walk import PinnedFile
-from neuromirror.lab.verify.download_hasher import DownloadVerifier
-from neuromirror.lab.verify.url_prober import Prober
 from neuromirror.model import Digest
 from neuromirror.net import CircuitOpenError, HostCircuitBreaker, RequestLimits
+from neuromirror.transfer.download_verifier import DownloadVerifier
+from neuromirror.transfer.url_prober import Prober
 from neuromirror.transfer.url_sessions import UrlSessions
+from neuromirror.transfer.verify_items import PinnedFile
 from support.scripted_http_server import (
     CONTENT,
     KEY,

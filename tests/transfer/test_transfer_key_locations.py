@@ -72,7 +72,7 @@ def test_a_file_that_no_url_gives_names_each_url_and_its_reason(web_clone: WebCl
     assert web_clone.files[TWO].urls[0] in first
     assert "404" in first
     assert web_clone.files[TWO].urls[1] in second
-    assert "other bytes" in second
+    assert "sha256" in second
     assert got["two/b.dat"].status == "ok"
 
 

@@ -16,10 +16,10 @@ from datetime import UTC, datetime, timedelta
 from neuromirror.crawl import Recorder
 from neuromirror.index import DueLocation
 from neuromirror.lab.verify import Finding, Health
-from neuromirror.lab.verify.dataset_walk import PinnedFile
-from neuromirror.lab.verify.url_prober import STATUSES, Prober
 from neuromirror.transfer.url_health import record_health
+from neuromirror.transfer.url_prober import STATUSES, Prober
 from neuromirror.transfer.url_sessions import VERIFY_LIMITS, UrlSessions
+from neuromirror.transfer.verify_items import PinnedFile
 
 DEFAULT_MAX_AGE = timedelta(days=30)
 """After so long a place is asked again, unless somebody says otherwise."""

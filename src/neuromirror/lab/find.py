@@ -12,7 +12,7 @@ from typing import Final
 from neuromirror.annex import EtagDigest
 from neuromirror.index import FoundFile, Index
 from neuromirror.model import NeuromirrorError, dandi_part_size
-from neuromirror.transfer.key_checksums import KeyHasher
+from neuromirror.transfer.key_checksums import Hasher
 from neuromirror.transfer.verified_repository import pointer_key, symlink_key
 
 _MIB: Final = 1 << 20
@@ -76,7 +76,7 @@ def _checksum_queries(descriptor: int) -> list[str]:
     parts = {dandi_part_size(size), *PART_SIZES} if size < 5 << 40 else set(PART_SIZES)
     # a whole that is one part has one ETag, however large the part might have been
     sizes = sorted({min(one, max(size, 1)) for one in parts})
-    hashes: dict[str, KeyHasher] = {
+    hashes: dict[str, Hasher] = {
         "sha256": hashlib.sha256(usedforsecurity=False),
         "md5": hashlib.md5(usedforsecurity=False),
         **{f"etag {one}": EtagDigest(one) for one in sizes},

@@ -21,7 +21,6 @@ from neuromirror.crawl.failure_log import record_housekeeping
 from neuromirror.index import Schedule
 from neuromirror.lab import audit
 from neuromirror.lab.audit import AuditSettings
-from neuromirror.lab.verify.url_checks import allowed_addresses
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import is_local_name
 from neuromirror.service.backup import DEFAULT_GENERATIONS, back_up
@@ -32,6 +31,7 @@ from neuromirror.service.integrity import (
     save_progress,
 )
 from neuromirror.store import Store, run_housekeeping
+from neuromirror.transfer.url_sessions import allowed_addresses
 from neuromirror.volume.tokens import token_from_environment
 
 HOUR, DAY = 3600.0, 86_400.0

@@ -13,11 +13,12 @@ from typing import Final
 
 from neuromirror.annex import parse_key
 from neuromirror.model import Evidence, NeuromirrorError, path_to_text
-from neuromirror.net import permanent_refusal
+from neuromirror.net import HostCircuitBreaker, RequestLimits, permanent_refusal
 from neuromirror.store import refuse_symlinks
 from neuromirror.transfer.annex_branch import AnnexBranchReader, BatchObjectReader, KeyLogs
 from neuromirror.transfer.annex_clone import AnnexClone, NotACloneError
 from neuromirror.transfer.annex_objects import AnnexObjectStore
+from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.annexed_files import (
     AnnexedFile,
     AnnexedFileListing,
@@ -25,15 +26,18 @@ from neuromirror.transfer.annexed_files import (
     SelectedSubdataset,
 )
 from neuromirror.transfer.config_check import check_absorbed
-from neuromirror.transfer.content_checks import check_for, is_secure
-from neuromirror.transfer.download_pool import DownloadPool, DownloadSessions
-from neuromirror.transfer.fetcher import FetchResult, FetchTask, displayed_url
+from neuromirror.transfer.content_checks import check_for
+from neuromirror.transfer.download_pool import DownloadPool
+from neuromirror.transfer.fetcher import FetchResult, FetchTask
 from neuromirror.transfer.git_annex_get import DelegatedFile, get_with_git_annex
 from neuromirror.transfer.git_commands import GitError
+from neuromirror.transfer.host_errors import displayed_url
+from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.key_locations import CloneRemotes, KeyLocations
 from neuromirror.transfer.location_recorder import LocationRecorder, PendingKeys
 from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
+from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
 JOBS: Final = 32
 """Connections, if nothing else is asked for."""
@@ -43,6 +47,7 @@ _BATCH: Final = 2000
 """Files whose places are looked up together; few at first, so that connections soon have work."""
 
 _MAX_IN_FLIGHT: Final = 1000
+_ATTEMPTS: Final = 3
 _ETAG_BACKEND: Final = "git-annex-backend-XS3ETAG"
 
 ByteProgress = Callable[[int, int], None]
@@ -202,7 +207,7 @@ class _CloneGet:
         intentions = stack.enter_context(PendingKeys(clone))
         recorder = LocationRecorder(clone, commit, intentions)
         recorder.recover(store, branch)
-        sessions = stack.enter_context(DownloadSessions(clone.settings, self._how.jobs))
+        sessions = stack.enter_context(_open_sessions(clone.settings, self._how.jobs))
         pool = DownloadPool(sessions, clone.settings, store, self._how.jobs, intentions.add)
         try:
             yield from self._feed(pool, recorder, listing, branch, remotes)
@@ -300,7 +305,10 @@ class _CloneGet:
 
     def _is_fetched_here(self, key: str, locations: KeyLocations) -> bool:
         """Whether a key's content is to be fetched here at all, or by git-annex."""
-        if self._clone.settings.is_true("annex.securehashesonly") and not is_secure(key):
+        if (
+            self._clone.settings.is_true("annex.securehashesonly")
+            and not key_checksum(key).is_secure
+        ):
             return False
         if locations.has_cheaper_remote or (locations.has_other_source and not locations.urls):
             return False
@@ -407,6 +415,13 @@ class _CloneGet:
 
     def _result_path(self, path: bytes) -> str:
         return self._prefix + path_to_text(path)
+
+
+def _open_sessions(settings: AnnexSettings, jobs: int) -> UrlSessions:
+    """Return sessions that send no tokens; ``annex.http-headers`` go with each request instead."""
+    limits = RequestLimits(attempts=_ATTEMPTS, per_host=jobs)
+    allowed = tuple(settings.allowed_addresses)
+    return UrlSessions(allowed, no_token, limits, {}, breaker=HostCircuitBreaker())
 
 
 def _unconfigured_hint(locations: KeyLocations) -> str:

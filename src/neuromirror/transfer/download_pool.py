@@ -9,21 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
-from urllib.parse import urlsplit
 
-from neuromirror.annex import is_private_host_allowed
-from neuromirror.net import (
-    ConnectionFactory,
-    HostCircuitBreaker,
-    PersistentConnection,
-    RequestLimits,
-    Session,
-)
+from neuromirror.net import ConnectionFactory, PersistentConnection
 from neuromirror.transfer.annex_objects import AnnexObjectStore
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.fetcher import Fetcher, FetchResult, FetchTask
+from neuromirror.transfer.url_sessions import UrlSessions
 
-_ATTEMPTS: Final = 3
 _MIN_POLL: Final = 0.001
 _MAX_POLL: Final = 0.02
 """Seconds between looks at what came."""
@@ -35,40 +27,6 @@ ReceivedBytes = tuple[str, int]
 """A key, and how many bytes more of it have come."""
 
 
-class DownloadSessions:
-    """The ways out for a clone: one for the whole internet, one for what git-annex may ask beside.
-
-    A context manager.
-    """
-
-    def __init__(self, settings: AnnexSettings, jobs: int) -> None:
-        limits = RequestLimits(attempts=_ATTEMPTS, per_host=jobs)
-        self.limits = limits
-        self._public = Session(limits=limits)
-        self._private = Session(limits=limits, allow_private=True)
-        self._allowed = settings.allowed_addresses
-        self._chosen: dict[str, Session] = {}
-
-    def __enter__(self) -> DownloadSessions:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._public.close()
-        self._private.close()
-
-    def session_for(self, url: str) -> Session:
-        """The session that may ask an address; one that refuses it where none may."""
-        try:
-            host = urlsplit(url).netloc.rpartition("@")[2]
-        except ValueError:
-            return self._public
-        found = self._chosen.get(host)
-        if found is None:
-            private = is_private_host_allowed(host, self._allowed)
-            found = self._chosen[host] = self._private if private else self._public
-        return found
-
-
 class DownloadPool:
     """Up to ``jobs`` threads at work on tasks; a context manager, which breaks off at its end.
 
@@ -77,7 +35,7 @@ class DownloadPool:
 
     def __init__(
         self,
-        sessions: DownloadSessions,
+        sessions: UrlSessions,
         settings: AnnexSettings,
         store: AnnexObjectStore,
         jobs: int,
@@ -88,7 +46,7 @@ class DownloadPool:
         self._headers = settings.headers
         self._store = store
         self._before_store = before_store
-        self._breaker = HostCircuitBreaker()
+        self._breaker = sessions.breaker
         self._stop = threading.Event()
         self._tasks: queue.SimpleQueue[FetchTask | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[FetchResult | ReceivedBytes | None] = queue.SimpleQueue()

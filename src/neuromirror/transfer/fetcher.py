@@ -20,7 +20,6 @@ from neuromirror.net import (
     RequestTimeoutError,
     UnreachableError,
     UnsafeAddressError,
-    clean_url,
 )
 from neuromirror.transfer.annex_objects import (
     AnnexObjectStore,
@@ -29,7 +28,7 @@ from neuromirror.transfer.annex_objects import (
     write_all,
 )
 from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck, check_for
-from neuromirror.transfer.host_errors import host_at_fault, host_of
+from neuromirror.transfer.host_errors import displayed_url, host_at_fault, host_of
 
 MAX_IN_MEMORY: Final = 1 << 19
 """Contents of at most so many bytes are held in memory until they are checked."""
@@ -368,11 +367,3 @@ def _update_check(check: ContentCheck, piece: memoryview) -> None:
     check.update(piece)
     if check.size is not None and check.bytes_seen > check.size:
         raise ContentMismatchError(f"it has more than {check.size} bytes")
-
-
-def displayed_url(url: str) -> str:
-    """An address as it may be shown."""
-    try:
-        return clean_url(url)
-    except ValueError:
-        return "<an address that is no URL>"

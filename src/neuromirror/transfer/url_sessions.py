@@ -1,50 +1,63 @@
-"""Who is asked for what a place has: one session for the internet, one for what is allowed here.
+"""HTTP sessions for the URLs of annexed files: one for public hosts, one for allowed private ones.
 
-Addresses of this machine and of private networks are asked only where git-annex may ask them too:
-``annex.security.allowed-ip-addresses`` lists them, or says ``all``.
+As in git-annex, hosts on this machine and on private networks are refused unless
+``annex.security.allowed-ip-addresses`` lists their addresses, or is ``all``.
 """
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from neuromirror.annex import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import CircuitOpenError, HostCircuitBreaker, NetError, RequestLimits, Session
 
-_ALLOWED: Final = "annex.security.allowed-ip-addresses"
 VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
-"""A cut-out of a volume is made before its first byte is sent, which may take minutes."""
+"""Limits for verification. A volume host may take minutes before it sends the first byte."""
 
 API_KEY_VARIABLES: Final[Mapping[str, str]] = {"https://api.dandiarchive.org": "DANDI_API_KEY"}
-"""The archives whose API may be shown a token, and the environment variable that holds it.
+"""Archive APIs that are sent a token, with the environment variable that holds it.
 
-None but these, whatever addresses a dataset names: a token that is shown to others is theirs.
+The list is fixed: a dataset can name any URL, and must not be able to obtain a token by it.
 """
 
 _MAX_FAILURES: Final = 8
-"""Failures in a row after which a host is given up; each took all attempts of a session."""
+"""Consecutive failures that open the circuit of a host; each is a request with all its retries."""
+
+
+def no_token(host: str) -> str | None:
+    """Return None: no volume host is sent a token."""
+    return None
 
 
 class UrlSessions:
-    """The sessions to ask with; shared by threads.
+    """The sessions and the circuit breaker for a set of URLs; shared by threads; a context manager.
 
-    ``allowed`` are the addresses that git-annex may ask besides public ones. ``token`` gives the
-    token for a host of volumes (with its port), or None; ``keys`` are as
-    :data:`API_KEY_VARIABLES`, and go to
-    those APIs alone, never where they redirect to. ``setting`` is the command that changes the
-    configuration which ``allowed`` comes from. ``breaker`` knows which hosts do not answer.
+    Parameters
+    ----------
+    allowed
+        Values of ``annex.security.allowed-ip-addresses``.
+    token
+        Returns the token for a volume host (with its port), or None.
+    limits
+        Limits per host.
+    keys
+        Environment variables that hold tokens, by API, as :data:`API_KEY_VARIABLES`. A token is not
+        sent to the target of a redirect.
+    setting
+        Command for error messages that changes the configuration ``allowed`` was read from.
+    breaker
+        Circuit breaker; by default one that opens after 8 consecutive failures.
     """
 
     def __init__(
         self,
         allowed: tuple[str, ...],
-        token: Callable[[str], str | None],
+        token: Callable[[str], str | None] = no_token,
         limits: RequestLimits = VERIFY_LIMITS,
         keys: Mapping[str, str] = API_KEY_VARIABLES,
         *,
@@ -57,26 +70,38 @@ class UrlSessions:
         self._private = Session(
             limits=limits, tokens=keys, is_private_allowed=self._allows, private_hint=self._hint
         )
+        self._chosen: dict[str, Session] = {}
+        self.limits = limits
         self.breaker = breaker or HostCircuitBreaker(failures=_MAX_FAILURES, seconds=0.0)
         self.token = token
 
+    def __enter__(self) -> UrlSessions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Closes the connections that were kept."""
+        """Close the open connections."""
         self._public.close()
         self._private.close()
 
     def session_for(self, url: str) -> Session:
-        """The session for a URL of any scheme; names but this machine's own are not resolved."""
-        with suppress(ValueError):
-            parts = urlsplit(url)
-            if self._allows(parts.hostname or "", parts.port):
-                return self._private
-        return self._public
+        """Return the session for a URL of any scheme. Host names are not resolved here."""
+        try:
+            host = urlsplit(url).netloc.rpartition("@")[2]
+        except ValueError:
+            return self._public
+        found = self._chosen.get(host)
+        if found is None:
+            is_allowed = is_private_host_allowed(host, self._allowed)
+            found = self._chosen[host] = self._private if is_allowed else self._public
+        return found
 
     def record(self, url: str, failure: NeuromirrorError | None) -> None:
-        """Record for the circuit breaker that a host was unreachable, or (None) that it answered.
+        """Report to the circuit breaker that a host answered (None), or how it failed.
 
-        A refusal of the circuit breaker itself is neither.
+        A refusal by the circuit breaker itself is neither: no request was made.
         """
         if failure is None:
             self.breaker.record_success(url)
@@ -85,28 +110,17 @@ class UrlSessions:
 
     def _hint(self, address: str) -> str:
         addresses = " ".join([*self._allowed, address])
-        return f"""to allow it, run {self._setting} {_ALLOWED} '{addresses}'"""
+        return f"to allow it, run {self._setting} {ALLOWED_ADDRESSES} '{addresses}'"
 
     def _allows(self, name: str, port: int | None) -> bool:
-        if "all" in self._allowed:
-            return True
-        addresses = ("127.0.0.1", "::1") if name == "localhost" else (name,)
-        return all(self._lists(address, port) for address in addresses)
-
-    def _lists(self, address: str, port: int | None) -> bool:
-        for one in self._allowed:
-            listed, _, its_port = one.partition("]:") if one.startswith("[") else (one, "", "")
-            with suppress(ValueError):
-                same = ip_address(listed.strip("[]")) == ip_address(address)
-                if same and its_port in ("", str(port)):
-                    return True
-        return False
+        host = f"[{name}]" if ":" in name else name
+        return is_private_host_allowed(host if port is None else f"{host}:{port}", self._allowed)
 
 
 def allowed_addresses(folder: Path) -> tuple[str, ...]:
-    """What git's configuration, as it holds in a folder, lets git-annex ask."""
+    """Return ``annex.security.allowed-ip-addresses`` as git reads it in a folder."""
     done = subprocess.run(
-        ["git", "-C", str(folder), "config", "--get", _ALLOWED],
+        ["git", "-C", str(folder), "config", "--get", ALLOWED_ADDRESSES],
         env=environment_without_secrets(),
         capture_output=True,
         text=True,
@@ -116,7 +130,7 @@ def allowed_addresses(folder: Path) -> tuple[str, ...]:
 
 
 def setting_command(folder: Path) -> str:
-    """Return the command that changes git's configuration as it holds in a folder."""
+    """Return the command that changes the git configuration that applies in a folder."""
     done = subprocess.run(
         ["git", "-C", str(folder), "rev-parse", "--git-dir"],
         env=environment_without_secrets(),

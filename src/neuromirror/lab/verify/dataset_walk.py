@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from neuromirror.lab.lock_manifests import sibling_path
 from neuromirror.lab.verify.state_checks import (
@@ -17,7 +17,6 @@ from neuromirror.lab.verify.state_checks import (
 from neuromirror.mint import GITLINK_MODE
 from neuromirror.model import path_to_text, subdataset_line
 from neuromirror.transfer.findings import NOT_HERE, Finding
-from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.verified_repository import (
     CommitDescription,
     NotADatasetError,
@@ -25,53 +24,7 @@ from neuromirror.transfer.verified_repository import (
     VerifiedEntry,
     VerifiedRepository,
 )
-
-
-class PinnedFile(NamedTuple):
-    """A file whose bytes are to be had: its path, its key, and its places, best first."""
-
-    path: bytes
-    key: str
-    urls: tuple[str, ...]
-
-
-Item = Finding | PinnedFile
-"""What there is to say, or something that is still to be looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class InspectedEntry:
-    """What came of an entry: ``key`` is that of an annexed file, None for anything else."""
-
-    entry: VerifiedEntry
-    key: str | None
-    items: tuple[Item, ...] = ()
-
-
-def unreadable_entry(entry: VerifiedEntry, path: str, error: ObjectDamagedError) -> InspectedEntry:
-    """An entry of which git cannot say what it is."""
-    message = str(error)
-    return InspectedEntry(
-        entry, None, (Finding(status="error", path=path, what="document", message=message),)
-    )
-
-
-def select_all(path: bytes) -> bool:
-    """True of each path."""
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyScope:
-    """What matters of a dataset, by paths from the outermost one.
-
-    ``wanted`` tells of a file whether it does, ``reaches`` of a sub-dataset whether a file in it
-    may. ``absent`` is the status of content and sub-datasets that are not here.
-    """
-
-    is_selected: Callable[[bytes], bool] = select_all
-    reaches: Callable[[bytes], bool] = select_all
-    missing_status: Status = "impossible"
+from neuromirror.transfer.verify_items import EntryInspector, Item, VerifyScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +38,6 @@ class ExpectedState:
     tree: str = ""
     state: str = ""
     manifest: Path | None = None
-
-
-class EntryInspector(Protocol):
-    """How files are looked at: in a work tree, or at their places."""
-
-    def inspect(
-        self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
-    ) -> Iterator[InspectedEntry]:
-        """What came of each entry of a clone, which stands in the folder ``below``, in order."""
-        ...
 
 
 def walk(

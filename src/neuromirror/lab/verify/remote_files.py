@@ -17,15 +17,7 @@ from neuromirror.lab.lock_manifests import (
     canonical_line,
     sibling_path,
 )
-from neuromirror.lab.verify.dataset_walk import (
-    ExpectedState,
-    InspectedEntry,
-    Item,
-    PinnedFile,
-    VerifyScope,
-    select_all,
-    unreadable_entry,
-)
+from neuromirror.lab.verify.dataset_walk import ExpectedState
 from neuromirror.lab.verify.state_checks import annexed_file_line
 from neuromirror.mint import GITLINK_MODE
 from neuromirror.model import path_to_text
@@ -37,6 +29,14 @@ from neuromirror.transfer.verified_repository import (
     object_id,
     pointer_key,
     symlink_key,
+)
+from neuromirror.transfer.verify_items import (
+    InspectedEntry,
+    Item,
+    PinnedFile,
+    VerifyScope,
+    select_all,
+    unreadable_entry,
 )
 
 

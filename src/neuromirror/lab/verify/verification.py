@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from neuromirror.lab.verify.dataset_walk import ExpectedState, Item, VerifyScope, walk
+from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
 from neuromirror.lab.verify.remote_files import (
     GitUrlCollector,
     PinnedCounts,
     check_manifest,
     walk_manifest,
 )
-from neuromirror.lab.verify.work_tree import WorkTreeInspector
 from neuromirror.mint import GITLINK_MODE
 from neuromirror.model import Digest, path_to_text
 from neuromirror.transfer.findings import NOT_HERE, Finding
@@ -27,6 +26,8 @@ from neuromirror.transfer.verified_repository import (
     ObjectDamagedError,
     VerifiedRepository,
 )
+from neuromirror.transfer.verify_items import Item, VerifyScope
+from neuromirror.transfer.work_tree import WorkTreeInspector
 
 if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
@@ -42,11 +43,6 @@ _MAX_NAMED: Final = 5
 """Removed files that a message names."""
 
 
-def no_token(host: str) -> str | None:
-    """None: nobody is shown a token."""
-    return None
-
-
 def no_claims(key: str) -> Iterable[Digest]:
     """Nothing besides what the key says."""
     return ()
@@ -59,7 +55,7 @@ def verify(
     within: Path | None = None,
     allow_missing: bool = False,
     jobs: int | None = None,
-    token: Callable[[str], str | None] = no_token,
+    token: Callable[[str], str | None] | None = None,
     claims: ClaimLookup = no_claims,
 ) -> Iterator[Finding]:
     """Yields what there is to say of a dataset, or of all datasets of a lock.
@@ -99,7 +95,7 @@ class _Verifier:
         mode: Mode,
         allow_missing: bool,
         jobs: int | None,
-        token: Callable[[str], str | None],
+        token: Callable[[str], str | None] | None,
         claims: ClaimLookup,
     ) -> None:
         self._mode = mode
@@ -195,16 +191,17 @@ class _Verifier:
             yield from (item for item in items if isinstance(item, Finding))
             return
         # whoever looks at what is here need not wait for all that speaks to a network
-        from neuromirror.lab.verify.url_checks import (
+        from neuromirror.transfer.url_checks import check_urls
+        from neuromirror.transfer.url_sessions import (
             UrlSessions,
             allowed_addresses,
-            check_urls,
+            no_token,
             setting_command,
         )
 
         setting = setting_command(folder)
         allowed = allowed_addresses(folder)
-        with closing(UrlSessions(allowed, self._token, setting=setting)) as sessions:
+        with closing(UrlSessions(allowed, self._token or no_token, setting=setting)) as sessions:
             yield from check_urls(
                 items, sessions, self._claims, jobs=self._jobs, full=self._mode == "full"
             )

@@ -8,15 +8,15 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
-from neuromirror.lab.verify.dataset_walk import PinnedFile
-from neuromirror.lab.verify.url_prober import STATUSES, displayed_url, health_of
-from neuromirror.lab.verify.work_tree import VerificationStoppedError, compare_content
 from neuromirror.model import NeuromirrorError, path_to_text
 from neuromirror.net import IncompleteResponseError
 from neuromirror.transfer.findings import Finding, Health
-from neuromirror.transfer.host_errors import host_at_fault
+from neuromirror.transfer.host_errors import displayed_url, host_at_fault
 from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
+from neuromirror.transfer.url_prober import STATUSES, health_of
 from neuromirror.transfer.url_sessions import UrlSessions
+from neuromirror.transfer.verify_items import PinnedFile
+from neuromirror.transfer.work_tree import VerificationStoppedError, compare_content
 
 _ATTEMPTS: Final = 3
 """Of a body that broke off; the session itself tries again to be answered at all."""

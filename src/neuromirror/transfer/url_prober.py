@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, cast
 
-from neuromirror.lab.verify.dataset_walk import PinnedFile
 from neuromirror.model import Digest, NeuromirrorError, path_to_text
 from neuromirror.net import (
     AccessDeniedError,
@@ -22,14 +21,14 @@ from neuromirror.net import (
     ResponseHead,
     Session,
     UnsafeAddressError,
-    clean_url,
 )
 from neuromirror.transfer.findings import Finding, Health
 from neuromirror.transfer.header_claims import KnownDigests, ProbeResult, compare_headers
-from neuromirror.transfer.host_errors import host_at_fault
+from neuromirror.transfer.host_errors import displayed_url, host_at_fault
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.url_sessions import UrlSessions
+from neuromirror.transfer.verify_items import PinnedFile
 
 _NO_VERSION: Final = frozenset({"NoSuchVersion", "InvalidArgument"})
 _FORBIDDEN_HINT: Final = "a bucket that may not be listed says so of what is gone, too"
@@ -114,14 +113,6 @@ class Prober:
             return ProbeResult(health, str(error)), host_at_fault(error, url)
         sessions.record(url, None)
         return answer, host
-
-
-def displayed_url(url: str) -> str:
-    """A URL as it may be told."""
-    try:
-        return clean_url(url)
-    except ValueError:
-        return "<an address that is no URL>"
 
 
 def health_of(error: NeuromirrorError) -> Health:

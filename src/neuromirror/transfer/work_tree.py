@@ -19,11 +19,10 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from neuromirror.annex import hash_mixed, key_file_name
-from neuromirror.lab.verify.dataset_walk import InspectedEntry, VerifyScope, unreadable_entry
 from neuromirror.mint import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind
-from neuromirror.transfer.key_checksums import KeyChecksum, KeyHasher, key_checksum
+from neuromirror.transfer.key_checksums import Hasher, KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.verified_repository import (
     ObjectDamagedError,
@@ -33,6 +32,7 @@ from neuromirror.transfer.verified_repository import (
     pointer_key,
     symlink_key,
 )
+from neuromirror.transfer.verify_items import InspectedEntry, VerifyScope, unreadable_entry
 
 _BLOCK: Final = 1 << 20
 _QUEUED_PER_JOB: Final = 4
@@ -235,7 +235,7 @@ class _EntryVerifier:
         ]
         return _compare_equivalent(found, others)
 
-    def _read(self, descriptor: int, size: int, hashing: KeyHasher) -> None:
+    def _read(self, descriptor: int, size: int, hashing: Hasher) -> None:
         buffer = bytearray(min(size + 1, _BLOCK))
         view = memoryview(buffer)
         while count := os.readv(descriptor, [buffer]):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from neuromirror.lab.verify.dataset_walk import Item
-from neuromirror.lab.verify.download_hasher import DownloadVerifier
-from neuromirror.lab.verify.url_prober import Prober
-from neuromirror.lab.verify.work_tree import map_in_order
 from neuromirror.model import Digest
+from neuromirror.transfer.download_verifier import DownloadVerifier
 from neuromirror.transfer.findings import Finding
-from neuromirror.transfer.url_sessions import UrlSessions, allowed_addresses, setting_command
+from neuromirror.transfer.url_prober import Prober
+from neuromirror.transfer.url_sessions import UrlSessions
+from neuromirror.transfer.verify_items import Item
+from neuromirror.transfer.work_tree import map_in_order
 
 
 def check_urls(
@@ -42,6 +42,3 @@ def check_urls(
     )
     for some in map_in_order(jobs, stop, check, tasks):
         yield from some
-
-
-__all__ = ["UrlSessions", "allowed_addresses", "check_urls", "setting_command"]

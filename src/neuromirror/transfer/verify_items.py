@@ -1,0 +1,76 @@
+"""The items that a verification passes from its readers to its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from neuromirror.transfer.findings import Finding
+from neuromirror.transfer.outcomes import Status
+from neuromirror.transfer.verified_repository import (
+    ObjectDamagedError,
+    VerifiedEntry,
+    VerifiedRepository,
+)
+
+
+class PinnedFile(NamedTuple):
+    """A file to be checked at its URLs: git path, annex key, and URLs, the most exact first."""
+
+    path: bytes
+    key: str
+    urls: tuple[str, ...]
+
+
+Item = Finding | PinnedFile
+"""A finished finding, or a file whose URLs are still to be checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedEntry:
+    """An entry of a commit, its annex key (None unless it is an annexed file), and its items."""
+
+    entry: VerifiedEntry
+    key: str | None
+    items: tuple[Item, ...] = ()
+
+
+def unreadable_entry(entry: VerifiedEntry, path: str, error: ObjectDamagedError) -> InspectedEntry:
+    """Return the result for an entry whose git object cannot be read."""
+    finding = Finding(status="error", path=path, what="document", message=str(error))
+    return InspectedEntry(entry, None, (finding,))
+
+
+def select_all(path: bytes) -> bool:
+    """Return True for every path."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyScope:
+    """The part of a dataset to verify; paths are relative to the outermost dataset.
+
+    Parameters
+    ----------
+    is_selected
+        Whether a file is to be verified.
+    reaches
+        Whether a subdataset may contain selected files.
+    missing_status
+        Status of content and subdatasets that are not on this machine.
+    """
+
+    is_selected: Callable[[bytes], bool] = select_all
+    reaches: Callable[[bytes], bool] = select_all
+    missing_status: Status = "impossible"
+
+
+class EntryInspector(Protocol):
+    """A strategy for inspecting the entries of a commit: in a work tree, or by URL."""
+
+    def inspect(
+        self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
+    ) -> Iterator[InspectedEntry]:
+        """Yield the result for each entry, in order; ``below`` is the folder of the clone."""
+        ...
