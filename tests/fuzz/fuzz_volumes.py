@@ -181,7 +181,7 @@ class _Documents:
     def __init__(self, held: dict[str, bytes]) -> None:
         self._held = held
 
-    def in_git(self, path: str) -> bytes | None:
+    def git_document(self, path: str) -> bytes | None:
         """Return a document."""
         return self._held.get(path)
 
@@ -223,7 +223,7 @@ def volume_zarr(data: bytes) -> None:
             for name, one in held.items()
         }
     )
-    read_volume(files.in_git, "0", "x")
+    read_volume(files.git_document, "0", "x")
     _used(describe(files, _row()))  # type: ignore[arg-type]
 
 

@@ -193,7 +193,7 @@ def test_ancestors_and_descendants_stop_at_the_requested_depth(
         found: list[str] = []
         while relatives:
             [one] = relatives
-            found.append(str(one.edge.dataset).removeprefix("aind:") + " …" * one.more)
+            found.append(str(one.edge.dataset).removeprefix("aind:") + " …" * one.is_truncated)
             relatives = one.relatives
         return found
 

@@ -197,12 +197,12 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from support.disk_journal import DiskJournal
-from neuromirror.index import Index, rebuild
-from neuromirror.index import recording
-recording._BATCH = 50
+from neuromirror.index import Index, rebuild_from_journal
+from neuromirror.index import file_writer
+file_writer._BATCH = 50
 journal = DiskJournal(Path(sys.argv[2]), sys.argv[5], int(sys.argv[6]))
 if sys.argv[4] == "rebuild":
-    rebuild(Path(sys.argv[3]), journal)
+    rebuild_from_journal(Path(sys.argv[3]), journal)
 else:
     with Index.open(Path(sys.argv[3])) as index:
         index.catch_up(journal)

@@ -251,7 +251,7 @@ def test_every_term_of_every_path_finds_its_dataset(
     folder = tmp_path_factory.mktemp("words")
     journal = DiskJournal(folder)
     with pytest.MonkeyPatch.context() as patch, Index.open(folder / "index.sqlite") as index:
-        patch.setattr(module, "PATHS", block)
+        patch.setattr(module, "PATHS_PER_BLOCK", block)
         for one in versions:
             journal.mint([placed_file(name, content) for name, content in one.items()])
         index.catch_up(journal)

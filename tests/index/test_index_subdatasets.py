@@ -115,7 +115,7 @@ def test_subdataset_row_has_the_label_of_its_version(journal: DiskJournal, index
     )
     assert unknown.label is None
     assert index.dataset("dandi:000001--x").within == "000001"
-    assert [row.name for row in index.datasets(parts=False)] == [NAME]
+    assert [row.name for row in index.datasets(subdatasets=False)] == [NAME]
     assert len(list(index.datasets())) == 2
     [status] = index.mirror_status()
     assert (status.datasets, status.subdatasets, status.files) == (2, 1, 1)

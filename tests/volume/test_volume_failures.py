@@ -114,7 +114,7 @@ def test_an_array_does_not_ask_a_dead_host_for_each_address(
 ) -> None:
     _, (*given, _) = boss_mirror.open().store._files.__reduce__()
     files = VersionFiles(*given, dead.host, limits=RequestLimits(attempts=3, wait=0.01))
-    monkeypatch.setattr(files, "_places_of", lambda key: addresses(dead.host))
+    monkeypatch.setattr(files, "_known_urls", lambda key: addresses(dead.host))
     for name in ("0/c/0/0/0", "0/c/0/0/1"):
         with pytest.raises(BlockUnavailableError) as missing:
             files.block(name)
