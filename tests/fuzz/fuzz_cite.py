@@ -91,7 +91,7 @@ def dataset_json(data: bytes) -> None:
         def read(self, name: str) -> bytes:
             return data
 
-        def commit_tree(self, commit: str) -> bytes:
+        def read_commit_tree(self, commit: str) -> bytes:
             return bytes(20)
 
     with patch("neuromirror.lab.minted_commit.ObjectReader", _DescriptionReader):

@@ -322,7 +322,7 @@ def boss_names(data: bytes) -> None:
     document = _json(data)
     client = _boss_client()
     with (
-        patch.object(client._intern, "_ask", lambda _: document),
+        patch.object(client._intern, "_fetch_json", lambda _: document),
         patch.object(client, "_json", lambda _: document),
     ):
         client._intern._remote = None

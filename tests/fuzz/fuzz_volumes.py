@@ -193,7 +193,7 @@ class _Documents:
 def _used(found: Any) -> None:
     """What pages do with a described volume."""
     for level in found.volume.levels:
-        found.at(level.name)
+        found.level(level.name)
         block_box(found.volume, f"{level.name}/c/0/0/0")
     check_agreement(found.volume.files >= 0 and found.volume.bytes >= 0, "sizes")
 
