@@ -253,7 +253,7 @@ def test_ancestors_and_descendants_have_the_same_edges_and_cycles_end(
                 for version in list(index.versions(dataset.name)):
                     inputs, derived = index.ancestry(dataset.name, version.label)
                     up |= {
-                        (edge.name, edge.dataset, edge.label, dataset.name, edge.of)
+                        (edge.name, edge.dataset, edge.label, dataset.name, edge.own_label)
                         for edge in inputs
                         if edge.dataset is not None
                     }
@@ -261,7 +261,7 @@ def test_ancestors_and_descendants_have_the_same_edges_and_cycles_end(
                         (edge.name, dataset.name, edge.own_label, edge.dataset, edge.label)
                         for edge in derived
                     }
-                    assert all(edge.of == version.label for edge in [*inputs, *derived])
+                    assert all(edge.own_label == version.label for edge in [*inputs, *derived])
                     assert all(edge.dataset != dataset.name for edge in [*inputs, *derived])
                     assert _size(index.ancestors(version)) <= 60
                     assert _size(index.descendants(version)) <= 60
