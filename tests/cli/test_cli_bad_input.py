@@ -23,12 +23,12 @@ ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
     [
         ("sync nope", 2, ["'nope'", "demo"]),
         ("sync ''", 2, ["''", "demo"]),
-        ("sync demo:", 2, ["'demo:' names no dataset", "demo:ID"]),
+        ("sync demo:", 2, ["'demo:'", "demo:ID"]),
         ("sync :000001", 2, ["''"]),
         ("sync demo:1", 2, ["'1' is no dandiset id", "six digits"]),
         ("sync demo:000001/../000002", 2, ["no dandiset id"]),
         ("sync demo:۰۰۰۰۰۱", 2, ["no dandiset id"]),
-        ("sync demo:000001@draft", 2, ["names a version", "demo:000001"]),
+        ("sync demo:000001@draft", 2, ["'demo:000001@draft'", "demo:000001"]),
         ("sync demo/000001", 2, ["'demo/000001'"]),
         ("list nope", 2, ["'nope'", "demo"]),
         ("versions demo", 2, ["'demo'", "<mirror>:<id>"]),
@@ -211,7 +211,8 @@ def test_one_dataset_is_not_mirrored_twice(shell: Shell) -> None:
     (shell.mirrors / "twin.toml").write_text((shell.mirrors / "demo.toml").read_text())
     for command in (["sync", "twin"], ["sync", "twin:000001"], ["sync", "twin", "--dry-run"]):
         line = shell.run(*command, code=2).error_line
-        assert "twin:000001 is mirrored in this store as demo:000001" in line
+        assert "twin:000001" in line
+        assert "demo:000001" in line
     assert folder_snapshot(shell.store) == before
 
 

@@ -45,7 +45,7 @@ def test_a_file_that_a_listing_dropped_is_not_deleted(
     del source.scripted_datasets["a"].files["9.bin"]
     result = scripted_harness.sync()["box:a"]
     assert (result.status, result.visit) == ("error", "failed")
-    assert "2 of 3 files that the listing lacks are still there upstream" in result.message
+    assert "2 of 3 " in result.message
     assert "'3.bin'" in result.message
     assert "\n" not in result.message
     assert scripted_harness.refs() == refs

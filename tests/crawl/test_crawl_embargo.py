@@ -97,10 +97,7 @@ def test_the_canaries_are_found_where_they_are(embargo: EmbargoHarness) -> None:
 
 def test_with_a_token_it_is_mirrored_into_the_private_store(embargo: EmbargoHarness) -> None:
     printed = embargo.sync()
-    assert (
-        embargo.embargoed_line(printed)
-        == f"ok {NAME} embargoed: the private store has a new state of it"
-    )
+    assert embargo.embargoed_line(printed) == f"ok {NAME} embargoed: new state in the private store"
     embargo.assert_no_canary_outside()
     assert stat.S_IMODE(embargo.private.stat().st_mode) == 0o700
     assert {
@@ -119,7 +116,7 @@ def test_with_a_token_it_is_mirrored_into_the_private_store(embargo: EmbargoHarn
     repeated = embargo.sync()
     assert (
         embargo.embargoed_line(repeated)
-        == f"notneeded {NAME} embargoed: the private store has it as it is"
+        == f"notneeded {NAME} embargoed: the private store is up to date"
     )
 
 

@@ -275,7 +275,7 @@ def test_the_parts_that_only_it_has_go_and_come_with_it(
         (part,) = [one.name for one in index.datasets() if one.within]
         (whole,) = index.superdatasets(part)
         rows = list(index.dump())
-    with pytest.raises(ConfigurationError, match=f"{part} is a part of {whole}"):
+    with pytest.raises(ConfigurationError, match=f"{part}.*{whole}"):
         take_dataset_down(mirror_harness, part)
     refs = mirror_harness.refs()
     assert take_dataset_down(mirror_harness, whole) == {part: "ok", whole: "ok"}

@@ -152,7 +152,7 @@ def test_an_overview_that_never_comes_to_a_dataset_fails_as_a_list(
     assert failing_tasks(mirror_harness) == [("list", None)]
 
 
-@pytest.mark.parametrize("limit_name", ["_MOST_EXCEPTIONS", "_MOST_PARTS"])
+@pytest.mark.parametrize("limit_name", ["_MAX_EXCEPTIONS", "_MAX_COMPONENTS"])
 def test_more_than_fits_in_memory_fails_only_that_dataset(
     scripted_harness: ScriptedHarness,
     source: ScriptedSource,
@@ -162,7 +162,7 @@ def test_more_than_fits_in_memory_fails_only_that_dataset(
     monkeypatch.setattr(import_module("neuromirror.crawl.visit.validate"), limit_name, 20)
     many = [f"n{number}" for number in range(21)]
     source.zarrs = {"z": scripted_zarr(3)}
-    if limit_name == "_MOST_PARTS":
+    if limit_name == "_MAX_COMPONENTS":
         source.scripted_datasets["a"] = ScriptedDataset(files("x"), zarrs=dict.fromkeys(many, "z"))
     else:
         source.scripted_datasets["a"] = ScriptedDataset(files("x"), exceptions=many)

@@ -80,7 +80,7 @@ def test_a_mirror_comes_and_goes_with_its_file(
         write_mirror_file(mirror_harness.mirrors, "second", content)
         harness.service.reload_mirror_files()
         assert harness.settle() == ["list"]
-        assert "is mirrored in this store as demo:" in harness.row("second").message
+        assert "demo:000001" in harness.row("second").message
 
         (mirror_harness.mirrors / "demo.toml").unlink()
         harness.service.reload_mirror_files()

@@ -155,10 +155,7 @@ def test_what_is_under_embargo_goes_to_the_private_store_and_nowhere_else(
     printed = embargo.run(
         *("serve", "--once", "--executor", "threads"), NEUROMIRROR_PRIVATE_STORE=private
     )
-    assert (
-        embargo.embargoed_line(printed)
-        == f"ok {NAME} embargoed: the private store has a new state of it"
-    )
+    assert embargo.embargoed_line(printed) == f"ok {NAME} embargoed: new state in the private store"
     assert embargo.commits(embargo.private)
     with Schedule.open(embargo.public / "neuromirror" / "schedule.sqlite") as opened:
         assert opened.task(NAME) is None

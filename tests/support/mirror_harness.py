@@ -39,6 +39,12 @@ class MirrorHarness:
     def index(self) -> Index:
         return Index.open_readonly(self.store.index_path)
 
+    def pending_files(self, dataset: str) -> int:
+        """Return how many files of a dataset were pending at its last visit."""
+        mirror, _, local_id = dataset.partition(":")
+        with self.index() as index:
+            return index.last_visits(mirror)[local_id].pending
+
     def repository(self, dataset: str) -> Path:
         alias = dataset.replace(":", "--").replace("/", "--")
         return (self.folder / "alias" / alias).resolve()

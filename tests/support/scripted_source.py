@@ -354,6 +354,6 @@ class ScriptedHarness(MirrorHarness):
         return {
             str(path.relative_to(self.folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and not {"locks", "checked"} & set(path.parts)
+            if path.is_file() and not {"locks", "listed"} & set(path.parts)
             if not path.name.endswith(("-shm", "-wal", ".lock"))
         }

@@ -1,4 +1,4 @@
-"""Plan, visit, record: the one room that joins sources, mint and index."""
+"""The crawl: plan visits, read and validate listings, publish versions and record the results."""
 
 from neuromirror.config.mirror_files import (
     GuardSettings,

@@ -1,4 +1,4 @@
-"""One visit of one dataset: what is new upstream becomes commits, refs, journal and index."""
+"""One visit of one dataset: publish new versions and record them in journal and index."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ from neuromirror.model import (
 from neuromirror.sources import Listing, Source, UnreliableListingError
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, PUBLISHED_BRANCH, Store
 
-_MAX_SAMPLED_PATHS = (
-    100  # missing files that upstream is asked about where the state is held anyway
-)
+_MAX_SAMPLED_PATHS = 100
+"""Missing files that are checked upstream if the state is held in any case."""
 
 
 class DatasetVisit:
@@ -71,19 +70,25 @@ class DatasetVisit:
         self._holds = DatasetHolds(recorder, hint.dataset)
         self._follows_history = False
         self._deep = self._history = False
-        self._component_visitor: ComponentVisitor  # as deep as the visit, so made when it begins
+        self._component_visitor: ComponentVisitor  # created in run(), with its options
         self.outcome = VisitOutcome()
 
     def run(
         self, *, deep: bool = False, history: bool = False, pending_only: bool = False
     ) -> VisitOutcome:
-        """Brings the dataset up to date, published versions first, then what can be observed.
+        """Bring the dataset up to date: published versions first, then the observed state.
 
-        With ``history``, earlier states that upstream can still list go before the present one.
-        With ``deep``, what upstream's own words for its versions and parts say is not believed.
-        With ``pending_only`` upstream is asked about what was pending, and about the rest only if
-        some of that is complete now.
-        Raises what stopped it; what was minted before that stays, and is in ``outcome``.
+        What was published before an exception stays, and is in ``outcome``.
+
+        Parameters
+        ----------
+        deep
+            Do not trust upstream's own version names and checksums.
+        history
+            First publish the earlier states that upstream can still list.
+        pending_only
+            Check what was pending upstream, and do the rest of the visit only if some of it is
+            complete now.
         """
         self._deep, self._history = deep, history
         self._component_visitor = ComponentVisitor(
@@ -120,11 +125,11 @@ class DatasetVisit:
         return self.outcome
 
     def _add_problems(self) -> None:
-        """Add the problems of the last listing; versions that share an object share its problem."""
+        """Add the problems of the last listing, without duplicates from shared objects."""
         self.outcome.problems = [*dict.fromkeys([*self.outcome.problems, *self._reader.problems])]
 
     def _is_still_pending(self) -> bool:
-        """Whether upstream has completed nothing of what was pending in the last state."""
+        """Return whether upstream has completed none of the pending items of the last state."""
         self._publisher.catch_up()
         last = self._publisher.last_observed()
         if last is None:
@@ -154,7 +159,7 @@ class DatasetVisit:
                 )
 
     def _mint_published(self, version: VersionRef) -> bool:
-        """Mints a published version; False when it is held, so that none may follow it."""
+        """Publish a published version; return False if it is held and no other may follow it."""
         is_minted = False
 
         def accept(
@@ -176,7 +181,7 @@ class DatasetVisit:
 
     def _check_published(self, version: VersionRef, row: VersionRow) -> None:
         claimed, recorded = version.claimed_totals, self._upstream_summary(row)
-        # what is remembered of folders that upstream counts as one file may have been thrown away
+        # the memo of inline components, which upstream counts as one file each, may be missing
         folders = claimed and claimed.bytes == recorded.bytes and claimed.files < recorded.files
         if claimed is not None and claimed != recorded and not folders:
             self._record_incident(
@@ -212,7 +217,7 @@ class DatasetVisit:
     def _check_components(
         self, snapshot: SpooledSnapshot, row: VersionRow, scratch: Path
     ) -> SpooledSnapshot | None:
-        """A published version with its parts listed again; None where one is not what it was."""
+        """Read the components of a published version again; return None if one of them changed."""
         previous, record_refusal = self._previous_state(row), self._reader.record_refusal
         linking = link_components(
             snapshot, self._component_visitor, previous, scratch, record_refusal, visit_all=True
@@ -229,7 +234,7 @@ class DatasetVisit:
         return None if wrong else linking.snapshot
 
     def _upstream_summary(self, row: VersionRow) -> FileTotals:
-        """How many files and bytes upstream counted in a version."""
+        """Return the number of files and bytes of a version as upstream counts them."""
         exceptions = self._recorder.ask(lambda index: index.exceptions(row))
         components = self._recorder.ask(lambda index: list(index.subdatasets(row)))
         inline = self._previous_state(row).inline_components().values()
@@ -245,7 +250,7 @@ class DatasetVisit:
         return FileTotals(files, size)
 
     def _compare_published(self, snapshot: SpooledSnapshot, row: VersionRow, scratch: Path) -> bool:
-        """Whether a published version is what it was; tells what is not."""
+        """Return whether a published version is unchanged; record an incident if not."""
         _, changes = self._component_publisher.difference(row, snapshot, scratch)
         if not changes.has_same_files:
             self._record_incident(
@@ -269,10 +274,10 @@ class DatasetVisit:
         commits = refs.get(MAIN_BRANCH), refs.get(ANNEX_BRANCH)
         last = self._publisher.last_observed()
         if (self._deep or self._history) and last is not None and self._has_named_components(last):
-            commits = None, None  # the listing says nothing of what is in its parts
+            commits = None, None  # a memo of the listing does not cover the components
         pending = self._reader.read(version, self._accept_observed, *commits)
         if pending is not None and last is not None:
-            # the last visit's own count may be that of a visit that failed
+            # the count in the last visit's record may be of a failed visit
             self.outcome.pending_files = pending
             self.outcome.exception_count = last.exceptions
             self._holds.lapse(version.upstream)
@@ -290,7 +295,7 @@ class DatasetVisit:
         if last is not None:
             difference, changes = self._component_publisher.difference(last, snapshot, scratch)
             if self._follows_history:
-                # upstream's own versions tell how it came to be: an overwrite is one more of them
+                # upstream keeps versions of its objects, so an overwrite is a version, no conflict
                 changes.conflicts.clear()
             if not self._is_accepted(listing, snapshot, last, difference, changes):
                 return None
@@ -309,9 +314,9 @@ class DatasetVisit:
         difference: StateDifference,
         changes: StateChanges,
     ) -> bool:
-        """Whether a state may follow the last one; else it is held.
+        """Return whether a state may follow the last one; hold it if not.
 
-        Raises UnreliableListingError where upstream still has what the listing lacks.
+        Raises UnreliableListingError if upstream still has files that the listing lacks.
         """
         upstream = snapshot.header.version.upstream
         conflict, loss = _conflict_reason(changes), self._loss_reason(changes)
@@ -324,17 +329,17 @@ class DatasetVisit:
             message = f"{conflict}; the old state is kept"
             self._record_event("incident", message, {"version": upstream})
             hold = self._holds.create(upstream, state, conflict, changes.removed, changes.before)
-            # what is mirrored stays behind upstream, so every run says so
+            # the mirror is behind upstream, so every run reports it
             self.outcome.incidents.append(
-                f"{message}; look upstream, then 'neuromirror release {hold}' to let the new "
-                "state follow it"
+                f"{message}; check the dataset upstream, then run 'neuromirror release {hold}' to "
+                "accept the new state"
             )
         elif held and loss:
             self._hold(upstream, state, loss, changes.removed, changes.before)
         return not held
 
     def _loss_reason(self, changes: StateChanges) -> str:
-        """Why a state that lost files is to be held; empty when it is not."""
+        """Return why a state that lost files is held; empty if it is not."""
         if not changes.before:
             return ""
         if not changes.after:
@@ -342,7 +347,7 @@ class DatasetVisit:
         share = 100 * changes.removed / changes.before
         guards = self._settings.guards
         if share > guards.max_removed_percent and changes.removed > guards.max_removed_files:
-            return f"{changes.removed} of {changes.before} files are gone ({share:.0f} %)"
+            return f"{changes.removed} of {changes.before} files are missing ({share:.0f} %)"
         return ""
 
     def _check_missing_files(
@@ -354,7 +359,7 @@ class DatasetVisit:
         *,
         thorough: bool,
     ) -> None:
-        """Asks upstream for what the listing lacks: for all, or for the first hundred."""
+        """Check upstream for the files that the listing lacks: all (``thorough``), or a sample."""
         if listing.find_present is None:
             return
         header = snapshot.header
@@ -369,23 +374,23 @@ class DatasetVisit:
             raise UnreliableListingError(
                 f"{self._dataset.name} {header.version.upstream}: {len(present)} of "
                 f"{len(requested)} "
-                f"files that the listing lacks are still there upstream, "
-                f"{path_to_text(present[0])!r} for one"
+                f"files that the listing lacks still exist upstream, "
+                f"for example {path_to_text(present[0])!r}; try again"
             )
 
     def _has_only_marker(self, snapshot: SpooledSnapshot) -> bool:
-        """Whether a new dataset holds nothing but the marker of its folder, and so is none yet."""
+        """Return whether a new dataset consists of a folder marker, and is not mirrored yet."""
         header = snapshot.header
         reasons = {one.reason for one in header.exceptions}
         if snapshot.files or header.documents or reasons != {FOLDER_MARKER}:
             return False
         self.outcome.waiting_reason = (
-            "new, and nothing but a folder marker; it is mirrored once it holds an object"
+            "new and empty except for a folder marker; it is mirrored once it has an object"
         )
         return True
 
     def _is_settling(self, newest: datetime | None) -> bool:
-        """Whether a dataset that was never mirrored may still be growing."""
+        """Return whether a dataset that was never mirrored may still be growing."""
         minutes = self._settings.guards.settle_minutes
         if not minutes or newest is None or self._publisher.versions():
             return False
@@ -394,7 +399,7 @@ class DatasetVisit:
             return False
         at = newest.astimezone(UTC).isoformat(timespec="seconds")
         self.outcome.waiting_reason = (
-            f"new, and perhaps still growing: its newest file is of {at}; it is mirrored once "
+            f"new and possibly still growing: its newest file is of {at}; it is mirrored once "
             f"nothing has changed for {minutes:g} minutes"
         )
         return True
@@ -402,9 +407,9 @@ class DatasetVisit:
     # --- earlier states
 
     def _mint_history(self, present: set[str]) -> bool:
-        """Mints what upstream can list of the past; False when nothing may follow it now.
+        """Publish the earlier states; return False if no state may follow them now.
 
-        ``present`` are upstream's words for what is observed now.
+        ``present`` are upstream's names of the current observed states.
         """
         last = self._publisher.last_observed()
         states = list_earlier_states(self._source, self._dataset, last)
@@ -426,7 +431,7 @@ class DatasetVisit:
     def _accept_earlier_state(
         self, listing: Listing, snapshot: SpooledSnapshot, scratch: Path
     ) -> StateCommits | None:
-        """Mints an earlier state: what it lacks, upstream's own versions say to be deleted."""
+        """Publish an earlier state; upstream's own versions confirm its deletions."""
         upstream = snapshot.header.version.upstream
         last = self._publisher.last_observed()
         if last is not None and last.files and not snapshot.files:
@@ -435,7 +440,7 @@ class DatasetVisit:
                 self._hold(upstream, state, "the listing is empty", last.files, last.files)
                 return None
         self._publish(snapshot, MAIN_BRANCH, scratch, None)
-        return None  # it is listed once: no memo
+        return None  # no memo: an earlier state is listed once
 
     # --- publishing, holds, incidents, events
 
@@ -447,7 +452,7 @@ class DatasetVisit:
         if (
             snapshot.components.problems or snapshot.components.pending_ids
         ) and branch == PUBLISHED_BRANCH:
-            return None  # it would lack them for ever
+            return None  # a published version is final, so it must not lack components
         state = self._component_publisher.publish(snapshot, scratch)
         published = self._publisher.publish(state, branch, scratch, label)
         if published.is_new:
@@ -458,22 +463,22 @@ class DatasetVisit:
         commits = published.commit, published.annex_commit
         upstream, inline = snapshot.header.version.upstream, snapshot.components.inline
         save_inline_components(self._store, self._dataset, upstream, commits, inline)
-        # else it is to be read again, though it may be the same
+        # without commits no memo is kept, so that the next visit reads the listing again
         return commits if snapshot.components.is_final else None
 
     def _report_unreadable(self, snapshot: SpooledSnapshot, label: str) -> None:
-        """Raise an event for the sidecars that cannot be read in a new version."""
+        """Record an event for the sidecars of a new version that cannot be read."""
         facts = snapshot.header.facts
         sidecars = [value for name, value in facts.attributes if name == UNREADABLE]
         if sidecars:
             self._record_event(
                 UNREADABLE,
-                f"{label}: {', '.join(sidecars)} cannot be read (no valid JSON, or access is "
-                "refused); what the last readable version said of the dataset still holds",
+                f"{label}: {', '.join(sidecars)} cannot be read (invalid JSON, or access "
+                "refused); the metadata of the last readable version is kept",
                 {"version": label, "sidecars": sidecars},
             )
 
-    # --- parts
+    # --- components
 
     def _create_resolver(self, version: VersionRef) -> StoreComponentResolver:
         published = version.kind is VersionKind.PUBLISHED
@@ -485,7 +490,7 @@ class DatasetVisit:
         )
 
     def _previous_version(self) -> VersionRow | None:
-        """The state that keeps what cannot be proven now, and has what need not be read again."""
+        """Return the version whose components are kept or copied in the new one."""
         rows = self._publisher.versions()
         return self._publisher.last_observed() or (rows[-1] if rows else None)
 
@@ -493,7 +498,7 @@ class DatasetVisit:
         return PreviousState(self._store, self._dataset, row)
 
     def _has_named_components(self, row: VersionRow) -> bool:
-        """Whether a version has parts that upstream names itself."""
+        """Return whether a version has components that upstream itself names."""
         components = self._recorder.ask(lambda index: list(index.subdatasets(row)))
         return bool(self._previous_state(row).inline_components()) or any(
             not is_split_component(self._dataset, one.dataset.partition(":")[2])
@@ -501,7 +506,7 @@ class DatasetVisit:
         )
 
     def _link_components(self, snapshot: SpooledSnapshot, scratch: Path) -> SpooledSnapshot:
-        """Mirrors the parts that a state links to; gives the state with what came of it."""
+        """Mirror the components to which a state links; return the state with the links."""
         visit_all = self._deep or self._history
         previous = self._previous_state(self._previous_version())
         record_refusal = self._reader.record_refusal
@@ -528,12 +533,12 @@ class DatasetVisit:
     ) -> None:
         hold = self._holds.create(upstream, state, reason, removed, before)
         self.outcome.hold_messages.append(
-            f"{upstream} is held: {reason}; look upstream, then 'neuromirror release {hold}' to "
-            "let it through"
+            f"{upstream} is held: {reason}; check the dataset upstream, then run 'neuromirror "
+            f"release {hold}' to accept the listing"
         )
 
     def _record_incident(self, upstream: str, message: str) -> None:
-        """Raises an incident with a published version: once, then it is known."""
+        """Record an incident with a published version; report it as known if it is not new."""
         is_new = self._record_event("incident", message, {"version": upstream})
         (self.outcome.incidents if is_new else self.outcome.known_incidents).append(message)
 
@@ -542,7 +547,7 @@ class DatasetVisit:
 
 
 def _conflict_reason(changes: StateChanges) -> str:
-    """What is wrong with files that kept their upstream id and not their bytes; or nothing."""
+    """Describe the files with the same upstream id and different bytes; empty if there are none."""
     if not changes.conflicts:
         return ""
     paths = ", ".join(repr(path_to_text(path)) for path in changes.conflicts[:3])

@@ -1,7 +1,7 @@
-"""Dandisets under embargo: kept in a private store, and moved to the public one when they open.
+"""Embargoed dandisets: kept in a private store, and moved to the public one when they open.
 
-Of what is in the private store a run says a dataset's name and the word ``embargoed``. What went
-wrong there, the private store's own events tell.
+A run reports only the name of a dataset in the private store and the word ``embargoed``. Failures
+there are recorded as events of the private store.
 """
 
 from __future__ import annotations
@@ -41,61 +41,76 @@ from neuromirror.store.private_store import (
 )
 
 EMBARGOED = "embargoed"
+"""The reason that a source states for an embargoed dataset."""
 
 _MOVE_TIMEOUT = 600.0
-"""Seconds that a move waits for another one."""
+"""Seconds to wait for another move."""
 
 
 @runtime_checkable
 class EmbargoAwareSource(Protocol):
-    """A source some of whose datasets are shown to their owners alone."""
+    """A source with datasets that only their owners may read."""
 
     def private(self) -> Source | None:
-        """The source of these alone, with the right to read them; None where they are skipped.
+        """Return the source of the embargoed datasets, with a token; None if they are skipped.
 
-        Raises ConfigurationError where something is missing for it.
+        Raises ConfigurationError if an option or the token is missing.
         """
         ...
 
     def is_open(self, dataset: DatasetRef) -> bool:
-        """Whether anybody may read a dataset."""
+        """Return whether everyone may read a dataset."""
         ...
 
     def may_be_public(self, dataset: DatasetRef) -> bool:
-        """Whether a dataset that upstream calls open may go into the public store.
+        """Return whether a dataset that upstream calls open may go into the public store.
 
-        Upstream is asked as by a stranger, unless every request is a stranger's anyway.
+        Checked with a request without a token, unless no request has a token.
         """
         ...
 
 
 class NotPublicError(NeuromirrorError):
-    """A dataset that upstream calls open, and does not show to those who ask without a token."""
+    """Upstream calls the dataset open, but refuses it to requests without a token."""
 
 
 def private_source(source: Source) -> Source | None:
-    """The source of what is under embargo, where the mirror asks for that."""
+    """Return the source of the embargoed datasets, if the mirror is configured to keep them."""
     return source.private() if isinstance(source, EmbargoAwareSource) else None
 
 
 def check_public(source: Source, dataset: DatasetRef) -> None:
-    """Check that strangers may read a dataset that upstream calls open; raises NotPublicError."""
+    """Check that a dataset that upstream calls open is readable without a token.
+
+    Raises
+    ------
+    NotPublicError
+        If it is not.
+    """
     if isinstance(source, EmbargoAwareSource) and not source.may_be_public(dataset):
         raise NotPublicError(
-            f"{dataset.name}: upstream calls it open, and refuses it to those who ask without a "
-            "token; nothing of it is published"
+            f"{dataset.name}: upstream calls it open, but refuses requests without a token; "
+            "nothing of it is published"
         )
 
 
 class PrivateStore:
-    """The private store of a run over the public one; ``folder`` None: no one named it."""
+    """The private store that belongs to a run over the public one.
+
+    Parameters
+    ----------
+    folder
+        The private store's folder; None if none was given.
+    public
+        The public store.
+    """
 
     def __init__(self, folder: Path | None, public: Store) -> None:
         self._folder = folder
         self._public = public
 
     def check_sources(self, sources: Iterable[Source]) -> None:
-        """Raises ConfigurationError where a source needs a private store and there can be none."""
+        """Raise ConfigurationError if a source needs a private store and there is none."""
         private_sources = [
             view for source in sources if (view := private_source(source)) is not None
         ]
@@ -104,16 +119,19 @@ class PrivateStore:
         elif private_sources:
             raise ConfigurationError(
                 f"mirror '{private_sources[0].mirror}' keeps embargoed dandisets in a private "
-                f"store, and "
-                "none is named; name its folder, outside the public store, with --private-store"
-                " or NEUROMIRROR_PRIVATE_STORE, or sync the other mirrors by name"
+                "store, but no private store is configured; set its folder, outside the public "
+                "store, with --private-store or NEUROMIRROR_PRIVATE_STORE, or sync the other "
+                "mirrors by name"
             )
 
     @contextmanager
     def open(self) -> Iterator[tuple[Store, Recorder]]:
-        """The private store, made if it is missing, and its recorder; one run at a time.
+        """Yield the private store, created if necessary, and its recorder; one run at a time.
 
-        Raises StoreBusyError.
+        Raises
+        ------
+        StoreBusyError
+            If another run has the private store.
         """
         assert self._folder is not None
         store = open_private_store(self._folder, self._public.root)
@@ -124,7 +142,7 @@ class PrivateStore:
 
     @contextmanager
     def open_index(self) -> Iterator[Index | None]:
-        """The private index as it is, for a run that writes nothing; None without one."""
+        """Yield the private index as it is, for a run that writes nothing; None without one."""
         store = self._find_store()
         if store is None or not store.index_path.exists():
             yield None
@@ -138,7 +156,7 @@ class PrivateStore:
         return find_private_store(self._folder, self._public.root)
 
     def datasets_of(self, mirror: str) -> PrivateDatasets:
-        """Which datasets of a mirror are in the private store."""
+        """Return the datasets of a mirror that are in the private store."""
         store = self._find_store()
         if store is None:
             return PrivateDatasets(None, frozenset())
@@ -149,17 +167,23 @@ class PrivateStore:
         return PrivateDatasets(store, frozenset(names))
 
     def move_to_public(self, dataset: DatasetRef, source: Source, recorder: Recorder) -> None:
-        """Moves a dataset that was opened, with its parts, into the public store.
+        """Move a dataset that was opened, with its components, into the public store.
 
-        The private store forgets it when the public one has all of it. Killed anywhere and done
-        again, the outcome is the same. The caller holds the dataset's lock in the public store.
-        Raises NotPublicError, and whatever keeps a copy from being whole.
+        The private store drops it once the public one has all of it. An interrupted move can be
+        repeated. The caller holds the dataset's lock in the public store.
+
+        Raises
+        ------
+        NotPublicError
+            If the dataset is not readable without a token.
+        NeuromirrorError
+            If the copy cannot be completed.
         """
         store = self._find_store()
         assert store is not None
         if not (isinstance(source, EmbargoAwareSource) and source.is_open(dataset)):
             raise NotPublicError(
-                f"{dataset.name}: embargoed for those who ask without a token; it stays in the "
+                f"{dataset.name}: upstream refuses requests without a token; it stays in the "
                 "private store"
             )
         with ExitStack() as stack:
@@ -175,9 +199,9 @@ class PrivateStore:
     def _components(
         self, store: Store, dataset: DatasetRef, recorder: Recorder
     ) -> list[DatasetRef]:
-        """The parts of a dataset's versions of which the private store has anything.
+        """Return the components of a dataset's versions that the private store has something of.
 
-        Both stores are asked: a move that was killed may have left only one that knows.
+        Both stores are searched: after an interrupted move only one of them may know them.
         """
         component_ids = recorder.ask(lambda index: _component_ids(index, dataset.name))
         with open_recorder(store, store.index_path) as own:
@@ -205,16 +229,17 @@ class PrivateDatasets(Container[DatasetRef]):
     def __contains__(self, dataset: object) -> bool:
         if self._store is None or not isinstance(dataset, DatasetRef):
             return False
-        # a move that was killed may have left the one or the other
+        # an interrupted move may have left only one of the two
         return dataset.local_id in self._names or self._store.repository(dataset).exists()
 
 
 def move_datasets(
     source: Store, target: Store, datasets: Iterable[DatasetRef], recorder: Recorder
 ) -> None:
-    """Carries datasets from a store to another, a dataset after its parts; see store.moving.
+    """Move datasets from one store to another; see :mod:`neuromirror.store.dataset_move`.
 
-    ``recorder`` is the target's. The caller holds all locks.
+    Components come before the datasets that link them. ``recorder`` is the target's. The caller
+    holds all locks.
     """
     moving = list(datasets)
     for one in moving:
@@ -231,28 +256,28 @@ def move_datasets(
 
 
 def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
-    """A result of the private store, fit to be shown: without all that tells of what is in it.
+    """Return a result of the private store without details of its content.
 
-    What a failure said becomes an event of the private store.
+    The message of a failure becomes an event of the private store.
     """
     name, folder = result.dataset, store.root
     if result.status == "error":
         mirror, _, local_id = name.partition(":")
         _record_private_event(recorder, mirror, local_id, result.message)
-        message = f"failed; 'neuromirror --store {folder} events' says why"
+        message = f"failed; run 'neuromirror --store {folder} events' for the reason"
     elif result.visit == "held":
         message = f"a listing is held; see 'neuromirror --store {folder} holds'"
     elif result.visit == "not_found":
-        message = "deleted upstream; what the private store has of it is kept"
+        message = "deleted upstream; the copy in the private store is kept"
     elif result.status == "ok":
-        message = "the private store has a new state of it"
+        message = "new state in the private store"
     else:
-        message = "the private store has it as it is"
+        message = "the private store is up to date"
     return replace(result, message=f"{EMBARGOED}: {message}", versions=(), traffic={})
 
 
 def _record_private_event(recorder: Recorder, mirror: str, local_id: str, message: str) -> None:
-    """Keeps what went wrong as an event, unless the last one said the same."""
+    """Record a failure as an event, unless the last event has the same message."""
     try:
         name = f"{mirror}:{local_id}" if local_id else None
         last = recorder.ask(lambda index: next(index.events(name, limit=1), None))
@@ -264,20 +289,19 @@ def _record_private_event(recorder: Recorder, mirror: str, local_id: str, messag
 
 
 def unreadable_result(dataset: DatasetRef, reason: str) -> Result | None:
-    """How a dataset of the private store fares that the token may not read; None if it is open."""
+    """Return the result of a private dataset that the token may not read; None if it is open."""
     if reason != EMBARGOED:
         return None
-    message = f"{dataset.name}: the token may not read it; what the private store has is kept"
+    message = f"{dataset.name}: not readable with the token; the copy in the private store is kept"
     return Result(dataset.name, "error", message, "failed")
 
 
 def embargo_incident(store: Store, dataset: DatasetRef, recorder: Recorder) -> Result | None:
-    """The incident of a dataset that was open and is under embargo; None for any other one."""
+    """Return the incident of a dataset that was public and is embargoed now; None for others."""
     if not store.repository(dataset).exists():
         return None
     message = (
-        f"{dataset.name} is embargoed, and was open before; what was mirrored of it is kept, and "
-        "still shown"
+        f"{dataset.name} is embargoed and was open before; its public copy is kept and still shown"
     )
     if record_event(recorder, dataset, "incident", message, {}):
         return Result(dataset.name, "error", message)
@@ -286,13 +310,13 @@ def embargo_incident(store: Store, dataset: DatasetRef, recorder: Recorder) -> R
 
 @contextmanager
 def _exclusive_run(store: Store, wait: float = 0.0) -> Iterator[None]:
-    """Keeps other runs out of the private store: a move makes its journal anew."""
+    """Keep other runs from the private store: a move rewrites its journal."""
     with store.lock("run", f"the private store {store.root}", wait):
         yield
 
 
 def _component_ids(index: Index, name: str) -> set[str]:
-    """The local ids of the parts of all versions of a dataset."""
+    """Return the local ids of the components of all versions of a dataset."""
     try:
         components = [
             component for one in list(index.versions(name)) for component in index.subdatasets(one)

@@ -1,4 +1,4 @@
-"""Tasks that fail, on record until they succeed."""
+"""The record of failing tasks."""
 
 from __future__ import annotations
 
@@ -19,42 +19,52 @@ LIST: Final = "list"
 PROBE: Final = "probe"
 SUPERDATASETS: Final = "superdatasets"
 PRIVATE: Final = "private"
-"""A mirror's embargoed datasets."""
+"""Syncing a mirror's embargoed datasets."""
 HOUSEKEEPING: Final = "housekeeping"
 BACKUP: Final = "backup"
 AUDIT: Final = "audit"
 
 CONFIGURATION: Final = "configuration"
-"""Reading a mirror's file, or the folder of them, while the service runs."""
+"""Reading a mirror file, or the folder of mirror files, while the service runs."""
 WORKERS: Final = "workers"
 SERVICE: Final = "service"
 CATALOGUE: Final = "catalogue"
 SERVICE_TASKS: Final = frozenset({CONFIGURATION, WORKERS, SERVICE, CATALOGUE})
-"""Tasks of a running service: a new one starts without failures of these."""
+"""Tasks of a running service; a new service starts with no failures of these on record."""
 
 TOP_ALIAS: Final = "neuromirror"
 """The alias of the superdataset above those of all mirrors."""
 
 
 class FailureLog:
-    """Records which tasks fail, and which of those succeed again; nothing where neither is news.
+    """Records which tasks fail and which of those succeed again; does not record repetitions.
 
-    For many threads, as the recorder is.
+    Threads may share one, as they share the recorder.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
     def record_failure(self, task: str, message: str, name: str = "") -> None:
-        """Record that a task failed; ``name`` is a mirror's or a dataset's, empty for the store."""
+        """Record that a task failed.
+
+        Parameters
+        ----------
+        task
+            One of the tasks above.
+        message
+            Why it failed.
+        name
+            The mirror or dataset; empty for the store.
+        """
         known = self.open_failures(task, name)
         if all(one.message != message for one in known):
             self._recorder.record(TaskFailed(task, *_split(name), message, current_timestamp()))
 
     def record_success(self, task: str, name: str = "", *, with_datasets: bool = False) -> None:
-        """Record that a task succeeded, if it had failed.
+        """Record that a task succeeded, if it failed before.
 
-        ``with_datasets``: the success of a mirror's task is one for each of its datasets.
+        ``with_datasets``: the success of a mirror's task also counts for each of its datasets.
         """
         for one in self.open_failures(task, name, with_datasets=with_datasets):
             self._recorder.record(TaskRecovered(task, *_split(_name(one)), current_timestamp()))
@@ -62,7 +72,7 @@ class FailureLog:
     def open_failures(
         self, task: str, name: str = "", *, with_datasets: bool = False
     ) -> list[FailureRow]:
-        """Return the failures of a task on record."""
+        """Return the recorded failures of a task."""
         found = self._recorder.ask(lambda index: index.failed_tasks())
         return [
             one
@@ -72,15 +82,15 @@ class FailureLog:
         ]
 
     def forget_others(self, mirrors: Collection[str]) -> None:
-        """Forget the failures of mirrors that are not among ``mirrors``: no file declares them."""
+        """Forget the failures of mirrors other than ``mirrors``, which have no mirror file."""
         self._forget(lambda one: bool(one.mirror) and one.mirror not in mirrors)
 
     def forget_mirror(self, mirror: str) -> None:
-        """Forget the failures of a mirror: its file is gone."""
+        """Forget the failures of a mirror whose file was removed."""
         self._forget(lambda one: one.mirror == mirror)
 
     def forget(self, tasks: Collection[str]) -> None:
-        """Forget the failures of tasks that are not done any more."""
+        """Forget the failures of tasks that are no longer run."""
         self._forget(lambda one: one.task in tasks)
 
     def _forget(self, is_over: Callable[[FailureRow], bool]) -> None:
@@ -92,9 +102,9 @@ class FailureLog:
 
     @contextmanager
     def watch(self, task: str, name: str = "") -> Iterator[None]:
-        """Record how the block ends; what it raises is raised, even where it cannot be recorded.
+        """Record whether the block succeeds; exceptions are propagated even if recording fails.
 
-        Wrong usage (exit code 2) is no failure of the task.
+        Invalid usage (exit code 2) is not recorded as a failure.
         """
         try:
             yield
@@ -108,12 +118,12 @@ class FailureLog:
 
 
 def name_from_alias(alias: str) -> str:
-    """Return the dataset that has an alias; a mirror where it is of a superdataset."""
+    """Return the name of the dataset with an alias; for a superdataset, the mirror."""
     return alias.replace("--", ":", 1).replace("--", "/")
 
 
 def record_housekeeping(log: FailureLog, result: HousekeepingResult) -> None:
-    """Record how the housekeeping of one repository ended; nothing where it was in use."""
+    """Record the result of one repository's housekeeping; a busy repository is not recorded."""
     if result.status == "error":
         log.record_failure(HOUSEKEEPING, result.message, name_from_alias(result.alias))
     elif result.status != "impossible":
@@ -123,14 +133,14 @@ def record_housekeeping(log: FailureLog, result: HousekeepingResult) -> None:
 def run_step(
     task: str, name: str, store: Store, log: FailureLog, step: Callable[[], object]
 ) -> Iterator[Result]:
-    """Do a step of a run; a failure is recorded and a result, and the run goes on.
+    """Run a step; record a failure and yield it as a result, so that the run can continue.
 
-    ``name`` is what the result is called by: a mirror, or the superdataset above all of them.
+    ``name`` is the name in the result: a mirror, or the top superdataset.
     """
     mirror = "" if name == TOP_ALIAS else name
     try:
         step()
-    except Exception as error:  # noqa: BLE001 - recorded, and a result
+    except Exception as error:  # noqa: BLE001 - recorded and returned as a result
         message = describe_error(error, store)
         yield Result(
             name, "error", message + _try_record_failure(log, task, message, mirror), "failed"
@@ -143,7 +153,7 @@ def run_step(
 
 
 def _try_record_failure(log: FailureLog, task: str, message: str, name: str) -> str:
-    """Record a failure; return what to add to its message where that cannot be done."""
+    """Record a failure; return text to append to its message if that fails."""
     try:
         log.record_failure(task, message, name)
     except (NeuromirrorError, OSError) as error:

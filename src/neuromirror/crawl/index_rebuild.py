@@ -1,4 +1,4 @@
-"""The index made anew from the store alone (I8)."""
+"""Rebuild the index from the store alone (I8)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,27 @@ def rebuild_index(
     progress: Callable[[int], None] | None = None,
     limits: Mapping[str, ZarrLimits] | None = None,
 ) -> int:
-    """Replays the journal into a new index and puts it in the old one's place.
+    """Replay the journal into a new index and replace the old one.
 
-    Versions that git has and the journal lacks are added to the journal first, and records that
-    the store lacks are read back from git, with what git tells of them. ``limits`` are those that
-    mirror files set now, by the mirror's name: where they put the files of other Zarrs into the
-    index than those that are in it, that goes into the journal, and holds for all versions. Gives
-    the number of journal entries.
+    Versions that git has and the journal lacks are first added to the journal, and records that the
+    store lacks are read back from git.
+
+    Parameters
+    ----------
+    store
+        The store.
+    index_path
+        Where the index is.
+    progress
+        Called with the number of applied entries.
+    limits
+        The current limits of the mirror files, by mirror. A change of ``index_entries`` since the
+        index was written goes into the journal and applies to all versions.
+
+    Returns
+    -------
+    int
+        The number of journal entries.
     """
     limits = limits or {}
     _complete_journal(store, limits)
@@ -35,7 +49,7 @@ def rebuild_index(
 
 
 def _record_changed_limits(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
-    """Adds the settings to the journal that change anything."""
+    """Append the limits that differ from the indexed state to the journal."""
     seen = {name: MirrorSeen(name, "", "", "") for name in limits}
     changed = set()
     for _, entry in effective_entries(store):
@@ -71,7 +85,7 @@ def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
             if missing:
                 store.append_entries(*missing)
                 minted += missing
-    # of what was taken down nothing is read, and nothing is there
+    # datasets that were taken down have no repository
     down = {(one.mirror, one.local_id) for one in find_withdrawn_datasets(store)}
     for entry in minted:
         if (entry.mirror, entry.local_id) in down:
@@ -82,7 +96,7 @@ def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
 def restore_records(
     store: Store, dataset: DatasetRef, commit: str, annex_commit: str, kind: str
 ) -> None:
-    """Reads a version's records back from git, where the store has lost them."""
+    """Read a version's records back from git if the store lacks them."""
     if not store.has_records(dataset.dataset_id, commit):
         lines = read_records_from_git(store.repository(dataset), commit, annex_commit, kind)
         store.write_records(dataset.dataset_id, commit, lines)

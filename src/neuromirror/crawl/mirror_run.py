@@ -1,4 +1,4 @@
-"""One mirror brought up to date in one store: plan, visit what is due, record."""
+"""Bring one mirror up to date in one store: plan, visit what is due, record."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from neuromirror.sources import DatasetNotFoundError, Source
 from neuromirror.store import Store
 
 DEFAULT_JOBS = 16
-"""Datasets visited at a time by default: most of a visit is waiting for the archive."""
+"""Default number of concurrent visits: most of a visit is waiting for the archive."""
 
 _GC_THRESHOLD = 50_000
-"""New objects after which Python looks for cycles of garbage among them."""
+"""Allocations between runs of the cyclic garbage collector."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run visits: ``deep`` and ``history`` as :class:`~neuromirror.crawl.Sync` has them.
+    """Options of a run: ``deep`` and ``history`` as in :class:`~neuromirror.crawl.Sync`.
 
-    ``jobs`` datasets are visited at a time.
+    ``jobs`` is the number of concurrent visits.
     """
 
     deep: bool = False
@@ -53,19 +53,21 @@ class RunOptions:
 
     @property
     def visit_all_reason(self) -> str:
-        """Why all datasets are to be visited, whether upstream's overview has moved or not."""
+        """Why all datasets are visited even if the overview reports no change; empty if not."""
         if self.deep:
             return "deep visit"
         return "looking for earlier states" if self.history else ""
 
 
 class VisitSkippedError(NeuromirrorError):
-    """A dataset that must not be visited now, and nothing recorded of it; not a failure."""
+    """The dataset must not be visited now; not a failure, and nothing is recorded."""
 
 
 Claim = Callable[[DatasetRef], AbstractContextManager[object]]
-"""Keeps others from a dataset while the block runs; raises VisitSkippedError where they have it
-already."""
+"""Keeps other processes from a dataset during the block.
+
+Raises VisitSkippedError if another process has the dataset.
+"""
 
 
 def _no_claim(dataset: DatasetRef) -> AbstractContextManager[object]:
@@ -74,13 +76,21 @@ def _no_claim(dataset: DatasetRef) -> AbstractContextManager[object]:
 
 @dataclass(frozen=True, slots=True)
 class VisitPolicy:
-    """What one store does differently with some datasets.
+    """The store-specific treatment of some datasets.
 
-    ``moving`` are visited in any case; ``before`` is done before a visit, under the dataset's
-    lock, and gives words to begin the result with (or raises VisitSkippedError); ``unavailable``
-    says how a
-    dataset fares that cannot be read, given the reason, None to say nothing; ``passed_over`` tells
-    datasets that this store has nothing to do with; ``claim`` is held while one is visited.
+    Attributes
+    ----------
+    in_private_store
+        Datasets that are visited in any case, because they have to be moved.
+    prepare
+        Called before a visit, under the dataset's lock; returns the first words of the result's
+        message, or raises VisitSkippedError.
+    unavailable_result
+        Returns the result for a dataset that cannot be read, given the reason; None for no result.
+    is_excluded
+        Whether the store has nothing to do with a dataset.
+    claim
+        Held while a dataset is visited.
     """
 
     in_private_store: Container[DatasetRef] = ()
@@ -94,13 +104,13 @@ class VisitPolicy:
 
 @contextmanager
 def _infrequent_gc() -> Iterator[None]:
-    """Makes Python look for cycles of garbage seldom.
+    """Run the cyclic garbage collector less often during the block.
 
-    A page of a list is some ten thousand objects, none of them in a cycle; to look at them all
-    again and again took an eighth of the time of a first crawl.
+    A page of a listing is about ten thousand objects without cycles; scanning them repeatedly took
+    an eighth of the time of a first crawl.
     """
     before = gc.get_threshold()
-    # 0 is never, which somebody has chosen
+    # a threshold of 0 means that the collector is disabled: keep it
     gc.set_threshold(before[0] and max(before[0], _GC_THRESHOLD), *before[1:])
     try:
         yield
@@ -109,9 +119,14 @@ def _infrequent_gc() -> Iterator[None]:
 
 
 class MirrorRun:
-    """A run over one mirror, in one store; ``count`` is told of datasets as they are planned.
+    """A run over one mirror in one store.
 
-    ``traffic`` counts all that the run asks, of visits and beside them.
+    Parameters
+    ----------
+    add_to_total
+        Called with the number of datasets as they are planned.
+    traffic
+        Counts all requests of the run, in visits and outside them.
     """
 
     def __init__(
@@ -134,7 +149,7 @@ class MirrorRun:
         self._log = FailureLog(recorder)
 
     def visit(self, request: SyncRequest) -> Iterator[Result]:
-        """How the datasets of a request fare, and nothing is done for the mirror as a whole."""
+        """Visit the datasets of a request, without the steps for the mirror as a whole."""
         planned = yield from self._plan(request)
         if planned is None:
             return
@@ -159,7 +174,7 @@ class MirrorRun:
             tasks, vanished_ids = self._recorder.ask(plan)
         except ConfigurationError:
             raise
-        except Exception as error:  # noqa: BLE001 - recorded, and a result
+        except Exception as error:  # noqa: BLE001 - recorded and returned as a result
             yield self._record_unplanned(request, error)
             return None
         try:
@@ -172,7 +187,7 @@ class MirrorRun:
         ], vanished_ids
 
     def _record_overview(self, request: SyncRequest) -> None:
-        """Record that the overview was read: of the mirror, or of one dataset."""
+        """Record that the overview of the mirror or of one dataset was read."""
         if request.local_id is None:
             self._store.mark_listed(request.mirror.name)
         self._log.record_success(LIST, request.name, with_datasets=request.local_id is None)
@@ -191,7 +206,7 @@ class MirrorRun:
                 dataset = self._source.dataset(request.local_id)
                 self._record_result(dataset, current_timestamp(), last, result, TrafficCounter())
             elif not isinstance(error, DatasetNotFoundError):
-                # an id that upstream does not know is a mistyped one
+                # an unknown id is probably a typing error
                 self._log.record_failure(LIST, result.message, request.name)
         except (NeuromirrorError, OSError) as failure:
             return replace(result, message=f"{result.message}; not recorded: {failure}")
@@ -200,7 +215,7 @@ class MirrorRun:
     def results(
         self, request: SyncRequest, defer: Callable[[DatasetTask], None] | None = None
     ) -> Iterator[Result]:
-        """How each dataset fared, as they end; those that are due are only told to ``defer``."""
+        """Yield the results as datasets finish; pass due tasks to ``defer`` instead, if given."""
         recorder, source = self._recorder, self._source
         planned = yield from self._plan(request)
         if planned is None:
@@ -229,7 +244,7 @@ class MirrorRun:
             earlier_state_counts: list[int] = []
             yield from self._visit_all(due, request.mirror, earlier_state_counts)
             if self._options.history and earlier_state_counts and not any(earlier_state_counts):
-                message = "no earlier states: upstream keeps none, or they are all here"
+                message = "no earlier states: upstream keeps none, or all are mirrored already"
                 yield Result(name, "notneeded", message)
         yield from self._check_all_vanished(vanished_ids, request)
 
@@ -237,7 +252,7 @@ class MirrorRun:
         return run_step(task, name, self._store, self._log, step)
 
     def _unvisited_results(self, tasks: Iterable[DatasetTask]) -> Iterator[Result]:
-        """How those datasets fare that are not to be visited."""
+        """Yield the results of datasets that are not visited."""
         for task in tasks:
             if task.action == "unavailable":
                 yield from self._report_unavailable(task.hint.dataset, task.reason, task.last_visit)
@@ -258,16 +273,16 @@ class MirrorRun:
     def _report_unavailable(
         self, dataset: DatasetRef, reason: str, last: LastVisit | None
     ) -> Iterator[Result]:
-        """How a dataset fares that upstream itself says cannot be read, with its reason."""
+        """Yield the result of a dataset that cannot be read, for a reason stated upstream."""
         try:
             result = self._policy.unavailable_result(dataset, reason)
             if result is not None and result.visit == "failed" and last is None:
-                # of a dataset that was never visited nothing is known that could vanish
+                # a dataset that was never visited has no visit to compare with
                 self._log.record_failure(LIST, result.message, dataset.name)
             elif result is not None and result.visit == "failed":
                 self._record_result(dataset, current_timestamp(), last, result, TrafficCounter())
             elif last is not None and last.status in ("failed", "partial"):
-                # what failed is over: upstream says why
+                # the failure is resolved: upstream states the reason
                 ended = Result(dataset.name, "notneeded", reason, "unavailable")
                 self._record_result(dataset, current_timestamp(), last, ended, TrafficCounter())
         except (NeuromirrorError, OSError) as error:
@@ -284,7 +299,7 @@ class MirrorRun:
             recorder.record(MirrorSeen(mirror.name, kind, source.uri, current_timestamp()))
 
     def _record_capabilities(self, mirror: Mirror, source: Source, recorder: Recorder) -> None:
-        """Records what upstream allows, where that is not what it was."""
+        """Record the archive's capabilities if they changed."""
         with count_traffic(self._traffic):
             found = dict(source.capabilities())
         if recorder.ask(lambda index: index.capabilities(mirror.name)) != found:
@@ -293,7 +308,10 @@ class MirrorRun:
     def _visit_all(
         self, due: list[DatasetTask], mirror: Mirror, earlier_state_counts: list[int]
     ) -> Iterator[Result]:
-        """Visits datasets; ``past`` gets the number of earlier states that each has upstream."""
+        """Visit datasets concurrently.
+
+        The number of earlier states that each has upstream is appended to ``earlier_state_counts``.
+        """
         jobs = max(1, min(self._options.jobs, len(due)))
         with _infrequent_gc(), ThreadPoolExecutor(jobs) as pool:
             running: dict[Future[Result], DatasetTask] = {
@@ -308,7 +326,7 @@ class MirrorRun:
                     elif isinstance(failure, KeyboardInterrupt | SystemExit):
                         raise failure
                     else:
-                        # a defect of ours in one dataset must not stop the others
+                        # an internal error in one dataset must not stop the others
                         yield Result(
                             running[future].hint.dataset.name,
                             "error",
@@ -334,7 +352,7 @@ class MirrorRun:
         earlier_state_counts: list[int],
         visit_traffic: TrafficCounter,
     ) -> Result:
-        """Visits a dataset; ``own`` counts what the visit asks."""
+        """Visit a dataset; ``visit_traffic`` counts the requests of the visit."""
         source, recorder = self._source, self._recorder
         hint, dataset = task.hint, task.hint.dataset
         started, prefix = current_timestamp(), ""
@@ -346,7 +364,7 @@ class MirrorRun:
             ):
                 tombstone = recorder.ask(lambda index: index.tombstone(dataset.name))
                 if tombstone is not None:
-                    # since the visit was planned
+                    # taken down after the visit was planned
                     raise VisitSkippedError(takedown_message(tombstone))
                 prefix = self._policy.prepare(dataset)
                 if task.last_visit is not None and task.last_visit.status == "not_found":
@@ -358,7 +376,7 @@ class MirrorRun:
                 )
         except VisitSkippedError as error:
             return Result(dataset.name, "notneeded", str(error))
-        except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the others
+        except Exception as error:  # noqa: BLE001 - must not stop the visits of other datasets
             status = "partial" if visit.outcome.new_labels else "failed"
             message = describe_error(error, self._store)
             result = Result(dataset.name, "error", message, status, tuple(visit.outcome.new_labels))
@@ -383,7 +401,7 @@ class MirrorRun:
         pending: int,
         visit_traffic: TrafficCounter,
     ) -> None:
-        """Records the visit, unless it says nothing that the last one did not."""
+        """Record the visit, unless it ended like the last one."""
         hint, last, dataset = task.hint, task.last_visit, task.hint.dataset
         if (
             last is not None
@@ -407,15 +425,15 @@ class MirrorRun:
         )
 
     def _check_vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
-        """A dataset that is no longer listed: a tombstone, once upstream says so to our face."""
+        """Check a dataset that is no longer listed; record a tombstone if it does not exist."""
         started, visit_traffic = current_timestamp(), TrafficCounter()
         try:
             hint = self._hint(dataset, visit_traffic)
         except DatasetNotFoundError as error:
-            message = "gone upstream; everything mirrored of it is kept"
+            message = "no longer exists upstream; everything mirrored of it is kept"
             status = "error"
             if error.owner_may_delete and not self._has_published(dataset):
-                message = f"a draft that its owner may delete is {message}"
+                message = f"a draft, which its owner may delete, {message}"
                 status = "ok"
             try:
                 record_tombstone(self._recorder, dataset, str(error))
@@ -427,7 +445,7 @@ class MirrorRun:
             except (NeuromirrorError, OSError) as failure:
                 message, status = describe_error(failure, self._store), "error"
             yield Result(dataset.name, status, message, "not_found", traffic=visit_traffic.hosts())
-        except Exception as error:  # noqa: BLE001 - recorded, and a result
+        except Exception as error:  # noqa: BLE001 - recorded and returned as a result
             yield self._vanished_check_failed(
                 dataset, started, last, describe_error(error, self._store), visit_traffic
             )
@@ -435,11 +453,11 @@ class MirrorRun:
             if hint.unavailable is not None:
                 yield from self._report_unavailable(dataset, hint.unavailable, last)
                 return
-            message = "not in upstream's list, yet it answers; try again"
+            message = "missing in the archive's list, but still available; try again"
             yield self._vanished_check_failed(dataset, started, last, message, visit_traffic)
 
     def _has_published(self, dataset: DatasetRef) -> bool:
-        """Whether the store has a version of a dataset that upstream published."""
+        """Return whether the store has a version that upstream published."""
         kind, name = VersionKind.PUBLISHED.value, dataset.name
         return self._recorder.ask(lambda index: index.last_version(name, kind)) is not None
 
@@ -451,7 +469,7 @@ class MirrorRun:
         message: str,
         visit_traffic: TrafficCounter,
     ) -> Result:
-        """Record that it is not known what became of a dataset, and return that as a result."""
+        """Record that the check of an unlisted dataset failed, and return that as a result."""
         result = Result(dataset.name, "error", message, "failed", traffic=visit_traffic.hosts())
         try:
             self._record_result(dataset, started, last, result, visit_traffic)
@@ -469,7 +487,7 @@ class MirrorRun:
     ) -> None:
         """Record a result as a visit that learned nothing about the dataset's content.
 
-        Nothing is written where the last visit ended in the same way.
+        Nothing is recorded if the last visit ended in the same way.
         """
         if last is not None and last.status == result.visit:
             name = dataset.name
@@ -521,5 +539,5 @@ def _visit_ended_entry(
 
 
 def mirror_statuses(recorder: Recorder) -> list[MirrorStatus]:
-    """The mirrors that a store knows."""
+    """Return the mirrors in the index."""
     return recorder.ask(lambda index: list(index.mirror_status()))

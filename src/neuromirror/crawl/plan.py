@@ -1,4 +1,4 @@
-"""Which datasets a run must visit, found with the fewest requests."""
+"""Decide which datasets a run has to visit, with as few requests as possible."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from neuromirror.index import LastVisit, Tombstone
 from neuromirror.model import DatasetHint
 
 RELEASED = "released"
-"""Why a dataset is to be visited on which a hold was released since its last visit."""
+"""Reason for a visit: a hold on the dataset was released since its last visit."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetTask:
-    """A dataset and what the run is to do with it.
+    """A dataset and what the run does with it.
 
-    ``action`` is visit | skip | held | unavailable; ``why`` says it in words; ``last`` is how
-    the last visit ended, None before the first. ``pending_only`` says that a visit is due only
-    because upstream had yet to complete something when the last one was made.
+    Attributes
+    ----------
+    action
+        ``visit``, ``skip``, ``held`` or ``unavailable``.
+    reason
+        Why, as text for people.
+    last_visit
+        How the last visit ended; None before the first visit.
+    pending_only
+        Whether the visit is due only because items were pending upstream at the last visit.
     """
 
     hint: DatasetHint
@@ -37,17 +44,27 @@ def plan_dataset(
     released: frozenset[str] = frozenset(),
     in_private_store: bool = False,
 ) -> DatasetTask:
-    """What to do with one dataset.
+    """Decide what to do with one dataset.
 
-    ``held`` names datasets that wait for an operator, ``released`` those that do no longer and were
-    not visited since; ``regardless`` says why a dataset is to be
-    visited whatever upstream's overview says, empty where that decides; ``moving`` that it is to
-    come over from the private store.
+    Parameters
+    ----------
+    hint
+        What the archive's overview reports about the dataset.
+    last
+        The last visit; None before the first visit.
+    held
+        Names of datasets with an open hold.
+    visit_all_reason
+        Why datasets are visited even if the overview reports no change; empty if they are not.
+    released
+        Names of datasets with a hold that was released and not visited since.
+    in_private_store
+        Whether the private store has the dataset, so that it has to be moved to the public one.
     """
     action, reason = _choose_action(hint, last, held, visit_all_reason)
     pending_only = action == "skip" and last is not None and last.pending > 0
     if pending_only and last is not None:
-        action, reason = "visit", f"{pending_files_text(last.pending, 'waited')} for a checksum"
+        action, reason = "visit", pending_files_text(last.pending)
     if last is not None and hint.unavailable is None and hint.dataset.name in released:
         action, reason, pending_only = "visit", RELEASED, False
     if in_private_store and hint.unavailable is None:
@@ -65,9 +82,9 @@ def _choose_action(
     if visit_all_reason:
         return "visit", visit_all_reason
     if last.status == "waiting":
-        return "visit", "waited to settle"
+        return "visit", "not settled at the last visit"
     if hint.fingerprint is None:
-        return "visit", "only a visit can tell"
+        return "visit", "only a visit can detect changes"
     if last.fingerprint != hint.fingerprint:
         return "visit", "changed upstream"
     if last.status == "held":
@@ -80,21 +97,19 @@ def _choose_action(
 
 
 def takedown_message(tombstone: Tombstone) -> str:
-    """What is said of a dataset that the operator took down."""
+    """Return the message for a dataset that the operator took down."""
     return f"taken down on {tombstone.at[:10]}: {tombstone.reason}"
 
 
-def pending_files_text(count: int, verb: str) -> str:
-    """``1 file waits``, ``2 files wait``, ``2 files waited``."""
-    if count == 1:
-        return f"1 file {'waits' if verb == 'wait' else verb}"
-    return f"{count} files {verb}"
+def pending_files_text(count: int) -> str:
+    """Return ``1 file without checksum yet`` or ``<count> files without checksum yet``."""
+    return f"{'1 file' if count == 1 else f'{count} files'} without checksum yet"
 
 
 def vanished_datasets(
     hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]
 ) -> list[str]:
-    """Local ids that were visited once and are not in the archive's list any more."""
+    """Return the local ids that were visited before and that the archive no longer lists."""
     return sorted(
         local_id
         for local_id, last in known.items()

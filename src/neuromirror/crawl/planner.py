@@ -1,4 +1,4 @@
-"""What a person asked to sync, and what the run is to do about it."""
+"""Parse sync requests and turn them into tasks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from neuromirror.net import ListingTooLongError, TrafficCounter, count_traffic
 from neuromirror.sources import DatasetNotFoundError, Source
 
 _REQUESTS_PER_DATASET: Final = 10
-"""Requests for an overview per dataset of the maximum; the sources need one to three."""
+"""Limit of requests for an overview, per permitted dataset; the sources need one to three."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """What a person asked to sync: a mirror, and one of its datasets or all (None).
+    """A request to sync a mirror (``local_id`` None) or one of its datasets.
 
-    ``hint`` is what upstream's overview said of the one, where it was read a while ago.
+    ``hint`` is the dataset's entry of an overview that was read before, if there is one.
     """
 
     mirror: Mirror
@@ -31,16 +31,19 @@ class SyncRequest:
 
     @property
     def name(self) -> str:
-        """The name of the mirror, or of its one dataset."""
+        """The name of the mirror or of the dataset."""
         name = self.mirror.name
         return name if self.local_id is None else f"{name}:{self.local_id}"
 
 
 def parse_sync_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[SyncRequest]:
-    """Requests for names such as ``dandi`` and ``dandi:000027``; all mirrors for no name.
+    """Parse names such as ``dandi`` and ``dandi:000027``; no names request all mirrors.
 
-    Raises ConfigurationError for an unknown mirror, wrong options of one that is asked for, or a
-    malformed dataset name: all before anything is asked or written.
+    Raises
+    ------
+    ConfigurationError
+        For an unknown mirror, invalid options of a requested mirror, or a malformed name; before
+        any request is made and before anything is written.
     """
     requests: dict[tuple[str, str | None], SyncRequest] = {}
     for mirror in () if names else mirrors.values():
@@ -49,10 +52,10 @@ def parse_sync_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> lis
         mirror_name, colon, local_id = name.partition(":")
         mirror = find_mirror(mirrors, mirror_name)
         if colon and not local_id:
-            raise ConfigurationError(f"'{name}' names no dataset; write {mirror_name}:ID")
+            raise ConfigurationError(f"'{name}' has no dataset id; write {mirror_name}:ID")
         if "@" in local_id:
             raise ConfigurationError(
-                f"'{name}' names a version; sync takes datasets: {name.partition('@')[0]}"
+                f"'{name}' is a version; sync takes datasets: {name.partition('@')[0]}"
             )
         request = SyncRequest(mirror, local_id or None)
         requests[mirror_name, request.local_id] = request
@@ -71,8 +74,13 @@ def _dataset(source: Source, local_id: str) -> DatasetRef:
 
 
 def _read_overview(source: Source, mirror: Mirror) -> dict[str, DatasetHint]:
-    """Return all datasets that the archive lists; raises ListingTooLongError where they are too
-    many."""
+    """Return all datasets that the archive lists, by local id.
+
+    Raises
+    ------
+    ListingTooLongError
+        If there are more than the mirror file permits.
+    """
     limit = mirror.settings.listing.max_datasets
     hints: dict[str, DatasetHint] = {}
     with count_traffic(_OverviewLimit(mirror, source.uri)):
@@ -80,15 +88,16 @@ def _read_overview(source: Source, mirror: Mirror) -> dict[str, DatasetHint]:
             hints[hint.dataset.local_id] = hint
             if len(hints) > limit:
                 raise ListingTooLongError(
-                    f"{mirror.name}: the archive lists more than {limit} datasets; none is visited;"
-                    f" if it is right, raise max_datasets in [listing] of {mirror.path}",
+                    f"{mirror.name}: the archive lists more than {limit} datasets; none was "
+                    "visited. If the number is correct, raise max_datasets in [listing] of "
+                    f"{mirror.path}",
                     url=source.uri,
                 )
     return hints
 
 
 class _OverviewLimit(TrafficCounter):
-    """Counts the requests for an archive's overview, and ends one that never comes to datasets."""
+    """Counts the requests for an archive's overview and stops one that takes too many."""
 
     def __init__(self, mirror: Mirror, uri: str) -> None:
         super().__init__()
@@ -98,7 +107,7 @@ class _OverviewLimit(TrafficCounter):
         self._since = time.monotonic()
 
     def add(self, host: str, more: Traffic) -> None:
-        """Count something more; raises ListingTooLongError beyond the mirror's limits."""
+        """Add to the counts; raise ListingTooLongError beyond the mirror's limits."""
         super().add(host, more)
         self._requests += more.requests
         limits = self._mirror.settings.listing
@@ -106,31 +115,37 @@ class _OverviewLimit(TrafficCounter):
         if self._requests > requests:
             reason, option = f"takes more than {requests} requests", "max_datasets"
         elif time.monotonic() - self._since > 3600 * limits.max_hours:
-            reason, option = f"has no end after {limits.max_hours:g} hours", "max_hours"
+            reason, option = f"takes more than {limits.max_hours:g} hours", "max_hours"
         else:
             return
         raise ListingTooLongError(
-            f"{self._mirror.name}: the archive's overview {reason}; no dataset is visited; if it "
-            f"is right, raise {option} in [listing] of {self._mirror.path}",
+            f"{self._mirror.name}: the archive's overview {reason}; no dataset was visited. If the "
+            f"archive is that large, raise {option} in [listing] of {self._mirror.path}",
             url=self._uri,
         )
 
 
 @runtime_checkable
 class PartiallyListedSource(Protocol):
-    """A source with datasets that can be asked for by name and are in no list."""
+    """A source with datasets that exist and are not in its list."""
 
     def is_listed(self, dataset: DatasetRef) -> bool:
-        """Whether the list of all datasets would name this one."""
+        """Return whether the list of all datasets includes this one."""
         ...
 
 
 class Planner:
-    """Turns requests into tasks, reading upstream's overview and the index.
+    """Turns sync requests into tasks, from the archive's overview and the index.
 
-    ``regardless`` says why all datasets are to be visited whatever the overview says (``deep
-    visit``), and is empty where it decides. ``moving`` are to be visited in any case: they are in
-    the private store, and were opened.
+    Parameters
+    ----------
+    index
+        The store's index; None for a store without one.
+    visit_all_reason
+        Why all datasets are visited even if the overview reports no change (``deep visit``);
+        empty if they are not.
+    in_private_store
+        Datasets that are visited in any case, because they have to be moved from the private store.
     """
 
     def __init__(
@@ -144,10 +159,15 @@ class Planner:
         self._in_private_store = in_private_store
 
     def plan(self, request: SyncRequest, source: Source) -> tuple[list[DatasetTask], list[str]]:
-        """Tasks, and local ids that vanished from the list; raises what the source raises.
+        """Return the tasks of a request, and the local ids that the archive no longer lists.
 
-        Raises ConfigurationError when the store knows the mirror's name for another archive, or
-        what is asked for as a part of a dataset.
+        Raises
+        ------
+        ConfigurationError
+            If the store has the mirror's name for another archive, or the requested dataset is a
+            component of another dataset.
+        NeuromirrorError
+            Whatever the source raises.
         """
         self._check_archive(request.mirror, source)
         known = self._last_visits(request.mirror.name)
@@ -188,24 +208,30 @@ class Planner:
         return tasks, vanished_ids
 
     def _check_archive(self, mirror: Mirror, source: Source) -> None:
-        """One name for two archives would mix their datasets: ids say nothing of the archive."""
+        """Raise ConfigurationError if the mirror's name belongs to another archive in this store.
+
+        Local ids do not identify the archive, so the datasets of both would be mixed.
+        """
         for one in () if self._index is None else self._index.mirror_status():
             if one.mirror == mirror.name and one.uri not in ("", source.uri):
                 raise ConfigurationError(
-                    f"{mirror.path} names the archive {source.uri}, but in this store the mirror "
-                    f"'{mirror.name}' is of {one.uri}; give the file another name, or use another "
+                    f"{mirror.path}: the archive is {source.uri}, but in this store the mirror "
+                    f"'{mirror.name}' has the archive {one.uri}; rename the file, or use another "
                     "--store"
                 )
 
     def _check_other_mirrors(self, mirror: Mirror, hints: Iterable[DatasetHint]) -> None:
-        """One dataset under two mirrors would be one repository that each brings to its own way."""
+        """Raise ConfigurationError if another mirror has one of the datasets.
+
+        Both would write to the same repository.
+        """
         others = {} if self._index is None else self._index.names_in_other_mirrors(mirror.name)
         for hint in hints if others else ():
             other = others.get(hint.dataset.source_uri)
             if other is not None:
                 raise ConfigurationError(
-                    f"{mirror.path}: {hint.dataset.name} is mirrored in this store as {other}; "
-                    "remove one of the two mirror files, or use another --store for it"
+                    f"{mirror.path}: {hint.dataset.name} is already mirrored in this store as "
+                    f"{other}; remove one of the two mirror files, or use another --store for it"
                 )
 
     def _check_standalone(self, dataset: DatasetRef) -> None:
@@ -218,13 +244,15 @@ class Planner:
             return
         if within:
             around = " and ".join(holders) or "another dataset"
-            raise ConfigurationError(f"{dataset.name} is a part of {around}; sync that")
+            raise ConfigurationError(
+                f"{dataset.name} is a component of {around}; sync that dataset instead"
+            )
 
     def _last_visits(self, mirror: str) -> dict[str, LastVisit]:
         return {} if self._index is None else self._index.last_visits(mirror)
 
     def _takedown_messages(self, mirror: str) -> dict[str, str]:
-        """Why datasets of the mirror are not visited that were taken down, by local id."""
+        """Return the messages for the mirror's datasets that were taken down, by local id."""
         if self._index is None:
             return {}
         return {

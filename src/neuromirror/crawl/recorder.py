@@ -1,4 +1,4 @@
-"""The one way into journal and index, shared by all visits of a run."""
+"""Write access to journal and index, shared by all visits of a run."""
 
 from __future__ import annotations
 
@@ -17,33 +17,32 @@ _T = TypeVar("_T")
 
 
 class Recorder(Protocol):
-    """What visits read the index by, and tell the journal; many threads may share one."""
+    """Writes journal entries and queries the index; threads may share one."""
 
     def record(self, *entries: JournalEntry) -> None:
-        """Adds entries; they are in the journal before they are in the index."""
+        """Append entries to the journal, then apply them to the index."""
         ...
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """The answer to a question about the index as it is now; no iterator may come out."""
+        """Return the result of a query on the current index; the result must not be an iterator."""
         ...
 
     def reader(self) -> Index:
-        """A connection to read by, for the thread that asks for it; to be closed there.
+        """Return a read-only connection for the calling thread, which closes it.
 
-        For questions by the million, which would wait for each other in :meth:`ask`.
+        For millions of queries, which would block each other in :meth:`ask`.
         """
         ...
 
     def confirm(self) -> None:
-        """Raises where the work was given to somebody else meanwhile; before refs are moved."""
+        """Raise if another worker has the lease now; called before refs are moved."""
         ...
 
 
 class JournalRecorder:
-    """Appends entries to the store's journal and brings the index up to date.
+    """Appends entries to the store's journal and keeps the index up to date.
 
-    Visits in several threads share it; a SQLite connection belongs to one thread, so everything
-    is done in one of the recorder's own, in turn.
+    A SQLite connection belongs to one thread, so one thread of the recorder runs all operations.
     """
 
     def __init__(self, store: Store, index_path: Path) -> None:
@@ -55,7 +54,7 @@ class JournalRecorder:
     def _open(self, path: Path) -> Index:
         index = Index.open(path)
         if index.position > self._store.journal_size():
-            # the journal lost its last lines to a power cut, after the index had read them
+            # a power failure truncated the journal after the index had read the lost lines
             index.close()
             rebuild_index(self._store, path)
             index = Index.open(path)
@@ -63,16 +62,16 @@ class JournalRecorder:
         return index
 
     def record(self, *entries: JournalEntry) -> None:
-        """See :class:`LocationRecorder`."""
+        """See :class:`Recorder`."""
         self._thread.submit(self._record, entries).result()
 
     @property
     def index_path(self) -> Path:
-        """The index that is brought up to date."""
+        """The path of the index."""
         return self._path
 
     def rebuild(self) -> None:
-        """Makes the index anew from the store, and goes on with that."""
+        """Rebuild the index from the store and open the new one."""
         self._thread.submit(self._rebuild).result()
 
     def _rebuild(self) -> None:
@@ -85,33 +84,33 @@ class JournalRecorder:
         self._index.catch_up(self._store)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """See :class:`LocationRecorder`."""
+        """See :class:`Recorder`."""
         return self._thread.submit(self._ask, question).result()
 
     def _ask(self, question: Callable[[Index], _T]) -> _T:
         if self._index.is_replaced:
-            # one that cannot be opened may be put right again: the old one stays until then
-            renewed = self._open(self._path)
+            # keep the old index until the new one can be opened
+            reopened = self._open(self._path)
             self._index.close()
-            self._index = renewed
+            self._index = reopened
         return question(self._index)
 
     def reader(self) -> Index:
-        """See :class:`LocationRecorder`."""
+        """See :class:`Recorder`."""
         return Index.open_readonly(self._path)
 
     def confirm(self) -> None:
-        """Nothing: who holds a dataset's lock in this process keeps it."""
+        """Do nothing: the lock on a dataset cannot pass to another process."""
 
     def close(self) -> None:
-        """Closes the index."""
+        """Close the index."""
         self._thread.submit(self._index.close).result()
         self._thread.shutdown()
 
 
 @contextmanager
 def open_recorder(store: Store, index_path: Path) -> Iterator[JournalRecorder]:
-    """A recorder that is closed at the end of the block."""
+    """Yield a recorder; it is closed at the end of the block."""
     recorder = JournalRecorder(store, index_path)
     try:
         yield recorder

@@ -1,4 +1,4 @@
-"""Repositories brought back to what neuromirror wrote, after somebody else wrote to them."""
+"""Restore repositories to what neuromirror wrote, after another program wrote to them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,22 @@ _WAIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """The result for one repository, in DataLad's words.
+    """The result for one repository, in DataLad's terms.
 
-    ``status`` is ok | notneeded | error; ``refs`` are those that were put back, ``versions`` the
-    labels of versions that the journal no longer has, ``folder`` is where all of it is kept.
+    Attributes
+    ----------
+    dataset
+        The name of the dataset, or the alias.
+    status
+        ``ok``, ``notneeded`` or ``error``.
+    message
+        Text for people.
+    refs
+        The refs that were restored: name, commit found, commit restored.
+    versions
+        Labels of the versions that were removed from the journal.
+    folder
+        Where everything foreign is kept.
     """
 
     dataset: str
@@ -51,11 +63,27 @@ class RepairResult:
 def repair_repositories(
     store: Store, index_path: Path, aliases: Collection[str] | None, *, dry_run: bool = False
 ) -> Iterator[RepairResult]:
-    """Repair the repositories behind ``aliases`` (None: all), one after the other.
+    """Repair repositories, one after the other.
 
-    What is foreign is kept in quarantine (:mod:`neuromirror.store.quarantine`), refs go back to
-    where the journal has them, and what the journal has of foreign commits is removed from it. A
-    dataset that fails keeps all it has; the others are repaired. ``dry_run`` writes nothing.
+    Foreign refs and objects go to quarantine (:mod:`neuromirror.store.quarantine`), refs go back to
+    the commits in the journal, and journal entries about foreign commits are removed. A repository
+    whose repair fails is not changed.
+
+    Parameters
+    ----------
+    store
+        The store.
+    index_path
+        The store's index, which is rebuilt if journal entries were removed.
+    aliases
+        The repositories' aliases; None for all.
+    dry_run
+        Report what would be done, and write nothing.
+
+    Yields
+    ------
+    RepairResult
+        The result for each repository.
     """
     by_alias: dict[str, list[VersionMinted | AnnexBranchMoved]] = {}
     for _, entry in store.read_entries(0):
@@ -69,7 +97,7 @@ def repair_repositories(
             continue
         done.add(repository.path)
         if not repository.exists():
-            continue  # fsck names it
+            continue  # reported by fsck
         try:
             one = _repair_repository(
                 store, alias, repository, by_alias.get(alias, []), dry_run=dry_run
@@ -84,7 +112,7 @@ def repair_repositories(
     if has_dropped_versions:
         rebuild_index(store, index_path)
     with open_recorder(store, index_path):
-        pass  # applies what the journal has since
+        pass  # applies the new journal entries
 
 
 def _repair_repository(
@@ -106,7 +134,7 @@ def _repair_repository(
         ]
         labels = [one.label for one in damage.versions]
         if not damage:
-            return RepairResult(name, "notneeded", "nothing in it is foreign")
+            return RepairResult(name, "notneeded", "nothing to repair")
         message = "; ".join(damage.messages())
         if dry_run:
             return RepairResult(name, "ok", f"would be repaired: {message}", refs, labels)
@@ -125,7 +153,7 @@ def _quarantine_and_restore(
     entries: list[VersionMinted | AnnexBranchMoved],
     damage: RepositoryDamage,
 ) -> Path:
-    """Quarantine what is foreign and restore the rest; the caller holds the dataset's lock."""
+    """Quarantine what is foreign and restore the refs; the caller holds the dataset's lock."""
     at = current_timestamp()
     folder = quarantine_foreign_refs(store, alias, repository, damage.refs, damage.history, at)
     if damage.annex_files:
@@ -151,7 +179,7 @@ def _quarantine_and_restore(
 
 
 def _repair_entries(dataset: DatasetRef, damage: RepositoryDamage, at: str) -> list[JournalEntry]:
-    """What the journal says of a repair: an event, and that the dataset is to be visited."""
+    """Return the journal entries of a repair: an event, and a visit to be repeated."""
     message = f"{dataset.name} was repaired: {'; '.join(damage.messages())}"
     refs = {one.name: one.found for one in damage.refs}
     visit = VisitEnded(
@@ -172,7 +200,7 @@ def _repair_entries(dataset: DatasetRef, damage: RepositoryDamage, at: str) -> l
 
 
 def dataset_of_entry(entry: VersionMinted | AnnexBranchMoved) -> DatasetRef:
-    """Return the dataset that an entry is of."""
+    """Return the dataset of a journal entry."""
     return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
 
 

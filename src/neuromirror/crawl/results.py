@@ -1,4 +1,4 @@
-"""How datasets and mirrors fared in a run, in words for people and programs."""
+"""Results of datasets and mirrors in a run, for people and programs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,32 @@ from neuromirror.sources import DatasetNotFoundError, Estimate
 from neuromirror.store import Store
 
 _MAX_PROBLEMS = 5
-"""Parts that are not proven and named one by one."""
+"""Problems that a message names one by one."""
 _HEAD_LENGTH, _TAIL_LENGTH = 5000, 1000
-"""Characters of a failure's message: it may quote upstream, and stays in the journal."""
+"""Characters of a failure's message that are kept: it may quote upstream at any length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one dataset (or mirror) fared, in DataLad's words.
+    """The result for one dataset or mirror, in DataLad's terms.
 
-    ``status`` is ok | notneeded | impossible | error; ``visit`` is full | partial | held |
-    waiting | not_found | failed, or empty where no visit was made; ``versions`` are labels minted,
-    and ``traffic`` is what the visit asked of each host. ``estimate`` is what a first visit would
-    take, in a dry run.
+    Attributes
+    ----------
+    dataset
+        The name of the dataset or mirror.
+    status
+        ``ok``, ``notneeded``, ``impossible`` or ``error``.
+    message
+        Text for people.
+    visit
+        ``full``, ``partial``, ``held``, ``waiting``, ``not_found``, ``failed`` or ``unavailable``;
+        empty if there was no visit.
+    versions
+        Labels of the new versions.
+    traffic
+        The visit's requests and bytes, by host.
+    estimate
+        In a dry run, the size of a first visit.
     """
 
     dataset: str
@@ -40,14 +53,14 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """What this result makes of the run's exit code: 0, 1, or 3 for held."""
+        """The exit code for this result: 0, 1, or 3 for a held listing."""
         if self.visit == "held":
             return 3
         return 0 if self.status in ("ok", "notneeded") else 1
 
 
 def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
-    """How a visit fared that went to its end."""
+    """Return the result of a visit that finished."""
     versions = tuple(outcome.new_labels)
     notes = ""
     if outcome.exception_count:
@@ -60,21 +73,19 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
         )
         notes += f"; {states} of its Zarrs"
     writing = len(outcome.unfinished_components)
-    if outcome.pending_files > writing:  # a Zarr that is being written has no checksum, either
-        notes += f"; {pending_files_text(outcome.pending_files - writing, 'wait')} for a checksum"
+    if outcome.pending_files > writing:  # an unfinished Zarr has no checksum either
+        notes += f"; {pending_files_text(outcome.pending_files - writing)}"
     if writing:
         zarrs = "1 Zarr is" if writing == 1 else f"{writing} Zarrs are"
         notes += f"; {zarrs} still being written upstream"
     if outcome.refused_count:
         objects = "1 object" if outcome.refused_count == 1 else f"{outcome.refused_count} objects"
-        notes += f"; {objects} refused by the bucket, known by what it lists alone"
+        notes += f"; {objects} refused by the bucket and recorded from its listing only"
     if outcome.comparison_scope:
         notes += f"; compared: {outcome.comparison_scope}"
     problem_lines = outcome.problems[:_MAX_PROBLEMS]
     if len(outcome.problems) > _MAX_PROBLEMS:
-        problem_lines.append(
-            f"and {len(outcome.problems) - _MAX_PROBLEMS} more parts that are not proven"
-        )
+        problem_lines.append(f"and {len(outcome.problems) - _MAX_PROBLEMS} more problems")
     problems = "; ".join([*outcome.incidents, *outcome.hold_messages, *problem_lines])
     if outcome.incidents or (problem_lines and not outcome.hold_messages):
         return Result(dataset.name, "error", problems, "partial", versions)
@@ -91,7 +102,7 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
 
 
 def describe_error(error: Exception, store: Store) -> str:
-    """What a failure means, in one line; of one that is very long the beginning and the end."""
+    """Return an error as one line; long messages are cut in the middle."""
     description = _describe_fully(error, store)
     if len(description) <= _HEAD_LENGTH + _TAIL_LENGTH:
         return description
@@ -102,26 +113,26 @@ def _describe_fully(error: Exception, store: Store) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk of the store {store.root} is full; free some space and run the sync again "
-            "(what was published before is whole)"
+            "(published versions are intact)"
         )
     if isinstance(error, FileNotFoundError) and error.filename == "git":
-        return "git is not on PATH; install it, and run the sync again"
+        return "git is not on PATH; install it and run the sync again"
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename or store.root}"
     if isinstance(error, NeuromirrorError):
         return str(error)
-    # its text may hold anything, and goes into the journal
+    # the text is arbitrary and goes into the journal
     return redact(f"unexpected {type(error).__name__}: {error}; please report this")
 
 
 def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Result:
-    """How a request fares whose archive gave no list, or has no such dataset."""
+    """Return the result of a request whose overview could not be read or lacks the dataset."""
     mirror, visit = request.mirror, "failed"
     if isinstance(error, DatasetNotFoundError):
         visit = "not_found"
         message = (
             f"{message.rstrip('.')}; check its id ('neuromirror sync {mirror.name} --dry-run' "
-            "names all)"
+            "lists all)"
         )
     elif isinstance(error, UnreachableError):
         message = (

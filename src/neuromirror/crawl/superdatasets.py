@@ -1,7 +1,8 @@
-"""Super-datasets: the mirror's own, and those that its datasets are grouped in.
+"""Superdatasets: the mirror's own, and those of the groups of its datasets.
 
-A source that groups its datasets (a BOSS: collection, experiment, channel) has a super-dataset for
-each group; it holds those below it, and is held by the one above, down from the mirror's.
+A source that groups its datasets (BOSS: collection, experiment, channel) has a superdataset per
+group. It contains the datasets and groups below it, and the mirror's superdataset contains the top
+groups.
 """
 
 from __future__ import annotations
@@ -25,21 +26,20 @@ from neuromirror.store import (
 )
 
 MAX_POSTPONEMENT = timedelta(days=1)
-"""How long super-datasets wait for visits that failed."""
+"""How long superdatasets are postponed after failed visits."""
 
 TOP_URI = "neuromirror:mirrors"
-"""The source URI of the super-dataset above all mirrors: the same in every store."""
+"""The source URI of the superdataset above all mirrors: the same in every store."""
 
 
 class SuperdatasetWriter:
-    """Writes the super-datasets of a store at the end of a run, from the final states.
+    """Writes the superdatasets of a store at the end of a run, from the final states.
 
-    A commit of a super-dataset stands for a run that went well: while the last visit of a dataset
-    failed, the super-datasets around it wait, so that a passing fault adds no commit that an
-    undisturbed store would not have. They wait no longer than :data:`MAX_POSTPONEMENT`, so that a
-    lasting
-    fault of one dataset does not hide what is new in the others. One that does not exist yet is
-    made at once; until the visits succeed, its commit is replaced and not followed by others.
+    If the last visit of a dataset failed, the superdatasets above it are postponed, so that a
+    transient failure adds no commit that another store would not have. After
+    :data:`MAX_POSTPONEMENT` they are written anyway, so that a lasting failure of one dataset does
+    not hide updates of the others. A missing superdataset is created at once; until the visits
+    succeed, its commit is replaced instead of followed by another.
     """
 
     def __init__(self, store: Store, recorder: Recorder) -> None:
@@ -47,15 +47,18 @@ class SuperdatasetWriter:
         self._recorder = recorder
 
     def update(self, mirror: Mirror, source: Source, *, failed: bool, wait: bool = True) -> None:
-        """Bring the super-datasets of a mirror to the latest versions.
+        """Update the superdatasets of a mirror to the latest versions.
 
         Parameters
         ----------
+        mirror
+            The mirror.
+        source
+            The mirror's source, which groups the datasets.
         failed
-            Whether something of the mirror failed in this run; what the index knows of failed
-            visits counts too.
+            Whether something failed in this run; failed visits in the index count too.
         wait
-            Whether to wait for what failed.
+            Whether failures postpone the update.
         """
         top, name = mirror.superdataset(source.uri), mirror.name
 
@@ -67,7 +70,7 @@ class SuperdatasetWriter:
         self._update(top, name, write, failed=wait and (failed or self._has_failed(name)))
 
     def update_top(self, *, failed: bool, wait: bool = True) -> None:
-        """Bring the super-dataset above all mirrors up to date; as :meth:`update`."""
+        """Update the superdataset above all mirrors; parameters as in :meth:`update`."""
         top = DatasetRef(TOP_ALIAS, "", TOP_URI)
 
         def write(complete: bool) -> None:
@@ -102,7 +105,7 @@ class SuperdatasetWriter:
 def update_mirror_superdatasets(
     store: Store, recorder: Recorder, mirror: Mirror, source: Source, *, complete: bool
 ) -> None:
-    """Bring the mirror's super-dataset, and the groups below it, to the latest versions."""
+    """Update the mirror's superdataset, and the groups in it, to the latest versions."""
     datasets = recorder.ask(lambda index: _member_states(index, mirror.name))
     members = group_members(
         datasets,
@@ -110,14 +113,14 @@ def update_mirror_superdatasets(
         lambda group, held: _update_group(store, group, held, complete=complete),
     )
     top = mirror.superdataset(source.uri)
-    # what was moved away must not stay in it
+    # also without members: datasets that were moved away must not stay in it
     if members or store.repository(top).exists():
         update_superdataset(store, top, mirror.name, members, complete=complete)
 
 
 @dataclass(frozen=True, slots=True)
 class MemberState:
-    """The newest state of a dataset: its commit (hex) and upstream's time of it in seconds."""
+    """The newest state of a dataset: its commit (hex) and its upstream time (Unix seconds)."""
 
     commit: str
     date: int | None
@@ -128,10 +131,20 @@ def group_members(
     group: Callable[[str], DatasetRef | None],
     update_group: Callable[[DatasetRef, Sequence[SuperdatasetMember]], MemberState],
 ) -> list[SuperdatasetMember]:
-    """The members of the mirror's own super-dataset; ``bring`` updates the others, deepest first.
+    """Return the members of the mirror's own superdataset.
 
-    ``group`` is :meth:`~neuromirror.sources.Source.group`; a dataset inside of another one
-    (which can have been there before it) has no place.
+    Parameters
+    ----------
+    datasets
+        The datasets with a version.
+    group
+        :meth:`neuromirror.sources.Source.superdataset`.
+    update_group
+        Updates a group with its members; called for the deepest groups first.
+
+    Notes
+    -----
+    A dataset below the path of another dataset is left out.
     """
     dataset_ids = {dataset.local_id for dataset in datasets}
     datasets = {
@@ -159,7 +172,7 @@ def group_members(
 def _innermost_group(
     local_id: str, group: Callable[[str], DatasetRef | None], groups: dict[str, DatasetRef]
 ) -> str:
-    """The innermost group of a dataset or group, put into ``groups`` with those around it."""
+    """Return the innermost group of a dataset or group; add its groups to ``groups``."""
     innermost = ""
     for group_id in sorted(_ancestor_ids(local_id), key=len):
         known = groups.get(group_id) or group(group_id)
@@ -170,7 +183,7 @@ def _innermost_group(
 
 
 def _ancestor_ids(local_id: str) -> set[str]:
-    """What a local id lies in: ``{"a", "a/b"}`` for ``a/b/c``."""
+    """Return the prefixes of a local id: ``{"a", "a/b"}`` for ``a/b/c``."""
     segments = local_id.split("/")
     return {"/".join(segments[:depth]) for depth in range(1, len(segments))}
 
@@ -190,7 +203,7 @@ def _update_group(
 
 
 def _member_states(index: Index, mirror: str) -> dict[DatasetRef, MemberState]:
-    """What each dataset's name means: its newest published version, else the newest observed."""
+    """Return the newest published version of each dataset, else the newest observed one."""
     states: dict[DatasetRef, MemberState] = {}
     try:
         rows = list(index.datasets(mirror))
@@ -198,7 +211,7 @@ def _member_states(index: Index, mirror: str) -> dict[DatasetRef, MemberState]:
         return states  # its list was never read
     for row in rows:
         if row.within:
-            continue  # it is a part of another one, and found there
+            continue  # a component, which another dataset links
         if not row.versions:
             continue
         current = index.resolve(row.name)

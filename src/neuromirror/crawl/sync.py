@@ -1,4 +1,4 @@
-"""A run over mirrors, and what such a run would do."""
+"""Sync mirrors, or report what a sync would do."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def dry_run(
     history: bool = False,
     private: PrivateStore | None = None,
 ) -> Iterator[Result]:
-    """What a sync would do, dataset by dataset; nothing is written anywhere."""
+    """Yield what a sync would do with each dataset; nothing is written."""
     options = RunOptions(deep, history)
     for request in requests:
         source = request.mirror.open()
@@ -69,7 +69,7 @@ def dry_run(
 def _dry_run_request(
     request: SyncRequest, source: Source, planner: Planner, *, concealing: bool
 ) -> Generator[Result, None, bool]:
-    """Yields what would be done with each dataset; gives whether one is under embargo."""
+    """Yield what would be done with each dataset; return whether one is embargoed."""
     start, embargo = f"{EMBARGOED}: " if concealing else "", False
     try:
         tasks, vanished_ids = planner.plan(request, source)
@@ -97,7 +97,7 @@ def _dry_run_request(
 
 
 def _with_estimate(result: Result, task: DatasetTask, source: Source) -> Result:
-    """What a first visit would take, where the source can say so beforehand."""
+    """Add the size of a first visit, if the source can estimate it."""
     if task.last_visit is not None:
         return result
     try:
@@ -107,15 +107,31 @@ def _with_estimate(result: Result, task: DatasetTask, source: Source) -> Result:
 
 
 class Sync:
-    """One run. Iterate :meth:`results`; the number of datasets is in ``total`` once planned.
+    """One run over mirrors.
 
-    What was asked of each mirror's hosts so far is in :meth:`traffic`, but for what is private.
-    ``deep`` visits datasets whatever upstream's overview says; ``history`` does too, and mints
-    earlier states that upstream can still list. ``private`` is the folder of the private store,
-    for mirrors that keep what is under embargo, and for what was opened since. ``claim`` keeps
-    other programs from a dataset while it is visited; ``recorder`` is used instead of one that is
-    opened for the run. ``declared`` are the names of all mirrors that have a file: failures of
-    others that never gave a list are forgotten.
+    Iterate :meth:`results`; ``total`` is the number of datasets planned so far and ``finished`` of
+    those with a result.
+
+    Parameters
+    ----------
+    store
+        The public store.
+    index_path
+        The store's index.
+    deep
+        Visit all datasets, and do not trust upstream's own version names and checksums.
+    history
+        Visit all datasets, and also publish the earlier states that upstream can still list.
+    jobs
+        The number of concurrent visits.
+    private
+        The folder of the private store, for mirrors that keep embargoed datasets.
+    claim
+        Keeps other processes from a dataset while it is visited.
+    recorder
+        Used instead of a new one.
+    declared_mirrors
+        The names of all mirrors with a mirror file; failures of others are forgotten.
     """
 
     def __init__(
@@ -145,20 +161,23 @@ class Sync:
 
     @property
     def active_datasets(self) -> list[str]:
-        """The names of the datasets that are being visited, but for those under embargo."""
+        """The names of the datasets that are being visited, without embargoed ones."""
         return sorted(self._active_datasets)
 
     def traffic(self) -> dict[str, dict[str, Traffic]]:
-        """What was asked of each host, by mirror: for visits, and for all that goes before them.
+        """Return the traffic by mirror and host, in visits and outside them.
 
-        The private store's part is not in it; its own visits tell.
+        The traffic of the private store's visits is not included; those visits record it.
         """
         return {name: counter.hosts() for name, counter in self._counters.items()}
 
     def results(self, requests: Sequence[SyncRequest]) -> Iterator[Result]:
-        """How each dataset fared, as they end; datasets do not wait for each other.
+        """Yield the result of each dataset as it finishes.
 
-        Raises ConfigurationError before anything is asked or written.
+        Raises
+        ------
+        ConfigurationError
+            Before any request is made and before anything is written.
         """
         sources = self._open_sources(requests)
         with self._open_recorder() as recorder:
@@ -189,10 +208,10 @@ class Sync:
             )
 
     def survey(self, mirror: Mirror, due: Callable[[DatasetTask], None]) -> Iterator[Result]:
-        """Do what a run over a mirror does before visits; ``due`` is called for those to be made.
+        """Do the steps of a run that come before visits; call ``due`` with the tasks of due visits.
 
-        What is under embargo is visited, if it is to be: the private store has one run at a time.
-        Superdatasets are left to :meth:`regroup`.
+        Embargoed datasets are visited here, because the private store has one run at a time.
+        Superdatasets are left to :meth:`update_superdatasets`.
         """
         request = SyncRequest(mirror, None)
         (source,) = self._open_sources([request])
@@ -200,17 +219,17 @@ class Sync:
             yield from self._sync_mirror(request, source, recorder, due)
 
     def visit(self, request: SyncRequest) -> Iterator[Result]:
-        """How one dataset fares; nothing is done for its mirror as a whole."""
+        """Visit one dataset, without the steps for its mirror as a whole."""
         (source,) = self._open_sources([request])
         with self._open_recorder() as recorder:
             run = self._public_run(request, source, recorder, {})
             yield from run.visit(request)
 
     def update_superdatasets(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
-        """Bring a mirror's superdatasets to the latest versions.
+        """Update a mirror's superdatasets to the latest versions.
 
-        ``wait`` says whether they wait for visits that failed. The private store has no part in
-        it, so that neither its folder nor a token is needed.
+        ``wait`` postpones the update after failed visits. The private store is not used, so that
+        neither its folder nor a token is needed.
         """
         require_public_store(self._store.root)
         source = mirror.open()
@@ -222,7 +241,7 @@ class Sync:
             yield from run_step(SUPERDATASETS, mirror.name, self._store, log, step)
 
     def update_top_superdataset(self, *, wait: bool = True) -> Iterator[Result]:
-        """Bring the superdataset above all mirrors to those of the mirrors; as :meth:`regroup`."""
+        """Update the superdataset above all mirrors; see :meth:`update_superdatasets`."""
         self._open_sources([])
         with self._open_recorder() as recorder:
             step = partial(
@@ -249,7 +268,7 @@ class Sync:
         recorder: Recorder,
         defer: Callable[[DatasetTask], None] | None = None,
     ) -> Iterator[Result]:
-        """The public store's part first: what was opened leaves the private one by it."""
+        """Sync the public store first: that moves opened datasets out of the private one."""
         view = private_source(source)
         waiting: dict[str, Result] = {}
         run = self._public_run(request, source, recorder, waiting)
@@ -263,7 +282,7 @@ class Sync:
                 yield result
             log, name = FailureLog(recorder), request.mirror.name
             if failed:
-                # no name and no path: this store may be public
+                # names neither a dataset nor a path, because this store may be public
                 log.record_failure(PRIVATE, failed, name)
             elif request.local_id is None:
                 log.record_success(PRIVATE, name)
@@ -277,7 +296,10 @@ class Sync:
         recorder: Recorder,
         waiting: dict[str, Result],
     ) -> MirrorRun:
-        """The public store's run; ``waiting`` gets what the private store may say more of."""
+        """Return the public store's run.
+
+        ``waiting`` gets the results that the private store's run may replace.
+        """
         view = private_source(source)
         private_datasets = self._private.datasets_of(request.mirror.name)
 
@@ -299,7 +321,7 @@ class Sync:
                 self._private.move_to_public(dataset, source, recorder)
             except NotPublicError as error:
                 raise VisitSkippedError(str(error)) from error
-            return "opened upstream, and moved here from the private store; "
+            return "opened upstream and moved here from the private store; "
 
         policy = VisitPolicy(private_datasets, prepare, unavailable_result)
         policy = replace(policy, claim=self._track_visits(self._claim or policy.claim))
@@ -309,16 +331,16 @@ class Sync:
         )
 
     def _sync_private(self, request: SyncRequest, view: Source) -> Iterator[Result]:
-        """The private store's part, of which no more is told than may be known."""
+        """Sync the private store and yield its results without confidential details."""
         policy = VisitPolicy(
             unavailable_result=unreadable_result,
-            # an incident, which must not begin a second history
+            # a public dataset that is embargoed later is an incident, not a private dataset
             is_excluded=lambda dataset: self._store.repository(dataset).exists(),
         )
         try:
             with self._private.open() as (store, recorder):
                 store.protect_repositories()
-                private_traffic = TrafficCounter()  # the number of requests tells that of files
+                private_traffic = TrafficCounter()  # confidential: it reveals the number of files
                 run = MirrorRun(
                     store,
                     recorder,
@@ -343,7 +365,7 @@ class Sync:
             yield Result(request.mirror.name, "error", f"{EMBARGOED}: {error}", "failed")
 
     def _track_visits(self, claim: Claim) -> Claim:
-        """A claim that also notes which datasets are being visited."""
+        """Return a claim that also records which datasets are being visited."""
 
         @contextmanager
         def tracked_claim(dataset: DatasetRef) -> Iterator[None]:
@@ -361,5 +383,5 @@ class Sync:
 
 
 def _is_failure(result: Result) -> bool:
-    """Return whether a dataset or mirror could not be visited, or not wholly."""
+    """Return whether a visit failed or is incomplete."""
     return result.status == "error" and result.visit in ("failed", "partial")

@@ -1,7 +1,7 @@
-"""A dataset taken down, and shown again: out of git, index, super-datasets and crawl.
+"""Take down a dataset, and reinstate it: in git, index, superdatasets and crawl.
 
-The journal comes first: from then on no visit is made, and the index tells nothing of it. Each
-step leaves alone what is done already; killed anywhere and repeated, the outcome is the same.
+The journal entry comes first: from then on the dataset is not visited, and the index does not show
+it. Each step skips what is already done, so an interrupted command can be repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from neuromirror.store.withdrawn_datasets import (
 )
 
 _WAIT = 60.0
-"""Seconds to wait for a visit that is under way."""
+"""Seconds to wait for a visit in progress."""
 
 
 def take_down(
@@ -39,11 +39,19 @@ def take_down(
     by: str,
     mirrors: Mapping[str, Mirror],
 ) -> Iterator[Result]:
-    """Stops showing a dataset, with the parts that only it has; yields how each fared.
+    """Stop showing a dataset and the components that only it has; yield the result for each.
 
-    Nothing is deleted; see :mod:`neuromirror.store.withdrawn_datasets`. Without its mirror among
-    ``mirrors`` its super-datasets stay as they are, which is a failure. Raises UnknownDatasetError,
-    ConfigurationError for a part, StoreBusyError for one that is being visited.
+    Nothing is deleted; see :mod:`neuromirror.store.withdrawn_datasets`. If ``mirrors`` lacks its
+    mirror, its superdatasets are not updated, which is reported as a failure.
+
+    Raises
+    ------
+    UnknownDatasetError
+        If the index does not have the dataset.
+    ConfigurationError
+        If it is a component of another dataset.
+    StoreBusyError
+        If it is being visited.
     """
     require_public_store(store.root)
     down = _dataset_entries(find_withdrawn_datasets(store), name)
@@ -68,9 +76,12 @@ def reinstate(
     by: str,
     mirrors: Mapping[str, Mirror],
 ) -> Iterator[Result]:
-    """Shows a dataset again, as if it had never been taken down; yields how each part fared.
+    """Show a dataset again, as if it had never been taken down; yield the result for each part.
 
-    Raises ConfigurationError for one that was not.
+    Raises
+    ------
+    ConfigurationError
+        If it is not taken down, or its files are missing.
     """
     require_public_store(store.root)
     ever = {
@@ -85,12 +96,12 @@ def reinstate(
         if one in down or find_withdrawn_folder(store, one)
     ]
     if not back:
-        raise ConfigurationError(f"{name} is not taken down; there is nothing to undo")
+        raise ConfigurationError(f"{name} is not taken down; nothing to undo")
     for one in back:
         if find_withdrawn_folder(store, one) is None and not store.repository(one).exists():
             raise ConfigurationError(
-                f"what was kept of {one.name} is not in {withdrawn_folder(store)} any more; put "
-                f"{one.dataset_id} back there (from a backup), or leave it taken down"
+                f"{one.name}: {one.dataset_id} is missing in {withdrawn_folder(store)}; restore it "
+                "there from a backup, or leave the dataset taken down"
             )
     with ExitStack() as stack:
         for one in back:
@@ -113,7 +124,7 @@ def reinstate(
 def _dataset_entries(
     entries: Mapping[DatasetRef, DatasetWithdrawn], name: str
 ) -> dict[DatasetRef, DatasetWithdrawn]:
-    """The entries about a dataset and its parts, those of the parts first."""
+    """Return the entries of a dataset and its components, the components first."""
     mirror, _, local_id = name.partition(":")
     found = {
         dataset: entry
@@ -127,7 +138,9 @@ def _new_entries(index: Index, name: str, reason: str, by: str) -> list[DatasetW
     row = index.dataset(name)
     if row.within:
         around = " and ".join(index.superdatasets(name)) or "another dataset"
-        raise ConfigurationError(f"{name} is a part of {around}; take that down")
+        raise ConfigurationError(
+            f"{name} is a component of {around}; take down that dataset instead"
+        )
     at = current_timestamp()
     found = []
     for local_id in index.exclusive_subdatasets(name):
@@ -155,7 +168,7 @@ def _update_superdatasets(
     mirror = mirrors.get(name.partition(":")[0])
     if mirror is None:
         message = (
-            "its super-dataset is as it was: there is no such mirror file; run the command again "
+            "its superdataset was not updated: the mirror file is missing; run the command again "
             "with --mirrors"
         )
         yield Result(name.partition(":")[0], "error", message, "failed")

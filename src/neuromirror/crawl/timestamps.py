@@ -1,4 +1,4 @@
-"""The time of day, as journal entries have it."""
+"""The current time, as in journal entries."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from datetime import UTC, datetime
 
 
 def current_timestamp() -> str:
-    """UTC, ISO 8601, whole seconds."""
+    """Return the current time in UTC, as ISO 8601 with whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

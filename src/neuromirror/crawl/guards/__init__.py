@@ -1,2 +1,1 @@
-"""Checks that compare a new listing with the last state: accept it, hold it or record an
-incident."""
+"""Compare a new listing with the last state: accept it, hold it or record an incident."""

@@ -1,4 +1,4 @@
-"""What differs between two states of a dataset, found in one pass over both and kept on disk."""
+"""The difference between two states of a dataset, found in one pass and kept on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
 
 @dataclass(slots=True)
 class StateChanges:
-    """Counts of files, and the paths at which an id kept its name but not its bytes."""
+    """Numbers of changed files, and the paths with the same upstream id and different bytes."""
 
     before: int = 0
     after: int = 0
@@ -35,22 +35,22 @@ class StateChanges:
 
     @property
     def has_same_files(self) -> bool:
-        """Whether no file came, went, or got other bytes (as far as digests tell)."""
+        """Whether no file was added, removed or changed, as far as digests show."""
         return not (self.added or self.removed or self.changed)
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentRoots:
-    """The paths upstream at which whole parts stand in the states before and after.
+    """The upstream paths of whole components in the states before and after.
 
-    Each is weighed as one file, whatever is in it: it is proven, and changes, as a whole.
+    Each component counts as one file: it is validated, and changes, as a whole.
     """
 
     before: Set[bytes] = frozenset()
     after: Set[bytes] = frozenset()
 
     def component_of(self, path: bytes) -> bytes | None:
-        """The part that a path is of, None for a file of the dataset's own."""
+        """Return the root of the component that contains a path; None for other files."""
         if not (self.before or self.after):
             return None
         end = path.find(b"/")
@@ -62,9 +62,14 @@ class ComponentRoots:
 
 
 class StateDifference:
-    """The pairs of record lines in which a state differs from another, in a file.
+    """The pairs of record lines in which two states differ, in a file.
 
-    ``count`` is the number of lines concerned; ``roots`` are where parts stand.
+    Attributes
+    ----------
+    count
+        The number of pairs.
+    roots
+        The paths of the components.
     """
 
     def __init__(self, path: Path, pairs: Iterable[LinePair]) -> None:
@@ -81,30 +86,30 @@ class StateDifference:
             yield pair
 
     def pairs(self) -> Iterator[LinePair]:
-        """The lines before and after, by path."""
+        """Yield the lines before and after, by path."""
         with self._path.open("rb", buffering=1 << 18) as file:
             yield from load_pairs(line[:-1] for line in file)
 
     def changes(self) -> Iterator[Change]:
-        """The files before and after, by path."""
+        """Yield the files before and after, by path."""
         return load_changes(self.pairs())
 
     def missing_paths(self) -> Iterator[bytes]:
-        """Upstream's names of the files that were and are no more.
+        """Yield the upstream paths of the files that were removed.
 
-        A file whose place in git alone has changed (another file or document came into its way)
-        is not gone, nor is one in a part that is still there.
+        A file of which only the git path changed (because of a clash with another file or document)
+        is not missing, nor is a file in a component that still exists.
         """
-        odd = {
-            placed.record.path
+        renamed = {
+            entry.record.path
             for change in self.changes()
-            for placed in change
-            if placed is not None and placed.git_path != git_path(placed.record.path)
+            for entry in change
+            if entry is not None and entry.git_path != git_path(entry.record.path)
         }
         moved = {
             new.record.path
-            for _, new in (self.changes() if odd else ())
-            if new is not None and new.record.path in odd
+            for _, new in (self.changes() if renamed else ())
+            if new is not None and new.record.path in renamed
         }
         components: set[bytes] = set()
         for old, new in self.changes():
@@ -119,7 +124,7 @@ class StateDifference:
                 yield root
 
     def count_changes(self, before: int) -> StateChanges:
-        """What the difference amounts to; ``before`` counts the files of the state before."""
+        """Count the changes; ``before`` is the number of files in the earlier state."""
         changes = StateChanges(before=before, after=before)
         roots = self.roots
         components: dict[bytes, tuple[bool, bool]] = {}
@@ -150,7 +155,7 @@ class StateDifference:
 
 
 def _is_same_component(old: SnapshotEntry | None, new: SnapshotEntry | None) -> bool:
-    """Whether two links are to the same state of a part, wherever it is kept."""
+    """Return whether two links are to the same state of a component, at any path."""
     if old is None or new is None or old.subdataset is None or new.subdataset is None:
         return False
     return (old.subdataset.dataset_id, old.subdataset.state) == (
@@ -173,7 +178,7 @@ def _count_change(changes: StateChanges, old: SnapshotEntry, new: SnapshotEntry)
 
 
 def _is_same_upstream_object(old: FileRecord, new: FileRecord) -> bool:
-    """Whether upstream means one immutable thing: its id, or its address in an API, is the same."""
+    """Return whether two records are of one immutable object: same id or same API URL."""
     if old.upstream_id is not None and old.upstream_id == new.upstream_id:
         return True
     api_urls = {location.url for location in old.locations if location.kind == "api"}
@@ -181,7 +186,7 @@ def _is_same_upstream_object(old: FileRecord, new: FileRecord) -> bool:
 
 
 def has_different_bytes(old: FileRecord, new: FileRecord) -> bool:
-    """Whether two records cannot be of the same bytes."""
+    """Return whether two records cannot be of the same bytes."""
     if old.size is not None and new.size is not None and old.size != new.size:
         return True
     shared = False
@@ -197,9 +202,9 @@ def has_different_bytes(old: FileRecord, new: FileRecord) -> bool:
 
 
 def _is_overwritten(old: FileRecord, new: FileRecord) -> bool:
-    """Whether an object of a bucket was put anew, where no digest is of both.
+    """Return whether an object in a bucket was overwritten, for records without a common digest.
 
-    A better digest of the same object comes with the same time.
+    A better digest of the same object has the same modification time.
     """
     if old.retention not in _IN_BUCKETS or new.retention not in _IN_BUCKETS:
         return False

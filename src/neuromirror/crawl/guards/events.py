@@ -1,4 +1,4 @@
-"""What people should know of a dataset, told once."""
+"""Events of a dataset, each recorded once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOMBSTONE, RETURNED = "tombstone", "returned"
 def record_event(
     recorder: Recorder, dataset: DatasetRef, kind: str, message: str, data: dict[str, object]
 ) -> bool:
-    """Raises an event, unless there is one that says the same; gives whether it is new."""
+    """Record an event, unless one with the same message exists; return whether it is new."""
     if any(one.message == message for one in _events(recorder, dataset, kind)):
         return False
     recorder.record(
@@ -25,13 +25,13 @@ def record_event(
 
 
 def is_tombstoned(recorder: Recorder, dataset: DatasetRef) -> bool:
-    """Whether the dataset vanished upstream, and has not come back since as far as we know."""
+    """Return whether the dataset was removed upstream and has not been listed again since."""
     events = [one for kind in (TOMBSTONE, RETURNED) for one in _events(recorder, dataset, kind)]
     return bool(events) and max(events, key=lambda one: one.id).kind == TOMBSTONE
 
 
 def record_tombstone(recorder: Recorder, dataset: DatasetRef, message: str) -> None:
-    """Raises the tombstone of a dataset that is gone upstream: once for each vanishing."""
+    """Record that a dataset was removed upstream, once per removal."""
     if not is_tombstoned(recorder, dataset):
         recorder.record(
             EventRaised(dataset.mirror, dataset.local_id, TOMBSTONE, message, current_timestamp())
@@ -39,7 +39,7 @@ def record_tombstone(recorder: Recorder, dataset: DatasetRef, message: str) -> N
 
 
 def record_return(recorder: Recorder, dataset: DatasetRef) -> None:
-    """Tells that a dataset which had vanished is listed again: once for each return."""
+    """Record that a removed dataset is listed again, once per return."""
     if is_tombstoned(recorder, dataset):
         message = f"{dataset.name} is listed upstream again"
         recorder.record(

@@ -1,4 +1,4 @@
-"""Listings that wait for an operator, and how they are let through."""
+"""Held listings, and their release by an operator."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from neuromirror.model import (
 
 
 class DatasetHolds:
-    """The holds on one dataset's listings; ``upstream`` is upstream's word for the version."""
+    """The holds on one dataset's listings; ``upstream`` is upstream's name of the version."""
 
     def __init__(self, recorder: Recorder, dataset: DatasetRef) -> None:
         self._recorder = recorder
         self._dataset = dataset
 
     def is_released(self, upstream: str, state: str) -> bool:
-        """Whether an operator let this very listing through."""
+        """Return whether an operator released this listing, identified by its state digest."""
         name = self._dataset.name
         return (upstream, state) in self._recorder.ask(lambda index: index.released_states(name))
 
     def create(self, upstream: str, state: str, reason: str, removed: int, before: int) -> str:
-        """Holds a listing, in the place of another one of the version; gives the hold's id."""
+        """Hold a listing; return the id of the hold. Another hold on the version lapses."""
         dataset = self._dataset
         hold = hashlib.sha256(f"{dataset.name} {upstream} {state}".encode()).hexdigest()[:8]
         if hold not in {one.hold for one in self._open_holds()}:
@@ -51,7 +51,7 @@ class DatasetHolds:
         return hold
 
     def lapse(self, upstream: str) -> None:
-        """Ends the hold on a version: upstream is back within the guards."""
+        """End the hold on a version: the listing passes the guards again."""
         for one in self._open_holds():
             if one.upstream == upstream:
                 self._recorder.record(HoldLapsed(one.hold, current_timestamp()))
@@ -65,18 +65,32 @@ class DatasetHolds:
 
 
 def release_hold(recorder: Recorder, hold: str) -> str:
-    """Releases an open hold by its id (or a prefix of it); gives the dataset's name.
+    """Release an open hold, so that the next sync accepts the held listing and no other.
 
-    The next sync accepts just the listing that was held. Raises ConfigurationError for an id
-    that names no open hold, or several.
+    Parameters
+    ----------
+    recorder
+        The store's recorder.
+    hold
+        The id of the hold, or a prefix of it.
+
+    Returns
+    -------
+    str
+        The name of the dataset.
+
+    Raises
+    ------
+    ConfigurationError
+        If the id matches no open hold, or several.
     """
     found = recorder.ask(lambda index: list(index.open_holds()))
     matching = [one for one in found if one.hold.startswith(hold)]
     if len(matching) != 1:
         known = ", ".join(one.hold for one in found) or "none"
         raise ConfigurationError(
-            f"'{hold}' names {len(matching) or 'no'} open hold{'s' * (len(matching) > 1)}; "
-            f"open are: {known}"
+            f"'{hold}' matches {len(matching) or 'no'} open hold{'s' * (len(matching) > 1)}; "
+            f"open holds: {known}"
         )
     (one,) = matching
     recorder.record(HoldReleased(one.hold, getpass.getuser(), current_timestamp()))

@@ -1,4 +1,4 @@
-"""Which of the earlier states that upstream can list a mirror lacks."""
+"""Find the earlier states that upstream can list and the mirror lacks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _EARLIER_PREFIX = "at "
 
 
 def is_earlier_state(upstream: str) -> bool:
-    """Whether upstream's word for a version is that of an earlier state, ``at <time>``."""
+    """Return whether upstream's name of a version is that of an earlier state, ``at <time>``."""
     return upstream.startswith(_EARLIER_PREFIX)
 
 
 def list_earlier_states(
     source: Source, dataset: DatasetRef, last: VersionRow | None
 ) -> list[VersionRef]:
-    """The states younger than ``last`` and older than the present one, oldest first."""
+    """Return the states after ``last`` and before the current one, oldest first."""
     return source.history(dataset, None if last is None else datetime.fromisoformat(last.time))
 
 
@@ -33,10 +33,10 @@ def unseen_states(
     reader: VersionReader,
     same_files: Callable[[VersionRow, SpooledSnapshot, Path], bool],
 ) -> list[VersionRef]:
-    """The states after the one that was observed last.
+    """Return the states after the one that was observed last.
 
-    Only by what was deleted can a state be younger than its newest file, and so be among those
-    that came before the observation.
+    After a deletion a state is younger than its newest file, so it may be among those before the
+    observation; the files decide.
     """
     observed = datetime.fromisoformat(last.recorded_at)
     before = [one for one in states if one.time is not None and one.time <= observed]

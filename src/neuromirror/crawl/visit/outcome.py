@@ -1,4 +1,4 @@
-"""What a visit did, and what it met."""
+"""The outcome of a visit."""
 
 from __future__ import annotations
 
@@ -7,16 +7,39 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class VisitOutcome:
-    """What a visit did: labels it minted, problems it met, files still without sha256.
+    """What a visit published and which problems it found.
 
-    ``writing`` are the parts that upstream says are still being written, by local id, of whichever
-    version; ``refused`` the files
-    that upstream refuses to be asked about. ``known`` are incidents with published versions that
-    were raised by an earlier visit: nothing is left to do about them here, so they are told, but
-    fail no further run. ``unproven`` are parts and files that could not be mirrored as upstream has
-    them. ``waiting`` says why a new dataset was not mirrored yet; ``past`` counts the earlier
-    states that upstream listed, and ``parts`` the new states of parts. ``checked`` says what was
-    compared, where that was not everything.
+    Attributes
+    ----------
+    new_labels
+        Labels of the new versions.
+    hold_messages
+        Held listings.
+    incidents
+        New incidents, and lasting ones that still need a decision.
+    known_incidents
+        Incidents with published versions that an earlier visit recorded; they are reported, but do
+        not make the run fail.
+    problems
+        Components and files that could not be mirrored as they are upstream.
+    waiting_reason
+        Why a new dataset was not mirrored yet.
+    upgraded_files
+        Files with better digests than before.
+    pending_files
+        Files without sha256, and components without checksum, that upstream will complete.
+    unfinished_components
+        Local ids of the components that are still being written upstream, in any version.
+    refused_count
+        Objects that upstream refuses to serve.
+    exception_count
+        Entries that are listed upstream but not mirrored.
+    earlier_state_count
+        Earlier states that upstream listed.
+    new_component_states
+        New states of components.
+    comparison_scope
+        What was compared, if not everything.
     """
 
     new_labels: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Objects that upstream lists and its bucket refuses, and since when."""
+"""Objects that upstream lists and its bucket refuses, with the time of the first refusal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from neuromirror.store.memos import MemoFolder, StoredMemo
 
 LASTING_AFTER: Final = timedelta(days=1)
-"""How long an object is refused before its dataset goes on without what the object would say."""
+"""How long an object is refused before its dataset is published without its metadata."""
 
 _MEMO_NAME: Final = "refused"
 _MAX_OBJECTS: Final = 10_000
@@ -20,8 +20,8 @@ _MAX_OBJECTS: Final = 10_000
 class RefusalHistory:
     """The refused objects of one dataset, by version; shared by threads.
 
-    They are kept from visit to visit, so that a refusal that passes can be told from one that
-    lasts. ``upstream`` is upstream's name of the version that is read.
+    The history is kept between visits, to distinguish lasting refusals from transient ones.
+    ``upstream`` is upstream's name of the version that is read.
     """
 
     def __init__(self, memos: MemoFolder, dataset_id: str, upstream: str) -> None:
@@ -37,8 +37,7 @@ class RefusalHistory:
                 self._saved = json.loads(memo.content)
 
     def record(self, url: str) -> bool:
-        """Record that an object is refused; return whether it has been for
-        :data:`LASTING_AFTER`."""
+        """Record a refused object; return whether it has been refused for LASTING_AFTER."""
         now = datetime.now(UTC)
         known = [urls[url] for urls in self._saved.values() if url in urls]
         since = min(known, default=now.isoformat(timespec="seconds"))
@@ -48,7 +47,7 @@ class RefusalHistory:
         return now - datetime.fromisoformat(since) >= LASTING_AFTER
 
     def save(self, *, is_complete: bool) -> None:
-        """Keep what was refused; ``whole`` says that the listing was read to its end."""
+        """Save the refused objects; those before are kept unless the listing was complete."""
         before = {} if is_complete else self._saved.get(self._upstream, {})
         saved = {**self._saved, self._upstream: {**before, **self._seen}}
         saved = {upstream: urls for upstream, urls in saved.items() if urls}

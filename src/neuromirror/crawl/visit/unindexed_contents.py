@@ -1,4 +1,4 @@
-"""What the records of a dataset's last state tell of contents that the index does not have."""
+"""Look up contents in the records of a dataset's last state that are not in the index."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from neuromirror.store import Store
 class UnindexedContents:
     """Contents of the files of a dataset's last state that are not in the index (large Zarrs).
 
-    A context manager, to be used in the thread whose connection ``index`` is. Records are read
-    when there is first something to ask them; what they say is then kept on disk.
+    A context manager, for use in the thread of the ``index`` connection. The records are read at
+    the first lookup, into a temporary index.
     """
 
     def __init__(self, store: Store, index: Index, dataset: DatasetRef) -> None:
@@ -41,7 +41,7 @@ class UnindexedContents:
         self._stack.close()
 
     def contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
-        """What is known of the content of each ETag, as :meth:`Index.known_contents`."""
+        """Return the known content of each ETag; see :meth:`Index.known_contents`."""
         found = self._contents_index
         return [None] * len(etags) if found is None else found.known_contents(etags)
 
@@ -55,9 +55,9 @@ class UnindexedContents:
         return self._stack.enter_context(Index.of_contents(folder / "contents.sqlite", files))
 
     def _versions(self) -> Iterator[VersionRow]:
-        """The last state, and those of the Zarrs taken out of it, as far as they are not indexed.
+        """Yield the last state, and those of the Zarrs split from it, if they are not indexed.
 
-        What upstream names itself has a listing of its own.
+        A component that upstream names itself has a listing of its own.
         """
         last = self._index.last_version(self._dataset.name)
         if last is None:
@@ -72,7 +72,7 @@ class UnindexedContents:
                     yield version
 
     def _files(self, version: VersionRow) -> Iterator[SnapshotEntry]:
-        """The files of which an ETag alone does not say enough, so that sources ask."""
+        """Yield the files whose ETag alone does not identify the content."""
         dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
         restore_records(self._store, dataset, version.commit, version.annex_commit, version.kind)
         for placed in self._store.records(dataset.dataset_id, version.commit):

@@ -1,4 +1,4 @@
-"""Listings of one dataset, read and proven, with what is remembered from one to the next."""
+"""Read and validate the listings of one dataset, with memos from one visit to the next."""
 
 from __future__ import annotations
 
@@ -25,25 +25,38 @@ from neuromirror.store.memos import MemoFolder, StoredMemo, Workspace
 
 _ATTEMPTS = 3
 _PENDING = "pending "
-"""Begins the word under which the pending items of a version are remembered."""
+"""Prefix of the memo with the pending items of a version."""
 _PROBLEMS = "problems "
-"""Begins the word under which it is remembered that a published version has problems."""
+"""Prefix of the memo that a published version has problems."""
 
 StateCommits = tuple[str, str]
-"""A state's commit and the git-annex branch's, in hex."""
+"""The commits of a state and of the git-annex branch, in hex."""
 
 AcceptSnapshot = Callable[[Listing, SpooledSnapshot, Path], StateCommits | None]
-"""Takes a proven listing and a scratch folder; gives the state in git that the listing is of, or
-None where it was not accepted."""
+"""Takes a validated listing and a scratch folder.
+
+Returns the commits of the state that the listing describes; None if it was not accepted.
+"""
 
 
 class VersionReader:
     """Reads the listings of one dataset; the caller holds the dataset's lock.
 
-    ``parts`` makes what decides about the parts of a version's listing. A listing that is not
-    proven is read again, ``attempts`` times in all. ``deep`` tells the source that nothing is to
-    be believed that could be read again. ``links``, ``checked``, ``problems`` and ``refused`` are
-    what the last listing said.
+    Parameters
+    ----------
+    create_resolver
+        Creates the resolver for the components of a version's listing.
+    attempts
+        How often a listing is read that fails validation.
+
+    Attributes
+    ----------
+    deep
+        Whether the source must read again what it could take from memos.
+    viewer_links, comparison_scope, problems, refused_count
+        What the last listing reported.
+    record_refusal
+        :meth:`VisitContext.record_refusal` of the version that is being read.
     """
 
     def __init__(
@@ -70,7 +83,6 @@ class VersionReader:
         self.problems: tuple[str, ...] = ()
         self.refused_count = 0
         self.record_refusal: Callable[[str], bool] = ignore_refusal
-        """As Known's, while a version is read."""
 
     def read(
         self,
@@ -82,13 +94,32 @@ class VersionReader:
         listing: Callable[[VisitContext], Listing] | None = None,
         memo_name: str | None = None,
     ) -> int | None:
-        """Gives ``take`` a proven listing; reads again when upstream moved meanwhile.
+        """Pass a validated listing to ``accept``; read again if upstream changed meanwhile.
 
-        Where upstream says that nothing has changed since the state of ``commit`` (and
-        ``annex_commit``, if given) was made, ``take`` is not called; given is then how many files
-        of that state still waited for a checksum. ``listing`` reads the version, if it is not the
-        source that does; ``word`` is what is remembered under, if not upstream's for the version.
-        Raises what the source raises, and what ``take`` raises.
+        Parameters
+        ----------
+        version
+            The version to read.
+        accept
+            Not called if upstream reports no change since the state of ``commit``.
+        commit, annex_commit
+            The state in git; None for ``annex_commit`` accepts any.
+        listing
+            Opens the listing; by default, the source does.
+        memo_name
+            The name of the memo; by default, upstream's name of the version.
+
+        Returns
+        -------
+        int or None
+            If nothing changed, the number of pending files in that state; else None.
+
+        Raises
+        ------
+        UnreliableListingError
+            If validation failed in the last attempt.
+        NeuromirrorError
+            Whatever the source or ``accept`` raises.
         """
         memo_name = memo_name or version.upstream
         memo = self._memos.read(self._id, memo_name)
@@ -103,7 +134,7 @@ class VersionReader:
                 try:
                     return self._read(version, open_listing, accept, memo, workspace, memo_name)
                 except UnreliableListingError:
-                    # pages of a listing that contradicts itself must not be gone on with
+                    # a contradictory listing must not be resumed from its stored pages
                     workspace.remove()
                     if attempt == self._attempts - 1:
                         raise
@@ -142,7 +173,7 @@ class VersionReader:
                     workspace.remove()
                     content = listing.renewed_memo()
                     if content is not None:
-                        # a source that reads a sample remembers how far it has come
+                        # a source that reads a sample continues from where it stopped
                         commits = memo.commit, memo.annex_commit
                         self._memos.write(
                             self._id, memo_name, StoredMemo(*commits, content, memo.pending)
@@ -156,7 +187,7 @@ class VersionReader:
                 snapshot = validate_listing(listing, scratch, resolver)
             self._note_listing(listing, memo_name)
             content = listing.memo()
-            # what comes now begins anew if it dies: pages kept longer would hide what changes
+            # the next steps restart with a new listing: kept pages would hide changes
             workspace.remove()
             accepted_commits = accept(listing, snapshot, scratch)
         if accepted_commits is not None:
@@ -180,7 +211,7 @@ class VersionReader:
     ) -> int | None:
         """Return how many files are still pending in the state of these commits.
 
-        None where upstream has completed some of them, or only a visit can tell.
+        None if upstream has completed some of them, or only a visit can detect that.
         """
         memo = self._memos.read(self._id, _PENDING + memo_name)
         if (
@@ -194,7 +225,7 @@ class VersionReader:
 
     @contextmanager
     def _refusal_history(self, memo_name: str) -> Iterator[RefusalHistory]:
-        """Yield what upstream refuses of a version, and keep it, also where that is an error."""
+        """Yield the refused objects of a version, and save them, also after an error."""
         refusals = RefusalHistory(self._memos, self._id, memo_name)
         self.record_refusal = refusals.record
         is_complete = False
@@ -202,7 +233,7 @@ class VersionReader:
             yield refusals
             is_complete = True
         except AccessDeniedError:
-            is_complete = True  # raised once all refused objects are known
+            is_complete = True  # raised only after all refused objects are recorded
             raise
         finally:
             refusals.save(is_complete=is_complete)

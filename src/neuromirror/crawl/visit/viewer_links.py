@@ -1,4 +1,4 @@
-"""Links to viewers, as upstream gives them; they may move while the data stays."""
+"""Links to viewers, as upstream lists them; they may change while the data stays the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ViewerLinks = tuple[tuple[str, str], ...]
 
 
 def record_viewer_links(recorder: Recorder, dataset: DatasetRef, links: ViewerLinks) -> None:
-    """Records a dataset's links, where they are not what they were."""
+    """Record a dataset's links if they changed."""
     found = sorted(links)
     if recorder.ask(lambda index: index.links(dataset.name)) != found:
         entry = LinksFound(

@@ -1,4 +1,4 @@
-"""What earlier visits learnt, as a source may ask for it (sources.Known)."""
+"""What earlier visits recorded, as a source may look it up (sources.VisitContext)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from neuromirror.sources import KnownContent
 
 
 class WorkspaceProvider(Protocol):
-    """Where a source keeps pages while it reads, as store.memos.Workspace."""
+    """The folder in which a source keeps pages while it reads; see store.memos.Workspace."""
 
     def path(self) -> Path:
-        """The folder, made when it is first asked for."""
+        """Return the folder; the first call creates it."""
         ...
 
 
 def ignore_refusal(url: str) -> bool:
-    """Return False: nothing is known of earlier refusals."""
+    """Return False, without recording the refusal."""
     return False
 
 
 class StoreVisitContext:
-    """Answers from the index and the store's memos about one version of a dataset.
+    """The VisitContext of one version of a dataset, from the index and the store's memos.
 
-    To be asked in the thread in which the listing is read: the index's connection belongs to it.
-    ``recall`` is asked for contents that the index does not have, ``refused`` about an object that
-    its bucket refuses.
+    For use in the thread in which the listing is read, which owns the index connection.
+
+    Parameters
+    ----------
+    look_up_unindexed
+        Looks up contents that are not in the index.
+    record_refusal
+        Records an object that its bucket refuses.
     """
 
     def __init__(
@@ -52,19 +57,19 @@ class StoreVisitContext:
 
     @cached_property
     def workspace(self) -> Path:
-        """A folder of the version's own, made when it is first asked for."""
+        """The version's own folder; the first access creates it."""
         return self._workspace.path()
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
-        """The exact location last learnt for each plain URL."""
+        """Return the exact location that was last recorded for each plain URL."""
         return self._index.known_locations(urls)
 
     def record_refusal(self, url: str) -> bool:
-        """Record that a bucket refuses an object; return whether it has done so for a day."""
+        """Record that a bucket refuses an object; return whether the refusal is lasting."""
         return self._record_refusal(url)
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
-        """What is known of the content of each ETag."""
+        """Return the known content of each ETag."""
         found = self._index.known_contents(etags)
         left = [etag for etag, one in zip(etags, found, strict=True) if one is None]
         if left and self._look_up_unindexed is not None:
