@@ -1,4 +1,4 @@
-"""The way out to the network: one session with bounds, retries and redaction."""
+"""HTTP access to archives: a session with limits, retries and redaction, and an S3 lister."""
 
 from neuromirror.net.circuit_breaker import HostCircuitBreaker
 from neuromirror.net.errors import (

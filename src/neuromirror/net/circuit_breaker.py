@@ -1,4 +1,4 @@
-"""A circuit breaker per host: thousands of files must not each wait for one that is down."""
+"""A circuit breaker per host, so that a host that is down fails thousands of requests quickly."""
 
 from __future__ import annotations
 
@@ -26,12 +26,20 @@ class _HostFailures:
 
 
 class HostCircuitBreaker:
-    """Knows which hosts are failing, and refuses requests to them; shared by threads.
+    """Refuse requests to hosts that keep failing. Thread-safe.
 
-    A host is given up after ``failures`` failures in a row that span at least ``seconds``, or
-    after one decisive failure. Then one request in ``parse_retry_after`` seconds is let through
-    (None:
-    none at all).
+    The circuit of a host opens after `failures` consecutive failures over at least `seconds`, or
+    after one decisive failure. A successful request closes it.
+
+    Parameters
+    ----------
+    failures
+        Consecutive failures that open the circuit.
+    seconds
+        Minimum time between the first and the last of these failures.
+    retry_after
+        While the circuit is open, one request per this many seconds is let through as a probe.
+        None for no probe at all.
     """
 
     def __init__(
@@ -49,7 +57,7 @@ class HostCircuitBreaker:
         self._first_request_locks: dict[str, threading.Lock] = {}
 
     def check(self, url: str) -> None:
-        """Raise CircuitOpenError where the host of an address is given up."""
+        """Raise CircuitOpenError if the circuit of the URL's host is open."""
         if not self._failures_by_host:
             return
         host = _host(url)
@@ -65,10 +73,20 @@ class HostCircuitBreaker:
 
     @contextmanager
     def attempt(self, url: str) -> Iterator[Callable[[], None]]:
-        """Guard one request; yields a function to call when the host has answered.
+        """Guard one request.
 
-        Until a host has answered for the first time, requests to it wait for each other: of many
-        that begin at the same moment, one learns that the host is down. Raises CircuitOpenError.
+        Until a host has answered once, requests to it are serialized: if many threads start at
+        the same time, only one of them waits for the timeout of a host that is down.
+
+        Yields
+        ------
+        callable
+            Call it as soon as the host has answered.
+
+        Raises
+        ------
+        CircuitOpenError
+            If the circuit of the URL's host is open.
         """
         with ExitStack() as stack:
             host = _host(url)
@@ -87,7 +105,7 @@ class HostCircuitBreaker:
             yield record_answer
 
     def record_success(self, url: str) -> None:
-        """Note that the host answered."""
+        """Record that the host answered, and close its circuit."""
         host = _host(url)
         self._responsive_hosts.add(host)
         if self._failures_by_host:
@@ -97,7 +115,21 @@ class HostCircuitBreaker:
     def record_failure(
         self, url: str, cause: NetError | None = None, *, decisive: bool = False
     ) -> None:
-        """Note that the host did not answer, or that ``cause`` holds for all of its addresses."""
+        """Record a failed request.
+
+        A refusal by this circuit breaker is not a failure of the host and is ignored.
+
+        Parameters
+        ----------
+        url
+            The requested URL.
+        cause
+            The error, quoted in later refusals.
+        decisive
+            True if the error applies to every URL of the host; opens the circuit at once.
+        """
+        if isinstance(cause, CircuitOpenError):
+            return
         now = time.monotonic()
         with self._lock:
             found = self._failures_by_host.setdefault(_host(url), _HostFailures(now, last_try=now))

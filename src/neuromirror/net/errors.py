@@ -1,4 +1,4 @@
-"""What can go wrong on the way to an archive; no message holds a token or a signed query."""
+"""Errors of network requests. Messages contain no tokens and no signed query parameters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from neuromirror.model import NeuromirrorError
 
 
 class NetError(NeuromirrorError):
-    """A request that gave nothing usable.
+    """A request that failed.
 
-    ``url`` is the address asked for, cleaned (see :func:`~neuromirror.net.clean_url`); ``status``
-    is the HTTP status where there was a reply; ``passing`` says that another attempt may help.
+    Attributes
+    ----------
+    url
+        The requested URL, cleaned by :func:`~neuromirror.net.clean_url`.
+    status
+        The HTTP status; None if there was no response.
+    transient
+        Whether another attempt may succeed.
     """
 
     transient: bool = False
@@ -23,38 +29,52 @@ class NetError(NeuromirrorError):
 
 
 class UnreachableError(NetError):
-    """No reply, or one that broke off: name not known, refused, cut, TLS failure."""
+    """No complete response: unknown host name, connection refused or lost, TLS failure."""
 
     transient = True
 
 
 class RequestTimeoutError(UnreachableError):
-    """No reply within the time allowed, or one that dripped in too slowly."""
+    """No complete response within the time limit."""
 
 
 class IncompleteResponseError(UnreachableError):
-    """A reply that began, and was not whole when it ended."""
+    """A response that ended early."""
 
 
 class CircuitOpenError(UnreachableError):
-    """A request that was not made: its host failed before; ``cause`` is how, where that is known.
+    """A request that was not sent because its host kept failing.
 
-    ``host`` has its port. See :class:`~neuromirror.net.HostCircuitBreaker`.
+    Raised by :class:`~neuromirror.net.HostCircuitBreaker`.
+
+    Attributes
+    ----------
+    host
+        The host, with its port.
+    cause
+        The last failure; None if unknown.
     """
 
     def __init__(self, host: str, seconds: float, cause: NetError | None, url: str) -> None:
         why = f"it has not answered for {seconds:.0f} seconds" if cause is None else str(cause)
         status = None if cause is None else cause.status
-        super().__init__(f"{host} is not asked again: {why}", url=url, status=status)
+        super().__init__(
+            f"{host}: request not sent, because earlier requests failed: {why}",
+            url=url,
+            status=status,
+        )
         self.host = host
         self.cause = cause
         self.transient = False
 
 
 class UnsafeAddressError(NetError):
-    """An address that must not be asked: no http(s), or this machine's or site's own network.
+    """A URL that must not be requested: not HTTP(S), or on this machine or a private network.
 
-    ``never`` says that no setting allows it.
+    Attributes
+    ----------
+    always_refused
+        Whether the refusal is unconditional; False if a setting can allow the address.
     """
 
     def __init__(
@@ -65,21 +85,25 @@ class UnsafeAddressError(NetError):
 
 
 class ResponseTooLargeError(NetError):
-    """The body is longer than allowed, counted after decompression."""
+    """A response body over the size limit, which applies after decompression."""
 
 
 class InvalidJsonError(NetError):
-    """A successful reply whose body is not the JSON that was asked for."""
+    """A successful response whose body is not valid JSON."""
 
 
 class HttpError(NetError):
-    """A reply whose status means failure.
+    """A response with an error status.
 
-    ``detail`` is what the server said in a JSON body (``{"detail": …}``, a BOSS's
-    ``{"code": …, "message": …}``, or a bare string), shortened and redacted; None where the body
-    was no such JSON. A 404 with a detail comes from the archive, one without may come from anything
-    on the way. ``fields`` is what an S3 error document said, by element (``Code``, ``Message``,
-    ``Region``); empty where there was none.
+    Attributes
+    ----------
+    detail
+        The error message in a JSON body (``{"detail": …}``, ``{"code": …, "message": …}`` of
+        BOSS, or a plain string), shortened and redacted; None for any other body. A 404 with a
+        detail comes from the archive; one without may come from a proxy or gateway.
+    fields
+        The elements of an S3 error document (``Code``, ``Message``, ``Region``); empty for any
+        other body.
     """
 
     def __init__(
@@ -97,55 +121,53 @@ class HttpError(NetError):
 
 
 class NotFoundError(HttpError):
-    """404 or 410."""
+    """HTTP 404 or 410."""
 
 
 class AccessDeniedError(HttpError):
-    """401 or 403: a token is needed, or the one given is refused."""
+    """HTTP 401 or 403: a token is missing or was refused."""
 
 
 class TooManyRequestsError(HttpError):
-    """429, still after all attempts; ``parse_retry_after`` in seconds, where the server said so."""
+    """HTTP 429 after all attempts; ``retry_after`` in seconds, None if unspecified."""
 
     transient = True
     retry_after: float | None = None
 
 
 class ServerError(HttpError):
-    """500, 502, 503 or 504 and the like, still after all attempts; ``parse_retry_after`` in
-    seconds."""
+    """A 5xx status after all attempts; ``retry_after`` in seconds, None if unspecified."""
 
     transient = True
     retry_after: float | None = None
 
 
 class RetryAfterTooLongError(HttpError):
-    """The server asks to wait longer than is allowed; ``parse_retry_after`` says how many
-    seconds."""
+    """The server requests a longer wait than the limit; ``retry_after`` in seconds."""
 
     retry_after: float = 0.0
 
 
 class WrongRegionError(HttpError):
-    """The bucket is kept in another region, ``region``, than the one that was asked."""
+    """The bucket is in another region than configured; ``region`` is the right one."""
 
     region: str = ""
 
 
 class ObjectChangedError(NetError):
-    """An object is no longer the one that was listed: its ETag is another."""
+    """The ETag of an object differs from the listed one."""
 
 
 class InvalidListingError(NetError):
-    """A page of a listing that cannot be what the store holds; nothing of it is used."""
+    """An inconsistent page of a listing; the listing is discarded."""
 
 
 class ListingTooLongError(InvalidListingError):
-    """A listing that goes on beyond what is read of one; see ListingLimits."""
+    """A listing over the limits; see :class:`~neuromirror.net.ListingLimits`."""
 
 
 def root_cause_text(error: BaseException) -> str:
-    """What really went wrong: the deepest cause, without urllib3's layers around it."""
+    """Return the type and message of the innermost cause of an error."""
     seen: BaseException = error
     while True:
         deeper = seen.__cause__ or seen.__context__

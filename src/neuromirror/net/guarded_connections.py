@@ -1,8 +1,8 @@
-"""Connections that only reach allowed addresses and only last as long as allowed.
+"""Connections with an address check and a deadline.
 
-The address is checked where the connection is made, so a name that resolves to something else
-the second time (DNS rebinding) gains nothing. Reading is bounded by a deadline as a whole, not by
-a wait for each piece: a server that drips one byte a second is cut off.
+The address is checked when the connection is made, so DNS rebinding (a name that resolves to
+another address the second time) has no effect. A deadline limits the whole response, not only
+the wait for each chunk: a server that sends one byte per second is disconnected.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from neuromirror.net.errors import UnsafeAddressError
 from neuromirror.net.urls import address_refusal, host_name_refusal, is_local_name, literal_address
 
 _INTERIM: Final = 20
-"""Interim replies (1xx) that may come before a reply."""
+"""Maximum number of interim responses (1xx) before the final one."""
 
 
 class Deadline(threading.local):
-    """When this thread's current request must be over (monotonic seconds), or None."""
+    """The deadline of the calling thread's current request (monotonic seconds), or None."""
 
     expires_at: float | None = None
 
     def __init__(self, aborted: threading.Event) -> None:
         self.aborted = aborted
-        """Set, nothing more is read, in any thread."""
+        """If set, reading fails in every thread."""
 
     @contextmanager
     def within(self, seconds: float | None) -> Iterator[None]:
-        """Sets the deadline for requests made inside, and puts back the one before."""
+        """Set the deadline of the requests made in this context, and restore the previous one."""
         previous = self.expires_at
         self.expires_at = None if seconds is None else time.monotonic() + seconds
         try:
@@ -51,13 +51,13 @@ class Deadline(threading.local):
             self.expires_at = previous
 
     def extend(self, seconds: float) -> None:
-        """Moves the deadline, if there is one, for time that nobody is to blame for."""
+        """Postpone the deadline, if there is one."""
         if self.expires_at is not None:
             self.expires_at += seconds
 
 
 class _TimedRaw(io.RawIOBase):
-    """A socket's bytes, until the deadline."""
+    """A raw stream over a socket that fails after the deadline."""
 
     def __init__(self, sock: socket.socket, deadline: float, aborted: threading.Event) -> None:
         self._sock = sock
@@ -74,7 +74,7 @@ class _TimedRaw(io.RawIOBase):
         if self._aborted.is_set():
             raise TimeoutError("the session was aborted")
         if left <= 0:
-            raise TimeoutError("the reply took too long as a whole")
+            raise TimeoutError("the response exceeded its deadline")
         self._sock.settimeout(left if self._wait is None else min(left, self._wait))
         return self._raw.readinto(buffer)
 
@@ -84,7 +84,7 @@ class _TimedRaw(io.RawIOBase):
 
 
 class _TimedSocket:
-    """What http.client takes as the socket of a response: only ``makefile`` is asked of it."""
+    """The part of a socket's interface that http.client uses for a response: ``makefile``."""
 
     def __init__(self, sock: socket.socket, deadline: float, aborted: threading.Event) -> None:
         self._sock = sock
@@ -96,10 +96,10 @@ class _TimedSocket:
 
 
 class _Response(http.client.HTTPResponse):
-    """A reply whose interim ones (1xx) are passed over, and whose chunks have a size.
+    """An HTTP response that skips interim responses (1xx) and refuses negative chunk sizes.
 
-    http.client takes any but 100 for the reply, so that what follows would be the answer to the
-    next request of the connection; and it reads chunks of less than nothing.
+    http.client skips 100 only. It takes any other 1xx for the final response, and the final
+    response for that of the next request on the connection.
     """
 
     def _read_status(self) -> tuple[str, int, str]:
@@ -108,23 +108,20 @@ class _Response(http.client.HTTPResponse):
             if not 100 <= status < 200:
                 return version, status, reason
             if status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-                raise http.client.HTTPException("it switched protocols, which was not asked for")
+                raise http.client.HTTPException("unexpected status 101 (switching protocols)")
             http.client.parse_headers(self.fp)
-        raise http.client.HTTPException(f"got more than {_INTERIM} interim replies")
+        raise http.client.HTTPException(f"more than {_INTERIM} interim responses")
 
     def _read_next_chunk_size(self) -> int:
         size: int = super()._read_next_chunk_size()  # type: ignore[misc]
         if size < 0:
-            raise ValueError("a chunk of less than nothing")
+            raise ValueError(f"invalid chunk size {size}")
         return size
 
 
 def allow_private_hint(address: str) -> str:
-    """Return what an operator does for a mirror to reach a private address."""
-    return (
-        "set allow_private = true in the mirror's options if this archive really is on your own "
-        "network"
-    )
+    """Return how to allow a mirror to connect to a private address."""
+    return "if this archive is on your own network, set allow_private = true in the mirror file"
 
 
 def resolve_allowed_addresses(
@@ -134,23 +131,40 @@ def resolve_allowed_addresses(
     allow_private: bool,
     private_hint: Callable[[str], str] = allow_private_hint,
 ) -> list[str]:
-    """The addresses of a host, all of them allowed.
+    """Resolve a host name and check its addresses.
 
-    ``private_hint`` gives, for an address that could be allowed, what to do for that.
+    Parameters
+    ----------
+    host, port
+        The host to connect to.
+    allow_private
+        Whether loopback and private addresses are allowed.
+    private_hint
+        Returns, for a refused private address, the setting that would allow it.
 
-    Raises socket.gaierror for an unknown name and :class:`UnsafeAddressError` when even one address
-    is forbidden: a name with both kinds is an attack, or broken.
+    Returns
+    -------
+    list of str
+        The addresses, all of them allowed.
+
+    Raises
+    ------
+    socket.gaierror
+        If the name cannot be resolved.
+    UnsafeAddressError
+        If at least one address is refused: a name with both allowed and refused addresses is
+        an attack or a misconfiguration.
     """
     found: list[str] = []
     if (why := host_name_refusal(host)) is not None:
-        raise UnsafeAddressError(f"{host} ({why}) is never asked", always_refused=True)
+        raise UnsafeAddressError(f"{host}: refused ({why})", always_refused=True)
     literal = literal_address(host)
     try:
         address_infos = socket.getaddrinfo(
             host if literal is None else str(literal), port, type=socket.SOCK_STREAM
         )
     except UnicodeError as error:
-        raise socket.gaierror(socket.EAI_NONAME, "no name that DNS could know") from error
+        raise socket.gaierror(socket.EAI_NONAME, "not a valid DNS name") from error
     for *_, sockaddr in address_infos:
         text = str(sockaddr[0])
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -159,7 +173,8 @@ def resolve_allowed_addresses(
             never = address_refusal(address, allow_private=True) is not None
             hint = "" if never else f"; {private_hint(text)}"
             raise UnsafeAddressError(
-                f"{host} is at {text} ({why}), which is not asked{hint}", always_refused=never
+                f"{host}: refused, because it resolves to {text} ({why}){hint}",
+                always_refused=never,
             )
         if text not in found:
             found.append(text)
@@ -167,9 +182,9 @@ def resolve_allowed_addresses(
 
 
 def refuse_behind_proxy(host: str, redacted_url: str, *, allow_private: bool) -> None:
-    """Raise UnsafeAddressError for a host that a proxy must not be asked for.
+    """Raise UnsafeAddressError for a host that must not be requested through a proxy.
 
-    The proxy resolves names itself, so only addresses and names that are written out are checked.
+    The proxy resolves names, so only IP address literals and known names can be checked here.
     """
     address = literal_address(host)
     why = host_name_refusal(host)
@@ -181,7 +196,7 @@ def refuse_behind_proxy(host: str, redacted_url: str, *, allow_private: bool) ->
         why = "this machine itself"
     if why is not None:
         raise UnsafeAddressError(
-            f"{redacted_url} is not asked: {why}", url=redacted_url, always_refused=never
+            f"{redacted_url}: refused ({why})", url=redacted_url, always_refused=never
         )
 
 
@@ -213,7 +228,7 @@ def _guarded_connection_class(
                 except OSError as error:
                     failed = error
             if isinstance(failed, TimeoutError):
-                raise ConnectTimeoutError(self, f"no answer from {self.host}") from failed
+                raise ConnectTimeoutError(self, f"{self.host}: connection timed out") from failed
             raise NewConnectionError(self, f"cannot connect: {failed}") from failed
 
         def response_class(self, sock: Any, *rest: Any, **named: Any) -> http.client.HTTPResponse:
@@ -225,12 +240,21 @@ def _guarded_connection_class(
 
 
 class GuardedAdapter(HTTPAdapter):
-    """A requests adapter whose direct connections are checked and timed.
+    """A requests adapter whose direct connections check the address and keep the deadline.
 
-    ``is_private_allowed`` says of a host and port whether they may be on a private network, and
-    ``private_hint`` of an address what to do for that. A
-    configured proxy resolves names itself, so behind one only literal addresses can be checked (the
-    session does that).
+    Connections through a proxy are not checked here, since the proxy resolves the name; see
+    :func:`refuse_behind_proxy`.
+
+    Parameters
+    ----------
+    is_private_allowed
+        Whether a host and port may be on a private network.
+    private_hint
+        Returns, for a refused private address, the setting that would allow it.
+    deadline
+        The deadline of the current request.
+    connections
+        Connections per host that are kept open.
     """
 
     def __init__(
@@ -249,7 +273,7 @@ class GuardedAdapter(HTTPAdapter):
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
     ) -> None:
-        """Makes the pools (called by requests)."""
+        """Create the connection pools (called by requests)."""
         pools = urllib3.PoolManager(
             num_pools=connections, maxsize=maxsize, block=block, **pool_kwargs
         )

@@ -1,6 +1,6 @@
-"""How much of one listing is read before it is refused.
+"""Limits on the size and duration of one listing.
 
-An archive that answers each page with another one would otherwise fill memory, disk and time.
+Without them, an archive whose listing never ends would fill memory and disk.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ from typing import Final
 from neuromirror.net.errors import ListingTooLongError
 
 _REMEDY: Final = (
-    "nothing of it is used; if the archive is right, raise {option} in [listing] of the mirror's "
-    "file"
+    "the listing is discarded; if its size is legitimate, raise {option} in [listing] of the "
+    "mirror file"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ListingLimits:
-    """The maxima of one listing; the defaults exceed every listing known of a real archive.
+    """The limits of one listing; the defaults exceed every known listing of a real archive.
 
-    ``entries`` counts objects, object versions, folders or rows; ``bytes`` the replies after
-    decompression; ``seconds`` the time from the first page to the last, with what is done in
-    between.
+    Parameters
+    ----------
+    entries
+        Maximum number of objects, object versions, folders or rows.
+    bytes
+        Maximum size of all responses, after decompression.
+    seconds
+        Maximum time from the first page to the last, including the time spent processing them.
     """
 
     entries: int = 50_000_000
@@ -34,9 +39,16 @@ class ListingLimits:
 
 
 class ListingBudget:
-    """Counts what the pages of one listing hold; shared by threads.
+    """Count the entries, bytes and time of one listing against its limits. Thread-safe.
 
-    ``clock`` returns seconds.
+    Parameters
+    ----------
+    limits
+        The limits.
+    listing_name
+        The name of the listing in error messages.
+    clock
+        Returns the current time in seconds.
     """
 
     def __init__(
@@ -55,12 +67,18 @@ class ListingBudget:
         self._bytes = 0
 
     def check_stated_count(self, entries: int) -> None:
-        """Refuse a number of entries that the archive states; raises ListingTooLongError."""
+        """Raise ListingTooLongError if the archive states more entries than the limit."""
         if entries > self._limits.entries:
             self._raise_too_long(f"states {entries} entries", "max_entries")
 
     def count_page(self, entries: int, size: int) -> None:
-        """Count a page of ``size`` bytes; raises ListingTooLongError beyond the limits."""
+        """Count a page of ``size`` bytes.
+
+        Raises
+        ------
+        ListingTooLongError
+            If the listing exceeds a limit.
+        """
         now = self._clock()
         with self._lock:
             if self._started is None:
@@ -71,10 +89,10 @@ class ListingBudget:
         if self._entries > self._limits.entries:
             self._raise_too_long(f"has more than {self._limits.entries} entries", "max_entries")
         if self._bytes > self._limits.bytes:
-            self._raise_too_long(f"takes more than {self._limits.bytes} bytes", "max_gigabytes")
+            self._raise_too_long(f"has more than {self._limits.bytes} bytes", "max_gigabytes")
         if seconds > self._limits.seconds:
             hours = self._limits.seconds / 3600
-            self._raise_too_long(f"has no end after {hours:g} hours", "max_hours")
+            self._raise_too_long(f"takes more than {hours:g} hours", "max_hours")
 
     def _raise_too_long(self, why: str, option: str) -> None:
         raise ListingTooLongError(

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""Limits of requests, and the waits that servers request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuromirror.net.responses import parse_http_date
 _THROTTLE_MESSAGE: Final = re.compile(
     r"available (?:in (\d{1,9}) seconds?|(tomorrow))", re.IGNORECASE
 )
-"""What Django's REST framework says of throttling, and BOSS of a quota."""
+"""The throttling messages of Django REST framework and of BOSS."""
 
 _DAY: Final = 86400.0
 _LONGEST_SHOWN: Final = 365 * _DAY
@@ -22,14 +22,35 @@ _LONGEST_SHOWN: Final = 365 * _DAY
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Times in seconds, sizes in bytes; the defaults suit an archive on the internet.
+    """Timeouts, retries and concurrency limits; the defaults suit an archive on the internet.
 
-    ``attempts`` counts the first one. The wait before attempt n + 1 is random between half and
-    all of ``wait * 2**(n-1)``, at most ``wait_max``; a Retry-After longer than
-    ``retry_after_max`` is an error instead of a sleep. ``read`` bounds the wait for the next
-    bytes, ``total`` a whole reply, from when it is asked for: turns that are waited for before
-    do not count. At most ``per_host`` requests go to one host at a time, and no more begin in a
-    second than ``per_second``, if it is set.
+    Times are in seconds, sizes in bytes.
+
+    Parameters
+    ----------
+    attempts
+        Attempts per request, including the first one.
+    wait, wait_max
+        The wait before attempt n + 1 is random between half of and the full
+        ``wait * 2**(n-1)``, which is limited to ``wait_max``.
+    retry_after_max
+        A Retry-After longer than this is an error instead of a wait.
+    connect
+        Timeout for a connection.
+    read
+        Timeout for the next bytes of a response.
+    total
+        Timeout for a whole response, not counting waits for the concurrency and rate limits.
+    json_bytes
+        Maximum size of a JSON body.
+    per_host
+        Maximum number of concurrent requests per host.
+    per_second
+        Maximum number of requests per second and host; None for no limit.
+    redirects
+        Maximum number of redirects per request.
+    listing
+        Limits of one listing.
     """
 
     attempts: int = 5
@@ -47,10 +68,10 @@ class RequestLimits:
 
 
 def requested_wait(headers: Mapping[str, str], detail: str | None) -> float | None:
-    """Return the seconds that a reply asks to wait, None where it does not.
+    """Return the wait that a response requests, in seconds; None if it requests none.
 
-    The Retry-After header counts, else the words in its body: ``available in 30 seconds``, or
-    ``available tomorrow``, which is taken for a day.
+    The Retry-After header takes precedence over the message in the body:
+    ``available in 30 seconds``, or ``available tomorrow``, which counts as a day.
     """
     stated = parse_retry_after(headers)
     found = _THROTTLE_MESSAGE.search(detail or "") if stated is None else None
@@ -60,7 +81,7 @@ def requested_wait(headers: Mapping[str, str], detail: str | None) -> float | No
 
 
 def format_wait(seconds: float, detail: str | None) -> str:
-    """Return how long a reply asks to wait and until when, for a message."""
+    """Return the wait that a response requests as text for a message."""
     found = _THROTTLE_MESSAGE.search(detail or "")
     if found is not None and found[2]:
         return "until tomorrow"
@@ -71,10 +92,20 @@ def format_wait(seconds: float, detail: str | None) -> str:
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for (either form), never negative, else None.
+    """Parse a Retry-After header, either seconds or a date.
 
-    A date is compared with the server's own time where the reply has one: the clock here may be
-    wrong. ``now`` is the time without it.
+    Parameters
+    ----------
+    headers
+        The response headers.
+    now
+        The current time, used if the response has no ``Date``. The server's clock takes
+        precedence, because the local clock may be wrong.
+
+    Returns
+    -------
+    float or None
+        The seconds to wait, never negative; None if the header is missing or invalid.
     """
     value = headers.get("Retry-After", "").strip()
     if not value:

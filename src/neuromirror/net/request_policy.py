@@ -1,4 +1,4 @@
-"""How archives are to be asked: who asks, how often, and how much at a time."""
+"""The operator's request policy (contact, rate and concurrency limits), and its enforcement."""
 
 from __future__ import annotations
 
@@ -21,16 +21,24 @@ from neuromirror.net.urls import redact
 _MAX_CONTACT_LENGTH: Final = 200
 _MAX_BLOCK_SECONDS: Final = 3600.0
 _CONTACT_CHARACTERS: Final = re.compile(r"[!#-'*-:=?-\[\]-~]+")
-"""Printable ASCII without what ends or quotes a comment of a header: ``"()\\;<>`` and spaces."""
+"""Printable ASCII without spaces and the delimiters of a header comment: ``"()\\;<>``."""
 _MAIL: Final = re.compile(r"mailto:[^@?]+@[^@?]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPolicy:
-    """What an operator asks of all requests of a mirror; None leaves it as the source has it.
+    """The operator's settings for all requests of a mirror; None keeps the source's default.
 
-    ``contact`` is where those who run an archive can reach the operator: it goes into the agent
-    string. ``listing`` bounds one listing, the others what goes to one host.
+    Parameters
+    ----------
+    contact
+        The operator's contact address, sent in the User-Agent header.
+    connections_per_host
+        Maximum number of concurrent requests per host.
+    requests_per_second
+        Maximum number of requests per second and host.
+    listing
+        Limits of one listing.
     """
 
     contact: str | None = None
@@ -39,7 +47,7 @@ class RequestPolicy:
     listing: ListingLimits | None = None
 
     def apply_to(self, limits: RequestLimits) -> RequestLimits:
-        """Return the limits with what the operator asks."""
+        """Return the limits with the operator's settings applied."""
         overrides: dict[str, Any] = {
             "per_host": self.connections_per_host,
             "per_second": self.requests_per_second,
@@ -49,16 +57,18 @@ class RequestPolicy:
 
 
 def validate_contact(contact: str) -> str:
-    """A contact fit for the agent string; raises ValueError that says what one is.
+    """Return a contact address that is safe to send in the User-Agent header.
 
-    The message does not repeat it, since it may be a secret in the wrong place.
+    Raises
+    ------
+    ValueError
+        If it is not one. The message does not quote the value, which may be a misplaced secret.
     """
     if len(contact) > _MAX_CONTACT_LENGTH:
-        raise ValueError(f"a contact has at most {_MAX_CONTACT_LENGTH} characters")
+        raise ValueError(f"contact: longer than {_MAX_CONTACT_LENGTH} characters")
     if not _CONTACT_CHARACTERS.fullmatch(contact):
         raise ValueError(
-            "a contact is written in plain letters, without spaces, quotes, parentheses or "
-            "control characters"
+            "contact: spaces, quotes, parentheses, control and non-ASCII characters are not allowed"
         )
     if not _MAIL.match(contact):
         try:
@@ -66,22 +76,26 @@ def validate_contact(contact: str) -> str:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("a contact is an address like mailto:you@your.lab or a web page's")
+            raise ValueError("contact: expected mailto:you@your.lab or the URL of a web page")
     if redact(contact) != contact:
-        raise ValueError("a contact is sent to everybody who is asked: it must hold no secret")
+        raise ValueError("contact: contains a secret, but is sent to every archive; remove it")
     return contact
 
 
 def user_agent(contact: str | None) -> str:
-    """The agent string; without a contact it names none."""
+    """Return the User-Agent header, with the contact address if there is one."""
     return f"neuromirror/{__version__}" + (f" (+{contact})" if contact else "")
 
 
 class HostLimiter:
-    """Lets requests to one host wait for each other; shared by threads.
+    """Limit the concurrency and the rate of requests to one host. Thread-safe.
 
-    At most ``connections`` are under way at a time, and no more begin in a second than
-    ``per_second`` says (None: as many as there are).
+    Parameters
+    ----------
+    connections
+        Maximum number of concurrent requests.
+    per_second
+        Maximum number of requests per second; None for no limit.
     """
 
     def __init__(self, connections: int, per_second: float | None) -> None:
@@ -92,24 +106,24 @@ class HostLimiter:
         self._blocked: tuple[float, NetError] | None = None
 
     def block(self, seconds: float, error: NetError) -> None:
-        """Let every request to the host fail with ``error`` for so many seconds, or an hour."""
+        """Make every request to the host fail with ``error`` for ``seconds``, at most an hour."""
         self._blocked = time.monotonic() + min(seconds, _MAX_BLOCK_SECONDS), error
 
     def check(self) -> None:
-        """Raise the error that the host is closed with, if it is."""
+        """Raise the error given to :meth:`block` while the host is blocked."""
         blocked = self._blocked
         if blocked is not None and time.monotonic() < blocked[0]:
             raise copy(blocked[1])
 
     @contextmanager
     def slot(self) -> Iterator[float]:
-        """Holds one of the connections; gives the seconds that were waited for it."""
+        """Hold one of the connection slots; yields the seconds spent waiting for it."""
         began = time.monotonic()
         with self._slots:
             yield time.monotonic() - began
 
     def wait_for_rate(self) -> float:
-        """Waits until another request may begin; gives the seconds that took."""
+        """Wait until the rate limit allows another request; return the seconds waited."""
         if not self._interval:
             return 0.0
         with self._lock:

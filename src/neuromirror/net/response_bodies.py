@@ -1,4 +1,4 @@
-"""Reading bodies without trusting them: bounded, decompressed by hand, checked for their end."""
+"""Read response bodies with a size limit, explicit decompression and a completeness check."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ _CHUNK: Final = 1 << 16
 
 
 def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
-    """The bytes on the wire, not decompressed.
+    """Yield the bytes of a body as sent, without decompression.
 
-    Raises :class:`RequestTimeoutError`, and :class:`IncompleteResponseError` when the body ends
-    before its stated
-    length.
+    Raises
+    ------
+    RequestTimeoutError
+        If the server is too slow.
+    IncompleteResponseError
+        If the body ends before its stated length.
     """
     received = 0
     try:
@@ -41,18 +44,18 @@ def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
             yield chunk
     except (ReadTimeoutError, TimeoutError):
         raise RequestTimeoutError(
-            f"{url} sent {received} bytes and then took too long; try again", url=url
+            f"{url}: timed out after {received} bytes; try again", url=url
         ) from None
     except (TransportError, OSError):
         raise IncompleteResponseError(
-            f"{url} broke off after {received} bytes; try again", url=url
+            f"{url}: connection lost after {received} bytes; try again", url=url
         ) from None
     finally:
         record_traffic(display_host(reply.url), Traffic(bytes=received))
     stated = content_length(reply.headers)
     if stated is not None and stated != received:
         raise IncompleteResponseError(
-            f"{url} sent {received} of {stated} bytes; try again",
+            f"{url}: received {received} of {stated} bytes; try again",
             url=url,
             status=reply.status_code,
         )
@@ -68,16 +71,19 @@ def _decompress(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes
                 rest = inflate.unconsumed_tail
     except zlib.error as error:
         raise IncompleteResponseError(
-            f"{url} sent a damaged gzip body; try again", url=url
+            f"{url}: corrupt gzip body; try again", url=url
         ) from error
     if not inflate.eof:
-        raise IncompleteResponseError(f"{url} sent a gzip body without its end; try again", url=url)
+        raise IncompleteResponseError(f"{url}: truncated gzip body; try again", url=url)
 
 
 def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
-    """The whole body, decompressed, of at most ``limit`` bytes.
+    """Return the whole body, decompressed.
 
-    Raises :class:`ResponseTooLargeError` before more than about that much is held in memory.
+    Raises
+    ------
+    ResponseTooLargeError
+        If it has more than ``limit`` bytes. Memory use stays near the limit.
     """
     coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
     chunks = raw_chunks(reply, url)
@@ -85,15 +91,14 @@ def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
         chunks = _decompress(chunks, url, limit)
     elif coding not in ("identity", ""):
         raise InvalidJsonError(
-            f"{url} answered in the encoding {coding[:40]!r}, which was not asked for", url=url
+            f"{url}: unexpected content encoding {coding[:40]!r}", url=url
         )
     body = bytearray()
     for chunk in chunks:
         body += chunk
         if len(body) > limit:
             raise ResponseTooLargeError(
-                f"{url} answered with more than {limit} bytes, which is more than is read of one"
-                " reply; ask for smaller pages",
+                f"{url}: response larger than the limit of {limit} bytes; request smaller pages",
                 url=url,
                 status=reply.status_code,
             )
@@ -105,9 +110,10 @@ _REGION: Final = "x-amz-bucket-region"
 
 
 def error_fields(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
-    """What an S3 error document says, by element; empty for any other body.
+    """Return the elements of an S3 error document; empty for any other body.
 
-    A bucket's region stands in a header too. Format: S3 API reference, "REST error responses".
+    The region of the bucket may be in a header instead. Format: S3 API reference, "REST error
+    responses".
     """
     found: dict[str, str] = {}
     if b"<Error" in body[:200]:
@@ -119,23 +125,23 @@ def error_fields(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _reject_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def parse_json(body: bytes, content_type: str, url: str) -> Any:
-    """The value of a JSON body; raises :class:`InvalidJsonError` saying what came instead."""
+    """Return the value of a JSON body; raises :class:`InvalidJsonError` for any other body."""
     start = body[:200].lstrip().lower()
     kind = content_type.partition(";")[0].strip().lower()
     if start.startswith(b"<") or kind in ("text/html", "application/xhtml+xml"):
         raise InvalidJsonError(
-            f"{url} answered with a web page instead of JSON: a login page or a proxy may have"
-            " answered; check the address and the network",
+            f"{url}: expected JSON, got a web page, perhaps from a login page or a proxy; check"
+            " the URL and the network",
             url=url,
             status=200,
         )
     if not start:
         empty_error = InvalidJsonError(
-            f"{url} answered with an empty body instead of JSON; try again", url=url, status=200
+            f"{url}: expected JSON, got an empty body; try again", url=url, status=200
         )
         empty_error.transient = True
         raise empty_error
@@ -143,12 +149,11 @@ def parse_json(body: bytes, content_type: str, url: str) -> Any:
         return json.loads(body, parse_constant=_reject_constant)
     except RecursionError:
         raise InvalidJsonError(
-            f"{url} answered with JSON nested too deeply", url=url, status=200
+            f"{url}: JSON nested too deeply", url=url, status=200
         ) from None
     except ValueError as error:
         truncated_error = InvalidJsonError(
-            f"{url} answered with something that is not JSON, or was cut off"
-            f" ({len(body)} bytes received); try again",
+            f"{url}: invalid or truncated JSON ({len(body)} bytes received); try again",
             url=url,
             status=200,
         )

@@ -1,4 +1,4 @@
-"""What a session gives: a reply without its body, with it, or still open; headers are read here."""
+"""Responses as a session returns them, and the parsing of their headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """The status and headers (names in any case) of a reply without its body."""
+    """The status and headers (case-insensitive names) of a response without its body."""
 
     status: int
     headers: Mapping[str, str]
@@ -24,14 +24,14 @@ class ResponseHead:
 
 @dataclass(frozen=True, slots=True)
 class Response(ResponseHead):
-    """A whole reply."""
+    """A complete response."""
 
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseStream:
-    """An open reply; ``chunks`` raises a NetError when the body ends before its stated length."""
+    """An open response; ``chunks`` raises NetError if the body ends before its stated length."""
 
     status: int
     headers: Mapping[str, str]
@@ -39,18 +39,18 @@ class ResponseStream:
 
 
 def case_insensitive(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """A copy of reply headers whose names are found in any case."""
+    """Return a copy of response headers with case-insensitive names."""
     return requests.structures.CaseInsensitiveDict(headers)
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
-    """The bytes of a body as ``Content-Length`` states them; None where it states no number."""
+    """Return the value of ``Content-Length`` in bytes; None if missing or invalid."""
     stated = headers.get("Content-Length", "").strip()
     return int(stated) if _LENGTH.fullmatch(stated) else None
 
 
 def parse_http_date(value: str) -> datetime | None:
-    """The time in a header, in UTC; None for what is no date of any calendar."""
+    """Parse the date in a header into UTC; None if it is invalid."""
     try:
         moment = parsedate_to_datetime(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""A public bucket: its levels, its listings and its small objects, without credentials."""
+"""Anonymous access to a public S3 bucket: folder levels, listings and small objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from neuromirror.net.session import Session
 from neuromirror.net.urls import clean_url
 
 PAGE_BYTES: Final = 16 * 2**20
-"""A page of 1,000 names of 1,024 bytes, each byte written as three, is 3.5 MB."""
+"""Maximum size of a page; 1,000 keys of 1,024 bytes, percent-encoded, take 3.5 MB."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
@@ -38,9 +38,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class S3Capabilities:
-    """What a bucket lets anybody do; None where there was nothing to try it on.
+    """The capabilities of a bucket for anonymous clients; None if they could not be tested.
 
-    ``sample_version`` is the key and version id of the object version that was readable.
+    Attributes
+    ----------
+    versions_listable
+        Whether object versions can be listed.
+    version_readable
+        Whether an object can be read by its version id.
+    checksums_returned
+        Whether HEAD returns S3's additional checksums.
+    sample_version
+        The key and version id of a readable object version.
     """
 
     versions_listable: bool
@@ -50,10 +59,25 @@ class S3Capabilities:
 
 
 class S3Bucket:
-    """One bucket, asked anonymously; shared by threads.
+    """A bucket, accessed without credentials. Thread-safe.
 
-    At most ``page_size`` rows are asked for at once (S3 gives at most 1,000). Without
-    ``endpoint`` it is one of AWS, in ``region``; else it is at ``<endpoint>/<name>/``.
+    Parameters
+    ----------
+    session
+        The session for all requests.
+    name
+        The name of the bucket.
+    region
+        The AWS region; ignored with an ``endpoint``.
+    endpoint
+        The URL of an S3-compatible store; the bucket is at ``<endpoint>/<name>/``. None for AWS.
+    page_size
+        Maximum number of rows per page (at most 1,000 on S3).
+
+    Raises
+    ------
+    ConfigurationError
+        If the name, region or endpoint is invalid.
     """
 
     def __init__(
@@ -66,9 +90,9 @@ class S3Bucket:
         page_size: int = 1000,
     ) -> None:
         if not _NAME.fullmatch(name):
-            raise ConfigurationError(f"{name[:80]!r} cannot be the name of a bucket")
+            raise ConfigurationError(f"{name[:80]!r} is not a valid bucket name")
         if not _REGION.fullmatch(region):
-            raise ConfigurationError(f"{region[:80]!r} cannot be the name of a region")
+            raise ConfigurationError(f"{region[:80]!r} is not a valid region name")
         self.session = session
         self.name = name
         self.region = region
@@ -76,7 +100,7 @@ class S3Bucket:
         if endpoint is None:
             domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
             host = f"s3.{region}.{domain}"
-            # The certificate is for one label before it.
+            # The wildcard certificate covers a single label.
             self._base = f"https://{host}/{name}/" if "." in name else f"https://{name}.{host}/"
             self.uri = f"s3://{name}/"
         else:
@@ -84,16 +108,16 @@ class S3Bucket:
             parts = urlsplit(endpoint)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
                 raise ConfigurationError(
-                    f"{session.redact(endpoint)} cannot be the endpoint of an S3 store: it takes"
+                    f"{session.redact(endpoint)} is not a valid S3 endpoint; expected"
                     " http(s)://host[:port]"
                 )
             self._base = self.uri = f"{clean_url(endpoint)}/{name}/"
 
     def object_url(self, key: bytes, version_id: str | None = None) -> str:
-        """Where anybody can get an object.
+        """Return the public URL of an object, or of one of its versions.
 
-        ``.`` and ``..`` between slashes, and a slash at the very start, are written as escapes:
-        in a URL they would stand for something else.
+        Path segments ``.`` and ``..`` and a leading slash are percent-encoded, because clients
+        normalize them.
         """
         parts = [
             part.replace(b".", b"%2E").decode() if part in (b".", b"..") else quote(part, safe="")
@@ -114,7 +138,7 @@ class S3Bucket:
         delimiter: bytes = b"",
         parse: Callable[[bytes], Page] | None = None,
     ) -> Page:
-        """One page of objects with the prefix, after a key or where a page's token says."""
+        """Request one page of objects with a prefix, after a key or a continuation token."""
         query: dict[str, str | bytes] = {"prefix": prefix, "delimiter": delimiter}
         query["continuation-token" if token else "start-after"] = token or after
         return self._request_page("list-type=2", query, parse or self._parse_page)
@@ -130,9 +154,24 @@ class S3Bucket:
         version: str | None = None,
         parse: Callable[[bytes], T],
     ) -> T:
-        """One page of objects, or with a ``version`` (even "") of versions, as ``parse`` takes it.
+        """Request one page of a listing.
 
-        A body that ``parse`` refuses with a passing error is asked for again.
+        Parameters
+        ----------
+        prefix
+            The prefix of the keys.
+        after
+            The key after which the page starts.
+        version
+            The version id after which the page starts, in a listing of versions; "" for the
+            first page. None for a listing of objects.
+        parse
+            Parses the body. If it raises a transient NetError, the page is requested again.
+
+        Returns
+        -------
+        T
+            The result of ``parse``.
         """
         query: dict[str, str | bytes] = {"prefix": prefix}
         if version is None:
@@ -158,12 +197,24 @@ class S3Bucket:
             raise self._with_remedy(error, "list") from error
 
     def list_level(self, prefix: bytes, delimiter: bytes = b"/") -> Iterator[bytes | ObjectRow]:
-        """One level of the tree: a common prefix (with its delimiter) as bytes, objects as rows.
+        """List one level of the folder tree.
 
-        In the order of their bytes within a page. Continued by S3's own token, because where a
-        common prefix ends is for the store to say. Raises a NetError, :class:`InvalidListingError`
-        for
-        a page that cannot be, ListingTooLongError for a level beyond the session's limits.
+        Paging uses S3's continuation tokens, because only the store knows where a common prefix
+        ends.
+
+        Yields
+        ------
+        bytes or ObjectRow
+            A common prefix (with its delimiter) or an object, in byte order within a page.
+
+        Raises
+        ------
+        NetError
+            If a request fails.
+        InvalidListingError
+            If a page is inconsistent.
+        ListingTooLongError
+            If the level exceeds the session's limits.
         """
         budget = self.new_listing_budget(prefix)
 
@@ -179,12 +230,12 @@ class S3Bucket:
             rows = {row.key: row for row in page.rows}
             names = sorted([*page.prefixes, *rows])
             if names and (not names[0].startswith(prefix) or not names[-1].startswith(prefix)):
-                raise self.invalid_listing_error("names outside of what was asked", prefix)
+                raise self.invalid_listing_error("names outside of the prefix", prefix)
             if names and last and names[0] <= last:
-                raise self.invalid_listing_error("names that were on the page before", prefix)
+                raise self.invalid_listing_error("names of the previous page", prefix)
             if page.truncated and (page.token in (None, token) or not names):
                 raise self.invalid_listing_error(
-                    "a page that is cut short without a way on", prefix
+                    "a truncated page without a continuation token", prefix
                 )
             for name in names:
                 yield rows.get(name, name)
@@ -194,15 +245,23 @@ class S3Bucket:
             last = names[-1]
 
     def new_listing_budget(self, prefix: bytes) -> ListingBudget:
-        """Return the bounds of a new listing of what begins with a prefix."""
+        """Return the budget of a new listing of a prefix."""
         prefix_text = prefix[:200].decode(errors="replace")
         return ListingBudget(self.session.limits.listing, f"{self.uri}{prefix_text}")
 
     def invalid_listing_error(self, what: str, after: bytes) -> InvalidListingError:
-        """The error for a listing that cannot be."""
+        """Return the error for an inconsistent listing.
+
+        Parameters
+        ----------
+        what
+            The unexpected content of the page.
+        after
+            The key at which it was found.
+        """
         return InvalidListingError(
-            f"{self.uri} listed {what} (at {after[:200].decode(errors='replace')!r}); nothing of"
-            " this listing is used; try again",
+            f"{self.uri} listed {what} (at {after[:200].decode(errors='replace')!r}); the listing"
+            " is discarded; try again",
             url=self.uri,
             status=200,
         )
@@ -216,7 +275,7 @@ class S3Bucket:
         versions: bool = False,
         connections: int = 8,
     ) -> S3Listing:
-        """A listing of all objects (or versions) whose keys begin with ``prefix``."""
+        """Return a listing of all objects (or versions) with a prefix; see S3Listing."""
         return S3Listing(
             self,
             prefix,
@@ -228,7 +287,7 @@ class S3Bucket:
         )
 
     def find_object(self, key: bytes, version_id: str | None = None) -> ObjectRow | None:
-        """The row of one object, or of one of its versions, as a listing has it now."""
+        """Return the current row of one object, or of one of its versions; None if not listed."""
         if version_id is None:
             rows = self.page(key).rows
         else:
@@ -250,10 +309,16 @@ class S3Bucket:
         part_number: int | None = None,
         checksums: bool = False,
     ) -> ResponseHead:
-        """Status and headers of an object, 403 and 404 too.
+        """Return the status and headers of an object, for any status including 403 and 404.
 
-        With ``part_number`` those of one part of a multipart object, with ``checksums`` also the
-        checksums that S3 keeps (``x-amz-checksum-…``).
+        Parameters
+        ----------
+        key, version_id
+            The object, or one of its versions.
+        part_number
+            Request one part of a multipart object.
+        checksums
+            Request S3's additional checksums (``x-amz-checksum-…``).
         """
         url = self.object_url(key, version_id)
         if part_number is not None:
@@ -269,11 +334,25 @@ class S3Bucket:
         etag: str | None = None,
         limit: int,
     ) -> bytes:
-        """A whole object of at most ``limit`` bytes.
+        """Read a whole object.
 
-        With ``etag`` (no quotes) only if it is still that one: raises :class:`ObjectChangedError`
-        otherwise. Raises :class:`NotFoundError`, :class:`AccessDeniedError`,
-        :class:`ResponseTooLargeError`.
+        Parameters
+        ----------
+        key, version_id
+            The object, or one of its versions.
+        etag
+            The expected ETag, without quotes; None for any.
+        limit
+            Maximum size in bytes.
+
+        Raises
+        ------
+        ObjectChangedError
+            If the object has another ETag.
+        NotFoundError, AccessDeniedError
+            If the object does not exist or is not public.
+        ResponseTooLargeError
+            If the object has more than ``limit`` bytes.
         """
         url = self.object_url(key, version_id)
         headers = None if etag is None else {"If-Match": f'"{etag}"'}
@@ -284,48 +363,59 @@ class S3Bucket:
                 raise self._object_changed_error(url, etag, "another") from error
             raise self._with_remedy(error, "read") from error
         got = body.headers.get("ETag", "").strip('"')
-        # Not every store knows If-Match.
+        # Some stores ignore If-Match.
         if etag is not None and got != etag:
             raise self._object_changed_error(url, etag, got[:80] or "none")
         return body.content
 
     def _object_changed_error(self, url: str, etag: str | None, got: str) -> ObjectChangedError:
         return ObjectChangedError(
-            f"{url} was listed with the ETag {etag} and now has {got}: it was written since;"
+            f"{url}: ETag {got} instead of {etag}: the object was overwritten since it was listed;"
             " list it again",
             url=url,
             status=412,
         )
 
     def _with_remedy(self, error: HttpError, verb: str) -> HttpError:
-        """The same error in words that say what to do."""
+        """Return the error with a message that says what to do, if the cause is known."""
         code = error.fields.get("Code", "")
         region = error.fields.get("Region", "")
         if region not in ("", self.region) and error.status in (301, 307, 400, 403):
             wrong_region = WrongRegionError(
-                f"the bucket {self.name} is in {region}, not in {self.region}: set region ="
-                f' "{region}" in the mirror\'s options',
+                f"bucket {self.name} is in region {region}, not {self.region}; set region ="
+                f' "{region}" in the mirror file',
                 **_error_context(error),
             )
             wrong_region.region = region
             return wrong_region
         if code == "NoSuchBucket":
             return NotFoundError(
-                f"{self.uri} is not there: no bucket has this name", **_error_context(error)
+                f"{self.uri}: not found; there is no bucket of this name", **_error_context(error)
             )
         if isinstance(error, AccessDeniedError):
             return AccessDeniedError(
-                f"{self.uri} does not let anybody {verb} (HTTP {error.status} {code}): it is not"
-                f" public, or not for this; asked was {error.url}",
+                f"{self.uri}: anonymous {verb} access denied (HTTP {error.status} {code}) for"
+                f" {error.url}; the bucket or object is not public",
                 **_error_context(error),
             )
         return error
 
     def probe(self, prefix: bytes = b"", *, checksums: bool = True) -> S3Capabilities:
-        """What this bucket allows, tried on the first few objects below a prefix.
+        """Test the capabilities of the bucket on the first few objects with a prefix.
 
-        Listing versions and reading one are separate rights. Without ``checksums`` these are not
-        tried, which takes fewer requests. Raises a NetError when not even plain listing is allowed.
+        Listing versions and reading a version are separate permissions.
+
+        Parameters
+        ----------
+        prefix
+            The prefix of the keys.
+        checksums
+            Whether to test additional checksums, which takes more requests.
+
+        Raises
+        ------
+        NetError
+            If the bucket cannot be listed at all.
         """
         rows = self.page(prefix).rows[:_PROBE_ROWS] if checksums else []
         try:
@@ -353,12 +443,12 @@ class S3Bucket:
     def _find_sample_version(
         self, rows: list[ObjectRow], versions: list[ObjectRow]
     ) -> tuple[bytes, str] | None:
-        """Return the key and version id of an object version, None where none is known."""
+        """Return the key and version id of an object version; None if none is known."""
         named = [
             (row.key, row.version_id) for row in versions if row.version_id and not row.deleted
         ]
         if not named:
-            # A versioned bucket tells the version of what it gives even where listing is denied.
+            # HEAD returns the version id even if versions cannot be listed.
             replies = ((row.key, self.head(row.key)) for row in rows)
             for key, reply in replies:
                 version = reply.headers.get("x-amz-version-id", "null")

@@ -1,7 +1,7 @@
-"""Where to cut a range of keys in two.
+"""Choose the keys at which ranges of a listing are split.
 
-Any key may be a cut: a range ends with it and the next begins after it. So a cut chosen badly
-costs a request, never a row.
+Any key is a valid split: one range ends with it and the next starts after it. A bad choice costs
+a request, never a row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HIGHEST: Final = 0x7E
 
 
 def common_prefix_length(one: bytes, other: bytes) -> int:
-    """How many bytes two names begin with alike."""
+    """Return the length of the common prefix of two names."""
     most = min(len(one), len(other))
     for at in range(most):
         if one[at] != other[at]:
@@ -29,16 +29,25 @@ def common_prefix_length(one: bytes, other: bytes) -> int:
 
 
 def folder_below(key: bytes, above: bytes) -> bytes | None:
-    """The folder that holds ``key`` one level below ``above``; None if it is there itself."""
+    """Return the folder of ``key`` directly below ``above``; None if the key is in ``above``."""
     slash = key.find(b"/", len(above))
     return None if slash < 0 or not key.startswith(above) else key[: slash + 1]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInterpolator:
-    """Names below ``base`` as numbers whose digits are ``letters``; ``low`` is where one stands.
+    """Keys with a common prefix, treated as numbers.
 
-    ``page`` is the distance that one page went, ``high`` the end, as far as one knows.
+    Attributes
+    ----------
+    prefix
+        The common prefix.
+    alphabet
+        The digits, in byte order.
+    low, high
+        The current position and the estimated end.
+    page_distance
+        The distance covered by the last page.
     """
 
     prefix: bytes
@@ -48,14 +57,15 @@ class KeyInterpolator:
     page_distance: int
 
     def estimate_pages(self) -> float:
-        """How many pages lie ahead if names go on as densely as they did."""
+        """Estimate the number of remaining pages, at the density of the last page."""
         return (self.high - self.low) / self.page_distance
 
     def key_ahead(self, *, misses: int) -> bytes:
-        """A name ahead: half way, as suits hashes, as long as there is something behind it.
+        """Return a key at which to split the remaining range.
 
-        After ``misses`` it is the geometric middle between one page and all, as suits numbers
-        whose first digits are always the same.
+        Without ``misses`` (earlier splits with nothing after them) it is the middle, which suits
+        hashes. After a miss it is the geometric mean of one page and the whole range, which suits
+        numbers with constant leading digits.
         """
         far = self.high - self.low
         far = isqrt(self.page_distance * max(1, far)) if misses else far // 2
@@ -70,10 +80,24 @@ class KeyInterpolator:
 def fit_interpolator(
     at: bytes, until: bytes | None, *, above: bytes, seen: Sequence[bytes]
 ) -> KeyInterpolator | None:
-    """What names below the folder ``above`` are made of, going by the keys seen on a page.
+    """Fit an interpolator to the keys of a page.
 
-    Only printable ASCII is made, which every store takes as a start key, and no key is cut
-    inside a character. None where the names differ in other bytes.
+    Split keys consist of printable ASCII, which every store accepts as a start key, after a
+    prefix of whole UTF-8 characters.
+
+    Parameters
+    ----------
+    at, until
+        The range of keys; ``until`` is None for an open range.
+    above
+        The folder that contains the range.
+    seen
+        Keys of the last page.
+
+    Returns
+    -------
+    KeyInterpolator or None
+        None if the keys differ in bytes other than printable ASCII.
     """
     base = above
     if until is not None and until.startswith(above):
@@ -86,7 +110,7 @@ def fit_interpolator(
     tails = [key[len(base) :] for key in seen if key.startswith(base)]
     found = {byte for byte in b"".join(tails) if _LOWEST <= byte <= _HIGHEST}
     if not found.isdisjoint(digits.encode()):
-        # A page of numbers may lack some, but the next will have them.
+        # If some digits occur, further pages may contain the others.
         found.update(digits.encode())
     letters = bytes(sorted(found))
     if len(letters) < 2:

@@ -1,13 +1,12 @@
-"""A listing of a bucket: in parallel, whole or an error, resumable, and comparable to an earlier.
+"""A listing of a bucket: parallel, complete or an error, resumable, and comparable to a memo.
 
-Pages are asked for by ``start-after``, never by S3's continuation tokens: those are opaque, so
-neither could a killed listing go on from one, nor two listings be compared page by page. That
-"start after this key" and "go on behind the page that ended with this key" are the same follows
-from what S3 promises of a listing without a delimiter (keys greater than the start, in the order
-of their UTF-8 bytes, all of them up to the last one given), and each page is checked for it: its
-keys ascend, are greater than its start and begin with the prefix. Versions are gone through
-serially by the markers that the store gives, since a key marker without a version is not treated
-alike by all stores.
+Pages are requested with ``start-after``, not with S3's continuation tokens. Tokens are opaque: an
+interrupted listing could not resume from one, and two listings could not be compared page by
+page. Starting after the last key of a page is equivalent to following its token, because S3
+guarantees that a page without delimiter contains all keys between its start and its last key, in
+the order of their UTF-8 bytes. Each page is checked: its keys ascend, are greater than its start
+and have the prefix. Versions are listed serially, by the markers that the store returns, because
+stores interpret a key marker without a version marker differently.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from neuromirror.net.s3_spool import ListingIdentity, ListingSpool, PageCoverage
 from neuromirror.net.traffic import ContextThreadPool
 
 _MAX_MEMO_BYTES: Final = 2**28
-_NO_MEMO: Final = "a listing can only be remembered after its last row"
+_NO_MEMO: Final = "no memo before the last row of the listing"
 
 T = TypeVar("T")
 
@@ -40,18 +39,18 @@ class _Memo(msgspec.Struct, frozen=True, array_like=True):
     digests: bytes
 
     def digest(self, at: int) -> bytes:
-        """That of one page."""
+        """Return the digest of one page."""
         return self.digests[16 * at : 16 * at + 16]
 
 
 class ListableBucket(Protocol):
-    """What a listing needs of a bucket."""
+    """The interface of a bucket that a listing uses."""
 
     uri: str
     page_size: int
 
     def page(self, prefix: bytes, *, after: bytes = b"", delimiter: bytes = b"") -> Page:
-        """One level of folders and objects after a key."""
+        """Request one page of folders and objects after a key."""
         ...
 
     def fetch_page(
@@ -62,20 +61,34 @@ class ListableBucket(Protocol):
         version: str | None = None,
         parse: Callable[[bytes], T],
     ) -> T:
-        """A page of objects, or with a ``version`` (even "") of versions, as ``parse`` takes it."""
+        """Request a page of objects, or of versions if ``version`` is not None."""
         ...
 
     def invalid_listing_error(self, what: str, after: bytes) -> InvalidListingError:
-        """An error."""
+        """Return the error for an inconsistent listing."""
         ...
 
 
 class S3Listing:
-    """All objects (or versions) of a bucket whose keys begin with a prefix.
+    """A listing of all objects (or versions) of a bucket with a prefix.
 
-    With a ``workspace`` each page is kept there as it comes, and a listing that was killed goes
-    on without asking for it again (for a day). ``memo`` is what :meth:`memo` gave earlier.
-    ``bounds`` refuse a listing without end.
+    Parameters
+    ----------
+    bucket
+        The bucket.
+    prefix
+        The prefix of the keys.
+    workspace
+        A directory for received pages. An interrupted listing resumes from it within a day,
+        without requesting these pages again. None for a temporary file.
+    memo
+        The result of :meth:`memo` of an earlier listing.
+    versions
+        Whether to list object versions instead of objects.
+    connections
+        Maximum number of concurrent requests.
+    budget
+        Limits the size of the listing.
     """
 
     def __init__(
@@ -104,10 +117,19 @@ class S3Listing:
         self._is_unchanged = False
 
     def rows(self) -> Iterator[ObjectRow]:
-        """Every object once; by ranges as they come, in the order of keys within a page.
+        """List every object once. The listing is complete only after the last row.
 
-        Raises a NetError; :class:`InvalidListingError` where a page cannot be what the store holds.
-        Only after the last row is the listing whole.
+        Yields
+        ------
+        ObjectRow
+            The objects, in key order within a page; pages are in no particular order.
+
+        Raises
+        ------
+        NetError
+            If a request fails.
+        InvalidListingError
+            If a page is inconsistent.
         """
         spool = self._open_spool()
         self._is_complete = False
@@ -133,13 +155,13 @@ class S3Listing:
                     store=self._store_page,
                     invalid_listing_error=self._bucket.invalid_listing_error,
                 )
-                # Its threads must be gone before the spool is closed.
+                # Its threads must have stopped before the spool is closed.
                 with closing(lister.rows()) as pages:
                     for rows in pages:
                         yield from rows
             self._is_complete = True
         except InvalidListingError:
-            # What else is kept may be as wrong.
+            # The stored pages may be inconsistent, too.
             spool.delete()
             raise
         finally:
@@ -147,7 +169,7 @@ class S3Listing:
             self._spool = None
 
     def _first_rows(self, gaps: list[KeyRange]) -> list[ObjectRow]:
-        """The rows of the first page; most listings have no other, and need no threads."""
+        """Fetch the first page without threads, since most listings have a single page."""
         page, body = self._fetch(gaps[0])
         piece, rows = self._clip_page(gaps[0], page, page_digest(body))
         self._store_page(piece, self._compress(body))
@@ -159,10 +181,10 @@ class S3Listing:
         return rows
 
     def unchanged(self) -> bool:
-        """Whether every page is, byte for byte, as it was when the memo was made.
+        """Return whether every page is byte-identical to the listing of the memo.
 
-        Asks for those very pages in parallel, and for no more once one differs; what was
-        fetched is not asked again by :meth:`rows`. False without a memo of this very listing.
+        Requests the pages in parallel and stops at the first difference; :meth:`rows` does not
+        request them again. False without a memo of the same listing.
         """
         previous = self._previous
         if previous is None:
@@ -196,7 +218,7 @@ class S3Listing:
             for done in [pool.submit(compare) for _ in range(self._connections)]:
                 done.result()
         if same:
-            # The next visit must look again, not here.
+            # The next visit must request the pages again.
             spool.delete()
             spool.close()
             self._spool = None
@@ -204,7 +226,7 @@ class S3Listing:
         return same
 
     def _is_same_page(self, spool: ListingSpool, previous: _Memo, at: int) -> bool:
-        """Whether a page is as remembered; it is kept for :meth:`rows` in any case."""
+        """Return whether a page is unchanged; store it for :meth:`rows` in either case."""
         start, version = previous.starts[at]
         until, version_after = (
             previous.starts[at + 1] if at + 1 < len(previous.starts) else (None, "")
@@ -228,9 +250,12 @@ class S3Listing:
         return digest == previous.digest(at)
 
     def memo(self) -> bytes:
-        """What :meth:`unchanged` needs next time: about 40 bytes a page.
+        """Return the digests of all pages, for a later :meth:`unchanged`; 40 bytes per page.
 
-        Raises RuntimeError before :meth:`rows` ended or :meth:`unchanged` was true.
+        Raises
+        ------
+        RuntimeError
+            If neither :meth:`rows` has finished nor :meth:`unchanged` returned True.
         """
         if self._is_unchanged and self._previous_memo is not None:
             return self._previous_memo
@@ -294,7 +319,7 @@ class S3Listing:
 
 
 def _read_memo(memo: bytes, identity: ListingIdentity) -> _Memo | None:
-    """The memo, if it is one of this very listing."""
+    """Decode a memo; return None if it belongs to another listing."""
     try:
         packed = zstandard.ZstdDecompressor().decompress(memo, max_output_size=_MAX_MEMO_BYTES)
         found = msgspec.msgpack.decode(packed, type=_Memo)
@@ -307,14 +332,14 @@ def _read_memo(memo: bytes, identity: ListingIdentity) -> _Memo | None:
 def _coverage_and_gaps(
     pieces: list[PageCoverage], versions: bool
 ) -> tuple[list[PageCoverage], list[KeyRange]]:
-    """The pieces that follow each other, and the ranges that they leave open."""
+    """Return the pages that cover the listing without overlap, and the ranges not covered."""
     if versions:
         return _version_coverage_and_gaps(pieces)
     taken: list[PageCoverage] = []
     gaps: list[KeyRange] = []
     at: bytes | None = b""
     for piece in sorted(pieces, key=lambda piece: piece.start):
-        # Two listings may have begun at the same place; what the first has is not taken again.
+        # Two pages may start at the same key; the first one counts.
         if at is None or piece.start < at:
             continue
         if piece.start > at:
@@ -329,7 +354,7 @@ def _coverage_and_gaps(
 def _version_coverage_and_gaps(
     pieces: list[PageCoverage],
 ) -> tuple[list[PageCoverage], list[KeyRange]]:
-    """The pieces that lead from the first page on, and what is left behind the last of them."""
+    """Return the contiguous pages from the first one on, and the range after the last one."""
     starting = {(piece.start, piece.version): piece for piece in pieces}
     taken: list[PageCoverage] = []
     at, version = b"", ""
@@ -342,10 +367,9 @@ def _version_coverage_and_gaps(
 
 
 def _minimal_cover(pieces: list[PageCoverage]) -> list[PageCoverage]:
-    """The fewest pages that together are the whole listing: each reaches the next one's start.
+    """Return the smallest set of pages that covers the listing.
 
-    Pages that found nothing of their own, because a range was cut behind its last key, are not
-    among them.
+    Pages without rows of their own, from a range that was split after its last key, are left out.
     """
     chosen: list[PageCoverage] = []
     at = b""
@@ -361,5 +385,5 @@ def _minimal_cover(pieces: list[PageCoverage]) -> list[PageCoverage]:
         ):
             best = piece
     if best is None or best.last_key is not None:
-        raise RuntimeError("the pages of a whole listing do not cover it")
+        raise RuntimeError("the pages of a complete listing do not cover it")
     return [*chosen, best]

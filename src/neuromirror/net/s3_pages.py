@@ -1,9 +1,9 @@
-"""Pages of S3 listings: XML from outside, turned into rows or refused as a whole.
+"""Parse the pages of S3 listings; an invalid page is refused as a whole.
 
 Formats: S3 API reference, "ListObjectsV2" and "ListObjectVersions". With ``encoding-type=url`` S3
-and MinIO write a space as ``+`` and a plus as ``%2B``; Ceph and moto write ``%20`` and ``%2B``. So
-a ``+`` in an encoded name is always a space, and names are decoded so, once, and only where
-the page itself says that they are encoded (``EncodingType``).
+and MinIO encode a space as ``+`` and a plus as ``%2B``; Ceph and moto use ``%20`` and ``%2B``. A
+``+`` in an encoded name is therefore always a space. Names are decoded only if the page states
+``EncodingType``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,32 @@ from neuromirror.net.errors import InvalidListingError
 
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 20
-"""Digits of a size; more is no size."""
+"""A size has fewer digits than this."""
 
 
 class ObjectRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One object, version or delete marker of a listing.
+    """An object, version or delete marker in a listing.
 
-    ``size`` in bytes; ``etag`` without quotes, empty for a delete marker; ``version_id`` None
-    where it is not listed, or "null"; ``checksum_algorithm`` as listed (several: joined by a
-    comma), ``checksum_type`` FULL_OBJECT or COMPOSITE; ``latest`` says that a GET without version
-    id gives this one.
+    Attributes
+    ----------
+    key
+        The key.
+    size
+        The size in bytes.
+    etag
+        The ETag without quotes; empty for a delete marker.
+    modified
+        The time of the last modification (UTC).
+    version_id
+        The version id; None if unlisted or "null".
+    checksum_algorithm
+        The listed algorithms, joined by commas.
+    checksum_type
+        FULL_OBJECT or COMPOSITE.
+    deleted
+        Whether it is a delete marker.
+    latest
+        Whether a GET without version id returns this version.
     """
 
     key: bytes
@@ -46,7 +62,7 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One reply to a listing request: rows in the order of their keys, and how to go on."""
+    """A page of a listing: rows in key order, common prefixes and continuation markers."""
 
     rows: list[ObjectRow]
     prefixes: list[bytes]
@@ -57,7 +73,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def decode_key(name: str, *, encoded: bool) -> bytes:
-    """A key's bytes from its name in a page."""
+    """Return the bytes of a key from its name in a page."""
     if not encoded:
         return name.encode()
     if "+" in name:
@@ -93,18 +109,28 @@ _TAIL: Final = "</ListBucketResult>"
 
 
 def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
-    """The page that an XML body holds.
+    """Parse an XML body.
 
-    Raises :class:`InvalidListingError` for everything that is not a whole and sound page.
-    ``shown`` is
-    the address for messages.
+    Parameters
+    ----------
+    body
+        The body of the response.
+    uri
+        The URI of the bucket, for messages.
+    versions
+        Whether it is a listing of versions.
+
+    Raises
+    ------
+    InvalidListingError
+        If the body is not a complete, consistent page.
     """
     page = None if versions else _parse_fast(body)
     return page or _parse_strict(body, uri, versions)
 
 
 def _parse_fast(body: bytes) -> Page | None:
-    """The page, if every byte of it is as S3 itself writes it; else None."""
+    """Parse a page in exactly the form that S3 writes; None for any other form."""
     try:
         text = body.decode("ascii")
     except UnicodeDecodeError:
@@ -125,7 +151,7 @@ def _parse_fast(body: bytes) -> Page | None:
     else:
         keys = [row[0].encode() for row in found]
     try:
-        # objects that were written together have one time
+        # objects written together share a timestamp
         times = {stamp: _time(stamp) for stamp in {row[1] for row in found}}
     except ValueError:
         return None
@@ -139,7 +165,7 @@ def _parse_fast(body: bytes) -> Page | None:
 
 
 class _PageReader:
-    """Takes a page apart with expat; every odd thing is a ValueError."""
+    """Parse a page with expat; raises ValueError for anything unexpected."""
 
     _ROWS: Final = frozenset({"Contents", "Version", "DeleteMarker"})
 
@@ -167,7 +193,7 @@ class _PageReader:
     def _start(self, name: str, _: object) -> None:
         name = name.rpartition(":")[2]
         if not self._path and name != self.root:
-            raise ValueError(f"it is a {name[:40]} instead of a {self.root}")
+            raise ValueError(f"expected {self.root}, got {name[:40]}")
         self._path.append(name)
         self._text.clear()
         if len(self._path) == 2:
@@ -185,7 +211,7 @@ class _PageReader:
             elif name == "CommonPrefixes":
                 self.prefixes.append(_required(self._row, "Prefix"))
             elif not self._row and name in self.fields:
-                raise ValueError(f"it says {name} twice")
+                raise ValueError(f"repeated element {name}")
             elif not self._row:
                 self.fields[name] = text
 
@@ -202,14 +228,11 @@ def _optional(row: Mapping[str, Sequence[str]], name: str) -> str | None:
 
 
 def _time(stamp: str) -> datetime:
-    """A time of day that git can carry: what cannot be true of an object becomes the first.
-
-    Raises ValueError.
-    """
+    """Parse a timestamp; times before 1970, which git cannot store, become 1970-01-01."""
     try:
         return max(datetime.fromisoformat(stamp).astimezone(UTC), _FIRST)
     except OverflowError as error:
-        raise ValueError(f"{stamp[:40]!r} is no time") from error
+        raise ValueError(f"invalid timestamp {stamp[:40]!r}") from error
 
 
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
@@ -218,20 +241,20 @@ _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d
 def _parse_row(kind: str, row: Mapping[str, Sequence[str]], encoded: bool) -> ObjectRow:
     stamp = _required(row, "LastModified")
     if not _STAMP.fullmatch(stamp):
-        raise ValueError(f"{stamp[:40]!r} is no time")
+        raise ValueError(f"invalid timestamp {stamp[:40]!r}")
     deleted = kind == "DeleteMarker"
     size, etag = ("0", "") if deleted else (_required(row, "Size"), _required(row, "ETag"))
     if not (size.isascii() and size.isdecimal() and len(size) < _LONG):
-        raise ValueError(f"{size[:40]!r} is no size")
+        raise ValueError(f"invalid size {size[:40]!r}")
     if etag[:1] == '"' and etag[-1:] == '"':
         etag = etag[1:-1]
     if not deleted and (not etag or '"' in etag):
-        raise ValueError("a row has an odd ETag")
+        raise ValueError(f"invalid ETag {etag[:40]!r}")
     version = latest = None
     if kind != "Contents":
         version, latest = _required(row, "VersionId"), _required(row, "IsLatest")
         if latest not in ("true", "false"):
-            raise ValueError(f"{latest[:40]!r} stands for IsLatest")
+            raise ValueError(f"invalid IsLatest {latest[:40]!r}")
     return ObjectRow(
         decode_key(_required(row, "Key"), encoded=encoded),
         int(size),
@@ -251,22 +274,22 @@ def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
         reader.read(body)
         encoded = reader.fields.get("EncodingType") == "url"
         if not encoded and b"\r" in body:
-            # XML makes a line feed of it, and nobody could tell the keys apart.
-            raise ValueError("it has carriage returns and does not encode its keys")
+            # XML normalizes it to a line feed, so that two keys could become equal.
+            raise ValueError("carriage returns in keys that are not URL-encoded")
         rows = [_parse_row(kind, row, encoded) for kind, row in reader.rows]
         if versions:
             rows = _merge_versions(rows)
         keys = list(map(attrgetter("key"), rows))
         if not all(map(le if versions else lt, keys, keys[1:])):
-            raise ValueError("its keys are not in the order of their bytes")
+            raise ValueError("keys are not in byte order")
         prefixes = [decode_key(name, encoded=encoded) for name in reader.prefixes]
         page = _page_of(rows, prefixes, reader.fields)
         if page is None:
-            raise ValueError("its IsTruncated or KeyCount is missing or wrong")
+            raise ValueError("missing or wrong IsTruncated or KeyCount")
     except (expat.ExpatError, ValueError) as error:
         broken = InvalidListingError(
-            f"{uri} gave a page of a listing that cannot be used: {error}; try again, and if"
-            " it stays so, tell those who run the store",
+            f"{uri} returned an invalid page of a listing: {error}; try again, and if the error"
+            " persists, report it to the operator of the store",
             url=uri,
             status=200,
         )
@@ -276,14 +299,14 @@ def _parse_strict(body: bytes, uri: str, versions: bool) -> Page:
 
 
 def _merge_versions(rows: list[ObjectRow]) -> list[ObjectRow]:
-    """Versions and delete markers in one order: key, newest first; some servers give two lists."""
+    """Sort versions and delete markers by key, newest first; some servers list them separately."""
     order = [(row.key, not row.latest) for row in rows]
     if all(map(le, order, order[1:])):
         return rows
     for deleted in (False, True):
         keys = [row.key for row in rows if row.deleted is deleted]
         if not all(map(le, keys, keys[1:])):
-            raise ValueError("its keys are not in the order of their bytes")
+            raise ValueError("keys are not in byte order")
     return sorted(rows, key=lambda row: (row.key, not row.latest, -row.modified.timestamp()))
 
 
@@ -294,7 +317,7 @@ def _page_of(
     count = fields.get("KeyCount")
     if truncated not in ("true", "false"):
         return None
-    # S3 counts the folders too, s3rver only the objects
+    # S3 counts folders too, s3rver counts only objects
     if count not in (None, str(len(rows) + len(prefixes)), str(len(rows))):
         return None
     encoded = fields.get("EncodingType") == "url"
