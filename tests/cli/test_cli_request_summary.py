@@ -100,9 +100,9 @@ def test_the_contact_of_the_mirror_file_is_in_the_agent_string(
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ('contact = "me"', "'net.contact': a contact is an address like mailto:"),
-        ('contact = "https://x:hunter2@y.example/"', "'net.contact': a contact is sent to every"),
-        ('contact = "mailto:a@b.example (x)"', "'net.contact': a contact is written in plain"),
+        ('contact = "me"', "'net.contact': expected mailto:"),
+        ('contact = "https://x:hunter2@y.example/"', "'net.contact': it contains a secret"),
+        ('contact = "mailto:a@b.example (x)"', "'net.contact': expected printable ASCII"),
         ("contact = 5", "'net.contact'"),
         ("connections_per_host = 0", "'net.connections_per_host'"),
         ("connections_per_host = 1000", "'net.connections_per_host'"),

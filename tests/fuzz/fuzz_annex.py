@@ -13,6 +13,7 @@ from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 
 from neuromirror.annex import (
+    find_pointer_key,
     fits_path_limits,
     git_path,
     hash_lower,
@@ -24,7 +25,9 @@ from neuromirror.annex import (
     link_target,
     mark_clash,
     parse_key,
+    parse_link_target,
     parse_log,
+    parse_pointer,
     pointer_content,
     upstream_path,
 )
@@ -33,8 +36,6 @@ from neuromirror.annex.backend import matches_key
 from neuromirror.annex.logs import merge_location_log, merge_url_log, parse_remote_log, remote_log
 from neuromirror.lab.minted_commit import CommitUnreadableError, _file, manifest_digest_of_key
 from neuromirror.transfer.annexed_files import _key_of
-from neuromirror.transfer.verified_repository import pointer_key, symlink_key
-from neuromirror.volume.clone_files import _parse_pointer
 
 _UUID = "00000000-0000-0000-0000-000000000001"
 
@@ -137,7 +138,7 @@ def _key_of_link(target: bytes) -> str | None:
 )
 def annex_pointer(data: bytes) -> None:
     """Pointer files and link targets, as a clone has them."""
-    readers = (_parse_pointer, symlink_key, pointer_key, _key_of, _key_of_link)
+    readers = (find_pointer_key, parse_link_target, parse_pointer, _key_of, _key_of_link)
     for key in filter(None, (read(data) for read in readers)):
         parse_key(key)
         manifest_digest_of_key(key)

@@ -7,7 +7,7 @@ import pytest
 from neuromirror.lab.cite.person_names import family_first_name, make_person, orcid_of, ror_of
 from neuromirror.lab.cite.text_values import day, doi_of, license_of, plain_text
 from neuromirror.lab.cite.works import qualified_swhid
-from neuromirror.transfer.verified_repository import symlink_key
+from neuromirror.annex import parse_link_target
 
 
 @pytest.mark.parametrize(
@@ -150,5 +150,5 @@ def test_mark_up_of_any_length_is_read_once() -> None:
 
 def test_a_link_of_any_length_is_read_once() -> None:
     tail = b"/annex/objects" * 100_000
-    assert symlink_key(b".git" + tail + b"/MD5--k/MD5--k") == "MD5--k"
-    assert symlink_key(b".git" + tail + b"/MD5--k/MD5--l") is None
+    assert parse_link_target(b".git" + tail + b"/MD5--k/MD5--k") == "MD5--k"
+    assert parse_link_target(b".git" + tail + b"/MD5--k/MD5--l") is None

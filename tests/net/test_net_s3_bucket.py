@@ -7,6 +7,7 @@ import pytest
 from neuromirror.model import ConfigurationError
 from neuromirror.net import (
     AccessDeniedError,
+    InvalidListingError,
     ObjectChangedError,
     S3Bucket,
     Session,
@@ -95,7 +96,7 @@ def test_a_bucket_that_is_not_public_raises_access_denied(server, make_session):
     body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
     server.answers["/data/"] = responds_with(403, body, XML)
     bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(AccessDeniedError, match=r"does not let anybody list .*AccessDenied"):
+    with pytest.raises(AccessDeniedError, match="AccessDenied"):
         list(bucket.list_level(b""))
 
 
@@ -143,26 +144,24 @@ def test_a_continued_level_that_stands_still_is_an_error(server, make_session):
     )
     server.answers["/data/"] = responds_with(200, page, XML)
     bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(Exception, match="on the page before"):
+    with pytest.raises(InvalidListingError):
         list(bucket.list_level(b""))
 
 
 @pytest.mark.parametrize(
-    ("page", "message"),
+    "page",
     [
-        (b"<IsTruncated>true</IsTruncated>", "cut short"),
-        (
-            b"<IsTruncated>false</IsTruncated><Contents><Key>z</Key><Size>1</Size>"
-            b"<ETag>e</ETag><LastModified>2024-01-01T00:00:00Z</LastModified></Contents>",
-            "outside of the prefix",
-        ),
+        b"<IsTruncated>true</IsTruncated>",
+        b"<IsTruncated>false</IsTruncated><Contents><Key>z</Key><Size>1</Size>"
+        b"<ETag>e</ETag><LastModified>2024-01-01T00:00:00Z</LastModified></Contents>",
     ],
+    ids=["empty-truncated", "outside-prefix"],
 )
-def test_a_page_that_cannot_follow_is_an_error(server, make_session, page, message):
+def test_a_page_that_cannot_follow_is_an_error(server, make_session, page):
     body = b"<ListBucketResult>" + page + b"</ListBucketResult>"
     server.answers["/data/"] = responds_with(200, body, XML)
     bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(InvalidListingError):
         list(bucket.objects(b"a").rows())
 
 
@@ -174,5 +173,5 @@ def test_a_page_that_begins_before_its_start_is_an_error(server, make_session):
     )
     server.answers["/data/"] = responds_with(200, page, XML)
     bucket = S3Bucket(make_session(), "data", endpoint=server.url)
-    with pytest.raises(Exception, match="not asked for"):
+    with pytest.raises(InvalidListingError):
         list(bucket.objects(b"").rows())

@@ -186,8 +186,9 @@ def test_checksums_are_found_to_be_given(moto, moto_bucket):
 
 
 def test_a_bucket_that_does_not_exist_is_not_found(moto):
-    with pytest.raises(NotFoundError, match="no bucket has this name"):
+    with pytest.raises(NotFoundError) as caught:
         list(open_bucket(moto, "no-such-bucket").list_level(b""))
+    assert caught.value.fields["Code"] == "NoSuchBucket"
 
 
 def test_an_object_is_read_whole_and_only_as_it_was_listed(moto, moto_bucket):
@@ -199,6 +200,6 @@ def test_an_object_is_read_whole_and_only_as_it_was_listed(moto, moto_bucket):
     with pytest.raises(NotFoundError):
         bucket.read(b"b", limit=99)
     moto_bucket.put("a", b"y" * 100)
-    with pytest.raises(ObjectChangedError, match="list it again"):
+    with pytest.raises(ObjectChangedError, match=etag):
         bucket.read(b"a", etag=etag, limit=100)
     assert bucket.head(b"b").status == 404

@@ -16,6 +16,7 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import (
     AccessDeniedError,
     HttpError,
+    IncompleteResponseError,
     InvalidJsonError,
     NetError,
     NotFoundError,
@@ -149,7 +150,7 @@ def test_a_huge_retry_after_is_an_error_and_no_sleep(
     session = make_session()
     waits = record_waits(session, monkeypatch)
     server.answers["/x"] = responds_with(429, Retry_After=retry_after)
-    with pytest.raises(RetryAfterTooLongError, match="asks to wait") as caught:
+    with pytest.raises(RetryAfterTooLongError) as caught:
         session.get_json(f"{server.url}/x")
     assert waits == []
     assert caught.value.retry_after > 300
@@ -210,7 +211,7 @@ def test_waits_grow_and_are_not_all_the_same(server, make_session, monkeypatch):
 
 def test_a_login_page_with_200_is_no_json(server, make_session):
     server.answers["/x"] = responds_with(200, b"<!DOCTYPE html><p>Log in", "text/html")
-    with pytest.raises(InvalidJsonError, match="login page or a proxy"):
+    with pytest.raises(InvalidJsonError, match="web page"):
         make_session().get_json(f"{server.url}/x")
     assert len(server.requests) == 1
 
@@ -278,7 +279,7 @@ def test_a_chunked_body_without_its_end_is_an_error(server, make_session):
 def test_a_gzip_body_without_its_end_is_an_error(server, make_session):
     body = gzip.compress(json.dumps(list(range(5000))).encode())[:-20]
     server.answers["/x"] = responds_with(200, body, Content_Encoding="gzip")
-    with pytest.raises(UnreachableError, match="without its end"):
+    with pytest.raises(IncompleteResponseError):
         make_session().get_json(f"{server.url}/x")
 
 
@@ -294,7 +295,7 @@ def test_a_json_bomb_is_cut_short(server, make_session):
             sent.append(1)
 
     server.answers["/x"] = endless
-    with pytest.raises(ResponseTooLargeError, match="smaller pages"):
+    with pytest.raises(ResponseTooLargeError):
         make_session(json_bytes=1 << 20).get_json(f"{server.url}/x")
     assert len(sent) < 2000
     assert len(server.requests) == 1
@@ -377,7 +378,7 @@ def test_a_server_that_says_nothing_is_given_up(server, make_session):
     gone = threading.Event()
     server.answers["/x"] = lambda handler: gone.wait(3600)
     try:
-        with pytest.raises(RequestTimeoutError, match="in time"):
+        with pytest.raises(RequestTimeoutError):
             make_session(attempts=1, read=0.2).get_json(f"{server.url}/x")
     finally:
         gone.set()
@@ -387,7 +388,7 @@ def test_a_refused_connection_is_unreachable(server, make_session):
     port = server.port
     server.__exit__()
     try:
-        with pytest.raises(UnreachableError, match="cannot be reached"):
+        with pytest.raises(UnreachableError):
             make_session().get_json(f"http://127.0.0.1:{port}/x")
     finally:
         server.__enter__()

@@ -1,6 +1,10 @@
-"""git-annex's own formats as pure functions: paths, keys, branch logs, the XS3ETAG backend."""
+"""git-annex's formats as pure functions: keys, pointers, paths, branch logs, XS3ETAG backend."""
 
-from neuromirror.annex.allowed_addresses import ALLOWED_ADDRESSES, is_private_host_allowed
+from neuromirror.annex.allowed_addresses import (
+    ALLOWED_ADDRESSES,
+    is_address_allowed,
+    is_private_host_allowed,
+)
 from neuromirror.annex.etags import EtagDigest, etag_of
 from neuromirror.annex.initialization import SkippedRemote, initialize, skipped_remotes_message
 from neuromirror.annex.keys import (
@@ -16,7 +20,6 @@ from neuromirror.annex.keys import (
     log_path,
     md5e_key,
     parse_key,
-    pointer_content,
     sha256e_key,
     url_key,
     url_log_path,
@@ -35,6 +38,15 @@ from neuromirror.annex.logs import (
     url_log,
 )
 from neuromirror.annex.paths import fits_path_limits, git_path, mark_clash, upstream_path
+from neuromirror.annex.pointers import (
+    MAX_POINTER_BYTES,
+    POINTER_PREFIX,
+    find_pointer_key,
+    is_pointer,
+    parse_link_target,
+    parse_pointer,
+    pointer_content,
+)
 from neuromirror.annex.url_remotes import (
     CLAIM_PREFIX,
     CLAIMED_LOCATION_KINDS,
@@ -53,6 +65,8 @@ __all__ = [
     "ALLOWED_ADDRESSES",
     "CLAIMED_LOCATION_KINDS",
     "CLAIM_PREFIX",
+    "MAX_POINTER_BYTES",
+    "POINTER_PREFIX",
     "WEB_UUID",
     "EtagDigest",
     "KeyParts",
@@ -61,12 +75,15 @@ __all__ = [
     "UrlRemote",
     "UrlRemotes",
     "etag_of",
+    "find_pointer_key",
     "fits_path_limits",
     "git_path",
     "hash_lower",
     "hash_mixed",
     "initialize",
+    "is_address_allowed",
     "is_all_zeros",
+    "is_pointer",
     "is_private_host_allowed",
     "key_digest",
     "key_extension",
@@ -81,7 +98,9 @@ __all__ = [
     "merge_location_log",
     "merge_url_log",
     "parse_key",
+    "parse_link_target",
     "parse_log",
+    "parse_pointer",
     "parse_remote_log",
     "pointer_content",
     "remote_log",

@@ -190,11 +190,6 @@ def link_target(key: str, git_path: bytes) -> bytes:
     return up + hash_mixed(key) + b"/" + name + b"/" + name
 
 
-def pointer_content(key: str) -> bytes:
-    """The content of the pointer file that stands for an unlocked file."""
-    return b"/annex/objects/" + key_file_name(key) + b"\n"
-
-
 def log_path(key: str) -> bytes:
     """The path of a key's location log on the git-annex branch."""
     raw = key.encode("utf-8")

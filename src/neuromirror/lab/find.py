@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from neuromirror.annex import EtagDigest
+from neuromirror.annex import EtagDigest, parse_link_target, parse_pointer
 from neuromirror.index import FoundFile, Index
 from neuromirror.model import NeuromirrorError, dandi_part_size
 from neuromirror.transfer.key_checksums import Hasher
-from neuromirror.transfer.verified_repository import pointer_key, symlink_key
 
 _MIB: Final = 1 << 20
 _BLOCK: Final = 4 * _MIB
@@ -40,7 +39,7 @@ def queries_of_file(path: Path) -> list[str]:
     key = _key(path)
     try:
         with path.open("rb", buffering=0) as file:
-            if key is not None and pointer_key(os.pread(file.fileno(), 1 << 12, 0)) == key:
+            if key is not None and parse_pointer(os.pread(file.fileno(), 1 << 12, 0)) == key:
                 return [key]
             return _checksum_queries(file.fileno())
     except FileNotFoundError as error:
@@ -65,9 +64,9 @@ def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
 def _key(path: Path) -> str | None:
     """The key of an annexed file, locked or not."""
     if path.is_symlink():
-        return symlink_key(os.fsencode(os.readlink(path)))
+        return parse_link_target(os.fsencode(os.readlink(path)))
     if path.is_file() and path.stat().st_size < 1 << 12:
-        return pointer_key(path.read_bytes())
+        return parse_pointer(path.read_bytes())
     return None
 
 

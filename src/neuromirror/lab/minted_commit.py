@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from neuromirror.annex import key_from_file_name, link_target, parse_key
+from neuromirror.annex import find_pointer_key, key_from_file_name, link_target, parse_key
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
@@ -39,7 +39,6 @@ _ALGORITHMS = {
     "XS3ETAG": "etag",
 }
 _FILES = (b"100644", b"100755", b"100664")
-_POINTER = b"/annex/objects/"
 _LONGEST_POINTER = 80 << 10
 """Bytes of a file that git-annex looks into for a pointer."""
 # as many ids as a pipe always takes: git is asked for that many at once, and then read
@@ -143,7 +142,7 @@ class MintedCommit:
             if mode == SYMLINK_MODE:
                 yield _file(path, _answer(objects.stdout))
             elif is_small(mode, sha):
-                key = _pointed_at(_answer(objects.stdout))
+                key = find_pointer_key(_answer(objects.stdout))
                 if key is not None:
                     yield _listed(path, key)
             elif mode == GITLINK_MODE:
@@ -235,19 +234,6 @@ def _listed(path: bytes, key: str) -> ListedFile:
         return ListedFile(path.decode(), key, manifest_digest_of_key(key), parse_key(key).size)
     except ValueError as error:
         raise CommitUnreadableError(f"{path!r} is no file that a mirror makes: {error}") from error
-
-
-def _pointed_at(content: bytes) -> str | None:
-    """The key of a pointer file, as git-annex reads one; None for any other file."""
-    line = content.partition(b"\n")[0].rstrip(b"\r")
-    if _POINTER not in line:
-        return None
-    try:
-        key = key_from_file_name(line.rpartition(b"/")[2])
-        parse_key(key)
-    except ValueError:
-        return None
-    return key
 
 
 def manifest_digest_of_key(key: str) -> str:

@@ -12,10 +12,9 @@ import os
 import re
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,6 +22,12 @@ from urllib.parse import urlsplit
 import requests.utils
 
 from neuromirror.model import Traffic
+from neuromirror.net.buffered_socket import (
+    BufferedSocket,
+    PlainResponse,
+    first_byte_of,
+    parse_response,
+)
 from neuromirror.net.errors import (
     IncompleteResponseError,
     NetError,
@@ -37,21 +42,10 @@ from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import display_host
 
 _BUFFER: Final = 1 << 20
-_HEAD: Final = 1 << 16
 _MAX_IDLE: Final = 4
 """Maximum number of idle connections that are kept open."""
 
 _PRINTABLE: Final = re.compile(r"[!-~]+")
-_PLAIN_HEAD: Final = re.compile(
-    rb"HTTP/1\.1 (\d{3})(?: [^\r\n]*+)?\r\n(?:[!-9;-~]++:[^\r\n]*+\r\n)*+\r\n"
-)
-"""An unambiguous response head: parsers may disagree about where any other head ends."""
-_FIELD: Final = re.compile(
-    rb"(?i)\n(content-length|content-range|transfer-encoding|connection|location):"
-    rb"[ \t]*([^\r\n]*?)[ \t]*(?=\r?\n)"
-)
-_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-\d+/(?:\d+|\*)")
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 Origin = tuple[str, str, int]
 
@@ -113,11 +107,11 @@ class PersistentConnection:
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self._factory = factory
-        self._idle_sockets: dict[Origin, _BufferedSocket] = {}
+        self._idle_sockets: dict[Origin, BufferedSocket] = {}
         self._direct: dict[Origin, bool] = {}
         self._hosts: dict[Origin, str] = {}
         self._buffer = bytearray(_BUFFER)
-        self._busy_socket: _BufferedSocket | None = None
+        self._busy_socket: BufferedSocket | None = None
         self._aborted = False
 
     def close(self) -> None:
@@ -183,7 +177,7 @@ class PersistentConnection:
             with limiter.slot():
                 limiter.wait_for_rate()
                 answer = self._send_get(session, current_url, origin, own_headers)
-                if isinstance(answer, _PlainResponse):
+                if isinstance(answer, PlainResponse):
                     pieces = self._read_chunks(answer, session, current_url, deadline)
                     try:
                         yield OpenBody(answer.start, answer.length, pieces)
@@ -207,7 +201,7 @@ class PersistentConnection:
         with session.stream(
             current_url, total=remaining_seconds, headers=own_headers, redirects=redirect_limit
         ) as stream:
-            first_byte = _first_byte(stream.status, stream.headers.get("Content-Range", ""))
+            first_byte = first_byte_of(stream.status, stream.headers.get("Content-Range", ""))
             if first_byte is None:
                 redacted_url = session._redact_url(current_url)
                 raise NetError(
@@ -236,7 +230,7 @@ class PersistentConnection:
 
     def _send_get(
         self, session: Session, url: str, origin: Origin, headers: Mapping[str, str]
-    ) -> _PlainResponse | str | None:
+    ) -> PlainResponse | str | None:
         """Return a simple response, the target of a redirect, or None for any other response."""
         parts = urlsplit(url)
         target = parts.path or "/"
@@ -270,8 +264,8 @@ class PersistentConnection:
             except OSError:
                 head = None
             if head is not None:
-                answer = _parse_response(current, head, host)
-                if not isinstance(answer, _PlainResponse):
+                answer = parse_response(current, head, host)
+                if not isinstance(answer, PlainResponse):
                     current.close()
                 return answer
             # the server may have closed a connection that was idle
@@ -279,7 +273,7 @@ class PersistentConnection:
             self._raise_if_aborted(session, url)
         return None
 
-    def _connect(self, session: Session, origin: Origin, url: str) -> _BufferedSocket:
+    def _connect(self, session: Session, origin: Origin, url: str) -> BufferedSocket:
         scheme, host, port = origin
         try:
             private = session.is_private_allowed(host, port)
@@ -301,14 +295,14 @@ class PersistentConnection:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if scheme == "https":
                     sock = self._factory.ssl_context().wrap_socket(sock, server_hostname=host)
-                return _BufferedSocket(sock, self._buffer, session.limits.read)
+                return BufferedSocket(sock, self._buffer, session.limits.read)
             except OSError as error:
                 sock.close()
                 failed = error
         raise failed or OSError(f"{host} has no address")
 
     def _read_chunks(
-        self, answer: _PlainResponse, session: Session, url: str, deadline: float | None
+        self, answer: PlainResponse, session: Session, url: str, deadline: float | None
     ) -> Iterator[memoryview]:
         at = answer.body_offset
         connection = answer.connection
@@ -334,14 +328,12 @@ class PersistentConnection:
             redacted_url = session._redact_url(url)
             got = answer.length - answer.remaining
             if isinstance(broken, TimeoutError | BlockingIOError):
-                timeout_message = (
-                    f"{redacted_url}: timed out after {got} bytes; try again"
-                )
+                timeout_message = f"{redacted_url}: timed out after {got} bytes; try again"
                 raise RequestTimeoutError(timeout_message, url=redacted_url)
             cut_message = f"{redacted_url}: connection lost after {got} bytes; try again"
             raise IncompleteResponseError(cut_message, url=redacted_url)
 
-    def _release(self, origin: Origin, answer: _PlainResponse) -> None:
+    def _release(self, origin: Origin, answer: PlainResponse) -> None:
         """Keep the connection if the whole body was read, else close it."""
         self._busy_socket = None
         if answer.remaining or answer.closes_connection:
@@ -350,117 +342,3 @@ class PersistentConnection:
         self._idle_sockets[origin] = answer.connection
         if len(self._idle_sockets) > _MAX_IDLE:
             self._idle_sockets.pop(next(iter(self._idle_sockets))).close()
-
-
-class _BufferedSocket:
-    """A socket with the receive buffer of its :class:`PersistentConnection`."""
-
-    __slots__ = ("_flags", "_sock", "_wait", "capacity", "filled", "view")
-
-    def __init__(self, sock: socket.socket, buffer: bytearray, wait: float) -> None:
-        self._sock = sock
-        self._wait = wait
-        self.view = memoryview(buffer)
-        self.capacity = len(buffer)
-        self.filled = 0
-        self._flags = 0
-        if not isinstance(sock, ssl.SSLSocket):
-            # MSG_WAITALL fills the buffer in one system call
-            sock.settimeout(None)
-            span = struct.pack("ll", int(wait), int(wait % 1 * 1e6))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
-            self._flags = socket.MSG_WAITALL
-        else:
-            sock.settimeout(wait)
-
-    def send(self, request: bytes) -> None:
-        self._sock.sendall(request)
-        self.filled = 0
-
-    def receive_head(self) -> int | None:
-        """Receive a response head and return its length; None if it is too long or too slow."""
-        searched = 0
-        until = time.monotonic() + self._wait
-        while self.filled < _HEAD and time.monotonic() < until:
-            got = self._sock.recv_into(self.view[self.filled :])
-            if not got:
-                return None
-            self.filled += got
-            end = bytes(self.view[searched : min(self.filled, _HEAD)]).find(b"\r\n\r\n")
-            if end >= 0:
-                return searched + end + 4
-            searched = max(self.filled - 3, 0)
-        return None
-
-    def fill(self, end: int) -> None:
-        """Receive up to offset ``end`` of the buffer; raises OSError if the peer has closed."""
-        got = self._sock.recv_into(self.view[self.filled : end], 0, self._flags)
-        if not got:
-            raise ConnectionError("the connection was closed")
-        self.filled += got
-
-    def shut_down(self) -> None:
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._sock.close()
-
-
-@dataclass(slots=True)
-class _PlainResponse:
-    """A response whose body is read here; it starts at ``body_offset`` in the buffer."""
-
-    connection: _BufferedSocket
-    host: str
-    start: int
-    length: int
-    body_offset: int
-    closes_connection: bool
-    """Whether the connection cannot be used again."""
-    remaining: int
-
-
-def _parse_response(
-    connection: _BufferedSocket, end: int, host: str
-) -> _PlainResponse | str | None:
-    head = bytes(connection.view[:end])
-    status = _PLAIN_HEAD.fullmatch(head)
-    if status is None:
-        return None
-    fields: dict[str, str] = {}
-    for name, value in _FIELD.findall(head):
-        if fields.setdefault(name.lower().decode(), value.decode("latin-1")) != value.decode(
-            "latin-1"
-        ):
-            return None
-    code = int(status[1])
-    if code in _REDIRECTS:
-        return fields.get("location")
-    size = content_length({"Content-Length": fields.get("content-length", "")})
-    if code not in (200, 206) or size is None or "transfer-encoding" in fields:
-        return None
-    start = _first_byte(code, fields.get("content-range", ""))
-    if start is None:
-        return None
-    return _PlainResponse(
-        connection=connection,
-        host=host,
-        start=start,
-        length=size,
-        body_offset=end,
-        # unexpected bytes after the body must not be parsed as the next head
-        closes_connection=fields.get("connection", "").lower() == "close"
-        or connection.filled > end + size,
-        remaining=size,
-    )
-
-
-def _first_byte(status: int, content_range: str) -> int | None:
-    """Return the offset of a body in the file; None for a part without a valid Content-Range."""
-    if status != 206:
-        return 0
-    found = _RANGE.match(content_range)
-    return None if found is None else int(found[1])

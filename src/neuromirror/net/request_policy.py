@@ -65,10 +65,10 @@ def validate_contact(contact: str) -> str:
         If it is not one. The message does not quote the value, which may be a misplaced secret.
     """
     if len(contact) > _MAX_CONTACT_LENGTH:
-        raise ValueError(f"contact: longer than {_MAX_CONTACT_LENGTH} characters")
+        raise ValueError(f"expected at most {_MAX_CONTACT_LENGTH} characters")
     if not _CONTACT_CHARACTERS.fullmatch(contact):
         raise ValueError(
-            "contact: spaces, quotes, parentheses, control and non-ASCII characters are not allowed"
+            "expected printable ASCII without spaces, quotes, parentheses and backslashes"
         )
     if not _MAIL.match(contact):
         try:
@@ -76,9 +76,9 @@ def validate_contact(contact: str) -> str:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("contact: expected mailto:you@your.lab or the URL of a web page")
+            raise ValueError("expected mailto:you@your.lab or the URL of a web page")
     if redact(contact) != contact:
-        raise ValueError("contact: contains a secret, but is sent to every archive; remove it")
+        raise ValueError("it contains a secret, but is sent to every archive; remove the secret")
     return contact
 
 

@@ -70,9 +70,7 @@ def _decompress(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes
                 yield inflate.decompress(rest, min(limit + 1, 1 << 20))
                 rest = inflate.unconsumed_tail
     except zlib.error as error:
-        raise IncompleteResponseError(
-            f"{url}: corrupt gzip body; try again", url=url
-        ) from error
+        raise IncompleteResponseError(f"{url}: corrupt gzip body; try again", url=url) from error
     if not inflate.eof:
         raise IncompleteResponseError(f"{url}: truncated gzip body; try again", url=url)
 
@@ -90,9 +88,7 @@ def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
     if coding in ("gzip", "x-gzip"):
         chunks = _decompress(chunks, url, limit)
     elif coding not in ("identity", ""):
-        raise InvalidJsonError(
-            f"{url}: unexpected content encoding {coding[:40]!r}", url=url
-        )
+        raise InvalidJsonError(f"{url}: unexpected content encoding {coding[:40]!r}", url=url)
     body = bytearray()
     for chunk in chunks:
         body += chunk
@@ -134,26 +130,25 @@ def parse_json(body: bytes, content_type: str, url: str) -> Any:
     kind = content_type.partition(";")[0].strip().lower()
     if start.startswith(b"<") or kind in ("text/html", "application/xhtml+xml"):
         raise InvalidJsonError(
-            f"{url}: expected JSON, got a web page, perhaps from a login page or a proxy; check"
-            " the URL and the network",
+            f"{url} returned a web page instead of JSON, perhaps a login page or an error page of"
+            " a proxy; check the address and the network",
             url=url,
             status=200,
         )
     if not start:
         empty_error = InvalidJsonError(
-            f"{url}: expected JSON, got an empty body; try again", url=url, status=200
+            f"{url} returned an empty body instead of JSON; try again", url=url, status=200
         )
         empty_error.transient = True
         raise empty_error
     try:
         return json.loads(body, parse_constant=_reject_constant)
     except RecursionError:
-        raise InvalidJsonError(
-            f"{url}: JSON nested too deeply", url=url, status=200
-        ) from None
+        raise InvalidJsonError(f"{url}: JSON nested too deeply", url=url, status=200) from None
     except ValueError as error:
         truncated_error = InvalidJsonError(
-            f"{url}: invalid or truncated JSON ({len(body)} bytes received); try again",
+            f"{url} returned a body that is not JSON or is truncated ({len(body)} bytes received);"
+            " try again",
             url=url,
             status=200,
         )

@@ -1,10 +1,10 @@
-"""Several connections at one listing: ranges of keys, cut in two where a connection is idle.
+"""List a bucket over several connections, by splitting ranges of keys while workers are idle.
 
-A range is the keys greater than ``at`` and not greater than ``until``. It is cut at a key that
-lies between: it then ends with that key, and a new range begins after it. So at any moment the
-ranges and what was listed are everything, and nothing twice, wherever the cuts lie. Where they
-lie well is found on the way: from the folders beside the one that is being listed, and where
-there are none by halving the names.
+A range contains the keys greater than ``start`` and not greater than ``until``. It is split at
+a key in between: it then ends with that key, and a new range starts after it. At any time the
+remaining ranges and the listed pages cover every key exactly once, wherever the splits are. Good
+split keys are found during the listing: from the sibling folders of the current one, or, without
+folders, by interpolation between keys.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from neuromirror.net.traffic import ContextThreadPool
 
 _KEY: Final = attrgetter("key")
 _BEFORE_SPLIT: Final = 3
-"""Pages that a range must have had before it is thought to be long."""
+"""Pages that a range must have before it is considered long."""
 _MISSES: Final = 10
-"""Guesses that found nothing before a range is left alone for a while."""
+"""Splits with nothing after them before a range is not split for a while."""
 _PAUSE_PAGES: Final = 16
-"""That while, in pages."""
+"""Pages for which such a range is not split."""
 _PAGES_PER_SPLIT: Final = 32
-"""A cut or a look at folders costs up to one page; so many pages pay for one."""
+"""Minimum number of pages per split or list of folders, each of which costs up to one page."""
 
 
 @dataclass(eq=False, slots=True)
 class KeyRange:
-    """Keys that are still to be listed, and what is known about where to cut them."""
+    """A range of keys that is not listed yet, with candidate keys for splitting it."""
 
     start: bytes
     until: bytes | None
@@ -54,25 +54,46 @@ class KeyRange:
 def clip_page(
     key_range: KeyRange, page: Page, digest: bytes, *, versions: bool
 ) -> tuple[PageCoverage, list[ObjectRow]]:
-    """What of a page belongs to a range, and where to go on.
+    """Clip a page to a range.
 
-    Raises ValueError for a page that cannot follow the range's start.
+    Parameters
+    ----------
+    key_range
+        The range for which the page was requested.
+    page
+        The page.
+    digest
+        The digest of the page's body.
+    versions
+        Whether it is a listing of versions.
+
+    Returns
+    -------
+    coverage : PageCoverage
+        The keys that the page covers, and the key after which the next page starts.
+    rows : list of ObjectRow
+        The rows in the range.
+
+    Raises
+    ------
+    ValueError
+        If the page cannot follow the start of the range.
     """
     rows, start, until = page.rows, key_range.start, key_range.until
     if rows:
         first = rows[0].key
         if first < start or (first == start and start and not key_range.version):
-            raise ValueError("keys that it was not asked for")
+            raise ValueError("keys outside of the requested range")
     elif page.truncated:
-        raise ValueError("a page that is cut short and empty")
+        raise ValueError("an empty truncated page")
     last = rows[-1].key if rows else start
     following, version = (last, "") if page.truncated else (None, "")
     if versions and page.truncated:
         if page.next_key is None or page.next_version is None or page.next_key < last:
-            raise ValueError("a page that is cut short without a way on")
+            raise ValueError("a truncated page without a valid next marker")
         following, version = page.next_key, page.next_version
         if (following, version) == (start, key_range.version):
-            raise ValueError("a page that leads back to itself")
+            raise ValueError("a page whose next marker is its own start")
     if until is not None and last >= until:
         rows, following, version = rows[: bisect_right(rows, until, key=_KEY)], None, ""
     reach = last if page.truncated else None
@@ -80,11 +101,28 @@ def clip_page(
 
 
 class ParallelLister:
-    """Lists ranges with ``connections`` threads; made for one listing and used once.
+    """List ranges of keys in parallel. An instance is used for one listing.
 
-    ``fetch`` gives the page after a range's start with its body, ``look`` one level of folders
-    below the second name, after the first; ``keep`` is given each piece, one at a time, with what
-    ``pack`` made of the body. ``broken`` makes the error for a page that cannot be.
+    Parameters
+    ----------
+    ranges
+        The ranges.
+    prefix
+        The prefix of the listing.
+    connections
+        Number of worker threads.
+    versions
+        Whether it is a listing of versions; its ranges are not split.
+    fetch
+        Requests the page after the start of a range; returns it with its body.
+    list_folders
+        Requests one level of folders: those in the second argument, after the first.
+    compress
+        Compresses a body for ``store``; called concurrently.
+    store
+        Stores a page's coverage and its compressed body; not called concurrently.
+    invalid_listing_error
+        Returns the error for an inconsistent page.
     """
 
     def __init__(
@@ -119,7 +157,7 @@ class ParallelLister:
         self._misses = 0
 
     def rows(self) -> Generator[list[ObjectRow], None, None]:
-        """Rows page by page as they come; the error of whichever thread fails first."""
+        """Yield the rows of each page as it arrives; raises the first error of any worker."""
         with ContextThreadPool(self._connections, "listing") as pool:
             futures = [pool.submit(self._work) for _ in range(self._connections)]
             for one in futures:
@@ -158,13 +196,13 @@ class ParallelLister:
                     break
 
     def _record_page(self, key_range: KeyRange, page: Page, digest: bytes, packed: bytes) -> bool:
-        """Keep a page and go on behind it; true when the range is done."""
+        """Store a page and advance the range; return whether the range is finished."""
         with self._condition:
             while len(self._ready) > 2 * self._connections and not self._is_stopped:
                 self._condition.wait()
             if self._is_stopped:
                 return True
-            # Only now: the range may have been cut while its page was on the way.
+            # Clip under the lock: the range may have been split during the request.
             try:
                 coverage, rows = clip_page(key_range, page, digest, versions=self._versions)
             except ValueError as error:
@@ -191,7 +229,7 @@ class ParallelLister:
             return coverage.next_key is None
 
     def _next_range(self) -> KeyRange | None:
-        """A range to list, cut off another if need be; None when there is no more to do."""
+        """Return a range to list, split from another one if needed; None if nothing is left."""
         while True:
             with self._condition:
                 if self._is_stopped or not (self._waiting or self._busy):
@@ -214,7 +252,7 @@ class ParallelLister:
             self._find_folders(one, at, until, level)
 
     def _longest(self) -> KeyRange | None:
-        """The range that is most worth cutting, if any is."""
+        """Return the range with the most remaining pages, if splitting it is worthwhile."""
         idle_reader = len(self._ready) <= self._connections
         spent = max(self._cuts, self._folder_lists, self._misses)
         worth = spent < self._connections + self._pages // _PAGES_PER_SPLIT
@@ -230,16 +268,17 @@ class ParallelLister:
         )
 
     def _estimate_pages(self, one: KeyRange) -> float:
-        """About how many pages a range still has; for comparison."""
+        """Estimate the remaining pages of a range, for comparison only."""
         if not one.flat and folder_below(one.start, one.level) is not None:
             return one.pages
         names = fit_interpolator(one.start, one.until, above=one.level, seen=one.seen_keys)
         return 0.0 if names is None else names.estimate_pages()
 
     def _split(self, one: KeyRange) -> KeyRange | None:
-        """The upper part of a range, cut off at the middle of the known places.
+        """Split a range at the middle of its candidate keys and return the upper part.
 
-        None where no place is known: then a look at the folders helps, or nothing for a while.
+        None if there are no candidates: then its folders must be listed, or the range is not
+        split for a while (``pages`` is negative).
         """
         while not one.start.startswith(one.level) and len(one.level) > len(self._prefix):
             above = one.level[:-1].rpartition(b"/")
@@ -256,7 +295,7 @@ class ParallelLister:
             and one.seen_keys[:1]
             and one.seen_keys[0].startswith(deeper)
         ):
-            # One of many folders, but itself longer than a page.
+            # One of many folders, and itself longer than a page.
             one.level, one.flat = deeper, False
             deeper = folder_below(one.start, one.level)
         if one.split_keys:
@@ -284,7 +323,7 @@ class ParallelLister:
         return upper
 
     def _find_folders(self, one: KeyRange, at: bytes, until: bytes | None, level: bytes) -> None:
-        """Look which folders follow the one that a range is in; if none, look deeper next."""
+        """List the folders after the current one of a range; if there are none, descend."""
         try:
             page = self._list_folders(at, level)
         finally:
@@ -294,7 +333,7 @@ class ParallelLister:
             cuts = [cut for cut in page.prefixes if at < cut and (until is None or cut < until)]
             last = max([*page.prefixes[-1:], *map(_KEY, page.rows[-1:])], default=b"")
             if page.truncated and (until is None or last < until):
-                # More than a page of folders is cut like names, not one by one.
+                # More than a page of folders is split by interpolation.
                 one.flat = True
             elif cuts:
                 one.split_keys = cuts

@@ -1,8 +1,9 @@
-"""What was listed so far, on disk: a killed listing goes on from here.
+"""The received pages of a listing on disk, from which an interrupted listing resumes.
 
-One file of records: length and CRC-32 (little-endian, 4 bytes each), then a piece's description
-(MessagePack, its length first) and the page's body (zstd). A record is written by one append, so
-what a kill leaves is whole records and at most one torn one at the end, which is dropped.
+The file is a sequence of records: length and CRC-32 (little-endian, 4 bytes each), the page's
+coverage (MessagePack, preceded by its length) and its body (zstd). A record is written in one
+append, so an interrupted process leaves at most one incomplete record at the end, which is
+dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import zstandard
 
 FORMAT: Final = 1
 MAX_AGE_SECONDS: Final = 24 * 3600.0
-"""Seconds after which what was listed is listed again."""
+"""Age at which stored pages expire, in seconds."""
 
 _HEAD: Final = struct.Struct("<II")
 _COVERAGE_LENGTH: Final = struct.Struct("<I")
@@ -32,7 +33,7 @@ _MAX_PAGE_BYTES: Final = 2**25
 
 
 class ListingIdentity(msgspec.Struct, frozen=True, array_like=True):
-    """What a spool is a listing of; with another of these it is of no use."""
+    """Identifies the listing that a spool belongs to."""
 
     uri: str
     prefix: bytes
@@ -43,12 +44,20 @@ class ListingIdentity(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PageCoverage(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one page is good for: the keys greater than ``start`` and not greater than ``until``.
+    """The keys that one page covers.
 
-    ``until`` None stands for the end. ``following`` is the key (and ``version``, of a versions
-    listing, the version) after which the next page of the same range begins, None where this one
-    is its last; ``reach`` the last key of the page, None where the page is the last of all.
-    ``digest`` is of the page without what changes at each request.
+    Attributes
+    ----------
+    start, version
+        The key (and, in a listing of versions, the version id) after which the page starts.
+    until
+        The last key of the range; None for an open range.
+    next_key, next_version
+        Where the next page of the range starts; ``next_key`` is None after the last page.
+    last_key
+        The last key of the page; None for the last page of the listing.
+    digest
+        The digest of the page; see :func:`page_digest`.
     """
 
     start: bytes
@@ -61,12 +70,12 @@ class PageCoverage(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def end(self) -> bytes | None:
-        """The last key that was asked for; None for the end of all."""
+        """The last key that the page covers; None for the end of the listing."""
         return self.until if self.next_key is None else self.next_key
 
 
 def page_digest(body: bytes) -> bytes:
-    """16 bytes of a page's body without its tokens, which differ at each request."""
+    """Return a 16-byte digest of a page's body without its tokens, which change per request."""
     hashed = hashlib.sha256()
     rest = body
     for name in (b"NextContinuationToken", b"ContinuationToken"):
@@ -78,7 +87,15 @@ def page_digest(body: bytes) -> bytes:
 
 
 class ListingSpool:
-    """Pieces and bodies in ``workspace``, or in an unnamed file where that is None."""
+    """Coverage and bodies of pages, in a file in ``workspace`` or in a temporary file.
+
+    Parameters
+    ----------
+    workspace
+        The directory; None for a temporary file.
+    identity
+        Identifies the listing.
+    """
 
     def __init__(self, workspace: Path | None, identity: ListingIdentity) -> None:
         # Several listings may share a workspace.
@@ -91,11 +108,11 @@ class ListingSpool:
         self._compressor = threading.local()
 
     def coverages(self) -> list[PageCoverage]:
-        """The pieces there are."""
+        """Return the coverage of each stored page."""
         return [piece for piece, *_ in self._positions]
 
     def resume(self) -> None:
-        """Take up what an earlier process left, if it is of this listing, young and sound."""
+        """Load the pages of an earlier process if they are of this listing, recent and intact."""
         if self._path is None or not self._path.is_file():
             return
         file = self._path.open("r+b")
@@ -109,7 +126,10 @@ class ListingSpool:
         self._file, self._positions = file, positions
 
     def _read(self, file: IO[bytes]) -> tuple[list[tuple[PageCoverage, int, int]] | None, int]:
-        """Pieces with the place and length of their bodies, None for a useless file; its end."""
+        """Return the coverages with offset and length of each body, and the end of the last record.
+
+        The coverages are None if the file is unusable.
+        """
         positions: list[tuple[PageCoverage, int, int]] = []
         identity = piece = None
         end = 0
@@ -147,30 +167,33 @@ class ListingSpool:
         )
 
     def compress(self, body: bytes) -> bytes:
-        """A body as :meth:`append` takes it; any thread may do this work."""
+        """Compress a body for :meth:`append`. Thread-safe."""
         compressor = getattr(self._compressor, "zstd", None)
         if compressor is None:
             compressor = self._compressor.zstd = zstandard.ZstdCompressor(level=1)
         compressed: bytes = compressor.compress(body)
         return compressed
 
-    def append(self, piece: PageCoverage, compress: bytes) -> None:
-        """Keep a piece; after this it survives the end of the process.
+    def append(self, piece: PageCoverage, compressed: bytes) -> None:
+        """Store a page so that it survives the end of the process.
 
-        Raises OSError when the disk is full.
+        Raises
+        ------
+        OSError
+            If it cannot be written.
         """
         encoded = msgspec.msgpack.encode(piece)
-        payload = _COVERAGE_LENGTH.pack(len(encoded)) + encoded + compress
+        payload = _COVERAGE_LENGTH.pack(len(encoded)) + encoded + compressed
         with self._lock:
             if self._file is None:
                 self._file = self._create()
             at = self._file.seek(0, os.SEEK_END)
             self._write(payload)
-            position = at + _HEAD.size + len(payload) - len(compress)
-            self._positions.append((piece, position, len(compress)))
+            position = at + _HEAD.size + len(payload) - len(compressed)
+            self._positions.append((piece, position, len(compressed)))
 
     def _create(self) -> IO[bytes]:
-        # Closed by close(): it is read and written for as long as the listing lasts.
+        # Closed by close(), since it is used until the listing is finished.
         file = tempfile.TemporaryFile() if self._path is None else self._path.open("w+b")  # noqa: SIM115
         self._file = file
         self._write(
@@ -184,22 +207,22 @@ class ListingSpool:
             self._file.flush()
 
     def bodies(self, coverages: list[PageCoverage]) -> Iterator[tuple[PageCoverage, bytes]]:
-        """The pieces that are kept, of those asked for, with their bodies."""
+        """Yield the stored pages among ``coverages``, with their bodies."""
         requested = set(map(id, coverages))
         for piece, position, length in list(self._positions):
             if id(piece) in requested and self._file is not None:
                 with self._lock:
                     self._file.seek(position)
-                    compress = self._file.read(length)
+                    compressed = self._file.read(length)
                 yield (
                     piece,
                     zstandard.ZstdDecompressor().decompress(
-                        compress, max_output_size=_MAX_PAGE_BYTES
+                        compressed, max_output_size=_MAX_PAGE_BYTES
                     ),
                 )
 
     def delete(self) -> None:
-        """Leave nothing on disk; what is open stays readable until :meth:`close`."""
+        """Delete the file. An open one stays readable until :meth:`close`."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 

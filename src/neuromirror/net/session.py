@@ -1,4 +1,4 @@
-"""The one HTTP session: every request to an archive is made here."""
+"""The HTTP session through which every request to an archive is sent."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ from neuromirror.net.urls import clean_url, display_host, origin, redact
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_SHOWN: Final = 300
 _URL_SHOWN: Final = 4000
-"""More than the longest key of a bucket takes; a server may redirect to whatever it likes."""
+"""Maximum length of a URL in a message; longer than any bucket key, but not than any redirect."""
 _TOKEN_LENGTH: Final = 6
-"""What is shorter would be found inside ordinary words."""
+"""Minimum length of a token to redact; a shorter one would match parts of ordinary words."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT_STATUSES: Final = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
 _SLOW_DOWN: Final = "SlowDown"
-"""What S3 says with 503 where others say 429."""
+"""S3's code for 503 in place of 429."""
 
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 
@@ -68,14 +68,24 @@ def _is_transient(error: BaseException) -> bool:
 
 
 class Session:
-    """Asks archives; shared by threads.
+    """An HTTP session with limits, retries, address checks and redaction. Thread-safe.
 
-    ``tokens`` maps the origin of an API (``https://api.dandiarchive.org``) to the name of the
-    environment variable that holds its token; the token goes to that origin only, never along a
-    redirect elsewhere. ``allow_private`` lets loopback and private addresses be asked (link-local
-    ones never are); ``is_private_allowed`` says it of a host and port instead, at each redirect
-    too, and
-    ``private_hint`` says what lets one. ``contact`` is the address in the agent string.
+    Parameters
+    ----------
+    allow_private
+        Whether loopback and private addresses may be requested. Link-local ones never may.
+    tokens
+        Maps the origin of an API (``https://api.dandiarchive.org``) to the name of the
+        environment variable that holds its token. A token is sent to its origin only, also when
+        the origin redirects elsewhere.
+    limits
+        Timeouts, retries and concurrency limits.
+    contact
+        The contact address in the User-Agent header.
+    is_private_allowed
+        Decides per host and port, for redirect targets too; replaces ``allow_private``.
+    private_hint
+        Returns, for a refused private address, the setting that would allow it.
     """
 
     def __init__(
@@ -113,12 +123,12 @@ class Session:
             self._http.mount(scheme, adapter)
 
     def with_policy(self, policy: RequestPolicy) -> Session:
-        """A session like this one that asks as an operator wants it."""
+        """Return a copy of this session with the operator's request policy applied."""
         limits = policy.apply_to(self.limits)
         return self._derive(limits, tokens=self._tokens_by_url, contact=policy.contact)
 
     def anonymous(self) -> Session:
-        """A session like this one that has no tokens; hosts are not asked more often for that."""
+        """Return a copy of this session without tokens, which shares its rate limits."""
         made = self._derive(self.limits)
         made._limiters, made._limiters_lock = self._limiters, self._limiters_lock
         return made
@@ -135,15 +145,15 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Closes the kept connections."""
+        """Close the idle connections."""
         self._http.close()
 
     def abort(self) -> None:
-        """Make requests with a deadline fail at the next bytes that come, in every thread."""
+        """Make requests with a deadline fail at the next read, in every thread."""
         self._deadline.aborted.set()
 
     def redact(self, text: str) -> str:
-        """A text without signed queries, credentials and this session's own tokens."""
+        """Return a text without signed query parameters, credentials and this session's tokens."""
         for name in self._tokens.values():
             token = os.environ.get(name, "").strip()
             if len(token) >= _TOKEN_LENGTH:
@@ -158,9 +168,28 @@ class Session:
         attempts: int | None = None,
         check_size: Callable[[int], object] | None = None,
     ) -> Any:
-        """The value of a JSON reply; redirects are followed, passing troubles tried again.
+        """Request a JSON document; follow redirects and retry transient errors.
 
-        ``attempts`` overrides the session's limit; ``received`` may refuse the size of a body.
+        Parameters
+        ----------
+        url
+            The URL.
+        params
+            Query parameters.
+        attempts
+            Overrides the limit of the session.
+        check_size
+            Called with the size of the body in bytes; may raise an error.
+
+        Returns
+        -------
+        Any
+            The parsed value.
+
+        Raises
+        ------
+        NetError
+            If all attempts fail.
         """
 
         def ask() -> Any:
@@ -186,11 +215,31 @@ class Session:
         accept: str = "*/*",
         parse: Callable[[Response], T],
     ) -> T:
-        """What ``then`` makes of a whole body of at most ``limit`` bytes.
+        """Request a whole body; follow redirects and retry transient errors.
 
-        ``url`` goes out as it is written. Troubles that may pass are tried again, those that
-        ``then`` finds too, because a body that makes no sense may have been cut on the way.
-        Raises a :class:`NetError`.
+        Parameters
+        ----------
+        url
+            The URL, sent without normalization.
+        limit
+            Maximum size of the body in bytes.
+        headers
+            Additional headers.
+        accept
+            The Accept header.
+        parse
+            Parses the response. If it raises a transient NetError, the request is retried,
+            because the body may have been truncated.
+
+        Returns
+        -------
+        T
+            The result of ``parse``.
+
+        Raises
+        ------
+        NetError
+            If all attempts fail.
         """
 
         def ask() -> T:
@@ -210,9 +259,23 @@ class Session:
     def head(
         self, url: str, *, redirects: int = 0, headers: Mapping[str, str] | None = None
     ) -> ResponseHead:
-        """Status and headers as they are, for any status but 429 and passing server troubles.
+        """Request the status and headers of a URL.
 
-        Redirects are not followed unless asked for; the reply is then a 3xx.
+        Any status is returned, except 429 and transient server errors, which are retried.
+
+        Parameters
+        ----------
+        url
+            The URL.
+        redirects
+            Maximum number of redirects to follow; by default a 3xx is returned.
+        headers
+            Additional headers.
+
+        Raises
+        ------
+        NetError
+            If all attempts fail.
         """
 
         def ask() -> ResponseHead:
@@ -228,7 +291,7 @@ class Session:
             ):
                 if reply.status_code == 429 or reply.status_code in _TRANSIENT_STATUSES:
                     self._raise_for_status(reply, self._redact_url(reply.url))
-                # Only a reply read to its end gives its connection back; the headers are here.
+                # The connection is reused only after the body was read to its end.
                 with suppress(TransportError, OSError):
                     reply.raw.read(1, decode_content=False)
                 return ResponseHead(reply.status_code, case_insensitive(reply.headers))
@@ -245,12 +308,31 @@ class Session:
         redirects: int | None = None,
         attempts: int | None = None,
     ) -> Iterator[ResponseStream]:
-        """An open reply whose chunks are the stored bytes (no transfer compression is asked for).
+        """Open a response for reading in chunks, without content compression.
 
-        Opening is tried again after passing troubles, reading is not. Each wait is bounded; the
-        whole only by ``total`` seconds, because files may be large. A place among the host's
-        connections is held until the end. ``headers`` go wherever a redirect leads; ``redirects``
-        and ``attempts`` override the session's limits; with 0 ``redirects`` one is an HttpError.
+        Transient errors are retried until the response is open, not while it is read. The
+        context holds one of the host's connection slots.
+
+        Parameters
+        ----------
+        url
+            The URL.
+        total
+            Time limit for the whole body in seconds; by default only each read is limited.
+        headers
+            Additional headers, also sent to the target of a redirect.
+        redirects, attempts
+            Override the limits of the session. With 0 ``redirects``, a redirect is an HttpError.
+
+        Yields
+        ------
+        ResponseStream
+            The open response.
+
+        Raises
+        ------
+        NetError
+            If the request fails.
         """
         most = self.limits.redirects if redirects is None else redirects
 
@@ -310,7 +392,7 @@ class Session:
 
     @contextmanager
     def _slot(self, url: str) -> Iterator[None]:
-        """One of the connections that may be at a host at a time."""
+        """Hold one of the connection slots of the URL's host."""
         with self._limiter_for(self._origin_of(url)).slot() as waited:
             self._deadline.extend(waited)
             yield
@@ -324,23 +406,23 @@ class Session:
             return found
 
     def _origin_of(self, url: str) -> tuple[str, str, int]:
-        """Scheme, host and port; raises UnsafeAddressError for what is no http(s) address."""
+        """Return scheme, host and port; raises UnsafeAddressError for other than HTTP(S) URLs."""
         try:
             return origin(url)
         except ValueError as error:
             raise UnsafeAddressError(
-                f"{self._redact_url(url)} is not asked: only http and https addresses are",
+                f"{self._redact_url(url)}: refused; only http and https URLs are supported",
                 url=self._redact_url(url),
             ) from error
 
     def _redirect_target(self, current_url: str, target: str) -> str:
-        """The address that a reply redirects to; raises UnsafeAddressError for what is none."""
+        """Return the URL that a response redirects to; raises UnsafeAddressError if invalid."""
         try:
             return urljoin(current_url, target)
         except ValueError:
             redacted_url = self._redact_url(current_url)
             raise UnsafeAddressError(
-                f"{redacted_url} redirects to {redact(target[:200])!r}, which is no address",
+                f"{redacted_url} redirects to an invalid URL: {redact(target[:200])!r}",
                 url=redacted_url,
             ) from None
 
@@ -354,7 +436,7 @@ class Session:
         most: int,
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """The first reply that is no redirect; each hop is checked like the first."""
+        """Follow redirects to the final response; each hop is checked like the first."""
         first = self._redact_url(url)
         for hop in range(most + 1):
             reply = self._send_once(
@@ -382,7 +464,7 @@ class Session:
         url_origin = self._origin_of(url)
         redacted_url = self._redact_url(url)
         parts = urlsplit(url)
-        # Credentials in an address would be sent, and recorded by others, as they are.
+        # Credentials in a URL would be sent as is, and might be logged by the server.
         bare = urlunsplit(
             (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, "")
         )
@@ -400,7 +482,7 @@ class Session:
                 requests.Request(method, bare, params=dict(params or {}), headers=headers)
             )
             if not params and _PRINTABLE.fullmatch(bare):
-                # requests would take "up/../x" for "x"; in a store of objects these are two.
+                # requests normalizes "up/../x" to "x"; in an object store these are two keys.
                 request.url = bare
             self._limiter_for(url_origin).check()
             self._deadline.extend(self._limiter_for(url_origin).wait_for_rate())
@@ -421,9 +503,9 @@ class Session:
             ) from None
         except requests.exceptions.Timeout:
             raise RequestTimeoutError(
-                f"{redacted_url} did not answer in time; try again", url=redacted_url
+                f"{redacted_url} did not respond in time; try again", url=redacted_url
             ) from None
-        # requests parses where a reply redirects to, and lets that fail as it may
+        # requests parses redirect targets and may raise ValueError for an invalid one
         except (requests.exceptions.RequestException, ValueError) as error:
             why = self.redact(root_cause_text(error))[:_DETAIL_SHOWN]
             raise UnreachableError(
@@ -437,7 +519,7 @@ class Session:
             return {}
         if not token.isascii() or not token.isprintable():
             raise ConfigurationError(
-                f"the environment variable {name} holds something that cannot be a token"
+                f"environment variable {name}: not a valid token (control or non-ASCII characters)"
             )
         return {"Authorization": f"token {token}"}
 
@@ -448,10 +530,10 @@ class Session:
                 redacted_url if len(redacted_url) <= _URL_SHOWN else f"{redacted_url[:_URL_SHOWN]}…"
             )
         except ValueError:
-            return "<an address that is no URL>"
+            return "<invalid URL>"
 
     def _raise_for_status(self, reply: requests.Response, redacted_url: str) -> None:
-        """Raises the error that the status stands for, if any."""
+        """Raise the error for an error status; return for a 2xx."""
         status = reply.status_code
         if 200 <= status < 300:
             return
@@ -464,7 +546,7 @@ class Session:
         }
         if status in (404, 410):
             raise NotFoundError(
-                f"{redacted_url} is not there (HTTP {status}){reason_suffix}", **context
+                f"{redacted_url}: not found (HTTP {status}){reason_suffix}", **context
             )
         if status in (401, 403):
             raise AccessDeniedError(
@@ -479,8 +561,8 @@ class Session:
                 record_traffic(display_host(reply.url), Traffic(throttled=1))
             if requested_seconds is not None and requested_seconds > self.limits.retry_after_max:
                 too_long = RetryAfterTooLongError(
-                    f"{redacted_url} (HTTP {status}) asks to wait "
-                    f"{format_wait(requested_seconds, detail)}: longer than"
+                    f"{redacted_url}: HTTP {status}, the server requests to wait"
+                    f" {format_wait(requested_seconds, detail)}; the limit is"
                     f" {self.limits.retry_after_max:.0f} seconds{reason_suffix}; run again later",
                     **context,
                 )
@@ -489,27 +571,27 @@ class Session:
                 raise too_long
             error_class: type[TooManyRequestsError | ServerError]
             error_class = TooManyRequestsError if status == 429 else ServerError
-            what = "too many requests" if status == 429 else "trouble on the server"
+            what = "too many requests" if status == 429 else "server error"
             transient = error_class(
                 f"{redacted_url}: {what} (HTTP {status}){reason_suffix}; try again later", **context
             )
             transient.retry_after = requested_seconds
             raise transient
-        raise HttpError(f"{redacted_url} answered HTTP {status}{reason_suffix}", **context)
+        raise HttpError(f"{redacted_url}: HTTP {status}{reason_suffix}", **context)
 
     def _access_denied_message(
         self, reply: requests.Response, redacted_url: str, status: int
     ) -> str:
         name = self._tokens.get(origin(reply.url))
         if name is None:
-            return f"{redacted_url} refuses access (HTTP {status}); no token is configured for it"
+            return f"{redacted_url}: access denied (HTTP {status}); no token is configured for it"
         if "Authorization" not in reply.request.headers:
             return (
                 f"{redacted_url} needs a token (HTTP {status}); set the environment variable {name}"
             )
         return (
-            f"{redacted_url} refuses the token in the environment variable {name} (HTTP {status}):"
-            " it may have expired or lack the right"
+            f"{redacted_url} refuses the token in the environment variable {name} (HTTP {status});"
+            " it may have expired or lack the permission"
         )
 
     def _error_detail(
@@ -526,6 +608,6 @@ class Session:
         except (ValueError, RecursionError):
             return None, fields
         if isinstance(document, dict):
-            # a BOSS gives a code too; a message alone may come from a gateway on the way
+            # BOSS also sends a code; a message without code may come from a gateway
             document = document.get("message" if "code" in document else "detail")
         return self.redact(document)[:_DETAIL_SHOWN] if isinstance(document, str) else None, fields

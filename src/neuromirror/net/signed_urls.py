@@ -1,7 +1,7 @@
-"""URLs with user info or a signature, found in texts of any length in linear time.
+"""Find URLs with user info or a signature in texts of any length, in linear time.
 
-A pattern that looks for a signature anywhere behind ``http://`` reads the rest of the text once for
-each address in it: minutes for a description of a megabyte.
+A single regular expression that searches for a signature anywhere after ``http://`` scans the rest
+of the text once per URL, which takes minutes for a text of a megabyte.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ _ENDS: Final = r"\s'\"<>"
 
 
 class SignedUrlPattern:
-    """The addresses in a text that hold user info, or a query parameter that signs them.
+    """Match URLs that contain user info or a signing query parameter.
 
-    ``schemes`` and ``names`` (of parameters) are regular expressions; ``marks`` are the characters
-    that may stand before a parameter.
+    Parameters
+    ----------
+    schemes
+        Regular expression of the URL schemes.
+    names
+        Regular expression of the parameter names.
+    marks
+        The characters that may precede a parameter.
     """
 
     def __init__(self, schemes: str, names: str, *, marks: str = "?&") -> None:
@@ -26,11 +32,11 @@ class SignedUrlPattern:
         self._parameter = re.compile(rf"(?i)[{marks}](?:{names})=")
 
     def search(self, text: str) -> bool:
-        """Return whether a text holds such an address."""
+        """Return whether a text contains such a URL."""
         return any(self._start(found.group()) is not None for found in self._address.finditer(text))
 
     def sub(self, clean: Callable[[str], str], text: str) -> str:
-        """Return the text with what ``cleaned`` makes of each such address."""
+        """Return the text with each such URL replaced by the result of ``clean``."""
 
         def replacement(found: re.Match[str]) -> str:
             address = found.group()
@@ -40,9 +46,9 @@ class SignedUrlPattern:
         return self._address.sub(replacement, text)
 
     def _start(self, address: str) -> int | None:
-        """Return where the address to clean begins; None where nothing is to be cleaned.
+        """Return the offset of the URL to clean; None if there is nothing to clean.
 
-        What is written without a space behind an address may be one more, which has user info.
+        A match may contain several URLs without spaces between them, a later one with user info.
         """
         if self._parameter.search(address):
             return 0

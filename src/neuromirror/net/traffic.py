@@ -1,8 +1,8 @@
-"""Counting what is asked, for whoever has it asked.
+"""Count requests and bytes per caller.
 
-A run counts, and so does each visit in it; visits run side by side, and each has threads of its
-own. Who counts is therefore a matter of the context in which a request is made, and what makes
-threads hands its context on to them: :class:`ContextThreadPool`.
+A run has a counter, and so has each of its visits. Visits run concurrently, each with its own
+threads, so the active counters are stored in the context of the calling thread.
+:class:`ContextThreadPool` passes the context on to its threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, ParamSpec, TypeVar
 from neuromirror.model import Traffic
 
 OTHER_HOSTS: Final = "(others)"
-"""Stands for the hosts after the first so many: redirects could name new ones without end."""
+"""Replaces all hosts after the first 32, because redirects can name any number of hosts."""
 
 _MOST_HOSTS: Final = 32
 
@@ -28,21 +28,21 @@ _T = TypeVar("_T")
 
 
 class TrafficCounter:
-    """Adds up what is asked of each host; shared by threads."""
+    """Add up the traffic of each host. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._hosts: dict[str, Traffic] = {}
 
     def add(self, host: str, more: Traffic) -> None:
-        """Counts something more."""
+        """Add traffic to the total of a host."""
         with self._lock:
             if host not in self._hosts and len(self._hosts) >= _MOST_HOSTS:
                 host = OTHER_HOSTS
             self._hosts[host] = self._hosts.get(host, Traffic()) + more
 
     def hosts(self) -> dict[str, Traffic]:
-        """What was counted so far, by host; times to a tenth of a second."""
+        """Return the traffic by host; times are rounded to a tenth of a second."""
         with self._lock:
             found = sorted(self._hosts.items())
         return {host: replace(one, waited=round(one.waited, 1)) for host, one in found}
@@ -53,7 +53,7 @@ _COUNTERS: ContextVar[tuple[TrafficCounter, ...]] = ContextVar("counting", defau
 
 @contextmanager
 def count_traffic(counter: TrafficCounter) -> Iterator[None]:
-    """Lets ``counter``, too, count the requests made inside, also those of a ContextThreadPool."""
+    """Add ``counter`` to the counters of this context and of its ContextThreadPools."""
     before = _COUNTERS.set((*_COUNTERS.get(), counter))
     try:
         yield
@@ -62,14 +62,14 @@ def count_traffic(counter: TrafficCounter) -> Iterator[None]:
 
 
 def record_traffic(host: str, more: Traffic) -> None:
-    """Tells all who count here."""
+    """Add traffic to every counter of this context."""
     for counter in _COUNTERS.get():
         counter.add(host, more)
 
 
 class ContextThreadPool(ThreadPoolExecutor):
-    """Threads whose requests count for whoever submitted the work."""
+    """A thread pool whose tasks run in the context of their submitter."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """As of its base, in the context of the one who calls."""
+        """Submit a task, to run in the context of the caller."""
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))

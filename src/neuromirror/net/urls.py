@@ -1,4 +1,4 @@
-"""Addresses: what may be recorded of one, and which may be asked at all."""
+"""URLs: redaction, and the rules for which hosts and addresses may be requested."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _SECRET_NAMES: Final = frozenset(
 _AMBIGUOUS_NAMES: Final = frozenset(
     {"auth", "code", "expires", "pass", "policy", "secret", "session"}
 )
-"""Secret as parameters of a URL, but words of a sentence elsewhere."""
-# Azure's shared access signatures: harmless words unless a ``sig`` stands beside them.
+"""Secret in URL parameters, but ordinary words in text."""
+# Parameters of Azure's shared access signatures, secret only together with ``sig``.
 _SAS_NAMES: Final = frozenset(
     {"se", "sip", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "st", "sv"}
 )
@@ -57,14 +57,14 @@ _METADATA: Final = tuple(
         "fd20:ce::254/128",  # Google Cloud
     )
 )
-"""Where clouds serve credentials outside of link-local networks."""
+"""Metadata services of clouds outside of link-local networks."""
 _METADATA_NAMES: Final = frozenset(
     {
         *("instance-data", "instance-data.ec2.internal", "metadata", "metadata.azure.internal"),
         *("metadata.goog", "metadata.google.internal", "metadata.tencentyun.com"),
     }
 )
-_SITE_LOCAL: Final = ipaddress.ip_network("fec0::/10")  # given up, and routed by some all the same
+_SITE_LOCAL: Final = ipaddress.ip_network("fec0::/10")  # deprecated, but still routed by some
 
 _SERVICE: Final = "a cloud's metadata service"
 
@@ -79,10 +79,14 @@ def _is_secret(name: str, *, shared_access: bool) -> bool:
 
 
 def clean_url(url: str) -> str:
-    """The address without user info, signed query parameters and fragment.
+    """Return a URL without user info, secret query parameters and fragment.
 
-    What stays (``versionId`` too) is kept byte for byte and in order. Raises ValueError for text
-    that is no URL.
+    Other parameters (including ``versionId``) keep their bytes and order.
+
+    Raises
+    ------
+    ValueError
+        If the text is not a URL.
     """
     parts = urlsplit(url)
     fields = [field for field in parts.query.split("&") if field]
@@ -98,10 +102,10 @@ def clean_url(url: str) -> str:
 
 
 def redact(text: str) -> str:
-    """A text (or URL) fit for messages, logs and records.
+    """Return a text without secrets, for messages, logs and records.
 
-    URLs in it are cleaned as by :func:`clean_url`; values of signed parameters, ``Authorization``
-    headers and bearer tokens that stand outside a URL become ``***``.
+    URLs are cleaned as by :func:`clean_url`. Values of secret parameters, ``Authorization``
+    headers and bearer tokens outside of URLs are replaced by ``***``.
     """
 
     def clean_match(found: re.Match[str]) -> str:
@@ -110,7 +114,7 @@ def redact(text: str) -> str:
         try:
             return clean_url(bare) + url[len(bare) :]
         except ValueError:
-            return "<an address that is no URL>"
+            return "<invalid URL>"
 
     text = _URL_IN_TEXT.sub(clean_match, text)
     text = _PARAMETER_IN_TEXT.sub(r"\1***", text)
@@ -118,49 +122,52 @@ def redact(text: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an http(s) URL, lower case, the port filled in.
+    """Return the scheme, host and port of an HTTP(S) URL, in lower case, with the default port.
 
-    Raises ValueError for anything else.
+    Raises
+    ------
+    ValueError
+        If it is not a valid HTTP(S) URL.
     """
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https"):
-        raise ValueError(f"not an http or https address: {redact(url)}")
+        raise ValueError(f"not an http or https URL: {redact(url)}")
     if not parts.hostname:
-        raise ValueError(f"an address without a host: {redact(url)}")
+        raise ValueError(f"URL without a host: {redact(url)}")
     if any(char <= " " or char == "\x7f" for char in parts.hostname):
-        raise ValueError(f"an address with a space or control character: {redact(url)!r}")
+        raise ValueError(f"host name with a space or control character: {redact(url)!r}")
     return scheme, parts.hostname.lower(), parts.port or (443 if scheme == "https" else 80)
 
 
 def only_host_of(url: str) -> Callable[[str, int], bool]:
-    """Says of a host and port whether they are those of an http(s) URL.
+    """Return a predicate that is true for the host and port of an HTTP(S) URL only.
 
-    For ``is_private_allowed`` of a session: whoever may ask one address of a private network must
-    not be
-    redirected to its neighbours.
+    As ``is_private_allowed`` of a session, it allows one host of a private network and refuses
+    redirects to other ones.
     """
     _, *its = origin(url)
     return lambda host, port: [host, port] == its
 
 
 def display_host(url: str) -> str:
-    """The host of an http(s) URL as people write it, with a port that is not the usual one."""
+    """Return the host of an HTTP(S) URL for display, with its port unless it is the default."""
     scheme, host, port = origin(url)
     bracketed = f"[{host}]" if ":" in host else host
     return bracketed if port == (443 if scheme == "https" else 80) else f"{bracketed}:{port}"
 
 
 def _normalize_host(host: str) -> str:
-    """Return a host as resolvers read it: folded, without brackets, zone and trailing dots."""
+    """Normalize a host as resolvers do: lower case, no brackets, zone or trailing dots."""
     name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower()
     return name.strip("[]").partition("%")[0].rstrip(".")
 
 
 def literal_address(host: str) -> IPAddress | None:
-    """Return the IP address that a host name spells out, or None for a real name.
+    """Parse a host as an IP address; None for a name.
 
-    IPv4 addresses have all spellings that resolvers know: ``127.1``, ``0x7f000001``, ``0177.0.1``.
+    Accepts every form of IPv4 address that resolvers accept: ``127.1``, ``0x7f000001``,
+    ``0177.0.1``.
     """
     name = _normalize_host(host)
     with suppress(ValueError):
@@ -172,7 +179,7 @@ def literal_address(host: str) -> IPAddress | None:
 
 
 def is_local_name(host: str) -> bool:
-    """Whether a host name or literal is this machine or a private network, without asking DNS."""
+    """Return whether a host is ``localhost`` or a non-global IP address, without a DNS lookup."""
     name = _normalize_host(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -181,7 +188,7 @@ def is_local_name(host: str) -> bool:
 
 
 def _embedded_ipv4(address: IPAddress) -> IPAddress:
-    """The IPv4 address inside a mapped, 6to4, Teredo or NAT64 IPv6 address, else itself."""
+    """Return the IPv4 address in a mapped, 6to4, Teredo or NAT64 address, else the address."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped
@@ -195,15 +202,15 @@ def _embedded_ipv4(address: IPAddress) -> IPAddress:
 
 
 def host_name_refusal(host: str) -> str | None:
-    """Return why a host must not be asked whatever its address is, or None.
+    """Return why a host name must never be requested, or None.
 
-    A resolver or proxy may know the name of a metadata service at an address that no list has.
+    The name of a metadata service may resolve to an address that is not in the list above.
     """
     return _SERVICE if _normalize_host(host) in _METADATA_NAMES else None
 
 
 def permanent_refusal(url: str) -> str | None:
-    """Return why no setting lets the host be asked that a URL spells out, or None."""
+    """Return why the host of a URL is refused whatever the settings, or None; no DNS lookup."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -215,10 +222,10 @@ def permanent_refusal(url: str) -> str | None:
 
 
 def address_refusal(address: IPAddress, *, allow_private: bool) -> str | None:
-    """Why an address must not be asked, or None.
+    """Return why an address must not be requested, or None.
 
-    Link-local addresses, the others where clouds serve credentials, multicast and reserved ones
-    never; loopback and private ones only with ``allow_private``.
+    Link-local addresses, metadata services of clouds, multicast and reserved addresses are always
+    refused; loopback and private ones are allowed with ``allow_private``.
     """
     inner = _embedded_ipv4(address)
     if inner.is_link_local:

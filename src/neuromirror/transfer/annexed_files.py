@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from neuromirror.annex import key_file_name, key_from_file_name, parse_key
+from neuromirror.annex import (
+    MAX_POINTER_BYTES,
+    POINTER_PREFIX,
+    key_file_name,
+    key_from_file_name,
+    parse_key,
+    parse_pointer,
+    pointer_content,
+)
 from neuromirror.mint import GITLINK_MODE, REGULAR_FILE_MODE, SYMLINK_MODE, git_environment
 from neuromirror.model import ConfigurationError
 from neuromirror.transfer.annex_branch import BatchObjectReader
@@ -19,8 +27,6 @@ from neuromirror.transfer.git_commands import GitError
 _EXECUTABLE: Final = b"100755"
 _REGULAR: Final = (REGULAR_FILE_MODE, _EXECUTABLE)
 _TARGET: Final = b".git/annex/objects/"
-_POINTER: Final = b"/annex/objects/"
-_MAX_POINTER_BYTES: Final = 32 << 10
 _BLOCK: Final = 1 << 20
 
 
@@ -188,15 +194,15 @@ class AnnexedFileListing:
         small = [
             one
             for one, size in zip(regular, sizes, strict=False)
-            if size.isdigit() and len(_POINTER) < int(size) <= _MAX_POINTER_BYTES
+            if size.isdigit() and len(POINTER_PREFIX) < int(size) <= MAX_POINTER_BYTES
         ]
         found = {}
         contents = self.objects.read([name for name, _ in small])
         for (_, path), content in zip(small, contents, strict=True):
-            if content is not None and content.startswith(_POINTER):
-                key = _key_of(content.split(b"\n", 1)[0][len(_POINTER) :])
-                if key is not None:
-                    found[path] = key
+            key = None if content is None else parse_pointer(content)
+            first_line = b"" if content is None else content.split(b"\n", 1)[0]
+            if key is not None and key.isprintable() and pointer_content(key) == first_line + b"\n":
+                found[path] = key
         return found
 
     def _is_foreign_link(self, path: bytes, target: bytes) -> bool:

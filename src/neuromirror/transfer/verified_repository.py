@@ -15,9 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from neuromirror.annex import (
     LogLine,
-    key_from_file_name,
     log_path,
-    parse_key,
     parse_log,
     strip_claim_prefix,
     url_log_path,
@@ -28,8 +26,6 @@ from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_descript
 from neuromirror.transfer.git_commands import try_git
 
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
-_POINTER: Final = b"/annex/objects/"
-_MAX_POINTER_BYTES: Final = 32 << 10
 _MAX_DEPTH: Final = 500
 
 
@@ -285,30 +281,3 @@ def object_id(kind: str, content: bytes) -> str:
     """The id that git gives an object: the sha1 of its kind, length and content."""
     head = b"%s %d\0" % (kind.encode(), len(content))
     return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
-
-
-def symlink_key(target: bytes) -> str | None:
-    """The key that a symlink of git-annex stands for; None for any other link."""
-    folder, _, name = target.rpartition(b"/")
-    above, _, twin = folder.rpartition(b"/")
-    above = b"/%s/" % above
-    git = above.find(b"/.git/")
-    if not name or name != twin or git < 0 or above.find(b"/annex/objects/", git + 5) < 0:
-        return None
-    return _key(name)
-
-
-def pointer_key(content: bytes) -> str | None:
-    """The key that the pointer file of an unlocked file names; None for any other content."""
-    if len(content) > _MAX_POINTER_BYTES or not content.startswith(_POINTER):
-        return None
-    return _key(content.split(b"\n", 1)[0].removeprefix(_POINTER))
-
-
-def _key(name: bytes) -> str | None:
-    try:
-        key = key_from_file_name(name)
-        parse_key(key)
-    except ValueError:  # not UTF-8, or no key
-        return None
-    return key

@@ -29,8 +29,6 @@ from neuromirror.transfer.verified_repository import (
     VerifiedEntry,
     VerifiedRepository,
     object_id,
-    pointer_key,
-    symlink_key,
 )
 from neuromirror.transfer.verify_items import InspectedEntry, VerifyScope, unreadable_entry
 
@@ -153,10 +151,10 @@ class _EntryVerifier:
             except OSError:
                 target = b""
             same = target != b"" and object_id("blob", target) == entry.sha
-            key = symlink_key(target if same else self._clone.read("blob", entry.sha))
+            key = parse_link_target(target if same else self._clone.read("blob", entry.sha))
         else:
             same = True
-            key = pointer_key(self._clone.read("blob", entry.sha))
+            key = parse_pointer(self._clone.read("blob", entry.sha))
         if key is not None and not self._is_selected(self._below + entry.path):
             return InspectedEntry(entry, key)
         path = path_to_text(self._below + entry.path)
@@ -208,7 +206,7 @@ class _EntryVerifier:
         """Whether an unlocked file was not filled yet; its content may be in the annex anyway."""
         if proof.algorithm and os.fstat(descriptor).st_size == proof.size:
             return False
-        return pointer_key(os.pread(descriptor, _POINTER, 0)) == key
+        return parse_pointer(os.pread(descriptor, _POINTER, 0)) == key
 
     def _object_path(self, key: str) -> bytes:
         name = key_file_name(key)

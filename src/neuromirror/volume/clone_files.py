@@ -12,14 +12,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from neuromirror.annex import key_from_file_name, parse_key
+from neuromirror.annex import POINTER_PREFIX, find_pointer_key, is_pointer
 from neuromirror.mint import ObjectMissingError, ObjectReader
 from neuromirror.volume.annex_get import AnnexGet
 from neuromirror.volume.content_check import check_content, map_file
 from neuromirror.volume.errors import BlockUnavailableError
 
-_OBJECTS: Final = b"annex/objects/"
-_LONGEST_POINTER: Final = 32 << 10
 _STRIPES: Final = 64
 
 
@@ -101,14 +99,14 @@ class CloneFiles:
         try:
             mode = os.lstat(file).st_mode
             if stat.S_ISLNK(mode):
-                return _parse_pointer(os.readlink(os.fsencode(file)))
+                return find_pointer_key(os.readlink(os.fsencode(file)))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BlockUnavailableError(
                 path, self.where, "there is no such file; 'git status' there may say why"
             ) from error
         # an unlocked file: what stands for it in git names the key
         with suppress(ObjectMissingError), ObjectReader(self._git_folder()) as reader:
-            return _parse_pointer(reader.read(f":{path}"))
+            return find_pointer_key(reader.read(f":{path}"))
         return None
 
     def _git_folder(self) -> Path:
@@ -135,20 +133,8 @@ class CloneFiles:
         self._checked.add(seen)
 
 
-def _parse_pointer(target: bytes) -> str | None:
-    """The key in a link's target or a pointer file; None where it is neither."""
-    first = target.split(b"\n", 1)[0]
-    if _OBJECTS not in first:
-        return None
-    with suppress(ValueError):  # no key, or not UTF-8
-        key = key_from_file_name(first.rpartition(b"/")[2])
-        parse_key(key)
-        return key
-    return None
-
-
 def _is_pointer(file: BufferedReader) -> bool:
     """Whether a file only stands for its content (git-annex: pointer files)."""
-    begin = file.read(len(_OBJECTS) + 1)
+    start = file.read(len(POINTER_PREFIX))
     file.seek(0)
-    return begin == b"/" + _OBJECTS and os.fstat(file.fileno()).st_size <= _LONGEST_POINTER
+    return is_pointer(start, os.fstat(file.fileno()).st_size)

@@ -27,8 +27,6 @@ from neuromirror.transfer.verified_repository import (
     VerifiedEntry,
     VerifiedRepository,
     object_id,
-    pointer_key,
-    symlink_key,
 )
 from neuromirror.transfer.verify_items import (
     InspectedEntry,
@@ -60,7 +58,7 @@ class GitUrlCollector:
             except ObjectDamagedError as error:
                 yield unreadable_entry(entry, path_to_text(path), error)
                 continue
-            key = symlink_key(content) or pointer_key(content)
+            key = parse_link_target(content) or parse_pointer(content)
             if key is None or not self._is_selected(path):
                 yield InspectedEntry(entry, key)
             else:
