@@ -1,10 +1,6 @@
 """git-annex's formats as pure functions: keys, pointers, paths, branch logs, XS3ETAG backend."""
 
-from neuromirror.annex.allowed_addresses import (
-    ALLOWED_ADDRESSES,
-    is_address_allowed,
-    is_private_host_allowed,
-)
+from neuromirror.annex.allowed_addresses import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.annex.etags import EtagDigest, etag_of
 from neuromirror.annex.initialization import SkippedRemote, initialize, skipped_remotes_message
 from neuromirror.annex.keys import (
@@ -81,7 +77,6 @@ __all__ = [
     "hash_lower",
     "hash_mixed",
     "initialize",
-    "is_address_allowed",
     "is_all_zeros",
     "is_pointer",
     "is_private_host_allowed",

@@ -16,6 +16,9 @@ ALLOWED_ADDRESSES = "annex.security.allowed-ip-addresses"
 def is_private_host_allowed(host: str, allowed: Sequence[str]) -> bool:
     """Return whether a host may be accessed even if it is this machine or on a private network.
 
+    Names other than ``localhost`` are not resolved, since they might resolve to another address
+    the next time.
+
     Parameters
     ----------
     host
@@ -23,26 +26,15 @@ def is_private_host_allowed(host: str, allowed: Sequence[str]) -> bool:
     allowed
         The words of the setting.
     """
-    if host.startswith("["):
-        name, _, port = host[1:].partition("]")
-        return is_address_allowed(name, port.removeprefix(":"), allowed)
-    name, _, port = host.partition(":")
-    return is_address_allowed(name, port, allowed)
-
-
-def is_address_allowed(name: str, port: int | str, allowed: Sequence[str]) -> bool:
-    """Return whether a host and port may be accessed even on a private network.
-
-    Names other than ``localhost`` are not resolved, since they might resolve to another address
-    the next time.
-    """
     if "all" in allowed:
         return True
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     addresses = {"127.0.0.1", "::1"} if name == "localhost" else {name}
-    return all(_is_listed(one, str(port), allowed) for one in addresses)
+    return all(_is_listed(one, host, allowed) for one in addresses)
 
 
-def _is_listed(address: str, port: str, allowed: Sequence[str]) -> bool:
+def _is_listed(address: str, host: str, allowed: Sequence[str]) -> bool:
+    port = host.rpartition(":")[2] if not host.endswith("]") and ":" in host else ""
     for one in allowed:
         listed, _, listed_port = one.partition("]:") if one.startswith("[") else (one, "", "")
         with suppress(ValueError):

@@ -184,7 +184,12 @@ def is_local_name(host: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = literal_address(name)
-    return address is not None and not _embedded_ipv4(address).is_global
+    return address is not None and _is_private(_embedded_ipv4(address))
+
+
+def _is_private(address: IPAddress) -> bool:
+    """Return whether an address is this machine or on a private network."""
+    return not address.is_global or address in _SITE_LOCAL
 
 
 def _embedded_ipv4(address: IPAddress) -> IPAddress:
@@ -240,6 +245,6 @@ def address_refusal(address: IPAddress, *, allow_private: bool) -> str | None:
         return None if allow_private else "this machine itself"
     if inner.is_reserved:
         return "reserved"
-    if not inner.is_global or inner in _SITE_LOCAL:
+    if _is_private(inner):
         return None if allow_private else "a private network"
     return None

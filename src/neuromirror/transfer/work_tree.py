@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from neuromirror.annex import hash_mixed, key_file_name
+from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
 from neuromirror.mint import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuromirror.annex import strip_claim_prefix
+from neuromirror.annex import parse_link_target, parse_pointer, strip_claim_prefix
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
