@@ -114,7 +114,7 @@ def test_a_published_zarr_that_lost_files_is_an_incident_that_fails_one_run(
     result = deep_harness.sync(deep=True)["box:a"]
     assert (result.exit_code, result.visit) == (1, "partial")
     for version in ("1.0", "2.0"):
-        start = f"published version {version}: box:zarr/z no longer has the files that give"
+        start = f"published version {version}: box:zarr/z"
         assert start in result.message
         (message,) = [one for name, one in incidents(deep_harness) if name == "a" and start in one]
         assert source.zarrs["z"].checksum in message
@@ -180,5 +180,5 @@ def test_a_published_zarr_is_held_against_its_own_version_and_not_the_draft(
     assert deep_harness.sync(deep=True)["box:a"].exit_code == 0
     source.zarrs["z"].error = CONTRADICTED
     message = deep_harness.sync(deep=True)["box:a"].message
-    assert "published version 1.0: box:zarr/z no longer has the files" in message
+    assert "published version 1.0: box:zarr/z:" in message
     assert "box:zarr/other" not in message

@@ -78,7 +78,7 @@ class DatasetVisit:
     ) -> VisitOutcome:
         """Bring the dataset up to date: published versions first, then the observed state.
 
-        What was published before an exception stays, and is in ``outcome``.
+        Versions that were published before an exception stay, and are in ``outcome``.
 
         Parameters
         ----------
@@ -547,7 +547,7 @@ class DatasetVisit:
 
 
 def _conflict_reason(changes: StateChanges) -> str:
-    """Describe the files with the same upstream id and different bytes; empty if there are none."""
+    """Describe the files with the same upstream id and different bytes; may be empty."""
     if not changes.conflicts:
         return ""
     paths = ", ".join(repr(path_to_text(path)) for path in changes.conflicts[:3])

@@ -110,7 +110,7 @@ class PrivateStore:
         self._public = public
 
     def check_sources(self, sources: Iterable[Source]) -> None:
-        """Raise ConfigurationError if a source needs a private store and there is none."""
+        """Raise ConfigurationError if a source needs a private store and has no valid one."""
         private_sources = [
             view for source in sources if (view := private_source(source)) is not None
         ]

@@ -49,7 +49,7 @@ def plan_dataset(
     Parameters
     ----------
     hint
-        What the archive's overview reports about the dataset.
+        The dataset's entry in the archive's overview.
     last
         The last visit; None before the first visit.
     held

@@ -90,7 +90,7 @@ class SuperdatasetWriter:
     def _update(
         self, top: DatasetRef, name: str, write: Callable[[bool], None], *, failed: bool
     ) -> None:
-        task = f"super-dataset-{name}"
+        task = f"superdataset-{name}"
         waiting = failed and self._store.may_postpone(task, MAX_POSTPONEMENT)
         if waiting and has_complete_commit(self._store, top):
             return

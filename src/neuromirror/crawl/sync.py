@@ -107,7 +107,7 @@ def _with_estimate(result: Result, task: DatasetTask, source: Source) -> Result:
 
 
 class Sync:
-    """One run over mirrors.
+    """A run over mirrors.
 
     Iterate :meth:`results`; ``total`` is the number of datasets planned so far and ``finished`` of
     those with a result.

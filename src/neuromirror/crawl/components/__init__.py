@@ -1,2 +1,1 @@
-"""Components of a dataset: trees of files that are stored inline, as a subdataset or as a
-manifest."""
+"""Components of a dataset: stored inline, as a subdataset or as a manifest."""

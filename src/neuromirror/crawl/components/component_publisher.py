@@ -1,4 +1,4 @@
-"""The parts of a dataset that are datasets of their own, as its visit sees them: as files."""
+"""Publish and compare states of a dataset together with the files of its components."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from neuromirror.store import MAIN_BRANCH, Store
 
 
 class ComponentPublisher:
-    """Publishes and compares states of a dataset with all that is in its parts.
+    """Publishes and compares states of a dataset with the files in its components.
 
     The caller holds the dataset's lock.
     """
@@ -44,9 +44,9 @@ class ComponentPublisher:
         self._limits = limits
 
     def publish(self, snapshot: SpooledSnapshot, scratch: Path) -> SpooledSnapshot:
-        """Publishes the large Zarrs of a state; gives the state with sub-datasets in their place.
+        """Publish the large Zarrs of a state; return the state with subdatasets in their place.
 
-        A part that is there already is not written again.
+        A state that is already published is not written again.
         """
         rest, components = split_zarrs(snapshot, self._limits, scratch)
         links: dict[bytes, Subdataset] = {}
@@ -78,10 +78,10 @@ class ComponentPublisher:
     def difference(
         self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
     ) -> tuple[StateDifference, StateChanges]:
-        """What differs between a version that was minted and a listing, file by file.
+        """Return the difference between a minted version and a listing, file by file.
 
-        A Zarr that was taken out of the dataset's files, or is not any more, is no difference;
-        a part that upstream names itself is weighed as one file.
+        Splitting a Zarr off the dataset's files, or not, makes no difference; a component that
+        upstream itself names counts as one file.
         """
         found = self._publisher.difference(row, snapshot, scratch)
         inline = PreviousState(self._store, self._publisher.dataset, row).inline_components()
@@ -106,7 +106,7 @@ class ComponentPublisher:
         return found, found.count_changes(before)
 
     def has_same_files(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> bool:
-        """Whether a version that was minted has just the files of a listing."""
+        """Return whether a minted version has exactly the files of a listing."""
         return self.difference(row, snapshot, scratch)[1].has_same_files
 
     def _is_split_component(self, component: Subdataset) -> bool:
@@ -115,7 +115,7 @@ class ComponentPublisher:
     def _flatten_lines(
         self, lines: Iterable[bytes], components: list[SnapshotEntry]
     ) -> Iterator[bytes]:
-        """A dataset's record lines, those of its parts in the place of the sub-datasets."""
+        """Yield a dataset's record lines, with those of its components in place of the links."""
         component_paths = {component.git_path for component in components}
         files = (line for line in lines if line_path(line) not in component_paths)
         yield from merge(files, *map(self._component_lines, components), key=line_path)
@@ -149,7 +149,7 @@ class ComponentPublisher:
 
 
 class _CountingLines:
-    """Lines that are counted as they pass."""
+    """Counts lines as they are iterated."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._lines = lines

@@ -1,4 +1,4 @@
-"""A visit of a part, which is a dataset of its own: its state is there before it is linked to."""
+"""Visit a component, which is a dataset of its own, before a dataset links to it."""
 
 from __future__ import annotations
 
@@ -34,16 +34,25 @@ from neuromirror.sources import (
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, Store
 
 _MEMO_NAME = "part"
-"""One memo is kept of a part, and not one of each of its states."""
+"""A component has one memo, not one per state."""
 
 
 @dataclass(slots=True)
 class ComponentVisitResult:
-    """What a visit of a part gave: ``link`` None where there is nothing in it.
+    """The result of visiting a component.
 
-    ``minted`` counts new states, ``past`` the earlier ones that upstream listed; ``incident``
-    says what is wrong with a state that was mirrored, or nothing; ``moved`` says that upstream has
-    gone on from the state that was asked for, which is mirrored, to another one.
+    Attributes
+    ----------
+    link
+        The link to its state; None if the component is empty.
+    new_state_count
+        The number of new states.
+    earlier_state_count
+        The number of earlier states that upstream listed.
+    incident
+        The defect of a mirrored state; empty without one.
+    change_message
+        Set if upstream has replaced the requested state, which is mirrored, by another.
     """
 
     link: SubdatasetLink | None = None
@@ -54,11 +63,11 @@ class ComponentVisitResult:
 
 
 class ComponentVisitor:
-    """Brings parts of a dataset up to date, each under its own lock; shared by threads.
+    """Brings components of a dataset up to date, each under its own lock; shared by threads.
 
-    With ``deep`` a part is read whether it is known or not; with ``history`` earlier states that
-    upstream can list go before the present one. What was asked so once is not asked again: several
-    versions of a dataset may hold the same state of a part.
+    With ``deep`` a component is read even if its state is known; with ``history`` the earlier
+    states that upstream can list are published first. Each state is visited once, because several
+    versions of a dataset may have the same state of a component.
     """
 
     def __init__(
@@ -80,9 +89,14 @@ class ComponentVisitor:
         self._results: dict[tuple[str, str], ComponentVisitResult] = {}
 
     def visit(self, component: ComponentEntry) -> ComponentVisitResult:
-        """Brings a part to its present state, as far as upstream proves it.
+        """Bring a component to its current state; wait while another visit has its lock.
 
-        Waits while another visit has it. Raises what the source raises.
+        Raises
+        ------
+        ComponentUnavailableError
+            If the component was taken down.
+        NeuromirrorError
+            Whatever the source raises.
         """
         dataset = component.dataset
         state = dataset.local_id, component.version.upstream
@@ -95,7 +109,7 @@ class ComponentVisitor:
             result = self._results.get(state)
             if result is not None:
                 return replace(result, new_state_count=0, earlier_state_count=0)
-            # never one of the datasets that link it, since others may come first elsewhere
+            # not a dataset that links it: in another store, another dataset may come first
             within = dataset.local_id.rpartition("/")[0] or "parts"
             publisher = Publisher(
                 self._store,
@@ -125,7 +139,7 @@ class ComponentVisitor:
 
 
 class _ComponentVisit:
-    """One visit of one part; the caller holds the part's lock."""
+    """One visit of one component; the caller holds the component's lock."""
 
     def __init__(
         self,
@@ -145,7 +159,7 @@ class _ComponentVisit:
         self.result = ComponentVisitResult()
 
     def run(self, *, deep: bool, history: bool) -> None:
-        """Brings the part up to date; what it came to is in ``brought``."""
+        """Bring the component up to date, and set ``result``."""
         if history:
             self._mint_history()
         version = self._component.version
@@ -184,7 +198,7 @@ class _ComponentVisit:
         self, listing: Listing, snapshot: SpooledSnapshot, scratch: Path
     ) -> StateCommits | None:
         version = snapshot.header.version
-        # upstream may have gone on to another state since it was asked which it is
+        # upstream may have changed the state since it stated the version
         row = self._find_minted(version)
         if row is not None:
             self._link(row)
@@ -192,8 +206,8 @@ class _ComponentVisit:
         if snapshot.is_empty:
             if self._publisher.versions():
                 raise ComponentMismatchError(
-                    f"{version.dataset.name}: upstream lists no files any more, and no checksum "
-                    "that says so"
+                    f"{version.dataset.name}: upstream lists no files, without a checksum that "
+                    "confirms it"
                 )
             return None
         return self._publish(
@@ -212,7 +226,7 @@ class _ComponentVisit:
         return published.commit, published.annex_commit
 
     def _verify_state(self, row: VersionRow) -> None:
-        """Asks whether upstream still has just the state that is mirrored."""
+        """Check that upstream still has the state that is mirrored."""
 
         def accept(
             listing: Listing, snapshot: SpooledSnapshot, scratch: Path
@@ -242,7 +256,7 @@ class _ComponentVisit:
     # --- earlier states
 
     def _mint_history(self) -> None:
-        """Mints the earlier states that upstream can list and the mirror lacks."""
+        """Publish the earlier states that upstream can list and the mirror lacks."""
         last = self._publisher.last_observed()
         states = list_earlier_states(self._source, self._component.dataset, last)
         self.result.earlier_state_count = len(states)
@@ -252,7 +266,7 @@ class _ComponentVisit:
             )
 
         def accept(listing: Listing, snapshot: SpooledSnapshot, scratch: Path) -> None:
-            # what was deleted whole is no state of a Zarr
+            # a deleted Zarr has no state
             if not snapshot.is_empty:
                 self._publish(snapshot, scratch, "")
 

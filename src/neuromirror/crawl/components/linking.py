@@ -1,4 +1,4 @@
-"""The last step before a state with parts is published: what it links to is mirrored first."""
+"""Mirror the components of a state and link to them, before the state is published."""
 
 from __future__ import annotations
 
@@ -49,10 +49,20 @@ _VisitResult = ComponentVisitResult | NeuromirrorError
 
 @dataclass(slots=True)
 class LinkingResult:
-    """A state whose parts are all mirrored or left out, and what it took.
+    """A state whose components are all mirrored or excluded.
 
-    ``minted`` counts new states of parts, ``past`` the earlier ones that upstream listed; ``moved``
-    names the parts that are in another state by now than the listing says.
+    Attributes
+    ----------
+    snapshot
+        The state with its links.
+    new_state_count
+        The number of new states of components.
+    earlier_state_count
+        The number of earlier states that upstream listed.
+    incidents
+        Defects of mirrored states of components.
+    change_messages
+        Components that are in another state now than in the listing.
     """
 
     snapshot: SpooledSnapshot
@@ -71,12 +81,31 @@ def link_components(
     *,
     visit_all: bool,
 ) -> LinkingResult:
-    """Visits the parts of a state whose own state is unknown (or all), and links to them.
+    """Visit the components whose state is unknown (or all) and link to them.
 
-    One that upstream states to be unavailable, or is not what upstream states, or has ``refused``
-    for long, keeps what stood in its place in the ``earlier`` state, and is left out where there
-    was nothing. All are visited before ComponentsUnreadableError is raised for those that failed
-    otherwise.
+    A component that upstream states to be unavailable, that does not match its checksum, or that
+    has been refused for long, keeps its entries of the previous state; without such entries it is
+    excluded.
+
+    Parameters
+    ----------
+    snapshot
+        The state, with placeholders for unknown components.
+    visitor
+        Visits the components.
+    previous
+        The previous state of the dataset.
+    scratch
+        A folder for the new record lines.
+    record_refusal
+        Records a refused URL; returns whether the refusal is lasting.
+    visit_all
+        Visit the known components too.
+
+    Raises
+    ------
+    ComponentsUnreadableError
+        If components failed for another reason; raised after all were visited.
     """
     resolved = snapshot.components
     due = {
@@ -141,10 +170,16 @@ def _visit_component(visitor: ComponentVisitor, component: ComponentEntry) -> _V
 
 
 class _LinkedRecords:
-    """The record lines of a state while links take their places in it.
+    """The record lines of a state with links.
 
-    ``kept`` are the paths where what stood there before stays, ``files`` how many files that
-    makes, ``newest`` the time of the newest thing that was put in.
+    Attributes
+    ----------
+    kept_paths
+        The paths at which the entries of the previous state are kept.
+    files
+        The number of those files.
+    newest
+        The time of the newest entry that was added.
     """
 
     def __init__(
@@ -163,7 +198,7 @@ class _LinkedRecords:
         self.newest: datetime | None = None
 
     def lines(self) -> Iterator[bytes]:
-        """Yields the state's lines, with the links that are known now."""
+        """Yield the state's lines, with the resolved links."""
         for line in self._spool.lines():
             if is_subdataset_line(line):
                 placed = load_snapshot_entry(line)
@@ -181,7 +216,7 @@ class _LinkedRecords:
                 yield line
 
     def previous_lines(self, previous: PreviousState) -> Iterator[bytes]:
-        """Yields what stood in the earlier state where parts could not be proven."""
+        """Yield the previous state's lines of the components that failed."""
         for path, line in previous.lines(self._failed) if self._failed else ():
             self.kept_paths.add(path)
             placed = load_snapshot_entry(line)
@@ -202,7 +237,7 @@ def _linked_snapshot(
     new_exceptions: list[ExcludedEntry],
     previous_inline: Mapping[bytes, InlineComponentState],
 ) -> SpooledSnapshot:
-    """The state as it was written."""
+    """Return the state as it was written."""
     header, resolved = snapshot.header, snapshot.components
     problems = list(resolved.problems)
     for path, (component, error) in failed.items():

@@ -1,8 +1,8 @@
-"""What the parts of a listing become in the dataset: folders of files, or links to datasets.
+"""Resolve the components of a listing: folders of files, or links to datasets.
 
-A small part is read at once, with a listing and a proof of its own, the first few while the
-listing that names them still comes; one that is as it was in the state before is copied from there
-without any request. Of the others the state is looked up, and left open where the store lacks it.
+A small component is read at once, with a listing and a validation of its own; the first few while
+the dataset's listing is still being read. An unchanged one is copied from the previous state
+without a request. Others are looked up in the store, and left unresolved if it lacks them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from neuromirror.sources import (
 )
 
 CONCURRENT_READS = 4
-"""Parts of one dataset that are read at a time."""
+"""Components of one dataset that are read concurrently."""
 
 _LOOKUP_BATCH = 500
 _MAX_NAMED = 3
@@ -66,30 +66,30 @@ PENDING = "pending"
 _REFUSALS = (ComponentRefusedError, AccessDeniedError)
 
 RecordRefusal = Callable[[str], bool]
-"""Records that a URL is refused; returns whether it has been for a day or longer."""
+"""Records that a URL is refused; returns whether it has been refused for a day or longer."""
 
 _PendingRead = tuple[ComponentEntry, Path, "Future[SpooledSnapshot | NeuromirrorError]"]
-"""A part, the folder of its files, and what it is once it was read."""
+"""A component, the folder for its files, and its future snapshot or error."""
 
 FailedComponents = Mapping[bytes, tuple[ComponentEntry, NeuromirrorError]]
-"""Parts that could not be read and why, by path."""
+"""Components that could not be read, with the error, by path."""
 
 
 class ComponentsUnreadableError(NeuromirrorError):
-    """Parts that could not be read for a reason that may pass; the state is not published."""
+    """Components could not be read, perhaps only for now; the state is not published."""
 
 
 def empty_exception(component: ComponentEntry) -> ExcludedEntry:
-    """What stands for a part with nothing in it, which git cannot hold."""
+    """Return the exception for an empty component, which git cannot store."""
     return ExcludedEntry(component.path, EMPTY, "the Zarr holds no files", component.size)
 
 
 def check_lasting_failures(failed: FailedComponents, record_refusal: RecordRefusal) -> None:
-    """Raise ComponentsUnreadableError unless each part failed for a reason that is known to last.
+    """Raise ComponentsUnreadableError unless each component failed for a lasting reason.
 
-    That is one that upstream's own statements give, or a refusal that ``refused``, called with the
-    part's URI, says has lasted. Only then may a state be published without the part, or with its
-    earlier state: upstream has, or had, no such state otherwise.
+    That is one that upstream itself states, or a refusal that ``record_refusal``, called with the
+    component's URI, reports as lasting. Only then may a state be published without the component,
+    or with its previous state: otherwise the state never existed upstream.
     """
     passing = [
         (component, error)
@@ -110,8 +110,9 @@ def check_lasting_failures(failed: FailedComponents, record_refusal: RecordRefus
     )
 
 
+# the details of exceptions are committed (dataset.json): another text changes commit ids
 def unreadable_exception(component: ComponentEntry, error: NeuromirrorError) -> ExcludedEntry:
-    """What stands for a part that could not be read, and was not there before."""
+    """Return the exception for a component that is unreadable and not in the previous state."""
     if isinstance(error, _REFUSALS):
         detail = "the archive or its bucket refuses the Zarr, and no embargo is stated"
         return ExcludedEntry(component.path, REFUSED, detail, component.size)
@@ -126,49 +127,57 @@ def unreadable_exception(component: ComponentEntry, error: NeuromirrorError) -> 
 
 
 def is_pending_error(error: NeuromirrorError) -> bool:
-    """Whether a part is one that the archive says is still being written."""
+    """Return whether the component is still being written upstream."""
     return isinstance(error, ComponentUnavailableError) and error.reason == PENDING
 
 
 def problem_message(component: ComponentEntry, error: NeuromirrorError, *, is_kept: bool) -> str:
-    """What people are told of a part that could not be read."""
-    consequence = "its earlier state is kept" if is_kept else "it is left out"
+    """Return the message for a component that could not be read."""
+    consequence = "its previous state is kept" if is_kept else "it is left out"
     return (
-        f"{path_to_text(component.path)} ({component.dataset.name}) is not proven, and "
+        f"{path_to_text(component.path)} ({component.dataset.name}) could not be read, and "
         f"{consequence}: {error}"
     )
 
 
 def is_contradiction(error: NeuromirrorError) -> bool:
-    """Whether a failure says that a part is not what upstream says it is."""
+    """Return whether a component does not match its checksum upstream."""
     return isinstance(error, ComponentMismatchError)
 
 
 def lost_files_message(component: ComponentEntry, error: NeuromirrorError) -> str:
-    """What people are told of a part that upstream has lost while it says that it is the same."""
+    """Return the message for a component that lost files while its checksum stayed the same."""
     return (
-        f"{component.dataset.name} no longer has the files that give its checksum "
-        f"{component.version.upstream}, of which it is mirrored: {error}"
+        f"{component.dataset.name}: the files upstream no longer match the checksum "
+        f"{component.version.upstream}; the mirrored state is kept: {error}"
     )
 
 
 class _TemporaryWorkspace:
-    """A place for pages that nobody will go on with."""
+    """A folder for pages that are not resumed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self) -> Path:
-        """The folder, made when it is first asked for."""
+        """Return the folder; the first call creates it."""
         self._folder.mkdir(exist_ok=True)
         return self._folder
 
 
 class StoreComponentResolver:
-    """Decides about the parts of one listing (a prove.ComponentResolver).
+    """Resolves the components of one listing (a validate.ComponentResolver).
 
-    ``earlier`` is the state before; ``again`` says that all is to be read from upstream, whether
-    it has changed or not.
+    Parameters
+    ----------
+    limits
+        The ``[zarr]`` table of the mirror file.
+    previous
+        The previous state of the dataset.
+    record_refusal
+        Records a refused URL; returns whether the refusal is lasting.
+    reread_all
+        Read all components from upstream, even unchanged ones.
     """
 
     def __init__(
@@ -198,11 +207,11 @@ class StoreComponentResolver:
 
     @cached_property
     def _previous_inline(self) -> dict[bytes, InlineComponentState]:
-        """The inline parts of the state before."""
+        """The inline components of the previous state."""
         return self._previous.inline_components()
 
     def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
-        """Start to read a part that has to be read; only the first few, as each takes a folder."""
+        """Start to read a component that has to be read; only the first few, each in a folder."""
         claimed = component.version.claimed_totals
         if (
             len(self._pending_reads) < 2 * CONCURRENT_READS
@@ -214,12 +223,12 @@ class StoreComponentResolver:
             self._pending_reads.append(self._start(component, scratch))
 
     def close(self) -> None:
-        """Stop reading parts; return once nothing is written any more."""
+        """Cancel pending reads; return once no thread writes any more."""
         self._pool.shutdown(cancel_futures=True)
 
     @property
     def result(self) -> ResolvedComponents:
-        """What became of them, after the last one."""
+        """The resolved components; complete after :meth:`resolve`."""
         return ResolvedComponents(
             self._subdatasets,
             frozenset(self._unmirrored),
@@ -233,7 +242,7 @@ class StoreComponentResolver:
     def resolve(
         self, components: Sequence[ComponentEntry], scratch: Path
     ) -> Iterator[ResolvedEntry]:
-        """Yields what stands for the parts in the dataset; raises ComponentsUnreadableError."""
+        """Yield the entries of the components; raise ComponentsUnreadableError if reads failed."""
         before = self._previous_inline
         large: list[ComponentEntry] = []
         fresh: list[ComponentEntry] = []
@@ -257,7 +266,7 @@ class StoreComponentResolver:
             elif self._is_small(found.files):
                 yield from self._inline_files(component, found)
             else:
-                # it has grown since it was counted
+                # it has grown since upstream counted its files
                 large.append(component)
         check_lasting_failures(failed, self._record_refusal)
         yield from self._keep_previous(failed, before)
@@ -268,17 +277,17 @@ class StoreComponentResolver:
         return files < limits.inline_components and files <= min(limits.inline, limits.manifest)
 
     def _is_copyable(self, component: ComponentEntry) -> bool:
-        """Whether a small part is copied from the state before."""
+        """Return whether a small component can be copied from the previous state."""
         return not self._reread_all and _can_be_copied(
             component, self._previous_inline.get(component.path)
         )
 
-    # --- small parts
+    # --- small components
 
     def _copy_unchanged(
         self, unchanged: dict[bytes, ComponentEntry], before: dict[bytes, InlineComponentState]
     ) -> Iterator[ResolvedEntry]:
-        """Yields the files of parts that are as they were; takes those parts out of ``same``."""
+        """Yield the files of unchanged components, and remove those from ``unchanged``."""
         path: bytes | None = None
         lines: list[bytes] = []
         for one, line in self._previous.lines(unchanged) if unchanged else ():
@@ -296,7 +305,7 @@ class StoreComponentResolver:
         before: dict[bytes, InlineComponentState],
     ) -> Iterator[ResolvedEntry]:
         if path is None or path not in unchanged or len(lines) != before[path].files:
-            return  # not what was remembered: it is read
+            return  # does not match the memo: read it instead
         del unchanged[path]
         self._inline.append(before[path])
         yield from map(_copied_entry, lines)
@@ -308,9 +317,9 @@ class StoreComponentResolver:
     def _read_all(
         self, components: Iterable[ComponentEntry], scratch: Path
     ) -> Iterator[tuple[ComponentEntry, SpooledSnapshot | NeuromirrorError]]:
-        """Read parts side by side, first those that were begun.
+        """Read components concurrently, prefetched ones first.
 
-        Each one's files are there until the next is requested.
+        The files of each exist until the next one is requested.
         """
         reads = self._pending_reads
         begun = {id(component) for component, _, _ in reads}
@@ -376,7 +385,7 @@ class StoreComponentResolver:
         failed: FailedComponents,
         before: dict[bytes, InlineComponentState],
     ) -> Iterator[ResolvedEntry]:
-        """Yields, for the parts that could not be read, what stood there before."""
+        """Yield the previous entries of the components that could not be read."""
         kept: set[bytes] = set()
         for path, line in self._previous.lines(failed) if failed else ():
             kept.add(path)
@@ -394,7 +403,7 @@ class StoreComponentResolver:
             elif path in kept or not isinstance(error, ComponentUnavailableError):
                 self._problems.append(problem_message(component, error, is_kept=path in kept))
 
-    # --- parts that are datasets of their own
+    # --- components that are datasets of their own
 
     def _link_subdatasets(self, components: Iterable[ComponentEntry]) -> Iterator[ResolvedEntry]:
         left = iter(components)
@@ -425,12 +434,12 @@ def _is_unchanged(component: ComponentEntry, before: InlineComponentState | None
 
 
 def _can_be_copied(component: ComponentEntry, before: InlineComponentState | None) -> bool:
-    # what is left out is not in the records
+    # exceptions are not in the records, so they could not be copied
     return _is_unchanged(component, before) and before is not None and not before.exceptions
 
 
 def _copied_entry(line: bytes) -> ResolvedEntry:
-    """What a line of the state before is in the new one, where odd names may get other places."""
+    """Return the entry for a line of the previous state; escaped names are assigned again."""
     if is_subdataset_line(line):
         return load_snapshot_entry(line)
     return load_snapshot_entry(line).record if has_other_upstream_path(line) else line

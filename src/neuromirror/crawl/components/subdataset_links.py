@@ -1,4 +1,4 @@
-"""How parts stand in a dataset's state, in the new one and in the one before."""
+"""Links to components in a dataset's state, in the new state and in the previous one."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from neuromirror.sources import ComponentEntry
 from neuromirror.store import Store
 from neuromirror.store.memos import MemoFolder, StoredMemo
 
-# members that only some record lines have
+# fields that only some record lines have
 _PATH_MEMBER = b',"path'
 _SUBDATASET_MEMBER = b',"sub":['
 
 
 @dataclass(frozen=True, slots=True)
 class SubdatasetLink:
-    """A state of a part's own dataset, and upstream's time of it."""
+    """A state of a component's own dataset, and its upstream time."""
 
     state: Subdataset
     time: datetime | None
 
     def as_file(self, component: ComponentEntry) -> SnapshotEntry:
-        """The link at a part's place."""
+        """Return the link as an entry at the component's path."""
         return SnapshotEntry(
             _link_path(component.path),
             "",
@@ -48,7 +48,7 @@ class SubdatasetLink:
 
 
 def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
-    """What stands at a part's place while the store lacks its state, which a mint refuses."""
+    """Return a placeholder for a component whose state the store lacks; minting refuses it."""
     dataset, claimed = component.dataset, component.version.claimed_totals
     files, size = (0, component.size) if claimed is None else (claimed.files, claimed.bytes)
     return SubdatasetLink(
@@ -57,18 +57,18 @@ def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
 
 
 def _link_path(path: bytes) -> bytes:
-    # git takes no sub-dataset whose path looks like an option
+    # git rejects submodules whose path looks like an option
     path_in_git = git_path(path)
     return b"%2D" + path_in_git[1:] if path_in_git.startswith(b"-") else path_in_git
 
 
 def names_exact_state(version: VersionRef) -> bool:
-    """Whether upstream's word for a part is the checksum of a state, and not only ``current``."""
+    """Return whether upstream's name of a component is a checksum, and not just ``current``."""
     return version.claimed_totals is not None
 
 
 def find_minted_version(index: Index, version: VersionRef) -> VersionRow | None:
-    """The version of a part's dataset that was minted of just this state."""
+    """Return the version of a component's dataset that was minted from this exact state."""
     if not names_exact_state(version):
         return None
     rows = dataset_versions(index, version.dataset.name)
@@ -76,7 +76,7 @@ def find_minted_version(index: Index, version: VersionRef) -> VersionRow | None:
 
 
 def link_to_version(index: Index, row: VersionRow) -> SubdatasetLink:
-    """The link to a version of a part's dataset."""
+    """Return the link to a version of a component's dataset."""
     inner = list(index.subdatasets(row))
     state = Subdataset(
         DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
@@ -91,15 +91,15 @@ def link_to_version(index: Index, row: VersionRow) -> SubdatasetLink:
 
 
 def is_split_component(dataset: DatasetRef, local_id: str) -> bool:
-    """Whether a part is one that was only taken out of a dataset's files (crawl.zarrs).
+    """Return whether a component was split off a dataset's files (components.zarr_split).
 
-    Its files count as the dataset's own; a part that upstream names itself counts as one file.
+    Its files count as the dataset's own; a component that upstream names counts as one file.
     """
     return not dataset.local_id or local_id.startswith(f"{dataset.local_id}/")
 
 
 class PreviousState:
-    """The state that a dataset had before; ``row`` None: none."""
+    """The previous state of a dataset; ``row`` is None for a new dataset."""
 
     def __init__(self, store: Store, dataset: DatasetRef, row: VersionRow | None) -> None:
         self._store = store
@@ -107,7 +107,7 @@ class PreviousState:
         self.row = row
 
     def inline_components(self) -> dict[bytes, InlineComponentState]:
-        """The inline parts of the state by path, as far as they are remembered."""
+        """Return the inline components of the state by path, as far as the memo has them."""
         if self.row is None:
             return {}
         memos = MemoFolder(self._store.root)
@@ -117,13 +117,14 @@ class PreviousState:
         try:
             found = msgspec.json.decode(memo.content, type=list[InlineComponentState])
         except msgspec.DecodeError:
-            return {}  # as another version of this program wrote it
+            return {}  # written by another version of neuromirror
         return {one.path: one for one in found}
 
     def lines(self, paths: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """Yields the record lines at or below some paths of upstream, each after its path.
+        """Yield the record lines at or below upstream paths, each with that path.
 
-        In order of git path; those below one path in one run, but for odd names.
+        They are sorted by git path, so the lines below one path are contiguous, except for escaped
+        paths.
         """
         if self.row is None:
             return
@@ -146,7 +147,7 @@ class PreviousState:
 
 
 def _root_of(path: bytes, roots: Container[bytes]) -> bytes | None:
-    """The first of the folders above a path, or the path itself, that is among ``roots``."""
+    """Return the first folder above a path, or the path itself, that is in ``roots``."""
     end = path.find(b"/")
     while end >= 0:
         if path[:end] in roots:
@@ -158,7 +159,7 @@ def _root_of(path: bytes, roots: Container[bytes]) -> bytes | None:
 def save_inline_components(
     store: Store, dataset: DatasetRef, upstream: str, commits: tuple[str, str], inline: object
 ) -> None:
-    """Remembers the inline parts of a state, by upstream's word for it and its commits."""
+    """Save the inline components of a state in a memo, by upstream's name and its commits."""
     memo = StoredMemo(*commits, msgspec.json.encode(inline)) if inline else None
     MemoFolder(store.root).write(dataset.dataset_id, _memo_name(upstream), memo)
 
@@ -168,10 +169,10 @@ def _memo_name(upstream: str) -> str:
 
 
 def has_other_upstream_path(line: bytes) -> bool:
-    """Whether a record line is of a file whose name upstream may not be its git path."""
+    """Return whether a record line has an upstream path that may differ from its git path."""
     return _PATH_MEMBER in line
 
 
 def is_subdataset_line(line: bytes) -> bool:
-    """Whether a record line is of a sub-dataset."""
+    """Return whether a record line is a link to a subdataset."""
     return _SUBDATASET_MEMBER in line

@@ -1,13 +1,13 @@
-"""Large Zarr stores inside a dataset become sub-datasets of their own.
+"""Split large Zarr stores off a dataset into subdatasets.
 
-A Zarr is a folder that directly holds a marker object (model.placed.ZARR_MARKERS), whatever it is
-called; one inside another belongs to the outer one. By the number of objects in it a Zarr stays
-where it is, becomes a sub-dataset, or one of form ``manifest``, whose chunks are in the canonical
-manifest and not in git. A dataset that is a Zarr itself, or that its source calls one array, stays
+A Zarr is a folder that directly contains a marker object (model.ZARR_MARKERS), whatever its name;
+a Zarr inside another one belongs to the outer one. Depending on the number of its objects it stays
+inline, becomes a subdataset, or one of form ``manifest``, whose chunks are in the canonical
+manifest and not in git. A dataset that is itself a Zarr, or that its source calls one array, stays
 whole, in the form for its size.
 
-The spool is sorted by git path, so that a folder's files are one run of lines: one pass finds the
-large Zarrs, a second one takes them out. Neither holds more than the open folders.
+The spool is sorted by git path, so a folder's files are contiguous: one pass finds the large
+Zarrs, a second one extracts them. Both keep only the open folders in memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from neuromirror.model import (
     load_snapshot_entry,
 )
 
-# what an alias cannot hold, or two of them could not be told apart by
+# characters that an alias must not contain, or that would make it ambiguous
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+,-]|^[.-]|(?<=-)-", re.ASCII)
 _LONGEST_ID = 200
 
@@ -54,10 +54,18 @@ _MARKED_NAMES = tuple(name + end for name in ZARR_MARKERS for end in (b"", b"%_"
 
 @dataclass(frozen=True, slots=True)
 class SplitZarr:
-    """A Zarr on its way to a dataset of its own.
+    """A Zarr that becomes a dataset of its own.
 
-    ``git_path`` is its place in the dataset around it, whose local id is ``within``. Paths in
-    ``proven`` are relative to the Zarr.
+    Attributes
+    ----------
+    git_path
+        Its path in the dataset around it.
+    within
+        The local id of that dataset.
+    snapshot
+        Its files, with paths relative to the Zarr.
+    bytes
+        Their total size.
     """
 
     git_path: bytes
@@ -67,7 +75,7 @@ class SplitZarr:
 
     @property
     def header(self) -> SnapshotHeader:
-        """All of the Zarr's snapshot but its files."""
+        """The Zarr's snapshot without its files."""
         return self.snapshot.header
 
     @property
@@ -77,18 +85,17 @@ class SplitZarr:
 
     @property
     def form(self) -> str:
-        """``files``, or ``manifest`` where the chunks have no place in git."""
+        """``files``, or ``manifest`` if the chunks are not in git."""
         return self.header.form
 
 
 def split_zarrs(
     snapshot: SpooledSnapshot, limits: ZarrLimits, scratch: Path
 ) -> tuple[SpooledSnapshot, list[SplitZarr]]:
-    """Takes the large Zarrs out of a proven state; gives the rest, and them.
+    """Split the large Zarrs off a snapshot; return the rest and the Zarrs.
 
-    In the rest a sub-dataset without a state stands for each until :func:`insert_subdatasets` has
-    put the
-    state in. Documents and exceptions below a Zarr go with it.
+    In the rest, a subdataset without a state represents each Zarr until
+    :func:`insert_subdatasets` sets its state. Documents and exceptions below a Zarr move with it.
     """
     documents = snapshot.header.documents
     if snapshot.files + len(documents) <= min(limits.inline, limits.manifest):
@@ -111,9 +118,9 @@ def split_zarrs(
 
 
 def zarr_ref(around: DatasetRef, path: bytes) -> DatasetRef:
-    """The dataset that a Zarr is, by its path upstream in the dataset around it.
+    """Return the dataset of a Zarr, given its upstream path in the dataset around it.
 
-    Its local id goes on where the other's ends; an ordinary path stands in it as it is.
+    Its local id extends the other's; ordinary paths are used unchanged.
     """
     slash = "" if around.source_uri.endswith("/") else "/"
     uri = f"{around.source_uri}{slash}{quote(path, safe='/-._~+,=@')}/"
@@ -133,10 +140,13 @@ def _local_name(component: bytes) -> str:
 def insert_subdatasets(
     snapshot: SpooledSnapshot, subdatasets: Mapping[bytes, Subdataset]
 ) -> SpooledSnapshot:
-    """The state with its sub-datasets in it, by git path, in a spool of its own.
+    """Return the snapshot with the states of its subdatasets, by git path.
 
-    Raises ValueError for one that :func:`split_zarrs` did not take out there; one that is not
-    given keeps no state, which a mint refuses.
+    Raises
+    ------
+    ValueError
+        For a path from which :func:`split_zarrs` split no Zarr. A Zarr without a given state keeps
+        none, and minting refuses it.
     """
     if not subdatasets:
         return snapshot
@@ -150,25 +160,25 @@ def insert_subdatasets(
                 continue
             placed = load_snapshot_entry(line)
             if placed.subdataset is None:
-                raise ValueError(f"there is a file at {placed.git_path!r}, no sub-dataset")
+                raise ValueError(f"{placed.git_path!r} is a file, not a subdataset")
             file.write(
                 dump_snapshot_entry(msgspec.structs.replace(placed, subdataset=subdataset)) + b"\n"
             )
     if left:
-        raise ValueError(f"no sub-dataset was taken out of {min(left)!r}")
+        raise ValueError(f"no Zarr was split off at {min(left)!r}")
     return replace(snapshot, spool=target)
 
 
 @dataclass(frozen=True, slots=True)
 class _Root:
-    """The git path of a Zarr, and how many objects are in it."""
+    """The git path of a Zarr, and the number of objects in it."""
 
     path: bytes
     objects: int
 
 
 class _Folder:
-    """A folder of which not all files are past."""
+    """An open folder during the pass over the sorted paths."""
 
     __slots__ = ("before", "has_marker", "path")
 
@@ -179,7 +189,7 @@ class _Folder:
 
 
 def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) -> list[_Root]:
-    """The outermost Zarrs with more objects than ``limit``, in order of their files."""
+    """Return the outermost Zarrs with more objects than ``limit``, in the order of their files."""
     marked = {
         folder
         for folder, _, name in (one.path.rpartition(b"/") for one in documents)
@@ -197,7 +207,7 @@ def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) 
         objects = count - folder.before
         objects += sum(one.path.startswith(start) for one in documents)
         if objects > limit:
-            # what was found below it belongs to it
+            # the Zarrs below it are part of it
             while found and found[-1].path.startswith(start):
                 found.pop()
             found.append(_Root(folder.path, objects))
@@ -224,7 +234,7 @@ def _large_zarrs(spool: RecordSpool, documents: Sequence[Document], limit: int) 
 
 
 def _unresolved_link(component: SplitZarr) -> SnapshotEntry:
-    """What stands for a Zarr where it was: a sub-dataset of which the state is not known yet."""
+    """Return a placeholder for a Zarr: a subdataset without a state."""
     dataset = component.header.version.dataset
     return SnapshotEntry(
         component.git_path,
@@ -237,7 +247,7 @@ def _unresolved_link(component: SplitZarr) -> SnapshotEntry:
 
 
 class _ZarrSplitter:
-    """A spool taken apart: ``rest`` and ``parts``."""
+    """Splits a spool into ``rest`` and ``zarrs``."""
 
     def __init__(
         self, snapshot: SpooledSnapshot, roots: Sequence[_Root], limits: ZarrLimits, scratch: Path
@@ -295,7 +305,7 @@ class _ZarrSplitter:
 
 
 class _ZarrExtractor:
-    """A Zarr taken out of a dataset line by line, and what it counts."""
+    """Extracts a Zarr from a dataset line by line, and counts its files."""
 
     def __init__(self, snapshot: SpooledSnapshot, root: _Root, path: Path) -> None:
         self._snapshot = snapshot
@@ -310,7 +320,7 @@ class _ZarrExtractor:
         self.spool = RecordSpool(path)
 
     def take_file(self, line: bytes, file: BinaryIO) -> None:
-        """One more file: goes to ``file`` under its name in the Zarr."""
+        """Write a file to ``file`` with its path in the Zarr."""
         placed = load_snapshot_entry(line)
         record = placed.record
         self._files += 1
@@ -325,7 +335,7 @@ class _ZarrExtractor:
         file.write(dump_snapshot_entry(inner) + b"\n")
 
     def take_documents(self, documents: Sequence[Document]) -> list[Document]:
-        """Takes the documents below the Zarr; gives the others."""
+        """Take the documents below the Zarr; return the others."""
         start = self._root.path + b"/"
         for one in documents:
             if one.path.startswith(start):
@@ -334,7 +344,7 @@ class _ZarrExtractor:
         return [one for one in documents if not one.path.startswith(start)]
 
     def take_exceptions(self, exceptions: Sequence[ExcludedEntry]) -> list[ExcludedEntry]:
-        """Takes the exceptions below the Zarr; gives the others."""
+        """Take the exceptions below the Zarr; return the others."""
         start = self._upstream + b"/"
         for one in exceptions:
             if one.path.startswith(start):
@@ -342,9 +352,9 @@ class _ZarrExtractor:
         return [one for one in exceptions if not one.path.startswith(start)]
 
     def result(self, form: str) -> SplitZarr:
-        """The Zarr as a state of a dataset of its own, once all of it was taken.
+        """Return the Zarr as a state of its own dataset, once all of its files were taken.
 
-        It is told by what is in it alone: what moves around it makes no new state of it.
+        The state depends only on what is in the Zarr, not on the files around it.
         """
         around = self._snapshot.header
         dataset = around.version.dataset
@@ -375,7 +385,7 @@ class _ZarrExtractor:
         return SplitZarr(self._link_path(), dataset.local_id, snapshot, self._bytes)
 
     def _link_path(self) -> bytes:
-        # git takes no sub-dataset whose path looks like an option
+        # git rejects submodules whose path looks like an option
         path = self._root.path
         return b"%2D" + path[1:] if path.startswith(b"-") else path
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class VisitOutcome:
-    """What a visit published and which problems it found.
+    """The versions that a visit published, and the problems it found.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class VisitOutcome:
     new_component_states
         New states of components.
     comparison_scope
-        What was compared, if not everything.
+        The part that was compared, if it was not everything.
     """
 
     new_labels: list[str] = field(default_factory=list)

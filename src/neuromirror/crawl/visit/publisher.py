@@ -1,4 +1,4 @@
-"""A proven state becomes commits, refs, records and a journal entry, in the order that is safe."""
+"""Publish a snapshot: commits, refs, records and a journal entry, in a crash-safe order."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ from neuromirror.store.foreign_commits import (
 )
 
 _DELTA_LIMIT = 50_000
-"""Changed files above which a state is minted whole: a delta holds its changes in memory."""
+"""Changed files above which a state is minted in full: a delta keeps its changes in memory."""
 _DELTA_SHARE = 8
 _MIN_DELTA_BYTES = 1 << 20
-"""Records are kept as a delta where at most one file in eight changed, of a megabyte or more."""
+"""Records are stored as a delta if at most one file in eight changed, from a megabyte on."""
 _UPSTREAM_DRAFT = "draft"
-"""What upstream calls its draft."""
+"""DANDI's name of its draft."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedState:
-    """A state that is in git: its label, ids in hex, digest (``sha256:<hex>``) and counts.
+    """A state in git: its label, commits in hex, state digest (``sha256:<hex>``) and counts.
 
-    ``new`` says that it was not there before.
+    ``is_new`` is False if the state was there before.
     """
 
     label: str
@@ -85,9 +85,9 @@ class PublishedState:
 
 
 def dataset_versions(index: Index, name: str) -> list[VersionRow]:
-    """The versions of a dataset in the order they were minted; none of one that is not known.
+    """Return the versions of a dataset in the order of minting; empty for an unknown dataset.
 
-    An unknown name would make the index look for all that are like it.
+    With an unknown name the index would search for similar names.
     """
     return [] if index.last_version(name) is None else list(index.versions(name))
 
@@ -95,8 +95,14 @@ def dataset_versions(index: Index, name: str) -> list[VersionRow]:
 class Publisher:
     """Publishes states of one dataset; the caller holds the dataset's lock.
 
-    ``within`` is the local id of the dataset of which this one is a part, empty for one that
-    stands alone; the files of a part are in the index if they are at most ``index_entries``.
+    Parameters
+    ----------
+    store, recorder, dataset
+        The dataset and where it is stored.
+    within
+        The local id of the dataset that contains this component; empty for other datasets.
+    index_entries
+        The files of a component are indexed if there are at most this many.
     """
 
     def __init__(
@@ -119,30 +125,31 @@ class Publisher:
             None,
         )
 
-    # --- what the store has
+    # --- the published versions
 
     def ask(self, question: Callable[[Index], Iterable[_T]]) -> list[_T]:
-        """The index's answers about this dataset; none where it does not know it yet."""
+        """Return the result of an index query about this dataset; empty if it is unknown."""
         try:
             return self._recorder.ask(lambda index: list(question(index)))
         except (UnknownDatasetError, UnknownMirrorError):
             return []
 
     def versions(self) -> list[VersionRow]:
-        """All versions, in the order they were minted."""
+        """Return all versions, in the order of minting."""
         return self._recorder.ask(lambda index: dataset_versions(index, self.dataset.name))
 
     def last_observed(self) -> VersionRow | None:
-        """The state of ``main``."""
+        """Return the version at ``main``."""
         kind = VersionKind.OBSERVED.value
         return self._recorder.ask(lambda index: index.last_version(self.dataset.name, kind))
 
     def catch_up(self) -> None:
-        """Record versions that are in git but not in the journal: a visit died in between.
+        """Record versions that are in git but not in the journal, after an interrupted visit.
 
-        Raises ForeignCommitsError where refs are not where neuromirror put them: nothing of that
-        may
-        be recorded, and nothing minted on top of it.
+        Raises
+        ------
+        ForeignCommitsError
+            If refs are not where neuromirror put them; nothing is recorded then.
         """
         self.repository.remove_stale_files()
         refs = self.repository.refs()
@@ -172,16 +179,16 @@ class Publisher:
         found = find_foreign_refs(self.repository, journal, history)
         if found:
             raise ForeignCommitsError(
-                f"{self.dataset.name}: {found[0]} in {self.repository.path}, where neuromirror "
-                f"did not put it ({len(found)} such refs): another program wrote to the mirror. "
-                f"Nothing of it was recorded; run 'neuromirror repair {self.dataset.name}', which "
-                "keeps it and puts the refs back"
+                f"{self.dataset.name}: foreign ref {found[0]} in {self.repository.path} "
+                f"({len(found)} in total): another program wrote to the mirror. Nothing was "
+                f"recorded; run 'neuromirror repair {self.dataset.name}', which keeps the foreign "
+                "commits in quarantine and restores the refs"
             )
 
     def difference(
         self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
     ) -> StateDifference:
-        """What differs from a version that was minted; looked for once in each listing."""
+        """Return the difference to a minted version; computed once per listing."""
         known, found = self._cached_difference
         if found is None or known != (row.commit, snapshot.spool.path):
             restore_records(self._store, self.dataset, row.commit, row.annex_commit, row.kind)
@@ -194,7 +201,7 @@ class Publisher:
     def lost_documents(
         self, row: VersionRow, snapshot: SpooledSnapshot, difference: StateDifference
     ) -> list[bytes]:
-        """The documents of a version that are neither documents nor files any more."""
+        """Return the documents of a version that are neither documents nor files now."""
         if row.metadata == metadata_digest(snapshot.header.documents):
             return []
         with ObjectReader(self.repository.path) as reader:
@@ -208,18 +215,28 @@ class Publisher:
             lost -= {new.record.path for _, new in difference.changes() if new is not None}
         return sorted(lost)
 
-    # --- what is new
+    # --- a new version
 
     def publish(
         self, snapshot: SpooledSnapshot, branch: str, scratch: Path, label: str | None = None
     ) -> PublishedState:
-        """Mints a state on ``branch`` and publishes it, unless it is there already.
+        """Mint a state on ``branch`` and publish it, unless it is there already.
 
-        ``label`` is upstream's own; without one the state is named by its time, and where upstream
-        has none by its digest. Killed anywhere, the repository shows the old state or the new one.
+        If the process is killed, the repository has the old state or the new one. The commits of a
+        component have no parents: a link must follow from the component's state alone, and not from
+        its earlier states.
 
-        A part's commits have no parents: the one that a dataset links must follow from the state
-        alone, and not from what was seen of the part before.
+        Parameters
+        ----------
+        snapshot
+            The state.
+        branch
+            The branch to which it is added.
+        scratch
+            A folder for temporary files.
+        label
+            Upstream's name of the version; without one, the label is the time of the state, or its
+            digest if upstream has no times.
         """
         self.repository.create()
         refs = self.repository.refs()
@@ -254,7 +271,7 @@ class Publisher:
             self._store.alias(self.dataset)
         if new:
             before = None if last is None else states.get(last)
-            # an object without a digest that was written again moves its key, and no digest
+            # an overwritten object without a digest changes its key, but not the state digest
             same = before is not None and (
                 before.state == minted.state and before.metadata != minted.metadata
             )
@@ -296,7 +313,7 @@ class Publisher:
         repository = self.repository.path
         if base is not None and difference is not None and difference.count <= _DELTA_LIMIT:
             start = DeltaBase(base.commit, self._store.manifest_path(base.state))
-            # as where a manifest does not give its own state: then the whole is minted
+            # for example, the manifest does not match its state digest: mint in full
             with suppress(UnsuitableBaseError):
                 return mint_delta(
                     self._header(snapshot),
@@ -314,7 +331,7 @@ class Publisher:
         return mint(mint_input, repository, parents, choose_label, scratch)
 
     def _base(self, versions: list[VersionRow], refs: dict[str, str]) -> VersionRow | None:
-        """The state minted last, whose keys the git-annex branch holds, if all of it is here."""
+        """Return the last minted version, whose keys git-annex has, if its files exist."""
         if ANNEX_BRANCH not in refs or not versions:
             return None
         return versions[-1] if self._store.manifest_path(versions[-1].state).exists() else None
@@ -399,13 +416,13 @@ class Publisher:
         return self._apply_index_limit(entry)
 
     def _apply_index_limit(self, entry: VersionMinted) -> VersionMinted:
-        """The entry of a version, its files in the index or not as the mirror's file says."""
+        """Return the entry with ``indexed`` as the mirror file's limit requires."""
         return replace(entry, indexed=is_indexed(entry, self._index_entries))
 
     def _header(self, snapshot: SpooledSnapshot) -> SnapshotHeader:
-        """The header of a state that tells of its inline parts, too."""
+        """Return the header of a state with its inline components."""
         if self._within:
-            return snapshot.header  # those that are proven with it are of the dataset around it
+            return snapshot.header  # its inline components belong to the dataset around it
         inline = [
             InlineComponent(one.path, one.source_uri, one.upstream, one.files, one.size)
             for one in snapshot.components.inline
@@ -414,28 +431,28 @@ class Publisher:
 
 
 def _state_label(snapshot: SpooledSnapshot, state: str, _refs: dict[str, str]) -> str:
-    """Return the label of a part's state, whatever other labels there are.
+    """Return the label of a component's state, independent of other labels.
 
-    It is the UTC time of the newest object and the state's first eight digits.
+    It is the UTC time of the newest object and the first eight digits of the state digest.
     """
     digits = state.removeprefix("sha256:")[:8]
     moment, documents = _upstream_time(snapshot), snapshot.header.documents
     if moment is not None:
         return f"{time_label(moment)}-{digits}"
-    # without a time, only this distinguishes states that differ in their documents alone
+    # without a time, only this distinguishes states that differ just in their documents
     metadata = f"-{metadata_digest(documents).removeprefix('sha256:')[:8]}" if documents else ""
     return f"{state_label(state)}{metadata}"
 
 
 def _upstream_time(snapshot: SpooledSnapshot) -> datetime | None:
-    """Return upstream's time of a state; None where it has none."""
+    """Return upstream's time of a state; None if it has none."""
     return snapshot.header.newest or snapshot.header.version.time
 
 
 def _free_label(snapshot: SpooledSnapshot, state: str, refs: dict[str, str]) -> str:
-    """Return the UTC time of the newest object, where that repeats with the state's first eight.
+    """Return an unused label: the UTC time of the newest object, or ``state-<digits>``.
 
-    Of a state without upstream times it is ``state-`` and those eight digits.
+    The first eight digits of the state digest are appended to a time that is in use.
     """
     moment = _upstream_time(snapshot)
     label = state_label(state)

@@ -1,9 +1,9 @@
-"""From a listing to a proven snapshot: sorted, complete, each name in its place in git.
+"""Validate a listing: complete, consistent, sorted by git path.
 
-A listing is used only when it is whole: as many files and bytes as upstream's own summary says,
-every path once, and the summary the same after as before (design, section 7). A part counts as
-one file there, whatever is in it; it may be read before the summary shows that the listing is
-whole, and is used only then.
+A listing is used only if it is whole: its numbers of files and bytes match upstream's own summary,
+no path is listed twice, and the summary is the same before and after (docs/design.md, section 7).
+A component counts as one file there. It may be read before the summary confirms the listing, and
+is used only then.
 """
 
 from __future__ import annotations
@@ -40,34 +40,43 @@ from neuromirror.net import ListingTooLongError
 from neuromirror.sources import ComponentEntry, Listing, UnreliableListingError
 
 _MAX_EXCEPTIONS: Final = 1_000_000
-"""Named exceptions of one listing: these are held in memory, and stand in ``dataset.json``."""
+"""Limit of the exceptions of one listing, which are kept in memory and in ``dataset.json``."""
 _MAX_COMPONENTS: Final = 200_000
-"""Parts of one listing, which are held in memory too."""
+"""Limit of the components of one listing, which are kept in memory."""
 
 
 class RecordSpool:
-    """The placed files of a listing on disk, one line each, sorted by git path."""
+    """The records of a snapshot on disk, one per line, sorted by git path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, without newline."""
+        """Yield the lines, without newline."""
         with self.path.open("rb", buffering=1 << 18) as file:
             for line in file:
                 yield line[:-1]
 
     def files(self) -> Iterator[SnapshotEntry]:
-        """The placed files."""
+        """Yield the entries."""
         return load_snapshot_entries(self.lines())
 
 
 class InlineComponentState(msgspec.Struct, frozen=True, gc=False):
-    """A part whose entries are files of the dataset around it, below ``path``.
+    """A component that is stored inline: its entries are files of the dataset, below ``path``.
 
-    ``local_id`` and ``upstream`` name the state of it; ``files`` and ``exceptions`` count what
-    the dataset holds of it. ``source_uri`` is that of the part's dataset, ``size`` the bytes of
-    its files.
+    Attributes
+    ----------
+    path
+        The path upstream.
+    local_id, source_uri
+        The component's own dataset.
+    upstream
+        Upstream's name of the state.
+    files, exceptions, size
+        Number of files, of exceptions and of bytes in the dataset.
+    newest
+        The time of the newest file.
     """
 
     path: bytes
@@ -82,13 +91,24 @@ class InlineComponentState(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedComponents:
-    """What became of the parts of a listing.
+    """The components of a listing, resolved.
 
-    ``linked`` are those with a dataset of their own, by their paths upstream, and ``unknown`` the
-    paths of those among them whose state the store lacks. ``inline`` are those whose entries are
-    files here. ``unproven`` says in a line each which are not as upstream has them now, and
-    why; ``incidents`` which upstream no longer has as it said; ``settled`` that the next visit
-    need not ask again. ``pending`` are the local ids of those that upstream says are being written.
+    Attributes
+    ----------
+    subdatasets
+        Components that are datasets of their own, by upstream path.
+    unmirrored
+        Paths of those among them whose state the store lacks.
+    inline
+        Components whose entries are files of the dataset.
+    problems
+        One line per component that is not mirrored as it is upstream.
+    incidents
+        One line per component that upstream lost while its checksum stayed the same.
+    is_final
+        Whether the next visit can skip an unchanged listing.
+    pending_ids
+        Local ids of the components that are still being written upstream.
     """
 
     subdatasets: Mapping[bytes, ComponentEntry] = field(default_factory=dict)
@@ -101,46 +121,60 @@ class ResolvedComponents:
 
     @property
     def paths(self) -> frozenset[bytes]:
-        """Where parts stand, of either kind."""
+        """The upstream paths of all components."""
         return frozenset(self.subdatasets) | {one.path for one in self.inline}
 
 
 ResolvedEntry = SnapshotEntry | FileRecord | bytes | ExcludedEntry
-"""A link to a part; a file of an inline part, by its path in the dataset, or the record line of
-one; what is left out."""
+"""A link to a component, a file of an inline component, or an exception.
+
+A file is a record, or a record line with its git path.
+"""
 
 
 class ComponentResolver(Protocol):
-    """Decides what the parts that a listing names become."""
+    """Decides for each component of a listing how it is stored."""
 
     def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
-        """Start to read a part, if it has to be read, while the rest of the listing comes."""
+        """Start to read a component, if necessary, before the whole listing is read."""
         ...
 
     def close(self) -> None:
-        """Stop reading parts; return once nothing is written any more."""
+        """Cancel pending reads; return once no thread writes any more."""
         ...
 
     def resolve(
         self, components: Sequence[ComponentEntry], scratch: Path
     ) -> Iterator[ResolvedEntry]:
-        """Yields what stands for the parts in the dataset."""
+        """Yield the entries that represent the components in the dataset."""
         ...
 
     @property
     def result(self) -> ResolvedComponents:
-        """What became of them, after the last one."""
+        """The resolved components; complete after :meth:`resolve`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SpooledSnapshot:
-    """A snapshot whose listing was whole.
+    """A validated listing on disk.
 
-    ``pending`` counts files that will get a sha256 upstream later, and parts a checksum.
-
-    ``files`` counts all but the links to parts. ``untimed`` says that upstream gave no time, so
-    that the version's is that of its newest file; ``whole`` that all of it is one array.
+    Attributes
+    ----------
+    header
+        The snapshot without its files.
+    spool
+        The files and the links to components.
+    files
+        The number of files, without links to components.
+    pending_files
+        Files without sha256, and components without checksum, that upstream will complete.
+    components
+        The components.
+    has_no_upstream_time
+        Whether upstream has no time, so that the version has that of its newest file.
+    is_single_array
+        Whether the dataset is one array.
     """
 
     header: SnapshotHeader
@@ -152,9 +186,9 @@ class SpooledSnapshot:
     is_single_array: bool = False
 
     def state_digest(self) -> str:
-        """The state digest of the files, ``sha256:<hex>``; upstream's word stands for a part's.
+        """Return the state digest, ``sha256:<hex>``, with upstream's checksums for components.
 
-        So it is the same before and after the part is mirrored.
+        It is the same before and after the components are mirrored.
         """
         digest = StateDigest()
         for placed in self.spool.files():
@@ -179,11 +213,33 @@ class SpooledSnapshot:
 def validate_listing(
     listing: Listing, scratch: Path, components: ComponentResolver | None = None
 ) -> SpooledSnapshot:
-    """Reads a listing to its end into ``scratch`` and checks that it is whole.
+    """Read a listing to its end into ``scratch`` and check that it is whole.
 
-    The version's time is upstream's own, else that of its newest file or document; None where
-    upstream has no times. ``parts`` decides about the listing's parts.
-    Raises UnreliableListingError when the listing is not whole, and whatever the source raises.
+    The version's time is upstream's own, else that of the newest file or document; None if
+    upstream has no times.
+
+    Parameters
+    ----------
+    listing
+        The listing.
+    scratch
+        A folder for the files of the snapshot.
+    components
+        Resolves the components of the listing; None if it has none.
+
+    Returns
+    -------
+    SpooledSnapshot
+        The snapshot.
+
+    Raises
+    ------
+    UnreliableListingError
+        If the listing is not whole.
+    ListingTooLongError
+        If it has too many components or exceptions.
+    NeuromirrorError
+        Whatever the source raises.
     """
     exceptions: list[ExcludedEntry] = []
     listed_components: list[ComponentEntry] = []
@@ -192,7 +248,7 @@ def validate_listing(
         for entry in listing.entries:
             if isinstance(entry, ComponentEntry):
                 listed_components.append(entry)
-                _check_count("parts", listed_components, _MAX_COMPONENTS, listing.version)
+                _check_count("components", listed_components, _MAX_COMPONENTS, listing.version)
                 count.add_component(entry)
                 if components is not None:
                     components.prefetch(entry, scratch)
@@ -211,14 +267,14 @@ def validate_listing(
         resolved = ResolvedComponents()
         if listed_components:
             if components is None:
-                raise TypeError(f"{listing.version.dataset.name}: parts, and nobody takes them")
+                raise TypeError(f"{listing.version.dataset.name}: components without a resolver")
             exceptions += _add_components(components, listed_components, scratch, sorter, count)
             _check_count(
                 "entries that cannot be mirrored", exceptions, _MAX_EXCEPTIONS, listing.version
             )
             resolved = components.result
         spool = RecordSpool(scratch / "records.jsonl")
-        # documents are known only now
+        # the documents are complete only after the last entry
         reserved = _DocumentPaths(listing.documents)
         clashes, escape = _write(sorter, spool.path, listing.version, reserved)
     if clashes or escape:
@@ -254,7 +310,7 @@ def _add_components(
     sorter: LineSorter,
     count: _ListingTotals,
 ) -> list[ExcludedEntry]:
-    """Puts what the parts become among the files; gives what is left out of them."""
+    """Add the entries of the components to ``sorter``; return their exceptions."""
     exceptions: list[ExcludedEntry] = []
     for one in components.resolve(listed_components, scratch):
         if isinstance(one, bytes):
@@ -274,7 +330,7 @@ def _add_components(
 
 
 class _DocumentPaths:
-    """The places in git that upstream's own documents take."""
+    """The git paths of upstream's documents."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
         self._paths = {document.path for document in documents}
@@ -287,7 +343,7 @@ class _DocumentPaths:
                 folder = folder.rpartition(b"/")[0]
 
     def document_above(self, path: bytes) -> bytes | None:
-        """The document at a file's path or above it, if there is one."""
+        """Return the document at a path or at a folder above it; None without one."""
         if path.partition(b"/")[0] not in self._roots:
             return None
         while path:
@@ -297,7 +353,7 @@ class _DocumentPaths:
         return None
 
     def escape(self, path: bytes) -> bytes:
-        """A file's path, the first letter of a document's name in it written as an escape."""
+        """Return a path with the first letter of a clashing document's name percent-encoded."""
         document = self.document_above(path)
         if document is None:
             return path
@@ -308,7 +364,7 @@ class _DocumentPaths:
 
 
 class _ListingTotals:
-    """What was listed, to be held against upstream's summary."""
+    """The totals of a listing, for comparison with upstream's summary."""
 
     def __init__(self) -> None:
         self.entries = 0
@@ -324,10 +380,10 @@ class _ListingTotals:
         self.pending += record.evidence is not Evidence.SHA256
         self.note_time(record.modified)
 
-    def add_component(self, add_component: ComponentEntry) -> None:
+    def add_component(self, component: ComponentEntry) -> None:
         self.entries += 1
-        self.bytes += add_component.size
-        self.pending += add_component.version.claimed_totals is None
+        self.bytes += component.size
+        self.pending += component.version.claimed_totals is None
 
     def note_time(self, modified: datetime | None) -> None:
         if modified is not None and (self.newest is None or modified > self.newest):
@@ -356,14 +412,14 @@ def _check_summary(before: VersionRef, after: VersionRef, count: _ListingTotals)
     name = f"{before.dataset.name} {before.upstream}"
     if (before.claimed_totals, before.time) != (after.claimed_totals, after.time):
         raise UnreliableListingError(
-            f"{name}: upstream changed while it was listed ({before.claimed_totals} at "
+            f"{name}: upstream changed during the listing ({before.claimed_totals} at "
             f"{before.time}, then {after.claimed_totals} at {after.time}); "
             "nothing was changed, try again"
         )
     if count.bytes > MAX_INTEGER:
         raise UnreliableListingError(
-            f"{name}: the files that are listed are {count.bytes} bytes, which is more than any "
-            "archive has; nothing was changed, try again"
+            f"{name}: the listed files have {count.bytes} bytes, more than any archive has; "
+            "nothing was changed, try again"
         )
     claimed = before.claimed_totals
     if claimed is not None and (claimed.files, claimed.bytes) != (count.entries, count.bytes):
@@ -377,10 +433,17 @@ def _check_summary(before: VersionRef, after: VersionRef, count: _ListingTotals)
 def _write(
     sorter: LineSorter, target: Path, version: VersionRef, reserved: _DocumentPaths
 ) -> tuple[set[bytes], bool]:
-    """Writes the sorted lines; gives the paths that are a file and a folder at once.
+    """Write the sorted lines.
 
-    And whether some file is where a document is. Raises UnreliableListingError for a path that is
-    listed twice.
+    Returns
+    -------
+    tuple
+        The paths that are both a file and a folder, and whether a file clashes with a document.
+
+    Raises
+    ------
+    UnreliableListingError
+        If a path is listed twice.
     """
     clashes: set[bytes] = set()
     escape = False
@@ -411,7 +474,7 @@ def _write(
 def _resolve_clashes(
     spool: RecordSpool, clashes: set[bytes], reserved: _DocumentPaths, scratch: Path
 ) -> None:
-    """Gives files in a document's place, or whose name is also a folder, names of their own."""
+    """Rename the files that clash with a document, or with a folder of the same name."""
     with LineSorter(scratch) as sorter:
         for line in spool.lines():
             placed = load_snapshot_entry(line)
@@ -430,7 +493,7 @@ def _resolve_clashes(
 
 
 def _check_count(label: str, items: Sequence[object], limit: int, version: VersionRef) -> None:
-    """Raises ListingTooLongError where more is to be held in memory than is held of one listing."""
+    """Raise ListingTooLongError if there are more items than one listing may keep in memory."""
     if len(items) > limit:
         raise ListingTooLongError(
             f"{version.dataset.name} {version.upstream}: the listing has more than {limit} "

@@ -54,7 +54,7 @@ class VersionReader:
     deep
         Whether the source must read again what it could take from memos.
     viewer_links, comparison_scope, problems, refused_count
-        What the last listing reported.
+        Reported by the last listing.
     record_refusal
         :meth:`VisitContext.record_refusal` of the version that is being read.
     """
