@@ -1,4 +1,4 @@
-"""A demo archive, a store, and a run over both, as the command line makes it."""
+"""Fixtures: a demo archive, a store and a sync of one to the other."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ ZARR_LIMITS = "[zarr]\ninline_components = 4\n"
 
 @pytest.fixture
 def mirror_harness(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
-    """An empty place for a store, beside a fresh demo archive."""
+    """An empty store for a fresh demo archive."""
     return MirrorHarness(demo.mirrors, tmp_path / "store")
 
 
 @pytest.fixture
 def second_harness(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
-    """A second empty place, for the same archive."""
+    """A second empty store for the same archive."""
     return MirrorHarness(demo.mirrors, tmp_path / "another")
 
 
 @pytest.fixture
 def empty_archive(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
-    """A demo archive without dandisets, for tests that make their own."""
+    """A demo archive without dandisets."""
     with DemoArchive(tmp_path / "small", cache=demo_files, empty=True) as running:
         yield running
 
@@ -42,23 +42,23 @@ def source() -> ScriptedSource:
 
 @pytest.fixture
 def scripted_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
-    """An empty place for a store that mirrors the scripted source."""
+    """An empty store that mirrors the scripted source."""
     return ScriptedHarness(tmp_path / "box", source)
 
 
 @pytest.fixture
 def zarr_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
-    """A store of a mirror for which three files are few."""
+    """An empty store whose mirror stores Zarrs of up to three files inline."""
     return ScriptedHarness(tmp_path / "zarrs", source, ZARR_LIMITS)
 
 
 @pytest.fixture
 def second_scripted_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
-    """A second empty place, for the same source."""
+    """A second empty store for the same source."""
     return ScriptedHarness(tmp_path / "another-box", source)
 
 
 @pytest.fixture
 def embargo(empty_archive: DemoArchive, tmp_path: Path) -> EmbargoHarness:
-    """An archive of an open and an embargoed dandiset, with canaries, and places for stores."""
+    """An archive with an open and an embargoed dandiset, with canaries, and two stores."""
     return prepare_embargo(empty_archive, tmp_path / "stores")

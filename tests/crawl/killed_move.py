@@ -1,9 +1,9 @@
-"""Syncs that kill themselves at a step of a move, each followed by one that is left alone.
+"""Syncs that are killed at a step of a move, each followed by a complete sync.
 
-Usage: killed_move.py MIRRORS PUBLIC PRIVATE EVERY. The stores are copied for each try; every
-EVERYth step of the move on disk is one at which a sync is killed. Prints a JSON object a try: the
-step, whether the sync was killed, and what both stores were then, and after the sync that followed.
-A process of its own, with one thread, may fork.
+Usage: killed_move.py MIRRORS PUBLIC PRIVATE EVERY. The stores are copied for each run; in each
+run a sync is killed EVERY steps on disk later. Prints one JSON object per run: the step, whether
+the sync was killed, and the state of both stores after the kill and after the sync that followed.
+A separate process, because only a process with one thread may fork.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
         killed = _in_child(mirrors, copies, step)
         after = {name: _store_state(copy) for name, copy in copies.items()}
         if _in_child(mirrors, copies, 0):
-            sys.exit("killed without being told to")
+            sys.exit("killed unexpectedly")
         ended = {name: _store_state(copy) for name, copy in copies.items()}
         record = {"step": step, "killed": killed, "after": after, "ended": ended}
         sys.stdout.write(json.dumps(record) + "\n")
@@ -49,7 +49,7 @@ def _in_child(mirrors: Path, copies: dict[str, Path], kill_at: int) -> bool:
     if not child:
         try:
             _sync(mirrors, copies, kill_at)
-        except BaseException as error:  # noqa: BLE001 - the child must not go on as the parent
+        except BaseException as error:  # noqa: BLE001 - the child must not run the parent's code
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
         os._exit(0)
@@ -64,7 +64,7 @@ def _in_child(mirrors: Path, copies: dict[str, Path], kill_at: int) -> bool:
 def _sync(mirrors: Path, copies: dict[str, Path], kill_at: int) -> None:
     moving = threading.Event()
     count = 0
-    bring_over = PrivateStore.move_to_public
+    move_to_public = PrivateStore.move_to_public
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
@@ -77,7 +77,7 @@ def _sync(mirrors: Path, copies: dict[str, Path], kill_at: int) -> None:
 
     def watched(*arguments: Any) -> None:
         moving.set()
-        bring_over(*arguments)
+        move_to_public(*arguments)
         moving.clear()
 
     PrivateStore.move_to_public = watched  # type: ignore[method-assign]
@@ -92,7 +92,7 @@ def _sync(mirrors: Path, copies: dict[str, Path], kill_at: int) -> None:
 
 
 def _store_state(folder: Path) -> dict[str, Any]:
-    """The versions that the journal tells of, and the refs, by dataset."""
+    """Return the versions in the journal and the refs, by dataset."""
     store = Store.open(folder)
     versions: dict[str, list[str]] = {}
     for _, entry in store.read_entries(0):
@@ -101,7 +101,7 @@ def _store_state(folder: Path) -> dict[str, Any]:
     refs = {
         alias: repository.refs()
         for alias, repository in store.aliases()
-        if "--" in alias  # a super-dataset may be behind after a kill
+        if "--" in alias  # a superdataset may be outdated after a kill
     }
     return {"versions": versions, "refs": refs}
 

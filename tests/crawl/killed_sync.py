@@ -1,7 +1,7 @@
 """A sync that counts its steps on disk and kills itself at one of them.
 
-Usage: killed_sync.py MIRRORS STORE [STEP]. Steps are what Python's audit hooks tell of: files
-opened for writing, renames, links, removals, truncations, programs started, SQL connections.
+Usage: killed_sync.py MIRRORS STORE [STEP]. Steps are events of Python's audit hooks: files opened
+for writing, renames, links, removals, truncations and started programs.
 """
 
 from __future__ import annotations

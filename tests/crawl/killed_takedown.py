@@ -1,4 +1,4 @@
-"""Takes a dataset down (or shows it again) and dies at the n-th step that others would see."""
+"""Take down (or reinstate) a dataset, and kill the process at the n-th visible step."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def main(folder: str, mirrors: str, verb: str, name: str, steps: int) -> None:
     with open_recorder(store, store.index_path) as recorder:
         declared = load_mirrors(Path(mirrors))
         if verb == "down":
-            list(take_down(store, recorder, name, "a test", "somebody", declared))
+            list(take_down(store, recorder, name, "a test", "operator", declared))
         else:
-            list(reinstate(store, recorder, name, "somebody", declared))
+            list(reinstate(store, recorder, name, "operator", declared))
     sys.exit(7)
 
 

@@ -1,7 +1,7 @@
-"""Reads clones of layers with the real CloudVolume, in a process of its own: started by tests.
+"""Read clones of layers with the real CloudVolume, in a separate process that tests start.
 
-Arguments: pairs of a folder and a layer's name in the demo. Prints a line of JSON for each: whether
-all scales equal the demo's voxels, and what became of a chunk that is not there.
+Arguments: pairs of a folder and a layer's name in the demo. Prints one line of JSON per layer:
+whether all scales equal the demo's voxels, and the result of reading a missing chunk.
 """
 
 from __future__ import annotations

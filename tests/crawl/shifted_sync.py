@@ -1,7 +1,7 @@
-"""A sync, or a run of the service, whose clock is wrong by so many seconds.
+"""A sync, or a run of the service, whose clock is wrong by a number of seconds.
 
-Usage: shifted_sync.py SECONDS MIRRORS STORE [serve]. The clock of one process cannot be set from
-outside, so the words for now are moved in each module that asks for the time of day.
+Usage: shifted_sync.py SECONDS MIRRORS STORE [serve]. The clock of a single process cannot be set
+from outside, so ``datetime`` is replaced in each module that asks for the current time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _time, _time_ns = time.time, time.time_ns
 
 
 class ShiftedDatetime(datetime.datetime):
-    """Times as ever, but for what is now."""
+    """A datetime class with a shifted ``now``."""
 
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
@@ -32,7 +32,7 @@ def main() -> None:
 
     store = Store.open(Path(sys.argv[3]), create=True)
     loaded = load_mirrors(Path(sys.argv[2]))
-    requests = parse_sync_requests([], loaded)  # which imports the sources
+    requests = parse_sync_requests([], loaded)  # imports the sources
     time.time = lambda: _time() + _SECONDS
     time.time_ns = lambda: _time_ns() + int(_SECONDS * 1e9)
     for name, module in list(sys.modules.items()):

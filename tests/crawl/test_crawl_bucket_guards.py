@@ -1,4 +1,4 @@
-"""What is believed of a bucket that gives no summary of itself."""
+"""Guards for the listings of a bucket, which has no summary to compare with."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def recent_time(minutes: float) -> datetime:
 
 @pytest.fixture
 def settling_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
-    """A store of a mirror whose new datasets must be an hour old."""
+    """A store whose mirror waits until new datasets are an hour old."""
     return ScriptedHarness(tmp_path / "settling", source, "[guards]\nsettle_minutes = 60\n")
 
 
@@ -278,7 +278,7 @@ def test_a_dataset_that_comes_back_raises_one_event_each_time(
     assert [one.status for one in scripted_harness.entries(VisitEnded)] == ["full", "not_found"] * 2
 
 
-# --- what a mirror's upstream allows
+# --- capabilities of the archive
 
 
 def test_what_upstream_allows_is_recorded_when_it_changes(

@@ -1,4 +1,4 @@
-"""Buckets from end to end: an S3 server on loopback, a store, git, git-annex."""
+"""Buckets end to end: an S3 server on loopback, a store, git, git-annex."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DRIVER = Path(__file__).with_name("killed_sync.py")
 
 @pytest.fixture
 def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
-    """Fresh demo buckets; nothing but the bucket itself tells what changed."""
+    """Fresh demo buckets, without an overview that reports changes."""
     with DemoBuckets(tmp_path / "buckets") as running:
         mirror = running.mirrors / f"{AIND}.toml"
         lines = [one for one in mirror.read_text().splitlines() if not one.startswith("docdb")]
@@ -46,12 +46,12 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 
 @pytest.fixture
 def bucket_harness(buckets: DemoBuckets, tmp_path: Path) -> MirrorHarness:
-    """A store beside the buckets."""
+    """A store that mirrors the buckets."""
     return MirrorHarness(buckets.mirrors, tmp_path / "store")
 
 
 def whole_bucket(buckets: DemoBuckets, name: str) -> str:
-    """A mirror of a bucket as one dataset; gives the dataset's name."""
+    """Create a mirror of a bucket as one dataset; return the dataset's name."""
     (buckets.mirrors / "whole.toml").write_text(
         f'source = "s3"\n[options]\nbucket = "{name}"\ndepth = 0\nendpoint = "{buckets.endpoint}"\n'
     )
@@ -287,8 +287,8 @@ def test_a_listing_that_was_killed_goes_on_and_comes_to_the_same_ids(tmp_path: P
         assert 50 <= first.total() < 200
         buckets.clear_requests()
         assert killed.sync(name)[name].status == "ok"
-        # what was under way when it died (eight at a time) may come again, and the first page
-        # is what the bucket is tried with, too
+        # requests in progress at the kill (up to eight) may be repeated, and the first page is also
+        # requested to probe the bucket
         assert len(first.keys() & pages(buckets).keys()) <= 9
         buckets.clear_requests()
         undisturbed.sync(name)
@@ -301,7 +301,7 @@ PAGE = "list-type=2"
 
 
 def pages(buckets: DemoBuckets) -> Counter[str]:
-    """How often each page of a listing was asked for."""
+    """Return how often each page of a listing was requested."""
     return Counter(one for one in buckets.requests if PAGE in one and "delimiter" not in one)
 
 

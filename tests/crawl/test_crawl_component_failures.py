@@ -1,4 +1,4 @@
-"""Zarr assets that are not what the archive says, or are asked for again."""
+"""Zarr assets that do not match the archive's checksum, or are read again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.scripted_zarrs import (
     version_labels,
 )
 
-# --- what cannot be proven
+# --- Zarrs that fail validation
 
 
 @pytest.mark.parametrize("chunks", [3, 9])
@@ -65,7 +65,7 @@ def test_a_zarr_that_is_not_proven_keeps_its_earlier_state_and_blocks_no_other(
     assert exceptions(zarr_harness) == {}
     assert parts(zarr_harness)["other.zarr"].label == source.zarrs["other"].checksum
     assert len(version_labels(zarr_harness, "box:a")) == 2
-    # tried again, though upstream's overview is the same
+    # read again, although the overview is unchanged
     assert zarr_harness.sync()["box:a"].visit == "partial"
     assert len(version_labels(zarr_harness, "box:a")) == 2
     source.zarrs["z"].error = None
@@ -146,7 +146,7 @@ def test_an_unfinished_zarr_is_requested_in_each_sync_and_no_failure(
     source.zarrs["z"].error = None
     assert zarr_harness.sync()["box:a"].visit == "full"
     assert exceptions(zarr_harness) == {}
-    # what stood there before stays while it is written again
+    # the previous state is kept while the Zarr is being written
     before = paths(zarr_harness), links(zarr_harness)
     source.fingerprint = "another"
     source.zarrs["z"] = scripted_zarr(chunks + 1, error=pending)
@@ -190,11 +190,11 @@ def test_a_published_version_waits_until_all_its_zarrs_are_proven(
         assert (result.visit, "1.0" in result.versions) == ("partial", False)
         source.zarrs[name].error = None
     assert "1.0" in zarr_harness.sync()["box:a"].versions
-    # its parts count as upstream counts them
+    # its components count as upstream counts them
     result = zarr_harness.sync()["box:a"]
     assert (result.visit, result.message) == ("full", "nothing new")
     assert zarr_harness.sync(deep=True)["box:a"].exit_code == 0
-    # and when it is forgotten which files are of one part
+    # also without the memo of which files belong to a component
     shutil.rmtree(zarr_harness.folder / "neuromirror" / "memos")
     source.read_listings.clear()
     assert zarr_harness.sync()["box:a"].message == "nothing new"
@@ -257,7 +257,7 @@ def test_earlier_states_of_a_zarr_go_before_the_present_one(
     repeated = zarr_harness.sync(history=True)["box:a"]
     assert repeated.status == "notneeded"
     assert len(version_labels(zarr_harness, "box:zarr/z")) == 3
-    # what happened between two visits
+    # changes between two visits
     source.zarrs["z"].earlier_states[at(0)] = dict(source.zarrs["z"].files)
     source.zarrs["z"].earlier_states[at(5)] = {
         **source.zarrs["z"].files,

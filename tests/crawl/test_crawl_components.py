@@ -1,4 +1,4 @@
-"""Zarr assets: parts that upstream names itself, inline or as datasets of their own."""
+"""Zarr assets: components that upstream names, inline or as datasets of their own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support.scripted_zarrs import (
     version_labels,
 )
 
-# --- what becomes of a part
+# --- the form of a component
 
 
 def test_a_small_zarr_is_a_folder_of_files_and_a_large_one_a_dataset(
@@ -104,7 +104,7 @@ def test_the_summary_is_held_against_parts_as_one_file_each(
     )
     source.zarrs["l"].stated_checksum = f"{'0' * 32}-9--9"
     assert zarr_harness.sync()["box:a"].visit == "full"
-    # a part that the listing lacks is missed
+    # the summary also counts a component that the listing lacks
     scripted_dataset = source.scripted_datasets["a"]
     whole = source._summary(scripted_dataset, scripted_dataset.files)
     scripted_dataset.zarrs = {}
@@ -203,7 +203,7 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     metadata = source.zarrs["huge"].files[".zarray"]
     size = source.zarrs["huge"].size - len(metadata.content)
     assert (huge.form, huge.manifest_only_files, huge.manifest_only_bytes) == ("manifest", 19, size)
-    # git alone tells the same
+    # the same from git alone
     for name in ("a", "zarr/huge"):
         minted = [one for one in scripted_harness.entries(VersionMinted) if one.local_id == name]
         dataset = source.dataset(name)
@@ -211,7 +211,7 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
         found = list(read_versions_from_git(repository, set(), minted[0].at))
         for field in ("form", "only_files", "only_bytes", "inline"):
             assert getattr(found[0], field) == getattr(minted[0], field)
-    # what is copied from the state before is told as what was read
+    # entries copied from the previous state are recorded like entries that were read
     scripted_dataset.files |= files("y.bin")
     assert scripted_harness.sync()["box:a"].visit == "full"
     description = json.loads(
@@ -280,7 +280,7 @@ def test_a_known_zarr_costs_no_request_and_an_unchanged_dataset_is_not_written(
     assert source.read_listings == ["a current"]
     assert version_labels(zarr_harness, "box:zarr/l") == [source.zarrs["l"].checksum]
     assert len(paths(zarr_harness)) == 5
-    # the files of a small one are copied only from where they are known to be
+    # the files of a small Zarr are copied only from a state with a valid memo
     for memo in (zarr_harness.folder / "neuromirror" / "memos").rglob("*.memo"):
         memo.unlink()
     source.read_listings.clear()
@@ -304,7 +304,7 @@ def test_a_zarr_that_changed_has_a_new_version_and_the_dataset_links_it(
     assert (result.visit, result.versions) == ("full", ("2024-03-01T120400Z",))
     assert version_labels(zarr_harness, "box:zarr/l") == labels
     assert parts(zarr_harness)["l.zarr"].label == labels[1]
-    # what it was before is there already, and no new commit
+    # the earlier state has a commit already
     source.zarrs["l"].files["0"] = files("0")["0"]
     source.read_listings.clear()
     assert zarr_harness.sync()["box:a"].visit == "full"
@@ -357,7 +357,7 @@ def test_many_lost_zarrs_are_held_like_other_files(
     with zarr_harness.index() as index:
         (hold,) = index.open_holds()
     assert (hold.files_removed, hold.files_before) == (20, 41)
-    # another dataset brings the new Zarr meanwhile: it is the same listing all the same
+    # another dataset has mirrored the new Zarr meanwhile, so the listing is unchanged
     source.scripted_datasets["b"] = ScriptedDataset(files("y.bin"), zarrs={"new.zarr": "new"})
     result = zarr_harness.sync()["box:a"]
     assert result.visit == "held"
@@ -386,7 +386,7 @@ def test_one_zarr_in_two_datasets_is_one_dataset_that_waits_for_neither(
     assert {result[f"box:{name}"].visit for name in "ab"} == {"full"}
     assert [one.split()[0] for one in source.read_listings].count("zarr/l") == 1
     (first,) = (one for one in zarr_harness.entries(VersionMinted) if one.local_id == "zarr/l")
-    assert first.within == "zarr"  # whichever came first
+    assert first.within == "zarr"  # in either order
     assert (
         links(zarr_harness, "box:a")["a.zarr"]
         == links(zarr_harness, "box:b")["b.zarr"]
@@ -421,7 +421,7 @@ def test_a_zarr_that_was_never_finalized_is_looked_at_each_time(
     assert zarr_harness.sync()["box:a"].visit == "full"
     assert [one.files for one in parts(zarr_harness).values()] == [2]
     assert zarr_harness.sync()["box:a"].status == "notneeded"
-    assert source.read_listings.count("zarr/l current") == 1  # then its memo is enough
+    assert source.read_listings.count("zarr/l current") == 1  # then its memo suffices
     source.zarrs["l"].files["1"] = ScriptedFile(b"1", at(5))
     assert zarr_harness.sync()["box:a"].visit == "full"
     assert [one.files for one in parts(zarr_harness).values()] == [3]

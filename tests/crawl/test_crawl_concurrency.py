@@ -1,4 +1,4 @@
-"""Waits for an archive overlap: those of different dandisets, and those of one dandiset."""
+"""Concurrent requests, for several dandisets and for one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LONG = 600.0
 
 @pytest.fixture
 def background() -> Iterator[ThreadPoolExecutor]:
-    """A thread for a sync whose requests are held."""
+    """A thread for a sync whose requests are blocked."""
     with ThreadPoolExecutor(1) as pool:
         yield pool
 
 
 def wait_for(condition: Callable[[], bool], sync: Future[dict[str, Result]]) -> None:
-    """Wait until a condition holds; fail where it cannot hold any more."""
+    """Wait until a condition holds; fail if the sync ends before."""
     until = time.monotonic() + _LONG
     while not condition():
         assert not sync.done(), "the sync went on without waiting"
@@ -153,7 +153,7 @@ def test_a_zarr_that_is_as_it_was_is_not_read_ahead(
 
 
 def add_dandiset_with_zarr(archive: DemoArchive) -> str:
-    """A dandiset with a file and a Zarr; return its id."""
+    """Add a dandiset with a file and a Zarr; return its id."""
     name = archive.create_dandiset(Description("A Zarr"))
     archive.add_file(name, "a.txt", "a")
     archive.add_zarr(name, "image.zarr", {".zgroup": "{}", "0": "a chunk"})
@@ -161,7 +161,7 @@ def add_dandiset_with_zarr(archive: DemoArchive) -> str:
 
 
 def add_published_dandiset(archive: DemoArchive) -> str:
-    """A dandiset with a published version and a draft that differs; return its id."""
+    """Add a dandiset with a published version and a different draft; return its id."""
     name = archive.create_dandiset(Description("Two versions"))
     archive.add_file(name, "a.txt", "a")
     archive.publish(name)
@@ -170,12 +170,12 @@ def add_published_dandiset(archive: DemoArchive) -> str:
 
 
 def dandiset_refs(mirror_harness: MirrorHarness) -> dict[str, str]:
-    """The refs of all repositories but the superdatasets'."""
+    """Return the refs of all repositories except superdatasets."""
     return {
         name: commit for name, commit in mirror_harness.refs().items() if name.startswith("demo--")
     }
 
 
 def visits(mirror_harness: MirrorHarness) -> list[VisitEnded]:
-    """The visits that are recorded."""
+    """Return the recorded visits."""
     return mirror_harness.entries(VisitEnded)

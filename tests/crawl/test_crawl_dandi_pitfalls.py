@@ -1,4 +1,4 @@
-"""What is known to mislead mirrors of a DANDI archive, each by name, from sync to clone."""
+"""Pitfalls of mirroring a DANDI archive, one test each, from sync to clone."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Serve = Callable[[Path], str]
 
 
 def write_mirror_file(demo: DemoArchive, more: str = LIMITS) -> None:
-    """Writes the mirror file; by default with Zarrs of 40 entries as datasets of their own."""
+    """Write the mirror file; by default, Zarrs of 30 entries or more are subdatasets."""
     options = f'source = "dandi"\n[options]\napi = "{demo.api_url}"\n{more}'
     (demo.mirrors / "demo.toml").write_text(options)
 
 
 @pytest.fixture
 def images(empty_archive: DemoArchive) -> DemoArchive:
-    """An archive of one dandiset with one Zarr, which is a dataset of its own, and a file."""
+    """An archive of one dandiset with a file and a Zarr that becomes a subdataset."""
     empty_archive.create_dandiset(Description("Images"))
     empty_archive.add_zarr("000001", ZARR, image_entries(2, 40))
     empty_archive.add_file("000001", "notes.txt", "first\n")
@@ -45,7 +45,7 @@ def images(empty_archive: DemoArchive) -> DemoArchive:
 
 @pytest.fixture
 def small_archive_harness(empty_archive: DemoArchive, tmp_path: Path) -> MirrorHarness:
-    """An empty place for a store, beside a small archive."""
+    """An empty store for a small archive."""
     return MirrorHarness(empty_archive.mirrors, tmp_path / "here")
 
 
@@ -56,7 +56,7 @@ def run(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 def command_output(mirror_harness: MirrorHarness, *arguments: str, code: int = 0) -> str:
-    """What a command prints about a store."""
+    """Return the output of a command on a store."""
     named = ["--mirrors", str(mirror_harness.mirrors), "--store", str(mirror_harness.folder)]
     done = CliRunner().invoke(main, [*named, *arguments], catch_exceptions=False)
     assert done.exit_code == code, done.stdout + done.stderr
@@ -69,7 +69,7 @@ def labels(mirror_harness: MirrorHarness, dataset: str = NAME) -> list[str]:
 
 
 def bytes_of(demo: DemoArchive, dandiset: str) -> dict[str, bytes]:
-    """All files by path of what a dandiset's name means, those of its Zarrs too."""
+    """Return the content of the files of a dandiset by path, including its Zarrs."""
     found: dict[str, bytes] = {}
     versions = demo.dandisets[dandiset]
     version = versions.published[-1] if versions.published else versions.draft
@@ -83,9 +83,9 @@ def bytes_of(demo: DemoArchive, dandiset: str) -> dict[str, bytes]:
 
 
 def count_verified_files(clone: Path) -> int:
-    """How many files git-annex finds right, here and in all datasets below; none is wrong."""
+    """Return how many files git-annex verifies here and in all subdatasets; none may fail."""
     found = run(clone, "git", "submodule", "foreach", "--recursive", "-q", "git annex fsck --json")
-    if (clone / ".git" / "annex").exists():  # a super-dataset has no files of its own
+    if (clone / ".git" / "annex").exists():  # a superdataset has no files of its own
         found += run(clone, "git", "annex", "fsck", "--json")
     results = [json.loads(line)["success"] for line in found.splitlines()]
     assert all(results)
@@ -93,7 +93,7 @@ def count_verified_files(clone: Path) -> int:
 
 
 def assert_zarrs_open(clone: Path, paths: list[str]) -> None:
-    """zarr reads every array of them."""
+    """Read every array with zarr."""
     import numpy
     import zarr
 
@@ -106,7 +106,7 @@ def assert_zarrs_open(clone: Path, paths: list[str]) -> None:
         assert read(zarr.open(store=str(clone / path), mode="r")) >= 1, path
 
 
-# --- everything
+# --- the whole archive
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_odd_names_are_mirrored_got_checked_and_read(
     serve_directory: Serve,
     tmp_path: Path,
 ) -> None:
-    """Blanks, brackets, case twins, dot files, names like options."""
+    """Blanks, brackets, names that differ in case only, dot files, names like options."""
     empty_archive.create_dandiset(Description("Odd names"))
     assert "a #1 & b+c=d~e (f),g.txt" in ODD_PATHS
     for path in (*ODD_PATHS, r"back\slash.txt", ".gitattributes", "sub/.datalad/config"):
@@ -199,11 +199,11 @@ def test_odd_names_are_mirrored_got_checked_and_read(
 def test_only_reliable_addresses_are_requested(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    """No nested asset, prefix or glob, no signed address, no Zarr's own list, no missing slash.
+    """No nested asset, prefix or glob, no signed URL, no Zarr's own list, no missing slash.
 
-    A nested address does not check that the asset is in the version, ``path=`` is blind to case,
-    ``glob`` crosses folders, the list of a Zarr's files finds ``10/`` for ``1/``, a Zarr's prefix
-    is no object, and what lacks its last slash is moved.
+    A nested URL does not check that the asset is in the version, ``path=`` ignores case, ``glob``
+    matches across folders, the list of a Zarr's files finds ``10/`` for ``1/``, a Zarr's prefix
+    is not an object, and a URL without its last slash is redirected.
     """
     demo.add_zarrs()
     write_mirror_file(demo, "")
@@ -223,7 +223,7 @@ def test_only_reliable_addresses_are_requested(
     assert not any(one.startswith("GET /demo-dandiarchive/blobs/") for one in demo.s3_requests)
 
 
-# --- lists
+# --- paged lists
 
 
 def test_a_page_past_the_end_is_no_tombstone(
@@ -253,7 +253,7 @@ def test_a_row_that_slips_between_pages_is_not_lost_though_the_count_stays(
     for name in "abcdef":
         empty_archive.add_file("000001", f"{name}.txt", name)
     write_mirror_file(empty_archive, "page_size = 2\n")
-    # Once page 1 was read, all rows move up by one, and one more comes at the end.
+    # after page 1 was read, all rows move up by one, and one is added at the end
     with (
         empty_archive.fault("mutate_while_listing", action="remove", file="a.txt"),
         empty_archive.fault("mutate_while_listing", action="add", file="g.txt"),
@@ -266,7 +266,7 @@ def test_a_row_that_slips_between_pages_is_not_lost_though_the_count_stays(
         )
 
 
-# --- what changes, and is not told
+# --- changes that the overview does not show
 
 
 def test_a_late_sha256_moves_no_time_and_is_a_state_of_its_own(
@@ -305,7 +305,7 @@ def test_publishing_rewrites_assets_and_makes_no_new_state_of_the_draft(
 def test_a_quiet_change_in_a_zarr_is_found_by_a_deep_sync(
     small_archive_harness: MirrorHarness, images: DemoArchive
 ) -> None:
-    """Neither time nor size moves, only the checksum; the list of dandisets tells nothing."""
+    """Only the checksum changes, not time or size; the list of dandisets shows nothing."""
     small_archive_harness.sync()
     images.change_zarr("000001", ZARR, "0/0/0", b"other" + bytes(59), quiet=True)
     assert small_archive_harness.sync()[NAME].message == "unchanged"
@@ -334,7 +334,7 @@ def test_a_quiet_fix_of_metadata_is_found_by_a_deep_sync(
     )
 
 
-# --- what upstream keeps
+# --- retention
 
 
 def test_an_old_state_of_a_zarr_is_got_by_the_versions_of_its_objects(
@@ -368,7 +368,7 @@ def test_a_clone_goes_on_with_a_zarr_that_changed(
     serve_directory: Serve,
     tmp_path: Path,
 ) -> None:
-    """The states of a Zarr have no common history: a clone takes what its dandiset links."""
+    """The states of a Zarr have no common history: a clone takes the linked one."""
     small_archive_harness.sync()
     clone = tmp_path / "clone"
     run(
@@ -454,14 +454,14 @@ def test_a_replaced_blob_of_a_draft_may_die_and_published_ones_do_not(
     for label in (published, labels(small_archive_harness)[-1]):
         run(clone, "git", "checkout", "-q", label)
         run(clone, "git", "annex", "get", ".")
-    # the mirror itself is as it was, and says what it knows
+    # the mirror is unchanged, and reports the retention
     assert small_archive_harness.sync(deep=True)[NAME].exit_code == 0
     with small_archive_harness.index() as index:
         (gone,) = (one for one in index.files(index.resolve(NAME, draft)) if one.path == "a.txt")
     assert gone.retention is Retention.DRAFT
 
 
-# --- what is taken back
+# --- unpublished and deleted
 
 
 def test_a_version_that_is_unpublished_is_an_incident_and_stays(
@@ -475,7 +475,7 @@ def test_a_version_that_is_unpublished_is_an_incident_and_stays(
     write_mirror_file(empty_archive)
     small_archive_harness.sync()
     refs = small_archive_harness.refs()
-    # the newest one moves the list of dandisets; an older one is found by a deep sync
+    # the newest version shows in the list of dandisets; an older one only in a deep sync
     empty_archive.unpublish("000001", second)
     result = small_archive_harness.sync()[NAME]
     assert (result.status, result.exit_code) == ("error", 1)
@@ -514,7 +514,7 @@ def test_list_and_show_report_that_a_dandiset_was_deleted(
 
 
 def test_of_an_archive_for_members_nothing_is_in_the_public_store(embargo: EmbargoHarness) -> None:
-    """As LINC's, whose every answer takes a token, though all that it has is called open."""
+    """Like LINC, where every request needs a token although all dandisets are called open."""
     embargo.demo.members_only = True
     embargo.write_mirror_file('embargoed = "all"', private=False)
     refused = embargo.sync(code=2, token="")
@@ -530,7 +530,7 @@ def test_of_an_archive_for_members_nothing_is_in_the_public_store(embargo: Embar
         assert secret not in everything
     assert "more-of-members.txt" in embargo.run_on_private_store("files", "demo:000001")
     assert set(embargo.locations(embargo.private)) == {("api", None)}
-    # nothing moves over, as it does when an embargo ends
+    # nothing is moved, unlike at the end of an embargo
     assert "demo:000001" not in embargo.run("list")
 
 

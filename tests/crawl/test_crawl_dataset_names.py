@@ -1,4 +1,4 @@
-"""A dataset's name means one version: for clones, gitlinks, the index and what is cited."""
+"""A dataset's name means one version: for clones, gitlinks, the index and citations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOTH = "demo:000002"
 def mirror_harness(
     shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
 ) -> MirrorHarness:
-    """A store of the archive that stands still, to read only."""
+    """A read-only store of an archive that does not change."""
     mirror_harness = MirrorHarness(shared_demo.mirrors, tmp_path_factory.mktemp("names") / "store")
     mirror_harness.sync("demo")
     return mirror_harness
@@ -32,7 +32,7 @@ def commit_of(mirror_harness: MirrorHarness, label: str) -> str:
 
 
 def datalad(folder: Path, *arguments: str) -> list[dict[str, object]]:
-    """The records that a DataLad command printed, whatever its exit code."""
+    """Run a DataLad command; return its records, whatever the exit code."""
     done = subprocess.run(
         [*DATALAD, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )

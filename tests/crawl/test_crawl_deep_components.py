@@ -1,4 +1,4 @@
-"""A deep visit lists the Zarrs of published versions again: each must still be what it was."""
+"""A deep visit reads the Zarrs of published versions again; each must be unchanged."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ CHUNKS = pytest.mark.parametrize("chunks", [3, 9], ids=["inline", "linked"])
 
 @dataclass
 class PublishedZarrSource(ScriptedSource):
-    """Dataset ``a`` whose draft has other Zarrs than its published versions: ``draft``, by path.
+    """Dataset ``a`` whose draft has other Zarrs than its published versions.
 
-    ``opened`` counts how often Zarrs were asked for, whether their memo was enough or not.
+    ``draft`` has the draft's Zarrs by path; ``listing_count`` counts the opened listings of Zarrs,
+    with or without a valid memo.
     """
 
     draft: dict[str, str] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class PublishedZarrSource(ScriptedSource):
 
 @pytest.fixture
 def source() -> PublishedZarrSource:
-    """Two published versions with one Zarr, which the draft does not have any more."""
+    """Two published versions with one Zarr, which the draft does not have."""
     contents = {"1.0": files("x.bin"), "2.0": files("x.bin", "y.bin")}
     scripted_dataset = ScriptedDataset(
         files("x.bin"), published_versions=contents, zarrs={"z.zarr": "z"}
@@ -61,7 +62,7 @@ def source() -> PublishedZarrSource:
 
 @pytest.fixture
 def deep_harness(tmp_path: Path, source: PublishedZarrSource, chunks: int) -> ScriptedHarness:
-    """The dataset mirrored as it is at first; its Zarr has so many files."""
+    """The dataset after its first sync; the Zarr has so many files."""
     harness = ScriptedHarness(tmp_path / "zarrs", source, "[zarr]\ninline_components = 4\n")
     source.zarrs = {"z": scripted_zarr(chunks)}
     result = harness.sync()["box:a"]
@@ -140,7 +141,7 @@ def test_a_published_zarr_that_went_on_is_an_incident_and_the_version_stays(
     if chunks == 9:
         present = source.zarrs["z"].checksum
         assert f"box:zarr/z is {present} now, not {before}" in result.message
-        # what upstream has now is kept, too, as a state of the Zarr alone
+        # the new state is kept too, but only as a state of the Zarr
         assert version_labels(deep_harness, "box:zarr/z") == [before, present]
     else:
         assert "1 with other bytes" in result.message
@@ -173,7 +174,7 @@ def test_a_published_zarr_that_cannot_be_listed_now_is_no_incident(
 def test_a_published_zarr_is_held_against_its_own_version_and_not_the_draft(
     deep_harness: ScriptedHarness, source: PublishedZarrSource, chunks: int
 ) -> None:
-    """The draft has another Zarr in the same place, and nothing is wrong with that one."""
+    """The draft has another, valid Zarr at the same path."""
     source.zarrs["other"] = scripted_zarr(chunks, "other")
     source.draft = {"z.zarr": "other"}
     assert deep_harness.sync()["box:a"].visit == "full"

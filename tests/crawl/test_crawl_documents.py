@@ -1,4 +1,4 @@
-"""Upstream's own documents: plain files in git, known when a listing has ended."""
+"""Upstream's documents: plain files in git, complete only at the end of a listing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SESSION = Document(b"original_metadata/session.json", b"{}\n", at(2))
 
 
 def tree(box: ScriptedHarness) -> dict[str, str]:
-    """Mode by path of what upstream's files and documents are on main."""
+    """Return the mode of each of upstream's files and documents on main, by path."""
     lines = run_git(box.repository("box:a"), "ls-tree", "-r", "-z", "main").split("\0")
     found = {line.partition("\t")[2]: line.partition(" ")[0] for line in lines if line}
     return {path: mode for path, mode in found.items() if not path.startswith((".", '".'))}

@@ -1,4 +1,4 @@
-"""Dropping content from clones: only where upstream still has the very bytes."""
+"""Dropping content from clones: only if upstream still has exactly the same bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 
 
 def datalad(folder: Path, *arguments: str) -> int:
-    """The exit code of a DataLad command."""
+    """Run a DataLad command; return its exit code."""
     done = subprocess.run(["datalad", *arguments], cwd=folder, capture_output=True, check=False)
     return done.returncode
 
@@ -39,7 +39,7 @@ def first_file(mirror_harness: MirrorHarness, dataset: str) -> str:
 
 
 def read_annex_log(mirror_harness: MirrorHarness, dataset: str, name: str) -> list[str]:
-    """The lines of a file at the top of the git-annex branch; none where there is no such file."""
+    """Return the lines of a file on the git-annex branch; empty without the file."""
     listed = run_git(mirror_harness.repository(dataset), "ls-tree", "git-annex", name)
     return (
         run_git(mirror_harness.repository(dataset), "show", f"git-annex:{name}").splitlines()
@@ -102,7 +102,7 @@ class UnversionedFile(ScriptedFile):
 
 
 class NullVersionFile(ScriptedFile):
-    """An object at the version that it had before its bucket kept versions."""
+    """An object with the version ``null``, from before its bucket kept versions."""
 
     def record(self, path: str) -> FileRecord:
         made = super().record(path)
@@ -125,7 +125,7 @@ def test_the_version_null_is_no_reason_to_drop(
     ] == [[uuid, "0"]]
     clone = tmp_path / "clone"
     assert datalad(tmp_path, "clone", str(scripted_harness.repository("box:a")), str(clone)) == 0
-    # it fails, as an untrusted copy is none
+    # fails, because an untrusted copy does not count
     whereis = subprocess.run(
         ["git", "-C", clone, "annex", "whereis", "--all", "--json"],
         capture_output=True,
@@ -162,7 +162,7 @@ def test_in_a_mixed_dataset_only_urls_without_a_version_are_untrusted(
     ).splitlines()
     held = sorted(line.split()[2] for line in logs if line.split()[1] == "1" and len(line) < 60)
     assert held == sorted([WEB, uuid])
-    # what a later state brings changes nothing of what is logged
+    # a later state does not change the log
     source.scripted_datasets["a"].files["more.bin"] = UnversionedFile(b"more")
     scripted_harness.sync()
     assert read_annex_log(scripted_harness, "box:a", "remote.log") == [remote]

@@ -1,4 +1,4 @@
-"""Dandisets under embargo: skipped, or kept apart, and never shown."""
+"""Embargoed dandisets: skipped, or mirrored privately, and never shown."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from support.embargo_harness import (
 
 @pytest.fixture
 def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are short."""
+    """Shorten the waits between attempts."""
     limits = RequestLimits(
         attempts=2, wait=0.01, wait_max=0.01, retry_after_max=5, connect=2, read=2
     )
     monkeypatch.setattr(dandi, "Session", partial(Session, limits=limits))
 
 
-# --- skipped
+# --- skipped by default
 
 
 @pytest.mark.parametrize("token", ["", None])
@@ -48,7 +48,7 @@ def test_by_default_it_is_skipped_and_only_its_name_is_reported(
 ) -> None:
     embargo.write_mirror_file(private=False)
     printed = embargo.run("sync", token=token)
-    if token is None:  # the list names it to those who may read it
+    if token is None:  # the list shows its name to its owners
         assert embargo.embargoed_line(printed) == f"notneeded {NAME} embargoed"
     assert embargo.embargoed_line(embargo.run("sync", NAME, token=token)).endswith(
         f"{NAME} embargoed"
@@ -78,7 +78,7 @@ def test_one_that_is_called_open_and_refused_to_strangers_is_not_public(
         assert embargo.embargoed_line(embargo.sync(*names)).startswith(f"notneeded {NAME}")
     embargo.assert_no_canary_outside()
     assert entries(embargo, embargo.public) == []
-    # until it is open to all
+    # until it is public
     embargo.demo.unembargo(ID)
     embargo.sync()
     assert set(embargo.commits(embargo.public))
@@ -87,12 +87,12 @@ def test_one_that_is_called_open_and_refused_to_strangers_is_not_public(
 def test_the_canaries_are_found_where_they_are(embargo: EmbargoHarness) -> None:
     embargo.sync()
     missing = set(embargo.canaries()) - embargo.canaries_in(embargo.private)
-    # credentials are nowhere at all; blobs are named in no address of the API
+    # credentials are in no file; the URLs of the API do not contain blob ids
     blobs = {one.blob.blob_id.encode() for one in embargo.demo.assets.values() if one.blob}
     assert missing - blobs == {embargo.demo.token.encode(), b"x-amz-", b"demoaccesskey"}
 
 
-# --- kept apart
+# --- mirrored privately
 
 
 def test_with_a_token_it_is_mirrored_into_the_private_store(embargo: EmbargoHarness) -> None:
@@ -235,7 +235,7 @@ def test_an_internal_error_reveals_no_more(
     assert f"could not cope with {FOLDER}" in embargo.run_on_private_store("events")
 
 
-# --- what is to be said and set
+# --- configuration
 
 
 def test_a_private_store_must_be_named(embargo: EmbargoHarness) -> None:

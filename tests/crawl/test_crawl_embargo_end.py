@@ -1,4 +1,4 @@
-"""Dandisets that were under embargo and are opened: moved over whole, whatever happens."""
+"""Dandisets whose embargo ends: moved to the public store completely, in any case."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSo
 KILLED_MOVE = Path(__file__).with_name("killed_move.py")
 
 
-# --- opened
+# --- the embargo ends
 
 
 def test_opened_it_moves_over_with_its_history(embargo: EmbargoHarness) -> None:
@@ -53,7 +53,7 @@ def test_opened_it_moves_over_with_its_history(embargo: EmbargoHarness) -> None:
     )
     new = embargo.commits(embargo.public)
     assert list(new.items())[:2] == list(commits.items())
-    assert len(new) == 3  # its metadata say that it is open
+    assert len(new) == 3  # its metadata state that it is open
     assert entries(embargo, embargo.public)[: len(journal_entries)] == journal_entries
     repository = (embargo.public / "alias" / f"demo--{ID}").resolve()
     run_git(
@@ -73,11 +73,11 @@ def test_opened_it_moves_over_with_its_history(embargo: EmbargoHarness) -> None:
     kinds = embargo.locations(embargo.public)
     assert [kind for kind, _ in kinds] == ["s3", "api"] * 3
     assert all(version for kind, version in kinds if kind == "s3")
-    # the private store has nothing of it
+    # the private store has nothing of it any more
     assert embargo.canaries_in(embargo.private) == set()
     assert entries(embargo, embargo.private) == []
     assert NAME not in embargo.run_on_private_store("list")
-    # and that is that
+    # and nothing is left to do
     repeated = embargo.sync()
     assert NAME not in repeated
     assert embargo.demo.token not in "".join(embargo.output)
@@ -110,7 +110,7 @@ def test_a_dataset_that_is_not_public_is_not_moved(
 ) -> None:
     embargo.sync()
     commits = embargo.commits(embargo.private)
-    embargo.demo.dandisets[ID].embargoed = False  # says the list
+    embargo.demo.dandisets[ID].embargoed = False  # according to the list
     monkeypatch.setattr(DandiSource, "is_open", lambda self, dataset: False)
     printed = embargo.sync()
     assert "embargoed for those who ask without a token" in embargo.embargoed_line(printed)
@@ -134,7 +134,7 @@ def test_two_histories_are_reported_and_both_kept(embargo: EmbargoHarness) -> No
     commits = embargo.commits(embargo.private)
     embargo.demo.unembargo(ID)
     embargo.write_mirror_file(private=False)
-    embargo.run("sync", token="")  # nobody named the private store
+    embargo.run("sync", token="")  # without a private store on the command line
     own = embargo.commits(embargo.public)
     assert not commits.items() & own.items()
     printed = embargo.sync(code=1)
@@ -177,16 +177,16 @@ def test_one_closed_while_it_is_visited_is_not_published(
     monkeypatch.setattr(DandiSource, "versions", closing)
     assert "embargoed" in embargo.embargoed_line(embargo.run("sync", code=1))
     assert not refs_or_none(embargo.public)
-    # the list showed its title while it was open
+    # the list contained its title while it was open
     assert embargo.canaries_in(embargo.public) <= {TITLE.lower().encode()}
 
 
-# --- parts
+# --- components
 
 
 @dataclass
 class EmbargoedSource(ScriptedSource):
-    """A scripted source whose datasets are under embargo until they are opened."""
+    """A scripted source whose datasets are embargoed until they are opened."""
 
     is_closed: bool = True
     sees_all: bool = False
@@ -211,7 +211,7 @@ class EmbargoedSource(ScriptedSource):
 
 
 class StorePair:
-    """A public and a private store of such a source, with a Zarr that is a part."""
+    """A public and a private store of such a source, with a Zarr that is a component."""
 
     def __init__(self, private_folder: Path) -> None:
         self.source = EmbargoedSource()
@@ -250,7 +250,7 @@ def test_the_parts_of_a_dataset_move_with_it(tmp_path: Path) -> None:
     assert "moved here" in pair.sync()["box:x/y"].message
     assert pair.refs(pair.public.folder) == before
     assert pair.refs(pair.private_folder) == {}
-    assert not list(pair.private_folder.rglob("*.pack"))[2:]  # those of the super-dataset stay
+    assert not list(pair.private_folder.rglob("*.pack"))[2:]  # the superdataset's entries stay
     pair.public.fsck()
     assert pair.sync()["box:x/y"].status == "notneeded"
 
@@ -277,7 +277,7 @@ def test_parts_are_forgotten_even_after_a_move_that_broke_off(
     assert not list((pair.private_folder / "manifests").rglob("*.zst"))
 
 
-# --- killed while it moves
+# --- killed during a move
 
 
 def test_a_sync_killed_while_it_moves_is_made_good_by_the_next(embargo: EmbargoHarness) -> None:
@@ -306,7 +306,7 @@ def test_a_sync_killed_while_it_moves_is_made_good_by_the_next(embargo: EmbargoH
     final = tries[-1]["ended"]
     assert set(expected.values()) < set(final["public"]["versions"][NAME])
     for one in killed:
-        # at no time is there a place where the history is not whole
+        # at any time, one of the stores has the whole history
         kept = [one["after"][name]["versions"].get(NAME, []) for name in ("private", "public")]
         assert any(set(expected.values()) <= set(versions) for versions in kept), one["step"]
         assert one["ended"] == final, one["step"]
@@ -318,7 +318,7 @@ def test_a_sync_killed_while_it_moves_is_made_good_by_the_next(embargo: EmbargoH
     assert "demo:000009" in final["private"]["versions"]
 
 
-# --- what a clone can get
+# --- clones
 
 
 def test_a_private_clone_gets_files_with_the_token(embargo: EmbargoHarness, tmp_path: Path) -> None:
@@ -333,14 +333,14 @@ def test_a_private_clone_gets_files_with_the_token(embargo: EmbargoHarness, tmp_
         check=False,
     )
     assert refused.returncode
-    # curl keeps the header to the API; git-annex itself would send it on to the bucket
+    # curl sends the header only to the API; git-annex itself would also send it to the bucket
     header = tmp_path / "header"
     header.write_text(f"Authorization: token {embargo.demo.token}\n")
     run_git(clone, "config", "annex.security.allowed-ip-addresses", "all")
     run_git(clone, "config", "annex.web-options", f"-H @{header}")
     run_git(clone, "annex", "get", file)
     assert (clone / file).read_text() == f"bytes of {FOLDER}\n"
-    # after it was opened, the same clone goes on with the public store, and needs no token
+    # after the embargo, the same clone uses the public store, without a token
     embargo.demo.unembargo(ID)
     embargo.sync()
     run_git(clone, "config", "--unset", "annex.web-options")

@@ -1,4 +1,4 @@
-"""What fails is on record, in the status, the catalogue and a rebuilt index, until it succeeds."""
+"""Failures are recorded, in status, catalogue and a rebuilt index, until they are resolved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSo
 
 
 def status(mirror_harness: MirrorHarness) -> tuple[int, list[dict[str, Any]]]:
-    """The exit code of ``status``, and its records of failures."""
+    """Return the exit code of ``status``, and its records of failures."""
     arguments = [
         "--mirrors",
         str(mirror_harness.mirrors),
@@ -36,7 +36,7 @@ def status(mirror_harness: MirrorHarness) -> tuple[int, list[dict[str, Any]]]:
 
 
 def failing_tasks(mirror_harness: MirrorHarness) -> set[tuple[str, str, str | None]]:
-    """What ``status`` says fails, after checking that a rebuilt index says the same."""
+    """Return the failing tasks of ``status``; a rebuilt index must have the same."""
     code, found = status(mirror_harness)
     assert code == (1 if found else 0)
     rebuild_index(mirror_harness.store, mirror_harness.store.index_path)
@@ -55,7 +55,7 @@ hash = "none"
 
 
 def boss_harness(boss: DemoBoss, folder: Path, more: str = "") -> MirrorHarness:
-    """A place with a mirror of one channel, whose blocks are not read."""
+    """A store that mirrors one BOSS channel, whose blocks are not read."""
     mirrors = folder / "mirrors"
     mirrors.mkdir()
     (mirrors / "b.toml").write_text(BOSS.format(api=boss.api, channel=TISSUE, more=more))
@@ -126,7 +126,9 @@ def test_a_channel_that_was_made_private_fails_until_it_is_public(
     assert mirror_harness.refs() == before
     visits = len(mirror_harness.entries(VisitEnded))
     mirror_harness.sync()
-    assert len(mirror_harness.entries(VisitEnded)) == visits  # the same once more is no news
+    assert (
+        len(mirror_harness.entries(VisitEnded)) == visits
+    )  # the same failure is not recorded again
     boss.set_public(TISSUE, True)
     mirror_harness.sync()
     assert failing_tasks(mirror_harness) == set()
@@ -331,7 +333,7 @@ def test_locations_that_lost_a_current_file_fail_until_it_is_back(
     assert failing_tasks(scripted_harness) == {("locations", "box", None)}
     record_audit("ok", url)
     assert failing_tasks(scripted_harness) == set()
-    # what only an older observed state has may go
+    # files of older observed states may be lost
     record_audit("gone", old)
     assert failing_tasks(scripted_harness) == set()
 

@@ -1,4 +1,4 @@
-"""Faults around a whole sync: clocks, credentials, proxies, disks, an index gone bad under it."""
+"""Faults around a whole sync: clocks, credentials, proxies, disks, a damaged index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAY = 24 * 60 * 60
 def sync_with_shifted_clock(
     mirror_harness: MirrorHarness, seconds: float, zone: str = "UTC"
 ) -> datetime:
-    """Runs a sync whose clock is wrong; gives the time that it took for now."""
+    """Run a sync with a wrong clock; return the time that it used as the current one."""
     done = subprocess.run(
         [
             sys.executable,
@@ -77,7 +77,7 @@ def test_a_clock_off_by_a_day_changes_no_id_and_hides_no_change(
 def test_summer_time_and_zones_make_no_difference(
     mirror_harness: MirrorHarness, second_harness: MirrorHarness
 ) -> None:
-    # the nights in which an hour comes twice, and is left out
+    # the nights in which an hour is repeated or skipped
     now = datetime.now(UTC).timestamp()
     twice = datetime(2026, 10, 25, 0, 30, tzinfo=UTC).timestamp() - now
     left_out = datetime(2027, 3, 28, 1, 30, tzinfo=UTC).timestamp() - now
@@ -88,7 +88,7 @@ def test_summer_time_and_zones_make_no_difference(
     assert {one.status for one in mirror_harness.sync().values()} == {"notneeded"}
 
 
-# --- who answers instead of the archive
+# --- proxies and logins in place of the archive
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_modified_time_that_goes_back_hides_no_change(
     with scripted_harness.index() as index:
         labels = [row.label for row in index.versions("box:a")]
         assert index.resolve("box:a", "latest").label == result.versions[0]
-    # in the order in which they were seen
+    # in the order of observation
     assert labels == ["2024-03-01T130000Z", "2024-03-01T120000Z"]
     scripted_harness.fsck()
 
@@ -279,7 +279,7 @@ def test_an_index_on_a_full_disk_loses_nothing(
 def test_unreadable_records_are_reported_and_read_back_from_git(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    """Linux answers EIO for the first bytes of a process's own memory, which is as real as any."""
+    """Linux returns EIO for the first bytes of a process's own memory, a real read error."""
     source.scripted_datasets["a"] = ScriptedDataset(files("a", "b"))
     scripted_harness.sync()
     broken = [
@@ -306,7 +306,7 @@ def test_unreadable_records_are_reported_and_read_back_from_git(
         assert index.resolve("box:a", "latest").files == 3
 
 
-# --- an index that goes bad under a run
+# --- an index that is damaged during a run
 
 
 def test_an_index_that_is_damaged_during_a_run_is_reported_and_rebuilt(

@@ -1,4 +1,4 @@
-"""Listings that are not believed, held, or contradict themselves."""
+"""Listings that are incomplete, contradictory or suspicious."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILES = 40
 
 @pytest.fixture
 def archive_with_many_files(demo: DemoArchive) -> DemoArchive:
-    """The demo with a dandiset of many files."""
+    """The demo archive with a dandiset of many files."""
     demo.make_many("000007", FILES)
     return demo
 
@@ -98,7 +98,7 @@ def test_an_emptied_draft_is_held(mirror_harness: MirrorHarness, demo: DemoArchi
 
 
 def files_of(mirror_harness: MirrorHarness) -> set[str]:
-    """The files of the store but for the notes that super-datasets wait for the failed visit."""
+    """Return the files of the store, except for the postponements of superdatasets."""
     return {name for name in mirror_harness.file_digests() if "/postponed/" not in name}
 
 

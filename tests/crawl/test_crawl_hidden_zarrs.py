@@ -1,4 +1,4 @@
-"""Zarrs under embargo, which the archive denies to have to those who do not own them."""
+"""Embargoed Zarrs, which the archive hides from everyone but their owners."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.mirror_harness import MirrorHarness
 
 
 def add_hidden_zarr(demo: DemoArchive) -> tuple[str, str]:
-    """An embargoed dandiset with a Zarr; gives both."""
+    """Add an embargoed dandiset with a Zarr; return both."""
     closed = next(name for name, one in demo.dandisets.items() if one.embargoed)
     zarr = demo.add_zarr(closed, "sub-1/sub-1_secret.ome.zarr", zarr_entries())
     assert requests.get(f"{demo.api_url}/zarr/{zarr}/", timeout=300).status_code == 404
@@ -53,7 +53,7 @@ def test_a_hidden_zarr_in_an_open_dandiset_is_a_named_exception_and_stops_nothin
 def test_a_zarr_that_is_hidden_between_its_row_and_its_files_keeps_its_state(
     demo: DemoArchive, mirror_harness: MirrorHarness
 ) -> None:
-    """The row still says that it is open; the archive has none to show, and no files to read."""
+    """The row still has it as open; the archive does not find it, nor its files."""
     path = "sub-1/sub-1_img.ome.zarr"
     zarr = demo.add_zarr("000003", path, zarr_entries())
     demo.share_zarr("000001", path, zarr)

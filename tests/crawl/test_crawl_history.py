@@ -17,7 +17,7 @@ from support.scripted_source import (
 
 
 def overwritten_dataset() -> ScriptedDataset:
-    """x.bin was written three times; y.bin came second, and z.bin was deleted in the end."""
+    """A dataset with three versions of x.bin, a later y.bin and a deleted z.bin."""
     one, two, three = (ScriptedFile(b"x" * number, at(number), "x.bin") for number in (1, 2, 3))
     y, z = ScriptedFile(b"y", at(2), "y.bin"), ScriptedFile(b"z", at(0), "z.bin")
     return ScriptedDataset(
@@ -77,7 +77,7 @@ def test_only_what_is_younger_than_the_last_state_is_added(
     assert results["box"].message.startswith("no earlier states")
     assert (results["box"].status, results["box"].exit_code) == ("notneeded", 0)
     assert source.history_requests == [None, at(3)]
-    # the last visit's state and two more, of which the present one is the second
+    # the last visit's state and two more, the second of them the current one
     scripted_dataset.earlier_states[at(4)] = {
         **scripted_dataset.files,
         "x.bin": ScriptedFile(b"4", at(4), "v4"),
@@ -90,7 +90,7 @@ def test_only_what_is_younger_than_the_last_state_is_added(
 def test_states_that_were_seen_are_not_minted_after_what_came_of_them(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    """What was deleted leaves a present state older than its own past."""
+    """After a deletion the current state is older than its own past."""
     a, b, c = (files(f"{name}.bin", modified=at(0)) for name in "abc")
     scripted_dataset = ScriptedDataset({**c}, earlier_states={at(1): {**b, **c}, at(2): {**c}})
     source.scripted_datasets["a"] = scripted_dataset
@@ -101,7 +101,7 @@ def test_states_that_were_seen_are_not_minted_after_what_came_of_them(
     scripted_dataset.earlier_states[at(3)] = {**a, **c}
     scripted_dataset.files = {**c, "new.bin": ScriptedFile(b"new", at(4))}
     scripted_harness.sync(history=True)
-    # only the state after the one that was seen, then the present one
+    # only the state after the observed one, then the current one
     repository = scripted_harness.repository("box:a")
     trees = [run_git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
     assert [[name for name in one if name.endswith(".bin")] for one in trees] == [

@@ -1,4 +1,4 @@
-"""What upstream writes reaches no shell, path, branch, trailer, SQL or git configuration."""
+"""Text from upstream reaches no shell, path, branch, trailer, SQL or git configuration."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ODD = ["%s%n", 'a"b', "ext::sh -c touch% pwned", "name.lock", "$(touch pwned)", 
 
 
 def messages(repository: Path) -> list[str]:
-    """The messages of all commits of a repository."""
+    """Return the messages of all commits of a repository."""
     return run_git(repository, "log", "--all", "--format=%B%x00").split("\0")
 
 
 def trailers(repository: Path, commit: str) -> list[str]:
-    """What git itself takes for trailers of a commit."""
+    """Return the trailers of a commit, as parsed by git."""
     return run_git(repository, "log", "-1", "--format=%(trailers)", commit).strip().splitlines()
 
 
@@ -53,7 +53,7 @@ def test_a_title_gets_into_no_message_and_forges_no_trailer(
         assert [one.partition(":")[0] for one in found] == [
             *("Mirror-Spec", "Source", "Version", "State", "Files", "Bytes")
         ]
-    # which the next visit, and an index made anew, read back
+    # the next visit and a rebuilt index read it back
     assert {one.status for one in scripted_harness.sync().values()} == {"notneeded"}
     with scripted_harness.index() as index:
         assert [one.name for one in index.datasets()] == ["box:a", "box:b"]

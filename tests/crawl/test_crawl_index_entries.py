@@ -1,4 +1,4 @@
-"""Zarrs whose files are in the store alone, and not in the index."""
+"""Zarrs whose files are in the store and not in the index."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ NAME = "box:zarr/l"
 def limited_harness(
     tmp_path: Path, source: ScriptedSource, index_entries: int, more: str = ""
 ) -> ScriptedHarness:
-    """A store of a mirror for which three files are few, and so many may be in the index."""
+    """A store whose mirror stores up to three files inline and indexes so many."""
     settings = f"[zarr]\ninline_components = 4\nindex_entries = {index_entries}\n{more}"
     return ScriptedHarness(tmp_path / f"box-{index_entries}", source, settings)
 
 
 @pytest.fixture
 def unindexed_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
-    """A store of a mirror that keeps the files of no Zarr in the index."""
+    """A store whose mirror indexes no files of Zarrs."""
     return limited_harness(tmp_path, source, 0)
 
 
@@ -73,7 +73,7 @@ def rebuild_and_dump(
 
 
 def key(scripted_harness: ScriptedHarness, dataset: str, path: str) -> str:
-    """The git-annex key of a file in git."""
+    """Return the git-annex key of a file in git."""
     link = run_git(scripted_harness.repository(dataset), "show", f"main:{path}").strip()
     return link.rpartition("/")[2]
 
@@ -166,7 +166,7 @@ def test_a_changed_setting_holds_at_once_for_new_states_and_for_all_after_a_rebu
         "box:zarr/m": [False, True],
         NAME: [False],
     }
-    assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)  # the store alone knows
+    assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)  # only the store has them
     changed = rebuild_and_dump(scripted_harness, {"box": ZarrLimits(index_entries=6)})
     assert indexed_flags(scripted_harness) == {
         "box:a": [True] * 2,
@@ -183,7 +183,7 @@ def test_a_changed_setting_holds_at_once_for_new_states_and_for_all_after_a_rebu
     assert journal.read_bytes() == before
     assert [one.index_entries for one in scripted_harness.entries(MirrorSeen)] == [None, 6]
     assert len({one.uri for one in scripted_harness.entries(MirrorSeen)}) == 1
-    # a sync goes on from there
+    # a sync continues from there
     assert scripted_harness.sync()["box:a"].status == "notneeded"
     scripted_dataset.files |= files("y.bin")
     source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(5))
@@ -213,7 +213,7 @@ def test_without_a_journal_the_setting_comes_from_the_mirror_file_or_is_the_defa
         name: flags for name, flags in indexed_flags(unindexed_harness).items() if "zarr" in name
     }
     assert sum(flags == [True] for flags in zarrs.values()) == kept
-    assert unindexed_harness.entries(MirrorSeen) == []  # each version says it itself
+    assert unindexed_harness.entries(MirrorSeen) == []  # each version has its own flag
     assert len(zarrs) == 2
     assert parts(unindexed_harness)["l.zarr"].label is not None
 
@@ -250,7 +250,7 @@ def test_zarrs_inside_a_zarr_keep_their_paths(tmp_path: Path, source: ScriptedSo
     assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)
 
 
-# --- what a source asks
+# --- lookups by a source
 
 
 def etag(content: bytes) -> str:
@@ -289,7 +289,7 @@ def test_known_contents_of_a_zarr_come_from_its_records(
     assert unindexed_harness.sync()["box:a"].visit == "full"
     source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4), "l0", True)
     assert unindexed_harness.sync()["box:a"].visit == "full"
-    # of the second state the index knows as little
+    # the index does not have the second state either
     source.zarrs["l"].files["l1"] = ScriptedFile(b"more", at(5), "l1", True)
     assert unindexed_harness.sync()["box:a"].visit == "full"
     assert known_digests == [

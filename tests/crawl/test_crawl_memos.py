@@ -1,4 +1,4 @@
-"""What a visit remembers for the next one."""
+"""Memos that a visit keeps for the next one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_memo_counts_only_for_the_state_in_git(
     old = memo_file(scripted_harness).read_bytes()
     source.scripted_datasets["a"].files["new.bin"] = ScriptedFile(b"new", at(1))
     scripted_harness.sync()
-    # as after a kill between the publication and the memo; upstream has gone back meanwhile
+    # as after a kill between publication and memo; upstream returned to the old state meanwhile
     memo_file(scripted_harness).write_bytes(old)
     del source.scripted_datasets["a"].files["new.bin"]
     source.read_listings.clear()

@@ -1,4 +1,4 @@
-"""Buckets with objects that are not what the listing says: none of them blocks its dataset."""
+"""Buckets with objects that differ from their listing: none of them blocks its dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW, MANY = 2, 40
 
 @pytest.fixture
 def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
-    """An empty bucket of a server that nothing is known of."""
+    """An empty bucket on a server of an unknown kind."""
     with DemoBuckets(tmp_path / "buckets", empty=True) as running:
         for file in running.mirrors.iterdir():
             file.unlink()
@@ -36,7 +36,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 
 @pytest.fixture
 def mirror_harness(buckets: DemoBuckets, tmp_path: Path) -> MirrorHarness:
-    """A store beside the buckets."""
+    """A store that mirrors the buckets."""
     return MirrorHarness(buckets.mirrors, tmp_path / "store")
 
 
@@ -99,7 +99,7 @@ def run(*command: str) -> None:
 def test_an_object_that_head_describes_otherwise_blocks_nothing(
     buckets: DemoBuckets, mirror_harness: MirrorHarness, ordinary: int
 ) -> None:
-    """Its ETag and size differ between a listing and HEAD, in each listing again."""
+    """Its ETag and size differ between a listing and HEAD, in every listing."""
     fill(buckets, ordinary)
     for number in range(8):
         buckets.bucket(BUCKET).put(
@@ -109,7 +109,7 @@ def test_an_object_that_head_describes_otherwise_blocks_nothing(
     assert (result.exit_code, result.visit) == (0, "full")
     found = files(mirror_harness)
     assert len(found) == ordinary + 8
-    # those that were probed; of the others only a probe could tell
+    # only the probed ones; the others would need a probe
     odd = {one.evidence: one.size for path, one in found.items() if path.startswith("odd-")}
     assert odd[Evidence.SIZE] == len(LARGE)
 
@@ -133,7 +133,7 @@ def test_an_odd_sidecar_or_object_that_is_probed_blocks_nothing(
 def test_a_refused_object_is_requested_in_each_sync(
     buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:
-    """The listing is the bucket's statement about it; what HEAD could add is added later."""
+    """It is recorded from its listing; the result of HEAD is added later."""
     fill(buckets, FEW)
     buckets.put(f"{ASSET}/parts.bin", bytes(6 << 20), part_size=5 << 20)
     with buckets.fault("status", path="parts.bin", method="HEAD", status=403) as fault:
@@ -165,7 +165,7 @@ def test_a_listed_object_that_is_not_there_is_left_out_by_name_and_looked_at_in_
 
 
 def put_of_size(buckets: DemoBuckets, key: str, size: int) -> None:
-    """An object that is listed with such a size; with ``etags = "md5"`` nobody asks about it."""
+    """Add an object with a claimed size; with ``etags = "md5"`` it is never probed."""
     mirror = buckets.mirrors / "swift.toml"
     if "etags" not in mirror.read_text():
         mirror.write_text(mirror.read_text() + 'etags = "md5"\n')

@@ -1,4 +1,4 @@
-"""Precomputed layers from end to end: a bucket on loopback, a store, git-annex, CloudVolume."""
+"""Precomputed layers end to end: a bucket on loopback, a store, git-annex, CloudVolume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READER = Path(__file__).with_name("read_layers.py")
 
 @pytest.fixture
 def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
-    """The demo's layers, and no other mirror."""
+    """The demo's layers, as the only mirror."""
     with DemoBuckets(tmp_path / "buckets", layers=True) as running:
         for path in running.mirrors.iterdir():
             if path.stem != MIRROR:
@@ -32,7 +32,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 
 @pytest.fixture
 def layers_harness(buckets: DemoBuckets, tmp_path: Path) -> MirrorHarness:
-    """A store beside the bucket."""
+    """A store that mirrors the bucket."""
     return MirrorHarness(buckets.mirrors, tmp_path / "store")
 
 
@@ -93,7 +93,7 @@ def test_a_second_sync_asks_about_no_object_and_makes_nothing_new(
     assert {one.status for one in layers_harness.sync().values()} == {"notneeded"}
     assert (layers_harness.file_digests(), layers_harness.refs()) == (before, refs)
     requested = [one for one in buckets.requests if one.startswith("HEAD")]
-    # but what the bucket is tried with in each run
+    # except for the probe of the bucket in each run
     assert len([one for one in requested if "/4_4_40/" in one]) == 0, requested
 
 

@@ -1,4 +1,4 @@
-"""Contents of a clone of the private store: got with a token that stays where it is."""
+"""Content of a clone of the private store: fetched with a token that is stored nowhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.foreign_pushes import run_checked, run_in
 
 @pytest.fixture
 def private_clone(embargo: EmbargoHarness, tmp_path: Path) -> Path:
-    """A clone of the embargoed dandiset, as datalad makes it."""
+    """A clone of the embargoed dandiset, created by datalad."""
     embargo.sync()
     clone = tmp_path / "clone"
     run_checked(
@@ -25,7 +25,7 @@ def private_clone(embargo: EmbargoHarness, tmp_path: Path) -> Path:
 
 
 def add_remote(clone: Path, host: str, token: str) -> str:
-    """Adds the remote that gets files with a token; gives what git-annex printed."""
+    """Add the remote that fetches files with a token; return git-annex's output."""
     added = run_in(
         clone,
         *("git", "annex", "initremote", "token", "--private", "type=external"),
@@ -79,7 +79,7 @@ def test_files_are_got_with_a_token_that_is_kept_nowhere(
     everything = printed + without.stdout + wrong.stdout + got.stdout + dropped.stdout
     assert token not in everything
     assert "X-Amz-" not in everything
-    # the remote is this clone's own
+    # the remote exists only in this clone
     assert "archive=" not in run_in(private_clone, "git", "show", "git-annex:remote.log").stdout
 
 
@@ -88,7 +88,7 @@ def test_a_token_goes_only_to_its_own_host_and_over_tls(
 ) -> None:
     host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
     elsewhere = "archive.example.org"
-    # whoever makes a dataset chooses the remote's settings, and not whose token it is shown
+    # the author of a dataset chooses the remote's settings, but not which token it gets
     add_remote(private_clone, elsewhere, token)
     result = run_in(
         private_clone, "git", "annex", "get", "notes.txt", environment={token_variable(host): token}

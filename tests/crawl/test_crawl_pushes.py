@@ -1,4 +1,4 @@
-"""Pushes from clones: no repository of the store takes one, by whichever way it comes."""
+"""Pushes from clones: no repository of the store accepts one, over any transport."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def protected_harness(empty_archive: DemoArchive, tmp_path: Path) -> MirrorHarne
 
 
 def repository_files(mirror_harness: MirrorHarness) -> dict[str, str]:
-    """All files of the dataset's repository, with their digests."""
+    """Return the digests of all files of the dataset's repository."""
     inside = str(mirror_harness.repository(NAME).relative_to(mirror_harness.folder))
     return {
         name: sha for name, sha in mirror_harness.file_digests().items() if name.startswith(inside)
@@ -64,7 +64,7 @@ def test_no_client_gets_anything_into_the_store(
             run_checked(clone, "datalad", "save", "-m", "lab")
         for command in pushes:
             result = run_in(clone, *command)
-            # with nothing of one's own there may be nothing to push, and no failure
+            # without local changes there may be nothing to push, and no failure
             assert result.returncode != 0 or not own, (command, result.stdout)
             assert repository_files(protected_harness) == before, (command, result.stdout)
             if own and command[0] == "git":
@@ -78,7 +78,7 @@ def test_no_client_gets_anything_into_the_store(
 def test_a_push_over_ssh_is_refused(protected_harness: MirrorHarness, tmp_path: Path) -> None:
     before, clone = repository_files(protected_harness), tmp_path / "clone"
     ssh = tmp_path / "ssh"
-    # what sshd does with the command that git and git-annex send
+    # run the command of git and git-annex as sshd does
     ssh.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
     ssh.chmod(0o755)
     environment = {"GIT_SSH_COMMAND": str(ssh), "GIT_SSH": str(ssh)}

@@ -1,4 +1,4 @@
-"""The recorder's index: brought up to date whatever becomes of its file, or of one version."""
+"""The recorder's index: up to date even after damage to its file or to a version's records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_damaged_records_of_one_version_stop_no_other_dataset(
     assert [(one["task"], one["dataset"]) for one in errors] == [("index", "box:a")]
     assert row.commit in str(errors[0]["message"])
 
-    # the records are read back from git with the next visit
+    # the next visit reads the records back from git
     records.unlink()
     source.scripted_datasets["a"].files |= files("more.bin", modified=at(60), sha256=True)
     assert scripted_harness.sync()["box:a"].status == "ok"

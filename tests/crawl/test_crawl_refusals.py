@@ -1,4 +1,4 @@
-"""Since when objects are refused, from visit to visit."""
+"""The time since which objects are refused, from visit to visit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def record_refusals(store: Path, upstream: str, *urls: str, whole: bool = True) 
 
 
 def simulate_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
-    """Let refusals count as lasting as if so many days had passed."""
+    """Shorten the lasting period as if so many days had passed."""
     monkeypatch.setattr(refusals, "LASTING_AFTER", timedelta(days=1) - timedelta(days=days))
 
 

@@ -1,4 +1,4 @@
-"""What others wrote to a store: found by fsck, never recorded, kept and undone by repair."""
+"""Foreign changes to a store: found by fsck, never recorded, quarantined and undone by repair."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def unprotected_harness(
     source: ScriptedSource,
     tmp_path: Path,
 ) -> ScriptedHarness:
-    """A store of two datasets without protection, and another that nobody disturbs."""
+    """A store of two datasets without write protection, and an undisturbed one."""
     source.scripted_datasets["a"] = ScriptedDataset(files("one.txt", sha256=True))
     source.scripted_datasets["b"] = ScriptedDataset(files("two.txt", sha256=True))
     for one in (scripted_harness, second_scripted_harness):
@@ -46,14 +46,14 @@ def unprotected_harness(
 
 
 def add_files(source: ScriptedSource) -> None:
-    """A new state of both datasets upstream."""
+    """Add files to both datasets upstream."""
     for scripted_dataset in source.scripted_datasets.values():
         count = len(scripted_dataset.files)
         scripted_dataset.files |= files(f"more-{count}.txt", modified=at(60 * count), sha256=True)
 
 
 def dataset_refs(refs: dict[str, str]) -> dict[str, str]:
-    """Without super-datasets, which step through what was there at the end of each run."""
+    """Return the refs without superdatasets, which depend on the states between runs."""
     return {name: commit for name, commit in refs.items() if name.startswith("box--")}
 
 
@@ -99,7 +99,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     with unprotected_harness.index() as index:
         assert [one.failing for one in index.mirror_status()] == [0]
 
-    # nothing of it is lost, and nothing of it is shown
+    # it is kept, and not shown
     folder = Path(done_for[HIT].folder)
     assert folder.parents[1].stat().st_mode & 0o077 == 0
     copy = tmp_path / "clones" / "copy"
@@ -141,7 +141,7 @@ def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_taken_out(
     wrong = replace(first, commit=theirs, label="lab", annex_commit=annex)
     unprotected_harness.store.append_entries(
         wrong
-    )  # its records are nowhere: no index can be made of it
+    )  # its records do not exist, so no index can be built from it
     assert HIT in {one.name for one in problems_of(unprotected_harness)}
     assert repair_harness(unprotected_harness)[HIT].versions == ["lab"]
     assert unprotected_harness.entries(VersionMinted).count(wrong) == 0
@@ -161,7 +161,7 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
     repository = unprotected_harness.repository(HIT)
     old = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
     theirs = push_records(unprotected_harness, HIT, tmp_path / "clones" / "one")
-    # as before, when whatever was there became the parent
+    # as in older versions, which accepted any commit as the parent
     run_git(repository, "update-ref", ANNEX_BRANCH, old)
     add_files(source)
     second_scripted_harness.sync()
@@ -262,7 +262,7 @@ def test_a_killed_visit_s_commits_are_own(
 def test_the_journal_knows_where_a_git_annex_branch_went_without_a_version(
     unprotected_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
-    # another address of the same bytes changes no tree
+    # another URL of the same bytes changes no tree
     old = source.scripted_datasets["a"].files["one.txt"]
     source.scripted_datasets["a"].files["one.txt"] = replace(old, host="elsewhere.example.invalid")
     before = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
@@ -297,7 +297,7 @@ def test_the_commands_say_what_is_foreign_and_undo_it(
     assert (record["dataset"], record["status"]) == (HIT, "ok")
     assert theirs in {one["actual"] for one in record["refs"]}
     assert CliRunner().invoke(main, [*options, "repair", "box:nothing"]).exit_code == 2
-    # the other repositories are as of before, without hooks
+    # the other repositories still have no hooks
     assert CliRunner().invoke(main, [*options, "fsck"]).exit_code == 1
     assert CliRunner().invoke(main, [*options, "repair"]).exit_code == 0
     assert CliRunner().invoke(main, [*options, "fsck"]).exit_code == 0

@@ -1,4 +1,4 @@
-"""Two stores of one upstream state, and stores that were interrupted: the same ids (I3, I4)."""
+"""Two stores of one upstream state, and interrupted stores: the same ids (I3, I4)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KILLS = 10
 
 
 class ShuffledSource:
-    """A source whose listings come in another order."""
+    """A source with listings in another order."""
 
     def __init__(self, source: Source, seed: int) -> None:
         self._source = source
@@ -143,7 +143,7 @@ def _check_whole(mirror_harness: MirrorHarness, clone: Path) -> None:
 
 
 def dump(path: Path) -> list[str]:
-    """All of a database, as SQLite itself writes it down."""
+    """Return the SQL dump of a database."""
     with contextlib.closing(sqlite3.connect(path)) as database:
         return list(database.iterdump())
 
@@ -216,7 +216,7 @@ def test_records_that_were_lost_are_read_back_from_git(
 
 @pytest.fixture
 def all_mirror_files(tmp_path: Path, demo_files: Path) -> Iterator[Path]:
-    """The mirror files of archives of every kind: DANDI, buckets, layers, a BOSS and an ndstore."""
+    """Mirror files for all kinds of archives: DANDI, buckets, layers, BOSS and ndstore."""
     folder = tmp_path / "whole"
     with (
         DemoArchive(folder, cache=demo_files, buckets=True, layers=True) as demo,
@@ -227,7 +227,7 @@ def all_mirror_files(tmp_path: Path, demo_files: Path) -> Iterator[Path]:
 
 
 def fill_store(mirrors: Path, folder: Path, shift: int, *how: str) -> MirrorHarness:
-    """A store that a sync (or "serve") fills whose clock is wrong by ``shift`` seconds."""
+    """Sync a store (or run "serve") with a clock that is wrong by ``shift`` seconds."""
     done = subprocess.run(
         [sys.executable, str(SHIFTED_SYNC), str(shift), str(mirrors), str(folder), *how],
         capture_output=True,
@@ -243,7 +243,7 @@ def fill_store(mirrors: Path, folder: Path, shift: int, *how: str) -> MirrorHarn
 def test_stores_filled_years_apart_have_equal_refs_for_every_source(
     all_mirror_files: Path, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
-    # what a service does in a round is what a sync of all mirrors does
+    # one round of the service does the same as a sync of all mirrors
     stores = [
         fill_store(all_mirror_files, tmp_path / "store0", 0, *how),
         fill_store(all_mirror_files, tmp_path / "store1", 100_000_000),

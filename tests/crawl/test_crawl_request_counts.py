@@ -1,4 +1,4 @@
-"""How many requests a sync takes: an object is asked about once, and what is pending alone."""
+"""Number of requests of a sync: each object once, and pending items only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FIRST_SYNC_REQUESTS = 120
 
 
 def object_heads(demo: DemoArchive) -> Counter[str]:
-    """How often each blob's object was asked about."""
+    """Return how often the object of each blob was requested."""
     return Counter(one for one in demo.s3_requests if one.startswith("HEAD /demo-dandiarchive/bl"))
 
 
@@ -61,7 +61,7 @@ def test_a_refused_object_that_many_assets_share_is_requested_once(
 def pending_dandiset(
     empty_archive: DemoArchive, tmp_path: Path
 ) -> tuple[DemoArchive, MirrorHarness, str]:
-    """An archive whose one dandiset has a file without sha256 and an unfinalized Zarr, mirrored."""
+    """A mirrored dandiset with a file without sha256 and an unfinalized Zarr."""
     name = empty_archive.create_dandiset(Description("Unfinished"))
     empty_archive.add_file(name, "done.txt", "done")
     empty_archive.add_file(name, "late.txt", "late", sha256_known=False)
@@ -73,7 +73,7 @@ def pending_dandiset(
 
 
 def pending_count(mirror_harness: MirrorHarness, name: str) -> int:
-    """What the last visit recorded as pending."""
+    """Return the number of pending items recorded by the last visit."""
     with mirror_harness.index() as index:
         return index.last_visits("demo")[name].pending
 

@@ -1,4 +1,4 @@
-"""Sidecars of AIND assets that cannot be read, from a bucket to the index and a citation."""
+"""Unreadable sidecars of AIND assets, from a bucket to the index and a citation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDED = Path(__file__).parents[1] / "sources" / "data" / "aind" / "1.4.0" / A
 
 @pytest.fixture
 def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
-    """A bucket with one asset whose sidecars a real release of aind-data-schema wrote."""
+    """A bucket with one asset whose sidecars were written by a release of aind-data-schema."""
     with DemoBuckets(tmp_path / "buckets", empty=True) as running:
         for path in RECORDED.glob("*.json"):
             running.put(f"{ASSET}/{path.name}", path.read_bytes())

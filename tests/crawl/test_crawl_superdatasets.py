@@ -1,4 +1,4 @@
-"""Which dataset stands in which super-dataset, and when super-datasets are written."""
+"""The members of superdatasets, and when superdatasets are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ref(local_id: str) -> DatasetRef:
 
 
 def tree(*local_ids: str, groups: bool = True) -> dict[str, list[str]]:
-    """Members' paths by super-dataset, the mirror's own under an empty name."""
+    """Return the members' paths by superdataset; the mirror's own has an empty name."""
     made: dict[str, list[str]] = {}
 
     def update_group(group: DatasetRef, members: Sequence[SuperdatasetMember]) -> MemberState:
@@ -53,7 +53,7 @@ def test_a_dataset_at_the_path_of_a_group_excludes_datasets_below_it() -> None:
     assert tree("c/e", "c/e/one", groups=False) == {"": ["c/e"]}
 
 
-# --- runs in which something fails
+# --- runs with failures
 
 
 @dataclass
@@ -95,7 +95,7 @@ def test_failed_syncs_leave_no_trace_in_super_datasets(tmp_path: Path) -> None:
     source.unlistable_ids = set()
     assert exit_codes(mirror_harness) == {0}
     assert mirror_harness.refs() == calm.refs()
-    # and once there is something to differ from
+    # and also once a commit exists
     source.unlistable_ids = {"c"}
     for one in (source, calm_source):
         for name in "bc":
@@ -133,7 +133,7 @@ def test_several_datasets_of_one_run_make_one_commit_of_their_super_dataset(tmp_
 
 
 def superdataset_members(mirror_harness: MirrorHarness) -> list[str]:
-    """The paths of the mirror's super-dataset."""
+    """Return the paths in the mirror's superdataset."""
     lines = run_git(mirror_harness.repository("box"), "ls-tree", "main").splitlines()
     return [line.split()[3] for line in lines if line.startswith("160000")]
 

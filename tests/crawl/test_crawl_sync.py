@@ -1,4 +1,4 @@
-"""What a sync does to a store, seen from outside."""
+"""The effects of a sync on a store, seen from outside."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_vanished_dandiset_gets_a_tombstone_and_keeps_its_repository(
 def test_a_vanished_dandiset_with_a_published_version_is_an_error(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
-    """An owner may delete a draft, and nobody a published version."""
+    """An owner may delete a draft, but not a published version."""
     mirror_harness.sync()
     assert demo.dandisets["000002"].versions
     demo.delete_dandiset("000002")

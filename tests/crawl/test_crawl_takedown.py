@@ -1,4 +1,4 @@
-"""A dataset taken down is shown nowhere, is lost nowhere, and comes back as it was."""
+"""A dataset that was taken down is not shown, not lost, and can be reinstated unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def takedown_store(
 
 @pytest.fixture
 def synced_harness(takedown_store: MirrorHarness, tmp_path: Path) -> MirrorHarness:
-    """A copy of a store that was synced once."""
+    """A copy of a store after a sync."""
     shutil.copytree(takedown_store.folder, tmp_path / "store", symlinks=True)
     return MirrorHarness(takedown_store.mirrors, tmp_path / "store")
 
@@ -66,12 +66,12 @@ def dump(mirror_harness: MirrorHarness) -> list[str]:
 
 
 def without_takedowns(rows: list[str]) -> list[str]:
-    """Rows but those that tell of takedowns, and of how much of the journal is applied."""
+    """Return rows without takedowns and without the position in the journal."""
     return [one for one in rows if "'takedown'" not in one and not one.startswith("progress ")]
 
 
 def stored_digests(mirror_harness: MirrorHarness) -> dict[str, str]:
-    """Digests of all packs, records and manifests, wherever they are, by their names."""
+    """Return the digests of all packs, records and manifests, by file name."""
     found = {}
     for folder in (mirror_harness.folder, withdrawn_folder(mirror_harness.store)):
         for path in folder.rglob("*.*"):
@@ -81,7 +81,7 @@ def stored_digests(mirror_harness: MirrorHarness) -> dict[str, str]:
 
 
 def secrets(mirror_harness: MirrorHarness) -> list[bytes]:
-    """What only this dataset has: its commits, names of its files, keys."""
+    """Return the data that only this dataset has: commits, file names, keys."""
     last = [one for one in mirror_harness.entries(VersionMinted) if f"demo:{one.local_id}" == NAME][
         -1
     ]
@@ -109,7 +109,7 @@ def test_nothing_of_it_is_shown_but_that_it_was_taken_down(synced_harness: Mirro
         assert [one.kind for one in index.events() if one.dataset == NAME] == ["takedown"]
         (status,) = index.mirror_status()
         assert status.datasets == len(list(index.datasets()))
-    # neither in the index's file nor anywhere else in the tree that is served
+    # neither in the index file nor elsewhere in the served tree
     served = [path for path in synced_harness.folder.rglob("*") if path.is_file()]
     others = {
         one.key.encode()
@@ -246,7 +246,7 @@ def test_undone_everything_is_as_if_it_had_never_been(synced_harness: MirrorHarn
 
 
 def test_what_others_have_too_stays_where_it_is(synced_harness: MirrorHarness) -> None:
-    """A manifest of a state that another dataset has, and a content of theirs."""
+    """The manifest of a state that another dataset has, and a content of another dataset."""
     versions = synced_harness.entries(VersionMinted)
     other = next(one for one in versions if f"demo:{one.local_id}" != NAME)
     shared = synced_harness.store.manifest_path(other.state)
@@ -376,7 +376,7 @@ def test_killed_anywhere_and_repeated_it_comes_to_the_same(
             try:
                 reinstate_dataset(mirror_harness)
             except ConfigurationError:
-                # all of it was done, but for the super-datasets
+                # everything was done except for the superdatasets
                 mirror_harness.sync()
         with mirror_harness.index() as index:
             assert index.dataset(NAME).versions == 3

@@ -1,4 +1,4 @@
-"""What a visit asked of its archive is told with the visit, and of the whole run at its end."""
+"""Traffic is recorded with each visit, and reported for the whole run at its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSo
 def run(
     mirror_harness: MirrorHarness, *names: str, **options
 ) -> tuple[dict, Mapping[str, Traffic]]:
-    """Results by dataset, and what was asked of each host for the mirror."""
+    """Return the results by dataset, and the traffic of the mirror by host."""
     store = mirror_harness.store
     sync = Sync(store, store.index_path, **options)
     requests = parse_sync_requests(names, load_mirrors(mirror_harness.mirrors))
@@ -61,7 +61,7 @@ def test_each_visit_counts_its_own_requests_however_many_run(
         counted = result.traffic[api(demo)].requests
         assert own <= counted <= own + general
         shared_requests += counted - own
-    # a Zarr's address names no dandiset
+    # the URL of a Zarr does not contain a dandiset id
     assert shared_requests == general + sum("/api/zarr/" in one for one in demo.requests)
 
 
@@ -144,5 +144,5 @@ def test_the_traffic_of_embargoed_datasets_is_not_revealed(embargo: EmbargoHarne
         (visit,) = index.visits(NAME)
     private = total_traffic(visit.traffic).requests
     assert private > 1
-    # nor in the sum, with the private list
+    # nor in the total, which includes the private list
     assert f"neuromirror: demo: {request_count - private - 1} requests, " in printed

@@ -1,4 +1,4 @@
-"""A fault that passes mints nothing: what follows is what an undisturbed store has."""
+"""A transient fault mints nothing: later states are those of an undisturbed store."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def archive(empty_archive: DemoArchive) -> DemoArchive:
 
 @pytest.fixture
 def expected_refs(archive: DemoArchive, tmp_path: Path) -> dict[str, str]:
-    """The refs of a store that met no fault."""
+    """The refs of a store without faults."""
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "undisturbed")
     assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
     return dataset_refs(mirror_harness)
@@ -57,7 +57,7 @@ def expected_refs(archive: DemoArchive, tmp_path: Path) -> dict[str, str]:
 def check_recovers(
     mirror_harness: MirrorHarness, archive: DemoArchive, undisturbed: dict[str, str], dataset: str
 ) -> None:
-    """The dataset failed and nothing was minted of it; the next sync makes it whole."""
+    """Check that the dataset failed without a new version, and that the next sync completes it."""
     assert not [
         one for one in dataset_refs(mirror_harness) if one.startswith(dataset.replace(":", "--"))
     ]
@@ -65,7 +65,7 @@ def check_recovers(
     archive.clear_faults()
     assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
     assert dataset_refs(mirror_harness) == undisturbed
-    mirror_harness.fsck(killed=True)  # the first super-dataset was replaced
+    mirror_harness.fsck(killed=True)  # the first commit of the superdataset was replaced
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +86,7 @@ def test_a_zarr_whose_listing_fails_is_not_left_out(
 def test_one_zarr_of_several_that_fails_is_not_left_out(
     archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path, kind: str, path: str
 ) -> None:
-    """The archive's own list of its files fails, or the objects are refused."""
+    """The archive's list of its files fails, or its objects are refused."""
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
     zarr = archive.find_zarr(ZARRS, path).zarr_id
     name, options = KINDS.get(kind, ("status", {"status": 403}))
@@ -146,14 +146,14 @@ def test_a_zarr_that_is_refused_for_a_day_blocks_its_dataset_no_longer(
     with mirror_harness.index() as index:
         assert list(index.exceptions(index.resolve(name, "draft"))) == []
     assert mirror_harness.sync()[name].status == "notneeded"
-    mirror_harness.fsck(killed=True)  # the first superdataset was replaced
+    mirror_harness.fsck(killed=True)  # the first commit of the superdataset was replaced
 
 
 @pytest.mark.parametrize("kind", ["403", *KINDS])
 def test_an_object_of_a_zarr_that_does_not_answer_mints_nothing(
     archive: DemoArchive, tmp_path: Path, kind: str
 ) -> None:
-    """Its ETag alone does not tell what it proves: without an answer it would be known by size."""
+    """Its ETag does not identify the content: without HEAD only the size would be known."""
     entries = {".zgroup": b"{}", "0/0": b"in two parts"}
     zarr = archive.add_zarr(ZARRS, "sub-1/parts.ome.zarr", entries, part_sizes={"0/0": 6})
     other = quick_harness(archive.mirrors, tmp_path / "other")
@@ -221,7 +221,7 @@ def test_a_list_of_object_versions_that_fails_makes_no_state_without_version_ids
 def test_a_blob_that_the_bucket_does_not_have_is_requested_in_each_sync(
     archive: DemoArchive, tmp_path: Path
 ) -> None:
-    """That is the bucket's own statement: it blocks nothing, and no run passes over it."""
+    """The bucket itself states it: it blocks nothing, and every run checks it."""
     mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
     blob = archive.dandisets[ZARRS].draft.assets["README.md"].blob
     assert blob is not None
@@ -236,7 +236,7 @@ def test_a_blob_that_the_bucket_does_not_have_is_requested_in_each_sync(
     branch = f"demo--{ZARRS} refs/heads/git-annex"
     before = dataset_refs(mirror_harness)[branch]
     assert mirror_harness.sync()[f"demo:{ZARRS}"].visit == "full"
-    # the address with the version id is there now
+    # now the URL with the version id is recorded
     assert dataset_refs(mirror_harness)[branch] != before
     assert mirror_harness.sync()[f"demo:{ZARRS}"].status == "notneeded"
 
@@ -260,11 +260,11 @@ def test_an_object_that_its_bucket_refuses_for_a_day_blocks_its_dataset_no_longe
         result = mirror_harness.sync()[name]
         assert (result.exit_code, result.visit) == (1, "partial")
         assert [result.message.count(key) for key in keys] == [1, 1]
-        # looked at again in each sync
+        # checked again in each sync
         requested = [one for one in archive.s3_requests if any(key in one for key in keys)]
         assert len(set(requested)) == len(keys)
     refs = dataset_refs(mirror_harness)
-    # the files are the same as everywhere, what is missing are their exact addresses
+    # the files are the same as in other stores; only their versioned URLs are missing
     here = {ref: sha for ref, sha in refs.items() if not ref.endswith("git-annex")}
     assert here.items() <= expected_refs.items()
     archive.clear_faults()
@@ -280,7 +280,7 @@ def test_an_object_that_a_published_version_lacks_is_requested_in_each_sync(
     assert blob is not None
     fault = archive.fault("status", server="s3", path=blob.key, method="HEAD", status=404)
     mirror_harness.sync()
-    # the draft does without it
+    # the draft is published without it
     archive.remove_file(BLOBS, "sub-1/1.txt")
     for _ in range(3):
         struck = fault.struck
@@ -296,7 +296,7 @@ def test_an_object_that_a_published_version_lacks_is_requested_in_each_sync(
 
 
 def test_a_new_state_waits_for_all_of_its_zarrs(archive: DemoArchive, tmp_path: Path) -> None:
-    """The state before stays: one of new files and an old Zarr is none that upstream had."""
+    """The previous state stays: new files with an old Zarr never existed upstream."""
     disturbed = quick_harness(archive.mirrors, tmp_path / "disturbed")
     other = quick_harness(archive.mirrors, tmp_path / "other")
     disturbed.sync()

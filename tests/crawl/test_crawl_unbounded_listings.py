@@ -1,4 +1,4 @@
-"""A bucket whose listing has no end, or more datasets than anybody has: refused, and on record."""
+"""A bucket with an endless listing, or too many datasets: refused and recorded."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def bucket_harness(bucket: EndlessBucket, folder: Path, *, depth: int, limit: st
 
 
 def failing_tasks(mirror_harness: MirrorHarness) -> list[tuple[str, str | None]]:
-    """Task and dataset of what ``status`` says fails, with a rebuilt index too."""
+    """Return task and dataset of the failures in ``status``, also with a rebuilt index."""
     found = []
     for _ in range(2):
         options = ["--mirrors", str(mirror_harness.mirrors), "--store", str(mirror_harness.folder)]

@@ -1,4 +1,4 @@
-"""States of which upstream gives no time: names and dates follow from the states alone."""
+"""States without upstream times: labels and dates depend on the states alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def alias_label(row: VersionRow) -> str:
 def run(
     box: ScriptedHarness, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> list[dict[str, Any]]:
-    """The JSON records of a command."""
+    """Return the JSON records of a command."""
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--store", str(box.folder), "--json"])
     out = capsys.readouterr().out

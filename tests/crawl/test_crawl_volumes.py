@@ -1,4 +1,4 @@
-"""Channels of a BOSS as datasets: what makes a version, what does not, and what goes wrong."""
+"""BOSS channels as datasets: new versions, unchanged states and failures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def boss(tmp_path: Path) -> Iterator[DemoBoss]:
 
 @pytest.fixture
 def create_boss_harness(boss: DemoBoss, tmp_path: Path) -> Callable[..., MirrorHarness]:
-    """A place with a mirror of the BOSS, of which ``include`` is wanted."""
+    """A store that mirrors the channels of the BOSS that match ``include``."""
 
     def make(*include: str, name: str = "place", **options: Any) -> MirrorHarness:
         settings = {"hash": "fetch", "include": list(include), **options}
@@ -58,7 +58,7 @@ def labels(mirror_harness: MirrorHarness, channel: str = TISSUE) -> list[str]:
 
 
 def clone_with_content(mirror_harness: MirrorHarness, channel: str, target: Path) -> Path:
-    """A clone with all of its content."""
+    """Return a clone with all of its content."""
     run_git(
         target.parent, "clone", "-q", str(mirror_harness.repository(f"b:{channel}")), target.name
     )
@@ -102,7 +102,7 @@ def test_ten_syncs_of_an_unchanged_channel_are_one_version(
         for path, digest in mirror_harness.file_digests().items()
         if content.get(path) != digest
     }
-    # how far the rolling pass has come, and nothing else
+    # only the position of the rolling sample
     assert {path.split("/")[1] for path in differing} <= {"memos"}
     assert all(
         "nothing new; compared: metadata, 2 sampled blocks, block" in one for one in messages
@@ -130,7 +130,7 @@ def test_a_voxel_changed_outside_of_the_sample_is_found_in_turn(
     mirror_harness.sync()
     with mirror_harness.index() as index:
         blocks = index.resolve(f"b:{TISSUE}").files
-    # the last of the blocks, so that it is the last one's turn
+    # the last of the blocks, which is sampled last
     box = boss.box(TISSUE, 2)
     boss.edit(TISSUE, tuple((stop - 1, stop) for _, stop in box), level=2, spread=False)
     visits = 0
@@ -196,7 +196,7 @@ def test_a_fault_is_reported_and_the_old_version_kept(
     mirror_harness.sync()
     refs = mirror_harness.refs()
     boss.edit(TISSUE, ((40, 41), (40, 41), (40, 41)))
-    # the waits between attempts, and nothing else
+    # only the waits between attempts
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
     with boss.fault(fault, **options):
         result = mirror_harness.sync(deep=True)[f"b:{TISSUE}"]
@@ -230,7 +230,7 @@ def test_a_quota_until_tomorrow_ends_the_sync_at_once(
     with boss.fault("status", status=429, path="/downsample/"):
         boss.clear_requests()
         given = ["--mirrors", str(mirror_harness.mirrors), "--store", str(mirror_harness.folder)]
-        # One at a time: datasets visited side by side may each send one before the first reply
+        # one job: concurrent visits might each send a request before the first reply
         done = CliRunner().invoke(main, [*given, "sync", "--jobs", "1"])
     assert done.exit_code == 1
     assert boss.count_requests("/downsample/") == 1
@@ -246,7 +246,7 @@ def test_a_channel_that_is_marked_as_deleted_gets_a_tombstone(
     results = mirror_harness.sync()
     assert results[f"b:{TISSUE}"].visit == "not_found"
     assert run_git(mirror_harness.repository(f"b:{TISSUE}"), "for-each-ref") == refs
-    # upstream no longer names it among the sources of the other one
+    # the other channel no longer has it as a source upstream
     assert results[f"b:{CELLS}"].versions
     with mirror_harness.index() as index:
         assert index.dataset(f"b:{TISSUE}").is_removed_upstream
@@ -307,7 +307,7 @@ def test_an_index_made_anew_is_the_same_and_has_the_links(
     before = dump(store.index_path)
     rebuild_index(store, store.index_path)
     assert dump(store.index_path) == before
-    # what the journal does not tell is told by git, and super-datasets tell nothing
+    # versions missing in the journal come from git; superdatasets are not in the index
     journal = store.root / "neuromirror" / "journal.jsonl"
     journal.unlink()
     rebuild_index(mirror_harness.store, store.index_path)

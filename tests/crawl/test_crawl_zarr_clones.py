@@ -1,4 +1,4 @@
-"""Dandisets with Zarrs of the demo archive, mirrored and cloned as people would."""
+"""Dandisets with Zarrs of the demo archive, mirrored and cloned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Zarrs = dict[str, dict[str, str]]
 
 
 def write_mirror_file(mirrors: Path, demo: DemoArchive, limits: str = "") -> None:
-    """Has the mirror take Zarrs, with limits of its own."""
+    """Write a mirror file that mirrors Zarrs, with limits."""
     (mirrors / "demo.toml").write_text(
         f'source = "dandi"\n[options]\napi = "{demo.api_url}"\nzarrs = true\n{limits}'
     )
@@ -30,7 +30,7 @@ def write_mirror_file(mirrors: Path, demo: DemoArchive, limits: str = "") -> Non
 
 @pytest.fixture
 def zarrs(mirror_harness: MirrorHarness, demo: DemoArchive) -> Zarrs:
-    """The Zarrs of the archive, which the mirror takes."""
+    """The Zarrs of the archive, which are mirrored."""
     write_mirror_file(mirror_harness.mirrors, demo)
     return demo.add_zarrs()
 
@@ -38,7 +38,7 @@ def zarrs(mirror_harness: MirrorHarness, demo: DemoArchive) -> Zarrs:
 def newest(
     mirror_harness: MirrorHarness, dandiset: str
 ) -> tuple[dict[str, str], set[str], dict[str, str]]:
-    """Zarr datasets by path, paths of files, reasons of exceptions by path."""
+    """Return Zarr datasets by path, paths of files, and reasons of exceptions by path."""
     with mirror_harness.index() as index:
         row = index.last_version(f"demo:{dandiset}")
         assert row is not None
@@ -101,7 +101,7 @@ def test_a_zarr_that_changes_between_visits_and_back(
     demo.change_zarr(zarr["dandiset"], zarr["path"], "0/0/1", None)
     demo.clear_requests()
     assert mirror_harness.sync(name)[name].status == "ok"
-    # nothing is asked about those that are as they were
+    # unchanged Zarrs cost no request
     for other in ("v3x1200", "v2x40", "nested"):
         assert demo.count_requests(zarrs[other]["zarr"]) == 0
     commits.append(run_git(mirror_harness.repository(dataset), "rev-parse", "main").strip())
@@ -135,7 +135,7 @@ def test_states_that_were_missed_between_visits_are_made_up_for(
     assert [one.label == one.upstream for one in rows] == [True, False, False, True]
     assert linked.commit == rows[-1].commit
     assert len({one.state for one in rows}) == 4
-    # a deep visit asks the bucket again, and finds nothing new
+    # a deep visit reads the bucket again and finds nothing new
     demo.clear_requests()
     repeated = mirror_harness.sync(name, deep=True)[name]
     assert (repeated.exit_code, repeated.versions) == (0, ())

@@ -1,4 +1,4 @@
-"""Large Zarrs of a dataset: mirrored as datasets of their own, weighed as the files they are."""
+"""Large Zarrs of a dataset: mirrored as subdatasets, compared file by file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def zarr(name: str, chunks: int) -> dict[str, ScriptedFile]:
 
 @pytest.fixture
 def zarr_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
-    """A store of a mirror for which four files are many."""
+    """A store whose mirror splits off Zarrs of five files or more."""
     return ScriptedHarness(tmp_path / "zarrs", source, LIMITS)
 
 
@@ -38,7 +38,7 @@ def versions(box: ScriptedHarness, dataset: str) -> int:
 
 
 def parts(box: ScriptedHarness) -> dict[str, tuple[str, int]]:
-    """Dataset and number of files by path, in the newest state."""
+    """Return dataset and number of files of the components of the newest state, by path."""
     with box.index() as index:
         found = list(index.subdatasets(index.resolve("box:a")))
     return {one.path: (one.dataset, one.files) for one in found}
@@ -179,7 +179,7 @@ def test_a_part_that_git_has_and_the_journal_lacks_is_recorded(
     zarr_harness.sync()
     refs = zarr_harness.refs()
     ((name, _),) = parts(zarr_harness).values()
-    # as if it had died between the part's refs and its journal entry
+    # as after a kill between the component's refs and its journal entry
     (zarr_harness.folder / "neuromirror" / "journal.jsonl").unlink()
     zarr_harness.store.index_path.unlink()
     for path in zarr_harness.folder.glob("alias/box--a"):

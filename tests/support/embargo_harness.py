@@ -1,4 +1,4 @@
-"""Two stores, a demo archive with things that must not get out, and a look at every byte."""
+"""A public and a private store, an archive with canaries, and a search of every byte."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TITLE, FOLDER, DESCRIPTION = "Canarytitle", "canaryfolder", "Canarywords"
 
 @dataclass
 class EmbargoHarness:
-    """A public and a private store beside an archive; ``said`` is all that was ever printed."""
+    """A public and a private store and an archive; ``output`` has everything printed."""
 
     demo: DemoArchive
     folder: Path
@@ -41,7 +41,7 @@ class EmbargoHarness:
         return self.folder / "private"
 
     def write_mirror_file(self, *more: str, private: bool = True) -> None:
-        """Writes the mirror file, with the token's name."""
+        """Write the mirror file, with the name of the token's variable."""
         lines = ['source = "dandi"', "[options]", f'api = "{self.demo.api_url}"', *more]
         lines.append('token_env = "DEMO_TOKEN"')
         if private:
@@ -58,7 +58,7 @@ class EmbargoHarness:
     def run(
         self, *arguments: str, code: int | None = 0, token: str | None = None, **more: str
     ) -> str:
-        """A command in this process; gives what it printed. ``code`` None: it may fail or not."""
+        """Run a command in this process; return its output. ``code`` None accepts any exit code."""
         environment = {**self.environment(token), **more}
         done = CliRunner().invoke(main, arguments, env=environment, catch_exceptions=False)
         printed = done.stdout + done.stderr
@@ -67,21 +67,19 @@ class EmbargoHarness:
         return printed
 
     def sync(self, *names: str, code: int | None = 0, token: str | None = None) -> str:
-        """A sync with the private store named."""
+        """Sync with the private store configured."""
         private_store = str(self.private)
         return self.run(
             "sync", *names, code=code, token=token, NEUROMIRROR_PRIVATE_STORE=private_store
         )
 
     def embargoed_line(self, printed: str) -> str:
-        """The one line about the embargoed dandiset."""
-        (found,) = [
-            embargoed_line for embargoed_line in printed.splitlines() if NAME in embargoed_line
-        ]
+        """Return the one line about the embargoed dandiset."""
+        (found,) = [line for line in printed.splitlines() if NAME in line]
         return " ".join(found.split())
 
     def run_on_private_store(self, *arguments: str, code: int = 0) -> str:
-        """A command on the private store, whose output is not for all."""
+        """Run a command on the private store, without recording its output."""
         done = CliRunner().invoke(
             main, ["--store", str(self.private), *arguments], env=self.environment()
         )
@@ -92,12 +90,12 @@ class EmbargoHarness:
         return Index.open_readonly(Store.open(folder).index_path)
 
     def commits(self, folder: Path) -> dict[str, str]:
-        """Label and commit of the dandiset's versions."""
+        """Return the commits of the dandiset's versions by label."""
         with self.index(folder) as index:
             return {one.label: one.commit for one in index.versions(NAME)}
 
     def locations(self, folder: Path) -> list[tuple[str, str | None]]:
-        """Kind and version id of all places of the dandiset's files, as recorded last."""
+        """Return kind and version id of all locations in the dandiset's last state."""
         store = Store.open(folder)
         with self.index(folder) as index:
             row = index.last_version(NAME)
@@ -110,10 +108,10 @@ class EmbargoHarness:
             for location in one.record.locations
         ]
 
-    # --- what must not get out
+    # --- canaries
 
     def canaries(self) -> list[bytes]:
-        """What is known only to those who may read the dandiset."""
+        """Return data that only owners of the dandiset may see."""
         values = [TITLE, FOLDER, DESCRIPTION, self.demo.token, "X-Amz-", "demoAccessKey"]
         for asset in self.demo.dandisets[ID].draft.assets.values():
             values.append(asset.asset_id)
@@ -124,7 +122,7 @@ class EmbargoHarness:
         return [value.lower().encode() for value in values]
 
     def canaries_in(self, folder: Path) -> set[bytes]:
-        """The canaries that are anywhere in a folder: in names, bytes, packs, compressed files."""
+        """Return the canaries in a folder: in names, bytes, packs, compressed files."""
         canaries = self.canaries()
         found: set[bytes] = set()
         for content in contents(folder):
@@ -133,14 +131,14 @@ class EmbargoHarness:
         return found
 
     def assert_no_canary_outside(self) -> None:
-        """No canary is in the public store, or in anything that was printed."""
+        """Check that no canary is in the public store or in any output."""
         assert self.canaries_in(self.public) == set()
         printed = "\n".join(self.output).lower().encode()
         assert [canary for canary in self.canaries() if canary in printed] == []
 
 
 def contents(folder: Path) -> list[bytes]:
-    """Every name, link and byte in a folder, unpacked where it is packed."""
+    """Return all names, links and bytes in a folder, decompressed."""
     found: list[bytes] = []
     for folder_path, folders, files in os.walk(folder):
         found.append("\n".join([*folders, *files]).encode())
@@ -160,9 +158,9 @@ def contents(folder: Path) -> list[bytes]:
 
 
 def prepare_embargo(demo: DemoArchive, folder: Path) -> EmbargoHarness:
-    """An archive of an open dandiset and an embargoed one.
+    """Return an archive of an open and an embargoed dandiset, with two stores.
 
-    The latter has canaries in title, path, text and bytes.
+    The embargoed one has canaries in title, path, text and bytes.
     """
     demo.create_dandiset(Description("An open one"), identifier="000001")
     demo.add_file("000001", "open.txt", "open\n")
@@ -177,18 +175,18 @@ def prepare_embargo(demo: DemoArchive, folder: Path) -> EmbargoHarness:
 
 
 def entries(embargo: EmbargoHarness, folder: Path) -> list[JournalEntry]:
-    """The journal's entries about the dandiset in a store."""
+    """Return the journal's entries about the dandiset in a store."""
     uri = f"{embargo.demo.api_url}/dandisets/{ID}/"
     return dataset_entries(Store.open(folder), DatasetRef("demo", ID, uri))
 
 
 def refs_or_none(folder: Path) -> dict[str, str]:
-    """The same, where there may be none."""
+    """Return the refs of the dandiset's repository; empty without a repository."""
     return refs(folder) if (folder / "alias" / f"demo--{ID}").exists() else {}
 
 
 def refs(folder: Path) -> dict[str, str]:
-    """The refs of the dandiset's repository."""
+    """Return the refs of the dandiset's repository."""
     repository = (folder / "alias" / f"demo--{ID}").resolve()
     lines = run_git(repository, "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
     return dict(line.split(" ") for line in lines)

@@ -1,4 +1,4 @@
-"""Clones of a store, and what their owners push."""
+"""Clones of a store, and pushes from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.mirror_harness import MirrorHarness, run_git
 def run_in(
     folder: Path, *command: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command in a folder, whatever becomes of it; stderr is in stdout."""
+    """Run a command in a folder, whatever its exit code; stderr goes to stdout."""
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
@@ -25,21 +25,21 @@ def run_in(
 
 
 def run_checked(folder: Path, *command: str) -> str:
-    """The same for a command that must succeed."""
+    """Run a command that must succeed; return its output."""
     result = run_in(folder, *command)
     assert result.returncode == 0, result.stdout
     return result.stdout
 
 
 def trust_remotes(clone: Path) -> None:
-    """Confirms that special remotes are safe, without which new git-annex pushes nowhere."""
+    """Mark special remotes as safe, which recent versions of git-annex require for pushes."""
     if "demo-api" in run_in(clone, "git", "remote").stdout.split():
         run_in(clone, "git", "annex", "verifyremote", "demo-api")
         run_in(clone, "git", "annex", "verifyremote", "demo-api", "--safe", "1")
 
 
 def unprotect(mirror_harness: MirrorHarness) -> None:
-    """Makes a store as it was before repositories were protected."""
+    """Remove the write protection of a store's repositories."""
     for _, repository in mirror_harness.store.aliases():
         shutil.rmtree(repository.path / "hooks", ignore_errors=True)
         config = repository.path / "config"
@@ -50,7 +50,7 @@ def unprotect(mirror_harness: MirrorHarness) -> None:
 def push_commit(
     mirror_harness: MirrorHarness, dataset: str, folder: Path, *, annex: bool = True
 ) -> str:
-    """Pushes a commit of a person's, and a git-annex branch with their clone's uuid."""
+    """Push a commit, and a git-annex branch with the uuid of the clone."""
     repository = mirror_harness.repository(dataset)
     run_checked(folder.parent, "git", "clone", "-q", str(repository), str(folder))
     (folder / "mine.txt").write_text("mine\n")
@@ -64,7 +64,7 @@ def push_commit(
 
 
 def push_records(mirror_harness: MirrorHarness, dataset: str, folder: Path) -> str:
-    """Pushes a git-annex branch with a clone's uuid, and no commit of anybody's files."""
+    """Push a git-annex branch with the uuid of the clone, and no commit."""
     run_checked(
         folder.parent, "git", "clone", "-q", str(mirror_harness.repository(dataset)), str(folder)
     )
@@ -74,7 +74,7 @@ def push_records(mirror_harness: MirrorHarness, dataset: str, folder: Path) -> s
 
 
 def problems_of(mirror_harness: MirrorHarness, *aliases: str) -> list[CheckResult]:
-    """What a look at the store finds broken."""
+    """Return the problems that an integrity check finds."""
     store = mirror_harness.store
     found = check_integrity(store, store.index_path, set(aliases) or None, None)
     return [one for one in found if one.status != "ok"]
@@ -83,7 +83,7 @@ def problems_of(mirror_harness: MirrorHarness, *aliases: str) -> list[CheckResul
 def repair_harness(
     mirror_harness: MirrorHarness, *aliases: str, dry_run: bool = False
 ) -> dict[str, RepairResult]:
-    """The results of a repair by dataset."""
+    """Repair a store; return the results by dataset."""
     store = mirror_harness.store
     results = repair_repositories(store, store.index_path, set(aliases) or None, dry_run=dry_run)
     return {one.dataset: one for one in results}

@@ -1,4 +1,4 @@
-"""A folder with mirrors and a store: what tests of the crawl do and look at."""
+"""A folder with mirrors and a store, with methods to sync and inspect it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass
 class MirrorHarness:
-    """A folder with mirrors and a store; what tests do and look at."""
+    """A folder with mirror files and a store."""
 
     mirrors: Path
     folder: Path
@@ -50,7 +50,7 @@ class MirrorHarness:
         return (self.folder / "alias" / alias).resolve()
 
     def refs(self) -> dict[str, str]:
-        """All refs of all aliases: ``<alias> <ref>`` → commit."""
+        """Return all refs of all aliases: ``<alias> <ref>`` → commit."""
         return {
             f"{alias} {ref}": commit
             for alias, repository in self.store.aliases()
@@ -58,18 +58,18 @@ class MirrorHarness:
         }
 
     def fsck(self, *, killed: bool = False) -> None:
-        """Every object is whole; none is unused, but where a sync was killed."""
+        """Check all objects; none may be unused unless a sync was killed."""
         unused = "--no-dangling" if killed else "--dangling"
         for _, repository in self.store.aliases():
             done = run_git(repository.path, "fsck", "--strict", "--full", unused)
             assert done.strip() == "", done
 
     def entries(self, kind: type[T]) -> list[T]:
-        """The journal's entries of one kind."""
+        """Return the journal's entries of a type."""
         return [one for _, one in self.store.read_entries(0) if isinstance(one, kind)]
 
     def file_digests(self) -> dict[str, str]:
-        """The digest of every file of the store but the index's, by path."""
+        """Return the digest of each file of the store except the index, by path."""
         return {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.folder.rglob("*"))
@@ -78,7 +78,7 @@ class MirrorHarness:
 
 
 def run_git(repository: Path, *arguments: str) -> str:
-    """What git printed, to stdout and stderr; no hook keeps it from refs."""
+    """Run git without hooks; return its stdout and stderr."""
     done = subprocess.run(
         ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
         capture_output=True, text=True, check=False,

@@ -1,4 +1,4 @@
-"""A mirror of the demo archive that gives up soon, for tests of faults that pass."""
+"""A mirror of the demo archive with short timeouts, for tests of transient faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHORT_LIMITS = RequestLimits(attempts=2, wait=0.01, wait_max=0.02, connect=2.0, 
 
 
 class QuickMirror(Mirror):
-    """A mirror of a DANDI archive whose session waits neither long nor often."""
+    """A mirror of a DANDI archive with short timeouts and few attempts."""
 
     def open(self) -> Source:
         options = DandiOptions.model_validate(self.settings.options)
@@ -25,12 +25,12 @@ class QuickMirror(Mirror):
 
 
 def quick_harness(mirrors: Path, folder: Path) -> MirrorHarness:
-    """A place for a store whose mirrors give up soon."""
+    """Return a harness whose mirrors have short timeouts."""
     return MirrorHarness(
         mirrors, folder, lambda mirror: QuickMirror(mirror.name, mirror.path, mirror.settings)
     )
 
 
 def dataset_refs(mirror_harness: MirrorHarness) -> dict[str, str]:
-    """The refs of all datasets; those of superdatasets are not among them."""
+    """Return the refs of all datasets, without superdatasets."""
     return {name: commit for name, commit in mirror_harness.refs().items() if "--" in name}

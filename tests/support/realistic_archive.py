@@ -1,4 +1,4 @@
-"""A demo archive in the shape of a real one on which requests were counted."""
+"""A demo archive with the shape of a real one whose requests were counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source that says what a test wants it to say, shaped like a bucket."""
+"""A source that returns what a test defines, shaped like a bucket."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ START = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def at(minutes: float) -> datetime:
-    """A time after the beginning of all tests."""
+    """Return a time after the start of all tests."""
     return START + timedelta(minutes=minutes)
 
 
 @dataclass
 class ScriptedFile:
-    """An object: its bytes, its time, upstream's id of it, whether its sha256 is told."""
+    """An object: its bytes, its time, its upstream id, whether upstream lists its sha256."""
 
     content: bytes
     modified: datetime | None = START
@@ -73,16 +73,16 @@ class ScriptedFile:
 def files(
     *paths: str, modified: datetime | None = START, sha256: bool = False
 ) -> dict[str, ScriptedFile]:
-    """Files whose bytes are their names; the name is upstream's id, too."""
+    """Return files whose content and upstream id are their names."""
     return {path: ScriptedFile(path.encode(), modified, path, sha256) for path in paths}
 
 
 @dataclass
 class ScriptedZarr:
-    """A Zarr upstream, which datasets may hold as an asset.
+    """A Zarr upstream, which datasets may have as an asset.
 
-    ``broken`` is raised when its files are read; ``word`` is what a dataset's row calls its state,
-    where that is not its checksum; ``past`` are earlier states that upstream can list.
+    ``error`` is raised when its files are read; ``stated_checksum`` is the checksum in a dataset's
+    row, if it differs from the real one; ``earlier_states`` can be listed.
     """
 
     files: dict[str, ScriptedFile]
@@ -112,7 +112,7 @@ class ScriptedZarr:
 
 @dataclass
 class ScriptedDataset:
-    """A dataset upstream; ``past`` are earlier states that it can list, ``published`` others."""
+    """A dataset upstream, with earlier states and published versions that it can list."""
 
     files: dict[str, ScriptedFile]
     documents: list[Document] = field(default_factory=list)
@@ -121,20 +121,18 @@ class ScriptedDataset:
     earlier_states: dict[datetime, dict[str, ScriptedFile]] = field(default_factory=dict)
     published_versions: dict[str, dict[str, ScriptedFile]] = field(default_factory=dict)
     zarrs: dict[str, str] = field(default_factory=dict)  # the Zarrs among its assets, by path
-    has_summary: bool = False  # upstream says how many files and bytes it holds
+    has_summary: bool = False  # upstream states the numbers of files and bytes
     dropped_from_listing: set[str] = field(default_factory=set)  # files that listings lack
-    present_unlisted: set[str] = field(
-        default_factory=set
-    )  # other paths that are there all the same
+    present_unlisted: set[str] = field(default_factory=set)  # other paths that exist
 
 
 class Options(BaseModel):
-    """None."""
+    """A source without options."""
 
 
 @dataclass
 class ScriptedSource:
-    """The source; ``read`` names the versions whose entries were read to the end."""
+    """The source; ``read_listings`` has the versions whose entries were read to the end."""
 
     scripted_datasets: dict[str, ScriptedDataset] = field(default_factory=dict)
     zarrs: dict[str, ScriptedZarr] = field(default_factory=dict)
@@ -142,13 +140,13 @@ class ScriptedSource:
     known_memos: list[tuple[str, bytes | None]] = field(default_factory=list)
     probe_result: dict[str, str] | Exception = field(default_factory=dict)
     fingerprint: str | None = None
-    unavailable: dict[str, str] = field(default_factory=dict)  # why, by local id
+    unavailable: dict[str, str] = field(default_factory=dict)  # reasons by local id
     late_sha256: bool = False
     memos: bool = True
     can_check_paths: bool = True
     history_requests: list[datetime | None] = field(default_factory=list)
     checked_paths: list[bytes] = field(default_factory=list)
-    on_listing: Callable[[VisitContext], None] = lambda known_memos: None
+    on_listing: Callable[[VisitContext], None] = lambda context: None
     on_entries: Callable[[], None] = lambda: None
     Options: Any = Options
     mirror: str = "box"
@@ -162,9 +160,9 @@ class ScriptedSource:
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         if dataset.local_id not in self.scripted_datasets:
-            raise DatasetNotFoundError(f"{dataset.name}: there is nothing below its prefix")
-        why = self.unavailable.get(dataset.local_id)
-        return DatasetHint(dataset, self.fingerprint, "Scripted", unavailable=why)
+            raise DatasetNotFoundError(f"{dataset.name}: nothing below its prefix")
+        reason = self.unavailable.get(dataset.local_id)
+        return DatasetHint(dataset, self.fingerprint, "Scripted", unavailable=reason)
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
         scripted_dataset = self.scripted_datasets[dataset.local_id]
@@ -195,12 +193,12 @@ class ScriptedSource:
         sizes = [len(one.content) for one in content.values()] + zarrs
         return FileTotals(len(sizes), sum(sizes)) if scripted_dataset.has_summary else None
 
-    def history(self, dataset: DatasetRef, history_requests: datetime | None) -> list[VersionRef]:
-        self.history_requests.append(history_requests)
+    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+        self.history_requests.append(since)
         return [
             VersionRef(dataset, f"at {time.isoformat()}", VersionKind.OBSERVED, time)
             for time in sorted(self._earlier_states(dataset))
-            if history_requests is None or time > history_requests
+            if since is None or time > since
         ]
 
     def _earlier_states(self, dataset: DatasetRef) -> dict[datetime, dict[str, ScriptedFile]]:
@@ -229,7 +227,7 @@ class ScriptedSource:
             path.encode(),
             size,
             zarr.version(dataset, zarr.stated_checksum),
-            lambda known_memos: self.zarr_listing(name, None, known_memos),
+            lambda context: self.zarr_listing(name, None, context),
         )
 
     def zarr_listing(self, name: str, moment: datetime | None, context: VisitContext) -> Listing:
@@ -297,7 +295,7 @@ class ScriptedSource:
             for path in scripted_dataset.exceptions:
                 yield ExcludedEntry(path.encode(), "folder-marker", "a marker of a folder")
             self.read_listings.append(f"{version.dataset.local_id} {upstream_name}")
-            # what a bucket's listing knows only at its end
+            # a bucket's listing has these only at its end
             if version.kind is not VersionKind.PUBLISHED:
                 listing.documents = tuple(scripted_dataset.documents)
             listing.facts = scripted_dataset.facts
@@ -326,7 +324,7 @@ class ScriptedSource:
 
 
 class ScriptedMirror(Mirror):
-    """A mirror of the scripted source that the test holds."""
+    """A mirror of the test's scripted source."""
 
     source: ScriptedSource
 
@@ -350,7 +348,7 @@ class ScriptedHarness(MirrorHarness):
         return made
 
     def file_stamps(self) -> dict[str, tuple[int, int]]:
-        """Time and node of all that is in the store but locks and what SQLite has open."""
+        """Return time and inode of each file except locks and files that SQLite keeps open."""
         return {
             str(path.relative_to(self.folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
             for path in sorted(self.folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Scripted Zarrs, and what tests look at of them in a store."""
+"""Scripted Zarrs, and queries about them in a store."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def exceptions(box: ScriptedHarness, dataset: str = "box:a") -> dict[str, tuple[
 
 
 def links(box: ScriptedHarness, dataset: str = "box:a") -> dict[str, str]:
-    """Commits in the tree of the newest state by path."""
+    """Return the commits in the tree of the newest state, by path."""
     tree = run_git(box.repository(dataset), "ls-tree", "-r", "main").splitlines()
     return {one.split("\t")[1]: one.split()[2] for one in tree if one.startswith("160000")}

@@ -1,4 +1,4 @@
-"""What a source may know from earlier visits, as tests want it."""
+"""A visit context that tests fill by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuromirror.sources import KnownContent
 
 
 class FakeVisitContext:
-    """A :class:`neuromirror.sources.Known` made by hand."""
+    """A :class:`neuromirror.sources.VisitContext` with given values."""
 
     def __init__(
         self,
