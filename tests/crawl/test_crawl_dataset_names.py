@@ -90,7 +90,7 @@ def test_the_super_dataset_links_what_the_names_mean(
     with mirror_harness.index() as index:
         expected = {
             row.local_id: index.resolve(row.name).commit
-            for row in index.datasets("demo", parts=False)
+            for row in index.datasets("demo", subdatasets=False)
         }
     listed = run_git(clone, "ls-tree", "HEAD").splitlines()
     links = [line.split() for line in listed if line.startswith("160000")]

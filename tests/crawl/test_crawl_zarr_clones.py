@@ -223,4 +223,4 @@ def test_a_sync_of_zarrs_killed_anywhere_converges(
         assert {one: sha for one, sha in killed.refs().items() if "--" in one} == expected
         killed.fsck()
         with killed.index() as index:
-            assert {one.name for one in index.datasets(parts=False)} == {f"demo:{dandiset}"}
+            assert {one.name for one in index.datasets(subdatasets=False)} == {f"demo:{dandiset}"}
